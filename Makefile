@@ -8,9 +8,10 @@ DEMO := demo
 STUDY := runs/quickstart
 LOWEST := .venv-lowest
 # Rooms whose tests train nothing and need no PEFT newer than the lowest.
-WITHOUT_TRAINING := tests/audits tests/charts tests/cli/test_audit.py tests/cli/test_help.py tests/cli/test_main.py \
-  tests/cli/test_terminals.py tests/engine tests/linalg tests/system tests/test_package.py tests/test_settings.py \
-  tests/checkpoints/test_hub.py tests/checkpoints/test_safetensors.py tests/checkpoints/test_torch_pickle.py
+WITHOUT_TRAINING := tests/audits tests/charts tests/cli/test_audit.py tests/cli/test_main.py tests/cli/test_main_help.py \
+  tests/cli/test_standard_streams.py tests/engine tests/linalg tests/settings tests/system tests/test_pyproject.py \
+  tests/checkpoints/formats/test_safetensors.py tests/checkpoints/formats/test_torch_pickle.py \
+  tests/checkpoints/stored/test_hub.py
 # pip shows its own progress on a terminal; in a log the lines that say what is being installed are enough.
 PIP := $(BIN)/python -m pip install --disable-pip-version-check $(shell test -t 2 || echo --quiet)
 

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from .experiments.heal.heal import heal
     from .experiments.heal.heal_settings import HealSettings
     from .experiments.heal.healing import Healing
-    from .experiments.heal.scale_choice import ScaleChoice, choose_scale, write_at_scale
+    from .experiments.heal.scale_choice import ScaleChoice, choose_scale
     from .experiments.intervene.intervene import intervene
     from .experiments.intervene.sweep import InterventionSweep
     from .experiments.train_in_sequence import SequenceResult, train_in_sequence
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from .measures.measure_settings import HarnessSettings, LossSettings, ScoreSettings, SweepSettings
     from .mitigation.mitigate import mitigate
     from .mitigation.mitigation_result import Mitigation
+    from .mitigation.write_at_scale import WrittenScale, write_at_scale
     from .models.loading_settings import Loading
     from .reports.audit.model_card import write_card
     from .reports.write_report import write_report
@@ -105,6 +106,7 @@ __all__ = [
     "UpdateAlone",
     "UpdateOverlap",
     "Verification",
+    "WrittenScale",
     "__version__",
     "advise",
     "attribute",
@@ -175,6 +177,7 @@ _HOMES = {
     "UpdateAlone": "audits.update_alone",
     "UpdateOverlap": "audits.update_alone",
     "Verification": "checkpoints.merges.verification",
+    "WrittenScale": "mitigation.write_at_scale",
     "advise": "studies.advice.advise",
     "attribute": "experiments.attribution.attribute",
     "audit": "audits.audit",
@@ -199,7 +202,7 @@ _HOMES = {
     "run_study": "studies.run_study",
     "train_in_sequence": "experiments.train_in_sequence",
     "verify": "checkpoints.merges.verify",
-    "write_at_scale": "experiments.heal.scale_choice",
+    "write_at_scale": "mitigation.write_at_scale",
     "write_card": "reports.audit.model_card",
     "write_report": "reports.write_report",
 }

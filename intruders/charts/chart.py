@@ -126,6 +126,7 @@ class Grid:
     columns: Sequence[str]
     values: Sequence[Sequence[float]]  # NaN for a cell without a number
     caption: str = ""
+    signed: bool = False  # numbers around zero, with a color for each side; the limits are as far from it
 
     def frame(self) -> pd.DataFrame:
         """One row a cell that has a number."""
@@ -150,6 +151,7 @@ class Grid:
             "rows": list(self.rows),
             "columns": list(self.columns),
             "values": [numbers(row) for row in self.values],
+            "signed": self.signed,
         }
 
 

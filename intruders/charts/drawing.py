@@ -31,6 +31,7 @@ LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#222222")
 DASHES = ("-", "--", ":", "-.", (0, (5, 1)), (0, (3, 1, 1, 1, 1, 1)))
 COSINES = "Blues"
 COUNTS = "Oranges"
+SIGNED = "RdBu_r"
 
 STYLE: Any = {
     "font.size": 9,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .chart import TONES, Axis, Chart, Grid, Series
-from .drawing import COSINES, DASHES, LINES, Drawing, new_figure, styled
+from .drawing import COSINES, DASHES, LINES, SIGNED, Drawing, new_figure, styled
 from .text import number, shorten
 
 if TYPE_CHECKING:
@@ -50,10 +50,12 @@ def draw_grid(grid: Grid) -> Drawing:
     with styled():
         width = 1.9 + 0.62 * len(grid.columns)
         figure, [axes] = new_figure(max(3.0, width), 1.3 + 0.34 * len(grid.rows))
-        image = axes.imshow(values, vmin=low, vmax=high, cmap=COSINES, aspect="auto")
+        image = axes.imshow(
+            values, vmin=low, vmax=high, cmap=SIGNED if grid.signed else COSINES, aspect="auto"
+        )
         for (row, column), value in np.ndenumerate(values):
             if math.isfinite(value):
-                dark = value > low + 0.6 * (high - low)
+                dark = abs(value) > 0.6 * high if grid.signed else value > low + 0.6 * (high - low)
                 colour = "white" if dark else "black"
                 axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=8, color=colour)
         axes.set_xticks(range(len(grid.columns)), [shorten(name, 14) for name in grid.columns])

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from ..audits.audit_settings import AuditSettings, Compute
+from ..checkpoints.stored.selection import Selection
 from ..data.columns import Columns
 from ..errors import SettingError
 from ..experiments.heal.heal_settings import HealSettings
@@ -83,7 +84,8 @@ def scale(
     instead, and --out writes the one that keeps the task and forgets least.
     """
     from ..audits.scales.critical_scales import critical_scales
-    from ..experiments.heal.scale_choice import choose_scale, write_at_scale
+    from ..experiments.heal.scale_choice import choose_scale
+    from ..mitigation.write_at_scale import write_at_scale
     from ..reports.audit.scales_text import scale_lines
     from ..reports.heal.scale_choice_text import scale_choice_lines
     from ..system.folders import check_target
@@ -101,7 +103,7 @@ def scale(
             )
     used = replace(compute, cache=options.chosen_cache(cache, no_cache))
     # The search takes many audits. A user who names a scale, or has data to choose one, did not ask for it.
-    is_searched = target is not None or not (has_data or (at is not None and json is None))
+    is_searched = target is not None or not (has_data or at is not None)
     with progress_bar() as progress:
         result = None
         if is_searched:
@@ -127,27 +129,31 @@ def scale(
                 loading=replace(loading, device=compute.device),
                 progress=progress,
             )
+        written = None
         if out is not None:
             wanted = at if at is not None else 1.0 if choice is None else choice.scale
-            write_at_scale(
+            written = write_at_scale(
                 base,
                 tuned,
                 wanted,
                 out,
+                selection=settings.part(Selection),
                 form=form,
                 force=force,
-                audit=settings,
-                compute=used,
                 progress=progress,
             )
     document = {} if result is None else result.to_document()
     if choice is not None:
         document |= {"choice": choice.to_document()}
+    if written is not None:
+        document |= {"written": written.to_document()}
     if put_json(document, json):
         return
     if result is not None:
         say(scale_lines(result, terminal_width()))
     if choice is not None:
         say([*([] if result is None else [""]), *scale_choice_lines(choice)])
-    if out is not None:
-        typer.echo(f"written to {out}: the update times {wanted:g}")
+    if written is not None:
+        typer.echo(
+            f"written to {out} ({written.form}): the update of {written.matrices} matrices times {written.scale:g}"
+        )

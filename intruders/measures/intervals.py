@@ -87,6 +87,11 @@ class Interval:
         }
 
 
+def normal_quantile(level: float) -> float:
+    """Return the two-sided quantile of the normal distribution."""
+    return NormalDist().inv_cdf((1 + level) / 2)
+
+
 def student_quantile(level: float, freedom: int) -> float:
     """Return the two-sided quantile of Student's distribution."""
     try:

@@ -12,14 +12,19 @@ from ..audits.result.records import AuditedMatrix
 from ..checkpoints.pairing.pairing import PairedMatrix, Skipped
 from ..engine.components import Components, find_components, leading_components
 from ..errors import PairingError, SettingError
+from ..linalg.low_rank import LowRank
 from ..linalg.operators import Dense, Update
 from ..linalg.spiked_threshold import spectrum_of, spiked_threshold
 from .remedies.intruders import ScaledIntruders, intruder_indices
 from .remedies.position import Position, positions_of
 from .remedies.remedy import Case, Remedy, WantedTriplets
 
-# Audit and weights belong together when the singular values agree to this share of the largest.
+# Audit and weights belong together when the norms of updates agree to this share, and singular values of intruders to
+# this share of the largest. An update's norm is cheap. Triplets take minutes where a 7B model has many intruders, so
+# where no remedy needs them they are compared in a few matrices, which is enough to tell another base.
 _SAME_VALUE = 1e-2
+_COMPARED = 8
+_ROUNDING = 1e-7
 
 # Angle of vectors of which an update is freed: what is left along them is this share of it.
 _CLOSE = 1e-9
@@ -51,9 +56,13 @@ def read_cases(
         chosen.append(pair)
     _refuse(chosen, remedies)
     positions = positions_of(dict.fromkeys([*base_names, *by_name]))
+    compared = _spread([name for name, matrix in audited.items() if matrix.intruders > 0], _COMPARED)
     left_out: list[Skipped] = []
     for batch in read_batches(chosen, device, False, left_out):
-        yield from _cases(batch, [audited[pair.name] for pair in batch.matrices], audit, remedies, positions)
+        matrices = [audited[pair.name] for pair in batch.matrices]
+        is_compared = any(matrix.name in compared for matrix in matrices)
+        wanted = (ScaledIntruders(0), *remedies) if is_compared else remedies
+        yield from _cases(batch, matrices, audit, wanted, positions)
     if left_out:
         raise _other_weights(audit, left_out[0].name, "is the same in base and tuned")
 
@@ -66,9 +75,10 @@ def _cases(
     positions: Mapping[str, Position],
 ) -> Iterator[Case]:
     updates = [_update(batch, index) for index in range(len(matrices))]
+    for matrix, update in zip(matrices, updates, strict=True):
+        _require_same_norm(matrix, update, audit)
     parts: list[dict[WantedTriplets, Components]] = [{} for _ in matrices]
-    # The intruders are found for every remedy: their singular values tell whether the audit is of these weights.
-    for remedy in (ScaledIntruders(0), *remedies):
+    for remedy in remedies:
         # A remedy needs the same kinds of triplets of every matrix, each matrix its own ones.
         for needs in zip(*(remedy.needs(matrix) for matrix in matrices), strict=True):
             if all(need in known for need, known in zip(needs, parts, strict=True)):
@@ -159,6 +169,23 @@ def _tuned_components(
             raise _other_weights(audit, matrices[i].name, "has other singular values than the audit says")
         components[i] = Components(batch.units[i] * part.values, part.left, part.right)
     return components
+
+
+def _require_same_norm(matrix: AuditedMatrix, update: Update, audit: Audit) -> None:
+    if audit.settings.get("base_dtype") is not None:
+        return  # its updates are those of a rounded base
+    stated = matrix.update.frobenius
+    # Parts of a sum may cancel, and then the norm is as wrong as rounding of the parts.
+    parts = float(update.left.norm() * update.right.norm()) if isinstance(update, LowRank) else 0.0
+    if abs(update.norm() - stated) > _SAME_VALUE * stated + _ROUNDING * parts:
+        raise _other_weights(audit, matrix.name, "has an update of another norm than the audit says")
+
+
+def _spread(names: Sequence[str], count: int) -> set[str]:
+    """Return ``count`` of the names, evenly over them; all, where there are fewer."""
+    return (
+        {names[index * len(names) // count] for index in range(count)} if len(names) > count else set(names)
+    )
 
 
 def _update(batch: Batch, index: int) -> Update:

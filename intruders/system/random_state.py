@@ -18,7 +18,7 @@ def callers_random_state() -> Iterator[None]:
     draws must not depend on it.
     """
     in_python, in_numpy, in_torch = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    on_devices = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    on_devices = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
     try:
         yield
     finally:

@@ -384,21 +384,27 @@ def fuzz(target: str, place: Path, tries: int, seed: int) -> Counter[str]:
     signal.signal(signal.SIGALRM, _give_up)
     for number in range(tries):
         own_seed = seed * 1_000_000 + number
-        message = ""
         signal.alarm(PATIENCE)
         try:
-            TARGETS[target](place, random.Random(own_seed))
-            outcomes["read"] += 1
-        except IntrudersError as error:
-            outcomes["refused"] += 1
-            message = str(error)
+            outcomes[outcome_of(target, place, own_seed)] += 1
         except BaseException as error:
             error.add_note(f"fuzz target '{target}', seed {own_seed}")
             raise
         finally:
             signal.alarm(0)
-        assert message.isprintable(), f"fuzz target '{target}', seed {own_seed}: {message!r}"
     return outcomes
+
+
+def outcome_of(target: str, place: Path, seed: int) -> str:
+    """Return "read" or "refused", and raise what is neither an answer nor an IntrudersError of one line."""
+    try:
+        TARGETS[target](place, random.Random(seed))
+    except IntrudersError as error:
+        message = str(error)
+    else:
+        return "read"
+    assert message.isprintable(), repr(message)
+    return "refused"
 
 
 def _give_up(*_: object) -> None:

@@ -108,6 +108,10 @@ def scale_choice(folder: Path) -> Any:
     return ScaleChoice("base", "tuned", "task", "pydoc", 0.05, 0.7, [CurveOfScales(0.7, 2.0, 0.1)], points)
 
 
+def written_scale(folder: Path) -> Any:
+    return intruders.WrittenScale("base", "tuned", str(folder / "half"), "adapter", 0.5, 14, 1.25)
+
+
 def study_outcome(folder: Path) -> Any:
     from intruders.studies.run_study import StudyOutcome
 
@@ -126,6 +130,7 @@ MAKERS: dict[str, Callable[[Path], Any]] = {
     "InterventionSweep": sweep,
     "ScaleChoice": scale_choice,
     "StudyOutcome": study_outcome,
+    "WrittenScale": written_scale,
 }
 
 

@@ -13,7 +13,7 @@ import pytest
 from tiny import save_llama
 
 from intruders.errors import SettingError
-from tests.training.trainers import prepared, tiny_trainer
+from tests.training.callback.trainers import prepared, tiny_trainer
 
 PLUGIN = "intruders.integrations.axolotl.IntrudersPlugin"  # as a YAML file names it
 

@@ -17,7 +17,7 @@ from intruders.training.finetune import finetune
 from intruders.training.finetune_config import FinetuneConfig
 from intruders.training.replay import ReplaySampler, read_replay
 from intruders.training.run_folder import RunFolder
-from tests.training.test_finetune import _assert_equal, _weights
+from tests.training.tiny_runs import assert_equal, weights_of
 
 TEXT = "alpha beta gamma delta\n\n" * 400  # several documents of about 4,000 characters
 
@@ -147,7 +147,7 @@ def test_a_run_that_was_interrupted_ends_as_one_that_was_not(
             finetune(config, [Interrupt(step)])
         assert RunFolder(tmp_path / "killed").last_checkpoint() is not None
     killed = finetune(config)
-    _assert_equal(_weights(whole.path), _weights(killed.path))
+    assert_equal(weights_of(whole.path), weights_of(killed.path))
     losses = [[(e["step"], e["loss"]) for e in run.log if "loss" in e] for run in (whole, killed)]
     assert losses[0] == losses[1]
 

@@ -26,6 +26,7 @@ from ..stored.checkpoint import Checkpoint, StoredTensor
 from ..stored.json_file import read_json_object
 from ..stored.matching import match_names
 from ..stored.matrices import holds_experts, matrices_of
+from .finite import require_finite
 
 Number = TypeVar("Number", int, float)
 Rank = int | str | None  # a number, "keep", or None for what the update needs
@@ -198,7 +199,7 @@ def rewritten(
         if update is None and (not isinstance(rank, int) or rank == module.rank):
             down, up = module.down.read(), module.up.read()
             if name in shares:
-                up = (shares[name] * up.double()).to(up.dtype)
+                up = require_finite((shares[name] * up.double()).to(up.dtype), name)
             errors[name] = 0.0
         else:
             wanted = module.rank if rank == "keep" else rank if isinstance(rank, int) else None

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ...errors import CheckpointError
+from ...linalg.low_rank import LowRank
 from ...linalg.pair import Pair
 from ..adapters.adapter import Adapter
 from ..opening.model_sum import ModelSum
@@ -18,6 +19,7 @@ from ..stored.checkpoint import Checkpoint, StoredTensor
 from ..stored.matching import match_names
 from ..stored.matrices import matrices_of, not_a_matrix, put_back
 from ..stored.selection import Selection
+from .finite import require_finite
 from .shards import PlannedTensor
 
 # A matrix in its new form, in double precision, from the two matrices as they are stored.
@@ -54,9 +56,7 @@ def planned_checkpoint(
 def _changed_checkpoint(
     base: Checkpoint, tuned: Checkpoint, changes: Mapping[str, Changed], elsewhere: Elsewhere
 ) -> list[PlannedTensor]:
-    matching = match_names(
-        {name: base.shape(name) for name in base.tensors}, {name: tuned.shape(name) for name in tuned.tensors}
-    )
+    matching = match_names(base.shapes(), tuned.shapes())
     base_of = {other: name for name, other in matching.tuned_of.items()}
 
     def planned(name: str) -> PlannedTensor:
@@ -72,7 +72,7 @@ def _changed_checkpoint(
             if partner is None:
                 return tensor
             if not wanted:
-                return _with_share(tensor, base.tensors[partner], elsewhere(partner))
+                return _with_share(tensor, base.tensors[partner], partner, elsewhere(partner))
             tensor = _wide_copy(tensor)
             for matrix, change in wanted:
                 pair = Pair(matrix.read(base.tensors[partner]), matrix.read(stored))
@@ -97,13 +97,15 @@ def _merged_checkpoint(
 
         def read() -> Tensor:
             if name in whole:
-                return _with_share(whole[name](), stored, elsewhere(name))
+                return _with_share(whole[name](), stored, name, elsewhere(name))
             loaded = [(matrix, pair, both) for matrix, pair in changed if (both := pair.load()) is not None]
             if not loaded:
                 return stored.read()
             tensor = _wide_copy(stored.read())
             for matrix, _, both in loaded:
-                change = changes.get(matrix.name) or partial(_matrix_with_share, share=elsewhere(name))
+                change = changes.get(matrix.name) or partial(
+                    _matrix_with_share, name=name, share=elsewhere(name)
+                )
                 put_back(matrix, tensor, change(both))
             return tensor
 
@@ -118,24 +120,28 @@ def _merged_checkpoint(
     return [planned(name) for name in base.tensors]
 
 
-def _matrix_with_share(pair: Pair, share: float) -> Tensor:
+def _matrix_with_share(pair: Pair, name: str, share: float) -> Tensor:
     """``W0 + share * D`` in double precision; W and W0 themselves at 1 and 0."""
     if share == 0:
         return pair.base.double()
-    if share == 1:
-        return pair.double().dense()
+    if isinstance(pair.tuned, LowRank) and share != 1:
+        factors = pair.tuned.double()
+        # In place: W0 in double precision is large.
+        return require_finite(_wide_copy(pair.base).addmm_(factors.left, factors.right, alpha=share), name)
     wide = pair.double()
-    return wide.dense() + (share - 1.0) * wide.update.dense()
+    if share == 1:
+        return wide.dense()
+    return require_finite(wide.dense() + (share - 1.0) * wide.update.dense(), name)
 
 
-def _with_share(tensor: Tensor, base: StoredTensor, share: float) -> Tensor:
+def _with_share(tensor: Tensor, base: StoredTensor, name: str, share: float) -> Tensor:
     """A tensor of any shape between the base's and the tuned model's; one of another shape than the base's stays."""
     if share == 1 or tensor.shape != torch.Size(base.shape) or not tensor.is_floating_point():
         return tensor
     if share == 0:
         return base.read()
     of_base = base.read().double()
-    return of_base + share * (tensor.double() - of_base)
+    return require_finite(of_base + share * (tensor.double() - of_base), name)
 
 
 def _replaced_whole(base: Checkpoint, tuned: Adapter | ModelSum) -> dict[str, Callable[[], Tensor]]:
@@ -156,7 +162,7 @@ def _replaced_whole(base: Checkpoint, tuned: Adapter | ModelSum) -> dict[str, Ca
         if not stored:
             continue
         matching = match_names(
-            {name: base.shape(name) for name in base.tensors},
+            base.shapes(),
             {name: value.shape for name, value in stored.items()},
         )
         for name, other in matching.tuned_of.items():

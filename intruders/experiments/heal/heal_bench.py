@@ -21,12 +21,12 @@ from ...measures.corpus_loss import losses_by_corpus
 from ...measures.kept_outcomes import KeptOutcomes
 from ...measures.measure_settings import LossSettings
 from ...measures.outcome import Outcome
+from ...mitigation.beyond_doses import require_only_matrices, require_same_head
 from ...models.loading_settings import AS_STORED, Loading, require_one_device, require_whole_weights
 from ...models.tuned_model import OpenedModel, open_for_task, open_language_model
 from ..bench.data_shares import DataShare
 from ..bench.live_models import Scored, answered_by
 from ..bench.task_outcomes import task_outcome
-from ..doses.beyond_doses import require_only_matrices, require_same_head
 from ..doses.dose_groups import DoseGroups, dose_groups
 from ..doses.dosed_model import DosedModel, DosedUpdate, Doses
 from ..doses.updates import Updates
@@ -145,7 +145,7 @@ def tuned_elsewhere(model: nn.Module, base: Checkpoint, paired: Sequence[str]) -
     held = {tensor_of(name) for name in paired}
     state: Mapping[str, Tensor] = model.state_dict()
     matched = match_names(
-        {name: base.shape(name) for name in base.names()},
+        base.shapes(),
         {name: tuple(tensor.shape) for name, tensor in state.items()},
     ).tuned_of
     names = []

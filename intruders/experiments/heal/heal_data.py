@@ -142,8 +142,8 @@ def read_prompts(file: str) -> list[str]:
             ) from error
     if len(prompts) < 6:
         raise SettingError(
-            f"prompts '{file}' has {plural(len(prompts), 'prompt')}; expected 6 or more, a third to learn from, a third"
-            " to choose by and a third to report; add some"
+            f"prompts '{file}' has {plural(len(prompts), 'prompt')}; expected 6 or more, a third to learn from, a "
+            "third to choose by and a third to report; add some"
         )
     return prompts
 

@@ -2,31 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Real
 
-from ...audits.audit_settings import ANYWHERE, AS_USUAL, AuditSettings, Compute
 from ...checkpoints.pairing.open_sides import open_sides
-from ...checkpoints.pairing.pair_sides import pair_sides
 from ...checkpoints.pairing.sides_on_disk import sides_on_disk
-from ...checkpoints.stored.selection import Selection
 from ...data.columns import Columns
 from ...data.names_given import names_given
-from ...errors import SettingError
-from ...mitigation.mitigate import mitigate
-from ...mitigation.mitigation_result import Mitigation
-from ...mitigation.remedies.doses import Doses
-from ...mitigation.remedies.interpolate import Interpolate
-from ...mitigation.remedies.remedy import Remedy
 from ...models.finetuned_folder import data_seed_of
 from ...models.loading_settings import AS_STORED, Loading
 from ...settings.seeds import check_seeds
 from ...system.progress import Progress, silent
 from ...system.random_state import callers_random_state
 from ...system.result_protocol import JsonResult
-from ..doses.beyond_doses import require_same_head
 from .heal_bench import HealBench
 from .heal_data import HealData, load_tasks, load_texts
 from .heal_session import session_of
@@ -143,70 +131,6 @@ def choose_scale(
         curve=[curve[scale] for scale in sorted(curve)],
         points=points,
     )
-
-
-def write_at_scale(
-    base: str | None,
-    tuned: str | None,
-    scale: float,
-    out: str | os.PathLike[str],
-    *,
-    form: str = "auto",
-    force: bool = False,
-    audit: AuditSettings = AS_USUAL,
-    compute: Compute = ANYWHERE,
-    progress: Progress = silent,
-) -> Mitigation:
-    """Write ``W0 + s D`` in the form of what was given.
-
-    Args:
-      base: the model before fine-tuning; None if an adapter names it.
-      tuned: the fine-tuned model, or its adapter.
-      scale: s: 0 is the base, 1 the update as trained; above -100 and below 100.
-      out: folder to write; it is written completely or not at all.
-      form: "adapter", "checkpoint", or "auto": what was given.
-      force: replace ``out`` where it is a model or adapter.
-      audit: settings of the audits before and after.
-      compute: where the audits are computed.
-      progress: called with (what is being done, done, in all).
-
-    Returns:
-      What was changed in each matrix, with the audits before and after.
-
-    Raises:
-      SettingError: the scale is not a finite number.
-      IntrudersError: as :func:`intruders.mitigate` raises it.
-
-    Example:
-      With a base in the folder ``base`` and an adapter in ``tuned``:
-
-      >>> write_at_scale("base", "tuned", 0.5, "half").form
-      'adapter'
-    """
-    return mitigate(
-        base,
-        tuned,
-        remedy=_at(scale, base, tuned),
-        out=out,
-        form=form,
-        force=force,
-        audit=audit,
-        compute=compute,
-        progress=progress,
-    )
-
-
-def _at(scale: float, base: str | None, tuned: str | None) -> Remedy:
-    """Measure the complete update in one dose; interpolation ends at 1."""
-    if isinstance(scale, bool) or not isinstance(scale, Real) or not -100 < scale < 100:
-        raise SettingError(f"at is {scale!r}; expected a scale of the update, such as 0.5 or 1.2")
-    sides = open_sides(base, tuned)
-    if scale != 1:
-        require_same_head(sides)
-    if 0 <= scale <= 1:
-        return Interpolate(alpha=scale)
-    pairs = pair_sides(*sides, Selection(include_embeddings=True)).pairs
-    return Doses(doses={pair.name: (scale,) for pair in pairs}, elsewhere=scale)
 
 
 def _measured(bench: HealBench, data: HealData, scale: float) -> CurveOfScales:

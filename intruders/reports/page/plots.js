@@ -39,6 +39,8 @@ function draw(id, traces, layout) {
 const coolScale = () => [[0, colour("low")], [0.5, colour("middle")], [1, colour("high")]];
 const warmScale = () => [[0, colour("warm-low")], [0.5, colour("warm-middle")], [1, colour("warm-high")]];
 
+const signedScale = () => [[0, colour("high")], [0.25, colour("middle")], [0.5, colour("low")], [0.75, colour("warm-middle")], [1, colour("warm-high")]];
+
 const bar = (title) => ({ title: { text: title, side: "right" }, thickness: 12, outlinewidth: 0 });
 
 /** Rows of cosines from the bytes that page_payload.py packed. */

@@ -9,7 +9,9 @@ from ...charts.chart import Axis, Grid
 from ...checkpoints.stored.names import module_paths
 
 
-def layer_grid(name: str, title: str, value: Axis, values: Mapping[str, float], caption: str) -> Grid:
+def layer_grid(
+    name: str, title: str, value: Axis, values: Mapping[str, float], caption: str, *, signed: bool = False
+) -> Grid:
     """Arrange numbers of matrices as layers x kinds of module; a cell is the mean of its matrices."""
     paths = module_paths(list(values))
     cells: dict[tuple[str, str], list[float]] = {}
@@ -22,4 +24,4 @@ def layer_grid(name: str, title: str, value: Axis, values: Mapping[str, float], 
         [sum(own) / len(own) if (own := cells.get((row, kind))) else math.nan for kind in columns]
         for row in rows
     ]
-    return Grid(name, title, "layer", "module", value, rows, columns, table, caption)
+    return Grid(name, title, "layer", "module", value, rows, columns, table, caption, signed)

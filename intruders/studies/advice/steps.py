@@ -236,11 +236,8 @@ def _turn_down(facts: Facts) -> Iterator[Step]:
     # Not the selection: a share of the complete update is asked for, whatever part of it was audited.
     yield Step(
         f"{start} {SHARE} that you measured (1 is as trained) is written by:",
-        facts.command(
-            "mitigate", "--remedy", "interpolate", "--strength", SHARE, "--out", INTERPOLATED, *_merged(facts),
-            only=("k", "epsilon"),
-        ),
-    )  # fmt: skip
+        facts.command("scale", "--at", SHARE, "--out", INTERPOLATED, *_merged(facts), only=()),
+    )
 
 
 def _retrain() -> Step:

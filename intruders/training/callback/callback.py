@@ -6,7 +6,6 @@ import copy
 import os
 import sys
 import time
-import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -18,30 +17,34 @@ from transformers import TrainerCallback
 from ...audits.audit import audit_pairing
 from ...audits.audit_settings import AS_USUAL, AuditSettings, Compute
 from ...audits.result.audit_result import Audit
-from ...audits.result.summary import by_kind, update_norm
 from ...audits.worth_decomposing import AuditsAhead
-from ...checkpoints.adapters.adapter import Adapter
-from ...checkpoints.formats.memory import has_adapters, has_frozen_base
-from ...checkpoints.opening.model_sum import ModelSum
-from ...checkpoints.opening.open import Opened, Source, open_checkpoint, open_source
-from ...checkpoints.pairing.open_sides import open_sides
+from ...checkpoints.formats.memory import has_adapters
+from ...checkpoints.opening.open import Opened, Source
 from ...checkpoints.pairing.pair_sides import pair_sides
-from ...checkpoints.stored.checkpoint import Checkpoint
 from ...errors import SettingError
 from .a_movement import StartOfA
 from .alerts import alert
+from .audited_base import AuditedBase
 from .first_process import decided_by_first
 from .gathered import gathered, opened, require_gatherable
-from .kept_state import KeptState
+from .kept_state import KeptState, put_back_last
 from .limits import Look, check_counts, checked_limits
 from .logging_hooks import log_totals
 from .scattered import require_scatterable
 from .sharding import sharded_by, will_be_sharded_by
-from .text_loss import TextLoss, random_state_kept, require_language_model, tokenizer_of
+from .text_loss import (
+    TextLoss,
+    measure_base_of_sharded,
+    random_state_kept,
+    require_language_model,
+    tokenizer_of,
+)
+from .totals import totals_of_audit, totals_of_text
 from .trace import append_to_trace, check_trace, set_aside
 from .weights_before import (
     base_of_sharded,
     checkpoint_of_training,
+    question_checkpoint,
     require_matrices,
     require_trained_matrix,
     weights_before,
@@ -153,16 +156,11 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
 
     def _forget_model(self) -> None:
         self._is_ready = False
-        # What audits compare with; None stands for the weights in memory, beneath an adapter.
-        self._base: Source | None = None
-        self._frozen_base: Checkpoint | None = (
-            None  # the same, open, once it is known to be what the model acts on
-        )
+        self._base = AuditedBase()
         self._sharded: str | None = None  # in which way, once training has begun
         self._audited_step = 0
-        self._taken_from: str | None = (
-            None  # the checkpoint of a training whose weights were taken as the base
-        )
+        # The checkpoint of a training whose weights were taken as the base.
+        self._taken_from: str | None = None
         self._start_of_a: StartOfA | None = None
         self._began = time.perf_counter()
         self._ended: float | None = None
@@ -231,15 +229,17 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         if self._kept_state is not None and is_first and not is_resumed:
             self._kept_state.set_aside()
         if self._taken_from is not None:
-            self._question_base(self._taken_from, is_resumed=is_resumed)
+            question_checkpoint(self._taken_from, is_resumed)
         self._sharded = sharded_by(model)
         if self._sharded is not None:
             require_gatherable(self._sharded, self._trainer)
             if self._limits.is_given:
                 require_scatterable(self._sharded)
             if has_adapters(model):  # the base that was beneath it in memory is split since
-                self._base = base_of_sharded(model, self._given_base)
-            self._measure_sharded_base(model, processing_class, state)
+                self._base = AuditedBase(base_of_sharded(model, self._given_base))
+            if self._text is not None:
+                tokenizer = self._tokenizer_of(processing_class, model)
+                measure_base_of_sharded(self._text, model, tokenizer, self._given_base, state)
         self._seconds_before = 0.0 if self._text is None else self._text.seconds
         self._began, self._ended = time.perf_counter(), None
 
@@ -321,7 +321,7 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         if self._keeps_trace and self.trace is None:
             self.trace = Path(args.output_dir) / "intruders.parquet"
         if is_first:  # the first process audits; the others need no copy of the weights
-            self._base = base
+            self._base = AuditedBase(base)
             if self.trace is not None:
                 check_trace(self.trace)
             if self._kept_state is not None:
@@ -335,39 +335,6 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         if self._reads is None:
             self._reads = tokenizer_of(self._tokenizer, processing, model)
         return self._reads
-
-    def _measure_sharded_base(self, model: nn.Module, processing: Any, state: Any) -> None:
-        """Measure the base's loss of a model that is split over processes, all of which take part."""
-        text = self._text
-        if text is None:
-            return
-        tokenizer = self._tokenizer_of(processing, model)
-        if self._given_base is not None:
-
-            def measure() -> None:
-                text.measure_base(model, tokenizer, self._given_base)
-
-            decided_by_first(measure, state)
-            return
-        if state.global_step and not has_adapters(model):
-            raise SettingError(
-                f"loss_on is {text.name!r}, and the model before training is gone, because the training was resumed; "
-                "pass base= with the model before fine-tuning"
-            )
-        text.measure_base(model, tokenizer, None, is_sharded=True)
-
-    def _question_base(self, checkpoint: str, is_resumed: bool) -> None:
-        """Refuse a checkpoint as the base of the training that wrote it, and name it as the base of another one."""
-        if is_resumed:
-            raise SettingError(
-                f"the model was loaded from '{checkpoint}', a checkpoint of the training that is resumed, and the "
-                "audits need the weights before it; pass base= with the model before fine-tuning"
-            )
-        warnings.warn(
-            f"the weights in '{checkpoint}', a checkpoint of an earlier training, count as the base; "
-            "pass base= to measure from another model",
-            stacklevel=2,
-        )
 
     def _look_at(self, model: nn.Module, args: Any, state: Any, control: Any, processing: Any) -> Look:
         """Audit and measure the model, keep it if it is below the limits, and return on every process what was seen."""
@@ -406,33 +373,24 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         tensors: dict[str, Tensor] | None,
     ) -> Audit:
         started = time.perf_counter()
-        pairing = pair_sides(*self._sides(tuned), self._settings)
+        pairing = pair_sides(*self._base.sides(tuned), self._settings)
         self._bases.expect(1 + max(0, state.max_steps - state.global_step) // self._every)
         audit = audit_pairing(pairing, self._settings, self._compute)
         self.last = audit = replace(audit, seconds=time.perf_counter() - started)
-        totals, moved = _totals(audit), dict[str, float]()
+        totals, moved = totals_of_audit(audit), dict[str, float]()
         if self._start_of_a is not None:
             now: Mapping[str, Tensor] = tensors or {}
             if isinstance(tuned, nn.Module):
                 now = dict(tuned.named_parameters())
             movement, moved = self._start_of_a.movement(now), self._start_of_a.by_matrix(now)
             totals |= {} if movement is None else {"intruders/a_movement": movement}
-        log_totals(self._trainer, args, state, control, totals | self._of_text())
+        totals |= totals_of_text(self._text, self.share_of_time)
+        log_totals(self._trainer, args, state, control, totals)
         if self.trace is not None:
             append_to_trace(self.trace, state.global_step, audit, moved)
         if self._alert_above is not None and audit.intruders > self._alert_above:
             alert(audit.intruders, self._alert_above, state.global_step)
         return audit
-
-    def _of_text(self) -> dict[str, float]:
-        """Return what is logged of the loss on text."""
-        if self._text is None or self._text.last is None or self.forgetting is None:
-            return {}
-        return {
-            f"forgetting/{self._text.label}": self.forgetting,
-            f"forgetting/{self._text.label}/loss": self._text.last,
-            "forgetting/share_of_time": round(self.share_of_time, 4),
-        }
 
     def _keep(
         self, model: nn.Module, tokenizer: Any, audit: Audit, step: int, tensors: dict[str, Tensor] | None
@@ -444,28 +402,10 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         self._kept_state.keep(model, tokenizer, record, tensors)
 
     def _put_back(self, model: nn.Module, args: Any, state: Any) -> None:
-        """Give the model the last state below the limits, if there is one. Every process has to call this."""
-        kept = self._kept_state
-        assert kept is not None
-
-        def known() -> tuple[dict[str, Any] | None, bool]:
-            return kept.record, self._sharded is None or kept.can_be_put_back
-
-        record, is_possible = decided_by_first(known, state)
-        if record is None or not is_possible:
-            if state.is_world_process_zero:
-                missing = (
-                    "no audit saw a state below the limit, so that the model is left as it is; lower the learning "
-                    "rate, or audit more often (every)"
-                    if record is None
-                    else f"the state below the limit is in '{self.kept}', and a sharded training that was resumed "
-                    "since cannot put it back; use that folder"
-                )
-                warnings.warn(
-                    f"the state at step {state.global_step} is over the limit; {missing}", stacklevel=2
-                )
+        assert self._kept_state is not None
+        record = put_back_last(self._kept_state, model, self._sharded, state)
+        if record is None:
             return
-        kept.put_back(model, self._sharded, state.is_world_process_zero)
         self.put_back = record
         if state.is_world_process_zero:
             self._say(
@@ -477,36 +417,3 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         """Print a line, unless the Trainer is told to print none."""
         if not getattr(args, "disable_tqdm", False):
             print(text, file=sys.stderr, flush=True)
-
-    def _sides(self, tuned: nn.Module | Opened) -> tuple[Checkpoint, Opened]:
-        """Return the base and the model as it is now.
-
-        The check that weights beneath an adapter are those of ``base`` reads both. If training leaves them unchanged,
-        it runs once. Weights that are split over processes are not read: they count as those of the base.
-        """
-        if not isinstance(tuned, nn.Module):
-            assert self._base is not None
-            self._frozen_base = self._frozen_base or open_checkpoint(self._base)
-            return self._frozen_base, tuned
-        if self._frozen_base is not None:
-            return self._frozen_base, open_source(tuned)
-        base, now = open_sides(self._base, tuned)
-        acts_on_base = isinstance(now, Adapter) or (
-            isinstance(now, ModelSum) and all(isinstance(part, Adapter) for part, _ in now.parts)
-        )
-        if has_adapters(tuned) and acts_on_base and has_frozen_base(tuned):
-            self._frozen_base = base
-        return base, now
-
-
-def _totals(audit: Audit) -> dict[str, float]:
-    """Return the numbers that are logged, each as the audit's own summary defines it."""
-    kinds = {summary.kind: summary.intruders for summary in by_kind(audit.matrices)}
-    return {
-        "intruders/total": audit.intruders,
-        "intruders/vectors": audit.vectors,
-        "intruders/energy_share": audit.intruder_energy_share,
-        "intruders/update_frobenius": update_norm(audit.matrices),
-        "intruders/seconds": round(audit.seconds, 4),
-        **{f"intruders/by_module/{kind}": count for kind, count in sorted(kinds.items())},
-    }

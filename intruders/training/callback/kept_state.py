@@ -17,6 +17,7 @@ from ...errors import ResultFileError, SettingError
 from ...system.documents import read_document
 from ...system.files import write_atomically
 from ...system.folders import atomic_folder, check_target
+from .first_process import decided_by_first
 from .scattered import scatter
 from .text_loss import inner_model, random_state_kept
 
@@ -126,3 +127,28 @@ class KeptState:
         name = active if isinstance(active, str) else "default"
         folder = self.folder / name if (self.folder / name).is_dir() else self.folder
         set_peft_model_state_dict(model, load_file(folder / "adapter_model.safetensors"), adapter_name=name)
+
+
+def put_back_last(kept: KeptState, model: nn.Module, way: str | None, state: Any) -> dict[str, Any] | None:
+    """Give the model the kept state and return its record; None, with a warning, if it cannot be had.
+
+    Every process has to call this. ``way`` says how the model is sharded; None if it is not.
+    """
+
+    def known() -> tuple[dict[str, Any] | None, bool]:
+        return kept.record, way is None or kept.can_be_put_back
+
+    record, is_possible = decided_by_first(known, state)
+    if record is not None and is_possible:
+        kept.put_back(model, way, state.is_world_process_zero)
+        return record
+    if state.is_world_process_zero:
+        missing = (
+            "no audit saw a state below the limit, so that the model is left as it is; lower the learning "
+            "rate, or audit more often (every)"
+            if record is None
+            else f"the state below the limit is in '{kept.folder}', and a sharded training that was resumed "
+            "since cannot put it back; use that folder"
+        )
+        warnings.warn(f"the state at step {state.global_step} is over the limit; {missing}", stacklevel=3)
+    return None

@@ -6,6 +6,7 @@ import random
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from ...measures.masked_loss import masked_estimate
 from ...models.encoding import context_length
 from ...models.loading import load_tokenizer
 from ...models.tuned_model import open_language_model
+from .first_process import decided_by_first
 
 
 class TextLoss:
@@ -125,6 +127,25 @@ class TextLoss:
         if _is_causal(inner):
             return causal_losses(measured, tokenizer, corpus.documents, **given)
         return masked_estimate(measured, tokenizer, corpus.documents, **given)
+
+
+def measure_base_of_sharded(
+    text: TextLoss, model: nn.Module, tokenizer: Any, base: Source | None, state: Any
+) -> None:
+    """Measure the base's loss of a model that is split over processes. Every process has to call this.
+
+    Raises:
+      SettingError: training has changed the base already, because it was resumed.
+    """
+    if base is not None:
+        decided_by_first(partial(text.measure_base, model, tokenizer, base), state)
+        return
+    if state.global_step and not has_adapters(model):
+        raise SettingError(
+            f"loss_on is {text.name!r}, and the model before training is gone, because the training was resumed; "
+            "pass base= with the model before fine-tuning"
+        )
+    text.measure_base(model, tokenizer, None, is_sharded=True)
 
 
 def require_language_model(model: nn.Module, corpus: str) -> None:

@@ -6,11 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 
-from intruders.checkpoints.pairing.open_sides import open_sides
-from intruders.checkpoints.pairing.pair_sides import pair_sides
-from intruders.experiments.heal.scale_choice import choose_scale, write_at_scale
+from intruders.experiments.heal.scale_choice import choose_scale
 from tests.commands import in_this_process
 
 from .healed_models import QUICK, llama_and_adapter
@@ -37,19 +34,6 @@ def test_the_scale_forgets_least_of_those_that_keep_the_task(models: tuple[str, 
     allowed = [point for point in found.curve if point.task_loss <= most]
     assert found.scale == min(allowed, key=lambda point: point.text_loss).scale
     assert [point.name for point in found.points] == ["base", "tuned", "chosen"]
-
-
-@pytest.mark.parametrize("scale", [0.4, 1.3, -0.2])
-def test_a_scale_of_the_users_is_written(models: tuple[str, str], tmp_path: Path, scale: float) -> None:
-    write_at_scale(*models, scale, tmp_path / "scaled")
-    before, after = (
-        pair_sides(*open_sides(models[0], tuned)).pairs for tuned in (models[1], str(tmp_path / "scaled"))
-    )
-    for old, new in zip(before, after, strict=True):
-        one, other = old.load(), new.load()
-        assert one is not None
-        assert other is not None
-        assert torch.allclose(other.update.dense(), scale * one.update.dense(), atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -4,118 +4,21 @@ from __future__ import annotations
 
 import math
 import random
-from typing import Any
 
 import pandas as pd
 import pytest
 
 from intruders.errors import SettingError
 from intruders.studies.claims.every_claim import analyse_all
-from intruders.studies.claims.shared.claim import Finding
+from intruders.studies.claims.shared.claim import NOT_RUN, Finding
 from intruders.studies.describe.claim_names import CLAIMS
 from intruders.studies.tables.results import Results, typed
 from intruders.studies.tables.table_columns import COLUMNS
+from tests.studies.claims.whole_study import whole_study
 from tests.studies.planted import (
-    fixed,
     holds,
-    interventions,
-    matched,
-    noise,
-    run,
-    scales,
-    sequence_study,
     study,
-    trace,
 )
-
-
-def whole_study(effect: float, seeds: int = 3) -> Results:
-    """A study with something for every analysis, the paper's claims planted with the sign of ``effect``."""
-    rows = matched(effect=effect, seeds=seeds)
-    parts = []
-    for row in rows:
-        row["kl_prompts"] = 1 + effect * row["loss_change"] + 0.1 * (effect == 0) * noise("kl", row["run_id"])
-        parts += attributed(row["run_id"], effect)
-    tasks = sequence_study(effect=effect, seeds=seeds)
-    traces, slower = [], []
-    counts = {1.0: [0, 2, 4, 6], 0.0: [5, 5, 5, 5], -1.0: [6, 4, 2, 1]}[effect]
-    for seed in range(seeds):
-        for rank in (1, 16):
-            values = [8 + effect * at + noise(seed, at, rank, size=0.3) for at in range(4)]
-            traces += trace(f"tiny-words-lora-{rank}-{seed}", counts, [1, 2, 3, 4], values)
-        others = {1.0: [0, 0, 1, 1], 0.0: [5, 5, 5, 5], -1.0: [9, 9, 9, 9]}[effect]
-        traces += trace(f"tiny-words-full-{seed}", others, [1.5, 2.5, 3.5, 4.5], [1.0] * 4)
-        for lr in (1e-4, 1e-3):
-            count = 30 + round(effect * 10 * (lr > 5e-4) + noise(lr, seed))
-            slower.append(fixed(f"lr-{lr}-{seed}", seed=seed, lr=lr, intruders=count))
-        count = 30 + round(noise("b", seed))
-        slower.append(fixed(f"b-{seed}", seed=seed, lr=1e-3, method="b-only", intruders=count))
-    mechanism, drawn = random_terms(effect, seeds)
-    matrices = [row for of in rows for row in scales(of["run_id"], quality=max(effect, 0.0))]
-    if effect < 0:
-        for row in matrices:
-            row["predicted_scale"] = 1 / row["critical_scale"]
-    return study(
-        runs=rows + tasks["runs"] + slower + drawn,
-        sequences=tasks["sequences"],
-        interventions=interventions(rows, change=-0.3 * effect, against=0.2 * effect),
-        traces=traces,
-        mechanism=mechanism,
-        matrices=matrices,
-        attributions=parts,
-    )
-
-
-def attributed(run_id: str, effect: float) -> list[dict[str, Any]]:
-    """The matrices of a model, whose parts of the loss rise follow their intruders with that sign."""
-    return [
-        {
-            "run_id": run_id,
-            "name": f"layers.{number}.up_proj",
-            "corpus": "pydoc",
-            "part": effect * (number % 5) + noise(run_id, number, size=0.5),
-            "part_of_intruders": 0.1,
-            "intruders": number % 5,
-            "frobenius": 1 + noise("norm", run_id, number, size=0.1),
-            "rise": 10.0,
-        }
-        for number in range(30)
-    ]
-
-
-def random_terms(effect: float, seeds: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    drawn = [run(f"term-{s}", kind="random-rank-one", seed=s, task=None, method=None) for s in range(seeds)]
-    rows = []
-    for seed in range(seeds):
-        for i in range(10):
-            for multiple in (0.1, 0.2, 0.5, 1.0, 2.0):
-                above = multiple > 0.4 + noise(seed, i, size=0.1)
-                has = (
-                    above
-                    if effect > 0
-                    else not above
-                    if effect < 0
-                    else random.Random(f"{seed}{i}{multiple}").random() < 0.5
-                )
-                rows.append(
-                    {
-                        "run_id": f"term-{seed}",
-                        "name": f"layers.{i}.q_proj.weight",
-                        "multiple": multiple,
-                        "predicted_multiple": 0.4,
-                        "intruders": int(has),
-                    }
-                )
-    return rows, drawn
-
-
-@pytest.fixture(scope="module")
-def planted() -> dict[float, dict[str, Finding]]:
-    return {
-        effect: {finding.name: finding for finding in analyse_all(whole_study(effect))}
-        for effect in (1.0, 0.0, -1.0)
-    }
-
 
 # Rank, remedies and predictors have planted studies of their own.
 WITH_ONE_SIGN = [name for name in CLAIMS if name not in ("rank", "remedies", "predictors")]
@@ -126,11 +29,9 @@ def test_a_planted_claim_is_shown(planted: dict[float, dict[str, Finding]], name
     finding = planted[1.0][name]
     assert finding.shown is True
     assert finding.decision == "supported"
-    assert finding.verdict.startswith("Supported: ")
     assert {answer.decision for answer in finding.answers} == {"supported"}
     assert finding.seeds == 3
     assert finding.effects
-    assert "(3 seeds)" in finding.verdict or "3 seeds" in finding.verdict
 
 
 @pytest.mark.parametrize("name", [name for name in CLAIMS if name != "rank"])
@@ -140,7 +41,6 @@ def test_where_nothing_is_planted_nothing_is_shown(
     finding = planted[0.0][name]
     assert finding.shown is False
     assert finding.decision == "undecided"
-    assert finding.verdict.startswith("Undecided")
 
 
 @pytest.mark.parametrize("name", WITH_ONE_SIGN)
@@ -148,7 +48,6 @@ def test_the_opposite_is_not_shown(planted: dict[float, dict[str, Finding]], nam
     finding = planted[-1.0][name]
     assert finding.shown is False
     assert finding.decision == "contradicted"
-    assert finding.verdict.startswith("Contradicted")
 
 
 def test_planted_sizes_are_found(planted: dict[float, dict[str, Finding]]) -> None:
@@ -165,24 +64,23 @@ def test_planted_sizes_are_found(planted: dict[float, dict[str, Finding]]) -> No
 
 
 @pytest.mark.parametrize("name", CLAIMS)
-def test_one_seed_has_no_interval_over_seeds_and_says_so(name: str) -> None:
+def test_one_seed_has_no_interval_over_seeds(name: str) -> None:
     (finding,) = analyse_all(whole_study(1.0, seeds=1), [name])
-    assert "one seed" in finding.verdict
     assert finding.seeds == 1
     # Forgetting and threshold have an interval, over settings and over runs, which says nothing of other seeds.
     assert finding.shown is None
     assert finding.decision == "undecided"
-    assert finding.verdict.startswith("Undecided (missing: ")
+    assert any(answer.needed for answer in finding.answers)
     over_seeds = [effect for effect in finding.effects if "documents" not in effect.name]
     if name in ("structure", "rank", "sequence", "dynamics", "causes", "remedies"):
         assert not any(math.isfinite(effect.low) for effect in over_seeds)
 
 
 @pytest.mark.parametrize("name", CLAIMS)
-def test_an_empty_study_says_what_it_would_need(name: str) -> None:
+def test_an_empty_study_has_no_effect(name: str) -> None:
     (finding,) = analyse_all(study(), [name])
     assert finding.shown is None
-    assert finding.verdict.startswith("Not run: this needs ")
+    assert finding.decision == NOT_RUN
     assert finding.effects == []
 
 
@@ -192,7 +90,7 @@ def test_failed_and_pending_runs_count_for_nothing(name: str) -> None:
     for status in ("failed", "pending"):
         runs = results.runs.assign(status=status)
         (finding,) = analyse_all(Results(**{**vars(results), "runs": runs}), [name])
-        assert finding.verdict.startswith("Not run: this needs ")
+        assert finding.decision == NOT_RUN
 
 
 @pytest.mark.parametrize("name", CLAIMS)
@@ -221,13 +119,15 @@ def test_gaps_everywhere_break_nothing(name: str) -> None:
             frame.loc[gone, column] = None
         frames[table] = typed(frame, table)
     (finding,) = analyse_all(Results(**{**vars(results), **frames}), [name])
-    assert finding.verdict
+    # Of a statement without an effect there may be none left.
+    numbers = [effect.estimate for effect in finding.effects]
+    assert all(math.isfinite(number) for number in numbers)
     blank = {
         table: typed(frame.assign(**dict.fromkeys(frame.columns.difference(list(keep)), math.nan)), table)
         for table, frame in frames.items()
     }
     (nothing,) = analyse_all(Results(**{**vars(results), **blank}), [name])
-    assert nothing.verdict.startswith("Not run: ")
+    assert (nothing.decision, nothing.effects) == (NOT_RUN, [])
 
 
 def test_tables_are_tidy_and_named() -> None:

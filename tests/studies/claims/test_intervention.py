@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 
 import pytest
 
@@ -35,7 +34,8 @@ def test_a_control_that_does_as_well_shows_no_cause() -> None:
             row["against_intruders"] = noise(row["run_id"], row["scale"], size=0.01)
     (finding,) = analyse_all(study(runs=rows, interventions=points), ["intervention"])
     assert finding.shown is False
-    assert finding.verdict.startswith("Undecided in part (missing: about ")
+    assert {answer.decision for answer in finding.answers} == {"supported", "undecided"}
+    assert any(isinstance(answer.needed, int) for answer in finding.answers)
 
 
 def test_the_intruders_without_the_shrinking_are_no_rival() -> None:
@@ -72,7 +72,6 @@ def test_the_gain_over_interpolation_is_listed_and_decides_nothing() -> None:
     )  # Student's t of two degrees of freedom, the spread of the three, three seeds
     assert (gain.low, gain.high) == pytest.approx((0.15 - half, 0.15 + half), abs=1e-5)
     assert finding.answers == without.answers
-    assert "gain over interpolation at equal task loss +0.150" in finding.verdict
 
 
 def test_two_corpora_are_two_effects_and_their_task_is_one() -> None:
@@ -85,23 +84,3 @@ def test_two_corpora_are_two_effects_and_their_task_is_one() -> None:
     ]
     assert [name.partition(":")[0].rpartition(", ")[2] for name in changes] == ["pydoc", "wikitext-2"]
     assert sum("accuracy change in points" in effect.name for effect in finding.effects) == 1
-    assert finding.verdict.count("task accuracy") == 1
-
-
-def test_missing_seeds_of_several_effects_are_one_range() -> None:
-    rows = matched(effect=1.0)
-    points = interventions(rows)
-    for row in points:
-        if row["control"] in ("shrink", "random"):
-            size = 0.02 if row["control"] == "shrink" else 0.05
-            row["against_intruders"] = 0.01 + noise(row["run_id"], row["control"], size=size)
-    (finding,) = analyse_all(study(runs=rows, interventions=points), ["intervention"])
-    needed = [
-        int(found[1])
-        for one in finding.answers
-        if (found := re.match(r"about (\d+) seeds", one.lacking))
-        if one.decision == "undecided"
-    ]
-    assert len(set(needed)) == 2
-    start = f"Undecided in part (missing: about {min(needed)} to {max(needed)} seeds at this spread): "
-    assert finding.verdict.startswith(start)

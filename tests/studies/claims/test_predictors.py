@@ -64,7 +64,6 @@ def test_the_kl_is_supported_where_forgetting_follows_it_alone() -> None:
     errors = found.tables["Errors on held-out settings"].set_index("predictor")
     assert errors["error"].idxmin() == "KL on prompts"
     assert errors.loc["KL on prompts", "low"] > 0
-    assert "on held-out settings KL on prompts predicts best" in found.verdict
     names = [chart.name for chart in charts_of([found])["predictors"]]
     assert names[0] == "predictors-correlations"
     assert "predictors-intruders" in names
@@ -86,7 +85,6 @@ def test_without_a_kl_it_is_not_run() -> None:
     rows = [row | {"kl_prompts": None} for row in runs("intruders")]
     (found,) = analyse_all(study(runs=rows), ["predictors"])
     assert found.decision == NOT_RUN
-    assert "`kl_to_base`" in found.verdict
 
 
 def test_of_two_effects_without_a_primary_one_both_are_tested_together() -> None:

@@ -27,7 +27,6 @@ def test_a_valley_is_found_where_it_is() -> None:
     (finding,) = analyse_all(study(runs=rows), ["rank"])
     assert finding.shown is True
     assert finding.tables["Rank of least loss"]["rank"].tolist() == [4]
-    assert "loss least at rank 4" in finding.verdict
     depth = next(effect for effect in finding.effects if "depth" in effect.name)
     assert holds(depth, 0.2)
 

@@ -1,0 +1,119 @@
+"""Write a model with its complete update at one scale; no singular vector is needed for it."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from numbers import Real
+
+from ..checkpoints.opening.open import Source
+from ..checkpoints.pairing.open_sides import named_sides, open_sides
+from ..checkpoints.pairing.pair_sides import EVERYTHING, pair_sides
+from ..checkpoints.stored.selection import Selection
+from ..errors import SettingError
+from ..system.progress import Progress, silent
+from ..system.result_protocol import JsonResult
+from ..system.versions import installed_versions
+from .beyond_doses import require_same_head
+from .targets.choose_target import choose_target
+
+RECORD = "scale.json"
+SCHEMA = 1
+# Scales further from 0 are taken for a mistake, such as a percentage.
+_MOST = 100
+
+
+@dataclass(frozen=True)
+class WrittenScale(JsonResult):
+    """A model that was written with its update at another scale."""
+
+    schema = SCHEMA
+    what = "the record of a written scale"
+    written_by = "intruders scale --out"
+    file_name = RECORD
+
+    base: str
+    tuned: str
+    out: str
+    form: str  # "adapter" or "checkpoint"
+    scale: float  # s of W0 + s D
+    matrices: int  # with an update
+    seconds: float = 0.0
+    versions: Mapping[str, str] = field(default_factory=installed_versions)
+
+
+def write_at_scale(
+    base: Source | None,
+    tuned: Source | None,
+    scale: float,
+    out: str | os.PathLike[str],
+    *,
+    selection: Selection = EVERYTHING,
+    form: str = "auto",
+    force: bool = False,
+    progress: Progress = silent,
+) -> WrittenScale:
+    """Write ``W0 + s D`` in the form of what was given.
+
+    An adapter comes back with each B scaled, at its rank. Nothing is audited or decomposed, and a checkpoint is written
+    one tensor at a time. For the intruders before and after, use :func:`intruders.mitigate` with the remedy
+    ``Interpolate``.
+
+    Args:
+      base: the model before fine-tuning; None if an adapter names it.
+      tuned: the fine-tuned model, or its adapter.
+      scale: s: 0 is the base, 1 the update as trained; above -100 and below 100.
+      out: folder to write; it is written completely or not at all.
+      selection: the tensors whose updates are scaled; all others stay as tuned. Embeddings are always
+        among them.
+      form: "adapter", "checkpoint", or "auto": what was given.
+      force: replace ``out`` where it is a model or adapter.
+      progress: called with (what is being done, done, in all).
+
+    Returns:
+      What was written, as ``scale.json`` in the folder states it.
+
+    Raises:
+      SettingError: the scale is not a finite number, the form does not suit what was given, or the tuned model has an
+        output head where the base has none of its own.
+      CheckpointError: a side cannot be read, or ``out`` cannot be written.
+      PairingError: the sides do not belong together, or no matrix differs.
+      NonFiniteError: a scaled tensor contains NaN or infinity.
+
+    Example:
+      With a base in the folder ``base`` and an adapter in ``tuned``:
+
+      >>> written = write_at_scale("base", "tuned", 0.5, "half")
+      >>> written.form, written.scale
+      ('adapter', 0.5)
+    """
+    started = time.perf_counter()
+    if isinstance(scale, bool) or not isinstance(scale, Real) or not -_MOST < scale < _MOST:
+        raise SettingError(f"at is {scale!r}; expected a scale of the update, such as 0.5 or 1.2")
+    sides = open_sides(base, tuned)
+    if scale != 1:
+        require_same_head(sides)
+    target = choose_target(
+        named_sides(base, tuned), sides, out=out, form=form, rank=None, adapter_name="scaled", force=force
+    )
+    wanted = replace(selection, include_embeddings=True)
+    pairing = pair_sides(*sides, wanted)
+
+    def share(name: str) -> float:
+        return scale if wanted.reason_to_leave_out(name) is None else 1.0
+
+    # Every tensor, the matrices too, is one that no remedy changes and that keeps this share of its update.
+    with target.writing({}, progress, share) as written:
+        result = WrittenScale(
+            pairing.base_source,
+            pairing.tuned_source,
+            str(out),
+            target.form,
+            float(scale),
+            len(pairing.pairs),
+            time.perf_counter() - started,
+        )
+        written.keep(RECORD, result)
+    return result

@@ -1,0 +1,56 @@
+"""An audit beside another one of the same adapter, and a base with other numbers."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from intruders.audits.result.audit_result import Audit
+from tests.mitigation.hot import medium_llama, wide_spectrum
+
+
+def medium_model() -> torch.nn.Module:
+    return wide_spectrum(medium_llama())
+
+
+def require_equal(found: Audit, wanted: Audit) -> None:
+    """Decisions, names, ranks and reasons are the same, and the sizes of updates.
+
+    Singular values are computed only as closely as a decision asks, and in a stack as closely as the most demanding of
+    its members asks: up to a sine of 0.2 of their vectors, they are only that near. With ``exact`` they are the same.
+    """
+    close = 1e-6 if wanted.exact else 0.01
+    assert [one.name for one in found.matrices] == [one.name for one in wanted.matrices]
+    assert sorted(map(repr, found.skipped)) == sorted(map(repr, wanted.skipped))
+    for mine, theirs in zip(found.matrices, wanted.matrices, strict=True):
+        assert (mine.shape, mine.rank) == (theirs.shape, theirs.rank)
+        assert [(v.index, v.intruder) for v in mine.vectors] == [
+            (v.index, v.intruder) for v in theirs.vectors
+        ]
+        np.testing.assert_allclose(
+            [v.singular_value for v in mine.vectors], [v.singular_value for v in theirs.vectors], rtol=close
+        )
+        np.testing.assert_allclose(mine.base_singular_values[:5], theirs.base_singular_values[:5], rtol=close)
+        for name in ("frobenius", "spectral", "effective_rank", "stable_rank"):
+            assert getattr(mine.update, name) == pytest.approx(getattr(theirs.update, name), rel=1e-4), name
+        for one, other in zip(mine.vectors, theirs.vectors, strict=True):  # both hold the one true value
+            assert (
+                max(one.max_cosine[0], other.max_cosine[0])
+                <= min(one.max_cosine[1], other.max_cosine[1]) + 1e-4
+            )
+
+
+def with_other_numbers(base: Path, folder: Path, in_names: str, factor: float = 1.5) -> Path:
+    """A copy of a base in which some tensors are others; their names, shapes and types, and all norms, stay."""
+    shutil.copytree(base, folder)
+    tensors = load_file(folder / "model.safetensors")
+    for name, tensor in tensors.items():
+        if in_names in name:
+            tensor[: len(tensor) // 2] *= factor
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder

@@ -1,0 +1,237 @@
+"""Many adapters of one base in one pass: each is what an audit of its own finds, and the base is read once."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import save_file
+from tiny import save_bert
+from transformers import AutoModelForMaskedLM
+
+import intruders
+from intruders.audits.fleet.audit_fleet import audit_fleet
+from intruders.audits.result.audit_result import Audit
+from intruders.audits.result.summary import by_kind
+from intruders.errors import IntrudersError, SettingError
+from intruders.reports.fleet.opinions import with_opinions
+from tests.audits.fleet.compared_audits import medium_model, require_equal
+from tests.checkpoints.models import saved
+from tests.commands import environment
+from tests.mitigation.hot import hot_llama
+
+
+def test_targets_are_kinds_of_module_as_the_audit_lists_them(tmp_path: Path) -> None:
+    """BERT has three modules called dense."""
+    bert = save_bert(tmp_path / "bert")
+    config = LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False)
+    model = get_peft_model(AutoModelForMaskedLM.from_pretrained(bert), config)
+    model.save_pretrained(tmp_path / "adapter")
+    fleet = audit_fleet(str(bert), [str(tmp_path / "adapter")], cache=False)
+    audited = intruders.audit(str(bert), str(tmp_path / "adapter"), cache=False)
+    kinds = {summary.kind for summary in by_kind(audited.matrices)}
+    assert "attention.output.dense" in kinds
+    assert set(fleet.adapters["targets"][0].split(", ")) == kinds
+
+
+def alone(base: Path, adapter: str, **settings: Any) -> Audit | str:
+    try:
+        return intruders.audit(base, adapter, cache=False, **settings)
+    except IntrudersError as error:
+        return str(error)
+
+
+@pytest.mark.parametrize("settings", [{}, {"exact": True}, {"skip_non_finite": True, "k": 5}], ids=str)
+def test_each_adapter_is_what_an_audit_of_its_own_finds(
+    base: Path, adapters: dict[str, str], settings: dict[str, Any]
+) -> None:
+    found = audit_fleet(str(base), list(adapters.values()), cache=False, **settings)
+    assert found.adapters["adapter"].tolist() == list(adapters.values())
+    for (name, source), row in zip(adapters.items(), found.adapters.to_dict("records"), strict=True):
+        wanted = alone(base, source, **settings)
+        if isinstance(wanted, str):
+            assert (row["status"], row["reason"]) == ("refused", wanted), name
+            continue
+        assert row["status"] == "audited", name
+        assert (row["intruders"], row["vectors"], row["matrices"]) == (
+            wanted.intruders,
+            wanted.vectors,
+            len(wanted.matrices),
+        ), name
+        if wanted.vectors:
+            close = 1e-6 if wanted.exact else 0.01  # as for the singular values
+            assert row["energy_share"] == pytest.approx(wanted.intruder_energy_share, abs=close), name
+        require_equal(found.audit(source), wanted)
+    assert found.intruders > 0
+    counts = found.to_pandas().groupby("adapter")["intruder"].sum()
+    assert counts.sum() == found.intruders
+
+
+def test_the_table_says_what_config_and_audit_tell(base: Path, adapters: dict[str, str]) -> None:
+    table = audit_fleet(str(base), list(adapters.values()), cache=False).adapters.set_index("adapter")
+    rows = {name: table.loc[source] for name, source in adapters.items()}
+    opinions = with_opinions(table)["for_hosts"]
+    hosts = {name: opinions.loc[source] for name, source in adapters.items()}
+    assert rows["patterns"]["rank_min"] == 2
+    assert rows["patterns"]["rank_max"] == 4
+    assert "differ by module" in hosts["patterns"]
+    assert "dora" in hosts["dora"]
+    assert rows["of rank 4"]["targets"] == "q_proj, v_proj"
+    assert rows["untrained"]["zero_updates"] == 14
+    assert rows["untrained"]["matrices"] == 0
+    assert rows["strong"]["method"] == "lora"
+    wanted = intruders.audit(base, adapters["strong"], cache=False).matrices_to_pandas()
+    assert rows["strong"]["update_relative_median"] == pytest.approx(
+        wanted["relative_update"].median(), rel=1e-4
+    )
+    assert rows["strong"]["update_relative_max"] == pytest.approx(wanted["relative_update"].max(), rel=1e-4)
+    assert rows["strong"]["frobenius"] == pytest.approx(np.linalg.norm(wanted["frobenius"]), rel=1e-4)
+    assert rows["strong"]["effective_rank"] == pytest.approx(wanted["effective_rank"].median(), rel=1e-4)
+
+
+def test_the_nearest_adapter_is_the_one_with_the_largest_cosine(base: Path, tmp_path: Path) -> None:
+    """Of three adapters and a copy of one that was trained on a little; the copy comes in a second call."""
+    made = [hot_llama(seed, 0.5, medium_model(), r=2) for seed in (1, 2, 3)]
+    further = copy.deepcopy(made[1])
+    torch.manual_seed(0)
+    for name, weights in further.named_parameters():
+        if "lora_B" in name:
+            weights.data += 0.1 * weights.data.std() * torch.randn_like(weights)
+    paths = [str(saved(one, tmp_path / f"adapter-{i}")) for i, one in enumerate([*made, further])]
+    audit_fleet(str(base), paths[:3], out=tmp_path / "fleet", cache=False)
+    table = audit_fleet(str(base), paths, out=tmp_path / "fleet", cache=False).adapters
+    before = {name: tensor.double() for name, tensor in medium_model().state_dict().items()}
+    updates = []
+    for model in [*made, further]:
+        after = copy.deepcopy(model).merge_and_unload().state_dict()
+        updates.append(torch.cat([(after[name].double() - before[name]).flatten() for name in before]))
+    exact = torch.nn.functional.normalize(torch.stack(updates), dim=-1)
+    cosines = (exact @ exact.mT).fill_diagonal_(-1)
+    assert table["nearest"].tolist()[1] == paths[3]
+    assert table["nearest"].tolist()[3] == paths[1]
+    assert cosines[1, 3] > 0.9
+    for row in (1, 3):
+        assert table["nearest_cosine"][row] == pytest.approx(
+            float(cosines[1, 3]), abs=4 * (1 - float(cosines[1, 3]) ** 2) / 16
+        )
+    for row in (0, 2):
+        assert abs(table["nearest_cosine"][row]) < 4 / 16
+    again = audit_fleet(str(base), paths, cache=False).adapters
+    np.testing.assert_allclose(again["nearest_cosine"], table["nearest_cosine"], rtol=1e-4)
+
+
+def test_the_base_is_read_once(base: Path, adapters: dict[str, str], read: Counter[str]) -> None:
+    audit_fleet(str(base), list(adapters.values()), cache=False)
+    matrices = {name: count for name, count in read.items() if "proj" in name}
+    assert len(matrices) == 14
+    assert set(matrices.values()) == {1}
+
+
+def test_tables_mean_what_those_of_an_audit_mean(
+    base: Path, adapters: dict[str, str], tmp_path: Path
+) -> None:
+    """The same columns after the adapter, and a file is a saved audit."""
+    out, sources = tmp_path / "out", [adapters["strong"], adapters["weak"]]
+    fleet = audit_fleet(str(base), sources, out=out, cache=False)
+    audits = [fleet.audit(source) for source in sources]
+    assert fleet.vectors == sum(audit.vectors for audit in audits)
+    for of_fleet, of_audits in (
+        (fleet.to_pandas(), [audit.to_pandas() for audit in audits]),
+        (fleet.matrices_to_pandas(), [audit.matrices_to_pandas() for audit in audits]),
+    ):
+        frames = [frame.assign(adapter=source) for frame, source in zip(of_audits, sources, strict=True)]
+        wanted = pd.concat(frames, ignore_index=True)[["adapter", *of_audits[0]]]
+        pd.testing.assert_frame_equal(of_fleet, wanted, check_dtype=False, check_exact=False, rtol=1e-12)
+    loaded = intruders.FleetAudit.load(out)
+    assert loaded.to_document() == fleet.to_document()
+    loaded.save(tmp_path / "copy")
+    copy = intruders.FleetAudit.load(tmp_path / "copy")
+    assert copy.to_document() == fleet.to_document()
+    assert copy.audit(1) == audits[1]
+    files = (out / "vectors").iterdir()
+    assert sorted(Audit.load(file).tuned_source for file in files) == sorted(sources)
+
+
+def test_tables_are_written(base: Path, adapters: dict[str, str], tmp_path: Path) -> None:
+    found = audit_fleet(str(base), list(adapters.values()), out=tmp_path / "out", cache=False)
+    table = pq.read_table(tmp_path / "out" / "adapters.parquet")
+    assert table["intruders"].to_pylist()[0] == found.audit(0).intruders
+    assert json.loads(table.schema.metadata[b"intruders"])["totals"]["adapters"] == len(adapters)
+    vectors = pd.read_parquet(tmp_path / "out" / "vectors")
+    assert len(vectors) == found.adapters["vectors"].sum()
+    assert vectors.groupby("adapter").size().to_dict() == {
+        row.adapter: row.vectors
+        for row in found.adapters.itertuples()
+        if row.status == "audited" and row.vectors
+    }
+
+
+def test_globs_lists_and_folders(base: Path, adapters: dict[str, str], tmp_path: Path) -> None:
+    folder = Path(adapters["weak"]).parent
+    listed = tmp_path / "list.txt"
+    listed.write_text(f"# some\n\n{adapters['strong']}\n{folder}/weak*\n")
+    found = audit_fleet(str(base), f"@{listed}", cache=False)
+    assert found.adapters["adapter"].tolist() == [adapters["strong"], adapters["weak"]]
+    assert len(audit_fleet(str(base), [str(folder)], cache=False, include="*q_proj*").adapters) == 9
+    for wrong, said in [("nothing*", "matches no file"), ("@nothing.txt", "cannot be read")]:
+        with pytest.raises(SettingError, match=said):
+            audit_fleet(str(base), [wrong], cache=False)
+    with pytest.raises(SettingError, match="no adapter was given"):
+        audit_fleet(str(base), [], cache=False)
+
+
+@pytest.mark.slow
+def test_a_thousand_adapters_need_little_memory_each(tmp_path: Path) -> None:
+    """Peaks of ten and of a thousand, in a process of its own each."""
+    import subprocess
+    import sys
+
+    weights = {f"layers.{i}.q_proj.weight": torch.randn(16, 16) for i in range(2)}
+    save_file(weights, tmp_path / "base.safetensors")
+    generator = torch.Generator().manual_seed(0)
+    for number in range(1000):
+        folder = tmp_path / "adapters" / f"{number:04d}"
+        folder.mkdir(parents=True)
+        tensors = {}
+        for name in weights:
+            module = f"base_model.model.{name.removesuffix('.weight')}"
+            tensors[f"{module}.lora_A.weight"] = torch.randn(2, 16, generator=generator)
+            tensors[f"{module}.lora_B.weight"] = torch.randn(16, 2, generator=generator)
+        save_file(tensors, folder / "adapter_model.safetensors")
+        config = {"peft_type": "LORA", "r": 2, "lora_alpha": 2, "target_modules": ["q_proj"]}
+        (folder / "adapter_config.json").write_text(json.dumps(config))
+    script = (
+        "import sys, intruders\n"
+        "from benchmarks.memory import resident_peak\n"
+        "found = intruders.audit_fleet(sys.argv[1], sys.argv[2:3], cache=False, out=sys.argv[3])\n"
+        "assert found.adapters['matrices'].eq(2).all()\n"
+        "print(len(found.adapters), resident_peak())\n"
+    )
+
+    def peak(adapters: str, out: str) -> tuple[int, int]:
+        command = [
+            sys.executable,
+            "-c",
+            script,
+            str(tmp_path / "base.safetensors"),
+            adapters,
+            str(tmp_path / out),
+        ]
+        done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment())
+        count, size = done.stdout.split()
+        return int(count), int(size)
+
+    folder = str(tmp_path / "adapters")
+    (few, start), (many, end) = peak(f"{folder}/000?", "few"), peak(folder, "many")
+    assert (few, many) == (10, 1000)
+    # Headers of four tensors and twenty rows of vectors until they are written: 74 kB each when this was written.
+    assert (end - start) / (many - few) < 128 * 2**10

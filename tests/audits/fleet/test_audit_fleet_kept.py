@@ -1,0 +1,256 @@
+"""What a fleet keeps in its folder: gone on with, grown, moved, broken, on a full disk, and of another base."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+import intruders
+from intruders.audits.fleet.audit_fleet import audit_fleet
+from intruders.audits.fleet.kept_blocks import KeptBlocks
+from intruders.checkpoints.opening.open import open_source
+from intruders.errors import IntrudersError, ResultFileError
+from intruders.reports.fleet.fleet_page import fleet_payload
+from tests.audits.fleet.compared_audits import require_equal, with_other_numbers
+
+
+def test_a_further_adapter_costs_only_itself(
+    base: Path, adapters: dict[str, str], tmp_path: Path, read: Counter[str]
+) -> None:
+    """What is there is not judged again; the base is read once, to know it; another epsilon is kept beside it."""
+    out, sources = tmp_path / "out", list(adapters.values())
+    audit_fleet(str(base), sources[:3], out=out, cache=False)
+    kept = {file: file.stat().st_mtime_ns for file in (out / "vectors").iterdir()}
+    assert len(kept) == 3
+    assert not list((out / "blocks").iterdir())
+    read.clear()
+    audit_fleet(str(base), sources[:3], out=out, cache=False)
+    assert set(read.values()) == {1}
+    read.clear()
+    found = audit_fleet(str(base), sources[:4], out=out, cache=False)
+    assert {read[f"model.layers.{layer}.self_attn.q_proj.weight"] for layer in (0, 1)} == {2}
+    assert {read[name] for name in read if "mlp" in name} == {1}, "the new adapter changes no matrix there"
+    assert all(file.stat().st_mtime_ns == time for file, time in kept.items())
+    assert len(list((out / "vectors").iterdir())) == 4
+    require_equal(found.audit(sources[0]), intruders.audit(base, sources[0], cache=False))
+    again = audit_fleet(str(base), sources[:4], out=out, cache=False, epsilon=0.9)
+    assert again.intruders > found.intruders
+    assert len(list((out / "vectors").iterdir())) == len(list((out / "others").iterdir())) == 4
+    assert audit_fleet(str(base), sources[:4], out=out, cache=False).intruders == found.intruders
+
+
+def tables(out: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Both tables of a folder, the vectors in one order."""
+    vectors = pd.read_parquet(out / "vectors").sort_values(["adapter", "name", "index"], ignore_index=True)
+    return pd.read_parquet(out / "adapters.parquet"), vectors
+
+
+@pytest.mark.parametrize("settings", [{}, {"skip_non_finite": True}], ids=str)
+def test_a_fleet_that_has_grown_is_a_fresh_one(
+    base: Path, adapters: dict[str, str], tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    """Adapter by adapter, with fewer in between, in another order and with a copy: decisions and reasons are the same.
+
+    Numbers are as close as in a stack of others. They are the very same as those that the blocks alone tell.
+    """
+    grown, fresh = tmp_path / "grown", tmp_path / "fresh"
+    shutil.copytree(adapters["dora"], tmp_path / "copy")
+    sources = [*adapters.values(), str(tmp_path / "copy")]
+    for count in [1, 2, 3, 6, 4, 8, len(sources)]:
+        chosen = sources[:count] if count % 2 else sources[:count][::-1]
+        audit_fleet(str(base), chosen, out=grown, cache=False, **settings)
+    found = audit_fleet(str(base), sources, out=grown, cache=False, **settings)
+    mine, my_vectors = tables(grown)
+    wanted = audit_fleet(str(base), sources, out=fresh, cache=False, **settings)
+    theirs, their_vectors = tables(fresh)
+
+    said = [name for name in mine if mine[name].dtype.kind not in "fb"]
+    pd.testing.assert_frame_equal(mine[said], theirs[said], check_dtype=False)
+    decided = ["adapter", "name", "index", "intruder", "ambiguous"]
+    pd.testing.assert_frame_equal(my_vectors[decided], their_vectors[decided])
+    np.testing.assert_allclose(my_vectors["singular_value"], their_vectors["singular_value"], rtol=0.01)
+    for name in ("frobenius", "effective_rank", "stable_rank", "update_relative_max", "nearest_cosine"):
+        np.testing.assert_allclose(mine[name], theirs[name], rtol=1e-3)
+    for source in (adapters["strong"], adapters["dora"], str(tmp_path / "copy")):
+        require_equal(found.audit(source), wanted.audit(source))
+
+    again = audit_fleet(str(base), sources, out=grown, cache=False, **settings)
+    for one, other in zip(tables(grown), (mine, my_vectors), strict=True):
+        pd.testing.assert_frame_equal(one, other, check_exact=True)
+    assert again.audit(adapters["strong"]) == found.audit(adapters["strong"])
+    assert fleet_payload(again) == fleet_payload(found)
+
+
+def test_of_what_is_finished_no_header_and_no_row_is_read(
+    base: Path, adapters: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, sources = tmp_path / "out", list(adapters.values())
+    audit_fleet(str(base), sources[:3], out=out, cache=False)
+    files = {file: file.stat().st_mtime_ns for file in (out / "vectors").iterdir()}
+    opened, asked = [], []
+
+    def opening(source: Any) -> Any:
+        opened.append(source)
+        return open_source(source)
+
+    monkeypatch.setattr("intruders.audits.fleet.fleet_members.open_source", opening)
+    monkeypatch.setattr(pq, "read_table", lambda file, **given: asked.append(file))
+    audit_fleet(str(base), sources[:4], out=out, cache=False)
+    assert opened == [sources[3]]
+    assert asked == []
+    assert files.items() < {file: file.stat().st_mtime_ns for file in (out / "vectors").iterdir()}.items()
+
+
+def test_a_broken_file_of_an_adapter_is_made_again(
+    base: Path, adapters: dict[str, str], tmp_path: Path
+) -> None:
+    out, sources = tmp_path / "out", [adapters["strong"], adapters["weak"]]
+    first = audit_fleet(str(base), sources, out=out, cache=False)
+    wanted = first.audit(0)
+    [file] = [file for file in (out / "vectors").iterdir() if "strong" in file.name]
+    file.write_bytes(file.read_bytes()[:200])
+    again = audit_fleet(str(base), sources, out=out, cache=False)
+    require_equal(again.audit(0), wanted)
+
+
+def test_an_adapter_that_has_moved_has_its_rows_under_its_new_name(
+    base: Path, adapters: dict[str, str], tmp_path: Path
+) -> None:
+    out, moved = tmp_path / "out", str(tmp_path / "moved")
+    shutil.copytree(adapters["strong"], moved)
+    audit_fleet(str(base), [adapters["strong"], adapters["weak"]], out=out, cache=False)
+    _, before = tables(out)
+    audit_fleet(str(base), [moved, adapters["weak"]], out=out, cache=False)
+    table, after = tables(out)
+    assert table["adapter"].tolist() == [moved, adapters["weak"]]
+    back = after.assign(adapter=after["adapter"].replace(moved, adapters["strong"]))
+    back = back.sort_values(["adapter", "name", "index"], ignore_index=True)
+    pd.testing.assert_frame_equal(back, before, check_exact=True)
+
+
+def test_changed_files_are_seen(base: Path, adapters: dict[str, str], tmp_path: Path) -> None:
+    """An adapter of the same name with other tensors is judged anew, and one of the same tensors is known."""
+    out = tmp_path / "out"
+    copy = tmp_path / "copy"
+    shutil.copytree(adapters["strong"], copy)
+    first = audit_fleet(str(base), [adapters["strong"], str(copy)], out=out, cache=False).adapters
+    assert first["duplicate_of"].tolist()[1] == adapters["strong"]
+    assert first["intruders"].nunique() == 1
+    shutil.copy(Path(adapters["weak"]) / "adapter_model.safetensors", copy)
+    second = audit_fleet(str(base), [adapters["strong"], str(copy)], out=out, cache=False).adapters
+    assert second["duplicate_of"].isna().all()
+    assert second["intruders"].tolist()[1] == 0
+
+
+@pytest.mark.parametrize("changed", ["q_proj", "layers.1.mlp.down_proj", "embed_tokens"])
+def test_another_base_over_the_same_folder_has_its_own_results(
+    base: Path, adapters: dict[str, str], tmp_path: Path, changed: str
+) -> None:
+    """Its norms and shapes are the same; what is kept of the first one is there again when that is audited again."""
+    other, sources = with_other_numbers(base, tmp_path / "other", changed, 40.0), list(adapters.values())
+    out = tmp_path / "out"
+    first = audit_fleet(str(base), sources, out=out, cache=False)
+    kept = {file: file.stat().st_mtime_ns for file in (out / "vectors").iterdir()}
+    before = first.to_pandas()
+    with pytest.warns(UserWarning, match="are replaced"):
+        second = audit_fleet(str(other), sources, out=out, cache=False)
+    fresh = audit_fleet(str(other), sources, cache=False)
+    assert second.adapters["intruders"].equals(fresh.adapters["intruders"])
+    mine, theirs = (
+        fleet.to_pandas().sort_values(["adapter", "name", "index"])["singular_value"].tolist()
+        for fleet in (second, fresh)
+    )
+    assert mine == pytest.approx(theirs)
+    if changed != "embed_tokens":  # which no adapter changes
+        assert mine != before.sort_values(["adapter", "name", "index"])["singular_value"].tolist()
+    with pytest.warns(UserWarning, match="are replaced"):
+        again = audit_fleet(str(base), sources, out=out, cache=False)
+    assert again.to_pandas().equals(before)
+    assert all(file.stat().st_mtime_ns == time for file, time in kept.items())
+
+
+def test_a_base_that_changes_while_its_fleet_is_audited_is_noticed(
+    base: Path, adapters: dict[str, str], tmp_path: Path
+) -> None:
+    """Nothing of the other numbers is kept, and no adapter is refused for them."""
+    changing, out = tmp_path / "base", tmp_path / "out"
+    shutil.copytree(base, changing)
+    other = with_other_numbers(base, tmp_path / "other", "layers.1.self_attn.q_proj")
+    stamp = (changing / "model.safetensors").stat()
+
+    def change(what: str, done: int, in_all: int) -> None:
+        shutil.copy(other / "model.safetensors", changing / "model.safetensors")
+        os.utime(changing / "model.safetensors", ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+
+    sources = [adapters["strong"], adapters["weak"]]
+    with pytest.raises(IntrudersError, match="is not what it was when the work began"):
+        audit_fleet(str(changing), sources, out=out, cache=False, progress=change)
+    found = audit_fleet(str(changing), sources, out=out, cache=False)
+    fresh = audit_fleet(str(other), sources, cache=False)
+    assert found.refused == {}
+    assert found.adapters["intruders"].tolist() == fresh.adapters["intruders"].tolist()
+
+
+def interrupted(base: Path, sources: list[str], out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fleet that is stopped when its blocks are done and no adapter has a file."""
+
+    def stop(*given: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("intruders.audits.fleet.audit_fleet.finish_adapters", stop)
+        with pytest.raises(KeyboardInterrupt):
+            audit_fleet(str(base), sources, out=out, cache=False)
+
+
+def test_a_broken_block_is_made_again(
+    base: Path, adapters: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, sources = tmp_path / "out", [adapters["strong"], adapters["weak"]]
+    interrupted(base, sources, out, monkeypatch)
+    file = next(iter((out / "blocks").iterdir()))
+    file.write_bytes(file.read_bytes()[:100])
+    again = audit_fleet(str(base), sources, out=out, cache=False).adapters
+    fresh = audit_fleet(str(base), sources, cache=False).adapters
+    assert again["intruders"].tolist() == fresh["intruders"].tolist()
+
+
+def test_a_disk_that_fills_is_one_line_and_leaves_no_part(
+    base: Path, adapters: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is audited is kept: the same call with room for its tables reads no adapter again."""
+
+    def full(path: Path, content: bytes) -> None:
+        raise ResultFileError(f"cannot write '{path}': no space left on device")
+
+    sources = [adapters["strong"], adapters["weak"]]
+    with monkeypatch.context() as patched:
+        patched.setattr("intruders.audits.fleet.adapter_files.write_atomically", full)
+        with pytest.raises(
+            IntrudersError, match=r"parquet': no space left on device; what is audited is kept"
+        ):
+            audit_fleet(str(base), sources, out=tmp_path / "out", cache=False)
+    assert not list((tmp_path / "out").rglob("*.part"))
+    assert len(list((tmp_path / "out" / "blocks").iterdir())) == 2
+    monkeypatch.setattr(KeptBlocks, "keep", lambda *given: pytest.fail("a block is audited again"))
+    audit_fleet(str(base), sources, out=tmp_path / "out", cache=False)
+    assert not list((tmp_path / "out" / "blocks").iterdir())
+
+
+def test_a_url_is_a_folder_too(base: Path, adapters: dict[str, str]) -> None:
+    fsspec = pytest.importorskip("fsspec")
+    out = "memory://fleet"
+    audit_fleet(str(base), [adapters["strong"]], out=out, cache=False)
+    found = audit_fleet(str(base), [adapters["strong"], adapters["weak"]], out=out, cache=False)
+    names = {Path(name).name for name in fsspec.filesystem("memory").find("/fleet")}
+    assert "adapters.parquet" in names
+    assert len(names) == 1 + 2  # of two adapters
+    assert found.adapters["matrices"].tolist() == [14, 14]

@@ -1,0 +1,475 @@
+"""Every PEFT type whose weights PEFT's own code makes, from ``save_pretrained`` to the matrix.
+
+The truth is PEFT's ``merge_and_unload`` of the whole model, bit for bit, and two dense decompositions for the counts.
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+import re
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import peft
+import pytest
+import torch
+from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
+from peft.tuners.boft import layer as boft
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from intruders.audits.audit import audit
+from intruders.checkpoints.adapters import peft_types
+from intruders.checkpoints.adapters.adapter import BaseWeight
+from intruders.checkpoints.adapters.adapter_config import AdapterConfig
+from intruders.checkpoints.adapters.by_peft import shared_updates, updates_one_by_one
+from intruders.checkpoints.adapters.peft_at_work import peft_at_work
+from intruders.checkpoints.formats.memory import state_dict_checkpoint
+from intruders.checkpoints.opening.open import open_source
+from intruders.checkpoints.pairing.inspect import inspect
+from intruders.checkpoints.pairing.open_sides import open_sides
+from intruders.checkpoints.pairing.pair_sides import pair_sides
+from intruders.checkpoints.stored.checkpoint import StoredTensor
+from intruders.checkpoints.stored.selection import Selection
+from intruders.checkpoints.writing.lora_adapter import is_plain_lora
+from intruders.errors import CheckpointError, MissingDependencyError, PairingError
+from tests.checkpoints.adapted import move, require_audit
+from tests.checkpoints.models import (
+    change_config,
+    loaded,
+    merged_weights,
+    reasons,
+    saved,
+    tiny_gpt2,
+    tiny_llama,
+    tuned_of,
+)
+from tests.checkpoints.peft_types import FACTORS, MADE_BY_PEFT, OPTIONS, T
+
+Make = Callable[[], peft.PeftConfig]
+ALL = MADE_BY_PEFT | OPTIONS
+
+
+def trained(make: Make, seed: int = 3, dtype: torch.dtype = torch.float32) -> nn.Module:
+    model = peft.get_peft_model(tiny_llama().to(dtype), make())
+    move(model, seed)
+    return model
+
+
+def merged_from(folder: Path, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+    """What PEFT makes of the folder on a base of this dtype, merged in single precision."""
+    return merged_weights(peft.PeftModel.from_pretrained(tiny_llama().to(dtype), folder).float())
+
+
+def every(*others: Any, plain: int) -> list[Any]:
+    """Every type and option with each of the values; options with all but the first ``plain`` of them are slow."""
+    return [
+        pytest.param(
+            make,
+            other,
+            id=f"{name}-{other}",
+            marks=[pytest.mark.slow] if name in OPTIONS and number >= plain else [],
+        )
+        for name, make in ALL.items()
+        for number, other in enumerate(others)
+    ]
+
+
+@pytest.mark.parametrize(("make", "dtype"), every(torch.float32, torch.bfloat16, plain=1))
+def test_weight_is_what_peft_merges(make: Make, dtype: torch.dtype, tmp_path: Path) -> None:
+    base = tiny_llama().to(dtype)
+    before = {name: tensor.clone() for name, tensor in base.state_dict().items()}
+    folder = saved(trained(make, dtype=dtype), tmp_path / "adapter")
+    found = loaded(pair_sides(*open_sides(saved(base, tmp_path / "base"), folder)))
+    truth = merged_from(folder, dtype)
+    assert set(found) == {n for n in truth if n in before and not torch.equal(truth[n], before[n].float())}
+    assert found
+    for name, both in found.items():
+        assert torch.equal(both.base, before[name])
+        assert torch.equal(tuned_of(both), truth[name]), name
+
+
+@pytest.mark.parametrize("make", FACTORS.values(), ids=FACTORS.keys())
+def test_variants_of_lora_are_read_as_factors(make: Make, tmp_path: Path) -> None:
+    folder = saved(trained(make), tmp_path)
+    pairing = pair_sides(*open_sides(tiny_llama(), folder))
+    assert [pair.rank for pair in pairing.pairs] == [2] * 4
+    truth = merged_from(folder)
+    for name, both in loaded(pairing).items():
+        torch.testing.assert_close(tuned_of(both), truth[name])
+
+
+@pytest.mark.parametrize(("make", "where"), every("folder", "memory", plain=0))
+def test_audit_is_that_of_two_decompositions(make: Make, where: str, tmp_path: Path) -> None:
+    model = trained(make)
+    before = {name: tensor.clone() for name, tensor in tiny_llama().state_dict().items()}
+    tuned = model if where == "memory" else saved(model, tmp_path / "adapter")
+    found = audit(saved(tiny_llama(), tmp_path / "base"), tuned, cache=False)
+    assert found.matrices
+    require_audit(found, "llama", before, merged_weights(model))
+
+
+ON_CONV1D: dict[str, Make] = {
+    "deft": lambda: peft.DeftConfig(r=2, target_modules=["c_attn"], fan_in_fan_out=True),
+    "fourierft": lambda: peft.FourierFTConfig(n_frequency=20, target_modules=["c_attn"], fan_in_fan_out=True),
+    "gralora": lambda: peft.GraloraConfig(r=4, gralora_k=2, target_modules=["c_attn"], fan_in_fan_out=True),
+    "hira": lambda: peft.HiraConfig(r=2, target_modules=["c_attn"], fan_in_fan_out=True),
+    "ia3": lambda: peft.IA3Config(target_modules=["c_attn"], feedforward_modules=[], fan_in_fan_out=True),
+    "vblora": lambda: peft.VBLoRAConfig(
+        r=2, num_vectors=8, vector_length=4, topk=2, target_modules=["c_attn"], fan_in_fan_out=True
+    ),
+    "vera": lambda: peft.VeraConfig(r=4, target_modules=["c_attn", "mlp.c_proj"], fan_in_fan_out=True),
+    "waveft": lambda: peft.WaveFTConfig(n_frequency=20, target_modules=["c_attn"], fan_in_fan_out=True),
+}
+
+
+@pytest.mark.parametrize("make", ON_CONV1D.values(), ids=ON_CONV1D.keys())
+def test_conv1d_is_what_peft_merges(make: Make, tmp_path: Path) -> None:
+    model = peft.get_peft_model(tiny_gpt2(), make())
+    move(model, 3)
+    found = loaded(pair_sides(*open_sides(tiny_gpt2(), saved(model, tmp_path))))
+    truth = merged_weights(model)
+    assert found
+    for name, both in found.items():
+        torch.testing.assert_close(tuned_of(both), truth[name].T, rtol=1e-6, atol=1e-7)
+
+
+def test_every_type_of_the_installed_peft_is_read_or_refused_by_name() -> None:
+    ways = [
+        peft_types.BY_FORMULA,
+        peft_types.ONE_BY_ONE,
+        peft_types.SHARED,
+        peft_types.SHARED_AND_DECOMPOSED,
+        set(peft_types.REFUSED),
+    ]
+    known = [kind for way in ways for kind in way]
+    assert len(known) == len(set(known))
+    assert set(known) == {kind.value for kind in PEFT_TYPE_TO_TUNER_MAPPING}
+    tested = {make().peft_type.value for make in ALL.values()}
+    assert tested - {"LORA"} == peft_types.BY_PEFT
+
+
+@pytest.mark.parametrize("kind", sorted({*peft_types.REFUSED, "LN_TUNING", "NEW_ONE"}))
+def test_types_that_are_not_read_are_refused_by_name(kind: str, tmp_path: Path) -> None:
+    words = {**peft_types.REFUSED, "LN_TUNING": "trains biases, norms", "NEW_ONE": "made with PEFT '9.1'"}[
+        kind
+    ]
+    save_file(
+        {"base_model.model.norm.ln_tuning_layers.weight": torch.ones(2)},
+        tmp_path / "adapter_model.safetensors",
+    )
+    (tmp_path / "adapter_config.json").write_text(f'{{"peft_type": "{kind}", "peft_version": "9.1"}}')
+    with pytest.raises(CheckpointError, match=f"^the adapter '.*' is of type {kind}, .*{words}"):
+        open_sides(tiny_llama(), tmp_path)
+
+
+def _of(make: Make, folder: Path) -> tuple[dict[str, StoredTensor], AdapterConfig]:
+    """A saved adapter's tensors and config as the reader passes them on."""
+    saved(trained(make), folder)
+    stored = state_dict_checkpoint(load_file(folder / "adapter_model.safetensors")).tensors
+    config = AdapterConfig(make().to_dict() | {"target_modules": T}, str(folder))
+    return {name.removeprefix("base_model.model."): tensor for name, tensor in stored.items()}, config
+
+
+@pytest.mark.parametrize("kind", ["adamss", "osf", "psoft", "frod"])
+def test_types_that_look_at_the_weight_come_out_otherwise_from_a_skeleton(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Why the way is chosen by type: without an error, the other one gives other numbers."""
+    tensors, config = _of(MADE_BY_PEFT[kind], tmp_path)
+    base, truth = tiny_llama().state_dict(), merged_from(tmp_path)
+    names = [name for name in base if name.endswith(("q_proj.weight", "down_proj.weight"))]
+    monkeypatch.setattr("intruders.checkpoints.adapters.by_peft.SHARED_AND_DECOMPOSED", frozenset())
+    for name, made in _in_skeleton(tensors, config, base, names).items():
+        assert (made - truth[name]).norm() > 0.05 * (truth[name] - base[name]).norm()
+
+
+def _in_skeleton(
+    tensors: dict[str, StoredTensor], config: AdapterConfig, base: dict[str, Tensor], names: list[str]
+) -> dict[str, Tensor]:
+    places = {
+        name.removesuffix(".weight"): BaseWeight(tuple(base[name].shape), torch.float32) for name in names
+    }
+    updates = {update.name: update for update in shared_updates(tensors, config, places)}
+    return {name: updates[name].change(base[name], None) for name in names}
+
+
+@pytest.mark.parametrize("kind", ["randlora without its projection", "vera without its projection"])
+def test_types_that_share_tensors_come_out_otherwise_one_by_one(kind: str, tmp_path: Path) -> None:
+    tensors, config = _of(OPTIONS[kind], tmp_path)
+    base, truth = tiny_llama().state_dict(), merged_from(tmp_path)
+    errors = []
+    for update in updates_one_by_one(tensors, config):
+        made, true = update.change(base[update.name], None), truth[update.name]
+        errors.append(float((made - true).norm() / (true - base[update.name]).norm()))
+    assert max(errors) > 0.5
+
+
+@pytest.mark.parametrize("kind", ["adamss", "psoft", "unilora", "shira", "randlora", "lora, pissa", "boft"])
+def test_random_state_is_untouched(kind: str, tmp_path: Path) -> None:
+    folder = saved(trained(ALL[kind]), tmp_path)
+    base = open_source(saved(tiny_llama(), tmp_path / "base"))
+    before = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
+    assert loaded(pair_sides(base, open_source(folder)))  # type: ignore[arg-type]
+    after = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
+    assert torch.equal(before[0], after[0])
+    assert before[1:] == after[1:]
+
+
+def test_boft_starts_no_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = saved(trained(MADE_BY_PEFT["boft"]), tmp_path)
+    started: list[Any] = []
+    monkeypatch.setattr("torch.utils.cpp_extension.load", lambda *args, **kwargs: started.append(args))
+    monkeypatch.setattr(boft, "_FBD_CUDA", None)
+    assert loaded(pair_sides(*open_sides(tiny_llama(), folder)))
+    assert not started
+    assert boft._FBD_CUDA is None  # a training in the same process may compile its own
+
+
+def test_boft_of_more_butterflies_is_refused(tmp_path: Path) -> None:
+    """Without its extension PEFT takes the factor as 1 without a word that anyone must see."""
+    folder = change_config(saved(trained(MADE_BY_PEFT["boft"]), tmp_path), boft_n_butterfly_factor=2)
+    with pytest.raises(CheckpointError, match="boft_n_butterfly_factor = 2, which PEFT itself takes as 1"):
+        open_sides(tiny_llama(), folder)
+
+
+def test_frod_without_its_projection_is_refused(tmp_path: Path) -> None:
+    config = peft.FrodConfig(target_modules=T, progressbar=False, save_projection=False)
+    folder = saved(trained(lambda: config), tmp_path)
+    with pytest.raises(CheckpointError, match=r"does not contain its projection, .* save_projection=True"):
+        open_sides(tiny_llama(), folder)
+
+
+# Settings that a stranger may write: (type, settings, what the error says).
+HOSTILE: dict[str, tuple[str, dict[str, Any], str]] = {
+    "a rank": ("hira", {"r": 10**12}, "r = '1000000000000', out of proportion"),
+    "a bank of vectors": ("vblora", {"num_vectors": 10**10}, "num_vectors = '10000000000', out of proportion"),
+    "a long vector": ("unilora", {"theta_d_length": 10**10}, "theta_d_length = '10000000000', out of proportion"),
+    "a count of blocks": ("adamss", {"num_subspaces": 10**9}, "num_subspaces = '1000000000', out of proportion"),
+    "a size in a pattern": ("hira", {"rank_pattern": {"q_proj": 10**12}}, "rank_pattern|model.* out of proportion"),
+    "a negative size": ("fourierft", {"n_frequency": -5}, "PEFT cannot make the weight"),
+    "another size": ("oft", {"oft_block_size": 8}, "PEFT cannot make the weight of 'model.layers.0.*size mismatch for"),
+    "text for a number": ("hra", {"r": "many"}, "PEFT cannot make the weight"),
+    "a pattern that never ends": ("hira", {"rank_pattern": {"(a+)+b": 2}}, "busy forever"),
+    "such a pattern for targets": ("unilora", {"target_modules": "(.*.*)*x"}, "busy forever"),
+    "a pattern that is none": ("osf", {"rank_pattern": {"(": 2}}, "rank_pattern = .* patterns that re compiles"),
+    "no target": ("unilora", {"target_modules": ["nothing"]}, "match no weight of the base"),
+    "a setting of the future": ("oft", {"twist": True}, "has 'twist', which the installed PEFT does not know"),
+    "another type's name": ("oft", {"peft_type": "HRA"}, "contains no tensors of a HRA adapter"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "settings", "words"), HOSTILE.values(), ids=HOSTILE.keys())
+def test_configs_of_strangers(kind: str, settings: dict[str, Any], words: str, tmp_path: Path) -> None:
+    folder = change_config(saved(trained(MADE_BY_PEFT[kind]), tmp_path / "adapter"), **settings)
+    base = saved(tiny_llama(), tmp_path / "base")
+    with pytest.raises(CheckpointError, match=words) as caught:
+        loaded(pair_sides(*open_sides(base, folder)))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: torch.zeros(11, 10),
+        lambda: torch.eye(11),
+        lambda: torch.randperm(101),
+        lambda: torch.ones([101]),
+    ],
+)
+def test_no_tensor_out_of_proportion_is_made_out_of_sizes(make: Callable[[], Tensor]) -> None:
+    given = torch.ones(20)
+    with peft_at_work("a", "it", 100):
+        assert torch.outer(given, given).numel() == 400  # as large as what is there allows
+        assert torch.zeros(10, 10).numel() == torch.eye(10).numel() == 100
+    with (
+        pytest.raises(
+            CheckpointError, match=r"weight of 'a' from 'it': its settings ask for a tensor of 1\d\d numbers"
+        ),
+        peft_at_work("a", "it", 100),
+    ):
+        make()
+
+
+@pytest.mark.parametrize("missing", ["peft", "transformers"])
+def test_what_must_be_installed_is_named(
+    missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = saved(trained(MADE_BY_PEFT["tinylora"]), tmp_path / "adapter")
+    base = saved(tiny_llama(), tmp_path / "base")
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(MissingDependencyError, match=f"needs the package '{missing}', .* pip install"):
+        loaded(pair_sides(*open_sides(base, folder)))
+
+
+@pytest.mark.parametrize("kind", ["shira", "lora, bd", "lora, kasa"])
+def test_a_scale_set_in_memory_counts(kind: str) -> None:
+    model = trained(ALL[kind])
+    for module in model.modules():
+        if hasattr(module, "set_scale"):
+            module.set_scale("default", 0.25)
+    before = tiny_llama().state_dict()
+    for name, both in loaded(pair_sides(*open_sides(before, model))).items():
+        torch.testing.assert_close(tuned_of(both), copy.deepcopy(model).merge_and_unload().state_dict()[name])  # type: ignore[operator]
+
+
+def test_inspect_counts_what_the_adapter_stores(tmp_path: Path) -> None:
+    folder = saved(trained(MADE_BY_PEFT["vblora"]), tmp_path)
+    stored = load_file(folder / "adapter_model.safetensors")
+    (found,) = inspect(folder)
+    assert found.parameters == sum(tensor.numel() for tensor in stored.values())
+    assert [(row.method, row.shape) for row in found.rows] == [("vblora", (-1, -1))] * 4
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"megatron_config": {"x": 1}, "layers_pattern": "(a+)+b", "layers_to_transform": [7]},
+        {"exclude_modules": "(a+)+b", "modules_to_save": ["(a+)+b"], "target_modules": "(a+)+b"},
+        {"auto_mapping": {"base_model_class": "x", "parent_library": "os"}, "task_type": "CAUSAL_LM"},
+    ],
+)
+def test_settings_that_choose_modules_do_not_reach_peft(settings: dict[str, Any], tmp_path: Path) -> None:
+    folder = saved(trained(MADE_BY_PEFT["hira"]), tmp_path)
+    truth = merged_from(folder)
+    change_config(folder, **settings)
+    for name, both in loaded(pair_sides(*open_sides(tiny_llama(), folder))).items():
+        assert torch.equal(tuned_of(both), truth[name])
+
+
+def test_tensors_that_are_missing_are_named(tmp_path: Path) -> None:
+    """PEFT itself would draw what is missing at random, and say nothing."""
+    folder = saved(trained(MADE_BY_PEFT["glora"]), tmp_path)
+    tensors = load_file(folder / "adapter_model.safetensors")
+    tensors = {
+        name: tensor for name, tensor in tensors.items() if not name.endswith("0.self_attn.q_proj.glora_A.Xd")
+    }
+    save_file(tensors, folder / "adapter_model.safetensors")
+    with pytest.raises(
+        CheckpointError, match=r"PEFT cannot make the weight of .*: the file lacks '.*glora_A.*Xd'"
+    ):
+        loaded(pair_sides(*open_sides(tiny_llama(), folder)))
+
+
+def test_convolutions_are_refused(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = peft.get_peft_model(
+        nn.Sequential(nn.Conv2d(4, 8, 3), nn.Linear(8, 8)),
+        peft.OFTConfig(oft_block_size=4, target_modules=["0"]),
+    )
+    move(model, 1)
+    with pytest.raises(PairingError, match=r"of type OFT changes '0\.weight', no linear layer"):
+        pair_sides(*open_sides(model))
+
+
+def test_a_convolution_where_the_adapter_has_a_linear_layer(tmp_path: Path) -> None:
+    model = peft.get_peft_model(
+        nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)), peft.VeraConfig(r=2, target_modules=["0"])
+    )
+    folder = saved(model, tmp_path)
+    with pytest.raises(PairingError, match=r"of type VERA changes '0\.weight', no linear layer"):
+        pair_sides(*open_sides(nn.Sequential(nn.Conv2d(4, 4, 1), nn.Linear(4, 4)), folder))
+
+
+def tied_llama_with_adapted_head(config: Any) -> nn.Module:
+    model = peft.get_peft_model(tiny_llama(tie_word_embeddings=True), config)
+    move(model, 3)
+    return model
+
+
+def test_a_head_that_is_tied_to_the_embeddings(tmp_path: Path) -> None:
+    model = tied_llama_with_adapted_head(peft.VeraConfig(r=4, target_modules=["lm_head", "q_proj"]))
+    base = tiny_llama(tie_word_embeddings=True)
+    selection = Selection(include_embeddings=True)
+    both = loaded(pair_sides(*open_sides(base, saved(model, tmp_path)), selection))["lm_head.weight"]
+    assert torch.equal(tuned_of(both), base.lm_head.weight + model.lm_head.get_delta_weight("default"))
+
+
+def test_a_tied_head_has_no_place_in_the_order(tmp_path: Path) -> None:
+    model = tied_llama_with_adapted_head(peft.TinyLoraConfig(r=2, u=4, target_modules=["lm_head", "q_proj"]))
+    words = "changes 'lm_head', whose place in the order of the model is not known"
+    with pytest.raises(CheckpointError, match=words):
+        pair_sides(*open_sides(tiny_llama(tie_word_embeddings=True), saved(model, tmp_path)))
+
+
+def test_embeddings_are_refused(tmp_path: Path) -> None:
+    config = peft.LoraConfig(r=2, target_modules=["embed_tokens"], init_lora_weights="pissa")
+    folder = saved(peft.get_peft_model(tiny_llama(), config), tmp_path)
+    with pytest.raises(PairingError, match=r"changes 'model\.embed_tokens\.weight', no linear layer"):
+        pair_sides(*open_sides(tiny_llama(), folder))
+
+
+def test_an_order_that_is_not_known(tmp_path: Path) -> None:
+    """TinyLoRA draws by the number of the module; a file of tensors has them sorted by name."""
+    folder = saved(trained(MADE_BY_PEFT["tinylora"]), tmp_path / "adapter")
+    weights = dict(sorted(tiny_llama().state_dict().items()))
+    save_file(weights, tmp_path / "model.safetensors")
+    with pytest.raises(PairingError, match=r"in the order of the model's modules, .* has no config"):
+        pair_sides(*open_sides(tmp_path / "model.safetensors", folder))
+
+
+def test_what_takes_long_says_so_before_it_starts(tmp_path: Path) -> None:
+    folder = saved(trained(MADE_BY_PEFT["psoft"]), tmp_path / "adapter")
+    base = open_source(tiny_llama())
+    large = {
+        name: StoredTensor((8192, 11008), stored.dtype, stored.stored_as, _never)
+        if "down" in name
+        else stored
+        for name, stored in base.tensors.items()  # type: ignore[union-attr]
+    }
+    object.__setattr__(base, "tensors", large)
+    with pytest.warns(
+        UserWarning, match=r"PSOFT\) decomposes each of its 4 matrices in full.* about 4 minutes on two"
+    ):
+        pair_sides(base, open_source(folder))  # type: ignore[arg-type]
+    other = open_source(saved(trained(MADE_BY_PEFT["miss"]), tmp_path / "miss"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pair_sides(base, other)  # type: ignore[arg-type]
+
+
+def _never() -> Tensor:
+    raise AssertionError("read before it was said how long it takes")
+
+
+def test_what_was_repeated_or_left_out_is_in_the_notes(tmp_path: Path) -> None:
+    words = {
+        "lora, pissa": "the start 'pissa' of '.*' was repeated here",
+        "glora": "changes biases too, which are not audited",
+        "psoft": "does not contain its frozen factors",
+    }
+    for kind, expected in words.items():
+        pairing = pair_sides(*open_sides(tiny_llama(), saved(trained(ALL[kind]), tmp_path / kind)))
+        assert any(re.search(expected, note) for note in pairing.matched), kind
+
+
+@pytest.mark.parametrize(
+    "kind", [*(name for name in OPTIONS if name.startswith("lora, ")), "lora, monteclora"]
+)
+def test_no_variant_is_taken_for_a_plain_lora_to_write_back(kind: str, tmp_path: Path) -> None:
+    """New factors under its config would be loaded as something else: a start repeated, a diagonal between them."""
+    assert not is_plain_lora(saved(trained((OPTIONS | FACTORS)[kind]), tmp_path), "it")
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        peft.OFTConfig(oft_block_size=4, target_modules=["q_proj"], modules_to_save=["k_proj"]),
+        peft.VeraConfig(r=4, target_modules=["q_proj"], modules_to_save=["k_proj"]),
+    ],
+    ids=["oft", "vera"],
+)
+def test_modules_saved_in_full_beside_a_type_made_by_peft(config: Any, tmp_path: Path) -> None:
+    model = trained(lambda: config)
+    pairing = pair_sides(*open_sides(tiny_llama(), saved(model, tmp_path)))
+    truth = merged_weights(model)
+    found = loaded(pairing)
+    assert {name.split(".")[-2] for name in found} == {"q_proj", "k_proj"}
+    for name, both in found.items():
+        torch.testing.assert_close(tuned_of(both), truth[name])
+    assert reasons(pairing)["model.layers.0.self_attn.v_proj.weight"] == "unchanged"

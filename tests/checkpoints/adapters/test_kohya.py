@@ -1,0 +1,316 @@
+"""LoRA files without a config: diffusers' fused weights are the truth, and PEFT's for LyCORIS formulas."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from intruders.checkpoints.adapters.kohya_names import in_diffusers_names
+from intruders.checkpoints.pairing.open_sides import open_sides
+from intruders.checkpoints.pairing.pair_sides import pair_sides
+from intruders.errors import CheckpointError, PairingError
+from tests.checkpoints.models import (
+    loaded,
+    merged_weights,
+    randomize_adapter,
+    reasons,
+    saved,
+    tiny_llama,
+    tuned_of,
+)
+
+TARGETS = ["to_q", "to_out.0", "conv1", "proj_in"]
+
+
+def tiny_unet(seed: int = 0) -> nn.Module:
+    from diffusers import UNet2DConditionModel
+
+    torch.manual_seed(seed)
+    return UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=(4, 8),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=8,
+        attention_head_dim=2,
+        norm_num_groups=2,
+    )
+
+
+def adapted_unet(**settings: Any) -> nn.Module:
+    unet: Any = tiny_unet()
+    unet.add_adapter(peft.LoraConfig(**({"r": 2, "lora_alpha": 3, "target_modules": TARGETS} | settings)))
+    randomize_adapter(unet)
+    return unet
+
+
+def fused(unet: Any) -> dict[str, Tensor]:
+    """diffusers' own answer, under the names of the plain model."""
+    unet.fuse_lora()
+    state = {
+        name.replace(".base_layer", ""): tensor
+        for name, tensor in unet.state_dict().items()
+        if "lora" not in name
+    }
+    return {name: tensor.clone() for name, tensor in state.items()}
+
+
+def require_fused(different: dict[str, Any], unet: nn.Module) -> None:
+    truth, base = fused(unet), tiny_unet().state_dict()
+    changed = {name for name in base if not torch.equal(base[name], truth[name])}
+    assert set(different) == changed
+    assert len(changed) > 6
+    for name, both in different.items():
+        torch.testing.assert_close(tuned_of(both), truth[name].flatten(1), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dora", [False, True])
+def test_diffusers_file(tmp_path: Path, dora: bool) -> None:
+    from diffusers import StableDiffusionPipeline
+    from diffusers.training_utils import _collate_lora_metadata
+
+    unet = adapted_unet(use_dora=dora)
+    StableDiffusionPipeline.save_lora_weights(
+        tmp_path, peft.get_peft_model_state_dict(unet), **_collate_lora_metadata({"unet": unet})
+    )
+    pairing = pair_sides(*open_sides(tiny_unet(), tmp_path))
+    assert pairing.matched == [f"'unet.' of tuned for '' of base: {len(pairing.pairs)} tensors"]
+    require_fused(loaded(pairing), unet)
+
+
+def test_diffusers_file_without_metadata_has_scale_one(tmp_path: Path) -> None:
+    from diffusers import StableDiffusionPipeline
+
+    unet = adapted_unet(lora_alpha=2)  # alpha = r: what a file without alpha means
+    StableDiffusionPipeline.save_lora_weights(tmp_path, peft.get_peft_model_state_dict(unet))
+    require_fused(
+        loaded(pair_sides(*open_sides(tiny_unet(), tmp_path / "pytorch_lora_weights.safetensors"))), unet
+    )
+
+
+def kohya_file(unet: nn.Module, path: Path, alpha: float = 3.0) -> dict[str, Tensor]:
+    """The names that sd-scripts gives: the module's path with underscores."""
+    state: dict[str, Tensor] = {}
+    for key, tensor in peft.get_peft_model_state_dict(unet).items():
+        module, part = key.rsplit(".lora_", 1)
+        name = "lora_unet_" + module.replace(".", "_")
+        role = {"A.weight": "lora_down.weight", "B.weight": "lora_up.weight"}.get(part, "dora_scale")
+        state[f"{name}.{role}"] = tensor.contiguous()
+        state[f"{name}.alpha"] = torch.tensor(alpha)
+    save_file(state, path)
+    return state
+
+
+@pytest.mark.parametrize("dora", [False, True])
+def test_kohya_file(tmp_path: Path, dora: bool) -> None:
+    unet = adapted_unet(use_dora=dora)
+    kohya_file(unet, tmp_path / "style.safetensors")
+    different = loaded(pair_sides(*open_sides(tiny_unet(), tmp_path / "style.safetensors")))
+    require_fused(different, unet)
+
+
+def test_kohya_file_on_the_original_single_file_checkpoint(tmp_path: Path) -> None:
+    """There the UNet's names stand behind ``model.diffusion_model.``."""
+    unet = adapted_unet()
+    kohya_file(unet, tmp_path / "style.safetensors")
+    base = {f"model.diffusion_model.{name}": tensor for name, tensor in tiny_unet().state_dict().items()}
+    different = loaded(pair_sides(*open_sides(base, tmp_path / "style.safetensors")))
+    require_fused(
+        {name.removeprefix("model.diffusion_model."): both for name, both in different.items()}, unet
+    )
+
+
+def sgm_names(path: str) -> list[str]:
+    """Every module that kohya's SDXL files have, in the original UNet's names."""
+    attention = ["proj_in", "transformer_blocks_0_attn1_to_q", "transformer_blocks_0_attn2_to_out_0"]
+    resnet = ["in_layers_2", "out_layers_3", "emb_layers_1", "skip_connection"]
+    names = []
+    for block in range(1, 9):
+        names += [f"input_blocks_{block}_0_op"] if block in {3, 6} else []
+        names += [f"input_blocks_{block}_0_{part}" for part in resnet if block not in {3, 6}]
+        names += [f"input_blocks_{block}_1_{part}" for part in attention if block in {4, 5, 7, 8}]
+    for part in (0, 2):
+        names += [f"middle_block_{part}_{name}" for name in resnet]
+    names += [f"middle_block_1_{name}" for name in attention]
+    for block in range(9):
+        names += [f"output_blocks_{block}_0_{part}" for part in resnet]
+        names += [f"output_blocks_{block}_1_{part}" for part in attention if block < 6]
+        names += [f"output_blocks_{block}_2_conv"] if block in {2, 5} else []
+    return [f"{path}{name}" for name in names]
+
+
+def test_original_unet_names_are_what_diffusers_maps_them_to() -> None:
+    from diffusers.loaders import lora_conversion_utils as conversion
+
+    settings = type("Config", (), {"layers_per_block": 2})()
+    for name in sgm_names(""):
+        key = f"lora_unet_{name}.lora_down.weight"
+        (mapped,) = conversion._maybe_map_sgm_blocks_to_diffusers({key: 0}, settings)
+        # diffusers' older attention processors stand in the name that it makes for them.
+        expected = conversion._convert_unet_lora_key(mapped.split(".")[0]).replace(".processor", "")
+        ours = in_diffusers_names(name, 2)
+        assert ours == expected.removeprefix("unet.").replace(".", "_"), name
+
+
+def test_kohya_file_in_original_names_on_a_base_of_diffusers(tmp_path: Path) -> None:
+    base = {
+        "down_blocks.1.attentions.0.proj_in.weight": torch.randn(4, 4),
+        "mid_block.resnets.1.conv2.weight": torch.randn(4, 4, 3, 3),
+    }
+    down, up = torch.randn(2, 4), torch.randn(4, 2)
+    kernel = torch.randn(2, 4, 3, 3)
+    state = {
+        "lora_unet_input_blocks_4_1_proj_in.lora_down.weight": down,
+        "lora_unet_input_blocks_4_1_proj_in.lora_up.weight": up,
+        "lora_unet_middle_block_2_out_layers_3.lora_down.weight": kernel,
+        "lora_unet_middle_block_2_out_layers_3.lora_up.weight": up.reshape(4, 2, 1, 1),
+    }
+    pairing = pair_sides(*open_sides(base, state))
+    different = loaded(pairing)
+    first, second = base.values()
+    torch.testing.assert_close(
+        tuned_of(different["down_blocks.1.attentions.0.proj_in.weight"]), first + up @ down
+    )
+    merged = second.flatten(1) + up @ kernel.flatten(1)
+    torch.testing.assert_close(tuned_of(different["mid_block.resnets.1.conv2.weight"]), merged)
+    assert "2 modules store no alpha: their scale is taken as 1" in pairing.matched
+
+
+def test_parts_of_a_pipeline_that_are_elsewhere(tmp_path: Path) -> None:
+    unet = adapted_unet()
+    state = kohya_file(unet, tmp_path / "style.safetensors")
+    module = "lora_te_text_model_encoder_layers_0_self_attn_q_proj"
+    state |= {f"{module}.lora_down.weight": torch.ones(2, 8), f"{module}.lora_up.weight": torch.ones(8, 2)}
+    save_file(state, tmp_path / "style.safetensors")
+    pairing = pair_sides(*open_sides(tiny_unet(), tmp_path / "style.safetensors"))
+    assert reasons(pairing)[f"{module}.weight"] == "for another part of the pipeline (te)"
+    require_fused(loaded(pairing), unet)
+    with pytest.raises(PairingError, match="is for another base"):
+        pair_sides(*open_sides(tiny_llama(), tmp_path / "style.safetensors"))
+
+
+def test_lora_a_and_b_without_a_config(tmp_path: Path) -> None:
+    model = peft.get_peft_model(tiny_llama(), peft.LoraConfig(r=2, lora_alpha=2, target_modules=["q_proj"]))
+    randomize_adapter(model)
+    folder = saved(model, tmp_path)
+    (folder / "adapter_config.json").unlink()
+    different = loaded(pair_sides(*open_sides(tiny_llama(), folder)))
+    truth = merged_weights(model)
+    assert len(different) == 2
+    for name, both in different.items():
+        torch.testing.assert_close(tuned_of(both), truth[name])
+
+
+def test_old_diffusers_names() -> None:
+    weight = torch.randn(8, 8)
+    down, up = torch.randn(2, 8), torch.randn(8, 2)
+    base = {"down.attn1.to_q.weight": weight, "down.attn1.to_out.0.weight": weight}
+    for middle in (
+        "attn1.processor.to_q_lora.{}.weight",
+        "attn1.to_q.lora_linear_layer.{}.weight",
+        "attn1.to_q.lora.{}.weight",
+    ):
+        state = {f"unet.down.{middle.format('down')}": down, f"unet.down.{middle.format('up')}": up}
+        different = loaded(pair_sides(*open_sides(base, state)))
+        torch.testing.assert_close(tuned_of(different["down.attn1.to_q.weight"]), weight + up @ down)
+
+
+@pytest.mark.parametrize("kind", ["loha", "lokr"])
+def test_lycoris_file(tmp_path: Path, kind: str) -> None:
+    make: Any = peft.LoHaConfig if kind == "loha" else peft.LoKrConfig
+    model = peft.get_peft_model(tiny_llama(), make(r=1, alpha=3, target_modules=["q_proj", "down_proj"]))
+    randomize_adapter(model)
+    state: dict[str, Tensor] = {}
+    for key, tensor in peft.get_peft_model_state_dict(model).items():
+        module, part = key.removeprefix("base_model.model.").rsplit(".", 1)
+        name = "lycoris_" + module.replace(".", "_")
+        state[f"{name}.{part}"] = tensor.contiguous()
+        state[f"{name}.alpha"] = torch.tensor(3.0)
+    save_file(state, tmp_path / "x.safetensors")
+    different = loaded(pair_sides(*open_sides(tiny_llama(), tmp_path / "x.safetensors")))
+    truth = merged_weights(model)
+    assert len(different) == 4
+    for name, both in different.items():
+        torch.testing.assert_close(tuned_of(both), truth[name], rtol=1e-5, atol=1e-5)
+
+
+def test_lokr_of_two_whole_factors_has_scale_one() -> None:
+    """LyCORIS sets alpha aside there; PEFT, whose files have a config, does not."""
+    first, second, weight = torch.randn(2, 2), torch.randn(2, 3), torch.randn(4, 6)
+    state = {"lora_a.lokr_w1": first, "lora_a.lokr_w2": second, "lora_a.alpha": torch.tensor(7.0)}
+    both = loaded(pair_sides(*open_sides({"a.weight": weight}, state)))["a.weight"]
+    torch.testing.assert_close(tuned_of(both), weight + torch.kron(first, second))
+
+
+def test_lycoris_dora_scale_over_the_inputs() -> None:
+    """Older LyCORIS normalizes columns: dora_scale is (1, in)."""
+    weight, down, up = torch.randn(6, 4), torch.randn(2, 4), torch.randn(6, 2)
+    scale = torch.rand(1, 4)
+    state = {"lora_a.lora_down.weight": down, "lora_a.lora_up.weight": up, "lora_a.dora_scale": scale}
+    both = loaded(pair_sides(*open_sides({"a.weight": weight}, state)))["a.weight"]
+    direction = weight + up @ down
+    torch.testing.assert_close(tuned_of(both), direction * scale / direction.norm(dim=0, keepdim=True))
+
+
+WRONG: dict[str, tuple[dict[str, Tensor], str]] = {
+    "one factor": ({"lora_a.lora_down.weight": torch.ones(2, 4)}, "expected both factors"),
+    "ranks that differ": (
+        {"lora_a.lora_down.weight": torch.ones(2, 4), "lora_a.lora_up.weight": torch.ones(4, 3)},
+        r"expected \(r, in\) and \(out, r\)",
+    ),
+    "an alpha of four numbers": (
+        {
+            "lora_a.lora_down.weight": torch.ones(2, 4),
+            "lora_a.lora_up.weight": torch.ones(4, 2),
+            "lora_a.alpha": torch.ones(4),
+        },
+        "expected one number",
+    ),
+    "an infinite alpha": (
+        {
+            "lora_a.lora_down.weight": torch.ones(2, 4),
+            "lora_a.lora_up.weight": torch.ones(4, 2),
+            "lora_a.alpha": torch.tensor(float("inf")),
+        },
+        "expected a number",
+    ),
+    "a Tucker core": (
+        {
+            "lora_a.lora_down.weight": torch.ones(2, 4),
+            "lora_a.lora_up.weight": torch.ones(4, 2),
+            "lora_a.lora_mid.weight": torch.ones(2, 2, 3, 3),
+        },
+        "Tucker decomposition",
+    ),
+    "half of a Hadamard product": (
+        {"lora_a.hada_w1_a": torch.ones(4, 2), "lora_a.hada_w1_b": torch.ones(2, 4)},
+        "lacks a factor hada_w2",
+    ),
+    "half of a Kronecker product": ({"lora_a.lokr_w1": torch.ones(2, 2)}, "lacks lokr_w2"),
+}
+
+
+@pytest.mark.parametrize(("state", "text"), WRONG.values(), ids=WRONG.keys())
+def test_files_that_cannot_be(state: dict[str, Tensor], text: str) -> None:
+    with pytest.raises(CheckpointError, match=text):
+        open_sides({"a.weight": torch.ones(4, 4)}, state)
+
+
+def test_metadata_that_is_no_object(tmp_path: Path) -> None:
+    state = {"unet.a.lora_A.weight": torch.ones(2, 4), "unet.a.lora_B.weight": torch.ones(4, 2)}
+    for text in ("[", "[]", "7"):
+        save_file(state, tmp_path / "x.safetensors", {"lora_adapter_metadata": text})
+        with pytest.raises(CheckpointError, match="is not a JSON object"):
+            open_sides({"a.weight": torch.ones(4, 4)}, tmp_path / "x.safetensors")
+    wrong = json.dumps({"unet.r": "two", "unet.lora_alpha": 1})
+    save_file(state, tmp_path / "x.safetensors", {"lora_adapter_metadata": wrong})
+    with pytest.raises(CheckpointError, match="r = 'two'; expected a number"):
+        open_sides({"a.weight": torch.ones(4, 4)}, tmp_path / "x.safetensors")

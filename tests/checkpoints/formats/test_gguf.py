@@ -1,0 +1,223 @@
+"""The GGUF reader against transformers' own loading of the same file, and against files that lie."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+from typing import Any
+
+import gguf
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from intruders.checkpoints.formats.gguf_layout import read_gguf_layout
+from intruders.checkpoints.formats.gguf_names import known_names
+from intruders.checkpoints.opening.open import open_checkpoint
+from intruders.checkpoints.pairing.open_sides import open_sides
+from intruders.checkpoints.pairing.pair_sides import pair_sides
+from intruders.checkpoints.stored.demo_models import DEMO_MODELS
+from intruders.errors import CheckpointError
+from intruders.models.base_model import base_model_location
+from tests.checkpoints.gguf_files import FAMILIES, skeleton, write_gguf
+from tests.checkpoints.models import loaded
+
+# Every quantization that the gguf package can turn back into numbers.
+QUANTIZATIONS = ["F16", *sorted(kind.name for kind in gguf.quants._type_traits)]
+
+
+def loaded_by_transformers(path: Path) -> dict[str, torch.Tensor]:
+    from transformers import AutoModelForCausalLM
+
+    model: Any = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
+    return dict(model.state_dict())
+
+
+@pytest.mark.models
+def test_smollm2_is_what_transformers_loads() -> None:
+    path = DEMO_MODELS["smollm2-135m"].packaged()
+    # transformers wrote the de-quantized copy of what it had loaded from the file; the tied head is not in it.
+    checkpoint, truth = (
+        open_checkpoint(path),
+        load_file(f"{base_model_location('smollm2-135m')}/model.safetensors"),
+    )
+    assert set(truth) == set(checkpoint.names())
+    assert all(torch.equal(checkpoint.read(name), truth[name]) for name in checkpoint.names())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_family_is_what_transformers_loads(tmp_path: Path, family: str) -> None:
+    tied = "gemma" in family
+    path = write_gguf(tmp_path / "x.gguf", family, tied=tied)
+    checkpoint, truth = open_checkpoint(path), loaded_by_transformers(path)
+    assert set(truth) - set(checkpoint.names()) == ({"lm_head.weight"} if tied else set())
+    for name in checkpoint.names():
+        assert checkpoint.shape(name) == tuple(truth[name].shape), name
+        assert torch.equal(checkpoint.read(name), truth[name]), name
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_names_are_in_the_order_of_the_model(tmp_path: Path, family: str) -> None:
+    names = open_checkpoint(write_gguf(tmp_path / "x.gguf", family)).names()
+    assert names == [name for name in skeleton(family).state_dict() if name in names]
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "gemma2", "gemma3", "phi3"])
+def test_no_model_is_built_for_the_names_of_known_families(tmp_path: Path, family: str) -> None:
+    names = [tensor.name for tensor in read_gguf_layout(write_gguf(tmp_path / "x.gguf", family)).tensors]
+    assert known_names(family, names) is not None
+    # A name that the tables lack is looked for in the model that transformers builds.
+    assert known_names(family, [*names, "blk.0.attn_sinks.weight"]) is None
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("tokens", [64, 2000])
+def test_config_is_what_transformers_reads(tmp_path: Path, family: str, tokens: int) -> None:
+    from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
+
+    path = write_gguf(tmp_path / "x.gguf", family, tokens=tokens)
+    assert open_checkpoint(path).config == load_gguf_checkpoint(str(path))["config"]
+
+
+def test_a_vocabulary_is_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """gguf's reader makes an array of each token, twice: of 262,144 that takes half a minute."""
+    path = write_gguf(tmp_path / "x.gguf", "llama", tokens=262_144)
+    tokens = read_gguf_layout(path).fields["tokenizer.ggml.tokens"]
+    assert (tokens.items, tokens.count) == ([], 262_144)
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("the header was read by gguf")
+
+    monkeypatch.setattr(gguf.GGUFReader, "__init__", refuse)
+    checkpoint = open_checkpoint(path)
+    assert checkpoint.config is not None
+    assert checkpoint.config["vocab_size"] == 262_144
+    assert checkpoint.read("model.norm.weight").shape == (32,)
+
+
+@pytest.mark.parametrize("kind", QUANTIZATIONS)
+def test_quantization_is_what_transformers_loads(tmp_path: Path, kind: str) -> None:
+    path = write_gguf(tmp_path / "x.gguf", "llama", kind, hidden=256)
+    checkpoint, truth = open_checkpoint(path), loaded_by_transformers(path)
+    name = "model.layers.1.self_attn.q_proj.weight"
+    assert checkpoint.tensors[name].stored_as == kind
+    torch.testing.assert_close(checkpoint.read(name), truth[name], rtol=0, atol=0, equal_nan=True)
+
+
+def test_sizes_that_transformers_does_not_take_from_the_file(tmp_path: Path) -> None:
+    """Its config has Qwen3's usual head size; the file's own shapes count here."""
+    write_gguf(tmp_path / "x.gguf", "qwen3", head_dim=16)
+    checkpoint = open_checkpoint(tmp_path)
+    assert checkpoint.shape("model.layers.0.self_attn.q_proj.weight") == (64, 32)
+    assert checkpoint.read("model.layers.0.self_attn.q_proj.weight").shape == (64, 32)
+
+
+def test_folder_with_one_gguf_file_and_itself_unchanged(tmp_path: Path) -> None:
+    write_gguf(tmp_path / "x.gguf", "llama", tied=True)
+    pairing = pair_sides(*open_sides(tmp_path, tmp_path / "x.gguf"))
+    assert len(pairing.pairs) == 14
+    assert loaded(pairing) == {}
+
+
+def test_truncated_anywhere(tmp_path: Path) -> None:
+    whole = write_gguf(tmp_path / "x.gguf", "llama").read_bytes()
+    for length in (0, 3, 4, 10, 24, 100, 1000, len(whole) // 2, len(whole) - 40):
+        (tmp_path / "x.gguf").write_bytes(whole[:length])
+        with pytest.raises(CheckpointError, match=r"x\.gguf"):
+            read_gguf_layout(tmp_path / "x.gguf")
+
+
+def header(fields: bytes, tensors: bytes = b"", counts: tuple[int, int] = (0, 1), version: int = 3) -> bytes:
+    return b"GGUF" + struct.pack("<IQQ", version, *counts) + fields + tensors
+
+
+def text(value: bytes) -> bytes:
+    return struct.pack("<Q", len(value)) + value
+
+
+def array_of(kind: int, count: int) -> bytes:
+    return text(b"k") + struct.pack("<IIQ", 9, kind, count)
+
+
+def info(name: bytes, sizes: tuple[int, ...], kind: int = 0, offset: int = 0) -> bytes:
+    return text(name) + struct.pack(f"<I{len(sizes)}QIQ", len(sizes), *sizes, kind, offset)
+
+
+LIES = {
+    "no GGUF": (b"GGML" + bytes(60), "does not start with 'GGUF'"),
+    "version 1": (header(b"", counts=(0, 0), version=1), "its version is 1"),
+    "big-endian": (header(b"", counts=(0, 0), version=3 << 24), "expected 2 or 3, little-endian"),
+    "2^60 fields": (header(b"", counts=(0, 2**60)), "more than it has bytes left"),
+    "2^60 tensors": (header(b"", counts=(2**60, 0)), "more than it has bytes left"),
+    "an array of 2^60 bytes": (header(array_of(0, 2**60)), "it ends within 'k'"),
+    "an array of 2^63 strings": (header(array_of(8, 2**63)), "more than it has bytes left"),
+    "2,000 strings in no bytes": (header(array_of(8, 2000)), "more than it has bytes left"),
+    "2,000 strings, the first of 2^63 bytes": (
+        header(array_of(8, 2000) + struct.pack("<Q", 2**63) + bytes(16_000)),
+        "it ends within 'k'",
+    ),
+    "2,000 strings, the last past the end": (
+        header(array_of(8, 2000) + bytes(8 * 1999) + struct.pack("<Q", 9)),
+        "it ends within 'k'",
+    ),
+    "a key of 2^62 bytes": (header(struct.pack("<Q", 2**62)), "it ends within 'key'"),
+    "a key that is no UTF-8": (header(text(b"\xff") + struct.pack("<IB", 0, 0)), "is not UTF-8"),
+    "an unknown type": (header(text(b"k") + struct.pack("<I", 99)), "unknown type 99"),
+    "arrays without end": (
+        header(text(b"k") + struct.pack("<I", 9) + struct.pack("<IQ", 9, 1) * 20),
+        "unknown type 9",
+    ),
+    "a key twice": (header((text(b"k") + struct.pack("<IB", 0, 0)) * 2, counts=(0, 2)), "is in it twice"),
+    "an alignment of three": (
+        header(text(b"general.alignment") + struct.pack("<II", 4, 3)),
+        "expected a power of two",
+    ),
+    "nine dimensions": (header(b"", info(b"a", (1,) * 9), (1, 0)), "has 9 dimensions"),
+    "a shape past 64 bits": (header(b"", info(b"a", (2**63, 2**63)), (1, 0)), "ends at byte"),
+    "an offset past the file": (header(b"", info(b"a", (1,), 0, 2**40), (1, 0)), "ends at byte"),
+    "an unknown quantization": (header(b"", info(b"a", (32,), 999), (1, 0)), "quantized as number 999"),
+    "a row of half a block": (
+        header(b"", info(b"a", (16,), 2), (1, 0)) + bytes(99),
+        "does not fit blocks of 32",
+    ),
+    "two tensors in one place": (
+        header(b"", info(b"a", (8,)) + info(b"b", (8,)), (2, 0)) + bytes(99),
+        "'b' overlaps 'a'",
+    ),
+    "a name twice": (
+        header(b"", info(b"a", (8,)) + info(b"a", (8,), 0, 32), (2, 0)) + bytes(199),
+        "two tensors have the same name",
+    ),
+}
+
+
+@pytest.mark.parametrize(("content", "message"), LIES.values(), ids=LIES.keys())
+def test_headers_that_lie(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "x.gguf").write_bytes(content)
+    with pytest.raises(CheckpointError, match=message):
+        read_gguf_layout(tmp_path / "x.gguf")
+
+
+def test_architecture_that_transformers_does_not_load(tmp_path: Path) -> None:
+    writer = gguf.GGUFWriter(tmp_path / "x.gguf", "clip")
+    writer.add_tensor("a", torch.zeros(2, 2).numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(
+        CheckpointError, match=r"cannot be read as GGUF by transformers: .*clip is not supported"
+    ):
+        open_checkpoint(tmp_path / "x.gguf")
+
+
+def test_more_layers_than_tensors(tmp_path: Path) -> None:
+    """A skeleton of a million layers is not built for a file of a few tensors."""
+    path = write_gguf(tmp_path / "x.gguf", "llama")
+    content = path.read_bytes()
+    key = text(b"llama.block_count") + struct.pack("<I", 4)
+    assert content.count(key) == 1
+    at = content.index(key) + len(key)
+    path.write_bytes(content[:at] + struct.pack("<I", 1_000_000) + content[at + 4 :])
+    with pytest.raises(CheckpointError, match="num_hidden_layers = 1,000,000 and has 21 tensors"):
+        open_checkpoint(path)

@@ -1,0 +1,165 @@
+"""PyTorch's own files: what torch.save wrote is read, and nothing in them is run."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from intruders.checkpoints.opening.open import open_checkpoint
+from intruders.checkpoints.pairing.open_sides import open_sides
+from intruders.checkpoints.pairing.pair_sides import pair_sides
+from intruders.errors import CheckpointError
+from tests.checkpoints.models import loaded, tiny_llama
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "model.pth", "last.ckpt"])
+def test_one_file(tmp_path: Path, name: str) -> None:
+    state = tiny_llama().to(torch.bfloat16).state_dict()
+    torch.save(state, tmp_path / name)
+    for source in (tmp_path, tmp_path / name):
+        checkpoint = open_checkpoint(source)
+        assert checkpoint.format == "pytorch"
+        assert checkpoint.names() == list(state)
+        assert all(torch.equal(checkpoint.read(key), tensor) for key, tensor in state.items())
+    different = loaded(pair_sides(*open_sides(tmp_path, tiny_llama(1).state_dict())))
+    assert len(different) == 14
+
+
+@pytest.mark.parametrize("key", ["state_dict", "model_state_dict", "model", "module"])
+def test_weights_beside_a_training_loops_state(tmp_path: Path, key: str) -> None:
+    torch.save({"epoch": 3, key: {"a.weight": torch.ones(2, 2), "step": 1}, "lr": [0.1]}, tmp_path / "x.pt")
+    assert open_checkpoint(tmp_path / "x.pt").names() == ["a.weight"]
+
+
+def test_what_the_trainer_leaves_beside_the_weights(tmp_path: Path) -> None:
+    torch.save({"a.weight": torch.ones(2, 2)}, tmp_path / "weights.bin")
+    for name in ("training_args.bin", "optimizer.pt", "scheduler.pt"):
+        (tmp_path / name).write_bytes(b"anything")
+    assert open_checkpoint(tmp_path).names() == ["a.weight"]
+
+
+def test_shards(tmp_path: Path) -> None:
+    state = {f"layers.{index}.weight": torch.randn(2, 3) for index in range(4)}
+    names = ["pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin"]
+    where = {key: names[index % 2] for index, key in enumerate(state)}
+    for name in names:
+        torch.save({key: state[key] for key in state if where[key] == name}, tmp_path / name)
+    (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": where}))
+    checkpoint = open_checkpoint(tmp_path)
+    assert all(torch.equal(checkpoint.read(key), tensor) for key, tensor in state.items())
+    (tmp_path / names[1]).unlink()
+    with pytest.raises(
+        CheckpointError, match=r"shards that are not there: 'pytorch_model-00002-of-00002\.bin'"
+    ):
+        open_checkpoint(tmp_path)
+
+
+class Attack:
+    """A pickle of this runs a command when it is loaded without care."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, (f"touch {self.trace}",)
+
+
+def test_no_pickle_runs_code(tmp_path: Path) -> None:
+    trace = tmp_path / "trace"
+    torch.save({"a.weight": torch.ones(2, 2), "b": Attack(trace)}, tmp_path / "x.bin")
+    with pytest.raises(CheckpointError, match=r"wants code that is not run here .*save it as safetensors"):
+        open_checkpoint(tmp_path / "x.bin")
+    (tmp_path / "y.bin").write_bytes(pickle.dumps(Attack(trace)))
+    with pytest.raises(CheckpointError, match=r"is not a file of torch\.save: it begins with"):
+        open_checkpoint(tmp_path / "y.bin")
+    assert not trace.exists()
+
+
+def save_old(content: object, path: Path) -> None:
+    """As ``torch.save`` wrote it before PyTorch 1.6."""
+    torch.save(content, path, _use_new_zipfile_serialization=False)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_files_from_before_pytorch_1_6(tmp_path: Path, dtype: torch.dtype) -> None:
+    state = tiny_llama().to(dtype).state_dict()
+    state["half.weight"] = state["lm_head.weight"].T[:3]  # a view of another's numbers
+    save_old(state, tmp_path / "pytorch_model.bin")
+    checkpoint = open_checkpoint(tmp_path)
+    assert checkpoint.names() == list(state)
+    assert all(torch.equal(checkpoint.read(key), tensor) for key, tensor in state.items())
+    assert torch.equal(checkpoint.tensors["half.weight"].read_slice(1), state["half.weight"][1])
+
+
+def test_no_old_pickle_runs_code(tmp_path: Path) -> None:
+    trace = tmp_path / "trace"
+    save_old({"a.weight": torch.ones(2, 2), "b": Attack(trace)}, tmp_path / "x.bin")
+    with pytest.raises(CheckpointError, match=r"wants code that is not run here .*save it as safetensors"):
+        open_checkpoint(tmp_path / "x.bin")
+    # Each of the pickles that an old file consists of may be the one that wants more.
+    whole = tmp_path / "whole.bin"
+    save_old({"a.weight": torch.ones(2, 2)}, whole)
+    content, attack = whole.read_bytes(), pickle.dumps(Attack(trace), protocol=2)
+    ends = [at + 1 for at in range(len(content)) if content[at : at + 1] == b"."]
+    for end in [0, *ends]:
+        (tmp_path / "x.bin").write_bytes(content[:end] + attack + content[end:])
+        with contextlib.suppress(CheckpointError):
+            open_checkpoint(tmp_path / "x.bin")
+    assert not trace.exists()
+
+
+def test_old_files_that_end_early(tmp_path: Path) -> None:
+    whole = tmp_path / "whole.bin"
+    save_old({"a.weight": torch.ones(20, 20)}, whole)
+    content = whole.read_bytes()
+    for length in (0, 10, 100, len(content) // 2, len(content) - 1):
+        (tmp_path / "x.bin").write_bytes(content[:length])
+        with pytest.raises(CheckpointError, match=r"x\.bin"):
+            open_checkpoint(tmp_path / "x.bin")
+
+
+def test_whole_module_is_refused(tmp_path: Path) -> None:
+    torch.save(nn.Linear(2, 2), tmp_path / "x.pt")
+    with pytest.raises(
+        CheckpointError, match=r"wants code that is not run here \(.*torch\.nn\.modules\.linear\.Linear"
+    ):
+        open_checkpoint(tmp_path / "x.pt")
+
+
+def test_compressed_records_are_refused(tmp_path: Path) -> None:
+    torch.save({"a": torch.ones(2)}, tmp_path / "x.pt")
+    with (
+        zipfile.ZipFile(tmp_path / "x.pt") as archive,
+        zipfile.ZipFile(tmp_path / "y.pt", "w", zipfile.ZIP_DEFLATED) as packed,
+    ):
+        for record in archive.namelist():
+            packed.writestr(record, archive.read(record))
+    with pytest.raises(CheckpointError, match=r"compressed records, which torch\.save never writes"):
+        open_checkpoint(tmp_path / "y.pt")
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [torch.zeros(1).expand(2**20, 2**20), torch.eye(3).to_sparse()],
+    ids=["larger than the file", "sparse"],
+)
+def test_tensors_that_are_not_in_the_file(tmp_path: Path, tensor: Tensor) -> None:
+    torch.save({"a": tensor}, tmp_path / "x.pt")
+    with pytest.raises(CheckpointError, match=r"more than a file of|is not a plain tensor of numbers"):
+        open_checkpoint(tmp_path / "x.pt")
+
+
+def test_files_without_tensors(tmp_path: Path) -> None:
+    for value in ([1, 2], {"a": 1}, {}, torch.ones(2)):
+        torch.save(value, tmp_path / "x.pt")
+        with pytest.raises(CheckpointError, match="expected names mapped to tensors"):
+            open_checkpoint(tmp_path / "x.pt")

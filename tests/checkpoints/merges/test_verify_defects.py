@@ -1,0 +1,212 @@
+"""Merges that went wrong in every way that people know: verify says which, and never calls one of them right."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+import intruders
+from intruders.checkpoints.merges.verdict import (
+    ANOTHER_SCALE,
+    APPLIED,
+    NOT_APPLIED,
+    ON_OTHER_WEIGHTS,
+    OTHER_WEIGHTS,
+    TOO_SMALL,
+    TRANSPOSED,
+)
+from intruders.errors import CheckpointError, NonFiniteError, PairingError
+from tests.checkpoints.gguf_files import write_llama_gguf
+from tests.checkpoints.merged_models import QUERY, Models, adapted, lora, wide_llama, with_delta
+from tests.checkpoints.models import saved, tiny_llama
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
+    return Models(tmp_path_factory.mktemp("models"), lora(), "bfloat16")
+
+
+@pytest.mark.parametrize(
+    ("factor", "verdict", "words"),
+    [
+        (0.0, NOT_APPLIED, ""),
+        (4 / 6, ANOTHER_SCALE, "the adapter's own scale of 1.5 was left out"),
+        (1.5, ANOTHER_SCALE, "the adapter's own scale of 1.5 was counted twice"),
+        (2.0, ANOTHER_SCALE, "applied twice"),
+        (-1.0, ANOTHER_SCALE, "subtracted instead of added"),
+        (1.001, ANOTHER_SCALE, ""),
+        (0.25, ANOTHER_SCALE, ""),
+    ],
+)
+def test_wrong_scales(models: Models, factor: float, verdict: str, words: str) -> None:
+    found = models.verify(with_delta(models, lambda update: factor * update))
+    assert found.counts == {verdict: 4}
+    assert found.exit_status() == found.exit_status(allow_other=True) == 1
+    for matrix in found.matrices:
+        assert matrix.found.words == words
+        low, high = matrix.found.scale or (0, 0)
+        assert low <= factor <= high
+        assert high - low < 5e-4
+
+
+def test_a_merge_that_was_made_twice(models: Models) -> None:
+    """PEFT's own, rounded to bfloat16 after each."""
+    once = with_delta(models, lambda update: update)
+    twice = {name: once[name] + (once[name] - models.base[name]) for name in once}
+    found = models.verify(twice)
+    assert found.counts == {ANOTHER_SCALE: 4}
+    assert {matrix.found.words for matrix in found.matrices} == {"applied twice"}
+
+
+def test_a_transposed_update(models: Models) -> None:
+    found = models.verify(
+        with_delta(models, lambda update: update.T if update.shape[0] == update.shape[1] else update)
+    )
+    assert found.counts == {APPLIED: 2, TRANSPOSED: 2}
+    assert found.exit_status() == 1
+
+
+def test_half_of_the_rank(models: Models) -> None:
+    def half(update: Tensor) -> Tensor:
+        u, s, v = torch.linalg.svd(update, full_matrices=False)
+        return u[:, :2] * s[:2] @ v[:2]
+
+    found = models.verify(with_delta(models, half))
+    assert found.counts == {OTHER_WEIGHTS: 4}
+    assert all("contains the update at scale 0." in matrix.found.words for matrix in found.matrices)
+
+
+def test_another_adapter(models: Models) -> None:
+    generator = torch.Generator().manual_seed(9)
+    found = models.verify(
+        with_delta(models, lambda update: update.std() * torch.randn(update.shape, generator=generator))
+    )
+    assert found.counts == {OTHER_WEIGHTS: 4}
+
+
+def test_an_earlier_checkpoint_of_the_same_adapter(models: Models) -> None:
+    """A thousandth of the update away from it."""
+    generator = torch.Generator().manual_seed(9)
+    found = models.verify(
+        with_delta(
+            models,
+            lambda update: update + 1e-3 * update.std() * torch.randn(update.shape, generator=generator),
+        )
+    )
+    assert found.exit_status() == 1
+    assert APPLIED not in found.counts
+
+
+def test_one_layer_of_sixteen(tmp_path: Path) -> None:
+    models = Models(tmp_path, lora(target_modules=["q_proj"]), "bfloat16", num_hidden_layers=16)
+    name = "model.layers.11.self_attn.q_proj.weight"
+    found = models.verify(models.merged | {name: models.base[name]})
+    assert found.counts == {APPLIED: 15, NOT_APPLIED: 1}
+    assert [matrix.name for matrix in found.matrices if matrix.found.verdict == NOT_APPLIED] == [name]
+    assert found.exit_status() == 1
+
+
+def nf4(weight: Tensor) -> Tensor:
+    """What bitsandbytes restores of a weight that it stored in four bits."""
+    import bitsandbytes
+
+    packed, state = bitsandbytes.functional.quantize_4bit(weight.float(), quant_type="nf4")
+    return bitsandbytes.functional.dequantize_4bit(packed, state).to(weight.dtype)
+
+
+def test_a_merge_into_the_dequantized_base_of_qlora(tmp_path: Path) -> None:
+    model = adapted(lora(target_modules=["q_proj"]), "bfloat16", hidden_size=256, num_hidden_layers=1)
+    saved(wide_llama(hidden_size=256, num_hidden_layers=1).bfloat16(), tmp_path / "base")
+    saved(model, tmp_path / "adapter")
+    for name, module in model.named_modules():
+        if name.endswith("q_proj.base_layer"):
+            module.weight.data = nf4(module.weight.data)
+    found = intruders.verify(tmp_path / "base", tmp_path / "adapter", model.merge_and_unload())
+    (matrix,) = found.matrices
+    assert matrix.found.verdict == ON_OTHER_WEIGHTS
+    assert matrix.found.estimate == pytest.approx(1, abs=5 * (matrix.found.error or 0))
+    assert matrix.found.rest == pytest.approx(0.09, abs=0.02)
+    assert found.exit_status() == 1
+
+
+def test_an_update_below_the_rounding_of_the_base(tmp_path: Path) -> None:
+    models = Models(tmp_path, lora(), "bfloat16")
+    tiny = {name: tensor.clone() for name, tensor in models.base.items()}
+    from safetensors.torch import load_file, save_file
+
+    file = tmp_path / "adapter" / "adapter_model.safetensors"
+    save_file({name: 1e-6 * tensor for name, tensor in load_file(file).items()}, file)
+    found = models.verify(tiny)
+    assert found.counts == {TOO_SMALL: 4}
+    assert found.exit_status() == 3
+
+
+def test_a_few_numbers_that_were_changed(models: Models) -> None:
+    changed = {name: tensor.clone() for name, tensor in models.merged.items()}
+    changed[QUERY][3, :5] += 0.01
+    found = models.verify(changed)
+    assert found.counts == {APPLIED: 3, ON_OTHER_WEIGHTS: 1}
+    assert [one.found.outside for one in found.matrices if one.found.verdict == ON_OTHER_WEIGHTS] == [5]
+
+
+def test_numbers_that_are_not_finite(models: Models) -> None:
+    changed = {name: tensor.clone() for name, tensor in models.merged.items()}
+    changed[QUERY][3, 5] = torch.nan
+    assert models.verify(changed).counts == {APPLIED: 3, OTHER_WEIGHTS: 1}
+    broken = {name: tensor.clone() for name, tensor in models.base.items()}
+    broken[QUERY][3, 5] = torch.inf
+    with pytest.raises(NonFiniteError, match=r"'model.layers.0.self_attn.q_proj.weight' contains NaN or inf"):
+        intruders.verify(broken, models.folder / "adapter", models.merged)
+
+
+def test_what_the_merged_model_changed_besides(models: Models) -> None:
+    changed = {name: tensor.clone() for name, tensor in models.merged.items()}
+    changed["model.norm.weight"] *= 1.5
+    changed["model.layers.1.self_attn.k_proj.weight"] *= 1.5
+    del changed["model.layers.0.mlp.up_proj.weight"]
+    changed["model.extra.weight"] = torch.ones(2, 2)
+    found = models.verify(changed)
+    assert {(one.name, one.reason) for one in found.others} == {
+        ("model.norm.weight", "other numbers"),
+        ("model.layers.1.self_attn.k_proj.weight", "other numbers"),
+        ("model.layers.0.mlp.up_proj.weight", "missing in the merged model"),
+        ("model.extra.weight", "missing in the base"),
+    }
+    assert found.counts == {APPLIED: 4}
+    assert (found.exit_status(), found.exit_status(allow_other=True)) == (1, 0)
+
+
+def test_a_matrix_that_is_missing_or_of_another_shape(models: Models) -> None:
+    changed = dict(models.merged)
+    del changed[QUERY]
+    changed[QUERY.replace("layers.0", "layers.1")] = torch.zeros(64, 32)
+    found = models.verify(changed)
+    assert found.counts == {APPLIED: 2, OTHER_WEIGHTS: 2}
+    assert [matrix.found.words for matrix in found.matrices if matrix.found.verdict == OTHER_WEIGHTS] == [
+        "missing in the merged model",
+        "other shape: (64, 64), and (64, 32) in the merged model",
+    ]
+
+
+def test_an_update_that_the_quantization_hides(tmp_path: Path) -> None:
+    settings = {"hidden_size": 128, "intermediate_size": 256, "vocab_size": 64}
+    models = Models(tmp_path, lora(lora_alpha=0.006), "float32", **settings)
+    file = write_llama_gguf(tmp_path / "merged.gguf", wide_llama(**settings), models.merged, "Q4_0")
+    found = models.verify(file)
+    assert found.counts == {TOO_SMALL: 4}
+    assert found.exit_status() == 3
+
+
+def test_models_that_do_not_belong_together(models: Models, tmp_path: Path) -> None:
+    folder = models.folder
+    with pytest.raises(CheckpointError, match="is a full checkpoint; expected the adapter"):
+        intruders.verify(folder / "base", folder / "base", folder / "adapter")
+    with pytest.raises(CheckpointError, match="is an adapter; expected a full checkpoint"):
+        intruders.verify(folder / "base", folder / "adapter", folder / "adapter")
+    with pytest.raises(PairingError):
+        intruders.verify(folder / "base", folder / "adapter", tiny_llama())
+    with pytest.raises(CheckpointError, match="nowhere"):
+        intruders.verify(folder / "base", folder / "adapter", tmp_path / "nowhere")

@@ -1,0 +1,325 @@
+"""Merges that are right, by PEFT and in every type and format: verify proves that the adapter is in them."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+
+import peft
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+import intruders
+from intruders.checkpoints.merges.verdict import (
+    ANOTHER_SCALE,
+    APPLIED,
+    NOT_APPLIED,
+    NOT_PROVED,
+    WITHIN_QUANTIZATION,
+)
+from intruders.mitigation.remedies.interpolate import Interpolate
+from tests.checkpoints.gguf_files import write_llama_gguf
+from tests.checkpoints.merged_models import (
+    QUERY,
+    TARGETS,
+    TYPES,
+    WEIGHTS,
+    Models,
+    adapted,
+    lora,
+    verdicts,
+    weights,
+    wide_llama,
+    with_delta,
+)
+from tests.checkpoints.models import saved
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
+    return Models(tmp_path_factory.mktemp("models"), lora(), "bfloat16")
+
+
+@pytest.mark.parametrize("safe", [False, True], ids=["plain", "safe"])
+@pytest.mark.parametrize("adapter", TYPES)
+@pytest.mark.parametrize("base", TYPES)
+def test_every_merge_by_peft_is_applied(tmp_path: Path, base: str, adapter: str, safe: bool) -> None:
+    model = adapted(lora(target_modules=[*TARGETS, "embed_tokens"]), base, adapter)
+    saved(wide_llama().to(TYPES[base]), tmp_path / "base")
+    saved(model, tmp_path / "adapter")
+    saved(model.merge_and_unload(safe_merge=safe), tmp_path / "merged")
+    found = intruders.verify(tmp_path / "base", tmp_path / "adapter", tmp_path / "merged")
+    assert {matrix.name for matrix in found.matrices} == WEIGHTS | {"model.embed_tokens.weight"}
+    assert found.counts == {APPLIED: 5}, found.matrices
+    assert found.others == []
+    assert found.exit_status() == 0
+    low, high = found.scale or (0, 0)
+    assert 0.999 < low <= 1 <= high < 1.001
+
+
+@pytest.mark.parametrize("adapter", TYPES)
+@pytest.mark.parametrize("base", TYPES)
+def test_an_adapter_that_peft_widens_when_it_loads_it(tmp_path: Path, base: str, adapter: str) -> None:
+    saved(wide_llama().to(TYPES[base]), tmp_path / "base")
+    saved(adapted(lora(), base, adapter), tmp_path / "adapter")
+    model = type(wide_llama()).from_pretrained(tmp_path / "base", dtype=TYPES[base])
+    merged = peft.PeftModel.from_pretrained(model, tmp_path / "adapter").merge_and_unload()
+    found = intruders.verify(tmp_path / "base", tmp_path / "adapter", merged)
+    assert found.counts == {APPLIED: 4}
+    assert {matrix.found.precision for matrix in found.matrices} == {"one rounding"}
+
+
+@pytest.mark.parametrize("alpha", [6, 8])
+def test_an_adapter_that_peft_narrows_when_it_loads_it(tmp_path: Path, alpha: int) -> None:
+    saved(wide_llama().bfloat16(), tmp_path / "base")
+    saved(adapted(lora(lora_alpha=alpha), "bfloat16", "float32"), tmp_path / "adapter")
+    model = type(wide_llama()).from_pretrained(tmp_path / "base", dtype=torch.bfloat16)
+    loaded = peft.PeftModel.from_pretrained(model, tmp_path / "adapter", autocast_adapter_dtype=False)
+    found = intruders.verify(tmp_path / "base", tmp_path / "adapter", loaded.merge_and_unload())
+    assert found.counts == {APPLIED: 4}
+    assert all(
+        (matrix.found.precision or "").startswith("adapter rounded to bfloat16") for matrix in found.matrices
+    )
+
+
+def test_a_base_that_was_narrowed_and_a_merge_that_was_widened(tmp_path: Path) -> None:
+    saved(wide_llama(), tmp_path / "base")
+    saved(adapted(lora()), tmp_path / "adapter")
+    model = type(wide_llama()).from_pretrained(tmp_path / "base", dtype=torch.bfloat16)
+    merged = peft.PeftModel.from_pretrained(model, tmp_path / "adapter").merge_and_unload().float()
+    found = intruders.verify(tmp_path / "base", tmp_path / "adapter", merged)
+    assert found.counts == {APPLIED: 4}
+    assert found.others == []
+
+
+def test_a_head_tied_to_the_embedding_may_be_written_beside_it(tmp_path: Path) -> None:
+    targets = ["embed_tokens", "q_proj"]
+    models = Models(tmp_path, lora(target_modules=targets), "bfloat16", tie_word_embeddings=True)
+    assert {"lm_head.weight", "model.embed_tokens.weight"} <= models.merged.keys()
+    found = models.verify(models.merged)
+    assert found.counts == {APPLIED: 3}
+    assert found.others == []
+    untied = models.merged | {"lm_head.weight": models.merged["lm_head.weight"] + 1}
+    assert [one.name for one in models.verify(untied).others] == ["lm_head.weight"]
+
+
+def test_an_adapter_on_a_head_that_is_the_embedding(tmp_path: Path) -> None:
+    """The file of the base has no head. PEFT adds the update to the head alone, and merges it into both."""
+    settings = {"tie_word_embeddings": True}
+    models = Models(tmp_path, lora(target_modules=["q_proj", "lm_head"]), **settings)
+    assert "lm_head.weight" not in load_file(tmp_path / "base" / "model.safetensors")
+    found = models.verify(models.merged)
+    assert "lm_head.weight" in {one.name for one in found.matrices}
+    assert found.counts == {APPLIED: 3}
+    assert found.others == []
+    assert models.verify(models.base).counts == {NOT_APPLIED: 3}
+
+    [head] = [
+        one
+        for one in intruders.audit(
+            tmp_path / "base", tmp_path / "adapter", include_embeddings=True, cache=False
+        ).matrices
+        if one.name == "lm_head.weight"
+    ]
+    update = models.merged["lm_head.weight"] - models.base["lm_head.weight"]  # as PEFT merges it
+    assert head.update.frobenius == pytest.approx(float(update.norm()), rel=1e-4)
+    assert head.base_singular_values[0] == pytest.approx(
+        float(torch.linalg.matrix_norm(models.base["model.embed_tokens.weight"], 2)), rel=1e-5
+    )
+
+    mitigated = tmp_path / "mitigated"
+    audit = intruders.AuditSettings(include_embeddings=True)
+    intruders.mitigate(
+        tmp_path / "base", tmp_path / "adapter", remedy=Interpolate(0.5), out=mitigated, audit=audit
+    )
+    model = type(wide_llama()).from_pretrained(tmp_path / "base", dtype=torch.float32)
+    half = weights(peft.PeftModel.from_pretrained(model, mitigated).merge_and_unload())
+    expected = models.base["lm_head.weight"] + update / 2
+    torch.testing.assert_close(half["lm_head.weight"], expected, atol=1e-5, rtol=1e-4)
+
+
+def test_modules_saved_in_full_are_compared_with_the_adapters_own(tmp_path: Path) -> None:
+    config = lora(modules_to_save=["lm_head", "norm"])
+    models = Models(tmp_path, config, "bfloat16")
+    found = models.verify(models.merged)
+    assert found.counts == {APPLIED: 5}  # the head among them
+    assert found.others == []
+    lost = models.verify(
+        models.merged | {name: models.base[name] for name in ("lm_head.weight", "model.norm.weight")}
+    )
+    assert lost.counts == {APPLIED: 4, NOT_APPLIED: 1}
+    assert [one.reason for one in lost.others] == ["other numbers than the adapter saved"]
+
+
+def test_biases_that_the_adapter_changes_are_not_compared(tmp_path: Path) -> None:
+    models = Models(tmp_path, lora(target_modules=["q_proj"], lora_bias=True), attention_bias=True)
+    found = models.verify(models.merged)
+    assert found.counts == {APPLIED: 2}
+    assert found.others == []
+    assert [one.name for one in found.unchecked] == [
+        f"model.layers.{layer}.self_attn.q_proj.bias" for layer in (0, 1)
+    ]
+    # biases that were trained in full are in the adapter's file, and are compared
+    trained = Models(
+        tmp_path / "trained", lora(target_modules=["q_proj"], bias="lora_only"), attention_bias=True
+    )
+    assert trained.verify(trained.merged).others == []
+    assert (
+        len(trained.verify(trained.merged | {k: v for k, v in trained.base.items() if "bias" in k}).others)
+        == 2
+    )
+
+
+def test_a_sum_of_adapters(tmp_path: Path) -> None:
+    saved(wide_llama(), tmp_path / "base")
+    model = adapted(lora())
+    saved(model, tmp_path / "a")
+    model.add_adapter("b", lora(r=2, target_modules=["q_proj"]))
+    generator = torch.Generator().manual_seed(7)
+    for name, parameter in model.named_parameters():
+        if ".b." in name:
+            parameter.data = 0.05 * torch.randn(parameter.shape, generator=generator)
+    model.save_pretrained(tmp_path, selected_adapters=["b"])
+    model.add_weighted_adapter(["default", "b"], [0.7, 0.3], "both", combination_type="cat")
+    model.set_adapter("both")
+    merged = weights(model.merge_and_unload())
+    a, b = tmp_path / "a", tmp_path / "b"
+    assert intruders.verify(tmp_path / "base", f"{a}@0.7+{b}@0.3", merged).counts == {APPLIED: 4}
+    assert intruders.verify(tmp_path / "base", f"{a}@0.7+{b}@0.31", merged).exit_status() == 1
+    assert intruders.verify(tmp_path / "base", a, merged).exit_status() == 1
+
+
+def test_adapters_merged_one_after_the_other_in_bfloat16(tmp_path: Path) -> None:
+    models = Models(tmp_path, lora(), "bfloat16")
+    first = with_delta(models, lambda update: 0.7 * update)
+    second = Models(tmp_path / "second", lora(r=2, lora_alpha=3), "bfloat16")
+    second.base = first
+    from safetensors.torch import load_file
+
+    factors = load_file(tmp_path / "second" / "adapter" / "adapter_model.safetensors")
+    merged = dict(first)
+    for name in WEIGHTS:
+        module = "base_model.model." + name.removesuffix(".weight")
+        update = 0.3 * 1.5 * factors[f"{module}.lora_B.weight"] @ factors[f"{module}.lora_A.weight"]
+        merged[name] = (first[name].float() + update).bfloat16()
+    total = f"{tmp_path / 'adapter'}@0.7+{tmp_path / 'second' / 'adapter'}@0.3"
+    found = intruders.verify(tmp_path / "base", total, merged)
+    assert verdicts(found) <= {APPLIED, NOT_PROVED}
+    assert found.exit_status() == 3
+
+
+@pytest.mark.parametrize("kind", ["Q8_0", "Q4_0"])
+def test_a_quantized_merge(tmp_path: Path, kind: str) -> None:
+    settings = {"hidden_size": 128, "intermediate_size": 256, "vocab_size": 64}
+    models = Models(tmp_path, lora(), "float32", **settings)
+    for content, expected in (
+        (models.merged, WITHIN_QUANTIZATION),
+        (models.base, NOT_APPLIED),
+        (with_delta(models, lambda update: 2 * update), ANOTHER_SCALE),
+    ):
+        file = write_llama_gguf(tmp_path / "merged.gguf", wide_llama(**settings), content, kind)
+        found = models.verify(file)
+        assert found.counts == {expected: 4}, found.matrices
+        assert found.exit_status() == (0 if expected == WITHIN_QUANTIZATION else 1)
+        assert found.others == []
+        assert {one.reason for one in found.unchecked} == {f"quantized as {kind}"}
+        assert all(matrix.found.scale is None for matrix in found.matrices)
+        if expected == WITHIN_QUANTIZATION:
+            assert found.estimate == pytest.approx(1, abs=0.05)
+
+
+@pytest.mark.parametrize("kind", ["F16", "BF16", "F32"])
+def test_a_merge_as_gguf_that_is_not_quantized(tmp_path: Path, kind: str) -> None:
+    models = Models(tmp_path, lora(), "bfloat16")
+    file = write_llama_gguf(tmp_path / "merged.gguf", wide_llama(), models.merged, kind)
+    found = models.verify(file)
+    assert found.counts == {APPLIED: 4}
+    assert (found.others, found.unchecked) == ([], [])
+
+
+def test_parts_of_a_fused_weight(tmp_path: Path) -> None:
+    from transformers import Phi3Config, Phi3ForCausalLM
+
+    config = Phi3Config(
+        vocab_size=40,
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        pad_token_id=0,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
+    torch.manual_seed(0)
+    model = Phi3ForCausalLM(config).eval()
+    saved(model, tmp_path / "base")
+    base = weights(model)
+    tuned = peft.get_peft_model(model, lora(target_modules=["qkv_proj"]))
+    for name, parameter in tuned.named_parameters():
+        if "lora_B" in name:
+            parameter.data = 0.03 * torch.randn(parameter.shape)
+    saved(tuned, tmp_path / "adapter")
+    merged = weights(tuned.merge_and_unload())
+    name = "model.layers.0.self_attn.qkv_proj.weight"
+    merged[name][64:96] = base[name][64:96]  # the keys
+    whole = intruders.verify(tmp_path / "base", tmp_path / "adapter", merged)
+    assert APPLIED not in whole.counts
+    split = intruders.verify(tmp_path / "base", tmp_path / "adapter", merged, split_fused=True)
+    found = {matrix.name.removeprefix(name): matrix.found.verdict for matrix in split.matrices}
+    assert found == {"[q]": APPLIED, "[k]": NOT_APPLIED, "[v]": APPLIED}
+
+
+def test_each_matrix_of_the_base_is_read_once(models: Models) -> None:
+    from intruders.checkpoints.opening.open import open_checkpoint
+    from intruders.checkpoints.stored.checkpoint import StoredTensor
+    from intruders.checkpoints.stored.read_once import read_once
+
+    reads: list[str] = []
+    opened = open_checkpoint(models.folder / "base")
+
+    def counted(name: str, stored: StoredTensor) -> StoredTensor:
+        def read() -> Tensor:
+            reads.append(name)
+            return stored.read()
+
+        return StoredTensor(stored.shape, stored.dtype, stored.stored_as, read)
+
+    tensors = {name: counted(name, stored) for name, stored in opened.tensors.items()}
+    kept = read_once(copy.copy(opened).__class__(**{**vars(opened), "tensors": tensors}))
+    for name in (QUERY, QUERY, "model.norm.weight", QUERY):
+        assert torch.equal(kept.read(name), opened.read(name))
+    assert reads == [QUERY, "model.norm.weight", QUERY]
+    # Where nothing reads one matrix of a tensor alone, all of them come from one reading.
+    reads.clear()
+    whole = opened.read("model.norm.weight")
+    for index in (0, 1, 0):
+        assert torch.equal(kept.tensors["model.norm.weight"].read_slice(index), whole[index])
+    assert reads == ["model.norm.weight"]
+
+
+def test_the_document_is_plain_json(models: Models) -> None:
+    found = models.verify(models.merged | {QUERY: models.base[QUERY]})
+    document = json.loads(json.dumps(found.to_document()))
+    assert document["counts"] == {APPLIED: 3, NOT_APPLIED: 1}
+    assert (document["schema"], document["exit_status"]) == (1, 1)
+    (first,) = [matrix for matrix in document["matrices"] if matrix["name"] == QUERY]
+    assert first.keys() == {
+        "name",
+        "shape",
+        "verdict",
+        "words",
+        "scale",
+        "estimate",
+        "error",
+        "rest",
+        "precision",
+        "outside",
+        "quantized",
+    }
+    assert first["shape"] == [64, 64]
+    low, high = first["scale"]
+    assert low <= 0 <= high

@@ -1,0 +1,104 @@
+"""Merges of adapters that are no plain LoRA: those with a formula here, and those that PEFT itself makes."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+
+import peft
+import pytest
+import torch
+
+import intruders
+from intruders.checkpoints.merges.verdict import ANOTHER_SCALE, APPLIED, NOT_PROVED, TOO_SMALL
+from tests.checkpoints.adapted import move
+from tests.checkpoints.merged_models import (
+    TARGETS,
+    TYPES,
+    WEIGHTS,
+    Models,
+    State,
+    adapted,
+    lora,
+    verdicts,
+    weights,
+    wide_llama,
+)
+from tests.checkpoints.models import saved
+from tests.checkpoints.peft_types import MADE_BY_PEFT
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
+    return Models(tmp_path_factory.mktemp("models"), lora(), "bfloat16")
+
+
+@pytest.mark.parametrize("method", ["oft", "hra", "miss", "vera", "randlora", "boft", "fourierft"])
+@pytest.mark.parametrize("base", TYPES)
+def test_a_merge_of_a_type_that_peft_makes_is_the_same_bit_for_bit(
+    tmp_path: Path, base: str, method: str
+) -> None:
+    config = peft.VeraConfig(r=4, target_modules=TARGETS) if method == "vera" else MADE_BY_PEFT[method]()
+    model = peft.get_peft_model(wide_llama().to(TYPES[base]), config)
+    move(model, seed=1, size=0.1)
+    saved(wide_llama().to(TYPES[base]), tmp_path / "base")
+    saved(model, tmp_path / "adapter")
+    merged = weights(copy.deepcopy(model).merge_and_unload())
+    found = intruders.verify(tmp_path / "base", tmp_path / "adapter", merged)
+    assert found.counts == {APPLIED: 4}, found.matrices
+    assert all("bit for bit" in str(one.found.precision) for one in found.matrices)
+    move(model, seed=2, size=0.1)  # another adapter, of which the file knows nothing
+    other = intruders.verify(tmp_path / "base", tmp_path / "adapter", weights(model.merge_and_unload()))
+    assert not verdicts(other) & {APPLIED, TOO_SMALL}
+    unmerged = intruders.verify(tmp_path / "base", tmp_path / "adapter", tmp_path / "base")
+    assert unmerged.exit_status() != 0
+
+
+OTHER_METHODS: dict[str, Callable[[], peft.PeftConfig]] = {
+    "dora": lambda: lora(use_dora=True),
+    "rslora": lambda: lora(use_rslora=True),
+    "loha": lambda: peft.LoHaConfig(r=4, alpha=6, target_modules=TARGETS),
+    "lokr": lambda: peft.LoKrConfig(r=4, alpha=6, target_modules=TARGETS),
+    "adalora": lambda: peft.AdaLoraConfig(init_r=4, target_modules=TARGETS, total_step=10),
+    "vera": lambda: peft.VeraConfig(r=4, target_modules=["q_proj"]),
+    "ia3": lambda: peft.IA3Config(target_modules=["q_proj", "down_proj"], feedforward_modules=["down_proj"]),
+}
+
+
+@pytest.mark.parametrize("base", TYPES)
+@pytest.mark.parametrize("method", OTHER_METHODS)
+def test_other_methods(tmp_path: Path, method: str, base: str) -> None:
+    models = Models(tmp_path, OTHER_METHODS[method](), base)
+    found = models.verify(models.merged)
+    assert verdicts(found) == {APPLIED}
+    assert found.exit_status() == 0
+    assert models.verify(models.base).exit_status() == 1
+    for scale in (1.01, 0.9, -1.0, 2.0):
+        off = models.verify(in_single_precision(models, scale))
+        assert off.exit_status() == 1
+        assert verdicts(off) <= {ANOTHER_SCALE, TOO_SMALL}
+
+
+def in_single_precision(models: Models, scale: float) -> State:
+    """W0 + scale * D with the D that PEFT makes of W0 in single precision, rounded once."""
+    model = type(wide_llama()).from_pretrained(models.folder / "base", dtype=torch.float32)
+    after = weights(peft.PeftModel.from_pretrained(model, models.folder / "adapter").merge_and_unload())
+    return {
+        name: (one.float() + scale * (after[name] - one.float())).to(one.dtype) if name in WEIGHTS else one
+        for name, one in models.base.items()
+    }
+
+
+@pytest.mark.parametrize("adapter", ["bfloat16", "float16"])
+@pytest.mark.parametrize("base", TYPES)
+@pytest.mark.parametrize("method", ["dora", "loha", "lokr", "ia3"])
+def test_steps_in_half_precision_are_never_called_wrong(
+    tmp_path: Path, method: str, base: str, adapter: str
+) -> None:
+    model = adapted(OTHER_METHODS[method](), base, adapter)
+    saved(wide_llama().to(TYPES[base]), tmp_path / "base")
+    saved(model, tmp_path / "adapter")
+    found = intruders.verify(tmp_path / "base", tmp_path / "adapter", model.merge_and_unload())
+    assert verdicts(found) <= {APPLIED, NOT_PROVED, TOO_SMALL}, found.matrices
+    assert found.exit_status() in (0, 3)

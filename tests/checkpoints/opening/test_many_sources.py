@@ -1,0 +1,28 @@
+"""Several models at once: which ones a collection of the Hub stands for."""
+
+from __future__ import annotations
+
+import pytest
+
+
+def test_models_of_a_collection(monkeypatch: pytest.MonkeyPatch) -> None:
+    from types import SimpleNamespace
+
+    import huggingface_hub
+
+    from intruders.checkpoints.opening.many_sources import each_source
+    from intruders.errors import CheckpointError
+
+    items = [
+        SimpleNamespace(item_id="org/one", item_type="model"),
+        SimpleNamespace(item_id="org/data", item_type="dataset"),
+    ]
+    monkeypatch.setattr(huggingface_hub, "get_collection", lambda slug: SimpleNamespace(items=items))
+    assert each_source(["collection:org/some-123"]).models == ["org/one"]
+
+    def unknown(slug: str) -> None:
+        raise ValueError("no such collection")
+
+    monkeypatch.setattr(huggingface_hub, "get_collection", unknown)
+    with pytest.raises(CheckpointError, match="'org/some-123' cannot be fetched"):
+        each_source(["collection:org/some-123"])

@@ -1,0 +1,89 @@
+"""What inspect says of checkpoints, adapters and sums."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import peft
+import pytest
+import torch
+from typer import Typer
+from typer.testing import CliRunner
+
+from intruders.checkpoints.pairing.inspect import inspect
+from intruders.cli.inspect import inspect as command
+from intruders.errors import PairingError
+from intruders.reports.inspection.inspection_text import inspection_lines
+from tests.checkpoints.models import randomize_adapter, saved, tiny_gpt2, tiny_llama
+
+
+def adapter(folder: Path) -> Path:
+    config = peft.LoraConfig(
+        r=2,
+        lora_alpha=6,
+        target_modules=["q_proj", "down_proj"],
+        rank_pattern={"q_proj": 3},
+        modules_to_save=["lm_head"],
+    )
+    model = peft.get_peft_model(tiny_llama(), config)
+    randomize_adapter(model)
+    return saved(model, folder)
+
+
+def test_checkpoint(tmp_path: Path) -> None:
+    (found,) = inspect(saved(tiny_gpt2(), tmp_path))
+    assert (found.kind, found.format, found.input_first) == ("checkpoint", "safetensors", 8)
+    assert found.parameters == sum(parameter.numel() for parameter in tiny_gpt2().parameters())
+    assert found.audited == 8
+    assert found.left_out["embedding (use --include-embeddings)"] == 2
+    text = inspection_lines(found)
+    assert "  c_attn       16 x 48           F32  2" in text
+    assert "  8 weights are stored (in, out) and audited as (out, in)" in text
+    assert len(inspection_lines(found, verbose=True)) > len(text)
+
+
+def test_adapter_alone_and_against_its_base(tmp_path: Path) -> None:
+    folder = adapter(tmp_path)
+    (alone,) = inspect(folder)
+    rows = {row.name: row for row in alone.rows}
+    first = rows["model.layers.0.self_attn.q_proj.weight"]
+    assert (first.method, first.rank, first.scale, first.shape) == ("lora", 3, 2.0, (16, 16))
+    assert rows["model.layers.1.mlp.down_proj.weight"].scale == 3.0
+    assert rows["lm_head.weight"].method == "saved in full"
+    assert alone.audited is None
+    assert alone.parameters == 2 * 3 * 32 + 2 * 2 * 40 + 40 * 16
+    (against,) = inspect(folder, tiny_llama())
+    assert against.audited == 4
+    assert against.left_out == {
+        "unchanged": 10,
+        "one-dimensional": 5,
+        "embedding (use --include-embeddings)": 2,
+    }
+    assert any("4 matrices to audit" in line for line in inspection_lines(against))
+    with pytest.raises(PairingError):
+        inspect(folder, tiny_gpt2())
+
+
+def test_sum(tmp_path: Path) -> None:
+    folder = adapter(tmp_path)
+    found = inspect(f"{folder}@0.5+{folder}@0.25")
+    assert [part.weight for part in found] == [0.5, 0.25]
+    assert "  counted 0.5 times in the sum" in inspection_lines(found[0])
+
+
+def test_names_cannot_move_the_cursor() -> None:
+    (found,) = inspect({"a\x1b[2Jb.weight": torch.zeros(2, 2)})
+    assert not any("\x1b" in line for line in inspection_lines(found, verbose=True) + inspection_lines(found))
+
+
+def test_command(tmp_path: Path) -> None:
+    app = Typer()
+    app.command()(command)
+    folder = adapter(tmp_path)
+    result = CliRunner().invoke(app, [str(folder)])
+    assert result.exit_code == 0
+    assert "PEFT LORA adapter of 5 weights, which names no base" in " ".join(result.stdout.split())
+    facts = json.loads(CliRunner().invoke(app, [str(folder), "--json"]).stdout)
+    assert facts[0]["rows"][0]["rank"] == 2
+    assert facts[0]["format"] == "PEFT LORA"

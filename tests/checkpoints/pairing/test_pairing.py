@@ -1,0 +1,341 @@
+"""Pairing of checkpoints, modules, state dicts and LoRA adapters; PEFT's merged weights are the truth."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, PromptTuningConfig, get_peft_model, inject_adapter_in_model
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from intruders.checkpoints.opening.open import open_checkpoint
+from intruders.checkpoints.pairing.open_sides import open_sides
+from intruders.checkpoints.pairing.pair_sides import pair_sides
+from intruders.checkpoints.stored.selection import Selection
+from intruders.errors import CheckpointError, PairingError, SettingError
+from tests.checkpoints.models import (
+    change_config,
+    loaded,
+    merged_weights,
+    randomize_adapter,
+    reasons,
+    saved,
+    tiny_bert,
+    tiny_gpt2,
+    tiny_llama,
+    tuned_of,
+)
+
+INNER = 14  # matrices of the tiny Llama without embedding and head
+
+
+def llama_adapter(**settings: Any) -> nn.Module:
+    values = {"r": 3, "lora_alpha": 5, "target_modules": ["q_proj", "down_proj"]}
+    model = get_peft_model(tiny_llama(), LoraConfig(**(values | settings)))
+    randomize_adapter(model)
+    return model
+
+
+def test_two_checkpoints_on_disk(tmp_path: Path) -> None:
+    base, tuned = tiny_llama(0), tiny_llama(0)
+    with torch.no_grad():
+        tuned.model.layers[1].mlp.up_proj.weight += 0.5
+    pairing = pair_sides(*open_sides(saved(base, tmp_path / "base"), str(saved(tuned, tmp_path / "tuned"))))
+    assert pairing.tuned_kind == "checkpoint"
+    assert len(pairing.pairs) == INNER
+    different = loaded(pairing)
+    assert list(different) == ["model.layers.1.mlp.up_proj.weight"]
+    torch.testing.assert_close(
+        tuned_of(different["model.layers.1.mlp.up_proj.weight"]), tuned.model.layers[1].mlp.up_proj.weight
+    )
+    assert reasons(pairing)["model.embed_tokens.weight"] == "embedding (use --include-embeddings)"
+    assert reasons(pairing)["lm_head.weight"] == "embedding (use --include-embeddings)"
+    assert reasons(pairing)["model.norm.weight"] == "one-dimensional"
+
+
+def test_modules_and_state_dicts() -> None:
+    base, tuned = tiny_llama(0), tiny_llama(1)
+    by_module = loaded(pair_sides(*open_sides(base, tuned)))
+    by_state = loaded(pair_sides(*open_sides(base.state_dict(), tuned.state_dict())))
+    assert len(by_module) == len(by_state) == INNER
+    for name, both in by_state.items():
+        assert torch.equal(both.base, base.state_dict()[name])
+        assert torch.equal(tuned_of(both), tuned.state_dict()[name])
+
+
+def test_tuned_in_half_precision_is_unchanged_where_only_rounded(tmp_path: Path) -> None:
+    pairing = pair_sides(*open_sides(tiny_llama(0), saved(tiny_llama(0).to(torch.bfloat16), tmp_path)))
+    assert loaded(pairing) == {}
+
+
+def test_include_exclude_and_embeddings() -> None:
+    base, tuned = tiny_llama(0), tiny_llama(1)
+    some = pair_sides(
+        *open_sides(base, tuned),
+        Selection(include=["*.q_proj.*", "*.up_proj.*"], exclude=["model.layers.1.*"]),
+    )
+    assert [item.name for item in some.pairs] == [
+        "model.layers.0.self_attn.q_proj.weight",
+        "model.layers.0.mlp.up_proj.weight",
+    ]
+    assert reasons(some)["model.layers.1.mlp.up_proj.weight"] == "excluded"
+    assert reasons(some)["model.layers.1.mlp.down_proj.weight"] == "not included"
+    everything = pair_sides(*open_sides(base, tuned), Selection(include_embeddings=True))
+    assert len(everything.pairs) == INNER + 2
+    with pytest.raises(SettingError, match=r"include '\*.query.\*' matches none"):
+        pair_sides(*open_sides(base, tuned), Selection(include=["*.query.*"]))
+
+
+def test_tied_embeddings_are_paired_once() -> None:
+    base, tuned = tiny_llama(0, tie_word_embeddings=True), tiny_llama(1, tie_word_embeddings=True)
+    pairing = pair_sides(*open_sides(base, tuned), Selection(include_embeddings=True))
+    assert len(pairing.pairs) == INNER + 1
+    assert reasons(pairing)["lm_head.weight"] == "the same tensor as 'model.embed_tokens.weight'"
+
+
+def test_tied_head_that_a_file_stores_all_the_same(tmp_path: Path) -> None:
+    """transformers loads the embedding in its place, whatever the file says."""
+    folder = saved(tiny_llama(0, tie_word_embeddings=True), tmp_path)
+    state = load_file(folder / "model.safetensors")
+    state["lm_head.weight"] = torch.randn(40, 16)
+    save_file(state, folder / "model.safetensors")
+    pairing = pair_sides(
+        *open_sides(folder, tiny_llama(1, tie_word_embeddings=True)), Selection(include_embeddings=True)
+    )
+    assert reasons(pairing)["lm_head.weight"] == "the same tensor as 'model.embed_tokens.weight'"
+
+
+def test_different_architectures(tmp_path: Path) -> None:
+    with pytest.raises(
+        PairingError, match=r"0 of 14 matrices match; only in base: 'model.layers.0.self_attn.q_proj"
+    ):
+        pair_sides(*open_sides(tiny_llama(), tiny_gpt2()))
+    with pytest.raises(
+        PairingError, match=r"0 of 14 matrices match; of other shape: .*\(16, 16\) and \(32, 32\)"
+    ):
+        pair_sides(
+            *open_sides(
+                tiny_llama(), tiny_llama(hidden_size=32, num_attention_heads=8, num_key_value_heads=4)
+            )
+        )
+
+
+def test_one_matrix_of_another_shape_is_left_out() -> None:
+    tuned = tiny_llama(1).state_dict()
+    tuned["model.layers.0.mlp.up_proj.weight"] = torch.zeros(20, 16)
+    del tuned["model.layers.1.mlp.up_proj.weight"]
+    tuned["new.weight"] = torch.zeros(2, 2)
+    pairing = pair_sides(*open_sides(tiny_llama(0), tuned))
+    assert len(pairing.pairs) == INNER - 2
+    assert reasons(pairing)["model.layers.0.mlp.up_proj.weight"] == "other shape: (24, 16) and (20, 16)"
+    assert reasons(pairing)["model.layers.1.mlp.up_proj.weight"] == "missing in tuned"
+    assert reasons(pairing)["new.weight"] == "missing in base"
+
+
+def test_head_and_prefix_added() -> None:
+    base, tuned = tiny_bert(0), tiny_bert(1, classes=3)
+    pairing = pair_sides(*open_sides(base, tuned))
+    different = loaded(pairing)
+    assert len(different) == 13  # six in each of two layers, and the pooler
+    name = "encoder.layer.1.attention.self.query.weight"
+    assert torch.equal(tuned_of(different[name]), tuned.state_dict()["bert." + name])
+    assert reasons(pairing)["classifier.weight"] == "missing in base"
+    assert pairing.matched == ["'bert.' of tuned for '' of base: 39 tensors"]
+
+
+CONFIGS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "rank-stabilized": {"use_rslora": True},
+    "patterns": {
+        "rank_pattern": {"down_proj": 2, r"layers\.1\.self_attn\.q_proj": 4},
+        "alpha_pattern": {"model.layers.0.self_attn.q_proj": 11, "down_proj": 7},
+    },
+    "rank-stabilized patterns": {
+        "use_rslora": True,
+        "rank_pattern": {"q_proj": 1},
+        "alpha_pattern": {"q_proj": 9},
+    },
+    "all linear": {"target_modules": "all-linear"},
+    "embeddings": {"target_modules": ["embed_tokens", "q_proj"]},
+    "modules to save": {"modules_to_save": ["lm_head"]},
+}
+
+
+@pytest.mark.parametrize("settings", CONFIGS.values(), ids=CONFIGS.keys())
+@pytest.mark.parametrize("where", ["folder", "memory"])
+def test_lora_is_what_peft_merges(tmp_path: Path, settings: dict[str, Any], where: str) -> None:
+    model = llama_adapter(**settings)
+    base = {name: tensor.clone() for name, tensor in tiny_llama().state_dict().items()}
+    if where == "folder":
+        pairing = pair_sides(
+            *open_sides(tiny_llama(), saved(model, tmp_path)), Selection(include_embeddings=True)
+        )
+        different = loaded(pairing)
+    else:
+        pairing = pair_sides(*open_sides(model), Selection(include_embeddings=True))
+        different = loaded(pairing)
+    truth = merged_weights(model)
+    changed = {name for name in truth if not torch.equal(truth[name], base[name])}
+    assert set(different) == changed
+    for name, both in different.items():
+        torch.testing.assert_close(tuned_of(both), truth[name])
+        assert torch.equal(both.base, base[name])
+
+
+def test_the_active_adapter_of_several(tmp_path: Path) -> None:
+    model = llama_adapter()
+    model.add_adapter("second", LoraConfig(r=2, lora_alpha=3, target_modules=["k_proj"]))
+    model.set_adapter("second")
+    randomize_adapter(model, seed=5)
+    different = loaded(pair_sides(*open_sides(None, model)))
+    truth = merged_weights(model)
+    assert set(different) == {f"model.layers.{i}.self_attn.k_proj.weight" for i in range(2)}
+    for name, both in different.items():
+        torch.testing.assert_close(tuned_of(both), truth[name])
+
+
+def test_adapter_inside_a_transformers_model() -> None:
+    """transformers' own add_adapter injects PEFT's layers so, and keeps the configs in the same attribute."""
+    config = LoraConfig(r=2, lora_alpha=3, target_modules=["q_proj"])
+    model = inject_adapter_in_model(config, tiny_llama(), "mine")
+    model.peft_config = {"mine": config}
+    randomize_adapter(model)
+    different = loaded(pair_sides(*open_sides(model)))
+    assert len(different) == 2
+    layer = model.model.layers[1].self_attn.q_proj
+    both = different["model.layers.1.self_attn.q_proj.weight"]
+    torch.testing.assert_close(tuned_of(both), layer.base_layer.weight + layer.get_delta_weight("mine"))
+    assert torch.equal(both.base, tiny_llama().model.layers[1].self_attn.q_proj.weight)
+
+
+def test_prompts_in_memory_are_named() -> None:
+    model = get_peft_model(tiny_llama(), PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2))
+    with pytest.raises(
+        CheckpointError, match="of type PROMPT_TUNING, which adds activations and changes no weight"
+    ):
+        open_sides(model)
+
+
+def test_a_scale_set_in_memory_counts() -> None:
+    model = llama_adapter()
+    for module in model.modules():
+        if hasattr(module, "set_scale"):
+            module.set_scale("default", 0.25)
+    different = loaded(pair_sides(*open_sides(model)))
+    truth = merged_weights(model)
+    for name, both in different.items():
+        torch.testing.assert_close(tuned_of(both), truth[name])
+
+
+def test_merged_adapter_in_memory() -> None:
+    model = llama_adapter()
+    model.merge_adapter()
+    with pytest.raises(CheckpointError, match="unmerge_adapter"):
+        open_sides(model)
+
+
+def test_untrained_adapter_changes_nothing() -> None:
+    model = get_peft_model(tiny_llama(), LoraConfig(r=2, target_modules=["q_proj"]))
+    assert loaded(pair_sides(*open_sides(model))) == {}
+
+
+def test_base_named_by_the_adapter(tmp_path: Path) -> None:
+    base = saved(tiny_llama(), tmp_path / "base")
+    model = llama_adapter()
+    model.peft_config["default"].base_model_name_or_path = str(base)
+    folder = saved(model, tmp_path / "adapter")
+    checkpoint, _ = open_sides(None, folder)
+    assert checkpoint.source == str(base)
+    config = json.loads((folder / "adapter_config.json").read_text())
+    for name, text in (
+        (None, "does not name its base"),
+        (str(tmp_path / "gone"), "which the adapter .* names"),
+    ):
+        (folder / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": name}))
+        with pytest.raises(CheckpointError, match=text):
+            open_sides(None, folder)
+    with pytest.raises(CheckpointError, match="does not name its base"):
+        open_sides(None, base)
+
+
+def test_adapter_for_a_sequence_classifier_on_the_bare_model(tmp_path: Path) -> None:
+    model = get_peft_model(
+        tiny_bert(0, classes=3), LoraConfig(r=2, target_modules=["query"], task_type="SEQ_CLS")
+    )
+    randomize_adapter(model)
+    base = tiny_bert(0)
+    different = loaded(pair_sides(*open_sides(base, saved(model, tmp_path))))
+    truth = merged_weights(model)
+    for name, both in different.items():
+        torch.testing.assert_close(
+            tuned_of(both) - both.base, truth["bert." + name] - tiny_bert(0, 3).state_dict()["bert." + name]
+        )
+    assert len(different) == 2
+
+
+def test_adapter_for_another_base(tmp_path: Path) -> None:
+    folder = saved(llama_adapter(), tmp_path)
+    with pytest.raises(
+        PairingError, match=r"lacks 4 of the 4 weights it changes: 'model.layers.0.*\(and 1 more\)"
+    ):
+        pair_sides(*open_sides(tiny_gpt2(), folder))
+    with pytest.raises(
+        PairingError, match=r"4 of 4 weights .* another shape: .*\(32, 32\) and the adapter's is"
+    ):
+        pair_sides(
+            *open_sides(tiny_llama(hidden_size=32, num_attention_heads=8, num_key_value_heads=4), folder)
+        )
+
+
+WRONG_CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
+    "another PEFT type": (
+        {"peft_type": "PROMPT_TUNING"},
+        "type PROMPT_TUNING, which adds activations and changes no weight",
+    ),
+    "no PEFT type": ({"peft_type": None}, "peft_type = 'None'"),
+    "a name that no terminal shows": (
+        {"target_parameters": ["\x00"]},
+        "target_parameters = .* a list of names",
+    ),
+    "another rank": ({"r": 4}, "rank 3 in .* says 4"),
+    "a rank that is text": ({"r": "three"}, "r = 'three'; expected a number"),
+    "an alpha that is no number": ({"lora_alpha": float("nan")}, "lora_alpha = 'nan'; expected a number"),
+    "a pattern that is a list": ({"rank_pattern": [1]}, "expected an object of module names and numbers"),
+    "a pattern that does not compile": ({"alpha_pattern": {"(": 1}}, "patterns that re compiles"),
+    "a flag that is text": ({"use_rslora": "yes"}, "expected true or false"),
+}
+
+
+@pytest.mark.parametrize(("values", "text"), WRONG_CONFIGS.values(), ids=WRONG_CONFIGS.keys())
+def test_configs_that_cannot_be(tmp_path: Path, values: dict[str, Any], text: str) -> None:
+    folder = change_config(saved(llama_adapter(), tmp_path), **values)
+    with pytest.raises(CheckpointError, match=text):
+        open_sides(tiny_llama(), folder)
+
+
+def test_things_that_are_no_model(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "x.txt").write_text("hello")
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    for source, text in (
+        (tmp_path / "gone", "does not exist"),
+        ("./gone", "'./gone' does not exist"),
+        (tmp_path / "empty", "contains no weights"),
+        (tmp_path / "x.txt", "is of no format that is read here"),
+        (tmp_path / "pipe.safetensors", "is not a regular file"),
+        ("a" * 5000, "cannot be a path"),
+        (3, "int is not a model"),
+        ({"a": 1}, "is not a state dict"),
+        ({}, "is not a state dict"),
+    ):
+        with pytest.raises(CheckpointError, match=text):
+            open_checkpoint(source)
+    with torch.device("meta"):
+        empty = nn.Linear(2, 2)
+    with pytest.raises(CheckpointError, match="meta device"):
+        open_checkpoint(empty)

@@ -1,0 +1,327 @@
+"""Quantized bases: against the library that wrote them, or against packing done by hand in this file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from intruders.checkpoints.opening.open import open_checkpoint
+from intruders.checkpoints.pairing.open_sides import open_sides
+from intruders.checkpoints.pairing.pair_sides import pair_sides
+from intruders.errors import CheckpointError
+from tests.checkpoints.models import loaded, randomize_adapter, saved, tiny_llama, tuned_of
+
+NAME = "model.layers.0.self_attn.q_proj"
+
+
+def wide_llama() -> nn.Module:
+    return tiny_llama(hidden_size=64, intermediate_size=128)
+
+
+def quantized_by_bitsandbytes(folder: Path, kind: str) -> nn.Module:
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    settings = {
+        "nf4": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"},
+        "fp4": {"load_in_4bit": True, "bnb_4bit_quant_type": "fp4"},
+        "nf4, doubly": {
+            "load_in_4bit": True,
+            "bnb_4bit_quant_type": "nf4",
+            "bnb_4bit_use_double_quant": True,
+        },
+        "int8": {"load_in_8bit": True},
+    }[kind]
+    return AutoModelForCausalLM.from_pretrained(
+        saved(wide_llama(), folder / "plain"),
+        quantization_config=BitsAndBytesConfig(**settings),
+        dtype=torch.float32,
+    )
+
+
+def by_the_library(module: nn.Module) -> Tensor:
+    """The weight as bitsandbytes itself restores it."""
+    import bitsandbytes
+
+    weight: Any = module.weight
+    if hasattr(weight, "quant_state"):
+        return bitsandbytes.functional.dequantize_4bit(weight, weight.quant_state).float()
+    return bitsandbytes.functional.int8_vectorwise_dequant(weight, weight.SCB).float()
+
+
+@pytest.mark.parametrize("kind", ["nf4", "fp4", "nf4, doubly", "int8"])
+def test_bitsandbytes(tmp_path: Path, kind: str) -> None:
+    model = quantized_by_bitsandbytes(tmp_path, kind)
+    on_disk, in_memory = open_checkpoint(saved(model, tmp_path / "q")), open_checkpoint(model)
+    plain = open_checkpoint(tmp_path / "plain")
+    assert on_disk.names() == plain.names()
+    assert in_memory.names() == list(wide_llama().state_dict())
+    for name in plain.names():
+        assert on_disk.shape(name) == in_memory.shape(name) == plain.shape(name)
+    for name, module in model.named_modules():
+        if "proj" in name:
+            truth = by_the_library(module)
+            torch.testing.assert_close(on_disk.read(f"{name}.weight"), truth, rtol=1e-5, atol=1e-6)
+            torch.testing.assert_close(in_memory.read(f"{name}.weight"), truth, rtol=1e-5, atol=1e-6)
+
+
+def test_bitsandbytes_rows_that_are_no_whole_blocks(tmp_path: Path) -> None:
+    """Blocks run on over the ends of rows. (bitsandbytes 0.50's own CPU kernel restores such weights wrongly,
+    so the truth is what it restores of the same numbers in rows of a whole block.)"""
+    from bitsandbytes.functional import dequantize_4bit, quantize_4bit
+
+    weight = torch.randn(64, 96)
+    codes, state = quantize_4bit(weight.reshape(96, 64), quant_type="nf4", blocksize=64)
+    truth = dequantize_4bit(codes, state).reshape(64, 96)
+    _, state = quantize_4bit(weight, quant_type="nf4", blocksize=64)
+    tensors = {"a.weight": codes} | {
+        f"a.weight.{part}": value for part, value in state.as_dict(packed=True).items()
+    }
+    folder = write_quantized(tmp_path / "q", tensors, {"quant_method": "bitsandbytes"})
+    torch.testing.assert_close(open_checkpoint(folder).read("a.weight"), truth)
+
+
+def test_qlora_adapter_on_either_base(tmp_path: Path) -> None:
+    model = quantized_by_bitsandbytes(tmp_path, "nf4")
+    quantized = saved(model, tmp_path / "q")
+    tuned = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=["q_proj"]))
+    randomize_adapter(tuned)
+    adapter = saved(tuned, tmp_path / "adapter")
+    restored = by_the_library(model.model.layers[0].self_attn.q_proj.base_layer)
+    module = tuned.base_model.model.model.layers[0].self_attn.q_proj
+    delta = module.get_delta_weight("default")
+    original = wide_llama().state_dict()[f"{NAME}.weight"]
+    for base, weight in ((quantized, restored), (tmp_path / "plain", original), (None, restored)):
+        different = loaded(pair_sides(*open_sides(base, tuned if base is None else adapter)))
+        assert len(different) == 2
+        torch.testing.assert_close(different[f"{NAME}.weight"].base, weight, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(
+            tuned_of(different[f"{NAME}.weight"]), weight + delta, rtol=1e-5, atol=1e-5
+        )
+
+
+def test_it_is_said_which_weights_a_qlora_adapter_was_trained_on(tmp_path: Path) -> None:
+    model = quantized_by_bitsandbytes(tmp_path, "nf4")
+    quantized = saved(model, tmp_path / "q")
+    adapter = saved(
+        peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=["q_proj"])), tmp_path / "a"
+    )
+
+    def notes(named: Path | str, base: Path) -> list[str]:
+        config = json.loads((adapter / "adapter_config.json").read_text())
+        (adapter / "adapter_config.json").write_text(
+            json.dumps(config | {"base_model_name_or_path": str(named)})
+        )
+        return [note for note in pair_sides(*open_sides(base, adapter)).matched if "quantized" in note]
+
+    plain = tmp_path / "plain"
+    for named in (quantized, "unsloth/Llama-3.2-1B-bnb-4bit", "org/model-GPTQ"):
+        assert "and is measured on the original ones of" in notes(named, plain)[0]
+        assert notes(named, quantized)[0].endswith("de-quantized on read, as the adapter was trained")
+    assert notes(plain, plain) == []
+    assert notes("org/model-habit", plain) == []
+    assert "does not record whether it was trained on these" in notes(plain, quantized)[0]
+
+
+def test_bitsandbytes_parts_that_lie(tmp_path: Path) -> None:
+    folder = saved(quantized_by_bitsandbytes(tmp_path, "nf4"), tmp_path / "q")
+    tensors = load_file(folder / "model.safetensors")
+    key = f"{NAME}.weight.quant_state.bitsandbytes__nf4"
+    state = json.loads(bytes(tensors[key].tolist()))
+    for change, text in (
+        ({"shape": [2**20, 2**20]}, "has parts of other lengths"),
+        ({"shape": [-64, -64]}, "expected a list of sizes"),
+        ({"shape": "64"}, "expected a list of sizes"),
+        ({"blocksize": 0}, "expected a positive integer"),
+        ({"blocksize": 32}, "has parts of other lengths"),
+    ):
+        lie = torch.tensor(list(json.dumps(state | change).encode()), dtype=torch.uint8)
+        save_file(tensors | {key: lie}, folder / "model.safetensors")
+        with pytest.raises(CheckpointError, match=text):
+            open_checkpoint(folder)
+
+
+def write_quantized(folder: Path, tensors: dict[str, Tensor], method: dict[str, Any]) -> Path:
+    folder.mkdir(exist_ok=True)
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps({"quantization_config": method}))
+    return folder
+
+
+def packed(values: list[int], bits: int) -> list[int]:
+    """A row of integers as 32-bit words, the first number in the lowest bits of one long Python integer."""
+    total = sum(value << (bits * position) for position, value in enumerate(values))
+    words = [(total >> (32 * index)) & 0xFFFFFFFF for index in range(-(-len(values) * bits // 32))]
+    return [word - 2**32 if word >= 2**31 else word for word in words]
+
+
+def packed_rows(values: Tensor, bits: int) -> Tensor:
+    return torch.tensor([packed(row, bits) for row in values.tolist()], dtype=torch.int32)
+
+
+@pytest.mark.parametrize("version", ["gptq", "gptq_v2"])
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+def test_gptq(tmp_path: Path, bits: int, version: str) -> None:
+    torch.manual_seed(bits)
+    inputs, outputs, groups = 64, 32, 4
+    codes = torch.randint(2**bits, (outputs, inputs))
+    zeros = torch.randint(1, 2**bits, (groups, outputs))
+    scales = torch.rand(groups, outputs).half()
+    index = torch.randint(groups, (inputs,), dtype=torch.int32)  # as with desc_act
+    tensors = {
+        "a.qweight": packed_rows(codes, bits).T,
+        "a.qzeros": packed_rows(zeros - int(version == "gptq"), bits),
+        "a.scales": scales,
+        "a.g_idx": index,
+        "a.bias": torch.zeros(outputs),
+    }
+    method = {"quant_method": "gptq", "bits": bits, "checkpoint_format": version}
+    checkpoint = open_checkpoint(write_quantized(tmp_path / "q", tensors, method))
+    assert set(checkpoint.names()) == {"a.weight", "a.bias"}
+    weight = checkpoint.read("a.weight")
+    for output, place in ((0, 0), (31, 63), (7, 20)):
+        group = int(index[place])
+        expected = float(scales[group, output]) * (int(codes[output, place]) - int(zeros[group, output]))
+        assert weight[output, place].item() == pytest.approx(expected)
+
+
+def test_awq(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    inputs, outputs, groups = 12, 16, 3
+    codes, zeros = torch.randint(16, (inputs, outputs)), torch.randint(16, (groups, outputs))
+    scales = torch.rand(groups, outputs).half()
+
+    def interleaved(values: Tensor) -> Tensor:
+        """llm-awq's packing: of every eight outputs, those at 0, 2, 4, 6, 1, 3, 5, 7, one after the other."""
+        picked = values.reshape(values.shape[0], -1, 8)[:, :, [0, 2, 4, 6, 1, 3, 5, 7]]
+        return packed_rows(picked.flatten(1), 4)
+
+    tensors = {"a.qweight": interleaved(codes), "a.qzeros": interleaved(zeros), "a.scales": scales}
+    folder = write_quantized(tmp_path / "q", tensors, {"quant_method": "awq", "bits": 4})
+    weight = open_checkpoint(folder).read("a.weight")
+    expected = (codes - zeros.repeat_interleave(4, 0)).float() * scales.float().repeat_interleave(4, 0)
+    torch.testing.assert_close(weight, expected.T)
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize(("bits", "group"), [(4, 32), (8, None), (3, 32)])
+def test_compressed_tensors_packed(tmp_path: Path, bits: int, group: int | None, symmetric: bool) -> None:
+    from compressed_tensors.compressors import PackedQuantizationCompressor
+    from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
+
+    torch.manual_seed(0)
+    weight = torch.randn(32, 64)
+    arguments = QuantizationArgs(
+        num_bits=bits, symmetric=symmetric, strategy="group" if group else "channel", group_size=group
+    )
+    scheme = QuantizationScheme(targets=["Linear"], weights=arguments)
+    scale = weight.reshape(32, -1, group or 64).abs().amax(-1) / 2 ** (bits - 1)
+    parts = {"weight": weight, "weight_scale": scale}
+    if not symmetric:
+        parts["weight_zero_point"] = torch.randint(-2, 2, scale.shape, dtype=torch.int8)
+    compressed = PackedQuantizationCompressor.compress(parts, scheme)
+    truth = PackedQuantizationCompressor.decompress(compressed, scheme)["weight"]
+    tensors = {f"a.{part}": tensor for part, tensor in compressed.items()}
+    folder = write_quantized(tmp_path / "q", tensors, {"quant_method": "compressed-tensors"})
+    checkpoint = open_checkpoint(folder)
+    assert checkpoint.names() == ["a.weight"]
+    torch.testing.assert_close(checkpoint.read("a.weight"), truth)
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (24, 1), (24,), (24, 4)])
+def test_fp8_with_scales(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    codes = torch.randn(24, 32).to(torch.float8_e4m3fn)
+    scale = torch.rand(shape) + 0.5
+    tensors = {"a.weight": codes, "a.weight_scale": scale}
+    folder = write_quantized(tmp_path / "q", tensors, {"quant_method": "compressed-tensors"})
+    weight = open_checkpoint(folder).read("a.weight")
+    wide = scale.reshape(24, 1) if scale.shape == (24,) else scale
+    expected = codes.float() * (wide.repeat_interleave(8, 1) if wide.shape == (24, 4) else wide)
+    torch.testing.assert_close(weight, expected)
+
+
+def test_fp8_in_blocks_that_do_not_divide(tmp_path: Path) -> None:
+    codes = torch.randn(20, 30).to(torch.float8_e4m3fn)
+    scale = torch.rand(3, 2)
+    tensors = {"a.weight": codes, "a.weight_scale_inv": scale}
+    method = {"quant_method": "fp8", "weight_block_size": [8, 16]}
+    weight = open_checkpoint(write_quantized(tmp_path / "q", tensors, method)).read("a.weight")
+    for row in range(20):
+        for column in range(30):
+            expected = codes[row, column].float() * scale[row // 8, column // 16]
+            torch.testing.assert_close(weight[row, column], expected)
+    with pytest.raises(CheckpointError, match="has a scale of shape"):
+        open_checkpoint(write_quantized(tmp_path / "q", tensors, {"quant_method": "fp8"}))
+
+
+def test_int8_of_compressed_tensors_with_zero_points(tmp_path: Path) -> None:
+    codes = torch.randint(-128, 128, (6, 8), dtype=torch.int8)
+    scale, zero = torch.rand(6, 1), torch.randint(-8, 8, (6, 1), dtype=torch.int8)
+    tensors = {"a.weight": codes, "a.weight_scale": scale, "a.weight_zero_point": zero}
+    folder = write_quantized(tmp_path / "q", tensors, {"quant_method": "compressed-tensors"})
+    torch.testing.assert_close(
+        open_checkpoint(folder).read("a.weight"), (codes.float() - zero.float()) * scale
+    )
+
+
+def test_fp8_without_a_scale_is_widened(tmp_path: Path) -> None:
+    weight = torch.randn(4, 4).to(torch.float8_e5m2)
+    save_file({"a.weight": weight}, tmp_path / "x.safetensors")
+    checkpoint = open_checkpoint(tmp_path / "x.safetensors")
+    assert checkpoint.dtype("a.weight") == torch.float32
+    assert torch.equal(checkpoint.read("a.weight"), weight.float())
+
+
+def test_mxfp4_of_gpt_oss(tmp_path: Path) -> None:
+    from transformers.integrations.mxfp4 import convert_moe_packed_tensors
+
+    blocks = torch.randint(256, (3, 64, 2, 16), dtype=torch.uint8)
+    scales = torch.randint(120, 130, (3, 64, 2), dtype=torch.uint8)
+    tensors = {"mlp.experts.gate_up_proj_blocks": blocks, "mlp.experts.gate_up_proj_scales": scales}
+    checkpoint = open_checkpoint(write_quantized(tmp_path / "q", tensors, {"quant_method": "mxfp4"}))
+    truth = convert_moe_packed_tensors(blocks, scales, dtype=torch.float32)
+    assert checkpoint.names() == ["mlp.experts.gate_up_proj"]
+    assert torch.equal(checkpoint.read("mlp.experts.gate_up_proj"), truth)
+    assert torch.equal(checkpoint.tensors["mlp.experts.gate_up_proj"].read_slice(2), truth[2])
+
+
+def test_methods_that_are_not_read_are_named(tmp_path: Path) -> None:
+    for method in ("aqlm", "hqq", "quip", 7):
+        folder = write_quantized(tmp_path / "q", {"a.weight": torch.zeros(2, 2)}, {"quant_method": method})
+        with pytest.raises(
+            CheckpointError, match=f"quantized with '{method}', which is not .*pass the original base"
+        ):
+            open_checkpoint(folder)
+
+
+def test_parts_that_are_missing_or_do_not_fit(tmp_path: Path) -> None:
+    full = {
+        "a.qweight": torch.zeros(8, 32, dtype=torch.int32),
+        "a.qzeros": torch.zeros(2, 4, dtype=torch.int32),
+        "a.scales": torch.zeros(2, 32),
+        "a.g_idx": torch.zeros(64, dtype=torch.int32),
+    }
+    wrong = {
+        "a.qzeros": torch.zeros(2, 5, dtype=torch.int32),
+        "a.scales": torch.zeros(2, 31),
+        "a.g_idx": torch.zeros(63, dtype=torch.int32),
+    }
+    for part, tensor in wrong.items():
+        tensors = full | {part: tensor}
+        with pytest.raises(CheckpointError, match="do not fit together"):
+            open_checkpoint(write_quantized(tmp_path / "q", tensors, {"quant_method": "gptq", "bits": 4}))
+        del tensors[part]
+        with pytest.raises(CheckpointError, match=f"lacks its {part.removeprefix('a.')}"):
+            open_checkpoint(write_quantized(tmp_path / "q", tensors, {"quant_method": "gptq", "bits": 4}))
+    tensors = full | {"a.g_idx": torch.full((64,), 9, dtype=torch.int32)}
+    checkpoint = open_checkpoint(
+        write_quantized(tmp_path / "q", tensors, {"quant_method": "gptq", "bits": 4})
+    )
+    with pytest.raises(CheckpointError, match=r"do not fit together \(g_idx\)"):
+        checkpoint.read("a.weight")

@@ -1,0 +1,414 @@
+"""Weights that are not simply (out, in): Conv1D, convolutions, experts, fused and resized ones; sums."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import IA3Config, LoraConfig, PeftModel, get_peft_model
+from torch import nn
+
+from intruders.checkpoints.opening.open import open_checkpoint
+from intruders.checkpoints.pairing.open_sides import open_sides
+from intruders.checkpoints.pairing.pair_sides import pair_sides
+from intruders.checkpoints.stored.layout import fused_rows, stored_input_first
+from intruders.checkpoints.stored.selection import Selection
+from intruders.errors import CheckpointError, PairingError
+from intruders.linalg.low_rank import LowRank
+from tests.checkpoints.models import (
+    loaded,
+    merged_weights,
+    randomize_adapter,
+    reasons,
+    saved,
+    tiny_gpt2,
+    tiny_llama,
+    tuned_of,
+)
+
+
+def tiny_mixtral(seed: int = 0) -> nn.Module:
+    from transformers import MixtralConfig, MixtralForCausalLM
+
+    torch.manual_seed(seed)
+    config = MixtralConfig(
+        vocab_size=40,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        num_local_experts=3,
+    )
+    return MixtralForCausalLM(config).eval()
+
+
+def tiny_gpt_oss(seed: int = 0) -> nn.Module:
+    from transformers import GptOssConfig, GptOssForCausalLM
+
+    torch.manual_seed(seed)
+    config = GptOssConfig(
+        vocab_size=40,
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        head_dim=8,
+        num_local_experts=3,
+        num_experts_per_tok=2,
+    )
+    model = GptOssForCausalLM(config).eval()
+    for parameter in model.parameters():
+        nn.init.normal_(parameter)
+    return model
+
+
+@pytest.mark.parametrize("where", ["folder", "memory"])
+def test_conv1d_is_output_first(tmp_path: Path, where: str) -> None:
+    base, tuned = tiny_gpt2(0), tiny_gpt2(1)
+    sources = (
+        (base, tuned) if where == "memory" else (saved(base, tmp_path / "a"), saved(tuned, tmp_path / "b"))
+    )
+    different = loaded(pair_sides(*open_sides(*sources)))
+    assert len(different) == 8
+    for name, both in different.items():
+        short = name if name.startswith("transformer.") else f"transformer.{name}"
+        assert torch.equal(both.base, base.state_dict()[short].T)
+        assert torch.equal(tuned_of(both), tuned.state_dict()[short].T)
+
+
+def test_lora_on_conv1d(tmp_path: Path) -> None:
+    model = get_peft_model(
+        tiny_gpt2(), LoraConfig(r=3, target_modules=["c_attn", "c_proj"], fan_in_fan_out=True)
+    )
+    randomize_adapter(model)
+    different = loaded(pair_sides(*open_sides(tiny_gpt2(), saved(model, tmp_path))))
+    truth = merged_weights(model)
+    assert len(different) == 6
+    for name, both in different.items():
+        torch.testing.assert_close(tuned_of(both), truth[name].T)  # output side first, as everywhere
+        torch.testing.assert_close(both.base, tiny_gpt2().state_dict()[name].T)
+
+
+def test_linear_layers_under_gpt2_names_stay_as_they_are() -> None:
+    """gpt_bigcode has nn.Linear where GPT-2 has Conv1D; the biases tell."""
+    conv1d = {
+        "h.0.attn.c_attn.weight": (8, 24),
+        "h.0.attn.c_attn.bias": (24,),
+        "h.0.attn.c_proj.weight": (8, 8),
+    }
+    linear = {
+        "h.0.attn.c_attn.weight": (24, 8),
+        "h.0.attn.c_attn.bias": (24,),
+        "h.0.attn.c_proj.weight": (8, 8),
+    }
+    assert stored_input_first(conv1d) == {"h.0.attn.c_attn.weight", "h.0.attn.c_proj.weight"}
+    assert stored_input_first(linear) == set()
+
+
+def test_convolutions_are_flattened() -> None:
+    base = {
+        "conv.weight": torch.randn(6, 3, 2, 2),
+        "conv1d.weight": torch.randn(5, 4, 3),
+        "linear.weight": torch.randn(4, 4),
+    }
+    tuned = {name: tensor + 0.1 for name, tensor in base.items()}
+    different = loaded(pair_sides(*open_sides(base, tuned)))
+    assert different["conv.weight"].base.shape == (6, 12)
+    assert different["conv1d.weight"].base.shape == (5, 12)
+    assert torch.equal(tuned_of(different["conv.weight"])[4], tuned["conv.weight"][4].flatten())
+
+
+def conv_net(kernel: int, groups: int) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(4, 6, kernel, groups=groups), nn.Conv1d(6, 4, 3), nn.Linear(4, 4))
+
+
+@pytest.mark.parametrize("dora", [False, True])
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_lora_on_convolutions(kernel: int, dora: bool) -> None:
+    model = get_peft_model(conv_net(kernel, 1), LoraConfig(r=2, target_modules=["0", "1"], use_dora=dora))
+    randomize_adapter(model)
+    different = loaded(pair_sides(*open_sides(model)))
+    truth = merged_weights(model)
+    assert list(different) == ["0.weight", "1.weight"]
+    for name, both in different.items():
+        torch.testing.assert_close(tuned_of(both), truth[name].flatten(1))
+
+
+def test_grouped_convolution_is_refused() -> None:
+    model = get_peft_model(conv_net(3, 2), LoraConfig(r=2, target_modules=["0"]))
+    with pytest.raises(CheckpointError, match="no grouped convolution, whose LoRA PEFT cannot merge either"):
+        open_sides(model)
+
+
+@pytest.mark.parametrize("make", [tiny_mixtral, tiny_gpt_oss])
+def test_stacked_experts_are_matrices_of_their_own(make: Any) -> None:
+    base, tuned = make(0), make(1)
+    different = loaded(pair_sides(*open_sides(base, tuned)))
+    stack = tuned.model.layers[0].mlp.experts.gate_up_proj
+    transposed = make is tiny_gpt_oss
+    for expert in range(3):
+        both = different[f"model.layers.0.mlp.experts.gate_up_proj[{expert}]"]
+        assert torch.equal(tuned_of(both), stack[expert].T if transposed else stack[expert])
+        assert both.base.shape == (32, 16) if transposed else (48, 16)
+    assert "model.layers.0.mlp.experts.down_proj[2]" in different
+
+
+def test_experts_as_separate_tensors(tmp_path: Path) -> None:
+    """transformers writes Mixtral's experts one by one."""
+    base, tuned = saved(tiny_mixtral(0), tmp_path / "a"), saved(tiny_mixtral(1), tmp_path / "b")
+    different = loaded(pair_sides(*open_sides(base, tuned)))
+    assert sum("experts" in name for name in different) == 9
+    gate = tiny_mixtral(1).model.layers[0].mlp.experts.gate_up_proj[2, :24]
+    assert torch.equal(tuned_of(different["model.layers.0.block_sparse_moe.experts.2.w1.weight"]), gate)
+
+
+def test_one_expert_is_read_at_a_time(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    stack = torch.randn(4, 6, 5)
+    save_file({"experts.up_proj": stack}, tmp_path / "x.safetensors")
+    assert torch.equal(open_checkpoint(tmp_path).tensors["experts.up_proj"].read_slice(2), stack[2])
+
+
+@pytest.mark.parametrize("make", [tiny_mixtral, tiny_gpt_oss])
+def test_target_parameters(tmp_path: Path, make: Any) -> None:
+    config = LoraConfig(
+        r=2,
+        lora_alpha=3,
+        target_modules=["q_proj"],
+        target_parameters=["mlp.experts.gate_up_proj", "mlp.experts.down_proj"],
+        rank_pattern={"experts.down_proj": 1},
+    )
+    model = get_peft_model(make(), config)
+    randomize_adapter(model)
+    saved(model, tmp_path)
+    both_ways = loaded(pair_sides(*open_sides(make(), tmp_path))), loaded(pair_sides(*open_sides(model)))
+    truth = merged_weights(model)
+    for different in both_ways:
+        assert sum("experts" in name for name in different) == 6
+        for expert in range(3):
+            for part in ("gate_up_proj", "down_proj"):
+                merged = truth[f"model.layers.0.mlp.experts.{part}"][expert]
+                both = different[f"model.layers.0.mlp.experts.{part}[{expert}]"]
+                torch.testing.assert_close(tuned_of(both), merged.T if make is tiny_gpt_oss else merged)
+
+
+def test_experts_stacked_on_one_side_and_separate_on_the_other(tmp_path: Path) -> None:
+    base, tuned = tiny_mixtral(0), tiny_mixtral(1)
+    on_disk = {0: saved(base, tmp_path / "a"), 1: saved(tuned, tmp_path / "b")}
+    truth = loaded(pair_sides(*open_sides(base, tuned)))
+    for sources, side in (((on_disk[0], tuned), "base"), ((base, on_disk[1]), "tuned")):
+        pairing = pair_sides(*open_sides(*sources))
+        different = loaded(pairing)
+        assert set(different) == set(truth)
+        for name, both in different.items():
+            assert torch.equal(both.base, truth[name].base)
+            assert torch.equal(tuned_of(both), tuned_of(truth[name]))
+        assert pairing.matched[0].startswith(f"experts that {side} stores one by one")
+
+
+def test_target_parameters_on_a_base_from_disk(tmp_path: Path) -> None:
+    config = LoraConfig(r=2, target_modules=["q_proj"], target_parameters=["mlp.experts.gate_up_proj"])
+    model = get_peft_model(tiny_mixtral(), config)
+    randomize_adapter(model)
+    base = saved(tiny_mixtral(), tmp_path / "base")
+    different = loaded(pair_sides(*open_sides(base, saved(model, tmp_path / "adapter"))))
+    truth = merged_weights(model)["model.layers.0.mlp.experts.gate_up_proj"]
+    for expert in range(3):
+        torch.testing.assert_close(
+            tuned_of(different[f"model.layers.0.mlp.experts.gate_up_proj[{expert}]"]), truth[expert]
+        )
+    assert len(different) == 4
+
+
+def phi3(seed: int) -> nn.Module:
+    from transformers import Phi3Config, Phi3ForCausalLM
+
+    torch.manual_seed(seed)
+    config = Phi3Config(
+        vocab_size=40,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        pad_token_id=0,
+    )
+    return Phi3ForCausalLM(config).eval()
+
+
+def test_fused_weights_whole_and_split() -> None:
+    base, tuned = phi3(0), phi3(1)
+    whole = loaded(pair_sides(*open_sides(base, tuned)))
+    assert "model.layers.0.self_attn.qkv_proj.weight" in whole
+    split = loaded(pair_sides(*open_sides(base, tuned), Selection(split_fused=True)))
+    qkv = tuned.model.layers[0].self_attn.qkv_proj.weight
+    name = "model.layers.0.self_attn.qkv_proj.weight"
+    for part, rows in (("q", slice(0, 16)), ("k", slice(16, 24)), ("v", slice(24, 32))):
+        assert torch.equal(tuned_of(split[f"{name}[{part}]"]), qkv[rows])
+    assert tuned_of(split["model.layers.0.mlp.gate_up_proj.weight[up]"]).shape == (24, 16)
+
+
+def test_split_of_a_low_rank_update() -> None:
+    model = get_peft_model(phi3(0), LoraConfig(r=2, target_modules=["qkv_proj"]))
+    randomize_adapter(model)
+    split = loaded(pair_sides(*open_sides(model), Selection(split_fused=True)))
+    merged = merged_weights(model)["model.layers.0.self_attn.qkv_proj.weight"]
+    both = split["model.layers.0.self_attn.qkv_proj.weight[k]"]
+    assert isinstance(both.tuned, LowRank)
+    assert both.tuned.left.shape == (8, 2)
+    torch.testing.assert_close(tuned_of(both), merged[16:24])
+
+
+def test_split_by_head_of_gpt_neox() -> None:
+    """The rows of q, k and v that transformers itself takes, seen by what each head computes."""
+    rows = fused_rows(
+        "h.0.attention.query_key_value.weight", 24, {"model_type": "gpt_neox", "num_attention_heads": 2}
+    )
+    assert rows is not None
+    by_head = torch.arange(24).view(2, 3 * 4)  # GPTNeoXAttention: view(heads, 3 * head size), then chunk(3)
+    q, k, v = by_head.chunk(3, dim=-1)
+    assert [rows["q"].tolist(), rows["k"].tolist(), rows["v"].tolist()] == [
+        part.flatten().tolist() for part in (q, k, v)
+    ]
+    assert fused_rows("h.0.self_attention.query_key_value.weight", 24, {"model_type": "falcon"}) is None
+
+
+def test_added_tokens_are_left_out() -> None:
+    base, tuned = tiny_llama(0), tiny_llama(1, vocab_size=43)
+    pairing = pair_sides(*open_sides(base, tuned), Selection(include_embeddings=True))
+    both = loaded(pairing)["model.embed_tokens.weight"]
+    assert torch.equal(tuned_of(both), tuned.model.embed_tokens.weight[:40])
+    assert "'model.embed_tokens.weight' on the first 40 tokens; base has 40, tuned 43" in pairing.matched
+
+
+def test_sums_of_models(tmp_path: Path) -> None:
+    first = get_peft_model(tiny_llama(), LoraConfig(r=2, target_modules=["q_proj"]))
+    second = get_peft_model(
+        tiny_llama(), LoraConfig(r=3, target_modules=["q_proj", "k_proj"], use_rslora=True)
+    )
+    randomize_adapter(first, 1)
+    randomize_adapter(second, 2)
+    a, b = saved(first, tmp_path / "a"), saved(second, tmp_path / "b")
+    full = saved(tiny_llama(7), tmp_path / "full")
+    base = {name: tensor.clone() for name, tensor in tiny_llama().state_dict().items()}
+    update = {
+        source: {name: tensor - base[name] for name, tensor in weights.items()}
+        for source, weights in (
+            (a, merged_weights(first)),
+            (b, merged_weights(second)),
+            (full, tiny_llama(7).state_dict()),
+        )
+    }
+    for text, weights, matrices in (
+        (f"{a}@0.5", {a: 0.5}, 2),
+        (f"{a}@0.7+{b}@0.3", {a: 0.7, b: 0.3}, 4),
+        (f"{a}+{b}@-1e-1", {a: 1.0, b: -0.1}, 4),
+        (f"{a}@2+{full}@0.25", {a: 2.0, full: 0.25}, 14),
+    ):
+        pairing = pair_sides(*open_sides(tiny_llama(), text))
+        different = loaded(pairing)
+        assert len(different) == matrices
+        for name, both in different.items():
+            expected = base[name] + sum(weight * update[source][name] for source, weight in weights.items())
+            torch.testing.assert_close(tuned_of(both), expected)
+        assert pairing.tuned_source == text
+    assert [item.rank for item in pair_sides(*open_sides(tiny_llama(), f"{a}@0.7+{b}@0.3")).pairs] == [
+        5,
+        5,
+        3,
+        3,
+    ]
+    assert reasons(pairing)["model.norm.weight"] == "one-dimensional"
+
+
+@pytest.mark.parametrize("method", ["dora", "ia3"])
+def test_dora_beside_a_full_checkpoint_acts_on_it(tmp_path: Path, method: str) -> None:
+    """What multiplies or normalizes the weight takes the checkpoint's, as PEFT does that trained it on that one."""
+    config = (
+        LoraConfig(r=2, target_modules=["q_proj"], use_dora=True)
+        if method == "dora"
+        else IA3Config(target_modules=["q_proj"], feedforward_modules=[])
+    )
+    model = get_peft_model(tiny_llama(7), config)
+    randomize_adapter(model)
+    adapter, full, other = (
+        saved(model, tmp_path / "adapter"),
+        saved(tiny_llama(7), tmp_path / "full"),
+        saved(tiny_llama(8), tmp_path / "other"),
+    )
+    base, on, beside = (tiny_llama(seed).state_dict() for seed in (0, 7, 8))
+    after = merged_weights(model)
+    for text, of_full, of_adapter in (
+        (f"{full}+{adapter}", 1.0, 1.0),
+        (f"{adapter}+{full}", 1.0, 1.0),
+        (f"{full}@0.5+{adapter}@0.25", 0.5, 0.25),
+    ):
+        pairing = pair_sides(*open_sides(saved(tiny_llama(), tmp_path / "base"), text))
+        different = loaded(pairing)
+        assert len(different) == 14
+        for name, both in different.items():
+            expected = base[name] + of_full * (on[name] - base[name]) + of_adapter * (after[name] - on[name])
+            torch.testing.assert_close(tuned_of(both), expected)
+            assert torch.equal(both.base, base[name])
+        assert pairing.base_source == str(tmp_path / "base")
+        assert f"'{adapter}' acts on '{full}'" in pairing.matched
+    two = loaded(pair_sides(*open_sides(tmp_path / "base", f"{full}+{other}+{adapter}")))
+    for name, both in two.items():
+        changed = on[name] + beside[name] - base[name]
+        if "q_proj" in name:
+            again = tiny_llama()
+            again.load_state_dict(base | {name: changed})
+            expected = merged_weights(PeftModel.from_pretrained(again, adapter))[name]
+        else:
+            expected = changed
+        torch.testing.assert_close(tuned_of(both), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("use_dora", [False, True])
+def test_an_adapter_in_memory_on_a_model_that_was_trained_before(tmp_path: Path, use_dora: bool) -> None:
+    """Against the first base, the model is what it computes: both trainings."""
+    model = get_peft_model(tiny_llama(7), LoraConfig(r=2, target_modules=["q_proj"], use_dora=use_dora))
+    randomize_adapter(model)
+    first = saved(tiny_llama(), tmp_path)
+    pairing = pair_sides(*open_sides(first, model))
+    different = loaded(pairing)
+    after = merged_weights(model)
+    assert len(different) == 14
+    for name, both in different.items():
+        torch.testing.assert_close(tuned_of(both), after[name])
+    assert any(note.startswith("the weights in memory beneath the adapter") for note in pairing.matched)
+
+
+def test_several_active_adapters_are_summed() -> None:
+    model = get_peft_model(tiny_llama(), LoraConfig(r=2, target_modules=["q_proj"]))
+    model.add_adapter("second", LoraConfig(r=2, target_modules=["q_proj", "v_proj"]))
+    model.base_model.set_adapter(["default", "second"])
+    randomize_adapter(model)
+    different = loaded(pair_sides(*open_sides(model)))
+    truth = merged_weights(model)
+    assert len(different) == 4
+    for name, both in different.items():
+        torch.testing.assert_close(tuned_of(both), truth[name])
+
+
+def test_sums_that_cannot_be(tmp_path: Path) -> None:
+    from intruders.errors import SettingError
+
+    for text in ("+a", "a@0.5+", "a@0.5++b@0.5"):
+        with pytest.raises(SettingError, match="expected MODEL@WEIGHT"):
+            open_sides(tiny_llama(), text)
+
+
+def test_layers_that_do_not_fit_an_experts_adapter(tmp_path: Path) -> None:
+    model = get_peft_model(
+        tiny_mixtral(), LoraConfig(r=2, target_modules=[], target_parameters=["experts.down_proj"])
+    )
+    randomize_adapter(model)
+    with pytest.raises(PairingError, match="is for another base"):
+        pair_sides(*open_sides(tiny_llama(), saved(model, tmp_path)))

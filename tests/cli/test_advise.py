@@ -1,0 +1,34 @@
+"""`intruders advise` as a person types it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import typer
+from typer.testing import CliRunner
+
+from intruders.cli.advise import advise as command
+from intruders.errors import IntrudersError
+from intruders.studies.advice.advise import advise
+from tests.made_up import made_up_audit
+from tests.studies.advice.advised import scale_document, topics, write
+
+
+def test_the_command(tmp_path: Path) -> None:
+    app = typer.Typer()
+    app.command()(command)
+    made_up_audit(layers=2, intruder_rate=0.3).save(tmp_path / "audit.json")
+    write(tmp_path / "scale.json", scale_document(0.36))
+    result = CliRunner().invoke(app, [str(tmp_path), "--json", str(tmp_path / "advice.json")])
+    assert result.exit_code == 0, result.output
+    assert max(map(len, result.output.splitlines())) <= 80 + len(str(tmp_path))
+    document = json.loads((tmp_path / "advice.json").read_text())
+    assert document["schema"] == 1
+    assert [step["command"] for step in document["steps"]] == [step.line for step in advise(tmp_path).steps]
+    assert "what to do, in this order\n1. An audit does not measure forgetting." in result.output
+    assert [one["topic"] for one in document["advice"]] == topics(tmp_path)
+    piped = CliRunner().invoke(app, [str(tmp_path), "--json", "-"])
+    assert json.loads(piped.output) == document
+    missing = CliRunner().invoke(app, [str(tmp_path), "--json", str(tmp_path / "no" / "such.json")])
+    assert isinstance(missing.exception, IntrudersError)

@@ -1,0 +1,49 @@
+"""`intruders evaluate` as a person types it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from tiny import save_bert, save_llama
+
+from tests.commands import in_a_process, in_this_process
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("place")
+    save_llama(folder / "llama")
+    save_bert(folder / "bert", with_head=False)
+    (folder / "notes.txt").write_text("\n\n".join(f"Paragraph {i}. " + "word " * 120 for i in range(30)))
+    return folder
+
+
+def test_evaluate_prints_and_keeps_its_measures(place: Path, tmp_path: Path) -> None:
+    done = in_a_process(
+        "evaluate", str(place / "llama"), "--base", str(place / "llama"), "--loss-on", str(place / "notes.txt"),
+        "--max-documents", "3", "--out", str(tmp_path / "out"),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith(f"cross-entropy on {place / 'notes.txt'} (")
+    assert lines[1].endswith(
+        "change +0.0000 [+0.0000, +0.0000] nats per token: perplexity x1.00 [1.00, 1.00]"
+    )
+    record = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert record["losses"][0]["documents"] == 3
+
+
+def test_errors_are_one_line(place: Path, tmp_path: Path) -> None:
+    cases = [
+        (["evaluate", str(place / "llama")], "nothing to measure"),
+        (["evaluate", str(tmp_path / "none"), "--loss-on", "pydoc"], "is not a model folder"),
+        (["evaluate", str(place / "llama"), "--loss-on", "nowhere"], "corpus 'nowhere' is not known"),
+        (["evaluate", str(place / "bert"), "--loss-on", "pydoc"], "no masked-language-model head"),
+    ]
+    for arguments, said in cases:
+        done = in_this_process(*arguments)
+        assert done.returncode == 2, done.stderr
+        assert said in done.stderr
+        assert len(done.stderr.strip().splitlines()) == 1, done.stderr

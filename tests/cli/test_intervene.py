@@ -1,0 +1,28 @@
+"""`intruders intervene` as a person types it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from intruders.errors import SettingError
+from tests.cli.in_an_app import run
+
+
+def test_intervene(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("a text of some words\n\n" * 4)
+    corpus = tmp_path / "rows.jsonl"
+    corpus.write_text("".join(json.dumps({"text": f"row {i} of words"}) + "\n" for i in range(5)))
+    text = run(
+        "intervene", folder / "base", folder / "tuned", "--scales", "0,0.5,1", "--controls", "shrink",
+        "--loss-on", corpus, "--json", tmp_path / "sweep.json",
+    )  # fmt: skip
+    assert "at scale 0.5 loss on" in text
+    assert len(json.loads((tmp_path / "sweep.json").read_text())["points"]) == 4
+
+
+def test_bad_numbers(folder: Path) -> None:
+    with pytest.raises(SettingError, match="scales is 'a,b'"):
+        run("intervene", folder / "base", folder / "tuned", "--scales", "a,b", "--loss-on", "pydoc")

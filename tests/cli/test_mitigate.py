@@ -1,0 +1,117 @@
+"""`intruders mitigate` as a person types it, and the commands that an audit ends with."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+
+from intruders.cli.mitigate import _DRAWN_BY_SEED, _SURGERY
+from intruders.errors import SettingError
+from intruders.mitigation.remedies.every_remedy import PUBLISHED
+from intruders.settings import settings_of
+from tests.cli.in_an_app import run
+from tests.mitigation.hot import merged_from
+
+
+def test_mitigate(folder: Path, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    out = tmp_path / "out"
+    text = run("mitigate", folder / "base", folder / "tuned", "--scale", 0.3, "--out", out, "--rank", "keep")
+    assert "intruders scaled by 0.3" in text
+    assert "largest relative error of an update from cutting its rank" in text
+    assert text.endswith(f"written to {out}\n")
+    assert merged_from(out, AutoModelForCausalLM.from_pretrained(folder / "base"))
+    # The adapter names its base.
+    text = run("mitigate", folder / "tuned", "--scale", 0.3, "--out", out, "--control", "shrink", "--force")
+    assert text.startswith("control: updates shrunk to the norms")
+    run(
+        "mitigate",
+        folder / "base",
+        folder / "tuned",
+        "--scale",
+        0,
+        "--as",
+        "checkpoint",
+        "--out",
+        tmp_path / "whole",
+    )
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "whole")
+
+
+def test_the_commands_that_an_audit_ends_with_run(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Measuring and the share of the update; tests of heal and scale run those two on data."""
+    monkeypatch.chdir(tmp_path)
+    printed = run("audit", folder / "base", folder / "tuned", "--no-cache", "--html", "report.html")
+    proposed = [
+        shlex.split(line.removeprefix(" " * 5))
+        for line in printed.replace("\\\n", " ").splitlines()
+        if line.startswith("     intruders ")
+    ]
+    assert [words[1] for words in proposed] == ["evaluate", "heal", "scale", "mitigate", "remedies"]
+    by_name = {words[1]: words for words in proposed}
+    (tmp_path / "text.txt").write_text("a text of some words\n\n" * 4)
+    corpus = by_name["evaluate"].index("pydoc")
+    by_name["evaluate"][corpus] = "text.txt"  # quicker than Python's documentation
+    assert "change" in run(*by_name["evaluate"][1:])
+    share = by_name["mitigate"].index("S")
+    by_name["mitigate"][share] = "0.4"
+    assert "written to interpolated" in run(*by_name["mitigate"][1:])
+    config = json.loads((tmp_path / "interpolated" / "adapter_config.json").read_text())
+    before = json.loads((folder / "tuned" / "adapter_config.json").read_text())
+    assert config["r"] == before["r"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ["--scale", 0.5, "--mode", "smooth_abs"],
+            "mode is 'smooth_abs', which only the remedy surgery takes",
+        ),
+        (
+            ["--remedy", "lines", "--mode", "smooth_abs"],
+            "mode is 'smooth_abs', which only the remedy surgery takes",
+        ),
+        (["--remedy", "lines", "--task", "words"], "task is 'words', which only the remedy surgery takes"),
+        (["--scale", 0.5, "--seed", 0], "seed is 0, and nothing is drawn here"),
+        (["--scale", 0.5, "--control", "shrink", "--seed", 3], "seed is 3, and nothing is drawn here"),
+        (["--remedy", "lines", "--seed", 3], "seed is 3, and nothing is drawn here"),
+        (
+            ["--remedy", "surgery", "--task", "word-problems", "--seed", 3],
+            "seed is 3, and nothing is drawn here",
+        ),
+    ],
+)
+def test_options_that_nothing_reads_are_refused(
+    folder: Path, tmp_path: Path, options: list[object], message: str
+) -> None:
+    arguments = [folder / "base", folder / "tuned", *map(str, options), "--out", tmp_path / "out"]
+    with pytest.raises(SettingError, match=message):
+        run("mitigate", *arguments)
+    assert not (tmp_path / "out").exists()
+
+
+def test_remedies_that_draw_are_those_that_take_a_seed(folder: Path, tmp_path: Path) -> None:
+    drawn = {name for name, remedy in PUBLISHED.items() if "seed" in settings_of(remedy)}
+    assert drawn == {*_DRAWN_BY_SEED, _SURGERY}
+    out = tmp_path / "out"
+    run(
+        "mitigate",
+        folder / "base",
+        folder / "tuned",
+        "--scale",
+        0.5,
+        "--control",
+        "random",
+        "--seed",
+        3,
+        "--out",
+        out,
+    )
+    assert out.is_dir()

@@ -1,0 +1,33 @@
+"""`intruders scale` as a person types it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.cli.in_an_app import run
+
+
+def test_scale(folder: Path, tmp_path: Path) -> None:
+    text = run("scale", folder / "base", folder / "tuned", "--no-cache", "--json", tmp_path / "scale.json")
+    assert "largest update scale without intruders" in text
+    assert max(len(line) for line in text.splitlines()) <= 100
+    document = json.loads((tmp_path / "scale.json").read_text())
+    assert document["intruders_at_largest_scale"] == 0
+    assert len(document["matrices"]) == 14
+    kept = tmp_path / "kept"
+    same = json.loads(run("scale", folder / "base", folder / "tuned", "--json", "-", "--cache", kept))
+    assert list(kept.rglob("*.safetensors"))
+    assert same["largest_scale"] == pytest.approx(document["largest_scale"], rel=0.02)
+
+
+def test_a_scale_that_is_named_is_written_without_a_search(folder: Path, tmp_path: Path) -> None:
+    models = (folder / "base", folder / "tuned")
+    text = run("scale", *models, "--no-cache", "--at", "0.5", "--out", tmp_path / "half")
+    assert text.strip() == f"written to {tmp_path / 'half'} (adapter): the update of 14 matrices times 0.5"
+    written = json.loads(run("scale", *models, "--at", "0.5", "--out", tmp_path / "json", "--json", "-"))
+    assert (written["written"]["scale"], written["written"]["form"]) == (0.5, "adapter")
+    again = run("scale", *models, "--no-cache", "--at", "0.5", "--out", tmp_path / "again", "--target", "0")
+    assert "largest update scale without intruders" in again

@@ -1,0 +1,159 @@
+"""intruders study as a person types it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from intruders.cli.main import app
+from intruders.studies.describe.runs import expand
+from tests.commands import in_this_process
+from tests.studies.tiny_study import BRIEF, parsed, tiny_study
+from tests.tiny import save_llama
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def run(*arguments: str | Path, status: int = 0) -> str:
+    result = CliRunner().invoke(app, ["study", *map(str, arguments)])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == status, result.output
+    return result.output
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_llama(tmp_path_factory.mktemp("llama"))
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep what is learnt of bases for the tests alone."""
+    monkeypatch.setenv("INTRUDERS_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture
+def file(llama: Path, tmp_path: Path) -> Path:
+    document = tiny_study(llama, measure=BRIEF)
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(document, sort_keys=False))
+    return path
+
+
+def test_a_dry_run_shows_every_run_and_starts_nothing(file: Path, tmp_path: Path) -> None:
+    shown = run(file, "--dry-run", "--out", tmp_path / "out")
+    for one in expand(parsed(yaml.safe_load(file.read_text()))):
+        assert one.id in shown
+    assert "2 runs (2 finetune) over 1 seed" in shown
+    assert "training: up to 4 steps" in shown
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_dry_run_looks_whether_its_data_and_bases_are_there(file: Path, tmp_path: Path) -> None:
+    document = yaml.safe_load(file.read_text())
+    experiment = next(iter(document["experiments"].values()))
+    task = {"task": f"{tmp_path / 'none.csv'}?prompt=p&completion=c"}
+    for changed, said in [
+        (task, "none.csv' does not exist; fix the study"),
+        ({"base": str(tmp_path / "nobase")}, "nobase' is not a model folder"),
+    ]:
+        document["experiments"] = {
+            "only": {key: v for key, v in experiment.items() if key not in changed} | changed
+        }
+        file.write_text(yaml.safe_dump(document, sort_keys=False))
+        for more in (["--dry-run"], ["--out", tmp_path / "out"]):
+            refused = in_this_process("study", file, *more)
+            assert refused.returncode == 2
+            assert said in refused.stderr
+            assert len(refused.stderr.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+    document["experiments"] = {"only": experiment | {"base": "nobase"}}
+    file.write_text(yaml.safe_dump(document, sort_keys=False))
+    assert "base: 'nobase' names no local folder and is taken from the Hub" in run(file, "--dry-run")
+
+
+def test_a_dry_run_of_the_examples_needs_no_network_and_loads_no_model() -> None:
+    files = [
+        str(EXAMPLES / f"{name}.yaml") for name in ("paper-roberta", "paper-llama", "small", "quickstart")
+    ]
+    script = (
+        "import socket, sys\n"
+        "def refused(*arguments, **named): raise AssertionError('a connection')\n"
+        "socket.socket.connect = refused\n"
+        "from intruders.cli.main import app\n"
+        f"for file in {files!r}: app(['study', file, '--dry-run'], standalone_mode=False)\n"
+        "assert 'transformers' not in sys.modules and 'datasets' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("runs (") == len(files)
+
+
+def test_a_study_ends_with_its_verdicts_and_where_they_are(file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    first = in_this_process("study", file, "--out", out)
+    assert first.returncode == 0, first.stderr
+    assert "2 of 2 runs finished, 0 failed" in first.stdout
+    assert first.stderr.count("finished, ") == 2, "one line a run where there is no terminal"
+    assert "\r" not in first.stderr
+    findings = json.loads((out / "findings.json").read_text())["findings"]
+    for finding in findings:
+        assert finding["verdict"] in first.stdout
+    assert [finding["name"] for finding in findings][:2] == ["structure", "rank"]
+    second = in_this_process("study", file, "--out", out, "--resume")
+    assert second.stdout == first.stdout
+    assert "2 of 2 runs are finished already" in second.stderr
+
+
+def test_only_the_analyses_of_the_file_are_made(file: Path, tmp_path: Path) -> None:
+    document = yaml.safe_load(file.read_text()) | {"analyses": ["threshold", "structure"]}
+    file.write_text(yaml.safe_dump(document))
+    run(file, "--out", tmp_path / "out")
+    findings = json.loads((tmp_path / "out" / "findings.json").read_text())["findings"]
+    assert [finding["name"] for finding in findings] == ["structure", "threshold"]
+
+
+def test_a_failed_run_is_listed_and_the_status_says_so(llama: Path, tmp_path: Path) -> None:
+    file = tmp_path / "broken.yaml"
+    file.write_text(yaml.safe_dump(tiny_study(llama, task="no-such-task")))
+    shown = run(file, "--out", tmp_path / "out", status=1)
+    assert "0 of 2 runs finished, 2 failed" in shown
+    assert "task 'no-such-task' is not known" in shown
+    assert "Not run" in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "--out is missing; expected the folder of the study"),
+        (["--out", "{tmp}/new", "--resume"], "contains no study to resume"),
+        (["--out", "{tmp}/new", "--jobs", "0"], "jobs is 0"),
+        (["--out", "{tmp}/new", "--jobs", "2", "--ray"], "jobs is 2 beside Ray"),
+        (["--out", "{tmp}/new", "--ray", "auto", "--jobs", "2"], "jobs is 2 beside Ray"),
+        (["--out", "nonsense://bucket"], "cannot be opened"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line_and_status_2(
+    file: Path, tmp_path: Path, arguments: list[str], words: str
+) -> None:
+    done = in_this_process("study", file, *(argument.format(tmp=tmp_path) for argument in arguments))
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert words in done.stderr
+
+
+def test_an_unknown_key_names_the_nearest(file: Path, tmp_path: Path) -> None:
+    file.write_text(file.read_text().replace("batch_size", "batchsize"))
+    done = in_this_process("study", file, "--out", tmp_path / "out")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "'batchsize' is not a setting; did you mean 'batch_size'?" in done.stderr
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,152 @@
+"""Doses beside a model's weights, against the weights themselves and autograd on them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from intruders.checkpoints.pairing.open_sides import open_sides
+from intruders.checkpoints.pairing.pair_sides import pair_sides
+from intruders.checkpoints.stored.selection import Selection
+from intruders.experiments.doses.dose_groups import ELSEWHERE, dose_groups
+from intruders.experiments.doses.dosed_model import DosedModel, Doses
+from intruders.experiments.doses.updates import read_updates
+from intruders.experiments.heal.heal_bench import tuned_elsewhere
+from intruders.models.loading import load_model
+from intruders.models.loading_settings import Loading
+from intruders.models.tuned_model import open_language_model
+from intruders.system.progress import silent
+from tests.experiments.heal.healed_models import gpt2_and_adapter, llama_and_adapter, tuned_in_full
+
+IDS = torch.tensor([[5, 20, 31, 7, 44, 12]])
+
+
+def sides_of(kind: str, folder: Path) -> tuple[str, str]:
+    if kind == "conv1d":
+        return gpt2_and_adapter(folder)
+    base, adapter = llama_and_adapter(folder)
+    return (base, adapter) if kind == "lora" else (base, tuned_in_full(base, folder / "full"))
+
+
+def loss_of(model: Any) -> torch.Tensor:
+    logits = model(input_ids=IDS).logits
+    return torch.nn.functional.cross_entropy(logits[0, :-1], IDS[0, 1:])
+
+
+@pytest.mark.parametrize("kind", ["lora", "conv1d", "full"])
+def test_the_gradient_in_a_dose_is_that_of_the_weights_along_the_update(kind: str, tmp_path: Path) -> None:
+    """``dL/da_m = <dL/dW_m, D_m>`` with both sides by autograd on whole weights, ``W_m = W0_m + a_m D_m``."""
+    base, tuned = sides_of(kind, tmp_path)
+    before, after = open_sides(base, tuned)
+    pairs = pair_sides(before, after, Selection(include_embeddings=True)).pairs
+    updates = read_updates(pairs, "matrix", torch.device("cpu"), silent)
+    opened = open_language_model(tuned, base, merged=True)
+    opened.model.requires_grad_(False).eval()
+    whole: Any = load_model(base, "causal").eval()
+    moved = dict(open_language_model(tuned, base, merged=True).model.named_parameters())
+    others = tuned_elsewhere(opened.model, before, [pair.name for pair in pairs])
+    assert bool(others) == (kind == "full")
+    groups = dose_groups(updates.names, "matrix", with_elsewhere=bool(others))
+    generator = torch.Generator().manual_seed(0)
+    values = torch.rand(len(groups.names), generator=generator).requires_grad_()
+    own = dict(whole.named_parameters())
+    changes = {name: moved[name].data - weight.data for name, weight in own.items()}
+
+    def dose(name: str) -> int | None:
+        if name in groups.places:
+            return groups.places[name][0]
+        return groups.places[ELSEWHERE][0] if name in others else None
+
+    for name, weight in own.items():
+        place = dose(name)
+        if place is not None:
+            weight.data += float(values[place].detach()) * changes[name]
+    loss_of(whole).backward()
+    wanted = torch.zeros(len(values))
+    for name, weight in own.items():
+        place = dose(name)
+        if place is not None and weight.grad is not None:
+            wanted[place] += (weight.grad * changes[name]).sum()
+    with DosedModel(opened.model, before, updates.by_name, groups, Doses(values), others):
+        loss = loss_of(opened.model)
+        loss.backward()
+    assert torch.allclose(loss, loss_of(whole), atol=1e-6)
+    assert values.grad is not None
+    assert torch.allclose(values.grad, wanted, rtol=2e-3, atol=2e-6)
+
+
+@pytest.mark.parametrize("kind", ["lora", "conv1d", "full"])
+def test_without_doses_it_is_the_base_to_the_bit_and_with_all_the_tuned_model(
+    kind: str, tmp_path: Path
+) -> None:
+    base, tuned = sides_of(kind, tmp_path)
+    before, after = open_sides(base, tuned)
+    pairs = pair_sides(before, after, Selection(include_embeddings=True)).pairs
+    updates = read_updates(pairs, "matrix", torch.device("cpu"), silent)
+    opened = open_language_model(tuned, base, merged=True)
+    opened.model.eval()
+    others = tuned_elsewhere(opened.model, before, [pair.name for pair in pairs])
+    groups = dose_groups(updates.names, "matrix", with_elsewhere=bool(others))
+    doses = Doses(torch.ones(len(groups.names)))
+    with torch.no_grad():
+        of_base = load_model(base, "causal").eval()(input_ids=IDS).logits
+        of_tuned = open_language_model(tuned, base).model.eval()(input_ids=IDS).logits
+        with DosedModel(opened.model, before, updates.by_name, groups, doses, others):
+            assert torch.allclose(opened.model(input_ids=IDS).logits, of_tuned, atol=2e-5)
+            with doses.off():
+                assert torch.equal(opened.model(input_ids=IDS).logits, of_base)
+        assert torch.equal(opened.model(input_ids=IDS).logits, of_base)
+
+
+def test_directions_are_those_of_the_update(tmp_path: Path) -> None:
+    """``W0 + sum_i a_i d_i p_i q_i^T`` with d, p, q of a dense decomposition of D."""
+    base, tuned = llama_and_adapter(tmp_path)
+    before, after = open_sides(base, tuned)
+    pairs = pair_sides(before, after).pairs
+    updates = read_updates(pairs, "direction", torch.device("cpu"), silent)
+    groups = dose_groups(updates.names, "direction", updates.ranks)
+    assert len(groups.names) == 2 * len(pairs)
+    loaded = pairs[0].load()
+    assert loaded is not None
+    left, values, right = torch.linalg.svd(loaded.update.dense().double(), full_matrices=False)
+    wanted = left[:, :2] * values[:2] * torch.tensor([0.25, -0.5]) @ right[:2]
+    got = updates.by_name[pairs[0].name].times(torch.tensor([0.25, -0.5]))
+    assert torch.allclose(got.double(), wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize(("per", "count"), [("matrix", 4), ("layer", 2), ("kind", 2)])
+def test_matrices_share_a_dose_by_layer_or_kind(per: str, count: int) -> None:
+    names = [f"model.layers.{layer}.{kind}.weight" for layer in (0, 1) for kind in ("q_proj", "up_proj")]
+    groups = dose_groups(names, per, with_elsewhere=True)
+    assert len(groups.names) == count + 1
+    assert groups.places[ELSEWHERE] == (count,)
+    same = groups.places[names[0]] == groups.places[names[1]]
+    assert same == (per == "layer")
+
+
+def test_in_half_precision_the_branch_of_a_dose_is_in_single(tmp_path: Path) -> None:
+    base, tuned = llama_and_adapter(tmp_path)
+    before, after = open_sides(base, tuned)
+    updates = read_updates(pair_sides(before, after).pairs, "matrix", torch.device("cpu"), silent)
+    opened = open_language_model(base, loading=Loading(dtype="bfloat16"))
+    opened.model.requires_grad_(False).eval()
+    groups = dose_groups(updates.names, "matrix")
+    values = torch.full((len(groups.names),), 0.3, requires_grad=True)
+    name = updates.names[0]
+    layer: Any = opened.model.get_submodule(name.removesuffix(".weight"))
+    inputs = torch.randn(5, layer.in_features).to(torch.bfloat16)
+    own = layer(inputs)
+    with DosedModel(opened.model, before, updates.by_name, groups, Doses(values)):
+        given = layer(inputs)
+        update = updates.by_name[name]
+        assert update.left is not None
+        branch = 0.3 * (inputs.float() @ update.right.mT) @ update.left.mT
+        assert given.dtype == torch.bfloat16
+        # The factor 0.3 is multiplied in another order, so a sum may be rounded to the neighbor: 2^-8 of it.
+        assert torch.allclose(given.float(), (own + branch).to(torch.bfloat16).float(), rtol=2**-7, atol=0)
+        loss_of(opened.model).backward()
+    assert values.grad is not None
+    assert values.grad.dtype == torch.float32

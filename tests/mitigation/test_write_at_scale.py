@@ -1,0 +1,141 @@
+"""The complete update at one scale: PEFT's own merge of what was written, and tensors scaled by hand."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from intruders.checkpoints.stored.selection import Selection
+from intruders.errors import NonFiniteError, SettingError
+from intruders.mitigation.write_at_scale import WrittenScale, write_at_scale
+from tests.checkpoints.models import merged_weights, saved, tiny_llama
+from tests.mitigation.hot import hot_llama, medium_llama
+from tests.tiny import character_tokenizer
+
+# Weights are written in single precision.
+CLOSE = 1e-6
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base, an adapter that also changes the embeddings, and a fine-tuning of every tensor."""
+    folder = tmp_path_factory.mktemp("scale")
+    base = medium_llama()
+    saved(base, folder / "base")
+    character_tokenizer().save_pretrained(folder / "base")
+    saved(hot_llama(model=copy.deepcopy(base), target_modules=["q_proj", "embed_tokens"]), folder / "adapter")
+    full = copy.deepcopy(base)
+    generator = torch.Generator().manual_seed(0)
+    for parameter in full.parameters():
+        parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
+    saved(full, folder / "full")
+    return folder
+
+
+def weights(folder: Path, adapter: Path | None = None) -> dict[str, Tensor]:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
+    if adapter is None:
+        return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    return merged_weights(PeftModel.from_pretrained(model, adapter))
+
+
+@pytest.mark.parametrize("scale", [-0.2, 0.0, 0.4, 1.0, 1.3])
+@pytest.mark.parametrize(
+    ("tuned", "form"), [("adapter", "auto"), ("adapter", "checkpoint"), ("full", "auto")]
+)
+def test_every_tensor_has_that_share_of_its_update(
+    folder: Path, tmp_path: Path, tuned: str, form: str, scale: float
+) -> None:
+    written = write_at_scale(folder / "base", folder / tuned, scale, tmp_path / "out", form=form)
+    is_adapter = written.form == "adapter"
+    assert is_adapter is (tuned == "adapter" and form == "auto")
+    before = weights(folder / "base")
+    after = weights(folder / "base", folder / tuned) if tuned == "adapter" else weights(folder / tuned)
+    now = weights(folder / "base", tmp_path / "out") if is_adapter else weights(tmp_path / "out")
+    for name, tensor in before.items():
+        wanted = tensor.double() + scale * (after[name].double() - tensor.double())
+        assert (now[name].double() - wanted).abs().max() <= CLOSE * wanted.abs().max(), name
+    assert WrittenScale.load(tmp_path / "out").scale == scale
+
+
+def test_what_is_left_out_stays_as_tuned(folder: Path, tmp_path: Path) -> None:
+    kept = Selection(exclude=("*layers.0*", "*norm*"))
+    write_at_scale(folder / "base", folder / "full", 0.5, tmp_path / "out", selection=kept)
+    before, after, now = (weights(path) for path in (folder / "base", folder / "full", tmp_path / "out"))
+    for name, tensor in now.items():
+        stays = "layers.0" in name or "norm" in name
+        assert torch.equal(tensor, after[name]) is stays, name
+        assert stays or torch.allclose(tensor, (before[name] + after[name]) / 2, atol=CLOSE), name
+
+
+def test_the_adapter_keeps_its_form(folder: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    write_at_scale(folder / "base", folder / "adapter", 0.5, tmp_path / "out")
+    was, now = (
+        load_file(path / "adapter_model.safetensors") for path in (folder / "adapter", tmp_path / "out")
+    )
+    assert {name: tensor.shape for name, tensor in was.items()} == {
+        name: tensor.shape for name, tensor in now.items()
+    }
+    for name, tensor in now.items():
+        is_second = "lora_B" in name or "lora_embedding_B" in name
+        assert torch.equal(tensor, was[name] * 0.5 if is_second else was[name]), name
+
+
+@pytest.mark.parametrize("scale", [float("nan"), float("inf"), 100, "0.5", True, None])
+def test_a_scale_that_is_none_is_refused(folder: Path, tmp_path: Path, scale: Any) -> None:
+    with pytest.raises(SettingError, match="expected a scale of the update"):
+        write_at_scale(folder / "base", folder / "adapter", scale, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("form", ["adapter", "checkpoint", "full"])
+def test_no_nan_is_written(folder: Path, tmp_path: Path, form: str) -> None:
+    from safetensors.torch import load_file, save_file
+
+    source = folder / ("full" if form == "full" else "adapter")
+    shutil.copytree(source, tmp_path / "tuned")
+    file = next((tmp_path / "tuned").glob("*.safetensors"))
+    tensors = load_file(file)
+    name = next(name for name in tensors if "q_proj" in name and ("lora_B" in name or form == "full"))
+    tensors[name][0, 0] = torch.nan
+    save_file(tensors, file, metadata={"format": "pt"})
+    form = "auto" if form == "full" else form
+    with pytest.raises(NonFiniteError, match="NaN or infinity"):
+        write_at_scale(folder / "base", tmp_path / "tuned", 0.5, tmp_path / "out", form=form)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_grown_vocabulary_stays_as_tuned(tmp_path: Path) -> None:
+    base = tiny_llama()
+    saved(base, tmp_path / "base")
+    character_tokenizer().save_pretrained(tmp_path / "base")
+    base.resize_token_embeddings(base.config.vocab_size + 3)
+    for parameter in base.parameters():
+        parameter.data += 0.1
+    saved(base, tmp_path / "tuned")
+    write_at_scale(tmp_path / "base", tmp_path / "tuned", 0.5, tmp_path / "out")
+    before, after, now = (weights(tmp_path / part) for part in ("base", "tuned", "out"))
+    for name, tensor in now.items():
+        same = before[name].shape == after[name].shape
+        assert torch.allclose(
+            tensor, (before[name] + after[name]) / 2 if same else after[name], atol=CLOSE
+        ), name
+
+
+def test_the_record_is_plain(folder: Path, tmp_path: Path) -> None:
+    written = write_at_scale(folder / "base", folder / "adapter", 2, tmp_path / "out")
+    document = json.loads((tmp_path / "out" / "scale.json").read_text())
+    assert document == written.to_document()
+    assert document["scale"] == 2.0

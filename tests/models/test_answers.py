@@ -1,0 +1,69 @@
+"""Answers as the model writes them, and whether they are right."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import character_tokenizer, save_bert, save_llama
+
+from intruders.data.task import Example, Task
+from intruders.models.answers import complete, final_number, outcomes
+from intruders.models.loading import load_model
+from intruders.training.finetune import finetune
+from intruders.training.finetune_config import FinetuneConfig
+
+ROWS = [Example(f"{i} and {i}: ", f"{2 * i}") for i in range(12)]
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        (" 3 + 4 = 7. The answer is 7.", 7),
+        ("1,234 apples", 1234),
+        ("-2.5", -2.5),
+        ("none", None),
+        ("#### 18", 18),
+    ],
+)
+def test_the_last_number_is_the_answer(text: str, number: float | None) -> None:
+    assert final_number(text) == number
+
+
+def test_what_a_pass_predicts_is_what_generation_gives(tmp_path: Path) -> None:
+    """The short cut of scoring against the plain way: generate everything and compare."""
+    llama = save_llama(tmp_path / "llama")
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(f'{{"p": "{row.text}", "c": "{row.target}"}}\n' for row in ROWS))
+    run = finetune(
+        FinetuneConfig(
+            base=str(llama), task=f"{rows}?prompt=p&completion=c&validation={rows}", out=str(tmp_path / "run"),
+            method="full", lr=5e-3, steps=60, precision="fp32", save_steps=1000,
+        )
+    )  # fmt: skip
+    model, tokenizer = load_model(str(run.path), "causal"), character_tokenizer()
+    task = Task("rows", "causal", "exact", ROWS, ROWS, [])
+    found = outcomes(model, tokenizer, task, ROWS, context=512, batch_size=5)
+    plain = []
+    for row in ROWS:
+        ids = torch.tensor([tokenizer(row.text)["input_ids"]])
+        written = model.generate(
+            input_ids=ids, max_new_tokens=20, do_sample=False, eos_token_id=2, pad_token_id=0
+        )  # type: ignore[operator]
+        plain.append(tokenizer.decode(written[0, ids.shape[1] :], skip_special_tokens=True))
+    assert complete(model, tokenizer, ROWS, context=512, batch_size=5) == plain
+    assert found == [text.strip() == row.target for text, row in zip(plain, ROWS, strict=True)]
+    assert any(found), "the case shows something"
+
+
+def test_classes_follow_the_models_own_order_of_labels(tmp_path: Path) -> None:
+    model: Any = load_model(str(save_bert(tmp_path)), "classification", ["b", "a"])
+    model.classifier.weight.data.zero_()
+    model.classifier.bias.data.copy_(torch.tensor([1.0, 0.0]))  # always output 0, which is "b"
+    rows = [Example("x", "a"), Example("yy", "b"), Example("z", "b")]
+    task = Task("t", "classification", "class", rows, rows, [])
+    tokenizer = character_tokenizer(around=True)
+    assert outcomes(model, tokenizer, task, rows, context=128, labels=["b", "a"]) == [False, True, True]
+    assert outcomes(model, tokenizer, task, rows, context=128) == [True, False, False]

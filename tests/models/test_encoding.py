@@ -1,0 +1,123 @@
+"""Tokens, batches and contexts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from tiny import character_tokenizer
+from transformers import AutoConfig
+
+from intruders.data.task import Conversation, Example
+from intruders.errors import SettingError
+from intruders.models.encoding import (
+    IGNORED,
+    PadRight,
+    context_length,
+    encode_completions,
+    encode_parts,
+    fitting,
+)
+
+
+def test_only_the_completion_and_its_end_are_learned() -> None:
+    tokenizer = character_tokenizer()
+    (row,) = encode_completions(tokenizer, [Example("ab", "cd")], 10, where="rows")
+    a, b, c, d = (tokenizer(letter)["input_ids"][0] for letter in "abcd")
+    end = tokenizer.eos_token_id
+    assert row == {"input_ids": [a, b, c, d, end], "labels": [IGNORED, IGNORED, c, d, end]}
+
+
+_TEMPLATE = (
+    "{% for message in messages %}<s>{{ message['role'] }}: {{ message['content'] }}</s>{% endfor %}"
+    "{% if add_generation_prompt %}<s>assistant: {% endif %}"
+)
+
+
+def _conversation(origin: str = "") -> Example:
+    talk = Conversation((("system", "be brief"), ("user", "hi?")), (("assistant", "yes"),))
+    return Example("be brief\nhi?", "yes", conversation=talk, origin=origin)
+
+
+def test_a_conversation_is_what_the_chat_template_writes() -> None:
+    """As one text by the tokenizer's own call; the answer alone is learned, with the template's end and no other."""
+    tokenizer = character_tokenizer()
+    tokenizer.chat_template = _TEMPLATE
+    (row,) = encode_completions(tokenizer, [_conversation()], 100, where="rows")
+    messages = [
+        {"role": "system", "content": "be brief"},
+        {"role": "user", "content": "hi?"},
+        {"role": "assistant", "content": "yes"},
+    ]
+    whole = tokenizer(
+        "".join(f"<s>{m['role']}: {m['content']}</s>" for m in messages), add_special_tokens=False
+    )
+    assert row["input_ids"] == whole["input_ids"]
+    learned = [label for label in row["labels"] if label != IGNORED]
+    assert tokenizer.decode(learned) == "yes</s>"
+    assert row["labels"][-len(learned) :] == learned
+    ((prompt, _),) = encode_parts(tokenizer, [_conversation()])
+    assert tokenizer.decode(prompt).endswith("<s>assistant: "), "generation begins where the answer does"
+
+
+def test_a_template_without_an_end_gets_one() -> None:
+    tokenizer = character_tokenizer()
+    tokenizer.chat_template = _TEMPLATE.replace("</s>", "\n")
+    (row,) = encode_completions(tokenizer, [_conversation()], 100, where="rows")
+    assert tokenizer.decode([label for label in row["labels"] if label != IGNORED]) == "yes\n</s>"
+
+
+def test_a_tokenizer_that_cannot_chat_is_refused() -> None:
+    tokenizer = character_tokenizer()
+    with pytest.raises(
+        SettingError, match=r"line 3 of chat.jsonl is a conversation, and the tokenizer has no chat"
+    ):
+        encode_completions(tokenizer, [_conversation("line 3 of chat.jsonl")], 100, where="rows")
+    tokenizer.chat_template = "{{ raise_exception('roles must alternate') }}"
+    with pytest.raises(SettingError, match=r"line 3 of chat.jsonl .* refuses: roles must alternate"):
+        encode_completions(tokenizer, [_conversation("line 3 of chat.jsonl")], 100, where="rows")
+
+
+def test_a_row_that_does_not_fit_is_named_as_in_its_file() -> None:
+    rows = [
+        Example("ab", "cd", origin="line 7 of x.jsonl"),
+        Example("a" * 20, "cd", origin="line 41 of x.jsonl"),
+    ]
+    said = r"line 41 of x.jsonl \(the train split of task 'x'\) has 20 tokens of prompt and 3 of completion"
+    with pytest.raises(SettingError, match=said):
+        encode_completions(character_tokenizer(), rows, 10, where="train split of task 'x'")
+    assert fitting(character_tokenizer(), rows, 10, "rows") == rows[:1]
+
+
+def test_rows_that_do_not_fit_are_refused_or_left_out() -> None:
+    tokenizer = character_tokenizer()
+    rows = [Example("ab", "cd"), Example("a" * 20, "cd")]
+    with pytest.raises(SettingError, match="row 2 of the rows has 20 tokens of prompt and 3 of completion"):
+        encode_completions(tokenizer, rows, 10, where="rows")
+    assert len(encode_completions(tokenizer, rows, 10, drop_too_long=True, where="rows")) == 1
+
+
+def test_padding_is_neither_seen_nor_learned() -> None:
+    batch = PadRight(7)([{"input_ids": [1, 2, 3], "labels": [1, 2, 3]}, {"input_ids": [4], "labels": [4]}])
+    assert batch["input_ids"].tolist() == [[1, 2, 3], [4, 7, 7]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
+    assert batch["labels"].tolist() == [[1, 2, 3], [4, IGNORED, IGNORED]]
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "expected"),
+    [
+        ("llama", {"max_position_embeddings": 99}, 99),
+        ("gpt2", {"n_positions": 77}, 77),
+        # RoBERTa's first position is padding_idx + 1: two of its 514 hold no token.
+        ("roberta", {"max_position_embeddings": 514, "pad_token_id": 1}, 512),
+    ],
+)
+def test_the_context_is_what_the_model_has_positions_for(
+    kind: str, settings: dict[str, Any], expected: int
+) -> None:
+    config = AutoConfig.for_model(kind, **settings)
+    assert context_length(config, None) == expected
+    assert context_length(config, 50) == 50
+    with pytest.raises(SettingError, match=f"the model has {expected} positions"):
+        context_length(config, expected + 1)

@@ -1,0 +1,74 @@
+"""Opinions on adapters: distances by the standard library's medians, and what servers refuse, case by case."""
+
+from __future__ import annotations
+
+import math
+from statistics import median
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from intruders.reports.fleet.opinions import with_opinions
+
+SHARES = [0.10, 0.12, 0.11, 0.13, 0.12, 0.10, 0.40]
+NORMS = [1.0, 1.1, 0.9, 30.0, 1.2, 1.0, 1.1]
+
+
+def row(**given: Any) -> dict[str, Any]:
+    plain = {
+        "status": "audited", "matrices": 4, "method": "lora", "saved_in_full": 0, "rank_min": 8, "rank_max": 8,
+        "scale_min": 2.0, "scale_max": 2.0, "intruder_share": 0.1, "energy_share": 0.1, "update_relative_median": 0.1,
+        "update_relative_max": 0.2, "frobenius": 1.0, "effective_rank": 4.0, "stable_rank": 2.0,
+    }  # fmt: skip
+    return plain | given
+
+
+def robust(values: list[float], at: int) -> float:
+    deviations = [abs(value - median(values)) for value in values]
+    return deviations[at] / (1.4826 * median(deviations))
+
+
+def test_the_column_of_the_largest_robust_distance_is_named() -> None:
+    rows = [row(intruder_share=share, frobenius=norm) for share, norm in zip(SHARES, NORMS, strict=True)]
+    table = with_opinions(pd.DataFrame(rows))
+    by_share = [robust(SHARES, at) for at in range(len(SHARES))]
+    by_norm = [robust([math.log(norm) for norm in NORMS], at) for at in range(len(NORMS))]
+    assert table["unusual"].tolist() == pytest.approx(
+        [max(both) for both in zip(by_share, by_norm, strict=True)]
+    )
+    assert table["unusual_in"][3] == "frobenius"
+    assert table["unusual_in"][6] == "intruder_share"
+
+
+def test_who_was_not_audited_or_changes_nothing_is_compared_with_nobody() -> None:
+    rows = [row(intruder_share=share) for share in SHARES]
+    others = [row(status="refused", matrices=None, intruder_share=None), row(matrices=0, intruder_share=9.0)]
+    with_others = with_opinions(pd.DataFrame([*rows, *others]))
+    assert (
+        with_others["unusual"][: len(rows)].tolist() == with_opinions(pd.DataFrame(rows))["unusual"].tolist()
+    )
+    assert with_others["unusual"][len(rows) :].isna().all()
+
+
+def test_four_adapters_or_equal_ones_tell_nothing() -> None:
+    for rows in ([row(intruder_share=share) for share in SHARES[:4]], [row()] * 6):
+        table = with_opinions(pd.DataFrame(rows))
+        assert table["unusual"].isna().all()
+        assert table["unusual_in"].isna().all()
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({}, None),
+        ({"method": "loha"}, "no plain LoRA (loha)"),
+        ({"saved_in_full": 2}, "modules saved in full"),
+        ({"rank_max": 16}, "ranks or scales that differ by module"),
+        ({"scale_min": 1.0}, "ranks or scales that differ by module"),
+        ({"method": None, "saved_in_full": None, "rank_min": None, "scale_min": None}, None),
+        ({"method": "dora", "saved_in_full": 1}, "no plain LoRA (dora); modules saved in full"),
+    ],
+)
+def test_what_servers_of_adapters_refuse(given: dict[str, Any], said: str | None) -> None:
+    assert with_opinions(pd.DataFrame([row(**given)]))["for_hosts"].tolist() == [said]

@@ -1,0 +1,146 @@
+"""The report of a fleet, used in a browser: the table, the scatter, and one adapter at a time."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from made_up import LLAMA, made_up_audit
+
+from intruders.audits.audit_settings import AuditSettings
+from intruders.audits.fleet.adapter_files import AdapterFiles
+from intruders.audits.fleet.finish_adapters import finish_adapters
+from intruders.audits.fleet.fleet_members import Member, ModelFacts
+from intruders.audits.fleet.fleet_result import FleetAudit
+from intruders.audits.fleet.fleet_table import adapter_table
+from intruders.audits.fleet.kept_blocks import KeptBlocks, Unit, rows_of
+from intruders.checkpoints.pairing.pairing import PairedMatrix, Pairing
+from intruders.reports.fleet.fleet_page import write_fleet_html
+from tests.reports.browsing import chromium, column, expect, serious_faults, shown, sort_by
+from tests.reports.page.test_page_audit import WINDOWS
+
+pytestmark = pytest.mark.browser
+
+
+def made_up_fleet(folder: Path, count: int, layers: int) -> FleetAudit:
+    """So many adapters with intruders of every frequency, the last of them refused."""
+    key, settings = "0" * 64, AuditSettings()
+    blocks, files = KeptBlocks(folder, key), AdapterFiles(folder, key)
+    members, rows, units = [], [], {}
+    # To make an audit up takes longer than to show it, so that of a thousand adapters some have the same numbers.
+    different = min(count, 40)
+    audits = [made_up_audit(layers, LLAMA, intruder_rate=0.3 * i / different) for i in range(different)]
+    for i in range(count):
+        audit = dataclasses.replace(audits[i % different], tuned_source=f"runs/adapter-{i}")
+        digest = f"{i:032x}"
+        rows.append(rows_of([digest] * len(audit.matrices), audit.matrices))
+        units[digest] = Unit()
+        pairs = [PairedMatrix(one.name, one.shape, one.rank, lambda: None) for one in audit.matrices]
+        pairing = Pairing("base", audit.tuned_source, "adapter", pairs, [])
+        members.append(Member(audit.tuned_source, digest, ModelFacts("lora", (8,), (1.0,)), pairing))
+    blocks.keep("layers", units, rows)
+    members.append(Member("<b>odd & refused</b>", "refused", ModelFacts(), None, "it is for another base"))
+    written = finish_adapters(members, blocks, files, {}, settings, 1.0)
+    return FleetAudit("base", settings, 12.0, adapter_table(members, written, "base"), folder, key)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with chromium() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> FleetAudit:
+    return made_up_fleet(tmp_path_factory.mktemp("blocks"), 40, 4)
+
+
+@pytest.fixture(scope="module")
+def report(fleet: FleetAudit, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("fleet") / "report.html"
+    write_fleet_html(fleet, path)
+    return path
+
+
+def numbers(page: Any) -> list[int]:
+    return [int(text.replace(",", "")) for text in column(page, "intruders") if text != "-"]
+
+
+def test_the_table_sorts_filters_and_shows_the_librarys_counts(
+    browser: Any, report: Path, fleet: FleetAudit
+) -> None:
+    counts = fleet.adapters["intruders"].dropna().tolist()
+    with shown(browser, report) as page:
+        assert numbers(page) == sorted(counts, reverse=True)
+        assert column(page, "status")[-1] == "refused"  # without a value: last, whichever way
+        sort_by(page, "intruders")
+        assert numbers(page) == sorted(counts)
+        assert column(page, "adapter")[-1] == "<b>odd & refused</b>"
+        page.locator("#filter").fill("adapter-1")
+        assert len(column(page, "adapter")) == 11
+        page.locator("#filter").fill("")
+        page.locator("#least").fill(str(sorted(counts)[30]))
+        assert numbers(page) == sorted(counts)[30:]
+        page.locator("#least").fill("")
+        page.locator("#refused").check()
+        assert column(page, "adapter") == ["<b>odd & refused</b>"]
+        expect(page.locator("#shown")).to_have_text("1 of 41 adapters")
+
+
+def test_a_row_opens_its_adapter(browser: Any, report: Path, fleet: FleetAudit) -> None:
+    wanted = fleet.audit("runs/adapter-20")
+    with shown(browser, report) as page:
+        page.get_by_role("button", name="runs/adapter-20", exact=True).click()
+        expect(page.locator("#name")).to_have_text("runs/adapter-20")
+        expect(page.locator("#command")).to_have_text(
+            "intruders audit base runs/adapter-20 --html audit.html"
+        )
+        drawn = page.evaluate("document.getElementById('layers-plot').data[0].z")
+        names = page.evaluate("document.getElementById('layers-plot').layout.yaxis.ticktext")
+        for kind, row in zip(names, drawn, strict=True):
+            mine = [one.intruders for one in wanted.matrices if one.name.endswith(f"{kind}.weight")]
+            assert row == mine, kind
+        page.locator("#measure").select_option("2")
+        drawn = page.evaluate("document.getElementById('layers-plot').data[0].z")
+        relative = wanted.matrices_to_pandas()["relative_update"]
+        np.testing.assert_allclose(sorted(v for row in drawn for v in row), sorted(relative), rtol=1e-6)
+
+
+def test_the_scatter_has_the_columns_chosen(browser: Any, report: Path, fleet: FleetAudit) -> None:
+    with shown(browser, report) as page:
+        page.locator("#across").select_option(label="update norm")
+        page.locator("#up").select_option(label="energy share")
+        page.locator("#up-log").check()
+        x, y, kind = page.evaluate(
+            """(({data: [points], layout}) => [points.x, points.y, layout.yaxis.type])(
+                 document.getElementById("scatter-plot"))"""
+        )
+        audited = fleet.adapters[fleet.adapters["status"] == "audited"]
+        np.testing.assert_allclose(x, audited["frobenius"], rtol=1e-5)
+        np.testing.assert_allclose(y, audited["energy_share"], rtol=1e-5)
+        assert kind == "log"
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+def test_no_window_breaks_it_and_axe_finds_no_serious_fault(browser: Any, report: Path, window: str) -> None:
+    with shown(browser, report, **WINDOWS[window]) as page:
+        assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+        assert serious_faults(page) == []
+
+
+@pytest.mark.slow
+def test_a_thousand_rows_are_light(browser: Any, tmp_path: Path) -> None:
+    """What the page adds to plotly stays under a megabyte, and a hundred rows are drawn at first."""
+    fleet = made_up_fleet(tmp_path, 1000, 1)
+    write_fleet_html(fleet, tmp_path / "report.html")
+    empty = tmp_path / "empty.html"
+    write_fleet_html(made_up_fleet(tmp_path / "few", 1, 1), empty)
+    assert (tmp_path / "report.html").stat().st_size - empty.stat().st_size < 1e6
+    with shown(browser, tmp_path / "report.html") as page:
+        assert len(column(page, "adapter")) == 100
+        page.locator("#more").click()
+        assert len(column(page, "adapter")) == 1001

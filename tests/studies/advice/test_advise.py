@@ -1,0 +1,264 @@
+"""Advice on a model: given where numbers speak for it, and never without."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import intruders
+from intruders.audits.result.audit_result import Audit
+from intruders.errors import IntrudersError
+from intruders.reports.advice.advice_text import advice_lines
+from intruders.studies.advice.advise import advise
+from tests.checkpoints.models import saved
+from tests.made_up import made_up_audit
+from tests.mitigation.hot import hot_llama
+from tests.studies.advice.advised import scale_document, topics, write
+
+
+def audit_with_sizes(apart: bool) -> Audit:
+    """A made-up audit whose matrices with intruders have much larger updates, or not."""
+    audit = made_up_audit(layers=4, intruder_rate=0.08, seed=2)
+    matrices = []
+    for i, matrix in enumerate(audit.matrices):
+        spectral = 8.0 if apart and matrix.intruders else 1.0 + (i % 3)
+        matrices.append(
+            dataclasses.replace(matrix, update=dataclasses.replace(matrix.update, spectral=spectral))
+        )
+    return dataclasses.replace(audit, matrices=matrices)
+
+
+def test_an_audit_without_intruders_gives_no_advice(tmp_path: Path) -> None:
+    made_up_audit(layers=2, intruder_rate=0).save(tmp_path / "audit.json")
+    found = advise(tmp_path / "audit.json")
+    assert found.advice == []
+    assert "no intruders among the 140 leading vectors of 14 matrices" in found.notes[0]
+    assert "No advice: no number here speaks for a change." in advice_lines(found)
+
+
+def test_size_of_the_update_where_it_tells_the_matrices_apart(tmp_path: Path) -> None:
+    for apart in (True, False):
+        audit_with_sizes(apart).save(tmp_path / "audit.parquet")
+        assert ("size of the update" in topics(tmp_path)) is apart
+
+
+def test_a_kind_of_module_with_most_of_the_intruders(tmp_path: Path) -> None:
+    audit = made_up_audit(layers=6, intruder_rate=0)
+    down = made_up_audit(layers=6, intruder_rate=0.4)
+    matrices = [
+        hot if "down_proj" in hot.name else cold
+        for hot, cold in zip(down.matrices, audit.matrices, strict=True)
+    ]
+    dataclasses.replace(audit, matrices=matrices).save(tmp_path / "audit.json")
+    (one,) = (one for one in advise(tmp_path).advice if one.topic == "modules")
+    assert "down_proj" in one.change
+    count = sum(matrix.intruders for matrix in matrices)
+    assert f"{count} of {count} intruders (100 %)" in one.evidence[0]
+
+
+def test_a_measured_scale_below_one_is_advice(tmp_path: Path) -> None:
+    made_up_audit(layers=2, intruder_rate=0.3).save(tmp_path / "audit.json")
+    write(tmp_path / "scale.json", scale_document(0.36))
+    (one,) = (one for one in advise(tmp_path).advice if one.topic == "scale")
+    assert "at most 0.36 times" in one.change
+    assert "0 at 0.36 times it" in one.evidence[0]
+    assert "0.5 times it" in one.evidence[1]
+    write(tmp_path / "scale.json", scale_document(None))
+    assert "scale" not in topics(tmp_path)
+
+
+def sweep(**changes: float | None) -> dict[str, Any]:
+    """A sweep at scale 0.5: the loss falls by 0.3, the accuracy stays, the shrink does 0.2 worse.
+
+    The gain over interpolation is there where it is given.
+    """
+    values: dict[str, float | None] = {"loss": -0.3, "accuracy": 0.0, "shrink": 0.2, **changes}
+
+    def row(control: str, measure: str, value: float | None, against: float | None) -> dict[str, Any]:
+        ends = {"low": -0.05, "high": 0.05}
+        found: dict[str, Any] = {"control": control, "scale": 0.5, "measure": measure, "on": "pydoc"}
+        for name, number in (("change", value), ("against_intruders", against)):
+            found[name] = number
+            for end, width in ends.items():
+                found[f"{name}_{end}"] = None if number is None else number + width
+        return found
+
+    rows = [
+        row("intruders", "loss", values["loss"], None),
+        row("intruders", "accuracy", values["accuracy"], None),
+        row("shrink", "loss", -0.1, values["shrink"]),
+        *([row("intruders", "gain", values["gain"], None)] if "gain" in values else []),
+    ]
+    return {"schema": 1, "skipped": None, "rows": rows}
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        (
+            {"gain": 0.2},
+            "scale the intruders to 0.5: intruders mitigate base tuned --scale 0.5 --out mitigated",
+        ),
+        ({"gain": 0.0}, "compare before you scale intruders"),
+        ({"gain": None}, "compare before you scale intruders"),
+        ({"gain": -0.2}, "turn the complete update down instead of its intruders"),
+        ({}, "compare before you scale intruders"),
+        ({"loss": -0.02}, None),  # the interval holds zero
+        ({"accuracy": -0.2}, None),  # it clearly costs accuracy
+    ],
+)
+def test_mitigation_by_what_was_measured(
+    tmp_path: Path, changes: dict[str, float], expected: str | None
+) -> None:
+    audit = made_up_audit(layers=2, intruder_rate=0.3)
+    dataclasses.replace(audit, base_source="base", tuned_source="tuned").save(tmp_path / "audit.json")
+    write(tmp_path / "intervention.json", sweep(**changes))
+    found = [one for one in advise(tmp_path).advice if one.topic == "mitigation"]
+    if expected is None:
+        assert found == []
+        assert any(
+            "no scale of the intruders that was tried (0.5)" in note for note in advise(tmp_path).notes
+        )
+    else:
+        assert expected in found[0].change
+        assert "-0.300 [-0.350, -0.250]" in found[0].evidence[0]
+        last = advise(tmp_path).steps[-1]
+        is_favored = changes.get("gain") == 0.2
+        assert last.sentence.startswith(
+            "On this model, scaling" if is_favored else "Scale the intruders only"
+        )
+        assert ("--scale" in (last.command or ())) is is_favored
+
+
+def test_a_control_that_does_as_well_is_named(tmp_path: Path) -> None:
+    made_up_audit(layers=2, intruder_rate=0.3).save(tmp_path / "audit.json")
+    write(tmp_path / "intervention.json", sweep(shrink=0.0))
+    (mitigation,) = (piece for piece in advise(tmp_path).advice if piece.topic == "mitigation")
+    assert any("the control shrink does as well or better" in line for line in mitigation.evidence)
+
+
+def evaluation(low: float, high: float) -> dict[str, Any]:
+    """What `intruders evaluate --base --out` writes, where the loss on pydoc rose by something in between."""
+    middle = {"estimate": (low + high) / 2, "low": low, "high": high}
+    losses = [{"corpus": "pydoc", "difference": middle}, {"corpus": "other"}]
+    return {"schema": 1, "model": "tuned", "base": "base", "losses": losses}
+
+
+@pytest.mark.parametrize("folder", [".", "evaluation"])
+@pytest.mark.parametrize("intruder_rate", [0.0, 0.3])
+def test_no_measured_forgetting_is_nothing_to_do(tmp_path: Path, folder: str, intruder_rate: float) -> None:
+    audit = made_up_audit(layers=2, intruder_rate=intruder_rate)
+    dataclasses.replace(audit, base_source="base", tuned_source="tuned").save(tmp_path / "audit.json")
+    (tmp_path / folder).mkdir(exist_ok=True)
+    write(tmp_path / folder / "evaluation.json", evaluation(-0.01, 0.03))
+    sentence = advise(tmp_path).steps[0].sentence
+    assert sentence == (
+        "Keep the model: no forgetting was measured. Its loss did not clearly rise (on pydoc by +0.010 "
+        "[-0.010, +0.030] nats per token, perplexity times 1.01)."
+    )
+    commands = [step.command[1] for step in advise(tmp_path).steps if step.command]
+    assert not {"heal", "mitigate", "remedies"} & set(commands)
+
+
+def test_measured_forgetting_is_healed(tmp_path: Path) -> None:
+    audit = dataclasses.replace(
+        made_up_audit(layers=2, intruder_rate=0.3), base_source="base", tuned_source="tuned"
+    )
+    audit.save(tmp_path / "audit.json")
+    write(tmp_path / "evaluation.json", evaluation(0.2, 0.4))
+    first, second, *_ = advise(tmp_path).steps
+    assert first.sentence == (
+        "Fine-tuning raised the loss on pydoc by +0.300 [+0.200, +0.400] nats per token, perplexity times 1.35."
+    )
+    assert second.command is not None
+    assert second.command[:4] == ("intruders", "heal", "base", "tuned")
+    write(tmp_path / "evaluation.json", {"schema": 1, "losses": [{"corpus": "pydoc", "difference": 3}]})
+    with pytest.raises(IntrudersError, match="its losses cannot be read"):
+        advise(tmp_path)
+
+
+@pytest.fixture
+def adapter(llama: Path, tmp_path: Path) -> Path:
+    from transformers import AutoModelForCausalLM
+
+    saved(hot_llama(model=AutoModelForCausalLM.from_pretrained(llama)), tmp_path / "adapter")
+    return tmp_path / "adapter"
+
+
+def test_an_adapter_is_audited_and_its_scale_measured(llama: Path, adapter: Path) -> None:
+    found = advise(adapter, k=4)
+    audit = intruders.audit(llama, adapter, k=4)
+    assert audit.intruders > 0
+    (one,) = (one for one in found.advice if one.topic == "scale")
+    assert f"measured: {audit.intruders} intruders at the scale it has" in one.evidence[0]
+    largest = float(one.change.split("at most ")[1].split(" ")[0])
+    assert intruders.audit(llama, f"{adapter}@{largest}", k=4).intruders == 0
+
+
+def test_a_full_fine_tuning_is_compared_with_the_base_of_its_run(llama: Path, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(llama)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "q_proj" in name:
+                weight += 3 * torch.outer(torch.ones(weight.shape[0]), torch.ones(weight.shape[1]))
+    model.save_pretrained(tmp_path)
+    write(tmp_path / "run.json", {"schema": 1, "status": "finished", "config": {"base": str(llama)}})
+    found = advise(tmp_path, k=4)
+    assert found.kind == "model"
+    assert found.notes[0].split(" ")[0] == str(intruders.audit(llama, tmp_path, k=4).intruders)
+    write(tmp_path / "run.json", {"schema": 1, "status": "running", "config": {"base": str(llama)}})
+    with pytest.raises(IntrudersError, match="is not finished"):
+        advise(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("prepare", "message"),
+    [
+        (lambda folder: None, "contains no weights"),
+        (lambda folder: (folder / "audit.json").write_text("{"), "cannot be read as a saved audit"),
+        (lambda folder: (folder / "audit.parquet").write_bytes(b"PAR1"), "cannot be read as a saved audit"),
+        (lambda folder: write(folder / "study.json", {"schema": 99, "name": "x"}), "newer version"),
+        (lambda folder: (folder / "study.json").write_text("[]"), "not the record of a study"),
+        (
+            lambda folder: (folder / "run.json").write_text("nonsense"),
+            "cannot be read as the record of a run",
+        ),
+        (lambda folder: write(folder / "run.json", []), "is not the record of a run"),
+        (lambda folder: write(folder / "run.json", {"schema": 1}), "does not name a base"),
+        (lambda folder: broken_beside(folder, "scale.json", {}), "not a file of critical scales"),
+        (
+            lambda folder: broken_beside(folder, "scale.json", {"matrices": 3}),
+            "not a file of critical scales",
+        ),
+        (lambda folder: broken_beside(folder, "intervention.json", {}), "has no rows"),
+    ],
+)
+def test_bad_input(tmp_path: Path, prepare: Callable[[Path], Any], message: str) -> None:
+    prepare(tmp_path)
+    with pytest.raises(IntrudersError, match=message) as raised:
+        advise(tmp_path)
+    assert "\n" not in str(raised.value)
+
+
+def broken_beside(folder: Path, name: str, document: Any) -> None:
+    made_up_audit(layers=1, intruder_rate=0.3).save(folder / "audit.json")
+    write(folder / name, document)
+
+
+@pytest.mark.parametrize("source", ["", "no/such/place", "a\0b", "x" * 5000, "gone.json"])
+def test_what_is_not_there(source: str) -> None:
+    with pytest.raises(IntrudersError):
+        advise(source)
+
+
+def test_settings_out_of_range(llama: Path) -> None:
+    for settings in ({"k": 0}, {"epsilon": 0.0}, {"epsilon": 1.5}):
+        with pytest.raises(IntrudersError):
+            advise(llama, **settings)  # type: ignore[arg-type]

@@ -1,0 +1,104 @@
+"""Advice on a study: given where its effects are clear, and with the reason where they are not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from intruders.errors import IntrudersError
+from intruders.studies.advice.advise import advise
+from intruders.studies.advice.on_study import advise_study
+from intruders.studies.tables.results import Results
+from intruders.studies.tables.table_columns import COLUMNS
+from tests.studies.advice.advised import write
+from tests.studies.planted import interventions, matched, noise, run, study
+
+
+def write_study(folder: Path, results: Results) -> Path:
+    """A study's folder as `intruders study` leaves it, from made-up tables."""
+    write(folder / "study.json", {"schema": 1, "name": "made-up"})
+    for table in COLUMNS:
+        frame = getattr(results, table)
+        metadata = {b"intruders_study": json.dumps({"schema": 1, "table": table}).encode()}
+        arrow = pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(metadata)
+        pq.write_table(arrow, folder / f"{table}.parquet")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("gain", "change"),
+    [
+        (-0.4, "turn the complete update down"),
+        (0.0, "compare before you scale intruders"),
+        (0.4, "intruders scaled to 0 "),
+    ],
+)
+def test_a_study_where_interpolation_was_measured(tmp_path: Path, gain: float, change: str) -> None:
+    rows = matched(effect=1.0)
+    swept = interventions(rows)
+    gains = [
+        row | {"measure": "gain", "on": "words", "change": gain + noise(row["run_id"], size=0.02)}
+        for row in swept
+        if row["measure"] == "accuracy" and row["control"] == "intruders"
+    ]
+    found = advise(write_study(tmp_path, study(runs=rows, interventions=swept + gains)))
+    (one,) = (one for one in found.advice if one.topic == "mitigation")
+    assert one.change.startswith(change)
+    assert any("gain over interpolation at equal task loss" in line for line in one.evidence)
+
+
+def test_a_study_with_clear_effects(tmp_path: Path) -> None:
+    rows = [row | {"critical_scale": 0.3 + 0.01 * row["seed"]} for row in matched(effect=1.0)]
+    found = advise(write_study(tmp_path, study(runs=rows, interventions=interventions(rows))))
+    assert found.kind == "study"
+    by_topic = {one.topic: one for one in found.advice}
+    assert {"rank", "mitigation", "scale"} <= by_topic.keys()
+    assert "the norm-matched shrink of the complete update saves" in " ".join(by_topic["mitigation"].evidence)
+    scale = next(one for one in found.advice if one.topic == "scale" and "r=1 " in one.change)
+    assert "at 0.3 of its scale" in scale.change
+    assert "0.3, 0.31, 0.32 in 3 runs" in scale.evidence[0]
+    assert all(one.evidence for one in found.advice)
+
+
+def test_models_below_their_score_give_no_scale() -> None:
+    rows = [row | {"critical_scale": 0.3} for row in matched(effect=1.0)]
+    below = [row | ({"stopped_by": "steps"} if row["rank"] == 1 else {}) for row in rows]
+    advice, _ = advise_study(study(runs=below))
+    scales = [one.change for one in advice if one.topic == "scale"]
+    assert len(scales) == 4
+    assert not any("r=1 " in change for change in scales)
+
+
+def test_a_study_without_effects_gives_no_advice() -> None:
+    rows = [row | {"loss_change": 0.1 + noise(row["run_id"], size=0.01)} for row in matched(effect=0.0)]
+    advice, notes = advise_study(study(runs=rows, interventions=interventions(rows, change=0, against=0)))
+    assert advice == []
+    assert any(note.startswith(("remedies: Undecided", "remedies: Contradicted")) for note in notes)
+
+
+def test_a_study_of_one_seed_gives_no_advice_and_says_why() -> None:
+    rows = matched(effect=1.0, seeds=1)
+    advice, notes = advise_study(study(runs=rows, interventions=interventions(rows)))
+    assert advice == []
+    assert notes[0].startswith("one seed:")
+
+
+def test_a_higher_rate_that_makes_intruders(tmp_path: Path) -> None:
+    rows = [
+        run(f"{lr}-{seed}", lr=lr, seed=seed, intruders=10 + round(20 * (lr > 5e-4) + noise(lr, seed)))
+        for seed in range(3)
+        for lr in (1e-4, 1e-3)
+    ]
+    advice, _ = advise_study(study(runs=rows))
+    one = next(one for one in advice if one.topic == "learning rate" and "for fewer intruders" in one.change)
+    assert one.change == "lower learning rate for fewer intruders"
+    assert "from 0.0001 to 0.001" in one.evidence[0]
+
+
+def test_an_empty_study_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(IntrudersError, match="has no runs yet"):
+        advise(write_study(tmp_path, study()))

@@ -1,0 +1,48 @@
+"""The claim on causes: what is compared, and at which norm."""
+
+from __future__ import annotations
+
+import pytest
+
+from intruders.studies.claims.every_claim import analyse_all
+from intruders.studies.claims.shared.claim import NOT_RUN
+from tests.studies.planted import (
+    fixed,
+    matched,
+    study,
+    trace,
+)
+
+
+def test_causes_compare_only_what_is_alike_in_all_else() -> None:
+    """The runs of the higher rate have more steps too: nothing differs alone."""
+    rows = [
+        fixed(f"{lr}-{seed}", lr=lr, steps=steps, seed=seed, intruders=count)
+        for seed in range(3)
+        for lr, steps, count in ((1e-4, 100, 2), (1e-3, 300, 40))
+    ]
+    (finding,) = analyse_all(study(runs=rows), ["causes"])
+    assert (finding.decision, finding.effects) == (NOT_RUN, [])
+
+
+def test_norms_that_do_not_meet_are_not_compared() -> None:
+    rows = matched(effect=1.0)
+    traces = []
+    for seed in range(3):
+        traces += trace(f"tiny-words-lora-1-{seed}", [1, 2], [5.0, 6.0], [1.0, 2.0])
+        traces += trace(f"tiny-words-full-{seed}", [0, 0], [1.0, 2.0], [1.0, 1.0])
+    (finding,) = analyse_all(study(runs=rows, traces=traces), ["causes"])
+    assert finding.effects == []
+    assert any("do not overlap" in note for note in finding.notes)
+
+
+def test_equal_norm_is_interpolated_by_hand() -> None:
+    """LoRA: 2 n intruders of 20 at norm n; full: none. Norms 1.5 to 4 are shared, so the mean difference is at 2.75."""
+    rows = matched(effect=1.0)
+    traces = []
+    for seed in range(3):
+        traces += trace(f"tiny-words-lora-1-{seed}", [2, 4, 6, 8], [1.0, 2.0, 3.0, 4.0], [1.0] * 4)
+        traces += trace(f"tiny-words-full-{seed}", [0, 0], [1.5, 4.5], [1.0] * 2)
+    (finding,) = analyse_all(study(runs=rows, traces=traces), ["causes"])
+    effect = next(e for e in finding.effects if "equal norm" in e.name)
+    assert effect.estimate == pytest.approx(100 * 2 * 2.75 / 20)

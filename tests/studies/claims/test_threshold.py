@@ -1,0 +1,41 @@
+"""The claim on the threshold of a random term."""
+
+from __future__ import annotations
+
+from intruders.studies.claims.every_claim import analyse_all
+from tests.studies.planted import (
+    matched,
+    run,
+    scales,
+    study,
+)
+
+
+def test_threshold_without_intruders_has_nothing_to_separate() -> None:
+    rows = matched(seeds=2)
+    matrices = [row | {"intruders": 0} for of in rows for row in scales(of["run_id"])]
+    (finding,) = analyse_all(study(runs=rows, matrices=matrices), ["threshold"])
+    assert finding.shown is None
+    assert any("nothing to separate" in note for note in finding.notes)
+
+
+def test_the_threshold_is_beside_the_relative_update_that_knows_no_spectrum() -> None:
+    """Of 2 matrices with intruders and 2 without, the relative update orders three of the four pairs: AUC 3/4."""
+    rows = [run(f"run-{seed}", seed=seed) for seed in range(2)]
+    matrices = [
+        {
+            "run_id": of["run_id"],
+            "name": f"layer.{at}",
+            "intruders": count,
+            "relative_update": relative,
+            "predicted_scale": predicted,
+            "critical_scale": predicted,
+        }
+        for of in rows
+        for at, (count, relative, predicted) in enumerate(
+            [(1, 0.9, 0.5), (2, 0.3, 0.6), (0, 0.5, 2.0), (0, 0.1, 3.0)]
+        )
+    ]
+    (finding,) = analyse_all(study(runs=rows, matrices=matrices), ["threshold"])
+    (row,) = finding.tables["Agreement"].to_dict("records")
+    assert (row["auc"], row["auc_of_relative_update"]) == (1.0, 0.75)

@@ -1,0 +1,284 @@
+"""One of two processes that train together, over gloo on the CPU: ``python one_of_two.py BASE FOLDER``.
+
+What it saw of each case is written to ``FOLDER/CASE/RANK.json`` as soon as the case has ended. Started by
+``test_callback_processes``, as torchrun would start it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.distributed.fsdp.wrap import ModuleWrapPolicy
+from transformers import Trainer, TrainerCallback
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer
+
+from intruders.errors import IntrudersError
+from intruders.models.loading import load_model
+from intruders.training.callback.callback import IntruderCallback
+from training.callback.trainers import prepared, tiny_trainer
+
+
+def stop(base: Path, folder: Path) -> dict[str, Any]:
+    trainer = tiny_trainer(prepared(base, "lora"), folder / "out", max_steps=40)
+    callback = IntruderCallback(trainer, every=2, stop_above=0)
+    trainer.add_callback(callback)
+    trainer.train()
+    return {
+        "processes": torch.distributed.get_world_size(),
+        "step": trainer.state.global_step,
+        "stopped": callback.has_stopped,
+        "intruders": None if callback.last is None else callback.last.intruders,
+    }
+
+
+def fail_on_the_first(base: Path, folder: Path) -> dict[str, Any]:
+    """The trace cannot be written any more, which the first process alone can know."""
+
+    class TakeTheTrace(TrainerCallback):  # type: ignore[misc]
+        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.is_world_process_zero and state.global_step == 1:
+                (folder / "trace.parquet").mkdir()
+
+    trainer = tiny_trainer(prepared(base, "lora"), folder / "out", max_steps=40)
+    trainer.add_callback(TakeTheTrace())
+    trainer.add_callback(
+        IntruderCallback(trainer, every=2, stop_above=10_000, trace=folder / "trace.parquet")
+    )
+    return refused_by(trainer.train)
+
+
+def first_process_only(base: Path, folder: Path) -> dict[str, Any]:
+    """Scripts often give the callbacks that report to the first process alone."""
+    trainer = tiny_trainer(prepared(base, "lora"), folder / "out")
+    if trainer.is_world_process_zero():
+        trainer.add_callback(IntruderCallback(trainer, every=2))
+    trainer.train()
+    return {"step": trainer.state.global_step}
+
+
+def sharded(base: Path, folder: Path) -> dict[str, Any]:
+    """Each kind of shard, made after the callback has seen the model; the Trainer itself shards on a GPU alone."""
+    return {
+        f"FSDP {version}, {method}": audit_of_shards(base, folder, version, method)
+        for version, method in itertools.product((1, 2), ("full", "lora", "dora"))
+    }
+
+
+def audit_of_shards(base: Path, folder: Path, version: int, method: str) -> dict[str, Any]:
+    torch.manual_seed(0)  # the factors of LoRA start at random, and alike on both processes
+    callback = IntruderCallback(every=2, stop_above=0, trace=folder / f"{version}-{method}.parquet")
+    trainer = tiny_trainer(prepared(base, method), folder, kind=partial(Trainer, callbacks=[callback]))
+    model = shard(trainer.model, version)
+    told = (trainer.args, trainer.state, trainer.control)
+    callback.on_train_begin(*told, model=model)
+    two_steps(model)
+    trainer.state.global_step = 2
+    callback.on_step_end(*told, model=model)
+    trainer.state.global_step = 3
+    callback.on_train_end(*told, model=model)
+    found = callback.last
+    return {
+        "stops": trainer.control.should_training_stop,
+        "found": None if found is None else {matrix.name: matrix.intruders for matrix in found.matrices},
+        "logged": [entry["step"] for entry in trainer.state.log_history],
+    }
+
+
+def whole(base: Path, folder: Path) -> dict[str, Any]:
+    """What the same steps make of a model that is not sharded, by full decompositions in double precision."""
+    counts: dict[str, Any] = {}
+    for method in ("full", "lora", "dora"):
+        before = dict(load_model(str(base), "causal").named_parameters())
+        torch.manual_seed(0)
+        model = prepared(base, method)
+        two_steps(model)
+        merged = model.merge_and_unload() if method != "full" else model
+        counts[method] = {
+            name: intruders(before[name], after)
+            for name, after in merged.named_parameters()
+            if "_proj" in name
+        }
+    return counts
+
+
+def intruders(before: torch.Tensor, after: torch.Tensor) -> int:
+    x, y = (torch.linalg.svd(side.detach().double(), full_matrices=False)[0] for side in (before, after))
+    return int(((x.T @ y[:, :10]).abs().amax(dim=0) < 0.5).sum())
+
+
+def kept(base: Path, folder: Path) -> dict[str, Any]:
+    """The last state below a limit, which the last audit is not, put back on both: whole models and shards."""
+    seen = {"whole, lora": kept_whole(base, folder)}
+    for version, method in itertools.product((1, 2), ("full", "lora")):
+        seen[f"FSDP {version}, {method}"] = kept_of_shards(
+            base, folder / f"{version}-{method}", version, method
+        )
+    return seen
+
+
+def kept_whole(base: Path, folder: Path) -> dict[str, Any]:
+    torch.manual_seed(0)
+    model = prepared(base, "lora")
+    trainer = tiny_trainer(model, folder / "out", max_steps=40)
+    callback = IntruderCallback(trainer, every=1, keep_intruders_below=1000)
+
+    class LowerTheLimit(TrainerCallback):  # type: ignore[misc]
+        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step == 2:
+                callback._limits = replace(callback._limits, intruders=0)  # from here on no state is below
+
+    states = KeepStates()
+    for observer in (states, LowerTheLimit(), callback):
+        trainer.add_callback(observer)
+    trainer.train()
+    assert callback.put_back is not None
+    return {
+        "step": trainer.state.global_step,
+        "put back": callback.put_back["step"],
+        "is the same": same(dict(model.named_parameters()), states.states[callback.put_back["step"]]),
+        "moved": not same(dict(model.named_parameters()), states.states[trainer.state.global_step]),
+    }
+
+
+class KeepStates(TrainerCallback):  # type: ignore[misc]
+    def __init__(self) -> None:
+        self.states: dict[int, dict[str, torch.Tensor]] = {}
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        self.states[state.global_step] = {n: p.detach().clone() for n, p in model.named_parameters()}
+
+
+def same(now: dict[str, Any], then: dict[str, Any]) -> bool:
+    return all(torch.equal(tensor, then[name]) for name, tensor in now.items())
+
+
+def kept_of_shards(base: Path, folder: Path, version: int, method: str) -> dict[str, Any]:
+    """Each process compares its own shards with those that it had when the state was kept."""
+    torch.manual_seed(0)
+    texts = folder / "known"
+    if torch.distributed.get_rank() == 0:
+        texts.mkdir(parents=True)
+        (texts / "0.txt").write_text("The text of a document, which the model once knew. " * 3)
+    torch.distributed.barrier()
+    callback = IntruderCallback(
+        every=1, loss_on=str(texts), loss_tokens=40, keep_forgetting_below=99.0, trace=False, base=str(base)
+    )
+    trainer = tiny_trainer(prepared(base, method), folder, kind=partial(Trainer, callbacks=[callback]))
+    model = shard(trainer.model, version)
+    told = (trainer.args, trainer.state, trainer.control)
+    callback.on_train_begin(*told, model=model)
+    two_steps(model)
+    trainer.state.global_step = 1
+    callback.on_step_end(*told, model=model)
+    goes_on = not trainer.control.should_training_stop
+    own = [local(p).clone() for p in model.parameters()]
+    rise = callback.forgetting
+    callback._limits = replace(
+        callback._limits, forgetting=-99.0, intruders=99
+    )  # from here on no state is below
+    two_steps(model)
+    moved = any(not torch.equal(local(p), before) for p, before in zip(model.parameters(), own, strict=True))
+    trainer.state.global_step = 2
+    callback.on_step_end(*told, model=model)
+    stops = trainer.control.should_training_stop
+    callback.on_train_end(*told, model=model)
+    put_back = all(torch.equal(local(p), before) for p, before in zip(model.parameters(), own, strict=True))
+    return {
+        "went on, then stops": [goes_on, stops],
+        "moved": moved,
+        "is the same": put_back,
+        "forgetting": rise,
+        "kept": sorted(file.name for file in (folder / "kept").iterdir()),
+        "by a whole model": forgetting_of_whole(base, texts, method),
+    }
+
+
+def local(parameter: Any) -> torch.Tensor:
+    detached = parameter.detach()
+    return detached.to_local() if hasattr(detached, "to_local") else detached
+
+
+def forgetting_of_whole(base: Path, texts: Path, method: str) -> float:
+    """What the same steps make of a model that is not sharded."""
+    from intruders.models.loading import load_tokenizer
+    from intruders.training.callback.text_loss import TextLoss
+
+    torch.manual_seed(0)
+    model, text = prepared(base, method), TextLoss(str(texts), 8, 40)
+    tokenizer = load_tokenizer(str(base))
+    text.measure_base(model, tokenizer, None)
+    two_steps(model)
+    text.measure(model, tokenizer)
+    assert text.rise is not None
+    return text.rise
+
+
+def two_steps(model: Any) -> None:
+    rows = torch.randint(5, 60, (8, 12), generator=torch.Generator().manual_seed(0))
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    for _ in range(2):
+        model(input_ids=rows, labels=rows).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def refused(base: Path, folder: Path) -> dict[str, Any]:
+    """Shards that the callback meets too late, or that no audit can measure; the same words on both processes."""
+    seen = {}
+    for version, method in itertools.product((1, 2), ("full", "pissa")):
+        model = prepared(base, method)
+        trainer = tiny_trainer(model, folder)
+        begin = partial(IntruderCallback().on_train_begin, trainer.args, trainer.state, trainer.control)
+        model = shard(model, version)
+        seen[f"FSDP {version}, {method}"] = refused_by(partial(begin, model=model))
+    return seen
+
+
+def shard(model: Any, version: int) -> Any:
+    """Layer by layer, as accelerate does."""
+    layers = [module for module in model.modules() if isinstance(module, LlamaDecoderLayer)]
+    if version == 2:
+        for layer in layers:
+            torch.distributed.fsdp.fully_shard(layer)
+        return torch.distributed.fsdp.fully_shard(model)
+    return torch.distributed.fsdp.FullyShardedDataParallel(
+        model,
+        auto_wrap_policy=ModuleWrapPolicy({LlamaDecoderLayer}),
+        device_id=torch.device("cpu"),
+        use_orig_params=True,
+    )
+
+
+CASES: dict[str, Callable[[Path, Path], dict[str, Any]]] = {
+    "stop": stop,
+    "failure": fail_on_the_first,
+    "alone": first_process_only,
+    "sharded": sharded,
+    "whole": whole,
+    "refused": refused,
+    "kept": kept,
+}
+
+
+def refused_by(act: Callable[[], object]) -> dict[str, Any]:
+    try:
+        act()
+    except IntrudersError as error:
+        return {"error": type(error).__name__, "text": str(error)}
+    return {"error": None}
+
+
+if __name__ == "__main__":
+    base, folder = Path(sys.argv[1]), Path(sys.argv[2])
+    for name, case in CASES.items():
+        (folder / name).mkdir(exist_ok=True)
+        seen = case(base, folder / name)
+        (folder / name / f"{torch.distributed.get_rank()}.json").write_text(json.dumps(seen))

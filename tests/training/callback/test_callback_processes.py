@@ -1,0 +1,119 @@
+"""The callback in a training on two processes: both stop together, both gather a sharded model, none waits for ever.
+
+A process that waits for another one does so until the group's timeout, half an hour. The timeout here turns such a
+wait into a failure; it is many times what the cases take, and says nothing of speed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny import save_llama
+
+WORKER = Path(__file__).with_name("one_of_two.py")
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what each of two processes saw of each case, as far as they came."""
+    folder = tmp_path_factory.mktemp("two")
+    base = save_llama(folder / "base")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    path = os.pathsep.join([str(WORKER.parents[2]), *sys.path])
+    common = {**os.environ, "PYTHONPATH": path, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    workers = [
+        subprocess.Popen(
+            [sys.executable, str(WORKER), str(base), str(folder)],
+            env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"},
+            stdout=subprocess.DEVNULL,
+            stderr=(folder / f"{rank}.txt").open("w"),
+        )
+        for rank in (0, 1)
+    ]
+    try:
+        for worker in workers:
+            worker.wait(timeout=600)
+    except subprocess.TimeoutExpired:
+        pass  # the case that waits, and those after it, are not told
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.wait()
+    return folder
+
+
+def _seen_by_both(told: Path, case: str) -> list[dict[str, Any]]:
+    files = [told / case / f"{rank}.json" for rank in (0, 1)]
+    ends = [(told / f"{rank}.txt").read_text()[-2000:] for rank in (0, 1)]
+    assert all(file.is_file() for file in files), f"{case}: a process waits or ended in an error: {ends}"
+    return [json.loads(file.read_text()) for file in files]
+
+
+def test_both_stop_at_the_step_at_which_the_first_finds_too_many(told: Path) -> None:
+    first, second = _seen_by_both(told, "stop")
+    assert first["processes"] == second["processes"] == 2
+    assert first["step"] == second["step"] < 40
+    assert first["stopped"]
+    assert second["stopped"]
+    assert first["intruders"] > 0
+    assert second["intruders"] is None, "one process audits"
+
+
+def test_an_audit_that_fails_on_the_first_ends_both(told: Path) -> None:
+    first, second = _seen_by_both(told, "failure")
+    assert first["error"] == "ResultFileError"
+    assert second["text"] == f"the audit at step 2 failed on the first process: {first['text']}"
+
+
+def test_without_a_stop_the_first_process_may_have_it_alone(told: Path) -> None:
+    assert _seen_by_both(told, "alone") == [{"step": 4}, {"step": 4}]
+
+
+@pytest.mark.parametrize("method", ["full", "lora", "dora"])
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_sharded_model_has_the_counts_of_a_whole_one(told: Path, version: int, method: str) -> None:
+    first, second = (seen[f"FSDP {version}, {method}"] for seen in _seen_by_both(told, "sharded"))
+    expected = _seen_by_both(told, "whole")[0][method]
+    assert first["found"] == expected
+    assert sum(expected.values()) > 0, "the case shows something"
+    assert second["found"] is None, "one process audits"
+    assert first["stops"]
+    assert second["stops"]
+    assert first["logged"] == [2, 3], "the second is that at the end of training"
+    assert second["logged"] == []
+
+
+def test_shards_whose_base_is_gone_are_refused_on_both(told: Path) -> None:
+    first, second = _seen_by_both(told, "refused")
+    assert first == second
+    for case, seen in first.items():
+        assert seen["error"] == "SettingError", case
+        words = "pass base=" if case.endswith("full") else "start 'pissa' changed the weights beneath it"
+        assert words in seen["text"], case
+
+
+def test_the_last_state_below_a_limit_is_put_back_on_both(told: Path) -> None:
+    first, second = _seen_by_both(told, "kept")
+    assert first["whole, lora"] == second["whole, lora"]
+    whole = first["whole, lora"]
+    assert (whole["put back"], whole["step"]) == (2, 3)
+    assert whole["is the same"]
+    assert whole["moved"], "the case shows something"
+    for case in ("FSDP 1, full", "FSDP 1, lora", "FSDP 2, full", "FSDP 2, lora"):
+        for seen in (first[case], second[case]):
+            assert seen["went on, then stops"] == [True, True], case
+            assert seen["moved"], case
+            assert seen["is the same"], case
+        # Sums over shards in single precision are rounded in another order.
+        assert first[case]["forgetting"] == pytest.approx(first[case]["by a whole model"], abs=1e-4), case
+        weights = "model.safetensors" if case.endswith("full") else "adapter_model.safetensors"
+        assert {weights, "kept.json"} <= set(first[case]["kept"]), case

@@ -1,0 +1,243 @@
+"""The callback as tools that name no Trainer make it: the model and the reporters are found in the events."""
+
+from __future__ import annotations
+
+import pickle
+import sys
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from tiny import save_llama
+from transformers import Trainer, TrainerCallback
+
+from intruders.audits.audit_settings import AuditSettings
+from intruders.errors import SettingError
+from intruders.models.loading import load_model
+from intruders.training.callback.callback import IntruderCallback
+from intruders.training.callback.trace import read_trace
+from tests.training.callback.trainers import prepared, tiny_trainer
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_llama(tmp_path_factory.mktemp("llama"))
+
+
+def _trainer(callback: IntruderCallback, model: Any, out: Path, **settings: Any) -> Any:
+    """A Trainer that is given the callback when it is made."""
+    return tiny_trainer(model, out, kind=partial(Trainer, callbacks=[callback]), **settings)
+
+
+def _by_full_decompositions(llama: Path, trained: Any) -> int:
+    """The definition, in double precision."""
+    before = dict(load_model(str(llama), "causal").named_parameters())
+    merged = trained.merge_and_unload() if hasattr(trained, "merge_and_unload") else trained
+    count = 0
+    for name, after in merged.named_parameters():
+        if "_proj" in name:
+            x = torch.linalg.svd(before[name].detach().double(), full_matrices=False)[0]
+            y = torch.linalg.svd(after.detach().double(), full_matrices=False)[0][:, :10]
+            count += int(((x.T @ y).abs().amax(dim=0) < 0.5).sum())
+    return count
+
+
+@pytest.mark.parametrize("method", ["full", "lora", "pissa"])
+@pytest.mark.parametrize("way", ["given to the Trainer", "added to it"])
+def test_the_base_is_the_model_before_the_first_step(
+    way: str, method: str, llama: Path, tmp_path: Path
+) -> None:
+    callback = IntruderCallback(every=2)
+    model = prepared(llama, method)
+    if way.startswith("given"):
+        trainer = _trainer(callback, model, tmp_path)
+    else:
+        trainer = tiny_trainer(model, tmp_path)
+        trainer.add_callback(callback)
+    trainer.train()
+    assert callback.last is not None
+    expected = _by_full_decompositions(llama, model)
+    assert callback.last.intruders == expected > 0
+    assert sorted(read_trace(tmp_path / "intruders.parquet")["step"].unique()) == [2, 4]
+
+
+def test_totals_reach_the_reporters_and_every_loss_is_logged(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "board"))
+    callback = IntruderCallback(every=2, trace=False)
+    trainer = _trainer(
+        callback,
+        prepared(llama, "lora"),
+        tmp_path / "out",
+        report_to="tensorboard",
+        max_steps=5,
+        logging_steps=1,
+    )
+    trainer.train()
+    assert [entry["step"] for entry in trainer.state.log_history if "loss" in entry] == [1, 2, 3, 4, 5]
+    totals = [entry for entry in trainer.state.log_history if "intruders/total" in entry]
+    assert [entry["step"] for entry in totals] == [2, 4, 5]
+    assert totals[0]["epoch"] == 0.5
+    events = EventAccumulator(str(tmp_path / "board"))
+    events.Reload()
+    tags = events.Tags()["scalars"]
+    total = next(tag for tag in tags if tag.endswith("intruders/total"))
+    loss = next(tag for tag in tags if tag.endswith("/loss"))
+    assert [event.step for event in events.Scalars(total)] == [2, 4, 5]
+    assert [event.value for event in events.Scalars(total)] == [e["intruders/total"] for e in totals]
+    assert [event.step for event in events.Scalars(loss)] == [1, 2, 3, 4, 5]
+    assert not (tmp_path / "out" / "intruders.parquet").exists()
+
+
+def test_the_last_audit_comes_before_trackers_close_their_runs(llama: Path, tmp_path: Path) -> None:
+    """trackio starts another run for what is logged after that."""
+
+    class Tracker(TrainerCallback):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.seen: list[int | str] = []
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+            if "intruders/total" in logs:
+                self.seen.append(state.global_step)
+
+        def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            self.seen.append("closed")
+
+    tracker, callback = Tracker(), IntruderCallback(every=2)
+    kind = partial(Trainer, callbacks=[tracker, callback])
+    tiny_trainer(prepared(llama, "lora"), tmp_path, kind=kind, max_steps=5).train()
+    assert tracker.seen == [2, 4, 5, "closed"]
+
+
+def test_a_training_that_another_callback_ends_is_audited_at_its_end(llama: Path, tmp_path: Path) -> None:
+    class EndAtThree(TrainerCallback):  # type: ignore[misc]
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            control.should_training_stop = state.global_step == 3
+
+    callback = IntruderCallback(every=2)
+    kind = partial(Trainer, callbacks=[callback, EndAtThree()])
+    trainer = tiny_trainer(prepared(llama, "lora"), tmp_path, kind=kind, max_steps=9)
+    trainer.train()
+    audited = [entry["step"] for entry in trainer.state.log_history if "intruders/total" in entry]
+    assert audited == [2, 3]
+
+
+def test_events_of_another_loop_are_kept_in_the_log_alone(llama: Path, tmp_path: Path) -> None:
+    trainer = tiny_trainer(prepared(llama, "lora"), tmp_path)
+    callback = IntruderCallback(every=1)
+    told = (trainer.args, trainer.state, trainer.control)
+    callback.on_train_begin(*told, model=trainer.model)
+    trainer.state.global_step = 1
+    callback.on_step_end(*told, model=trainer.model)
+    assert [entry["step"] for entry in trainer.state.log_history] == [1]
+
+
+def test_training_stops_above_a_number(llama: Path, tmp_path: Path) -> None:
+    callback = IntruderCallback(every=1, stop_above=0)
+    trainer = _trainer(callback, prepared(llama, "lora"), tmp_path, max_steps=50)
+    trainer.train()
+    assert callback.has_stopped
+    assert trainer.state.global_step < 50
+
+
+@pytest.mark.parametrize("method", ["full", "pissa", "lora"])
+def test_a_resumed_training_whose_base_is_gone_needs_it(method: str, llama: Path, tmp_path: Path) -> None:
+    tiny_trainer(prepared(llama, method), tmp_path, save_strategy="steps", save_steps=2).train()
+
+    def resumed(callback: IntruderCallback) -> IntruderCallback:
+        trainer = tiny_trainer(prepared(llama, method), tmp_path, save_strategy="no")
+        trainer.add_callback(callback)
+        trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+        return callback
+
+    told = resumed(IntruderCallback(every=4, base=str(llama)))
+    assert told.last is not None
+    assert told.last.intruders > 0
+    if method == "lora":
+        found = resumed(IntruderCallback(every=4)).last
+        assert found is not None
+        assert found.intruders == told.last.intruders
+        return
+    with pytest.raises(SettingError, match=r"those of a resumed training.*pass base= with"):
+        resumed(IntruderCallback(every=4))
+
+
+def test_a_model_from_a_checkpoint_of_the_training_is_not_its_base(llama: Path, tmp_path: Path) -> None:
+    """People load the last checkpoint themselves, and then resume from it: nothing of the base is left."""
+    tiny_trainer(prepared(llama, "full"), tmp_path, save_strategy="steps", save_steps=2, max_steps=2).train()
+    checkpoint = tmp_path / "checkpoint-2"
+
+    def trainer(callback: IntruderCallback) -> Any:
+        return _trainer(callback, prepared(checkpoint, "full"), tmp_path, save_strategy="no", max_steps=3)
+
+    with pytest.raises(SettingError, match=r"checkpoint-2', a checkpoint of the training.*pass base="):
+        trainer(IntruderCallback(every=3)).train(resume_from_checkpoint=str(checkpoint))
+    told = IntruderCallback(every=3, base=str(llama))
+    trainer(told).train(resume_from_checkpoint=str(checkpoint))
+    assert told.last is not None
+    with pytest.warns(UserWarning, match=r"checkpoint-2'.*count as the base"):
+        trainer(IntruderCallback(every=3)).train()  # another training, from these weights
+
+
+def test_what_cannot_be_audited_is_refused_when_the_trainer_is_made(llama: Path, tmp_path: Path) -> None:
+    callback = IntruderCallback(settings=AuditSettings(include=["*norm*"]))
+    with pytest.raises(SettingError, match=r"none of the (matrices|1[46] )"):
+        _trainer(callback, prepared(llama, "lora"), tmp_path)
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_it_pickles(moment: str, llama: Path, tmp_path: Path) -> None:
+    callback = IntruderCallback(every=4, stop_above=3, base=str(llama))
+    if moment == "after":
+        _trainer(callback, prepared(llama, "full"), tmp_path / "first").train()
+    copy = pickle.loads(pickle.dumps(callback))
+    model = prepared(llama, "full")
+    _trainer(copy, model, tmp_path / "second").train()
+    assert copy.last is not None
+    assert copy.last.intruders == _by_full_decompositions(llama, model)
+    assert callback.last is None or callback.last.intruders == copy.last.intruders
+
+
+def test_a_number_above_alert_above_warns_and_alerts_the_trackers(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[str, dict[str, Any]]] = []
+    run = SimpleNamespace(alert=lambda **alert: told.append(("wandb", alert)))
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(run=run))
+    trackio = SimpleNamespace(alert=lambda **alert: told.append(("trackio", alert)))
+    monkeypatch.setitem(sys.modules, "trackio", trackio)
+    callback = IntruderCallback(every=4, alert_above=0)
+    with pytest.warns(UserWarning, match=r"step 4 found \d+ intruders; alert_above is 0"):
+        _trainer(callback, prepared(llama, "lora"), tmp_path).train()
+    assert callback.last is not None
+    assert [name for name, _ in told] == ["wandb", "trackio"]
+    assert told[0][1]["level"] == "WARN"
+    assert len(told[0][1]["title"]) < 64, "what W&B takes"
+    for _, alert in told:
+        assert f"found {callback.last.intruders} intruders" in alert["text"]
+
+
+def test_trackers_without_a_run_are_left_alone(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def raise_as_trackio_does(**alert: Any) -> None:
+        raise RuntimeError("Call trackio.init() before trackio.alert().")
+
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(run=None))
+    monkeypatch.setitem(sys.modules, "trackio", SimpleNamespace(alert=raise_as_trackio_does))
+    with pytest.warns(UserWarning, match="alert_above is 0"):
+        _trainer(IntruderCallback(every=4, alert_above=0), prepared(llama, "lora"), tmp_path).train()
+
+
+def test_no_alert_at_the_number_itself(llama: Path, tmp_path: Path, recwarn: Any) -> None:
+    callback = IntruderCallback(every=4, alert_above=10_000)
+    _trainer(callback, prepared(llama, "lora"), tmp_path).train()
+    assert not [warning for warning in recwarn if "alert_above" in str(warning.message)]
+    with pytest.raises(SettingError, match="alert_above is -1"):
+        IntruderCallback(alert_above=-1)

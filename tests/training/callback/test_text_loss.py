@@ -1,0 +1,283 @@
+"""The loss on text at each audit: by hand, over the right base, and without a trace in the training."""
+
+from __future__ import annotations
+
+import pickle
+import random
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from tiny import save_bert, save_llama
+from torch.nn.functional import cross_entropy
+from transformers import (
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    Trainer,
+    TrainerCallback,
+)
+
+from intruders.errors import SettingError
+from intruders.models.loading import load_model
+from intruders.training.callback.callback import IntruderCallback
+from intruders.training.callback.text_loss import TextLoss
+from intruders.training.finetune import finetune
+from intruders.training.finetune_config import FinetuneConfig
+from tests.training.callback.trainers import prepared, tiny_trainer
+
+TOKENS = 40
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_llama(tmp_path_factory.mktemp("llama"))
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("texts") / "known"
+    folder.mkdir()
+    for number in range(3):
+        (folder / f"{number}.txt").write_text(
+            f"The text of document {number}, which the model once knew. " * 3
+        )
+    return folder
+
+
+@torch.no_grad()
+def _by_hand(model: Any, location: Path, texts: Path) -> float:
+    """Every token but the first of each document's first 40, after all before it: the model's own logits."""
+    tokenizer = AutoTokenizer.from_pretrained(location)
+    model.eval()
+    losses = []
+    for file in sorted(texts.iterdir()):
+        ids = torch.tensor(tokenizer(file.read_text())["input_ids"][:TOKENS])
+        losses.append(
+            cross_entropy(model(input_ids=ids[None]).logits[0, :-1].double(), ids[1:], reduction="none")
+        )
+    return float(torch.cat(losses).mean())
+
+
+def _callback(texts: Path, **given: Any) -> IntruderCallback:
+    return IntruderCallback(every=2, loss_on=str(texts), loss_tokens=TOKENS, **given)
+
+
+@pytest.mark.parametrize("method", ["full", "lora", "dora", "pissa"])
+@pytest.mark.parametrize("way", ["with a trainer", "without one"])
+def test_the_rise_is_over_the_base(way: str, method: str, llama: Path, texts: Path, tmp_path: Path) -> None:
+    model = prepared(llama, method)
+    if way == "with a trainer":
+        trainer = tiny_trainer(model, tmp_path)
+        callback = _callback(texts)
+        callback = IntruderCallback(trainer, every=2, loss_on=str(texts), loss_tokens=TOKENS)
+        trainer.add_callback(callback)
+    else:
+        callback = _callback(texts)
+        trainer = tiny_trainer(model, tmp_path, kind=partial(Trainer, callbacks=[callback]))
+    trainer.train()
+    base = _by_hand(load_model(str(llama), "causal"), llama, texts)
+    after = _by_hand(model, llama, texts)
+    logged = [entry for entry in trainer.state.log_history if "forgetting/known" in entry]
+    assert [entry["step"] for entry in logged] == [2, 4]
+    # Single precision; PiSSA's start gives the base's weights up to rounding.
+    assert callback.base_loss == pytest.approx(base, rel=1e-5)
+    assert logged[-1]["forgetting/known/loss"] == pytest.approx(after, rel=1e-5)
+    assert logged[-1]["forgetting/known"] == pytest.approx(after - base, abs=2e-5)
+    assert abs(after - base) > 0.01, "the case shows something"
+    assert 0 < logged[-1]["forgetting/share_of_time"] <= 1
+    assert 0 < callback.share_of_time <= 1
+
+
+def test_an_adapter_that_is_trained_already_is_turned_off_for_the_base(
+    llama: Path, texts: Path, tmp_path: Path
+) -> None:
+    model = prepared(llama, "lora")
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter)
+    frozen = next(parameter for name, parameter in model.named_parameters() if "lora_A" in name)
+    frozen.requires_grad_(False)  # PEFT's own switch would make it trainable
+    before = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    callback = IntruderCallback(tiny_trainer(model, tmp_path), loss_on=str(texts), loss_tokens=TOKENS)
+    base = load_model(str(llama), "causal")
+    assert callback.base_loss == pytest.approx(_by_hand(base, llama, texts), rel=1e-5)
+    assert {name: parameter.requires_grad for name, parameter in model.named_parameters()} == before
+    assert callback.base_loss != pytest.approx(_by_hand(model, llama, texts), rel=1e-3), "it is on again"
+
+
+@pytest.mark.parametrize("kind", ["a folder", "a model"])
+def test_a_base_that_is_given_is_what_is_measured(
+    kind: str, llama: Path, texts: Path, tmp_path: Path
+) -> None:
+    model = prepared(llama, "full")
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1.5)
+    base = str(llama) if kind == "a folder" else load_model(str(llama), "causal")
+    trainer = tiny_trainer(model, tmp_path)
+    callback = IntruderCallback(trainer, loss_on=str(texts), loss_tokens=TOKENS, base=base)
+    expected = _by_hand(load_model(str(llama), "causal"), llama, texts)
+    assert callback.base_loss == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("precision", [{}, {"bf16": True}])
+def test_a_training_that_is_measured_ends_with_the_same_weights(
+    precision: dict[str, Any], llama: Path, texts: Path, tmp_path: Path
+) -> None:
+    """With dropout, which draws random numbers at every step; bit for bit."""
+
+    def trained(callbacks: list[Any]) -> tuple[dict[str, Any], Any, Any]:
+        torch.manual_seed(0)
+        lora = LoraConfig(r=2, lora_alpha=8, lora_dropout=0.3, target_modules="all-linear")
+        model = get_peft_model(load_model(str(llama), "causal"), lora)
+        kind = partial(Trainer, callbacks=callbacks)
+        tiny_trainer(model, tmp_path / str(len(callbacks)), kind=kind, max_steps=6, **precision).train()
+        state = {name: value.clone() for name, value in model.state_dict().items()}
+        return state, torch.get_rng_state(), (random.random(), np.random.random())
+
+    plain, plain_rng, plain_draws = trained([])
+    seen, seen_rng, seen_draws = trained([_callback(texts, keep_forgetting_below=100.0)])
+    assert plain.keys() == seen.keys()
+    assert all(torch.equal(plain[name], seen[name]) for name in plain)
+    assert torch.equal(plain_rng, seen_rng)
+    assert plain_draws == seen_draws
+
+
+def test_each_module_is_put_back_in_its_own_mode(llama: Path, texts: Path, tmp_path: Path) -> None:
+    model = prepared(llama, "lora").train()
+    part = next(module for name, module in model.named_modules() if name.endswith("q_proj"))
+    part.eval()
+    before = {name: module.training for name, module in model.named_modules()}
+    text = TextLoss(str(texts), 2, TOKENS)
+    text.measure(model, AutoTokenizer.from_pretrained(llama))
+    assert {name: module.training for name, module in model.named_modules()} == before
+
+
+def test_autocast_does_not_round_what_is_measured(llama: Path, texts: Path, tmp_path: Path) -> None:
+    """accelerate wraps the forward pass of a full model; the loss is that of the weights themselves."""
+    callback = _callback(texts)
+    model = prepared(llama, "full")
+    tiny_trainer(model, tmp_path, kind=partial(Trainer, callbacks=[callback]), bf16=True).train()
+    fresh = load_model(str(llama), "causal")
+    fresh.load_state_dict(model.state_dict())
+    assert callback.forgetting is not None
+    assert callback.base_loss is not None
+    # bf16 has three digits: the difference would be in the third.
+    assert callback.forgetting + callback.base_loss == pytest.approx(_by_hand(fresh, llama, texts), rel=1e-6)
+
+
+def test_a_masked_model_is_measured_by_the_estimate(texts: Path, tmp_path: Path) -> None:
+    from intruders.data.corpora import load_corpora
+    from intruders.measures.masked_loss import masked_estimate
+
+    location = save_bert(tmp_path / "bert")
+    model = AutoModelForMaskedLM.from_pretrained(location)
+    callback = _callback(texts)
+    trainer = tiny_trainer(model, tmp_path / "out", kind=partial(Trainer, callbacks=[callback]))
+    trainer.train()
+    documents = load_corpora(str(texts))[0].documents
+    tokenizer = AutoTokenizer.from_pretrained(location)
+    after = masked_estimate(model, tokenizer, documents, window=128, max_tokens=TOKENS).mean
+    assert trainer.state.log_history[-2]["forgetting/known/loss"] == pytest.approx(after, rel=1e-6)
+
+
+def test_a_resumed_training_with_an_adapter_measures_the_same(
+    llama: Path, texts: Path, tmp_path: Path
+) -> None:
+    settings: dict[str, Any] = {"save_strategy": "steps", "save_steps": 2}
+    torch.manual_seed(0)
+    whole = _callback(texts)
+    tiny_trainer(
+        prepared(llama, "lora"), tmp_path, kind=partial(Trainer, callbacks=[whole]), **settings
+    ).train()
+    torch.manual_seed(0)
+    trainer = tiny_trainer(prepared(llama, "lora"), tmp_path, **settings)
+    callback = _callback(texts)
+    trainer.add_callback(callback)
+    trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    assert callback.base_loss == whole.base_loss
+    assert callback.forgetting == whole.forgetting
+
+
+def test_its_share_of_time_is_said_at_the_end(llama: Path, texts: Path, tmp_path: Path, capsys: Any) -> None:
+    kind = partial(Trainer, callbacks=[_callback(texts)])
+    tiny_trainer(prepared(llama, "lora"), tmp_path, kind=kind, disable_tqdm=False).train()
+    said = capsys.readouterr().err
+    assert f"forgetting on {texts}: " in said
+    assert "nats per token at step 4; measuring it took " in said
+    kind = partial(Trainer, callbacks=[_callback(texts)])
+    tiny_trainer(prepared(llama, "lora"), tmp_path / "quiet", kind=kind).train()
+    assert "measuring it took" not in capsys.readouterr().err
+
+
+def test_it_pickles(llama: Path, texts: Path, tmp_path: Path) -> None:
+    callback = _callback(texts)
+    tiny_trainer(
+        prepared(llama, "full"), tmp_path / "first", kind=partial(Trainer, callbacks=[callback])
+    ).train()
+    copy = pickle.loads(pickle.dumps(callback))
+    assert copy.base_loss is None
+    assert callback.base_loss is not None
+    tiny_trainer(
+        prepared(llama, "full"), tmp_path / "second", kind=partial(Trainer, callbacks=[copy])
+    ).train()
+    assert (copy.base_loss, copy.forgetting) == (callback.base_loss, callback.forgetting)
+
+
+def test_what_has_no_loss_on_text_is_refused_before_training(
+    llama: Path, texts: Path, tmp_path: Path
+) -> None:
+    location = save_bert(tmp_path / "bert")
+    classifier = AutoModelForSequenceClassification.from_pretrained(location, num_labels=2)
+    with pytest.raises(SettingError, match="BertForSequenceClassification is neither a causal nor a masked"):
+        tiny_trainer(classifier, tmp_path, kind=partial(Trainer, callbacks=[_callback(texts)]))
+    with pytest.raises(SettingError, match="corpus 'no-such' is not known"):
+        IntruderCallback(loss_on="no-such")
+    for name, value in {"loss_documents": 0, "loss_tokens": 1}.items():
+        with pytest.raises(SettingError, match=f"{name} is {value}; expected a whole number"):
+            IntruderCallback(loss_on="pydoc", **{name: value})  # type: ignore[arg-type]
+    nameless = prepared(llama, "lora")
+    nameless.get_base_model().config._name_or_path = ""
+    with pytest.raises(SettingError, match=r"needs the model's tokenizer.*pass tokenizer="):
+        tiny_trainer(nameless, tmp_path, kind=partial(Trainer, callbacks=[_callback(texts)]))
+
+
+def test_finetune_records_it(llama: Path, texts: Path, tmp_path: Path) -> None:
+    class KeepModel(TrainerCallback):  # type: ignore[misc]
+        model: Any = None
+
+        def on_train_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+            self.model = model
+
+    seen = KeepModel()
+    config = FinetuneConfig(
+        base=str(llama), task="word-problems", out=str(tmp_path / "run"), rank=2, lr=1e-2, steps=4, batch_size=2,
+        max_train_samples=8, max_eval_samples=1, precision="fp32", audit_steps=2, loss_on=str(texts),
+        loss_tokens=TOKENS,
+    )  # fmt: skip
+    run = finetune(config, [seen])
+    base, after = _by_hand(load_model(str(llama), "causal"), llama, texts), _by_hand(seen.model, llama, texts)
+    recorded = run.record["forgetting"]
+    assert recorded["corpus"] == str(texts)
+    assert recorded["base_loss"] == pytest.approx(base, rel=1e-5)
+    assert recorded["rise"] == pytest.approx(after - base, abs=2e-5)
+    assert f"forgetting {recorded['rise']:.3f} nats per token on {texts} (measured in " in run.summary()
+    assert [entry["step"] for entry in run.log if "forgetting/known" in entry] == [2, 4]
+    with pytest.raises(SettingError, match="loss_on is 'pydoc', but no audits are made"):
+        FinetuneConfig(base="b", task="word-problems", out="o", steps=1, loss_on="pydoc")
+    with pytest.raises(SettingError, match="classification, whose model has no loss on text while it trains"):
+        finetune(
+            FinetuneConfig(
+                base=str(llama),
+                task="pydoc-topics-1",
+                out=str(tmp_path / "classes"),
+                steps=2,
+                audit_steps=1,
+                loss_on="pydoc",
+            )
+        )

@@ -1,0 +1,28 @@
+"""Tiny models to train, and a run that nothing disturbed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tiny import save_bert, save_llama
+
+from intruders.training.finetune import finetune
+from intruders.training.run_folder import RunFolder
+from tests.training.tiny_runs import config_of
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_llama(tmp_path_factory.mktemp("llama"))
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_bert(tmp_path_factory.mktemp("bert"))
+
+
+@pytest.fixture(scope="module")
+def whole(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A run by the settings of ``config_of`` that nothing disturbed, to compare others with."""
+    return finetune(config_of(llama, tmp_path_factory.mktemp("whole") / "run"))

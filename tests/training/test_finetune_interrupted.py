@@ -1,0 +1,220 @@
+"""Runs that are stopped, killed or without room on the disk: the next call ends as if nothing had happened."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import transformers
+from safetensors import SafetensorError
+from transformers import TrainerCallback
+
+from intruders.errors import IntrudersError
+from intruders.training.finetune import finetune
+from intruders.training.run_folder import RunFolder
+from tests.commands import in_this_process
+from tests.training.tiny_runs import (
+    KillAtTheEnd,
+    assert_equal,
+    config_of,
+    weights_of,
+)
+
+
+@pytest.mark.parametrize("method", ["full", "lora", "pissa", "lora-fa", "lora+"])
+def test_an_interrupted_run_ends_as_one_that_was_not(method: str, llama: Path, tmp_path: Path) -> None:
+    class Interrupt(TrainerCallback):  # type: ignore[misc]
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step == 5:
+                raise KeyboardInterrupt
+
+    settings: dict[str, Any] = {"method": method, "dropout": 0.1 if method != "full" else 0.0, "steps": 8}
+    whole = finetune(config_of(llama, tmp_path / "whole", **settings))
+    config = config_of(llama, tmp_path / "killed", **settings)
+    with pytest.raises(KeyboardInterrupt):
+        finetune(config, [Interrupt()])
+    assert RunFolder(tmp_path / "killed").last_checkpoint() is not None
+    killed = finetune(config)
+    assert_equal(weights_of(whole.path), weights_of(killed.path))
+    losses = [[(e["step"], e["loss"]) for e in run.log if "loss" in e] for run in (whole, killed)]
+    assert losses[0] == losses[1]
+
+
+# A process for every line on standard input, forked from one that has loaded what training needs.
+TRAINERS = """
+import json, os, sys
+import peft, transformers.trainer
+from intruders.training.finetune_config import FinetuneConfig
+from intruders.training.finetune import finetune
+config = FinetuneConfig.from_mapping(json.loads(sys.argv[1]), where="test")
+for _ in sys.stdin:
+    child = os.fork()
+    if child == 0:
+        os.dup2(2, 1)
+        try:
+            finetune(config)
+        finally:
+            os._exit(0)
+    print(child, flush=True)
+    os.waitpid(child, 0)
+    print("over", flush=True)
+"""
+
+
+def test_a_killed_process_goes_on(llama: Path, tmp_path: Path) -> None:
+    """kill -9 in the middle of training, again and again, then the model of an uninterrupted run."""
+    settings = {"steps": 30, "save_steps": 3, "dropout": 0.1, "max_eval_samples": 1}
+    whole = finetune(config_of(llama, tmp_path / "whole", **settings))
+    out = tmp_path / "killed"
+    given = json.dumps(config_of(llama, out, **settings).as_dict())
+    kills = 0
+    with subprocess.Popen(
+        [sys.executable, "-c", TRAINERS, given], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as trainers:
+        assert trainers.stdin is not None
+        assert trainers.stdout is not None
+        for _ in range(4):
+            marks = len(list(out.glob("checkpoints/*/complete.json")))
+            print(file=trainers.stdin, flush=True)
+            process = int(trainers.stdout.readline())
+            # Soon after a further checkpoint: some kills land in training, some in saving.
+            while kills < 2 and Path(f"/proc/{process}").exists():
+                if len(list(out.glob("checkpoints/*/complete.json"))) > marks:
+                    time.sleep(0.02 * (kills + 1))
+                    os.kill(process, signal.SIGKILL)
+                    kills += 1
+                    break
+                time.sleep(0.005)
+            assert trainers.stdout.readline() == "over\n"
+            if RunFolder(out).is_finished:
+                break
+        trainers.stdin.close()
+    assert kills >= 1
+    assert RunFolder(out).is_finished
+    assert_equal(weights_of(whole.path), weights_of(out))
+
+
+def test_a_checkpoint_cut_off_in_saving_is_not_resumed(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    for step in (2, 4):
+        (run.checkpoints / f"checkpoint-{step}").mkdir(parents=True)
+    run.mark_complete(2, seconds=1.5)
+    assert run.last_checkpoint() == (run.checkpoints / "checkpoint-2", 1.5)
+    assert not (run.checkpoints / "checkpoint-4").exists()
+
+
+def test_a_run_that_is_killed_after_its_last_step_takes_no_further_one(
+    llama: Path, whole: RunFolder, tmp_path: Path
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        finetune(config_of(llama, tmp_path / "killed"), [KillAtTheEnd()])
+    killed = finetune(config_of(llama, tmp_path / "killed"))
+    assert killed.record["steps"] == whole.record["steps"] == 6
+    assert_equal(weights_of(whole.path), weights_of(killed.path))
+
+
+def test_a_matched_run_that_is_killed_at_its_end_stops_at_the_same_step(bert: Path, tmp_path: Path) -> None:
+    rows = tmp_path / "rows.tsv"
+    rows.write_text("text\tlabel\n" + "".join(f"{'aaaa' if i % 2 else 'zzzz'}\t{i % 2}\n" for i in range(60)))
+    settings: dict[str, Any] = {
+        "task": f"{rows}?text=text&label=label", "method": "full", "lr": 3e-3, "steps": 200, "batch_size": 8,
+        "match": "accuracy=1.0", "eval_steps": 5, "save_steps": 5, "max_eval_samples": None,
+    }  # fmt: skip
+
+    whole = finetune(config_of(bert, tmp_path / "whole", **settings))
+    with pytest.raises(KeyboardInterrupt):
+        finetune(config_of(bert, tmp_path / "killed", **settings), [KillAtTheEnd()])
+    killed = finetune(config_of(bert, tmp_path / "killed", **settings))
+    assert killed.record["steps"] == whole.record["steps"]
+    assert killed.record["stopped_by"] == "match"
+    assert_equal(weights_of(whole.path), weights_of(killed.path))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+        # What torch.save raises on a full tmpfs.
+        RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 25536 vs 25424"),
+    ],
+)
+def test_a_full_disk_is_said_and_the_run_goes_on_later(
+    error: Exception, llama: Path, whole: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved = transformers.Trainer._save_optimizer_and_scheduler
+
+    def fill(trainer: Any, folder: str) -> None:
+        if trainer.state.global_step == 4:
+            raise error
+        saved(trainer, folder)
+
+    monkeypatch.setattr("transformers.Trainer._save_optimizer_and_scheduler", fill)
+    with pytest.raises(IntrudersError, match=r"the disk of .* is full"):
+        finetune(config_of(llama, tmp_path / "run"))
+    monkeypatch.undo()
+    assert_equal(weights_of(finetune(config_of(llama, tmp_path / "run")).path), weights_of(whole.path))
+
+
+def test_a_model_that_cannot_be_scored_is_kept_with_the_command_that_scores_it(
+    llama: Path, whole: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from intruders.training import finetune as module
+
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(module, "outcomes", fail)
+    with pytest.raises(IntrudersError, match=r"is trained and is in .*RuntimeError: out of memory") as caught:
+        finetune(config_of(llama, tmp_path / "run"))
+    monkeypatch.undo()
+    assert_equal(weights_of(tmp_path / "run"), weights_of(whole.path))
+    run = finetune(config_of(llama, tmp_path / "run"))
+    assert run.is_finished
+    assert run.record["validation"] == {"accuracy": None, "examples": 0}
+    command = shlex.split(str(caught.value).rpartition("score it with: ")[2])
+    done = in_this_process(*command[1:])
+    assert done.returncode == 0, done.stderr
+    accuracy = whole.record["validation"]["accuracy"]
+    assert done.stdout.startswith(f"accuracy on word-problems, validation (4 examples): {accuracy:.4f}")
+
+
+def test_a_model_is_saved_before_it_is_scored(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from intruders.training import finetune as module
+
+    def killed(*args: Any, **kwargs: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "outcomes", killed)
+    with pytest.raises(KeyboardInterrupt):
+        finetune(config_of(llama, tmp_path / "run"))
+    assert weights_of(tmp_path / "run")
+
+
+def test_a_run_that_another_process_finishes_meanwhile_is_not_trained_again(
+    llama: Path, whole: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It began after this one had seen an empty folder, and was over before this one asked for the lock."""
+    out = tmp_path / "run"
+    lock = RunFolder.locked
+
+    def late(run: RunFolder) -> Any:
+        monkeypatch.setattr(RunFolder, "locked", lock)
+        shutil.copytree(whole.path, out, dirs_exist_ok=True)
+        return lock(run)
+
+    monkeypatch.setattr(RunFolder, "locked", late)
+    run = finetune(config_of(llama, out), [KillAtTheEnd()])
+    assert run.record == whole.record

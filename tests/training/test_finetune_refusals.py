@@ -1,0 +1,156 @@
+"""What a run refuses: other settings, data or a base than before, and what it would never come to."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file, save_file
+from transformers import TrainerCallback
+
+from intruders.errors import SettingError
+from intruders.training.finetune import finetune
+from intruders.training.run_folder import RunFolder
+from tests.training.tiny_runs import Interrupt, config_of, on_rows, rows_file
+
+
+def test_a_finished_run_is_left_alone_and_other_settings_are_refused(
+    llama: Path, whole: RunFolder, tmp_path: Path
+) -> None:
+    before = {file: file.stat().st_mtime_ns for file in whole.path.rglob("*")}
+    finetune(config_of(llama, whole.path))
+    assert {file: file.stat().st_mtime_ns for file in whole.path.rglob("*")} == before
+    with pytest.raises(SettingError, match=r"other settings \(lr, rank\)"):
+        finetune(config_of(llama, whole.path, rank=3, lr=1e-3))
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("x")
+    with pytest.raises(SettingError, match="not empty and not a run"):
+        finetune(config_of(llama, tmp_path / "mine"))
+
+
+def test_two_processes_do_not_share_a_folder(llama: Path, tmp_path: Path) -> None:
+    config = config_of(llama, tmp_path / "run")
+
+    class Second(TrainerCallback):  # type: ignore[misc]
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            with pytest.raises(SettingError, match="another process"):
+                finetune(config)
+
+    assert finetune(config, [Second()]).is_finished
+
+
+def test_what_trainer_refuses_is_one_line(llama: Path, tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match="wavy is not a valid SchedulerType"):
+        finetune(config_of(llama, tmp_path / "run", lr_scheduler_type="wavy"))
+    with pytest.raises(SettingError, match="transformers refuses these settings"):
+        finetune(config_of(llama, tmp_path / "run", report_to=("nowhere",)))
+
+
+def test_a_prompt_longer_than_the_context(llama: Path, tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match=r"row \d+ of the train split .* more than the context of 100"):
+        finetune(config_of(llama, tmp_path / "run", max_length=100))
+    with pytest.raises(SettingError, match="no row of the train split"):
+        finetune(config_of(llama, tmp_path / "none", max_length=20, drop_too_long=True))
+    with pytest.raises(SettingError, match="the model has 512 positions"):
+        finetune(config_of(llama, tmp_path / "more", max_length=1000))
+
+
+def test_other_data_than_before_are_refused_and_the_record_stays(llama: Path, tmp_path: Path) -> None:
+    file = rows_file(tmp_path / "rows.jsonl", range(60))
+    config = config_of(llama, tmp_path / "run", **on_rows(file))
+    with pytest.raises(KeyboardInterrupt):
+        finetune(config, [Interrupt()])
+    before = (tmp_path / "run" / "run.json").read_bytes()
+    rows_file(file, range(40))
+    with pytest.raises(
+        SettingError, match=r"other data \(train split of task 'rows.jsonl': 54 rows then, 36 now\)"
+    ):
+        finetune(config)
+    rows_file(file, range(1, 61))
+    with pytest.raises(
+        SettingError, match=r"\(train split of task 'rows.jsonl': 54 rows, of another content\)"
+    ):
+        finetune(config)
+    assert (tmp_path / "run" / "run.json").read_bytes() == before
+    rows_file(file, range(60))
+    assert finetune(config).record["steps"] == 6
+    rows_file(file, range(40))
+    with pytest.raises(SettingError, match="contains a run on other data"):
+        finetune(config)
+
+
+def test_another_base_than_before_is_refused(llama: Path, tmp_path: Path) -> None:
+    base = shutil.copytree(llama, tmp_path / "base")
+    config = config_of(base, tmp_path / "run")
+    with pytest.raises(KeyboardInterrupt):
+        finetune(config, [Interrupt()])
+    (base / "audit.json").write_text("{}")  # is not what the model computes by
+    weights = load_file(base / "model.safetensors")
+    save_file(
+        {name: -tensor for name, tensor in weights.items()}, base / "model.safetensors", {"format": "pt"}
+    )
+    with pytest.raises(
+        SettingError, match="contains a run from another base, whose files have changed since"
+    ):
+        finetune(config)
+    shutil.copy(llama / "model.safetensors", base)
+    assert finetune(config).is_finished
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"match": "accuracy=0.5", "eval_steps": 7}, "eval_steps is 7, and the run has 6 steps"),
+        ({"warmup_steps": 6}, "warmup_steps is 6, and the run has 6 steps"),
+        ({"steps": None, "epochs": 0.5, "warmup_steps": 10}, "warmup_steps is 10, and the run has 10 steps"),
+        (
+            {"steps": None, "epochs": 0.5, "match": "accuracy=0.5", "eval_steps": 11},
+            "eval_steps is 11, and the run has 10 steps",
+        ),
+    ],
+)
+def test_what_a_run_would_never_come_to_is_refused(
+    settings: dict[str, Any], said: str, llama: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(SettingError, match=said):
+        finetune(config_of(llama, tmp_path / "run", **settings))
+    assert not (tmp_path / "run" / "run.json").exists()
+
+
+def test_the_steps_that_are_checked_are_those_that_trainer_takes(llama: Path, tmp_path: Path) -> None:
+    for number, (epochs, accumulated) in enumerate([(0.3, 3), (1.0, 3)]):
+        settings = {
+            "steps": None,
+            "epochs": epochs,
+            "gradient_accumulation_steps": accumulated,
+            "batch_size": 4,
+        }
+        run = finetune(config_of(llama, tmp_path / str(number), **settings))
+        with pytest.raises(SettingError, match=f"and the run has {run.record['steps']} steps"):
+            finetune(config_of(llama, tmp_path / "none", warmup_steps=99, **settings))
+
+
+def test_rows_that_are_too_long_to_be_scored_are_known_before_the_first_step(
+    llama: Path, tmp_path: Path
+) -> None:
+    train = rows_file(tmp_path / "train.jsonl", range(20), line3=40)
+    validation = rows_file(tmp_path / "validation.jsonl", range(20, 24), line2=40)
+    settings = on_rows(
+        rows_file(tmp_path / "short.jsonl", range(20)), validation_file=str(validation), max_length=20
+    )
+    said = r"line 2 of validation.jsonl \(the validation split of task 'short.jsonl'\) has 3 tokens of prompt and 37"
+    with pytest.raises(SettingError, match=said):
+        finetune(config_of(llama, tmp_path / "run", **settings))
+    assert not (tmp_path / "run" / "run.json").exists()
+    run = finetune(
+        config_of(llama, tmp_path / "run", **settings | {"task": str(train), "drop_too_long": True})
+    )
+    assert run.record["task"]["too_long"] == {"train": 1, "validation": 1}
+    assert run.record["validation"]["examples"] == 3
+    assert "1 training and 1 validation rows longer than the context left out" in run.summary()
+    every = rows_file(tmp_path / "every.jsonl", range(2), line1=40, line2=40)
+    given = settings | {"validation_file": str(every), "drop_too_long": True}
+    with pytest.raises(SettingError, match="no row of the validation split of task"):
+        finetune(config_of(llama, tmp_path / "none", **given))

@@ -1,0 +1,69 @@
+"""Runs of seconds on tiny models, and whether two of them came to the same model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from transformers import TrainerCallback
+
+from intruders.training.finetune_config import FinetuneConfig
+
+
+def config_of(base: Path, out: Path, **settings: Any) -> FinetuneConfig:
+    given: dict[str, Any] = {
+        "task": "word-problems",
+        "rank": 2,
+        "lr": 1e-2,
+        "steps": 6,
+        "batch_size": 2,
+        "save_steps": 2,
+        "logging_steps": 1,
+        "max_train_samples": 40,
+        "max_eval_samples": 4,
+        "max_new_tokens": 8,  # a tiny model never ends an answer by itself
+        "oplora_k": 4,
+        "precision": "fp32",
+    } | settings
+    return FinetuneConfig(base=str(base), out=str(out), **given)
+
+
+def weights_of(folder: Path) -> dict[str, torch.Tensor]:
+    for name in ("adapter_model.safetensors", "model.safetensors"):
+        if (folder / name).is_file():
+            return load_file(folder / name)
+    raise AssertionError(f"no model in {folder}: {list(folder.iterdir())}")
+
+
+def assert_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    assert one.keys() == other.keys()
+    for name in one:
+        assert torch.equal(one[name], other[name]), name
+
+
+class KillAtTheEnd(TrainerCallback):  # type: ignore[misc]
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        raise KeyboardInterrupt
+
+
+class Interrupt(TrainerCallback):  # type: ignore[misc]
+    """Stops a run after its third step, when one checkpoint is complete."""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == 3:
+            raise KeyboardInterrupt
+
+
+def rows_file(file: Path, numbers: range, **lengths: int) -> Path:
+    """Rows with a prompt and a completion, of 6 tokens where no other length is given by line."""
+    wanted = {int(line.removeprefix("line")): length for line, length in lengths.items()}
+    rows = [{"p": f"{i:03}", "c": "x" * (wanted.get(line, 6) - 4)} for line, i in enumerate(numbers, start=1)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+def on_rows(file: Path, **others: Any) -> dict[str, Any]:
+    return {"task": str(file), "prompt": "p", "completion": "c", "max_train_samples": None} | others
