@@ -40,9 +40,9 @@ from ...models.finetuned_folder import data_seed_of
 from ...models.loading_settings import AS_STORED, Loading
 from ...models.stored_dtype import recorded_dtypes
 from ...settings.seeds import check_seeds
+from ...system.callers_process import apart_from_caller
 from ...system.folders import locked_folder, make_folder
 from ...system.progress import Progress, silent
-from ...system.random_state import callers_random_state
 from ..bench.live_models import models_loaded
 from ..doses.dose_groups import ELSEWHERE, DoseGroups, dose_groups
 from ..doses.dosed_model import DosedModel, DosedUpdate, Doses
@@ -54,7 +54,7 @@ from .document_losses import Measure, task_measure, text_measure
 from .path_integral import Floats, Path, PathIntegral
 
 
-@callers_random_state()
+@apart_from_caller()
 def attribute(
     base: str | None,
     tuned: str | None = None,
