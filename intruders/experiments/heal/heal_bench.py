@@ -22,9 +22,9 @@ from ...measures.kept_outcomes import KeptOutcomes
 from ...measures.measure_settings import LossSettings
 from ...measures.outcome import Outcome
 from ...models.loading_settings import AS_STORED, Loading, require_one_device, require_whole_weights
-from ...models.tuned_model import OpenedModel, open_for_task, open_language_model
+from ...models.tuned_model import OpenedModel, open_language_model
 from ..bench.data_shares import DataShare
-from ..bench.live_models import Scored, answered_by
+from ..bench.live_models import Scored, opened_for_tasks
 from ..bench.task_outcomes import task_outcome
 from ..doses.dose_groups import DoseGroups, dose_groups
 from ..doses.dosed_model import DosedModel, DosedUpdate, Doses
@@ -120,14 +120,10 @@ class HealBench:
 
 def open_models(
     tuned: str, base: str | None, tasks: Mapping[str, Task], loading: Loading = AS_STORED
-) -> tuple[OpenedModel, dict[str, tuple[OpenedModel, list[str]]]]:
+) -> tuple[OpenedModel, Scored]:
     """Open the tuned model as a language model and as its tasks need it; one model may serve both."""
     language = open_language_model(tuned, base, loading, merged=True)
-    shared = answered_by(language, tasks)
-    scored = {
-        name: shared.get(name) or open_for_task(tuned, task, base, loading, merged=True)
-        for name, task in tasks.items()
-    }
+    scored = opened_for_tasks(language, tuned, base, tasks, loading)
     for opened in [language, *(opened_model for opened_model, _ in scored.values())]:
         opened.model.requires_grad_(False).eval()
     return language, scored
