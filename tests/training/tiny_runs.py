@@ -24,6 +24,7 @@ def config_of(base: Path, out: Path, **settings: Any) -> FinetuneConfig:
         "logging_steps": 1,
         "max_train_samples": 40,
         "max_eval_samples": 4,
+        "max_new_tokens": 8,  # a tiny model never ends an answer by itself
         "oplora_k": 4,
         "precision": "fp32",
     } | settings
