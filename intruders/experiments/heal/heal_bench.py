@@ -28,7 +28,7 @@ from ..bench.data_shares import DataShare
 from ..bench.live_models import Scored, opened_for_tasks
 from ..bench.task_outcomes import task_outcome
 from ..doses.dose_groups import DoseGroups, dose_groups
-from ..doses.dosed_model import DosedModel, DosedUpdate, Doses
+from ..doses.dosed_model import DosedModel, DosedUpdate, DoseVector
 from ..doses.updates import Updates
 
 
@@ -41,7 +41,7 @@ class HealBench:
     tasks: Mapping[str, Task]
     base: Checkpoint
     groups: DoseGroups
-    doses: Doses
+    doses: DoseVector
     losses: LossSettings
     kept: KeptOutcomes
     seed: int
@@ -99,7 +99,7 @@ class HealBench:
     def with_added(self, changes: Mapping[str, LowRank]) -> Iterator[None]:
         """Add low-rank matrices to the weights within the block, whatever the doses."""
         names = list(changes)
-        whole = Doses(torch.ones(len(names), device=self.doses.values.device))
+        whole = DoseVector(torch.ones(len(names), device=self.doses.values.device))
         with ExitStack() as entered:
             for model in self.models:
                 device = next(model.parameters()).device
@@ -208,7 +208,7 @@ def in_doses(
     updates: Updates,
     per: str,
     tasks: Mapping[str, Task],
-) -> Iterator[tuple[DoseGroups, Doses]]:
+) -> Iterator[tuple[DoseGroups, DoseVector]]:
     """Let all models compute with their updates in doses within the block, each dose 1 at first.
 
     Args:
@@ -222,7 +222,7 @@ def in_doses(
     """
     others = dosed_elsewhere(sides, language.model, pairs)
     groups = dose_groups(updates.names, per, updates.ranks, with_elsewhere=bool(others))
-    doses = Doses(torch.ones(len(groups.names), device=next(language.model.parameters()).device))
+    doses = DoseVector(torch.ones(len(groups.names), device=next(language.model.parameters()).device))
     is_base = opens_base(sides, tasks)
     with ExitStack() as entered:
         for model in distinct_models(language, scored):
