@@ -33,7 +33,7 @@ def gaussian_values(m: int, n: int) -> Tensor:
 
 @pytest.mark.parametrize(("m", "n"), [(2000, 2000), (1000, 4000), (2000, 2500)])
 def test_transforms_at_the_edge_of_gaussian_matrices(m: int, n: int) -> None:
-    """theta_c = (phi_L phi_R)^(-1/2) = c^(1/4) at the edge 1 + sqrt(c) (Benaych-Georges and Nadakuditi 2012, section 3.1)."""
+    """theta_c = (phi_L phi_R)^(-1/2) = c^(1/4) at 1 + sqrt(c) (Benaych-Georges and Nadakuditi 2012, section 3.1)."""
     spectrum = Spectrum.of_values(gaussian_values(m, n), (m, n), 0)
     edge = torch.tensor([(1 + math.sqrt(m / n)) * (1 + 1e-6)], dtype=torch.float64)
     left, right = spectrum.transforms(edge)
