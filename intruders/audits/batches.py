@@ -55,21 +55,16 @@ def read_batches(
     """
     waiting: dict[object, list[tuple[PairedMatrix, Pair, float]]] = {}
     for matrix in pairs:
-        loaded = matrix.load()
-        if loaded is None:
-            left_out.append(Skipped(matrix.name, "unchanged", SkipKind.UNCHANGED))
-            continue
-        if min(matrix.shape) == 0:
-            left_out.append(Skipped(matrix.name, f"empty: shape {matrix.shape}"))
+        loaded = loaded_or_skipped(matrix)
+        if isinstance(loaded, Skipped):
+            left_out.append(loaded)
             continue
         wide = loaded.widened(device_for(matrix.shape, device))
         del loaded  # what the file holds is not kept in memory beside what is computed with
         largest = largest_magnitudes(wide)
-        side = next((side for side, magnitude in largest.items() if not math.isfinite(magnitude)), None)
-        if side is not None:
-            if not skip_non_finite:
-                raise non_finite(matrix.name, side)
-            left_out.append(Skipped(matrix.name, f"NaN or infinity in the {side}", SkipKind.NOT_FINITE))
+        skipped = skipped_if_not_finite(matrix.name, largest, skip_non_finite)
+        if skipped is not None:
+            left_out.append(skipped)
             continue
         key = (matrix.shape, wide.rank, wide.base.dtype)
         batch = waiting.setdefault(key, [])
@@ -78,6 +73,30 @@ def read_batches(
             yield _joined(waiting.pop(key))
     for batch in waiting.values():
         yield _joined(batch)
+
+
+def loaded_or_skipped(matrix: PairedMatrix) -> Pair | Skipped:
+    """Load a matrix, or say why it has nothing to judge."""
+    loaded = matrix.load()
+    if loaded is None:
+        return Skipped(matrix.name, "unchanged", SkipKind.UNCHANGED)
+    if min(matrix.shape) == 0:
+        return Skipped(matrix.name, f"empty: shape {matrix.shape}")
+    return loaded
+
+
+def skipped_if_not_finite(name: str, largest: dict[str, float], skip_non_finite: bool) -> Skipped | None:
+    """Return the reason to skip a matrix, by the largest magnitude of each side; None if all numbers are finite.
+
+    Raises:
+      NonFiniteError: some are not, and such matrices are not to be skipped.
+    """
+    side = next((side for side, magnitude in largest.items() if not math.isfinite(magnitude)), None)
+    if side is None:
+        return None
+    if not skip_non_finite:
+        raise non_finite(name, side)
+    return Skipped(name, f"NaN or infinity in the {side}", SkipKind.NOT_FINITE)
 
 
 def non_finite(name: str, side: str) -> NonFiniteError:

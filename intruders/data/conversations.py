@@ -7,7 +7,7 @@ from typing import Any
 
 from ..errors import SettingError
 from .task import Conversation, Example, Message
-from .values import as_text, described, empty_value, is_list
+from .values import as_text, described, empty_value, is_list, whole
 
 _KEYS = {"role", "content"}
 
@@ -72,5 +72,6 @@ def _messages(value: Any, name: str, origin: str) -> tuple[Message, ...]:
                 f"message {number} in column {name!r} of {origin} is not a role and a content of text; expected "
                 '{"role": "user", "content": "..."} and nothing else'
             )
-        messages.append((message["role"], message["content"]))
+        content = whole(message["content"], f"message {number} in column {name!r} of {origin}")
+        messages.append((message["role"], content))
     return tuple(messages)

@@ -19,6 +19,7 @@ from .task import Task, checked
 from .word_problems import word_problems
 
 _SUBTASKS = {f"pydoc-topics-{group}": group for group in range(1, len(GROUPS) + 1)}
+_COMPRESSED = {".gz", ".bz2", ".xz", ".zst", ".zip"}
 _COLUMNS_IN_NAMES = {
     "text": "text",
     "label": "label",
@@ -56,6 +57,7 @@ def _loaded(name: str, columns: Columns, seed: int) -> Task:
     path, _, described = name.partition("?")
     if Path(path).suffix.lower() in SUFFIXES:
         return checked(local_task(Path(path).expanduser(), _described(columns, described, name), seed))
+    _refuse_other_file(Path(path).expanduser())
     names = ["word-problems", "pydoc-topics", *_SUBTASKS, *HUB_TASKS, *others]
     near = difflib.get_close_matches(name, names, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
@@ -63,6 +65,19 @@ def _loaded(name: str, columns: Columns, seed: int) -> Task:
         f"task {name!r} is not known; {hint}expected one of {', '.join(names)}, or a file ending in "
         f"{', '.join(SUFFIXES)}"
     )
+
+
+def _refuse_other_file(path: Path) -> None:
+    """Raise SettingError for a folder, and for a file that is compressed or of another kind."""
+    endings = ", ".join(SUFFIXES)
+    if path.is_dir():
+        raise SettingError(
+            f"task {str(path)!r} is a folder; expected a data file ending in {endings}; pass one of its files"
+        )
+    if path.is_file():
+        what = "is compressed" if path.suffix.lower() in _COMPRESSED else "has an ending that is not known"
+        how = "unpack it" if path.suffix.lower() in _COMPRESSED else "convert it"
+        raise SettingError(f"data file {str(path)!r} {what}; expected one ending in {endings}; {how}")
 
 
 def files_of_task(name: str, columns: Columns) -> list[Path]:

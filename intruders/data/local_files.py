@@ -6,8 +6,9 @@ import csv
 import json
 import random
 import sys
+import warnings
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ def local_task(path: Path, columns: Columns, seed: int = 0) -> Task:
         held_out = max(1, round(_HELD_OUT * len(train))) if train else 0
         train, validation = train[held_out:], train[:held_out]
     test = _examples(Path(columns.test_file), columns, kind) if columns.test_file is not None else []
+    _tell_of_overlap(path.name, train, {"validation": validation, "test": test})
     score: Any = "class" if kind == "classification" else columns.score or "exact"
     is_held_out = columns.validation_file is None
     return Task(path.name, kind, score, train, validation, test, is_held_out=is_held_out)
@@ -96,8 +98,7 @@ def read_rows(path: Path, *, no_header: bool = False) -> DataFile:
     Raises:
       SettingError: the file does not exist, or cannot be read as what its ending says.
     """
-    if not path.is_file():
-        raise SettingError(f"data file {str(path)!r} does not exist")
+    _require_file(path)
     suffix = path.suffix.lower()
     try:
         if suffix in (".jsonl", ".ndjson"):
@@ -120,6 +121,13 @@ def read_rows(path: Path, *, no_header: bool = False) -> DataFile:
     )
 
 
+def _require_file(path: Path) -> None:
+    if path.is_dir():
+        raise SettingError(f"data file {str(path)!r} is a folder; pass the path of a file in it")
+    if not path.is_file():
+        raise SettingError(f"data file {str(path)!r} does not exist")
+
+
 def _kind(path: Path, columns: Columns) -> Kind:
     if columns.text and columns.label and not (columns.prompt or columns.completion):
         if len(columns.text) > 2:
@@ -133,8 +141,7 @@ def _kind(path: Path, columns: Columns) -> Kind:
         return "causal"
     if columns.messages and not (columns.prompt or columns.completion or columns.text or columns.label):
         return "causal"
-    if not path.is_file():
-        raise SettingError(f"data file {str(path)!r} does not exist")
+    _require_file(path)
     raise SettingError(
         f"data file {path.name!r} needs its columns named: text and label for classification, "
         "or prompt and completion, or messages alone, for a causal model"
@@ -143,6 +150,19 @@ def _kind(path: Path, columns: Columns) -> Kind:
 
 def _examples(path: Path, columns: Columns, kind: Kind) -> list[Example]:
     return examples_of(read_rows(path, no_header=columns.no_header), columns, kind)
+
+
+def _tell_of_overlap(name: str, train: Sequence[Example], scored: Mapping[str, Sequence[Example]]) -> None:
+    """Warn of rows to score that are also rows to train on: what is right there may be remembered."""
+    known = {(example.text, example.pair, example.target) for example in train}
+    for split, examples in scored.items():
+        count = sum((example.text, example.pair, example.target) in known for example in examples)
+        if count:
+            warnings.warn(
+                f"task {name!r}: {count:,} of {plural(len(examples), 'row')} of the {split} split are also in the "
+                "train split, so a score on them may be memory",
+                stacklevel=5,
+            )
 
 
 def _require_columns(names: Sequence[str], present: Iterable[str], where: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -21,11 +22,23 @@ def is_list(value: Any) -> bool:
 
 def as_text(value: Any, name: str, origin: str) -> str:
     """Return a text or a number of column ``name`` as text. SettingError for anything else."""
-    if isinstance(value, str | bool | int | float | np.generic):
-        return str(value)
+    if isinstance(value, str | bool | int | float | Decimal | np.generic):
+        return whole(str(value), f"column {name!r} of {origin}")
     raise SettingError(
         f"column {name!r} of {origin} is {described(value)}; expected text or a number in every row"
     )
+
+
+def whole(text: str, where: str) -> str:
+    """Return a text that UTF-8 can write. SettingError for half a character, which JSON can escape (``\\ud83d``)."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise SettingError(
+            f"{where} has half a character, {text[error.start]!r}, which no tokenizer reads; expected whole ones; fix "
+            "what wrote the file"
+        ) from error
+    return text
 
 
 def empty_value(name: str, origin: str) -> SettingError:

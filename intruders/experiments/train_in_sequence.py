@@ -27,6 +27,7 @@ from ..models.tuned_model import OpenedModel, base_location
 from ..system.documents import read_document
 from ..system.files import write_atomically
 from ..system.folders import LOCK, locked_folder, make_folder
+from ..system.random_state import callers_random_state
 from ..system.result_protocol import JsonResult
 from ..training.finetune import check_task, encoded_rows, finetune
 from ..training.finetune_config import FinetuneConfig
@@ -95,6 +96,7 @@ class SequenceResult(JsonResult):
         }
 
 
+@callers_random_state()
 def train_in_sequence(
     config: FinetuneConfig,
     tasks: Sequence[str],

@@ -74,7 +74,7 @@ def angle_bounds(values: Tensor, residuals: Tensor, floor: Tensor, noise: float,
     gap = values.unsqueeze(-2) - (below + unsure).unsqueeze(-1)  # g
     gap = gap.clamp_min(_NO_GAP)
     turned = block.square() / (2 * gap) + rounding.unsqueeze(-1)  # h
-    inner = _distances_within(values, steps, apart, ids).unsqueeze(-2)
+    inner = _distances_within(steps, apart, ids).unsqueeze(-2)
     within = (inner - turned).clamp_min(_NO_GAP)
     turn = turned / within
     bound = turn + (residuals.unsqueeze(-2) + block * turn) / gap
@@ -83,7 +83,7 @@ def angle_bounds(values: Tensor, residuals: Tensor, floor: Tensor, noise: float,
     return torch.minimum(direct, split).clamp_max(1.0)
 
 
-def _distances_within(values: Tensor, steps: Tensor, apart: Tensor, ids: Tensor) -> Tensor:
+def _distances_within(steps: Tensor, apart: Tensor, ids: Tensor) -> Tensor:
     """Distance ``(*batch, k)`` of each value's cluster to the nearest value outside it, among the leading k."""
     last = torch.full_like(steps[..., :1], torch.inf)
     down = torch.cat([torch.where(apart, steps, torch.inf)[..., :-1], last], dim=-1)

@@ -153,12 +153,6 @@ def spiked_threshold(spectrum: Spectrum, k: int, epsilon: float) -> float:
     return threshold
 
 
-def edge_threshold(spectrum: Spectrum, edge: float) -> float:
-    """``theta_c = (phi_L(b) phi_R(b))^(-1/2)``: below it, no singular value leaves a bulk that ends at b = ``edge``."""
-    left, right = spectrum.transforms(torch.tensor([edge], dtype=torch.float64, device=spectrum.nodes.device))
-    return float((left * right).rsqrt())
-
-
 def _normalized(rows: Tensor) -> tuple[Tensor, Tensor]:
     norm = rows.norm(dim=-1, keepdim=True)
     return rows / norm.clamp_min(torch.finfo(norm.dtype).tiny), norm.double()

@@ -11,9 +11,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from ..checkpoints.opening.many_sources import digest_of
+from ..checkpoints.pairing.sides_on_disk import on_disk
 from ..data.corpora import load_corpora
 from ..data.load_task import load_task
 from ..errors import SettingError
@@ -21,11 +23,13 @@ from ..models.finetuned_folder import data_seed_of
 from ..models.loading_settings import AS_STORED, Loading
 from ..models.stored_dtype import dtype_name, dtype_to_load, recorded_dtypes
 from ..models.tuned_model import base_location, check_for_task, weights_of
+from ..settings.seeds import check_seeds
 from ..system.documents import read_document
 from ..system.files import read_bytes, write_atomically
 from ..system.folders import LOCK, locked_folder, make_folder
 from ..system.plain_values import from_plain
 from ..system.progress import Progress, silent
+from ..system.random_state import callers_random_state
 from ..system.result_protocol import json_bytes, refuse_others
 from ..system.versions import machine, versions
 from .corpus_loss import CorpusLoss, summarize_losses
@@ -138,7 +142,7 @@ class Evaluation:
                 document["model"],
                 document["base"],
                 [_loss_from(record, documents) for record in document["losses"]],
-                [_score_from(record, examples) for record in document["tasks"]],
+                _scores_from(document["tasks"], examples),
                 from_plain(list[HarnessScore], document["harness"]),
                 document["notes"],
                 document["versions"],
@@ -146,6 +150,7 @@ class Evaluation:
             )
 
 
+@callers_random_state()
 def evaluate(
     model: str,
     *,
@@ -199,6 +204,8 @@ def evaluate(
         raise SettingError(
             "nothing to measure; expected a corpus (--loss-on) or a task (--task or --lm-eval)"
         )
+    check_seeds(seed=seed, data_seed=data_seed)
+    model, base = on_disk(model, "model"), None if base is None else on_disk(base, "base")
     folder = None if out is None else Path(out)
     if folder is not None:
         _check_folder(folder, force)
@@ -315,9 +322,19 @@ def _loss_from(record: Mapping[str, Any], documents: pd.DataFrame) -> CorpusLoss
     )
 
 
-def _score_from(record: Mapping[str, Any], examples: pd.DataFrame) -> TaskScore:
+def _scores_from(records: Sequence[Mapping[str, Any]], examples: pd.DataFrame) -> list[TaskScore]:
+    """Read the tasks, whose examples follow each other: data files of two folders may have one name."""
+    ends = np.cumsum([record["examples"] for record in records])
+    if len(examples) != sum(record["examples"] for record in records):
+        raise ValueError("the examples are not those of the tasks")
+    return [
+        _score_from(record, examples.iloc[end - record["examples"] : end])
+        for record, end in zip(records, ends, strict=True)
+    ]
+
+
+def _score_from(record: Mapping[str, Any], rows: pd.DataFrame) -> TaskScore:
     """Read a task from its record and the outcomes of its examples."""
-    rows = examples[examples["task"] == record["name"]].sort_values("example")
     return TaskScore(
         record["name"],
         record["split"],

@@ -57,11 +57,13 @@ class Interval:
         return f" [{self.low:{form}}, {self.high:{form}}]" if self.has_ends else ""
 
     def text(self, form: str) -> str:
-        """Return the estimate and its ends with numbers in a format.
+        """Return the estimate and its ends with numbers in a format; of a single document, the estimate alone.
 
         >>> Interval(0.5, 0.25, 0.75).text("+.2f")
         '+0.50 [+0.25, +0.75]'
         """
+        if math.isinf(self.low) and math.isinf(self.high):
+            return f"{self.estimate:{form}}"
         return f"{self.estimate:{form}} [{self.low:{form}}, {self.high:{form}}]"
 
     @classmethod
@@ -83,6 +85,11 @@ class Interval:
             "low": json_number(self.low),
             "high": json_number(self.high),
         }
+
+
+def normal_quantile(level: float) -> float:
+    """Return the two-sided quantile of the normal distribution."""
+    return NormalDist().inv_cdf((1 + level) / 2)
 
 
 def student_quantile(level: float, freedom: int) -> float:

@@ -81,7 +81,7 @@ def with_sensitivities(
     task = load_task(surgery.task, columns or Columns(), rows_by)
     opened, labels = open_for_task(source, task, before.source, loading, merged=True)
     names = match_names(
-        {name: before.shape(name) for name in before.names()},
+        before.shapes(),
         {name: tuple(tensor.shape) for name, tensor in opened.model.state_dict().items()},
     ).tuned_of
     if missing := [name for name in directions if name not in names]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..checkpoints.stored.checkpoint import Checkpoint
 from ..checkpoints.stored.matching import match_names
-from ..checkpoints.stored.matrices import MatrixView, matrices_of, put_back
+from ..checkpoints.stored.matrices import MatrixView, every_matrix, put_back
 from ..checkpoints.writing.merged import Elsewhere, everywhere_as_tuned
 from ..errors import PairingError
 from ..linalg.low_rank import LowRank
@@ -65,10 +65,10 @@ class LiveInterventions:
         self._base = base
         self._tensors = dict(model.state_dict(keep_vars=True))
         self._matching = match_names(
-            {name: base.shape(name) for name in base.names()},
+            base.shapes(),
             {name: tuple(tensor.shape) for name, tensor in self._tensors.items()},
         )
-        self._views = {matrix.name: matrix for name in base.names() for matrix in _matrices(base, name)}
+        self._views = every_matrix(base)
         # By its address in memory: a tensor, and what it held before.
         self._own: dict[int, tuple[Tensor, Tensor]] = {}
         self._recomputes = recomputes
@@ -214,10 +214,6 @@ class LiveInterventions:
     def _keep(self, tensor: Tensor) -> None:
         if tensor.data_ptr() not in self._own:
             self._own[tensor.data_ptr()] = (tensor, tensor.clone())
-
-
-def _matrices(base: Checkpoint, name: str) -> list[MatrixView]:
-    return matrices_of(base, name) if len(base.shape(name)) >= 2 else []
 
 
 def _matrix_in(matrix: MatrixView, tensor: Tensor) -> Tensor:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from numbers import Real
 
 from ..checkpoints.opening.open import Source
 from ..checkpoints.pairing.open_sides import named_sides, open_sides
@@ -16,6 +16,7 @@ from ..errors import SettingError
 from ..system.progress import Progress, silent
 from ..system.result_protocol import JsonResult
 from ..system.versions import installed_versions
+from .beyond_doses import require_same_head
 from .targets.choose_target import choose_target
 
 RECORD = "scale.json"
@@ -75,7 +76,8 @@ def write_at_scale(
       What was written, as ``scale.json`` in the folder states it.
 
     Raises:
-      SettingError: the scale is not a finite number, or the form does not suit what was given.
+      SettingError: the scale is not a finite number, the form does not suit what was given, or the tuned model has an
+        output head where the base has none of its own.
       CheckpointError: a side cannot be read, or ``out`` cannot be written.
       PairingError: the sides do not belong together, or no matrix differs.
       NonFiniteError: a scaled tensor contains NaN or infinity.
@@ -88,10 +90,11 @@ def write_at_scale(
       ('adapter', 0.5)
     """
     started = time.perf_counter()
-    is_number = isinstance(scale, int | float) and not isinstance(scale, bool)
-    if not is_number or not math.isfinite(scale) or not -_MOST < scale < _MOST:
+    if isinstance(scale, bool) or not isinstance(scale, Real) or not -_MOST < scale < _MOST:
         raise SettingError(f"at is {scale!r}; expected a scale of the update, such as 0.5 or 1.2")
     sides = open_sides(base, tuned)
+    if scale != 1:
+        require_same_head(sides)
     target = choose_target(
         named_sides(base, tuned), sides, out=out, form=form, rank=None, adapter_name="scaled", force=force
     )

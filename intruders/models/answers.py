@@ -295,7 +295,7 @@ def _targets(
 ) -> Graded:
     """Measure each target's loss, and whether each token is the most likely one given those before it."""
     losses, tokens, right = [0.0] * len(examples), [0] * len(examples), [False] * len(examples)
-    rows = encode_completions(tokenizer, examples, context, where="rows to score")
+    rows = encode_completions(tokenizer, examples, context, where="rows to score", trains=False)
     collate = PadRight(pad_token_id(tokenizer))
     order = sorted(range(len(rows)), key=lambda row: len(rows[row]["input_ids"]))
     device = next(model.parameters()).device

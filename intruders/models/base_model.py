@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ..checkpoints.stored.demo_models import DEMO_MODELS, DemoModel
 from ..checkpoints.stored.locate import locate
-from ..errors import CheckpointError
+from ..errors import CheckpointError, some_of
 
 
 def base_model_location(base: str) -> str:
@@ -30,6 +30,15 @@ def base_model_location(base: str) -> str:
     path = Path(base).expanduser()
     if path.is_dir():
         if not (path / "config.json").is_file():
+            inside = sorted(
+                entry.name
+                for entry in path.iterdir()
+                if any((entry / name).is_file() for name in ("config.json", "adapter_config.json"))
+            )
+            if inside:
+                raise CheckpointError(
+                    f"{base!r} contains models in folders of their own: {some_of(inside)}; pass one of these"
+                )
             raise CheckpointError(
                 f"base {base!r} has no config.json; expected a folder written by save_pretrained, a hub id, "
                 f"or one of {', '.join(DEMO_MODELS)}"

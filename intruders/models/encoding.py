@@ -12,6 +12,11 @@ from ..data.task import Example
 from ..errors import SettingError
 from .chat import rendered
 
+_TRAINED = (
+    "shorten it, raise --max-length up to what the model has, or leave such rows out with --drop-too-long"
+)
+_SCORED = "shorten it, or leave it out of the file: a model cannot answer what it cannot read"
+
 IGNORED = -100  # the label that cross-entropy leaves out
 
 
@@ -19,24 +24,35 @@ def encode_parts(tokenizer: Any, examples: Sequence[Example]) -> Iterator[tuple[
     """Yield the token ids of every prompt and of its completion, which ends with end-of-sequence.
 
     Both are encoded separately, so that a prompt has the same tokens in training as in generation. A conversation has
-    the begin and the end that its chat template writes; end-of-sequence is added if the template has none.
+    the begin and the end that its chat template writes; end-of-sequence is added if the template has none. Nothing
+    predicts a first token, so a prompt without tokens is the token that begins a text, as in lm-evaluation-harness.
+
+    Raises:
+      SettingError: a prompt has no tokens, and the tokenizer has no token that begins or ends a text.
     """
     begin = [tokenizer.bos_token_id] if _adds_bos(tokenizer) else []
     end = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
     for example in examples:
         if example.conversation is None:
             prompt, completion = _ids(tokenizer, example.text), _ids(tokenizer, example.target)
-            yield begin + prompt, completion + end
+            yield begin + prompt or _beginning(tokenizer, example), completion + end
         else:
             prompt, completion = (_ids(tokenizer, text) for text in rendered(tokenizer, example))
             yield prompt, completion if set(end) <= set(completion) else completion + end
 
 
 def encode_completions(
-    tokenizer: Any, examples: Sequence[Example], context: int, *, drop_too_long: bool = False, where: str
+    tokenizer: Any,
+    examples: Sequence[Example],
+    context: int,
+    *,
+    drop_too_long: bool = False,
+    where: str,
+    trains: bool = True,
 ) -> list[dict[str, list[int]]]:
     """Encode prompt and completion as one sequence; only the completion is learned.
 
+    ``trains`` tells whether the rows are those of a training, which has settings for rows that are too long.
     Raises SettingError for a row that does not fit in ``context`` tokens, unless such rows are dropped.
     """
     encoded = []
@@ -48,8 +64,7 @@ def encode_completions(
             named = f"{example.origin} (the {where})" if example.origin else f"row {row + 1} of the {where}"
             raise SettingError(
                 f"{named} has {len(prompt)} tokens of prompt and {len(completion)} of "
-                f"completion, more than the context of {context}; shorten it, raise --max-length up to what "
-                "the model has, or leave such rows out with --drop-too-long"
+                f"completion, more than the context of {context}; {_TRAINED if trains else _SCORED}"
             )
         encoded.append(
             {"input_ids": prompt + completion, "labels": [IGNORED] * len(prompt) + completion},
@@ -93,8 +108,21 @@ def encode_classification(
     encoded = []
     for example in examples:
         ids = tokenizer(example.text, example.pair, truncation=True, max_length=context)
+        if not ids["input_ids"]:
+            ids = {"input_ids": _beginning(tokenizer, example)}
         encoded.append({**ids, "labels": number[example.target]})
     return encoded
+
+
+def _beginning(tokenizer: Any, example: Example) -> list[int]:
+    """Return what stands for a text without tokens: begin-of-sequence, or else end-of-sequence."""
+    for token in (tokenizer.bos_token_id, tokenizer.eos_token_id):
+        if token is not None:
+            return [int(token)]
+    raise SettingError(
+        f"{example.origin or 'a row'} has an empty text, and the tokenizer has no token that begins one; "
+        "leave the row out"
+    )
 
 
 class PadRight:

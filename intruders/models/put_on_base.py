@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from ..errors import CheckpointError, PairingError, first_line, some_of
 from .base_model import base_model_location
 from .task_fit import adapter_config
 
+_FACTOR = re.compile(r"(?P<module>.+)\.lora_(?P<factor>[AB])\.weight")
 _LAYER = re.compile(r"^base_model\.model\.(.+?\.\d+)\.")
 
 
@@ -33,7 +35,9 @@ def adapted(model: nn.Module, source: str, location: str, *, merged: bool) -> tu
     folder = str(Path(source).expanduser())
     notes = []
     try:
-        layers = {name[1] for key in load_peft_weights(folder, device="cpu") if (name := _LAYER.match(key))}
+        stored = load_peft_weights(folder, device="cpu")
+        _require_both_factors(source, stored)
+        layers = {name[1] for key in stored if (name := _LAYER.match(key))}
         has = {name for name, _ in model.named_modules()}
         if absent := sorted(layers - has):
             raise PairingError(
@@ -48,6 +52,8 @@ def adapted(model: nn.Module, source: str, location: str, *, merged: bool) -> tu
                     f"adapter {source!r} learned a prompt and changes no weights, so it cannot be measured here; pass "
                     "an adapter of weights, such as LoRA"
                 )
+            if merged:
+                _refuse_shared(source, wrapped)
             with_adapter: nn.Module = wrapped.merge_and_unload() if merged else wrapped.get_base_model()
     except (ValueError, RuntimeError, OSError, KeyError) as error:
         raise _unfit(source, location, error) from error
@@ -58,6 +64,48 @@ def adapted(model: nn.Module, source: str, location: str, *, merged: bool) -> tu
                 "they are in the base, so check that it was trained on this one"
             )
     return with_adapter, notes
+
+
+def _require_both_factors(source: str, stored: Iterable[str]) -> None:
+    """Refuse an adapter with half of a pair: PEFT would draw the other half at random."""
+    pairs: dict[str, set[str]] = {}
+    for key in stored:
+        if name := _FACTOR.fullmatch(key):
+            pairs.setdefault(name["module"], set()).add(name["factor"])
+    for module, factors in pairs.items():
+        if len(factors) == 1:
+            raise CheckpointError(
+                f"{source!r} has only lora_{next(iter(factors))} for '{module}'; expected lora_A and lora_B; save the "
+                "adapter again"
+            )
+
+
+def _refuse_shared(source: str, wrapped: nn.Module) -> None:
+    """Refuse to merge into a weight that another module uses too, such as an embedding that is the output head."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    uses: dict[int, list[str]] = {}
+    adapted_to: dict[int, str] = {}
+    for name, module in wrapped.named_modules():
+        weight = module._parameters.get("weight")
+        if weight is not None and weight.device.type != "meta":
+            uses.setdefault(weight.data_ptr(), []).append(name)
+        if isinstance(module, BaseTunerLayer):
+            own = getattr(module.get_base_layer(), "weight", None)
+            if isinstance(own, nn.Parameter) and own.device.type != "meta":
+                adapted_to[own.data_ptr()] = name
+    for pointer, name in adapted_to.items():
+        others = [other for other in uses.get(pointer, []) if not other.startswith(name)]
+        if others:
+            raise PairingError(
+                f"adapter {source!r} changes '{_plain(name)}', whose weight is that of '{_plain(others[0])}' too; the "
+                "adapter and its merge are two models; merge it (merge_and_unload in PEFT, save_pretrained), and pass "
+                "the merged checkpoint"
+            )
+
+
+def _plain(name: str) -> str:
+    return name.removeprefix("base_model.model.")
 
 
 def named_base_note(source: str, base: str | None) -> list[str]:

@@ -6,7 +6,6 @@ are one product each, and what is known of it is looked up or computed once.
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ import torch
 import xxhash
 from torch import Tensor
 
-from ...checkpoints.pairing.pairing import PairedMatrix, SkipKind, Skipped
+from ...checkpoints.pairing.pairing import PairedMatrix, Skipped
 from ...engine.base_space import KnownBase
 from ...engine.decide import decide
 from ...errors import ChangedBaseError, IntrudersError, in_one_line
@@ -31,7 +30,8 @@ from ..batches import (
     device_for,
     largest_magnitude,
     largest_magnitude_of,
-    non_finite,
+    loaded_or_skipped,
+    skipped_if_not_finite,
     unit_of,
 )
 from ..result.records import AuditedMatrix
@@ -256,11 +256,9 @@ def _read(
     matrix: PairedMatrix, forms: _Forms, settings: AuditSettings
 ) -> tuple[SharedMatrix, Tensor | LowRank] | Skipped:
     """Return the base's matrix and the tuned one, both in the base's unit; or why it is skipped."""
-    loaded = matrix.load()
-    if loaded is None:
-        return Skipped(matrix.name, "unchanged", SkipKind.UNCHANGED)
-    if min(matrix.shape) == 0:
-        return Skipped(matrix.name, f"empty: shape {matrix.shape}")
+    loaded = loaded_or_skipped(matrix)
+    if isinstance(loaded, Skipped):
+        return loaded
     is_double = any(part.dtype == torch.float64 for part in loaded.parts)
     wide = forms.widened(loaded.base, torch.float64 if is_double else torch.float32)
     tuned = loaded.tuned.to(wide.matrix.device, wide.matrix.dtype)
@@ -269,11 +267,9 @@ def _read(
         "base": forms.magnitude(wide),
         "tuned model": largest_magnitude_of(pair.parts[1:]),
     }
-    side = next((side for side, magnitude in largest.items() if not math.isfinite(magnitude)), None)
-    if side is not None:
-        if not settings.skip_non_finite:
-            raise non_finite(matrix.name, side)
-        return Skipped(matrix.name, f"NaN or infinity in the {side}", SkipKind.NOT_FINITE)
+    skipped = skipped_if_not_finite(matrix.name, largest, settings.skip_non_finite)
+    if skipped is not None:
+        return skipped
     unit = unit_of(pair.rank, largest)
     if unit == 1.0:
         return wide, tuned

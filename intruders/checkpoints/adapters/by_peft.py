@@ -228,13 +228,13 @@ def _with_adapter(tree: nn.Module, settings: Any, tensors: dict[str, Tensor]) ->
     lost = list(loaded.unexpected_keys)
     if lost:
         raise ValueError(f"the file has {some_of(lost)}, which it has no use for")
-    absent = _absent(model, list(loaded.missing_keys), tensors)
+    absent = _absent(model, list(loaded.missing_keys))
     if absent:
         raise ValueError(f"the file lacks {some_of(absent)}")
     return model.eval()
 
 
-def _absent(model: nn.Module, missing: list[str], tensors: Mapping[str, Tensor]) -> list[str]:
+def _absent(model: nn.Module, missing: list[str]) -> list[str]:
     """The adapter's tensors that the file did not fill: missing, and under no other name the same tensor."""
     state = model.state_dict(keep_vars=True)
     filled = {id(tensor) for name, tensor in state.items() if name not in set(missing)}

@@ -18,7 +18,7 @@ def names_in_model_order(base: Checkpoint, adapter: str) -> list[str]:
     if base.kind == "module":
         return base.names()
     shapes = _shapes_of_class(base, adapter)
-    matching = match_names({name: base.shape(name) for name in base.names()}, shapes)
+    matching = match_names(base.shapes(), shapes)
     base_of = {other: name for name, other in matching.tuned_of.items()}
     return [base_of[name] for name in shapes if name in base_of]
 

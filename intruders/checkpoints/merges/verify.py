@@ -79,7 +79,7 @@ def verify(
     before, after = read_once(before), open_checkpoint(merged)
     selection = Selection(include_embeddings=True, split_fused=split_fused)
     wanted, in_merged = pair_sides(before, opened, selection), pair_sides(before, after, selection)
-    merged_name = match_names(_shapes(before), _shapes(after)).tuned_of
+    merged_name = match_names(before.shapes(), after.shapes()).tuned_of
     touched = {_stored_tensor_of(pair.name, before) for pair in wanted.pairs}
     unchecked = tensors_not_compared(opened)
     rest = [name for name in before.names() if name not in touched.union(entry.name for entry in unchecked)]
@@ -168,7 +168,3 @@ def _first_rows(both: Pair, rows: int) -> Pair:
 def _stored_tensor_of(matrix: str, base: Checkpoint) -> str:
     name = tensor_of(matrix)
     return base.tied.get(name, name)
-
-
-def _shapes(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
-    return {name: stored.shape for name, stored in checkpoint.tensors.items()}

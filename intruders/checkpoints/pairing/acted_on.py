@@ -55,10 +55,10 @@ def with_checkpoints(base: Checkpoint, checkpoints: Sequence[Checkpoint]) -> Che
 
     A tensor that a checkpoint lacks, or has in another shape, stays the base's.
     """
-    shapes = {name: stored.shape for name, stored in base.tensors.items()}
+    shapes = base.shapes()
     others: dict[str, list[StoredTensor]] = {name: [] for name in shapes}
     for checkpoint in checkpoints:
-        matching = match_names(shapes, {name: stored.shape for name, stored in checkpoint.tensors.items()})
+        matching = match_names(shapes, checkpoint.shapes())
         for name, other in matching.tuned_of.items():
             if checkpoint.tensors[other].shape == shapes[name]:
                 others[name].append(checkpoint.tensors[other])

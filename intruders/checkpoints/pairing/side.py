@@ -45,7 +45,7 @@ def side_of(acting: Acting) -> Side:
 
 def _checkpoint_side(acting: Acting, tuned: Checkpoint) -> Side:
     base = acting.base
-    matching = match_names(_stored_shapes(base), _stored_shapes(tuned))
+    matching = match_names(base.shapes(), tuned.shapes())
     _require_same_architecture(base, tuned, matching)
     matched = set(matching.tuned_of.values())
     return Side(
@@ -67,9 +67,7 @@ def _adapter_side(acting: Acting, adapter: Adapter) -> Side:
     base, replaced = acting.base, adapter.replaced
     shapes = _shapes_for_adapters(base)
     updates = adapter.updates_for(base, shapes)
-    matching = match_names(
-        shapes, _stored_shapes(replaced) | {update.name: update.full_shape for update in updates}
-    )
+    matching = match_names(shapes, replaced.shapes() | {update.name: update.full_shape for update in updates})
     elsewhere = _require_modules(base, adapter, updates, shapes, matching)
     by_name = {update.name: update for update in updates}
     matched = set(matching.tuned_of.values())
@@ -191,7 +189,3 @@ def _shape_for_adapters(base: Checkpoint, name: str) -> Shape:
 
 def _is_inner_matrix(checkpoint: Checkpoint, name: str) -> bool:
     return not_a_matrix(checkpoint.tensors[name]) is None and not is_embedding_or_head(name)
-
-
-def _stored_shapes(checkpoint: Checkpoint) -> dict[str, Shape]:
-    return {name: stored.shape for name, stored in checkpoint.tensors.items()}

@@ -57,6 +57,10 @@ class Checkpoint:
     def names(self) -> list[str]:
         return list(self.tensors)
 
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shapes of all tensors by name."""
+        return {name: stored.shape for name, stored in self.tensors.items()}
+
     def shape(self, name: str) -> tuple[int, ...]:
         return self._tensor(name).shape
 

@@ -44,6 +44,16 @@ def not_a_matrix(stored: StoredTensor) -> str | None:
     return "empty" if prod(stored.shape) == 0 else None
 
 
+def every_matrix(checkpoint: Checkpoint) -> dict[str, MatrixView]:
+    """Every matrix of the checkpoint by its name."""
+    return {
+        matrix.name: matrix
+        for name, stored in checkpoint.tensors.items()
+        if len(stored.shape) >= 2
+        for matrix in matrices_of(checkpoint, name)
+    }
+
+
 def matrices_of(checkpoint: Checkpoint, name: str, split_fused: bool = False) -> list[MatrixView]:
     """The matrices that one tensor of the checkpoint holds."""
     stored = checkpoint.tensors[name]

@@ -18,15 +18,17 @@ from ...audits.audit_settings import ANYWHERE, AS_USUAL, AuditSettings, Compute
 from ...audits.result.audit_result import Audit
 from ...checkpoints.opening.many_sources import digest_of
 from ...checkpoints.opening.open import Opened
-from ...checkpoints.pairing.open_sides import named_sides, open_sides
+from ...checkpoints.pairing.open_sides import open_sides
 from ...checkpoints.pairing.pair_sides import pair_sides
 from ...checkpoints.pairing.pairing import PairedMatrix
+from ...checkpoints.pairing.sides_on_disk import sides_on_disk
 from ...checkpoints.stored.checkpoint import Checkpoint
 from ...checkpoints.stored.names import module_paths
 from ...checkpoints.stored.selection import Selection
 from ...data.columns import Columns
 from ...data.corpora import Corpus, load_corpora
 from ...data.load_task import load_task
+from ...data.names_given import names_given
 from ...data.task import Task
 from ...errors import SettingError
 from ...linalg.low_rank import LowRank
@@ -37,8 +39,10 @@ from ...mitigation.remedies.intruders import ScaledIntruders
 from ...models.finetuned_folder import data_seed_of
 from ...models.loading_settings import AS_STORED, Loading
 from ...models.stored_dtype import recorded_dtypes
+from ...settings.seeds import check_seeds
 from ...system.folders import locked_folder, make_folder
 from ...system.progress import Progress, silent
+from ...system.random_state import callers_random_state
 from ..bench.live_models import models_loaded
 from ..doses.dose_groups import ELSEWHERE, DoseGroups, dose_groups
 from ..doses.dosed_model import DosedModel, DosedUpdate, Doses
@@ -50,6 +54,7 @@ from .document_losses import Measure, task_measure, text_measure
 from .path_integral import Floats, Path, PathIntegral
 
 
+@callers_random_state()
 def attribute(
     base: str | None,
     tuned: str | None = None,
@@ -103,19 +108,18 @@ def attribute(
       [['pydoc']]
     """
     started = time.perf_counter()
-    texts = [loss_on] if isinstance(loss_on, str) else list(loss_on)
+    check_seeds(seed=seed, data_seed=data_seed)
+    texts = names_given(loss_on)
     if not texts:
         raise SettingError(
             "no text to measure; expected text such as the base was trained on; pass --loss-on CORPUS"
         )
-    given_base, given_tuned = named_sides(base, tuned)
-    source = str(given_tuned)
+    given_base, source = sides_on_disk(base, tuned)
     rows_by = data_seed_of(source) if data_seed is None else data_seed
-    names = [task] if isinstance(task, str) else list(task)
-    tasks = {name: load_task(name, columns or Columns(), rows_by) for name in names}
+    tasks = {name: load_task(name, columns or Columns(), rows_by) for name in names_given(task)}
     corpora = {name: load_corpora(name, max_documents=settings.max_documents, seed=seed) for name in texts}
-    sides = open_sides(base, tuned)
-    base_source = str(given_base) if given_base is not None else sides[0].source
+    sides = open_sides(given_base, source)
+    base_source = given_base if given_base is not None else sides[0].source
     key = {
         "base": digest_of(base_source),
         "tuned": digest_of(source),
@@ -136,7 +140,7 @@ def attribute(
         pairing, made_audit, _ = audited_whole(*sides, audit, compute, progress)
         work = _Work(
             source,
-            None if given_base is None else str(given_base),
+            given_base,
             base_source,
             sides,
             settings,

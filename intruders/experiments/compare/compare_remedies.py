@@ -11,7 +11,8 @@ from typing import Any
 from ...audits.audit import audited_whole
 from ...audits.audit_settings import ANYWHERE, AS_USUAL, AuditSettings, Compute
 from ...audits.result.audit_result import Audit
-from ...checkpoints.pairing.open_sides import named_sides, open_sides
+from ...checkpoints.pairing.open_sides import open_sides
+from ...checkpoints.pairing.sides_on_disk import sides_on_disk
 from ...data.corpora import load_corpora
 from ...data.load_task import described_task, load_task
 from ...errors import SettingError
@@ -33,8 +34,10 @@ from ...models.finetuned_folder import data_seed_of
 from ...models.loading_settings import AS_STORED, Loading
 from ...models.stored_dtype import recorded_dtypes
 from ...models.tuned_model import open_language_model
+from ...settings.seeds import check_seeds
 from ...system.folders import locked_folder, make_folder
 from ...system.progress import Progress, silent
+from ...system.random_state import callers_random_state
 from ..bench.bench import Bench
 from ..bench.curve import ALONG_CURVE
 from ..bench.data_shares import DataShare, DataShares, split_data
@@ -52,6 +55,7 @@ from .doses_of_task import kept_doses
 from .measured_curve import REPORT, Compared, measured_curve
 
 
+@callers_random_state()
 def compare_remedies(
     base: str | None,
     tuned: str | None = None,
@@ -105,8 +109,8 @@ def compare_remedies(
       >>> result.target, result.tuned_kind
       ('word-problems', 'adapter')
     """
-    given_base, given_tuned = named_sides(base, tuned)
-    base, tuned = None if given_base is None else str(given_base), str(given_tuned)
+    check_seeds(seed=seed, data_seed=data_seed)
+    base, tuned = sides_on_disk(base, tuned)
     _require_measures(losses, scores)
     if harness.lm_eval:
         check_harness(harness)

@@ -20,7 +20,7 @@ from torch.nn.utils import parametrize
 
 from ...checkpoints.stored.checkpoint import Checkpoint
 from ...checkpoints.stored.matching import match_names
-from ...checkpoints.stored.matrices import MatrixView, matrices_of, put_back
+from ...checkpoints.stored.matrices import MatrixView, every_matrix, put_back
 from ...errors import PairingError
 from ...linalg.low_rank import LowRank
 from .dose_groups import ELSEWHERE, DoseGroups
@@ -102,10 +102,8 @@ class DosedModel:
         self._parametrized: list[tuple[nn.Module, str]] = []
         state = dict(model.state_dict(keep_vars=True))
         owners = _owners(model)
-        matched = match_names(
-            {name: base.shape(name) for name in base.names()}, _shapes_of_weights(model, state)
-        ).tuned_of
-        views = {view.name: view for name in base.names() for view in _views(base, name)}
+        matched = match_names(base.shapes(), _shapes_of_weights(model, state)).tuned_of
+        views = every_matrix(base)
         dense: dict[int, list[tuple[str, Any]]] = {}
         for name, update in updates.items():
             view = views.get(name)
@@ -240,7 +238,3 @@ def _has_branch(module: nn.Module, name: str) -> bool:
     """Return whether the module only computes ``W x`` for a weight W, or only looks its rows up."""
     is_linear = type(module) is nn.Linear or type(module).__name__ == "Conv1D" or _is_quantized(module)
     return name == "weight" and (is_linear or type(module) is nn.Embedding)
-
-
-def _views(base: Checkpoint, name: str) -> list[MatrixView]:
-    return matrices_of(base, name) if len(base.shape(name)) >= 2 else []

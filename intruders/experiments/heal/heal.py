@@ -14,12 +14,14 @@ from ...audits.result.audit_result import Audit
 from ...checkpoints.adapters.adapter import Adapter
 from ...checkpoints.opening.many_sources import digest_of
 from ...checkpoints.opening.open import Opened
-from ...checkpoints.pairing.open_sides import named_sides, open_sides
+from ...checkpoints.pairing.open_sides import open_sides
 from ...checkpoints.pairing.pair_sides import pair_sides
 from ...checkpoints.pairing.pairing import PairedMatrix
+from ...checkpoints.pairing.sides_on_disk import sides_on_disk
 from ...checkpoints.stored.checkpoint import Checkpoint
 from ...checkpoints.stored.selection import Selection
 from ...data.columns import Columns
+from ...data.names_given import names_given
 from ...errors import SettingError
 from ...mitigation.mitigate import mitigate
 from ...mitigation.mitigation_result import Mitigation
@@ -27,7 +29,9 @@ from ...mitigation.targets.choose_target import choose_target
 from ...models.finetuned_folder import data_seed_of
 from ...models.loading_settings import AS_STORED, Loading
 from ...models.stored_dtype import recorded_dtypes
+from ...settings.seeds import check_seeds
 from ...system.progress import Progress, silent
+from ...system.random_state import callers_random_state
 from ..bench.live_models import models_loaded
 from .heal_data import load_tasks, load_texts, read_prompts
 from .heal_session import Session, Told, untold
@@ -37,6 +41,7 @@ from .learned_doses import remedy_of
 from .work_folder import WorkFolder, finished_healing
 
 
+@callers_random_state()
 def heal(
     base: str | None,
     tuned: str | None = None,
@@ -100,14 +105,14 @@ def heal(
       ('model.layers.0.mlp.down_proj.weight', ['base', 'tuned', 'healed'])
     """
     started = time.perf_counter()
-    given_base, given_tuned = named_sides(base, tuned)
-    base, tuned = None if given_base is None else str(given_base), str(given_tuned)
-    names = [task] if isinstance(task, str) else list(task)
+    check_seeds(seed=seed, data_seed=data_seed)
+    base, tuned = sides_on_disk(base, tuned)
+    names = names_given(task)
     prompt_file = None if prompts is None else os.fspath(prompts)
     rows_by = data_seed_of(tuned) if data_seed is None else data_seed
     tasks = load_tasks(names, columns or Columns(), rows_by, prompt_file)
     asked = None if prompt_file is None else read_prompts(prompt_file)
-    corpora = load_texts([loss_on] if isinstance(loss_on, str) else list(loss_on), settings, seed)
+    corpora = load_texts(names_given(loss_on), settings, seed)
     sides = open_sides(base, tuned)
     base_source = base if base is not None else sides[0].source
     pairs = pair_sides(*sides, Selection(include_embeddings=True)).pairs
@@ -131,7 +136,7 @@ def heal(
     work = None if folder is None else WorkFolder.beside(folder)
     if folder is not None:
         choose_target(
-            (given_base, given_tuned),
+            (base, tuned),
             sides,
             out=folder,
             form=form,
@@ -163,8 +168,8 @@ def heal(
 
         if folder is not None:
             written = mitigate(
-                given_base,
-                given_tuned,
+                base,
+                tuned,
                 remedy=remedy_of(healing),
                 out=folder,
                 form=form,

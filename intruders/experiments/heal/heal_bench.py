@@ -21,6 +21,7 @@ from ...measures.corpus_loss import losses_by_corpus
 from ...measures.kept_outcomes import KeptOutcomes
 from ...measures.measure_settings import LossSettings
 from ...measures.outcome import Outcome
+from ...mitigation.beyond_doses import require_only_matrices, require_same_head
 from ...models.loading_settings import AS_STORED, Loading, require_one_device, require_whole_weights
 from ...models.tuned_model import OpenedModel, open_for_task, open_language_model
 from ..bench.data_shares import DataShare
@@ -144,7 +145,7 @@ def tuned_elsewhere(model: nn.Module, base: Checkpoint, paired: Sequence[str]) -
     held = {tensor_of(name) for name in paired}
     state: Mapping[str, Tensor] = model.state_dict()
     matched = match_names(
-        {name: base.shape(name) for name in base.names()},
+        base.shapes(),
         {name: tuple(tensor.shape) for name, tensor in state.items()},
     ).tuned_of
     names = []
@@ -174,8 +175,13 @@ def open_to_dose(
       base: as it was given; None where an adapter names it.
       tasks: that are to be measured.
       loading: how the models are loaded.
+
+    Raises:
+      SettingError: an adapter changes what no dose acts on.
     """
+    require_same_head(sides)
     if opens_base(sides, tasks):
+        require_only_matrices(sides)
         require_one_device(loading)
         return open_models(sources[0], None, tasks, loading)
     require_whole_weights(loading)

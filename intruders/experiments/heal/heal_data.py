@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import random
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from ...charts.text import plural
 from ...data.columns import Columns
 from ...data.corpora import Corpus, load_corpora
 from ...data.load_task import load_task
 from ...data.local_files import SUFFIXES, read_rows
 from ...data.task import Example, Task
+from ...data.values import as_text, is_missing
 from ...errors import SettingError
-from ...models.answers import evaluating
-from ...models.encoding import pad_token_id
+from ...models.answers import generated_answers
+from ...models.encoding import encode_parts
 from ...models.tuned_model import OpenedModel
 from ..bench.data_shares import DataShare, split_data
 from .heal_settings import HealSettings
@@ -26,7 +27,6 @@ PROMPTS = "prompts"  # the name of the task that prompts alone make
 
 # Of an answer to a prompt without one, in tokens.
 _ANSWER = 96
-_BATCH = 16
 
 
 @dataclass(frozen=True)
@@ -123,15 +123,18 @@ def read_prompts(file: str) -> list[str]:
     """
     path = Path(file).expanduser()
     if path.suffix.lower() in SUFFIXES:
-        rows = read_rows(path).rows
-        if rows and "prompt" not in rows[0]:
+        data = read_rows(path)
+        if data.rows and "prompt" not in data.rows[0]:
             raise SettingError(
-                f"prompts '{file}' has no column 'prompt'; it has {', '.join(map(repr, rows[0]))}; rename one"
+                f"prompts '{file}' has no column 'prompt'; it has {', '.join(map(repr, data.rows[0]))}; rename one"
             )
-        prompts = [str(row["prompt"]) for row in rows if row["prompt"]]
+        given = [(row["prompt"], data.origin(index)) for index, row in enumerate(data.rows)]
+        texts = [as_text(value, "prompt", origin) for value, origin in given if not is_missing(value)]
+        prompts = [text for text in texts if text.strip()]
     else:
         try:
-            prompts = [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+            # Not by splitlines, which also splits at characters inside a line, such as U+2028.
+            prompts = [line for line in path.read_text(encoding="utf-8-sig").split("\n") if line.strip()]
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or str(error)
             raise SettingError(
@@ -139,8 +142,8 @@ def read_prompts(file: str) -> list[str]:
             ) from error
     if len(prompts) < 6:
         raise SettingError(
-            f"prompts '{file}' has {len(prompts)} prompts; expected 6 or more, a third to learn from, a third to "
-            "choose by and a third to report; add some"
+            f"prompts '{file}' has {plural(len(prompts), 'prompt')}; expected 6 or more, a third to learn from, a "
+            "third to choose by and a third to report; add some"
         )
     return prompts
 
@@ -169,32 +172,22 @@ def task_of_prompts(prompts: Sequence[str], answers: Sequence[str], seed: int) -
     )  # fmt: skip
 
 
-@torch.no_grad()
 def own_answers(opened: OpenedModel, prompts: Sequence[str]) -> list[str]:
-    """Return a causal model's greedy answers, in the order of the prompts."""
-    tokenizer, model = opened.tokenizer, opened.model
-    encoded = [tokenizer(prompt)["input_ids"][-(opened.context - 1) :] for prompt in prompts]
-    order = sorted(range(len(prompts)), key=lambda row: len(encoded[row]))
-    answers = [""] * len(prompts)
-    pad, device = pad_token_id(tokenizer), next(model.parameters()).device
-    with evaluating(model):
-        for start in range(0, len(order), _BATCH):
-            rows = order[start : start + _BATCH]
-            width = max(len(encoded[row]) for row in rows)
-            ids = [[pad] * (width - len(encoded[row])) + encoded[row] for row in rows]
-            mask = [[0] * (width - len(encoded[row])) + [1] * len(encoded[row]) for row in rows]
-            written = model.generate(  # type: ignore[operator]
-                input_ids=torch.tensor(ids, device=device),
-                attention_mask=torch.tensor(mask, device=device),
-                max_new_tokens=max(1, min(_ANSWER, opened.context - width)),
-                do_sample=False,
-                num_beams=1,
-                use_cache=True,
-                pad_token_id=pad,
-                eos_token_id=tokenizer.eos_token_id,
-            )
-            for row, tokens in zip(rows, written[:, width:].tolist(), strict=True):
-                end = tokenizer.eos_token_id
-                kept = tokens[: tokens.index(end)] if end in tokens else tokens
-                answers[row] = tokenizer.decode(kept, skip_special_tokens=True)
-    return answers
+    """Return a causal model's greedy answers, in the order of the prompts; nothing where both do not fit its context.
+
+    An answer does not depend on the other prompts.
+    """
+    asked = [Example(text=prompt, target="") for prompt in prompts]
+    given = generated_answers(
+        opened.model, opened.tokenizer, asked, context=opened.context, max_new_tokens=_ANSWER
+    )
+    answered = [replace(example, target=answer.text) for example, answer in zip(asked, given, strict=True)]
+    lengths = [len(prompt) + len(answer) for prompt, answer in encode_parts(opened.tokenizer, answered)]
+    fits = [length <= opened.context for length in lengths]
+    if not all(fits):
+        warnings.warn(
+            f"{fits.count(False):,} of {plural(len(prompts), 'prompt')} and the answer are longer than the context of "
+            f"{opened.context:,} tokens and are left out",
+            stacklevel=2,
+        )
+    return [example.target if has_room else "" for example, has_room in zip(answered, fits, strict=True)]

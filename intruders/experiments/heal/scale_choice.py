@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ...checkpoints.pairing.open_sides import named_sides, open_sides
+from ...checkpoints.pairing.open_sides import open_sides
+from ...checkpoints.pairing.sides_on_disk import sides_on_disk
 from ...data.columns import Columns
+from ...data.names_given import names_given
 from ...models.finetuned_folder import data_seed_of
 from ...models.loading_settings import AS_STORED, Loading
+from ...settings.seeds import check_seeds
 from ...system.progress import Progress, silent
+from ...system.random_state import callers_random_state
 from ...system.result_protocol import JsonResult
 from .heal_bench import HealBench
 from .heal_data import HealData, load_tasks, load_texts
@@ -53,6 +57,7 @@ class ScaleChoice(JsonResult):
     points: Sequence[HealedPoint]  # base, tuned and chosen, on the half that is reported
 
 
+@callers_random_state()
 def choose_scale(
     base: str | None,
     tuned: str | None = None,
@@ -98,11 +103,11 @@ def choose_scale(
       >>> 0 <= choice.scale <= 1
       True
     """
-    given_base, given_tuned = named_sides(base, tuned)
-    base, tuned = None if given_base is None else str(given_base), str(given_tuned)
+    check_seeds(seed=seed, data_seed=data_seed)
+    base, tuned = sides_on_disk(base, tuned)
     rows_by = data_seed_of(tuned) if data_seed is None else data_seed
-    tasks = load_tasks([task] if isinstance(task, str) else list(task), columns or Columns(), rows_by, None)
-    corpora = load_texts([loss_on] if isinstance(loss_on, str) else list(loss_on), settings, seed)
+    tasks = load_tasks(names_given(task), columns or Columns(), rows_by, None)
+    corpora = load_texts(names_given(loss_on), settings, seed)
     session = session_of(open_sides(base, tuned), (base, tuned), settings, seed, progress, loading=loading)
     with session.benched(corpora, tasks, None) as (bench, data, _):
         curve: dict[float, CurveOfScales] = {}

@@ -13,7 +13,7 @@ from typing import Any
 from ...errors import SettingError
 from ...system.documents import read_document
 from ...system.files import write_atomically
-from ...system.folders import locked_folder, make_folder
+from ...system.folders import LOCK, locked_folder, make_folder
 from .healing import RECORD, SCHEMA, Healing
 
 _KEY = "key.json"
@@ -42,7 +42,13 @@ class WorkFolder:
         with locked_folder(self.folder):
             require_same(self._read(_KEY), key, f"'{self.folder}'", out)
             self._write(_KEY, key)
-            yield
+            try:
+                yield
+            except BaseException:
+                # What was refused before anything was kept must not stand in the way of other settings.
+                if {file.name for file in self.folder.iterdir()} <= {_KEY, LOCK}:
+                    shutil.rmtree(self.folder, ignore_errors=True)
+                raise
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def learning(self) -> Mapping[str, Any] | None:

@@ -15,7 +15,8 @@ from torch import Tensor
 from ...audits.audit import audited_whole
 from ...audits.audit_settings import ANYWHERE, AS_USUAL, AuditSettings, Compute
 from ...audits.result.audit_result import Audit
-from ...checkpoints.pairing.open_sides import named_sides, open_sides
+from ...checkpoints.pairing.open_sides import open_sides
+from ...checkpoints.pairing.sides_on_disk import sides_on_disk
 from ...checkpoints.stored.checkpoint import Checkpoint
 from ...data.corpora import load_corpora
 from ...data.load_task import load_task
@@ -46,8 +47,10 @@ from ...models.finetuned_folder import data_seed_of
 from ...models.loading_settings import AS_STORED, Loading
 from ...models.stored_dtype import recorded_dtypes
 from ...models.tuned_model import open_language_model
+from ...settings.seeds import check_seeds
 from ...system.folders import locked_folder, make_folder
 from ...system.progress import Progress, silent
+from ...system.random_state import callers_random_state
 from ..bench.bench import Bench
 from ..bench.curve import ALONG_CURVE, curve
 from ..bench.data_shares import DataShare
@@ -64,6 +67,7 @@ from .sweep import InterventionSweep
 _OF_BASE = {"remedy": None}  # the unit of its evaluation
 
 
+@callers_random_state()
 def intervene(
     base: str | None,
     tuned: str | None = None,
@@ -118,8 +122,8 @@ def intervene(
       >>> [(point.control, point.scale) for point in result.points]
       [('intruders', 0.0), ('shrink', 0.0)]
     """
-    given_base, given_tuned = named_sides(base, tuned)
-    base, tuned = None if given_base is None else str(given_base), str(given_tuned)
+    check_seeds(seed=seed, data_seed=data_seed)
+    base, tuned = sides_on_disk(base, tuned)
     is_curve_wanted = _wants_curve(sweep, losses, scores)
     if not (losses.loss_on or scores.tasks):
         raise SettingError("nothing to measure; expected a corpus (--loss-on) or a task (--task)")

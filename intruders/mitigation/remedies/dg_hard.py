@@ -8,12 +8,11 @@ from functools import lru_cache
 
 import torch
 
-from ...audits.result.records import AuditedMatrix
 from ...engine.components import Components
 from ...linalg.low_rank import LowRank
 from ...settings import setting
 from .changes import Change
-from .remedy import Case, PublishedRemedy, WantedTriplets
+from .remedy import Case, SpectralRemedy
 
 # Smaller tensors are left alone, as in the authors' code.
 _FEWEST_ENTRIES = 1024
@@ -21,7 +20,7 @@ _POINTS = 200_001
 
 
 @dataclass(frozen=True)
-class DGHard(PublishedRemedy):
+class DGHard(SpectralRemedy):
     """``W' = W0 + sum d_i p_i q_i^T`` over the d_i above ``tau = c omega(beta) / mu(beta) median(d)``.
 
     beta is the smaller side over the larger one, omega(beta) the optimal threshold at noise of unit variance (Gavish
@@ -46,14 +45,11 @@ class DGHard(PublishedRemedy):
             "are not 0, so that their median and the threshold are 0; choose another remedy, such as truncate"
         )
 
-    def needs(self, matrix: AuditedMatrix) -> tuple[WantedTriplets, ...]:
-        return (WantedTriplets.leading("update", min(matrix.shape)),)
-
     def change(self, case: Case) -> Change:
         m, n = case.matrix.shape
         if m * n < _FEWEST_ENTRIES:
             return Change()
-        [part] = (case.parts[need] for need in self.needs(case.matrix))
+        part = self.components(case)
         beta = min(m, n) / max(m, n)
         values = torch.zeros(min(m, n), dtype=torch.float64)
         values[: len(part.values)] = part.values.cpu()

@@ -6,18 +6,17 @@ from dataclasses import dataclass
 
 import torch
 
-from ...audits.result.records import AuditedMatrix
 from ...linalg.low_rank import LowRank
 from ...settings import setting
 from .changes import Change
-from .remedy import Case, PublishedRemedy, WantedTriplets
+from .remedy import Case, SpectralRemedy
 
 # Singular values below this share of the largest are what rounding leaves of zeros: their vectors are arbitrary.
 _ZERO = 1e-12
 
 
 @dataclass(frozen=True)
-class Flatten(PublishedRemedy):
+class Flatten(SpectralRemedy):
     """``W' = W0 + c sum_i p_i q_i^T``: all r singular values of D become one value c.
 
     ``c = sum_i d_i / r`` keeps the nuclear norm of D (the default), ``c = ||D||_F / sqrt(r)`` the Frobenius norm.
@@ -43,12 +42,8 @@ class Flatten(PublishedRemedy):
             "or choose another remedy"
         )
 
-    def needs(self, matrix: AuditedMatrix) -> tuple[WantedTriplets, ...]:
-        return (WantedTriplets.leading("update", min(matrix.shape)),)
-
     def change(self, case: Case) -> Change:
-        [components] = (case.parts[need] for need in self.needs(case.matrix))
-        part = components.first(int((components.values > _ZERO * components.values[0]).sum()))
+        part = self.directions(case)
         values = part.values
         if len(values) == 0:
             return Change()  # D is zero, and stays

@@ -24,6 +24,9 @@ from .remedy_table import ALL, TOP, WHICH
 # everything else that was tuned (embeddings, norms, biases), where the target holds it.
 Reach = Literal["intruders", "matrices", "model"]
 
+# Singular values below this share of the largest are what rounding leaves of zeros.
+ZERO_SHARE = 1e-12
+
 
 @dataclass(frozen=True)
 class WantedTriplets:
@@ -200,6 +203,23 @@ class PublishedRemedy(Settings, Remedy):
 
     def needs(self, matrix: AuditedMatrix) -> tuple[WantedTriplets, ...]:
         return ()
+
+
+class SpectralRemedy(PublishedRemedy):
+    """A remedy that weighs or drops the singular triplets of every update."""
+
+    def needs(self, matrix: AuditedMatrix) -> tuple[WantedTriplets, ...]:
+        return (WantedTriplets.leading("update", min(matrix.shape)),)
+
+    def components(self, case: Case) -> Components:
+        """Return all triplets of the update."""
+        [components] = (case.parts[need] for need in self.needs(case.matrix))
+        return components
+
+    def directions(self, case: Case) -> Components:
+        """Return the triplets of the update that it weighs: all but those that rounding leaves of zeros."""
+        components = self.components(case)
+        return components.first(int((components.values > ZERO_SHARE * components.values[0]).sum()))
 
 
 class EntryRemedy(PublishedRemedy):

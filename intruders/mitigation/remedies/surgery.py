@@ -13,28 +13,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...audits.result.records import AuditedMatrix
 from ...checkpoints.pairing.pairing import PairedMatrix
-from ...engine.components import Components
 from ...errors import SettingError
 from ...linalg.low_rank import LowRank
 from ...settings import setting
 from .changes import Change
-from .remedy import Case, PublishedRemedy, WantedTriplets
+from .remedy import Case, SpectralRemedy
 
 # The projections that write to the residual stream, by the names that model families have for them. The paper takes
 # o_proj and down_proj.
 WRITING = ("*o_proj", "*down_proj", "*attn.c_proj", "*mlp.c_proj", "*output.dense", "*out_proj", "*fc2")
 
-# Singular values below this share of the largest are what rounding leaves of zeros.
-_ZERO = 1e-12
 _UP, _DOWN = 1.25, 0.80
 _TEMPERATURE = 0.35
 _RATE_UP, _RATE_DOWN = 2.0, 0.2
 
 
 @dataclass(frozen=True)
-class Surgery(PublishedRemedy):
+class Surgery(SpectralRemedy):
     """``W' = W0 + sum_i c_i d_i p_i q_i^T`` with ``sum_i c_i d_i = sum_i d_i``: D's singular values d_i weighed anew.
 
     c_i follows from the sensitivity ``g_i = p_i^T (dL/dD) q_i`` of the loss L on examples of the task:
@@ -90,9 +86,6 @@ class Surgery(PublishedRemedy):
             "pass an adapter, or choose another remedy"
         )
 
-    def needs(self, matrix: AuditedMatrix) -> tuple[WantedTriplets, ...]:
-        return (WantedTriplets.leading("update", min(matrix.shape)),)
-
     def change(self, case: Case) -> Change:
         name = case.matrix.name
         if not self.reaches(name):
@@ -110,11 +103,6 @@ class Surgery(PublishedRemedy):
         weighed = (values * self._weights(felt, name)).clamp_min(0)
         weighed = weighed * values.sum() / weighed.sum()
         return Change(share=0.0, added=LowRank(*part.with_values(weighed).factors(1.0)))
-
-    def directions(self, case: Case) -> Components:
-        """The singular triplets of D that it weighs: all but those that rounding leaves of zeros."""
-        [components] = (case.parts[need] for need in self.needs(case.matrix))
-        return components.first(int((components.values > _ZERO * components.values[0]).sum()))
 
     def recorded(self) -> dict[str, Any]:
         """Return its settings, and a digest of the sensitivities, which the weights depend on as much."""

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...audits.result.records import AuditedMatrix
 from ...engine.components import Components
 from ...linalg.low_rank import LowRank
 from ...settings import setting
 from .changes import Change
-from .remedy import Case, PublishedRemedy, WantedTriplets
-
-_ZERO = 1e-12  # singular values below this share of the largest are rounding
+from .remedy import ZERO_SHARE, Case, SpectralRemedy
 
 
 @dataclass(frozen=True)
-class Truncate(PublishedRemedy):
+class Truncate(SpectralRemedy):
     """``W' = W0 + sum_{i <= r'} d_i p_i q_i^T``: the fewest leading terms of D with a share of ``sum_i d_i^2``.
 
     The paper names no share that could be read; 0.9 is this package's default.
@@ -38,16 +35,13 @@ class Truncate(PublishedRemedy):
     def changes_nothing(self) -> bool:
         return self.energy == 1
 
-    def needs(self, matrix: AuditedMatrix) -> tuple[WantedTriplets, ...]:
-        return (WantedTriplets.leading("update", min(matrix.shape)),)
-
     def change(self, case: Case) -> Change:
-        [part] = (case.parts[need] for need in self.needs(case.matrix))
+        part = self.components(case)
         squares = part.values.square()
         # A share that a sum of leading squares has exactly may not cost a term more by rounding.
         wanted = self.energy * squares.sum() * (1 - 1e-12)
         count = int((squares.cumsum(0) < wanted).sum()) + 1
-        if not bool((part.values[count:] > _ZERO * part.values[0]).any()):
+        if not bool((part.values[count:] > ZERO_SHARE * part.values[0]).any()):
             return Change()  # every term stays, as the only one of a rank-one update does
         left, right = self.kept(part, count, case.matrix.name).factors(1.0)
         return Change(share=0.0, added=LowRank(left, right))

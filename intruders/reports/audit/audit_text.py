@@ -64,10 +64,10 @@ def _totals(audit: Audit, page: Page) -> None:
     headline = plural(audit.intruders, "intruder dimension")
     where = f" in {plural(audit.vectors, 'vector')} of {plural(len(audit.matrices), 'matrix', 'matrices')}"
     energy = f", energy share {percent(audit.intruder_energy_share)}" if audit.intruders else ""
-    first, *rest = _wrapped(f"{headline}{where}{energy}", page)
-    page.say((headline, "bold red" if audit.intruders else "bold green"), first.removeprefix(headline))
-    for line in rest:
-        page.say(line)
+    style, left = "bold red" if audit.intruders else "bold green", len(headline)
+    for line in _wrapped(f"{headline}{where}{energy}", page):
+        page.say((line[:left], style), line[left:])
+        left = max(0, left - len(line) - 1)
 
 
 def _kinds(audit: Audit, page: Page, verbose: bool) -> None:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from statistics import NormalDist
 
-from ...measures.intervals import student_quantile
+from ...measures.intervals import normal_quantile, student_quantile
 from ...studies.claims.shared.claim import CONTRADICTED, SUPPORTED, UNDECIDED
 
 REPORTED = "reported"  # an effect of which the paper claims no sign
@@ -68,14 +67,10 @@ class StudyEffect:
             return self.low, self.high
         level = 1 - (1 - _LEVEL) / self.tests
         if self.unit.startswith(_BOUNDED):
-            wider = _normal(level) / _normal(_LEVEL)
+            wider = normal_quantile(level) / normal_quantile(_LEVEL)
         else:
             wider = student_quantile(level, self.seeds - 1) / student_quantile(_LEVEL, self.seeds - 1)
         return (
             self.estimate - wider * (self.estimate - self.low),
             self.estimate + wider * (self.high - self.estimate),
         )
-
-
-def _normal(level: float) -> float:
-    return NormalDist().inv_cdf((1 + level) / 2)

@@ -8,6 +8,7 @@ from pathlib import Path
 from ...charts.drawing import picture
 from ...errors import SettingError
 from ...system.files import check_writable, write_atomically
+from ..shared.markdown import table_row
 from .conclusions import conclusions
 from .forest_plot import DARK, LIGHT, effects_frame, forest_plot, number_text
 from .read_effects import read_effects
@@ -54,7 +55,7 @@ def effect_table(effects: Sequence[StudyEffect]) -> list[str]:
     """Return Markdown lines, one row per effect, sorted by claim as the effects come."""
     claims = list(dict.fromkeys(effect.claim for effect in effects))
     ordered = sorted(effects, key=lambda effect: claims.index(effect.claim))
-    lines = [_line(_HEADINGS), _line(["---"] * len(_HEADINGS)), *map(_row, ordered)]
+    lines = [table_row(_HEADINGS), table_row(["---"] * len(_HEADINGS)), *map(_row, ordered)]
     if any(effect.data != _KEPT for effect in effects):
         lines += [
             "",
@@ -68,7 +69,7 @@ def _row(effect: StudyEffect) -> str:
     tests = f" (one of {effect.tests})" if effect.tests > 1 else ""
     study = f"[{effect.study}]({effect.page})" if effect.page else effect.study
     kept = "" if effect.data == _KEPT else "\\*"
-    return _line(
+    return table_row(
         [
             effect.claim,
             f"{effect.where}: {effect.effect}",
@@ -81,10 +82,6 @@ def _row(effect: StudyEffect) -> str:
             f"{study}{kept}",
         ]
     )
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 
 def _unbroken(text: str) -> str:

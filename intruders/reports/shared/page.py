@@ -27,7 +27,7 @@ class Page:
 
     @property
     def width(self) -> int:
-        return min(self.console.width, WIDTH)
+        return max(1, min(self.console.width, WIDTH))  # some terminals say that they have 0 columns
 
     @property
     def plain(self) -> bool:

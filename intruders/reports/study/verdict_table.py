@@ -16,6 +16,7 @@ from ...studies.claims.shared.words import said
 from ...studies.describe.claim_names import CLAIMS
 from ...studies.tables.results import Results, load_results
 from ...studies.work.study_folder import PUBLISHED, StudyFolder
+from ..shared.markdown import table_row
 
 _HEADINGS = ("claim", "model and task", "verdict", "effect (95 % CI); the claim expects", "seeds", "command")
 
@@ -32,8 +33,8 @@ def verdict_table(folders: Sequence[str | os.PathLike[str]]) -> list[str]:
     studies = [Path(folder) for folder in folders]
     rows = [row for folder in studies for row in _rows(folder)]
     rows.sort(key=lambda row: row[0])
-    lines = [_line(_HEADINGS), _line(["---"] * len(_HEADINGS))]
-    lines += [_line(cells) for _, cells in rows]
+    lines = [table_row(_HEADINGS), table_row(["---"] * len(_HEADINGS))]
+    lines += [table_row(cells) for _, cells in rows]
     return [*lines, "", *(line for folder in studies for line in _done(folder))]
 
 
@@ -98,7 +99,3 @@ def _done(folder: Path) -> Iterator[str]:
         if (folder / PUBLISHED).is_file():
             how = f"`intruders study FILE --out RUNS --from {folder}` runs them"
         yield f"- {len(pending)} not run yet, of seeds {seeds}; {how}"
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"

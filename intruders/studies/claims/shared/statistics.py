@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from ....measures.intervals import Interval, student_p, student_quantile
+from ....measures.intervals import Interval, normal_quantile, student_p, student_quantile
 
 Values = npt.ArrayLike
 LEVEL = 0.95
@@ -86,7 +86,7 @@ def settings_needed(correlation: float, *, level: float = LEVEL, power: float = 
     The least n with (u_level + u_power) sqrt((1 + rho^2 / 2) / (n - 3)) <= atanh |rho|, u being normal quantiles. None
     where that is more than ``MOST_SETTINGS``.
     """
-    reach = _normal(level) + _normal(2 * power - 1)
+    reach = normal_quantile(level) + normal_quantile(2 * power - 1)
     needed = math.ceil(3 + (1 + correlation**2 / 2) * (reach / math.atanh(abs(correlation))) ** 2)
     return needed if needed <= MOST_SETTINGS else None
 
@@ -185,7 +185,7 @@ def auc_interval(
     p, n = int(is_high.sum()), int((~is_high).sum())
     alone = float(_auc_variance(np.array(estimate), p, n))
     over_runs = student_quantile(level, runs - 1) * math.sqrt(jackknife / alone) if alone > 0 else 0.0
-    factor = max(_normal(level), over_runs)
+    factor = max(normal_quantile(level), over_runs)
     theta = np.linspace(0, 1, 2001)
     inside = theta[np.abs(estimate - theta) <= factor * np.sqrt(_auc_variance(theta, p, n))].tolist()
     # No effect is an area of one half.
@@ -203,11 +203,6 @@ def slope(x: Values, y: Values) -> float:
         return math.nan
     centred = across - across.mean()
     return float((centred * up).sum() / (centred**2).sum())
-
-
-def _normal(level: float) -> float:
-    """Return the two-sided quantile of the normal distribution."""
-    return NormalDist().inv_cdf((1 + level) / 2)
 
 
 def _normal_p(statistic: float) -> float:
@@ -240,7 +235,7 @@ def _fisher(
     most = 1 - 6 / (count * (count**2 - 1))
     inner = max(-most, min(most, estimate))
     error = math.sqrt((1 + inner**2 / 2) / (effective - lost))
-    half = _normal(level) * error
+    half = normal_quantile(level) * error
     low, high = math.tanh(math.atanh(inner) - half), math.tanh(math.atanh(inner) + half)
     p = _normal_p(math.atanh(inner) / error)
     return Interval(estimate, min(estimate, low), max(estimate, high), count, p)

@@ -1,0 +1,71 @@
+"""What an adapter changes besides the matrices that doses act on: with it, the measured model would be another one."""
+
+from __future__ import annotations
+
+from ..checkpoints.adapters.adapter import Adapter
+from ..checkpoints.opening.model_sum import ModelSum
+from ..checkpoints.opening.open import Opened
+from ..checkpoints.pairing.pair_sides import pair_sides
+from ..checkpoints.stored.checkpoint import Checkpoint
+from ..checkpoints.stored.names import HEAD, tensor_of, tied_head
+from ..checkpoints.stored.selection import Selection
+from ..errors import SettingError, some_of
+
+_MERGE = "merge it into its base (merge_and_unload in PEFT, save_pretrained), and pass the merged checkpoint"
+
+
+def require_only_matrices(sides: tuple[Checkpoint, Opened]) -> None:
+    """Refuse an adapter that changes more of its base than matrices of their own.
+
+    An adapter's updates are added to the base in doses. A bias, a retrained token, or a head stored in full that the
+    base has no tensor for would be left out. PEFT computes with a changed embedding and an unchanged head where the
+    base has one tensor for both, and merges into both.
+
+    Raises:
+      SettingError: the adapter does so; the text names the tensors.
+    """
+    base, tuned = sides
+    parts = [part for part, _ in tuned.parts] if isinstance(tuned, ModelSum) else [tuned]
+    adapters = [part for part in parts if isinstance(part, Adapter)]
+    if not adapters:
+        return
+    paired = {tensor_of(pair.name) for pair in pair_sides(*sides, Selection(include_embeddings=True)).pairs}
+    embedding = tied_head(base.tensors, base.config)
+    shared = sorted(paired & {embedding, HEAD}) if embedding is not None else []
+    if shared:
+        raise SettingError(
+            f"'{tuned.source}' changes '{shared[0]}', which in '{base.source}' is the embedding and the output head "
+            f"at once; the adapter and its merge are two models; {_MERGE}"
+        )
+    for adapter in adapters:
+        others = [name for name, _ in adapter.ignored]
+        others += [name for name in adapter.replaced.names() if not _is_among(name, paired)]
+        if others:
+            raise SettingError(
+                f"'{adapter.source}' also changes {some_of(others)}, which no dose acts on; expected an adapter of "
+                f"matrices alone; {_MERGE}"
+            )
+
+
+def require_same_head(sides: tuple[Checkpoint, Opened]) -> None:
+    """Refuse a checkpoint with an output head of its own on a base whose embedding is the head.
+
+    The base has no tensor that the head was tuned from, so the head would stay as tuned in every dose.
+
+    Raises:
+      SettingError: it has.
+    """
+    base, tuned = sides
+    if not isinstance(tuned, Checkpoint) or HEAD not in tuned.tensors:
+        return
+    if (tuned.config or {}).get("tie_word_embeddings") is False and tied_head(base.tensors, base.config):
+        raise SettingError(
+            f"'{tuned.source}' has an output head of its own, '{HEAD}', and in '{base.source}' the embedding is the "
+            "head, so no dose leads from one to the other; save the base with a head of its own "
+            "(tie_word_embeddings false), and pass that"
+        )
+
+
+def _is_among(name: str, paired: set[str]) -> bool:
+    """Return whether a tensor that an adapter stores in full has a pair, whose name may have another prefix."""
+    return any(own == name or own.endswith(f".{name}") or name.endswith(f".{own}") for own in paired)

@@ -1,0 +1,88 @@
+"""Data files that people really have, and that were read as something else or not at all."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import warnings
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from intruders.data.columns import Columns
+from intruders.data.corpora import load_corpora
+from intruders.data.load_task import load_task
+from intruders.errors import SettingError
+
+PAIR = Columns(prompt="prompt", completion="completion")
+
+
+def rows_in(file: Path, rows: list[dict[str, Any]]) -> str:
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(file)
+
+
+def numbered(count: int) -> list[dict[str, Any]]:
+    return [{"prompt": f"what is {number}+1? ", "completion": str(number + 1)} for number in range(count)]
+
+
+def test_half_a_character_is_refused_with_its_line(tmp_path: Path) -> None:
+    halves = [*numbered(3), {"prompt": "a \ud83d b", "completion": "c"}]
+    with pytest.raises(SettingError, match=r"column 'prompt' of line 4 of rows\.jsonl has half a character"):
+        load_task(rows_in(tmp_path / "rows.jsonl", halves), PAIR)
+    with pytest.raises(SettingError, match=r"column 'text' of line 1 of text\.jsonl has half a character"):
+        load_corpora(rows_in(tmp_path / "text.jsonl", [{"text": "a \udc00"}]))
+    talk = [{"role": "user", "content": "a \ud83d"}, {"role": "assistant", "content": "b"}]
+    with pytest.raises(SettingError, match=r"message 1 in column 'talk' of line 1 .* half a character"):
+        load_task(rows_in(tmp_path / "talk.jsonl", [{"talk": talk}] * 3), Columns(messages="talk"))
+
+
+def test_whole_characters_beyond_two_bytes_are_kept(tmp_path: Path) -> None:
+    rows = [{"prompt": "a \U0001f600\u2028b", "completion": str(number)} for number in range(4)]
+    task = load_task(rows_in(tmp_path / "rows.jsonl", rows), PAIR)
+    assert {example.text for example in task.train} == {"a \U0001f600\u2028b"}
+
+
+def test_a_folder_and_a_compressed_file_are_named_as_such(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").mkdir()
+    with pytest.raises(SettingError, match="is a folder"):
+        load_task(str(tmp_path / "rows.jsonl"), PAIR)
+    with pytest.raises(SettingError, match="is a folder"):
+        load_task(str(tmp_path), PAIR)
+    with gzip.open(tmp_path / "rows.jsonl.gz", "wt") as file:
+        file.write("{}\n")
+    with pytest.raises(SettingError, match=r"is compressed; .*unpack it"):
+        load_task(str(tmp_path / "rows.jsonl.gz"), PAIR)
+    (tmp_path / "rows.xlsx").write_bytes(b"PK")
+    with pytest.raises(SettingError, match="has an ending that is not known"):
+        load_task(str(tmp_path / "rows.xlsx"), PAIR)
+
+
+def test_rows_that_are_trained_on_and_scored_are_counted(tmp_path: Path) -> None:
+    rows = rows_in(tmp_path / "rows.jsonl", numbered(20))
+    both = rows_in(tmp_path / "both.jsonl", numbered(25)[15:])
+    with pytest.warns(UserWarning, match="5 of 10 rows of the test split are also in the train split"):
+        load_task(
+            rows,
+            Columns(
+                prompt="prompt",
+                completion="completion",
+                validation_file=rows_in(tmp_path / "other.jsonl", numbered(30)[26:]),
+                test_file=both,
+            ),
+        )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_task(rows, PAIR)
+
+
+def test_decimals_of_a_table_are_numbers(tmp_path: Path) -> None:
+    prices = pa.array([Decimal("1.50"), Decimal("2.25"), Decimal("3.00")], pa.decimal128(5, 2))
+    pq.write_table(pa.table({"prompt": ["a", "b", "c"], "completion": prices}), tmp_path / "rows.parquet")
+    task = load_task(str(tmp_path / "rows.parquet"), PAIR)
+    targets = {example.target for example in [*task.train, *task.validation]}
+    assert targets == {"1.50", "2.25", "3.00"}

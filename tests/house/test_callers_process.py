@@ -1,0 +1,249 @@
+"""Every public function that loads or takes a model leaves the process that calls it as it was."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny import save_llama
+
+import intruders
+from intruders.models.loading import load_model
+
+COLUMNS = {"prompt": "prompt", "completion": "completion", "max_new_tokens": 2}
+FEW = intruders.HealSettings(steps=1, max_documents=4, max_tokens=24, max_examples=4, allow=1.0)
+LOSSES = {"max_documents": 2, "max_tokens": 24}
+
+
+@dataclass
+class Given:
+    """What a caller has: folders, two models in memory, of which one is being trained, and data."""
+
+    folder: Path
+    base_model: Any
+    tuned_model: Any
+    calls: int = 0
+
+    @property
+    def base(self) -> str:
+        return str(self.folder / "base")
+
+    @property
+    def tuned(self) -> str:
+        return str(self.folder / "tuned")
+
+    @property
+    def text(self) -> Path:
+        return self.folder / "text.jsonl"
+
+    @property
+    def task(self) -> Path:
+        return self.folder / "task.jsonl"
+
+    def new(self) -> Path:
+        self.calls += 1
+        return self.folder / f"out-{self.calls}"
+
+    def losses(self) -> intruders.LossSettings:
+        return intruders.LossSettings(loss_on=(str(self.text),), **LOSSES)
+
+    def scores(self) -> intruders.ScoreSettings:
+        return intruders.ScoreSettings(tasks=(str(self.task),), **COLUMNS)
+
+    def config(self) -> intruders.FinetuneConfig:
+        return intruders.FinetuneConfig(
+            base=self.base, task=str(self.task), out=str(self.new()), steps=1, max_eval_samples=2, **COLUMNS
+        )
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory: pytest.TempPathFactory) -> Given:
+    from peft import LoraConfig, get_peft_model
+
+    folder = tmp_path_factory.mktemp("process")
+    save_llama(folder / "base")
+    torch.manual_seed(1)
+    model: Any = get_peft_model(
+        load_model(str(folder / "base"), "causal"),
+        LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False, task_type="CAUSAL_LM"),
+    )
+    model.save_pretrained(folder / "tuned")
+    texts = [{"text": f"Document {number} is about the number {number}."} for number in range(6)]
+    rows = [{"prompt": f"{number}+1=", "completion": str(number + 1)} for number in range(24)]
+    for name, content in (("text", texts), ("task", rows)):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in content))
+    return Given(folder, load_model(str(folder / "base"), "causal"), model.train())
+
+
+def mitigated(given: Given) -> object:
+    return intruders.mitigate(given.base_model, given.tuned_model, scale=0.0, out=given.new())
+
+
+CALLS: dict[str, Callable[[Given], object]] = {
+    "audit": lambda given: intruders.audit(given.base_model, given.tuned_model, cache=False),
+    "critical_scales": lambda given: intruders.critical_scales(given.base_model, given.tuned_model),
+    "mitigate": mitigated,
+    "inspect": lambda given: intruders.inspect(given.base_model),
+    "prepare": lambda given: intruders.prepare(given.base, out=given.new()),
+    "verify": lambda given: intruders.verify(given.base, given.tuned, given.base_model),
+    "audit_fleet": lambda given: intruders.audit_fleet(given.base, [given.tuned], cache=False),
+    "inspect_update": lambda given: intruders.inspect_update(given.tuned),
+    "evaluate": lambda given: intruders.evaluate(
+        Path(given.tuned), base=given.base, losses=given.losses(), scores=given.scores()
+    ),
+    "heal": lambda given: intruders.heal(
+        given.base,
+        given.tuned,
+        loss_on=given.text,
+        task=given.task,
+        columns=intruders.Columns(**COLUMNS),
+        settings=FEW,
+        out=given.new(),
+    ),
+    "choose_scale": lambda given: intruders.choose_scale(
+        given.base,
+        given.tuned,
+        loss_on=given.text,
+        task=given.task,
+        columns=intruders.Columns(**COLUMNS),
+        settings=FEW,
+    ),
+    "write_at_scale": lambda given: intruders.write_at_scale(given.base, given.tuned, 0.5, given.new()),
+    "attribute": lambda given: intruders.attribute(
+        given.base,
+        Path(given.tuned),
+        loss_on=given.text,
+        settings=intruders.AttributionSettings(nodes=5, check=0, **LOSSES),
+    ),
+    "intervene": lambda given: intruders.intervene(
+        given.base,
+        given.tuned,
+        losses=given.losses(),
+        audit=intruders.AuditSettings(epsilon=0.99),
+        sweep=intruders.SweepSettings(scales=(0.0,), controls=("random",)),
+    ),
+    "compare_remedies": lambda given: intruders.compare_remedies(
+        given.base,
+        given.tuned,
+        losses=given.losses(),
+        scores=given.scores(),
+        comparison=intruders.ComparisonSettings(only=("interpolate", "drop"), strengths=1),
+    ),
+    "finetune": lambda given: intruders.finetune(given.config()),
+    "train_in_sequence": lambda given: intruders.train_in_sequence(
+        given.config(), [str(given.task), "word-problems"]
+    ),
+}
+
+FAILING: dict[str, Callable[[Given], object]] = {
+    "evaluate": lambda given: intruders.evaluate(given.tuned_model, losses=given.losses()),
+    "evaluate, seed": lambda given: intruders.evaluate(given.tuned, losses=given.losses(), seed=1.5),  # type: ignore[arg-type]
+    "heal": lambda given: intruders.heal(
+        given.base_model, given.tuned_model, loss_on=given.text, task=given.task
+    ),
+    "attribute": lambda given: intruders.attribute(given.base_model, given.tuned_model, loss_on=given.text),
+    "intervene": lambda given: intruders.intervene(given.base, given.tuned, losses=given.losses(), seed=-1),
+    "write_at_scale": lambda given: intruders.write_at_scale(given.base, given.tuned, "half", given.new()),  # type: ignore[arg-type]
+    "finetune": lambda given: intruders.finetune(given.config(), callbacks=[Failing()]),
+}
+
+
+class Failing:
+    """A callback of the Trainer that raises at the first step."""
+
+    def __getattr__(self, name: str) -> Any:
+        if not name.startswith("on_"):
+            raise AttributeError(name)
+
+        def called(*_: object, **__: object) -> None:
+            if name == "on_step_begin":
+                raise intruders.IntrudersError("the callback failed")
+
+        return called
+
+
+def state_of(given: Given) -> dict[str, Any]:
+    """Everything that a caller has reason to rely on."""
+    parts = {"base": given.base_model, "tuned": given.tuned_model}
+    models = {
+        name: (
+            [module.training for module in model.modules()],
+            [(parameter.requires_grad, parameter.grad is None) for parameter in model.parameters()],
+            [len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules()],
+            [parameter.detach().clone() for parameter in model.parameters()],
+        )
+        for name, model in parts.items()
+    }
+    _, keys, *rest = np.random.get_state()
+    return {
+        "random": random.getstate(),
+        "numpy": (keys.tolist(), rest),
+        "torch": torch.get_rng_state().tolist(),
+        "dtype": torch.get_default_dtype(),
+        "threads": torch.get_num_threads(),
+        "grad": torch.is_grad_enabled(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "folder": os.getcwd(),
+        "environment": dict(os.environ),
+        "interrupt": signal.getsignal(signal.SIGINT),
+        "terminate": signal.getsignal(signal.SIGTERM),
+        "filters": len(warnings.filters),
+        "models": {name: told[:3] for name, told in models.items()},
+        "weights": [weights for told in models.values() for weights in told[3]],
+    }
+
+
+def assert_the_same(before: dict[str, Any], after: dict[str, Any]) -> None:
+    for old, new in zip(before.pop("weights"), after.pop("weights"), strict=True):
+        assert torch.equal(old, new)
+    assert [name for name, value in before.items() if value != after[name]] == []
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_after_a_call(name: str, given: Given) -> None:
+    before = state_of(given)
+    CALLS[name](given)
+    assert_the_same(before, state_of(given))
+
+
+@pytest.mark.parametrize("name", FAILING)
+def test_after_an_error_that_a_person_can_act_on(name: str, given: Given) -> None:
+    before = state_of(given)
+    with pytest.raises(intruders.IntrudersError) as error:
+        FAILING[name](given)
+    assert "\n" not in str(error.value)
+    assert_the_same(before, state_of(given))
+
+
+@pytest.mark.parametrize("default", [torch.float64, torch.bfloat16], ids=str)
+def test_numbers_do_not_depend_on_the_default_type_or_on_gradients(
+    given: Given, default: torch.dtype
+) -> None:
+    def numbers() -> tuple[int, float, float]:
+        told = intruders.evaluate(given.tuned, base=given.base, losses=given.losses()).losses[0]
+        healing: Any = CALLS["heal"](given)
+        return (
+            intruders.audit(given.base, given.tuned, cache=False).intruders,
+            told.loss.estimate,
+            healing.point("healed").corpora[str(given.text)].loss.estimate,
+        )
+
+    usual = numbers()
+    torch.set_default_dtype(default)
+    try:
+        with torch.no_grad():
+            others = numbers()
+        assert torch.get_default_dtype() is default
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert others == pytest.approx(usual, abs=1e-6)

@@ -1,0 +1,126 @@
+"""Adapters that change more than matrices: measured in doses they would be other models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import save_gpt2
+
+import intruders
+from intruders.errors import SettingError
+from intruders.models.loading import load_model, load_tokenizer
+from tests.experiments.heal.healed_models import QUICK
+
+TEXT = "The cat sat on the mat and looked at the birds. "
+COLUMNS = intruders.Columns(prompt="prompt", completion="completion", max_new_tokens=2)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base, one text many times, and one example many times, so that every share has the same loss."""
+    made = tmp_path_factory.mktemp("beyond")
+    save_gpt2(made / "base")
+    (made / "text.jsonl").write_text(f'{{"text": "{TEXT}"}}\n' * 6)
+    (made / "task.jsonl").write_text('{"prompt": "what is 2+2? ", "completion": "it is 4"}\n' * 30)
+    return made
+
+
+def tuned(folder: Path, name: str, targets: list[str], **settings: Any) -> Any:
+    """A PeftModel whose trained tensors, biases and tokens among them, are moved, saved as ``name``."""
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        r=2, lora_alpha=4, target_modules=targets, fan_in_fan_out=True, task_type="CAUSAL_LM", **settings
+    )
+    model: Any = get_peft_model(load_model(str(folder / "base"), "causal"), config)
+    generator = torch.Generator().manual_seed(1)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data += 0.2 * torch.randn(parameter.shape, generator=generator)
+    model.save_pretrained(folder / name)
+    return model.eval()
+
+
+def healed(folder: Path, model: str, out: str) -> intruders.Healing:
+    return intruders.heal(
+        str(folder / "base"),
+        str(folder / model),
+        task=folder / "task.jsonl",
+        loss_on=folder / "text.jsonl",
+        columns=COLUMNS,
+        settings=QUICK,
+        out=folder / out,
+    )
+
+
+MORE = [
+    ("bias", ["c_attn"], {"bias": "all"}, "bias"),
+    ("lora-bias", ["c_attn"], {"lora_bias": True}, r"lora_B\.bias"),
+    ("tokens", ["c_attn"], {"trainable_token_indices": [5, 6]}, "trainable_tokens"),
+    ("tied-head", ["c_attn"], {"modules_to_save": ["lm_head"]}, "lm_head"),
+    ("embedding", ["c_attn", "wte"], {}, "the embedding and the output head at once"),
+]
+
+
+@pytest.mark.parametrize(("name", "targets", "settings", "said"), MORE, ids=[more[0] for more in MORE])
+def test_they_are_refused_before_anything_is_measured(
+    name: str, targets: list[str], settings: dict[str, Any], said: str, folder: Path
+) -> None:
+    tuned(folder, name, targets, **settings)
+    with pytest.raises(SettingError, match=said):
+        healed(folder, name, f"{name}-healed")
+    with pytest.raises(SettingError, match=said):
+        intruders.attribute(str(folder / "base"), str(folder / name), loss_on=folder / "text.jsonl")
+    assert not (folder / f"{name}-healed").exists()
+
+
+def test_merged_as_the_error_says_the_loss_is_the_adapters_own(folder: Path) -> None:
+    model = tuned(folder, "to-merge", ["c_attn"], bias="all")
+    tokenizer = load_tokenizer(str(folder / "base"))
+    ids = torch.tensor([tokenizer(TEXT)["input_ids"][: QUICK.max_tokens]])
+    with torch.no_grad():
+        logits = model(ids).logits[0, :-1].double()
+    own = float(torch.nn.functional.cross_entropy(logits, ids[0, 1:]))
+    model.merge_and_unload().save_pretrained(folder / "merged")
+    tokenizer.save_pretrained(folder / "merged")
+    points = {point.name: point for point in healed(folder, "merged", "merged-healed").points}
+    (loss,) = points["tuned"].corpora.values()
+    assert loss.loss.estimate == pytest.approx(own, abs=1e-5)  # the sums are of single-precision losses
+
+
+def test_a_head_of_its_own_on_a_base_whose_embedding_is_the_head_is_refused(folder: Path) -> None:
+    model: Any = load_model(str(folder / "base"), "causal")
+    head = torch.nn.Parameter(model.lm_head.weight.detach() + 0.1)
+    model.config.tie_word_embeddings = False
+    model.lm_head.weight = head
+    model.transformer.h[0].mlp.c_fc.weight.data += 0.1
+    model.save_pretrained(folder / "untied")
+    load_tokenizer(str(folder / "base")).save_pretrained(folder / "untied")
+    with pytest.raises(SettingError, match=r"has an output head of its own, 'lm_head\.weight'"):
+        healed(folder, "untied", "untied-healed")
+    with pytest.raises(SettingError, match="has an output head of its own"):
+        intruders.write_at_scale(str(folder / "base"), str(folder / "untied"), 0.5, folder / "half")
+    assert not (folder / "half").exists()
+
+
+def test_what_was_refused_stands_in_the_way_of_no_other_settings(folder: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(r=2, target_modules=["c_attn"], fan_in_fan_out=True, task_type="CAUSAL_LM")
+    get_peft_model(load_model(str(folder / "base"), "causal"), config).save_pretrained(folder / "zero")
+    for seed in (0, 1):
+        with pytest.raises(SettingError, match="changes nothing"):
+            intruders.heal(
+                str(folder / "base"),
+                str(folder / "zero"),
+                task=str(folder / "task.jsonl"),
+                loss_on=str(folder / "text.jsonl"),
+                columns=COLUMNS,
+                settings=QUICK,
+                out=folder / "zero-healed",
+                seed=seed,
+            )
+    assert not (folder / "zero-healed.unfinished").exists()
