@@ -20,7 +20,7 @@ from ..system.versions import installed_versions
 from .beyond_doses import require_same_head
 from .targets.choose_target import choose_target
 
-RECORD = "scale.json"
+RECORD = "written.json"
 SCHEMA = 1
 # Scales further from 0 are taken for a mistake, such as a percentage.
 _MOST = 100
@@ -75,7 +75,7 @@ def write_at_scale(
       progress: called with (what is being done, done, in all).
 
     Returns:
-      What was written, as ``scale.json`` in the folder states it.
+      What was written, as ``written.json`` in the folder states it.
 
     Raises:
       SettingError: the scale is not a finite number, the form does not suit what was given, or the tuned model has an

@@ -64,6 +64,7 @@ WRITTEN: dict[str, str] = {
     "experiments/train_in_sequence.py": "sequence.json",
     "measures/evaluate.py": "evaluation.json",
     "mitigation/mitigation_result.py": "intruders.json",
+    "mitigation/write_at_scale.py": "written.json",
     "models/finetuned_folder.py": "run.json",
     "studies/advice/advice.py": "advice.json",
     "studies/tables/table_columns.py": "findings.json",

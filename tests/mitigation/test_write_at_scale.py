@@ -157,6 +157,6 @@ def test_a_grown_vocabulary_stays_as_tuned(tmp_path: Path) -> None:
 
 def test_the_record_is_plain(folder: Path, tmp_path: Path) -> None:
     written = write_at_scale(folder / "base", folder / "adapter", 2, tmp_path / "out")
-    document = json.loads((tmp_path / "out" / "scale.json").read_text())
+    document = json.loads((tmp_path / "out" / "written.json").read_text())
     assert document == written.to_document()
     assert document["scale"] == 2.0
