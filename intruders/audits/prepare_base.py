@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from ..checkpoints.opening.open import Source
 from ..checkpoints.stored.selection import Selection
+from ..system.callers_process import usual_type
 from ..system.progress import Progress, silent
 from .audit import patterns
 from .audit_settings import Compute
@@ -16,6 +17,7 @@ from .preparation import Preparation, PreparedBase, decompose
 from .prepare_on_ray import prepare_on_ray
 
 
+@usual_type()
 def prepare(
     base: Source,
     *,

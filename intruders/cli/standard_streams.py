@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import io
+import os
 import sys
 from typing import Any
 
@@ -26,6 +27,8 @@ def ready_streams() -> None:
     - A reader who leaves (``| head``) misses the rest. The command continues, writes its files, and ends with the
       status that it would have had.
     """
+    if os.environ.get("COLUMNS") == "0":  # as some terminals say; a table of no width would be empty
+        del os.environ["COLUMNS"]
     if sys.stdout is not None and sys.stdout is sys.__stdout__:
         sys.stdout = forgiving(sys.stdout)
     if sys.stderr is not None and sys.stderr is sys.__stderr__:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
@@ -94,6 +95,7 @@ def checked(task: Task) -> Task:
                 f"task {task.name!r}: every row of the train split has the label {task.labels[0]!r}; "
                 "expected two labels or more"
             )
+        _tell_of_spellings(task)
         known = set(task.labels)
         for name in ("validation", "test"):
             for row, example in enumerate(task.split(name)):
@@ -106,6 +108,20 @@ def checked(task: Task) -> Task:
                         f"{example.target!r}, which the train split has not; expected {_listed(task.labels)}"
                     )
     return task
+
+
+def _tell_of_spellings(task: Task) -> None:
+    """Warn of labels that differ only in spaces, in capitals, or as 0 and 0.0 do: each is a class of its own."""
+    first: dict[str | float, str] = {}
+    for label in task.labels:
+        number, _ = _label_order(label.strip())
+        other = first.setdefault(label.strip().casefold() if number == float("inf") else number, label)
+        if other != label:
+            warnings.warn(
+                f"task {task.name!r}: the labels {other!r} and {label!r} are two classes; write them in one way if "
+                "they mean one",
+                stacklevel=4,
+            )
 
 
 def _listed(labels: list[str]) -> str:

@@ -24,10 +24,10 @@ from ..models.loading import heads, load_model, load_tokenizer
 from ..models.loading_settings import IN_SINGLE
 from ..models.quiet import quiet_transformers
 from ..models.tuned_model import OpenedModel, base_location
+from ..system.callers_process import apart_from_caller
 from ..system.documents import read_document
 from ..system.files import write_atomically
 from ..system.folders import LOCK, locked_folder, make_folder
-from ..system.random_state import callers_random_state
 from ..system.result_protocol import JsonResult
 from ..training.finetune import check_task, encoded_rows, finetune
 from ..training.finetune_config import FinetuneConfig
@@ -96,7 +96,7 @@ class SequenceResult(JsonResult):
         }
 
 
-@callers_random_state()
+@apart_from_caller()
 def train_in_sequence(
     config: FinetuneConfig,
     tasks: Sequence[str],

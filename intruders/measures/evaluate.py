@@ -24,12 +24,12 @@ from ..models.loading_settings import AS_STORED, Loading
 from ..models.stored_dtype import dtype_name, dtype_to_load, recorded_dtypes
 from ..models.tuned_model import base_location, check_for_task, weights_of
 from ..settings.seeds import check_seeds
+from ..system.callers_process import apart_from_caller
 from ..system.documents import read_document
 from ..system.files import read_bytes, write_atomically
 from ..system.folders import LOCK, locked_folder, make_folder
 from ..system.plain_values import from_plain
 from ..system.progress import Progress, silent
-from ..system.random_state import callers_random_state
 from ..system.result_protocol import json_bytes, refuse_others
 from ..system.versions import machine, versions
 from .corpus_loss import CorpusLoss, summarize_losses
@@ -150,7 +150,7 @@ class Evaluation:
             )
 
 
-@callers_random_state()
+@apart_from_caller()
 def evaluate(
     model: str,
     *,

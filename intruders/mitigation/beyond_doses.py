@@ -37,9 +37,15 @@ def require_only_matrices(sides: tuple[Checkpoint, Opened]) -> None:
             f"'{tuned.source}' changes '{shared[0]}', which in '{base.source}' is the embedding and the output head "
             f"at once; the adapter and its merge are two models; {_MERGE}"
         )
+    # A classifier's new head is in no base, and no language model computes with it.
+    unpaired = {*base.names(), HEAD} - paired
     for adapter in adapters:
         others = [name for name, _ in adapter.ignored]
-        others += [name for name in adapter.replaced.names() if not _is_among(name, paired)]
+        others += [
+            name
+            for name in adapter.replaced.names()
+            if not _is_among(name, paired) and _is_among(name, unpaired)
+        ]
         if others:
             raise SettingError(
                 f"'{adapter.source}' also changes {some_of(others)}, which no dose acts on; expected an adapter of "
@@ -66,6 +72,6 @@ def require_same_head(sides: tuple[Checkpoint, Opened]) -> None:
         )
 
 
-def _is_among(name: str, paired: set[str]) -> bool:
-    """Return whether a tensor that an adapter stores in full has a pair, whose name may have another prefix."""
-    return any(own == name or own.endswith(f".{name}") or name.endswith(f".{own}") for own in paired)
+def _is_among(name: str, names: set[str]) -> bool:
+    """Return whether a tensor that an adapter stores in full is one of these, whose name may have another prefix."""
+    return any(own == name or own.endswith(f".{name}") or name.endswith(f".{own}") for own in names)

@@ -32,8 +32,8 @@ from ..models.encoding import (
 from ..models.loading import load_model, load_tokenizer
 from ..models.quiet import quiet_transformers
 from ..models.task_fit import refuse_masked
+from ..system.callers_process import apart_from_caller
 from ..system.files import stop_on_full_disk
-from ..system.random_state import callers_random_state
 from ..system.versions import machine, versions
 from .budget_clamp import BudgetClamp
 from .callback.a_movement import StartOfA
@@ -50,7 +50,7 @@ from .run_inputs import models_of, require_same, require_same_text
 from .trainer import KeepRecord, RunTrainer, StopAtAccuracy, autocast_as_trained
 
 
-@callers_random_state()
+@apart_from_caller()
 def finetune(config: FinetuneConfig, callbacks: Sequence[Any] = ()) -> RunFolder:
     """Fine-tune ``config.base`` on ``config.task`` by ``config.method``.
 

@@ -86,3 +86,11 @@ def test_decimals_of_a_table_are_numbers(tmp_path: Path) -> None:
     task = load_task(str(tmp_path / "rows.parquet"), PAIR)
     targets = {example.target for example in [*task.train, *task.validation]}
     assert targets == {"1.50", "2.25", "3.00"}
+
+
+@pytest.mark.parametrize(("one", "other"), [("pos", "pos "), ("Pos", "pos"), ("1", "1.0")])
+def test_one_label_in_two_spellings_is_told(one: str, other: str, tmp_path: Path) -> None:
+    rows = [{"text": f"text {number}", "label": [one, other, "third"][number % 3]} for number in range(30)]
+    with pytest.warns(UserWarning, match="are two classes; write them in one way"):
+        task = load_task(rows_in(tmp_path / "rows.jsonl", rows), Columns(text=("text",), label="label"))
+    assert len(task.labels) == 3

@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import save_gpt2
+from tiny import save_bert, save_gpt2
 
 import intruders
+from intruders.checkpoints.pairing.open_sides import open_sides
 from intruders.errors import SettingError
+from intruders.mitigation.beyond_doses import require_only_matrices
 from intruders.models.loading import load_model, load_tokenizer
 from tests.experiments.heal.healed_models import QUICK
 
@@ -124,3 +126,15 @@ def test_what_was_refused_stands_in_the_way_of_no_other_settings(folder: Path) -
                 seed=seed,
             )
     assert not (folder / "zero-healed.unfinished").exists()
+
+
+def test_the_new_head_of_a_classifier_is_none_of_them(tmp_path: Path) -> None:
+    """Its text is measured under the base's own head."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForSequenceClassification
+
+    save_bert(tmp_path / "base")
+    model: Any = AutoModelForSequenceClassification.from_pretrained(tmp_path / "base", num_labels=2)
+    config = LoraConfig(r=2, target_modules=["query"], init_lora_weights=False, task_type="SEQ_CLS")
+    get_peft_model(model, config).save_pretrained(tmp_path / "tuned")
+    require_only_matrices(open_sides(str(tmp_path / "base"), str(tmp_path / "tuned")))

@@ -20,6 +20,7 @@ from ...engine.decisions import Detection
 from ...engine.projection import Projection, project
 from ...engine.scale_search import ScaleWindow, first_window, largest_scale, search_end
 from ...errors import SettingError
+from ...system.callers_process import usual_type
 from ...system.progress import Progress, silent
 from ...system.threads import run_side_by_side
 from ..audit import judge_batch
@@ -33,6 +34,7 @@ Result = TypeVar("Result")
 _MOST_STEPS = 40
 
 
+@usual_type()
 def critical_scales(
     base: Source | None,
     tuned: Source | None = None,

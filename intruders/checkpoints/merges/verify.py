@@ -10,6 +10,7 @@ import torch
 from ...errors import CheckpointError, NonFiniteError
 from ...linalg.low_rank import LowRank
 from ...linalg.pair import Pair
+from ...system.callers_process import usual_type
 from ...system.progress import Progress, silent
 from ..opening.model_sum import ModelSum
 from ..opening.open import Source, open_checkpoint
@@ -30,6 +31,7 @@ from .verification import OtherTensor, Verification, VerifiedMatrix
 # "[3]" for an expert, "[q]" for a part of a fused weight, at the end of a matrix's name
 
 
+@usual_type()
 def verify(
     base: Source | None,
     adapter: Source,

@@ -35,9 +35,9 @@ from ...models.loading_settings import AS_STORED, Loading
 from ...models.stored_dtype import recorded_dtypes
 from ...models.tuned_model import open_language_model
 from ...settings.seeds import check_seeds
+from ...system.callers_process import apart_from_caller
 from ...system.folders import locked_folder, make_folder
 from ...system.progress import Progress, silent
-from ...system.random_state import callers_random_state
 from ..bench.bench import Bench
 from ..bench.curve import ALONG_CURVE
 from ..bench.data_shares import DataShare, DataShares, split_data
@@ -55,7 +55,7 @@ from .doses_of_task import kept_doses
 from .measured_curve import REPORT, Compared, measured_curve
 
 
-@callers_random_state()
+@apart_from_caller()
 def compare_remedies(
     base: str | None,
     tuned: str | None = None,

@@ -30,8 +30,8 @@ from ...models.finetuned_folder import data_seed_of
 from ...models.loading_settings import AS_STORED, Loading
 from ...models.stored_dtype import recorded_dtypes
 from ...settings.seeds import check_seeds
+from ...system.callers_process import apart_from_caller
 from ...system.progress import Progress, silent
-from ...system.random_state import callers_random_state
 from ..bench.live_models import models_loaded
 from .heal_data import load_tasks, load_texts, read_prompts
 from .heal_session import Session, Told, untold
@@ -41,7 +41,7 @@ from .learned_doses import remedy_of
 from .work_folder import WorkFolder, finished_healing
 
 
-@callers_random_state()
+@apart_from_caller()
 def heal(
     base: str | None,
     tuned: str | None = None,

@@ -12,8 +12,8 @@ from ...data.names_given import names_given
 from ...models.finetuned_folder import data_seed_of
 from ...models.loading_settings import AS_STORED, Loading
 from ...settings.seeds import check_seeds
+from ...system.callers_process import apart_from_caller
 from ...system.progress import Progress, silent
-from ...system.random_state import callers_random_state
 from ...system.result_protocol import JsonResult
 from .heal_bench import HealBench
 from .heal_data import HealData, load_tasks, load_texts
@@ -57,7 +57,7 @@ class ScaleChoice(JsonResult):
     points: Sequence[HealedPoint]  # base, tuned and chosen, on the half that is reported
 
 
-@callers_random_state()
+@apart_from_caller()
 def choose_scale(
     base: str | None,
     tuned: str | None = None,

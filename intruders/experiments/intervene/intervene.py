@@ -48,9 +48,9 @@ from ...models.loading_settings import AS_STORED, Loading
 from ...models.stored_dtype import recorded_dtypes
 from ...models.tuned_model import open_language_model
 from ...settings.seeds import check_seeds
+from ...system.callers_process import apart_from_caller
 from ...system.folders import locked_folder, make_folder
 from ...system.progress import Progress, silent
-from ...system.random_state import callers_random_state
 from ..bench.bench import Bench
 from ..bench.curve import ALONG_CURVE, curve
 from ..bench.data_shares import DataShare
@@ -67,7 +67,7 @@ from .sweep import InterventionSweep
 _OF_BASE = {"remedy": None}  # the unit of its evaluation
 
 
-@callers_random_state()
+@apart_from_caller()
 def intervene(
     base: str | None,
     tuned: str | None = None,

@@ -1,0 +1,41 @@
+"""Work that neither depends on how the caller's process is set up nor leaves it otherwise."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+
+@contextmanager
+def apart_from_caller() -> Iterator[None]:
+    """Work with torch's defaults and with gradients, and give the caller's settings and random numbers back.
+
+    Loading a model draws numbers for weights that are replaced later, and a training seeds all generators. A caller's
+    own draws must not depend on it, and no result on whether the caller works in double precision or without gradients.
+    """
+    in_python, in_numpy, in_torch = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    on_devices = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    try:
+        with usual_type(), torch.inference_mode(False), torch.enable_grad():
+            yield
+    finally:
+        random.setstate(in_python)
+        np.random.set_state(in_numpy)
+        torch.set_rng_state(in_torch)
+        if on_devices:
+            torch.cuda.set_rng_state_all(on_devices)
+
+
+@contextmanager
+def usual_type() -> Iterator[None]:
+    """Make tensors without a type of their own in single precision within the block, whatever the caller's default."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
