@@ -27,7 +27,8 @@ study: $(VENV)/demo-installed ## the longer example of docs/results/quickstart.m
 	$(BIN)/intruders study examples/quickstart.yaml --out $(STUDY)
 	$(BIN)/intruders report $(STUDY) --out $(STUDY)/report.html
 
-test: lint types suite ## lint, types, the test suite, and the checks on real models
+test: lint ## lint, types, the test suite, and the checks on real models
+	$(MAKE) --jobs=2 types suite  # mypy is one process, so that the other cores would wait for it
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -94,20 +94,20 @@ def normal_quantile(level: float) -> float:
 
 def student_quantile(level: float, freedom: int) -> float:
     """Return the two-sided quantile of Student's distribution."""
-    try:
-        from scipy.stats import t  # type: ignore[import-untyped]
-    except ImportError as error:
-        raise missing_extra("a confidence interval over seeds", "scipy", "train") from error
-    return float(t.ppf((1 + level) / 2, freedom))
+    return float(_students().ppf((1 + level) / 2, freedom))
 
 
 def student_p(statistic: float, freedom: int) -> float:
     """Return the two-sided p value of Student's t."""
+    return float(2 * _students().sf(abs(statistic), freedom))
+
+
+def _students() -> Any:
     try:
-        from scipy.stats import t
+        from scipy.stats import t  # type: ignore[import-untyped]
     except ImportError as error:
         raise missing_extra("a confidence interval over seeds", "scipy", "train") from error
-    return float(2 * t.sf(abs(statistic), freedom))
+    return t
 
 
 def loss_interval(losses: DocumentLosses, *, level: float = 0.95, seed: int = 0) -> Interval:

@@ -30,7 +30,7 @@ _BATCH = 8
 
 
 @dataclass(frozen=True)
-class Directions:
+class SingularDirections:
     """The singular directions of one update, as rows."""
 
     left: Tensor  # (r, m)
@@ -75,7 +75,7 @@ def with_sensitivities(
         if not isinstance(update, LowRank):
             raise SettingError(surgery.refusal(pair.name, pair.shape, None) or "")
         svd = update.svd()
-        directions[pair.name] = Directions(svd.left, svd.right)
+        directions[pair.name] = SingularDirections(svd.left, svd.right)
     source = after.source
     rows_by = data_seed_of(source) if data_seed is None else data_seed
     task = load_task(surgery.task, columns or Columns(), rows_by)
@@ -100,7 +100,7 @@ def with_sensitivities(
 def sensitivities(
     model: Any,
     batches: Sequence[dict[str, Tensor]],
-    directions: Mapping[str, Directions],
+    directions: Mapping[str, SingularDirections],
     progress: Progress = silent,
 ) -> dict[str, Tensor]:
     """Return ``p_i^T (dL/dW) q_i`` for the directions ``(p_i, q_i)`` of every module, with L the batches' mean loss.
@@ -139,7 +139,7 @@ def sensitivities(
 
 
 @contextmanager
-def _probed(module: nn.Module, directions: Directions) -> Iterator[Tensor]:
+def _probed(module: nn.Module, directions: SingularDirections) -> Iterator[Tensor]:
     """Yield a zero factor per direction, whose gradient is the loss's sensitivity to that direction."""
     weight: Any = module.weight
     dtype = weight.dtype if weight.element_size() > 2 else torch.float32

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from ..errors import IntrudersError, SettingError, StoreError, missing_extra
 from .folders import user_cache
@@ -45,6 +45,18 @@ class RemoteFolder:
     """Files under one URL. A value that can be sent to another process: connections are made where used."""
 
     url: str
+
+    @classmethod
+    def at(cls, out: str) -> Self | None:
+        """Return the folder of a URL; None for a folder of this machine.
+
+        Raises:
+          SettingError: no installed package can open the URL.
+        """
+        if not is_url(out):
+            return None
+        require_opens(out)
+        return cls(out)
 
     def read(self, name: str) -> bytes | None:
         """The content of a file; None where there is none."""
@@ -116,3 +128,11 @@ class RemoteFolder:
         except Exception as error:
             said = " ".join(str(error).split()) or type(error).__name__
             raise StoreError(f"the store {self.url!r} failed to {what}: {said[:300]}") from error
+
+
+def names_of_files(folder: Path, under: str, remote: RemoteFolder | None) -> list[str]:
+    """Return the names of the files in the folder ``under``: where the results are kept, which may be elsewhere."""
+    if remote is not None:
+        return remote.names(under)
+    here = folder / under
+    return sorted(file.name for file in here.iterdir()) if here.is_dir() else []

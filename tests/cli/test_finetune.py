@@ -21,7 +21,7 @@ def test_a_run_and_its_second_call(llama: Path, tmp_path: Path) -> None:
     options = [
         "finetune", "--base", str(llama), "--task", "word-problems", "--method", "lora", "--rank", "2",
         "--lr", "1e-2", "--steps", "20", "--max-train-samples", "40", "--max-eval-samples", "2",
-        "--precision", "fp32", "--out", str(tmp_path / "run"),
+        "--precision", "fp32", "--max-new-tokens", "8", "--out", str(tmp_path / "run"),
     ]  # fmt: skip
     first = in_a_process(*options)
     assert first.returncode == 0, first.stderr
@@ -41,7 +41,7 @@ def test_an_interrupted_run_says_how_it_goes_on(
     options = [
         "finetune", "--base", str(llama), "--task", "word-problems", "--rank", "2", "--steps", "4",
         "--max-train-samples", "40", "--max-eval-samples", "2", "--save-steps", "2", "--precision", "fp32",
-        "--out", str(tmp_path / "run"),
+        "--max-new-tokens", "8", "--out", str(tmp_path / "run"),
     ]  # fmt: skip
     train = Trainer.training_step
     cases = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections import Counter
+from functools import cache
 
 import pytest
 
@@ -14,6 +15,7 @@ PAGE = (DOCS / "how-to" / "errors.md").read_text(encoding="utf-8").replace(r"\*"
 HEADINGS = re.findall(r"^### (.+)$", PAGE, re.MULTILINE)
 
 
+@cache
 def templates() -> list[str]:
     """Every string of the package, with "…" where a value is filled in."""
     found = []
@@ -27,9 +29,6 @@ def templates() -> list[str]:
     return found
 
 
-TEMPLATES = templates()
-
-
 def plain(text: str) -> str:
     """Without the quotes around what is filled in, which a heading has and a format of ``!r`` has not."""
     return re.sub(r"'?…'?", "…", text).strip()
@@ -41,7 +40,7 @@ def is_of_the_package(heading: str) -> bool:
     whole = wanted.removesuffix("…").rstrip()
     return any(
         plain(text) == wanted or (wanted.endswith("…") and plain(text).startswith(whole))
-        for text in TEMPLATES
+        for text in templates()
     )
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -97,10 +98,13 @@ def imported(file: Path) -> Iterator[str]:
                 yield module
 
 
-ARROWS = {
-    file: {FILE_OF[name] for name in imported(file) if name in FILE_OF and FILE_OF[name] != file}
-    for file in FILES
-}
+@cache
+def arrows_of_files() -> dict[Path, set[Path]]:
+    """Every file with those that it imports. Read when a test asks: every process collects this file."""
+    return {
+        file: {FILE_OF[name] for name in imported(file) if name in FILE_OF and FILE_OF[name] != file}
+        for file in FILES
+    }
 
 
 def storey_of(file: Path) -> int:
@@ -117,7 +121,7 @@ def test_a_room_knows_only_the_rooms_beneath_it(room: str) -> None:
         f"{module_of(file)} -> {module_of(other)}"
         for file in FILES
         if room_of(file) == room
-        for other in ARROWS[file]
+        for other in arrows_of_files()[file]
         if room_of(other) != room and storey_of(other) >= storey_of(file)
     ]
     assert not up
@@ -134,7 +138,7 @@ def test_within_a_room_what_comes_early_does_not_know_what_comes_late(
     up = [
         f"{module_of(file)} -> {module_of(other)}"
         for file in inside
-        for other in ARROWS[file]
+        for other in arrows_of_files()[file]
         if other in inside and level(other) > level(file)
     ]
     assert not up
@@ -143,7 +147,7 @@ def test_within_a_room_what_comes_early_does_not_know_what_comes_late(
 def test_no_two_folders_import_each_other() -> None:
     arrows = {
         (file.parent, other.parent)
-        for file, others in ARROWS.items()
+        for file, others in arrows_of_files().items()
         for other in others
         # The package's own face knows every room.
         if other.parent != file.parent and PACKAGE not in (file.parent, other.parent)
@@ -158,7 +162,7 @@ def test_no_two_folders_import_each_other() -> None:
 
 def test_no_files_import_each_other_in_a_circle() -> None:
     # Take away files that import nothing which is left, until none can be taken: what stays goes round.
-    left = {file: set(others) for file, others in ARROWS.items()}
+    left = {file: set(others) for file, others in arrows_of_files().items()}
     while free := {file for file, others in left.items() if not others & left.keys()}:
         left = {file: others for file, others in left.items() if file not in free}
     assert not [module_of(file) for file in left]

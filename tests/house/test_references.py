@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -39,8 +40,15 @@ def names_in(tree: ast.Module) -> set[str]:
     return names
 
 
-TREES = {module_of(file): ast.parse(file.read_text(encoding="utf-8")) for file in FILES}
-NAMES = {module: names_in(tree) for module, tree in TREES.items()}
+@cache
+def trees() -> dict[str, ast.Module]:
+    """Every module's tree, read when a test asks: every process collects this file."""
+    return {module_of(file): ast.parse(file.read_text(encoding="utf-8")) for file in FILES}
+
+
+@cache
+def names_by_module() -> dict[str, set[str]]:
+    return {module: names_in(tree) for module, tree in trees().items()}
 
 
 def exists(target: str, module: str, names: set[str]) -> bool:
@@ -53,11 +61,11 @@ def exists(target: str, module: str, names: set[str]) -> bool:
     if target.startswith("intruders."):
         owner, _, last = target.rpartition(".")
         is_public = owner == "intruders" and last in intruders.__all__
-        return target in FILE_OF or is_public or (owner in NAMES and last in NAMES[owner])
+        return target in FILE_OF or is_public or last in names_by_module().get(owner, ())
     first, *rest = target.split(".")
     if first not in names and first not in intruders.__all__:
         return FILE_OF.get(f"{module.rpartition('.')[0]}.{target}") is not None
-    return not rest or any(rest[0] in others for others in NAMES.values())
+    return not rest or any(rest[0] in others for others in names_by_module().values())
 
 
 def dead_references(source: str, module: str) -> list[str]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from intruders.linalg.operators import Dense
 from intruders.linalg.ritz import Triplets
-from intruders.linalg.spiked_threshold import Spectrum, edge_threshold, sampled_spectra, spiked_threshold
+from intruders.linalg.spiked_threshold import Spectrum, sampled_spectra, spiked_threshold
 from intruders.linalg.svd import dense_svd
 
 
@@ -32,11 +32,12 @@ def gaussian_values(m: int, n: int) -> Tensor:
 
 
 @pytest.mark.parametrize(("m", "n"), [(2000, 2000), (1000, 4000), (2000, 2500)])
-def test_edge_threshold_of_gaussian_matrices(m: int, n: int) -> None:
-    """theta_c = c^(1/4) at the edge 1 + sqrt(c) (Benaych-Georges and Nadakuditi 2012, section 3.1)."""
+def test_transforms_at_the_edge_of_gaussian_matrices(m: int, n: int) -> None:
+    """theta_c = (phi_L phi_R)^(-1/2) = c^(1/4) at 1 + sqrt(c) (Benaych-Georges and Nadakuditi 2012, section 3.1)."""
     spectrum = Spectrum.of_values(gaussian_values(m, n), (m, n), 0)
-    edge = 1 + math.sqrt(m / n)
-    assert edge_threshold(spectrum, edge * (1 + 1e-6)) == pytest.approx((m / n) ** 0.25, rel=0.05)
+    edge = torch.tensor([(1 + math.sqrt(m / n)) * (1 + 1e-6)], dtype=torch.float64)
+    left, right = spectrum.transforms(edge)
+    assert float((left * right).rsqrt()) == pytest.approx((m / n) ** 0.25, rel=0.05)
 
 
 @pytest.mark.parametrize(("m", "n"), [(600, 1200), (1200, 600)])

@@ -10,7 +10,7 @@ import torch
 from tiny import save_gpt2
 from torch.nn.functional import cross_entropy
 
-from intruders.measures.sensitivities import Directions, sensitivities, with_sensitivities
+from intruders.measures.sensitivities import SingularDirections, sensitivities, with_sensitivities
 from intruders.mitigation.mitigate import mitigate
 from intruders.mitigation.remedies.surgery import Surgery
 from intruders.models.loading import load_model
@@ -53,7 +53,7 @@ def test_they_are_the_derivatives_of_the_loss(sides: tuple[Path, Path]) -> None:
     for name in names:
         n, m = weight_of(model, name).shape  # stored with the input first
         sides_of = [torch.linalg.qr(torch.randn(d, 3, generator=generator).double()).Q.mT for d in (m, n)]
-        directions[name] = Directions(*sides_of)
+        directions[name] = SingularDirections(*sides_of)
     found = sensitivities(model, batches, directions)
 
     @torch.no_grad()

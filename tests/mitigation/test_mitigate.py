@@ -14,6 +14,7 @@ import intruders
 from intruders.audits.audit_settings import AuditSettings
 from intruders.errors import CheckpointError, IntrudersError, NonFiniteError, PairingError, SettingError
 from intruders.mitigation.mitigate import mitigate
+from intruders.mitigation.remedies.interpolate import Interpolate
 from intruders.reports.mitigation.mitigation_text import mitigation_lines
 from tests.checkpoints.models import merged_weights, saved, tiny_gpt2, tiny_llama
 from tests.mitigation.hot import (
@@ -65,6 +66,52 @@ def test_merged_adapter_is_the_formula(tmp_path: Path, size: str, scale: float) 
         assert matrix.rank_after <= matrix.rank_before + matrix.intruders
         difference = wanted[matrix.name] - before[matrix.name].double()
         assert matrix.update_norm_after == pytest.approx(float(difference.norm()), rel=1e-4)
+
+
+def test_a_matrix_that_the_adapter_stores_in_full_is_the_formula(tmp_path: Path) -> None:
+    base = medium_llama()
+    saved(base, tmp_path / "base")
+    before = {name: tensor.clone() for name, tensor in base.state_dict().items()}
+    model = hot_llama(
+        model=copy.deepcopy(base), gain=1.2, target_modules=["q_proj"], modules_to_save=["up_proj"]
+    )
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in model.named_parameters():
+        if "modules_to_save" in name:
+            u, v = (torch.randn(side, generator=generator) for side in parameter.shape)
+            size = 1.5 * torch.linalg.matrix_norm(parameter.data, 2) / (u.norm() * v.norm())
+            parameter.data += size * torch.outer(u, v)
+    saved(model, tmp_path / "tuned")
+    after = merged_weights(model)
+    result = mitigate(tmp_path / "base", tmp_path / "tuned", scale=0.3, out=tmp_path / "out")
+    assert any("up_proj" in matrix.name and matrix.intruders for matrix in result.matrices)
+    found = merged_from(tmp_path / "out", base)
+    for name, tensor in expected(before, after, 0.3).items():
+        assert deviation(found[name], tensor) < CLOSE, name
+    halved = mitigate(
+        tmp_path / "base", tmp_path / "tuned", remedy=Interpolate(alpha=0.5), out=tmp_path / "half"
+    )
+    assert halved.form == "adapter"
+    base_again = medium_llama()
+    for name, tensor in merged_from(tmp_path / "half", base_again).items():
+        assert deviation(tensor, (before[name].double() + after[name].double()) / 2) < CLOSE, name
+
+
+def test_biases_of_an_adapter_have_their_share(tmp_path: Path) -> None:
+    base = tiny_gpt2()
+    saved(base, tmp_path / "base")
+    before = {name: tensor.clone() for name, tensor in base.state_dict().items()}
+    model = hot_llama(model=copy.deepcopy(base), target_modules=["c_attn"], bias="all", fan_in_fan_out=True)
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            parameter.data += 1.0
+    saved(model, tmp_path / "tuned")
+    after = merged_from(tmp_path / "tuned", tiny_gpt2())
+    mitigate(tmp_path / "base", tmp_path / "tuned", remedy=Interpolate(alpha=0.5), out=tmp_path / "half")
+    found = merged_from(tmp_path / "half", tiny_gpt2())
+    assert any(name.endswith("bias") and not torch.equal(before[name], after[name]) for name in before)
+    for name, tensor in found.items():
+        assert deviation(tensor, (before[name].double() + after[name].double()) / 2) < CLOSE, name
 
 
 def test_scale_one_changes_nothing(tmp_path: Path) -> None:

@@ -93,6 +93,27 @@ def test_the_adapter_keeps_its_form(folder: Path, tmp_path: Path) -> None:
         assert torch.equal(tensor, was[name] * 0.5 if is_second else was[name]), name
 
 
+@pytest.mark.parametrize("form", ["adapter", "checkpoint"])
+def test_tensors_that_an_adapter_stores_in_full_are_scaled_too(
+    folder: Path, tmp_path: Path, form: str
+) -> None:
+    names = ["up_proj", "norm", "lm_head"]
+    model = hot_llama(model=medium_llama(), target_modules=["q_proj"], modules_to_save=names, bias="none")
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in model.named_parameters():
+        if "modules_to_save" in name:
+            parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
+    saved(model, tmp_path / "tuned")
+    write_at_scale(folder / "base", tmp_path / "tuned", 0.3, tmp_path / "out", form=form)
+    before, after = weights(folder / "base"), weights(folder / "base", tmp_path / "tuned")
+    now = weights(folder / "base", tmp_path / "out") if form == "adapter" else weights(tmp_path / "out")
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert all(any(part in name for name in moved) for part in names)
+    for name in moved:
+        wanted = before[name] + 0.3 * (after[name] - before[name])
+        assert (now[name] - wanted).abs().max() <= CLOSE * wanted.abs().max(), name
+
+
 @pytest.mark.parametrize("scale", [float("nan"), float("inf"), 100, "0.5", True, None])
 def test_a_scale_that_is_none_is_refused(folder: Path, tmp_path: Path, scale: Any) -> None:
     with pytest.raises(SettingError, match="expected a scale of the update"):

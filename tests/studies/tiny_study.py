@@ -21,6 +21,7 @@ def tiny_study(llama: Path, **changes: Any) -> dict[str, Any]:
         "task": "word-problems",
         "max_train_samples": 16,
         "max_eval_samples": 2,
+        "max_new_tokens": 8,  # a tiny model never ends an answer by itself
         "max_length": 300,
         "steps": 2,
         "batch_size": 4,

@@ -37,7 +37,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _config(base: Path, out: Path | str, **settings: Any) -> FinetuneConfig:
     given: dict[str, Any] = {
         "task": "word-problems", "rank": 2, "lr": 1e-2, "steps": 9, "batch_size": 4, "save_steps": 2,
-        "logging_steps": 1, "max_train_samples": 14, "max_eval_samples": 1, "precision": "fp32",
+        "logging_steps": 1, "max_train_samples": 14, "max_eval_samples": 1, "max_new_tokens": 8, "precision": "fp32",
     }  # fmt: skip
     return FinetuneConfig(base=str(base), out=str(out), **(given | settings))
 

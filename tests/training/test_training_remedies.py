@@ -38,6 +38,7 @@ def config(base: Path, out: Path | str = "out", **settings: Any) -> FinetuneConf
         "oplora_k": K,
         "alpha": 4,
         "max_train_samples": 20,
+        "max_new_tokens": 8,
         "precision": "fp32",
         "drop_too_long": True,
         "logging_steps": 1,

@@ -24,7 +24,7 @@ from torch import Tensor
 from ...errors import ResultFileError
 from ...system.files import write_atomically
 from ...system.plain_values import from_plain, plain
-from ...system.remote_folder import RemoteFolder
+from ...system.remote_folder import RemoteFolder, names_of_files
 from ..result.parquet_form import METADATA_KEY, vector_schema
 from .fleet_members import ModelFacts
 from .kept_blocks import sketch_of_text, text_of_sketch
@@ -160,11 +160,7 @@ class AdapterFiles:
             self.remote.remove(f"{old}/{name}")
 
     def _names(self, under: str) -> list[str]:
-        if self.remote is not None:
-            names = self.remote.names(under)
-        else:
-            folder = self.folder / under
-            names = sorted(file.name for file in folder.iterdir()) if folder.is_dir() else []
+        names = names_of_files(self.folder, under, self.remote)
         return [name for name in names if name.endswith(".parquet") and not name.startswith(".")]
 
     def _fetched(self, under: str, name: str) -> Path:

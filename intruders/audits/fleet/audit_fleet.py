@@ -21,7 +21,7 @@ from ...errors import SettingError
 from ...system.callers_process import usual_type
 from ...system.folders import locked_folder, make_folder, require_ours
 from ...system.progress import Progress, silent
-from ...system.remote_folder import RemoteFolder, is_url, local_folder, require_opens
+from ...system.remote_folder import RemoteFolder, local_folder
 from ..audit import patterns
 from ..audit_settings import ANYWHERE, AuditSettings, Compute, shown_settings
 from ..base_cache import CacheChoice
@@ -146,7 +146,7 @@ def audit_many(
     folder = local_folder(str(out), "fleets") if temporary is None else Path(temporary.name)
     require_ours(folder, MARKS, "a fleet")
     make_folder(folder)
-    remote = _remote(str(out)) if out is not None else None
+    remote = RemoteFolder.at(str(out)) if out is not None else None
     with ExitStack() as held:
         if temporary is None:
             held.enter_context(locked_folder(folder))
@@ -231,13 +231,6 @@ def _require_paths(sources: Sequence[Source]) -> None:
                 f"a model in memory ({type(source).__name__}) was given together with out; expected paths and hub ids, "
                 "whose files tell what is finished; save it first, or call this without out"
             )
-
-
-def _remote(out: str) -> RemoteFolder | None:
-    if not is_url(out):
-        return None
-    require_opens(out)
-    return RemoteFolder(out)
 
 
 def _warn_of_other_tables(folder: Path, key: str) -> None:

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from ...checkpoints.pairing.pairing import Skipped
 from ...system.files import write_atomically
-from ...system.remote_folder import RemoteFolder
+from ...system.remote_folder import RemoteFolder, names_of_files
 from ..result.parquet_form import METADATA_KEY, vector_schema, vector_table
 from ..result.records import AuditedMatrix
 
@@ -136,11 +136,7 @@ class KeptBlocks:
 
     def _names(self) -> list[str]:
         """Return the names of this key's files."""
-        if self.remote is not None:
-            names = self.remote.names(FOLDER)
-        else:
-            folder = self.folder / FOLDER
-            names = sorted(file.name for file in folder.iterdir()) if folder.is_dir() else []
+        names = names_of_files(self.folder, FOLDER, self.remote)
         return [name for name in names if name.startswith(self.key[:12]) and name.endswith(".parquet")]
 
     def _fetched(self, name: str) -> Path:

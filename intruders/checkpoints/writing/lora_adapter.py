@@ -178,20 +178,36 @@ def modules_of_pairs(base: Checkpoint, adapter: LoraAdapter) -> dict[str, str]:
     return {name: by_weight[weight] for name, weight in matching.tuned_of.items()}
 
 
+def stored_in_full(base: Checkpoint, adapter: LoraAdapter) -> dict[str, str]:
+    """The adapter's name of a tensor that it stores in full -> the base's; without those that the base lacks."""
+    shapes = {name: base.shape(name) for name in base.names()}
+    own = {name.removeprefix(_PREFIX).replace(".base_layer", ""): name for name in adapter.rest}
+    matching = match_names(shapes, {short: adapter.rest[name].shape for short, name in own.items()})
+    return {
+        own[short]: name
+        for name, short in matching.tuned_of.items()
+        if tuple(adapter.rest[own[short]].shape) == tuple(shapes[name])
+    }
+
+
 def rewritten(
     adapter: LoraAdapter,
     replaced: Mapping[str, LowRank],
     rank: Rank = None,
     shares: Mapping[str, float] = _NONE,
+    in_full: Mapping[str, Tensor] = MappingProxyType({}),
 ) -> Rewritten:
     """The adapter with the updates of some modules replaced (every scale folded in), or scaled by a share.
 
     ``rank`` None gives each replaced module the rank that it needs; "keep" cuts each back to the rank that it had; a
     number gives every module that rank, so that no pattern of ranks is needed. Cuts are the best ones in the
     Frobenius norm. Modules keep their scales, and those not replaced their tensors. Of a module in ``shares`` B alone
-    is scaled, so that rank and A stay as they are.
+    is scaled, so that rank and A stay as they are. Tensors ``in_full`` take the place of those that are stored in full.
     """
-    tensors = {name: stored.read() for name, stored in adapter.rest.items()}
+    tensors = {
+        name: stored.read() if name not in in_full else in_full[name].to(stored.dtype)
+        for name, stored in adapter.rest.items()
+    }
     ranks: dict[str, int] = {}
     errors: dict[str, float] = {}
     for name, module in adapter.modules.items():

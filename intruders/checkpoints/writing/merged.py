@@ -62,26 +62,34 @@ def _changed_checkpoint(
     def planned(name: str) -> PlannedTensor:
         stored, partner = tuned.tensors[name], base_of.get(name)
         dtype = stored.dtype if partner is None else base.dtype(partner)
-        matrices = (
-            [] if partner is None or not_a_matrix(base.tensors[partner]) else matrices_of(base, partner)
-        )
-        wanted = [(matrix, changes[matrix.name]) for matrix in matrices if matrix.name in changes]
 
         def read() -> Tensor:
-            tensor = stored.read()
-            if partner is None:
-                return tensor
-            if not wanted:
-                return _with_share(tensor, base.tensors[partner], partner, elsewhere(partner))
-            tensor = _wide_copy(tensor)
-            for matrix, change in wanted:
-                pair = Pair(matrix.read(base.tensors[partner]), matrix.read(stored))
-                put_back(matrix, tensor, change(pair))
-            return tensor
+            return (
+                stored.read()
+                if partner is None
+                else changed_tensor(stored, base, partner, changes, elsewhere)
+            )
 
         return PlannedTensor(name, stored.shape, dtype, read)
 
     return [planned(name) for name in tuned.tensors]
+
+
+def changed_tensor(
+    stored: StoredTensor, base: Checkpoint, name: str, changes: Mapping[str, Changed], elsewhere: Elsewhere
+) -> Tensor:
+    """Return a tensor that the tuned side stores in full, with its changed matrices or its share of the update.
+
+    ``name`` is the base's.
+    """
+    matrices = [] if not_a_matrix(base.tensors[name]) else matrices_of(base, name)
+    wanted = [(matrix, changes[matrix.name]) for matrix in matrices if matrix.name in changes]
+    if not wanted:
+        return _with_share(stored.read(), base.tensors[name], name, elsewhere(name))
+    tensor = _wide_copy(stored.read())
+    for matrix, change in wanted:
+        put_back(matrix, tensor, change(Pair(matrix.read(base.tensors[name]), matrix.read(stored))))
+    return tensor
 
 
 def _merged_checkpoint(

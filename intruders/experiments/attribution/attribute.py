@@ -45,12 +45,12 @@ from ...system.folders import locked_folder, make_folder
 from ...system.progress import Progress, silent
 from ..bench.live_models import models_loaded
 from ..doses.dose_groups import ELSEWHERE, DoseGroups, dose_groups
-from ..doses.dosed_model import DosedModel, DosedUpdate, Doses
+from ..doses.dosed_model import DosedModel, DosedUpdate, DoseVector
 from ..doses.updates import Updates, in_directions, read_updates
 from ..heal.heal_bench import distinct_models, in_doses, open_to_dose
 from .attribution import Attribution, LeftOut, MatrixShare, MeasuredRise, Share, rank_correlation
 from .attribution_settings import ATTRIBUTION, AttributionSettings
-from .document_losses import Measure, task_measure, text_measure
+from .document_losses import DocumentMeasure, task_measure, text_measure
 from .path_integral import Floats, Path, PathIntegral
 
 
@@ -157,7 +157,7 @@ def attribute(
 class _Measured:
     """Everything that the models told."""
 
-    measures: Sequence[Measure]
+    measures: Sequence[DocumentMeasure]
     integrals: Mapping[str, PathIntegral]
     groups: DoseGroups
     inside: Sequence[str]  # the matrices with intruders, in the order of the further factors
@@ -196,7 +196,7 @@ class _Work:
                 "fine-tuning"
             )
         of_intruders = self._inside_intruders(audit, audited, updates, device)
-        inside = Doses(torch.zeros(len(of_intruders), device=device))
+        inside = DoseVector(torch.zeros(len(of_intruders), device=device))
         in_models = in_doses(language, scored, self.sides, pairs, updates, "direction", tasks)
         with in_models as (groups, doses), ExitStack() as entered:
             for model in distinct_models(language, scored):
@@ -236,7 +236,7 @@ class _Work:
         return inside
 
     def _checks(
-        self, path: Path, measure: Measure, integral: PathIntegral, groups: DoseGroups
+        self, path: Path, measure: DocumentMeasure, integral: PathIntegral, groups: DoseGroups
     ) -> list[LeftOut]:
         """Check the largest parts, each by leaving its matrix out of the tuned model."""
         tokens = integral.tokens.sum()
@@ -340,7 +340,7 @@ def _correlations(matrices: Sequence[MatrixShare], text: str, audit: Audit) -> I
             yield name, correlation
 
 
-def _rise(measure: Measure, integral: PathIntegral, split: _Split) -> MeasuredRise:
+def _rise(measure: DocumentMeasure, integral: PathIntegral, split: _Split) -> MeasuredRise:
     tokens = int(integral.tokens.sum())
     return MeasuredRise(
         measure.name,

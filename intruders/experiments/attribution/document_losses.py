@@ -22,7 +22,7 @@ _MASKED = 0.15
 
 
 @dataclass(frozen=True)
-class Measure:
+class DocumentMeasure:
     """Documents of one corpus, or examples of one task, as a model takes them.
 
     The loss is ``L = sum_i s_i / sum_i t_i`` over the documents i, with the sum s_i over the t_i tokens of each.
@@ -61,7 +61,7 @@ class Measure:
 
 def text_measure(
     name: str, opened: OpenedModel, parts: Sequence[Corpus], max_tokens: int, seed: int
-) -> Measure:
+) -> DocumentMeasure:
     """Encode the documents of a corpus. A masked model scores a random 15 % of the tokens, the same for every model.
 
     Raises:
@@ -74,20 +74,22 @@ def text_measure(
         for ids in documents:
             tokens = torch.tensor([ids], device=device)
             rows.append({"input_ids": tokens, "labels": tokens})
-        return Measure(name, "text", "cross-entropy", opened.model, rows)
+        return DocumentMeasure(name, "text", "cross-entropy", opened.model, rows)
     rows = [_masked(opened.tokenizer, ids, f"{seed} {number}") for number, ids in enumerate(documents)]
     placed = [{key: tensor.to(device) for key, tensor in row.items()} for row in rows]
-    return Measure(name, "text", "masked-15%-estimate", opened.model, placed)
+    return DocumentMeasure(name, "text", "masked-15%-estimate", opened.model, placed)
 
 
-def task_measure(opened: OpenedModel, task: Task, labels: Sequence[str], max_examples: int) -> Measure:
+def task_measure(
+    opened: OpenedModel, task: Task, labels: Sequence[str], max_examples: int
+) -> DocumentMeasure:
     """Encode validation examples of a task with their targets; those too long for the model are skipped."""
     device = next(opened.model.parameters()).device
     encoded = encoded_examples(opened, task, task.validation[:max_examples], labels)
     pad = PadRight(pad_token_id(opened.tokenizer))
     rows = [{key: tensor.to(device) for key, tensor in pad([row]).items()} for row in encoded]
     measure = "classification" if task.kind == "classification" else "cross-entropy"
-    return Measure(task.name, "task", measure, opened.model, rows)
+    return DocumentMeasure(task.name, "task", measure, opened.model, rows)
 
 
 def _masked(tokenizer: Any, ids: list[int], drawn_by: str) -> dict[str, Tensor]:

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from ...errors import NonFiniteError
 from ...measures.kept_outcomes import KeptOutcomes
-from ..doses.dosed_model import Doses
-from .document_losses import Measure
+from ..doses.dosed_model import DoseVector
+from .document_losses import DocumentMeasure
 
 Floats = npt.NDArray[np.float64]
 
@@ -59,12 +59,12 @@ class PathIntegral:
 class Path:
     """A model on the line from base to tuned, with a factor on every update."""
 
-    doses: Doses  # of all updates
-    inside: Doses  # zeros: what they scale is part of the updates already
+    doses: DoseVector  # of all updates
+    inside: DoseVector  # zeros: what they scale is part of the updates already
     kept: KeptOutcomes
     progress: Callable[[str, int, int], None]
 
-    def integral(self, measure: Measure, nodes: int) -> PathIntegral:
+    def integral(self, measure: DocumentMeasure, nodes: int) -> PathIntegral:
         """Split the rise into parts, doubling the nodes as long as the parts miss the measured rise.
 
         Raises:
@@ -79,7 +79,7 @@ class Path:
                 return integral
             nodes *= 2
 
-    def losses(self, measure: Measure, at: float, without: Tensor | None = None) -> Floats:
+    def losses(self, measure: DocumentMeasure, at: float, without: Tensor | None = None) -> Floats:
         """Return the loss of every document with one dose for all updates, except those numbered in ``without``."""
         numbers = [] if without is None else without.tolist()
         unit = {"measure": measure.name, "at": at, "without": numbers}
@@ -97,7 +97,7 @@ class Path:
         self.kept.put_plain(unit, losses.tolist())
         return losses
 
-    def _integrated(self, measure: Measure, nodes: int) -> tuple[Floats, Floats]:
+    def _integrated(self, measure: DocumentMeasure, nodes: int) -> tuple[Floats, Floats]:
         points, weights = np.polynomial.legendre.leggauss(nodes)
         parts = np.zeros((len(measure.rows), len(self.doses.values)))
         added = np.zeros((len(measure.rows), len(self.inside.values)))
@@ -108,7 +108,7 @@ class Path:
             added += weight / 2 * gradients[:, parts.shape[1] :]
         return parts, added
 
-    def _gradients(self, measure: Measure, at: float, number: int, nodes: int) -> Floats:
+    def _gradients(self, measure: DocumentMeasure, at: float, number: int, nodes: int) -> Floats:
         """Return dL_i/da of every document at one node, ``(documents, factors + further factors)``."""
         unit = {"measure": measure.name, "gradient at": at}
         kept = self.kept.get_plain(unit)
@@ -148,7 +148,7 @@ class Path:
             self.doses.values, self.inside.values = own
 
 
-def _finite(loss: Tensor, measure: Measure) -> float:
+def _finite(loss: Tensor, measure: DocumentMeasure) -> float:
     value = float(loss.detach())
     if not np.isfinite(value):
         raise NonFiniteError(

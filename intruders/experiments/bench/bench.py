@@ -14,7 +14,7 @@ from ...errors import PairingError
 from ...measures.base_inputs import documents_of, sample_inputs
 from ...measures.kept_outcomes import KeptOutcomes
 from ...measures.outcome import Outcome
-from ...measures.sensitivities import Directions, sensitivities, task_batches
+from ...measures.sensitivities import SingularDirections, sensitivities, task_batches
 from ...mitigation.live_weights import LiveInterventions
 from ...mitigation.remedies.remedy import Case, Remedy
 from .data_shares import DataShare
@@ -98,7 +98,7 @@ class Bench:
         return inputs
 
     def sensitivities(
-        self, directions: Mapping[str, Directions], task: str, examples: int
+        self, directions: Mapping[str, SingularDirections], task: str, examples: int
     ) -> dict[str, list[float]]:
         """Return the sensitivity of the loss on a task's training examples to every direction, by matrix."""
         share = DataShare("training", {}, {task: self.measuring.tasks[task].train[:examples]})
@@ -124,7 +124,7 @@ class Bench:
         return list(self.models.weights.values())
 
     def _sensitivities(
-        self, directions: Mapping[str, Directions], task: str, share: DataShare
+        self, directions: Mapping[str, SingularDirections], task: str, share: DataShare
     ) -> dict[str, list[float]]:
         opened, labels = self.models.scored[task]
         live = self.models.weights[id(opened.model)]

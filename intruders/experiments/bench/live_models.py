@@ -49,6 +49,17 @@ def answered_by(language: OpenedModel, tasks: Mapping[str, Task]) -> Scored:
     return {name: (language, []) for name, task in tasks.items() if task.kind == "causal"}
 
 
+def opened_for_tasks(
+    language: OpenedModel | None, tuned: str, base: str | None, tasks: Mapping[str, Task], loading: Loading
+) -> Scored:
+    """Return every task with the model that it needs: the language model where that answers it, or one of its own."""
+    shared = {} if language is None else answered_by(language, tasks)
+    return {
+        name: shared.get(name) or open_for_task(tuned, task, base, loading, merged=True)
+        for name, task in tasks.items()
+    }
+
+
 @contextmanager
 def opened_live(
     tuned: str,
@@ -63,11 +74,7 @@ def opened_live(
     """Open the tuned model within the block; ``others`` are the base's tensors without a case."""
     require_whole_weights(loading)
     language = open_language_model(tuned, base, loading, merged=True) if reads_text else None
-    shared = {} if language is None else answered_by(language, tasks)
-    scored = {
-        name: shared.get(name) or open_for_task(tuned, task, base, loading, merged=True)
-        for name, task in tasks.items()
-    }
+    scored = opened_for_tasks(language, tuned, base, tasks, loading)
     opened = [
         *([] if language is None else [language]),
         *(opened_model for opened_model, _ in scored.values()),

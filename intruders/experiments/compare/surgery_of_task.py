@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ...errors import SettingError
-from ...measures.sensitivities import Directions
+from ...measures.sensitivities import SingularDirections
 from ...mitigation.remedies.remedy import Case
 from ...mitigation.remedies.surgery import Surgery
 from ..bench.bench import Bench
@@ -25,6 +25,6 @@ def of_task(surgeries: Sequence[Surgery], task: str, cases: Sequence[Case], benc
             "changes nothing in this model: every update that it reaches has rank 1, and a single singular value "
             "keeps its size"
         )
-    directions = {name: Directions(part.left, part.right) for name, part in reached.items()}
+    directions = {name: SingularDirections(part.left, part.right) for name, part in reached.items()}
     sensitivities = bench.sensitivities(directions, task, first.examples) if directions else {}
     return [replace(surgery, task=task, sensitivities=sensitivities) for surgery in surgeries]

@@ -50,7 +50,7 @@ class DosedUpdate:
 
 
 @dataclass
-class Doses:
+class DoseVector:
     """The vector of all doses, shared by every model that they act on."""
 
     values: Tensor  # (doses,)
@@ -78,7 +78,7 @@ class DosedModel:
         base: Checkpoint,
         updates: Mapping[str, DosedUpdate],
         groups: DoseGroups,
-        doses: Doses,
+        doses: DoseVector,
         others: Iterable[str] = (),
         *,
         is_base: bool = False,

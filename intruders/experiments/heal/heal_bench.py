@@ -23,12 +23,12 @@ from ...measures.measure_settings import LossSettings
 from ...measures.outcome import Outcome
 from ...mitigation.beyond_doses import require_only_matrices, require_same_head
 from ...models.loading_settings import AS_STORED, Loading, require_one_device, require_whole_weights
-from ...models.tuned_model import OpenedModel, open_for_task, open_language_model
+from ...models.tuned_model import OpenedModel, open_language_model
 from ..bench.data_shares import DataShare
-from ..bench.live_models import Scored, answered_by
+from ..bench.live_models import Scored, opened_for_tasks
 from ..bench.task_outcomes import task_outcome
 from ..doses.dose_groups import DoseGroups, dose_groups
-from ..doses.dosed_model import DosedModel, DosedUpdate, Doses
+from ..doses.dosed_model import DosedModel, DosedUpdate, DoseVector
 from ..doses.updates import Updates
 
 
@@ -41,7 +41,7 @@ class HealBench:
     tasks: Mapping[str, Task]
     base: Checkpoint
     groups: DoseGroups
-    doses: Doses
+    doses: DoseVector
     losses: LossSettings
     kept: KeptOutcomes
     seed: int
@@ -99,7 +99,7 @@ class HealBench:
     def with_added(self, changes: Mapping[str, LowRank]) -> Iterator[None]:
         """Add low-rank matrices to the weights within the block, whatever the doses."""
         names = list(changes)
-        whole = Doses(torch.ones(len(names), device=self.doses.values.device))
+        whole = DoseVector(torch.ones(len(names), device=self.doses.values.device))
         with ExitStack() as entered:
             for model in self.models:
                 device = next(model.parameters()).device
@@ -121,14 +121,10 @@ class HealBench:
 
 def open_models(
     tuned: str, base: str | None, tasks: Mapping[str, Task], loading: Loading = AS_STORED
-) -> tuple[OpenedModel, dict[str, tuple[OpenedModel, list[str]]]]:
+) -> tuple[OpenedModel, Scored]:
     """Open the tuned model as a language model and as its tasks need it; one model may serve both."""
     language = open_language_model(tuned, base, loading, merged=True)
-    shared = answered_by(language, tasks)
-    scored = {
-        name: shared.get(name) or open_for_task(tuned, task, base, loading, merged=True)
-        for name, task in tasks.items()
-    }
+    scored = opened_for_tasks(language, tuned, base, tasks, loading)
     for opened in [language, *(opened_model for opened_model, _ in scored.values())]:
         opened.model.requires_grad_(False).eval()
     return language, scored
@@ -212,7 +208,7 @@ def in_doses(
     updates: Updates,
     per: str,
     tasks: Mapping[str, Task],
-) -> Iterator[tuple[DoseGroups, Doses]]:
+) -> Iterator[tuple[DoseGroups, DoseVector]]:
     """Let all models compute with their updates in doses within the block, each dose 1 at first.
 
     Args:
@@ -226,7 +222,7 @@ def in_doses(
     """
     others = dosed_elsewhere(sides, language.model, pairs)
     groups = dose_groups(updates.names, per, updates.ranks, with_elsewhere=bool(others))
-    doses = Doses(torch.ones(len(groups.names), device=next(language.model.parameters()).device))
+    doses = DoseVector(torch.ones(len(groups.names), device=next(language.model.parameters()).device))
     is_base = opens_base(sides, tasks)
     with ExitStack() as entered:
         for model in distinct_models(language, scored):

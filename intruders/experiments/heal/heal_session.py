@@ -37,7 +37,7 @@ from .heal_settings import HealSettings
 from .healing import LITTLE, Healing
 from .learning import Learning, Measured, at_bounds
 from .objective import Objective, StepLosses, encoded_examples, encoded_texts
-from .reported_points import HALVINGS, Measuring, least_dose, reported_points
+from .reported_points import HALVINGS, ReportMeasuring, least_dose, reported_points
 from .work_folder import WorkFolder
 
 Told = Callable[[str], None]
@@ -217,7 +217,9 @@ class Session:
             self.progress(name, min(next(done, _MEASURES), _MEASURES), _MEASURES)
 
         removing = self._removing(audit, audited, updates, compute)
-        points = reported_points(Measuring(bench, data, step), values, updates.shapes, removing, self.seed)
+        points = reported_points(
+            ReportMeasuring(bench, data, step), values, updates.shapes, removing, self.seed
+        )
         places = bench.groups.places
         count = at_bounds(values)
         if count:

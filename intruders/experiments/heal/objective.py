@@ -18,7 +18,7 @@ from ...errors import NonFiniteError, SettingError
 from ...models.encoding import PadRight, encode_classification, encode_completions, pad_token_id
 from ...models.target_loss import target_loss
 from ...models.tuned_model import OpenedModel
-from ..doses.dosed_model import Doses
+from ..doses.dosed_model import DoseVector
 
 # Documents and examples of a step.
 DOCUMENTS, EXAMPLES = 8, 8
@@ -43,7 +43,7 @@ class Objective:
         self,
         language: OpenedModel,
         scored: OpenedModel,
-        doses: Doses,
+        doses: DoseVector,
         texts: Sequence[list[int]],
         rows: Sequence[dict[str, Any]],
         seed: int,

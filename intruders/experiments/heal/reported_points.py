@@ -24,7 +24,7 @@ Step = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Measuring:
+class ReportMeasuring:
     """The bench, the data and the progress of a measurement."""
 
     bench: HealBench
@@ -39,7 +39,7 @@ class Measuring:
 
 
 def reported_points(
-    measuring: Measuring,
+    measuring: ReportMeasuring,
     doses: Sequence[float],
     shapes: Mapping[str, tuple[int, int]],
     intruders: Mapping[str, LowRank],

@@ -16,8 +16,9 @@ from ...checkpoints.writing.lora_adapter import (
     modules_of_pairs,
     read_lora_folder,
     rewritten,
+    stored_in_full,
 )
-from ...checkpoints.writing.merged import Elsewhere
+from ...checkpoints.writing.merged import Elsewhere, changed_tensor
 from ...checkpoints.writing.shards import planned, write_safetensors
 from ...system.progress import Progress
 from .target import ChangedMatrix, Cut
@@ -29,14 +30,16 @@ class LoraContent:
 
     form = "adapter"
 
+    base: Checkpoint
     adapter: LoraAdapter
     modules: dict[str, str]  # base's matrix -> the adapter's module
+    in_full: dict[str, str]  # the adapter's tensor -> the base's
     rank: Rank
 
     @classmethod
     def of(cls, base: Checkpoint, adapter: LoraAdapter, rank: Rank) -> LoraContent:
         """Build the target; raise PairingError if the adapter is of other modules than the base's."""
-        return cls(adapter, modules_of_pairs(base, adapter), rank)
+        return cls(base, adapter, modules_of_pairs(base, adapter), stored_in_full(base, adapter), rank)
 
     @classmethod
     def read(cls, base: Checkpoint, folder: Path, source: str, rank: Rank) -> LoraContent:
@@ -48,7 +51,7 @@ class LoraContent:
         shares = {
             self.modules[name]: matrix.change.share
             for name, matrix in changed.items()
-            if matrix.change.is_a_share
+            if matrix.change.is_a_share and name in self.modules
         }
         shares |= {module: elsewhere(name) for name, module in self.modules.items() if name not in changed}
         updates = {
@@ -56,11 +59,17 @@ class LoraContent:
             for name, matrix in changed.items()
             if not matrix.change.is_a_share and (update := matrix.updated) is not None
         }
+        changes = {name: matrix.change.applied_to for name, matrix in changed.items()}
+        in_full = {
+            own: changed_tensor(self.adapter.rest[own], self.base, name, changes, elsewhere)
+            for own, name in self.in_full.items()
+        }
         content = rewritten(
             self.adapter,
             updates,
             self.rank,
             {module: share for module, share in shares.items() if share != 1},
+            in_full,
         )
         names = {module: name for name, module in self.modules.items()}
         known = {module: names.get(module, module) for module in content.ranks}

@@ -29,7 +29,7 @@ CLAIMS_OF_TOPIC = {
 
 
 @dataclass(frozen=True)
-class Verdict:
+class StudyVerdict:
     """One answer of a study, with the claim that it is on."""
 
     folder: Path
@@ -69,16 +69,16 @@ def with_verdicts(advised: Advised, bases: Sequence[str], folders: Sequence[Path
     return replace(advised, advice=supported, notes=[*advised.notes, *notes])
 
 
-def verdicts_of(folder: Path) -> Iterator[Verdict]:
+def verdicts_of(folder: Path) -> Iterator[StudyVerdict]:
     """Yield every answer on the claims that a study's file asks for."""
     asked = StudyFolder(folder).document().get("analyses")
     results = load_results(folder)
     for finding in analyse_all(results, asked):
         for answer in finding.answers:
-            yield Verdict(folder, finding.name, answer)
+            yield StudyVerdict(folder, finding.name, answer)
 
 
-def is_on(verdict: Verdict, base: str) -> bool:
+def is_on(verdict: StudyVerdict, base: str) -> bool:
     """Return True if a verdict is about this base: the same name, or the demo model at this path."""
     return bool(_names(verdict.answer.on.base) & _names(base))
 
@@ -92,7 +92,7 @@ def _names(base: str) -> set[str]:
     return names
 
 
-def _supported_by(advice: Advice, verdicts: Sequence[Verdict]) -> Advice:
+def _supported_by(advice: Advice, verdicts: Sequence[StudyVerdict]) -> Advice:
     claims = CLAIMS_OF_TOPIC.get(advice.topic, ())
     return replace(
         advice,

@@ -86,7 +86,7 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Remedy:
+class StudiedRemedy:
     """A candidate against the baseline."""
 
     candidate: Candidate
@@ -128,7 +128,7 @@ def analyse(results: Results) -> Finding:
     return evidence.finding(CLAIM, runs=used or of_gains, tables=tables)
 
 
-def _add(evidence: Evidence, stratum: Stratum, remedies: Sequence[Remedy], plain: str) -> None:
+def _add(evidence: Evidence, stratum: Stratum, remedies: Sequence[StudiedRemedy], plain: str) -> None:
     """Add every remedy, the one that saves most first; the claim speaks of the best."""
     # Of those that clearly save, where there are such: an estimate of one seed may be larger, and shows nothing.
     best = max(remedies, key=lambda each: (each.saved.low > 0, each.saved.estimate))
@@ -208,25 +208,25 @@ def _candidates(runs: pd.DataFrame, baseline: pd.DataFrame, results: Results) ->
         yield Candidate(kind, name, table.groupby(level=0).mean(), str(control), float(str(scale)))
 
 
-def _compared(candidate: Candidate, baseline: pd.DataFrame, level: float) -> Remedy:
+def _compared(candidate: Candidate, baseline: pd.DataFrame, level: float) -> StudiedRemedy:
     difference = (baseline - candidate.table).dropna(subset=["loss_change"])
-    return Remedy(
+    return StudiedRemedy(
         replace(candidate, table=candidate.table.loc[candidate.table.index.isin(difference.index)]),
         mean_interval(difference["loss_change"], level=level),
         mean_interval(100 * difference["accuracy"]),
     )
 
 
-def _ratio(remedy: Remedy) -> float:
+def _ratio(remedy: StudiedRemedy) -> float:
     """Return the nats saved per point lost; NaN unless points are clearly lost."""
     return remedy.saved.estimate / remedy.cost.estimate if remedy.cost.low > 0 else math.nan
 
 
-def _ratio_said(remedy: Remedy) -> str:
+def _ratio_said(remedy: StudiedRemedy) -> str:
     return "" if math.isnan(_ratio(remedy)) else f", {_ratio(remedy):.3f} nats a point"
 
 
-def _rows(stratum: Stratum, remedies: list[Remedy]) -> list[dict[str, object]]:
+def _rows(stratum: Stratum, remedies: list[StudiedRemedy]) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
     for remedy in remedies:
         table = remedy.candidate.table

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ...system.files import write_atomically
-from ...system.remote_folder import RemoteFolder, is_url, require_opens
+from ...system.remote_folder import RemoteFolder
 
 _RECORD = "run.json"
 
@@ -26,14 +26,6 @@ _FOR_TABLES = (
     "mechanism.json",
     "model/run.json", "model/intruders.parquet", "model/sequence.json",
 )  # fmt: skip
-
-
-def open_store(out: str) -> Store | None:
-    """Return the store of a URL; None for a folder. SettingError for a URL that no installed package can open."""
-    if not is_url(out):
-        return None
-    require_opens(out)
-    return Store(out)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from ...system.remote_folder import local_folder
 from ..describe.runs import Run
 from .perform import is_done, perform
-from .remote_store import Store, open_store
+from .remote_store import Store
 from .run_record import RunRecord
 from .stages import Callbacks, Stage
 from .study_folder import TABLES, StudyFolder
@@ -25,7 +25,7 @@ class Workplace:
     @classmethod
     def of(cls, out: str) -> Workplace:
         """Return the workplace that ``out`` names: a folder, or a URL. SettingError for a URL that cannot be used."""
-        return cls(StudyFolder(local_folder(out, "studies")), open_store(out))
+        return cls(StudyFolder(local_folder(out, "studies")), Store.at(out))
 
     @property
     def seen(self) -> StudyFolder:

@@ -212,11 +212,13 @@ def test_finished_passes_are_kept_and_other_models_do_not_find_them(
     models: tuple[str, str], text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = attributed(models, text, keep=tmp_path / "kept")
-    from intruders.experiments.attribution.document_losses import Measure
+    from intruders.experiments.attribution.document_losses import DocumentMeasure
 
     asked: list[int] = []
-    loss = Measure.loss
-    monkeypatch.setattr(Measure, "loss", lambda measure, index: asked.append(index) or loss(measure, index))
+    loss = DocumentMeasure.loss
+    monkeypatch.setattr(
+        DocumentMeasure, "loss", lambda measure, index: asked.append(index) or loss(measure, index)
+    )
     again = attributed(models, text, keep=tmp_path / "kept")
     assert not asked
     assert again.to_document() == first.to_document()

@@ -12,7 +12,7 @@ from intruders.checkpoints.pairing.open_sides import open_sides
 from intruders.checkpoints.pairing.pair_sides import pair_sides
 from intruders.checkpoints.stored.selection import Selection
 from intruders.experiments.doses.dose_groups import ELSEWHERE, dose_groups
-from intruders.experiments.doses.dosed_model import DosedModel, Doses
+from intruders.experiments.doses.dosed_model import DosedModel, DoseVector
 from intruders.experiments.doses.updates import read_updates
 from intruders.experiments.heal.heal_bench import tuned_elsewhere
 from intruders.models.loading import load_model
@@ -70,7 +70,7 @@ def test_the_gradient_in_a_dose_is_that_of_the_weights_along_the_update(kind: st
         place = dose(name)
         if place is not None and weight.grad is not None:
             wanted[place] += (weight.grad * changes[name]).sum()
-    with DosedModel(opened.model, before, updates.by_name, groups, Doses(values), others):
+    with DosedModel(opened.model, before, updates.by_name, groups, DoseVector(values), others):
         loss = loss_of(opened.model)
         loss.backward()
     assert torch.allclose(loss, loss_of(whole), atol=1e-6)
@@ -90,7 +90,7 @@ def test_without_doses_it_is_the_base_to_the_bit_and_with_all_the_tuned_model(
     opened.model.eval()
     others = tuned_elsewhere(opened.model, before, [pair.name for pair in pairs])
     groups = dose_groups(updates.names, "matrix", with_elsewhere=bool(others))
-    doses = Doses(torch.ones(len(groups.names)))
+    doses = DoseVector(torch.ones(len(groups.names)))
     with torch.no_grad():
         of_base = load_model(base, "causal").eval()(input_ids=IDS).logits
         of_tuned = open_language_model(tuned, base).model.eval()(input_ids=IDS).logits
@@ -139,7 +139,7 @@ def test_in_half_precision_the_branch_of_a_dose_is_in_single(tmp_path: Path) -> 
     layer: Any = opened.model.get_submodule(name.removesuffix(".weight"))
     inputs = torch.randn(5, layer.in_features).to(torch.bfloat16)
     own = layer(inputs)
-    with DosedModel(opened.model, before, updates.by_name, groups, Doses(values)):
+    with DosedModel(opened.model, before, updates.by_name, groups, DoseVector(values)):
         given = layer(inputs)
         update = updates.by_name[name]
         assert update.left is not None

@@ -30,6 +30,9 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     return llama_and_adapter(tmp_path_factory.mktemp("heal"))
 
 
+BRIEF = intruders.Columns(max_new_tokens=8)  # a tiny model never ends an answer by itself
+
+
 @pytest.fixture(scope="module")
 def healed(
     models: tuple[str, str], text: str, tmp_path_factory: pytest.TempPathFactory
@@ -39,7 +42,13 @@ def healed(
 
 
 def run(models: tuple[str, str], text: str, out: Path | None, **options: Any) -> intruders.Healing:
-    given: dict[str, Any] = {"task": "word-problems", "settings": QUICK, "audit": audit_settings(), **options}
+    given: dict[str, Any] = {
+        "task": "word-problems",
+        "columns": BRIEF,
+        "settings": QUICK,
+        "audit": audit_settings(),
+        **options,
+    }
     return intruders.heal(*models, loss_on=text, out=out, **given)
 
 
@@ -78,7 +87,7 @@ def test_an_evaluation_of_the_folder_gives_its_losses_again(
     """On all documents and test examples, of which the report has half: by the doses, and by the folder."""
     found, out = healed
     losses = LossSettings(loss_on=(text,), max_documents=6, max_tokens=24)
-    scores = ScoreSettings(tasks=("word-problems",), max_examples=4)
+    scores = ScoreSettings(tasks=("word-problems",), max_examples=4, max_new_tokens=BRIEF.max_new_tokens)
     measured = intruders.evaluate(str(out), base=models[0], losses=losses, scores=scores)
     point = found.healed_point
     accuracy = point.tasks["word-problems"].accuracy
@@ -238,7 +247,12 @@ def test_further_corpora_and_tasks_are_reported_and_choose_nothing(
     other = tmp_path / "other.jsonl"
     other.write_text("\n".join(json.dumps({"text": f"another text {number}"}) for number in range(4)))
     found = intruders.heal(
-        *models, task="word-problems", loss_on=[text, str(other)], settings=QUICK, audit=audit_settings()
+        *models,
+        task="word-problems",
+        loss_on=[text, str(other)],
+        columns=BRIEF,
+        settings=QUICK,
+        audit=audit_settings(),
     )
     assert found.doses == healed[0].doses
     assert list(found.healed_point.corpora) == [text, str(other)]

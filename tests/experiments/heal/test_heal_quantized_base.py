@@ -16,7 +16,7 @@ from intruders.data.corpora import load_corpora
 from intruders.data.load_task import load_task
 from intruders.errors import SettingError
 from intruders.experiments.doses.dose_groups import dose_groups
-from intruders.experiments.doses.dosed_model import DosedModel, Doses
+from intruders.experiments.doses.dosed_model import DosedModel, DoseVector
 from intruders.experiments.doses.updates import read_updates
 from intruders.experiments.heal.heal_bench import open_models
 from intruders.experiments.heal.heal_data import data_of
@@ -79,7 +79,7 @@ def test_gradients_in_the_doses_are_those_of_peft(load_in: str, models: tuple[st
     pairs = pair_sides(*sides).pairs
     updates = read_updates(pairs, "matrix", torch.device("cpu"), lambda *_: None)
     groups = dose_groups(updates.names, "matrix", updates.ranks)
-    doses = Doses(torch.ones(len(groups.names), requires_grad=True))
+    doses = DoseVector(torch.ones(len(groups.names), requires_grad=True))
     with DosedModel(language.model, sides[0], updates.by_name, groups, doses, is_base=True):
         with torch.no_grad():
             language.model(input_ids=IDS)  # bitsandbytes may repack a layer that is used without gradients

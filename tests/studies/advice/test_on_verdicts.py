@@ -12,7 +12,7 @@ import pytest
 from intruders.checkpoints.stored.demo_models import DEMO_MODELS
 from intruders.measures.intervals import Interval
 from intruders.studies.advice.advise import advise
-from intruders.studies.advice.on_verdicts import Verdict, is_on, verdicts_of
+from intruders.studies.advice.on_verdicts import StudyVerdict, is_on, verdicts_of
 from intruders.studies.claims.shared.claim import Effect, Where
 from intruders.studies.tables.table_columns import COLUMNS
 from intruders.studies.tables.table_files import to_parquet
@@ -75,7 +75,7 @@ def test_verdicts_of_studies_stand_beside_the_advice_that_rests_on_them(tmp_path
 
 def test_a_study_of_a_demo_model_is_of_the_model_at_its_path() -> None:
     answer = Effect(Where("minilm-l6", "words"), "", Interval(1.0, 0.5, 1.5), 1, 3)
-    verdict = Verdict(Path("runs"), "structure", answer)
+    verdict = StudyVerdict(Path("runs"), "structure", answer)
     assert is_on(verdict, str(DEMO_MODELS["minilm-l6"].packaged()))
     assert not is_on(verdict, "smollm2-135m")
 

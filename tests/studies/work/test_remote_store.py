@@ -12,7 +12,7 @@ from intruders.studies.describe.runs import expand
 from intruders.studies.run_study import run_study
 from intruders.studies.tables.results import load_results
 from intruders.studies.work import do_stage
-from intruders.studies.work.remote_store import Store, open_store
+from intruders.studies.work.remote_store import Store
 from intruders.system.remote_folder import is_url, local_folder
 from tests.studies.tiny_study import BRIEF, parsed, tiny_study
 
@@ -36,7 +36,7 @@ def test_what_is_a_folder_and_what_a_url() -> None:
     assert not is_url("file:///abs/runs")
     assert local_folder("runs/a", "studies") == Path("runs/a")
     assert local_folder("file:///abs/runs", "studies") == Path("/abs/runs")
-    assert open_store("runs/a") is None
+    assert Store.at("runs/a") is None
 
 
 def test_a_study_on_a_url_is_worked_on_in_the_cache_that_was_chosen(
@@ -53,7 +53,7 @@ def test_a_protocol_that_is_not_known_is_refused() -> None:
     with pytest.raises(
         SettingError, match=r"out 'nonsense://bucket/a' cannot be opened: .*nonsense"
     ) as caught:
-        open_store("nonsense://bucket/a")
+        Store.at("nonsense://bucket/a")
     assert "\n" not in str(caught.value)
 
 

@@ -201,8 +201,8 @@ def test_settings_that_do_not_go_together_are_refused(llama: Path, texts: Path, 
 def _config(llama: Path, texts: Path, out: Path, **settings: Any) -> FinetuneConfig:
     given: dict[str, Any] = {
         "task": "word-problems", "rank": 2, "lr": 3e-2, "steps": 8, "batch_size": 2, "max_train_samples": 40,
-        "max_eval_samples": 2, "precision": "fp32", "save_steps": 2, "audit_steps": 1, "loss_on": str(texts),
-        "loss_tokens": TOKENS, "lr_scheduler_type": "constant",
+        "max_eval_samples": 2, "max_new_tokens": 8, "precision": "fp32", "save_steps": 2, "audit_steps": 1,
+        "loss_on": str(texts), "loss_tokens": TOKENS, "lr_scheduler_type": "constant",
     }  # fmt: skip
     return FinetuneConfig(base=str(llama), out=str(out), **(given | settings))
 

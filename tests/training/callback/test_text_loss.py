@@ -257,8 +257,8 @@ def test_finetune_records_it(llama: Path, texts: Path, tmp_path: Path) -> None:
     seen = KeepModel()
     config = FinetuneConfig(
         base=str(llama), task="word-problems", out=str(tmp_path / "run"), rank=2, lr=1e-2, steps=4, batch_size=2,
-        max_train_samples=8, max_eval_samples=1, precision="fp32", audit_steps=2, loss_on=str(texts),
-        loss_tokens=TOKENS,
+        max_train_samples=8, max_eval_samples=1, max_new_tokens=8, precision="fp32", audit_steps=2,
+        loss_on=str(texts), loss_tokens=TOKENS,
     )  # fmt: skip
     run = finetune(config, [seen])
     base, after = _by_hand(load_model(str(llama), "causal"), llama, texts), _by_hand(seen.model, llama, texts)
