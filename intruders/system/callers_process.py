@@ -18,7 +18,7 @@ def apart_from_caller() -> Iterator[None]:
     own draws must not depend on it, and no result on whether the caller works in double precision or without gradients.
     """
     in_python, in_numpy, in_torch = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    on_devices = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    on_devices = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
     try:
         with usual_type(), torch.inference_mode(False), torch.enable_grad():
             yield
