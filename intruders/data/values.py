@@ -35,8 +35,8 @@ def whole(text: str, where: str) -> str:
         text.encode()
     except UnicodeEncodeError as error:
         raise SettingError(
-            f"{where} has half a character, {text[error.start]!r}, which no tokenizer reads; expected whole ones; fix "
-            "what wrote the file"
+            f"{where} has half a character, {text[error.start]!r}, which no tokenizer reads; expected complete ones; "
+            "fix what wrote the file"
         ) from error
     return text
 
