@@ -15,7 +15,7 @@ from ..errors import MissingDependencyError, SettingError
 from ..system.exit_status import ExitStatus
 from . import options, setting_options
 from .command import examples
-from .output import check_html, check_json, put_json, refusal_as_sarif
+from .output import check_html, check_json, check_limit, put_json, refusal_as_sarif
 
 DEMO_REPORT = Path("intruders-demo.html")
 
@@ -94,6 +94,7 @@ def audit(
             "run intruders audit --demo to see an example"
         )
     check_json(json)
+    check_limit(fail_above)
     if parquet is not None:
         check_writable(parquet)
     check_html(html)

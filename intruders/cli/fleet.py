@@ -13,7 +13,7 @@ from ..errors import MissingDependencyError
 from ..system.exit_status import ExitStatus
 from . import options, setting_options
 from .command import examples
-from .output import check_json, put_json, refusal_as_sarif, resumable
+from .output import check_json, check_limit, put_json, refusal_as_sarif, resumable
 
 if TYPE_CHECKING:
     from ..audits.fleet.fleet_result import FleetAudit
@@ -98,6 +98,7 @@ def fleet(
     from .progress import progress_bar
 
     check_json(json)
+    check_limit(fail_above)
     with resumable("finished blocks are kept"), refusal_as_sarif(sarif, base), progress_bar() as progress:
         result = audit_many(
             base,

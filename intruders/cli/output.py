@@ -14,7 +14,7 @@ from typing import Any
 import typer
 
 from ..charts.text import printable
-from ..errors import IntrudersError
+from ..errors import IntrudersError, SettingError
 from ..system.exit_status import ExitStatus
 
 WIDE = 1000  # columns where there is no terminal: a line of a file or a pipe is never broken
@@ -44,6 +44,18 @@ def say(lines: Iterable[str]) -> None:
                     break_on_hyphens=False,
                 )
             )
+
+
+def check_limit(fail_above: int | None) -> None:
+    """Refuse a number of intruders that every audit exceeds.
+
+    Raises:
+      SettingError: it is negative.
+    """
+    if fail_above is not None and fail_above < 0:
+        raise SettingError(
+            f"fail_above is {fail_above}; expected a number of intruders, 0 or more; pass 0 to allow none"
+        )
 
 
 def check_json(json: str | None) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import torch
+
 from ..checkpoints.adapters.adapter import Adapter
 from ..checkpoints.opening.model_sum import ModelSum
 from ..checkpoints.opening.open import Opened
 from ..checkpoints.pairing.pair_sides import pair_sides
 from ..checkpoints.stored.checkpoint import Checkpoint
+from ..checkpoints.stored.matching import match_names
 from ..checkpoints.stored.names import HEAD, tensor_of, tied_head
 from ..checkpoints.stored.selection import Selection
 from ..errors import SettingError, some_of
@@ -70,6 +73,30 @@ def require_same_head(sides: tuple[Checkpoint, Opened]) -> None:
             "head, so no dose leads from one to the other; save the base with a head of its own "
             "(tie_word_embeddings false), and pass that"
         )
+
+
+def require_same_vocabulary(sides: tuple[Checkpoint, Opened]) -> None:
+    """Refuse a checkpoint that has more or fewer rows than its base in a tensor whose common rows were tuned.
+
+    Such a tensor, an embedding that was resized, is no matrix of the base, so it would stay as tuned in every dose.
+
+    Raises:
+      SettingError: it has.
+    """
+    base, tuned = sides
+    if not isinstance(tuned, Checkpoint):
+        return
+    for name, other in match_names(base.shapes(), tuned.shapes()).tuned_of.items():
+        before, after = base.shape(name), tuned.shape(other)
+        if len(before) != 2 or before == after or before[1:] != after[1:]:
+            continue
+        rows = min(before[0], after[0])
+        if not torch.equal(base.read(name)[:rows].float(), tuned.read(other)[:rows].float()):
+            raise SettingError(
+                f"'{tuned.source}' has {after[0]:,} rows in '{other}' and '{base.source}' has {before[0]:,}, and the "
+                "common ones were tuned, so no dose leads from one to the other; resize the base to "
+                f"{after[0]:,} tokens (resize_token_embeddings), save it, and pass that"
+            )
 
 
 def _is_among(name: str, names: set[str]) -> bool:

@@ -175,6 +175,10 @@ def test_a_gate_for_continuous_integration(models: tuple[Path, Path], limit: str
     assert ("more than" in done.stderr) == (status == 1)
 
 
+def test_a_gate_that_everything_exceeds_is_refused(models: tuple[Path, Path]) -> None:
+    refused(run(*models, "--fail-above", "-1"), "fail_above is -1; expected a number of intruders, 0 or more")
+
+
 def test_a_model_against_itself(models: tuple[Path, Path]) -> None:
     done = run(models[0], models[0], "--fail-above", "0")
     assert (done.returncode, done.stderr) == (0, "")

@@ -108,6 +108,23 @@ def test_a_head_of_its_own_on_a_base_whose_embedding_is_the_head_is_refused(fold
     assert not (folder / "half").exists()
 
 
+@pytest.mark.parametrize("is_tuned", [True, False])
+def test_a_resized_embedding_is_refused_where_its_old_rows_were_tuned(folder: Path, is_tuned: bool) -> None:
+    model: Any = load_model(str(folder / "base"), "causal")
+    model.resize_token_embeddings(model.config.vocab_size + 3, mean_resizing=False)
+    model.transformer.h[0].mlp.c_fc.weight.data += 0.1
+    if is_tuned:
+        model.transformer.wte.weight.data += 0.1
+    name = f"resized-{is_tuned}"
+    model.save_pretrained(folder / name)
+    load_tokenizer(str(folder / "base")).save_pretrained(folder / name)
+    if is_tuned:
+        with pytest.raises(SettingError, match="and the common ones were tuned"):
+            healed(folder, name, f"{name}-healed")
+    else:
+        assert healed(folder, name, f"{name}-healed").form == "checkpoint"
+
+
 def test_what_was_refused_stands_in_the_way_of_no_other_settings(folder: Path) -> None:
     from peft import LoraConfig, get_peft_model
 

@@ -143,8 +143,17 @@ def _matrix_with_share(pair: Pair, name: str, share: float) -> Tensor:
 
 
 def _with_share(tensor: Tensor, base: StoredTensor, name: str, share: float) -> Tensor:
-    """A tensor of any shape between the base's and the tuned model's; one of another shape than the base's stays."""
-    if share == 1 or tensor.shape != torch.Size(base.shape) or not tensor.is_floating_point():
+    """A tensor of any shape between the base's and the tuned model's.
+
+    Of one with more rows, such as an embedding that was resized, the rows that the base lacks stay. One of another
+    shape stays.
+    """
+    rows = base.shape[0] if base.shape else 0
+    if share == 1 or not tensor.is_floating_point() or tensor.shape[1:] != torch.Size(base.shape)[1:]:
+        return tensor
+    if tensor.dim() and len(tensor) > rows:
+        return torch.cat([_with_share(tensor[:rows], base, name, share).to(tensor.dtype), tensor[rows:]])
+    if tensor.shape != torch.Size(base.shape):
         return tensor
     if share == 0:
         return base.read()

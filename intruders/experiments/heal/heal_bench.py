@@ -21,7 +21,7 @@ from ...measures.corpus_loss import losses_by_corpus
 from ...measures.kept_outcomes import KeptOutcomes
 from ...measures.measure_settings import LossSettings
 from ...measures.outcome import Outcome
-from ...mitigation.beyond_doses import require_only_matrices, require_same_head
+from ...mitigation.beyond_doses import require_only_matrices, require_same_head, require_same_vocabulary
 from ...models.loading_settings import AS_STORED, Loading, require_one_device, require_whole_weights
 from ...models.tuned_model import OpenedModel, open_language_model
 from ..bench.data_shares import DataShare
@@ -176,6 +176,7 @@ def open_to_dose(
       SettingError: an adapter changes what no dose acts on.
     """
     require_same_head(sides)
+    require_same_vocabulary(sides)
     if opens_base(sides, tasks):
         require_only_matrices(sides)
         require_one_device(loading)
