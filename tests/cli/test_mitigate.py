@@ -53,15 +53,15 @@ def test_the_commands_that_an_audit_ends_with_run(
         for line in printed.replace("\\\n", " ").splitlines()
         if line.startswith("     intruders ")
     ]
-    assert [words[1] for words in proposed] == ["evaluate", "heal", "scale", "mitigate", "remedies"]
-    by_name = {words[1]: words for words in proposed}
+    assert [words[1] for words in proposed] == ["evaluate", "heal", "scale", "scale", "remedies"]
+    by_name = {words[1]: words for words in proposed if "--at" not in words}
+    (at_a_share,) = (words for words in proposed if "--at" in words)
     (tmp_path / "text.txt").write_text("a text of some words\n\n" * 4)
     corpus = by_name["evaluate"].index("pydoc")
     by_name["evaluate"][corpus] = "text.txt"  # quicker than Python's documentation
     assert "change" in run(*by_name["evaluate"][1:])
-    share = by_name["mitigate"].index("S")
-    by_name["mitigate"][share] = "0.4"
-    assert "written to interpolated" in run(*by_name["mitigate"][1:])
+    at_a_share[at_a_share.index("S")] = "0.4"
+    assert "written to interpolated" in run(*at_a_share[1:])
     config = json.loads((tmp_path / "interpolated" / "adapter_config.json").read_text())
     before = json.loads((folder / "tuned" / "adapter_config.json").read_text())
     assert config["r"] == before["r"]
