@@ -3,8 +3,8 @@
 It writes a checkpoint of that shape (bfloat16, random, forward-stable), and two rank-16 adapters, without and with
 intruders. Then it runs the commands that a user would type, each in a process of its own, and prints the time and the
 peak memory of each. ``--quick`` takes an eighth of each side and two layers. The folder needs 30 GB and can be used
-again; without ``--folder`` it is temporary. ``--only audit,evaluate`` runs these steps alone; heal and mitigate read
-the audit that ``cached`` writes.
+again; without ``--folder`` it is temporary. ``--only audit,evaluate`` runs these steps alone; mitigate reads the audit
+that ``cached`` writes.
 """
 
 from __future__ import annotations

@@ -180,7 +180,7 @@ def modules_of_pairs(base: Checkpoint, adapter: LoraAdapter) -> dict[str, str]:
 
 def stored_in_full(base: Checkpoint, adapter: LoraAdapter) -> dict[str, str]:
     """The adapter's name of a tensor that it stores in full -> the base's; without those that the base lacks."""
-    shapes = {name: base.shape(name) for name in base.names()}
+    shapes = base.shapes()
     own = {name.removeprefix(_PREFIX).replace(".base_layer", ""): name for name in adapter.rest}
     matching = match_names(shapes, {short: adapter.rest[name].shape for short, name in own.items()})
     return {

@@ -148,12 +148,13 @@ def _with_share(tensor: Tensor, base: StoredTensor, name: str, share: float) -> 
     Of one with more rows, such as an embedding that was resized, the rows that the base lacks stay. One of another
     shape stays.
     """
-    rows = base.shape[0] if base.shape else 0
-    if share == 1 or not tensor.is_floating_point() or tensor.shape[1:] != torch.Size(base.shape)[1:]:
+    shape = torch.Size(base.shape)
+    if share == 1 or not tensor.is_floating_point():
         return tensor
-    if tensor.dim() and len(tensor) > rows:
-        return torch.cat([_with_share(tensor[:rows], base, name, share).to(tensor.dtype), tensor[rows:]])
-    if tensor.shape != torch.Size(base.shape):
+    if tensor.dim() == len(shape) > 0 and tensor.shape[1:] == shape[1:] and len(tensor) > shape[0]:
+        common = _with_share(tensor[: shape[0]], base, name, share)
+        return torch.cat([common.to(tensor.dtype), tensor[shape[0] :]])
+    if tensor.shape != shape:
         return tensor
     if share == 0:
         return base.read()
