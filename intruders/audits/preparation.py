@@ -12,7 +12,8 @@ from torch import Tensor
 
 from ..checkpoints.opening.open import Source, open_checkpoint
 from ..checkpoints.stored.checkpoint import Checkpoint
-from ..checkpoints.stored.matrices import MatrixView, matrices_of, not_a_matrix
+from ..checkpoints.stored.matrices import MatrixView
+from ..checkpoints.stored.selected import selected_matrices
 from ..checkpoints.stored.selection import Selection
 from ..engine.base_space import KnownBase
 from ..errors import SettingError
@@ -40,7 +41,7 @@ class Preparation:
     """The matrices to decompose, before any is decomposed."""
 
     base: Checkpoint
-    matrices: tuple[tuple[str, MatrixView], ...]  # with the tensors that hold them
+    matrices: tuple[MatrixView, ...]
 
     @classmethod
     def of(cls, base: Source, selection: Selection) -> Preparation:
@@ -51,12 +52,7 @@ class Preparation:
         """
         opened = open_checkpoint(base)
         selection.require_matches(opened.names(), opened.source)
-        chosen = [
-            (name, matrix)
-            for name in opened.names()
-            if not_a_matrix(opened.tensors[name]) is None and selection.reason_to_leave_out(name) is None
-            for matrix in matrices_of(opened, name, selection.split_fused)
-        ]
+        chosen = selected_matrices(opened, selection)
         if not chosen:
             raise SettingError(f"'{opened.source}' has no matrix to decompose; choose others with --include")
         return cls(opened, tuple(chosen))
@@ -65,14 +61,16 @@ class Preparation:
     def bytes(self) -> int:
         """Bytes of all entries: ``4 (m + n) min(m, n)`` for a matrix in single precision."""
         return sum(
-            (8 if self.base.tensors[name].dtype == torch.float64 else 4) * sum(view.shape) * min(view.shape)
-            for name, view in self.matrices
+            (8 if self.base.tensors[view.tensor].dtype == torch.float64 else 4)
+            * sum(view.shape)
+            * min(view.shape)
+            for view in self.matrices
         )
 
     @cached_property
-    def by_name(self) -> dict[str, tuple[str, MatrixView]]:
-        """The matrices, each with the tensor that holds it, by name."""
-        return {view.name: (name, view) for name, view in self.matrices}
+    def by_name(self) -> dict[str, MatrixView]:
+        """The matrices by name."""
+        return {view.name: view for view in self.matrices}
 
     def read(self, name: str, device: torch.device) -> Tensor:
         """Read a matrix (m, n) in the precision and unit that audits of low-rank updates use.
@@ -80,8 +78,8 @@ class Preparation:
         Raises:
           NonFiniteError: it contains NaN or infinity.
         """
-        tensor, view = self.by_name[name]
-        stored = view.read(self.base.tensors[tensor])
+        view = self.by_name[name]
+        stored = view.read(self.base.tensors[view.tensor])
         wide = stored.to(device, torch.float64 if stored.dtype == torch.float64 else torch.float32)
         largest = largest_magnitude(wide)
         if not isfinite(largest):
@@ -98,7 +96,7 @@ class Preparation:
             WholeBase.of(sample)
             times.append(time.perf_counter() - started)
         rate = min(times) / _work((_SAMPLE, _SAMPLE))
-        return rate * sum(_work(view.shape) for _, view in self.matrices)
+        return rate * sum(_work(view.shape) for view in self.matrices)
 
 
 def _work(shape: tuple[int, int]) -> float:

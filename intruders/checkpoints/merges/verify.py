@@ -28,8 +28,6 @@ from .rounding import stored_type, type_name
 from .verdict import APPLIED, OTHER_WEIGHTS, TOO_SMALL, Verdict, judge
 from .verification import OtherTensor, Verification, VerifiedMatrix
 
-# "[3]" for an expert, "[q]" for a part of a fused weight, at the end of a matrix's name
-
 
 @usual_type()
 def verify(

@@ -13,7 +13,7 @@ from ..adapters.adapter import AdaptedWeight, Adapter
 from ..opening.model_sum import ModelSum
 from ..opening.open import Opened, Source, open_checkpoint, open_source
 from ..stored.checkpoint import Checkpoint, StoredTensor
-from ..stored.matrices import matrices_of, not_a_matrix
+from ..stored.selected import reason_to_skip, selected_matrices
 from ..stored.selection import Selection
 from .pair_sides import pair_sides
 
@@ -152,16 +152,13 @@ def _outlook(opened: Opened, base: Checkpoint | None) -> tuple[int | None, Count
         return len(pairing.pairs), Counter(skipped.reason for skipped in pairing.skipped), pairing.matched
     if not isinstance(opened, Checkpoint):
         return None, Counter(), []
-    reasons: Counter[str] = Counter()
-    matrices = 0
     selection = Selection()
-    for name, stored in opened.tensors.items():
-        reason = not_a_matrix(stored) or selection.reason_to_leave_out(name)
-        if reason is None:
-            matrices += len(matrices_of(opened, name))
-        else:
-            reasons[reason] += 1
-    return matrices, reasons, []
+    reasons = [reason_to_skip(name, stored, selection) for name, stored in opened.tensors.items()]
+    return (
+        len(selected_matrices(opened, selection)),
+        Counter(reason for reason in reasons if reason is not None),
+        [],
+    )
 
 
 def _update_row(update: AdaptedWeight) -> Row:

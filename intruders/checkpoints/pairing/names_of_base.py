@@ -23,9 +23,11 @@ def under_common_names(base: Checkpoint, parts: Sequence[Part]) -> tuple[Checkpo
 
     One part with stacked experts decides their names on all sides. An adapter on a tied head gives the head a name.
     """
+    for part in parts:
+        base = with_tied_head(base, part)
     notes: list[str] = []
     for part in parts:
-        base, _, renamed = aligned_experts(with_tied_head(base, part), part)
+        base, _, renamed = aligned_experts(base, part)
         notes += renamed
     aligned: list[Part] = []
     for part in parts:

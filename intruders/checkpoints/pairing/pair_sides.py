@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..opening.model_sum import ModelSum
 from ..opening.open import Opened
 from ..stored.checkpoint import Checkpoint
-from ..stored.matrices import not_a_matrix
+from ..stored.selected import require_selection
 from ..stored.selection import Selection
 from .acted_on import acting_parts
 from .names_of_base import parts_of, under_common_names
@@ -51,11 +51,3 @@ def pair_sides(base: Checkpoint, tuned: Opened, selection: Selection = EVERYTHIN
         base_hub=base.hub,
         tuned_hub=tuned.hub,
     )
-
-
-def require_selection(base: Checkpoint, selection: Selection) -> None:
-    """Raise SettingError for a pattern that matches nothing, and for patterns that leave no matrix of the base."""
-    selection.require_matches(base.names(), base.source)
-    stored = {name: base.tensors[base.tied.get(name, name)] for name in (*base.names(), *base.tied)}
-    matrices = [name for name, tensor in stored.items() if not_a_matrix(tensor) is None]
-    selection.require_some(matrices, base.source)

@@ -10,8 +10,8 @@ from statistics import median
 import torch
 
 from ...checkpoints.stored.checkpoint import Checkpoint
-from ...checkpoints.stored.matrices import matrices_of, not_a_matrix
 from ...checkpoints.stored.names import module_paths
+from ...checkpoints.stored.selected import selected_matrices
 from ...checkpoints.stored.selection import Selection
 from ...errors import CheckpointError, NonFiniteError
 from ...linalg.spiked_threshold import spectrum_of, spiked_threshold
@@ -66,21 +66,15 @@ def advise_base(
 
 def rooms_of(checkpoint: Checkpoint, k: int, epsilon: float, progress: Progress) -> list[Room]:
     """Measure every matrix of the base but embeddings and heads. NonFiniteError for NaN or infinity in one."""
-    selection = Selection()
-    names = [
-        name
-        for name in checkpoint.names()
-        if selection.reason_to_leave_out(name) is None and not_a_matrix(checkpoint.tensors[name]) is None
-    ]
+    matrices = selected_matrices(checkpoint, Selection())
     rooms = []
-    for done, name in enumerate(names, start=1):
-        for matrix in matrices_of(checkpoint, name):
-            weights = matrix.read(checkpoint.tensors[name]).float()
-            if not bool(torch.isfinite(weights).all()):
-                raise NonFiniteError(f"'{matrix.name}' of '{checkpoint.source}' contains NaN or infinity")
-            spectrum = spectrum_of(weights, k)
-            norm = float(spectrum.leading[0])
-            if norm > 0:
-                rooms.append(Room(matrix.name, spiked_threshold(spectrum, k, epsilon), norm))
-        progress("spectra of the base", done, len(names))
+    for done, matrix in enumerate(matrices, start=1):
+        weights = matrix.read(checkpoint.tensors[matrix.tensor]).float()
+        if not bool(torch.isfinite(weights).all()):
+            raise NonFiniteError(f"'{matrix.name}' of '{checkpoint.source}' contains NaN or infinity")
+        spectrum = spectrum_of(weights, k)
+        norm = float(spectrum.leading[0])
+        if norm > 0:
+            rooms.append(Room(matrix.name, spiked_threshold(spectrum, k, epsilon), norm))
+        progress("spectra of the base", done, len(matrices))
     return rooms

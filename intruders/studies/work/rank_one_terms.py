@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ...audits.audit_settings import AS_USUAL, AuditSettings
 from ...checkpoints.opening.open import open_checkpoint
-from ...checkpoints.stored.matrices import matrices_of, not_a_matrix
+from ...checkpoints.stored.selected import selected_matrices
 from ...checkpoints.stored.selection import Selection
 from ...engine.decide import decide
 from ...linalg.low_rank import LowRank
@@ -69,8 +69,5 @@ def random_rank_one(
 def _matrices(base: str, selection: Selection) -> Iterator[tuple[str, Tensor]]:
     checkpoint = open_checkpoint(base_model_location(base))
     selection.require_matches(checkpoint.names(), checkpoint.source)
-    for name in checkpoint.names():
-        stored = checkpoint.tensors[name]
-        if selection.reason_to_leave_out(name) is None and not_a_matrix(stored) is None:
-            for matrix in matrices_of(checkpoint, name):
-                yield matrix.name, matrix.read(stored).float()
+    for matrix in selected_matrices(checkpoint, selection):
+        yield matrix.name, matrix.read(checkpoint.tensors[matrix.tensor]).float()
