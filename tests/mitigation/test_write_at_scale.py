@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from intruders.audits.audit_settings import AuditSettings
 from intruders.checkpoints.stored.selection import Selection
 from intruders.errors import NonFiniteError, SettingError
+from intruders.mitigation.mitigate import mitigate
+from intruders.mitigation.remedies.interpolate import Interpolate
 from intruders.mitigation.write_at_scale import WrittenScale, write_at_scale
 from tests.checkpoints.models import merged_weights, saved, tiny_llama
 from tests.mitigation.hot import hot_llama, medium_llama
@@ -138,20 +142,60 @@ def test_no_nan_is_written(folder: Path, tmp_path: Path, form: str) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_of_a_grown_vocabulary_the_new_rows_stay_as_tuned(tmp_path: Path) -> None:
+def halved_by_scale(base: Path, tuned: Path, out: Path) -> None:
+    write_at_scale(base, tuned, 0.5, out)
+
+
+def halved_by_remedy(base: Path, tuned: Path, out: Path) -> None:
+    settings = AuditSettings(include_embeddings=True)
+    mitigate(base, tuned, remedy=Interpolate(alpha=0.5), out=out, audit=settings)
+
+
+halvings = pytest.mark.parametrize("halve", [halved_by_scale, halved_by_remedy])
+
+
+@halvings
+def test_of_a_grown_vocabulary_the_new_rows_stay_as_tuned(halve: Callable[..., None], tmp_path: Path) -> None:
     base = tiny_llama()
     saved(base, tmp_path / "base")
     character_tokenizer().save_pretrained(tmp_path / "base")
     base.resize_token_embeddings(base.config.vocab_size + 3)
+    generator = torch.Generator().manual_seed(0)
     for parameter in base.parameters():
-        parameter.data += 0.1
+        parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
     saved(base, tmp_path / "tuned")
-    write_at_scale(tmp_path / "base", tmp_path / "tuned", 0.5, tmp_path / "out")
+    halve(tmp_path / "base", tmp_path / "tuned", tmp_path / "out")
     before, after, now = (weights(tmp_path / part) for part in ("base", "tuned", "out"))
     for name, tensor in now.items():
         rows = len(before[name])
         assert torch.allclose(tensor[:rows], (before[name] + after[name][:rows]) / 2, atol=CLOSE), name
         assert torch.equal(tensor[rows:], after[name][rows:]), name
+
+
+@halvings
+def test_of_a_grown_vocabulary_that_an_adapter_stores_the_new_rows_stay_as_tuned(
+    halve: Callable[..., None], tmp_path: Path
+) -> None:
+    from peft import LoraConfig, get_peft_model
+    from safetensors.torch import load_file
+
+    base: Any = tiny_llama()
+    saved(base, tmp_path / "base")
+    character_tokenizer().save_pretrained(tmp_path / "base")
+    before = base.get_input_embeddings().weight.detach().clone()
+    base.resize_token_embeddings(len(before) + 3)
+    config = LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["embed_tokens"])
+    model: Any = get_peft_model(base, config)
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in model.named_parameters():
+        if "modules_to_save" in name or "lora_B" in name:
+            parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
+    model.save_pretrained(tmp_path / "tuned")
+    halve(tmp_path / "base", tmp_path / "tuned", tmp_path / "out")
+    after, now = (load_file(tmp_path / part / "adapter_model.safetensors") for part in ("tuned", "out"))
+    (name,) = [name for name in now if "embed_tokens" in name]
+    assert torch.allclose(now[name][: len(before)], (before + after[name][: len(before)]) / 2, atol=CLOSE)
+    assert torch.equal(now[name][len(before) :], after[name][len(before) :])
 
 
 def test_the_record_is_plain(folder: Path, tmp_path: Path) -> None:

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-import torch
-
 from ..adapters.adapter import Adapter, Shape
 from ..stored.checkpoint import Checkpoint
-from ..stored.matrices import MatrixView, matrices_of
+from ..stored.matrices import MatrixView, matrices_of, with_common_tokens
 from ..stored.names import is_embedding_or_head
 from ..stored.selected import reason_to_skip
 from ..stored.selection import Selection
@@ -106,9 +104,8 @@ def _matrices(side: Side, name: str, holder: str, split_fused: bool) -> tuple[li
     if ours != theirs:
         if not _differ_in_tokens(holder, ours, theirs):
             return None, f"other shape: {ours} and {theirs}"
-        tokens = min(ours[0], theirs[0])
-        matrices = [replace(matrices[0], shape=(tokens, ours[1]), rows=torch.arange(tokens))]
-        note = f"'{holder}' on the first {tokens} tokens; base has {ours[0]}, tuned {theirs[0]}"
+        matrices = [with_common_tokens(matrices[0], ours, theirs)]
+        note = f"'{holder}' on the first {matrices[0].shape[0]} tokens; base has {ours[0]}, tuned {theirs[0]}"
     return [replace(matrix, name=name + matrix.name.removeprefix(holder)) for matrix in matrices], note
 
 

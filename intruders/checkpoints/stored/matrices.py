@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .checkpoint import Checkpoint, StoredTensor
@@ -90,6 +91,12 @@ def _parts(matrix: MatrixView, config: Mapping[str, Any] | None) -> list[MatrixV
         replace(matrix, name=f"{matrix.name}[{part}]", shape=(len(rows), matrix.shape[1]), rows=rows)
         for part, rows in parts.items()
     ]
+
+
+def with_common_tokens(matrix: MatrixView, ours: tuple[int, ...], theirs: tuple[int, ...]) -> MatrixView:
+    """The rows that two tensors (tokens, width) of different vocabularies have in common: the first ones."""
+    tokens = min(ours[0], theirs[0])
+    return replace(matrix, shape=(tokens, ours[1]), rows=torch.arange(tokens))
 
 
 def put_back(matrix: MatrixView, tensor: Tensor, values: Tensor) -> None:

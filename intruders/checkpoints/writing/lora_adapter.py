@@ -183,11 +183,7 @@ def stored_in_full(base: Checkpoint, adapter: LoraAdapter) -> dict[str, str]:
     shapes = base.shapes()
     own = {name.removeprefix(_PREFIX).replace(".base_layer", ""): name for name in adapter.rest}
     matching = match_names(shapes, {short: adapter.rest[name].shape for short, name in own.items()})
-    return {
-        own[short]: name
-        for name, short in matching.tuned_of.items()
-        if tuple(adapter.rest[own[short]].shape) == tuple(shapes[name])
-    }
+    return {own[short]: name for name, short in matching.tuned_of.items()}
 
 
 def rewritten(
