@@ -101,11 +101,14 @@ class KnownBase(Batched):
 
     @classmethod
     def joined(cls, members: list[KnownBase], device: torch.device) -> KnownBase:
-        """Join members of equal shapes to one batch."""
-        names = [field.name for field in fields(cls)]
-        return cls(
-            **{name: torch.cat([getattr(member, name) for member in members]).to(device) for name in names}
+        """Join members of equal shapes to one batch; of a single one, which may be large, no copy is made."""
+        tensors = [member.tensors() for member in members]
+        together = (
+            tensors[0]
+            if len(tensors) == 1
+            else {name: torch.cat([own[name] for own in tensors]) for name in tensors[0]}
         )
+        return cls(**{name: tensor.to(device) for name, tensor in together.items()})
 
 
 # Below this smaller side all base vectors are computed: their decomposition costs less than a Krylov space, which
