@@ -49,12 +49,6 @@ def record(folder: Path, run: Run) -> dict[str, Any]:
     return found
 
 
-@pytest.fixture(scope="module")
-def done(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, StudyOutcome]:
-    out = tmp_path_factory.mktemp("study") / "out"
-    return out, run_study(parsed(tiny_study(llama)), out)
-
-
 def only_lora(llama: Path, **changes: Any) -> dict[str, Any]:
     methods = [{"method": "lora", "rank": 1, "alpha": 16, "lr": 0.5}]
     return tiny_study(llama, methods=methods, measure=BRIEF, audit_steps=None, **changes)
@@ -109,8 +103,8 @@ def test_the_losses_are_those_of_the_evaluation_and_the_bases_is_measured_once(
     found = evaluate(
         model,
         base=str(llama),
-        losses=LossSettings(("pydoc",), max_documents=2, window=32),
-        scores=ScoreSettings(tasks=(short_task(llama.parent),), max_examples=2),
+        losses=LossSettings(("pydoc",), max_documents=2, max_tokens=64, window=32),
+        scores=ScoreSettings(tasks=(short_task(llama.parent),), max_examples=2, max_new_tokens=8),
     )
     (loss,) = found.losses
     assert loss.base_loss is not None

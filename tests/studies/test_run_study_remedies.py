@@ -28,6 +28,7 @@ MEASURE: dict[str, Any] = {
     "audit": {"k": 4},
     "loss_on": ["pydoc"],
     "max_documents": 2,
+    "max_tokens": 64,
     "max_examples": 2,
     "window": 32,
 }
@@ -89,7 +90,7 @@ def test_the_losses_are_those_of_the_models_on_the_reported_half(
     for run_id, of_run in curve.groupby("run_id"):
         points = of_run.set_index("strength")["corpus_loss"]
         for model, strength in ((llama, 0.0), (done / "runs" / str(run_id) / "model", 1.0)):
-            measured = evaluate(str(model), losses=LossSettings((str(half),), window=32))
+            measured = evaluate(str(model), losses=LossSettings((str(half),), max_tokens=64, window=32))
             assert points[strength] == pytest.approx(measured.losses[0].loss.estimate, abs=1e-5)
 
 

@@ -36,6 +36,7 @@ def tiny_study(llama: Path, **changes: Any) -> dict[str, Any]:
             "audit": {"k": 4},
             "loss_on": ["pydoc"],
             "max_documents": 2,
+            "max_tokens": 64,  # of a document of twenty thousand
             "max_examples": 2,
             "window": 32,
             "critical_scale": True,
