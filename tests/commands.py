@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import io
 import logging
+import multiprocessing
 import os
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, chdir, contextmanager, redirect_stderr, redirect_stdout
+from multiprocessing.context import ForkProcess
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 from unittest import mock
 
 from intruders.cli.main import main
@@ -55,6 +57,16 @@ def in_this_process(*arguments: str | Path, cwd: Path | None = None) -> subproce
         except SystemExit as end:
             status = end.code if isinstance(end.code, int) else int(end.code is not None)
     return subprocess.CompletedProcess(argv, status, said.getvalue(), complained.getvalue())
+
+
+def forked(do: Callable[..., Any], *arguments: Any) -> ForkProcess:
+    """A process that calls ``do``, for what kills it or where several are at once; it has loaded what this one has.
+
+    A new start of Python would load torch, transformers and PEFT again, for longer than a tiny model trains.
+    """
+    process = multiprocessing.get_context("fork").Process(target=do, args=arguments)
+    process.start()
+    return process
 
 
 @contextmanager

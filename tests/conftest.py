@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import gc
 import os
+from functools import cache
 
 # Two threads of a product on one busy core are ten times slower than one; and sums do not depend on the count.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Plugins of other packages that happen to be installed: a test that wants one asks for it.
 os.environ["INTRUDERS_PLUGINS"] = "0"
 
+import jinja2
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -26,6 +28,9 @@ settings.load_profile("repeatable")
 # Every training collects garbage, which takes half a second where torch, transformers and all tests are loaded: more
 # than the steps of a tiny model. What is frozen is not looked at. Nothing is collected while the tests are loaded.
 gc.disable()
+
+# PEFT compiles one and the same page about an adapter whenever it saves one, which takes longer than the rest of it.
+jinja2.Environment.compile = cache(jinja2.Environment.compile)  # type: ignore[method-assign]
 
 
 def pytest_collection_finish() -> None:

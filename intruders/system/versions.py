@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Sequence
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -34,10 +35,16 @@ def _versions_of(packages: Sequence[str]) -> dict[str, str]:
     known = {}
     for package in packages:
         try:
-            known[package] = version(package)
+            known[package] = _version_of(package)
         except PackageNotFoundError:
             continue
     return known
+
+
+@cache
+def _version_of(package: str) -> str:
+    """As when it was first asked for: what is imported by then stays, and a look at the disk takes milliseconds."""
+    return version(package)
 
 
 def machine() -> dict[str, str | int]:

@@ -54,7 +54,7 @@ def _tasks(folder: Path) -> list[str]:
 def _config(base: Path, out: Path, **settings: Any) -> FinetuneConfig:
     given: dict[str, Any] = {
         "rank": 4, "lr": 1e-2, "steps": 40, "batch_size": 8, "precision": "fp32", "save_steps": 1000,
-        "match": "accuracy=1.0", "eval_steps": 10, "warmup_steps": 10,
+        "match": "accuracy=1.0", "eval_steps": 10, "warmup_steps": 10, "max_new_tokens": 8,
     } | settings  # fmt: skip
     return FinetuneConfig(base=str(base), task="unused", out=str(out), **given)
 

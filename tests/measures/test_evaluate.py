@@ -9,11 +9,12 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from tiny import save_bert, save_llama
+from tiny import save_bert, save_llama, short_task
 
 from intruders.data.columns import Columns
 from intruders.data.load_task import load_task
 from intruders.errors import CheckpointError, SettingError
+from intruders.measures import measured_model
 from intruders.measures.causal_loss import causal_losses
 from intruders.measures.evaluate import evaluate
 from intruders.measures.harness import check_harness
@@ -42,7 +43,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = folder / "rows.tsv"
     rows.write_text("text\tlabel\n" + "".join(f"{'aaaa' if i % 2 else 'zzzz'}\t{i % 2}\n" for i in range(60)))
     task = f"{rows}?text=text&label=label&test={rows}"
-    _run(folder, "llama", "llama-lora", "word-problems", method="lora", max_train_samples=40)
+    _run(folder, "llama", "llama-lora", short_task(folder), method="lora", max_train_samples=40)
     _run(folder, "bert", "bert-lora", task, method="lora", lr=2e-2, steps=300, match="accuracy=1.0")
     _run(folder, "bert", "bert-full", task, method="full", lr=3e-3, steps=300, match="accuracy=1.0")
     return folder
@@ -51,7 +52,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _run(folder: Path, base: str, out: str, task: str, **settings: Any) -> None:
     given: dict[str, Any] = {
         "rank": 2, "lr": 1e-2, "steps": 5, "batch_size": 4, "max_eval_samples": 20, "precision": "fp32",
-        "eval_steps": 10,
+        "eval_steps": 10, "max_new_tokens": 8,
     } | settings  # fmt: skip
     finetune(FinetuneConfig(base=str(folder / base), task=task, out=str(folder / out), **given))
 
@@ -156,7 +157,9 @@ def test_what_cannot_be_measured_is_said(place: Path, tmp_path: Path) -> None:
         evaluate(str(place / "llama"), losses=LossSettings(texts), out=tmp_path / "file" / "out")
 
 
-def test_a_local_task_of_the_harness(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_local_task_of_the_harness(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("lm_eval")
     targets = {f"{number}+1=": number % 4 for number in range(12)}
     write_harness_task(tmp_path, "plus_one", "1234", targets)
@@ -178,14 +181,18 @@ def test_a_local_task_of_the_harness(place: Path, tmp_path: Path, capsys: pytest
     assert 0 < right < len(targets), "the case shows something"
     assert score.value == pytest.approx(right / len(targets))
     check_harness(HarnessSettings(("plus_one", "hellaswag"), str(tmp_path)))  # one's own beside the harness's
+    monkeypatch.setattr(
+        measured_model, "open_language_model", None
+    )  # a task is looked up before a model is opened
+    unknown = HarnessSettings(("no-such-task",), str(tmp_path))
     with pytest.raises(SettingError, match="no task 'no-such-task'"):
-        evaluate(str(place / "llama-lora"), harness=HarnessSettings(("no-such-task",), str(tmp_path)))
+        evaluate(str(place / "llama-lora"), losses=LossSettings((str(place / "texts"),)), harness=unknown)
 
 
 def test_what_was_held_out_of_a_file_is_said(place: Path, tmp_path: Path) -> None:
     rows = tmp_path / "rows.jsonl"
     rows.write_text("".join(json.dumps({"q": f"{i}+1=", "a": str(i + 1)}) + "\n" for i in range(20)))
-    alone = ScoreSettings(prompt="q", completion="a", tasks=(str(rows),))
+    alone = ScoreSettings(prompt="q", completion="a", tasks=(str(rows),), max_new_tokens=8)
     for scores, said in [
         (alone, "accuracy on rows.jsonl, the tenth held out of the file (2 examples): "),
         (replace(alone, test_file=str(rows)), "accuracy on rows.jsonl, test (20 examples): "),
@@ -210,6 +217,7 @@ def test_a_run_is_scored_on_the_rows_that_it_held_out(tmp_path: Path) -> None:
             completion="a",
             steps=1,
             data_seed=3,
+            max_new_tokens=8,
         )
     )
     assert data_seed_of(str(out)) == 3
@@ -223,6 +231,7 @@ def test_a_run_is_scored_on_the_rows_that_it_held_out(tmp_path: Path) -> None:
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("intruders.measures.evaluate.score_task", spy)
-        evaluate(str(out), scores=ScoreSettings(prompt="q", completion="a", tasks=(str(rows),)))
+        scores = ScoreSettings(prompt="q", completion="a", tasks=(str(rows),), max_new_tokens=8)
+        evaluate(str(out), scores=scores)
     assert len(seen) == 2
     assert not trained & set(seen)

@@ -30,7 +30,9 @@ from intruders.studies.tables.results import load_results
 from intruders.studies.work import do_stage
 from intruders.studies.work.run_record import RunRecord
 from intruders.studies.work.study_folder import StudyFolder
+from intruders.system import processes
 from tests.studies.tiny_study import BRIEF, parsed, tiny_study
+from tests.tiny import short_task
 
 
 def files(folder: Path) -> dict[str, int]:
@@ -45,12 +47,6 @@ def files(folder: Path) -> dict[str, int]:
 def record(folder: Path, run: Run) -> dict[str, Any]:
     found: dict[str, Any] = json.loads((folder / "runs" / run.id / "run.json").read_text())
     return found
-
-
-@pytest.fixture(scope="module")
-def done(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, StudyOutcome]:
-    out = tmp_path_factory.mktemp("study") / "out"
-    return out, run_study(parsed(tiny_study(llama)), out)
 
 
 def only_lora(llama: Path, **changes: Any) -> dict[str, Any]:
@@ -107,8 +103,8 @@ def test_the_losses_are_those_of_the_evaluation_and_the_bases_is_measured_once(
     found = evaluate(
         model,
         base=str(llama),
-        losses=LossSettings(("pydoc",), max_documents=2, window=32),
-        scores=ScoreSettings(tasks=("word-problems",), max_examples=2),
+        losses=LossSettings(("pydoc",), max_documents=2, max_tokens=64, window=32),
+        scores=ScoreSettings(tasks=(short_task(llama.parent),), max_examples=2, max_new_tokens=8),
     )
     (loss,) = found.losses
     assert loss.base_loss is not None
@@ -366,8 +362,15 @@ def test_a_sequence_and_the_mechanism(bert: Path, llama: Path, tmp_path: Path) -
 
 
 @pytest.mark.slow
-def test_runs_side_by_side_and_one_that_is_killed(llama: Path, tmp_path: Path) -> None:
+def test_runs_side_by_side_and_one_that_is_killed(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What kills one process costs its run alone, says so, and the next call resumes it."""
+    # New starts of Python, which load torch and PEFT each, are in test_run_study_killed and test_processes.
+    fork = multiprocessing.get_context("fork")
+    monkeypatch.setattr(multiprocessing, "get_context", lambda method: fork)
+    # Forked processes hold one another's pipes, so that an idle one does not hear that there is no more to do.
+    monkeypatch.setattr(processes, "_PATIENCE", 0.1)
     study = parsed(
         tiny_study(
             llama,
@@ -397,6 +400,6 @@ def test_runs_side_by_side_and_one_that_is_killed(llama: Path, tmp_path: Path) -
     assert all("ended by signal 9" in said for said in outcome.failed.values())
     assert outcome.finished + len(outcome.failed) == 3
     assert outcome.finished >= 1, "the others proceed"
-    again = run_study(study, out, jobs=2)
+    again = run_study(study, out)
     assert (again.finished, again.failed) == (3, {})
     assert set(load_results(out).runs["status"]) == {"finished"}

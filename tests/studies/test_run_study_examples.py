@@ -17,10 +17,10 @@ from intruders.studies.published.beside_paper import beside_paper
 from intruders.studies.run_study import run_study
 from intruders.studies.tables.results import Results, load_results
 from tests.studies.tiny_study import parsed
-from tests.tiny import save_roberta
+from tests.tiny import save_roberta, short_task
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-# Each method of a file once, at its smallest and its largest rank; the rest of the file as it stands.
+# Each method of an experiment once, at the last values of its grids; the rest of the file as it stands.
 SMALL: dict[str, Any] = {
     "epochs": 1, "batch_size": 4, "gradient_accumulation_steps": 1, "max_train_samples": 8, "max_eval_samples": 4,
     "max_length": 64, "precision": "fp32", "save_steps": 100,
@@ -42,8 +42,8 @@ def shrunk(name: str, base: Path, tasks: list[str], corpus: Path) -> dict[str, A
             experiment["audit_steps"] = 1
         if "seeds" in experiment:
             experiment["seeds"] = experiment["seeds"][:1]
-        methods = experiment["methods"]
-        experiment["methods"] = [_ends(method) for method in (methods[:1] + methods[-1:])[: len(methods)]]
+        by_name = {method.get("method"): method for method in experiment["methods"]}
+        experiment["methods"] = [_last(method) for method in by_name.values()]
         measure = experiment["measure"] = {**experiment["measure"], "max_examples": 2}
         if "loss_on" in measure:
             measure |= {"loss_on": [str(corpus)], "max_documents": 2, "window": 24}
@@ -52,12 +52,8 @@ def shrunk(name: str, base: Path, tasks: list[str], corpus: Path) -> dict[str, A
     return document
 
 
-def _ends(method: dict[str, Any]) -> dict[str, Any]:
-    """The first and the last value of a grid."""
-    return {
-        key: [value[0], value[-1]] if isinstance(value, list) and len(value) > 2 else value
-        for key, value in method.items()
-    }
+def _last(method: dict[str, Any]) -> dict[str, Any]:
+    return {key: value[-1] if isinstance(value, list) else value for key, value in method.items()}
 
 
 PLANNED = [
@@ -116,10 +112,9 @@ def test_the_papers_roberta_study(tmp_path: Path, corpus: Path) -> None:
 
 @pytest.mark.slow
 def test_the_papers_llama_study(llama: Path, tmp_path: Path, corpus: Path) -> None:
-    document = shrunk("paper-llama", llama, ["word-problems"], corpus)
+    document = shrunk("paper-llama", llama, [short_task(tmp_path)], corpus)
     for experiment in document["experiments"].values():
-        if "max_length" in experiment:
-            experiment["max_length"] = 400
+        experiment["max_new_tokens"] = 8
     document["experiments"]["code"]["seeds"] = [1]  # or the two would be of one task and seed
     check(document, tmp_path / "out", {"lora", "full"})
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 import time
+from multiprocessing.context import ForkProcess
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,7 @@ import yaml
 
 from intruders.studies.describe.runs import expand
 from intruders.studies.tables.results import load_results
-from tests.commands import in_this_process
+from tests.commands import forked, in_this_process
 from tests.studies.tiny_study import BRIEF, parsed, tiny_study
 from tests.tiny import save_llama
 
@@ -31,9 +31,16 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("INTRUDERS_CACHE", str(tmp_path / "cache"))
 
 
-def started(file: Path, out: Path, *options: str) -> subprocess.Popen[bytes]:
-    command = [Path(sys.executable).parent / "intruders", "study", file, "--out", out, *options]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+def started(file: Path, out: Path, said: Path, *options: str) -> ForkProcess:
+    """The command in a process of its own, which writes at its end what it printed on standard error."""
+
+    def study() -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever started the tests may ignore it
+        done = in_this_process("study", file, "--out", out, *options)
+        said.write_text(done.stderr)
+        sys.exit(done.returncode)
+
+    return forked(study)
 
 
 @pytest.mark.parametrize(
@@ -48,16 +55,19 @@ def test_what_is_finished_is_kept_and_the_rest_goes_on(
     file, out = tmp_path / "tiny.yaml", tmp_path / "out"
     file.write_text(yaml.safe_dump(document))
     *_, last = expand(parsed(document))
-    killed = started(file, out, *options)
+    killed = started(file, out, tmp_path / "said.txt", *options)
     checkpoints = out / "runs" / last.id / "model" / "checkpoints"
     while not any(checkpoints.glob("checkpoint-*/complete.json")):
-        assert killed.poll() is None, killed.communicate()[1].decode()
+        assert killed.is_alive(), (tmp_path / "said.txt").read_text()
         time.sleep(0.01)
+    assert killed.pid is not None
     os.kill(killed.pid, stop)
-    _, said = killed.communicate(timeout=60)
+    killed.join(timeout=60)
     if stop == signal.SIGINT:
-        assert killed.returncode == 130
-        assert "interrupted; finished runs are kept" in said.decode().splitlines()[-1]
+        assert killed.exitcode == 130
+        assert "interrupted; finished runs are kept" in (tmp_path / "said.txt").read_text().splitlines()[-1]
+    else:
+        assert killed.exitcode == -signal.SIGKILL
     # The last run begins once any of the others has finished, and this one must be left alone.
     written = {audit: audit.stat().st_mtime_ns for audit in out.glob("runs/*/audit.json")}
     assert written

@@ -16,6 +16,7 @@ from intruders.studies.describe.runs import expand
 from intruders.studies.run_study import run_study
 from intruders.studies.tables.results import load_results
 from tests.studies.tiny_study import BRIEF, parsed, tiny_study
+from tests.tiny import short_task
 
 MEASURE = BRIEF | {
     "loss_on": ["pydoc"],
@@ -36,7 +37,7 @@ def test_the_tables_have_the_kl_the_rotation_and_parts_that_sum_to_the_rise(
     outcome = run_study(study, tmp_path / "out")
     assert outcome.failed == {}
     results = load_results(tmp_path / "out")
-    task = load_task("word-problems", Columns(), 0)
+    task = load_task(short_task(llama.parent), Columns(), 0)
     for row in results.runs.itertuples():
         model = tmp_path / "out" / "runs" / str(row.run_id) / "model"
         kl = kl_on_task(str(llama), str(model), task, max_examples=3)

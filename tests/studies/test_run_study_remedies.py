@@ -22,11 +22,13 @@ from intruders.studies.tables.results import load_results
 from tests.experiments.compare.stopped_bench import counted_measurements
 from tests.studies.test_run_study import files
 from tests.studies.tiny_study import parsed, tiny_study
+from tests.tiny import short_task
 
 MEASURE: dict[str, Any] = {
     "audit": {"k": 4},
     "loss_on": ["pydoc"],
     "max_documents": 2,
+    "max_tokens": 64,
     "max_examples": 2,
     "window": 32,
 }
@@ -76,7 +78,7 @@ def test_the_losses_are_those_of_the_models_on_the_reported_half(
 ) -> None:
     results = load_results(done)
     corpora = {"pydoc": load_corpora("pydoc", max_documents=4)}
-    tasks = {"word-problems": load_task("word-problems", None, 0)}
+    tasks = {"sums": load_task(short_task(llama.parent), None, 0)}
     report = split_data(corpora, tasks, 2, 0).report.corpora["pydoc"][0].documents
     half = tmp_path / "half.jsonl"
     half.write_text("".join(json.dumps({"text": text}) + "\n" for text in report))
@@ -88,7 +90,7 @@ def test_the_losses_are_those_of_the_models_on_the_reported_half(
     for run_id, of_run in curve.groupby("run_id"):
         points = of_run.set_index("strength")["corpus_loss"]
         for model, strength in ((llama, 0.0), (done / "runs" / str(run_id) / "model", 1.0)):
-            measured = evaluate(str(model), losses=LossSettings((str(half),), window=32))
+            measured = evaluate(str(model), losses=LossSettings((str(half),), max_tokens=64, window=32))
             assert points[strength] == pytest.approx(measured.losses[0].loss.estimate, abs=1e-5)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from intruders.studies.describe.study import Study, study_from_text
+from tests.tiny import short_task
 
 # Where it does not matter what is measured: a score on 200 examples, the default, takes longer than the training.
 BRIEF = {"audit": {"k": 4}, "max_examples": 2}
@@ -18,7 +19,7 @@ def tiny_study(llama: Path, **changes: Any) -> dict[str, Any]:
     """Two methods on one task, with every measure; ``changes`` go over the experiment's settings."""
     experiment = {
         "base": str(llama),
-        "task": "word-problems",
+        "task": changes.get("task") or short_task(llama.parent),
         "max_train_samples": 16,
         "max_eval_samples": 2,
         "max_new_tokens": 8,  # a tiny model never ends an answer by itself
@@ -35,6 +36,7 @@ def tiny_study(llama: Path, **changes: Any) -> dict[str, Any]:
             "audit": {"k": 4},
             "loss_on": ["pydoc"],
             "max_documents": 2,
+            "max_tokens": 64,  # of a document of twenty thousand
             "max_examples": 2,
             "window": 32,
             "critical_scale": True,

@@ -130,7 +130,8 @@ def test_a_loss_that_is_no_number_stops_the_run(llama: Path, tmp_path: Path) -> 
                 trained[0].data.fill_(float("nan"))
 
     with pytest.raises(NonFiniteError, match=r"nan at step 5; the last good checkpoint is '.*checkpoint-2'"):
-        finetune(config_of(llama, tmp_path / "run"), [Poison()])
+        # In rows as short as sums, torch's attention on a processor leaves the loss of a poisoned query finite.
+        finetune(config_of(llama, tmp_path / "run", task="word-problems"), [Poison()])
     kept = tmp_path / "run" / "checkpoints" / "checkpoint-2"
     assert all(
         bool(value.isfinite().all()) for value in load_file(kept / "adapter_model.safetensors").values()

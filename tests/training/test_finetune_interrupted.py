@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import shlex
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -17,13 +13,13 @@ from typing import Any
 import pytest
 import transformers
 from safetensors import SafetensorError
-from transformers import TrainerCallback
 
 from intruders.errors import IntrudersError
 from intruders.training.finetune import finetune
 from intruders.training.run_folder import RunFolder
-from tests.commands import in_this_process
+from tests.commands import forked, in_this_process
 from tests.training.tiny_runs import (
+    Interrupt,
     KillAtTheEnd,
     assert_equal,
     config_of,
@@ -33,12 +29,7 @@ from tests.training.tiny_runs import (
 
 @pytest.mark.parametrize("method", ["full", "lora", "pissa", "lora-fa", "lora+"])
 def test_an_interrupted_run_ends_as_one_that_was_not(method: str, llama: Path, tmp_path: Path) -> None:
-    class Interrupt(TrainerCallback):  # type: ignore[misc]
-        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            if state.global_step == 5:
-                raise KeyboardInterrupt
-
-    settings: dict[str, Any] = {"method": method, "dropout": 0.1 if method != "full" else 0.0, "steps": 8}
+    settings: dict[str, Any] = {"method": method, "dropout": 0.1 if method != "full" else 0.0, "steps": 4}
     whole = finetune(config_of(llama, tmp_path / "whole", **settings))
     config = config_of(llama, tmp_path / "killed", **settings)
     with pytest.raises(KeyboardInterrupt):
@@ -50,55 +41,26 @@ def test_an_interrupted_run_ends_as_one_that_was_not(method: str, llama: Path, t
     assert losses[0] == losses[1]
 
 
-# A process for every line on standard input, forked from one that has loaded what training needs.
-TRAINERS = """
-import json, os, sys
-import peft, transformers.trainer
-from intruders.training.finetune_config import FinetuneConfig
-from intruders.training.finetune import finetune
-config = FinetuneConfig.from_mapping(json.loads(sys.argv[1]), where="test")
-for _ in sys.stdin:
-    child = os.fork()
-    if child == 0:
-        os.dup2(2, 1)
-        try:
-            finetune(config)
-        finally:
-            os._exit(0)
-    print(child, flush=True)
-    os.waitpid(child, 0)
-    print("over", flush=True)
-"""
-
-
 def test_a_killed_process_goes_on(llama: Path, tmp_path: Path) -> None:
     """kill -9 in the middle of training, again and again, then the model of an uninterrupted run."""
-    settings = {"steps": 30, "save_steps": 3, "dropout": 0.1, "max_eval_samples": 1}
+    settings = {"steps": 20, "save_steps": 2, "dropout": 0.1, "max_eval_samples": 1}
     whole = finetune(config_of(llama, tmp_path / "whole", **settings))
     out = tmp_path / "killed"
-    given = json.dumps(config_of(llama, out, **settings).as_dict())
     kills = 0
-    with subprocess.Popen(
-        [sys.executable, "-c", TRAINERS, given], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as trainers:
-        assert trainers.stdin is not None
-        assert trainers.stdout is not None
-        for _ in range(4):
-            marks = len(list(out.glob("checkpoints/*/complete.json")))
-            print(file=trainers.stdin, flush=True)
-            process = int(trainers.stdout.readline())
-            # Soon after a further checkpoint: some kills land in training, some in saving.
-            while kills < 2 and Path(f"/proc/{process}").exists():
-                if len(list(out.glob("checkpoints/*/complete.json"))) > marks:
-                    time.sleep(0.02 * (kills + 1))
-                    os.kill(process, signal.SIGKILL)
-                    kills += 1
-                    break
-                time.sleep(0.005)
-            assert trainers.stdout.readline() == "over\n"
-            if RunFolder(out).is_finished:
+    for _ in range(4):
+        marks = len(list(out.glob("checkpoints/*/complete.json")))
+        process = forked(finetune, config_of(llama, out, **settings))
+        # Soon after a further checkpoint: some kills land in training, some in saving.
+        while kills < 2 and process.is_alive():
+            if len(list(out.glob("checkpoints/*/complete.json"))) > marks:
+                time.sleep(0.02 * (kills + 1))
+                process.kill()
+                kills += 1
                 break
-        trainers.stdin.close()
+            time.sleep(0.005)
+        process.join()
+        if RunFolder(out).is_finished:
+            break
     assert kills >= 1
     assert RunFolder(out).is_finished
     assert_equal(weights_of(whole.path), weights_of(out))
@@ -186,7 +148,8 @@ def test_a_model_that_cannot_be_scored_is_kept_with_the_command_that_scores_it(
     done = in_this_process(*command[1:])
     assert done.returncode == 0, done.stderr
     accuracy = whole.record["validation"]["accuracy"]
-    assert done.stdout.startswith(f"accuracy on word-problems, validation (4 examples): {accuracy:.4f}")
+    said = "accuracy on sums.jsonl, the tenth held out of the file (4 examples): "
+    assert done.stdout.startswith(f"{said}{accuracy:.4f}")
 
 
 def test_a_model_is_saved_before_it_is_scored(

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny import save_llama
+from tiny import save_llama, short_task
 
 from intruders.errors import SettingError
 from intruders.models.loading import load_model
@@ -27,7 +27,8 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def settings(base: str, out: Path, **options: Any) -> FinetuneConfig:
     given = {"method": "lora", "rank": 2, "steps": 4, "batch_size": 2, "lr": 1e-2, "max_eval_samples": 2}
-    return FinetuneConfig(base=base, task="word-problems", out=str(out), **{**given, **options})
+    given |= {"max_new_tokens": 8, "max_train_samples": 20}
+    return FinetuneConfig(base=base, task=short_task(Path(base).parent), out=str(out), **{**given, **options})
 
 
 @pytest.mark.parametrize("load_in", ["4bit", "8bit"])

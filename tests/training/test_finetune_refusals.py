@@ -50,9 +50,9 @@ def test_what_trainer_refuses_is_one_line(llama: Path, tmp_path: Path) -> None:
 
 def test_a_prompt_longer_than_the_context(llama: Path, tmp_path: Path) -> None:
     with pytest.raises(SettingError, match=r"row \d+ of the train split .* more than the context of 100"):
-        finetune(config_of(llama, tmp_path / "run", max_length=100))
+        finetune(config_of(llama, tmp_path / "run", task="word-problems", max_length=100))
     with pytest.raises(SettingError, match="no row of the train split"):
-        finetune(config_of(llama, tmp_path / "none", max_length=20, drop_too_long=True))
+        finetune(config_of(llama, tmp_path / "none", max_length=5, drop_too_long=True))
     with pytest.raises(SettingError, match="the model has 512 positions"):
         finetune(config_of(llama, tmp_path / "more", max_length=1000))
 

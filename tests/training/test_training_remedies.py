@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import save_bert, save_gpt2, save_llama
+from tiny import save_bert, save_gpt2, save_llama, short_task
 from transformers import TrainerCallback
 
 from intruders.audits.audit import audit
@@ -43,7 +43,7 @@ def config(base: Path, out: Path | str = "out", **settings: Any) -> FinetuneConf
         "drop_too_long": True,
         "logging_steps": 1,
     }
-    return FinetuneConfig(base=str(base), task="word-problems", out=str(out), **(given | settings))
+    return FinetuneConfig(base=str(base), task=short_task(base.parent), out=str(out), **(given | settings))
 
 
 class KeepWeights(TrainerCallback):  # type: ignore[misc]

@@ -11,11 +11,12 @@ from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 from intruders.training.finetune_config import FinetuneConfig
+from tests.tiny import short_task
 
 
 def config_of(base: Path, out: Path, **settings: Any) -> FinetuneConfig:
     given: dict[str, Any] = {
-        "task": "word-problems",
+        "task": settings.get("task") or short_task(base.parent),
         "rank": 2,
         "lr": 1e-2,
         "steps": 6,

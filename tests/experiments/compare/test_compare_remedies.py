@@ -111,7 +111,9 @@ def compared(
         str(folder / "tuned"),
         comparison=ComparisonSettings(**chosen),  # type: ignore[arg-type]
         losses=LossSettings((str(folder / "text.jsonl"),)),
-        scores=ScoreSettings(tasks=(f"{folder / 'task.jsonl'}?prompt=q&completion=a",), score=score),
+        scores=ScoreSettings(
+            tasks=(f"{folder / 'task.jsonl'}?prompt=q&completion=a",), score=score, max_new_tokens=4
+        ),
         harness=harness or HarnessSettings(),
         out=out,
         compute=NO_CACHE,
@@ -307,7 +309,7 @@ def test_an_adapter_with_its_controls_and_a_remedy_that_no_adapter_holds(
         str(tmp_path / "adapter"),
         comparison=ComparisonSettings(only=("intruders", "dg-hard", "trim"), strengths=1),
         losses=LossSettings((str(folder / "text.jsonl"),), max_documents=8),
-        scores=ScoreSettings(tasks=(f"{folder / 'task.jsonl'}?prompt=q&completion=a",)),
+        scores=ScoreSettings(tasks=(f"{folder / 'task.jsonl'}?prompt=q&completion=a",), max_new_tokens=4),
         compute=NO_CACHE,
     )
     assert "their median and the threshold are 0" in row(comparison, "dg-hard").reason
@@ -396,6 +398,8 @@ def test_the_command_prints_the_table_and_writes_the_report(
         "layers,flatten",
         "--strengths",
         2,
+        "--max-new-tokens",
+        4,
     ]
     done = in_this_process(*map(str, arguments), "--out", str(out))
     assert done.returncode == 0, done.stderr

@@ -47,7 +47,7 @@ def compared(folder: Path, tuned: str, out: Path | None = None, **scored: str) -
         str(folder / tuned),
         comparison=ComparisonSettings(only=("surgery",), strengths=2),
         losses=LossSettings((str(folder / "text.jsonl"),)),
-        scores=ScoreSettings(tasks=(task,), **scored),
+        scores=ScoreSettings(tasks=(task,), max_new_tokens=4, **scored),
         out=out,
         compute=Compute(cache=False),
     )

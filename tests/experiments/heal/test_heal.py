@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import save_bert
+from tiny import save_bert, short_task
 
 import intruders
 from intruders.errors import NonFiniteError, SettingError
@@ -43,13 +43,17 @@ def healed(
 
 def run(models: tuple[str, str], text: str, out: Path | None, **options: Any) -> intruders.Healing:
     given: dict[str, Any] = {
-        "task": "word-problems",
+        "task": sums(models),
         "columns": BRIEF,
         "settings": QUICK,
         "audit": audit_settings(),
         **options,
     }
     return intruders.heal(*models, loss_on=text, out=out, **given)
+
+
+def sums(models: tuple[str, str]) -> str:
+    return short_task(Path(models[0]).parent)
 
 
 def audit_settings() -> Any:
@@ -87,10 +91,10 @@ def test_an_evaluation_of_the_folder_gives_its_losses_again(
     """On all documents and test examples, of which the report has half: by the doses, and by the folder."""
     found, out = healed
     losses = LossSettings(loss_on=(text,), max_documents=6, max_tokens=24)
-    scores = ScoreSettings(tasks=("word-problems",), max_examples=4, max_new_tokens=BRIEF.max_new_tokens)
+    scores = ScoreSettings(tasks=(sums(models),), max_examples=4, max_new_tokens=BRIEF.max_new_tokens)
     measured = intruders.evaluate(str(out), base=models[0], losses=losses, scores=scores)
     point = found.healed_point
-    accuracy = point.tasks["word-problems"].accuracy
+    accuracy = point.tasks[sums(models)].accuracy
     assert accuracy is not None
     assert measured.scores[0].accuracy.estimate == accuracy.estimate
     # The documents that are reported are three of the six: measured alone, they have the record's loss.
@@ -101,7 +105,7 @@ def test_an_evaluation_of_the_folder_gives_its_losses_again(
     from intruders.models.tuned_model import open_language_model
 
     corpora = {text: load_corpora(text, max_documents=6)}
-    data = data_of(corpora, {"word-problems": load_task("word-problems")}, QUICK.max_examples, 0)
+    data = data_of(corpora, {"sums": load_task(sums(models))}, QUICK.max_examples, 0)
     opened = open_language_model(str(out), models[0])
     [again] = measure_losses(opened, data.report.corpora[text], LossSettings(max_tokens=24))
     assert again.mean == pytest.approx(point.corpora[text].loss.estimate, abs=1e-5)
@@ -248,7 +252,7 @@ def test_further_corpora_and_tasks_are_reported_and_choose_nothing(
     other.write_text("\n".join(json.dumps({"text": f"another text {number}"}) for number in range(4)))
     found = intruders.heal(
         *models,
-        task="word-problems",
+        task=sums(models),
         loss_on=[text, str(other)],
         columns=BRIEF,
         settings=QUICK,

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import save_llama
+from tiny import save_llama, short_task
 
 import intruders
 from intruders.checkpoints.pairing.open_sides import open_sides
@@ -47,7 +47,7 @@ def test_the_healed_adapter_has_its_loss_in_peft(
     loading = intruders.Loading(load_in=load_in)
     healing = intruders.heal(
         *models,
-        task="word-problems",
+        task=short_task(Path(models[0]).parent),
         loss_on=text,
         out=tmp_path / "healed",
         settings=FEW,
@@ -56,7 +56,10 @@ def test_the_healed_adapter_has_its_loss_in_peft(
     )
     assert healing.settings["dtype"] == load_in
     documents = data_of(
-        {text: load_corpora(text, max_documents=4)}, {"word-problems": load_task("word-problems")}, 4, 0
+        {text: load_corpora(text, max_documents=4)},
+        {"sums": load_task(short_task(Path(models[0]).parent))},
+        4,
+        0,
     ).report.corpora[text]
     # PEFT wraps its own layers around the quantized ones, and the doses are in the saved B.
     for source, point in ((str(tmp_path / "healed"), healing.healed_point), (models[1], healing.points[1])):

@@ -9,6 +9,7 @@ import pytest
 
 from intruders.experiments.heal.scale_choice import choose_scale
 from tests.commands import in_this_process
+from tests.tiny import short_task
 
 from .healed_models import QUICK, llama_and_adapter
 
@@ -26,7 +27,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def test_the_scale_forgets_least_of_those_that_keep_the_task(models: tuple[str, str], text: str) -> None:
-    found = choose_scale(*models, task="word-problems", loss_on=text, settings=QUICK)
+    found = choose_scale(*models, task=short_task(Path(models[0]).parent), loss_on=text, settings=QUICK)
     scales = [point.scale for point in found.curve]
     assert {round(0.1 * step, 1) for step in range(11)} <= set(scales)
     assert len(scales) > 11

@@ -46,7 +46,7 @@ def swept(folder: Path, controls: tuple[str, ...], **changes: Any) -> Interventi
     given: dict[str, Any] = {
         "losses": LossSettings((str(folder / "texts.jsonl"),)),
         "scores": ScoreSettings(
-            tasks=(f"{folder / 'task.jsonl'}?prompt=q&completion=a",), max_examples=EXAMPLES
+            tasks=(f"{folder / 'task.jsonl'}?prompt=q&completion=a",), max_examples=EXAMPLES, max_new_tokens=4
         ),
     }
     return intervene(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from functools import cache
 from typing import Any
 
 from intruders.studies.tables.results import Results
@@ -19,6 +20,7 @@ from tests.studies.planted import (
 )
 
 
+@cache  # the analyses only read it
 def whole_study(effect: float, seeds: int = 3) -> Results:
     """A study with something for every analysis, the paper's claims planted with the sign of ``effect``."""
     rows = matched(effect=effect, seeds=seeds)

@@ -18,7 +18,7 @@ from intruders.errors import ResultFileError, SettingError
 from intruders.studies.claims.every_claim import analyse_all
 from intruders.studies.describe.runs import expand
 from intruders.studies.published.publish import publish_study
-from intruders.studies.run_study import run_study
+from intruders.studies.run_study import StudyOutcome, run_study
 from intruders.studies.tables.results import Results, load_results
 from intruders.studies.tables.write_tables import Tables
 from intruders.studies.work import do_stage
@@ -31,10 +31,10 @@ TABLES = ("runs", "losses", "matrices", "vectors", "interventions", "traces")
 
 
 @pytest.fixture(scope="module")
-def published(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def published(done: tuple[Path, StudyOutcome], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A finished study of two runs, and what was published of it."""
     folder = tmp_path_factory.mktemp("published")
-    run_study(parsed(tiny_study(llama)), folder / "runs")
+    shutil.copytree(done[0], folder / "runs")
     publish_study(folder / "runs", folder / "data" / "tiny")
     return folder / "runs", folder / "data" / "tiny"
 

@@ -1,13 +1,14 @@
-"""One of two processes that train together, over gloo on the CPU: ``python one_of_two.py BASE FOLDER``.
+"""One of two processes that train together, over gloo on the CPU.
 
-What it saw of each case is written to ``FOLDER/CASE/RANK.json`` as soon as the case has ended. Started by
-``test_callback_processes``, as torchrun would start it.
+What it saw of each case is written to ``FOLDER/CASE/RANK.json`` as soon as the case has ended. Forked by
+``test_callback_processes``, with the environment that torchrun would give it.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.state import AcceleratorState
 from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 from transformers import Trainer, TrainerCallback
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
@@ -23,7 +25,7 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 from intruders.errors import IntrudersError
 from intruders.models.loading import load_model
 from intruders.training.callback.callback import IntruderCallback
-from training.callback.trainers import prepared, tiny_trainer
+from tests.training.callback.trainers import prepared, tiny_trainer
 
 
 def stop(base: Path, folder: Path) -> dict[str, Any]:
@@ -276,9 +278,17 @@ def refused_by(act: Callable[[], object]) -> dict[str, Any]:
     return {"error": None}
 
 
-if __name__ == "__main__":
-    base, folder = Path(sys.argv[1]), Path(sys.argv[2])
+def take_part(rank: int, port: int, base: Path, folder: Path) -> None:
+    """Go through all cases as the process ``rank``; what it prints is in ``FOLDER/RANK.txt``."""
+    os.dup2(os.open(folder / f"{rank}.txt", os.O_WRONLY | os.O_CREAT), 2)
+    sys.stderr = os.fdopen(2, "w")
+    os.environ |= {
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2",
+        "RANK": str(rank), "LOCAL_RANK": str(rank),
+    }  # fmt: skip
+    # The process that it is forked from trained alone.
+    AcceleratorState._reset_state(reset_partial_state=True)
     for name, case in CASES.items():
         (folder / name).mkdir(exist_ok=True)
         seen = case(base, folder / name)
-        (folder / name / f"{torch.distributed.get_rank()}.json").write_text(json.dumps(seen))
+        (folder / name / f"{rank}.json").write_text(json.dumps(seen))

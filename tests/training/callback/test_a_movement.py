@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import save_llama
+from tiny import save_llama, short_task
 from transformers import Trainer, TrainerCallback
 
 from intruders.training.callback.a_movement import StartOfA
@@ -100,8 +100,9 @@ def test_a_run_records_it_also_after_a_kill(method: str, llama: Path, tmp_path: 
             self.after = _factors(model)
 
     config = FinetuneConfig(
-        base=str(llama), task="word-problems", out=str(tmp_path / "run"), rank=2, lr=1e-2, steps=4, batch_size=2,
-        max_train_samples=8, max_eval_samples=1, max_new_tokens=8, precision="fp32", save_steps=2, method=method,
+        base=str(llama), task=short_task(llama.parent), out=str(tmp_path / "run"), rank=2, lr=1e-2, steps=4,
+        batch_size=2, max_train_samples=8, max_eval_samples=1, max_new_tokens=8, precision="fp32", save_steps=2,
+        method=method,
     )  # fmt: skip
     watch = Watch()
     with pytest.raises(KeyboardInterrupt):

@@ -7,17 +7,15 @@ wait into a failure; it is many times what the cases take, and says nothing of s
 from __future__ import annotations
 
 import json
-import os
 import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tiny import save_llama
 
-WORKER = Path(__file__).with_name("one_of_two.py")
+from tests.commands import forked
+from tests.training.callback.one_of_two import take_part
 
 
 @pytest.fixture(scope="module")
@@ -28,26 +26,14 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    path = os.pathsep.join([str(WORKER.parents[2]), *sys.path])
-    common = {**os.environ, "PYTHONPATH": path, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    workers = [
-        subprocess.Popen(
-            [sys.executable, str(WORKER), str(base), str(folder)],
-            env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"},
-            stdout=subprocess.DEVNULL,
-            stderr=(folder / f"{rank}.txt").open("w"),
-        )
-        for rank in (0, 1)
-    ]
+    workers = [forked(take_part, rank, port, base, folder) for rank in (0, 1)]
     try:
         for worker in workers:
-            worker.wait(timeout=600)
-    except subprocess.TimeoutExpired:
-        pass  # the case that waits, and those after it, are not told
+            worker.join(timeout=600)  # where it ends, the case that waits and those after it are not told
     finally:
         for worker in workers:
             worker.kill()
-            worker.wait()
+            worker.join()
     return folder
 
 

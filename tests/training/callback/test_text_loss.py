@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from tiny import save_bert, save_llama
+from tiny import save_bert, save_llama, short_task
 from torch.nn.functional import cross_entropy
 from transformers import (
     AutoModelForMaskedLM,
@@ -256,8 +256,8 @@ def test_finetune_records_it(llama: Path, texts: Path, tmp_path: Path) -> None:
 
     seen = KeepModel()
     config = FinetuneConfig(
-        base=str(llama), task="word-problems", out=str(tmp_path / "run"), rank=2, lr=1e-2, steps=4, batch_size=2,
-        max_train_samples=8, max_eval_samples=1, max_new_tokens=8, precision="fp32", audit_steps=2,
+        base=str(llama), task=short_task(llama.parent), out=str(tmp_path / "run"), rank=2, lr=1e-2, steps=4,
+        batch_size=2, max_train_samples=8, max_eval_samples=1, max_new_tokens=8, precision="fp32", audit_steps=2,
         loss_on=str(texts), loss_tokens=TOKENS,
     )  # fmt: skip
     run = finetune(config, [seen])
