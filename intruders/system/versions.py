@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Sequence
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -31,13 +32,17 @@ def installed_versions() -> dict[str, str]:
 
 def _versions_of(packages: Sequence[str]) -> dict[str, str]:
     """Return the versions of those that are installed."""
-    known = {}
-    for package in packages:
-        try:
-            known[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return known
+    installed = {package: _version_of(package) for package in packages}
+    return {package: name for package, name in installed.items() if name is not None}
+
+
+@cache
+def _version_of(package: str) -> str | None:
+    """Return the version, or None if it is not installed; a fleet asks for each adapter, and parses metadata once."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def machine() -> dict[str, str | int]:
