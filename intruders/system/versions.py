@@ -32,19 +32,17 @@ def installed_versions() -> dict[str, str]:
 
 def _versions_of(packages: Sequence[str]) -> dict[str, str]:
     """Return the versions of those that are installed."""
-    known = {}
-    for package in packages:
-        try:
-            known[package] = _version_of(package)
-        except PackageNotFoundError:
-            continue
-    return known
+    installed = {package: _version_of(package) for package in packages}
+    return {package: name for package, name in installed.items() if name is not None}
 
 
 @cache
-def _version_of(package: str) -> str:
-    """As when it was first asked for: what is imported by then stays, and a look at the disk takes milliseconds."""
-    return version(package)
+def _version_of(package: str) -> str | None:
+    """Return the version, or None if it is not installed; a fleet asks for each adapter, and parses metadata once."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def machine() -> dict[str, str | int]:

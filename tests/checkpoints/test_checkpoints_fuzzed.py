@@ -1,4 +1,4 @@
-"""The readers' fuzz targets, a few hundred files each; ``python -m tests.checkpoints.fuzzing`` tries more."""
+"""The readers' fuzz targets, 150 files each; ``python -m tests.checkpoints.fuzzing`` tries more."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from intruders.checkpoints.stored.json_file import parse_json_object
 from intruders.errors import CheckpointError
 from tests.checkpoints.fuzzing import TARGETS, fuzz
 
-TRIES = 300
+TRIES = 150
 
 
 def json_like() -> st.SearchStrategy[bytes]:

@@ -17,11 +17,6 @@ from intruders.training.finetune_config import FinetuneConfig
 
 GROUP: Any = typer.main.get_command(app)
 COMMANDS: dict[str, Any] = GROUP.commands
-PARAMETERS = [
-    pytest.param(parameter, id=f"{name} {parameter.name}")
-    for name, command in COMMANDS.items()
-    for parameter in command.params
-]
 
 
 def shown(*arguments: str, width: int = 80) -> str:
@@ -50,13 +45,14 @@ def examples(command: Any) -> list[list[str]]:
     return found
 
 
-@pytest.mark.parametrize("parameter", PARAMETERS)
-def test_every_option_has_help_and_says_its_default(parameter: Any) -> None:
-    text = record(parameter)
-    assert re.match(r"[A-Za-z].*[.\]]$", text), text
-    is_switch = getattr(parameter, "is_flag", False)
-    if parameter.name not in ("tuned", "help") and not is_switch:
-        assert re.search(r"\[(default: .+|required.*)\]$", text), text
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_option_has_help_and_says_its_default(command: str) -> None:
+    for parameter in COMMANDS[command].params:
+        text = record(parameter)
+        assert re.match(r"[A-Za-z].*[.\]]$", text), f"{parameter.name}: {text}"
+        is_switch = getattr(parameter, "is_flag", False)
+        if parameter.name not in ("tuned", "help") and not is_switch:
+            assert re.search(r"\[(default: .+|required.*)\]$", text), f"{parameter.name}: {text}"
 
 
 def test_no_summary_is_cut() -> None:

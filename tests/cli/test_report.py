@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from made_up import BERT, made_up_audit
 
-from tests.commands import in_a_process, in_this_process
+from tests.commands import in_this_process
 
 ONE = made_up_audit(2, BERT, width=32, tuned="runs/r1")
 TWO = made_up_audit(2, BERT, width=32, tuned="runs/r8", rank=8)
@@ -22,7 +22,7 @@ def saved(tmp_path: Path) -> tuple[Path, Path]:
 
 def test_a_report_and_figures_are_written_and_named(saved: tuple[Path, Path], tmp_path: Path) -> None:
     out, figures = tmp_path / "report.html", tmp_path / "figures"
-    done = in_a_process("report", *saved, "--out", out, "--png", figures)
+    done = in_this_process("report", *saved, "--out", out, "--png", figures)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines() == [str(out), *map(str, done_files(done.stdout, figures))]
     assert "2 fine-tunings" in out.read_text(encoding="utf-8")

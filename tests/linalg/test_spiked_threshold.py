@@ -63,9 +63,9 @@ def planted(base: Tensor, k: int, epsilon: float, generator: torch.Generator) ->
         y = torch.linalg.svd(base + size * 1.06**step * direction, full_matrices=False)[0][:, :k]
         return bool(((x.mT @ y).abs().amax(0) < epsilon).any())
 
-    # By twos, and then the step between.
-    first = next(step for step in range(-79, 40, 2) if is_intruder(step))
-    return size * 1.06 ** (first - 1 if is_intruder(first - 1) else first)
+    # By fours, and then those between.
+    coarse = next(step for step in range(-79, 40, 4) if is_intruder(step))
+    return size * 1.06 ** next(step for step in range(coarse - 3, coarse + 1) if is_intruder(step))
 
 
 def heavy_tailed(m: int, n: int, generator: torch.Generator) -> Tensor:
@@ -86,9 +86,9 @@ def test_against_planted_spikes(shape: tuple[int, int], kind: str, k: int) -> No
         base = heavy_tailed(*shape, generator)
     spectrum = Spectrum.of_values(torch.linalg.svdvals(base), shape, 24)
     predicted = spiked_threshold(spectrum, k, 0.5)
-    measured = sorted(planted(base, k, 0.5, generator) for _ in range(9))
+    measured = sorted(planted(base, k, 0.5, generator) for _ in range(5))
     assert (
-        measured[4] / 1.6 < predicted < measured[4] * 1.6
+        measured[2] / 1.6 < predicted < measured[2] * 1.6
     )  # the median; issue and literature speak of a factor of two
 
 

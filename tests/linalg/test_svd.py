@@ -17,22 +17,18 @@ from intruders.linalg.svd import (
     settle_clusters,
 )
 
-UGLY = ugly()
 
-
-@pytest.mark.parametrize("name", UGLY)
-def test_decomposition_of_ugly_matrices(name: str) -> None:
-    matrix = UGLY[name]
-    found = dense_svd(matrix)
-    expected = np.linalg.svd(matrix.numpy(), compute_uv=False)
-    scale = expected[0] or 1.0
-    np.testing.assert_allclose(found.values / scale, expected / scale, atol=1e-13)
-    rebuilt = (found.left.mT * found.values) @ found.right
-    torch.testing.assert_close(rebuilt / scale, matrix / scale, atol=1e-13, rtol=0)
-    for vectors in (found.left, found.right):
-        torch.testing.assert_close(
-            vectors @ vectors.mT, torch.eye(len(vectors), dtype=torch.float64), atol=1e-13, rtol=0
-        )
+def test_decomposition_of_ugly_matrices() -> None:
+    for name, matrix in ugly().items():
+        found = dense_svd(matrix)
+        expected = np.linalg.svd(matrix.numpy(), compute_uv=False)
+        scale = expected[0] or 1.0
+        np.testing.assert_allclose(found.values / scale, expected / scale, atol=1e-13, err_msg=name)
+        rebuilt = (found.left.mT * found.values) @ found.right
+        torch.testing.assert_close(rebuilt / scale, matrix / scale, atol=1e-13, rtol=0)
+        for vectors in (found.left, found.right):
+            unit = torch.eye(len(vectors), dtype=torch.float64)
+            torch.testing.assert_close(vectors @ vectors.mT, unit, atol=1e-13, rtol=0)
 
 
 @pytest.mark.parametrize("shape", [(7, 5), (5, 7), (6, 6)], ids=str)

@@ -74,19 +74,24 @@ def test_other_methods(tmp_path: Path, method: str, base: str) -> None:
     assert verdicts(found) == {APPLIED}
     assert found.exit_status() == 0
     assert models.verify(models.base).exit_status() == 1
+    after = merged_in_single_precision(models)
     for scale in (1.01, 0.9, -1.0, 2.0):
-        off = models.verify(in_single_precision(models, scale))
+        off = models.verify(scaled(models.base, after, scale))
         assert off.exit_status() == 1
         assert verdicts(off) <= {ANOTHER_SCALE, TOO_SMALL}
 
 
-def in_single_precision(models: Models, scale: float) -> State:
-    """W0 + scale * D with the D that PEFT makes of W0 in single precision, rounded once."""
+def merged_in_single_precision(models: Models) -> State:
+    """W0 + D with the D that PEFT makes of W0 in single precision."""
     model = type(wide_llama()).from_pretrained(models.folder / "base", dtype=torch.float32)
-    after = weights(peft.PeftModel.from_pretrained(model, models.folder / "adapter").merge_and_unload())
+    return weights(peft.PeftModel.from_pretrained(model, models.folder / "adapter").merge_and_unload())
+
+
+def scaled(base: State, after: State, scale: float) -> State:
+    """W0 + scale * D, rounded once to the type of W0."""
     return {
         name: (one.float() + scale * (after[name] - one.float())).to(one.dtype) if name in WEIGHTS else one
-        for name, one in models.base.items()
+        for name, one in base.items()
     }
 
 
