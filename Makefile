@@ -12,8 +12,9 @@ WITHOUT_TRAINING := tests/audits tests/charts tests/cli/test_audit.py tests/cli/
   tests/cli/test_standard_streams.py tests/engine tests/linalg tests/settings tests/system tests/test_pyproject.py \
   tests/checkpoints/formats/test_safetensors.py tests/checkpoints/formats/test_torch_pickle.py \
   tests/checkpoints/stored/test_hub.py
-# pip shows its own progress on a terminal; in a log the lines that say what is being installed are enough.
-PIP := $(BIN)/python -m pip install --disable-pip-version-check $(shell test -t 2 || echo --quiet)
+# pip shows its own progress on a terminal; in a log the lines that say what is being installed are enough. Modules are
+# compiled when they are first imported: of PyTorch, compiling all takes three times as long as the rest of its installation.
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-compile $(shell test -t 2 || echo --quiet)
 
 .PHONY: demo study test lint types suite unit models browser lowest bench bench-quick docs package constraints clean
 
