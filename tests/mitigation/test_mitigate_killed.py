@@ -17,7 +17,7 @@ from tests.checkpoints.models import saved, tiny_llama
 from tests.mitigation.hot import hot_llama
 
 SCALES = (0.25, 0.75)
-KILLS = 50
+KILLS = 32  # each of the waits once
 
 
 @pytest.mark.slow

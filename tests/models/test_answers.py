@@ -40,7 +40,7 @@ def test_what_a_pass_predicts_is_what_generation_gives(tmp_path: Path) -> None:
     run = finetune(
         FinetuneConfig(
             base=str(llama), task=f"{rows}?prompt=p&completion=c&validation={rows}", out=str(tmp_path / "run"),
-            method="full", lr=5e-3, steps=60, precision="fp32", save_steps=1000,
+            method="full", lr=5e-3, steps=60, precision="fp32", save_steps=1000, max_new_tokens=8,
         )
     )  # fmt: skip
     model, tokenizer = load_model(str(run.path), "causal"), character_tokenizer()

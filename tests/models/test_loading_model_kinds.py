@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import character_tokenizer
+from tiny import character_tokenizer, short_task
 
 from intruders.audits.audit import audit
 from intruders.training.finetune import finetune
@@ -63,7 +63,7 @@ def test_trained_and_audited(kind: str, task: str, method: str, tmp_path: Path) 
     base = _save(tmp_path / "base", kind, task)
     run = finetune(
         FinetuneConfig(
-            base=str(base), task="word-problems" if task == "causal" else "pydoc-topics-2",
+            base=str(base), task=short_task(tmp_path) if task == "causal" else "pydoc-topics-2",
             out=str(tmp_path / "run"), method=method, rank=2, lr=1e-2, steps=3, batch_size=2, precision="fp32",
             max_train_samples=40, max_eval_samples=2, max_new_tokens=8, max_length=None if task == "causal" else 40,
         )
