@@ -39,14 +39,15 @@ class UpdateSizes:
     def norm_and_output(self, remedy: Remedy, cases: Sequence[Case]) -> tuple[float, float | None]:
         """Return :meth:`norm`, and the mean ``||D'h||^2`` over all matrices as a share of D's (None without inputs).
 
-        A control's change of a matrix can take longer than both numbers, so it is computed once.
+        A change of a matrix can take longer than both numbers, so it is computed once.
         """
         squares, energies = [], dict(self._energies)
         for case in cases:
-            change, name = remedy.change(case), case.matrix.name
-            squares.append(change.norm_of(case.update, case.base) ** 2)
+            name = case.matrix.name
+            change, update = remedy.change(case).formed(case.update, case.base)
+            squares.append(change.norm_of(update) ** 2)
             if name in energies:
-                energies[name] = change.output_energy(case.update, self.inputs[name], case.base)
+                energies[name] = change.output_energy(update, self.inputs[name])
         whole = math.fsum(self._energies.values())
         output = math.fsum(energies.values()) / whole if whole > 0 else None
         return self._norm(remedy, cases, squares), output
