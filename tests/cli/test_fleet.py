@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-import torch
 
 from tests.checkpoints.models import saved, tiny_llama
 from tests.commands import environment, in_this_process
@@ -85,21 +84,31 @@ def test_what_is_wrong_is_said_in_one_line(
     assert said in done.stderr
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGINT])
-def test_killed_it_goes_on_with_what_is_finished(tmp_path: Path, stop: signal.Signals) -> None:
-    """The tables are those of an undisturbed run."""
-    torch.manual_seed(0)
+LAYERS = 8
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base and adapters that take a second, and the fleet of an undisturbed run."""
+    folder = tmp_path_factory.mktemp("large")
     settings = {
-        "num_hidden_layers": 12,
+        "num_hidden_layers": LAYERS,
         "hidden_size": 192,
         "intermediate_size": 256,
         "num_key_value_heads": 4,
     }
-    base = saved(tiny_llama(**settings), tmp_path / "base")
+    saved(tiny_llama(**settings), folder / "base")
     for seed in range(3):
-        saved(hot_llama(seed, 0.5, tiny_llama(**settings)), tmp_path / "adapters" / str(seed))
-    arguments = [str(base), f"{tmp_path}/adapters/*", "--no-cache", "--out"]
+        saved(hot_llama(seed, 0.5, tiny_llama(**settings)), folder / "adapters" / str(seed))
+    assert run(folder, folder / "whole").returncode == 0
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGINT])
+def test_killed_it_goes_on_with_what_is_finished(large: Path, tmp_path: Path, stop: signal.Signals) -> None:
+    """The tables are those of an undisturbed run."""
+    arguments = [f"{large}/base", f"{large}/adapters/*", "--no-cache", "--out"]
     command = [sys.executable, "-m", "intruders", "fleet", *arguments, str(tmp_path / "out")]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(), text=True
@@ -113,11 +122,10 @@ def test_killed_it_goes_on_with_what_is_finished(tmp_path: Path, stop: signal.Si
     if stop == signal.SIGINT:
         assert process.returncode == 130
         assert "finished blocks are kept" in said
-    assert 1 <= len(list(blocks.glob("*.parquet"))) < 12
+    assert 1 <= len(list(blocks.glob("*.parquet"))) < LAYERS
     assert in_this_process("fleet", *arguments, tmp_path / "out").returncode == 0
     assert not list(blocks.glob("*.parquet"))  # the adapters have files of their own
-    assert in_this_process("fleet", *arguments, tmp_path / "whole").returncode == 0
-    again, whole = (pq.read_table(tmp_path / out / "vectors").to_pandas() for out in ("out", "whole"))
+    again, whole = (pq.read_table(out / "vectors").to_pandas() for out in (tmp_path / "out", large / "whole"))
     keys = ["adapter", "name", "index"]
     again, whole = again.sort_values(keys), whole.sort_values(keys)
     assert again[[*keys, "intruder", "certificate"]].values.tolist() == (

@@ -151,8 +151,8 @@ def _change(points: pd.DataFrame, column: str) -> Interval:
     """
     if points.empty:
         return NOT_MEASURED
-    known = points.assign(value=points[column]).dropna(subset=["value"])
-    per_run = known.groupby(["seed", "setting", "run_id"])["value"].mean()
+    known = points[points[column].notna()]
+    per_run = known.groupby(["seed", "setting", "run_id"])[column].mean()
     table = complete(per_run.groupby(["seed", "setting"]).mean().unstack("setting"))
     over_seeds = mean_interval(table.mean(axis=1))
     if len(table) != 1:
@@ -167,7 +167,10 @@ def _change(points: pd.DataFrame, column: str) -> Interval:
 def _by_scale(points: pd.DataFrame) -> pd.DataFrame:
     rows: list[dict[str, object]] = []
     keys = ["base", "task", "described", "measure", "on", "control", "scale"]
-    for values, group in points.groupby(keys):
+    # A hundred groups: with all columns of the runs, most of the time would go into copies of what is not looked at.
+    runs, measured = ["seed", "setting", "run_id"], ["value", "base_value"]
+    changes = [f"{name}{end}" for name in ("change", "against_intruders") for end in ("", "_low", "_high")]
+    for values, group in points[[*keys, *runs, *measured, *changes]].groupby(keys):
         change = _change(group, "change")
         against = _change(group, "against_intruders")
         rows.append(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,11 @@ from tests.mitigation.hot import medium_llama, wide_spectrum
 
 
 def medium_model() -> torch.nn.Module:
+    return copy.deepcopy(_medium_model())
+
+
+@cache
+def _medium_model() -> torch.nn.Module:
     return wide_spectrum(medium_llama())
 
 

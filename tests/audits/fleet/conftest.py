@@ -17,13 +17,13 @@ from tests.checkpoints.models import saved
 from tests.mitigation.hot import hot_llama, medium_llama, wide_spectrum
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Large enough that vectors are found by the Krylov method, with the spectra of trained weights."""
     return saved(wide_spectrum(medium_llama()), tmp_path_factory.mktemp("base"))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def adapters(base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Weak and strong ones of several ranks and targets, DoRA, one untrained, one with NaN, and two that do not fit."""
     folder = tmp_path_factory.mktemp("adapters")

@@ -14,18 +14,20 @@ from intruders.errors import IntrudersError, SettingError
 from tests.checkpoints.models import saved, tiny_llama
 from tests.mitigation.hot import hot_llama
 
-ray = pytest.importorskip("ray")
 pytestmark = pytest.mark.slow
 
 KEYS = ["adapter", "name", "index"]
 
 
-@pytest.fixture
-def two_workers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    ray.init(num_cpus=2, num_gpus=0, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
+@pytest.fixture(scope="module")
+def two_workers() -> Iterator[None]:
+    """Ray takes a second to import, in every process that collects this file, and more to start."""
+    ray = pytest.importorskip("ray")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("RAY_AUTH_MODE", "disabled")
+        ray.init(num_cpus=2, num_gpus=0, include_dashboard=False, log_to_driver=False)
+        yield
+        ray.shutdown()
 
 
 def test_two_workers_give_what_one_process_gives(
@@ -68,5 +70,6 @@ def test_workers_decompose_a_base_once(
 
 
 def test_without_a_folder_there_is_no_place_for_results(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
     with pytest.raises(SettingError, match="pass out"):
         audit_fleet("base", ["adapter"], ray=True)

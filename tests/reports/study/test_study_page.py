@@ -24,21 +24,16 @@ from intruders.reports.study.similarities import similarity_rows
 from intruders.reports.study.study_page import render_study, study_drawings, write_study_report
 from intruders.reports.study.study_words import study_words
 from intruders.reports.write_report import write_report
+from intruders.studies.claims import every_claim
 from intruders.studies.claims.every_claim import analyse_all, charts_of
 from intruders.studies.claims.shared.claim import Effect, Finding, Where
 from intruders.studies.claims.shared.pictures import Palette, by_method_and_rank
 from intruders.studies.claims.threshold import MOST_POINTS
 from intruders.studies.describe.claim_names import CLAIMS
 from intruders.studies.tables.results import Results
-from tests.reports.made_up_study import SEEDS, TASKS, made_up_study, without
+from tests.reports.made_up_study import SEEDS, TASKS, without
 
 Study = tuple[Results, list[Finding]]
-
-
-@pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
-    results = made_up_study(tmp_path_factory.mktemp("study") / "made-up")
-    return results, analyse_all(results)
 
 
 @pytest.fixture(scope="module")
@@ -317,10 +312,13 @@ def test_the_size_of_the_page(study: Study) -> None:
     assert len(render_study(*study).encode()) < 6e6
 
 
-def test_a_study_is_known_by_its_folder(study: Study, tmp_path: Path) -> None:
+def test_a_study_is_known_by_its_folder(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     results = study[0]
     assert write_report([results.folder]) == [results.folder / "report.html"]
     (results.folder / "report.html").unlink()
+    monkeypatch.setattr(every_claim, "analyse_all", lambda *_: study[1])  # what it has just found again
     out = tmp_path / "r.html"
     assert write_report([results.folder], out) == [out]
     assert "<title>Study made-up: 60 of 61 runs finished, 11 questions" in out.read_text(encoding="utf-8")
@@ -350,9 +348,9 @@ def test_what_does_not_go_with_a_study_is_refused(study: Study, tmp_path: Path) 
 def test_every_table_is_written_whole_beside_the_figures(
     study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        study_page, "write_drawings", lambda *_: []
-    )  # they are written in a test of their own
+    for name in ("study_drawings", "write_drawings"):  # they are written in a test of their own
+        monkeypatch.setattr(study_page, name, lambda *_: [])
+    monkeypatch.setattr(every_claim, "analyse_all", lambda *_: study[1])
     paths = write_study_report(study[0].folder, figures=tmp_path / "figures")
     assert not (study[0].folder / "report.html").exists()
     written = [path for path in paths if path.parent.name == "tables"]
