@@ -8,6 +8,8 @@ from functools import cache
 
 # Two threads of a product on one busy core are ten times slower than one; and sums do not depend on the count.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# bitsandbytes, which PEFT imports, has two functions compiled at once: two seconds in every process of the tests.
+os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
 # Plugins of other packages that happen to be installed: a test that wants one asks for it.
 os.environ["INTRUDERS_PLUGINS"] = "0"
 

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,11 @@ class Adapted:
     @property
     def changed(self) -> bool:
         return STARTS[self.start]
+
+    @cached_property
+    def after_once(self) -> dict[str, Tensor]:
+        """:meth:`after`, for a model that nothing trains any more."""
+        return self.after()
 
     def after(self) -> dict[str, Tensor]:
         """PEFT's own merged weights."""
@@ -336,7 +342,7 @@ def require_right_audit(kind: str, adapted: Adapted, way: str, folder: Path) -> 
             WAYS[way](adapted, folder)
         return
     found = WAYS[way](adapted, folder)
-    before, after = adapted.before, adapted.after()
+    before, after = adapted.before, adapted.after_once
     if way == "weighted sum":
         after = {name: before[name] + 0.5 * (after[name] - before[name]) for name in before}
     require_audit(found, kind, before, after)

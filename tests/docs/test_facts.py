@@ -11,6 +11,7 @@ import re
 import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from itertools import takewhile
 from pathlib import Path
 
@@ -73,6 +74,7 @@ def example_studies() -> set[str]:
     return {f"examples/{file.name}" for file in (ROOT / "examples").glob("*.yaml")}
 
 
+@cache
 def environment_variables() -> set[str]:
     """Names that the package looks up in os.environ, as constants of the file or of its module."""
     names = set(READ_BY_RAY)

@@ -78,6 +78,11 @@ class Given:
     def losses(self) -> LossSettings:
         return LossSettings((str(self.folder / "texts.jsonl"),), window=(32, 16)[self.setting])
 
+    @property
+    def scores(self) -> ScoreSettings:
+        # A tiny model never ends an answer by itself.
+        return ScoreSettings(tasks=(self.task,), max_examples=2, max_new_tokens=8)
+
 
 def as_before(file: Path, write: Callable[[], object]) -> None:
     """Change a file in a way that its size and its time do not tell."""
@@ -131,7 +136,7 @@ def intervention(given: Given) -> Any:
         given.tuned,
         sweep=SweepSettings((0,), ("shrink",)),
         losses=given.losses,
-        scores=ScoreSettings(tasks=(given.task,), max_examples=2),
+        scores=given.scores,
         keep=given.kept,
     )
     return found.to_document()["points"]
@@ -143,7 +148,7 @@ def remedies(given: Given) -> Any:
         given.tuned,
         comparison=ComparisonSettings(only=("truncate",), strengths=1),
         losses=given.losses,
-        scores=ScoreSettings(tasks=(given.task,), max_examples=2),
+        scores=given.scores,
         out=given.kept,
     )
     return [found.base_point, found.tuned_point]
@@ -241,6 +246,7 @@ def test_a_finished_training_is_not_that_of_another_base_or_of_other_data(
         steps=1,
         batch_size=2,
         max_eval_samples=1,
+        max_new_tokens=8,
         out=str(tmp_path / "run"),
     )
     train(config)

@@ -66,6 +66,13 @@ def report(fleet: FleetAudit, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def page(browser: Any, report: Path) -> Iterator[Any]:
+    """To open a page takes seconds, so that the tests that do not filter it share one."""
+    with shown(browser, report) as kept:
+        yield kept
+
+
 def numbers(page: Any) -> list[int]:
     return [int(text.replace(",", "")) for text in column(page, "intruders") if text != "-"]
 
@@ -91,45 +98,48 @@ def test_the_table_sorts_filters_and_shows_the_librarys_counts(
         expect(page.locator("#shown")).to_have_text("1 of 41 adapters")
 
 
-def test_a_row_opens_its_adapter(browser: Any, report: Path, fleet: FleetAudit) -> None:
+def test_a_row_opens_its_adapter(page: Any, fleet: FleetAudit) -> None:
     wanted = fleet.audit("runs/adapter-20")
-    with shown(browser, report) as page:
-        page.get_by_role("button", name="runs/adapter-20", exact=True).click()
-        expect(page.locator("#name")).to_have_text("runs/adapter-20")
-        expect(page.locator("#command")).to_have_text(
-            "intruders audit base runs/adapter-20 --html audit.html"
-        )
-        drawn = page.evaluate("document.getElementById('layers-plot').data[0].z")
-        names = page.evaluate("document.getElementById('layers-plot').layout.yaxis.ticktext")
-        for kind, row in zip(names, drawn, strict=True):
-            mine = [one.intruders for one in wanted.matrices if one.name.endswith(f"{kind}.weight")]
-            assert row == mine, kind
-        page.locator("#measure").select_option("2")
-        drawn = page.evaluate("document.getElementById('layers-plot').data[0].z")
-        relative = wanted.matrices_to_pandas()["relative_update"]
-        np.testing.assert_allclose(sorted(v for row in drawn for v in row), sorted(relative), rtol=1e-6)
+    page.get_by_role("button", name="runs/adapter-20", exact=True).click()
+    expect(page.locator("#name")).to_have_text("runs/adapter-20")
+    expect(page.locator("#command")).to_have_text("intruders audit base runs/adapter-20 --html audit.html")
+    drawn = page.evaluate("document.getElementById('layers-plot').data[0].z")
+    names = page.evaluate("document.getElementById('layers-plot').layout.yaxis.ticktext")
+    for kind, row in zip(names, drawn, strict=True):
+        mine = [one.intruders for one in wanted.matrices if one.name.endswith(f"{kind}.weight")]
+        assert row == mine, kind
+    page.locator("#measure").select_option("2")
+    drawn = page.evaluate("document.getElementById('layers-plot').data[0].z")
+    relative = wanted.matrices_to_pandas()["relative_update"]
+    np.testing.assert_allclose(sorted(v for row in drawn for v in row), sorted(relative), rtol=1e-6)
 
 
-def test_the_scatter_has_the_columns_chosen(browser: Any, report: Path, fleet: FleetAudit) -> None:
-    with shown(browser, report) as page:
-        page.locator("#across").select_option(label="update norm")
-        page.locator("#up").select_option(label="energy share")
-        page.locator("#up-log").check()
-        x, y, kind = page.evaluate(
-            """(({data: [points], layout}) => [points.x, points.y, layout.yaxis.type])(
-                 document.getElementById("scatter-plot"))"""
-        )
-        audited = fleet.adapters[fleet.adapters["status"] == "audited"]
-        np.testing.assert_allclose(x, audited["frobenius"], rtol=1e-5)
-        np.testing.assert_allclose(y, audited["energy_share"], rtol=1e-5)
-        assert kind == "log"
+def test_the_scatter_has_the_columns_chosen(page: Any, fleet: FleetAudit) -> None:
+    page.locator("#across").select_option(label="update norm")
+    page.locator("#up").select_option(label="energy share")
+    page.locator("#up-log").check()
+    x, y, kind = page.evaluate(
+        """(({data: [points], layout}) => [points.x, points.y, layout.yaxis.type])(
+             document.getElementById("scatter-plot"))"""
+    )
+    audited = fleet.adapters[fleet.adapters["status"] == "audited"]
+    np.testing.assert_allclose(x, audited["frobenius"], rtol=1e-5)
+    np.testing.assert_allclose(y, audited["energy_share"], rtol=1e-5)
+    assert kind == "log"
 
 
-@pytest.mark.parametrize("window", WINDOWS)
-def test_no_window_breaks_it_and_axe_finds_no_serious_fault(browser: Any, report: Path, window: str) -> None:
-    with shown(browser, report, **WINDOWS[window]) as page:
-        assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
-        assert serious_faults(page) == []
+def require_that_it_fits_and_can_be_read(page: Any) -> None:
+    assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+    assert serious_faults(page) == []
+
+
+def test_a_light_window_does_not_break_it_and_axe_finds_no_serious_fault(page: Any) -> None:
+    require_that_it_fits_and_can_be_read(page)
+
+
+def test_a_dark_phone_does_not_break_it_and_axe_finds_no_serious_fault(browser: Any, report: Path) -> None:
+    with shown(browser, report, **WINDOWS["dark phone"]) as phone:
+        require_that_it_fits_and_can_be_read(phone)
 
 
 @pytest.mark.slow

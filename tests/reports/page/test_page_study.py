@@ -18,7 +18,7 @@ from intruders.studies.claims.shared.claim import Finding
 from intruders.studies.describe.claim_names import CLAIMS
 from intruders.studies.tables.results import Results
 from tests.reports.browsing import chromium, expect, opened, serious_faults, shown
-from tests.reports.made_up_study import made_up_study, without
+from tests.reports.made_up_study import without
 from tests.reports.page.test_page_audit import WINDOWS
 
 pytestmark = pytest.mark.browser
@@ -29,12 +29,6 @@ EVIL = "<img src=x onerror=alert(1)></script><script>alert(2)</script><b>r=1</b>
 def browser() -> Iterator[Any]:
     with chromium() as running:
         yield running
-
-
-@pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Results, list[Finding]]:
-    results = made_up_study(tmp_path_factory.mktemp("study") / "made-up")
-    return results, analyse_all(results)
 
 
 @pytest.fixture(scope="module")
@@ -153,19 +147,28 @@ def test_the_chosen_matrix_is_shown_for_every_setting(
     assert rows[-1] == pytest.approx(list(matrix.similarity[0]), abs=0.5 / 255 + 1e-6)
 
 
-@pytest.mark.parametrize("window", WINDOWS)
-def test_no_window_breaks_it_and_axe_finds_no_serious_fault(browser: Any, report: Path, window: str) -> None:
-    with shown(browser, report, **WINDOWS[window]) as page:
-        assert page.locator(".plot .main-svg").count() < page.locator(".plot").count()
-        read_to_the_end(page)
-        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-        widths = page.evaluate(
-            """[...document.querySelectorAll(".plot")].map(
-                 (plot) => [plot, plot.querySelector(".main-svg")].map((box) => box.getBoundingClientRect().width))"""
-        )
-        assert len(widths) > 30
-        assert all(0 < frame <= box + 1 for box, frame in widths)
-        assert serious_faults(page) == []
+def require_that_it_fits_and_can_be_read(page: Any) -> None:
+    """To the end, and without a fault that axe calls serious."""
+    read_to_the_end(page)
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    widths = page.evaluate(
+        """[...document.querySelectorAll(".plot")].map(
+             (plot) => [plot, plot.querySelector(".main-svg")].map((box) => box.getBoundingClientRect().width))"""
+    )
+    assert len(widths) > 30
+    assert all(0 < frame <= box + 1 for box, frame in widths)
+    assert serious_faults(page) == []
+
+
+def test_a_light_window_does_not_break_it_and_axe_finds_no_serious_fault(page: Any) -> None:
+    require_that_it_fits_and_can_be_read(page)
+
+
+def test_a_dark_phone_does_not_break_it_and_axe_finds_no_serious_fault(browser: Any, report: Path) -> None:
+    with shown(browser, report, **WINDOWS["dark phone"]) as phone:
+        # Each figure is drawn when it comes near the window.
+        assert phone.locator(".plot .main-svg").count() < phone.locator(".plot").count()
+        require_that_it_fits_and_can_be_read(phone)
 
 
 def test_paper_is_light_and_has_every_figure(browser: Any, report: Path) -> None:
