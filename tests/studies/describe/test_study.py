@@ -40,8 +40,8 @@ def test_what_is_not_given_has_its_default() -> None:
     )
 
 
-def test_every_key_is_read() -> None:
-    document = tiny_study(Path("models/llama"), seeds=[3, 4]) | {
+def test_every_key_is_read(tmp_path: Path) -> None:
+    document = tiny_study(tmp_path / "llama", seeds=[3, 4]) | {
         "seeds": [0, 1],
         "analyses": ["structure", "rank"],
         "resources": {"gpus": 1, "cpus": 4},
