@@ -152,7 +152,7 @@ def run(command: str, folder: Path) -> None:
             adapter,
             comparison=intruders.ComparisonSettings(only=("interpolate", "truncate"), strengths=1),
             losses=intruders.LossSettings((text,), max_tokens=_TOKENS),
-            scores=intruders.ScoreSettings(tasks=(task,), max_examples=2),
+            scores=intruders.ScoreSettings(tasks=(task,), max_examples=2, max_new_tokens=8),
             audit=audit,
             compute=compute,
         )
