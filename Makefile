@@ -40,9 +40,8 @@ types: $(VENV)/installed
 	$(BIN)/mypy
 
 # One torch thread a process, since more than there are cores stall one another. Tests of a file stay in one process,
-# which makes what they share once, until another process has nothing left to do. A process more than there are cores: one
-# often waits, for a browser, for a process that it started, or for Ray.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n $(shell $(PYTHON) -c 'import os; print(1 + (os.cpu_count() or 1))') --dist worksteal
+# which makes what they share once, until another process has nothing left to do.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal
 
 suite: $(VENV)/installed ## all tests in one go, since every process loads torch and transformers
 	$(PYTEST)

@@ -17,6 +17,8 @@ import jinja2
 import pytest
 from hypothesis import HealthCheck, settings
 
+from intruders.system.versions import available_cores
+
 # The same examples in every run, so that a failure is the commit's and not the day's. Other examples:
 # pytest --hypothesis-profile=default
 settings.register_profile(
@@ -33,6 +35,12 @@ gc.disable()
 
 # PEFT compiles one and the same page about an adapter whenever it saves one, which takes longer than the rest of it.
 jinja2.Environment.compile = cache(jinja2.Environment.compile)  # type: ignore[method-assign]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """A process more than there are cores: one often waits, for a browser, a process that it started, or Ray."""
+    return available_cores() + 1
 
 
 def pytest_collection_finish() -> None:

@@ -45,15 +45,19 @@ def _version_of(package: str) -> str | None:
         return None
 
 
+def available_cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def machine() -> dict[str, str | int]:
     """Processor, cores available to this process, threads of torch, and the GPU if any."""
     import torch
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     described: dict[str, str | int] = {
         "system": platform.system(),
         "processor": _processor(),
-        "cores": cores,
+        "cores": available_cores(),
         "threads": torch.get_num_threads(),
     }
     if torch.cuda.is_available():

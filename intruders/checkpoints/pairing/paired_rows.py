@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from ..adapters.adapter import Adapter, Shape
+from ..adapters.adapter import Adapter
 from ..stored.checkpoint import Checkpoint
-from ..stored.matrices import MatrixView, matrices_of, with_common_tokens
-from ..stored.names import is_embedding_or_head
+from ..stored.matrices import MatrixView, common_matrices, matrices_of
 from ..stored.selected import reason_to_skip
 from ..stored.selection import Selection
 from .acted_on import acts_on_in_words
@@ -100,15 +99,9 @@ def _matrices(side: Side, name: str, holder: str, split_fused: bool) -> tuple[li
         return None, ""
     ours = side.base.tensors[holder].shape
     theirs = side.tensors[name].shape if name in side.tensors else ours
-    matrices, note = matrices_of(side.base, holder, split_fused), ""
+    matrices, note = common_matrices(matrices_of(side.base, holder, split_fused), ours, theirs), ""
+    if not matrices:
+        return None, f"other shape: {ours} and {theirs}"
     if ours != theirs:
-        if not _differ_in_tokens(holder, ours, theirs):
-            return None, f"other shape: {ours} and {theirs}"
-        matrices = [with_common_tokens(matrices[0], ours, theirs)]
         note = f"'{holder}' on the first {matrices[0].shape[0]} tokens; base has {ours[0]}, tuned {theirs[0]}"
     return [replace(matrix, name=name + matrix.name.removeprefix(holder)) for matrix in matrices], note
-
-
-def _differ_in_tokens(name: str, ours: Shape, theirs: Shape) -> bool:
-    """Whether two embeddings or heads have another number of tokens, and the same width."""
-    return is_embedding_or_head(name) and len(ours) == len(theirs) == 2 and ours[1] == theirs[1]

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .checkpoint import Checkpoint, StoredTensor
 from .layout import fused_rows
+from .names import is_embedding_or_head
 
 
 @dataclass(frozen=True)
@@ -93,10 +94,23 @@ def _parts(matrix: MatrixView, config: Mapping[str, Any] | None) -> list[MatrixV
     ]
 
 
-def with_common_tokens(matrix: MatrixView, ours: tuple[int, ...], theirs: tuple[int, ...]) -> MatrixView:
-    """The rows that two tensors (tokens, width) of different vocabularies have in common: the first ones."""
+def common_matrices(
+    matrices: list[MatrixView], ours: tuple[int, ...], theirs: tuple[int, ...]
+) -> list[MatrixView]:
+    """The matrices of a tensor that a tuned tensor has too, by the shapes of both.
+
+    Of an embedding or head (tokens, width) with another vocabulary these are the first rows; another shape has none.
+    """
+    if ours == theirs or not matrices:
+        return matrices
+    if (
+        not is_embedding_or_head(matrices[0].tensor)
+        or not len(ours) == len(theirs) == 2
+        or ours[1] != theirs[1]
+    ):
+        return []
     tokens = min(ours[0], theirs[0])
-    return replace(matrix, shape=(tokens, ours[1]), rows=torch.arange(tokens))
+    return [replace(matrices[0], shape=(tokens, ours[1]), rows=torch.arange(tokens))]
 
 
 def put_back(matrix: MatrixView, tensor: Tensor, values: Tensor) -> None:

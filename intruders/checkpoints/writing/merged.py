@@ -17,7 +17,7 @@ from ..opening.open import Opened
 from ..pairing.pair_sides import pair_sides
 from ..stored.checkpoint import Checkpoint, StoredTensor
 from ..stored.matching import match_names
-from ..stored.matrices import matrices_of, not_a_matrix, put_back, with_common_tokens
+from ..stored.matrices import common_matrices, matrices_of, not_a_matrix, put_back
 from ..stored.selection import Selection
 from .finite import require_finite
 from .shards import PlannedTensor
@@ -83,9 +83,8 @@ def changed_tensor(
     ``name`` is the base's.
     """
     matrices = [] if not_a_matrix(base.tensors[name]) else matrices_of(base, name)
-    if stored.shape != base.shape(name):  # of a vocabulary that grew or shrank, or nothing is changed
-        matrices = [with_common_tokens(matrix, base.shape(name), stored.shape) for matrix in matrices]
-    wanted = [(matrix, changes[matrix.name]) for matrix in matrices if matrix.name in changes]
+    common = common_matrices(matrices, base.shape(name), stored.shape)
+    wanted = [(matrix, changes[matrix.name]) for matrix in common if matrix.name in changes]
     if not wanted:
         return _with_share(stored.read(), base.tensors[name], name, elsewhere(name))
     tensor = _wide_copy(stored.read())

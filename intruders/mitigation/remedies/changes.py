@@ -128,7 +128,6 @@ def largest_entries(scores: Tensor, density: float) -> Tensor:
     """Return a mask of the largest entries, a share of all."""
     count = int(density * scores.numel())
     mask = torch.zeros(scores.numel(), dtype=torch.bool, device=scores.device)
-    mask[scores.flatten().topk(count, sorted=False).indices] = (
-        True  # in order, they would take three times as long
-    )
+    # In order, they would take three times as long.
+    mask[scores.flatten().topk(count, sorted=False).indices] = True
     return mask.reshape(scores.shape)
