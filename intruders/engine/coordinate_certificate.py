@@ -13,8 +13,8 @@ from ..linalg.coordinate_cosines import coordinate_cosines
 from ..linalg.coordinates import Coordinates
 from ..linalg.leading_secular import LeadingVectors, leading_vectors
 from ..linalg.low_rank import LowRank
+from ..linalg.pair import Pair
 from ..linalg.ritz import Triplets
-from ..linalg.svd import DenseSVD
 from ..linalg.whole_base import WholeBase
 from .base_space import KnownBase
 from .decisions import Decisions
@@ -35,15 +35,22 @@ def fits_coordinates(rank: int, k: int, shape: torch.Size) -> bool:
     return 0 < rank <= min(LARGEST_RANK, smaller // _LARGEST_SHARE) and 4 * (k + 4) <= smaller
 
 
+def coordinates_of(batch: Pair, whole: WholeBase, k: int) -> Coordinates | None:
+    """Return a batch in its bases' coordinates, or None where it is not decided there."""
+    tuned = batch.tuned
+    if not isinstance(tuned, LowRank) or not fits_coordinates(tuned.rank, k, batch.base.shape):
+        return None
+    return Coordinates.of(whole, tuned.svd())
+
+
 def detect_in_coordinates(
-    whole: WholeBase, update: DenseSVD, k: int, epsilon: float, base_count: int, known: KnownBase
+    coordinates: Coordinates, whole: WholeBase, k: int, epsilon: float, base_count: int, known: KnownBase
 ) -> tuple[Decisions, Tensor]:
     """Decide the k leading vectors of a batch, and return a mask ``(batch)`` of matrices left open.
 
-    ``update`` is the thin decomposition of the updates. Both ends of a max cosine are the number itself; what rounding
-    and the base's decomposition may have done to it counts in the decision.
+    Both ends of a max cosine are the number itself; what rounding and the base's decomposition may have done to it
+    counts in the decision.
     """
-    coordinates = Coordinates.of(whole, update)
     leading = leading_vectors(coordinates.problem(), k)
     cosines = coordinate_cosines(coordinates, leading, whole.off, whole.shape[-2])
     intruder = cosines.upper < epsilon - _MARGIN

@@ -8,61 +8,63 @@ import torch
 from torch import Tensor
 
 from ..linalg.coordinate_cosines import coordinate_cosines
-from ..linalg.coordinates import Coordinates
+from ..linalg.coordinates import Coordinates, SecularProblem
 from ..linalg.full_precision import full_precision
-from ..linalg.leading_secular import leading_vectors
-from ..linalg.low_rank import LowRank
-from ..linalg.pair import Pair
+from ..linalg.leading_secular import LeadingVectors, leading_vectors
 from ..linalg.whole_base import WholeBase
-from .coordinate_certificate import fits_coordinates
 
 # Relative error of a scale.
 TOLERANCE = 1e-6
-# How far around a scale the root is looked for at first, and how far and at how many scales where it is not there.
-_NEAR, _REACH, _GRID = 1.03, 1.05, 16
-_MOST_ROUNDS = 40
+# How far from where a search begins the first two scales lie, as a share, and how often that is doubled.
+_FIRST_STEP, _DOUBLINGS = 1e-3, 7
+_MOST_ROUNDS = 60
 
 
-def least_cosines(coordinates: Coordinates, whole: WholeBase, scales: Tensor, k: int) -> Tensor:
-    """Return the least of k max cosines of each matrix at each of its scales ``(batch, g)``; NaN if open.
+@dataclass
+class _LeastCosine:
+    """The least of k max cosines of each matrix, less epsilon, at a scale of its own; NaN where it is open.
 
-    No product with anything as large as the matrices.
+    No product with anything as large as the matrices. The vectors of one scale are where those of the next begin.
     """
-    batch, count = scales.shape
-    index = torch.arange(batch, device=scales.device).repeat_interleave(count)
-    at = coordinates.select(index).scaled(scales.flatten())
-    off = whole.off[index]
-    cosines = coordinate_cosines(at, leading_vectors(at.problem(), k), off, whole.shape[-2])
-    is_known = cosines.upper - cosines.lower < 1.0
-    return torch.where(is_known, cosines.cosines, torch.nan).amin(-1).view(batch, count)
+
+    coordinates: Coordinates
+    problem: SecularProblem
+    whole: WholeBase
+    k: int
+    epsilon: float
+    leading: LeadingVectors | None = None
+
+    def at(self, index: Tensor, scales: Tensor) -> Tensor:
+        """Return the values of the matrices at ``index``, at a scale each."""
+        leading = None if self.leading is None else self.leading.select(index)
+        leading = leading_vectors(self.problem.select(index).at(scales), self.k, leading)
+        self.leading = leading if self.leading is None else self.leading.with_rows(index, leading)
+        coordinates, off = self.coordinates.select(index).scaled(scales), self.whole.off[index]
+        cosines = coordinate_cosines(coordinates, leading, off, self.whole.shape[-2])
+        is_known = cosines.upper - cosines.lower < 1.0
+        return torch.where(is_known, cosines.cosines, torch.nan).amin(-1) - self.epsilon
 
 
 @full_precision()
 def settled_scales(
-    batch: Pair, whole: WholeBase | None, k: int, epsilon: float, scales: list[float]
-) -> list[float]:
-    """Return first scales with an intruder, to ``TOLERANCE``, from ``scales`` that are right to a few percent.
+    coordinates: Coordinates, whole: WholeBase, k: int, epsilon: float, scales: list[float]
+) -> tuple[list[float], list[bool]]:
+    """Find first scales with an intruder to ``TOLERANCE``, from ``scales`` that are right to a few percent.
 
-    One whose neighborhood has no such root, or that cannot be known in coordinates, is given back as it is.
+    One whose neighborhood has no such root, or that cannot be known in coordinates, is given back as it is, and marked
+    as not settled.
     """
-    k = min(k, *batch.base.shape[-2:])
-    tuned = batch.tuned
-    if (
-        whole is None
-        or not isinstance(tuned, LowRank)
-        or not fits_coordinates(tuned.rank, k, batch.base.shape)
-    ):
-        return scales
-    start = torch.tensor(scales, dtype=torch.float64, device=batch.base.device)
+    start = torch.tensor(scales, dtype=torch.float64, device=coordinates.values.device)
+    is_settled = torch.zeros_like(start, dtype=torch.bool)
     index = (start.isfinite() & (start > 0)).nonzero().squeeze(-1)
-    if len(index) == 0:
-        return scales
-    chosen = whole.select(index)
-    coordinates = Coordinates.of(chosen, tuned.select(index).svd())
-    roots, is_settled = _roots(coordinates, chosen, start[index], k, epsilon)
-    start[index] = torch.where(is_settled, roots, start[index])
-    settled: list[float] = start.tolist()
-    return settled
+    if len(index) > 0:
+        chosen = coordinates.select(index)
+        least = _LeastCosine(chosen, chosen.problem(), whole.select(index), k, epsilon)
+        brackets = _Brackets.about(least, start[index])
+        roots = brackets.narrowed(least)
+        is_settled[index] = brackets.is_settled
+        start[index] = torch.where(brackets.is_settled, roots, start[index])
+    return start.tolist(), is_settled.tolist()
 
 
 @dataclass
@@ -76,65 +78,55 @@ class _Brackets:
     is_settled: Tensor  # bool: a root lies between the two
 
     @classmethod
-    def around(
-        cls, coordinates: Coordinates, whole: WholeBase, start: Tensor, k: int, epsilon: float
-    ) -> _Brackets:
-        """Look on both sides of ``start`` first, and at more scales where the root is not between these."""
-        near = torch.tensor([1 / _NEAR, _NEAR], dtype=start.dtype, device=start.device)
-        brackets = cls._first_of(coordinates, whole, start.unsqueeze(-1) * near, k, epsilon)
-        others = (~brackets.is_settled).nonzero().squeeze(-1)
-        if len(others):
-            steps = torch.linspace(-1.0, 1.0, _GRID, dtype=start.dtype, device=start.device)
-            grid = start[others].unsqueeze(-1) * _REACH**steps
-            again = cls._first_of(coordinates.select(others), whole.select(others), grid, k, epsilon)
-            for name in ("low", "high", "at_low", "at_high", "is_settled"):
-                getattr(brackets, name)[others] = getattr(again, name)
-        return brackets
-
-    @classmethod
-    def _first_of(
-        cls, coordinates: Coordinates, whole: WholeBase, grid: Tensor, k: int, epsilon: float
-    ) -> _Brackets:
-        """Return the first of ascending scales ``(batch, g)`` with an intruder, and the one before it."""
-        values = least_cosines(coordinates, whole, grid, k) - epsilon
-        is_below = values < 0
-        first = is_below.int().argmax(-1).unsqueeze(-1)
-        before = (first - 1).clamp_min(0)
-        # The scale before the first one with an intruder is known to have none.
-        is_settled = is_below.any(-1) & (values.gather(-1, before).squeeze(-1) >= 0)
-        low, high, at_low, at_high = (
-            of.gather(-1, index).squeeze(-1) for of in (grid, values) for index in (before, first)
-        )
-        return cls(low, high, at_low, at_high, is_settled)
-
-
-def _roots(
-    coordinates: Coordinates, whole: WholeBase, start: Tensor, k: int, epsilon: float
-) -> tuple[Tensor, Tensor]:
-    """Find where the least cosine falls below epsilon first, near ``start`` ``(batch)``, and whether it does."""
-    now = _Brackets.around(coordinates, whole, start, k, epsilon)
-    for round_ in range(_MOST_ROUNDS):
-        index = (now.is_settled & (now.high - now.low > TOLERANCE * now.low)).nonzero().squeeze(-1)
-        if len(index) == 0:
-            break
-        low, high, at_low, at_high = (of[index] for of in (now.low, now.high, now.at_low, now.at_high))
-        share = (at_low / (at_low - at_high)).nan_to_num(0.5).clamp(0.0, 1.0)
-        # A little to either side of where the secant puts the root by turns, so that both ends come near; every third
-        # time the middle: the least cosine may jump, where another vector comes in.
-        aside = (0.4 if round_ % 2 else -0.4) * TOLERANCE * low
-        middle = 0.5 * (low + high) if round_ % 3 == 2 else low + share * (high - low) + aside
-        margin = 0.1 * TOLERANCE * low
-        middle = torch.minimum(torch.maximum(middle, low + margin), high - margin)
-        chosen = coordinates.select(index), whole.select(index)
-        value = least_cosines(*chosen, middle.unsqueeze(-1), k).squeeze(-1) - epsilon
-        now.is_settled[index] &= value.isfinite()
+    def about(cls, least: _LeastCosine, start: Tensor) -> _Brackets:
+        """Go from ``start`` down where it has an intruder, and up where it has none, in steps that double."""
+        value = least.at(torch.arange(len(start), device=start.device), start)
+        now = cls(start.clone(), start.clone(), value.clone(), value.clone(), torch.zeros_like(value).bool())
         goes_down = value < 0
-        now.low[index], now.at_low[index] = (
-            torch.where(goes_down, low, middle),
-            torch.where(goes_down, at_low, value),
-        )
-        now.high[index], now.at_high[index] = (
-            torch.where(goes_down, middle, high),
-            torch.where(goes_down, value, at_high),
-        )
-    return now.high, now.is_settled
+        open_ = value.isfinite().nonzero().squeeze(-1)
+        for doubling in range(_DOUBLINGS):
+            if len(open_) == 0:
+                break
+            down = goes_down[open_]
+            share = 1 + _FIRST_STEP * 2**doubling
+            scale = torch.where(down, start[open_] / share, start[open_] * share)
+            value = least.at(open_, scale)
+            is_other = torch.where(down, value >= 0, value < 0)
+            # The end that stays on its side comes along, so that the first change of sign is what is kept.
+            to_low = down == is_other
+            for end, at_end, taken in (
+                (now.low, now.at_low, to_low),
+                (now.high, now.at_high, ~to_low),
+            ):
+                end[open_] = torch.where(taken, scale, end[open_])
+                at_end[open_] = torch.where(taken, value, at_end[open_])
+            now.is_settled[open_] = is_other
+            open_ = open_[~is_other & value.isfinite()]
+        return now
+
+    def narrowed(self, least: _LeastCosine) -> Tensor:
+        """Narrow each to ``TOLERANCE``, and return the ends with an intruder."""
+        halves = torch.zeros_like(self.is_settled)
+        for _ in range(_MOST_ROUNDS):
+            index = (self.is_settled & (self.high - self.low > TOLERANCE * self.low)).nonzero().squeeze(-1)
+            if len(index) == 0:
+                break
+            low, high, at_low, at_high = (
+                end[index] for end in (self.low, self.high, self.at_low, self.at_high)
+            )
+            share = at_low / (at_low - at_high)
+            # A little beyond where the secant puts the root, toward the farther end, so that this end comes near. The
+            # middle where that did not halve the bracket: the least cosine jumps where another vector comes in.
+            aside = torch.where(share < 0.5, 0.4, -0.4) * TOLERANCE * low
+            scale = torch.where(halves[index], 0.5 * (low + high), low + share * (high - low) + aside)
+            margin = 0.1 * TOLERANCE * low
+            scale = torch.minimum(torch.maximum(scale, low + margin), high - margin)
+            value = least.at(index, scale)
+            self.is_settled[index] &= value.isfinite()
+            is_there = value < 0
+            self.low[index] = torch.where(is_there, low, scale)
+            self.at_low[index] = torch.where(is_there, at_low, value)
+            self.high[index] = torch.where(is_there, scale, high)
+            self.at_high[index] = torch.where(is_there, value, at_high)
+            halves[index] = self.high[index] - self.low[index] > 0.5 * (high - low)
+        return self.high

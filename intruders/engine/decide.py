@@ -21,13 +21,12 @@ import torch
 
 from ..linalg.covered_devices import is_covered
 from ..linalg.full_precision import full_precision
-from ..linalg.low_rank import LowRank
 from ..linalg.pair import Pair
 from ..linalg.svd import dense_svd, gram_svd
 from ..linalg.whole_base import WholeBase
 from .base_space import WHOLE_BELOW, KnownBase, least_side
 from .certificates import detect_by_certificates
-from .coordinate_certificate import detect_in_coordinates, fits_coordinates
+from .coordinate_certificate import coordinates_of, detect_in_coordinates
 from .decisions import Decisions, Detection, decide_dense
 from .update_size import MeasuredUpdate, measure_update
 
@@ -71,15 +70,10 @@ def _detect(
     if known is None and min(batch.base.shape[-2:]) < WHOLE_BELOW:
         known = KnownBase.from_whole(WholeBase.of(batch.base))
     whole = None if known is None else known.whole()
-    tuned = batch.tuned
-    if (
-        known is None
-        or whole is None
-        or not isinstance(tuned, LowRank)
-        or not fits_coordinates(tuned.rank, k, batch.base.shape)
-    ):
+    coordinates = None if whole is None else coordinates_of(batch, whole, k)
+    if known is None or whole is None or coordinates is None:
         return detect_by_certificates(batch, k, epsilon, base_count, update, known)
-    decisions, is_open = detect_in_coordinates(whole, tuned.svd(), k, epsilon, base_count, known)
+    decisions, is_open = detect_in_coordinates(coordinates, whole, k, epsilon, base_count, known)
     left_open = is_open.nonzero().squeeze(-1)
     if len(left_open) == 0:
         return decisions

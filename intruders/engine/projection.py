@@ -21,11 +21,11 @@ from .base_space import KnownBase
 from .update_size import MeasuredUpdate, measure_update
 
 # Leading directions of the update that are followed, and rows that they and their powers may take.
-_DIRECTIONS = 8
+FOLLOWED = 8
 _FURTHER_ROWS = 10
 _LEAST_BLOCKS = 2
 # Share of an update's squared norm in directions that are not followed, up to which they change nothing.
-_NEGLIGIBLE = 1e-3
+NEGLIGIBLE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -107,14 +107,15 @@ def project(batch: Pair, known: KnownBase, k: int, epsilon: float) -> list[Proje
                 k=k,
                 epsilon=epsilon,
                 predicted=predicted,
-                is_complete=bool(left_out[i] <= _NEGLIGIBLE),
-                centre=_centre(predicted, float(values[i, 0]), spectral),
+                is_complete=bool(left_out[i] <= NEGLIGIBLE),
+                centre=search_centre(predicted, float(values[i, 0]), spectral),
             )
         )
     return projections
 
 
-def _centre(predicted: float, first_value: float, spectral: float) -> float:
+def search_centre(predicted: float, first_value: float, spectral: float) -> float:
+    """Choose where a search begins: at the prediction, or where an update is as large as its base."""
     if 0 < predicted < math.inf:
         return predicted
     return first_value / spectral if min(first_value, spectral) > 0 else 1.0
@@ -136,11 +137,11 @@ def _subspace(operator: Dense, leading: Tensor, update_left: Tensor, update_righ
 
 def _followed(difference: Update, update: MeasuredUpdate) -> tuple[int, Tensor]:
     """Choose how many directions of the updates to follow; also return the shares of squared norm left out."""
-    change, right = _times_update(difference, update.left[:, :_DIRECTIONS])
-    along = change @ (right @ update.right[:, :_DIRECTIONS].mT.double())
+    change, right = _times_update(difference, update.left[:, :FOLLOWED])
+    along = change @ (right @ update.right[:, :FOLLOWED].mT.double())
     total = update.frobenius.double().square().clamp_min(torch.finfo(torch.float64).tiny)
     left_out = 1 - (along.diagonal(dim1=-2, dim2=-1).square().cumsum(-1) / total.unsqueeze(-1))  # (batch, d)
-    enough = (left_out <= _NEGLIGIBLE).all(0).nonzero()
+    enough = (left_out <= NEGLIGIBLE).all(0).nonzero()
     count = int(enough[0]) + 1 if len(enough) > 0 else left_out.shape[-1]
     return count, left_out[:, count - 1]
 

@@ -16,7 +16,7 @@ above t, exactly. And ``(M M^T - t)^-1 = (D - t)^-1 + (D - t)^-1 F K^-1 F^T (D -
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -84,36 +84,48 @@ class Coordinates(Batched):
         """``(batch, a)``: squared singular values of the bases, and zeros."""
         return torch.nn.functional.pad(self.values.square(), (0, self.size - self.values.shape[-1]))
 
-    def spread(self) -> Tensor:
-        """``(batch, a, 2r)``: F."""
+    def through(self) -> Tensor:
+        """``(batch, a, r)``: what W0 makes of the update's right directions, ``diag(s) Q``."""
         extra = self.size - self.values.shape[-1]
-        first = torch.nn.functional.pad(self.values.unsqueeze(-1) * self.right, (0, 0, 0, extra))
-        return torch.cat([first, self.left], -1)
+        return torch.nn.functional.pad(self.values.unsqueeze(-1) * self.right, (0, 0, 0, extra))
 
     def problem(self) -> SecularProblem:
         """The same as an eigenvalue problem."""
-        return SecularProblem(self.poles(), self.spread())
+        return SecularProblem.of(self.poles(), torch.cat([self.through(), self.left], -1))
 
 
 @dataclass(frozen=True)
 class SecularProblem(Batched):
-    """``diag(poles) + F C F^T``, a batch of symmetric matrices whose eigenvalues are squared singular values."""
+    """``diag(poles) + F C F^T``, a batch of symmetric matrices whose eigenvalues are squared singular values.
+
+    With the updates at scales f, C is ``[[0, f I], [f I, f^2 I]]``, so that F is the same for all of them.
+    """
 
     poles: Tensor  # (batch, a), double
-    spread: Tensor  # (batch, a, 2r)
+    spread: Tensor  # (batch, a, 2r): F
+    scales: Tensor  # (batch): f
+
+    @classmethod
+    def of(cls, poles: Tensor, spread: Tensor) -> SecularProblem:
+        """Build at the scale 1."""
+        return cls(poles, spread, torch.ones_like(poles[:, 0]))
 
     @property
     def rank(self) -> int:
         return self.spread.shape[-1] // 2
 
+    def at(self, scales: Tensor) -> SecularProblem:
+        """The same with each update at its own scale ``(batch)``, which must not be 0."""
+        return replace(self, scales=scales)
+
     def apply(self, rows: Tensor) -> Tensor:
         """Products with rows ``(batch, c, a)``."""
-        return rows * self.poles.unsqueeze(-2) + _times_c(rows @ self.spread) @ self.spread.mT
+        return rows * self.poles.unsqueeze(-2) + self._times_c(rows @ self.spread) @ self.spread.mT
 
     def projected(self, rows: Tensor) -> Tensor:
         """``(batch, c, c)``: the matrix between rows ``(batch, c, a)``."""
         inner = rows @ self.spread
-        return (rows * self.poles.unsqueeze(-2)) @ rows.mT + _times_c(inner) @ inner.mT
+        return (rows * self.poles.unsqueeze(-2)) @ rows.mT + self._times_c(inner) @ inner.mT
 
     def solve(self, shifts: Tensor, rows: Tensor) -> Tensor:
         """``(A - shift)^-1 row`` of rows ``(batch, c, a)``, each at a shift of its own ``(batch, c)``.
@@ -164,14 +176,14 @@ class SecularProblem(Batched):
             core[:, part] = -(weighted @ self.spread).view(batch, -1, width, width)
         rank = self.rank
         upper = torch.arange(rank, device=core.device)
+        inverse = (1 / self.scales)[:, None, None]
         core[..., upper, upper] += 1.0
-        core[..., upper, upper + rank] -= 1.0
-        core[..., upper + rank, upper] -= 1.0
+        core[..., upper, upper + rank] -= inverse
+        core[..., upper + rank, upper] -= inverse
         return weights, core
 
-
-def _times_c(inner: Tensor) -> Tensor:
-    """``(batch, c, 2r)`` rows times C."""
-    rank = inner.shape[-1] // 2
-    first, second = inner[..., :rank], inner[..., rank:]
-    return torch.cat([second, first + second], -1)
+    def _times_c(self, inner: Tensor) -> Tensor:
+        """``(batch, c, 2r)`` rows times C."""
+        first, second = inner[..., : self.rank], inner[..., self.rank :]
+        scales = self.scales[:, None, None]
+        return torch.cat([scales * second, scales * (first + scales * second)], -1)

@@ -35,14 +35,18 @@ class LeadingVectors(Batched):
 
     values: Tensor  # (batch, k), double, descending
     rows: Tensor  # (batch, k, a), orthonormal
+    further: Tensor  # (batch, g, a): the rows that were followed beyond them
     residuals: Tensor  # (batch, k): of singular triplets, ||M v - s z|| with M^T z = s v
     floor: Tensor  # (batch): no further value is above this; only where proved
     is_proved: Tensor  # (batch), bool: these are the k leading ones
 
 
-def leading_vectors(problem: SecularProblem, k: int) -> LeadingVectors:
-    """Compute the ``k`` leading eigenvectors of every problem of a batch; ``is_proved`` marks the complete ones."""
-    rows = _start(problem, k + _FURTHER)
+def leading_vectors(problem: SecularProblem, k: int, start: LeadingVectors | None = None) -> LeadingVectors:
+    """Compute the ``k`` leading eigenvectors of every problem of a batch; ``is_proved`` marks the complete ones.
+
+    ``start`` has those of a problem nearby.
+    """
+    rows = _start(problem, k + _FURTHER) if start is None else torch.cat([start.rows, start.further], -2)
     extra: Tensor | None = None
     for search in range(_MOST_SEARCHES):
         values, rows, residuals = _iterated(problem, rows, k, extra)
@@ -55,7 +59,7 @@ def leading_vectors(problem: SecularProblem, k: int) -> LeadingVectors:
             torch.cat([extra, problem.apply(extra)], -2) if search == 0 else _near_poles(problem, values, k)
         )
         extra = extra / extra.abs().amax(-1, keepdim=True).clamp_min(torch.finfo(extra.dtype).tiny)
-    return LeadingVectors(values[:, :k], rows[:, :k], residuals[:, :k], floor, is_proved)
+    return LeadingVectors(values[:, :k], rows[:, :k], rows[:, k:], residuals[:, :k], floor, is_proved)
 
 
 def _near_poles(problem: SecularProblem, values: Tensor, k: int) -> Tensor:

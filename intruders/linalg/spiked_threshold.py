@@ -57,6 +57,16 @@ class Spectrum:
         weights = torch.cat([torch.ones_like(rest), (null + shape[0] - len(values)).clamp_min(0)])
         return cls(values[:leading], torch.cat([rest, null]), weights, shape)
 
+    def grouped(self, most: int) -> Spectrum:
+        """Let at most ``most`` nodes stand for the others: the means of neighbors, of equal numbers of nodes."""
+        if len(self.nodes) <= most:
+            return self
+        order = self.nodes.argsort()
+        group = torch.arange(len(order), device=order.device) * most // len(order)
+        weights = self.weights.new_zeros(most).index_add(0, group, self.weights[order])
+        totals = self.weights.new_zeros(most).index_add(0, group, (self.weights * self.nodes)[order])
+        return Spectrum(self.leading, totals / weights.clamp_min(1.0), weights, self.shape)
+
     def transforms(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """phi_L and phi_R at points ``z`` ``(g,)`` that are no singular value."""
         m, n = self.shape

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from matrices import SPECTRA, UPDATES, PlantedPair, orthonormal_columns, stacked, truth_of, with_values
 
 from intruders.engine.base_space import KnownBase
-from intruders.engine.coordinate_certificate import NAME
+from intruders.engine.coordinate_certificate import NAME, coordinates_of
 from intruders.engine.coordinate_scales import settled_scales
 from intruders.engine.decide import decide
 from intruders.linalg.low_rank import LowRank
@@ -179,7 +179,11 @@ def test_a_critical_scale_is_a_root(shape: tuple[int, int], epsilon: float) -> N
     for _ in range(20):
         middle = 0.5 * (low + high)
         low, high = (low, middle) if least(middle) < epsilon else (middle, high)
-    (found,) = settled_scales(stack, WholeBase.of(stack.base), 3, epsilon, [1.02 * high])
-    assert found == pytest.approx(high, rel=5e-6)
-    assert settled_scales(stack, None, 3, epsilon, [1.0]) == [1.0]
-    assert settled_scales(stack, WholeBase.of(stack.base), 3, epsilon, [float("inf")]) == [float("inf")]
+    whole = WholeBase.of(stack.base)
+    coordinates = coordinates_of(stack, whole, 3)
+    assert coordinates is not None
+    for start in (1.02 * high, 0.95 * high):
+        (found,), (is_settled,) = settled_scales(coordinates, whole, 3, epsilon, [start])
+        assert found == pytest.approx(high, rel=5e-6)
+        assert is_settled
+    assert settled_scales(coordinates, whole, 3, epsilon, [float("inf")]) == ([float("inf")], [False])

@@ -134,10 +134,15 @@ def test_a_scaled_update_needs_no_new_coordinates() -> None:
     scaled = in_coordinates(base, left, right).scaled(torch.tensor([0.3], dtype=torch.float64))
     direct = in_coordinates(base, 0.3 * left, right)
     rows = torch.eye(scaled.size, dtype=torch.float64).unsqueeze(0)
-    for problem in (scaled.problem(), direct.problem()):
+    at_scale = in_coordinates(base, left, right).problem().at(torch.tensor([0.3], dtype=torch.float64))
+    for problem in (scaled.problem(), at_scale, direct.problem()):
         squares = np.linalg.eigvalsh(problem.apply(rows)[0])[::-1][:40]
         values = np.linalg.svd(base + 0.3 * left @ right, compute_uv=False)
         np.testing.assert_allclose(squares, values**2, atol=1e-10 * values[0] ** 2)
+        counts, sure = problem.counts(torch.from_numpy(0.5 * (squares[:-1] + squares[1:]))[None, :10])
+        assert counts[sure].tolist() == (1 + np.arange(10))[sure[0].numpy()].tolist()
+        found = leading_vectors(problem, 5)
+        np.testing.assert_allclose(found.values[0], values[:5], atol=1e-9 * values[0])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -173,7 +178,7 @@ def test_products_in_parts_are_those_in_one() -> None:
 
 
 def test_a_problem_without_a_finite_solve_gives_the_row_back() -> None:
-    problem = SecularProblem(
+    problem = SecularProblem.of(
         torch.zeros(1, 4, dtype=torch.float64), torch.zeros(1, 4, 2, dtype=torch.float64)
     )
     rows = torch.ones(1, 1, 4, dtype=torch.float64)

@@ -114,3 +114,15 @@ def test_ends() -> None:
     assert spiked_threshold(spectrum, 1, 0.5) >= spiked_threshold(spectrum, 10, 0.5)
     scaled = spiked_threshold(Spectrum.of_values(7 * values, (12, 20), 12), 3, 0.5)
     assert scaled == pytest.approx(7 * spiked_threshold(spectrum, 3, 0.5))
+
+
+@pytest.mark.parametrize("shape", [(300, 200), (200, 300)], ids=str)
+def test_groups_of_nodes_stand_for_all_of_them(shape: tuple[int, int]) -> None:
+    values = 1 / torch.arange(1, 201, dtype=torch.float64).sqrt()
+    whole = Spectrum.of_values(values, shape, 24)
+    grouped = whole.grouped(64)
+    assert len(grouped.nodes) == 64
+    assert float(grouped.weights.sum()) == shape[0] - 24
+    assert float((grouped.weights * grouped.nodes).sum()) == pytest.approx(float(values[24:].square().sum()))
+    assert spiked_threshold(grouped, 10, 0.5) == pytest.approx(spiked_threshold(whole, 10, 0.5), rel=1e-3)
+    assert whole.grouped(1000) is whole

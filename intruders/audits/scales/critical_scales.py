@@ -15,6 +15,8 @@ from ...checkpoints.opening.open import Source
 from ...checkpoints.pairing.open_sides import open_sides
 from ...checkpoints.pairing.pair_sides import pair_sides
 from ...engine.base_space import KnownBase
+from ...engine.coordinate_certificate import coordinates_of
+from ...engine.coordinate_projection import project_in_coordinates
 from ...engine.coordinate_scales import settled_scales
 from ...engine.decisions import Detection
 from ...engine.projection import Projection, project
@@ -135,15 +137,20 @@ class _ScaleSearch:
     def measured(self, batch: Batch) -> tuple[list[MatrixScale], list[Projection]]:
         """Return the scales of every matrix of a batch, and the projections of the search."""
         known = self._known(batch)
-        projections = project(batch.pair, known, self.k, self.epsilon)
+        whole = known.whole()
+        coordinates = None if whole is None else coordinates_of(batch.pair, whole, self.k)
+        if whole is None or coordinates is None:
+            projections = project(batch.pair, known, self.k, self.epsilon)
+        else:
+            projections = project_in_coordinates(coordinates, whole, self.k, self.epsilon)
         windows = [first_window(projection) for projection in projections]
         first = [math.inf if window is None else window.start for window in windows]
-        doubtful = [i for i, window in enumerate(windows) if window is not None and not window.is_sure]
-        for i in doubtful:
-            window = windows[i]
-            assert window is not None
-            first[i] = self._settled(_single(batch, i), projections[i], window)
-        first = settled_scales(batch.pair, known.whole(), self.k, self.epsilon, first)
+        is_settled = [False] * len(first)
+        if whole is not None and coordinates is not None:
+            first, is_settled = settled_scales(coordinates, whole, self.k, self.epsilon, first)
+        for i, window in enumerate(windows):
+            if window is not None and not window.is_sure and not is_settled[i]:
+                first[i] = self._settled(_single(batch, i), projections[i], window)
         scales = [
             MatrixScale(pair.name, pair.shape, scale, projection.predicted, search_end(projection))
             for pair, scale, projection in zip(batch.matrices, first, projections, strict=True)

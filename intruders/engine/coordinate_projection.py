@@ -1,0 +1,64 @@
+"""The projection of a scale search where the base is known whole: no product with anything as large as the matrices."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..linalg.coordinates import Coordinates
+from ..linalg.small_cores import eigh
+from ..linalg.spiked_threshold import Spectrum, spiked_threshold
+from ..linalg.whole_base import WholeBase
+from .projection import FOLLOWED, NEGLIGIBLE, Projection, search_centre
+
+# The least distance of two squared values that is divided by, as a share of the largest.
+_APART = 1e-12
+# Nodes that stand for the singular values beyond the leading ones in a prediction.
+_NODES = 64
+
+
+def project_in_coordinates(
+    coordinates: Coordinates, whole: WholeBase, k: int, epsilon: float
+) -> list[Projection]:
+    """Project a batch of tuned matrices on the leading base vectors, and on what the updates bring in."""
+    _, m, n = whole.shape
+    shown = min(2 * k + 4, m, n)
+    left, through = (part[..., :FOLLOWED] for part in (coordinates.left, coordinates.through()))
+    poles = coordinates.poles()
+    # A vector of W with the value z is (z^2 - W0 W0^T)^-1 of what these span. It comes in at the k-th value.
+    apart = ((poles[:, k - 1 : k] - poles) / poles[:, :1]).nan_to_num(0.0).clamp_min(_APART)
+    nearby = torch.cat([left, through], -1) / apart.unsqueeze(-1)
+    further, own = _ritz_of_rest(poles, nearby, shown)
+    base = torch.diag_embed(torch.cat([poles[:, :shown], own], -1))
+    along = torch.cat([left[:, :shown], further @ left], -2)  # (batch, b, d): D's directions on the basis
+    mixed = torch.cat([through[:, :shown], further @ through], -2) @ along.mT
+    spectral = coordinates.left.square().sum(-2).sqrt()  # (batch, r): the update's singular values
+    total = spectral.square().sum(-1).clamp_min(torch.finfo(spectral.dtype).tiny)
+    left_out = spectral[:, FOLLOWED:].square().sum(-1) / total
+    projections = []
+    for i, first in enumerate(spectral[:, 0].tolist()):
+        values = coordinates.values[i]
+        spectrum = Spectrum.of_values(values, (m, n), shown).grouped(_NODES)
+        predicted = spiked_threshold(spectrum, k, epsilon) / first if first > 0 else torch.inf
+        projections.append(
+            Projection(
+                base=base[i],
+                cross=mixed[i] + mixed[i].mT,
+                update=along[i] @ along[i].mT,
+                shown=shown,
+                k=k,
+                epsilon=epsilon,
+                predicted=predicted,
+                is_complete=bool(left_out[i] <= NEGLIGIBLE),
+                centre=search_centre(predicted, float(values[0]), first),
+            )
+        )
+    return projections
+
+
+def _ritz_of_rest(poles: Tensor, columns: Tensor, shown: int) -> tuple[Tensor, Tensor]:
+    """Ritz vectors ``(batch, c, a)`` of the base, and their values, in what ``columns`` have beyond ``shown`` rows."""
+    rest = torch.linalg.qr(columns[:, shown:]).Q.mT  # (batch, c, a - shown)
+    squares, vectors = eigh((rest * poles[:, None, shown:]) @ rest.mT)
+    rows = vectors.mT.flip(-2) @ rest
+    return torch.nn.functional.pad(rows, (shown, 0)), squares.flip(-1)
