@@ -1,4 +1,4 @@
-"""The mean loss of a batch's targets as one tensor that a gradient can be taken of."""
+"""What a model says of a batch's targets, as tensors that a gradient can be taken of."""
 
 from __future__ import annotations
 
@@ -21,11 +21,21 @@ def target_loss(model: Any, batch: Mapping[str, Tensor]) -> Tensor:
       batch: its arguments (batch, width), with the labels: (batch,) classes, or (batch, width) tokens, of which
         ``IGNORED`` and the first are no targets.
     """
+    logits, labels = target_logits(model, batch)
+    return cross_entropy(logits, labels)
+
+
+def target_logits(model: Any, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Return the logits (targets, classes or tokens) at the targets of a batch, as :func:`target_loss` takes it.
+
+    They are in single precision or better. The targets themselves (targets,) come with them.
+    """
     inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
-    logits, labels = in_single(model(**inputs).logits), batch["labels"]
+    logits, labels = model(**inputs).logits, batch["labels"]
     if labels.dim() > 1:
-        logits, labels = logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten()
-    return cross_entropy(logits, labels, ignore_index=IGNORED)
+        logits, labels = logits[:, :-1], labels[:, 1:]
+    is_target = labels != IGNORED
+    return in_single(logits[is_target]), labels[is_target]
 
 
 def in_single(tensor: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from tests.house.test_layers import FILE_OF, FILES, PACKAGE, module_of
 ROOT = PACKAGE.parent
 ROLE = re.compile(r":(?:func|mod|class|meth|attr|data|exc):`~?([\w.]+)`")
 PAGE = re.compile(r"(?<![\w/.])docs/[\w./-]+\.md\b")
-READ_IN_BROWSERS = sorted((PACKAGE / "reports" / "page").iterdir())
+READ_IN_BROWSERS = sorted(file for file in (PACKAGE / "reports" / "page").iterdir() if file.is_file())
 
 
 def docstrings(tree: ast.Module) -> Iterator[str]:

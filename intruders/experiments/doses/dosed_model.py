@@ -65,6 +65,15 @@ class DoseVector:
         finally:
             self.are_off = was
 
+    @contextmanager
+    def at(self, values: Tensor) -> Iterator[None]:
+        """Use other doses within the block; the tuned model's are all 1."""
+        was, self.values = self.values, values
+        try:
+            yield
+        finally:
+            self.values = was
+
 
 class DosedModel:
     """A tuned model in memory: the base's weights plus updates in doses.

@@ -63,7 +63,8 @@ class HealBench:
             unit["removed"] = removed
         outcome = self.kept.get(unit)
         if outcome is None:
-            with self._at(values):
+            own = self.doses.values
+            with self.doses.at(torch.tensor(values, dtype=own.dtype, device=own.device)):
                 outcome = Outcome(
                     losses_by_corpus(self.language, share.corpora, self.losses, self.seed),
                     {
@@ -108,15 +109,6 @@ class HealBench:
                     DosedModel(model, self.base, updates, dose_groups(names, "matrix"), whole, is_base=True)
                 )
             yield
-
-    @contextmanager
-    def _at(self, values: Sequence[float]) -> Iterator[None]:
-        own = self.doses.values
-        self.doses.values = torch.tensor(values, dtype=own.dtype, device=own.device)
-        try:
-            yield
-        finally:
-            self.doses.values = own
 
 
 def open_models(

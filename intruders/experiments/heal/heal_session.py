@@ -178,7 +178,9 @@ class Session:
             return Measured(step, task, bench.text_loss(doses, data.choice) if task <= allowed else None)
 
         def told(step: int, losses: StepLosses) -> None:
-            said = f"learn: divergence {losses.divergence:.3f}, task loss {losses.task:.4f}"
+            said = (
+                f"learn: divergence from the base {losses.text:.3f}, from the tuned model {losses.task:.4f}"
+            )
             self.progress(said, step, self.settings.steps)
 
         learning = Learning(

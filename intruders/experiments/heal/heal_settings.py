@@ -35,7 +35,8 @@ class HealSettings(Settings):
     )
     weight: float = setting(
         3.0,
-        "Weight of the task loss beside the divergence from the base, at the first step; it then follows --allow.",
+        "Weight of the divergence from the tuned model on examples beside that from the base on text, at the first "
+        "step; it then follows --allow.",
         above=0,
         below=float("inf"),
         metavar="NUMBER",

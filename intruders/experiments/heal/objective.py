@@ -1,4 +1,8 @@
-"""The objective of the doses: the divergence from the base on text, and the loss on examples of the task."""
+"""The objective of the doses: the divergence from the base on text, and from the tuned model on examples of the task.
+
+On examples the tuned model's own predictions are what to keep (distillation; Hinton, Vinyals and Dean 2015), not their
+labels: a few dozen labels could be learned further than the tuned model has, at the cost of all other examples.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +20,7 @@ from ...data.corpora import Corpus
 from ...data.task import Example, Task
 from ...errors import NonFiniteError, SettingError
 from ...models.encoding import PadRight, encode_classification, encode_completions, pad_token_id
-from ...models.target_loss import target_loss
+from ...models.target_loss import target_logits
 from ...models.tuned_model import OpenedModel
 from ..doses.dosed_model import DoseVector
 
@@ -30,14 +34,17 @@ _MASKED = 0.15
 
 @dataclass(frozen=True)
 class StepLosses:
-    """The losses on the documents and examples of one step, in nats per token."""
+    """The divergences on the documents and examples of one step, in nats per token."""
 
-    divergence: float  # KL(base || model)
-    task: float
+    text: float  # KL(base || model)
+    task: float  # KL(tuned || model), of the targets
 
 
 class Objective:
-    """``KL(base || model) + weight * task loss`` of a few documents and examples, with its gradient in the doses."""
+    """``KL(base || model)`` of a few documents plus ``weight * KL(tuned || model)`` of the targets of a few examples.
+
+    With its gradient in the doses.
+    """
 
     def __init__(
         self,
@@ -70,9 +77,7 @@ class Objective:
         """
         texts = [self._texts[index] for index in _turn(len(self._texts), DOCUMENTS, step, self._seed)]
         rows = [self._rows[index] for index in _turn(len(self._rows), EXAMPLES, step, self._seed)]
-        divergence = self._text_gradient(texts, step)
-        task = self._task_gradient(rows, weight)
-        return StepLosses(divergence, task)
+        return StepLosses(self._text_gradient(texts, step), self._task_gradient(rows, weight))
 
     def _text_gradient(self, texts: Sequence[list[int]], step: int) -> float:
         model = self._language.model
@@ -92,9 +97,12 @@ class Objective:
     def _task_gradient(self, rows: list[dict[str, Any]], weight: float) -> float:
         device = next(self._scored.model.parameters()).device
         batch = {name: tensor.to(device) for name, tensor in self._pad(rows).items()}
-        loss = target_loss(self._scored.model, batch)
-        value = _finite(loss, "loss on training examples")
-        (weight * loss).backward()  # type: ignore[no-untyped-call]
+        with torch.no_grad(), self._doses.at(torch.ones_like(self._doses.values)):
+            tuned = log_softmax(target_logits(self._scored.model, batch)[0], dim=-1)
+        predicted = log_softmax(target_logits(self._scored.model, batch)[0], dim=-1)
+        divergence = kl_div(predicted, tuned, reduction="batchmean", log_target=True)
+        value = _finite(divergence, "divergence from the tuned model on training examples")
+        (weight * divergence).backward()  # type: ignore[no-untyped-call]
         return value
 
     def _inputs(self, texts: Sequence[list[int]], step: int) -> tuple[dict[str, Tensor], Tensor]:

@@ -1,0 +1,101 @@
+"""The objective of the doses against both divergences computed from merged weights, in double precision."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from intruders.checkpoints.pairing.open_sides import open_sides
+from intruders.checkpoints.pairing.pair_sides import pair_sides
+from intruders.experiments.doses.dose_groups import dose_groups
+from intruders.experiments.doses.dosed_model import DosedModel, DoseVector
+from intruders.experiments.doses.updates import read_updates
+from intruders.experiments.heal.heal_bench import open_models
+from intruders.experiments.heal.objective import Objective
+from intruders.models.encoding import IGNORED
+from intruders.models.loading import load_model
+
+from .healed_models import llama_and_adapter
+
+TEXTS = [[5, 20, 31, 7, 44, 12], [9, 3, 17]]
+ROWS = [
+    {"input_ids": [5, 6, 7, 8], "attention_mask": [1] * 4, "labels": [IGNORED, IGNORED, 7, 8]},
+    {"input_ids": [11, 4, 30], "attention_mask": [1] * 3, "labels": [IGNORED, IGNORED, 30]},
+]
+WEIGHT = 2.0
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    return llama_and_adapter(tmp_path_factory.mktemp("objective"), size=1.0)
+
+
+def merged(models: tuple[str, str], doses: dict[str, float]) -> Any:
+    """``W0 + a D`` in every adapted matrix, with D = 2 B A by the adapter's file."""
+    model: Any = load_model(models[0], "causal").eval().double()
+    stored = load_file(Path(models[1]) / "adapter_model.safetensors")
+    for name, dose in doses.items():
+        a, b = (
+            stored[f"base_model.model.{name.removesuffix('.weight')}.lora_{side}.weight"].double()
+            for side in "AB"
+        )
+        model.get_submodule(name.removesuffix(".weight")).weight.data += dose * 2.0 * b @ a
+    return model
+
+
+def log_probabilities(model: Any, ids: list[int]) -> Tensor:
+    with torch.no_grad():
+        return model(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1)
+
+
+def divergences(models: tuple[str, str], doses: dict[str, float]) -> tuple[float, float]:
+    now, base, tuned = (
+        merged(models, values) for values in (doses, dict.fromkeys(doses, 0.0), dict.fromkeys(doses, 1.0))
+    )
+    text, tokens, task, targets = 0.0, 0, 0.0, 0
+    for ids in TEXTS:
+        known, said = log_probabilities(base, ids), log_probabilities(now, ids)
+        text += float((known.exp() * (known - said)).sum())
+        tokens += len(ids)
+    for row in ROWS:
+        known, said = log_probabilities(tuned, row["input_ids"]), log_probabilities(now, row["input_ids"])
+        for position, label in enumerate(row["labels"]):
+            if label != IGNORED:
+                task += float((known[position - 1].exp() * (known - said)[position - 1]).sum())
+                targets += 1
+    return text / tokens, task / targets
+
+
+def test_divergences_and_their_gradient(models: tuple[str, str]) -> None:
+    language, _ = open_models(models[0], None, {})
+    sides = open_sides(*models)
+    updates = read_updates(pair_sides(*sides).pairs, "matrix", torch.device("cpu"), lambda *_: None)
+    groups = dose_groups(updates.names, "matrix", updates.ranks)
+    values = torch.linspace(0.2, 0.9, len(groups.names)).requires_grad_()
+    doses = DoseVector(values)
+    with DosedModel(language.model, sides[0], updates.by_name, groups, doses, is_base=True):
+        objective = Objective(language, language, doses, TEXTS, ROWS, seed=0)
+        losses = objective.gradient(0, WEIGHT)
+        assert doses.values is values
+        with doses.at(torch.ones_like(values).requires_grad_()):
+            assert objective.gradient(0, WEIGHT).task == pytest.approx(0.0, abs=1e-6)
+    by_name = {name: float(values.detach()[position]) for name, (position, *_) in groups.places.items()}
+    assert (losses.text, losses.task) == pytest.approx(
+        divergences(models, by_name),
+        rel=1e-4,
+        abs=1e-6,  # of sums in single precision
+    )
+    assert values.grad is not None
+    for name, (position, *_) in groups.places.items():
+        up, down = (
+            text + WEIGHT * task
+            for text, task in (
+                divergences(models, {**by_name, name: by_name[name] + h}) for h in (1e-4, -1e-4)
+            )
+        )
+        assert float(values.grad[position]) == pytest.approx((up - down) / 2e-4, rel=2e-3, abs=1e-5)
