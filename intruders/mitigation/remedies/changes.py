@@ -15,6 +15,8 @@ from ...linalg.pair import Pair
 
 # What rounding in double precision leaves of no difference, as a share of an update's norm.
 _ROUNDING = 1e-7
+# Numbers of a matrix that are widened at once.
+_AT_ONCE = 2**20
 
 
 @dataclass(frozen=True)
@@ -62,11 +64,29 @@ class Change:
         if self.entries is not None:
             both = pair.double()
             return both.base + self.entries(both.base, both.update.dense())
+        tuned = pair.tuned
+        if not isinstance(tuned, LowRank):
+            return self._applied_to_rows(pair)
+        # Some rows at once: W0, D and what is made of them in double precision are each four times W in 16 bits.
+        m, n = pair.base.shape
+        changed = torch.empty(m, n, dtype=torch.float64, device=pair.base.device)
+        step = max(1, _AT_ONCE // n)
+        for first in range(0, m, step):
+            rows = slice(first, first + step)
+            part = Pair(pair.base[rows], LowRank(tuned.left[rows], tuned.right))
+            changed[rows] = self._of_rows(rows)._applied_to_rows(part)
+        return changed
+
+    def _of_rows(self, rows: slice) -> Change:
+        added = self.added
+        return Change(self.share, None if added is None else LowRank(added.left[rows], added.right))
+
+    def _applied_to_rows(self, pair: Pair) -> Tensor:
         if self.share == 0:
-            base = Dense(pair.base.double())
-            return (
-                base if self.added is None else base.plus(self.added.to(pair.base.device, torch.float64))
-            ).matrix
+            changed = Dense(pair.base.double())
+            if self.added is not None:
+                changed = changed.plus(self.added.to(pair.base.device, torch.float64))
+            return changed.matrix
         wide = pair.double()
         tuned, update = wide.dense(), wide.update
         del wide  # the base in double precision is as large as what is made of it

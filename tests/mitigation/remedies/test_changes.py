@@ -14,6 +14,7 @@ from intruders.checkpoints.pairing.open_sides import open_sides
 from intruders.checkpoints.pairing.pair_sides import pair_sides
 from intruders.linalg.low_rank import LowRank
 from intruders.linalg.operators import Dense
+from intruders.linalg.pair import Pair
 from intruders.mitigation.cases import read_cases
 from intruders.mitigation.remedies.changes import Change
 from intruders.mitigation.remedies.intruders import ScaledIntruders
@@ -71,3 +72,22 @@ def test_weights_of_any_size_are_shrunk(tmp_path: Path) -> None:
         wanted = ScaledIntruders(0.3).change(case).applied(base_weight + update, case.update) - base_weight
         assert float(changed.norm()) == pytest.approx(float(wanted.norm()), rel=1e-6)
         torch.testing.assert_close(changed / changed.norm(), update / update.norm())
+
+
+@pytest.mark.parametrize("share", [1.0, 0.0, 0.4])
+@pytest.mark.parametrize("with_added", [False, True])
+def test_rows_at_once_make_the_same_matrix(
+    share: float, with_added: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("intruders.mitigation.remedies.changes._AT_ONCE", 21)  # of 7 columns: 3 rows
+    generator = torch.Generator().manual_seed(0)
+    base = torch.randn(11, 7, generator=generator).bfloat16()
+    left, right = torch.randn(11, 2, generator=generator), torch.randn(2, 7, generator=generator)
+    more = LowRank(torch.randn(11, 1, generator=generator), torch.randn(1, 7, generator=generator))
+    changed = Change(share, more if with_added else None).applied_to(Pair(base, LowRank(left, right)))
+    wanted = base.double() + share * left.double() @ right.double()
+    if with_added:
+        wanted = wanted + more.left.double() @ more.right.double()
+    torch.testing.assert_close(changed, wanted, rtol=1e-12, atol=1e-12)
+    if share == 0 and not with_added:
+        assert torch.equal(changed, base.double())
