@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 from functools import cache
+from pathlib import Path
 
 # Two threads of a product on one busy core are ten times slower than one; and sums do not depend on the count.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -41,6 +42,18 @@ jinja2.Environment.compile = cache(jinja2.Environment.compile)  # type: ignore[m
 def pytest_xdist_auto_num_workers() -> int:
     """A process more than there are cores: one often waits, for a browser, a process that it started, or Ray."""
     return available_cores() + 1
+
+
+# Rooms whose tests take longest: they come first, so that no process has the last of them to itself.
+_LONGEST = ("training", "studies", "experiments", "mitigation", "faults", "reports", "audits", "engine")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def place(item: pytest.Item) -> int:
+        room = item.path.relative_to(Path(__file__).parent).parts[0]
+        return _LONGEST.index(room) if room in _LONGEST else len(_LONGEST)
+
+    items.sort(key=place)
 
 
 def pytest_collection_finish() -> None:
