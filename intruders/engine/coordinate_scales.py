@@ -83,14 +83,14 @@ class _Brackets:
         value = least.at(torch.arange(len(start), device=start.device), start)
         now = cls(start.clone(), start.clone(), value.clone(), value.clone(), torch.zeros_like(value).bool())
         goes_down = value < 0
-        open_ = value.isfinite().nonzero().squeeze(-1)
+        remaining = value.isfinite().nonzero().squeeze(-1)
         for doubling in range(_DOUBLINGS):
-            if len(open_) == 0:
+            if len(remaining) == 0:
                 break
-            down = goes_down[open_]
+            down = goes_down[remaining]
             share = 1 + _FIRST_STEP * 2**doubling
-            scale = torch.where(down, start[open_] / share, start[open_] * share)
-            value = least.at(open_, scale)
+            scale = torch.where(down, start[remaining] / share, start[remaining] * share)
+            value = least.at(remaining, scale)
             is_other = torch.where(down, value >= 0, value < 0)
             # The end that stays on its side comes along, so that the first change of sign is what is kept.
             to_low = down == is_other
@@ -98,15 +98,15 @@ class _Brackets:
                 (now.low, now.at_low, to_low),
                 (now.high, now.at_high, ~to_low),
             ):
-                end[open_] = torch.where(taken, scale, end[open_])
-                at_end[open_] = torch.where(taken, value, at_end[open_])
-            now.is_settled[open_] = is_other
-            open_ = open_[~is_other & value.isfinite()]
+                end[remaining] = torch.where(taken, scale, end[remaining])
+                at_end[remaining] = torch.where(taken, value, at_end[remaining])
+            now.is_settled[remaining] = is_other
+            remaining = remaining[~is_other & value.isfinite()]
         return now
 
     def narrowed(self, least: _LeastCosine) -> Tensor:
         """Narrow each to ``TOLERANCE``, and return the ends with an intruder."""
-        halves = torch.zeros_like(self.is_settled)
+        is_stuck = torch.zeros_like(self.is_settled)
         for _ in range(_MOST_ROUNDS):
             index = (self.is_settled & (self.high - self.low > TOLERANCE * self.low)).nonzero().squeeze(-1)
             if len(index) == 0:
@@ -118,7 +118,7 @@ class _Brackets:
             # A little beyond where the secant puts the root, toward the farther end, so that this end comes near. The
             # middle where that did not halve the bracket: the least cosine jumps where another vector comes in.
             aside = torch.where(share < 0.5, 0.4, -0.4) * TOLERANCE * low
-            scale = torch.where(halves[index], 0.5 * (low + high), low + share * (high - low) + aside)
+            scale = torch.where(is_stuck[index], 0.5 * (low + high), low + share * (high - low) + aside)
             margin = 0.1 * TOLERANCE * low
             scale = torch.minimum(torch.maximum(scale, low + margin), high - margin)
             value = least.at(index, scale)
@@ -128,5 +128,5 @@ class _Brackets:
             self.at_low[index] = torch.where(is_there, at_low, value)
             self.high[index] = torch.where(is_there, scale, high)
             self.at_high[index] = torch.where(is_there, value, at_high)
-            halves[index] = self.high[index] - self.low[index] > 0.5 * (high - low)
+            is_stuck[index] = self.high[index] - self.low[index] > 0.5 * (high - low)
         return self.high
