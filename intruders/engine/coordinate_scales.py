@@ -39,7 +39,7 @@ class _LeastCosine:
         leading = None if self.leading is None else self.leading.select(index)
         leading = leading_vectors(self.problem.select(index).at(scales), self.k, leading)
         self.leading = leading if self.leading is None else self.leading.with_rows(index, leading)
-        coordinates, off = self.coordinates.select(index).scaled(scales), self.whole.off[index]
+        coordinates, off = self.coordinates.select(index), self.whole.off[index]
         cosines = coordinate_cosines(coordinates, leading, off, self.whole.shape[-2])
         is_known = cosines.upper - cosines.lower < 1.0
         return torch.where(is_known, cosines.cosines, torch.nan).amin(-1) - self.epsilon

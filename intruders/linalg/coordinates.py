@@ -66,10 +66,6 @@ class Coordinates(Batched):
         """Number of left coordinates."""
         return self.left.shape[-2]
 
-    def scaled(self, factors: Tensor) -> Coordinates:
-        """Scale each update by a number ``(batch)``; no product with anything large."""
-        return Coordinates(self.values, self.left * factors[:, None, None], self.right, self.off)
-
     def update(self) -> LowRank:
         """D in left and right coordinates; the right ones go on with what A has outside V where n > m."""
         gram = (

@@ -60,6 +60,10 @@ class LowRank:
         """Return the matrices at ``index`` of a batch; for a number the one matrix, without a batch dimension."""
         return LowRank(self.left[index], self.right[index])
 
+    def rows(self, index: Tensor | slice) -> LowRank:
+        """Return the rows of one matrix at ``index``."""
+        return LowRank(self.left[index], self.right)
+
     def to(self, device: torch.device, dtype: torch.dtype) -> LowRank:
         return LowRank(self.left.to(device, dtype), self.right.to(device, dtype))
 

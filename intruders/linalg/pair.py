@@ -80,6 +80,11 @@ class Pair:
             return Pair(base, self.tuned.select(index))
         return Pair(base, self.tuned[index])
 
+    def rows(self, index: slice) -> Pair:
+        """Return the rows of one pair at ``index``."""
+        tuned = self.tuned
+        return Pair(self.base[index], tuned.rows(index) if isinstance(tuned, LowRank) else tuned[index])
+
     def to(self, device: torch.device, dtype: torch.dtype) -> Pair:
         return Pair(self.base.to(device, dtype), self.tuned.to(device, dtype))
 

@@ -8,7 +8,6 @@ import time
 import torch
 
 from ...errors import CheckpointError, NonFiniteError
-from ...linalg.low_rank import LowRank
 from ...linalg.pair import Pair
 from ...system.callers_process import usual_type
 from ...system.progress import Progress, silent
@@ -131,7 +130,7 @@ def _verdict(
         return Verdict(OTHER_WEIGHTS, "the adapter does not change this matrix; the merged model does")
     _require_finite(both, pair.name)
     rows = min(pair.shape[0], counterpart.shape[0])  # of embeddings with tokens added, those that both have
-    both = _first_rows(both, rows)
+    both = both.rows(slice(rows))
     # No pair comes of a matrix that is the base's, rounded.
     merged = both.base.to(stored.dtype) if after is None else after.dense()[:rows]
     matrix = MergedMatrix(both, merged, numbers)
@@ -155,14 +154,6 @@ def _require_finite(both: Pair, name: str) -> None:
             raise NonFiniteError(
                 f"'{name}' contains NaN or infinity in the {side}; expected finite numbers; use another copy of it"
             )
-
-
-def _first_rows(both: Pair, rows: int) -> Pair:
-    if rows == both.base.shape[0]:
-        return both
-    if isinstance(both.tuned, LowRank):
-        return Pair(both.base[:rows], LowRank(both.tuned.left[:rows], both.tuned.right))
-    return Pair(both.base[:rows], both.tuned[:rows])
 
 
 def _stored_tensor_of(matrix: str, base: Checkpoint) -> str:

@@ -64,22 +64,17 @@ class Change:
         if self.entries is not None:
             both = pair.double()
             return both.base + self.entries(both.base, both.update.dense())
-        tuned = pair.tuned
-        if not isinstance(tuned, LowRank):
-            return self._applied_to_rows(pair)
         # Some rows at once: W0, D and what is made of them in double precision are each four times W in 16 bits.
         m, n = pair.base.shape
         changed = torch.empty(m, n, dtype=torch.float64, device=pair.base.device)
         step = max(1, _AT_ONCE // n)
         for first in range(0, m, step):
             rows = slice(first, first + step)
-            part = Pair(pair.base[rows], LowRank(tuned.left[rows], tuned.right))
-            changed[rows] = self._of_rows(rows)._applied_to_rows(part)
+            changed[rows] = self._of_rows(rows)._applied_to_rows(pair.rows(rows))
         return changed
 
     def _of_rows(self, rows: slice) -> Change:
-        added = self.added
-        return Change(self.share, None if added is None else LowRank(added.left[rows], added.right))
+        return Change(self.share, None if self.added is None else self.added.rows(rows))
 
     def _applied_to_rows(self, pair: Pair) -> Tensor:
         if self.share == 0:
@@ -88,9 +83,7 @@ class Change:
                 changed = changed.plus(self.added.to(pair.base.device, torch.float64))
             return changed.matrix
         wide = pair.double()
-        tuned, update = wide.dense(), wide.update
-        del wide  # the base in double precision is as large as what is made of it
-        return self.applied(tuned, update)
+        return self.applied(wide.dense(), wide.update)
 
     def updated(self, update: LowRank) -> LowRank:
         """``W' - W0`` from the update D, in double precision."""

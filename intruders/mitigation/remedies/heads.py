@@ -44,7 +44,7 @@ class HeadBlock:
         """That part of an update."""
         if isinstance(update, LowRank):
             if self.is_of_rows:
-                return LowRank(update.left[self.places], update.right)
+                return update.rows(self.places)
             return LowRank(update.left, update.right[:, self.places])
         return replace(update, matrix=self.within(update.matrix))
 
