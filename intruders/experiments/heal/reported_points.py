@@ -59,7 +59,7 @@ def reported_points(
     tuned = measuring.outcome(TUNED, [1.0] * count, answers=True)
     healed = measuring.outcome(HEALED, doses, answers=True)
     measuring.step("find interpolation at that task loss")
-    equal = least_dose(measuring.bench, measuring.data, healed.tasks[task].losses.mean, on_report=True)
+    equal = same_dose(measuring, healed.tasks[task].losses.mean, tuned.tasks[task].losses.mean)
     at_equal = measuring.outcome(INTERPOLATION, [equal] * count, answers=True)
     curve = {0.0: base, 1.0: tuned, equal: at_equal}
     for alpha in _ALPHAS:
@@ -84,6 +84,17 @@ def reported_points(
                 report.point(INTRUDERS, measuring.outcome(INTRUDERS, [1.0] * count, removed=INTRUDERS), None)
             )
     return points + [report.point(CURVE, outcome, alpha) for alpha, outcome in ordered.items()]
+
+
+def same_dose(measuring: ReportMeasuring, healed: float, tuned: float) -> float:
+    """Return the smallest common dose at the healed model's task loss, or the tuned model's if no dose gets so low.
+
+    Without the second, interpolation would be the tuned model itself, and all that is healed would count as a gain.
+    """
+    dose = least_dose(measuring.bench, measuring.data, healed, on_report=True)
+    if dose < 1 or healed >= tuned:
+        return dose
+    return least_dose(measuring.bench, measuring.data, tuned, on_report=True)
 
 
 def least_dose(bench: HealBench, data: HealData, most: float, *, on_report: bool = False) -> float:

@@ -83,8 +83,10 @@ def verdict(healing: Healing) -> list[str]:
         gain = measure.gain
         clear = "" if gain is None else f", {_clearly(gain)}"
         share = other.corpora[corpus].healed
+        is_reached = other.tasks[healing.task].loss.estimate <= task.loss.estimate
+        whose = "that task loss" if is_reached else "the tuned model's task loss, since none gets so low"
         lines.append(
-            f"interpolation at that task loss (dose {number(other.dose or 0.0)}) heals "
+            f"interpolation at {whose} (dose {number(other.dose or 0.0)}) heals "
             f"{percent(max(0.0, share.estimate)) if share is not None else '-'}{clear}"
         )
     return lines
