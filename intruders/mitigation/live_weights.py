@@ -174,7 +174,7 @@ class LiveInterventions:
         update = case.update
         assert isinstance(update, LowRank)  # a dense one is put back from what is stored of it
         stored = matrix.read(self._base.tensors[matrix.tensor]).to(update.device)
-        put_back(matrix, tensor, change.applied_to(Pair(stored, update)).to(tensor.dtype))
+        put_back(matrix, tensor, change.applied_to(Pair(stored, update), tensor.dtype))
 
     def norm_of_others(self, elsewhere: Elsewhere = everywhere_as_tuned) -> float:
         """``||W' - W0||_F`` over the tuned tensors of which no case is."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ...errors import CheckpointError
+from ...linalg.by_rows import made_by_rows
 from ...linalg.low_rank import LowRank
 from ...linalg.pair import Pair
 from ..adapters.adapter import Adapter
@@ -22,8 +23,8 @@ from ..stored.selection import Selection
 from .finite import require_finite
 from .shards import PlannedTensor
 
-# A matrix in its new form, in double precision, from the two matrices as they are stored.
-Changed = Callable[[Pair], Tensor]
+# A matrix in its new form, computed in double precision and rounded once, from the two matrices as they are stored.
+Changed = Callable[[Pair, torch.dtype], Tensor]
 # Of the update of a tensor that is not among the changed matrices, by the base's name: the share that stays.
 Elsewhere = Callable[[str], float]
 
@@ -67,7 +68,7 @@ def _changed_checkpoint(
             return (
                 stored.read()
                 if partner is None
-                else changed_tensor(stored, base, partner, changes, elsewhere)
+                else changed_tensor(stored, base, partner, changes, elsewhere, dtype)
             )
 
         return PlannedTensor(name, stored.shape, dtype, read)
@@ -76,20 +77,25 @@ def _changed_checkpoint(
 
 
 def changed_tensor(
-    stored: StoredTensor, base: Checkpoint, name: str, changes: Mapping[str, Changed], elsewhere: Elsewhere
+    stored: StoredTensor,
+    base: Checkpoint,
+    name: str,
+    changes: Mapping[str, Changed],
+    elsewhere: Elsewhere,
+    dtype: torch.dtype,
 ) -> Tensor:
     """Return a tensor that the tuned side stores in full, with its changed matrices or its share of the update.
 
-    ``name`` is the base's.
+    ``name`` is the base's; ``dtype`` that of what is written.
     """
     matrices = [] if not_a_matrix(base.tensors[name]) else matrices_of(base, name)
     common = common_matrices(matrices, base.shape(name), stored.shape)
     wanted = [(matrix, changes[matrix.name]) for matrix in common if matrix.name in changes]
     if not wanted:
-        return _with_share(stored.read(), base.tensors[name], name, elsewhere(name))
-    tensor = _wide_copy(stored.read())
+        return _with_share(stored.read(), base.tensors[name], name, elsewhere(name), dtype)
+    tensor = stored.read().to(dtype, copy=True)
     for matrix, change in wanted:
-        put_back(matrix, tensor, change(Pair(matrix.read(base.tensors[name]), matrix.read(stored))))
+        put_back(matrix, tensor, change(Pair(matrix.read(base.tensors[name]), matrix.read(stored)), dtype))
     return tensor
 
 
@@ -106,16 +112,16 @@ def _merged_checkpoint(
 
         def read() -> Tensor:
             if name in whole:
-                return _with_share(whole[name](), stored, name, elsewhere(name))
+                return _with_share(whole[name](), stored, name, elsewhere(name), stored.dtype)
             loaded = [(matrix, pair, both) for matrix, pair in changed if (both := pair.load()) is not None]
             if not loaded:
                 return stored.read()
-            tensor = _wide_copy(stored.read())
+            tensor = stored.read().to(stored.dtype, copy=True)
             for matrix, _, both in loaded:
                 change = changes.get(matrix.name) or partial(
                     _matrix_with_share, name=name, share=elsewhere(name)
                 )
-                put_back(matrix, tensor, change(both))
+                put_back(matrix, tensor, change(both, stored.dtype))
             return tensor
 
         return PlannedTensor(name, stored.shape, stored.dtype, read)
@@ -129,21 +135,23 @@ def _merged_checkpoint(
     return [planned(name) for name in base.tensors]
 
 
-def _matrix_with_share(pair: Pair, name: str, share: float) -> Tensor:
-    """``W0 + share * D`` in double precision; W and W0 themselves at 1 and 0."""
+def _matrix_with_share(pair: Pair, dtype: torch.dtype, *, name: str, share: float) -> Tensor:
+    """``W0 + share * D``; W and W0 themselves at 1 and 0."""
     if share == 0:
-        return pair.base.double()
-    if isinstance(pair.tuned, LowRank) and share != 1:
-        factors = pair.tuned.double()
-        # In place: W0 in double precision is large.
-        return require_finite(_wide_copy(pair.base).addmm_(factors.left, factors.right, alpha=share), name)
-    wide = pair.double()
-    if share == 1:
-        return wide.dense()
-    return require_finite(wide.dense() + (share - 1.0) * wide.update.dense(), name)
+        return pair.base.to(dtype)
+
+    def rows(some: slice) -> Tensor:
+        wide = pair.rows(some).double()
+        if share == 1:
+            return wide.dense()
+        if isinstance(wide.tuned, LowRank):
+            return require_finite(wide.base.addmm(wide.tuned.left, wide.tuned.right, alpha=share), name)
+        return require_finite(wide.base + share * (wide.tuned - wide.base), name)
+
+    return made_by_rows(rows, pair.base.shape, dtype, pair.base.device)
 
 
-def _with_share(tensor: Tensor, base: StoredTensor, name: str, share: float) -> Tensor:
+def _with_share(tensor: Tensor, base: StoredTensor, name: str, share: float, dtype: torch.dtype) -> Tensor:
     """A tensor of any shape between the base's and the tuned model's.
 
     Of one with more rows, such as an embedding that was resized, the rows that the base lacks stay. One of another
@@ -153,14 +161,20 @@ def _with_share(tensor: Tensor, base: StoredTensor, name: str, share: float) -> 
     if share == 1 or not tensor.is_floating_point():
         return tensor
     if tensor.dim() == len(shape) > 0 and tensor.shape[1:] == shape[1:] and len(tensor) > shape[0]:
-        common = _with_share(tensor[: shape[0]], base, name, share)
-        return torch.cat([common.to(tensor.dtype), tensor[shape[0] :]])
+        common = _with_share(tensor[: shape[0]], base, name, share, dtype)
+        return torch.cat([common, tensor[shape[0] :].to(dtype)])
     if tensor.shape != shape:
         return tensor
+    of_base = base.read()
     if share == 0:
-        return base.read()
-    of_base = base.read().double()
-    return require_finite(of_base + share * (tensor.double() - of_base), name)
+        return of_base
+
+    def rows(some: slice) -> Tensor:
+        wide = of_base.reshape(-1, *shape[1:])[some].double()
+        return require_finite(wide + share * (tensor.reshape(-1, *shape[1:])[some].double() - wide), name)
+
+    # A number alone counts as a row.
+    return made_by_rows(rows, shape or (1,), dtype, tensor.device).reshape(shape)
 
 
 def _replaced_whole(base: Checkpoint, tuned: Adapter | ModelSum) -> dict[str, Callable[[], Tensor]]:
@@ -197,8 +211,3 @@ def _replaced_whole(base: Checkpoint, tuned: Adapter | ModelSum) -> dict[str, Ca
                     )
                 whole[name] = stored[other].read
     return whole
-
-
-def _wide_copy(tensor: Tensor) -> Tensor:
-    """A copy to write into; double, so that the final dtype is the only rounding."""
-    return tensor.to(torch.float64, copy=True)

@@ -9,14 +9,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ...linalg.by_rows import made_by_rows
 from ...linalg.low_rank import LowRank
 from ...linalg.operators import Dense, Update
 from ...linalg.pair import Pair
 
 # What rounding in double precision leaves of no difference, as a share of an update's norm.
 _ROUNDING = 1e-7
-# Numbers of a matrix that are widened at once.
-_AT_ONCE = 2**20
 
 
 @dataclass(frozen=True)
@@ -59,19 +58,21 @@ class Change:
             changed = changed.plus(self.added.to(tuned.device, torch.float64))
         return changed.matrix
 
-    def applied_to(self, pair: Pair) -> Tensor:
-        """W' from the two matrices as they are stored, in double precision: without a share of D, W0 to the bit."""
+    def applied_to(self, pair: Pair, dtype: torch.dtype = torch.float64) -> Tensor:
+        """W' from the two matrices as they are stored, computed in double precision and rounded once.
+
+        Without a share of D it is W0 to the bit.
+        """
         if self.entries is not None:
             both = pair.double()
-            return both.base + self.entries(both.base, both.update.dense())
+            return (both.base + self.entries(both.base, both.update.dense())).to(dtype)
         # Some rows at once: W0, D and what is made of them in double precision are each four times W in 16 bits.
-        m, n = pair.base.shape
-        changed = torch.empty(m, n, dtype=torch.float64, device=pair.base.device)
-        step = max(1, _AT_ONCE // n)
-        for first in range(0, m, step):
-            rows = slice(first, first + step)
-            changed[rows] = self._of_rows(rows)._applied_to_rows(pair.rows(rows))
-        return changed
+        return made_by_rows(
+            lambda rows: self._of_rows(rows)._applied_to_rows(pair.rows(rows)),
+            pair.base.shape,
+            dtype,
+            pair.base.device,
+        )
 
     def _of_rows(self, rows: slice) -> Change:
         return Change(self.share, None if self.added is None else self.added.rows(rows))

@@ -79,15 +79,17 @@ def test_weights_of_any_size_are_shrunk(tmp_path: Path) -> None:
 def test_rows_at_once_make_the_same_matrix(
     share: float, with_added: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("intruders.mitigation.remedies.changes._AT_ONCE", 21)  # of 7 columns: 3 rows
+    monkeypatch.setattr("intruders.linalg.by_rows._AT_ONCE", 21)  # of 7 columns: 3 rows
     generator = torch.Generator().manual_seed(0)
     base = torch.randn(11, 7, generator=generator).bfloat16()
     left, right = torch.randn(11, 2, generator=generator), torch.randn(2, 7, generator=generator)
     more = LowRank(torch.randn(11, 1, generator=generator), torch.randn(1, 7, generator=generator))
-    changed = Change(share, more if with_added else None).applied_to(Pair(base, LowRank(left, right)))
+    change, pair = Change(share, more if with_added else None), Pair(base, LowRank(left, right))
+    changed = change.applied_to(pair)
     wanted = base.double() + share * left.double() @ right.double()
     if with_added:
         wanted = wanted + more.left.double() @ more.right.double()
     torch.testing.assert_close(changed, wanted, rtol=1e-12, atol=1e-12)
     if share == 0 and not with_added:
         assert torch.equal(changed, base.double())
+    assert torch.equal(change.applied_to(pair, torch.bfloat16), changed.bfloat16())
