@@ -23,16 +23,28 @@ class Columns(Settings):
         by_commas=True,
         metavar="COLUMN",
         panel="Data files",
-        unless_given="default: none",
+        unless_given="default: text, where the file has it",
     )
     label: str | None = setting(
-        None, "Column of the label.", metavar="COLUMN", panel="Data files", unless_given="default: none"
+        None,
+        "Column of the label.",
+        metavar="COLUMN",
+        panel="Data files",
+        unless_given="default: label, where the file has it",
     )
     prompt: str | None = setting(
-        None, "Column of the prompt.", metavar="COLUMN", panel="Data files", unless_given="default: none"
+        None,
+        "Column of the prompt.",
+        metavar="COLUMN",
+        panel="Data files",
+        unless_given="default: prompt, where the file has it",
     )
     completion: str | None = setting(
-        None, "Column of the completion.", metavar="COLUMN", panel="Data files", unless_given="default: none"
+        None,
+        "Column of the completion.",
+        metavar="COLUMN",
+        panel="Data files",
+        unless_given="default: completion, where the file has it",
     )
     messages: str | None = setting(
         None,
@@ -40,7 +52,7 @@ class Columns(Settings):
         metavar="COLUMN",
         new_in="0.2",
         panel="Data files",
-        unless_given="default: none",
+        unless_given="default: messages, where the file has it",
     )
     score: str | None = setting(
         None,
@@ -72,3 +84,12 @@ class Columns(Settings):
         metavar="TOKENS",
         panel="Data files",
     )
+
+    @property
+    def are_named(self) -> bool:
+        """Whether any column is named."""
+        return bool(self.named())
+
+    def named(self) -> list[str]:
+        """Return what the named columns are: "prompt", "completion" and so on."""
+        return [name for name in ("text", "label", "prompt", "completion", "messages") if getattr(self, name)]

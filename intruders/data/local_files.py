@@ -9,7 +9,7 @@ import sys
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ from .values import as_text, empty_value, is_missing
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 
+# Names that need not be given, as the libraries of the field have them.
+_USUAL = (("prompt", "completion"), ("messages",), ("text", "label"))
 _HELD_OUT = 0.1
 _NO_LIMIT = sys.maxsize  # of the length of a cell, which is 131,072 characters by default
 
@@ -31,8 +33,12 @@ _NO_LIMIT = sys.maxsize  # of the length of a cell, which is 131,072 characters 
 def local_task(path: Path, columns: Columns, seed: int = 0) -> Task:
     """Load the rows of ``path`` as a task; a tenth, chosen by seed, is for validation if no file is given.
 
+    Where no column is named, those of the usual names are taken: prompt and completion, messages, or text and label.
+
     Raises SettingError for a file that cannot be read, a missing column, and a row without a value.
     """
+    if not columns.are_named:
+        columns = _usual_columns(path, columns)
     kind = _kind(path, columns)
     train = _examples(path, columns, kind)
     random.Random(f"rows {seed}").shuffle(train)
@@ -77,10 +83,11 @@ def examples_of(file: DataFile, columns: Columns, kind: Kind) -> list[Example]:
     names = [name for name in wanted if name is not None]
     if file.rows:
         _require_columns(names, file.rows[0].keys(), file.name)
+    _require_values(file, names)
     examples = []
     for index, row in enumerate(file.rows):
         origin = file.origin(index)
-        values = [_value(row, name, origin) for name in names]
+        values = [row[name] for name in names]
         if kind == "causal":
             examples.append(causal_example(names, values, origin))
             continue
@@ -141,10 +148,24 @@ def _kind(path: Path, columns: Columns) -> Kind:
         return "causal"
     if columns.messages and not (columns.prompt or columns.completion or columns.text or columns.label):
         return "causal"
-    _require_file(path)
     raise SettingError(
-        f"data file {path.name!r} needs its columns named: text and label for classification, "
-        "or prompt and completion, or messages alone, for a causal model"
+        f"data file {path.name!r}: the columns named are {', '.join(columns.named())}; expected text and label for "
+        "classification, or prompt and completion, or messages alone, for a causal model"
+    )
+
+
+def _usual_columns(path: Path, columns: Columns) -> Columns:
+    """Name the columns of a file that has them under the names that the field uses."""
+    rows = read_rows(path, no_header=columns.no_header).rows
+    present = list(rows[0]) if rows else []
+    for names in _USUAL:
+        if set(names) <= set(present):
+            given: dict[str, Any] = {name: (name,) if name == "text" else name for name in names}
+            return replace(columns, **given)
+    raise SettingError(
+        f"data file {path.name!r} has the columns {', '.join(map(repr, present)) or 'of no row'}; expected prompt and "
+        "completion, messages, or text and label; name yours with --prompt and --completion, --messages, or --text and "
+        "--label"
     )
 
 
@@ -172,10 +193,18 @@ def _require_columns(names: Sequence[str], present: Iterable[str], where: str) -
             raise SettingError(f"column {name!r} is not in {where}; it has {', '.join(map(repr, present))}")
 
 
-def _value(row: dict[str, Any], name: str, origin: str) -> Any:
-    if is_missing(row[name]):
-        raise empty_value(name, origin)
-    return row[name]
+def _require_values(file: DataFile, names: Sequence[str]) -> None:
+    """Raise SettingError with all rows that lack a value, so that a file is mended in one go; a text may be empty."""
+    empty = [
+        (index, name)
+        for index, row in enumerate(file.rows)
+        for name in names
+        if is_missing(row[name]) or (name == names[-1] and isinstance(row[name], str) and not row[name])
+    ]
+    if empty:
+        index, name = empty[0]
+        rows = list(dict.fromkeys(index for index, _ in empty))[1:]
+        raise empty_value(name, file.origin(index), [file.origin(row) for row in rows])
 
 
 def _delimited(path: Path, no_header: bool, **form: Any) -> DataFile:

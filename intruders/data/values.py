@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
 
 import numpy as np
 
 from ..errors import SettingError
+
+_SHOWN = 8  # rows that an error names
 
 
 def is_missing(value: Any) -> bool:
@@ -41,9 +44,19 @@ def whole(text: str, where: str) -> str:
     return text
 
 
-def empty_value(name: str, origin: str) -> SettingError:
-    """Return the error for a value that is missing."""
-    return SettingError(f"column {name!r} of {origin} is empty; expected a value in every row")
+def empty_value(name: str, origin: str, others: Sequence[str] = ()) -> SettingError:
+    """Return the error for a value that is missing; ``others`` are the further rows that lack one.
+
+    >>> print(empty_value("answer", "line 2 of a.csv", ["line 5 of a.csv", "line 9 of a.csv"]))
+    column 'answer' of line 2 of a.csv is empty; expected a value in every row; 2 further rows lack one: line 5, line 9
+    """
+    said = f"column {name!r} of {origin} is empty; expected a value in every row"
+    if others:
+        shown = ", ".join(other.partition(" of ")[0] for other in others[:_SHOWN])
+        more = ", ..." if len(others) > _SHOWN else ""
+        rows = "1 further row lacks" if len(others) == 1 else f"{len(others):,} further rows lack"
+        said += f"; {rows} one: {shown}{more}"
+    return SettingError(said)
 
 
 def described(value: Any) -> str:

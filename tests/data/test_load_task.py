@@ -116,7 +116,12 @@ def test_bad_data_is_named(tmp_path: Path) -> None:
             "line 2 of other.csv (the validation split) has the label 'z', which the train split has not; expected",
         ),
         (str(broken), columns, "cannot be read as jsonl: line 1"),
-        (str(table), Columns(), "needs its columns named"),
+        (
+            str(table),
+            Columns(),
+            "has the columns 'sentence', 'label'; expected prompt and completion, messages, or",
+        ),
+        (str(table), Columns(label="label"), "the columns named are label; expected text and label for"),
         (str(tmp_path / "none.csv"), columns, "does not exist"),
         (str(tmp_path / "none.csv"), Columns(), "does not exist"),
         ("word-problem", Columns(), "did you mean 'word-problems'"),
@@ -126,6 +131,26 @@ def test_bad_data_is_named(tmp_path: Path) -> None:
     for name, given, said in cases:
         with pytest.raises(SettingError, match=re.escape(said)):
             load_task(name, given)
+
+
+@pytest.mark.parametrize(
+    ("row", "kind", "text", "target"),
+    [
+        ({"prompt": "2 + 2 is", "completion": " 4", "text": "no", "label": "no"}, "causal", "2 + 2 is", " 4"),
+        ({"text": "good", "label": "yes", "prompt": "alone"}, "classification", "good", "yes"),
+    ],
+)
+def test_columns_of_the_usual_names_need_not_be_named(
+    row: dict[str, str], kind: str, text: str, target: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text(
+        "".join(json.dumps({**row, key: row[key] + str(i)}) + "\n" for key in row for i in range(2))
+    )
+    task = load_task(str(file))
+    assert task.kind == kind
+    assert {example.text for example in task.train} <= {text, f"{text}0", f"{text}1"}
+    assert {example.target for example in task.train} <= {target, f"{target}0", f"{target}1"}
 
 
 @pytest.mark.parametrize(

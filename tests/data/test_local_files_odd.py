@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import warnings
 from decimal import Decimal
 from pathlib import Path
@@ -94,3 +95,17 @@ def test_one_label_in_two_spellings_is_told(one: str, other: str, tmp_path: Path
     with pytest.warns(UserWarning, match="are two classes; write them in one way"):
         task = load_task(rows_in(tmp_path / "rows.jsonl", rows), Columns(text=("text",), label="label"))
     assert len(task.labels) == 3
+
+
+def test_all_rows_without_a_value_are_named_at_once(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    rows = [
+        {"prompt": "a", "completion": "b"},
+        {"prompt": "a", "completion": None},
+        {"prompt": "", "completion": "b"},
+    ]
+    rows += [{"prompt": "only this"}, {"prompt": "a", "completion": ""}]
+    file.write_text("".join(json.dumps(row) + "\n\n" for row in rows))
+    said = "line 3 of rows.jsonl is empty; expected a value in every row; 2 further rows lack one: line 7, line 9"
+    with pytest.raises(SettingError, match=re.escape(said)):
+        load_task(str(file))

@@ -1,0 +1,115 @@
+"""Tables of docs/results/healing.md: what several healed models measured, and the mean over their seeds.
+
+    python -m benchmarks.healed_models FOLDER/heal.json ...
+
+Models are named by the folders of the tuned ones. Those whose names differ in a last ``-s0``, ``-s1``, ... are seeds of
+one setting. Of a mean the brackets hold the lowest and the highest seed, of a single model its 95 % interval.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean
+
+from intruders.experiments.heal.healing import (
+    HEALED,
+    INTERPOLATION,
+    INTRUDERS,
+    MEAN_DOSE,
+    SHUFFLED,
+    TUNED,
+    Healing,
+    TaskMeasure,
+)
+from intruders.measures.intervals import Interval
+
+
+def main(files: Sequence[str]) -> None:
+    if not files:
+        sys.exit("no file was given; pass the heal.json of each healed model")
+    models = {Path(healing.tuned).name: healing for healing in map(Healing.load, files)}
+    settings: dict[str, list[Healing]] = {}
+    for name, healing in models.items():
+        settings.setdefault(re.sub(r"-s\d+$", "", name), []).append(healing)
+    print_rows("model", {name: [healing] for name, healing in models.items()})
+    print_rows("mean over seeds", {name: group for name, group in settings.items() if len(group) > 1})
+
+
+def print_rows(title: str, groups: dict[str, list[Healing]]) -> None:
+    """Print text, task and controls of each group."""
+    _print_head(title, "text", "forgotten", "healed", "interpolation", "gain, nats per token")
+    for name, group in groups.items():
+        for corpus in group[0].healed_point.corpora:
+            forgotten = mean(healing.tuned_point.corpora[corpus].forgotten.estimate for healing in group)
+            gains = [healing.healed_point.corpora[corpus].gain for healing in group]
+            _print_row(
+                _labelled(name, group),
+                corpus,
+                f"{forgotten:.3f}",
+                _over(_healed(group, HEALED, corpus), "{:.0%}"),
+                _over(_healed(group, INTERPOLATION, corpus), "{:.0%}", is_short=True),
+                _over(gains, "{:+.3f}"),
+            )
+    _print_head(title, "task loss tuned, healed", "rise", "accuracy tuned, healed, interpolation")
+    for name, group in groups.items():
+        losses = [mean(task.loss.estimate for task in _tasks(group, point)) for point in (TUNED, HEALED)]
+        accuracies = [
+            mean(task.accuracy.estimate for task in _tasks(group, point) if task.accuracy)
+            for point in (TUNED, HEALED, INTERPOLATION)
+        ]
+        _print_row(
+            _labelled(name, group),
+            ", ".join(f"{loss:.4f}" for loss in losses),
+            _over([task.rise for task in _tasks(group, HEALED)], "{:+.3f}"),
+            ", ".join(f"{accuracy:.2f}" for accuracy in accuracies),
+        )
+    _print_head(title, "intruders before, after", "mean dose", "shuffled doses", "intruders scaled")
+    for name, group in groups.items():
+        before = mean(healing.intruders_before for healing in group)
+        after = mean(healing.intruders_after or 0 for healing in group)
+        controls = [
+            _over(_healed(group, point, group[0].corpus), "{:.0%}", is_short=True)
+            for point in (MEAN_DOSE, SHUFFLED, INTRUDERS)
+        ]
+        _print_row(_labelled(name, group), f"{before:.0f}, {after:.0f}", *controls)
+
+
+def _print_head(*cells: str) -> None:
+    print()
+    _print_row(*cells)
+    print("|" + "---|" * len(cells))
+
+
+def _print_row(*cells: str) -> None:
+    print(f"| {' | '.join(cells)} |")
+
+
+def _labelled(name: str, group: Sequence[Healing]) -> str:
+    return name if len(group) == 1 else f"{name}, {len(group)} seeds"
+
+
+def _tasks(group: Sequence[Healing], point: str) -> list[TaskMeasure]:
+    return [measured.tasks[healing.task] for healing in group if (measured := healing.point(point))]
+
+
+def _healed(group: Sequence[Healing], point: str, corpus: str) -> list[Interval | None]:
+    return [measured.corpora[corpus].healed for healing in group if (measured := healing.point(point))]
+
+
+def _over(intervals: Sequence[Interval | None], form: str, *, is_short: bool = False) -> str:
+    """Say the mean with its lowest and highest seed; of one model its interval, unless it is to be short."""
+    values = [interval for interval in intervals if interval is not None]
+    if not values:
+        return "-"
+    estimates = [interval.estimate for interval in values]
+    said = form.format(mean(estimates))
+    if len(values) > 1:
+        return f"{said} [{form.format(min(estimates))}, {form.format(max(estimates))}]"
+    return said if is_short else f"{said} [{form.format(values[0].low)}, {form.format(values[0].high)}]"
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
