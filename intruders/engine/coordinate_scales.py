@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -40,6 +40,8 @@ class _LeastCosine:
         leading = leading_vectors(self.problem.select(index).at(scales), self.k, leading)
         self.leading = leading if self.leading is None else self.leading.with_rows(index, leading)
         coordinates, off = self.coordinates.select(index), self.whole.off[index]
+        # What rounding of the base leaves of the update grows with its scale.
+        coordinates = replace(coordinates, off=off + scales * (coordinates.off - off))
         cosines = coordinate_cosines(coordinates, leading, off, self.whole.shape[-2])
         is_known = cosines.upper - cosines.lower < 1.0
         return torch.where(is_known, cosines.cosines, torch.nan).amin(-1) - self.epsilon
