@@ -7,9 +7,9 @@ from torch import Tensor
 
 from ..linalg.coordinates import Coordinates
 from ..linalg.small_cores import eigh
-from ..linalg.spiked_threshold import Spectrum, spiked_threshold
+from ..linalg.spiked_threshold import Spectrum
 from ..linalg.whole_base import WholeBase
-from .projection import FOLLOWED, NEGLIGIBLE, Projection, search_centre
+from .projection import FOLLOWED, Projection
 
 # The least distance of two squared values that is divided by, as a share of the largest.
 _APART = 1e-12
@@ -35,25 +35,13 @@ def project_in_coordinates(
     spectral = coordinates.left.square().sum(-2).sqrt()  # (batch, r): the update's singular values
     total = spectral.square().sum(-1).clamp_min(torch.finfo(spectral.dtype).tiny)
     left_out = spectral[:, FOLLOWED:].square().sum(-1) / total
-    projections = []
-    for i, first in enumerate(spectral[:, 0].tolist()):
-        values = coordinates.values[i]
-        spectrum = Spectrum.of_values(values, (m, n), shown).grouped(_NODES)
-        predicted = spiked_threshold(spectrum, k, epsilon) / first if first > 0 else torch.inf
-        projections.append(
-            Projection(
-                base=base[i],
-                cross=mixed[i] + mixed[i].mT,
-                update=along[i] @ along[i].mT,
-                shown=shown,
-                k=k,
-                epsilon=epsilon,
-                predicted=predicted,
-                is_complete=bool(left_out[i] <= NEGLIGIBLE),
-                centre=search_centre(predicted, float(values[0]), first),
-            )
-        )
-    return projections
+    own = along @ along.mT
+    spectra = [Spectrum.of_values(values, (m, n), shown).grouped(_NODES) for values in coordinates.values]
+    largest = zip(coordinates.values[:, 0].tolist(), spectral[:, 0].tolist(), strict=True)
+    return [
+        Projection.of(base[i], mixed[i], own[i], spectra[i], both, left_out[i], shown, k, epsilon)
+        for i, both in enumerate(largest)
+    ]
 
 
 def _ritz_of_rest(poles: Tensor, columns: Tensor, shown: int) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,7 @@ from ..linalg.orthonormal import orthonormalize
 from ..linalg.pair import Pair
 from ..linalg.ritz import Triplets
 from ..linalg.small_cores import eigh
-from ..linalg.spiked_threshold import sampled_spectra, spiked_threshold
+from ..linalg.spiked_threshold import Spectrum, sampled_spectra, spiked_threshold
 from .base_space import KnownBase
 from .update_size import MeasuredUpdate, measure_update
 
@@ -44,6 +44,40 @@ class Projection:
     predicted: float  # critical scale by the spiked threshold; infinite where it names none
     is_complete: bool  # the directions that are followed are all of the update, or nearly
     centre: float  # where to search: the prediction, or where the update is as large as the base
+
+    @classmethod
+    def of(
+        cls,
+        base: Tensor,
+        along: Tensor,
+        update: Tensor,
+        spectrum: Spectrum,
+        largest: tuple[float, float],
+        left_out: Tensor,
+        shown: int,
+        k: int,
+        epsilon: float,
+    ) -> Projection:
+        """Build one, and predict where the search begins.
+
+        Args:
+          base: (a, a), W0 W0^T on the subspace.
+          along: (a, a), W0 D^T there.
+          update: (a, a), D D^T there.
+          spectrum: that of W0.
+          largest: the largest singular values of W0 and D.
+          left_out: share of D's squared norm in directions that are not followed.
+          shown: number of leading Ritz vectors that count as base vectors.
+          k: number of leading vectors to examine.
+          epsilon: the largest cosine of an intruder.
+        """
+        of_base, of_update = largest
+        predicted = spiked_threshold(spectrum, k, epsilon) / of_update if of_update > 0 else math.inf
+        centre = of_base / of_update if min(of_base, of_update) > 0 else 1.0
+        if 0 < predicted < math.inf:
+            centre = predicted
+        is_complete = bool(left_out <= NEGLIGIBLE)
+        return cls(base, along + along.mT, update, shown, k, epsilon, predicted, is_complete, centre)
 
     def cosines(self, scales: Tensor, shown: int | None = None) -> Tensor:
         """Return each leading left vector's largest cosine with the vectors shown, for every scale; ``(g, k)``."""
@@ -94,31 +128,12 @@ def project(batch: Pair, known: KnownBase, k: int, epsilon: float) -> list[Proje
     values = squares.flip(-1)[:, :shown].clamp_min(0).sqrt()
     leading = _leading(values, (turn[:, :shown] @ left.double()), products[:, :shown], operator.dtype)
     spectra = sampled_spectra(operator, leading)
-    projections = []
-    for i in range(len(left)):
-        spectral = float(update.spectral[i])
-        predicted = spiked_threshold(spectra[i], k, epsilon) / spectral if spectral > 0 else math.inf
-        projections.append(
-            Projection(
-                base=products[i] @ products[i].mT,
-                cross=mixed[i] + mixed[i].mT,
-                update=own[i],
-                shown=shown,
-                k=k,
-                epsilon=epsilon,
-                predicted=predicted,
-                is_complete=bool(left_out[i] <= NEGLIGIBLE),
-                centre=search_centre(predicted, float(values[i, 0]), spectral),
-            )
-        )
-    return projections
-
-
-def search_centre(predicted: float, first_value: float, spectral: float) -> float:
-    """Choose where a search begins: at the prediction, or where an update is as large as its base."""
-    if 0 < predicted < math.inf:
-        return predicted
-    return first_value / spectral if min(first_value, spectral) > 0 else 1.0
+    base = products @ products.mT
+    largest = zip(values[:, 0].tolist(), update.spectral.tolist(), strict=True)
+    return [
+        Projection.of(base[i], mixed[i], own[i], spectra[i], both, left_out[i], shown, k, epsilon)
+        for i, both in enumerate(largest)
+    ]
 
 
 def _subspace(operator: Dense, leading: Tensor, update_left: Tensor, update_right: Tensor) -> Tensor:
