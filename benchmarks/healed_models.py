@@ -1,6 +1,6 @@
 """Tables of docs/results/healing.md: what several healed models measured, and the mean over their seeds.
 
-    python -m benchmarks.healed_models FOLDER/heal.json ...
+    python -m benchmarks.healed_models FOLDER/heal.json ... [--csv FILE]
 
 Models are named by the folders of the tuned ones. Those whose names differ in a last ``-s0``, ``-s1``, ... are seeds of
 one setting. Of a mean the brackets hold the lowest and the highest seed, of a single model its 95 % interval.
@@ -8,13 +8,17 @@ one setting. Of a mean the brackets hold the lowest and the highest seed, of a s
 
 from __future__ import annotations
 
+import argparse
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import mean
 
+import pandas as pd
+
 from intruders.experiments.heal.healing import (
+    BASE,
     HEALED,
     INTERPOLATION,
     INTRUDERS,
@@ -27,15 +31,40 @@ from intruders.experiments.heal.healing import (
 from intruders.measures.intervals import Interval
 
 
-def main(files: Sequence[str]) -> None:
-    if not files:
-        sys.exit("no file was given; pass the heal.json of each healed model")
-    models = {Path(healing.tuned).name: healing for healing in map(Healing.load, files)}
+def main(arguments: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("files", nargs="+", help="the heal.json of each healed model")
+    parser.add_argument("--csv", help="also write a table of all models here, a row for each text")
+    options = parser.parse_args(arguments)
+    models = {Path(healing.tuned).name: healing for healing in map(Healing.load, options.files)}
     settings: dict[str, list[Healing]] = {}
     for name, healing in models.items():
         settings.setdefault(re.sub(r"-s\d+$", "", name), []).append(healing)
     print_rows("model", {name: [healing] for name, healing in models.items()})
     print_rows("mean over seeds", {name: group for name, group in settings.items() if len(group) > 1})
+    if options.csv:
+        pd.DataFrame([row for name, healing in models.items() for row in table_rows(name, healing)]).to_csv(
+            options.csv, index=False, float_format="%.5g"
+        )
+
+
+def table_rows(name: str, healing: Healing) -> Iterator[dict[str, object]]:
+    """Yield a row for every text: what each measured point lost there and on the task, with intervals of the healed."""
+    for corpus in healing.healed_point.corpora:
+        row: dict[str, object] = {"model": name, "task": healing.task, "text": corpus}
+        row["documents"], row["examples"] = healing.documents[corpus], healing.examples[healing.task]
+        for point in (BASE, TUNED, HEALED, INTERPOLATION, MEAN_DOSE, SHUFFLED, INTRUDERS):
+            measured, key = healing.point(point), point.replace(" ", "_")
+            row[f"{key}_loss"] = None if measured is None else measured.corpora[corpus].loss.estimate
+            row[f"{key}_task_loss"] = None if measured is None else measured.tasks[healing.task].loss.estimate
+        measure, task = healing.healed_point.corpora[corpus], healing.healed_point.tasks[healing.task]
+        for key, interval in (("healed", measure.healed), ("gain", measure.gain), ("task_rise", task.rise)):
+            row |= {
+                key: interval and interval.estimate,
+                f"{key}_low": interval and interval.low,
+                f"{key}_high": interval and interval.high,
+            }
+        yield row | {"intruders": healing.intruders_before, "intruders_healed": healing.intruders_after}
 
 
 def print_rows(title: str, groups: dict[str, list[Healing]]) -> None:
