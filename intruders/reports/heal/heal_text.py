@@ -83,8 +83,11 @@ def verdict(healing: Healing) -> list[str]:
         gain = measure.gain
         clear = "" if gain is None else f", {_clearly(gain)}"
         share = other.corpora[corpus].healed
-        is_reached = other.tasks[healing.task].loss.estimate <= task.loss.estimate
-        whose = "that task loss" if is_reached else "the tuned model's task loss, since none gets so low"
+        whose = (
+            "that task loss"
+            if _is_reached(healing, other)
+            else "the tuned model's task loss, since none gets so low"
+        )
         lines.append(
             f"interpolation at {whose} (dose {number(other.dose or 0.0)}) heals "
             f"{percent(max(0.0, share.estimate)) if share is not None else '-'}{clear}"
@@ -96,7 +99,7 @@ def rows(healing: Healing) -> list[tuple[str, HealedPoint]]:
     """Return the models of the table, in order, with their names."""
     wanted = (BASE, TUNED, HEALED, INTERPOLATION, *CONTROLS)
     named = [(name, healing.point(name)) for name in wanted]
-    return [(_label(name, point), point) for name, point in named if point is not None]
+    return [(_label(healing, name, point), point) for name, point in named if point is not None]
 
 
 def dose_line(healing: Healing) -> str:
@@ -164,8 +167,16 @@ def _cell(value: Interval, is_wide: bool, sign: bool = False) -> str:
     return ends(value, sign) if is_wide else f"{value.estimate:{'+.3f' if sign else '.3f'}}"
 
 
-def _label(name: str, point: HealedPoint) -> str:
+def _is_reached(healing: Healing, interpolation: HealedPoint) -> bool:
+    """Return whether an interpolation solves the task as well as the healed model, or else as well as the tuned one."""
+    healed = healing.healed_point.tasks[healing.task].loss.estimate
+    return interpolation.tasks[healing.task].loss.estimate <= healed
+
+
+def _label(healing: Healing, name: str, point: HealedPoint) -> str:
     said = LABELS.get(name, name)
+    if name == INTERPOLATION and not _is_reached(healing, point):
+        said = "interpolation, tuned model's task loss"
     return f"{said} ({number(point.dose)})" if name in (INTERPOLATION, "mean dose") and point.dose else said
 
 
