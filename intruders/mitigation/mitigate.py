@@ -147,10 +147,12 @@ def mitigate(
     remedy = remedy.fitted([pair for pair in pairing.pairs if pair.name in audited], sides[0].config)
     records, changed = _changed(pairing.pairs, before, remedy, sides[0].names(), device, progress)
     with target.writing(changed, progress, shares_elsewhere(remedy, sides[0].names(), settings)) as written:
+        names = set(changed)
+        changed.clear()  # as much as a few matrices; the audit of what was written needs the names alone
         after = None
         if check:  # what was written is what is audited: a fault on the way to the disk would show
             again = pair_sides(*open_sides(written.base, written.tuned), settings)
-            after = audit_after(before, pairing.pairs, again, changed.keys(), compute, progress)
+            after = audit_after(before, pairing.pairs, again, names, compute, progress)
             after = after if out is None else replace(after, tuned_source=str(out))
         result = Mitigation(
             base_source=before.base_source,
@@ -163,7 +165,7 @@ def mitigate(
             before=before,
             after=after,
             cut={
-                name: error for name, error in written.cut.errors.items() if error > 0 and name not in changed
+                name: error for name, error in written.cut.errors.items() if error > 0 and name not in names
             },
             seconds=time.perf_counter() - started,
         )

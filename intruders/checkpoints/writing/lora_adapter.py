@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -188,7 +188,7 @@ def stored_in_full(base: Checkpoint, adapter: LoraAdapter) -> dict[str, str]:
 
 def rewritten(
     adapter: LoraAdapter,
-    replaced: Mapping[str, LowRank],
+    replaced: Mapping[str, Callable[[], LowRank]],
     rank: Rank = None,
     shares: Mapping[str, float] = _NONE,
     in_full: Mapping[str, Tensor] = MappingProxyType({}),
@@ -199,6 +199,7 @@ def rewritten(
     number gives every module that rank, so that no pattern of ranks is needed. Cuts are the best ones in the
     Frobenius norm. Modules keep their scales, and those not replaced their tensors. Of a module in ``shares`` B alone
     is scaled, so that rank and A stay as they are. Tensors ``in_full`` take the place of those that are stored in full.
+    Updates are asked for one by one: all of a large model's in double precision are as much as a few of its matrices.
     """
     tensors = {
         name: stored.read() if name not in in_full else in_full[name].to(stored.dtype)
@@ -207,15 +208,15 @@ def rewritten(
     ranks: dict[str, int] = {}
     errors: dict[str, float] = {}
     for name, module in adapter.modules.items():
-        update = replaced.get(name)
-        if update is None and (not isinstance(rank, int) or rank == module.rank):
+        replacing = replaced.get(name)
+        if replacing is None and (not isinstance(rank, int) or rank == module.rank):
             down, up = module.down.read(), module.up.read()
             if name in shares:
                 up = require_finite((shares[name] * up.double()).to(up.dtype), name)
             errors[name] = 0.0
         else:
             wanted = module.rank if rank == "keep" else rank if isinstance(rank, int) else None
-            whole = module.update().scaled(shares.get(name, 1.0)) if update is None else update
+            whole = module.update().scaled(shares.get(name, 1.0)) if replacing is None else replacing()
             cut, errors[name] = whole.cut(wanted)
             down, up = module.tensors(cut)
         ranks[name] = down.shape[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from ...checkpoints.adapters.peft_adapter import ADAPTER_CONFIG
@@ -55,9 +56,9 @@ class LoraContent:
         }
         shares |= {module: elsewhere(name) for name, module in self.modules.items() if name not in changed}
         updates = {
-            self.modules[name]: update
+            self.modules[name]: partial(matrix.change.updated, matrix.update)
             for name, matrix in changed.items()
-            if not matrix.change.is_a_share and (update := matrix.updated) is not None
+            if not matrix.change.is_a_share and matrix.update is not None
         }
         changes = {name: matrix.change.applied_to for name, matrix in changed.items()}
         in_full = {

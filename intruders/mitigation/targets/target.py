@@ -24,11 +24,6 @@ class ChangedMatrix:
     change: Change
     update: LowRank | None  # D, where it came as factors
 
-    @property
-    def updated(self) -> LowRank | None:
-        """``W' - W0``, where D came as factors."""
-        return None if self.update is None else self.change.updated(self.update)
-
 
 @dataclass(frozen=True)
 class Cut:
