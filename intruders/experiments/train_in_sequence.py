@@ -133,11 +133,11 @@ def train_in_sequence(
     Example:
       With a base in the folder ``base``, two tasks of generated word problems one after the other:
 
-      >>> few = {"rank": 2, "steps": 2, "max_eval_samples": 2}
-      >>> config = FinetuneConfig(base="base", task="word-problems", out="sequence", **few)
-      >>> result = train_in_sequence(config, ["word-problems", "word-problems"])
+      >>> few = {"rank": 2, "steps": 2, "max_train_samples": 8, "max_eval_samples": 2}
+      >>> config = FinetuneConfig(base="base", task="pydoc-topics-1", out="sequence", **few)
+      >>> result = train_in_sequence(config, ["pydoc-topics-1", "pydoc-topics-2"])
       >>> result.tasks
-      ['word-problems', 'word-problems']
+      ['pydoc-topics-1', 'pydoc-topics-2']
     """
     if not tasks:
         raise SettingError("a sequence without tasks; expected at least one")

@@ -93,7 +93,8 @@ def run_study(
       With a base in the folder ``base``, a study of one short run:
 
       >>> from intruders import read_study
-      >>> text = "experiments: {short: {base: base, task: word-problems, rank: 2, steps: 2, max_eval_samples: 2}}"
+      >>> few = "rank: 2, steps: 2, max_train_samples: 8, max_eval_samples: 2"
+      >>> text = f"experiments: {{short: {{base: base, task: pydoc-topics, {few}}}}}"
       >>> _ = Path("short.yaml").write_text(text)
       >>> outcome = run_study(read_study("short.yaml"), "short")
       >>> outcome.runs, outcome.finished

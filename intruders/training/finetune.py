@@ -72,7 +72,7 @@ def finetune(config: FinetuneConfig, callbacks: Sequence[Any] = ()) -> RunFolder
     Example:
       With a base in the folder ``base``:
 
-      >>> few = {"rank": 2, "steps": 2, "max_eval_samples": 2}
+      >>> few = {"rank": 2, "steps": 2, "max_train_samples": 8, "max_eval_samples": 2, "max_new_tokens": 4}
       >>> run = finetune(FinetuneConfig(base="base", task="word-problems", out="run", **few))
       >>> run.is_finished, run.record["steps"]
       (True, 2)

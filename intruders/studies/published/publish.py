@@ -46,7 +46,8 @@ def publish_study(path: str | Path, out: str | Path) -> list[Path]:
       With a base in the folder ``base``, a study of one short run:
 
       >>> from intruders import read_study, run_study
-      >>> text = "experiments: {short: {base: base, task: word-problems, rank: 2, steps: 2, max_eval_samples: 2}}"
+      >>> few = "rank: 2, steps: 2, max_train_samples: 8, max_eval_samples: 2"
+      >>> text = f"experiments: {{short: {{base: base, task: pydoc-topics, {few}}}}}"
       >>> _ = Path("short.yaml").write_text(text)
       >>> _ = run_study(read_study("short.yaml"), "short")
       >>> "runs.parquet" in [file.name for file in publish_study("short", "data/short")]
