@@ -135,9 +135,15 @@ def _over(intervals: Sequence[Interval | None], form: str, *, is_short: bool = F
         return "-"
     estimates = [interval.estimate for interval in values]
     said = form.format(mean(estimates))
+    # A share is not known where tuning forgot nothing clearly.
+    count = f" ({len(values)} of {len(intervals)})" if len(values) < len(intervals) else ""
     if len(values) > 1:
-        return f"{said} [{form.format(min(estimates))}, {form.format(max(estimates))}]"
-    return said if is_short else f"{said} [{form.format(values[0].low)}, {form.format(values[0].high)}]"
+        return f"{said} [{form.format(min(estimates))}, {form.format(max(estimates))}]{count}"
+    return (
+        f"{said}{count}"
+        if is_short
+        else f"{said} [{form.format(values[0].low)}, {form.format(values[0].high)}]{count}"
+    )
 
 
 if __name__ == "__main__":
