@@ -320,12 +320,17 @@ def test_configs_that_cannot_be(tmp_path: Path, values: dict[str, Any], text: st
 
 def test_things_that_are_no_model(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
+    (tmp_path / "states" / "checkpoint-100").mkdir(parents=True)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json").write_text("{}")
     (tmp_path / "x.txt").write_text("hello")
     os.mkfifo(tmp_path / "pipe.safetensors")
     for source, text in (
         (tmp_path / "gone", "does not exist"),
         ("./gone", "'./gone' does not exist"),
-        (tmp_path / "empty", "contains no weights"),
+        (tmp_path / "empty", "contains no weights.*gguf file$"),
+        (tmp_path / "states", "has not ended; finish it, or pass one of its states: 'checkpoint-100'"),
+        (tmp_path / "run", "has not ended; repeat its command to go on with it"),
         (tmp_path / "x.txt", "is of no format that is read here"),
         (tmp_path / "pipe.safetensors", "is not a regular file"),
         ("a" * 5000, "cannot be a path"),
