@@ -86,24 +86,26 @@ def print_rows(title: str, groups: dict[str, list[Healing]]) -> None:
     for name, group in groups.items():
         losses = [mean(task.loss.estimate for task in _tasks(group, point)) for point in (TUNED, HEALED)]
         accuracies = [
-            mean(task.accuracy.estimate for task in _tasks(group, point) if task.accuracy)
+            _mean(
+                [task.accuracy.estimate if task.accuracy else None for task in _tasks(group, point)], "{:.2f}"
+            )
             for point in (TUNED, HEALED, INTERPOLATION)
         ]
         _print_row(
             _labelled(name, group),
             ", ".join(f"{loss:.4f}" for loss in losses),
             _over([task.rise for task in _tasks(group, HEALED)], "{:+.3f}"),
-            ", ".join(f"{accuracy:.2f}" for accuracy in accuracies),
+            ", ".join(accuracies),
         )
     _print_head(title, "intruders before, after", "mean dose", "shuffled doses", "intruders scaled")
     for name, group in groups.items():
-        before = mean(healing.intruders_before for healing in group)
-        after = mean(healing.intruders_after or 0 for healing in group)
+        before = _mean([healing.intruders_before for healing in group], "{:.0f}")
+        after = _mean([healing.intruders_after for healing in group], "{:.0f}")
         controls = [
             _over(_healed(group, point, group[0].corpus), "{:.0%}", is_short=True)
             for point in (MEAN_DOSE, SHUFFLED, INTRUDERS)
         ]
-        _print_row(_labelled(name, group), f"{before:.0f}, {after:.0f}", *controls)
+        _print_row(_labelled(name, group), f"{before}, {after}", *controls)
 
 
 def _print_head(*cells: str) -> None:
@@ -126,6 +128,12 @@ def _tasks(group: Sequence[Healing], point: str) -> list[TaskMeasure]:
 
 def _healed(group: Sequence[Healing], point: str, corpus: str) -> list[Interval | None]:
     return [measured.corpora[corpus].healed for healing in group if (measured := healing.point(point))]
+
+
+def _mean(values: Sequence[float | None], form: str) -> str:
+    """Say the mean, or nothing where a model has no such number."""
+    known = [value for value in values if value is not None]
+    return form.format(mean(known)) if len(known) == len(values) else "-"
 
 
 def _over(intervals: Sequence[Interval | None], form: str, *, is_short: bool = False) -> str:

@@ -85,11 +85,6 @@ class Columns(Settings):
         panel="Data files",
     )
 
-    @property
-    def are_named(self) -> bool:
-        """Whether any column is named."""
-        return bool(self.named())
-
     def named(self) -> list[str]:
         """Return what the named columns are: "prompt", "completion" and so on."""
         return [name for name in ("text", "label", "prompt", "completion", "messages") if getattr(self, name)]

@@ -37,10 +37,11 @@ def local_task(path: Path, columns: Columns, seed: int = 0) -> Task:
 
     Raises SettingError for a file that cannot be read, a missing column, and a row without a value.
     """
-    if not columns.are_named:
-        columns = _usual_columns(path, columns)
-    kind = _kind(path, columns)
-    train = _examples(path, columns, kind)
+    file = read_rows(path, no_header=columns.no_header)
+    if not columns.named():
+        columns = _usual_columns(file, columns)
+    kind = _kind(file.name, columns)
+    train = examples_of(file, columns, kind)
     random.Random(f"rows {seed}").shuffle(train)
     if columns.validation_file is not None:
         validation = _examples(Path(columns.validation_file), columns, kind)
@@ -135,7 +136,7 @@ def _require_file(path: Path) -> None:
         raise SettingError(f"data file {str(path)!r} does not exist")
 
 
-def _kind(path: Path, columns: Columns) -> Kind:
+def _kind(name: str, columns: Columns) -> Kind:
     if columns.text and columns.label and not (columns.prompt or columns.completion):
         if len(columns.text) > 2:
             raise SettingError(f"text names {len(columns.text)} columns; expected one, or two for a pair")
@@ -149,21 +150,21 @@ def _kind(path: Path, columns: Columns) -> Kind:
     if columns.messages and not (columns.prompt or columns.completion or columns.text or columns.label):
         return "causal"
     raise SettingError(
-        f"data file {path.name!r}: the columns named are {', '.join(columns.named())}; expected text and label for "
+        f"data file {name!r}: the columns named are {', '.join(columns.named())}; expected text and label for "
         "classification, or prompt and completion, or messages alone, for a causal model"
     )
 
 
-def _usual_columns(path: Path, columns: Columns) -> Columns:
+def _usual_columns(file: DataFile, columns: Columns) -> Columns:
     """Name the columns of a file that has them under the names that the field uses."""
-    rows = read_rows(path, no_header=columns.no_header).rows
-    present = list(rows[0]) if rows else []
+    present = list(file.rows[0]) if file.rows else []
     for names in _USUAL:
         if set(names) <= set(present):
             given: dict[str, Any] = {name: (name,) if name == "text" else name for name in names}
             return replace(columns, **given)
+    columns_said = f"the columns {', '.join(map(repr, present))}" if present else "no row"
     raise SettingError(
-        f"data file {path.name!r} has the columns {', '.join(map(repr, present)) or 'of no row'}; expected prompt and "
+        f"data file {file.name!r} has {columns_said}; expected prompt and "
         "completion, messages, or text and label; name yours with --prompt and --completion, --messages, or --text and "
         "--label"
     )
@@ -194,7 +195,7 @@ def _require_columns(names: Sequence[str], present: Iterable[str], where: str) -
 
 
 def _require_values(file: DataFile, names: Sequence[str]) -> None:
-    """Raise SettingError with all rows that lack a value, so that a file is mended in one go; a text may be empty."""
+    """Raise SettingError with all rows that lack a value, so that a file is fixed at once; a text may be empty."""
     empty = [
         (index, name)
         for index, row in enumerate(file.rows)

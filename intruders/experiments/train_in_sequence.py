@@ -131,7 +131,7 @@ def train_in_sequence(
       IntrudersError: as :func:`intruders.finetune` raises it.
 
     Example:
-      With a base in the folder ``base``, two tasks of generated word problems one after the other:
+      With a base in the folder ``base``, two parts of the topics of Python's documentation one after the other:
 
       >>> few = {"rank": 2, "steps": 2, "max_train_samples": 8, "max_eval_samples": 2}
       >>> config = FinetuneConfig(base="base", task="pydoc-topics-1", out="sequence", **few)

@@ -214,7 +214,7 @@ def _weights_in(folder: Path) -> Path:
 def _where_training_stopped(folder: Path) -> str:
     """Return what to do with the folder of a training that has not ended; empty for another folder."""
     if (folder / "run.json").is_file():
-        return "; its training has not ended; repeat its command to go on with it"
+        return "; its training has not ended; repeat its command to resume it"
     states = sorted(state.name for state in folder.glob("checkpoint-*") if state.is_dir())
     return (
         f"; its training has not ended; finish it, or pass one of its states: {some_of(states)}"

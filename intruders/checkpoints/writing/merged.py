@@ -167,7 +167,7 @@ def _with_share(tensor: Tensor, base: StoredTensor, name: str, share: float, dty
         return tensor
     of_base = base.read()
     if share == 0:
-        return of_base
+        return of_base.to(dtype)
 
     def rows(some: slice) -> Tensor:
         wide = of_base.reshape(-1, *shape[1:])[some].double()

@@ -62,9 +62,10 @@ class LoraContent:
         }
         changes = {name: matrix.change.applied_to for name, matrix in changed.items()}
         in_full = {
-            own: changed_tensor(stored, self.base, name, changes, elsewhere, stored.dtype)
+            own: changed_tensor(
+                self.adapter.rest[own], self.base, name, changes, elsewhere, self.adapter.rest[own].dtype
+            )
             for own, name in self.in_full.items()
-            for stored in (self.adapter.rest[own],)
         }
         content = rewritten(
             self.adapter,

@@ -330,7 +330,7 @@ def test_things_that_are_no_model(tmp_path: Path) -> None:
         ("./gone", "'./gone' does not exist"),
         (tmp_path / "empty", "contains no weights.*gguf file$"),
         (tmp_path / "states", "has not ended; finish it, or pass one of its states: 'checkpoint-100'"),
-        (tmp_path / "run", "has not ended; repeat its command to go on with it"),
+        (tmp_path / "run", "has not ended; repeat its command to resume it"),
         (tmp_path / "x.txt", "is of no format that is read here"),
         (tmp_path / "pipe.safetensors", "is not a regular file"),
         ("a" * 5000, "cannot be a path"),
