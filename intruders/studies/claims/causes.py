@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import pandas as pd
 
@@ -183,22 +184,17 @@ def _between_ends(
     """Yield the differences between the ends of ``level`` among runs with all other settings equal."""
     if runs.empty:
         return
+    by = ["context", "seed"]
+    alike = runs.assign(context=settings_in(runs, without))
+    sizes = alike.groupby(by).size()
+    means = alike.groupby([*by, "level"])["per_100"].mean().dropna().reset_index()
     rows = []
-    for (context, seed), group in runs.assign(context=settings_in(runs, without)).groupby(
-        ["context", "seed"]
-    ):
-        values = group.groupby("level")["per_100"].mean().dropna()
-        if len(values) > 1:
-            rows.append(
-                (
-                    values.index[0],
-                    values.index[-1],
-                    context,
-                    seed,
-                    values.iloc[-1] - values.iloc[0],
-                    len(group),
-                )
-            )
+    for of_seed, levels in groupby(means.itertuples(index=False), key=lambda row: (row.context, row.seed)):
+        lowest, *others = levels
+        if others:
+            highest = others[-1]
+            difference = highest.per_100 - lowest.per_100
+            rows.append((lowest.level, highest.level, *of_seed, difference, sizes[of_seed]))
     frame = pd.DataFrame(rows, columns=["start", "end", "context", "seed", "value", "runs"])
     for (start, end), group in frame.groupby(["start", "end"]):
         table = complete(group.pivot_table(index="seed", columns="context", values="value", aggfunc="mean"))

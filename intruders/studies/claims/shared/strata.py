@@ -9,7 +9,7 @@ import pandas as pd
 
 from ...tables.results import Results
 from .claim import Where
-from .run_labels import alpha_value, labels_of, rows_in, settings_in, text_of
+from .run_labels import alpha_value, labels_of, rows_in, setting_of, text_of
 
 MEASURED_ALIKE = ("k", "epsilon", "data_source")  # another source: a copy with other rows of the same set
 LOSS_ALIKE = (*MEASURED_ALIKE, "corpus", "loss_measure", "base_loss")  # another base loss: other documents
@@ -37,7 +37,7 @@ def finished(runs: pd.DataFrame, kind: str = "finetune") -> pd.DataFrame:
     kept = runs[(runs["status"] == "finished") & (runs["kind"] == kind)].copy()
     kept["data_source"] = kept["data_source"].astype(object).fillna("")  # of a generated task
     rows = rows_in(kept)
-    kept["setting"] = settings_in(kept)
+    kept["setting"] = [setting_of(row) for row in rows]
     kept["described"] = labels_of(rows)
     kept["alpha_value"] = [alpha_value(row.get("alpha"), row.get("rank")) for row in rows]
     kept["per_100"] = 100 * kept["intruders"] / kept["vectors"].where(lambda count: count > 0)
