@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 
 import pandas as pd
 
@@ -186,15 +185,14 @@ def _between_ends(
         return
     by = ["context", "seed"]
     alike = runs.assign(context=settings_in(runs, without))
-    sizes = alike.groupby(by).size()
-    means = alike.groupby([*by, "level"])["per_100"].mean().dropna().reset_index()
+    alike["runs"] = alike.groupby(by)["per_100"].transform("size")
+    means = alike.groupby([*by, "level"])[["per_100", "runs"]].mean().dropna().reset_index()
     rows = []
-    for of_seed, levels in groupby(means.itertuples(index=False), key=lambda row: (row.context, row.seed)):
-        lowest, *others = levels
-        if others:
-            highest = others[-1]
-            difference = highest.per_100 - lowest.per_100
-            rows.append((lowest.level, highest.level, *of_seed, difference, sizes[of_seed]))
+    for (context, seed), group in means.groupby(by):
+        if len(group) > 1:
+            lowest, highest = group.iloc[0], group.iloc[-1]
+            difference = highest["per_100"] - lowest["per_100"]
+            rows.append((lowest["level"], highest["level"], context, seed, difference, highest["runs"]))
     frame = pd.DataFrame(rows, columns=["start", "end", "context", "seed", "value", "runs"])
     for (start, end), group in frame.groupby(["start", "end"]):
         table = complete(group.pivot_table(index="seed", columns="context", values="value", aggfunc="mean"))
