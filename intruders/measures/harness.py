@@ -82,7 +82,7 @@ def _evaluated(
 ) -> Any:
     if opened.is_masked:
         raise SettingError("the tasks of lm-evaluation-harness are for causal models; this one is masked")
-    with quiet_transformers(), _quiet_harness():
+    with quiet_transformers(), _quiet_harness(), _without_environment():
         manager = _manager(settings)
         import lm_eval  # type: ignore[import-untyped,import-not-found,unused-ignore]
         from lm_eval.models.huggingface import (  # type: ignore[import-untyped,import-not-found,unused-ignore]
@@ -139,6 +139,19 @@ def _quiet_harness() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
+
+
+@contextmanager
+def _without_environment() -> Iterator[None]:
+    """Keep the harness from listing every installed package beside its scores, which takes a second per evaluation."""
+    from lm_eval import evaluator  # type: ignore[import-untyped,import-not-found,unused-ignore]
+
+    add_env_info = evaluator.add_env_info
+    evaluator.add_env_info = lambda results: None
+    try:
+        yield
+    finally:
+        evaluator.add_env_info = add_env_info
 
 
 def _scores(task: str, values: dict[str, Any]) -> list[HarnessScore]:

@@ -141,8 +141,9 @@ def adapt(
       train: whether all that can be trained is moved.
       extra: more settings of LoraConfig.
     """
-    MODELS[kind](seed).save_pretrained(folder / "base")
-    base = type(MODELS[kind](seed)).from_pretrained(folder / "base")
+    written = MODELS[kind](seed)
+    written.save_pretrained(folder / "base")
+    base = type(written).from_pretrained(folder / "base")
     before = {name: tensor.detach().clone() for name, tensor in base.state_dict().items()}
     torch.manual_seed(seed + 100)
     config = OTHERS[method]() if method in OTHERS else _lora_config(kind, method, start, base, extra)

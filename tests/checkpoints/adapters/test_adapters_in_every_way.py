@@ -3,10 +3,10 @@
 The lists are METHODS below, and STARTS, WAYS and CALLBACKS in ``adapted``. Each combination is a test: which matrices
 changed, the size of each update, and each matrix's count of intruders against two full decompositions in double
 precision. What cannot exist (a conversion that PEFT does not make) is left out by ``does_not_exist``; what cannot be
-known (a folder whose base was changed and is elsewhere) must be refused, which ``is_refused`` says. LoRA and DoRA are
-given from every start in every way, and their other scales from one start of each kind; from the other starts, which
-write the same kinds of files, another scale is given in one way each, in turn, the callbacks being one of these.
-``-m slow`` runs these.
+known (a folder whose base was changed and is elsewhere) must be refused, which ``is_refused`` says. Plain LoRA is given
+from every start in every way, DoRA from one start of each kind, and the other scales from the usual one; what is left
+writes the same kinds of files and is given in one way each, in turn, the callbacks being one of these. ``-m slow`` runs
+these.
 """
 
 from __future__ import annotations
@@ -41,9 +41,11 @@ METHODS: list[tuple[str, str, bool | str]] = [
 
 
 def is_like_another(case: tuple[str, str, bool | str]) -> bool:
-    """Another scale than plain LoRA's or DoRA's, from a start of which another of its kind is looked at."""
-    _, method, start = case
-    return method in LORA and method not in ("lora", "dora") and start not in (True, "pissa", "lora_ga")
+    """From a start of which another of its kind is looked at, with another scale or kind of layer than in all ways."""
+    kind, method, start = case
+    if method not in LORA or start is True or (kind, method) == ("llama", "lora"):
+        return False
+    return (kind, method) != ("llama", "dora") or start not in ("pissa", "lora_ga")
 
 
 def parameters(case: tuple[str, str, bool | str], *others: str) -> Any:
