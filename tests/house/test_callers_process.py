@@ -26,7 +26,7 @@ LOSSES = {"max_documents": 2, "max_tokens": 24}
 
 
 @dataclass
-class Given:
+class Caller:
     """What a caller has: folders, two models in memory, of which one is being trained, and data."""
 
     folder: Path
@@ -67,7 +67,7 @@ class Given:
 
 
 @pytest.fixture(scope="module")
-def given(tmp_path_factory: pytest.TempPathFactory) -> Given:
+def given(tmp_path_factory: pytest.TempPathFactory) -> Caller:
     from peft import LoraConfig, get_peft_model
 
     folder = tmp_path_factory.mktemp("process")
@@ -82,14 +82,14 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Given:
     rows = [{"prompt": f"{number}+1=", "completion": str(number + 1)} for number in range(24)]
     for name, content in (("text", texts), ("task", rows)):
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in content))
-    return Given(folder, load_model(str(folder / "base"), "causal"), model.train())
+    return Caller(folder, load_model(str(folder / "base"), "causal"), model.train())
 
 
-def mitigated(given: Given) -> object:
+def mitigated(given: Caller) -> object:
     return intruders.mitigate(given.base_model, given.tuned_model, scale=0.0, out=given.new())
 
 
-CALLS: dict[str, Callable[[Given], object]] = {
+CALLS: dict[str, Callable[[Caller], object]] = {
     "audit": lambda given: intruders.audit(given.base_model, given.tuned_model, cache=False),
     "critical_scales": lambda given: intruders.critical_scales(given.base_model, given.tuned_model),
     "mitigate": mitigated,
@@ -145,7 +145,7 @@ CALLS: dict[str, Callable[[Given], object]] = {
     ),
 }
 
-FAILING: dict[str, Callable[[Given], object]] = {
+FAILING: dict[str, Callable[[Caller], object]] = {
     "evaluate": lambda given: intruders.evaluate(given.tuned_model, losses=given.losses()),
     "evaluate, seed": lambda given: intruders.evaluate(given.tuned, losses=given.losses(), seed=1.5),  # type: ignore[arg-type]
     "heal": lambda given: intruders.heal(
@@ -172,7 +172,7 @@ class Failing:
         return called
 
 
-def state_of(given: Given) -> dict[str, Any]:
+def state_of(given: Caller) -> dict[str, Any]:
     """Everything that a caller has reason to rely on."""
     parts = {"base": given.base_model, "tuned": given.tuned_model}
     models = {
@@ -210,14 +210,14 @@ def assert_the_same(before: dict[str, Any], after: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_after_a_call(name: str, given: Given) -> None:
+def test_after_a_call(name: str, given: Caller) -> None:
     before = state_of(given)
     CALLS[name](given)
     assert_the_same(before, state_of(given))
 
 
 @pytest.mark.parametrize("name", FAILING)
-def test_after_an_error_that_a_person_can_act_on(name: str, given: Given) -> None:
+def test_after_an_error_that_a_person_can_act_on(name: str, given: Caller) -> None:
     before = state_of(given)
     with pytest.raises(intruders.IntrudersError) as error:
         FAILING[name](given)
@@ -227,7 +227,7 @@ def test_after_an_error_that_a_person_can_act_on(name: str, given: Given) -> Non
 
 @pytest.mark.parametrize("default", [torch.float64, torch.bfloat16], ids=str)
 def test_numbers_do_not_depend_on_the_default_type_or_on_gradients(
-    given: Given, default: torch.dtype
+    given: Caller, default: torch.dtype
 ) -> None:
     def numbers() -> tuple[int, float, float]:
         told = intruders.evaluate(given.tuned, base=given.base, losses=given.losses()).losses[0]

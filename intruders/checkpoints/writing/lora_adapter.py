@@ -218,7 +218,7 @@ def rewritten(
             wanted = module.rank if rank == "keep" else rank if isinstance(rank, int) else None
             whole = module.update().scaled(shares.get(name, 1.0)) if replacing is None else replacing()
             cut, errors[name] = whole.cut(wanted)
-            down, up = module.tensors(cut)
+            down, up = (require_finite(factor, name) for factor in module.tensors(cut))
         ranks[name] = down.shape[0]
         tensors |= dict(zip(module.tensor_names(), (down, up), strict=True))
     return Rewritten(_config(adapter, ranks), tensors, ranks, errors)

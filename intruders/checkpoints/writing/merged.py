@@ -95,7 +95,8 @@ def changed_tensor(
         return _with_share(stored.read(), base.tensors[name], name, elsewhere(name), dtype)
     tensor = stored.read().to(dtype, copy=True)
     for matrix, change in wanted:
-        put_back(matrix, tensor, change(Pair(matrix.read(base.tensors[name]), matrix.read(stored)), dtype))
+        changed = change(Pair(matrix.read(base.tensors[name]), matrix.read(stored)), dtype)
+        put_back(matrix, tensor, require_finite(changed, matrix.name))
     return tensor
 
 
@@ -118,10 +119,8 @@ def _merged_checkpoint(
                 return stored.read()
             tensor = stored.read().to(stored.dtype, copy=True)
             for matrix, _, both in loaded:
-                change = changes.get(matrix.name) or partial(
-                    _matrix_with_share, name=name, share=elsewhere(name)
-                )
-                put_back(matrix, tensor, change(both, stored.dtype))
+                change = changes.get(matrix.name) or partial(_matrix_with_share, share=elsewhere(name))
+                put_back(matrix, tensor, require_finite(change(both, stored.dtype), matrix.name))
             return tensor
 
         return PlannedTensor(name, stored.shape, stored.dtype, read)
@@ -135,7 +134,7 @@ def _merged_checkpoint(
     return [planned(name) for name in base.tensors]
 
 
-def _matrix_with_share(pair: Pair, dtype: torch.dtype, *, name: str, share: float) -> Tensor:
+def _matrix_with_share(pair: Pair, dtype: torch.dtype, *, share: float) -> Tensor:
     """``W0 + share * D``; W and W0 themselves at 1 and 0."""
     if share == 0:
         return pair.base.to(dtype)
@@ -145,8 +144,8 @@ def _matrix_with_share(pair: Pair, dtype: torch.dtype, *, name: str, share: floa
         if share == 1:
             return wide.dense()
         if isinstance(wide.tuned, LowRank):
-            return require_finite(wide.base.addmm(wide.tuned.left, wide.tuned.right, alpha=share), name)
-        return require_finite(wide.base + share * (wide.tuned - wide.base), name)
+            return wide.base.addmm(wide.tuned.left, wide.tuned.right, alpha=share)
+        return wide.base + share * (wide.tuned - wide.base)
 
     return made_by_rows(rows, pair.base.shape, dtype, pair.base.device)
 
@@ -171,10 +170,10 @@ def _with_share(tensor: Tensor, base: StoredTensor, name: str, share: float, dty
 
     def rows(some: slice) -> Tensor:
         wide = of_base.reshape(-1, *shape[1:])[some].double()
-        return require_finite(wide + share * (tensor.reshape(-1, *shape[1:])[some].double() - wide), name)
+        return wide + share * (tensor.reshape(-1, *shape[1:])[some].double() - wide)
 
     # A number alone counts as a row.
-    return made_by_rows(rows, shape or (1,), dtype, tensor.device).reshape(shape)
+    return require_finite(made_by_rows(rows, shape or (1,), dtype, tensor.device).reshape(shape), name)
 
 
 def _replaced_whole(base: Checkpoint, tuned: Adapter | ModelSum) -> dict[str, Callable[[], Tensor]]:

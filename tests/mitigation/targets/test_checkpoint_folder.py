@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from intruders.errors import CheckpointError
+from intruders.errors import CheckpointError, NonFiniteError
 from intruders.mitigation.mitigate import mitigate
+from intruders.mitigation.remedies.doses import Doses
 from tests.checkpoints.models import merged_weights, saved, tiny_gpt2, tiny_llama
 from tests.mitigation.hot import deviation, hot_llama, medium_llama, places_of_intruders, scaled
 from tests.tiny import character_tokenizer
@@ -116,6 +117,22 @@ def test_a_tuned_model_in_single_precision_is_written_in_the_dtype_of_its_base(t
     saved(tuned_in_full(base).float(), tmp_path / "tuned")
     mitigate(tmp_path / "base", tmp_path / "tuned", scale=0, out=tmp_path / "out")
     assert {tensor.dtype for tensor in loaded(tmp_path / "out").values()} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("name", ["model.layers.0.self_attn.q_proj.weight", "model.norm.weight"])
+def test_what_the_type_of_the_base_cannot_hold_is_refused(tmp_path: Path, name: str) -> None:
+    """60,000 is a number of half precision; half as much again is none."""
+    base = tiny_llama().half()
+    saved(base, tmp_path / "base")
+    tuned = tuned_in_full(base)
+    tuned.state_dict()[name].view(-1)[0] = 60_000
+    saved(tuned, tmp_path / "tuned")
+    doses = Doses(doses={key: [1.0] for key in tuned.state_dict()} | {name: [1.5]})
+    with pytest.raises(
+        NonFiniteError, match=rf"'{name}' .* written in float16, whose largest number is 65504"
+    ):
+        mitigate(tmp_path / "base", tmp_path / "tuned", remedy=doses, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
