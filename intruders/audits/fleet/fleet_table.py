@@ -82,7 +82,7 @@ def matrices_of_rows(rows: pa.Table, owner: str) -> pd.DataFrame:
     counted = ["intruder", "ambiguous", "energy", "intruder_energy", *(f"by_{name}" for name in CERTIFICATES)]
     table["vectors"] = groups.size()
     table = table.join(groups[counted].sum())
-    table["relative_update"] = (table["spectral"] / table["base_value"]).where(table["base_value"] > 0)
+    table["relative_update"] = _relative(table["spectral"].to_numpy(), table["base_value"].to_numpy())
     table["intruder_energy_share"] = (table["intruder_energy"] / table["energy"]).fillna(0.0)
     table["rank"] = table["rank"].astype("Int64")
     renamed: pd.DataFrame = table.rename(columns={"intruder": "intruders", "singular_value": "largest"})
@@ -98,8 +98,7 @@ def counts_of_model(rows: pa.Table) -> dict[str, Any]:
     total = float(squares.sum())
     intruders, vectors = int(intruder.sum()), len(values)
     of_matrices = rows.filter(pc.equal(rows["index"], 0))
-    spectral, base_value = _column(of_matrices, "spectral"), _column(of_matrices, "base_value")
-    relative = np.divide(spectral, base_value, out=np.full(len(spectral), np.nan), where=base_value > 0)
+    relative = _relative(_column(of_matrices, "spectral"), _column(of_matrices, "base_value"))
     known = relative[~np.isnan(relative)]
     return {
         "matrices": len(relative),
@@ -161,6 +160,13 @@ def as_arrow(adapters: pd.DataFrame) -> pa.Table:
         [None if pd.isna(value) else value for value in adapters[name].tolist()] for name in schema.names
     ]
     return pa.table([pa.array(c, t) for c, t in zip(columns, schema.types, strict=True)], schema=schema)
+
+
+def _relative(spectral: np.ndarray[Any, Any], base_value: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Return ``||D||_2 / s_1(W0)`` of every matrix; NaN where the base's largest singular value is zero or unknown."""
+    return np.asarray(
+        np.divide(spectral, base_value, out=np.full(len(spectral), np.nan), where=base_value > 0)
+    )
 
 
 def _column(rows: pa.Table, name: str) -> np.ndarray[Any, Any]:
