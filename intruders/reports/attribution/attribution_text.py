@@ -52,7 +52,7 @@ def remarks(attribution: Attribution) -> list[str]:
         if miss > max(0.02 * abs(rise.rise.estimate), 1e-4):
             lines.append(
                 f"note: the parts miss the change on {rise.name} by {miss:.4f} nats per token with {rise.nodes} nodes; "
-                "pass a larger --nodes"
+                "pass --dtype float32 if the models are in 16 bits, or a larger --nodes"
             )
     for check in attribution.checks:
         lines.append(
