@@ -120,12 +120,12 @@ def _documents(source: str, hub_documents: int) -> list[str]:
         copy = folder_of_copy(source)
         if copy is not None:
             return _from_copy(source, copy)
-        return _from_hub(HUB_CORPORA[source], hub_documents)
+        return _from_hub(source, HUB_CORPORA[source], hub_documents)
     if source in others:
         return list(others[source]())
     if source.startswith("hub:"):
         path, _, column = source.removeprefix("hub:").partition("?")
-        return _from_hub(HubCorpus(path, "train", column or "text"), hub_documents)
+        return _from_hub(source, HubCorpus(path, "train", column or "text"), hub_documents)
     file = Path(source).expanduser()
     if file.is_dir():
         files = sorted(
@@ -179,7 +179,7 @@ def _from_copy(name: str, folder: Path) -> list[str]:
     return _rows(file) if file.suffix.lower() in SUFFIXES else cut_at_blank_lines(_read(file))
 
 
-def _from_hub(corpus: HubCorpus, documents: int) -> list[str]:
+def _from_hub(name: str, corpus: HubCorpus, documents: int) -> list[str]:
     try:
         from datasets import load_dataset
     except ImportError as error:
@@ -191,7 +191,7 @@ def _from_hub(corpus: HubCorpus, documents: int) -> list[str]:
         return [str(row[corpus.column]) for row in stream.take(documents)]
     except Exception as error:  # datasets, hub and HTTP libraries each raise their own
         raise SettingError(
-            f"corpus {corpus.path!r} cannot be loaded from the hub "
+            f"corpus {name!r}: {corpus.path!r} cannot be loaded from the hub "
             f"({type(error).__name__}: {' '.join(str(error).split())[:200]}); check the network, pass the text "
             "as a local file, or set INTRUDERS_DATA to a folder with a copy"
         ) from error

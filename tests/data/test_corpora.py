@@ -64,6 +64,18 @@ def test_rows_without_a_text_are_left_out_and_counted(tmp_path: Path) -> None:
         load_corpora(str(rows))
 
 
+def test_a_corpus_that_the_hub_does_not_give_is_named_as_it_was_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def offline(*given: Any, **more: Any) -> None:
+        raise ConnectionError("no route")
+
+    monkeypatch.delenv("INTRUDERS_DATA", raising=False)
+    monkeypatch.setattr("datasets.load_dataset", offline)
+    with pytest.raises(SettingError, match=r"^corpus 'wikitext-2': 'Salesforce/wikitext' cannot be loaded"):
+        load_corpora("wikitext-2")
+
+
 def test_robertas_corpora_come_from_the_hub_with_their_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     import datasets
 

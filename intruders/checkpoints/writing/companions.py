@@ -18,6 +18,17 @@ from ..stored.locate import locate
 # What lies beside the weights and belongs to the model: configs, tokenizers, code, licences; no weights.
 _COMPANIONS = (".json", ".txt", ".model", ".jinja", ".py", ".tiktoken", ".md", ".spm")
 
+# Of these, what belongs to a tokenizer; an adapter's folder has it and no config of a model.
+_OF_A_TOKENIZER = (
+    "tokenizer",
+    "special_tokens_map",
+    "added_tokens",
+    "chat_template",
+    "vocab",
+    "merges",
+    "spiece",
+)
+
 _NOT_COMPANIONS = (".index.json", "trainer_state.json", "adapter_config.json", "intruders.json", "README.md")
 
 
@@ -27,6 +38,16 @@ def copy_companions(source: Path, folder: Path) -> list[str]:
     for file in sorted(source.iterdir()):
         wanted = file.name.endswith(_COMPANIONS) and not file.name.endswith(_NOT_COMPANIONS)
         if file.is_file() and wanted and not file.name.startswith("."):
+            shutil.copyfile(file, folder / file.name)
+            copied.append(file.name)
+    return copied
+
+
+def copy_tokenizer(source: Path, folder: Path) -> list[str]:
+    """Copy the files of a tokenizer, with its chat template, from ``source``; the names copied."""
+    copied = []
+    for file in sorted(source.iterdir()):
+        if file.is_file() and file.name.startswith(_OF_A_TOKENIZER) and file.name.endswith(_COMPANIONS):
             shutil.copyfile(file, folder / file.name)
             copied.append(file.name)
     return copied

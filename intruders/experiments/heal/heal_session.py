@@ -11,6 +11,7 @@ import torch
 
 from ...audits.audit_settings import Compute
 from ...audits.result.audit_result import Audit
+from ...charts.text import plural
 from ...checkpoints.opening.open import Opened
 from ...checkpoints.pairing.pair_sides import pair_sides
 from ...checkpoints.pairing.pairing import PairedMatrix
@@ -42,6 +43,7 @@ from .work_folder import WorkFolder
 
 Told = Callable[[str], None]
 
+_FEW = 8  # documents or examples; fewer choose and tell little
 _STRANGE = 5.0  # nats per token of the base, on text that it does not know
 _MEASURES = 11  # on the half that is reported, about
 
@@ -195,6 +197,7 @@ class Session:
         state = None if self.work is None else self.work.learning()
         if state is not None:
             learning.resume(state)
+            self.told(f"resumed after step {state['step']} of {self.settings.steps}")
         self.progress("learn", 0, self.settings.steps)
         best, doses = learning.run()
         return best, doses, learning.measured
@@ -308,6 +311,16 @@ def _warnings(
 ) -> list[str]:
     """Return what a person should know before the learning starts."""
     warnings = []
+    documents = sum(len(part.documents) for part in data.choice.corpora[data.corpus])
+    for name, what, count, more in (
+        (data.corpus, "document", documents, "--max-documents"),
+        (data.task, "example", len(data.choice.examples[data.task]), "--max-examples"),
+    ):
+        if count < _FEW:
+            warnings.append(
+                f"{plural(count, what)} of {name} choose which doses are kept; expected {_FEW} or more; pass more "
+                f"data, or a larger {more}"
+            )
     forgotten = text_tuned - text_base
     if forgotten < LITTLE:
         warnings.append(

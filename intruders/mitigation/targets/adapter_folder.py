@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from ...checkpoints.adapters.peft_adapter import ADAPTER_CONFIG
 from ...checkpoints.stored.checkpoint import Checkpoint
+from ...checkpoints.writing.companions import copy_tokenizer
 from ...checkpoints.writing.lora_adapter import (
     LoraAdapter,
     Rank,
@@ -36,6 +37,7 @@ class LoraContent:
     modules: dict[str, str]  # base's matrix -> the adapter's module
     in_full: dict[str, str]  # the adapter's tensor -> the base's
     rank: Rank
+    beside: Path | None = None  # the adapter's folder, which may have a tokenizer
 
     @classmethod
     def of(cls, base: Checkpoint, adapter: LoraAdapter, rank: Rank) -> LoraContent:
@@ -45,7 +47,7 @@ class LoraContent:
     @classmethod
     def read(cls, base: Checkpoint, folder: Path, source: str, rank: Rank) -> LoraContent:
         """That of an adapter's folder."""
-        return cls.of(base, read_lora_folder(folder, source), rank)
+        return replace(cls.of(base, read_lora_folder(folder, source), rank), beside=folder)
 
     def rewritten(self, changed: Mapping[str, ChangedMatrix], elsewhere: Elsewhere) -> tuple[Rewritten, Cut]:
         """The new adapter, and what became of its ranks."""
@@ -89,6 +91,8 @@ class LoraContent:
         write_safetensors(folder / "adapter_model.safetensors", tensors)
         config = json.dumps(content.config, indent=2, sort_keys=True, default=_plain)
         (folder / ADAPTER_CONFIG).write_text(config + "\n", encoding="utf-8")
+        if self.beside is not None:
+            copy_tokenizer(self.beside, folder)
         return cut
 
 

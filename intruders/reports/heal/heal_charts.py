@@ -17,7 +17,7 @@ def healing_charts(healing: Healing) -> list[Chart | Grid]:
         "Doses",
         Axis("dose", "dose"),
         doses,
-        "Each cell is the dose of one matrix: 1 is the tuned model, 0 the base. Several of a cell are their mean.",
+        "Each cell is the dose of one matrix: 1 is the tuned model, 0 the base. Of several doses it shows the mean.",
     )
     counts = {name: float(own[0] or 0) for name, own in healing.intruders.items()}
     figures = [*charts, grid]

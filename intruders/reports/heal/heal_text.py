@@ -44,6 +44,12 @@ def print_healing(healing: Healing, console: Console) -> None:
         )
         print_line(console, f"\n{corpus}, {plural(healing.documents[corpus], 'document')} ({title})")
         console.print(_table(healing, corpus, console.width >= WIDE))
+    if any(measure.gain is not None for _, point in rows(healing) for measure in point.corpora.values()):
+        print_line(
+            console,
+            "\ngain: nats per token by which the loss is below that of interpolation at the same task loss, which lies "
+            "between two measured doses",
+        )
     for task in healing.examples:
         print_line(
             console, f"\n{task}, {plural(healing.examples[task], 'example')}: {_accuracies(healing, task)}"
@@ -54,7 +60,10 @@ def print_healing(healing: Healing, console: Console) -> None:
     for note in healing.notes:
         print_line(console, f"note: {note}")
     if healing.out is not None:
-        print_line(console, f"\nwritten to {healing.out} ({healing.form}, {duration(healing.seconds)})")
+        print_line(
+            console, f"\nthe healed model is in {healing.out} ({healing.form}; {duration(healing.seconds)})"
+        )
+        print_line(console, "to measure it on all documents, of which a half are reported above:")
         print_line(console, f"  {check_command(healing)}")
 
 
@@ -79,7 +88,12 @@ def verdict(healing: Healing) -> list[str]:
         )
     ]
     other = healing.point(INTERPOLATION)
-    if other is not None:
+    if healing.step == 0:
+        lines.append(
+            f"that is interpolation with the dose {number(healing.start)}: no step of the learning was better on the "
+            "half that chooses"
+        )
+    elif other is not None:
         gain = measure.gain
         clear = "" if gain is None else f", {_clearly(gain)}"
         share = other.corpora[corpus].healed
@@ -108,6 +122,8 @@ def dose_line(healing: Healing) -> str:
     kinds: dict[str, list[float]] = {}
     for path, own in zip(module_paths(list(healing.doses)), healing.doses.values(), strict=True):
         kinds.setdefault(path.kind, []).extend(own)
+    if len({f"{dose:.2f}" for dose in doses}) == 1:
+        return f"{plural(len(doses), 'dose')}, all {doses[0]:.2f} (1 is the tuned model, 0 the base)"
     means = {kind: sum(own) / len(own) for kind, own in kinds.items()}
     said = ", ".join(f"{kind} {means[kind]:.2f}" for kind in sorted(means, key=lambda kind: -means[kind]))
     return (
@@ -126,7 +142,13 @@ def intruder_lines(healing: Healing) -> list[str]:
 def check_command(healing: Healing) -> str:
     """Return the command that measures the written model."""
     corpora = [part for corpus in healing.healed_point.corpora for part in ("--loss-on", corpus)]
-    command = ["intruders", "evaluate", healing.out or "", "--base", healing.base, *corpora]
+    amount = [
+        part
+        for name in ("max_documents", "max_tokens")
+        if healing.settings.get(name) is not None
+        for part in (f"--{name.replace('_', '-')}", str(healing.settings[name]))
+    ]
+    command = ["intruders", "evaluate", healing.out or "", "--base", healing.base, *corpora, *amount]
     return shlex.join(command)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -182,8 +183,16 @@ def test_killed_it_goes_on_and_ends_as_if_it_had_not_been(
         if stage.startswith("learn: "):
             steps.append(done)
 
-    found = run(models, text, out, progress=counted)
+    said: list[str] = []
+    found = run(models, text, out, progress=counted, told=said.append)
     assert steps == ([5, 6] if "divergence" in last else [])
+    if "divergence" in last:
+        assert "resumed after step 4 of 6" in said
+    # Six documents and a file of few examples have halves of which little can be told.
+    assert any(
+        re.search(r"^3 documents of .* choose which doses are kept; expected 8 or more", line)
+        for line in said
+    )
     assert found.doses == healed[0].doses
     assert found.points == healed[0].points
     assert not (tmp_path / "healed.unfinished").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from intruders.experiments.heal.healing import Healing
-from intruders.reports.heal.heal_text import rows, verdict
+from intruders.reports.heal.heal_text import check_command, dose_line, rows, verdict
 
 RECORD = Path(__file__).parents[2] / "fixtures" / "schema-1" / "heal.json"
 
@@ -41,3 +42,18 @@ def test_it_says_at_which_task_loss_interpolation_is(interpolation: float, sente
     healing = healing_with({"tuned": 0.5, "healed": 0.4, "interpolation": interpolation})
     assert verdict(healing)[1].startswith(sentence)
     assert any(name.startswith(label) for name, _ in rows(healing))
+
+
+def test_where_the_start_is_kept_it_says_that_this_is_interpolation() -> None:
+    learned = healing_with({"tuned": 0.5, "healed": 0.4, "interpolation": 0.4})
+    doses = dict.fromkeys(learned.doses, (0.375,))
+    healing = dataclasses.replace(learned, step=0, start=0.375, doses=doses)
+    assert verdict(healing)[1:] == [
+        "that is interpolation with the dose 0.375: no step of the learning was better on the half that chooses"
+    ]
+    assert dose_line(healing) == "4 doses, all 0.38 (1 is the tuned model, 0 the base)"
+
+
+def test_the_command_that_measures_it_again_takes_as_much_text() -> None:
+    command = check_command(Healing.load(RECORD))
+    assert command.endswith("--loss-on models/text.jsonl --max-documents 6 --max-tokens 24")
