@@ -12,6 +12,7 @@ from typing import Any
 from ..errors import SettingError, missing_extra
 from .local_copies import digest_of, file_of_split, folder_of_copy
 from .local_files import DataFile, read_rows
+from .quiet_hub import quiet_hub
 from .task import Example, Kind, Score, Task
 
 _HELD_OUT = 0.05  # of a set without a labelled validation split
@@ -177,9 +178,10 @@ def _rows_of_hub(name: str, source: HubTask, split: str) -> Iterable[dict[str, A
     except ImportError as error:
         raise missing_extra(f"the task {name!r}", "datasets", "train") from error
     try:
-        rows: Iterable[dict[str, Any]] = load_dataset(
-            source.path, source.configuration, split=split, revision=source.revision
-        )
+        with quiet_hub():
+            rows: Iterable[dict[str, Any]] = load_dataset(
+                source.path, source.configuration, split=split, revision=source.revision
+            )
         return rows
     except Exception as error:  # datasets, hub and HTTP libraries each raise their own
         raise SettingError(

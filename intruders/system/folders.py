@@ -12,7 +12,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..errors import CheckpointError, SettingError, some_of
@@ -176,6 +176,19 @@ def make_folder(folder: Path, name: str = "out") -> None:
         raise SettingError(
             f"{name} '{folder}' cannot be written: {error.strerror or error}; choose another folder"
         ) from error
+
+
+@contextmanager
+def removed_if_unused(folder: Path) -> Iterator[None]:
+    """Remove a folder that the block makes and leaves empty when it raises: work that did not begin leaves nothing."""
+    is_new = not folder.exists()
+    try:
+        yield
+    except BaseException:
+        if is_new:
+            with suppress(OSError):  # not there, or not empty
+                folder.rmdir()
+        raise
 
 
 def require_ours(folder: Path, marks: Collection[str], kind: str, name: str = "out") -> None:

@@ -34,6 +34,7 @@ from ..models.quiet import quiet_transformers
 from ..models.task_fit import refuse_masked
 from ..system.callers_process import apart_from_caller
 from ..system.files import stop_on_full_disk
+from ..system.folders import removed_if_unused
 from ..system.versions import machine, versions
 from .budget_clamp import BudgetClamp
 from .callback.a_movement import StartOfA
@@ -78,12 +79,13 @@ def finetune(config: FinetuneConfig, callbacks: Sequence[Any] = ()) -> RunFolder
       (True, 2)
     """
     run = RunFolder(Path(config.out))
-    run.open_for(config.recorded())
-    location = base_model_location(config.base)
-    task = load_task(config.task, config, config.data_seed)
-    task = task.limited(config.max_train_samples, config.max_eval_samples)
-    check_task(config, task)
-    models = models_of(config, location)
+    with removed_if_unused(run.path):
+        run.open_for(config.recorded())
+        location = base_model_location(config.base)
+        task = load_task(config.task, config, config.data_seed)
+        task = task.limited(config.max_train_samples, config.max_eval_samples)
+        check_task(config, task)
+        models = models_of(config, location)
     if _is_finished(run, task, models):
         return run
     with ExitStack() as contexts:
