@@ -45,11 +45,7 @@ def print_healing(healing: Healing, console: Console) -> None:
         print_line(console, f"\n{corpus}, {plural(healing.documents[corpus], 'document')} ({title})")
         console.print(_table(healing, corpus, console.width >= WIDE))
     if any(measure.gain is not None for _, point in rows(healing) for measure in point.corpora.values()):
-        print_line(
-            console,
-            "\ngain: nats per token by which the loss is below that of interpolation at the same task loss, which lies "
-            "between two measured doses",
-        )
+        print_line(console, "\ngain: loss of interpolation at that model's task loss, minus that model's loss")
     for task in healing.examples:
         print_line(
             console, f"\n{task}, {plural(healing.examples[task], 'example')}: {_accuracies(healing, task)}"
@@ -158,9 +154,13 @@ def ends(value: Interval, sign: bool = False) -> str:
 
 def _table(healing: Healing, corpus: str, is_wide: bool) -> Table:
     table = Table(box=None, pad_edge=False, header_style="")
-    table.add_column("model", no_wrap=True)
-    for title in ("loss", "forgotten", "healed", "gain over interpolation", f"{healing.task} loss"):
-        table.add_column(title if is_wide else title.replace(" over interpolation", ""), justify="right")
+    # The names give way in a narrow terminal: a number or its heading that is cut says nothing.
+    table.add_column("model", no_wrap=is_wide)
+    gain, task_loss = "gain", f"{healing.task}\nloss"
+    if is_wide:
+        gain, task_loss = "gain over interpolation", f"{healing.task} loss"
+    for title in ("loss", "forgotten", "healed", gain, task_loss):
+        table.add_column(title, justify="right", no_wrap=True)
     for name, point in rows(healing):
         measure, task = point.corpora[corpus], point.tasks[healing.task]
         short = point.name in (BASE, TUNED, INTERPOLATION)
