@@ -87,7 +87,8 @@ def heal(
         Path,
         typer.Option(
             metavar="FOLDER",
-            help="Folder for the healed model and heal.json. Run the same command again to resume.",
+            help="Folder for the healed model and heal.json. Unfinished work is in FOLDER.unfinished; run the same "
+            "command again to resume.",
             rich_help_panel=options.OUTPUT,
         ),
     ],
