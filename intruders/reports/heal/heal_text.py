@@ -45,7 +45,9 @@ def print_healing(healing: Healing, console: Console) -> None:
         print_line(console, f"\n{corpus}, {plural(healing.documents[corpus], 'document')} ({title})")
         console.print(_table(healing, corpus, console.width >= WIDE))
     if any(measure.gain is not None for _, point in rows(healing) for measure in point.corpora.values()):
-        print_line(console, "\ngain: loss of interpolation at that model's task loss, minus that model's loss")
+        print_line(
+            console, "\ngain: loss of interpolation at that model's task loss, minus that model's loss"
+        )
     for task in healing.examples:
         print_line(
             console, f"\n{task}, {plural(healing.examples[task], 'example')}: {_accuracies(healing, task)}"
