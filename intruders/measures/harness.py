@@ -82,25 +82,26 @@ def _evaluated(
 ) -> Any:
     if opened.is_masked:
         raise SettingError("the tasks of lm-evaluation-harness are for causal models; this one is masked")
-    with quiet_transformers(), _quiet_harness(), _without_environment():
+    with quiet_transformers(), _quiet_harness():
         manager = _manager(settings)
         import lm_eval  # type: ignore[import-untyped,import-not-found,unused-ignore]
         from lm_eval.models.huggingface import (  # type: ignore[import-untyped,import-not-found,unused-ignore]
             HFLM,
         )
 
-        return lm_eval.simple_evaluate(
-            model=HFLM(pretrained=opened.model, tokenizer=opened.tokenizer, batch_size=_BATCH),
-            tasks=list(settings.lm_eval),
-            task_manager=manager,
-            limit=limit,
-            bootstrap_iters=1000,
-            random_seed=seed,
-            numpy_random_seed=seed,
-            torch_random_seed=seed,
-            fewshot_random_seed=seed,
-            log_samples=log_samples,
-        )
+        with _without_environment():
+            return lm_eval.simple_evaluate(
+                model=HFLM(pretrained=opened.model, tokenizer=opened.tokenizer, batch_size=_BATCH),
+                tasks=list(settings.lm_eval),
+                task_manager=manager,
+                limit=limit,
+                bootstrap_iters=1000,
+                random_seed=seed,
+                numpy_random_seed=seed,
+                torch_random_seed=seed,
+                fewshot_random_seed=seed,
+                log_samples=log_samples,
+            )
 
 
 def _manager(settings: HarnessSettings) -> Any:

@@ -14,7 +14,9 @@ def require_finite(tensor: Tensor, name: str) -> Tensor:
     Raises:
       NonFiniteError: it contains NaN or infinity, of the tuned model or of numbers that its type cannot hold.
     """
-    if not bool(tensor.isfinite().all()):
+    # PyTorch cannot ask every type of 8 bits.
+    asked = tensor.float() if tensor.dtype.itemsize == 1 else tensor
+    if not bool(asked.isfinite().all()):
         dtype = str(tensor.dtype).removeprefix("torch.")
         raise NonFiniteError(
             f"'{name}' contains NaN or infinity once it is changed and written in {dtype}, whose largest number is "
