@@ -39,7 +39,8 @@ class ShowProgress(TrainerCallback):  # type: ignore[misc]
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         if logs and "loss" in logs:
-            self._loss = f"loss {float(logs['loss']):.3f}"
+            # Of the steps since the log before: it comes after a step's end, and stays until the next.
+            self._loss = f"loss {float(logs['loss']):.3f} up to step {state.global_step}"
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self._bar is not None:
