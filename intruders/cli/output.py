@@ -107,7 +107,7 @@ def put_json(document: Mapping[str, Any], json: str | None) -> bool:
 
 @contextmanager
 def resumable(kept: str) -> Iterator[None]:
-    """Say on Ctrl-C what is kept of the work inside, which the same command resumes, and end with status 130."""
+    """Print on Ctrl-C what is kept of the work inside, which the same command resumes, and end with status 130."""
     try:
         yield
     except KeyboardInterrupt:

@@ -14,9 +14,9 @@ from pathlib import Path
 from ..charts.text import plural
 from ..errors import SettingError, missing_extra
 from ..system.plugins import CORPORA, plugins_of
+from ..system.quiet_logger import errors_only
 from .local_copies import file_of_split, folder_of_copy
 from .local_files import SUFFIXES, read_rows
-from .quiet_hub import quiet_hub
 from .values import as_text, is_missing
 
 _TEXT_SUFFIXES = (".txt", ".text", ".md", ".rst")
@@ -186,7 +186,7 @@ def _from_hub(name: str, corpus: HubCorpus, documents: int) -> list[str]:
     except ImportError as error:
         raise missing_extra(f"the corpus {corpus.path!r}", "datasets", "train") from error
     try:
-        with quiet_hub():
+        with errors_only("huggingface_hub"):
             stream = load_dataset(corpus.path, corpus.configuration, split=corpus.split, streaming=True)
             if corpus.is_one_text:
                 return cut_at_blank_lines("\n".join(str(row[corpus.column]).rstrip("\n") for row in stream))

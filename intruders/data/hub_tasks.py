@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import SettingError, missing_extra
+from ..system.quiet_logger import errors_only
 from .local_copies import digest_of, file_of_split, folder_of_copy
 from .local_files import DataFile, read_rows
-from .quiet_hub import quiet_hub
 from .task import Example, Kind, Score, Task
 
 _HELD_OUT = 0.05  # of a set without a labelled validation split
@@ -178,7 +178,7 @@ def _rows_of_hub(name: str, source: HubTask, split: str) -> Iterable[dict[str, A
     except ImportError as error:
         raise missing_extra(f"the task {name!r}", "datasets", "train") from error
     try:
-        with quiet_hub():
+        with errors_only("huggingface_hub"):
             rows: Iterable[dict[str, Any]] = load_dataset(
                 source.path, source.configuration, split=split, revision=source.revision
             )

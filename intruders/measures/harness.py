@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import logging
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stderr
@@ -16,6 +15,7 @@ from typing import Any
 from ..errors import SettingError, missing_extra
 from ..models.quiet import quiet_transformers
 from ..models.tuned_model import OpenedModel
+from ..system.quiet_logger import errors_only
 from .measure_settings import HarnessSettings
 
 _BATCH = 8
@@ -132,14 +132,9 @@ def _register(task_manager: Any, include: str | None, digest: str | None, *, onl
 @contextmanager
 def _quiet_harness() -> Iterator[None]:
     """Silence the harness: its bars need a terminal, and its advice concerns settings that we have chosen."""
-    logger = logging.getLogger("lm_eval")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with nullcontext() if sys.stderr.isatty() else redirect_stderr(io.StringIO()):
-            yield
-    finally:
-        logger.setLevel(level)
+    bars = nullcontext() if sys.stderr.isatty() else redirect_stderr(io.StringIO())
+    with errors_only("lm_eval"), bars:
+        yield
 
 
 @contextmanager

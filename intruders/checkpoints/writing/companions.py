@@ -34,20 +34,20 @@ _NOT_COMPANIONS = (".index.json", "trainer_state.json", "adapter_config.json", "
 
 def copy_companions(source: Path, folder: Path) -> list[str]:
     """Copy what lies beside a model's weights (config, tokenizer, ...) from ``source``; the names copied."""
-    copied = []
-    for file in sorted(source.iterdir()):
-        wanted = file.name.endswith(_COMPANIONS) and not file.name.endswith(_NOT_COMPANIONS)
-        if file.is_file() and wanted and not file.name.startswith("."):
-            shutil.copyfile(file, folder / file.name)
-            copied.append(file.name)
-    return copied
+    return _copied(source, folder, ("",))
 
 
 def copy_tokenizer(source: Path, folder: Path) -> list[str]:
     """Copy the files of a tokenizer, with its chat template, from ``source``; the names copied."""
+    return _copied(source, folder, _OF_A_TOKENIZER)
+
+
+def _copied(source: Path, folder: Path, starts: tuple[str, ...]) -> list[str]:
     copied = []
     for file in sorted(source.iterdir()):
-        if file.is_file() and file.name.startswith(_OF_A_TOKENIZER) and file.name.endswith(_COMPANIONS):
+        wanted = file.name.startswith(starts) and file.name.endswith(_COMPANIONS)
+        is_other = file.name.endswith(_NOT_COMPANIONS) or file.name.startswith(".")
+        if file.is_file() and wanted and not is_other:
             shutil.copyfile(file, folder / file.name)
             copied.append(file.name)
     return copied
