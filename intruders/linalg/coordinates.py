@@ -87,7 +87,7 @@ class Coordinates(Batched):
 
     def problem(self) -> SecularProblem:
         """The same as an eigenvalue problem."""
-        return SecularProblem.of(self.poles(), torch.cat([self.through(), self.left], -1))
+        return SecularProblem.of(self.poles(), torch.cat([self.through().mT, self.left.mT], -2))
 
 
 @dataclass(frozen=True)
@@ -98,17 +98,22 @@ class SecularProblem(Batched):
     """
 
     poles: Tensor  # (batch, a), double
-    spread: Tensor  # (batch, a, 2r): F
+    across: Tensor  # (batch, 2r, a): F^T, in whose layout every shift weighs it
     scales: Tensor  # (batch): f
 
     @classmethod
-    def of(cls, poles: Tensor, spread: Tensor) -> SecularProblem:
+    def of(cls, poles: Tensor, across: Tensor) -> SecularProblem:
         """Build at the scale 1."""
-        return cls(poles, spread, torch.ones_like(poles[:, 0]))
+        return cls(poles, across.contiguous(), torch.ones_like(poles[:, 0]))
 
     @property
     def rank(self) -> int:
-        return self.spread.shape[-1] // 2
+        return self.across.shape[-2] // 2
+
+    @property
+    def spread(self) -> Tensor:
+        """``(batch, a, 2r)``: F."""
+        return self.across.mT
 
     def at(self, scales: Tensor) -> SecularProblem:
         """The same with each update at its own scale ``(batch)``, which must not be 0."""
@@ -116,7 +121,7 @@ class SecularProblem(Batched):
 
     def apply(self, rows: Tensor) -> Tensor:
         """Products with rows ``(batch, c, a)``."""
-        return rows * self.poles.unsqueeze(-2) + self._times_c(rows @ self.spread) @ self.spread.mT
+        return rows * self.poles.unsqueeze(-2) + self._times_c(rows @ self.spread) @ self.across
 
     def projected(self, rows: Tensor) -> Tensor:
         """``(batch, c, c)``: the matrix between rows ``(batch, c, a)``."""
@@ -131,7 +136,7 @@ class SecularProblem(Batched):
         weights, core = self._secular(shifts)
         first = weights * rows
         inner, _ = torch.linalg.solve_ex(core, (first @ self.spread).unsqueeze(-1))
-        solved = first + weights * (inner.squeeze(-1) @ self.spread.mT)
+        solved = first + weights * (inner.squeeze(-1) @ self.across)
         solved = solved / solved.abs().amax(-1, keepdim=True)
         return torch.where(solved.isfinite().all(-1, keepdim=True), solved, rows)
 
@@ -144,11 +149,12 @@ class SecularProblem(Batched):
         eigenvalues = eigvalsh(core)
         above = (self.poles.unsqueeze(-2) > shifts.unsqueeze(-1)).sum(-1)
         counts = above + (eigenvalues > 0).sum(-1) - self.rank
-        a, width = self.spread.shape[-2:]
-        mass = (weights.abs() * self.spread.square().sum(-1).unsqueeze(-2)).sum(-1)
-        eps = torch.finfo(self.spread.dtype).eps
+        width, a = self.across.shape[-2:]
+        size = weights.abs()
+        mass = (size @ self.across.square().sum(-2).unsqueeze(-1)).squeeze(-1)
+        eps = torch.finfo(self.across.dtype).eps
         # A pole and a shift are rounded too, which moves their distance by a share of itself.
-        near = ((self.poles.unsqueeze(-2) + shifts.unsqueeze(-1)) * weights.abs()).amax(-1)
+        near = ((self.poles.unsqueeze(-2) + shifts.unsqueeze(-1)) * size).amax(-1)
         wrong = eps * mass * (a + 8 + near) + eps * width * eigenvalues.abs().amax(-1)
         return counts, eigenvalues.abs().amin(-1) > _SURE * wrong
 
@@ -161,10 +167,10 @@ class SecularProblem(Batched):
         distances = torch.where(distances.abs() < least, least, distances)
         weights = 1 / distances
         batch, c, a = weights.shape
-        width = self.spread.shape[-1]
+        width = self.across.shape[-2]
         step = max(1, _AT_ONCE // max(1, batch * a * width))
         core = weights.new_empty(batch, c, width, width)
-        rows = self.spread.mT.contiguous().unsqueeze(1)
+        rows = self.across.unsqueeze(1)
         for first in range(0, c, step):
             part = slice(first, first + step)
             # One product of all shifts a matrix: as many products as shifts would each get a copy of F.

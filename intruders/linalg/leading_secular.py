@@ -54,7 +54,7 @@ def leading_vectors(problem: SecularProblem, k: int, start: LeadingVectors | Non
         if not bool(missing.any()) or search == _MOST_SEARCHES - 1:
             break
         # Directions that the start had nothing of: a block Krylov step, and what the poles nearby see of the update.
-        extra = problem.spread.mT
+        extra = problem.across
         extra = (
             torch.cat([extra, problem.apply(extra)], -2) if search == 0 else _near_poles(problem, values, k)
         )
@@ -70,15 +70,17 @@ def _near_poles(problem: SecularProblem, values: Tensor, k: int) -> Tensor:
 
 
 def _start(problem: SecularProblem, count: int) -> Tensor:
-    """Orthonormal rows: the first ``count`` coordinates, and the update's left directions."""
+    """Orthonormal rows: the first ``count`` coordinates, and F beyond them.
+
+    With the update's left directions alone, the vectors that it turned need a further round of solves.
+    """
     batch, a = problem.poles.shape
     count = min(count, a)
-    rank = min(problem.rank, a - count)
+    width = min(2 * problem.rank, a - count)
     first = torch.eye(count, a, dtype=problem.poles.dtype, device=problem.poles.device).expand(batch, -1, -1)
-    if rank == 0:
+    if width == 0:
         return first
-    rest = problem.spread[:, count:, problem.rank :]
-    others = torch.linalg.qr(rest).Q.mT[:, :rank]
+    others = torch.linalg.qr(problem.spread[:, count:]).Q.mT[:, :width]
     return torch.cat([first, torch.nn.functional.pad(others, (count, 0))], -2)
 
 
@@ -96,19 +98,18 @@ def _iterated(
     if extra is not None:
         rows = torch.linalg.qr(torch.cat([rows, extra], -2)[:, :a].mT).Q.mT
     squares, rows = _ritz(problem, rows, count)
-    for round_ in range(_MOST_ROUNDS):
-        if 2 * count > a:
-            break
-        if round_ > 0 and bool(
-            (_residuals(problem, squares, rows)[:, :k] <= _CONVERGED * squares[:, :1]).all()
-        ):
-            break
+    residuals: Tensor | None = None
+    for _ in range(_MOST_ROUNDS if 2 * count <= a else 0):
         solved = problem.solve(squares[:, :k], rows[:, :k])
         both = torch.linalg.qr(torch.cat([rows, solved], -2).mT).Q.mT
         squares, rows = _ritz(problem, both, count)
+        residuals = _residuals(problem, squares, rows)
+        if bool((residuals[:, :k] <= _CONVERGED * squares[:, :1]).all()):
+            break
+    if residuals is None:
+        residuals = _residuals(problem, squares, rows)
     values = squares.clamp_min(0.0).sqrt()
-    tiny = torch.finfo(values.dtype).tiny
-    return values, rows, _residuals(problem, squares, rows) / values.clamp_min(tiny)
+    return values, rows, residuals / values.clamp_min(torch.finfo(values.dtype).tiny)
 
 
 def _residuals(problem: SecularProblem, squares: Tensor, rows: Tensor) -> Tensor:
@@ -123,15 +124,23 @@ def _proved(
     first, last = values[:, :1], values[:, k - 1 : k]
     shares = torch.tensor(_BELOW, dtype=values.dtype, device=values.device)
     shifts = last - shares * first  # (batch, c), descending
-    if values.shape[-1] > k:
-        between = 0.5 * (last + values[:, k : k + 1])
-        shifts = torch.cat([shifts, between], -1)
-    usable = shifts > 0
-    counts, sure = problem.counts(shifts.clamp_min(0.0).square())
     # Kahan: as many eigenvalues as there are rows, each within the norm of all residuals.
     reach = residuals[:, :k].norm(dim=-1, keepdim=True)
-    usable &= sure & (last - reach > shifts)
+    if values.shape[-1] > k:
+        # Half way to the next Ritz value is mostly enough.
+        half_way = 0.5 * (last + values[:, k : k + 1])
+        usable, counts = _counted(problem, half_way, last - reach)
+        if bool((usable & (counts == k)).all()):
+            return half_way.squeeze(-1), usable.squeeze(-1), torch.zeros_like(usable.squeeze(-1))
+        shifts = torch.cat([shifts, half_way], -1)
+    usable, counts = _counted(problem, shifts, last - reach)
     proved = usable & (counts == k)
     floor = torch.where(proved, shifts, torch.inf).amin(-1)
     missing = (usable & (counts > k)).any(-1) & ~proved.any(-1)
     return floor, proved.any(-1), missing
+
+
+def _counted(problem: SecularProblem, shifts: Tensor, below: Tensor) -> tuple[Tensor, Tensor]:
+    """Whether a count at each shift ``(batch, c)`` is one of the values below ``(batch, 1)``, and the counts."""
+    counts, sure = problem.counts(shifts.clamp_min(0.0).square())
+    return sure & (shifts > 0) & (shifts < below), counts

@@ -178,7 +178,7 @@ def test_products_in_parts_are_those_in_one() -> None:
 
 def test_a_problem_without_a_finite_solve_gives_the_row_back() -> None:
     problem = SecularProblem.of(
-        torch.zeros(1, 4, dtype=torch.float64), torch.zeros(1, 4, 2, dtype=torch.float64)
+        torch.zeros(1, 4, dtype=torch.float64), torch.zeros(1, 2, 4, dtype=torch.float64)
     )
     rows = torch.ones(1, 1, 4, dtype=torch.float64)
     assert problem.solve(torch.zeros(1, 1, dtype=torch.float64), rows).isfinite().all()
