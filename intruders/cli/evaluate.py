@@ -49,6 +49,15 @@ def evaluate(
     losses: LossSettings,
     data_seed: options.DataSeed = None,
     seed: Annotated[int, options.seed_of("document samples, of masks and of the bootstrap")] = 0,
+    reported_half: Annotated[
+        bool,
+        Option(
+            "--reported-half",
+            help="Measure only the half of documents and examples that heal, scale and remedies report on, at the "
+            "same --max-documents, --max-examples, --seed and --data-seed.",
+            rich_help_panel=options.MEASURES,
+        ),
+    ] = False,
     harness: HarnessSettings,
     scores: ScoreSettings,
     loading: Loading,
@@ -86,6 +95,7 @@ def evaluate(
                 harness=harness,
                 data_seed=data_seed,
                 seed=seed,
+                reported_half=reported_half,
                 loading=loading,
                 out=out,
                 force=force,

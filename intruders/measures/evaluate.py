@@ -7,7 +7,7 @@ import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,9 @@ import pandas as pd
 from ..checkpoints.opening.many_sources import digest_of
 from ..checkpoints.pairing.sides_on_disk import on_disk
 from ..data.corpora import load_corpora
+from ..data.halves import halves_of_corpus, halves_of_task
 from ..data.load_task import load_task
+from ..data.task import Task
 from ..errors import SettingError
 from ..models.finetuned_folder import data_seed_of
 from ..models.loading_settings import AS_STORED, Loading
@@ -160,6 +162,7 @@ def evaluate(
     harness: HarnessSettings = NO_HARNESS,
     data_seed: int | None = None,
     seed: int = 0,
+    reported_half: bool = False,
     loading: Loading = AS_STORED,
     out: str | os.PathLike[str] | None = None,
     force: bool = False,
@@ -179,6 +182,8 @@ def evaluate(
       harness: the tasks of lm-evaluation-harness.
       data_seed: seed of the tasks' rows and splits, as in fine-tuning; by default that of the run.
       seed: seed of samples, masked tokens and the bootstrap.
+      reported_half: measure only the documents and examples that :func:`intruders.heal`, a measured scale and
+        :func:`intruders.compare_remedies` report on, at the same seeds and numbers of both.
       loading: how the models are loaded.
       out: folder for the result. Finished parts are kept there, so that the same call resumes after a kill.
       force: replace an earlier evaluation in ``out``.
@@ -215,6 +220,15 @@ def evaluate(
     }
     rows_by = data_seed_of(model) if data_seed is None else data_seed
     tasks = [load_task(task, scores, rows_by) for task in scores.tasks]
+    if reported_half:
+        if scores.split is not None:
+            raise SettingError(
+                f"split is {scores.split!r}, and the reported half says which examples are scored; leave one out"
+            )
+        corpora = {
+            name: [halves_of_corpus(part, seed)[1] for part in parts] for name, parts in corpora.items()
+        }
+        tasks = [_reported(task, scores.max_examples) for task in tasks]
     splits = [scored_examples(task, scores.split, scores.max_examples)[0] for task in tasks]
     for task in tasks:
         check_for_task(model, task, base)
@@ -252,6 +266,12 @@ def evaluate(
             evaluation.save(folder)
             shutil.rmtree(folder / FOLDER, ignore_errors=True)
     return evaluation
+
+
+def _reported(task: Task, max_examples: int | None) -> Task:
+    """The same task with the reported examples alone in the split that is scored."""
+    _, examples = halves_of_task(task, max_examples)
+    return replace(task, test=examples) if task.test else replace(task, validation=examples)
 
 
 def _notes_on_dtypes(loading: Loading, loaded: Sequence[str]) -> list[str]:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import torch
 
 DTYPES = ("auto", "bfloat16", "float16", "float32")
+LOAD_IN = ("4bit", "8bit")
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Loading(Settings):
     load_in: str | None = setting(
         None,
         "Quantize linear layers while loading, by bitsandbytes: 4bit (nf4) or 8bit. Other weights have --dtype.",
-        choices=("4bit", "8bit"),
+        choices=LOAD_IN,
         new_in="0.2",
         metavar="BITS",
         panel="Computation",

@@ -155,6 +155,11 @@ def test_what_is_wrong_with_a_task_is_found_before_a_model_is_opened(
     empty = replace(_on(place, "sums.jsonl"), split="test")
     with pytest.raises(SettingError, match=r"the test split of task 'sums\.jsonl' is empty"):
         evaluate(str(place / "completer"), losses=_text(place), scores=empty)
+    chosen = replace(empty, split="validation")
+    with pytest.raises(SettingError, match=r"split is 'validation', and the reported half says which"):
+        evaluate(str(place / "completer"), scores=chosen, reported_half=True)
+    with pytest.raises(SettingError, match=r"'.*one\.txt' has 1 document; expected 2 or more"):
+        evaluate(str(place / "completer"), losses=_text(place, "one.txt"), reported_half=True)
 
 
 def test_what_was_measured_is_told_and_kept_when_something_else_fails(

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import random
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ...data.corpora import Corpus
+from ...data.halves import halves_of_corpus, halves_of_task
 from ...data.task import Example, Task
-from ...errors import SettingError
 
 # The least number of documents per corpus, and of examples per task, in a first pass, with as many that follow it.
 _LEAST_OF_A_PASS = 3
@@ -78,8 +77,8 @@ def split_data(
     Raises:
       SettingError: a corpus has fewer than two documents, or a task fewer than two examples.
     """
-    halves = {name: [_halved(part, seed) for part in parts] for name, parts in corpora.items()}
-    rows = {name: _rows(task, max_examples) for name, task in tasks.items()}
+    halves = {name: [halves_of_corpus(part, seed) for part in parts] for name, parts in corpora.items()}
+    rows = {name: halves_of_task(task, max_examples) for name, task in tasks.items()}
     chosen: list[Sequence[Any]] = [
         *(first.documents for parts in halves.values() for first, _ in parts),
         *(examples for examples, _ in rows.values()),
@@ -108,29 +107,3 @@ def split_data(
         {task: second for task, (_, second) in rows.items()},
     )
     return DataShares(share("first", 0), share("rest", 1), report)
-
-
-def _halved(corpus: Corpus, seed: int) -> tuple[Corpus, Corpus]:
-    if len(corpus.documents) < 2:
-        raise SettingError(
-            f"corpus {corpus.name!r} has 1 document; expected 2 or more, since strengths are chosen on one half and "
-            "shown on the other; pass a larger corpus or --max-documents"
-        )
-    documents = list(corpus.documents)
-    random.Random(f"halves {seed}").shuffle(documents)
-    middle = len(documents) // 2
-    return replace(corpus, documents=documents[:middle]), replace(corpus, documents=documents[middle:])
-
-
-def _rows(task: Task, most: int | None) -> tuple[list[Example], list[Example]]:
-    if task.test:
-        halves = task.validation[:most], task.test[:most]
-    else:
-        middle = (len(task.validation) + 1) // 2
-        halves = task.validation[:middle][:most], task.validation[middle:][:most]
-    if not all(halves):
-        raise SettingError(
-            f"task {task.name!r} has {len(task.validation)} examples to score; expected 2 or more, since strengths are "
-            "chosen on one half and shown on the other; pass a task with more"
-        )
-    return halves

@@ -23,6 +23,7 @@ from ...experiments.heal.healing import (
     Healing,
 )
 from ...measures.intervals import Interval
+from ...models.loading_settings import LOAD_IN
 from ..shared.page import print_line
 
 WIDE = 150  # columns of a terminal in which every interval fits
@@ -61,7 +62,7 @@ def print_healing(healing: Healing, console: Console) -> None:
         print_line(
             console, f"\nthe healed model is in {healing.out} ({healing.form}; {duration(healing.seconds)})"
         )
-        print_line(console, "to measure it on all documents, of which a half are reported above:")
+        print_line(console, "to measure it again on the half that is reported above:")
         print_line(console, f"  {check_command(healing)}")
 
 
@@ -138,16 +139,18 @@ def intruder_lines(healing: Healing) -> list[str]:
 
 
 def check_command(healing: Healing) -> str:
-    """Return the command that measures the written model."""
+    """Return the command that measures the written model on the reported documents."""
+    settings = healing.settings
     corpora = [part for corpus in healing.healed_point.corpora for part in ("--loss-on", corpus)]
-    amount = [
-        part
-        for name in ("max_documents", "max_tokens")
-        if healing.settings.get(name) is not None
-        for part in (f"--{name.replace('_', '-')}", str(healing.settings[name]))
-    ]
-    command = ["intruders", "evaluate", healing.out or "", "--base", healing.base, *corpora, *amount]
-    return shlex.join(command)
+    # A record of an earlier release may lack some of them.
+    given = {name: settings[name] for name in ("max_documents", "max_tokens", "seed") if settings.get(name)}
+    if settings.get("dtype"):
+        given["load_in" if settings["dtype"] in LOAD_IN else "dtype"] = settings["dtype"]
+    options = [part for name, value in given.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+    if settings.get("estimate"):
+        options.append("--estimate")
+    command = ["intruders", "evaluate", healing.out or "", "--base", healing.base, *corpora, *options]
+    return shlex.join([*command, "--reported-half"])
 
 
 def ends(value: Interval, sign: bool = False) -> str:

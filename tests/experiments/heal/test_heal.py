@@ -89,27 +89,20 @@ def test_plain_peft_opens_the_adapter_with_the_doses_in_b(
 def test_an_evaluation_of_the_folder_gives_its_losses_again(
     models: tuple[str, str], text: str, healed: tuple[intruders.Healing, Path]
 ) -> None:
-    """On all documents and test examples, of which the report has half: by the doses, and by the folder."""
+    """On the half that is reported: by the doses, and by the folder."""
     found, out = healed
     losses = LossSettings(loss_on=(text,), max_documents=6, max_tokens=24)
     scores = ScoreSettings(tasks=(sums(models),), max_examples=4, max_new_tokens=BRIEF.max_new_tokens)
-    measured = intruders.evaluate(str(out), base=models[0], losses=losses, scores=scores)
+    measured = intruders.evaluate(str(out), base=models[0], losses=losses, scores=scores, reported_half=True)
     point = found.healed_point
-    accuracy = point.tasks[sums(models)].accuracy
+    accuracy, corpus = point.tasks[sums(models)].accuracy, point.corpora[text]
     assert accuracy is not None
-    assert measured.scores[0].accuracy.estimate == accuracy.estimate
-    # The documents that are reported are three of the six: measured alone, they have the record's loss.
-    from intruders.data.corpora import load_corpora
-    from intruders.data.load_task import load_task
-    from intruders.experiments.heal.heal_data import data_of
-    from intruders.measures.corpus_loss import measure_losses
-    from intruders.models.tuned_model import open_language_model
-
-    corpora = {text: load_corpora(text, max_documents=6)}
-    data = data_of(corpora, {"sums": load_task(sums(models))}, QUICK.max_examples, 0)
-    opened = open_language_model(str(out), models[0])
-    [again] = measure_losses(opened, data.report.corpora[text], LossSettings(max_tokens=24))
-    assert again.mean == pytest.approx(point.corpora[text].loss.estimate, abs=1e-5)
+    assert measured.scores[0].accuracy == accuracy
+    loss = measured.losses[0]
+    assert loss.difference is not None
+    assert loss.loss.n == found.documents[text] == 3  # of six
+    assert loss.loss.estimate == pytest.approx(corpus.loss.estimate, abs=1e-5)
+    assert loss.difference.estimate == pytest.approx(corpus.forgotten.estimate, abs=1e-5)
 
 
 def test_a_merge_of_it_is_verified(

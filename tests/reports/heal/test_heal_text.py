@@ -54,6 +54,10 @@ def test_where_the_start_is_kept_it_says_that_this_is_interpolation() -> None:
     assert dose_line(healing) == "4 doses, all 0.38 (1 is the tuned model, 0 the base)"
 
 
-def test_the_command_that_measures_it_again_takes_as_much_text() -> None:
-    command = check_command(Healing.load(RECORD))
-    assert command.endswith("--loss-on models/text.jsonl --max-documents 6 --max-tokens 24")
+def test_the_command_that_measures_it_again_takes_the_same_text() -> None:
+    healing = Healing.load(RECORD)
+    same = "--loss-on models/text.jsonl --max-documents 6 --max-tokens 24"
+    assert check_command(healing).endswith(f"{same} --dtype float32 --reported-half")
+    settings = {**healing.settings, "seed": 3, "dtype": "4bit", "estimate": True}
+    other = dataclasses.replace(healing, settings=settings)
+    assert check_command(other).endswith(f"{same} --seed 3 --load-in 4bit --estimate --reported-half")
