@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
 import torch
+
+_IMPORTED_IN = os.getpid()
 
 
 @contextmanager
@@ -32,10 +36,22 @@ def apart_from_caller() -> Iterator[None]:
 
 @contextmanager
 def usual_type() -> Iterator[None]:
-    """Make tensors without a type of their own in single precision within the block, whatever the caller's default."""
-    before = torch.get_default_dtype()
+    """Make tensors without a type of their own in single precision within the block, whatever the caller's default.
+
+    A forked process works in one thread: torch would wait forever for those of its parent (pytorch issue 17199).
+    """
+    before, threads = torch.get_default_dtype(), torch.get_num_threads()
     torch.set_default_dtype(torch.float32)
+    if _is_forked():
+        torch.set_num_threads(1)
     try:
         yield
     finally:
         torch.set_default_dtype(before)
+        torch.set_num_threads(threads)
+
+
+def _is_forked() -> bool:
+    """Whether this process may have been forked from one in which torch had started threads."""
+    forked = getattr(multiprocessing.context, "ForkProcess", ())  # not on Windows
+    return os.getpid() != _IMPORTED_IN or isinstance(multiprocessing.current_process(), forked)
