@@ -18,6 +18,7 @@ import jinja2
 import pytest
 from hypothesis import HealthCheck, settings
 
+from intruders.system.allocator import keep_freed_memory
 from intruders.system.versions import available_cores
 
 # The same examples in every run, so that a failure is the commit's and not the day's. Other examples:
@@ -33,6 +34,9 @@ settings.load_profile("repeatable")
 # Every training collects garbage, which takes half a second where torch, transformers and all tests are loaded: more
 # than the steps of a tiny model. What is frozen is not looked at. Nothing is collected while the tests are loaded.
 gc.disable()
+
+# Pages of matrices that are made and dropped a thousand times are a sixth of the engine's tests.
+keep_freed_memory()
 
 # PEFT compiles one and the same page about an adapter whenever it saves one, which takes longer than the rest of it.
 jinja2.Environment.compile = cache(jinja2.Environment.compile)  # type: ignore[method-assign]

@@ -11,6 +11,7 @@ import typer
 
 from ..errors import IntrudersError, missing_extra
 from ..models.quiet import hush_imports
+from ..system.allocator import keep_freed_memory, use_large_pages
 from ..system.exit_status import ExitStatus
 from ..system.out_of_memory import is_out_of_memory, told_in_one_line
 from ..version import __version__
@@ -59,6 +60,10 @@ GROUPS: Mapping[str, Sequence[Callable[..., None]]] = {
     "Housekeeping": (prepare, cache, plugins),
 }
 _ON_RAY = (fleet, prepare, study)
+# Their memory is that of a model and its activations. Others take one matrix after another, and give back each.
+_RUN_MODELS = {member.__name__ for group in ("Measure", "Train and study") for member in GROUPS[group]} | {
+    "heal"
+}
 for group, members in GROUPS.items():
     for member in members:
         app.command(
@@ -77,12 +82,16 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
+    context: typer.Context,
     version: bool = typer.Option(
         False, "--version", callback=_print_version, is_eager=True, help="Show the version."
     ),
 ) -> None:
     """Take the options before any command."""
     hush_imports()  # of whatever package a command comes to load
+    use_large_pages()
+    if context.invoked_subcommand in _RUN_MODELS:
+        keep_freed_memory()
 
 
 def main() -> None:

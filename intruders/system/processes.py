@@ -15,6 +15,7 @@ from typing import Any, Generic, TypeVar
 import torch
 
 from ..errors import IntrudersError
+from .allocator import keep_freed_memory
 from .exit_status import ExitStatus
 from .notes import show_warnings_as_notes
 
@@ -127,6 +128,7 @@ class _Worker(Generic[Item]):
 
 def _work(connection: Any, do: Callable[[Any], object], threads: int) -> None:
     torch.set_num_threads(threads)
+    keep_freed_memory()
     show_warnings_as_notes()
     # An end that Python knows of, or semaphores of libraries are left over and warned of.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))

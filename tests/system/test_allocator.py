@@ -1,0 +1,71 @@
+"""Memory that tensors leave is kept for the next ones, by processes that run models and by no others."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+import sys
+from importlib import import_module
+
+import pytest
+
+from intruders.cli.main import GROUPS
+
+_FAULTS = """
+import json, os, resource, sys
+from intruders.system.allocator import keep_freed_memory
+if sys.argv[1] == "kept":
+    keep_freed_memory()
+import torch
+sizes = [2**24, 2**23, 2**24]  # of 4 bytes each: too large for glibc to keep
+faults = []
+for _ in range(6):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    blocks = [torch.ones(size) for size in sizes]
+    del blocks
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(json.dumps(faults))
+"""
+_PAGES = (2**24 + 2**23 + 2**24) * 4 // 4096
+
+
+def page_faults(how: str, **environment: str) -> list[int]:
+    told = subprocess.run(
+        [sys.executable, "-c", _FAULTS, how],
+        capture_output=True, text=True, check=True, env={"PATH": "/usr/bin:/bin", **environment},
+    )  # fmt: skip
+    faults: list[int] = json.loads(told.stdout)
+    return faults
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a parameter of glibc")
+def test_a_block_as_large_as_one_that_was_freed_is_not_cleared_again() -> None:
+    assert min(page_faults("as it is")[1:]) > 0.9 * _PAGES
+    assert max(page_faults("kept")[1:]) < 0.01 * _PAGES
+    # Somebody who tunes the allocator is left alone.
+    assert min(page_faults("kept", MALLOC_TOP_PAD_="4096")[1:]) > 0.9 * _PAGES
+
+
+def test_commands_that_run_models_do_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    from tests.commands import in_this_process
+
+    kept: list[str] = []
+    application = import_module("intruders.cli.main")  # the package has a function of that name
+    monkeypatch.setattr(application, "keep_freed_memory", lambda: kept.append(name))
+    for members in GROUPS.values():
+        for member in members:
+            name = member.__name__
+            in_this_process(name, "--help")
+    run_models = {
+        "attribute",
+        "evaluate",
+        "finetune",
+        "heal",
+        "intervene",
+        "remedies",
+        "scale",
+        "sequence",
+        "study",
+    }
+    assert set(kept) == run_models
