@@ -14,6 +14,7 @@ torch, transformers and this package take themselves is the peak of the same cal
 from __future__ import annotations
 
 import json
+import os
 import string
 import subprocess
 import sys
@@ -59,6 +60,7 @@ def measured(command: str, folder: Path) -> dict[str, float]:
         check=True,
         stdout=subprocess.PIPE,
         text=True,
+        env={**os.environ, "THP_MEM_ALLOC_ENABLE": "1"},  # as the commands do, before torch is imported
     )
     numbers: dict[str, float] = json.loads(run.stdout.splitlines()[-1])
     return numbers
@@ -130,7 +132,9 @@ def run(command: str, folder: Path) -> None:
     """Make one small measurement, as the command does."""
     import intruders
     from intruders.experiments.heal.scale_choice import choose_scale
+    from intruders.system.allocator import keep_freed_memory
 
+    keep_freed_memory()
     base, adapter, text = (str(folder / name) for name in ("base", "adapter", "texts"))
     settings = intruders.HealSettings(steps=1, max_documents=2, max_tokens=_TOKENS, max_examples=2)
     rest = "&".join(f"{split}={folder / f'{split}.csv'}" for split in ("validation", "test"))
