@@ -1,8 +1,7 @@
 """How a process takes memory for tensors, and whether it keeps what they leave.
 
 By default glibc gives a large block back to the system as soon as it is freed, and the kernel then clears the pages of
-the next one as they are touched. A step of a training on a processor frees and takes hundreds of megabytes, and spends
-a fifth of its time on that (docs/how-to/memory.md).
+the next one as they are touched. A step of a training on a processor frees and takes hundreds of megabytes.
 """
 
 from __future__ import annotations
@@ -13,9 +12,9 @@ import os
 # Parameters of glibc's mallopt (malloc.h) and their values in bytes. All of them are set: one alone makes glibc stop
 # adapting the others.
 _KEPT = {
-    -3: 2**30,  # M_MMAP_THRESHOLD: larger blocks are the system's
-    -1: 2**30,  # M_TRIM_THRESHOLD: as much may be free at the end of the heap
-    -2: 2**26,  # M_TOP_PAD: by so much the heap grows at once
+    -3: 2**27,  # M_MMAP_THRESHOLD: larger blocks are the system's
+    -1: 2**27,  # M_TRIM_THRESHOLD: as much may be free at the end of the heap
+    -2: 2**24,  # M_TOP_PAD: by so much the heap grows at once
 }
 # A user who tunes the allocator knows better.
 _OF_A_USER = ("GLIBC_TUNABLES", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_")
@@ -27,7 +26,7 @@ def use_large_pages() -> None:
 
 
 def keep_freed_memory() -> None:
-    """Keep freed memory for what is allocated next, up to 1 GiB; nothing happens without glibc."""
+    """Keep freed memory for what is allocated next, up to 128 MiB; nothing happens without glibc."""
     if any(name in os.environ for name in _OF_A_USER):
         return
     try:

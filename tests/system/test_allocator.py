@@ -18,7 +18,7 @@ from intruders.system.allocator import keep_freed_memory
 if sys.argv[1] == "kept":
     keep_freed_memory()
 import torch
-sizes = [2**24, 2**23, 2**24]  # of 4 bytes each: too large for glibc to keep
+sizes = [10 * 2**20] * 2  # of 4 bytes each: too large for glibc to keep
 faults = []
 for _ in range(6):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -27,7 +27,7 @@ for _ in range(6):
     faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 print(json.dumps(faults))
 """
-_PAGES = (2**24 + 2**23 + 2**24) * 4 // 4096
+_PAGES = 2 * 10 * 2**20 * 4 // 4096
 
 
 def page_faults(how: str, **environment: str) -> list[int]:
