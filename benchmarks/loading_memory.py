@@ -14,7 +14,6 @@ torch, transformers and this package take themselves is the peak of the same cal
 from __future__ import annotations
 
 import json
-import os
 import string
 import subprocess
 import sys
@@ -24,6 +23,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from intruders.system.allocator import keep_freed_memory, use_large_pages
 
 from .memory import resident_peak
 
@@ -36,6 +37,7 @@ _TOKENS = 32
 
 
 def main() -> None:
+    use_large_pages()  # which the processes started here inherit
     shape = _QUICK if "--quick" in sys.argv else _LARGE
     with tempfile.TemporaryDirectory() as folder:
         large, tiny = Path(folder) / "large", Path(folder) / "tiny"
@@ -60,7 +62,6 @@ def measured(command: str, folder: Path) -> dict[str, float]:
         check=True,
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, "THP_MEM_ALLOC_ENABLE": "1"},  # as the commands do, before torch is imported
     )
     numbers: dict[str, float] = json.loads(run.stdout.splitlines()[-1])
     return numbers
@@ -132,7 +133,6 @@ def run(command: str, folder: Path) -> None:
     """Make one small measurement, as the command does."""
     import intruders
     from intruders.experiments.heal.scale_choice import choose_scale
-    from intruders.system.allocator import keep_freed_memory
 
     keep_freed_memory()
     base, adapter, text = (str(folder / name) for name in ("base", "adapter", "texts"))

@@ -19,7 +19,7 @@ from ..checkpoints.stored.selection import Selection
 from ..engine.decide import decide
 from ..engine.decisions import Detection
 from ..errors import SettingError
-from ..system.callers_process import usual_type
+from ..system.callers_process import usual_settings
 from ..system.progress import Progress, silent
 from ..system.threads import run_side_by_side
 from .audit_settings import ANYWHERE, AuditSettings, Compute, base_dtype_of
@@ -31,7 +31,7 @@ from .result.subspaces import Subspaces
 from .worth_decomposing import AuditsAhead
 
 
-@usual_type()
+@usual_settings()
 def audit(
     base: Source | None,
     tuned: Source | None = None,

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from ..checkpoints.opening.open import Source
 from ..checkpoints.stored.selection import Selection
-from ..system.callers_process import usual_type
+from ..system.callers_process import usual_settings
 from ..system.progress import Progress, silent
 from .audit import patterns
 from .audit_settings import Compute
@@ -17,7 +17,7 @@ from .preparation import Preparation, PreparedBase, decompose
 from .prepare_on_ray import prepare_on_ray
 
 
-@usual_type()
+@usual_settings()
 def prepare(
     base: Source,
     *,

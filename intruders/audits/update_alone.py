@@ -18,7 +18,7 @@ from ..linalg.chance import chance_share
 from ..linalg.low_rank import LowRank
 from ..linalg.spectrum import effective_rank, rank_of_energy, stable_rank
 from ..linalg.svd import DenseSVD
-from ..system.callers_process import usual_type
+from ..system.callers_process import usual_settings
 from ..system.plain_values import plain
 from ..system.result_protocol import JsonResult
 
@@ -150,7 +150,7 @@ class UpdateOverlap(JsonResult):
     not_measured: dict[str, str] = field(default_factory=dict)
 
 
-@usual_type()
+@usual_settings()
 def inspect_update(source: Source, energy: float = ENERGY) -> UpdateAlone:
     """Measure the update of an adapter without its base.
 
@@ -202,7 +202,7 @@ def update_of(adapter: Adapter, energy: float = ENERGY) -> UpdateAlone:
     return UpdateAlone(adapter.source, energy, modules, not_measured, start)
 
 
-@usual_type()
+@usual_settings()
 def compare_updates(first: Source, second: Source, energy: float = ENERGY) -> UpdateOverlap:
     """Compare the updates of two adapters without their base.
 

@@ -21,7 +21,7 @@ from ..checkpoints.writing.lora_adapter import Rank
 from ..checkpoints.writing.shards import SHARD_BYTES
 from ..errors import SettingError
 from ..linalg.low_rank import LowRank
-from ..system.callers_process import usual_type
+from ..system.callers_process import usual_settings
 from ..system.progress import Progress, silent
 from ..system.result_protocol import Result
 from .cases import reached, read_cases
@@ -44,7 +44,7 @@ def no_records(result: Mitigation) -> Mapping[str, Result]:
     return {}
 
 
-@usual_type()
+@usual_settings()
 def mitigate(
     base: Source | None,
     tuned: Source | None = None,

@@ -13,7 +13,7 @@ from ..checkpoints.pairing.open_sides import named_sides, open_sides
 from ..checkpoints.pairing.pair_sides import EVERYTHING, pair_sides
 from ..checkpoints.stored.selection import Selection
 from ..errors import SettingError
-from ..system.callers_process import usual_type
+from ..system.callers_process import usual_settings
 from ..system.progress import Progress, silent
 from ..system.result_protocol import JsonResult
 from ..system.versions import installed_versions
@@ -45,7 +45,7 @@ class WrittenScale(JsonResult):
     versions: Mapping[str, str] = field(default_factory=installed_versions)
 
 
-@usual_type()
+@usual_settings()
 def write_at_scale(
     base: Source | None,
     tuned: Source | None,

@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import random
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ def apart_from_caller() -> Iterator[None]:
     in_python, in_numpy, in_torch = random.getstate(), np.random.get_state(), torch.get_rng_state()
     on_devices = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
     try:
-        with usual_type(), torch.inference_mode(False), torch.enable_grad():
+        with usual_settings(), torch.inference_mode(False), torch.enable_grad():
             yield
     finally:
         random.setstate(in_python)
@@ -35,19 +35,27 @@ def apart_from_caller() -> Iterator[None]:
 
 
 @contextmanager
-def usual_type() -> Iterator[None]:
+def usual_settings() -> Iterator[None]:
     """Make tensors without a type of their own in single precision within the block, whatever the caller's default.
 
     A forked process works in one thread: torch would wait forever for those of its parent (pytorch issue 17199).
     """
-    before, threads = torch.get_default_dtype(), torch.get_num_threads()
+    before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float32)
-    if _is_forked():
-        torch.set_num_threads(1)
+    try:
+        with _one_thread() if _is_forked() else nullcontext():
+            yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     try:
         yield
     finally:
-        torch.set_default_dtype(before)
         torch.set_num_threads(threads)
 
 

@@ -18,7 +18,7 @@ from ...checkpoints.stored.checkpoint import Checkpoint
 from ...checkpoints.stored.content import Digests, content_digests, require_content
 from ...checkpoints.stored.read_once import read_once
 from ...errors import SettingError
-from ...system.callers_process import usual_type
+from ...system.callers_process import usual_settings
 from ...system.folders import locked_folder, make_folder, require_ours
 from ...system.progress import Progress, silent
 from ...system.remote_folder import RemoteFolder, local_folder
@@ -41,7 +41,7 @@ _VERSION = 2
 MARKS = (ADAPTERS, VECTORS, EARLIER_VECTORS, FOLDER)
 
 
-@usual_type()
+@usual_settings()
 def audit_fleet(
     base: Source,
     adapters: Sequence[Source] | str,

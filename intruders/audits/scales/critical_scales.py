@@ -22,7 +22,7 @@ from ...engine.decisions import Detection
 from ...engine.projection import Projection, project
 from ...engine.scale_search import ScaleWindow, first_window, largest_scale, search_end
 from ...errors import SettingError
-from ...system.callers_process import usual_type
+from ...system.callers_process import usual_settings
 from ...system.progress import Progress, silent
 from ...system.threads import run_side_by_side
 from ..audit import judge_batch
@@ -36,7 +36,7 @@ Result = TypeVar("Result")
 _MOST_STEPS = 40
 
 
-@usual_type()
+@usual_settings()
 def critical_scales(
     base: Source | None,
     tuned: Source | None = None,

@@ -9,7 +9,7 @@ import torch
 
 from ...errors import CheckpointError, NonFiniteError
 from ...linalg.pair import Pair
-from ...system.callers_process import usual_type
+from ...system.callers_process import usual_settings
 from ...system.progress import Progress, silent
 from ..opening.model_sum import ModelSum
 from ..opening.open import Source, open_checkpoint
@@ -28,7 +28,7 @@ from .verdict import APPLIED, OTHER_WEIGHTS, TOO_SMALL, Verdict, judge
 from .verification import OtherTensor, Verification, VerifiedMatrix
 
 
-@usual_type()
+@usual_settings()
 def verify(
     base: Source | None,
     adapter: Source,
