@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..checkpoints.opening.many_sources import digest_of
 from ..checkpoints.pairing.sides_on_disk import on_disk
 from ..data.corpora import load_corpora
 from ..data.halves import halves_of_corpus, halves_of_task
@@ -23,6 +22,7 @@ from ..data.task import Task
 from ..errors import SettingError
 from ..models.finetuned_folder import data_seed_of
 from ..models.loading_settings import AS_STORED, Loading
+from ..models.model_digest import digest_of_model
 from ..models.stored_dtype import dtype_name, dtype_to_load, recorded_dtypes
 from ..models.tuned_model import base_location, check_for_task, weights_of
 from ..settings.seeds import check_seeds
@@ -239,7 +239,7 @@ def evaluate(
     if folder is not None:
         make_folder(folder)
     with nullcontext() if folder is None else locked_folder(folder):
-        of = {} if folder is None else {"weights": [digest_of(source) for source in sources]}
+        of = {} if folder is None else {"weights": [digest_of_model(source) for source in sources]}
         if folder is not None:
             of |= recorded_dtypes(loading, loaded)
         work = MeasuredModel(model, base, KeptOutcomes(folder, of), losses, seed, loading, progress)

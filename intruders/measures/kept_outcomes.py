@@ -11,9 +11,9 @@ from typing import Any
 
 from ..audits.audit_settings import AuditSettings
 from ..audits.result.audit_result import Audit
-from ..checkpoints.opening.many_sources import digest_of
 from ..data.task import Task
 from ..models.finetuned_folder import FinetunedFolder
+from ..models.model_digest import digest_of_model
 from ..system.files import write_atomically
 from .measure_settings import LossSettings, ScoreSettings
 from .outcome import Outcome
@@ -36,8 +36,8 @@ def depends_on(
     """Return what an evaluation of a tuned model's remedies depends on, besides documents and examples."""
     trained = FinetunedFolder.of(tuned)
     return {
-        "base": digest_of(base),
-        "tuned": digest_of(tuned),
+        "base": digest_of_model(base),
+        "tuned": digest_of_model(tuned),
         "audit": audit.recorded(),
         "intruders": _intruders(audited),
         "tasks": {name: [task.kind, task.score, task.labels] for name, task in tasks.items()},

@@ -16,7 +16,6 @@ import torch
 from ...audits.audit import audited_whole
 from ...audits.audit_settings import ANYWHERE, AS_USUAL, AuditSettings, Compute
 from ...audits.result.audit_result import Audit
-from ...checkpoints.opening.many_sources import digest_of
 from ...checkpoints.opening.open import Opened
 from ...checkpoints.pairing.open_sides import open_sides
 from ...checkpoints.pairing.pair_sides import pair_sides
@@ -38,6 +37,7 @@ from ...mitigation.cases import read_cases
 from ...mitigation.remedies.intruders import ScaledIntruders
 from ...models.finetuned_folder import data_seed_of
 from ...models.loading_settings import AS_STORED, Loading
+from ...models.model_digest import digest_of_model
 from ...models.stored_dtype import recorded_dtypes
 from ...settings.seeds import check_seeds
 from ...system.callers_process import apart_from_caller
@@ -121,8 +121,8 @@ def attribute(
     sides = open_sides(given_base, source)
     base_source = given_base if given_base is not None else sides[0].source
     key = {
-        "base": digest_of(base_source),
-        "tuned": digest_of(source),
+        "base": digest_of_model(base_source),
+        "tuned": digest_of_model(source),
         "settings": {
             name: value for name, value in settings.recorded().items() if name not in ("nodes", "check")
         },

@@ -12,7 +12,6 @@ from ...audits.audit import audited_whole
 from ...audits.audit_settings import ANYWHERE, AS_USUAL, AuditSettings, Compute
 from ...audits.result.audit_result import Audit
 from ...checkpoints.adapters.adapter import Adapter
-from ...checkpoints.opening.many_sources import digest_of
 from ...checkpoints.opening.open import Opened
 from ...checkpoints.pairing.open_sides import open_sides
 from ...checkpoints.pairing.pair_sides import pair_sides
@@ -28,6 +27,7 @@ from ...mitigation.mitigation_result import Mitigation
 from ...mitigation.targets.choose_target import choose_target
 from ...models.finetuned_folder import data_seed_of
 from ...models.loading_settings import AS_STORED, Loading
+from ...models.model_digest import digest_of_model
 from ...models.stored_dtype import recorded_dtypes
 from ...settings.seeds import check_seeds
 from ...system.callers_process import apart_from_caller
@@ -118,8 +118,8 @@ def heal(
     pairs = pair_sides(*sides, Selection(include_embeddings=True)).pairs
     written_form = _checked_form(form, sides[1], pairs)
     key = {
-        "base": digest_of(base_source),
-        "tuned": digest_of(tuned),
+        "base": digest_of_model(base_source),
+        "tuned": digest_of_model(tuned),
         "settings": settings.recorded(),
         "seed": seed,
         "text": {name: [part.digest for part in parts] for name, parts in corpora.items()},

@@ -15,6 +15,7 @@ from ..tables.rows import settings_row
 from ..tables.taken_rows import keep_taken_rows
 from ..work.perform import is_done
 from ..work.run_record import RunRecord
+from ..work.stage_inputs import inputs_of
 from ..work.stages import stages_of
 from ..work.study_folder import PUBLISHED, StudyFolder
 from .published_study import PublishedRun, PublishedStudy
@@ -69,11 +70,12 @@ def plan_take_over(path: str | Path, runs: Sequence[Run], name: str = "") -> Tak
     by_digest = {run.digest: run for run in runs}
     matched: list[tuple[Run, PublishedRun]] = []
     refused: dict[str, str] = {}
+    digests: dict[str, str] = {}
     for theirs in published.runs:
         own = by_digest.get(theirs.digest)
         if own is None:
             refused[theirs.id] = _nearest(theirs, runs)
-        elif reason := _other_measures(own, theirs):
+        elif reason := _other_measures(own, theirs) or _other_inputs(own, theirs, digests):
             refused[theirs.id] = reason
         else:
             _check_rows(own, theirs, published)
@@ -99,6 +101,16 @@ def _other_measures(own: Run, theirs: PublishedRun) -> str:
         settings = kept.get("settings")
         if settings != wanted:
             return f"'{stage.name}' was measured by other settings: {_differences(wanted, settings or {})}"
+    return ""
+
+
+def _other_inputs(own: Run, theirs: PublishedRun, digests: dict[str, str]) -> str:
+    """Return which base or data file of a run has another content here; empty if none that is here has."""
+    here = inputs_of(own, digests)
+    for stage in stages_of(own):
+        for name, then in theirs.stages[stage.name].get("inputs", {}).items():
+            if here.get(name, then) != then:
+                return f"{name} has another content here than the one that it was made from"
     return ""
 
 

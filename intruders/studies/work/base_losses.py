@@ -78,10 +78,10 @@ def _digests(corpora: Corpora) -> dict[str, list[str]]:
 
 def _content(base: str) -> str | None:
     """Return a digest of the base's files; None where they are not on this machine yet."""
-    from ...checkpoints.opening.many_sources import digest_of
+    from ...models.model_digest import digest_of_model
 
     try:
-        return digest_of(base)
+        return digest_of_model(base)
     except (IntrudersError, OSError):
         return None
 

@@ -25,16 +25,15 @@ def inputs_of(run: Run, known: dict[str, str] | None = None) -> Inputs:
       run: whose inputs.
       known: digests of this call by path, so that the base of many runs is read once; gets those that are new.
     """
-    from ...checkpoints.opening.many_sources import (
-        digest_of,  # loads torch, which the plan of a study does without
-    )
+    # Loads torch, which the plan of a study does without.
+    from ...models.model_digest import digest_of_model
 
     known = {} if known is None else known
     inputs = {}
     for what, path in [("base", run.base), *(("data", file) for file in _data_files(run))]:
         if path not in known:
             try:
-                known[path] = digest_of(path) if what == "base" else _digest_of_file(Path(path))
+                known[path] = digest_of_model(path) if what == "base" else _digest_of_file(Path(path))
             except (IntrudersError, OSError):
                 continue
         inputs[f"{what} '{path}'"] = known[path]

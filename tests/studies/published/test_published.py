@@ -149,6 +149,19 @@ def test_a_measure_by_other_settings_is_not_taken_over(
         run_study(parsed(document), tmp_path / "out", published=published[1])
 
 
+def test_a_run_that_was_made_from_another_base_is_not_taken_over_and_the_base_is_named(
+    published: tuple[Path, Path], llama: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(published[1], tmp_path / "data")
+    document = json.loads((tmp_path / "data" / "published.json").read_text())
+    for run in document["runs"]:
+        run["stages"]["train"]["inputs"][f"base '{llama}'"] = 32 * "0"
+    (tmp_path / "data" / "published.json").write_text(json.dumps(document))
+    with pytest.raises(SettingError, match=rf"base '{llama}' has another content here"):
+        run_study(parsed(tiny_study(llama)), tmp_path / "out", published=tmp_path / "data")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_measure_that_is_added_later_trains_the_run_here(
     published: tuple[Path, Path], llama: Path, tmp_path: Path
 ) -> None:
