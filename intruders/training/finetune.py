@@ -36,6 +36,7 @@ from ..system.callers_process import apart_from_caller
 from ..system.files import stop_on_full_disk
 from ..system.folders import removed_if_unused
 from ..system.versions import machine, versions
+from .attention_of_short_rows import attend_by_products_if_short
 from .budget_clamp import BudgetClamp
 from .callback.a_movement import StartOfA
 from .callback.callback import IntruderCallback
@@ -176,10 +177,12 @@ def _train(
     base = load_model(location, task.kind, labels, config.loading(task.kind))
     context = context_length(base.config, config.max_length)
     rows, scored = encoded_rows(config, tokenizer, task, context)
+    longest = max(len(row["input_ids"]) for row in rows)
+    attend_by_products_if_short(base, longest, _precision(config))
     texts = read_replay(
         config,
         tokenizer,
-        max(len(row["input_ids"]) for row in rows),
+        longest,
         arguments.train_batch_size,
         held_out=_measured_documents(config),
     )
