@@ -46,6 +46,8 @@ from .task_score import TaskScore, score_task, scored_examples
 SCHEMA = 1
 _FILES = ("evaluation.json", "documents.parquet", "examples.parquet")
 
+_ON_REPORTED_HALF = "only the documents and examples that heal, scale and remedies report on were measured"
+
 Measured = CorpusLoss | TaskScore | HarnessScore | str  # a note is a string
 
 
@@ -225,6 +227,11 @@ def evaluate(
             raise SettingError(
                 f"split is {scores.split!r}, and the reported half says which examples are scored; leave one out"
             )
+        if harness.lm_eval:
+            raise SettingError(
+                f"lm_eval is {harness.lm_eval[0]!r}, whose examples have no reported half; measure it in a call of "
+                "its own"
+            )
         corpora = {
             name: [halves_of_corpus(part, seed)[1] for part in parts] for name, parts in corpora.items()
         }
@@ -244,6 +251,8 @@ def evaluate(
             of |= recorded_dtypes(loading, loaded)
         work = MeasuredModel(model, base, KeptOutcomes(folder, of), losses, seed, loading, progress)
         work.notes += _notes_on_dtypes(loading, loaded)
+        if reported_half:
+            work.notes.append(_ON_REPORTED_HALF)
         evaluation = Evaluation(model, base, [], [], [], work.notes)
         after, before = work.losses_of_both(corpora)
         for name, parts in corpora.items():

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from ..errors import IntrudersError, in_one_line, missing_extra
+from .allocator import keep_freed_memory
 from .notes import show_warnings_as_notes
 
 _RETRIES = 3  # of an item whose worker was killed
@@ -121,6 +122,7 @@ def _task(do: Callable[[Any], object], item: object, threads: int) -> object:
     import torch
 
     torch.set_num_threads(threads)
+    keep_freed_memory()
     show_warnings_as_notes()
     return do(item)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 _LONGEST = 128  # tokens
@@ -21,4 +22,8 @@ def attend_by_products_if_short(model: Any, longest: int, precision: str) -> Non
     """
     is_fused = getattr(model.config, "_attn_implementation", None) == "sdpa"
     if is_fused and precision == "bf16" and longest <= _LONGEST and model.device.type == "cpu":
-        model.set_attn_implementation("eager")
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore", FutureWarning
+            )  # transformers 5.24 reads a property that it deprecated
+            model.set_attn_implementation("eager")

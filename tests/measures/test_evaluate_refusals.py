@@ -15,7 +15,7 @@ from intruders.errors import CheckpointError, IntrudersError, PairingError, Sett
 from intruders.measures import evaluate as under_test
 from intruders.measures import measured_model
 from intruders.measures.evaluate import evaluate
-from intruders.measures.measure_settings import LossSettings, ScoreSettings
+from intruders.measures.measure_settings import HarnessSettings, LossSettings, ScoreSettings
 from intruders.reports.evaluation.evaluation_text import evaluation_lines
 from intruders.training.finetune import finetune
 from intruders.training.finetune_config import FinetuneConfig
@@ -158,6 +158,9 @@ def test_what_is_wrong_with_a_task_is_found_before_a_model_is_opened(
     chosen = replace(empty, split="validation")
     with pytest.raises(SettingError, match=r"split is 'validation', and the reported half says which"):
         evaluate(str(place / "completer"), scores=chosen, reported_half=True)
+    harness = HarnessSettings(lm_eval=("arc_easy",))
+    with pytest.raises(SettingError, match=r"lm_eval is 'arc_easy', whose examples have no reported half"):
+        evaluate(str(place / "completer"), harness=harness, reported_half=True)
     with pytest.raises(SettingError, match=r"'.*one\.txt' has 1 document; expected 2 or more"):
         evaluate(str(place / "completer"), losses=_text(place, "one.txt"), reported_half=True)
 

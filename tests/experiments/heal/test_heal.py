@@ -98,6 +98,7 @@ def test_an_evaluation_of_the_folder_gives_its_losses_again(
     accuracy, corpus = point.tasks[sums(models)].accuracy, point.corpora[text]
     assert accuracy is not None
     assert measured.scores[0].accuracy == accuracy
+    assert [note for note in measured.notes if note.startswith("only the documents and examples that heal")]
     loss = measured.losses[0]
     assert loss.difference is not None
     assert loss.loss.n == found.documents[text] == 3  # of six
