@@ -24,7 +24,7 @@ from ...experiments.heal.healing import (
 )
 from ...measures.intervals import Interval
 from ...models.loading_settings import LOAD_IN
-from ..shared.page import print_line
+from ..shared.page import print_command, print_line
 
 WIDE = 150  # columns of a terminal in which every interval fits
 
@@ -63,7 +63,7 @@ def print_healing(healing: Healing, console: Console) -> None:
             console, f"\nthe healed model is in {healing.out} ({healing.form}; {duration(healing.seconds)})"
         )
         print_line(console, "to measure it again on the half that is reported above:")
-        print_line(console, f"  {check_command(healing)}")
+        print_command(console, check_command(healing))
 
 
 def verdict(healing: Healing) -> list[str]:

@@ -19,6 +19,11 @@ def print_line(console: Console, line: str) -> None:
     console.print(Text(line), soft_wrap=False)
 
 
+def print_command(console: Console, command: str) -> None:
+    """Print a command in one line however long it is, so that it can be copied from the terminal."""
+    console.print(Text(f"  {command}"), soft_wrap=True)
+
+
 @dataclass(frozen=True)
 class Page:
     """The console, and what its columns and characters allow."""

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from intruders.experiments.heal.healing import Healing
-from intruders.reports.heal.heal_text import check_command, dose_line, rows, verdict
+from intruders.reports.heal.heal_text import check_command, dose_line, print_healing, rows, verdict
 
 RECORD = Path(__file__).parents[2] / "fixtures" / "schema-1" / "heal.json"
 
@@ -61,3 +62,9 @@ def test_the_command_that_measures_it_again_takes_the_same_text() -> None:
     settings = {**healing.settings, "seed": 3, "dtype": "4bit", "estimate": True}
     other = dataclasses.replace(healing, settings=settings)
     assert check_command(other).endswith(f"{same} --seed 3 --load-in 4bit --estimate --reported-half")
+
+
+def test_the_command_is_one_line_in_a_narrow_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    healing = dataclasses.replace(Healing.load(RECORD), out="healed")
+    print_healing(healing, Console(width=40))
+    assert f"  {check_command(healing)}\n" in capsys.readouterr().out
