@@ -8,7 +8,8 @@ from typing import Any
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from .encoding import IGNORED
+from .encoding import IGNORED, labels_of_next
+from .split_model import SplitModel
 
 
 def target_loss(model: Any, batch: Mapping[str, Tensor]) -> Tensor:
@@ -31,11 +32,19 @@ def target_logits(model: Any, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tens
     They are in single precision or better. The targets themselves (targets,) come with them.
     """
     inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
-    logits, labels = model(**inputs).logits, batch["labels"]
-    if labels.dim() > 1:
-        logits, labels = logits[:, :-1], labels[:, 1:]
+    labels = batch["labels"]
+    if labels.dim() == 1:
+        is_target = labels != IGNORED
+        return in_single(model(**inputs).logits[is_target]), labels[is_target]
+    labels = labels_of_next(labels)
     is_target = labels != IGNORED
-    return in_single(logits[is_target]), labels[is_target]
+    split = SplitModel.of(model) if is_target.any() else None
+    states = None if split is None else split.states(inputs)
+    if split is None or states is None or states.shape[:2] != labels.shape:
+        logits = model(**inputs).logits[is_target]
+    else:
+        logits = split.logits(states[is_target])
+    return in_single(logits), labels[is_target]
 
 
 def in_single(tensor: Tensor) -> Tensor:

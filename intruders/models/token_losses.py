@@ -1,20 +1,19 @@
 """-log p of chosen tokens, with logits only at their positions and at few positions at a time.
 
-Logits are the largest thing that a language model computes: tokens x vocabulary. A model of 270 million weights with a
-vocabulary of 262,144 has more of its arithmetic in its head than in all of its layers.
+A model of 270 million weights with a vocabulary of 262,144 has more of its arithmetic in its head than in all of its
+layers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from .encoding import IGNORED
+from .split_model import SplitModel
 
 _LOGITS_AT_ONCE = 1 << 24  # numbers: 64 MiB in single precision
 _FEWEST_PLACES = 64  # at once, so that the head's own weights are not read anew for every few places
@@ -55,44 +54,13 @@ def _logits_in_parts(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield the logits (positions, vocabulary) at labels, with the labels, in order, some at a time."""
     chosen = labels != IGNORED  # (batch, width)
-    own = _without_wrapper(model)
-    backbone: Any = getattr(own, "base_model", None)
-    states = None
-    if isinstance(backbone, nn.Module) and backbone is not own:
-        # What a causal model would keep for the next token is not asked for.
-        options = {"use_cache": False} if own.can_generate() else {}
-        given = backbone(**inputs, **options)
-        states = getattr(given, "last_hidden_state", None)
-    if states is None or states.shape[:2] != chosen.shape:
+    split = SplitModel.of(model)
+    states = None if split is None else split.states(inputs)
+    if split is None or states is None or states.shape[:2] != chosen.shape:
         yield model(**inputs).logits[chosen], labels[chosen]
         return
-    step = max(_FEWEST_PLACES, _LOGITS_AT_ONCE // int(own.config.get_text_config().vocab_size))
+    step = max(_FEWEST_PLACES, _LOGITS_AT_ONCE // split.vocabulary)
     for some, wanted in zip(
         torch.split(states[chosen], step), torch.split(labels[chosen], step), strict=True
     ):
-        with _answering(backbone, type(given)(last_hidden_state=some[None])):
-            stand_in = torch.zeros((1, len(some)), dtype=torch.long, device=some.device)
-            yield own(input_ids=stand_in).logits[0], wanted
-
-
-def _without_wrapper(model: Any) -> Any:
-    """Return the transformers model in a PEFT model; None if PEFT puts a learned prompt before its input."""
-    if not hasattr(model, "get_base_model"):
-        return model if hasattr(model, "can_generate") else None
-    return None if model.active_peft_config.is_prompt_learning else model.get_base_model()
-
-
-@contextmanager
-def _answering(backbone: nn.Module, output: Any) -> Iterator[None]:
-    """Let the backbone return ``output`` for any input, so that the model's own head does the rest.
-
-    Some models scale or cap their logits after the head; the head's module alone would not.
-    """
-    own = backbone.__dict__.get("forward")
-    backbone.forward = lambda *_, **__: output
-    try:
-        yield
-    finally:
-        del backbone.forward
-        if own is not None:
-            backbone.forward = own
+        yield split.logits(some), wanted

@@ -19,10 +19,19 @@ from torch.nn.functional import kl_div, log_softmax
 from ...data.corpora import Corpus
 from ...data.task import Example, Task
 from ...errors import NonFiniteError, SettingError
-from ...models.encoding import PadRight, encode_classification, encode_completions, pad_token_id
+from ...models.encoding import (
+    IGNORED,
+    PadRight,
+    encode_classification,
+    encode_completions,
+    labels_of_next,
+    pad_token_id,
+)
+from ...models.split_model import SplitModel
 from ...models.target_loss import target_logits
 from ...models.tuned_model import OpenedModel
 from ..doses.dosed_model import DoseVector
+from .kept_answers import KeptAnswers
 
 # Documents and examples of a step.
 DOCUMENTS, EXAMPLES = 8, 8
@@ -68,6 +77,20 @@ class Objective:
         self._language, self._scored, self._doses = language, scored, doses
         self._texts, self._rows, self._seed = texts, rows, seed
         self._pad = PadRight(pad_token_id(scored.tokenizer))
+        # Masked tokens are drawn at every step, and classes have no states of their own: these are not kept.
+        of_text = None if language.is_masked else SplitModel.of(language.model)
+        is_of_tokens = bool(rows) and isinstance(rows[0]["labels"], list)
+        of_task = SplitModel.of(scored.model) if is_of_tokens else None
+        self._base = (
+            None
+            if of_text is None
+            else KeptAnswers(of_text, lambda numbers: self._inputs(numbers, 0), [len(ids) for ids in texts])
+        )
+        self._tuned = (
+            None
+            if of_task is None
+            else KeptAnswers(of_task, self._targets, [len(row["input_ids"]) for row in rows])
+        )
 
     def gradient(self, step: int, weight: float) -> StepLosses:
         """Add the gradient of a step to that of the doses.
@@ -75,39 +98,55 @@ class Objective:
         Raises:
           NonFiniteError: a loss is NaN or infinite.
         """
-        texts = [self._texts[index] for index in _turn(len(self._texts), DOCUMENTS, step, self._seed)]
-        rows = [self._rows[index] for index in _turn(len(self._rows), EXAMPLES, step, self._seed)]
+        texts = _turn(len(self._texts), DOCUMENTS, step, self._seed)
+        rows = _turn(len(self._rows), EXAMPLES, step, self._seed)
         return StepLosses(self._text_gradient(texts, step), self._task_gradient(rows, weight))
 
-    def _text_gradient(self, texts: Sequence[list[int]], step: int) -> float:
+    def _text_gradient(self, numbers: Sequence[int], step: int) -> float:
         model = self._language.model
-        parts = list(_parts(texts, max(1, _LOGITS // _vocabulary(model))))
+        parts = list(_parts(numbers, self._texts, max(1, _LOGITS // _vocabulary(model))))
         encoded = [self._inputs(part, step) for part in parts]
         tokens = sum(int(scored.sum()) for _, scored in encoded)
         total = 0.0
-        for inputs, scored in encoded:
+        for part, (inputs, scored) in zip(parts, encoded, strict=True):
             with torch.no_grad(), self._doses.off():
-                base = log_softmax(_logits(model, inputs)[scored].float(), dim=-1)
+                known = None if self._base is None else self._base.logits(part)
+                known = _logits(model, inputs)[scored] if known is None else known
+                base = log_softmax(known.float(), dim=-1)
             predicted = log_softmax(_logits(model, inputs)[scored].float(), dim=-1)
             divergence = kl_div(predicted, base, reduction="sum", log_target=True) / tokens
             total += _finite(divergence, "divergence from the base on text")
             divergence.backward()  # type: ignore[no-untyped-call]
         return total
 
-    def _task_gradient(self, rows: list[dict[str, Any]], weight: float) -> float:
-        device = next(self._scored.model.parameters()).device
-        batch = {name: tensor.to(device) for name, tensor in self._pad(rows).items()}
+    def _task_gradient(self, numbers: Sequence[int], weight: float) -> float:
+        batch = self._batch(numbers)
         with torch.no_grad(), self._doses.at(torch.ones_like(self._doses.values)):
-            tuned = log_softmax(target_logits(self._scored.model, batch)[0], dim=-1)
+            known = None if self._tuned is None else self._tuned.logits(numbers)
+            known = target_logits(self._scored.model, batch)[0] if known is None else known
+            tuned = log_softmax(known.float(), dim=-1)
         predicted = log_softmax(target_logits(self._scored.model, batch)[0], dim=-1)
         divergence = kl_div(predicted, tuned, reduction="batchmean", log_target=True)
         value = _finite(divergence, "divergence from the tuned model on training examples")
         (weight * divergence).backward()  # type: ignore[no-untyped-call]
         return value
 
-    def _inputs(self, texts: Sequence[list[int]], step: int) -> tuple[dict[str, Tensor], Tensor]:
+    def _batch(self, numbers: Sequence[int]) -> dict[str, Tensor]:
+        """Return some examples as the model's inputs, with their labels."""
+        device = next(self._scored.model.parameters()).device
+        rows = self._pad([self._rows[number] for number in numbers])
+        return {name: tensor.to(device) for name, tensor in rows.items()}
+
+    def _targets(self, numbers: Sequence[int]) -> tuple[dict[str, Tensor], Tensor]:
+        """Return the inputs of some examples, and where they predict a target: (examples, width)."""
+        batch = self._batch(numbers)
+        labels = labels_of_next(batch.pop("labels"))
+        return batch, labels != IGNORED
+
+    def _inputs(self, numbers: Sequence[int], step: int) -> tuple[dict[str, Tensor], Tensor]:
         """Return the inputs of some texts, and where the model's predictions count: (texts, width)."""
         device = next(self._language.model.parameters()).device
+        texts = [self._texts[number] for number in numbers]
         pad = pad_token_id(self._language.tokenizer)
         width = max(len(ids) for ids in texts)
         ids = torch.tensor([row + [pad] * (width - len(row)) for row in texts])
@@ -174,14 +213,14 @@ def _turn(count: int, size: int, step: int, seed: int) -> list[int]:
     return positions
 
 
-def _parts(texts: Sequence[list[int]], tokens: int) -> Iterator[list[list[int]]]:
-    """Batch texts of similar length, as many as a number of tokens allows, at least one."""
-    part: list[list[int]] = []
-    for ids in sorted(texts, key=len):
-        if part and len(ids) * (len(part) + 1) > tokens:
+def _parts(numbers: Sequence[int], texts: Sequence[list[int]], tokens: int) -> Iterator[list[int]]:
+    """Batch the numbers of texts of similar length, as many as a number of tokens allows, at least one."""
+    part: list[int] = []
+    for number in sorted(numbers, key=lambda number: len(texts[number])):
+        if part and len(texts[number]) * (len(part) + 1) > tokens:
             yield part
             part = []
-        part.append(ids)
+        part.append(number)
     if part:
         yield part
 
