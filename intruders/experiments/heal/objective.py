@@ -28,7 +28,7 @@ from ...models.encoding import (
     pad_token_id,
 )
 from ...models.split_model import SplitModel
-from ...models.target_loss import target_logits
+from ...models.target_loss import in_single, target_logits
 from ...models.tuned_model import OpenedModel
 from ..doses.dosed_model import DoseVector
 from .kept_answers import KeptAnswers
@@ -124,7 +124,7 @@ class Objective:
         with torch.no_grad(), self._doses.at(torch.ones_like(self._doses.values)):
             known = None if self._tuned is None else self._tuned.logits(numbers)
             known = target_logits(self._scored.model, batch)[0] if known is None else known
-            tuned = log_softmax(known.float(), dim=-1)
+            tuned = log_softmax(in_single(known), dim=-1)
         predicted = log_softmax(target_logits(self._scored.model, batch)[0], dim=-1)
         divergence = kl_div(predicted, tuned, reduction="batchmean", log_target=True)
         value = _finite(divergence, "divergence from the tuned model on training examples")
