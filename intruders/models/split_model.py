@@ -35,13 +35,14 @@ class SplitModel:
         return int(self._own.config.get_text_config().vocab_size)
 
     def states(self, inputs: dict[str, Tensor]) -> Tensor | None:
-        """Compute the hidden states (batch, width, hidden) of a batch; None if the body answers in another form."""
+        """Compute the hidden states (batch, width, hidden) of a batch; None if the body has not one of each token."""
         # What a causal model would keep for the next token is not asked for.
         options = {"use_cache": False} if self._own.can_generate() else {}
         given = self._body(**inputs, **options)
         self._kind = type(given)
         states: Tensor | None = getattr(given, "last_hidden_state", None)
-        return states
+        is_of_tokens = states is not None and states.shape[:2] == inputs["input_ids"].shape
+        return states if is_of_tokens else None
 
     def logits(self, states: Tensor) -> Tensor:
         """Return the logits (positions, vocabulary) that the head makes of hidden states (positions, hidden).

@@ -40,11 +40,9 @@ def target_logits(model: Any, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tens
     is_target = labels != IGNORED
     split = SplitModel.of(model) if is_target.any() else None
     states = None if split is None else split.states(inputs)
-    if split is None or states is None or states.shape[:2] != labels.shape:
-        logits = model(**inputs).logits[is_target]
-    else:
-        logits = split.logits(states[is_target])
-    return in_single(logits), labels[is_target]
+    if split is not None and states is not None:
+        return in_single(split.logits(states[is_target])), labels[is_target]
+    return in_single(model(**inputs).logits[is_target]), labels[is_target]
 
 
 def in_single(tensor: Tensor) -> Tensor:

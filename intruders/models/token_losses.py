@@ -56,7 +56,7 @@ def _logits_in_parts(
     chosen = labels != IGNORED  # (batch, width)
     split = SplitModel.of(model)
     states = None if split is None else split.states(inputs)
-    if split is None or states is None or states.shape[:2] != chosen.shape:
+    if split is None or states is None:
         yield model(**inputs).logits[chosen], labels[chosen]
         return
     step = max(_FEWEST_PLACES, _LOGITS_AT_ONCE // split.vocabulary)

@@ -8,6 +8,7 @@ makes the same logits of them at the cost of one product.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,18 +29,24 @@ class KeptAnswers:
     """
 
     def __init__(self, split: SplitModel, encoded: Encoded, lengths: Sequence[int]) -> None:
-        """Prepare to keep.
-
-        Args:
-          split: the model.
-          encoded: encodes texts by their numbers.
-          lengths: tokens of every text; texts of similar length share a batch.
-        """
+        """Prepare to keep; :meth:`of` takes the model apart."""
         self._split, self._encoded = split, encoded
         order = sorted(range(len(lengths)), key=lambda number: lengths[number])
         batches = [order[begin : begin + _AT_ONCE] for begin in range(0, len(order), _AT_ONCE)]
         self._batch_of = {number: batch for batch in batches for number in batch}
         self._states: dict[int, Tensor] = {}  # (positions that count, hidden)
+
+    @classmethod
+    def of(cls, model: Any, encoded: Encoded, lengths: Sequence[int]) -> KeptAnswers | None:
+        """Prepare to keep what a model answers; None if it cannot be taken apart.
+
+        Args:
+          model: a causal model.
+          encoded: encodes texts by their numbers.
+          lengths: tokens of every text; texts of similar length share a batch.
+        """
+        split = SplitModel.of(model)
+        return None if split is None else cls(split, encoded, lengths)
 
     @torch.no_grad()
     def logits(self, numbers: Sequence[int]) -> Tensor | None:
@@ -55,7 +62,7 @@ class KeptAnswers:
     def _keep(self, batch: Sequence[int]) -> bool:
         inputs, counts = self._encoded(batch)
         states = self._split.states(inputs)
-        if states is None or states.shape[:2] != counts.shape:
+        if states is None:
             return False
         self._states |= {number: states[row][counts[row]] for row, number in enumerate(batch)}
         return True

@@ -10,6 +10,7 @@ import random
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -27,7 +28,6 @@ from ...models.encoding import (
     labels_of_next,
     pad_token_id,
 )
-from ...models.split_model import SplitModel
 from ...models.target_loss import in_single, target_logits
 from ...models.tuned_model import OpenedModel
 from ..doses.dosed_model import DoseVector
@@ -78,19 +78,14 @@ class Objective:
         self._texts, self._rows, self._seed = texts, rows, seed
         self._pad = PadRight(pad_token_id(scored.tokenizer))
         # Masked tokens are drawn at every step, and classes have no states of their own: these are not kept.
-        of_text = None if language.is_masked else SplitModel.of(language.model)
-        is_of_tokens = bool(rows) and isinstance(rows[0]["labels"], list)
-        of_task = SplitModel.of(scored.model) if is_of_tokens else None
-        self._base = (
-            None
-            if of_text is None
-            else KeptAnswers(of_text, lambda numbers: self._inputs(numbers, 0), [len(ids) for ids in texts])
-        )
-        self._tuned = (
-            None
-            if of_task is None
-            else KeptAnswers(of_task, self._targets, [len(row["input_ids"]) for row in rows])
-        )
+        self._base: KeptAnswers | None = None
+        if not language.is_masked:
+            of_text = partial(self._inputs, step=0)
+            self._base = KeptAnswers.of(language.model, of_text, [len(ids) for ids in texts])
+        self._tuned: KeptAnswers | None = None
+        if rows and isinstance(rows[0]["labels"], list):
+            lengths = [len(row["input_ids"]) for row in rows]
+            self._tuned = KeptAnswers.of(scored.model, self._targets, lengths)
 
     def gradient(self, step: int, weight: float) -> StepLosses:
         """Add the gradient of a step to that of the doses.

@@ -14,7 +14,7 @@ from ..describe.runs import Run
 from ..tables.rows import settings_row
 from ..tables.taken_rows import keep_taken_rows
 from ..work.perform import is_done
-from ..work.run_record import RunRecord
+from ..work.run_record import RunRecord, changed_input
 from ..work.stage_inputs import inputs_of
 from ..work.stages import stages_of
 from ..work.study_folder import PUBLISHED, StudyFolder
@@ -108,9 +108,9 @@ def _other_inputs(own: Run, theirs: PublishedRun, digests: dict[str, str]) -> st
     """Return which base or data file of a run has another content here; empty if none that is here has."""
     here = inputs_of(own, digests)
     for stage in stages_of(own):
-        for name, then in theirs.stages[stage.name].get("inputs", {}).items():
-            if here.get(name, then) != then:
-                return f"{name} has another content here than the one that it was made from"
+        name = changed_input(theirs.stages[stage.name], here)
+        if name is not None:
+            return f"{name} has another content here than the one that it was made from"
     return ""
 
 

@@ -18,6 +18,12 @@ SCHEMA = 1
 NO_INPUTS: Mapping[str, str] = MappingProxyType({})
 
 
+def changed_input(finished: Mapping[str, Any], inputs: Mapping[str, str]) -> str | None:
+    """Return an input of a finished stage's record that has another digest in ``inputs``; None without one."""
+    then: dict[str, str] = finished.get("inputs", {})
+    return next((name for name, digest in then.items() if inputs.get(name, digest) != digest), None)
+
+
 @dataclass(frozen=True)
 class RunRecord:
     """``run.json`` of one folder. It is written after what it tells of, so that it is never ahead of the files."""
@@ -64,8 +70,7 @@ class RunRecord:
 
         Records of earlier versions do not say what they were made from.
         """
-        then: dict[str, str] = self.read().get("stages", {}).get(stage, {}).get("inputs", {})
-        return next((name for name, digest in then.items() if inputs.get(name, digest) != digest), None)
+        return changed_input(self.read().get("stages", {}).get(stage, {}), inputs)
 
     def finish_stage(
         self, stage: str, settings: dict[str, Any], seconds: float, inputs: Mapping[str, str] = NO_INPUTS

@@ -34,7 +34,7 @@ def inputs_of(run: Run, known: dict[str, str] | None = None) -> Inputs:
         if path not in known:
             try:
                 known[path] = digest_of_model(path) if what == "base" else _digest_of_file(Path(path))
-            except (IntrudersError, OSError):
+            except (IntrudersError, ImportError, OSError):  # a demo model needs transformers to be unpacked
                 continue
         inputs[f"{what} '{path}'"] = known[path]
     return inputs
