@@ -16,7 +16,7 @@ from ..errors import SettingError, missing_extra
 from ..system.plugins import CORPORA, plugins_of
 from ..system.quiet_logger import errors_only
 from .local_copies import file_of_split, folder_of_copy
-from .local_files import SUFFIXES, read_rows
+from .local_files import COMPRESSED, SUFFIXES, read_rows
 from .values import as_text, is_missing
 
 _TEXT_SUFFIXES = (".txt", ".text", ".md", ".rst")
@@ -165,7 +165,8 @@ def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise SettingError(f"text file {str(path)!r} cannot be read as UTF-8: {error}") from error
+        how = "; it is compressed: unpack it" if path.suffix.lower() in COMPRESSED else ""
+        raise SettingError(f"text file {str(path)!r} cannot be read as UTF-8: {error}{how}") from error
 
 
 def _from_copy(name: str, folder: Path) -> list[str]:

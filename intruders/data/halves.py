@@ -19,7 +19,8 @@ def halves_of_corpus(corpus: Corpus, seed: int) -> tuple[Corpus, Corpus]:
     if len(corpus.documents) < 2:
         raise SettingError(
             f"corpus {corpus.name!r} has 1 document; expected 2 or more, since strengths are chosen on one half and "
-            "shown on the other; pass a larger corpus or --max-documents"
+            "shown on the other; pass a larger corpus or --max-documents; a text file is cut at blank lines into "
+            "documents of 4,000 characters or more, and a data file has a document per row of its column 'text'"
         )
     documents = list(corpus.documents)
     random.Random(f"halves {seed}").shuffle(documents)

@@ -13,13 +13,12 @@ from ..settings import told_at
 from ..system.plugins import TASKS, plugins_of
 from .columns import Columns
 from .hub_tasks import HUB_TASKS, hub_task
-from .local_files import SUFFIXES, local_task
+from .local_files import COMPRESSED, SUFFIXES, local_task
 from .pydoc_topics import GROUPS, pydoc_topics
 from .task import Task, checked
 from .word_problems import word_problems
 
 _SUBTASKS = {f"pydoc-topics-{group}": group for group in range(1, len(GROUPS) + 1)}
-_COMPRESSED = {".gz", ".bz2", ".xz", ".zst", ".zip"}
 _COLUMNS_IN_NAMES = {
     "text": "text",
     "label": "label",
@@ -75,8 +74,8 @@ def _refuse_other_file(path: Path) -> None:
             f"task {str(path)!r} is a folder; expected a data file ending in {endings}; pass one of its files"
         )
     if path.is_file():
-        what = "is compressed" if path.suffix.lower() in _COMPRESSED else "has an ending that is not known"
-        how = "unpack it" if path.suffix.lower() in _COMPRESSED else "convert it"
+        what = "is compressed" if path.suffix.lower() in COMPRESSED else "has an ending that is not known"
+        how = "unpack it" if path.suffix.lower() in COMPRESSED else "convert it"
         raise SettingError(f"data file {str(path)!r} {what}; expected one ending in {endings}; {how}")
 
 

@@ -23,6 +23,7 @@ from .task import Example, Kind, Task
 from .values import as_text, empty_value, is_missing
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
+COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".zip")  # endings that are refused, with the advice to unpack
 
 # Names that need not be given, as the libraries of the field have them.
 _USUAL = (("prompt", "completion"), ("messages",), ("text", "label"))
@@ -260,7 +261,14 @@ def _json_lines(path: Path) -> DataFile:
 
 
 def _json(path: Path) -> DataFile:
-    rows = json.loads(path.read_text(encoding="utf-8-sig"))
+    text = path.read_text(encoding="utf-8-sig")
+    try:
+        rows = json.loads(text)
+    except json.JSONDecodeError as error:
+        # Many public sets, C4 among them, call a file of JSON lines .json.
+        if error.msg != "Extra data" or not text.lstrip().startswith("{"):
+            raise
+        return _json_lines(path)
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise ValueError("it is not a list of objects")
     return DataFile(path.name, _with_every_column(rows))

@@ -17,6 +17,7 @@ import pytest
 from intruders.data.columns import Columns
 from intruders.data.corpora import load_corpora
 from intruders.data.load_task import load_task
+from intruders.data.local_files import read_rows
 from intruders.errors import SettingError
 
 PAIR = Columns(prompt="prompt", completion="completion")
@@ -48,6 +49,23 @@ def test_whole_characters_beyond_two_bytes_are_kept(tmp_path: Path) -> None:
     assert {example.text for example in task.train} == {"a \U0001f600\u2028b"}
 
 
+def test_json_lines_in_a_file_that_is_called_json_are_rows(tmp_path: Path) -> None:
+    file = tmp_path / "rows.json"
+    file.write_text('{"text": "one", "url": "a"}\n\n{"text": "two"}\n')
+    read = read_rows(file)
+    assert read.rows == [{"text": "one", "url": "a"}, {"text": "two", "url": None}]
+    assert read.origin(1) == "line 3 of rows.json"
+
+
+def test_a_broken_line_of_json_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "rows.json"
+    file.write_text('{"text": "one"}\n{"text": "two"\n')
+    with pytest.raises(
+        SettingError, match=r"rows\.json' cannot be read as json: line 2: Expecting ',' delimiter"
+    ):
+        read_rows(file)
+
+
 def test_a_folder_and_a_compressed_file_are_named_as_such(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").mkdir()
     with pytest.raises(SettingError, match="is a folder"):
@@ -58,6 +76,8 @@ def test_a_folder_and_a_compressed_file_are_named_as_such(tmp_path: Path) -> Non
         file.write("{}\n")
     with pytest.raises(SettingError, match=r"is compressed; .*unpack it"):
         load_task(str(tmp_path / "rows.jsonl.gz"), PAIR)
+    with pytest.raises(SettingError, match="it is compressed: unpack it"):
+        load_corpora(str(tmp_path / "rows.jsonl.gz"))
     (tmp_path / "rows.xlsx").write_bytes(b"PK")
     with pytest.raises(SettingError, match="has an ending that is not known"):
         load_task(str(tmp_path / "rows.xlsx"), PAIR)
