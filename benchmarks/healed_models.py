@@ -9,7 +9,6 @@ one setting. Of a mean the brackets hold the lowest and the highest seed, of a s
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -30,6 +29,8 @@ from intruders.experiments.heal.healing import (
 )
 from intruders.measures.intervals import Interval
 
+from .seeds import by_setting, labelled, mean_of_all, over_seeds, print_head, print_row
+
 
 def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
@@ -37,11 +38,10 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--csv", help="also write a table of all models here, a row for each text")
     options = parser.parse_args(arguments)
     models = {Path(healing.tuned).name: healing for healing in map(Healing.load, options.files)}
-    settings: dict[str, list[Healing]] = {}
-    for name, healing in models.items():
-        settings.setdefault(re.sub(r"-s\d+$", "", name), []).append(healing)
     print_rows("model", {name: [healing] for name, healing in models.items()})
-    print_rows("mean over seeds", {name: group for name, group in settings.items() if len(group) > 1})
+    print_rows(
+        "mean over seeds", {name: group for name, group in by_setting(models).items() if len(group) > 1}
+    )
     if options.csv:
         pd.DataFrame([row for name, healing in models.items() for row in table_rows(name, healing)]).to_csv(
             options.csv, index=False, float_format="%.5g"
@@ -69,57 +69,43 @@ def table_rows(name: str, healing: Healing) -> Iterator[dict[str, object]]:
 
 def print_rows(title: str, groups: dict[str, list[Healing]]) -> None:
     """Print text, task and controls of each group."""
-    _print_head(title, "text", "forgotten", "healed", "interpolation", "gain, nats per token")
+    print_head(title, "text", "forgotten", "healed", "interpolation", "gain, nats per token")
     for name, group in groups.items():
         for corpus in group[0].healed_point.corpora:
             forgotten = mean(healing.tuned_point.corpora[corpus].forgotten.estimate for healing in group)
             gains = [healing.healed_point.corpora[corpus].gain for healing in group]
-            _print_row(
-                _labelled(name, group),
+            print_row(
+                labelled(name, group),
                 corpus,
                 f"{forgotten:.3f}",
-                _over(_healed(group, HEALED, corpus), "{:.0%}"),
-                _over(_healed(group, INTERPOLATION, corpus), "{:.0%}", is_short=True),
-                _over(gains, "{:+.3f}"),
+                over_seeds(_healed(group, HEALED, corpus), "{:.0%}"),
+                over_seeds(_healed(group, INTERPOLATION, corpus), "{:.0%}", is_short=True),
+                over_seeds(gains, "{:+.3f}"),
             )
-    _print_head(title, "task loss tuned, healed", "rise", "accuracy tuned, healed, interpolation")
+    print_head(title, "task loss tuned, healed", "rise", "accuracy tuned, healed, interpolation")
     for name, group in groups.items():
         losses = [mean(task.loss.estimate for task in _tasks(group, point)) for point in (TUNED, HEALED)]
         accuracies = [
-            _mean(
+            mean_of_all(
                 [task.accuracy.estimate if task.accuracy else None for task in _tasks(group, point)], "{:.2f}"
             )
             for point in (TUNED, HEALED, INTERPOLATION)
         ]
-        _print_row(
-            _labelled(name, group),
+        print_row(
+            labelled(name, group),
             ", ".join(f"{loss:.4f}" for loss in losses),
-            _over([task.rise for task in _tasks(group, HEALED)], "{:+.3f}"),
+            over_seeds([task.rise for task in _tasks(group, HEALED)], "{:+.3f}"),
             ", ".join(accuracies),
         )
-    _print_head(title, "intruders before, after", "mean dose", "shuffled doses", "intruders scaled")
+    print_head(title, "intruders before, after", "mean dose", "shuffled doses", "intruders scaled")
     for name, group in groups.items():
-        before = _mean([healing.intruders_before for healing in group], "{:.0f}")
-        after = _mean([healing.intruders_after for healing in group], "{:.0f}")
+        before = mean_of_all([healing.intruders_before for healing in group], "{:.0f}")
+        after = mean_of_all([healing.intruders_after for healing in group], "{:.0f}")
         controls = [
-            _over(_healed(group, point, group[0].corpus), "{:.0%}", is_short=True)
+            over_seeds(_healed(group, point, group[0].corpus), "{:.0%}", is_short=True)
             for point in (MEAN_DOSE, SHUFFLED, INTRUDERS)
         ]
-        _print_row(_labelled(name, group), f"{before}, {after}", *controls)
-
-
-def _print_head(*cells: str) -> None:
-    print()
-    _print_row(*cells)
-    print("|" + "---|" * len(cells))
-
-
-def _print_row(*cells: str) -> None:
-    print(f"| {' | '.join(cells)} |")
-
-
-def _labelled(name: str, group: Sequence[Healing]) -> str:
-    return name if len(group) == 1 else f"{name}, {len(group)} seeds"
+        print_row(labelled(name, group), f"{before}, {after}", *controls)
 
 
 def _tasks(group: Sequence[Healing], point: str) -> list[TaskMeasure]:
@@ -128,30 +114,6 @@ def _tasks(group: Sequence[Healing], point: str) -> list[TaskMeasure]:
 
 def _healed(group: Sequence[Healing], point: str, corpus: str) -> list[Interval | None]:
     return [measured.corpora[corpus].healed for healing in group if (measured := healing.point(point))]
-
-
-def _mean(values: Sequence[float | None], form: str) -> str:
-    """Say the mean, or nothing where a model has no such number."""
-    known = [value for value in values if value is not None]
-    return form.format(mean(known)) if len(known) == len(values) else "-"
-
-
-def _over(intervals: Sequence[Interval | None], form: str, *, is_short: bool = False) -> str:
-    """Say the mean with its lowest and highest seed; of one model its interval, unless it is to be short."""
-    values = [interval for interval in intervals if interval is not None]
-    if not values:
-        return "-"
-    estimates = [interval.estimate for interval in values]
-    said = form.format(mean(estimates))
-    # A share is not known where tuning forgot nothing clearly.
-    count = f" ({len(values)} of {len(intervals)})" if len(values) < len(intervals) else ""
-    if len(values) > 1:
-        return f"{said} [{form.format(min(estimates))}, {form.format(max(estimates))}]{count}"
-    return (
-        f"{said}{count}"
-        if is_short
-        else f"{said} [{form.format(values[0].low)}, {form.format(values[0].high)}]{count}"
-    )
 
 
 if __name__ == "__main__":

@@ -1,0 +1,120 @@
+"""Table of docs/results/healing.md: what published remedies did to several models, and the mean over their seeds.
+
+    python -m benchmarks.compared_remedies FOLDER/remedies.json ... [--csv FILE]
+
+Models are named by the folders of the tuned ones. Of a mean the brackets hold the lowest and the highest seed, of a
+single model its interval.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from intruders.experiments.bench.point import Point
+from intruders.experiments.compare.compared import ComparedRemedy, RemedyComparison
+from intruders.measures.intervals import Interval
+
+from .seeds import by_setting, labelled, mean_of_all, over_seeds, print_head, print_row
+
+
+def main(arguments: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("files", nargs="+", help="the remedies.json of each model")
+    parser.add_argument("--csv", help="also write a table of all models here, a row for each remedy")
+    options = parser.parse_args(arguments)
+    models = {Path(compared.tuned).name: compared for compared in map(RemedyComparison.load, options.files)}
+    print_head(
+        "model",
+        "remedy, strengths",
+        "healed",
+        "task loss tuned, then",
+        "accuracy tuned, then",
+        "gain, nats per token",
+    )
+    for name, group in by_setting(models).items():
+        for remedy in group[0].remedies:
+            _print_remedy(name, group, remedy.name)
+    if options.csv:
+        rows = [
+            table_row(name, compared, remedy)
+            for name, compared in models.items()
+            for remedy in compared.remedies
+            if remedy.chosen is not None
+        ]
+        pd.DataFrame(rows).to_csv(options.csv, index=False, float_format="%.5g")
+
+
+def table_row(name: str, compared: RemedyComparison, remedy: ComparedRemedy) -> dict[str, object]:
+    """Return what one model measured of a remedy at its chosen strength, with the intervals."""
+    point = _chosen(remedy)
+    row: dict[str, object] = {
+        "model": name,
+        "task": compared.target,
+        "remedy": remedy.name,
+        "strength": point.strength,
+        "over_allowance": remedy.is_over_allowance,
+        **compared.counts["report"],
+        "base_loss": compared.base_point.loss.estimate,
+        "tuned_loss": compared.tuned_point.loss.estimate,
+        "loss": point.loss.estimate,
+        "tuned_task_loss": compared.tuned_point.task_loss.estimate,
+        "task_loss": point.task_loss.estimate,
+        "tuned_accuracy": compared.tuned_point.accuracies[compared.target],
+        "accuracy": point.accuracies[compared.target],
+    }
+    for key, interval in (("healed", point.healed), ("gain", point.gain)):
+        row |= {
+            key: interval and interval.estimate,
+            f"{key}_low": interval and interval.low,
+            f"{key}_high": interval and interval.high,
+        }
+    return row
+
+
+def _print_remedy(name: str, group: Sequence[RemedyComparison], remedy: str) -> None:
+    """Print one remedy over the models of a setting in which it was measured."""
+    measured = [
+        (compared, _chosen(row))
+        for compared in group
+        for row in compared.remedies
+        if row.name == remedy and row.chosen is not None
+    ]
+    if not measured:
+        return
+    points = [point for _, point in measured]
+    strengths = sorted({f"{point.strength:g}" for point in points if point.strength is not None})
+    losses, accuracies = [], []
+    for chosen in ([compared.tuned_point for compared, _ in measured], points):
+        losses.append(mean_of_all([point.task_loss.estimate for point in chosen], "{:.4f}"))
+        accuracies.append(
+            mean_of_all(
+                [
+                    point.accuracies[compared.target]
+                    for (compared, _), point in zip(measured, chosen, strict=True)
+                ],
+                "{:.2f}",
+            )
+        )
+    healed: list[Interval | None] = [point.healed for point in points]
+    print_row(
+        labelled(name, measured),
+        f"{remedy} {', '.join(strengths)}",
+        over_seeds(healed, "{:.0%}"),
+        ", ".join(losses),
+        ", ".join(accuracies),
+        over_seeds([point.gain for point in points], "{:+.3f}"),
+    )
+
+
+def _chosen(remedy: ComparedRemedy) -> Point:
+    assert remedy.chosen is not None
+    return remedy.chosen
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,65 @@
+"""Tables in which models whose names differ in a last ``-s0``, ``-s1``, ... are seeds of one setting."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from statistics import mean
+from typing import TypeVar
+
+from intruders.measures.intervals import Interval
+
+Model = TypeVar("Model")
+
+
+def by_setting(models: Mapping[str, Model]) -> dict[str, list[Model]]:
+    """Group models by their names without the seed.
+
+    >>> by_setting({"a-s0": 1, "a-s1": 2, "b": 3})
+    {'a': [1, 2], 'b': [3]}
+    """
+    settings: dict[str, list[Model]] = {}
+    for name, model in models.items():
+        settings.setdefault(re.sub(r"-s\d+$", "", name), []).append(model)
+    return settings
+
+
+def print_head(*cells: str) -> None:
+    """Print the first lines of a table."""
+    print()
+    print_row(*cells)
+    print("|" + "---|" * len(cells))
+
+
+def print_row(*cells: str) -> None:
+    """Print a line of a table."""
+    print(f"| {' | '.join(cells)} |")
+
+
+def labelled(name: str, group: Sequence[object]) -> str:
+    """Name a setting with its number of seeds."""
+    return name if len(group) == 1 else f"{name}, {len(group)} seeds"
+
+
+def mean_of_all(values: Sequence[float | None], form: str) -> str:
+    """Say the mean, or nothing where a model has no such number."""
+    known = [value for value in values if value is not None]
+    return form.format(mean(known)) if len(known) == len(values) else "-"
+
+
+def over_seeds(intervals: Sequence[Interval | None], form: str, *, is_short: bool = False) -> str:
+    """Say the mean with its lowest and highest seed; of one model its interval, unless it is to be short."""
+    values = [interval for interval in intervals if interval is not None]
+    if not values:
+        return "-"
+    estimates = [interval.estimate for interval in values]
+    said = form.format(mean(estimates))
+    # A share is not known where tuning forgot nothing clearly.
+    count = f" ({len(values)} of {len(intervals)})" if len(values) < len(intervals) else ""
+    if len(values) > 1:
+        return f"{said} [{form.format(min(estimates))}, {form.format(max(estimates))}]{count}"
+    return (
+        f"{said}{count}"
+        if is_short
+        else f"{said} [{form.format(values[0].low)}, {form.format(values[0].high)}]{count}"
+    )
