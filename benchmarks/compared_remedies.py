@@ -1,9 +1,10 @@
 """Table of docs/results/healing.md: what published remedies did to several models, and the mean over their seeds.
 
-    python -m benchmarks.compared_remedies FOLDER/remedies.json ... [--csv FILE]
+    python -m benchmarks.compared_remedies FOLDER/remedies.json ... [--healed FILE] [--csv FILE]
 
 Models are named by the folders of the tuned ones. Of a mean the brackets hold the lowest and the highest seed, of a
-single model its interval.
+single model its interval. ``--healed`` adds the doses that were learned of models of the same names, from the table of
+``benchmarks.healed_models``: means over their texts, as the others are.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -19,12 +21,15 @@ from intruders.experiments.bench.point import Point
 from intruders.experiments.compare.compared import ComparedRemedy, RemedyComparison
 from intruders.measures.intervals import Interval
 
-from .seeds import by_setting, labelled, mean_of_all, over_seeds, print_head, print_row
+from .seeds import by_setting, labelled, mean_of_all, over_seeds, print_head, print_row, spread
 
 
 def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("files", nargs="+", help="the remedies.json of each model")
+    parser.add_argument(
+        "--healed", help="the table of healed models, to print their doses beside the remedies"
+    )
     parser.add_argument("--csv", help="also write a table of all models here, a row for each remedy")
     options = parser.parse_args(arguments)
     models = {Path(compared.tuned).name: compared for compared in map(RemedyComparison.load, options.files)}
@@ -36,9 +41,14 @@ def main(arguments: Sequence[str]) -> None:
         "accuracy tuned, then",
         "gain, nats per token",
     )
+    healed = {} if options.healed is None else healed_of_models(options.healed)
     for name, group in by_setting(models).items():
         for remedy in group[0].remedies:
             _print_remedy(name, group, remedy.name)
+        seeds = [Path(compared.tuned).name for compared in group]
+        doses = [healed[seed] for seed in seeds if seed in healed]
+        if doses:
+            _print_doses(name, doses)
     if options.csv:
         rows = [
             table_row(name, compared, remedy)
@@ -74,6 +84,47 @@ def table_row(name: str, compared: RemedyComparison, remedy: ComparedRemedy) -> 
             f"{key}_high": interval and interval.high,
         }
     return row
+
+
+@dataclass(frozen=True)
+class HealedModel:
+    """What learned doses did to one model."""
+
+    healed: float | None  # share; None where nothing was clearly forgotten on a text
+    gain: float  # nats per token, over interpolation at equal task loss
+    tuned_task_loss: float
+    task_loss: float
+
+
+def healed_of_models(file: str) -> dict[str, HealedModel]:
+    """Read the table of healed models, and return the means over the texts of each."""
+    models = {}
+    for name, rows in pd.read_csv(file).groupby("model"):
+        forgotten = (rows["tuned_loss"] - rows["base_loss"]).sum()
+        recovered = (rows["tuned_loss"] - rows["healed_loss"]).sum()
+        is_known = bool(rows["healed"].notna().all())
+        models[str(name)] = HealedModel(
+            float(recovered / forgotten) if is_known else None,
+            float(rows["gain"].mean()),
+            float(rows["tuned_task_loss"].iloc[0]),
+            float(rows["healed_task_loss"].iloc[0]),
+        )
+    return models
+
+
+def _print_doses(name: str, models: Sequence[HealedModel]) -> None:
+    losses = [
+        mean_of_all([getattr(model, field) for model in models], "{:.4f}")
+        for field in ("tuned_task_loss", "task_loss")
+    ]
+    print_row(
+        labelled(name, models),
+        "doses",
+        spread([model.healed for model in models], "{:.0%}"),
+        ", ".join(losses),
+        "-",
+        spread([model.gain for model in models], "{:+.3f}"),
+    )
 
 
 def _print_remedy(name: str, group: Sequence[RemedyComparison], remedy: str) -> None:

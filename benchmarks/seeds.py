@@ -50,16 +50,21 @@ def mean_of_all(values: Sequence[float | None], form: str) -> str:
 def over_seeds(intervals: Sequence[Interval | None], form: str, *, is_short: bool = False) -> str:
     """Say the mean with its lowest and highest seed; of one model its interval, unless it is to be short."""
     values = [interval for interval in intervals if interval is not None]
-    if not values:
+    if len(values) == 1 and not is_short:
+        count = _known_of(len(values), len(intervals))
+        return f"{form.format(values[0].estimate)} [{form.format(values[0].low)}, {form.format(values[0].high)}]{count}"
+    return spread([interval and interval.estimate for interval in intervals], form)
+
+
+def spread(values: Sequence[float | None], form: str) -> str:
+    """Say the mean with the lowest and the highest of the values that are known."""
+    known = [value for value in values if value is not None]
+    if not known:
         return "-"
-    estimates = [interval.estimate for interval in values]
-    said = form.format(mean(estimates))
+    ends = f" [{form.format(min(known))}, {form.format(max(known))}]" if len(known) > 1 else ""
+    return f"{form.format(mean(known))}{ends}{_known_of(len(known), len(values))}"
+
+
+def _known_of(count: int, total: int) -> str:
     # A share is not known where tuning forgot nothing clearly.
-    count = f" ({len(values)} of {len(intervals)})" if len(values) < len(intervals) else ""
-    if len(values) > 1:
-        return f"{said} [{form.format(min(estimates))}, {form.format(max(estimates))}]{count}"
-    return (
-        f"{said}{count}"
-        if is_short
-        else f"{said} [{form.format(values[0].low)}, {form.format(values[0].high)}]{count}"
-    )
+    return f" ({count} of {total})" if count < total else ""

@@ -38,3 +38,18 @@ def test_seeds_of_one_setting_are_averaged(tmp_path: Path, capsys: pytest.Captur
     assert [(row["model"], float(row["gain"]), float(row["accuracy"])) for row in rows] == given
     # A remedy that changes nothing in a model is not a row.
     assert "dg-hard" not in (tmp_path / "models.csv").read_text()
+
+
+def test_doses_are_beside_the_remedies_as_means_over_texts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = tmp_path / "healing.csv"
+    table.write_text(
+        "model,text,base_loss,tuned_loss,healed_loss,tuned_task_loss,healed_task_loss,healed,gain\n"
+        "a-s0,one,1,2,1,0.01,0.02,1,0.25\n"  # all of 1 nat, and half of 3: 2.5 of 4
+        "a-s0,two,1,4,2.5,0.01,0.02,0.5,0.75\n"
+        "b,one,1,2,1,0.01,0.02,1,0.5\n"
+    )
+    main([record(tmp_path, "a-s0", 0.5, 1.0), "--healed", str(table)])
+    [line] = [line for line in capsys.readouterr().out.splitlines() if "| doses |" in line]
+    assert line == "| a | doses | 62% | 0.0100, 0.0200 | - | +0.500 |"
