@@ -4,8 +4,8 @@
 
 Both steps see the same 8 documents and 8 examples of word problems on SmolLM2-135M under a rank-1 adapter of every
 linear layer. The training step has the gradient of all factors and takes the same two losses forward and backward; the
-step of healing has a dose for every matrix, and computes the base's answers besides. It runs in float32 and
-in bfloat16, each in a process of its own.
+step of healing has a dose for every matrix, and compares with what base and tuned model predicted, which the first step
+keeps for the others. It runs in float32 and in bfloat16, each in a process of its own.
 """
 
 from __future__ import annotations
