@@ -21,7 +21,16 @@ from intruders.experiments.bench.point import Point
 from intruders.experiments.compare.compared import ComparedRemedy, RemedyComparison
 from intruders.measures.intervals import Interval
 
-from .seeds import by_setting, labelled, mean_of_all, over_seeds, print_head, print_row, spread
+from .seeds import (
+    by_setting,
+    interval_columns,
+    labelled,
+    mean_of_all,
+    over_seeds,
+    print_head,
+    print_row,
+    spread,
+)
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -51,17 +60,22 @@ def main(arguments: Sequence[str]) -> None:
             _print_doses(name, doses)
     if options.csv:
         rows = [
-            table_row(name, compared, remedy)
+            table_row(name, compared, remedy, point)
             for name, compared in models.items()
-            for remedy in compared.remedies
-            if remedy.chosen is not None
+            for remedy, point in measured(compared)
         ]
         pd.DataFrame(rows).to_csv(options.csv, index=False, float_format="%.5g")
 
 
-def table_row(name: str, compared: RemedyComparison, remedy: ComparedRemedy) -> dict[str, object]:
+def measured(compared: RemedyComparison) -> list[tuple[ComparedRemedy, Point]]:
+    """Return the remedies that were measured to the end, each with the point of its chosen strength."""
+    return [(remedy, remedy.chosen) for remedy in compared.remedies if remedy.chosen is not None]
+
+
+def table_row(
+    name: str, compared: RemedyComparison, remedy: ComparedRemedy, point: Point
+) -> dict[str, object]:
     """Return what one model measured of a remedy at its chosen strength, with the intervals."""
-    point = _chosen(remedy)
     row: dict[str, object] = {
         "model": name,
         "task": compared.target,
@@ -77,13 +91,7 @@ def table_row(name: str, compared: RemedyComparison, remedy: ComparedRemedy) -> 
         "tuned_accuracy": compared.tuned_point.accuracies[compared.target],
         "accuracy": point.accuracies[compared.target],
     }
-    for key, interval in (("healed", point.healed), ("gain", point.gain)):
-        row |= {
-            key: interval and interval.estimate,
-            f"{key}_low": interval and interval.low,
-            f"{key}_high": interval and interval.high,
-        }
-    return row
+    return row | interval_columns("healed", point.healed) | interval_columns("gain", point.gain)
 
 
 @dataclass(frozen=True)
@@ -129,42 +137,34 @@ def _print_doses(name: str, models: Sequence[HealedModel]) -> None:
 
 def _print_remedy(name: str, group: Sequence[RemedyComparison], remedy: str) -> None:
     """Print one remedy over the models of a setting in which it was measured."""
-    measured = [
-        (compared, _chosen(row))
-        for compared in group
-        for row in compared.remedies
-        if row.name == remedy and row.chosen is not None
+    models = [
+        (compared, point) for compared in group for row, point in measured(compared) if row.name == remedy
     ]
-    if not measured:
+    if not models:
         return
-    points = [point for _, point in measured]
+    points = [point for _, point in models]
     strengths = sorted({f"{point.strength:g}" for point in points if point.strength is not None})
     losses, accuracies = [], []
-    for chosen in ([compared.tuned_point for compared, _ in measured], points):
+    for chosen in ([compared.tuned_point for compared, _ in models], points):
         losses.append(mean_of_all([point.task_loss.estimate for point in chosen], "{:.4f}"))
         accuracies.append(
             mean_of_all(
                 [
                     point.accuracies[compared.target]
-                    for (compared, _), point in zip(measured, chosen, strict=True)
+                    for (compared, _), point in zip(models, chosen, strict=True)
                 ],
                 "{:.2f}",
             )
         )
     healed: list[Interval | None] = [point.healed for point in points]
     print_row(
-        labelled(name, measured),
+        labelled(name, models),
         f"{remedy} {', '.join(strengths)}",
         over_seeds(healed, "{:.0%}"),
         ", ".join(losses),
         ", ".join(accuracies),
         over_seeds([point.gain for point in points], "{:+.3f}"),
     )
-
-
-def _chosen(remedy: ComparedRemedy) -> Point:
-    assert remedy.chosen is not None
-    return remedy.chosen
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from intruders.experiments.heal.healing import (
 )
 from intruders.measures.intervals import Interval
 
-from .seeds import by_setting, labelled, mean_of_all, over_seeds, print_head, print_row
+from .seeds import by_setting, interval_columns, labelled, mean_of_all, over_seeds, print_head, print_row
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -59,11 +59,7 @@ def table_rows(name: str, healing: Healing) -> Iterator[dict[str, object]]:
             row[f"{key}_task_loss"] = None if measured is None else measured.tasks[healing.task].loss.estimate
         measure, task = healing.healed_point.corpora[corpus], healing.healed_point.tasks[healing.task]
         for key, interval in (("healed", measure.healed), ("gain", measure.gain), ("task_rise", task.rise)):
-            row |= {
-                key: interval and interval.estimate,
-                f"{key}_low": interval and interval.low,
-                f"{key}_high": interval and interval.high,
-            }
+            row |= interval_columns(key, interval)
         yield row | {"intruders": healing.intruders_before, "intruders_healed": healing.intruders_after}
 
 

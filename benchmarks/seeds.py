@@ -56,6 +56,15 @@ def over_seeds(intervals: Sequence[Interval | None], form: str, *, is_short: boo
     return spread([interval and interval.estimate for interval in intervals], form)
 
 
+def interval_columns(name: str, interval: Interval | None) -> dict[str, float | None]:
+    """Return an interval as three columns of a table: the estimate, ``_low`` and ``_high``."""
+    return {
+        name: interval and interval.estimate,
+        f"{name}_low": interval and interval.low,
+        f"{name}_high": interval and interval.high,
+    }
+
+
 def spread(values: Sequence[float | None], form: str) -> str:
     """Say the mean with the lowest and the highest of the values that are known."""
     known = [value for value in values if value is not None]

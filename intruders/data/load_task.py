@@ -74,8 +74,9 @@ def _refuse_other_file(path: Path) -> None:
             f"task {str(path)!r} is a folder; expected a data file ending in {endings}; pass one of its files"
         )
     if path.is_file():
-        what = "is compressed" if path.suffix.lower() in COMPRESSED else "has an ending that is not known"
-        how = "unpack it" if path.suffix.lower() in COMPRESSED else "convert it"
+        is_compressed = path.suffix.lower() in COMPRESSED
+        what = "is compressed" if is_compressed else "has an ending that is not known"
+        how = "unpack it" if is_compressed else "convert it"
         raise SettingError(f"data file {str(path)!r} {what}; expected one ending in {endings}; {how}")
 
 
