@@ -74,6 +74,11 @@ class KnownBase(Batched):
         """Whether all left vectors are kept."""
         return self.values.shape[-1] > 0
 
+    def value(self, k: int) -> Tensor:
+        """Return the k-th largest singular value ``(batch)``; of a kept space it is a lower bound, and 0 beyond it."""
+        values = self.values if self.is_complete else torch.linalg.svdvals(self.products)
+        return values[:, k - 1] if k <= values.shape[-1] else values.new_zeros(len(values))
+
     def left(self, shape: torch.Size) -> Tensor:
         """Orthonormal left rows ``(batch, d, m)`` of matrices ``(*, m, n)``: of the kept space, or all left vectors."""
         is_left = shape[-2] < shape[-1]

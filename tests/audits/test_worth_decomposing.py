@@ -11,7 +11,7 @@ from torch import Tensor
 import intruders
 from intruders.audits import worth_decomposing
 from intruders.audits.base_cache import MemoryCache
-from intruders.audits.worth_decomposing import AuditsAhead
+from intruders.audits.worth_decomposing import AuditsAhead, UpdatesAhead
 from intruders.linalg.whole_base import WholeBase
 
 SIDE, ADAPTERS = 288, 6
@@ -48,6 +48,41 @@ def test_adapters_with_intruders_pay_for_it(size: float, pays: bool, monkeypatch
     certificates = [vector.certificate for vector in fleet.audit(ADAPTERS - 1).matrices[0].vectors]
     assert ("coordinates" in certificates) == pays
     assert all(known.whole() is None for known in store._entries.values())
+
+
+def test_small_updates_do_not_hide_the_large_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The smallest is decided first, and says nothing of the others; the size of each does."""
+    base, large = base_and_tuned(80.0)
+    _, small = base_and_tuned(0.1)
+    calls = []
+    made = WholeBase.of
+    monkeypatch.setattr(WholeBase, "of", lambda matrix: calls.append(matrix.shape) or made(matrix))
+    fleet = intruders.audit_fleet(base, [*small[:3], *large[3:]], cache=MemoryCache())
+    assert len(calls) == 1
+    alone = [intruders.audit(base, one, cache=False).intruders for one in [*small[:3], *large[3:]]]
+    assert [fleet.audit(number).intruders for number in range(ADAPTERS)] == alone
+    assert alone[:3] == [0, 0, 0]
+    assert min(alone[3:]) > 0
+
+
+def test_updates_of_several_ranks_pay_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three large updates pay, and here no rank has more than two."""
+    monkeypatch.setattr(worth_decomposing, "_PAID_BY_ONE", SIDE**2 / 3)
+    base, tuned = base_and_tuned(80.0)
+    wider = {name: tensor.repeat((2, 1) if "_A" in name else (1, 2)) for name, tensor in tuned[1].items()}
+    calls = []
+    made = WholeBase.of
+    monkeypatch.setattr(WholeBase, "of", lambda matrix: calls.append(matrix.shape) or made(matrix))
+    intruders.audit_fleet(base, tuned[2:4], cache=MemoryCache())
+    assert calls == []
+    intruders.audit_fleet(base, [*tuned[2:4], wider], cache=MemoryCache())
+    assert len(calls) == 1
+
+
+def test_updates_that_are_not_read_are_taken_to_be_like_the_others() -> None:
+    assert UpdatesAhead([0.5, 1.0, 2.0, 0.0], unread=0).expected_from(1.0) == 2
+    assert UpdatesAhead([0.5, 1.0, 2.0, 0.0], unread=6).expected_from(1.0) == 5
+    assert UpdatesAhead([], unread=6).expected_from(1.0) == 0
 
 
 @pytest.mark.parametrize(("ahead", "size", "pays"), [(6, 80.0, True), (2, 80.0, False), (6, 0.1, False)])

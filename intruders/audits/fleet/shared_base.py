@@ -7,7 +7,7 @@ are one product each, and what is known of it is looked up or computed once.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -35,7 +35,7 @@ from ..batches import (
     unit_of,
 )
 from ..result.records import AuditedMatrix
-from ..worth_decomposing import WorthDecomposing
+from ..worth_decomposing import UpdatesAhead, whole_where_it_pays
 
 # Low-rank updates of one matrix are judged together up to this number. Beyond it their rows no longer fit the time in
 # which the matrix is read, and all wait longer for the one that converges last.
@@ -52,7 +52,6 @@ class SharedMatrix:
         self.unit = unit
         self.lock = threading.Lock()
         self.known: KnownBase | None = None
-        self.worth = WorthDecomposing()
         self._key: str | None = None
         self._directions: SketchDirections | None = None
 
@@ -92,6 +91,7 @@ class SharedBatch:
     models: list[int]
     matrices: list[PairedMatrix]
     tuned: Tensor | LowRank  # (len(models), m, n), in the unit of the base
+    ahead: UpdatesAhead  # these and later ones of the base
 
     def pair(self, first: int, last: int) -> Pair:
         """Return the pair of the models from ``first`` up to ``last``, exclusive."""
@@ -143,7 +143,7 @@ def read_shared_batches(
     for sharers in matrices:
         forms = _Forms(device)
         waiting: dict[object, _Waiting] = {}
-        for model, matrix in sharers:
+        for number, (model, matrix) in enumerate(sharers, 1):
             if model in left_out.refused:
                 continue
             try:
@@ -157,57 +157,68 @@ def read_shared_batches(
                 left_out.skip(model, outcome)
                 continue
             base, tuned = outcome
-            base.worth.expect(len(sharers))
             rank = tuned.rank if isinstance(tuned, LowRank) else None
-            updates = waiting.setdefault((id(base), rank), _Waiting(base))
+            key = id(base), rank
+            updates = waiting.setdefault(key, _Waiting(base))
             updates.add(model, matrix, tuned)
             if updates.are_full:
-                yield from waiting.pop((id(base), rank)).batches()
-        for updates in waiting.values():
-            yield from updates.batches()
+                ahead = _ahead(base, waiting, len(sharers) - number)
+                yield from waiting.pop(key).batches(ahead)
+        for last in list(waiting):
+            ahead = _ahead(waiting[last].base, waiting, 0)
+            yield from waiting.pop(last).batches(ahead)
 
 
 class _Waiting:
     """Updates of one matrix and one kind that wait for more of them."""
 
     def __init__(self, base: SharedMatrix) -> None:
-        self._base = base
+        self.base = base
+        self.sizes: list[
+            float
+        ] = []  # norms of low-rank updates; 0 for dense matrices, which keep their order
         self._members: list[tuple[int, PairedMatrix, Tensor | LowRank]] = []
 
     def add(self, model: int, matrix: PairedMatrix, tuned: Tensor | LowRank) -> None:
         self._members.append((model, matrix, tuned))
+        self.sizes.append(tuned.norm() if isinstance(tuned, LowRank) else 0.0)
 
     @property
     def _batch_size(self) -> int:
         if isinstance(self._members[0][2], LowRank):
             return BATCH_UPDATES
-        return max(1, BATCH_BYTES // self._base.matrix.nbytes)
+        return max(1, BATCH_BYTES // self.base.matrix.nbytes)
 
     @property
     def are_full(self) -> bool:
         is_low_rank = isinstance(self._members[0][2], LowRank)
         return len(self._members) >= self._batch_size * (_BATCHES_SORTED if is_low_rank else 1)
 
-    def batches(self) -> Iterator[SharedBatch]:
+    def batches(self, ahead: UpdatesAhead) -> Iterator[SharedBatch]:
         """Batch updates of similar size: a small one is decided at once, and would wait for a large one."""
-        members = sorted(self._members, key=lambda member: _size(member[2]))
-        for first in range(0, len(members), self._batch_size):
-            yield _joined(self._base, members[first : first + self._batch_size])
+        order = sorted(range(len(self._members)), key=self.sizes.__getitem__)
+        for first in range(0, len(order), self._batch_size):
+            members = [self._members[at] for at in order[first : first + self._batch_size]]
+            yield _joined(self.base, members, ahead)
 
 
-def _size(tuned: Tensor | LowRank) -> float:
-    """Return the norm of a low-rank update; 0 for dense matrices, which keep their order."""
-    return tuned.norm() if isinstance(tuned, LowRank) else 0.0
+def _ahead(base: SharedMatrix, waiting: Mapping[object, _Waiting], unread: int) -> UpdatesAhead:
+    """Return the updates of a base that wait, of any rank."""
+    return UpdatesAhead(
+        [size for updates in waiting.values() if updates.base is base for size in updates.sizes], unread
+    )
 
 
-def _joined(base: SharedMatrix, members: list[tuple[int, PairedMatrix, Tensor | LowRank]]) -> SharedBatch:
+def _joined(
+    base: SharedMatrix, members: list[tuple[int, PairedMatrix, Tensor | LowRank]], ahead: UpdatesAhead
+) -> SharedBatch:
     models, matrices, tuned = zip(*members, strict=True)
     if isinstance(tuned[0], LowRank):
         lefts, rights = zip(*((update.left, update.right) for update in tuned), strict=True)
         joined: Tensor | LowRank = LowRank(torch.stack(lefts), torch.stack(rights))
     else:
         joined = torch.stack(tuned)
-    return SharedBatch(base, list(models), list(matrices), joined)
+    return SharedBatch(base, list(models), list(matrices), joined, ahead)
 
 
 class _Forms:
@@ -295,7 +306,7 @@ def judge_shared_batch(batch: SharedBatch, settings: AuditSettings, store: BaseC
         if base.known is None:  # what the first one learns is not computed again for each of the others
             results = _judge(batch, 0, 1, settings, None, store)
         if len(results) < count:
-            base.known = base.worth.whole(batch.pair(0, 1), settings.k, base.known)
+            base.known = whole_where_it_pays(batch.pair(0, 1), settings.k, base.known, batch.ahead)
     if len(results) < count:
         results += _judge(batch, len(results), count, settings, base.known, store)
     return results
@@ -314,7 +325,6 @@ def _judge(
     pair = batch.pair(first, last)
     detection = decide(pair, settings.k, settings.epsilon, settings.exact, known)
     if not settings.exact:
-        batch.base.worth.learn(detection)
         batch.base.learn(detection.known, settings.k, store)
     sketches = batch.base.unit * batch.base.directions(batch.matrices[0].name).sketch(pair.update)
     records = records_of(batch.matrices[first:last], detection, [batch.base.unit] * (last - first))
