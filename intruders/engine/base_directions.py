@@ -31,7 +31,7 @@ def base_directions(matrix: Tensor, k: int, known: KnownBase | None = None) -> C
         operator = Dense(wide.unsqueeze(0))
         space = KrylovSpace.empty(operator)
         if known is not None and not known.is_complete:
-            space.grow(known.basis.double())
+            space.grow(known.basis.to(wide.device).double())
         space.grow_randomly(BLOCK, max(_STEPS, k // 2))
         triplets = converge(space, k, k + BLOCK, _ANGLE, _ROUNDS)
         if float(triplets.angles[0, :k].max()) <= _ANGLE:

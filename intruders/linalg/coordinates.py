@@ -12,10 +12,14 @@ left singular vectors of W0. With D = diag(s^2, 0), F = [diag(s) Q, P] and G = A
 
 By Haynsworth's additivity of inertia M M^T has ``#{i : s_i^2 > t} + (positive eigenvalues of K(t)) - r`` eigenvalues
 above t, exactly. And ``(M M^T - t)^-1 = (D - t)^-1 + (D - t)^-1 F K^-1 F^T (D - t)^-1`` (Woodbury).
+
+U and V come rounded, so that what is computed as [Q; R_a] is not quite orthonormal. Its QR factors are taken, and the
+triangle goes to the left: M stays the same, and G is I as closely as double precision can have it.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -23,7 +27,7 @@ from torch import Tensor
 
 from .batched import Batched
 from .low_rank import LowRank
-from .small_cores import eigh, eigvalsh
+from .small_cores import eigvalsh
 from .svd import DenseSVD
 from .whole_base import WholeBase, columns_times, times_columns
 
@@ -34,28 +38,33 @@ _AT_ONCE = 2**22
 _SURE = 4.0
 # Distance, as a share of the largest eigenvalue, that a shift keeps from a pole.
 _OFF_POLE = 1e-18
+# What rounding of U moves of P and, twice, of R_b, as a multiple of its norm.
+_BOTH_PARTS = math.sqrt(5.0)
 
 
 @dataclass(frozen=True)
 class Coordinates(Batched):
-    """A batch of tuned matrices in their bases' coordinates, in double precision; a = p, or p + r where m > n."""
+    """A batch of tuned matrices in their bases' coordinates, in double precision.
+
+    a = p, or p + r where m > n; b = p, or p + r where n > m.
+    """
 
     values: Tensor  # (batch, p): singular values of the bases
     left: Tensor  # (batch, a, r): [P; R_b]
-    right: Tensor  # (batch, p, r): Q
+    right: Tensor  # (batch, b, r): [Q; R_a], orthonormal columns
     off: Tensor  # (batch): bound on the norm of what separates M from W in the coordinates of W0
 
     @classmethod
     def of(cls, base: WholeBase, update: DenseSVD) -> Coordinates:
-        """Compute from the thin SVD of ``update`` ``(batch, m, n)``: one product with each side of the base."""
+        """Compute from the thin SVD of ``update`` ``(batch, m, n)``: one product with a square side of the base, two
+        with a longer one.
+        """
         columns = (update.left * update.values.unsqueeze(-1)).mT  # B
-        along, right = times_columns(base.left, columns), times_columns(base.right, update.right.mT)
-        p, m = base.left.shape[-2:]
-        if m > p:
-            outside = columns - columns_times(base.left, along)
-            along = torch.cat([along, torch.linalg.qr(outside).R], -2)
-        off = base.off + update.values[:, 0] * base.rounded
-        return cls(base.values, along, right, off)
+        left = _in_coordinates(base.left, columns)
+        right, triangle = torch.linalg.qr(_in_coordinates(base.right, update.right.mT))
+        is_square = base.left.shape[-1] == base.right.shape[-1]
+        moved = base.rounded if is_square else _BOTH_PARTS * base.rounded
+        return cls(base.values, left @ triangle.mT, right, base.off + update.values[:, 0] * moved)
 
     @property
     def rank(self) -> int:
@@ -67,14 +76,8 @@ class Coordinates(Batched):
         return self.left.shape[-2]
 
     def update(self) -> LowRank:
-        """D in left and right coordinates; the right ones go on with what A has outside V where n > m."""
-        gram = (
-            torch.eye(self.rank, dtype=self.left.dtype, device=self.left.device) - self.right.mT @ self.right
-        )
-        # A root of the Gram matrix of what is outside, which stands for it: only its inner products count.
-        squares, vectors = eigh(gram)
-        root = squares.clamp_min(0.0).sqrt().unsqueeze(-1) * vectors.mT
-        return LowRank(self.left, torch.cat([self.right, root], -2).mT)
+        """D in left and right coordinates."""
+        return LowRank(self.left, self.right.mT)
 
     def poles(self) -> Tensor:
         """``(batch, a)``: squared singular values of the bases, and zeros."""
@@ -82,12 +85,26 @@ class Coordinates(Batched):
 
     def through(self) -> Tensor:
         """``(batch, a, r)``: what W0 makes of the update's right directions, ``diag(s) Q``."""
-        extra = self.size - self.values.shape[-1]
-        return torch.nn.functional.pad(self.values.unsqueeze(-1) * self.right, (0, 0, 0, extra))
+        p = self.values.shape[-1]
+        return torch.nn.functional.pad(
+            self.values.unsqueeze(-1) * self.right[:, :p], (0, 0, 0, self.size - p)
+        )
 
     def problem(self) -> SecularProblem:
         """The same as an eigenvalue problem."""
         return SecularProblem.of(self.poles(), torch.cat([self.through().mT, self.left.mT], -2))
+
+
+def _in_coordinates(rows: Tensor, columns: Tensor) -> Tensor:
+    """``(batch, p, r)`` products of the base's vectors ``(batch, p, m)`` with columns ``(batch, m, r)``.
+
+    Where m > p, the QR factor of what the columns have outside follows, ``(batch, p + r, r)``.
+    """
+    along = times_columns(rows, columns)
+    p, m = rows.shape[-2:]
+    if m == p:
+        return along
+    return torch.cat([along, torch.linalg.qr(columns - columns_times(rows, along)).R], -2)
 
 
 @dataclass(frozen=True)

@@ -124,7 +124,7 @@ def _proved(
     first, last = values[:, :1], values[:, k - 1 : k]
     shares = torch.tensor(_BELOW, dtype=values.dtype, device=values.device)
     shifts = last - shares * first  # (batch, c), descending
-    # Kahan: as many eigenvalues as there are rows, each within the norm of all residuals.
+    # Each interval of a Ritz value and its residual has a singular value, and of a decided matrix no two of them meet.
     reach = residuals[:, :k].norm(dim=-1, keepdim=True)
     if values.shape[-1] > k:
         # Half way to the next Ritz value is mostly enough.

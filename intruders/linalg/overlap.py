@@ -125,7 +125,9 @@ def _interval_from_computed(
     ids = base.clusters
     sizes = cluster_projections(torch.ones_like(cosines), ids).square()  # members of each vector's cluster
     with_cluster = cluster_projections(cosines, ids).clamp_max(1.0)
-    own = torch.asin(base.angles.double()).unsqueeze(-1)
+    # Errors of a cluster's vectors may all be in one direction: together, the root of the sum of their squares.
+    together = cluster_projections(base.angles.double().unsqueeze(-1), ids)
+    own = torch.asin(together.clamp_max(1.0))
     error = own + torch.asin(tuned.angles[..., : cosines.shape[-1]].double()).unsqueeze(-2)
     angle = torch.acos(with_cluster)
     used = _known(base, largest_angle).unsqueeze(-1)

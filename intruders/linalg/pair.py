@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -66,12 +67,10 @@ class Pair:
         return Pair(base, base.to(update.dtype) + update)
 
     def over(self, unit: float) -> Pair:
-        """Both matrices divided by ``unit``."""
+        """Both matrices divided by ``unit``, a power of two."""
         if unit == 1.0:
             return self
-        if isinstance(self.tuned, LowRank):
-            return Pair(self.base / unit, LowRank(self.tuned.left / unit, self.tuned.right))
-        return Pair(self.base / unit, self.tuned / unit)
+        return Pair(self.base / unit, over_unit(self.tuned, unit))
 
     def select(self, index: Tensor | int) -> Pair:
         """The matrices at ``index`` of a batch; of a number the one pair, without a batch dimension."""
@@ -106,3 +105,12 @@ class Pair:
 def _batch(tensors: Sequence[Tensor]) -> Tensor:
     # Of a single matrix, which may be large, no copy is made.
     return tensors[0].unsqueeze(0) if len(tensors) == 1 else torch.stack(list(tensors))
+
+
+def over_unit(tuned: Tensor | LowRank, unit: float) -> Tensor | LowRank:
+    """A tuned matrix, or an update of low rank, divided by a power of two."""
+    if not isinstance(tuned, LowRank):
+        return tuned / unit
+    # Half of the exponent to each factor: a unit as small as the base can be would take one of them out of range.
+    half = 2.0 ** (math.frexp(unit)[1] // 2)
+    return LowRank(tuned.left / (unit / half), tuned.right / half)

@@ -21,6 +21,8 @@ from .small_cores import eigh
 CLUSTER_TOLERANCE = 2e-6
 # Width, in these tolerances, that a cluster may have.
 _WIDEST = 4
+# Values closer than this, as a share of the largest, are equal as far as double precision can tell.
+_EQUAL = 1e-11
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,8 @@ def cluster_ids(values: Tensor) -> Tensor:
 
     Ids count up from 0. Neighbours belong together when they differ by less than ``CLUSTER_TOLERANCE`` of
     the largest value; a chain of such neighbours is one cluster. Each value of a chain wider than ``_WIDEST`` of that
-    is one of its own: under an outlier a whole spectrum can be a chain, and its ends are not alike.
+    is one of its own, with those equal to it: under an outlier a whole spectrum can be a chain, and its ends are not
+    alike.
     """
     tolerance = CLUSTER_TOLERANCE * values[..., :1]
     is_new = (values[..., :-1] - values[..., 1:]) > tolerance
@@ -99,7 +102,9 @@ def cluster_ids(values: Tensor) -> Tensor:
     low = torch.full_like(values, torch.inf).scatter_reduce(-1, ids, values, "amin").gather(-1, ids)
     high = torch.zeros_like(values).scatter_reduce(-1, ids, values, "amax").gather(-1, ids)
     is_wide = high - low > _WIDEST * tolerance
-    return _numbered(is_new | is_wide[..., 1:])
+    # Equal values have no vectors of their own, wherever they are.
+    is_equal = values[..., :-1] - values[..., 1:] <= _EQUAL * values[..., :1]
+    return _numbered(is_new | (is_wide[..., 1:] & ~is_equal))
 
 
 def are_alone(ids: Tensor) -> bool:

@@ -61,7 +61,7 @@ class WholeBase(Batched):
         skew = _skew(svd.left) + _skew(svd.right)
         if is_by_gram:
             # The smaller side's vectors R are square, and the other side's were computed as R W: what R^T R W is off by
-            # is skew, and the rounding of that product at its worst.
+            # is skew, and more than rounding does to that product.
             size = torch.linalg.vector_norm(wide, dim=(-2, -1))
             off = 2 * first * skew + size * max(wide.shape[-2:]) * torch.finfo(wide.dtype).eps
         else:

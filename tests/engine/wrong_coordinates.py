@@ -2,10 +2,11 @@
 
 Bases have the spectra of ``matrices.SPECTRA`` in tall, wide and square shapes, as they are, with rows of zeros, rounded
 to bf16, with values tiny beside the largest, or hidden under a huge one; updates are of low rank: random, hot, mixes of
-base vectors, in the base's own vectors (so that values of W lie at poles of the secular function), or taking base
-values away. The truth is two double-precision decompositions by numpy. A bound that does not hold is a wrong decision
-for some epsilon, and so is one that is not wide open where the matrix leaves the vector undefined. Run as a program, it
-prints how many vectors were tried::
+base vectors, in the base's own vectors (so that values of W lie at poles of the secular function), taking base values
+away, or taking the largest away completely, so that what rounding left of it is among the rest. The truth is two
+double-precision decompositions by numpy. A bound that does not hold is a wrong decision for some epsilon, and so is one
+that is not wide open where the matrix leaves the vector undefined. Run as a program, it prints how many vectors were
+tried::
 
     PYTHONPATH=tests python -m engine.wrong_coordinates 100000 --seed 1
 """
@@ -54,7 +55,7 @@ def make_base(m: int, n: int, rng: np.random.Generator) -> tuple[str, Array]:
     if kind == "tiny values":
         values[len(values) // 2 :] *= 10.0 ** -rng.uniform(3, 12)
     if kind == "under an outlier":
-        values[0] = values[0] * 10.0 ** rng.uniform(1, 4)
+        values[0] = values[0] * 10.0 ** rng.uniform(1, 5)
     base = with_values(m, n, values, rng)
     if kind == "zero rows":
         base[rng.random(m) < 0.2] = 0.0
@@ -66,7 +67,11 @@ def make_base(m: int, n: int, rng: np.random.Generator) -> tuple[str, Array]:
 def make_update(base: Array, rng: np.random.Generator) -> tuple[str, PlantedPair]:
     """A low-rank update of rank at most 6."""
     m, n = base.shape
-    kind = str(rng.choice(["random", "hot", "mixes", "own vectors", "unlearning", "partly own"]))
+    kinds = ["random", "hot", "mixes", "own vectors", "unlearning", "partly own", "cancelling"]
+    # What rounding leaves of a value that is taken away counts where the others are small beside it.
+    first, second = np.linalg.svd(base, compute_uv=False)[:2]
+    odds = np.array([1, 1, 1, 1, 1, 1, 12 if first > 1e3 * second else 1])
+    kind = str(rng.choice(kinds, p=odds / odds.sum()))
     norm = max(float(np.linalg.norm(base, 2)), 1e-3)
     rank = int(rng.integers(1, 7))
     strength = 10.0 ** rng.uniform(-3.0, 1.0) * norm
@@ -88,6 +93,9 @@ def make_update(base: Array, rng: np.random.Generator) -> tuple[str, PlantedPair
         return kind, PlantedPair.lowrank(base, strength * u[:, chosen], vt[chosen])
     if kind == "unlearning":
         return kind, PlantedPair.lowrank(base, -s[chosen] * u[:, chosen] * rng.uniform(0.5, 1.5), vt[chosen])
+    if kind == "cancelling":
+        left = np.concatenate([-s[0] * u[:, :1], rng.uniform(0.5, 3) * s[1] * left[:, :1]], 1)
+        return kind, PlantedPair.lowrank(base, left, np.concatenate([vt[:1], right[:1]]))
     return kind, PlantedPair.lowrank(base, strength * left, vt[chosen] if rng.random() < 0.5 else right)
 
 
@@ -100,7 +108,8 @@ def truth_of(pair: PlantedPair) -> CosinesOfTruth:
     cluster = np.concatenate([[0], np.cumsum(-np.diff(s) > tolerance)])
     ends = [(s[cluster == c].max(), s[cluster == c].min()) for c in range(cluster[-1] + 1)]
     too_wide = np.array([high - low > 4 * tolerance for high, low in ends])[cluster]
-    is_new = np.concatenate([[True], np.diff(cluster) > 0]) | too_wide
+    is_equal = np.concatenate([[False], -np.diff(s) <= 1e-11 * s[0]])
+    is_new = np.concatenate([[True], np.diff(cluster) > 0]) | (too_wide & ~is_equal)
     cluster = np.cumsum(is_new) - 1
     sums = np.zeros((cluster[-1] + 1, VECTORS))
     np.add.at(sums, cluster, squares)

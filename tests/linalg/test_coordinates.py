@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matrices import SPECTRA, Array, ugly, with_values
 
+from intruders.linalg.coordinate_cosines import coordinate_cosines
 from intruders.linalg.coordinates import Coordinates, SecularProblem
 from intruders.linalg.leading_secular import leading_vectors
 from intruders.linalg.low_rank import LowRank
@@ -50,6 +51,34 @@ def test_the_matrix_in_coordinates_has_the_singular_values_of_the_tuned_one(
     whole = problem.apply(torch.eye(size, dtype=torch.float64).unsqueeze(0))[0]
     squares = np.linalg.eigvalsh(whole)[::-1][: min(shape)]
     np.testing.assert_allclose(squares, values**2, atol=1e-10 * values[0] ** 2)
+
+
+@given(
+    shape=st.sampled_from(SHAPES), small=st.sampled_from([1e-3, 2e-4, 5e-5]), seed=st.integers(0, 2**32 - 1)
+)
+def test_what_rounding_leaves_of_a_cancelled_direction_is_within_the_bounds(
+    shape: tuple[int, int], small: float, seed: int
+) -> None:
+    """The base's vectors are kept in single precision, and the update takes away its by far largest value."""
+    rng = np.random.default_rng(seed)
+    rest = small * np.linspace(1.0, 0.2, min(shape) - 1)
+    base = torch.from_numpy(with_values(*shape, np.concatenate([[1.0], rest]), rng)).float()
+    u, s, vt = np.linalg.svd(base.double().numpy(), full_matrices=False)
+    a, b = rng.standard_normal(shape[0]), rng.standard_normal(shape[1])
+    left = np.stack([-s[0] * u[:, 0], 1.5 * small * a / np.linalg.norm(a)], 1)
+    update = LowRank(
+        *(torch.from_numpy(one).float() for one in (left, np.stack([vt[0], b / np.linalg.norm(b)])))
+    )
+    y, values, _ = np.linalg.svd(base.double().numpy() + update.double().dense().numpy())
+    whole = WholeBase.of(base.unsqueeze(0))
+    coordinates = Coordinates.of(whole, LowRank(update.left.unsqueeze(0), update.right.unsqueeze(0)).svd())
+    leading = leading_vectors(coordinates.problem(), 2)
+    error = np.abs(leading.values[0].numpy() - values[:2])
+    assert (error <= float(coordinates.off[0]) + leading.residuals[0].norm().numpy()).all()
+    cosines = coordinate_cosines(coordinates, leading, whole.off, shape[0])
+    truth = np.abs(u.T @ y[:, :2]).max(0)
+    assert (cosines.lower[0].numpy() <= truth + 1e-9).all()
+    assert (cosines.upper[0].numpy() >= truth - 1e-9).all()
 
 
 @given(

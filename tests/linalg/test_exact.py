@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -158,3 +159,37 @@ def test_answers_do_not_depend_on_scale() -> None:
             scale * pair.base.double(), scale * torch.from_numpy(pair.tuned_double()), 5, 0.5
         )
         torch.testing.assert_close(scaled.max_cosines, plain.max_cosines)
+
+
+def test_equal_base_values_under_an_outlier_are_ambiguous() -> None:
+    """y leans on two equal base vectors by 0.62 each: turned, one of them holds 0.88 of it. Any frame says the same."""
+    values = torch.cat([torch.tensor([1e5, 10.0, 10.0]), torch.linspace(9.9, 5.0, 37)]).double()
+    y = torch.zeros(40, dtype=torch.float64)
+    y[1] = y[2] = math.cos(0.5) / 2**0.5
+    y[20] = math.sin(0.5)
+    base, aside = torch.diag(values), torch.zeros(40, dtype=torch.float64)
+    aside[30] = 40.0
+    rng = np.random.default_rng(0)
+    for decompose in PATHS:
+        frame = torch.from_numpy(orthonormal_columns(40, 40, rng))
+        turned = (frame @ base @ frame.mT, frame @ (base + torch.outer(y, aside)) @ frame.mT)
+        found = exact_cosines(*turned, 2, 0.8, decompose)
+        assert found.ambiguous.tolist() == [False, True]
+        assert found.max_cosines[1] == pytest.approx(0.8732, abs=1e-4)
+
+
+def test_a_cosine_next_to_epsilon_is_computed_without_shortcut() -> None:
+    """Vectors of small values that are close turn in the Gram matrix, by more than what separates two decisions."""
+    rng = np.random.default_rng(1)
+    values = np.concatenate([np.linspace(1, 0.3, 38), [2.1e-6, 0.0]])
+    base = torch.from_numpy(with_values(40, 40, values, rng)).float().double()
+    left, right = (torch.from_numpy(orthonormal_columns(40, 2, rng)) for _ in range(2))
+    lowest = torch.linalg.svd(base).U[:, -2:].sum(-1) / 2**0.5
+    left = torch.stack([lowest, left[:, 1]], 1)
+    tuned = base + (left * torch.tensor([3.0, 2.0])) @ right.mT
+    truth = exact_cosines(base, tuned, 2, 0.5)
+    for cosine in truth.max_cosines.tolist():
+        for epsilon in (cosine - 1e-9, cosine + 1e-9):
+            found = exact_cosines(base, tuned, 2, epsilon, gram_svd)
+            expected = truth.max_cosines < epsilon
+            assert (found.max_cosines < epsilon).tolist() == expected.tolist()

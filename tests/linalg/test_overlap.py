@@ -5,6 +5,8 @@ The claim: if every computed vector is within its angle of the true one, the max
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -140,6 +142,23 @@ def test_a_base_cluster_counts_through_its_space() -> None:
     tuned = triplets((x[:, [1]] + x[:, [2]]) / 2**0.5, np.array([3.0]), np.zeros(1))
     found = overlap_intervals(base, tuned, 1)
     assert (found.lower.item(), found.upper.item()) == (pytest.approx(0.5**0.5), pytest.approx(1.0))
+
+
+def test_errors_of_a_clusters_vectors_in_one_direction_add_up() -> None:
+    """Both computed vectors lean the same way out of span(e1, e2), so their space leans by root two of each angle."""
+    lean, away = math.radians(1.6), math.radians(59.7)
+    unit = np.eye(8)
+    both, between = (unit[0] + unit[1]) / 2**0.5, (unit[0] - unit[1]) / 2**0.5
+    moved = math.cos(lean) * both + math.sin(lean) * unit[2]
+    base = np.stack([(moved + between) / 2**0.5, (moved - between) / 2**0.5], 1)
+    sine = math.sin(lean) / 2**0.5
+    tuned = (math.cos(away) * both - math.sin(away) * unit[2])[:, None]
+    found = MomentIntervals.of(
+        triplets(base, np.ones(2), np.array([sine, sine])), triplets(tuned, np.ones(1), np.zeros(1)), 1
+    )
+    truth = np.linalg.norm(tuned[:2])  # with the true space
+    assert truth == pytest.approx(math.cos(away))
+    assert float(found.upper) >= truth - 1e-9
 
 
 def test_a_cluster_known_in_part_says_nothing() -> None:

@@ -81,6 +81,15 @@ def test_both_matrices_are_divided_by_a_unit(kind: str, unit: float) -> None:
     assert torch.equal(over.dense() * unit, pair.dense())
 
 
+def test_a_unit_as_small_as_weights_can_be_leaves_factors_in_range() -> None:
+    pair = Pair(torch.full(SHAPE, 1e-38), LowRank(torch.full((6, 1), 8.0), torch.full((1, 5), 8.0)))
+    unit = 2.0**-126
+    divided = pair.over(unit)
+    assert isinstance(divided.tuned, LowRank)
+    assert bool(divided.tuned.left.isfinite().all() and divided.tuned.right.isfinite().all())
+    torch.testing.assert_close(divided.tuned.double().dense(), torch.full(SHAPE, 64.0).double() / unit)
+
+
 def test_precision(kind: str) -> None:
     pair, _ = pair_of(kind)
     cpu = torch.device("cpu")

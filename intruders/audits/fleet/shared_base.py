@@ -19,7 +19,7 @@ from ...engine.base_space import KnownBase
 from ...engine.decide import decide
 from ...errors import ChangedBaseError, IntrudersError, in_one_line
 from ...linalg.low_rank import LowRank
-from ...linalg.pair import Pair
+from ...linalg.pair import Pair, over_unit
 from ...linalg.sketch import SketchDirections
 from ..audit import records_of
 from ..audit_settings import AuditSettings
@@ -284,8 +284,7 @@ def _read(
     unit = unit_of(pair.rank, largest)
     if unit == 1.0:
         return wide, tuned
-    scaled = LowRank(tuned.left / unit, tuned.right) if isinstance(tuned, LowRank) else tuned / unit
-    return forms.over(wide, unit), scaled
+    return forms.over(wide, unit), over_unit(tuned, unit)
 
 
 def directions_of(name: str, matrix: Tensor) -> SketchDirections:
