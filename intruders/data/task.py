@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import warnings
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
@@ -130,11 +131,12 @@ def _listed(labels: list[str]) -> str:
 
 
 def _label_order(label: str) -> tuple[float, str]:
-    """Sort numbers in numerical order, then words in alphabetical order."""
+    """Sort numbers in numerical order, then words in alphabetical order. The word "nan" is no number here."""
     try:
-        return float(label), label
+        number = float(label)
     except ValueError:
         return float("inf"), label
+    return (float("inf") if math.isnan(number) else number), label
 
 
 def _fingerprint(examples: list[Example]) -> dict[str, int | str]:

@@ -39,7 +39,7 @@ def depends_on(
         "base": digest_of_model(base),
         "tuned": digest_of_model(tuned),
         "audit": audit.recorded(),
-        "intruders": _intruders(audited),
+        "intruders": digest_of_intruders(audited),
         "tasks": {name: [task.kind, task.score, task.labels] for name, task in tasks.items()},
         "labels": None if trained is None else trained.labels,
         "window": losses.window,
@@ -54,8 +54,8 @@ def depends_on(
     }
 
 
-def _intruders(audit: Audit) -> str:
-    """Hash which vectors are intruders: a given audit may differ from what its settings would find."""
+def digest_of_intruders(audit: Audit) -> str:
+    """Return a hash of which vectors are intruders: a given audit may differ from what its settings would find."""
     names = [
         [matrix.name, [vector.index for vector in matrix.vectors if vector.intruder]]
         for matrix in audit.matrices

@@ -24,7 +24,7 @@ from ..models.loading_settings import AS_STORED, Loading
 from ..models.tuned_model import open_for_task
 from .intervals import Interval, loss_interval
 from .losses import DocumentLosses
-from .task_score import scored_examples
+from .task_score import first_examples
 
 SCHEMA = 1
 _ROWS = 8  # in one pass: the logits of both models are kept
@@ -55,7 +55,7 @@ def kl_on_task(
     max_examples: int | None = None,
     loading: Loading = AS_STORED,
 ) -> KLOnTask:
-    """Measure KL(base || tuned) on the first examples of the split that is scored.
+    """Measure KL(base || tuned) on the first examples of the test split, or of the validation split without one.
 
     Args:
       base: the model before fine-tuning.
@@ -77,7 +77,7 @@ def kl_on_task(
             f"task {task.name!r} is classification, whose head starts at random: the base has no predictions to "
             "compare with; use a task with prompts and completions, or leave kl_to_base out"
         )
-    _, examples = scored_examples(task, None, max_examples)
+    _, examples = first_examples(task, None, max_examples)
     opened = [open_for_task(source, task, base, loading)[0] for source in (base, tuned)]
     context = min(model_of.context for model_of in opened)
     tokenizer = opened[0].tokenizer

@@ -79,8 +79,9 @@ def output_energy(
     """
     pairing = pair_sides(*open_sides(base_model_location(base), tuned), audit)
     loaded = {matrix.name: matrix.load() for matrix in pairing.pairs}
-    updates = {name: pair.widened().update for name, pair in loaded.items() if pair is not None}
     opened = open_language_model(base, loading=loading)
+    device = next(opened.model.parameters()).device
+    updates = {name: pair.widened(device).update for name, pair in loaded.items() if pair is not None}
     layers = _layers(opened.model, updates)
     if not layers:
         raise CheckpointError(
@@ -139,11 +140,12 @@ def _read(opened: OpenedModel, documents: Sequence[str], width: int, layers: Ite
     backbone = own.base_model
     inside = set(backbone.modules())
     reader = backbone if all(layer in inside for layer in layers) else own
+    device = next(own.parameters()).device
     tokens = 0
     with evaluating(opened.model), torch.inference_mode():
         for text in documents:
             ids = opened.tokenizer(text, truncation=True, max_length=width)["input_ids"]
             if ids:
-                reader(input_ids=torch.tensor([ids]))
+                reader(input_ids=torch.tensor([ids], device=device))
                 tokens += len(ids)
     return tokens

@@ -88,6 +88,14 @@ def scored_examples(task: Task, split: str | None, max_examples: int | None) -> 
         raise SettingError(
             f"task {task.name!r} has no right answers to count; measure a loss with --loss-on instead"
         )
+    return first_examples(task, split, max_examples)
+
+
+def first_examples(task: Task, split: str | None, max_examples: int | None) -> tuple[str, list[Example]]:
+    """Return the split, by default the test split if it has rows, and its first examples.
+
+    Raises SettingError for a split without rows.
+    """
     chosen = split or ("test" if task.test else "validation")
     examples = task.split(chosen)[:max_examples]
     if not examples:

@@ -34,6 +34,11 @@ def check_together(config: RunSettings) -> None:
                 f"{name} is {given!r}, but the update of method {config.method!r} is not alpha/r B A, which it scales; "
                 f"pass one of {', '.join(PLAIN_LORA)} as --method"
             )
+        if given is not None and config.load_in is not None:
+            raise SettingError(
+                f"{name} is {given!r}, and load_in is {config.load_in!r}: the budget is of the base's singular values, "
+                "which packed numbers do not have; leave one of the two out"
+            )
     if config.dtype not in ("auto", "float32") and config.changes_base_weights:
         raise SettingError(
             f"dtype is {config.dtype!r}, but method {config.method!r} changes the base's weights, which needs float32; "

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from ..checkpoints.adapters.starts import changes_the_base
+from ..checkpoints.stored.matrices import holds_experts
 from ..errors import SettingError
 from ..models.base_model import base_model_location
 from ..models.loading import heads
@@ -141,6 +142,9 @@ def _full(model: nn.Module, *, train_all: bool) -> nn.Module:
     model.requires_grad_(train_all)
     for module in linear_modules(model).values():
         module.weight.requires_grad_(True)
+    for name, parameter in model.named_parameters():
+        if holds_experts(name, tuple(parameter.shape)):
+            parameter.requires_grad_(True)
     for head in heads(model).values():
         head.requires_grad_(True)
     return model

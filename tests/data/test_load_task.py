@@ -90,6 +90,14 @@ def test_integer_labels_are_in_numerical_order(tmp_path: Path) -> None:
     assert load_task(f"{file}?text=t&label=y").labels == [str(i) for i in range(12)]
 
 
+def test_a_label_that_reads_as_no_number_has_its_place_among_words(tmp_path: Path) -> None:
+    """The code of a language is "nan"; what compares with nothing would be sorted anew in every process."""
+    file = tmp_path / "rows.jsonl"
+    names = ["nan", "zh", "7", "ab", "10"]
+    file.write_text("".join(json.dumps({"t": f"row {i}", "y": names[i % 5]}) + "\n" for i in range(60)))
+    assert load_task(f"{file}?text=t&label=y").labels == ["7", "10", "ab", "nan", "zh"]
+
+
 def test_bad_data_is_named(tmp_path: Path) -> None:
     table = tmp_path / "rows.csv"
     table.write_text("sentence,label\na,x\nb,y\nc,x\n")

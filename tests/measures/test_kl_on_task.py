@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,16 @@ def test_it_is_that_of_torch_apart_for_prompts_and_answers(tmp_path: Path) -> No
     assert kl_on_task(str(base), str(base), task, max_examples=2).prompts.estimate == pytest.approx(
         0, abs=1e-9
     )
+
+
+def test_a_task_without_right_answers_has_one_too(tmp_path: Path) -> None:
+    base = save_llama(tmp_path / "base")
+    rows = [{"prompt": f"{number} + 1 =", "completion": "57"} for number in range(40)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    task = load_task(str(tmp_path / "rows.jsonl"), Columns(score="none"), 0)
+    found = kl_on_task(str(base), str(changed(base, tmp_path / "tuned")), task, max_examples=3)
+    assert found.examples == 3
+    assert found.answers.estimate > 0
 
 
 def test_a_classifier_has_none(tmp_path: Path) -> None:

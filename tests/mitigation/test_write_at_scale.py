@@ -119,6 +119,52 @@ def test_tensors_that_an_adapter_stores_in_full_are_scaled_too(
         assert (now[name] - wanted).abs().max() <= CLOSE * wanted.abs().max(), name
 
 
+def test_tensors_that_an_adapter_with_a_weight_stores_in_full_have_that_weight(
+    folder: Path, tmp_path: Path
+) -> None:
+    model = hot_llama(model=medium_llama(), target_modules=["q_proj"], modules_to_save=["norm"])
+    for name, parameter in model.named_parameters():
+        if "modules_to_save" in name:
+            parameter.data += 0.5
+    saved(model, tmp_path / "tuned")
+    write_at_scale(folder / "base", f"{tmp_path / 'tuned'}@0.5", 1.0, tmp_path / "out", form="checkpoint")
+    before, now = weights(folder / "base"), weights(tmp_path / "out")
+    torch.testing.assert_close(now["model.norm.weight"], before["model.norm.weight"] + 0.25)
+
+
+def test_biases_of_b_are_scaled_with_it(folder: Path, tmp_path: Path) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    model = hot_llama(model=medium_llama(), target_modules=["q_proj"], lora_bias=True)
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name and name.endswith("bias"):
+            parameter.data = torch.randn(parameter.shape, generator=generator)
+    saved(model, tmp_path / "tuned")
+    write_at_scale(folder / "base", tmp_path / "tuned", 0.0, tmp_path / "none")
+    ids = torch.tensor([[5, 20, 31, 7]])
+    logits = []
+    for adapter in (None, "tuned", "none"):
+        opened: Any = AutoModelForCausalLM.from_pretrained(folder / "base")
+        if adapter is not None:
+            opened = PeftModel.from_pretrained(opened, tmp_path / adapter)
+        logits.append(opened.eval()(input_ids=ids).logits)
+    assert not torch.allclose(logits[0], logits[1], atol=1e-2)
+    assert torch.allclose(logits[0], logits[2], atol=1e-5)
+
+
+def test_retrained_tokens_of_which_no_share_can_be_written_are_refused(folder: Path, tmp_path: Path) -> None:
+    saved(
+        hot_llama(model=medium_llama(), target_modules=["q_proj"], trainable_token_indices=[3, 4]),
+        tmp_path / "tuned",
+    )
+    with pytest.raises(SettingError, match="retrained single tokens"):
+        write_at_scale(folder / "base", tmp_path / "tuned", 0.5, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    write_at_scale(folder / "base", tmp_path / "tuned", 1.0, tmp_path / "same")
+
+
 @pytest.mark.parametrize("scale", [float("nan"), float("inf"), 100, "0.5", True, None])
 def test_a_scale_that_is_none_is_refused(folder: Path, tmp_path: Path, scale: Any) -> None:
     with pytest.raises(SettingError, match="expected a scale of the update"):

@@ -57,6 +57,20 @@ def test_full_trains_the_linear_weights_only(llama: Path) -> None:
     assert all(p.requires_grad for p in everything.parameters())
 
 
+def test_full_trains_fused_experts() -> None:
+    """Their matrices are one parameter with an axis of experts, in no linear module."""
+    from transformers import MixtralConfig, MixtralForCausalLM
+
+    config = MixtralConfig(
+        vocab_size=32, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=1, num_local_experts=2, num_experts_per_tok=1,
+    )  # fmt: skip
+    model = prepare(MixtralForCausalLM(config), _config("full", Path("base")), "causal")
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert {f"model.layers.0.mlp.experts.{name}" for name in ("gate_up_proj", "down_proj")} <= trained
+    assert "model.embed_tokens.weight" not in trained
+
+
 def test_full_trains_conv1d_and_a_classification_head(tmp_path: Path) -> None:
     gpt2 = prepare(
         load_model(str(save_gpt2(tmp_path / "gpt2")), "causal"), _config("full", tmp_path), "causal"

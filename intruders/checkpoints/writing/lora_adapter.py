@@ -186,6 +186,17 @@ def stored_in_full(base: Checkpoint, adapter: LoraAdapter) -> dict[str, str]:
     return {own[short]: name for name, short in matching.tuned_of.items()}
 
 
+def biases_in_shares(adapter: LoraAdapter, shares: Mapping[str, float]) -> dict[str, Tensor]:
+    """The biases that ``lora_bias`` trains with B, by tensor, of the modules that keep a share of their update."""
+    biases = {}
+    for module, share in shares.items():
+        name = f"{_PREFIX}{module}.lora_B.bias"
+        if name in adapter.rest:
+            stored = adapter.rest[name].read()
+            biases[name] = require_finite((share * stored.double()).to(stored.dtype), name)
+    return biases
+
+
 def rewritten(
     adapter: LoraAdapter,
     replaced: Mapping[str, Callable[[], LowRank]],

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -32,7 +32,7 @@ from ...data.task import Task
 from ...errors import SettingError
 from ...linalg.low_rank import LowRank
 from ...measures.intervals import RESAMPLES, Interval, expanded_percentiles
-from ...measures.kept_outcomes import KeptOutcomes
+from ...measures.kept_outcomes import KeptOutcomes, digest_of_intruders
 from ...mitigation.cases import read_cases
 from ...mitigation.remedies.intruders import ScaledIntruders
 from ...models.finetuned_folder import data_seed_of
@@ -116,6 +116,10 @@ def attribute(
         )
     given_base, source = sides_on_disk(base, tuned)
     rows_by = data_seed_of(source) if data_seed is None else data_seed
+    if both := set(texts) & set(names_given(task)):
+        raise SettingError(
+            f"{min(both)!r} is given as text and as a task, and a part has one name; pass a copy of the file for one"
+        )
     tasks = {name: load_task(name, columns or Columns(), rows_by) for name in names_given(task)}
     corpora = {name: load_corpora(name, max_documents=settings.max_documents, seed=seed) for name in texts}
     sides = open_sides(given_base, source)
@@ -214,10 +218,10 @@ class _Work:
                 text_measure(name, language, parts, self.settings.max_tokens, self.seed)
                 for name, parts in corpora.items()
             ] + [
-                task_measure(opened, tasks[name], labels, self.settings.max_examples)
+                replace(task_measure(opened, tasks[name], labels, self.settings.max_examples), name=name)
                 for name, (opened, labels) in scored.items()
             ]
-            path = Path(doses, inside, kept, progress)
+            path = Path(doses, inside, digest_of_intruders(audit), kept, progress)
             integrals = {measure.name: path.integral(measure, self.settings.nodes) for measure in measures}
             checks = self._checks(path, measures[0], integrals[measures[0].name], groups)
         return _Measured(measures, integrals, groups, list(of_intruders), checks)

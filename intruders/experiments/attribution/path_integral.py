@@ -61,6 +61,7 @@ class Path:
 
     doses: DoseVector  # of all updates
     inside: DoseVector  # zeros: what they scale is part of the updates already
+    of_inside: str  # digest of what they scale
     kept: KeptOutcomes
     progress: Callable[[str, int, int], None]
 
@@ -110,7 +111,7 @@ class Path:
 
     def _gradients(self, measure: DocumentMeasure, at: float, number: int, nodes: int) -> Floats:
         """Return dL_i/da of every document at one node, ``(documents, factors + further factors)``."""
-        unit = {"measure": measure.name, "gradient at": at}
+        unit = {"measure": measure.name, "gradient at": at, "inside": self.of_inside}
         kept = self.kept.get_plain(unit)
         if kept is not None:
             return np.array(kept, dtype=np.float64).reshape(len(measure.rows), -1)

@@ -16,7 +16,8 @@ from ...models.tuned_model import OpenedModel
 def task_outcome(
     opened: OpenedModel, labels: Sequence[str], task: Task, examples: Sequence[Example], answers: bool
 ) -> TaskOutcome:
-    """Measure the losses of the targets; with ``answers`` also which answers are right."""
+    """Measure the losses of the targets; with ``answers`` also which answers are right, if the task has right ones."""
+    answers = answers and task.score != "none"
     grades = graded(
         opened.model,
         opened.tokenizer,

@@ -148,9 +148,15 @@ def compare_remedies(
                 max_tokens=losses.max_tokens or HEALING.max_tokens,
                 estimate=losses.estimate,
             )
+            first = next(iter(tasks))
+            trained = DataShare("training", {}, {first: tasks[first].train[: scores.max_examples]})
             learned = kept_doses(
                 kept,
-                {"doses": learning.recorded(), "share": [share.fingerprint() for share in data.choice]},
+                {
+                    "doses": learning.recorded(),
+                    "share": [share.fingerprint() for share in (trained, *data.choice)],
+                    "learned on": [first, next(iter(corpora))],
+                },
                 lambda: learned_doses(
                     (base_side, tuned_side),
                     (base, tuned),

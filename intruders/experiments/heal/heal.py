@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 from ...audits.audit import audited_whole
 from ...audits.audit_settings import ANYWHERE, AS_USUAL, AuditSettings, Compute
@@ -15,13 +16,15 @@ from ...checkpoints.adapters.adapter import Adapter
 from ...checkpoints.opening.open import Opened
 from ...checkpoints.pairing.open_sides import open_sides
 from ...checkpoints.pairing.pair_sides import pair_sides
-from ...checkpoints.pairing.pairing import PairedMatrix
+from ...checkpoints.pairing.pairing import PairedMatrix, SkipKind
 from ...checkpoints.pairing.sides_on_disk import sides_on_disk
 from ...checkpoints.stored.checkpoint import Checkpoint
+from ...checkpoints.stored.names import tensor_of
 from ...checkpoints.stored.selection import Selection
 from ...data.columns import Columns
 from ...data.names_given import names_given
 from ...errors import SettingError
+from ...measures.kept_outcomes import digest_of_intruders
 from ...mitigation.mitigate import mitigate
 from ...mitigation.mitigation_result import Mitigation
 from ...mitigation.targets.choose_target import choose_target
@@ -124,6 +127,9 @@ def heal(
         "seed": seed,
         "text": {name: [part.digest for part in parts] for name, parts in corpora.items()},
         "tasks": {name: kept_task.fingerprint() for name, kept_task in tasks.items()},
+        "answers": {name: [kept.score, kept.max_new_tokens] for name, kept in tasks.items()},
+        "order": [*corpora, *tasks],  # doses are learned on the first text and the first task
+        "audit": _audit_key(audit),
         "prompts": asked,
         "form": written_form,
         **recorded_dtypes(loading, models_loaded(sides, tuned, base_source)),
@@ -146,6 +152,7 @@ def heal(
         )
     with nullcontext() if work is None or folder is None else work.held(key, folder):
         pairing, found_audit, _ = audited_whole(*sides, audit, compute, progress)
+        _require_written(pairs, found_audit, settings.per)
         session = Session(
             base,
             tuned,
@@ -198,6 +205,37 @@ def _checked_form(form: str, tuned: Opened, pairs: Sequence[PairedMatrix]) -> st
             "pass --as checkpoint"
         )
     return chosen
+
+
+def _audit_key(audit: AuditSettings | Audit | str | os.PathLike[str]) -> dict[str, Any]:
+    """Return which vectors are intruders: the settings that tell it, or what a given audit says."""
+    if isinstance(audit, AuditSettings):
+        return audit.recorded()
+    given = audit if isinstance(audit, Audit) else Audit.load(audit)
+    return {**AuditSettings.of(given).recorded(), "intruders": digest_of_intruders(given)}
+
+
+def _require_written(pairs: Sequence[PairedMatrix], audit: Audit, per: str) -> None:
+    """Refuse doses that cannot be written: what no audit examines is written in one dose for each tensor.
+
+    Raises:
+      SettingError: a matrix that is not audited has a dose for each direction, or is one of several experts.
+    """
+    known = {matrix.name for matrix in audit.matrices}
+    known |= {skipped.name for skipped in audit.skipped if skipped.kind is SkipKind.UNCHANGED}
+    for pair in pairs:
+        if pair.name in known:
+            continue
+        if per == "direction" and (pair.rank or 1) > 1:
+            raise SettingError(
+                f"per is 'direction', and '{pair.name}' is not audited, so that it is written in one dose; pass "
+                "--per matrix, or audit this matrix too"
+            )
+        if tensor_of(pair.name) != pair.name:
+            raise SettingError(
+                f"'{pair.name}' is one of several experts and is not audited, so that its own dose cannot be written; "
+                "audit it too: leave out --exclude, or widen --include"
+            )
 
 
 def _is_plain(tuned: Opened, form: str) -> bool:

@@ -68,12 +68,7 @@ class HealBench:
                 outcome = Outcome(
                     losses_by_corpus(self.language, share.corpora, self.losses, self.seed),
                     {
-                        name: task_outcome(
-                            *self.scored[name],
-                            self.tasks[name],
-                            rows,
-                            answers and self.tasks[name].score != "none",
-                        )
+                        name: task_outcome(*self.scored[name], self.tasks[name], rows, answers)
                         for name, rows in share.examples.items()
                     },
                 )

@@ -92,16 +92,13 @@ def require_same(before: Mapping[str, Any] | None, now: Mapping[str, Any], where
     if before is None:
         return
     own = json.loads(json.dumps(dict(now)))
-    for name, value in own.items():
-        if before.get(name) != value:
-            parts = name
-            if isinstance(value, dict) and isinstance(before.get(name), dict):
-                other = next(
-                    key for key in {**value, **before[name]} if value.get(key) != before[name].get(key)
-                )
-                parts = (
-                    f"{name}: {other} was {_shown(before[name].get(other))} and is {_shown(value.get(other))}"
-                )
+    for name in {**own, **before}:
+        value, earlier = own.get(name), before.get(name)
+        if name != "schema" and earlier != value:
+            parts = f"{name} was {_shown(earlier)} and is {_shown(value)}"
+            if isinstance(value, dict) and isinstance(earlier, dict):
+                other = next(key for key in {**value, **earlier} if value.get(key) != earlier.get(key))
+                parts = f"{name}: {other} was {_shown(earlier.get(other))} and is {_shown(value.get(other))}"
             raise SettingError(
                 f"{where} is of another healing ({parts}); expected the same models, data and settings; pass the same, "
                 f"or choose another folder than '{out}'"

@@ -15,6 +15,7 @@ from ...checkpoints.writing.lora_adapter import (
     LoraAdapter,
     Rank,
     Rewritten,
+    biases_in_shares,
     modules_of_pairs,
     read_lora_folder,
     rewritten,
@@ -22,6 +23,7 @@ from ...checkpoints.writing.lora_adapter import (
 )
 from ...checkpoints.writing.merged import Elsewhere, changed_tensor
 from ...checkpoints.writing.shards import planned, write_safetensors
+from ...errors import SettingError
 from ...system.progress import Progress
 from .target import ChangedMatrix, Cut
 
@@ -69,19 +71,27 @@ class LoraContent:
             )
             for own, name in self.in_full.items()
         }
-        content = rewritten(
-            self.adapter,
-            updates,
-            self.rank,
-            {module: share for module, share in shares.items() if share != 1},
-            in_full,
-        )
+        shares = {module: share for module, share in shares.items() if share != 1}
+        in_full |= biases_in_shares(self.adapter, shares)
+        self._require_no_tokens(elsewhere)
+        content = rewritten(self.adapter, updates, self.rank, shares, in_full)
         names = {module: name for name, module in self.modules.items()}
         known = {module: names.get(module, module) for module in content.ranks}
         return content, Cut(
             {known[module]: rank for module, rank in content.ranks.items()},
             {known[module]: error for module, error in content.errors.items()},
         )
+
+    def _require_no_tokens(self, elsewhere: Elsewhere) -> None:
+        """Refuse retrained tokens of an embedding that keeps only a share of its update: PEFT stores complete rows."""
+        for own in self.adapter.rest:
+            embedding, found, _ = own.removeprefix("base_model.model.").partition(".token_adapter.")
+            weight = f"{embedding}.weight"
+            if found and any(elsewhere(name) != 1 for name in self.base.names() if weight.endswith(name)):
+                raise SettingError(
+                    f"'{self.adapter.source}' retrained single tokens ('{own}'), of which no share can be written; "
+                    "merge it into its base (merge_and_unload in PEFT, save_pretrained), and pass the merged checkpoint"
+                )
 
     def write(
         self, folder: Path, changed: Mapping[str, ChangedMatrix], elsewhere: Elsewhere, progress: Progress

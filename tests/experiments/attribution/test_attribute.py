@@ -226,6 +226,34 @@ def test_finished_passes_are_kept_and_other_models_do_not_find_them(
     assert asked
 
 
+def test_what_is_kept_with_other_intruders_is_not_taken(
+    models: tuple[str, str], text: Path, tmp_path: Path
+) -> None:
+    other = intruders.AuditSettings(k=3, epsilon=0.95)
+    attributed(models, text, keep=tmp_path / "kept")
+    again = attributed(models, text, keep=tmp_path / "kept", audit=other)
+    fresh = attributed(models, text, audit=other)
+    assert again.matrices == fresh.matrices
+
+
+def test_two_tasks_whose_files_have_one_name_are_two(
+    models: tuple[str, str], text: Path, tmp_path: Path
+) -> None:
+    files = []
+    for name, answer in (("first", "57"), ("second", "1 2 3 4")):
+        (tmp_path / name).mkdir()
+        files.append(tmp_path / name / "rows.jsonl")
+        rows = [{"prompt": f"{number} + 1 =", "completion": answer} for number in range(40)]
+        files[-1].write_text("".join(json.dumps(row) + "\n" for row in rows))
+    both = attributed(models, text, task=[str(file) for file in files])
+    for file in files:
+        [alone] = [rise for rise in attributed(models, text, task=str(file)).rises if rise.name == str(file)]
+        [found] = [rise for rise in both.rises if rise.name == str(file)]
+        assert found.rise.estimate == alone.rise.estimate
+    with pytest.raises(SettingError, match="given as text and as a task"):
+        attributed(models, text, task=str(text))
+
+
 def test_a_model_that_changes_nothing_is_refused(models: tuple[str, str], text: Path) -> None:
     with pytest.raises(SettingError, match="changes nothing"):
         attributed((models[0], models[0]), text)

@@ -222,6 +222,31 @@ def test_a_full_fine_tuning_is_written_as_a_checkpoint(
         assert torch.allclose(tensor, wanted, atol=1e-6), name
 
 
+def test_directions_of_a_matrix_that_is_not_audited_are_refused(
+    models: tuple[str, str], text: str, tmp_path: Path
+) -> None:
+    """They would be measured in their doses, and written in none."""
+    per_direction = HealSettings(**{**QUICK.values(), "per": "direction"})
+    audit = intruders.AuditSettings(k=3, exclude=("*down_proj*",))
+    with pytest.raises(SettingError, match=r"down_proj.weight. is not audited.*pass --per matrix"):
+        run(models, text, tmp_path / "healed", settings=per_direction, audit=audit)
+    assert not (tmp_path / "healed").exists()
+
+
+def test_order_and_type_are_part_of_what_makes_a_healing_the_same(
+    models: tuple[str, str], text: str, tmp_path: Path
+) -> None:
+    """Doses are learned on the first task; a base in single precision has no word for its type in the record."""
+    file, _, columns = sums(models).partition("?")
+    both = [sums(models), f"{shutil.copy(file, tmp_path / 'other.jsonl')}?{columns}"]
+    half = intruders.Loading(dtype="bfloat16")
+    run(models, text, tmp_path / "healed", task=both, loading=half)
+    with pytest.raises(SettingError, match="order was"):
+        run(models, text, tmp_path / "healed", task=both[::-1], loading=half)
+    with pytest.raises(SettingError, match=r"dtype was .*bfloat16.* and is null"):
+        run(models, text, tmp_path / "healed", task=both)
+
+
 def test_a_dose_for_every_direction_keeps_the_rank(
     models: tuple[str, str], text: str, tmp_path: Path
 ) -> None:
