@@ -95,6 +95,11 @@ def scale(
     has_data = bool(losses.loss_on or scores.tasks)
     if at is not None and out is None:
         raise SettingError(f"at is {at:g}, which is for a model to write; pass --out FOLDER")
+    if has_data and (settings.include or settings.exclude):
+        raise SettingError(
+            "--include or --exclude is given with --task or --loss-on, which measure shares of the complete update; "
+            "leave the selection out, or write a scale of your own with --at alone"
+        )
     if out is not None:
         check_target(out, force=force)
         if at is None and not has_data:

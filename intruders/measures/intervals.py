@@ -29,6 +29,8 @@ class Interval:
     n: int | None = field(default=None, compare=False)
     # The two-sided p value of no effect, below 0.05 where the interval leaves out zero; None where that was not kept.
     p: float | None = field(default=None, compare=False)
+    # The confidence that the ends have.
+    level: float = field(default=0.95, compare=False)
 
     @property
     def has_ends(self) -> bool:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from ..audits.result.audit_result import Audit
 from ..audits.scales.critical_scales_result import CriticalScales
+from ..audits.scales.scales_of_audit import scales_beside, scales_for
 from ..errors import ResultFileError, SettingError
 from .audit.comparison import common_matrices, labels_for
-from .audit.scales_of_audit import scales_beside, scales_for
 from .study.study_page import is_study, write_study_report
 
 AUDIT_NAMES = ("audit.json", "audit.parquet")

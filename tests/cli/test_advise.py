@@ -18,8 +18,9 @@ from tests.studies.advice.advised import scale_document, topics, write
 def test_the_command(tmp_path: Path) -> None:
     app = typer.Typer()
     app.command()(command)
-    made_up_audit(layers=2, intruder_rate=0.3).save(tmp_path / "audit.json")
-    write(tmp_path / "scale.json", scale_document(0.36))
+    audit = made_up_audit(layers=2, intruder_rate=0.3)
+    audit.save(tmp_path / "audit.json")
+    write(tmp_path / "scale.json", scale_document(audit, 0.36))
     result = CliRunner().invoke(app, [str(tmp_path), "--json", str(tmp_path / "advice.json")])
     assert result.exit_code == 0, result.output
     assert max(map(len, result.output.splitlines())) <= 80 + len(str(tmp_path))

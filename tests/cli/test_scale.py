@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from intruders.errors import SettingError
 from tests.cli.in_an_app import run
 
 
@@ -31,3 +32,13 @@ def test_a_scale_that_is_named_is_written_without_a_search(folder: Path, tmp_pat
     assert (written["written"]["scale"], written["written"]["form"]) == (0.5, "adapter")
     again = run("scale", *models, "--no-cache", "--at", "0.5", "--out", tmp_path / "again", "--target", "0")
     assert "largest update scale without intruders" in again
+
+
+def test_a_selection_is_refused_where_shares_of_the_complete_update_are_measured(
+    folder: Path, tmp_path: Path
+) -> None:
+    """It would be measured with every tensor scaled, and written with some."""
+    data = ("--task", "word-problems", "--loss-on", "pydoc", "--out", tmp_path / "out")
+    with pytest.raises(SettingError, match="leave the selection out"):
+        run("scale", folder / "base", folder / "tuned", *data, "--include", "*q_proj*")
+    assert not (tmp_path / "out").exists()

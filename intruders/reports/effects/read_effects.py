@@ -129,9 +129,13 @@ def equal_score(runs: pd.DataFrame) -> str:
 
 
 def equal_effort(runs: pd.DataFrame) -> str:
-    """Return whether all methods and ranks ran at several learning rates, and at equally many: yes or no."""
+    """Return whether all methods and ranks ran at several learning rates, and at equally many: yes or no.
+
+    A term that is added to the training, such as replay, makes a method of its own.
+    """
     tuned = runs[(runs["status"] == "finished") & (runs["kind"] == "finetune")]
-    rates = tuned.groupby(["base", "task", "method", "rank"], dropna=False)["lr"].nunique()
+    added = [name for name in ("replay", "budget") if name in tuned]
+    rates = tuned.groupby(["base", "task", "method", "rank", *added], dropna=False)["lr"].nunique()
     return "yes" if len(rates) and rates.min() > 1 and rates.nunique() == 1 else "no"
 
 

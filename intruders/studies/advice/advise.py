@@ -12,7 +12,7 @@ from ...audits.audit import audit_sides
 from ...audits.audit_settings import AuditSettings
 from ...audits.result.audit_result import Audit
 from ...audits.scales.critical_scales import critical_scales
-from ...audits.scales.critical_scales_result import CriticalScales
+from ...audits.scales.scales_of_audit import scales_beside
 from ...checkpoints.opening.open import open_source
 from ...checkpoints.stored.checkpoint import Checkpoint
 from ...errors import ResultFileError, SettingError
@@ -116,7 +116,7 @@ def _on_study(path: Path) -> tuple[Advised, list[str]]:
 
 def _on_audit(file: Path, source: str) -> tuple[Advised, list[str]]:
     audit = Audit.load(file)
-    scale, sweep = _scale_beside(file), _sweep_beside(file)
+    scale, sweep = scales_beside(audit, file.parent), _sweep_beside(file)
     gain = None if sweep is None else scaled_gain(sweep)
     facts = Facts.of(audit, scale, _forgetting_beside(file), gain)
     advised = Advised(source, "audit", *advise_model(audit, scale, sweep), _steps(audit, facts))
@@ -153,11 +153,6 @@ def _base_of_run(path: Path) -> str | None:
             f"'{path}' is a run that is not finished; run intruders finetune again to complete it"
         )
     return folder.base
-
-
-def _scale_beside(audit: Path) -> CriticalScales | None:
-    file = audit.parent / "scale.json"
-    return CriticalScales.load(file) if _is_there(file) else None
 
 
 def _sweep_beside(audit: Path) -> Sweep | None:

@@ -13,6 +13,7 @@ from typing import Any
 from ...audits.result.audit_result import Audit
 from ...audits.result.records import AuditedMatrix
 from ...audits.scales.critical_scales_result import CriticalScales
+from ...charts.text import plural
 from ...checkpoints.stored.names import module_paths
 from ...measures.intervals import Interval
 from ...system.documents import json_number
@@ -41,7 +42,8 @@ def advise_model(
     if audit.intruders == 0:
         notes = [f"no intruders among the {where} (k = {audit.k}, epsilon = {audit.epsilon:g})"]
         if scale is not None and math.isfinite(scale.largest):
-            notes.append(f"the first would appear above {scale.largest:.3g} times this update")
+            beyond = f"more than {scale.target:,} of them" if scale.target else "the first"
+            notes.append(f"{beyond} would appear above {scale.largest:.3g} times this update")
         return [], notes
     notes = [
         (
@@ -80,8 +82,9 @@ def _on_scale(audit: Audit, scale: CriticalScales) -> list[Advice]:
         if audit.matrices[0].rank is None
         else "scale the adapter, or its alpha, by that"
     )
+    few = f"at most {plural(scale.target, 'intruder')}" if scale.target else "no intruders"
     change = (
-        f"an update of at most {scale.largest:.3g} times this one has no intruders: {how}; what that does to "
+        f"an update of at most {scale.largest:.3g} times this one has {few}: {how}; what that does to "
         "forgetting and to the task score is yours to measure"
     )
     return [Advice("scale", change, evidence)]
@@ -96,7 +99,7 @@ def scaled_gain(sweep: Sweep) -> ScaledGain | None:
     ends = [_number(row[f"change_{end}"]) for end in ("low", "high")]
     low, high = (math.nan if end is None else end for end in ends)
     # A loss of interpolation minus one of the remedy: positive is better.
-    return ScaledGain(best.scale, Interval(float(row["change"]), low, high))
+    return ScaledGain(best.scale, Interval(float(row["change"]), low, high), _which(row))
 
 
 @dataclass(frozen=True)
@@ -163,7 +166,8 @@ def _on_mitigation(audit: Audit, sweep: Sweep) -> tuple[list[Advice], list[str]]
         if _is_below(gain):
             change = DOWN_INSTEAD
         elif (_number(gain["change_low"]) or -math.inf) > 0:
-            change = f"scale the intruders to {scale:g}: {shlex.join(scale_command(Facts.of(audit), scale))}"
+            command = scale_command(Facts.of(audit), scale, _which(gain))
+            change = f"scale the intruders to {scale:g}: {shlex.join(command)}"
     return [Advice("mitigation", change, evidence)], []
 
 
@@ -173,6 +177,11 @@ def _gain_at(sweep: Sweep, scale: float) -> dict[str, Any] | None:
         if (row["control"], row["measure"], float(row["scale"])) == ("intruders", "gain", scale):
             return row if _number(row["change"]) is not None else None
     return None
+
+
+def _which(row: dict[str, Any]) -> str:
+    """Return which intruders of a matrix were scaled; earlier versions had no other than all."""
+    return row.get("which") or "all"
 
 
 def _on_size(audit: Audit) -> list[Advice]:

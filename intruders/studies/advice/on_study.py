@@ -136,10 +136,13 @@ def _control_beside(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -
 
 def _gain_beside(row: Mapping[str, Any], plain: str, swept: Sequence[Mapping[str, Any]]) -> Interval | None:
     """Return the mean gain of scaled intruders over interpolation in the plain setting; None if unmeasured."""
-    keys = ("base", "task", "setting", "control", "measure", "scale")
-    wanted = (row["base"], row["task"], plain, remedies.INTRUDERS, "gain", row["scale"])
+    keys = ("base", "task", "control", "measure", "scale")
+    wanted = (row["base"], row["task"], remedies.INTRUDERS, "gain", row["scale"])
     for measured in swept:
-        if row["control"] == remedies.INTRUDERS and tuple(measured[key] for key in keys) == wanted:
+        is_wanted = measured["setting"].removesuffix(intervention.OF_TOP) == plain and wanted == tuple(
+            measured[key] for key in keys
+        )
+        if row["control"] == remedies.INTRUDERS and is_wanted:
             return _interval(measured, "change", "low", "high")
     return None
 

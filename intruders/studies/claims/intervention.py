@@ -53,6 +53,8 @@ TABLE = "By scale"
 INTRUDERS = "intruders"
 # The intruders scaled and the update brought back to its norm: no rival, but the intervention without the shrinking.
 RESIZED = "resized"
+# What is added to a setting of which only the strongest intruder of each matrix was scaled.
+OF_TOP = ", top intruders"
 
 
 def analyse(results: Results) -> Finding:
@@ -63,7 +65,7 @@ def analyse(results: Results) -> Finding:
     points["which"] = points["which"].fillna("all")
     is_top = points["which"] == "top"
     if is_top.any():
-        points.loc[is_top, "described"] += ", top intruders"
+        points.loc[is_top, "described"] += OF_TOP
     evidence = Evidence(results.primary.get(CLAIM.name, ""))
     for stratum in strata(points, (*MEASURED_ALIKE, "which")):
         evidence.notes += stratum.notes

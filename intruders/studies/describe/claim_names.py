@@ -26,6 +26,8 @@ CLAIMS = [
 
 # Whose effect is a rank correlation over settings: more seeds of the same settings decide little.
 OVER_SETTINGS = ("forgetting", "predictors")
+# Those, and the ones whose interval is over settings or runs: it tells no spread over seeds.
+NOT_OVER_SEEDS = (*OVER_SETTINGS, "places", "threshold")
 
 
 def check_analyses(names: Sequence[str]) -> list[str]:

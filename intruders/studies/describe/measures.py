@@ -8,7 +8,8 @@ from ...audits.audit_settings import AuditSettings
 from ...errors import SettingError
 from ...experiments.attribution.attribution_settings import AttributionSettings
 from ...experiments.compare.comparison_settings import ComparisonSettings
-from ...measures.measure_settings import LossSettings, SweepSettings
+from ...measures.measure_settings import INTERPOLATE, LossSettings, SweepSettings
+from ...mitigation.remedies.remedy_table import SHRINK_OUTPUT
 from ...models.loading_settings import Loading
 from ...settings import Settings, setting
 
@@ -63,6 +64,13 @@ class Measure(LossSettings, Loading):
                 f"critical_scale is true, but audit rounds the base to {self.audit.base_dtype!r}, and W0 + s D has the "
                 "base that is stored; leave one of the two out"
             )
+        if self.intervene is not None and not self.loss_on:
+            on_text = [name for name in self.intervene.controls if name in (INTERPOLATE, SHRINK_OUTPUT)]
+            if on_text:
+                raise SettingError(
+                    f"control {on_text[0]!r} of intervene is measured on text, but no loss_on gives the text; "
+                    "give loss_on: [pydoc], say"
+                )
         for name, given in (
             ("output_energy", self.output_energy),
             ("attribute", self.attribute is not None),

@@ -22,7 +22,7 @@ from ...settings import (
     told_at,
 )
 from ...training.finetune_config import FinetuneConfig
-from .claim_names import CLAIMS, OVER_SETTINGS, check_analyses
+from .claim_names import CLAIMS, NOT_OVER_SEEDS, OVER_SETTINGS, check_analyses
 from .measures import Measure
 
 KINDS = ("finetune", "sequence", "random-rank-one")
@@ -243,6 +243,11 @@ def _power(value: Any) -> Power:
 def _check_power(power: dict[str, Power]) -> None:
     """Refuse a plan over seeds without their spread, and one over settings that is no correlation."""
     for claim, plan in power.items():
+        if claim in NOT_OVER_SEEDS and plan.spread_from is not None:
+            raise SettingError(
+                f"power of {claim!r}: spread_from is {plan.spread_from!r}, and intervals of this claim are not over "
+                "seeds; give spread: NUMBER, or for a correlation effect: NUMBER alone"
+            )
         if claim in OVER_SETTINGS and plan.spread is None and plan.spread_from is None:
             assert plan.effect is not None
             if plan.effect >= 1:

@@ -126,6 +126,13 @@ def _rows_a_step(config: FinetuneConfig) -> int:
     return config.batch_size * config.gradient_accumulation_steps
 
 
+def steps_of(run: Run) -> int | None:
+    """Return the steps of a run's training, over all of its tasks; None where the size of its data is not known."""
+    assert run.config is not None
+    steps = [_steps(run.config, task) for task in run.tasks or (run.config.task,)]
+    return None if None in steps else sum(each for each in steps if each is not None)
+
+
 def _steps(config: FinetuneConfig, task: str) -> int | None:
     if config.steps is not None:
         return config.steps

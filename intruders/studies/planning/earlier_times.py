@@ -14,6 +14,7 @@ from ..work.perform import is_done
 from ..work.run_record import SCHEMA
 from ..work.stages import stages_of
 from ..work.study_folder import MODEL, StudyFolder
+from .costs import steps_of
 
 _TRAINED = ("train", "sequence")
 
@@ -49,7 +50,7 @@ def time_lines(runs: Sequence[Run], folders: Sequence[str], out: str | None = No
     )
     without = len(estimates) - len(told)
     if without:
-        yield f"time: {without:,} runs more, of which no earlier run has the base"
+        yield f"time: {without:,} runs more, of which no earlier run has the base, or the number of steps is unknown"
 
 
 def _times_in(folder: Path) -> Iterator[Times]:
@@ -88,7 +89,9 @@ def _seconds(run: Run, known: Sequence[Times]) -> float | None:
     alike = next(filter(None, by_likeness), None)
     if alike is None:
         return None
-    steps = (run.config.steps or 0) * max(1, len(run.tasks))
+    steps = steps_of(run)
+    if steps is None:
+        return None
     measures = 0.0
     for stage in stages_of(run):
         took = [times.stages[stage.name] for times in alike if stage.name in times.stages]

@@ -21,7 +21,7 @@ from ...training.finetune_config import FinetuneConfig
 from ...training.run_folder import RunFolder
 from ..describe.runs import Run
 from ..work.run_record import RunRecord
-from ..work.stages import RESULTS
+from ..work.stages import RESULTS, stages_of
 from ..work.study_folder import ATTRIBUTION, MODEL, REMEDIES
 from .table_columns import SETTINGS
 from .table_files import Rows
@@ -34,7 +34,7 @@ def rows_of(run: Run, folder: Path) -> Rows:
     if kept.is_taken_over:
         return taken_rows(folder)
     record = kept.read()
-    stages = _stages_with_results(record, folder)
+    stages = _stages_with_results(run, kept, folder)
     row = settings_row(run) | {"status": _status(record), "error": record.get("error")}
     tables: Rows = {"runs": [row]}
     if "train" in stages:
@@ -82,12 +82,16 @@ def rows_of(run: Run, folder: Path) -> Rows:
     return {table: [{"run_id": run.id} | row for row in rows] for table, rows in tables.items()}
 
 
-def _stages_with_results(record: dict[str, Any], folder: Path) -> set[str]:
-    """Return the finished stages, without those whose files were removed since, which will be done again."""
+def _stages_with_results(run: Run, kept: RunRecord, folder: Path) -> set[str]:
+    """Return the stages that are finished with the run's settings.
+
+    Left out are those whose files were removed since, and those of an earlier version of the study's file.
+    """
     return {
-        name
-        for name in record.get("stages", {})
-        if all((folder / result).exists() for result in RESULTS.get(name, ()))
+        stage.name
+        for stage in stages_of(run)
+        if kept.has(stage.name, stage.settings)
+        and all((folder / result).exists() for result in RESULTS.get(stage.name, ()))
     }
 
 

@@ -222,6 +222,10 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         **kwargs: Any,
     ) -> None:
         is_first, is_resumed = state.is_world_process_zero, state.global_step > 0
+        if not is_resumed:
+            self.has_stopped = self.has_stopped_at_limit = False
+            self.put_back = None
+            self._look, self._audited_step = Look(), 0
         if not self._is_ready:
             self._get_ready(model, args, is_first, processing_class, is_resumed=is_resumed)
         if self.trace is not None and is_first and not is_resumed:

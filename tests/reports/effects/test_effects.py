@@ -158,6 +158,8 @@ def test_equal_score_and_equal_tuning_effort_follow_from_the_runs() -> None:
     assert (equal_score(pd.DataFrame(rows)), equal_effort(pd.DataFrame(rows))) == ("yes", "yes")
     fewer = pd.DataFrame(rows[:3])
     assert equal_effort(fewer) == "no", "full fine-tuning had one rate"
+    replayed = pd.DataFrame([*rows, rows[0] | {"replay": "pydoc@0.25"}])
+    assert equal_effort(replayed) == "no", "replay had one rate"
     missed = pd.DataFrame([*rows[:3], rows[3] | {"stopped_by": "steps"}])
     assert equal_score(missed) == "part"
 

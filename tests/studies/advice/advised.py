@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from intruders.audits.result.audit_result import Audit
 from intruders.audits.scales.critical_scales_result import CriticalScales, MatrixScale
 from intruders.studies.advice.advise import advise
 
@@ -19,7 +20,10 @@ def write(path: Path, document: Any) -> None:
     path.write_text(json.dumps(document))
 
 
-def scale_document(largest: float | None, there: int = 0) -> dict[str, Any]:
-    matrices = [MatrixScale("a", (4, 4), 0.4, 0.5, 64), MatrixScale("b", (4, 4), math.inf, math.inf, 64)]
+def scale_document(audit: Audit, largest: float | None, target: int = 0, k: int = 10) -> dict[str, Any]:
+    """Scales of two matrices of the audit; ``target`` intruders at the largest."""
+    first, second = (matrix.name for matrix in audit.matrices[:2])
+    matrices = [MatrixScale(first, (4, 4), 0.4, 0.5, 64), MatrixScale(second, (4, 4), math.inf, math.inf, 64)]
     at = math.inf if largest is None else largest
-    return CriticalScales("base", "tuned", 10, 0.5, 0, at, there, matrices, 1.0).to_document()
+    models = (audit.base_source, audit.tuned_source)
+    return CriticalScales(*models, k, 0.5, target, at, target, matrices, 1.0).to_document()

@@ -62,13 +62,19 @@ def test_a_kind_of_module_with_most_of_the_intruders(tmp_path: Path) -> None:
 
 
 def test_a_measured_scale_below_one_is_advice(tmp_path: Path) -> None:
-    made_up_audit(layers=2, intruder_rate=0.3).save(tmp_path / "audit.json")
-    write(tmp_path / "scale.json", scale_document(0.36))
+    audit = made_up_audit(layers=2, intruder_rate=0.3)
+    audit.save(tmp_path / "audit.json")
+    write(tmp_path / "scale.json", scale_document(audit, 0.36))
     (one,) = (one for one in advise(tmp_path).advice if one.topic == "scale")
-    assert "at most 0.36 times" in one.change
+    assert "at most 0.36 times this one has no intruders" in one.change
     assert "0 at 0.36 times it" in one.evidence[0]
     assert "0.5 times it" in one.evidence[1]
-    write(tmp_path / "scale.json", scale_document(None))
+    write(tmp_path / "scale.json", scale_document(audit, None))
+    assert "scale" not in topics(tmp_path)
+    write(tmp_path / "scale.json", scale_document(audit, 0.36, target=5))
+    (one,) = (one for one in advise(tmp_path).advice if one.topic == "scale")
+    assert "at most 0.36 times this one has at most 5 intruders" in one.change
+    write(tmp_path / "scale.json", scale_document(audit, 0.36, k=20))  # of other vectors than the audit
     assert "scale" not in topics(tmp_path)
 
 
@@ -133,6 +139,19 @@ def test_mitigation_by_what_was_measured(
             "On this model, scaling" if is_favored else "Scale the intruders only"
         )
         assert ("--scale" in (last.command or ())) is is_favored
+
+
+def test_where_only_the_top_intruders_were_scaled_the_command_scales_those(tmp_path: Path) -> None:
+    audit = made_up_audit(layers=2, intruder_rate=0.3)
+    dataclasses.replace(audit, base_source="base", tuned_source="tuned").save(tmp_path / "audit.json")
+    measured = sweep(gain=0.2)
+    measured["rows"] = [row | {"which": "top"} for row in measured["rows"]]
+    write(tmp_path / "intervention.json", measured)
+    (mitigation,) = (one for one in advise(tmp_path).advice if one.topic == "mitigation")
+    assert "intruders mitigate base tuned --scale 0.5 --which top --out mitigated" in mitigation.change
+    command = advise(tmp_path).steps[-1].command
+    assert command is not None
+    assert " ".join(command).startswith("intruders mitigate base tuned --scale 0.5 --which top")
 
 
 def test_a_control_that_does_as_well_is_named(tmp_path: Path) -> None:

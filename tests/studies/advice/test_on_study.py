@@ -37,9 +37,12 @@ def write_study(folder: Path, results: Results) -> Path:
         (0.4, "intruders scaled to 0 "),
     ],
 )
-def test_a_study_where_interpolation_was_measured(tmp_path: Path, gain: float, change: str) -> None:
+@pytest.mark.parametrize("which", ["all", "top"])
+def test_a_study_where_interpolation_was_measured(
+    tmp_path: Path, gain: float, change: str, which: str
+) -> None:
     rows = matched(effect=1.0)
-    swept = interventions(rows)
+    swept = [row | {"which": which} for row in interventions(rows)]
     gains = [
         row | {"measure": "gain", "on": "words", "change": gain + noise(row["run_id"], size=0.02)}
         for row in swept

@@ -105,6 +105,10 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         (with_experiment(measure={"loss_on": [3]}), ["loss_on", "3 is not a corpus"]),
         (with_experiment(measure={"intervene": {"scales": ["half"]}}), ["scales is 'half'", "a number"]),
         (with_experiment(measure={"intervene": {"scales": []}}), ["scales", "at least one scale"]),
+        (
+            with_experiment(measure={"intervene": {"controls": ["interpolate"]}}),
+            ["'interpolate'", "no loss_on"],
+        ),
         (with_experiment(measure={"intervene": {"controls": ["shrinking"]}}), ["'shrinking'", "shrink"]),
         (
             {"experiments": {"s": {"kind": "sequence", "base": "b", "steps": 1}}},

@@ -70,14 +70,14 @@ def test_the_spread_of_an_earlier_study_is_that_of_its_seeds(
 def test_seeds_of_a_given_spread_and_a_folder_that_is_not_there(tmp_path: Path) -> None:
     power = {
         "structure": {"effect": 1, "spread": 1},
-        "forgetting": {"spread_from": str(tmp_path / "none")},
+        "rank": {"spread_from": str(tmp_path / "none")},
     }
-    analyses = ["structure", "forgetting"]
-    structure, forgetting = power_lines(parsed(document(power=power, analyses=analyses)))
+    analyses = ["structure", "rank"]
+    structure, rank = power_lines(parsed(document(power=power, analyses=analyses)))
     # (2.262 + 0.883) / sqrt(10) = 0.995 for ten seeds, and (2.306 + 0.889) / 3 = 1.065 for nine.
     assert "10 seeds needed for an effect of 1 at a spread of 1" in structure
     assert structure.endswith("planned: 2, which is fewer")
-    assert "no study in" in forgetting
+    assert "no study in" in rank
 
 
 def test_a_correlation_is_planned_over_settings() -> None:
@@ -107,6 +107,10 @@ def test_as_many_settings_as_planned_find_the_correlation_in_four_of_five_studie
     ("changes", "words"),
     [
         ({"power": {"forgetting": {"effect": 1.5}}}, "expected a rank correlation below 1"),
+        (
+            {"power": {"forgetting": {"spread_from": "runs/old"}}},
+            "intervals of this claim are not over seeds",
+        ),
         ({"power": {"structure": {"of": "x"}}}, "neither an effect nor the folder"),
         ({"power": {"structure": {"effect": 1}}}, "expected one of spread: NUMBER and spread_from: FOLDER"),
         ({"power": {"structure": {"spread": 1}}}, "without an effect"),
@@ -149,9 +153,14 @@ def test_time_is_told_from_the_runs_that_are_most_alike(tmp_path: Path) -> None:
     other = expand(parsed(document(experiments={"m": EXPERIMENT | {"base": "other"}})))
     assert (
         list(time_lines(other, [str(earlier)]))[1]
-        == "time: 6 runs more, of which no earlier run has the base"
+        == "time: 6 runs more, of which no earlier run has the base, or the number of steps is unknown"
     )
     assert list(time_lines(runs, [])) == []
+    by_rows = EXPERIMENT | {"task": "sst2", "epochs": 2.0, "steps": None, "max_train_samples": 16_000}
+    by_epochs = expand(parsed(document(experiments={"m": by_rows | {"batch_size": 16}})))
+    (line,) = time_lines(by_epochs, [str(earlier)])
+    # Two epochs of 1,000 steps, at the median of 1, 2 and 4 s over the runs of another task, and an audit of 10 s.
+    assert line.startswith(f"time: at most {6 * (2000 * 2 + 10) / 3600:.1f} hours for 6 runs")
 
 
 def test_keys_of_a_plan_do_not_change_the_runs() -> None:

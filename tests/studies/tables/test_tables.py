@@ -23,6 +23,7 @@ from intruders.studies.tables.results import load_results
 from intruders.studies.tables.rows import rows_of
 from intruders.studies.tables.table_columns import COLUMNS
 from intruders.studies.tables.write_tables import Tables, refuse_newer_tables
+from intruders.studies.work.stages import stages_of
 from intruders.studies.work.study_folder import TABLES, StudyFolder
 from tests.studies.tiny_study import parsed
 
@@ -34,6 +35,7 @@ STUDY = parsed(
                 "base": "b",
                 "task": "word-problems",
                 "steps": 9,
+                "measure": {"critical_scale": True},
                 "methods": [
                     {
                         "method": "lora",
@@ -65,16 +67,18 @@ def audit() -> Audit:
     return Audit("b", "t", "adapter", 2, 0.5, False, 1.0, [first, second], [])
 
 
-def finished(folder: Path, stages: list[str], **record: Any) -> None:
+def finished(folder: Path, run: Run, stages: list[str], **record: Any) -> None:
     """A run's folder with a record that says so."""
     folder.mkdir(parents=True, exist_ok=True)
-    document = {"schema": 1, "status": "finished", "error": None, "stages": {name: {} for name in stages}}
+    settings = {stage.name: stage.settings for stage in stages_of(run)}
+    done = {name: {"settings": settings.get(name, {})} for name in stages}
+    document = {"schema": 1, "status": "finished", "error": None, "stages": done}
     (folder / "run.json").write_text(json.dumps(document | record))
 
 
 def with_audit(folder: Path, run: Run) -> Path:
     target = folder / "runs" / run.id
-    finished(target, ["audit"])
+    finished(target, run, ["audit"])
     audit().save(target / "audit.json")
     return target
 
@@ -142,7 +146,7 @@ def test_a_scale_that_was_not_found_is_infinite_and_one_not_measured_is_missing(
     ]
     measured = CriticalScales("base", "tuned", 10, 0.5, 0, 0.48, 0, scales, 1.0)
     (folder / "scale.json").write_text(json.dumps(measured.to_document()))
-    finished(folder, ["audit", "scale"])
+    finished(folder, first, ["audit", "scale"])
     written(tmp_path)
     results = load_results(tmp_path)
     assert list(results.matrices["critical_scale"]) == [0.5, math.inf]
@@ -153,10 +157,28 @@ def test_a_scale_that_was_not_found_is_infinite_and_one_not_measured_is_missing(
 def test_a_stage_whose_file_was_removed_is_not_in_the_tables_until_it_is_done_again(tmp_path: Path) -> None:
     first, *_ = expand(STUDY)
     folder = with_audit(tmp_path, first)
-    finished(folder, ["audit", "intervene"])  # and there is no intervention.json
+    finished(folder, first, ["audit", "intervene"])  # and there is no intervention.json
     written(tmp_path)
     results = load_results(tmp_path)
     assert results.interventions.empty
+    assert results.runs["intruders"].iloc[0] == 1
+
+
+def test_a_stage_of_other_settings_is_not_in_the_tables(tmp_path: Path) -> None:
+    """The study's file asked for other vectors when it was done."""
+    first, *_ = expand(STUDY)
+    folder = with_audit(tmp_path, first)
+    finished(folder, first, ["audit", "scale"])
+    scales = CriticalScales("b", "t", 2, 0.5, 0, 0.48, 0, [], 1.0)
+    (folder / "scale.json").write_text(json.dumps(scales.to_document()))
+    written(tmp_path)
+    assert load_results(tmp_path).runs["critical_scale"].iloc[0] == 0.48
+    record = json.loads((folder / "run.json").read_text())
+    record["stages"]["scale"]["settings"]["k"] += 1
+    (folder / "run.json").write_text(json.dumps(record))
+    written(tmp_path)
+    results = load_results(tmp_path)
+    assert pd.isna(results.runs["critical_scale"].iloc[0])
     assert results.runs["intruders"].iloc[0] == 1
 
 
@@ -170,7 +192,7 @@ def test_a_sequence_of_an_earlier_version_says_neither_steps_nor_whether_it_reac
     new = old | {"steps": [5, 3], "reached": [False, True], "sources": ["copy 1", None]}
     found = {}
     for name, content in (("old", old), ("new", new)):
-        finished(tmp_path / name, ["sequence"])
+        finished(tmp_path / name, one, ["sequence"])
         (tmp_path / name / "sequence.json").write_text(json.dumps(content))
         (tmp_path / name / "model").mkdir()
         found[name] = rows_of(one, tmp_path / name)
@@ -258,7 +280,7 @@ def test_a_run_is_read_again_only_when_its_record_has_changed(
     assert read == [run.id for run in runs]
     writer.write()
     assert len(read) == len(runs)
-    finished(folder, ["audit"], status="failed", error="one line")
+    finished(folder, runs[0], ["audit"], status="failed", error="one line")
     writer.write()
     assert read[len(runs) :] == [runs[0].id]
     assert load_results(tmp_path).failed == [runs[0].id]

@@ -293,6 +293,18 @@ def test_training_stops_above_a_number(llama: Path, tmp_path: Path) -> None:
     assert callback.last.intruders > 0
 
 
+def test_a_second_training_begins_as_if_there_had_been_none(llama: Path, tmp_path: Path) -> None:
+    trainer = _trainer(_prepared(llama, "lora"), tmp_path, max_steps=50)
+    callback = IntruderCallback(trainer, every=1, stop_above=0)
+    trainer.add_callback(callback)
+    trainer.train()
+    assert callback.has_stopped
+    callback._stop_above = 10**6
+    trainer.args.max_steps = 2
+    trainer.train()
+    assert not callback.has_stopped
+
+
 def test_the_audit_at_the_end_of_training_stops_nothing(llama: Path, tmp_path: Path) -> None:
     trainer = _trainer(_prepared(llama, "lora"), tmp_path)
     callback = IntruderCallback(trainer, every=100, stop_above=0)

@@ -43,7 +43,7 @@ def mean_interval(values: Values, *, level: float = LEVEL, grain: float = 0.0) -
     half = student_quantile(level, count - 1) * error
     # As many times larger as the level is stricter, so that p and interval tell the same (Bonferroni).
     p = min(1.0, student_p(mean / error, count - 1) * (1 - LEVEL) / (1 - level))
-    return Interval(mean, mean - half, mean + half, count, p)
+    return Interval(mean, mean - half, mean + half, count, p, level)
 
 
 def holm(values: Sequence[float]) -> list[float]:
@@ -60,9 +60,9 @@ def holm(values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def spread_of(interval: Interval, seeds: int, *, level: float = LEVEL) -> float:
+def spread_of(interval: Interval, seeds: int) -> float:
     """Return the standard deviation over seeds behind a :func:`mean_interval`: half width * sqrt(n) / t_{n-1}."""
-    return (interval.high - interval.low) / 2 * math.sqrt(seeds) / student_quantile(level, seeds - 1)
+    return (interval.high - interval.low) / 2 * math.sqrt(seeds) / student_quantile(interval.level, seeds - 1)
 
 
 def seeds_needed(effect: float, spread: float, *, level: float = LEVEL, power: float = POWER) -> int | None:

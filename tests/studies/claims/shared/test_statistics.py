@@ -75,7 +75,8 @@ def test_a_plan_finds_its_effect_four_times_in_five(effect: float, spread: float
 
 def test_the_spread_is_read_back_from_an_interval() -> None:
     values = [0.3, -1.2, 2.2, 0.7, 0.1]
-    assert spread_of(mean_interval(values), 5) == pytest.approx(np.std(values, ddof=1))
+    for level in (0.95, 0.995):  # of ten comparisons
+        assert spread_of(mean_interval(values, level=level), 5) == pytest.approx(np.std(values, ddof=1))
     assert seeds_needed(0.001, 1.0) is None
     assert seeds_needed(1.0, 0.0) == 2
 

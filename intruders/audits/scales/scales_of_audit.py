@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from ...audits.result.audit_result import Audit
-from ...audits.scales.critical_scales_result import CriticalScales
 from ...errors import SettingError
+from ..result.audit_result import Audit
+from .critical_scales_result import CriticalScales
 
 SCALE_NAME = "scale.json"  # the name of the file that is looked for next to an audit
 

@@ -14,8 +14,8 @@ from made_up import BERT, made_up_audit
 
 from intruders.audits.result.audit_result import Audit
 from intruders.audits.scales.critical_scales_result import CriticalScales, MatrixScale
+from intruders.audits.scales.scales_of_audit import scales_beside, scales_for
 from intruders.errors import ResultFileError, SettingError
-from intruders.reports.audit.scales_of_audit import scales_beside, scales_for
 from intruders.reports.page.html_page import write_html
 from intruders.reports.write_report import write_report
 from tests.reports.browsing import chromium, column, serious_faults, shown, sort_by
