@@ -11,6 +11,7 @@ from torch import nn
 
 from ..data.task import Kind
 from ..errors import CheckpointError, MissingDependencyError, first_line
+from .encoding import pad_token_id
 from .loading_settings import AS_STORED, Loading
 from .memory_plan import require_memory
 from .stored_dtype import dtype_to_load
@@ -42,6 +43,8 @@ def load_model(
             model.untrained = tuple(sorted(info["missing_keys"]))
             fresh = sorted({name.rpartition(".")[0] for name in info["missing_keys"]})
             model.newly_initialized = tuple(name for name in fresh if not _is_head(name))
+            # A decoder's classifier reads the last token that is not this one, and looks at no mask.
+            model.config.get_text_config().pad_token_id = pad_token_id(load_tokenizer(location))
     except (OSError, ValueError) as error:
         raise CheckpointError(
             f"{location!r} cannot be loaded as a {kind} model by transformers: {first_line(error)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import torch
 from tiny import character_tokenizer, short_task
 
 from intruders.audits.audit import audit
+from intruders.models.encoding import PadRight, pad_token_id
+from intruders.models.loading import load_model, load_tokenizer
 from intruders.training.finetune import finetune
 from intruders.training.finetune_config import FinetuneConfig
 
@@ -72,3 +75,25 @@ def test_trained_and_audited(kind: str, task: str, method: str, tmp_path: Path) 
     assert len(found.matrices) == _MATRICES[kind]
     assert {matrix.rank for matrix in found.matrices} == ({None} if method == "full" else {2})
     assert run.record["validation"]["accuracy"] is not None
+
+
+@pytest.mark.parametrize("named", [None, 0])
+def test_a_decoders_classifier_reads_the_last_token_of_each_row(named: int | None, tmp_path: Path) -> None:
+    """transformers looks for padding by the config's token, which may be none, or another than the tokenizer's."""
+    base = _save(tmp_path / "base", "llama", "classification")
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps(config | {"pad_token_id": named}))
+    settings = json.loads((base / "tokenizer_config.json").read_text())
+    settings.pop("pad_token", None)
+    (base / "tokenizer_config.json").write_text(json.dumps(settings))
+    torch.manual_seed(0)
+    model: Any = load_model(str(base), "classification", ["no", "yes"]).eval()
+    padding = pad_token_id(load_tokenizer(str(base)))
+    rows = [[5, 20, 31, 7], [44, 12]]
+    batch = PadRight(padding)([{"input_ids": row, "labels": 0} for row in rows])
+    batch.pop("labels")
+    with torch.no_grad():
+        together = model(**batch).logits
+        for index, row in enumerate(rows):
+            alone = model(input_ids=torch.tensor([row])).logits[0]
+            torch.testing.assert_close(together[index], alone)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ...errors import CheckpointError, some_of
@@ -142,7 +143,13 @@ def _read_at(path: Path, text: str) -> Checkpoint | Adapter:
         metadata = read_metadata(file) if file.suffix == ".safetensors" else {}
         return single_file_adapter(tensors, metadata, text)
     tensors = restored(tensors, config, text)
-    tied = tied_by_config(tensors, config)
+    # A head that differs stays: transformers loads it beside the embedding, whatever the config says.
+    tied = {
+        head: embedding
+        for head, embedding in tied_by_config(tensors, config).items()
+        if tensors[head].shape == tensors[embedding].shape
+        and torch.equal(tensors[head].read(), tensors[embedding].read())
+    }
     tensors = {name: stored for name, stored in tensors.items() if name not in tied}
     shapes = {name: stored.shape for name, stored in tensors.items()}
     return Checkpoint(text, "checkpoint", form, tensors, config, tied, stored_input_first(shapes))

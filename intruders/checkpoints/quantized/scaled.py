@@ -26,6 +26,11 @@ def scaled_weights(
         weight = tensors.get(name)
         if weight is None or name == key or weight.dtype.itemsize != 1 or len(weight.shape) != 2:
             continue
+        if f"{name}_scale_2" in tensors:
+            raise CheckpointError(
+                f"'{name}' is packed in 4 bits (NVFP4), which is not restored here; pass the model before it was "
+                "quantized"
+            )
         zero = tensors.get(f"{name}_zero_point")
         block = _block(settings) if key.endswith("_scale_inv") else None
         for part, stored in (("scale", scale), ("zero point", zero)):

@@ -54,7 +54,7 @@ def is_embedding_or_head(name: str) -> bool:
 
 
 def tied_by_config(names: Container[str], config: Mapping[str, Any] | None) -> dict[str, str]:
-    """The output head, to the embedding that transformers loads in its place when the config ties them."""
+    """The output head, to the embedding that it is when the config ties them and a file does not store another."""
     if config is None or config.get("tie_word_embeddings") is not True or HEAD not in names:
         return {}
     embedding = _embedding(names)

@@ -113,7 +113,8 @@ def _merged_checkpoint(
 
         def read() -> Tensor:
             if name in whole:
-                return _with_share(whole[name](), stored, name, elsewhere(name), stored.dtype)
+                replacement, weight = whole[name]
+                return _with_share(replacement(), stored, name, weight * elsewhere(name), stored.dtype)
             loaded = [(matrix, pair, both) for matrix, pair in changed if (both := pair.load()) is not None]
             if not loaded:
                 return stored.read()
@@ -176,11 +177,16 @@ def _with_share(tensor: Tensor, base: StoredTensor, name: str, share: float, dty
     return require_finite(made_by_rows(rows, shape or (1,), dtype, tensor.device).reshape(shape), name)
 
 
-def _replaced_whole(base: Checkpoint, tuned: Adapter | ModelSum) -> dict[str, Callable[[], Tensor]]:
-    """Tensors of one dimension that an adapter stores in full; those of two are matrices like any other."""
-    adapters = [tuned] if isinstance(tuned, Adapter) else [part for part, _ in tuned.parts]
-    whole: dict[str, Callable[[], Tensor]] = {}
-    for adapter in adapters:
+def _replaced_whole(
+    base: Checkpoint, tuned: Adapter | ModelSum
+) -> dict[str, tuple[Callable[[], Tensor], float]]:
+    """Tensors of one dimension that an adapter stores in full, and its weight in a sum.
+
+    Those of two dimensions are matrices like any other.
+    """
+    parts = [(tuned, 1.0)] if isinstance(tuned, Adapter) else tuned.parts
+    whole: dict[str, tuple[Callable[[], Tensor], float]] = {}
+    for adapter, weight in parts:
         if isinstance(adapter, Checkpoint):
             raise CheckpointError(
                 f"'{tuned.source}' is a sum with full checkpoints in it; merge it first, and pass the merged model"
@@ -204,9 +210,9 @@ def _replaced_whole(base: Checkpoint, tuned: Adapter | ModelSum) -> dict[str, Ca
                     f"{base.shape(name)}; write an adapter (--as adapter)"
                 )
             if len(stored[other].shape) < 2:
-                if len(adapters) > 1:
+                if len(parts) > 1:
                     raise CheckpointError(
                         f"'{tuned.source}' is a sum of adapters that store '{name}' in full; merge it first"
                     )
-                whole[name] = stored[other].read
+                whole[name] = stored[other].read, weight
     return whole

@@ -99,15 +99,27 @@ def test_tied_embeddings_are_paired_once() -> None:
 
 
 def test_tied_head_that_a_file_stores_all_the_same(tmp_path: Path) -> None:
-    """transformers loads the embedding in its place, whatever the file says."""
+    """transformers ties it where it equals the embedding, and loads it as it is where it differs."""
+    from transformers import AutoModelForCausalLM
+
     folder = saved(tiny_llama(0, tie_word_embeddings=True), tmp_path)
     state = load_file(folder / "model.safetensors")
-    state["lm_head.weight"] = torch.randn(40, 16)
-    save_file(state, folder / "model.safetensors")
-    pairing = pair_sides(
-        *open_sides(folder, tiny_llama(1, tie_word_embeddings=True)), Selection(include_embeddings=True)
-    )
-    assert reasons(pairing)["lm_head.weight"] == "the same tensor as 'model.embed_tokens.weight'"
+    for head, reason in (
+        (state["model.embed_tokens.weight"].clone(), "the same tensor as 'model.embed_tokens.weight'"),
+        (torch.randn(40, 16), None),
+    ):
+        save_file(state | {"lm_head.weight": head}, folder / "model.safetensors", metadata={"format": "pt"})
+        loaded: Any = AutoModelForCausalLM.from_pretrained(folder)
+        assert torch.equal(loaded.lm_head.weight, head)
+        opened = open_checkpoint(folder)
+        assert opened.tied == ({} if reason is None else {"lm_head.weight": "model.embed_tokens.weight"})
+        assert ("lm_head.weight" in opened.tensors) == (reason is None)
+        if reason is not None:
+            pairing = pair_sides(
+                *open_sides(folder, tiny_llama(1, tie_word_embeddings=True)),
+                Selection(include_embeddings=True),
+            )
+            assert reasons(pairing)["lm_head.weight"] == reason
 
 
 def test_different_architectures(tmp_path: Path) -> None:
