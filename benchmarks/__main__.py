@@ -1,6 +1,6 @@
 """``python -m benchmarks [--quick] [--adapter FOLDER]``: the table, and JSON and a figure in benchmarks/results.
 
-The full run takes under 20 minutes on two cores, nearly all of it the reference and PEFT; the quick one, on smaller
+The full run takes under 25 minutes on two cores, nearly all of it the reference and PEFT; the quick one, on smaller
 matrices, under 2.
 """
 

@@ -52,8 +52,8 @@ _RULES: dict[str, tuple[Level, str, str]] = {
         "error",
         "The model has more intruder dimensions than --fail-above allows.",
         (
-            "Scale the intruders down with 'intruders mitigate', train with a higher rank or a lower learning rate, or "
-            "raise the limit after a measurement of forgetting with 'intruders evaluate'."
+            "Measure forgetting with 'intruders evaluate' first, and raise the limit if nothing was lost. Otherwise "
+            "use 'intruders heal' or 'intruders scale --at', or train at a lower learning rate."
         ),
     ),
     TOO_LARGE: (

@@ -144,6 +144,8 @@ def test_commands_that_are_shown_can_be_typed() -> None:
             name, *arguments = shlex.split(line.partition(" | ")[0], comments=True)[1:]
             if "COMMAND" in line or "--help" in arguments or name.startswith("-"):
                 continue
+            if name == "finetune" and "--config" not in arguments:
+                assert {"--steps", "--epochs"} & set(arguments), f"{block}: neither of them, which is refused"
             command = GROUP.commands[name]  # type: ignore[attr-defined]
             with command.make_context(name, arguments) as context:
                 assert context.params, f"{block}: {line}"
