@@ -174,9 +174,8 @@ class _Waiting:
 
     def __init__(self, base: SharedMatrix) -> None:
         self.base = base
-        self.sizes: list[
-            float
-        ] = []  # norms of low-rank updates; 0 for dense matrices, which keep their order
+        # Norms of low-rank updates; 0 for dense matrices, which keep their order.
+        self.sizes: list[float] = []
         self._members: list[tuple[int, PairedMatrix, Tensor | LowRank]] = []
 
     def add(self, model: int, matrix: PairedMatrix, tuned: Tensor | LowRank) -> None:

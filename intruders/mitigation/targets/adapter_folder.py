@@ -85,9 +85,9 @@ class LoraContent:
     def _require_no_tokens(self, elsewhere: Elsewhere) -> None:
         """Refuse retrained tokens of an embedding that keeps only a share of its update: PEFT stores complete rows."""
         for own in self.adapter.rest:
-            embedding, found, _ = own.removeprefix("base_model.model.").partition(".token_adapter.")
+            embedding, is_token, _ = own.removeprefix("base_model.model.").partition(".token_adapter.")
             weight = f"{embedding}.weight"
-            if found and any(elsewhere(name) != 1 for name in self.base.names() if weight.endswith(name)):
+            if is_token and any(elsewhere(name) != 1 for name in self.base.names() if weight.endswith(name)):
                 raise SettingError(
                     f"'{self.adapter.source}' retrained single tokens ('{own}'), of which no share can be written; "
                     "merge it into its base (merge_and_unload in PEFT, save_pretrained), and pass the merged checkpoint"
