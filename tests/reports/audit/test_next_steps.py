@@ -101,7 +101,7 @@ def test_an_adapter_with_intruders() -> None:
         ),
         (
             "If you can train again, use a third of the learning rate. In our runs of MiniLM-L6 on two tasks, a third "
-            "reached the same accuracy with at most one intruder in every setting that had some."
+            "left at most one intruder in every setting that had reached the accuracy with some."
         ),
         (
             "Scale the intruders only if a comparison on your own model favors it. At equal task loss, our study found "
