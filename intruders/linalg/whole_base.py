@@ -28,7 +28,9 @@ from .svd import DenseSVD, dense_svd, gram_svd
 # the longer side are not orthogonal: such matrices are decomposed themselves.
 _LEAST_OF_GRAM = 1e-5
 # Numbers of a matrix that are widened at once: they stay in a processor's cache until they are multiplied.
-_WIDENED = 2**17
+_WIDENED = 2**18
+# Up to this many columns a product is faster with them as the rows of the first factor.
+_FEW = 32
 # Below this smaller side the norm of what rounding lost is bounded by its Frobenius norm, which is up to four times it.
 _SMALL = 256
 # What a bound that is itself computed with rounding is raised by.
@@ -145,17 +147,18 @@ def columns_times(rows: Tensor, coordinates: Tensor) -> Tensor:
     if rows.dtype == torch.float64 or rows[0].numel() <= _WIDENED or not rows.is_cpu:
         return rows.double().mT @ coordinates
     step = max(1, _WIDENED // rows.shape[-1])
-    total = coordinates.new_zeros(len(rows), rows.shape[-1], coordinates.shape[-1])
+    turned = coordinates.mT.contiguous()
+    total = coordinates.new_zeros(len(rows), coordinates.shape[-1], rows.shape[-1])
     for first in range(0, rows.shape[-2], step):
         part = slice(first, first + step)
-        total += rows[:, part].double().mT @ coordinates[:, part]
-    return total
+        total.baddbmm_(turned[:, :, part], rows[:, part].double())
+    return total.mT
 
 
 def _in_parts(rows: Tensor, columns: Tensor) -> Tensor:
-    products = columns.new_empty(len(rows), columns.shape[-1])
     step = max(1, _WIDENED // rows.shape[-1])
-    for first in range(0, len(rows), step):
-        part = slice(first, first + step)
-        torch.mm(rows[part].double(), columns, out=products[part])
-    return products
+    parts = [slice(first, first + step) for first in range(0, len(rows), step)]
+    if columns.shape[-1] <= _FEW:
+        turned = columns.mT.contiguous()
+        return torch.cat([turned @ rows[part].double().mT for part in parts], -1).mT
+    return torch.cat([rows[part].double() @ columns for part in parts])
