@@ -13,6 +13,7 @@ from ..linalg.operators import Dense, Operator
 from ..linalg.orthonormal import orthonormalize
 from ..linalg.products import is_shared
 from ..linalg.ritz import Triplets
+from ..linalg.small_cores import eigvalsh
 from ..linalg.svd import CLUSTER_TOLERANCE, gram_left_vectors
 from ..linalg.whole_base import WholeBase
 
@@ -76,7 +77,11 @@ class KnownBase(Batched):
 
     def value(self, k: int) -> Tensor:
         """Return the k-th largest singular value ``(batch)``; of a kept space it is a lower bound, and 0 beyond it."""
-        values = self.values if self.is_complete else torch.linalg.svdvals(self.products)
+        if self.is_complete:
+            values = self.values
+        else:  # by the Gram matrix, since a fleet asks for every batch
+            products = self.products.double()
+            values = eigvalsh(products @ products.mT).clamp_min(0.0).sqrt().flip(-1)
         return values[:, k - 1] if k <= values.shape[-1] else values.new_zeros(len(values))
 
     def left(self, shape: torch.Size) -> Tensor:

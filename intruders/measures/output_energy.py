@@ -18,6 +18,7 @@ from ..audits.audit_settings import AS_USUAL, AuditSettings
 from ..checkpoints.opening.open import Source
 from ..checkpoints.pairing.open_sides import open_sides
 from ..checkpoints.pairing.pair_sides import pair_sides
+from ..checkpoints.stored.names import may_be_same
 from ..errors import CheckpointError
 from ..linalg.operators import Update
 from ..models.answers import evaluating
@@ -113,8 +114,7 @@ def _layers(model: nn.Module, updates: dict[str, Update]) -> dict[str, nn.Linear
     for name, update in updates.items():
         own = name.removesuffix(".weight")
         for called, layer in linear.items():
-            is_same = called == own or called.endswith(f".{own}") or own.endswith(f".{called}")
-            if is_same and layer.weight.shape == update.shape:
+            if may_be_same(called, own) and layer.weight.shape == update.shape:
                 layers[name] = layer
     return layers
 

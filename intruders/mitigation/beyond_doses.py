@@ -10,7 +10,7 @@ from ..checkpoints.opening.open import Opened
 from ..checkpoints.pairing.pair_sides import pair_sides
 from ..checkpoints.stored.checkpoint import Checkpoint
 from ..checkpoints.stored.matching import match_names
-from ..checkpoints.stored.names import HEAD, tensor_of, tied_head
+from ..checkpoints.stored.names import HEAD, may_be_same, tensor_of, tied_head
 from ..checkpoints.stored.selection import Selection
 from ..errors import SettingError, some_of
 
@@ -101,4 +101,4 @@ def require_same_vocabulary(sides: tuple[Checkpoint, Opened]) -> None:
 
 def _is_among(name: str, names: set[str]) -> bool:
     """Return whether a tensor that an adapter stores in full is one of these, whose name may have another prefix."""
-    return any(own == name or own.endswith(f".{name}") or name.endswith(f".{own}") for own in names)
+    return any(may_be_same(own, name) for own in names)

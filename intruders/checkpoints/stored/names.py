@@ -53,6 +53,15 @@ def is_embedding_or_head(name: str) -> bool:
     return _EMBEDDING.search(name) is not None
 
 
+def may_be_same(one: str, other: str) -> bool:
+    """Return whether two names may be of one tensor, of which one has a prefix that the other lacks.
+
+    >>> may_be_same("bert.encoder.weight", "encoder.weight"), may_be_same("h.1.q.weight", "h.11.q.weight")
+    (True, False)
+    """
+    return one == other or one.endswith(f".{other}") or other.endswith(f".{one}")
+
+
 def tied_by_config(names: Container[str], config: Mapping[str, Any] | None) -> dict[str, str]:
     """The output head, to the embedding that it is when the config ties them and a file does not store another."""
     if config is None or config.get("tie_word_embeddings") is not True or HEAD not in names:

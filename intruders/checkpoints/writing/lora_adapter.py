@@ -186,6 +186,12 @@ def stored_in_full(base: Checkpoint, adapter: LoraAdapter) -> dict[str, str]:
     return {own[short]: name for name, short in matching.tuned_of.items()}
 
 
+def retrained_tokens(adapter: LoraAdapter) -> dict[str, str]:
+    """The rows of embeddings that the adapter stores (``trainable_token_indices``), to the embedding's weight."""
+    marked = {own: own.removeprefix(_PREFIX).partition(".token_adapter.") for own in adapter.rest}
+    return {own: f"{module}.weight" for own, (module, mark, _) in marked.items() if mark}
+
+
 def biases_in_shares(adapter: LoraAdapter, shares: Mapping[str, float]) -> dict[str, Tensor]:
     """The biases that ``lora_bias`` trains with B, by tensor, of the modules that keep a share of their update."""
     biases = {}

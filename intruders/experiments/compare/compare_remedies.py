@@ -132,7 +132,7 @@ def compare_remedies(
                 f"'{tuned}' changes no matrix of '{base_source}' that an audit examines, so nothing can be compared; "
                 "pass another model or a wider --include"
             )
-        names = comparison.names()
+        names, first = comparison.names(), next(iter(tasks))
         measuring = Measuring(losses, tasks, seed, harness, scores.max_examples)
         of = {}
         if folder is not None:
@@ -148,7 +148,6 @@ def compare_remedies(
                 max_tokens=losses.max_tokens or HEALING.max_tokens,
                 estimate=losses.estimate,
             )
-            first = next(iter(tasks))
             trained = DataShare("training", {}, {first: tasks[first].train[: scores.max_examples]})
             learned = kept_doses(
                 kept,
@@ -173,7 +172,7 @@ def compare_remedies(
         others = not_audited(base_side, audited)
         with opened_live(tuned, base, tasks, base_side, others, loading=loading) as models:
             bench = Bench(measuring, models, matrices, kept, tally, partial(_unit, measuring))
-            compared = Compared(bench, data, next(iter(tasks)), comparison, seed, learned)
+            compared = Compared(bench, data, first, comparison, seed, learned)
             curve = measured_curve(compared, of_base)
             rows, points = compared_rows(compared, curve, names), curve.points()
             return RemedyComparison(

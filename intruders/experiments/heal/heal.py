@@ -116,6 +116,8 @@ def heal(
     tasks = load_tasks(names, columns or Columns(), rows_by, prompt_file)
     asked = None if prompt_file is None else read_prompts(prompt_file)
     corpora = load_texts(names_given(loss_on), settings, seed)
+    if isinstance(audit, str | os.PathLike):
+        audit = Audit.load(audit)
     sides = open_sides(base, tuned)
     base_source = base if base is not None else sides[0].source
     pairs = pair_sides(*sides, Selection(include_embeddings=True)).pairs
@@ -207,12 +209,11 @@ def _checked_form(form: str, tuned: Opened, pairs: Sequence[PairedMatrix]) -> st
     return chosen
 
 
-def _audit_key(audit: AuditSettings | Audit | str | os.PathLike[str]) -> dict[str, Any]:
+def _audit_key(audit: AuditSettings | Audit) -> dict[str, Any]:
     """Return which vectors are intruders: the settings that tell it, or what a given audit says."""
     if isinstance(audit, AuditSettings):
         return audit.recorded()
-    given = audit if isinstance(audit, Audit) else Audit.load(audit)
-    return {**AuditSettings.of(given).recorded(), "intruders": digest_of_intruders(given)}
+    return {**AuditSettings.of(audit).recorded(), "intruders": digest_of_intruders(audit)}
 
 
 def _require_written(pairs: Sequence[PairedMatrix], audit: Audit, per: str) -> None:

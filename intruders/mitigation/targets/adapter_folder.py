@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ...checkpoints.adapters.peft_adapter import ADAPTER_CONFIG
 from ...checkpoints.stored.checkpoint import Checkpoint
+from ...checkpoints.stored.names import may_be_same
 from ...checkpoints.writing.companions import copy_tokenizer
 from ...checkpoints.writing.lora_adapter import (
     LoraAdapter,
@@ -18,6 +19,7 @@ from ...checkpoints.writing.lora_adapter import (
     biases_in_shares,
     modules_of_pairs,
     read_lora_folder,
+    retrained_tokens,
     rewritten,
     stored_in_full,
 )
@@ -84,10 +86,8 @@ class LoraContent:
 
     def _require_no_tokens(self, elsewhere: Elsewhere) -> None:
         """Refuse retrained tokens of an embedding that keeps only a share of its update: PEFT stores complete rows."""
-        for own in self.adapter.rest:
-            embedding, is_token, _ = own.removeprefix("base_model.model.").partition(".token_adapter.")
-            weight = f"{embedding}.weight"
-            if is_token and any(elsewhere(name) != 1 for name in self.base.names() if weight.endswith(name)):
+        for own, weight in retrained_tokens(self.adapter).items():
+            if any(elsewhere(name) != 1 for name in self.base.names() if may_be_same(name, weight)):
                 raise SettingError(
                     f"'{self.adapter.source}' retrained single tokens ('{own}'), of which no share can be written; "
                     "merge it into its base (merge_and_unload in PEFT, save_pretrained), and pass the merged checkpoint"

@@ -13,13 +13,12 @@ from typing import Any
 from ...audits.result.audit_result import Audit
 from ...audits.result.records import AuditedMatrix
 from ...audits.scales.critical_scales_result import CriticalScales
-from ...charts.text import plural
 from ...checkpoints.stored.names import module_paths
 from ...measures.intervals import Interval
 from ...system.documents import json_number
 from ..claims.shared.statistics import auc
 from .advice import Advice
-from .steps import COMPARE_FIRST, DOWN_INSTEAD, Facts, ScaledGain, scale_command
+from .steps import COMPARE_FIRST, DOWN_INSTEAD, Facts, ScaledGain, at_most, scale_command
 
 # How far apart the updates of matrices with and without intruders must lie, and how many of each it takes.
 _APART, _FEWEST = 0.8, 5
@@ -82,10 +81,9 @@ def _on_scale(audit: Audit, scale: CriticalScales) -> list[Advice]:
         if audit.matrices[0].rank is None
         else "scale the adapter, or its alpha, by that"
     )
-    few = f"at most {plural(scale.target, 'intruder')}" if scale.target else "no intruders"
     change = (
-        f"an update of at most {scale.largest:.3g} times this one has {few}: {how}; what that does to "
-        "forgetting and to the task score is yours to measure"
+        f"an update of at most {scale.largest:.3g} times this one has {at_most(scale.target)}: {how}; what that does "
+        "to forgetting and to the task score is yours to measure"
     )
     return [Advice("scale", change, evidence)]
 

@@ -278,14 +278,17 @@ def _merged(facts: Facts) -> tuple[str, ...]:
     return ("--as", "checkpoint") if facts.writes_merged else ()
 
 
+def at_most(target: int) -> str:
+    """Return the intruders that a scale may have, in words."""
+    return f"at most {plural(target, 'intruder')}" if target else "no intruders"
+
+
 def _on_scales(facts: Facts) -> Iterator[Step]:
     """Report the update scale without intruders, which does not measure forgetting."""
     if facts.scales is not None:
-        target = facts.scales.target
-        most = f"at most {plural(target, 'intruder')}" if target else "no intruders"
         yield Step(
-            f"The largest update scale with {most} is {number(facts.scales.largest)} (1 = as trained). This counts "
-            "intruders and does not measure forgetting."
+            f"The largest update scale with {at_most(facts.scales.target)} is {number(facts.scales.largest)} "
+            "(1 = as trained). This counts intruders and does not measure forgetting."
         )
     elif not facts.intruders and facts.has_commands:
         yield Step(

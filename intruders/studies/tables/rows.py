@@ -12,7 +12,7 @@ import pandas as pd
 
 from ...audits.result.audit_result import Audit
 from ...audits.scales.critical_scales_result import CriticalScales, MatrixScale
-from ...checkpoints.stored.names import module_paths
+from ...checkpoints.stored.names import may_be_same, module_paths
 from ...errors import ResultFileError
 from ...experiments.compare.comparison_rows import rows_of_document
 from ...settings import settings_of
@@ -20,7 +20,7 @@ from ...system.documents import json_number, read_document
 from ...training.finetune_config import FinetuneConfig
 from ...training.run_folder import RunFolder
 from ..describe.runs import Run
-from ..work.run_record import RunRecord
+from ..work.run_record import RunRecord, is_finished
 from ..work.stages import RESULTS, stages_of
 from ..work.study_folder import ATTRIBUTION, MODEL, REMEDIES
 from .table_columns import SETTINGS
@@ -34,7 +34,7 @@ def rows_of(run: Run, folder: Path) -> Rows:
     if kept.is_taken_over:
         return taken_rows(folder)
     record = kept.read()
-    stages = _stages_with_results(run, kept, folder)
+    stages = _stages_with_results(run, record, folder)
     row = settings_row(run) | {"status": _status(record), "error": record.get("error")}
     tables: Rows = {"runs": [row]}
     if "train" in stages:
@@ -82,7 +82,7 @@ def rows_of(run: Run, folder: Path) -> Rows:
     return {table: [{"run_id": run.id} | row for row in rows] for table, rows in tables.items()}
 
 
-def _stages_with_results(run: Run, kept: RunRecord, folder: Path) -> set[str]:
+def _stages_with_results(run: Run, record: dict[str, Any], folder: Path) -> set[str]:
     """Return the stages that are finished with the run's settings.
 
     Left out are those whose files were removed since, and those of an earlier version of the study's file.
@@ -90,7 +90,7 @@ def _stages_with_results(run: Run, kept: RunRecord, folder: Path) -> set[str]:
     return {
         stage.name
         for stage in stages_of(run)
-        if kept.has(stage.name, stage.settings)
+        if is_finished(record, stage.name, stage.settings)
         and all((folder / result).exists() for result in RESULTS.get(stage.name, ()))
     }
 
@@ -254,12 +254,7 @@ def _traces(file: Path, audit: Audit) -> Iterator[dict[str, Any]]:
         return
     trace = pd.read_parquet(file)
     audited = [matrix.name for matrix in audit.matrices]
-    names = {
-        name: own
-        for name in trace["name"].unique()
-        for own in audited
-        if name == own or name.endswith(f".{own}") or own.endswith(f".{name}")
-    }
+    names = {name: own for name in trace["name"].unique() for own in audited if may_be_same(name, own)}
     trace = trace[trace["name"].isin(names)].assign(name=lambda frame: frame["name"].map(names))
     trace["energy"] = trace["singular_value"] ** 2
     trace["intruder_energy"] = trace["energy"].where(trace["intruder"].astype(bool), 0.0)

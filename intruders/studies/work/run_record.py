@@ -24,6 +24,12 @@ def changed_input(finished: Mapping[str, Any], inputs: Mapping[str, str]) -> str
     return next((name for name, digest in then.items() if inputs.get(name, digest) != digest), None)
 
 
+def is_finished(record: Mapping[str, Any], stage: str, settings: Mapping[str, Any]) -> bool:
+    """Return True if a stage of a run's record is finished with these settings."""
+    finished = record.get("stages", {}).get(stage)
+    return finished is not None and finished["settings"] == json.loads(json.dumps(settings))
+
+
 @dataclass(frozen=True)
 class RunRecord:
     """``run.json`` of one folder. It is written after what it tells of, so that it is never ahead of the files."""
@@ -62,8 +68,7 @@ class RunRecord:
 
     def has(self, stage: str, settings: dict[str, Any]) -> bool:
         """Return True if a stage is finished with these settings."""
-        finished = self.read().get("stages", {}).get(stage)
-        return finished is not None and finished["settings"] == json.loads(json.dumps(settings))
+        return is_finished(self.read(), stage, settings)
 
     def changed(self, stage: str, inputs: Mapping[str, str]) -> str | None:
         """Return an input of a finished stage that has another digest now; None without one.

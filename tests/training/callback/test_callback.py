@@ -282,23 +282,25 @@ def test_an_audit_leaves_a_trainers_own_metrics_beside_the_loss(llama: Path, tmp
     assert [entry["steps_since"] for entry in trainer.state.log_history if "loss" in entry] == [4]
 
 
-def test_training_stops_above_a_number(llama: Path, tmp_path: Path) -> None:
-    trainer = _trainer(_prepared(llama, "lora"), tmp_path, max_steps=50)
+def stopped(llama: Path, folder: Path) -> tuple[Trainer, IntruderCallback]:
+    """A training that the first intruder has ended."""
+    trainer = _trainer(_prepared(llama, "lora"), folder, max_steps=50)
     callback = IntruderCallback(trainer, every=1, stop_above=0)
     trainer.add_callback(callback)
     trainer.train()
     assert callback.has_stopped
+    return trainer, callback
+
+
+def test_training_stops_above_a_number(llama: Path, tmp_path: Path) -> None:
+    trainer, callback = stopped(llama, tmp_path)
     assert trainer.state.global_step < 50
     assert callback.last is not None
     assert callback.last.intruders > 0
 
 
 def test_a_second_training_begins_as_if_there_had_been_none(llama: Path, tmp_path: Path) -> None:
-    trainer = _trainer(_prepared(llama, "lora"), tmp_path, max_steps=50)
-    callback = IntruderCallback(trainer, every=1, stop_above=0)
-    trainer.add_callback(callback)
-    trainer.train()
-    assert callback.has_stopped
+    trainer, callback = stopped(llama, tmp_path)
     callback._stop_above = 10**6
     trainer.args.max_steps = 2
     trainer.train()
