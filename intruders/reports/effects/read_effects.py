@@ -30,6 +30,7 @@ _NUMBERS = ("estimate", "low", "high")
 _UNITS = (
     ("per 100", "intruders per 100 vectors"),
     ("rank correlation", "rank correlation"),
+    ("Spearman", "rank correlation"),
     ("AUC", "AUC above chance"),
     ("points", "accuracy points"),
     ("loss", "nats per token"),
@@ -94,10 +95,12 @@ def _of_published(folder: Path) -> Iterator[StudyEffect]:
     document = read_document(folder / "findings.json", "the findings of a study", SCHEMA)
     if document is None:
         raise ResultFileError(f"'{folder}' has no findings.json; fetch the folder again")
-    score, effort = equal_score(load_results(folder).runs), equal_effort(load_results(folder).runs)
+    runs = load_results(folder).runs
     # A study may have a page of its own name beside the folder of all data.
     has_page = (folder.parent.parent / f"{folder.name}.md").is_file()
     for finding in document["findings"]:
+        kind = "sequence" if finding["name"] == "sequence" else "finetune"
+        score, effort = equal_score(runs, kind), equal_effort(runs, kind)
         answers = [answer for answer in finding["answers"] if answer["estimate"] is not None]
         tested = sum(answer.get("p_adjusted") is not None for answer in answers)
         for answer in answers:
@@ -121,19 +124,22 @@ def _of_published(folder: Path) -> Iterator[StudyEffect]:
             )
 
 
-def equal_score(runs: pd.DataFrame) -> str:
-    """Return whether the finished fine-tunings were to stop at a score and did: yes, no or part."""
-    tuned = runs[(runs["status"] == "finished") & (runs["kind"] == "finetune")]
+def equal_score(runs: pd.DataFrame, kind: str = "finetune") -> str:
+    """Return whether the finished runs of a kind were to stop at a score and did: yes, no or part.
+
+    A sequence did if every one of its stages did.
+    """
+    tuned = runs[(runs["status"] == "finished") & (runs["kind"] == kind)]
     reached = tuned["match"].notna() & tuned["stopped_by"].eq("match")
     return _share(reached)
 
 
-def equal_effort(runs: pd.DataFrame) -> str:
+def equal_effort(runs: pd.DataFrame, kind: str = "finetune") -> str:
     """Return whether all methods and ranks ran at several learning rates, and at equally many: yes or no.
 
     A term that is added to the training, such as replay, makes a method of its own.
     """
-    tuned = runs[(runs["status"] == "finished") & (runs["kind"] == "finetune")]
+    tuned = runs[(runs["status"] == "finished") & (runs["kind"] == kind)]
     added = [name for name in ("replay", "budget") if name in tuned]
     rates = tuned.groupby(["base", "task", "method", "rank", *added], dropna=False)["lr"].nunique()
     return "yes" if len(rates) and rates.min() > 1 and rates.nunique() == 1 else "no"

@@ -185,9 +185,16 @@ def _on_scale(results: Results) -> list[Advice]:
         evidence = [
             f"{base} on {task}: the largest scale without intruders was {measured} in {len(scales)} runs"
         ]
-        change = f"{setting}: an adapter at {float(scales.min()):.2g} of its scale or below has no intruders"
+        scale = _rounded_down(float(scales.min()))
+        change = f"{setting}: an adapter at {scale:g} of its scale or below has no intruders"
         advice.append(Advice("scale", change, evidence))
     return advice
+
+
+def _rounded_down(scale: float) -> float:
+    """Return a scale with two digits, not above what was measured, where intruders begin."""
+    unit = 10.0 ** (math.floor(math.log10(scale)) - 1) if scale > 0 else 1.0
+    return math.floor(scale / unit * (1 + 1e-12)) * unit
 
 
 def _rows(finding: Finding, table: str) -> list[dict[str, Any]]:

@@ -11,20 +11,20 @@ from pathlib import Path
 from ...checkpoints.stored.demo_models import DEMO_MODELS
 from ...errors import MissingDependencyError
 from ..claims.every_claim import analyse_all
-from ..claims.shared.claim import CONTRADICTED, SUPPORTED, UNDECIDED, Effect
+from ..claims.shared.claim import UNDECIDED, Effect
 from ..claims.shared.words import said, seeds_said
 from ..tables.results import load_results
 from ..work.study_folder import StudyFolder
 from .advice import Advice, Advised
 
-# The claims that each topic of advice rests on.
+# The claims that each topic of advice rests on, with the words in the names of those effects that bear on it.
 CLAIMS_OF_TOPIC = {
-    "mitigation": ("intervention",),
-    "rank": ("rank", "sequence"),
-    "scale": ("threshold",),
-    "size of the update": ("threshold",),
-    "learning rate": ("causes",),
-    "alpha rule": ("causes",),
+    "mitigation": {"intervention": ""},
+    "rank": {"rank": "per doubling of the rank", "sequence": "per doubling of the rank"},
+    "scale": {"threshold": ""},
+    "size of the update": {"threshold": ""},
+    "learning rate": {"causes": "learning rate"},
+    "alpha rule": {"causes": "alpha"},
 }
 
 
@@ -38,9 +38,9 @@ class StudyVerdict:
 
     def __str__(self) -> str:
         answer = self.answer
-        speaks = {SUPPORTED: "", CONTRADICTED: ", which speaks against it", UNDECIDED: ", which says nothing"}
+        nothing = ", which says nothing" if answer.decision == UNDECIDED else ""
         return (
-            f"'{self.folder}', {answer.where}: the claim {self.claim} is {answer.decision}{speaks[answer.decision]}: "
+            f"'{self.folder}', {answer.where}: the claim {self.claim} is {answer.decision}{nothing}: "
             f"{answer.what} {said(answer.over_seeds, answer.digits)} ({seeds_said(answer.seeds)})"
         )
 
@@ -93,8 +93,10 @@ def _names(base: str) -> set[str]:
 
 
 def _supported_by(advice: Advice, verdicts: Sequence[StudyVerdict]) -> Advice:
-    claims = CLAIMS_OF_TOPIC.get(advice.topic, ())
-    return replace(
-        advice,
-        evidence=[*advice.evidence, *(str(verdict) for verdict in verdicts if verdict.claim in claims)],
-    )
+    words = CLAIMS_OF_TOPIC.get(advice.topic, {})
+    bear = [
+        str(verdict)
+        for verdict in verdicts
+        if verdict.claim in words and words[verdict.claim] in verdict.answer.what
+    ]
+    return replace(advice, evidence=[*advice.evidence, *bear])

@@ -188,11 +188,13 @@ def _between_ends(
     alike["runs"] = alike.groupby(by)["per_100"].transform("size")
     means = alike.groupby([*by, "level"])[["per_100", "runs"]].mean().dropna().reset_index()
     rows = []
-    for (context, seed), group in means.groupby(by):
-        if len(group) > 1:
-            lowest, highest = group.iloc[0], group.iloc[-1]
-            difference = highest["per_100"] - lowest["per_100"]
-            rows.append((lowest["level"], highest["level"], context, seed, difference, highest["runs"]))
+    for context, of_context in means.groupby("context"):
+        levels = of_context.pivot(index="seed", columns="level", values="per_100")
+        counted = of_context.groupby("seed")["runs"].first().to_dict()
+        pair = _ends(levels)
+        if pair is not None:
+            differences = (levels[pair[1]] - levels[pair[0]]).dropna()
+            rows += [(*pair, context, seed, value, counted[seed]) for seed, value in differences.items()]
     frame = pd.DataFrame(rows, columns=["start", "end", "context", "seed", "value", "runs"])
     for (start, end), group in frame.groupby(["start", "end"]):
         table = complete(group.pivot_table(index="seed", columns="context", values="value", aggfunc="mean"))
@@ -206,6 +208,16 @@ def _between_ends(
             table.shape[1],
             int(group["runs"].sum()),
         )
+
+
+def _ends(levels: pd.DataFrame) -> tuple[float, float] | None:
+    """Return the lowest and highest level of most seeds; of equally many, those farthest apart. None without two.
+
+    A seed of which a run is missing so far has other ends, and must not make a comparison of its own.
+    """
+    known = [row.dropna().index for _, row in levels.iterrows()]
+    ends = [(float(each.min()), float(each.max())) for each in known if len(each) > 1]
+    return max(set(ends), key=lambda pair: (ends.count(pair), pair[1] - pair[0]), default=None)
 
 
 def _level(value: object) -> str:

@@ -106,7 +106,8 @@ def valley(table: pd.DataFrame) -> Valley | None:
     For an inner rank r the losses at the least and at the greatest rank minus that at r, paired by seed, each with
     Student's interval at level 1 - 0.05 / (number of inner ranks), since the deepest of them is chosen after looking
     (Bonferroni). The depth is the smaller difference, and its ends the smaller ones of both intervals: above zero only
-    where both are.
+    where both are. Its p value is that of the end of the interval that is nearer to zero: the larger of both for a
+    depth above zero, and the least of those below for a depth below.
     """
     ranks = sorted(table.columns)
     if len(ranks) < 3 or table.empty:
@@ -120,9 +121,10 @@ def valley(table: pd.DataFrame) -> Valley | None:
         estimate, low, high = (
             min(getattr(rise, end) for rise in rises) for end in ("estimate", "low", "high")
         )
-        depth = Interval(estimate, low, high, len(table))
-        known = [rise.p for rise in rises if rise.p is not None]
-        if len(known) == len(rises):  # above zero where both are, below where one is
-            depth = replace(depth, p=max(known) if depth.estimate > 0 else min(known))
+        depth = Interval(estimate, low, high, len(table), level=level)
+        of_sign = [rise.p for rise in rises if estimate > 0 or rise.estimate <= 0]
+        known = [p for p in of_sign if p is not None]
+        if len(known) == len(of_sign):  # above zero where both are, below where one is
+            depth = replace(depth, p=max(known) if estimate > 0 else min(known))
         valleys.append(Valley(float(rank), depth))
     return max(valleys, key=lambda candidate: candidate.depth.estimate)

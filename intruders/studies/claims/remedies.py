@@ -106,7 +106,7 @@ def analyse(results: Results) -> Finding:
         if baseline is None:
             continue
         plain = _by_seed(baseline)
-        candidates = list(_candidates(runs, baseline, results))
+        candidates = list(_candidates(runs.drop(below_score(runs).index), baseline, results))
         level = 1 - (1 - LEVEL) / max(1, sum(each.is_remedy for each in candidates))
         compared = [_compared(each, plain, level) for each in candidates]
         known = [each for each in compared if not math.isnan(each.saved.estimate)]
@@ -147,19 +147,19 @@ def _add(evidence: Evidence, stratum: Stratum, remedies: Sequence[StudiedRemedy]
 def _baseline(runs: pd.DataFrame, label: str) -> tuple[pd.DataFrame | None, list[str]]:
     """Pick the plain LoRA setting with intruders that has the most seeds, and of those the most forgetting.
 
-    Runs that did not reach their score are no baseline, since a model that did not learn the task may forget all the
-    same; the notes list them.
+    Runs that did not reach their score are left out, since a model that did not learn the task may forget all the
+    same, or nothing; the notes list them.
     """
-    plain = runs[runs["method"] == "lora"]
-    missed = below_score(plain)
+    missed = below_score(runs)
     notes = (
-        [f"{label}: no baseline, since they did not reach their score: {by_setting(missed)}"]
+        [f"{label}: left out, since they did not reach their score: {by_setting(missed)}"]
         if len(missed)
         else []
     )
+    plain = runs[runs["method"] == "lora"].drop(missed.index, errors="ignore")
     settings = [
         (group["seed"].nunique(), float(group["loss_change"].mean()), group)
-        for _, group in plain.drop(missed.index).groupby("setting")
+        for _, group in plain.groupby("setting")
         if group["intruders"].max() > 0
     ]
     return max(settings, key=lambda setting: setting[:2])[2] if settings else None, notes

@@ -174,9 +174,11 @@ def _by_setting(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _by_stage(runs: pd.DataFrame, sequences: pd.DataFrame) -> pd.DataFrame:
-    known = sequences.merge(runs[["run_id", "base", "described", "seed"]], on="run_id")
+    # One row per order of the tasks: another order is another experiment, whose stages are of other tasks.
+    ordered = runs[["run_id", "base", "task", "described", "seed"]].rename(columns={"task": "sequence"})
+    known = sequences.merge(ordered, on="run_id")
     known["per_100"] = 100 * known["intruders"] / known["vectors"]
-    grouped = known.groupby(["base", "described", "stage", "task_index", "task"])
+    grouped = known.groupby(["base", "sequence", "described", "stage", "task_index", "task"])
     table = grouped.agg(
         accuracy=("accuracy", "mean"),
         intruders_per_100_vectors=("per_100", "mean"),
@@ -189,8 +191,8 @@ def charts(finding: Finding, palette: Palette) -> list[Chart | Grid]:
     """Draw forgetting by setting, intruders over stages, and an accuracy matrix for each setting."""
     made: list[Chart | Grid] = [*_forgetting(finding, palette), *_intruders(finding, palette)]
     stages = finding.tables.get("By stage")
-    for base in parts(stages, "base"):
-        made += [_accuracies(part, base) for part in _settings(base)]
+    for ordered in parts(stages, "base", "sequence"):
+        made += [_accuracies(part, ordered) for part in _settings(ordered)]
     return made
 
 
@@ -212,7 +214,7 @@ def _forgetting(finding: Finding, palette: Palette) -> Iterator[Chart]:
 
 
 def _intruders(finding: Finding, palette: Palette) -> Iterator[Chart]:
-    for part in parts(finding.tables.get("By stage"), "base"):
+    for part in parts(finding.tables.get("By stage"), "base", "sequence"):
         stages = part.rows.drop_duplicates(["setting", "stage"]).assign(after=lambda rows: rows["stage"] + 1)
         yield Chart(
             f"sequence-intruders{part.slug}",
@@ -224,21 +226,20 @@ def _intruders(finding: Finding, palette: Palette) -> Iterator[Chart]:
         )
 
 
-def _settings(base: Part) -> Iterator[Part]:
-    order = by_method_and_rank(base.rows["setting"])
-    for setting in order:
-        rows = base.rows[base.rows["setting"] == setting]
+def _settings(ordered: Part) -> Iterator[Part]:
+    for setting in by_method_and_rank(ordered.rows["setting"]):
+        rows = ordered.rows[ordered.rows["setting"] == setting]
         yield Part(setting, slug(setting), rows)
 
 
-def _accuracies(part: Part, base: Part) -> Grid:
+def _accuracies(part: Part, ordered: Part) -> Grid:
     cells = part.rows.set_index(["stage", "task_index"])["accuracy"]
     tasks = [str(name) for name in part.rows.sort_values("task_index")["task"].unique()]
     stages = sorted(part.rows["stage"].unique())
     seeds = int(part.rows["seeds"].min())
     return Grid(
-        f"sequence-accuracy{base.slug}{part.slug}",
-        base.titled(f"Accuracy, {part.rows.iloc[0]['setting']}"),
+        f"sequence-accuracy{ordered.slug}{part.slug}",
+        ordered.titled(f"Accuracy, {part.rows.iloc[0]['setting']}"),
         "after training on",
         "tested on",
         Axis("accuracy", "accuracy", limits=(0.0, 1.0)),

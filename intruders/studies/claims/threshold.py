@@ -82,7 +82,8 @@ def _add(evidence: Evidence, stratum: Stratum) -> dict[str, object]:
     """Add how well the prediction separates a stratum's matrices and matches their scales; return it as a row."""
     matrices = stratum.runs
     has = matrices["intruders"] > 0
-    score = -np.log(matrices["predicted_scale"].clip(lower=1e-300))
+    # Zero and infinity, a matrix in which no scale of the update gives an intruder, are ranked like others.
+    score = -np.log(matrices["predicted_scale"].clip(1e-300, 1e300))
     area = auc_interval(score, has.tolist(), matrices["run_id"].tolist())
     # The update's largest singular value over the base's: what sorts the matrices without the base's spectrum.
     baseline = auc_interval(matrices["relative_update"], has.tolist(), matrices["run_id"].tolist())

@@ -78,6 +78,9 @@ def cost_lines(runs: Sequence[Run], operations_per_second: float | None = None) 
     if assumed:
         lengths = " and ".join(f"{tokens:.0f} of a {kind}" for kind, tokens in ASSUMED_ROW_TOKENS.items())
         yield f"length of rows, in tokens, is assumed to be {lengths} for {', '.join(assumed)}"
+    further = sorted({name for run in runs if run.id in costs for name in _uncounted(run)})
+    if further:
+        yield f"not in this time: {', '.join(further)}"
     left_out = len(runs) - len(costs)
     if left_out:
         yield f"no cost is told of {plural(left_out, 'run')}: the size of the base or of the data is not known here"
@@ -96,7 +99,7 @@ def run_cost(run: Run) -> RunCost | None:
         all_steps += steps
         tokens, assumed = _row_tokens(config, task)
         is_assumed |= assumed
-        operations += steps * _rows_a_step(config) * tokens * _operations_a_token(config, size)
+        operations += steps * rows_a_step(config) * tokens * _operations_a_token(config, size)
         if run.kind == "finetune":
             operations += _measured(run.measure, size, tokens)
     return RunCost(operations, all_steps, _memory(config, size), is_assumed)
@@ -122,7 +125,8 @@ def _card_seconds(run: Run, cost: RunCost) -> float:
     return max(cost.operations / speed, _CARD_STEP * cost.steps)
 
 
-def _rows_a_step(config: FinetuneConfig) -> int:
+def rows_a_step(config: FinetuneConfig) -> int:
+    """Return the rows of data that a step of training takes."""
     return config.batch_size * config.gradient_accumulation_steps
 
 
@@ -140,7 +144,7 @@ def _steps(config: FinetuneConfig, task: str) -> int | None:
     if rows is None or config.epochs is None:
         return None
     rows = min(rows, config.max_train_samples or rows)
-    return math.ceil(rows / _rows_a_step(config) * config.epochs)
+    return math.ceil(rows / rows_a_step(config) * config.epochs)
 
 
 def _row_tokens(config: FinetuneConfig, task: str) -> tuple[float, bool]:
@@ -178,6 +182,16 @@ def _measured(measure: Measure, size: ModelSize, row_tokens: float) -> float:
     text = len(measure.loss_on) * documents * tokens * passes
     examples = (measure.max_examples or 5_000) * row_tokens
     return models * (text + examples) * 2.0 * size.linear
+
+
+def _uncounted(run: Run) -> Iterator[str]:
+    """Yield what is measured of a run, or done between its stages, beside losses and scores."""
+    measure = run.measure
+    for name in ("remedies", "attribute", "kl_to_base", "output_energy", "critical_scale"):
+        if getattr(measure, name):
+            yield name
+    if run.retrain_heads:
+        yield "retrain_heads"
 
 
 def _models_of(sweep: SweepSettings) -> int:

@@ -1,4 +1,4 @@
-"""The longest time of a study, from earlier runs: seconds per step, and seconds of every measure."""
+"""The time of a study from earlier runs: seconds per row of training, and seconds of every measure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..work.perform import is_done
 from ..work.run_record import SCHEMA
 from ..work.stages import stages_of
 from ..work.study_folder import MODEL, StudyFolder
-from .costs import steps_of
+from .costs import rows_a_step, steps_of
 
 _TRAINED = ("train", "sequence")
 
@@ -26,7 +26,7 @@ class Times:
     base: str
     task: str  # of a sequence all, in order
     method: str
-    per_step: float
+    per_row: float  # of training, forward and backward
     stages: dict[str, float]  # of the measures
 
 
@@ -45,7 +45,7 @@ def time_lines(runs: Sequence[Run], folders: Sequence[str], out: str | None = No
     estimates = [(run, _seconds(run, known)) for run in missing if run.config is not None]
     told = [seconds for _, seconds in estimates if seconds is not None]
     yield (
-        f"time: at most {sum(told) / 3600:.1f} hours for {len(told):,} runs, one after another and each trained for "
+        f"time: about {sum(told) / 3600:.1f} hours for {len(told):,} runs, one after another and each trained for "
         f"all of its steps, from the times of {len(known):,} earlier runs"
     )
     without = len(estimates) - len(told)
@@ -65,7 +65,8 @@ def _times_in(folder: Path) -> Iterator[Times]:
         if "sequence" in stages:
             # What is left of the one stage of a sequence are its audits and scores.
             others["sequence"] = max(0.0, float(stages["sequence"]["seconds"]) - seconds)
-        yield Times(str(record["base"]), task, str(config["method"]), seconds / steps, others)
+        rows = steps * int(config["batch_size"]) * int(config["gradient_accumulation_steps"])
+        yield Times(str(record["base"]), task, str(config["method"]), seconds / rows, others)
 
 
 def _steps_and_seconds(folder: Path, record: dict[str, Any]) -> tuple[int, float]:
@@ -96,4 +97,4 @@ def _seconds(run: Run, known: Sequence[Times]) -> float | None:
     for stage in stages_of(run):
         took = [times.stages[stage.name] for times in alike if stage.name in times.stages]
         measures += median(took) if took else 0.0
-    return steps * median(times.per_step for times in alike) + measures
+    return steps * rows_a_step(run.config) * median(times.per_row for times in alike) + measures

@@ -8,7 +8,9 @@ from pathlib import Path
 from ...errors import ResultFileError
 from ..claims.every_claim import analyse_all
 from ..claims.shared.claim import Effect
+from ..claims.shared.run_labels import setting_of
 from ..claims.shared.statistics import MOST_SEEDS, MOST_SETTINGS, seeds_needed, settings_needed, spread_of
+from ..describe.claim_names import NOT_OVER_SEEDS
 from ..describe.runs import expand
 from ..describe.study import Power, Study
 from ..tables.results import load_results
@@ -39,15 +41,7 @@ def _settings_line(study: Study, plan: Power) -> str:
     assert plan.effect is not None  # checked where it was read
     needed = settings_needed(plan.effect)
     number = f"more than {MOST_SETTINGS}" if needed is None else str(needed)
-    runs = expand(study)
-    planned = max(
-        (
-            sum(run.experiment == experiment.name for run in runs) // len(experiment.seeds)
-            for experiment in study.experiments
-            if experiment.kind == "finetune"
-        ),
-        default=0,
-    )
+    planned = settings_planned(study)
     seeds = seeds_planned(study, "")
     enough = "" if needed is not None and planned >= needed else ", which is fewer"
     return (
@@ -71,12 +65,23 @@ def _line(study: Study, claim: str, plan: Power) -> str:
     assert effect is not None  # checked where it was read
     needed = seeds_needed(effect, spread)
     number = f"more than {MOST_SEEDS}" if needed is None else str(needed)
-    planned = seeds_planned(study, claim)
+    over = "settings" if claim in NOT_OVER_SEEDS else "seeds"
+    planned = settings_planned(study) if claim in NOT_OVER_SEEDS else seeds_planned(study, claim)
     enough = "" if needed is not None and planned >= needed else ", which is fewer"
     return (
-        f"{number} seeds needed for an effect of {effect:g} at a spread of {spread:.3g} over seeds ({told}): the "
+        f"{number} {over} needed for an effect of {effect:g} at a spread of {spread:.3g} over {over} ({told}): the "
         f"95 % CI then excludes zero in 4 of 5 studies; planned: {planned}{enough}"
     )
+
+
+def settings_planned(study: Study) -> int:
+    """Return how many settings of fine-tuning are compared on one base and task, at the least over these."""
+    by_place: dict[tuple[str, str], set[str]] = {}
+    for run in expand(study):
+        if run.kind == "finetune" and run.config is not None:
+            settings = by_place.setdefault((run.base, run.config.task), set())
+            settings.add(setting_of(run.config.as_dict()))
+    return min(map(len, by_place.values()), default=0)
 
 
 def seeds_planned(study: Study, claim: str) -> int:

@@ -190,3 +190,16 @@ def test_the_summary_shows_what_the_command_prints() -> None:
     effects = read_effects(DATA)
     missing = [line for line in [*effect_table(effects), *conclusions(effects)] if line not in page]
     assert missing == []
+
+
+def test_a_sequence_is_at_equal_score_if_its_own_runs_are() -> None:
+    """A study of sequences alone has no fine-tuning of one task."""
+    rows = pd.DataFrame(
+        [
+            run(f"{method}-{lr}", kind="sequence", method=method, lr=lr)
+            for method in ("lora", "full")
+            for lr in (1e-4, 1e-3)
+        ]
+    )
+    assert (equal_score(rows, "sequence"), equal_effort(rows, "sequence")) == ("yes", "yes")
+    assert (equal_score(rows), equal_effort(rows)) == ("no", "no")

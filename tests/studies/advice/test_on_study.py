@@ -105,3 +105,10 @@ def test_a_higher_rate_that_makes_intruders(tmp_path: Path) -> None:
 def test_an_empty_study_is_refused(tmp_path: Path) -> None:
     with pytest.raises(IntrudersError, match="has no runs yet"):
         advise(write_study(tmp_path, study()))
+
+
+def test_a_scale_is_rounded_down_since_intruders_begin_right_above_it() -> None:
+    rows = [row | {"critical_scale": 0.1087} for row in matched(effect=1.0)]
+    texts = [one.change for one in advise_study(study(runs=rows))[0] if one.topic == "scale"]
+    assert texts
+    assert all("at 0.1 of its scale or below" in text for text in texts)

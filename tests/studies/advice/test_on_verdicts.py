@@ -64,7 +64,7 @@ def test_verdicts_of_studies_stand_beside_the_advice_that_rests_on_them(tmp_path
     )
     against = [text for text in added if text.startswith(f"'{no}'")]
     assert against
-    assert all("contradicted, which speaks against it" in text for text in against)
+    assert all("the claim intervention is contradicted: " in text for text in against)
     assert not any(str(elsewhere) in text for text in added)
     assert f"'{elsewhere}' does not apply where it is of another base: another on words" in found.notes
     assert any("the claim structure is supported" in note for note in found.notes), (

@@ -46,3 +46,19 @@ def test_equal_norm_is_interpolated_by_hand() -> None:
     (finding,) = analyse_all(study(runs=rows, traces=traces), ["causes"])
     effect = next(e for e in finding.effects if "equal norm" in e.name)
     assert effect.estimate == pytest.approx(100 * 2 * 2.75 / 20)
+
+
+def test_a_seed_of_which_a_run_is_missing_makes_no_comparison_of_its_own() -> None:
+    """Five seeds at three rates, of the last one without the highest rate: four seeds are compared over all rates."""
+    rows = [
+        fixed(f"{lr}-{seed}", lr=lr, seed=seed, intruders=count + seed % 3)
+        for seed in range(5)
+        for lr, count in ((1e-4, 2), (3e-4, 10), (1e-3, 40))
+        if (lr, seed) != (1e-3, 4)
+    ]
+    (finding,) = analyse_all(study(runs=rows), ["causes"])
+    (answer,) = finding.answers
+    assert "0.0001 to 0.001" in answer.what
+    assert (answer.seeds, answer.decision) == (4, "supported")
+    # 38 of 200 vectors in every seed.
+    assert answer.estimate == pytest.approx(19.0)

@@ -132,3 +132,35 @@ def test_held_out_errors_by_hand() -> None:
     assert math.isnan(errors[4])
     # What differs in nothing predicts the mean of the others.
     assert list(held_out_errors([0, 0, 0], [1, 2, 6], ["a", "b", "c"])) == pytest.approx([3, 1.5, 4.5])
+
+
+def test_a_predictor_of_some_runs_alone_is_held_against_the_mean_of_these_and_is_not_the_best() -> None:
+    """Movement of A is known of LoRA alone, whose losses hardly differ; those of full fine-tuning do."""
+    rows = []
+    for seed in range(3):
+        for rank in (1, 2, 4, 8, 16, 32):
+            own = {
+                "kl_prompts": 1 + 0.01 * rank,
+                "a_movement": abs(noise("a", rank, seed)),
+                "intruders": 40 - rank,
+            }
+            rows.append(
+                run(
+                    f"{rank}-{seed}", rank=rank, seed=seed, loss_change=0.1 + 1e-3 * rank + 1e-4 * seed, **own
+                )
+            )
+        for lr, change in ((1e-5, 0.2), (5e-5, 1.0), (2e-4, 3.0)):
+            own = {"kl_prompts": 2 + change, "a_movement": None, "intruders": 0}
+            rows.append(
+                run(f"full-{lr}-{seed}", method="full", rank=None, alpha=None, lr=lr, seed=seed)
+                | {"loss_change": change + 0.01 * seed}
+                | own
+            )
+    (found,) = analyse_all(study(runs=rows), ["predictors"])
+    assert "movement of A predicts best" not in found.verdict
+    errors = found.tables["Errors on held-out settings"].set_index("predictor")
+    of_lora = errors.loc["movement of A"]
+    # Losses of LoRA lie within 0.033 nats, so none is farther from the mean of the others.
+    assert of_lora["error_of_none"] < 0.033
+    assert errors.loc["KL on prompts", "error_of_none"] > 0.3
+    assert (of_lora["settings"], errors.loc["KL on prompts", "settings"]) == (6, 9)

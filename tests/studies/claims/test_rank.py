@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from intruders.studies.claims.every_claim import analyse_all
 from intruders.studies.claims.rank_series import valley
@@ -61,3 +62,19 @@ def test_a_rate_for_each_rank_is_said() -> None:
     rows = [row | {"lr": 1e-4 / row["rank"] if row["rank"] else 1e-5} for row in matched(effect=1.0)]
     (finding,) = analyse_all(study(runs=rows), ["rank"])
     assert any("each rank has a learning rate of its own" in note for note in finding.notes)
+
+
+def test_the_p_value_of_a_valley_is_that_of_the_end_that_is_near() -> None:
+    """Rank 4 is clearly below rank 1 and as high as rank 16: the small p of the first end tells nothing of a valley."""
+    table = pd.DataFrame(
+        [[1.00, 0.50, 0.48], [1.02, 0.53, 0.55], [0.99, 0.49, 0.43], [1.01, 0.52, 0.55]],
+        columns=[1.0, 4.0, 16.0],
+    )
+    deepest = valley(table)
+    assert deepest is not None
+    near = stats.ttest_1samp(table[16.0] - table[4.0], 0)
+    assert deepest.depth.estimate == pytest.approx((table[16.0] - table[4.0]).mean())
+    assert deepest.depth.estimate < 0
+    assert deepest.depth.p == pytest.approx(near.pvalue)
+    assert not deepest.depth.is_clear
+    assert near.pvalue > 0.05

@@ -87,7 +87,7 @@ def test_the_baseline_is_not_an_adapter_that_did_not_reach_its_score() -> None:
     (finding,) = analyse_all(study(runs=rows), ["remedies"])
     table = finding.tables["Remedies"].set_index("kind")
     assert table.loc["baseline", "remedy"] == "lora r=1 alpha=2r lr=0.0001"
-    (note,) = [note for note in finding.notes if "no baseline" in note]
+    (note,) = [note for note in finding.notes if "did not reach their score" in note]
     assert "lora r=1 alpha=2r lr=0.005 (seed 0, 1, 2)" in note
     (best,) = finding.answers
     assert (best.on.base, best.on.task, best.seeds) == ("tiny", "words", 3)
@@ -104,3 +104,30 @@ def test_what_was_scaled_and_to_which_part_stands_in_columns() -> None:
         "intruders scaled to 0.5 after training": 0.5,
     }
     assert set(table.loc[table["control"] == "shrink", "scale"]) == {0.0, 0.5}
+
+
+@pytest.mark.parametrize("stopped_by", ["steps", "limit", "intruders"])
+def test_a_run_that_did_not_reach_its_score_is_neither_remedy_nor_baseline(stopped_by: str) -> None:
+    rows = [
+        run(
+            f"{rank}-{seed}",
+            rank=rank,
+            lr=1e-3,
+            seed=seed,
+            intruders=20 // rank,
+            loss_change=1 / rank + 0.01 * seed,
+        )
+        for rank in (1, 8)
+        for seed in range(3)
+    ]
+    missed = [
+        run(f"low-{seed}", lr=1e-5, rank=1, seed=seed, loss_change=0.01 + 0.002 * seed, accuracy=0.3)
+        | {"stopped_by": stopped_by}
+        for seed in range(3)
+    ]
+    (finding,) = analyse_all(study(runs=rows + missed), ["remedies"])
+    assert set(finding.tables["Remedies"]["kind"]) == {"baseline", "higher rank"}
+    assert any("did not reach their score" in note and "lr=1e-05" in note for note in finding.notes)
+    forgets_most = [row | {"stopped_by": stopped_by} if row["rank"] == 1 else row for row in rows]
+    (finding,) = analyse_all(study(runs=forgets_most), ["remedies"])
+    assert "Remedies" not in finding.tables, "rank 8 alone reached its score"

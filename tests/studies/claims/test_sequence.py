@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from intruders.studies.claims import sequence
+from intruders.studies.claims.every_claim import charts_of
 from intruders.studies.claims.shared.run_labels import setting_of
 from tests.studies.planted import (
     run,
@@ -42,3 +43,25 @@ def test_a_seed_without_full_fine_tuning_does_not_count_where_lora_is_held_again
     finding = sequence.analyse(study(runs=done, sequences=tables["sequences"]))
     seeds = {answer.what: answer.seeds for answer in finding.answers}
     assert seeds["points forgotten, LoRA minus full"] == 2
+
+
+def test_another_order_of_the_tasks_has_stages_and_charts_of_its_own() -> None:
+    tables, reordered = sequence_study(), sequence_study(effect=-1.0)
+    runs = [row | {"run_id": f"second-{row['run_id']}"} for row in reordered["runs"]]
+    rows = [
+        row | {"run_id": f"second-{row['run_id']}", "task": "cab"[row["task_index"]]}
+        for row in reordered["sequences"]
+    ]
+    results = study(runs=tables["runs"] + runs, sequences=tables["sequences"] + rows)
+    finding = sequence.analyse(results)
+    stages = finding.tables["By stage"]
+    assert set(stages["sequence"]) == {"a, then b, then c", "c, then a, then b"}
+    assert set(stages["seeds"]) == {3}
+    alone = sequence.analyse(study(**tables)).tables["By stage"]
+    of_first = stages[stages["sequence"] == "a, then b, then c"].reset_index(drop=True)
+    assert of_first.equals(alone)
+    charts = charts_of([finding])["sequence"]
+    # One matrix of accuracies for each of four settings, in both orders.
+    assert sum(chart.name.startswith("sequence-accuracy") for chart in charts) == 8
+    assert sum(chart.name.startswith("sequence-intruders") for chart in charts) == 2
+    assert len({chart.name for chart in charts}) == len(charts)

@@ -39,3 +39,18 @@ def test_the_threshold_is_beside_the_relative_update_that_knows_no_spectrum() ->
     (finding,) = analyse_all(study(runs=rows, matrices=matrices), ["threshold"])
     (row,) = finding.tables["Agreement"].to_dict("records")
     assert (row["auc"], row["auc_of_relative_update"]) == (1.0, 0.75)
+
+
+def test_a_matrix_that_is_predicted_never_to_have_intruders_counts_as_such() -> None:
+    """One of the two with intruders is predicted never to have any: it orders both of its pairs wrongly, AUC 2/4."""
+    matrices = [
+        {"run_id": f"run-{seed}", "name": f"layer.{at}", "intruders": count, "relative_update": 0.5}
+        | {"predicted_scale": predicted, "critical_scale": 1.0}
+        for seed in range(2)
+        for at, (count, predicted) in enumerate([(1, 0.5), (2, float("inf")), (0, 2.0), (0, 3.0)])
+    ]
+    (finding,) = analyse_all(
+        study(runs=[run(f"run-{seed}", seed=seed) for seed in range(2)], matrices=matrices), ["threshold"]
+    )
+    (row,) = finding.tables["Agreement"].to_dict("records")
+    assert (row["auc"], row["predicted_of_these"]) == (0.5, 0.5)

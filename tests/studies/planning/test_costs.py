@@ -117,6 +117,7 @@ def test_lines_name_memory_and_time_on_a_card_and_here() -> None:
     assert "on one H100" in lines[1]
     assert "on this machine (100 billion operations per second in a matrix product)" in lines[1]
     assert "mnli" in lines[3]
+    assert lines[4] == "not in this time: retrain_heads"
     unknown = [run_of("OWNER/unknown", method="full"), *runs[:1]]
     assert list(cost_lines(unknown, 1e11))[-1].startswith("no cost is told of 1 run: the size of the base")
     assert list(cost_lines(unknown[:1], 1e11)) == []

@@ -148,7 +148,7 @@ def test_time_is_told_from_the_runs_that_are_most_alike(tmp_path: Path) -> None:
     (line,) = time_lines(runs, [str(earlier)])
     # Two seeds. LoRA: a median of 1.5 s a step, full 4 s, each for 100 steps and an audit of 10 s.
     hours = 2 * (2 * (150 + 10) + 400 + 10) / 3600
-    assert line.startswith(f"time: at most {hours:.1f} hours for 6 runs")
+    assert line.startswith(f"time: about {hours:.1f} hours for 6 runs")
     assert math.isclose(hours, 1460 / 3600)
     other = expand(parsed(document(experiments={"m": EXPERIMENT | {"base": "other"}})))
     assert (
@@ -159,8 +159,9 @@ def test_time_is_told_from_the_runs_that_are_most_alike(tmp_path: Path) -> None:
     by_rows = EXPERIMENT | {"task": "sst2", "epochs": 2.0, "steps": None, "max_train_samples": 16_000}
     by_epochs = expand(parsed(document(experiments={"m": by_rows | {"batch_size": 16}})))
     (line,) = time_lines(by_epochs, [str(earlier)])
-    # Two epochs of 1,000 steps, at the median of 1, 2 and 4 s over the runs of another task, and an audit of 10 s.
-    assert line.startswith(f"time: at most {6 * (2000 * 2 + 10) / 3600:.1f} hours for 6 runs")
+    # Two epochs of 1,000 steps, at the median of 1, 2 and 4 s over the runs of another task, and an audit of 10 s. A
+    # step has twice as many rows as theirs.
+    assert line.startswith(f"time: about {6 * (2000 * 4 + 10) / 3600:.1f} hours for 6 runs")
 
 
 def test_keys_of_a_plan_do_not_change_the_runs() -> None:
@@ -176,3 +177,29 @@ def test_keys_of_a_plan_do_not_change_the_runs() -> None:
     assert study.select == ("fastest", "mildest")
     assert parsed(document(select="fastest")).select == ("fastest",)
     assert study.support == {"structure": "LoRA has more."}
+
+
+def test_a_correlation_counts_the_settings_of_one_base_and_task() -> None:
+    """Two bases by two tasks by three settings: a correlation is over three, and over six with another experiment."""
+    grid = {"base": ["a", "b"], "task": ["words", "others"], "steps": 10}
+    methods = [{"method": "lora", "rank": [1, 2]}, {"method": "full"}]
+    plan = {"power": {"forgetting": {"effect": 0.65}}, "analyses": ["forgetting"]}
+    (line,) = power_lines(parsed(document(experiments={"m": grid | {"methods": methods}}, **plan)))
+    assert "planned: 3, which is fewer" in line
+    further = {"n": grid | {"lr": 3e-3, "methods": methods}}
+    (line,) = power_lines(parsed(document(experiments={"m": grid | {"methods": methods}} | further, **plan)))
+    assert "planned: 6, which is fewer" in line
+
+
+def test_a_spread_over_settings_is_planned_in_settings() -> None:
+    grid = {
+        "base": "a",
+        "task": "words",
+        "steps": 10,
+        "methods": [{"method": "lora", "rank": [1, 2, 4, 8, 16, 32]}],
+    }
+    plan = {"power": {"places": {"effect": 1, "spread": 1}}, "analyses": ["places"]}
+    (line,) = power_lines(parsed(document(experiments={"m": grid}, **plan)))
+    # As for seeds: 10 at an effect of one spread.
+    assert "10 settings needed for an effect of 1 at a spread of 1 over settings (given)" in line
+    assert line.endswith("planned: 6, which is fewer")

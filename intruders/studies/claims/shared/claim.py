@@ -128,11 +128,14 @@ class Finding:
     notes: list[str] = field(default_factory=list)  # what these data cannot show
     # Every effect that the claim speaks of, also unmeasured.
     answers: list[Effect] = field(default_factory=list)
+    is_misnamed: bool = False  # a study names the effect that decides, and no one effect here has that name
 
     @property
     def decision(self) -> str:
         """The verdict in a word: supported if every effect of the claim has the expected sign."""
         if not self.answers:
+            if self.is_misnamed:
+                return UNDECIDED
             return {True: SUPPORTED, False: CONTRADICTED, None: NOT_RUN}[self.shown]
         decisions = {answer.decision for answer in self.answers}
         return next(word for word in (CONTRADICTED, UNDECIDED, SUPPORTED) if word in decisions)

@@ -70,7 +70,7 @@ def _not_reached(stratum: Stratum, aimed: pd.DataFrame, target: str, total: int)
 
 def below_score(runs: pd.DataFrame) -> pd.DataFrame:
     """Return the runs that were to stop at a score and ended before they reached it."""
-    return runs[runs["match"].notna() & runs["stopped_by"].eq("steps")]
+    return runs[runs["match"].notna() & runs["stopped_by"].notna() & runs["stopped_by"].ne("match")]
 
 
 def by_setting(runs: pd.DataFrame) -> str:

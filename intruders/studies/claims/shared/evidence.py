@@ -68,8 +68,6 @@ class Evidence:
           lacking: what would decide it, where more seeds would not.
         """
         number = (interval.n or 0) if seeds is None else seeds
-        if self._primary not in what:
-            expected = None
         effect = Effect(on, what, interval, expected, number, over, digits)
         self._effects.append(replace(effect, needed=_needed(effect) if lacking is None else lacking))
         text = f"{what} {said(interval, digits)}" if phrase is None else phrase
@@ -85,12 +83,40 @@ class Evidence:
     @property
     def answers(self) -> list[Effect]:
         """The effects that the claim speaks of, each with its p value among all that are tested together (Holm)."""
-        answers = [effect for effect in self._effects if effect.expected is not None]
+        deciding = self._deciding()
+        answers = [effect for effect in self._spoken_of() if effect.what in deciding]
         tested = [at for at, answer in enumerate(answers) if _is_tested(answer)]
         adjusted = holm([answers[at].interval.p or 0.0 for at in tested])
         for at, p in zip(tested, adjusted, strict=True):
             answers[at] = replace(answers[at], tests=len(tested), adjusted=p)
         return [_with_reason(answer) for answer in answers]
+
+    def _spoken_of(self) -> list[Effect]:
+        return [effect for effect in self._effects if effect.expected is not None]
+
+    def _deciding(self) -> set[str]:
+        """Return the names of the effects that decide: all that the claim speaks of, or the one named in advance.
+
+        That one is in full the name given, or the only one on its base and task with the name as a part. None if there
+        are several.
+        """
+        names = {effect.what for effect in self._spoken_of()}
+        if not self._primary or self._primary in names:
+            return {self._primary} if self._primary else names
+        named = {(effect.on, effect.what) for effect in self._spoken_of() if self._primary in effect.what}
+        is_one = len(named) == len({on for on, _ in named})
+        return {what for _, what in named} if is_one else set()
+
+    def _misnamed(self) -> str:
+        """Return why no effect decides, as the opening of a verdict: none or several have the name given in advance."""
+        names = list(dict.fromkeys(effect.what for effect in self._spoken_of()))
+        several = [name for name in names if self._primary in name]
+        number = "several effects are" if several else "no effect that the claim speaks of is"
+        known = "; ".join(map(repr, several or names)) or "none"
+        return (
+            f"{UNDECIDED.capitalize()} ({number} named {self._primary!r}, as primary says; give the name of one of: "
+            f"{known}): "
+        )
 
     def finding(
         self,
@@ -110,11 +136,19 @@ class Evidence:
         """
         answers = self.answers
         sentences = [sentence.of(on) for on, sentence in self._sentences.items()]
+        is_misnamed = bool(self._primary and self._effects and not answers)
+        is_run = bool(answers) or is_misnamed
         opening = opening_of(answers) if answers else f"{NOT_RUN.capitalize()}: "
-        parts = sentences if answers else [claim.needs, *sentences]
-        if self._primary and self._effects:
+        opening = self._misnamed() if is_misnamed else opening
+        parts = sentences if is_run else [claim.needs, *sentences]
+        if self._primary and answers:
             notes = [*notes, f"the effect named in advance decides alone: {self._primary}"]
-        others = [effect for effect in self._effects if effect.expected is None]
+        deciding = {answer.what for answer in answers}
+        others = [
+            replace(effect, expected=None)
+            for effect in self._effects
+            if effect.expected is None or effect.what not in deciding
+        ]
         return Finding(
             name=claim.name,
             question=claim.question,
@@ -127,6 +161,7 @@ class Evidence:
             tables=dict(tables or {}) if self._effects else {},
             notes=list(dict.fromkeys([*self.notes, *notes, *(claim.limits if self._effects else ())])),
             answers=answers,
+            is_misnamed=is_misnamed,
         )
 
 

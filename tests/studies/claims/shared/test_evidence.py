@@ -23,7 +23,7 @@ from intruders.studies.claims.shared.statistics import (
     spearman,
 )
 from intruders.studies.describe.study import study_from_text
-from tests.studies.planted import run, sequence_study, study, trace
+from tests.studies.planted import matched, run, sequence_study, study, trace
 
 HERE = Where("tiny", "words")
 
@@ -159,3 +159,22 @@ def test_a_study_file_names_the_effect_that_decides() -> None:
     (finding,) = analyse_all(results, ["sequence"])
     assert [answer.what for answer in finding.answers] == ["points forgotten, LoRA minus full"]
     assert any("named in advance" in note for note in finding.notes)
+
+
+@pytest.mark.parametrize(
+    ("primary", "words"),
+    [
+        ("lora minus full", "no effect that the claim speaks of is named 'lora minus full'"),
+        ("LoRA minus full", "several effects are named 'LoRA minus full'"),
+    ],
+)
+def test_a_name_given_in_advance_that_is_of_no_one_effect_decides_nothing(primary: str, words: str) -> None:
+    results = replace(study(runs=matched(effect=1.0)), primary={"structure": primary})
+    (finding,) = analyse_all(results, ["structure"])
+    assert (finding.answers, finding.decision) == ([], "undecided")
+    assert finding.verdict.startswith("Undecided (")
+    assert words in finding.verdict
+    assert "'intruders per 100 vectors, LoRA minus full'" in finding.verdict
+    assert len(finding.effects) == 2
+    in_full = replace(results, primary={"structure": "intruders per 100 vectors, LoRA minus full"})
+    assert analyse_all(in_full, ["structure"])[0].decision == "supported"
