@@ -11,7 +11,7 @@ command=(python -m intruders audit)
 [ -n "${BASE:-}" ] && command+=("$BASE")
 command+=("$TUNED" --json "$audit" --sarif "$sarif")
 [ -n "${FAIL_ABOVE:-}" ] && command+=(--fail-above "$FAIL_ABOVE")
-read -r -a options <<<"${OPTIONS:-}"
+read -r -d '' -a options <<<"${OPTIONS:-}" # words of all lines; it ends with a status that nothing looks at
 [ "${#options[@]}" -gt 0 ] && command+=("${options[@]}")
 
 "${command[@]}" 2>"$folder/said"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 import warnings
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from typing import Protocol, runtime_checkable
 
 import torch
 import xxhash
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -22,6 +23,10 @@ from ..system.folders import user_cache
 
 # Part of every key: raise it when the meaning of an entry changes.
 _VERSION = "4"
+# What names of entries about whole bases end with: they say all, whatever k is.
+WHOLE = "-all"
+_DIGIT = "[0-9a-f]"  # the first one of a key, which its folder is called
+_NAME = re.compile(f"{_DIGIT}{{32}}({WHOLE})?")
 
 
 @runtime_checkable
@@ -106,7 +111,18 @@ class DiskCache:
             return None
 
     def put(self, key: str, known: KnownBase) -> None:
-        """Write the entry of a base matrix to the folder, completely or not at all."""
+        """Write the entry of a base matrix to the folder, or warn: the audit does not need it."""
+        try:
+            self.write(key, known)
+        except CacheError as error:
+            warnings.warn(str(error), stacklevel=2)
+
+    def write(self, key: str, known: KnownBase) -> None:
+        """Write the entry of a base matrix to the folder, completely or not at all.
+
+        Raises:
+          CacheError: the folder cannot be written to any more, as on a full disk.
+        """
         path = self._path(key)
         try:
             path.parent.mkdir(exist_ok=True)
@@ -118,26 +134,35 @@ class DiskCache:
                 os.replace(name, path)
             finally:
                 Path(name).unlink(missing_ok=True)
-        except OSError as error:
-            # The audit does not need its cache; a full disk must not cost the result.
-            warnings.warn(f"cache entry '{path}' was not kept ({error})", stacklevel=2)
+        except (OSError, SafetensorError) as error:  # the writer of safetensors has errors of its own
+            raise CacheError(
+                f"cache entry '{path}' was not kept ({error}); make room, or pass another folder"
+            ) from error
 
     def size(self) -> tuple[int, int]:
         """Return the number of entries and their bytes."""
-        files = list(self.folder.glob("*/*.safetensors"))
+        files = self._entries()
         return len(files), sum(file.stat().st_size for file in files)
 
     def size_of_whole_bases(self) -> tuple[int, int]:
         """Number of matrices that ``intruders prepare`` has decomposed, and bytes; :meth:`size` counts them too."""
-        files = list(self.folder.glob(f"*/*{WHOLE}.safetensors"))
+        files = [file for file in self._entries() if file.stem.endswith(WHOLE)]
         return len(files), sum(file.stat().st_size for file in files)
 
     def clear(self) -> int:
         """Remove all entries, and return their number."""
-        files = list(self.folder.glob("*/*.safetensors"))
-        for file in [*files, *self.folder.glob("*/*.partial")]:
+        files = self._entries()
+        for file in [*files, *self.folder.glob(f"{_DIGIT}/*.partial")]:
             file.unlink(missing_ok=True)
         return len(files)
+
+    def _entries(self) -> list[Path]:
+        """Return the files that a cache wrote, and no weights of a model in a folder that was passed by mistake."""
+        return [
+            file
+            for file in self.folder.glob(f"{_DIGIT}/*.safetensors")
+            if _NAME.fullmatch(file.stem) is not None
+        ]
 
     def _path(self, key: str) -> Path:
         return self.folder / key[:1] / f"{key}.safetensors"
@@ -169,10 +194,6 @@ def default_folder() -> Path:
 def content_key(matrix: Tensor, k: int) -> str:
     """A name for what an audit of the k leading vectors learns of a matrix: 128 bits of its bytes, shape and dtype."""
     return BaseKeys.of(matrix, k).leading
-
-
-# What names of entries about whole bases end with: they say all, whatever k is.
-WHOLE = "-all"
 
 
 @dataclass(frozen=True)

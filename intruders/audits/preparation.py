@@ -106,9 +106,13 @@ def _work(shape: tuple[int, int]) -> float:
 
 
 def decompose(matrix: Tensor, store: DiskCache) -> bool:
-    """Decompose a matrix (m, n) into the cache; return False if the cache has it already."""
+    """Decompose a matrix (m, n) into the cache; return False if the cache has it already.
+
+    Raises:
+      CacheError: the entry, which is all that a preparation leaves, cannot be written.
+    """
     key = BaseKeys.of(matrix, 0).whole
     if store.get(key) is not None:
         return False
-    store.put(key, KnownBase.from_whole(WholeBase.of(matrix.unsqueeze(0))))
+    store.write(key, KnownBase.from_whole(WholeBase.of(matrix.unsqueeze(0))))
     return True

@@ -53,8 +53,9 @@ class RemoteCache(DiskCache):
             self._send(key)
         return known
 
-    def put(self, key: str, known: KnownBase) -> None:
-        super().put(key, known)
+    def write(self, key: str, known: KnownBase) -> None:
+        """Write the entry to the local folder and to the URL."""
+        super().write(key, known)
         self._send(key)
 
     def _send(self, key: str) -> None:

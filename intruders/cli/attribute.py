@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -15,7 +16,8 @@ from ..measures.measure_settings import LossSettings, ScoreSettings
 from ..models.loading_settings import Loading
 from . import options, setting_options
 from .command import examples
-from .output import check_html, check_json, put_json
+from .output import check_html, check_json, put_json, resumable
+from .saved_audit import audit_or_settings
 
 
 @examples(
@@ -101,7 +103,8 @@ def attribute(
     if parquet is not None:
         check_writable(parquet)
     check_html(html)
-    with progress_bar() as progress:
+    kept = nullcontext() if keep is None else resumable(f"finished parts are kept in {keep}", keep)
+    with kept, progress_bar() as progress:
         attribution = run(
             base,
             tuned,
@@ -109,7 +112,7 @@ def attribute(
             task=scores.tasks,
             settings=settings,
             columns=columns,
-            audit=audit or audit_settings,
+            audit=audit_or_settings(audit, audit_settings),
             data_seed=data_seed,
             seed=seed,
             keep=keep,

@@ -80,6 +80,7 @@ def audit(
 
     from ..audits.audit import audit_sides
     from ..reports.audit.audit_text import print_audit
+    from ..reports.audit.next_steps import not_compared
     from ..system.files import check_writable, write_atomically
     from .progress import progress_bar
 
@@ -93,12 +94,12 @@ def audit(
             "no model was given; expected BASE TUNED, or an adapter that names its base; "
             "run intruders audit --demo to see an example"
         )
-    check_json(json)
-    check_limit(fail_above)
-    if parquet is not None:
-        check_writable(parquet)
-    check_html(html)
     with refusal_as_sarif(sarif, str(tuned or base)), progress_bar() as progress:
+        check_json(json)
+        check_limit(fail_above)
+        if parquet is not None:
+            check_writable(parquet)
+        check_html(html)
         result = audit_sides(
             base,
             tuned,
@@ -106,6 +107,10 @@ def audit(
             replace(compute, cache=options.chosen_cache(cache, no_cache)),
             progress,
         )
+    left_open = None if fail_above is None else not_compared(result)
+    nothing = (
+        "" if left_open is None else f"no matrix could be compared; {left_open.name}: {left_open.reason}"
+    )
     # Write files first: they must survive a reader of the table that stops early (`| head`).
     if parquet is not None:
         write_atomically(parquet, result.to_parquet())
@@ -114,13 +119,17 @@ def audit(
 
         write_html(result, html)
     if sarif is not None:
-        from ..reports.sarif import audit_findings, write_sarif
+        from ..reports.sarif import audit_findings, refusal, write_sarif
 
-        write_sarif(audit_findings(result, fail_above), sarif)
+        uncounted = [refusal(result.tuned_source, nothing)] if nothing else []
+        write_sarif([*uncounted, *audit_findings(result, fail_above)], sarif)
     if not put_json(result.to_document(), json):
         print_audit(result, Console(), verbose=verbose)
         if demo and html is not None:
             print(f"\nreport: {html.resolve()}")
+    if nothing:
+        print(f"error: --fail-above has nothing to count: {nothing}", file=sys.stderr)
+        raise typer.Exit(ExitStatus.REFUSED)
     if fail_above is not None and result.intruders > fail_above:
         print(
             f"{result.intruders} intruders, more than the {fail_above} that --fail-above allows",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +12,7 @@ from ..measures.measure_settings import HarnessSettings, LossSettings, ScoreSett
 from ..models.loading_settings import Loading
 from . import options, setting_options
 from .command import examples
-from .output import say
+from .output import resumable, say
 from .progress import progress_bar
 
 
@@ -85,8 +86,9 @@ def evaluate(
     from ..reports.evaluation.evaluation_text import measure_lines
 
     lines: list[str] = []
+    kept = nullcontext() if out is None else resumable("finished measures are kept", out)
     try:
-        with progress_bar() as progress:
+        with kept, progress_bar() as progress:
             run(
                 model,
                 base=base,

@@ -97,9 +97,9 @@ def fleet(
     from ..reports.fleet.fleet_text import print_fleet
     from .progress import progress_bar
 
-    check_json(json)
-    check_limit(fail_above)
     with resumable("finished blocks are kept"), refusal_as_sarif(sarif, base), progress_bar() as progress:
+        check_json(json)
+        check_limit(fail_above)
         result = audit_many(
             base,
             adapters,
@@ -118,6 +118,13 @@ def fleet(
         write_sarif(fleet_findings(result, fail_above), sarif)
     if not put_json(result.to_document(), json):
         print_fleet(result, Console(), verbose=verbose)
+    uncounted = result.without_a_finite_matrix if fail_above is not None or fail_refused else []
+    if uncounted:
+        print(
+            f"no finite matrix in {plural(len(uncounted), 'adapter')}, the first '{uncounted[0]}': the count of "
+            "intruders is no answer",
+            file=sys.stderr,
+        )
     above = [] if fail_above is None else result.above(fail_above)
     if above:
         print(
@@ -138,7 +145,7 @@ def fleet(
             file=sys.stderr,
         )
         raise typer.Exit(ExitStatus.REFUSED)
-    if above or (fail_refused and result.refused):
+    if above or uncounted or (fail_refused and result.refused):
         raise typer.Exit(ExitStatus.FAILED)
 
 

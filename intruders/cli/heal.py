@@ -17,6 +17,7 @@ from ..models.loading_settings import Loading
 from . import options, setting_options
 from .command import examples
 from .output import check_html, check_json, put_json, resumable
+from .saved_audit import audit_or_settings
 
 
 @examples(
@@ -109,7 +110,8 @@ def heal(
 
     check_json(json)
     check_html(html)
-    with resumable(f"what was done is kept in {out}.unfinished"), progress_bar() as progress:
+    unfinished = Path(f"{out}.unfinished")
+    with resumable(f"what was done is kept in {unfinished}", unfinished), progress_bar() as progress:
         healing = run(
             base,
             tuned,
@@ -119,7 +121,7 @@ def heal(
             settings=settings,
             columns=columns,
             prompts=prompts,
-            audit=audit or audit_settings,
+            audit=audit_or_settings(audit, audit_settings),
             form=form,
             force=force,
             data_seed=data_seed,

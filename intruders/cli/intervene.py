@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -18,7 +20,8 @@ from ..measures.measure_settings import (
 from ..models.loading_settings import Loading
 from . import options, setting_options
 from .command import examples
-from .output import check_json, put_json, say
+from .output import check_json, put_json, resumable, say
+from .saved_audit import audit_or_settings
 
 
 @examples(
@@ -81,14 +84,15 @@ def intervene(
 
     check_json(json)
     sweep = SweepSettings.from_mapping((AS_IN_THE_PAPER if paper else IN_QUARTERS).values() | given)
-    with progress_bar() as progress:
+    kept = nullcontext() if keep is None else resumable(f"finished measures are kept in {keep}", Path(keep))
+    with kept, progress_bar() as progress:
         result = run(
             base,
             tuned,
             sweep=sweep,
             losses=losses,
             scores=scores,
-            audit=audit or settings,
+            audit=audit_or_settings(audit, settings),
             data_seed=data_seed,
             seed=seed,
             keep=keep,

@@ -118,6 +118,9 @@ def main() -> None:
         if is_out_of_memory(error):
             _refuse(told_in_one_line(error))
         _confess()
+    # typer makes a plain number of Ctrl-C; what the commands return has told of it already.
+    if status == ExitStatus.INTERRUPTED and not isinstance(status, ExitStatus):
+        print("interrupted", file=sys.stderr)
     sys.exit(status if isinstance(status, int) else ExitStatus.DONE)
 
 

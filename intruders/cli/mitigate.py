@@ -16,6 +16,7 @@ from . import options, setting_options
 from .command import examples
 from .completion import one_of
 from .output import say
+from .saved_audit import audit_or_settings
 
 if TYPE_CHECKING:
     from ..mitigation.remedies.remedy import Remedy
@@ -198,7 +199,7 @@ def mitigate(
             ),
             rank=int(rank) if rank is not None and rank.isdecimal() else rank,
             form=form,
-            audit=audit or settings,
+            audit=audit_or_settings(audit, settings),
             seed=drawn_by,
             force=force,
             check=check,

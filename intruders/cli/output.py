@@ -106,18 +106,23 @@ def put_json(document: Mapping[str, Any], json: str | None) -> bool:
 
 
 @contextmanager
-def resumable(kept: str) -> Iterator[None]:
-    """Print on Ctrl-C what is kept of the work inside, which the same command resumes, and end with status 130."""
+def resumable(kept: str, folder: Path | None = None) -> Iterator[None]:
+    """Print on Ctrl-C what is kept of the work, which the same command resumes, and end with status 130.
+
+    With a folder, only if that exists: an interruption before the first part is finished leaves none.
+    """
     try:
         yield
     except KeyboardInterrupt:
+        if folder is not None and not folder.exists():
+            raise
         typer.echo(f"interrupted; {kept}; run the same command again to resume", err=True)
         raise typer.Exit(ExitStatus.INTERRUPTED) from None
 
 
 @contextmanager
 def refusal_as_sarif(sarif: Path | None, source: str) -> Iterator[None]:
-    """Write an error of the work inside as a SARIF result too, if a file is wanted; refuse one that cannot be."""
+    """Write an error of the command as a SARIF result too, if a file is wanted; refuse one that cannot be."""
     from ..system.files import check_writable
 
     if sarif is not None:

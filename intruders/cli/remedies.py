@@ -18,6 +18,7 @@ from ..models.loading_settings import Loading
 from . import options, setting_options
 from .command import examples
 from .output import check_json, put_json, resumable
+from .saved_audit import audit_or_settings
 
 if TYPE_CHECKING:
     from ..experiments.compare.compared import RemedyComparison
@@ -112,7 +113,7 @@ def remedies(
             losses=losses,
             scores=scores,
             harness=harness,
-            audit=audit or settings,
+            audit=audit_or_settings(audit, settings),
             data_seed=data_seed,
             seed=seed,
             out=out,

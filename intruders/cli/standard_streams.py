@@ -17,6 +17,7 @@ _READABLE = {
     "−": "-", "░": ".", "▒": ":", "▓": "*", "█": "#",
 }  # fmt: skip
 _HANDLER = "intruders.readable"
+_STANDARD_ERROR = 2
 
 
 def ready_streams() -> None:
@@ -55,10 +56,11 @@ class _Raw(io.FileIO):
                 self._is_left = True
             except OSError as error:
                 self._is_left = True
-                raise ResultFileError(
-                    f"cannot write to standard output: {error.strerror or error}; "
-                    "choose another place, or make room"
-                ) from error
+                if self.fileno() != _STANDARD_ERROR:  # a result and its status need no messages
+                    raise ResultFileError(
+                        f"cannot write to standard output: {error.strerror or error}; "
+                        "choose another place, or make room"
+                    ) from error
         return memoryview(data).nbytes
 
 

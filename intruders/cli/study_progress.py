@@ -20,6 +20,7 @@ def print_plan(study: Study, out: str | None) -> None:
     """Print the runs as a table, the amount of work and time, and what was written in advance of its claims."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from ..studies.describe.inputs import require_inputs, taken_from_the_hub
     from ..studies.describe.plan import plan
@@ -34,7 +35,7 @@ def print_plan(study: Study, out: str | None) -> None:
     for column in work.columns:
         table.add_column(column, overflow="fold", no_wrap=column == "run")
     for row in work.rows:
-        table.add_row(*row)
+        table.add_row(*map(Text, row))  # a name in brackets is no markup
     console = Console()
     if not console.is_terminal:
         console = Console(width=1000)  # in a file or pipe no line is broken

@@ -21,11 +21,11 @@ def check_writable(path: str | os.PathLike[str]) -> None:
     mounts, quotas, superuser).
     """
     try:
+        if _is_special(Path(path)):
+            return
         target = Path(os.path.realpath(path))
         if target.is_dir():
             raise ResultFileError(f"'{path}' is a folder; pass the path of a file to write")
-        if _is_special(target):
-            return
         if not target.parent.is_dir():
             raise ResultFileError(
                 f"cannot write '{path}': the folder '{target.parent}' does not exist; make it first"
@@ -42,19 +42,23 @@ def check_writable(path: str | os.PathLike[str]) -> None:
 def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
     """Write `content` to `path`; at any moment the file holds the old content or the new, never a part.
 
-    Follows a symbolic link to the file that it names. A device or pipe (`/dev/stdout`) is written directly.
+    Follows a symbolic link to the file that it names, and keeps the permissions of a file that is replaced. A device
+    or pipe (`/dev/stdout`) is written directly.
     """
     try:
-        target = Path(os.path.realpath(path))
-        if _is_special(target):
-            target.write_bytes(content)
+        # As it was given: the link /dev/stdout to a pipe has no path of a file behind it.
+        if _is_special(Path(path)):
+            Path(path).write_bytes(content)
             return
+        target = Path(os.path.realpath(path))
         part = _sibling(target)
         try:
             with part.open("xb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
+            if target.exists():
+                shutil.copymode(target, part)
             os.replace(part, target)
         except BaseException:
             with contextlib.suppress(OSError):
@@ -74,7 +78,7 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
 
 def _is_special(target: Path) -> bool:
     """A device or pipe, which must be written to and never replaced."""
-    return target.exists() and not target.is_file()
+    return target.exists() and not target.is_file() and not target.is_dir()
 
 
 def _sibling(target: Path) -> Path:
@@ -88,8 +92,10 @@ def _reason(error: OSError | ValueError) -> str:
 
 
 @contextmanager
-def stop_on_full_disk(folder: Path) -> Iterator[None]:
-    """Turn the errors of a full disk into one that says where and how much is left."""
+def stop_on_full_disk(
+    folder: Path, then: str = "run the same command again to resume from the last complete checkpoint"
+) -> Iterator[None]:
+    """Turn the errors of a full disk into one that says where, how much is left, and what to do ``then``."""
     try:
         yield
     except Exception as error:
@@ -97,8 +103,7 @@ def stop_on_full_disk(folder: Path) -> Iterator[None]:
             raise
         left = shutil.disk_usage(folder).free / 2**20
         raise IntrudersError(
-            f"the disk of {str(folder)!r} is full ({left:.0f} MiB free); free some space and run the same "
-            "command again to resume from the last complete checkpoint"
+            f"the disk of {str(folder)!r} is full ({left:.0f} MiB free); free some space and {then}"
         ) from error
 
 

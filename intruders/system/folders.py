@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..errors import CheckpointError, SettingError, some_of
+from .files import stop_on_full_disk
 
 LOCK = ".lock"  # in a folder that one process at a time may work in
 
@@ -40,13 +41,15 @@ def atomic_folder(target: str | os.PathLike[str], *, force: bool = False) -> Ite
     Raises:
       CheckpointError: ``target`` is there and ``force`` is not given, is no folder, is a folder of other
         things, or cannot be written.
+      IntrudersError: the disk is full.
     """
     folder = Path(os.path.realpath(target))
     check_target(target, force=force)
     part, lock = _make_part(folder)
     try:
-        yield part
-        _flush(part)
+        with stop_on_full_disk(folder.parent, "run the same command again"):
+            yield part
+            _flush(part)
         try:
             _move_into_place(part, folder, target, force)
         except OSError as error:

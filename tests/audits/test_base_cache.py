@@ -191,9 +191,16 @@ def test_size_and_clear(tmp_path: Path) -> None:
     (files[0].parent / "left-by-a-kill.partial").write_bytes(b"half")
     keepsake = store.folder / "notes.txt"
     keepsake.write_text("not an entry")
+    # A folder of models, passed by mistake: their weights are no entries, whatever their folders are called.
+    weights = [store.folder / "run" / "model.safetensors", store.folder / "a" / "adapter_model.safetensors"]
+    for file in weights:
+        file.parent.mkdir(exist_ok=True)
+        save_file({"w": torch.ones(2, 2)}, file)
+    assert store.size()[0] == 2
     assert store.clear() == 2
     assert store.size() == (0, 0)
-    assert [path for path in store.folder.rglob("*") if path.is_file()] == [keepsake]
+    left = [path for path in store.folder.rglob("*") if path.is_file()]
+    assert sorted(left) == sorted([keepsake, *weights])
     assert store.clear() == 0
 
 

@@ -13,10 +13,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from intruders.audits import base_cache
 from intruders.audits.audit import audit
 from intruders.audits.base_cache import DiskCache
+from intruders.audits.prepare_base import prepare
 from intruders.errors import CacheError
 from tests.audits.test_base_cache import decisions, entries, models, plain
 
@@ -140,18 +143,29 @@ def test_several_processes_share_a_folder(tmp_path: Path) -> None:
     assert not list(folder.glob("*/*.partial"))
 
 
+@pytest.mark.parametrize(
+    ("module", "function", "error"),
+    [
+        (os, "replace", OSError(28, "No space left on device")),
+        (base_cache, "save_file", SafetensorError("No space left on device (os error 28)")),
+    ],
+    ids=["the system's error", "the error of safetensors"],
+)
 def test_a_full_disk_costs_the_entry_and_not_the_result(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: object, function: str, error: Exception
 ) -> None:
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
+    def full(*_: object, **__: object) -> None:
+        raise error
 
-    monkeypatch.setattr(os, "replace", full)
+    monkeypatch.setattr(module, function, full)
     with pytest.warns(UserWarning, match="was not kept") as told:
         found = audit(*models(), cache=DiskCache(tmp_path))
     assert "No space left on device" in str(told[0].message)
     assert found.matrices == plain().matrices
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+    # Of a preparation the entries are the result.
+    with pytest.raises(CacheError, match=r"was not kept .*No space left.*make room"):
+        prepare(models()[0], out=tmp_path)
 
 
 def test_a_folder_that_cannot_be_is_refused_by_name(tmp_path: Path) -> None:

@@ -334,3 +334,55 @@ def test_interrupted_it_stops_in_one_line_and_writes_nothing(tmp_path: Path) -> 
     assert len(complained.strip().splitlines()) <= 1
     assert "Traceback" not in complained
     assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "tuned"]
+
+
+def test_a_gate_of_a_model_that_could_not_be_compared_does_not_pass(
+    models: tuple[Path, Path], tmp_path: Path
+) -> None:
+    tensors = tuned_weights()
+    for name in CHANGED:
+        tensors[name][3, 3] = float("nan")
+    spoilt, sarif = save(tmp_path / "spoilt", tensors), tmp_path / "out.sarif"
+    arguments = (models[0], spoilt, "--skip-non-finite", "--sarif", sarif)
+    done = run(*arguments, "--fail-above", "0")
+    assert done.returncode == 2
+    assert "--fail-above has nothing to count: no matrix could be compared" in done.stderr
+    (only,) = json.loads(sarif.read_text())["runs"][0]["results"]
+    assert only["ruleId"] == "refused"
+    assert run(*arguments).returncode == 0, "without a gate it is an answer"
+    # A model that equals its base has no intruders.
+    assert run(models[0], models[0], "--fail-above", "0").returncode == 0
+
+
+def test_a_refused_option_is_in_the_sarif_file_too(models: tuple[Path, Path], tmp_path: Path) -> None:
+    sarif = tmp_path / "out.sarif"
+    refused(run(*models, "--sarif", sarif, "--parquet", tmp_path / "no" / "x.parquet"), "x.parquet")
+    (only,) = json.loads(sarif.read_text())["runs"][0]["results"]
+    assert "x.parquet" in only["message"]["text"]
+
+
+def test_a_pipe_takes_a_result(models: tuple[Path, Path], tmp_path: Path) -> None:
+    """The link /dev/stdout to a pipe names no file."""
+    command = [
+        sys.executable,
+        "-m",
+        "intruders",
+        "audit",
+        *map(str, models),
+        "--json",
+        "/dev/stdout",
+        "--no-cache",
+    ]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=300, check=False, env=environment()
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.JSONDecoder().raw_decode(done.stdout)[0]["totals"]["matrices"] == 3
+
+
+def test_a_result_that_is_replaced_keeps_its_permissions(models: tuple[Path, Path], tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    out.write_text("private")
+    out.chmod(0o600)
+    assert run(*models, "--json", out).returncode == 0
+    assert out.stat().st_mode & 0o777 == 0o600

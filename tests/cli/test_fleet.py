@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from tests.checkpoints.models import saved, tiny_llama
 from tests.commands import environment, in_this_process
@@ -224,3 +226,25 @@ def test_an_adapter_without_alpha_says_that_its_scale_was_taken_as_one(folder: P
     in_this_process("fleet", base, str(bare), str(complete), "--no-cache", "--out", str(tmp_path / "out"))
     rows = pq.read_table(tmp_path / "out" / "adapters.parquet").to_pylist()
     assert [note in (row["matched_by"] or "") for row in rows] == [True, False]
+
+
+def test_a_gate_counts_an_adapter_without_a_finite_matrix_as_unanswered(folder: Path, tmp_path: Path) -> None:
+    spoilt = tmp_path / "spoilt"
+    shutil.copytree(folder / "adapters" / "weak", spoilt)
+    file = spoilt / "adapter_model.safetensors"
+    save_file({name: torch.full_like(value, torch.nan) for name, value in load_file(file).items()}, file)
+    arguments = (
+        str(folder / "base"),
+        str(spoilt),
+        "--out",
+        tmp_path / "out",
+        "--no-cache",
+        "--skip-non-finite",
+    )
+    assert in_this_process("fleet", *arguments).returncode == 0
+    sarif = tmp_path / "out.sarif"
+    done = in_this_process("fleet", *arguments, "--fail-above", "0", "--sarif", sarif)
+    assert done.returncode == 1
+    assert f"no finite matrix in 1 adapter, the first '{spoilt}'" in done.stderr
+    (only,) = json.loads(sarif.read_text())["runs"][0]["results"]
+    assert (only["ruleId"], "NaN or infinity" in only["message"]["text"]) == ("refused", True)

@@ -115,3 +115,15 @@ def test_remedies_that_draw_are_those_that_take_a_seed(folder: Path, tmp_path: P
         out,
     )
     assert out.is_dir()
+
+
+@pytest.mark.parametrize("option", [("--epsilon", "0.05"), ("--k", "2"), ("--include", "*up_proj*")])
+def test_settings_of_an_audit_beside_a_saved_one_are_refused(
+    folder: Path, tmp_path: Path, option: tuple[str, str]
+) -> None:
+    saved = tmp_path / "audit.json"
+    run("audit", folder / "base", folder / "tuned", "--no-cache", "--json", saved)
+    models = (folder / "base", folder / "tuned")
+    with pytest.raises(SettingError, match=f"the audit '{saved}' was made with settings of its own"):
+        run("mitigate", *models, "--scale", "0", "--audit", saved, *option, "--out", tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -42,3 +42,23 @@ def test_a_selection_is_refused_where_shares_of_the_complete_update_are_measured
     with pytest.raises(SettingError, match="leave the selection out"):
         run("scale", folder / "base", folder / "tuned", *data, "--include", "*q_proj*")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--as", "checkpoint"], "as is 'checkpoint', which is for a model to write"),
+        (["--force"], "force is True, which is for a model to write"),
+        (["--allow", "0.5"], "allow is 0.5, which is for scales that are measured"),
+        (["--data-seed", "4"], "data-seed is 4, which is for scales that are measured"),
+        (["--dtype", "float16"], "dtype is 'float16', which is for scales that are measured"),
+    ],
+)
+def test_an_option_that_nothing_reads_is_refused(folder: Path, options: list[str], said: str) -> None:
+    with pytest.raises(SettingError, match=said):
+        run("scale", folder / "base", folder / "tuned", *options)
+
+
+def test_a_model_that_is_its_base_has_nothing_to_scale(folder: Path) -> None:
+    text = run("scale", folder / "base", folder / "base", "--no-cache")
+    assert text.startswith("Nothing to scale: ")

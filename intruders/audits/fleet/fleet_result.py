@@ -78,6 +78,13 @@ class FleetAudit:
         return dict(zip(wanted["adapter"], wanted["reason"], strict=True))
 
     @property
+    def without_a_finite_matrix(self) -> list[str]:
+        """The adapters of which every matrix was skipped for NaN or infinity, so that their count of 0 is no answer."""
+        table = self.adapters
+        nothing = table["matrices"].fillna(0).eq(0) & table["non_finite"].fillna(0).gt(0)
+        return [str(adapter) for adapter in table.loc[nothing & table["status"].eq("audited"), "adapter"]]
+
+    @property
     def nothing_audited(self) -> bool:
         """Whether every adapter was refused, so that the counts of 0 are no answer."""
         return not self.adapters["status"].eq("audited").any()

@@ -66,7 +66,9 @@ def _meant_by(text: str, passed_over: dict[str, str]) -> Iterator[str]:
 
 def _lines_of(file: str) -> list[str]:
     try:
-        lines = [line.strip() for line in Path(file).expanduser().read_text(encoding="utf-8").splitlines()]
+        lines = [
+            line.strip() for line in Path(file).expanduser().read_text(encoding="utf-8-sig").splitlines()
+        ]
     except (OSError, ValueError) as error:
         raise SettingError(
             f"the list '@{file}' cannot be read ({getattr(error, 'strerror', None) or error}); "

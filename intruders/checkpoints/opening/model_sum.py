@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,3 +63,19 @@ def split_sum(text: str) -> list[tuple[str, float]]:
             )
         parts.append((match["source"], weight))
     return parts
+
+
+def joined_sum(parts: Sequence[tuple[str, float]]) -> str:
+    """Return the text that :func:`split_sum` reads as these parts: ``"A@0.7+B"``."""
+    return "+".join(source if weight == 1 else f"{source}@{weight:.12g}" for source, weight in parts)
+
+
+def each_part(text: str, change: Callable[[str], str]) -> str:
+    """Return a source with ``change`` made of it, or of every model of a sum."""
+    try:
+        parts = split_sum(text) if is_sum(text) else None
+    except SettingError:  # a name with a plus
+        parts = None
+    if parts is None:
+        return change(text)
+    return joined_sum([(change(part), weight) for part, weight in parts])

@@ -83,7 +83,7 @@ def _table(attribution: Attribution, title: str, shares: Sequence[Share], is_wid
     table = Table(box=None, pad_edge=False, header_style="")
     table.add_column(title, no_wrap=True)
     for rise in attribution.rises:
-        table.add_column(f"part of {rise.name}", justify="right")
+        table.add_column(Text(f"part of {rise.name}"), justify="right")
     if attribution.task is not None:
         table.add_column("forgotten per nat learned" if is_wide else "per nat learned", justify="right")
     has_intruders = any(isinstance(share, MatrixShare) for share in shares)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from functools import partial
 
 from ...audits.command_line import is_from_files
 from ...audits.result.audit_result import Audit
+from ...checkpoints.opening.model_sum import each_part
 from ...checkpoints.stored.hub import HubOrigin, split_revision
 
 _FLAGS = ("include_embeddings", "split_fused", "skip_non_finite")
@@ -17,8 +19,8 @@ def audit_command(audit: Audit) -> str | None:
     if not is_from_files(audit):
         return None
     parts = ["intruders", "audit"]
-    parts += [_at_its_commit(audit.base_source, audit.base_hub)]
-    parts += [_at_its_commit(audit.tuned_source, audit.tuned_hub)]
+    parts += [each_part(audit.base_source, partial(_at_its_commit, hub=audit.base_hub))]
+    parts += [each_part(audit.tuned_source, partial(_at_its_commit, hub=audit.tuned_hub))]
     parts += ["--k", str(audit.k), "--epsilon", f"{audit.epsilon:g}"]
     for name in ("include", "exclude"):
         for pattern in audit.settings.get(name) or ():
@@ -34,6 +36,9 @@ def audit_command(audit: Audit) -> str | None:
 def _at_its_commit(source: str, hub: Sequence[HubOrigin]) -> str:
     """Return a Hub id with the commit that was audited: tomorrow the branch may name another model."""
     asked = split_revision(source)
-    if asked is None or len(hub) != 1 or asked[0] != hub[0].repository:
+    if asked is None:
         return source
-    return f"{hub[0].repository}@{hub[0].commit}"
+    of_it = [origin for origin in hub if origin.repository == asked[0]]
+    # Of two revisions of one repository in a sum, the one that was asked for.
+    of_it = of_it if len(of_it) == 1 else [origin for origin in of_it if origin.revision == asked[1]]
+    return f"{of_it[0].repository}@{of_it[0].commit}" if len(of_it) == 1 else source

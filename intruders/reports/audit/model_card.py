@@ -11,6 +11,7 @@ from pathlib import Path
 from ...audits.result.audit_result import Audit
 from ...audits.result.summary import by_kind
 from ...charts.text import number, percent, printable
+from ...checkpoints.opening.model_sum import each_part
 from ...checkpoints.stored.hub import HubOrigin
 from ...errors import ResultFileError
 from ...studies.advice.steps import UNMEASURED
@@ -130,8 +131,10 @@ def _commits(hub: Sequence[HubOrigin]) -> str:
 
 
 def _without_folders(command: str) -> str:
-    """Cut paths of this machine to their last part: they tell the readers of a card nothing."""
-    return shlex.join(_last_part(word) for word in shlex.split(command))
+    """Cut the paths of the two models to their last part: they tell the readers of a card nothing."""
+    words = shlex.split(command)
+    models = [each_part(word, _last_part) for word in words[2:4]]  # intruders audit BASE TUNED ...
+    return shlex.join([*words[:2], *models, *words[4:]])
 
 
 def _last_part(source: str) -> str:
@@ -140,7 +143,7 @@ def _last_part(source: str) -> str:
 
 
 def _code(source: str) -> str:
-    return f"`{_cell(_last_part(source)).replace('`', '')}`"
+    return f"`{_cell(each_part(source, _last_part)).replace('`', '')}`"
 
 
 def _cell(text: str) -> str:

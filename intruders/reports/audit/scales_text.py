@@ -18,6 +18,8 @@ _NUMBERS = 32  # columns of the numbers and the gaps, with one left free at the 
 def scale_lines(result: CriticalScales, width: int = _WIDTH) -> list[str]:
     """Return the answer, the predictions, and one line per module type, of at most ``width`` columns up to 80."""
     matrices = result.matrices
+    if not matrices:
+        return ["Nothing to scale: no selected matrix differs from the base, or none can be compared."]
     count = plural(len(matrices), "matrix", "matrices")
     lines = [f"critical scales of {count} (1 = the update as trained)"]
     if result.target == 0:

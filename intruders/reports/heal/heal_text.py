@@ -165,7 +165,7 @@ def _table(healing: Healing, corpus: str, is_wide: bool) -> Table:
     if is_wide:
         gain, task_loss = "gain over interpolation", f"{healing.task} loss"
     for title in ("loss", "forgotten", "healed", gain, task_loss):
-        table.add_column(title, justify="right", no_wrap=True)
+        table.add_column(Text(title), justify="right", no_wrap=True)
     for name, point in rows(healing):
         measure, task = point.corpora[corpus], point.tasks[healing.task]
         short = point.name in (BASE, TUNED, INTERPOLATION)

@@ -111,6 +111,8 @@ def _scale(value: float) -> str:
 def _roundings(result: Verification) -> str:
     counts = Counter(matrix.found.precision for matrix in result.matrices if matrix.found.precision)
     if not counts:
+        if all(matrix.found.estimate is None for matrix in result.matrices):
+            return "scale: there is nothing to estimate it from"
         together = f"; of all: {result.estimate:.3g}" if result.estimate is not None else ""
         return f"scale: estimated by least squares, with its standard error{together}"
     ways = ", ".join(f"{way} ({count:,})" for way, count in counts.most_common())

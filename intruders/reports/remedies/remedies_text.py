@@ -196,7 +196,7 @@ def measured_rows(comparison: RemedyComparison) -> list[tuple[str, Point]]:
 def _harness(comparison: RemedyComparison) -> Table:
     table = _new_table("remedy, strength")
     for task in comparison.tuned_point.harness:
-        table.add_column(task, justify="right")
+        table.add_column(Text(task), justify="right")
     for name, point in measured_rows(comparison):
         table.add_row(Text(printable(name)), *(f"{score:.3f}" for score in point.harness.values()))
     return table

@@ -69,6 +69,8 @@ class StudyFolder:
     def document(self) -> dict[str, Any]:
         """Read study.json. ResultFileError if it does not exist, is broken, or is of a newer version."""
         file = self.path / "study.json"
+        if self.path.is_file():
+            raise ResultFileError(f"'{self.path}' is a file, and not the folder of a study; pass the folder")
         document = read_document(file, "the record of a study", SCHEMA)
         if document is None:
             raise ResultFileError(f"'{self.path}' is not the folder of a study: it has no study.json")

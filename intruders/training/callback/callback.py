@@ -283,7 +283,7 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         self._ended = time.perf_counter()
         if self._limits.is_given and not self._look.is_below:
             self._put_back(model, args, state)
-        if self._text is not None and state.is_world_process_zero:
+        if self._text is not None and self.forgetting is not None and state.is_world_process_zero:
             self._say(
                 args,
                 f"forgetting on {self._text.name}: {self.forgetting:.3f} nats per token at step {state.global_step}; "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -111,3 +112,14 @@ def test_what_is_no_text_is_refused(tmp_path: Path) -> None:
     card.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ResultFileError, match="not UTF-8 text"):
         write_card(AUDIT, card)
+
+
+def test_a_sum_keeps_every_model_and_its_weight_and_a_pattern_its_folders() -> None:
+    summed = made_up_audit(
+        1, width=32, base="/home/someone/base", tuned="/home/someone/a@0.7+/home/someone/b@0.3"
+    )
+    section = card_section(replace(summed, settings={**summed.settings, "exclude": ["/abs/*"]}))
+    assert "tuned `a@0.7+b@0.3`" in section
+    assert "intruders audit base a@0.7+b@0.3 --k 10" in section
+    assert "--exclude '/abs/*'" in section
+    assert "someone" not in section
