@@ -12,6 +12,7 @@ from ..adapters.peft_adapter import start_that_changed
 from ..formats.memory import describe_module, has_adapters, module_checkpoint
 from ..opening.model_sum import ModelSum
 from ..opening.open import Opened, Source, open_checkpoint, open_source
+from ..quantized.settings import quantization_of
 from ..stored.checkpoint import Checkpoint
 from .pair_sides import pair_sides
 from .tied_head import with_tied_head
@@ -79,7 +80,7 @@ def _has_other_weights(model: nn.Module, base: Checkpoint) -> bool:
     """Return whether a model's own weights differ from the base's: an adapter on a model that was trained before."""
     try:
         own = module_checkpoint(model)
-        if own.config is not None and own.config.get("quantization_config"):
+        if quantization_of(own.config):
             return False  # a compressed copy of the base, not a training of it
         pairs = pair_sides(base, own).pairs
     except IntrudersError:  # merged, or of another architecture, which the pairing with the adapter reports

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
 from ...errors import CheckpointError
 from ..adapters.adapter import Adapter
+from ..quantized.settings import quantization_of
 from ..stored.checkpoint import Checkpoint
 from ..stored.json_file import read_json_object
 
@@ -25,7 +25,7 @@ def notes_on_trained_base(base: Checkpoint, part: object) -> list[str]:
     """
     if not isinstance(part, Adapter) or part.base_source is None:
         return []
-    named_quantized, is_quantized = _is_quantized(part.base_source), bool(_settings(base.config))
+    named_quantized, is_quantized = _is_quantized(part.base_source), bool(quantization_of(base.config))
     if named_quantized and not is_quantized:
         note = (
             f"adapter '{part.source}' names '{part.base_source}', a quantized base: it was trained on those weights, "
@@ -46,11 +46,7 @@ def _is_quantized(source: str) -> bool:
     file = Path(source).expanduser() / "config.json"
     try:
         if file.is_file():
-            return bool(_settings(read_json_object(file)))
+            return bool(quantization_of(read_json_object(file)))
     except (OSError, ValueError, CheckpointError):
         return False
     return _NAMED_QUANTIZED.search(source.rpartition("/")[2]) is not None
-
-
-def _settings(config: Any) -> Any:
-    return (config or {}).get("quantization_config")

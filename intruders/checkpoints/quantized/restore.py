@@ -13,6 +13,7 @@ from .bitsandbytes import four_bit_weights, int8_weights
 from .mxfp4 import mxfp4_weights
 from .packed import awq_weights, compressed_weights, gptq_weights
 from .scaled import scaled_weights
+from .settings import quantization_of
 
 Tensors = Mapping[str, StoredTensor]
 # What a format's reader answers: the restored weights, and the names of the parts that they were made of.
@@ -36,7 +37,7 @@ def restored(tensors: Tensors, config: Mapping[str, Any] | None, source: str) ->
     Raises:
       CheckpointError: the method is none that can be de-quantized here, or its parts do not fit together.
     """
-    settings = (config or {}).get("quantization_config") or {}
+    settings = quantization_of(config) or {}
     if not isinstance(settings, Mapping):
         raise CheckpointError(f"the config of '{source}' has a quantization_config that is not an object")
     method = getattr(settings.get("quant_method"), "value", settings.get("quant_method"))

@@ -12,6 +12,7 @@ import torch
 
 from ...errors import CheckpointError, missing_extra
 from ..opening.open import Opened
+from ..quantized.settings import drop_quantization
 from ..stored.checkpoint import Checkpoint
 from ..stored.locate import locate
 
@@ -89,7 +90,7 @@ def write_companions(source: Path, folder: Path, dtype: torch.dtype, *, is_gguf:
 
 def _describe_weights(config: Path, dtype: torch.dtype) -> None:
     values: dict[str, Any] = json.loads(config.read_text(encoding="utf-8"))
-    values.pop("quantization_config", None)
+    drop_quantization(values)
     for key in ("dtype", "torch_dtype"):
         if key in values:
             values[key] = str(dtype).removeprefix("torch.")

@@ -234,6 +234,20 @@ def test_compressed_tensors_packed(tmp_path: Path, bits: int, group: int | None,
     torch.testing.assert_close(checkpoint.read("a.weight"), truth)
 
 
+def test_the_language_model_alone_is_quantized(tmp_path: Path) -> None:
+    """Its config says so inside ``text_config``, and the weights would stay words of 32 bits otherwise."""
+    codes = torch.randint(16, (8, 32))
+    tensors = {
+        "a.weight_packed": packed_rows(codes, 4),
+        "a.weight_scale": torch.ones(8, 1),
+        "a.weight_shape": torch.tensor([8, 32]),
+    }
+    folder = write_quantized(tmp_path / "q", tensors, {})
+    config = {"text_config": {"quantization_config": {"quant_method": "compressed-tensors"}}}
+    (folder / "config.json").write_text(json.dumps(config))
+    assert torch.equal(open_checkpoint(folder).read("a.weight"), (codes - 8).float())
+
+
 @pytest.mark.parametrize("shape", [(), (1,), (24, 1), (24,), (24, 4)])
 def test_fp8_with_scales(tmp_path: Path, shape: tuple[int, ...]) -> None:
     codes = torch.randn(24, 32).to(torch.float8_e4m3fn)

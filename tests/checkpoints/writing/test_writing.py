@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -13,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from intruders.checkpoints.writing.companions import copy_companions
+from intruders.checkpoints.writing.companions import copy_companions, write_companions
 from intruders.checkpoints.writing.shards import PlannedTensor, write_checkpoint, write_safetensors
 from intruders.errors import CheckpointError
 from intruders.system.folders import atomic_folder, check_target
@@ -117,6 +118,19 @@ def test_companions_are_configs_and_tokenizers_and_no_weights(tmp_path: Path) ->
     (source / "folder.json").mkdir()
     assert copy_companions(source, folder) == wanted
     assert sorted(path.name for path in folder.iterdir()) == wanted
+
+
+def test_a_config_says_that_what_is_written_is_not_quantized(tmp_path: Path) -> None:
+    """Also where the language model's part of it said so; transformers would look for the packed weights again."""
+    source, folder = tmp_path / "source", tmp_path / "folder"
+    source.mkdir()
+    folder.mkdir()
+    quantized = {"quantization_config": {"quant_method": "gptq"}}
+    config = {"dtype": "float16", **quantized, "text_config": {"hidden_size": 8, **quantized}}
+    (source / "config.json").write_text(json.dumps(config))
+    write_companions(source, folder, torch.bfloat16, is_gguf=False)
+    written = json.loads((folder / "config.json").read_text())
+    assert written == {"dtype": "bfloat16", "text_config": {"hidden_size": 8}}
 
 
 def write_half(target: Path, interruption: type[BaseException]) -> None:
