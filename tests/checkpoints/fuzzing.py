@@ -198,9 +198,9 @@ def quantized_parts(method: str) -> dict[str, torch.Tensor]:
         }
     if method == "compressed-tensors":
         return {
-            "a.weight_packed": torch.ones(4, 1, dtype=int32),
+            "a.weight_packed": torch.ones(4, 4, dtype=int32),
             "a.weight_scale": torch.ones(4, 2),
-            "a.weight_shape": torch.tensor([4, 8]),
+            "a.weight_shape": torch.tensor([4, 32]),
         }
     if method == "fp8":
         return {"a.weight": torch.ones(4, 4).to(torch.float8_e4m3fn), "a.weight_scale_inv": torch.ones(2, 2)}

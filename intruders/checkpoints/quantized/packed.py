@@ -6,7 +6,7 @@ W = (q - zero) * scale, where an input's group chooses the scale and zero of eve
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import ceil
+from math import ceil, prod
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 from ...errors import CheckpointError
 from ..stored.checkpoint import StoredTensor
 from .scaled import spread
+from .settings import weight_schemes
 
 Tensors = Mapping[str, StoredTensor]
 Restored = tuple[dict[str, StoredTensor], set[str]]
@@ -27,21 +28,19 @@ def gptq_weights(tensors: Tensors, settings: Mapping[str, Any]) -> Restored:
     """GPTQ's weights.
 
     ``qweight`` (in * bits / 32, out), ``qzeros`` (groups, out * bits / 32), ``scales`` (groups, out),
-    ``g_idx`` (in). Version 1 stores zero points less one; ``checkpoint_format: gptq_v2`` stores them as they
-    are.
+    ``g_idx`` (in). Its length tells the bits, since ``dynamic`` may give a module its own. Version 1 stores zero points
+    less one; ``checkpoint_format: gptq_v2`` stores them as they are.
     """
     shift = 0 if settings.get("checkpoint_format") == "gptq_v2" else 1
     weights: dict[str, StoredTensor] = {}
     used: set[str] = set()
     for module, parts in _modules(tensors, "qweight", ("qzeros", "scales", "g_idx")).items():
         packed, zeros, scales, index = (parts[key] for key in ("qweight", "qzeros", "scales", "g_idx"))
-        bits = _bits(settings, module)
-        inputs = packed.shape[0] * 32 // bits
+        bits = _bits_for(module, packed, index)
         _require(
             module, len(scales.shape) == 2 and packed.shape[1:] == scales.shape[1:], "qweight and scales"
         )
         _require(module, zeros.shape == (scales.shape[0], ceil(scales.shape[1] * bits / 32)), "qzeros")
-        _require(module, index.shape == (inputs,), "g_idx")
         weights[f"{module}.weight"] = _gptq(module, packed, zeros, scales, index, bits, shift)
         used |= {f"{module}.{part}" for part in parts}
     return weights, used
@@ -75,16 +74,12 @@ def compressed_weights(tensors: Tensors, settings: Mapping[str, Any]) -> Restore
         _require(
             module, len(packed.shape) == 2 and packed.shape[0] == shape[0] and shape[1] > 0, "weight_shape"
         )
-        bits = packed.shape[1] * 32 // shape[1]
-        _require(module, 1 <= bits <= 8 and ceil(shape[1] * bits / 32) == packed.shape[1], "weight_shape")
-        _require(module, len(scale.shape) == 2 and scale.shape[0] in {1, shape[0]}, "weight_scale")
-        _require(module, scale.shape[1] > 0 and shape[1] % scale.shape[1] == 0, "weight_scale")
+        if prod(scale.shape) != 1:
+            _require(module, len(scale.shape) == 2 and scale.shape[0] in {1, shape[0]}, "weight_scale")
+            _require(module, scale.shape[1] > 0 and shape[1] % scale.shape[1] == 0, "weight_scale")
+        bits = _compressed_bits(settings, module, packed.shape[1], shape[1])
         zero, order = (tensors.get(f"{module}.weight_{part}") for part in ("zero_point", "g_idx"))
-        _require(
-            module,
-            zero is None or zero.shape == (ceil(shape[0] * bits / 32), scale.shape[1]),
-            "weight_zero_point",
-        )
+        _require(module, zero is None or _zero_fits(zero, scale, shape[0], bits), "weight_zero_point")
         _require(module, order is None or order.shape == (shape[1],), "weight_g_idx")
         weights[f"{module}.weight"] = _compressed(shape, bits, packed, scale, zero, order)
         used |= {f"{module}.{part}" for part in (*parts, "weight_zero_point", "weight_g_idx")}
@@ -152,18 +147,29 @@ def _compressed(
         values: Tensor = (unpacked(packed.read(), bits, shape[1]) - 2 ** (bits - 1)).to(torch.float32)
         factor = scale.read().to(torch.float32)
         if zero is not None:
-            # Packed along the outputs: (out * bits / 32, groups).
-            shift = unpacked(zero.read().mT, bits, shape[0]).mT - 2 ** (bits - 1)
+            shift = zero.read()
+            if shift.dtype == torch.int32:  # packed along the outputs: (out * bits / 32, groups)
+                shift = unpacked(shift.mT, bits, shape[0]).mT - 2 ** (bits - 1)
             values = values - _per_input(shift.to(torch.float32), shape, order)
         return values * _per_input(factor, shape, order)
 
     return StoredTensor((shape[0], shape[1]), torch.float32, f"int{bits} (compressed-tensors)", read)
 
 
+def _zero_fits(zero: StoredTensor, scale: StoredTensor, outputs: int, bits: int) -> bool:
+    """Zero points are packed as the numbers are, save the single zero point of a whole tensor."""
+    if zero.dtype != torch.int32:
+        return prod(zero.shape) == prod(scale.shape) == 1
+    groups = scale.shape[1] if len(scale.shape) == 2 else 1
+    return zero.shape == (ceil(outputs * bits / 32), groups)
+
+
 def _per_input(values: Tensor, shape: tuple[int, ...], order: StoredTensor | None) -> Tensor:
     """(out, groups) -> (out, in), by the inputs' own groups where they were reordered."""
-    if order is None or values.shape[1] == 1:
-        return spread(values, shape, None)
+    if values.numel() == 1 or values.shape[1] == 1:
+        return values.reshape(-1, 1)
+    if order is None:
+        return spread(values, shape, (shape[0] // values.shape[0], shape[1] // values.shape[1]))
     return values[:, order.read().long().clamp(0, values.shape[1] - 1)]
 
 
@@ -186,13 +192,29 @@ def _modules(tensors: Tensors, main: str, others: tuple[str, ...]) -> dict[str, 
     return result
 
 
-def _bits(settings: Mapping[str, Any], module: str) -> int:
-    bits = settings.get("bits", 4)
-    if type(bits) is not int or bits not in {2, 3, 4, 8}:
-        raise CheckpointError(
-            f"the quantization of '{module}' has bits = {str(bits)[:40]!r}; expected 2, 3, 4 or 8"
-        )
+def _bits_for(module: str, packed: StoredTensor, index: StoredTensor) -> int:
+    """The bits of a number of GPTQ's, of which the inputs fill the words to the last."""
+    _require(module, len(index.shape) == 1 and index.shape[0] > 0, "g_idx")
+    bits, over = divmod(packed.shape[0] * 32, index.shape[0])
+    _require(module, over == 0 and bits in {2, 3, 4, 8}, "qweight and g_idx")
     return bits
+
+
+def _compressed_bits(settings: Mapping[str, Any], module: str, words: int, inputs: int) -> int:
+    """The bits of a number of compressed-tensors', which a row of few inputs cannot tell by its length alone."""
+    named = [
+        scheme.get("num_bits") for scheme in weight_schemes(settings) if scheme.get("type", "int") == "int"
+    ]
+    fitting = [
+        bits for bits in range(1, 9) if ceil(inputs * bits / 32) == words and (not named or bits in named)
+    ]
+    _require(module, bool(fitting), "weight_shape")
+    if len(fitting) > 1:
+        raise CheckpointError(
+            f"'{module}.weight_packed' may have {' or '.join(map(str, fitting))} bits a number; pass the folder whose "
+            "config.json has a quantization_config with num_bits"
+        )
+    return fitting[0]
 
 
 def _require(module: str, fits: bool, part: str) -> None:

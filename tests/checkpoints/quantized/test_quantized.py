@@ -191,6 +191,24 @@ def test_gptq(tmp_path: Path, bits: int, version: str) -> None:
         assert weight[output, place].item() == pytest.approx(expected)
 
 
+def test_gptq_with_bits_of_each_module(tmp_path: Path) -> None:
+    """GPTQModel's ``dynamic``: 8 bits for one module of a model of 4. The length of ``g_idx`` tells."""
+    tensors, expected = {}, {}
+    for module, bits in (("a", 4), ("b", 8)):
+        codes = torch.randint(2**bits, (32, 64))
+        tensors |= {
+            f"{module}.qweight": packed_rows(codes, bits).T,
+            f"{module}.qzeros": packed_rows(torch.full((1, 32), 2), bits),
+            f"{module}.scales": torch.full((1, 32), 0.5),
+            f"{module}.g_idx": torch.zeros(64, dtype=torch.int32),
+        }
+        expected[f"{module}.weight"] = (codes - 3) * 0.5
+    method = {"quant_method": "gptq", "bits": 4, "dynamic": {"+:b": {"bits": 8}}}
+    checkpoint = open_checkpoint(write_quantized(tmp_path / "q", tensors, method))
+    for name, weight in expected.items():
+        assert torch.equal(checkpoint.read(name), weight)
+
+
 def test_awq(tmp_path: Path) -> None:
     torch.manual_seed(0)
     inputs, outputs, groups = 12, 16, 3
@@ -232,6 +250,43 @@ def test_compressed_tensors_packed(tmp_path: Path, bits: int, group: int | None,
     checkpoint = open_checkpoint(folder)
     assert checkpoint.names() == ["a.weight"]
     torch.testing.assert_close(checkpoint.read("a.weight"), truth)
+
+
+def compressed_settings(scheme: Any) -> dict[str, Any]:
+    """What the library writes into a config about it."""
+    return {
+        "quant_method": "compressed-tensors",
+        "config_groups": {"group_0": json.loads(scheme.model_dump_json())},
+    }
+
+
+@pytest.mark.parametrize(
+    ("inputs", "bits", "strategy", "symmetric"),
+    [(10, 4, "channel", True), (16, 3, "channel", False), (64, 4, "tensor", True), (64, 4, "tensor", False)],
+)
+def test_compressed_tensors_packed_as_the_config_says(
+    tmp_path: Path, inputs: int, bits: int, strategy: str, symmetric: bool
+) -> None:
+    """Few inputs, whose words could hold other bits too, and one scale for the tensor."""
+    from compressed_tensors.compressors import PackedQuantizationCompressor
+    from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
+
+    torch.manual_seed(0)
+    weight = torch.randn(16, inputs)
+    arguments = QuantizationArgs(num_bits=bits, symmetric=symmetric, strategy=strategy)
+    scheme = QuantizationScheme(targets=["Linear"], weights=arguments)
+    largest = weight.abs().amax(1, keepdim=True) if strategy == "channel" else weight.abs().amax().reshape(1)
+    parts = {"weight": weight, "weight_scale": largest / 2 ** (bits - 1)}
+    if not symmetric:
+        parts["weight_zero_point"] = torch.randint(-2, 2, largest.shape, dtype=torch.int8)
+    compressed = PackedQuantizationCompressor.compress(parts, scheme)
+    truth = PackedQuantizationCompressor.decompress(compressed, scheme)["weight"]
+    tensors = {f"a.{part}": tensor for part, tensor in compressed.items()}
+    folder = write_quantized(tmp_path / "q", tensors, compressed_settings(scheme))
+    torch.testing.assert_close(open_checkpoint(folder).read("a.weight"), truth)
+    if inputs < 31:
+        with pytest.raises(CheckpointError, match=r"'a.weight_packed' may have .* or .* bits a number; pass"):
+            open_checkpoint(write_quantized(tmp_path / "q", tensors, {"quant_method": "compressed-tensors"}))
 
 
 def test_the_language_model_alone_is_quantized(tmp_path: Path) -> None:
