@@ -37,7 +37,7 @@ _DTYPES: dict[str, tuple[int, torch.dtype | None]] = {
     "F8_E5M2": (8, torch.float8_e5m2),
     "F8_E4M3FNUZ": (8, torch.float8_e4m3fnuz),
     "F8_E5M2FNUZ": (8, torch.float8_e5m2fnuz),
-    "F8_E8M0": (8, None),
+    "F8_E8M0": (8, getattr(torch, "float8_e8m0fnu", None)),  # since PyTorch 2.7
     "F6_E2M3": (6, None),
     "F6_E3M2": (6, None),
     "F4": (4, None),

@@ -10,6 +10,7 @@ import torch
 from ...errors import CheckpointError
 from ..stored.checkpoint import StoredTensor
 from .bitsandbytes import four_bit_weights, int8_weights
+from .codes import refuse_codes
 from .mxfp4 import mxfp4_weights
 from .packed import awq_weights, compressed_weights, gptq_weights
 from .scaled import scaled_weights
@@ -56,6 +57,7 @@ def restored(tensors: Tensors, config: Mapping[str, Any] | None, source: str) ->
         read, used = reader(tensors, settings)
         weights |= read
         parts |= used
+    refuse_codes(tensors, parts)
     result: dict[str, StoredTensor] = {}
     for name, stored in tensors.items():
         if name in parts or name in weights:

@@ -289,6 +289,52 @@ def test_compressed_tensors_packed_as_the_config_says(
             open_checkpoint(write_quantized(tmp_path / "q", tensors, {"quant_method": "compressed-tensors"}))
 
 
+@pytest.mark.parametrize("rows", [192, 448, 576, 960])
+def test_fp8_in_blocks_of_compressed_tensors(tmp_path: Path, rows: int) -> None:
+    from compressed_tensors.compressors import NaiveQuantizationCompressor
+    from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
+
+    torch.manual_seed(0)
+    weight = torch.randn(rows, 200) * torch.rand(rows, 1)
+    arguments = QuantizationArgs(num_bits=8, type="float", strategy="block", block_structure=[128, 128])
+    scheme = QuantizationScheme(targets=["Linear"], weights=arguments)
+    largest = [torch.stack([part.abs().max() for part in row.split(128, 1)]) for row in weight.split(128)]
+    parts = {"weight": weight, "weight_scale": torch.stack(largest) / 448}
+    compressed = NaiveQuantizationCompressor.compress(parts, scheme)
+    truth = NaiveQuantizationCompressor.decompress(compressed, scheme)["weight"]
+    tensors = {f"a.{part}": tensor for part, tensor in compressed.items()}
+    folder = write_quantized(tmp_path / "q", tensors, compressed_settings(scheme))
+    torch.testing.assert_close(open_checkpoint(folder).read("a.weight"), truth)
+
+
+def test_mxfp8_of_compressed_tensors(tmp_path: Path) -> None:
+    from compressed_tensors.compressors import BaseCompressor
+    from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
+
+    torch.manual_seed(0)
+    weight = torch.randn(64, 64)
+    compressor = BaseCompressor.get_value_from_registry("mxfp8-quantized")
+    arguments = QuantizationArgs(
+        num_bits=8, type="float", strategy="group", group_size=32, scale_dtype=torch.uint8
+    )
+    scheme = QuantizationScheme(targets=["Linear"], weights=arguments)
+    scale = torch.exp2(torch.ceil(torch.log2(weight.reshape(64, 2, 32).abs().amax(-1) / 448)))
+    compressed = compressor.compress({"weight": weight, "weight_scale": scale}, scheme)
+    truth = compressor.decompress(dict(compressed), scheme)["weight"].float()
+    tensors = {f"a.{part}": tensor for part, tensor in compressed.items()}
+    folder = write_quantized(tmp_path / "q", tensors, compressed_settings(scheme))
+    assert torch.equal(open_checkpoint(folder).read("a.weight"), truth)
+
+
+def test_exponents_in_a_file(tmp_path: Path) -> None:
+    """torch's own E8M0, which safetensors writes as F8_E8M0."""
+    codes, scale = torch.randn(16, 64).to(torch.float8_e4m3fn), torch.full((16, 2), 2.0**-7)
+    tensors = {"a.weight": codes, "a.weight_scale_inv": scale.to(torch.float8_e8m0fnu)}
+    method = {"quant_method": "fp8", "scale_fmt": "ue8m0", "weight_block_size": [1, 32]}
+    checkpoint = open_checkpoint(write_quantized(tmp_path / "q", tensors, method))
+    assert torch.equal(checkpoint.read("a.weight"), codes.float() * 2.0**-7)
+
+
 def test_the_language_model_alone_is_quantized(tmp_path: Path) -> None:
     """Its config says so inside ``text_config``, and the weights would stay words of 32 bits otherwise."""
     codes = torch.randint(16, (8, 32))
