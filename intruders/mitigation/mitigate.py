@@ -14,6 +14,7 @@ from ..audits.audit_settings import ANYWHERE, AS_USUAL, AuditSettings, Compute
 from ..audits.base_cache import MemoryCache
 from ..audits.result.audit_result import Audit
 from ..checkpoints.opening.open import Source
+from ..checkpoints.pairing.names_of_base import parts_of, under_common_names
 from ..checkpoints.pairing.open_sides import named_sides, open_sides
 from ..checkpoints.pairing.pair_sides import pair_sides
 from ..checkpoints.pairing.pairing import PairedMatrix
@@ -151,7 +152,10 @@ def mitigate(
         changed.clear()  # as much as a few matrices; the audit of what was written needs the names alone
         after = None
         if check:  # what was written is what is audited: a fault on the way to the disk would show
-            again = pair_sides(*open_sides(written.base, written.tuned), settings)
+            # Experts that an adapter changes as stacks are written one by one where the base's file has them so.
+            again_base, again_tuned = open_sides(written.base, written.tuned)
+            again_base, _, _ = under_common_names(again_base, [part for part, _ in parts_of(sides[1])])
+            again = pair_sides(again_base, again_tuned, settings)
             after = audit_after(before, pairing.pairs, again, names, compute, progress)
             after = after if out is None else replace(after, tuned_source=str(out))
         result = Mitigation(

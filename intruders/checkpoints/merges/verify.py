@@ -13,6 +13,7 @@ from ...system.callers_process import usual_settings
 from ...system.progress import Progress, silent
 from ..opening.model_sum import ModelSum
 from ..opening.open import Source, open_checkpoint
+from ..pairing.names_of_base import parts_of, under_common_names
 from ..pairing.open_sides import open_sides
 from ..pairing.pair_sides import pair_sides
 from ..pairing.pairing import PairedMatrix
@@ -75,7 +76,10 @@ def verify(
             f"'{opened.source}' is a full checkpoint; expected the adapter that was merged; "
             "pass BASE ADAPTER MERGED in this order"
         )
-    before, after = read_once(before), open_checkpoint(merged)
+    parts = [part for part, _ in parts_of(opened)]
+    before, (*_, after), renamed = under_common_names(before, [*parts, open_checkpoint(merged)])
+    assert isinstance(after, Checkpoint)
+    before = read_once(before)
     selection = Selection(include_embeddings=True, split_fused=split_fused)
     wanted, in_merged = pair_sides(before, opened, selection), pair_sides(before, after, selection)
     merged_name = match_names(before.shapes(), after.shapes()).tuned_of
@@ -107,7 +111,7 @@ def verify(
         matrices,
         others + tensors_only_in(after, before, opened, merged_name),
         unchecked,
-        list(dict.fromkeys(wanted.matched + in_merged.matched)),
+        list(dict.fromkeys(renamed + wanted.matched + in_merged.matched)),
         time.perf_counter() - started,
     )
 

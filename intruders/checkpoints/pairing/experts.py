@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -25,31 +25,52 @@ _STACKED = re.compile(r"(?:^|\.)experts\.(?:gate_up_proj|down_proj)$")
 _ROLES = {"w1": "gate", "gate_proj": "gate", "w3": "up", "up_proj": "up", "w2": "down", "down_proj": "down"}
 _BLOCK = ".block_sparse_moe"
 
+_Roles = dict[str, dict[int, StoredTensor]]  # "gate", "up" and "down" of each expert
+
+
+@dataclass(frozen=True)
+class InStacks:
+    """The position of a tensor among those that experts were stacked in."""
+
+    tensor: str
+    expert: int | None = None  # None where the complete tensor is the same, under another name perhaps
+    rows: slice = field(default_factory=lambda: slice(None))  # of the expert's matrix
+
+    def cut(self, stacked: StoredTensor) -> StoredTensor:
+        """The part of ``tensor`` that is at this position."""
+        expert = self.expert
+        if expert is None:
+            return stacked
+        _, rows, columns = stacked.shape
+        shape = (len(range(*self.rows.indices(rows))), columns)
+        return replace(
+            stacked, shape=shape, read=lambda: stacked.read_slice(expert)[self.rows], read_one=None
+        )
+
 
 def aligned_experts(
     base: Checkpoint, tuned: Checkpoint | Adapter
 ) -> tuple[Checkpoint, Checkpoint | Adapter, list[str]]:
     """Both sides with stacked experts, where one had them stacked and the other one by one; and a note of it."""
-    theirs = _names_in(tuned)
-    if _any_stacked(theirs) and not _any_stacked(base.names()):
-        stacked = with_stacked_experts(base)
-        if stacked is not base:
-            return stacked, tuned, ["experts that base stores one by one, as the stacks that tuned has"]
-    if isinstance(tuned, Checkpoint) and _any_stacked(base.names()) and not _any_stacked(theirs):
-        stacked = with_stacked_experts(tuned)
-        if stacked is not tuned:
-            return base, stacked, ["experts that tuned stores one by one, as the stacks that base has"]
+    before = with_experts_as(_names_in(tuned), base)
+    if before is not base:
+        return before, tuned, ["experts that base stores one by one, as the stacks that tuned has"]
+    after = with_experts_as(base.names(), tuned) if isinstance(tuned, Checkpoint) else tuned
+    if after is not tuned:
+        return base, after, ["experts that tuned stores one by one, as the stacks that base has"]
     return base, tuned, []
+
+
+def with_experts_as(names: Iterable[str], checkpoint: Checkpoint) -> Checkpoint:
+    """The checkpoint with stacked experts, where these names of the other side have stacks and its own do not."""
+    if not _any_stacked(names) or _any_stacked(checkpoint.names()):
+        return checkpoint
+    return with_stacked_experts(checkpoint)
 
 
 def with_stacked_experts(checkpoint: Checkpoint) -> Checkpoint:
     """The checkpoint with each block's experts as two stacks; the same one, if it has no complete set of experts."""
-    blocks: dict[str, dict[str, dict[int, StoredTensor]]] = {}
-    for name, stored in checkpoint.tensors.items():
-        if match := _SEPARATE.fullmatch(name):
-            roles = blocks.setdefault(match["parent"], {})
-            roles.setdefault(_ROLES[match["part"]], {})[int(match["number"])] = stored
-    complete = {parent: roles for parent, roles in blocks.items() if _is_complete(roles)}
+    complete = _complete_blocks(checkpoint)
     if not complete:
         return checkpoint
     tensors: dict[str, StoredTensor] = {}
@@ -64,7 +85,37 @@ def with_stacked_experts(checkpoint: Checkpoint) -> Checkpoint:
     return replace(checkpoint, tensors=tensors)
 
 
-def _is_complete(roles: dict[str, dict[int, StoredTensor]]) -> bool:
+def positions_in_stacks(checkpoint: Checkpoint) -> dict[str, InStacks]:
+    """Each tensor of a checkpoint -> its position in :func:`with_stacked_experts` of it."""
+    complete = _complete_blocks(checkpoint)
+    positions = {}
+    for name in checkpoint.tensors:
+        match = _SEPARATE.fullmatch(name)
+        if match is None or match["parent"] not in complete:
+            positions[name] = InStacks(name.replace(_BLOCK, ".mlp") if complete else name)
+            continue
+        role, experts = _ROLES[match["part"]], f"{match['parent'].replace(_BLOCK, '.mlp')}.experts"
+        first_of_up = complete[match["parent"]]["gate"][0].shape[0]
+        tensor, rows = {
+            "gate": ("gate_up_proj", slice(first_of_up)),
+            "up": ("gate_up_proj", slice(first_of_up, None)),
+            "down": ("down_proj", slice(None)),
+        }[role]
+        positions[name] = InStacks(f"{experts}.{tensor}", int(match["number"]), rows)
+    return positions
+
+
+def _complete_blocks(checkpoint: Checkpoint) -> dict[str, _Roles]:
+    """The experts of each block that has all of them, by the block's name."""
+    blocks: dict[str, _Roles] = {}
+    for name, stored in checkpoint.tensors.items():
+        if match := _SEPARATE.fullmatch(name):
+            roles = blocks.setdefault(match["parent"], {})
+            roles.setdefault(_ROLES[match["part"]], {})[int(match["number"])] = stored
+    return {parent: roles for parent, roles in blocks.items() if _is_complete(roles)}
+
+
+def _is_complete(roles: _Roles) -> bool:
     if set(roles) != {"gate", "up", "down"}:
         return False
     count = len(roles["gate"])
@@ -91,7 +142,7 @@ def _stack(parts: list[dict[int, StoredTensor]]) -> StoredTensor:
 def _names_in(tuned: Checkpoint | Adapter) -> list[str]:
     if isinstance(tuned, Checkpoint):
         return tuned.names()
-    return [update.name for update in tuned.updates]
+    return [*(update.name for update in tuned.updates), *tuned.replaced.names()]
 
 
 def _any_stacked(names: Iterable[str]) -> bool:

@@ -15,13 +15,16 @@ from ...linalg.pair import Pair
 from ..adapters.adapter import Adapter
 from ..opening.model_sum import ModelSum
 from ..opening.open import Opened
+from ..pairing.experts import InStacks
+from ..pairing.names_of_base import parts_of, under_common_names
 from ..pairing.pair_sides import pair_sides
 from ..stored.checkpoint import Checkpoint, StoredTensor
 from ..stored.matching import match_names
-from ..stored.matrices import common_matrices, matrices_of, not_a_matrix, put_back
+from ..stored.matrices import MatrixView, common_matrices, matrices_of, not_a_matrix
 from ..stored.selection import Selection
 from .finite import require_finite
 from .shards import PlannedTensor
+from .written_matrices import WrittenMatrix, WrittenNames, require_written, written_matrices
 
 # A matrix in its new form, computed in double precision and rounded once, from the two matrices as they are stored.
 Changed = Callable[[Pair, torch.dtype], Tensor]
@@ -57,23 +60,37 @@ def planned_checkpoint(
 def _changed_checkpoint(
     base: Checkpoint, tuned: Checkpoint, changes: Mapping[str, Changed], elsewhere: Elsewhere
 ) -> list[PlannedTensor]:
-    matching = match_names(base.shapes(), tuned.shapes())
+    before, (after,), _ = under_common_names(base, [tuned])
+    assert isinstance(after, Checkpoint)
+    of_base, of_tuned = WrittenNames.of(base, before), WrittenNames.of(tuned, after)
+    matching = match_names(before.shapes(), after.shapes())
     base_of = {other: name for name, other in matching.tuned_of.items()}
+    views = {name: _matrices(before, name, after.shape(other)) for name, other in matching.tuned_of.items()}
+    written: set[str] = set()
 
-    def planned(name: str) -> PlannedTensor:
-        stored, partner = tuned.tensors[name], base_of.get(name)
-        dtype = stored.dtype if partner is None else base.dtype(partner)
+    def planned(own: str) -> PlannedTensor:
+        stored, position = tuned.tensors[own], of_tuned.position(own)
+        name = base_of.get(position.tensor)
+        if position.expert is not None and name is not None and not views[name]:
+            name = None  # another number of experts, or of another size: there are no common ones
+        if name is None:
+            return PlannedTensor(own, stored.shape, stored.dtype, stored.read)
+        first, second = before.tensors[name], after.tensors[position.tensor]
+        matrices = written_matrices(position, views[name])
+        written.update(matrix.name for matrix in matrices)
+        wanted = [(matrix, changes[matrix.name]) for matrix in matrices if matrix.name in changes]
 
         def read() -> Tensor:
-            return (
-                stored.read()
-                if partner is None
-                else changed_tensor(stored, base, partner, changes, elsewhere, dtype)
-            )
+            if not wanted:
+                share = elsewhere(of_base.own_name(name))
+                return _with_share(stored.read(), position.cut(first), name, share, first.dtype)
+            return _with_changes(stored, wanted, first, second, first.dtype)
 
-        return PlannedTensor(name, stored.shape, dtype, read)
+        return PlannedTensor(own, stored.shape, first.dtype, read)
 
-    return [planned(name) for name in tuned.tensors]
+    tensors = [planned(own) for own in tuned.tensors]
+    require_written(changes, written, tuned.source)
+    return tensors
 
 
 def changed_tensor(
@@ -88,51 +105,76 @@ def changed_tensor(
 
     ``name`` is the base's; ``dtype`` that of what is written.
     """
-    matrices = [] if not_a_matrix(base.tensors[name]) else matrices_of(base, name)
-    common = common_matrices(matrices, base.shape(name), stored.shape)
-    wanted = [(matrix, changes[matrix.name]) for matrix in common if matrix.name in changes]
+    before = base.tensors[name]
+    matrices = written_matrices(InStacks(name), _matrices(base, name, stored.shape))
+    wanted = [(matrix, changes[matrix.name]) for matrix in matrices if matrix.name in changes]
     if not wanted:
-        return _with_share(stored.read(), base.tensors[name], name, elsewhere(name), dtype)
+        return _with_share(stored.read(), before, name, elsewhere(name), dtype)
+    return _with_changes(stored, wanted, before, stored, dtype)
+
+
+def _with_changes(
+    stored: StoredTensor,
+    wanted: list[tuple[WrittenMatrix, Changed]],
+    base: StoredTensor,
+    tuned: StoredTensor,
+    dtype: torch.dtype,
+) -> Tensor:
+    """A tensor with its changed matrices, which were paired in ``base`` and ``tuned``."""
     tensor = stored.read().to(dtype, copy=True)
     for matrix, change in wanted:
-        changed = change(Pair(matrix.read(base.tensors[name]), matrix.read(stored)), dtype)
-        put_back(matrix, tensor, require_finite(changed, matrix.name))
+        changed = change(Pair(matrix.matrix.read(base), matrix.matrix.read(tuned)), dtype)
+        matrix.put(tensor, require_finite(changed, matrix.name))
     return tensor
+
+
+def _matrices(base: Checkpoint, name: str, theirs: tuple[int, ...]) -> list[MatrixView]:
+    """The matrices of the base's tensor that one of another shape has too."""
+    matrices = [] if not_a_matrix(base.tensors[name]) else matrices_of(base, name)
+    return common_matrices(matrices, base.shape(name), theirs)
 
 
 def _merged_checkpoint(
     base: Checkpoint, tuned: Adapter | ModelSum, changes: Mapping[str, Changed], elsewhere: Elsewhere
 ) -> list[PlannedTensor]:
-    whole = _replaced_whole(base, tuned)
+    before, _, _ = under_common_names(base, [part for part, _ in parts_of(tuned)])
+    names = WrittenNames.of(base, before)
+    whole = _replaced_whole(before, tuned)
     pairs = {pair.name: pair for pair in pair_sides(base, tuned, Selection(include_embeddings=True)).pairs}
+    views = {name: _matrices(before, name, before.shape(name)) for name in before.tensors}
+    written: set[str] = set()
 
-    def planned(name: str) -> PlannedTensor:
-        stored = base.tensors[name]
-        matrices = [] if not_a_matrix(stored) else matrices_of(base, name)
+    def planned(own: str) -> PlannedTensor:
+        stored, position = base.tensors[own], names.position(own)
+        matrices = written_matrices(position, views[position.tensor])
+        written.update(matrix.name for matrix in matrices)
+        written.update({position.tensor} & whole.keys())
         changed = [(matrix, pairs[matrix.name]) for matrix in matrices if matrix.name in pairs]
 
         def read() -> Tensor:
-            if name in whole:
-                replacement, weight = whole[name]
-                return _with_share(replacement(), stored, name, weight * elsewhere(name), stored.dtype)
-            loaded = [(matrix, pair, both) for matrix, pair in changed if (both := pair.load()) is not None]
+            if position.tensor in whole:
+                replacement, weight = whole[position.tensor]
+                return _with_share(replacement(), stored, own, weight * elsewhere(own), stored.dtype)
+            loaded = [(matrix, both) for matrix, pair in changed if (both := pair.load()) is not None]
             if not loaded:
                 return stored.read()
             tensor = stored.read().to(stored.dtype, copy=True)
-            for matrix, _, both in loaded:
-                change = changes.get(matrix.name) or partial(_matrix_with_share, share=elsewhere(name))
-                put_back(matrix, tensor, require_finite(change(both, stored.dtype), matrix.name))
+            for matrix, both in loaded:
+                change = changes.get(matrix.name) or partial(_matrix_with_share, share=elsewhere(own))
+                matrix.put(tensor, require_finite(change(both, stored.dtype), matrix.name))
             return tensor
 
-        return PlannedTensor(name, stored.shape, stored.dtype, read)
+        return PlannedTensor(own, stored.shape, stored.dtype, read)
 
-    tied = [name for name in pairs if name in base.tied]
+    tied = [name for name in pairs if name in before.tied]
     if tied:
         raise CheckpointError(
-            f"'{tuned.source}' changes '{tied[0]}', which the base ties to '{base.tied[tied[0]]}'; "
+            f"'{tuned.source}' changes '{tied[0]}', which the base ties to '{before.tied[tied[0]]}'; "
             "write an adapter (--as adapter), or untie them first"
         )
-    return [planned(name) for name in base.tensors]
+    tensors = [planned(own) for own in base.tensors]
+    require_written([*pairs, *changes, *whole], written, tuned.source)
+    return tensors
 
 
 def _matrix_with_share(pair: Pair, dtype: torch.dtype, *, share: float) -> Tensor:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from ...checkpoints.adapters.peft_adapter import ADAPTER_CONFIG
+from ...checkpoints.pairing.experts import with_experts_as
 from ...checkpoints.stored.checkpoint import Checkpoint
-from ...checkpoints.stored.names import may_be_same
+from ...checkpoints.stored.names import may_be_same, tensor_of
 from ...checkpoints.writing.companions import copy_tokenizer
 from ...checkpoints.writing.lora_adapter import (
     LoraAdapter,
@@ -25,7 +26,7 @@ from ...checkpoints.writing.lora_adapter import (
 )
 from ...checkpoints.writing.merged import Elsewhere, changed_tensor
 from ...checkpoints.writing.shards import planned, write_safetensors
-from ...errors import SettingError
+from ...errors import CheckpointError, SettingError, some_of
 from ...system.progress import Progress
 from .target import ChangedMatrix, Cut
 
@@ -46,6 +47,7 @@ class LoraContent:
     @classmethod
     def of(cls, base: Checkpoint, adapter: LoraAdapter, rank: Rank) -> LoraContent:
         """Build the target; raise PairingError if the adapter is of other modules than the base's."""
+        base = with_experts_as(adapter.rest, base)
         return cls(base, adapter, modules_of_pairs(base, adapter), stored_in_full(base, adapter), rank)
 
     @classmethod
@@ -55,6 +57,7 @@ class LoraContent:
 
     def rewritten(self, changed: Mapping[str, ChangedMatrix], elsewhere: Elsewhere) -> tuple[Rewritten, Cut]:
         """The new adapter, and what became of its ranks."""
+        self._require_written(changed)
         shares = {
             self.modules[name]: matrix.change.share
             for name, matrix in changed.items()
@@ -83,6 +86,15 @@ class LoraContent:
             {known[module]: rank for module, rank in content.ranks.items()},
             {known[module]: error for module, error in content.errors.items()},
         )
+
+    def _require_written(self, changed: Iterable[str]) -> None:
+        """Refuse a changed matrix that is in no tensor of the adapter, which would stay as it was tuned."""
+        lost = [n for n in changed if n not in self.modules and tensor_of(n) not in self.in_full.values()]
+        if lost:
+            raise CheckpointError(
+                f"'{self.adapter.source}' changes {some_of(lost)}, for which it has no tensor of its own; expected "
+                "LoRA factors or a tensor stored in full under a name of the base; write a checkpoint (--as checkpoint)"
+            )
 
     def _require_no_tokens(self, elsewhere: Elsewhere) -> None:
         """Refuse retrained tokens of an embedding that keeps only a share of its update: PEFT stores complete rows."""

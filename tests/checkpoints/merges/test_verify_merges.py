@@ -35,7 +35,8 @@ from tests.checkpoints.merged_models import (
     wide_llama,
     with_delta,
 )
-from tests.checkpoints.models import saved
+from tests.checkpoints.models import randomize_adapter, saved
+from tests.checkpoints.stored.test_matrices import tiny_mixtral
 
 
 @pytest.fixture(scope="module")
@@ -323,3 +324,26 @@ def test_the_document_is_plain_json(models: Models) -> None:
     assert first["shape"] == [64, 64]
     low, high = first["scale"]
     assert low <= 0 <= high
+
+
+@pytest.mark.parametrize("in_memory", [False, True], ids=["on disk", "in memory"])
+@pytest.mark.parametrize("parameters", [True, False], ids=["of the experts", "of attention alone"])
+def test_experts_that_the_base_has_one_by_one(tmp_path: Path, in_memory: bool, parameters: bool) -> None:
+    """transformers writes Mixtral's experts one by one, and has them stacked in memory, where adapters act on them."""
+    targets = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"] if parameters else None
+    config = peft.LoraConfig(r=2, target_modules=["q_proj"], target_parameters=targets)
+    model = peft.get_peft_model(tiny_mixtral(), config)
+    randomize_adapter(model)
+    base, adapter = saved(tiny_mixtral(), tmp_path / "base"), saved(model, tmp_path / "adapter")
+    merged = model.merge_and_unload()
+    found = intruders.verify(base, adapter, merged if in_memory else saved(merged, tmp_path / "merged"))
+    assert found.counts == {APPLIED: 7 if parameters else 1}
+    assert (found.others, found.unchecked, found.exit_status()) == ([], [], 0)
+
+    one = "model.layers.0.block_sparse_moe.experts.1.w2.weight"
+    lost = load_file(saved(merged, tmp_path / "lost") / "model.safetensors")
+    before = load_file(base / "model.safetensors")[one]
+    lost[one] = before if parameters else before + 1
+    found = intruders.verify(base, adapter, lost)
+    assert found.counts == ({APPLIED: 6, NOT_APPLIED: 1} if parameters else {APPLIED: 1})
+    assert [other.name for other in found.others] == ([] if parameters else [one])

@@ -1,11 +1,24 @@
-"""What a changed adapter's folder holds beside its weights."""
+"""Mitigated adapters in folders: tensors that they store in full, and what the folder holds beside the weights."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file
+
+from intruders.checkpoints.opening.open import open_checkpoint
+from intruders.checkpoints.writing.merged import everywhere_as_tuned
+from intruders.errors import CheckpointError
 from intruders.mitigation.mitigate import mitigate
-from tests.checkpoints.models import saved, tiny_llama
+from intruders.mitigation.remedies.changes import Change
+from intruders.mitigation.remedies.interpolate import Interpolate
+from intruders.mitigation.targets.adapter_folder import LoraContent
+from intruders.mitigation.targets.target import ChangedMatrix
+from tests.checkpoints.models import randomize_adapter, saved, tiny_llama
+from tests.checkpoints.stored.test_matrices import tiny_mixtral
 from tests.mitigation.hot import hot_llama
 
 
@@ -19,3 +32,30 @@ def test_the_tokenizer_of_an_adapter_comes_with_it_and_nothing_of_its_training(t
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         assert found[name].read_text() == name
     assert {"run.json", "log.jsonl"}.isdisjoint(found)
+
+
+def test_experts_stored_in_full_on_a_base_that_has_them_one_by_one(tmp_path: Path) -> None:
+    base = tiny_mixtral()
+    saved(base, tmp_path / "base")
+    model = get_peft_model(
+        tiny_mixtral(), LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["experts"])
+    )
+    randomize_adapter(model)
+    saved(model, tmp_path / "tuned")
+    result = mitigate(
+        tmp_path / "base", tmp_path / "tuned", remedy=Interpolate(alpha=0.5), out=tmp_path / "out"
+    )
+    assert result.form == "adapter"
+    tuned, found = (load_file(tmp_path / side / "adapter_model.safetensors") for side in ("tuned", "out"))
+    for part in ("gate_up_proj", "down_proj"):
+        name = f"model.layers.0.mlp.experts.{part}"
+        stored = f"base_model.model.{name}"
+        torch.testing.assert_close(found[stored], (base.state_dict()[name] + tuned[stored]) / 2)
+
+
+def test_a_changed_matrix_that_the_adapter_has_no_tensor_for_is_refused(tmp_path: Path) -> None:
+    saved(hot_llama(target_modules=["q_proj"]), tmp_path / "tuned")
+    content = LoraContent.read(open_checkpoint(tiny_llama()), tmp_path / "tuned", "tuned", None)
+    changed = {"model.layers.0.mlp.up_proj.weight": ChangedMatrix(Change(share=0.5), None)}
+    with pytest.raises(CheckpointError, match=r"changes 'model\.layers\.0\.mlp\.up_proj\.weight', for which"):
+        content.rewritten(changed, everywhere_as_tuned)

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from intruders.errors import CheckpointError, NonFiniteError
 from intruders.mitigation.mitigate import mitigate
 from intruders.mitigation.remedies.doses import Doses
-from tests.checkpoints.models import merged_weights, saved, tiny_gpt2, tiny_llama
+from tests.checkpoints.models import merged_weights, randomize_adapter, saved, tiny_gpt2, tiny_llama
+from tests.checkpoints.stored.test_matrices import tiny_mixtral
 from tests.mitigation.hot import deviation, hot_llama, medium_llama, places_of_intruders, scaled
 from tests.tiny import character_tokenizer
 
@@ -239,3 +240,38 @@ def test_without_a_config_there_is_no_checkpoint(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
     with pytest.raises(CheckpointError, match="is in memory; pass paths"):
         mitigate(base.state_dict(), tuned_in_full(base).state_dict(), scale=0.3, out=tmp_path / "out")
+
+
+def test_experts_that_the_base_has_one_by_one_are_written_and_audited_again(tmp_path: Path) -> None:
+    """The adapter acts on stacks of them; the written checkpoint has the names of the base's file."""
+    from peft import LoraConfig, get_peft_model
+    from safetensors.torch import load_file
+
+    base = tiny_mixtral()
+    saved(base, tmp_path / "base")
+    parameters = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
+    model = get_peft_model(
+        copy.deepcopy(base), LoraConfig(r=2, target_modules=["q_proj"], target_parameters=parameters)
+    )
+    randomize_adapter(model)
+    saved(model, tmp_path / "tuned")
+    tuned = merged_weights(model)
+    result = mitigate(
+        tmp_path / "base", tmp_path / "tuned", scale=0.3, form="checkpoint", out=tmp_path / "out"
+    )
+    assert result.after is not None
+    assert [m.name for m in result.after.matrices] == [m.name for m in result.before.matrices]
+    changed = {matrix.name for matrix in result.matrices}
+    assert any("experts" in name for name in changed)
+    written = load_file(tmp_path / "out" / "model.safetensors")
+    assert written.keys() == load_file(tmp_path / "base" / "model.safetensors").keys()
+    found = loaded(tmp_path / "out")
+    for name, tensor in tuned.items():
+        for part in range(3) if tensor.dim() == 3 else [None]:
+            old, new, wanted_name = base.state_dict()[name], tensor, name
+            if part is not None:
+                old, new, wanted_name = old[part], tensor[part], f"{name}[{part}]"
+            wanted = (
+                scaled(new, places_of_intruders(old, new), 0.3) if wanted_name in changed else new.double()
+            )
+            assert deviation(found[name] if part is None else found[name][part], wanted) < CLOSE, wanted_name

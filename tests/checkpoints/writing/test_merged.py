@@ -1,0 +1,103 @@
+"""Merged checkpoints against PEFT's own merges, where base and tuned side have other names for the same tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from intruders.checkpoints.opening.open import Source
+from intruders.checkpoints.pairing.open_sides import open_sides
+from intruders.checkpoints.pairing.pair_sides import pair_sides
+from intruders.checkpoints.writing.merged import planned_checkpoint
+from intruders.errors import CheckpointError
+from intruders.linalg.pair import Pair
+from tests.checkpoints.models import randomize_adapter, saved
+from tests.checkpoints.stored.test_matrices import tiny_mixtral
+
+STACKS = {"target_parameters": ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]}
+
+
+def written(base: Source, tuned: Source, **settings: Any) -> dict[str, Tensor]:
+    plan = planned_checkpoint(*open_sides(base, tuned), settings.pop("changes", {}), **settings)
+    assert all(tuple(planned.read().shape) == planned.shape for planned in plan)
+    return {planned.name: planned.read().to(planned.dtype) for planned in plan}
+
+
+def assert_close(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    assert found.keys() == wanted.keys()
+    for name, tensor in wanted.items():
+        torch.testing.assert_close(found[name], tensor, atol=1e-5, rtol=1e-4, msg=name)
+
+
+def halved(pair: Pair, dtype: torch.dtype) -> Tensor:
+    return ((pair.base.double() + pair.dense().double()) / 2).to(dtype)
+
+
+@pytest.mark.parametrize(
+    "settings", [STACKS, {"modules_to_save": ["experts"]}], ids=["factors", "stored in full"]
+)
+def test_experts_of_an_adapter_on_a_base_that_has_them_one_by_one(
+    tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    base = saved(tiny_mixtral(), tmp_path / "base")
+    model = get_peft_model(tiny_mixtral(), LoraConfig(r=2, target_modules=["q_proj"], **settings))
+    randomize_adapter(model)
+    adapter = saved(model, tmp_path / "adapter")
+    saved(model.merge_and_unload(), tmp_path / "merged")  # type: ignore[operator]
+    before, after = (load_file(tmp_path / side / "model.safetensors") for side in ("base", "merged"))
+    name = "model.layers.0.block_sparse_moe.experts.2.w3.weight"
+    assert not torch.allclose(before[name], after[name], atol=0.1)
+    assert_close(written(base, adapter), after)
+    half = {name: (before[name] + after[name]) / 2 for name in before}
+    assert_close(written(base, adapter, elsewhere=lambda name: 0.5), half)
+    pairs = pair_sides(*open_sides(base, adapter)).pairs
+    assert_close(written(base, adapter, changes={pair.name: halved for pair in pairs}), half)
+
+
+def moved(model: nn.Module) -> nn.Module:
+    generator = torch.Generator().manual_seed(5)
+    for parameter in model.parameters():
+        parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
+    return model
+
+
+@pytest.mark.parametrize("on_disk", ["base", "tuned"])
+def test_experts_of_a_checkpoint_one_by_one_on_one_side(tmp_path: Path, on_disk: str) -> None:
+    base, tuned = tiny_mixtral(), moved(tiny_mixtral())
+    folders = {"base": saved(base, tmp_path / "base"), "tuned": saved(tuned, tmp_path / "tuned")}
+    sides: tuple[Source, Source] = (folders["base"], tuned) if on_disk == "base" else (base, folders["tuned"])
+    before, after = (
+        (side.state_dict() for side in (base, tuned))
+        if on_disk == "base"  # it has the names of the tuned side, which is in memory
+        else (load_file(folder / "model.safetensors") for folder in folders.values())
+    )
+    assert_close(written(*sides), after)
+    pairs = pair_sides(*open_sides(*sides)).pairs
+    names = {pair.name for pair in pairs}
+    assert "model.layers.0.mlp.experts.gate_up_proj[1]" in names
+    half = {name: (before[name] + after[name]) / 2 for name in before}
+    changes = {pair.name: halved for pair in pairs}
+    assert_close(written(*sides, changes=changes, elsewhere=lambda name: 0.5), half)
+    # The shares are asked for by the names of the base's own tensors.
+    own = set(load_file(folders["base"] / "model.safetensors") if on_disk == "base" else base.state_dict())
+    asked: set[str] = set()
+    assert_close(written(*sides, elsewhere=lambda name: asked.add(name) or 0.5), half)  # type: ignore[func-returns-value]
+    assert asked
+    assert asked <= own
+
+
+def test_a_changed_matrix_that_no_written_tensor_contains_is_refused(tmp_path: Path) -> None:
+    model = get_peft_model(tiny_mixtral(), LoraConfig(r=2, target_modules=["q_proj"]))
+    changes = {"model.layers.7.self_attn.q_proj.weight": halved}
+    for sides in ((model,), (tiny_mixtral(0), tiny_mixtral(1))):
+        with pytest.raises(
+            CheckpointError, match=r"changes 'model\.layers\.7\.self_attn\.q_proj\.weight', which"
+        ):
+            planned_checkpoint(*open_sides(*sides), changes)
