@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from ..adapters.adapter import Adapter
 from ..opening.model_sum import ModelSum
+from ..pairing.side import Side
 from ..stored.checkpoint import Checkpoint, StoredTensor
 from ..stored.matrices import not_a_matrix
-from ..stored.names import tied_by_config
+from ..stored.names import may_be_same, tied_by_config
 from .rounding import stored_type
 from .verification import OtherTensor
 
@@ -22,33 +23,42 @@ _BETWEEN = (torch.bfloat16, torch.float16)
 _ADDED = re.compile(r"(?P<module>.+?)(?:\.token_adapter)?\.(?P<part>lora_B\.bias|trainable_tokens\w*)")
 
 
-def tensors_not_compared(adapter: Adapter | ModelSum) -> list[OtherTensor]:
-    """Tensors of the base that the adapter changes in a way that is not followed here."""
-    parts = [part for part, _ in adapter.parts] if isinstance(adapter, ModelSum) else [adapter]
+def tensors_not_compared(base: Checkpoint, sides: Sequence[Side], is_sum: bool) -> list[OtherTensor]:
+    """Tensors of the base that the adapter changes in a way that is not followed here, by the base's names."""
     unchecked = []
-    for part in parts:
+    for side in sides:
+        part = side.acting.part
         if not isinstance(part, Adapter):
             continue
         for name, reason in part.ignored:
             if match := _ADDED.fullmatch(name):
                 end = "bias" if match["part"] == "lora_B.bias" else "weight"
-                unchecked.append(OtherTensor(f"{match['module']}.{end}", f"the adapter changes it: {reason}"))
-        if isinstance(adapter, ModelSum):
+                changed = _name_in(base, f"{match['module']}.{end}")
+                unchecked.append(OtherTensor(changed, f"the adapter changes it: {reason}"))
+        if is_sum:
+            lacking = [skipped.name for skipped in side.skipped if skipped.name in part.replaced.tensors]
             unchecked += [
-                OtherTensor(name, "saved in full by a part of the sum") for name in part.replaced.names()
+                OtherTensor(name, "saved in full by a part of the sum") for name in (*side.tensors, *lacking)
             ]
     return unchecked
 
 
+def _name_in(base: Checkpoint, name: str) -> str:
+    """The base's name of a tensor to which an adapter may give another prefix."""
+    return next((own for own in base.names() if may_be_same(own, name)), name)
+
+
 def differences(
     base: Checkpoint,
-    adapter: Adapter | ModelSum,
+    saved: Mapping[str, StoredTensor],
     merged: Checkpoint,
     names: Collection[str],
     merged_name: Mapping[str, str],
 ) -> Iterator[tuple[OtherTensor | None, OtherTensor | None]]:
-    """Return for each of the base's tensors in ``names`` (what differs, what could not be compared)."""
-    saved = adapter.replaced.tensors if isinstance(adapter, Adapter) else {}
+    """Return for each of the base's tensors in ``names`` (what differs, what could not be compared).
+
+    ``saved`` are the tensors that the adapter stores in full, by the base's names.
+    """
     for name in names:
         other = merged_name.get(name)
         if other is None:

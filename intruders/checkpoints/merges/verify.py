@@ -17,6 +17,7 @@ from ..pairing.names_of_base import parts_of, under_common_names
 from ..pairing.open_sides import open_sides
 from ..pairing.pair_sides import pair_sides
 from ..pairing.pairing import PairedMatrix
+from ..pairing.side import sides_of
 from ..stored.checkpoint import Checkpoint, StoredTensor
 from ..stored.matching import match_names
 from ..stored.names import tensor_of
@@ -77,14 +78,15 @@ def verify(
             "pass BASE ADAPTER MERGED in this order"
         )
     parts = [part for part, _ in parts_of(opened)]
-    before, (*_, after), renamed = under_common_names(before, [*parts, open_checkpoint(merged)])
+    before, (*parts, after), renamed = under_common_names(before, [*parts, open_checkpoint(merged)])
     assert isinstance(after, Checkpoint)
-    before = read_once(before)
+    before, is_sum = read_once(before), isinstance(opened, ModelSum)
     selection = Selection(include_embeddings=True, split_fused=split_fused)
     wanted, in_merged = pair_sides(before, opened, selection), pair_sides(before, after, selection)
     merged_name = match_names(before.shapes(), after.shapes()).tuned_of
     touched = {_stored_tensor_of(pair.name, before) for pair in wanted.pairs}
-    unchecked = tensors_not_compared(opened)
+    sides = sides_of(before, parts)
+    unchecked = tensors_not_compared(before, sides, is_sum)
     rest = [name for name in before.names() if name not in touched.union(entry.name for entry in unchecked)]
     total = len(wanted.pairs) + len(rest)
 
@@ -94,12 +96,12 @@ def verify(
         tensor = _stored_tensor_of(pair.name, before)
         stored = after.tensors.get(merged_name.get(tensor, ""))
         counterpart = found_of.get(tensor + pair.name.removeprefix(tensor_of(pair.name)))
-        verdict = _verdict(pair, counterpart, stored, isinstance(opened, ModelSum))
+        verdict = _verdict(pair, counterpart, stored, is_sum)
         matrices.append(VerifiedMatrix(pair.name, pair.shape, verdict))
         progress("verify", len(matrices), total)
 
     others: list[OtherTensor] = []
-    compared = differences(before, opened, after, rest, merged_name)
+    compared = differences(before, {} if is_sum else sides[0].tensors, after, rest, merged_name)
     for done, (other, unknown) in enumerate(compared, len(matrices) + 1):
         others += [other] if other is not None else []
         unchecked += [unknown] if unknown is not None else []

@@ -7,11 +7,10 @@ from ..opening.open import Opened
 from ..stored.checkpoint import Checkpoint
 from ..stored.selected import require_selection
 from ..stored.selection import Selection
-from .acted_on import acting_parts
 from .names_of_base import parts_of, under_common_names
 from .paired_rows import paired_rows
 from .pairing import Pairing
-from .side import side_of
+from .side import sides_of
 from .trained_base import notes_on_trained_base
 
 EVERYTHING = Selection()
@@ -37,7 +36,7 @@ def pair_sides(base: Checkpoint, tuned: Opened, selection: Selection = EVERYTHIN
     trained = [note for part, _ in weighted for note in notes_on_trained_base(base, part)]
     base, parts, notes = under_common_names(base, [part for part, _ in weighted])
     notes = [*trained, *notes]
-    sides = [side_of(acting) for acting in acting_parts(base, parts)]
+    sides = sides_of(base, parts)
     weights = [weight for _, weight in weighted]
     rows = paired_rows(base, list(zip(sides, weights, strict=True)), selection, isinstance(tuned, ModelSum))
     notes += [note for side in sides for note in side.notes] + rows.notes

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from ...errors import PairingError, some_of
@@ -12,7 +12,8 @@ from ..stored.checkpoint import Checkpoint, StoredTensor
 from ..stored.matching import Matching, match_names, same_shape
 from ..stored.matrices import holds_experts, matrix_shape, not_a_matrix
 from ..stored.names import is_embedding_or_head
-from .acted_on import Acting
+from .acted_on import Acting, acting_parts
+from .names_of_base import Part
 from .pairing import SkipKind, Skipped
 
 
@@ -41,6 +42,15 @@ def side_of(acting: Acting) -> Side:
     if isinstance(acting.part, Adapter):
         return _adapter_side(acting, acting.part)
     return _checkpoint_side(acting, acting.part)
+
+
+def sides_of(base: Checkpoint, parts: Sequence[Part]) -> list[Side]:
+    """Each part matched with what it acts on; base and parts are under common names.
+
+    Raises:
+      PairingError: one does not belong to the base.
+    """
+    return [side_of(acting) for acting in acting_parts(base, parts)]
 
 
 def _checkpoint_side(acting: Acting, tuned: Checkpoint) -> Side:

@@ -24,7 +24,7 @@ from ..formats.safetensors import safetensors_file
 from ..formats.torch_pickle import pickle_file
 from ..stored.checkpoint import Checkpoint, StoredTensor
 from ..stored.json_file import read_json_object
-from ..stored.matching import match_names
+from ..stored.matching import Matching, match_names
 from ..stored.matrices import holds_experts, matrices_of
 from .finite import require_finite
 
@@ -35,6 +35,8 @@ _PREFIX = "base_model.model."
 # Add something else than B A, or hold tensors beside it that fit one rank alone.
 _VARIANTS = (*BY_PEFT, "monteclora_config")
 _WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
+# Of tensors that are none of the base's: biases of B, rows of embeddings.
+_OF_UPDATES = re.compile(r"\.(?:lora_B|token_adapter)\.")
 _NONE: Mapping[str, float] = MappingProxyType({})
 
 
@@ -162,28 +164,38 @@ def lora_adapter(
 
 def modules_of_pairs(base: Checkpoint, adapter: LoraAdapter) -> dict[str, str]:
     """Name of the base's matrix -> the adapter's module, matched as the readers match them."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    for name in (*base.names(), *base.tied):
-        holder = base.tied.get(name, name)
-        shape = base.tensors[holder].shape
-        if len(shape) >= 2 and not holds_experts(name, shape):
-            shapes[name] = matrices_of(base, holder)[0].shape
-    updates: dict[str, tuple[int, ...]] = {}
-    for module in adapter.modules.values():
-        left, right = (module.up.shape[0], _columns(module.down.shape))
-        shape = (right, left) if module.is_embedding else (left, right)
-        updates[f"{module.name.replace('.base_layer', '')}.weight"] = shape
-    by_weight = {f"{name.replace('.base_layer', '')}.weight": name for name in adapter.modules}
-    matching = match_names(shapes, updates)
-    return {name: by_weight[weight] for name, weight in matching.tuned_of.items()}
+    by_weight = {f"{_plain(name)}.weight": name for name in adapter.modules}
+    matched = _matching(base, adapter).tuned_of.items()
+    return {name: by_weight[weight] for name, weight in matched if weight in by_weight}
 
 
 def stored_in_full(base: Checkpoint, adapter: LoraAdapter) -> dict[str, str]:
     """The adapter's name of a tensor that it stores in full -> the base's; without those that the base lacks."""
-    shapes = base.shapes()
-    own = {name.removeprefix(_PREFIX).replace(".base_layer", ""): name for name in adapter.rest}
-    matching = match_names(shapes, {short: adapter.rest[name].shape for short, name in own.items()})
-    return {own[short]: name for name, short in matching.tuned_of.items()}
+    own = {_plain(name): name for name in adapter.rest}
+    matched = _matching(base, adapter).tuned_of.items()
+    return {own[short]: name for name, short in matched if short in own and name in base.tensors}
+
+
+def _matching(base: Checkpoint, adapter: LoraAdapter) -> Matching:
+    """The base's tensors and the adapter's weights, all at once: norms and biases alone do not tell a prefix."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name in (*base.names(), *base.tied):
+        holder = base.tied.get(name, name)
+        shape = base.tensors[holder].shape
+        is_matrix = len(shape) >= 2 and not holds_experts(name, shape)
+        shapes[name] = matrices_of(base, holder)[0].shape if is_matrix else shape
+    weights = {
+        _plain(name): stored.shape for name, stored in adapter.rest.items() if not _OF_UPDATES.search(name)
+    }
+    for module in adapter.modules.values():
+        left, right = (module.up.shape[0], _columns(module.down.shape))
+        weights[f"{_plain(module.name)}.weight"] = (right, left) if module.is_embedding else (left, right)
+    return match_names(shapes, weights)
+
+
+def _plain(name: str) -> str:
+    """A name of PEFT as the base has it, but for what the base's class puts before it."""
+    return name.removeprefix(_PREFIX).replace(".base_layer", "")
 
 
 def retrained_tokens(adapter: LoraAdapter) -> dict[str, str]:

@@ -18,9 +18,12 @@ from ..opening.open import Opened
 from ..pairing.experts import InStacks
 from ..pairing.names_of_base import parts_of, under_common_names
 from ..pairing.pair_sides import pair_sides
+from ..pairing.pairing import SkipKind
+from ..pairing.side import Side, sides_of
 from ..stored.checkpoint import Checkpoint, StoredTensor
 from ..stored.matching import match_names
 from ..stored.matrices import MatrixView, common_matrices, matrices_of, not_a_matrix
+from ..stored.names import may_be_same
 from ..stored.selection import Selection
 from .finite import require_finite
 from .shards import PlannedTensor
@@ -222,13 +225,12 @@ def _with_share(tensor: Tensor, base: StoredTensor, name: str, share: float, dty
 def _replaced_whole(
     base: Checkpoint, tuned: Adapter | ModelSum
 ) -> dict[str, tuple[Callable[[], Tensor], float]]:
-    """Tensors of one dimension that an adapter stores in full, and its weight in a sum.
+    """Tensors of one dimension that an adapter stores in full, by the base's names, and its weight in a sum.
 
     Those of two dimensions are matrices like any other.
     """
-    parts = [(tuned, 1.0)] if isinstance(tuned, Adapter) else tuned.parts
-    whole: dict[str, tuple[Callable[[], Tensor], float]] = {}
-    for adapter, weight in parts:
+    parts = parts_of(tuned)
+    for adapter, _ in parts:
         if isinstance(adapter, Checkpoint):
             raise CheckpointError(
                 f"'{tuned.source}' is a sum with full checkpoints in it; merge it first, and pass the merged model"
@@ -238,23 +240,31 @@ def _replaced_whole(
                 f"'{adapter.source}' trained {len(adapter.ignored)} tensors that cannot be merged here "
                 f"('{adapter.ignored[0][0]}': {adapter.ignored[0][1]}); write an adapter (--as adapter)"
             )
-        stored = adapter.replaced.tensors
-        if not stored:
-            continue
-        matching = match_names(
-            base.shapes(),
-            {name: value.shape for name, value in stored.items()},
-        )
-        for name, other in matching.tuned_of.items():
-            if stored[other].shape != base.shape(name):
+    whole: dict[str, tuple[Callable[[], Tensor], float]] = {}
+    sides = sides_of(base, [adapter for adapter, _ in parts])
+    for side, (adapter, weight) in zip(sides, parts, strict=True):
+        _require_matched(base, side)
+        for name, stored in side.tensors.items():
+            if stored.shape != base.shape(name):
                 raise CheckpointError(
-                    f"'{adapter.source}' contains '{name}' as {stored[other].shape} and the base has "
-                    f"{base.shape(name)}; write an adapter (--as adapter)"
+                    f"'{adapter.source}' contains '{name}' as {stored.shape} and the base has {base.shape(name)}; "
+                    "write an adapter (--as adapter)"
                 )
-            if len(stored[other].shape) < 2:
+            if len(stored.shape) < 2:
                 if len(parts) > 1:
                     raise CheckpointError(
                         f"'{tuned.source}' is a sum of adapters that store '{name}' in full; merge it first"
                     )
-                whole[name] = stored[other].read, weight
+                whole[name] = stored.read, weight
     return whole
+
+
+def _require_matched(base: Checkpoint, side: Side) -> None:
+    """Raise CheckpointError if the base has a tensor that the adapter stores in full and that was not matched."""
+    for skipped in side.skipped:
+        own = [name for name in base.names() if may_be_same(name, skipped.name) and not side.holds(name)]
+        if own and skipped.kind == SkipKind.NO_COUNTERPART:
+            raise CheckpointError(
+                f"'{side.acting.part.source}' contains '{skipped.name}' in full, which may be '{own[0]}' of the base; "
+                "expected the same prefix as in its other tensors; write an adapter (--as adapter)"
+            )

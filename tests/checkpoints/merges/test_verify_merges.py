@@ -35,7 +35,7 @@ from tests.checkpoints.merged_models import (
     wide_llama,
     with_delta,
 )
-from tests.checkpoints.models import randomize_adapter, saved
+from tests.checkpoints.models import randomize_adapter, saved, tiny_bert
 from tests.checkpoints.stored.test_matrices import tiny_mixtral
 
 
@@ -347,3 +347,34 @@ def test_experts_that_the_base_has_one_by_one(tmp_path: Path, in_memory: bool, p
     found = intruders.verify(base, adapter, lost)
     assert found.counts == ({APPLIED: 6, NOT_APPLIED: 1} if parameters else {APPLIED: 1})
     assert [other.name for other in found.others] == ([] if parameters else [one])
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"modules_to_save": ["LayerNorm", "pooler"]}, {"bias": "all"}, {"lora_bias": True}],
+    ids=["norms", "biases", "biases of B"],
+)
+def test_norms_and_biases_under_another_prefix(tmp_path: Path, settings: dict[str, object]) -> None:
+    """The adapter of a classifier has ``bert.`` before every name, and the base has not."""
+    model = tiny_bert(classes=3)
+    base = saved(model.bert, tmp_path / "base")  # type: ignore[arg-type]
+    tuned = peft.get_peft_model(model, lora(target_modules=["query"], **settings))
+    randomize_adapter(tuned)
+    adapter = saved(tuned, tmp_path / "adapter")
+    merged = weights(tuned.merge_and_unload())
+    found = intruders.verify(base, adapter, merged)
+    # The head that an untrained base lacks is neither the adapter's nor the base's.
+    head = {"classifier.weight", "classifier.bias"}
+    assert set(found.counts) == {APPLIED}
+    assert {other.name for other in found.others} <= head
+    assert {other.reason for other in found.others} <= {"missing in the base"}
+    assert [other.name for other in found.unchecked] == (
+        [f"encoder.layer.{layer}.attention.self.query.bias" for layer in (0, 1)]
+        if "lora_bias" in settings
+        else []
+    )
+    name = "encoder.layer.1.output.LayerNorm.bias"
+    lost = intruders.verify(
+        base, adapter, merged | {f"bert.{name}": load_file(base / "model.safetensors")[name] + 1}
+    )
+    assert [other.name for other in lost.others if other.name not in head] == [name]

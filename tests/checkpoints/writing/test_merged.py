@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from intruders.checkpoints.opening.open import Source
@@ -18,7 +18,7 @@ from intruders.checkpoints.pairing.pair_sides import pair_sides
 from intruders.checkpoints.writing.merged import planned_checkpoint
 from intruders.errors import CheckpointError
 from intruders.linalg.pair import Pair
-from tests.checkpoints.models import randomize_adapter, saved
+from tests.checkpoints.models import merged_weights, randomize_adapter, saved, tiny_bert, tiny_llama
 from tests.checkpoints.stored.test_matrices import tiny_mixtral
 
 STACKS = {"target_parameters": ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]}
@@ -101,3 +101,37 @@ def test_a_changed_matrix_that_no_written_tensor_contains_is_refused(tmp_path: P
             CheckpointError, match=r"changes 'model\.layers\.7\.self_attn\.q_proj\.weight', which"
         ):
             planned_checkpoint(*open_sides(*sides), changes)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"modules_to_save": ["LayerNorm"]}, {"bias": "all"}, {"modules_to_save": ["LayerNorm", "pooler"]}],
+    ids=["norms", "biases", "norms and a matrix"],
+)
+def test_norms_and_biases_stored_in_full_under_another_prefix(
+    tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    """The adapter of a classifier has ``bert.`` before every name, and the base has not."""
+    model = tiny_bert(classes=3)
+    base = saved(model.bert, tmp_path / "base")  # type: ignore[arg-type]
+    before = load_file(base / "model.safetensors")
+    tuned = get_peft_model(model, LoraConfig(r=2, target_modules=["query"], **settings))
+    randomize_adapter(tuned)
+    adapter = saved(tuned, tmp_path / "adapter")
+    after = {name.removeprefix("bert."): tensor for name, tensor in merged_weights(tuned).items()}
+    after = {name: after[name] for name in before}
+    assert sum(not torch.equal(before[name], after[name]) for name in before if before[name].dim() == 1) > 5
+    assert_close(written(base, adapter), after)
+    half = {name: (before[name] + after[name]) / 2 for name in before}
+    assert_close(written(base, adapter, elsewhere=lambda name: 0.5), half)
+
+
+def test_a_norm_stored_in_full_under_a_prefix_of_its_own_is_refused(tmp_path: Path) -> None:
+    model = get_peft_model(tiny_llama(), LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["norm"]))
+    adapter = saved(model, tmp_path)
+    tensors = load_file(adapter / "adapter_model.safetensors")
+    name = "base_model.model.model.norm.weight"
+    tensors["base_model.model.text.model.norm.weight"] = tensors.pop(name)
+    save_file(tensors, adapter / "adapter_model.safetensors")
+    with pytest.raises(CheckpointError, match=r"in full, which may be 'model\.norm\.weight' of the base"):
+        written(tiny_llama(), adapter)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,9 +19,9 @@ from intruders.mitigation.remedies.changes import Change
 from intruders.mitigation.remedies.interpolate import Interpolate
 from intruders.mitigation.targets.adapter_folder import LoraContent
 from intruders.mitigation.targets.target import ChangedMatrix
-from tests.checkpoints.models import randomize_adapter, saved, tiny_llama
+from tests.checkpoints.models import merged_weights, randomize_adapter, saved, tiny_bert, tiny_llama
 from tests.checkpoints.stored.test_matrices import tiny_mixtral
-from tests.mitigation.hot import hot_llama
+from tests.mitigation.hot import hot_llama, merged_from
 
 
 def test_the_tokenizer_of_an_adapter_comes_with_it_and_nothing_of_its_training(tmp_path: Path) -> None:
@@ -59,3 +61,28 @@ def test_a_changed_matrix_that_the_adapter_has_no_tensor_for_is_refused(tmp_path
     changed = {"model.layers.0.mlp.up_proj.weight": ChangedMatrix(Change(share=0.5), None)}
     with pytest.raises(CheckpointError, match=r"changes 'model\.layers\.0\.mlp\.up_proj\.weight', for which"):
         content.rewritten(changed, everywhere_as_tuned)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"modules_to_save": ["LayerNorm"]}, {"bias": "all"}], ids=["norms", "biases"]
+)
+def test_norms_and_biases_stored_in_full_under_another_prefix(
+    tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    """The adapter of a classifier has ``bert.`` before every name, and the base has not."""
+    model = tiny_bert(classes=3)
+    saved(model.bert, tmp_path / "base")  # type: ignore[arg-type]
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    tuned = get_peft_model(copy.deepcopy(model), LoraConfig(r=2, target_modules=["query"], **settings))
+    randomize_adapter(tuned)
+    saved(tuned, tmp_path / "tuned")
+    after = merged_weights(tuned)
+    mitigate(tmp_path / "base", tmp_path / "tuned", remedy=Interpolate(alpha=0.5), out=tmp_path / "out")
+    found = merged_from(tmp_path / "out", model)
+    assert any("LayerNorm" in name and not torch.equal(before[name], after[name]) for name in before)
+    for name, tensor in before.items():
+        # A head is no tensor of the base, so that it stays as tuned.
+        wanted = (
+            after[name] if name.startswith("classifier") else (tensor.double() + after[name].double()) / 2
+        )
+        torch.testing.assert_close(found[name].double(), wanted.double(), atol=1e-5, rtol=1e-4, msg=name)
