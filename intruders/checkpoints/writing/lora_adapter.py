@@ -267,6 +267,11 @@ def _config(adapter: LoraAdapter, ranks: Mapping[str, int]) -> dict[str, Any]:
     config["alpha_pattern"] = {
         _key(name): value for name, value in alphas.items() if value != config["lora_alpha"]
     }
+    # PEFT runs the start when it loads the adapter, before the stored factors replace what it made: an orthogonal one
+    # fails at odd ranks, and others cost a decomposition of every matrix.
+    config["init_lora_weights"] = True
+    if config.get("eva_config") is not None:
+        config["eva_config"] = None
     return config
 
 
