@@ -59,6 +59,67 @@ def tiny_bert(seed: int = 0, classes: int | None = None) -> nn.Module:
     return BertModel(config).eval() if classes is None else BertForSequenceClassification(config).eval()
 
 
+def tiny_mixtral(seed: int = 0) -> nn.Module:
+    """One layer of three experts, stacked as (e, out, in)."""
+    from transformers import MixtralConfig, MixtralForCausalLM
+
+    torch.manual_seed(seed)
+    config = MixtralConfig(
+        vocab_size=40,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        num_local_experts=3,
+    )
+    return MixtralForCausalLM(config).eval()
+
+
+def tiny_gpt_oss(seed: int = 0) -> nn.Module:
+    """One layer of three experts, stacked as (e, in, out)."""
+    from transformers import GptOssConfig, GptOssForCausalLM
+
+    torch.manual_seed(seed)
+    config = GptOssConfig(
+        vocab_size=40,
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        head_dim=8,
+        num_local_experts=3,
+        num_experts_per_tok=2,
+    )
+    model = GptOssForCausalLM(config).eval()
+    for parameter in model.parameters():
+        nn.init.normal_(parameter)
+    return model
+
+
+def tiny_llama4(inner: int = 24) -> nn.Module:
+    """One layer of three experts, stacked as (e, in, out), which PEFT does not know."""
+    from transformers import Llama4ForCausalLM, Llama4TextConfig
+
+    torch.manual_seed(0)
+    config = Llama4TextConfig(
+        vocab_size=40,
+        hidden_size=16,
+        intermediate_size=inner,
+        intermediate_size_mlp=32,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=4,
+        num_local_experts=3,
+        num_experts_per_tok=1,
+        interleave_moe_layer_step=1,
+        pad_token_id=0,
+    )
+    return Llama4ForCausalLM(config).eval()
+
+
 def randomize_adapter(model: nn.Module, seed: int = 1) -> None:
     """Fill every trainable tensor, so that no factor is left at the zeros an adapter starts from."""
     generator = torch.Generator().manual_seed(seed)

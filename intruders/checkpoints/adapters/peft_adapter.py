@@ -22,7 +22,7 @@ from .adapter_config import AdapterConfig
 from .binding import bound_updates
 from .by_peft import modules_by_target, modules_of, names_alone, shared_updates, updates_one_by_one
 from .lora import BY_PEFT as LORA_BY_PEFT
-from .lora import decided_by_shapes, lora_updates, require_weights
+from .lora import lora_modules, module_update, require_weights
 from .other_methods import adalora_updates, loha_updates, lokr_updates
 from .peft_types import (
     BY_FORMULA,
@@ -36,6 +36,7 @@ from .peft_types import (
     require_settings,
 )
 from .starts import KASA, can_be_repeated, changes_the_base
+from .target_parameters import UndecidedModule, decided_by_base, parameters_meant, undecided_module
 
 Tensors = Mapping[str, StoredTensor]
 
@@ -152,11 +153,16 @@ def _by_formula(tensors: Tensors, config: AdapterConfig, scales: Mapping[str, fl
         updates = _OTHER_FORMULAS[config.peft_type](tensors, config, scales)
         return _with_updates(tensors, config, updates, _METHOD_TENSOR)
     require_weights(config)
-    undecided: list[list[AdaptedWeight]] = []
+    undecided: list[UndecidedModule] = []
     if any(config.values.get(key) for key in LORA_BY_PEFT):
         updates = updates_one_by_one(tensors, config, scales)
     else:
-        updates, undecided = lora_updates(tensors, config, scales)
+        updates = []
+        for module in lora_modules(tensors, config.source):
+            if parameters_meant(module.module, config):
+                undecided.append(undecided_module(module, config, scales))
+            else:
+                updates.append(module_update(module, config, scales))
     changed = _changes_its_base(config)
     start = None
     if changed is not None:
@@ -164,10 +170,12 @@ def _by_formula(tensors: Tensors, config: AdapterConfig, scales: Mapping[str, fl
         start = Start(changed, updates_one_by_one(tensors, config) if repeats else None)
 
     def with_parameters(base: Checkpoint, shapes: Mapping[str, Shape]) -> list[AdaptedWeight]:
-        return updates + decided_by_shapes(undecided, config.source, shapes)
+        return updates + decided_by_base(undecided, config.source, base, shapes)
 
     return replace(
-        _with_updates(tensors, config, updates + [choices[0] for choices in undecided], _METHOD_TENSOR),
+        _with_updates(
+            tensors, config, updates + [module.likeliest() for module in undecided], _METHOD_TENSOR
+        ),
         named_for=with_parameters if undecided else None,
         start=start,
         decomposes=changed == KASA,

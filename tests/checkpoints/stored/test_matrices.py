@@ -24,46 +24,11 @@ from tests.checkpoints.models import (
     reasons,
     saved,
     tiny_gpt2,
+    tiny_gpt_oss,
     tiny_llama,
+    tiny_mixtral,
     tuned_of,
 )
-
-
-def tiny_mixtral(seed: int = 0) -> nn.Module:
-    from transformers import MixtralConfig, MixtralForCausalLM
-
-    torch.manual_seed(seed)
-    config = MixtralConfig(
-        vocab_size=40,
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        num_local_experts=3,
-    )
-    return MixtralForCausalLM(config).eval()
-
-
-def tiny_gpt_oss(seed: int = 0) -> nn.Module:
-    from transformers import GptOssConfig, GptOssForCausalLM
-
-    torch.manual_seed(seed)
-    config = GptOssConfig(
-        vocab_size=40,
-        hidden_size=16,
-        intermediate_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        head_dim=8,
-        num_local_experts=3,
-        num_experts_per_tok=2,
-    )
-    model = GptOssForCausalLM(config).eval()
-    for parameter in model.parameters():
-        nn.init.normal_(parameter)
-    return model
 
 
 @pytest.mark.parametrize("where", ["folder", "memory"])

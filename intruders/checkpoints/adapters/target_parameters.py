@@ -1,0 +1,215 @@
+"""LoRA on parameters (``target_parameters``), which only a base tells from LoRA on the modules that have them.
+
+PEFT gives the tensors of both the same names. It adapts the parameter p of a module M where a target is "M.p" or the
+end of it and the model has M.p; the tensors of every other module are for its weight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+from torch import Tensor
+
+from ...errors import CheckpointError, PairingError, some_of
+from ...linalg.low_rank import LowRank
+from ..stored.checkpoint import Checkpoint
+from ..stored.layout import text_config
+from ..stored.matching import match_names, plain
+from .adapter import AdaptedWeight, Shape
+from .adapter_config import AdapterConfig
+from .formulas import low_rank, widened
+from .lora import LoraTensors, lora_scale, module_update
+
+# The models whose stacks of experts PEFT knows to be stored input side first (``is_transposed`` of their modules).
+_KNOWN_AS_INPUT_FIRST = {"aria", "aria_text", "gpt_oss", "openai_privacy_filter"}
+
+
+@dataclass(frozen=True)
+class UndecidedModule:
+    """A module whose tensors are for one of its parameters, or for its weight."""
+
+    name: str
+    parameters: list[str]  # "M.p" of every target that means it
+    updates: list[AdaptedWeight]  # of those parameters whose rank the tensors may have
+    has_its_rank: bool  # whether the tensors have the rank that the config gives the module itself
+    as_module: Callable[[], AdaptedWeight] = field(repr=False)
+
+    def likeliest(self) -> AdaptedWeight:
+        """The update to show while no base is known."""
+        stacks = [update for update in self.updates if update.experts is not None]
+        if stacks:
+            return stacks[0]
+        is_weight = f"{self.name}.weight" in self.parameters
+        return self.updates[0] if self.updates and is_weight else self.without_parameters()
+
+    def without_parameters(self) -> AdaptedWeight:
+        """The update on a base that has none of the parameters."""
+        return self.as_module() if self.has_its_rank or not self.updates else self.updates[0]
+
+
+def parameters_meant(module: str, config: AdapterConfig) -> list[str]:
+    """The parameters of a module that PEFT would adapt, if the model has them.
+
+    >>> config = AdapterConfig({"target_parameters": ["down_proj", "experts.gate_up_proj", "gate.weight"]}, "a")
+    >>> parameters_meant("layers.0.mlp.experts", config)
+    ['layers.0.mlp.experts.down_proj', 'layers.0.mlp.experts.gate_up_proj']
+    """
+    names = {target: f"{module}.{target.rpartition('.')[2]}" for target in config.names("target_parameters")}
+    return list(
+        dict.fromkeys(name for target, name in names.items() if name == target or name.endswith(f".{target}"))
+    )
+
+
+def undecided_module(
+    tensors: LoraTensors, config: AdapterConfig, scales: Mapping[str, float]
+) -> UndecidedModule:
+    """The updates that the tensors of a module may be, where a target means one of its parameters.
+
+    Args:
+      tensors: of the module.
+      config: the adapter's config.
+      scales: by module, where a model in memory has its own idea of the scale.
+
+    Raises:
+      CheckpointError: a lora_A without its lora_B, or shapes that contradict each other.
+    """
+    name = tensors.module
+    parameters = parameters_meant(name, config)
+    updates = [_parameter_update(tensors, parameter, config, scales) for parameter in parameters]
+    rank = config.pattern_value("rank_pattern", name, config.number("r"))
+    return UndecidedModule(
+        name,
+        parameters,
+        [update for update in updates if update is not None],
+        tensors.pair(config.source)[0].shape[0] == rank,
+        lambda: module_update(tensors, config, scales),
+    )
+
+
+def decided_by_base(
+    undecided: list[UndecidedModule], source: str, base: Checkpoint, shapes: Mapping[str, Shape]
+) -> list[AdaptedWeight]:
+    """The update of each module on a base.
+
+    PEFT nests the adapters of one module's parameters and does not write which is whose: their shapes tell.
+
+    Args:
+      undecided: the modules.
+      source: of the adapter.
+      base: what it acts on.
+      shapes: of the base's tensors as an adapter sees them, (m, n) with the output side first, or (experts, m, n).
+
+    Raises:
+      CheckpointError: a parameter of the base with tensors of another rank.
+      PairingError: several parameters of the base fit, or it is not known which side of one is the output.
+    """
+    ends = {_end(name) for name in shapes}
+    choices = [_in_base(module, source, ends) for module in undecided]
+    # How an update of a parameter is stored depends on the base, so that its shape cannot tell which one it is for.
+    candidates = {
+        update.name: (-1,) * len(update.full_shape) for of_module in choices for update in of_module
+    }
+    base_of = {other: name for name, other in match_names(shapes, candidates).tuned_of.items()}
+    decided: list[AdaptedWeight] = []
+    for module, of_module in zip(undecided, choices, strict=True):
+        if not of_module:
+            decided.append(module.without_parameters())
+            continue
+        update = _fitting(of_module, source, base, shapes, base_of)
+        decided.append(_output_first(update, source, base, shapes, base_of))
+    return decided
+
+
+def _in_base(module: UndecidedModule, source: str, ends: set[str]) -> list[AdaptedWeight]:
+    """The updates for parameters that the base has by their names, whatever prefix it puts before them."""
+    present = [name for name in module.parameters if _end(name) in ends]
+    updates = [update for update in module.updates if update.name in present]
+    if present and not updates:
+        raise CheckpointError(
+            f"'{source}' has a lora_A for '{module.name}' of the rank of none of {', '.join(present)}; "
+            "expected tensors and config of one training"
+        )
+    return updates
+
+
+def _end(name: str) -> str:
+    """Return the module's own name and the parameter's."""
+    return ".".join(plain(name).split(".")[-2:])
+
+
+def _fitting(
+    updates: list[AdaptedWeight],
+    source: str,
+    base: Checkpoint,
+    shapes: Mapping[str, Shape],
+    base_of: Mapping[str, str],
+) -> AdaptedWeight:
+    fitting = [
+        update
+        for update in updates
+        if (name := base_of.get(update.name)) is not None
+        and update.full_shape in (shapes[name], base.shape(name))
+    ]
+    if len(fitting) > 1:
+        raise PairingError(
+            f"the adapter '{source}' changes one of {some_of([update.name for update in fitting])}, which have the "
+            "same shape, and does not say which; merge it with PEFT, and pass the merged model"
+        )
+    return fitting[0] if fitting else updates[0]
+
+
+def _output_first(
+    update: AdaptedWeight,
+    source: str,
+    base: Checkpoint,
+    shapes: Mapping[str, Shape],
+    base_of: Mapping[str, str],
+) -> AdaptedWeight:
+    """The update (m, n), output side first, of a parameter that PEFT may have taken as it is stored."""
+    name = base_of.get(update.name)
+    if name is None or base.tied.get(name, name) not in base.input_first:
+        return update
+    stored = base.shape(name)
+    if update.full_shape != stored:
+        return update
+    if stored == shapes[name] and len(stored) == 3:  # square, so that the shape does not tell
+        model_type = text_config(base.config).get("model_type")
+        if model_type is None:
+            raise PairingError(
+                f"the adapter '{source}' changes '{name}' of '{base.source}', whose matrices are square and stored "
+                "input side first, and no config says of which model; pass the base with its config.json"
+            )
+        if model_type in _KNOWN_AS_INPUT_FIRST:
+            return update
+
+    def change(weight: Tensor, expert: int | None) -> LowRank:
+        stored_order = update.change(weight, expert)
+        assert isinstance(stored_order, LowRank)
+        return LowRank(stored_order.right.mT, stored_order.left.mT)
+
+    return replace(update, shape=update.shape[::-1], change=change)
+
+
+def _parameter_update(
+    tensors: LoraTensors, name: str, config: AdapterConfig, scales: Mapping[str, float]
+) -> AdaptedWeight | None:
+    """The update of a module's parameter, if the tensors' rank allows that they are for that one.
+
+    PEFT stacks the experts' factors: A (e r, in), and B (out, r e) with the expert as the faster index.
+    """
+    down, up, _ = tensors.pair(config.source)
+    rank = int(config.pattern_value("rank_pattern", name, config.number("r")))
+    experts, rest = divmod(down.shape[0], max(rank, 1))
+    if rest or rank < 1:
+        return None
+    scale = scales.get(tensors.name, lora_scale(name, rank, config))
+    if experts == 1:
+        return low_rank(name, down, up, scale)
+
+    def change(base: Tensor, expert: int | None) -> LowRank:
+        left = widened(up.read()).reshape(up.shape[0], rank, experts)[:, :, expert or 0]
+        right = widened(down.read()).reshape(experts, rank, -1)[expert or 0]
+        return LowRank(scale * left, right)
+
+    return AdaptedWeight(name, (up.shape[0], down.shape[1]), rank, scale, "lora", change, experts)
