@@ -56,6 +56,10 @@ _FUSED = re.compile(
 # query_key_value: one (q, k, v) after the other for each head, instead of all q, all k, all v.
 _BY_HEAD = {"bloom", "gpt_neox", "gpt_neox_japanese", "persimmon"}
 
+# Towers beside a language model, whose heads are their own.
+_TOWER = re.compile(r"(?:^|[._])(?P<kind>visual|vision|audio)(?:[._]|$)")
+_HEADS_OF_TOWER = ("num_attention_heads", "num_heads", "attention_heads", "encoder_attention_heads")
+
 # torch's MultiheadAttention and GPT-2, neither of which has grouped attention.
 _ALWAYS_THIRDS = {"in_proj_weight", "c_attn"}
 
@@ -71,16 +75,44 @@ def fused_rows(name: str, rows: int, config: Mapping[str, Any] | None) -> Rows |
     match = _FUSED.search(name)
     if match is None or "cross" in name:  # cross-attention fuses k and v alone
         return None
-    settings = text_config(config)
+    settings = settings_of(name, config)
     if match["kind"] == "gate_up_proj":
         return _gate_and_up(rows, settings)
     if settings.get("model_type") in _BY_HEAD:
         return _by_head(rows, settings.get("num_attention_heads", settings.get("n_head")))
     if match["kind"] == "query_key_value" or settings.get("model_type") == "gpt_bigcode":
         return None  # Falcon's three layouts and multi-query ones cannot be told by the shape
-    if "num_attention_heads" not in settings and match["kind"] not in _ALWAYS_THIRDS:
+    if match["kind"] not in _ALWAYS_THIRDS and not _tells_of_heads(settings, name):
         return None
     return _in_blocks(rows, settings)
+
+
+def settings_of(name: str, config: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """The settings of the part of a model that a weight belongs to; none of a tower that the config does not describe.
+
+    >>> config = {"num_attention_heads": 12, "vision_config": {"num_heads": 16}}
+    >>> settings_of("visual.blocks.0.attn.qkv.weight", config)["num_attention_heads"]
+    16
+    >>> settings_of("model.layers.0.self_attn.q_proj.weight", config)["num_attention_heads"]
+    12
+    """
+    match = _TOWER.search(name)
+    if match is None:
+        return text_config(config)
+    config = config or {}
+    kind = "audio" if match["kind"] == "audio" else "vision"
+    settings = config.get(f"{kind}_config")
+    if not isinstance(settings, Mapping):  # the model may be the tower alone
+        settings = config if kind in str(config.get("model_type")) else {}
+    heads = [settings[key] for key in _HEADS_OF_TOWER if isinstance(settings.get(key), int)]
+    return {**settings, "num_attention_heads": heads[0]} if heads else settings
+
+
+def _tells_of_heads(settings: Mapping[str, Any], name: str) -> bool:
+    """Return whether the settings say how q, k and v share the rows; a tower's attention is seldom grouped."""
+    if "num_attention_heads" in settings:
+        return True
+    return bool(_TOWER.search(name) and settings) and "num_key_value_heads" not in settings
 
 
 def text_config(config: Mapping[str, Any] | None) -> Mapping[str, Any]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...audits.result.records import AuditedMatrix
 from ...checkpoints.pairing.pairing import PairedMatrix
-from ...checkpoints.stored.layout import fused_rows, text_config
+from ...checkpoints.stored.layout import fused_rows, settings_of
 from ...errors import SettingError
 from ...linalg.low_rank import LowRank
 from ...linalg.operators import Update
@@ -142,7 +142,7 @@ def _ratio(sizes: Sequence[tuple[float, float]]) -> float:
 def _blocks(pair: PairedMatrix, config: Mapping[str, Any] | None) -> dict[Head, HeadBlock]:
     """Return the parts of a matrix by head; none if it is not a projection of an attention."""
     match = _ATTENTION.match(pair.name)
-    settings = text_config(config)
+    settings = settings_of(pair.name, config)
     heads = next((settings[name] for name in _COUNTS if isinstance(settings.get(name), int)), None)
     if match is None or heads is None:
         return {}

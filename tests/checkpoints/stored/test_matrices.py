@@ -244,6 +244,50 @@ def test_split_by_head_of_gpt_neox() -> None:
     assert fused_rows("h.0.self_attention.query_key_value.weight", 24, {"model_type": "falcon"}) is None
 
 
+def test_split_of_a_vision_tower_by_its_own_heads() -> None:
+    """Qwen2-VL splits by ``reshape(tokens, 3, heads, -1)``: thirds, whatever the text model's groups."""
+    from transformers.models.qwen2_vl.configuration_qwen2_vl import Qwen2VLConfig, Qwen2VLVisionConfig
+    from transformers.models.qwen2_vl.modeling_qwen2_vl import VisionAttention
+
+    vision = Qwen2VLVisionConfig(embed_dim=48, num_heads=4)
+    config = Qwen2VLConfig(text_config={"num_attention_heads": 12, "num_key_value_heads": 2}).to_dict()
+    config["vision_config"] = vision.to_dict()
+    name = "model.visual.blocks.0.attn.qkv.weight"
+    weight = VisionAttention(vision).qkv.weight
+    rows = fused_rows(name, len(weight), config)
+    assert rows is not None
+    tokens = torch.randn(5, 48)
+    # As the model's own forward takes them apart.
+    parts = (tokens @ weight.mT).reshape(5, 3, 4, -1).permute(1, 0, 2, 3).unbind(0)
+    for part, truth in zip("qkv", parts, strict=True):
+        torch.testing.assert_close(tokens @ weight[rows[part]].mT, truth.flatten(1))
+    del config["vision_config"]
+    assert fused_rows(name, len(weight), config) is None  # nothing says what the tower's heads are
+
+
+@pytest.mark.parametrize(
+    ("tower", "sizes"),
+    [
+        ({"num_heads": 16}, [1280, 1280, 1280]),
+        ({"hidden_size": 1280}, [1280, 1280, 1280]),
+        ({"num_heads": 16, "num_key_value_heads": 4}, [2560, 640, 640]),
+        ({"num_key_value_heads": 4}, None),
+    ],
+)
+def test_heads_of_a_tower(tower: dict[str, int], sizes: list[int] | None) -> None:
+    text = {"num_attention_heads": 12, "num_key_value_heads": 2}
+    for name, key in (
+        ("visual.blocks.0.attn.qkv.weight", "vision_config"),
+        ("model.vision_tower.layers.0.qkv_proj.weight", "vision_config"),
+        ("thinker.audio_tower.layers.0.attn.qkv.weight", "audio_config"),
+    ):
+        rows = fused_rows(name, 3840, {**text, key: tower})
+        assert (None if rows is None else [len(part) for part in rows.values()]) == sizes
+    rows = fused_rows("model.layers.0.self_attn.qkv_proj.weight", 3840, {**text, "vision_config": tower})
+    assert rows is not None
+    assert [len(part) for part in rows.values()] == [2880, 480, 480]
+
+
 def test_added_tokens_are_left_out() -> None:
     base, tuned = tiny_llama(0), tiny_llama(1, vocab_size=43)
     pairing = pair_sides(*open_sides(base, tuned), Selection(include_embeddings=True))
