@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import gguf
@@ -58,15 +60,17 @@ def write_gguf(
     hidden: int = 32,
     tied: bool = False,
     tokens: int | None = None,
+    each: int = 0,
     **settings: Any,
 ) -> Path:
     """A whole file of the family; matrices are stored as ``kind``, vectors as F32.
 
-    With a number of ``tokens`` their list alone says how many there are.
+    With a number of ``tokens`` their list alone says how many there are. With ``each`` the model is split into files of
+    that many tensors, and their numbers and their count are put into the name.
     """
     model: Any = skeleton(family, hidden, tied, **settings)
     config = model.config
-    writer = gguf.GGUFWriter(path, family)
+    writer = gguf.GGUFWriter(path, family, split_max_tensors=each)
     writer.add_name("tiny")
     writer.add_context_length(64)
     writer.add_embedding_length(hidden)
@@ -100,16 +104,30 @@ def write_gguf(
     return path
 
 
-def write_llama_gguf(path: Path, model: Any, weights: dict[str, torch.Tensor], kind: str) -> Path:
-    """A Llama's own weights as llama.cpp's converter stores them: rotary rows turned, matrices as ``kind``."""
+def write_llama_gguf(
+    path: Path,
+    model: Any,
+    weights: dict[str, torch.Tensor],
+    kind: str,
+    *,
+    kv_heads: bool = True,
+    heads: bool = True,
+    others: Mapping[str, np.ndarray[Any, Any]] = MappingProxyType({}),
+) -> Path:
+    """A Llama's own weights as llama.cpp's converter stores them: rotary rows turned, matrices as ``kind``.
+
+    ``heads`` and ``kv_heads`` say whether their numbers are in the file; ``others`` are put into it as they are.
+    """
     config = model.config
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_context_length(64)
     writer.add_embedding_length(config.hidden_size)
     writer.add_block_count(config.num_hidden_layers)
     writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
+    if heads:
+        writer.add_head_count(config.num_attention_heads)
+    if kv_heads:
+        writer.add_head_count_kv(config.num_key_value_heads)
     writer.add_vocab_size(config.vocab_size)
     writer.add_layer_norm_rms_eps(1e-6)
     writer.add_rope_freq_base(10000.0)
@@ -130,6 +148,8 @@ def write_llama_gguf(path: Path, model: Any, weights: dict[str, torch.Tensor], k
             writer.add_tensor(found, numbers)
         else:
             writer.add_tensor(found, gguf.quants.quantize(numbers, quantization), raw_dtype=quantization)
+    for name, other in others.items():
+        writer.add_tensor(name, other)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

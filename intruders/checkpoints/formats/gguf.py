@@ -12,6 +12,7 @@ import functools
 import importlib.util
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,9 @@ from torch import Tensor
 
 from ...errors import CheckpointError, IntrudersError, missing_extra, one_line
 from ..stored.checkpoint import StoredTensor
-from .gguf_layout import GgufField, GgufLayout, GgufTensor, read_gguf_layout
-from .gguf_names import known_names
+from .gguf_layout import GgufField, GgufLayout, GgufTensor
+from .gguf_names import NOT_LOADED, known_names
+from .gguf_split import read_whole_layout
 
 _TOKENS = "tokenizer.ggml.tokens"
 # transformers is told this number of tokens for a vocabulary that is too long to keep.
@@ -31,15 +33,24 @@ _STAND_INS = 2
 _UINT8 = 0
 
 
-def gguf_file(path: Path) -> tuple[dict[str, StoredTensor], dict[str, Any]]:
-    """The tensors of a GGUF file under transformers' names, in the model's order, and the model's config.
+@dataclass(frozen=True)
+class GgufModel:
+    """The content of a GGUF file, or of all files of a split model."""
+
+    tensors: dict[str, StoredTensor]  # under transformers' names, in the model's order
+    config: dict[str, Any]  # as transformers makes it
+    unnamed: list[str]  # matrices under llama.cpp's names, for which transformers' model has no name
+
+
+def gguf_file(path: Path) -> GgufModel:
+    """The model in a GGUF file; of a file of a split model the whole of it.
 
     Raises:
       CheckpointError: not a whole GGUF file, or an architecture that transformers does not load from GGUF.
       MissingDependencyError: gguf or transformers is not installed.
     """
     _require_packages(path)
-    layout = read_gguf_layout(path)
+    layout = read_whole_layout(path)
     with _one_line_errors(path):
         from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor
 
@@ -52,11 +63,14 @@ def gguf_file(path: Path) -> tuple[dict[str, StoredTensor], dict[str, Any]]:
             stored = {tensor.name: tensor.shape for tensor in layout.tensors}
             shapes = {known: stored[name] for name, known in renamed.items()}
     parts: dict[str, list[GgufTensor]] = {}
+    unnamed = []
     for tensor in layout.tensors:
         # Expert tensors are mapped without their ".weight", and gate and up to the same fused parameter.
         name = renamed.get(tensor.name) or renamed.get(tensor.name.removesuffix(".weight"))
         if name in shapes:
             parts.setdefault(name, []).append(tensor)
+        elif len(tensor.shape) > 1 and tensor.name not in NOT_LOADED:
+            unnamed.append(tensor.name)
     if not parts:
         raise CheckpointError(
             f"'{path}' has none of the tensors "
@@ -67,7 +81,7 @@ def gguf_file(path: Path) -> tuple[dict[str, StoredTensor], dict[str, Any]]:
         for name in shapes
         if name in parts
     }
-    return tensors, config
+    return GgufModel(tensors, config, unnamed)
 
 
 def _config(path: Path, layout: GgufLayout) -> dict[str, Any]:
@@ -79,6 +93,8 @@ def _config(path: Path, layout: GgufLayout) -> dict[str, Any]:
         config: dict[str, Any] = load_gguf_checkpoint(str(path), return_tensors=False)["config"]
     if config.get("vocab_size") == _STAND_INS:
         config["vocab_size"] = layout.fields[_TOKENS].count
+    if layout.architecture == "llama":
+        _complete_heads(path, config)
     # Building takes time and memory in proportion to these, and the file itself says what they can be at
     # most.
     tensors = len(layout.tensors)
@@ -89,6 +105,18 @@ def _config(path: Path, layout: GgufLayout) -> dict[str, Any]:
                 f"'{path}' says {key} = {value:,} and has {tensors} tensors; download it again"
             )
     return config
+
+
+def _complete_heads(path: Path, config: dict[str, Any]) -> None:
+    """Add the number of k and v heads, by llama.cpp's default; transformers leaves q and k permuted without it."""
+    heads = config.get("num_attention_heads")
+    if heads is None:
+        raise CheckpointError(
+            f"'{path}' lacks llama.attention.head_count, by which the rows of q and k are put in order; "
+            "download it again"
+        )
+    if config.get("num_key_value_heads") is None:
+        config["num_key_value_heads"] = heads
 
 
 class _Header:
@@ -158,7 +186,7 @@ def _stored(
             done: dict[str, Any] = {"tensors": {}}
             for part in parts:
                 result = processor.process(
-                    weights=_dequantized(path, part),
+                    weights=_dequantized(part),
                     name=part.name,
                     tensor_key_mapping=renamed,
                     parsed_parameters=done,
@@ -176,12 +204,12 @@ def _stored(
     return StoredTensor(shape, torch.float32, kinds, read)
 
 
-def _dequantized(path: Path, tensor: GgufTensor) -> np.ndarray[Any, np.dtype[np.float32]]:
+def _dequantized(tensor: GgufTensor) -> np.ndarray[Any, np.dtype[np.float32]]:
     from gguf import GGMLQuantizationType, dequantize
     from gguf.quants import quant_shape_to_byte_shape
 
     kind = GGMLQuantizationType(tensor.quantization)
-    raw = np.fromfile(path, dtype=np.uint8, count=tensor.end - tensor.begin, offset=tensor.begin)
+    raw = np.fromfile(tensor.file, dtype=np.uint8, count=tensor.end - tensor.begin, offset=tensor.begin)
     values = dequantize(raw.reshape(quant_shape_to_byte_shape(tensor.shape, kind)), kind)
     return np.asarray(values, dtype=np.float32)
 

@@ -27,6 +27,7 @@ _DEEPEST_ARRAY = 4
 # Items of an array that are kept. One that says something of the model has an item a layer; vocabularies are longer.
 _LONGEST_KEPT = 1024
 _STRING, _ARRAY, _UINT32 = 8, 9, 4
+_WHOLE_NUMBERS, _SIGNED = {0, 1, 2, 3, 4, 5, 10, 11}, {1, 3, 5, 11}
 # GGUF value type -> bytes of one value
 _SCALARS = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 
@@ -38,6 +39,7 @@ class GgufTensor:
     name: str
     shape: tuple[int, ...]  # as numpy and torch say it: the reverse of the file's order
     quantization: int  # a gguf.GGMLQuantizationType
+    file: Path
     begin: int  # bytes from the start of the file
     end: int
 
@@ -58,6 +60,13 @@ class GgufLayout:
     architecture: str  # llama.cpp's name for it
     fields: dict[str, GgufField]
     tensors: list[GgufTensor]  # in the order of the file
+
+    def number(self, key: str) -> int | None:
+        """A whole number of the metadata; None where there is none under this key."""
+        field = self.fields.get(key)
+        if field is None or field.types[0] not in _WHOLE_NUMBERS:
+            return None
+        return int.from_bytes(field.items[0], "little", signed=field.types[0] in _SIGNED)
 
 
 def read_gguf_layout(path: Path) -> GgufLayout:
@@ -182,7 +191,7 @@ class _Walk:
             end = begin + prod(shape) // block * block_bytes
             if end > len(self.data):
                 raise self.corrupt(f"'{name}' ends at byte {end:,} of {len(self.data):,}")
-            result.append(GgufTensor(name, shape, quantization, begin, end))
+            result.append(GgufTensor(name, shape, quantization, self.path, begin, end))
         ordered = sorted(result, key=lambda tensor: (tensor.begin, tensor.end, natural_order(tensor.name)))
         for first, second in pairwise(ordered):
             if second.begin < first.end:

@@ -40,7 +40,7 @@ _LAYER = {
     "phi3": _LLAMA | {"ffn_up": "mlp.gate_up_proj"},
 }
 # Tables of rotary frequencies, which transformers computes.
-_NOT_LOADED = {"rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"}
+NOT_LOADED = {"rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"}
 _NAME = re.compile(r"(?:blk\.(?P<layer>\d{1,6})\.)?(?P<stem>\w+)\.(?P<end>weight|bias)")
 
 
@@ -55,7 +55,7 @@ def known_names(architecture: str, names: Iterable[str]) -> dict[str, str] | Non
     stems = [*_BEFORE, *of_layer, *_AFTER]
     ordered = {}
     for name in names:
-        if name in _NOT_LOADED:
+        if name in NOT_LOADED:
             continue
         parts = _NAME.fullmatch(name)
         if parts is None:

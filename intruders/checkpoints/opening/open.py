@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from ..stored.json_file import read_json_object
 from ..stored.layout import stored_input_first
 from ..stored.locate import locate
 from ..stored.names import tied_by_config
+from ..stored.split_names import one_file_each
 from .model_sum import ModelSum, is_sum, split_sum
 
 Opened = Checkpoint | Adapter | ModelSum
@@ -138,7 +139,8 @@ def _read_at(path: Path, text: str) -> Checkpoint | Adapter:
     if path.is_dir() and (path / ADAPTER_CONFIG).is_file():
         return peft_folder(path, text)
     file = _weights_in(path) if path.is_dir() else path
-    form, tensors, config = _read(file)
+    content = _read(file)
+    form, tensors, config = content.form, content.tensors, content.config
     if looks_like_adapter(tensors):
         metadata = read_metadata(file) if file.suffix == ".safetensors" else {}
         return single_file_adapter(tensors, metadata, text)
@@ -152,7 +154,16 @@ def _read_at(path: Path, text: str) -> Checkpoint | Adapter:
     }
     tensors = {name: stored for name, stored in tensors.items() if name not in tied}
     shapes = {name: stored.shape for name, stored in tensors.items()}
-    return Checkpoint(text, "checkpoint", form, tensors, config, tied, stored_input_first(shapes))
+    return Checkpoint(
+        text,
+        "checkpoint",
+        form,
+        tensors,
+        config,
+        tied,
+        stored_input_first(shapes),
+        ignored=tuple((name, "transformers has no name for it") for name in content.unnamed),
+    )
 
 
 def _file_of_known_adapter(path: Path) -> Path:
@@ -161,25 +172,35 @@ def _file_of_known_adapter(path: Path) -> Path:
     return path.parent if is_weights and (path.parent / ADAPTER_CONFIG).is_file() else path
 
 
-def _read(file: Path) -> tuple[str, dict[str, StoredTensor], Mapping[str, Any] | None]:
-    """The format's name, the tensors, and the config."""
+@dataclass(frozen=True)
+class _Content:
+    """What a file of weights holds."""
+
+    form: str  # the format's name
+    tensors: dict[str, StoredTensor]
+    config: Mapping[str, Any] | None
+    unnamed: list[str] = field(default_factory=list)  # matrices that are not among the tensors
+
+
+def _read(file: Path) -> _Content:
     if not file.is_file():  # a pipe or a device could be read for ever
         raise CheckpointError(f"'{file}' is not a regular file; expected the weights of a model")
     if file.suffix == ".gguf":
-        return "gguf", *gguf_file(file)
+        model = gguf_file(file)
+        return _Content("gguf", model.tensors, model.config, model.unnamed)
     config = _config_beside(file)
     if file.name.endswith(INDEX_SUFFIX):
-        return "safetensors", safetensors_shards(file), config
+        return _Content("safetensors", safetensors_shards(file), config)
     if file.suffix == ".safetensors":
-        return "safetensors", safetensors_file(file), config
+        return _Content("safetensors", safetensors_file(file), config)
     if file.name.endswith(PICKLE_INDEX_SUFFIX):
-        return "pytorch", pickle_shards(file), config
+        return _Content("pytorch", pickle_shards(file), config)
     if file.suffix in PICKLE_SUFFIXES:
-        return "pytorch", pickle_file(file), config
+        return _Content("pytorch", pickle_file(file), config)
     for plugin in plugins_of(FORMATS).values():
         if file.name.endswith(tuple(plugin.suffixes)):
             tensors = dict(state_dict_checkpoint(plugin.read(file)).tensors)
-            return str(getattr(plugin, "name", file.suffix[1:])), tensors, config
+            return _Content(str(getattr(plugin, "name", file.suffix[1:])), tensors, config)
     raise CheckpointError(
         f"'{file}' is of no format that is read here; expected .safetensors, .gguf, or a file of torch.save"
     )
@@ -196,7 +217,7 @@ def _weights_in(folder: Path) -> Path:
         ["pytorch_model.bin.index.json"],
         ["pytorch_model.bin"],
         [name for name in names if name.endswith(PICKLE_SUFFIXES) and name not in _NO_WEIGHTS],
-        [name for name in names if name.endswith(".gguf")],
+        one_file_each(name for name in names if name.endswith(".gguf")),
         [name for name in names if name.endswith(_suffixes_of_plugins())],
     ):
         present = [name for name in choices if name in names]

@@ -64,6 +64,7 @@ def paired_rows(
         by_first_side[first] += [
             summed(weighted) if is_sum else weighted[0][0] for weighted in by_matrix.values()
         ]
+    rows.skipped += [Skipped(name, reason) for name, reason in base.ignored]
     rows.pairs = [pair for pairs in by_first_side for pair in pairs]
     for (side, _), pairs in zip(sides, pairs_of_side, strict=True):
         known = {skipped.name for skipped in rows.skipped} if is_sum else set()

@@ -68,7 +68,8 @@ def _checkpoint_side(acting: Acting, tuned: Checkpoint) -> Side:
             Skipped(name, "missing in base", SkipKind.NO_COUNTERPART)
             for name in tuned.names()
             if name not in matched and name not in base.tied
-        ],
+        ]
+        + [Skipped(name, reason) for name, reason in tuned.ignored if (name, reason) not in base.ignored],
         matching.in_words(),
     )
 

@@ -43,6 +43,7 @@ class Checkpoint:
       tied: names that are the same tensor as another one, to the name under which it is listed in
         ``tensors``.
       hub: the commit that it was read from, if it lies in the hub's cache.
+      ignored: tensors of its files that are not among ``tensors``, each with the reason.
     """
 
     source: str
@@ -53,6 +54,7 @@ class Checkpoint:
     tied: Mapping[str, str] = field(default_factory=dict, repr=False)
     input_first: frozenset[str] = field(default=frozenset(), repr=False)
     hub: tuple[HubOrigin, ...] = ()
+    ignored: tuple[tuple[str, str], ...] = field(default=(), repr=False)
 
     def names(self) -> list[str]:
         return list(self.tensors)

@@ -8,6 +8,7 @@ from pathlib import Path
 from ...errors import CheckpointError, some_of
 from .demo_models import DEMO_ADAPTERS, DEMO_MODELS, demo_model_path
 from .hub import split_revision
+from .split_names import one_file_each
 
 _CONFIGS = (".json", ".txt", ".model", ".jinja")  # with the tokenizer, for what is run and not only audited
 _FILE_ENDING = re.compile(r"\.(?:safetensors|bin|pt|pth|ckpt|gguf|json)$")
@@ -91,9 +92,10 @@ def _files_to_fetch(hub_id: str, files: list[str]) -> list[str]:
     configs = [file for file in top if file.endswith(_CONFIGS)]
     for ending in (".safetensors", ".bin", ".pt", ".pth", ".gguf"):
         weights = [file for file in top if file.endswith(ending) and not file.startswith("consolidated")]
-        if ending == ".gguf" and len(weights) > 1:
+        models = one_file_each(weights)
+        if ending == ".gguf" and len(models) > 1:
             raise CheckpointError(
-                f"'{hub_id}' contains {len(weights)} GGUF files, one a quantization: {some_of(weights)}; "
+                f"'{hub_id}' contains {len(models)} GGUF models, one a quantization: {some_of(models)}; "
                 "download one, and pass its path"
             )
         if weights:

@@ -15,6 +15,7 @@ from ..opening.open import Opened
 from ..quantized.settings import drop_quantization
 from ..stored.checkpoint import Checkpoint
 from ..stored.locate import locate
+from ..stored.split_names import split_names
 
 # What lies beside the weights and belongs to the model: configs, tokenizers, code, licences; no weights.
 _COMPANIONS = (".json", ".txt", ".model", ".jinja", ".py", ".tiktoken", ".md", ".spm")
@@ -103,6 +104,7 @@ def _from_gguf(source: Path, folder: Path) -> None:
     except ImportError as error:
         raise missing_extra("the config of a GGUF file", "transformers", "train") from error
     file = source if source.is_file() else next(iter(sorted(source.glob("*.gguf"))))
+    file = file.with_name(split_names(file.name)[0])  # which alone has the metadata
     config = AutoConfig.from_pretrained(file.parent, gguf_file=file.name)
     config.__dict__.pop("quantization_config", None)
     config.save_pretrained(folder)

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ...errors import CheckpointError
+from ...errors import CheckpointError, some_of
 from ...linalg.by_rows import made_by_rows
 from ...linalg.low_rank import LowRank
 from ...linalg.pair import Pair
@@ -53,8 +53,15 @@ def planned_checkpoint(
     Of adapters it is the base with everything that they change merged in, embeddings and norms among it.
 
     Raises:
-      CheckpointError: the tuned side changes something that cannot be merged tensor by tensor.
+      CheckpointError: the tuned side changes something that cannot be merged tensor by tensor, or a matrix of the model
+        that would be written is not read.
     """
+    whole = tuned if isinstance(tuned, Checkpoint) else base
+    if whole.ignored:
+        raise CheckpointError(
+            f"'{whole.source}' has {len(whole.ignored)} matrices that are not read, without which a model cannot be "
+            f"written: {some_of([name for name, _ in whole.ignored])}; pass the model as safetensors"
+        )
     if isinstance(tuned, Checkpoint):
         return _changed_checkpoint(base, tuned, changes, elsewhere)
     return _merged_checkpoint(base, tuned, changes, elsewhere)

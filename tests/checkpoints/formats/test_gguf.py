@@ -17,10 +17,11 @@ from intruders.checkpoints.opening.open import open_checkpoint
 from intruders.checkpoints.pairing.open_sides import open_sides
 from intruders.checkpoints.pairing.pair_sides import pair_sides
 from intruders.checkpoints.stored.demo_models import DEMO_MODELS
+from intruders.checkpoints.writing.merged import planned_checkpoint
 from intruders.errors import CheckpointError
 from intruders.models.base_model import base_model_location
-from tests.checkpoints.gguf_files import FAMILIES, skeleton, write_gguf
-from tests.checkpoints.models import loaded
+from tests.checkpoints.gguf_files import FAMILIES, skeleton, write_gguf, write_llama_gguf
+from tests.checkpoints.models import loaded, tiny_llama
 
 # Every quantization that the gguf package can turn back into numbers.
 QUANTIZATIONS = ["F16", *sorted(kind.name for kind in gguf.quants._type_traits)]
@@ -117,6 +118,44 @@ def test_folder_with_one_gguf_file_and_itself_unchanged(tmp_path: Path) -> None:
     pairing = pair_sides(*open_sides(tmp_path, tmp_path / "x.gguf"))
     assert len(pairing.pairs) == 14
     assert loaded(pairing) == {}
+
+
+@pytest.mark.parametrize("kv_heads", [True, False])
+def test_rows_of_q_and_k_are_put_back_in_order(tmp_path: Path, kv_heads: bool) -> None:
+    """Without the number of k and v heads, llama.cpp has as many as of q; transformers leaves the rows permuted."""
+    model = tiny_llama(num_key_value_heads=4)
+    weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    path = write_llama_gguf(tmp_path / "x.gguf", model, weights, "F32", kv_heads=kv_heads)
+    checkpoint = open_checkpoint(path)
+    for name in checkpoint.names():
+        assert torch.equal(checkpoint.read(name), weights[name]), name
+
+
+def test_llama_without_its_number_of_heads(tmp_path: Path) -> None:
+    model = tiny_llama()
+    path = write_llama_gguf(tmp_path / "x.gguf", model, dict(model.state_dict()), "F32", heads=False)
+    with pytest.raises(CheckpointError, match=r"lacks llama\.attention\.head_count"):
+        open_checkpoint(path)
+
+
+def test_matrices_that_transformers_has_no_name_for_are_listed(tmp_path: Path) -> None:
+    """A Mixtral in llama.cpp's architecture ``llama``, of which transformers makes a Llama without its experts."""
+    paths = []
+    experts = {f"blk.0.ffn_{part}_exps.weight": torch.ones(3, 24, 16).numpy() for part in ("gate", "up")}
+    vector = {"blk.0.exp_probs_b.bias": torch.ones(3).numpy()}
+    for seed in (0, 1):
+        model = tiny_llama(seed)
+        path = write_llama_gguf(
+            tmp_path / f"{seed}.gguf", model, dict(model.state_dict()), "F32", others=experts | vector
+        )
+        paths.append(path)
+    base, tuned = (open_checkpoint(path) for path in paths)
+    pairing = pair_sides(base, tuned)
+    assert len(pairing.pairs) == 14
+    listed = [skipped.name for skipped in pairing.skipped if "has no name for it" in skipped.reason]
+    assert listed == list(experts)
+    with pytest.raises(CheckpointError, match="2 matrices that are not read, without which a model cannot"):
+        planned_checkpoint(base, tuned, {})
 
 
 def test_truncated_anywhere(tmp_path: Path) -> None:

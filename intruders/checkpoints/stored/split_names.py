@@ -1,0 +1,29 @@
+"""The names of the files into which llama.cpp splits a model: ``m-00001-of-00003.gguf`` and so on."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+_SPLIT = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
+
+
+def split_names(name: str) -> list[str]:
+    """The names of all files of a split model, in order, by one of them; itself alone, if it is of none.
+
+    >>> split_names("m-00002-of-00002.gguf")
+    ['m-00001-of-00002.gguf', 'm-00002-of-00002.gguf']
+    """
+    match = _SPLIT.fullmatch(name)
+    if match is None or not 0 < int(match["number"]) <= int(match["count"]):
+        return [name]
+    count = int(match["count"])
+    return [f"{match['stem']}-{number:05d}-of-{count:05d}.gguf" for number in range(1, count + 1)]
+
+
+def one_file_each(names: Iterable[str]) -> list[str]:
+    """The first file that is there of every model."""
+    first_of: dict[str, str] = {}
+    for name in sorted(names):
+        first_of.setdefault(split_names(name)[0], name)
+    return list(first_of.values())
