@@ -55,10 +55,15 @@ def low_rank(
 
 
 def decomposed(direction: Tensor, magnitude: Tensor, *, by_column: bool) -> Tensor:
-    """m * V / ||V||, the norm over each row of V (m, n), or over each column (DoRA, Liu et al. 2024)."""
-    norm: Tensor = torch.linalg.vector_norm(direction, dim=0 if by_column else 1, keepdim=True)
+    """m * V / ||V||, the norm over each row of V (m, n), or over each column (DoRA, Liu et al. 2024).
+
+    The columns of a convolution are its inputs, each with the norm over its part of the kernel.
+    """
+    inputs = magnitude.numel() if by_column else 1
+    grouped = direction.reshape(direction.shape[0], inputs, -1)  # (m, in, kh * kw), or (m, 1, n)
+    norm: Tensor = torch.linalg.vector_norm(grouped, dim=(0, 2) if by_column else (1, 2), keepdim=True)
     factor: Tensor = widened(magnitude).reshape(norm.shape) / norm
-    return direction * factor
+    return (grouped * factor).reshape(direction.shape)
 
 
 def dense(

@@ -20,10 +20,11 @@ from ...errors import CheckpointError
 from ..stored.checkpoint import Checkpoint, StoredTensor
 from .adapter import AdaptedWeight, Adapter, Shape
 from .adapter_config import AdapterConfig
+from .dora_scales import dora_is_per_input, scales_inputs
 from .formulas import low_rank
 from .kohya_names import unflattened
 from .lora import lora_scale
-from .other_methods import hadamard, is_per_input, kronecker
+from .other_methods import hadamard, kronecker
 
 _FACTOR_NAME = re.compile(
     r"(?P<module>.+?)(?:\.processor)?(?:\.|_)"
@@ -40,7 +41,6 @@ _ROLES = {
     "lora_B": "up",
     "lora.up": "up",
     "lora_linear_layer.up": "up",
-    "dora_scale": "magnitude",
     "lora_magnitude_vector": "magnitude",
 }
 _FLAT = re.compile(r"^(?:lora|lycoris)_")
@@ -81,8 +81,9 @@ def single_file_adapter(
             part = _ROLES.get(match["part"], match["part"])
             modules.setdefault(match["module"], {})[part] = tensor
     configs = _configs(metadata, source)
+    per_input = dora_is_per_input(modules.values())
     updates = [
-        replace(_update(module, parts, configs, source), component=_component(module))
+        replace(_update(module, parts, configs, source, per_input), component=_component(module))
         for module, parts in modules.items()
     ]
     if not updates:
@@ -115,10 +116,14 @@ def _component(module: str) -> str:
 
 
 def _update(
-    module: str, parts: Mapping[str, StoredTensor], configs: Mapping[str, AdapterConfig], source: str
+    module: str,
+    parts: Mapping[str, StoredTensor],
+    configs: Mapping[str, AdapterConfig],
+    source: str,
+    per_input: bool | None,
 ) -> AdaptedWeight:
     scale = _scale(module, parts, configs, source)
-    magnitude = parts.get("magnitude")
+    magnitude = parts.get("magnitude", parts.get("dora_scale"))
     if "hada_w1_a" in parts:
         return hadamard(module, parts, source, scale, magnitude)
     if any(part.startswith("lokr") for part in parts):
@@ -139,7 +144,13 @@ def _update(
             f"'{source}' has the factors {down.shape} and {up.shape} for '{module}'; "
             "expected (r, in) and (out, r)"
         )
-    by_column = is_per_input(magnitude)
+    by_column = "dora_scale" in parts and scales_inputs(parts["dora_scale"], down, up, per_input)
+    if by_column is None:
+        raise CheckpointError(
+            f"'{source}' has a dora_scale of shape {parts['dora_scale'].shape} for '{module}', a convolution of as "
+            "many inputs as outputs, and nothing in the file says which of the two it scales; merge it in the program "
+            "that made it"
+        )
     expected = down.shape[1] if by_column else up.shape[0]
     if magnitude is not None and prod(magnitude.shape) != expected:
         raise CheckpointError(

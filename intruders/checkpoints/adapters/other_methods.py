@@ -97,7 +97,8 @@ def hadamard(
     def delta() -> Tensor:
         return value * product(a, b, core) * product(other_a, other_b, other_core)
 
-    return dense(f"{module}.weight", shape, rank, value, "loha", delta, magnitude, is_per_input(magnitude))
+    by_column = _is_per_input(magnitude, shape, module, source)
+    return dense(f"{module}.weight", shape, rank, value, "loha", delta, magnitude, by_column)
 
 
 def kronecker(
@@ -117,7 +118,8 @@ def kronecker(
     def delta() -> Tensor:
         return kronecker_delta(first.read(), second.read(), value)
 
-    return dense(f"{module}.weight", shape, rank, value, "lokr", delta, magnitude, is_per_input(magnitude))
+    by_column = _is_per_input(magnitude, shape, module, source)
+    return dense(f"{module}.weight", shape, rank, value, "lokr", delta, magnitude, by_column)
 
 
 @dataclass(frozen=True)
@@ -143,9 +145,23 @@ def _kronecker_factor(module: str, parts: Tensors, number: str, source: str) -> 
     return _Factor(shape, b.shape[0], lambda: product(left, right, core))
 
 
-def is_per_input(magnitude: StoredTensor | None) -> bool:
-    """Return whether it is an older LyCORIS ``dora_scale``, (1, in), which normalizes columns instead of rows."""
-    return magnitude is not None and len(magnitude.shape) == 2 and magnitude.shape[0] == 1
+def _is_per_input(magnitude: StoredTensor | None, shape: tuple[int, int], module: str, source: str) -> bool:
+    """Return whether it is a LyCORIS ``dora_scale`` over the inputs, (1, in) or (1, in, 1, 1), and not over the rows.
+
+    Raises:
+      CheckpointError: it has not a number for each of the inputs or rows of a weight of this shape.
+    """
+    if magnitude is None:
+        return False
+    numbers, is_kernel = prod(magnitude.shape), len(magnitude.shape) > 2
+    per_input = len(magnitude.shape) >= 2 and magnitude.shape[0] == 1
+    columns = numbers > 0 and shape[1] % numbers == 0 if is_kernel else numbers == shape[1]
+    if not (columns if per_input else numbers == shape[0]):
+        raise CheckpointError(
+            f"'{source}' has a dora_scale of shape {magnitude.shape} for '{module}'; "
+            f"expected one number for each output or input of a weight {shape}"
+        )
+    return per_input
 
 
 def _product_shape(

@@ -260,6 +260,80 @@ def test_lycoris_dora_scale_over_the_inputs() -> None:
     torch.testing.assert_close(tuned_of(both), direction * scale / direction.norm(dim=0, keepdim=True))
 
 
+def convolution(inputs: int, outputs: int) -> tuple[Tensor, dict[str, Tensor]]:
+    """A convolution 3 x 3 and the factors of its LoRA of rank 2, as sd-scripts names them."""
+    factors = {
+        "lora_down.weight": torch.randn(2, inputs, 3, 3),
+        "lora_up.weight": torch.randn(outputs, 2, 1, 1),
+    }
+    return torch.randn(outputs, inputs, 3, 3), factors
+
+
+def scaled_as_lycoris(weight: Tensor, scale: Tensor) -> Tensor:
+    """``apply_weight_decompose`` of LyCORIS with ``wd_on_out=False``."""
+    norm = weight.transpose(0, 1).reshape(weight.shape[1], -1).norm(dim=1, keepdim=True)
+    return weight * (scale / norm.reshape(weight.shape[1], 1, 1, 1).transpose(0, 1))
+
+
+@pytest.mark.parametrize("beside", ["a linear layer", "another convolution"])
+def test_lycoris_dora_scale_over_the_inputs_of_a_convolution(beside: str) -> None:
+    """(1, in, 1, 1). With as many inputs as outputs the others in the file tell."""
+    weight, factors = convolution(8, 8)
+    scale = torch.rand(1, 8, 1, 1) + 0.5
+    base = {"a.weight": weight, "b.weight": torch.randn(6, 4)}
+    state = {f"lora_a.{part}": tensor for part, tensor in factors.items()} | {"lora_a.dora_scale": scale}
+    other_scale = torch.rand(1, 4)
+    others = {"lora_down.weight": torch.randn(2, 4), "lora_up.weight": torch.randn(6, 2)}
+    if beside == "another convolution":
+        base["b.weight"], others = convolution(4, 6)
+        other_scale = torch.rand(1, 4, 1, 1)
+    state |= {f"lora_b.{part}": tensor for part, tensor in others.items()} | {
+        "lora_b.dora_scale": other_scale
+    }
+    different = loaded(pair_sides(*open_sides(base, state)))
+    for name, module, its_scale in (("a", factors, scale), ("b", others, other_scale)):
+        down, up = module["lora_down.weight"], module["lora_up.weight"]
+        direction = base[f"{name}.weight"] + (up.flatten(1) @ down.flatten(1)).reshape(
+            base[f"{name}.weight"].shape
+        )
+        if direction.dim() == 4:
+            truth = scaled_as_lycoris(direction, its_scale).flatten(1)
+        else:
+            truth = direction * its_scale / direction.norm(dim=0, keepdim=True)
+        torch.testing.assert_close(tuned_of(different[f"{name}.weight"]), truth)
+
+
+@pytest.mark.parametrize(("name", "refused"), [("dora_scale", True), ("lora_magnitude_vector", False)])
+def test_a_square_convolution_alone(name: str, refused: bool) -> None:
+    """PEFT stores the magnitudes of outputs in the same shape, under its own name or converted."""
+    weight, factors = convolution(8, 8)
+    scale = torch.rand(1, 8, 1, 1) + 0.5
+    state = {f"lora_a.{part}": tensor for part, tensor in factors.items()} | {f"lora_a.{name}": scale}
+    if refused:
+        with pytest.raises(CheckpointError, match="as many inputs as outputs, and nothing in the file says"):
+            open_sides({"a.weight": weight}, state)
+        return
+    both = loaded(pair_sides(*open_sides({"a.weight": weight}, state)))["a.weight"]
+    direction = weight.flatten(1) + factors["lora_up.weight"].flatten(1) @ factors[
+        "lora_down.weight"
+    ].flatten(1)
+    truth = direction * scale.reshape(8, 1) / direction.norm(dim=1, keepdim=True)
+    torch.testing.assert_close(tuned_of(both), truth)
+
+
+def test_lycoris_dora_scale_of_a_hadamard_product_over_the_inputs_of_a_convolution() -> None:
+    weight, scale = torch.randn(8, 8, 3, 3), torch.rand(1, 8, 1, 1) + 0.5
+    parts = {f"hada_w{number}_a": torch.randn(8, 2) for number in "12"}
+    parts |= {f"hada_w{number}_b": torch.randn(2, 72) for number in "12"}
+    state = {f"lora_a.{part}": tensor for part, tensor in parts.items()} | {"lora_a.dora_scale": scale}
+    both = loaded(pair_sides(*open_sides({"a.weight": weight}, state)))["a.weight"]
+    delta = (parts["hada_w1_a"] @ parts["hada_w1_b"]) * (parts["hada_w2_a"] @ parts["hada_w2_b"])
+    truth = scaled_as_lycoris(weight + delta.reshape(weight.shape), scale)
+    torch.testing.assert_close(tuned_of(both), truth.flatten(1))
+    with pytest.raises(CheckpointError, match=r"dora_scale of shape \(5, 1, 1, 1\) for 'lora_a'"):
+        open_sides({"a.weight": weight}, state | {"lora_a.dora_scale": torch.rand(5, 1, 1, 1)})
+
+
 WRONG: dict[str, tuple[dict[str, Tensor], str]] = {
     "one factor": ({"lora_a.lora_down.weight": torch.ones(2, 4)}, "expected both factors"),
     "ranks that differ": (
@@ -281,6 +355,14 @@ WRONG: dict[str, tuple[dict[str, Tensor], str]] = {
             "lora_a.alpha": torch.tensor(float("inf")),
         },
         "expected a number",
+    ),
+    "a dora_scale of neither side": (
+        {
+            "lora_a.lora_down.weight": torch.ones(2, 4),
+            "lora_a.lora_up.weight": torch.ones(6, 2),
+            "lora_a.dora_scale": torch.ones(1, 5),
+        },
+        "expected 4 numbers",
     ),
     "a Tucker core": (
         {
