@@ -11,6 +11,7 @@ from .hub import split_revision
 from .split_names import one_file_each
 
 _CONFIGS = (".json", ".txt", ".model", ".jinja")  # with the tokenizer, for what is run and not only audited
+_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
 _FILE_ENDING = re.compile(r"\.(?:safetensors|bin|pt|pth|ckpt|gguf|json)$")
 
 
@@ -90,7 +91,7 @@ def _files_to_fetch(hub_id: str, files: list[str]) -> list[str]:
     """The files of one format, so that a repository with three of them is not fetched three times."""
     top = [file for file in files if "/" not in file]
     configs = [file for file in top if file.endswith(_CONFIGS)]
-    for ending in (".safetensors", ".bin", ".pt", ".pth", ".gguf"):
+    for ending in _WEIGHTS:
         weights = [file for file in top if file.endswith(ending) and not file.startswith("consolidated")]
         models = one_file_each(weights)
         if ending == ".gguf" and len(models) > 1:
@@ -100,4 +101,8 @@ def _files_to_fetch(hub_id: str, files: list[str]) -> list[str]:
             )
         if weights:
             return configs + weights
-    raise ValueError("no weights at the top of the repository")
+    inside = sorted({file.partition("/")[0] for file in files if "/" in file and file.endswith(_WEIGHTS)})
+    raise CheckpointError(
+        f"'{hub_id}' has no weights at the top of its repository; expected one of {', '.join(_WEIGHTS)}; "
+        + (f"download one of its folders {some_of(inside)}, and pass it" if inside else "pass another model")
+    )
