@@ -40,7 +40,7 @@ def dora_is_per_input(modules: Iterable[Mapping[str, StoredTensor]]) -> bool | N
             continue
         if len(scale.shape) == 1:
             told.add(False)
-        elif scale.shape[0] == 1:
+        elif scale.shape and scale.shape[0] == 1:
             told.add(scales_inputs(scale, down, up, None))
     told.discard(None)
     return told.pop() if len(told) == 1 else None

@@ -30,6 +30,7 @@ def module(factors: tuple[Shape, Shape], scale: Shape) -> dict[str, StoredTensor
         ([(SQUARE_KERNEL, (1, 8, 1, 1)), (LINEAR, (1, 4))], True),
         ([(LINEAR, (6,)), (LINEAR, (1, 4))], None),
         ([(LINEAR, (6, 1))], None),
+        ([(LINEAR, ())], None),
     ],
 )
 def test_what_the_modules_of_a_file_tell(
