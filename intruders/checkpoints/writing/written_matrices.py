@@ -45,7 +45,7 @@ class WrittenNames:
 
     @classmethod
     def of(cls, own: Checkpoint, paired: Checkpoint) -> WrittenNames:
-        """Those of a checkpoint as it is stored, and as :func:`under_common_names` returns it."""
+        """Those of a checkpoint as it is stored, and under the names that it was paired by."""
         return cls({} if paired.tensors is own.tensors else positions_in_stacks(own))
 
     def position(self, name: str) -> InStacks:
