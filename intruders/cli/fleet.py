@@ -122,7 +122,7 @@ def fleet(
     if uncounted:
         print(
             f"no finite matrix in {plural(len(uncounted), 'adapter')}, the first '{uncounted[0]}': the count of "
-            "intruders is no answer",
+            "intruders tells nothing",
             file=sys.stderr,
         )
     above = [] if fail_above is None else result.above(fail_above)
