@@ -79,7 +79,7 @@ class FleetAudit:
 
     @property
     def without_a_finite_matrix(self) -> list[str]:
-        """The adapters of which every matrix was skipped for NaN or infinity, so that their count of 0 tells nothing."""
+        """The adapters of which every matrix was skipped for NaN or infinity: their count of 0 tells nothing."""
         table = self.adapters
         nothing = table["matrices"].fillna(0).eq(0) & table["non_finite"].fillna(0).gt(0)
         return [str(adapter) for adapter in table.loc[nothing & table["status"].eq("audited"), "adapter"]]
