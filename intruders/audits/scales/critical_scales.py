@@ -53,7 +53,8 @@ def critical_scales(
     :mod:`intruders.linalg.spiked_threshold`. Scales are looked at in steps of 1 % once one of the k leading vectors
     leans away from the base's (:mod:`intruders.engine.scale_search`): counts go up and down, and a narrower window
     may be missed. For a prepared base (:func:`intruders.prepare`), a low-rank update's critical scale is a root that is
-    found to 1e-6.
+    found to 1e-6 from the start of such a window, or that start, where no root is settled; narrower windows below it
+    may be missed too.
 
     Args:
       base: as in :func:`intruders.audit`.
