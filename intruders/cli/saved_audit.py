@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..audits.audit_settings import AuditSettings
-from ..errors import SettingError
+from ..audits.audit_settings import AuditSettings, refuse_beside_saved
 
 
 def audit_or_settings(audit: Path | None, settings: AuditSettings) -> Path | AuditSettings:
@@ -16,9 +15,5 @@ def audit_or_settings(audit: Path | None, settings: AuditSettings) -> Path | Aud
     """
     if audit is None:
         return settings
-    for name, value in settings.changed().items():
-        raise SettingError(
-            f"{name} is {value!r}, and the audit '{audit}' was made with settings of its own; leave out --audit, or "
-            f"--{name.replace('_', '-')}"
-        )
+    refuse_beside_saved(settings, f"the audit '{audit}'")
     return audit

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...audits.audit import audit_sides
-from ...audits.audit_settings import AuditSettings
+from ...audits.audit_settings import AuditSettings, refuse_beside_saved
 from ...audits.result.audit_result import Audit
 from ...audits.scales.critical_scales import critical_scales
 from ...audits.scales.scales_of_audit import scales_beside
@@ -87,12 +87,12 @@ def _advised(text: str, settings: AuditSettings, progress: Progress) -> tuple[Ad
     """Return the advice, and the bases that it is on."""
     path = Path(text).expanduser()
     if _is_there(path / "study.json"):
-        _refuse_settings(settings, text)
+        refuse_beside_saved(settings, f"'{text}'")
         return _on_study(path)
     is_saved = path.suffix.lower() in (".json", ".parquet") and _is_there(path)
     for file in [path] if is_saved else [path / name for name in _AUDITS]:
         if is_saved or _is_there(file):
-            _refuse_settings(settings, text)
+            refuse_beside_saved(settings, f"'{text}'")
             return _on_audit(file, text)
     base = _base_of_run(path)
     opened = None if base is not None else open_source(text)
@@ -103,14 +103,6 @@ def _advised(text: str, settings: AuditSettings, progress: Progress) -> tuple[Ad
         )
         return Advised(text, "base", advice, notes), [text]
     return _on_model(base, text, settings, progress)
-
-
-def _refuse_settings(settings: AuditSettings, text: str) -> None:
-    """Raise SettingError for settings that a saved result has already: they would be ignored."""
-    for name, value in settings.changed().items():
-        raise SettingError(
-            f"{name} is {value!r}, and '{text}' was made with settings of its own; leave {name} out, or audit again"
-        )
 
 
 def _on_study(path: Path) -> tuple[Advised, list[str]]:

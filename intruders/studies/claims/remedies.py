@@ -101,12 +101,18 @@ def analyse(results: Results) -> Finding:
     used: set[str] = set()
     for stratum in strata(finished(results.runs), LOSS_ALIKE):
         runs = stratum.runs[stratum.runs["loss_change"].notna()]
-        baseline, missed = _baseline(runs, stratum.label)
-        evidence.notes += [*stratum.notes, *missed]
+        missed = below_score(runs)
+        reached = runs.drop(missed.index)
+        baseline = _baseline(reached)
+        evidence.notes += stratum.notes
+        if len(missed):
+            evidence.notes.append(
+                f"{stratum.label}: left out, since they did not reach their score: {by_setting(missed)}"
+            )
         if baseline is None:
             continue
         plain = _by_seed(baseline)
-        candidates = list(_candidates(runs.drop(below_score(runs).index), baseline, results))
+        candidates = list(_candidates(reached, baseline, results))
         level = 1 - (1 - LEVEL) / max(1, sum(each.is_remedy for each in candidates))
         compared = [_compared(each, plain, level) for each in candidates]
         known = [each for each in compared if not math.isnan(each.saved.estimate)]
@@ -144,25 +150,17 @@ def _add(evidence: Evidence, stratum: Stratum, remedies: Sequence[StudiedRemedy]
         evidence.add(stratum.on, what, each.saved, 1 if is_best else None, digits=3, phrase=phrase)
 
 
-def _baseline(runs: pd.DataFrame, label: str) -> tuple[pd.DataFrame | None, list[str]]:
+def _baseline(runs: pd.DataFrame) -> pd.DataFrame | None:
     """Pick the plain LoRA setting with intruders that has the most seeds, and of those the most forgetting.
 
-    Runs that did not reach their score are left out, since a model that did not learn the task may forget all the
-    same, or nothing; the notes list them.
+    ``runs`` are those that reached their score: a model that did not learn the task may forget all or nothing.
     """
-    missed = below_score(runs)
-    notes = (
-        [f"{label}: left out, since they did not reach their score: {by_setting(missed)}"]
-        if len(missed)
-        else []
-    )
-    plain = runs[runs["method"] == "lora"].drop(missed.index, errors="ignore")
     settings = [
         (group["seed"].nunique(), float(group["loss_change"].mean()), group)
-        for _, group in plain.groupby("setting")
+        for _, group in runs[runs["method"] == "lora"].groupby("setting")
         if group["intruders"].max() > 0
     ]
-    return max(settings, key=lambda setting: setting[:2])[2] if settings else None, notes
+    return max(settings, key=lambda setting: setting[:2])[2] if settings else None
 
 
 def _kind(row: pd.Series[Any], baseline: pd.Series[Any]) -> str | None:

@@ -101,8 +101,10 @@ class Evidence:
         are several.
         """
         names = {effect.what for effect in self._spoken_of()}
-        if not self._primary or self._primary in names:
-            return {self._primary} if self._primary else names
+        if not self._primary:
+            return names
+        if self._primary in names:
+            return {self._primary}
         named = {(effect.on, effect.what) for effect in self._spoken_of() if self._primary in effect.what}
         is_one = len(named) == len({on for on, _ in named})
         return {what for _, what in named} if is_one else set()
