@@ -9,16 +9,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..linalg.coordinate_cosines import coordinate_cosines
+from ..linalg.coordinate_cosines import CoordinateCosines, coordinate_cosines
 from ..linalg.coordinates import Coordinates
-from ..linalg.leading_secular import LeadingVectors, leading_vectors
+from ..linalg.leading_secular import LeadingVectors, beside, leading_vectors
 from ..linalg.low_rank import LowRank
 from ..linalg.pair import Pair
 from ..linalg.ritz import Triplets
 from ..linalg.whole_base import WholeBase
 from .base_space import KnownBase
 from .decisions import Decisions
-from .spectral_change import SpectralChange, spectral_change
+from .spectral_change import SpectralChange, change_in_coordinates
 
 NAME = "coordinates"
 # Bounds are compared with epsilon at this distance: what double precision may do to them.
@@ -51,10 +51,9 @@ def detect_in_coordinates(
     Both ends of a max cosine are the number itself; what rounding and the base's decomposition may have done to it
     counts in the decision.
     """
-    leading = leading_vectors(coordinates.problem(), k)
+    leading = leading_vectors(coordinates.problem(), k, allowed=beside(coordinates.off))
     cosines = coordinate_cosines(coordinates, leading, whole.off, whole.shape[-2])
-    intruder = cosines.upper < epsilon - _MARGIN
-    resembles = cosines.lower >= epsilon + _MARGIN
+    intruder, resembles = decided(cosines, epsilon)
     decisions = Decisions(
         values=leading.values,
         lower=cosines.cosines,
@@ -70,15 +69,19 @@ def detect_in_coordinates(
     return decisions, ~(intruder | resembles).all(-1)
 
 
+def decided(cosines: CoordinateCosines, epsilon: float) -> tuple[Tensor, Tensor]:
+    """Masks ``(batch, k)`` of intruders, and of vectors that resemble a base vector."""
+    return cosines.upper < epsilon - _MARGIN, cosines.lower >= epsilon + _MARGIN
+
+
 def _change(coordinates: Coordinates, leading: LeadingVectors, k: int) -> SpectralChange:
     """Measure how the leading triplets moved from their coordinates: inner products are the same there."""
     update = coordinates.update()
-    batch, size, columns = len(leading.values), coordinates.size, update.right.shape[-1]
     p = coordinates.values.shape[-1]
     values = coordinates.values[:, : k + 1]
     none = torch.zeros_like(values)
-    axes = torch.eye(k, max(size, columns), dtype=values.dtype, device=values.device).expand(batch, -1, -1)
-    base = Triplets(values, axes[..., :size], axes[..., :columns], none, none)
+    no_vectors = values.new_zeros(len(values), 0, 0)
+    base = Triplets(values, no_vectors, no_vectors, none, none)
     products = update.apply_transpose(leading.rows)
     products[..., :p] += leading.rows[..., :p] * coordinates.values.unsqueeze(-2)
     right = products / leading.values.unsqueeze(-1).clamp_min(torch.finfo(values.dtype).tiny)
@@ -87,4 +90,4 @@ def _change(coordinates: Coordinates, leading: LeadingVectors, k: int) -> Spectr
     )
     residuals = torch.nn.functional.pad(leading.residuals, (0, 1))
     tuned = Triplets(after, leading.rows, right, residuals, torch.zeros_like(after))
-    return spectral_change(base, tuned, LowRank(update.left, update.right), k)
+    return change_in_coordinates(base, tuned, update, k)

@@ -36,8 +36,11 @@ class _LeastCosine:
 
     def at(self, index: Tensor, scales: Tensor) -> Tensor:
         """Return the values of the matrices at ``index``, at a scale each."""
-        leading = None if self.leading is None else self.leading.select(index)
-        leading = leading_vectors(self.problem.select(index).at(scales), self.k, leading)
+        start = None
+        if self.leading is not None:
+            some = self.leading.select(index)
+            start = torch.cat([some.rows, some.further], -2)
+        leading = leading_vectors(self.problem.select(index).at(scales), self.k, start)
         self.leading = leading if self.leading is None else self.leading.with_rows(index, leading)
         coordinates, off = self.coordinates.select(index), self.whole.off[index]
         # What rounding of the base leaves of the update grows with its scale.

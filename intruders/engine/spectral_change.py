@@ -60,6 +60,28 @@ def spectral_change(base: Triplets, tuned: Triplets, update: Update, k: int) -> 
     return SpectralChange(left_angle, left_sine2, right_angle, right_sine2, drift, rho, off_principal)
 
 
+def change_in_coordinates(base: Triplets, tuned: Triplets, update: LowRank, k: int) -> SpectralChange:
+    """The same where the k leading base vectors are the first k unit vectors, and the update's rows are orthonormal.
+
+    ``base`` has values and residuals alone.
+    """
+    of_base, of_tuned = space_error(base, k, update.shape), space_error(tuned, k, update.shape)
+    error = of_base + of_tuned
+    # What the projection on the first k coordinates leaves of a vector are the others.
+    left_angle, left_sine2 = _turned(tuned.left[:, :k, k:], k, error)
+    right_angle, right_sine2 = _turned(tuned.right[:, :k, k:], k, error)
+    drift = _drift(base, tuned, k, of_base, of_tuned)
+    left, right = update.left, update.right
+    rows = left[:, :k]
+    gram, some = left.mT @ left, right[..., :k]
+    total = gram.diagonal(dim1=-2, dim2=-1).sum(-1)
+    columns = (some * (gram @ some)).sum((-2, -1))
+    rho, off_principal = _bounded_shares(
+        rows.square().sum((-2, -1)), columns, (rows @ some).square().sum((-2, -1)), total, of_base
+    )
+    return SpectralChange(left_angle, left_sine2, right_angle, right_sine2, drift, rho, off_principal)
+
+
 def space_error(triplets: Triplets, k: int, shape: torch.Size) -> Tensor:
     """Bound ``(batch,)`` on the sines of the angles between the k leading vectors' space and the true one.
 
@@ -94,12 +116,16 @@ def _drift(base: Triplets, tuned: Triplets, k: int, of_base: Tensor, of_tuned: T
 
 
 def _rotation(before: Tensor, after: Tensor, k: int, error: Tensor) -> tuple[Tensor, Tensor]:
-    # Vectors of values that are zero to rounding may be anything, and are left out with the space they are in.
-    is_open = (error >= 1)[..., None, None]
-    first, second = (torch.where(is_open, 0.0, side[..., :k, :].double()) for side in (before, after))
+    first, second = before[..., :k, :].double(), after[..., :k, :].double()
     # The sines are the singular values of what the projection on one space leaves of the other: unlike those of the
     # cosines, they are right for small angles.
-    left_over = second - (second @ first.mT) @ first
+    return _turned(second - (second @ first.mT) @ first, k, error)
+
+
+def _turned(left_over: Tensor, k: int, error: Tensor) -> tuple[Tensor, Tensor]:
+    """Angle and mean squared sine, from what the projection on the one space leaves of the other's k vectors."""
+    # Vectors of values that are zero to rounding may be anything, and are left out.
+    left_over = torch.where((error >= 1)[..., None, None], 0.0, left_over)
     sines = eigvalsh(left_over @ left_over.mT).clamp(0.0, 1.0)  # squared
     angle = torch.rad2deg(torch.asin(sines[..., -1].sqrt()))
     # With Y = Y' C + Y'' S for the computed Y' and its complement Y'', ||S|| <= e: ||X^T Y||^2 differs from
@@ -126,8 +152,15 @@ def _shares(base: Triplets, update: Update, k: int, error: Tensor) -> tuple[Tens
         rows, columns = products.double(), update.apply(right.to(dtype)).double()
         both = rows @ right.mT
         total = torch.linalg.vector_norm(update.matrix, dim=-1).double().square().sum(-1)
-    rho = rows.square().sum((-2, -1)) / total
-    right_share, inner = columns.square().sum((-2, -1)) / total, both.square().sum((-2, -1)) / total
+    of_rows, of_columns, of_both = (part.square().sum((-2, -1)) for part in (rows, columns, both))
+    return _bounded_shares(of_rows, of_columns, of_both, total, error)
+
+
+def _bounded_shares(
+    rows: Tensor, columns: Tensor, both: Tensor, total: Tensor, error: Tensor
+) -> tuple[Tensor, Tensor]:
+    """rho and off-principal, from ``||X^T D||^2``, ``||D Z||^2``, ``||X^T D Z||^2`` and ``||D||^2``."""
+    rho, right_share, inner = rows / total, columns / total, both / total
     off = (1 - rho - right_share + inner).clamp(0.0, 1.0)
     # As above, with D D^T / ||D||^2 in the place of X X^T: its mixed block is at most the root of the shares' product.
     of_rho = 2 * (rho * (1 - rho)).clamp_min(0).sqrt() * error + error.square()

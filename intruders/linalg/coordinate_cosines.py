@@ -60,8 +60,10 @@ def coordinate_cosines(
     lost = lost.unsqueeze(-1)
     lower = ((projections - lost) / sizes).amax(-2) - turned
     upper = projections + lost
-    # Where values are no cluster and yet close, the windows are what bounds their vectors.
-    if bool((lost > _LARGE).any()):
+    # Where values are no cluster and yet close, the windows are what bounds their vectors, if these come first.
+    is_bad = lost > _LARGE
+    best = torch.where(is_bad, 0.0, upper).amax(-2, keepdim=True)
+    if bool((is_bad & (upper > best)).any()):
         window = _WINDOW * values[:, :1]
         outside = leading.rows[..., p:].square().sum(-1) if rows > p else torch.zeros_like(turned)
         held = _held_by_windows(values, inside.square(), outside, window + off.unsqueeze(-1))

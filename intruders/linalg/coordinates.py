@@ -61,10 +61,10 @@ class Coordinates(Batched):
         """
         columns = (update.left * update.values.unsqueeze(-1)).mT  # B
         left = _in_coordinates(base.left, columns)
-        right, triangle = torch.linalg.qr(_in_coordinates(base.right, update.right.mT))
+        right, triangle = _orthonormal(_in_coordinates(base.right, update.right.mT))
         is_square = base.left.shape[-1] == base.right.shape[-1]
         moved = base.rounded if is_square else _BOTH_PARTS * base.rounded
-        return cls(base.values, left @ triangle.mT, right, base.off + update.values[:, 0] * moved)
+        return cls(base.values, left @ triangle, right, base.off + update.values[:, 0] * moved)
 
     @property
     def rank(self) -> int:
@@ -93,6 +93,16 @@ class Coordinates(Batched):
     def problem(self) -> SecularProblem:
         """The same as an eigenvalue problem."""
         return SecularProblem.of(self.poles(), torch.cat([self.through().mT, self.left.mT], -2))
+
+
+def _orthonormal(columns: Tensor) -> tuple[Tensor, Tensor]:
+    """Columns ``(batch, b, r)``, orthonormal but for rounding in single precision, made so in double; also the
+    triangle ``T^T`` with which ``columns = Q T`` are made from them.
+
+    By one Cholesky factorization, which is as exact as QR there: Gram matrices are I to 1e-6.
+    """
+    factor = torch.linalg.cholesky(columns.mT @ columns)
+    return torch.linalg.solve_triangular(factor, columns.mT, upper=False).mT, factor
 
 
 def _in_coordinates(rows: Tensor, columns: Tensor) -> Tensor:
@@ -142,8 +152,11 @@ class SecularProblem(Batched):
 
     def projected(self, rows: Tensor) -> Tensor:
         """``(batch, c, c)``: the matrix between rows ``(batch, c, a)``."""
-        inner = rows @ self.spread
-        return (rows * self.poles.unsqueeze(-2)) @ rows.mT + self._times_c(inner) @ inner.mT
+        return (rows * self.poles.unsqueeze(-2)) @ rows.mT + self.between(rows @ self.spread)
+
+    def between(self, inner: Tensor) -> Tensor:
+        """``(batch, c, c)``: ``F C F^T`` between rows whose products with F are ``inner`` ``(batch, c, 2r)``."""
+        return self._times_c(inner) @ inner.mT
 
     def solve(self, shifts: Tensor, rows: Tensor) -> Tensor:
         """``(A - shift)^-1 row`` of rows ``(batch, c, a)``, each at a shift of its own ``(batch, c)``.
@@ -156,6 +169,11 @@ class SecularProblem(Batched):
         solved = first + weights * (inner.squeeze(-1) @ self.across)
         solved = solved / solved.abs().amax(-1, keepdim=True)
         return torch.where(solved.isfinite().all(-1, keepdim=True), solved, rows)
+
+    def over_poles(self, shifts: Tensor, rows: Tensor) -> Tensor:
+        """``(D - shift)^-1 row`` of rows ``(batch, c, a)``: of a residual where its vector is wrong."""
+        solved = rows * self._weights(shifts)
+        return solved / solved.abs().amax(-1, keepdim=True).clamp_min(torch.finfo(rows.dtype).tiny)
 
     def counts(self, shifts: Tensor) -> tuple[Tensor, Tensor]:
         """Count the eigenvalues above each shift ``(batch, c)``; also return whether rounding cannot have changed that.
@@ -177,12 +195,7 @@ class SecularProblem(Batched):
 
     def _secular(self, shifts: Tensor) -> tuple[Tensor, Tensor]:
         """``(D - t)^-1`` ``(batch, c, a)`` and K(t) ``(batch, c, 2r, 2r)``."""
-        distances = self.poles.unsqueeze(-2) - shifts.unsqueeze(-1)
-        least = _OFF_POLE * self.poles.amax(-1)[:, None, None].clamp_min(
-            torch.finfo(self.poles.dtype).tiny * 1e20
-        )
-        distances = torch.where(distances.abs() < least, least, distances)
-        weights = 1 / distances
+        weights = self._weights(shifts)
         batch, c, a = weights.shape
         width = self.across.shape[-2]
         step = max(1, _AT_ONCE // max(1, batch * a * width))
@@ -200,6 +213,14 @@ class SecularProblem(Batched):
         core[..., upper, upper + rank] -= inverse
         core[..., upper + rank, upper] -= inverse
         return weights, core
+
+    def _weights(self, shifts: Tensor) -> Tensor:
+        """``(D - t)^-1`` ``(batch, c, a)``."""
+        distances = self.poles.unsqueeze(-2) - shifts.unsqueeze(-1)
+        least = _OFF_POLE * self.poles.amax(-1)[:, None, None].clamp_min(
+            torch.finfo(self.poles.dtype).tiny * 1e20
+        )
+        return 1 / torch.where(distances.abs() < least, least, distances)
 
     def _times_c(self, inner: Tensor) -> Tensor:
         """``(batch, c, 2r)`` rows times C."""

@@ -8,6 +8,7 @@ above a number below all of these that says k proves that they are the k largest
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -18,10 +19,17 @@ from .coordinates import SecularProblem
 from .small_cores import eigh
 
 # Base vectors that the search starts from beyond k, and vectors that are followed beyond k.
-_FURTHER, _GUARDS = 8, 4
-_MOST_ROUNDS = 6
-# Residuals of converged vectors, as a share of the largest eigenvalue.
-_CONVERGED = 1e-11
+_FURTHER, GUARDS = 8, 4
+_MOST_ROUNDS = 8
+# Rounds of Davidson's method (residuals over the distances of the poles) before the solves, while a residual is above
+# this share of the largest eigenvalue: they cost a third of a solve.
+_MOST_CHEAP, _NEAR = 2, 1e-3
+# What one of these rounds divides residuals by, mostly.
+_CHEAPLY = 20
+# Residuals of converged vectors, as a share of the largest eigenvalue, and as one of what the matrix is wrong by.
+_CONVERGED, _SHARE_OF_OFF = 1e-11, 0.05
+# Of a vector whose largest coordinate is that far from epsilon, the angle may be this share of the distance.
+_CLEAR, _SHARE_OF_DISTANCE, _SHARE_OF_LEAST = 0.02, 0.2, 0.03
 # Shares of the largest singular value below the k-th one at which eigenvalues are counted. The nearest is beyond what
 # counts as one cluster.
 _BELOW = (4e-6, 3e-5, 3e-4, 3e-3, 3e-2)
@@ -41,16 +49,61 @@ class LeadingVectors(Batched):
     is_proved: Tensor  # (batch), bool: these are the k leading ones
 
 
-def leading_vectors(problem: SecularProblem, k: int, start: LeadingVectors | None = None) -> LeadingVectors:
+# Residuals ``(batch, k)`` that vectors ``(batch, count, a)`` with eigenvalues ``(batch, count)`` may keep.
+Allowed = Callable[[Tensor, Tensor], Tensor]
+
+
+def beside(off: Tensor) -> Allowed:
+    """Allow residuals far below what the singular values of the problems ``(batch)`` may be wrong by anyway."""
+
+    def allowed(squares: Tensor, rows: Tensor) -> Tensor:
+        k = rows.shape[-2] - GUARDS
+        return _SHARE_OF_OFF * off.unsqueeze(-1) * squares[:, :k].clamp_min(0.0).sqrt()
+
+    return allowed
+
+
+def deciding(epsilon: float, inside: int) -> Allowed:
+    """Allow angles far below the distance of a vector's largest coordinate, of the first ``inside``, from epsilon."""
+
+    def allowed(squares: Tensor, rows: Tensor) -> Tensor:
+        k = rows.shape[-2] - GUARDS
+        distances = (rows[:, :k, :inside].abs().amax(-1) - epsilon).abs()
+        steps = squares[:, :k] - squares[:, 1 : k + 1]
+        gaps = torch.minimum(steps, torch.nn.functional.pad(steps[:, :-1], (1, 0), value=torch.inf))
+        # What proves them needs the intervals of all values and their residuals to be apart.
+        most = torch.minimum(
+            _SHARE_OF_DISTANCE * distances * gaps, _SHARE_OF_LEAST * steps.amin(-1, keepdim=True)
+        )
+        return torch.where(distances > _CLEAR, most, 0.0)
+
+    return allowed
+
+
+def leading_vectors(
+    problem: SecularProblem, k: int, start: Tensor | None = None, allowed: Allowed | None = None
+) -> LeadingVectors:
     """Compute the ``k`` leading eigenvectors of every problem of a batch; ``is_proved`` marks the complete ones.
 
-    ``start`` has those of a problem nearby.
+    ``start`` has orthonormal rows ``(batch, k + GUARDS or more, a)`` near to them. Residuals are 1e-11 of the largest
+    eigenvalue or less, or what is ``allowed``.
     """
-    rows = _start(problem, k + _FURTHER) if start is None else torch.cat([start.rows, start.further], -2)
+    count = min(k + GUARDS, problem.poles.shape[-1])
+    if start is None:
+        squares, rows = _start(problem, k + _FURTHER, count)
+    else:
+        squares, rows = _ritz(problem, start, count)
     extra: Tensor | None = None
     for search in range(_MOST_SEARCHES):
-        values, rows, residuals = _iterated(problem, rows, k, extra)
+        if extra is not None:
+            rows = torch.linalg.qr(torch.cat([rows, extra], -2)[:, : problem.poles.shape[-1]].mT).Q.mT
+            squares, rows = _ritz(problem, rows, count)
+        values, rows, residuals = _iterated(problem, squares, rows, k, allowed)
         floor, is_proved, missing = _proved(problem, values, residuals, k)
+        if allowed is not None and not bool(is_proved.all()):
+            # Looser vectors may not be enough for the count.
+            values, rows, residuals = _iterated(problem, values.square(), rows, k, None)
+            floor, is_proved, missing = _proved(problem, values, residuals, k)
         if not bool(missing.any()) or search == _MOST_SEARCHES - 1:
             break
         # Directions that the start had nothing of: a block Krylov step, and what the poles nearby see of the update.
@@ -69,19 +122,22 @@ def _near_poles(problem: SecularProblem, values: Tensor, k: int) -> Tensor:
     return torch.eye(count, size, dtype=values.dtype, device=values.device).expand(len(values), -1, -1)
 
 
-def _start(problem: SecularProblem, count: int) -> Tensor:
-    """Orthonormal rows: the first ``count`` coordinates, and F beyond them.
+def _start(problem: SecularProblem, first: int, count: int) -> tuple[Tensor, Tensor]:
+    """Eigenvalues and vectors, ``count`` of them, on the span of the ``first`` coordinates and of F beyond them.
 
     With the update's left directions alone, the vectors that it turned need a further round of solves.
     """
-    batch, a = problem.poles.shape
-    count = min(count, a)
-    width = min(2 * problem.rank, a - count)
-    first = torch.eye(count, a, dtype=problem.poles.dtype, device=problem.poles.device).expand(batch, -1, -1)
-    if width == 0:
-        return first
-    others = torch.linalg.qr(problem.spread[:, count:]).Q.mT[:, :width]
-    return torch.cat([first, torch.nn.functional.pad(others, (count, 0))], -2)
+    poles = problem.poles
+    first = min(first, poles.shape[-1])
+    some, others = torch.linalg.qr(problem.spread[:, first:])  # (batch, a - first, c), (batch, c, 2r)
+    some = some.mT
+    matrix = torch.diag_embed(torch.nn.functional.pad(poles[:, :first], (0, some.shape[-2])))
+    matrix[:, first:, first:] = (some * poles[:, None, first:]) @ some.mT
+    inner = torch.cat([problem.spread[:, :first], others], -2)
+    squares, vectors = eigh(matrix + problem.between(inner))
+    vectors = vectors.mT.flip(-2)[:, :count]
+    rows = torch.cat([vectors[..., :first], vectors[..., first:] @ some], -1)
+    return squares.flip(-1)[:, :count], rows
 
 
 def _ritz(problem: SecularProblem, rows: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -91,30 +147,38 @@ def _ritz(problem: SecularProblem, rows: Tensor, count: int) -> tuple[Tensor, Te
 
 
 def _iterated(
-    problem: SecularProblem, rows: Tensor, k: int, extra: Tensor | None
+    problem: SecularProblem, squares: Tensor, rows: Tensor, k: int, allowed: Allowed | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    a = problem.poles.shape[-1]
-    count = min(k + _GUARDS, a)
-    if extra is not None:
-        rows = torch.linalg.qr(torch.cat([rows, extra], -2)[:, :a].mT).Q.mT
-    squares, rows = _ritz(problem, rows, count)
-    residuals: Tensor | None = None
-    for _ in range(_MOST_ROUNDS if 2 * count <= a else 0):
-        solved = problem.solve(squares[:, :k], rows[:, :k])
-        both = torch.linalg.qr(torch.cat([rows, solved], -2).mT).Q.mT
-        squares, rows = _ritz(problem, both, count)
-        residuals = _residuals(problem, squares, rows)
-        if bool((residuals[:, :k] <= _CONVERGED * squares[:, :1]).all()):
+    a, count = problem.poles.shape[-1], rows.shape[-2]
+    residuals, sizes = _residuals(problem, squares, rows)
+    for step in range(_MOST_ROUNDS if 2 * count <= a else 0):
+        first = squares[:, :1]
+        most = (_CONVERGED * first).expand(-1, k)
+        if allowed is not None:
+            most = torch.maximum(most, allowed(squares, rows))
+        is_open = ~(sizes[:, :k] <= most)
+        is_far = is_open & (sizes[:, :k] > _NEAR * first)
+        is_much = is_open & (sizes[:, :k] > _CHEAPLY * most)
+        # All questions in one wait for the device.
+        *opened, far, much = torch.cat([is_open.any(0), torch.stack([is_far.any(), is_much.any()])]).tolist()
+        places = [place for place, is_open in enumerate(opened) if is_open]
+        if not places:
             break
-    if residuals is None:
-        residuals = _residuals(problem, squares, rows)
+        if step < _MOST_CHEAP and (far or not much):
+            further = problem.over_poles(squares[:, places], residuals[:, places])
+        else:
+            further = problem.solve(squares[:, places], rows[:, places])
+        both = torch.linalg.qr(torch.cat([rows, further], -2).mT).Q.mT
+        squares, rows = _ritz(problem, both, count)
+        residuals, sizes = _residuals(problem, squares, rows)
     values = squares.clamp_min(0.0).sqrt()
-    return values, rows, residuals / values.clamp_min(torch.finfo(values.dtype).tiny)
+    return values, rows, sizes / values.clamp_min(torch.finfo(values.dtype).tiny)
 
 
-def _residuals(problem: SecularProblem, squares: Tensor, rows: Tensor) -> Tensor:
-    residuals: Tensor = (problem.apply(rows) - squares.unsqueeze(-1) * rows).norm(dim=-1)
-    return residuals
+def _residuals(problem: SecularProblem, squares: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Residuals ``(batch, c, a)`` of rows, and their norms."""
+    residuals = problem.apply(rows) - squares.unsqueeze(-1) * rows
+    return residuals, residuals.norm(dim=-1)
 
 
 def _proved(

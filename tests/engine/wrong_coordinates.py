@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from intruders.linalg.coordinate_cosines import coordinate_cosines
 from intruders.linalg.coordinates import Coordinates
-from intruders.linalg.leading_secular import leading_vectors
+from intruders.linalg.leading_secular import beside, leading_vectors
 from intruders.linalg.low_rank import LowRank
 from intruders.linalg.svd import CLUSTER_TOLERANCE
 from intruders.linalg.whole_base import WholeBase
@@ -145,7 +145,10 @@ def search(seeds: range) -> Counter[str]:
         whole = WholeBase.of(torch.stack([pair.base for _, pair in made]))
         coordinates = Coordinates.of(whole, joined.svd())
         cosines = coordinate_cosines(
-            coordinates, leading_vectors(coordinates.problem(), VECTORS), whole.off, m
+            coordinates,
+            leading_vectors(coordinates.problem(), VECTORS, allowed=beside(coordinates.off)),
+            whole.off,
+            m,
         )
         for at, (kind, pair) in enumerate(made):
             truth = truth_of(pair)
