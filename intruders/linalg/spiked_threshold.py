@@ -69,26 +69,39 @@ class Spectrum:
 
     def transforms(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """phi_L and phi_R at points ``z`` ``(g,)`` that are no singular value."""
+        return self._at(z)[:2]
+
+    def fitting(self, z: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
+        """phi_L phi_R at points ``z`` ``(g,)``, and where they fit: both are positive, and the largest expected share
+        of y along one leading x_i, by the z that y belongs to, is below epsilon^2.
+        """
         m, n = self.shape
-        squares = z.square().unsqueeze(-1)
-        trace = z * (
-            (1 / (squares - self.leading.square())).sum(-1) + (self.weights / (squares - self.nodes)).sum(-1)
+        left, right, inverse = self._at(z)
+        ratio = left / right
+        # The density of an eigenvalue e is (z^2 / m + r e / n) / (z^2 - e)^2.
+        squares = inverse.square()
+        by_n, by_m = ratio / n, z.square() / m
+        eigenvalues, weights = self._eigenvalues()
+        d = len(self.leading)
+        total = by_m * (squares @ weights) + by_n * (squares @ (weights * eigenvalues))
+        single = by_m.unsqueeze(-1) + by_n.unsqueeze(-1) * eigenvalues[:d]
+        largest = (single * squares[:, :d]).amax(-1) / total
+        return left * right, (left > 0) & (right > 0) & (largest < epsilon**2)
+
+    def _at(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Both transforms, and ``1 / (z^2 - eigenvalue)`` ``(g, d + q)`` of all eigenvalues."""
+        m, n = self.shape
+        eigenvalues, weights = self._eigenvalues()
+        inverse = 1 / (z.square().unsqueeze(-1) - eigenvalues)
+        trace = z * (inverse @ weights)
+        return trace / m, (trace - (m - n) / z) / n, inverse
+
+    def _eigenvalues(self) -> tuple[Tensor, Tensor]:
+        """All eigenvalues ``(d + q,)``, and how many each stands for."""
+        return (
+            torch.cat([self.leading.square(), self.nodes]),
+            torch.cat([torch.ones_like(self.leading), self.weights]),
         )
-        return trace / m, (trace - (m - n) / z) / n
-
-    def largest_share(self, z: Tensor) -> Tensor:
-        """The largest expected share of y along one leading x_i, by the z that y belongs to; ``(g,)``."""
-        m, n = self.shape
-        left, right = self.transforms(z)
-        ratio = (left / right).unsqueeze(-1)
-        squares = z.square().unsqueeze(-1)
-
-        def density(eigenvalues: Tensor) -> Tensor:
-            return (squares / m + ratio * eigenvalues / n) / (squares - eigenvalues).square()
-
-        single = density(self.leading.square())  # (g, d)
-        total = single.sum(-1) + (self.weights * density(self.nodes)).sum(-1)
-        return single.amax(-1) / total
 
 
 def sampled_spectra(operator: Operator, leading: Triplets, seed: int = 0) -> list[Spectrum]:
@@ -149,18 +162,13 @@ def spiked_threshold(spectrum: Spectrum, k: int, epsilon: float) -> float:
     if len(edges) == 0:
         return 0.0
     fractions = torch.arange(1, _POINTS, dtype=torch.float64, device=edges.device) / _POINTS
-    threshold = torch.inf
-    above = torch.cat([edges.new_full((1,), torch.inf), edges[:-1]])
-    for low, high in zip(edges.tolist(), above.tolist(), strict=True):
-        if high <= low:
-            continue
-        # Above the largest value there is no end: distances from 1e-4 of it to three times it.
-        z = low * (1 + 10 ** (4.5 * fractions - 4)) if high == torch.inf else low + (high - low) * fractions
-        left, right = spectrum.transforms(z)
-        fits = (left > 0) & (right > 0) & (spectrum.largest_share(z) < epsilon**2)
-        if fits.any():
-            threshold = min(threshold, float((left * right)[fits].rsqrt().min()))
-    return threshold
+    # Above the largest value there is no end: distances from 1e-4 of it to three times it.
+    beyond = edges[:1] * (1 + 10 ** (4.5 * fractions - 4))
+    low, high = edges[1:], edges[:-1]
+    low, high = low[high > low, None], high[high > low, None]
+    z = torch.cat([beyond, (low + (high - low) * fractions).flatten()])
+    product, fits = spectrum.fitting(z, epsilon)
+    return float(torch.where(fits, product, 0.0).amax().rsqrt())
 
 
 def _normalized(rows: Tensor) -> tuple[Tensor, Tensor]:
