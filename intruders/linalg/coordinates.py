@@ -99,9 +99,11 @@ def _orthonormal(columns: Tensor) -> tuple[Tensor, Tensor]:
     """Columns ``(batch, b, r)``, orthonormal but for rounding in single precision, made so in double; also the
     triangle ``T^T`` with which ``columns = Q T`` are made from them.
 
-    By one Cholesky factorization, which is as exact as QR there: Gram matrices are I to 1e-6.
+    By one Cholesky factorization, which is as exact as QR there: Gram matrices are I to 1e-6. Where there is none, all
+    is NaN, which decides nothing.
     """
-    factor = torch.linalg.cholesky(columns.mT @ columns)
+    factor, failed = torch.linalg.cholesky_ex(columns.mT @ columns)
+    factor = torch.where((failed == 0)[:, None, None], factor, torch.nan)
     return torch.linalg.solve_triangular(factor, columns.mT, upper=False).mT, factor
 
 
