@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
+from ..linalg.batched import Batched
 from ..linalg.coordinates import Coordinates
 from ..linalg.small_cores import eigh
 from ..linalg.spiked_threshold import Spectrum
@@ -17,9 +20,29 @@ _APART = 1e-12
 _NODES = 64
 
 
+@dataclass(frozen=True)
+class RitzVectors(Batched):
+    """The vectors of a batch's projections, in coordinates of the whole bases."""
+
+    base: Tensor  # (batch, b, b): as in Projection
+    cross: Tensor
+    update: Tensor
+    further: Tensor  # (batch, c, a): the basis beyond its first coordinates, which are the bases'
+
+    def at(self, scales: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """The ``count`` leading ones at a scale each: eigenvalues ``(batch, count)``, vectors ``(batch, count, a)``."""
+        s = scales[:, None, None]
+        squares, vectors = eigh(self.base + s * self.cross + s * s * self.update)
+        vectors = vectors.mT.flip(-2)[:, :count]
+        shown = self.base.shape[-1] - self.further.shape[-2]
+        rows = vectors[..., shown:] @ self.further
+        rows[..., :shown] += vectors[..., :shown]
+        return squares.flip(-1)[:, :count], rows
+
+
 def project_in_coordinates(
     coordinates: Coordinates, whole: WholeBase, k: int, epsilon: float
-) -> list[Projection]:
+) -> tuple[list[Projection], RitzVectors]:
     """Project a batch of tuned matrices on the leading base vectors, and on what the updates bring in."""
     _, m, n = whole.shape
     shown = min(2 * k + 4, m, n)
@@ -38,10 +61,11 @@ def project_in_coordinates(
     own = along @ along.mT
     spectra = [Spectrum.of_values(values, (m, n), shown).grouped(_NODES) for values in coordinates.values]
     largest = zip(coordinates.values[:, 0].tolist(), spectral[:, 0].tolist(), strict=True)
-    return [
+    projections = [
         Projection.of(base[i], mixed[i], own[i], spectra[i], both, left_out[i], shown, k, epsilon)
         for i, both in enumerate(largest)
     ]
+    return projections, RitzVectors(base, mixed + mixed.mT, own, further)
 
 
 def _ritz_of_rest(poles: Tensor, columns: Tensor, shown: int) -> tuple[Tensor, Tensor]:

@@ -2,22 +2,68 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from ..linalg.coordinate_cosines import coordinate_cosines
+from ..linalg.coordinate_cosines import CoordinateCosines, coordinate_cosines
 from ..linalg.coordinates import Coordinates, SecularProblem
 from ..linalg.full_precision import full_precision
-from ..linalg.leading_secular import LeadingVectors, leading_vectors
-from ..linalg.whole_base import WholeBase
+from ..linalg.leading_secular import GUARDS, deciding, leading_vectors
+from ..linalg.secular_root import Passages, passages
+from .coordinate_certificate import decided
+from .coordinate_projection import RitzVectors
 
 # Relative error of a scale.
 TOLERANCE = 1e-6
 # How far from where a search begins the first two scales lie, as a share, and how often that is doubled.
 _FIRST_STEP, _DOUBLINGS = 1e-3, 7
 _MOST_ROUNDS = 60
+# How near to epsilon a max cosine is at its root.
+_AT_ROOT = 1e-9
+
+
+@dataclass(frozen=True)
+class Followed:
+    """Matrices of one shape in their bases' coordinates, whose updates are followed over their scales."""
+
+    coordinates: Coordinates
+    off: Tensor  # (batch): the bases' own errors
+    near: RitzVectors
+    rows: int  # of the matrices
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that it takes."""
+        return sum(part.nbytes for part in self._parts())
+
+    @property
+    def kind(self) -> tuple[torch.Size, ...]:
+        """What groups that can be joined have in common."""
+        return (torch.Size((self.rows,)), *(part.shape[1:] for part in self._parts()))
+
+    def __len__(self) -> int:
+        return len(self.off)
+
+    def select(self, index: Tensor) -> Followed:
+        """Return the matrices at ``index``."""
+        return Followed(self.coordinates.select(index), self.off[index], self.near.select(index), self.rows)
+
+    @classmethod
+    def joined(cls, groups: Sequence[Followed]) -> Followed:
+        """Join groups of one kind."""
+        first = groups[0]
+        if len(groups) == 1:
+            return first
+        off = torch.cat([group.off for group in groups])
+        coordinates = Coordinates.together([group.coordinates for group in groups])
+        return cls(coordinates, off, RitzVectors.together([group.near for group in groups]), first.rows)
+
+    def _parts(self) -> list[Tensor]:
+        coordinates, near = self.coordinates, self.near
+        return [coordinates.left, coordinates.right, near.base, near.cross, near.update, near.further]
 
 
 @dataclass
@@ -27,49 +73,131 @@ class _LeastCosine:
     No product with anything as large as the matrices. The vectors of one scale are where those of the next begin.
     """
 
-    coordinates: Coordinates
+    followed: Followed
     problem: SecularProblem
-    whole: WholeBase
     k: int
     epsilon: float
-    leading: LeadingVectors | None = None
+    rows: Tensor  # (batch, k + GUARDS or more, a): orthonormal, vectors at the last scales, or near them
 
     def at(self, index: Tensor, scales: Tensor) -> Tensor:
         """Return the values of the matrices at ``index``, at a scale each."""
-        start = None
-        if self.leading is not None:
-            some = self.leading.select(index)
-            start = torch.cat([some.rows, some.further], -2)
-        leading = leading_vectors(self.problem.select(index).at(scales), self.k, start)
-        self.leading = leading if self.leading is None else self.leading.with_rows(index, leading)
-        coordinates, off = self.coordinates.select(index), self.whole.off[index]
-        # What rounding of the base leaves of the update grows with its scale.
-        coordinates = replace(coordinates, off=off + scales * (coordinates.off - off))
-        cosines = coordinate_cosines(coordinates, leading, off, self.whole.shape[-2])
+        cosines, self.rows[index] = self._cosines(index, scales, 0.0)
         is_known = cosines.upper - cosines.lower < 1.0
         return torch.where(is_known, cosines.cosines, torch.nan).amin(-1) - self.epsilon
+
+    def is_alone(self, scales: Tensor) -> tuple[Tensor, Tensor]:
+        """Of matrices with a vector whose max cosine is epsilon at their scales: whether all others' are above it, from
+        ``TOLERANCE`` below to as much above; and whether one of them is below it.
+        """
+        everything = torch.arange(len(scales), device=scales.device)
+        cosines, self.rows = self._cosines(everything, scales, TOLERANCE)
+        distances = (cosines.cosines - self.epsilon).abs()
+        nearest = torch.zeros_like(distances, dtype=torch.bool).scatter(
+            -1, distances.argmin(-1, keepdim=True), True
+        )
+        is_above = ((cosines.lower >= self.epsilon) | nearest).all(-1)
+        is_it = (distances.amin(-1) <= _AT_ROOT) & (cosines.upper - cosines.lower < 1.0).all(-1)
+        return is_it & is_above, ((cosines.upper < self.epsilon) & ~nearest).any(-1)
+
+    def _cosines(self, index: Tensor, scales: Tensor, share: float) -> tuple[CoordinateCosines, Tensor]:
+        """Bounds on the cosines at scales, and up to a share of them beside these; and the vectors there."""
+        rows = self.rows[index]
+        allowed = deciding(self.epsilon, self.followed.coordinates.values.shape[-1])
+        leading = leading_vectors(self.problem.select(index).at(scales), self.k, rows, allowed)
+        off = self.followed.off[index]
+        coordinates = at_scale(self.followed.coordinates.select(index), off, scales, share)
+        cosines = coordinate_cosines(coordinates, leading, off, self.followed.rows)
+        return cosines, torch.cat([leading.rows, leading.further], -2)
+
+
+@full_precision()
+def count_at(followed: Followed, k: int, epsilon: float, scale: float) -> tuple[Tensor, Tensor]:
+    """Count the intruders of each matrix with its update at a scale; also return which are left open."""
+    coordinates, off = followed.coordinates, followed.off
+    scales = torch.full_like(off, scale)
+    allowed = deciding(epsilon, coordinates.values.shape[-1])
+    leading = leading_vectors(coordinates.problem().at(scales), k, allowed=allowed)
+    cosines = coordinate_cosines(at_scale(coordinates, off, scales), leading, off, followed.rows)
+    intruder, resembles = decided(cosines, epsilon)
+    return intruder.sum(-1), ~(intruder | resembles).all(-1)
+
+
+def at_scale(coordinates: Coordinates, off: Tensor, scales: Tensor, share: float = 0.0) -> Coordinates:
+    """Coordinates whose ``off`` holds at scales ``(batch)``, and up to a share of them beside these.
+
+    What rounding of the base leaves of the update grows with its scale.
+    """
+    of_update = coordinates.off - off
+    if share > 0:
+        of_update = of_update + share * coordinates.left.flatten(1).norm(dim=-1)
+    return replace(coordinates, off=off + scales * of_update)
 
 
 @full_precision()
 def settled_scales(
-    coordinates: Coordinates, whole: WholeBase, k: int, epsilon: float, scales: list[float]
+    followed: Followed, k: int, epsilon: float, scales: list[float]
 ) -> tuple[list[float], list[bool]]:
     """Find first scales with an intruder to ``TOLERANCE``, from ``scales`` that are right to a few percent.
 
     One whose neighborhood has no such root, or that cannot be known in coordinates, is given back as it is, and marked
     as not settled.
     """
-    start = torch.tensor(scales, dtype=torch.float64, device=coordinates.values.device)
+    start = torch.tensor(scales, dtype=torch.float64, device=followed.off.device)
     is_settled = torch.zeros_like(start, dtype=torch.bool)
     index = (start.isfinite() & (start > 0)).nonzero().squeeze(-1)
     if len(index) > 0:
-        chosen = coordinates.select(index)
-        least = _LeastCosine(chosen, chosen.problem(), whole.select(index), k, epsilon)
-        brackets = _Brackets.about(least, start[index])
-        roots = brackets.narrowed(least)
-        is_settled[index] = brackets.is_settled
-        start[index] = torch.where(brackets.is_settled, roots, start[index])
+        roots, is_root = _Roots(followed.select(index), k, epsilon).found(start[index])
+        is_settled[index] = is_root
+        start[index] = torch.where(is_root, roots, start[index])
     return start.tolist(), is_settled.tolist()
+
+
+@dataclass(frozen=True)
+class _Roots:
+    """Scales at which the least cosine passes epsilon, of matrices that have one nearby."""
+
+    followed: Followed
+    k: int
+    epsilon: float
+
+    def found(self, start: Tensor) -> tuple[Tensor, Tensor]:
+        """Return roots near ``start``, and where there is one: by Newton's method, or else by brackets."""
+        problem = self.followed.coordinates.problem()
+        count = self.k + GUARDS
+        passage = self._by_newton(problem, start, count)
+        is_near = (passage.scales / start - 1).abs() <= _FIRST_STEP * 2**_DOUBLINGS
+        roots = torch.where(is_near, passage.scales, start)
+        rows = self.followed.near.at(roots, count)[1]
+        rows = torch.cat(
+            [torch.where(is_near[:, None, None], passage.rows.unsqueeze(-2), rows[:, :1]), rows], -2
+        )
+        rows = torch.linalg.qr(rows.mT).Q.mT
+        least = _LeastCosine(self.followed, problem, self.k, self.epsilon, rows)
+        is_first, has_others = least.is_alone(roots)
+        is_root = is_near & passage.falls & is_first
+        roots = roots * (1 + 0.5 * TOLERANCE)
+        # From a start without an intruder another window may lie on the way to a root beyond it.
+        index = (~is_root | (roots > start)).nonzero().squeeze(-1)
+        if len(index) > 0:
+            # Before a root at which the coordinate rises there is an intruder, and so there is at one of others.
+            is_window = is_near & ~is_root & (has_others | ~passage.falls) & (roots < start)
+            begin = torch.where(is_window, roots * (1 - TOLERANCE), start)[index]
+            some, of_some = self.followed.select(index), problem.select(index)
+            rest = _LeastCosine(some, of_some, self.k, self.epsilon, least.rows[index])
+            brackets = _Brackets.about(rest, begin)
+            others = brackets.narrowed(rest)
+            others = torch.where(brackets.is_settled, others, torch.inf)
+            roots[index] = torch.minimum(torch.where(is_root[index], roots[index], torch.inf), others)
+            is_root[index] = roots[index].isfinite()
+        return roots, is_root
+
+    def _by_newton(self, problem: SecularProblem, start: Tensor, count: int) -> Passages:
+        """Follow the vector that has the least of the k cosines on the projection."""
+        squares, rows = self.followed.near.at(start, count)
+        inside = self.followed.coordinates.values.shape[-1]
+        place = rows[:, : self.k, :inside].abs().amax(-1).argmin(-1, keepdim=True)
+        row = rows.gather(-2, place.unsqueeze(-1).expand(-1, 1, rows.shape[-1])).squeeze(-2)
+        return passages(problem, start, squares.gather(-1, place).squeeze(-1), row, inside, self.epsilon)
 
 
 @dataclass

@@ -79,27 +79,13 @@ class Projection:
         is_complete = bool(left_out <= NEGLIGIBLE)
         return cls(base, along + along.mT, update, shown, k, epsilon, predicted, is_complete, centre)
 
-    def cosines(self, scales: Tensor, shown: int | None = None) -> Tensor:
-        """Return each leading left vector's largest cosine with the vectors shown, for every scale; ``(g, k)``."""
-        s = scales.to(self.base)[:, None, None]
-        _, vectors = eigh(self.base + s * self.cross + s * s * self.update)
-        leading = vectors.mT.flip(-2)[:, : self.k]  # (g, k, a)
-        cosines: Tensor = leading[..., : self.shown if shown is None else shown].abs().amax(-1)
-        return cosines
-
     def counts(self, scales: Tensor) -> Tensor:
         """Count the leading left vectors that resemble none of the base vectors shown, for every scale; ``(g,)``."""
-        count: Tensor = (self.cosines(scales) < self.epsilon).sum(-1)
+        s = scales.to(self.base)[:, None, None]
+        _, vectors = eigh(self.base + s * self.cross + s * s * self.update)
+        cosines = vectors.flip(-1)[:, : self.shown, : self.k].abs().amax(-2)
+        count: Tensor = (cosines < self.epsilon).sum(-1)
         return count
-
-    def least_cosine(self, scales: Tensor, is_strict: bool) -> Tensor:
-        """Return the least of the k cosines for every scale; ``(g,)``.
-
-        ``is_strict`` takes them with all Ritz vectors. One that has not converged stands for several base vectors, so
-        that these cosines are rather too large, where those with the leading vectors alone are rather too small.
-        """
-        least: Tensor = self.cosines(scales, self.base.shape[-1] if is_strict else None).amin(-1)
-        return least
 
 
 @full_precision()

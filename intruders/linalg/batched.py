@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any, Self
 
+import torch
 from torch import Tensor
 
 
@@ -15,6 +17,11 @@ class Batched:
         """Return the values of the matrices at ``index`` (a vector of integers)."""
         return type(self)(**{name: _selected(value, index) for name, value in _fields(self).items()})
 
+    @classmethod
+    def together(cls, groups: Sequence[Self]) -> Self:
+        """Join the matrices of groups, whose values have equal shapes but for their numbers."""
+        return cls(**{name: _joined([getattr(group, name) for group in groups]) for name in _names(cls)})
+
     def with_rows(self, index: Tensor, other: Self) -> Self:
         """Replace the values of the matrices at ``index`` by those of ``other``."""
         others = _fields(other)
@@ -23,8 +30,17 @@ class Batched:
         )
 
 
+def _names(kind: Any) -> list[str]:
+    return [field.name for field in fields(kind)]
+
+
+def _joined(values: Sequence[Any]) -> Any:
+    first = values[0]
+    return torch.cat(list(values)) if isinstance(first, Tensor) else type(first).together(values)
+
+
 def _fields(value: Any) -> dict[str, Any]:
-    return {field.name: getattr(value, field.name) for field in fields(value)}
+    return {name: getattr(value, name) for name in _names(value)}
 
 
 def _selected(value: Any, index: Tensor) -> Any:

@@ -11,7 +11,8 @@ from matrices import SPECTRA, UPDATES, PlantedPair, orthonormal_columns, stacked
 
 from intruders.engine.base_space import KnownBase
 from intruders.engine.coordinate_certificate import NAME, coordinates_of
-from intruders.engine.coordinate_scales import settled_scales
+from intruders.engine.coordinate_projection import project_in_coordinates
+from intruders.engine.coordinate_scales import Followed, count_at, settled_scales
 from intruders.engine.decide import decide
 from intruders.linalg.low_rank import LowRank
 from intruders.linalg.pair import Pair
@@ -182,8 +183,13 @@ def test_a_critical_scale_is_a_root(shape: tuple[int, int], epsilon: float) -> N
     whole = WholeBase.of(stack.base)
     coordinates = coordinates_of(stack, whole, 3)
     assert coordinates is not None
+    _, near = project_in_coordinates(coordinates, whole, 3, epsilon)
+    followed = Followed(coordinates, whole.off, near, shape[0])
     for start in (1.02 * high, 0.95 * high):
-        (found,), (is_settled,) = settled_scales(coordinates, whole, 3, epsilon, [start])
+        (found,), (is_settled,) = settled_scales(followed, 3, epsilon, [start])
         assert found == pytest.approx(high, rel=5e-6)
         assert is_settled
-    assert settled_scales(coordinates, whole, 3, epsilon, [float("inf")]) == ([float("inf")], [False])
+    assert settled_scales(followed, 3, epsilon, [float("inf")]) == ([float("inf")], [False])
+    for scale, expected in ((0.99 * high, 0), (1.01 * high, 1)):
+        counts, is_open = count_at(followed, 3, epsilon, scale)
+        assert (counts.tolist(), is_open.tolist()) == ([expected], [False])

@@ -39,7 +39,7 @@ def test_its_window_is_where_dense_decompositions_have_the_first_intruder(
     whole = WholeBase.of(batch.base)
     coordinates = coordinates_of(batch, whole, 5)
     assert coordinates is not None
-    (projection,) = project_in_coordinates(coordinates, whole, 5, 0.5)
+    (projection,), _ = project_in_coordinates(coordinates, whole, 5, 0.5)
     assert projection.is_complete
     window = first_window(projection)
     assert window is not None
@@ -54,7 +54,7 @@ def test_an_update_of_more_directions_than_are_followed_is_not_complete() -> Non
     whole = WholeBase.of(batch.base)
     coordinates = coordinates_of(batch, whole, 5)
     assert coordinates is not None
-    (projection,) = project_in_coordinates(coordinates, whole, 5, 0.5)
+    (projection,), _ = project_in_coordinates(coordinates, whole, 5, 0.5)
     assert not projection.is_complete
 
 
@@ -65,6 +65,6 @@ def test_a_base_of_equal_values_and_one_of_zeros_have_finite_projections() -> No
         whole = WholeBase.of(base)
         coordinates = coordinates_of(batch, whole, 5)
         assert coordinates is not None
-        (projection,) = project_in_coordinates(coordinates, whole, 5, 0.5)
+        (projection,), _ = project_in_coordinates(coordinates, whole, 5, 0.5)
         for part in (projection.base, projection.cross, projection.update):
             assert part.isfinite().all()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
@@ -14,13 +15,21 @@ import torch
 from ...checkpoints.opening.open import Source
 from ...checkpoints.pairing.open_sides import open_sides
 from ...checkpoints.pairing.pair_sides import pair_sides
+from ...checkpoints.pairing.pairing import PairedMatrix
 from ...engine.base_space import KnownBase
 from ...engine.coordinate_certificate import coordinates_of
 from ...engine.coordinate_projection import project_in_coordinates
-from ...engine.coordinate_scales import settled_scales
+from ...engine.coordinate_scales import Followed, count_at, settled_scales
 from ...engine.decisions import Detection
 from ...engine.projection import Projection, project
-from ...engine.scale_search import ScaleWindow, first_window, largest_scale, search_end
+from ...engine.scale_search import (
+    ScaleWindow,
+    first_starts,
+    first_window,
+    largest_scale,
+    search_end,
+    windows_from,
+)
 from ...errors import SettingError
 from ...system.callers_process import usual_settings
 from ...system.progress import Progress, silent
@@ -34,6 +43,9 @@ from .critical_scales_result import SLACK, WALK, CriticalScales, MatrixScale
 Result = TypeVar("Result")
 
 _MOST_STEPS = 40
+# Memory of what is followed in coordinates and not read again, and matrices of one shape that are followed together.
+_KEPT_BYTES = 256 * 2**20
+_TOGETHER = 32
 
 
 @usual_settings()
@@ -89,11 +101,13 @@ def critical_scales(
     started = time.perf_counter()
     device = compute.torch_device()
     pairing = pair_sides(*open_sides(base, tuned), audit)
-    search = _ScaleSearch(audit.k, audit.epsilon, compute.base_cache() or MemoryCache())
+    search = _ScaleSearch(audit.k, audit.epsilon, compute.base_cache() or MemoryCache(), _Room(_KEPT_BYTES))
 
-    def each(stage: str, do: Callable[[Batch], Result]) -> list[Result]:
-        results, done = [], 0
-        batches = read_batches(pairing.pairs, device, audit.skip_non_finite, [])
+    def each(
+        stage: str, do: Callable[[Batch], Result], pairs: Sequence[PairedMatrix] = pairing.pairs
+    ) -> list[Result]:
+        results, done = [], len(pairing.pairs) - len(pairs)
+        batches = read_batches(pairs, device, audit.skip_non_finite, [])
         with run_side_by_side(
             batches, lambda batch: (len(batch.matrices), do(batch)), is_small_batch, compute.workers
         ) as judged:
@@ -103,14 +117,39 @@ def critical_scales(
                 progress(stage, done, len(pairing.pairs))
         return results
 
-    scale_of: dict[str, MatrixScale] = {}
-    projections: list[Projection] = []
-    for scales, projected in each("measure", search.measured):
-        projections += projected
-        scale_of |= {scale.name: scale for scale in scales}
-    matrices = [scale_of[matrix.name] for matrix in pairing.pairs if matrix.name in scale_of]
-    largest = largest_scale(projections, [matrix.measured for matrix in matrices], target, SLACK)
-    while (count := sum(each("check", partial(search.total, scale=largest)))) > target:
+    def each_group(do: Callable[[_Group], Result]) -> list[Result]:
+        with run_side_by_side(groups, do, lambda _: True, compute.workers) as done:
+            return list(done)
+
+    def counted(scale: float) -> int:
+        """Count the intruders of the model at a scale: in coordinates, and what is left open by audits."""
+        count, decided = 0, set[str]()
+        for of_group, names in each_group(partial(search.counted, scale=scale)):
+            count, decided = count + of_group, decided | names
+        others = [pair for pair in pairing.pairs if pair.name not in decided]
+        return count + sum(each("check", partial(search.total, scale=scale), others))
+
+    measured = each("measure", search.measured)
+    found = {name: scale for part in measured for name, scale in part.found.items()}
+    groups = _grouped([part.group for part in measured if part.group is not None])
+    starts: dict[str, float] = {}
+    for of_group, doubtful in each_group(search.settled):
+        found, starts = found | of_group, starts | doubtful
+    projections = {name: one for part in measured for name, one in part.projections.items()}
+    in_doubt = [pair for pair in pairing.pairs if pair.name in starts]
+    for of_batch in each(
+        "measure", partial(search.resolved, projections=projections, starts=starts), in_doubt
+    ):
+        found |= of_batch
+    matrices = [
+        MatrixScale(pair.name, pair.shape, found[pair.name], one.predicted, search_end(one))
+        for pair in pairing.pairs
+        if (one := projections.get(pair.name)) is not None
+    ]
+    largest = largest_scale(
+        list(projections.values()), [matrix.measured for matrix in matrices], target, SLACK
+    )
+    while (count := counted(largest)) > target:
         largest *= 1 - SLACK
     return CriticalScales(
         pairing.base_source,
@@ -128,41 +167,127 @@ def critical_scales(
 
 
 @dataclass(frozen=True)
+class _Group:
+    """Matrices of one shape that are followed in coordinates, and need not be read again."""
+
+    names: list[str]
+    projections: list[Projection]
+    followed: Followed
+
+
+def _grouped(groups: Sequence[_Group]) -> list[_Group]:
+    """Join groups of one kind, up to a number of matrices."""
+    kinds: dict[object, list[list[_Group]]] = {}
+    for group in groups:
+        joined = kinds.setdefault(group.followed.kind, [[]])
+        if sum(len(one.names) for one in joined[-1]) >= _TOGETHER:
+            joined.append([])
+        joined[-1].append(group)
+    return [
+        _Group(
+            [name for one in some for name in one.names],
+            [projection for one in some for projection in one.projections],
+            Followed.joined([one.followed for one in some]),
+        )
+        for joined in kinds.values()
+        for some in joined
+    ]
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """What is known of a batch: projections by name, critical scales, or the group that is to be followed."""
+
+    projections: dict[str, Projection]
+    found: dict[str, float]
+    group: _Group | None = None
+
+
+class _Room:
+    """Memory that may be taken, by several threads."""
+
+    def __init__(self, nbytes: int) -> None:
+        self._left, self._lock = nbytes, threading.Lock()
+
+    def takes(self, nbytes: int) -> bool:
+        """Return whether there is room, which is then taken."""
+        with self._lock:
+            has_room = nbytes <= self._left
+            self._left -= nbytes if has_room else 0
+            return has_room
+
+
+@dataclass(frozen=True)
 class _ScaleSearch:
     """The scales of batches of matrices, and the audit's decisions at them."""
 
     k: int
     epsilon: float
     store: BaseCache
+    room: _Room
 
-    def measured(self, batch: Batch) -> tuple[list[MatrixScale], list[Projection]]:
-        """Return the scales of every matrix of a batch, and the projections of the search."""
-        known = self._known(batch)
+    def measured(self, batch: Batch) -> _Measured:
+        """Measure a batch; what can be followed in coordinates waits for others of its kind, if there is room."""
+        known, names = self._known(batch), [pair.name for pair in batch.matrices]
         whole = known.whole()
         coordinates = None if whole is None else coordinates_of(batch.pair, whole, self.k)
         if whole is None or coordinates is None:
-            projections = project(batch.pair, known, self.k, self.epsilon)
-        else:
-            projections = project_in_coordinates(coordinates, whole, self.k, self.epsilon)
-        windows = [first_window(projection) for projection in projections]
-        first = [math.inf if window is None else window.start for window in windows]
-        is_settled = [False] * len(first)
-        if whole is not None and coordinates is not None:
-            first, is_settled = settled_scales(coordinates, whole, self.k, self.epsilon, first)
-        for i, window in enumerate(windows):
-            if window is not None and not window.is_sure and not is_settled[i]:
-                first[i] = self._settled(_single(batch, i), projections[i], window)
-        scales = [
-            MatrixScale(pair.name, pair.shape, scale, projection.predicted, search_end(projection))
-            for pair, scale, projection in zip(batch.matrices, first, projections, strict=True)
-        ]
-        return scales, projections
+            projected = project(batch.pair, known, self.k, self.epsilon)
+            projections = dict(zip(names, projected, strict=True))
+            starts = dict(zip(names, first_starts(projected), strict=True))
+            return _Measured(projections, self.resolved(batch, projections, starts))
+        projected, near = project_in_coordinates(coordinates, whole, self.k, self.epsilon)
+        projections = dict(zip(names, projected, strict=True))
+        group = _Group(names, projected, Followed(coordinates, whole.off, near, whole.shape[-2]))
+        if self.room.takes(group.followed.nbytes):
+            return _Measured(projections, {}, group)
+        found, doubtful = self.settled(group)
+        if doubtful:
+            found |= self.resolved(batch, projections, doubtful)
+        return _Measured(projections, found)
+
+    def settled(self, group: _Group) -> tuple[dict[str, float], dict[str, float]]:
+        """Find the critical scales of a group, by name; also return where windows begin that are not settled so."""
+        starts = first_starts(group.projections)
+        first = [math.inf if start is None else start for start in starts]
+        first, is_settled = settled_scales(group.followed, self.k, self.epsilon, first)
+        doubtful = {
+            name: start
+            for name, start, is_done in zip(group.names, starts, is_settled, strict=True)
+            if start is not None and not is_done
+        }
+        return dict(zip(group.names, first, strict=True)), doubtful
+
+    def resolved(
+        self, batch: Batch, projections: Mapping[str, Projection], starts: Mapping[str, float | None]
+    ) -> dict[str, float]:
+        """Find critical scales by audits, where projections leave a doubt about the windows that begin there."""
+        names = [pair.name for pair in batch.matrices]
+        own = [projections[name] for name in names]
+        found: dict[str, float] = {}
+        for i, window in enumerate(windows_from(own, [starts.get(name) for name in names])):
+            if window is None:
+                if names[i] in starts:
+                    found[names[i]] = math.inf
+            elif window.is_sure:
+                found[names[i]] = window.start
+            else:
+                found[names[i]] = self._by_audits(_single(batch, i), own[i], window)
+        return found
+
+    def counted(self, group: _Group, scale: float) -> tuple[int, set[str]]:
+        """Count the intruders of a group at one scale, of the matrices that can be decided; also return their names."""
+        counts, is_open = count_at(group.followed, self.k, self.epsilon, scale)
+        decided = {
+            name for name, left_open in zip(group.names, is_open.tolist(), strict=True) if not left_open
+        }
+        return int(counts[~is_open].sum()), decided
 
     def total(self, batch: Batch, scale: float) -> int:
         """Count the intruders of a batch at one scale, by the audit's certificates."""
         return int(self._judged(_at(batch, [scale] * len(batch.matrices))).intruder.sum())
 
-    def _settled(self, batch: Batch, projection: Projection, window: ScaleWindow) -> float:
+    def _by_audits(self, batch: Batch, projection: Projection, window: ScaleWindow) -> float:
         """Find the first scale with an intruder of one matrix whose projection leaves a doubt."""
         is_there = self.total(batch, window.inside) > 0
         if projection.is_complete:
