@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..linalg.coordinate_cosines import CoordinateCosines, coordinate_cosines
 from ..linalg.coordinates import Coordinates
-from ..linalg.leading_secular import LeadingVectors, beside, leading_vectors
+from ..linalg.leading_secular import LeadingVectors, far_below, leading_vectors
 from ..linalg.low_rank import LowRank
 from ..linalg.pair import Pair
 from ..linalg.ritz import Triplets
@@ -51,7 +51,7 @@ def detect_in_coordinates(
     Both ends of a max cosine are the number itself; what rounding and the base's decomposition may have done to it
     counts in the decision.
     """
-    leading = leading_vectors(coordinates.problem(), k, allowed=beside(coordinates.off))
+    leading = leading_vectors(coordinates.problem(), k, allowed=far_below(coordinates.off))
     cosines = coordinate_cosines(coordinates, leading, whole.off, whole.shape[-2])
     intruder, resembles = decided(cosines, epsilon)
     decisions = Decisions(

@@ -12,10 +12,12 @@ from ..linalg.coordinates import Coordinates
 from ..linalg.small_cores import eigh
 from ..linalg.spiked_threshold import Spectrum
 from ..linalg.whole_base import WholeBase
-from .projection import FOLLOWED, Projection
+from .projection import Projection, followed_count
 
 # The least distance of two squared values that is divided by, as a share of the largest.
 _APART = 1e-12
+# Directions of the update that are followed at most.
+_FOLLOWED = 24
 # Nodes that stand for the singular values beyond the leading ones in a prediction.
 _NODES = 64
 
@@ -46,7 +48,9 @@ def project_in_coordinates(
     """Project a batch of tuned matrices on the leading base vectors, and on what the updates bring in."""
     _, m, n = whole.shape
     shown = min(2 * k + 4, m, n)
-    left, through = (part[..., :FOLLOWED] for part in (coordinates.left, coordinates.through()))
+    spectral = coordinates.left.square().sum(-2).sqrt()  # (batch, r): the update's singular values
+    count, left_out = followed_count(spectral, spectral.norm(dim=-1), _FOLLOWED)
+    left, through = (part[..., :count] for part in (coordinates.left, coordinates.through()))
     poles = coordinates.poles()
     # A vector of W with the value z is (z^2 - W0 W0^T)^-1 of what these span. It comes in at the k-th value.
     apart = ((poles[:, k - 1 : k] - poles) / poles[:, :1]).nan_to_num(0.0).clamp_min(_APART)
@@ -55,14 +59,12 @@ def project_in_coordinates(
     base = torch.diag_embed(torch.cat([poles[:, :shown], own], -1))
     along = torch.cat([left[:, :shown], further @ left], -2)  # (batch, b, d): D's directions on the basis
     mixed = torch.cat([through[:, :shown], further @ through], -2) @ along.mT
-    spectral = coordinates.left.square().sum(-2).sqrt()  # (batch, r): the update's singular values
-    total = spectral.square().sum(-1).clamp_min(torch.finfo(spectral.dtype).tiny)
-    left_out = spectral[:, FOLLOWED:].square().sum(-1) / total
     own = along @ along.mT
     spectra = [Spectrum.of_values(values, (m, n), shown).grouped(_NODES) for values in coordinates.values]
     largest = zip(coordinates.values[:, 0].tolist(), spectral[:, 0].tolist(), strict=True)
+    others = further[..., shown : coordinates.values.shape[-1]]
     projections = [
-        Projection.of(base[i], mixed[i], own[i], spectra[i], both, left_out[i], shown, k, epsilon)
+        Projection.of(base[i], mixed[i], own[i], spectra[i], both, left_out[i], shown, k, epsilon, others[i])
         for i, both in enumerate(largest)
     ]
     return projections, RitzVectors(base, mixed + mixed.mT, own, further)

@@ -195,9 +195,9 @@ class _Roots:
         """Follow the vector that has the least of the k cosines on the projection."""
         squares, rows = self.followed.near.at(start, count)
         inside = self.followed.coordinates.values.shape[-1]
-        place = rows[:, : self.k, :inside].abs().amax(-1).argmin(-1, keepdim=True)
-        row = rows.gather(-2, place.unsqueeze(-1).expand(-1, 1, rows.shape[-1])).squeeze(-2)
-        return passages(problem, start, squares.gather(-1, place).squeeze(-1), row, inside, self.epsilon)
+        index = rows[:, : self.k, :inside].abs().amax(-1).argmin(-1, keepdim=True)
+        row = rows.gather(-2, index.unsqueeze(-1).expand(-1, 1, rows.shape[-1])).squeeze(-2)
+        return passages(problem, start, squares.gather(-1, index).squeeze(-1), row, inside, self.epsilon)
 
 
 @dataclass

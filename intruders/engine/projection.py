@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,11 +22,11 @@ from .base_space import KnownBase
 from .update_size import MeasuredUpdate, measure_update
 
 # Leading directions of the update that are followed, and rows that they and their powers may take.
-FOLLOWED = 8
+_FOLLOWED = 8
 _FURTHER_ROWS = 10
 _LEAST_BLOCKS = 2
 # Share of an update's squared norm in directions that are not followed, up to which they change nothing.
-NEGLIGIBLE = 1e-3
+_NEGLIGIBLE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,9 @@ class Projection:
     cross: Tensor  # (a, a)
     update: Tensor  # (a, a)
     shown: int  # this many leading Ritz vectors count as base vectors x_i
+    others: (
+        Tensor | None
+    )  # (a - shown, p - shown): cosines of the other Ritz vectors with the other x_i, where known
     k: int
     epsilon: float
     predicted: float  # critical scale by the spiked threshold; infinite where it names none
@@ -57,6 +61,7 @@ class Projection:
         shown: int,
         k: int,
         epsilon: float,
+        others: Tensor | None = None,
     ) -> Projection:
         """Build one, and predict where the search begins.
 
@@ -70,22 +75,54 @@ class Projection:
           shown: number of leading Ritz vectors that count as base vectors.
           k: number of leading vectors to examine.
           epsilon: the largest cosine of an intruder.
+          others: cosines of the Ritz vectors beyond those shown with the base vectors beyond them, where known.
         """
         of_base, of_update = largest
         predicted = spiked_threshold(spectrum, k, epsilon) / of_update if of_update > 0 else math.inf
         centre = of_base / of_update if min(of_base, of_update) > 0 else 1.0
         if 0 < predicted < math.inf:
             centre = predicted
-        is_complete = bool(left_out <= NEGLIGIBLE)
-        return cls(base, along + along.mT, update, shown, k, epsilon, predicted, is_complete, centre)
+        is_complete = bool(left_out <= _NEGLIGIBLE)
+        return cls(base, along + along.mT, update, shown, others, k, epsilon, predicted, is_complete, centre)
 
     def counts(self, scales: Tensor) -> Tensor:
         """Count the leading left vectors that resemble none of the base vectors shown, for every scale; ``(g,)``."""
-        s = scales.to(self.base)[:, None, None]
-        _, vectors = eigh(self.base + s * self.cross + s * s * self.update)
-        cosines = vectors.flip(-1)[:, : self.shown, : self.k].abs().amax(-2)
-        count: Tensor = (cosines < self.epsilon).sum(-1)
+        count: Tensor = (self.cosines(eigh(self.at(scales))[1]) < self.epsilon).sum(-1)
         return count
+
+    def at(self, scales: Tensor) -> Tensor:
+        """Return ``W W^T`` on the subspace for every scale; ``(g, a, a)``."""
+        s = scales.to(self.base)[:, None, None]
+        return self.base + s * self.cross + s * s * self.update
+
+    def cosines(self, vectors: Tensor, is_strict: bool = False) -> Tensor:
+        """Return the largest cosines ``(g, k)`` of eigenvectors ``(g, a, a)``, of which the last ones lead.
+
+        Without ``others``, ``is_strict`` takes them with all Ritz vectors. One that has not converged stands for
+        several base vectors, so that these cosines are rather too large, where those with the vectors shown alone are
+        rather too small.
+        """
+        leading = vectors.flip(-1)[..., : self.k]
+        shown = leading if is_strict and self.others is None else leading[:, : self.shown]
+        largest: Tensor = shown.abs().amax(-2)
+        if self.others is None:
+            return largest
+        return torch.maximum(largest, (self.others.mT @ leading[:, self.shown :]).abs().amax(-2))
+
+
+def least_cosines(
+    projections: Sequence[Projection], scales: Sequence[Sequence[float]], is_strict: bool
+) -> list[list[float]]:
+    """Return the least of the k cosines of each projection at each of its scales; all have the same size."""
+    asked = [torch.tensor(some, dtype=torch.float64) for some in scales]
+    _, vectors = eigh(
+        torch.cat([projection.at(some) for projection, some in zip(projections, asked, strict=True)])
+    )
+    of_each = torch.split(vectors, [len(some) for some in asked])
+    return [
+        projection.cosines(some, is_strict).amin(-1).tolist()
+        for projection, some in zip(projections, of_each, strict=True)
+    ]
 
 
 @full_precision()
@@ -137,12 +174,22 @@ def _subspace(operator: Dense, leading: Tensor, update_left: Tensor, update_righ
 
 
 def _followed(difference: Update, update: MeasuredUpdate) -> tuple[int, Tensor]:
-    """Choose how many directions of the updates to follow; also return the shares of squared norm left out."""
-    change, right = _times_update(difference, update.left[:, :FOLLOWED])
-    along = change @ (right @ update.right[:, :FOLLOWED].mT.double())
-    total = update.frobenius.double().square().clamp_min(torch.finfo(torch.float64).tiny)
-    left_out = 1 - (along.diagonal(dim1=-2, dim2=-1).square().cumsum(-1) / total.unsqueeze(-1))  # (batch, d)
-    enough = (left_out <= NEGLIGIBLE).all(0).nonzero()
+    change, right = _times_update(difference, update.left[:, :_FOLLOWED])
+    along = change @ (right @ update.right[:, :_FOLLOWED].mT.double())
+    return followed_count(along.diagonal(dim1=-2, dim2=-1), update.frobenius.double(), _FOLLOWED)
+
+
+def followed_count(values: Tensor, frobenius: Tensor, most: int) -> tuple[int, Tensor]:
+    """Choose how many directions of updates to follow, up to ``most``; also return the shares of squared norm left out.
+
+    Args:
+      values: (batch, d), what the updates are along their leading directions.
+      frobenius: (batch), their norms.
+      most: number of directions.
+    """
+    total = frobenius.square().clamp_min(torch.finfo(torch.float64).tiny)
+    left_out = 1 - values[:, :most].square().cumsum(-1) / total.unsqueeze(-1)  # (batch, d)
+    enough = (left_out <= _NEGLIGIBLE).all(0).nonzero()
     count = int(enough[0]) + 1 if len(enough) > 0 else left_out.shape[-1]
     return count, left_out[:, count - 1]
 

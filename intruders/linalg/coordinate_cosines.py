@@ -88,7 +88,9 @@ def _angles(coordinates: Coordinates, leading: LeadingVectors) -> Tensor:
     down = values - below
     up = torch.nn.functional.pad(down[:, :-1], (1, 0), value=torch.inf)
     # The mirrored values of [[0, W], [W^T, 0]], and its zeros, are at the distance of the value itself.
-    gap = torch.minimum(torch.minimum(down, up), values) - off - leading.residuals.norm(dim=-1, keepdim=True)
+    # No two of the intervals of a value and its residual meet where values are further apart than both residuals.
+    both = math.sqrt(2) * leading.residuals.norm(dim=-1, keepdim=True)
+    gap = torch.minimum(torch.minimum(down, up), values) - off - both
     sine = (math.sqrt(2) * off + leading.residuals) / gap
     is_apart = gap > _APART * CLUSTER_TOLERANCE * values[:, :1]
     return torch.where(is_apart, sine, 1.0).clamp_max(1.0)

@@ -1,9 +1,10 @@
 """The leading eigenvectors of a secular problem, with the proof that they are the leading ones.
 
 Shifted solves at the Ritz values, and a Rayleigh-Ritz step on what they give: Rayleigh quotient iteration of several
-vectors that stay orthogonal, which converges cubically. Then k orthonormal rows with residuals of 1e-11 or less stand
-for k eigenvalues that close to their Ritz values (Kahan; Parlett 1998, section 11.5). One count of the eigenvalues
-above a number below all of these that says k proves that they are the k largest.
+vectors that stay orthogonal, which converges cubically. Up to two rounds of Davidson's method (1975), which cost less,
+come first. Then k orthonormal rows with small residuals stand for k eigenvalues that close to their Ritz values (Kahan;
+Parlett 1998, section 11.5). One count of the eigenvalues above a number below all of these that says k proves that they
+are the k largest.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ class LeadingVectors(Batched):
 Allowed = Callable[[Tensor, Tensor], Tensor]
 
 
-def beside(off: Tensor) -> Allowed:
+def far_below(off: Tensor) -> Allowed:
     """Allow residuals far below what the singular values of the problems ``(batch)`` may be wrong by anyway."""
 
     def allowed(squares: Tensor, rows: Tensor) -> Tensor:
@@ -161,13 +162,13 @@ def _iterated(
         is_much = is_open & (sizes[:, :k] > _CHEAPLY * most)
         # All questions in one wait for the device.
         *opened, far, much = torch.cat([is_open.any(0), torch.stack([is_far.any(), is_much.any()])]).tolist()
-        places = [place for place, is_open in enumerate(opened) if is_open]
-        if not places:
+        still_open = [index for index, is_open in enumerate(opened) if is_open]
+        if not still_open:
             break
         if step < _MOST_CHEAP and (far or not much):
-            further = problem.over_poles(squares[:, places], residuals[:, places])
+            further = problem.over_poles(squares[:, still_open], residuals[:, still_open])
         else:
-            further = problem.solve(squares[:, places], rows[:, places])
+            further = problem.solve(squares[:, still_open], rows[:, still_open])
         both = torch.linalg.qr(torch.cat([rows, further], -2).mT).Q.mT
         squares, rows = _ritz(problem, both, count)
         residuals, sizes = _residuals(problem, squares, rows)

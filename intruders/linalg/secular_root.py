@@ -64,9 +64,9 @@ def passages(
         z = -(c.unsqueeze(-2) @ weighted).squeeze(-2)
         if bool((step.abs() <= _CONVERGED * scales).all()):
             break
-        place = z[:, :inside].abs().argmax(-1, keepdim=True)
-        largest, weight = z.gather(-1, place).squeeze(-1), weights.gather(-1, place).squeeze(-1)
-        of_place = weighted.gather(-1, place.unsqueeze(-2).expand(-1, width, 1)).squeeze(-1)
+        index = z[:, :inside].abs().argmax(-1, keepdim=True)
+        largest, weight = z.gather(-1, index).squeeze(-1), weights.gather(-1, index).squeeze(-1)
+        of_largest = weighted.gather(-1, index.unsqueeze(-2).expand(-1, width, 1)).squeeze(-1)
         moved = (weighted @ z.unsqueeze(-1)).squeeze(-1)
         # Rows: K c, c^T c / 2 and (z_i^2 - epsilon^2 z^T z) / 2; columns: c, t and f.
         matrix = core.new_zeros(len(core), width + 2, width + 2)
@@ -74,7 +74,7 @@ def passages(
         matrix[:, :width, width] = moved
         matrix[:, :width, width + 1] = c.roll(r, -1) / scales.square().unsqueeze(-1)
         matrix[:, width, :width] = c
-        matrix[:, width + 1, :width] = epsilon**2 * moved - largest.unsqueeze(-1) * of_place
+        matrix[:, width + 1, :width] = epsilon**2 * moved - largest.unsqueeze(-1) * of_largest
         matrix[:, width + 1, width] = largest.square() * weight - epsilon**2 * (z.square() * weights).sum(-1)
         sides[:, :width, 0] = (core @ c.unsqueeze(-1)).squeeze(-1)
         sides[:, width, 0] = 0.5 * (c.square().sum(-1) - 1)

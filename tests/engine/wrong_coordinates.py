@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from intruders.linalg.coordinate_cosines import coordinate_cosines
 from intruders.linalg.coordinates import Coordinates
-from intruders.linalg.leading_secular import beside, leading_vectors
+from intruders.linalg.leading_secular import far_below, leading_vectors
 from intruders.linalg.low_rank import LowRank
 from intruders.linalg.svd import CLUSTER_TOLERANCE
 from intruders.linalg.whole_base import WholeBase
@@ -146,7 +146,7 @@ def search(seeds: range) -> Counter[str]:
         coordinates = Coordinates.of(whole, joined.svd())
         cosines = coordinate_cosines(
             coordinates,
-            leading_vectors(coordinates.problem(), VECTORS, allowed=beside(coordinates.off)),
+            leading_vectors(coordinates.problem(), VECTORS, allowed=far_below(coordinates.off)),
             whole.off,
             m,
         )

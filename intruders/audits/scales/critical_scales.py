@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -39,13 +38,14 @@ from ..audit_settings import ANYWHERE, AS_USUAL, AuditSettings, Compute
 from ..base_cache import BaseCache, BaseKeys, MemoryCache, look_up
 from ..batches import Batch, is_small_batch, read_batches
 from .critical_scales_result import SLACK, WALK, CriticalScales, MatrixScale
+from .followed_group import FollowedGroup, FollowedRoom, joined
 
 Result = TypeVar("Result")
 
-_MOST_STEPS = 40
-# Memory of what is followed in coordinates and not read again, and matrices of one shape that are followed together.
-_KEPT_BYTES = 256 * 2**20
-_TOGETHER = 32
+# Windows of one projection that audits look at, and steps of a search by audits alone.
+_MOST_WINDOWS, _MOST_STEPS = 4, 40
+# How often a step is halved.
+_BISECTIONS = 2
 
 
 @usual_settings()
@@ -63,10 +63,10 @@ def critical_scales(
     For an adapter s is a multiple of its scale; for a full fine-tuning it runs along W0 + s (W - W0), as weight
     interpolation does (WiSE-FT; Wortsman et al. 2022). The prediction is ``theta / sigma_1(D)``, with theta of
     :mod:`intruders.linalg.spiked_threshold`. Scales are looked at in steps of 1 % once one of the k leading vectors
-    leans away from the base's (:mod:`intruders.engine.scale_search`): counts go up and down, and a narrower window
-    may be missed. For a prepared base (:func:`intruders.prepare`), a low-rank update's critical scale is a root that is
-    found to 1e-6 from the start of such a window, or that start, where no root is settled; narrower windows below it
-    may be missed too.
+    leans away from the base's, and of a quarter of that where one is nearly an intruder
+    (:mod:`intruders.engine.scale_search`): counts go up and down, and a narrower window may be missed. An audit confirms
+    every window within 2 % of its start. For a prepared base (:func:`intruders.prepare`), a low-rank update's critical
+    scale is a root that is found to 1e-6.
 
     Args:
       base: as in :func:`intruders.audit`.
@@ -101,7 +101,7 @@ def critical_scales(
     started = time.perf_counter()
     device = compute.torch_device()
     pairing = pair_sides(*open_sides(base, tuned), audit)
-    search = _ScaleSearch(audit.k, audit.epsilon, compute.base_cache() or MemoryCache(), _Room(_KEPT_BYTES))
+    search = _ScaleSearch(audit.k, audit.epsilon, compute.base_cache() or MemoryCache(), FollowedRoom())
 
     def each(
         stage: str, do: Callable[[Batch], Result], pairs: Sequence[PairedMatrix] = pairing.pairs
@@ -117,7 +117,7 @@ def critical_scales(
                 progress(stage, done, len(pairing.pairs))
         return results
 
-    def each_group(do: Callable[[_Group], Result]) -> list[Result]:
+    def each_group(do: Callable[[FollowedGroup], Result]) -> list[Result]:
         with run_side_by_side(groups, do, lambda _: True, compute.workers) as done:
             return list(done)
 
@@ -130,21 +130,23 @@ def critical_scales(
         return count + sum(each("check", partial(search.total, scale=scale), others))
 
     measured = each("measure", search.measured)
-    found = {name: scale for part in measured for name, scale in part.found.items()}
-    groups = _grouped([part.group for part in measured if part.group is not None])
-    starts: dict[str, float] = {}
-    for of_group, doubtful in each_group(search.settled):
-        found, starts = found | of_group, starts | doubtful
-    projections = {name: one for part in measured for name, one in part.projections.items()}
-    in_doubt = [pair for pair in pairing.pairs if pair.name in starts]
-    for of_batch in each(
-        "measure", partial(search.resolved, projections=projections, starts=starts), in_doubt
-    ):
-        found |= of_batch
+    scales = {name: scale for part in measured for name, scale in part.scales.items()}
+    groups = joined([part.group for part in measured if part.group is not None])
+    projections = {name: value for part in measured for name, value in part.projections.items()}
+    doubted: dict[str, float | None] = {}
+    for of_group, starts in each_group(search.settled):
+        scales, doubted = scales | of_group, doubted | starts
+
+    def resolved(batch: Batch) -> dict[str, float]:
+        own = {pair.name: doubted[pair.name] for pair in batch.matrices}
+        return search.by_windows(batch, projections, own)
+
+    for of_batch in each("measure", resolved, [pair for pair in pairing.pairs if pair.name in doubted]):
+        scales |= of_batch
     matrices = [
-        MatrixScale(pair.name, pair.shape, found[pair.name], one.predicted, search_end(one))
+        MatrixScale(pair.name, pair.shape, scales[pair.name], projection.predicted, search_end(projection))
         for pair in pairing.pairs
-        if (one := projections.get(pair.name)) is not None
+        if (projection := projections.get(pair.name)) is not None
     ]
     largest = largest_scale(
         list(projections.values()), [matrix.measured for matrix in matrices], target, SLACK
@@ -167,54 +169,12 @@ def critical_scales(
 
 
 @dataclass(frozen=True)
-class _Group:
-    """Matrices of one shape that are followed in coordinates, and need not be read again."""
-
-    names: list[str]
-    projections: list[Projection]
-    followed: Followed
-
-
-def _grouped(groups: Sequence[_Group]) -> list[_Group]:
-    """Join groups of one kind, up to a number of matrices."""
-    kinds: dict[object, list[list[_Group]]] = {}
-    for group in groups:
-        joined = kinds.setdefault(group.followed.kind, [[]])
-        if sum(len(one.names) for one in joined[-1]) >= _TOGETHER:
-            joined.append([])
-        joined[-1].append(group)
-    return [
-        _Group(
-            [name for one in some for name in one.names],
-            [projection for one in some for projection in one.projections],
-            Followed.joined([one.followed for one in some]),
-        )
-        for joined in kinds.values()
-        for some in joined
-    ]
-
-
-@dataclass(frozen=True)
-class _Measured:
+class _MeasuredBatch:
     """What is known of a batch: projections by name, critical scales, or the group that is to be followed."""
 
     projections: dict[str, Projection]
-    found: dict[str, float]
-    group: _Group | None = None
-
-
-class _Room:
-    """Memory that may be taken, by several threads."""
-
-    def __init__(self, nbytes: int) -> None:
-        self._left, self._lock = nbytes, threading.Lock()
-
-    def takes(self, nbytes: int) -> bool:
-        """Return whether there is room, which is then taken."""
-        with self._lock:
-            has_room = nbytes <= self._left
-            self._left -= nbytes if has_room else 0
-            return has_room
+    scales: dict[str, float]
+    group: FollowedGroup | None = None
 
 
 @dataclass(frozen=True)
@@ -224,9 +184,9 @@ class _ScaleSearch:
     k: int
     epsilon: float
     store: BaseCache
-    room: _Room
+    room: FollowedRoom
 
-    def measured(self, batch: Batch) -> _Measured:
+    def measured(self, batch: Batch) -> _MeasuredBatch:
         """Measure a batch; what can be followed in coordinates waits for others of its kind, if there is room."""
         known, names = self._known(batch), [pair.name for pair in batch.matrices]
         whole = known.whole()
@@ -235,47 +195,53 @@ class _ScaleSearch:
             projected = project(batch.pair, known, self.k, self.epsilon)
             projections = dict(zip(names, projected, strict=True))
             starts = dict(zip(names, first_starts(projected), strict=True))
-            return _Measured(projections, self.resolved(batch, projections, starts))
+            return _MeasuredBatch(projections, self.by_windows(batch, projections, starts))
         projected, near = project_in_coordinates(coordinates, whole, self.k, self.epsilon)
         projections = dict(zip(names, projected, strict=True))
-        group = _Group(names, projected, Followed(coordinates, whole.off, near, whole.shape[-2]))
-        if self.room.takes(group.followed.nbytes):
-            return _Measured(projections, {}, group)
-        found, doubtful = self.settled(group)
-        if doubtful:
-            found |= self.resolved(batch, projections, doubtful)
-        return _Measured(projections, found)
+        group = FollowedGroup(names, projected, Followed(coordinates, whole.off, near, whole.shape[-2]))
+        if self.room.takes(group):
+            return _MeasuredBatch(projections, {}, group)
+        settled, starts = self.settled(group)
+        return _MeasuredBatch(projections, settled | self.by_windows(batch, projections, starts))
 
-    def settled(self, group: _Group) -> tuple[dict[str, float], dict[str, float]]:
-        """Find the critical scales of a group, by name; also return where windows begin that are not settled so."""
+    def settled(self, group: FollowedGroup) -> tuple[dict[str, float], dict[str, float | None]]:
+        """Find critical scales of a group, by name; also return where windows begin that no root was found near."""
         starts = first_starts(group.projections)
         first = [math.inf if start is None else start for start in starts]
-        first, is_settled = settled_scales(group.followed, self.k, self.epsilon, first)
-        doubtful = {
-            name: start
-            for name, start, is_done in zip(group.names, starts, is_settled, strict=True)
-            if start is not None and not is_done
-        }
-        return dict(zip(group.names, first, strict=True)), doubtful
+        roots, is_settled = settled_scales(group.followed, self.k, self.epsilon, first)
+        scales: dict[str, float] = {}
+        doubted: dict[str, float | None] = {}
+        for name, start, root, is_root in zip(group.names, starts, roots, is_settled, strict=True):
+            if is_root or start is None:
+                scales[name] = root
+            else:
+                doubted[name] = start
+        return scales, doubted
 
-    def resolved(
+    def by_windows(
         self, batch: Batch, projections: Mapping[str, Projection], starts: Mapping[str, float | None]
     ) -> dict[str, float]:
-        """Find critical scales by audits, where projections leave a doubt about the windows that begin there."""
-        names = [pair.name for pair in batch.matrices]
-        own = [projections[name] for name in names]
-        found: dict[str, float] = {}
-        for i, window in enumerate(windows_from(own, [starts.get(name) for name in names])):
-            if window is None:
-                if names[i] in starts:
-                    found[names[i]] = math.inf
-            elif window.is_sure:
-                found[names[i]] = window.start
-            else:
-                found[names[i]] = self._by_audits(_single(batch, i), own[i], window)
-        return found
+        """Find the critical scales of a batch from the windows that begin there, each of which an audit confirms."""
+        scales = dict.fromkeys(starts, math.inf)
+        begin = {name: start for name, start in starts.items() if start is not None}
+        if not begin:
+            return scales
+        windows = windows_from([projections[name] for name in begin], list(begin.values()))
+        indices = [index for index, pair in enumerate(batch.matrices) if pair.name in begin]
+        window_of = dict(zip(begin, windows, strict=True))
+        some = _chosen(batch, indices)
+        inside = [window_of[pair.name].inside for pair in some.matrices]
+        is_there = self._judged(_at(some, inside)).intruder.any(-1).tolist()
+        for index, (pair, is_confirmed) in enumerate(zip(some.matrices, is_there, strict=True)):
+            window = window_of[pair.name]
+            scales[pair.name] = (
+                window.start
+                if is_confirmed and projections[pair.name].is_complete
+                else self._by_audits(_chosen(some, [index]), projections[pair.name], window)
+            )
+        return scales
 
-    def counted(self, group: _Group, scale: float) -> tuple[int, set[str]]:
+    def counted(self, group: FollowedGroup, scale: float) -> tuple[int, set[str]]:
         """Count the intruders of a group at one scale, of the matrices that can be decided; also return their names."""
         counts, is_open = count_at(group.followed, self.k, self.epsilon, scale)
         decided = {
@@ -288,20 +254,31 @@ class _ScaleSearch:
         return int(self._judged(_at(batch, [scale] * len(batch.matrices))).intruder.sum())
 
     def _by_audits(self, batch: Batch, projection: Projection, window: ScaleWindow) -> float:
-        """Find the first scale with an intruder of one matrix whose projection leaves a doubt."""
-        is_there = self.total(batch, window.inside) > 0
+        """Find the first scale with an intruder of one matrix whose projection was wrong, or is not complete."""
         if projection.is_complete:
-            if is_there:
-                return window.start
-            later = first_window(projection, window.inside, is_strict=True)
-            return math.inf if later is None else later.start
-        # Directions that are not followed move the answer: it is looked for with the audit alone, in steps.
-        scale, step = window.inside, 1 - WALK if is_there else 1 + WALK
+            for _ in range(_MOST_WINDOWS):
+                later = first_window(projection, window.inside * (1 + SLACK), is_strict=True)
+                if later is None:
+                    return math.inf
+                window = later
+                if self.total(batch, window.inside) > 0:
+                    return window.start
+        # Directions that are not followed move the answer, or the projection was wrong several times: it is looked for
+        # with the audit alone, in steps.
+        scale, is_there = window.inside, self.total(batch, window.inside) > 0
+        step = 1 - WALK if is_there else 1 + WALK
         for _ in range(_MOST_STEPS):
             before, scale = scale, scale * step
             if (self.total(batch, scale) > 0) != is_there:
-                return math.sqrt(before * scale)
+                return self._bisected(batch, min(before, scale), max(before, scale))
         return scale if is_there else math.inf
+
+    def _bisected(self, batch: Batch, low: float, high: float) -> float:
+        """Return a scale with an intruder of one matrix, that is nearer to one without."""
+        for _ in range(_BISECTIONS):
+            middle = math.sqrt(low * high)
+            low, high = (low, middle) if self.total(batch, middle) > 0 else (middle, high)
+        return high
 
     def _known(self, batch: Batch) -> KnownBase:
         """Return what is known of the bases: from an earlier audit, or by an audit of the unchanged bases."""
@@ -317,9 +294,10 @@ class _ScaleSearch:
         return judge_batch(batch, self.k, self.epsilon, False, self.store)
 
 
-def _single(batch: Batch, index: int) -> Batch:
-    chosen = torch.tensor([index], device=batch.pair.base.device)
-    return Batch([batch.matrices[index]], batch.pair.select(chosen), [batch.units[index]])
+def _chosen(batch: Batch, indices: Sequence[int]) -> Batch:
+    chosen = torch.tensor(indices, device=batch.pair.base.device)
+    units = [batch.units[index] for index in indices]
+    return Batch([batch.matrices[index] for index in indices], batch.pair.select(chosen), units)
 
 
 def _at(batch: Batch, scales: Sequence[float]) -> Batch:

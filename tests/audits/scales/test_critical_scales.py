@@ -13,9 +13,11 @@ from torch import Tensor, nn
 
 from intruders.audits.audit_settings import AuditSettings, Compute
 from intruders.audits.base_cache import MemoryCache
+from intruders.audits.scales import followed_group
 from intruders.audits.scales.critical_scales import critical_scales
 from intruders.audits.scales.critical_scales_result import SLACK, WALK, CriticalScales, MatrixScale
 from intruders.errors import SettingError
+from tests.audits.scales.wrong_scales import search
 from tests.checkpoints.models import merged_weights, tiny_llama
 from tests.mitigation.hot import hot_llama, left_vectors, places_beside, places_of_intruders, wide_spectrum
 
@@ -32,7 +34,7 @@ def large_llama() -> nn.Module:
 def first_intruder(
     base: Tensor, change: Tensor, around: float, k: int = 10, step: float = STEP, begin: float = 0.2
 ) -> float:
-    """The smallest scale with an intruder, in steps of 2 %, from a fifth of ``around`` on."""
+    """The smallest scale with an intruder, in steps of 2 % unless told otherwise, from a fifth of ``around`` on."""
     x = left_vectors(base)
     scale = begin * around
     while scale < 3 * around:
@@ -42,10 +44,12 @@ def first_intruder(
     return math.inf
 
 
-def check(result: CriticalScales, before: dict[str, Tensor], after: dict[str, Tensor], k: int = 10) -> None:
+def check(
+    result: CriticalScales, before: dict[str, Tensor], after: dict[str, Tensor], step: float = STEP
+) -> None:
     for matrix in result.matrices:
         base, tuned = before[matrix.name].double(), after[matrix.name].double()
-        brute = first_intruder(base, tuned - base, matrix.measured, k)
+        brute = first_intruder(base, tuned - base, matrix.measured, step=step)
         assert matrix.measured == pytest.approx(brute, rel=SLACK + 0.03), matrix.name
         assert matrix.predicted == pytest.approx(matrix.measured, rel=1.0), matrix.name
 
@@ -63,7 +67,7 @@ def test_measured_is_the_first_scale_with_an_intruder(size: str) -> None:
     some = AuditSettings() if size == "dense" else AuditSettings(("*q_proj*", "*up_proj*", "*down_proj*"))
     result = critical_scales(model, compute=Compute(cache=False), audit=some)
     assert len(result.matrices) == (7 if size == "dense" else 3)
-    check(result, before, merged_weights(model))
+    check(result, before, merged_weights(model), step=1.002 if size == "dense" else STEP)
     assert result.within_factor_two == 1
     assert result.intruders_at_largest == 0
     assert result.largest == pytest.approx(min(m.measured for m in result.matrices), rel=2 * SLACK)
@@ -146,6 +150,29 @@ def test_an_update_of_many_equal_directions() -> None:
     while not places_of_intruders(base, base + brute * (1 + WALK) * change, 10):
         brute = first_intruder(base, change, found.measured, begin=brute * (1 + WALK) / found.measured)
     assert found.measured == pytest.approx(brute, rel=WALK + 0.03)
+
+
+@pytest.mark.parametrize(
+    ("side", "least_roots"), [(144, 15), (170, 0)], ids=["known whole", "not known whole"]
+)
+def test_dense_decompositions_confirm_critical_scales(side: int, least_roots: int) -> None:
+    """Families made to be ugly; ``python -m audits.scales.wrong_scales`` tries more of them."""
+    found = search(range(1), side)
+    assert not {"wrong", "missed", "begins earlier"} & set(found)
+    assert found["tried"] == 20
+    assert found["root"] >= least_roots
+
+
+def test_matrices_that_find_no_room_have_the_same_critical_scales(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = hot_llama(model=wide_spectrum(tiny_llama(hidden_size=144, intermediate_size=150)), gain=1.0, r=2)
+    compute = Compute(cache=False)
+    together = critical_scales(model, compute=compute)
+    monkeypatch.setattr(followed_group, "_KEPT_BYTES", 0)
+    alone = critical_scales(model, compute=compute)
+    assert [one.measured for one in alone.matrices] == pytest.approx(
+        [one.measured for one in together.matrices], rel=2e-6
+    )
+    assert alone.intruders_at_largest == together.intruders_at_largest == 0
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,81 @@
+"""The first scale with an intruder on a projection, compared with a walk in small steps."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from intruders.engine.projection import Projection
+from intruders.engine.scale_search import first_starts, first_window, windows_from
+
+
+def projection(rank: int, seed: int, shown: int) -> Projection:
+    """All of a matrix of side 30 whose values fall evenly, and an update of ``rank`` directions as large as they are.
+
+    Where fewer are shown, the cosines with the other base vectors are known too.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    values = torch.linspace(6, 1, 30, dtype=torch.float64)
+    left, right = (
+        torch.linalg.qr(torch.randn(30, rank, generator=generator, dtype=torch.float64)).Q for _ in range(2)
+    )
+    change = left @ right.mT
+    cross = torch.diag(values) @ change.mT
+    return Projection(
+        base=torch.diag(values.square()),
+        cross=cross + cross.mT,
+        update=change @ change.mT,
+        shown=shown,
+        others=None if shown == 30 else torch.eye(30 - shown, dtype=torch.float64),
+        k=10,
+        epsilon=0.5,
+        predicted=4.0,
+        is_complete=True,
+        centre=4.0,
+    )
+
+
+def is_there(of: Projection, scale: float) -> bool:
+    """Whether a dense decomposition of ``W W^T`` has an intruder."""
+    matrix = of.base + scale * of.cross + scale**2 * of.update
+    vectors = torch.linalg.eigh(matrix).eigenvectors[:, -of.k :]
+    return bool(vectors.abs().amax(0).amin() < of.epsilon)
+
+
+@pytest.mark.parametrize("shown", [24, 30])
+@pytest.mark.parametrize("rank", [1, 4])
+def test_a_window_begins_where_the_first_intruder_is(rank: int, shown: int) -> None:
+    projections = [projection(rank, seed, shown) for seed in range(8)]
+    for one, start in zip(projections, first_starts(projections), strict=True):
+        walked = (0.125 * 1.001**step for step in range(8000))
+        truth = next(scale for scale in walked if is_there(one, scale))
+        assert start == pytest.approx(truth, rel=0.003)
+
+
+def test_a_group_has_the_windows_that_each_has_alone() -> None:
+    projections = [projection(2, seed, 30) for seed in range(5)]
+    starts = [start for start in first_starts(projections) if start is not None]
+    assert windows_from(projections, starts) == [first_window(one) for one in projections]
+    for one, window in zip(projections, windows_from(projections, starts), strict=True):
+        assert window.start <= window.inside <= 1.02 * window.start
+        assert is_there(one, window.inside)
+
+
+def test_a_window_is_sought_from_a_scale_on() -> None:
+    one = projection(2, 0, 30)
+    first = first_window(one)
+    assert first is not None
+    later = first_window(one, begin=3 * first.start)
+    assert later is not None
+    assert later.start >= 3 * first.start
+    assert is_there(one, later.inside)
+
+
+def test_without_an_intruder_there_is_no_window() -> None:
+    none = torch.zeros(30, 30, dtype=torch.float64)
+    base = torch.diag(torch.linspace(36, 1, 30, dtype=torch.float64))
+    still = Projection(base, none, base, 30, None, 10, 0.5, math.inf, True, 1.0)
+    assert first_window(still) is None
+    assert first_starts([still, still]) == [None, None]
