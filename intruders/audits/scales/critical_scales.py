@@ -64,9 +64,9 @@ def critical_scales(
     interpolation does (WiSE-FT; Wortsman et al. 2022). The prediction is ``theta / sigma_1(D)``, with theta of
     :mod:`intruders.linalg.spiked_threshold`. Scales are looked at in steps of 1 % once one of the k leading vectors
     leans away from the base's, and of a quarter of that where one is nearly an intruder
-    (:mod:`intruders.engine.scale_search`): counts go up and down, and a narrower window may be missed. An audit confirms
-    every window within 2 % of its start. For a prepared base (:func:`intruders.prepare`), a low-rank update's critical
-    scale is a root that is found to 1e-6.
+    (:mod:`intruders.engine.scale_search`): counts go up and down, and a narrower window may be missed. An audit
+    confirms every window within 2 % of its start. For a prepared base (:func:`intruders.prepare`), a low-rank update's
+    critical scale is a root that is found to 1e-6.
 
     Args:
       base: as in :func:`intruders.audit`.
