@@ -14,6 +14,7 @@ import argparse
 import math
 from collections import Counter
 from collections.abc import Iterator
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from intruders import Compute, critical_scales
+from intruders.audits.scales import batch_scales
 
 SHAPES = ((1.0, 1.0), (1.4, 1.0), (1.0, 1.4))  # shares of the side
 SEPARATE = ("power law", "exponential", "outliers over a bulk", "one giant")
@@ -118,8 +120,16 @@ def verdicts(base: Array, update: Array, measured: float, searched: float) -> It
         yield "earlier window"
 
 
-def search(seeds: range, side: int) -> Counter[str]:
-    """Count the critical scales that are a root, within a step of one, or wrong, and the earlier windows missed."""
+def search(seeds: range, on_projections: bool) -> Counter[str]:
+    """Count the critical scales that are a root, within a step of one, or wrong, and the earlier windows missed.
+
+    On projections, bases have the least side that is not always known whole, and are not decomposed.
+    """
+    with patch.object(batch_scales, "_WHOLE_UP_TO", 0 if on_projections else 640):
+        return _search(seeds, 170 if on_projections else 144)
+
+
+def _search(seeds: range, side: int) -> Counter[str]:
     found: Counter[str] = Counter()
     for seed in seeds:
         rng = np.random.default_rng(seed)
@@ -142,13 +152,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("matrices", type=int)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--side", type=int, default=144, help="the shorter one; from 160 on bases are not whole"
-    )
+    parser.add_argument("--on-projections", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     start = arguments.seed * 1_000_000
-    print(dict(search(range(start, start + -(-arguments.matrices // TOGETHER)), arguments.side)))
+    print(dict(search(range(start, start + -(-arguments.matrices // TOGETHER)), arguments.on_projections)))
 
 
 if __name__ == "__main__":
