@@ -62,7 +62,8 @@ def project_in_coordinates(
     own = along @ along.mT
     spectra = [Spectrum.of_values(values, (m, n), shown).grouped(_NODES) for values in coordinates.values]
     largest = zip(coordinates.values[:, 0].tolist(), spectral[:, 0].tolist(), strict=True)
-    others = further[..., shown : coordinates.values.shape[-1]]
+    # They are kept for all matrices of a model, and a step of the search needs no more than single precision of them.
+    others = further[..., shown : coordinates.values.shape[-1]].float()
     projections = [
         Projection.of(base[i], mixed[i], own[i], spectra[i], both, left_out[i], shown, k, epsilon, others[i])
         for i, both in enumerate(largest)

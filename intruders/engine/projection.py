@@ -107,7 +107,8 @@ class Projection:
         largest: Tensor = shown.abs().amax(-2)
         if self.others is None:
             return largest
-        return torch.maximum(largest, (self.others.mT @ leading[:, self.shown :]).abs().amax(-2))
+        rest = leading[:, self.shown :].to(self.others)
+        return torch.maximum(largest, (self.others.mT @ rest).abs().amax(-2).to(largest))
 
 
 def least_cosines(
