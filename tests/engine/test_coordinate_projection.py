@@ -30,7 +30,7 @@ def least_cosine(batch: Pair, scale: float, k: int) -> float:
     return float(np.abs(x.T @ y[:, :k]).max(0).min())
 
 
-@pytest.mark.parametrize("rank", [1, 3])
+@pytest.mark.parametrize("rank", [1, 3, 12])
 @pytest.mark.parametrize("shape", [(150, 150), (200, 150), (150, 200)], ids=str)
 def test_its_window_is_where_dense_decompositions_have_the_first_intruder(
     shape: tuple[int, int], rank: int
@@ -50,7 +50,7 @@ def test_its_window_is_where_dense_decompositions_have_the_first_intruder(
 
 
 def test_an_update_of_more_directions_than_are_followed_is_not_complete() -> None:
-    batch = planted((240, 240), 20, seed=5)
+    batch = planted((256, 256), 30, seed=5)
     whole = WholeBase.of(batch.base)
     coordinates = coordinates_of(batch, whole, 5)
     assert coordinates is not None
