@@ -122,10 +122,11 @@ def attribute(
         )
     if parquet is not None:
         write_atomically(parquet, attribution.to_pandas().to_parquet(index=False))
-    if html is not None:
+    is_printed = put_json(attribution.to_document(), json)
+    if html is not None:  # last: its fault loses no result
         from ..reports.attribution.attribution_page import write_attribution_report
 
         write_attribution_report(attribution, html)
-    if put_json(attribution.to_document(), json):
+    if is_printed:
         return
     print_attribution(attribution, Console())

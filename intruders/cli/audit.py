@@ -114,16 +114,17 @@ def audit(
     # Write files first: they must survive a reader of the table that stops early (`| head`).
     if parquet is not None:
         write_atomically(parquet, result.to_parquet())
-    if html is not None:
-        from ..reports.page.html_page import write_html
-
-        write_html(result, html)
     if sarif is not None:
         from ..reports.sarif import audit_findings, refusal, write_sarif
 
         uncounted = [refusal(result.tuned_source, nothing)] if nothing else []
         write_sarif([*uncounted, *audit_findings(result, fail_above)], sarif)
-    if not put_json(result.to_document(), json):
+    is_printed = put_json(result.to_document(), json)
+    if html is not None:  # last: its fault loses no result
+        from ..reports.page.html_page import write_html
+
+        write_html(result, html)
+    if not is_printed:
         print_audit(result, Console(), verbose=verbose)
         if demo and html is not None:
             print(f"\nreport: {html.resolve()}")

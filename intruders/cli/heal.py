@@ -131,10 +131,11 @@ def heal(
             progress=progress,
             told=lambda line: print(f"note: {line}", file=sys.stderr),
         )
-    if html is not None:
+    is_printed = put_json(healing.to_document(), json)
+    if html is not None:  # last: its fault loses no result
         from ..reports.heal.heal_page import write_heal_report
 
         write_heal_report(healing, html)
-    if put_json(healing.to_document(), json):
+    if is_printed:
         return
     print_healing(healing, Console())

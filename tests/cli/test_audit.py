@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import intruders
+from intruders.reports.page import html_page
 from tests.commands import environment, in_a_process, in_this_process
 
 NAMES = [f"model.layers.{i}.self_attn.{kind}.weight" for i in range(3) for kind in ("q_proj", "v_proj")]
@@ -174,6 +175,45 @@ def test_a_gate_for_continuous_integration(models: tuple[Path, Path], limit: str
     assert done.returncode == status
     assert json.loads(done.stdout)["totals"]["intruders"] == 3  # the result is there either way
     assert ("more than" in done.stderr) == (status == 1)
+
+
+def test_a_fault_of_the_report_loses_neither_the_result_nor_the_findings(
+    models: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*arguments: object) -> None:
+        raise RuntimeError("a template is broken")
+
+    monkeypatch.setattr(html_page, "write_html", broken)
+    files = {name: tmp_path / f"out.{name}" for name in ("json", "sarif", "html")}
+    options = [word for name, file in files.items() for word in (f"--{name}", file)]
+    done = run(*models, "--fail-above", "0", *options)
+    assert done.returncode == 70
+    assert "a template is broken" in done.stderr
+    assert intruders.Audit.load(files["json"]).intruders == 3
+    assert len(json.loads(files["sarif"].read_text())["runs"][0]["results"]) > 0
+    assert not files["html"].exists()
+
+
+def test_the_report_of_an_adapter_that_the_bases_coordinates_decide(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    name = "model.layers.0.self_attn.q_proj"
+    base = save(tmp_path / "base", {f"{name}.weight": torch.randn(144, 144, generator=generator)})
+    factors = {"lora_A": (2, 144), "lora_B": (144, 2)}
+    (tmp_path / "adapter").mkdir()
+    save_file(
+        {
+            f"base_model.model.{name}.{factor}.weight": torch.randn(shape, generator=generator)
+            for factor, shape in factors.items()
+        },
+        tmp_path / "adapter" / "adapter_model.safetensors",
+    )
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 2, "target_modules": ["q_proj"]}
+    (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(config))
+    done = run(base, tmp_path / "adapter", "--html", tmp_path / "r.html", "--json", tmp_path / "r.json")
+    assert (done.returncode, done.stderr) == (0, "")
+    (matrix,) = intruders.Audit.load(tmp_path / "r.json").matrices
+    assert {vector.certificate for vector in matrix.vectors} == {"coordinates"}
+    assert "own coordinates gives the max cosine: exact" in (tmp_path / "r.html").read_text()
 
 
 def test_a_gate_that_everything_exceeds_is_refused(models: tuple[Path, Path]) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from made_up import BERT, made_up_audit
 
+from intruders.audits.result.records import CERTIFICATES
 from intruders.errors import MissingDependencyError, ResultFileError, SettingError
 from intruders.reports.audit.audit_command import audit_command
 from intruders.reports.page.html_page import check_can_write_html, render_audit, write_html
@@ -112,6 +113,20 @@ def test_no_name_can_leave_its_place_in_the_page() -> None:
     page = Outline(render_audit(named))
     assert page.tags.count("script") == Outline(render_audit(ONE)).tags.count("script") == 3
     assert json.loads(page.data)["matrices"][0]["name"] == evil
+
+
+def test_the_page_explains_every_certificate() -> None:
+    """Each is a word of the page's table, and its sentence stands beside it."""
+    matrix = ONE.matrices[0]
+    for name in CERTIFICATES:
+        vectors = [dataclasses.replace(vector, certificate=name) for vector in matrix.vectors]
+        only = dataclasses.replace(ONE, matrices=[dataclasses.replace(matrix, vectors=vectors)])
+        row = re.search(
+            rf'<th scope="row">{name}</th><td class="number">{len(vectors)}</td><td>(.+)</td>',
+            render_audit(only),
+        )
+        assert row is not None, name
+        assert len(row[1].split()) > 5
 
 
 def test_nothing_in_the_page_points_to_the_network_but_links_to_read() -> None:
