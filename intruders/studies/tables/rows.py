@@ -31,11 +31,13 @@ from .taken_rows import taken_rows
 def rows_of(run: Run, folder: Path) -> Rows:
     """Return what is known of ``run`` so far, by table. An unfinished run has a row in ``runs`` at least."""
     kept = RunRecord(folder)
-    if kept.is_taken_over:
-        return taken_rows(folder)
     record = kept.read()
+    # The study's file may have changed since the record was written, and the work may have been stopped.
+    is_done = all(is_finished(record, stage.name, stage.settings) for stage in stages_of(run))
+    if is_done and kept.is_taken_over:
+        return taken_rows(folder)
     stages = _stages_with_results(run, record, folder)
-    row = settings_row(run) | {"status": _status(record), "error": record.get("error")}
+    row = settings_row(run) | {"status": _status(record, is_done), "error": record.get("error")}
     tables: Rows = {"runs": [row]}
     if "train" in stages:
         row |= _training(folder)
@@ -95,10 +97,14 @@ def _stages_with_results(run: Run, record: dict[str, Any], folder: Path) -> set[
     }
 
 
-def _status(record: dict[str, Any]) -> str:
-    """Return a run's status; a begun run is pending, since no file tells whether it is at work or was killed."""
-    status = record.get("status", "pending")
-    return "pending" if status == "running" else str(status)
+def _status(record: dict[str, Any], is_done: bool) -> str:
+    """Return a run's status.
+
+    A begun run is pending, since no file tells whether it is at work or was killed. So is one that was finished by an
+    earlier version of the study's file, and is not by this one.
+    """
+    status = str(record.get("status", "pending"))
+    return "pending" if status == "running" or (status == "finished" and not is_done) else status
 
 
 def settings_row(run: Run) -> dict[str, Any]:

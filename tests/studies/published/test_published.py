@@ -213,6 +213,43 @@ def test_a_study_that_was_continued_can_be_published_and_taken_over_again(
         publish_study(tmp_path / "first", tmp_path / "data")
 
 
+@pytest.mark.parametrize("is_taken_over", [False, True])
+def test_runs_that_a_changed_file_makes_unfinished_do_not_replace_finished_ones(
+    published: tuple[Path, Path],
+    llama: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    is_taken_over: bool,
+) -> None:
+    """The study is stopped before the first run is measured by the new settings."""
+    out, data = tmp_path / "out", tmp_path / "data"
+    document = tiny_study(llama)
+    if is_taken_over:
+        run_study(parsed(document), out, published=published[1])
+    else:
+        shutil.copytree(published[0], out)
+    shutil.copytree(published[1], data)
+    before = {file.name: file.read_bytes() for file in data.iterdir()}
+    document["experiments"]["matched"]["measure"]["audit"]["epsilon"] = 0.8
+
+    def stopped(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(do_stage, "do", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            run_study(parsed(document), out)
+    runs = load_results(out).runs
+    assert list(runs["status"]) == ["pending", "pending"]
+    assert runs["intruders"].isna().all(), "nothing of the earlier settings"
+    with pytest.raises(SettingError, match="has no finished run"):
+        publish_study(out, data)
+    assert {file.name: file.read_bytes() for file in data.iterdir()} == before
+    run_study(parsed(document), out)
+    assert list(load_results(out).runs["status"]) == ["finished", "finished"]
+    assert list(load_results(out).runs["epsilon"]) == [0.8, 0.8]
+
+
 @pytest.mark.parametrize(
     ("damage", "told"),
     [
