@@ -20,6 +20,8 @@ from ...measures.intervals import Interval
 from ...models.finetuned_folder import FinetunedFolder
 from ...system.documents import read_document
 from ...system.progress import Progress, silent
+from ..work.run_record import RunRecord
+from ..work.study_folder import MODEL
 from .advice import Advised
 from .on_base import advise_base
 from .on_model import Sweep, advise_model, scaled_gain
@@ -39,8 +41,9 @@ def advise(
     """Suggest what to change, with evidence from the results at ``source``.
 
     - For the folder of a study, the advice follows from its analyses.
-    - For a saved audit, or a folder with one, it follows from the audit and from ``evaluation.json``, ``scale.json``
-      and ``intervention.json`` in the same folder.
+    - For a saved audit, or a folder with one, it follows from the audit and from ``scale.json`` and
+      ``evaluation.json`` in the same folder, if they are of the same models. In a study's run, it follows from
+      ``intervention.json`` too.
     - An adapter, or a run of ``intruders finetune``, is audited with its base. If it has intruders, its critical scale
       is measured too.
     - Any other model counts as a base. The advice then says how large an update may be.
@@ -117,10 +120,13 @@ def _on_study(path: Path) -> tuple[Advised, list[str]]:
 
 def _on_audit(file: Path, source: str) -> tuple[Advised, list[str]]:
     audit = Audit.load(file)
-    scale, sweep = scales_beside(audit, file.parent), _sweep_beside(file)
+    scale = scales_beside(audit, file.parent)
+    sweep, unused = _sweep_beside(file)
+    forgetting, of_others = _forgetting_beside(file, audit)
     gain = None if sweep is None else scaled_gain(sweep)
-    facts = Facts.of(audit, scale, _forgetting_beside(file), gain)
-    advised = Advised(source, "audit", *advise_model(audit, scale, sweep), _steps(audit, facts))
+    advice, notes = advise_model(audit, scale, sweep)
+    facts = Facts.of(audit, scale, forgetting, gain)
+    advised = Advised(source, "audit", advice, [*notes, *of_others, *unused], _steps(audit, facts))
     return advised, [audit.base_source]
 
 
@@ -156,23 +162,57 @@ def _base_of_run(path: Path) -> str | None:
     return folder.base
 
 
-def _sweep_beside(audit: Path) -> Sweep | None:
-    """Read the intervention rows in the folder of a study's run; None without a file or without rows."""
+def _sweep_beside(audit: Path) -> tuple[Sweep | None, list[str]]:
+    """Read the intervention rows in the folder of a study's run, where alone it is clear what they are of.
+
+    Returns None without a file or without rows, and a note on a file that is not used.
+    """
     file = audit.parent / "intervention.json"
     if not _is_there(file):
-        return None
+        return None, []
+    if not _is_of_studys_run(audit):
+        return None, [
+            "intervention.json is not used: it does not name its models, and this is not a study's run"
+        ]
     rows = (read_document(file, "the intervention.json of a study's run", 1) or {}).get("rows")
     if not isinstance(rows, list):
         raise ResultFileError(f"'{file}' is not the intervention.json of a study's run: it has no rows")
-    return Sweep(rows) if rows else None
+    return (Sweep(rows) if rows else None), []
 
 
-def _forgetting_beside(audit: Path) -> list[Forgetting]:
-    """Read what ``intruders evaluate --out`` measured, in the audit's folder or in ``evaluation`` below it."""
-    for file in (audit.parent / "evaluation.json", audit.parent / "evaluation" / "evaluation.json"):
-        if _is_there(file):
-            return forgetting_of(file)
-    return []
+def _forgetting_beside(file: Path, audit: Audit) -> tuple[list[Forgetting], list[str]]:
+    """Read what ``intruders evaluate --out`` measured, in the audit's folder or in ``evaluation`` below it.
+
+    Returns nothing, and a note, for a measurement of other models than the audit's.
+    """
+    for measured in (file.parent / "evaluation.json", file.parent / "evaluation" / "evaluation.json"):
+        if _is_there(measured):
+            forgetting = forgetting_of(measured)
+            document = read_document(measured, "the evaluation.json of intruders evaluate", 1) or {}
+            model, base = document.get("model"), document.get("base")
+            is_same = _is_same(model, audit.tuned_source) or (model == MODEL and _is_of_studys_run(file))
+            if not is_same:
+                return [], [f"evaluation.json is of '{model}', not of this audit's '{audit.tuned_source}'"]
+            if forgetting and not _is_same(base, audit.base_source):
+                return [], [
+                    f"evaluation.json compares with '{base}', not with this audit's '{audit.base_source}'"
+                ]
+            return forgetting, []
+    return [], []
+
+
+def _is_of_studys_run(audit: Path) -> bool:
+    """Return whether the audit is the one that a study made of a run."""
+    record = audit.parent / "run.json"
+    return audit.name == "audit.json" and _is_there(record) and "stages" in RunRecord(audit.parent).read()
+
+
+def _is_same(source: object, audited: str) -> bool:
+    """Return whether two names are of one model: the same text, or paths of the same file or folder."""
+    if not isinstance(source, str):
+        return False
+    paths = [Path(name).expanduser() for name in (source, audited)]
+    return source == audited or paths[0].resolve() == paths[1].resolve()
 
 
 def forgetting_of(file: Path) -> list[Forgetting]:

@@ -27,3 +27,8 @@ def scale_document(audit: Audit, largest: float | None, target: int = 0, k: int 
     at = math.inf if largest is None else largest
     models = (audit.base_source, audit.tuned_source)
     return CriticalScales(*models, k, 0.5, target, at, target, matrices, 1.0).to_document()
+
+
+def as_a_studys_run(folder: Path) -> None:
+    """Make the folder one that a study made of a run."""
+    write(folder / "run.json", {"schema": 1, "status": "finished", "stages": {}})

@@ -18,7 +18,7 @@ from intruders.studies.advice.advise import advise
 from tests.checkpoints.models import saved
 from tests.made_up import made_up_audit
 from tests.mitigation.hot import hot_llama
-from tests.studies.advice.advised import scale_document, topics, write
+from tests.studies.advice.advised import as_a_studys_run, scale_document, topics, write
 
 
 def audit_with_sizes(apart: bool) -> Audit:
@@ -124,6 +124,7 @@ def test_mitigation_by_what_was_measured(
     audit = made_up_audit(layers=2, intruder_rate=0.3)
     dataclasses.replace(audit, base_source="base", tuned_source="tuned").save(tmp_path / "audit.json")
     write(tmp_path / "intervention.json", sweep(**changes))
+    as_a_studys_run(tmp_path)
     found = [one for one in advise(tmp_path).advice if one.topic == "mitigation"]
     if expected is None:
         assert found == []
@@ -147,6 +148,7 @@ def test_where_only_the_top_intruders_were_scaled_the_command_scales_those(tmp_p
     measured = sweep(gain=0.2)
     measured["rows"] = [row | {"which": "top"} for row in measured["rows"]]
     write(tmp_path / "intervention.json", measured)
+    as_a_studys_run(tmp_path)
     (mitigation,) = (one for one in advise(tmp_path).advice if one.topic == "mitigation")
     assert "intruders mitigate base tuned --scale 0.5 --which top --out mitigated" in mitigation.change
     command = advise(tmp_path).steps[-1].command
@@ -157,6 +159,7 @@ def test_where_only_the_top_intruders_were_scaled_the_command_scales_those(tmp_p
 def test_a_control_that_does_as_well_is_named(tmp_path: Path) -> None:
     made_up_audit(layers=2, intruder_rate=0.3).save(tmp_path / "audit.json")
     write(tmp_path / "intervention.json", sweep(shrink=0.0))
+    as_a_studys_run(tmp_path)
     (mitigation,) = (piece for piece in advise(tmp_path).advice if piece.topic == "mitigation")
     assert any("the control shrink does as well or better" in line for line in mitigation.evidence)
 
@@ -199,6 +202,55 @@ def test_measured_forgetting_is_healed(tmp_path: Path) -> None:
     write(tmp_path / "evaluation.json", {"schema": 1, "losses": [{"corpus": "pydoc", "difference": 3}]})
     with pytest.raises(IntrudersError, match="its losses cannot be read"):
         advise(tmp_path)
+
+
+def test_an_evaluation_of_another_model_is_noted_and_not_used(tmp_path: Path) -> None:
+    audit = dataclasses.replace(
+        made_up_audit(layers=2, intruder_rate=0.3), base_source="base", tuned_source="tuned"
+    )
+    audit.save(tmp_path / "audit.json")
+    alone = advise(tmp_path)
+    of_others = {
+        "evaluation.json is of 'full', not of this audit's 'tuned'": {"model": "full"},
+        "evaluation.json is of 'model', not of this audit's 'tuned'": {
+            "model": "model"
+        },  # and no study's run
+        "evaluation.json compares with 'other', not with this audit's 'base'": {"base": "other"},
+    }
+    for note, names in of_others.items():
+        write(tmp_path / "evaluation.json", evaluation(-0.01, 0.03) | names)
+        advised = advise(tmp_path)
+        assert advised.steps == alone.steps
+        assert advised.notes == [*alone.notes, note]
+
+
+def test_an_evaluation_of_the_audited_model_may_name_it_by_another_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    audit = made_up_audit(layers=2, intruder_rate=0.3)
+    models = {"base_source": str(tmp_path / "base"), "tuned_source": "runs/tuned"}
+    dataclasses.replace(audit, **models).save(tmp_path / "audit.json")
+    names = {"model": str(tmp_path / "runs" / "tuned"), "base": "./base"}
+    write(tmp_path / "evaluation.json", evaluation(-0.01, 0.03) | names)
+    assert advise("audit.json").steps[0].sentence.startswith("Keep the model: no forgetting was measured.")
+
+
+def test_the_evaluation_of_a_studys_run_is_of_its_own_audit_alone(tmp_path: Path) -> None:
+    audit = made_up_audit(layers=2, intruder_rate=0.3)
+    models = {"base_source": "base", "tuned_source": "runs/x/model"}
+    for name in ("audit.json", "other.json"):
+        dataclasses.replace(audit, **models).save(tmp_path / name)
+    (tmp_path / "evaluation").mkdir()
+    write(tmp_path / "evaluation" / "evaluation.json", evaluation(-0.01, 0.03) | {"model": "model"})
+    write(tmp_path / "intervention.json", sweep())
+    as_a_studys_run(tmp_path)
+    own, other = advise(tmp_path), advise(tmp_path / "other.json")
+    assert own.steps[0].sentence.startswith("Keep the model: no forgetting was measured.")
+    assert "mitigation" in [piece.topic for piece in own.advice]
+    assert not other.steps[0].sentence.startswith("Keep the model")
+    assert "mitigation" not in [piece.topic for piece in other.advice]
+    assert [note.split(" ")[0] for note in other.notes[-2:]] == ["evaluation.json", "intervention.json"]
 
 
 @pytest.fixture
@@ -268,6 +320,7 @@ def test_bad_input(tmp_path: Path, prepare: Callable[[Path], Any], message: str)
 
 def broken_beside(folder: Path, name: str, document: Any) -> None:
     made_up_audit(layers=1, intruder_rate=0.3).save(folder / "audit.json")
+    as_a_studys_run(folder)
     write(folder / name, document)
 
 

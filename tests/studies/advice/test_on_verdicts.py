@@ -18,6 +18,7 @@ from intruders.studies.tables.table_columns import COLUMNS
 from intruders.studies.tables.table_files import to_parquet
 from intruders.studies.work.study_folder import StudyFolder
 from tests.made_up import made_up_audit
+from tests.studies.advice.advised import as_a_studys_run
 from tests.studies.planted import interventions, matched
 from tests.studies.tiny_study import parsed
 
@@ -52,6 +53,7 @@ def test_verdicts_of_studies_stand_beside_the_advice_that_rests_on_them(tmp_path
         | {"change_low": -0.6, "change_high": -0.4, "base_value": 1.0}
     ]
     (own / "intervention.json").write_text(json.dumps({"schema": 1, "skipped": None, "rows": sweep}))
+    as_a_studys_run(own)
     plain = advise(own)
     found = advise(own, studies=[yes, no, elsewhere])
     (before,) = [one for one in plain.advice if one.topic == "mitigation"]
