@@ -39,7 +39,8 @@ def publish_study(path: str | Path, out: str | Path) -> list[Path]:
       The files in ``out``, sorted.
 
     Raises:
-      SettingError: another process uses the study, it has no finished run, or ``out`` contains something else.
+      SettingError: another process uses the study, it has no finished run or is published already, or ``out``
+        contains something else.
       ResultFileError: ``path`` is not the folder of a study, or one of its tables is broken.
 
     Example:
@@ -54,6 +55,11 @@ def publish_study(path: str | Path, out: str | Path) -> list[Path]:
       True
     """
     folder, target = StudyFolder(Path(path)), Path(out)
+    if (folder.path / PUBLISHED).is_file():
+        raise SettingError(
+            f"'{path}' contains published tables, without the records of the runs; expected the folder of a study; "
+            "copy the published folder as it is"
+        )
     name = str(folder.document()["name"])
     make_folder(target.parent, "data")
     with folder.locked():

@@ -309,6 +309,18 @@ def test_publishing_refuses_what_is_something_else(published: tuple[Path, Path],
         publish_study(tmp_path / "notes", tmp_path / "data")
 
 
+def test_published_tables_are_not_published_again(published: tuple[Path, Path], tmp_path: Path) -> None:
+    """Not even over themselves: they have no records of their runs to go on with."""
+    data = tmp_path / "data"
+    shutil.copytree(published[1], data)
+    before = {file.name: file.read_bytes() for file in data.iterdir()}
+    for out in (data, tmp_path / "new"):
+        with pytest.raises(SettingError, match="contains published tables, without the records of the runs"):
+            publish_study(data, out)
+    assert {file.name: file.read_bytes() for file in data.iterdir()} == before
+    assert not (tmp_path / "new").exists()
+
+
 def test_what_people_wrote_on_deviations_stays_and_what_the_records_show_is_listed(
     published: tuple[Path, Path], llama: Path, tmp_path: Path
 ) -> None:
