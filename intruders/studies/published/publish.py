@@ -23,6 +23,8 @@ from ..work.study_folder import PUBLISHED, TABLES, StudyFolder
 from .published_study import SCHEMA, PublishedStudy, sha256
 
 DEVIATIONS = "deviations.md"  # written by people, and kept when a study is published again
+_FINDINGS = "findings.json"
+_COPIED = ("study.yaml", "study.json", *(f"{table}.parquet" for table in TABLES))
 
 
 def publish_study(path: str | Path, out: str | Path) -> list[Path]:
@@ -117,8 +119,7 @@ def _record(run: Run, folder: StudyFolder) -> dict[str, Any]:
 
 
 def _files(folder: StudyFolder) -> list[Path]:
-    names = ["study.yaml", "study.json", *(f"{table}.parquet" for table in TABLES)]
-    return [folder.path / name for name in names if (folder.path / name).is_file()]
+    return [folder.path / name for name in _COPIED if (folder.path / name).is_file()]
 
 
 def _check_target(target: Path, name: str, digests: set[str]) -> None:
@@ -128,6 +129,13 @@ def _check_target(target: Path, name: str, digests: set[str]) -> None:
         raise SettingError(
             f"data '{target}' is not empty and has no {PUBLISHED}; expected a new folder or published tables; "
             "choose another folder"
+        )
+    ours = {*_COPIED, _FINDINGS, PUBLISHED, DEVIATIONS}
+    others = sorted(file.name for file in target.iterdir() if file.name not in ours)
+    if others:
+        raise SettingError(
+            f"data '{target}' has other files than published tables, which would be lost: {_some(others)}; move them "
+            "away, or choose another folder"
         )
     try:
         earlier = PublishedStudy.load(target)

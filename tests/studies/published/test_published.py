@@ -321,6 +321,24 @@ def test_published_tables_are_not_published_again(published: tuple[Path, Path], 
     assert not (tmp_path / "new").exists()
 
 
+def test_publishing_again_does_not_delete_other_files(published: tuple[Path, Path], tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(published[1], data)
+    (data / "figures").mkdir()
+    (data / "figures" / "mine.svg").write_text("mine")
+    (data / "README.md").write_text("mine")
+    before = (data / "published.json").read_bytes()
+    with pytest.raises(
+        SettingError, match=r"has other files .* would be lost: README\.md, figures; move them away"
+    ):
+        publish_study(published[0], data)
+    assert (data / "README.md").read_text() == (data / "figures" / "mine.svg").read_text() == "mine"
+    assert (data / "published.json").read_bytes() == before
+    shutil.rmtree(data / "figures")
+    (data / "README.md").unlink()
+    publish_study(published[0], data)
+
+
 def test_what_people_wrote_on_deviations_stays_and_what_the_records_show_is_listed(
     published: tuple[Path, Path], llama: Path, tmp_path: Path
 ) -> None:
