@@ -21,6 +21,7 @@ from .next_steps import next_steps
 
 BEGIN = "<!-- intruders: begin -->"
 END = "<!-- intruders: end -->"
+_OF_A_MODULE = re.compile(r"(\w+ \()(.+)(\).*)")  # "LlamaForCausalLM (PATH), adapter 'default'"
 
 
 def write_card(audit: str | os.PathLike[str] | Audit, card: str | os.PathLike[str] = "README.md") -> Path:
@@ -138,7 +139,12 @@ def _without_folders(command: str) -> str:
 
 
 def _last_part(source: str) -> str:
+    """Return the last part of a path, and any other name as it is: a Hub id is OWNER/NAME, or that @REVISION."""
+    if in_memory := _OF_A_MODULE.fullmatch(source):
+        return f"{in_memory[1]}{_last_part(in_memory[2])}{in_memory[3]}"
     is_path = Path(source).is_absolute() or source.startswith(("~", "./", "../"))
+    if not is_path:
+        is_path = source.partition("@")[0].count("/") > 1 or os.path.exists(source)
     return Path(source).name or source if is_path else source
 
 

@@ -123,3 +123,30 @@ def test_a_sum_keeps_every_model_and_its_weight_and_a_pattern_its_folders() -> N
     assert "intruders audit base a@0.7+b@0.3 --k 10" in section
     assert "--exclude '/abs/*'" in section
     assert "someone" not in section
+
+
+@pytest.mark.parametrize(
+    ("source", "shown"),
+    [
+        ("clients/acme/secret/model", "model"),  # too many parts for a Hub id
+        ("acme/model", "model"),  # a folder that is here
+        ("acme/elsewhere", "acme/elsewhere"),  # as a Hub id
+        ("acme/model-7b@refs/pr/1", "acme/model-7b@refs/pr/1"),
+        ("clients/acme/a@0.7+acme/elsewhere@0.3", "a@0.7+acme/elsewhere@0.3"),
+    ],
+)
+def test_relative_paths_are_shortened_and_hub_ids_are_not(
+    source: str, shown: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "acme" / "model").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    section = card_section(made_up_audit(1, width=32, base="HuggingFaceTB/SmolLM2-135M", tuned=source))
+    assert f"tuned `{shown}`," in section
+    assert f"intruders audit HuggingFaceTB/SmolLM2-135M {shown} --k 10" in section
+
+
+def test_the_path_of_a_model_in_memory_is_shortened_and_its_class_stays() -> None:
+    tuned = "LlamaForCausalLM (clients/acme/secret/model), adapter 'default'"
+    section = card_section(made_up_audit(1, width=32, base="LlamaForCausalLM (acme/elsewhere)", tuned=tuned))
+    assert "base `LlamaForCausalLM (acme/elsewhere)`, " in section
+    assert "tuned `LlamaForCausalLM (model), adapter 'default'`, " in section
