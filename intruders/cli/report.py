@@ -42,10 +42,6 @@ def report(
             "[default: not written]",
         ),
     ] = None,
-    compare: Annotated[
-        bool,
-        typer.Option("--compare", help="Write the report that compares audits, for a single audit too."),
-    ] = False,
     verdicts: Annotated[
         bool,
         typer.Option(
@@ -79,7 +75,7 @@ def report(
     ] = None,
 ) -> None:
     """Write an HTML report or figures from saved results."""
-    of_pages = {"--out": out, "--png": png, "--compare": compare or None, "--scale": scale}
+    of_pages = {"--out": out, "--png": png, "--scale": scale}
     if data is not None:
         _refuse_beside("--data", of_pages | {"--forest": forest, "--verdicts": verdicts or None})
         from ..studies.published.publish import publish_study
@@ -105,7 +101,7 @@ def report(
 
     from ..reports.write_report import write_report
 
-    for path in write_report(results, out, png, compare, scale):
+    for path in write_report(results, out, png, scale):
         typer.echo(str(path))
 
 

@@ -21,7 +21,6 @@ def write_report(
     paths: Sequence[AnyPath],
     out: AnyPath | None = None,
     figures: AnyPath | None = None,
-    compare: bool = False,
     scale: AnyPath | None = None,
 ) -> list[Path]:
     """Write an HTML report, figures or both from saved results.
@@ -33,7 +32,6 @@ def write_report(
         audit.parquet.
       out: Path of the HTML report (default: report.html in the folder of a study; none for audits).
       figures: Folder for the figures as PNG, SVG and CSV (default: no figures).
-      compare: Write the report that compares audits, for a single audit too (default: False).
       scale: File of critical scales to show with one audit (default: scale.json next to the audit, if it is of the same
         update and settings).
 
@@ -59,9 +57,9 @@ def write_report(
     """
     studies = [path for path in paths if is_study(path)]
     if studies:
-        if len(paths) > 1 or compare or scale is not None:
+        if len(paths) > 1 or scale is not None:
             raise SettingError(
-                f"'{studies[0]}' is a study and has a report of its own; pass it alone, without --compare or --scale"
+                f"'{studies[0]}' is a study and has a report of its own; pass it alone, without --scale"
             )
         return write_study_report(studies[0], out, figures)
     if out is None and figures is None:
@@ -74,7 +72,7 @@ def write_report(
         check_can_write_html(out)
     files = [file for path in paths for file in audit_files(Path(path))]
     audits = [Audit.load(file) for file in files]
-    side_by_side = compare or len(audits) > 1
+    side_by_side = len(audits) > 1
     if side_by_side and scale is not None:
         raise SettingError(f"--scale '{scale}' is shown with one audit, and {len(audits)} were given")
     scales = None if side_by_side else _scales(audits[0], files[0], scale)

@@ -42,7 +42,6 @@ def test_what_cannot_be_done_is_one_line_and_status_2(saved: tuple[Path, Path], 
         ((saved[0],), "nothing to write"),
         ((tmp_path / "gone.json", "--out", tmp_path / "r.html"), "gone.json"),
         ((broken, "--out", tmp_path / "r.html"), "broken.json"),
-        ((saved[0], "--compare", "--out", tmp_path / "r.html"), "two audits"),
         ((saved[0], "--out", tmp_path / "no" / "r.html"), "does not exist; make it first"),
     ]:
         done = in_this_process("report", *arguments)

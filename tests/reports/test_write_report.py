@@ -16,7 +16,12 @@ from made_up import BERT, made_up_audit
 from intruders.audits.result.records import CERTIFICATES
 from intruders.errors import MissingDependencyError, ResultFileError, SettingError
 from intruders.reports.audit.audit_command import audit_command
-from intruders.reports.page.html_page import check_can_write_html, render_audit, write_html
+from intruders.reports.page.html_page import (
+    check_can_write_html,
+    render_audit,
+    write_comparison_html,
+    write_html,
+)
 from intruders.reports.write_report import audit_files, write_report
 
 ONE = made_up_audit(3, BERT, width=32, tuned="runs/r1")
@@ -56,7 +61,7 @@ def test_one_audit_gets_its_own_report_and_several_stand_side_by_side(runs: Path
     assert write_report([runs], out) == [out]
     assert "<title>2 fine-tunings of smollm2-135m" in out.read_text()
     with pytest.raises(SettingError, match="two audits"):
-        write_report([runs / "a"], out, compare=True)
+        write_comparison_html([ONE], out)
     figures = write_report([runs], None, tmp_path / "figures")
     assert {path.suffix for path in figures} == {".png", ".svg", ".csv"}
     assert all(path.is_file() for path in figures)

@@ -331,7 +331,7 @@ def test_what_does_not_go_with_a_study_is_refused(study: Study, tmp_path: Path) 
     folder = study[0].folder
     for arguments, options in [
         (([folder, folder], tmp_path / "r.html"), {}),
-        (([folder],), {"compare": True}),
+        (([folder],), {"scale": folder / "scale.json"}),
     ]:
         with pytest.raises(SettingError, match="a report of its own"):
             write_report(*arguments, **options)
