@@ -31,6 +31,14 @@ Base = Annotated[
         autocompletion=demo_model,
     ),
 ]
+BaseAlone = Annotated[
+    str,
+    Argument(
+        metavar="BASE",
+        help="Base model: a folder, a file, a Hub id (also as ID@REVISION), smollm2-135m or minilm-l6.",
+        autocompletion=demo_model,
+    ),
+]
 BaseUnlessDemo = Annotated[
     str | None,
     Argument(

@@ -22,7 +22,7 @@ from .command import examples
 @setting_options.of(Selection, "selection")
 @setting_options.of(Compute, "compute", only=["device"])
 def prepare(
-    base: options.Base,
+    base: options.BaseAlone,
     *,
     out: Annotated[
         str | None,

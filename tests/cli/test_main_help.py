@@ -90,6 +90,14 @@ def test_help_fits_the_terminal_and_ends_with_the_examples(name: str, width: int
     assert [line.removeprefix("  ") for line in end.splitlines()] == COMMANDS[name].epilog.splitlines()
 
 
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_names_no_argument_that_the_command_lacks(name: str) -> None:
+    known = {parameter.metavar for parameter in COMMANDS[name].params}
+    text = " ".join(str(parameter.help) for parameter in COMMANDS[name].params)
+    for argument in ("BASE", "TUNED"):
+        assert argument in known or not re.search(rf"\b{argument}\b", text)
+
+
 def test_options_stand_in_groups() -> None:
     text = shown("finetune")
     titles = re.findall(r"^(\S.*):$", text, re.MULTILINE)
