@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ...charts.chart import Axis, Chart, Rule, Series
+from ...charts.text import number, plural
 from ...checkpoints.stored.hub import HubOrigin, origins_in
 from ...system.documents import json_number
 from ...system.result_protocol import JsonResult
@@ -91,6 +92,21 @@ class CriticalScales(JsonResult):
     def predicted(self) -> float:
         """The least prediction over the matrices; infinite where there is none."""
         return min((matrix.predicted for matrix in self.matrices), default=math.inf)
+
+    @property
+    def search_end(self) -> float:
+        """The scale up to which every matrix was searched; infinite without a matrix."""
+        return min((matrix.searched for matrix in self.matrices), default=math.inf)
+
+    @property
+    def is_at_search_end(self) -> bool:
+        """True if ``largest`` is only where the search ended: no scale with more intruders is known."""
+        return math.isfinite(self.search_end) and self.largest >= self.search_end
+
+    def up_to_search_end(self) -> str:
+        """Say what is known where the search ended first."""
+        count = f"at most {plural(self.target, 'intruder')}" if self.target else "no intruder"
+        return f"{count} up to {number(self.search_end)} times this update, where the search ended"
 
     @property
     def within_factor_two(self) -> float:

@@ -22,7 +22,9 @@ def scale_lines(result: CriticalScales, width: int = _WIDTH) -> list[str]:
         return ["Nothing to scale: no selected matrix differs from the base, or none can be compared."]
     count = plural(len(matrices), "matrix", "matrices")
     lines = [f"critical scales of {count} (1 = the update as trained)"]
-    if result.target == 0:
+    if result.is_at_search_end:
+        lines.append(result.up_to_search_end())
+    elif result.target == 0:
         lines.append(f"largest update scale without intruders: {number(result.largest)}")
     else:
         most = plural(result.target, "intruder")

@@ -40,7 +40,9 @@ def advise_model(
     where = f"{audit.vectors:,} leading vectors of {len(audit.matrices):,} matrices"
     if audit.intruders == 0:
         notes = [f"no intruders among the {where} (k = {audit.k}, epsilon = {audit.epsilon:g})"]
-        if scale is not None and math.isfinite(scale.largest):
+        if scale is not None and scale.is_at_search_end:
+            notes.append(scale.up_to_search_end())
+        elif scale is not None and math.isfinite(scale.largest):
             beyond = f"more than {scale.target:,} of them" if scale.target else "the first"
             notes.append(f"{beyond} would appear above {scale.largest:.3g} times this update")
         return [], notes

@@ -285,7 +285,12 @@ def at_most(target: int) -> str:
 
 def _on_scales(facts: Facts) -> Iterator[Step]:
     """Report the update scale without intruders, which does not measure forgetting."""
-    if facts.scales is not None:
+    if facts.scales is not None and facts.scales.is_at_search_end:
+        verb = "is" if facts.scales.target <= 1 else "are"
+        yield Step(
+            f"There {verb} {facts.scales.up_to_search_end()}. This counts intruders and does not measure forgetting."
+        )
+    elif facts.scales is not None:
         yield Step(
             f"The largest update scale with {at_most(facts.scales.target)} is {number(facts.scales.largest)} "
             "(1 = as trained). This counts intruders and does not measure forgetting."

@@ -44,7 +44,8 @@ def rows_of(run: Run, folder: Path) -> Rows:
     scales: dict[str, MatrixScale] = {}
     if "scale" in stages:
         measured = CriticalScales.load(folder / "scale.json")
-        row["critical_scale"] = json_number(measured.largest)
+        # The end of a search that met no intruder is not where they begin.
+        row["critical_scale"] = math.inf if measured.is_at_search_end else json_number(measured.largest)
         scales = {matrix.name: matrix for matrix in measured.matrices}
     if "audit" in stages:
         audit = Audit.load(folder / "audit.json")

@@ -50,7 +50,7 @@ COLUMNS: dict[str, list[str]] = {
         "relative_update",  # median over matrices of ||D||_2 / s_1(W0)
         "effective_rank",  # mean over matrices, of the updates
         "a_movement",  # ||A - A_0||_F / ||A_0||_F over all modules with a LoRA
-        "critical_scale",  # largest multiple of the update with no intruders, measured
+        "critical_scale",  # largest multiple of the update with no intruders, measured; infinite if the search met none
         "rotation",  # mean over matrices of the mean squared sine between leading left spaces of base and tuned
         "update_output_energy",  # mean over matrices of mean ||D h||^2 / mean ||W0 h||^2
         "kl_prompts",  # KL(base || tuned) on the prompts of the run's task, nats per token

@@ -17,6 +17,7 @@ from intruders.audits.scales import followed_group
 from intruders.audits.scales.critical_scales import critical_scales
 from intruders.audits.scales.critical_scales_result import SLACK, WALK, CriticalScales, MatrixScale
 from intruders.errors import SettingError
+from intruders.reports.audit.scales_text import scale_lines
 from tests.audits.scales.wrong_scales import search
 from tests.checkpoints.models import merged_weights, tiny_llama
 from tests.mitigation.hot import hot_llama, left_vectors, places_beside, places_of_intruders, wide_spectrum
@@ -200,7 +201,13 @@ def test_an_update_of_the_base_itself_has_no_critical_scale() -> None:
     tuned = {name: 1.5 * tensor for name, tensor in base.items()}
     result = critical_scales(base, tuned, compute=Compute(cache=False))
     assert [matrix.measured for matrix in result.matrices] == [math.inf]
-    assert result.largest == result.matrices[0].searched
+    assert result.largest == result.matrices[0].searched == result.search_end
+    assert result.is_at_search_end
+    assert scale_lines(result)[1] == (
+        f"no intruder up to {result.search_end:.3g} times this update, where the search ended"
+    )
+    some = critical_scales(base, tuned, target=3, compute=Compute(cache=False))
+    assert scale_lines(some)[1].startswith("at most 3 intruders up to ")
     assert json.loads(json.dumps(result.to_document()))["matrices"][0]["measured"] is None
     assert math.isnan(result.within_factor_two)
 

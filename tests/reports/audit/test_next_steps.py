@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import io
+import math
 import re
 import shlex
 from html import unescape
@@ -216,6 +217,11 @@ def test_known_critical_scales_are_told_without_advice() -> None:
     )
     allowed = dataclasses.replace(scales, target=5)
     assert "with at most 5 intruders is 0.384" in lines(next_steps(made(1), allowed))[-1]
+    none = dataclasses.replace(scales, largest=64.0, matrices=[dataclasses.replace(one, measured=math.inf)])
+    assert lines(next_steps(made(0), none))[-1] == (
+        "There is no intruder up to 64 times this update, where the search ended. This counts intruders and does not "
+        "measure forgetting."
+    )
 
 
 def test_settings_that_are_not_the_defaults_are_passed_on() -> None:

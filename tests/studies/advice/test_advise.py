@@ -78,6 +78,18 @@ def test_a_measured_scale_below_one_is_advice(tmp_path: Path) -> None:
     assert "scale" not in topics(tmp_path)
 
 
+def test_a_search_that_met_no_intruder_tells_where_it_ended_and_not_where_they_begin(tmp_path: Path) -> None:
+    audit = made_up_audit(layers=2, intruder_rate=0)
+    audit.save(tmp_path / "audit.json")
+    write(tmp_path / "scale.json", scale_document(audit, 3.0))
+    assert advise(tmp_path).notes[1] == "the first would appear above 3 times this update"
+    document = scale_document(audit, 64.0)
+    for matrix in document["matrices"]:
+        matrix["measured"] = None
+    write(tmp_path / "scale.json", document)
+    assert advise(tmp_path).notes[1] == "no intruder up to 64 times this update, where the search ended"
+
+
 def sweep(**changes: float | None) -> dict[str, Any]:
     """A sweep at scale 0.5: the loss falls by 0.3, the accuracy stays, the shrink does 0.2 worse.
 

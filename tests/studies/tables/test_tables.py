@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -152,6 +153,11 @@ def test_a_scale_that_was_not_found_is_infinite_and_one_not_measured_is_missing(
     assert list(results.matrices["critical_scale"]) == [0.5, math.inf]
     assert list(results.matrices["predicted_scale"]) == [0.6, 2.0]
     assert results.runs["critical_scale"].iloc[0] == 0.48
+    none = [dataclasses.replace(scale, measured=math.inf) for scale in scales]
+    at_end = CriticalScales("base", "tuned", 10, 0.5, 0, 64.0, 0, none, 1.0)
+    (folder / "scale.json").write_text(json.dumps(at_end.to_document()))
+    written(tmp_path)
+    assert load_results(tmp_path).runs["critical_scale"].iloc[0] == math.inf
 
 
 def test_a_stage_whose_file_was_removed_is_not_in_the_tables_until_it_is_done_again(tmp_path: Path) -> None:
