@@ -23,6 +23,7 @@ from torch import Tensor
 
 from ...errors import CheckpointError, IntrudersError, missing_extra, one_line
 from ..stored.checkpoint import StoredTensor
+from ..stored.names import natural_order
 from .gguf_layout import GgufField, GgufLayout, GgufTensor
 from .gguf_names import NOT_LOADED, known_names
 from .gguf_split import read_whole_layout
@@ -37,7 +38,9 @@ _UINT8 = 0
 class GgufModel:
     """The content of a GGUF file, or of all files of a split model."""
 
-    tensors: dict[str, StoredTensor]  # under transformers' names, in the model's order
+    tensors: dict[
+        str, StoredTensor
+    ]  # under transformers' names, in the order of a safetensors file of the model
     config: dict[str, Any]  # as transformers makes it
     unnamed: list[str]  # matrices under llama.cpp's names, for which transformers' model has no name
 
@@ -78,7 +81,7 @@ def gguf_file(path: Path) -> GgufModel:
         )
     tensors = {
         name: _stored(path, name, _shape(parts[name], shapes[name]), parts[name], processor, renamed)
-        for name in shapes
+        for name in sorted(shapes, key=natural_order)
         if name in parts
     }
     return GgufModel(tensors, config, unnamed)

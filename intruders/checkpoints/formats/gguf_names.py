@@ -45,15 +45,14 @@ _NAME = re.compile(r"(?:blk\.(?P<layer>\d{1,6})\.)?(?P<stem>\w+)\.(?P<end>weight
 
 
 def known_names(architecture: str, names: Iterable[str]) -> dict[str, str] | None:
-    """transformers' name by llama.cpp's, in the order of transformers' modules; None where one is not known.
+    """transformers' name by llama.cpp's; None where one is not known.
 
     ``architecture`` is llama.cpp's word for the family.
     """
     if architecture not in _LAYER:
         return None
     of_layer = _LAYER[architecture]
-    stems = [*_BEFORE, *of_layer, *_AFTER]
-    ordered = {}
+    renamed = {}
     for name in names:
         if name in NOT_LOADED:
             continue
@@ -64,8 +63,6 @@ def known_names(architecture: str, names: Iterable[str]) -> dict[str, str] | Non
         known = (_BEFORE | _AFTER if layer is None else of_layer).get(stem)
         if known is None:
             return None
-        part = 0 if stem in _BEFORE else 2 if stem in _AFTER else 1
-        position = part, int(layer or 0), stems.index(stem), end == "bias"
         start = "" if layer is None else f"model.layers.{int(layer)}."
-        ordered[name] = position, f"{start}{known}.{end}"
-    return {name: known for name, (_, known) in sorted(ordered.items(), key=lambda item: item[1])}
+        renamed[name] = f"{start}{known}.{end}"
+    return renamed
