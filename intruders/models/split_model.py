@@ -24,10 +24,16 @@ class SplitModel:
 
     @classmethod
     def of(cls, model: Any) -> SplitModel | None:
-        """Return the parts of a model; None if it has no body of its own, or PEFT puts a prompt before its input."""
+        """Return the parts of a model; None if it cannot be split.
+
+        It cannot if it has no body of its own, if it calls a part of its body past the body itself, or if PEFT puts a
+        prompt before its input.
+        """
         own = _without_wrapper(model)
         body = getattr(own, "base_model", None)
-        return cls(own, body) if isinstance(body, nn.Module) and body is not own else None
+        if not isinstance(body, nn.Module) or body is own or _calls_past(own, body):
+            return None
+        return cls(own, body)
 
     @property
     def vocabulary(self) -> int:
@@ -53,6 +59,12 @@ class SplitModel:
             stand_in = torch.zeros((1, len(states)), dtype=torch.long, device=states.device)
             logits: Tensor = self._own(input_ids=stand_in).logits[0]
             return logits
+
+
+def _calls_past(own: Any, body: nn.Module) -> bool:
+    """Return whether a causal model calls the decoder in its body and never the body, as OPT and BART do."""
+    decoder = getattr(body, "decoder", None)
+    return decoder is not None and own.can_generate() and own.get_decoder() is decoder
 
 
 def _without_wrapper(model: Any) -> Any:

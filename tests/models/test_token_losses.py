@@ -10,7 +10,16 @@ import pytest
 import torch
 from tiny import save_bert, save_gpt2, save_llama, save_roberta
 from torch.nn.functional import log_softmax
-from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, Gemma2Config, Gemma2ForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    BartConfig,
+    BartForCausalLM,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
+)
 
 from intruders.models import token_losses as under_test
 from intruders.models.encoding import IGNORED
@@ -24,6 +33,27 @@ def _gemma() -> Any:
         Gemma2Config(
             vocab_size=90, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
             num_key_value_heads=2, head_dim=8, final_logit_softcapping=0.5, sliding_window=16,
+        )
+    )  # fmt: skip
+
+
+def _opt() -> Any:
+    """It calls the decoder in its body, and never the body."""
+    torch.manual_seed(0)
+    return OPTForCausalLM(
+        OPTConfig(
+            vocab_size=90, hidden_size=32, ffn_dim=48, num_hidden_layers=2, num_attention_heads=4, init_std=0.5,
+            max_position_embeddings=64, word_embed_proj_dim=32, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+        )
+    )  # fmt: skip
+
+
+def _bart() -> Any:
+    torch.manual_seed(0)
+    return BartForCausalLM(
+        BartConfig(
+            vocab_size=90, d_model=32, decoder_layers=2, decoder_ffn_dim=48, decoder_attention_heads=4, init_std=0.5,
+            max_position_embeddings=64, is_decoder=True, is_encoder_decoder=False,
         )
     )  # fmt: skip
 
@@ -46,6 +76,8 @@ MODELS: dict[str, Callable[[Path], Any]] = {
     "llama": lambda folder: AutoModelForCausalLM.from_pretrained(save_llama(folder)),
     "gpt2": lambda folder: AutoModelForCausalLM.from_pretrained(save_gpt2(folder)),
     "gemma2": lambda folder: _gemma(),
+    "opt": lambda folder: _opt(),
+    "bart": lambda folder: _bart(),
     "bert": lambda folder: AutoModelForMaskedLM.from_pretrained(save_bert(folder)),
     "roberta": lambda folder: AutoModelForMaskedLM.from_pretrained(save_roberta(folder)),
     "llama under an adapter": _adapted,
