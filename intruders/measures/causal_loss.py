@@ -45,6 +45,7 @@ def causal_losses(
 
     The window moves by ``stride`` tokens (half a window if not given); a token is scored once, in the first
     window that contains it. It has at least window - stride tokens of context unless the document begins there.
+    The first token of a window is never scored, so a stride equal to the window leaves out one token per window.
     ``max_tokens`` of each document are read, from its start.
     ``batch_size`` is the number of windows in one pass, ``halving`` what is done with one that does not fit in memory,
     and ``advance`` is called with the tokens that it scored.
@@ -82,12 +83,16 @@ def ids_of(tokenizer: Any, text: str, most: int | None) -> list[int]:
 
 
 def sliding_windows(document: int, ids: list[int], window: int, stride: int) -> Iterator[Window]:
-    """Return windows that score every token but the first exactly once."""
+    """Return windows that score every token but the first exactly once.
+
+    With a stride equal to the window, they score all but the first token of each window.
+    """
     scored_to = 1
     for begin in range(0, len(ids), stride):
         end = min(begin + window, len(ids))
-        if end > scored_to:
-            yield Window(document, ids[begin:end], scored_to - begin)
+        first = max(scored_to, begin + 1)  # the first token of a window has nothing before it
+        if end > first:
+            yield Window(document, ids[begin:end], first - begin)
             scored_to = end
         if end == len(ids):
             return

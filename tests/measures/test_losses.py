@@ -57,13 +57,13 @@ def test_every_token_but_the_first_is_scored_once_with_enough_context(
         for place in range(piece.scored_from, len(piece.ids)):
             assert begin + place not in scored
             scored[begin + place] = place
-    # With stride equal to the window the first token of each window has nothing before it.
-    if stride < window:
-        assert sorted(scored) == list(range(1, length))
-        assert all(context >= min(token, window - stride) for token, context in scored.items())
+        assert piece.scored_from >= 1, "the first token of a window has nothing before it"
+    firsts = {begin for begin in range(0, length, stride) if stride == window}
+    assert sorted(scored) == [place for place in range(1, length) if place not in firsts]
+    assert all(context >= min(token, window - stride) for token, context in scored.items())
 
 
-@pytest.mark.parametrize(("window", "stride"), [(16, 8), (16, 5), (200, 100), (16, None)])
+@pytest.mark.parametrize(("window", "stride"), [(16, 8), (16, 5), (16, 16), (200, 100), (16, None)])
 def test_causal_losses_are_sums_over_the_tokens(llama: Any, window: int, stride: int | None) -> None:
     tokenizer = character_tokenizer()
     found = causal_losses(llama, tokenizer, TEXTS, window=window, stride=stride)
@@ -73,15 +73,18 @@ def test_causal_losses_are_sums_over_the_tokens(llama: Any, window: int, stride:
         ids = tokenizer(text)["input_ids"]
         if len(ids) < 2:
             continue
-        total = 0.0
+        total, count = 0.0, 0
         for place in range(1, len(ids)):
             # The first window that holds the token.
             begin = 0 if place < window else -(-(place + 1 - window) // step) * step
+            if begin == place:  # nothing before it in its window
+                continue
             with torch.no_grad():
                 logits = llama(input_ids=torch.tensor([ids[begin:place]])).logits[0, -1]
             total -= float(torch.log_softmax(logits.double(), dim=0)[ids[place]])
+            count += 1
         sums.append(total)
-        counts.append(len(ids) - 1)
+        counts.append(count)
     np.testing.assert_allclose(found.sums, sums, rtol=1e-5)
     assert found.tokens.tolist() == counts
     assert found.mean == pytest.approx(sum(sums) / sum(counts), rel=1e-5)
