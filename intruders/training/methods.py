@@ -13,6 +13,7 @@ from ..checkpoints.stored.matrices import holds_experts
 from ..errors import SettingError
 from ..models.base_model import base_model_location
 from ..models.loading import heads
+from ..models.task_fit import adapter_config
 from .budget_clamp import alpha_pattern
 from .milora import start_from_smallest
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 
 _FROZEN_A = ("lora-fa", "b-only")
+# What PEFT computes an update of the low-rank weights by.
+_OF_SCALE = ("lora_alpha", "use_rslora", "use_dora", "alpha_pattern", "rank_pattern")
 
 
 def prepare(model: nn.Module, config: FinetuneConfig, kind: Kind) -> nn.Module:
@@ -47,7 +50,8 @@ def prepared_for_qlora(model: Any, config: FinetuneConfig) -> nn.Module:
 def go_on_from(model: Any, adapter: str) -> None:
     """Put the low-rank weights of a saved adapter into ``model``; a head starts again.
 
-    Raises SettingError when the adapter's matrices are not those of the model's own.
+    Raises SettingError when the adapter's matrices are not those of the model's own, or when the model would scale
+    them by another factor than the adapter does.
     """
     from peft import get_peft_model_state_dict, set_peft_model_state_dict
     from safetensors import SafetensorError
@@ -66,7 +70,20 @@ def go_on_from(model: Any, adapter: str) -> None:
             f"start_from {adapter!r} has other matrices than this run ({different[0]}); "
             "pass the same base, method, rank and target_modules"
         )
+    _require_same_scale(model, adapter)
     set_peft_model_state_dict(model, state | saved)
+
+
+def _require_same_scale(model: Any, adapter: str) -> None:
+    """Raise SettingError if the weights of a saved adapter would be another update in ``model``."""
+    saved, own = adapter_config(adapter) or {}, model.peft_config["default"].to_dict()
+    for name in _OF_SCALE:
+        before, now = saved.get(name), own.get(name)
+        if (before or 0) != (now or 0):  # what is not in a file, and what is empty, is off
+            raise SettingError(
+                f"start_from {adapter!r} has {name} {before!r}, and this run has {now!r}, which would make another "
+                "update of its weights; pass the same method, rank, alpha and budget_pilot"
+            )
 
 
 def make_optimizer(model: nn.Module, config: FinetuneConfig) -> torch.optim.Optimizer | None:

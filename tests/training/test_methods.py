@@ -12,7 +12,7 @@ from tiny import save_bert, save_gpt2, save_llama
 from intruders.errors import SettingError
 from intruders.models.loading import load_model
 from intruders.training.finetune_config import FinetuneConfig
-from intruders.training.methods import make_optimizer, prepare
+from intruders.training.methods import go_on_from, make_optimizer, prepare
 from intruders.training.run_settings import METHODS
 
 LORA_FAMILY = sorted(set(METHODS) - {"full"})
@@ -139,6 +139,33 @@ def test_alpha_may_be_a_multiple_of_the_rank(llama: Path) -> None:
     assert _config("lora", llama, rank=16, alpha="2r").lora_alpha == 32
     assert _config("lora", llama, rank=3, alpha="0.5r").lora_alpha == 1.5
     assert _config("lora", llama, rank=3, alpha="r").lora_alpha == 3
+
+
+@pytest.mark.parametrize(
+    ("before", "settings", "said"),
+    [
+        ("lora", {"alpha": 32}, "has lora_alpha 8, and this run has 32"),
+        ("lora", {"method": "rslora"}, "has use_rslora False, and this run has True"),
+        ("rslora", {"method": "lora"}, "has use_rslora True, and this run has False"),
+    ],
+)
+def test_an_adapter_goes_on_only_with_the_scale_that_it_has(
+    before: str, settings: dict[str, Any], said: str, llama: Path, tmp_path: Path
+) -> None:
+    earlier: Any = prepare(load_model(str(llama), "causal"), _config(before, llama, alpha=8), "causal")
+    torch.manual_seed(1)
+    for name, parameter in earlier.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter)
+    earlier.save_pretrained(tmp_path)
+    same: Any = prepare(load_model(str(llama), "causal"), _config(before, llama, alpha=8), "causal")
+    go_on_from(same, str(tmp_path))
+    merged = same.merge_and_unload().state_dict()
+    for name, weight in earlier.merge_and_unload().state_dict().items():
+        assert torch.equal(merged[name], weight)
+    config = _config(**({"method": before, "base": llama, "alpha": 8} | settings))
+    with pytest.raises(SettingError, match=said):
+        go_on_from(prepare(load_model(str(llama), "causal"), config, "causal"), str(tmp_path))
 
 
 def test_what_cannot_be_adapted_is_said(llama: Path) -> None:
