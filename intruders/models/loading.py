@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ..data.task import Kind
-from ..errors import CheckpointError, MissingDependencyError, first_line
+from ..errors import CheckpointError, MissingDependencyError, first_line, some_of
 from .encoding import pad_token_id
 from .loading_settings import AS_STORED, Loading
 from .memory_plan import require_memory
@@ -22,14 +22,17 @@ def load_model(
 ) -> nn.Module:
     """Load a causal model, or a sequence classifier with one output per label (a new head starts at random).
 
-    Raises CheckpointError when transformers cannot load ``location`` as that.
+    Raises CheckpointError when transformers cannot load ``location`` as that, or it lacks weights of a causal model.
     """
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
     arguments = _arguments(location, loading)
     try:
         if kind == "causal":
-            model: Any = AutoModelForCausalLM.from_pretrained(location, **arguments)
+            model, info = AutoModelForCausalLM.from_pretrained(
+                location, **arguments, output_loading_info=True
+            )
+            _require_complete(model, info, location)
         else:
             names = list(labels or [])
             model, info = AutoModelForSequenceClassification.from_pretrained(
@@ -72,6 +75,17 @@ def load_masked_model(location: str, loading: Loading = AS_STORED) -> nn.Module:
             "so its loss on text is not defined; pass with --base a model that has one"
         )
     return _placed(model, loading)
+
+
+def _require_complete(model: nn.Module, info: dict[str, Any], location: str) -> None:
+    """Raise CheckpointError if transformers has drawn weights at random; a tied weight has its value from another."""
+    weights = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    missing = sorted(weights.intersection(info["missing_keys"]))
+    if missing:
+        raise CheckpointError(
+            f"{location!r} lacks weights of a causal language model: {some_of(missing)}; they would start at random, "
+            "so pass a checkpoint that has them"
+        )
 
 
 def _arguments(location: str, loading: Loading) -> dict[str, Any]:

@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 from tiny import save_bert, save_gpt2, save_llama
 
 from intruders.data.corpora import load_corpora
-from intruders.errors import MissingDependencyError, NotEnoughMemoryError, SettingError
+from intruders.errors import CheckpointError, MissingDependencyError, NotEnoughMemoryError, SettingError
 from intruders.measures.corpus_loss import measure_losses
 from intruders.measures.evaluate import evaluate
 from intruders.measures.kept_outcomes import KeptOutcomes
@@ -65,6 +66,36 @@ def test_auto_is_the_type_of_the_checkpoint(named: bool, tmp_path: Path) -> None
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
     single: Any = load_model(str(half), "causal", loading=Loading(dtype="float32"))
     assert {parameter.dtype for parameter in single.parameters()} == {torch.float32}
+
+
+def test_a_causal_model_has_no_weight_at_random(tmp_path: Path) -> None:
+    """A tied head is in no file, and has its weights; a body alone and a classifier have no head."""
+    from transformers import (
+        AutoModelForCausalLM,
+        LlamaConfig,
+        LlamaForCausalLM,
+        LlamaForSequenceClassification,
+    )
+
+    llama = save_llama(tmp_path / "llama")
+    AutoModelForCausalLM.from_pretrained(llama).model.save_pretrained(tmp_path / "body")
+    config = LlamaConfig.from_pretrained(llama)
+    LlamaForSequenceClassification(config).save_pretrained(tmp_path / "classifier")
+    for name in ("body", "classifier"):
+        with pytest.raises(
+            CheckpointError, match=r"lacks weights of a causal language model: 'lm_head.weight'; "
+        ):
+            load_model(str(tmp_path / name), "causal")
+    config.tie_word_embeddings = True
+    torch.manual_seed(3)
+    tied = LlamaForCausalLM(config).eval()
+    tied.save_pretrained(tmp_path / "tied")
+    with safe_open(tmp_path / "tied" / "model.safetensors", "pt") as file:
+        assert "lm_head.weight" not in file.keys()  # noqa: SIM118
+    ids = torch.arange(5, 45)[None]
+    with torch.no_grad():
+        loaded = load_model(str(tmp_path / "tied"), "causal").eval()
+        assert torch.equal(loaded(input_ids=ids).logits, tied(input_ids=ids).logits)
 
 
 def test_a_masked_model_and_its_classifier_have_the_type_asked_for(tmp_path: Path) -> None:
