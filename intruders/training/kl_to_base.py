@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..models.without_adapters import without_adapters
 from .finetune_config import FinetuneConfig
 
 
@@ -56,7 +57,7 @@ class KLToBase:
         was_training = model.training
         model.eval()  # the base itself has no dropout
         try:
-            with model.disable_adapter():
+            with without_adapters(model):
                 logits: Tensor = model(**inputs).logits
         finally:
             model.train(was_training)

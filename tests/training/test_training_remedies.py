@@ -282,7 +282,7 @@ def test_kl_by_hand_leaves_padding_out() -> None:
     assert float(kl_of_tokens(base, tuned, attended)) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("method", ["full", "pissa", "milora", "lora", "dora"])
+@pytest.mark.parametrize("method", ["full", "pissa", "milora", "lora", "dora", "b-only", "lora-fa"])
 def test_the_logits_that_kl_compares_with_are_the_bases(method: str, llama: Path) -> None:
     settings = config(llama, method=method, kl_to_base=1.0)
     base = load_model(str(llama), "causal")
@@ -296,8 +296,11 @@ def test_the_logits_that_kl_compares_with_are_the_bases(method: str, llama: Path
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter += 0.1
+    trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     found = kl._base_logits(model, inputs)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+    still = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert still == trainable, "what a method freezes stays frozen"
 
 
 def test_the_log_tells_how_far_the_model_moved(runs: Any) -> None:

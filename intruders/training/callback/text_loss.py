@@ -27,6 +27,7 @@ from ...measures.masked_loss import masked_estimate
 from ...models.encoding import context_length
 from ...models.loading import load_tokenizer
 from ...models.tuned_model import open_language_model
+from ...models.without_adapters import without_adapters
 from .first_process import decided_by_first
 
 
@@ -100,7 +101,7 @@ class TextLoss:
             return
         with ExitStack() as contexts:
             if has_adapters(model) and start_that_changed(model) is None:
-                contexts.enter_context(_without_adapters(model))
+                contexts.enter_context(without_adapters(model))
             self.base = self._of(model, tokenizer, is_sharded)
 
     def _of(self, model: nn.Module, tokenizer: Any, is_sharded: bool) -> float:
@@ -250,33 +251,6 @@ def _without_autocast(model: Any) -> Iterator[None]:
         yield
     finally:
         model.forward = wrapped
-
-
-@contextmanager
-def _without_adapters(model: Any) -> Iterator[None]:
-    """Turn the adapters off within the block.
-
-    PEFT's own switch makes all of their parameters trainable when it turns them on again, also those that a method
-    has frozen; the layers' flags alone do not.
-    """
-    from peft.tuners.tuners_utils import BaseTunerLayer
-    from peft.utils.other import AuxiliaryTrainingWrapper
-
-    layers: list[Any] = [
-        m for m in model.modules() if isinstance(m, BaseTunerLayer | AuxiliaryTrainingWrapper)
-    ]
-    if not any(isinstance(layer, BaseTunerLayer) for layer in layers):  # prompts
-        with model.disable_adapter():
-            yield
-        return
-    flags = [layer._disable_adapters for layer in layers]
-    try:
-        for layer in layers:
-            layer._disable_adapters = True
-        yield
-    finally:
-        for layer, flag in zip(layers, flags, strict=True):
-            layer._disable_adapters = flag
 
 
 def _is_causal(inner: Any) -> bool:
