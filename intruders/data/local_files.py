@@ -19,6 +19,7 @@ from ..charts.text import plural
 from ..errors import SettingError
 from .columns import Columns
 from .conversations import causal_example
+from .final_number import final_number
 from .task import Example, Kind, Task
 from .values import as_text, empty_value, is_missing
 
@@ -53,6 +54,8 @@ def local_task(path: Path, columns: Columns, seed: int = 0) -> Task:
     test = _examples(Path(columns.test_file), columns, kind) if columns.test_file is not None else []
     _tell_of_overlap(path.name, train, {"validation": validation, "test": test})
     score: Any = "class" if kind == "classification" else columns.score or "exact"
+    if score == "final-number":
+        _tell_of_no_number(path.name, {"validation": validation, "test": test})
     is_held_out = columns.validation_file is None
     return Task(path.name, kind, score, train, validation, test, is_held_out=is_held_out)
 
@@ -185,6 +188,19 @@ def _tell_of_overlap(name: str, train: Sequence[Example], scored: Mapping[str, S
                 f"task {name!r}: {count:,} of {plural(len(examples), 'row')} of the {split} split are also in the "
                 "train split, so a score on them may be memory",
                 stacklevel=5,
+            )
+
+
+def _tell_of_no_number(name: str, scored: Mapping[str, Sequence[Example]]) -> None:
+    """Warn of rows to score by their last number whose target has none: no answer to them is right."""
+    for split, examples in scored.items():
+        without = [example.origin for example in examples if final_number(example.target) is None]
+        if without:
+            warnings.warn(
+                f"task {name!r} is scored by its final number, but {len(without):,} of "
+                f"{plural(len(examples), 'target')} of the {split} split have none ({without[0]}), so no answer to "
+                "them counts as right; use the score exact, or leave those rows out",
+                stacklevel=4,
             )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -12,6 +11,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from ..data.final_number import final_number
 from ..data.task import ANSWER_TOKENS, Example, Task
 from .encoding import (
     IGNORED,
@@ -23,8 +23,6 @@ from .encoding import (
     pad_token_id,
 )
 from .token_losses import losses_and_hits
-
-_NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 
 _AT_A_LOOK = 16  # answers that are generated before it is asked whether enough can be right
 BEYOND_TARGET = 16  # tokens that an answer may have more than its target, whatever else is asked for
@@ -154,12 +152,6 @@ def is_right(task: Task, example: Example, answer: str) -> bool:
         given, wanted = final_number(answer), final_number(example.target)
         return given is not None and given == wanted
     return answer.strip() == example.target.strip()
-
-
-def final_number(text: str) -> float | None:
-    """Return the last number in ``text``, without thousands separators; None if it has no number."""
-    numbers = _NUMBER.findall(text.replace(",", ""))
-    return float(numbers[-1]) if numbers else None
 
 
 @dataclass(frozen=True)

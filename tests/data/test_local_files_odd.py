@@ -83,6 +83,18 @@ def test_a_folder_and_a_compressed_file_are_named_as_such(tmp_path: Path) -> Non
         load_task(str(tmp_path / "rows.xlsx"), PAIR)
 
 
+def test_targets_without_the_number_that_is_scored_are_told(tmp_path: Path) -> None:
+    rows = rows_in(tmp_path / "rows.jsonl", numbered(20))
+    test = tmp_path / "test.jsonl"
+    targets = ("1/2", "yes", "no")
+    rows_in(test, [{"prompt": "?", "completion": target} for target in targets])
+    columns = Columns(prompt="prompt", completion="completion", test_file=str(test), score="final-number")
+    with pytest.warns(
+        UserWarning, match=r"2 of 3 targets of the test split have none \(line 2 of test.jsonl\)"
+    ):
+        load_task(rows, columns)
+
+
 def test_rows_that_are_trained_on_and_scored_are_counted(tmp_path: Path) -> None:
     rows = rows_in(tmp_path / "rows.jsonl", numbered(20))
     both = rows_in(tmp_path / "both.jsonl", numbered(25)[15:])

@@ -10,7 +10,7 @@ import torch
 from tiny import character_tokenizer, save_bert, save_llama
 
 from intruders.data.task import Example, Task
-from intruders.models.answers import complete, final_number, outcomes
+from intruders.models.answers import complete, is_right, outcomes
 from intruders.models.loading import load_model
 from intruders.training.finetune import finetune
 from intruders.training.finetune_config import FinetuneConfig
@@ -19,17 +19,18 @@ ROWS = [Example(f"{i} and {i}: ", f"{2 * i}") for i in range(12)]
 
 
 @pytest.mark.parametrize(
-    ("text", "number"),
+    ("answer", "target", "expected"),
     [
-        (" 3 + 4 = 7. The answer is 7.", 7),
-        ("1,234 apples", 1234),
-        ("-2.5", -2.5),
-        ("none", None),
-        ("#### 18", 18),
+        (r"The answer is: \frac{1}{2}", r"The answer is: \frac{3}{2}", False),
+        (r"The answer is: \frac{1}{2}", "0.5", True),
+        ("2e-5", "7e-5", False),
+        (".5", "5", False),
+        ("none", "none", False),
     ],
 )
-def test_the_last_number_is_the_answer(text: str, number: float | None) -> None:
-    assert final_number(text) == number
+def test_an_answer_is_right_if_its_last_number_is(answer: str, target: str, expected: bool) -> None:
+    task = Task("numbers", "causal", "final-number", [], [], [])
+    assert is_right(task, Example("", target), answer) is expected
 
 
 def test_what_a_pass_predicts_is_what_generation_gives(tmp_path: Path) -> None:
