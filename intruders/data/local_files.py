@@ -8,7 +8,7 @@ import random
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -118,7 +118,8 @@ def read_rows(path: Path, *, no_header: bool = False) -> DataFile:
         if suffix == ".json":
             return _json(path)
         if suffix == ".csv":
-            return _delimited(path, no_header, delimiter=",")
+            # Without strict, a quotation mark that is not closed makes one cell of the rows that follow.
+            return _delimited(path, no_header, delimiter=",", strict=True)
         if suffix == ".tsv":
             # Tab-separated files of the field do not quote; a stray quotation mark is text.
             return _delimited(path, no_header, delimiter="\t", quoting=csv.QUOTE_NONE)
@@ -232,7 +233,7 @@ def _delimited(path: Path, no_header: bool, **form: Any) -> DataFile:
     rows, lines = [], []
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader, before = csv.reader(file, **form), 0
-        for cells in reader:
+        for cells in _told_where(reader):
             line, before = before + 1, reader.line_num
             if not cells:  # an empty line
                 continue
@@ -247,6 +248,21 @@ def _delimited(path: Path, no_header: bool, **form: Any) -> DataFile:
             rows.append(dict(zip(names, cells, strict=True)))
             lines.append(line)
     return DataFile(path.name, rows, lines)
+
+
+def _told_where(reader: Any) -> Iterator[list[str]]:
+    """Yield the rows of a csv reader; its errors name the line at which their row begins."""
+    while True:
+        line = reader.line_num + 1
+        try:
+            cells: list[str] = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise ValueError(
+                f"line {line}: {error}; close its quotation marks, and double those within a cell"
+            ) from error
+        yield cells
 
 
 def _told_apart(names: list[str]) -> list[str]:

@@ -168,6 +168,13 @@ def test_columns_of_the_usual_names_need_not_be_named(
         ("short.csv", 'text,label\n"two\nlines",x\nbroken row\nb,y\n', "line 4 has 1 cell, and line 1 has 2"),
         # pandas takes the first cell of such rows for their name, and every other for its neighbor's.
         ("long.csv", "text,label\na,x,\nb,y,\n", "line 2 has 3 cells, and line 1 has 2"),
+        # A quotation mark that is not closed takes what follows into its cell, to the next one or to the end.
+        (
+            "open.csv",
+            'label,text\n1,fine\n0,"open\n1,three\n0,four\n',
+            "line 3: unexpected end of data; close",
+        ),
+        ("open.csv", 'label,text\n0,"open\n1,"three"\n0,four\n', "line 2: ',' expected after '\"'; close"),
         ("empty.tsv", "text\tlabel\na\tx\nb\t\n", "column 'label' of line 3 of empty.tsv is empty"),
         (
             "empty.jsonl",
