@@ -17,6 +17,25 @@ _TRAINED = (
 )
 _SCORED = "shorten it, or leave it out of the file: a model cannot answer what it cannot read"
 
+_NUMBERED_FROM_PADDING = frozenset(
+    {
+        "camembert",
+        "data2vec-text",
+        "esm",
+        "ibert",
+        "layoutlmv3",
+        "lilt",
+        "longformer",
+        "luke",
+        "markuplm",
+        "roberta",
+        "roberta-prelayernorm",
+        "xlm-roberta",
+        "xlm-roberta-xl",
+        "xmod",
+    }
+)
+
 IGNORED = -100  # the label that cross-entropy leaves out
 
 
@@ -167,9 +186,8 @@ def context_length(model_config: Any, max_length: int | None) -> int:
     positions = getattr(model_config, "max_position_embeddings", None) or getattr(
         model_config, "n_positions", None
     )
-    # RoBERTa numbers its positions from padding_idx + 1.
-    if positions and model_config.model_type in {"roberta", "xlm-roberta", "camembert"}:
-        positions -= model_config.pad_token_id + 1
+    if positions:
+        positions -= _first_position(model_config)
     if max_length is None:
         return int(positions or 1024)
     if max_length < 2:
@@ -177,6 +195,15 @@ def context_length(model_config: Any, max_length: int | None) -> int:
     if positions and max_length > positions:
         raise SettingError(f"max_length is {max_length}, but the model has {positions} positions; lower it")
     return max_length
+
+
+def _first_position(model_config: Any) -> int:
+    """Return the position of a text's first token: RoBERTa and its kin number positions from padding_idx + 1."""
+    if model_config.model_type == "mpnet":
+        return 2  # whatever its padding token is
+    if model_config.model_type in _NUMBERED_FROM_PADDING and model_config.pad_token_id is not None:
+        return int(model_config.pad_token_id) + 1
+    return 0
 
 
 def _padded(rows: list[list[int]], width: int, value: int) -> Tensor:

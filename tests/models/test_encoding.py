@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 from tiny import character_tokenizer
 from transformers import AutoConfig
 
 from intruders.data.task import Conversation, Example
 from intruders.errors import SettingError
+from intruders.models import encoding
 from intruders.models.encoding import (
     IGNORED,
     PadRight,
@@ -121,3 +123,23 @@ def test_the_context_is_what_the_model_has_positions_for(
     assert context_length(config, 50) == 50
     with pytest.raises(SettingError, match=f"the model has {expected} positions"):
         context_length(config, expected + 1)
+
+
+@pytest.mark.parametrize("kind", sorted({*encoding._NUMBERED_FROM_PADDING, "mpnet", "bert"}))
+def test_a_row_as_long_as_the_context_fits_and_no_longer_one(kind: str) -> None:
+    """By the models themselves: each is given rows of both lengths."""
+    from transformers import AutoConfig, AutoModel
+
+    config = AutoConfig.for_model(
+        kind, vocab_size=40, hidden_size=24, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
+        max_position_embeddings=20, pad_token_id=3, bos_token_id=0, eos_token_id=2, attention_window=4,
+        languages=["en_XX"], default_language="en_XX", visual_embed=False, coordinate_size=4,
+        shape_size=4, channel_shrink_ratio=2,
+    )  # fmt: skip
+    model = AutoModel.from_config(config).eval()
+    width = context_length(config, None)
+    ids = torch.randint(5, 39, (1, width + 1))
+    with torch.no_grad():
+        model(input_ids=ids[:, :-1])
+        with pytest.raises((IndexError, RuntimeError)):
+            model(input_ids=ids)
