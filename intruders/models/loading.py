@@ -22,7 +22,8 @@ def load_model(
 ) -> nn.Module:
     """Load a causal model, or a sequence classifier with one output per label (a new head starts at random).
 
-    Raises CheckpointError when transformers cannot load ``location`` as that, or it lacks weights of a causal model.
+    Raises CheckpointError when transformers cannot load ``location`` as that, when it lacks weights of a causal model,
+    or when it is a classifier with another number of classes.
     """
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
@@ -35,6 +36,7 @@ def load_model(
             _require_complete(model, info, location)
         else:
             names = list(labels or [])
+            _require_head_of(len(names), location)
             model, info = AutoModelForSequenceClassification.from_pretrained(
                 location,
                 **arguments,
@@ -85,6 +87,19 @@ def _require_complete(model: nn.Module, info: dict[str, Any], location: str) -> 
         raise CheckpointError(
             f"{location!r} lacks weights of a causal language model: {some_of(missing)}; they would start at random, "
             "so pass a checkpoint that has them"
+        )
+
+
+def _require_head_of(classes: int, location: str) -> None:
+    """Raise CheckpointError if ``location`` has a classification head of another size: it would not be loaded."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(location)
+    is_classifier = any(name.endswith("ForSequenceClassification") for name in config.architectures or ())
+    if is_classifier and config.num_labels != classes:
+        raise CheckpointError(
+            f"{location!r} is a classifier whose number of classes is {config.num_labels}, and the task has {classes}; "
+            "pass the base that it was trained from"
         )
 
 

@@ -98,6 +98,23 @@ def test_a_causal_model_has_no_weight_at_random(tmp_path: Path) -> None:
         assert torch.equal(loaded(input_ids=ids).logits, tied(input_ids=ids).logits)
 
 
+def test_a_classifier_is_no_base_for_another_number_of_classes(tmp_path: Path) -> None:
+    from transformers import LlamaConfig, LlamaForSequenceClassification
+
+    llama = save_llama(tmp_path / "llama")
+    for file in llama.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    LlamaForSequenceClassification(LlamaConfig.from_pretrained(llama)).save_pretrained(tmp_path)
+    with pytest.raises(
+        CheckpointError, match="whose number of classes is 2, and the task has 4; pass the base"
+    ):
+        load_model(str(tmp_path), "classification", list("abcd"))
+    same: Any = load_model(str(tmp_path), "classification", list("ab"))
+    assert same.untrained == ()
+    fresh: Any = load_model(str(llama), "classification", list("abcd"))
+    assert fresh.untrained == ("score.weight",)
+
+
 def test_a_masked_model_and_its_classifier_have_the_type_asked_for(tmp_path: Path) -> None:
     bert = str(save_bert(tmp_path / "bert"))
     assert open_language_model(bert, loading=Loading(dtype="float16")).dtype == torch.float16
