@@ -18,7 +18,7 @@ from torch import nn
 
 from ..data.load_task import described_task, load_task
 from ..data.task import Task
-from ..errors import IntrudersError, SettingError, first_line, in_one_line
+from ..errors import IntrudersError, NonFiniteError, SettingError, first_line, in_one_line
 from ..models.answers import outcomes
 from ..models.base_model import base_model_location
 from ..models.encoding import (
@@ -68,7 +68,7 @@ def finetune(config: FinetuneConfig, callbacks: Sequence[Any] = ()) -> RunFolder
 
     Raises:
       SettingError: a setting, the task or the data cannot be used, or the run in the folder began with others.
-      NonFiniteError: the loss is NaN or infinite.
+      NonFiniteError: the loss, or a trained weight, is NaN or infinite.
       IntrudersError: the model cannot be used, or the disk is full.
 
     Example:
@@ -269,6 +269,7 @@ def _train(
         )
         trainer.add_callback(auditor)
     trainer.train(resume_from_checkpoint=str(resumed[0]) if resumed else None)
+    _require_finite(model)
     run.write_model(lambda folder: _save(model, tokenizer, folder, start))
     run.write_log(trainer.state.log_history)
 
@@ -302,6 +303,16 @@ def _train(
             f"the model is trained and is in {str(run.path)!r}, but it could not be scored "
             f"({in_one_line(failure)}); score it with: {_scoring(config, run)}"
         ) from failure
+
+
+def _require_finite(model: nn.Module) -> None:
+    """Raise NonFiniteError for a model that its last step has ruined: no loss came after it."""
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and not torch.isfinite(parameter).all():
+            raise NonFiniteError(
+                f"{name} contains NaN or infinity after the last step, so the model is not saved; lower lr or raise "
+                "warmup_steps"
+            )
 
 
 def _scoring(config: FinetuneConfig, run: RunFolder) -> str:

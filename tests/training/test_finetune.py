@@ -138,6 +138,16 @@ def test_a_loss_that_is_no_number_stops_the_run(llama: Path, tmp_path: Path) -> 
     )
 
 
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_a_model_that_its_last_step_ruins_is_not_saved(method: str, llama: Path, tmp_path: Path) -> None:
+    settings = config_of(llama, tmp_path / "run", task="word-problems", method=method, lr=3e38, steps=1)
+    with pytest.raises(
+        NonFiniteError, match=r"contains NaN or infinity after the last step, so the model is not saved"
+    ):
+        finetune(settings)
+    assert not [*(tmp_path / "run").glob("*.safetensors")]
+
+
 def test_a_match_that_is_not_reached_is_said(llama: Path, tmp_path: Path) -> None:
     run = finetune(config_of(llama, tmp_path / "run", match="accuracy=1.0", eval_steps=3))
     assert "accuracy 0.000 on 4 validation rows, accuracy=1.0 was not reached; model in" in run.summary()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import os
 import sys
 import time
@@ -21,7 +22,7 @@ from ...audits.worth_decomposing import AuditsAhead
 from ...checkpoints.formats.memory import has_adapters
 from ...checkpoints.opening.open import Opened, Source
 from ...checkpoints.pairing.pair_sides import pair_sides
-from ...errors import SettingError
+from ...errors import NonFiniteError, SettingError
 from .a_movement import StartOfA
 from .alerts import alert
 from .audited_base import AuditedBase
@@ -88,6 +89,9 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         otherwise the training ends there.
       kept: the folder for the kept state (``kept`` in the Trainer's output folder if not given). A training that
         begins keeps that of an earlier one under another name.
+
+    A model that has become NaN or infinite is below no limit; without a limit or a kept state that ends the training
+    with a NonFiniteError.
 
     Raises:
       SettingError: a setting is out of range, ``include`` matches nothing, the training changes no matrix that
@@ -283,6 +287,11 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         self._ended = time.perf_counter()
         if self._limits.is_given and not self._look.is_below:
             self._put_back(model, args, state)
+            if not self._look.is_finite and self.put_back is None:
+                raise NonFiniteError(
+                    f"the model contains NaN or infinity at step {state.global_step}, and no earlier state of it was "
+                    "put back; lower lr or raise warmup_steps"
+                )
         if self._text is not None and self.forgetting is not None and state.is_world_process_zero:
             self._say(
                 args,
@@ -352,6 +361,16 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
             self._text.measure(model, tokenizer, is_sharded=True)
 
         def look() -> Look:
+            try:
+                return look_at_finite()
+            except NonFiniteError:
+                if not self._limits.is_given:
+                    raise
+                if self._text is not None:
+                    self._text.last = math.nan
+                return Look(is_below=False, is_finite=False)  # the kept state takes the model's place
+
+        def look_at_finite() -> Look:
             if self._text is not None and self._sharded is None:
                 self._text.measure(model, tokenizer)
             with random_state_kept():

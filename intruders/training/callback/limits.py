@@ -34,6 +34,7 @@ class Look:
 
     has_too_many: bool = False  # more intruders than ``stop_above``
     is_below: bool = True  # the limits of what is kept
+    is_finite: bool = True  # the model
 
 
 def check_counts(every: int, stop_above: int | None, alert_above: int | None) -> None:

@@ -14,7 +14,7 @@ from peft import PeftModel
 from tiny import save_gpt2, save_llama, short_task
 from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainerCallback
 
-from intruders.errors import CheckpointError, SettingError
+from intruders.errors import CheckpointError, NonFiniteError, SettingError
 from intruders.models.loading import load_model
 from intruders.training.callback.callback import IntruderCallback
 from intruders.training.finetune import finetune
@@ -126,6 +126,45 @@ def test_the_last_state_below_the_limit_is_put_back(
             )
             rise = _by_hand(read, llama, texts) - before
             assert rise == pytest.approx(record["forgetting"], abs=2e-5)  # single precision
+
+
+class Ruin(TrainerCallback):  # type: ignore[misc]
+    """NaN in a trained matrix from one step on."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        if state.global_step == self.step:
+            next(p for p in model.parameters() if p.requires_grad).data.fill_(float("nan"))
+
+
+@pytest.mark.parametrize("limit", ["forgetting", "intruders"])
+@pytest.mark.parametrize("goes_on", [False, True])
+def test_the_kept_state_takes_the_place_of_one_that_is_no_number(
+    goes_on: bool, limit: str, llama: Path, texts: Path, tmp_path: Path
+) -> None:
+    limits: dict[str, Any] = {"keep_intruders_below": 10**6}
+    if limit == "forgetting":
+        limits = {"loss_on": str(texts), "loss_tokens": TOKENS, "keep_forgetting_below": 1e6}
+
+    def trained(step: int) -> tuple[Any, KeepStates, IntruderCallback]:
+        model, states = prepared(llama, "lora"), KeepStates()
+        callback = IntruderCallback(every=1, go_on_over_limit=goes_on, **limits)
+        kind = partial(Trainer, callbacks=[states, Ruin(step), callback])
+        tiny_trainer(model, tmp_path / f"out-{step}", kind=kind, max_steps=3).train()
+        return model, states, callback
+
+    model, states, callback = trained(3)
+    assert callback.put_back is not None
+    assert callback.put_back["step"] == 2
+    assert callback.is_below_limit
+    assert _equal(_trained(model), states.states[2])
+    with (
+        pytest.raises(NonFiniteError, match=r"contains NaN or infinity at step .*no earlier state"),
+        pytest.warns(UserWarning, match="no audit saw a state below the limit"),
+    ):
+        trained(1)
 
 
 def test_conv1d_weights_are_put_back(texts: Path, tmp_path: Path) -> None:
