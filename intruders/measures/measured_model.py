@@ -6,8 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from ..charts.text import plural
 from ..data.corpora import Corpus
-from ..data.task import Task
+from ..data.task import Example, Task
+from ..models.encoding import encode_classification
+from ..models.finetuned_folder import FinetunedFolder
 from ..models.loading_settings import Loading
 from ..models.memory_plan import memory_plan
 from ..models.tuned_model import (
@@ -86,6 +89,8 @@ class MeasuredModel:
             self._note(opened)
             if task.kind == "causal":
                 self._language = opened
+            else:
+                self._note_longer_rows(opened, task, examples)
         self.progress(f"score {task.name}", 0, len(examples))
         more = {} if batch_size is None else {"batch_size": batch_size}
         scored = score(opened, task, split=split, max_examples=most, labels=labels, **more)
@@ -158,3 +163,18 @@ class MeasuredModel:
 
     def _note(self, opened: OpenedModel) -> None:
         self.notes += [note for note in opened.notes if note not in self.notes]
+
+    def _note_longer_rows(self, opened: OpenedModel, task: Task, examples: Sequence[Example]) -> None:
+        """Note that a classifier is scored on more of its rows than its training, which cut them, has read."""
+        folder = FinetunedFolder.of(self.source)
+        limit = None if folder is None else folder.max_length
+        if limit is None or limit >= opened.context:
+            return
+        rows = encode_classification(opened.tokenizer, examples, task.labels, opened.context)
+        longer = sum(len(row["input_ids"]) > limit for row in rows)
+        if longer:
+            self.notes.append(
+                f"{longer:,} of {plural(len(rows), 'row')} of task {task.name!r} have more than the {limit} tokens "
+                f"that the training read of a row (max_length); up to {opened.context} of them are scored here, so the "
+                "accuracy may differ from that of the run's own validation"
+            )

@@ -20,6 +20,7 @@ class FinetunedFolder:
     labels: list[str] | None  # of a classifier, in the order of its classes
     data_seed: int  # by another one, rows that were trained on would be among those that are scored
     is_finished: bool
+    max_length: int | None = None  # tokens of a row that the training read
 
     @classmethod
     def of(cls, source: str | Path) -> FinetunedFolder | None:
@@ -33,11 +34,13 @@ class FinetunedFolder:
             return None
         config, task = _part(record, "config"), _part(record, "task")
         base, labels, seed = config.get("base"), task.get("labels"), config.get("data_seed")
+        length = config.get("max_length")
         return cls(
             base=base if isinstance(base, str) else None,
             labels=[str(label) for label in labels] if labels else None,
             data_seed=seed if isinstance(seed, int) else 0,
             is_finished=record.get("status") == "finished",
+            max_length=length if isinstance(length, int) else None,
         )
 
 

@@ -235,3 +235,28 @@ def test_a_run_is_scored_on_the_rows_that_it_held_out(tmp_path: Path) -> None:
         evaluate(str(out), scores=scores)
     assert len(seen) == 2
     assert not trained & set(seen)
+
+
+def test_rows_that_the_training_cut_and_the_score_does_not_are_noted(place: Path, tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    # Characters are tokens, two more are put around them: 8 fit in a length of 10.
+    texts = ["a" * 8, "b" * 9, "c" * 30, "d" * 8] * 5
+    rows.write_text(
+        "".join(
+            json.dumps({"text": f"{text}", "label": "xy"[number % 2]}) + "\n"
+            for number, text in enumerate(texts)
+        )
+    )
+    notes = {}
+    for length in (10, 40):
+        out = str(tmp_path / f"run-{length}")
+        finetune(
+            FinetuneConfig(base=str(place / "bert"), task=str(rows), out=out, steps=1, max_length=length)
+        )
+        scored = ScoreSettings(tasks=(str(rows),), split="train")
+        notes[length] = evaluate(out, scores=scored).notes
+    train = load_task(str(rows)).train
+    longer = sum(len(example.text) > 8 for example in train)
+    assert notes[40] == []
+    (note,) = notes[10]
+    assert note.startswith(f"{longer} of {len(train)} rows of task 'rows.jsonl' have more than the 10 tokens")
