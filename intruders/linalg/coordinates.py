@@ -38,6 +38,9 @@ _AT_ONCE = 2**22
 _SURE = 4.0
 # Distance, as a share of the largest eigenvalue, that a shift keeps from a pole.
 _OFF_POLE = 1e-18
+# Of a base of zeros all poles are 0: as a share of the squared norm of F, what the largest pole is taken for at least,
+# so that a shift at 0 has a finite K. It is far below any pole of another base.
+_AT_LEAST = 1e-60
 # What rounding of U moves of P and, twice, of R_b, as a multiple of its norm.
 _BOTH_PARTS = math.sqrt(5.0)
 
@@ -219,9 +222,8 @@ class SecularProblem(Batched):
     def _weights(self, shifts: Tensor) -> Tensor:
         """``(D - t)^-1`` ``(batch, c, a)``."""
         distances = self.poles.unsqueeze(-2) - shifts.unsqueeze(-1)
-        least = _OFF_POLE * self.poles.amax(-1)[:, None, None].clamp_min(
-            torch.finfo(self.poles.dtype).tiny * 1e20
-        )
+        largest = torch.maximum(self.poles.amax(-1), _AT_LEAST * self.across.square().sum((-2, -1)))
+        least = _OFF_POLE * largest[:, None, None].clamp_min(torch.finfo(self.poles.dtype).tiny * 1e20)
         return 1 / torch.where(distances.abs() < least, least, distances)
 
     def _times_c(self, inner: Tensor) -> Tensor:

@@ -108,6 +108,26 @@ def test_counts_that_are_sure_are_right(shape: tuple[int, int], spectrum: str, r
             assert count == (squares > shift).sum()
 
 
+@pytest.mark.parametrize("side", [140, 170])
+@pytest.mark.parametrize("rank", [1, 4, 8])
+@pytest.mark.parametrize("norm", [1.0, 1e4, 1e12])
+@pytest.mark.parametrize("scale", [1.0, 1e-3, 50.0])
+def test_a_base_of_zeros_has_finite_counts(side: int, rank: int, norm: float, scale: float) -> None:
+    """At a shift of 0 too, which is at every pole, and the counts elsewhere are those of numpy's values."""
+    rng = np.random.default_rng(rank)
+    left, right = rng.standard_normal((side, rank)), rng.standard_normal((rank, side))
+    left *= norm / np.linalg.norm(left @ right)
+    coordinates = in_coordinates(np.zeros((side, side)), left, right)
+    problem = coordinates.problem().at(torch.tensor([scale], dtype=torch.float64))
+    squares = np.linalg.svd(scale * left @ right, compute_uv=False) ** 2
+    between = [squares[0] * 2, *(np.sqrt(squares[: rank - 1] * squares[1:rank])), squares[rank - 1] / 2]
+    counts, sure = problem.counts(torch.tensor([[*between, 0.0]], dtype=torch.float64))
+    assert sure[0, :-1].all()
+    assert counts[0, :-1].tolist() == list(range(rank + 1))
+    found = leading_vectors(problem, 10)
+    np.testing.assert_allclose(found.values[0, :rank], np.sqrt(squares[:rank]), rtol=1e-9)
+
+
 def test_a_shift_away_from_everything_is_sure() -> None:
     problem = in_coordinates(*random_problem(60, 40, "power law", 3, 0)).problem()
     squares = problem.poles[0].sort(descending=True).values
