@@ -159,7 +159,8 @@ def audit_many(
         digests = None if out is not None else [f"model {position}" for position in range(len(sources))]
         key = _key(opened, content, settings)
         kept, files = KeptBlocks(folder.absolute(), key, remote), AdapterFiles(folder.absolute(), key, remote)
-        earlier = {file.path.name: file for file in files.each()}
+        # The cause of a refusal may be gone by now: such a model is opened and audited again.
+        earlier = {file.path.name: file for file in files.each() if file.refused is None}
         finished = frozenset(file.digest for file in earlier.values())
         members = open_members(opened, sources, settings, digests, finished)
         work = FleetWork(opened, members, settings, compute, kept)

@@ -123,11 +123,23 @@ def _groups(members: Sequence[Member], k: int) -> Iterator[dict[str, Member]]:
 
 
 def _parts_of(group: Mapping[str, Member], blocks: KeptBlocks) -> dict[str, _Parts]:
-    """Read what the blocks have of these models, each block of a model once."""
+    """Read what the blocks have of these models, each block of a model once: what was judged before a refusal."""
     parts = {digest: _Parts() for digest in group}
+    judged = {
+        (kept.block, digest)
+        for kept in blocks.each()
+        for digest, unit in kept.units.items()
+        if unit.refused is None
+    }
     seen: set[tuple[str, str]] = set()
     for kept in blocks.each():
-        mine = [digest for digest in kept.units if digest in parts and (kept.block, digest) not in seen]
+        mine = [
+            digest
+            for digest, unit in kept.units.items()
+            if digest in parts
+            and (kept.block, digest) not in seen
+            and (unit.refused is None or (kept.block, digest) not in judged)
+        ]
         if not mine:
             continue
         seen |= {(kept.block, digest) for digest in mine}

@@ -54,12 +54,17 @@ class FleetWork:
         """Return the matrices and models of each block that are not kept yet."""
         done_of: dict[str, set[str]] = {}
         for kept in self.kept.each():
-            done_of.setdefault(kept.block, set()).update(kept.units)
+            done = (digest for digest, unit in kept.units.items() if unit.refused is None)
+            done_of.setdefault(kept.block, set()).update(done)
         missing: Missing = {}
         for block, matrices in matrices_by_block(self.base, self.members).items():
-            done = done_of.get(block, set())
+            kept_here = done_of.get(block, set())
             left = {
-                name: [(number, pair) for number, pair in sharers if self.members[number].digest not in done]
+                name: [
+                    (number, pair)
+                    for number, pair in sharers
+                    if self.members[number].digest not in kept_here
+                ]
                 for name, sharers in matrices.items()
             }
             if left := {name: sharers for name, sharers in left.items() if sharers}:

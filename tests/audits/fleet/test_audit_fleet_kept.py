@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import intruders
+from intruders.audits.batches import loaded_or_skipped
 from intruders.audits.fleet.audit_fleet import audit_fleet
 from intruders.audits.fleet.kept_blocks import KeptBlocks
 from intruders.checkpoints.opening.open import open_source
@@ -255,3 +256,44 @@ def test_a_url_is_a_folder_too(base: Path, adapters: dict[str, str]) -> None:
     assert "adapters.parquet" in names
     assert len(names) == 1 + 2  # of two adapters
     assert found.adapters["matrices"].tolist() == [14, 14]
+
+
+@pytest.mark.parametrize("is_killed", [False, True])
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_refusal_is_not_kept_when_its_cause_is_gone(
+    base: Path,
+    adapters: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    count: int,
+    is_killed: bool,
+) -> None:
+    """One matrix cannot be read at first. The folder then has refused blocks, or a file of a refused adapter."""
+    out, sources = tmp_path / "out", [adapters[name] for name in ("strong", "weak", "of rank 4")][:count]
+    lost = "model.layers.1.self_attn.q_proj.weight"
+
+    def failing(matrix: Any) -> Any:
+        if matrix.name == lost:
+            raise IntrudersError("the disk is away")
+        return loaded_or_skipped(matrix)
+
+    def stopped(*given: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        for module in ("intruders.audits.fleet.shared_base", "intruders.audits.batches"):
+            patched.setattr(f"{module}.loaded_or_skipped", failing)
+        if is_killed:
+            patched.setattr("intruders.audits.fleet.audit_fleet.finish_adapters", stopped)
+            with pytest.raises(KeyboardInterrupt):
+                audit_fleet(str(base), sources, out=out, cache=False)
+            assert list((out / "blocks").iterdir())
+        else:
+            first = audit_fleet(str(base), sources, out=out, cache=False)
+            assert set(first.refused.values()) == {"the disk is away"}
+    sources.append(adapters["patterns"])  # its block is a file that has those of the others again
+    again = audit_fleet(str(base), sources, out=out, cache=False)
+    assert again.refused == {}
+    for source in sources:
+        require_equal(again.audit(source), intruders.audit(base, source, cache=False))
+    assert not list((out / "blocks").iterdir())
