@@ -15,7 +15,9 @@ from ..adapters.peft_adapter import ADAPTER_CONFIG
 from ..stored.demo_models import DEMO_ADAPTERS, DEMO_MODELS
 from ..stored.json_file import read_json_object
 from ..stored.locate import locate
+from ..stored.split_names import split_names
 from .model_sum import is_sum, split_sum
+from .open import suffixes_of_plugins
 
 _COLLECTION = "collection:"
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf")
@@ -164,12 +166,14 @@ def _files_of(path: Path) -> list[Path]:
         files = [file for file in path.iterdir() if file.is_file()]
         if (path / ADAPTER_CONFIG).is_file():
             return sorted(file for file in files if file.name.startswith("adapter_"))
-        chosen = [file for file in files if file.name.endswith((*_WEIGHTS, *_BESIDE_WEIGHTS))]
+        suffixes = (*_WEIGHTS, *_BESIDE_WEIGHTS, *suffixes_of_plugins())
+        chosen = [file for file in files if file.name.endswith(suffixes)]
         shards = [shard for file in chosen if file.name.endswith(_INDEX) for shard in _shards(file)]
         return sorted({*chosen, *shards})
     beside = [path.parent / name for name in (ADAPTER_CONFIG, "config.json")]
     shards = _shards(path) if path.name.endswith(_INDEX) else []
-    return [path, *shards, *(file for file in beside if file.is_file())]
+    parts = [path.parent / name for name in split_names(path.name) if name != path.name]
+    return [path, *shards, *(file for file in [*parts, *beside] if file.is_file())]
 
 
 def _shards(index: Path) -> list[Path]:

@@ -218,7 +218,7 @@ def _weights_in(folder: Path) -> Path:
         ["pytorch_model.bin"],
         [name for name in names if name.endswith(PICKLE_SUFFIXES) and name not in _NO_WEIGHTS],
         one_file_each(name for name in names if name.endswith(".gguf")),
-        [name for name in names if name.endswith(_suffixes_of_plugins())],
+        [name for name in names if name.endswith(suffixes_of_plugins())],
     ):
         present = [name for name in choices if name in names]
         if len(present) > 1:
@@ -251,7 +251,8 @@ def _where_training_stopped(folder: Path) -> str:
     )
 
 
-def _suffixes_of_plugins() -> tuple[str, ...]:
+def suffixes_of_plugins() -> tuple[str, ...]:
+    """Return what names of weights end with that installed plugins read."""
     return tuple(suffix for plugin in plugins_of(FORMATS).values() for suffix in plugin.suffixes)
 
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import xxhash
 
-from intruders.checkpoints.opening.many_sources import each_source
+from intruders.checkpoints.opening.many_sources import digest_of, each_source
 from intruders.errors import CheckpointError
+from intruders.system.file_digests import add_files
 
 
 def test_models_of_a_collection(monkeypatch: pytest.MonkeyPatch) -> None:
-    from types import SimpleNamespace
-
     import huggingface_hub
 
     items = [
@@ -35,3 +37,33 @@ def test_a_list_with_a_byte_order_mark_names_its_first_adapter(tmp_path: Path) -
     listed = tmp_path / "list.txt"
     listed.write_bytes("\ufeffone\r\ntwo\r\n".encode())
     assert each_source([f"@{listed}"]).models == ["one", "two"]
+
+
+def test_the_digest_contains_the_weights_that_a_plugin_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two models with one config, whose weights are of a format that only an installed plugin knows."""
+    plugin = SimpleNamespace(suffixes=(".npz",), read=None)
+    monkeypatch.setattr("intruders.checkpoints.opening.open.plugins_of", lambda group: {"npz": plugin})
+    for name in ("first", "second"):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "config.json").write_text('{"model_type": "llama"}')
+        np.savez(folder / "weights.npz", weight=np.full(3, len(name)))
+    wanted = xxhash.xxh3_128(b"1.0 ")
+    add_files(wanted, [tmp_path / "first" / name for name in ("config.json", "weights.npz")])
+    assert digest_of(str(tmp_path / "first")) == wanted.hexdigest()
+    assert digest_of(str(tmp_path / "first")) != digest_of(str(tmp_path / "second"))
+
+
+def test_the_digest_of_a_split_model_contains_every_part(tmp_path: Path) -> None:
+    parts = [tmp_path / f"m-0000{number}-of-00003.gguf" for number in (1, 2, 3)]
+    for part in parts:
+        part.write_bytes(part.name.encode())
+    (tmp_path / "other.gguf").write_bytes(b"another model")
+    before = [digest_of(str(part)) for part in parts]
+    parts[2].write_bytes(b"other numbers")
+    after = [digest_of(str(part)) for part in parts]
+    assert all(old != new for old, new in zip(before, after, strict=True))
+    (tmp_path / "other.gguf").write_bytes(b"changed")
+    assert [digest_of(str(part)) for part in parts] == after
