@@ -18,6 +18,7 @@ from ..linalg.full_precision import full_precision
 from ..linalg.krylov import KrylovSpace, converge
 from ..linalg.low_rank import LowRank
 from ..linalg.operators import Dense, Update
+from ..linalg.own_random import own_generator
 from ..linalg.pair import Pair
 from ..linalg.svd import leading_svd, settle_clusters
 
@@ -145,7 +146,7 @@ def _start(batch: Pair, most: int, from_update: bool) -> Tensor:
     rows = (left if m < n else right).to(batch.base.dtype)
     if from_update:
         return rows
-    generator = torch.Generator().manual_seed(0)
+    generator = own_generator()
     random = torch.randn(_RANDOM_ROWS, min(m, n), generator=generator, dtype=torch.float64)
     return torch.cat([rows, random.to(rows.device, rows.dtype).expand(len(rows), -1, -1)], dim=-2)
 

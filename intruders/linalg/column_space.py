@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from .operators import Dense
+from .own_random import own_generator
 from .products import times_transpose
 from .svd import CLUSTER_TOLERANCE
 
@@ -163,7 +164,7 @@ def _rounding_and_inverse(matrix: Tensor, factor: Tensor) -> tuple[Tensor, Tenso
 
 def _norm_bound(product: Callable[[Tensor], Tensor], like: Tensor, power: int) -> Tensor:
     """An upper bound ``()`` on the norm of a symmetric ``(n, n)`` matrix B, where ``product`` gives ``rows @ B``."""
-    generator = torch.Generator().manual_seed(0)
+    generator = own_generator()
     rows = torch.randn(_PROBES, len(like), generator=generator, dtype=torch.float64).to(like.device)
     logarithm = rows.new_zeros(())
     for _ in range(power):

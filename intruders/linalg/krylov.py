@@ -16,6 +16,7 @@ from torch import Tensor
 from .low_rank import LowRank
 from .operators import Dense, Operator, Sum
 from .orthonormal import GrowingRows, orthonormalize
+from .own_random import own_generator
 from .products import rounding
 from .ritz import Triplets, angle_bounds
 from .small_cores import eigh
@@ -102,7 +103,7 @@ class KrylovSpace:
 
     def grow_randomly(self, width: int, steps: int, seed: int = 0) -> None:
         """Add a chain from ``width`` Gaussian rows: ``2 * steps`` passes."""
-        generator = torch.Generator().manual_seed(seed)
+        generator = own_generator(seed)
         shape = (width, self.basis.shape[-1])
         block = torch.randn(shape, generator=generator, dtype=self.basis.dtype).to(self.basis.device)
         # The same block for every matrix of a batch: results must not depend on what it is batched with.

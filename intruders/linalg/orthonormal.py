@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .own_random import own_generator
+
 # A row of which projections leave less than this many roundings is refilled: what is left of it is noise, and noise
 # of sparse rows can lie in the very span that was projected out.
 _ROUNDINGS = 64
@@ -80,7 +82,7 @@ def by_cholesky_twice(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _refilled(rows: Tensor, vanished: Tensor, seed: int) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
+    generator = own_generator(seed)
     fresh = torch.randn(rows.shape[-2:], generator=generator, dtype=rows.dtype).to(rows.device)
     return torch.where(vanished.unsqueeze(-1), fresh, rows)
 

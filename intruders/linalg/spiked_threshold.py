@@ -28,6 +28,7 @@ from torch import Tensor
 
 from .krylov import BLOCK, KrylovSpace
 from .operators import Dense, Operator
+from .own_random import own_generator
 from .ritz import Triplets
 
 _PROBES = 6
@@ -112,7 +113,7 @@ def sampled_spectra(operator: Operator, leading: Triplets, seed: int = 0) -> lis
     """
     _, m, n = operator.shape
     d = leading.values.shape[-1]
-    generator = torch.Generator().manual_seed(seed)
+    generator = own_generator(seed)
     probes = torch.randn(_PROBES, m, generator=generator, dtype=operator.dtype).to(operator.device)
     left, right = leading.left, leading.right
     current, _ = _normalized(probes - (probes @ left.mT) @ left)  # (batch, probes, m)

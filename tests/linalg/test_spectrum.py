@@ -151,3 +151,16 @@ def test_errors_hold_over_seeds_where_values_repeat_or_hardly_fall(name: str) ->
     assert np.abs(ranks.mean() - exact) <= 0.03 * exact
     # Over 20 seeds; 1e-3 for products in single precision.
     assert np.sqrt(np.mean(((ranks - exact) / (errors + 1e-3 * exact)) ** 2)) < 1.8
+
+
+@pytest.mark.parametrize("shape", [(256, 256), (300, 256), (320, 512)], ids=str)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_estimate_holds_for_noise_that_is_drawn_with_a_small_seed(
+    shape: tuple[int, int], seed: int
+) -> None:
+    """The numbers of ``torch.manual_seed(0)`` must not be those of the random vectors, too."""
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).double().numpy()
+    rank, error = estimated(noise)
+    wanted = entropy_rank(np.linalg.svd(noise, compute_uv=False))
+    assert abs(rank - wanted) <= 4 * error
+    assert error <= 0.03 * wanted

@@ -61,9 +61,7 @@ class FleetWork:
             kept_here = done_of.get(block, set())
             left = {
                 name: [
-                    (number, pair)
-                    for number, pair in sharers
-                    if self.members[number].digest not in kept_here
+                    (number, pair) for number, pair in sharers if self.members[number].digest not in kept_here
                 ]
                 for name, sharers in matrices.items()
             }
