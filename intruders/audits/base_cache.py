@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 import tempfile
 import warnings
 from collections.abc import Sequence
@@ -99,7 +100,19 @@ class DiskCache:
     def get(self, key: str) -> KnownBase | None:
         """Return the entry; None if it is missing, or with a warning if it cannot be read."""
         path = self._path(key)
-        if not path.exists():
+        try:
+            with path.open(
+                "rb"
+            ):  # the reader of safetensors says of any file that it cannot open that it is not there
+                pass
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            warnings.warn(
+                f"entries of the cache folder '{self.folder}' cannot be read ({error.strerror or error}) and are "
+                "computed again; ask their owner to make them readable, or pass another folder",
+                stacklevel=2,
+            )
             return None
         try:
             return KnownBase.of_tensors(_read_entry(path))
@@ -126,14 +139,18 @@ class DiskCache:
         path = self._path(key)
         try:
             path.parent.mkdir(exist_ok=True)
-            handle, name = tempfile.mkstemp(dir=path.parent, suffix=".partial")
-            os.close(handle)
+            part = path.with_name(f"{secrets.token_hex(8)}.partial")
             try:
                 tensors = {key: value.contiguous().cpu() for key, value in known.tensors().items()}
-                save_file(tensors, name, metadata={"digest": _digest(tensors)})
-                os.replace(name, path)
+                part.touch(exist_ok=False)
+                mode = part.stat().st_mode  # as the user's umask has it
+                save_file(tensors, part, metadata={"digest": _digest(tensors)})
+                part.chmod(
+                    mode
+                )  # the writer of safetensors leaves a file to its owner alone; a team shares the folder
+                os.replace(part, path)
             finally:
-                Path(name).unlink(missing_ok=True)
+                part.unlink(missing_ok=True)
         except (OSError, SafetensorError) as error:  # the writer of safetensors has errors of its own
             raise CacheError(
                 f"cache entry '{path}' was not kept ({error}); make room, or pass another folder"

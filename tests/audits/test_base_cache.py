@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -256,3 +257,38 @@ def test_an_update_too_large_for_squares_leaves_nothing_that_breaks_the_next_aud
     assert decisions(audit(base, tuned, cache=store)) == decisions(plain())
     audit(base, diverged, cache=store)
     assert decisions(audit(base, tuned, cache=store)) == decisions(plain())
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that every user can enter, which those of pytest are not."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o777)
+        yield Path(folder)
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600)])
+def test_entries_have_the_permissions_of_the_umask(open_folder: Path, umask: int, mode: int) -> None:
+    before = os.umask(umask)
+    try:
+        audit(*models("small"), cache=DiskCache(open_folder))
+    finally:
+        os.umask(before)
+    assert [oct(path.stat().st_mode & 0o777) for path in entries(open_folder)] == [oct(mode)]
+
+
+def test_an_entry_that_another_user_may_not_read_is_computed_again_and_said_so(open_folder: Path) -> None:
+    wanted = audit(*models("small"), cache=DiskCache(open_folder))
+    for path in entries(open_folder):
+        path.chmod(0)
+    am_root = os.geteuid() == 0
+    if am_root:
+        os.seteuid(65534)  # the superuser may read everything
+    try:
+        with pytest.warns(UserWarning, match=r"cannot be read \(Permission denied\).*computed again") as told:
+            found = audit(*models("small"), cache=DiskCache(open_folder))
+    finally:
+        if am_root:
+            os.seteuid(0)
+    assert found.matrices == wanted.matrices
+    assert "broken" not in "".join(str(warning.message) for warning in told)
