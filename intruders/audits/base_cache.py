@@ -99,6 +99,10 @@ class DiskCache:
 
     def get(self, key: str) -> KnownBase | None:
         """Return the entry; None if it is missing, or with a warning if it cannot be read."""
+        return self.read(key)
+
+    def read(self, key: str) -> KnownBase | None:
+        """As :meth:`get`, for whom the place of the entries matters: the same in a folder."""
         path = self._path(key)
         try:
             with path.open(

@@ -109,10 +109,10 @@ def decompose(matrix: Tensor, store: DiskCache) -> bool:
     """Decompose a matrix (m, n) into the cache; return False if the cache has it already.
 
     Raises:
-      CacheError: the entry, which is all that a preparation leaves, cannot be written.
+      CacheError: the entry, which is all that a preparation leaves, cannot be written. StoreError: nor sent.
     """
     key = BaseKeys.of(matrix, 0).whole
-    if store.get(key) is not None:
+    if store.read(key) is not None:
         return False
     store.write(key, KnownBase.from_whole(WholeBase.of(matrix.unsqueeze(0))))
     return True

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import tempfile
+import warnings
 from pathlib import Path
 
 from ..engine.base_space import KnownBase
+from ..errors import CacheError, StoreError
 from ..system.remote_folder import RemoteFolder, local_folder, require_opens
 from .base_cache import DiskCache
 
@@ -19,7 +21,7 @@ class RemoteCache(DiskCache):
     Raises:
       SettingError: No installed package opens such a URL.
       CacheError: The folder of the copies cannot be written to.
-      StoreError: The URL cannot be read or written to, from here on.
+      StoreError: :meth:`read` or :meth:`write` cannot use the URL. An audit goes on without it.
     """
 
     def __init__(self, url: str) -> None:
@@ -29,12 +31,42 @@ class RemoteCache(DiskCache):
         self._remote = RemoteFolder(url)
         # Names of the entries there, by the folder that they are in: listed once.
         self._there: dict[str, set[str]] = {}
+        # An audit asks a store that has failed no more: each try may wait long.
+        self._has_failed = False
 
     @property
     def where(self) -> str:
         return self.url
 
     def get(self, key: str) -> KnownBase | None:
+        """As :meth:`read`; if the URL cannot be used, warn once and go on with the copies."""
+        if not self._has_failed:
+            try:
+                return self.read(key)
+            except StoreError as error:
+                self._go_on_without(error)
+        return super().read(key)
+
+    def put(self, key: str, known: KnownBase) -> None:
+        """Write the entry to both places, or warn: the audit does not need it."""
+        try:
+            super().write(key, known)
+            if not self._has_failed:
+                self._send(key)
+        except StoreError as error:
+            self._go_on_without(error)
+        except CacheError as error:
+            warnings.warn(str(error), stacklevel=2)
+
+    def _go_on_without(self, error: StoreError) -> None:
+        self._has_failed = True
+        warnings.warn(
+            f"{error}; the audit continues with the copies in '{self.folder}', and a later one sends what is missing "
+            "there",
+            stacklevel=4,
+        )
+
+    def read(self, key: str) -> KnownBase | None:
         """Return the entry; None if it is missing in both places, or with a warning if it is damaged.
 
         A copy whose entry is not there any more is put there again.
@@ -48,7 +80,7 @@ class RemoteCache(DiskCache):
                 self._remote.get(f"{key[:1]}/{path.name}", brought)
                 if brought.exists():
                     brought.replace(path)
-        known = super().get(key)
+        known = super().read(key)
         if known is not None and not is_there:
             self._send(key)
         return known
