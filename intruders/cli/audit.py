@@ -79,8 +79,8 @@ def audit(
     from rich.console import Console
 
     from ..audits.audit import audit_sides
+    from ..audits.result.summary import not_compared
     from ..reports.audit.audit_text import print_audit
-    from ..reports.audit.next_steps import not_compared
     from ..system.files import check_writable, write_atomically
     from .progress import progress_bar
 
@@ -107,7 +107,7 @@ def audit(
             replace(compute, cache=options.chosen_cache(cache, no_cache)),
             progress,
         )
-    left_open = None if fail_above is None else not_compared(result)
+    left_open = None if fail_above is None else not_compared(result.matrices, result.skipped)
     nothing = (
         "" if left_open is None else f"no matrix could be compared; {left_open.name}: {left_open.reason}"
     )

@@ -118,11 +118,12 @@ def fleet(
         write_sarif(fleet_findings(result, fail_above), sarif)
     if not put_json(result.to_document(), json):
         print_fleet(result, Console(), verbose=verbose)
-    uncounted = result.without_a_finite_matrix if fail_above is not None or fail_refused else []
-    if uncounted:
+    uncounted = result.not_compared if fail_above is not None or fail_refused else {}
+    answers = result.adapters["adapter"].nunique() - len(uncounted.keys() | result.refused.keys())
+    for source, reason in list(uncounted.items())[:1]:
         print(
-            f"no finite matrix in {plural(len(uncounted), 'adapter')}, the first '{uncounted[0]}': the count of "
-            "intruders tells nothing",
+            f"{'' if answers else 'error: '}no matrix could be compared in {plural(len(uncounted), 'adapter')}, the "
+            f"first '{source}'; {reason}",
             file=sys.stderr,
         )
     above = [] if fail_above is None else result.above(fail_above)
@@ -144,6 +145,8 @@ def fleet(
             f"error: none of {plural(len(result.refused), 'adapter')} could be audited, the first '{source}': {reason}",
             file=sys.stderr,
         )
+        raise typer.Exit(ExitStatus.REFUSED)
+    if uncounted and not answers:
         raise typer.Exit(ExitStatus.REFUSED)
     if above or uncounted or (fail_refused and result.refused):
         raise typer.Exit(ExitStatus.FAILED)

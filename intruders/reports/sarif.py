@@ -112,13 +112,14 @@ def audit_findings(audit: Audit, fail_above: int | None) -> list[GateFinding]:
 def fleet_findings(fleet: FleetAudit, fail_above: int | None) -> list[GateFinding]:
     """Return what a fleet has to report: as :func:`audit_findings` of each adapter, and those that were refused."""
     findings: list[GateFinding] = []
-    uncounted = set(fleet.without_a_finite_matrix)
+    uncounted = fleet.not_compared
     for row in fleet.records():
         if row["status"] == "refused":
             findings.append(refusal(row["adapter"], str(row["reason"])))
             continue
         if row["adapter"] in uncounted:
-            findings.append(refusal(row["adapter"], "every matrix contains NaN or infinity and was skipped"))
+            reason = f"no matrix could be compared; {uncounted[row['adapter']]}"
+            findings.append(refusal(row["adapter"], reason))
         largest, where = row["update_relative_max"] or 0.0, row["update_relative_where"] or ""
         findings += _findings_of_model(row["adapter"], row["intruders"] or 0, fail_above, largest, where)
     return findings

@@ -228,23 +228,47 @@ def test_an_adapter_without_alpha_says_that_its_scale_was_taken_as_one(folder: P
     assert [note in (row["matched_by"] or "") for row in rows] == [True, False]
 
 
-def test_a_gate_counts_an_adapter_without_a_finite_matrix_as_unanswered(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["NaN or infinity", "other shape", "missing in"])
+def test_a_gate_does_not_pass_an_adapter_of_which_nothing_could_be_compared(
+    folder: Path, tmp_path: Path, kind: str
+) -> None:
+    """Alone it is an error, as in an audit; beside adapters with an answer the gate fails."""
+    tensors = load_file(folder / "base" / "model.safetensors")
+    changed = {
+        "NaN or infinity": lambda name, tensor: (name, torch.full_like(tensor, torch.nan)),
+        "other shape": lambda name, tensor: (name, tensor[..., :-1].contiguous()),
+        "missing in": lambda name, tensor: (name.replace("q_proj", "elsewhere"), tensor),
+    }[kind]
+    rest = {name: tensor for name, tensor in tensors.items() if "q_proj" not in name}
+    moved = dict(changed(name, tensors[name]) for name in tensors.keys() - rest.keys())
     spoilt = tmp_path / "spoilt"
-    shutil.copytree(folder / "adapters" / "weak", spoilt)
-    file = spoilt / "adapter_model.safetensors"
-    save_file({name: torch.full_like(value, torch.nan) for name, value in load_file(file).items()}, file)
-    arguments = (
-        str(folder / "base"),
-        str(spoilt),
-        "--out",
-        tmp_path / "out",
-        "--no-cache",
-        "--skip-non-finite",
+    spoilt.mkdir()
+    save_file(rest | moved, spoilt / "model.safetensors")
+    shutil.copy(folder / "base" / "config.json", spoilt)
+    weak, sarif = str(folder / "adapters" / "weak"), tmp_path / "out.sarif"
+
+    def status(*arguments: str) -> tuple[int, str]:
+        options = ("--out", tmp_path / "out", "--no-cache", "--skip-non-finite")
+        done = in_this_process("fleet", str(folder / "base"), *arguments, *options)
+        return done.returncode, done.stderr
+
+    assert status(str(spoilt))[0] == 0, "without a gate the table is the answer"
+    for gate in (["--fail-above", "0"], ["--fail-refused"]):
+        code, said = status(str(spoilt), *gate, "--sarif", str(sarif))
+        assert code == 2
+        assert f"no matrix could be compared in 1 adapter, the first '{spoilt}'; " in said
+        assert kind in said
+        (only,) = json.loads(sarif.read_text())["runs"][0]["results"]
+        assert (only["ruleId"], kind in only["message"]["text"]) == ("refused", True)
+        assert status(str(spoilt), weak, *gate)[0] == 1
+        assert status(weak, *gate)[0] == 0
+    audit = in_this_process(
+        "audit", str(folder / "base"), str(spoilt), "--skip-non-finite", "--fail-above", "0"
     )
-    assert in_this_process("fleet", *arguments).returncode == 0
-    sarif = tmp_path / "out.sarif"
-    done = in_this_process("fleet", *arguments, "--fail-above", "0", "--sarif", sarif)
-    assert done.returncode == 1
-    assert f"no finite matrix in 1 adapter, the first '{spoilt}'" in done.stderr
-    (only,) = json.loads(sarif.read_text())["runs"][0]["results"]
-    assert (only["ruleId"], "NaN or infinity" in only["message"]["text"]) == ("refused", True)
+    assert audit.returncode == 2
+
+
+def test_a_gate_passes_an_unchanged_model(folder: Path, tmp_path: Path) -> None:
+    base = str(folder / "base")
+    done = in_this_process("fleet", base, base, "--out", tmp_path / "out", "--no-cache", "--fail-above", "0")
+    assert done.returncode == 0, done.stderr

@@ -23,6 +23,7 @@ from ..audit_settings import AuditSettings, shown_settings
 from ..result.audit_result import Audit
 from ..result.frames import VECTOR_COLUMNS, matrix_columns
 from ..result.parquet_form import METADATA_KEY
+from ..result.summary import not_compared
 from .adapter_files import VECTORS, file_name
 from .earlier_fleets import EARLIER_VECTORS, MIGRATIONS, key_of_earlier_tables
 from .fleet_table import COUNTED, as_arrow, as_frame, matrices_of_rows
@@ -78,11 +79,14 @@ class FleetAudit:
         return dict(zip(wanted["adapter"], wanted["reason"], strict=True))
 
     @property
-    def without_a_finite_matrix(self) -> list[str]:
-        """The adapters of which every matrix was skipped for NaN or infinity: their count of 0 tells nothing."""
-        table = self.adapters
-        nothing = table["matrices"].fillna(0).eq(0) & table["non_finite"].fillna(0).gt(0)
-        return [str(adapter) for adapter in table.loc[nothing & table["status"].eq("audited"), "adapter"]]
+    def not_compared(self) -> dict[str, str]:
+        """The adapters of which no matrix could be compared, each with one and the reason: their 0 tells nothing."""
+        reasons = {}
+        for row, file in self._files():
+            left_open = None if row["matrices"] else not_compared([], Audit.load(file).skipped)
+            if left_open is not None:
+                reasons[str(row["adapter"])] = f"{left_open.name}: {left_open.reason}"
+        return reasons
 
     @property
     def nothing_audited(self) -> bool:

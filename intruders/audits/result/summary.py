@@ -9,9 +9,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from ...checkpoints.pairing.pairing import Skipped
+from ...checkpoints.pairing.pairing import SkipKind, Skipped
 from ...checkpoints.stored.names import module_paths
 from .records import CERTIFICATES, AuditedMatrix, energy_share
+
+# Kinds of reasons to skip a tensor that leave open whether fine-tuning changed it, though it was selected.
+_NOT_COMPARED = (SkipKind.OTHER_SHAPE, SkipKind.NO_COUNTERPART, SkipKind.NOT_FINITE)
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,11 @@ def skipped_by_reason(left_out: Iterable[Skipped]) -> list[tuple[str, int]]:
     """Count the skipped tensors by reason, most frequent first; without details after ':' or '('."""
     reasons = Counter(re.split(r"[:(]", skipped.reason, maxsplit=1)[0].strip() for skipped in left_out)
     return reasons.most_common()
+
+
+def not_compared(matrices: Sequence[AuditedMatrix], left_out: Iterable[Skipped]) -> Skipped | None:
+    """Return a matrix that could not be compared, if no matrix could: the counts of zero are no answer then."""
+    return next((skipped for skipped in left_out if not matrices and skipped.kind in _NOT_COMPARED), None)
 
 
 def certificates(matrices: Iterable[AuditedMatrix]) -> list[tuple[str, int]]:

@@ -6,13 +6,10 @@ from dataclasses import dataclass
 
 from ...audits.command_line import is_from_files
 from ...audits.result.audit_result import Audit
+from ...audits.result.summary import not_compared
 from ...audits.scales.critical_scales_result import CriticalScales
 from ...charts.text import plural
-from ...checkpoints.pairing.pairing import SkipKind, Skipped
 from ...studies.advice.steps import PAPER, STUDIES, STUDIES_WITHOUT, Facts, Step, steps
-
-# Kinds of reasons to skip a tensor that leave open whether fine-tuning changed it, though it was selected.
-_NOT_COMPARED = (SkipKind.OTHER_SHAPE, SkipKind.NO_COUNTERPART, SkipKind.NOT_FINITE)
 
 
 @dataclass(frozen=True)
@@ -45,15 +42,8 @@ def next_steps(audit: Audit, scales: CriticalScales | None = None) -> NextSteps:
     )
 
 
-def not_compared(audit: Audit) -> Skipped | None:
-    """Return a matrix that could not be compared, if no matrix could: the counts of zero are no answer then."""
-    return next(
-        (skipped for skipped in audit.skipped if not audit.matrices and skipped.kind in _NOT_COMPARED), None
-    )
-
-
 def _nothing_audited(audit: Audit) -> NextSteps:
-    if not_compared(audit) is not None:
+    if not_compared(audit.matrices, audit.skipped) is not None:
         finding = "Nothing to audit: no selected matrix differs and can be compared."
         meaning = "This says nothing about the skipped tensors; the reasons are listed with them."
     else:
