@@ -40,8 +40,8 @@ class SketchDirections:
         if isinstance(update, LowRank):
             # Rows of all updates in one product: a batch of products would repeat the directions for each.
             left, right = update.left.mT @ self.left.mT, update.right @ self.right.mT
-            return (left * right).double().sum(-2)
-        return ((self.left @ update.matrix) * self.right).double().sum(-1)
+            return (left.double() * right.double()).sum(-2)
+        return ((self.left @ update.matrix).double() * self.right.double()).sum(-1)
 
 
 def normalized(sketches: Sequence[Tensor]) -> Tensor:

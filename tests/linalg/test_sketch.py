@@ -53,3 +53,15 @@ def test_cosines_of_models_are_within_what_is_said_of_their_error() -> None:
 def test_a_model_without_updates_is_like_no_other() -> None:
     rows = normalized([torch.zeros(SIZE, dtype=torch.float64), torch.ones(SIZE, dtype=torch.float64)])
     assert (rows @ rows.mT).tolist() == [[0, 0], [0, torch.tensor(1.0, dtype=torch.float64)]]
+
+
+def test_numbers_whose_products_single_precision_cannot_hold() -> None:
+    """Factors of 1e25 have an update of 1e50."""
+    generator = torch.Generator().manual_seed(2)
+    small = LowRank(*(torch.randn(shape, generator=generator) for shape in ((40, 2), (2, 70))))
+    large = LowRank(small.left * 1e25, small.right * 1e25)
+    directions = SketchDirections.of(40, 70, 1, small.left)
+    wanted = torch.einsum(
+        "im,mn,in->i", *(part.double() for part in (directions.left, small.dense(), directions.right))
+    )
+    torch.testing.assert_close(directions.sketch(large) / 1e50, wanted, rtol=1e-3, atol=1e-3)

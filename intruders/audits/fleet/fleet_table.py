@@ -143,7 +143,12 @@ def adapter_table(
         if reason is None and file is not None:
             row |= file.counts
         rows.append(row)
-    sketches = {file.digest: file.sketch for file in files.values() if file.sketch is not None}
+    # An update whose numbers are too large for any product has no direction that could be compared.
+    sketches = {
+        file.digest: file.sketch
+        for file in files.values()
+        if file.sketch is not None and bool(file.sketch.isfinite().all())
+    }
     return _with_nearest(as_frame(rows), sketches)
 
 

@@ -224,3 +224,28 @@ def test_hundreds_of_adapters_need_little_memory_each(tmp_path: Path) -> None:
     assert (few, many) == (100, 400)
     # Headers of four tensors and twenty rows of vectors until they are written: 74 kB each when this was written.
     assert (end - start) / (many - few) < 128 * 2**10
+
+
+@pytest.mark.parametrize("factor", [1e18, 1e25, 3e37])
+def test_an_adapter_that_diverged_to_large_numbers_does_not_end_its_fleet(factor: float) -> None:
+    """Its row has numbers, and those of the others are the ones without it."""
+    generator = torch.Generator().manual_seed(4)
+    names = [f"model.layers.{layer}.q_proj" for layer in range(2)]
+    base = {f"{name}.weight": torch.randn(48, 48, generator=generator) for name in names}
+
+    def adapter(size: float) -> dict[str, torch.Tensor]:
+        factors = {"lora_A": (2, 48), "lora_B": (48, 2)}
+        return {
+            f"base_model.model.{name}.{factor}.weight": size * torch.rand(shape, generator=generator)
+            for name in names
+            for factor, shape in factors.items()
+        }
+
+    others = [adapter(1.0), adapter(0.1)]
+    alone = audit_fleet(base, others, cache=False).adapters
+    table = audit_fleet(base, [*others, adapter(factor)], cache=False).adapters
+    assert table["status"].tolist() == ["audited"] * 3
+    assert table["intruders"][:2].tolist() == alone["intruders"].tolist()
+    np.testing.assert_allclose(table["frobenius"][:2], alone["frobenius"], rtol=1e-6)
+    own = table["nearest_cosine"][2]
+    assert pd.isna(own) or -1 <= own <= 1
