@@ -63,9 +63,15 @@ def summarize(kind: str, matrices: Sequence[AuditedMatrix]) -> KindSummary:
         vectors=sum(len(matrix.vectors) for matrix in matrices),
         energy_share=energy_share(vector for matrix in matrices for vector in matrix.vectors),
         frobenius=update_norm(matrices),
-        relative_update=median(matrix.relative_update for matrix in matrices),
+        relative_update=median_relative(matrices),
         effective_rank=median(matrix.update.effective_rank for matrix in matrices),
     )
+
+
+def median_relative(matrices: Iterable[AuditedMatrix]) -> float:
+    """Return the median relative update of the matrices that have one, which a base of zeros has not; NaN if none."""
+    relative = [matrix.relative_update for matrix in matrices]
+    return median([value for value in relative if math.isfinite(value)] or [math.nan])
 
 
 def update_norm(matrices: Iterable[AuditedMatrix]) -> float:

@@ -21,6 +21,7 @@ from ...audits.result.summary import (
     ambiguous,
     by_kind,
     certificates,
+    median_relative,
     skipped_by_reason,
     update_norm,
 )
@@ -83,9 +84,6 @@ def write_comparison_html(
 
 def render_audit(audit: Audit, scales: CriticalScales | None = None) -> str:
     """Return the HTML text of the report of one audit, with its critical scales if given."""
-    from statistics import median
-
-    relative = [matrix.relative_update for matrix in audit.matrices]
     return render_page(
         "audit.html.j2",
         ["count.js", "plots.js", "charts.js", "audit.js"],
@@ -96,7 +94,7 @@ def render_audit(audit: Audit, scales: CriticalScales | None = None) -> str:
         interpretation=INTERPRETATION,
         kinds=by_kind(audit.matrices),
         norm=update_norm(audit.matrices),
-        relative=median(relative) if relative else float("nan"),
+        relative=median_relative(audit.matrices),
         certificates=certificates(audit.matrices),
         ambiguous=ambiguous(audit.matrices),
         reasons=skipped_by_reason(audit.skipped),

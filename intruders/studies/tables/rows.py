@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from statistics import fmean, median
+from statistics import fmean
 from typing import Any
 
 import pandas as pd
 
 from ...audits.result.audit_result import Audit
+from ...audits.result.summary import median_relative
 from ...audits.scales.critical_scales_result import CriticalScales, MatrixScale
 from ...checkpoints.stored.names import may_be_same, module_paths
 from ...errors import ResultFileError
@@ -153,7 +154,7 @@ def _audit(audit: Audit, matrices: list[dict[str, Any]]) -> dict[str, Any]:
         "matrices": len(audit.matrices),
         "intruder_energy_share": audit.intruder_energy_share,
         "update_frobenius": math.hypot(*(matrix.update.frobenius for matrix in audit.matrices)),
-        "relative_update": median([row["relative_update"] for row in matrices]) if matrices else None,
+        "relative_update": median_relative(audit.matrices) if matrices else None,
         "effective_rank": fmean([row["effective_rank"] for row in matrices]) if matrices else None,
         "rotation": _rotation(audit),
     }
