@@ -230,7 +230,16 @@ def compare_updates(first: Source, second: Source, energy: float = ENERGY) -> Up
     _check_energy(energy)
     adapters = _opened(first), _opened(second)
     not_measured: dict[str, str] = {}
-    updates = [{name: update for name, _, update in _updates(item, not_measured)} for item in adapters]
+    measured = [
+        {name: (weight, update) for name, weight, update in _updates(item, not_measured)} for item in adapters
+    ]
+    updates = [{name: update for name, (_, update) in of_adapter.items()} for of_adapter in measured]
+    changed = [{weight.name for weight in item.updates} for item in adapters]
+    # What one changes and the other does not: a module that could not be measured in the other is changed by both.
+    only = [
+        [name for name, (weight, _) in measured[side].items() if weight.name not in changed[1 - side]]
+        for side in (0, 1)
+    ]
     shared = [name for name in updates[0] if name in updates[1]]
     if not shared:
         raise PairingError(
@@ -251,15 +260,15 @@ def compare_updates(first: Source, second: Source, energy: float = ENERGY) -> Up
         modules.append(_overlap(name, product, norms, decomposed, energy))
         inner += product
     for side in (0, 1):
-        squares[side] = sum(update.norm() ** 2 for update in updates[side].values())
+        squares[side] = sum(updates[side][name].norm() ** 2 for name in [*shared, *only[side]])
     return UpdateOverlap(
         adapters[0].source,
         adapters[1].source,
         energy,
         _cosine(inner, math.sqrt(squares[0]), math.sqrt(squares[1])),
         modules,
-        [name for name in updates[0] if name not in updates[1]],
-        [name for name in updates[1] if name not in updates[0]],
+        only[0],
+        only[1],
         not_measured,
     )
 

@@ -276,3 +276,21 @@ def test_without_transformers(tmp_path: Path) -> None:
 def test_the_names_are_public() -> None:
     assert intruders.inspect_update is inspect_update
     assert intruders.compare_updates is compare_updates
+
+
+def test_a_module_that_both_change_and_one_cannot_show_is_not_only_in_the_other(tmp_path: Path) -> None:
+    """Its update does not count for the cosine either, which is that of what was measured in both."""
+    good, bad = factors(0), factors(1)
+    bad[NAMES[1]][1][0, 0] = torch.nan
+    first, second = saved(tmp_path / "a", good), saved(tmp_path / "b", bad)
+    overlap, reverse = compare_updates(first, second), compare_updates(second, first)
+    for compared in (overlap, reverse):
+        assert compared.only_in_first == compared.only_in_second == []
+        assert list(compared.not_measured) == [f"{NAMES[1]}.weight"]
+        assert "only in" not in "\n".join(overlap_lines(compared))
+    ours, theirs = (
+        np.concatenate([dense(side, name).ravel() for name in (NAMES[0], NAMES[2])]) for side in (good, bad)
+    )
+    wanted = ours @ theirs / np.linalg.norm(ours) / np.linalg.norm(theirs)
+    assert overlap.cosine == pytest.approx(wanted, rel=1e-6)
+    assert reverse.cosine == pytest.approx(wanted, rel=1e-6)
