@@ -8,6 +8,7 @@ low-rank update and the doses stay in single precision: only the sum ``y + a_m (
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +25,9 @@ from ...checkpoints.stored.matrices import MatrixView, every_matrix, put_back
 from ...errors import PairingError
 from ...linalg.low_rank import LowRank
 from .dose_groups import ELSEWHERE, DoseGroups
+
+# What torch calls a parametrized tensor in a state dict, and the name that it had.
+_PARAMETRIZED = re.compile(r"\bparametrizations\.([^.]+)\.original$")
 
 
 @dataclass(frozen=True)
@@ -108,8 +112,8 @@ class DosedModel:
         """
         self._model, self._doses, self._groups = model, doses, groups
         self._handles: list[Any] = []
-        self._parametrized: list[tuple[nn.Module, str]] = []
-        state = dict(model.state_dict(keep_vars=True))
+        self._parametrized: list[tuple[nn.Module, str, _Added]] = []
+        state = {_own_name(name): tensor for name, tensor in model.state_dict(keep_vars=True).items()}
         owners = _owners(model)
         matched = match_names(base.shapes(), _shapes_of_weights(model, state)).tuned_of
         views = every_matrix(base)
@@ -143,7 +147,7 @@ class DosedModel:
             for module, of in owners[pointer]:
                 added = _Added(parts, self._factor)
                 parametrize.register_parametrization(module, of, added, unsafe=True)
-                self._parametrized.append((module, of))
+                self._parametrized.append((module, of, added))
 
     def __enter__(self) -> DosedModel:
         return self
@@ -151,8 +155,8 @@ class DosedModel:
     def __exit__(self, *_: object) -> None:
         for handle in self._handles:
             handle.remove()
-        for module, of in self._parametrized:
-            parametrize.remove_parametrizations(module, of, leave_parametrized=False)
+        for module, of, added in self._parametrized:
+            _remove(module, of, added)
 
     def _factor(self, name: str) -> Tensor | None:
         """Return the dose of a matrix; None if the base itself is wanted."""
@@ -220,11 +224,34 @@ class _Added(nn.Module):
         return weight
 
 
+def _own_name(name: str) -> str:
+    """Return the name of a tensor as if no other dosed model had parametrized it."""
+    return _PARAMETRIZED.sub(r"\1", name)
+
+
+def _remove(module: nn.Module, name: str, added: _Added) -> None:
+    """Remove one entry from the parametrizations of a tensor; those of other dosed models stay."""
+    entries: Any = getattr(module.parametrizations, name)
+    if len(entries) == 1:
+        parametrize.remove_parametrizations(module, name, leave_parametrized=False)
+    else:
+        del entries[list(entries).index(added)]
+
+
 def _owners(model: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:
-    """Return modules and names of every tensor by its address in memory; tied tensors have two."""
+    """Return modules and names of every tensor by its address in memory; tied tensors have two.
+
+    A tensor that is parametrized belongs to the module that computes with it, not to its parametrizations.
+    """
     owners: dict[int, list[tuple[nn.Module, str]]] = {}
     for module in model.modules():
-        for name, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
+        if isinstance(module, parametrize.ParametrizationList):
+            continue
+        own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+        if parametrize.is_parametrized(module):
+            entries: Any = module.parametrizations
+            own += [(name, every.original) for name, every in entries.items()]
+        for name, tensor in own:
             owners.setdefault(tensor.data_ptr(), []).append((module, name))
     return owners
 

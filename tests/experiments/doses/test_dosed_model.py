@@ -12,9 +12,10 @@ from intruders.checkpoints.pairing.open_sides import open_sides
 from intruders.checkpoints.pairing.pair_sides import pair_sides
 from intruders.checkpoints.stored.selection import Selection
 from intruders.experiments.doses.dose_groups import ELSEWHERE, dose_groups
-from intruders.experiments.doses.dosed_model import DosedModel, DoseVector
+from intruders.experiments.doses.dosed_model import DosedModel, DosedUpdate, DoseVector
 from intruders.experiments.doses.updates import read_updates
 from intruders.experiments.heal.heal_bench import tuned_elsewhere
+from intruders.linalg.low_rank import LowRank
 from intruders.models.loading import load_model
 from intruders.models.loading_settings import Loading
 from intruders.models.tuned_model import open_language_model
@@ -150,3 +151,47 @@ def test_in_half_precision_the_branch_of_a_dose_is_in_single(tmp_path: Path) -> 
         loss_of(opened.model).backward()
     assert values.grad is not None
     assert values.grad.dtype == torch.float32
+
+
+def test_two_dosed_models_share_stacked_experts(tmp_path: Path) -> None:
+    """``W0 + 0.5 D + C`` of experts in one tensor, against the same weights written by hand; each leaves alone."""
+    from transformers import GptOssConfig, GptOssForCausalLM
+
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "head_dim": 8}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "max_position_embeddings": 64}
+    experts = {"num_local_experts": 2, "num_experts_per_tok": 2, "layer_types": ["full_attention"]}
+    whole: Any = GptOssForCausalLM(GptOssConfig(**sizes, **heads, **experts)).eval()
+    stacked = {name: weight for name, weight in whole.named_parameters() if weight.dim() == 3}
+    for weight in stacked.values():
+        weight.data = 0.1 * torch.randn(weight.shape)
+    whole.save_pretrained(tmp_path / "base")
+    changes = {name: 0.1 * torch.randn(weight.shape) for name, weight in stacked.items()}
+    for name, weight in stacked.items():
+        weight.data += changes[name]
+    whole.save_pretrained(tmp_path / "tuned")
+    before, after = open_sides(str(tmp_path / "base"), str(tmp_path / "tuned"))
+    pairs = pair_sides(before, after).pairs
+    updates = read_updates(pairs, "matrix", torch.device("cpu"), silent)
+    name = next(name for name in updates.names if name.endswith("experts.down_proj[1]"))
+    tensor = name.removesuffix("[1]")
+    added = LowRank(torch.randn(16, 1), 0.1 * torch.randn(1, 24))  # output side first; stored input side first
+
+    def by_hand(dose: float, extra: float) -> torch.Tensor:
+        for own, weight in stacked.items():
+            weight.data = of_base[own] + dose * changes[own]
+        stacked[tensor].data[1] += extra * added.dense().mT
+        return whole(input_ids=IDS).logits
+
+    model: Any = load_model(str(tmp_path / "tuned"), "causal").eval()
+    of_base = {own: before.read(own) for own in stacked}
+    groups, inner = dose_groups(updates.names, "matrix"), dose_groups([name], "matrix")
+    doses, full = DoseVector(torch.full((len(groups.names),), 0.5)), DoseVector(torch.ones(1))
+    inside = {name: DosedUpdate.of(added, torch.device("cpu"))}
+    with torch.no_grad():
+        with DosedModel(model, before, updates.by_name, groups, doses):
+            with DosedModel(model, before, inside, inner, full, is_base=True):
+                assert torch.allclose(model(input_ids=IDS).logits, by_hand(0.5, 1.0), atol=1e-5)
+            assert torch.allclose(model(input_ids=IDS).logits, by_hand(0.5, 0.0), atol=1e-5)
+            assert not torch.allclose(by_hand(0.5, 1.0), by_hand(0.5, 0.0), atol=1e-3)
+        assert torch.equal(model(input_ids=IDS).logits, by_hand(0.0, 0.0))
