@@ -1,4 +1,4 @@
-"""What a folder that ``intruders finetune`` wrote says of the model in it."""
+"""What a folder says of the training of the model in it: one of ``intruders finetune``, or a model made from it."""
 
 from __future__ import annotations
 
@@ -6,10 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..system.documents import read_document
-
-# Of the record of a run, which training writes.
-SCHEMA = 1
+from ..checkpoints.writing.training_record import training_record
 
 
 @dataclass(frozen=True)
@@ -24,12 +21,12 @@ class FinetunedFolder:
 
     @classmethod
     def of(cls, source: str | Path) -> FinetunedFolder | None:
-        """Read the record in a folder; None for a model that is not a run of this package.
+        """Read the record in a folder; None for a model that no run of this package trained.
 
         Raises:
           ResultFileError: the record cannot be read.
         """
-        record = _record(Path(source).expanduser())
+        record = training_record(Path(source).expanduser())
         if record is None:
             return None
         config, task = _part(record, "config"), _part(record, "task")
@@ -45,18 +42,9 @@ class FinetunedFolder:
 
 
 def data_seed_of(model: str) -> int:
-    """Return the data seed of the run in a folder; 0 for a model that is not a run of this package."""
+    """Return the data seed of the run that trained a model; 0 for a model that no run of this package trained."""
     folder = FinetunedFolder.of(model)
     return 0 if folder is None else folder.data_seed
-
-
-def _record(folder: Path) -> dict[str, Any] | None:
-    try:
-        if not (folder / "run.json").is_file():
-            return None
-    except (OSError, ValueError):  # a hub id, or no path at all
-        return None
-    return read_document(folder / "run.json", "the record of a run", SCHEMA)
 
 
 def _part(record: dict[str, Any], name: str) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import SettingError
-from ..models.finetuned_folder import SCHEMA
+from ..checkpoints.writing.training_record import SCHEMA
 from ..system.documents import read_document
 from ..system.files import write_atomically
 from ..system.folders import LOCK, atomic_folder, locked_folder, make_folder

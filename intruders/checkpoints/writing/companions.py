@@ -16,6 +16,7 @@ from ..quantized.settings import drop_quantization
 from ..stored.checkpoint import Checkpoint
 from ..stored.locate import locate
 from ..stored.split_names import split_names
+from .training_record import RUN, TRAINING
 
 # What lies beside the weights and belongs to the model: configs, tokenizers, code, licences; no weights.
 _COMPANIONS = (".json", ".txt", ".model", ".jinja", ".py", ".tiktoken", ".md", ".spm")
@@ -31,7 +32,29 @@ _OF_A_TOKENIZER = (
     "spiece",
 )
 
-_NOT_COMPANIONS = (".index.json", "trainer_state.json", "adapter_config.json", "intruders.json", "README.md")
+_NOT_COMPANIONS = (".index.json", "trainer_state.json", "adapter_config.json", "README.md")
+
+# Records of this package are of the model that they lie beside. A copy would answer for a model that it is not of.
+_RECORDS = {
+    TRAINING,
+    RUN,
+    "attribution.json",
+    "audit.json",
+    "evaluation.json",
+    "findings.json",
+    "heal.json",
+    "intervention.json",
+    "intruders.json",
+    "kept.json",
+    "kl.json",
+    "outputs.json",
+    "published.json",
+    "remedies.json",
+    "scale.json",
+    "sequence.json",
+    "study.json",
+    "written.json",
+}
 
 
 def copy_companions(source: Path, folder: Path) -> list[str]:
@@ -48,7 +71,9 @@ def _copied(source: Path, folder: Path, starts: tuple[str, ...]) -> list[str]:
     copied = []
     for file in sorted(source.iterdir()):
         wanted = file.name.startswith(starts) and file.name.endswith(_COMPANIONS)
-        is_other = file.name.endswith(_NOT_COMPANIONS) or file.name.startswith(".")
+        is_other = (
+            file.name.endswith(_NOT_COMPANIONS) or file.name.startswith(".") or file.name in _RECORDS
+        )
         if file.is_file() and wanted and not is_other:
             shutil.copyfile(file, folder / file.name)
             copied.append(file.name)

@@ -83,6 +83,12 @@ def finished_healing(folder: Path, key: Mapping[str, Any]) -> Healing | None:
     if not (folder / RECORD).is_file():
         return None
     healing = Healing.load(folder)
+    # The names alone: a path may have been given from another working folder.
+    if healing.out is not None and folder.resolve().name != Path(healing.out).resolve().name:
+        raise SettingError(
+            f"'{folder}' has the record of a healing that was written to '{healing.out}'; expected its own; "
+            "choose another folder, or pass --force to write it again"
+        )
     require_same(healing.of, key, f"'{folder}'", folder)
     return healing
 

@@ -15,6 +15,7 @@ from ...checkpoints.stored.checkpoint import Checkpoint
 from ...checkpoints.stored.locate import locate
 from ...checkpoints.writing.lora_adapter import Rank, check_rank, is_plain_lora
 from ...checkpoints.writing.shards import SHARD_BYTES
+from ...checkpoints.writing.training_record import training_record
 from ...errors import CheckpointError, SettingError
 from ...system.folders import check_target
 from .adapter_folder import LoraContent
@@ -56,7 +57,16 @@ def choose_target(
     _require_another_folder(out, *sources)
     content = _content(sources, sides, model, _chosen_form(form, rank, sides[1]), rank, shard_bytes)
     base = sources[0] if sources[0] is not None else model or sides[0].source
-    return FolderTarget(content, Path(out), force, base)
+    tuned = None if isinstance(sides[1], ModelSum) else _folder_of(sources[1])
+    return FolderTarget(content, Path(out), force, base, None if tuned is None else training_record(tuned))
+
+
+def _folder_of(source: Source) -> Path | None:
+    """Return the folder that a model or adapter is read from; None for one in memory."""
+    if not isinstance(source, str | os.PathLike):
+        return None
+    path = locate(os.fspath(source))
+    return path if path.is_dir() else path.parent
 
 
 def _in_memory(
@@ -90,12 +100,9 @@ def _content(
     if model is not None:
         _require_update_of_the_adapter(base, tuned)
         return LoraContent.of(base, active_lora(model)[1], rank)
-    given = sources[1]
-    if isinstance(tuned, Adapter) and isinstance(given, str | os.PathLike):
-        path = locate(os.fspath(given))
-        folder = path if path.is_dir() else path.parent
-        if is_plain_lora(folder, tuned.source):
-            return LoraContent.read(base, folder, tuned.source, rank)
+    folder = _folder_of(sources[1]) if isinstance(tuned, Adapter) else None
+    if folder is not None and is_plain_lora(folder, tuned.source):
+        return LoraContent.read(base, folder, tuned.source, rank)
     return NewLoraContent.of(base, tuned, rank)
 
 

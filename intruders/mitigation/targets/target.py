@@ -6,10 +6,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from ...checkpoints.opening.open import Source
 from ...checkpoints.writing.merged import Elsewhere, everywhere_as_tuned
+from ...checkpoints.writing.training_record import keep_training
 from ...linalg.low_rank import LowRank
 from ...system.folders import atomic_folder
 from ...system.progress import Progress
@@ -86,6 +87,7 @@ class FolderTarget:
     folder: Path
     force: bool
     base: Source | None  # what the content is of
+    training: dict[str, Any] | None = None  # the record of the run that trained the tuned model
 
     @property
     def form(self) -> str:
@@ -99,4 +101,7 @@ class FolderTarget:
         elsewhere: Elsewhere = everywhere_as_tuned,
     ) -> Iterator[Written]:
         with atomic_folder(self.folder, force=self.force) as folder:
-            yield Written(self.base, folder, self.content.write(folder, changed, elsewhere, progress), folder)
+            cut = self.content.write(folder, changed, elsewhere, progress)
+            if self.training is not None:
+                keep_training(self.training, folder)
+            yield Written(self.base, folder, cut, folder)

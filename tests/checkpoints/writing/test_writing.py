@@ -113,7 +113,9 @@ def test_companions_are_configs_and_tokenizers_and_no_weights(tmp_path: Path) ->
         "tokenizer.model",
     ]
     others = ["model.safetensors", "model.safetensors.index.json", "adapter_config.json", "pytorch_model.bin"]
-    for name in [*wanted, *others, ".hidden.json"]:
+    # Of records, a copy would speak for a model that it is not of.
+    records = ["heal.json", "intruders.json", "remedies.json", "run.json", "training.json", "written.json"]
+    for name in [*wanted, *others, *records, ".hidden.json"]:
         (source / name).write_text(name)
     (source / "folder.json").mkdir()
     assert copy_companions(source, folder) == wanted

@@ -129,6 +129,14 @@ def test_the_record_is_what_was_returned_and_a_second_call_answers_with_it(
     assert said == [f"'{out}' is healed already, by the same settings; this is its record"]
 
 
+def test_a_copied_record_does_not_answer_for_another_model(
+    models: tuple[str, str], text: str, healed: tuple[intruders.Healing, Path], tmp_path: Path
+) -> None:
+    shutil.copytree(healed[1], tmp_path / "another")
+    with pytest.raises(SettingError, match="has the record of a healing that was written to"):
+        run(models, text, tmp_path / "another")
+
+
 @pytest.mark.parametrize(
     ("changed", "named"),
     [

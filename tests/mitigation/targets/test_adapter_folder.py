@@ -27,8 +27,9 @@ from tests.mitigation.hot import hot_llama, merged_from
 def test_the_tokenizer_of_an_adapter_comes_with_it_and_nothing_of_its_training(tmp_path: Path) -> None:
     saved(tiny_llama(), tmp_path / "base")
     saved(hot_llama(), tmp_path / "tuned")
-    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "run.json", "log.jsonl"):
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "log.jsonl"):
         (tmp_path / "tuned" / name).write_text(name)
+    (tmp_path / "tuned" / "run.json").write_text("{}")
     mitigate(tmp_path / "base", tmp_path / "tuned", scale=0.3, out=tmp_path / "out")
     found = {file.name: file for file in (tmp_path / "out").iterdir()}
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
