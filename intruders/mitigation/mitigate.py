@@ -25,6 +25,7 @@ from ..linalg.low_rank import LowRank
 from ..system.callers_process import usual_settings
 from ..system.progress import Progress, silent
 from ..system.result_protocol import Result
+from .beyond_doses import require_same_head
 from .cases import reached, read_cases
 from .elsewhere import shares_elsewhere
 from .mitigation_result import MitigatedMatrix, Mitigation, UsedRemedy
@@ -103,7 +104,8 @@ def mitigate(
       What was changed in each matrix, with the audits before and after.
 
     Raises:
-      SettingError: a setting is out of range.
+      SettingError: a setting is out of range, or a remedy of the complete update is asked for and the tuned model has
+        an output head where the base has none of its own.
       CheckpointError: a side cannot be read, ``out`` cannot be written, or the form does not suit what was given.
       PairingError: the sides, or the audit, do not belong together.
       NonFiniteError: a matrix contains NaN or infinity.
@@ -127,6 +129,8 @@ def mitigate(
     remedy = _chosen(scale, control, which, seed, remedy)
     device = compute.torch_device()
     sides = open_sides(base, tuned)
+    if remedy.reach == "model" and not remedy.changes_nothing:
+        require_same_head(sides)
     target = choose_target(
         named_sides(base, tuned),
         sides,
@@ -147,7 +151,8 @@ def mitigate(
     audited = {matrix.name for matrix in before.matrices}
     remedy = remedy.fitted([pair for pair in pairing.pairs if pair.name in audited], sides[0].config)
     records, changed = _changed(pairing.pairs, before, remedy, sides[0].names(), device, progress)
-    with target.writing(changed, progress, shares_elsewhere(remedy, sides[0].names(), settings)) as written:
+    shares = shares_elsewhere(remedy, [*sides[0].names(), *sides[0].tied], settings)
+    with target.writing(changed, progress, shares) as written:
         names = set(changed)
         changed.clear()  # as much as a few matrices; the audit of what was written needs the names alone
         after = None

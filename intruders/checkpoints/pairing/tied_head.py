@@ -14,7 +14,8 @@ from ..stored.names import HEAD, tied_head
 def with_tied_head(base: Checkpoint, tuned: Opened) -> Checkpoint:
     """The base with the head's name for its embedding, where an adapter changes the head and the file has none.
 
-    While training, PEFT adds the update to the head alone. Its merge adds it to the tensor that both share.
+    While training, PEFT adds the update to the head alone. Its merge adds it to the tensor that both share. A head that
+    the adapter stores in full (``modules_to_save``) takes the embedding's place at the output alone.
     """
     if HEAD in base.tensors or HEAD in base.tied or not _changes_the_head(tuned):
         return base
@@ -25,4 +26,6 @@ def with_tied_head(base: Checkpoint, tuned: Opened) -> Checkpoint:
 def _changes_the_head(tuned: Opened) -> bool:
     if isinstance(tuned, ModelSum):
         return any(_changes_the_head(part) for part, _ in tuned.parts)
-    return isinstance(tuned, Adapter) and any(update.name == HEAD for update in tuned.updates)
+    return isinstance(tuned, Adapter) and (
+        HEAD in tuned.replaced.names() or any(update.name == HEAD for update in tuned.updates)
+    )

@@ -173,7 +173,7 @@ def stored_in_full(base: Checkpoint, adapter: LoraAdapter) -> dict[str, str]:
     """The adapter's name of a tensor that it stores in full -> the base's; without those that the base lacks."""
     own = {_plain(name): name for name in adapter.rest}
     matched = _matching(base, adapter).tuned_of.items()
-    return {own[short]: name for name, short in matched if short in own and name in base.tensors}
+    return {own[short]: name for name, short in matched if short in own}
 
 
 def _matching(base: Checkpoint, adapter: LoraAdapter) -> Matching:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -113,10 +114,15 @@ def changed_tensor(
 ) -> Tensor:
     """Return a tensor that the tuned side stores in full, with its changed matrices or its share of the update.
 
-    ``name`` is the base's; ``dtype`` that of what is written.
+    ``name`` is the base's, also of a head that is tied to the embedding; ``dtype`` that of what is written.
     """
-    before = base.tensors[name]
-    matrices = written_matrices(InStacks(name), _matrices(base, name, stored.shape))
+    holder = base.tied.get(name, name)
+    before = base.tensors[holder]
+    views = [
+        replace(view, name=name + view.name.removeprefix(holder))
+        for view in _matrices(base, holder, stored.shape)
+    ]
+    matrices = written_matrices(InStacks(name), views)
     wanted = [(matrix, changes[matrix.name]) for matrix in matrices if matrix.name in changes]
     if not wanted:
         return _with_share(stored.read(), before, name, elsewhere(name), dtype)

@@ -38,7 +38,7 @@ class TunedMatrices:
 
     def elsewhere(self, remedy: Remedy) -> Elsewhere:
         """Return the share of its update that a remedy leaves to every tensor that was not audited."""
-        return shares_elsewhere(remedy, self.base.names(), self.settings)
+        return shares_elsewhere(remedy, [*self.base.names(), *self.base.tied], self.settings)
 
     @property
     def leave_some_out(self) -> bool:
