@@ -47,7 +47,9 @@ def planned_checkpoint(
     changes: Mapping[str, Changed],
     elsewhere: Elsewhere = everywhere_as_tuned,
 ) -> list[PlannedTensor]:
-    """Every tensor of the tuned model, with the changed matrices in their new form, in the base's dtypes.
+    """Every tensor of the tuned model, with the changed matrices in their new form.
+
+    Each is of the type that holds the numbers of base and tuned checkpoint; of adapters, of the base's.
 
     ``elsewhere`` says what share of its update any other tensor keeps.
 
@@ -87,6 +89,7 @@ def _changed_checkpoint(
         if name is None:
             return PlannedTensor(own, stored.shape, stored.dtype, stored.read)
         first, second = before.tensors[name], after.tensors[position.tensor]
+        dtype = _written_dtype(first.dtype, stored.dtype)
         matrices = written_matrices(position, views[name])
         written.update(matrix.name for matrix in matrices)
         wanted = [(matrix, changes[matrix.name]) for matrix in matrices if matrix.name in changes]
@@ -94,14 +97,20 @@ def _changed_checkpoint(
         def read() -> Tensor:
             if not wanted:
                 share = elsewhere(of_base.own_name(name))
-                return _with_share(stored.read(), position.cut(first), name, share, first.dtype)
-            return _with_changes(stored, wanted, first, second, first.dtype)
+                return _with_share(stored.read(), position.cut(first), name, share, dtype)
+            return _with_changes(stored, wanted, first, second, dtype)
 
-        return PlannedTensor(own, stored.shape, first.dtype, read)
+        return PlannedTensor(own, stored.shape, dtype, read)
 
     tensors = [planned(own) for own in tuned.tensors]
     require_written(changes, written, tuned.source)
     return tensors
+
+
+def _written_dtype(base: torch.dtype, tuned: torch.dtype) -> torch.dtype:
+    """Return the type that holds the numbers of both sides: an update may be smaller than the base's type resolves."""
+    is_floating = base.is_floating_point and tuned.is_floating_point
+    return torch.promote_types(base, tuned) if is_floating else base
 
 
 def changed_tensor(
@@ -216,8 +225,10 @@ def _with_share(tensor: Tensor, base: StoredTensor, name: str, share: float, dty
     shape stays.
     """
     shape = torch.Size(base.shape)
-    if share == 1 or not tensor.is_floating_point():
+    if not tensor.is_floating_point() or (share == 1 and tensor.dtype == dtype):
         return tensor
+    if share == 1:
+        return require_finite(tensor.to(dtype), name)
     if tensor.dim() == len(shape) > 0 and tensor.shape[1:] == shape[1:] and len(tensor) > shape[0]:
         common = _with_share(tensor[: shape[0]], base, name, share, dtype)
         return torch.cat([common, tensor[shape[0] :].to(dtype)])

@@ -11,9 +11,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from intruders.checkpoints.opening.open import open_checkpoint
+from intruders.checkpoints.writing.merged import planned_checkpoint
 from intruders.errors import CheckpointError, NonFiniteError
 from intruders.mitigation.mitigate import mitigate
 from intruders.mitigation.remedies.doses import Doses
+from intruders.mitigation.remedies.interpolate import Interpolate
+from intruders.mitigation.write_at_scale import write_at_scale
 from tests.checkpoints.models import merged_weights, randomize_adapter, saved, tiny_gpt2, tiny_llama
 from tests.checkpoints.stored.test_matrices import tiny_mixtral
 from tests.mitigation.hot import deviation, hot_llama, medium_llama, places_of_intruders, scaled
@@ -112,12 +116,59 @@ def test_checkpoint_in_checkpoint_out(tmp_path: Path, dtype: torch.dtype) -> Non
     )
 
 
-def test_a_tuned_model_in_single_precision_is_written_in_the_dtype_of_its_base(tmp_path: Path) -> None:
+@pytest.mark.parametrize("share", [1.0, 0.5])
+def test_a_tuned_model_in_single_precision_keeps_updates_that_the_type_of_its_base_loses(
+    share: float, tmp_path: Path
+) -> None:
+    """``W0 + s D`` in double precision, of updates a hundred times finer than bfloat16 resolves."""
     base = tiny_llama().to(torch.bfloat16)
     saved(base, tmp_path / "base")
-    saved(tuned_in_full(base).float(), tmp_path / "tuned")
-    mitigate(tmp_path / "base", tmp_path / "tuned", scale=0, out=tmp_path / "out")
-    assert {tensor.dtype for tensor in loaded(tmp_path / "out").values()} == {torch.bfloat16}
+    tuned = copy.deepcopy(base).float()
+    generator = torch.Generator().manual_seed(3)
+    for parameter in tuned.parameters():
+        parameter.data += 1e-5 * torch.randn(parameter.shape, generator=generator)
+    saved(tuned, tmp_path / "tuned")
+    remedy = Interpolate(alpha=share)
+    mitigate(tmp_path / "base", tmp_path / "tuned", remedy=remedy, out=tmp_path / "out", check=False)
+    before, after, now = base.state_dict(), tuned.state_dict(), loaded(tmp_path / "out")
+    assert {tensor.dtype for tensor in now.values()} == {torch.float32}
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "float32"
+    for name, tensor in now.items():
+        update = share * (after[name].double() - before[name].double())
+        wanted = before[name].double() + update
+        assert (tensor.double() - wanted).abs().max() <= 2**-23 * wanted.abs().max(), name
+
+
+@pytest.mark.parametrize(
+    ("base", "tuned", "written"),
+    [
+        (torch.float16, torch.bfloat16, torch.float32),
+        (torch.float32, torch.bfloat16, torch.float32),
+        (torch.float8_e4m3fn, torch.bfloat16, torch.float32),  # read in single precision
+        (torch.int64, torch.float32, torch.int64),
+    ],
+)
+def test_the_written_type_holds_the_numbers_of_both(
+    base: torch.dtype, tuned: torch.dtype, written: torch.dtype
+) -> None:
+    sides = [
+        open_checkpoint({"a.weight": torch.ones(4, 4), "b.weight": torch.ones(3, 3).to(dtype)})
+        for dtype in (base, tuned)
+    ]
+    [tensor] = [tensor for tensor in planned_checkpoint(*sides, {}) if tensor.name == "b.weight"]
+    assert tensor.dtype == written
+
+
+def test_a_tensor_that_an_adapter_stores_in_full_and_the_type_of_the_base_cannot_hold_is_refused(
+    tmp_path: Path,
+) -> None:
+    base = tiny_llama().half()
+    saved(base, tmp_path / "base")
+    model = hot_llama(model=tiny_llama(), target_modules=["q_proj"], modules_to_save=["norm"])
+    model.base_model.model.model.norm.modules_to_save["default"].weight.data[0] = 1e5
+    saved(model, tmp_path / "tuned")
+    with pytest.raises(NonFiniteError, match="'model.norm.weight' .* written in float16"):
+        write_at_scale(tmp_path / "base", tmp_path / "tuned", 1.0, tmp_path / "out", form="checkpoint")
 
 
 @pytest.mark.parametrize("name", ["model.layers.0.self_attn.q_proj.weight", "model.norm.weight"])
