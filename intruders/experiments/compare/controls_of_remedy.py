@@ -43,17 +43,21 @@ def controls_of(
         controls.pop(SHRINK_OUTPUT, None)
         missing[SHRINK_OUTPUT] = "the inputs of no matrix are known"
     if isinstance(remedy, ScaledIntruders):
-        complement = Complement(remedy.scale, which=remedy.which)
-        without = sum(not complement.exists(case) for case in cases)
-        if without < len(cases):
-            controls[complement.name] = complement
-        if without:
-            missing[complement.name] = f"{without} of {len(cases)} matrices with intruders have none"
+        in_their_place: list[Remedy] = [Complement(remedy.scale, which=remedy.which)]
         if remedy.which == TOP:  # the paper's own control of it
-            controls[Neighbours.name] = Neighbours(remedy.scale, which=TOP)
+            in_their_place.append(Neighbours(remedy.scale, which=TOP))
+        for control in in_their_place:
+            without = sum(not control.exists(case) for case in cases)
+            if without < len(cases) or not cases:
+                controls[control.name] = control
+            if without:
+                missing[control.name] = f"{without} of {len(cases)} matrices with intruders have none"
     drawn = [
         control for draw in range(_DRAWS) if (control := at_random(remedy, seed + draw, cases)) is not None
     ]
+    if drawn and cases and not any(drawn[0].exists(case) for case in cases):
+        missing[RANDOM] = "every vector that an audit examines is an intruder in every matrix"
+        return controls, missing
     controls |= {f"{RANDOM} {number}": control for number, control in enumerate(drawn, start=1)}
     if not drawn:
         missing[RANDOM] = "the remedy makes no choice that can be drawn"

@@ -83,12 +83,17 @@ class InterventionSweep(JsonResult):
 
     def verdicts(self) -> list[str]:
         """Return one sentence per scale: what scaling the intruders changes, and how each control compares."""
+        matrices = sum(matrix.intruders > 0 for matrix in self.audit.matrices)
         return [
             verdict(
                 point.scale,
                 self.trade(point),
                 point.gain,
-                [(other.control, self.trade(other, point)) for other in self.control_points(point.scale)],
+                [
+                    (other.control, self.trade(other, point), other.left_alone)
+                    for other in self.control_points(point.scale)
+                ],
+                matrices,
             )
             for point in self.points
             if point.control == INTRUDERS

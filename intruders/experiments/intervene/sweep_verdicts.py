@@ -8,10 +8,24 @@ from ...measures.intervals import Interval
 from .interventions import Trade
 
 
-def verdict(scale: float, change: Trade, gain: Interval | None, controls: Sequence[tuple[str, Trade]]) -> str:
-    """Return one sentence: what scaling the intruders changes, and how each control compares at the same scale."""
+def verdict(
+    scale: float,
+    change: Trade,
+    gain: Interval | None,
+    controls: Sequence[tuple[str, Trade, int]],
+    matrices: int,
+) -> str:
+    """Return one sentence: what scaling the intruders changes, and how each control compares at the same scale.
+
+    Of a control also how many of the ``matrices`` with intruders have none: a model without it compares with nothing.
+    """
     gained = [] if gain is None else [_gained(gain)]
-    compared = [_compared(control, trade) for control, trade in controls]
+    compared = [
+        f"no matrix has {_name(control)}"
+        if 0 < matrices <= alone
+        else _compared(control, trade) + (f" ({alone:,} of {matrices:,} matrices have none)" if alone else "")
+        for control, trade, alone in controls
+    ]
     return "; ".join([f"at scale {scale:g} {_in_words(change)}", *gained, *compared])
 
 
@@ -43,13 +57,17 @@ def _gained(gain: Interval) -> str:
     return f"at equal task loss this is {abs(gain.estimate):.3f} [{low:.3f}, {high:.3f}] {side} interpolation"
 
 
-def _compared(control: str, trade: Trade) -> str:
-    """Compare a control with the intruders at the same scale: lower loss or higher accuracy is better."""
+def _name(control: str) -> str:
     names = {
         "shrink": "the norm-matched shrink",
         "shrink-output": "the update scaled to the same output energy",
     }
-    name = names.get(control, f"the control {control}")
+    return names.get(control, f"the control {control}")
+
+
+def _compared(control: str, trade: Trade) -> str:
+    """Compare a control with the intruders at the same scale: lower loss or higher accuracy is better."""
+    name = _name(control)
     better: list[str] = []
     worse: list[str] = []
     for corpus, change in trade.losses.items():

@@ -88,6 +88,9 @@ class RandomVectors(ScaledIntruders):
 
     name = "random"
 
+    def exists(self, case: Case) -> bool:
+        return _has_others(self, case.matrix)
+
     def scaled(self, matrix: AuditedMatrix) -> WantedTriplets:
         count, others = len(intruder_indices(matrix, self.which)), _other_indices(matrix)
         drawn = random.Random(f"{self.seed} {matrix.name}").sample(others, min(count, len(others)))
@@ -105,6 +108,9 @@ class Neighbours(ScaledIntruders):
     """
 
     name = "neighbours"
+
+    def exists(self, case: Case) -> bool:
+        return _has_others(self, case.matrix)
 
     def scaled(self, matrix: AuditedMatrix) -> WantedTriplets:
         left, chosen = _other_indices(matrix), []
@@ -132,6 +138,12 @@ class UpdateDirections(ScaledIntruders):
 
     def sentence(self, vectors: int) -> str:
         return f"control: {vectors:,} leading directions of the update scaled by {self.scale:g}"
+
+
+def _has_others(control: ScaledRemedy, matrix: AuditedMatrix) -> bool:
+    """Return whether a control scales a vector in the place of the intruders; all of the top k may be intruders."""
+    wanted = control.scaled(matrix)
+    return bool(wanted and wanted.indices) or not intruder_indices(matrix, control.which)
 
 
 def _other_indices(matrix: AuditedMatrix) -> list[int]:

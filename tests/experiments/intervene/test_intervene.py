@@ -417,6 +417,28 @@ def test_verdict_in_words() -> None:
     assert "accuracy on sums +15.0" in neighbours
 
 
+def test_a_control_that_no_matrix_has_is_not_compared(folder: Path) -> None:
+    """Of two vectors, both intruders, none is left to be scaled in their place."""
+    sweep = intervene(
+        str(folder / "base"),
+        str(folder / "tuned"),
+        audit=AuditSettings(k=2, epsilon=0.99),
+        sweep=SweepSettings((0.0,), ("random", "neighbours")),
+        losses=LossSettings((str(folder / "texts.jsonl"),)),
+    )
+    having = [matrix for matrix in sweep.audit.matrices if matrix.intruders]
+    assert {matrix.intruders for matrix in having} == {2}
+    assert {(p.control, p.left_alone) for p in sweep.points if p.control != "intruders"} == {
+        ("random", len(having)),
+        ("neighbours", len(having)),
+    }
+    (verdict,) = sweep.verdicts()
+    assert verdict.split("; ")[1:] == [
+        "no matrix has the control random",
+        "no matrix has the control neighbours",
+    ]
+
+
 def test_nothing_clear_is_said_so() -> None:
     tuned = point("intruders", 1.0, 0.0, 150)
     same = point("intruders", 0.5, 0.0, 150)

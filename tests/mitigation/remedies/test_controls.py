@@ -11,8 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from intruders.audits.result.records import AuditedMatrix, UpdateSize, Vector
+from intruders.linalg.operators import Dense
 from intruders.mitigation.mitigate import mitigate
 from intruders.mitigation.remedies.every_remedy import remedy_named
+from intruders.mitigation.remedies.position import positions_of
+from intruders.mitigation.remedies.remedy import Case
 from intruders.mitigation.remedies.remedy_table import CONTROLS
 from tests.checkpoints.models import merged_weights, saved
 from tests.mitigation.hot import (
@@ -170,3 +173,13 @@ def test_neighbours_are_the_nearest_in_rank(intruders: set[int], neighbours: lis
     drawn = remedy_named("random", 0.5, 3).scaled(made(intruders)).indices
     assert len(drawn) == len(neighbours)
     assert not set(drawn) & intruders
+
+
+@pytest.mark.parametrize("control", ["random", "neighbours"])
+@pytest.mark.parametrize(("intruders", "exists"), [({0, 1}, True), (set(range(5)), True), (set(range(6)), False)])
+def test_a_control_exists_where_a_vector_is_none_of_the_intruders(
+    control: str, intruders: set[int], exists: bool
+) -> None:
+    matrix = made(intruders)
+    case = Case(matrix, Dense(torch.eye(8)), {}, positions_of(["w"])["w"])
+    assert remedy_named(control, 0.5, 0).exists(case) is exists
