@@ -164,8 +164,8 @@ def open_to_dose(
     """
     require_same_head(sides)
     require_same_vocabulary(sides)
+    require_only_matrices(sides)
     if opens_base(sides, tasks):
-        require_only_matrices(sides)
         require_one_device(loading)
         return open_models(sources[0], None, tasks, loading)
     require_whole_weights(loading)

@@ -311,37 +311,49 @@ def test_prompts_alone_are_answered_by_the_tuned_model(
     assert tuned.accuracy is None
 
 
-def test_a_masked_model_is_healed_on_a_task_of_classes(text: str, tmp_path: Path) -> None:
+def classifier_and_rows(folder: Path, **settings: Any) -> tuple[tuple[str, str], str]:
+    """A masked base, an adapter of a classifier on it with the record of its labels, and rows of two labels."""
     from peft import LoraConfig, get_peft_model
 
-    base = save_bert(tmp_path / "base")
-    rows = tmp_path / "rows.csv"
+    base = save_bert(folder / "base")
+    rows = folder / "rows.csv"
     rows.write_text("text,label\n" + "\n".join(f"word {number},{'ab'[number % 2]}" for number in range(40)))
+    saved = {"task_type": "SEQ_CLS", "modules_to_save": ["classifier", "pooler"]}
     model: Any = get_peft_model(
         load_model(str(base), "classification", ["a", "b"]),
-        LoraConfig(
-            r=1,
-            target_modules=["query", "value"],
-            task_type="SEQ_CLS",
-            modules_to_save=["classifier", "pooler"],
-        ),
+        LoraConfig(r=1, target_modules=["query", "value"], **saved, **settings),
     )
     generator = torch.Generator().manual_seed(1)
     for name, parameter in model.named_parameters():
         if "lora_" in name:
             parameter.data = 0.5 * torch.randn(parameter.shape, generator=generator)
-    model.save_pretrained(tmp_path / "tuned")
+        elif parameter.requires_grad and name.endswith("query.base_layer.bias"):
+            parameter.data += 1
+    model.save_pretrained(folder / "tuned")
     record = {"schema": 1, "status": "finished", "config": {}, "task": {"labels": ["a", "b"]}}
-    (tmp_path / "tuned" / "run.json").write_text(json.dumps(record))  # its labels, as finetune keeps them
+    (folder / "tuned" / "run.json").write_text(json.dumps(record))  # its labels, as finetune keeps them
+    return (str(base), str(folder / "tuned")), f"{rows}?text=text&label=label"
+
+
+def test_a_masked_model_is_healed_on_a_task_of_classes(text: str, tmp_path: Path) -> None:
+    models, rows = classifier_and_rows(tmp_path)
     found = run(
-        (str(base), str(tmp_path / "tuned")),
+        models,
         text,
         tmp_path / "healed",
-        task=f"{rows}?text=text&label=label",
+        task=rows,
         settings=HealSettings(**{**QUICK.values(), "estimate": True, "steps": 2}),
     )
     assert found.healed_point.corpora[text].loss.estimate > 0
     assert (tmp_path / "healed" / "adapter_config.json").is_file()
+
+
+def test_trained_biases_of_a_classifier_are_refused(text: str, tmp_path: Path) -> None:
+    """They would stay as tuned in what is measured as the base."""
+    models, rows = classifier_and_rows(tmp_path, bias="all")
+    with pytest.raises(SettingError, match=r"also changes '.*bias'.*, which no dose acts on"):
+        run(models, text, tmp_path / "healed", task=rows)
+    assert not (tmp_path / "healed").exists()
 
 
 def test_a_masked_model_does_not_write(text: str, tmp_path: Path) -> None:
