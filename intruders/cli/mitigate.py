@@ -188,7 +188,7 @@ def mitigate(
             control=control or INTRUDERS,
             which=which,
             remedy=_with_task(
-                _with_doses(_remedy(remedy, strength, drawn_by), doses),
+                _with_doses(_remedy(remedy, strength, drawn_by), doses, base, tuned),
                 base,
                 tuned,
                 task,
@@ -249,8 +249,10 @@ def _with_task(
     return with_sensitivities(asked, base, tuned, data_seed=data_seed, loading=loading, progress=progress)
 
 
-def _with_doses(remedy: Remedy | None, record: Path | None) -> Remedy | None:
-    """Return the remedy; doses gets those of a record."""
+def _with_doses(
+    remedy: Remedy | None, record: Path | None, base: str | None, tuned: str | None
+) -> Remedy | None:
+    """Return the remedy; doses gets those of a record of the same tuned model."""
     from ..mitigation.remedies.doses import Doses
 
     if not isinstance(remedy, Doses):
@@ -262,10 +264,19 @@ def _with_doses(remedy: Remedy | None, record: Path | None) -> Remedy | None:
             "remedy 'doses' needs the doses of these two models; pass --doses with the heal.json of them, or learn "
             "them with intruders heal"
         )
+    from ..checkpoints.pairing.sides_on_disk import sides_on_disk
     from ..experiments.heal.healing import Healing
     from ..experiments.heal.learned_doses import remedy_of
+    from ..models.model_digest import digest_of_model
 
-    return remedy_of(Healing.load(record), remedy.share)
+    healing = Healing.load(record)
+    _, model = sides_on_disk(base, tuned)
+    if healing.of.get("tuned", digest_of_model(model)) != digest_of_model(model):
+        raise SettingError(
+            f"doses is '{record}', which intruders heal learned for '{healing.tuned}' and not for '{model}'; pass the "
+            "record of these two models, or learn it with intruders heal"
+        )
+    return remedy_of(healing, remedy.share)
 
 
 def _remedy(name: str | None, strength: float | None, seed: int) -> Remedy | None:

@@ -201,12 +201,13 @@ def _drawn(part: Components, count: int, key: str) -> Components:
 
 
 def _exchanged(remedy: Doses, seed: int, cases: Sequence[Case]) -> Doses:
-    """The same doses, exchanged among matrices of one shape."""
+    """The same doses, exchanged among matrices of one shape that have as many."""
     doses = dict(remedy.doses or {})
-    by_shape: dict[tuple[int, int], list[str]] = {}
+    alike: dict[tuple[tuple[int, int], int], list[str]] = {}
     for case in cases:
-        by_shape.setdefault(case.matrix.shape, []).append(case.matrix.name)
-    for shape, names in by_shape.items():
+        name = case.matrix.name
+        alike.setdefault((case.matrix.shape, len(doses[name])), []).append(name)
+    for (shape, _), names in alike.items():
         drawn = [doses[name] for name in names]
         random.Random(f"doses {seed} {shape}").shuffle(drawn)
         doses |= dict(zip(names, drawn, strict=True))

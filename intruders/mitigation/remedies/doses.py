@@ -16,7 +16,7 @@ from ...linalg.low_rank import LowRank
 from ...settings import setting
 from .changes import Change
 from .position import Position
-from .remedy import Case, PublishedRemedy, WantedTriplets
+from .remedy import ZERO_SHARE, Case, PublishedRemedy, WantedTriplets
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,12 @@ class Doses(PublishedRemedy):
         if len(doses) == 1:
             return Change(share=doses[0])
         [part] = (case.parts[need] for need in self.needs(case.matrix))
+        directions = int((part.values > ZERO_SHARE * part.values[0]).sum())
+        if directions != len(doses):
+            raise SettingError(
+                f"remedy 'doses' has {len(doses)} doses of '{case.matrix.name}', whose update has {directions} "
+                "directions; expected one for each; run intruders heal on these two models"
+            )
         kept = part.first(len(doses))
         dosed = kept.values * torch.tensor(doses, dtype=torch.float64, device=kept.values.device)
         return Change(share=0.0, added=LowRank(*kept.with_values(dosed).factors(1.0)))

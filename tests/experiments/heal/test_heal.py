@@ -21,6 +21,8 @@ from intruders.experiments.heal.learned_doses import remedy_of
 from intruders.measures.measure_settings import LossSettings, ScoreSettings
 from intruders.models.loading import load_model
 
+from tests.commands import in_this_process
+
 from .healed_models import QUICK, TARGETS, adapter_of, llama_and_adapter, tuned_in_full
 
 IDS = torch.tensor([[5, 20, 31, 7, 44, 12]])
@@ -385,6 +387,18 @@ def test_a_remedy_of_the_record_gives_the_same_weights(
         load_file(folder / "adapter_model.safetensors") for folder in (healed[1], tmp_path / "again")
     )
     assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+
+
+def test_the_command_refuses_a_record_of_another_model(
+    models: tuple[str, str], healed: tuple[intruders.Healing, Path], tmp_path: Path
+) -> None:
+    other = adapter_of(Path(models[0]), tmp_path / "other", TARGETS, seed=9)
+    options = ["--remedy", "doses", "--doses", str(healed[1]), "--out", str(tmp_path / "out"), "--no-check"]
+    refused = in_this_process("mitigate", models[0], other, *options)
+    assert refused.returncode == 2
+    assert f"learned for '{models[1]}' and not for '{other}'" in refused.stderr
+    assert not (tmp_path / "out").exists()
+    assert in_this_process("mitigate", *models, *options).returncode == 0
 
 
 def test_an_adapter_that_changes_nothing_is_refused(
