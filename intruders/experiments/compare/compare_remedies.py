@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,7 @@ from ...audits.audit_settings import ANYWHERE, AS_USUAL, AuditSettings, Compute
 from ...audits.result.audit_result import Audit
 from ...checkpoints.pairing.open_sides import open_sides
 from ...checkpoints.pairing.sides_on_disk import sides_on_disk
-from ...data.corpora import load_corpora
+from ...data.corpora import Corpus, load_corpora
 from ...data.load_task import described_task, load_task
 from ...errors import SettingError
 from ...measures.harness import check_harness
@@ -142,7 +143,7 @@ def compare_remedies(
         tally = Tally(progress, planned_evaluations(names, comparison.strengths, len(data.choice)))
         of_base = _base_outcomes(base_source, loading, measuring, data, kept, tally)
         learned: Doses | str = "were not asked for"
-        if Doses.name in names:
+        if of_doses := Doses.name in names:
             learning = HealSettings(
                 allow=comparison.allow,
                 max_tokens=losses.max_tokens or HEALING.max_tokens,
@@ -190,6 +191,7 @@ def compare_remedies(
                     "task": described_task(compared.target, scores),
                     "data_seed": data_seed,
                     **(harness.recorded() if harness.lm_eval else {}),
+                    **({"healing": _healing(losses, scores, corpora)} if of_doses else {}),
                     "intruders": audited.intruders,
                     "matrices": len(audited.matrices),
                 },
@@ -203,6 +205,19 @@ def compare_remedies(
                 remedies=rows,
                 others=bench.other_names,
             )
+
+
+def _healing(
+    losses: LossSettings, scores: ScoreSettings, corpora: Mapping[str, Sequence[Corpus]]
+) -> dict[str, Any]:
+    """Return the data that doses are learned on, as ``intruders heal`` takes it; it has no setting for all documents."""
+    documents = max(sum(len(part.documents) for part in parts) for parts in corpora.values())
+    return {
+        "max_documents": losses.max_documents or documents,
+        "max_tokens": losses.max_tokens or HEALING.max_tokens,
+        "max_examples": scores.max_examples or HEALING.max_examples,
+        "estimate": losses.estimate,
+    }
 
 
 def _unit(

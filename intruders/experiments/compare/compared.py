@@ -22,6 +22,7 @@ from ...system.result_protocol import JsonResult
 from ...version import __version__
 from ..bench.point import Point
 from ..bench.yardstick import FourParts, Items
+from ..heal.heal_settings import HealSettings
 from .comparison_rows import INTERVALS, rows_of_document
 from .tried_strengths import strength_name
 
@@ -169,7 +170,7 @@ class RemedyComparison(JsonResult):
         parts = ["intruders", "mitigate", self.base, self.tuned]
         strength = f"{best.chosen.strength:g}"
         if best.name == "doses":
-            return self._healing_command(out)
+            return self._healing_command(out, best.chosen.strength)
         if best.name == "intruders":
             parts += ["--scale", strength]
             if (which := self.settings.get("which", "all")) != "all":
@@ -256,13 +257,23 @@ class RemedyComparison(JsonResult):
             return ""
         return f" Its accuracy on {self.target} is {own:.2f}, the tuned model's {tuned:.2f}."
 
-    def _healing_command(self, out: str) -> str:
-        """Return the command that learns doses again and writes the model."""
+    def _healing_command(self, out: str, strength: float) -> str:
+        """Return the command that learns the same doses again and writes the model at their share."""
         parts = ["intruders", "heal", self.base, self.tuned]
         parts += ["--task", str(self.settings.get("task") or self.target)]
         for corpus in self.base_point.losses:
             parts += ["--loss-on", corpus]
-        return shlex.join([*parts, "--allow", f"{self.allow:g}", "--out", out])
+        parts += ["--allow", f"{self.allow:g}"]
+        parts += changed_options(HealSettings(**self.settings.get("healing", {})))
+        for name in ("seed", "data_seed"):
+            if (value := self.settings.get(name)) is not None and (value or name == "data_seed"):
+                parts += [f"--{name.replace('_', '-')}", str(value)]
+        if strength == 1:
+            return shlex.join([*parts, "--out", out])
+        learned = f"{out}-doses"
+        parts = [*parts, "--out", learned]
+        share = ["intruders", "mitigate", self.base, self.tuned, "--remedy", "doses", "--doses", learned]
+        return f"{shlex.join(parts)} && {shlex.join([*share, '--strength', f'{strength:g}', '--out', out])}"
 
     def _needs_a_checkpoint(self, remedy: ComparedRemedy) -> bool:
         """Return whether a remedy needs a checkpoint: adapters cannot store single entries or change full tensors."""

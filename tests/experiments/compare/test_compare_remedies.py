@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -18,6 +20,7 @@ from intruders.experiments.compare.compare_remedies import compare_remedies
 from intruders.experiments.compare.compared import RemedyComparison
 from intruders.experiments.compare.comparison_settings import REMEDIES, ComparisonSettings
 from intruders.measures.evaluate import evaluate
+from intruders.measures.intervals import Interval
 from intruders.measures.measure_settings import HarnessSettings, LossSettings, ScoreSettings
 from intruders.mitigation.mitigate import mitigate
 from intruders.mitigation.remedies.every_remedy import PUBLISHED
@@ -409,3 +412,29 @@ def test_the_command_prints_the_table_and_writes_the_report(
     assert "Use layers at quota" in page
     assert {file.suffix for file in (out / "figures").iterdir()} == {".png", ".svg", ".csv"}
     json.loads((out / "remedies.json").read_text())
+
+
+def test_the_command_learns_the_doses_that_were_measured(folder: Path, tmp_path: Path) -> None:
+    """With seeds and numbers of data that are not the defaults."""
+    comparison = compare_remedies(
+        str(folder / "base"),
+        str(folder / "tuned"),
+        comparison=ComparisonSettings(only=("interpolate", "doses"), strengths=1, allow=0.5),
+        losses=LossSettings((str(folder / "text.jsonl"),), max_documents=12, max_tokens=32),
+        scores=ScoreSettings(tasks=(f"{folder / 'task.jsonl'}?prompt=q&completion=a",), max_new_tokens=4),
+        out=tmp_path / "compared",
+        data_seed=2,
+        seed=3,
+        compute=NO_CACHE,
+    )
+    units = [json.loads(file.read_text()) for file in (tmp_path / "compared").rglob("evaluations/*.json")]
+    [measured] = [unit["outcome"]["doses"] for unit in units if "learned on" in unit["unit"]]
+    chosen = row(comparison, "doses").chosen
+    clear = replace(chosen, strength=1.0, gain=Interval(1.0, 0.9, 1.1))
+    rows = [replace(row(comparison, "doses"), chosen=clear)]
+    always = replace(comparison, remedies=rows, forgotten=Interval(1.0, 0.9, 1.1))
+    shell = always.command(str(tmp_path / "healed"))
+    assert shell is not None
+    done = in_this_process(*shlex.split(shell)[1:])
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "healed" / "heal.json").read_text())["healing"]["doses"] == measured

@@ -26,11 +26,11 @@ def printed(comparison: Any, width: int) -> str:
     return captured.get()
 
 
-def typed(shell: str | None) -> dict[str, Any]:
-    """What ``intruders mitigate`` reads of a command, which must be one that it understands."""
+def typed(shell: str | None, command: str = "mitigate") -> dict[str, Any]:
+    """What ``intruders`` reads of a command, which must be one that it understands."""
     assert shell is not None
     program, name, *arguments = shlex.split(shell)
-    assert (program, name) == ("intruders", "mitigate")
+    assert (program, name) == ("intruders", command)
     group: Any = typer.main.get_command(app)
     with group.commands[name].make_context(name, arguments) as context:
         return dict(context.params)
@@ -78,6 +78,26 @@ def test_intruders_are_written_by_their_scale_and_other_settings_are_kept() -> N
     settings = {**comparison.settings, "k": 5, "include": ["*.q_proj.*"]}
     given = typed(replace(comparison, settings=settings).command())
     assert (given["scale"], given["remedy"], given["k"], given["include"]) == (0.25, None, 5, ["*.q_proj.*"])
+
+
+@pytest.mark.parametrize("strength", [1.0, 0.75])
+def test_doses_are_learned_again_on_the_same_data_and_written_at_their_strength(strength: float) -> None:
+    comparison = made_up_comparison(remedies=[made_up_row("doses", strength, 3.9, around(0.4))])
+    healing = {"max_documents": 9, "max_tokens": 192, "max_examples": 300, "estimate": False}
+    settings = {**comparison.settings, "seed": 5, "data_seed": 0, "healing": healing}
+    shell = replace(comparison, settings=settings).command("out")
+    assert shell is not None
+    first, *second = shell.split(" && ")
+    given = typed(first, "heal")
+    wanted = {"seed": 5, "data_seed": 0, "max_documents": 9, "max_tokens": 192, "max_examples": 300}
+    assert {name: given[name] for name in wanted} == wanted
+    assert str(given["out"]) == ("out" if strength == 1 else "out-doses")
+    if strength == 1:
+        assert not second
+        return
+    given = typed(second[0])
+    assert (given["remedy"], given["strength"]) == ("doses", 0.75)
+    assert (str(given["doses"]), str(given["out"])) == ("out-doses", "out")
 
 
 def test_a_dose_that_does_as_well_is_said() -> None:
