@@ -18,7 +18,6 @@ from ...checkpoints.pairing.open_sides import open_sides
 from ...checkpoints.pairing.pair_sides import pair_sides
 from ...checkpoints.pairing.pairing import PairedMatrix, SkipKind
 from ...checkpoints.pairing.sides_on_disk import sides_on_disk
-from ...checkpoints.stored.checkpoint import Checkpoint
 from ...checkpoints.stored.names import tensor_of
 from ...checkpoints.stored.selection import Selection
 from ...data.columns import Columns
@@ -199,7 +198,7 @@ def _checked_form(form: str, tuned: Opened, pairs: Sequence[PairedMatrix]) -> st
     Raises:
       SettingError: an adapter cannot store the doses.
     """
-    chosen = ("checkpoint" if isinstance(tuned, Checkpoint) else "adapter") if form == "auto" else form
+    chosen = ("adapter" if isinstance(tuned, Adapter) else "checkpoint") if form == "auto" else form
     dense = [pair.name for pair in pairs if pair.rank is None]
     if chosen == "adapter" and dense:
         raise SettingError(

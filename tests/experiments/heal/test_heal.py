@@ -455,4 +455,7 @@ def test_a_sum_of_adapters_is_healed(models: tuple[str, str], text: str, tmp_pat
     other = adapter_of(Path(models[0]), tmp_path / "other", ("v_proj", "q_proj"), seed=4)
     found = run((models[0], f"{models[1]}@0.7+{other}@0.3"), text, tmp_path / "healed")
     assert len(found.doses) == 6
+    # A sum becomes a checkpoint, as by mitigate.
+    assert found.form == "checkpoint"
+    assert (tmp_path / "healed" / "model.safetensors").is_file()
     assert found.point(HEALED) is not None
