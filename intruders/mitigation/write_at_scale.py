@@ -114,7 +114,7 @@ def write_at_scale(
             str(out),
             target.form,
             float(scale),
-            len(pairing.pairs),
+            sum(pair.load() is not None for pair in pairing.pairs),
             time.perf_counter() - started,
         )
         written.keep(RECORD, result)

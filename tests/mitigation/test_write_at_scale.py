@@ -15,7 +15,7 @@ from torch import Tensor
 
 from intruders.audits.audit_settings import AuditSettings
 from intruders.checkpoints.stored.selection import Selection
-from intruders.errors import NonFiniteError, SettingError
+from intruders.errors import CheckpointError, NonFiniteError, SettingError
 from intruders.mitigation.mitigate import mitigate
 from intruders.mitigation.remedies.interpolate import Interpolate
 from intruders.mitigation.write_at_scale import WrittenScale, write_at_scale
@@ -250,3 +250,44 @@ def test_the_record_is_plain(folder: Path, tmp_path: Path) -> None:
     document = json.loads((tmp_path / "out" / "written.json").read_text())
     assert document == written.to_document()
     assert document["scale"] == 2.0
+
+
+def test_matrices_that_were_not_tuned_are_not_counted(folder: Path, tmp_path: Path) -> None:
+    tuned = medium_llama()
+    tuned.get_parameter("model.layers.0.self_attn.q_proj.weight").data += 0.1
+    saved(tuned, tmp_path / "tuned")
+    assert write_at_scale(folder / "base", tmp_path / "tuned", 0.5, tmp_path / "out").matrices == 1
+
+
+def test_a_head_in_a_sum_of_adapters_is_written(folder: Path, tmp_path: Path) -> None:
+    """``W0 + 0.7 D1 + 0.3 D2`` by PEFT's own merge of each."""
+    models = [
+        hot_llama(seed, model=medium_llama(), target_modules=[*targets])
+        for seed, targets in enumerate((("q_proj", "lm_head"), ("q_proj",)))
+    ]
+    for name, model in zip("ab", models, strict=True):
+        saved(model, tmp_path / name)
+    of_sum = f"{tmp_path / 'a'}@0.7+{tmp_path / 'b'}@0.3"
+    write_at_scale(folder / "base", of_sum, 0.5, tmp_path / "out", form="adapter")
+    before, now = weights(folder / "base"), weights(folder / "base", tmp_path / "out")
+    first, second = (weights(folder / "base", tmp_path / name) for name in "ab")
+    for name, tensor in now.items():
+        update = 0.7 * (first[name] - before[name]) + 0.3 * (second[name] - before[name])
+        wanted = before[name] + 0.5 * update
+        assert (tensor - wanted).abs().max() <= CLOSE * max(1.0, float(wanted.abs().max())), name
+    assert not torch.equal(now["lm_head.weight"], before["lm_head.weight"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"target_modules": ["q_proj", "embed_tokens"]}, "model.embed_tokens.weight"),
+        ({"target_modules": ["q_proj"], "modules_to_save": ["norm"]}, "norm.weight"),
+    ],
+)
+def test_what_a_new_adapter_cannot_store_is_refused(
+    settings: dict[str, Any], named: str, folder: Path, tmp_path: Path
+) -> None:
+    saved(hot_llama(model=medium_llama(), **settings), tmp_path / "tuned")
+    with pytest.raises(CheckpointError, match=rf"changes '\S*{named}', which is not the weight of a linear"):
+        write_at_scale(folder / "base", f"{tmp_path / 'tuned'}@0.5", 1.0, tmp_path / "out", form="adapter")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...checkpoints.adapters.adapter import Adapter
 from ...checkpoints.adapters.peft_adapter import ADAPTER_CONFIG
 from ...checkpoints.opening.open import Opened
+from ...checkpoints.pairing.names_of_base import parts_of
 from ...checkpoints.pairing.pair_sides import pair_sides
 from ...checkpoints.pairing.pairing import PairedMatrix
 from ...checkpoints.stored.checkpoint import Checkpoint
+from ...checkpoints.stored.names import looks_up_tokens, may_be_same, tensor_of
+from ...checkpoints.stored.selection import Selection
 from ...checkpoints.writing.lora_adapter import Rank
 from ...checkpoints.writing.merged import Elsewhere
 from ...checkpoints.writing.shards import planned, write_safetensors
@@ -47,17 +51,21 @@ class NewLoraContent:
     @classmethod
     def of(cls, base: Checkpoint, tuned: Opened, rank: Rank) -> NewLoraContent:
         """Build the target; raise SettingError if it needs a rank, CheckpointError for other than linear modules."""
-        pairs = pair_sides(base, tuned).pairs
-        dense = [matrix.name for matrix in pairs if matrix.rank is None]
-        if rank == "keep" or (rank is None and dense):
+        # Of adapters everything is written or refused. Of a fine-tuning of all weights, the matrices that are audited.
+        of_adapters = not isinstance(tuned, Checkpoint)
+        pairs = pair_sides(base, tuned, Selection(include_embeddings=of_adapters)).pairs
+        is_dense = any(matrix.rank is None and matrix.load() is not None for matrix in pairs)
+        if rank == "keep" or (rank is None and is_dense):
             raise SettingError(
-                f"rank is {rank!r}, and the updates of '{tuned.source}' are of no low rank; pass --rank N for a LoRA "
-                "adapter of stated error, or write a checkpoint (--as checkpoint)"
+                f"rank is {rank!r}, and the updates of '{tuned.source}' are of no low rank; write a checkpoint (--as "
+                "checkpoint), or a LoRA adapter of stated error (intruders mitigate --as adapter --rank N)"
             )
-        unfit = [m.name for m in pairs if not m.name.endswith(".weight") or len(base.shape(m.name)) != 2]
-        if unfit:
+        unfit = next((m.name for m in pairs if not _is_linear(base, m.name) and m.load() is not None), None)
+        if unfit is None and of_adapters:
+            unfit = next(_outside(tuned, pairs), None)
+        if unfit is not None:
             raise CheckpointError(
-                f"'{tuned.source}' changes '{unfit[0]}', which is not the weight of a linear module; write a "
+                f"'{tuned.source}' changes '{unfit}', which is not the weight of a linear module; write a "
                 "checkpoint (--as checkpoint)"
             )
         assert not isinstance(rank, str)
@@ -113,6 +121,22 @@ class NewLoraContent:
             "inference_mode": True,
             "task_type": None,
         }
+
+
+def _is_linear(base: Checkpoint, name: str) -> bool:
+    """Return whether a matrix is the weight of a linear module, which factors can be added to under its name."""
+    return name.endswith(".weight") and len(base.shape(name)) == 2 and not looks_up_tokens(name)
+
+
+def _outside(tuned: Opened, pairs: Sequence[PairedMatrix]) -> Iterator[str]:
+    """Yield the tensors that adapters store, such as norms and biases, and that none of the pairs is."""
+    paired = [tensor_of(pair.name) for pair in pairs]
+    for part, _ in parts_of(tuned):
+        if isinstance(part, Adapter):
+            yield from (name for name, _ in part.ignored)
+            for name in part.replaced.names():
+                if not any(may_be_same(own, name) for own in paired):
+                    yield name
 
 
 def _cut(pair: Pair, change: Change, rank: int | None) -> tuple[LowRank, float]:
