@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import SettingError
 from ..checkpoints.writing.training_record import SCHEMA
+from ..errors import SettingError
 from ..system.documents import read_document
 from ..system.files import write_atomically
 from ..system.folders import LOCK, atomic_folder, locked_folder, make_folder

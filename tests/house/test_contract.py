@@ -65,7 +65,7 @@ WRITTEN: dict[str, str] = {
     "measures/evaluate.py": "evaluation.json",
     "mitigation/mitigation_result.py": "intruders.json",
     "mitigation/write_at_scale.py": "written.json",
-    "models/finetuned_folder.py": "run.json",
+    "checkpoints/writing/training_record.py": "run.json",
     "studies/advice/advice.py": "advice.json",
     "studies/tables/table_columns.py": "findings.json",
     "studies/work/run_record.py": "study/killed/run.json",

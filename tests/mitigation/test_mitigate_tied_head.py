@@ -70,7 +70,9 @@ def test_a_head_in_full_is_between_the_embedding_and_the_tuned_one(way: str, tmp
     base, tuned = models(tmp_path, "in full")
     at(way, 0.3, base, tuned, tmp_path / "out")
     embedding = load_file(base / "model.safetensors")["model.embed_tokens.weight"]
-    head, now = (load_file(folder / "adapter_model.safetensors")[HEAD] for folder in (tuned, tmp_path / "out"))
+    head, now = (
+        load_file(folder / "adapter_model.safetensors")[HEAD] for folder in (tuned, tmp_path / "out")
+    )
     torch.testing.assert_close(now, embedding + 0.3 * (head - embedding))
 
 
@@ -82,7 +84,9 @@ def test_intruders_of_a_head_in_full_are_scaled(tmp_path: Path) -> None:
     [audited] = [matrix for matrix in result.before.matrices if matrix.name == "lm_head.weight"]
     intruders = [vector.index for vector in audited.vectors if vector.intruder]
     assert intruders
-    head, now = (load_file(folder / "adapter_model.safetensors")[HEAD] for folder in (tuned, tmp_path / "out"))
+    head, now = (
+        load_file(folder / "adapter_model.safetensors")[HEAD] for folder in (tuned, tmp_path / "out")
+    )
     left, values, right = torch.linalg.svd(head.double(), full_matrices=False)
     removed = left[:, intruders] * values[intruders] @ right[intruders]
     torch.testing.assert_close(now.double(), head.double() - removed, atol=1e-5, rtol=1e-5)
@@ -91,7 +95,7 @@ def test_intruders_of_a_head_in_full_are_scaled(tmp_path: Path) -> None:
 @pytest.mark.parametrize("form", FORMS)
 def test_a_checkpoint_has_no_place_for_the_head(form: str, tmp_path: Path) -> None:
     base, tuned = models(tmp_path, form)
-    with pytest.raises(CheckpointError, match="changes 'lm_head.weight', which the base ties to"):
+    with pytest.raises(CheckpointError, match=r"changes 'lm_head\.weight', which the base ties to"):
         write_at_scale(base, tuned, 0.5, tmp_path / "out", form="checkpoint")
 
 

@@ -71,9 +71,7 @@ def _copied(source: Path, folder: Path, starts: tuple[str, ...]) -> list[str]:
     copied = []
     for file in sorted(source.iterdir()):
         wanted = file.name.startswith(starts) and file.name.endswith(_COMPANIONS)
-        is_other = (
-            file.name.endswith(_NOT_COMPANIONS) or file.name.startswith(".") or file.name in _RECORDS
-        )
+        is_other = file.name.endswith(_NOT_COMPANIONS) or file.name.startswith(".") or file.name in _RECORDS
         if file.is_file() and wanted and not is_other:
             shutil.copyfile(file, folder / file.name)
             copied.append(file.name)

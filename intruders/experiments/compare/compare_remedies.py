@@ -210,7 +210,7 @@ def compare_remedies(
 def _healing(
     losses: LossSettings, scores: ScoreSettings, corpora: Mapping[str, Sequence[Corpus]]
 ) -> dict[str, Any]:
-    """Return the data that doses are learned on, as ``intruders heal`` takes it; it has no setting for all documents."""
+    """Return the data that doses are learned on, as ``intruders heal`` takes it, which cannot ask for all."""
     documents = max(sum(len(part.documents) for part in parts) for parts in corpora.values())
     return {
         "max_documents": losses.max_documents or documents,

@@ -46,12 +46,12 @@ def controls_of(
         in_their_place: list[Remedy] = [Complement(remedy.scale, which=remedy.which)]
         if remedy.which == TOP:  # the paper's own control of it
             in_their_place.append(Neighbours(remedy.scale, which=TOP))
-        for control in in_their_place:
-            without = sum(not control.exists(case) for case in cases)
+        for matching in in_their_place:
+            without = sum(not matching.exists(case) for case in cases)
             if without < len(cases) or not cases:
-                controls[control.name] = control
+                controls[matching.name] = matching
             if without:
-                missing[control.name] = f"{without} of {len(cases)} matrices with intruders have none"
+                missing[matching.name] = f"{without} of {len(cases)} matrices with intruders have none"
     drawn = [
         control for draw in range(_DRAWS) if (control := at_random(remedy, seed + draw, cases)) is not None
     ]

@@ -158,7 +158,13 @@ def test_two_dosed_models_share_stacked_experts(tmp_path: Path) -> None:
     from transformers import GptOssConfig, GptOssForCausalLM
 
     torch.manual_seed(0)
-    sizes = {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "head_dim": 8}
+    sizes = {
+        "vocab_size": 64,
+        "hidden_size": 16,
+        "intermediate_size": 24,
+        "num_hidden_layers": 1,
+        "head_dim": 8,
+    }
     heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "max_position_embeddings": 64}
     experts = {"num_local_experts": 2, "num_experts_per_tok": 2, "layer_types": ["full_attention"]}
     whole: Any = GptOssForCausalLM(GptOssConfig(**sizes, **heads, **experts)).eval()
@@ -175,7 +181,9 @@ def test_two_dosed_models_share_stacked_experts(tmp_path: Path) -> None:
     updates = read_updates(pairs, "matrix", torch.device("cpu"), silent)
     name = next(name for name in updates.names if name.endswith("experts.down_proj[1]"))
     tensor = name.removesuffix("[1]")
-    added = LowRank(torch.randn(16, 1), 0.1 * torch.randn(1, 24))  # output side first; stored input side first
+    added = LowRank(
+        torch.randn(16, 1), 0.1 * torch.randn(1, 24)
+    )  # output side first; stored input side first
 
     def by_hand(dose: float, extra: float) -> torch.Tensor:
         for own, weight in stacked.items():

@@ -20,7 +20,6 @@ from intruders.experiments.heal.healing import HEALED
 from intruders.experiments.heal.learned_doses import remedy_of
 from intruders.measures.measure_settings import LossSettings, ScoreSettings
 from intruders.models.loading import load_model
-
 from tests.commands import in_this_process
 
 from .healed_models import QUICK, TARGETS, adapter_of, llama_and_adapter, tuned_in_full

@@ -176,7 +176,9 @@ def test_neighbours_are_the_nearest_in_rank(intruders: set[int], neighbours: lis
 
 
 @pytest.mark.parametrize("control", ["random", "neighbours"])
-@pytest.mark.parametrize(("intruders", "exists"), [({0, 1}, True), (set(range(5)), True), (set(range(6)), False)])
+@pytest.mark.parametrize(
+    ("intruders", "exists"), [({0, 1}, True), (set(range(5)), True), (set(range(6)), False)]
+)
 def test_a_control_exists_where_a_vector_is_none_of_the_intruders(
     control: str, intruders: set[int], exists: bool
 ) -> None:

@@ -167,7 +167,7 @@ def test_a_tensor_that_an_adapter_stores_in_full_and_the_type_of_the_base_cannot
     model = hot_llama(model=tiny_llama(), target_modules=["q_proj"], modules_to_save=["norm"])
     model.base_model.model.model.norm.modules_to_save["default"].weight.data[0] = 1e5
     saved(model, tmp_path / "tuned")
-    with pytest.raises(NonFiniteError, match="'model.norm.weight' .* written in float16"):
+    with pytest.raises(NonFiniteError, match=r"'model\.norm\.weight' .* written in float16"):
         write_at_scale(tmp_path / "base", tmp_path / "tuned", 1.0, tmp_path / "out", form="checkpoint")
 
 
