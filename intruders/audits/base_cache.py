@@ -105,10 +105,8 @@ class DiskCache:
         """As :meth:`get`, for whom the place of the entries matters: the same in a folder."""
         path = self._path(key)
         try:
-            with path.open(
-                "rb"
-            ):  # the reader of safetensors says of any file that it cannot open that it is not there
-                pass
+            # The reader of safetensors says of any file that it cannot open that it is not there.
+            path.open("rb").close()
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -149,9 +147,8 @@ class DiskCache:
                 part.touch(exist_ok=False)
                 mode = part.stat().st_mode  # as the user's umask has it
                 save_file(tensors, part, metadata={"digest": _digest(tensors)})
-                part.chmod(
-                    mode
-                )  # the writer of safetensors leaves a file to its owner alone; a team shares the folder
+                # The writer of safetensors leaves a file to its owner alone, and a team shares the folder.
+                part.chmod(mode)
                 os.replace(part, path)
             finally:
                 part.unlink(missing_ok=True)

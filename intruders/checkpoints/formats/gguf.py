@@ -38,9 +38,8 @@ _UINT8 = 0
 class GgufModel:
     """The content of a GGUF file, or of all files of a split model."""
 
-    tensors: dict[
-        str, StoredTensor
-    ]  # under transformers' names, in the order of a safetensors file of the model
+    # Under transformers' names, in the order of a safetensors file of the model.
+    tensors: dict[str, StoredTensor]
     config: dict[str, Any]  # as transformers makes it
     unnamed: list[str]  # matrices under llama.cpp's names, for which transformers' model has no name
 
