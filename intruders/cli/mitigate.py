@@ -271,7 +271,8 @@ def _with_doses(
 
     healing = Healing.load(record)
     _, model = sides_on_disk(base, tuned)
-    if healing.of.get("tuned", digest_of_model(model)) != digest_of_model(model):
+    digest = digest_of_model(model)
+    if healing.of.get("tuned", digest) != digest:
         raise SettingError(
             f"doses is '{record}', which intruders heal learned for '{healing.tuned}' and not for '{model}'; pass the "
             "record of these two models, or learn it with intruders heal"

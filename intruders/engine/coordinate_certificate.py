@@ -52,7 +52,7 @@ def detect_in_coordinates(
     counts in the decision.
     """
     leading = leading_vectors(coordinates.problem(), k, allowed=far_below(coordinates.off))
-    cosines = coordinate_cosines(coordinates, leading, whole.off, whole.shape[-2])
+    cosines = coordinate_cosines(coordinates, leading, whole.off)
     intruder, resembles = decided(cosines, epsilon)
     decisions = Decisions(
         values=leading.values,

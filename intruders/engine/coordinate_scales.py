@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from ..linalg.batched import Batched
 from ..linalg.coordinate_cosines import CoordinateCosines, coordinate_cosines
 from ..linalg.coordinates import Coordinates, SecularProblem
 from ..linalg.full_precision import full_precision
@@ -26,13 +26,12 @@ _AT_ROOT = 1e-9
 
 
 @dataclass(frozen=True)
-class Followed:
+class Followed(Batched):
     """Matrices of one shape in their bases' coordinates, whose updates are followed over their scales."""
 
     coordinates: Coordinates
     off: Tensor  # (batch): the bases' own errors
     near: RitzVectors
-    rows: int  # of the matrices
 
     @property
     def nbytes(self) -> int:
@@ -42,24 +41,7 @@ class Followed:
     @property
     def kind(self) -> tuple[torch.Size, ...]:
         """What groups that can be joined have in common."""
-        return (torch.Size((self.rows,)), *(part.shape[1:] for part in self._parts()))
-
-    def __len__(self) -> int:
-        return len(self.off)
-
-    def select(self, index: Tensor) -> Followed:
-        """Return the matrices at ``index``."""
-        return Followed(self.coordinates.select(index), self.off[index], self.near.select(index), self.rows)
-
-    @classmethod
-    def joined(cls, groups: Sequence[Followed]) -> Followed:
-        """Join groups of one kind."""
-        first = groups[0]
-        if len(groups) == 1:
-            return first
-        off = torch.cat([group.off for group in groups])
-        coordinates = Coordinates.together([group.coordinates for group in groups])
-        return cls(coordinates, off, RitzVectors.together([group.near for group in groups]), first.rows)
+        return tuple(part.shape[1:] for part in self._parts())
 
     def _parts(self) -> list[Tensor]:
         coordinates, near = self.coordinates, self.near
@@ -106,7 +88,7 @@ class _LeastCosine:
         leading = leading_vectors(self.problem.select(index).at(scales), self.k, rows, allowed)
         off = self.followed.off[index]
         coordinates = at_scale(self.followed.coordinates.select(index), off, scales, share)
-        cosines = coordinate_cosines(coordinates, leading, off, self.followed.rows)
+        cosines = coordinate_cosines(coordinates, leading, off)
         return cosines, torch.cat([leading.rows, leading.further], -2)
 
 
@@ -117,7 +99,7 @@ def count_at(followed: Followed, k: int, epsilon: float, scale: float) -> tuple[
     scales = torch.full_like(off, scale)
     allowed = deciding(epsilon, coordinates.values.shape[-1])
     leading = leading_vectors(coordinates.problem().at(scales), k, allowed=allowed)
-    cosines = coordinate_cosines(at_scale(coordinates, off, scales), leading, off, followed.rows)
+    cosines = coordinate_cosines(at_scale(coordinates, off, scales), leading, off)
     intruder, resembles = decided(cosines, epsilon)
     return intruder.sum(-1), ~(intruder | resembles).all(-1)
 

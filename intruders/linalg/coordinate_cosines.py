@@ -41,15 +41,14 @@ class CoordinateCosines(Batched):
     upper: Tensor  # (batch, k)
 
 
-def coordinate_cosines(
-    coordinates: Coordinates, leading: LeadingVectors, off: Tensor, rows: int
-) -> CoordinateCosines:
+def coordinate_cosines(coordinates: Coordinates, leading: LeadingVectors, off: Tensor) -> CoordinateCosines:
     """Max cosines of the leading vectors with all base vectors; ``off`` ``(batch)`` is the base's own error.
 
-    ``rows`` is the number m of rows of the matrices: where the base has fewer columns, its left null space belongs to
-    no base vector.
+    Where a base has more rows than columns, there are coordinates beyond those of its vectors: its left null space
+    belongs to no base vector.
     """
     values, p = coordinates.values, coordinates.values.shape[-1]
+    is_tall = coordinates.size > p
     inside = leading.rows[..., :p].mT  # (batch, p, k)
     ids = cluster_ids(values)
     projections = cluster_projections(inside, ids)
@@ -65,13 +64,13 @@ def coordinate_cosines(
     best = torch.where(is_bad, 0.0, upper).amax(-2, keepdim=True)
     if bool((is_bad & (upper > best)).any()):
         window = _WINDOW * values[:, :1]
-        outside = leading.rows[..., p:].square().sum(-1) if rows > p else torch.zeros_like(turned)
+        outside = leading.rows[..., p:].square().sum(-1) if is_tall else torch.zeros_like(turned)
         held = _held_by_windows(values, inside.square(), outside, window + off.unsqueeze(-1))
         upper = torch.minimum(upper, held.sqrt() + (math.sqrt(2) * off.unsqueeze(-1) / window).unsqueeze(-1))
     upper = upper.amax(-2) + turned
     # Of a base that is zero, or tall without full rank, some base vectors are any in a null space.
     is_free = (values[:, :1] == 0) | (
-        (values[:, -1:] <= _APART * CLUSTER_TOLERANCE * values[:, :1]) & (rows > p)
+        (values[:, -1:] <= _APART * CLUSTER_TOLERANCE * values[:, :1]) & is_tall
     )
     is_known = leading.is_proved.unsqueeze(-1) & ~is_free & lower.isfinite() & upper.isfinite()
     return CoordinateCosines(

@@ -184,7 +184,7 @@ def test_a_critical_scale_is_a_root(shape: tuple[int, int], epsilon: float) -> N
     coordinates = coordinates_of(stack, whole, 3)
     assert coordinates is not None
     _, near = project_in_coordinates(coordinates, whole, 3, epsilon)
-    followed = Followed(coordinates, whole.off, near, shape[0])
+    followed = Followed(coordinates, whole.off, near)
     for start in (1.02 * high, 0.95 * high):
         (found,), (is_settled,) = settled_scales(followed, 3, epsilon, [start])
         assert found == pytest.approx(high, rel=5e-6)

@@ -148,7 +148,6 @@ def search(seeds: range) -> Counter[str]:
             coordinates,
             leading_vectors(coordinates.problem(), VECTORS, allowed=far_below(coordinates.off)),
             whole.off,
-            m,
         )
         for at, (kind, pair) in enumerate(made):
             truth = truth_of(pair)

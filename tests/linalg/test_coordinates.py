@@ -75,7 +75,7 @@ def test_what_rounding_leaves_of_a_cancelled_direction_is_within_the_bounds(
     leading = leading_vectors(coordinates.problem(), 2)
     error = np.abs(leading.values[0].numpy() - values[:2])
     assert (error <= float(coordinates.off[0]) + leading.residuals[0].norm().numpy()).all()
-    cosines = coordinate_cosines(coordinates, leading, whole.off, shape[0])
+    cosines = coordinate_cosines(coordinates, leading, whole.off)
     truth = np.abs(u.T @ y[:, :2]).max(0)
     assert (cosines.lower[0].numpy() <= truth + 1e-9).all()
     assert (cosines.upper[0].numpy() >= truth - 1e-9).all()

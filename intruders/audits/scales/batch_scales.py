@@ -99,7 +99,7 @@ class BatchScales:
         names = [pair.name for pair in batch.matrices]
         projected, near = project_in_coordinates(coordinates, whole, self.k, self.epsilon)
         projections = dict(zip(names, projected, strict=True))
-        group = FollowedGroup(names, projected, Followed(coordinates, whole.off, near, whole.shape[-2]))
+        group = FollowedGroup(names, projected, Followed(coordinates, whole.off, near))
         if self.room.takes(group):
             return MeasuredBatch(projections, {}, group)
         scales, doubted = self.settled(group)

@@ -35,7 +35,7 @@ def joined(groups: Sequence[FollowedGroup]) -> list[FollowedGroup]:
         FollowedGroup(
             [name for part in parts for name in part.names],
             [projection for part in parts for projection in part.projections],
-            Followed.joined([part.followed for part in parts]),
+            Followed.together([part.followed for part in parts]),
         )
         for of_kind in kinds.values()
         for parts in of_kind
