@@ -9,9 +9,9 @@ from types import TracebackType
 
 from torch import Tensor, nn
 
+from ..checkpoints.pairing.in_memory import BaseInMemory
 from ..checkpoints.stored.checkpoint import Checkpoint
-from ..checkpoints.stored.matching import match_names
-from ..checkpoints.stored.matrices import MatrixView, every_matrix, put_back
+from ..checkpoints.stored.matrices import MatrixView, put_back
 from ..checkpoints.writing.merged import Elsewhere, everywhere_as_tuned
 from ..errors import PairingError
 from ..linalg.low_rank import LowRank
@@ -25,7 +25,8 @@ class _Other:
     """A tuned tensor that no case is of."""
 
     name: str  # the base's
-    tensor: Tensor
+    tensor: Tensor  # the model's
+    part: Tensor  # of it, with the base's shape
     update_norm: float
 
 
@@ -62,23 +63,18 @@ class LiveInterventions:
         Raises:
           PairingError: the model lacks a weight of a case.
         """
-        self._base = base
         self._tensors = dict(model.state_dict(keep_vars=True))
-        self._matching = match_names(
-            base.shapes(),
-            {name: tuple(tensor.shape) for name, tensor in self._tensors.items()},
+        self._base = BaseInMemory.of(
+            base, {name: tuple(tensor.shape) for name, tensor in self._tensors.items()}
         )
-        self._views = every_matrix(base)
         # By its address in memory: a tensor, and what it held before.
         self._own: dict[int, tuple[Tensor, Tensor]] = {}
         self._recomputes = recomputes
         # By its name: what differs from the tuned matrix, which is computed again.
         self._changed: dict[str, tuple[Case, MatrixView, Tensor]] = {}
         # Of two names for one tensor the first alone: a share of a share would be left otherwise.
-        distinct = {
-            other.tensor.data_ptr(): other for name in others if (other := self._tuned(name)) is not None
-        }
-        self._others = list(distinct.values())
+        tuned = [self._other(name, part) for name, part in self._base.changed(others, self._tensors).items()]
+        self._others = list({other.part.data_ptr(): other for other in tuned}.values())
         self._matrices: list[tuple[Case, MatrixView, Tensor]] = []
         self.use(cases)
 
@@ -113,15 +109,15 @@ class LiveInterventions:
         self.reset()
         self._matrices = []
         for case in cases:
-            matrix = self._views[case.matrix.name]
-            name = self._matching.tuned_of.get(matrix.tensor)
-            if name is None:
+            matrix = self._base.views[case.matrix.name]
+            key = self._base.key_of_matrix(case.matrix.name)
+            if key is None:
                 raise PairingError(
                     f"the model that is measured has no weight '{case.matrix.name}'; pass the base it was made of"
                 )
-            self._matrices.append((case, matrix, self._tensors[name].data))
+            self._matrices.append((case, matrix, self._tensors[key].data))
             if self._is_recomputed(case):
-                self._write(case, matrix, self._tensors[name].data, Change())
+                self._write(case, matrix, self._tensors[key].data, Change())
 
     def set(self, remedy: Remedy, elsewhere: Elsewhere = everywhere_as_tuned) -> None:
         """The tuned weights with every matrix as the remedy makes it, and other tensors with the share they keep."""
@@ -141,7 +137,7 @@ class LiveInterventions:
                 continue
             self._keep(tensor)
             if change.share == 0 and change.entries is None:  # W0 itself, which W - D is to rounding alone
-                changed = matrix.read(self._base.tensors[matrix.tensor]).double()
+                changed = self._base.read(case.matrix.name).double()
                 if change.added is not None:
                     changed = changed + change.added.dense().double().to(changed.device)
             else:
@@ -173,7 +169,7 @@ class LiveInterventions:
         """Write what a change makes of ``W0 + D``, computed in double precision from the base as it is stored."""
         update = case.update
         assert isinstance(update, LowRank)  # a dense one is put back from what is stored of it
-        stored = matrix.read(self._base.tensors[matrix.tensor]).to(update.device)
+        stored = self._base.read(case.matrix.name).to(update.device)
         put_back(matrix, tensor, change.applied_to(Pair(stored, update), tensor.dtype))
 
     def norm_of_others(self, elsewhere: Elsewhere = everywhere_as_tuned) -> float:
@@ -181,35 +177,25 @@ class LiveInterventions:
         return math.hypot(*(elsewhere(other.name) * other.update_norm for other in self._others))
 
     def _module_of(self, name: str) -> str | None:
-        matrix = self._views.get(name)
-        tensor_name = (
-            None
-            if matrix is None or matrix.expert is not None
-            else self._matching.tuned_of.get(matrix.tensor)
-        )
-        return (
-            tensor_name.removesuffix(".weight")
-            if tensor_name is not None and tensor_name.endswith(".weight")
-            else None
-        )
+        key = self._base.key_of_matrix(name)
+        if key is None or self._base.views[name].expert is not None or not key.endswith(".weight"):
+            return None
+        return key.removesuffix(".weight")
 
     def _set_other(self, other: _Other, share: float) -> None:
         if share == 1:
             return
         self._keep(other.tensor)
-        base = self._base.read(other.name).to(other.tensor.device)
+        base = self._base.base.read(other.name).to(other.part.device)
         if share != 0:
-            base = base.double() + share * (other.tensor.double() - base.double())
-        other.tensor.copy_(base.to(other.tensor.dtype))
+            base = base.double() + share * (other.part.double() - base.double())
+        other.part.copy_(base.to(other.part.dtype))
 
-    def _tuned(self, name: str) -> _Other | None:
-        """The model's tensor of that name, if it can be compared with the base's and differs from it."""
-        tensor_name = self._matching.tuned_of.get(name)
-        tensor = None if tensor_name is None else self._tensors[tensor_name].data
-        if tensor is None or tuple(tensor.shape) != self._base.shape(name) or not tensor.is_floating_point():
-            return None
-        update = float((tensor.double() - self._base.read(name).to(tensor.device).double()).norm())
-        return _Other(name, tensor, update) if update > 0 else None
+    def _other(self, name: str, part: Tensor) -> _Other:
+        base = self._base.base.read(name).to(part.device)
+        key = self._base.key(name)
+        assert key is not None  # the tensor that the part is of
+        return _Other(name, self._tensors[key].data, part, float((part.double() - base.double()).norm()))
 
     def _keep(self, tensor: Tensor) -> None:
         if tensor.data_ptr() not in self._own:

@@ -173,3 +173,17 @@ def applied(update: AdaptedWeight, base: Tensor) -> Tensor:
     """The base's weight after an update."""
     change = update.change(base)
     return base + change.left @ change.right if isinstance(change, LowRank) else change
+
+
+def moved_mixtral(folder: Path) -> tuple[str, str, nn.Module]:
+    """A tiny Mixtral and the same one with every weight moved, as folders; and the model that was moved."""
+    model: Any = tiny_mixtral()
+    generator = torch.Generator().manual_seed(1)
+    for name, weight in model.named_parameters():
+        if "experts" in name:  # so that experts matter to the outputs
+            weight.data = 0.2 * torch.randn(weight.shape, generator=generator)
+    model.save_pretrained(folder / "base")
+    for weight in model.parameters():
+        weight.data += 0.1 * torch.randn(weight.shape, generator=generator)
+    model.save_pretrained(folder / "tuned")
+    return str(folder / "base"), str(folder / "tuned"), model

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding, linear
 from torch.nn.utils import parametrize
 
+from ...checkpoints.pairing.in_memory import BaseInMemory
 from ...checkpoints.stored.checkpoint import Checkpoint
-from ...checkpoints.stored.matching import match_names
-from ...checkpoints.stored.matrices import MatrixView, every_matrix, put_back
+from ...checkpoints.stored.matrices import MatrixView, put_back
 from ...errors import PairingError
 from ...linalg.low_rank import LowRank
 from .dose_groups import ELSEWHERE, DoseGroups
@@ -115,34 +115,31 @@ class DosedModel:
         self._parametrized: list[tuple[nn.Module, str, _Added]] = []
         state = {_own_name(name): tensor for name, tensor in model.state_dict(keep_vars=True).items()}
         owners = _owners(model)
-        matched = match_names(base.shapes(), _shapes_of_weights(model, state)).tuned_of
-        views = every_matrix(base)
+        held = BaseInMemory.of(base, _shapes_of_weights(model, state))
         dense: dict[int, list[tuple[str, Any]]] = {}
         for name, update in updates.items():
-            view = views.get(name)
-            key = None if view is None else matched.get(view.tensor)
-            if view is None or key is None:
+            key = held.key_of_matrix(name)
+            if key is None:
                 raise PairingError(
                     f"the model that is measured has no weight '{name}'; pass the base it was made of"
                 )
-            tensor = state[key].data
+            view, tensor = held.views[name], state[key].data
             if not is_base:
-                put_back(view, tensor, view.read(base.tensors[view.tensor]).to(tensor.dtype))
+                put_back(view, tensor, held.read(name).to(tensor.dtype))
             modules = owners[tensor.data_ptr()]
             if view.expert is None and all(_has_branch(module, of) for module, of in modules):
                 for module, _ in modules:
                     self._handles.append(module.register_forward_hook(self._branch(name, update)))
             else:
                 dense.setdefault(tensor.data_ptr(), []).append((name, _Reshaped(update, view)))
-        for name in others:
-            key = matched.get(name)
-            tensor = None if key is None else state[key].data
-            if tensor is None or tuple(tensor.shape) != base.shape(name) or not tensor.is_floating_point():
-                continue
-            before = base.read(name).to(tensor.device, tensor.dtype)
-            change = tensor.float() - before.float()
-            tensor.copy_(before)
-            dense.setdefault(tensor.data_ptr(), []).append((ELSEWHERE, change))
+        for name, part in held.changed(others, state).items():
+            before = base.read(name).to(part.device, part.dtype)
+            change = part.float() - before.float()
+            part.copy_(before)
+            of_part = held.views.get(name)
+            in_stack = of_part is not None and of_part.expert is not None
+            moved = _Reshaped(DosedUpdate(None, change), held.views[name]) if in_stack else change
+            dense.setdefault(state[str(held.key(name))].data_ptr(), []).append((ELSEWHERE, moved))
         for pointer, parts in dense.items():
             for module, of in owners[pointer]:
                 added = _Added(parts, self._factor)
@@ -194,14 +191,18 @@ class _Reshaped:
     def __init__(self, update: DosedUpdate, view: MatrixView) -> None:
         self._update, self._view = update, view
 
-    def added_to(self, weight: Tensor, dose: Tensor) -> Tensor:
-        matrix = self._update.times(dose)
-        view = self._view
-        values = matrix.mT if view.input_first else matrix
+    def add_to(self, weight: Tensor, dose: Tensor) -> None:
+        """Add the update to a copy of the tensor, in place."""
+        matrix, view = self._update.times(dose), self._view
+        values = (matrix.mT if view.input_first else matrix).to(weight.dtype)
         if view.expert is None:
-            return weight + values.reshape(weight.shape).to(weight.dtype)
-        index = torch.tensor([view.expert], device=weight.device)
-        return weight.index_add(0, index, values.reshape(1, *weight.shape[1:]).to(weight.dtype))
+            weight += values.reshape(weight.shape)
+        elif view.rows is None:
+            index = torch.tensor([view.expert], device=weight.device)
+            weight.index_add_(0, index, values.reshape(1, *weight.shape[1:]))
+        else:
+            index = torch.tensor([view.expert], device=weight.device)
+            weight.index_put_((index, view.rows.to(weight.device)), values, accumulate=True)
 
 
 class _Added(nn.Module):
@@ -212,15 +213,15 @@ class _Added(nn.Module):
         self._parts, self._factor = parts, factor
 
     def forward(self, weight: Tensor) -> Tensor:
-        for name, part in self._parts:
-            dose = self._factor(name)
-            if dose is None:
-                continue
-            weight = (
-                part.added_to(weight, dose)
-                if isinstance(part, _Reshaped)
-                else (weight + dose * part).to(weight.dtype)
-            )
+        doses = [(part, dose) for name, part in self._parts if (dose := self._factor(name)) is not None]
+        if not doses:
+            return weight
+        weight = weight.clone()
+        for part, dose in doses:
+            if isinstance(part, _Reshaped):
+                part.add_to(weight, dose)
+            else:
+                weight = (weight + dose * part).to(weight.dtype)
         return weight
 
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from ...checkpoints.opening.open import Opened
+from ...checkpoints.pairing.in_memory import BaseInMemory
 from ...checkpoints.pairing.pairing import PairedMatrix
 from ...checkpoints.stored.checkpoint import Checkpoint
-from ...checkpoints.stored.matching import match_names
 from ...checkpoints.stored.names import tensor_of
 from ...data.task import Task
 from ...linalg.low_rank import LowRank
@@ -125,22 +125,10 @@ def distinct_models(language: OpenedModel, scored: Scored) -> list[nn.Module]:
 
 def tuned_elsewhere(model: nn.Module, base: Checkpoint, paired: Sequence[str]) -> list[str]:
     """Return the base's names of tensors that were tuned and contain none of the paired matrices."""
-    held = {tensor_of(name) for name in paired}
+    paired_tensors = {tensor_of(name) for name in paired}
     state: Mapping[str, Tensor] = model.state_dict()
-    matched = match_names(
-        base.shapes(),
-        {name: tuple(tensor.shape) for name, tensor in state.items()},
-    ).tuned_of
-    names = []
-    for name in base.names():
-        tensor = state.get(matched.get(name, ""))
-        if name in held or tensor is None or tuple(tensor.shape) != base.shape(name):
-            continue
-        if tensor.is_floating_point() and not torch.equal(
-            tensor, base.read(name).to(tensor.device, tensor.dtype)
-        ):
-            names.append(name)
-    return names
+    held = BaseInMemory.of(base, {name: tuple(tensor.shape) for name, tensor in state.items()})
+    return list(held.changed([name for name in base.names() if name not in paired_tensors], state))
 
 
 def open_to_dose(

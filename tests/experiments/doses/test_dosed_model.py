@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from intruders.checkpoints.pairing.open_sides import open_sides
 from intruders.checkpoints.pairing.pair_sides import pair_sides
@@ -20,6 +22,7 @@ from intruders.models.loading import load_model
 from intruders.models.loading_settings import Loading
 from intruders.models.tuned_model import open_language_model
 from intruders.system.progress import silent
+from tests.checkpoints.models import moved_mixtral
 from tests.experiments.heal.healed_models import gpt2_and_adapter, llama_and_adapter, tuned_in_full
 
 IDS = torch.tensor([[5, 20, 31, 7, 44, 12]])
@@ -32,9 +35,9 @@ def sides_of(kind: str, folder: Path) -> tuple[str, str]:
     return (base, adapter) if kind == "lora" else (base, tuned_in_full(base, folder / "full"))
 
 
-def loss_of(model: Any) -> torch.Tensor:
-    logits = model(input_ids=IDS).logits
-    return torch.nn.functional.cross_entropy(logits[0, :-1], IDS[0, 1:])
+def loss_of(model: Any, ids: torch.Tensor = IDS) -> torch.Tensor:
+    logits = model(input_ids=ids).logits
+    return torch.nn.functional.cross_entropy(logits[0, :-1], ids[0, 1:])
 
 
 @pytest.mark.parametrize("kind", ["lora", "conv1d", "full"])
@@ -203,3 +206,45 @@ def test_two_dosed_models_share_stacked_experts(tmp_path: Path) -> None:
             assert torch.allclose(model(input_ids=IDS).logits, by_hand(0.5, 0.0), atol=1e-5)
             assert not torch.allclose(by_hand(0.5, 1.0), by_hand(0.5, 0.0), atol=1e-3)
         assert torch.equal(model(input_ids=IDS).logits, by_hand(0.0, 0.0))
+
+
+@pytest.mark.parametrize("kept", ["", ".w3."], ids=["all matrices", "one of each expert"])
+def test_doses_of_experts_that_the_base_stores_one_by_one(kept: str, tmp_path: Path) -> None:
+    """``W0 + a_m D_m`` with a dose for each expert's matrix, and one for all other tensors, by whole weights."""
+    base, tuned, _ = moved_mixtral(tmp_path)
+    ids = IDS % 40  # its vocabulary
+    before, after = open_sides(base, tuned)
+    pairs = [pair for pair in pair_sides(before, after).pairs if kept in pair.name]
+    updates = read_updates(pairs, "matrix", torch.device("cpu"), silent)
+    model: Any = load_model(tuned, "causal").eval().requires_grad_(False)
+    others = tuned_elsewhere(model, before, updates.names)
+    groups = dose_groups(updates.names, "matrix", with_elsewhere=bool(others))
+    values = torch.rand(len(groups.names), generator=torch.Generator().manual_seed(0)).requires_grad_()
+    dose = values.detach()
+
+    def of(name: str) -> float:
+        return float(dose[groups.places[name if name in groups.places else ELSEWHERE][0]])
+
+    folder = tmp_path / "by_hand"
+    folder.mkdir()
+    wanted = {
+        name: before.read(name) + of(name) * (after.read(name) - before.read(name)) for name in before.names()
+    }
+    save_file(wanted, folder / "model.safetensors")
+    shutil.copy(Path(base) / "config.json", folder)
+    by_hand: Any = load_model(str(folder), "causal").eval()
+    with DosedModel(model, before, updates.by_name, groups, DoseVector(values), others):
+        loss = loss_of(model, ids)
+        loss.backward()
+    assert torch.allclose(loss, loss_of(by_hand, ids), atol=1e-5)
+    with torch.no_grad():
+        assert torch.equal(
+            model(input_ids=ids).logits, load_model(base, "causal").eval()(input_ids=ids).logits
+        )
+    assert values.grad is not None
+    name = "model.layers.0.block_sparse_moe.experts.1.w3.weight"
+    change = after.read(name) - before.read(name)
+    loss_of(by_hand, ids).backward()
+    stacked = by_hand.get_parameter("model.layers.0.mlp.experts.gate_up_proj").grad
+    slope = float((stacked[1, 24:] * change).sum())
+    assert float(values.grad[groups.places[name][0]]) == pytest.approx(slope, rel=1e-3, abs=1e-6)

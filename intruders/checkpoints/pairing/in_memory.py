@@ -1,0 +1,93 @@
+"""Which tensor of a model in memory has which tensor or matrix of the base, and at which position.
+
+The two differ where transformers holds experts in stacks that the base stores one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ..stored.checkpoint import Checkpoint
+from ..stored.matching import match_names
+from ..stored.matrices import MatrixView, every_matrix
+from .experts import InStacks, positions_in_stacks, with_experts_as
+
+
+@dataclass(frozen=True)
+class BaseInMemory:
+    """The base's tensors and matrices in the tensors of a model in memory.
+
+    Attributes:
+      base: the checkpoint under its own names.
+      views: by the base's name of a matrix, how it is cut out of the tensor in memory. ``tensor`` is a name in
+        ``stored``.
+      stored: the base's tensors in the form that they have in memory.
+    """
+
+    base: Checkpoint
+    views: Mapping[str, MatrixView]
+    stored: Checkpoint
+    _positions: Mapping[str, InStacks]  # empty where no expert is in a stack
+    _key_of: Mapping[str, str]  # a name in ``stored`` -> the model's
+
+    @classmethod
+    def of(cls, base: Checkpoint, shapes: Mapping[str, tuple[int, ...]]) -> BaseInMemory:
+        """Match the base with the tensors of a model, of which name and shape are given."""
+        stored = with_experts_as(shapes, base)
+        key_of = match_names(stored.shapes(), shapes).tuned_of
+        views = every_matrix(base)
+        if stored is base:
+            return cls(base, views, stored, {}, key_of)
+        positions = positions_in_stacks(base)
+        moved = {name: _moved(view, positions[view.tensor], stored) for name, view in views.items()}
+        return cls(base, moved, stored, positions, key_of)
+
+    def key(self, name: str) -> str | None:
+        """The model's name of the tensor that has this tensor of the base; None if it has none."""
+        return self._key_of.get(self._position(name).tensor)
+
+    def key_of_matrix(self, name: str) -> str | None:
+        """The model's name of the tensor that has this matrix of the base; None if it has none."""
+        view = self.views.get(name)
+        return None if view is None else self._key_of.get(view.tensor)
+
+    def part(self, name: str, tensor: Tensor) -> Tensor:
+        """The part of the model's tensor that is this tensor of the base; what is written to it is in the model."""
+        position = self._position(name)
+        return tensor if position.expert is None else tensor[position.expert][position.rows]
+
+    def read(self, name: str) -> Tensor:
+        """The matrix (m, n) of the base, as it is stored."""
+        view = self.views[name]
+        return view.read(self.stored.tensors[view.tensor])
+
+    def changed(self, names: Iterable[str], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Of these tensors of the base, the parts of the model's whose values differ, by the base's name."""
+        return {
+            name: part
+            for name in names
+            if (part := self._comparable(name, state)) is not None
+            and not torch.equal(part, self.base.read(name).to(part.device, part.dtype))
+        }
+
+    def _comparable(self, name: str, state: Mapping[str, Tensor]) -> Tensor | None:
+        key = self.key(name)
+        if key is None:
+            return None
+        part = self.part(name, state[key].data)
+        return part if part.is_floating_point() and tuple(part.shape) == self.base.shape(name) else None
+
+    def _position(self, name: str) -> InStacks:
+        return self._positions.get(name, InStacks(name))
+
+
+def _moved(view: MatrixView, position: InStacks, stored: Checkpoint) -> MatrixView:
+    """The same matrix in the stack that its tensor was put in."""
+    if position.expert is None:
+        return replace(view, tensor=position.tensor)
+    rows = torch.arange(stored.shape(position.tensor)[1])[position.rows]
+    return replace(view, tensor=position.tensor, expert=position.expert, rows=rows)

@@ -1,0 +1,82 @@
+"""A base beside a model in memory: what transformers loads of a folder is the truth about positions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from intruders.checkpoints.opening.open import open_checkpoint
+from intruders.checkpoints.pairing.in_memory import BaseInMemory
+from intruders.checkpoints.stored.matrices import every_matrix, put_back
+from intruders.models.loading import load_model
+from tests.checkpoints.models import moved_mixtral, tiny_gpt2
+
+EXPERT = "model.layers.0.block_sparse_moe.experts.1.w3.weight"
+
+
+def held(folder: str, state: dict[str, torch.Tensor]) -> BaseInMemory:
+    return BaseInMemory.of(
+        open_checkpoint(folder), {name: tuple(tensor.shape) for name, tensor in state.items()}
+    )
+
+
+@pytest.mark.parametrize("kind", ["experts one by one", "input first"])
+def test_every_matrix_is_written_where_transformers_reads_it(kind: str, tmp_path: Path) -> None:
+    """All matrices of another model, put into a loaded one, make it compute as that one."""
+    if kind == "input first":
+        for name, seed in (("base", 0), ("tuned", 1)):
+            model: Any = tiny_gpt2(seed)
+            model.save_pretrained(tmp_path / name)
+        base, tuned = str(tmp_path / "base"), str(tmp_path / "tuned")
+    else:
+        base, tuned, _ = moved_mixtral(tmp_path)
+    whole: Any = load_model(base, "causal").eval()
+    state = dict(whole.state_dict())
+    matrices, other = held(base, state), open_checkpoint(tuned)
+    own = every_matrix(other)
+    assert matrices.views.keys() == own.keys()
+    for name, view in own.items():
+        key = matrices.key_of_matrix(name)
+        assert key is not None
+        assert torch.equal(
+            matrices.read(name), every_matrix(matrices.base)[name].read(matrices.base.tensors[name])
+        )
+        put_back(matrices.views[name], state[key], view.read(other.tensors[view.tensor]))
+    for name in other.names():
+        key = matrices.key(name)
+        if key is not None and name not in own:
+            state[key].copy_(other.read(name))
+    wanted: Any = load_model(tuned, "causal").eval()
+    for key, tensor in wanted.state_dict().items():
+        assert torch.equal(state[key], tensor)
+
+
+def test_a_tensor_that_was_changed_is_told_with_its_part_of_the_stack(tmp_path: Path) -> None:
+    base, _, _ = moved_mixtral(tmp_path)
+    model: Any = load_model(base, "causal")
+    state = dict(model.state_dict())
+    matrices = held(base, state)
+    names = open_checkpoint(base).names()
+    assert matrices.changed(names, state) == {}
+    key = matrices.key(EXPERT)
+    assert key == "model.layers.0.mlp.experts.gate_up_proj"
+    state[key][1, 24 + 5, 3] += 1.0  # w1 has the first 24 rows, w3 the others
+    state["model.norm.weight"][2] += 1.0
+    changed = matrices.changed(names, state)
+    assert changed.keys() == {EXPERT, "model.norm.weight"}
+    difference = changed[EXPERT] - open_checkpoint(base).read(EXPERT)
+    assert difference.nonzero().tolist() == [[5, 3]]
+    changed[EXPERT].zero_()
+    assert state[key][1, 24:].abs().sum() == 0 < state[key][1, :24].abs().sum()
+
+
+def test_a_model_without_the_tensor_has_no_key(tmp_path: Path) -> None:
+    base, _, model = moved_mixtral(tmp_path)
+    state = {name: tensor for name, tensor in model.state_dict().items() if "down_proj" not in name}
+    matrices = held(base, state)
+    assert matrices.key_of_matrix("model.layers.0.block_sparse_moe.experts.1.w2.weight") is None
+    assert matrices.key_of_matrix("model.layers.7.mlp.weight") is None
+    assert matrices.key_of_matrix(EXPERT) == "model.layers.0.mlp.experts.gate_up_proj"

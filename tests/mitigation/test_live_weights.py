@@ -1,0 +1,53 @@
+"""Interventions in a model in memory whose base stores experts one by one, against whole weights written by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from intruders.audits.audit import audited_whole
+from intruders.audits.audit_settings import AuditSettings, Compute
+from intruders.checkpoints.pairing.open_sides import open_sides
+from intruders.mitigation.cases import read_cases
+from intruders.mitigation.live_weights import LiveInterventions
+from intruders.mitigation.remedies.interpolate import Interpolate
+from intruders.models.loading import load_model
+from tests.checkpoints.models import moved_mixtral
+
+SHARE = 0.3
+
+
+@pytest.mark.parametrize("include", ["", "experts.1."], ids=["all matrices", "of one expert"])
+def test_a_share_of_experts_stored_one_by_one(include: str, tmp_path: Path) -> None:
+    """``W0 + a D`` of every tensor of the cases and of all others, and the model's own weights afterwards."""
+    base, tuned, _ = moved_mixtral(tmp_path)
+    before, after = open_sides(base, tuned)
+    pairing, audit = audited_whole(before, after, AuditSettings(), Compute(cache=False))[:2]
+    remedy = Interpolate(SHARE)
+    cases = [
+        case
+        for case in read_cases(pairing.pairs, audit, [remedy], before.names(), torch.device("cpu"))
+        if include in case.matrix.name
+    ]
+    of_cases = {case.matrix.name for case in cases}
+    assert of_cases
+    others = [name for name in before.names() if name not in of_cases]
+    model: Any = load_model(tuned, "causal")
+    own = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    first: Any = load_model(base, "causal")
+    of_base = first.state_dict()
+    with LiveInterventions(model, before, cases, others) as live:
+        assert set(live.other_names) == set(others)
+        live.set(remedy, lambda name: SHARE)
+        for name, tensor in model.state_dict().items():
+            wanted = of_base[name] + SHARE * (own[name] - of_base[name])
+            torch.testing.assert_close(tensor, wanted, rtol=1e-5, atol=1e-6)
+        live.set(remedy, lambda name: 1.0)
+        changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, own[name])}
+        assert any("experts" in name for name in changed)
+        assert "model.norm.weight" not in changed
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, own[name])
