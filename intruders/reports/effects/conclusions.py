@@ -19,7 +19,7 @@ class _Topic:
 _TOPICS = (
     _Topic("LoRA leaves more intruders than full fine-tuning at one score", ("structure",)),
     _Topic(
-        "Rate, rank and size of the update make intruders as claimed",
+        "Rate, rank, size and duration change the intruders and the spectrum of the update as claimed",
         ("causes", "rank", "dynamics", "threshold"),
     ),
     _Topic(

@@ -184,12 +184,12 @@ def test_a_published_study_is_linked_to_its_page_and_has_no_row_of_what_was_not_
     assert len(read_effects(tmp_path / "data")) == len(effects) - 1
 
 
-def test_the_summary_shows_what_the_command_prints() -> None:
+def test_the_pages_show_what_the_command_prints() -> None:
     """`intruders report docs/results/data --forest docs/figures/effects.svg` prints it."""
-    page = (DOCS / "results" / "summary.md").read_text(encoding="utf-8")
     effects = read_effects(DATA)
-    missing = [line for line in [*effect_table(effects), *conclusions(effects)] if line not in page]
-    assert missing == []
+    for name, printed in (("all-effects.md", effect_table(effects)), ("summary.md", conclusions(effects))):
+        page = (DOCS / "results" / name).read_text(encoding="utf-8").splitlines()
+        assert [line for line in printed if line not in page] == []
 
 
 def test_a_sequence_is_at_equal_score_if_its_own_runs_are() -> None:
