@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..errors import IntrudersError, ResultFileError
+from ..errors import DiskFullError, ResultFileError
 
 
 def check_writable(path: str | os.PathLike[str]) -> None:
@@ -99,19 +99,24 @@ def stop_on_full_disk(
     try:
         yield
     except Exception as error:
-        if not _tells_of_a_full_disk(error):
+        if not tells_of_a_full_disk(error):
             raise
         left = shutil.disk_usage(folder).free / 2**20
-        raise IntrudersError(
+        raise DiskFullError(
             f"the disk of {str(folder)!r} is full ({left:.0f} MiB free); free some space and {then}"
         ) from error
 
 
-def _tells_of_a_full_disk(error: BaseException | None) -> bool:
-    """Python says ENOSPC, safetensors its text, and torch's own writer just that it could not write."""
+def tells_of_a_full_disk(error: BaseException | None) -> bool:
+    """Return True for the error of a full disk or quota, or one that it caused.
+
+    Python says it by number, safetensors by the system's words, and torch's own writer just that it could not write.
+    """
     while error is not None:
         said = str(error)
-        if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in said:
+        if isinstance(error, DiskFullError) or "No space left" in said:
+            return True
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
             return True
         if isinstance(error, RuntimeError) and ("inline_container" in said or "iostream error" in said):
             return True

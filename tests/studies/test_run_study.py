@@ -31,6 +31,7 @@ from intruders.studies.work import do_stage
 from intruders.studies.work.run_record import RunRecord
 from intruders.studies.work.study_folder import StudyFolder
 from intruders.system import processes
+from intruders.system.files import stop_on_full_disk
 from tests.studies.tiny_study import BRIEF, parsed, tiny_study
 from tests.tiny import short_task
 
@@ -233,12 +234,27 @@ def test_ctrl_c_keeps_what_is_finished(llama: Path, tmp_path: Path, monkeypatch:
     assert {name: after[name] for name in lora} == {name: before[name] for name in lora}
 
 
+def error_of_a_training_on_a_full_disk(folder: Path) -> DiskFullError:
+    """What a training raises when torch's own writer fills the disk, which names neither disk nor number."""
+    with pytest.raises(DiskFullError) as caught, stop_on_full_disk(folder):
+        raise RuntimeError(
+            "[enforce fail at inline_container.cc:659] . PytorchStreamWriter failed writing file"
+        )
+    return caught.value
+
+
+@pytest.mark.parametrize("by", ["disk", "quota", "training"])
 def test_a_full_disk_ends_the_study_and_says_so(
-    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    by: str, llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    errors = {
+        "disk": OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
+        "quota": OSError(errno.EDQUOT, os.strerror(errno.EDQUOT)),
+        "training": error_of_a_training_on_a_full_disk(tmp_path),
+    }
     study = parsed(tiny_study(llama, measure=BRIEF))
     with monkeypatch.context() as patched:
-        breaking(patched, "_audit", OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "method='full'")
+        breaking(patched, "_audit", errors[by], "method='full'")
         with pytest.raises(DiskFullError, match=r"the disk of .* is full.* run the same command again"):
             run_study(study, tmp_path / "out")
     assert list(load_results(tmp_path / "out").runs["status"]) == ["finished", "pending"]

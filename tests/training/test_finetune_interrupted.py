@@ -14,7 +14,7 @@ import pytest
 import transformers
 from safetensors import SafetensorError
 
-from intruders.errors import IntrudersError
+from intruders.errors import DiskFullError, IntrudersError
 from intruders.training.finetune import finetune
 from intruders.training.run_folder import RunFolder
 from tests.commands import forked, in_this_process
@@ -106,6 +106,7 @@ def test_a_matched_run_that_is_killed_at_its_end_stops_at_the_same_step(bert: Pa
     "error",
     [
         OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
+        OSError(errno.EDQUOT, os.strerror(errno.EDQUOT)),
         SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
         # What torch.save raises on a full tmpfs.
         RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 25536 vs 25424"),
@@ -122,7 +123,7 @@ def test_a_full_disk_is_said_and_the_run_goes_on_later(
         saved(trainer, folder)
 
     monkeypatch.setattr("transformers.Trainer._save_optimizer_and_scheduler", fill)
-    with pytest.raises(IntrudersError, match=r"the disk of .* is full"):
+    with pytest.raises(DiskFullError, match=r"the disk of .* is full"):
         finetune(config_of(llama, tmp_path / "run"))
     monkeypatch.undo()
     assert_equal(weights_of(finetune(config_of(llama, tmp_path / "run")).path), weights_of(whole.path))

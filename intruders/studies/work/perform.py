@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from ...errors import DiskFullError, IntrudersError, SettingError, in_one_line
+from ...errors import DiskFullError, SettingError, in_one_line
+from ...system.files import tells_of_a_full_disk
 from ..describe.runs import Run
 from .run_record import RunRecord
 from .stage_inputs import inputs_of, model_of
@@ -62,7 +62,7 @@ def perform(
         record.finish()
         (folder / "error.txt").unlink(missing_ok=True)
     except Exception as error:
-        if _tells_of_a_full_disk(error):
+        if tells_of_a_full_disk(error):
             raise DiskFullError(
                 f"the disk of '{folder}' is full; what is finished is kept; free some space and run the same "
                 "command again"
@@ -92,15 +92,3 @@ def _is_there(stage: Stage, record: RunRecord, folder: Path) -> bool:
     if not record.has(stage.name, stage.settings):
         return False
     return record.is_taken_over or all((folder / name).exists() for name in stage.results)
-
-
-def _tells_of_a_full_disk(error: BaseException | None) -> bool:
-    """Return True for an error about a full disk, by its number, the system's words or our training's."""
-    while error is not None:
-        said = str(error).lower()
-        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "no space left" in said:
-            return True
-        if isinstance(error, IntrudersError) and "no room on the disk" in said:
-            return True
-        error = error.__cause__
-    return False
