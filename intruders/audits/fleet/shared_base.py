@@ -23,7 +23,7 @@ from ...linalg.pair import Pair, over_unit
 from ...linalg.sketch import SketchDirections
 from ..audit import records_of
 from ..audit_settings import AuditSettings
-from ..base_cache import BaseCache, BaseKeys, content_key, look_up
+from ..base_cache import BaseCache, BaseKeys, look_up
 from ..batches import (
     BATCH_BYTES,
     SHARED_BYTES,
@@ -52,14 +52,14 @@ class SharedMatrix:
         self.unit = unit
         self.lock = threading.Lock()
         self.known: KnownBase | None = None
-        self._key: str | None = None
+        self._keys: BaseKeys | None = None
         self._directions: SketchDirections | None = None
 
-    def key(self, k: int) -> str:
-        """Return the name of its entry in the base cache; hashed once."""
-        if self._key is None:
-            self._key = content_key(self.matrix, k)
-        return self._key
+    def keys(self, k: int) -> BaseKeys:
+        """Return the names of its entries in the base cache; hashed once."""
+        if self._keys is None:
+            self._keys = BaseKeys.of(self.matrix, k)
+        return self._keys
 
     def directions(self, name: str) -> SketchDirections:
         """Return the directions that sketch updates of the matrix of that name; drawn once."""
@@ -70,7 +70,7 @@ class SharedMatrix:
     def look_up(self, k: int, store: BaseCache | None) -> None:
         """Take what the store knows of it, unless it is known already."""
         if self.known is None and store is not None:
-            self.known = look_up(store, [BaseKeys.of(self.matrix, k)], self.matrix.device)
+            self.known = look_up(store, [self.keys(k)], self.matrix.device)
 
     def learn(self, computed: KnownBase | None, k: int, store: BaseCache | None) -> None:
         """Keep what a batch computed of it, if that is more than was known."""
@@ -80,7 +80,7 @@ class SharedMatrix:
         if self.known is None or bool(best.floor > self.known.floor):
             self.known = best
             if store is not None:
-                store.put(self.key(k), best)
+                store.put(self.keys(k).leading, best)
 
 
 @dataclass(frozen=True)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import xxhash
 from torch import Tensor
 
 from intruders.audits.audit_settings import AuditSettings
-from intruders.audits.base_cache import MemoryCache
+from intruders.audits.base_cache import BaseKeys, MemoryCache
 from intruders.audits.fleet.shared_base import (
     BATCH_UPDATES,
     Judged,
@@ -151,3 +153,21 @@ def test_a_base_that_changes_meanwhile_ends_the_work() -> None:
 
     with pytest.raises(ChangedBaseError):
         judged([of(update(1.0)), paired(changed)])
+
+
+def test_the_bytes_of_a_base_matrix_are_hashed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looking a matrix up and keeping what was learned of it name it alike; hashing it is a pass over its bytes."""
+    hashed: list[int] = []
+    digest = xxhash.xxh3_128
+
+    def counted(data: memoryview | bytes) -> Any:
+        hashed.append(memoryview(data).nbytes)
+        return digest(data)
+
+    monkeypatch.setattr(xxhash, "xxh3_128", counted)
+    models = [of(update(size, rank)) for rank in (1, 2) for size in (0.5, 6.0)]
+    store = MemoryCache()
+    for batch in read_shared_batches([list(enumerate(models))], SETTINGS, CPU, NotJudged()):
+        judge_shared_batch(batch, SETTINGS, store)
+    assert hashed == [BASE.nbytes]
+    assert store.get(BaseKeys.of(BASE, K).leading) is not None
