@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 MITIGATION = "Mitigation"
 _SURGERY, _DRAWN_MODE = "surgery", "random_index"
-_DRAWN_BY_SEED = ("drop",)
 
 
 @examples(
@@ -220,12 +219,22 @@ def _refuse_ignored(
                 raise SettingError(
                     f"{name} is {value!r}, which only the remedy surgery takes; pass --remedy surgery"
                 )
-    draws = control == "random" or remedy in _DRAWN_BY_SEED or (remedy == _SURGERY and mode == _DRAWN_MODE)
-    if seed is not None and not draws:
+    if seed is not None and control != "random" and not _may_draw(remedy, mode):
         raise SettingError(
-            f"seed is {seed}, and nothing is drawn here; expected --control random, --remedy drop, or --remedy surgery "
-            f"--mode {_DRAWN_MODE}; leave --seed out"
+            f"seed is {seed}, and nothing is drawn here; expected --control random, a remedy that draws, such as drop, "
+            f"or --remedy surgery --mode {_DRAWN_MODE}; leave --seed out"
         )
+
+
+def _may_draw(remedy: str | None, mode: str | None) -> bool:
+    """Return whether a remedy takes a seed; an unknown one may, so that the error is about its name."""
+    from ..mitigation.remedies.every_remedy import known_remedies
+    from ..settings import settings_of
+
+    if remedy is None or remedy == _SURGERY:
+        return remedy is not None and mode == _DRAWN_MODE
+    known = known_remedies()
+    return remedy not in known or "seed" in settings_of(known[remedy])
 
 
 def _with_task(

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import random
 import shlex
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 
-from intruders.cli.mitigate import _DRAWN_BY_SEED, _SURGERY
 from intruders.errors import SettingError
-from intruders.mitigation.remedies.every_remedy import PUBLISHED
-from intruders.settings import settings_of
+from intruders.mitigation.remedies.position import Position
+from intruders.mitigation.remedies.remedy import ShareRemedy
+from intruders.settings import setting
 from tests.cli.in_an_app import run
-from tests.mitigation.hot import merged_from
+from tests.mitigation.hot import deviation, merged_from
 
 
 def test_mitigate(folder: Path, tmp_path: Path) -> None:
@@ -86,6 +89,7 @@ def test_the_commands_that_an_audit_ends_with_run(
             ["--remedy", "surgery", "--task", "word-problems", "--seed", 3],
             "seed is 3, and nothing is drawn here",
         ),
+        (["--remedy", "drip", "--seed", 3], "remedy is 'drip'; expected one of interpolate, "),
     ],
 )
 def test_options_that_nothing_reads_are_refused(
@@ -97,9 +101,7 @@ def test_options_that_nothing_reads_are_refused(
     assert not (tmp_path / "out").exists()
 
 
-def test_remedies_that_draw_are_those_that_take_a_seed(folder: Path, tmp_path: Path) -> None:
-    drawn = {name for name, remedy in PUBLISHED.items() if "seed" in settings_of(remedy)}
-    assert drawn == {*_DRAWN_BY_SEED, _SURGERY}
+def test_the_control_that_draws_takes_a_seed(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     run(
         "mitigate",
@@ -115,6 +117,47 @@ def test_remedies_that_draw_are_those_that_take_a_seed(folder: Path, tmp_path: P
         out,
     )
     assert out.is_dir()
+
+
+@dataclass(frozen=True)
+class Lottery(ShareRemedy):
+    """A remedy of another package, of the same share everywhere, which a seed draws."""
+
+    name = "lottery"
+    strength = "most"
+    source = "a test"
+
+    most: float = setting(1.0, "Largest share that may be drawn.", least=0)
+    seed: int = setting(0, "Seed of the share.")
+
+    def share(self, position: Position) -> float:
+        return self.most * random.Random(self.seed).random()
+
+    def sentence(self, vectors: int) -> str:
+        return f"updates scaled by {self.share(Position(None, 0)):g}"
+
+
+def test_a_remedy_of_another_package_that_draws_takes_a_seed(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    monkeypatch.setattr(
+        "intruders.mitigation.remedies.every_remedy.plugins_of", lambda group: {"lottery": Lottery}
+    )
+    out = tmp_path / "out"
+    models = (folder / "base", folder / "tuned")
+    assert "0.237965" in run("mitigate", *models, "--remedy", "lottery", "--seed", 3, "--out", out)
+    weights = AutoModelForCausalLM.from_pretrained(folder / "base").state_dict()
+    tuned, mitigated = (
+        merged_from(path, AutoModelForCausalLM.from_pretrained(folder / "base"))
+        for path in (folder / "tuned", out)
+    )
+    changed = [name for name in weights if not torch.equal(tuned[name], weights[name])]
+    assert changed
+    for name in changed:
+        wanted = weights[name] + random.Random(3).random() * (tuned[name] - weights[name])
+        assert deviation(mitigated[name], wanted) < 1e-5
 
 
 @pytest.mark.parametrize("option", [("--epsilon", "0.05"), ("--k", "2"), ("--include", "*up_proj*")])
