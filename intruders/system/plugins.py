@@ -47,7 +47,7 @@ class TaskPlugin(Protocol):
 
 
 class CorpusPlugin(Protocol):
-    """A corpus: the entry point is a function, and its name what ``--corpus`` takes."""
+    """A corpus: the entry point is a function, and its name what ``--loss-on`` takes."""
 
     def __call__(self) -> list[str]:
         """Return the documents."""
