@@ -107,20 +107,21 @@ def leading_vectors(
             floor, is_proved, missing = _proved(problem, values, residuals, k)
         if not bool(missing.any()) or search == _MOST_SEARCHES - 1:
             break
-        # Directions that the start had nothing of: a block Krylov step, and what the poles nearby see of the update.
-        extra = problem.across
-        extra = (
-            torch.cat([extra, problem.apply(extra)], -2) if search == 0 else _near_poles(problem, values, k)
-        )
+        # Directions that the start had nothing of: a block Krylov step, and then four times as many base vectors as the
+        # search began with.
+        if search == 0:
+            extra = torch.cat([problem.across, problem.apply(problem.across)], -2)
+        else:
+            extra = _leading_unit_vectors(problem, 4 * (k + _FURTHER))
         extra = extra / extra.abs().amax(-1, keepdim=True).clamp_min(torch.finfo(extra.dtype).tiny)
     return LeadingVectors(values[:, :k], rows[:, :k], rows[:, k:], residuals[:, :k], floor, is_proved)
 
 
-def _near_poles(problem: SecularProblem, values: Tensor, k: int) -> Tensor:
-    """Base vectors further down than those that the search began with."""
+def _leading_unit_vectors(problem: SecularProblem, count: int) -> Tensor:
+    """The first ``count`` unit vectors, of the base's leading singular vectors."""
     size = problem.poles.shape[-1]
-    count = min(size, 4 * (k + _FURTHER))
-    return torch.eye(count, size, dtype=values.dtype, device=values.device).expand(len(values), -1, -1)
+    rows = torch.eye(min(size, count), size, dtype=problem.poles.dtype, device=problem.poles.device)
+    return rows.expand(len(problem.poles), -1, -1)
 
 
 def _start(problem: SecularProblem, first: int, count: int) -> tuple[Tensor, Tensor]:
