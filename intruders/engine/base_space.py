@@ -242,7 +242,10 @@ class BaseVectors:
         return replace(kept, floor=self.floor)
 
     def is_unclear(self, base_count: int) -> Tensor:
-        """Return a mask ``(batch)`` of matrices that may have hidden copies of a singular value."""
+        """Return a mask ``(batch)`` of matrices whose base vectors are not all certain.
+
+        A singular value may have hidden copies. Of a complete base it may be the vectors of a left null space.
+        """
         if self.all_vectors is None:
             return may_hide_copies(self.triplets(base_count))
         # Of a tall matrix without full rank some x_i are any vectors of the left null space.

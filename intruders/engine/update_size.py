@@ -25,12 +25,9 @@ _MAX_ROUNDS = 8
 
 @dataclass(frozen=True)
 class MeasuredUpdate(Batched):
-    """Sizes of the updates D of a batch.
+    """Sizes of the updates D of a batch, and D's leading singular vectors."""
 
-    every field is ``(batch,)``, and the directions are D's leading ones.
-    """
-
-    frobenius: Tensor
+    frobenius: Tensor  # (batch), as the next three
     spectral: Tensor
     effective_rank: Tensor
     effective_rank_error: Tensor

@@ -18,7 +18,7 @@ import torch
 
 @contextmanager
 def full_precision() -> Iterator[None]:
-    """Compute products of single precision in it inside the block, and put the process's settings back after.
+    """Compute single-precision products in single precision inside the block, and restore the settings afterwards.
 
     The settings belong to the whole process: what other threads multiply meanwhile is exact too. Of several blocks, in
     one thread or many, the first sets them and the last puts them back. Autocast belongs to a thread, and is off in

@@ -180,7 +180,7 @@ def _widened(grid: Tensor, width: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _subdivide(nodes: Tensor) -> Tensor:
-    """Points that cut every gap between sorted ``nodes`` ``(lanes, p)`` into equal intervals."""
+    """Points that cut every gap between sorted ``nodes`` ``(lanes, p)`` at the shares ``_CUTS``, and the last node."""
     fractions = torch.tensor(_CUTS, dtype=nodes.dtype, device=nodes.device)
     inner = nodes[:, :-1, None] + (nodes[:, 1:] - nodes[:, :-1])[:, :, None] * fractions
     return torch.cat([inner.flatten(1), nodes[:, -1:]], -1)

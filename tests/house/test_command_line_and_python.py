@@ -53,7 +53,7 @@ OTHER_NAMES: dict[str, dict[str, str]] = {
     "scale": {"task": "tasks", "scale": "at"},
     "study": {"study": "file"},
 }
-# What a result's methods do in Python: to_json, to_parquet, to_document, save, lines, and comparing a number.
+# What a result does in Python: to_json, to_parquet, to_document, save, its own values, and comparing a number.
 _OF_RESULTS = {"json", "parquet", "html", "sarif", "verbose", "fail_above", "fail_refused", "allow_other"}
 ONLY_TYPED: dict[str, set[str]] = {
     "*": _OF_RESULTS | {"no_cache", "config"},  # cache=False; FinetuneConfig.from_file
