@@ -68,13 +68,11 @@ class Spectrum:
         totals = self.weights.new_zeros(most).index_add(0, group, (self.weights * self.nodes)[order])
         return Spectrum(self.leading, totals / weights.clamp_min(1.0), weights, self.shape)
 
-    def transforms(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """phi_L and phi_R at points ``z`` ``(g,)`` that are no singular value."""
-        return self._at(z)[:2]
-
     def fitting(self, z: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
-        """phi_L phi_R at points ``z`` ``(g,)``, and where they fit: both are positive, and the largest expected share
-        of y along one leading x_i, by the z that y belongs to, is below epsilon^2.
+        """phi_L phi_R at points ``z`` ``(g,)`` that are no singular value, and where they fit.
+
+        They fit where both are positive, and the largest expected share of y along one leading x_i, by the z that y
+        belongs to, is below epsilon^2.
         """
         m, n = self.shape
         left, right, inverse = self._at(z)
@@ -90,7 +88,7 @@ class Spectrum:
         return left * right, (left > 0) & (right > 0) & (largest < epsilon**2)
 
     def _at(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Both transforms, and ``1 / (z^2 - eigenvalue)`` ``(g, d + q)`` of all eigenvalues."""
+        """Both transforms, phi_L and phi_R, and ``1 / (z^2 - eigenvalue)`` ``(g, d + q)`` of all eigenvalues."""
         m, n = self.shape
         eigenvalues, weights = self._eigenvalues()
         inverse = 1 / (z.square().unsqueeze(-1) - eigenvalues)

@@ -23,7 +23,7 @@ from intruders.measures.measure_settings import HarnessSettings, LossSettings, S
 from intruders.measures.task_score import score_task
 from intruders.models.finetuned_folder import data_seed_of
 from intruders.models.tuned_model import open_language_model
-from intruders.reports.evaluation.evaluation_text import evaluation_lines
+from intruders.reports.evaluation.evaluation_text import measure_lines
 from intruders.training.finetune import finetune
 from intruders.training.finetune_config import FinetuneConfig
 from tests.measures.harness_task import write_harness_task
@@ -83,7 +83,7 @@ def test_an_adapter_against_its_base(place: Path, tmp_path: Path) -> None:
     assert record["losses"][0]["difference"] == loss.difference.as_dict()
     table = pd.read_parquet(tmp_path / "out" / "documents.parquet")
     assert table["loss_sum"].sum() / table["tokens"].sum() == pytest.approx(after.mean, rel=1e-5)
-    assert any("change" in line for line in evaluation_lines(found))
+    assert any("change" in line for line in measure_lines(loss))
 
 
 @pytest.mark.parametrize("run", ["bert-lora", "bert-full"])
@@ -129,7 +129,7 @@ def test_a_full_classifier_finds_its_base_in_its_record(place: Path) -> None:
 def test_the_estimate_has_another_name(place: Path) -> None:
     found = evaluate(str(place / "bert"), losses=LossSettings((str(place / "texts"),), estimate=True))
     assert found.losses[0].losses[0].measure == "masked-15%-estimate"
-    assert "masked-15%-estimate" in evaluation_lines(found)[0]
+    assert "masked-15%-estimate" in measure_lines(found.losses[0])[0]
 
 
 def test_what_cannot_be_measured_is_said(place: Path, tmp_path: Path) -> None:
@@ -199,7 +199,7 @@ def test_what_was_held_out_of_a_file_is_said(place: Path, tmp_path: Path) -> Non
         (replace(alone, validation_file=str(rows)), "accuracy on rows.jsonl, validation (20 examples): "),
     ]:
         found = evaluate(str(place / "llama-lora"), scores=scores)
-        assert evaluation_lines(found)[0].startswith(said)
+        assert measure_lines(found.scores[0])[0].startswith(said)
 
 
 def test_a_run_is_scored_on_the_rows_that_it_held_out(tmp_path: Path) -> None:

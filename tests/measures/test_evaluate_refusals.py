@@ -16,7 +16,7 @@ from intruders.measures import evaluate as under_test
 from intruders.measures import measured_model
 from intruders.measures.evaluate import evaluate
 from intruders.measures.measure_settings import HarnessSettings, LossSettings, ScoreSettings
-from intruders.reports.evaluation.evaluation_text import evaluation_lines
+from intruders.reports.evaluation.evaluation_text import measure_lines
 from intruders.training.finetune import finetune
 from intruders.training.finetune_config import FinetuneConfig
 from tests.commands import in_this_process
@@ -144,7 +144,7 @@ def test_the_wrong_base_is_refused_or_noted(place: Path, tmp_path: Path) -> None
     other = evaluate(str(place / "completer"), base=str(tmp_path / "other"), losses=_text(place))
     assert len(other.notes) == 1
     assert "names" in other.notes[0]
-    assert evaluation_lines(other)[-1] == f"note: {other.notes[0]}"
+    assert measure_lines(other.notes[0]) == [f"note: {other.notes[0]}"]
     assert other.to_document()["notes"] == other.notes
 
 
@@ -246,8 +246,9 @@ def test_out_among_other_files_is_refused(place: Path, tmp_path: Path) -> None:
 
 def test_one_document_has_no_interval(place: Path) -> None:
     found = evaluate(str(place / "completer"), base=str(place / "llama"), losses=_text(place, "one.txt"))
-    assert not any("inf" in line for line in evaluation_lines(found))
-    assert "  one document has no confidence interval" in evaluation_lines(found)
+    lines = measure_lines(found.losses[0])
+    assert not any("inf" in line for line in lines)
+    assert "  one document has no confidence interval" in lines
     (loss,) = found.to_document()["losses"]
     for key in ("loss", "base_loss", "difference", "perplexity_ratio"):
         assert (loss[key]["low"], loss[key]["high"]) == (None, None)

@@ -11,9 +11,6 @@ from ...settings import setting
 from .changes import Change
 from .remedy import Case, SpectralRemedy
 
-# Singular values below this share of the largest are what rounding leaves of zeros: their vectors are arbitrary.
-_ZERO = 1e-12
-
 
 @dataclass(frozen=True)
 class Flatten(SpectralRemedy):

@@ -49,9 +49,6 @@ class MatchedControl(Remedy):
     def intruder_scale(self) -> float | None:
         return self.remedy.intruder_scale
 
-    def intruders_meant(self, count: int) -> int:
-        return self.remedy.intruders_meant(count)
-
     def refusal(self, name: str, shape: tuple[int, int], rank: int | None) -> str | None:
         return self.remedy.refusal(name, shape, rank)
 

@@ -18,7 +18,7 @@ from ...linalg.operators import Update
 from ...settings import Settings
 from .changes import Change
 from .position import Position
-from .remedy_table import ALL, TOP, WHICH
+from .remedy_table import ALL, WHICH
 
 # Where a remedy changes weights: in matrices with intruders, in every audited matrix that was tuned, or there and in
 # everything else that was tuned (embeddings, norms, biases), where the target holds it.
@@ -106,10 +106,6 @@ class Remedy(ABC):
         """Return the singular vectors that it scales; None of a remedy that scales no single ones."""
         return None
 
-    def intruders_meant(self, count: int) -> int:
-        """Return how many of a matrix's ``count`` intruders it scales or puts something in the place of."""
-        return 0
-
     def exists(self, case: Case) -> bool:
         """Return whether such a change of the matrix exists; a matrix without it stays as it is."""
         return True
@@ -178,9 +174,6 @@ class ScaledRemedy(Remedy):
     @property
     def intruder_scale(self) -> float:
         return self.scale
-
-    def intruders_meant(self, count: int) -> int:
-        return min(1, count) if self.which == TOP else count
 
     @abstractmethod
     def scaled(self, matrix: AuditedMatrix) -> WantedTriplets: ...

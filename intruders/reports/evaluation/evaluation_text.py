@@ -3,24 +3,13 @@
 from __future__ import annotations
 
 from ...measures.corpus_loss import CorpusLoss
-from ...measures.evaluate import Evaluation, Measured
+from ...measures.evaluate import Measured
 from ...measures.harness import HarnessScore
 from ...measures.task_score import TaskScore
 
 
-def evaluation_lines(evaluation: Evaluation) -> list[str]:
-    """Return one or two lines per measure, with 95 % intervals, and the notes."""
-    measures: list[Measured] = [
-        *evaluation.losses,
-        *evaluation.scores,
-        *evaluation.harness,
-        *evaluation.notes,
-    ]
-    return [line for measure in measures for line in measure_lines(measure)]
-
-
 def measure_lines(measure: Measured) -> list[str]:
-    """Return the lines of one measure, or of a note."""
+    """Return one or two lines of one measure, with 95 % intervals, or the line of a note."""
     if isinstance(measure, CorpusLoss):
         return _loss_lines(measure)
     if isinstance(measure, TaskScore):
