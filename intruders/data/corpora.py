@@ -20,6 +20,7 @@ from .local_files import COMPRESSED, SUFFIXES, read_rows
 from .values import as_text, is_missing
 
 _TEXT_SUFFIXES = (".txt", ".text", ".md", ".rst")
+_HUB_DOCUMENTS = 200  # first rows of a corpus of the hub, where no number of documents is asked for
 _DOCUMENT_CHARACTERS = 4000  # about so long are the documents that one long text is cut into
 
 
@@ -66,9 +67,7 @@ class Corpus:
         return hashlib.sha256(content).hexdigest()[:12]
 
 
-def load_corpora(
-    name: str, *, max_documents: int | None = None, seed: int = 0, hub_documents: int = 200
-) -> list[Corpus]:
+def load_corpora(name: str, *, max_documents: int | None = None, seed: int = 0) -> list[Corpus]:
     """Load the corpus ``name``, or the weighted parts of a mixture such as ``pydoc@0.3+notes.txt@0.7``.
 
     ``pydoc`` is the text of Python's own documentation; a text file is cut into documents at blank lines; a
@@ -89,7 +88,7 @@ def load_corpora(
             source, value = part, 1.0  # the @ belongs to the name
         if not 0 < value < float("inf"):
             raise SettingError(f"corpus {part!r} has the weight {weight}; expected a positive number")
-        documents = _documents(source, hub_documents if max_documents is None else max_documents)
+        documents = _documents(source, _HUB_DOCUMENTS if max_documents is None else max_documents)
         documents = [text for text in documents if text.strip()]
         if not documents:
             raise SettingError(f"corpus {source!r} is empty; expected at least one document with text")

@@ -103,7 +103,7 @@ class Spectrum:
         )
 
 
-def sampled_spectra(operator: Operator, leading: Triplets, seed: int = 0) -> list[Spectrum]:
+def sampled_spectra(operator: Operator, leading: Triplets) -> list[Spectrum]:
     """Estimate the spectra of a batch of matrices from leading triplets, and a few random vectors for the rest.
 
     Stochastic Lanczos quadrature (Ubaru, Chen and Saad 2017) on what the leading vectors leave: ``2 * 14`` passes of 6
@@ -111,7 +111,7 @@ def sampled_spectra(operator: Operator, leading: Triplets, seed: int = 0) -> lis
     """
     _, m, n = operator.shape
     d = leading.values.shape[-1]
-    generator = own_generator(seed)
+    generator = own_generator()
     probes = torch.randn(_PROBES, m, generator=generator, dtype=operator.dtype).to(operator.device)
     left, right = leading.left, leading.right
     current, _ = _normalized(probes - (probes @ left.mT) @ left)  # (batch, probes, m)

@@ -112,9 +112,9 @@ def _students() -> Any:
     return t
 
 
-def loss_interval(losses: DocumentLosses, *, level: float = 0.95, seed: int = 0) -> Interval:
-    """Return the mean loss per token with its bootstrap interval over documents; see :func:`paired_difference`."""
-    return _interval(losses.mean, losses.sums, losses.tokens, level, seed)
+def loss_interval(losses: DocumentLosses, *, seed: int = 0) -> Interval:
+    """Return the mean loss per token with its 95 % bootstrap interval over documents; see :func:`paired_difference`."""
+    return _interval(losses.mean, losses.sums, losses.tokens, 0.95, seed)
 
 
 def paired_difference(
@@ -139,11 +139,11 @@ def paired_difference(
     return _interval(estimate, differences, after.tokens, level, seed)
 
 
-def proportion_interval(right: int, of: int, *, z: float = 1.959964) -> Interval:
-    """Return the share right / of with Wilson's score interval (1927), which is valid near 0 and 1 and for few rows."""
+def proportion_interval(right: int, of: int) -> Interval:
+    """Return the share right / of with Wilson's 95 % score interval (1927), valid near 0 and 1 and for few rows."""
     if of < 1:
         raise SettingError("an accuracy over no examples has no interval; expected at least one")
-    share = right / of
+    share, z = right / of, 1.959964  # the normal quantile of 95 %
     centre = (share + z * z / (2 * of)) / (1 + z * z / of)
     half = z / (1 + z * z / of) * math.sqrt(share * (1 - share) / of + z * z / (4 * of * of))
     # At 0 and at 1 the formula ends just there; rounding must not put the end on the wrong side.

@@ -42,7 +42,6 @@ def with_sensitivities(
     base: str | None,
     tuned: str | None = None,
     *,
-    columns: Columns | None = None,
     data_seed: int | None = None,
     loading: Loading = AS_STORED,
     progress: Progress = silent,
@@ -53,7 +52,6 @@ def with_sensitivities(
       surgery: names the task, how many of its training examples count, and the modules.
       base: the model before fine-tuning; None if the adapter names it.
       tuned: its adapter.
-      columns: the columns of a data file and their meaning.
       data_seed: seed of the task's rows, as in fine-tuning; by default that of the run.
       loading: how the model is loaded.
       progress: called with (what is being done, batches done, batches in all).
@@ -78,7 +76,7 @@ def with_sensitivities(
         directions[pair.name] = SingularDirections(svd.left, svd.right)
     source = after.source
     rows_by = data_seed_of(source) if data_seed is None else data_seed
-    task = load_task(surgery.task, columns or Columns(), rows_by)
+    task = load_task(surgery.task, Columns(), rows_by)
     opened, labels = open_for_task(source, task, before.source, loading, merged=True)
     names = match_names(
         before.shapes(),

@@ -24,6 +24,7 @@ from .encoding import (
 )
 from .token_losses import losses_and_hits
 
+_BATCH = 32  # examples that are measured together, where nothing else is asked for
 _AT_A_LOOK = 16  # answers that are generated before it is asked whether enough can be right
 BEYOND_TARGET = 16  # tokens that an answer may have more than its target, whatever else is asked for
 
@@ -36,7 +37,7 @@ def outcomes(
     *,
     context: int,
     labels: Sequence[str] | None = None,
-    batch_size: int = 32,
+    batch_size: int = _BATCH,
 ) -> list[bool]:
     """Return for each example whether the model's answer is right, in order.
 
@@ -57,7 +58,6 @@ def outcomes_until_decided(
     *,
     context: int,
     accuracy: float,
-    batch_size: int = 32,
 ) -> list[bool | None]:
     """Return :func:`outcomes`, with None for those that were not asked because ``accuracy`` is out of reach.
 
@@ -65,8 +65,8 @@ def outcomes_until_decided(
     limit, is told from a trained one by a few answers.
     """
     if task.kind == "classification":
-        return [*outcomes(model, tokenizer, task, examples, context=context, batch_size=batch_size)]
-    settled = _targets(model, tokenizer, examples, context, batch_size).right or []
+        return [*outcomes(model, tokenizer, task, examples, context=context)]
+    settled = _targets(model, tokenizer, examples, context, _BATCH).right or []
     right: list[bool | None] = [is_settled or None for is_settled in settled]
     open_rows = [row for row, is_settled in enumerate(settled) if not is_settled]
     for start in range(0, len(open_rows), _AT_A_LOOK):
@@ -100,7 +100,7 @@ def graded(
     *,
     context: int,
     labels: Sequence[str] | None = None,
-    batch_size: int = 32,
+    batch_size: int = _BATCH,
     answers: bool = True,
 ) -> Graded:
     """Measure the loss on each example's target and, with ``answers``, whether the model's own answer is right."""
@@ -168,7 +168,7 @@ def complete(
     examples: Sequence[Example],
     *,
     context: int,
-    batch_size: int = 32,
+    batch_size: int = _BATCH,
     max_new_tokens: int = ANSWER_TOKENS,
 ) -> list[str]:
     """Return the texts of :func:`generated_answers`."""
@@ -190,7 +190,7 @@ def generated_answers(
     examples: Sequence[Example],
     *,
     context: int,
-    batch_size: int = 32,
+    batch_size: int = _BATCH,
     max_new_tokens: int = ANSWER_TOKENS,
 ) -> list[Answer]:
     """Complete every prompt greedily, up to end-of-sequence or to its own limit.

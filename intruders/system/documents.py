@@ -15,13 +15,11 @@ Migrations = Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]]
 NO_MIGRATIONS: Migrations = {}
 
 
-def read_document(
-    file: Path, what: str, newest: int, migrations: Migrations = NO_MIGRATIONS
-) -> dict[str, Any] | None:
+def read_document(file: Path, what: str, newest: int) -> dict[str, Any] | None:
     """A JSON file of ours, ``what`` it is for people, as a document of schema ``newest``; None if it does not exist.
 
     Raises:
-      ResultFileError: it cannot be read, is something else, or has a schema that cannot be brought to ``newest``.
+      ResultFileError: it cannot be read, is something else, or has another schema.
     """
     try:
         document = json.loads(file.read_text(encoding="utf-8"))
@@ -33,7 +31,7 @@ def read_document(
         ) from error
     if not isinstance(document, dict):
         raise ResultFileError(f"'{file}' is not {what}; move it away, or choose another folder")
-    return migrated(document, str(file), what, newest, migrations)
+    return migrated(document, str(file), what, newest)
 
 
 def migrated(

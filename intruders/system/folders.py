@@ -194,14 +194,13 @@ def removed_if_unused(folder: Path) -> Iterator[None]:
         raise
 
 
-def require_ours(folder: Path, marks: Collection[str], kind: str, name: str = "out") -> None:
+def require_ours(folder: Path, marks: Collection[str], kind: str) -> None:
     """Refuse to write among files of something else; a folder that is new, empty or marked is fine.
 
     Args:
       folder: to write into.
       marks: names of files and folders, any of which tells that the folder is ours.
       kind: what the folder would be, such as "a fleet"; for the error.
-      name: of the setting, for the error.
 
     Raises:
       SettingError: the folder contains other things and no mark.
@@ -213,7 +212,7 @@ def require_ours(folder: Path, marks: Collection[str], kind: str, name: str = "o
     others = [entry for entry in there if entry != LOCK]
     if others and not any(mark in there for mark in marks):
         raise SettingError(
-            f"{name} '{folder}' is not empty and not {kind}: it contains {some_of(others)}; choose another folder"
+            f"out '{folder}' is not empty and not {kind}: it contains {some_of(others)}; choose another folder"
         )
 
 

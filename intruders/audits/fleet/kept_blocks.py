@@ -49,9 +49,9 @@ class KeptBlock:
     units: Mapping[str, Unit]  # by the model's digest
     file: Path
 
-    def rows(self, columns: Sequence[str] | None = None) -> pa.Table:
-        """Read its vectors, with their model's digest as the column ``digest``; some columns, or all."""
-        wanted = _schema().names if columns is None else list(columns)
+    def rows(self) -> pa.Table:
+        """Read its vectors, with their model's digest as the column ``digest``."""
+        wanted = _schema().names
         with pq.ParquetFile(self.file) as file:
             there = set(file.schema_arrow.names)
             table = file.read(columns=[name for name in wanted if name in there])

@@ -7,7 +7,7 @@ behind ``model.safetensors.index.json``.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
@@ -93,7 +93,6 @@ def write_checkpoint(
 def write_safetensors(
     path: Path,
     tensors: Sequence[PlannedTensor],
-    metadata: Mapping[str, str] | None = None,
     after_each: Callable[[], None] | None = None,
 ) -> None:
     """One safetensors file. The header comes first, so shapes and dtypes are those planned.
@@ -103,7 +102,7 @@ def write_safetensors(
     """
     try:
         with path.open("xb") as file:
-            file.write(_header(tensors, metadata or {"format": "pt"}))
+            file.write(_header(tensors))
             for planned in tensors:
                 tensor = planned.read()
                 if tuple(tensor.shape) != planned.shape:
@@ -131,9 +130,9 @@ def _planned_shards(tensors: Sequence[PlannedTensor], shard_bytes: int) -> list[
     return shards
 
 
-def _header(tensors: Sequence[PlannedTensor], metadata: Mapping[str, str]) -> bytes:
+def _header(tensors: Sequence[PlannedTensor]) -> bytes:
     """The length of the header in 8 bytes, little-endian, and the header, padded to a multiple of 8."""
-    entries: dict[str, object] = {"__metadata__": dict(metadata)}
+    entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
     begin = 0
     for tensor in tensors:
         if tensor.dtype not in _DTYPE_NAMES:

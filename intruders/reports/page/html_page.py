@@ -70,16 +70,14 @@ def write_html(audit: Audit, path: str | os.PathLike[str], scales: CriticalScale
     write_page(path, lambda: render_audit(audit, scales))
 
 
-def write_comparison_html(
-    audits: Sequence[Audit], path: str | os.PathLike[str], labels: Sequence[str] | None = None
-) -> None:
+def write_comparison_html(audits: Sequence[Audit], path: str | os.PathLike[str]) -> None:
     """Write the report that compares several audits of one base.
 
     Raises:
       SettingError: fewer than two audits were given, or no matrix is in all of them.
       ResultFileError, MissingDependencyError: as :func:`write_page`.
     """
-    write_page(path, lambda: render_comparison(audits, labels))
+    write_page(path, lambda: render_comparison(audits))
 
 
 def render_audit(audit: Audit, scales: CriticalScales | None = None) -> str:
@@ -105,10 +103,10 @@ def render_audit(audit: Audit, scales: CriticalScales | None = None) -> str:
     )
 
 
-def render_comparison(audits: Sequence[Audit], labels: Sequence[str] | None = None) -> str:
+def render_comparison(audits: Sequence[Audit]) -> str:
     """Return the HTML text of the report of several audits, on the matrices that all of them have."""
     shared = common_matrices(audits)
-    names = list(labels) if labels is not None else labels_for(audits)
+    names = labels_for(audits)
     return render_page(
         "compare.html.j2",
         ["count.js", "plots.js", "compare.js"],

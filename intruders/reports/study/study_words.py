@@ -20,6 +20,8 @@ _DEFINED = (
 )
 # The first claims that are shown make the sentence.
 _MOST_MEANINGS = 3
+# More values of a setting are counted instead of listed.
+_MOST_VALUES = 6
 
 
 @dataclass(frozen=True)
@@ -92,13 +94,13 @@ def _precise(runs: pd.DataFrame, findings: Sequence[Finding]) -> str:
     return f"{said}." + (f" Effects with 95 % intervals: {effects}." if effects else "")
 
 
-def _values(noun: str, column: pd.Series[Any], singular: str = "", several: str = "", most: int = 6) -> str:
+def _values(noun: str, column: pd.Series[Any], singular: str = "", several: str = "") -> str:
     """Return the different values of a setting with its name: bases smollm2-135m and minilm-l6."""
     texts = [_text(value) for value in sorted(column.dropna().unique())]
     if not texts:
         return ""
     name = (singular or noun) if len(texts) == 1 else (several or f"{noun}s")
-    if len(texts) > most:
+    if len(texts) > _MOST_VALUES:
         return f"{len(texts)} {noun}s"
     return f"{name} {_listed(texts)}"
 

@@ -24,6 +24,7 @@ from .published_study import SCHEMA, PublishedStudy, sha256
 
 DEVIATIONS = "deviations.md"  # written by people, and kept when a study is published again
 _FINDINGS = "findings.json"
+_MOST_IDS = 5  # of runs that a line names
 _COPIED = ("study.yaml", "study.json", *(f"{table}.parquet" for table in TABLES))
 
 
@@ -179,6 +180,6 @@ def _deviations(folder: StudyFolder, runs: Sequence[Run], results: Results) -> l
     return lines
 
 
-def _some(ids: Sequence[str], most: int = 5) -> str:
-    more = f" and {len(ids) - most} more" if len(ids) > most else ""
-    return ", ".join(ids[:most]) + more
+def _some(ids: Sequence[str]) -> str:
+    more = f" and {len(ids) - _MOST_IDS} more" if len(ids) > _MOST_IDS else ""
+    return ", ".join(ids[:_MOST_IDS]) + more

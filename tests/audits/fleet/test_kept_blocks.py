@@ -26,4 +26,3 @@ def test_a_block_of_an_older_version_has_no_subspaces(tmp_path: Path) -> None:
     assert kept.rows().column_names == whole.column_names
     assert kept.rows()["rho_k"].null_count == len(matrix.vectors)
     assert kept.rows()["singular_value"] == whole["singular_value"]
-    assert kept.rows(["digest", "rho_k"]).column_names == ["digest", "rho_k"]

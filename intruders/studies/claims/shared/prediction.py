@@ -23,7 +23,6 @@ def correlation_difference(
     second: Sequence[float],
     y: Sequence[float],
     groups: Sequence[Hashable],
-    seed: int = 0,
 ) -> Interval:
     """Return Spearman's correlation of ``first`` and y minus that of ``second`` and y, with an interval.
 
@@ -42,7 +41,7 @@ def correlation_difference(
     if count < _FEWEST or math.isnan(estimate):
         return open_ends
     members = [np.flatnonzero(numbers == number) for number in range(count)]
-    drawn = np.random.default_rng(seed).integers(count, size=(_RESAMPLES, count))
+    drawn = np.random.default_rng(0).integers(count, size=(_RESAMPLES, count))
     differences = _resampled(columns, members, drawn)
     differences = differences[np.isfinite(differences)]
     if len(differences) < _RESAMPLES / 2:

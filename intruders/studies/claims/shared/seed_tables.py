@@ -14,9 +14,9 @@ Mask = npt.NDArray[np.bool_]
 _MOST_SEEDS = 12
 
 
-def seed_table(runs: pd.DataFrame, column: str, by: str = "setting") -> pd.DataFrame:
+def seed_table(runs: pd.DataFrame, column: str) -> pd.DataFrame:
     """Return a column's mean by seed (rows) and setting (columns)."""
-    values = pd.DataFrame({"seed": runs["seed"], "by": runs[by].astype(str), "value": runs[column]})
+    values = pd.DataFrame({"seed": runs["seed"], "by": runs["setting"].astype(str), "value": runs[column]})
     return values.dropna().pivot_table(index="seed", columns="by", values="value", aggfunc="mean")
 
 

@@ -65,28 +65,28 @@ def spread_of(interval: Interval, seeds: int) -> float:
     return (interval.high - interval.low) / 2 * math.sqrt(seeds) / student_quantile(interval.level, seeds - 1)
 
 
-def seeds_needed(effect: float, spread: float, *, level: float = LEVEL, power: float = POWER) -> int | None:
-    """Return the number of seeds at which the interval of a mean excludes zero with probability ``power``.
+def seeds_needed(effect: float, spread: float) -> int | None:
+    """Return the number of seeds at which the interval of a mean excludes zero with probability ``POWER``.
 
     The least n with (t_{n-1} + u_{n-1}) s / sqrt(n) <= |effect|, where t is the two-sided quantile of the interval and
-    u the one-sided quantile at ``power``. None where that is more than ``MOST_SEEDS``.
+    u the one-sided quantile at ``POWER``. None where that is more than ``MOST_SEEDS``.
     """
     if spread <= 0 and effect != 0:
         return 2
     for seeds in range(2, MOST_SEEDS + 1):
-        reach = student_quantile(level, seeds - 1) + student_quantile(2 * power - 1, seeds - 1)
+        reach = student_quantile(LEVEL, seeds - 1) + student_quantile(2 * POWER - 1, seeds - 1)
         if reach * spread / math.sqrt(seeds) <= abs(effect):
             return seeds
     return None
 
 
-def settings_needed(correlation: float, *, level: float = LEVEL, power: float = POWER) -> int | None:
+def settings_needed(correlation: float) -> int | None:
     """Return the number of settings at which the interval of :func:`spearman` excludes zero with that probability.
 
     The least n with (u_level + u_power) sqrt((1 + rho^2 / 2) / (n - 3)) <= atanh |rho|, u being normal quantiles. None
     where that is more than ``MOST_SETTINGS``.
     """
-    reach = normal_quantile(level) + normal_quantile(2 * power - 1)
+    reach = normal_quantile(LEVEL) + normal_quantile(2 * POWER - 1)
     needed = math.ceil(3 + (1 + correlation**2 / 2) * (reach / math.atanh(abs(correlation))) ** 2)
     return needed if needed <= MOST_SETTINGS else None
 
@@ -100,7 +100,7 @@ def clipped(interval: Interval, low: float, high: float) -> Interval:
     )
 
 
-def spearman(x: Values, y: Values, groups: Sequence[Hashable], *, level: float = LEVEL) -> Interval:
+def spearman(x: Values, y: Values, groups: Sequence[Hashable]) -> Interval:
     """Return Spearman's rank correlation over runs, with an interval; equal values share their ranks.
 
     Fisher's z with the variance (1 + rho^2 / 2) / (n' - 3) of Bonett and Wright (2000). Runs of one of the ``groups``
@@ -110,11 +110,11 @@ def spearman(x: Values, y: Values, groups: Sequence[Hashable], *, level: float =
     """
     (x, y), groups = _complete([x, y], groups)
     ranks = [_ranks(x), _ranks(y)]
-    return _fisher(_correlation(*ranks), ranks, groups, 3, level)
+    return _fisher(_correlation(*ranks), ranks, groups, 3)
 
 
 def partial_spearman(
-    x: Values, y: Values, controls: Sequence[Values], groups: Sequence[Hashable], *, level: float = LEVEL
+    x: Values, y: Values, controls: Sequence[Values], groups: Sequence[Hashable]
 ) -> Interval:
     """Return Spearman's correlation of x and y with the ranks of ``controls`` held fixed, with an interval.
 
@@ -126,7 +126,7 @@ def partial_spearman(
     ranks = [_ranks(values) for values in columns]
     (left_x, residual_x), (left_y, residual_y) = (_residual(values, ranks[2:]) for values in ranks[:2])
     estimate = _correlation(residual_x, residual_y) if left_x * left_y > 1e-12 else math.nan
-    return _fisher(estimate, ranks[:2], groups, 3 + len(controls), level)
+    return _fisher(estimate, ranks[:2], groups, 3 + len(controls))
 
 
 def _residual(
@@ -151,9 +151,7 @@ def auc(positive: Values, negative: Values) -> float:
     return float((ranks[:p].sum() - p * (p + 1) / 2) / (p * n))
 
 
-def auc_interval(
-    scores: Values, is_positive: Sequence[bool], groups: Sequence[Hashable], *, level: float = LEVEL
-) -> Interval:
+def auc_interval(scores: Values, is_positive: Sequence[bool], groups: Sequence[Hashable]) -> Interval:
     """Return the :func:`auc` of matrices with an interval over their runs.
 
     Newcombe's (2006) score interval: all theta with |A - theta| <= f sqrt(V(theta)), where for p positives and
@@ -184,8 +182,8 @@ def auc_interval(
     jackknife = (runs - 1) / runs * float(((known - known.mean()) ** 2).sum())
     p, n = int(is_high.sum()), int((~is_high).sum())
     alone = float(_auc_variance(np.array(estimate), p, n))
-    over_runs = student_quantile(level, runs - 1) * math.sqrt(jackknife / alone) if alone > 0 else 0.0
-    factor = max(normal_quantile(level), over_runs)
+    over_runs = student_quantile(LEVEL, runs - 1) * math.sqrt(jackknife / alone) if alone > 0 else 0.0
+    factor = max(normal_quantile(LEVEL), over_runs)
     theta = np.linspace(0, 1, 2001)
     inside = theta[np.abs(estimate - theta) <= factor * np.sqrt(_auc_variance(theta, p, n))].tolist()
     # No effect is an area of one half.
@@ -221,7 +219,6 @@ def _fisher(
     ranks: Sequence[npt.NDArray[np.float64]],
     groups: Sequence[Hashable],
     lost: int,
-    level: float,
 ) -> Interval:
     """Return the interval on Fisher's scale, with ``lost`` degrees of freedom less than the effective runs."""
     count = len(set(groups))
@@ -235,7 +232,7 @@ def _fisher(
     most = 1 - 6 / (count * (count**2 - 1))
     inner = max(-most, min(most, estimate))
     error = math.sqrt((1 + inner**2 / 2) / (effective - lost))
-    half = normal_quantile(level) * error
+    half = normal_quantile(LEVEL) * error
     low, high = math.tanh(math.atanh(inner) - half), math.tanh(math.atanh(inner) + half)
     p = _normal_p(math.atanh(inner) / error)
     return Interval(estimate, min(estimate, low), max(estimate, high), count, p)
