@@ -96,12 +96,6 @@ class KnownBase(Batched):
         first = KnownBase(**{name: tensor[:1] for name, tensor in self.tensors().items()})
         return replace(first.repeated(len(index)), floor=self.floor[index])
 
-    def repeated(self, count: int) -> KnownBase:
-        """Repeat a batch of one matrix ``count`` times, without copies."""
-        return KnownBase(
-            **{name: tensor.expand(count, *tensor.shape[1:]) for name, tensor in self.tensors().items()}
-        )
-
     def space(self, operator: Operator) -> KrylovSpace:
         """Return the space to continue from, without a pass over the matrices."""
         return KrylovSpace(operator, self.basis, self.products, self.squares)
@@ -112,13 +106,8 @@ class KnownBase(Batched):
     @classmethod
     def joined(cls, members: list[KnownBase], device: torch.device) -> KnownBase:
         """Join members of equal shapes to one batch; of a single one, which may be large, no copy is made."""
-        tensors = [member.tensors() for member in members]
-        together = (
-            tensors[0]
-            if len(tensors) == 1
-            else {name: torch.cat([own[name] for own in tensors]) for name in tensors[0]}
-        )
-        return cls(**{name: tensor.to(device) for name, tensor in together.items()})
+        together = members[0] if len(members) == 1 else cls.together(members)
+        return cls(**{name: tensor.to(device) for name, tensor in together.tensors().items()})
 
 
 # Below this smaller side all base vectors are computed: their decomposition costs less than a Krylov space, which

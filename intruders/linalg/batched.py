@@ -17,6 +17,10 @@ class Batched:
         """Return the values of the matrices at ``index`` (a vector of integers)."""
         return type(self)(**{name: _selected(value, index) for name, value in _fields(self).items()})
 
+    def repeated(self, count: int) -> Self:
+        """Repeat a batch of one matrix ``count`` times, without copies."""
+        return type(self)(**{name: _repeated(value, count) for name, value in _fields(self).items()})
+
     @classmethod
     def together(cls, groups: Sequence[Self]) -> Self:
         """Join the matrices of groups, whose values have equal shapes but for their numbers."""
@@ -45,6 +49,10 @@ def _fields(value: Any) -> dict[str, Any]:
 
 def _selected(value: Any, index: Tensor) -> Any:
     return value[index] if isinstance(value, Tensor) else value.select(index)
+
+
+def _repeated(value: Any, count: int) -> Any:
+    return value.expand(count, *value.shape[1:]) if isinstance(value, Tensor) else value.repeated(count)
 
 
 def _replaced(value: Any, index: Tensor, other: Any) -> Any:

@@ -25,11 +25,6 @@ class Triplets(Batched):
     residuals: Tensor  # (*batch, k): sqrt(||y W - s v||^2 + ||W v - s y||^2), same unit as the values
     angles: Tensor  # (*batch, k): bounds on the sines of the angles between left vectors and the true ones
 
-    def repeated(self, count: int) -> Triplets:
-        """Repeat a batch of one matrix ``count`` times, without copies."""
-        parts = (self.values, self.left, self.right, self.residuals, self.angles)
-        return Triplets(*(part.expand(count, *part.shape[1:]) for part in parts))
-
     @cached_property
     def clusters(self) -> Tensor:
         """Ids ``(*batch, k)`` of :func:`~intruders.linalg.svd.cluster_ids`."""

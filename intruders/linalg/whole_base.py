@@ -78,11 +78,6 @@ class WholeBase(Batched):
         """Shape of the batch of matrices."""
         return torch.Size((len(self.values), self.left.shape[-1], self.right.shape[-1]))
 
-    def repeated(self, count: int) -> WholeBase:
-        """Repeat a batch of one matrix ``count`` times, without copies."""
-        parts = (self.values, self.left, self.right, self.off, self.rounded)
-        return WholeBase(*(part.expand(count, *part.shape[1:]) for part in parts))
-
 
 def _decomposed(wide: Tensor) -> tuple[DenseSVD, bool]:
     """The decomposition, and whether all of it is by the eigenvectors of the smaller side's Gram matrix."""
