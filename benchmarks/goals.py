@@ -24,8 +24,8 @@ from torch import nn
 
 import intruders
 from intruders.audits.audit_settings import Compute
-from intruders.engine.base_space import KnownBase
 from intruders.engine.decide import decide
+from intruders.engine.known_base import KnownBase
 from intruders.linalg.whole_base import WholeBase
 from intruders.models.quiet import hush_imports
 

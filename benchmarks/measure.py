@@ -10,9 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from intruders.engine.base_space import KnownBase
 from intruders.engine.decide import decide
 from intruders.engine.decisions import Detection
+from intruders.engine.known_base import KnownBase
 from intruders.linalg.whole_base import WholeBase
 
 from .counting import counted_products

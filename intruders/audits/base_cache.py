@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..engine.base_space import KnownBase
+from ..engine.known_base import KnownBase
 from ..errors import CacheError
 from ..system.folders import user_cache
 

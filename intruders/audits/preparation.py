@@ -15,7 +15,7 @@ from ..checkpoints.stored.checkpoint import Checkpoint
 from ..checkpoints.stored.matrices import MatrixView
 from ..checkpoints.stored.selected import selected_matrices
 from ..checkpoints.stored.selection import Selection
-from ..engine.base_space import KnownBase
+from ..engine.known_base import KnownBase
 from ..errors import SettingError
 from ..linalg.whole_base import WholeBase
 from .base_cache import BaseKeys, DiskCache
@@ -114,5 +114,5 @@ def decompose(matrix: Tensor, store: DiskCache) -> bool:
     key = BaseKeys.of(matrix, 0).whole
     if store.read(key) is not None:
         return False
-    store.write(key, KnownBase.from_whole(WholeBase.of(matrix.unsqueeze(0))))
+    store.write(key, KnownBase.decomposed(matrix.unsqueeze(0)))
     return True

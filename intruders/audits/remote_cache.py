@@ -6,7 +6,7 @@ import tempfile
 import warnings
 from pathlib import Path
 
-from ..engine.base_space import KnownBase
+from ..engine.known_base import KnownBase
 from ..errors import CacheError, StoreError
 from ..system.remote_folder import RemoteFolder, local_folder, require_opens
 from .base_cache import DiskCache

@@ -14,11 +14,10 @@ from dataclasses import dataclass
 
 import torch
 
-from ..engine.base_space import KnownBase
 from ..engine.coordinate_certificate import NAME, fits_coordinates
 from ..engine.decisions import Detection
+from ..engine.known_base import KnownBase
 from ..linalg.pair import Pair
-from ..linalg.whole_base import WholeBase
 from .base_cache import BaseKeys, MemoryCache
 
 # A decomposition is paid by one update with intruders for each of these parts of the smaller side's square: by 5 for
@@ -60,7 +59,7 @@ def whole_where_it_pays(pair: Pair, k: int, known: KnownBase | None, ahead: Upda
         return known
     if not _pays(ahead.expected_from(float(known.value(k)[0])), pair.base.shape):
         return known
-    return KnownBase.from_whole(WholeBase.of(pair.base[:1]))
+    return KnownBase.decomposed(pair.base[:1])
 
 
 class AuditsAhead(MemoryCache):
@@ -98,7 +97,7 @@ class AuditsAhead(MemoryCache):
             if not _pays(self._audits * hard, pair.base.shape) or self._bytes + size > _MOST_BYTES:
                 return known
             self._bytes += size
-        whole = KnownBase.from_whole(WholeBase.of(pair.base))
+        whole = KnownBase.decomposed(pair.base)
         for index, key in enumerate(keys):
             self.put(key.whole, whole.select(torch.tensor([index], device=pair.base.device)))
         return whole

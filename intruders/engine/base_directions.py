@@ -8,8 +8,8 @@ from ..linalg.full_precision import full_precision
 from ..linalg.krylov import BLOCK, KrylovSpace, converge
 from ..linalg.operators import Dense
 from ..linalg.svd import dense_svd
-from .base_space import KnownBase
 from .components import Components
+from .known_base import KnownBase
 
 # Sine of the angle to the true vectors: far below the rounding of single-precision weights.
 _ANGLE = 1e-9

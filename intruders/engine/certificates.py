@@ -20,8 +20,9 @@ from ..linalg.overlap import Intervals, overlap_intervals
 from ..linalg.pair import Pair
 from ..linalg.ritz import Triplets
 from ..linalg.svd import gram_svd
-from .base_space import LOOSE_ANGLE, BaseVectors, KnownBase
+from .base_vectors import LOOSE_ANGLE, BaseVectors
 from .decisions import Decisions, decide_dense
+from .known_base import KnownBase
 from .moment_certificate import bound_by_moments
 from .spectral_change import spectral_change
 from .update_size import MeasuredUpdate

@@ -16,8 +16,8 @@ from ..linalg.low_rank import LowRank
 from ..linalg.pair import Pair
 from ..linalg.ritz import Triplets
 from ..linalg.whole_base import WholeBase
-from .base_space import KnownBase
 from .decisions import Decisions
+from .known_base import KnownBase
 from .spectral_change import SpectralChange, change_in_coordinates
 
 NAME = "coordinates"

@@ -23,11 +23,11 @@ from ..linalg.covered_devices import is_covered
 from ..linalg.full_precision import full_precision
 from ..linalg.pair import Pair
 from ..linalg.svd import dense_svd, gram_svd
-from ..linalg.whole_base import WholeBase
-from .base_space import WHOLE_BELOW, KnownBase, least_side
+from .base_vectors import WHOLE_BELOW, least_side
 from .certificates import detect_by_certificates
 from .coordinate_certificate import coordinates_of, detect_in_coordinates
 from .decisions import Decisions, Detection, decide_dense
+from .known_base import KnownBase
 from .update_size import MeasuredUpdate, measure_update
 
 # Below this smaller side the dense decompositions of both matrices are the fastest way.
@@ -68,7 +68,7 @@ def _detect(
 ) -> Decisions:
     """Decide in coordinates where possible, and the rest by the other certificates."""
     if known is None and min(batch.base.shape[-2:]) < WHOLE_BELOW:
-        known = KnownBase.from_whole(WholeBase.of(batch.base))
+        known = KnownBase.decomposed(batch.base)
     whole = None if known is None else known.whole()
     coordinates = None if whole is None else coordinates_of(batch, whole, k)
     if known is None or whole is None or coordinates is None:

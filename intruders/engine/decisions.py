@@ -11,7 +11,7 @@ from ..linalg.exact import Decomposition, exact_cosines
 from ..linalg.pair import Pair
 from ..linalg.ritz import Triplets
 from ..linalg.svd import DenseSVD
-from .base_space import KnownBase
+from .known_base import KnownBase
 from .spectral_change import SpectralChange, spectral_change
 from .update_size import MeasuredUpdate
 

@@ -18,7 +18,7 @@ from ..linalg.pair import Pair
 from ..linalg.ritz import Triplets
 from ..linalg.small_cores import eigh
 from ..linalg.spiked_threshold import Spectrum, sampled_spectra, spiked_threshold
-from .base_space import KnownBase
+from .known_base import KnownBase
 from .update_size import MeasuredUpdate, measure_update
 
 # Leading directions of the update that are followed, and rows that they and their powers may take.

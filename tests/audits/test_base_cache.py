@@ -20,7 +20,7 @@ from torch import Tensor
 import intruders
 from intruders.audits.audit import audit
 from intruders.audits.base_cache import WHOLE, DiskCache, MemoryCache, content_key, default_folder
-from intruders.engine.base_space import KnownBase
+from intruders.engine.known_base import KnownBase
 from intruders.errors import SettingError
 
 Weights = dict[str, Tensor]

@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matrices import SPECTRA, UPDATES, PlantedPair, orthonormal_columns, stacked, truth_of, with_values
 
-from intruders.engine.base_space import KnownBase
 from intruders.engine.coordinate_certificate import NAME, coordinates_of
 from intruders.engine.coordinate_projection import project_in_coordinates
 from intruders.engine.coordinate_scales import Followed, count_at, settled_scales
 from intruders.engine.decide import decide
+from intruders.engine.known_base import KnownBase
 from intruders.linalg.low_rank import LowRank
 from intruders.linalg.pair import Pair
 from intruders.linalg.whole_base import WholeBase
@@ -21,7 +21,7 @@ from tests.engine.wrong_coordinates import search
 
 
 def known_whole(stack: Pair) -> KnownBase:
-    return KnownBase.from_whole(WholeBase.of(stack.base))
+    return KnownBase.decomposed(stack.base)
 
 
 @given(seed=st.integers(0, 2**31))

@@ -27,7 +27,7 @@ from matrices import (
     with_values,
 )
 
-from intruders.engine.base_space import COMPLETE_BELOW
+from intruders.engine.base_vectors import COMPLETE_BELOW
 from intruders.engine.decide import DENSE_BELOW, decide
 from intruders.engine.decisions import Detection
 from intruders.engine.update_size import measure_update

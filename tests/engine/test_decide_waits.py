@@ -16,11 +16,10 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.inputs import llm_like, lora_update
-from intruders.engine.base_space import KnownBase
 from intruders.engine.decide import decide
+from intruders.engine.known_base import KnownBase
 from intruders.linalg.low_rank import LowRank
 from intruders.linalg.pair import Pair
-from intruders.linalg.whole_base import WholeBase
 
 WAITS = {"_local_scalar_dense", "nonzero", "_unique2", "masked_select", "equal"}
 BY_INDEX = {"index", "index_put", "index_put_"}
@@ -96,7 +95,7 @@ def test_more_matrices_wait_no_more_often(shape: tuple[int, int], strength: floa
 @pytest.mark.parametrize("strength", [0.05, 1.0], ids=["without intruders", "with intruders"])
 def test_in_coordinates_too(strength: float) -> None:
     few, many = (batch_of((300, 300), strength, seeds) for seeds in ([0, 1], [0, 1] * 4))
-    counts = [waits(batch, KnownBase.from_whole(WholeBase.of(batch.base))) for batch in (few, many)]
+    counts = [waits(batch, KnownBase.decomposed(batch.base)) for batch in (few, many)]
     assert counts[0] == counts[1]
     assert counts[0][1] == {"coordinates"}
     assert counts[0][0] < 40

@@ -15,8 +15,8 @@ import xxhash
 from torch import Tensor
 
 from ...checkpoints.pairing.pairing import PairedMatrix, Skipped
-from ...engine.base_space import KnownBase
 from ...engine.decide import decide
+from ...engine.known_base import KnownBase
 from ...errors import ChangedBaseError, IntrudersError, in_one_line
 from ...linalg.low_rank import LowRank
 from ...linalg.pair import Pair, over_unit

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import torch
 
-from ...engine.base_space import KnownBase
 from ...engine.coordinate_certificate import coordinates_of, fits_coordinates
 from ...engine.coordinate_projection import project_in_coordinates
 from ...engine.coordinate_scales import Followed, count_at, settled_scales
 from ...engine.decisions import Detection
+from ...engine.known_base import KnownBase
 from ...engine.projection import Projection, project
 from ...engine.scale_search import ScaleWindow, first_starts, first_window, windows_from
 from ...linalg.low_rank import LowRank
@@ -186,7 +186,7 @@ class BatchScales:
         shape, update = batch.pair.base.shape, batch.pair.tuned
         is_small = min(shape[-2:]) <= _WHOLE_UP_TO
         if is_small and isinstance(update, LowRank) and fits_coordinates(update.rank, self.k, shape):
-            return KnownBase.from_whole(WholeBase.of(batch.pair.base))
+            return KnownBase.decomposed(batch.pair.base)
         if kept is not None:
             return kept
         known = self._judged(_at(batch, [0.0] * len(batch.matrices))).known

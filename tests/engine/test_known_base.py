@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from intruders.engine.base_space import BaseVectors, KnownBase
+from intruders.engine.base_vectors import BaseVectors
+from intruders.engine.known_base import KnownBase
 from intruders.linalg.operators import Dense
-from intruders.linalg.whole_base import WholeBase
 
 
 @pytest.mark.parametrize(
@@ -19,7 +19,7 @@ def test_the_value_of_a_kept_base(shape: tuple[int, int]) -> None:
     values = torch.linalg.svdvals(matrix.double())
     for known in (
         BaseVectors.of(Dense(matrix), 5, 14, None).known(14),
-        KnownBase.from_whole(WholeBase.of(matrix)),
+        KnownBase.decomposed(matrix),
     ):
         for k in (1, 5):
             assert known.value(k).double() == pytest.approx(values[:, k - 1], rel=1e-4)
