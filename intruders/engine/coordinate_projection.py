@@ -11,6 +11,7 @@ from ..linalg.batched import Batched
 from ..linalg.coordinates import Coordinates
 from ..linalg.small_cores import eigh
 from ..linalg.spiked_threshold import Spectrum
+from ..linalg.svd import leading_count
 from ..linalg.whole_base import WholeBase
 from .projection import Projection, followed_count
 
@@ -47,7 +48,7 @@ def project_in_coordinates(
 ) -> tuple[list[Projection], RitzVectors]:
     """Project a batch of tuned matrices on the leading base vectors, and on what the updates bring in."""
     _, m, n = whole.shape
-    shown = min(2 * k + 4, m, n)
+    shown = leading_count(k, m, n)
     spectral = coordinates.left.square().sum(-2).sqrt()  # (batch, r): the update's singular values
     count, left_out = followed_count(spectral, spectral.norm(dim=-1), _FOLLOWED)
     left, through = (part[..., :count] for part in (coordinates.left, coordinates.through()))

@@ -22,7 +22,7 @@ import torch
 from ..linalg.covered_devices import is_covered
 from ..linalg.full_precision import full_precision
 from ..linalg.pair import Pair
-from ..linalg.svd import dense_svd, gram_svd
+from ..linalg.svd import dense_svd, gram_svd, leading_count
 from .base_vectors import WHOLE_BELOW, least_side
 from .certificates import detect_by_certificates
 from .coordinate_certificate import coordinates_of, detect_in_coordinates
@@ -49,7 +49,7 @@ def decide(
     _, m, n = batch.base.shape
     k = min(k, m, n)
     update = measure_update(batch, k, exact)
-    base_count = min(2 * k + 4, m, n)
+    base_count = leading_count(k, m, n)
     overflows = float(update.spectral.max()) > torch.finfo(batch.base.dtype).max ** 0.5  # squares of it would
     if exact or overflows:
         decisions = decide_dense(batch, k, epsilon, base_count, dense_svd)

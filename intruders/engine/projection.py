@@ -18,6 +18,7 @@ from ..linalg.pair import Pair
 from ..linalg.ritz import Triplets
 from ..linalg.small_cores import eigh
 from ..linalg.spiked_threshold import Spectrum, sampled_spectra, spiked_threshold
+from ..linalg.svd import leading_count
 from .known_base import KnownBase
 from .update_size import MeasuredUpdate, measure_update
 
@@ -139,7 +140,8 @@ def project(batch: Pair, known: KnownBase, k: int, epsilon: float) -> list[Proje
     update = measure_update(batch, k)
     difference = batch.update
     d, left_out = _followed(difference, update)
-    known_rows = known.left(batch.base.shape)[:, : min(2 * k + 4 + BLOCK, m, n)]
+    shown = leading_count(k, m, n)
+    known_rows = known.left(batch.base.shape)[:, : shown + BLOCK]
     left = _subspace(operator, known_rows, update.left[:, :d], update.right[:, :d])
     products = operator.apply_transpose(left).double()  # (batch, a, n): left W0
     change, right = _times_update(difference, left)  # left D = change @ right
@@ -148,7 +150,6 @@ def project(batch: Pair, known: KnownBase, k: int, epsilon: float) -> list[Proje
     products, change = turn @ products, turn @ change
     mixed = (products @ right.mT) @ change.mT
     own = change @ (right @ right.mT) @ change.mT
-    shown = min(2 * k + 4, m, n)
     values = squares.flip(-1)[:, :shown].clamp_min(0).sqrt()
     leading = _leading(values, (turn[:, :shown] @ left.double()), products[:, :shown], operator.dtype)
     spectra = sampled_spectra(operator, leading)

@@ -30,6 +30,7 @@ from .krylov import BLOCK, KrylovSpace
 from .operators import Dense, Operator
 from .own_random import own_generator
 from .ritz import Triplets
+from .svd import leading_count
 
 _PROBES = 6
 _STEPS = 14
@@ -143,12 +144,13 @@ def spectrum_of(matrix: Tensor, k: int) -> Spectrum:
     All singular values up to a side of 1,024, a sample of the rest beyond.
     """
     m, n = matrix.shape
+    count = leading_count(k, m, n)
     if min(m, n) <= _DENSE_SIDE:
         values = torch.linalg.svdvals(matrix.double())
-        return Spectrum.of_values(values, (m, n), min(2 * k + 4, len(values)))
+        return Spectrum.of_values(values, (m, n), count)
     operator = Dense(matrix.unsqueeze(0))
-    space = KrylovSpace.from_random_block(operator, 2 * k + 4 + BLOCK, _KRYLOV_STEPS)
-    return sampled_spectra(operator, space.ritz(2 * k + 4)[0])[0]
+    space = KrylovSpace.from_random_block(operator, count + BLOCK, _KRYLOV_STEPS)
+    return sampled_spectra(operator, space.ritz(count)[0])[0]
 
 
 def spiked_threshold(spectrum: Spectrum, k: int, epsilon: float) -> float:

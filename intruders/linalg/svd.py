@@ -40,6 +40,11 @@ def dense_svd(matrix: Tensor) -> DenseSVD:
     return DenseSVD(values, left.mT, right)
 
 
+def leading_count(k: int, m: int, n: int) -> int:
+    """Count the base vectors of a matrix ``(m, n)`` that are followed for k tuned ones: some resemble later ones."""
+    return min(2 * k + 4, m, n)
+
+
 def gram_svd(matrix: Tensor) -> DenseSVD:
     """As :func:`dense_svd`, through the eigenvectors of the smaller Gram matrix in double precision: several
     times faster.
