@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from intruders.engine.decide import decide
-from intruders.engine.decisions import Detection
+from intruders.engine.decisions import Decisions
 from intruders.engine.known_base import KnownBase
 from intruders.linalg.whole_base import WholeBase
 
@@ -98,7 +98,7 @@ def row_of(
     label = f"{m} x {n}"
     stack, elements = lora.stack(), m * n
 
-    def judge(known: KnownBase | None) -> Detection:
+    def judge(known: KnownBase | None) -> Decisions:
         # A stack of its own for every run: one keeps the decomposition of its update.
         return decide(lora.stack(), K, EPSILON, known=known)
 

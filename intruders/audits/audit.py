@@ -17,7 +17,7 @@ from ..checkpoints.pairing.rounded_base import with_rounded_base
 from ..checkpoints.stored.checkpoint import Checkpoint
 from ..checkpoints.stored.selection import Selection
 from ..engine.decide import decide
-from ..engine.decisions import Detection
+from ..engine.decisions import Decisions
 from ..errors import SettingError
 from ..system.callers_process import usual_settings
 from ..system.progress import Progress, silent
@@ -152,8 +152,8 @@ def audit_pairing(
 
     def judge(batch: Batch) -> list[AuditedMatrix]:
         # Records alone: whoever held the batch would keep its weights in memory while the next one is judged.
-        detection = judge_batch(batch, settings.k, settings.epsilon, settings.exact, store)
-        return records_of(batch.matrices, detection, batch.units)
+        decisions = decide_batch(batch, settings.k, settings.epsilon, settings.exact, store)
+        return records_of(batch.matrices, decisions, batch.units)
 
     batches = read_batches(pairing.pairs, device, settings.skip_non_finite, skipped)
     with run_side_by_side(batches, judge, is_small_batch, compute.workers) as judged:
@@ -224,7 +224,7 @@ def audited_whole(
     return pairing, audit, settings
 
 
-def judge_batch(batch: Batch, k: int, epsilon: float, exact: bool, store: BaseCache | None) -> Detection:
+def decide_batch(batch: Batch, k: int, epsilon: float, exact: bool, store: BaseCache | None) -> Decisions:
     """Decide one batch from what the store knows of its bases, and tell the store what it did not know."""
     if store is None:
         return decide(batch.pair, k, epsilon, exact)
@@ -232,31 +232,31 @@ def judge_batch(batch: Batch, k: int, epsilon: float, exact: bool, store: BaseCa
     known = look_up(store, keys, batch.pair.base.device)
     if isinstance(store, AuditsAhead):
         known = store.before(batch.pair, min(k, *batch.pair.base.shape[-2:]), keys, known)
-    detection = decide(batch.pair, k, epsilon, known=known)
+    decisions = decide(batch.pair, k, epsilon, known=known)
     if isinstance(store, AuditsAhead):
-        store.after(detection, keys)
-    computed = detection.known
+        store.after(decisions, keys)
+    computed = decisions.known
     if computed is not None and (known is None or bool((computed.floor > known.floor).any())):
         for index, key in enumerate(keys):
             store.put(key.leading, computed.select(torch.tensor([index])))
-    return detection
+    return decisions
 
 
 def records_of(
-    matrices: Sequence[PairedMatrix], detection: Detection, units: Sequence[float]
+    matrices: Sequence[PairedMatrix], decisions: Decisions, units: Sequence[float]
 ) -> list[AuditedMatrix]:
     """Return the records of a batch's matrices, in the units of the checkpoint."""
-    k = detection.values.shape[1]
+    k = decisions.values.shape[1]
     # Convert once: indexing tensors element-wise is slower than this loop.
-    values, lower, upper = detection.values.tolist(), detection.lower.tolist(), detection.upper.tolist()
-    intruder, ambiguous = detection.intruder.tolist(), detection.ambiguous.tolist()
+    values, lower, upper = decisions.values.tolist(), decisions.lower.tolist(), decisions.upper.tolist()
+    intruder, ambiguous = decisions.intruder.tolist(), decisions.ambiguous.tolist()
     base_values, base_norms = (
-        detection.base_values.tolist(),
-        detection.base_values[:, :k].norm(dim=-1).tolist(),
+        decisions.base_values.tolist(),
+        decisions.base_values[:, :k].norm(dim=-1).tolist(),
     )
-    sizes = {field.name: getattr(detection.update, field.name).tolist() for field in fields(UpdateSize)}
-    changes = Subspaces.measured(detection.change)
-    similarity = detection.similarity.float().cpu().numpy()
+    sizes = {field.name: getattr(decisions.update, field.name).tolist() for field in fields(UpdateSize)}
+    changes = Subspaces.measured(decisions.change)
+    similarity = decisions.similarity.float().cpu().numpy()
     records = []
     for i, (matrix, unit) in enumerate(zip(matrices, units, strict=True)):
         size = UpdateSize(**{name: column[i] for name, column in sizes.items()})
@@ -266,7 +266,7 @@ def records_of(
                 singular_value=unit * values[i][j],
                 max_cosine=(lower[i][j], upper[i][j]),
                 intruder=intruder[i][j],
-                certificate=detection.certificate[i][j],
+                certificate=decisions.certificate[i][j],
                 ambiguous=ambiguous[i][j],
             )
             for j in range(k)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 
 from ..engine.coordinate_certificate import NAME, fits_coordinates
-from ..engine.decisions import Detection
+from ..engine.decisions import Decisions
 from ..engine.known_base import KnownBase
 from ..linalg.pair import Pair
 from .base_cache import BaseKeys, MemoryCache
@@ -102,11 +102,11 @@ class AuditsAhead(MemoryCache):
             self.put(key.whole, whole.select(torch.tensor([index], device=pair.base.device)))
         return whole
 
-    def after(self, detection: Detection, keys: Sequence[BaseKeys]) -> None:
+    def after(self, decisions: Decisions, keys: Sequence[BaseKeys]) -> None:
         """Take note of a decided batch."""
         with self._lock:
             self._hard |= {
-                key.whole: _was_hard(names) for key, names in zip(keys, detection.certificate, strict=True)
+                key.whole: _was_hard(names) for key, names in zip(keys, decisions.certificate, strict=True)
             }
 
 

@@ -81,14 +81,14 @@ class _Snapshot(Batched):
     of_tuned: Tensor  # (batch, k), bool
 
 
-def detect_by_certificates(
+def decide_by_certificates(
     batch: Pair, k: int, epsilon: float, base_count: int, update: MeasuredUpdate, known: KnownBase | None
 ) -> Decisions:
     """Decide the k leading vectors of a batch; see :func:`intruders.engine.decide.decide`."""
     base = BaseVectors.of(Dense(batch.base), k, base_count, known)
     spaces = _Spaces(base, _tuned_space(batch, base.space, update), k, epsilon, base_count)
     snapshot, computed = _refined_until_decided(spaces)
-    return _decide_rest(batch, spaces, snapshot, computed)
+    return _decide_rest(batch, spaces, snapshot, update, computed)
 
 
 def _refined_until_decided(spaces: _Spaces) -> tuple[_Snapshot, KnownBase]:
@@ -179,7 +179,9 @@ def _with_neighbours(wanted: Tensor, angles: Tensor) -> Tensor:
     return wanted | (before & (angles > LOOSE_ANGLE))
 
 
-def _decide_rest(batch: Pair, spaces: _Spaces, snapshot: _Snapshot, known: KnownBase) -> Decisions:
+def _decide_rest(
+    batch: Pair, spaces: _Spaces, snapshot: _Snapshot, update: MeasuredUpdate, known: KnownBase
+) -> Decisions:
     """Decide what the vectors leave open: by the moment certificate, and the rest by the dense decomposition."""
     k, epsilon, floor = spaces.k, spaces.epsilon, spaces.base.floor
     by_overlap, by_mass = _resembles(snapshot.intervals, epsilon), _is_intruder(snapshot.intervals, epsilon)
@@ -209,15 +211,15 @@ def _decide_rest(batch: Pair, spaces: _Spaces, snapshot: _Snapshot, known: Known
         base_values=snapshot.base.values[:, : spaces.base_count].double(),
         similarity=(left @ snapshot.tuned.left[:, :k].mT).abs().double(),
         change=spectral_change(_with_right(snapshot.base, batch, spaces), snapshot.tuned, batch.update, k),
+        update=update,
         known=replace(known, floor=floor),
     )
     left_open = (~(by_overlap | intruder).all(-1) | snapshot.is_doubtful).nonzero().squeeze(-1)
     if len(left_open) > 0:
         all_known = spaces.base.all_vectors_at(left_open)
-        some = batch.select(left_open)
-        decisions = decisions.with_rows(
-            left_open, decide_dense(some, k, epsilon, spaces.base_count, gram_svd, all_known)
-        )
+        some, of_some = batch.select(left_open), update.select(left_open)
+        others = decide_dense(some, k, epsilon, spaces.base_count, of_some, gram_svd, all_known)
+        decisions = decisions.with_rows(left_open, others)
     return decisions
 
 

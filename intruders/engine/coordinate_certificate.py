@@ -19,6 +19,7 @@ from ..linalg.whole_base import WholeBase
 from .decisions import Decisions
 from .known_base import KnownBase
 from .spectral_change import SpectralChange, change_in_coordinates
+from .update_size import MeasuredUpdate
 
 NAME = "coordinates"
 # Bounds are compared with epsilon at this distance: what double precision may do to them.
@@ -43,8 +44,14 @@ def coordinates_of(batch: Pair, whole: WholeBase, k: int) -> Coordinates | None:
     return Coordinates.of(whole, tuned.svd())
 
 
-def detect_in_coordinates(
-    coordinates: Coordinates, whole: WholeBase, k: int, epsilon: float, base_count: int, known: KnownBase
+def decide_in_coordinates(
+    coordinates: Coordinates,
+    whole: WholeBase,
+    k: int,
+    epsilon: float,
+    base_count: int,
+    update: MeasuredUpdate,
+    known: KnownBase,
 ) -> tuple[Decisions, Tensor]:
     """Decide the k leading vectors of a batch, and return a mask ``(batch)`` of matrices left open.
 
@@ -64,6 +71,7 @@ def detect_in_coordinates(
         base_values=whole.values[:, :base_count],
         similarity=leading.rows[:, :, :base_count].mT.abs(),
         change=_change(coordinates, leading, k),
+        update=update,
         known=known,
     )
     return decisions, ~(intruder | resembles).all(-1)

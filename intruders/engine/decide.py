@@ -15,7 +15,7 @@ Nothing is decided by an estimate: whatever an interval leaves open goes on to t
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import torch
 
@@ -24,9 +24,9 @@ from ..linalg.full_precision import full_precision
 from ..linalg.pair import Pair
 from ..linalg.svd import dense_svd, gram_svd, leading_count
 from .base_vectors import WHOLE_BELOW, least_side
-from .certificates import detect_by_certificates
-from .coordinate_certificate import coordinates_of, detect_in_coordinates
-from .decisions import Decisions, Detection, decide_dense
+from .certificates import decide_by_certificates
+from .coordinate_certificate import coordinates_of, decide_in_coordinates
+from .decisions import Decisions, decide_dense
 from .known_base import KnownBase
 from .update_size import MeasuredUpdate, measure_update
 
@@ -37,7 +37,7 @@ DENSE_BELOW = 128
 @full_precision()
 def decide(
     batch: Pair, k: int, epsilon: float, exact: bool = False, known: KnownBase | None = None
-) -> Detection:
+) -> Decisions:
     """Decide the ``min(k, m, n)`` leading left singular vectors of every tuned matrix of a batch.
 
     y_j is an intruder when ``max_i |<x_i, y_j>| < epsilon`` over all left singular vectors x_i of its base matrix.
@@ -52,18 +52,14 @@ def decide(
     base_count = leading_count(k, m, n)
     overflows = float(update.spectral.max()) > torch.finfo(batch.base.dtype).max ** 0.5  # squares of it would
     if exact or overflows:
-        decisions = decide_dense(batch, k, epsilon, base_count, dense_svd)
-        decisions = replace(decisions, known=None)  # all vectors of a large base, where an audit expects some
-    elif min(m, n) < max(DENSE_BELOW, least_side(k)):
-        decisions = decide_dense(batch, k, epsilon, base_count, gram_svd, known)
-    else:
-        decisions = _detect(batch, k, epsilon, base_count, update, known)
-    return Detection(
-        **{field.name: getattr(decisions, field.name) for field in fields(decisions)}, update=update
-    )
+        decisions = decide_dense(batch, k, epsilon, base_count, update, dense_svd)
+        return replace(decisions, known=None)  # all vectors of a large base, where an audit expects some
+    if min(m, n) < max(DENSE_BELOW, least_side(k)):
+        return decide_dense(batch, k, epsilon, base_count, update, gram_svd, known)
+    return _decide_large(batch, k, epsilon, base_count, update, known)
 
 
-def _detect(
+def _decide_large(
     batch: Pair, k: int, epsilon: float, base_count: int, update: MeasuredUpdate, known: KnownBase | None
 ) -> Decisions:
     """Decide in coordinates where possible, and the rest by the other certificates."""
@@ -72,11 +68,11 @@ def _detect(
     whole = None if known is None else known.whole()
     coordinates = None if whole is None else coordinates_of(batch, whole, k)
     if known is None or whole is None or coordinates is None:
-        return detect_by_certificates(batch, k, epsilon, base_count, update, known)
-    decisions, is_open = detect_in_coordinates(coordinates, whole, k, epsilon, base_count, known)
+        return decide_by_certificates(batch, k, epsilon, base_count, update, known)
+    decisions, is_open = decide_in_coordinates(coordinates, whole, k, epsilon, base_count, update, known)
     left_open = is_open.nonzero().squeeze(-1)
     if len(left_open) == 0:
         return decisions
     some, of_some = batch.select(left_open), update.select(left_open)
-    others = detect_by_certificates(some, k, epsilon, base_count, of_some, known.select(left_open))
+    others = decide_by_certificates(some, k, epsilon, base_count, of_some, known.select(left_open))
     return decisions.with_rows(left_open, others)

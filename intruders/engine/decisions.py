@@ -29,10 +29,11 @@ class Decisions:
     base_values: Tensor  # (batch, d): leading singular values of the base matrices
     similarity: Tensor  # (batch, d, k): |<x_i, y_j>| of leading vectors
     change: SpectralChange  # how the k leading triplets moved
+    update: MeasuredUpdate  # how large the updates are
     known: KnownBase | None  # what was computed of the bases alone
 
     def with_rows(self, index: Tensor, other: Decisions) -> Decisions:
-        """Replace the decisions at ``index`` by ``other``'s, and keep what is known of bases."""
+        """Replace the decisions at ``index`` by ``other``'s, and keep what is known of bases and updates."""
         certificate = list(self.certificate)
         for row, position in enumerate(index.tolist()):
             certificate[position] = other.certificate[row]
@@ -41,7 +42,9 @@ class Decisions:
             for name, value in self._tensors().items()
         }
         change = self.change.with_rows(index, other.change)
-        return Decisions(certificate=certificate, change=change, known=self.known, **tensors)
+        return Decisions(
+            certificate=certificate, change=change, update=self.update, known=self.known, **tensors
+        )
 
     def _tensors(self) -> dict[str, Tensor]:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
@@ -53,6 +56,7 @@ def decide_dense(
     k: int,
     epsilon: float,
     base_count: int,
+    update: MeasuredUpdate,
     decompose: Decomposition,
     known: KnownBase | None = None,
 ) -> Decisions:
@@ -90,6 +94,7 @@ def decide_dense(
         base_values=base_values[:, :base_count],
         similarity=(base_left[:, :base_count] @ tuned_left.mT).abs(),
         change=change,
+        update=update,
         known=KnownBase.from_decomposition(base_left.to(batch.base.dtype), base_values, batch.base.shape[-1]),
     )
 
@@ -100,10 +105,3 @@ def _exact_triplets(left: Tensor, products: Tensor, values: Tensor) -> Triplets:
     right = products / known.clamp_min(torch.finfo(values.dtype).tiny)
     none = torch.zeros_like(values)
     return Triplets(values, left, right, none, none)
-
-
-@dataclass(frozen=True)
-class Detection(Decisions):
-    """The decisions about a batch, with the sizes of its updates."""
-
-    update: MeasuredUpdate

@@ -29,7 +29,7 @@ from matrices import (
 
 from intruders.engine.base_vectors import COMPLETE_BELOW
 from intruders.engine.decide import DENSE_BELOW, decide
-from intruders.engine.decisions import Detection
+from intruders.engine.decisions import Decisions
 from intruders.engine.update_size import measure_update
 from intruders.linalg.low_rank import LowRank
 from intruders.linalg.pair import Pair
@@ -44,7 +44,7 @@ COSINE = 1e-4
 VALUE = 5e-3
 
 
-def check(pair: PlantedPair, k: int, epsilon: float, truth: Truth | None = None) -> Detection:
+def check(pair: PlantedPair, k: int, epsilon: float, truth: Truth | None = None) -> Decisions:
     """The default path gives the exact path's decisions, and both hold the truth; returns the default's."""
     truth = truth_of(pair, k) if truth is None else truth
     exact = decide(pair.stack(), k, epsilon, exact=True)

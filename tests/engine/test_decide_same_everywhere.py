@@ -12,7 +12,7 @@ from benchmarks.inputs import llm_like, lora_update
 from intruders.engine import decide as decide_module
 from intruders.engine.base_directions import base_directions
 from intruders.engine.decide import decide
-from intruders.engine.decisions import Detection
+from intruders.engine.decisions import Decisions
 from intruders.linalg.low_rank import LowRank
 from intruders.linalg.pair import Pair
 from intruders.linalg.whole_base import WholeBase
@@ -51,11 +51,11 @@ def threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def decisions(detection: Detection) -> tuple[object, object]:
+def decisions(detection: Decisions) -> tuple[object, object]:
     return detection.intruder.tolist(), detection.ambiguous.tolist()
 
 
-def assert_identical(detection: Detection, other: Detection) -> None:
+def assert_identical(detection: Decisions, other: Decisions) -> None:
     """Bit for bit: decisions, certificates, bounds and values."""
     assert decisions(detection) == decisions(other)
     assert detection.certificate == other.certificate

@@ -16,7 +16,7 @@ from ...checkpoints.stored.checkpoint import Checkpoint
 from ...errors import ChangedBaseError, IntrudersError, in_one_line
 from ...system.progress import Progress, silent
 from ...system.threads import run_side_by_side
-from ..audit import judge_batch, records_of
+from ..audit import decide_batch, records_of
 from ..audit_settings import AuditSettings, Compute
 from ..batches import Batch, is_small_batch, read_batches
 from ..result.records import AuditedMatrix
@@ -96,11 +96,11 @@ class FleetWork:
         batches = read_batches(pairs, self.compute.torch_device(), settings.skip_non_finite, skipped)
 
         def judge(batch: Batch) -> list[AuditedMatrix]:
-            detection = judge_batch(batch, settings.k, settings.epsilon, settings.exact, store)
+            decisions = decide_batch(batch, settings.k, settings.epsilon, settings.exact, store)
             for at, (matrix, base) in enumerate(zip(batch.matrices, batch.pair.base, strict=True)):
                 update = batch.pair.select(at).update
                 sketches[matrix.name] = batch.units[at] * directions_of(matrix.name, base).sketch(update)
-            return records_of(batch.matrices, detection, batch.units)
+            return records_of(batch.matrices, decisions, batch.units)
 
         records: list[AuditedMatrix] = []
         refused = None

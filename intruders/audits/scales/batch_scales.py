@@ -11,13 +11,13 @@ import torch
 from ...engine.coordinate_certificate import coordinates_of, fits_coordinates
 from ...engine.coordinate_projection import project_in_coordinates
 from ...engine.coordinate_scales import Followed, count_at, settled_scales
-from ...engine.decisions import Detection
+from ...engine.decisions import Decisions
 from ...engine.known_base import KnownBase
 from ...engine.projection import Projection, project
 from ...engine.scale_search import ScaleWindow, first_starts, first_window, windows_from
 from ...linalg.low_rank import LowRank
 from ...linalg.whole_base import WholeBase
-from ..audit import judge_batch
+from ..audit import decide_batch
 from ..base_cache import BaseCache, BaseKeys, look_up
 from ..batches import Batch
 from .critical_scales_result import SLACK, WALK
@@ -89,7 +89,7 @@ class BatchScales:
 
     def total(self, batch: Batch, scale: float) -> int:
         """Count the intruders of a batch at one scale, by the audit's certificates."""
-        return int(self._judged(_at(batch, [scale] * len(batch.matrices))).intruder.sum())
+        return int(self._decided(_at(batch, [scale] * len(batch.matrices))).intruder.sum())
 
     def _in_coordinates(self, batch: Batch, whole: WholeBase) -> MeasuredBatch | None:
         """Measure a batch whose bases are known whole; None where its updates do not fit."""
@@ -129,7 +129,7 @@ class BatchScales:
         if not names:
             return {}, []
         is_there = (
-            self._judged(_at(batch, [windows[name].inside for name in names])).intruder.any(-1).tolist()
+            self._decided(_at(batch, [windows[name].inside for name in names])).intruder.any(-1).tolist()
         )
         scales = {
             name: windows[name].start
@@ -189,12 +189,12 @@ class BatchScales:
             return KnownBase.decomposed(batch.pair.base)
         if kept is not None:
             return kept
-        known = self._judged(_at(batch, [0.0] * len(batch.matrices))).known
+        known = self._decided(_at(batch, [0.0] * len(batch.matrices))).known
         assert known is not None
         return known
 
-    def _judged(self, batch: Batch) -> Detection:
-        return judge_batch(batch, self.k, self.epsilon, False, self.store)
+    def _decided(self, batch: Batch) -> Decisions:
+        return decide_batch(batch, self.k, self.epsilon, False, self.store)
 
 
 def _windows(projections: Mapping[str, Projection], starts: Mapping[str, float]) -> dict[str, ScaleWindow]:
