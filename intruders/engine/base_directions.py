@@ -5,10 +5,10 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..linalg.full_precision import full_precision
-from ..linalg.krylov import BLOCK, KrylovSpace, converge
+from ..linalg.krylov import BLOCK, KrylovSpace
 from ..linalg.operators import Dense
 from ..linalg.svd import dense_svd
-from .components import Components
+from .components import Components, converged_components
 from .known_base import KnownBase
 
 # Sine of the angle to the true vectors: far below the rounding of single-precision weights.
@@ -33,8 +33,8 @@ def base_directions(matrix: Tensor, k: int, known: KnownBase | None = None) -> C
         if known is not None and not known.is_complete:
             space.grow(known.basis.to(wide.device).double())
         space.grow_randomly(BLOCK, max(_STEPS, k // 2))
-        triplets = converge(space, k, k + BLOCK, _ANGLE, _ROUNDS)
-        if float(triplets.angles[0, :k].max()) <= _ANGLE:
-            return Components(triplets.values[0, :k], triplets.left[0, :k], triplets.right[0, :k])
+        parts = converged_components(space, k, _ANGLE, _ROUNDS)
+        if parts is not None:
+            return parts
     svd = dense_svd(wide)
     return Components(svd.values[:k], svd.left[:k], svd.right[:k])

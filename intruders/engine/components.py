@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..linalg.full_precision import full_precision
-from ..linalg.krylov import KrylovSpace, converge
+from ..linalg.krylov import BLOCK, KrylovSpace, converge
 from ..linalg.low_rank import LowRank
 from ..linalg.operators import Dense, Update
 from ..linalg.own_random import own_generator
@@ -35,8 +35,13 @@ _LOOKS = 5
 _DENSE_BELOW = 100
 # Rows of the random block that is added when vectors are wanted that are not the update's doing.
 _RANDOM_ROWS = 4
-# Rounds of the Krylov method for leading triplets of an update, before the dense decomposition.
+# Steps of the random chain that leading triplets of an update are looked for in, and rounds in which it grows, before
+# the dense decomposition.
+_KRYLOV_STEPS = 12
 _KRYLOV_ROUNDS = 8
+# Up to this many times the leading triplets wanted, and two blocks more, a dense decomposition costs less than a space
+# for them, which would be much of the matrix.
+_SMALL = 8
 
 
 @dataclass(frozen=True)
@@ -208,13 +213,24 @@ def leading_components(update: Update, count: int, angle: float = ANGLE) -> Comp
     if isinstance(update, LowRank):
         svd = update.svd()
         return Components(svd.values[:count], svd.left[:count], svd.right[:count])
-    if min(update.shape) > 8 * count + 64:
-        space = KrylovSpace.from_random_block(Dense(update.matrix.unsqueeze(0)), 4, 12)
-        triplets = converge(space, count, count + 4, angle, _KRYLOV_ROUNDS)
-        if float(triplets.angles[0, :count].max()) <= angle:
-            return Components(
-                *(part[0, :count].double() for part in (triplets.values, triplets.left, triplets.right))
-            )
+    if min(update.shape) > _SMALL * (count + 2 * BLOCK):
+        space = KrylovSpace.from_random_block(Dense(update.matrix.unsqueeze(0)), BLOCK, _KRYLOV_STEPS)
+        parts = converged_components(space, count, angle, _KRYLOV_ROUNDS)
+        if parts is not None:
+            return parts
     svd = leading_svd(update.matrix, min(count, *update.shape))
     # Copies: slices would hold the complete decomposition of every matrix in memory.
     return Components(*(part[:count].clone() for part in (svd.values, svd.left, svd.right)))
+
+
+def converged_components(space: KrylovSpace, count: int, angle: float, rounds: int) -> Components | None:
+    """Grow a space of one matrix until its ``count`` leading triplets are that close; None where they do not get there.
+
+    A block of triplets more is followed: how far the last of those wanted can be off depends on what comes next.
+    """
+    triplets = converge(space, count, count + BLOCK, angle, rounds)
+    if float(triplets.angles[0, :count].max()) > angle:
+        return None
+    return Components(
+        *(part[0, :count].double() for part in (triplets.values, triplets.left, triplets.right))
+    )
