@@ -10,10 +10,7 @@ import torch
 from torch import Tensor
 
 from .products import times_transpose
-from .svd import DenseSVD
-
-# Singular values below this share of the largest are what rounding leaves of zeros.
-_ZERO = 1e-12
+from .svd import DenseSVD, significant
 
 
 @dataclass(frozen=True)
@@ -118,7 +115,7 @@ class LowRank:
         one. The error is in the Frobenius norm, 0 where nothing was cut off.
         """
         svd = self.svd()
-        needed = max(1, int((svd.values > _ZERO * svd.values[0]).sum()))
+        needed = max(1, significant(svd.values))
         kept = needed if rank is None else min(rank, needed)
         roots = svd.values[:kept].sqrt()
         total = svd.values.square().sum().sqrt()

@@ -21,6 +21,8 @@ from .small_cores import eigh
 CLUSTER_TOLERANCE = 2e-6
 # Width, in these tolerances, that a cluster may have.
 _WIDEST = 4
+# Singular values up to this share of the largest are what rounding leaves of zeros: their vectors are arbitrary.
+ZERO_SHARE = 1e-12
 # Values closer than this, as a share of the largest, are equal as far as double precision can tell.
 _EQUAL = 1e-11
 
@@ -89,6 +91,11 @@ def gram_left_vectors(matrix: Tensor) -> tuple[Tensor, Tensor]:
     if m <= n:
         return values, rows
     return values, torch.nn.functional.normalize(rows @ matrix.mT, dim=-1)
+
+
+def significant(values: Tensor) -> int:
+    """Count the descending singular values ``(p,)`` of one matrix that are not what rounding leaves of zeros."""
+    return int((values > ZERO_SHARE * values[0]).sum())
 
 
 def cluster_ids(values: Tensor) -> Tensor:

@@ -10,11 +10,9 @@ import torch
 from ...checkpoints.pairing.pairing import PairedMatrix
 from ...errors import NonFiniteError, SettingError
 from ...linalg.low_rank import LowRank
+from ...linalg.svd import significant
 from ...system.progress import Progress
 from .dosed_model import DosedUpdate
-
-# Singular values below this share of the largest are what rounding leaves of zeros.
-_ZERO = 1e-12
 
 
 @dataclass(frozen=True)
@@ -77,7 +75,7 @@ def read_updates(
 def in_directions(update: LowRank) -> LowRank:
     """Return the update with a column for every singular direction, strongest first, (m, r) and (r, n)."""
     svd = update.svd()
-    count = max(1, int((svd.values > _ZERO * svd.values[0]).sum()))
+    count = max(1, significant(svd.values))
     return LowRank((svd.left[:count] * svd.values[:count].unsqueeze(-1)).mT, svd.right[:count])
 
 

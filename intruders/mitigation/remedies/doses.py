@@ -13,10 +13,11 @@ import torch
 from ...audits.result.records import AuditedMatrix
 from ...errors import SettingError
 from ...linalg.low_rank import LowRank
+from ...linalg.svd import significant
 from ...settings import setting
 from .changes import Change
 from .position import Position
-from .remedy import ZERO_SHARE, Case, PublishedRemedy, WantedTriplets
+from .remedy import Case, PublishedRemedy, WantedTriplets
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Doses(PublishedRemedy):
         if len(doses) == 1:
             return Change(share=doses[0])
         [part] = (case.parts[need] for need in self.needs(case.matrix))
-        directions = int((part.values > ZERO_SHARE * part.values[0]).sum())
+        directions = significant(part.values)
         if directions != len(doses):
             raise SettingError(
                 f"remedy 'doses' has {len(doses)} doses of '{case.matrix.name}', whose update has {directions} "

@@ -15,6 +15,7 @@ from ...checkpoints.pairing.pairing import PairedMatrix
 from ...engine.components import Components
 from ...errors import SettingError
 from ...linalg.operators import Update
+from ...linalg.svd import significant
 from ...settings import Settings
 from .changes import Change
 from .position import Position
@@ -23,9 +24,6 @@ from .remedy_table import ALL, WHICH
 # Where a remedy changes weights: in matrices with intruders, in every audited matrix that was tuned, or there and in
 # everything else that was tuned (embeddings, norms, biases), where the target holds it.
 Reach = Literal["intruders", "matrices", "model"]
-
-# Singular values below this share of the largest are what rounding leaves of zeros.
-ZERO_SHARE = 1e-12
 
 
 @dataclass(frozen=True)
@@ -212,7 +210,7 @@ class SpectralRemedy(PublishedRemedy):
     def directions(self, case: Case) -> Components:
         """Return the triplets of the update that it weighs: all but those that rounding leaves of zeros."""
         components = self.components(case)
-        return components.first(int((components.values > ZERO_SHARE * components.values[0]).sum()))
+        return components.first(significant(components.values))
 
 
 class EntryRemedy(PublishedRemedy):

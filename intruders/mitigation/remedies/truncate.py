@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 from ...engine.components import Components
 from ...linalg.low_rank import LowRank
+from ...linalg.svd import ZERO_SHARE
 from ...settings import setting
 from .changes import Change
-from .remedy import ZERO_SHARE, Case, SpectralRemedy
+from .remedy import Case, SpectralRemedy
 
 
 @dataclass(frozen=True)
