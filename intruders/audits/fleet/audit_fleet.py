@@ -8,8 +8,9 @@ import os
 import tempfile
 import time
 import warnings
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from ...checkpoints.opening.many_sources import each_source, wherever_it_is
@@ -142,23 +143,12 @@ def audit_many(
         raise SettingError("Ray was asked for without a folder for its workers' results; pass out too")
     if out is not None:
         _require_paths([base, *sources])
-    temporary = tempfile.TemporaryDirectory(prefix="intruders-fleet-") if out is None else None
-    folder = local_folder(str(out), "fleets") if temporary is None else Path(temporary.name)
-    require_ours(folder, MARKS, "a fleet")
-    make_folder(folder)
-    remote = RemoteFolder.at(str(out)) if out is not None else None
-    with ExitStack() as held:
-        if temporary is None:
-            held.enter_context(locked_folder(folder))
-        opened = open_checkpoint(base)
-        content: Digests = {}
-        if temporary is None:
-            content = content_digests(opened)
-            opened = require_content(opened, content)
-        opened = read_once(opened)
-        digests = None if out is not None else [f"model {position}" for position in range(len(sources))]
+    with _fleet_folder(out) as folder:
+        opened, content = _opened_base(base, folder.is_kept)
+        digests = None if folder.is_kept else [f"model {position}" for position in range(len(sources))]
         key = _key(opened, content, settings)
-        kept, files = KeptBlocks(folder.absolute(), key, remote), AdapterFiles(folder.absolute(), key, remote)
+        absolute = folder.path.absolute()
+        kept, files = KeptBlocks(absolute, key, folder.remote), AdapterFiles(absolute, key, folder.remote)
         # The cause of a refusal may be gone by now: such a model is opened and audited again.
         earlier = {file.path.name: file for file in files.each() if file.refused is None}
         finished = frozenset(file.digest for file in earlier.values())
@@ -180,8 +170,8 @@ def audit_many(
             )
             do_on_ray(list(blocks), task, ray, cpus, gpus, progress)
         seconds = time.perf_counter() - started
-        if temporary is None:
-            _warn_of_other_tables(folder, key)
+        if folder.is_kept:
+            _warn_of_other_tables(folder.path, key)
         written = finish_adapters(members, kept, files, earlier, settings, seconds / max(1, len(members)))
         files.arrange({file.path.name for file in written.values()})
         fleet = FleetAudit(
@@ -189,18 +179,62 @@ def audit_many(
             settings,
             seconds,
             adapter_table(members, written, opened.source),
-            folder.absolute(),
+            absolute,
             key,
             passed_over,
-            temporary=temporary,
+            temporary=folder.temporary,
         )
-        if temporary is None:
-            fleet.write_table(folder)
-            if remote is not None:
-                remote.put(folder / ADAPTERS, ADAPTERS)
-            remove_earlier_tables(folder)
+        if folder.is_kept:
+            _keep_tables(fleet, folder)
         kept.forget(finished | {file.digest for file in written.values()})
     return fleet
+
+
+@dataclass(frozen=True)
+class _FleetFolder:
+    """Where a fleet's results are written."""
+
+    path: Path
+    remote: RemoteFolder | None = None  # where they are sent, too
+    temporary: tempfile.TemporaryDirectory[str] | None = None  # lasts as long as the fleet's result does
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether a later call finds what is finished."""
+        return self.temporary is None
+
+
+@contextmanager
+def _fleet_folder(out: str | os.PathLike[str] | None) -> Iterator[_FleetFolder]:
+    """Make the folder of a fleet, which is this process's alone until the end; a temporary one without ``out``."""
+    if out is None:
+        temporary = tempfile.TemporaryDirectory(prefix="intruders-fleet-")
+        yield _FleetFolder(Path(temporary.name), temporary=temporary)
+        return
+    path = local_folder(str(out), "fleets")
+    require_ours(path, MARKS, "a fleet")
+    make_folder(path)
+    remote = RemoteFolder.at(str(out))
+    with locked_folder(path):
+        yield _FleetFolder(path, remote)
+
+
+def _opened_base(base: Source, is_kept: bool) -> tuple[Checkpoint, Digests]:
+    """Open the base; where results are kept, also return the digests of its content, which it is then held to."""
+    opened = open_checkpoint(base)
+    content: Digests = {}
+    if is_kept:
+        content = content_digests(opened)
+        opened = require_content(opened, content)
+    return read_once(opened), content
+
+
+def _keep_tables(fleet: FleetAudit, folder: _FleetFolder) -> None:
+    """Write the table of adapters, send it where the results go, and remove tables of earlier versions."""
+    fleet.write_table(folder.path)
+    if folder.remote is not None:
+        folder.remote.put(folder.path / ADAPTERS, ADAPTERS)
+    remove_earlier_tables(folder.path)
 
 
 def _sources(adapters: Sequence[Source]) -> tuple[list[Source], dict[str, str]]:
