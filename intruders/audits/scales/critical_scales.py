@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
+
+import torch
 
 from ...checkpoints.opening.open import Source
 from ...checkpoints.pairing.open_sides import open_sides
 from ...checkpoints.pairing.pair_sides import pair_sides
-from ...checkpoints.pairing.pairing import PairedMatrix
+from ...checkpoints.pairing.pairing import PairedMatrix, Pairing
 from ...engine.scale_search import largest_scale, search_end
 from ...errors import SettingError
 from ...system.callers_process import usual_settings
@@ -79,47 +82,23 @@ def critical_scales(
     started = time.perf_counter()
     device = compute.torch_device()
     pairing = pair_sides(*open_sides(base, tuned), audit)
-    search = BatchScales(audit.k, audit.epsilon, compute.base_cache() or MemoryCache(), FollowedRoom())
-
-    def each(
-        stage: str, do: Callable[[Batch], Result], pairs: Sequence[PairedMatrix] = pairing.pairs
-    ) -> list[Result]:
-        results, done = [], len(pairing.pairs) - len(pairs)
-        batches = read_batches(pairs, device, audit.skip_non_finite, [])
-        with run_side_by_side(
-            batches, lambda batch: (len(batch.matrices), do(batch)), is_small_batch, compute.workers
-        ) as judged:
-            for size, result in judged:
-                results.append(result)
-                done += size
-                progress(stage, done, len(pairing.pairs))
-        return results
-
-    def each_group(do: Callable[[FollowedGroup], Result]) -> list[Result]:
-        with run_side_by_side(groups, do, lambda _: True, compute.workers) as done:
-            return list(done)
-
-    def counted(scale: float) -> int:
-        """Count the intruders of the model at a scale: in coordinates, and what is left open by audits."""
-        count, decided = 0, set[str]()
-        for of_group, names in each_group(partial(search.counted, scale=scale)):
-            count, decided = count + of_group, decided | names
-        others = [pair for pair in pairing.pairs if pair.name not in decided]
-        return count + sum(each("check", partial(search.total, scale=scale), others))
-
-    measured = each("measure", search.measured)
+    scales_of = BatchScales(audit.k, audit.epsilon, compute.base_cache() or MemoryCache(), FollowedRoom())
+    search = _Search(pairing, scales_of, device, audit, compute, progress)
+    measured = search.each("measure", scales_of.measured, pairing.pairs)
     scales = {name: scale for part in measured for name, scale in part.scales.items()}
     groups = joined([part.group for part in measured if part.group is not None])
     projections = {name: value for part in measured for name, value in part.projections.items()}
     doubted: dict[str, float] = {}
-    for of_group, starts in each_group(search.settled):
+    for of_group, starts in search.each_group(groups, scales_of.settled):
         scales, doubted = scales | of_group, doubted | starts
 
     def resolved(batch: Batch) -> dict[str, float]:
         own = {pair.name: doubted[pair.name] for pair in batch.matrices}
-        return search.by_audits(batch, projections, own)
+        return scales_of.by_audits(batch, projections, own)
 
-    for of_batch in each("measure", resolved, [pair for pair in pairing.pairs if pair.name in doubted]):
+    for of_batch in search.each(
+        "measure", resolved, [pair for pair in pairing.pairs if pair.name in doubted]
+    ):
         scales |= of_batch
     matrices = [
         MatrixScale(pair.name, pair.shape, scales[pair.name], projection.predicted, search_end(projection))
@@ -129,7 +108,7 @@ def critical_scales(
     largest = largest_scale(
         list(projections.values()), [matrix.measured for matrix in matrices], target, SLACK
     )
-    while (count := counted(largest)) > target:
+    while (count := search.counted(groups, largest)) > target:
         largest *= 1 - SLACK
     return CriticalScales(
         pairing.base_source,
@@ -144,3 +123,44 @@ def critical_scales(
         pairing.base_hub,
         pairing.tuned_hub,
     )
+
+
+@dataclass(frozen=True)
+class _Search:
+    """The search for the critical scales of a pairing: its batches and groups, side by side."""
+
+    pairing: Pairing
+    scales_of: BatchScales
+    device: torch.device
+    audit: AuditSettings
+    compute: Compute
+    progress: Progress
+
+    def each(self, stage: str, do: Callable[[Batch], Result], pairs: Sequence[PairedMatrix]) -> list[Result]:
+        """Do something with every batch of some of the pairs; those left out count as done."""
+        in_all = len(self.pairing.pairs)
+        results, done = [], in_all - len(pairs)
+        batches = read_batches(pairs, self.device, self.audit.skip_non_finite, [])
+        with run_side_by_side(
+            batches, lambda batch: (len(batch.matrices), do(batch)), is_small_batch, self.compute.workers
+        ) as judged:
+            for size, result in judged:
+                results.append(result)
+                done += size
+                self.progress(stage, done, in_all)
+        return results
+
+    def each_group(
+        self, groups: Sequence[FollowedGroup], do: Callable[[FollowedGroup], Result]
+    ) -> list[Result]:
+        """Do something with every group."""
+        with run_side_by_side(groups, do, lambda _: True, self.compute.workers) as done:
+            return list(done)
+
+    def counted(self, groups: Sequence[FollowedGroup], scale: float) -> int:
+        """Count the intruders of the model at a scale: of groups in coordinates, and what is left open by audits."""
+        count, decided = 0, set[str]()
+        for of_group, names in self.each_group(groups, partial(self.scales_of.counted, scale=scale)):
+            count, decided = count + of_group, decided | names
+        others = [pair for pair in self.pairing.pairs if pair.name not in decided]
+        return count + sum(self.each("check", partial(self.scales_of.total, scale=scale), others))
