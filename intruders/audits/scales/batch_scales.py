@@ -20,9 +20,12 @@ from ...linalg.whole_base import WholeBase
 from ..audit import decide_batch
 from ..base_cache import BaseCache, BaseKeys, look_up
 from ..batches import Batch
-from .critical_scales_result import SLACK, WALK
 from .followed_group import FollowedGroup, FollowedRoom
 
+# The model's answer keeps this distance below the first scale with an intruder too many.
+SLACK = 0.01
+# Steps by which the audit alone looks for the critical scale of an update with many directions.
+WALK = 0.03
 # Windows of one projection that audits look at, and steps of a search by audits alone.
 _MOST_WINDOWS, _MOST_STEPS = 4, 40
 # How often a step is halved.

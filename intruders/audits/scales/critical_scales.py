@@ -22,8 +22,8 @@ from ...system.threads import run_side_by_side
 from ..audit_settings import ANYWHERE, AS_USUAL, AuditSettings, Compute
 from ..base_cache import MemoryCache
 from ..batches import Batch, is_small_batch, read_batches
-from .batch_scales import BatchScales
-from .critical_scales_result import SLACK, CriticalScales, MatrixScale
+from .batch_scales import SLACK, BatchScales
+from .critical_scales_result import CriticalScales, MatrixScale
 from .followed_group import FollowedGroup, FollowedRoom, joined
 
 Result = TypeVar("Result")

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-
-import torch
-from torch import Tensor
 
 from ...charts.chart import Axis, Chart, Rule, Series
 from ...charts.text import number, plural
@@ -18,12 +15,6 @@ from ...system.result_protocol import JsonResult
 from ...version import __version__
 
 SCHEMA = 1
-
-# The model's answer keeps this distance below the first scale with an intruder too many.
-SLACK = 0.01
-
-# Steps by which the audit alone looks for the critical scale of an update with many directions.
-WALK = 0.03
 
 
 @dataclass(frozen=True)
@@ -120,9 +111,12 @@ class CriticalScales(JsonResult):
         both = self._both()
         if len(both) < 2:
             return math.nan
-        ranks = [_ranks([pair[side] for pair in both]) for side in (0, 1)]
-        stacked = torch.stack(ranks)
-        return float(torch.corrcoef(stacked)[0, 1])
+        import numpy as np
+        import pandas as pd
+
+        ranks = pd.DataFrame(both).rank().to_numpy()
+        with np.errstate(invalid="ignore"):  # NaN where all values of a side are equal
+            return float(np.corrcoef(ranks, rowvar=False)[0, 1])
 
     def to_document(self) -> dict[str, Any]:
         """Plain JSON values; null for an infinite or undefined number."""
@@ -186,11 +180,3 @@ def _matrix_scale(record: dict[str, Any]) -> MatrixScale:
 def _infinite_if_null(value: Any) -> float:
     """JSON has no infinity: null stands for it."""
     return math.inf if value is None else float(value)
-
-
-def _ranks(values: Sequence[float]) -> Tensor:
-    """Ranks, equal values sharing theirs."""
-    tensor = torch.tensor(values, dtype=torch.float64)
-    below = (tensor[:, None] > tensor[None, :]).sum(1)
-    equal = (tensor[:, None] == tensor[None, :]).sum(1)
-    return below + (equal - 1) / 2

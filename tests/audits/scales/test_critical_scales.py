@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from intruders.audits.audit_settings import AuditSettings, Compute
 from intruders.audits.base_cache import MemoryCache
 from intruders.audits.scales import followed_group
+from intruders.audits.scales.batch_scales import SLACK, WALK
 from intruders.audits.scales.critical_scales import critical_scales
-from intruders.audits.scales.critical_scales_result import SLACK, WALK, CriticalScales, MatrixScale
+from intruders.audits.scales.critical_scales_result import CriticalScales, MatrixScale
 from intruders.errors import SettingError
 from intruders.reports.audit.scales_text import scale_lines
 from tests.audits.scales.wrong_scales import search
