@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from ...linalg.sketch import normalized
-from ..result.parquet_form import OF_UPDATE
-from ..result.records import CERTIFICATES
+from ..result.records import CERTIFICATES, UPDATE_COLUMNS
 from ..result.subspaces import SUBSPACE_COLUMNS
 from .adapter_files import AdapterFile
 from .fleet_members import Member, ModelFacts
@@ -56,7 +55,7 @@ COLUMNS: tuple[tuple[str, str], ...] = (
 )
 _IN_PANDAS = {"string": "string", "int64": "Int64", "float64": "float64", "bool": "boolean"}
 # Columns of an audit's Parquet that are the same in all rows of a matrix, and those of single vectors.
-_OF_MATRIX = ["rows", "columns", "rank", *OF_UPDATE, *SUBSPACE_COLUMNS, "base_value"]
+_OF_MATRIX = ["rows", "columns", "rank", *UPDATE_COLUMNS, *SUBSPACE_COLUMNS, "base_value"]
 _OF_VECTOR = ["singular_value", "intruder", "certificate", "ambiguous"]
 # Columns that the table of matrices is counted from, besides the one of the model.
 COUNTED = ["name", "index", *_OF_VECTOR, *_OF_MATRIX]

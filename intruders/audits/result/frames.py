@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from .records import CERTIFICATES, AuditedMatrix
+from .records import CERTIFICATES, UPDATE_COLUMNS, AuditedMatrix
 from .subspaces import SUBSPACE_COLUMNS
 
 VECTOR_COLUMNS = [
@@ -23,6 +23,10 @@ VECTOR_COLUMNS = [
     "ambiguous",
 ]
 
+# relative_update is shown next to the spectral norm, which it is made of.
+_AFTER_SPECTRAL = UPDATE_COLUMNS.index("spectral") + 1
+_SIZES = [*UPDATE_COLUMNS[:_AFTER_SPECTRAL], "relative_update", *UPDATE_COLUMNS[_AFTER_SPECTRAL:]]
+
 _OF_MATRIX = [
     "name",
     "rows",
@@ -31,12 +35,7 @@ _OF_MATRIX = [
     "vectors",
     "intruders",
     "intruder_energy_share",
-    "frobenius",
-    "spectral",
-    "relative_update",
-    "effective_rank",
-    "effective_rank_error",
-    "stable_rank",
+    *_SIZES,
     "ambiguous",
 ]
 
@@ -66,6 +65,12 @@ def matrix_columns() -> list[str]:
     return [*_OF_MATRIX, *counted, *SUBSPACE_COLUMNS]
 
 
+def _sizes(matrix: AuditedMatrix) -> dict[str, float]:
+    sizes = {name: getattr(matrix.update, name) for name in UPDATE_COLUMNS}
+    sizes["relative_update"] = matrix.relative_update
+    return {name: sizes[name] for name in _SIZES}
+
+
 def _subspaces(matrix: AuditedMatrix) -> dict[str, float]:
     if matrix.subspaces is None:
         return dict.fromkeys(SUBSPACE_COLUMNS, float("nan"))
@@ -89,12 +94,7 @@ def matrix_frame(matrices: Sequence[AuditedMatrix]) -> pd.DataFrame:
                 "vectors": len(matrix.vectors),
                 "intruders": matrix.intruders,
                 "intruder_energy_share": matrix.intruder_energy_share,
-                "frobenius": matrix.update.frobenius,
-                "spectral": matrix.update.spectral,
-                "relative_update": matrix.relative_update,
-                "effective_rank": matrix.update.effective_rank,
-                "effective_rank_error": matrix.update.effective_rank_error,
-                "stable_rank": matrix.update.stable_rank,
+                **_sizes(matrix),
                 "ambiguous": sum(vector.ambiguous for vector in matrix.vectors),
                 **{f"by_{name}": certificates[name] for name in CERTIFICATES},
                 **_subspaces(matrix),

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from ...errors import BrokenDocumentError
 from .frames import vector_frame
-from .records import AuditedMatrix
+from .records import UPDATE_COLUMNS, AuditedMatrix
 from .subspaces import SUBSPACE_COLUMNS
 
 METADATA_KEY = b"intruders"
@@ -40,7 +40,7 @@ def vector_table(matrices: Sequence[AuditedMatrix]) -> pa.Table:
         {
             **{name: pa.array(column.tolist()) for name, column in vector_frame(matrices).items()},
             "rank": pa.array([matrix.rank for matrix in owners], pa.int64()),
-            **{name: _of_update(owners, name) for name in OF_UPDATE},
+            **{name: _of_update(owners, name) for name in UPDATE_COLUMNS},
             "base_singular_values": pa.array(
                 [m.base_singular_values for m in owners], pa.list_(pa.float64())
             ),
@@ -93,7 +93,7 @@ def _matrix_from_rows(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "name": first["name"],
         "shape": [first["rows"], first["columns"]],
         "rank": first["rank"],
-        "update": {name: first[name] for name in OF_UPDATE},
+        "update": {name: first[name] for name in UPDATE_COLUMNS},
         "vectors": [
             {
                 "index": row["index"],
@@ -122,7 +122,6 @@ def _subspaces_of_row(row: dict[str, Any]) -> dict[str, Any] | None:
 
 
 _FLOATS = pa.list_(pa.float64())
-OF_UPDATE = ("frobenius", "spectral", "effective_rank", "effective_rank_error", "stable_rank")
 
 
 def _of_update(owners: list[AuditedMatrix], name: str) -> pa.Array:
@@ -153,7 +152,7 @@ def vector_schema() -> pa.Schema:
             ("certificate", pa.string()),
             ("ambiguous", pa.bool_()),
             ("rank", pa.int64()),
-            *[(name, pa.float64()) for name in OF_UPDATE],
+            *[(name, pa.float64()) for name in UPDATE_COLUMNS],
             ("base_singular_values", _FLOATS),
             ("similarity", pa.list_(pa.float32())),
             *[(name, pa.float64()) for name in SUBSPACE_COLUMNS],

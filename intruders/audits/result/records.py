@@ -6,7 +6,7 @@ import base64
 import binascii
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -45,6 +45,9 @@ class UpdateSize:
     effective_rank: float  # exp of the entropy of the normalized singular values (Roy and Vetterli 2007)
     effective_rank_error: float  # of a stochastic estimate; 0 where it is exact
     stable_rank: float  # squared Frobenius norm over squared spectral norm
+
+
+UPDATE_COLUMNS = tuple(field.name for field in fields(UpdateSize))
 
 
 @dataclass(frozen=True)
@@ -129,13 +132,7 @@ def matrix_to_record(matrix: AuditedMatrix) -> dict[str, Any]:
         "rank": matrix.rank,
         "intruders": matrix.intruders,
         "intruder_energy_share": json_number(matrix.intruder_energy_share),
-        "update": {
-            "frobenius": json_number(matrix.update.frobenius),
-            "spectral": json_number(matrix.update.spectral),
-            "effective_rank": json_number(matrix.update.effective_rank),
-            "effective_rank_error": json_number(matrix.update.effective_rank_error),
-            "stable_rank": json_number(matrix.update.stable_rank),
-        },
+        "update": {name: json_number(getattr(matrix.update, name)) for name in UPDATE_COLUMNS},
         "subspaces": None if matrix.subspaces is None else matrix.subspaces.to_record(),
         "vectors": [
             {
@@ -166,13 +163,7 @@ def matrix_from_record(record: object) -> AuditedMatrix:
         shape=(rows, columns),
         rank=get_field(record, "rank", name, (int, type(None))),
         vectors=[_vector_from_record(vector, name) for vector in get_field(record, "vectors", name, list)],
-        update=UpdateSize(
-            frobenius=get_float(update, "frobenius", name),
-            spectral=get_float(update, "spectral", name),
-            effective_rank=get_float(update, "effective_rank", name),
-            effective_rank_error=get_float(update, "effective_rank_error", name),
-            stable_rank=get_float(update, "stable_rank", name),
-        ),
+        update=UpdateSize(**{column: get_float(update, column, name) for column in UPDATE_COLUMNS}),
         base_singular_values=[
             read_float(v, name) for v in get_field(record, "base_singular_values", name, list)
         ],
