@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 import yaml
 from peft import LoraConfig, get_peft_model
-from tiny import save_llama
 from torch import nn
 
 from intruders.audits.result.audit_result import Audit
 from intruders.models.loading import load_model
 from tests.commands import environment
+from tests.tiny import save_llama
 
 ROOT = Path(__file__).parents[1]
 ACTION: dict[str, Any] = yaml.safe_load((ROOT / "action.yml").read_text(encoding="utf-8"))

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from matrices import UPDATES, orthonormal_columns
 from torch import Tensor
 
 import intruders
 from intruders.audits.audit import audit
 from intruders.errors import CheckpointError, IntrudersError, NonFiniteError, PairingError, SettingError
 from tests.checkpoints.models import saved, tiny_llama
+from tests.matrices import UPDATES, orthonormal_columns
 from tests.mitigation.hot import hot_llama
 
 Weights = dict[str, Tensor]

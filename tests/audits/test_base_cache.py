@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from matrices import hot_update, planted_update, with_values
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -22,6 +21,7 @@ from intruders.audits.audit import audit
 from intruders.audits.base_cache import WHOLE, DiskCache, MemoryCache, content_key, default_folder
 from intruders.engine.known_base import KnownBase
 from intruders.errors import SettingError
+from tests.matrices import hot_update, planted_update, with_values
 
 Weights = dict[str, Tensor]
 

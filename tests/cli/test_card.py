@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from made_up import made_up_audit
 
 from tests.commands import in_this_process
+from tests.made_up import made_up_audit
 
 
 @pytest.fixture

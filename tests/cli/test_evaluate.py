@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
-from tiny import save_bert, save_llama
 
 from tests.commands import in_a_process, in_this_process
+from tests.tiny import save_bert, save_llama
 
 
 @pytest.fixture(scope="module")

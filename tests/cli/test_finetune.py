@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import save_llama
 from transformers import Trainer
 
 from tests.commands import in_a_process, in_this_process
+from tests.tiny import save_llama
 
 
 @pytest.fixture(scope="module")

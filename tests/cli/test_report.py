@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from made_up import BERT, made_up_audit
 
 from tests.commands import in_this_process
+from tests.made_up import BERT, made_up_audit
 
 ONE = made_up_audit(2, BERT, width=32, tuned="runs/r1")
 TWO = made_up_audit(2, BERT, width=32, tuned="runs/r8", rank=8)

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
-from tiny import save_bert
 
 from tests.commands import in_this_process
+from tests.tiny import save_bert
 
 
 @pytest.fixture(scope="module")

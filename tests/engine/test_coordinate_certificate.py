@@ -7,7 +7,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from matrices import SPECTRA, UPDATES, PlantedPair, orthonormal_columns, stacked, truth_of, with_values
 
 from intruders.engine.coordinate_certificate import NAME, coordinates_of
 from intruders.engine.coordinate_projection import project_in_coordinates
@@ -18,6 +17,7 @@ from intruders.linalg.low_rank import LowRank
 from intruders.linalg.pair import Pair
 from intruders.linalg.whole_base import WholeBase
 from tests.engine.wrong_coordinates import search
+from tests.matrices import SPECTRA, UPDATES, PlantedPair, orthonormal_columns, stacked, truth_of, with_values
 
 
 def known_whole(stack: Pair) -> KnownBase:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from matrices import SPECTRA, PlantedPair, orthonormal_columns, with_values
 
 from intruders.engine.coordinate_certificate import coordinates_of
 from intruders.engine.coordinate_projection import project_in_coordinates
@@ -13,6 +12,7 @@ from intruders.engine.scale_search import first_window
 from intruders.linalg.low_rank import LowRank
 from intruders.linalg.pair import Pair
 from intruders.linalg.whole_base import WholeBase
+from tests.matrices import SPECTRA, PlantedPair, orthonormal_columns, with_values
 
 
 def planted(shape: tuple[int, int], rank: int, seed: int) -> Pair:

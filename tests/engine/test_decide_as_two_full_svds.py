@@ -13,7 +13,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from matrices import (
+
+from intruders.engine.base_vectors import COMPLETE_BELOW
+from intruders.engine.decide import DENSE_BELOW, decide
+from intruders.engine.decisions import Decisions
+from intruders.engine.update_size import measure_update
+from intruders.linalg.low_rank import LowRank
+from intruders.linalg.pair import Pair
+from tests.matrices import (
     SHAPES,
     SPECTRA,
     UPDATES,
@@ -26,13 +33,6 @@ from matrices import (
     truth_of,
     with_values,
 )
-
-from intruders.engine.base_vectors import COMPLETE_BELOW
-from intruders.engine.decide import DENSE_BELOW, decide
-from intruders.engine.decisions import Decisions
-from intruders.engine.update_size import measure_update
-from intruders.linalg.low_rank import LowRank
-from intruders.linalg.pair import Pair
 
 BIG = [(256, 256), (280, 260), (260, 280), (272, 272), (340, 256), (256, 340)]
 # All vectors of these bases are computed, and the leading ones of the tuned matrices.

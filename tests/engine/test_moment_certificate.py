@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from matrices import orthonormal_columns
 
 from intruders.engine.moment_certificate import bound_by_moments
 from intruders.linalg.operators import Dense
+from tests.matrices import orthonormal_columns
 
 from .wrong_decisions import PLACES, make_case, search, shortfalls, triplets
 
@@ -48,7 +48,7 @@ def test_errors_of_computed_vectors_do_not_hide_a_neighbour(shape: tuple[int, in
 
 
 def test_no_wrong_decision_among_plateaus() -> None:
-    """``python -m engine.wrong_decisions`` searches on."""
+    """``python -m tests.engine.wrong_decisions`` searches on."""
     found = search(range(32))
     assert found["wrong"] == 0
     assert min(found[place] for place in PLACES) > 0

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from matrices import SPECTRA, UPDATES, Array, PlantedPair, stacked, with_values
 
 from intruders.engine.decide import decide
 from intruders.engine.spectral_change import ANGLE_ERROR, SHARE_ERROR, SpectralChange
+from tests.matrices import SPECTRA, UPDATES, Array, PlantedPair, stacked, with_values
 
 K = 10
 # The Krylov path, all vectors of the base by a dense one, and two dense decompositions.

@@ -8,7 +8,7 @@ double-precision decompositions by numpy. A bound that does not hold is a wrong 
 that is not wide open where the matrix leaves the vector undefined. Run as a program, it prints how many vectors were
 tried::
 
-    PYTHONPATH=tests python -m engine.wrong_coordinates 100000 --seed 1
+    python -m tests.engine.wrong_coordinates 100000 --seed 1
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from matrices import SPECTRA, Array, PlantedPair, hot_update, orthonormal_columns, planted_mixes, with_values
 from numpy.typing import NDArray
 
 from intruders.linalg.coordinate_cosines import coordinate_cosines
@@ -28,6 +27,15 @@ from intruders.linalg.leading_secular import far_below, leading_vectors
 from intruders.linalg.low_rank import LowRank
 from intruders.linalg.svd import CLUSTER_TOLERANCE
 from intruders.linalg.whole_base import WholeBase
+from tests.matrices import (
+    SPECTRA,
+    Array,
+    PlantedPair,
+    hot_update,
+    orthonormal_columns,
+    planted_mixes,
+    with_values,
+)
 
 SHAPES = ((48, 48), (72, 48), (48, 72))
 # Matrices that are judged as one stack.

@@ -7,7 +7,7 @@ of the largest, and much of the tuned vectors is outside its column space. Epsil
 so that a bound that is too low by more than the margin is a wrong decision. Run as a program, it prints how many
 vectors were tried::
 
-    PYTHONPATH=tests python -m engine.wrong_decisions 60 --seed 1
+    python -m tests.engine.wrong_decisions 60 --seed 1
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from matrices import Array, orthonormal_columns
 
 from intruders.engine.certificates import _MARGIN
 from intruders.engine.moment_certificate import bound_by_moments
 from intruders.linalg.operators import Dense
 from intruders.linalg.ritz import Triplets
 from intruders.linalg.svd import CLUSTER_TOLERANCE
+from tests.matrices import Array, orthonormal_columns
 
 # Of the plateau: beyond, across and among the computed base vectors, and at the end of them all.
 PLACES = ("beyond", "across", "among", "least")

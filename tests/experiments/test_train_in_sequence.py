@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny import save_bert, save_llama
 
 from intruders.data.load_task import load_task
 from intruders.errors import SettingError
@@ -19,6 +18,7 @@ from intruders.experiments.train_in_sequence import SequenceResult, train_in_seq
 from intruders.reports.sequence.sequence_text import sequence_lines
 from intruders.training.finetune_config import FinetuneConfig
 from intruders.training.retrain_head import retrain_head
+from tests.tiny import save_bert, save_llama
 
 
 def test_measures_follow_their_formulas() -> None:

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny import save_llama
 
 import intruders
 from intruders.models.loading import load_model
+from tests.tiny import save_llama
 
 COLUMNS = {"prompt": "prompt", "completion": "completion", "max_new_tokens": 2}
 FEW = intruders.HealSettings(steps=1, max_documents=4, max_tokens=24, max_examples=4, allow=1.0)

@@ -61,6 +61,41 @@ def test_a_module_that_helps_has_no_tests() -> None:
     ] == []
 
 
+def bare_imports(source: str) -> list[str]:
+    """Return the modules of the tests that ``source`` imports without the ``tests.`` before them."""
+    ours = {path.stem for path in TESTS.iterdir() if path.is_dir() or path.suffix == ".py"}
+    imported: list[str] = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            imported += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module is not None:
+            imported.append(node.module)
+    return [module for module in imported if module.split(".")[0] in ours]
+
+
+def test_a_helper_has_one_name() -> None:
+    """A module that is imported under two names exists twice, and no class of one is a class of the other."""
+    assert {
+        str(file.relative_to(TESTS)): modules
+        for file in sorted(TESTS.rglob("*.py"))
+        if (modules := bare_imports(file.read_text(encoding="utf-8")))
+    } == {}
+
+
+@pytest.mark.parametrize(
+    ("source", "bare"),
+    [
+        ("from matrices import hot_update", ["matrices"]),
+        ("def f():\n    import engine.wrong_decisions", ["engine.wrong_decisions"]),
+        ("from tests.matrices import hot_update", []),
+        ("import tests.engine.wrong_decisions", []),
+        ("from intruders.engine import decide\nimport numpy", []),
+    ],
+)
+def test_a_bare_import_is_noticed(source: str, bare: list[str]) -> None:
+    assert bare_imports(source) == bare
+
+
 def test_a_file_of_tests_has_one_subject() -> None:
     lengths = {file: len(file.read_text(encoding="utf-8").splitlines()) for file in TESTS.rglob("*.py")}
     assert {str(file.relative_to(TESTS)): n for file, n in lengths.items() if n > MOST_LINES} == {}

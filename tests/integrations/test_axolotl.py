@@ -10,9 +10,9 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from tiny import save_llama
 
 from intruders.errors import SettingError
+from tests.tiny import save_llama
 from tests.training.callback.trainers import prepared, tiny_trainer
 
 PLUGIN = "intruders.integrations.axolotl.IntrudersPlugin"  # as a YAML file names it

@@ -4,7 +4,7 @@ With U and V the computed bases (as rows) and B the computed bidiagonal matrix, 
 zero in exact arithmetic, and U and V orthonormal. The steps are exactly those of a matrix no farther from A than the
 sum of the norms of all four. Run as a program, it prints them for sizes of real layers::
 
-    PYTHONPATH=tests python -m linalg.rounding
+    python -m tests.linalg.rounding
 """
 
 from __future__ import annotations

@@ -9,10 +9,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from matrices import Array, orthonormal_columns, with_values
 
 from intruders.linalg.column_space import ColumnSpace, solve, solve_transposed
 from intruders.linalg.svd import CLUSTER_TOLERANCE
+from tests.matrices import Array, orthonormal_columns, with_values
 
 
 def power_law(m: int, n: int, rng: np.random.Generator) -> Array:

@@ -9,11 +9,11 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from matrices import SPECTRA, UPDATES, PlantedPair, orthonormal_columns, truth_of, ugly, with_values
 from torch import Tensor
 
 from intruders.linalg.exact import exact_cosines
 from intruders.linalg.svd import DenseSVD, dense_svd, gram_svd, leading_svd
+from tests.matrices import SPECTRA, UPDATES, PlantedPair, orthonormal_columns, truth_of, ugly, with_values
 
 Decompose = Callable[[Tensor], DenseSVD]
 PATHS: list[Decompose] = [dense_svd, gram_svd]

@@ -9,7 +9,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from matrices import SPECTRA, Array, with_values
 from torch import Tensor
 
 from intruders.linalg.krylov import BLOCK, KrylovSpace, converge
@@ -17,6 +16,7 @@ from intruders.linalg.low_rank import LowRank
 from intruders.linalg.operators import Dense, Operator, Sum
 from intruders.linalg.orthonormal import orthonormalize
 from intruders.linalg.ritz import Triplets
+from tests.matrices import SPECTRA, Array, with_values
 
 SHAPES = [(180, 180), (250, 170), (170, 250)]
 COUNT, TRACKED, STEPS = 10, 14, 20

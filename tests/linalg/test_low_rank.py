@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from matrices import Array
 from torch import Tensor
 
 from intruders.linalg.low_rank import LowRank
+from tests.matrices import Array
 
 RNG = np.random.default_rng(0)
 FACTORS: dict[str, tuple[Array, Array]] = {

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
-from matrices import SPECTRA, with_values
 from torch import Tensor
 
 from intruders.linalg.moments import Bidiagonalization, largest_atom
 from intruders.linalg.operators import Dense
 from intruders.linalg.products import rounding
+from tests.matrices import SPECTRA, with_values
 
 from .rounding import step_errors
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from matrices import ugly
 from torch import Tensor
 
 from intruders.linalg.low_rank import LowRank
 from intruders.linalg.operators import Dense, Operator, Sum
+from tests.matrices import ugly
 
 
 def every_kind(matrix: Tensor) -> list[tuple[Operator, Tensor]]:

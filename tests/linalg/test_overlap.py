@@ -12,10 +12,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from matrices import Array, orthonormal_columns
 
 from intruders.linalg.overlap import MomentIntervals, overlap_intervals, remainders
 from intruders.linalg.ritz import Triplets
+from tests.matrices import Array, orthonormal_columns
 
 SIZE, COMPUTED, COUNT = 24, 8, 4
 

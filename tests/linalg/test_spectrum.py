@@ -7,11 +7,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from matrices import SPECTRA, Array, orthonormal_columns, with_values
 
 from intruders.linalg.krylov import KrylovSpace
 from intruders.linalg.operators import Dense
 from intruders.linalg.spectrum import effective_rank, estimate_effective_rank, stable_rank
+from tests.matrices import SPECTRA, Array, orthonormal_columns, with_values
 
 PROBES = 4
 STEPS = 20

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from matrices import orthonormal_columns, ugly
 
 from intruders.linalg.svd import (
     CLUSTER_TOLERANCE,
@@ -16,6 +15,7 @@ from intruders.linalg.svd import (
     gram_left_vectors,
     settle_clusters,
 )
+from tests.matrices import orthonormal_columns, ugly
 
 
 def test_decomposition_of_ugly_matrices() -> None:

@@ -9,7 +9,6 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from tiny import save_bert, save_llama, short_task
 
 from intruders.data.columns import Columns
 from intruders.data.load_task import load_task
@@ -27,6 +26,7 @@ from intruders.reports.evaluation.evaluation_text import measure_lines
 from intruders.training.finetune import finetune
 from intruders.training.finetune_config import FinetuneConfig
 from tests.measures.harness_task import write_harness_task
+from tests.tiny import save_bert, save_llama, short_task
 
 TEXT = "Some words of text.\n\nAnd others, in a second paragraph."
 

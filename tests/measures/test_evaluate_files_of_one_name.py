@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
-from tiny import save_llama
 
 import intruders
 from intruders.errors import CheckpointError
+from tests.tiny import save_llama
 
 
 def test_each_task_gets_its_own_examples_back(tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import save_bert, save_gpt2, save_llama
 
 from intruders.errors import CheckpointError, IntrudersError, PairingError, SettingError
 from intruders.measures import evaluate as under_test
@@ -20,6 +19,7 @@ from intruders.reports.evaluation.evaluation_text import measure_lines
 from intruders.training.finetune import finetune
 from intruders.training.finetune_config import FinetuneConfig
 from tests.commands import in_this_process
+from tests.tiny import save_bert, save_gpt2, save_llama
 
 
 @pytest.fixture(scope="module")

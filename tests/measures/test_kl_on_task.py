@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import save_bert, save_llama
 from torch.nn.functional import kl_div
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -17,6 +16,7 @@ from intruders.data.load_task import load_task
 from intruders.errors import SettingError
 from intruders.measures.kl_on_task import kl_on_task
 from intruders.models.encoding import encode_parts
+from tests.tiny import save_bert, save_llama
 
 
 def changed(base: Path, folder: Path) -> Path:

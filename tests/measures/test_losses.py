@@ -9,11 +9,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny import character_tokenizer, save_bert, save_llama
 
 from intruders.errors import NonFiniteError, SettingError
 from intruders.measures.causal_loss import causal_losses, sliding_windows
 from intruders.measures.masked_loss import masked_estimate, pseudo_losses
+from tests.tiny import character_tokenizer, save_bert, save_llama
 
 TEXTS = [
     "The first document has some words.",

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import save_llama
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from intruders.errors import CheckpointError
 from intruders.measures.output_energy import output_energy
+from tests.tiny import save_llama
 
 NAME = "model.layers.0.self_attn.q_proj"
 

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import save_gpt2
 from torch.nn.functional import cross_entropy
 
 from intruders.measures.sensitivities import SingularDirections, sensitivities, with_sensitivities
 from intruders.mitigation.mitigate import mitigate
 from intruders.mitigation.remedies.surgery import Surgery
 from intruders.models.loading import load_model
+from tests.tiny import save_gpt2
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import character_tokenizer, save_bert, save_gpt2, save_llama
 
 from intruders.data.columns import Columns
 from intruders.data.load_task import load_task
@@ -18,6 +17,7 @@ from intruders.measures.task_score import score_task
 from intruders.models.answers import generated_answers, graded, outcomes
 from intruders.models.loading import load_model
 from intruders.models.tuned_model import OpenedModel
+from tests.tiny import character_tokenizer, save_bert, save_gpt2, save_llama
 
 CAUSAL = {"llama": (save_llama, 512), "gpt2": (save_gpt2, 256)}
 

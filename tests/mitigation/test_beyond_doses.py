@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import save_bert, save_gpt2
 
 import intruders
 from intruders.checkpoints.pairing.open_sides import open_sides
@@ -15,6 +14,7 @@ from intruders.errors import SettingError
 from intruders.mitigation.beyond_doses import require_only_matrices
 from intruders.models.loading import load_model, load_tokenizer
 from tests.experiments.heal.healed_models import QUICK
+from tests.tiny import save_bert, save_gpt2
 
 TEXT = "The cat sat on the mat and looked at the birds. "
 COLUMNS = intruders.Columns(prompt="prompt", completion="completion", max_new_tokens=2)

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import character_tokenizer, save_bert, save_llama
 
 from intruders.data.task import Example, Task
 from intruders.models.answers import complete, is_right, outcomes
 from intruders.models.loading import load_model
 from intruders.training.finetune import finetune
 from intruders.training.finetune_config import FinetuneConfig
+from tests.tiny import character_tokenizer, save_bert, save_llama
 
 ROWS = [Example(f"{i} and {i}: ", f"{2 * i}") for i in range(12)]
 

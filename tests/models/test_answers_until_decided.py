@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import save_llama
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from intruders.data.task import Example, Task
 from intruders.models import answers
 from intruders.models.answers import Answer, Graded, outcomes, outcomes_until_decided
+from tests.tiny import save_llama
 
 EXAMPLES = [Example(text=f"question {number}:", target=f" {number}.") for number in range(40)]
 TASK = Task(name="numbers", kind="causal", score="final-number", train=[], validation=EXAMPLES, test=[])

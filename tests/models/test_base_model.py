@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import save_llama
 
 from intruders.checkpoints.stored.demo_models import DemoModel
 from intruders.errors import CheckpointError, MissingDependencyError
 from intruders.models import base_model
 from intruders.models.base_model import base_model_location
 from intruders.system.folders import user_cache
+from tests.tiny import save_llama
 
 
 def test_folders_ids_and_what_is_neither(tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import character_tokenizer
 from transformers import AutoConfig
 
 from intruders.data.task import Conversation, Example
@@ -20,6 +19,7 @@ from intruders.models.encoding import (
     encode_parts,
     fitting,
 )
+from tests.tiny import character_tokenizer
 
 
 def test_only_the_completion_and_its_end_are_learned() -> None:

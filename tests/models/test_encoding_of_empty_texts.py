@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import character_tokenizer, save_gpt2, save_llama
 
 from intruders.data.task import Example, Task
 from intruders.errors import SettingError
 from intruders.models.answers import complete, graded
 from intruders.models.encoding import encode_classification, encode_parts
 from intruders.models.loading import load_model, load_tokenizer
+from tests.tiny import character_tokenizer, save_gpt2, save_llama
 
 EXAMPLES = [Example("", "a cat"), Example("who sat? ", "a cat")]
 TASK = Task("rows", "causal", "exact", EXAMPLES, EXAMPLES, [])

@@ -14,7 +14,6 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from tiny import save_bert, save_gpt2, save_llama
 
 from intruders.data.corpora import load_corpora
 from intruders.errors import CheckpointError, MissingDependencyError, NotEnoughMemoryError, SettingError
@@ -30,6 +29,7 @@ from intruders.models.tuned_model import open_language_model
 from intruders.studies.work.base_losses import base_losses, corpora_of
 from intruders.system.out_of_memory import Halving, is_out_of_memory
 from intruders.training.finetune_config import FinetuneConfig
+from tests.tiny import save_bert, save_gpt2, save_llama
 
 
 def in_half(folder: Path) -> Path:

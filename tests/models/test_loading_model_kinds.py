@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import character_tokenizer, short_task
 
 from intruders.audits.audit import audit
 from intruders.models.encoding import PadRight, pad_token_id
 from intruders.models.loading import load_model, load_tokenizer
 from intruders.training.finetune import finetune
 from intruders.training.finetune_config import FinetuneConfig
+from tests.tiny import character_tokenizer, short_task
 
 _SIZES: dict[str, dict[str, Any]] = {
     "qwen2": {

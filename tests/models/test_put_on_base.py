@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import save_gpt2
 
 from intruders.errors import CheckpointError, PairingError
 from intruders.models.loading import load_model
 from intruders.models.tuned_model import open_language_model
+from tests.tiny import save_gpt2
 
 
 def adapter(folder: Path, targets: list[str]) -> str:

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import save_bert, save_gpt2, save_llama, save_roberta
 from torch.nn.functional import log_softmax
 from transformers import (
     AutoModelForCausalLM,
@@ -24,6 +23,7 @@ from transformers import (
 from intruders.models import token_losses as under_test
 from intruders.models.encoding import IGNORED
 from intruders.models.token_losses import losses_and_hits, token_losses
+from tests.tiny import save_bert, save_gpt2, save_llama, save_roberta
 
 
 def _gemma() -> Any:

@@ -11,7 +11,6 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from made_up import BERT, made_up_audit
 
 from intruders.audits.result.records import CERTIFICATES
 from intruders.errors import MissingDependencyError, ResultFileError, SettingError
@@ -23,6 +22,7 @@ from intruders.reports.page.html_page import (
     write_html,
 )
 from intruders.reports.write_report import audit_files, write_report
+from tests.made_up import BERT, made_up_audit
 
 ONE = made_up_audit(3, BERT, width=32, tuned="runs/r1")
 TWO = made_up_audit(3, BERT, width=32, tuned="runs/r8", rank=8, seed=1)

@@ -128,9 +128,8 @@ def test_a_claim_is_analyzed_if_a_study_names_it(example: None, tmp_path: Path) 
 
 
 def test_a_task_is_trained(example: None, tmp_path: Path) -> None:
-    from tiny import save_bert
-
     from tests.commands import in_this_process
+    from tests.tiny import save_bert
 
     base = save_bert(tmp_path / "bert")
     done = in_this_process(

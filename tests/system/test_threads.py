@@ -15,12 +15,12 @@ from typing import Any, TypeVar
 import numpy as np
 import pytest
 import torch
-from matrices import UPDATES
 
 from intruders.audits.audit import audit
 from intruders.audits.base_cache import MemoryCache
 from intruders.errors import SettingError
 from intruders.system.threads import prefetched, run_side_by_side
+from tests.matrices import UPDATES
 
 Work = TypeVar("Work")
 Done = TypeVar("Done")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tiny import save_bert, save_llama
 
 from intruders.training.finetune import finetune
 from intruders.training.run_folder import RunFolder
+from tests.tiny import save_bert, save_llama
 from tests.training.tiny_runs import config_of
 
 

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny import save_llama, short_task
 
 from intruders.errors import SettingError
 from intruders.models.loading import load_model
@@ -17,6 +16,7 @@ from intruders.models.loading_settings import Loading
 from intruders.training.callback.trace import read_trace
 from intruders.training.finetune import finetune
 from intruders.training.finetune_config import FinetuneConfig
+from tests.tiny import save_llama, short_task
 
 
 @pytest.fixture(scope="module")

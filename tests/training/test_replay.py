@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import save_bert, save_llama
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
 from intruders.errors import SettingError
@@ -17,6 +16,7 @@ from intruders.training.finetune import finetune
 from intruders.training.finetune_config import FinetuneConfig
 from intruders.training.replay import ReplaySampler, read_replay
 from intruders.training.run_folder import RunFolder
+from tests.tiny import save_bert, save_llama
 from tests.training.tiny_runs import assert_equal, weights_of
 
 TEXT = "alpha beta gamma delta\n\n" * 400  # several documents of about 4,000 characters

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import save_bert, save_llama
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from intruders.models.encoding import IGNORED
 from intruders.training.trainer import autocast_as_trained, takes_positions, with_learned_logits
+from tests.tiny import save_bert, save_llama
 
 NOTHING = [IGNORED] * 3
 

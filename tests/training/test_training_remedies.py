@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import save_bert, save_gpt2, save_llama, short_task
 from transformers import TrainerCallback
 
 from intruders.audits.audit import audit
@@ -23,6 +22,7 @@ from intruders.training.kl_to_base import KLToBase, kl_of_tokens
 from intruders.training.methods import make_optimizer, prepare
 from intruders.training.oplora import ProjectedUpdates
 from intruders.training.run_settings import PLAIN_LORA
+from tests.tiny import save_bert, save_gpt2, save_llama, short_task
 
 K = 4
 

@@ -15,7 +15,6 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
-from tiny import save_bert
 from transformers import AutoModelForMaskedLM
 
 import intruders
@@ -28,6 +27,7 @@ from tests.audits.fleet.compared_audits import medium_model, require_equal
 from tests.checkpoints.models import saved
 from tests.commands import environment
 from tests.mitigation.hot import hot_llama
+from tests.tiny import save_bert
 
 
 def test_targets_are_kinds_of_module_as_the_audit_lists_them(tmp_path: Path) -> None:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
-from made_up import made_up_matrix
 
 from intruders.audits.fleet.kept_blocks import KeptBlocks, Unit, rows_of
 from intruders.audits.result.subspaces import SUBSPACE_COLUMNS
+from tests.made_up import made_up_matrix
 
 
 def test_a_block_of_an_older_version_has_no_subspaces(tmp_path: Path) -> None:

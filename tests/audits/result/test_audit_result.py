@@ -17,7 +17,6 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_up import BERT, made_up_audit, made_up_matrix, made_up_subspaces
 
 from intruders.audits.result.audit_result import Audit
 from intruders.audits.result.records import AuditedMatrix, UpdateSize, Vector
@@ -25,6 +24,7 @@ from intruders.audits.result.subspaces import SUBSPACE_COLUMNS
 from intruders.checkpoints.pairing.pairing import Skipped
 from intruders.errors import ResultFileError, SettingError
 from intruders.system.files import check_writable, write_atomically
+from tests.made_up import BERT, made_up_audit, made_up_matrix, made_up_subspaces
 
 SUFFIXES = (".json", ".parquet")
 

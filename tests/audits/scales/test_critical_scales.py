@@ -156,7 +156,7 @@ def test_an_update_of_many_equal_directions() -> None:
 
 @pytest.mark.parametrize(("on_projections", "least_roots"), [(False, 15), (True, 0)])
 def test_dense_decompositions_confirm_critical_scales(on_projections: bool, least_roots: int) -> None:
-    """Families made to be ugly; ``python -m audits.scales.wrong_scales`` tries more of them."""
+    """Families made to be ugly; ``python -m tests.audits.scales.wrong_scales`` tries more of them."""
     found = search(range(1), on_projections)
     assert not {"wrong", "missed", "begins earlier"} & set(found)
     assert found["tried"] == 20

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_up import BERT, made_up_audit
 
 from intruders.audits.result.audit_result import Audit
 from intruders.audits.scales.critical_scales_result import CriticalScales, MatrixScale
@@ -18,6 +17,7 @@ from intruders.audits.scales.scales_of_audit import scales_beside, scales_for
 from intruders.errors import ResultFileError, SettingError
 from intruders.reports.page.html_page import write_html
 from intruders.reports.write_report import write_report
+from tests.made_up import BERT, made_up_audit
 from tests.reports.browsing import chromium, column, serious_faults, shown, sort_by
 
 AUDIT = made_up_audit(3, BERT, width=32, tuned="runs/r1")

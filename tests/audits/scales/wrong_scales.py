@@ -5,7 +5,7 @@ mixes of base vectors, and half in the base's own vectors. The truth is numpy's 
 beyond a critical scale the matrix has an intruder, just before it has none, and none in steps of half a per cent from
 0.7 of it on, where earlier windows are counted. Run as a program, it prints how many scales were tried::
 
-    PYTHONPATH=tests python -m audits.scales.wrong_scales 500 --seed 1
+    python -m tests.audits.scales.wrong_scales 500 --seed 1
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
-from matrices import SPECTRA, Array, orthonormal_columns, with_values
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from intruders import Compute, critical_scales
 from intruders.audits.scales import batch_scales
+from tests.matrices import SPECTRA, Array, orthonormal_columns, with_values
 
 SHAPES = ((1.0, 1.0), (1.4, 1.0), (1.0, 1.4))  # shares of the side
 SEPARATE = ("power law", "exponential", "outliers over a bulk", "one giant")

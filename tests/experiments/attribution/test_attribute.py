@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny import save_bert, save_llama
 from torch.nn.functional import cross_entropy
 
 import intruders
 from intruders.errors import SettingError
 from intruders.experiments.attribution.attribution_settings import AttributionSettings
 from intruders.models.loading import load_model, load_tokenizer
+from tests.tiny import save_bert, save_llama
 
 from ..heal.healed_models import llama_and_adapter, tuned_in_full
 

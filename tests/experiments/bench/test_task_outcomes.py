@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from tiny import save_llama
-
 from intruders.data.columns import Columns
 from intruders.data.load_task import load_task
 from intruders.experiments.bench.task_outcomes import task_outcome
 from intruders.models.tuned_model import open_for_task
+from tests.tiny import save_llama
 
 
 def test_a_task_without_right_answers_has_losses_and_no_answers(tmp_path: Path) -> None:

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tiny import save_gpt2, save_llama
 
 from intruders.experiments.heal.heal_settings import HealSettings
 from intruders.models.loading import load_model
+from tests.tiny import save_gpt2, save_llama
 
 QUICK = HealSettings(steps=6, max_documents=6, max_tokens=24, max_examples=4, allow=0.05)
 TARGETS = ("q_proj", "down_proj")

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import save_bert, short_task
 
 import intruders
 from intruders.errors import NonFiniteError, SettingError
@@ -21,6 +20,7 @@ from intruders.experiments.heal.learned_doses import remedy_of
 from intruders.measures.measure_settings import LossSettings, ScoreSettings
 from intruders.models.loading import load_model
 from tests.commands import in_this_process
+from tests.tiny import save_bert, short_task
 
 from .healed_models import QUICK, TARGETS, adapter_of, llama_and_adapter, tuned_in_full
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from tiny import save_llama
 
 from intruders.errors import SettingError
 from intruders.experiments.heal.heal_data import own_answers, read_prompts
 from intruders.models.tuned_model import open_language_model
+from tests.tiny import save_llama
 
 SHORT = "what is 2+2? "
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import save_llama, short_task
 
 import intruders
 from intruders.checkpoints.pairing.open_sides import open_sides
@@ -26,6 +25,7 @@ from intruders.measures.measure_settings import LossSettings
 from intruders.models.loading import load_model
 from intruders.models.tuned_model import open_language_model
 from tests.experiments.heal.healed_models import TARGETS, adapter_of, tuned_in_full
+from tests.tiny import save_llama, short_task
 
 IDS = torch.tensor([[5, 20, 31, 7, 44, 12]])
 FEW = HealSettings(steps=2, max_documents=4, max_tokens=24, max_examples=4, allow=10.0)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import shlex
 from dataclasses import replace
 
-from made_up import made_up_audit
-
 from intruders.checkpoints.stored.hub import HubOrigin
 from intruders.reports.audit.audit_command import audit_command
+from tests.made_up import made_up_audit
 
 A, B = "a" * 40, "b" * 40
 

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from made_up import BERT, made_up_audit
 
 from intruders.audits.result.audit_result import Audit
 from intruders.audits.result.figures import draw_cosines, draw_values
@@ -19,6 +18,7 @@ from intruders.errors import MissingDependencyError
 from intruders.reports.audit.audit_figures import audit_drawings, draw_over_epsilon
 from intruders.reports.audit.comparison import common_matrices
 from intruders.reports.audit.comparison_figures import comparison_drawings, most_different, update_rank
+from tests.made_up import BERT, made_up_audit
 
 AUDIT = made_up_audit(6, BERT, width=64, prefix="encoder.layer", intruder_rate=0.3)
 

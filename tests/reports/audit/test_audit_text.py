@@ -7,7 +7,6 @@ import io
 import re
 
 import pytest
-from made_up import BERT, GPT2, LLAMA, made_up_audit
 from rich.console import Console
 
 from intruders.audits.result.audit_result import Audit
@@ -15,6 +14,7 @@ from intruders.audits.result.summary import LayerStrip
 from intruders.checkpoints.pairing.pairing import Skipped
 from intruders.cli.progress import progress_bar
 from intruders.reports.audit.audit_text import print_audit, shade, strip_lines
+from tests.made_up import BERT, GPT2, LLAMA, made_up_audit
 
 ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from made_up import BERT, made_up_audit
 
 from intruders.errors import SettingError
 from intruders.reports.audit.comparison import common_matrices, labels_for
+from tests.made_up import BERT, made_up_audit
 
 ONE = made_up_audit(3, BERT, width=32, tuned="runs/a/r1")
 TWO = made_up_audit(3, BERT, width=32, tuned="runs/a/r8", rank=8, seed=1)

@@ -7,11 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from made_up import LLAMA, made_up_audit
 
 from intruders.audits.result.audit_result import Audit
 from intruders.errors import ResultFileError
 from intruders.reports.audit.model_card import BEGIN, END, card_section, write_card
+from tests.made_up import LLAMA, made_up_audit
 
 AUDIT = made_up_audit(2, width=32, base="HuggingFaceTB/SmolLM2-135M", tuned="/home/someone/runs/r1")
 OTHER = made_up_audit(2, width=32, intruder_rate=0)

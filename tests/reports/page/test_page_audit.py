@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_up import BERT, made_up_audit, made_up_matrix
 
 from intruders.audits.result.audit_result import Audit
 from intruders.audits.result.summary import by_kind
 from intruders.reports.page.html_page import write_html
+from tests.made_up import BERT, made_up_audit, made_up_matrix
 from tests.reports.browsing import (
     chromium,
     click_cell,

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_up import made_up_audit
 
 from intruders.audits.result.audit_result import Audit
 from intruders.reports.page.html_page import write_comparison_html
+from tests.made_up import made_up_audit
 from tests.reports.browsing import chromium, serious_faults, shown, slide
 from tests.reports.page.test_page_audit import WINDOWS, range_text
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from made_up import LLAMA, made_up_audit
 
 from intruders.audits.audit_settings import AuditSettings
 from intruders.audits.fleet.adapter_files import AdapterFiles
@@ -20,6 +19,7 @@ from intruders.audits.fleet.fleet_table import adapter_table
 from intruders.audits.fleet.kept_blocks import KeptBlocks, Unit, rows_of
 from intruders.checkpoints.pairing.pairing import PairedMatrix, Pairing
 from intruders.reports.fleet.fleet_page import write_fleet_html
+from tests.made_up import LLAMA, made_up_audit
 from tests.reports.browsing import chromium, column, expect, serious_faults, shown, sort_by
 from tests.reports.page.test_page_audit import WINDOWS
 

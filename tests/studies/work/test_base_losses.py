@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny import save_llama
 
 from intruders.data.corpora import Corpus
 from intruders.measures.losses import DocumentLosses
 from intruders.measures.measure_settings import LossSettings
 from intruders.studies.work import base_losses as kept
+from tests.tiny import save_llama
 
 
 def test_other_weights_under_the_same_path_are_measured_again(

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import save_llama, short_task
 from transformers import Trainer, TrainerCallback
 
 from intruders.training.callback.a_movement import StartOfA
@@ -16,6 +15,7 @@ from intruders.training.callback.callback import IntruderCallback
 from intruders.training.callback.trace import read_trace
 from intruders.training.finetune import finetune
 from intruders.training.finetune_config import FinetuneConfig
+from tests.tiny import save_llama, short_task
 from tests.training.callback.trainers import prepared, tiny_trainer
 
 

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from tiny import save_bert, save_gpt2, save_llama
 from torch import Tensor
 from transformers import Trainer
 
@@ -18,6 +17,7 @@ from intruders.models.loading import load_model
 from intruders.training.callback.callback import IntruderCallback
 from intruders.training.callback.trace import read_trace
 from tests.checkpoints.stored.test_matrices import tiny_mixtral
+from tests.tiny import save_bert, save_gpt2, save_llama
 from tests.training.callback.trainers import prepared as _prepared
 from tests.training.callback.trainers import tiny_trainer as _trainer
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import save_llama
 
 from tests.commands import forked
+from tests.tiny import save_llama
 from tests.training.callback.one_of_two import take_part
 
 

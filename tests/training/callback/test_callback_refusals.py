@@ -12,7 +12,6 @@ import torch
 from accelerate.utils import FullyShardedDataParallelPlugin
 from accelerate.utils.deepspeed import HfDeepSpeedConfig
 from peft import IA3Config, LilyConfig, LoraConfig, PrefixTuningConfig, get_peft_model
-from tiny import save_llama
 from torch import nn
 
 from intruders.audits.audit_settings import AuditSettings
@@ -23,6 +22,7 @@ from intruders.errors import CheckpointError, PairingError, ResultFileError, Set
 from intruders.models.loading import load_model
 from intruders.training.callback.callback import IntruderCallback
 from intruders.training.callback.trace import read_trace
+from tests.tiny import save_llama
 from tests.training.callback.trainers import prepared, tiny_trainer
 
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import save_llama
 from transformers import Trainer, TrainerCallback
 
 from intruders.audits.audit_settings import AuditSettings
@@ -19,6 +18,7 @@ from intruders.errors import SettingError
 from intruders.models.loading import load_model
 from intruders.training.callback.callback import IntruderCallback
 from intruders.training.callback.trace import read_trace
+from tests.tiny import save_llama
 from tests.training.callback.trainers import prepared, tiny_trainer
 
 

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
-from tiny import save_gpt2, save_llama, short_task
 from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainerCallback
 
 from intruders.errors import CheckpointError, NonFiniteError, SettingError
@@ -20,6 +19,7 @@ from intruders.training.callback.callback import IntruderCallback
 from intruders.training.finetune import finetune
 from intruders.training.finetune_config import FinetuneConfig
 from intruders.training.run_folder import RunFolder
+from tests.tiny import save_gpt2, save_llama, short_task
 from tests.training.callback.test_text_loss import TOKENS, _by_hand, texts
 from tests.training.callback.trainers import prepared, tiny_trainer
 

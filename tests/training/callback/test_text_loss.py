@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from tiny import save_bert, save_llama, short_task
 from torch.nn.functional import cross_entropy
 from transformers import (
     AutoModelForMaskedLM,
@@ -28,6 +27,7 @@ from intruders.training.callback.callback import IntruderCallback
 from intruders.training.callback.text_loss import TextLoss
 from intruders.training.finetune import finetune
 from intruders.training.finetune_config import FinetuneConfig
+from tests.tiny import save_bert, save_llama, short_task
 from tests.training.callback.trainers import prepared, tiny_trainer
 
 TOKENS = 40
