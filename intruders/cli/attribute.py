@@ -16,7 +16,7 @@ from ..measures.measure_settings import LossSettings, ScoreSettings
 from ..models.loading_settings import Loading
 from . import options, setting_options
 from .command import examples
-from .output import check_html, check_json, put_json, resumable
+from .output import check_html, check_json, put_results, resumable
 from .saved_audit import audit_or_settings
 
 
@@ -95,6 +95,7 @@ def attribute(
     from rich.console import Console
 
     from ..experiments.attribution.attribute import attribute as run
+    from ..reports.attribution.attribution_page import write_attribution_report
     from ..reports.attribution.attribution_text import print_attribution
     from ..system.files import check_writable, write_atomically
     from .progress import progress_bar
@@ -122,11 +123,6 @@ def attribute(
         )
     if parquet is not None:
         write_atomically(parquet, attribution.to_pandas().to_parquet(index=False))
-    is_printed = put_json(attribution.to_document(), json)
-    if html is not None:  # last: its fault loses no result
-        from ..reports.attribution.attribution_page import write_attribution_report
-
-        write_attribution_report(attribution, html)
-    if is_printed:
-        return
-    print_attribution(attribution, Console())
+    document = attribution.to_document()
+    if not put_results(document, json, html, lambda file: write_attribution_report(attribution, file)):
+        print_attribution(attribution, Console())

@@ -11,11 +11,11 @@ import typer
 
 from ..audits.audit_settings import AuditSettings, Compute
 from ..checkpoints.stored.demo_models import DEMO_ADAPTER
-from ..errors import MissingDependencyError, SettingError
+from ..errors import SettingError
 from ..system.exit_status import ExitStatus
 from . import options, setting_options
 from .command import examples
-from .output import check_html, check_json, check_limit, put_json, refusal_as_sarif
+from .output import check_html, check_json, check_limit, put_results, refusal_as_sarif, report_if_possible
 
 DEMO_REPORT = Path("intruders-demo.html")
 
@@ -81,6 +81,7 @@ def audit(
     from ..audits.audit import audit_sides
     from ..audits.result.summary import not_compared
     from ..reports.audit.audit_text import print_audit
+    from ..reports.page.html_page import write_html
     from ..system.files import check_writable, write_atomically
     from .progress import progress_bar
 
@@ -119,12 +120,7 @@ def audit(
 
         uncounted = [refusal(result.tuned_source, nothing)] if nothing else []
         write_sarif([*uncounted, *audit_findings(result, fail_above)], sarif)
-    is_printed = put_json(result.to_document(), json)
-    if html is not None:  # last: its fault loses no result
-        from ..reports.page.html_page import write_html
-
-        write_html(result, html)
-    if not is_printed:
+    if not put_results(result.to_document(), json, html, lambda file: write_html(result, file)):
         print_audit(result, Console(), verbose=verbose)
         if demo and html is not None:
             print(f"\nreport: {html.resolve()}")
@@ -143,9 +139,7 @@ def _demo_report() -> Path | None:
     """Where the report goes unless told otherwise; None, and a line that says so, where none can be made."""
     from ..reports.page.html_page import check_can_write_html
 
-    try:
+    with report_if_possible():
         check_can_write_html(DEMO_REPORT)
-    except MissingDependencyError as error:
-        print(f"no report is written: {error}", file=sys.stderr)
-        return None
-    return DEMO_REPORT
+        return DEMO_REPORT
+    return None

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..audits.audit_settings import AuditSettings, Compute
-from ..errors import MissingDependencyError
 from ..system.exit_status import ExitStatus
 from . import options, setting_options
 from .command import examples
-from .output import check_json, check_limit, put_json, refusal_as_sarif, resumable
+from .output import check_json, check_limit, put_json, refusal_as_sarif, report_if_possible, resumable
 
 if TYPE_CHECKING:
     from ..audits.fleet.fleet_result import FleetAudit
@@ -153,14 +152,11 @@ def fleet(
 
 
 def _write_report(result: FleetAudit, out: str) -> None:
-    """Write the report beside the tables, or say why there is none: the tables do not need its packages."""
+    """Write the report beside the tables, or print why there is none."""
     from ..reports.fleet.fleet_page import REPORT, write_fleet_html
     from ..system.remote_folder import RemoteFolder, is_url
 
-    try:
+    with report_if_possible():
         write_fleet_html(result, result.folder / REPORT)
-    except MissingDependencyError as error:
-        print(f"no report is written: {error}", file=sys.stderr)
-        return
-    if is_url(out):
-        RemoteFolder(out).put(result.folder / REPORT, REPORT)
+        if is_url(out):
+            RemoteFolder(out).put(result.folder / REPORT, REPORT)

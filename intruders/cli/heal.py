@@ -16,7 +16,7 @@ from ..measures.measure_settings import LossSettings, ScoreSettings
 from ..models.loading_settings import Loading
 from . import options, setting_options
 from .command import examples
-from .output import check_html, check_json, put_json, resumable
+from .output import check_html, check_json, put_results, resumable
 from .saved_audit import audit_or_settings
 
 
@@ -105,6 +105,7 @@ def heal(
     from rich.console import Console
 
     from ..experiments.heal.heal import heal as run
+    from ..reports.heal.heal_page import write_heal_report
     from ..reports.heal.heal_text import print_healing
     from .progress import progress_bar
 
@@ -131,11 +132,5 @@ def heal(
             progress=progress,
             told=lambda line: print(f"note: {line}", file=sys.stderr),
         )
-    is_printed = put_json(healing.to_document(), json)
-    if html is not None:  # last: its fault loses no result
-        from ..reports.heal.heal_page import write_heal_report
-
-        write_heal_report(healing, html)
-    if is_printed:
-        return
-    print_healing(healing, Console())
+    if not put_results(healing.to_document(), json, html, lambda file: write_heal_report(healing, file)):
+        print_healing(healing, Console())

@@ -15,7 +15,7 @@ from ..models.loading_settings import Loading
 from . import options, setting_options
 from .command import examples
 from .completion import one_of
-from .output import say
+from .output import refuse_given, say
 from .saved_audit import audit_or_settings
 
 if TYPE_CHECKING:
@@ -212,13 +212,13 @@ def mitigate(
 def _refuse_ignored(
     remedy: str | None, control: str | None, mode: str | None, seed: int | None, of_surgery: dict[str, object]
 ) -> None:
-    """Refuse an option that would have no effect: its user expects that it changes the result."""
+    """Refuse what the remedy does not read."""
     if remedy != _SURGERY:
-        for name, value in (of_surgery | {"mode": mode}).items():
-            if value is not None:
-                raise SettingError(
-                    f"{name} is {value!r}, which only the remedy surgery takes; pass --remedy surgery"
-                )
+        refuse_given(
+            of_surgery | {"mode": mode},
+            "only the remedy surgery takes",
+            "pass --remedy surgery, or leave it out",
+        )
     if seed is not None and control != "random" and not _may_draw(remedy, mode):
         raise SettingError(
             f"seed is {seed}, and nothing is drawn here; expected --control random, a remedy that draws, such as drop, "

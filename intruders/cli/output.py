@@ -6,7 +6,7 @@ import re
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import typer
 
 from ..charts.text import printable
-from ..errors import IntrudersError, SettingError
+from ..errors import IntrudersError, MissingDependencyError, SettingError
 from ..system.exit_status import ExitStatus
 
 WIDE = 1000  # columns where there is no terminal: a line of a file or a pipe is never broken
@@ -56,6 +56,23 @@ def check_limit(fail_above: int | None) -> None:
         raise SettingError(
             f"fail_above is {fail_above}; expected a number of intruders, 0 or more; pass 0 to allow none"
         )
+
+
+def refuse_given(given: Mapping[str, object], why: str, instead: str) -> None:
+    """Refuse an option that would have no effect: its user expects that it changes the result.
+
+    Args:
+      given: values by the names of their options, None where an option was not given.
+      why: what the option is for, as "is for a model to write".
+      instead: what to do, as "pass --out FOLDER, or leave it out".
+
+    Raises:
+      SettingError: an option was given.
+    """
+    for name, value in given.items():
+        if value is not None:
+            shown = "given" if value is True else repr(str(value) if isinstance(value, Path) else value)
+            raise SettingError(f"{name.replace('_', '-')} is {shown}, which {why}; {instead}")
 
 
 def check_json(json: str | None) -> None:
@@ -103,6 +120,29 @@ def put_json(document: Mapping[str, Any], json: str | None) -> bool:
         return True
     write_atomically(json, (dumps(document, allow_nan=False, ensure_ascii=False) + "\n").encode())
     return False
+
+
+def put_results(
+    document: Mapping[str, Any], json: str | None, html: Path | None, write_html: Callable[[Path], None]
+) -> bool:
+    """Write JSON as :func:`put_json`, and then the report: its fault loses no result.
+
+    Returns:
+      True if JSON went to standard output, where nothing else may follow.
+    """
+    is_printed = put_json(document, json)
+    if html is not None:
+        write_html(html)
+    return is_printed
+
+
+@contextmanager
+def report_if_possible() -> Iterator[None]:
+    """Print why no report is written where a package for it is missing: the tables do not need it."""
+    try:
+        yield
+    except MissingDependencyError as error:
+        print(f"no report is written: {error}", file=sys.stderr)
 
 
 @contextmanager

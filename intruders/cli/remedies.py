@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import sys
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from ..audits.audit_settings import AuditSettings, Compute
-from ..errors import MissingDependencyError
 from ..experiments.compare.comparison_settings import ComparisonSettings
 from ..measures.measure_settings import HarnessSettings, LossSettings, ScoreSettings
 from ..models.loading_settings import Loading
 from . import options, setting_options
 from .command import examples
-from .output import check_json, put_json, resumable
+from .output import check_json, put_json, report_if_possible, resumable
 from .saved_audit import audit_or_settings
-
-if TYPE_CHECKING:
-    from ..experiments.compare.compared import RemedyComparison
 
 
 @examples(
@@ -100,6 +95,7 @@ def remedies(
     from rich.console import Console
 
     from ..experiments.compare.compare_remedies import compare_remedies
+    from ..reports.remedies.remedies_page import write_remedies_report
     from ..reports.remedies.remedies_text import print_comparison
     from .progress import progress_bar
 
@@ -123,16 +119,7 @@ def remedies(
         )
     if out is not None:
         result.save(out)
-        _write_report(result, out)
+        with report_if_possible():
+            write_remedies_report(result, out)
     if not put_json(result.to_document(), json):
         print_comparison(result, Console())
-
-
-def _write_report(result: RemedyComparison, out: Path) -> None:
-    """Write page and figures, or print why they are missing: the tables do not need their packages."""
-    from ..reports.remedies.remedies_page import write_remedies_report
-
-    try:
-        write_remedies_report(result, out)
-    except MissingDependencyError as error:
-        print(f"no report is written: {error}", file=sys.stderr)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from .command import examples
+from .output import refuse_given
+
+ONE_OF_BOTH = "leave one of the two out"
 
 
 @examples(
@@ -75,16 +77,18 @@ def report(
     ] = None,
 ) -> None:
     """Write an HTML report or figures from saved results."""
-    of_pages = {"--out": out, "--png": png, "--scale": scale}
+    of_pages: dict[str, object] = {"out": out, "png": png, "scale": scale}
     if data is not None:
-        _refuse_beside("--data", of_pages | {"--forest": forest, "--verdicts": verdicts or None})
+        others = of_pages | {"forest": forest, "verdicts": verdicts or None}
+        refuse_given(others, "has no effect beside --data", ONE_OF_BOTH)
         from ..studies.published.publish import publish_study
 
         for path in publish_study(_only(results, "--data publishes one study"), data):
             typer.echo(str(path))
         return
     if forest is not None:
-        _refuse_beside("--forest", of_pages | {"--verdicts": verdicts or None})
+        others = of_pages | {"verdicts": verdicts or None}
+        refuse_given(others, "has no effect beside --forest", ONE_OF_BOTH)
         from ..reports.effects.write_effects import write_forest
 
         paths, table = write_forest(_only(results, "--forest draws the effects of one folder"), forest)
@@ -92,7 +96,7 @@ def report(
             typer.echo(line)
         return
     if verdicts:
-        _refuse_beside("--verdicts", of_pages)
+        refuse_given(of_pages, "has no effect beside --verdicts", ONE_OF_BOTH)
         from ..reports.study.verdict_table import verdict_table
 
         for line in verdict_table(results):
@@ -103,17 +107,6 @@ def report(
 
     for path in write_report(results, out, png, scale):
         typer.echo(str(path))
-
-
-def _refuse_beside(chosen: str, others: Mapping[str, object]) -> None:
-    """Refuse an option that would have no effect: its user expects a file."""
-    from ..errors import SettingError
-
-    for name, value in others.items():
-        if value is not None:
-            raise SettingError(
-                f"{name} is given beside {chosen}, which writes no report; leave one of them out"
-            )
 
 
 def _only(paths: list[Path], what: str) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -19,7 +18,7 @@ from ..models.loading_settings import Loading
 from ..settings import settings_of
 from . import options, setting_options
 from .command import examples
-from .output import check_json, put_json, say, terminal_width
+from .output import check_json, put_json, refuse_given, say, terminal_width
 
 
 @examples(
@@ -95,14 +94,14 @@ def scale(
     check_json(json)
     has_data = bool(losses.loss_on or scores.tasks)
     if out is None:
-        _refuse_ignored(
+        refuse_given(
             {"as": None if form == "auto" else form, "force": force or None},
-            "a model to write",
-            "--out FOLDER",
+            "is for a model to write",
+            "pass --out FOLDER, or leave it out",
         )
     if not has_data:
         of_data = measuring.changed() | loading.changed() | {"data-seed": data_seed, "seed": seed or None}
-        _refuse_ignored(of_data, "scales that are measured", "--task and --loss-on")
+        refuse_given(of_data, "is for scales that are measured", "pass --task and --loss-on, or leave it out")
     if at is not None and out is None:
         raise SettingError(f"at is {at:g}, which is for a model to write; pass --out FOLDER")
     if has_data and (settings.include or settings.exclude):
@@ -172,12 +171,3 @@ def scale(
         typer.echo(
             f"written to {out} ({written.form}): the update of {written.matrices} matrices times {written.scale:g}"
         )
-
-
-def _refuse_ignored(given: Mapping[str, object], what_for: str, missing: str) -> None:
-    """Refuse an option that would have no effect: its user expects that it changes the result."""
-    for name, value in given.items():
-        if value is not None:
-            raise SettingError(
-                f"{name.replace('_', '-')} is {value!r}, which is for {what_for}; pass {missing}, or leave it out"
-            )

@@ -48,7 +48,7 @@ def test_a_selection_is_refused_where_shares_of_the_complete_update_are_measured
     ("options", "said"),
     [
         (["--as", "checkpoint"], "as is 'checkpoint', which is for a model to write"),
-        (["--force"], "force is True, which is for a model to write"),
+        (["--force"], "force is given, which is for a model to write"),
         (["--allow", "0.5"], "allow is 0.5, which is for scales that are measured"),
         (["--data-seed", "4"], "data-seed is 4, which is for scales that are measured"),
         (["--dtype", "float16"], "dtype is 'float16', which is for scales that are measured"),
