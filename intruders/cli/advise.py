@@ -27,7 +27,7 @@ def advise(
         typer.Argument(
             metavar="SOURCE",
             help="A saved audit or a folder with one, the folder of a study, an adapter, a run of intruders "
-            "finetune, or a base model: a folder, a file, a Hub id, smollm2-135m or minilm-l6.",
+            f"finetune, or a base model: {options.MODEL_IS}.",
         ),
     ],
     study: Annotated[

@@ -7,8 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from ..audits.audit_settings import AuditSettings, Compute
 from ..data.columns import Columns
 from ..experiments.attribution.attribution_settings import AttributionSettings
@@ -69,22 +67,8 @@ def attribute(
     loading: Loading,
     cache: options.CacheFolder = None,
     no_cache: options.NoCache = False,
-    keep: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FOLDER",
-            help="Folder for finished passes: the same command resumes from them. [default: not kept]",
-            rich_help_panel=options.OUTPUT,
-        ),
-    ] = None,
-    parquet: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Write one row per matrix and measure as Parquet. [default: not written]",
-            rich_help_panel=options.OUTPUT,
-        ),
-    ] = None,
+    keep: options.Keep = None,
+    parquet: Annotated[Path | None, options.parquet_of("matrix and measure")] = None,
     html: options.Html = None,
     json: options.JsonOrStdout = None,
 ) -> None:

@@ -49,28 +49,11 @@ def audit(
     cache: options.CacheFolder = None,
     no_cache: options.NoCache = False,
     json: options.JsonOrStdout = None,
-    parquet: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Write the result as Parquet to this file, one row per vector. [default: not written]",
-            rich_help_panel=options.OUTPUT,
-        ),
-    ] = None,
+    parquet: Annotated[Path | None, options.parquet_of("vector")] = None,
     html: options.Html = None,
     sarif: options.Sarif = None,
-    fail_above: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            help="Exit with status 1 if there are more intruders than this number. [default: no limit]",
-            rich_help_panel=options.OUTPUT,
-        ),
-    ] = None,
-    verbose: Annotated[
-        bool,
-        typer.Option("--verbose", "-v", help="List every matrix.", rich_help_panel=options.OUTPUT),
-    ] = False,
+    fail_above: Annotated[int | None, options.fail_above_of("there are")] = None,
+    verbose: Annotated[bool, options.verbose_of("matrix")] = False,
 ) -> None:
     """Find the intruder dimensions of a fine-tuned model.
 

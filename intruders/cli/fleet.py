@@ -31,13 +31,7 @@ if TYPE_CHECKING:
 @setting_options.of(AuditSettings, "settings", first=["k", "epsilon"])
 @setting_options.of(Compute, "compute")
 def fleet(
-    base: Annotated[
-        str,
-        typer.Argument(
-            metavar="BASE",
-            help="Model before fine-tuning: a folder, a file, a Hub id, smollm2-135m or minilm-l6.",
-        ),
-    ],
+    base: options.BaseAlone,
     adapters: Annotated[
         list[str],
         typer.Argument(
@@ -64,14 +58,7 @@ def fleet(
     gpus: options.Gpus = 0,
     json: options.JsonOrStdout = None,
     sarif: options.Sarif = None,
-    fail_above: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            help="Exit with status 1 if any adapter has more intruders than this number. [default: no limit]",
-            rich_help_panel=options.OUTPUT,
-        ),
-    ] = None,
+    fail_above: Annotated[int | None, options.fail_above_of("any adapter has")] = None,
     fail_refused: Annotated[
         bool,
         typer.Option(
@@ -80,10 +67,7 @@ def fleet(
             rich_help_panel=options.OUTPUT,
         ),
     ] = False,
-    verbose: Annotated[
-        bool,
-        typer.Option("--verbose", "-v", help="List every adapter.", rich_help_panel=options.OUTPUT),
-    ] = False,
+    verbose: Annotated[bool, options.verbose_of("adapter")] = False,
 ) -> None:
     """Audit many adapters of one base in one pass.
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ..errors import SettingError
+from . import options
 from .command import examples
 from .output import say
 
@@ -21,8 +22,7 @@ def inspect(
         str,
         typer.Argument(
             metavar="PATH",
-            help="A model or adapter: a folder, a file, a Hub id, smollm2-135m or minilm-l6, or a sum such as "
-            "A@0.7+B@0.3.",
+            help=f"A model or adapter: {options.MODEL_IS}, or a sum such as A@0.7+B@0.3.",
         ),
     ],
     other: Annotated[
@@ -47,8 +47,11 @@ def inspect(
             "above 0 and at most 1.",
         ),
     ] = 0.99,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="List every tensor.")] = False,
+    json: Annotated[
+        bool,
+        typer.Option("--json", help="Print JSON, and nothing else.", rich_help_panel=options.OUTPUT),
+    ] = False,
+    verbose: Annotated[bool, options.verbose_of("tensor")] = False,
 ) -> None:
     """Show what a model or adapter path contains.
 

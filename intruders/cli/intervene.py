@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import replace
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -64,14 +63,7 @@ def intervene(
     loading: Loading,
     cache: options.CacheFolder = None,
     no_cache: options.NoCache = False,
-    keep: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FOLDER",
-            help="Folder for finished evaluations. Run the same command again to resume. [default: nothing is kept]",
-            rich_help_panel=options.OUTPUT,
-        ),
-    ] = None,
+    keep: options.Keep = None,
     json: options.JsonOrStdout = None,
 ) -> None:
     """Measure the effect of scaling intruders, with controls.
@@ -84,7 +76,7 @@ def intervene(
 
     check_json(json)
     sweep = SweepSettings.from_mapping((AS_IN_THE_PAPER if paper else IN_QUARTERS).values() | given)
-    kept = nullcontext() if keep is None else resumable(f"finished measures are kept in {keep}", Path(keep))
+    kept = nullcontext() if keep is None else resumable(f"finished measures are kept in {keep}", keep)
     with kept, progress_bar() as progress:
         result = run(
             base,

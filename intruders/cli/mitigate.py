@@ -130,14 +130,7 @@ def mitigate(
             rich_help_panel=MITIGATION,
         ),
     ] = None,
-    audit: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Saved audit of these two models, to use instead of a new one. [default: a new audit]",
-            rich_help_panel=MITIGATION,
-        ),
-    ] = None,
+    audit: options.SavedAudit = None,
     out: Annotated[
         Path,
         typer.Option(

@@ -22,12 +22,13 @@ RUN = "Run"
 # Settings of an audit that leaves weights whole, as a change of them needs, in the order of the help.
 OF_WHOLE_WEIGHTS = ("k", "epsilon", "include", "exclude", "include_embeddings")
 
+MODEL_IS = "a folder, a file, a Hub id (also as ID@REVISION), smollm2-135m or minilm-l6"
+
 Base = Annotated[
     str,
     Argument(
         metavar="BASE",
-        help="Model before fine-tuning: a folder, a file, a Hub id (also as ID@REVISION), smollm2-135m or minilm-l6. "
-        "Omit it if TUNED is an adapter that names its base.",
+        help=f"Model before fine-tuning: {MODEL_IS}. Omit it if TUNED is an adapter that names its base.",
         autocompletion=demo_model,
     ),
 ]
@@ -35,7 +36,7 @@ BaseAlone = Annotated[
     str,
     Argument(
         metavar="BASE",
-        help="Base model: a folder, a file, a Hub id (also as ID@REVISION), smollm2-135m or minilm-l6.",
+        help=f"Base model: {MODEL_IS}.",
         autocompletion=demo_model,
     ),
 ]
@@ -43,7 +44,7 @@ BaseUnlessDemo = Annotated[
     str | None,
     Argument(
         metavar="BASE",
-        help="Model before fine-tuning: a folder, a file, a Hub id (also as ID@REVISION), smollm2-135m or minilm-l6. "
+        help=f"Model before fine-tuning: {MODEL_IS}. "
         "Omit it if TUNED is an adapter that names its base. [required without --demo]",
         show_default=False,
         autocompletion=demo_model,
@@ -145,6 +146,14 @@ Html = Annotated[
         rich_help_panel=OUTPUT,
     ),
 ]
+Keep = Annotated[
+    Path | None,
+    Option(
+        metavar="FOLDER",
+        help="Folder for finished measurements. Run the same command again to resume. [default: nothing is kept]",
+        rich_help_panel=OUTPUT,
+    ),
+]
 Config = Annotated[
     Path | None,
     Option(
@@ -158,6 +167,29 @@ Config = Annotated[
 def seed_of(what: str) -> Any:
     """Return the option of a seed: a whole number, of what is said."""
     return Option(metavar="N", help=f"Seed of {what}.", rich_help_panel=MEASURES)
+
+
+def parquet_of(what: str) -> Any:
+    """Return the option of a Parquet file: of what it has one row."""
+    return Option(
+        metavar="FILE",
+        help=f"Write the result as Parquet to this file, one row per {what}. [default: not written]",
+        rich_help_panel=OUTPUT,
+    )
+
+
+def fail_above_of(who: str) -> Any:
+    """Return the option of a limit: who has the intruders, with the verb."""
+    return Option(
+        metavar="N",
+        help=f"Exit with status 1 if {who} more intruders than this number. [default: no limit]",
+        rich_help_panel=OUTPUT,
+    )
+
+
+def verbose_of(what: str) -> Any:
+    """Return the switch that lists every one of what is otherwise summarized."""
+    return Option("--verbose", "-v", help=f"List every {what}.", rich_help_panel=OUTPUT)
 
 
 def chosen_ray(address: str | None) -> str | bool:

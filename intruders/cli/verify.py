@@ -10,8 +10,6 @@ from . import options
 from .command import examples
 from .output import check_json, put_json, refusal_as_sarif
 
-_MODEL = "a folder, a file, a Hub id, smollm2-135m or minilm-l6"
-
 
 @examples(
     (
@@ -24,7 +22,7 @@ _MODEL = "a folder, a file, a Hub id, smollm2-135m or minilm-l6"
     ),
 )
 def verify(
-    base: Annotated[str, typer.Argument(metavar="BASE", help=f"Model before the merge: {_MODEL}.")],
+    base: Annotated[str, typer.Argument(metavar="BASE", help=f"Model before the merge: {options.MODEL_IS}.")],
     adapter: Annotated[
         str,
         typer.Argument(
@@ -49,15 +47,7 @@ def verify(
     ] = False,
     json: options.JsonOrStdout = None,
     sarif: options.Sarif = None,
-    verbose: Annotated[
-        bool,
-        typer.Option(
-            "--verbose",
-            "-v",
-            help="List every matrix and every other tensor.",
-            rich_help_panel=options.OUTPUT,
-        ),
-    ] = False,
+    verbose: Annotated[bool, options.verbose_of("matrix and every other tensor")] = False,
 ) -> None:
     """Check that a merged model is its base plus an adapter.
 
