@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -15,7 +14,16 @@ from ..errors import SettingError
 from ..system.exit_status import ExitStatus
 from . import options, setting_options
 from .command import examples
-from .output import check_html, check_json, check_limit, put_results, refusal_as_sarif, report_if_possible
+from .output import (
+    check_html,
+    check_json,
+    check_limit,
+    note,
+    put_results,
+    refusal_as_sarif,
+    report_if_possible,
+    say,
+)
 
 DEMO_REPORT = Path("intruders-demo.html")
 
@@ -106,15 +114,12 @@ def audit(
     if not put_results(result.to_document(), json, html, lambda file: write_html(result, file)):
         print_audit(result, Console(), verbose=verbose)
         if demo and html is not None:
-            print(f"\nreport: {html.resolve()}")
+            say(["", f"report: {html.resolve()}"], whole=True)
     if nothing:
-        print(f"error: --fail-above has nothing to count: {nothing}", file=sys.stderr)
+        note(f"error: --fail-above has nothing to count: {nothing}")
         raise typer.Exit(ExitStatus.REFUSED)
     if fail_above is not None and result.intruders > fail_above:
-        print(
-            f"{result.intruders} intruders, more than the {fail_above} that --fail-above allows",
-            file=sys.stderr,
-        )
+        note(f"{result.intruders} intruders, more than the {fail_above} that --fail-above allows")
         raise typer.Exit(ExitStatus.FAILED)
 
 

@@ -8,6 +8,7 @@ import typer
 
 from . import options
 from .command import examples
+from .output import say
 
 
 @examples(
@@ -23,11 +24,9 @@ def cache(
 
     store = cache_at(folder)
     entries, size = store.size()
-    typer.echo(f"{store.folder}: {entries:,} matrices, {size / 2**20:,.1f} MiB")
+    say([f"{store.folder}: {entries:,} matrices, {size / 2**20:,.1f} MiB"], whole=True)
     whole, of_whole = store.size_of_whole_bases()
     if whole:
-        typer.echo(
-            f"of these {whole:,} are decomposed in full (intruders prepare), {of_whole / 2**20:,.1f} MiB"
-        )
+        say([f"of these {whole:,} are decomposed in full (intruders prepare), {of_whole / 2**20:,.1f} MiB"])
     if clear:
-        typer.echo(f"removed {store.clear():,} matrices")
+        say([f"removed {store.clear():,} matrices"])

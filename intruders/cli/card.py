@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from .command import examples
+from .output import say
 
 
 @examples(
@@ -32,4 +33,4 @@ def card(
     """
     from ..reports.audit.model_card import write_card
 
-    typer.echo(str(write_card(audit, readme)))
+    say([str(write_card(audit, readme))], whole=True)

@@ -6,7 +6,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
-from typer import Argument, Option, echo
+import typer
 
 from ..measures.measure_settings import HarnessSettings, LossSettings, ScoreSettings
 from ..models.loading_settings import Loading
@@ -33,14 +33,14 @@ from .progress import progress_bar
 def evaluate(
     model: Annotated[
         str,
-        Argument(
+        typer.Argument(
             metavar="MODEL",
             help="A folder of a run, a model or an adapter, a Hub id, smollm2-135m or minilm-l6.",
         ),
     ],
     base: Annotated[
         str | None,
-        Option(
+        typer.Option(
             metavar="MODEL",
             help="Model before fine-tuning, as MODEL; adds its loss and the change from it. [default: none]",
             rich_help_panel=options.MEASURES,
@@ -52,7 +52,7 @@ def evaluate(
     seed: Annotated[int, options.seed_of("document samples, of masks and of the bootstrap")] = 0,
     reported_half: Annotated[
         bool,
-        Option(
+        typer.Option(
             "--reported-half",
             help="Measure only the half of documents and examples that heal, scale and remedies report on, at the "
             "same --max-documents, --max-examples, --seed and --data-seed.",
@@ -64,7 +64,7 @@ def evaluate(
     loading: Loading,
     out: Annotated[
         Path | None,
-        Option(
+        typer.Option(
             metavar="FOLDER",
             help="Folder for the result as JSON and Parquet. [default: not written]",
             rich_help_panel=options.OUTPUT,
@@ -72,7 +72,7 @@ def evaluate(
     ] = None,
     force: Annotated[
         bool,
-        Option(
+        typer.Option(
             "--force", help="Replace the evaluation in the folder of --out.", rich_help_panel=options.OUTPUT
         ),
     ] = False,
@@ -107,4 +107,4 @@ def evaluate(
     finally:
         say(lines)  # what was measured is told, also where something after it failed
     if out is not None:
-        echo(f"written to {out}")
+        say([f"written to {out}"], whole=True)

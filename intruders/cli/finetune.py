@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from typer import Exit, echo
+import typer
 
 from ..system.exit_status import ExitStatus
 from ..training.finetune_config import FinetuneConfig
 from . import options, setting_options
 from .command import examples
+from .output import note, say
 
 
 @examples(
@@ -43,8 +44,8 @@ def finetune(config: options.Config = None, *, given: dict[str, Any]) -> None:
     try:
         run(settings, callbacks=[ShowProgress()])
     except KeyboardInterrupt:
-        echo(f"interrupted; {folder.how_to_resume()}", err=True)
-        raise Exit(ExitStatus.INTERRUPTED) from None
+        note(f"interrupted; {folder.how_to_resume()}")
+        raise typer.Exit(ExitStatus.INTERRUPTED) from None
     if was_finished:
-        echo("already finished; nothing was trained")
-    echo(folder.summary())
+        say(["already finished; nothing was trained"])
+    say(folder.summary().splitlines(), whole=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +11,7 @@ from ..audits.audit_settings import AuditSettings, Compute
 from ..system.exit_status import ExitStatus
 from . import options, setting_options
 from .command import examples
-from .output import check_json, check_limit, put_json, refusal_as_sarif, report_if_possible, resumable
+from .output import check_json, check_limit, note, put_json, refusal_as_sarif, report_if_possible, resumable
 
 if TYPE_CHECKING:
     from ..audits.fleet.fleet_result import FleetAudit
@@ -104,29 +103,25 @@ def fleet(
     uncounted = result.not_compared if fail_above is not None or fail_refused else {}
     answers = result.adapters["adapter"].nunique() - len(uncounted.keys() | result.refused.keys())
     for source, reason in list(uncounted.items())[:1]:
-        print(
+        note(
             f"{'' if answers else 'error: '}no matrix could be compared in {plural(len(uncounted), 'adapter')}, the "
             f"first '{source}'; {reason}",
-            file=sys.stderr,
         )
     above = [] if fail_above is None else result.above(fail_above)
     if above:
-        print(
+        note(
             f"more intruders than the {fail_above} that --fail-above allows in {plural(len(above), 'adapter')}, the "
             f"first '{above[0]}'",
-            file=sys.stderr,
         )
     if fail_refused and result.refused:
         source, reason = next(iter(result.refused.items()))
-        print(
+        note(
             f"refused {plural(len(result.refused), 'adapter')}, the first '{source}': {reason}",
-            file=sys.stderr,
         )
     if result.nothing_audited:
         source, reason = next(iter(result.refused.items()))
-        print(
+        note(
             f"error: none of {plural(len(result.refused), 'adapter')} could be audited, the first '{source}': {reason}",
-            file=sys.stderr,
         )
         raise typer.Exit(ExitStatus.REFUSED)
     if uncounted and not answers:

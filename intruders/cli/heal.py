@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -16,7 +15,7 @@ from ..measures.measure_settings import LossSettings, ScoreSettings
 from ..models.loading_settings import Loading
 from . import options, setting_options
 from .command import examples
-from .output import check_html, check_json, put_results, resumable
+from .output import check_html, check_json, note, put_results, resumable
 from .saved_audit import audit_or_settings
 
 
@@ -130,7 +129,7 @@ def heal(
             loading=replace(loading, device=compute.device),
             compute=replace(compute, cache=options.chosen_cache(cache, no_cache)),
             progress=progress,
-            told=lambda line: print(f"note: {line}", file=sys.stderr),
+            told=lambda line: note(f"note: {line}"),
         )
     if not put_results(healing.to_document(), json, html, lambda file: write_heal_report(healing, file)):
         print_healing(healing, Console())

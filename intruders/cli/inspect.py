@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
@@ -10,7 +9,7 @@ import typer
 from ..errors import SettingError
 from . import options
 from .command import examples
-from .output import say
+from .output import put_json, say
 
 
 @examples(
@@ -58,8 +57,6 @@ def inspect(
     Lists format, tensors and the matrices that an audit would examine. Of an adapter it measures the update without
     the base. Of two adapters it compares the updates.
     """
-    from json import dumps
-
     from ..audits.update_alone import compare_updates, update_of
     from ..checkpoints.adapters.adapter import Adapter
     from ..checkpoints.pairing.inspect import inspect_parts, open_parts
@@ -73,7 +70,7 @@ def inspect(
             )
         overlap = compare_updates(path, other, energy)
         if json:
-            sys.stdout.write(dumps(overlap.to_document(), indent=2, allow_nan=False) + "\n")
+            put_json(overlap.to_document(), "-")
         else:
             say(overlap_lines(overlap, verbose))
         return
@@ -85,7 +82,7 @@ def inspect(
             inspection.to_document() | {"update": None if update is None else update.to_document()}
             for inspection, update in zip(inspections, updates, strict=True)
         ]
-        sys.stdout.write(dumps(documents, indent=2) + "\n")
+        put_json(documents, "-")
         return
     for inspection, update in zip(inspections, updates, strict=True):
         say(inspection_lines(inspection, verbose))

@@ -28,6 +28,7 @@ from .heal import heal
 from .inspect import inspect
 from .intervene import intervene
 from .mitigate import mitigate
+from .output import note, say
 from .plugins import plugins
 from .prepare import prepare
 from .remedies import remedies
@@ -76,7 +77,7 @@ for group, members in GROUPS.items():
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"intruders {__version__}")
+        say([f"intruders {__version__}"])
         raise typer.Exit
 
 
@@ -107,7 +108,7 @@ def main() -> None:
             _refuse(missing_extra("this command", package, "train"))
         _confess()
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        note("interrupted")
         sys.exit(ExitStatus.INTERRUPTED)
     except Exception as error:
         if asks_for_help(error):
@@ -120,12 +121,12 @@ def main() -> None:
         _confess()
     # typer makes a plain number of Ctrl-C; what the commands return has told of it already.
     if status == ExitStatus.INTERRUPTED and not isinstance(status, ExitStatus):
-        print("interrupted", file=sys.stderr)
+        note("interrupted")
     sys.exit(status if isinstance(status, int) else ExitStatus.DONE)
 
 
 def _refuse(error: IntrudersError | str) -> NoReturn:
-    print(f"error: {error}", file=sys.stderr)
+    note(f"error: {error}")
     sys.exit(ExitStatus.REFUSED)
 
 

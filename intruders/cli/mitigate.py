@@ -199,7 +199,7 @@ def mitigate(
             progress=progress,
         )
     say(mitigation_lines(result))
-    typer.echo(f"written to {out}")
+    say([f"written to {out}"], whole=True)
 
 
 def _refuse_ignored(

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-from typer import Argument, Option
+import typer
 
 from .completion import demo_model
 
@@ -26,7 +26,7 @@ MODEL_IS = "a folder, a file, a Hub id (also as ID@REVISION), smollm2-135m or mi
 
 Base = Annotated[
     str,
-    Argument(
+    typer.Argument(
         metavar="BASE",
         help=f"Model before fine-tuning: {MODEL_IS}. Omit it if TUNED is an adapter that names its base.",
         autocompletion=demo_model,
@@ -34,7 +34,7 @@ Base = Annotated[
 ]
 BaseAlone = Annotated[
     str,
-    Argument(
+    typer.Argument(
         metavar="BASE",
         help=f"Base model: {MODEL_IS}.",
         autocompletion=demo_model,
@@ -42,7 +42,7 @@ BaseAlone = Annotated[
 ]
 BaseUnlessDemo = Annotated[
     str | None,
-    Argument(
+    typer.Argument(
         metavar="BASE",
         help=f"Model before fine-tuning: {MODEL_IS}. "
         "Omit it if TUNED is an adapter that names its base. [required without --demo]",
@@ -52,7 +52,7 @@ BaseUnlessDemo = Annotated[
 ]
 Tuned = Annotated[
     str | None,
-    Argument(
+    typer.Argument(
         metavar="TUNED",
         help="Model after fine-tuning, or its adapter: as BASE, or a sum such as A@0.7+B@0.3.",
         show_default=False,
@@ -62,7 +62,7 @@ Tuned = Annotated[
 
 CacheFolder = Annotated[
     str | None,
-    Option(
+    typer.Option(
         "--cache",
         metavar="FOLDER|URL",
         help="Folder or URL of the base cache. [default: the user's cache folder]",
@@ -71,11 +71,11 @@ CacheFolder = Annotated[
 ]
 NoCache = Annotated[
     bool,
-    Option("--no-cache", help="Do not read or write the base cache.", rich_help_panel=COMPUTATION),
+    typer.Option("--no-cache", help="Do not read or write the base cache.", rich_help_panel=COMPUTATION),
 ]
 JsonOrStdout = Annotated[
     str | None,
-    Option(
+    typer.Option(
         "--json",
         metavar="FILE",
         help="Write the result as JSON to this file; - prints it, and nothing else, to standard output. "
@@ -86,7 +86,7 @@ JsonOrStdout = Annotated[
 
 Sarif = Annotated[
     Path | None,
-    Option(
+    typer.Option(
         "--sarif",
         metavar="FILE",
         help="Write what fails as SARIF 2.1.0 to this file, for GitHub's code scanning. [default: not written]",
@@ -95,7 +95,7 @@ Sarif = Annotated[
 ]
 SavedAudit = Annotated[
     Path | None,
-    Option(
+    typer.Option(
         metavar="FILE",
         help="Saved audit of these two models, to use instead of a new one. [default: a new audit]",
         rich_help_panel=INTRUDERS,
@@ -103,7 +103,7 @@ SavedAudit = Annotated[
 ]
 DataSeed = Annotated[
     int | None,
-    Option(
+    typer.Option(
         metavar="N",
         help="Seed of generated tasks and of held-out rows. [default: that of the run, or 0]",
         rich_help_panel=MEASURES,
@@ -111,7 +111,7 @@ DataSeed = Annotated[
 ]
 Ray = Annotated[
     str | None,
-    Option(
+    typer.Option(
         help="Run on the Ray cluster at this address; without an address, on a Ray of this machine. "
         "[default: without Ray]",
         metavar="[ADDRESS]",
@@ -120,14 +120,17 @@ Ray = Annotated[
 ]
 Cpus = Annotated[
     float,
-    Option(metavar="N", help="Number of processors of each worker on Ray.", rich_help_panel=COMPUTATION),
+    typer.Option(
+        metavar="N", help="Number of processors of each worker on Ray.", rich_help_panel=COMPUTATION
+    ),
 ]
 Gpus = Annotated[
-    float, Option(metavar="N", help="Number of GPUs of each worker on Ray.", rich_help_panel=COMPUTATION)
+    float,
+    typer.Option(metavar="N", help="Number of GPUs of each worker on Ray.", rich_help_panel=COMPUTATION),
 ]
 Form = Annotated[
     str,
-    Option(
+    typer.Option(
         "--as",
         metavar="FORM",
         help="What to write: adapter, checkpoint or auto. auto writes what TUNED is.",
@@ -136,11 +139,11 @@ Form = Annotated[
 ]
 Force = Annotated[
     bool,
-    Option("--force", help="Replace --out if it is a model or adapter.", rich_help_panel=OUTPUT),
+    typer.Option("--force", help="Replace --out if it is a model or adapter.", rich_help_panel=OUTPUT),
 ]
 Html = Annotated[
     Path | None,
-    Option(
+    typer.Option(
         metavar="FILE",
         help="Write the report as one HTML file. [default: not written]",
         rich_help_panel=OUTPUT,
@@ -148,7 +151,7 @@ Html = Annotated[
 ]
 Keep = Annotated[
     Path | None,
-    Option(
+    typer.Option(
         metavar="FOLDER",
         help="Folder for finished measurements. Run the same command again to resume. [default: nothing is kept]",
         rich_help_panel=OUTPUT,
@@ -156,7 +159,7 @@ Keep = Annotated[
 ]
 Config = Annotated[
     Path | None,
-    Option(
+    typer.Option(
         metavar="FILE",
         help="YAML file of settings; options given here override it. [default: none]",
         rich_help_panel=RUN,
@@ -166,12 +169,12 @@ Config = Annotated[
 
 def seed_of(what: str) -> Any:
     """Return the option of a seed: a whole number, of what is said."""
-    return Option(metavar="N", help=f"Seed of {what}.", rich_help_panel=MEASURES)
+    return typer.Option(metavar="N", help=f"Seed of {what}.", rich_help_panel=MEASURES)
 
 
 def parquet_of(what: str) -> Any:
     """Return the option of a Parquet file: of what it has one row."""
-    return Option(
+    return typer.Option(
         metavar="FILE",
         help=f"Write the result as Parquet to this file, one row per {what}. [default: not written]",
         rich_help_panel=OUTPUT,
@@ -180,7 +183,7 @@ def parquet_of(what: str) -> Any:
 
 def fail_above_of(who: str) -> Any:
     """Return the option of a limit: who has the intruders, with the verb."""
-    return Option(
+    return typer.Option(
         metavar="N",
         help=f"Exit with status 1 if {who} more intruders than this number. [default: no limit]",
         rich_help_panel=OUTPUT,
@@ -189,7 +192,7 @@ def fail_above_of(who: str) -> Any:
 
 def verbose_of(what: str) -> Any:
     """Return the switch that lists every one of what is otherwise summarized."""
-    return Option("--verbose", "-v", help=f"List every {what}.", rich_help_panel=OUTPUT)
+    return typer.Option("--verbose", "-v", help=f"List every {what}.", rich_help_panel=OUTPUT)
 
 
 def chosen_ray(address: str | None) -> str | bool:

@@ -6,7 +6,7 @@ import re
 import shutil
 import sys
 import textwrap
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,14 +25,19 @@ def terminal_width() -> int:
     return shutil.get_terminal_size((WIDE, 24)).columns
 
 
-def say(lines: Iterable[str]) -> None:
-    """Print lines; one of prose that is too long for the terminal continues in the next, under its first word."""
+def say(lines: Iterable[str], *, whole: bool = False) -> None:
+    """Print lines; one of prose that is too long for the terminal continues in the next, under its first word.
+
+    Args:
+      lines: what to print; control characters in it are replaced.
+      whole: whether no line is broken, as where paths or Markdown are copied from the terminal.
+    """
     width = terminal_width()
     for line in map(printable, lines):
         start = re.match(r" *(?:- )?", line)
         indent = " " * (len(start[0]) if start else 0)
         is_a_row = "  " in line.strip()
-        if len(line) <= width or is_a_row:
+        if len(line) <= width or is_a_row or whole:
             print(line)
         else:
             print(
@@ -56,6 +61,11 @@ def check_limit(fail_above: int | None) -> None:
         raise SettingError(
             f"fail_above is {fail_above}; expected a number of intruders, 0 or more; pass 0 to allow none"
         )
+
+
+def note(text: str) -> None:
+    """Print one line beside the result, to standard error; control characters in it are replaced."""
+    print(printable(text), file=sys.stderr)
 
 
 def refuse_given(given: Mapping[str, object], why: str, instead: str) -> None:
@@ -99,7 +109,7 @@ def check_html(html: Path | None) -> None:
         check_can_write_html(html)
 
 
-def put_json(document: Mapping[str, Any], json: str | None) -> bool:
+def put_json(document: Mapping[str, Any] | Sequence[Any], json: str | None) -> bool:
     """Write the document where ``--json`` says: to a file, or to standard output for ``-``.
 
     A file is written before anything is printed: it must survive a reader who stops early (``| head``).
@@ -142,7 +152,7 @@ def report_if_possible() -> Iterator[None]:
     try:
         yield
     except MissingDependencyError as error:
-        print(f"no report is written: {error}", file=sys.stderr)
+        note(f"no report is written: {error}")
 
 
 @contextmanager
@@ -156,7 +166,7 @@ def resumable(kept: str, folder: Path | None = None) -> Iterator[None]:
     except KeyboardInterrupt:
         if folder is not None and not folder.exists():
             raise
-        typer.echo(f"interrupted; {kept}; run the same command again to resume", err=True)
+        note(f"interrupted; {kept}; run the same command again to resume")
         raise typer.Exit(ExitStatus.INTERRUPTED) from None
 
 

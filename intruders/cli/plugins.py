@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
 
 from .command import examples
-from .output import say
+from .output import put_json, say
 
 SCHEMA = 1
 
@@ -24,8 +23,6 @@ def plugins(
 
     Lists corpora and claims too, each with its package, and names each plugin that could not be loaded.
     """
-    from json import dumps
-
     from ..system.plugins import load_plugins
 
     loaded = load_plugins()
@@ -34,7 +31,7 @@ def plugins(
             {key: getattr(plugin, key) for key in ("group", "name", "value", "package", "error")}
             for plugin in loaded
         ]
-        sys.stdout.write(dumps({"schema": SCHEMA, "plugins": rows}, indent=2) + "\n")
+        put_json({"schema": SCHEMA, "plugins": rows}, "-")
         return
     if not loaded:
         say(["no plugins are installed"])

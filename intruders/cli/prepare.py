@@ -10,6 +10,7 @@ from ..audits.audit_settings import Compute
 from ..checkpoints.stored.selection import Selection
 from . import options, setting_options
 from .command import examples
+from .output import note, say
 
 
 @examples(
@@ -49,10 +50,9 @@ def prepare(
 
     preparation = Preparation.of(base, selection)
     expected = preparation.expected_seconds(compute.torch_device())
-    typer.echo(
+    note(
         f"{len(preparation.matrices):,} matrices, {preparation.bytes / 2**30:,.2f} GiB, "
-        f"about {_in_words(expected)} if none is decomposed yet",
-        err=True,
+        f"about {_in_words(expected)} if none is decomposed yet"
     )
     with progress_bar() as progress:
         result = prepare_chosen(
@@ -66,10 +66,8 @@ def prepare(
             gpus=gpus,
             progress=progress,
         )
-    typer.echo(
-        f"{result.folder}: {result.matrices:,} matrices are decomposed, {result.decomposed:,} of them now "
-        f"in {_in_words(result.seconds)}"
-    )
+    done = f"{result.decomposed:,} of them now in {_in_words(result.seconds)}"
+    say([f"{result.folder}: {result.matrices:,} matrices are decomposed, {done}"], whole=True)
 
 
 def _in_words(seconds: float) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from .command import examples
-from .output import refuse_given
+from .output import refuse_given, say
 
 ONE_OF_BOTH = "leave one of the two out"
 
@@ -83,8 +83,7 @@ def report(
         refuse_given(others, "has no effect beside --data", ONE_OF_BOTH)
         from ..studies.published.publish import publish_study
 
-        for path in publish_study(_only(results, "--data publishes one study"), data):
-            typer.echo(str(path))
+        say(map(str, publish_study(_only(results, "--data publishes one study"), data)), whole=True)
         return
     if forest is not None:
         others = of_pages | {"verdicts": verdicts or None}
@@ -92,21 +91,18 @@ def report(
         from ..reports.effects.write_effects import write_forest
 
         paths, table = write_forest(_only(results, "--forest draws the effects of one folder"), forest)
-        for line in [*table, "", *map(str, paths)]:
-            typer.echo(line)
+        say([*table, "", *map(str, paths)], whole=True)
         return
     if verdicts:
         refuse_given(of_pages, "has no effect beside --verdicts", ONE_OF_BOTH)
         from ..reports.study.verdict_table import verdict_table
 
-        for line in verdict_table(results):
-            typer.echo(line)
+        say(verdict_table(results), whole=True)
         return
 
     from ..reports.write_report import write_report
 
-    for path in write_report(results, out, png, scale):
-        typer.echo(str(path))
+    say(map(str, write_report(results, out, png, scale)), whole=True)
 
 
 def _only(paths: list[Path], what: str) -> Path:

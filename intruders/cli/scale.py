@@ -168,6 +168,5 @@ def scale(
     if choice is not None:
         say([*([] if result is None else [""]), *scale_choice_lines(choice)])
     if written is not None:
-        typer.echo(
-            f"written to {out} ({written.form}): the update of {written.matrices} matrices times {written.scale:g}"
-        )
+        update = f"the update of {written.matrices} matrices times {written.scale:g}"
+        say([f"written to {out} ({written.form}): {update}"], whole=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from typer import Option, echo
+import typer
 
 from ..training.finetune_config import FinetuneConfig
 from . import options, setting_options
@@ -40,7 +40,7 @@ from .output import resumable, say
 def sequence(
     tasks: Annotated[
         str,
-        Option(
+        typer.Option(
             metavar="TASKS",
             help="Comma-separated tasks, in the order of training, each as --task of intruders finetune. A "
             "data file names its columns: rows.tsv?text=sentence&label=label.",
@@ -49,7 +49,7 @@ def sequence(
     ],
     adapters: Annotated[
         str,
-        Option(
+        typer.Option(
             metavar="NAME",
             help="merge each adapter into the weights before the next task, or keep training one adapter.",
             rich_help_panel=options.RUN,
@@ -57,7 +57,7 @@ def sequence(
     ] = "merge",
     retrain_heads: Annotated[
         bool,
-        Option(
+        typer.Option(
             "--retrain-heads",
             help="Train the head of an earlier task again on the frozen body before it is tested, as the paper does. "
             "[default: keep the head of the task's own stage]",
@@ -90,6 +90,6 @@ def sequence(
             callbacks=lambda: [ShowProgress()],
         )
     if was_finished:
-        echo("already finished; nothing was trained")
+        say(["already finished; nothing was trained"])
     say(sequence_lines(result))
-    echo(f"runs, models and sequence.json written to {settings.out}")
+    say([f"runs, models and sequence.json written to {settings.out}"], whole=True)

@@ -9,7 +9,7 @@ from dataclasses import MISSING, replace
 from types import MappingProxyType
 from typing import Annotated, Any
 
-from typer import Option
+import typer
 
 from ..settings import Setting, Settings, settings_of
 from .completion import one_of
@@ -90,7 +90,7 @@ def _option(setting: Setting, default: Any, over_a_file: bool) -> inspect.Parame
         default=shown,
         annotation=Annotated[
             _type(setting) if shown is not None else _type(setting) | None,
-            Option(
+            typer.Option(
                 *names,
                 metavar=setting.metavar,
                 help=setting.help if said is None else f"{setting.help} [{said}]",

@@ -9,6 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..charts.text import plural, printable
+from .output import say
+
 if TYPE_CHECKING:
     from ..studies.claims.shared.claim import Finding
     from ..studies.describe.runs import Run
@@ -35,25 +38,21 @@ def print_plan(study: Study, out: str | None) -> None:
     for column in work.columns:
         table.add_column(column, overflow="fold", no_wrap=column == "run")
     for row in work.rows:
-        table.add_row(*map(Text, row))  # a name in brackets is no markup
+        table.add_row(*(Text(printable(cell)) for cell in row))  # a name in brackets is no markup
     console = Console()
     if not console.is_terminal:
         console = Console(width=1000)  # in a file or pipe no line is broken
     console.print(table, highlight=False)
-    print()
-    for line in [*work.amounts, *cost_lines(runs), *time_lines(runs, study.times_from, out)]:
-        print(line)
-    for base in taken_from_the_hub(runs):
-        print(f"base: {base!r} names no local folder and is taken from the Hub")
+    say(["", *work.amounts, *cost_lines(runs), *time_lines(runs, study.times_from, out)])
+    say(
+        f"base: {base!r} names no local folder and is taken from the Hub" for base in taken_from_the_hub(runs)
+    )
     if study.power or study.support:
         from ..studies.planning.power import power_lines  # the statistics take a second to load
 
-        for line in power_lines(study):
-            print(line)
-    for claim, support in study.support.items():
-        print(f"support: {claim}: {support}")
-    for claim, effect in study.primary.items():
-        print(f"primary: {claim}: {effect}")
+        say(power_lines(study))
+    say(f"support: {claim}: {support}" for claim, support in study.support.items())
+    say(f"primary: {claim}: {effect}" for claim, effect in study.primary.items())
 
 
 @contextmanager
@@ -97,33 +96,28 @@ def study_progress() -> Iterator[Progress]:
 
 def print_outcome(outcome: StudyOutcome) -> None:
     """Print how many runs are finished, what failed and why."""
-    print(f"{outcome.finished} of {outcome.runs} runs finished, {len(outcome.failed)} failed")
+    say([f"{outcome.finished} of {outcome.runs} runs finished, {len(outcome.failed)} failed"])
     if outcome.taken_over:
-        print(f"  {len(outcome.taken_over)} of them taken over from published tables")
+        say([f"  {len(outcome.taken_over)} of them taken over from published tables"])
     _print_refused(outcome.refused)
-    for run_id, error in outcome.failed.items():
-        print(f"  {run_id}: {error}")
+    say(f"  {run_id}: {error}" for run_id, error in outcome.failed.items())
     if outcome.others:
-        count = len(outcome.others)
-        print(
-            f"  {count} run{'s' if count != 1 else ''} of an earlier version of the file kept, not in the tables"
-        )
+        others = plural(len(outcome.others), "run")
+        say([f"  {others} of an earlier version of the file kept, not in the tables"])
 
 
 def print_take_over(study: Study, published: Path) -> None:
     """Print which published runs the study could take over, and why not the others."""
-    from ..charts.text import plural
     from ..studies.describe.runs import expand
     from ..studies.published.take_over import plan_take_over
 
     matches = plan_take_over(published, expand(study), study.name)
-    print(f"{plural(len(matches.runs), 'published run')} would be taken over from '{published}'")
+    say([f"{plural(len(matches.runs), 'published run')} would be taken over from '{published}'"])
     _print_refused(matches.refused)
 
 
 def _print_refused(refused: dict[str, str]) -> None:
-    for run_id, reason in refused.items():
-        print(f"  not taken over: {run_id}: {reason}")
+    say(f"  not taken over: {run_id}: {reason}" for run_id, reason in refused.items())
 
 
 def print_beside_paper(folder: Path) -> None:
@@ -133,17 +127,12 @@ def print_beside_paper(folder: Path) -> None:
     from ..studies.tables.results import load_results
 
     for table in beside_paper(load_results(folder)):
-        print()
-        for line in beside_paper_lines(table):
-            print(line)
+        say(["", *beside_paper_lines(table)], whole=True)
 
 
 def print_findings(findings: Sequence[Finding], outcome: StudyOutcome) -> None:
     """Print one verdict per line, and where the results are."""
     width = max((len(finding.name) for finding in findings), default=0)
-    print()
-    for finding in findings:
-        print(f"{finding.name:<{width}}  {finding.verdict}")
-    print()
-    print(f"tables and findings.json: {outcome.folder}")
-    print(f"the report:               intruders report {outcome.folder}")
+    say(["", *(f"{finding.name:<{width}}  {finding.verdict}" for finding in findings), ""], whole=True)
+    say([f"tables and findings.json: {outcome.folder}"], whole=True)
+    say([f"the report:               intruders report {outcome.folder}"], whole=True)

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from intruders.cli.output import put_results, refuse_given, report_if_possible
+from intruders.cli.output import note, put_results, refuse_given, report_if_possible, say
+from intruders.cli.study_progress import print_outcome
 from intruders.errors import MissingDependencyError, SettingError
+from intruders.studies.run_study import StudyOutcome
 
 
 @pytest.mark.parametrize(
@@ -39,3 +41,36 @@ def test_no_report_is_a_note_where_its_packages_are_missing(capsys: pytest.Captu
         raise MissingDependencyError("a report needs the package 'plotly'")
     printed = capsys.readouterr()
     assert (printed.out, printed.err) == ("", "no report is written: a report needs the package 'plotly'\n")
+
+
+def test_a_terminal_obeys_nothing_that_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    """Names and messages come from files of others: \N{ESCAPE} would color, move and clear."""
+    say(["run\x1b[2J of a study"])
+    note("refused 'adapter\x1b[2J'")
+    printed = capsys.readouterr()
+    assert printed.out == "run\N{REPLACEMENT CHARACTER}[2J of a study\n"
+    assert printed.err == "refused 'adapter\N{REPLACEMENT CHARACTER}[2J'\n"
+
+
+def test_the_outcome_of_a_study_is_printed_without_control_characters(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    print_outcome(
+        StudyOutcome(tmp_path, 2, 0, {"a\x1b[1m": "disk\x07 full"}, others=["b"], refused={"c": "\x1b[0m"})
+    )
+    assert capsys.readouterr().out.splitlines() == [
+        "0 of 2 runs finished, 1 failed",
+        "  not taken over: c: \N{REPLACEMENT CHARACTER}[0m",
+        "  a\N{REPLACEMENT CHARACTER}[1m: disk\N{REPLACEMENT CHARACTER} full",
+        "  1 run of an earlier version of the file kept, not in the tables",
+    ]
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_line_that_is_copied_is_not_broken(
+    whole: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "20")
+    line = "/a folder/of a name/that is long"
+    say([line], whole=whole)
+    assert (capsys.readouterr().out == f"{line}\n") == whole

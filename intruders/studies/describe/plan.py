@@ -49,7 +49,7 @@ def _amounts(runs: Sequence[Run]) -> list[str]:
     kinds = Counter(run.kind for run in runs)
     seeds = len({run.seed for run in runs})
     by_kind = ", ".join(f"{count:,} {kind}" for kind, count in kinds.items())
-    amounts = [f"{len(runs):,} runs ({by_kind}) over {seeds} seed{'s' if seeds != 1 else ''}"]
+    amounts = [f"{len(runs):,} runs ({by_kind}) over {plural(seeds, 'seed')}"]
     trained = [run for run in runs if run.config is not None]
     steps = sum((run.config.steps or 0) * max(1, len(run.tasks)) for run in trained if run.config is not None)
     by_epochs = sum(run.config is not None and run.config.epochs is not None for run in trained)
