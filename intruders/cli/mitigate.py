@@ -258,28 +258,16 @@ def _with_doses(
     from ..mitigation.remedies.doses import Doses
 
     if not isinstance(remedy, Doses):
-        if record is not None:
-            raise SettingError(f"doses is '{record}', which only the remedy doses takes; pass --remedy doses")
+        refuse_given({"doses": record}, "only the remedy doses takes", "pass --remedy doses, or leave it out")
         return remedy
     if record is None:
         raise SettingError(
             "remedy 'doses' needs the doses of these two models; pass --doses with the heal.json of them, or learn "
             "them with intruders heal"
         )
-    from ..checkpoints.pairing.sides_on_disk import sides_on_disk
-    from ..experiments.heal.healing import Healing
-    from ..experiments.heal.learned_doses import remedy_of
-    from ..models.model_digest import digest_of_model
+    from ..experiments.heal.learned_doses import doses_for
 
-    healing = Healing.load(record)
-    _, model = sides_on_disk(base, tuned)
-    digest = digest_of_model(model)
-    if healing.of.get("tuned", digest) != digest:
-        raise SettingError(
-            f"doses is '{record}', which intruders heal learned for '{healing.tuned}' and not for '{model}'; pass the "
-            "record of these two models, or learn it with intruders heal"
-        )
-    return remedy_of(healing, remedy.share)
+    return doses_for(record, base, tuned, remedy.share)
 
 
 def _remedy(name: str | None, strength: float | None, seed: int) -> Remedy | None:

@@ -93,7 +93,7 @@ def write_at_scale(
     """
     started = time.perf_counter()
     if isinstance(scale, bool) or not isinstance(scale, Real) or not -_MOST < scale < _MOST:
-        raise SettingError(f"at is {scale!r}; expected a scale of the update, such as 0.5 or 1.2")
+        raise SettingError(f"scale (--at) is {scale!r}; expected a scale of the update, such as 0.5 or 1.2")
     sides = open_sides(base, tuned)
     if scale != 1:
         require_same_head(sides)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 
 from ...checkpoints.opening.open import Opened
+from ...checkpoints.pairing.sides_on_disk import sides_on_disk
 from ...checkpoints.stored.checkpoint import Checkpoint
 from ...data.corpora import Corpus
 from ...data.task import Task
+from ...errors import SettingError
 from ...mitigation.remedies.doses import Doses as DosesRemedy
 from ...models.loading_settings import AS_STORED, Loading
+from ...models.model_digest import digest_of_model
 from ...system.progress import Progress, silent
 from ..doses.dose_groups import ELSEWHERE
 from .heal_session import session_of
@@ -55,6 +59,33 @@ def learned_doses(
         },
         elsewhere=values[places[ELSEWHERE][0]] if ELSEWHERE in places else 1.0,
     )
+
+
+def doses_for(
+    record: str | os.PathLike[str], base: object, tuned: object = None, share: float = 1.0
+) -> DosesRemedy:
+    """Return the remedy `doses` from the record of a healing of the same tuned model.
+
+    Args:
+      record: the ``heal.json`` that :func:`heal` wrote, or its folder.
+      base: base model, or an adapter that names its own.
+      tuned: tuned model or adapter.
+      share: share of the way from the tuned model to the doses.
+
+    Raises:
+      SettingError: the doses were learned for another tuned model.
+      ResultFileError: the record cannot be read.
+      CheckpointError: no model was given, or it is in memory.
+    """
+    healing = Healing.load(record)
+    _, model = sides_on_disk(base, tuned)
+    digest = digest_of_model(model)
+    if healing.of.get("tuned", digest) != digest:
+        raise SettingError(
+            f"doses is '{record}', which intruders heal learned for '{healing.tuned}' and not for '{model}'; pass the "
+            "record of these two models, or learn it with intruders heal"
+        )
+    return remedy_of(healing, share)
 
 
 def remedy_of(healing: Healing, share: float = 1.0) -> DosesRemedy:

@@ -13,7 +13,7 @@ from torch import Tensor
 from ...audits.result.records import AuditedMatrix
 from .changes import Change
 from .intruders import ScaledIntruders
-from .remedy import Case, Remedy, WantedTriplets
+from .remedy import Case, Reach, Remedy, WantedTriplets
 from .remedy_table import SHRINK_OUTPUT
 
 
@@ -30,7 +30,7 @@ class MatchedControl(Remedy):
 
     # These are the remedy's own, and differ from value to value.
     @property
-    def reach(self) -> Any:  # type: ignore[override]
+    def reach(self) -> Reach:  # type: ignore[override]
         return self.remedy.reach
 
     @property

@@ -16,7 +16,7 @@ import intruders
 from intruders.errors import NonFiniteError, SettingError
 from intruders.experiments.heal.heal_settings import HealSettings
 from intruders.experiments.heal.healing import HEALED
-from intruders.experiments.heal.learned_doses import remedy_of
+from intruders.experiments.heal.learned_doses import doses_for, remedy_of
 from intruders.measures.measure_settings import LossSettings, ScoreSettings
 from intruders.models.loading import load_model
 from tests.commands import in_this_process
@@ -386,6 +386,18 @@ def test_a_remedy_of_the_record_gives_the_same_weights(
         load_file(folder / "adapter_model.safetensors") for folder in (healed[1], tmp_path / "again")
     )
     assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+
+
+def test_doses_are_of_the_model_that_they_were_learned_for(
+    models: tuple[str, str], healed: tuple[intruders.Healing, Path], tmp_path: Path
+) -> None:
+    """In Python as by the command; a copy of the adapter is the same model."""
+    other = adapter_of(Path(models[0]), tmp_path / "other", TARGETS, seed=9)
+    with pytest.raises(SettingError, match=f"learned for '{models[1]}' and not for '{other}'"):
+        doses_for(healed[1], models[0], other)
+    copy = shutil.copytree(models[1], tmp_path / "copy")
+    half = doses_for(healed[1], models[0], copy, share=0.5)
+    assert (half.share, half.doses) == (0.5, healed[0].doses)
 
 
 def test_the_command_refuses_a_record_of_another_model(
