@@ -100,9 +100,9 @@ class PlantedPair:
     def lowrank(base: Array, left: Array, right: Array) -> PlantedPair:
         return PlantedPair(_single(base), LowRank(_single(left), _single(right)))
 
-    def stack(self) -> Pair:
-        """A stack of this pair alone."""
-        return stacked([self])
+    def batch(self) -> Pair:
+        """A batch of this pair alone."""
+        return batch_of([self])
 
     def tuned_double(self) -> Array:
         """The tuned matrix that the single-precision numbers stand for, summed in double precision."""
@@ -111,8 +111,8 @@ class PlantedPair:
         return np.asarray(self.base.double() + self.tuned.left.double() @ self.tuned.right.double())
 
 
-def stacked(pairs: list[PlantedPair]) -> Pair:
-    """Pairs of one shape and kind as one stack."""
+def batch_of(pairs: list[PlantedPair]) -> Pair:
+    """Pairs of one shape and kind as one batch."""
     return Pair.joined([Pair(pair.base, pair.tuned) for pair in pairs])
 
 

@@ -116,7 +116,7 @@ def test_other_precisions_are_widened(dtype: torch.dtype) -> None:
 
 
 def test_large_and_small_matrices_by_both_paths_with_progress() -> None:
-    """Several shapes, enough of one to fill a stack, and both kinds of path."""
+    """Several shapes, enough of one to fill a batch, and both kinds of path."""
     rng = np.random.default_rng(0)
     base, tuned = weights(), tuned_weights(LAST)
     for name in ("hot", "low-rank", "dense"):

@@ -87,7 +87,9 @@ def test_updates_that_are_not_read_are_taken_to_be_like_the_others() -> None:
 
 @pytest.mark.parametrize(("ahead", "size", "pays"), [(6, 80.0, True), (2, 80.0, False), (6, 0.1, False)])
 def test_audits_ahead_pay_for_it(
-    ahead: int, size: float, pays: bool, monkeypatch: pytest.MonkeyPatch
+    ahead: int,
+    size: float,
+    pays: bool,
 ) -> None:
     """The second audit of a training knows that a matrix has intruders, and how many audits are to come."""
     base, tuned = base_and_tuned(size)

@@ -336,9 +336,7 @@ def test_settings(models: tuple[Path, Path], tmp_path: Path, arguments: list[str
 
 
 @pytest.mark.parametrize("option", ["--json", "--parquet", "--html"])
-def test_outputs_that_cannot_be_written_are_found_out_before_the_work(
-    models: tuple[Path, Path], tmp_path: Path, option: str
-) -> None:
+def test_outputs_that_cannot_be_written_are_found_out_before_the_work(tmp_path: Path, option: str) -> None:
     """Before: the models given do not even exist, and it is still the output that is complained of."""
     where = tmp_path / "no" / "such" / "out.x"
     refused(run(tmp_path / "gone", tmp_path / "gone", option, where), str(where))
@@ -401,7 +399,7 @@ def test_a_refused_option_is_in_the_sarif_file_too(models: tuple[Path, Path], tm
     assert "x.parquet" in only["message"]["text"]
 
 
-def test_a_pipe_takes_a_result(models: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_pipe_takes_a_result(models: tuple[Path, Path]) -> None:
     """The link /dev/stdout to a pipe names no file."""
     command = [
         sys.executable,

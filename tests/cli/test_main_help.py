@@ -29,7 +29,7 @@ def unwrapped(text: str) -> str:
     return " ".join(text.split())
 
 
-def record(parameter: Any, command: str = "audit") -> str:
+def record(parameter: Any, command: str) -> str:
     """The help of a parameter with the default that typer adds, on one line."""
     context = typer.Context(COMMANDS[command], info_name=command)
     return unwrapped(parameter.get_help_record(context)[1])
@@ -48,7 +48,7 @@ def examples(command: Any) -> list[list[str]]:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_option_has_help_and_says_its_default(command: str) -> None:
     for parameter in COMMANDS[command].params:
-        text = record(parameter)
+        text = record(parameter, command)
         assert re.match(r"[A-Za-z].*[.\]]$", text), f"{parameter.name}: {text}"
         is_switch = getattr(parameter, "is_flag", False)
         if parameter.name not in ("tuned", "help") and not is_switch:

@@ -16,7 +16,7 @@ from tests.matrices import SPECTRA, orthonormal_columns, with_values
 SHAPES = [(140, 140), (150, 110), (110, 150), (30, 40)]
 
 
-def stack_of(base: np.ndarray, left: np.ndarray, right: np.ndarray, form: str) -> tuple[Pair, Tensor]:
+def batch_of(base: np.ndarray, left: np.ndarray, right: np.ndarray, form: str) -> tuple[Pair, Tensor]:
     """One pair in single precision, and W in double of the numbers as they were rounded."""
     w0, b, a = (torch.from_numpy(np.ascontiguousarray(part)).float()[None] for part in (base, left, right))
     if form == "dense":
@@ -25,9 +25,9 @@ def stack_of(base: np.ndarray, left: np.ndarray, right: np.ndarray, form: str) -
     return Pair(w0, LowRank(b, a)), w0[0].double() + b[0].double() @ a[0].double()
 
 
-def check(stack: Pair, tuned: Tensor, wanted: list[int], from_update: bool, k: int = 10) -> None:
+def check(batch: Pair, tuned: Tensor, wanted: list[int], from_update: bool, k: int = 10) -> None:
     u, s, v = torch.linalg.svd(tuned, full_matrices=False)
-    (found,) = find_components(stack, [wanted], [s[:k].tolist()], from_update)
+    (found,) = find_components(batch, [wanted], [s[:k].tolist()], from_update)
     truth = (u[:, wanted] * s[wanted]) @ v[wanted]
     left, right = found.factors(1.0)
     assert float((left @ right - truth).abs().max() / tuned.abs().max()) < 1e-3
@@ -42,10 +42,10 @@ def test_vectors_of_the_update_and_of_the_base(name: str, shape: tuple[int, int]
     m, n = shape
     base = with_values(m, n, SPECTRA[name](min(shape), rng), rng)
     left, right = orthonormal_columns(m, 2, rng), orthonormal_columns(n, 2, rng).T
-    stack, tuned = stack_of(base, left * [1.7, 1.1], right, form)
-    check(stack, tuned, [0], from_update=True)
-    check(stack, tuned, [0, 1], from_update=True)
-    check(stack, tuned, [1, 4], from_update=False)
+    batch, tuned = batch_of(base, left * [1.7, 1.1], right, form)
+    check(batch, tuned, [0], from_update=True)
+    check(batch, tuned, [0, 1], from_update=True)
+    check(batch, tuned, [1, 4], from_update=False)
 
 
 @pytest.mark.parametrize("gap", [1e-2, 1e-4, 1e-6])
@@ -56,8 +56,8 @@ def test_intruders_of_like_values_and_beside_a_base_vector(gap: float) -> None:
     values = np.concatenate([[1.0], np.linspace(0.5, 0.01, 130), np.zeros(9)])
     base = (x * values) @ z.T
     spikes = 1 + gap * np.array([1.0, 2.0, 3.0])
-    stack, tuned = stack_of(base, x[:, -3:] * spikes, z[:, -3:].T, "factors")
-    check(stack, tuned, [0, 1, 2], from_update=True)
+    batch, tuned = batch_of(base, x[:, -3:] * spikes, z[:, -3:].T, "factors")
+    check(batch, tuned, [0, 1, 2], from_update=True)
 
 
 def test_equal_values_are_chosen_as_the_audit_chooses_them() -> None:
@@ -68,11 +68,11 @@ def test_equal_values_are_chosen_as_the_audit_chooses_them() -> None:
     spread = np.outer(x[:, -8:].sum(1) / 8**0.5, z[:, -8:].sum(1) / 8**0.5)
     base = torch.from_numpy((x * values) @ z.T)[None]
     tuned = torch.from_numpy((x[:, :-8] * values[:-8]) @ z[:, :-8].T + 0.9 * spread)
-    stack = Pair(base, tuned[None])
+    batch = Pair(base, tuned[None])
     chosen = exact_cosines(base[0], tuned, 10, 0.5)
     wanted = (chosen.max_cosines < 0.5).nonzero().flatten().tolist()
     assert len(wanted) == 1
-    (found,) = find_components(stack, [wanted], [chosen.values.tolist()], True)
+    (found,) = find_components(batch, [wanted], [chosen.values.tolist()], True)
     y = chosen.left[wanted]
     left_factor, right_factor = found.factors(1.0)
     torch.testing.assert_close(left_factor @ right_factor, y.mT @ (y @ tuned), rtol=0, atol=1e-9)
@@ -84,11 +84,11 @@ def test_a_stack_has_the_answers_of_its_members() -> None:
     for _ in range(4):
         base = with_values(130, 160, SPECTRA["power law"](130, rng), rng)
         parts.append(
-            stack_of(
+            batch_of(
                 base, 1.3 * orthonormal_columns(130, 1, rng), orthonormal_columns(160, 1, rng).T, "factors"
             )
         )
-    joined = Pair.joined([stack.select(0) for stack, _ in parts])
+    joined = Pair.joined([batch.select(0) for batch, _ in parts])
     values = [torch.linalg.svdvals(tuned)[:10].tolist() for _, tuned in parts]
     wanted = [[0], [1], [0], [0, 2]]
     for (_, tuned), places, found in zip(

@@ -19,7 +19,7 @@ def planted(shape: tuple[int, int], rank: int, seed: int) -> Pair:
     rng = np.random.default_rng(seed)
     base = with_values(*shape, SPECTRA["power law"](min(shape), rng), rng)
     left, right = orthonormal_columns(shape[0], rank, rng), orthonormal_columns(shape[1], rank, rng).T
-    return PlantedPair.lowrank(base, left * np.linspace(1, 0.5, rank), right).stack()
+    return PlantedPair.lowrank(base, left * np.linspace(1, 0.5, rank), right).batch()
 
 
 def least_cosine(batch: Pair, scale: float, k: int) -> float:

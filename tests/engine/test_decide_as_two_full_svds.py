@@ -27,9 +27,9 @@ from tests.matrices import (
     Array,
     PlantedPair,
     Truth,
+    batch_of,
     orthonormal_columns,
     planted_mixes,
-    stacked,
     truth_of,
     with_values,
 )
@@ -47,8 +47,8 @@ VALUE = 5e-3
 def check(pair: PlantedPair, k: int, epsilon: float, truth: Truth | None = None) -> Decisions:
     """The default path gives the exact path's decisions, and both hold the truth; returns the default's."""
     truth = truth_of(pair, k) if truth is None else truth
-    exact = decide(pair.stack(), k, epsilon, exact=True)
-    found = decide(pair.stack(), k, epsilon)
+    exact = decide(pair.batch(), k, epsilon, exact=True)
+    found = decide(pair.batch(), k, epsilon)
     assert found.intruder.tolist() == exact.intruder.tolist(), (found, exact)
     told = truth.defined
     for detection in (found, exact):
@@ -202,7 +202,7 @@ def test_an_update_that_cancels_the_bases_leading_part(size: float) -> None:
     new = 1.5 * orthonormal_columns(256, 1, rng)
     left = np.column_stack([-s[0] * u[:, 0], new])
     pair = PlantedPair.lowrank(base, left, np.vstack([vt[0], orthonormal_columns(256, 1, rng)[:, 0]]))
-    exact, found = decide(pair.stack(), 10, 0.5, exact=True), decide(pair.stack(), 10, 0.5)
+    exact, found = decide(pair.batch(), 10, 0.5, exact=True), decide(pair.batch(), 10, 0.5)
     assert found.intruder.tolist() == exact.intruder.tolist()
 
 
@@ -323,7 +323,7 @@ def _rounded(base: Array, noise: Array) -> PlantedPair:
 @pytest.mark.parametrize("name", ODD_PAIRS)
 def test_odd_pairs(name: str) -> None:
     pair = ODD_PAIRS[name](np.random.default_rng(5))
-    exact, found = decide(pair.stack(), 10, 0.5, exact=True), decide(pair.stack(), 10, 0.5)
+    exact, found = decide(pair.batch(), 10, 0.5, exact=True), decide(pair.batch(), 10, 0.5)
     assert found.intruder.tolist() == exact.intruder.tolist()
     assert found.lower.isfinite().all()
     assert found.upper.isfinite().all()
@@ -347,7 +347,7 @@ def test_a_stack_is_its_matrices_one_by_one() -> None:
     for base in bases:
         left, right = orthonormal_columns(256, 4, rng), orthonormal_columns(270, 4, rng)
         pairs.append(PlantedPair.lowrank(base, left * [2.0, 0.5, 0.2, 0.01], right.T))
-    together = decide(stacked(pairs), 10, 0.5)
+    together = decide(batch_of(pairs), 10, 0.5)
     for i, pair in enumerate(pairs):
         truth = truth_of(pair, 10)
         alone = check(pair, 10, 0.5, truth)
@@ -385,7 +385,7 @@ def test_updates_of_one_base_are_judged_as_alone(spectrum: str, shape: tuple[int
         if dense:
             pair = PlantedPair(pair.base, torch.from_numpy(pair.tuned_double()).float())
         pairs.append(pair)
-    shared = Pair(pairs[0].base.expand(4, m, n), stacked(pairs).tuned)
+    shared = Pair(pairs[0].base.expand(4, m, n), batch_of(pairs).tuned)
     found = decide(shared, 10, 0.5)
     known = found.known
     assert known is not None
@@ -425,11 +425,11 @@ def test_what_was_learnt_of_a_base_serves_another_update() -> None:
     rng = np.random.default_rng(9)
     for size in (60, 256):
         base = with_values(size, size, SPECTRA["power law"](size, rng), rng)
-        known = decide(UPDATES["low-rank"](base, rng).stack(), 10, 0.5).known
+        known = decide(UPDATES["low-rank"](base, rng).batch(), 10, 0.5).known
         for name in ("low-rank", "hot", "dense"):
             pair = UPDATES[name](base, rng)
-            again = decide(pair.stack(), 10, 0.5, known=known)
-            exact = decide(pair.stack(), 10, 0.5, exact=True)
+            again = decide(pair.batch(), 10, 0.5, known=known)
+            exact = decide(pair.batch(), 10, 0.5, exact=True)
             assert again.intruder.tolist() == exact.intruder.tolist()
 
 
@@ -437,10 +437,10 @@ def test_a_floor_proved_with_a_known_base_is_new_knowledge() -> None:
     """It is told, for the next audit, and not written into what the caller holds."""
     rng = np.random.default_rng(13)
     base = with_values(500, 256, np.linspace(3, 1, 256), rng)
-    known = decide(PlantedPair.lowrank(base, *update_of(base, 1e-3, rng)).stack(), 10, 0.5).known
+    known = decide(PlantedPair.lowrank(base, *update_of(base, 1e-3, rng)).batch(), 10, 0.5).known
     assert known is not None
     assert known.floor.tolist() == [0.0]
-    again = decide(PlantedPair.lowrank(base, *update_of(base, 20.0, rng)).stack(), 10, 0.5, known=known)
+    again = decide(PlantedPair.lowrank(base, *update_of(base, 20.0, rng)).batch(), 10, 0.5, known=known)
     assert "moment" in again.certificate[0]
     assert known.floor.tolist() == [0.0]
     assert again.known is not None
@@ -457,9 +457,9 @@ def test_results_do_not_depend_on_the_run() -> None:
     rng = np.random.default_rng(10)
     pair = UPDATES["dense"](with_values(256, 256, SPECTRA["power law"](256, rng), rng), rng)
     torch.manual_seed(1)
-    first = decide(pair.stack(), 10, 0.5)
+    first = decide(pair.batch(), 10, 0.5)
     torch.manual_seed(2)
-    again = decide(pair.stack(), 10, 0.5)
+    again = decide(pair.batch(), 10, 0.5)
     for field in ("values", "lower", "upper", "intruder", "similarity"):
         assert torch.equal(getattr(first, field), getattr(again, field))
     assert first.update.effective_rank == again.update.effective_rank
@@ -475,18 +475,18 @@ def test_sizes_of_the_update(spectrum: str, shape: tuple[int, int], dense: bool)
     if dense:
         update = with_values(m, n, SPECTRA[spectrum](min(shape), rng), rng)
         tuned = base + torch.from_numpy(update).float()
-        stack = Pair(base.unsqueeze(0), tuned.unsqueeze(0))
+        batch = Pair(base.unsqueeze(0), tuned.unsqueeze(0))
         update = (tuned.double() - base.double()).numpy()
     else:
         values = SPECTRA[spectrum](12, rng)
         left = torch.from_numpy(orthonormal_columns(m, 12, rng) * values).float()
         right = torch.from_numpy(orthonormal_columns(n, 12, rng).T.copy()).float()
-        stack = Pair(base.unsqueeze(0), LowRank(left.unsqueeze(0), right.unsqueeze(0)))
+        batch = Pair(base.unsqueeze(0), LowRank(left.unsqueeze(0), right.unsqueeze(0)))
         update = (left.double() @ right.double()).numpy()
     values = np.linalg.svd(update, compute_uv=False)
     shares = values[values > 0] / values.sum()
     rank = np.exp(-(shares * np.log(shares)).sum())
-    found, exact = measure_update(stack, 10), measure_update(stack, 10, exact=True)
+    found, exact = measure_update(batch, 10), measure_update(batch, 10, exact=True)
     for measured in (found, exact):
         assert measured.frobenius.item() == pytest.approx(np.linalg.norm(update), rel=1e-5)
         assert measured.spectral.item() == pytest.approx(values[0], rel=1e-4)

@@ -32,6 +32,12 @@ def batch(request: pytest.FixtureRequest) -> Pair:
     return Pair(torch.stack([llm_like(m, n, i) for i in range(COUNT)]), LowRank(left, right))
 
 
+@pytest.fixture(scope="module")
+def exact(batch: Pair) -> Detection:
+    """By dense decompositions."""
+    return decide(batch, 10, 0.5, exact=True)
+
+
 @contextmanager
 def medium() -> Iterator[None]:
     torch.set_float32_matmul_precision("medium")
@@ -85,29 +91,28 @@ def test_decompositions_of_bases_are_the_same_too(batch: Pair) -> None:
 
 
 @pytest.mark.parametrize("count", [2, 7])
-def test_threads_change_no_decision(count: int, batch: Pair) -> None:
-    exact = decide(batch, 10, 0.5, exact=True)
+def test_threads_change_no_decision(count: int, batch: Pair, exact: Detection) -> None:
     with threads(count):
         detection = decide(batch, 10, 0.5)
     assert decisions(detection) == decisions(exact)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
-def test_batches_change_no_decision(size: int, batch: Pair) -> None:
-    exact = decide(batch, 10, 0.5, exact=True)
+def test_batches_change_no_decision(size: int, batch: Pair, exact: Detection) -> None:
     for first in range(0, COUNT, size):
         index = torch.arange(first, min(first + size, COUNT))
         detection = decide(batch.select(index), 10, 0.5)
         assert detection.intruder.tolist() == exact.intruder[index].tolist()
 
 
-def test_a_device_that_is_not_covered_decides_exactly(batch: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = decide(batch, 10, 0.5, exact=True)
+def test_a_device_that_is_not_covered_decides_exactly(
+    batch: Pair, exact: Detection, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(decide_module, "is_covered", lambda device: False)
     detection = decide(batch, 10, 0.5)
     assert {name for row in detection.certificate for name in row} == {"exact"}
-    assert_identical(detection, expected)
+    assert_identical(detection, exact)
     # Double precision has no such assumption.
     double = decide(batch.double(), 10, 0.5)
     assert {name for row in double.certificate for name in row} != {"exact"}
-    assert decisions(double) == decisions(expected)
+    assert decisions(double) == decisions(exact)

@@ -7,7 +7,7 @@ import pytest
 
 from intruders.engine.decide import decide
 from intruders.engine.spectral_change import ANGLE_ERROR, SHARE_ERROR, SpectralChange
-from tests.matrices import SPECTRA, UPDATES, Array, PlantedPair, stacked, with_values
+from tests.matrices import SPECTRA, UPDATES, Array, PlantedPair, batch_of, with_values
 
 K = 10
 # The Krylov path, all vectors of the base by a dense one, and two dense decompositions.
@@ -62,7 +62,7 @@ def test_what_is_said_is_true_of_every_spectrum(spectrum: str) -> None:
         rng = np.random.default_rng(100 * place + turn)
         base = with_values(m, n, SPECTRA[spectrum](min(m, n), rng), rng)
         pair = UPDATES[update](base, rng)
-        check(pair, decide(pair.stack(), K, 0.5).change)
+        check(pair, decide(pair.batch(), K, 0.5).change)
 
 
 @pytest.mark.parametrize("shape", [*SHAPES, (260, 300)])
@@ -73,13 +73,13 @@ def test_all_is_said_where_the_leading_values_stand_apart(shape: tuple[int, int]
     pairs = [
         PlantedPair.dense(np.asarray(one.base), one.tuned_double() - np.asarray(one.base)) for one in pairs
     ]
-    found = decide(stacked(pairs), K, 0.5).change
+    found = decide(batch_of(pairs), K, 0.5).change
     assert [check(pair, found, index) for index, pair in enumerate(pairs)] == [7, 7]
 
 
 def test_a_space_that_the_matrix_leaves_open_is_not_said() -> None:
     rng = np.random.default_rng(0)
     base = with_values(300, 260, SPECTRA["all equal"](260, rng), rng)
-    found = decide(UPDATES["hot"](base, rng).stack(), K, 0.5).change
+    found = decide(UPDATES["hot"](base, rng).batch(), K, 0.5).change
     for name in ("left_angle", "left_sine2", "right_sine2", "rho", "off_principal"):
         assert np.isnan(float(getattr(found, name)[0])), name

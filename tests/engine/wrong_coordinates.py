@@ -38,7 +38,7 @@ from tests.matrices import (
 )
 
 SHAPES = ((48, 48), (72, 48), (48, 72))
-# Matrices that are judged as one stack.
+# Matrices that are judged as one batch.
 TOGETHER = 5
 VECTORS = 8
 # What double precision leaves unknown of the truth.

@@ -100,7 +100,7 @@ def leaning(
 
 
 def triplets(matrix: Array, left: Array, values: Array, angles: Array) -> Triplets:
-    """A stack of one matrix's triplets from columns of left vectors; the right ones are those that it takes to them."""
+    """A batch of one matrix's triplets from columns of left vectors; the right ones are those that it takes to them."""
     right = np.linalg.pinv(matrix) @ left
     parts = (values, left.T, (right / np.linalg.norm(right, axis=0)).T, 0 * values, angles)
     return Triplets(*(torch.from_numpy(np.ascontiguousarray(part)).float().unsqueeze(0) for part in parts))

@@ -101,7 +101,7 @@ def test_a_stack_is_its_matrices_one_by_one() -> None:
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_spaces_of_some_matrices_go_on_as_theirs(shape: tuple[int, int]) -> None:
-    """Chosen out of a stack, grown, and put back beside the others: each is still the space of its own matrix."""
+    """Chosen out of a batch, grown, and put back beside the others: each is still the space of its own matrix."""
     rng = np.random.default_rng(8)
     values = SPECTRA["power law"](min(shape), rng)
     matrices = [torch.from_numpy(with_values(*shape, values, rng)).float() for _ in range(3)]

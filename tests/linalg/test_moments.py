@@ -29,7 +29,7 @@ STEPS = [1, 2, 4, 8, 13, 20, 40]
 
 @dataclass(frozen=True)
 class Cases:
-    """A stack of matrices, unit vectors, and what lies along each singular vector."""
+    """A batch of matrices, unit vectors, and what lies along each singular vector."""
 
     matrices: Tensor  # (MATRICES, m, n)
     left: Tensor  # (MATRICES, p, m): true left singular vectors

@@ -45,24 +45,24 @@ def test_a_stack_is_its_matrices_one_by_one() -> None:
     base = torch.randn(4, 6, 5, generator=generator)
     left, right = torch.randn(4, 6, 2, generator=generator), torch.randn(4, 2, 5, generator=generator)
     rows, columns = torch.randn(4, 3, 5, generator=generator), torch.randn(4, 3, 6, generator=generator)
-    for stack in (Dense(base), Sum(Dense(base), LowRank(left, right))):
-        chosen = stack.select(torch.tensor([2, 0]))
+    for batch in (Dense(base), Sum(Dense(base), LowRank(left, right))):
+        chosen = batch.select(torch.tensor([2, 0]))
         assert chosen.shape == (2, 6, 5)
         for place, index in enumerate([2, 0]):
-            dense = base[index] if isinstance(stack, Dense) else base[index] + left[index] @ right[index]
+            dense = base[index] if isinstance(batch, Dense) else base[index] + left[index] @ right[index]
             torch.testing.assert_close(chosen.dense()[place], dense)
-            torch.testing.assert_close(stack.apply(rows)[index], rows[index] @ dense.mT)
-            torch.testing.assert_close(stack.apply_transpose(columns)[index], columns[index] @ dense)
+            torch.testing.assert_close(batch.apply(rows)[index], rows[index] @ dense.mT)
+            torch.testing.assert_close(batch.apply_transpose(columns)[index], columns[index] @ dense)
 
 
 @pytest.mark.parametrize("shape", [(6, 5), (500, 400)], ids=["small", "large"])
 def test_some_matrices_of_a_stack_are_those_and_in_that_order(shape: tuple[int, int]) -> None:
     m, n = shape
     generator = torch.Generator().manual_seed(3)
-    stack = torch.randn(5, m, n, generator=generator)
+    batch = torch.randn(5, m, n, generator=generator)
     for places, of_these in [([3, 1, 4], [2, 0]), ([0, 1, 2, 3, 4], [1]), ([2], [0])]:
-        chosen = Dense(stack).select(torch.tensor(places)).select(torch.tensor(of_these))
-        wanted = stack[places][of_these]
+        chosen = Dense(batch).select(torch.tensor(places)).select(torch.tensor(of_these))
+        wanted = batch[places][of_these]
         rows = torch.randn(len(of_these), 3, n, generator=generator)
         columns = torch.randn(len(of_these), 3, m, generator=generator)
         assert chosen.shape == wanted.shape

@@ -21,7 +21,7 @@ SIZE, COMPUTED, COUNT = 24, 8, 4
 
 
 def triplets(left: Array, values: Array, angles: Array) -> Triplets:
-    """Vectors as columns of ``left`` into a stack of one matrix."""
+    """Vectors as columns of ``left`` into a batch of one matrix."""
     rows = torch.from_numpy(left.T.copy()).unsqueeze(0)
     return Triplets(
         torch.from_numpy(values.copy()).unsqueeze(0),

@@ -11,6 +11,6 @@ def test_streams_are_repeatable_and_apart_from_those_of_small_seeds() -> None:
     own = [torch.randn(4, 64, generator=own_generator(seed)) for seed in range(3)]
     assert all(torch.equal(torch.randn(4, 64, generator=own_generator(seed)), own[seed]) for seed in range(3))
     others = [torch.randn(4, 64, generator=torch.Generator().manual_seed(seed)) for seed in range(100)]
-    stack = torch.stack([*own, *others]).flatten(1)
-    cosines = torch.nn.functional.normalize(stack) @ torch.nn.functional.normalize(stack).mT
+    batch = torch.stack([*own, *others]).flatten(1)
+    cosines = torch.nn.functional.normalize(batch) @ torch.nn.functional.normalize(batch).mT
     assert float(cosines.fill_diagonal_(0.0).abs().max()) < 0.35

@@ -19,9 +19,9 @@ def layouts(m: int, n: int) -> dict[str, torch.Tensor]:
         "transposed": torch.randn(n, m, generator=generator).mT,
         "rows with gaps": torch.randn(m, n + 3, generator=generator)[:, :n],
         "every other row": torch.randn(2 * m, n, generator=generator)[::2],
-        "stack of one": torch.randn(1, m, n, generator=generator),
-        "stack": torch.randn(3, m, n, generator=generator),
-        "stack, transposed": torch.randn(3, n, m, generator=generator).mT,
+        "batch of one": torch.randn(1, m, n, generator=generator),
+        "batch": torch.randn(3, m, n, generator=generator),
+        "batch, transposed": torch.randn(3, n, m, generator=generator).mT,
         "the same matrix twice": torch.randn(m, n, generator=generator).expand(2, m, n),
     }
 
@@ -100,10 +100,10 @@ def test_long_sums_are_as_exact_as_bounds_take_them_to_be(shape: tuple[int, int]
 @pytest.mark.parametrize("shape", [(5, 40, 60), (5, 512, 640)])
 def test_products_with_some_matrices_of_a_stack(dtype: torch.dtype, shape: tuple[int, int, int]) -> None:
     """Those that a copy of these matrices gives, in any order, and of a choice within a choice."""
-    stack = torch.randn(shape, dtype=dtype)
-    chosen = Dense(stack).select(torch.tensor([4, 0, 2])).select(torch.tensor([2, 0]))
+    batch = torch.randn(shape, dtype=dtype)
+    chosen = Dense(batch).select(torch.tensor([4, 0, 2])).select(torch.tensor([2, 0]))
     right, left = torch.randn(2, 3, shape[-1], dtype=dtype), torch.randn(2, 3, shape[-2], dtype=dtype)
-    copies = stack[[2, 4]]
+    copies = batch[[2, 4]]
     assert chosen.shape == copies.shape
     torch.testing.assert_close(chosen.dense(), copies, rtol=0, atol=0)
     torch.testing.assert_close(chosen.apply(right), right @ copies.mT, rtol=1e-4, atol=1e-3)
@@ -112,7 +112,7 @@ def test_products_with_some_matrices_of_a_stack(dtype: torch.dtype, shape: tuple
 
 
 def test_a_matrix_that_a_stack_shares_is_never_copied() -> None:
-    """Not when some of the stack are chosen, and not in a pair or an operator of it."""
+    """Not when some of the batch are chosen, and not in a pair or an operator of it."""
     shared = torch.randn(512, 640).expand(5, -1, -1)
     chosen = torch.tensor([3, 1])
     update = LowRank(torch.randn(5, 512, 2), torch.randn(5, 2, 640))

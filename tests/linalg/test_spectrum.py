@@ -46,9 +46,9 @@ def test_stable_rank_by_hand() -> None:
 
 def estimated(matrix: Array, seed: int = 0, steps: int = STEPS) -> tuple[float, float]:
     """Effective rank and error from a space of ``steps`` steps of 4 rows, as audits take them."""
-    stack = torch.from_numpy(matrix).float().unsqueeze(0)
-    space = KrylovSpace.from_random_block(Dense(stack), PROBES, steps, seed)
-    rank, error = estimate_effective_rank(space, PROBES, TRACKED, torch.linalg.matrix_norm(stack))
+    batch = torch.from_numpy(matrix).float().unsqueeze(0)
+    space = KrylovSpace.from_random_block(Dense(batch), PROBES, steps, seed)
+    rank, error = estimate_effective_rank(space, PROBES, TRACKED, torch.linalg.matrix_norm(batch))
     return rank.item(), error.item()
 
 
@@ -115,11 +115,11 @@ def test_estimate_of_matrices_that_exhaust_the_steps() -> None:
 
 
 def test_a_stack_is_its_matrices_one_by_one() -> None:
-    stack = torch.randn(3, 140, 100, generator=torch.Generator().manual_seed(1))
-    space = KrylovSpace.from_random_block(Dense(stack), PROBES, STEPS)
-    together, errors = estimate_effective_rank(space, PROBES, TRACKED, torch.linalg.matrix_norm(stack))
+    batch = torch.randn(3, 140, 100, generator=torch.Generator().manual_seed(1))
+    space = KrylovSpace.from_random_block(Dense(batch), PROBES, STEPS)
+    together, errors = estimate_effective_rank(space, PROBES, TRACKED, torch.linalg.matrix_norm(batch))
     for i in range(3):
-        alone = estimated(stack[i].double().numpy())
+        alone = estimated(batch[i].double().numpy())
         assert (together[i].item(), errors[i].item()) == pytest.approx(alone, rel=1e-4)
 
 

@@ -33,9 +33,9 @@ def test_decomposition_of_ugly_matrices() -> None:
 
 @pytest.mark.parametrize("shape", [(7, 5), (5, 7), (6, 6)], ids=str)
 def test_left_vectors_from_the_square(shape: tuple[int, int]) -> None:
-    stack = torch.randn(2, *shape, generator=torch.Generator().manual_seed(1))
-    values, left = gram_left_vectors(stack)
-    for i, matrix in enumerate(stack.double().numpy()):
+    batch = torch.randn(2, *shape, generator=torch.Generator().manual_seed(1))
+    values, left = gram_left_vectors(batch)
+    for i, matrix in enumerate(batch.double().numpy()):
         x, s, _ = np.linalg.svd(matrix, full_matrices=False)
         np.testing.assert_allclose(values[i], s, atol=1e-7)
         np.testing.assert_allclose(np.abs(left[i].numpy() @ x), np.eye(min(shape)), atol=1e-7)

@@ -188,7 +188,7 @@ def test_an_adapter_computes_in_single_precision_beside_its_base(tmp_path: Path)
     assert torch.equal(layer(inputs), expected.to(torch.bfloat16))
 
 
-def test_weights_that_are_trained_have_single_precision(tmp_path: Path) -> None:
+def test_weights_that_are_trained_have_single_precision() -> None:
     def config(method: str, dtype: str) -> FinetuneConfig:
         return FinetuneConfig(base="b", task="t", out="o", steps=1, method=method, dtype=dtype)
 

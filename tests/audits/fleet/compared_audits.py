@@ -28,7 +28,7 @@ def _medium_model() -> torch.nn.Module:
 def require_equal(found: Audit, wanted: Audit) -> None:
     """Decisions, names, ranks and reasons are the same, and the sizes of updates.
 
-    Singular values are computed only as closely as a decision asks, and in a stack as closely as the most demanding of
+    Singular values are computed only as closely as a decision asks, and in a batch as closely as the most demanding of
     its members asks: up to a sine of 0.2 of their vectors, they are only that near. With ``exact`` they are the same.
     """
     close = 1e-6 if wanted.exact else 0.01

@@ -60,7 +60,7 @@ def test_a_fleet_that_has_grown_is_a_fresh_one(
 ) -> None:
     """Adapter by adapter, with fewer in between, in another order and with a copy: decisions and reasons are the same.
 
-    Numbers are as close as in a stack of others. They are the very same as those that the blocks alone tell.
+    Numbers are as close as in a batch of others. They are the very same as those that the blocks alone tell.
     """
     grown, fresh = tmp_path / "grown", tmp_path / "fresh"
     shutil.copytree(adapters["dora"], tmp_path / "copy")

@@ -69,7 +69,7 @@ def test_workers_decompose_a_base_once(
         prepare({"up.weight": torch.eye(9)}, out="there", ray=True)
 
 
-def test_without_a_folder_there_is_no_place_for_results(tmp_path: Path) -> None:
+def test_without_a_folder_there_is_no_place_for_results() -> None:
     pytest.importorskip("ray")
     with pytest.raises(SettingError, match="pass out"):
         audit_fleet("base", ["adapter"], ray=True)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
-import stat
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +21,6 @@ from intruders.audits.result.records import AuditedMatrix, UpdateSize, Vector
 from intruders.audits.result.subspaces import SUBSPACE_COLUMNS
 from intruders.checkpoints.pairing.pairing import Skipped
 from intruders.errors import ResultFileError, SettingError
-from intruders.system.files import check_writable, write_atomically
 from tests.made_up import BERT, made_up_audit, made_up_matrix, made_up_subspaces
 
 SUFFIXES = (".json", ".parquet")
@@ -88,7 +85,7 @@ def test_count_brackets_the_count_at_any_true_cosine_within_the_intervals(k: int
         assert at_least <= true <= at_most
 
 
-def test_exact_audits_count_to_one_number(audit: Audit) -> None:
+def test_exact_audits_count_to_one_number() -> None:
     exact = made_up_audit(2, BERT, width=64, intruder_rate=0.4, exact=True)
     for epsilon in np.linspace(0.01, 1.0, 100):
         at_least, at_most = exact.count(7, float(epsilon))
@@ -388,67 +385,3 @@ def test_other_endings_are_refused_with_the_two_that_are_known(
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ResultFileError, match=r"missing\.json"):
         Audit.load(tmp_path / "missing.json")
-
-
-# --- writing
-
-
-def test_check_writable_finds_out_before_the_work(tmp_path: Path) -> None:
-    check_writable(tmp_path / "new.json")
-    assert list(tmp_path.iterdir()) == []
-    (tmp_path / "old.json").write_text("old")
-    check_writable(tmp_path / "old.json")
-    assert (tmp_path / "old.json").read_text() == "old"
-    check_writable("/dev/null")
-    for path, said in [
-        (tmp_path, "is a folder"),
-        (tmp_path / "no" / "a.json", "does not exist; make it first"),
-    ]:
-        with pytest.raises(ResultFileError, match=said):
-            check_writable(path)
-    with pytest.raises(ResultFileError, match="null"):
-        check_writable("a\0b.json")
-    with pytest.raises(ResultFileError, match="file name too long"):
-        check_writable(tmp_path / ("a" * 300 + ".json"))
-
-
-def test_check_writable_respects_permissions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Stands in for permissions, which do not bind the superuser that tests may run as.
-    (tmp_path / "old.json").write_text("old")
-    monkeypatch.setattr(os, "access", lambda path, mode: False)
-    with pytest.raises(ResultFileError, match="read-only"):
-        check_writable(tmp_path / "old.json")
-
-    def refuse(*_: object, **__: object) -> None:
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(Path, "touch", refuse)
-    with pytest.raises(ResultFileError, match="permission denied"):
-        check_writable(tmp_path / "new.json")
-
-
-def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "a.json"
-    write_atomically(path, b"old")
-
-    def full_disk(_: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full_disk)
-    with pytest.raises(ResultFileError, match="no space left"):
-        write_atomically(path, b"new")
-    assert path.read_bytes() == b"old"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_a_link_is_followed_and_a_device_kept(tmp_path: Path) -> None:
-    (tmp_path / "real.json").write_text("old")
-    link = tmp_path / "link.json"
-    link.symlink_to(tmp_path / "real.json")
-    write_atomically(link, b"new")
-    assert link.is_symlink()
-    assert (tmp_path / "real.json").read_text() == "new"
-    write_atomically("/dev/null", b"gone")
-    assert stat.S_ISCHR(os.stat("/dev/null").st_mode)

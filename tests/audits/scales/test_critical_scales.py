@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import math
-from pathlib import Path
 
 import pytest
 import torch
@@ -75,7 +74,7 @@ def test_measured_is_the_first_scale_with_an_intruder(size: str) -> None:
     assert result.largest == pytest.approx(min(m.measured for m in result.matrices), rel=2 * SLACK)
 
 
-def test_full_fine_tuning_along_the_line_to_the_base(tmp_path: Path) -> None:
+def test_full_fine_tuning_along_the_line_to_the_base() -> None:
     base = large_llama()
     before = {name: tensor.clone() for name, tensor in base.state_dict().items()}
     after = merged_weights(hot_llama(model=copy.deepcopy(base), gain=0.5, r=2))

@@ -73,7 +73,7 @@ def test_a_file_beside_the_audit_is_shown_when_it_is_of_that_update(folder: Path
     assert (folder / "figures" / "critical-scales.csv").is_file()
 
 
-def test_a_file_that_was_asked_for_must_fit(folder: Path, tmp_path: Path) -> None:
+def test_a_file_that_was_asked_for_must_fit(folder: Path) -> None:
     assert scales_for(AUDIT, written(folder, scales_of(AUDIT, tuned_source="moved/r1"))).largest == 0.095
     with pytest.raises(SettingError, match=r"k = 5 and epsilon = 0\.5, and the audit with k = 10"):
         scales_for(AUDIT, written(folder, scales_of(AUDIT, k=5)))

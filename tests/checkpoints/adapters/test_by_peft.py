@@ -366,7 +366,7 @@ def test_tensors_that_are_missing_are_named(tmp_path: Path) -> None:
         loaded(pair_sides(*open_sides(tiny_llama(), folder)))
 
 
-def test_convolutions_are_refused(tmp_path: Path) -> None:
+def test_convolutions_are_refused() -> None:
     torch.manual_seed(0)
     model = peft.get_peft_model(
         nn.Sequential(nn.Conv2d(4, 8, 3), nn.Linear(8, 8)),

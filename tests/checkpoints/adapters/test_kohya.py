@@ -160,7 +160,7 @@ def test_original_unet_names_are_what_diffusers_maps_them_to() -> None:
         assert ours == expected.removeprefix("unet.").replace(".", "_"), name
 
 
-def test_kohya_file_in_original_names_on_a_base_of_diffusers(tmp_path: Path) -> None:
+def test_kohya_file_in_original_names_on_a_base_of_diffusers() -> None:
     base = {
         "down_blocks.1.attentions.0.proj_in.weight": torch.randn(4, 4),
         "mid_block.resnets.1.conv2.weight": torch.randn(4, 4, 3, 3),

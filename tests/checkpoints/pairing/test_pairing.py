@@ -122,7 +122,7 @@ def test_tied_head_that_a_file_stores_all_the_same(tmp_path: Path) -> None:
             assert reasons(pairing)["lm_head.weight"] == reason
 
 
-def test_different_architectures(tmp_path: Path) -> None:
+def test_different_architectures() -> None:
     with pytest.raises(
         PairingError, match=r"0 of 14 matrices match; only in base: 'model.layers.0.self_attn.q_proj"
     ):
@@ -199,7 +199,7 @@ def test_lora_is_what_peft_merges(tmp_path: Path, settings: dict[str, Any], wher
         assert torch.equal(both.base, base[name])
 
 
-def test_the_active_adapter_of_several(tmp_path: Path) -> None:
+def test_the_active_adapter_of_several() -> None:
     model = llama_adapter()
     model.add_adapter("second", LoraConfig(r=2, lora_alpha=3, target_modules=["k_proj"]))
     model.set_adapter("second")

@@ -406,7 +406,7 @@ def test_several_active_adapters_are_summed() -> None:
         torch.testing.assert_close(tuned_of(both), truth[name])
 
 
-def test_sums_that_cannot_be(tmp_path: Path) -> None:
+def test_sums_that_cannot_be() -> None:
     from intruders.errors import SettingError
 
     for text in ("+a", "a@0.5+", "a@0.5++b@0.5"):

@@ -93,7 +93,7 @@ def test_experts_of_a_checkpoint_one_by_one_on_one_side(tmp_path: Path, on_disk:
     assert asked <= own
 
 
-def test_a_changed_matrix_that_no_written_tensor_contains_is_refused(tmp_path: Path) -> None:
+def test_a_changed_matrix_that_no_written_tensor_contains_is_refused() -> None:
     model = get_peft_model(tiny_mixtral(), LoraConfig(r=2, target_modules=["q_proj"]))
     changes = {"model.layers.7.self_attn.q_proj.weight": halved}
     for sides in ((model,), (tiny_mixtral(0), tiny_mixtral(1))):

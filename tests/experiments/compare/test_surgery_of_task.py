@@ -131,7 +131,7 @@ def test_a_resumed_comparison_measures_no_sensitivity_again(
     (folder / "task.jsonl").write_text(rows)
 
 
-def test_where_there_is_nothing_to_weigh_it_is_a_row_with_its_reason(folder: Path, tmp_path: Path) -> None:
+def test_where_there_is_nothing_to_weigh_it_is_a_row_with_its_reason(folder: Path) -> None:
     alone = surgery(compared(folder, "rank1"))
     assert alone.chosen is None
     assert alone.reason == (

@@ -90,7 +90,7 @@ def test_a_study_of_one_seed_gives_no_advice_and_says_why() -> None:
     assert notes[0].startswith("one seed:")
 
 
-def test_a_higher_rate_that_makes_intruders(tmp_path: Path) -> None:
+def test_a_higher_rate_that_makes_intruders() -> None:
     rows = [
         run(f"{lr}-{seed}", lr=lr, seed=seed, intruders=10 + round(20 * (lr > 5e-4) + noise(lr, seed)))
         for seed in range(3)

@@ -87,7 +87,7 @@ def test_operations_of_a_step_are_those_that_torch_counts(tmp_path: Path, method
     assert a_token == pytest.approx(counted, rel=1e-9)
 
 
-def test_memory_counts_weights_gradients_and_moments(tmp_path: Path) -> None:
+def test_memory_counts_weights_gradients_and_moments() -> None:
     size = model_size("FacebookAI/roberta-base")
     assert size is not None
     small, large = (run_cost(run_of("FacebookAI/roberta-base", method="lora", rank=rank)) for rank in (1, 9))

@@ -199,7 +199,9 @@ def test_a_kill_in_between_loses_nothing(
 
 
 def test_a_study_that_was_continued_can_be_published_and_taken_over_again(
-    published: tuple[Path, Path], llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    published: tuple[Path, Path],
+    llama: Path,
+    tmp_path: Path,
 ) -> None:
     document = tiny_study(llama)
     del document["experiments"]["matched"]["methods"][1]

@@ -148,7 +148,7 @@ def test_a_training_that_is_measured_ends_with_the_same_weights(
     assert plain_draws == seen_draws
 
 
-def test_each_module_is_put_back_in_its_own_mode(llama: Path, texts: Path, tmp_path: Path) -> None:
+def test_each_module_is_put_back_in_its_own_mode(llama: Path, texts: Path) -> None:
     model = prepared(llama, "lora").train()
     part = next(module for name, module in model.named_modules() if name.endswith("q_proj"))
     part.eval()
