@@ -33,7 +33,7 @@ def batch(request: pytest.FixtureRequest) -> Pair:
 
 
 @pytest.fixture(scope="module")
-def exact(batch: Pair) -> Detection:
+def exact(batch: Pair) -> Decisions:
     """By dense decompositions."""
     return decide(batch, 10, 0.5, exact=True)
 
@@ -91,14 +91,14 @@ def test_decompositions_of_bases_are_the_same_too(batch: Pair) -> None:
 
 
 @pytest.mark.parametrize("count", [2, 7])
-def test_threads_change_no_decision(count: int, batch: Pair, exact: Detection) -> None:
+def test_threads_change_no_decision(count: int, batch: Pair, exact: Decisions) -> None:
     with threads(count):
         detection = decide(batch, 10, 0.5)
     assert decisions(detection) == decisions(exact)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
-def test_batches_change_no_decision(size: int, batch: Pair, exact: Detection) -> None:
+def test_batches_change_no_decision(size: int, batch: Pair, exact: Decisions) -> None:
     for first in range(0, COUNT, size):
         index = torch.arange(first, min(first + size, COUNT))
         detection = decide(batch.select(index), 10, 0.5)
@@ -106,7 +106,7 @@ def test_batches_change_no_decision(size: int, batch: Pair, exact: Detection) ->
 
 
 def test_a_device_that_is_not_covered_decides_exactly(
-    batch: Pair, exact: Detection, monkeypatch: pytest.MonkeyPatch
+    batch: Pair, exact: Decisions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(decide_module, "is_covered", lambda device: False)
     detection = decide(batch, 10, 0.5)
