@@ -32,7 +32,8 @@ def require_only_matrices(sides: tuple[Checkpoint, Opened]) -> None:
     adapters = [part for part in parts if isinstance(part, Adapter)]
     if not adapters:
         return
-    paired = {tensor_of(pair.name) for pair in pair_sides(*sides, Selection(include_embeddings=True)).pairs}
+    pairing = pair_sides(*sides, Selection(include_embeddings=True))
+    paired = {tensor_of(pair.name) for pair in pairing.pairs}
     embedding = tied_head(base.tensors, base.config)
     shared = sorted(paired & {embedding, HEAD}) if embedding is not None else []
     if shared:
@@ -43,7 +44,7 @@ def require_only_matrices(sides: tuple[Checkpoint, Opened]) -> None:
     # A classifier's new head is in no base, and no language model computes with it.
     unpaired = {*base.names(), HEAD} - paired
     for adapter in adapters:
-        others = [name for name, _ in adapter.ignored]
+        others = pairing.biases + [name for name, _ in adapter.ignored]
         others += [
             name
             for name in adapter.replaced.names()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ...linalg.low_rank import LowRank
-from ..stored.checkpoint import Checkpoint
+from ..stored.checkpoint import Checkpoint, StoredTensor
 from ..stored.hub import HubOrigin
 
 Shape = tuple[int, ...]
@@ -38,6 +38,10 @@ class AdaptedWeight:
     )
     # Of a weight that PEFT makes: as a merge by PEFT leaves it in the type of the base's weight that it is given.
     merged: Callable[[Tensor], Tensor] | None = field(default=None, repr=False)
+    # Of a method that changes the module's bias with its weight: the same update of a module that has this bias.
+    with_bias: Callable[[StoredTensor], AdaptedWeight] | None = field(default=None, repr=False)
+    # The bias as the adapter leaves it, from the base's weight (m, n); None where it changes none.
+    bias: Callable[[Tensor], Tensor] | None = field(default=None, repr=False)
 
     @property
     def full_shape(self) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
@@ -22,7 +22,7 @@ from .adapter import AdaptedWeight, BaseWeight
 from .adapter_config import AdapterConfig
 from .peft_at_work import peft_at_work
 from .peft_settings import peft_settings
-from .peft_types import SHARED_AND_DECOMPOSED
+from .peft_types import SHARED_AND_DECOMPOSED, WITH_BIAS
 
 Tensors = Mapping[str, StoredTensor]
 # The weight that PEFT makes of the base's; in single precision at least, or in the base's own type.
@@ -113,21 +113,33 @@ def _not_bound(base: Tensor, is_widened: bool) -> Tensor:
 
 
 def _single(
-    module: str, own: Mapping[str, StoredTensor], config: AdapterConfig, scales: Mapping[str, float]
+    module: str,
+    own: Mapping[str, StoredTensor],
+    config: AdapterConfig,
+    scales: Mapping[str, float],
+    bias: StoredTensor | None = None,
 ) -> AdaptedWeight:
     feedforward = [module] if _is_on_input(own) else []
 
-    def make(base: Tensor, is_widened: bool) -> Tensor:
+    def layer(base: Tensor, is_widened: bool) -> nn.Linear:
         largest = max(*base.shape, *(size for tensor in own.values() for size in tensor.shape))
         room = _ROOM * (max(base.shape) ** 2 + _numbers(own))
         with peft_at_work(module, config.source, max(room, _LEAST_ROOM)):
             settings = peft_settings(config, [module], largest, feedforward)
             # A copy: starts and merges write to the weight.
             tree = _tree({module: base.contiguous().clone()})
+            if bias is not None:
+                own_bias = bias.read().to(base.device, base.dtype, copy=True)
+                tree.get_submodule(module).bias = nn.Parameter(own_bias, requires_grad=False)
             model = _with_adapter(tree, settings, {_full(name): own[name].read() for name in own})
             return _merged(_layer(model, module, scales), is_widened)
 
-    return _weight(module, config, make)
+    made = _weight(module, config, lambda base, is_widened: layer(base, is_widened).weight.detach())
+    if config.peft_type not in WITH_BIAS or feedforward:
+        return made
+    if bias is None:
+        return replace(made, with_bias=lambda base: _single(module, own, config, scales, base))
+    return replace(made, bias=lambda base: layer(base, True).bias.detach())
 
 
 def _is_on_input(own: Mapping[str, StoredTensor]) -> bool:
@@ -181,7 +193,7 @@ class _Skeleton:
         try:
             if self.config.peft_type in SHARED_AND_DECOMPOSED:
                 self._decompose_again(layer)
-            return _merged(layer, is_widened)
+            return _merged(layer, is_widened).weight.detach()
         finally:
             weight.data = hollow
             layer.merged_adapters.clear()
@@ -248,15 +260,15 @@ def _layer(model: nn.Module, module: str, scales: Mapping[str, float]) -> Any:
     return layer
 
 
-def _merged(layer: Any, is_widened: bool) -> Tensor:
-    """The weight with the adapter in it; widened to single precision at least, so that nothing is rounded to half."""
+def _merged(layer: Any, is_widened: bool) -> nn.Linear:
+    """The layer with the adapter in it; widened to single precision at least, so that nothing is rounded to half."""
     if layer.get_base_layer().weight.dtype == torch.float64:
         layer.double()
     elif is_widened:
         layer.float()
     layer.merge()
-    weight: Tensor = layer.get_base_layer().weight.detach()
-    return weight
+    linear: nn.Linear = layer.get_base_layer()
+    return linear
 
 
 def _full(name: str) -> str:

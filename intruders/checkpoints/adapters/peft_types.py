@@ -40,10 +40,11 @@ DECOMPOSING = frozenset({"ADAMSS", "FROD", "OSF", "PSOFT", "TINYLORA"})
 # All that a file of UniLoRA needs to hold: it names no module then.
 SHARED_VECTOR = "base_model.unilora_theta_d"
 
+# Change a layer's bias with its weight; IA3 where it scales outputs.
+WITH_BIAS = frozenset({"ADAMSS", "GLORA", "IA3", "ROAD"})
+
 # What a reader of the result should know of a type.
 NOTES = {
-    "GLORA": "the adapter '{}' changes biases too, which are not audited",
-    "ROAD": "the adapter '{}' changes biases too, which are not audited",
     "PSOFT": "the adapter '{}' does not contain its frozen factors; they were computed again from the base, and "
     "another linear algebra library may turn their signs",
 }

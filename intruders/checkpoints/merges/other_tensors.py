@@ -35,6 +35,7 @@ def tensors_not_compared(base: Checkpoint, sides: Sequence[Side], is_sum: bool) 
                 end = "bias" if match["part"] == "lora_B.bias" else "weight"
                 changed = _name_in(base, f"{match['module']}.{end}")
                 unchecked.append(OtherTensor(changed, f"the adapter changes it: {reason}"))
+        unchecked += [OtherTensor(bias, "the adapter changes it: a bias") for bias in side.biases]
         if is_sum:
             lacking = [skipped.name for skipped in side.skipped if skipped.name in part.replaced.tensors]
             unchecked += [

@@ -47,6 +47,7 @@ def pair_sides(base: Checkpoint, tuned: Opened, selection: Selection = EVERYTHIN
         rows.pairs,
         rows.skipped,
         list(dict.fromkeys(notes)),
+        [bias for side in sides for bias in side.biases],
         base_hub=base.hub,
         tuned_hub=tuned.hub,
     )

@@ -70,6 +70,7 @@ class Pairing:
     pairs: list[PairedMatrix]
     skipped: list[Skipped]
     matched: list[str] = field(default_factory=list)  # what was matched other than by equal names, in words
+    biases: list[str] = field(default_factory=list)  # of the base, that an adapter changes with its matrices
     # The commits that the sides were read from, where they are from the hub.
     base_hub: tuple[HubOrigin, ...] = ()
     tuned_hub: tuple[HubOrigin, ...] = ()

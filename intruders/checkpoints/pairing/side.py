@@ -32,6 +32,13 @@ class Side:
     def holds(self, name: str) -> bool:
         return name in self.updates or name in self.tensors
 
+    @property
+    def biases(self) -> dict[str, str]:
+        """The base's biases that the adapter changes with a weight, each with the name of the weight."""
+        return {
+            _bias_beside(weight): weight for weight, update in self.updates.items() if update.bias is not None
+        }
+
 
 def side_of(acting: Acting) -> Side:
     """Match a part with what it acts on.
@@ -82,10 +89,14 @@ def _adapter_side(acting: Acting, adapter: Adapter) -> Side:
     elsewhere = _require_modules(base, adapter, updates, shapes, matching)
     by_name = {update.name: update for update in updates}
     matched = set(matching.tuned_of.values())
-    return Side(
+    side = Side(
         acting,
         base,
-        {name: by_name[other] for name, other in matching.tuned_of.items() if other in by_name},
+        {
+            name: _with_its_bias(by_name[other], base, name)
+            for name, other in matching.tuned_of.items()
+            if other in by_name
+        },
         {name: replaced.tensors[other] for name, other in matching.tuned_of.items() if other not in by_name},
         ("unchanged", SkipKind.UNCHANGED),
         [
@@ -97,6 +108,19 @@ def _adapter_side(acting: Acting, adapter: Adapter) -> Side:
         + [Skipped(name, reason) for name, reason in adapter.ignored],
         adapter.notes + matching.in_words(),
     )
+    if side.biases:
+        changed = f"changes {len(side.biases)} biases with its matrices"
+        side.notes.insert(0, f"the adapter '{adapter.source}' {changed}, which are not audited")
+    return side
+
+
+def _with_its_bias(update: AdaptedWeight, base: Checkpoint, weight: str) -> AdaptedWeight:
+    bias = base.tensors.get(_bias_beside(weight))
+    return update if update.with_bias is None or bias is None else update.with_bias(bias)
+
+
+def _bias_beside(weight: str) -> str:
+    return f"{weight.removesuffix('.weight')}.bias"
 
 
 def _input_first_in(tuned: Checkpoint, base: Checkpoint, matching: Matching) -> set[str]:

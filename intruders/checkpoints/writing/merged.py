@@ -249,7 +249,7 @@ def _with_share(tensor: Tensor, base: StoredTensor, name: str, share: float, dty
 def _replaced_whole(
     base: Checkpoint, tuned: Adapter | ModelSum
 ) -> dict[str, tuple[Callable[[], Tensor], float]]:
-    """Tensors of one dimension that an adapter stores in full, by the base's names, and its weight in a sum.
+    """Tensors of one dimension that an adapter stores in full or makes, by the base's names, and its weight in a sum.
 
     Those of two dimensions are matrices like any other.
     """
@@ -280,7 +280,21 @@ def _replaced_whole(
                         f"'{tuned.source}' is a sum of adapters that store '{name}' in full; merge it first"
                     )
                 whole[name] = stored.read, weight
+        for bias, name in side.biases.items():
+            if len(parts) > 1:
+                raise CheckpointError(
+                    f"'{tuned.source}' is a sum of adapters that change '{bias}'; merge it first"
+                )
+            whole[bias] = partial(_bias_of, side, name), weight
     return whole
+
+
+def _bias_of(side: Side, weight: str) -> Tensor:
+    """Make the bias that an adapter changes with a weight."""
+    (matrix,) = matrices_of(side.base, weight)
+    made = side.updates[weight].bias
+    assert made is not None
+    return made(matrix.read(side.base.tensors[weight]))
 
 
 def _require_matched(base: Checkpoint, side: Side) -> None:
