@@ -1,4 +1,4 @@
-"""Bytes that would pass for weights although a scale that nothing restored them by lies beside them."""
+"""Bytes and words that would pass for weights, or for no weights, although a scale is stored with them."""
 
 from __future__ import annotations
 
@@ -33,6 +33,33 @@ def refuse_codes(tensors: Mapping[str, StoredTensor], parts: set[str]) -> None:
             raise CheckpointError(
                 f"'{name}' is {stored.stored_as} of shape {stored.shape} with the scale '{beside[0]}', which is not "
                 "restored here; pass the model before it was quantized"
+            )
+
+
+def refuse_packed(tensors: Mapping[str, StoredTensor], source: str) -> None:
+    """Refuse words of packed integers with ``scales``, in a checkpoint whose config names no method.
+
+    Their scales would pass for the model's matrices.
+
+    Raises:
+      CheckpointError: there are such words; the text names the program that makes them.
+    """
+    for name, stored in tensors.items():
+        module, _, last = name.rpartition(".")
+        is_words = not stored.dtype.is_floating_point and stored.dtype.itemsize > 1
+        if not is_words or f"{module}.scales" not in tensors:
+            continue
+        if last == "weight":
+            raise CheckpointError(
+                f"'{source}' is quantized with MLX ('{name}' is {stored.stored_as} with '{module}.scales'), which is "
+                "not de-quantized here; pass the original base, or what mlx_lm.convert --dequantize makes of it"
+            )
+        if last == "qweight":
+            raise CheckpointError(
+                f"'{source}' is quantized ('{name}' is {stored.stored_as} with '{module}.scales'), and its config does "
+                "not name the method; expected a quantization_config with its quant_method in config.json, such as "
+                'the content of AutoGPTQ\'s quantize_config.json with "quant_method": "gptq"; add it, or pass the '
+                "original base"
             )
 
 

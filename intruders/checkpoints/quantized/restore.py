@@ -10,7 +10,7 @@ import torch
 from ...errors import CheckpointError
 from ..stored.checkpoint import StoredTensor
 from .bitsandbytes import four_bit_weights, int8_weights
-from .codes import refuse_codes
+from .codes import refuse_codes, refuse_packed
 from .mxfp4 import mxfp4_weights
 from .packed import awq_weights, compressed_weights, gptq_weights
 from .scaled import scaled_weights
@@ -50,6 +50,7 @@ def restored(tensors: Tensors, config: Mapping[str, Any] | None, source: str) ->
             "dequantize() on the model, and save that"
         )
     if method is None:  # a state dict or a bare file: the names of its parts tell
+        refuse_packed(tensors, source)
         readers = [four_bit_weights, int8_weights, scaled_weights]
     weights: dict[str, StoredTensor] = {}
     parts: set[str] = set()

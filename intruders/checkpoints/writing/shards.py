@@ -32,6 +32,9 @@ _DTYPE_NAMES = {
     torch.int32: "I32",
     torch.int16: "I16",
     torch.int8: "I8",
+    torch.uint64: "U64",
+    torch.uint32: "U32",
+    torch.uint16: "U16",
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
@@ -137,7 +140,8 @@ def _header(tensors: Sequence[PlannedTensor]) -> bytes:
     for tensor in tensors:
         if tensor.dtype not in _DTYPE_NAMES:
             raise CheckpointError(
-                f"'{tensor.name}' has the dtype {tensor.dtype}, which safetensors cannot store"
+                f"'{tensor.name}' has the dtype {tensor.dtype}, which is not written here; expected one of "
+                f"{', '.join(_DTYPE_NAMES.values())}; convert the tensor"
             )
         end = begin + tensor.nbytes
         entries[tensor.name] = {

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import intruders
+from intruders.checkpoints.opening.open import open_checkpoint
 from intruders.checkpoints.quantized.codes import refuse_codes
 from intruders.checkpoints.stored.checkpoint import StoredTensor
 from intruders.errors import CheckpointError
@@ -64,3 +69,41 @@ def test_an_audit_of_a_stack_in_fp8_says_so() -> None:
     }
     with pytest.raises(CheckpointError, match=r"'mlp.experts.gate_up_proj_scale_inv', which is not restored"):
         intruders.audit(base, tuned)
+
+
+def in_folder(folder: Path, tensors: dict[str, torch.Tensor], config: dict[str, object]) -> Path:
+    save_file(tensors, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.mark.parametrize("config", [{}, {"quantization_config": {"group_size": 16, "bits": 4}}])
+def test_words_of_mlx_whose_config_names_no_method(tmp_path: Path, config: dict[str, object]) -> None:
+    words = {
+        "q.weight": torch.zeros(8, 4, dtype=torch.uint32),
+        "q.scales": torch.ones(8, 2),
+        "q.biases": torch.ones(8, 2),
+    }
+    with pytest.raises(
+        CheckpointError, match=r"quantized with MLX .*; pass the original base, or .*--dequantize"
+    ):
+        open_checkpoint(in_folder(tmp_path, words, config))
+
+
+def test_words_of_autogptq_are_read_once_the_config_names_the_method(tmp_path: Path) -> None:
+    words = {
+        "q.qweight": torch.full((8, 32), 0x33333333, dtype=torch.int32),
+        "q.qzeros": torch.zeros(2, 4, dtype=torch.int32),
+        "q.scales": torch.ones(2, 32),
+        "q.g_idx": torch.arange(64, dtype=torch.int32) // 32,
+    }
+    with pytest.raises(CheckpointError, match=r"does not name the method; .*quant_method.*; add it, or pass"):
+        open_checkpoint(in_folder(tmp_path, words, {}))
+    own = {"bits": 4, "group_size": 32}  # of quantize_config.json
+    named = in_folder(tmp_path, words, {"quantization_config": own | {"quant_method": "gptq"}})
+    assert torch.equal(open_checkpoint(named).read("q.weight"), torch.full((32, 64), 2.0))
+
+
+def test_whole_numbers_that_have_no_scales_are_no_words(tmp_path: Path) -> None:
+    tensors = {"q.weight": torch.ones(8, 8), "ids.weight": torch.zeros(8, 4, dtype=torch.int64)}
+    assert set(open_checkpoint(in_folder(tmp_path, tensors, {})).names()) == tensors.keys()

@@ -94,6 +94,23 @@ def test_dtype_is_the_planned_one_and_tensors_are_let_go(tmp_path: Path) -> None
     assert torch.equal(load_file(tmp_path / "a.safetensors")["h"], torch.full((4, 4), 1 / 3).bfloat16())
 
 
+@pytest.mark.parametrize("dtype", [torch.uint16, torch.uint32, torch.uint64])
+def test_words_read_back(tmp_path: Path, dtype: torch.dtype) -> None:
+    words = torch.tensor([[1, 2**15 + 1]], dtype=torch.int64).to(dtype)
+    write_safetensors(tmp_path / "a.safetensors", [planned("a", words)])
+    from safetensors.torch import load_file
+
+    found = load_file(tmp_path / "a.safetensors")["a"]
+    assert found.dtype == dtype
+    assert found.tolist() == [[1, 2**15 + 1]]
+
+
+def test_a_dtype_that_is_not_written_is_named(tmp_path: Path) -> None:
+    wrong = planned("a", torch.zeros(2, dtype=torch.complex128))
+    with pytest.raises(CheckpointError, match=r"'a' has the dtype torch\.complex128, .*F64, .*; convert"):
+        write_safetensors(tmp_path / "a.safetensors", [wrong])
+
+
 def test_a_tensor_of_another_shape_than_planned_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="planned as"):
         write_safetensors(
