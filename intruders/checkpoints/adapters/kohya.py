@@ -86,6 +86,12 @@ def single_file_adapter(
         replace(_update(module, parts, configs, source, per_input), component=_component(module))
         for module, parts in modules.items()
     ]
+    if modules and all(f"{module}.base_layer.weight" in stored for module in modules):
+        raise CheckpointError(
+            f"'{source}' is a model with an adapter that is not merged ('{next(iter(modules))}.base_layer.weight' and "
+            "factors of a LoRA), and does not tell the adapter's scale; expected one of the two; save the adapter with "
+            "save_pretrained of the PeftModel, or merge it with merge_and_unload and save the model"
+        )
     if not updates:
         raise CheckpointError(
             f"'{source}' contains no factors of a LoRA; expected lora_down and lora_up, or lora_A and lora_B"

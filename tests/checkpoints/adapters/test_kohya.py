@@ -12,7 +12,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from intruders.checkpoints.adapters.adapter import Adapter
 from intruders.checkpoints.adapters.kohya_names import in_diffusers_names
+from intruders.checkpoints.opening.open import open_source
 from intruders.checkpoints.pairing.open_sides import open_sides
 from intruders.checkpoints.pairing.pair_sides import pair_sides
 from intruders.errors import CheckpointError, PairingError
@@ -207,6 +209,30 @@ def test_lora_a_and_b_without_a_config(tmp_path: Path) -> None:
     assert len(different) == 2
     for name, both in different.items():
         torch.testing.assert_close(tuned_of(both), truth[name])
+
+
+@pytest.mark.parametrize("where", ["folder", "memory"])
+def test_a_model_with_an_adapter_that_is_not_merged(tmp_path: Path, where: str) -> None:
+    """Its alpha is in no tensor: at scale 1 the update would be a sixteenth of what the model computes with."""
+    model = peft.get_peft_model(tiny_llama(), peft.LoraConfig(r=2, lora_alpha=32, target_modules=["q_proj"]))
+    randomize_adapter(model)
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+    source = tmp_path if where == "folder" else model.state_dict()
+    with pytest.raises(
+        CheckpointError, match=r"an adapter that is not merged .*; save the adapter .*, or merge it"
+    ):
+        open_sides(tiny_llama(), source)
+
+
+def test_a_head_saved_with_its_factors_is_an_adapters_own(tmp_path: Path) -> None:
+    targets = ["q_proj", "lm_head"]
+    model = peft.get_peft_model(tiny_llama(), peft.LoraConfig(r=2, lora_alpha=2, target_modules=targets))
+    randomize_adapter(model)
+    folder = saved(model, tmp_path)
+    (folder / "adapter_config.json").unlink()
+    opened = open_source(folder)
+    assert isinstance(opened, Adapter)
+    assert "base_model.model.lm_head.base_layer.weight" in opened.replaced.names()
 
 
 def test_old_diffusers_names() -> None:
