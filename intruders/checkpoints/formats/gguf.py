@@ -48,11 +48,16 @@ def gguf_file(path: Path) -> GgufModel:
     """The model in a GGUF file; of a file of a split model the whole of it.
 
     Raises:
-      CheckpointError: not a whole GGUF file, or an architecture that transformers does not load from GGUF.
+      CheckpointError: not a whole GGUF file, an adapter, or an architecture that transformers does not load from GGUF.
       MissingDependencyError: gguf or transformers is not installed.
     """
     _require_packages(path)
     layout = read_whole_layout(path)
+    if layout.is_adapter:
+        raise CheckpointError(
+            f"'{path}' is an adapter for llama.cpp (its general.type is 'adapter'), which is not read; expected a "
+            "model; pass the PEFT adapter that it was converted from"
+        )
     with _one_line_errors(path):
         from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor
 

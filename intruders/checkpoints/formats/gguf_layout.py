@@ -68,6 +68,12 @@ class GgufLayout:
             return None
         return int.from_bytes(field.items[0], "little", signed=field.types[0] in _SIGNED)
 
+    @property
+    def is_adapter(self) -> bool:
+        """Whether the file says that it is an adapter, and no model."""
+        field = self.fields.get("general.type")
+        return field is not None and field.types == (_STRING,) and field.items[0] == b"adapter"
+
 
 def read_gguf_layout(path: Path) -> GgufLayout:
     """The architecture and every tensor of the file.
