@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -42,7 +43,9 @@ Source = str | os.PathLike[str] | nn.Module | Mapping[str, Tensor] | Checkpoint
 
 
 # What the transformers Trainer leaves beside the weights.
-_NO_WEIGHTS = {"training_args.bin", "optimizer.pt", "optimizer.bin", "scheduler.pt", "scaler.pt"}
+_NO_WEIGHTS = re.compile(
+    r"training_args\.bin|optimizer\.(?:pt|bin)|(?:scheduler|scaler)\.pt|rng_state(?:_\d+)?\.pth"
+)
 
 
 def open_checkpoint(source: Source) -> Checkpoint:
@@ -216,7 +219,7 @@ def _weights_in(folder: Path) -> Path:
         [name for name in names if name.endswith(".safetensors")],
         ["pytorch_model.bin.index.json"],
         ["pytorch_model.bin"],
-        [name for name in names if name.endswith(PICKLE_SUFFIXES) and name not in _NO_WEIGHTS],
+        [name for name in names if name.endswith(PICKLE_SUFFIXES) and not _NO_WEIGHTS.fullmatch(name)],
         one_file_each(name for name in names if name.endswith(".gguf")),
         [name for name in names if name.endswith(suffixes_of_plugins())],
     ):
@@ -235,8 +238,20 @@ def _weights_in(folder: Path) -> Path:
     raise CheckpointError(
         f"'{folder}' contains no weights; "
         "expected model.safetensors or its index, pytorch_model.bin, or a .gguf file"
-        + _where_training_stopped(folder)
+        + (_how_to_merge_shards(folder) or _where_training_stopped(folder))
     )
+
+
+def _how_to_merge_shards(folder: Path) -> str:
+    """Return what makes one model of the shards of a training on several devices; empty for another folder."""
+    if (folder / "zero_to_fp32.py").is_file():
+        return "; its weights are DeepSpeed's shards; merge them (python zero_to_fp32.py . OUT there), and pass OUT"
+    # The state of the optimizer is stored in such shards too.
+    shards = {shard.parent for shard in (*folder.glob("*.distcp"), *folder.glob("*/*.distcp"))}
+    models = sorted(str(parent) for parent in shards if not parent.name.startswith("optimizer"))
+    if not models:
+        return ""
+    return f"; its weights are FSDP's shards; merge them (accelerate merge-weights {models[0]} OUT), and pass OUT"
 
 
 def _where_training_stopped(folder: Path) -> str:

@@ -65,3 +65,34 @@ def test_hub_id_downloaded_before_is_read_without_network(
     checkpoint = open_checkpoint("org/model")
     assert checkpoint.source == "org/model"
     assert torch.equal(checkpoint.read("a.weight"), torch.ones(2, 2))
+
+
+@pytest.mark.parametrize(
+    ("states", "instruction"),
+    [
+        (
+            ["pytorch_model_fsdp_0/__0_0.distcp", "optimizer_0/__0_0.distcp"],
+            "accelerate merge-weights .*_fsdp_0 OUT",
+        ),
+        (["__0_0.distcp"], "accelerate merge-weights .* OUT"),
+        (
+            ["zero_to_fp32.py", "global_step10/bf16_zero_pp_rank_0_optim_states.pt"],
+            r"python zero_to_fp32\.py \. OUT",
+        ),
+        ([], r"gguf file$"),
+    ],
+    ids=["FSDP", "FSDP, in the folder", "DeepSpeed", "neither"],
+)
+@pytest.mark.parametrize("devices", [1, 2])
+def test_states_of_a_trainer_are_no_weights(
+    tmp_path: Path, states: list[str], instruction: str, devices: int
+) -> None:
+    for state in states:
+        (tmp_path / state).parent.mkdir(exist_ok=True)
+        (tmp_path / state).write_bytes(b"")
+    for name in ["rng_state_0.pth", "rng_state_1.pth"] if devices == 2 else ["rng_state.pth"]:
+        torch.save({"cpu": torch.get_rng_state()}, tmp_path / name)
+    with pytest.raises(CheckpointError, match=f"contains no weights; .*{instruction}"):
+        open_checkpoint(tmp_path)
+    save_file({"a.weight": torch.ones(2, 2)}, tmp_path / "model.safetensors")
+    assert list(open_checkpoint(tmp_path).names()) == ["a.weight"]
