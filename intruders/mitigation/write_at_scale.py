@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from numbers import Real
 
+import torch
+
 from ..checkpoints.opening.open import Source
 from ..checkpoints.pairing.open_sides import named_sides, open_sides
 from ..checkpoints.pairing.pair_sides import EVERYTHING, pair_sides
+from ..checkpoints.stored.checkpoint import Checkpoint
 from ..checkpoints.stored.selection import Selection
 from ..errors import SettingError
+from ..linalg.pair import Pair
 from ..system.callers_process import usual_settings
 from ..system.progress import Progress, silent
 from ..system.result_protocol import JsonResult
@@ -24,6 +30,8 @@ RECORD = "written.json"
 SCHEMA = 1
 # Scales further from 0 are taken for a mistake, such as a percentage.
 _MOST = 100
+# Rounding that changes more of the update is told. A few rows of a matrix are enough to measure it.
+_TOLD, _ROWS = 0.05, 256
 
 
 @dataclass(frozen=True)
@@ -59,9 +67,10 @@ def write_at_scale(
 ) -> WrittenScale:
     """Write ``W0 + s D`` in the form of what was given.
 
-    An adapter comes back with each B scaled, at its rank. Nothing is audited or decomposed, and a checkpoint is written
-    one tensor at a time. For the intruders before and after, use :func:`intruders.mitigate` with the remedy
-    ``Interpolate``.
+    An adapter comes back with each B scaled, at its rank. A checkpoint comes in the type that holds the numbers of both
+    sides; a warning tells where rounding to it changes the update by more than 5 % of its norm. Nothing is audited or
+    decomposed, and a checkpoint is written one tensor at a time. For the intruders before and after, use
+    :func:`intruders.mitigate` with the remedy ``Interpolate``.
 
     Args:
       base: the model before fine-tuning; None if an adapter names it.
@@ -108,14 +117,55 @@ def write_at_scale(
 
     # Every tensor, the matrices too, is one that no remedy changes and that keeps this share of its update.
     with target.writing({}, progress, share) as written:
+        matrices, rounding = 0, _Rounding()
+        for pair in pairing.pairs:
+            both = pair.load()
+            matrices += both is not None
+            if both is not None and target.form == "checkpoint":
+                rounding.add(both, share(pair.name), is_full=isinstance(sides[1], Checkpoint))
+        rounding.warn()
         result = WrittenScale(
             pairing.base_source,
             pairing.tuned_source,
             str(out),
             target.form,
             float(scale),
-            sum(pair.load() is not None for pair in pairing.pairs),
+            matrices,
             time.perf_counter() - started,
         )
         written.keep(RECORD, result)
     return result
+
+
+@dataclass
+class _Rounding:
+    """What the type of a written checkpoint changes in its update, as squares of norms."""
+
+    update: float = 0.0
+    lost: float = 0.0
+    dtype: torch.dtype | None = None  # of the last matrix that was rounded to half precision
+
+    def add(self, both: Pair, share: float, *, is_full: bool) -> None:
+        """Measure a matrix on some of its rows; ``is_full`` says that both sides decide the written type."""
+        dtype = both.base.dtype
+        if is_full and isinstance(both.tuned, torch.Tensor):
+            dtype = torch.promote_types(dtype, both.tuned.dtype)
+        if dtype.itemsize > 2:
+            return
+        step = max(1, len(both.base) // _ROWS)
+        wide = both.rows(slice(None, None, step)).double()
+        update = share * (wide.dense() - wide.base)
+        exact = wide.base + update
+        self.update += step * float(update.square().sum())
+        self.lost += step * float((exact.to(dtype).double() - exact).square().sum())
+        self.dtype = dtype
+
+    def warn(self) -> None:
+        if self.dtype is None or self.lost <= _TOLD**2 * self.update:
+            return
+        warnings.warn(
+            f"{str(self.dtype).removeprefix('torch.')} is too coarse for this update: rounding changes the update by "
+            f"{math.sqrt(self.lost / self.update):.0%} of its norm; pass a base in float32 to write the model in "
+            "float32, or write an adapter where an adapter was given",
+            stacklevel=3,
+        )

@@ -291,3 +291,42 @@ def test_what_a_new_adapter_cannot_store_is_refused(
     saved(hot_llama(model=medium_llama(), **settings), tmp_path / "tuned")
     with pytest.raises(CheckpointError, match=rf"changes '\S*{named}', which is not the weight of a linear"):
         write_at_scale(folder / "base", f"{tmp_path / 'tuned'}@0.5", 1.0, tmp_path / "out", form="adapter")
+
+
+def coarse(folder: Path, steps: float, base_dtype: torch.dtype = torch.bfloat16) -> tuple[Path, Path]:
+    """A base in bfloat16 numbers, and a fine-tuning that moved every weight by some units in its last place."""
+    base = tiny_llama().to(torch.bfloat16)
+    tuned = copy.deepcopy(base)
+    generator = torch.Generator().manual_seed(1)
+    for name, parameter in tuned.named_parameters():
+        if "proj" in name:
+            sign = torch.randint(0, 2, parameter.shape, generator=generator) * 2 - 1
+            parameter.data += (sign * parameter.data.float().abs() * 2**-8 * steps).to(torch.bfloat16)
+    return saved(base.to(base_dtype), folder / "base"), saved(tuned, folder / "tuned")
+
+
+def test_an_update_that_the_type_cannot_hold_is_told(tmp_path: Path) -> None:
+    base, tuned = coarse(tmp_path, steps=2)
+    with pytest.warns(UserWarning, match=r"bfloat16 is too coarse .* by (\d+)% of its norm; pass") as told:
+        write_at_scale(base, tuned, 0.3, tmp_path / "out")
+    before, after, found = (weights(tmp_path / name) for name in ("base", "tuned", "out"))
+    lost, update = 0.0, 0.0
+    for name in before:
+        wanted = 0.3 * (after[name].double() - before[name].double())
+        update += float(wanted.square().sum())
+        lost += float((found[name].double() - before[name].double() - wanted).square().sum())
+    assert f" {(lost / update) ** 0.5:.0%} " in str(told[0].message)
+    assert (lost / update) ** 0.5 > 0.3
+
+
+@pytest.mark.parametrize(
+    ("steps", "scale", "dtype"),
+    [(100, 0.3, torch.bfloat16), (2, 1.0, torch.bfloat16), (2, 0.0, torch.bfloat16), (2, 0.3, torch.float32)],
+    ids=["a large update", "as trained", "the base", "written in single precision"],
+)
+def test_an_update_that_the_type_holds_is_written_without_a_word(
+    tmp_path: Path, steps: float, scale: float, dtype: torch.dtype, recwarn: pytest.WarningsRecorder
+) -> None:
+    base, tuned = coarse(tmp_path, steps, dtype)
+    write_at_scale(base, tuned, scale, tmp_path / "out")
+    assert not [warning for warning in recwarn if "coarse" in str(warning.message)]
