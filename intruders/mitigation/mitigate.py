@@ -18,6 +18,7 @@ from ..checkpoints.pairing.names_of_base import parts_of, under_common_names
 from ..checkpoints.pairing.open_sides import named_sides, open_sides
 from ..checkpoints.pairing.pair_sides import pair_sides
 from ..checkpoints.pairing.pairing import PairedMatrix
+from ..checkpoints.stored.checkpoint import Checkpoint
 from ..checkpoints.writing.lora_adapter import Rank
 from ..checkpoints.writing.shards import SHARD_BYTES
 from ..errors import SettingError
@@ -28,6 +29,7 @@ from ..system.result_protocol import Result
 from .beyond_doses import require_same_head
 from .cases import reached, read_cases
 from .elsewhere import shares_elsewhere
+from .left_out import warn_of_tensors_left_out
 from .mitigation_result import MitigatedMatrix, Mitigation, UsedRemedy
 from .recheck import audit_after
 from .remedies.every_remedy import remedy_named
@@ -145,6 +147,8 @@ def mitigate(
         raise SettingError(
             f"remedy '{remedy.name}' leaves updates of no low rank, which an adapter cannot store; pass --as checkpoint"
         )
+    if target.form == "adapter" and isinstance(sides[1], Checkpoint):
+        warn_of_tensors_left_out(sides[0], sides[1])
     # The base vectors that the first audit computes serve the second, even where no cache is to be kept.
     compute = replace(compute, cache=compute.base_cache() or MemoryCache())
     pairing, before, settings = audited_whole(*sides, audit, compute, progress)
