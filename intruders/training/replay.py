@@ -15,6 +15,7 @@ from torch.utils.data import Sampler
 
 from ..data.corpora import Corpus, load_corpora
 from ..errors import SettingError
+from ..models.encoding import IGNORED
 from .config_checks import rows_of_text
 from .finetune_config import FinetuneConfig
 
@@ -64,7 +65,10 @@ def read_replay(
         )
     corpus = Corpus(corpora[0].name, [text for text in corpora[0].documents if text not in held_out])
     rows = [
-        {"input_ids": ids, "labels": ids} for text in corpus.documents for ids in _cut(tokenizer, text, width)
+        # Nothing predicts a row's first token, and a target is counted by its label.
+        {"input_ids": ids, "labels": [IGNORED, *ids[1:]]}
+        for text in corpus.documents
+        for ids in _cut(tokenizer, text, width)
     ]
     if not rows:
         raise SettingError(

@@ -14,6 +14,7 @@ from ..errors import NonFiniteError
 from ..models.encoding import PadRight, context_length, encode_classification, pad_token_id
 from .finetune import training_arguments
 from .finetune_config import FinetuneConfig
+from .trainer import TargetTrainer
 
 
 def retrain_head(
@@ -35,7 +36,7 @@ def retrain_head(
     Raises:
       NonFiniteError: the head becomes NaN or infinite.
     """
-    from transformers import PrinterCallback, Trainer, set_seed
+    from transformers import PrinterCallback, set_seed
 
     set_seed(config.seed)
     model.load_state_dict(dict(head), strict=False)
@@ -43,7 +44,7 @@ def retrain_head(
         parameter.requires_grad_(name in head)
     context = context_length(model.config, config.max_length)
     with tempfile.TemporaryDirectory(prefix="intruders-") as scratch:
-        trainer = Trainer(
+        trainer = TargetTrainer(
             model=model,
             args=training_arguments(
                 config, Path(scratch), max_steps=steps, save_strategy="no", report_to="none"

@@ -10,18 +10,63 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 from transformers import Trainer, TrainerCallback
 
 from ..data.task import Task
 from ..errors import NonFiniteError
 from ..models.answers import outcomes_until_decided
 from ..models.encoding import IGNORED, labels_of_next
+from ..models.target_loss import in_single
 from .kl_to_base import KLToBase
 from .replay import ReplaySampler
 from .run_folder import RunFolder
 
 
-class RunTrainer(Trainer):  # type: ignore[misc]
+class TargetTrainer(Trainer):  # type: ignore[misc]
+    """Trainer whose loss is the mean of ``-log p(target)`` over all targets of an optimizer step.
+
+    The targets are a text's class, or a causal model's next tokens, and their mean is over all batches of the step
+    together. What a model of transformers returns as its loss is not that everywhere. A classifier's is a mean over
+    its own batch, and Trainer adds up those of a step as if they were divided already. BART's decoder, and that of
+    its kin, does not shift the labels to the token before.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs, compute_loss_func=loss_of_targets)
+        self._keeps_few_logits = self.args.n_gpu < 2 and takes_positions(self.model)
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        if self.args.n_gpu > 1:
+            num_items_in_batch = (
+                None  # versions of transformers count differently for several GPUs of one process
+            )
+        batches = self.current_gradient_accumulation_steps if model.training else 1
+        loss, outputs = super().compute_loss(model, self._given(model, inputs), True, num_items_in_batch)
+        if num_items_in_batch is None:
+            loss = loss / batches
+        for term in self._terms(self.accelerator.unwrap_model(model), inputs, outputs):
+            loss = loss + term / batches  # the targets' loss is of all batches of a step; this is of its own
+        return (loss, outputs) if return_outputs else loss
+
+    def _given(self, model: Any, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Return a batch in which the label of a position is the target that is predicted there."""
+        if inputs["labels"].dim() == 1:
+            return dict(inputs)
+        if self._keeps_few_logits and model.training:
+            return with_learned_logits(inputs)
+        return inputs | {"labels": labels_of_next(inputs["labels"])}
+
+    def _terms(self, model: Any, inputs: dict[str, Any], outputs: Any) -> Iterator[Tensor]:
+        """Yield what is added to the targets' loss of a batch."""
+        balance = balance_of_experts(model, outputs)
+        if balance is not None:
+            yield balance
+
+
+class RunTrainer(TargetTrainer):
     """Trainer that stops at the step whose loss is NaN or infinite, before the optimizer sees it.
 
     With ``kl``, its loss is that of the task and a term for how far the model has moved from the base. ``order``, if
@@ -35,25 +80,16 @@ class RunTrainer(Trainer):  # type: ignore[misc]
         super().__init__(**kwargs)
         self._run = run
         self._kl = kl
-        self._keeps_few_logits = self.args.n_gpu < 2 and takes_positions(self.model)
+        if kl is not None:
+            self._keeps_few_logits = False
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         return super()._get_train_sampler(train_dataset) if self._order is None else self._order
 
-    def compute_loss(
-        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
-        if self._kl is None or not model.training:
-            if self._keeps_few_logits and model.training:
-                inputs = with_learned_logits(inputs)
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
-        away = self._kl(self.accelerator.unwrap_model(model), inputs, outputs.logits)
-        if self.model_accepts_loss_kwargs and num_items_in_batch is not None:
-            # The task's loss is a mean over all batches of a step already; this one is of its own batch.
-            away = away / self.current_gradient_accumulation_steps
-        loss = loss + away
-        return (loss, outputs) if return_outputs else loss
+    def _terms(self, model: Any, inputs: dict[str, Any], outputs: Any) -> Iterator[Tensor]:
+        yield from super()._terms(model, inputs, outputs)
+        if self._kl is not None and model.training:
+            yield self._kl(model, inputs, outputs.logits)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         if self._kl is not None and "loss" in logs:
@@ -83,7 +119,7 @@ def takes_positions(model: Any) -> bool:
 
 
 def with_learned_logits(inputs: dict[str, Any]) -> dict[str, Any]:
-    """Ask for the logits of the positions that predict a learned token in some row of a batch.
+    """Ask for the logits of the positions that predict a learned token in some row of a batch, with those tokens.
 
     The loss and its gradient are those of all logits: the others are predicted and not learned. Of word problems, that
     is two thirds of all positions, and logits are the largest thing that a small model computes.
@@ -91,8 +127,37 @@ def with_learned_logits(inputs: dict[str, Any]) -> dict[str, Any]:
     wanted = labels_of_next(inputs["labels"])  # (rows, width)
     positions = (wanted != IGNORED).any(dim=0).nonzero().flatten()
     if len(positions) == 0:
-        return inputs
-    return inputs | {"logits_to_keep": positions, "shift_labels": wanted[:, positions]}
+        return inputs | {"labels": wanted}
+    return inputs | {"logits_to_keep": positions, "labels": wanted[:, positions]}
+
+
+def loss_of_targets(outputs: Any, targets: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
+    """Return the sum of ``-log p(target)`` divided by ``num_items_in_batch``, or their mean without it.
+
+    Args:
+      outputs: of a model; its logits are (batch, classes) or (batch, positions, vocabulary).
+      targets: (batch,) or (batch, positions), or ``IGNORED``, of each of the logits.
+      num_items_in_batch: number of targets of all batches of a step.
+    """
+    logits = in_single(outputs.logits).flatten(0, -2)
+    reduction = "mean" if num_items_in_batch is None else "sum"
+    loss = cross_entropy(
+        logits, targets.to(logits.device).flatten(), ignore_index=IGNORED, reduction=reduction
+    )
+    return loss if num_items_in_batch is None else loss / num_items_in_batch
+
+
+def balance_of_experts(model: Any, outputs: Any) -> Tensor | None:
+    """Return the loss by which a model's router spreads tokens over its experts; None if the model computes none."""
+    balance: Tensor | None = getattr(outputs, "aux_loss", None)
+    if not torch.is_tensor(balance):  # of a model without experts, and of one that is not asked for it
+        return None
+    own = model.get_base_model() if hasattr(model, "get_base_model") else model
+    for holder in (own, own.config.get_text_config()):
+        for name in ("router_aux_loss_coef", "aux_loss_coef"):
+            if hasattr(holder, name):
+                return getattr(holder, name) * balance
+    return None
 
 
 @contextmanager

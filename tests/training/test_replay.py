@@ -88,7 +88,7 @@ def test_documents_are_cut_into_rows_and_measured_ones_left_out(llama: Path, tmp
     assert replay is not None
     # 11 characters are tokens in rows of 5, 5 and 1; a row of one token has nothing to predict.
     assert [tokenizer.decode(row["input_ids"]) for row in replay.rows] == ["abcde", "fghij"]
-    assert all(row["labels"] == row["input_ids"] for row in replay.rows)
+    assert all(row["labels"] == [-100, *row["input_ids"][1:]] for row in replay.rows)
     assert replay.per_batch == 1
 
 
@@ -110,7 +110,7 @@ def test_the_loss_of_a_mixed_batch_is_the_mean_over_all_learned_tokens(
     model = AutoModelForCausalLM.from_pretrained(llama).eval()
     total, count, texts = 0.0, 0, 0
     for ids, labels in zip(seen.batch["input_ids"], seen.batch["labels"], strict=True):
-        texts += int((labels != -100).sum() == (ids != 0).sum())  # every token of a text is learned
+        texts += int((labels != -100).sum() == (ids[1:] != 0).sum())  # all of a text is learned
         with torch.no_grad():
             predicted = model(ids[None]).logits[0].log_softmax(-1)
         for position, label in enumerate(labels[1:].tolist()):

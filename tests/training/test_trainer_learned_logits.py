@@ -10,8 +10,12 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from intruders.models.encoding import IGNORED
-from intruders.training.trainer import autocast_as_trained, takes_positions, with_learned_logits
-from tests.tiny import save_bert, save_llama
+from intruders.training.trainer import (
+    autocast_as_trained,
+    loss_of_targets,
+    takes_positions,
+    with_learned_logits,
+)
 
 NOTHING = [IGNORED] * 3
 
@@ -29,12 +33,16 @@ def test_loss_and_gradients_are_those_of_all_logits(tmp_path: Path) -> None:
     fewer = with_learned_logits(batch())
     # Predicted at the position before: 3, 4, 5 of the first row, and 1, 2 of the second.
     assert fewer["logits_to_keep"].tolist() == [1, 2, 3, 4, 5]
+    targets = fewer.pop("labels")
     gradients = []
-    for inputs in (batch(), fewer):
+    for few_logits in (False, True):
         model.zero_grad()
-        outputs = model(**inputs, num_items_in_batch=torch.tensor(5))
-        outputs.loss.backward()
-        gradients.append((outputs.loss, [parameter.grad.clone() for parameter in model.parameters()]))
+        if few_logits:
+            loss = loss_of_targets(model(**fewer), targets, torch.tensor(5))
+        else:
+            loss = model(**batch(), num_items_in_batch=torch.tensor(5)).loss
+        loss.backward()
+        gradients.append((loss, [parameter.grad.clone() for parameter in model.parameters()]))
     (whole, of_whole), (few, of_few) = gradients
     # The same sums in another order, in single precision.
     assert few.item() == pytest.approx(whole.item(), rel=1e-6)
@@ -42,9 +50,9 @@ def test_loss_and_gradients_are_those_of_all_logits(tmp_path: Path) -> None:
         torch.testing.assert_close(first, second, rtol=1e-4, atol=1e-7)
 
 
-def test_a_batch_without_a_learned_token_is_left_as_it_is() -> None:
+def test_a_batch_without_a_learned_token_has_all_logits() -> None:
     inputs = batch() | {"labels": torch.full((2, 7), IGNORED)}
-    assert with_learned_logits(inputs) is inputs
+    assert "logits_to_keep" not in with_learned_logits(inputs)
 
 
 def test_a_classifier_has_one_row_of_logits_and_is_not_asked(tmp_path: Path) -> None:
