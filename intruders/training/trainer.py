@@ -156,7 +156,7 @@ def balance_of_experts(model: Any, outputs: Any) -> Tensor | None:
     for holder in (own, own.config.get_text_config()):
         for name in ("router_aux_loss_coef", "aux_loss_coef"):
             if hasattr(holder, name):
-                return getattr(holder, name) * balance
+                return float(getattr(holder, name)) * balance
     return None
 
 

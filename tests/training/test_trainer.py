@@ -102,7 +102,7 @@ def test_a_decoder_that_does_not_shift_its_labels_learns_the_next_token(kl: floa
     loss, norm = first_step(base, tmp_path / "run", train_all=True, **task)
     rows = load_task(task["task"]).train
     tokenizer = character_tokenizer()
-    ids = torch.tensor([tokenizer.encode(row.text + row.target) + [2] for row in rows])  # (rows, 4)
+    ids = torch.tensor([[*tokenizer.encode(row.text + row.target), 2] for row in rows])  # (rows, 4)
     model = AutoModelForCausalLM.from_pretrained(base)
     log_p = model(input_ids=ids).logits.log_softmax(-1)
     wanted = -log_p[:, 1:3].gather(-1, ids[:, 2:, None]).mean()
