@@ -257,7 +257,7 @@ def _trained(
     head_steps: list[list[int]] = []
     for number, stage in enumerate(stages):
         run = finetune(configs[number], callbacks())
-        _keep_backbone(run, loaded[number])
+        _keep_backbone(run, loaded[number], writes_text=any(task.kind == "causal" for task in loaded))
         steps.append(run.record["steps"])
         reached.append(None if config.match is None else run.record["stopped_by"] == "match")
         result = stage / "stage.json"
@@ -317,8 +317,12 @@ def _stage_config(
     return replace(config, task=task, out=str(stage), base=str(before / "backbone"))
 
 
-def _keep_backbone(run: RunFolder, task: Task) -> None:
-    """Write the stage's model without its head, with adapters merged, and the head in a separate file."""
+def _keep_backbone(run: RunFolder, task: Task, *, writes_text: bool) -> None:
+    """Write the stage's model without its head, with adapters merged, and the head in a separate file.
+
+    With ``writes_text`` the model has the output head of the stage's base, which a classifier has not, for tasks of
+    completions before or after this one.
+    """
     backbone = run.path / "backbone"
     if (run.path / _HEAD).is_file() and backbone.is_dir():
         return
@@ -339,7 +343,13 @@ def _keep_backbone(run: RunFolder, task: Task) -> None:
         }
         unfinished = run.path / ".backbone"
         shutil.rmtree(unfinished, ignore_errors=True)
-        (model.base_model if labels else model).save_pretrained(unfinished)
+        if labels and writes_text:
+            body = model.base_model.state_dict()
+            model = load_model(run.record["base_location"], "causal", loading=IN_SINGLE)
+            model.base_model.load_state_dict(body)
+        elif labels:
+            model = model.base_model
+        model.save_pretrained(unfinished)
         load_tokenizer(location).save_pretrained(unfinished)
     shutil.rmtree(backbone, ignore_errors=True)
     unfinished.rename(backbone)

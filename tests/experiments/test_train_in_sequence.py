@@ -282,3 +282,26 @@ def test_heads_of_causal_tasks_cannot_be_trained_again(tmp_path: Path) -> None:
     config = _config(llama, tmp_path / "out", method="lora", max_eval_samples=3)
     with pytest.raises(SettingError, match="retrain_heads is true, and none of the tasks is classification"):
         train_in_sequence(config, [f"{rows}?prompt=p&completion=c"] * 2, retrain_heads=True)
+
+
+@pytest.mark.parametrize("classes_first", [True, False])
+def test_classes_and_completions_in_one_sequence_keep_the_output_head(
+    classes_first: bool, tmp_path: Path
+) -> None:
+    """A head of its own, which no weight is tied to, is the base's to the bit after a stage of each kind."""
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"p": f"{i % 3}:", "c": "ab"}) + "\n" for i in range(30)))
+    llama = save_llama(tmp_path / "llama")
+    tasks = [_tasks(tmp_path)[0], f"{rows}?prompt=p&completion=c"]
+    config = _config(
+        llama, tmp_path / "out", method="lora", match=None, steps=2, warmup_steps=0, max_eval_samples=3
+    )
+    given = tasks if classes_first else tasks[::-1]
+    assert [len(row) for row in train_in_sequence(config, given).accuracies] == [1, 2]
+    before = load_file(llama / "model.safetensors")
+    for number in (1, 2):
+        after = load_file(tmp_path / "out" / f"stage-{number}" / "backbone" / "model.safetensors")
+        assert after.keys() == before.keys()
+        assert torch.equal(after["lm_head.weight"], before["lm_head.weight"])
+        name = "model.layers.0.self_attn.q_proj.weight"
+        assert not torch.equal(after[name], before[name])
