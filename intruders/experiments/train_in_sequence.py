@@ -19,7 +19,7 @@ from ..data.task import Task
 from ..errors import SettingError
 from ..measures.task_score import score_task, scored_examples
 from ..models.base_model import base_model_location
-from ..models.encoding import context_length, encode_completions, fitting
+from ..models.encoding import context_length, encode_completions, fitting, longest_read
 from ..models.loading import heads, load_model, load_tokenizer
 from ..models.loading_settings import IN_SINGLE
 from ..models.quiet import quiet_transformers
@@ -193,7 +193,7 @@ def _check_tasks(config: FinetuneConfig, tasks: Sequence[Task]) -> None:
     with quiet_transformers():
         tokenizer = load_tokenizer(location)
         model = AutoConfig.from_pretrained(location)
-        context, whole = context_length(model, config.max_length), context_length(model, None)
+        context, whole = context_length(model, config.max_length), longest_read(model)
         for task in causal:
             encoded_rows(
                 config, tokenizer, task.limited(config.max_train_samples, config.max_eval_samples), context
@@ -370,6 +370,7 @@ def _accuracy(config: FinetuneConfig, stage: Path, trained_in: Path, task: Task,
         if head_steps:
             limited = task.limited(config.max_train_samples, config.max_eval_samples)
             retrain_head(model, head, tokenizer, limited, config, head_steps)
-        opened = OpenedModel(model, tokenizer, context_length(model.config, None))
+        context = context_length(model.config, None) if labels else longest_read(model.config)
+        opened = OpenedModel(model, tokenizer, context)
         task = _scored(config, opened.tokenizer, task, opened.context)
         return score_task(opened, task, max_examples=config.max_eval_samples).accuracy.estimate

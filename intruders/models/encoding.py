@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -179,22 +180,32 @@ def pad_token_id(tokenizer: Any) -> int:
 
 
 def context_length(model_config: Any, max_length: int | None) -> int:
-    """Return the number of tokens that fit: the model's positions, or ``max_length`` if that is less.
+    """Return the number of tokens of a row of training: the model's positions, or ``max_length`` if that is less.
 
-    Raises SettingError for more tokens than the model has positions.
+    Without either, as for BLOOM, it is 1,024. Raises SettingError for more tokens than the model has positions.
     """
-    positions = getattr(model_config, "max_position_embeddings", None) or getattr(
-        model_config, "n_positions", None
-    )
-    if positions:
-        positions -= _first_position(model_config)
+    positions = _positions(model_config)
     if max_length is None:
-        return int(positions or 1024)
+        return positions or 1024
     if max_length < 2:
         raise SettingError(f"max_length is {max_length}; expected at least 2 tokens")
     if positions and max_length > positions:
         raise SettingError(f"max_length is {max_length}, but the model has {positions} positions; lower it")
     return max_length
+
+
+def longest_read(model_config: Any) -> int:
+    """Return the number of tokens that a model can read at once, which has no limit where it has no positions."""
+    return _positions(model_config) or sys.maxsize
+
+
+def _positions(model_config: Any) -> int | None:
+    """Return the number of a model's positions; None if it has none, as BLOOM and Mamba, or any number, as XLNet."""
+    text = model_config.get_text_config()
+    positions = getattr(text, "max_position_embeddings", None) or getattr(text, "n_positions", None)
+    if positions is None or positions < 1:
+        return None
+    return int(positions) - _first_position(text)
 
 
 def _first_position(model_config: Any) -> int:

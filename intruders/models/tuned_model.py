@@ -13,7 +13,7 @@ from ..checkpoints.stored.demo_models import resolved_adapter
 from ..data.task import Task
 from ..errors import CheckpointError, SettingError
 from .base_model import base_model_location
-from .encoding import context_length
+from .encoding import context_length, longest_read
 from .finetuned_folder import FinetunedFolder
 from .loading import load_masked_model, load_model, load_tokenizer
 from .loading_settings import AS_STORED, Loading
@@ -72,7 +72,22 @@ def open_language_model(
                 model, more = adapted(model, source, location, merged=merged)
                 notes += more
         tokenizer = load_tokenizer(location)
-    return OpenedModel(model, tokenizer, context_length(_config(model), None), masked, tuple(notes))
+    return OpenedModel(model, tokenizer, longest_read(_config(model)), masked, tuple(notes))
+
+
+def _take_encoder(model: Any, classifier: Any, source: str, *, whole: bool) -> None:
+    """Give a language model the encoder of a classifier: the module with the adapter beside its layers, or weights.
+
+    The module with an adapter cannot give its weights away without merging them.
+    """
+    if whole:
+        setattr(model, model.base_model_prefix, classifier.base_model)
+        return
+    left = model.base_model.load_state_dict(classifier.base_model.state_dict(), strict=False)
+    if left.missing_keys:
+        raise CheckpointError(
+            f"{source!r} has no weights for {left.missing_keys[0]!r} of its base's language model"
+        )
 
 
 def can_go_on(source: str, base: str) -> bool:
@@ -112,6 +127,7 @@ def open_for_task(
         notes = named_base_note(source, base)
         if task.kind == "causal":
             model = load_model(location, "causal", loading=loading)
+            context = longest_read(_config(model))
             if adapter is not None:
                 model, more = adapted(model, source, location, merged=merged)
                 notes += more
@@ -120,7 +136,8 @@ def open_for_task(
             model, more = _classifier(source, adapter, location, task.labels, loading, merged=merged)
             notes += more
             labels = _labels_in_order(source, model, task)
-    opened = OpenedModel(model, tokenizer, context_length(_config(model), None), notes=tuple(notes))
+            context = context_length(_config(model), None)  # longer texts are cut, as in training
+    opened = OpenedModel(model, tokenizer, context, notes=tuple(notes))
     return opened, labels
 
 

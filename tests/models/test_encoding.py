@@ -18,6 +18,7 @@ from intruders.models.encoding import (
     encode_completions,
     encode_parts,
     fitting,
+    longest_read,
 )
 from tests.tiny import character_tokenizer
 
@@ -123,6 +124,19 @@ def test_the_context_is_what_the_model_has_positions_for(
     assert context_length(config, 50) == 50
     with pytest.raises(SettingError, match=f"the model has {expected} positions"):
         context_length(config, expected + 1)
+
+
+@pytest.mark.parametrize("kind", ["bloom", "mamba", "xlnet"])
+def test_a_model_without_positions_reads_any_number_of_tokens(kind: str) -> None:
+    config = AutoConfig.for_model(kind)
+    assert longest_read(config) > 10**9
+    assert context_length(config, None) == 1024  # the rows of a training, and the windows of a loss
+    assert context_length(config, 5000) == 5000
+
+
+def test_the_positions_of_a_model_of_text_and_images_are_those_of_its_text() -> None:
+    config = AutoConfig.for_model("gemma3", text_config={"max_position_embeddings": 4096})
+    assert longest_read(config) == context_length(config, None) == 4096
 
 
 @pytest.mark.parametrize("kind", sorted({*encoding._NUMBERED_FROM_PADDING, "mpnet", "bert"}))
