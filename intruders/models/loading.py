@@ -28,6 +28,7 @@ def load_model(
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
     arguments = _arguments(location, loading)
+    _refuse_permuted(location)
     try:
         if kind == "causal":
             model, info = AutoModelForCausalLM.from_pretrained(
@@ -87,6 +88,20 @@ def _require_complete(model: nn.Module, info: dict[str, Any], location: str) -> 
         raise CheckpointError(
             f"{location!r} lacks weights of a causal language model: {some_of(missing)}; they would start at random, "
             "so pass a checkpoint that has them"
+        )
+
+
+def _refuse_permuted(location: str) -> None:
+    """Raise CheckpointError for XLNet.
+
+    It reads a text in both directions, the next token too, and a class at the last place of a row, where padding is.
+    """
+    from transformers import AutoConfig
+
+    if AutoConfig.from_pretrained(location).model_type == "xlnet":
+        raise CheckpointError(
+            f"{location!r} is an XLNet, which sees the tokens that it would predict and reads a class from the "
+            "padding behind a text; expected another kind of model; pass one such as a Llama or a RoBERTa"
         )
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from intruders.audits.audit import audit
+from intruders.errors import CheckpointError
 from intruders.models.encoding import PadRight, pad_token_id
 from intruders.models.loading import load_model, load_tokenizer
 from intruders.training.finetune import finetune
@@ -97,3 +98,15 @@ def test_a_decoders_classifier_reads_the_last_token_of_each_row(named: int | Non
         for index, row in enumerate(rows):
             alone = model(input_ids=torch.tensor([row])).logits[0]
             torch.testing.assert_close(together[index], alone)
+
+
+@pytest.mark.parametrize("kind", ["causal", "classification"])
+def test_an_xlnet_is_refused(kind: Any, tmp_path: Path) -> None:
+    from transformers import XLNetConfig, XLNetLMHeadModel
+
+    tokenizer = character_tokenizer()
+    sizes = {"d_model": 32, "n_layer": 1, "n_head": 2, "d_inner": 16}
+    XLNetLMHeadModel(XLNetConfig(vocab_size=len(tokenizer), **sizes)).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match="is an XLNet, which sees the tokens that it would predict"):
+        load_model(str(tmp_path), kind, ["a", "b"])
