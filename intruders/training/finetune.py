@@ -201,7 +201,7 @@ def _train(
     kl = KLToBase.of(config, base)
     model = prepare(base, config, task.kind)
     if config.start_from is not None:
-        go_on_from(model, config.start_from)
+        go_on_from(model, config.start_from, config.base)
     start = save_start(model, config, scratch / "start")
     start_of_a = StartOfA.of(model)
 

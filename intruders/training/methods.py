@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from ..checkpoints.stored.matrices import holds_experts
 from ..errors import SettingError
 from ..models.base_model import base_model_location
 from ..models.loading import heads
+from ..models.put_on_base import named_base_note
 from ..models.task_fit import adapter_config
 from .budget_clamp import alpha_pattern
 from .milora import start_from_smallest
@@ -47,8 +49,10 @@ def prepared_for_qlora(model: Any, config: FinetuneConfig) -> nn.Module:
     return prepared
 
 
-def go_on_from(model: Any, adapter: str) -> None:
-    """Put the low-rank weights of a saved adapter into ``model``; a head starts again.
+def go_on_from(model: Any, adapter: str, base: str) -> None:
+    """Put the low-rank weights of a saved adapter into ``model``, which is of ``base``; a head starts again.
+
+    Warns if the adapter names another base: its weights are then no update of this one.
 
     Raises SettingError when the adapter's matrices are not those of the model's own, or when the model would scale
     them by another factor than the adapter does.
@@ -71,6 +75,13 @@ def go_on_from(model: Any, adapter: str) -> None:
             "pass the same base, method, rank and target_modules"
         )
     _require_same_scale(model, adapter)
+    if named_base_note(adapter, base):
+        named = (adapter_config(adapter) or {})["base_model_name_or_path"]
+        warnings.warn(
+            f"start_from {adapter!r} names {str(named)!r} as its base, and this run trains {base!r}; if these are "
+            "other weights, the adapter was learned for another model",
+            stacklevel=2,
+        )
     set_peft_model_state_dict(model, state | saved)
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
+from tiny import save_llama
 from transformers import TrainerCallback
 
 from intruders.errors import NonFiniteError, SettingError
@@ -174,3 +176,16 @@ def test_a_model_learns_to_answer_in_conversations(llama: Path, tmp_path: Path) 
     assert run.record["stopped_by"] == "match"
     done = in_this_process("evaluate", run.path, "--task", f"{rows}?messages=messages")
     assert "1.0000" in done.stdout, done.stderr
+
+
+def test_an_adapter_of_another_base_is_told(llama: Path, whole: RunFolder, tmp_path: Path) -> None:
+    other = save_llama(tmp_path / "other")
+    weights = load_file(other / "model.safetensors")
+    save_file(
+        {name: value * 2 for name, value in weights.items()}, other / "model.safetensors", {"format": "pt"}
+    )
+    with pytest.warns(UserWarning, match="start_from .* as its base, and this run trains .*other"):
+        finetune(config_of(other, tmp_path / "run", start_from=str(whole.path), steps=1))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="start_from")
+        finetune(config_of(llama, tmp_path / "same", start_from=str(whole.path), steps=1))

@@ -159,13 +159,13 @@ def test_an_adapter_goes_on_only_with_the_scale_that_it_has(
             torch.nn.init.normal_(parameter)
     earlier.save_pretrained(tmp_path)
     same: Any = prepare(load_model(str(llama), "causal"), _config(before, llama, alpha=8), "causal")
-    go_on_from(same, str(tmp_path))
+    go_on_from(same, str(tmp_path), str(llama))
     merged = same.merge_and_unload().state_dict()
     for name, weight in earlier.merge_and_unload().state_dict().items():
         assert torch.equal(merged[name], weight)
     config = _config(**({"method": before, "base": llama, "alpha": 8} | settings))
     with pytest.raises(SettingError, match=said):
-        go_on_from(prepare(load_model(str(llama), "causal"), config, "causal"), str(tmp_path))
+        go_on_from(prepare(load_model(str(llama), "causal"), config, "causal"), str(tmp_path), str(llama))
 
 
 def test_what_cannot_be_adapted_is_said(llama: Path) -> None:
