@@ -26,6 +26,8 @@ from ...measures.losses import DocumentLosses
 from ...measures.masked_loss import masked_estimate
 from ...models.encoding import context_length
 from ...models.loading import load_tokenizer
+from ...models.loading_settings import AS_STORED, DTYPES, Loading
+from ...models.stored_dtype import dtype_name
 from ...models.tuned_model import open_language_model
 from ...models.without_adapters import without_adapters
 from .first_process import decided_by_first
@@ -95,7 +97,10 @@ class TextLoss:
                     f"base is a {type(base).__name__}, whose loss on {self.name!r} cannot be measured; expected a "
                     "folder, a Hub id or a model in memory; pass one of them, or leave loss_on out"
                 )
-            opened = open_language_model(fspath(base))
+            # In the type of the trained model, or the rise would be that of another rounding.
+            trained = dtype_name(inner_model(model).dtype)
+            loading = Loading(dtype=trained) if trained in DTYPES else AS_STORED
+            opened = open_language_model(fspath(base), loading=loading)
             self.seconds += time.perf_counter() - began
             self.base = self._of(opened.model, opened.tokenizer, False)
             return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import random
+import shutil
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch.nn.functional import cross_entropy
 from transformers import (
+    AutoModelForCausalLM,
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -281,3 +283,18 @@ def test_finetune_records_it(llama: Path, texts: Path, tmp_path: Path) -> None:
                 loss_on="pydoc",
             )
         )
+
+
+def test_a_base_of_16_bits_is_measured_in_the_type_of_the_trained_model(
+    llama: Path, texts: Path, tmp_path: Path
+) -> None:
+    half = tmp_path / "half"
+    shutil.copytree(llama, half)
+    AutoModelForCausalLM.from_pretrained(llama).to(torch.bfloat16).save_pretrained(half)
+    trained = AutoModelForCausalLM.from_pretrained(half, dtype=torch.float32)
+    text = TextLoss(str(texts), 3, TOKENS)
+    tokenizer = AutoTokenizer.from_pretrained(half)
+    text.measure(trained, tokenizer)
+    text.measure_base(trained, tokenizer, half)
+    assert text.base == pytest.approx(_by_hand(trained, half, texts), rel=1e-6)
+    assert text.rise == 0  # nothing was trained
