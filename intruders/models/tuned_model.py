@@ -59,13 +59,9 @@ def open_language_model(
         notes = named_base_note(source, base)
         if is_classifier(source, adapter):
             model = _language_model(location if adapter else _head_location(source, base), masked, loading)
-            classifier: Any = _classifier(source, adapter, location, None, loading, merged=True)[0]
-            encoder = classifier.base_model.state_dict()
-            left = model.base_model.load_state_dict(encoder, strict=False)
-            if left.missing_keys:
-                raise CheckpointError(
-                    f"{source!r} has no weights for {left.missing_keys[0]!r} of its base's language model"
-                )
+            opened, more = _classifier(source, adapter, location, None, loading, merged=merged)
+            notes += more
+            _take_encoder(model, opened, source, whole=adapter is not None and not merged)
         else:
             model = _language_model(location, masked, loading)
             if adapter is not None:
@@ -127,11 +123,11 @@ def open_for_task(
         notes = named_base_note(source, base)
         if task.kind == "causal":
             model = load_model(location, "causal", loading=loading)
-            context = longest_read(_config(model))
             if adapter is not None:
                 model, more = adapted(model, source, location, merged=merged)
                 notes += more
             labels: list[str] = []
+            context = longest_read(_config(model))
         else:
             model, more = _classifier(source, adapter, location, task.labels, loading, merged=merged)
             notes += more

@@ -465,3 +465,32 @@ def test_an_adapter_beside_its_base_measures_as_one_in_its_weights(save: Any, tm
     assert abs(of_base - merged).min() > 1e-2
     # x W0^T + (x A^T) B^T and x (W0 + B A)^T differ by the rounding of single precision, layer after layer.
     assert beside == pytest.approx(merged, rel=1e-5)
+
+
+def test_the_adapter_of_a_classifier_computes_beside_an_encoder_of_16_bits(tmp_path: Path) -> None:
+    """As a model of text: the base's head and weights to the bit, and the update in single precision beside them."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForMaskedLM
+
+    base = str(save_bert(tmp_path / "base"))
+    AutoModelForMaskedLM.from_pretrained(base).to(torch.bfloat16).save_pretrained(base)
+    classifier: Any = load_model(base, "classification", ["a", "b"], Loading(dtype="float32"))
+    adapter = get_peft_model(
+        classifier,
+        LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["query", "dense"], init_lora_weights=False),
+    )
+    adapter.save_pretrained(tmp_path / "adapter")
+    (tmp_path / "adapter" / "run.json").write_text(json.dumps({"task": {"labels": ["a", "b"]}}))
+    opened = open_language_model(str(tmp_path / "adapter"), base)
+    plain = AutoModelForMaskedLM.from_pretrained(base, dtype=torch.bfloat16)
+    now = {name.replace(".base_layer", ""): value for name, value in opened.model.state_dict().items()}
+    assert all(torch.equal(now[name], value) for name, value in plain.state_dict().items())
+
+    # In single precision: the model of text under an encoder that PEFT merged.
+    single = open_language_model(str(tmp_path / "adapter"), base, Loading(dtype="float32")).model.eval()
+    merged = AutoModelForMaskedLM.from_pretrained(base, dtype=torch.float32).eval()
+    of_base = merged(input_ids=torch.arange(5, 25)[None]).logits
+    merged.base_model.load_state_dict(adapter.merge_and_unload().bert.state_dict(), strict=False)
+    logits = [model(input_ids=torch.arange(5, 25)[None]).logits for model in (single, merged)]
+    torch.testing.assert_close(*logits, rtol=1e-4, atol=1e-5)
+    assert (of_base - logits[1]).abs().max() > 1e-3
