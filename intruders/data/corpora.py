@@ -76,7 +76,8 @@ def load_corpora(name: str, *, max_documents: int | None = None, seed: int = 0) 
     ``$INTRUDERS_DATA`` takes precedence over the hub. More than ``max_documents`` documents are sampled by seed.
     Raises SettingError for a name that is none of these, and for an empty corpus.
     """
-    parts = MIXTURES.get(name, name).split("+")
+    is_path = any(text and Path(text).expanduser().exists() for text in (name, name.rpartition("@")[0]))
+    parts = [name] if is_path else MIXTURES.get(name, name).split("+")
     corpora = []
     for part in parts:
         source, at, weight = part.rpartition("@")

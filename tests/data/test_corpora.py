@@ -48,6 +48,16 @@ def test_files_rows_folders_and_mixtures(tmp_path: Path) -> None:
     assert [(corpus.weight, len(corpus.documents)) for corpus in mixture] == [(0.7, 3), (0.3, 2)]
 
 
+def test_a_path_with_a_plus_is_a_corpus_of_its_own(tmp_path: Path) -> None:
+    folder = tmp_path / "c++"
+    folder.mkdir()
+    (folder / "notes.txt").write_text("hello")
+    name = str(folder / "notes.txt")
+    for given, weight in ((name, 1.0), (f"{name}@0.25", 0.25)):
+        (corpus,) = load_corpora(given)
+        assert (corpus.name, corpus.documents, corpus.weight) == (name, ["hello"], weight)
+
+
 def test_rows_without_a_text_are_left_out_and_counted(tmp_path: Path) -> None:
     """A column of texts with holes is not one of the texts and of "nan"."""
     rows = tmp_path / "holes.jsonl"
