@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import save_llama
 from transformers import TrainerCallback
 
 from intruders.errors import NonFiniteError, SettingError
@@ -19,6 +18,7 @@ from intruders.training.finetune import finetune
 from intruders.training.run_folder import RunFolder
 from intruders.training.run_settings import METHODS
 from tests.commands import in_this_process
+from tests.tiny import save_llama
 from tests.training.tiny_runs import assert_equal, config_of, weights_of
 
 

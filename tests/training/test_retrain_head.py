@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import save_bert
 
 from intruders.data.load_task import load_task
 from intruders.models.loading import heads, load_model, load_tokenizer
 from intruders.training.finetune_config import FinetuneConfig
 from intruders.training.retrain_head import retrain_head
 from intruders.training.trainer import TargetTrainer
+from tests.tiny import save_bert
 
 
 def test_a_step_is_the_same_however_many_batches_it_has(

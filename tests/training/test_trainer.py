@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import character_tokenizer, save_bert, save_llama
 from transformers import (
     AutoModelForCausalLM,
     BartConfig,
@@ -22,6 +21,7 @@ from intruders.data.load_task import load_task
 from intruders.models.encoding import IGNORED, PadRight
 from intruders.training.finetune import finetune
 from intruders.training.trainer import TargetTrainer
+from tests.tiny import character_tokenizer, save_bert, save_llama
 from tests.training.tiny_runs import config_of
 
 SPLIT = [
