@@ -235,9 +235,10 @@ def forgetting_of(file: Path) -> list[Forgetting]:
 
 
 def _rise(difference: dict[str, Any]) -> Interval:
-    estimate, low, high = (difference[name] for name in ("estimate", "low", "high"))
-    ends = [math.nan if end is None else float(end) for end in (low, high)]
-    return Interval(float(estimate), ends[0], ends[1])
+    rise = Interval.from_dict(difference)
+    if math.isnan(rise.estimate):
+        raise ValueError("a rise without a number")
+    return rise
 
 
 def _is_there(path: Path) -> bool:

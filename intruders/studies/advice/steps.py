@@ -161,7 +161,8 @@ class Facts:
 
 def steps(facts: Facts) -> list[Step]:
     """Return what to do, in order: measure, heal or turn down, retrain, and scale intruders only where it pays."""
-    if facts.forgetting and not any(measured.is_clear for measured in facts.forgetting):
+    # A rise without an interval, as of one document, may be forgetting or not: no ground to keep the model.
+    if facts.forgetting and all(of.rise.has_ends and not of.is_clear for of in facts.forgetting):
         return [_nothing_to_do(facts), *_on_scales(facts)]
     return [
         _measured(facts),
@@ -195,9 +196,15 @@ def _nothing_to_do(facts: Facts) -> Step:
 
 def _measured(facts: Facts) -> Step:
     """Report the measured forgetting, or how to measure it."""
+    rises = [str(forgetting) for forgetting in facts.forgetting if forgetting.is_clear]
+    if rises:
+        return Step(f"Fine-tuning raised the loss {'; '.join(rises)}.")
     if facts.forgetting:
-        rises = "; ".join(str(forgetting) for forgetting in facts.forgetting if forgetting.is_clear)
-        return Step(f"Fine-tuning raised the loss {rises}.")
+        unknown = "; ".join(str(of) for of in facts.forgetting if not of.rise.has_ends)
+        return Step(
+            f"The loss was measured on too few documents to tell whether it rose: it changed {unknown}. Measure it on "
+            "more with `intruders evaluate` before you change the model."
+        )
     if facts.base in _HEADLESS:
         return Step(
             f"{UNMEASURED} '{facts.base}' has no language-model head, so its pre-training loss is not defined. "

@@ -199,6 +199,33 @@ def test_no_measured_forgetting_is_nothing_to_do(tmp_path: Path, folder: str, in
     assert not {"heal", "mitigate", "remedies"} & set(commands)
 
 
+def test_a_rise_on_one_document_does_not_keep_the_model(tmp_path: Path) -> None:
+    """`evaluate --max-documents 1` writes ends that are null: the spread is unknown, and so is whether it rose."""
+    audit = made_up_audit(layers=2, intruder_rate=0.3)
+    dataclasses.replace(audit, base_source="base", tuned_source="tuned").save(tmp_path / "audit.json")
+    document = evaluation(-0.01, 0.03)
+    document["losses"][0]["difference"] = {"estimate": 2.0, "low": None, "high": None}
+    write(tmp_path / "evaluation.json", document)
+    first, second, *_ = advise(tmp_path).steps
+    unknown = (
+        "The loss was measured on too few documents to tell whether it rose: it changed on pydoc by +2.000 nats per "
+        "token, perplexity times 7.39. Measure it on more with `intruders evaluate` before you change the model."
+    )
+    assert first.sentence == unknown
+    assert second.command is not None
+    assert second.command[:4] == ("intruders", "heal", "base", "tuned")
+    # One corpus that did not rise does not speak for another of one document.
+    document["losses"].append({"corpus": "flat", "difference": {"estimate": 0.0, "low": -0.1, "high": 0.1}})
+    write(tmp_path / "evaluation.json", document)
+    assert advise(tmp_path).steps[0].sentence == unknown
+    # One that clearly rose speaks for itself.
+    document["losses"].append({"corpus": "risen", "difference": {"estimate": 1.0, "low": 0.5, "high": 1.5}})
+    write(tmp_path / "evaluation.json", document)
+    assert advise(tmp_path).steps[0].sentence == (
+        "Fine-tuning raised the loss on risen by +1.000 [+0.500, +1.500] nats per token, perplexity times 2.72."
+    )
+
+
 def test_measured_forgetting_is_healed(tmp_path: Path) -> None:
     audit = dataclasses.replace(
         made_up_audit(layers=2, intruder_rate=0.3), base_source="base", tuned_source="tuned"
