@@ -21,6 +21,8 @@ _COMPARED = {
 }
 # Of a normal distribution the median absolute deviation times this is the standard deviation.
 _MAD = 1.4826
+# And the mean absolute deviation times this, sqrt(pi / 2).
+_MEAN_AD = 1.2533
 _LEAST_TO_COMPARE = 5
 
 
@@ -45,7 +47,11 @@ def _for_hosts(row: dict[Hashable, Any]) -> str | None:
 
 
 def _unusual(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the largest robust distance from the fleet's median, ``|x - median| / (1.4826 MAD)``, and its column."""
+    """Return the largest robust distance from the fleet's median, ``|x - median| / (1.4826 MAD)``, and its column.
+
+    Where most adapters have one value, such as no intruders, the median absolute deviation (MAD) is 0. The spread is
+    then 1.2533 times the mean absolute deviation (Iglewicz and Hoaglin 1993).
+    """
     nothing = pd.DataFrame({"unusual": np.nan, "unusual_in": None}, table.index)
     judged = table["status"].eq("audited") & table["matrices"].fillna(0).gt(0)
     if judged.sum() < _LEAST_TO_COMPARE:
@@ -56,7 +62,7 @@ def _unusual(table: pd.DataFrame) -> pd.DataFrame:
         if by_logarithm:
             values = pd.Series(np.log(values.where(values > 0)), values.index)
         deviation = (values - values.median()).abs()
-        spread = _MAD * deviation.median()
+        spread = _MAD * deviation.median() or _MEAN_AD * deviation.mean()
         if spread > 0:
             distances[name] = deviation / spread
     if not distances:

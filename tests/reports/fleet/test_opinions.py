@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 import pandas as pd
@@ -39,6 +39,14 @@ def test_the_column_of_the_largest_robust_distance_is_named() -> None:
     )
     assert table["unusual_in"][3] == "frobenius"
     assert table["unusual_in"][6] == "intruder_share"
+
+
+def test_the_only_adapter_with_intruders_is_unusual() -> None:
+    """Most have one value, so the median deviation is 0: the mean one is the scale, 1.2533 |x - m| / mean |x - m|."""
+    shares = [0.0] * 11 + [0.9]
+    table = with_opinions(pd.DataFrame([row(intruder_share=share) for share in shares]))
+    assert table["unusual"].tolist() == pytest.approx([0.0] * 11 + [0.9 / (1.2533 * fmean(shares))])
+    assert table["unusual_in"][11] == "intruder_share"
 
 
 def test_who_was_not_audited_or_changes_nothing_is_compared_with_nobody() -> None:
