@@ -18,6 +18,8 @@ from ..describe.claim_names import CLAIMS
 from ..describe.runs import Run, expand
 from ..describe.study import study_from_text
 from ..tables.results import Results, load_results
+from ..tables.rows import can_give_rows
+from ..tables.write_tables import Tables, refuse_newer_tables
 from ..work.run_record import RunRecord
 from ..work.study_folder import PUBLISHED, TABLES, StudyFolder
 from .published_study import SCHEMA, PublishedStudy, sha256
@@ -67,6 +69,7 @@ def publish_study(path: str | Path, out: str | Path) -> list[Path]:
     make_folder(target.parent, "data")
     with folder.locked():
         runs = _runs_of(folder)
+        _write_tables_again(folder, runs)
         results = load_results(folder.path)
         finished = set(results.runs.loc[results.runs["status"] == "finished", "run_id"])
         records = [_record(run, folder) for run in runs if run.id in finished]
@@ -105,6 +108,18 @@ def _runs_of(folder: StudyFolder) -> list[Run]:
     file = folder.path / "study.yaml"
     text = read_bytes(file).decode("utf-8", errors="replace")
     return expand(study_from_text(text, name=str(folder.document()["name"]), where=f"study '{file}'"))
+
+
+def _write_tables_again(folder: StudyFolder, runs: Sequence[Run]) -> None:
+    """Write the tables from the runs, since a kill between two of them leaves rows of a run in some alone.
+
+    They stay as they are if a run that they have as finished cannot give its rows again.
+    """
+    table = load_results(folder.path).runs
+    finished = set(table.loc[table["status"] == "finished", "run_id"])
+    if all(can_give_rows(run, folder.run(run.id)) for run in runs if run.id in finished):
+        refuse_newer_tables(folder)
+        Tables(folder, folder, runs).write()
 
 
 def _record(run: Run, folder: StudyFolder) -> dict[str, Any]:

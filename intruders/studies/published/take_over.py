@@ -139,8 +139,9 @@ def _differences(own: dict[str, Any], there: dict[str, Any]) -> str:
 
 
 def _check_rows(run: Run, theirs: PublishedRun, published: PublishedStudy) -> None:
-    """Refuse a table of runs that differs from the study's file in any setting or default."""
-    rows = published.rows_of(theirs.id).get("runs", [])
+    """Refuse a table of runs that differs from the study's file in a setting, or counts rows that others lack."""
+    tables = published.rows_of(theirs.id)
+    rows = tables.get("runs", [])
     if theirs.id != run.id or len(rows) != 1 or rows[0].get("status") != "finished":
         raise ResultFileError(
             f"'{published.folder}' has {len(rows)} rows of the run {theirs.id!r} in runs.parquet; expected one, "
@@ -154,6 +155,23 @@ def _check_rows(run: Run, theirs: PublishedRun, published: PublishedStudy) -> No
                 f"'{published.folder}': runs.parquet has {column} {row[column]!r} for the run {run.id!r}; the study "
                 f"file has {expected!r}; the tables are of another version, so run this study without --from"
             )
+    for table, expected in _counted(row, theirs.stages).items():
+        number = len(tables.get(table, []))
+        if number != expected:
+            raise ResultFileError(
+                f"'{published.folder}' has {number} rows of the run {run.id!r} in {table}.parquet; expected "
+                f"{expected}, as its stages tell; publish the study again"
+            )
+
+
+def _counted(row: dict[str, Any], stages: dict[str, Any]) -> dict[str, int]:
+    """Return how many rows a run's stages left in other tables, as far as its row and its settings tell."""
+    counted = {}
+    if "audit" in stages:
+        counted |= {table: int(row.get(table) or 0) for table in ("matrices", "vectors")}
+    if "evaluate" in stages:
+        counted["losses"] = len(set(stages["evaluate"]["settings"].get("loss_on", ())))
+    return counted
 
 
 def _equal(there: Any, expected: Any) -> bool:

@@ -86,6 +86,15 @@ def rows_of(run: Run, folder: Path) -> Rows:
     return {table: [{"run_id": run.id} | row for row in rows] for table, rows in tables.items()}
 
 
+def can_give_rows(run: Run, folder: Path) -> bool:
+    """Return True if the folder has the files of every stage, or rows that were taken over.
+
+    Without the files, such as a model that was removed to save space, the tables are all that is left of the run.
+    """
+    files = [folder / result for stage in stages_of(run) for result in RESULTS.get(stage.name, ())]
+    return RunRecord(folder).is_taken_over or all(file.exists() for file in files)
+
+
 def _stages_with_results(run: Run, record: dict[str, Any], folder: Path) -> set[str]:
     """Return the stages that are finished with the run's settings.
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -287,6 +288,55 @@ def test_tables_that_say_other_settings_than_the_record_are_refused(
     (data / "published.json").write_text(json.dumps(document))
     with pytest.raises(ResultFileError, match=r"runs\.parquet has batch_size 5 for the run .* has 4"):
         run_study(parsed(tiny_study(llama)), tmp_path / "out", published=data)
+
+
+def only_of(table: Path, run_id: str) -> None:
+    """Leave the rows of one run in a table, as before the others were written."""
+    rows = pq.read_table(table)
+    pq.write_table(rows.filter(pc.equal(rows["run_id"], run_id)), table)
+
+
+@pytest.mark.parametrize("table", ["losses", "matrices", "vectors"])
+def test_a_run_without_its_rows_is_not_taken_over(
+    published: tuple[Path, Path], llama: Path, tmp_path: Path, table: str
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(published[1], data)
+    first, second = (run.id for run in expand(parsed(tiny_study(llama))))
+    only_of(data / f"{table}.parquet", first)
+    document = json.loads((data / "published.json").read_text())
+    content = (data / f"{table}.parquet").read_bytes()
+    document["files"][f"{table}.parquet"] = hashlib.sha256(content).hexdigest()
+    (data / "published.json").write_text(json.dumps(document))
+    with pytest.raises(ResultFileError, match=rf"has 0 rows of the run '{second}' in {table}\.parquet"):
+        run_study(parsed(tiny_study(llama)), tmp_path / "out", published=data)
+    assert not (tmp_path / "out").exists()
+
+
+def test_tables_of_a_kill_between_two_of_them_are_written_again_to_be_published(
+    published: tuple[Path, Path], llama: Path, tmp_path: Path
+) -> None:
+    """The second run was taken over; its rows are those that came with it."""
+    out = tmp_path / "out"
+    shutil.copytree(published[0], out)
+    first, second = (run.id for run in expand(parsed(tiny_study(llama))))
+    shutil.rmtree(out / "runs" / second)
+    run_study(parsed(tiny_study(llama)), out, published=published[1])
+    for table in ("losses", "matrices", "vectors", "interventions", "traces"):
+        only_of(out / f"{table}.parquet", first)
+    publish_study(out, tmp_path / "data")
+    same_tables(load_results(tmp_path / "data"), load_results(published[1]))
+
+
+def test_tables_are_kept_where_the_files_of_a_run_were_removed(
+    published: tuple[Path, Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(published[0], out)
+    for model in (out / "runs").glob("*/model"):
+        shutil.rmtree(model)
+    publish_study(out, tmp_path / "data")
+    same_tables(load_results(tmp_path / "data"), load_results(published[1]))
 
 
 def test_a_study_does_not_write_into_published_tables(published: tuple[Path, Path], llama: Path) -> None:
