@@ -5,8 +5,8 @@ from __future__ import annotations
 import io
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -243,14 +243,13 @@ def evaluate(
     loaded = [base_location(model, base), *([] if base is None else [base_location(base, None)])]
     if harness.lm_eval:
         check_harness(harness)
+    of: dict[str, list[str]] = {}
     if folder is not None:
-        make_folder(folder)
-    with nullcontext() if folder is None else locked_folder(folder):
-        of = {} if folder is None else {"weights": [digest_of_model(source) for source in sources]}
-        if folder is not None:
-            of |= recorded_dtypes(loading, loaded)
+        of = {"weights": [digest_of_model(source) for source in sources], **recorded_dtypes(loading, loaded)}
+    notes = _notes_on_dtypes(loading, loaded)
+    with nullcontext() if folder is None else _made_and_locked(folder):
         work = MeasuredModel(model, base, KeptOutcomes(folder, of), losses, seed, loading, progress)
-        work.notes += _notes_on_dtypes(loading, loaded)
+        work.notes += notes
         if reported_half:
             work.notes.append(_ON_REPORTED_HALF)
         evaluation = Evaluation(model, base, [], [], [], work.notes)
@@ -275,6 +274,23 @@ def evaluate(
             evaluation.save(folder)
             shutil.rmtree(folder / FOLDER, ignore_errors=True)
     return evaluation
+
+
+@contextmanager
+def _made_and_locked(folder: Path) -> Iterator[None]:
+    """Make and lock the folder; one that is new and empty after an error is removed.
+
+    In the folder of a run that is still to be trained it would be in the way of the training.
+    """
+    is_new = not folder.exists()
+    make_folder(folder)
+    with locked_folder(folder):
+        try:
+            yield
+        except BaseException:
+            if is_new and {file.name for file in folder.iterdir()} <= {LOCK}:
+                shutil.rmtree(folder)
+            raise
 
 
 def _reported(task: Task, max_examples: int | None) -> Task:

@@ -244,6 +244,21 @@ def test_out_among_other_files_is_refused(place: Path, tmp_path: Path) -> None:
             evaluate(str(place / "llama"), losses=_text(place), out=tmp_path, force=force)
 
 
+def test_a_model_that_cannot_be_read_leaves_no_folder(place: Path, tmp_path: Path) -> None:
+    """`finetune --out run` refuses a folder that is not empty, so a refused `evaluate` must not make one."""
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(place / "llama" / name, tmp_path / name)
+    text = LossSettings(loss_on=("pydoc",), max_documents=1, max_tokens=32)
+    out = tmp_path / "run" / "evaluation"
+    with pytest.raises(IntrudersError, match="no file named"):
+        evaluate(str(tmp_path), losses=text, out=out)
+    assert not out.exists()
+    evaluate(str(place / "llama"), losses=text, out=out)
+    with pytest.raises(IntrudersError, match="no file named"):
+        evaluate(str(tmp_path), losses=text, out=out, force=True)
+    assert (out / "evaluation.json").is_file()
+
+
 def test_one_document_has_no_interval(place: Path) -> None:
     found = evaluate(str(place / "completer"), base=str(place / "llama"), losses=_text(place, "one.txt"))
     lines = measure_lines(found.losses[0])
