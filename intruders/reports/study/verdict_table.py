@@ -9,7 +9,7 @@ from pathlib import Path
 from ...charts.text import plural
 from ...errors import SettingError
 from ...studies.claims.every_claim import analyse_all, every_claim
-from ...studies.claims.shared.claim import NOT_RUN, Effect
+from ...studies.claims.shared.claim import Effect
 from ...studies.claims.shared.equal_score import below_score, by_setting
 from ...studies.claims.shared.strata import finished, strata
 from ...studies.claims.shared.words import said
@@ -52,8 +52,10 @@ def _rows(folder: Path) -> Iterator[tuple[int, list[str]]]:
                 [title, answer.where, _verdict(answer), _effect(answer), str(answer.seeds), command],
             )
         if not finding.answers:
-            needs = finding.verdict.partition(": ")[2]
-            yield position, [title, _bases(results), f"*{NOT_RUN}*: {needs}", "-", "-", command]
+            # The verdict begins with the decision; what it lacks, or why no effect decides, comes after it.
+            decision = finding.decision
+            verdict = f"*{decision}*{finding.verdict.removeprefix(decision.capitalize())}"
+            yield position, [title, _bases(results), verdict, "-", "-", command]
 
 
 def _command(folder: Path) -> str:

@@ -20,9 +20,9 @@ from tests.studies.planted import matched
 from tests.studies.tiny_study import parsed
 
 
-def written(folder: Path, rows: list[dict[str, Any]], analyses: list[str]) -> Path:
+def written(folder: Path, rows: list[dict[str, Any]], analyses: list[str], **more: Any) -> Path:
     experiment = {"base": "tiny", "task": "word-problems", "steps": 9}
-    study = parsed({"name": folder.name, "analyses": analyses, "experiments": {"m": experiment}})
+    study = parsed({"name": folder.name, "analyses": analyses, "experiments": {"m": experiment}} | more)
     folder.mkdir()
     StudyFolder(folder).keep(study, expand(study))
     for table in COLUMNS:
@@ -82,6 +82,16 @@ def test_a_run_below_its_score_is_told_from_those_that_reached_it(tmp_path: Path
         "- 1 did not reach their score: tiny on words: lora r=1 alpha=2r lr=0.0001 weight_decay=0.1 (seed 0)"
         in text
     )
+
+
+def test_a_primary_that_names_no_effect_is_undecided_and_tells_the_names(tmp_path: Path) -> None:
+    folder = written(tmp_path / "one", matched(effect=1.0), ["structure"], primary={"structure": "typo"})
+    (row,) = [cells(line) for line in verdict_table([folder]) if line.startswith("| Structure")]
+    (finding,) = analyse_all(load_results(folder), ["structure"])
+    assert row[2].startswith(
+        "*undecided* (no effect that the claim speaks of is named 'typo', as primary says; "
+    )
+    assert "Undecided" + row[2].removeprefix("*undecided*") == finding.verdict
 
 
 def test_the_command_prints_the_table(studies: list[Path]) -> None:
