@@ -234,7 +234,9 @@ def _settings(ordered: Part) -> Iterator[Part]:
 
 def _accuracies(part: Part, ordered: Part) -> Grid:
     cells = part.rows.set_index(["stage", "task_index"])["accuracy"]
-    tasks = [str(name) for name in part.rows.sort_values("task_index")["task"].unique()]
+    # By position: a sequence may return to a task.
+    columns = part.rows.drop_duplicates("task_index").sort_values("task_index")
+    tasks = [str(name) for name in columns["task"]]
     stages = sorted(part.rows["stage"].unique())
     seeds = int(part.rows["seeds"].min())
     return Grid(

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
+import pytest
+
+from intruders.charts.chart import Grid
 from intruders.studies.claims import sequence
 from intruders.studies.claims.every_claim import charts_of
 from intruders.studies.claims.shared.run_labels import setting_of
@@ -65,3 +70,20 @@ def test_another_order_of_the_tasks_has_stages_and_charts_of_its_own() -> None:
     assert sum(chart.name.startswith("sequence-accuracy") for chart in charts) == 8
     assert sum(chart.name.startswith("sequence-intruders") for chart in charts) == 2
     assert len({chart.name for chart in charts}) == len(charts)
+
+
+def test_a_task_that_comes_again_has_a_column_of_its_own() -> None:
+    tables = sequence_study()
+    rows = [row | {"task": "aba"[row["task_index"]]} for row in tables["sequences"]]
+    runs = [row | {"task": "a,b,a"} for row in tables["runs"]]
+    grids = [
+        chart
+        for chart in charts_of([sequence.analyse(study(runs=runs, sequences=rows))])["sequence"]
+        if isinstance(chart, Grid)
+    ]
+    assert len(grids) == 4
+    for grid in grids:
+        assert (grid.rows, grid.columns) == (["a", "b", "a"], ["a", "b", "a"])
+        # Every stage scores all tasks so far, and each is at 0.9 after its own.
+        assert [sum(map(math.isfinite, values)) for values in grid.values] == [1, 2, 3]
+        assert [grid.values[at][at] for at in range(3)] == pytest.approx([0.9] * 3)
