@@ -9,7 +9,7 @@ from typing import Any
 from ...measures.intervals import Interval
 from ..claims import causes, intervention, rank, remedies
 from ..claims.every_claim import analyse_all
-from ..claims.shared.claim import SUPPORTED, Finding
+from ..claims.shared.claim import ALPHA, SUPPORTED, Finding
 from ..claims.shared.equal_score import below_score
 from ..claims.shared.strata import finished
 from ..claims.shared.words import points_said, said, seeds_said
@@ -148,13 +148,16 @@ def _gain_beside(row: Mapping[str, Any], plain: str, swept: Sequence[Mapping[str
 
 
 def _on_causes(finding: Finding) -> list[Advice]:
-    """Advise on learning rate, alpha, data size and weight decay if they clearly change the intruder count."""
+    """Advise on learning rate, alpha, data size and weight decay if they clearly change the intruder count.
+
+    As in the verdict, that is among all settings that were compared (Holm).
+    """
     topics = {"lr": "learning rate", "alpha_value": "alpha rule", "weight_decay": "weight decay"}
     topics["max_train_samples"] = "data"
     advice = []
     for row in _rows(finding, causes.TABLE):
         change = _interval(row, "change_per_100_vectors", "low", "high")
-        if row["varied"] not in topics or not change.is_clear:
+        if row["varied"] not in topics or not change.is_clear or row["p_among_all"] >= ALPHA:
             continue
         direction = "lower" if change.estimate > 0 else "higher"
         what = "fewer" if direction == "lower" and row["varied"] == "max_train_samples" else direction

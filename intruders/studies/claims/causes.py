@@ -97,7 +97,10 @@ def analyse(results: Results) -> Finding:
                 "criterion and are left out"
             )
         comparisons = list(_comparisons(reached))
-        rows += [_row(stratum, comparison) for comparison in comparisons]
+        rows += [
+            _row(stratum, comparison, p)
+            for comparison, p in zip(comparisons, _among_all(comparisons), strict=True)
+        ]
         _add_comparisons(evidence, stratum, comparisons)
         dense = compare_at_equal_norm(reached, results.traces)
         if dense is not None:
@@ -225,11 +228,15 @@ def _level(value: object) -> str:
     return "all" if math.isinf(number) else f"{number:g}"
 
 
+def _among_all(comparisons: Sequence[Comparison]) -> list[float]:
+    """Return the p value of each comparison among all of them (Holm)."""
+    return holm([1.0 if each.difference.p is None else each.difference.p for each in comparisons])
+
+
 def _in_words(comparisons: Sequence[Comparison]) -> str:
     """Say what raises and what lowers the count among all comparisons (Holm), and what is undecided."""
-    adjusted = holm([1.0 if each.difference.p is None else each.difference.p for each in comparisons])
     parts, unclear = [], []
-    for each, p in zip(comparisons, adjusted, strict=True):
+    for each, p in zip(comparisons, _among_all(comparisons), strict=True):
         ends = f"{each.name} ({each.start} to {each.end}"
         if each.difference.is_clear and p < ALPHA:
             verb = "raises" if each.difference.estimate > 0 else "lowers"
@@ -239,7 +246,7 @@ def _in_words(comparisons: Sequence[Comparison]) -> str:
     return "; ".join([*parts, f"undecided for {', '.join(unclear)}"] if unclear else parts)
 
 
-def _row(stratum: Stratum, comparison: Comparison) -> dict[str, object]:
+def _row(stratum: Stratum, comparison: Comparison, p_among_all: float) -> dict[str, object]:
     return {
         "base": stratum.on.base,
         "task": stratum.on.task,
@@ -248,6 +255,7 @@ def _row(stratum: Stratum, comparison: Comparison) -> dict[str, object]:
         "from": comparison.start,
         "to": comparison.end,
         **comparison.difference.columns("change_per_100_vectors"),
+        "p_among_all": p_among_all,
         "contexts": comparison.contexts,
         "runs": comparison.runs,
         "seeds": comparison.difference.n,

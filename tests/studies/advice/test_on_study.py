@@ -8,10 +8,12 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from scipy import stats
 
 from intruders.errors import IntrudersError
 from intruders.studies.advice.advise import advise
 from intruders.studies.advice.on_study import advise_study
+from intruders.studies.claims.every_claim import analyse_all
 from intruders.studies.tables.results import Results
 from intruders.studies.tables.table_columns import COLUMNS
 from tests.studies.advice.advised import write
@@ -100,6 +102,35 @@ def test_a_higher_rate_that_makes_intruders() -> None:
     one = next(one for one in advice if one.topic == "learning rate" and "for fewer intruders" in one.change)
     assert one.change == "lower learning rate for fewer intruders"
     assert "from 0.0001 to 0.001" in one.evidence[0]
+
+
+def test_a_setting_that_is_clear_alone_and_not_among_all_that_were_compared_is_no_advice() -> None:
+    """The paired t test of the rate has p = 0.037: below 0.05, and above it times the four that are compared."""
+    plain = [20, 21, 19]
+    others = [
+        ({"lr": 1e-2}, [27, 25, 23]),
+        ({"weight_decay": 0.1}, [21, 23, 20]),
+        ({"alpha": "8"}, [23, 20, 22]),
+        ({"max_train_samples": 8}, [23, 20, 20]),
+    ]
+    runs = [
+        run(f"{at}-{seed}", seed=seed, intruders=count, match=None, stopped_by="steps", **changes)
+        for at, (changes, counts) in enumerate([({"alpha": "2"}, plain), *others])
+        for seed, count in enumerate(counts)
+        for changes in ({"lr": 1e-3, "alpha": "2"} | changes,)
+    ]
+    p = stats.ttest_rel(others[0][1], plain).pvalue
+    assert 0.05 / 4 < p < 0.05
+    results = study(runs=runs)
+    (finding,) = analyse_all(results, ["causes"])
+    row = next(row for _, row in finding.tables["One setting at a time"].iterrows() if row["varied"] == "lr")
+    assert row["p_among_all"] == pytest.approx(4 * p)
+    assert "undecided for learning rate" in finding.verdict
+    assert "learning rate" not in [piece.topic for piece in advise_study(results)[0]]
+    # Alone it is clear, and is advice.
+    alone = [kept for kept in runs if kept["alpha"] == "2" and not kept.get("weight_decay")]
+    advice, _ = advise_study(study(runs=[kept for kept in alone if not kept.get("max_train_samples")]))
+    assert "learning rate" in [piece.topic for piece in advice]
 
 
 def test_an_empty_study_is_refused(tmp_path: Path) -> None:
