@@ -19,6 +19,7 @@ from .shared.evidence import Evidence
 from .shared.run_labels import settings_in, text_of
 from .shared.statistics import LEVEL, mean_interval
 from .shared.strata import LOSS_ALIKE, Stratum, finished, strata
+from .shared.words import seeds_said
 
 TABLE = "Gain while training at equal task loss"
 _CURVE = "interpolate"
@@ -35,7 +36,13 @@ def add_training_gains(evidence: Evidence, results: Results) -> list[dict[str, o
     for stratum in strata(runs[runs["run_id"].isin(results.remedies["run_id"])], LOSS_ALIKE):
         gains = list(_gains(stratum, results.remedies))
         level = 1 - (1 - LEVEL) / max(1, len(gains))
-        for name, described, by_seed in gains:
+        for name, described, by_seed, unreached in gains:
+            if unreached:
+                evidence.notes.append(
+                    f"{stratum.on.narrowed(described).label}: with {name}, the task loss in {unreached} of "
+                    f"{seeds_said(len(by_seed))} is below all of the curve of interpolation, whose lowest task loss "
+                    "counts there, so these are not at equal task loss"
+                )
             what = f"gain of {name} over interpolation at equal task loss, nats per token"
             is_primary = evidence.is_primary(what)
             # The one that was named in advance is not picked from several.
@@ -61,8 +68,8 @@ def add_training_gains(evidence: Evidence, results: Results) -> list[dict[str, o
     return rows
 
 
-def _gains(stratum: Stratum, points: pd.DataFrame) -> Iterator[tuple[str, str, pd.Series[float]]]:
-    """Yield each remedy with the setting that it is compared with, and its gains by seed."""
+def _gains(stratum: Stratum, points: pd.DataFrame) -> Iterator[tuple[str, str, pd.Series[float], int]]:
+    """Yield each remedy, the setting that it is compared with, its gains by seed, and how many the curve misses."""
     runs = stratum.runs.assign(family=settings_in(stratum.runs, ["lr", "replay"]))
     for _, group in runs.groupby("family", sort=False):
         plain = group[group["replay"].map(text_of) == ""]
@@ -78,26 +85,30 @@ def _gains(stratum: Stratum, points: pd.DataFrame) -> Iterator[tuple[str, str, p
                 name = f"a learning rate of {first['lr']:g} instead of {start['lr'].iloc[0]:g}"
             else:
                 continue
-            by_seed = pd.Series(
-                {
-                    seed: _gain(points, str(before["run_id"]), str(after["run_id"]))
-                    for seed, before in start.set_index("seed").iterrows()
-                    for _, after in others[others["seed"] == seed].iterrows()
-                },
-                dtype=float,
-            ).dropna()
+            gains = {
+                seed: _gain(points, str(before["run_id"]), str(after["run_id"]))
+                for seed, before in start.set_index("seed").iterrows()
+                for _, after in others[others["seed"] == seed].iterrows()
+            }
+            by_seed = pd.Series({seed: gain for seed, (gain, _) in gains.items()}, dtype=float).dropna()
             if len(by_seed):
-                yield name, str(start["described"].iloc[0]), by_seed
+                unreached = sum(not is_reached for _, is_reached in gains.values())
+                yield name, str(start["described"].iloc[0]), by_seed, unreached
 
 
-def _gain(points: pd.DataFrame, before: str, after: str) -> float:
-    """Return the gain of one run over another's curve; NaN if they were not measured on the same documents."""
+def _gain(points: pd.DataFrame, before: str, after: str) -> tuple[float, bool]:
+    """Return the gain of one run over another's curve, and whether the curve reaches the run's task loss.
+
+    The gain is NaN if they were not measured on the same documents.
+    """
     curve, other = (_curve(points, run_id) for run_id in (before, after))
     if curve.empty or other.empty or abs(curve["loss"].iloc[0] - other["loss"].iloc[0]) > _SAME_BASE:
-        return math.nan
+        return math.nan, True
     losses, task_losses = (curve[name].to_numpy(np.float64) for name in ("loss", "task_loss"))
     tuned = other.iloc[-1]
-    return float(loss_at_task_loss(losses, task_losses, np.array(tuned["task_loss"])) - tuned["loss"])
+    wanted = np.array(tuned["task_loss"])
+    gain = float(loss_at_task_loss(losses, task_losses, wanted) - tuned["loss"])
+    return gain, bool(task_losses.min() <= wanted)
 
 
 def _curve(points: pd.DataFrame, run_id: str) -> pd.DataFrame:

@@ -71,3 +71,14 @@ def test_runs_on_other_documents_are_not_compared() -> None:
     points = curve("plain", PLAIN) + curve("other", [(1.0, 3.2), (0.0, 4.0)])
     (finding,) = analyse_all(study(runs=runs, remedies=points), ["remedies"])
     assert "Gain while training at equal task loss" not in finding.tables
+
+
+def test_a_task_loss_that_the_curve_does_not_reach_is_told() -> None:
+    """The curve's lowest task loss is 0; two of three runs with the remedy end below it."""
+    finding = found({"replay": "wikitext-2@0.25"}, [(-0.1, 4.0), (-0.2, 4.5), (0.0, 4.5)])
+    (row,) = finding.tables["Gain while training at equal task loss"].to_dict("records")
+    assert row["gain"] == pytest.approx((1.0 + 0.5 + 0.5) / 3)
+    (note,) = [note for note in finding.notes if "below all of the curve" in note]
+    assert "with replay (wikitext-2@0.25) while training, the task loss in 2 of 3 seeds is below" in note
+    reached = found({"replay": "wikitext-2@0.25"}, [(0.0, 4.0), (0.0, 4.5), (0.5, 4.5)])
+    assert not [note for note in reached.notes if "below all of the curve" in note]
