@@ -166,7 +166,7 @@ def _check_rows(run: Run, theirs: PublishedRun, published: PublishedStudy) -> No
 
 def _counted(row: dict[str, Any], stages: dict[str, Any]) -> dict[str, int]:
     """Return how many rows a run's stages left in other tables, as far as its row and its settings tell."""
-    counted = {}
+    counted: dict[str, int] = {}
     if "audit" in stages:
         counted |= {table: int(row.get(table) or 0) for table in ("matrices", "vectors")}
     if "evaluate" in stages:
