@@ -16,6 +16,7 @@ from intruders.training.trainer import (
     takes_positions,
     with_learned_logits,
 )
+from tests.tiny import save_bert, save_llama
 
 NOTHING = [IGNORED] * 3
 

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from ...audits.result.audit_result import Audit
+from ...audits.result.records import AuditedMatrix, UpdateSize, Vector
+from ...checkpoints.pairing.pairing import SkipKind
 from ...errors import SettingError
 
 SAME_VALUE = 0.01  # relative difference of leading singular values up to which two bases count as one
@@ -26,13 +31,16 @@ class Shared:
 
 
 def common_matrices(audits: Sequence[Audit]) -> Shared:
-    """Keep the matrices of the same name and shape.
+    """Keep the matrices of the same name and shape. An audit in which nothing changed has those of the others.
 
     Raises:
       SettingError: no matrix is in all audits, or fewer than two audits were given.
     """
     if len(audits) < 2:
         raise SettingError(f"a comparison needs two audits or more, and {len(audits)} was given")
+    changed = next((audit for audit in audits if audit.matrices), None)
+    if changed is not None:
+        audits = [audit if audit.matrices else _unchanged(audit, changed) for audit in audits]
     keys = [{(matrix.name, matrix.shape) for matrix in audit.matrices} for audit in audits]
     common = set.intersection(*keys)
     if not common:
@@ -51,6 +59,27 @@ def common_matrices(audits: Sequence[Audit]) -> Shared:
         audits=kept,
         left_out=len(set.union(*keys) - common),
         other_bases=[audit.tuned_source for audit in kept[1:] if not _same_base(kept[0], audit)],
+    )
+
+
+def _unchanged(audit: Audit, other: Audit) -> Audit:
+    """Return the audit with those matrices of ``other`` that it skipped as equal to the base's, such as of an adapter
+    at its first step: every tuned vector is a base vector, so none is an intruder.
+    """
+    equal = {skipped.name for skipped in audit.skipped if skipped.kind is SkipKind.UNCHANGED}
+    return dataclasses.replace(audit, matrices=[_equal(m) for m in other.matrices if m.name in equal])
+
+
+def _equal(matrix: AuditedMatrix) -> AuditedMatrix:
+    values = matrix.base_singular_values[: len(matrix.vectors)]
+    return AuditedMatrix(
+        name=matrix.name,
+        shape=matrix.shape,
+        rank=matrix.rank,
+        vectors=[Vector(at, value, (1.0, 1.0), False, "overlap", False) for at, value in enumerate(values)],
+        update=UpdateSize(0.0, 0.0, math.nan, 0.0, math.nan),
+        base_singular_values=matrix.base_singular_values,
+        similarity=np.eye(len(matrix.similarity), len(values), dtype=np.float32),
     )
 
 

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
+from intruders.audits.audit import audit
+from intruders.audits.result.audit_result import Audit
 from intruders.errors import SettingError
 from intruders.reports.audit.comparison import common_matrices, labels_for
+from intruders.reports.write_report import write_report
 from tests.made_up import BERT, made_up_audit
 
 ONE = made_up_audit(3, BERT, width=32, tuned="runs/a/r1")
@@ -42,6 +49,36 @@ def test_what_cannot_be_compared_is_refused() -> None:
     other = made_up_audit(3, BERT, prefix="bert.layer", tuned="elsewhere")
     with pytest.raises(SettingError, match=r"'runs/a/r1', 'elsewhere' have no matrix in common"):
         common_matrices([ONE, other])
+
+
+@pytest.mark.parametrize("at", [0, 1])
+def test_a_checkpoint_that_changed_nothing_is_listed_without_intruders(tmp_path: Path, at: int) -> None:
+    """As of an adapter at its first step; that it has no intruder says a dense decomposition of the base, too."""
+    weight = torch.diag(torch.arange(9.0, 0.0, -1.0))
+    changed = weight + 100 * torch.ones(9, 9) / 9
+    settings: dict[str, Any] = {"k": 3, "cache": False}
+    files = [tmp_path / "trained.json", tmp_path / "first.json"]
+    for file, tuned in zip(files, (changed, weight.clone()), strict=True):
+        audit({"up.weight": weight}, {"up.weight": tuned}, **settings).save(file)
+    audits = [Audit.load(file) for file in files]
+    assert (len(audits[0].matrices), audits[0].intruders, len(audits[1].matrices)) == (1, 1, 0)
+    order = [audits[at], audits[1 - at]]
+    shared = common_matrices(order)
+    assert [each.intruders for each in shared.audits] == [each.intruders for each in order]
+    assert (shared.matrices, shared.left_out, shared.other_bases) == (1, 0, [])
+    (unchanged,) = shared.audits[1 - at].matrices
+    base = np.linalg.svd(weight.double().numpy())
+    values = [vector.singular_value for vector in unchanged.vectors]
+    assert values == pytest.approx(base.S[:3].tolist(), rel=1e-5)
+    cosines = np.abs(base.U.T @ base.U)[: len(unchanged.similarity), :3]
+    np.testing.assert_allclose(unchanged.similarity, cosines, atol=1e-12)
+    assert write_report([files[at], files[1 - at]], tmp_path / "page.html", tmp_path / "figures")
+
+
+def test_an_audit_of_nothing_is_not_taken_for_one_in_which_nothing_changed() -> None:
+    nothing = dataclasses.replace(ONE, matrices=[], skipped=[])
+    with pytest.raises(SettingError, match="have no matrix in common"):
+        common_matrices([nothing, TWO])
 
 
 @pytest.mark.parametrize(
