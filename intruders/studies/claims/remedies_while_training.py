@@ -2,13 +2,16 @@
 
 The run without the remedy has a curve of interpolation, measured in its comparison of remedies. The run with it is a
 point on the same documents and examples, namely the end of its own curve. Its gain is the loss on the curve at the
-point's task loss, minus the point's loss.
+point's task loss, minus the point's loss. A run with a remedy can be turned down as well: the same is reported of the
+share of its update that its comparison chose, on other documents and examples than these.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -26,6 +29,30 @@ _CURVE = "interpolate"
 _SAME_BASE = 1e-6  # nats: losses of one base on the same documents
 
 
+@dataclass(frozen=True)
+class _Gain:
+    """What one run with a remedy gains over the curve of the run without it; NaN where it was not measured."""
+
+    at_full: float  # of the trained model
+    of_share: float  # of the chosen share of its update
+    is_reached: bool  # whether the curve has the trained model's task loss
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """A remedy, the setting that it is compared with, and its gains by seed."""
+
+    remedy: str
+    with_setting: str
+    by_seed: dict[object, _Gain]
+
+    def gains(self, name: str) -> pd.Series[float]:
+        """Return one of the gains by seed, without the seeds that lack it."""
+        return pd.Series(
+            {seed: getattr(gain, name) for seed, gain in self.by_seed.items()}, dtype=float
+        ).dropna()
+
+
 def add_training_gains(evidence: Evidence, results: Results) -> list[dict[str, object]]:
     """Add what replay and lower rates gain, mean over seeds, for all of one base and task together (Bonferroni).
 
@@ -34,42 +61,43 @@ def add_training_gains(evidence: Evidence, results: Results) -> list[dict[str, o
     rows: list[dict[str, object]] = []
     runs = finished(results.runs)
     for stratum in strata(runs[runs["run_id"].isin(results.remedies["run_id"])], LOSS_ALIKE):
-        gains = list(_gains(stratum, results.remedies))
-        level = 1 - (1 - LEVEL) / max(1, len(gains))
-        for name, described, by_seed, unreached in gains:
+        compared = list(_compared(stratum, results.remedies))
+        level = 1 - (1 - LEVEL) / max(1, len(compared))
+        for each in compared:
+            name, gains = each.remedy, each.gains("at_full")
+            on = stratum.on.narrowed(each.with_setting)
+            unreached = sum(not gain.is_reached for gain in each.by_seed.values())
             if unreached:
                 evidence.notes.append(
-                    f"{stratum.on.narrowed(described).label}: with {name}, the task loss in {unreached} of "
-                    f"{seeds_said(len(by_seed))} is below all of the curve of interpolation, whose lowest task loss "
+                    f"{on.label}: with {name}, the task loss in {unreached} of "
+                    f"{seeds_said(len(gains))} is below all of the curve of interpolation, whose lowest task loss "
                     "counts there, so these are not at equal task loss"
                 )
             what = f"gain of {name} over interpolation at equal task loss, nats per token"
             is_primary = evidence.is_primary(what)
             # The one that was named in advance is not picked from several.
-            interval = mean_interval(by_seed, level=LEVEL if is_primary else level)
+            interval = mean_interval(gains, level=LEVEL if is_primary else level)
             evidence.add(
-                stratum.on.narrowed(described),
-                what,
-                interval,
-                1 if is_primary else None,
-                digits=3,
-                phrase=None if is_primary else "",
+                on, what, interval, 1 if is_primary else None, digits=3, phrase=None if is_primary else ""
             )
             rows.append(
                 {
                     "base": stratum.on.base,
                     "task": stratum.on.task,
-                    "setting": described,
+                    "setting": each.with_setting,
                     "remedy": name,
                     **interval.columns("gain", "gain_"),
-                    "seeds": len(by_seed),
+                    **mean_interval(each.gains("of_share"), level=level).columns(
+                        "gain_of_share", "gain_of_share_"
+                    ),
+                    "seeds": len(gains),
                 }
             )
     return rows
 
 
-def _gains(stratum: Stratum, points: pd.DataFrame) -> Iterator[tuple[str, str, pd.Series[float], int]]:
-    """Yield each remedy, the setting that it is compared with, its gains by seed, and how many the curve misses."""
+def _compared(stratum: Stratum, points: pd.DataFrame) -> Iterator[_Compared]:
+    """Yield each remedy with what it gains over the same training without it."""
     runs = stratum.runs.assign(family=settings_in(stratum.runs, ["lr", "replay"]))
     for _, group in runs.groupby("family", sort=False):
         plain = group[group["replay"].map(text_of) == ""]
@@ -85,41 +113,47 @@ def _gains(stratum: Stratum, points: pd.DataFrame) -> Iterator[tuple[str, str, p
                 name = f"a learning rate of {first['lr']:g} instead of {start['lr'].iloc[0]:g}"
             else:
                 continue
-            gains = {
-                seed: _gain(points, str(before["run_id"]), str(after["run_id"]))
+            by_seed = {
+                seed: gain
                 for seed, before in start.set_index("seed").iterrows()
                 for _, after in others[others["seed"] == seed].iterrows()
+                if (gain := _gain(points, str(before["run_id"]), str(after["run_id"]))) is not None
             }
-            by_seed = pd.Series({seed: gain for seed, (gain, _) in gains.items()}, dtype=float).dropna()
-            if len(by_seed):
-                unreached = sum(not is_reached for _, is_reached in gains.values())
-                yield name, str(start["described"].iloc[0]), by_seed, unreached
+            if by_seed:
+                yield _Compared(name, str(start["described"].iloc[0]), by_seed)
 
 
-def _gain(points: pd.DataFrame, before: str, after: str) -> tuple[float, bool]:
-    """Return the gain of one run over another's curve, and whether the curve reaches the run's task loss.
-
-    The gain is NaN if they were not measured on the same documents.
-    """
+def _gain(points: pd.DataFrame, before: str, after: str) -> _Gain | None:
+    """Return what one run gains over another's curve; None if they were not measured on the same documents."""
     curve, other = (_curve(points, run_id) for run_id in (before, after))
     if curve.empty or other.empty or abs(curve["loss"].iloc[0] - other["loss"].iloc[0]) > _SAME_BASE:
-        return math.nan, True
+        return None
     losses, task_losses = (curve[name].to_numpy(np.float64) for name in ("loss", "task_loss"))
-    tuned = other.iloc[-1]
-    wanted = np.array(tuned["task_loss"])
-    gain = float(loss_at_task_loss(losses, task_losses, wanted) - tuned["loss"])
-    return gain, bool(task_losses.min() <= wanted)
+
+    def over_the_curve(point: pd.Series[Any]) -> float:
+        return float(loss_at_task_loss(losses, task_losses, np.array(point["task_loss"])) - point["loss"])
+
+    tuned, share = other.iloc[-1], _reported(points, after, is_chosen=True)
+    return _Gain(
+        over_the_curve(tuned),
+        over_the_curve(share.iloc[0]) if len(share) == 1 else math.nan,
+        bool(task_losses.min() <= tuned["task_loss"]),
+    )
 
 
 def _curve(points: pd.DataFrame, run_id: str) -> pd.DataFrame:
     """Return the points of interpolation on the reported documents, from the base to the tuned model."""
-    own = points[
+    curve = _reported(points, run_id, is_chosen=False).sort_values("strength")
+    is_whole = len(curve) > 1 and curve["strength"].iloc[0] == 0 and curve["strength"].iloc[-1] == 1
+    return curve if is_whole else curve.iloc[:0]
+
+
+def _reported(points: pd.DataFrame, run_id: str, *, is_chosen: bool) -> pd.DataFrame:
+    """Return a run's interpolations on the reported documents: the chosen share alone, or those of the curve."""
+    return points[
         (points["run_id"] == run_id)
         & (points["remedy"] == _CURVE)
         & (points["share"] == "report")
         & points["control"].isna()
-        & ~points["chosen"].fillna(False).astype(bool)
+        & (points["chosen"].fillna(False).astype(bool) == is_chosen)
     ]
-    curve = own.sort_values("strength")
-    is_whole = len(curve) > 1 and curve["strength"].iloc[0] == 0 and curve["strength"].iloc[-1] == 1
-    return curve if is_whole else curve.iloc[:0]

@@ -82,3 +82,23 @@ def test_a_task_loss_that_the_curve_does_not_reach_is_told() -> None:
     assert "with replay (wikitext-2@0.25) while training, the task loss in 2 of 3 seeds is below" in note
     reached = found({"replay": "wikitext-2@0.25"}, [(0.0, 4.0), (0.0, 4.5), (0.5, 4.5)])
     assert not [note for note in reached.notes if "below all of the curve" in note]
+
+
+def test_a_chosen_share_of_the_run_with_the_remedy_is_compared_as_well() -> None:
+    """Of shares at (0.5, 3.4), (0.25, 3.65) and (0.0, 5.3); the curve has 3.5, 4.25 and 5.0 there."""
+    runs, points = [], []
+    for seed, (task_loss, loss) in enumerate([(0.5, 3.4), (0.25, 3.65), (0.0, 5.3)]):
+        runs += [
+            run(f"plain-{seed}", seed=seed, lr=1e-3),
+            run(f"other-{seed}", seed=seed, lr=1e-3, replay="wikitext-2@0.25"),
+        ]
+        share = curve(f"other-{seed}", [(task_loss, loss)] * 2)[0] | {"chosen": True, "strength": 0.5}
+        points += curve(f"plain-{seed}", PLAIN) + curve(f"other-{seed}", [(1.0, 3.0), (0.0, 6.0)]) + [share]
+    (finding,) = analyse_all(study(runs=runs, remedies=points), ["remedies"])
+    (row,) = finding.tables["Gain while training at equal task loss"].to_dict("records")
+    assert row["gain"] == pytest.approx(-1.0)
+    assert row["gain_of_share"] == pytest.approx((0.1 + 0.6 - 0.3) / 3)
+    deviation = 0.4509249752822894  # of 0.1, 0.6 and -0.3, over 2; t of two degrees of freedom is 4.30265
+    assert row["gain_of_share_high"] - row["gain_of_share"] == pytest.approx(
+        4.30265 * deviation / 3**0.5, rel=1e-5
+    )
