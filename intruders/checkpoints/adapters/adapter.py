@@ -84,6 +84,8 @@ class Adapter:
         default=None, repr=False
     )
     ignored: list[tuple[str, str]] = field(default_factory=list, repr=False)  # (tensor, why)
+    # The weights beneath the updates that it stores, by the updates' names: PEFT puts them in the base's place.
+    beneath: Mapping[str, StoredTensor] = field(default_factory=dict, repr=False)
     start: Start | None = None
     family: str = "PEFT"  # whose files it comes in
     decomposes: bool = False  # every weight in full, when it is made

@@ -44,6 +44,7 @@ ADAPTER_CONFIG = "adapter_config.json"
 _WEIGHTS = "adapter_model.safetensors"
 _PICKLE = "adapter_model.bin"
 _PREFIX = "base_model.model."
+_BENEATH = ".base_layer.weight"
 _METHOD_TENSOR = re.compile(r"(?:^|\.)(?:lora_|hada_|lokr_|trainable_tokens)")
 _ALORA = (
     "the adapter '{}' acts from its invocation tokens on (aLoRA): the weight is that of the tokens after them"
@@ -230,6 +231,11 @@ def _with_updates(
         Checkpoint(config.source, "adapter", "modules to save", replaced),
         updates,
         ignored=_ignored(tensors),
+        beneath={
+            name.replace(_BENEATH, ".weight"): tensor
+            for name, tensor in tensors.items()
+            if name.endswith(_BENEATH)
+        },
         numbers=sum(prod(tensor.shape) for name, tensor in tensors.items() if name not in replaced),
         decomposes=config.peft_type in DECOMPOSING,
         notes=[NOTES[config.peft_type].format(config.source)] if config.peft_type in NOTES else [],
@@ -239,8 +245,8 @@ def _with_updates(
 def _saved_in_full(tensors: Tensors, method_tensor: re.Pattern[str]) -> dict[str, StoredTensor]:
     """Modules of ``modules_to_save``, and embeddings that PEFT saved because tokens were added.
 
-    Beside an adapter of the same weight a ``base_layer`` is the base's own, and no change; but for its bias, which
-    PEFT saves where it was trained.
+    A ``base_layer`` is what an adapter of the same weight acts on, and not in its place; but for its bias, which PEFT
+    saves where it was trained.
     """
     return {
         name.replace(".base_layer.bias", ".bias"): tensor

@@ -8,9 +8,10 @@ from functools import reduce
 import torch
 from torch import Tensor
 
+from ...errors import PairingError
 from ...linalg.low_rank import LowRank
 from ...linalg.pair import Pair
-from ..adapters.adapter import AdaptedWeight
+from ..adapters.adapter import AdaptedWeight, Adapter
 from ..adapters.formulas import widened
 from ..stored.checkpoint import Checkpoint, StoredTensor
 from ..stored.matrices import MatrixView
@@ -21,7 +22,7 @@ from .side import Side
 def paired_matrix(base: Checkpoint, side: Side, name: str, matrix: MatrixView) -> PairedMatrix:
     """A matrix of the base under the name that a side has for its tensor, and what the side makes of it."""
     if name in side.updates:
-        pair = _updated_pair(side.base, matrix, side.updates[name])
+        pair = _updated_pair(side, matrix, side.updates[name])
     else:
         pair = _dense_pair(side.base, matrix, side.tensors[name])
     return _moved(pair, matrix, base) if side.acting.made_by else pair
@@ -39,12 +40,17 @@ def _dense_pair(base: Checkpoint, matrix: MatrixView, stored: StoredTensor) -> P
     return PairedMatrix(matrix.name, matrix.shape, None, load)
 
 
-def _updated_pair(base: Checkpoint, matrix: MatrixView, update: AdaptedWeight) -> PairedMatrix:
+def _updated_pair(side: Side, matrix: MatrixView, update: AdaptedWeight) -> PairedMatrix:
     """The matrix before, and what an adapter makes of it."""
     whole = replace(matrix, rows=None)
 
+    def acted_on() -> Tensor:
+        before = whole.read(side.base.tensors[matrix.tensor])
+        _require_own_weight(before, side, whole, update.name)
+        return before
+
     def load() -> Pair | None:
-        before = whole.read(base.tensors[matrix.tensor])
+        before = acted_on()
         change = update.change(before, matrix.expert)
         if isinstance(change, LowRank):
             left = matrix.cut(change.left)
@@ -56,7 +62,7 @@ def _updated_pair(base: Checkpoint, matrix: MatrixView, update: AdaptedWeight) -
 
     def merged(dtype: torch.dtype) -> Tensor:
         assert update.merged is not None
-        return matrix.cut(update.merged(whole.read(base.tensors[matrix.tensor]).to(dtype)))
+        return matrix.cut(update.merged(acted_on().to(dtype)))
 
     return PairedMatrix(
         matrix.name,
@@ -66,6 +72,26 @@ def _updated_pair(base: Checkpoint, matrix: MatrixView, update: AdaptedWeight) -
         update.scale,
         None if update.merged is None else merged,
     )
+
+
+def _require_own_weight(before: Tensor, side: Side, matrix: MatrixView, name: str) -> None:
+    """Refuse an update of another weight than the base's, which the adapter stores: PEFT puts it in the base's place.
+
+    A base that was loaded in 16 bits for training is stored as it was rounded, in whatever type.
+    """
+    part = side.acting.part
+    stored = part.beneath.get(name) if isinstance(part, Adapter) else None
+    # The codes of a quantized weight are of another shape.
+    if stored is None or stored.shape != side.base.tensors[matrix.tensor].shape:
+        return
+    beneath = matrix.read(stored)
+    rounded = (beneath.dtype, torch.bfloat16, torch.float16)
+    if not any(torch.equal(before.to(dtype).float(), beneath.float()) for dtype in rounded):
+        raise PairingError(
+            f"'{part.source}' stores '{name}' of its base with other values than '{side.base.source}' has, and changes "
+            "those; expected the base that it was trained on; pass that, or merge the adapter with PEFT, and pass the "
+            "merged model"
+        )
 
 
 def _moved(pair: PairedMatrix, matrix: MatrixView, base: Checkpoint) -> PairedMatrix:

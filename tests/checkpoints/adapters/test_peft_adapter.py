@@ -300,3 +300,32 @@ def test_an_adapter_is_no_checkpoint(tmp_path: Path) -> None:
     (folder / "adapter_model.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"no weights; expected adapter_model\.safetensors"):
         open_sides(tiny_llama(), folder)
+
+
+def on_an_embedding(folder: Path, dtype: torch.dtype, shift: float) -> dict[str, Tensor]:
+    """Save factors of an embedding that was moved before they were trained; return what PEFT's merge makes of it."""
+    model: Any = tiny_llama().to(dtype)
+    model.model.embed_tokens.weight.data[10:14] += shift
+    adapted = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=["embed_tokens", "q_proj"]))
+    randomize_adapter(adapted)
+    saved(adapted, folder)
+    return merged_weights(peft.PeftModel.from_pretrained(tiny_llama().to(dtype), str(folder)))
+
+
+def test_factors_of_an_embedding_with_other_values_than_the_base_are_refused(tmp_path: Path) -> None:
+    merged = on_an_embedding(tmp_path, torch.float32, 0.5)
+    base, tuned = open_sides(tiny_llama(), tmp_path)
+    found = loaded(pair_sides(base, tuned))
+    name = "model.layers.0.self_attn.q_proj.weight"
+    torch.testing.assert_close(tuned_of(found[name]), merged[name])
+    with pytest.raises(
+        PairingError, match=r"stores 'model\.embed_tokens\.weight' of its base with other values"
+    ):
+        loaded(pair_sides(base, tuned, Selection(include_embeddings=True)))
+
+
+def test_an_embedding_beneath_factors_may_be_the_base_as_it_was_rounded(tmp_path: Path) -> None:
+    merged = on_an_embedding(tmp_path, torch.bfloat16, 0.0)
+    found = loaded(pair_sides(*open_sides(tiny_llama(), tmp_path), Selection(include_embeddings=True)))
+    name = "model.embed_tokens.weight"
+    torch.testing.assert_close(tuned_of(found[name]), merged[name].float(), atol=2e-2, rtol=2e-2)
