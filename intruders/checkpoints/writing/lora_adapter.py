@@ -170,10 +170,21 @@ def modules_of_pairs(base: Checkpoint, adapter: LoraAdapter) -> dict[str, str]:
 
 
 def stored_in_full(base: Checkpoint, adapter: LoraAdapter) -> dict[str, str]:
-    """The adapter's name of a tensor that it stores in full -> the base's; without those that the base lacks."""
+    """The adapter's name of a tensor that it stores in full -> the base's; without those that the base lacks.
+
+    Among them are the weights beneath its factors that PEFT stores with embeddings and heads (``is_beneath_factors``).
+    """
     own = {_plain(name): name for name in adapter.rest}
     matched = _matching(base, adapter).tuned_of.items()
     return {own[short]: name for name, short in matched if short in own}
+
+
+def is_beneath_factors(name: str) -> bool:
+    """Return whether a tensor of an adapter is the weight that its factors are added to, and no weight in their place.
+
+    A bias beneath them is one that PEFT stores where it was trained.
+    """
+    return ".base_layer." in name and not name.endswith(".bias")
 
 
 def _matching(base: Checkpoint, adapter: LoraAdapter) -> Matching:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from torch import Tensor
+
 from ...checkpoints.adapters.peft_adapter import ADAPTER_CONFIG
 from ...checkpoints.pairing.experts import with_experts_as
 from ...checkpoints.stored.checkpoint import Checkpoint
@@ -18,6 +20,7 @@ from ...checkpoints.writing.lora_adapter import (
     Rank,
     Rewritten,
     biases_in_shares,
+    is_beneath_factors,
     modules_of_pairs,
     read_lora_folder,
     retrained_tokens,
@@ -28,6 +31,7 @@ from ...checkpoints.writing.merged import Elsewhere, changed_tensor
 from ...checkpoints.writing.shards import planned, write_safetensors
 from ...errors import CheckpointError, SettingError, some_of
 from ...system.progress import Progress
+from ..remedies.changes import Change
 from .target import ChangedMatrix, Cut
 
 
@@ -69,13 +73,7 @@ class LoraContent:
             for name, matrix in changed.items()
             if not matrix.change.is_a_share and matrix.update is not None
         }
-        changes = {name: matrix.change.applied_to for name, matrix in changed.items()}
-        in_full = {
-            own: changed_tensor(
-                self.adapter.rest[own], self.base, name, changes, elsewhere, self.adapter.rest[own].dtype
-            )
-            for own, name in self.in_full.items()
-        }
+        in_full = {own: self._in_full(own, name, changed, elsewhere) for own, name in self.in_full.items()}
         shares = {module: share for module, share in shares.items() if share != 1}
         in_full |= biases_in_shares(self.adapter, shares)
         self._require_no_tokens(elsewhere)
@@ -86,6 +84,19 @@ class LoraContent:
             {known[module]: rank for module, rank in content.ranks.items()},
             {known[module]: error for module, error in content.errors.items()},
         )
+
+    def _in_full(
+        self, own: str, name: str, changed: Mapping[str, ChangedMatrix], elsewhere: Elsewhere
+    ) -> Tensor:
+        """A tensor that the adapter stores in full, with its changed matrices or its share of the update."""
+        stored = self.adapter.rest[own]
+        if not is_beneath_factors(own):
+            changes = {matrix: both.change.applied_to for matrix, both in changed.items()}
+            return changed_tensor(stored, self.base, name, changes, elsewhere, stored.dtype)
+        # The factors carry the change. An audit of this matrix has found the weight beneath them to be the base's.
+        change = changed[name].change if name in changed else Change(share=elsewhere(name))
+        share = change.share if change.is_a_share else 1.0
+        return changed_tensor(stored, self.base, name, {}, lambda _: share, stored.dtype)
 
     def _require_written(self, changed: Iterable[str]) -> None:
         """Refuse a changed matrix that is in no tensor of the adapter, which would stay as it was tuned."""

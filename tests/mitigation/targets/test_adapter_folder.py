@@ -11,6 +11,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 
+from intruders.audits.audit_settings import AuditSettings
 from intruders.checkpoints.opening.open import open_checkpoint
 from intruders.checkpoints.writing.merged import everywhere_as_tuned
 from intruders.errors import CheckpointError
@@ -21,7 +22,7 @@ from intruders.mitigation.targets.adapter_folder import LoraContent
 from intruders.mitigation.targets.target import ChangedMatrix
 from tests.checkpoints.models import merged_weights, randomize_adapter, saved, tiny_bert, tiny_llama
 from tests.checkpoints.stored.test_matrices import tiny_mixtral
-from tests.mitigation.hot import hot_llama, merged_from
+from tests.mitigation.hot import deviation, hot_llama, merged_from, places_of_intruders, scaled
 
 
 def test_the_tokenizer_of_an_adapter_comes_with_it_and_nothing_of_its_training(tmp_path: Path) -> None:
@@ -87,3 +88,51 @@ def test_norms_and_biases_stored_in_full_under_another_prefix(
             after[name] if name.startswith("classifier") else (tensor.double() + after[name].double()) / 2
         )
         torch.testing.assert_close(found[name].double(), wanted.double(), atol=1e-5, rtol=1e-4, msg=name)
+
+
+EMBEDDINGS = ["q_proj", "embed_tokens", "lm_head"]
+
+
+def test_factors_of_embeddings_are_changed_and_the_weight_beneath_them_is_not(tmp_path: Path) -> None:
+    """PEFT stores the base's own embedding beside its factors, and puts it back when it loads the adapter."""
+    base = tiny_llama()
+    saved(base, tmp_path / "base")
+    saved(hot_llama(target_modules=EMBEDDINGS), tmp_path / "tuned")
+    before, after = base.state_dict(), merged_from(tmp_path / "tuned", tiny_llama())
+    result = mitigate(
+        tmp_path / "base",
+        tmp_path / "tuned",
+        scale=0.0,
+        out=tmp_path / "out",
+        audit=AuditSettings(include_embeddings=True),
+    )
+    found = merged_from(tmp_path / "out", tiny_llama())
+    for name in ("lm_head.weight", "model.embed_tokens.weight"):
+        places = places_of_intruders(before[name], after[name])
+        assert places
+        assert deviation(found[name], scaled(after[name], places, 0.0)) < 1e-5
+        stored = load_file(tmp_path / "out" / "adapter_model.safetensors")
+        assert torch.equal(
+            stored[f"base_model.model.{name.replace('.weight', '.base_layer.weight')}"], before[name]
+        )
+    assert result.form == "adapter"
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3])
+def test_an_embedding_that_was_changed_before_its_factors_keeps_its_share(
+    tmp_path: Path, share: float
+) -> None:
+    """Not audited, the embedding is ``W0 + s (W - W0)`` with PEFT's merge as W, whatever is beneath the factors."""
+    base = tiny_llama()
+    saved(base, tmp_path / "base")
+    changed = tiny_llama()
+    changed.model.embed_tokens.weight.data[10:14] += 1.0  # type: ignore[union-attr, index, operator]
+    saved(hot_llama(model=changed, target_modules=EMBEDDINGS), tmp_path / "tuned")
+    after = merged_from(tmp_path / "tuned", tiny_llama())
+    mitigate(
+        tmp_path / "base", tmp_path / "tuned", remedy=Interpolate(share), out=tmp_path / "out", check=False
+    )
+    found = merged_from(tmp_path / "out", tiny_llama())
+    for name, before in base.state_dict().items():
+        wanted = before.double() + share * (after[name].double() - before.double())
+        torch.testing.assert_close(found[name].double(), wanted, atol=1e-5, rtol=1e-5, msg=name)
