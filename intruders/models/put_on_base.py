@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -52,18 +52,41 @@ def adapted(model: nn.Module, source: str, location: str, *, merged: bool) -> tu
                     f"adapter {source!r} learned a prompt and changes no weights, so it cannot be measured here; pass "
                     "an adapter of weights, such as LoRA"
                 )
+            missing = _missing_keys(said)
+            if missing:
+                _require_loaded(source, location, wrapped, missing, stored)
             if merged:
                 _refuse_shared(source, wrapped)
             with_adapter: nn.Module = wrapped.merge_and_unload() if merged else wrapped.get_base_model()
     except (ValueError, RuntimeError, OSError, KeyError) as error:
         raise _unfit(source, location, error) from error
-    for warning in said:
-        if "missing adapter keys" in str(warning.message):
-            notes.append(
-                f"base {location!r} has modules that adapter {source!r} asks for and has no weights of; they stay as "
-                "they are in the base, so check that it was trained on this one"
-            )
+    if missing:
+        notes.append(
+            f"base {location!r} has modules that adapter {source!r} asks for and has no weights of; they stay as "
+            "they are in the base, so check that it was trained on this one"
+        )
     return with_adapter, notes
+
+
+def _missing_keys(said: Iterable[warnings.WarningMessage]) -> set[str]:
+    """Return the weights of the adapter's modules that its file has none for, which PEFT tells in a warning alone."""
+    texts = [str(warning.message) for warning in said]
+    return {key for text in texts if "missing adapter keys" in text for key in re.findall(r"'([^']+)'", text)}
+
+
+def _require_loaded(
+    source: str, location: str, wrapped: Any, missing: Collection[str], stored: Iterable[str]
+) -> None:
+    """Refuse an adapter of which PEFT found no weight: what would be measured is the base."""
+    from peft.mapping import PEFT_TYPE_TO_PREFIX_MAPPING
+
+    prefix = PEFT_TYPE_TO_PREFIX_MAPPING.get(wrapped.active_peft_config.peft_type, "")
+    own = {key for key in wrapped.state_dict() if prefix in key and wrapped.active_adapter in key}
+    if own <= set(missing):
+        raise PairingError(
+            f"adapter {source!r} has no weights of the modules that it changes in base {location!r}: it has "
+            f"'{next(iter(stored))}', and '{min(missing)}' is expected; pass the base that it was trained on with --base"
+        )
 
 
 def _require_both_factors(source: str, stored: Iterable[str]) -> None:

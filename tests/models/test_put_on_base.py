@@ -51,3 +51,24 @@ def test_an_adapter_on_an_embedding_that_is_the_head_is_run_as_peft_runs_it_and_
         PairingError, match=r"changes 'transformer\.wte', whose weight is that of 'lm_head' too"
     ):
         open_language_model(tuned, base, merged=True)
+
+
+def with_renamed(folder: Path, modules: str) -> str:
+    """Save an adapter that has a few weights under names of modules that its base does not have."""
+    tuned = adapter(folder, ["c_attn", "c_fc"])
+    file = Path(tuned) / "adapter_model.safetensors"
+    save_file({name.replace(modules, f"{modules}own_"): t for name, t in load_file(file).items()}, file)
+    return tuned
+
+
+def test_an_adapter_of_which_peft_loads_no_weight_is_refused(tmp_path: Path) -> None:
+    """PEFT would warn, and compute with the base alone."""
+    tuned = with_renamed(tmp_path, "c_")
+    with pytest.raises(PairingError, match="has no weights of the modules that it changes in base"):
+        open_language_model(tuned, str(tmp_path / "base"))
+
+
+def test_a_note_tells_of_modules_that_an_adapter_has_no_weights_of(tmp_path: Path) -> None:
+    tuned = with_renamed(tmp_path, "h.0.attn.")
+    notes = open_language_model(tuned, str(tmp_path / "base")).notes
+    assert any("asks for and has no weights of" in note for note in notes)
