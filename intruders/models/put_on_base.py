@@ -85,7 +85,8 @@ def _require_loaded(
     if own <= set(missing):
         raise PairingError(
             f"adapter {source!r} has no weights of the modules that it changes in base {location!r}: it has "
-            f"'{next(iter(stored))}', and '{min(missing)}' is expected; pass the base that it was trained on with --base"
+            f"'{next(iter(stored))}', and '{min(missing)}' is expected; pass the base that it was trained on "
+            "with --base"
         )
 
 
