@@ -120,6 +120,24 @@ def tiny_llama4(inner: int = 24) -> nn.Module:
     return Llama4ForCausalLM(config).eval()
 
 
+def tiny_llava(*, tied: bool = False) -> nn.Module:
+    """Language and vision model, which transformers saves under the names of an earlier class."""
+    from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+
+    torch.manual_seed(0)
+    sizes = {"num_hidden_layers": 2, "num_attention_heads": 4}
+    vision = CLIPVisionConfig(hidden_size=24, intermediate_size=40, image_size=16, patch_size=8, **sizes)
+    text = {"hidden_size": 32, "intermediate_size": 48, "num_key_value_heads": 2, "vocab_size": 64}
+    text_config = LlamaConfig(pad_token_id=0, tie_word_embeddings=tied, **text, **sizes)
+    config = LlavaConfig(
+        vision_config=vision.to_dict(),
+        text_config=text_config.to_dict(),
+        image_token_index=50,
+        tie_word_embeddings=tied,
+    )
+    return LlavaForConditionalGeneration(config).eval()
+
+
 def randomize_adapter(model: nn.Module, seed: int = 1) -> None:
     """Fill every trainable tensor, so that no factor is left at the zeros an adapter starts from."""
     generator = torch.Generator().manual_seed(seed)

@@ -28,6 +28,9 @@ class Side:
     lacking: tuple[str, SkipKind]  # why a tensor of the base that it does not hold is not audited
     skipped: list[Skipped]  # of its own tensors, those that no matrix of the base is for
     notes: list[str]
+    own_names: Mapping[str, str] = field(
+        default_factory=dict, repr=False
+    )  # the base's name -> the part's own
 
     def holds(self, name: str) -> bool:
         return name in self.updates or name in self.tensors
@@ -78,6 +81,7 @@ def _checkpoint_side(acting: Acting, tuned: Checkpoint) -> Side:
         ]
         + [Skipped(name, reason) for name, reason in tuned.ignored if (name, reason) not in base.ignored],
         matching.in_words(),
+        matching.tuned_of,
     )
 
 
@@ -107,6 +111,7 @@ def _adapter_side(acting: Acting, adapter: Adapter) -> Side:
         + elsewhere
         + [Skipped(name, reason) for name, reason in adapter.ignored],
         adapter.notes + matching.in_words(),
+        matching.tuned_of,
     )
     if side.biases:
         changed = f"changes {len(side.biases)} biases with its matrices"

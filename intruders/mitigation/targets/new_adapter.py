@@ -35,17 +35,19 @@ from ...linalg.operators import Dense
 from ...linalg.pair import Pair
 from ...system.progress import Progress
 from ..remedies.changes import Change
+from .module_names import names_for_peft
 from .target import ChangedMatrix, Cut
 
 
 @dataclass(frozen=True)
 class NewLoraContent:
-    """A LoRA adapter made for the purpose, on the base's own module names."""
+    """A LoRA adapter made for the purpose."""
 
     form = "adapter"
 
     base: Checkpoint
     pairs: list[PairedMatrix]
+    names: dict[str, str]  # the base's weight -> that of the model that PEFT puts the adapter on
     rank: int | None
 
     @classmethod
@@ -69,7 +71,14 @@ class NewLoraContent:
                 "checkpoint (--as checkpoint)"
             )
         assert not isinstance(rank, str)
-        return cls(base, pairs, rank)
+        names = names_for_peft(base, tuned, [matrix.name for matrix in pairs])
+        unnamed = next((m.name for m in pairs if m.name not in names and m.load() is not None), None)
+        if unnamed is not None:
+            raise CheckpointError(
+                f"'{tuned.source}' changes '{unnamed}', and the class that its config names has no weight that is "
+                "known to be the same, so PEFT would not find it; write a checkpoint (--as checkpoint)"
+            )
+        return cls(base, pairs, names, rank)
 
     def write(
         self, folder: Path, changed: Mapping[str, ChangedMatrix], elsewhere: Elsewhere, progress: Progress
@@ -84,10 +93,10 @@ class NewLoraContent:
                     Change(share=elsewhere(matrix.name)) if changed_matrix is None else changed_matrix.change
                 )
                 factors, error = _cut(loaded, change, self.rank)
-                module = matrix.name.removesuffix(".weight")
+                module = f"base_model.model.{self._module(matrix.name)}"
                 dtype = torch.float32 if loaded.base.dtype == torch.float64 else loaded.base.dtype
-                tensors[f"base_model.model.{module}.lora_A.weight"] = factors.right.to(dtype)
-                tensors[f"base_model.model.{module}.lora_B.weight"] = factors.left.to(dtype)
+                tensors[f"{module}.lora_A.weight"] = factors.right.to(dtype)
+                tensors[f"{module}.lora_B.weight"] = factors.left.to(dtype)
                 cut.ranks[matrix.name] = factors.rank
                 cut.errors[matrix.name] = error
             progress("write", done, len(self.pairs))
@@ -101,9 +110,12 @@ class NewLoraContent:
         (folder / ADAPTER_CONFIG).write_text(config + "\n", encoding="utf-8")
         return cut
 
+    def _module(self, name: str) -> str:
+        return self.names[name].removesuffix(".weight")
+
     def _config(self, ranks: Mapping[str, int]) -> dict[str, Any]:
         """Every scale is 1: alpha is the rank."""
-        modules = {name.removesuffix(".weight"): rank for name, rank in ranks.items()}
+        modules = {self._module(name): rank for name, rank in ranks.items()}
         usual = max(set(modules.values()), key=list(modules.values()).count)
         pattern = {f"^{re.escape(name)}": rank for name, rank in modules.items() if rank != usual}
         return {

@@ -1,0 +1,150 @@
+"""New adapters on bases whose files name their tensors otherwise than their classes do, loaded by PEFT itself."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from intruders.errors import CheckpointError
+from intruders.mitigation.mitigate import mitigate
+from intruders.mitigation.write_at_scale import write_at_scale
+from tests.checkpoints.models import (
+    randomize_adapter,
+    saved,
+    tiny_bert,
+    tiny_gpt2,
+    tiny_llama,
+    tiny_llava,
+)
+
+IDS = torch.tensor([[5, 20, 31, 7, 12]])
+
+
+def logits(model: nn.Module) -> Tensor:
+    with torch.no_grad():
+        return model.eval()(input_ids=IDS).logits
+
+
+def with_adapter(model: nn.Module, folder: Path) -> nn.Module:
+    """PEFT's model, which warns of every weight that the file has none for."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*missing adapter keys")
+        return peft.PeftModel.from_pretrained(model, str(folder))
+
+
+def trained(model: nn.Module, targets: str, rank: int = 2) -> nn.Module:
+    """The model after an update of low rank of some of its linear weights."""
+    generator = torch.Generator().manual_seed(3)
+    for name, parameter in model.named_parameters():
+        if f"{targets}.weight" in name:
+            rows, columns = parameter.shape
+            left = torch.randn(rows, rank, generator=generator)
+            parameter.data += 0.2 * left @ torch.randn(rank, columns, generator=generator)
+    return model
+
+
+def without_prefix(folder: Path, prefix: str) -> Path:
+    """As files of earlier releases have the names: the hub's gpt2 is one."""
+    file = folder / "model.safetensors"
+    tensors = {name.removeprefix(prefix): tensor for name, tensor in load_file(file).items()}
+    save_file(tensors, file, metadata={"format": "pt"})
+    return folder
+
+
+MODELS: dict[str, tuple[Callable[[], nn.Module], str, str]] = {
+    "hub gpt2": (tiny_gpt2, "transformer.", "attn.c_attn"),
+    "names of an earlier class": (tiny_llava, "", "language_model.layers.1.self_attn.v_proj"),
+}
+
+
+@pytest.mark.parametrize("tuned_is_bare", [False, True])
+@pytest.mark.parametrize("case", MODELS)
+def test_of_a_full_fine_tuning_peft_loads_every_weight(
+    case: str, tuned_is_bare: bool, tmp_path: Path
+) -> None:
+    made, prefix, targets = MODELS[case]
+    model = made()
+    without_prefix(saved(model, tmp_path / "base"), prefix)
+    tuned = trained(copy.deepcopy(model), targets)
+    saved(tuned, tmp_path / "tuned")
+    if tuned_is_bare:
+        without_prefix(tmp_path / "tuned", prefix)
+    mitigate(tmp_path / "base", tmp_path / "tuned", scale=1.0, form="adapter", rank=2, out=tmp_path / "out")
+    assert not torch.allclose(logits(model), logits(tuned), atol=1e-3)
+    torch.testing.assert_close(
+        logits(with_adapter(model, tmp_path / "out")), logits(tuned), atol=1e-5, rtol=1e-4
+    )
+
+
+def test_of_a_classifier_it_has_the_names_of_the_classifier(tmp_path: Path) -> None:
+    """The base is the encoder alone, whose names have no ``bert.``."""
+    model = tiny_bert(classes=3)
+    saved(model.bert, tmp_path / "base")  # type: ignore[arg-type]
+    tuned = trained(copy.deepcopy(model), "query")
+    saved(tuned, tmp_path / "tuned")
+    mitigate(tmp_path / "base", tmp_path / "tuned", scale=1.0, form="adapter", rank=2, out=tmp_path / "out")
+    torch.testing.assert_close(
+        logits(with_adapter(model, tmp_path / "out")), logits(tuned), atol=1e-5, rtol=1e-4
+    )
+
+
+def two_adapters(model: nn.Module, folder: Path, **settings: Any) -> tuple[Path, Path]:
+    for seed, name in enumerate("ab"):
+        adapted = peft.get_peft_model(copy.deepcopy(model), peft.LoraConfig(r=2, **settings))  # type: ignore[arg-type]
+        randomize_adapter(adapted, seed)
+        saved(adapted, folder / name)
+    return folder / "a", folder / "b"
+
+
+def summed_by_peft(model: nn.Module, first: Path, second: Path) -> nn.Module:
+    """PEFT's ``cat`` of the two at half weight each."""
+    both: Any = peft.PeftModel.from_pretrained(copy.deepcopy(model), str(first), adapter_name="a")
+    both.load_adapter(str(second), "b")
+    both.add_weighted_adapter(["a", "b"], [0.5, 0.5], "sum", combination_type="cat")
+    both.set_adapter("sum")
+    return both
+
+
+def test_of_a_sum_it_has_the_names_of_its_adapters(tmp_path: Path) -> None:
+    model = tiny_gpt2()
+    base = without_prefix(saved(model, tmp_path / "base"), "transformer.")
+    first, second = two_adapters(model, tmp_path, target_modules=["c_attn"], fan_in_fan_out=True)
+    write_at_scale(base, f"{first}@0.5+{second}@0.5", 1.0, tmp_path / "out", form="adapter")
+    wanted = logits(summed_by_peft(model, first, second))
+    torch.testing.assert_close(logits(with_adapter(model, tmp_path / "out")), wanted, atol=1e-5, rtol=1e-4)
+
+
+def test_a_weight_that_the_class_of_the_config_does_not_have_is_refused(tmp_path: Path) -> None:
+    model = tiny_llama()
+    base = saved(model, tmp_path / "base")
+    tuned = saved(trained(copy.deepcopy(model), "q_proj"), tmp_path / "tuned")
+    for folder in (base, tuned):
+        file = folder / "model.safetensors"
+        renamed = {
+            name.replace("layers.1.self_attn.", "layers.1.own_"): t for name, t in load_file(file).items()
+        }
+        save_file(renamed, file, metadata={"format": "pt"})
+    with pytest.raises(
+        CheckpointError, match=r"changes 'model\.layers\.1\.own_q_proj\.weight', and the class"
+    ):
+        mitigate(base, tuned, scale=1.0, form="adapter", rank=2, out=tmp_path / "out")
+
+
+def test_names_stay_where_transformers_has_no_class_for_the_config(tmp_path: Path) -> None:
+    model = tiny_llama()
+    base = saved(model, tmp_path / "base")
+    tuned = saved(trained(copy.deepcopy(model), "q_proj"), tmp_path / "tuned")
+    for folder in (base, tuned):
+        (folder / "config.json").unlink()
+    mitigate(base, tuned, scale=1.0, form="adapter", rank=2, out=tmp_path / "out")
+    found = logits(with_adapter(copy.deepcopy(model), tmp_path / "out"))
+    torch.testing.assert_close(found, logits(trained(model, "q_proj")), atol=1e-5, rtol=1e-4)
