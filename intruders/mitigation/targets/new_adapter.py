@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ...checkpoints.adapters.adapter import Adapter
@@ -25,6 +24,7 @@ from ...checkpoints.pairing.pairing import PairedMatrix
 from ...checkpoints.stored.checkpoint import Checkpoint
 from ...checkpoints.stored.names import looks_up_tokens, may_be_same, tensor_of
 from ...checkpoints.stored.selection import Selection
+from ...checkpoints.writing.finite import require_finite
 from ...checkpoints.writing.lora_adapter import Rank
 from ...checkpoints.writing.merged import Elsewhere
 from ...checkpoints.writing.shards import planned, write_safetensors
@@ -94,9 +94,9 @@ class NewLoraContent:
                 )
                 factors, error = _cut(loaded, change, self.rank)
                 module = f"base_model.model.{self._module(matrix.name)}"
-                dtype = torch.float32 if loaded.base.dtype == torch.float64 else loaded.base.dtype
-                tensors[f"{module}.lora_A.weight"] = factors.right.to(dtype)
-                tensors[f"{module}.lora_B.weight"] = factors.left.to(dtype)
+                # An update may be smaller than a base of 16 bits resolves; PEFT computes with factors of 32.
+                for factor, numbers in (("lora_A", factors.right), ("lora_B", factors.left)):
+                    tensors[f"{module}.{factor}.weight"] = require_finite(numbers.float(), matrix.name)
                 cut.ranks[matrix.name] = factors.rank
                 cut.errors[matrix.name] = error
             progress("write", done, len(self.pairs))

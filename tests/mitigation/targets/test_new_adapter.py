@@ -123,6 +123,23 @@ def test_of_a_sum_it_has_the_names_of_its_adapters(tmp_path: Path) -> None:
     torch.testing.assert_close(logits(with_adapter(model, tmp_path / "out")), wanted, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_factors_of_a_sum_are_not_rounded_to_the_type_of_the_base(dtype: torch.dtype, tmp_path: Path) -> None:
+    model = tiny_llama().to(dtype)
+    base = saved(model, tmp_path / "base")
+    first, second = two_adapters(model, tmp_path, target_modules=["q_proj"])
+    write_at_scale(base, f"{first}@0.5+{second}@0.5", 1.0, tmp_path / "out", form="adapter")
+    parts: list[Any] = [with_adapter(copy.deepcopy(model), folder) for folder in (first, second)]
+    found: Any = with_adapter(copy.deepcopy(model), tmp_path / "out")
+    for layer in range(2):
+        both, one, two = (
+            each.base_model.model.model.layers[layer].self_attn.q_proj.get_delta_weight("default")
+            for each in (found, *parts)
+        )
+        assert both.dtype == torch.float32
+        torch.testing.assert_close(both, 0.5 * one + 0.5 * two, atol=1e-6, rtol=1e-5)
+
+
 def test_a_weight_that_the_class_of_the_config_does_not_have_is_refused(tmp_path: Path) -> None:
     model = tiny_llama()
     base = saved(model, tmp_path / "base")
