@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-_INPUT_EMBEDDINGS = (
-    "model.embed_tokens.weight",
-    "transformer.wte.weight",
-    "wte.weight",
-    "model.decoder.embed_tokens.weight",
-    "transformer.word_embeddings.weight",
+_INPUT_EMBEDDING = re.compile(
+    r"(?:model\.(?:decoder\.)?embed_tokens|(?:transformer\.)?wte|transformer\.word_embeddings|gpt_neox\.embed_in"
+    r"|(?:model\.)?shared|(?:.+\.)?language_model\.(?:.+\.)?embed_tokens)\.weight"
 )
 
 HEAD = "lm_head.weight"
@@ -62,7 +59,7 @@ def may_be_same(one: str, other: str) -> bool:
     return one == other or one.endswith(f".{other}") or other.endswith(f".{one}")
 
 
-def tied_by_config(names: Container[str], config: Mapping[str, Any] | None) -> dict[str, str]:
+def tied_by_config(names: Collection[str], config: Mapping[str, Any] | None) -> dict[str, str]:
     """The output head, to the embedding that it is when the config ties them and a file does not store another."""
     if config is None or config.get("tie_word_embeddings") is not True or HEAD not in names:
         return {}
@@ -70,18 +67,21 @@ def tied_by_config(names: Container[str], config: Mapping[str, Any] | None) -> d
     return {} if embedding is None else {HEAD: embedding}
 
 
-def tied_head(names: Container[str], config: Mapping[str, Any] | None) -> str | None:
+def tied_head(names: Collection[str], config: Mapping[str, Any] | None) -> str | None:
     """The embedding that stands for an output head which a file lacks; None where the config unties them.
 
     Many configs do not write ``tie_word_embeddings``, because it is the default of their class.
     """
-    if HEAD in names or (config or {}).get("tie_word_embeddings") is False:
+    has_head = HEAD in names or any(name.endswith(f".{HEAD}") for name in names)
+    if has_head or (config or {}).get("tie_word_embeddings") is False:
         return None
     return _embedding(names)
 
 
-def _embedding(names: Container[str]) -> str | None:
-    present = [name for name in _INPUT_EMBEDDINGS if name in names]
+def _embedding(names: Collection[str]) -> str | None:
+    named = [name for name in names if _INPUT_EMBEDDING.fullmatch(name)]
+    # Some files have the embedding that encoder and decoder share under their names too.
+    present = [name for name in named if name.endswith("shared.weight")] or named
     return present[0] if len(present) == 1 else None
 
 

@@ -179,6 +179,12 @@ def stored_in_full(base: Checkpoint, adapter: LoraAdapter) -> dict[str, str]:
     return {own[short]: name for name, short in matched if short in own}
 
 
+def not_matched(adapter: LoraAdapter, in_full: Collection[str]) -> dict[str, str]:
+    """The adapter's name of a tensor stored in full that is not among ``in_full`` -> its name in the model."""
+    rest = (name for name in adapter.rest if name not in in_full and not _OF_UPDATES.search(name))
+    return {name: _plain(name) for name in rest}
+
+
 def is_beneath_factors(name: str) -> bool:
     """Return whether a tensor of an adapter is the weight that its factors are added to, and no weight in their place.
 

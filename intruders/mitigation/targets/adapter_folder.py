@@ -13,7 +13,7 @@ from torch import Tensor
 from ...checkpoints.adapters.peft_adapter import ADAPTER_CONFIG
 from ...checkpoints.pairing.experts import with_experts_as
 from ...checkpoints.stored.checkpoint import Checkpoint
-from ...checkpoints.stored.names import may_be_same, tensor_of
+from ...checkpoints.stored.names import HEAD, looks_up_tokens, may_be_same, tensor_of
 from ...checkpoints.writing.companions import copy_tokenizer
 from ...checkpoints.writing.lora_adapter import (
     LoraAdapter,
@@ -22,6 +22,7 @@ from ...checkpoints.writing.lora_adapter import (
     biases_in_shares,
     is_beneath_factors,
     modules_of_pairs,
+    not_matched,
     read_lora_folder,
     retrained_tokens,
     rewritten,
@@ -77,6 +78,7 @@ class LoraContent:
         shares = {module: share for module, share in shares.items() if share != 1}
         in_full |= biases_in_shares(self.adapter, shares)
         self._require_no_tokens(elsewhere)
+        self._require_matched(elsewhere)
         content = rewritten(self.adapter, updates, self.rank, shares, in_full)
         names = {module: name for name, module in self.modules.items()}
         known = {module: names.get(module, module) for module in content.ranks}
@@ -114,6 +116,24 @@ class LoraContent:
                 raise SettingError(
                     f"'{self.adapter.source}' retrained single tokens ('{own}'), of which no share can be written; "
                     "merge it into its base (merge_and_unload in PEFT, save_pretrained), and pass the merged checkpoint"
+                )
+
+    def _require_matched(self, elsewhere: Elsewhere) -> None:
+        """Refuse a tensor stored in full that would stay as tuned where its counterpart keeps a share of its update.
+
+        A classifier's new head has no counterpart.
+        """
+        names = set(self.base.names()) - set(self.in_full.values())
+        for own, plain in not_matched(self.adapter, self.in_full).items():
+            counterparts = [name for name in names if may_be_same(name, plain)]
+            if plain == HEAD and not counterparts:
+                everything = self.base.names()
+                counterparts = [name for name in everything if looks_up_tokens(name)] or everything
+            if any(elsewhere(name) != 1 for name in counterparts):
+                raise CheckpointError(
+                    f"'{self.adapter.source}' contains '{own}' in full, and no tensor of '{self.base.source}' is known "
+                    "to be what it was trained from, so no share of its update can be written; merge it into its base "
+                    "(merge_and_unload in PEFT, save_pretrained), and pass the merged checkpoint"
                 )
 
     def write(

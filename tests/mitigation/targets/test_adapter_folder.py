@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
+from torch import nn
 
 from intruders.audits.audit_settings import AuditSettings
 from intruders.checkpoints.opening.open import open_checkpoint
@@ -20,7 +23,15 @@ from intruders.mitigation.remedies.changes import Change
 from intruders.mitigation.remedies.interpolate import Interpolate
 from intruders.mitigation.targets.adapter_folder import LoraContent
 from intruders.mitigation.targets.target import ChangedMatrix
-from tests.checkpoints.models import merged_weights, randomize_adapter, saved, tiny_bert, tiny_llama
+from intruders.mitigation.write_at_scale import write_at_scale
+from tests.checkpoints.models import (
+    merged_weights,
+    randomize_adapter,
+    saved,
+    tiny_bert,
+    tiny_llama,
+    tiny_llava,
+)
 from tests.checkpoints.stored.test_matrices import tiny_mixtral
 from tests.mitigation.hot import deviation, hot_llama, merged_from, places_of_intruders, scaled
 
@@ -136,3 +147,63 @@ def test_an_embedding_that_was_changed_before_its_factors_keeps_its_share(
     for name, before in base.state_dict().items():
         wanted = before.double() + share * (after[name].double() - before.double())
         torch.testing.assert_close(found[name].double(), wanted, atol=1e-5, rtol=1e-5, msg=name)
+
+
+def tiny_t5() -> nn.Module:
+    """One layer of encoder and decoder, whose embedding is ``shared`` and the output head too."""
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    torch.manual_seed(0)
+    sizes = {"d_model": 16, "d_ff": 24, "d_kv": 8, "num_heads": 2, "num_layers": 1}
+    return T5ForConditionalGeneration(T5Config(vocab_size=40, **sizes)).eval()
+
+
+def with_head_in_full(base: nn.Module, folder: Path, targets: str) -> tuple[Path, Path]:
+    saved(base, folder / "base")
+    config = LoraConfig(r=2, target_modules=targets, modules_to_save=["lm_head"])
+    model = get_peft_model(copy.deepcopy(base), config)  # type: ignore[arg-type]
+    randomize_adapter(model)
+    saved(model, folder / "tuned")
+    return folder / "base", folder / "tuned"
+
+
+HEADS: dict[str, tuple[Callable[[], nn.Module], str]] = {
+    "t5": (tiny_t5, r".*\.q"),
+    "language and vision": (partial(tiny_llava, tied=True), r".*language_model.*q_proj"),
+}
+
+
+@pytest.mark.parametrize("case", HEADS)
+def test_a_head_in_full_of_an_embedding_with_another_name_keeps_its_share(case: str, tmp_path: Path) -> None:
+    """``W0 + 0.5 (W - W0)`` of every weight, with W of PEFT's own merge."""
+    made, targets = HEADS[case]
+    base, tuned = with_head_in_full(made(), tmp_path, targets)
+    write_at_scale(base, tuned, 0.5, tmp_path / "out")
+    after, found = merged_from(tuned, made()), merged_from(tmp_path / "out", made())
+    for name, before in made().state_dict().items():
+        wanted = (before.double() + after[name].double()) / 2
+        torch.testing.assert_close(found[name].double(), wanted, atol=1e-5, rtol=1e-5, msg=name)
+    with pytest.raises(CheckpointError, match=r"changes 'lm_head\.weight', which the base ties to"):
+        write_at_scale(base, tuned, 1.0, tmp_path / "merged", form="checkpoint")
+
+
+def test_a_head_in_full_that_no_tensor_of_the_base_is_known_to_be_is_refused(tmp_path: Path) -> None:
+    """The base has it as ``language_model.lm_head``, the adapter as ``lm_head``."""
+    base, tuned = with_head_in_full(tiny_llava(), tmp_path, r".*language_model.*q_proj")
+    with pytest.raises(CheckpointError, match=r"lm_head\.weight' in full, and no tensor of"):
+        write_at_scale(base, tuned, 0.5, tmp_path / "out")
+    write_at_scale(base, tuned, 1.0, tmp_path / "out")
+    for name, tensor in merged_from(tuned, tiny_llava()).items():
+        torch.testing.assert_close(merged_from(tmp_path / "out", tiny_llava())[name], tensor)
+
+
+def test_a_head_in_full_on_a_base_whose_embedding_is_not_known_is_refused(tmp_path: Path) -> None:
+    base, tuned = with_head_in_full(tiny_llama(tie_word_embeddings=True), tmp_path, r".*q_proj")
+    file = base / "model.safetensors"
+    renamed = {
+        name.replace("embed_tokens", "own_embeddings"): tensor for name, tensor in load_file(file).items()
+    }
+    save_file(renamed, file, metadata={"format": "pt"})
+    for form, scale in (("adapter", 0.5), ("checkpoint", 1.0)):
+        with pytest.raises(CheckpointError, match=r"lm_head\.weight' in full, and no tensor of"):
+            write_at_scale(base, tuned, scale, tmp_path / "out", form=form)
