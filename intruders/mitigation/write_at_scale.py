@@ -67,7 +67,7 @@ def write_at_scale(
 ) -> WrittenScale:
     """Write ``W0 + s D`` in the form of what was given.
 
-    An adapter comes back with each B scaled, at its rank. A checkpoint comes in the type that holds the numbers of both
+    An adapter comes back with each B scaled, at its rank. A checkpoint comes in the type that fits the numbers of both
     sides; a warning tells where rounding to it changes the update by more than 5 % of its norm. Nothing is audited or
     decomposed, and a checkpoint is written one tensor at a time. For the intruders before and after, use
     :func:`intruders.mitigate` with the remedy ``Interpolate``.

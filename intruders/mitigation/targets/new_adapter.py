@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,8 @@ class NewLoraContent:
         """Build the target; raise SettingError if it needs a rank, CheckpointError for other than linear modules."""
         # Of adapters everything is written or refused. Of a fine-tuning of all weights, the matrices that are audited.
         of_adapters = not isinstance(tuned, Checkpoint)
-        pairs = pair_sides(base, tuned, Selection(include_embeddings=of_adapters)).pairs
+        pairing = pair_sides(base, tuned, Selection(include_embeddings=of_adapters))
+        pairs = pairing.pairs
         is_dense = any(matrix.rank is None and matrix.load() is not None for matrix in pairs)
         if rank == "keep" or (rank is None and is_dense):
             raise SettingError(
@@ -64,7 +66,7 @@ class NewLoraContent:
             )
         unfit = next((m.name for m in pairs if not _is_linear(base, m.name) and m.load() is not None), None)
         if unfit is None and of_adapters:
-            unfit = next(_outside(tuned, pairs), None)
+            unfit = next(chain(pairing.biases, _outside(tuned, pairs)), None)
         if unfit is not None:
             raise CheckpointError(
                 f"'{tuned.source}' changes '{unfit}', which is not the weight of a linear module; write a "

@@ -110,6 +110,13 @@ def test_doses_of_its_matrices_alone_are_refused(method: str, folders: tuple[Pat
         require_only_matrices(open_sides(*folders))
 
 
+def test_a_new_adapter_which_could_not_have_the_biases_is_refused(
+    method: str, folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    with pytest.raises(CheckpointError, match=r"bias', which is not the weight of a linear module"):
+        intruders.mitigate(*folders, scale=0.5, out=tmp_path / "out", form="adapter", rank=4)
+
+
 def test_a_sum_of_two_that_change_one_bias_is_refused(tmp_path: Path) -> None:
     base = saved(base_for("ia3"), tmp_path / "base")
     names = []
