@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ..engine.known_base import KnownBase
 from ..errors import CacheError
+from ..system.files import user_path
 from ..system.folders import user_cache
 
 # Part of every key: raise it when the meaning of an entry changes.
@@ -81,7 +82,7 @@ class DiskCache:
     """
 
     def __init__(self, folder: str | os.PathLike[str] | None = None) -> None:
-        self.folder = default_folder() if folder is None else Path(folder)
+        self.folder = default_folder() if folder is None else user_path(folder)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.folder):

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from ..errors import ResultFileError, missing_extra
-from ..system.files import write_atomically
+from ..system.files import user_path, write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -96,14 +96,14 @@ def picture(figure: Figure, kind: str, *, transparent: bool = False) -> bytes:
 def write_drawings(drawings: Sequence[Drawing], folder: str | os.PathLike[str]) -> list[Path]:
     """Write every drawing to `folder` as .png, .svg and .csv, and give the paths; makes the folder."""
     try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
+        user_path(folder).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ResultFileError(
             f"cannot make the folder '{folder}': {(error.strerror or '').lower()}"
         ) from error
     paths = []
     for drawing in drawings:
-        stem = Path(folder) / re.sub(r"[^A-Za-z0-9._-]+", "_", drawing.name)[:150]
+        stem = user_path(folder) / re.sub(r"[^A-Za-z0-9._-]+", "_", drawing.name)[:150]
         contents = {
             "png": picture(drawing.figure, "png"),
             "svg": picture(drawing.figure, "svg"),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 from typer.core import TyperCommand, TyperGroup
@@ -17,22 +19,11 @@ Function = TypeVar("Function", bound=Callable[..., None])
 # Columns of the help in which every example fits, in a terminal of 60.
 EXAMPLE_WIDTH = 58
 
-# Metavars of options whose values are paths, or names of models and data.
-_SOURCES = {
-    "AUDIT",
-    "BASE",
-    "CORPUS",
-    "FOLDER|URL",
-    "FILE",
-    "FOLDER",
-    "MODEL",
-    "PATH",
-    "README",
-    "RUN",
-    "SOURCE",
-    "TASK",
-    "TASKS",
-}
+# Metavars of options and arguments whose values are paths.
+_PATHS = {"AUDIT", "FILE", "FOLDER", "FOLDER|URL", "README", "RUN"}
+
+# Of those whose values are paths, or names of models and data.
+_SOURCES = _PATHS | {"BASE", "CORPUS", "MODEL", "PATH", "SOURCE", "TASK", "TASKS"}
 
 _EXAMPLES: dict[Callable[..., None], str] = {}
 
@@ -66,7 +57,11 @@ class Command(TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if not ctx.resilient_parsing:
             self._refuse_empty(ctx, args)
-        return super().parse_args(ctx, args)
+        left = super().parse_args(ctx, args)
+        for parameter in self.get_params(ctx):
+            if parameter.metavar in _PATHS:
+                ctx.params[parameter.name] = _with_home(ctx.params.get(parameter.name))
+        return left
 
     def _refuse_empty(self, ctx: Any, args: list[str]) -> None:
         """Refuse an empty path before Python takes it for the folder that it works in.
@@ -148,6 +143,13 @@ class CommandOnRay(Command):
             if after == len(given) or given[after].startswith("-"):
                 given.insert(after, "")
         return super().parse_args(ctx, given)
+
+
+def _with_home(value: Any) -> Any:
+    """Return paths with ``~`` as the user's home: a shell leaves it in a quoted value, and behind ``--out=``."""
+    if isinstance(value, list | tuple):
+        return type(value)(map(_with_home, value))
+    return type(value)(os.path.expanduser(value)) if isinstance(value, str | Path) else value
 
 
 def _name(argument: Any) -> str:

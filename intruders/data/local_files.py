@@ -176,7 +176,7 @@ def _usual_columns(file: DataFile, columns: Columns) -> Columns:
 
 
 def _examples(path: Path, columns: Columns, kind: Kind) -> list[Example]:
-    return examples_of(read_rows(path, no_header=columns.no_header), columns, kind)
+    return examples_of(read_rows(path.expanduser(), no_header=columns.no_header), columns, kind)
 
 
 def _tell_of_overlap(name: str, train: Sequence[Example], scored: Mapping[str, Sequence[Example]]) -> None:

@@ -28,7 +28,7 @@ from ..models.tuned_model import base_location, check_for_task, weights_of
 from ..settings.seeds import check_seeds
 from ..system.callers_process import apart_from_caller
 from ..system.documents import read_document
-from ..system.files import read_bytes, write_atomically
+from ..system.files import read_bytes, user_path, write_atomically
 from ..system.folders import LOCK, locked_folder, make_folder
 from ..system.plain_values import from_plain
 from ..system.progress import Progress, silent
@@ -104,7 +104,7 @@ class Evaluation:
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write ``evaluation.json`` and the values behind it: ``documents.parquet`` and ``examples.parquet``."""
-        target = Path(folder)
+        target = user_path(folder)
         target.mkdir(parents=True, exist_ok=True)
         documents = pd.DataFrame(
             [
@@ -134,7 +134,7 @@ class Evaluation:
         Raises:
           ResultFileError: a file of it cannot be read, is of something else, or is of a newer version.
         """
-        folder = Path(path)
+        folder = user_path(path)
         document = read_document(folder / _FILES[0], "an evaluation", SCHEMA)
         with refuse_others(folder, "the folder of an evaluation", "intruders evaluate --out"):
             documents, examples = (
@@ -213,7 +213,7 @@ def evaluate(
         )
     check_seeds(seed=seed, data_seed=data_seed)
     model, base = on_disk(model, "model"), None if base is None else on_disk(base, "base")
-    folder = None if out is None else Path(out)
+    folder = None if out is None else user_path(out)
     if folder is not None:
         _check_folder(folder, force)
     # Everything that can be wrong is found out before the first model is loaded.

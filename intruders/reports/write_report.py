@@ -10,6 +10,7 @@ from ..audits.result.audit_result import Audit
 from ..audits.scales.critical_scales_result import CriticalScales
 from ..audits.scales.scales_of_audit import scales_beside, scales_for
 from ..errors import ResultFileError, SettingError
+from ..system.files import user_path
 from .audit.comparison import common_matrices, labels_for
 from .study.study_page import is_study, write_study_report
 
@@ -70,7 +71,7 @@ def write_report(
         from .page.html_page import check_can_write_html
 
         check_can_write_html(out)
-    files = [file for path in paths for file in audit_files(Path(path))]
+    files = [file for path in paths for file in audit_files(user_path(path))]
     audits = [Audit.load(file) for file in files]
     side_by_side = len(audits) > 1
     if side_by_side and scale is not None:
@@ -78,10 +79,10 @@ def write_report(
     scales = None if side_by_side else _scales(audits[0], files[0], scale)
     written = []
     if out is not None:
-        _write_html(audits, Path(out), side_by_side, scales)
-        written.append(Path(out))
+        written.append(user_path(out))
+        _write_html(audits, written[0], side_by_side, scales)
     if figures is not None:
-        written += _write_figures(audits, Path(figures), side_by_side, scales)
+        written += _write_figures(audits, user_path(figures), side_by_side, scales)
     return written
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 import types
 import typing
@@ -40,6 +41,7 @@ class Setting:
       may_be_empty: Whether an empty list is a value.
       by_commas: Whether a text is a comma-separated list; otherwise a text is a list of one item.
       long_names: Other names that are understood.
+      is_path: Whether it is a path; ``~`` at its start is the user's home, as in a shell.
       option: The name of its option, if that is not its own.
       metavar, panel: The name of the value in the command's help, and the heading of its group.
       unless_given: The help's words for the default, if the default itself does not say it.
@@ -66,6 +68,7 @@ class Setting:
     may_be_empty: bool = True
     by_commas: bool = False
     long_names: Sequence[str] = ()
+    is_path: bool = False
     option: str | None = None
     metavar: str | None = None
     panel: str | None = None
@@ -150,7 +153,7 @@ class Setting:
             )
         if isinstance(value, int | float) and not isinstance(value, bool) and not self._is_within(value):
             raise SettingError(f"{name} is {value}; expected {self.expected or self._range()}")
-        return value
+        return os.path.expanduser(value) if self.is_path and isinstance(value, str) else value
 
     def _is_within(self, value: float) -> bool:
         return (

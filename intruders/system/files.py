@@ -14,6 +14,15 @@ from pathlib import Path
 from ..errors import DiskFullError, ResultFileError
 
 
+def user_path(path: str | os.PathLike[str]) -> Path:
+    """Return a path that a user gave, with ``~`` as their home: YAML and quoted options come without a shell's help.
+
+    >>> user_path("~/runs") == Path.home() / "runs", str(user_path("runs/~"))
+    (True, 'runs/~')
+    """
+    return Path(os.path.expanduser(path))
+
+
 def check_writable(path: str | os.PathLike[str]) -> None:
     """Raise ResultFileError now if `write_atomically` to `path` could not succeed later.
 
@@ -21,9 +30,9 @@ def check_writable(path: str | os.PathLike[str]) -> None:
     mounts, quotas, superuser).
     """
     try:
-        if _is_special(Path(path)):
+        if _is_special(user_path(path)):
             return
-        target = Path(os.path.realpath(path))
+        target = Path(os.path.realpath(user_path(path)))
         if target.is_dir():
             raise ResultFileError(f"'{path}' is a folder; pass the path of a file to write")
         if not target.parent.is_dir():
@@ -47,10 +56,10 @@ def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
     """
     try:
         # As it was given: the link /dev/stdout to a pipe has no path of a file behind it.
-        if _is_special(Path(path)):
-            Path(path).write_bytes(content)
+        if _is_special(user_path(path)):
+            user_path(path).write_bytes(content)
             return
-        target = Path(os.path.realpath(path))
+        target = Path(os.path.realpath(user_path(path)))
         part = _sibling(target)
         try:
             with part.open("xb") as file:
@@ -71,7 +80,7 @@ def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
 def read_bytes(path: str | os.PathLike[str]) -> bytes:
     """The content of a file, or a ResultFileError that names it."""
     try:
-        return Path(path).read_bytes()
+        return user_path(path).read_bytes()
     except (OSError, ValueError) as error:
         raise ResultFileError(f"cannot read '{path}': {_reason(error)}") from error
 

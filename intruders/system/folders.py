@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..errors import CheckpointError, SettingError, some_of
-from .files import stop_on_full_disk
+from .files import stop_on_full_disk, user_path
 
 LOCK = ".lock"  # in a folder that one process at a time may work in
 
@@ -43,7 +43,7 @@ def atomic_folder(target: str | os.PathLike[str], *, force: bool = False) -> Ite
         things, or cannot be written.
       IntrudersError: the disk is full.
     """
-    folder = Path(os.path.realpath(target))
+    folder = Path(os.path.realpath(user_path(target)))
     check_target(target, force=force)
     part, lock = _make_part(folder)
     try:
@@ -62,7 +62,7 @@ def atomic_folder(target: str | os.PathLike[str], *, force: bool = False) -> Ite
 
 def check_target(target: str | os.PathLike[str], *, force: bool = False) -> None:
     """Raise CheckpointError now if :func:`atomic_folder` would refuse ``target`` later."""
-    folder = Path(os.path.realpath(target))
+    folder = Path(os.path.realpath(user_path(target)))
     if folder.exists():
         if not folder.is_dir():
             raise CheckpointError(f"'{target}' exists and is not a folder; pass the path of a new folder")

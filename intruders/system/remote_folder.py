@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from ..errors import IntrudersError, SettingError, StoreError, missing_extra
+from .files import user_path
 from .folders import user_cache
 
 _URL = re.compile(r"^[a-z][a-z0-9+.-]*://")
@@ -24,7 +25,7 @@ def is_url(out: str) -> bool:
 def local_folder(out: str, kind: str) -> Path:
     """The folder that results are worked on in: ``out`` itself, or for a URL one in the user's cache of that kind."""
     if not is_url(out):
-        return Path(out.removeprefix("file://"))
+        return user_path(out.removeprefix("file://"))
     return user_cache() / kind / hashlib.sha256(out.encode()).hexdigest()[:16]
 
 

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 from ..errors import ResultFileError
 from .documents import migrated
-from .files import read_bytes, write_atomically
+from .files import read_bytes, user_path, write_atomically
 from .plain_values import from_plain, plain
 
 
@@ -63,7 +63,7 @@ class JsonResult:
         Raises:
           ResultFileError: the file cannot be read, contains something else, or is of a newer version.
         """
-        file = Path(path)
+        file = user_path(path)
         if cls.file_name is not None and file.is_dir():
             file /= cls.file_name
         with refuse_others(file, cls.what, cls.written_by):

@@ -22,7 +22,7 @@ from typing import Any
 from ..checkpoints.writing.training_record import SCHEMA
 from ..errors import SettingError
 from ..system.documents import read_document
-from ..system.files import write_atomically
+from ..system.files import user_path, write_atomically
 from ..system.folders import LOCK, atomic_folder, locked_folder, make_folder
 
 _COMPLETE = "complete.json"
@@ -64,13 +64,13 @@ class RunFolder:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Copy the run to another folder, completely or not at all; CheckpointError if that cannot be."""
-        with atomic_folder(Path(path)) as folder:
+        with atomic_folder(path) as folder:
             shutil.copytree(self.path, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(LOCK))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> RunFolder:
         """Open the folder of a run; SettingError if it is not one, ResultFileError if its record cannot be read."""
-        run = cls(Path(path))
+        run = cls(user_path(path))
         run.to_document()
         return run
 

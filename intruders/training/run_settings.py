@@ -46,6 +46,7 @@ class Training(Settings):
     out: str = setting(
         help="Folder of the run; run the same command again to resume.",
         long_names=["output_dir"],
+        is_path=True,
         changes_weights=False,
         metavar="FOLDER",
         panel="Run",

@@ -35,6 +35,26 @@ def test_evaluate_prints_and_keeps_its_measures(place: Path, tmp_path: Path) -> 
     assert record["losses"][0]["documents"] == 3
 
 
+def test_a_tilde_that_the_shell_left_is_the_home(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, work = tmp_path / "home", tmp_path / "work"
+    home.mkdir()
+    work.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    llama, notes = str(place / "llama"), str(place / "notes.txt")
+    few = ("--loss-on", notes, "--max-documents", "2")
+    for arguments in (
+        ("evaluate", llama, *few, "--out=~/out"),
+        ("audit", llama, llama, "--json=~/a.json"),
+    ):
+        done = in_this_process(*arguments, cwd=work)
+        assert done.returncode == 0, done.stderr
+    assert (home / "out" / "evaluation.json").is_file()
+    assert (home / "a.json").is_file()
+    assert not list(work.iterdir())
+
+
 def test_errors_are_one_line(place: Path, tmp_path: Path) -> None:
     cases = [
         (["evaluate", str(place / "llama")], "nothing to measure"),

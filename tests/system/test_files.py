@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from intruders.errors import ResultFileError
-from intruders.system.files import check_writable, write_atomically
+from intruders.system.files import check_writable, read_bytes, write_atomically
+from intruders.system.folders import atomic_folder
+from intruders.system.remote_folder import is_url, local_folder
 
 
 def test_check_writable_finds_out_before_the_work(tmp_path: Path) -> None:
@@ -71,3 +73,34 @@ def test_a_link_is_followed_and_a_device_kept(tmp_path: Path) -> None:
     assert (tmp_path / "real.json").read_text() == "new"
     write_atomically("/dev/null", b"gone")
     assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home, and another folder to work in: nothing may appear there."""
+    for name in ("home", "work"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path / "work")
+    return tmp_path / "home"
+
+
+def test_a_tilde_is_the_home_wherever_something_is_written(home: Path) -> None:
+    check_writable("~/a.json")
+    write_atomically("~/a.json", b"1")
+    with atomic_folder("~/model") as part:
+        (part / "config.json").write_text("{}")
+    assert (home / "a.json").read_bytes() == read_bytes("~/a.json") == b"1"
+    assert (home / "model" / "config.json").is_file()
+    assert local_folder("~/study", "studies") == home / "study"
+    assert not list(Path().iterdir())
+
+
+def test_a_tilde_elsewhere_in_a_path_or_before_no_user_is_a_name(home: Path) -> None:
+    Path("~nobody-of-this-name").mkdir()
+    write_atomically("~nobody-of-this-name/b~.json", b"2")
+    assert (Path.cwd() / "~nobody-of-this-name" / "b~.json").read_bytes() == b"2"
+    with pytest.raises(ResultFileError, match="does not exist"):
+        check_writable("no/~/a.json")
+    assert is_url("s3://team/~/bases")
+    assert "~" not in str(local_folder("s3://team/~/bases", "shared-bases").name)

@@ -41,6 +41,21 @@ def test_an_interrupted_run_ends_as_one_that_was_not(method: str, llama: Path, t
     assert losses[0] == losses[1]
 
 
+def test_a_run_in_a_folder_below_the_home_is_resumed(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """transformers writes its checkpoints to the home for ``~``, so the record has to be there too."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    config = config_of(llama, Path("~/run"), steps=4)
+    with pytest.raises(KeyboardInterrupt):
+        finetune(config, [Interrupt()])
+    assert RunFolder.load("~/run").last_checkpoint() is not None
+    assert finetune(config).path == tmp_path / "home" / "run"
+    assert (tmp_path / "home" / "run" / "adapter_model.safetensors").is_file()
+    assert [entry.name for entry in tmp_path.iterdir()] == ["home"]
+
+
 def test_a_killed_process_goes_on(llama: Path, tmp_path: Path) -> None:
     """kill -9 in the middle of training, again and again, then the model of an uninterrupted run."""
     settings = {"steps": 20, "save_steps": 2, "dropout": 0.1, "max_eval_samples": 1}

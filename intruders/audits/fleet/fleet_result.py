@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from ...errors import ResultFileError, SettingError
 from ...system.documents import migrated
-from ...system.files import write_atomically
+from ...system.files import user_path, write_atomically
 from ...system.result_protocol import refuse_others
 from ...system.versions import installed_versions
 from ..audit_settings import AuditSettings, shown_settings
@@ -179,7 +179,7 @@ class FleetAudit:
         Raises:
           ResultFileError: a file cannot be written.
         """
-        folder = Path(path)
+        folder = user_path(path)
         try:
             (folder / VECTORS).mkdir(parents=True, exist_ok=True)
             for _, file in self._files():
@@ -208,7 +208,7 @@ class FleetAudit:
         Raises:
           ResultFileError: the table cannot be read, is of something else, or is of a newer version.
         """
-        folder = Path(path)
+        folder = user_path(path)
         file = folder / ADAPTERS
         with refuse_others(file, "the table of a fleet", "intruders fleet --out"):
             try:

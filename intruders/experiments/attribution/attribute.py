@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from pathlib import Path as FilePath
 from typing import Any
 
 import numpy as np
@@ -41,6 +40,7 @@ from ...models.model_digest import digest_of_model
 from ...models.stored_dtype import recorded_dtypes
 from ...settings.seeds import check_seeds
 from ...system.callers_process import apart_from_caller
+from ...system.files import user_path
 from ...system.folders import locked_folder, make_folder
 from ...system.progress import Progress, silent
 from ..bench.live_models import models_loaded
@@ -138,9 +138,10 @@ def attribute(
     with ExitStack() as entered:
         kept = KeptOutcomes(None, key)
         if keep is not None:
-            make_folder(FilePath(keep))
-            entered.enter_context(locked_folder(FilePath(keep)))
-            kept = KeptOutcomes(FilePath(keep), key)
+            folder = user_path(keep)
+            make_folder(folder)
+            entered.enter_context(locked_folder(folder))
+            kept = KeptOutcomes(folder, key)
         pairing, made_audit, _ = audited_whole(*sides, audit, compute, progress)
         work = _Work(
             source,

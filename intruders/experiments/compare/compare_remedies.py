@@ -6,7 +6,6 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from ...audits.audit import audited_whole
@@ -37,6 +36,7 @@ from ...models.stored_dtype import recorded_dtypes
 from ...models.tuned_model import open_language_model
 from ...settings.seeds import check_seeds
 from ...system.callers_process import apart_from_caller
+from ...system.files import user_path
 from ...system.folders import locked_folder, make_folder
 from ...system.progress import Progress, silent
 from ..bench.bench import Bench
@@ -123,7 +123,7 @@ def compare_remedies(
     data = split_data(corpora, tasks, scores.max_examples, seed)
     base_side, tuned_side = open_sides(base, tuned)
     base_source = base if base is not None else base_side.source
-    folder = None if out is None else Path(out)
+    folder = None if out is None else user_path(out)
     if folder is not None:
         make_folder(folder)
     with nullcontext() if folder is None else locked_folder(folder):

@@ -7,7 +7,6 @@ import os
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -16,7 +15,7 @@ import pyarrow.parquet as pq
 from ...audits.audit_settings import AuditSettings
 from ...audits.command_line import changed_options
 from ...measures.intervals import Interval
-from ...system.files import write_atomically
+from ...system.files import user_path, write_atomically
 from ...system.plain_values import from_plain
 from ...system.result_protocol import JsonResult
 from ...version import __version__
@@ -246,8 +245,8 @@ class RemedyComparison(JsonResult):
         schema = pa.schema([pa.field(name, kind) for name, kind in COLUMNS])
         content = io.BytesIO()
         pq.write_table(pa.Table.from_pylist(self.rows(), schema=schema), content, compression="zstd")
-        write_atomically(Path(path) / "remedies.parquet", content.getvalue())
-        super().save(Path(path) / self.file_name)
+        write_atomically(user_path(path) / "remedies.parquet", content.getvalue())
+        super().save(user_path(path) / self.file_name)
 
     def _accuracies(self, chosen: Point) -> str:
         """Say what the dose costs the task; empty if its score is not an accuracy."""

@@ -6,7 +6,6 @@ import os
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 
 from ...audits.audit import audited_whole
@@ -33,6 +32,7 @@ from ...models.model_digest import digest_of_model
 from ...models.stored_dtype import recorded_dtypes
 from ...settings.seeds import check_seeds
 from ...system.callers_process import apart_from_caller
+from ...system.files import user_path
 from ...system.progress import Progress, silent
 from ..bench.live_models import models_loaded
 from .heal_data import load_tasks, load_texts, read_prompts
@@ -135,7 +135,7 @@ def heal(
         "form": written_form,
         **recorded_dtypes(loading, models_loaded(sides, tuned, base_source)),
     }
-    folder = None if out is None else Path(out)
+    folder = None if out is None else user_path(out)
     finished = None if folder is None or force else finished_healing(folder, key)
     if finished is not None:
         told(f"'{out}' is healed already, by the same settings; this is its record")

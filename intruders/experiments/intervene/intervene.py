@@ -7,7 +7,6 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -49,6 +48,7 @@ from ...models.stored_dtype import recorded_dtypes
 from ...models.tuned_model import open_language_model
 from ...settings.seeds import check_seeds
 from ...system.callers_process import apart_from_caller
+from ...system.files import user_path
 from ...system.folders import locked_folder, make_folder
 from ...system.progress import Progress, silent
 from ..bench.bench import Bench
@@ -143,7 +143,7 @@ def intervene(
     measuring = Measuring(losses, tasks, seed)
     base_side, tuned_side = open_sides(base, tuned)
     base_source = base if base is not None else base_side.source
-    folder = None if keep is None else Path(keep)
+    folder = None if keep is None else user_path(keep)
     if folder is not None:
         make_folder(folder, "keep")
     with nullcontext() if folder is None else locked_folder(folder, "keep"):

@@ -17,6 +17,7 @@ from ...checkpoints.writing.lora_adapter import Rank, check_rank, is_plain_lora
 from ...checkpoints.writing.shards import SHARD_BYTES
 from ...checkpoints.writing.training_record import training_record
 from ...errors import CheckpointError, SettingError
+from ...system.files import user_path
 from ...system.folders import check_target
 from .adapter_folder import LoraContent
 from .adapter_in_model import ModelTarget, active_lora, check_name
@@ -58,7 +59,9 @@ def choose_target(
     content = _content(sources, sides, model, _chosen_form(form, rank, sides[1]), rank, shard_bytes)
     base = sources[0] if sources[0] is not None else model or sides[0].source
     tuned = None if isinstance(sides[1], ModelSum) else _folder_of(sources[1])
-    return FolderTarget(content, Path(out), force, base, None if tuned is None else training_record(tuned))
+    return FolderTarget(
+        content, user_path(out), force, base, None if tuned is None else training_record(tuned)
+    )
 
 
 def _folder_of(source: Source) -> Path | None:
@@ -124,7 +127,7 @@ def _require_update_of_the_adapter(base: Checkpoint, tuned: Opened) -> None:
 
 def _require_another_folder(out: str | os.PathLike[str], *sources: object) -> None:
     """Raise SettingError when ``out`` is one of the folders that are read."""
-    target = Path(os.path.realpath(out))
+    target = Path(os.path.realpath(user_path(out)))
     for source in sources:
         if isinstance(source, str | os.PathLike) and Path(source).exists():
             path = Path(os.path.realpath(locate(os.fspath(source))))

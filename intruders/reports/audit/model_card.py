@@ -15,7 +15,7 @@ from ...checkpoints.opening.model_sum import each_part
 from ...checkpoints.stored.hub import HubOrigin
 from ...errors import ResultFileError
 from ...studies.advice.steps import UNMEASURED
-from ...system.files import check_writable, read_bytes, write_atomically
+from ...system.files import check_writable, read_bytes, user_path, write_atomically
 from .audit_command import audit_command
 from .next_steps import next_steps
 
@@ -51,7 +51,7 @@ def write_card(audit: str | os.PathLike[str] | Audit, card: str | os.PathLike[st
     '## Intruder dimensions'
     """
     result = audit if isinstance(audit, Audit) else Audit.load(audit)
-    path = Path(card)
+    path = user_path(card)
     check_writable(path)
     before = _text(path) if path.exists() else ""
     write_atomically(path, with_section(before, card_section(result), str(path)).encode())

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ...charts.drawing import picture
 from ...errors import SettingError
-from ...system.files import check_writable, write_atomically
+from ...system.files import check_writable, user_path, write_atomically
 from ..shared.markdown import table_row
 from .conclusions import conclusions
 from .forest_plot import DARK, LIGHT, effects_frame, forest_plot, number_text
@@ -35,11 +35,11 @@ def write_forest(folder: str | Path, file: str | Path) -> tuple[list[Path], list
       SettingError: ``file`` does not end in .svg.
       ResultFileError: the folder has no effects, or ``file`` cannot be written.
     """
-    target = Path(file)
+    target = user_path(file)
     if target.suffix != ".svg":
         raise SettingError(f"--forest is '{file}'; expected a file that ends in .svg, such as effects.svg")
     check_writable(target)
-    effects = read_effects(Path(folder))
+    effects = read_effects(user_path(folder))
     paths = []
     for theme in (LIGHT, DARK):
         drawing = forest_plot(effects, theme)

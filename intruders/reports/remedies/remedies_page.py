@@ -11,6 +11,7 @@ from ...charts.text import number
 from ...experiments.compare.compared import RemedyComparison
 from ...experiments.compare.tried_strengths import strength_name
 from ...measures.intervals import Interval
+from ...system.files import user_path
 from ..page.html_page import render_figures, write_page
 from .remedies_charts import comparison_charts
 from .remedies_text import CONTROLS, control_margin, headline, measured_rows, remarks
@@ -25,10 +26,10 @@ def write_remedies_report(comparison: RemedyComparison, folder: str | os.PathLik
       ResultFileError: a file cannot be written.
       MissingDependencyError: a package of the extra ``report`` is missing.
     """
-    page = Path(folder) / REPORT
+    page = user_path(folder) / REPORT
     write_page(page, lambda: render_remedies(comparison))
     drawings = [draw_chart(chart) for chart in comparison_charts(comparison)]
-    return [page, *write_drawings(drawings, Path(folder) / FIGURES)]
+    return [page, *write_drawings(drawings, user_path(folder) / FIGURES)]
 
 
 def render_remedies(comparison: RemedyComparison) -> str:

@@ -19,7 +19,7 @@ from ...studies.claims.shared.pictures import by_method_and_rank, slug
 from ...studies.published.beside_paper import beside_paper
 from ...studies.tables.results import Results
 from ...studies.work.study_folder import StudyFolder
-from ...system.files import write_atomically
+from ...system.files import user_path, write_atomically
 from .page_tables import (
     PageTable,
     effect_text,
@@ -51,7 +51,7 @@ class Section:
 
 def is_study(path: str | os.PathLike[str]) -> bool:
     """Return whether `path` is the folder of a study."""
-    return StudyFolder(Path(path)).is_study
+    return StudyFolder(user_path(path)).is_study
 
 
 def write_study_report(
@@ -74,7 +74,7 @@ def write_study_report(
     from ...studies.tables.results import load_results
 
     if out is None and figures is None:
-        out = Path(folder) / REPORT_NAME
+        out = user_path(folder) / REPORT_NAME
     if out is not None:
         from ..page.html_page import check_can_write_html
 
@@ -86,11 +86,11 @@ def write_study_report(
     written = []
     if out is not None:
         write_atomically(out, render_study(results, findings).encode())
-        written.append(Path(out))
+        written.append(user_path(out))
     if figures is not None:
         written += write_drawings(study_drawings(results, findings), figures)
-        written += write_tables(findings, Path(figures) / "tables")
-        written += write_tables_beside_paper(results, Path(figures) / "tables")
+        written += write_tables(findings, user_path(figures) / "tables")
+        written += write_tables_beside_paper(results, user_path(figures) / "tables")
     return written
 
 

@@ -9,6 +9,7 @@ from statistics import median
 from typing import Any
 
 from ...system.documents import read_document
+from ...system.files import user_path
 from ..describe.runs import Run
 from ..work.perform import is_done
 from ..work.run_record import SCHEMA
@@ -32,12 +33,14 @@ class Times:
 
 def time_lines(runs: Sequence[Run], folders: Sequence[str], out: str | None = None) -> Iterator[str]:
     """Yield the time of the missing runs, in words. Finished runs in ``out``, the study's folder, do not count."""
-    own = None if out is None else StudyFolder(Path(out))
+    own = None if out is None else StudyFolder(user_path(out))
     digests: dict[str, str] = {}
     missing = [run for run in runs if own is None or not is_done(run, own.run(run.id), digests)]
     if len(missing) < len(runs):
         yield f"{len(runs) - len(missing):,} of {len(runs):,} runs are finished in '{out}'"
-    known = [times for folder in [*folders, *([out] if out else [])] for times in _times_in(Path(folder))]
+    known = [
+        times for folder in [*folders, *([out] if out else [])] for times in _times_in(user_path(folder))
+    ]
     if not known:
         if folders:
             yield f"time: no finished runs in {', '.join(map(repr, folders))} yet to tell it from"

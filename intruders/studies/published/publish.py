@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import ResultFileError, SettingError
-from ...system.files import read_bytes, write_atomically
+from ...system.files import read_bytes, user_path, write_atomically
 from ...system.folders import atomic_folder, make_folder
 from ...version import __version__
 from ..claims.every_claim import conclude
@@ -59,7 +59,7 @@ def publish_study(path: str | Path, out: str | Path) -> list[Path]:
       >>> "runs.parquet" in [file.name for file in publish_study("short", "data/short")]
       True
     """
-    folder, target = StudyFolder(Path(path)), Path(out)
+    folder, target = StudyFolder(user_path(path)), user_path(out)
     if (folder.path / PUBLISHED).is_file():
         raise SettingError(
             f"'{path}' contains published tables, without the records of the runs; expected the folder of a study; "

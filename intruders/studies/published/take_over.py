@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import ResultFileError, SettingError
+from ...system.files import user_path
 from ..describe.runs import Run
 from ..tables.rows import settings_row
 from ..tables.taken_rows import keep_taken_rows
@@ -63,7 +64,7 @@ def plan_take_over(path: str | Path, runs: Sequence[Run], name: str = "") -> Tak
       ResultFileError: the folder is damaged, or says one thing of a run and its tables another.
       SettingError: not a single run can be taken over.
     """
-    folder = Path(path)
+    folder = user_path(path)
     if name and not (folder / PUBLISHED).is_file() and (folder / name / PUBLISHED).is_file():
         folder = folder / name
     published = PublishedStudy.load(folder)

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ...errors import ResultFileError
+from ...system.files import user_path
 from ..work.study_folder import StudyFolder
 from .table_columns import COLUMNS, METADATA_KEY, SCHEMA, arrow_schema
 
@@ -57,7 +58,7 @@ def load_results(path: str | Path) -> Results:
       >>> runs.loc[runs["status"] == "finished", ["method", "rank", "intruders"]].values.tolist()
       [['lora', 1.0, 3.0]]
     """
-    folder = StudyFolder(Path(path))
+    folder = StudyFolder(user_path(path))
     document = folder.document()
     frames = {table: _read(folder.table(table), table) for table in COLUMNS}
     failed = frames["runs"].loc[frames["runs"]["status"] == "failed", "run_id"]

@@ -23,6 +23,7 @@ from ...checkpoints.formats.memory import has_adapters
 from ...checkpoints.opening.open import Opened, Source
 from ...checkpoints.pairing.pair_sides import pair_sides
 from ...errors import NonFiniteError, SettingError
+from ...system.files import user_path
 from .a_movement import StartOfA
 from .alerts import alert
 from .audited_base import AuditedBase
@@ -129,13 +130,13 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         self._stop_above = stop_above
         self._alert_above = alert_above
         self._keeps_trace = trace is not False
-        self.trace: Path | None = None if isinstance(trace, bool) else Path(trace)
+        self.trace: Path | None = None if isinstance(trace, bool) else user_path(trace)
         self._given_base = base
         self._take_cache()
         self._text = None if loss_on is None else TextLoss(loss_on, loss_documents, loss_tokens)
         self._tokenizer = tokenizer
         self._go_on = go_on_over_limit
-        self.kept: Path | None = None if kept is None else Path(kept)
+        self.kept: Path | None = None if kept is None else user_path(kept)
         self._forget_model()
         self.last: Audit | None = None
         self.has_stopped = False
