@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..data.corpora import Corpus
 from ..data.load_task import described_task, load_task
 from ..data.task import Task
 from ..errors import IntrudersError, NonFiniteError, SettingError, first_line, in_one_line
@@ -179,16 +180,19 @@ def _train(
     rows, scored = encoded_rows(config, tokenizer, task, context)
     longest = max(len(row["input_ids"]) for row in rows)
     attend_by_products_if_short(base, longest, _precision(config))
+    measured = _measured_text(config)
+    if measured is not None:
+        require_same_text(run, "loss_on", "measured its loss on", measured)
     texts = read_replay(
         config,
         tokenizer,
         longest,
         arguments.train_batch_size,
-        held_out=_measured_documents(config),
+        held_out=frozenset() if measured is None else frozenset(measured.documents),
     )
     order = None
     if texts is not None:
-        require_same_text(run, texts)
+        require_same_text(run, "replay", "replayed", texts.corpus)
         batch = arguments.train_batch_size
         order = ReplaySampler(len(rows), len(texts.rows), batch, texts.per_batch, config.seed)
     check_steps(config, _steps(arguments, len(rows if order is None else order)))
@@ -222,6 +226,12 @@ def _train(
         record["task"]["source"] = task.source
     if texts is not None:
         record["replay"] = texts.recorded()
+    if measured is not None:
+        record["loss_on"] = {
+            "corpus": measured.name,
+            "documents": len(measured.documents),
+            "digest": measured.digest,
+        }
     if any(left_out.values()):
         record["task"]["too_long"] = left_out
     run.write_record(record)
@@ -379,11 +389,12 @@ def _seen_by(auditor: IntruderCallback | None) -> dict[str, Any]:
     return seen
 
 
-def _measured_documents(config: FinetuneConfig) -> frozenset[str]:
+def _measured_text(config: FinetuneConfig) -> Corpus | None:
     """Return the documents on which the loss is measured, which are not trained on."""
     if config.loss_on is None:
-        return frozenset()
-    return frozenset(TextLoss(config.loss_on, config.loss_documents, config.loss_tokens).documents)
+        return None
+    text = TextLoss(config.loss_on, config.loss_documents, config.loss_tokens)
+    return Corpus(config.loss_on, text.documents)
 
 
 def training_arguments(config: FinetuneConfig, folder: Path, **over: Any) -> Any:

@@ -10,11 +10,11 @@ from typing import Any
 
 import xxhash
 
+from ..data.corpora import Corpus
 from ..data.task import Task
 from ..errors import SettingError
 from ..system.file_digests import add_files
 from .finetune_config import FinetuneConfig
-from .replay import Replay
 from .run_folder import RunFolder
 
 # What a model computes depends on these; what else is in its folder, such as an audit, may come and go.
@@ -65,19 +65,25 @@ def require_same(record: dict[str, Any], out: Path, task: Task, models: dict[str
             )
 
 
-def require_same_text(run: RunFolder, replay: Replay) -> None:
-    """Compare the text that is replayed with that of the run in the folder, if it has begun.
+def require_same_text(run: RunFolder, name: str, used: str, corpus: Corpus) -> None:
+    """Compare a text with that of the run in the folder, if it has begun; earlier versions recorded only ``replay``.
+
+    Args:
+      run: the folder of the run.
+      name: of the setting, and of its part of the record.
+      used: what was done with the text, for the error.
+      corpus: the text as it is now.
 
     Raises:
-      SettingError: the run replayed other text.
+      SettingError: the run used another text.
     """
     if not (run.path / "run.json").is_file():
         return
-    before = run.record.get("replay")
-    if before is not None and before["digest"] != replay.corpus.digest:
+    before = run.record.get(name)
+    if before is not None and before["digest"] != corpus.digest:
         raise SettingError(
-            f"out {str(run.path)!r} contains a run that replayed other text of {replay.corpus.name!r} "
-            f"({before['documents']} documents then, {len(replay.corpus.documents)} now); restore the text, choose "
+            f"out {str(run.path)!r} contains a run that {used} other text of {corpus.name!r} "
+            f"({before['documents']} documents then, {len(corpus.documents)} now); restore the text, choose "
             "another folder, or remove that one"
         )
 
