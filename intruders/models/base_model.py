@@ -13,6 +13,7 @@ import tempfile
 from contextlib import redirect_stderr
 from pathlib import Path
 
+from ..checkpoints.opening.open import where_training_stopped, without_kept_state
 from ..checkpoints.stored.demo_models import DEMO_MODELS, DemoModel
 from ..checkpoints.stored.locate import locate
 from ..errors import CheckpointError, some_of
@@ -30,10 +31,13 @@ def base_model_location(base: str) -> str:
     path = Path(base).expanduser()
     if path.is_dir():
         if not (path / "config.json").is_file():
-            inside = sorted(
-                entry.name
-                for entry in path.iterdir()
-                if any((entry / name).is_file() for name in ("config.json", "adapter_config.json"))
+            inside = without_kept_state(
+                path,
+                [
+                    entry.name
+                    for entry in path.iterdir()
+                    if any((entry / name).is_file() for name in ("config.json", "adapter_config.json"))
+                ],
             )
             if inside:
                 raise CheckpointError(
@@ -41,7 +45,7 @@ def base_model_location(base: str) -> str:
                 )
             raise CheckpointError(
                 f"base {base!r} has no config.json; expected a folder written by save_pretrained, a hub id, "
-                f"or one of {', '.join(DEMO_MODELS)}"
+                f"or one of {', '.join(DEMO_MODELS)}{where_training_stopped(path)}"
             )
         return str(path.resolve())
     if path.exists() or base.startswith(("/", ".", "~")) or base.count("/") > 1:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -230,7 +230,7 @@ def _weights_in(folder: Path) -> Path:
             )
         if present:
             return folder / present[0]
-    adapters = sorted(file.parent.name for file in folder.glob(f"*/{ADAPTER_CONFIG}"))
+    adapters = without_kept_state(folder, [file.parent.name for file in folder.glob(f"*/{ADAPTER_CONFIG}")])
     if adapters:
         raise CheckpointError(
             f"'{folder}' contains adapters in folders of their own: {some_of(adapters)}; pass one of these"
@@ -238,7 +238,7 @@ def _weights_in(folder: Path) -> Path:
     raise CheckpointError(
         f"'{folder}' contains no weights; "
         "expected model.safetensors or its index, pytorch_model.bin, or a .gguf file"
-        + (_how_to_merge_shards(folder) or _where_training_stopped(folder))
+        + (_how_to_merge_shards(folder) or where_training_stopped(folder))
     )
 
 
@@ -254,7 +254,13 @@ def _how_to_merge_shards(folder: Path) -> str:
     return f"; its weights are FSDP's shards; merge them (accelerate merge-weights {models[0]} OUT), and pass OUT"
 
 
-def _where_training_stopped(folder: Path) -> str:
+def without_kept_state(folder: Path, names: Iterable[str]) -> list[str]:
+    """Return names of folders in the folder of a training, sorted, without the state that it keeps while it goes on."""
+    is_run = (folder / "run.json").is_file()
+    return sorted(name for name in names if not (is_run and name == "kept"))
+
+
+def where_training_stopped(folder: Path) -> str:
     """Return what to do with the folder of a training that has not ended; empty for another folder."""
     if (folder / "run.json").is_file():
         return "; its training has not ended; repeat its command to resume it"

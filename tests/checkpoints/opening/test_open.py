@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from intruders.checkpoints.adapters.adapter import Adapter
 from intruders.checkpoints.opening.open import open_checkpoint, open_source
 from intruders.errors import CheckpointError, MissingDependencyError
+from intruders.models.base_model import base_model_location
 
 
 def test_alias_of_a_package_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,3 +97,24 @@ def test_states_of_a_trainer_are_no_weights(
         open_checkpoint(tmp_path)
     save_file({"a.weight": torch.ones(2, 2)}, tmp_path / "model.safetensors")
     assert list(open_checkpoint(tmp_path).names()) == ["a.weight"]
+
+
+def test_what_an_interrupted_training_keeps_is_not_taken_for_its_model(tmp_path: Path) -> None:
+    """Neither by what reads weights nor by what trains and measures; other folders beside it are still named."""
+    run = tmp_path / "run"
+    for name in ("kept", "mine"):
+        (run / name).mkdir(parents=True)
+        (run / name / "adapter_config.json").write_text("{}")
+    for read in (open_source, base_model_location):
+        with pytest.raises(CheckpointError, match=r"'kept', 'mine'; pass one of these"):
+            read(str(run))
+    (run / "run.json").write_text('{"schema": 1, "status": "running"}')
+    for read in (open_source, base_model_location):
+        with pytest.raises(CheckpointError, match=r"folders of their own: 'mine'; pass one of these"):
+            read(str(run))
+    (run / "mine" / "adapter_config.json").unlink()
+    for read in (open_source, base_model_location):
+        with pytest.raises(
+            CheckpointError, match=r"its training has not ended; repeat its command to resume it$"
+        ):
+            read(str(run))
