@@ -314,8 +314,16 @@ def _with_every_column(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _parquet(path: Path) -> DataFile:
     frame = pd.read_parquet(path)
     frame.columns = [str(name) for name in frame.columns]
-    rows = [dict(zip(frame.columns, row, strict=True)) for row in frame.itertuples(index=False, name=None)]
+    rows = [
+        dict(zip(frame.columns, map(_none_for_null, row), strict=True))
+        for row in frame.itertuples(index=False, name=None)
+    ]
     return DataFile(path.name, rows)
+
+
+def _none_for_null(value: Any) -> Any:
+    """Return None for the nulls of pandas' nullable types and of its times, which are objects of their own."""
+    return None if value is pd.NA or value is pd.NaT else value
 
 
 def _one_line(error: BaseException) -> str:

@@ -10,6 +10,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -141,3 +142,31 @@ def test_all_rows_without_a_value_are_named_at_once(tmp_path: Path) -> None:
     said = "line 3 of rows.jsonl is empty; expected a value in every row; 2 further rows lack one: line 7, line 9"
     with pytest.raises(SettingError, match=re.escape(said)):
         load_task(str(file))
+
+
+def test_nulls_of_pandas_nullable_types_are_missing(tmp_path: Path) -> None:
+    """A corpus leaves such rows out, and a task names them, as it does with the nulls of other columns."""
+    texts = pd.array(["one", None, "two"], dtype="string")
+    pd.DataFrame({"text": texts}).to_parquet(tmp_path / "text.parquet")
+    assert pd.read_parquet(tmp_path / "text.parquet")["text"][1] is pd.NA
+    with pytest.warns(UserWarning, match="1 of 3 rows have no text"):
+        assert load_corpora(str(tmp_path / "text.parquet"))[0].documents == ["one", "two"]
+    labels = pd.array([1, None, 0], dtype="Int64")
+    pd.DataFrame({"text": texts.fillna("x"), "label": labels}).to_parquet(tmp_path / "rows.parquet")
+    with pytest.raises(SettingError, match=r"column 'label' of row 2 of rows\.parquet is empty"):
+        load_task(str(tmp_path / "rows.parquet"))
+    times = pd.to_datetime(["2026-01-01", None])
+    pd.DataFrame({"text": ["a", "b"], "time": times}).to_parquet(tmp_path / "times.parquet")
+    assert [row["time"] is None for row in read_rows(tmp_path / "times.parquet").rows] == [False, True]
+
+
+def test_one_line_of_json_in_a_file_that_is_called_json_is_a_row(tmp_path: Path) -> None:
+    file = tmp_path / "rows.json"
+    file.write_text('\ufeff\n{"text": "hello"}\n\n')
+    rows = read_rows(file)
+    assert rows.rows == [{"text": "hello"}]
+    assert rows.origin(0) == "line 2 of rows.json"
+    # An object over several lines is no row of a file of lines.
+    file.write_text('{\n"text": "hello"\n}')
+    with pytest.raises(SettingError, match="it is not a list of objects"):
+        read_rows(file)
