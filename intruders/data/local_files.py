@@ -301,6 +301,8 @@ def _json(path: Path) -> DataFile:
         if error.msg != "Extra data" or not text.lstrip().startswith("{"):
             raise
         return _json_lines(path)
+    if isinstance(rows, dict) and len(text.strip().splitlines()) == 1:
+        return _json_lines(path)  # of one row
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise ValueError("it is not a list of objects")
     return DataFile(path.name, _with_every_column(rows))
