@@ -20,6 +20,7 @@ from ...checkpoints.pairing.sides_on_disk import sides_on_disk
 from ...checkpoints.stored.names import tensor_of
 from ...checkpoints.stored.selection import Selection
 from ...data.columns import Columns
+from ...data.load_task import described_task
 from ...data.names_given import names_given
 from ...errors import SettingError
 from ...measures.kept_outcomes import digest_of_intruders
@@ -112,7 +113,8 @@ def heal(
     names = names_given(task)
     prompt_file = None if prompts is None else os.fspath(prompts)
     rows_by = data_seed_of(tuned) if data_seed is None else data_seed
-    tasks = load_tasks(names, columns or Columns(), rows_by, prompt_file)
+    columns = columns or Columns()
+    tasks = load_tasks(names, columns, rows_by, prompt_file)
     asked = None if prompt_file is None else read_prompts(prompt_file)
     corpora = load_texts(names_given(loss_on), settings, seed)
     if isinstance(audit, str | os.PathLike):
@@ -168,6 +170,11 @@ def heal(
             key,
             settings.max_examples,
             loading,
+            {
+                "tasks": {name: described_task(name, columns) for name in names},
+                "max_new_tokens": columns.max_new_tokens,
+                "data_seed": rows_by,
+            },
         )
         healing = session.healed(corpora, tasks, asked, found_audit, pairing.pairs, compute)
 

@@ -69,6 +69,7 @@ class Session:
     key: Mapping[str, Any] = field(default_factory=dict)
     max_examples: int | None = None
     loading: Loading = AS_STORED
+    scored: Mapping[str, Any] = field(default_factory=dict)  # settings by which the tasks are scored again
 
     def healed(
         self,
@@ -255,6 +256,7 @@ class Session:
             digests={name: [part.digest for part in parts] for name, parts in data.report.corpora.items()},
             settings={
                 **self.settings.as_dict(),
+                **self.scored,
                 "seed": self.seed,
                 "dtype": self.loading.load_in or dtype_name(bench.language.dtype),
             },

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from ...charts.text import duration, number, percent, plural
 from ...checkpoints.stored.names import module_paths
+from ...data.columns import Columns
 from ...experiments.heal.healing import (
     BASE,
     CONTROLS,
@@ -139,7 +140,7 @@ def intruder_lines(healing: Healing) -> list[str]:
 
 
 def check_command(healing: Healing) -> str:
-    """Return the command that measures the written model on the reported documents."""
+    """Return the command that measures the written model on the reported documents and examples."""
     settings = healing.settings
     corpora = [part for corpus in healing.healed_point.corpora for part in ("--loss-on", corpus)]
     # A record of an earlier release may lack some of them.
@@ -150,7 +151,28 @@ def check_command(healing: Healing) -> str:
     if settings.get("estimate"):
         options.append("--estimate")
     command = ["intruders", "evaluate", healing.out or "", "--base", healing.base, *corpora, *options]
-    return shlex.join([*command, "--reported-half"])
+    return shlex.join([*command, *_scoring(healing), "--reported-half"])
+
+
+def _scoring(healing: Healing) -> list[str]:
+    """Return the options that score the tasks again; none of prompts, which have no right answers."""
+    settings = healing.settings
+    measures = healing.healed_point.tasks
+    # A record of an earlier release does not name them.
+    tasks = [
+        described
+        for name, described in settings.get("tasks", {}).items()
+        if name in measures and measures[name].accuracy is not None
+    ]
+    if not tasks:
+        return []
+    options = [part for task in tasks for part in ("--task", task)]
+    options += ["--max-examples", str(settings["max_examples"])]
+    if settings["max_new_tokens"] != Columns().max_new_tokens:
+        options += ["--max-new-tokens", str(settings["max_new_tokens"])]
+    if settings["data_seed"]:
+        options += ["--data-seed", str(settings["data_seed"])]
+    return options
 
 
 def ends(value: Interval, sign: bool = False) -> str:
