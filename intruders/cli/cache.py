@@ -21,7 +21,13 @@ def cache(
 ) -> None:
     """Show the size of the base cache, or clear it."""
     from ..audits.choose_cache import cache_at
+    from ..system.files import user_path
+    from ..system.remote_folder import is_url
 
+    # To open a cache makes its folder, which is not what a person who looks at a mistyped one wants.
+    if folder is not None and not is_url(folder) and not user_path(folder).exists():
+        typer.echo(f"{folder}: there is no cache here, since the folder does not exist")
+        return
     store = cache_at(folder)
     entries, size = store.size()
     say([f"{store.folder}: {entries:,} matrices, {size / 2**20:,.1f} MiB"], whole=True)

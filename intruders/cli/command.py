@@ -56,18 +56,19 @@ class Command(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if not ctx.resilient_parsing:
-            self._refuse_empty(ctx, args)
+            self._refuse_odd_paths(ctx, args)
         left = super().parse_args(ctx, args)
         for parameter in self.get_params(ctx):
             if parameter.metavar in _PATHS:
                 ctx.params[parameter.name] = _with_home(ctx.params.get(parameter.name))
         return left
 
-    def _refuse_empty(self, ctx: Any, args: list[str]) -> None:
-        """Refuse an empty path before Python takes it for the folder that it works in.
+    def _refuse_odd_paths(self, ctx: Any, args: list[str]) -> None:
+        """Refuse an empty path before Python takes it for the folder that it works in, and ``-`` as a file's name.
 
         Raises:
-          SettingError: an argument, or the value of an option that is a path or names a source, is empty.
+          SettingError: an argument, or the value of an option that is a path or names a source, is empty; or an option
+            other than ``--json`` has ``-`` for a file.
         """
         typed, _, _ = self.make_parser(ctx).parse_args(args=list(args))
         for parameter in self.get_params(ctx):
@@ -81,6 +82,11 @@ class Command(TyperCommand):
                 raise SettingError(
                     f"{name} is empty (''); expected a path or a name; check that the shell variable in the command "
                     "is set"
+                )
+            if parameter.metavar == "FILE" and "--json" not in parameter.opts and "-" in values:
+                raise SettingError(
+                    f"{parameter.opts[0]} is '-', and only --json prints to standard output; expected the path of a "
+                    "file; pass one, or /dev/stdout"
                 )
 
     def get_help(self, ctx: Any) -> str:

@@ -93,3 +93,20 @@ def test_an_empty_path_is_not_the_folder_one_works_in(typed: list[str], named: s
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(f"error: {named} is empty")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("option", ["--html", "--sarif", "--parquet"])
+def test_a_dash_is_standard_output_for_json_alone(option: str, tmp_path: Path) -> None:
+    done = in_this_process("audit", "base", "tuned", option, "-", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"error: {option} is '-', and only --json prints to standard output")
+    assert len(done.stderr.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_cache_that_is_looked_at_is_not_made(tmp_path: Path) -> None:
+    for more in ([], ["--clear"]):
+        done = in_this_process("cache", "--cache", "missing", *more, cwd=tmp_path)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout == "missing: there is no cache here, since the folder does not exist\n"
+        assert list(tmp_path.iterdir()) == []
