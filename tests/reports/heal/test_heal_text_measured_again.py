@@ -7,13 +7,13 @@ import shlex
 from pathlib import Path
 
 import pytest
-from tiny import save_llama
 
 import intruders
 from intruders.experiments.heal.heal_settings import HealSettings
 from intruders.reports.heal.heal_text import check_command
 from intruders.training.finetune import finetune
 from tests.commands import in_this_process
+from tests.tiny import save_llama
 from tests.training.tiny_runs import config_of
 
 
