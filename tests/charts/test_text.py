@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from intruders.charts.text import duration, interval, number, percent, plural, shorten
+from intruders.charts.text import duration, interval, number, percent, plural, printable, shorten
 
 
 @pytest.mark.parametrize(
@@ -69,3 +69,9 @@ def test_a_shortened_name_fits(name: str, width: int) -> None:
     short = shorten(name, width)
     assert len(short) <= max(width, 1)
     assert short == name if len(name) <= width else "…" in short
+
+
+def test_control_characters_are_replaced_and_spaces_stay() -> None:
+    assert printable("a\x1b[2Jb\u202ec\nd") == "a\ufffd[2Jb\ufffdc\ufffdd"
+    spaces = "0.2\N{NO-BREAK SPACE}[0.1,\N{NARROW NO-BREAK SPACE}0.3]\N{IDEOGRAPHIC SPACE}x"
+    assert printable(spaces) == spaces
