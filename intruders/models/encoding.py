@@ -200,9 +200,13 @@ def longest_read(model_config: Any) -> int:
 
 
 def _positions(model_config: Any) -> int | None:
-    """Return the number of a model's positions; None if it has none, as BLOOM and Mamba, or any number, as XLNet."""
+    """Return the number of a model's positions; None if it has none, as BLOOM and Mamba, or any number, as XLNet.
+
+    MPT has none either, and yet a longest row.
+    """
     text = model_config.get_text_config()
-    positions = getattr(text, "max_position_embeddings", None) or getattr(text, "n_positions", None)
+    names = ("max_position_embeddings", "n_positions", "max_seq_len")
+    positions = next((value for name in names if (value := getattr(text, name, None))), None)
     if positions is None or positions < 1:
         return None
     return int(positions) - _first_position(text)

@@ -1,4 +1,4 @@
-"""Detection against numpy's dense decompositions, and the default path against the exact one.
+"""Decisions against numpy's dense decompositions, and the default path against the exact one.
 
 Sizes are such that the default takes the Krylov path where that is the point (``BIG``): otherwise it would
 compare the dense path with itself.

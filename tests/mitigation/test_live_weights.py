@@ -5,12 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import peft
 import pytest
 import torch
 
 from intruders.audits.audit import audited_whole
 from intruders.audits.audit_settings import AuditSettings, Compute
+from intruders.checkpoints.pairing.names_of_base import with_stacks_of
 from intruders.checkpoints.pairing.open_sides import open_sides
+from intruders.experiments.heal.heal_bench import tuned_elsewhere
 from intruders.mitigation.cases import read_cases
 from intruders.mitigation.live_weights import LiveInterventions
 from intruders.mitigation.remedies.interpolate import Interpolate
@@ -49,5 +52,36 @@ def test_a_share_of_experts_stored_one_by_one(include: str, tmp_path: Path) -> N
         changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, own[name])}
         assert any("experts" in name for name in changed)
         assert "model.norm.weight" not in changed
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, own[name])
+
+
+def test_a_share_of_an_adapter_on_stacks_of_experts_that_the_base_stores_one_by_one(tmp_path: Path) -> None:
+    """``W0 + a D`` with the D of PEFT's merge; no other tensor is taken for a changed one."""
+    base, _, _ = moved_mixtral(tmp_path)
+    config = peft.LoraConfig(
+        r=2, target_modules=["q_proj"], target_parameters=["experts.gate_up_proj", "experts.down_proj"]
+    )
+    adapted: Any = peft.get_peft_model(load_model(base, "causal"), config)
+    generator = torch.Generator().manual_seed(2)
+    for name, parameter in adapted.named_parameters():
+        if "lora_" in name:
+            parameter.data = 0.3 * torch.randn(parameter.shape, generator=generator)
+    adapted.save_pretrained(tmp_path / "adapter")
+    model: Any = adapted.merge_and_unload()
+    own = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    before, after = open_sides(base, tmp_path / "adapter")
+    pairing, audit = audited_whole(before, after, AuditSettings(), Compute(cache=False))[:2]
+    before = with_stacks_of(before, after)
+    remedy = Interpolate(SHARE)
+    cases = list(read_cases(pairing.pairs, audit, [remedy], before.names(), torch.device("cpu")))
+    assert len(cases) == 1 + 2 * 3
+    assert tuned_elsewhere(model, before, [case.matrix.name for case in cases]) == []
+    first: Any = load_model(base, "causal")
+    with LiveInterventions(model, before, cases, before.names()) as live:
+        live.set(remedy)
+        for name, tensor in model.state_dict().items():
+            wanted = first.state_dict()[name] + SHARE * (own[name] - first.state_dict()[name])
+            torch.testing.assert_close(tensor, wanted, rtol=1e-5, atol=1e-6)
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, own[name])

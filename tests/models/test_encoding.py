@@ -112,6 +112,7 @@ def test_padding_is_neither_seen_nor_learned() -> None:
     [
         ("llama", {"max_position_embeddings": 99}, 99),
         ("gpt2", {"n_positions": 77}, 77),
+        ("mpt", {"max_seq_len": 88}, 88),  # its ALiBi is of that many tokens
         # RoBERTa's first position is padding_idx + 1: two of its 514 hold no token.
         ("roberta", {"max_position_embeddings": 514, "pad_token_id": 1}, 512),
     ],

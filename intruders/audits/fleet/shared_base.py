@@ -321,9 +321,9 @@ def _judge(
     if known is not None:
         known = known.repeated(last - first)
     pair = batch.pair(first, last)
-    detection = decide(pair, settings.k, settings.epsilon, settings.exact, known)
+    decisions = decide(pair, settings.k, settings.epsilon, settings.exact, known)
     if not settings.exact:
-        batch.base.learn(detection.known, settings.k, store)
+        batch.base.learn(decisions.known, settings.k, store)
     sketches = batch.base.unit * batch.base.directions(batch.matrices[0].name).sketch(pair.update)
-    records = records_of(batch.matrices[first:last], detection, [batch.base.unit] * (last - first))
+    records = records_of(batch.matrices[first:last], decisions, [batch.base.unit] * (last - first))
     return [Judged(*row) for row in zip(batch.models[first:last], records, sketches, strict=True)]

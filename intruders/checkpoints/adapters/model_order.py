@@ -20,9 +20,9 @@ def names_in_model_order(base: Checkpoint, adapter: str) -> list[str]:
         return base.names()
     try:
         shapes = shapes_of_class(base.config)
-    except ImportError:
-        raise missing_extra(f"reading '{adapter}'", "transformers", "train") from None
     except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and error.name == "transformers":
+            raise missing_extra(f"reading '{adapter}'", "transformers", "train") from None
         raise PairingError(
             f"the adapter '{adapter}' draws its numbers in the order of the model's modules, and '{base.source}' has "
             f"no config that transformers makes a model of ({one_line(error)}); pass the model itself, from Python, or "
@@ -37,7 +37,7 @@ def shapes_of_class(config: Mapping[str, Any] | None) -> dict[str, tuple[int, ..
     """Names and shapes of the model that transformers makes for the config; no weight is allocated.
 
     Raises:
-      ImportError: transformers is not installed. Any other error: it has no such class, or the class fails.
+      ModuleNotFoundError: transformers is not installed. Any other error: it has no such class, or the class fails.
     """
     import torch
     import transformers

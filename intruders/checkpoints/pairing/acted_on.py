@@ -88,6 +88,7 @@ def _on_original(adapter: Adapter) -> Adapter:
         adapter,
         updates=adapter.start.repeated,
         start=None,
+        beneath={},  # what the start left, and not the base's own
         decomposes=adapter.decomposes or adapter.start.name == "pissa",
         notes=[note, *adapter.notes],
     )

@@ -18,6 +18,13 @@ def parts_of(tuned: Part | ModelSum) -> list[tuple[Part, float]]:
     return list(tuned.parts) if isinstance(tuned, ModelSum) else [(tuned, 1.0)]
 
 
+def with_stacks_of(base: Checkpoint, tuned: Part | ModelSum) -> Checkpoint:
+    """The base with the stacks of experts that a part of the tuned side has, after which a pairing names matrices."""
+    for part, _ in parts_of(tuned):
+        base, _, _ = aligned_experts(base, part)
+    return base
+
+
 def under_common_names(base: Checkpoint, parts: Sequence[Part]) -> tuple[Checkpoint, list[Part], list[str]]:
     """The base and the parts with the same names for the same tensors, and notes of what was renamed.
 

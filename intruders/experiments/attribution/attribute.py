@@ -16,6 +16,7 @@ from ...audits.audit import audited_whole
 from ...audits.audit_settings import ANYWHERE, AS_USUAL, AuditSettings, Compute
 from ...audits.result.audit_result import Audit
 from ...checkpoints.opening.open import Opened
+from ...checkpoints.pairing.names_of_base import with_stacks_of
 from ...checkpoints.pairing.open_sides import open_sides
 from ...checkpoints.pairing.pair_sides import pair_sides
 from ...checkpoints.pairing.pairing import PairedMatrix
@@ -208,7 +209,7 @@ class _Work:
                 entered.enter_context(
                     DosedModel(
                         model,
-                        self.sides[0],
+                        with_stacks_of(*self.sides),
                         of_intruders,
                         dose_groups(list(of_intruders), "matrix"),
                         inside,

@@ -11,6 +11,7 @@ from typing import Any
 from ...audits.audit import audited_whole
 from ...audits.audit_settings import ANYWHERE, AS_USUAL, AuditSettings, Compute
 from ...audits.result.audit_result import Audit
+from ...checkpoints.pairing.names_of_base import with_stacks_of
 from ...checkpoints.pairing.open_sides import open_sides
 from ...checkpoints.pairing.sides_on_disk import sides_on_disk
 from ...data.corpora import Corpus, load_corpora
@@ -169,6 +170,7 @@ def compare_remedies(
                     progress,
                 ),
             )
+        base_side = with_stacks_of(base_side, tuned_side)
         matrices = TunedMatrices(base_side, pairing.pairs, audited, settings, compute.torch_device())
         others = not_audited(base_side, audited)
         with opened_live(tuned, base, tasks, base_side, others, loading=loading) as models:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ...checkpoints.opening.open import Opened
 from ...checkpoints.pairing.in_memory import BaseInMemory
+from ...checkpoints.pairing.names_of_base import with_stacks_of
 from ...checkpoints.pairing.pairing import PairedMatrix
 from ...checkpoints.stored.checkpoint import Checkpoint
 from ...checkpoints.stored.names import tensor_of
@@ -172,7 +173,7 @@ def dosed_elsewhere(
     """Return other tuned tensors, such as norms, which only a checkpoint can store in a dose."""
     if not isinstance(sides[1], Checkpoint):
         return []
-    return tuned_elsewhere(model, sides[0], [pair.name for pair in pairs])
+    return tuned_elsewhere(model, with_stacks_of(*sides), [pair.name for pair in pairs])
 
 
 @contextmanager
@@ -203,6 +204,8 @@ def in_doses(
     with ExitStack() as entered:
         for model in distinct_models(language, scored):
             entered.enter_context(
-                DosedModel(model, sides[0], updates.by_name, groups, doses, others, is_base=is_base)
+                DosedModel(
+                    model, with_stacks_of(*sides), updates.by_name, groups, doses, others, is_base=is_base
+                )
             )
         yield groups, doses

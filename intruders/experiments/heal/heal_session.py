@@ -13,6 +13,7 @@ from ...audits.audit_settings import Compute
 from ...audits.result.audit_result import Audit
 from ...charts.text import plural
 from ...checkpoints.opening.open import Opened
+from ...checkpoints.pairing.names_of_base import with_stacks_of
 from ...checkpoints.pairing.pair_sides import pair_sides
 from ...checkpoints.pairing.pairing import PairedMatrix
 from ...checkpoints.stored.checkpoint import Checkpoint
@@ -112,7 +113,17 @@ class Session:
             kept = KeptOutcomes(None if self.work is None else self.work.folder, dict(self.key))
             losses = LossSettings(max_tokens=self.settings.max_tokens, estimate=self.settings.estimate)
             yield (
-                HealBench(language, scored, tasks, self.sides[0], groups, doses, losses, kept, self.seed),
+                HealBench(
+                    language,
+                    scored,
+                    tasks,
+                    with_stacks_of(*self.sides),
+                    groups,
+                    doses,
+                    losses,
+                    kept,
+                    self.seed,
+                ),
                 data,
                 updates,
             )

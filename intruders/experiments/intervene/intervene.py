@@ -14,6 +14,7 @@ from torch import Tensor
 from ...audits.audit import audited_whole
 from ...audits.audit_settings import ANYWHERE, AS_USUAL, AuditSettings, Compute
 from ...audits.result.audit_result import Audit
+from ...checkpoints.pairing.names_of_base import with_stacks_of
 from ...checkpoints.pairing.open_sides import open_sides
 from ...checkpoints.pairing.sides_on_disk import sides_on_disk
 from ...checkpoints.stored.checkpoint import Checkpoint
@@ -158,6 +159,7 @@ def intervene(
             of = depends_on(base_source, tuned, settings, losses, scores, seed, audited=audited, tasks=tasks)
             of |= recorded_dtypes(loading, models_loaded((base_side, tuned_side), tuned, base_source))
         kept = KeptOutcomes(folder, {**of, "data": data.fingerprint()})
+        base_side = with_stacks_of(base_side, tuned_side)
         matrices = TunedMatrices(base_side, pairing.pairs, audited, settings, compute.torch_device())
         # An audit of other weights is refused before anything is measured. No case depends on the base's inputs.
         cases = matrices.cases(_remedies(sweep, seed, {}))

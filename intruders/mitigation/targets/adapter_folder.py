@@ -95,7 +95,7 @@ class LoraContent:
         if not is_beneath_factors(own):
             changes = {matrix: both.change.applied_to for matrix, both in changed.items()}
             return changed_tensor(stored, self.base, name, changes, elsewhere, stored.dtype)
-        # The factors carry the change. An audit of this matrix has found the weight beneath them to be the base's.
+        # The factors carry the change. The weight beneath them is the base's, or what a start left of it.
         change = changed[name].change if name in changed else Change(share=elsewhere(name))
         share = change.share if change.is_a_share else 1.0
         return changed_tensor(stored, self.base, name, {}, lambda _: share, stored.dtype)
