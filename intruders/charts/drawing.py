@@ -7,6 +7,7 @@ grey print too; lines differ in dash and points in shape as well.
 from __future__ import annotations
 
 import io
+import math
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -65,8 +66,13 @@ def styled() -> Iterator[None]:
         yield
 
 
-def new_figure(width: float, height: float, columns: int = 1) -> tuple[Figure, list[Axes]]:
-    """A figure of `width` x `height` inches with axes side by side; shows itself in a notebook."""
+def new_figure(
+    width: float, height: float, columns: int = 1, count: int | None = None
+) -> tuple[Figure, list[Axes]]:
+    """A figure of `width` x `height` inches with `count` axes in rows of `columns` (default: one row).
+
+    It shows itself in a notebook.
+    """
     from matplotlib.figure import Figure
 
     class NotebookFigure(Figure):
@@ -76,7 +82,9 @@ def new_figure(width: float, height: float, columns: int = 1) -> tuple[Figure, l
             return picture(self, "png")
 
     figure = NotebookFigure(figsize=(width, height), layout="constrained")
-    return figure, [figure.add_subplot(1, columns, i + 1) for i in range(columns)]
+    count = columns if count is None else count
+    rows = math.ceil(count / columns)
+    return figure, [figure.add_subplot(rows, columns, i + 1) for i in range(count)]
 
 
 def picture(figure: Figure, kind: str, *, transparent: bool = False) -> bytes:

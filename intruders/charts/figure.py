@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 MARKERS = ("o", "s", "D", "^", "X", "v")
 _WIDTH, _HEIGHT = 3.6, 2.7
 _LONG = 30  # characters of a name above which the legend has one column
-_LEGEND_ROW = 0.17  # inches that a row of the legend takes
+LEGEND_ROW = 0.17  # inches that a row of the legend takes
 
 
 def draw_chart(chart: Chart) -> Drawing:
@@ -29,14 +29,14 @@ def draw_chart(chart: Chart) -> Drawing:
     categories = len(chart.y.ticks) if chart.y.ticks is not None else 0
     columns = 1 if max(named, default=0) > _LONG else 2
     rows = 0 if len(named) < 2 else math.ceil(len(named) / columns)
-    height = max(_HEIGHT, 0.9 + 0.24 * categories) + _LEGEND_ROW * rows
+    height = max(_HEIGHT, 0.9 + 0.24 * categories) + LEGEND_ROW * rows
     with styled():
         figure, [axes] = new_figure(_WIDTH * (1.4 if categories or chart.wide else 1.0), height)
         for series in chart.series:
             _draw_series(axes, series)
         _draw_rules(axes, chart)
-        _set_axis(axes, "x", chart.x)
-        _set_axis(axes, "y", chart.y)
+        set_axis(axes, "x", chart.x)
+        set_axis(axes, "y", chart.y)
         axes.set_title(_wrapped(chart.title, 46), fontsize=9)
         if rows:
             figure.legend(loc="outside lower center", ncols=columns, fontsize=6.5)
@@ -133,7 +133,8 @@ def _log_ticks(low: float, high: float) -> LogLocator:
     return LogLocator(subs=(1.0,) if high > 200 * low else (1.0, 2.0, 5.0))
 
 
-def _set_axis(axes: Axes, side: str, axis: Axis) -> None:
+def set_axis(axes: Axes, side: str, axis: Axis) -> None:
+    """Set the title, ticks and limits of one side of the axes, after everything is drawn into them."""
     at = axes.xaxis if side == "x" else axes.yaxis
     set_limits = axes.set_xlim if side == "x" else axes.set_ylim
     at.set_label_text(_wrapped(axis.title, 46 if side == "x" else 34))
