@@ -22,7 +22,7 @@ function pointText(chart, series, i) {
 
 function seriesTraces(chart, series) {
   const shade = lineColour(series.tone);
-  const mark = (series.tone + Math.floor(series.tone / 6)) % 6; // tones beyond the sixth have a colour again, with another dash and shape
+  const mark = markOf(series.tone);
   const banded = series.band && series.low && series.high;
   const traces = banded
     ? [

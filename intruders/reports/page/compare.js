@@ -56,11 +56,26 @@ function drawSimilarities() {
 
 // --- lines
 
-const style = (i) => ({ color: lineColour(i), width: 2, dash: DASHES[i % 6] });
+const isMany = audits.length > MANY;
+const labels = audits.map((audit) => audit.label);
+const shade = (i) => (isMany ? orderColour(i, audits.length) : lineColour(i));
+const style = (i) => (isMany ? { color: shade(i), width: 1.5 } : { color: shade(i), width: 2, dash: DASHES[markOf(i)] });
+
+/** Many audits have a bar of colours for a legend, and tell their names where the pointer is. */
+function drawAudits(id, traces, layout) {
+  const named = traces.map((trace) => (isMany && trace.name ? { ...trace, hovertemplate: trace.hovertemplate.replace("<extra></extra>", `<extra>${trace.name}</extra>`) } : trace));
+  draw(id, isMany ? [...named, orderBar(labels)] : named, { yaxis: axis("intruders", { rangemode: "tozero" }), showlegend: !isMany, height: isMany ? 300 : 300 + legendGrowth(id), ...layout });
+}
+
+/** Height for the rows of the legend beyond the second. */
+function legendGrowth(id) {
+  const across = Math.max(1, Math.floor(($(id).clientWidth - 70) / (55 + 6.5 * Math.max(...labels.map((label) => label.length)))));
+  return 19 * Math.max(0, Math.ceil(labels.length / across) - 2);
+}
 
 function drawOverEpsilon() {
   const traces = audits.flatMap((audit, i) => countLines(curveOverEpsilon(audit, state.k), audit.label, style(i)));
-  draw("epsilon-plot", traces, { xaxis: axis("epsilon", { range: [0, 1] }), yaxis: axis("intruders", { rangemode: "tozero" }), showlegend: true, shapes: [verticalLine(state.epsilon)] });
+  drawAudits("epsilon-plot", traces, { xaxis: axis("epsilon", { range: [0, 1] }), shapes: [verticalLine(state.epsilon)] });
 }
 
 function drawOverK() {
@@ -69,7 +84,7 @@ function drawOverK() {
     const sum = totalsAt(audit, k, state.epsilon);
     return [k, sum.least, sum.most];
   }), audit.label, style(i)));
-  draw("k-plot", traces, { xaxis: axis("k, leading vectors examined"), yaxis: axis("intruders", { rangemode: "tozero" }), showlegend: true, shapes: [verticalLine(state.k)] });
+  drawAudits("k-plot", traces, { xaxis: axis("k, leading vectors examined"), shapes: [verticalLine(state.k)] });
 }
 
 function drawOverLayers() {
@@ -78,7 +93,7 @@ function drawOverLayers() {
     const sum = addUp(audit.matrices.filter((matrix) => matrix.layer === layer).map((matrix) => tally(audit, matrix, state.k, state.epsilon)));
     return [layer, sum.least, sum.most];
   }), audit.label, style(i)));
-  draw("layers-plot", traces, { xaxis: axis("layer"), yaxis: axis("intruders", { rangemode: "tozero" }), showlegend: true });
+  drawAudits("layers-plot", traces, { xaxis: axis("layer") });
 }
 
 function drawOverRank() {
@@ -86,22 +101,27 @@ function drawOverRank() {
   const traces = audits.map((audit, i) => {
     const sum = totalsAt(audit, state.k, state.epsilon);
     return {
-      x: [ranks.indexOf(rankOf(audit))], y: [sum.least], name: plain(audit.label), mode: "markers", marker: { color: lineColour(i), symbol: SYMBOLS[i % 6], size: 11 },
-      error_y: { type: "data", symmetric: false, array: [sum.most - sum.least], arrayminus: [0], color: lineColour(i) },
+      // Many audits of one rank would lie on one another: they are put side by side in their order.
+      x: [ranks.indexOf(rankOf(audit)) + (isMany ? 0.7 * (i / (audits.length - 1) - 0.5) : 0)], y: [sum.least], name: plain(audit.label), mode: "markers",
+      marker: isMany ? { color: shade(i), size: 8 } : { color: shade(i), symbol: SYMBOLS[markOf(i)], size: 11 },
+      error_y: { type: "data", symmetric: false, array: [sum.most - sum.least], arrayminus: [0], color: shade(i) },
       hovertemplate: `${plain(audit.label)}: ${rangeText(sum.least, sum.most)}<extra></extra>`,
     };
   });
   const xaxis = axis("rank of the update", { tickvals: ranks.map((_, i) => i), ticktext: ranks.map((rank) => String(rank ?? "full")), range: [-0.5, ranks.length - 0.5] });
-  draw("rank-plot", traces, { xaxis, yaxis: axis("intruders", { rangemode: "tozero" }), showlegend: true });
+  drawAudits("rank-plot", traces, { xaxis });
 }
 
 function drawEffectiveRanks() {
+  const named = evenly(audits.length, isNarrow() ? 4 : MANY);
+  const texts = named.map((i) => plain(cut(labels[i], isNarrow() ? 14 : 28)));
+  const left = named.length > 4 ? Math.max(48, 12 + 6 * texts[0].length) : 48; // a slanted name that begins outside is not shown
   const traces = audits.map((audit, i) => ({
     type: "box", y: audit.matrices.map((matrix) => matrix.effectiveRank), x: audit.matrices.map(() => i), name: plain(audit.label),
-    line: { color: lineColour(i), width: 1.5 }, fillcolor: faint(lineColour(i)), boxpoints: false,
+    line: { color: shade(i), width: 1.5 }, fillcolor: faint(shade(i)), boxpoints: false,
   }));
   draw("effective-plot", traces, {
-    showlegend: false, xaxis: axis("", { tickvals: audits.map((_, i) => i), ticktext: audits.map((audit) => plain(cut(audit.label, isNarrow() ? 14 : 28))) }), yaxis: axis("effective rank", { type: "log" }),
+    showlegend: false, margin: { l: left, r: 20, t: 12, b: 40 }, xaxis: axis("", { autotickangles: [0, -30, -90], tickvals: named, ticktext: texts }), yaxis: axis("effective rank", { type: "log" }),
   });
 }
 

@@ -27,6 +27,7 @@ from ...audits.result.summary import (
 )
 from ...audits.scales.critical_scales_result import CriticalScales
 from ...charts.chart import Chart, Grid
+from ...charts.order import MANY
 from ...charts.text import duration, number, percent, plural
 from ...errors import missing_extra
 from ...studies.advice.steps import INTERPRETATION
@@ -113,6 +114,7 @@ def render_comparison(audits: Sequence[Audit]) -> str:
         {"audits": [audit_payload(audit, name) for audit, name in zip(shared.audits, names, strict=True)]},
         shared=shared,
         audits=list(zip(names, audits, strict=True)),
+        many=MANY,
         versions=_grouped_versions(names, audits),
     )
 

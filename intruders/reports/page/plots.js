@@ -9,6 +9,38 @@ const LINES = { light: ["#0072b2", "#b34700", "#007a5a", "#a0467d", "#8a6d00", "
 const DASHES = ["solid", "dash", "dot", "dashdot", "longdash", "longdashdot"];
 const SYMBOLS = ["circle", "square", "diamond", "triangle-up", "x", "star"];
 const lineColour = (i) => LINES[document.documentElement.dataset.theme][i % 6];
+/** The dash and the symbol of series i: a colour that comes again has another of each. */
+const markOf = (i) => (i + Math.floor(i / 6)) % 6;
+
+// Of more series than these, a colour tells the order and no longer the name; intruders/charts/order.py has the same limit.
+const MANY = 12;
+const ORDER = { light: ["#440154", "#3e4a89", "#25848e", "#35b779", "#aadc32"], dark: ["#5a64b0", "#2f7f9e", "#22a884", "#7ad151", "#fde725"] };
+const orderColours = () => ORDER[document.documentElement.dataset.theme];
+
+function orderColour(i, count) {
+  const colours = orderColours();
+  const at = (i / Math.max(1, count - 1)) * (colours.length - 1);
+  const before = Math.min(Math.floor(at), colours.length - 2);
+  const channel = (hex, from) => parseInt(hex.slice(from, from + 2), 16);
+  const mixed = [1, 3, 5].map((from) => channel(colours[before], from) + (at - before) * (channel(colours[before + 1], from) - channel(colours[before], from)));
+  return `#${mixed.map((value) => Math.round(value).toString(16).padStart(2, "0")).join("")}`;
+}
+
+/** At most `most` of the positions below `count`: evenly apart, with the first and the last. */
+const evenly = (count, most) => (count <= most ? Array.from({ length: count }, (_, i) => i) : Array.from({ length: most }, (_, i) => Math.round((i * (count - 1)) / (most - 1))));
+
+/** A trace without points that brings the bar of these colours, with some of the names. */
+function orderBar(names) {
+  const named = evenly(names.length, 6);
+  const colours = orderColours();
+  return {
+    x: [null], y: [null], mode: "markers", showlegend: false, hoverinfo: "skip",
+    marker: {
+      color: [0], cmin: 0, cmax: names.length - 1, showscale: true, colorscale: colours.map((shade, i) => [i / (colours.length - 1), shade]),
+      colorbar: { ...bar("in the order given"), tickvals: named, ticktext: named.map((i) => plain(cut(names[i], isNarrow() ? 12 : 20))) },
+    },
+  };
+}
 
 function axis(title, more) {
   return {

@@ -113,3 +113,53 @@ def test_another_base_is_told(browser: Any, audits: list[Audit], tmp_path: Path)
             "over the 207 matrices that every audit has. 3 matrices that only some have are not counted."
             in text
         )
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    folder = tmp_path_factory.mktemp("many")
+    for count in (12, 40):
+        audits = [
+            made_up_audit(2, width=48, k=6, tuned=f"runs/step-{i}", seed=i, intruder_rate=i / count)
+            for i in range(count)
+        ]
+        write_comparison_html(audits, folder / f"{count}.html")
+    return {count: folder / f"{count}.html" for count in (12, 40)}
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+@pytest.mark.parametrize("count", [12, 40])
+def test_no_two_of_many_audits_look_alike_and_plots_keep_their_height(
+    browser: Any, many: dict[int, Path], count: int, window: str
+) -> None:
+    with shown(browser, many[count], **WINDOWS[window]) as page:
+        for plot in ("epsilon-plot", "k-plot", "layers-plot", "rank-plot"):
+            page.locator(f"#{plot}").scroll_into_view_if_needed()
+            page.wait_for_function("(id) => document.getElementById(id)._fullLayout", arg=plot)
+            looks, height, legend, names, hover = page.evaluate(
+                """(id) => {
+                  const plot = document.getElementById(id);
+                  const traces = plot.data.filter((trace) => trace.name);
+                  const bars = plot.data.filter((trace) => trace.marker?.colorbar);
+                  return [
+                    traces.map(({ line, marker }) =>
+                      JSON.stringify([line?.color, line?.dash, marker?.color, marker?.symbol])),
+                    plot._fullLayout._size.h, plot._fullLayout.showlegend,
+                    bars.flatMap((trace) => trace.marker.colorbar.ticktext), traces[0].hovertemplate,
+                  ];
+                }""",
+                plot,
+            )
+            assert len(looks) == len(set(looks)) == count
+            assert height > 120
+            assert legend == (count == 12)
+            if count == 40:
+                assert (names[0], names[-1]) == ("step-0", "step-39")
+                assert "step-0" in hover
+        assert ("in the order given" in page.locator("main").inner_text()) == (count == 40)
+        page.locator("#effective-plot").scroll_into_view_if_needed()
+        page.wait_for_selector("#effective-plot .xtick text")
+        ticks = page.locator("#effective-plot .xtick text:visible").all_text_contents()
+        assert (ticks[0], ticks[-1]) == ("step-0", f"step-{count - 1}")
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        assert serious_faults(page) == []
