@@ -212,6 +212,9 @@ def draw_effective_ranks(audits: Sequence[Audit], labels: Sequence[str]) -> Draw
         )
         axes.set_xticks([i + 1 for i in named], [shorten(labels[i], 14) for i in named])
         set_axis(axes, "y", Axis("effective_rank", "effective rank of the update", log=True))
+        low, high = axes.get_ylim()
+        if high < 1.1 * low:  # as of rank-1 updates, which differ by rounding alone
+            axes.set_ylim(low / 1.1, high * 1.1)
         axes.tick_params(axis="x", labelrotation=30 if len(labels) > 3 else 0)
         if len(named) < len(labels):
             axes.set_xlabel(f"{len(labels)} audits in the order given, {len(named)} of them with their names")

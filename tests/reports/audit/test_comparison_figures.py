@@ -138,21 +138,37 @@ def test_many_audits_of_one_rank_lie_side_by_side_in_their_order() -> None:
     assert [y for _x, y in points] == [audit.intruders for audit in audits_of(40)]
 
 
-def test_effective_ranks_so_near_to_one_another_have_numbers_and_no_markup() -> None:
-    near = [
+def with_effective_ranks(first: float, step: float) -> list[Audit]:
+    """Two audits whose effective ranks rise by a step from matrix to matrix and from audit to audit."""
+    return [
         dataclasses.replace(
             audit,
             matrices=[
-                dataclasses.replace(m, update=dataclasses.replace(m.update, effective_rank=31.0 + i + j))
+                dataclasses.replace(
+                    m, update=dataclasses.replace(m.update, effective_rank=first + step * (i + j))
+                )
                 for j, m in enumerate(audit.matrices)
             ],
         )
         for i, audit in enumerate(audits_of(2))
     ]
-    figure = draw_effective_ranks(near, ["first", "second"]).figure
+
+
+def test_effective_ranks_so_near_to_one_another_have_numbers_and_no_markup() -> None:
+    figure = draw_effective_ranks(with_effective_ranks(31.0, 1.0), ["first", "second"]).figure
     FigureCanvasAgg(figure).draw()
     side = figure.axes[0].yaxis
     ticks = [*side.get_major_ticks(), *side.get_minor_ticks()]
     texts = [tick.label1.get_text() for tick in ticks if 31 <= tick.get_loc() <= 35]
     assert len(texts) >= 2
     assert all(31 <= float(text) <= 35 for text in texts)
+
+
+def test_effective_ranks_that_differ_by_rounding_are_drawn_as_equal() -> None:
+    figure = draw_effective_ranks(with_effective_ranks(1.0, 1e-6), ["first", "second"]).figure
+    FigureCanvasAgg(figure).draw()
+    low, high = figure.axes[0].get_ylim()
+    assert low < 0.95 < 1.05 < high
+    ticks = figure.axes[0].yaxis.get_major_ticks()
+    texts = [tick.label1.get_text() for tick in ticks if low <= tick.get_loc() <= high]
+    assert len(texts) == len(set(texts)) >= 1
