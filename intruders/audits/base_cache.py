@@ -147,7 +147,7 @@ class DiskCache:
                 tensors = {key: value.contiguous().cpu() for key, value in known.tensors().items()}
                 part.touch(exist_ok=False)
                 mode = part.stat().st_mode  # as the user's umask has it
-                save_file(tensors, part, metadata={"digest": _digest(tensors)})
+                save_file(tensors, part, metadata={"digest": _digest(tensors), "key": path.stem})
                 # The writer of safetensors leaves a file to its owner alone, and a team shares the folder.
                 part.chmod(mode)
                 os.replace(part, path)
@@ -180,7 +180,7 @@ class DiskCache:
         return [
             file
             for file in self.folder.glob(f"{_DIGIT}/*.safetensors")
-            if _NAME.fullmatch(file.stem) is not None
+            if _NAME.fullmatch(file.stem) is not None and file.is_file()
         ]
 
     def _path(self, key: str) -> Path:
@@ -190,8 +190,12 @@ class DiskCache:
 def _read_entry(path: Path) -> dict[str, Tensor]:
     with safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it has no other way)
-        if (file.metadata() or {}).get("digest") != _digest(tensors):
+        metadata = file.metadata() or {}
+        if metadata.get("digest") != _digest(tensors):
             raise ValueError("its numbers are not those that were written")
+        # Entries of earlier versions have no key.
+        if metadata.get("key", path.stem) != path.stem:
+            raise ValueError("it was written as the entry of another matrix")
     return tensors
 
 

@@ -190,6 +190,7 @@ def test_size_and_clear(tmp_path: Path) -> None:
     files = entries(store.folder)
     assert store.size() == (2, sum(path.stat().st_size for path in files))
     (files[0].parent / "left-by-a-kill.partial").write_bytes(b"half")
+    (files[0].parent / f"{'0' * len(files[0].stem)}.safetensors").mkdir()  # a folder is no entry
     keepsake = store.folder / "notes.txt"
     keepsake.write_text("not an entry")
     # A folder of models, passed by mistake: their weights are no entries, whatever their folders are called.

@@ -101,6 +101,17 @@ def test_a_broken_entry_is_computed_again_and_said_so(
         audit(*models(), cache=DiskCache(tmp_path))
 
 
+def test_an_entry_under_the_name_of_another_is_computed_again(filled: Path, tmp_path: Path) -> None:
+    """What a restored or deduplicated folder may contain: complete, and of a matrix of the same shape."""
+    shutil.copytree(filled, tmp_path, dirs_exist_ok=True)
+    first, second = entries(tmp_path)
+    shutil.copy(first, second)
+    with pytest.warns(UserWarning, match="was written as the entry of another matrix") as told:
+        found = audit(*models(), cache=DiskCache(tmp_path))
+    assert len(told) == 1
+    assert found.matrices == plain().matrices
+
+
 def test_several_processes_share_a_folder(tmp_path: Path) -> None:
     """They start together on the same matrices; each answers as if alone, and whole entries are left."""
     base, tuned = models()
