@@ -147,7 +147,7 @@ class DiskCache:
                 tensors = {key: value.contiguous().cpu() for key, value in known.tensors().items()}
                 part.touch(exist_ok=False)
                 mode = part.stat().st_mode  # as the user's umask has it
-                save_file(tensors, part, metadata={"digest": _digest(tensors), "key": path.stem})
+                save_file(tensors, part, metadata={"digest": _digest(tensors, path.stem)})
                 # The writer of safetensors leaves a file to its owner alone, and a team shares the folder.
                 part.chmod(mode)
                 os.replace(part, path)
@@ -190,22 +190,24 @@ class DiskCache:
 def _read_entry(path: Path) -> dict[str, Tensor]:
     with safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it has no other way)
-        metadata = file.metadata() or {}
-        if metadata.get("digest") != _digest(tensors):
-            raise ValueError("its numbers are not those that were written")
-        # Entries of earlier versions have no key.
-        if metadata.get("key", path.stem) != path.stem:
-            raise ValueError("it was written as the entry of another matrix")
+        digest = (file.metadata() or {}).get("digest")
+        # Those of earlier versions are not of the key.
+        if digest != _digest(tensors, path.stem) and digest != _digest(tensors, ""):
+            raise ValueError("its numbers are not those that were written under this name")
     return tensors
 
 
-def _digest(tensors: dict[str, Tensor]) -> str:
-    """128 bits of names, shapes and numbers: an audit takes an entry's products for exact, so none may have changed."""
+def _digest(tensors: dict[str, Tensor], key: str) -> str:
+    """128 bits of names, shapes, numbers and the entry's key.
+
+    An audit takes an entry's products for exact, so none may have changed or be of another matrix.
+    """
     digest = xxhash.xxh3_128()
     for name in sorted(tensors):
         digest.update(f"{name} {tuple(tensors[name].shape)} {tensors[name].dtype}".encode())
         if tensors[name].numel():
             digest.update(tensors[name].view(torch.uint8).numpy().data)
+    digest.update(key.encode())
     return digest.hexdigest()
 
 

@@ -106,7 +106,7 @@ def test_an_entry_under_the_name_of_another_is_computed_again(filled: Path, tmp_
     shutil.copytree(filled, tmp_path, dirs_exist_ok=True)
     first, second = entries(tmp_path)
     shutil.copy(first, second)
-    with pytest.warns(UserWarning, match="was written as the entry of another matrix") as told:
+    with pytest.warns(UserWarning, match="not those that were written under this name") as told:
         found = audit(*models(), cache=DiskCache(tmp_path))
     assert len(told) == 1
     assert found.matrices == plain().matrices
