@@ -29,6 +29,8 @@ _NUMBERS = ("estimate", "low", "high")
 # What a verdict's effect is measured in, by words in its name; effects of one unit share an axis.
 _UNITS = (
     ("per 100", "intruders per 100 vectors"),
+    ("effective rank", "effective rank"),
+    ("doublings", "doublings"),
     ("rank correlation", "rank correlation"),
     ("Spearman", "rank correlation"),
     ("AUC", "AUC above chance"),
