@@ -56,10 +56,10 @@ def test_reference_peft_and_engine_agree_and_passes_are_counted(rows: list[Row])
 
 def test_counting_changes_nothing_and_is_undone() -> None:
     pair = lora(270, 270, HOT)
-    alone = decide(pair.batch(), 5, 0.5)
+    alone = decide(pair.stack(), 5, 0.5)
     apply = Dense.apply
     with counted_products() as count:
-        watched = decide(pair.batch(), 5, 0.5)
+        watched = decide(pair.stack(), 5, 0.5)
     assert Dense.apply is apply
     assert count.elements > 0
     assert watched.certificate == alone.certificate

@@ -26,7 +26,7 @@ def cache(
 
     # To open a cache makes its folder, which is not what a person who looks at a mistyped one wants.
     if folder is not None and not is_url(folder) and not user_path(folder).exists():
-        typer.echo(f"{folder}: there is no cache here, since the folder does not exist")
+        say([f"{folder}: this folder does not exist, so it has no cache"], whole=True)
         return
     store = cache_at(folder)
     entries, size = store.size()

@@ -108,5 +108,5 @@ def test_a_cache_that_is_looked_at_is_not_made(tmp_path: Path) -> None:
     for more in ([], ["--clear"]):
         done = in_this_process("cache", "--cache", "missing", *more, cwd=tmp_path)
         assert (done.returncode, done.stderr) == (0, "")
-        assert done.stdout == "missing: there is no cache here, since the folder does not exist\n"
+        assert done.stdout == "missing: this folder does not exist, so it has no cache\n"
         assert list(tmp_path.iterdir()) == []

@@ -21,7 +21,7 @@ _COMMAND = re.compile(r"\bintruders ([a-z]+)\b([^`\n|;&#]*?)(?=[`\n|;&#]|\bintru
 OF_OTHERS = {
     *("--constraint", "--index-url", "--no-build-isolation", "--no-deps"),  # pip
     *("--file", "--tag"),  # docker
-    *("--follow", "--strict", "--head"),  # git log, twine, ray start
+    *("--follow", "--strict", "--head", "--dequantize"),  # git log, twine, ray start, mlx_lm.convert
     *("--adapter", "--csv", "--folder", "--healed", "--kind", "--layers", "--quick"),  # benchmarks
     *("--small-layers", "--on-projections"),  # benchmarks and a script of the tests
 }
