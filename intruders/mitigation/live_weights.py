@@ -109,12 +109,12 @@ class LiveInterventions:
         self.reset()
         self._matrices = []
         for case in cases:
-            matrix = self._base.views[case.matrix.name]
             key = self._base.key_of_matrix(case.matrix.name)
             if key is None:
                 raise PairingError(
                     f"the model that is measured has no weight '{case.matrix.name}'; pass the base it was made of"
                 )
+            matrix = self._base.views[case.matrix.name]
             self._matrices.append((case, matrix, self._tensors[key].data))
             if self._is_recomputed(case):
                 self._write(case, matrix, self._tensors[key].data, Change())
