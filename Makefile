@@ -55,8 +55,11 @@ types: $(VENV)/installed
 # which makes what they share once, until another process has nothing left to do.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal
 
-suite: $(VENV)/installed ## all tests in one go, since every process loads torch and transformers
-	$(PYTEST)
+suite: $(VENV)/installed ## all tests but the slow ones in one go, since every process loads torch and transformers
+	$(PYTEST) -m "not slow"
+
+slow: $(VENV)/installed ## what the suite leaves out: more of what it looks at already
+	$(PYTEST) -m slow
 
 unit: $(VENV)/installed ## the plain suite
 	$(PYTEST) -m "not models and not slow and not browser"

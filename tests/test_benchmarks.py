@@ -121,6 +121,7 @@ def test_peers_find_what_a_dense_decomposition_finds(peers: list[Peer]) -> None:
         torch.testing.assert_close(found, values[:10], rtol=1e-4, atol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 def test_both_reports_are_timed_in_a_browser() -> None:
     with chromium():  # skips where there is no browser, which the benchmark itself says in a line

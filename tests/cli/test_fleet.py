@@ -106,7 +106,6 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGINT])
 def test_killed_it_goes_on_with_what_is_finished(large: Path, tmp_path: Path, stop: signal.Signals) -> None:
     """The tables are those of an undisturbed run."""

@@ -90,7 +90,7 @@ def test_decompositions_of_bases_are_the_same_too(batch: Pair) -> None:
     assert torch.equal(leading.left, leading_again.left)
 
 
-@pytest.mark.parametrize("count", [2, 7])
+@pytest.mark.parametrize("count", [2, pytest.param(7, marks=pytest.mark.slow)])
 def test_threads_change_no_decision(count: int, batch: Pair, exact: Decisions) -> None:
     with threads(count):
         detection = decide(batch, 10, 0.5)

@@ -377,7 +377,6 @@ def test_a_sequence_and_the_mechanism(bert: Path, llama: Path, tmp_path: Path) -
     assert results.mechanism.groupby("multiple")["intruders"].sum()[0.01] == 0
 
 
-@pytest.mark.slow
 def test_runs_side_by_side_and_one_that_is_killed(
     llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,8 +18,6 @@ from tests.commands import forked, in_this_process
 from tests.studies.tiny_study import BRIEF, parsed, tiny_study
 from tests.tiny import save_llama
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:

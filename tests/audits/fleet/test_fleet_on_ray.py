@@ -14,8 +14,6 @@ from intruders.errors import IntrudersError, SettingError
 from tests.checkpoints.models import saved, tiny_llama
 from tests.mitigation.hot import hot_llama
 
-pytestmark = pytest.mark.slow
-
 KEYS = ["adapter", "name", "index"]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from intruders.checkpoints.stored.names import ModulePath, module_paths
@@ -55,6 +55,7 @@ def test_layers_and_stacks() -> None:
 
 
 @given(st.lists(st.text()))
+@settings(max_examples=50)
 def test_any_name_has_a_place_and_a_kind(names: list[str]) -> None:
     found = module_paths(names)
     assert len(found) == len(names)

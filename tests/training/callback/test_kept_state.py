@@ -260,7 +260,7 @@ def _config(llama: Path, texts: Path, out: Path, **settings: Any) -> FinetuneCon
     return FinetuneConfig(base=str(llama), out=str(out), **(given | settings))
 
 
-@pytest.mark.parametrize("method", ["full", "lora", "milora"])
+@pytest.mark.parametrize("method", ["full", pytest.param("lora", marks=pytest.mark.slow), "milora"])
 def test_finetune_saves_the_kept_state_also_after_a_kill(
     method: str, llama: Path, texts: Path, tmp_path: Path
 ) -> None:
