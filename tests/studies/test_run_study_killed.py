@@ -43,7 +43,7 @@ def started(file: Path, out: Path, said: Path, *options: str) -> ForkProcess:
 
 @pytest.mark.parametrize(
     ("stop", "options"),
-    [(signal.SIGKILL, []), (signal.SIGINT, ["--jobs", "2"])],
+    [(signal.SIGKILL, []), pytest.param(signal.SIGINT, ["--jobs", "2"], marks=pytest.mark.slow)],
 )
 def test_what_is_finished_is_kept_and_the_rest_goes_on(
     llama: Path, tmp_path: Path, stop: signal.Signals, options: list[str]

@@ -17,6 +17,9 @@ from intruders.studies.run_study import run_study
 from intruders.studies.tables.results import load_results
 from tests.studies.tiny_study import BRIEF, parsed, tiny_study
 
+# A Ray that starts and stops takes a minute; fleets on Ray are looked at in every run of the tests.
+pytestmark = pytest.mark.slow
+
 
 def workers_at_work() -> list[int]:
     """The processes of our Ray that are at a run: they call themselves after it while they are."""
