@@ -9,7 +9,7 @@ from types import TracebackType
 
 from torch import Tensor, nn
 
-from ..checkpoints.pairing.in_memory import BaseInMemory
+from ..checkpoints.pairing.in_memory import BaseInMemory, ChangedPart
 from ..checkpoints.stored.checkpoint import Checkpoint
 from ..checkpoints.stored.matrices import MatrixView, put_back
 from ..checkpoints.writing.merged import Elsewhere, everywhere_as_tuned
@@ -73,7 +73,7 @@ class LiveInterventions:
         # By its name: what differs from the tuned matrix, which is computed again.
         self._changed: dict[str, tuple[Case, MatrixView, Tensor]] = {}
         # Of two names for one tensor the first alone: a share of a share would be left otherwise.
-        tuned = [self._other(name, part) for name, part in self._base.changed(others, self._tensors).items()]
+        tuned = map(self._other, self._base.changed(others, self._tensors))
         self._others = list({other.part.data_ptr(): other for other in tuned}.values())
         self._matrices: list[tuple[Case, MatrixView, Tensor]] = []
         self.use(cases)
@@ -191,11 +191,9 @@ class LiveInterventions:
             base = base.double() + share * (other.part.double() - base.double())
         other.part.copy_(base.to(other.part.dtype))
 
-    def _other(self, name: str, part: Tensor) -> _Other:
-        base = self._base.base.read(name).to(part.device)
-        key = self._base.key(name)
-        assert key is not None  # the tensor that the part is of
-        return _Other(name, self._tensors[key].data, part, float((part.double() - base.double()).norm()))
+    def _other(self, changed: ChangedPart) -> _Other:
+        update = float((changed.part.double() - changed.before.double()).norm())
+        return _Other(changed.name, self._tensors[changed.key].data, changed.part, update)
 
     def _keep(self, tensor: Tensor) -> None:
         if tensor.data_ptr() not in self._own:

@@ -5,7 +5,7 @@ The two differ where transformers holds experts in stacks that the base stores o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -15,6 +15,16 @@ from ..stored.checkpoint import Checkpoint
 from ..stored.matching import match_names
 from ..stored.matrices import MatrixView, every_matrix
 from .experts import InStacks, positions_in_stacks, with_experts_as
+
+
+@dataclass(frozen=True)
+class ChangedPart:
+    """A tensor of the base that a model in memory has with other values."""
+
+    name: str  # the base's
+    key: str  # the model's name of the tensor that has it
+    part: Tensor  # of that tensor; what is written to it is in the model
+    before: Tensor  # the base's values, as stored, on the part's device
 
 
 @dataclass(frozen=True)
@@ -65,21 +75,18 @@ class BaseInMemory:
         view = self.views[name]
         return view.read(self.stored.tensors[view.tensor])
 
-    def changed(self, names: Iterable[str], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Of these tensors of the base, the parts of the model's whose values differ, by the base's name."""
-        return {
-            name: part
-            for name in names
-            if (part := self._comparable(name, state)) is not None
-            and not torch.equal(part, self.base.read(name).to(part.device, part.dtype))
-        }
-
-    def _comparable(self, name: str, state: Mapping[str, Tensor]) -> Tensor | None:
-        key = self.key(name)
-        if key is None:
-            return None
-        part = self.part(name, state[key].data)
-        return part if part.is_floating_point() and tuple(part.shape) == self.base.shape(name) else None
+    def changed(self, names: Iterable[str], state: Mapping[str, Tensor]) -> Iterator[ChangedPart]:
+        """Yield those of these tensors of the base that the model has with other values; each is read once."""
+        for name in names:
+            key = self.key(name)
+            if key is None:
+                continue
+            part = self.part(name, state[key].data)
+            if not part.is_floating_point() or tuple(part.shape) != self.base.shape(name):
+                continue
+            before = self.base.read(name).to(part.device)
+            if not torch.equal(part, before.to(part.dtype)):
+                yield ChangedPart(name, key, part, before)
 
     def _position(self, name: str) -> InStacks:
         return self._positions.get(name, InStacks(name))

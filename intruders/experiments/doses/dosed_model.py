@@ -132,14 +132,14 @@ class DosedModel:
                     self._handles.append(module.register_forward_hook(self._branch(name, update)))
             else:
                 dense.setdefault(tensor.data_ptr(), []).append((name, _Reshaped(update, view)))
-        for name, part in held.changed(others, state).items():
-            before = base.read(name).to(part.device, part.dtype)
-            change = part.float() - before.float()
-            part.copy_(before)
-            of_part = held.views.get(name)
+        for other in held.changed(others, state):
+            before = other.before.to(other.part.dtype)
+            change = other.part.float() - before.float()
+            other.part.copy_(before)
+            of_part = held.views.get(other.name)
             in_stack = of_part is not None and of_part.expert is not None
-            moved = _Reshaped(DosedUpdate(None, change), held.views[name]) if in_stack else change
-            dense.setdefault(state[str(held.key(name))].data_ptr(), []).append((ELSEWHERE, moved))
+            moved = _Reshaped(DosedUpdate(None, change), held.views[other.name]) if in_stack else change
+            dense.setdefault(state[other.key].data_ptr(), []).append((ELSEWHERE, moved))
         for pointer, parts in dense.items():
             for module, of in owners[pointer]:
                 added = _Added(parts, self._factor)
@@ -197,11 +197,11 @@ class _Reshaped:
         values = (matrix.mT if view.input_first else matrix).to(weight.dtype)
         if view.expert is None:
             weight += values.reshape(weight.shape)
-        elif view.rows is None:
-            index = torch.tensor([view.expert], device=weight.device)
+            return
+        index = torch.tensor([view.expert], device=weight.device)
+        if view.rows is None:
             weight.index_add_(0, index, values.reshape(1, *weight.shape[1:]))
         else:
-            index = torch.tensor([view.expert], device=weight.device)
             weight.index_put_((index, view.rows.to(weight.device)), values, accumulate=True)
 
 

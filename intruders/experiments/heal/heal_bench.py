@@ -129,7 +129,8 @@ def tuned_elsewhere(model: nn.Module, base: Checkpoint, paired: Sequence[str]) -
     paired_tensors = {tensor_of(name) for name in paired}
     state: Mapping[str, Tensor] = model.state_dict()
     held = BaseInMemory.of(base, {name: tuple(tensor.shape) for name, tensor in state.items()})
-    return list(held.changed([name for name in base.names() if name not in paired_tensors], state))
+    unpaired = [name for name in base.names() if name not in paired_tensors]
+    return [changed.name for changed in held.changed(unpaired, state)]
 
 
 def open_to_dose(

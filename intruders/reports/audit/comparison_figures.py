@@ -202,7 +202,7 @@ def draw_effective_ranks(audits: Sequence[Audit], labels: Sequence[str]) -> Draw
         ],
         columns=["audit", "matrix", "effective_rank", "effective_rank_error"],
     )
-    named = evenly(len(audits), MANY)  # the axis has room for so many names
+    named = evenly(len(audits), MANY)  # the axis has room for no more names
     with styled():
         figure, [axes] = new_figure(1.2 + 0.9 * len(named), 2.8)
         axes.boxplot(
