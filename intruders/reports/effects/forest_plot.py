@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import accumulate, groupby
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from ...charts.drawing import Drawing, styled
-from ...charts.text import shorten
 from ...studies.claims.shared.claim import CONTRADICTED, SUPPORTED, UNDECIDED
 from .study_effect import REPORTED, StudyEffect
 
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 _ROW = 0.19  # inches
 _WIDTH = 9.6
-_MOST_LETTERS = 62  # of what an effect is, before it runs into the axes
+_MOST_LETTERS = 62  # in a line of what an effect is, before it runs into the axes
+_FURTHER_LINE = 0.65  # of a row
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def forest_plot(effects: Sequence[StudyEffect], theme: Theme) -> Drawing:
     with styled():
         from matplotlib.figure import Figure
 
-        heights = [len(panel) + 2.6 for panel in panels]
+        heights = [sum(_height(effect) for effect in panel) + 2.6 for panel in panels]
         figure = Figure(figsize=(_WIDTH, _ROW * sum(heights) + 0.5))
         total = _ROW * sum(heights) + 0.5
         top = total - 0.45
@@ -80,8 +81,21 @@ def _panels(effects: Sequence[StudyEffect]) -> list[list[StudyEffect]]:
     return [list(panel) for _, panel in groupby(ordered, key=lambda effect: effect.unit)]
 
 
+def _lines(effect: StudyEffect) -> list[str]:
+    """What the effect is, complete, as lines that fit beside the axes."""
+    return textwrap.wrap(f"{effect.where}: {effect.effect}", _MOST_LETTERS)
+
+
+def _height(effect: StudyEffect) -> float:
+    """In rows of one line."""
+    return 1 + _FURTHER_LINE * (len(_lines(effect)) - 1)
+
+
 def _draw(axes: Axes, panel: Sequence[StudyEffect], theme: Theme) -> None:
-    for row, effect in enumerate(panel):
+    heights = [_height(effect) for effect in panel]
+    *tops, end = accumulate(heights, initial=0.0)
+    for index, (effect, top, height) in enumerate(zip(panel, tops, heights, strict=True)):
+        row = top + height / 2
         color = theme.verdicts[effect.verdict]
         at = effect.towards_the_claim(effect.estimate)
         if effect.has_interval:
@@ -96,15 +110,15 @@ def _draw(axes: Axes, panel: Sequence[StudyEffect], theme: Theme) -> None:
             markerfacecolor=color if effect.has_interval else "none",
             linestyle="none",
         )
-        previous = panel[row - 1].claim if row else ""
+        previous = panel[index - 1].claim if index else ""
         claim = effect.claim if effect.claim != previous else ""
         _text(axes, -1.66, row, claim, theme.text, weight="bold")
-        _text(axes, -1.30, row, shorten(f"{effect.where}: {effect.effect}", _MOST_LETTERS), theme.text)
+        _text(axes, -1.30, row, "\n".join(_lines(effect)), theme.text)
         _text(axes, 1.03, row, number_text(effect), theme.text)
         _text(axes, 1.56, row, f"{effect.seeds}", theme.text)
         _text(axes, 1.65, row, effect.verdict, color)
     axes.axvline(0, color=theme.faint, linewidth=0.8, zorder=0)
-    axes.set_ylim(len(panel) - 0.5, -0.6)
+    axes.set_ylim(end, -0.1)
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
     axes.spines["bottom"].set_color(theme.faint)
@@ -113,7 +127,7 @@ def _draw(axes: Axes, panel: Sequence[StudyEffect], theme: Theme) -> None:
     axes.set_xlabel(panel[0].unit, color=theme.text, fontsize=7.5, labelpad=1)
 
 
-def _text(axes: Axes, x: float, row: int, text: str, color: str, weight: str = "normal") -> None:
+def _text(axes: Axes, x: float, row: float, text: str, color: str, weight: str = "normal") -> None:
     axes.text(
         x,
         row,

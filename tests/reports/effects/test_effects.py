@@ -14,6 +14,7 @@ import pytest
 
 from intruders.errors import ResultFileError, SettingError
 from intruders.reports.effects.conclusions import conclusions
+from intruders.reports.effects.forest_plot import LIGHT, forest_plot
 from intruders.reports.effects.read_effects import equal_effort, equal_score, read_effects
 from intruders.reports.effects.study_effect import StudyEffect
 from intruders.reports.effects.write_effects import effect_table, write_forest
@@ -136,6 +137,22 @@ def test_the_plot_shows_every_effect_for_light_and_dark_pages(folder: Path) -> N
     assert (folder / "effects.csv").read_bytes() == given, "the effects themselves"
     numbers = pd.read_csv(folder / "effects-drawn.csv")
     assert list(numbers["verdict"]) == ["supported", "undecided", "undecided"]
+
+
+def test_a_long_effect_is_drawn_complete_in_several_lines() -> None:
+    """Two rates of one sequence differ by a word in the middle of a name."""
+    where = "minilm-l6 on pydoc-topics-1, then sst2, then agnews, each method at its fastest rate"
+    effects = [
+        dataclasses.replace(EFFECT, where=name, effect="points forgotten, LoRA minus full")
+        for name in (where, where.replace("fastest", "mildest"), "tiny")
+    ]
+    axes = forest_plot(effects, LIGHT).figure.axes[0]
+    written = [" ".join(text.get_text().split()) for text in axes.texts]
+    for effect in effects:
+        assert f"{effect.where}: {effect.effect}" in written
+    rows = sorted({text.get_position()[1] for text in axes.texts})
+    assert len(rows) == 3
+    assert rows[1] - rows[0] > 1.5, "rows of several lines are further apart"
 
 
 def test_what_cannot_be_drawn_is_refused_in_one_line(folder: Path, tmp_path: Path) -> None:
