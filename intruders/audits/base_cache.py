@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import secrets
+import shutil
 import tempfile
 import warnings
 from collections.abc import Sequence
@@ -171,8 +172,17 @@ class DiskCache:
     def clear(self) -> int:
         """Remove all entries, and return their number."""
         files = self._entries()
-        for file in [*files, *self.folder.glob(f"{_DIGIT}/*.partial")]:
-            file.unlink(missing_ok=True)
+        # What kills left behind: a part of a download or of a write, and a folder of an earlier version's download.
+        parts = [
+            part
+            for name in (".*.safetensors.*.part", "*.partial")
+            for part in self.folder.glob(f"{_DIGIT}/{name}")
+        ]
+        for file in [*files, *parts]:
+            if file.is_dir():
+                shutil.rmtree(file, ignore_errors=True)
+            else:
+                file.unlink(missing_ok=True)
         return len(files)
 
     def _entries(self) -> list[Path]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
 import warnings
-from pathlib import Path
 
 from ..engine.known_base import KnownBase
 from ..errors import CacheError, StoreError
@@ -74,12 +72,7 @@ class RemoteCache(DiskCache):
         path = self._path(key)
         is_there = path.name in self._names(key)
         if not path.exists() and is_there:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=path.parent, suffix=".partial") as folder:
-                brought = Path(folder) / path.name
-                self._remote.get(f"{key[:1]}/{path.name}", brought)
-                if brought.exists():
-                    brought.replace(path)
+            self._remote.get(f"{key[:1]}/{path.name}", path)
         known = super().read(key)
         if known is not None and not is_there:
             self._send(key)

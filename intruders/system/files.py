@@ -41,7 +41,7 @@ def check_writable(path: str | os.PathLike[str]) -> None:
             )
         if target.exists() and not os.access(target, os.W_OK):
             raise ResultFileError(f"cannot write '{path}': the file exists and is read-only")
-        probe = _sibling(target)
+        probe = sibling(target)
         probe.touch(exist_ok=False)
         probe.unlink()
     except (OSError, ValueError) as error:
@@ -60,7 +60,7 @@ def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
             user_path(path).write_bytes(content)
             return
         target = Path(os.path.realpath(user_path(path)))
-        part = _sibling(target)
+        part = sibling(target)
         try:
             with part.open("xb") as file:
                 file.write(content)
@@ -90,8 +90,8 @@ def _is_special(target: Path) -> bool:
     return target.exists() and not target.is_file() and not target.is_dir()
 
 
-def _sibling(target: Path) -> Path:
-    """A hidden name of its own in the same folder, so that os.replace stays on one file system."""
+def sibling(target: Path) -> Path:
+    """Return a hidden name that is new in the same folder, so that os.replace stays on one file system."""
     return target.with_name(f".{target.name[:100]}.{secrets.token_hex(6)}.part")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from ..errors import IntrudersError, SettingError, StoreError, missing_extra
-from .files import user_path
+from .files import sibling, user_path
 from .folders import user_cache
 
 _URL = re.compile(r"^[a-z][a-z0-9+.-]*://")
@@ -101,19 +102,19 @@ class RemoteFolder:
                 system.rm_file(there)
 
     def get(self, name: str, here: Path) -> None:
-        """Bring a file or a folder, if it is there."""
+        """Bring a file or a folder, if it is there. A file appears under its name when it is complete."""
         with self._system(f"read {name}") as (system, root):
             there = f"{root}/{name}"
             if not system.exists(there):
                 return
             here.parent.mkdir(parents=True, exist_ok=True)
             if not system.isdir(there):
-                system.get_file(there, str(here))
+                _bring(system, there, here)
                 return
             for path in system.find(there):
                 target = here / path.removeprefix(there).lstrip("/")
                 target.parent.mkdir(parents=True, exist_ok=True)
-                system.get_file(path, str(target))
+                _bring(system, path, target)
 
     @contextmanager
     def _system(self, what: str) -> Iterator[tuple[Any, str]]:
@@ -131,9 +132,11 @@ class RemoteFolder:
             raise StoreError(f"the store {self.url!r} failed to {what}: {said[:300]}") from error
 
 
-def names_of_files(folder: Path, under: str, remote: RemoteFolder | None) -> list[str]:
-    """Return the names of the files in the folder ``under``: where the results are kept, which may be elsewhere."""
-    if remote is not None:
-        return remote.names(under)
-    here = folder / under
-    return sorted(file.name for file in here.iterdir()) if here.is_dir() else []
+def _bring(system: Any, there: str, here: Path) -> None:
+    """Download one file beside its name and rename it: a download that is cut off leaves nothing under the name."""
+    part = sibling(here)
+    try:
+        system.get_file(there, str(part))
+        os.replace(part, here)
+    finally:
+        part.unlink(missing_ok=True)

@@ -21,6 +21,7 @@ from intruders.audits.audit import audit
 from intruders.audits.base_cache import WHOLE, DiskCache, MemoryCache, content_key, default_folder
 from intruders.engine.known_base import KnownBase
 from intruders.errors import SettingError
+from intruders.system.files import sibling
 from tests.matrices import hot_update, planted_update, with_values
 
 Weights = dict[str, Tensor]
@@ -190,6 +191,9 @@ def test_size_and_clear(tmp_path: Path) -> None:
     files = entries(store.folder)
     assert store.size() == (2, sum(path.stat().st_size for path in files))
     (files[0].parent / "left-by-a-kill.partial").write_bytes(b"half")
+    sibling(files[0]).write_bytes(b"half a download")
+    (files[0].parent / "tmp0a.partial").mkdir()  # of the downloads of earlier versions
+    (files[0].parent / "tmp0a.partial" / files[0].name).write_bytes(b"half a download")
     (files[0].parent / f"{'0' * len(files[0].stem)}.safetensors").mkdir()  # a folder is no entry
     keepsake = store.folder / "notes.txt"
     keepsake.write_text("not an entry")

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -22,9 +21,8 @@ import pyarrow.parquet as pq
 from torch import Tensor
 
 from ...errors import ResultFileError
-from ...system.files import write_atomically
+from ...system.mirrored_folder import MirroredFolder
 from ...system.plain_values import from_plain, plain
-from ...system.remote_folder import RemoteFolder, names_of_files
 from ..result.parquet_form import METADATA_KEY, vector_schema
 from .fleet_members import ModelFacts
 from .kept_blocks import sketch_of_text, text_of_sketch
@@ -92,15 +90,14 @@ def file_name(key: str, source: str, digest: str) -> str:
 class AdapterFiles:
     """All files under one key: of one base, by one set of settings."""
 
-    folder: Path
+    folder: MirroredFolder
     key: str
-    remote: RemoteFolder | None = None
 
     def each(self) -> Iterator[AdapterFile]:
         """Yield what every file of the key says, those of earlier calls too; broken ones are left out."""
         for under in (VECTORS, OTHERS):
             for name in self._names(under):
-                file = AdapterFile.read(self._fetched(under, name), self.key)
+                file = AdapterFile.read(self.folder.fetched(f"{under}/{name}"), self.key)
                 if file is not None:
                     yield file
 
@@ -119,7 +116,7 @@ class AdapterFiles:
         self._put(file.path.name, content.getvalue())
 
     def path(self, source: str, digest: str) -> Path:
-        return self.folder / VECTORS / file_name(self.key, source, digest)
+        return self.folder.path / VECTORS / file_name(self.key, source, digest)
 
     def rename(self, file: AdapterFile, source: str) -> AdapterFile:
         """Write the file of an adapter of the same content that has another source."""
@@ -134,37 +131,18 @@ class AdapterFiles:
         """Leave in ``vectors`` the files of these names alone: others wait in ``others``, and come back from there."""
         for name in self._names(OTHERS):
             if name in wanted:
-                self._move(name, OTHERS, VECTORS)
+                self.folder.move(f"{OTHERS}/{name}", f"{VECTORS}/{name}")
         for name in self._names(VECTORS):
             if name not in wanted:
-                self._move(name, VECTORS, OTHERS)
+                self.folder.move(f"{VECTORS}/{name}", f"{OTHERS}/{name}")
 
     def _put(self, name: str, content: bytes) -> None:
-        target = self.folder / VECTORS / name
-        target.parent.mkdir(parents=True, exist_ok=True)
         try:
-            write_atomically(target, content)
+            self.folder.put(f"{VECTORS}/{name}", content)
         except ResultFileError as error:
             raise ResultFileError(
                 f"{error}; what is audited is kept; run the same command again when there is room"
             ) from error
-        if self.remote is not None:
-            self.remote.put(target, f"{VECTORS}/{name}")
-
-    def _move(self, name: str, old: str, new: str) -> None:
-        here, there = self._fetched(old, name), self.folder / new / name
-        there.parent.mkdir(exist_ok=True)
-        os.replace(here, there)
-        if self.remote is not None:
-            self.remote.put(there, f"{new}/{name}")
-            self.remote.remove(f"{old}/{name}")
 
     def _names(self, under: str) -> list[str]:
-        names = names_of_files(self.folder, under, self.remote)
-        return [name for name in names if name.endswith(".parquet") and not name.startswith(".")]
-
-    def _fetched(self, under: str, name: str) -> Path:
-        here = self.folder / under / name
-        if self.remote is not None and not here.is_file():
-            self.remote.get(f"{under}/{name}", here)
-        return here
+        return [name for name in self.folder.names(under) if name.endswith(".parquet")]

@@ -21,6 +21,7 @@ from ...checkpoints.stored.read_once import read_once
 from ...errors import SettingError
 from ...system.callers_process import usual_settings
 from ...system.folders import locked_folder, make_folder, require_ours
+from ...system.mirrored_folder import MirroredFolder
 from ...system.progress import Progress, silent
 from ...system.remote_folder import RemoteFolder, local_folder
 from ..audit import patterns
@@ -148,7 +149,8 @@ def audit_many(
         digests = None if folder.is_kept else [f"model {position}" for position in range(len(sources))]
         key = _key(opened, content, settings)
         absolute = folder.path.absolute()
-        kept, files = KeptBlocks(absolute, key, folder.remote), AdapterFiles(absolute, key, folder.remote)
+        mirrored = MirroredFolder(absolute, folder.remote)
+        kept, files = KeptBlocks(mirrored, key), AdapterFiles(mirrored, key)
         # The cause of a refusal may be gone by now: such a model is opened and audited again.
         earlier = {file.path.name: file for file in files.each() if file.refused is None}
         finished = frozenset(file.digest for file in earlier.values())

@@ -23,8 +23,7 @@ import torch
 from torch import Tensor
 
 from ...checkpoints.pairing.pairing import Skipped
-from ...system.files import write_atomically
-from ...system.remote_folder import RemoteFolder, names_of_files
+from ...system.mirrored_folder import MirroredFolder
 from ..result.parquet_form import METADATA_KEY, vector_schema, vector_table
 from ..result.records import AuditedMatrix
 
@@ -66,14 +65,13 @@ class KeptBlock:
 class KeptBlocks:
     """All blocks that are kept under one key: of one base, by one set of settings. A value that can be sent away."""
 
-    folder: Path
+    folder: MirroredFolder
     key: str
-    remote: RemoteFolder | None = None
 
     def each(self) -> Iterator[KeptBlock]:
         """Yield file after file; skip a broken one and one of another key, whose units are made again."""
         for name in self._names():
-            file = self._fetched(name)
+            file = self.folder.fetched(f"{FOLDER}/{name}")
             try:
                 header = json.loads((pq.read_schema(file).metadata or {})[METADATA_KEY])
             except (pa.ArrowException, OSError, KeyError, ValueError):
@@ -113,20 +111,13 @@ class KeptBlocks:
         table = table.replace_schema_metadata({METADATA_KEY: json.dumps(header).encode()})
         content = io.BytesIO()
         pq.write_table(table, content, compression="zstd")
-        folder = self.folder / FOLDER
-        folder.mkdir(parents=True, exist_ok=True)
-        name = self._name(block, units)
-        write_atomically(folder / name, content.getvalue())
-        if self.remote is not None:
-            self.remote.put(folder / name, f"{FOLDER}/{name}")
+        self.folder.put(f"{FOLDER}/{self._name(block, units)}", content.getvalue())
 
     def forget(self, finished: Collection[str]) -> None:
         """Remove the files whose models are all finished, by their digests."""
         for kept in list(self.each()):
             if kept.units.keys() <= set(finished):
-                kept.file.unlink()
-                if self.remote is not None:
-                    self.remote.remove(f"{FOLDER}/{kept.file.name}")
+                self.folder.remove(f"{FOLDER}/{kept.file.name}")
 
     def _name(self, block: str, units: Mapping[str, Unit]) -> str:
         content = hashlib.sha256(" ".join(sorted(units)).encode()).hexdigest()
@@ -136,16 +127,8 @@ class KeptBlocks:
 
     def _names(self) -> list[str]:
         """Return the names of this key's files."""
-        names = names_of_files(self.folder, FOLDER, self.remote)
+        names = self.folder.names(FOLDER)
         return [name for name in names if name.startswith(self.key[:12]) and name.endswith(".parquet")]
-
-    def _fetched(self, name: str) -> Path:
-        here = self.folder / FOLDER / name
-        if self.remote is not None and not here.is_file():
-            part = here.with_name(f".{name}.part")
-            self.remote.get(f"{FOLDER}/{name}", part)
-            part.replace(here)
-        return here
 
 
 def text_of_sketch(sketch: Tensor | None) -> str | None:

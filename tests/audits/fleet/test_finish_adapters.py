@@ -15,6 +15,7 @@ from intruders.audits.fleet.adapter_files import AdapterFile, AdapterFiles
 from intruders.audits.fleet.finish_adapters import finish_adapters
 from intruders.audits.fleet.fleet_members import Member
 from intruders.audits.result.audit_result import Audit
+from intruders.system.mirrored_folder import MirroredFolder
 from tests.audits.fleet.test_fleet_work import NAMES, member, work
 
 SETTINGS = AuditSettings(k=5)
@@ -23,7 +24,7 @@ KEY = "0" * 64
 
 def finished(folder: Path, members: list[Member]) -> dict[tuple[str, str], AdapterFile]:
     """Audit what is missing, and write the files, as a call of a fleet does."""
-    files = AdapterFiles(folder, KEY)
+    files = AdapterFiles(MirroredFolder(folder), KEY)
     earlier = {file.path.name: file for file in files.each()}
     known = {file.digest for file in earlier.values()}
     members = [replace(one, is_finished=one.digest in known) for one in members]

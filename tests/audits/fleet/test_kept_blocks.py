@@ -9,12 +9,13 @@ import pyarrow.parquet as pq
 
 from intruders.audits.fleet.kept_blocks import KeptBlocks, Unit, rows_of
 from intruders.audits.result.subspaces import SUBSPACE_COLUMNS
+from intruders.system.mirrored_folder import MirroredFolder
 from tests.made_up import made_up_matrix
 
 
 def test_a_block_of_an_older_version_has_no_subspaces(tmp_path: Path) -> None:
     matrix = made_up_matrix("w", (64, 64), np.random.default_rng(0), intruder_rate=0.5)
-    blocks = KeptBlocks(tmp_path, "0" * 64)
+    blocks = KeptBlocks(MirroredFolder(tmp_path), "0" * 64)
     blocks.keep("block", {"model": Unit()}, [rows_of(["model"], [matrix])])
     [file] = (tmp_path / "blocks").iterdir()
     [kept] = blocks.each()

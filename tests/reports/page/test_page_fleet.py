@@ -19,6 +19,7 @@ from intruders.audits.fleet.fleet_table import adapter_table
 from intruders.audits.fleet.kept_blocks import KeptBlocks, Unit, rows_of
 from intruders.checkpoints.pairing.pairing import PairedMatrix, Pairing
 from intruders.reports.fleet.fleet_page import write_fleet_html
+from intruders.system.mirrored_folder import MirroredFolder
 from tests.made_up import LLAMA, made_up_audit
 from tests.reports.browsing import chromium, column, expect, serious_faults, shown, sort_by
 from tests.reports.page.test_page_audit import WINDOWS
@@ -29,7 +30,8 @@ pytestmark = pytest.mark.browser
 def made_up_fleet(folder: Path, count: int, layers: int) -> FleetAudit:
     """So many adapters with intruders of every frequency, the last of them refused."""
     key, settings = "0" * 64, AuditSettings()
-    blocks, files = KeptBlocks(folder, key), AdapterFiles(folder, key)
+    mirrored = MirroredFolder(folder)
+    blocks, files = KeptBlocks(mirrored, key), AdapterFiles(mirrored, key)
     members, rows, units = [], [], {}
     # To make an audit up takes longer than to show it, so that of a thousand adapters some have the same numbers.
     different = min(count, 40)
