@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -51,6 +50,7 @@ from .saved_audit import audit_or_settings
 @setting_options.of(AuditSettings, "audit_settings", only=["k", "epsilon", "include", "exclude"])
 @setting_options.of(Compute, "compute", only=["device"])
 @setting_options.of(Loading, "loading", only=["dtype", "load_in"])
+@options.with_cache_and_device
 def attribute(
     base: options.Base,
     tuned: options.Tuned = None,
@@ -65,8 +65,6 @@ def attribute(
     audit_settings: AuditSettings,
     compute: Compute,
     loading: Loading,
-    cache: options.CacheFolder = None,
-    no_cache: options.NoCache = False,
     keep: options.Keep = None,
     parquet: Annotated[Path | None, options.parquet_of("matrix and measure")] = None,
     html: options.Html = None,
@@ -101,8 +99,8 @@ def attribute(
             data_seed=data_seed,
             seed=seed,
             keep=keep,
-            loading=replace(loading, device=compute.device),
-            compute=replace(compute, cache=options.chosen_cache(cache, no_cache)),
+            loading=loading,
+            compute=compute,
             progress=progress,
         )
     if parquet is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -40,6 +39,7 @@ DEMO_REPORT = Path("intruders-demo.html")
 )
 @setting_options.of(AuditSettings, "settings", first=["k", "epsilon"])
 @setting_options.of(Compute, "compute")
+@options.with_cache_and_device
 def audit(
     base: options.BaseUnlessDemo = None,
     tuned: options.Tuned = None,
@@ -54,8 +54,6 @@ def audit(
     *,
     settings: AuditSettings,
     compute: Compute,
-    cache: options.CacheFolder = None,
-    no_cache: options.NoCache = False,
     json: options.JsonOrStdout = None,
     parquet: Annotated[Path | None, options.parquet_of("vector")] = None,
     html: options.Html = None,
@@ -96,7 +94,7 @@ def audit(
             base,
             tuned,
             settings,
-            replace(compute, cache=options.chosen_cache(cache, no_cache)),
+            compute,
             progress,
         )
     left_open = None if fail_above is None else not_compared(result.matrices, result.skipped)

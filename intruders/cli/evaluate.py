@@ -13,7 +13,6 @@ from ..models.loading_settings import Loading
 from . import options, setting_options
 from .command import examples
 from .output import resumable, say
-from .progress import progress_bar
 
 
 @examples(
@@ -84,6 +83,7 @@ def evaluate(
     """
     from ..measures.evaluate import evaluate as run
     from ..reports.evaluation.evaluation_text import measure_lines
+    from .progress import progress_bar
 
     lines: list[str] = []
     kept = nullcontext() if out is None else resumable("finished measures are kept", out)

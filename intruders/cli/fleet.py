@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
 )
 @setting_options.of(AuditSettings, "settings", first=["k", "epsilon"])
 @setting_options.of(Compute, "compute")
+@options.with_cache_and_device
 def fleet(
     base: options.BaseAlone,
     adapters: Annotated[
@@ -50,8 +50,6 @@ def fleet(
     ],
     settings: AuditSettings,
     compute: Compute,
-    cache: options.CacheFolder = None,
-    no_cache: options.NoCache = False,
     ray: options.Ray = None,
     cpus: options.Cpus = 1,
     gpus: options.Gpus = 0,
@@ -86,7 +84,7 @@ def fleet(
             base,
             adapters,
             settings,
-            replace(compute, cache=options.chosen_cache(cache, no_cache)),
+            compute,
             out=out,
             ray=options.chosen_ray(ray),
             cpus=cpus,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -55,6 +54,7 @@ from .saved_audit import audit_or_settings
 @setting_options.of(AuditSettings, "audit_settings", only=["k", "epsilon", "include", "exclude"])
 @setting_options.of(Compute, "compute", only=["device"])
 @setting_options.of(Loading, "loading", only=["dtype", "load_in"])
+@options.with_cache_and_device
 def heal(
     base: options.Base,
     tuned: options.Tuned = None,
@@ -81,8 +81,6 @@ def heal(
     audit_settings: AuditSettings,
     compute: Compute,
     loading: Loading,
-    cache: options.CacheFolder = None,
-    no_cache: options.NoCache = False,
     out: Annotated[
         Path,
         typer.Option(
@@ -126,8 +124,8 @@ def heal(
             force=force,
             data_seed=data_seed,
             seed=seed,
-            loading=replace(loading, device=compute.device),
-            compute=replace(compute, cache=options.chosen_cache(cache, no_cache)),
+            loading=loading,
+            compute=compute,
             progress=progress,
             told=lambda line: note(f"note: {line}"),
         )

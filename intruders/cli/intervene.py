@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import replace
 from typing import Annotated, Any
 
 import typer
@@ -39,6 +38,7 @@ from .saved_audit import audit_or_settings
 @setting_options.of(AuditSettings, "settings", only=["k", "epsilon", "include", "exclude"])
 @setting_options.of(Compute, "compute", only=["device"])
 @setting_options.of(Loading, "loading", only=["dtype"])
+@options.with_cache_and_device
 def intervene(
     base: options.Base,
     tuned: options.Tuned = None,
@@ -61,8 +61,6 @@ def intervene(
     settings: AuditSettings,
     compute: Compute,
     loading: Loading,
-    cache: options.CacheFolder = None,
-    no_cache: options.NoCache = False,
     keep: options.Keep = None,
     json: options.JsonOrStdout = None,
 ) -> None:
@@ -88,8 +86,8 @@ def intervene(
             data_seed=data_seed,
             seed=seed,
             keep=keep,
-            loading=replace(loading, device=compute.device),
-            compute=replace(compute, cache=options.chosen_cache(cache, no_cache)),
+            loading=loading,
+            compute=compute,
             progress=progress,
         )
     if put_json(result.to_document(), json):

@@ -46,6 +46,7 @@ _SURGERY, _DRAWN_MODE = "surgery", "random_index"
         "dtype": "surgery: type of the weights in memory: auto (the checkpoint's own), bfloat16, float16 or float32."
     },
 )
+@options.with_cache_and_device
 def mitigate(
     base: options.Base,
     tuned: options.Tuned = None,
@@ -157,8 +158,6 @@ def mitigate(
     settings: AuditSettings,
     compute: Compute,
     loading: Loading,
-    cache: options.CacheFolder = None,
-    no_cache: options.NoCache = False,
 ) -> None:
     """Scale a model's intruders and save the result.
 
@@ -169,7 +168,9 @@ def mitigate(
     from ..reports.mitigation.mitigation_text import mitigation_lines
     from .progress import progress_bar
 
-    _refuse_ignored(remedy, control, mode, seed, {"task": task, "data-seed": data_seed, **loading.recorded()})
+    _refuse_ignored(
+        remedy, control, mode, seed, {"task": task, "data-seed": data_seed, **options.typed(loading)}
+    )
     drawn_by = seed or 0
     with progress_bar() as progress:
         result = run(
@@ -186,7 +187,7 @@ def mitigate(
                 task,
                 data_seed,
                 mode,
-                replace(loading, device=compute.device),
+                loading,
                 progress,
             ),
             rank=int(rank) if rank is not None and rank.isdecimal() else rank,
@@ -195,7 +196,7 @@ def mitigate(
             seed=drawn_by,
             force=force,
             check=check,
-            compute=replace(compute, cache=options.chosen_cache(cache, no_cache)),
+            compute=compute,
             progress=progress,
         )
     say(mitigation_lines(result))

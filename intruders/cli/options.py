@@ -5,11 +5,17 @@ Help texts say the value, its unit, the choices and the default; typer adds a de
 
 from __future__ import annotations
 
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from ..audits.audit_settings import Compute
+from ..models.loading_settings import Loading
 from .completion import demo_model
 
 # Groups of options in the help; those of settings are named by their fields.
@@ -198,6 +204,38 @@ def verbose_of(what: str) -> Any:
 def chosen_ray(address: str | None) -> str | bool:
     """Return the Ray cluster as the functions take it: none, one of this machine, or that at an address."""
     return False if address is None else (address or True)
+
+
+def with_cache_and_device(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options of the base cache to a command, and complete what it receives.
+
+    Its ``compute`` then has the base cache, and its ``loading``, if it takes one, the device of ``compute``.
+    """
+
+    @functools.wraps(command)
+    def with_both(*, compute: Compute, cache: str | None, no_cache: bool, **values: Any) -> None:
+        if "loading" in values:
+            values["loading"] = replace(values["loading"], device=compute.device)
+        command(compute=replace(compute, cache=chosen_cache(cache, no_cache)), **values)
+
+    parameters: list[inspect.Parameter] = []
+    given = inspect.signature(command, eval_str=True).parameters
+    for parameter in given.values():
+        parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+        if parameter.name == ("loading" if "loading" in given else "compute"):
+            parameters += [
+                inspect.Parameter(
+                    name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation
+                )
+                for name, default, annotation in (("cache", None, CacheFolder), ("no_cache", False, NoCache))
+            ]
+    with_both.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return with_both
+
+
+def typed(loading: Loading) -> dict[str, Any]:
+    """Return the options of loading that were typed: the device is that of the audit too."""
+    return replace(loading, device=Loading().device).changed()
 
 
 def chosen_cache(folder: str | None, no_cache: bool) -> str | bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -61,6 +60,7 @@ from .saved_audit import audit_or_settings
 @setting_options.of(AuditSettings, "settings", only=["k", "epsilon", "include", "exclude"])
 @setting_options.of(Compute, "compute", only=["device"])
 @setting_options.of(Loading, "loading", only=["dtype"])
+@options.with_cache_and_device
 def remedies(
     base: options.Base,
     tuned: options.Tuned = None,
@@ -75,8 +75,6 @@ def remedies(
     settings: AuditSettings,
     compute: Compute,
     loading: Loading,
-    cache: options.CacheFolder = None,
-    no_cache: options.NoCache = False,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -113,8 +111,8 @@ def remedies(
             data_seed=data_seed,
             seed=seed,
             out=out,
-            loading=replace(loading, device=compute.device),
-            compute=replace(compute, cache=options.chosen_cache(cache, no_cache)),
+            loading=loading,
+            compute=compute,
             progress=progress,
         )
     if out is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -34,6 +33,7 @@ from .output import check_json, put_json, refuse_given, say, terminal_width
 @setting_options.of(LossSettings, "losses", only=["loss_on"])
 @setting_options.of(ScoreSettings, "scores", only=["tasks", *settings_of(Columns)])
 @setting_options.of(HealSettings, "measuring", only=["allow", "max_documents", "max_tokens", "max_examples"])
+@options.with_cache_and_device
 def scale(
     base: options.Base,
     tuned: options.Tuned = None,
@@ -55,8 +55,6 @@ def scale(
     settings: AuditSettings,
     compute: Compute,
     loading: Loading,
-    cache: options.CacheFolder = None,
-    no_cache: options.NoCache = False,
     at: Annotated[
         float | None,
         typer.Option(
@@ -100,7 +98,9 @@ def scale(
             "pass --out FOLDER, or leave it out",
         )
     if not has_data:
-        of_data = measuring.changed() | loading.changed() | {"data-seed": data_seed, "seed": seed or None}
+        of_data = (
+            measuring.changed() | options.typed(loading) | {"data-seed": data_seed, "seed": seed or None}
+        )
         refuse_given(of_data, "is for scales that are measured", "pass --task and --loss-on, or leave it out")
     if at is not None and out is None:
         raise SettingError(f"at is {at:g}, which is for a model to write; pass --out FOLDER")
@@ -115,7 +115,6 @@ def scale(
             raise SettingError(
                 f"out is '{out}', and no scale was given; pass --at NUMBER, or --task and --loss-on to choose one"
             )
-    used = replace(compute, cache=options.chosen_cache(cache, no_cache))
     # The search takes many audits. A user who names a scale, or has data to choose one, did not ask for it.
     is_searched = target is not None or not (has_data or at is not None)
     with progress_bar() as progress:
@@ -126,7 +125,7 @@ def scale(
                 tuned,
                 audit=settings,
                 target=target or 0,
-                compute=used,
+                compute=compute,
                 progress=progress,
             )
         choice = None
@@ -140,7 +139,7 @@ def scale(
                 columns=scores.part(Columns),
                 data_seed=data_seed,
                 seed=seed,
-                loading=replace(loading, device=compute.device),
+                loading=loading,
                 progress=progress,
             )
         written = None

@@ -9,8 +9,10 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from intruders.cli import setting_options
+from intruders.audits.audit_settings import Compute
+from intruders.cli import options, setting_options
 from intruders.errors import SettingError
+from intruders.models.loading_settings import Loading
 from intruders.settings import Settings, setting
 
 
@@ -100,3 +102,37 @@ def test_the_help_says_what_holds_without_the_option(over_a_file: bool) -> None:
     assert made["scales"].help == ("Scales. [default: 0,0.5]" if over_a_file else "Scales.")
     assert (made["k"].metavar, made["k"].rich_help_panel) == ("N", "Looks")
     assert made["train_all"].secondary_opts == []
+
+
+@pytest.mark.parametrize(
+    ("typed", "cache", "device"),
+    [
+        ([], True, "auto"),
+        (["--no-cache", "--cache", "bases"], False, "auto"),
+        (["--cache", "bases", "--device", "cpu"], "bases", "cpu"),
+    ],
+)
+@pytest.mark.parametrize("loads", [False, True])
+def test_a_command_gets_one_device_and_its_base_cache(
+    typed: list[str], cache: str | bool, device: str, loads: bool
+) -> None:
+    got: dict[str, Any] = {}
+    app = typer.Typer(add_completion=False)
+
+    @options.with_cache_and_device
+    def audits(*, compute: Compute) -> None:
+        got.update(compute=compute)
+
+    @setting_options.of(Loading, "loading", only=["dtype"])
+    @options.with_cache_and_device
+    def measures(*, compute: Compute, loading: Loading, out: str = "here") -> None:
+        got.update(compute=compute, loading=loading)
+
+    app.command()(setting_options.of(Compute, "compute", only=["device"])(measures if loads else audits))
+    done = CliRunner().invoke(app, [*typed, *(["--dtype", "float16"] if loads else [])])
+    assert done.exit_code == 0, done.output
+    wanted: dict[str, Any] = {"compute": Compute(device=device, cache=cache)}
+    if loads:
+        wanted["loading"] = Loading(dtype="float16", device=device)
+        assert options.typed(got["loading"]) == {"dtype": "float16"}
+    assert got == wanted

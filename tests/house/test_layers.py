@@ -241,7 +241,8 @@ def test_help_imports_nothing_heavy() -> None:
         "    app(['--help'], standalone_mode=False)\n"
         "assert 'audit' in out.getvalue()"
     )
-    assert not modules_after(code) & HEAVY
+    # A tenth of the time that the help takes would be rich, which shows the progress bar of a command that computes.
+    assert not modules_after(code) & (HEAVY | {"rich"})
 
 
 def test_every_public_name_is_there() -> None:
