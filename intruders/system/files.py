@@ -110,7 +110,8 @@ def stop_on_full_disk(
     except Exception as error:
         if not tells_of_a_full_disk(error):
             raise
-        left = shutil.disk_usage(folder).free / 2**20
+        there = next(path for path in (folder, *folder.parents) if path.exists())
+        left = shutil.disk_usage(there).free / 2**20
         raise DiskFullError(
             f"the disk of {str(folder)!r} is full ({left:.0f} MiB free); free some space and {then}"
         ) from error

@@ -22,8 +22,21 @@ from ...training.finetune_config import FinetuneConfig
 from ...training.run_folder import RunFolder
 from ..describe.runs import Run
 from ..work.run_record import RunRecord, is_finished
-from ..work.stages import RESULTS, stages_of
-from ..work.study_folder import ATTRIBUTION, MODEL, REMEDIES
+from ..work.stages import (
+    ATTRIBUTION_RESULT,
+    AUDIT,
+    EVALUATION_RECORD,
+    INTERVENTION,
+    KL,
+    MECHANISM,
+    OUTPUTS,
+    REMEDIES_RESULT,
+    SCALE,
+    SEQUENCE,
+    TRACE,
+    stages_of,
+)
+from ..work.study_folder import MODEL
 from .table_columns import SETTINGS
 from .table_files import Rows
 from .taken_rows import taken_rows
@@ -44,33 +57,33 @@ def rows_of(run: Run, folder: Path) -> Rows:
         row |= _training(folder)
     scales: dict[str, MatrixScale] = {}
     if "scale" in stages:
-        measured = CriticalScales.load(folder / "scale.json")
+        measured = CriticalScales.load(folder / SCALE)
         # The end of a search that met no intruder is not where they begin.
         row["critical_scale"] = math.inf if measured.is_at_search_end else json_number(measured.largest)
         scales = {matrix.name: matrix for matrix in measured.matrices}
     if "audit" in stages:
-        audit = Audit.load(folder / "audit.json")
+        audit = Audit.load(folder / AUDIT)
         tables["matrices"] = list(_matrices(audit, scales))
         tables["vectors"] = list(_vectors(audit))
-        tables["traces"] = list(_traces(folder / MODEL / "intruders.parquet", audit))
+        tables["traces"] = list(_traces(folder / TRACE, audit))
         row |= _audit(audit, tables["matrices"])
     if "evaluate" in stages:
-        document = _json(folder / "evaluation" / "evaluation.json")
+        document = _json(folder / EVALUATION_RECORD)
         tables["losses"] = [_loss(loss) for loss in document["losses"]]
         row |= _evaluation(document)
     if "outputs" in stages:
-        row["update_output_energy"] = _json(folder / "outputs.json")["mean_relative_energy"]
+        row["update_output_energy"] = _json(folder / OUTPUTS)["mean_relative_energy"]
     if "kl" in stages:
-        row |= _kl(_json(folder / "kl.json"))
+        row |= _kl(_json(folder / KL))
     if "attribute" in stages:
         sizes = {matrix["name"]: matrix["frobenius"] for matrix in tables.get("matrices", [])}
-        tables["attributions"] = list(_attributions(_json(folder / f"{ATTRIBUTION}.json"), sizes))
+        tables["attributions"] = list(_attributions(_json(folder / ATTRIBUTION_RESULT), sizes))
     if "intervene" in stages:
-        tables["interventions"] = _json(folder / "intervention.json")["rows"]
+        tables["interventions"] = _json(folder / INTERVENTION)["rows"]
     if "remedies" in stages:
-        tables["remedies"] = list(_remedies(_json(folder / REMEDIES / "remedies.json")))
+        tables["remedies"] = list(_remedies(_json(folder / REMEDIES_RESULT)))
     if "sequence" in stages:
-        document = _json(folder / "sequence.json")
+        document = _json(folder / SEQUENCE)
         row |= {
             "seconds": document["seconds"],
             "accuracy": document["average_accuracy"],
@@ -82,7 +95,7 @@ def rows_of(run: Run, folder: Path) -> Rows:
         }
         tables["sequences"] = list(_sequence(document))
     if "mechanism" in stages:
-        tables["mechanism"] = _json(folder / "mechanism.json")["rows"]
+        tables["mechanism"] = _json(folder / MECHANISM)["rows"]
     return {table: [{"run_id": run.id} | row for row in rows] for table, rows in tables.items()}
 
 
@@ -91,7 +104,7 @@ def can_give_rows(run: Run, folder: Path) -> bool:
 
     Without the files, such as a model that was removed to save space, the tables are all that is left of the run.
     """
-    files = [folder / result for stage in stages_of(run) for result in RESULTS.get(stage.name, ())]
+    files = [folder / result for stage in stages_of(run) for result in stage.results]
     return RunRecord(folder).is_taken_over or all(file.exists() for file in files)
 
 
@@ -104,7 +117,7 @@ def _stages_with_results(run: Run, record: dict[str, Any], folder: Path) -> set[
         stage.name
         for stage in stages_of(run)
         if is_finished(record, stage.name, stage.settings)
-        and all((folder / result).exists() for result in RESULTS.get(stage.name, ()))
+        and all((folder / result).exists() for result in stage.results)
     }
 
 

@@ -35,7 +35,19 @@ from ...training.run_folder import RunFolder
 from ..describe.runs import Run
 from .base_losses import SAMPLE_SEED, base_losses, corpora_of, losses_of
 from .rank_one_terms import random_rank_one
-from .stages import Callbacks
+from .stages import (
+    ATTRIBUTION_RESULT,
+    AUDIT,
+    EVALUATION,
+    INTERVENTION,
+    KL,
+    MECHANISM,
+    OUTPUTS,
+    REMEDIES_RESULT,
+    SCALE,
+    SEQUENCE,
+    Callbacks,
+)
 from .study_folder import ATTRIBUTION, INTERVENTIONS, MODEL, REMEDIES
 
 
@@ -77,7 +89,7 @@ def _train(config: FinetuneConfig, callbacks: Callbacks) -> None:
 
 
 def _audit(run: Run, folder: Path) -> None:
-    audit_sides(run.base, folder / MODEL, run.measure.audit).save(folder / "audit.json")
+    audit_sides(run.base, folder / MODEL, run.measure.audit).save(folder / AUDIT)
 
 
 def _evaluate(run: Run, config: FinetuneConfig, folder: Path, bases: Path) -> None:
@@ -97,7 +109,7 @@ def _evaluate(run: Run, config: FinetuneConfig, folder: Path, bases: Path) -> No
     if task.score != "none":
         opened, labels = open_for_task(model, task, run.base, loading)
         scores.append(score_task(opened, task, max_examples=run.measure.max_examples, labels=labels))
-    Evaluation(MODEL, run.base, losses, scores, []).save(folder / "evaluation")
+    Evaluation(MODEL, run.base, losses, scores, []).save(folder / EVALUATION)
 
 
 def _outputs(run: Run, folder: Path) -> None:
@@ -111,7 +123,7 @@ def _outputs(run: Run, folder: Path) -> None:
         audit=measure.audit,
         loading=measure.part(Loading),
     )
-    _write(folder / "outputs.json", energy.as_dict())
+    _write(folder / OUTPUTS, energy.as_dict())
 
 
 def _kl(run: Run, config: FinetuneConfig, folder: Path) -> None:
@@ -125,15 +137,15 @@ def _kl(run: Run, config: FinetuneConfig, folder: Path) -> None:
         max_examples=wanted.max_examples,
         loading=run.measure.part(Loading),
     )
-    _write(folder / "kl.json", kl.as_dict())
+    _write(folder / KL, kl.as_dict())
 
 
 def _attribute(run: Run, config: FinetuneConfig, folder: Path) -> None:
     """Split the rise of the loss; finished passes stay in a folder, so that a killed run resumes within them."""
     measure, wanted = run.measure, run.measure.attribute
     assert wanted is not None
-    file = folder / f"{ATTRIBUTION}.json"
-    audit = Audit.load(folder / "audit.json")
+    file = folder / ATTRIBUTION_RESULT
+    audit = Audit.load(folder / AUDIT)
     if not audit.matrices:
         _write(file, {"skipped": "the run changed no matrix", "modules": []})
         return
@@ -154,16 +166,16 @@ def _attribute(run: Run, config: FinetuneConfig, folder: Path) -> None:
 
 def _scale(run: Run, folder: Path) -> None:
     scales = critical_scales(run.base, folder / MODEL, audit=run.measure.audit)
-    _write(folder / "scale.json", scales.to_document())
+    _write(folder / SCALE, scales.to_document())
 
 
 def _intervene(run: Run, config: FinetuneConfig, folder: Path) -> None:
     """Measure the interventions; finished ones stay in a folder, so that a killed run resumes within them."""
     measure, wanted = run.measure, run.measure.intervene
     assert wanted is not None
-    file = folder / "intervention.json"
+    file = folder / INTERVENTION
     has_answers = load_task(config.task, config, config.data_seed).score != "none"
-    audit = Audit.load(folder / "audit.json")
+    audit = Audit.load(folder / AUDIT)
     if audit.intruders == 0:
         _write(file, {"skipped": "the run has no intruders to scale", "rows": []})
         return
@@ -193,11 +205,13 @@ def _remedies(run: Run, config: FinetuneConfig, folder: Path) -> None:
     """Compare the remedies; finished parts stay in a folder, so that a killed run resumes within them."""
     measure, wanted = run.measure, run.measure.remedies
     assert wanted is not None
-    audit = Audit.load(folder / "audit.json")
+    audit = Audit.load(folder / AUDIT)
     out = folder / REMEDIES
     if not audit.matrices:
         out.mkdir(exist_ok=True)
-        _write(out / "remedies.json", {"skipped": "the run changed no matrix", "curve": [], "remedies": []})
+        _write(
+            folder / REMEDIES_RESULT, {"skipped": "the run changed no matrix", "curve": [], "remedies": []}
+        )
         return
     comparison = compare_remedies(
         run.base,
@@ -236,13 +250,13 @@ def _sequence(run: Run, config: FinetuneConfig, folder: Path, callbacks: Callbac
         RunFolder(Path(config.out) / f"stage-{number}").record["seconds"]["training"]
         for number in range(1, len(run.tasks) + 1)
     )
-    _write(folder / "sequence.json", sequence.to_document() | {"seconds": seconds})
+    _write(folder / SEQUENCE, sequence.to_document() | {"seconds": seconds})
 
 
 def _mechanism(run: Run, folder: Path) -> None:
     settings = replace(run.measure.audit, include=run.include, exclude=run.exclude)
     rows = random_rank_one(run.base, run.multiples, audit=settings, seed=run.seed)
-    _write(folder / "mechanism.json", {"rows": [asdict(row) for row in rows]})
+    _write(folder / MECHANISM, {"rows": [asdict(row) for row in rows]})
 
 
 def _write(file: Path, document: dict[str, Any]) -> None:

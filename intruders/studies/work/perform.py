@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ...errors import DiskFullError, SettingError, in_one_line
-from ...system.files import tells_of_a_full_disk
+from ...system.files import stop_on_full_disk
 from ..describe.runs import Run
 from .run_record import RunRecord
 from .stage_inputs import inputs_of, model_of
@@ -34,43 +34,53 @@ def perform(
     """
     record = RunRecord(folder)
     try:
-        if "taken_over" in record.read() and not is_done(run, folder):
-            # Something is to be measured that the other study did not measure, and the model is not here.
-            record.forget_what_was_taken_over()
-        record.begin(run)
-        inputs, is_trained_now = inputs_of(run), False
-        for stage in stages_of(run):
-            if not is_trained_now and _is_there(stage, record, folder):
-                changed = record.changed(stage.name, inputs | model_of(folder))
-                if changed is None:
-                    continue
-                if stage.name in _TRAINING:
-                    raise SettingError(
-                        f"{changed} is not what it was when this run was trained; restore it, or choose another out, "
-                        "or remove the folder of the run"
-                    )
-            on_stage(stage.name)
-            # Here, and not above: what training needs takes seconds to load, which a finished study does without.
-            from .do_stage import do
-
-            began = time.perf_counter()
-            do(stage.name, run, folder, bases, callbacks)
-            is_trained_now = is_trained_now or stage.name in _TRAINING
-            made_from = inputs if stage.name in _TRAINING else inputs | model_of(folder)
-            record.finish_stage(stage.name, stage.settings, time.perf_counter() - began, made_from)
-            after_stage(stage)
-        record.finish()
-        (folder / "error.txt").unlink(missing_ok=True)
+        with stop_on_full_disk(folder, "run the same command again; what is finished is kept"):
+            _do_missing(run, folder, bases, record, callbacks, on_stage, after_stage)
+    except DiskFullError:
+        raise
     except Exception as error:
-        if tells_of_a_full_disk(error):
-            raise DiskFullError(
-                f"the disk of '{folder}' is full; what is finished is kept; free some space and run the same "
-                "command again"
-            ) from error
         record.fail(in_one_line(error))
         (folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
         return False
     return True
+
+
+def _do_missing(
+    run: Run,
+    folder: Path,
+    bases: Path,
+    record: RunRecord,
+    callbacks: Callbacks,
+    on_stage: Callable[[str], None],
+    after_stage: Callable[[Stage], None],
+) -> None:
+    if "taken_over" in record.read() and not is_done(run, folder):
+        # Something is to be measured that the other study did not measure, and the model is not here.
+        record.forget_what_was_taken_over()
+    record.begin(run)
+    inputs, is_trained_now = inputs_of(run), False
+    for stage in stages_of(run):
+        if not is_trained_now and _is_there(stage, record, folder):
+            changed = record.changed(stage.name, inputs | model_of(folder))
+            if changed is None:
+                continue
+            if stage.name in _TRAINING:
+                raise SettingError(
+                    f"{changed} is not what it was when this run was trained; restore it, or choose another out, "
+                    "or remove the folder of the run"
+                )
+        on_stage(stage.name)
+        # Here, and not above: what training needs takes seconds to load, which a finished study does without.
+        from .do_stage import do
+
+        began = time.perf_counter()
+        do(stage.name, run, folder, bases, callbacks)
+        is_trained_now = is_trained_now or stage.name in _TRAINING
+        made_from = inputs if stage.name in _TRAINING else inputs | model_of(folder)
+        record.finish_stage(stage.name, stage.settings, time.perf_counter() - began, made_from)
+        after_stage(stage)
+    record.finish()
+    (folder / "error.txt").unlink(missing_ok=True)
 
 
 def is_done(run: Run, folder: Path, known: dict[str, str] | None = None) -> bool:

@@ -15,17 +15,9 @@ from typing import Any
 
 from ...system.files import write_atomically
 from ...system.remote_folder import RemoteFolder
+from .stages import FILES
 
 _RECORD = "run.json"
-
-# Of a run, what the tables are made from; weights stay where they are.
-_FOR_TABLES = (
-    "audit.json", "evaluation/evaluation.json", "scale.json", "outputs.json", "kl.json", "attribution.json",
-    "intervention.json", "sequence.json",
-    "remedies/remedies.json",
-    "mechanism.json",
-    "model/run.json", "model/intruders.parquet", "model/sequence.json",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -64,8 +56,9 @@ class Store(RemoteFolder):
         here, content = run_folder / _RECORD, json.dumps(record, indent=2)
         if here.is_file() and here.read_text(encoding="utf-8") == content:
             return
-        for file in _FOR_TABLES:
-            self.get(f"runs/{run_folder.name}/{file}", run_folder / file)
+        for files in FILES.values():
+            for file in files.for_tables:
+                self.get(f"runs/{run_folder.name}/{file}", run_folder / file)
         run_folder.mkdir(parents=True, exist_ok=True)
         write_atomically(here, content.encode())
 

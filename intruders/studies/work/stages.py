@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,19 +14,44 @@ from .study_folder import ATTRIBUTION, MODEL, REMEDIES
 Callbacks = Callable[[], Sequence[Any]]  # makes those of transformers' Trainer, new ones for every training
 
 
-# What each leaves in the run's folder: files and folders.
-RESULTS: dict[str, tuple[str, ...]] = {
-    "train": (MODEL,),
-    "audit": ("audit.json",),
-    "evaluate": ("evaluation",),
-    "scale": ("scale.json",),
-    "outputs": ("outputs.json",),
-    "kl": ("kl.json",),
-    "attribute": (f"{ATTRIBUTION}.json",),
-    "intervene": ("intervention.json",),
-    "remedies": (f"{REMEDIES}/remedies.json",),
-    "sequence": ("sequence.json", MODEL),
-    "mechanism": ("mechanism.json",),
+# Results of a stage, in the run's folder.
+AUDIT = "audit.json"
+EVALUATION = "evaluation"  # a folder, whose file below has the numbers
+EVALUATION_RECORD = f"{EVALUATION}/evaluation.json"
+SCALE = "scale.json"
+OUTPUTS = "outputs.json"
+KL = "kl.json"
+ATTRIBUTION_RESULT = f"{ATTRIBUTION}.json"
+INTERVENTION = "intervention.json"
+REMEDIES_RESULT = f"{REMEDIES}/remedies.json"
+SEQUENCE = "sequence.json"
+MECHANISM = "mechanism.json"
+TRACE = f"{MODEL}/intruders.parquet"  # of the audits during training
+
+
+@dataclass(frozen=True)
+class StageFiles:
+    """The files and folders of a stage in the run's folder."""
+
+    results: tuple[str, ...]  # all of them exist when the stage is finished
+    for_tables: tuple[
+        str, ...
+    ]  # files that the tables are made from: of every result itself, or one in its folder
+
+
+# Another machine brings only the files for tables: weights stay where they are.
+FILES: Mapping[str, StageFiles] = {
+    "train": StageFiles((MODEL,), (f"{MODEL}/run.json", TRACE)),
+    "audit": StageFiles((AUDIT,), (AUDIT,)),
+    "evaluate": StageFiles((EVALUATION,), (EVALUATION_RECORD,)),
+    "scale": StageFiles((SCALE,), (SCALE,)),
+    "outputs": StageFiles((OUTPUTS,), (OUTPUTS,)),
+    "kl": StageFiles((KL,), (KL,)),
+    "attribute": StageFiles((ATTRIBUTION_RESULT,), (ATTRIBUTION_RESULT,)),
+    "intervene": StageFiles((INTERVENTION,), (INTERVENTION,)),
+    "remedies": StageFiles((REMEDIES_RESULT,), (REMEDIES_RESULT,)),
+    "sequence": StageFiles((SEQUENCE, MODEL), (SEQUENCE, f"{MODEL}/sequence.json")),
+    "mechanism": StageFiles((MECHANISM,), (MECHANISM,)),
 }
 
 
@@ -40,7 +65,7 @@ class Stage:
     @property
     def results(self) -> tuple[str, ...]:
         """Files and folders in the run's folder."""
-        return RESULTS[self.name]
+        return FILES[self.name].results
 
 
 def stages_of(run: Run) -> list[Stage]:
