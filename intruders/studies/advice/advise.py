@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from ..work.run_record import RunRecord
 from ..work.study_folder import MODEL
 from .advice import Advised
 from .on_base import advise_base
-from .on_model import Sweep, advise_model, scaled_gain
+from .on_model import Sweep, SweepRow, advise_model, scaled_gain
 from .steps import Facts, Forgetting, Step, steps
 
 _AUDITS = ("audit.json", "audit.parquet")
@@ -177,7 +177,13 @@ def _sweep_beside(audit: Path) -> tuple[Sweep | None, list[str]]:
     rows = (read_document(file, "the intervention.json of a study's run", 1) or {}).get("rows")
     if not isinstance(rows, list):
         raise ResultFileError(f"'{file}' is not the intervention.json of a study's run: it has no rows")
-    return (Sweep(rows) if rows else None), []
+    try:
+        measured = [SweepRow.of(row) for row in rows]
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ResultFileError(
+            f"'{file}' is not the intervention.json of a study's run: its rows cannot be read"
+        ) from error
+    return (Sweep(measured) if measured else None), []
 
 
 def _forgetting_beside(file: Path, audit: Audit) -> tuple[list[Forgetting], list[str]]:
@@ -187,8 +193,8 @@ def _forgetting_beside(file: Path, audit: Audit) -> tuple[list[Forgetting], list
     """
     for measured in (file.parent / "evaluation.json", file.parent / "evaluation" / "evaluation.json"):
         if _is_there(measured):
-            forgetting = forgetting_of(measured)
             document = read_document(measured, "the evaluation.json of intruders evaluate", 1) or {}
+            forgetting = _forgetting_of(document, measured)
             model, base = document.get("model"), document.get("base")
             is_same = _is_same(model, audit.tuned_source) or (model == MODEL and _is_of_studys_run(file))
             if not is_same:
@@ -215,16 +221,15 @@ def _is_same(source: object, audited: str) -> bool:
     return source == audited or paths[0].resolve() == paths[1].resolve()
 
 
-def forgetting_of(file: Path) -> list[Forgetting]:
-    """Read the rises of the loss over the base from an ``evaluation.json``; none if the base was not measured.
+def _forgetting_of(document: Mapping[str, Any], file: Path) -> list[Forgetting]:
+    """Return the rises of the loss over the base in an ``evaluation.json``; none if the base was not measured.
 
     Raises ResultFileError for a file that is none.
     """
-    losses = (read_document(file, "the evaluation.json of intruders evaluate", 1) or {}).get("losses")
     try:
         return [
             Forgetting(str(loss["corpus"]), _rise(loss["difference"]))
-            for loss in losses or ()
+            for loss in document.get("losses") or ()
             if loss.get("difference") is not None
         ]
     except (AttributeError, KeyError, TypeError, ValueError) as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -15,7 +15,6 @@ from ...audits.result.records import AuditedMatrix
 from ...audits.scales.critical_scales_result import CriticalScales
 from ...checkpoints.stored.names import module_paths
 from ...measures.intervals import Interval
-from ...system.documents import json_number
 from ..claims.shared.statistics import auc
 from .advice import Advice
 from .steps import COMPARE_FIRST, DOWN_INSTEAD, Facts, ScaledGain, at_most, scale_command
@@ -27,10 +26,58 @@ _SHARE, _TIMES = 0.5, 2.0
 
 
 @dataclass(frozen=True)
-class Sweep:
-    """The results of ``intruders intervene``: rows as in the study's table of interventions."""
+class SweepRow:
+    """One measure after one intervention; numbers that were not measured are NaN."""
 
-    rows: Sequence[dict[str, Any]]
+    control: str
+    scale: float
+    measure: str  # loss, accuracy or gain
+    on: str  # the corpus or task
+    change: Interval
+    against_intruders: Interval
+    which: str  # of a matrix's intruders
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> SweepRow:
+        """Read a row of the study's table of interventions. Earlier versions scaled no intruders but all."""
+        return cls(
+            row["control"],
+            float(row["scale"]),
+            row["measure"],
+            row["on"],
+            _interval(row, "change"),
+            _interval(row, "against_intruders"),
+            row.get("which") or "all",
+        )
+
+    @property
+    def is_below(self) -> bool:
+        """Whether the change is clearly a fall."""
+        return self.change.high < 0
+
+    def said(self, value: Interval) -> str:
+        """Say one of the row's values in its unit."""
+        factor, unit, form = (100.0, " points", "+.1f") if self.measure == "accuracy" else (1.0, "", "+.3f")
+        value = value.times(factor)
+        return f"{value.estimate:{form}}{unit}{value.ends(form) or ' (no interval)'}"
+
+
+def _interval(row: Mapping[str, Any], name: str) -> Interval:
+    """Read an estimate and its ends; NaN where a row has none, as that of the intruders against themselves."""
+    estimate, low, high = (_number(row.get(column)) for column in (name, f"{name}_low", f"{name}_high"))
+    return Interval(estimate, low, high)
+
+
+def _number(value: str | float | None) -> float:
+    number = math.nan if value is None else float(value)
+    return number if math.isfinite(number) else math.nan
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The results of ``intruders intervene``."""
+
+    rows: Sequence[SweepRow]
 
 
 def advise_model(
@@ -96,10 +143,8 @@ def scaled_gain(sweep: Sweep) -> ScaledGain | None:
     row = None if best is None else _gain_at(sweep, best.scale)
     if best is None or row is None:
         return None
-    ends = [_number(row[f"change_{end}"]) for end in ("low", "high")]
-    low, high = (math.nan if end is None else end for end in ends)
     # A loss of interpolation minus one of the remedy: positive is better.
-    return ScaledGain(best.scale, Interval(float(row["change"]), low, high), _which(row))
+    return ScaledGain(best.scale, row.change, row.which)
 
 
 @dataclass(frozen=True)
@@ -107,29 +152,29 @@ class _BestScale:
     """The scale of the intruders with the largest clear fall of a loss, and the accuracies there."""
 
     scale: float
-    loss: dict[str, Any]
-    scores: list[dict[str, Any]]
+    loss: SweepRow
+    scores: list[SweepRow]
 
 
 def _best_scale(sweep: Sweep) -> _BestScale | None:
     """Return the scale with the largest clear fall of a loss and no clear fall of an accuracy."""
     best: _BestScale | None = None
     for scale, rows in _intruders_by_scale(sweep).items():
-        losses = [row for row in rows if row["measure"] == "loss" and _is_below(row)]
-        scores = [row for row in rows if row["measure"] == "accuracy"]
-        if any(_is_below(row) for row in scores) or not losses:
+        losses = [row for row in rows if row.measure == "loss" and row.is_below]
+        scores = [row for row in rows if row.measure == "accuracy"]
+        if any(row.is_below for row in scores) or not losses:
             continue
-        loss = min(losses, key=lambda row: float(row["change"]))
-        if best is None or float(loss["change"]) < float(best.loss["change"]):
+        loss = min(losses, key=lambda row: row.change.estimate)
+        if best is None or loss.change.estimate < best.loss.change.estimate:
             best = _BestScale(scale, loss, scores)
     return best
 
 
-def _intruders_by_scale(sweep: Sweep) -> dict[float, list[dict[str, Any]]]:
-    scales: dict[float, list[dict[str, Any]]] = defaultdict(list)
+def _intruders_by_scale(sweep: Sweep) -> dict[float, list[SweepRow]]:
+    scales: dict[float, list[SweepRow]] = defaultdict(list)
     for row in sweep.rows:
-        if row["control"] == "intruders" and float(row["scale"]) < 1:
-            scales[float(row["scale"])].append(row)
+        if row.control == "intruders" and row.scale < 1:
+            scales[row.scale].append(row)
     return scales
 
 
@@ -143,45 +188,39 @@ def _on_mitigation(audit: Audit, sweep: Sweep) -> tuple[list[Advice], list[str]]
         ]
     scale, loss = best.scale, best.loss
     evidence = [
-        f"loss on {loss['on']} with intruders scaled to {scale:g}: {_said(loss, 'change')}, paired by document"
+        f"loss on {loss.on} with intruders scaled to {scale:g}: {loss.said(loss.change)}, paired by document"
     ]
     evidence += [
-        f"accuracy on {row['on']} by {_said(row, 'change')}, which is not clearly a loss"
-        for row in best.scores
+        f"accuracy on {row.on} by {row.said(row.change)}, which is not clearly a loss" for row in best.scores
     ]
     for row in sweep.rows:
-        if row["control"] == "intruders" or float(row["scale"]) != scale or row["measure"] != "loss":
+        if row.control == "intruders" or row.scale != scale or row.measure != "loss":
             continue
-        if row["on"] != loss["on"] or _number(row["against_intruders"]) is None:
+        if row.on != loss.on or math.isnan(row.against_intruders.estimate):
             continue
-        against = _said(row, "against_intruders")
-        if (_number(row["against_intruders_low"]) or -math.inf) > 0:
-            evidence.append(f"the control {row['control']} does clearly worse, by {against}")
+        against = row.said(row.against_intruders)
+        if row.against_intruders.low > 0:
+            evidence.append(f"the control {row.control} does clearly worse, by {against}")
         else:
-            evidence.append(f"the control {row['control']} does as well or better: {against} against it")
+            evidence.append(f"the control {row.control} does as well or better: {against} against it")
     change = COMPARE_FIRST
     gain = _gain_at(sweep, scale)
     if gain is not None:
-        evidence.append(f"gain over interpolation at equal task loss: {_said(gain, 'change')}")
-        if _is_below(gain):
+        evidence.append(f"gain over interpolation at equal task loss: {gain.said(gain.change)}")
+        if gain.is_below:
             change = DOWN_INSTEAD
-        elif (_number(gain["change_low"]) or -math.inf) > 0:
-            command = scale_command(Facts.of(audit), scale, _which(gain))
+        elif gain.change.low > 0:
+            command = scale_command(Facts.of(audit), scale, gain.which)
             change = f"scale the intruders to {scale:g}: {shlex.join(command)}"
     return [Advice("mitigation", change, evidence)], []
 
 
-def _gain_at(sweep: Sweep, scale: float) -> dict[str, Any] | None:
+def _gain_at(sweep: Sweep, scale: float) -> SweepRow | None:
     """Return the row that compares scaled intruders with interpolation; None if it was not measured."""
     for row in sweep.rows:
-        if (row["control"], row["measure"], float(row["scale"])) == ("intruders", "gain", scale):
-            return row if _number(row["change"]) is not None else None
+        if (row.control, row.measure, row.scale) == ("intruders", "gain", scale):
+            return None if math.isnan(row.change.estimate) else row
     return None
-
-
-def _which(row: dict[str, Any]) -> str:
-    """Return which intruders of a matrix were scaled; earlier versions had no other than all."""
-    return row.get("which") or "all"
 
 
 def _on_size(audit: Audit) -> list[Advice]:
@@ -238,25 +277,3 @@ def _relative_size(matrix: AuditedMatrix) -> float | None:
     at = min(len(matrix.vectors), len(matrix.base_singular_values)) - 1
     value = matrix.base_singular_values[at] if at >= 0 else 0.0
     return matrix.update.spectral / value if value > 0 else None
-
-
-def _is_below(row: dict[str, Any]) -> bool:
-    high = _number(row["change_high"])
-    return high is not None and high < 0
-
-
-def _said(row: dict[str, Any], name: str) -> str:
-    factor, unit = (100.0, " points") if row["measure"] == "accuracy" else (1.0, "")
-    digits = 1 if factor > 1 else 3
-    ends = [_number(row[f"{name}_{end}"]) for end in ("low", "high")]
-    text = f"{factor * float(row[name]):+.{digits}f}{unit}"
-    if None in ends:
-        return f"{text} (no interval)"
-    return f"{text} [{', '.join(f'{factor * end:+.{digits}f}' for end in ends if end is not None)}]"
-
-
-def _number(value: object) -> float | None:
-    """Return a number; None for a missing one, in JSON or in a table."""
-    if value is None:
-        return None
-    return json_number(float(str(value)))

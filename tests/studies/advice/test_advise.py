@@ -348,6 +348,12 @@ def test_a_full_fine_tuning_is_compared_with_the_base_of_its_run(llama: Path, tm
             "not a file of critical scales",
         ),
         (lambda folder: broken_beside(folder, "intervention.json", {}), "has no rows"),
+        (
+            lambda folder: broken_beside(
+                folder, "intervention.json", {"schema": 1, "rows": [{"control": "intruders"}]}
+            ),
+            "its rows cannot be read",
+        ),
     ],
 )
 def test_bad_input(tmp_path: Path, prepare: Callable[[Path], Any], message: str) -> None:
