@@ -263,7 +263,8 @@ def _trained(
         result = stage / "stage.json"
         again = [_head_steps(loaded[seen], steps[seen]) for seen in range(number)] if retrain_heads else []
         settings = {"audit": audited} | ({"head_steps": again} if retrain_heads else {})
-        if not _is_of(result, settings):
+        record = read_document(result, "the result of a stage of a sequence", SCHEMA)
+        if record is None or not _is_of(record, settings):
             row = [
                 _accuracy(config, stage, stages[seen], loaded[seen], again[seen] if seen < len(again) else 0)
                 for seen in range(number + 1)
@@ -276,7 +277,6 @@ def _trained(
                 **settings,
             }
             write_atomically(result, (json.dumps(record) + "\n").encode())
-        record = json.loads(result.read_text(encoding="utf-8"))
         accuracies.append(record["accuracies"])
         counts.append((record["intruders"], record["vectors"]))
         head_steps += [again] if retrain_heads else []
@@ -294,11 +294,8 @@ def _trained(
     return finished
 
 
-def _is_of(result: Path, settings: dict[str, Any]) -> bool:
-    """Return whether a stage's result is there and of these settings; heads that were kept are in no record."""
-    if not result.is_file():
-        return False
-    record = json.loads(result.read_text(encoding="utf-8"))
+def _is_of(record: dict[str, Any], settings: dict[str, Any]) -> bool:
+    """Return whether a stage's result is of these settings; heads that were kept are in no record."""
     return {name: record[name] for name in ("audit", "head_steps") if name in record} == settings
 
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..checkpoints.adapters.peft_adapter import ADAPTER_CONFIG
+from ..checkpoints.stored.json_file import read_json_object
 from ..data.task import Task
 from ..errors import CheckpointError, SettingError, first_line
-
-_ADAPTER = "adapter_config.json"
 
 
 def check_kind(source: str, location: str, task: Task) -> None:
@@ -51,16 +50,8 @@ def refuse_masked(source: str, location: str, task: Task) -> None:
 
 def adapter_config(source: str) -> dict[str, Any] | None:
     """Return the settings of a PEFT adapter in a folder; None if it has no adapter."""
-    file = Path(source).expanduser() / _ADAPTER
-    if not file.is_file():
-        return None
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{str(file)!r} is not JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise CheckpointError(f"{str(file)!r} contains no settings; expected those of a PEFT adapter")
-    return config
+    file = Path(source).expanduser() / ADAPTER_CONFIG
+    return read_json_object(file) if file.is_file() else None
 
 
 def is_classifier(source: str, adapter: dict[str, Any] | None) -> bool:
@@ -68,9 +59,7 @@ def is_classifier(source: str, adapter: dict[str, Any] | None) -> bool:
     if adapter is not None:
         return adapter.get("task_type") == "SEQ_CLS"
     file = Path(source).expanduser() / "config.json"
-    architectures = (
-        json.loads(file.read_text(encoding="utf-8")).get("architectures") if file.is_file() else None
-    )
+    architectures = read_json_object(file).get("architectures") if file.is_file() else None
     return any(name.endswith("ForSequenceClassification") for name in architectures or [])
 
 

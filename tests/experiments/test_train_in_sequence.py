@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from intruders.data.load_task import load_task
-from intruders.errors import SettingError
+from intruders.errors import ResultFileError, SettingError
 from intruders.experiments.train_in_sequence import SequenceResult, train_in_sequence
 from intruders.reports.sequence.sequence_text import sequence_lines
 from intruders.training.finetune_config import FinetuneConfig
@@ -115,6 +115,19 @@ def test_a_sequence_goes_on_where_it_was(bert: Path, tmp_path: Path) -> None:
     both = train_in_sequence(config, tasks)
     assert both.accuracies[0] == first.accuracies[0]
     assert (tmp_path / "out" / "stage-1" / "run.json").stat().st_mtime_ns == marker
+
+
+def test_a_damaged_result_of_a_stage_is_named(bert: Path, tmp_path: Path) -> None:
+    config = _config(bert, tmp_path / "out", steps=2, warmup_steps=0, match=None)
+    train_in_sequence(config, _tasks(tmp_path)[:1])
+    result = tmp_path / "out" / "stage-1" / "stage.json"
+    result.write_text(result.read_text()[:20])
+    with pytest.raises(
+        ResultFileError, match=r"stage\.json' cannot be read as the result of a stage.*; restore it"
+    ):
+        train_in_sequence(config, _tasks(tmp_path)[:1])
+    result.unlink()
+    assert len(train_in_sequence(config, _tasks(tmp_path)[:1]).accuracies) == 1
 
 
 def test_causal_tasks_in_turn(tmp_path: Path) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from ...checkpoints.stored.json_file import read_json_object
+from ...errors import CheckpointError
 
 
 @dataclass(frozen=True)
@@ -91,8 +93,6 @@ def model_size(base: str) -> ModelSize | None:
     if base in _MODELS:
         return _MODELS[base]
     try:
-        return ModelSize.of_config(
-            json.loads((Path(base).expanduser() / "config.json").read_text(encoding="utf-8"))
-        )
-    except (OSError, ValueError):
+        return ModelSize.of_config(read_json_object(Path(base).expanduser() / "config.json"))
+    except CheckpointError:
         return None

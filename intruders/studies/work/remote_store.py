@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...errors import StoreError, one_line
 from ...system.files import write_atomically
 from ...system.remote_folder import RemoteFolder
+from .run_record import RunRecord
 from .stages import FILES
 
 _RECORD = "run.json"
@@ -38,9 +40,8 @@ class Store(RemoteFolder):
         record = self.record(run_folder.name)
         if record is None:
             return
-        here = run_folder / _RECORD
-        own = json.loads(here.read_text(encoding="utf-8")).get("stages", {}) if here.is_file() else {}
-        if record.get("stages", {}).keys() <= own.keys():
+        own = RunRecord(run_folder).read()
+        if record.get("stages", {}).keys() <= own.get("stages", {}).keys():
             return
         shutil.rmtree(run_folder, ignore_errors=True)
         unfinished = run_folder.with_name(f".{run_folder.name}.part")
@@ -67,7 +68,13 @@ class Store(RemoteFolder):
         content = self.read(f"runs/{run_id}/{_RECORD}")
         if content is None:
             return None
-        record: dict[str, Any] = json.loads(content)
+        where = f"{self.url}/runs/{run_id}/{_RECORD}"
+        try:
+            record: dict[str, Any] = json.loads(content)
+        except ValueError as error:
+            raise StoreError(
+                f"{where!r} cannot be read as the record of a run: {one_line(error)}; restore it, or remove it"
+            ) from None
         return record
 
     def put_bases(self, bases: Path) -> None:

@@ -69,6 +69,12 @@ def test_weights_are_those_of_the_models(tmp_path: Path) -> None:
     assert model_size(str(tmp_path)) is None
 
 
+@pytest.mark.parametrize("text", ['{"hidden_size": 8', "[]", "[" * 100_000, "{}"])
+def test_a_config_that_cannot_be_read_has_no_shape(tmp_path: Path, text: str) -> None:
+    (tmp_path / "config.json").write_text(text)
+    assert model_size(str(tmp_path)) is None
+
+
 @pytest.mark.parametrize("method", ["full", "lora"])
 def test_operations_of_a_step_are_those_that_torch_counts(tmp_path: Path, method: str) -> None:
     from peft import LoraConfig, get_peft_model

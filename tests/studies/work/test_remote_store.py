@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from intruders.errors import IntrudersError, SettingError, StoreError
+from intruders.errors import IntrudersError, ResultFileError, SettingError, StoreError
 from intruders.studies.describe.runs import expand
 from intruders.studies.run_study import run_study
 from intruders.studies.tables.results import load_results
@@ -131,3 +131,20 @@ def test_a_store_that_fails_is_named(tmp_path: Path) -> None:
         Store(f"local://{tmp_path}/file").put_record(folder)
     assert "\n" not in str(caught.value)
     assert isinstance(caught.value, IntrudersError)
+
+
+@pytest.mark.parametrize("is_here", [True, False])
+def test_a_damaged_record_is_named(tmp_path: Path, is_here: bool) -> None:
+    here, there = tmp_path / "here" / "r", tmp_path / "store" / "runs" / "r"
+    for folder in (here, there):
+        folder.mkdir(parents=True)
+        (folder / "run.json").write_text('{"stages": {"audit": {}}}')
+    damaged = here if is_here else there
+    (damaged / "run.json").write_text('{"stages": {"au')
+    with pytest.raises(
+        ResultFileError if is_here else StoreError,
+        match=r"run\.json' cannot be read as the record of a run.*; restore it, or remove it",
+    ) as caught:
+        Store(f"local://{tmp_path}/store").fetch_run(here)
+    assert "\n" not in str(caught.value)
+    assert str(damaged) in str(caught.value)
