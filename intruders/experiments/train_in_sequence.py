@@ -29,8 +29,9 @@ from ..system.documents import read_document
 from ..system.files import write_atomically
 from ..system.folders import LOCK, locked_folder, make_folder
 from ..system.result_protocol import JsonResult
-from ..training.finetune import check_task, encoded_rows, finetune
+from ..training.finetune import check_task, finetune
 from ..training.finetune_config import FinetuneConfig
+from ..training.prepared_run import encoded_rows
 from ..training.retrain_head import retrain_head
 from ..training.run_folder import RunFolder
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..data.task import Task
 from ..errors import NonFiniteError
 from ..models.encoding import PadRight, context_length, encode_classification, pad_token_id
-from .finetune import training_arguments
+from .arguments import training_arguments
 from .finetune_config import FinetuneConfig
 from .trainer import TargetTrainer
 

@@ -1,0 +1,62 @@
+"""The settings of a run as transformers' TrainingArguments, and the precision that it computes in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import SettingError, first_line
+from .finetune_config import FinetuneConfig
+
+
+def training_arguments(config: FinetuneConfig, folder: Path, **over: Any) -> Any:
+    """Return transformers' TrainingArguments of a run whose checkpoints go to ``folder``; ``over`` replaces some.
+
+    Raises:
+      SettingError: transformers refuses the settings.
+    """
+    from transformers import TrainingArguments
+    from transformers.integrations import get_reporting_integration_callbacks
+
+    precision = resolved_precision(config)
+    settings: dict[str, Any] = dict(
+        output_dir=str(folder),
+        learning_rate=config.lr,
+        max_steps=config.steps if config.steps is not None else -1,
+        num_train_epochs=config.epochs if config.epochs is not None else 1.0,
+        per_device_train_batch_size=config.batch_size,
+        gradient_accumulation_steps=config.gradient_accumulation_steps,
+        weight_decay=config.weight_decay,
+        lr_scheduler_type=config.lr_scheduler_type,
+        warmup_steps=config.warmup_steps,
+        max_grad_norm=config.max_grad_norm,
+        bf16=precision == "bf16",
+        fp16=precision == "fp16",
+        use_cpu=not torch.cuda.is_available(),
+        **({"gradient_checkpointing": True} if config.gradient_checkpointing else {}),
+        seed=config.seed,
+        logging_steps=config.logging_steps,
+        save_strategy="steps",
+        save_steps=config.save_steps,
+        save_total_limit=2,
+        report_to=list(config.report_to) or "none",
+        disable_tqdm=True,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        remove_unused_columns=False,
+    )
+    try:
+        get_reporting_integration_callbacks(settings["report_to"])
+        return TrainingArguments(**(settings | over))
+    except (ValueError, ImportError) as error:
+        raise SettingError(f"transformers refuses these settings: {first_line(error)}") from error
+
+
+def resolved_precision(config: FinetuneConfig) -> str:
+    """Resolve ``auto``: bf16 autocast if the processor has instructions for it, else fp32."""
+    if config.precision != "auto":
+        return config.precision
+    if torch.cuda.is_available():
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+    return "bf16" if torch.cpu._is_avx512_bf16_supported() else "fp32"

@@ -1,0 +1,157 @@
+"""What a run trains from: its rows, the model prepared by its method, and what is kept of the start."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ..data.corpora import Corpus
+from ..data.task import Task
+from ..models.encoding import context_length, encode_classification, encode_completions, fitting
+from ..models.loading import load_model, load_tokenizer
+from ..models.task_fit import refuse_masked
+from .arguments import resolved_precision, training_arguments
+from .attention_of_short_rows import attend_by_products_if_short
+from .callback.a_movement import StartOfA
+from .callback.text_loss import TextLoss
+from .config_checks import check_steps
+from .finetune_config import FinetuneConfig
+from .kl_to_base import KLToBase
+from .methods import go_on_from, prepare, prepared_for_qlora, save_start
+from .replay import Replay, ReplaySampler, read_replay
+from .run_folder import RunFolder
+from .run_inputs import require_same_text
+
+
+@dataclass(frozen=True)
+class PreparedRun:
+    """Data and model of a run, just before its first step."""
+
+    arguments: Any  # transformers' TrainingArguments
+    precision: str  # "fp32", "bf16" or "fp16"
+    tokenizer: Any
+    context: int  # tokens that the model reads at once
+    rows: list[dict[str, Any]]  # encoded rows of the task
+    scored: Task  # the task with the validation rows that are scored
+    measured: Corpus | None  # text that the loss is measured on while it trains
+    replay: Replay | None  # text that is trained on beside the task
+    order: ReplaySampler | None  # of the rows and the text; None without replay
+    model: Any
+    kl: KLToBase | None
+    start: Path | None  # the untrained adapter, of a method that changes the base
+    start_of_a: StartOfA
+
+    @property
+    def trained_rows(self) -> list[dict[str, Any]]:
+        """The rows of the task, and after them those of the replayed text."""
+        return self.rows if self.replay is None else [*self.rows, *self.replay.rows]
+
+
+def prepare_run(
+    config: FinetuneConfig, run: RunFolder, location: str, task: Task, scratch: Path
+) -> PreparedRun:
+    """Encode the rows, load the model and prepare it for training by the method of ``config``.
+
+    Args:
+      config: settings of the run.
+      run: its folder, whose record may tell what text an earlier attempt used.
+      location: what transformers loads as the base.
+      task: rows of training and validation.
+      scratch: a folder for the start of a method that changes the base; it has to outlast the training.
+
+    Raises:
+      SettingError: task, model or text cannot be used with these settings, or are others than in ``run``.
+    """
+    from transformers import set_seed
+
+    arguments = training_arguments(config, run.checkpoints)
+    precision = resolved_precision(config)
+    refuse_masked(config.base, location, task)
+    tokenizer = load_tokenizer(location)
+    set_seed(config.seed)
+    labels = task.labels if task.kind == "classification" else None
+    base = load_model(location, task.kind, labels, config.loading(task.kind))
+    context = context_length(base.config, config.max_length)
+    rows, scored = encoded_rows(config, tokenizer, task, context)
+    longest = max(len(row["input_ids"]) for row in rows)
+    attend_by_products_if_short(base, longest, precision)
+    measured = _measured_text(config)
+    if measured is not None:
+        require_same_text(run, "loss_on", "measured its loss on", measured)
+    replay = read_replay(
+        config,
+        tokenizer,
+        longest,
+        arguments.train_batch_size,
+        held_out=frozenset() if measured is None else frozenset(measured.documents),
+    )
+    order = None
+    if replay is not None:
+        require_same_text(run, "replay", "replayed", replay.corpus)
+        batch = arguments.train_batch_size
+        order = ReplaySampler(len(rows), len(replay.rows), batch, replay.per_batch, config.seed)
+    check_steps(config, _steps(arguments, len(rows if order is None else order)))
+    if config.load_in is not None:
+        base = prepared_for_qlora(base, config)
+    kl = KLToBase.of(config, base)
+    model = prepare(base, config, task.kind)
+    if config.start_from is not None:
+        go_on_from(model, config.start_from, config.base)
+    start = save_start(model, config, scratch / "start")
+    return PreparedRun(
+        arguments=arguments,
+        precision=precision,
+        tokenizer=tokenizer,
+        context=context,
+        rows=rows,
+        scored=scored,
+        measured=measured,
+        replay=replay,
+        order=order,
+        model=model,
+        kl=kl,
+        start=start,
+        start_of_a=StartOfA.of(model),
+    )
+
+
+def encoded_rows(
+    config: FinetuneConfig, tokenizer: Any, task: Task, context: int
+) -> tuple[list[dict[str, Any]], Task]:
+    """Return the encoded rows of training, and the task with the rows that are scored.
+
+    Raises:
+      SettingError: a row does not fit in ``context`` tokens, unless such rows are dropped; or none fits.
+    """
+    if task.kind == "classification":
+        return encode_classification(tokenizer, task.train, task.labels, context), task
+    where = f"train split of task {task.name!r}"
+    rows = encode_completions(tokenizer, task.train, context, drop_too_long=config.drop_too_long, where=where)
+    if task.score == "none":
+        return rows, task  # no row of the other splits is read
+    where = f"validation split of task {task.name!r}"
+    if not config.drop_too_long:
+        encode_completions(tokenizer, task.validation, context, where=where)
+        return rows, task
+    return rows, replace(task, validation=fitting(tokenizer, task.validation, context, where))
+
+
+def _steps(arguments: Any, rows: int) -> int:
+    """Return how many optimizer steps Trainer will take."""
+    if arguments.max_steps > 0:
+        return int(arguments.max_steps)
+    rows_a_batch: int = arguments.train_batch_size * arguments.world_size
+    batches = math.ceil(rows / rows_a_batch)
+    accumulated: int = arguments.gradient_accumulation_steps
+    each = max(1, math.ceil(batches / accumulated))
+    return math.ceil(each * float(arguments.num_train_epochs))
+
+
+def _measured_text(config: FinetuneConfig) -> Corpus | None:
+    """Return the documents on which the loss is measured, which are not trained on."""
+    if config.loss_on is None:
+        return None
+    text = TextLoss(config.loss_on, config.loss_documents, config.loss_tokens)
+    return Corpus(config.loss_on, text.documents)
