@@ -91,24 +91,14 @@ def scale(
 
     check_json(json)
     has_data = bool(losses.loss_on or scores.tasks)
-    if out is None:
-        refuse_given(
-            {"as": None if form == "auto" else form, "force": force or None},
-            "is for a model to write",
-            "pass --out FOLDER, or leave it out",
-        )
-    if not has_data:
-        of_data = (
-            measuring.changed() | options.typed(loading) | {"data-seed": data_seed, "seed": seed or None}
-        )
-        refuse_given(of_data, "is for scales that are measured", "pass --task and --loss-on, or leave it out")
-    if at is not None and out is None:
-        raise SettingError(f"at is {at:g}, which is for a model to write; pass --out FOLDER")
-    if has_data and (settings.include or settings.exclude):
-        raise SettingError(
-            "--include or --exclude is given with --task or --loss-on, which measure shares of the complete update; "
-            "leave the selection out, or write a scale of your own with --at alone"
-        )
+    _refuse_ignored(
+        out,
+        at,
+        settings,
+        of_model={"as": None if form == "auto" else form, "force": force or None},
+        of_data=measuring.changed() | options.typed(loading) | {"data-seed": data_seed, "seed": seed or None},
+        has_data=has_data,
+    )
     if out is not None:
         check_target(out, force=force)
         if at is None and not has_data:
@@ -169,3 +159,26 @@ def scale(
     if written is not None:
         update = f"the update of {written.matrices} matrices times {written.scale:g}"
         say([f"written to {out} ({written.form}): {update}"], whole=True)
+
+
+def _refuse_ignored(
+    out: Path | None,
+    at: float | None,
+    settings: AuditSettings,
+    *,
+    of_model: dict[str, object],
+    of_data: dict[str, object],
+    has_data: bool,
+) -> None:
+    """Refuse what is not read: options of a model that is not written, and of scales that are not measured."""
+    if out is None:
+        refuse_given(of_model, "is for a model to write", "pass --out FOLDER, or leave it out")
+    if not has_data:
+        refuse_given(of_data, "is for scales that are measured", "pass --task and --loss-on, or leave it out")
+    if at is not None and out is None:
+        raise SettingError(f"at is {at:g}, which is for a model to write; pass --out FOLDER")
+    if has_data and (settings.include or settings.exclude):
+        raise SettingError(
+            "--include or --exclude is given with --task or --loss-on, which measure shares of the complete update; "
+            "leave the selection out, or write a scale of your own with --at alone"
+        )

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from ..checkpoints.pairing.sides_on_disk import on_disk
-from ..data.corpora import load_corpora
+from ..data.corpora import Corpus, load_corpora
 from ..data.halves import halves_of_corpus, halves_of_task
 from ..data.load_task import load_task
 from ..data.task import Task
@@ -217,50 +217,30 @@ def evaluate(
     if folder is not None:
         _check_folder(folder, force)
     # Everything that can be wrong is found out before the first model is loaded.
-    corpora = {
-        name: load_corpora(name, max_documents=losses.max_documents, seed=seed) for name in losses.loss_on
-    }
-    rows_by = data_seed_of(model) if data_seed is None else data_seed
-    tasks = [load_task(task, scores, rows_by) for task in scores.tasks]
-    if reported_half:
-        if scores.split is not None:
-            raise SettingError(
-                f"split is {scores.split!r}, and the reported half says which examples are scored; leave one out"
-            )
-        if harness.lm_eval:
-            raise SettingError(
-                f"lm_eval is {harness.lm_eval[0]!r}, whose examples have no reported half; measure it in a call of "
-                "its own"
-            )
-        corpora = {
-            name: [halves_of_corpus(part, seed)[1] for part in parts] for name, parts in corpora.items()
-        }
-        tasks = [_reported(task, scores.max_examples) for task in tasks]
-    splits = [scored_examples(task, scores.split, scores.max_examples)[0] for task in tasks]
-    for task in tasks:
-        check_for_task(model, task, base)
-    sources = [*weights_of(model, base), *([] if base is None else weights_of(base))]
-    loaded = [base_location(model, base), *([] if base is None else [base_location(base, None)])]
-    if harness.lm_eval:
-        check_harness(harness)
-    of: dict[str, list[str]] = {}
-    if folder is not None:
-        of = {"weights": [digest_of_model(source) for source in sources], **recorded_dtypes(loading, loaded)}
-    notes = _notes_on_dtypes(loading, loaded)
+    given = _checked(
+        model,
+        base,
+        losses,
+        scores,
+        harness,
+        data_seed=data_seed_of(model) if data_seed is None else data_seed,
+        seed=seed,
+        reported_half=reported_half,
+        loading=loading,
+        is_kept=folder is not None,
+    )
     with nullcontext() if folder is None else _made_and_locked(folder):
-        work = MeasuredModel(model, base, KeptOutcomes(folder, of), losses, seed, loading, progress)
-        work.notes += notes
-        if reported_half:
-            work.notes.append(_ON_REPORTED_HALF)
+        work = MeasuredModel(model, base, KeptOutcomes(folder, given.of), losses, seed, loading, progress)
+        work.notes += given.notes
         evaluation = Evaluation(model, base, [], [], [], work.notes)
-        after, before = work.losses_of_both(corpora)
-        for name, parts in corpora.items():
+        after, before = work.losses_of_both(given.corpora)
+        for name, parts in given.corpora.items():
             told = summarize_losses(
                 name, parts, after[name], None if before is None else before[name], seed=seed
             )
             evaluation.losses.append(told)
             measured(told)
-        for task, split in zip(tasks, splits, strict=True):
+        for task, split in zip(given.tasks, given.splits, strict=True):
             score = work.score(task, split, scores.max_examples, score_task, losses.windows)
             evaluation.scores.append(score)
             measured(score)
@@ -274,6 +254,73 @@ def evaluate(
             evaluation.save(folder)
             shutil.rmtree(folder / FOLDER, ignore_errors=True)
     return evaluation
+
+
+@dataclass(frozen=True)
+class _Checked:
+    """Data and models of an evaluation, found usable before a model is loaded."""
+
+    corpora: dict[str, list[Corpus]]  # the parts of each
+    tasks: list[Task]
+    splits: list[str]  # the one of each task that is scored
+    of: dict[str, list[str]]  # what a kept measurement depends on; empty if none is kept
+    notes: list[str]
+
+
+def _checked(
+    model: str,
+    base: str | None,
+    losses: LossSettings,
+    scores: ScoreSettings,
+    harness: HarnessSettings,
+    *,
+    data_seed: int,
+    seed: int,
+    reported_half: bool,
+    loading: Loading,
+    is_kept: bool,
+) -> _Checked:
+    """Load the data, with ``reported_half`` that half of it alone, and look at the files of the models.
+
+    Raises:
+      SettingError: a setting, corpus or task cannot be used.
+      CheckpointError: the model or the base cannot be used.
+    """
+    corpora = {
+        name: load_corpora(name, max_documents=losses.max_documents, seed=seed) for name in losses.loss_on
+    }
+    tasks = [load_task(task, scores, data_seed) for task in scores.tasks]
+    if reported_half:
+        _refuse_without_halves(scores, harness)
+        corpora = {
+            name: [halves_of_corpus(part, seed)[1] for part in parts] for name, parts in corpora.items()
+        }
+        tasks = [_reported(task, scores.max_examples) for task in tasks]
+    splits = [scored_examples(task, scores.split, scores.max_examples)[0] for task in tasks]
+    for task in tasks:
+        check_for_task(model, task, base)
+    sources = [*weights_of(model, base), *([] if base is None else weights_of(base))]
+    loaded = [base_location(model, base), *([] if base is None else [base_location(base, None)])]
+    if harness.lm_eval:
+        check_harness(harness)
+    of: dict[str, list[str]] = {}
+    if is_kept:
+        of = {"weights": [digest_of_model(source) for source in sources], **recorded_dtypes(loading, loaded)}
+    notes = _notes_on_dtypes(loading, loaded)
+    return _Checked(corpora, tasks, splits, of, [*notes, _ON_REPORTED_HALF] if reported_half else notes)
+
+
+def _refuse_without_halves(scores: ScoreSettings, harness: HarnessSettings) -> None:
+    """Raise SettingError for what has no reported half."""
+    if scores.split is not None:
+        raise SettingError(
+            f"split is {scores.split!r}, and the reported half says which examples are scored; leave one out"
+        )
+    if harness.lm_eval:
+        raise SettingError(
+            f"lm_eval is {harness.lm_eval[0]!r}, whose examples have no reported half; measure it in a call of "
+            "its own"
+        )
 
 
 @contextmanager
