@@ -19,7 +19,7 @@ from torch import Tensor
 from ..data.task import Task
 from ..errors import NonFiniteError, SettingError
 from ..models.answers import evaluating
-from ..models.encoding import IGNORED, PadRight, encode_completions, labels_of_next, pad_token_id
+from ..models.encoding import IGNORED, batches_by_length, encode_completions, labels_of_next
 from ..models.loading_settings import AS_STORED, Loading
 from ..models.tuned_model import open_for_task
 from .intervals import Interval, loss_interval
@@ -84,14 +84,10 @@ def kl_on_task(
     rows = encode_completions(tokenizer, examples, context, where="examples of the KL to the base")
     sums = np.zeros((len(rows), 2))
     tokens = np.zeros((len(rows), 2), dtype=np.int64)
-    collate = PadRight(pad_token_id(tokenizer))
-    order = sorted(range(len(rows)), key=lambda row: len(rows[row]["input_ids"]))
     before, after = (model_of.model for model_of in opened)
     device = next(before.parameters()).device
     with evaluating(before), evaluating(after), torch.no_grad():
-        for start in range(0, len(order), _ROWS):
-            chosen = order[start : start + _ROWS]
-            batch = {name: value.to(device) for name, value in collate([rows[row] for row in chosen]).items()}
+        for chosen, batch in batches_by_length(rows, tokenizer, _ROWS, device):
             of_answers = labels_of_next(batch.pop("labels")) != IGNORED  # (rows, width)
             seen = batch["attention_mask"].bool()
             predicts = torch.cat([seen[:, 1:], torch.zeros_like(seen[:, :1])], dim=1)

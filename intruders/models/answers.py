@@ -15,7 +15,7 @@ from ..data.final_number import final_number
 from ..data.task import ANSWER_TOKENS, Example, Task
 from .encoding import (
     IGNORED,
-    PadRight,
+    batches_by_length,
     encode_classification,
     encode_completions,
     encode_parts,
@@ -288,13 +288,9 @@ def _targets(
     """Measure each target's loss, and whether each token is the most likely one given those before it."""
     losses, tokens, right = [0.0] * len(examples), [0] * len(examples), [False] * len(examples)
     rows = encode_completions(tokenizer, examples, context, where="rows to score", trains=False)
-    collate = PadRight(pad_token_id(tokenizer))
-    order = sorted(range(len(rows)), key=lambda row: len(rows[row]["input_ids"]))
     device = next(model.parameters()).device
     with evaluating(model):
-        for start in range(0, len(order), batch_size):
-            chosen = order[start : start + batch_size]
-            batch = {name: value.to(device) for name, value in collate([rows[row] for row in chosen]).items()}
+        for chosen, batch in batches_by_length(rows, tokenizer, batch_size, device):
             labels = labels_of_next(batch.pop("labels"))
             each, hits = losses_and_hits(model, batch, labels)
             counts = (labels != IGNORED).sum(-1).tolist()
@@ -315,14 +311,10 @@ def _classes(
     batch_size: int,
 ) -> Graded:
     rows = encode_classification(tokenizer, examples, labels, context)
-    collate = PadRight(pad_token_id(tokenizer))
-    order = sorted(range(len(rows)), key=lambda row: len(rows[row]["input_ids"]))
     losses, right = [0.0] * len(rows), [False] * len(rows)
     device = next(model.parameters()).device
     with evaluating(model):
-        for start in range(0, len(order), batch_size):
-            chosen = order[start : start + batch_size]
-            batch = {name: value.to(device) for name, value in collate([rows[row] for row in chosen]).items()}
+        for chosen, batch in batches_by_length(rows, tokenizer, batch_size, device):
             wanted = batch.pop("labels")  # (batch,)
             logits = model(**batch).logits
             each = cross_entropy(logits.float(), wanted, reduction="none").tolist()

@@ -166,6 +166,18 @@ class PadRight:
         return batch
 
 
+def batches_by_length(
+    rows: Sequence[dict[str, Any]], tokenizer: Any, batch_size: int, device: torch.device
+) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
+    """Yield batches of rows of similar length, the shortest first: the positions of the rows, and their tensors."""
+    collate = PadRight(pad_token_id(tokenizer))
+    order = sorted(range(len(rows)), key=lambda row: len(rows[row]["input_ids"]))
+    for start in range(0, len(order), batch_size):
+        chosen = order[start : start + batch_size]
+        batch = collate([rows[row] for row in chosen])
+        yield chosen, {name: value.to(device) for name, value in batch.items()}
+
+
 def labels_of_next(labels: Tensor) -> Tensor:
     """Return (batch, width) labels shifted by one: a causal model predicts the next label at each position."""
     return torch.cat([labels[:, 1:], torch.full_like(labels[:, :1], IGNORED)], dim=1)

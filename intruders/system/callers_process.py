@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import random
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
-import numpy as np
 import torch
+
+from .random_state import random_state_kept
 
 _IMPORTED_IN = os.getpid()
 
@@ -21,17 +21,8 @@ def apart_from_caller() -> Iterator[None]:
     Loading a model draws numbers for weights that are replaced later, and a training seeds all generators. A caller's
     own draws must not depend on it, and no result on whether the caller works in double precision or without gradients.
     """
-    in_python, in_numpy, in_torch = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    on_devices = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
-    try:
-        with usual_settings(), torch.inference_mode(False), torch.enable_grad():
-            yield
-    finally:
-        random.setstate(in_python)
-        np.random.set_state(in_numpy)
-        torch.set_rng_state(in_torch)
-        if on_devices:
-            torch.cuda.set_rng_state_all(on_devices)
+    with random_state_kept(), usual_settings(), torch.inference_mode(False), torch.enable_grad():
+        yield
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from intruders.models import encoding
 from intruders.models.encoding import (
     IGNORED,
     PadRight,
+    batches_by_length,
     context_length,
     encode_completions,
     encode_parts,
@@ -158,3 +159,16 @@ def test_a_row_as_long_as_the_context_fits_and_no_longer_one(kind: str) -> None:
         model(input_ids=ids[:, :-1])
         with pytest.raises((IndexError, RuntimeError)):
             model(input_ids=ids)
+
+
+def test_batches_have_every_row_once_and_the_shortest_first() -> None:
+    lengths = [5, 2, 9, 2, 7]
+    rows = [{"input_ids": [length] * length, "labels": [row] * length} for row, length in enumerate(lengths)]
+    batches = list(batches_by_length(rows, character_tokenizer(), 2, torch.device("cpu")))
+    assert [chosen for chosen, _ in batches] == [[1, 3], [0, 4], [2]]
+    for chosen, batch in batches:
+        width = max(lengths[row] for row in chosen)
+        for position, row in enumerate(chosen):
+            left = width - lengths[row]
+            assert batch["labels"][position].tolist() == [row] * lengths[row] + [encoding.IGNORED] * left
+            assert batch["attention_mask"][position].tolist() == [1] * lengths[row] + [0] * left

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import random
 import threading
 import warnings
 from collections.abc import Iterator
@@ -11,11 +10,11 @@ from contextlib import contextmanager
 from math import prod
 from typing import Any
 
-import numpy as np
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ...errors import CheckpointError, IntrudersError, missing_extra, one_line
+from ...system.random_state import random_state_kept
 
 _LOCK = threading.RLock()  # the random state and the warnings are the process's
 
@@ -35,7 +34,8 @@ def peft_at_work(module: str, source: str, most_numbers: int) -> Iterator[None]:
     Raises:
       CheckpointError: in one line, whatever PEFT raises. MissingDependencyError: PEFT is not installed.
     """
-    with _LOCK, _random_state_kept(), warnings.catch_warnings():
+    # PEFT's layers draw numbers, and some types set a seed.
+    with _LOCK, random_state_kept(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         _import_peft()
         try:
@@ -67,20 +67,6 @@ def _in_one_line(error: Exception) -> str:
     """Join the lines of an error: torch says in the later ones which sizes differ."""
     text = " ".join(str(error).split())
     return one_line(ValueError(text)) if text else type(error).__name__
-
-
-@contextmanager
-def _random_state_kept() -> Iterator[None]:
-    """Keep the random state of torch, numpy and Python. PEFT's layers draw numbers, and some types set a seed."""
-    is_cuda_in_use = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-    devices = list(range(torch.cuda.device_count())) if is_cuda_in_use else []
-    python, of_numpy = random.getstate(), np.random.get_state()
-    try:
-        with torch.random.fork_rng(devices):
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(of_numpy)
 
 
 @contextmanager

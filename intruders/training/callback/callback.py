@@ -24,6 +24,7 @@ from ...checkpoints.opening.open import Opened, Source
 from ...checkpoints.pairing.pair_sides import pair_sides
 from ...errors import NonFiniteError, SettingError
 from ...system.files import user_path
+from ...system.random_state import random_state_kept
 from .a_movement import StartOfA
 from .alerts import alert
 from .audited_base import AuditedBase
@@ -37,7 +38,6 @@ from .sharding import sharded_by, will_be_sharded_by
 from .text_loss import (
     TextLoss,
     measure_base_of_sharded,
-    random_state_kept,
     require_language_model,
     tokenizer_of,
 )
@@ -374,7 +374,7 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         def look_at_finite() -> Look:
             if self._text is not None and self._sharded is None:
                 self._text.measure(model, tokenizer)
-            with random_state_kept():
+            with random_state_kept(on_all_devices=False):
                 tuned = model if tensors is None else opened(model, tensors)
                 audit = self._audit(tuned, args, state, control, tensors)
             below = self._limits.is_below(audit.intruders, self.forgetting)

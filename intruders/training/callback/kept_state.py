@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import warnings
@@ -15,11 +14,12 @@ from torch import Tensor, nn
 from ...checkpoints.formats.memory import has_adapters
 from ...errors import ResultFileError, SettingError
 from ...system.documents import read_document
-from ...system.files import write_atomically
+from ...system.files import free_name, write_atomically
 from ...system.folders import atomic_folder, check_target
+from ...system.random_state import random_state_kept
 from .first_process import decided_by_first
 from .scattered import scatter
-from .text_loss import inner_model, random_state_kept
+from .text_loss import inner_model
 
 _RECORD = "kept.json"
 _SCHEMA = 1
@@ -64,8 +64,7 @@ class KeptState:
         record = self.record
         if record is None:
             return
-        names = (self.folder.with_name(f"{self.folder.name}-{number}") for number in itertools.count(1))
-        aside = next(name for name in names if not name.exists())
+        aside = free_name(self.folder)
         os.rename(self.folder, aside)
         warnings.warn(
             f"'{self.folder}' was kept by an earlier training, at step {record['step']}; it is now '{aside.name}'",
@@ -85,7 +84,7 @@ class KeptState:
         """
         self._whole = whole
         saved = getattr(model, "module", model) if whole is not None else model
-        with random_state_kept(), atomic_folder(self.folder, force=True) as part:
+        with random_state_kept(on_all_devices=False), atomic_folder(self.folder, force=True) as part:
             saved.save_pretrained(str(part), **({} if whole is None else {"state_dict": whole}))
             if tokenizer is not None and hasattr(tokenizer, "save_pretrained"):
                 tokenizer.save_pretrained(str(part))
@@ -103,7 +102,7 @@ class KeptState:
             scatter(model, way, self._whole, is_first)
             return
         if is_first:
-            with random_state_kept():
+            with random_state_kept(on_all_devices=False):
                 self._load_into(model)
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             for parameter in model.parameters():

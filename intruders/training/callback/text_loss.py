@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -11,8 +10,6 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from torch import nn
 
 from ...checkpoints.adapters.peft_adapter import start_that_changed
@@ -30,6 +27,7 @@ from ...models.loading_settings import AS_STORED, DTYPES, Loading
 from ...models.stored_dtype import dtype_name
 from ...models.tuned_model import open_language_model
 from ...models.without_adapters import without_adapters
+from ...system.random_state import random_state_kept
 from .first_process import decided_by_first
 
 
@@ -116,7 +114,11 @@ class TextLoss:
         measured = _Whole(model) if is_sharded else model
         width = min(WINDOW, context_length(inner.config, None))
         with ExitStack() as contexts:
-            for change in (_modes_kept(model), _without_autocast(model), random_state_kept()):
+            for change in (
+                _modes_kept(model),
+                _without_autocast(model),
+                random_state_kept(on_all_devices=False),
+            ):
                 contexts.enter_context(change)
             if is_sharded:
                 contexts.callback(_split_again, model)
@@ -197,20 +199,6 @@ def inner_model(model: Any) -> Any:
             model = peft_model.get_base_model()
         else:
             return model
-
-
-@contextmanager
-def random_state_kept() -> Iterator[None]:
-    """Leave every random generator as it was: a training that is looked at draws what one that is not draws."""
-    own, numpys = random.getstate(), np.random.get_state()
-    # Of the other devices' generators this process uses none, and asking for one takes memory there.
-    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-    with torch.random.fork_rng(devices=devices):
-        try:
-            yield
-        finally:
-            random.setstate(own)
-            np.random.set_state(numpys)
 
 
 class _Whole(nn.Module):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import warnings
 from collections.abc import Mapping
@@ -13,7 +12,7 @@ import pandas as pd
 from ...audits.result.audit_result import Audit
 from ...audits.result.frames import vector_frame
 from ...errors import ResultFileError, SettingError
-from ...system.files import check_writable, write_atomically
+from ...system.files import check_writable, free_name, write_atomically
 
 
 def check_trace(trace: Path) -> None:
@@ -42,17 +41,12 @@ def set_aside(trace: Path) -> None:
     steps = read_trace(trace)["step"]
     if not len(steps):
         return
-    aside = _free_name(trace)
+    aside = free_name(trace)
     os.rename(trace, aside)
     warnings.warn(
         f"'{trace}' was the trace of an earlier training, up to step {steps.max()}; it is kept as '{aside.name}'",
         stacklevel=2,
     )
-
-
-def _free_name(trace: Path) -> Path:
-    names = (trace.with_name(f"{trace.stem}-{number}{trace.suffix}") for number in itertools.count(1))
-    return next(name for name in names if not name.exists())
 
 
 def append_to_trace(trace: Path, step: int, audit: Audit, a_movement: Mapping[str, float]) -> None:
