@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from ..checkpoints.adapters.adapter import Adapter
-from ..checkpoints.opening.model_sum import ModelSum
+from ..checkpoints.opening.model_sum import parts_of
 from ..checkpoints.opening.open import Opened
 from ..checkpoints.pairing.pair_sides import pair_sides
 from ..checkpoints.stored.checkpoint import Checkpoint
@@ -28,8 +28,7 @@ def require_only_matrices(sides: tuple[Checkpoint, Opened]) -> None:
       SettingError: the adapter does so; the text names the tensors.
     """
     base, tuned = sides
-    parts = [part for part, _ in tuned.parts] if isinstance(tuned, ModelSum) else [tuned]
-    adapters = [part for part in parts if isinstance(part, Adapter)]
+    adapters = [part for part, _ in parts_of(tuned) if isinstance(part, Adapter)]
     if not adapters:
         return
     pairing = pair_sides(*sides, Selection(include_embeddings=True))

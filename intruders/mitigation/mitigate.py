@@ -13,8 +13,9 @@ from ..audits.audit import audited_whole
 from ..audits.audit_settings import ANYWHERE, AS_USUAL, AuditSettings, Compute
 from ..audits.base_cache import MemoryCache
 from ..audits.result.audit_result import Audit
+from ..checkpoints.opening.model_sum import parts_of
 from ..checkpoints.opening.open import Source
-from ..checkpoints.pairing.names_of_base import parts_of, under_common_names
+from ..checkpoints.pairing.names_of_base import under_common_names
 from ..checkpoints.pairing.open_sides import named_sides, open_sides
 from ..checkpoints.pairing.pair_sides import pair_sides
 from ..checkpoints.pairing.pairing import PairedMatrix

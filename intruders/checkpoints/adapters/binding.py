@@ -32,8 +32,8 @@ def bound_updates(
     Raises:
       PairingError: the adapter changes a convolution or an embedding, or the order of the model is not known.
     """
-    tuned_of = match_names(shapes, {update.name: update.full_shape for update in adapter.updates}).tuned_of
-    base_of = {other: name for name, other in tuned_of.items()}
+    matching = match_names(shapes, {update.name: update.full_shape for update in adapter.updates})
+    tuned_of, base_of = matching.tuned_of, matching.base_of
     if any(update.name not in base_of for update in adapter.updates):
         return adapter.updates
     require_linear(base, adapter, [base_of[update.name] for update in adapter.updates])

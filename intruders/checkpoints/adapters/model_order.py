@@ -28,8 +28,7 @@ def names_in_model_order(base: Checkpoint, adapter: str) -> list[str]:
             f"no config that transformers makes a model of ({one_line(error)}); pass the model itself, from Python, or "
             "the model after PEFT's merge_and_unload"
         ) from None
-    matching = match_names(base.shapes(), shapes)
-    base_of = {other: name for name, other in matching.tuned_of.items()}
+    base_of = match_names(base.shapes(), shapes).base_of
     return [base_of[name] for name in shapes if name in base_of]
 
 

@@ -110,7 +110,7 @@ def decided_by_base(
     candidates = {
         update.name: (-1,) * len(update.full_shape) for of_module in choices for update in of_module
     }
-    base_of = {other: name for name, other in match_names(shapes, candidates).tuned_of.items()}
+    base_of = match_names(shapes, candidates).base_of
     decided: list[AdaptedWeight] = []
     for module, of_module in zip(undecided, choices, strict=True):
         if not of_module:

@@ -11,9 +11,9 @@ from ...errors import CheckpointError, NonFiniteError
 from ...linalg.pair import Pair
 from ...system.callers_process import usual_settings
 from ...system.progress import Progress, silent
-from ..opening.model_sum import ModelSum
+from ..opening.model_sum import ModelSum, parts_of
 from ..opening.open import Source, open_checkpoint
-from ..pairing.names_of_base import parts_of, under_common_names
+from ..pairing.names_of_base import under_common_names
 from ..pairing.open_sides import open_sides
 from ..pairing.pair_sides import pair_sides
 from ..pairing.pairing import PairedMatrix

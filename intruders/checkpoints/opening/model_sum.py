@@ -19,12 +19,15 @@ _WEIGHTED = re.compile(
 )
 
 
+Part = Checkpoint | Adapter
+
+
 @dataclass(frozen=True)
 class ModelSum:
     """W0 + sum_i weight_i (W_i - W0) over its parts."""
 
     source: str
-    parts: list[tuple[Checkpoint | Adapter, float]]
+    parts: list[tuple[Part, float]]
 
     @property
     def hub(self) -> tuple[HubOrigin, ...]:
@@ -35,6 +38,11 @@ class ModelSum:
     def kind(self) -> str:
         kinds = {part.kind for part, _ in self.parts}
         return kinds.pop() if len(kinds) == 1 else "stack"
+
+
+def parts_of(tuned: Part | ModelSum) -> list[tuple[Part, float]]:
+    """Return the parts of the tuned side with their weights; a plain side is one part of weight 1."""
+    return list(tuned.parts) if isinstance(tuned, ModelSum) else [(tuned, 1.0)]
 
 
 def is_sum(text: str) -> bool:

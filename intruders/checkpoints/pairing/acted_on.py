@@ -15,9 +15,9 @@ from torch import Tensor
 from ...errors import PairingError, some_of
 from ..adapters.adapter import Adapter
 from ..adapters.formulas import widened
+from ..opening.model_sum import Part
 from ..stored.checkpoint import Checkpoint, StoredTensor
 from ..stored.matching import match_names
-from .names_of_base import Part
 
 
 @dataclass(frozen=True)

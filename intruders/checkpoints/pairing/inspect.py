@@ -10,7 +10,7 @@ from typing import Any
 
 from ...system.result_protocol import JsonResult
 from ..adapters.adapter import AdaptedWeight, Adapter
-from ..opening.model_sum import ModelSum
+from ..opening.model_sum import Part, parts_of
 from ..opening.open import Opened, Source, open_checkpoint, open_source
 from ..stored.checkpoint import Checkpoint, StoredTensor
 from ..stored.selected import reason_to_skip, selected_matrices
@@ -18,8 +18,6 @@ from ..stored.selection import Selection
 from .pair_sides import pair_sides
 
 SCHEMA = 1
-
-Part = tuple[Checkpoint | Adapter, float]  # a model, and its weight in a sum
 
 
 @dataclass(frozen=True)
@@ -103,13 +101,12 @@ def inspect(source: Source, base: Source | None = None) -> list[Inspection]:
     return inspect_parts(open_parts(source), base)
 
 
-def open_parts(source: Source) -> list[Part]:
+def open_parts(source: Source) -> list[tuple[Part, float]]:
     """Open a source: itself with weight 1, or the models of a sum with theirs."""
-    opened = open_source(source)
-    return opened.parts if isinstance(opened, ModelSum) else [(opened, 1.0)]
+    return parts_of(open_source(source))
 
 
-def inspect_parts(parts: list[Part], base: Source | None = None) -> list[Inspection]:
+def inspect_parts(parts: list[tuple[Part, float]], base: Source | None = None) -> list[Inspection]:
     """As :func:`inspect`, of what is open."""
     against = None if base is None else open_checkpoint(base)
     return [_inspection(part, weight, against) for part, weight in parts]

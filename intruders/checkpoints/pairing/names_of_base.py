@@ -4,18 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..adapters.adapter import Adapter
-from ..opening.model_sum import ModelSum
+from ..opening.model_sum import ModelSum, Part, parts_of
 from ..stored.checkpoint import Checkpoint
 from .experts import aligned_experts
 from .tied_head import with_tied_head
-
-Part = Checkpoint | Adapter
-
-
-def parts_of(tuned: Part | ModelSum) -> list[tuple[Part, float]]:
-    """The parts of the tuned side with their weights; a plain side is one part of weight 1."""
-    return list(tuned.parts) if isinstance(tuned, ModelSum) else [(tuned, 1.0)]
 
 
 def with_stacks_of(base: Checkpoint, tuned: Part | ModelSum) -> Checkpoint:

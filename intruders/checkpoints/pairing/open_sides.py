@@ -10,7 +10,7 @@ from ...errors import CheckpointError, IntrudersError
 from ..adapters.adapter import Adapter
 from ..adapters.peft_adapter import start_that_changed
 from ..formats.memory import describe_module, has_adapters, module_checkpoint
-from ..opening.model_sum import ModelSum
+from ..opening.model_sum import ModelSum, parts_of
 from ..opening.open import Opened, Source, open_checkpoint, open_source
 from ..quantized.settings import quantization_of
 from ..stored.checkpoint import Checkpoint
@@ -105,18 +105,16 @@ def _base_before(model: nn.Module, adapters: Opened, start: str) -> Checkpoint:
 
 def _on_own_weights(model: nn.Module, adapters: Opened, note: str) -> ModelSum:
     """The model in memory: its own weights, on which its adapters act."""
-    parts = adapters.parts if isinstance(adapters, ModelSum) else [(adapters, 1.0)]
     on_own = [
         (replace(part, start=None, notes=[note, *part.notes]), weight)
-        for part, weight in parts
+        for part, weight in parts_of(adapters)
         if isinstance(part, Adapter)
     ]
     return ModelSum(adapters.source, [(module_checkpoint(model), 1.0), *on_own])
 
 
 def _base_named_by(opened: Opened) -> str:
-    parts = [part for part, _ in opened.parts] if isinstance(opened, ModelSum) else [opened]
-    adapters = [part for part in parts if isinstance(part, Adapter)]
+    adapters = [part for part, _ in parts_of(opened) if isinstance(part, Adapter)]
     if not adapters:
         raise CheckpointError(
             f"'{opened.source}' is a full checkpoint, which does not name its base; pass the base too"

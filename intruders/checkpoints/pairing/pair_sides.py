@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from ..opening.model_sum import ModelSum
+from ..opening.model_sum import ModelSum, parts_of
 from ..opening.open import Opened
 from ..stored.checkpoint import Checkpoint
 from ..stored.selected import require_selection
 from ..stored.selection import Selection
-from .names_of_base import parts_of, under_common_names
+from .names_of_base import under_common_names
 from .paired_rows import paired_rows
 from .pairing import Pairing
 from .side import sides_of

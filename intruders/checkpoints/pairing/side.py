@@ -8,12 +8,12 @@ from dataclasses import dataclass, field, replace
 from ...errors import PairingError, some_of
 from ..adapters.adapter import AdaptedWeight, Adapter, Shape
 from ..adapters.binding import require_linear
+from ..opening.model_sum import Part
 from ..stored.checkpoint import Checkpoint, StoredTensor
 from ..stored.matching import Matching, match_names, same_shape
 from ..stored.matrices import holds_experts, matrix_shape, not_a_matrix
 from ..stored.names import is_embedding_or_head
 from .acted_on import Acting, acting_parts
-from .names_of_base import Part
 from .pairing import SkipKind, Skipped
 
 
@@ -180,7 +180,7 @@ def _require_modules(
     matching: Matching,
 ) -> list[Skipped]:
     """Raise unless the base has every weight; whole parts of a pipeline may be elsewhere."""
-    base_of = {other: name for name, other in matching.tuned_of.items()}
+    base_of = matching.base_of
     present = {update.component for update in updates if update.name in base_of}
     lost = [
         update

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..adapters.adapter import Adapter
-from ..opening.model_sum import ModelSum
+from ..opening.model_sum import parts_of
 from ..opening.open import Opened
 from ..stored.checkpoint import Checkpoint
 from ..stored.names import HEAD, tied_head
@@ -24,8 +24,8 @@ def with_tied_head(base: Checkpoint, tuned: Opened) -> Checkpoint:
 
 
 def _changes_the_head(tuned: Opened) -> bool:
-    if isinstance(tuned, ModelSum):
-        return any(_changes_the_head(part) for part, _ in tuned.parts)
-    return isinstance(tuned, Adapter) and (
-        HEAD in tuned.replaced.names() or any(update.name == HEAD for update in tuned.updates)
+    adapters = [part for part, _ in parts_of(tuned) if isinstance(part, Adapter)]
+    return any(
+        HEAD in adapter.replaced.names() or any(update.name == HEAD for update in adapter.updates)
+        for adapter in adapters
     )

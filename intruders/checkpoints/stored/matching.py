@@ -29,6 +29,11 @@ class Matching:
     tuned_of: dict[str, str]
     rules: list[PrefixRule] = field(default_factory=list)
 
+    @property
+    def base_of(self) -> dict[str, str]:
+        """Tuned name -> base name."""
+        return {other: name for name, other in self.tuned_of.items()}
+
     def in_words(self) -> list[str]:
         """Return in words what was matched other than by equal names."""
         return [

@@ -14,10 +14,10 @@ from ...linalg.by_rows import made_by_rows
 from ...linalg.low_rank import LowRank
 from ...linalg.pair import Pair
 from ..adapters.adapter import Adapter
-from ..opening.model_sum import ModelSum
+from ..opening.model_sum import ModelSum, parts_of
 from ..opening.open import Opened
 from ..pairing.experts import InStacks
-from ..pairing.names_of_base import parts_of, under_common_names
+from ..pairing.names_of_base import under_common_names
 from ..pairing.pair_sides import pair_sides
 from ..pairing.pairing import SkipKind
 from ..pairing.side import Side, sides_of
@@ -77,7 +77,7 @@ def _changed_checkpoint(
     assert isinstance(after, Checkpoint)
     of_base, of_tuned = WrittenNames.of(base, before), WrittenNames.of(tuned, after)
     matching = match_names(before.shapes(), after.shapes())
-    base_of = {other: name for name, other in matching.tuned_of.items()}
+    base_of = matching.base_of
     views = {name: _matrices(before, name, after.shape(other)) for name, other in matching.tuned_of.items()}
     written: set[str] = set()
 

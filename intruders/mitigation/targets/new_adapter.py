@@ -18,8 +18,8 @@ from torch import Tensor
 
 from ...checkpoints.adapters.adapter import Adapter
 from ...checkpoints.adapters.peft_adapter import ADAPTER_CONFIG
+from ...checkpoints.opening.model_sum import parts_of
 from ...checkpoints.opening.open import Opened
-from ...checkpoints.pairing.names_of_base import parts_of
 from ...checkpoints.pairing.pair_sides import pair_sides
 from ...checkpoints.pairing.pairing import PairedMatrix
 from ...checkpoints.stored.checkpoint import Checkpoint
