@@ -6,6 +6,8 @@ given, says what was expected, and what to do; the command line prints it and ex
 
 from __future__ import annotations
 
+_SHOWN = 3  # names in an error of one line
+
 
 class IntrudersError(Exception):
     """Something the caller gave cannot be used; the text says what, why, and what to do."""
@@ -83,10 +85,10 @@ def one_line(error: BaseException) -> str:
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text[:300])
 
 
-def some_of(names: list[str], most: int = 3) -> str:
+def some_of(names: list[str]) -> str:
     """``'a', 'b', 'c' (and 4 more)``: enough names for an error of one line."""
-    shown = ", ".join(f"'{name}'" for name in names[:most])
-    return f"{shown} (and {len(names) - most} more)" if len(names) > most else shown
+    shown = ", ".join(f"'{name}'" for name in names[:_SHOWN])
+    return f"{shown} (and {len(names) - _SHOWN} more)" if len(names) > _SHOWN else shown
 
 
 def first_line(error: BaseException) -> str:

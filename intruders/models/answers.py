@@ -36,16 +36,13 @@ def outcomes(
     examples: Sequence[Example],
     *,
     context: int,
-    labels: Sequence[str] | None = None,
-    batch_size: int = _BATCH,
 ) -> list[bool]:
     """Return for each example whether the model's answer is right, in order.
 
     Classification: the class of the largest logit is the label. Causal: a greedy completion of the prompt,
-    compared by the task's score (its last number, or its complete text). ``labels`` names the model's outputs in
-    order if that is not the task's own order.
+    compared by the task's score (its last number, or its complete text).
     """
-    grades = graded(model, tokenizer, task, examples, context=context, labels=labels, batch_size=batch_size)
+    grades = graded(model, tokenizer, task, examples, context=context)
     assert grades.right is not None
     return grades.right
 
@@ -103,7 +100,10 @@ def graded(
     batch_size: int = _BATCH,
     answers: bool = True,
 ) -> Graded:
-    """Measure the loss on each example's target and, with ``answers``, whether the model's own answer is right."""
+    """Measure the loss on each example's target and, with ``answers``, whether the model's own answer is right.
+
+    ``labels`` names the model's outputs in order if that is not the task's own order.
+    """
     if task.kind == "classification":
         return _classes(model, tokenizer, labels or task.labels, examples, context, batch_size)
     targets = _targets(model, tokenizer, examples, context, batch_size)
@@ -160,27 +160,6 @@ class Answer:
 
     text: str
     has_ended: bool  # by its end-of-sequence token; False where its limit cut it
-
-
-def complete(
-    model: nn.Module,
-    tokenizer: Any,
-    examples: Sequence[Example],
-    *,
-    context: int,
-    batch_size: int = _BATCH,
-    max_new_tokens: int = ANSWER_TOKENS,
-) -> list[str]:
-    """Return the texts of :func:`generated_answers`."""
-    given = generated_answers(
-        model,
-        tokenizer,
-        examples,
-        context=context,
-        batch_size=batch_size,
-        max_new_tokens=max_new_tokens,
-    )
-    return [answer.text for answer in given]
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from intruders.data.task import Example, Task
-from intruders.models.answers import complete, is_right, outcomes
+from intruders.models.answers import generated_answers, graded, is_right
 from intruders.models.loading import load_model
 from intruders.training.finetune import finetune
 from intruders.training.finetune_config import FinetuneConfig
@@ -46,7 +46,8 @@ def test_what_a_pass_predicts_is_what_generation_gives(tmp_path: Path) -> None:
     )  # fmt: skip
     model, tokenizer = load_model(str(run.path), "causal"), character_tokenizer()
     task = Task("rows", "causal", "exact", ROWS, ROWS, [])
-    found = outcomes(model, tokenizer, task, ROWS, context=512, batch_size=5)
+    found = graded(model, tokenizer, task, ROWS, context=512, batch_size=5).right
+    assert found is not None
     plain = []
     for row in ROWS:
         ids = torch.tensor([tokenizer(row.text)["input_ids"]])
@@ -54,7 +55,8 @@ def test_what_a_pass_predicts_is_what_generation_gives(tmp_path: Path) -> None:
             input_ids=ids, max_new_tokens=20, do_sample=False, eos_token_id=2, pad_token_id=0
         )  # type: ignore[operator]
         plain.append(tokenizer.decode(written[0, ids.shape[1] :], skip_special_tokens=True))
-    assert complete(model, tokenizer, ROWS, context=512, batch_size=5) == plain
+    answers = generated_answers(model, tokenizer, ROWS, context=512, batch_size=5)
+    assert [answer.text for answer in answers] == plain
     assert found == [text.strip() == row.target for text, row in zip(plain, ROWS, strict=True)]
     assert any(found), "the case shows something"
 
@@ -66,5 +68,6 @@ def test_classes_follow_the_models_own_order_of_labels(tmp_path: Path) -> None:
     rows = [Example("x", "a"), Example("yy", "b"), Example("z", "b")]
     task = Task("t", "classification", "class", rows, rows, [])
     tokenizer = character_tokenizer(around=True)
-    assert outcomes(model, tokenizer, task, rows, context=128, labels=["b", "a"]) == [False, True, True]
-    assert outcomes(model, tokenizer, task, rows, context=128) == [True, False, False]
+    named = graded(model, tokenizer, task, rows, context=128, labels=["b", "a"])
+    assert named.right == [False, True, True]
+    assert graded(model, tokenizer, task, rows, context=128).right == [True, False, False]

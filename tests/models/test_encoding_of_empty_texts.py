@@ -10,7 +10,7 @@ import torch
 
 from intruders.data.task import Example, Task
 from intruders.errors import SettingError
-from intruders.models.answers import complete, graded
+from intruders.models.answers import generated_answers, graded
 from intruders.models.encoding import encode_classification, encode_parts
 from intruders.models.loading import load_model, load_tokenizer
 from tests.tiny import character_tokenizer, save_gpt2, save_llama
@@ -32,7 +32,7 @@ def test_an_empty_prompt_is_scored_after_the_beginning_of_a_text(save: Any, tmp_
     grades = graded(model, tokenizer, TASK, EXAMPLES, context=64)
     assert grades.losses[0] == pytest.approx(float(own), rel=1e-6)
     assert grades.tokens[0] == len(target)  # the first of them too
-    assert len(complete(model, tokenizer, EXAMPLES[:1], context=64, max_new_tokens=2)) == 1
+    assert len(generated_answers(model, tokenizer, EXAMPLES[:1], context=64, max_new_tokens=2)) == 1
 
 
 def test_an_empty_text_of_a_classification_has_a_token() -> None:

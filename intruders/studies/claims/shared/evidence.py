@@ -126,7 +126,6 @@ class Evidence:
         *,
         runs: Iterable[object] = (),
         tables: dict[str, pd.DataFrame] | None = None,
-        notes: Sequence[str] = (),
     ) -> Finding:
         """Return the finding on ``claim``, whose limits come last among the notes.
 
@@ -134,7 +133,6 @@ class Evidence:
           claim: that the effects are on.
           runs: ids of all runs that were compared.
           tables: what the figures draw, by title.
-          notes: further ones.
         """
         answers = self.answers
         sentences = [sentence.of(on) for on, sentence in self._sentences.items()]
@@ -143,8 +141,9 @@ class Evidence:
         opening = opening_of(answers) if answers else f"{NOT_RUN.capitalize()}: "
         opening = self._misnamed() if is_misnamed else opening
         parts = sentences if is_run else [claim.needs, *sentences]
+        notes = list(self.notes)
         if self._primary and answers:
-            notes = [*notes, f"the effect named in advance decides alone: {self._primary}"]
+            notes.append(f"the effect named in advance decides alone: {self._primary}")
         deciding = {answer.what for answer in answers}
         others = [
             replace(effect, expected=None)
@@ -161,7 +160,7 @@ class Evidence:
             seeds=max((effect.seeds for effect in self._effects), default=0),
             runs=len(set(runs)) if self._effects else 0,
             tables=dict(tables or {}) if self._effects else {},
-            notes=list(dict.fromkeys([*self.notes, *notes, *(claim.limits if self._effects else ())])),
+            notes=list(dict.fromkeys([*notes, *(claim.limits if self._effects else ())])),
             answers=answers,
             is_misnamed=is_misnamed,
         )
