@@ -13,7 +13,7 @@ from intruders.models.loading import load_model
 from intruders.training.finetune_config import FinetuneConfig
 from intruders.training.methods import go_on_from, make_optimizer, prepare
 from intruders.training.run_settings import METHODS
-from tests.tiny import save_bert, save_gpt2, save_llama
+from tests.tiny import save_bert, save_gpt2
 
 LORA_FAMILY = sorted(set(METHODS) - {"full"})
 
@@ -27,11 +27,6 @@ def _logits(model: Any) -> torch.Tensor:
     ids = torch.arange(5, 45)[None]
     with torch.no_grad():
         return model.eval()(input_ids=ids).logits  # type: ignore[no-any-return]
-
-
-@pytest.fixture(scope="module")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_llama(tmp_path_factory.mktemp("llama"))
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))

@@ -16,15 +16,10 @@ from intruders.training.finetune import finetune
 from intruders.training.finetune_config import FinetuneConfig
 from intruders.training.replay import ReplaySampler, read_replay
 from intruders.training.run_folder import RunFolder
-from tests.tiny import save_bert, save_llama
+from tests.tiny import save_bert
 from tests.training.tiny_runs import assert_equal, weights_of
 
 TEXT = "alpha beta gamma delta\n\n" * 400  # several documents of about 4,000 characters
-
-
-@pytest.fixture(scope="module")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_llama(tmp_path_factory.mktemp("llama"))
 
 
 @pytest.fixture(scope="module")

@@ -22,14 +22,9 @@ from intruders.training.kl_to_base import KLToBase, kl_of_tokens
 from intruders.training.methods import make_optimizer, prepare
 from intruders.training.oplora import ProjectedUpdates
 from intruders.training.run_settings import PLAIN_LORA
-from tests.tiny import save_bert, save_gpt2, save_llama, short_task
+from tests.tiny import save_bert, save_gpt2, short_task
 
 K = 4
-
-
-@pytest.fixture(scope="module")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_llama(tmp_path_factory.mktemp("llama"))
 
 
 def config(base: Path, out: Path | str = "out", **settings: Any) -> FinetuneConfig:

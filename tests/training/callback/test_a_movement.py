@@ -15,13 +15,8 @@ from intruders.training.callback.callback import IntruderCallback
 from intruders.training.callback.trace import read_trace
 from intruders.training.finetune import finetune
 from intruders.training.finetune_config import FinetuneConfig
-from tests.tiny import save_llama, short_task
+from tests.tiny import short_task
 from tests.training.callback.trainers import prepared, tiny_trainer
-
-
-@pytest.fixture(scope="module")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_llama(tmp_path_factory.mktemp("llama"))
 
 
 def _factors(model: Any) -> dict[str, torch.Tensor]:

@@ -17,7 +17,7 @@ from intruders.models.loading import load_model
 from intruders.training.callback.callback import IntruderCallback
 from intruders.training.callback.trace import read_trace
 from tests.checkpoints.stored.test_matrices import tiny_mixtral
-from tests.tiny import save_bert, save_gpt2, save_llama
+from tests.tiny import save_bert, save_gpt2
 from tests.training.callback.trainers import prepared as _prepared
 from tests.training.callback.trainers import tiny_trainer as _trainer
 
@@ -33,11 +33,6 @@ def _merged(model: Any, method: str) -> dict[str, Tensor]:
     if method != "full":
         model = model.merge_and_unload()
     return {name: p.detach().clone() for name, p in model.named_parameters()}
-
-
-@pytest.fixture(scope="module")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_llama(tmp_path_factory.mktemp("llama"))
 
 
 @pytest.mark.parametrize("method", ["full", "lora", "dora", "pissa", "olora"])

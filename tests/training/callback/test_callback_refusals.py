@@ -22,13 +22,7 @@ from intruders.errors import CheckpointError, PairingError, ResultFileError, Set
 from intruders.models.loading import load_model
 from intruders.training.callback.callback import IntruderCallback
 from intruders.training.callback.trace import read_trace
-from tests.tiny import save_llama
 from tests.training.callback.trainers import prepared, tiny_trainer
-
-
-@pytest.fixture(scope="module")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_llama(tmp_path_factory.mktemp("llama"))
 
 
 @pytest.fixture

@@ -18,13 +18,7 @@ from intruders.errors import SettingError
 from intruders.models.loading import load_model
 from intruders.training.callback.callback import IntruderCallback
 from intruders.training.callback.trace import read_trace
-from tests.tiny import save_llama
 from tests.training.callback.trainers import prepared, tiny_trainer
-
-
-@pytest.fixture(scope="module")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_llama(tmp_path_factory.mktemp("llama"))
 
 
 def _trainer(callback: IntruderCallback, model: Any, out: Path, **settings: Any) -> Any:

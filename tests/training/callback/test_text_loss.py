@@ -29,15 +29,10 @@ from intruders.training.callback.callback import IntruderCallback
 from intruders.training.callback.text_loss import TextLoss
 from intruders.training.finetune import finetune
 from intruders.training.finetune_config import FinetuneConfig
-from tests.tiny import save_bert, save_llama, short_task
+from tests.tiny import save_bert, short_task
 from tests.training.callback.trainers import prepared, tiny_trainer
 
 TOKENS = 40
-
-
-@pytest.fixture(scope="module")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_llama(tmp_path_factory.mktemp("llama"))
 
 
 @pytest.fixture(scope="module")
