@@ -1,47 +1,42 @@
-"""Digests that folders of runs and evaluations store: against one hash of the bytes that they are said to be of."""
+"""What is hashed of files: against one hash of the bytes that it is said to be of."""
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import pytest
 import xxhash
 
-from intruders.checkpoints.opening.many_sources import digest_of
-from intruders.studies.work import stage_inputs
-from intruders.training.run_inputs import content_of_model
+from intruders.system import file_digests
+from intruders.system.file_digests import add_content, add_files
 
 
-@pytest.fixture
-def model(tmp_path: Path) -> Path:
-    folder = tmp_path / "model"
-    folder.mkdir()
-    for name, content in {
-        "config.json": "{}",
-        "model.safetensors": "numbers",
-        "tokenizer.json": "words",
-        "notes.md": "of a person",
-        "special_tokens_map.json": "[]",
-    }.items():
-        (folder / name).write_text(content)
-    return folder
+def test_name_size_and_content_of_every_file_follow_each_other(tmp_path: Path) -> None:
+    (tmp_path / "inner").mkdir()
+    files = [tmp_path / "b.json", tmp_path / "inner" / "a.bin", tmp_path / "empty"]
+    for file, content in zip(files, (b"{}", bytes(range(256)), b""), strict=True):
+        file.write_bytes(content)
+    expected = b"b.json 2 {}" + b"a.bin 256 " + bytes(range(256)) + b"empty 0 "
+    # By a hash of the standard library, which has another implementation of the pieces.
+    digest = hashlib.sha256(b"before ")
+    add_files(digest, files)  # type: ignore[arg-type]
+    assert digest.hexdigest() == hashlib.sha256(b"before " + expected).hexdigest()
+    used = xxhash.xxh3_128()
+    add_files(used, files)
+    assert used.hexdigest() == xxhash.xxh3_128(expected).hexdigest()
+    turned = xxhash.xxh3_128()
+    add_files(turned, files[::-1])
+    assert turned.hexdigest() != used.hexdigest()
 
 
-def test_a_run_stores_what_its_training_depends_on(model: Path) -> None:
-    content = b"config.json 2 {}model.safetensors 7 numberstokenizer.json 5 words"
-    assert content_of_model(str(model)) == xxhash.xxh3_128(content).hexdigest()
-
-
-def test_an_evaluation_stores_what_is_read_of_a_model_with_its_weight_in_a_sum(model: Path) -> None:
-    files = b"config.json 2 {}model.safetensors 7 numbersspecial_tokens_map.json 2 []tokenizer.json 5 words"
-    assert digest_of(str(model)) == xxhash.xxh3_128(b"1.0 " + files).hexdigest()
-    both = f"{model}@0.5+{model}@0.25"
-    assert digest_of(both) == xxhash.xxh3_128(b"0.5 " + files + b"0.25 " + files).hexdigest()
-
-
-def test_a_study_stores_the_content_of_a_data_file_whatever_its_name(tmp_path: Path) -> None:
-    content = bytes(range(256)) * 20_000  # 5 MB: more than one piece
-    for name in ("a.jsonl", "b.jsonl"):
-        (tmp_path / name).write_bytes(content)
-        digest = stage_inputs._digest_of_file(tmp_path / name)
-        assert digest == xxhash.xxh3_128(content).hexdigest()
+@pytest.mark.parametrize("size", [0, 6, 7, 8, 21, 22])
+def test_content_is_hashed_complete_where_it_ends_within_a_piece_or_with_it(
+    size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file_digests, "_CHUNK", 7)
+    content = bytes(range(size))
+    (tmp_path / "file").write_bytes(content)
+    digest = hashlib.sha256()
+    add_content(digest, tmp_path / "file")  # type: ignore[arg-type]
+    assert digest.hexdigest() == hashlib.sha256(content).hexdigest()

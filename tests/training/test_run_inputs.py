@@ -7,10 +7,12 @@ import json
 from pathlib import Path
 
 import pytest
+import xxhash
 
 from intruders.errors import SettingError
 from intruders.training.finetune import finetune
 from intruders.training.run_folder import RunFolder
+from intruders.training.run_inputs import content_of_model
 from tests.training.tiny_runs import Interrupt, config_of
 
 TEXT = "alpha beta gamma delta epsilon zeta eta theta"
@@ -54,3 +56,16 @@ def test_a_run_whose_text_is_restored_goes_on(llama: Path, tmp_path: Path) -> No
         finetune(config)
     file.write_text(TEXT)
     assert finetune(config).record["forgetting"]["corpus"] == str(file)
+
+
+def test_a_run_stores_what_its_training_depends_on(tmp_path: Path) -> None:
+    for name, content in {
+        "config.json": "{}",
+        "model.safetensors": "numbers",
+        "tokenizer.json": "words",
+        "notes.md": "of a person",
+        "special_tokens_map.json": "[]",
+    }.items():
+        (tmp_path / name).write_text(content)
+    stored = b"config.json 2 {}model.safetensors 7 numberstokenizer.json 5 words"
+    assert content_of_model(str(tmp_path)) == xxhash.xxh3_128(stored).hexdigest()

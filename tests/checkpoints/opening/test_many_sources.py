@@ -67,3 +67,20 @@ def test_the_digest_of_a_split_model_contains_every_part(tmp_path: Path) -> None
     assert all(old != new for old, new in zip(before, after, strict=True))
     (tmp_path / "other.gguf").write_bytes(b"changed")
     assert [digest_of(str(part)) for part in parts] == after
+
+
+def test_the_digest_is_of_what_is_read_of_a_model_with_its_weight_in_a_sum(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    for name, content in {
+        "config.json": "{}",
+        "model.safetensors": "numbers",
+        "tokenizer.json": "words",
+        "notes.md": "of a person",
+        "special_tokens_map.json": "[]",
+    }.items():
+        (model / name).write_text(content)
+    files = b"config.json 2 {}model.safetensors 7 numbersspecial_tokens_map.json 2 []tokenizer.json 5 words"
+    assert digest_of(str(model)) == xxhash.xxh3_128(b"1.0 " + files).hexdigest()
+    both = f"{model}@0.5+{model}@0.25"
+    assert digest_of(both) == xxhash.xxh3_128(b"0.5 " + files + b"0.25 " + files).hexdigest()

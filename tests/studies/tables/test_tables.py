@@ -77,10 +77,10 @@ def finished(folder: Path, run: Run, stages: list[str], **record: Any) -> None:
     (folder / "run.json").write_text(json.dumps(document | record))
 
 
-def with_audit(folder: Path, run: Run) -> Path:
+def with_audit(folder: Path, run: Run, of_run: Audit | None = None) -> Path:
     target = folder / "runs" / run.id
     finished(target, run, ["audit"])
-    audit().save(target / "audit.json")
+    (of_run or audit()).save(target / "audit.json")
     return target
 
 
@@ -265,6 +265,20 @@ def test_the_first_intruder_and_the_last_come_together_with_duckdb_or_pandas_alo
         pd.read_parquet(tmp_path / "runs.parquet"), on="run_id", suffixes=("", "_of_run")
     )
     assert joined.groupby("method")["intruders"].sum()["lora"] == 1
+
+
+def test_the_relative_update_of_a_run_is_of_the_matrices_that_have_one(tmp_path: Path) -> None:
+    """Wherever the one of zeros comes: a comparison with NaN orders nothing."""
+    run, *_ = expand(STUDY)
+    whole = audit()
+    zero = dataclasses.replace(
+        whole.matrices[0], name="model.layers.2.mlp.up_proj.weight", base_singular_values=[0.0, 0.0]
+    )
+    for position in range(3):
+        matrices = [*whole.matrices[:position], zero, *whole.matrices[position:]]
+        folder = with_audit(tmp_path / str(position), run, dataclasses.replace(whole, matrices=matrices))
+        (row,) = rows_of(run, folder)["runs"]
+        assert row["relative_update"] == pytest.approx(0.15)  # median of 2/10 and 1/10
 
 
 def test_a_run_is_read_again_only_when_its_record_has_changed(
