@@ -40,8 +40,9 @@ def measure(kind: str, tokens: int, dtype: str) -> dict[str, float]:
     """The median time of a step, and the peak of the process."""
     from intruders.data.corpora import load_corpora
     from intruders.data.load_task import load_task
+    from intruders.experiments.doses.encoded import encoded_examples, encoded_texts
     from intruders.experiments.heal.heal_settings import HealSettings
-    from intruders.experiments.heal.objective import Objective, encoded_examples, encoded_texts
+    from intruders.experiments.heal.objective import Objective
 
     settings = HealSettings(max_documents=8, max_tokens=tokens)
     corpora = load_corpora("pydoc", max_documents=8)

@@ -106,6 +106,15 @@ class ModulePath:
     layer: int | None
     kind: str
 
+    @property
+    def layer_label(self) -> str:
+        """The layer with what stands before its number; of a matrix outside the layers, its kind.
+
+        >>> [path.layer_label for path in module_paths(["model.layers.2.o.weight", "head.weight"])]
+        ['model.layers.2', 'head']
+        """
+        return self.kind if self.layer is None else f"{self.stack}.{self.layer}".lstrip(".")
+
 
 def module_paths(names: Sequence[str]) -> list[ModulePath]:
     """Return the path of every name, in order.

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +21,7 @@ from ...checkpoints.pairing.pair_sides import pair_sides
 from ...checkpoints.pairing.pairing import PairedMatrix
 from ...checkpoints.pairing.sides_on_disk import sides_on_disk
 from ...checkpoints.stored.checkpoint import Checkpoint
-from ...checkpoints.stored.names import module_paths
+from ...checkpoints.stored.names import ModulePath, module_paths
 from ...checkpoints.stored.selection import Selection
 from ...data.columns import Columns
 from ...data.corpora import Corpus, load_corpora
@@ -47,8 +46,8 @@ from ...system.progress import Progress, silent
 from ..bench.live_models import models_loaded
 from ..doses.dose_groups import ELSEWHERE, DoseGroups, dose_groups
 from ..doses.dosed_model import DosedModel, DosedUpdate, DoseVector
-from ..doses.updates import Updates, in_directions, read_updates
-from ..heal.heal_bench import distinct_models, in_doses, open_to_dose
+from ..doses.open_to_dose import distinct_models, in_doses, open_to_dose
+from ..doses.updates import Updates, read_updates
 from .attribution import Attribution, LeftOut, MatrixShare, MeasuredRise, Share, rank_correlation
 from .attribution_settings import ATTRIBUTION, AttributionSettings
 from .document_losses import DocumentMeasure, task_measure, text_measure
@@ -195,7 +194,7 @@ class _Work:
         )
         device = next(language.model.parameters()).device
         pairs = pair_sides(*self.sides, Selection(include_embeddings=True)).pairs
-        updates = _in_directions(read_updates(pairs, "matrix", device, progress, language.dtype))
+        updates = read_updates(pairs, "matrix", device, progress, language.dtype).in_directions()
         if not updates.names:
             raise SettingError(
                 f"'{self.tuned}' changes nothing in '{self.base_source}', so no loss rose; pass the model after "
@@ -265,17 +264,6 @@ class _Work:
         ]
 
 
-def _in_directions(updates: Updates) -> Updates:
-    """Return the updates with every low-rank one in its singular directions, strongest first."""
-    by_name = {
-        name: update
-        if update.left is None
-        else DosedUpdate.of(in_directions(LowRank(update.left, update.right)), update.right.device)
-        for name, update in updates.by_name.items()
-    }
-    return Updates(by_name, updates.shapes)
-
-
 def _attribution(
     measured: _Measured,
     base: str,
@@ -306,7 +294,7 @@ def _attribution(
             {key: split.each(numbers) for key, split in splits.items()},
         )
 
-    def grouped(label_of: Callable[[Any], str]) -> list[Share]:
+    def grouped(label_of: Callable[[ModulePath], str]) -> list[Share]:
         members: dict[str, list[str]] = {}
         for name, path in zip(names, module_paths(names), strict=True):
             members.setdefault(label_of(path), []).append(name)
@@ -322,7 +310,7 @@ def _attribution(
             for measure in measured.measures
         ],
         matrices,
-        grouped(lambda path: path.kind if path.layer is None else f"{path.stack}.{path.layer}".lstrip(".")),
+        grouped(lambda path: path.layer_label),
         grouped(lambda path: path.kind),
         Share(ELSEWHERE, parts_of([ELSEWHERE]), 0) if ELSEWHERE in measured.groups.places else None,
         measured.checks,

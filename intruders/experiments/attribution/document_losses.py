@@ -15,7 +15,7 @@ from ...data.corpora import Corpus
 from ...data.task import Task
 from ...models.encoding import IGNORED, PadRight, pad_token_id
 from ...models.tuned_model import OpenedModel
-from ..heal.objective import encoded_examples, encoded_texts
+from ..doses.encoded import encoded_examples, encoded_texts
 
 # Share of the tokens that is masked in one pass of a masked language model.
 _MASKED = 0.15

@@ -69,4 +69,4 @@ def _labels(names: Sequence[str], per: str) -> list[str]:
     paths = module_paths(names)
     if per == "kind":
         return [path.kind for path in paths]
-    return [path.kind if path.layer is None else f"{path.stack}.{path.layer}".lstrip(".") for path in paths]
+    return [path.layer_label for path in paths]

@@ -33,6 +33,16 @@ class Updates:
             name: 1 if update.left is None else len(update.right) for name, update in self.by_name.items()
         }
 
+    def in_directions(self) -> Updates:
+        """Return the updates with every low-rank one in its singular directions, strongest first."""
+        by_name = {
+            name: update
+            if update.left is None
+            else DosedUpdate.of(_in_directions(LowRank(update.left, update.right)), update.right.device)
+            for name, update in self.by_name.items()
+        }
+        return Updates(by_name, self.shapes)
+
 
 def read_updates(
     pairs: Sequence[PairedMatrix],
@@ -58,7 +68,7 @@ def read_updates(
             if not bool(update.left.isfinite().all() and update.right.isfinite().all()):
                 raise _not_finite(pair.name)
             if per == "direction":
-                update = in_directions(update)
+                update = _in_directions(update)
             by_name[pair.name] = DosedUpdate.of(update, device)
             continue
         if per == "direction":
@@ -72,7 +82,7 @@ def read_updates(
     return Updates(by_name, {pair.name: pair.shape for pair in pairs if pair.name in by_name})
 
 
-def in_directions(update: LowRank) -> LowRank:
+def _in_directions(update: LowRank) -> LowRank:
     """Return the update with a column for every singular direction, strongest first, (m, r) and (r, n)."""
     svd = update.svd()
     count = max(1, significant(svd.values))

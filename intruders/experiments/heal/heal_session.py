@@ -32,13 +32,15 @@ from ...models.tuned_model import OpenedModel
 from ...system.progress import Progress
 from ..bench.live_models import Scored
 from ..doses.dose_groups import ELSEWHERE
+from ..doses.encoded import encoded_examples, encoded_texts
+from ..doses.open_to_dose import in_doses, open_to_dose
 from ..doses.updates import Updates, read_updates
-from .heal_bench import HealBench, in_doses, open_to_dose
+from .heal_bench import HealBench
 from .heal_data import HealData, data_of, own_answers, task_of_prompts
 from .heal_settings import HealSettings
 from .healing import LITTLE, Healing
 from .learning import Learning, Measured, at_bounds
-from .objective import Objective, StepLosses, encoded_examples, encoded_texts
+from .objective import Objective, StepLosses
 from .reported_points import HALVINGS, ReportMeasuring, least_dose, reported_points
 from .work_folder import WorkFolder
 

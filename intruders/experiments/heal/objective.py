@@ -17,17 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import kl_div, log_softmax
 
-from ...data.corpora import Corpus
-from ...data.task import Example, Task
-from ...errors import NonFiniteError, SettingError
-from ...models.encoding import (
-    IGNORED,
-    PadRight,
-    encode_classification,
-    encode_completions,
-    labels_of_next,
-    pad_token_id,
-)
+from ...errors import NonFiniteError
+from ...models.encoding import IGNORED, PadRight, labels_of_next, pad_token_id
 from ...models.target_loss import in_single, target_logits
 from ...models.tuned_model import OpenedModel
 from ..doses.dosed_model import DoseVector
@@ -163,38 +154,6 @@ class Objective:
             ids = ids.masked_fill(scored, self._language.tokenizer.mask_token_id)
         inputs = {"input_ids": ids.to(device), "attention_mask": attended.to(device)}
         return inputs, scored.to(device)
-
-
-def encoded_texts(opened: OpenedModel, corpora: Sequence[Corpus], max_tokens: int) -> list[list[int]]:
-    """Return the token ids of every document, at most as many as are read.
-
-    Raises:
-      SettingError: no document has two tokens.
-    """
-    width = min(max_tokens, opened.context)
-    rows: list[list[int]] = [
-        opened.tokenizer(text, truncation=True, max_length=width)["input_ids"]
-        for corpus in corpora
-        for text in corpus.documents
-    ]
-    kept = [ids for ids in rows if len(ids) > 1]
-    if not kept:
-        name = corpora[0].name if corpora else ""
-        raise SettingError(
-            f"no document of corpus {name!r} has two tokens or more; expected text to learn from; pass "
-            "another --loss-on"
-        )
-    return kept
-
-
-def encoded_examples(
-    opened: OpenedModel, task: Task, examples: Sequence[Example], labels: Sequence[str]
-) -> list[dict[str, Any]]:
-    """Encode examples with their targets for the model; those too long for it are skipped."""
-    if task.kind == "classification":
-        return encode_classification(opened.tokenizer, examples, labels, opened.context)
-    where = f"train split of task {task.name!r}"
-    return encode_completions(opened.tokenizer, examples, opened.context, drop_too_long=True, where=where)
 
 
 def _turn(count: int, size: int, step: int, seed: int) -> list[int]:

@@ -15,8 +15,8 @@ from intruders.checkpoints.pairing.pair_sides import pair_sides
 from intruders.checkpoints.stored.selection import Selection
 from intruders.experiments.doses.dose_groups import ELSEWHERE, dose_groups
 from intruders.experiments.doses.dosed_model import DosedModel, DosedUpdate, DoseVector
+from intruders.experiments.doses.open_to_dose import tuned_elsewhere
 from intruders.experiments.doses.updates import read_updates
-from intruders.experiments.heal.heal_bench import tuned_elsewhere
 from intruders.linalg.low_rank import LowRank
 from intruders.models.loading import load_model
 from intruders.models.loading_settings import Loading

@@ -16,8 +16,8 @@ from intruders.data.load_task import load_task
 from intruders.errors import SettingError
 from intruders.experiments.doses.dose_groups import dose_groups
 from intruders.experiments.doses.dosed_model import DosedModel, DoseVector
+from intruders.experiments.doses.open_to_dose import open_models
 from intruders.experiments.doses.updates import read_updates
-from intruders.experiments.heal.heal_bench import open_models
 from intruders.experiments.heal.heal_data import data_of
 from intruders.experiments.heal.heal_settings import HealSettings
 from intruders.measures.corpus_loss import measure_losses

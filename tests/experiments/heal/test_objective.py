@@ -14,8 +14,8 @@ from intruders.checkpoints.pairing.open_sides import open_sides
 from intruders.checkpoints.pairing.pair_sides import pair_sides
 from intruders.experiments.doses.dose_groups import dose_groups
 from intruders.experiments.doses.dosed_model import DosedModel, DoseVector
+from intruders.experiments.doses.open_to_dose import open_models
 from intruders.experiments.doses.updates import read_updates
-from intruders.experiments.heal.heal_bench import open_models
 from intruders.experiments.heal.objective import Objective
 from intruders.models.encoding import IGNORED
 from intruders.models.loading import load_model
