@@ -5,8 +5,7 @@ from __future__ import annotations
 import io
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,7 @@ from ..settings.seeds import check_seeds
 from ..system.callers_process import apart_from_caller
 from ..system.documents import read_document
 from ..system.files import read_bytes, user_path, write_atomically
-from ..system.folders import LOCK, locked_folder, make_folder
+from ..system.folders import LOCK, make_folder, working_folder
 from ..system.plain_values import from_plain
 from ..system.progress import Progress, silent
 from ..system.result_protocol import json_bytes, refuse_others
@@ -229,7 +228,7 @@ def evaluate(
         loading=loading,
         is_kept=folder is not None,
     )
-    with nullcontext() if folder is None else _made_and_locked(folder):
+    with working_folder(folder):
         work = MeasuredModel(model, base, KeptOutcomes(folder, given.of), losses, seed, loading, progress)
         work.notes += given.notes
         evaluation = Evaluation(model, base, [], [], [], work.notes)
@@ -321,23 +320,6 @@ def _refuse_without_halves(scores: ScoreSettings, harness: HarnessSettings) -> N
             f"lm_eval is {harness.lm_eval[0]!r}, whose examples have no reported half; measure it in a call of "
             "its own"
         )
-
-
-@contextmanager
-def _made_and_locked(folder: Path) -> Iterator[None]:
-    """Make and lock the folder; one that is new and empty after an error is removed.
-
-    In the folder of a run that is still to be trained it would be in the way of the training.
-    """
-    is_new = not folder.exists()
-    make_folder(folder)
-    with locked_folder(folder):
-        try:
-            yield
-        except BaseException:
-            if is_new and {file.name for file in folder.iterdir()} <= {LOCK}:
-                shutil.rmtree(folder)
-            raise
 
 
 def _reported(task: Task, max_examples: int | None) -> Task:

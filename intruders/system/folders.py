@@ -217,15 +217,41 @@ def require_ours(folder: Path, marks: Collection[str], kind: str) -> None:
 
 
 @contextmanager
-def locked_folder(folder: Path, name: str = "out") -> Iterator[None]:
+def working_folder(folder: Path | None, name: str = "out") -> Iterator[Path | None]:
+    """Make a folder to work in and hold it for this process; None is passed on.
+
+    One that is new, and has only its lock after an error, is removed: where nothing was kept, it would be in the way of
+    a training that is to make it. ``name`` is that of the setting, for the error.
+
+    Raises:
+      SettingError: it cannot be made or written, or another process holds it.
+    """
+    if folder is None:
+        yield None
+        return
+    is_new = not folder.exists()
+    make_folder(folder, name)
+    with locked_folder(folder, name):
+        try:
+            yield folder
+        except BaseException:
+            if is_new and {entry.name for entry in folder.iterdir()} <= {LOCK}:
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
+
+
+@contextmanager
+def locked_folder(folder: Path, name: str = "out", *, wait: bool = False) -> Iterator[None]:
     """Hold a folder for this process; a kill lets go of it. ``name`` is that of the setting, for the error.
+
+    With ``wait`` the block begins as soon as no other process holds the folder.
 
     Raises:
       SettingError: another process holds it.
     """
     with (folder / LOCK).open("w") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError as error:
             raise SettingError(
                 f"{name} '{folder}' is in use by another process; wait for it, or choose another folder"

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from contextlib import suppress
 from pathlib import Path
 
-from intruders.system.folders import make_folder, removed_if_unused
+import pytest
+
+from intruders.errors import SettingError
+from intruders.system.folders import LOCK, locked_folder, make_folder, removed_if_unused, working_folder
 
 
 def test_a_folder_made_for_work_that_did_not_begin_is_removed_if_it_is_empty(tmp_path: Path) -> None:
@@ -23,3 +28,45 @@ def test_a_folder_made_for_work_that_did_not_begin_is_removed_if_it_is_empty(tmp
     with removed_if_unused(new):
         make_folder(new)
     assert new.is_dir()
+
+
+def test_a_working_folder_is_made_and_held_and_stays_unless_nothing_was_kept(tmp_path: Path) -> None:
+    new, used, there = tmp_path / "new", tmp_path / "used", tmp_path / "there"
+    there.mkdir()
+    for folder in (new, used, there):
+        with suppress(ValueError), working_folder(folder, "keep") as given:
+            assert given == folder
+            with pytest.raises(SettingError, match=r"keep '.*' is in use"), working_folder(folder, "keep"):
+                pass
+            if folder == used:
+                (folder / "kept").write_text("x")
+            raise ValueError("refused")
+    assert not new.exists()
+    assert {entry.name for entry in used.iterdir()} == {"kept", LOCK}
+    assert there.is_dir()
+    with working_folder(new):
+        pass
+    assert new.is_dir()
+    with working_folder(None) as given:
+        assert given is None
+
+
+def test_a_folder_that_is_waited_for_is_free_in_the_end(tmp_path: Path) -> None:
+    held = (
+        "import fcntl, sys, time; file = open(sys.argv[1], 'w'); fcntl.flock(file, fcntl.LOCK_EX); "
+        "print('held', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", held, str(tmp_path / LOCK)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as other:
+        assert other.stdin is not None
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(SettingError, match="is in use"), locked_folder(tmp_path):
+            pass
+        other.stdin.close()  # it ends
+        with locked_folder(tmp_path, wait=True):
+            assert other.wait(60) == 0

@@ -41,7 +41,7 @@ from ...models.stored_dtype import recorded_dtypes
 from ...settings.seeds import check_seeds
 from ...system.callers_process import apart_from_caller
 from ...system.files import user_path
-from ...system.folders import locked_folder, make_folder
+from ...system.folders import working_folder
 from ...system.progress import Progress, silent
 from ..bench.live_models import models_loaded
 from ..doses.dose_groups import ELSEWHERE, DoseGroups, dose_groups
@@ -135,13 +135,8 @@ def attribute(
         "tasks": {name: one_task.fingerprint() for name, one_task in tasks.items()},
         **recorded_dtypes(loading, models_loaded(sides, source, base_source)),
     }
-    with ExitStack() as entered:
-        kept = KeptOutcomes(None, key)
-        if keep is not None:
-            folder = user_path(keep)
-            make_folder(folder)
-            entered.enter_context(locked_folder(folder))
-            kept = KeptOutcomes(folder, key)
+    with working_folder(None if keep is None else user_path(keep), "keep") as folder:
+        kept = KeptOutcomes(folder, key)
         pairing, made_audit, _ = audited_whole(*sides, audit, compute, progress)
         work = _Work(
             source,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -38,7 +37,7 @@ from ...models.tuned_model import open_language_model
 from ...settings.seeds import check_seeds
 from ...system.callers_process import apart_from_caller
 from ...system.files import user_path
-from ...system.folders import locked_folder, make_folder
+from ...system.folders import working_folder
 from ...system.progress import Progress, silent
 from ..bench.bench import Bench
 from ..bench.curve import ALONG_CURVE
@@ -124,10 +123,7 @@ def compare_remedies(
     data = split_data(corpora, tasks, scores.max_examples, seed)
     base_side, tuned_side = open_sides(base, tuned)
     base_source = base if base is not None else base_side.source
-    folder = None if out is None else user_path(out)
-    if folder is not None:
-        make_folder(folder)
-    with nullcontext() if folder is None else locked_folder(folder):
+    with working_folder(None if out is None else user_path(out)) as folder:
         pairing, audited, settings = audited_whole(base_side, tuned_side, audit, compute, progress)
         if not audited.matrices:
             raise SettingError(

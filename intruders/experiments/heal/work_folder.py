@@ -13,7 +13,7 @@ from typing import Any
 from ...errors import SettingError
 from ...system.documents import read_document
 from ...system.files import write_atomically
-from ...system.folders import LOCK, locked_folder, make_folder
+from ...system.folders import LOCK, working_folder
 from .healing import RECORD, SCHEMA, Healing
 
 _KEY = "key.json"
@@ -38,16 +38,16 @@ class WorkFolder:
         Raises:
           SettingError: another process has locked it, or it belongs to another healing.
         """
-        make_folder(self.folder)
-        with locked_folder(self.folder):
+        with working_folder(self.folder):
             require_same(self._read(_KEY), key, f"'{self.folder}'", out)
             self._write(_KEY, key)
             try:
                 yield
             except BaseException:
                 # What was refused before anything was kept must not stand in the way of other settings.
+                # A new folder is then removed too, since only its lock is left.
                 if {file.name for file in self.folder.iterdir()} <= {_KEY, LOCK}:
-                    shutil.rmtree(self.folder, ignore_errors=True)
+                    (self.folder / _KEY).unlink()
                 raise
         shutil.rmtree(self.folder, ignore_errors=True)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -50,7 +49,7 @@ from ...models.tuned_model import open_language_model
 from ...settings.seeds import check_seeds
 from ...system.callers_process import apart_from_caller
 from ...system.files import user_path
-from ...system.folders import locked_folder, make_folder
+from ...system.folders import working_folder
 from ...system.progress import Progress, silent
 from ..bench.bench import Bench
 from ..bench.curve import ALONG_CURVE, curve
@@ -144,10 +143,7 @@ def intervene(
     measuring = Measuring(losses, tasks, seed)
     base_side, tuned_side = open_sides(base, tuned)
     base_source = base if base is not None else base_side.source
-    folder = None if keep is None else user_path(keep)
-    if folder is not None:
-        make_folder(folder, "keep")
-    with nullcontext() if folder is None else locked_folder(folder, "keep"):
+    with working_folder(None if keep is None else user_path(keep), "keep") as folder:
         pairing, audited, settings = audited_whole(base_side, tuned_side, audit, compute, progress)
         if audited.intruders == 0:
             raise SettingError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -22,6 +21,7 @@ from ...models.stored_dtype import recorded_dtypes
 from ...models.tuned_model import open_language_model
 from ...system.documents import read_document
 from ...system.files import write_atomically
+from ...system.folders import locked_folder
 
 SCHEMA = 1
 # The documents are a sample that is the same for all runs of a study, whatever their seed: all can be compared.
@@ -50,9 +50,8 @@ def base_losses(
     """Return the base's losses by corpus, one entry per part of a mixture; measure them on the first call."""
     folder = bases / base_folder_name(base, settings, loading)
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
-        # Another run may be at it: its numbers are worth waiting for.
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    # Another run may be at it: its numbers are worth waiting for.
+    with locked_folder(folder, wait=True):
         # Kept losses count for their documents, weights and type of numbers, whatever the base's name.
         measured = {
             "documents": _digests(corpora),

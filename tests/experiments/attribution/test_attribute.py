@@ -15,6 +15,7 @@ import intruders
 from intruders.errors import SettingError
 from intruders.experiments.attribution.attribution_settings import AttributionSettings
 from intruders.models.loading import load_model, load_tokenizer
+from intruders.system.folders import locked_folder
 from tests.tiny import save_bert, save_llama
 
 from ..heal.healed_models import llama_and_adapter, tuned_in_full
@@ -234,6 +235,19 @@ def test_what_is_kept_with_other_intruders_is_not_taken(
     again = attributed(models, text, keep=tmp_path / "kept", audit=other)
     fresh = attributed(models, text, audit=other)
     assert again.matrices == fresh.matrices
+
+
+def test_keep_that_is_in_use_or_no_folder_is_refused_by_its_name(
+    models: tuple[str, str], text: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SettingError, match=r"^keep '.*file' cannot be written"):
+        attributed(models, text, keep=tmp_path / "file")
+    with (
+        locked_folder(tmp_path),
+        pytest.raises(SettingError, match=r"^keep '.*' is in use by another process"),
+    ):
+        attributed(models, text, keep=tmp_path)
 
 
 def test_two_tasks_whose_files_have_one_name_are_two(
