@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,3 +31,13 @@ class DocumentLosses:
     def mean(self) -> float:
         """Loss per token: every token weighs the same, whatever document it is in."""
         return float(self.sums.sum() / self.tokens.sum())
+
+
+def mean_loss(parts: Sequence[DocumentLosses], weights: Sequence[float]) -> float:
+    """Return the weighted mean of the losses of a mixture's parts, in nats per token.
+
+    >>> first, second = (DocumentLosses("cross-entropy", np.array([loss]), np.array([1])) for loss in (1.0, 3.0))
+    >>> mean_loss([first, second], [3, 1])
+    1.5
+    """
+    return sum(weight * part.mean for weight, part in zip(weights, parts, strict=True)) / sum(weights)

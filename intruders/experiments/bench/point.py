@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from ...measures.intervals import Interval
-from ...measures.losses import DocumentLosses
+from ...measures.losses import mean_loss
 from ...measures.outcome import Outcome
 from ...mitigation.remedies.interpolate import Interpolate
 from ...mitigation.remedies.remedy import Remedy
@@ -70,7 +70,9 @@ def point_of(
 
 def _measures(outcome: Outcome, yardstick: Yardstick) -> dict[str, Any]:
     return {
-        "losses": {name: _mean(parts, yardstick, name) for name, parts in outcome.corpora.items()},
+        "losses": {
+            name: mean_loss(parts, yardstick.weights[name]) for name, parts in outcome.corpora.items()
+        },
         "task_losses": {name: task.losses.mean for name, task in outcome.tasks.items()},
         "accuracies": {name: task.accuracy for name, task in outcome.tasks.items()},
         "harness": {name: sum(scores) / len(scores) for name, scores in outcome.harness.items()},
@@ -79,8 +81,3 @@ def _measures(outcome: Outcome, yardstick: Yardstick) -> dict[str, Any]:
         "healed": yardstick.healed(outcome),
         "kept": yardstick.kept(outcome),
     }
-
-
-def _mean(parts: Sequence[DocumentLosses], yardstick: Yardstick, name: str) -> float:
-    weights = yardstick.weights[name]
-    return sum(weight * part.mean for weight, part in zip(weights, parts, strict=True)) / sum(weights)

@@ -5,22 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import nn
 
 from ...checkpoints.stored.checkpoint import Checkpoint
-from ...data.task import Task
 from ...linalg.low_rank import LowRank
-from ...measures.corpus_loss import losses_by_corpus
 from ...measures.kept_outcomes import KeptOutcomes
-from ...measures.measure_settings import LossSettings
+from ...measures.losses import mean_loss
 from ...measures.outcome import Outcome
 from ...models.tuned_model import OpenedModel
 from ..bench.data_shares import DataShare
 from ..bench.live_models import Scored
-from ..bench.task_outcomes import task_outcome
+from ..bench.measuring import Measuring
 from ..doses.dose_groups import DoseGroups, dose_groups
 from ..doses.dosed_model import DosedModel, DosedUpdate, DoseVector
 from ..doses.open_to_dose import distinct_models
@@ -32,13 +29,11 @@ class HealBench:
 
     language: OpenedModel
     scored: Scored  # by task
-    tasks: Mapping[str, Task]
+    measuring: Measuring
     base: Checkpoint
     groups: DoseGroups
     doses: DoseVector
-    losses: LossSettings
     kept: KeptOutcomes
-    seed: int
 
     @property
     def models(self) -> list[nn.Module]:
@@ -52,20 +47,15 @@ class HealBench:
 
         ``removed`` names another change of the model during the measurement.
         """
-        unit: dict[str, Any] = {"doses": list(values), "share": share.fingerprint(), "answers": answers}
+        unit = {"doses": list(values), **self.measuring.unit(share, answers)}
         if removed:
             unit["removed"] = removed
         outcome = self.kept.get(unit)
         if outcome is None:
             own = self.doses.values
             with self.doses.at(torch.tensor(values, dtype=own.dtype, device=own.device)):
-                outcome = Outcome(
-                    losses_by_corpus(self.language, share.corpora, self.losses, self.seed),
-                    {
-                        name: task_outcome(*self.scored[name], self.tasks[name], rows, answers)
-                        for name, rows in share.examples.items()
-                    },
-                )
+                scored = {name: self.scored[name] for name in share.examples}
+                outcome = self.measuring.outcome(self.language, scored, share, answers)
             self.kept.put(unit, outcome)
         return outcome
 
@@ -77,12 +67,7 @@ class HealBench:
     def text_loss(self, values: Sequence[float], share: DataShare) -> float:
         """Return the mean loss on text at some doses, in nats per token."""
         outcome = self.outcome(values, replace(share, examples={}), answers=False)
-        weights = share.weights
-        means = [
-            sum(part.mean * weight for part, weight in zip(parts, weights[name], strict=True))
-            / sum(weights[name])
-            for name, parts in outcome.corpora.items()
-        ]
+        means = [mean_loss(parts, share.weights[name]) for name, parts in outcome.corpora.items()]
         return sum(means) / len(means)
 
     @contextmanager

@@ -31,6 +31,7 @@ from ...models.stored_dtype import dtype_name
 from ...models.tuned_model import OpenedModel
 from ...system.progress import Progress
 from ..bench.live_models import Scored
+from ..bench.measuring import Measuring
 from ..doses.dose_groups import ELSEWHERE
 from ..doses.encoded import encoded_examples, encoded_texts
 from ..doses.open_to_dose import in_doses, open_to_dose
@@ -118,13 +119,11 @@ class Session:
                 HealBench(
                     language,
                     scored,
-                    tasks,
+                    Measuring(losses, tasks, self.seed),
                     with_stacks_of(*self.sides),
                     groups,
                     doses,
-                    losses,
                     kept,
-                    self.seed,
                 ),
                 data,
                 updates,
@@ -184,7 +183,7 @@ class Session:
             opened,
             bench.doses,
             encoded_texts(bench.language, data.learned_text, self.settings.max_tokens),
-            encoded_examples(opened, bench.tasks[data.task], data.learned_examples, labels),
+            encoded_examples(opened, bench.measuring.tasks[data.task], data.learned_examples, labels),
             self.seed,
         )
 

@@ -19,7 +19,7 @@ from ...data.corpora import Corpus, load_corpora
 from ...errors import CheckpointError, SettingError
 from ...measures.causal_loss import causal_losses
 from ...measures.corpus_loss import WINDOW
-from ...measures.losses import DocumentLosses
+from ...measures.losses import DocumentLosses, mean_loss
 from ...measures.masked_loss import masked_estimate
 from ...models.encoding import context_length
 from ...models.loading import load_tokenizer
@@ -124,7 +124,7 @@ class TextLoss:
                 contexts.callback(_split_again, model)
             parts = [self._losses(inner, measured, tokenizer, corpus, width) for corpus in self._corpora]
         weights = [corpus.weight for corpus in self._corpora]
-        loss = sum(weight * part.mean for weight, part in zip(weights, parts, strict=True)) / sum(weights)
+        loss = mean_loss(parts, weights)
         self.seconds += time.perf_counter() - began
         return loss
 
