@@ -51,7 +51,7 @@ from ..doses.updates import Updates, read_updates
 from .attribution import Attribution, LeftOut, MatrixShare, MeasuredRise, Share, rank_correlation
 from .attribution_settings import ATTRIBUTION, AttributionSettings
 from .document_losses import DocumentMeasure, task_measure, text_measure
-from .path_integral import Floats, Path, PathIntegral
+from .path_integral import DosePath, Floats, PathIntegral
 
 
 @apart_from_caller()
@@ -217,7 +217,7 @@ class _Work:
                 replace(task_measure(opened, tasks[name], labels, self.settings.max_examples), name=name)
                 for name, (opened, labels) in scored.items()
             ]
-            path = Path(doses, inside, digest_of_intruders(audit), kept, progress)
+            path = DosePath(doses, inside, digest_of_intruders(audit), kept, progress)
             integrals = {measure.name: path.integral(measure, self.settings.nodes) for measure in measures}
             checks = self._checks(path, measures[0], integrals[measures[0].name], groups)
         return _Measured(measures, integrals, groups, list(of_intruders), checks)
@@ -236,7 +236,7 @@ class _Work:
         return inside
 
     def _checks(
-        self, path: Path, measure: DocumentMeasure, integral: PathIntegral, groups: DoseGroups
+        self, path: DosePath, measure: DocumentMeasure, integral: PathIntegral, groups: DoseGroups
     ) -> list[LeftOut]:
         """Check the largest parts, each by leaving its matrix out of the tuned model."""
         tokens = integral.tokens.sum()

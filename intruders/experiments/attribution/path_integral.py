@@ -56,7 +56,7 @@ class PathIntegral:
 
 
 @dataclass(frozen=True)
-class Path:
+class DosePath:
     """A model on the line from base to tuned, with a factor on every update."""
 
     doses: DoseVector  # of all updates

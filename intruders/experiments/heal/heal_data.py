@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from ...charts.text import plural
 from ...data.columns import Columns
@@ -46,17 +45,6 @@ class HealData:
     @property
     def corpus(self) -> str:
         return next(iter(self.report.corpora))
-
-    def fingerprint(self) -> dict[str, Any]:
-        """Return what identifies the data by content."""
-        learned = DataShare(
-            "learned", {self.corpus: list(self.learned_text)}, {self.task: list(self.learned_examples)}
-        )
-        return {
-            "learned": learned.fingerprint(),
-            "choice": self.choice.fingerprint(),
-            "report": self.report.fingerprint(),
-        }
 
 
 def load_texts(names: Sequence[str], settings: HealSettings, seed: int) -> dict[str, list[Corpus]]:

@@ -40,7 +40,7 @@ from .heal_bench import HealBench
 from .heal_data import HealData, data_of, own_answers, task_of_prompts
 from .heal_settings import HealSettings
 from .healing import LITTLE, Healing
-from .learning import Learning, Measured, at_bounds
+from .learning import LEAST, MOST, Learning, Measured, at_bounds
 from .objective import Objective, StepLosses
 from .reported_points import HALVINGS, ReportMeasuring, least_dose, reported_points
 from .work_folder import WorkFolder
@@ -73,7 +73,7 @@ class Session:
     key: Mapping[str, Any] = field(default_factory=dict)
     max_examples: int | None = None
     loading: Loading = AS_STORED
-    scored: Mapping[str, Any] = field(default_factory=dict)  # settings by which the tasks are scored again
+    task_settings: Mapping[str, Any] = field(default_factory=dict)  # by which the tasks are scored again
 
     def healed(
         self,
@@ -241,7 +241,10 @@ class Session:
         places = bench.groups.places
         count = at_bounds(values)
         if count:
-            notes = [*notes, f"{count} of {len(values)} doses are at the end of their range, -0.5 or 1.5"]
+            notes = [
+                *notes,
+                f"{count} of {len(values)} doses are at the end of their range, {LEAST:g} or {MOST:g}",
+            ]
         healing = Healing(
             base=self.base_source,
             tuned=self.tuned,
@@ -268,7 +271,7 @@ class Session:
             digests={name: [part.digest for part in parts] for name, parts in data.report.corpora.items()},
             settings={
                 **self.settings.as_dict(),
-                **self.scored,
+                **self.task_settings,
                 "seed": self.seed,
                 "dtype": self.loading.load_in or dtype_name(bench.language.dtype),
             },

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from ...measures.corpus_loss import summarize_losses
@@ -62,8 +62,3 @@ class Report:
 
 def _of_corpus(outcome: Outcome, name: str) -> Outcome:
     return replace(outcome, corpora={name: outcome.corpora[name]})
-
-
-def means(outcome: Outcome) -> Mapping[str, float]:
-    """Return the loss on every task, in nats per token."""
-    return {name: task.losses.mean for name, task in outcome.tasks.items()}
