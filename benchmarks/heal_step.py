@@ -48,13 +48,13 @@ def measure(kind: str, tokens: int, dtype: str) -> dict[str, float]:
     corpora = load_corpora("pydoc", max_documents=8)
     task = load_task("word-problems")
     if kind == HEAL:
-        from intruders.checkpoints.pairing.open_sides import open_sides
+        from intruders.experiments.bench.given_sides import GivenSides
         from intruders.experiments.heal.heal_session import session_of
         from intruders.models.loading_settings import Loading
         from intruders.system.progress import silent
 
-        sources = ("smollm2-135m", "smollm2-135m-lora")
-        session = session_of(open_sides(*sources), sources, settings, 0, silent, loading=Loading(dtype=dtype))
+        sides = GivenSides.of("smollm2-135m", "smollm2-135m-lora").open()
+        session = session_of(sides, settings, 0, silent, loading=Loading(dtype=dtype))
         with session.benched({"pydoc": corpora}, {task.name: task}, None) as (bench, _, _):
             bench.doses.values = torch.ones_like(bench.doses.values, requires_grad=True)
             opened = bench.language

@@ -14,13 +14,8 @@ import torch
 from ...audits.audit import audited_whole
 from ...audits.audit_settings import ANYWHERE, AS_USUAL, AuditSettings, Compute
 from ...audits.result.audit_result import Audit
-from ...checkpoints.opening.open import Opened
-from ...checkpoints.pairing.names_of_base import with_stacks_of
-from ...checkpoints.pairing.open_sides import open_sides
 from ...checkpoints.pairing.pair_sides import pair_sides
 from ...checkpoints.pairing.pairing import PairedMatrix
-from ...checkpoints.pairing.sides_on_disk import sides_on_disk
-from ...checkpoints.stored.checkpoint import Checkpoint
 from ...checkpoints.stored.names import ModulePath, module_paths
 from ...checkpoints.stored.selection import Selection
 from ...data.columns import Columns
@@ -34,16 +29,13 @@ from ...measures.intervals import RESAMPLES, Interval, expanded_percentiles
 from ...measures.kept_outcomes import KeptOutcomes, digest_of_intruders
 from ...mitigation.cases import read_cases
 from ...mitigation.remedies.intruders import ScaledIntruders
-from ...models.finetuned_folder import data_seed_of
 from ...models.loading_settings import AS_STORED, Loading
-from ...models.model_digest import digest_of_model
-from ...models.stored_dtype import recorded_dtypes
 from ...settings.seeds import check_seeds
 from ...system.callers_process import apart_from_caller
 from ...system.files import user_path
 from ...system.folders import working_folder
 from ...system.progress import Progress, silent
-from ..bench.live_models import models_loaded
+from ..bench.given_sides import GivenSides, OpenedSides
 from ..doses.dose_groups import ELSEWHERE, DoseGroups, dose_groups
 from ..doses.dosed_model import DosedModel, DosedUpdate, DoseVector
 from ..doses.open_to_dose import distinct_models, in_doses, open_to_dose
@@ -114,34 +106,28 @@ def attribute(
         raise SettingError(
             "no text to measure; expected text such as the base was trained on; pass --loss-on CORPUS"
         )
-    given_base, source = sides_on_disk(base, tuned)
-    rows_by = data_seed_of(source) if data_seed is None else data_seed
+    sources = GivenSides.of(base, tuned)
+    rows_by = sources.data_seed(data_seed)
     if both := set(texts) & set(names_given(task)):
         raise SettingError(
             f"{min(both)!r} is given as text and as a task, and a part has one name; pass a copy of the file for one"
         )
     tasks = {name: load_task(name, columns or Columns(), rows_by) for name in names_given(task)}
     corpora = {name: load_corpora(name, max_documents=settings.max_documents, seed=seed) for name in texts}
-    sides = open_sides(given_base, source)
-    base_source = given_base if given_base is not None else sides[0].source
+    sides = sources.open()
     key = {
-        "base": digest_of_model(base_source),
-        "tuned": digest_of_model(source),
+        **sides.key(loading),
         "settings": {
             name: value for name, value in settings.recorded().items() if name not in ("nodes", "check")
         },
         "seed": seed,
         "text": {name: [part.digest for part in parts] for name, parts in corpora.items()},
         "tasks": {name: one_task.fingerprint() for name, one_task in tasks.items()},
-        **recorded_dtypes(loading, models_loaded(sides, source, base_source)),
     }
     with working_folder(None if keep is None else user_path(keep), "keep") as folder:
         kept = KeptOutcomes(folder, key)
-        pairing, made_audit, _ = audited_whole(*sides, audit, compute, progress)
+        pairing, made_audit, _ = audited_whole(*sides.both, audit, compute, progress)
         work = _Work(
-            source,
-            given_base,
-            base_source,
             sides,
             settings,
             seed,
@@ -149,7 +135,13 @@ def attribute(
         )
         measured = work.measured(corpora, tasks, made_audit, pairing.pairs, kept, progress)
         return _attribution(
-            measured, base_source, source, made_audit, settings, seed, time.perf_counter() - started
+            measured,
+            sides.base_source,
+            sides.tuned,
+            made_audit,
+            settings,
+            seed,
+            time.perf_counter() - started,
         )
 
 
@@ -166,10 +158,7 @@ class _Measured:
 
 @dataclass(frozen=True)
 class _Work:
-    tuned: str
-    base: str | None
-    base_source: str
-    sides: tuple[Checkpoint, Opened]
+    sides: OpenedSides
     settings: AttributionSettings
     seed: int
     loading: Loading
@@ -184,16 +173,14 @@ class _Work:
         progress: Progress,
     ) -> _Measured:
         progress("open the models", 0, 1)
-        language, scored = open_to_dose(
-            self.sides, (self.base_source, self.tuned), self.base, tasks, self.loading
-        )
+        language, scored = open_to_dose(self.sides, tasks, self.loading)
         device = next(language.model.parameters()).device
-        pairs = pair_sides(*self.sides, Selection(include_embeddings=True)).pairs
+        pairs = pair_sides(*self.sides.both, Selection(include_embeddings=True)).pairs
         updates = read_updates(pairs, "matrix", device, progress, language.dtype).in_directions()
         if not updates.names:
             raise SettingError(
-                f"'{self.tuned}' changes nothing in '{self.base_source}', so no loss rose; pass the model after "
-                "fine-tuning"
+                f"'{self.sides.tuned}' changes nothing in '{self.sides.base_source}', so no loss rose; pass the "
+                "model after fine-tuning"
             )
         of_intruders = self._inside_intruders(audit, audited, updates, device)
         inside = DoseVector(torch.zeros(len(of_intruders), device=device))
@@ -203,7 +190,7 @@ class _Work:
                 entered.enter_context(
                     DosedModel(
                         model,
-                        with_stacks_of(*self.sides),
+                        self.sides.stacks,
                         of_intruders,
                         dose_groups(list(of_intruders), "matrix"),
                         inside,
@@ -228,7 +215,7 @@ class _Work:
         """Return ``Y^T (Y D)``, the update inside the intruders' span, for every matrix with intruders Y (c, m)."""
         remedy = ScaledIntruders(0.0)
         inside = {}
-        for case in read_cases(audited, audit, [remedy], self.sides[0].names(), torch.device("cpu")):
+        for case in read_cases(audited, audit, [remedy], self.sides.before.names(), torch.device("cpu")):
             left = case.parts[remedy.scaled(case.matrix)].left.double()  # (c, m)
             if len(left) and case.matrix.name in updates.by_name:
                 right = case.update.double().apply_transpose(left)  # (c, n)

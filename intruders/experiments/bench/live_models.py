@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
-from ...checkpoints.opening.open import Opened
 from ...checkpoints.stored.checkpoint import Checkpoint
 from ...checkpoints.writing.merged import Elsewhere, everywhere_as_tuned
 from ...data.task import Task
@@ -35,11 +34,6 @@ class LiveModels:
         """Give all models the weights that a remedy makes."""
         for interventions in self.weights.values():
             interventions.set(remedy, elsewhere)
-
-
-def models_loaded(sides: tuple[Checkpoint, Opened], tuned: str, base: str) -> list[str]:
-    """Return the models whose weights are loaded: the base, and the tuned model unless it is an adapter."""
-    return [base, tuned] if isinstance(sides[1], Checkpoint) else [base]
 
 
 def answered_by(language: OpenedModel, tasks: Mapping[str, Task]) -> Scored:

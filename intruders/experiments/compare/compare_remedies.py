@@ -10,9 +10,6 @@ from typing import Any
 from ...audits.audit import audited_whole
 from ...audits.audit_settings import ANYWHERE, AS_USUAL, AuditSettings, Compute
 from ...audits.result.audit_result import Audit
-from ...checkpoints.pairing.names_of_base import with_stacks_of
-from ...checkpoints.pairing.open_sides import open_sides
-from ...checkpoints.pairing.sides_on_disk import sides_on_disk
 from ...data.corpora import Corpus, load_corpora
 from ...data.load_task import described_task, load_task
 from ...errors import SettingError
@@ -30,9 +27,7 @@ from ...measures.outcome import Outcome
 from ...mitigation.elsewhere import not_audited
 from ...mitigation.remedies.doses import Doses
 from ...mitigation.remedies.remedy import Remedy
-from ...models.finetuned_folder import data_seed_of
 from ...models.loading_settings import AS_STORED, Loading
-from ...models.stored_dtype import recorded_dtypes
 from ...models.tuned_model import open_language_model
 from ...settings.seeds import check_seeds
 from ...system.callers_process import apart_from_caller
@@ -42,7 +37,8 @@ from ...system.progress import Progress, silent
 from ..bench.bench import Bench
 from ..bench.curve import ALONG_CURVE
 from ..bench.data_shares import DataShare, DataShares, split_data
-from ..bench.live_models import answered_by, models_loaded, opened_live
+from ..bench.given_sides import GivenSides
+from ..bench.live_models import answered_by, opened_live
 from ..bench.measuring import Measuring
 from ..bench.point import point_of
 from ..bench.tally import Tally
@@ -111,34 +107,35 @@ def compare_remedies(
       ('word-problems', 'adapter')
     """
     check_seeds(seed=seed, data_seed=data_seed)
-    base, tuned = sides_on_disk(base, tuned)
+    sources = GivenSides.of(base, tuned)
     _require_measures(losses, scores)
     if harness.lm_eval:
         check_harness(harness)
     corpora = {
         name: load_corpora(name, max_documents=losses.max_documents, seed=seed) for name in losses.loss_on
     }
-    rows_by = data_seed_of(tuned) if data_seed is None else data_seed
+    rows_by = sources.data_seed(data_seed)
     tasks = {name: load_task(name, scores, rows_by) for name in scores.tasks}
     data = split_data(corpora, tasks, scores.max_examples, seed)
-    base_side, tuned_side = open_sides(base, tuned)
-    base_source = base if base is not None else base_side.source
+    sides = sources.open()
     with working_folder(None if out is None else user_path(out)) as folder:
-        pairing, audited, settings = audited_whole(base_side, tuned_side, audit, compute, progress)
+        pairing, audited, settings = audited_whole(*sides.both, audit, compute, progress)
         if not audited.matrices:
             raise SettingError(
-                f"'{tuned}' changes no matrix of '{base_source}' that an audit examines, so nothing can be compared; "
-                "pass another model or a wider --include"
+                f"'{sides.tuned}' changes no matrix of '{sides.base_source}' that an audit examines, so nothing "
+                "can be compared; pass another model or a wider --include"
             )
         names, first = comparison.names(), next(iter(tasks))
         measuring = Measuring(losses, tasks, seed, harness, scores.max_examples)
         of = {}
         if folder is not None:
-            of = depends_on(base_source, tuned, settings, losses, scores, seed, audited=audited, tasks=tasks)
-            of |= recorded_dtypes(loading, models_loaded((base_side, tuned_side), tuned, base_source))
+            of = depends_on(
+                sides.base_source, sides.tuned, settings, losses, scores, seed, audited=audited, tasks=tasks
+            )
+            of |= sides.dtypes(loading)
         kept = KeptOutcomes(folder, of)
         tally = Tally(progress, planned_evaluations(names, comparison.strengths, len(data.choice)))
-        of_base = _base_outcomes(base_source, loading, measuring, data, kept, tally)
+        of_base = _base_outcomes(sides.base_source, loading, measuring, data, kept, tally)
         learned: Doses | str = "were not asked for"
         if of_doses := Doses.name in names:
             learning = HealSettings(
@@ -155,8 +152,7 @@ def compare_remedies(
                     "learned on": [first, next(iter(corpora))],
                 },
                 lambda: learned_doses(
-                    (base_side, tuned_side),
-                    (base, tuned),
+                    sides,
                     corpora,
                     tasks,
                     learning,
@@ -166,17 +162,17 @@ def compare_remedies(
                     progress,
                 ),
             )
-        base_side = with_stacks_of(base_side, tuned_side)
-        matrices = TunedMatrices(base_side, pairing.pairs, audited, settings, compute.torch_device())
-        others = not_audited(base_side, audited)
-        with opened_live(tuned, base, tasks, base_side, others, loading=loading) as models:
+        stacks = sides.stacks
+        matrices = TunedMatrices(stacks, pairing.pairs, audited, settings, compute.torch_device())
+        others = not_audited(stacks, audited)
+        with opened_live(sides.tuned, sources.base, tasks, stacks, others, loading=loading) as models:
             bench = Bench(measuring, models, matrices, kept, tally, partial(_unit, measuring))
             compared = Compared(bench, data, first, comparison, seed, learned)
             curve = measured_curve(compared, of_base)
             rows, points = compared_rows(compared, curve, names), curve.points()
             return RemedyComparison(
-                base=base_source,
-                tuned=tuned,
+                base=sides.base_source,
+                tuned=sides.tuned,
                 tuned_kind=pairing.tuned_kind,
                 target=compared.target,
                 settings={

@@ -8,9 +8,7 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import Tensor, nn
 
-from ...checkpoints.opening.open import Opened
 from ...checkpoints.pairing.in_memory import BaseInMemory
-from ...checkpoints.pairing.names_of_base import with_stacks_of
 from ...checkpoints.pairing.pairing import PairedMatrix
 from ...checkpoints.stored.checkpoint import Checkpoint
 from ...checkpoints.stored.names import tensor_of
@@ -18,6 +16,7 @@ from ...data.task import Task
 from ...mitigation.beyond_doses import require_only_matrices, require_same_head, require_same_vocabulary
 from ...models.loading_settings import AS_STORED, Loading, require_one_device, require_whole_weights
 from ...models.tuned_model import OpenedModel, open_language_model
+from ..bench.given_sides import OpenedSides
 from ..bench.live_models import Scored, opened_for_tasks
 from .dose_groups import DoseGroups, dose_groups
 from .dosed_model import DosedModel, DoseVector
@@ -51,9 +50,7 @@ def tuned_elsewhere(model: nn.Module, base: Checkpoint, paired: Sequence[str]) -
 
 
 def open_to_dose(
-    sides: tuple[Checkpoint, Opened],
-    sources: tuple[str, str],
-    base: str | None,
+    sides: OpenedSides,
     tasks: Mapping[str, Task],
     loading: Loading = AS_STORED,
 ) -> tuple[OpenedModel, Scored]:
@@ -61,44 +58,40 @@ def open_to_dose(
 
     Args:
       sides: base and tuned model.
-      sources: of both.
-      base: as it was given; None where an adapter names it.
       tasks: that are to be measured.
       loading: how the models are loaded.
 
     Raises:
       SettingError: an adapter changes what no dose acts on.
     """
-    require_same_head(sides)
-    require_same_vocabulary(sides)
-    require_only_matrices(sides)
+    require_same_head(sides.both)
+    require_same_vocabulary(sides.both)
+    require_only_matrices(sides.both)
     if opens_base(sides, tasks):
         require_one_device(loading)
-        return open_models(sources[0], None, tasks, loading)
+        return open_models(sides.base_source, None, tasks, loading)
     require_whole_weights(loading)
-    return open_models(sources[1], base, tasks, loading)
+    return open_models(sides.tuned, sides.sources.base, tasks, loading)
 
 
-def opens_base(sides: tuple[Checkpoint, Opened], tasks: Mapping[str, Task]) -> bool:
+def opens_base(sides: OpenedSides, tasks: Mapping[str, Task]) -> bool:
     """Return whether the base is opened: for an adapter on causal tasks, whose updates are added to its weights."""
-    is_adapter = not isinstance(sides[1], Checkpoint)
+    is_adapter = not isinstance(sides.after, Checkpoint)
     return is_adapter and all(task.kind == "causal" for task in tasks.values())
 
 
-def dosed_elsewhere(
-    sides: tuple[Checkpoint, Opened], model: nn.Module, pairs: Sequence[PairedMatrix]
-) -> list[str]:
+def dosed_elsewhere(sides: OpenedSides, model: nn.Module, pairs: Sequence[PairedMatrix]) -> list[str]:
     """Return other tuned tensors, such as norms, which only a checkpoint can store in a dose."""
-    if not isinstance(sides[1], Checkpoint):
+    if not isinstance(sides.after, Checkpoint):
         return []
-    return tuned_elsewhere(model, with_stacks_of(*sides), [pair.name for pair in pairs])
+    return tuned_elsewhere(model, sides.stacks, [pair.name for pair in pairs])
 
 
 @contextmanager
 def in_doses(
     language: OpenedModel,
     scored: Scored,
-    sides: tuple[Checkpoint, Opened],
+    sides: OpenedSides,
     pairs: Sequence[PairedMatrix],
     updates: Updates,
     per: str,
@@ -122,8 +115,6 @@ def in_doses(
     with ExitStack() as entered:
         for model in distinct_models(language, scored):
             entered.enter_context(
-                DosedModel(
-                    model, with_stacks_of(*sides), updates.by_name, groups, doses, others, is_base=is_base
-                )
+                DosedModel(model, sides.stacks, updates.by_name, groups, doses, others, is_base=is_base)
             )
         yield groups, doses

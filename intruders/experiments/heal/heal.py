@@ -13,10 +13,8 @@ from ...audits.audit_settings import ANYWHERE, AS_USUAL, AuditSettings, Compute
 from ...audits.result.audit_result import Audit
 from ...checkpoints.adapters.adapter import Adapter
 from ...checkpoints.opening.open import Opened
-from ...checkpoints.pairing.open_sides import open_sides
 from ...checkpoints.pairing.pair_sides import pair_sides
 from ...checkpoints.pairing.pairing import PairedMatrix, SkipKind
-from ...checkpoints.pairing.sides_on_disk import sides_on_disk
 from ...checkpoints.stored.names import tensor_of
 from ...checkpoints.stored.selection import Selection
 from ...data.columns import Columns
@@ -27,15 +25,12 @@ from ...measures.kept_outcomes import digest_of_intruders
 from ...mitigation.mitigate import mitigate
 from ...mitigation.mitigation_result import Mitigation
 from ...mitigation.targets.choose_target import choose_target
-from ...models.finetuned_folder import data_seed_of
 from ...models.loading_settings import AS_STORED, Loading
-from ...models.model_digest import digest_of_model
-from ...models.stored_dtype import recorded_dtypes
 from ...settings.seeds import check_seeds
 from ...system.callers_process import apart_from_caller
 from ...system.files import user_path
 from ...system.progress import Progress, silent
-from ..bench.live_models import models_loaded
+from ..bench.given_sides import GivenSides
 from .heal_data import load_tasks, load_texts, read_prompts
 from .heal_session import Session, Told, untold
 from .heal_settings import HEALING, HealSettings
@@ -109,23 +104,21 @@ def heal(
     """
     started = time.perf_counter()
     check_seeds(seed=seed, data_seed=data_seed)
-    base, tuned = sides_on_disk(base, tuned)
+    sources = GivenSides.of(base, tuned)
     names = names_given(task)
     prompt_file = None if prompts is None else os.fspath(prompts)
-    rows_by = data_seed_of(tuned) if data_seed is None else data_seed
+    rows_by = sources.data_seed(data_seed)
     columns = columns or Columns()
     tasks = load_tasks(names, columns, rows_by, prompt_file)
     asked = None if prompt_file is None else read_prompts(prompt_file)
     corpora = load_texts(names_given(loss_on), settings, seed)
     if isinstance(audit, str | os.PathLike):
         audit = Audit.load(audit)
-    sides = open_sides(base, tuned)
-    base_source = base if base is not None else sides[0].source
-    pairs = pair_sides(*sides, Selection(include_embeddings=True)).pairs
-    written_form = _checked_form(form, sides[1], pairs)
+    sides = sources.open()
+    pairs = pair_sides(*sides.both, Selection(include_embeddings=True)).pairs
+    written_form = _checked_form(form, sides.after, pairs)
     key = {
-        "base": digest_of_model(base_source),
-        "tuned": digest_of_model(tuned),
+        **sides.key(loading),
         "settings": settings.recorded(),
         "seed": seed,
         "text": {name: [part.digest for part in parts] for name, parts in corpora.items()},
@@ -135,7 +128,6 @@ def heal(
         "audit": _audit_key(audit),
         "prompts": asked,
         "form": written_form,
-        **recorded_dtypes(loading, models_loaded(sides, tuned, base_source)),
     }
     folder = None if out is None else user_path(out)
     finished = None if folder is None or force else finished_healing(folder, key)
@@ -145,8 +137,8 @@ def heal(
     work = None if folder is None else WorkFolder.beside(folder)
     if folder is not None:
         choose_target(
-            (base, tuned),
-            sides,
+            (sources.base, sources.tuned),
+            sides.both,
             out=folder,
             form=form,
             rank=None,
@@ -154,12 +146,9 @@ def heal(
             force=force,
         )
     with nullcontext() if work is None or folder is None else work.held(key, folder):
-        pairing, found_audit, _ = audited_whole(*sides, audit, compute, progress)
+        pairing, found_audit, _ = audited_whole(*sides.both, audit, compute, progress)
         _require_written(pairs, found_audit, settings.per)
         session = Session(
-            base,
-            tuned,
-            base_source,
             sides,
             pairs,
             settings,
@@ -183,12 +172,12 @@ def heal(
 
         if folder is not None:
             written = mitigate(
-                base,
-                tuned,
+                sources.base,
+                sources.tuned,
                 remedy=remedy_of(healing),
                 out=folder,
                 form=form,
-                rank="keep" if settings.per == "direction" and _is_plain(sides[1], written_form) else None,
+                rank="keep" if settings.per == "direction" and _is_plain(sides.after, written_form) else None,
                 audit=found_audit,
                 force=force,
                 compute=compute,

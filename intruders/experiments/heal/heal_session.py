@@ -12,11 +12,8 @@ import torch
 from ...audits.audit_settings import Compute
 from ...audits.result.audit_result import Audit
 from ...charts.text import plural
-from ...checkpoints.opening.open import Opened
-from ...checkpoints.pairing.names_of_base import with_stacks_of
 from ...checkpoints.pairing.pair_sides import pair_sides
 from ...checkpoints.pairing.pairing import PairedMatrix
-from ...checkpoints.stored.checkpoint import Checkpoint
 from ...checkpoints.stored.selection import Selection
 from ...data.corpora import Corpus
 from ...data.task import Task
@@ -30,6 +27,7 @@ from ...models.loading_settings import AS_STORED, Loading
 from ...models.stored_dtype import dtype_name
 from ...models.tuned_model import OpenedModel
 from ...system.progress import Progress
+from ..bench.given_sides import OpenedSides
 from ..bench.live_models import Scored
 from ..bench.measuring import Measuring
 from ..doses.dose_groups import ELSEWHERE
@@ -60,10 +58,7 @@ def untold(line: str) -> None:
 class Session:
     """One healing: opens the models, learns the doses and measures them."""
 
-    base: str | None
-    tuned: str
-    base_source: str
-    sides: tuple[Checkpoint, Opened]
+    sides: OpenedSides
     pairs: Sequence[PairedMatrix]
     settings: HealSettings
     seed: int
@@ -104,8 +99,8 @@ class Session:
         updates = read_updates(self.pairs, self.settings.per, device, self.progress, dtype)
         if not updates.names:
             raise SettingError(
-                f"'{self.tuned}' changes nothing in '{self.base_source}', so there is nothing to heal; pass the model "
-                "after fine-tuning"
+                f"'{self.sides.tuned}' changes nothing in '{self.sides.base_source}', so there is nothing to heal; "
+                "pass the model after fine-tuning"
             )
         in_models = in_doses(language, scored, self.sides, self.pairs, updates, self.settings.per, tasks)
         with in_models as (groups, doses):
@@ -120,7 +115,7 @@ class Session:
                     language,
                     scored,
                     Measuring(losses, tasks, self.seed),
-                    with_stacks_of(*self.sides),
+                    self.sides.stacks,
                     groups,
                     doses,
                     kept,
@@ -130,14 +125,13 @@ class Session:
             )
 
     def _opened(self, tasks: Mapping[str, Task]) -> tuple[OpenedModel, Scored]:
-        language, scored = open_to_dose(
-            self.sides, (self.base_source, self.tuned), self.base, tasks, self.loading
-        )
+        language, scored = open_to_dose(self.sides, tasks, self.loading)
         causal = [name for name, task in tasks.items() if task.kind == "causal"]
         if language.is_masked and (causal or not tasks):
             what = f"task {causal[0]!r} wants" if causal else "prompts want"
             raise SettingError(
-                f"'{self.base_source}' is a masked language model, and {what} one that writes; pass a task of classes"
+                f"'{self.sides.base_source}' is a masked language model, and {what} one that writes; pass a "
+                "task of classes"
             )
         return language, scored
 
@@ -246,8 +240,8 @@ class Session:
                 f"{count} of {len(values)} doses are at the end of their range, {LEAST:g} or {MOST:g}",
             ]
         healing = Healing(
-            base=self.base_source,
-            tuned=self.tuned,
+            base=self.sides.base_source,
+            tuned=self.sides.tuned,
             out=None,
             form="",
             per=self.settings.per,
@@ -290,7 +284,7 @@ class Session:
         if audit.intruders == 0:
             return {}
         remedy = ScaledIntruders(0.0)
-        cases = read_cases(audited, audit, [remedy], self.sides[0].names(), compute.torch_device())
+        cases = read_cases(audited, audit, [remedy], self.sides.before.names(), compute.torch_device())
         changes = {case.matrix.name: remedy.change(case).added for case in cases}
         return {
             name: added for name, added in changes.items() if added is not None and name in updates.by_name
@@ -298,8 +292,7 @@ class Session:
 
 
 def session_of(
-    sides: tuple[Checkpoint, Opened],
-    sources: tuple[str | None, str],
+    sides: OpenedSides,
     settings: HealSettings,
     seed: int,
     progress: Progress,
@@ -307,13 +300,9 @@ def session_of(
     loading: Loading = AS_STORED,
 ) -> Session:
     """Return a session that writes nothing to disk."""
-    base, tuned = sources
     return Session(
-        base,
-        tuned,
-        base if base is not None else sides[0].source,
         sides,
-        pair_sides(*sides, Selection(include_embeddings=True)).pairs,
+        pair_sides(*sides.both, Selection(include_embeddings=True)).pairs,
         settings,
         seed,
         progress,

@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
-from ...checkpoints.opening.open import Opened
 from ...checkpoints.pairing.sides_on_disk import sides_on_disk
-from ...checkpoints.stored.checkpoint import Checkpoint
 from ...data.corpora import Corpus
 from ...data.task import Task
 from ...errors import SettingError
@@ -15,6 +13,7 @@ from ...mitigation.remedies.doses import Doses as DosesRemedy
 from ...models.loading_settings import AS_STORED, Loading
 from ...models.model_digest import digest_of_model
 from ...system.progress import Progress, silent
+from ..bench.given_sides import OpenedSides
 from ..doses.dose_groups import ELSEWHERE
 from .heal_session import session_of
 from .heal_settings import HealSettings
@@ -22,8 +21,7 @@ from .healing import Healing
 
 
 def learned_doses(
-    sides: tuple[Checkpoint, Opened],
-    sources: tuple[str | None, str],
+    sides: OpenedSides,
     corpora: Mapping[str, list[Corpus]],
     tasks: Mapping[str, Task],
     settings: HealSettings,
@@ -36,7 +34,6 @@ def learned_doses(
 
     Args:
       sides: base and tuned model, opened.
-      sources: base and tuned model as they were given.
       corpora: the text; the doses are learned on the first corpus.
       tasks: the tasks; the first is kept.
       settings: how the doses are learned.
@@ -48,7 +45,7 @@ def learned_doses(
     Raises:
       IntrudersError: as :func:`heal`.
     """
-    session = session_of(sides, sources, settings, seed, progress, max_examples, loading)
+    session = session_of(sides, settings, seed, progress, max_examples, loading)
     with session.benched(corpora, tasks, None) as (bench, data, _):
         _, most, start = session.start(bench, data)
         _, values, _ = session.learned(bench, data, start, most)

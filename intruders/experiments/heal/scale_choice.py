@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ...checkpoints.pairing.open_sides import open_sides
-from ...checkpoints.pairing.sides_on_disk import sides_on_disk
 from ...data.columns import Columns
 from ...data.names_given import names_given
-from ...models.finetuned_folder import data_seed_of
 from ...models.loading_settings import AS_STORED, Loading
 from ...settings.seeds import check_seeds
 from ...system.callers_process import apart_from_caller
 from ...system.progress import Progress, silent
 from ...system.result_protocol import JsonResult
+from ..bench.given_sides import GivenSides
 from .heal_bench import HealBench
 from .heal_data import HealData, load_tasks, load_texts
 from .heal_session import session_of
@@ -104,11 +102,10 @@ def choose_scale(
       True
     """
     check_seeds(seed=seed, data_seed=data_seed)
-    base, tuned = sides_on_disk(base, tuned)
-    rows_by = data_seed_of(tuned) if data_seed is None else data_seed
-    tasks = load_tasks(names_given(task), columns or Columns(), rows_by, None)
+    sources = GivenSides.of(base, tuned)
+    tasks = load_tasks(names_given(task), columns or Columns(), sources.data_seed(data_seed), None)
     corpora = load_texts(names_given(loss_on), settings, seed)
-    session = session_of(open_sides(base, tuned), (base, tuned), settings, seed, progress, loading=loading)
+    session = session_of(sources.open(), settings, seed, progress, loading=loading)
     with session.benched(corpora, tasks, None) as (bench, data, _):
         curve: dict[float, CurveOfScales] = {}
         for number, scale in enumerate(_SCALES):
@@ -122,8 +119,8 @@ def choose_scale(
         best = _best(curve, most)
         points = _reported(bench, data, best, seed)
     return ScaleChoice(
-        base=session.base_source,
-        tuned=tuned,
+        base=session.sides.base_source,
+        tuned=sources.tuned,
         task=data.task,
         corpus=data.corpus,
         allow=settings.allow,

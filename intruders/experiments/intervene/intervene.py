@@ -13,9 +13,6 @@ from torch import Tensor
 from ...audits.audit import audited_whole
 from ...audits.audit_settings import ANYWHERE, AS_USUAL, AuditSettings, Compute
 from ...audits.result.audit_result import Audit
-from ...checkpoints.pairing.names_of_base import with_stacks_of
-from ...checkpoints.pairing.open_sides import open_sides
-from ...checkpoints.pairing.sides_on_disk import sides_on_disk
 from ...checkpoints.stored.checkpoint import Checkpoint
 from ...data.corpora import load_corpora
 from ...data.load_task import load_task
@@ -42,9 +39,7 @@ from ...mitigation.remedies.intruders import ScaledIntruders
 from ...mitigation.remedies.matched import EqualOutput
 from ...mitigation.remedies.remedy import Case, Remedy
 from ...mitigation.remedies.remedy_table import INTRUDERS, SHRINK_OUTPUT
-from ...models.finetuned_folder import data_seed_of
 from ...models.loading_settings import AS_STORED, Loading
-from ...models.stored_dtype import recorded_dtypes
 from ...models.tuned_model import open_language_model
 from ...settings.seeds import check_seeds
 from ...system.callers_process import apart_from_caller
@@ -54,7 +49,8 @@ from ...system.progress import Progress, silent
 from ..bench.bench import Bench
 from ..bench.curve import ALONG_CURVE, curve
 from ..bench.data_shares import DataShare
-from ..bench.live_models import models_loaded, opened_live
+from ..bench.given_sides import GivenSides
+from ..bench.live_models import opened_live
 from ..bench.measuring import Measuring
 from ..bench.point import Point, point_of
 from ..bench.tally import Tally
@@ -123,7 +119,7 @@ def intervene(
       [('intruders', 0.0), ('shrink', 0.0)]
     """
     check_seeds(seed=seed, data_seed=data_seed)
-    base, tuned = sides_on_disk(base, tuned)
+    sources = GivenSides.of(base, tuned)
     is_curve_wanted = _wants_curve(sweep, losses, scores)
     if not (losses.loss_on or scores.tasks):
         raise SettingError("nothing to measure; expected a corpus (--loss-on) or a task (--task)")
@@ -132,7 +128,7 @@ def intervene(
             "control 'shrink-output' equals outputs of the base on text, and there is none; add a corpus "
             "(--loss-on), or choose the control 'shrink'"
         )
-    rows_by = data_seed_of(tuned) if data_seed is None else data_seed
+    rows_by = sources.data_seed(data_seed)
     max_documents = sweep.max_documents or losses.max_documents
     most = sweep.max_examples or scores.max_examples
     tasks = {name: load_task(name, scores, rows_by) for name in scores.tasks}
@@ -141,32 +137,33 @@ def intervene(
     splits = {name: split for name, (split, _) in scored.items()}
     data = DataShare("all", corpora, {name: rows for name, (_, rows) in scored.items()})
     measuring = Measuring(losses, tasks, seed)
-    base_side, tuned_side = open_sides(base, tuned)
-    base_source = base if base is not None else base_side.source
+    sides = sources.open()
     with working_folder(None if keep is None else user_path(keep), "keep") as folder:
-        pairing, audited, settings = audited_whole(base_side, tuned_side, audit, compute, progress)
+        pairing, audited, settings = audited_whole(*sides.both, audit, compute, progress)
         if audited.intruders == 0:
             raise SettingError(
-                f"'{tuned}' has no intruders among the {audited.k} leading vectors of any matrix, so there is nothing "
-                "to scale; pass a larger --epsilon or --k, or another model"
+                f"'{sides.tuned}' has no intruders among the {audited.k} leading vectors of any matrix, so there is "
+                "nothing to scale; pass a larger --epsilon or --k, or another model"
             )
         of = {}
         if folder is not None:
-            of = depends_on(base_source, tuned, settings, losses, scores, seed, audited=audited, tasks=tasks)
-            of |= recorded_dtypes(loading, models_loaded((base_side, tuned_side), tuned, base_source))
+            of = depends_on(
+                sides.base_source, sides.tuned, settings, losses, scores, seed, audited=audited, tasks=tasks
+            )
+            of |= sides.dtypes(loading)
         kept = KeptOutcomes(folder, {**of, "data": data.fingerprint()})
-        base_side = with_stacks_of(base_side, tuned_side)
-        matrices = TunedMatrices(base_side, pairing.pairs, audited, settings, compute.torch_device())
+        stacks = sides.stacks
+        matrices = TunedMatrices(stacks, pairing.pairs, audited, settings, compute.torch_device())
         # An audit of other weights is refused before anything is measured. No case depends on the base's inputs.
         cases = matrices.cases(_remedies(sweep, seed, {}))
         of_base, inputs = _of_base(
-            base_source, loading, measuring, data, kept, base_side, SHRINK_OUTPUT in sweep.controls, cases
+            sides.base_source, loading, measuring, data, kept, stacks, SHRINK_OUTPUT in sweep.controls, cases
         )
         remedies = [remedy_named(INTRUDERS, 1.0, seed, sweep.which), *_remedies(sweep, seed, inputs)]
         tally = Tally(progress, len(remedies) + (len(ALONG_CURVE) if is_curve_wanted else 0))
-        others = not_audited(base_side, audited) if is_curve_wanted else []
+        others = not_audited(stacks, audited) if is_curve_wanted else []
         with opened_live(
-            tuned, base, tasks, base_side, others, loading=loading, reads_text=bool(corpora)
+            sides.tuned, sources.base, tasks, stacks, others, loading=loading, reads_text=bool(corpora)
         ) as models:
             bench = Bench(measuring, models, matrices, kept, tally, _unit)
             stick, along = _yardstick(bench, data) if is_curve_wanted else (None, [])
@@ -174,7 +171,15 @@ def intervene(
             tuned_point, *points = _interventions(bench, data, splits, cases, remedies, stick)
         base_losses = _summarized(of_base, data, seed)
         return InterventionSweep(
-            base_source, tuned, audited, seed, tuned_point, base_losses, points, along, sweep.which
+            sides.base_source,
+            sides.tuned,
+            audited,
+            seed,
+            tuned_point,
+            base_losses,
+            points,
+            along,
+            sweep.which,
         )
 
 
