@@ -26,7 +26,7 @@ from ..models.quiet import quiet_transformers
 from ..models.tuned_model import OpenedModel, base_location
 from ..system.callers_process import apart_from_caller
 from ..system.documents import read_document
-from ..system.files import write_atomically
+from ..system.files import is_left_behind, write_atomically
 from ..system.folders import LOCK, locked_folder, make_folder
 from ..system.result_protocol import JsonResult
 from ..training.finetune import check_task, finetune
@@ -231,7 +231,7 @@ def _open_folder(out: Path, tasks: Sequence[str]) -> None:
             f"out '{out}' contains a sequence of other tasks{of}; choose another folder, or remove that one"
         )
     is_new = record is None and not (out / "stage-1").exists()
-    if is_new and any(entry.name != LOCK for entry in out.iterdir()):
+    if is_new and any(entry.name != LOCK and not is_left_behind(entry.name) for entry in out.iterdir()):
         raise SettingError(f"out '{out}' is not empty and not a sequence; choose another folder")
 
 

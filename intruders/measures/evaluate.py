@@ -27,7 +27,7 @@ from ..models.tuned_model import base_location, check_for_task, weights_of
 from ..settings.seeds import check_seeds
 from ..system.callers_process import apart_from_caller
 from ..system.documents import read_document
-from ..system.files import read_bytes, user_path, write_atomically
+from ..system.files import is_left_behind, read_bytes, user_path, write_atomically
 from ..system.folders import LOCK, make_folder, working_folder
 from ..system.plain_values import from_plain
 from ..system.progress import Progress, silent
@@ -349,7 +349,7 @@ def _notes_on_dtypes(loading: Loading, loaded: Sequence[str]) -> list[str]:
 def _check_folder(folder: Path, force: bool) -> None:
     """Refuse a folder of other files, and one with an evaluation that is not to be replaced."""
     try:
-        there = {file.name for file in folder.iterdir()}
+        there = {file.name for file in folder.iterdir() if not is_left_behind(file.name)}
     except FileNotFoundError:
         return
     except OSError:  # what it is instead is told when it is made

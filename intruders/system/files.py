@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import itertools
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -13,6 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import DiskFullError, ResultFileError
+
+_LEFT_BEHIND = re.compile(r"\..*\.[0-9a-f]{12}\.part", re.DOTALL)
 
 
 def user_path(path: str | os.PathLike[str]) -> Path:
@@ -64,12 +68,15 @@ def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
         part = sibling(target)
         try:
             with part.open("xb") as file:
+                # By the lock, another process can tell a file in work from one left behind.
+                with contextlib.suppress(OSError):  # not every network folder has locks
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            if target.exists():
-                shutil.copymode(target, part)
-            os.replace(part, target)
+                if target.exists():
+                    shutil.copymode(target, part)
+                os.replace(part, target)
         except BaseException:
             with contextlib.suppress(OSError):
                 part.unlink()
@@ -100,7 +107,21 @@ def _is_special(target: Path) -> bool:
 
 def sibling(target: Path) -> Path:
     """Return a hidden name that is new in the same folder, so that os.replace stays on one file system."""
-    return target.with_name(f".{target.name[:100]}.{secrets.token_hex(6)}.part")
+    return target.with_name(f"{hidden_prefix(target)}{secrets.token_hex(6)}.part")
+
+
+def hidden_prefix(target: Path) -> str:
+    """What the hidden names of unfinished files and folders beside ``target`` begin with; 12 hex digits follow."""
+    return f".{target.name[:100]}."
+
+
+def is_left_behind(name: str) -> bool:
+    """Return whether a file or folder is an unfinished one of this package, which a kill leaves behind.
+
+    >>> is_left_behind(".run.json.0123456789ab.part"), is_left_behind("notes.part")
+    (True, False)
+    """
+    return _LEFT_BEHIND.fullmatch(name) is not None
 
 
 def _reason(error: OSError | ValueError) -> str:

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..errors import CheckpointError, SettingError, some_of
-from .files import stop_on_full_disk, user_path
+from .files import hidden_prefix, is_left_behind, stop_on_full_disk, user_path
 
 LOCK = ".lock"  # in a folder that one process at a time may work in
 
@@ -86,7 +86,7 @@ def check_target(target: str | os.PathLike[str], *, force: bool = False) -> None
 def _make_part(folder: Path) -> tuple[Path, int]:
     """A new hidden folder and a lock on it, held while this process lives: by it another process can tell a folder
     in work from one left behind."""
-    prefix = f".{folder.name[:100]}."
+    prefix = hidden_prefix(folder)
     for entry in folder.parent.glob(f"{glob.escape(prefix)}*{_UNFINISHED}"):
         _remove_if_left_behind(entry)
     while True:
@@ -115,7 +115,11 @@ def _remove_if_left_behind(part: Path) -> None:
     except OSError:
         return  # another process is writing there
     else:
-        shutil.rmtree(part, ignore_errors=True)
+        if part.is_dir():
+            shutil.rmtree(part, ignore_errors=True)
+        else:
+            with suppress(OSError):
+                part.unlink()
     finally:
         os.close(descriptor)
 
@@ -209,7 +213,7 @@ def require_ours(folder: Path, marks: Collection[str], kind: str) -> None:
         there = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
     except OSError:  # which :func:`make_folder` reports
         return
-    others = [entry for entry in there if entry != LOCK]
+    others = [entry for entry in there if entry != LOCK and not is_left_behind(entry)]
     if others and not any(mark in there for mark in marks):
         raise SettingError(
             f"out '{folder}' is not empty and not {kind}: it contains {some_of(others)}; choose another folder"
@@ -244,7 +248,8 @@ def working_folder(folder: Path | None, name: str = "out") -> Iterator[Path | No
 def locked_folder(folder: Path, name: str = "out", *, wait: bool = False) -> Iterator[None]:
     """Hold a folder for this process; a kill lets go of it. ``name`` is that of the setting, for the error.
 
-    With ``wait`` the block begins as soon as no other process holds the folder.
+    With ``wait`` the block begins as soon as no other process holds the folder. What an earlier kill left there
+    unfinished is removed.
 
     Raises:
       SettingError: another process holds it.
@@ -256,6 +261,9 @@ def locked_folder(folder: Path, name: str = "out", *, wait: bool = False) -> Ite
             raise SettingError(
                 f"{name} '{folder}' is in use by another process; wait for it, or choose another folder"
             ) from error
+        for entry in folder.iterdir():
+            if is_left_behind(entry.name):
+                _remove_if_left_behind(entry)
         yield
 
 

@@ -22,7 +22,7 @@ from typing import Any
 from ..checkpoints.writing.training_record import SCHEMA
 from ..errors import SettingError
 from ..system.documents import read_document
-from ..system.files import user_path, write_atomically
+from ..system.files import is_left_behind, user_path, write_atomically
 from ..system.folders import LOCK, atomic_folder, locked_folder, make_folder
 
 _COMPLETE = "complete.json"
@@ -131,7 +131,7 @@ class RunFolder:
         """
         make_folder(self.path)
         if not (self.path / "run.json").is_file():
-            if any(file.name != LOCK for file in self.path.iterdir()):
+            if any(file.name != LOCK and not is_left_behind(file.name) for file in self.path.iterdir()):
                 raise SettingError(
                     f"out {str(self.path)!r} is not empty and not a run; choose another folder"
                 )

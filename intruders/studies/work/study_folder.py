@@ -20,7 +20,7 @@ from typing import Any
 
 from ...errors import ResultFileError, SettingError
 from ...system.documents import read_document
-from ...system.files import write_atomically
+from ...system.files import is_left_behind, write_atomically
 from ...system.folders import LOCK, locked_folder, make_folder
 from ..describe.runs import Run
 from ..describe.study import Study
@@ -95,7 +95,8 @@ class StudyFolder:
                 "one as --from to take its runs over"
             )
         if not self.is_study:
-            if any(file.name not in (LOCK, "study.yaml") for file in self.path.iterdir()):
+            there = {file.name for file in self.path.iterdir() if not is_left_behind(file.name)}
+            if there - {LOCK, "study.yaml"}:
                 raise SettingError(f"out '{self.path}' is not empty and not a study; choose another folder")
             return
         name = self.document()["name"]

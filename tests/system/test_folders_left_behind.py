@@ -1,0 +1,81 @@
+"""What a kill leaves unfinished in a folder is no work of somebody else, and is removed by the next process there."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from intruders.audits.fleet.audit_fleet import MARKS
+from intruders.experiments.train_in_sequence import _open_folder
+from intruders.measures.evaluate import _check_folder
+from intruders.studies.work.study_folder import StudyFolder
+from intruders.system.files import is_left_behind, write_atomically
+from intruders.system.folders import atomic_folder, locked_folder, require_ours
+from intruders.training.run_folder import RunFolder
+from tests.commands import forked
+from tests.studies.tiny_study import parsed, tiny_study
+
+
+def killed_while_writing(file: Path) -> None:
+    """Write a file in a process that is killed when all is written and nothing has its name yet."""
+
+    def kill(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def write() -> None:
+        os.replace = kill
+        write_atomically(file, b"{}")
+
+    process = forked(write)
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+
+
+def accept_study(folder: Path) -> None:
+    StudyFolder(folder).open_for(parsed(tiny_study(Path("llama"), task="word-problems")), must_exist=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "accept"),
+    [
+        ("run.json", lambda folder: RunFolder(folder).open_for({})),
+        ("evaluation.json", lambda folder: _check_folder(folder, force=False)),
+        ("study.json", accept_study),
+        ("sequence.json", lambda folder: _open_folder(folder, ["word-problems"])),
+        ("fleet.json", lambda folder: require_ours(folder, MARKS, "a fleet")),
+    ],
+)
+def test_a_kill_between_two_writes_does_not_make_a_folder_foreign(
+    name: str, accept: Callable[[Path], None], tmp_path: Path
+) -> None:
+    killed_while_writing(tmp_path / name)
+    (left,) = tmp_path.iterdir()
+    assert is_left_behind(left.name)
+    accept(tmp_path)
+    with locked_folder(tmp_path):
+        assert {entry.name for entry in tmp_path.iterdir()} == {".lock"}
+
+
+def test_what_another_process_writes_is_not_taken_for_left_behind(tmp_path: Path) -> None:
+    ours = tmp_path / ".notes.0123456789.part"  # ten digits are no name of an unfinished file
+    ours.touch()
+    seen = []
+
+    def look_then_write(file: int) -> None:
+        with locked_folder(tmp_path):
+            seen.append({entry.name for entry in tmp_path.iterdir()})
+        real(file)
+
+    real = os.fsync
+    with atomic_folder(tmp_path / "model") as unfinished, pytest.MonkeyPatch.context() as patched:
+        patched.setattr(os, "fsync", look_then_write)
+        write_atomically(tmp_path / "result.json", b"{}")
+    assert (tmp_path / "result.json").read_bytes() == b"{}"
+    assert (tmp_path / "model").is_dir()
+    (names,) = seen
+    assert {unfinished.name, ours.name} < names
+    assert len(names) == 4  # with the lock and the unfinished file
