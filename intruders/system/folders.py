@@ -66,6 +66,14 @@ def check_target(target: str | os.PathLike[str], *, force: bool = False) -> None
     if folder.exists():
         if not folder.is_dir():
             raise CheckpointError(f"'{target}' exists and is not a folder; pass the path of a new folder")
+        if os.path.ismount(folder):
+            raise CheckpointError(
+                f"'{target}' is a mount point, which cannot be replaced in one step; pass a folder inside it"
+            )
+        if _is_around_current(folder):
+            raise CheckpointError(
+                f"'{target}' is the current folder or contains it, and cannot be replaced; pass a folder inside it"
+            )
         if any(folder.iterdir()):
             if not force:
                 raise CheckpointError(
@@ -81,6 +89,14 @@ def check_target(target: str | os.PathLike[str], *, force: bool = False) -> None
         )
     if not os.access(folder.parent, os.W_OK | os.X_OK):
         raise CheckpointError(f"cannot write '{target}': no permission to write in '{folder.parent}'")
+
+
+def _is_around_current(folder: Path) -> bool:
+    """Return whether this process stands in the folder; its user would be left in one that is gone."""
+    with suppress(OSError):  # the current folder is gone already
+        current = Path.cwd().resolve()
+        return folder == current or folder in current.parents
+    return False
 
 
 def _make_part(folder: Path) -> tuple[Path, int]:

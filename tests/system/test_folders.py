@@ -9,8 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from intruders.errors import SettingError
-from intruders.system.folders import LOCK, locked_folder, make_folder, removed_if_unused, working_folder
+from intruders.errors import CheckpointError, SettingError
+from intruders.system.folders import (
+    LOCK,
+    check_target,
+    locked_folder,
+    make_folder,
+    removed_if_unused,
+    working_folder,
+)
 
 
 def test_a_folder_made_for_work_that_did_not_begin_is_removed_if_it_is_empty(tmp_path: Path) -> None:
@@ -70,3 +77,24 @@ def test_a_folder_that_is_waited_for_is_free_in_the_end(tmp_path: Path) -> None:
         other.stdin.close()  # it ends
         with locked_folder(tmp_path, wait=True):
             assert other.wait(60) == 0
+
+
+@pytest.mark.parametrize("name", [".", "..", "{}", "{}/.."])
+@pytest.mark.parametrize("force", [False, True])
+def test_the_folder_that_the_user_stands_in_is_not_replaced(
+    name: str, force: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shell in it would be left in a folder that is gone, and a whole tree could go with it."""
+    here = tmp_path / "models" / "empty"
+    here.mkdir(parents=True)
+    (here.parent / "config.json").write_text("{}")
+    monkeypatch.chdir(here)
+    with pytest.raises(CheckpointError, match="is the current folder or contains it"):
+        check_target(name.format(here), force=force)
+    check_target(here / "new")
+
+
+def test_a_mount_point_is_refused_before_the_work() -> None:
+    """The system refuses to give it another name (EBUSY), which would be known only after the work."""
+    with pytest.raises(CheckpointError, match=r"'/proc' is a mount point.*; pass a folder inside it"):
+        check_target("/proc", force=True)

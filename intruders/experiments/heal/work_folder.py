@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -29,6 +30,7 @@ class WorkFolder:
 
     @classmethod
     def beside(cls, out: Path) -> WorkFolder:
+        out = Path(os.path.abspath(out))  # "." and ".." have no name to add to
         return cls(out.with_name(out.name + _ENDING))
 
     @contextmanager
