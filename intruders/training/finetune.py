@@ -139,6 +139,7 @@ def _train(
     run.write_record(record)
 
     accuracy = _stop_at_accuracy(config, prepared)
+    run.remove_incomplete_checkpoints()
     resumed = run.last_checkpoint()
     keeper = KeepRecord(run, seconds_before=resumed[1] if resumed else 0.0)
     trainer = RunTrainer(

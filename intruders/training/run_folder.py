@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -181,15 +181,27 @@ class RunFolder:
         )
 
     def last_checkpoint(self) -> tuple[Path, float] | None:
-        """Return the newest complete checkpoint and the seconds trained up to it; the others are removed."""
-        checkpoints: list[tuple[int, Path, float]] = []
+        """Return the newest complete checkpoint and the seconds trained up to it."""
+        complete = [(*mark, folder) for folder, mark in self._checkpoints_with_marks() if mark is not None]
+        if not complete:
+            return None
+        _, seconds, folder = max(complete)
+        return folder, seconds
+
+    def remove_incomplete_checkpoints(self) -> None:
+        """Remove what a kill left of a checkpoint; only for the process that has locked the folder.
+
+        To any other, a checkpoint that is written right now looks the same.
+        """
+        for folder, mark in self._checkpoints_with_marks():
+            if mark is None:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def _checkpoints_with_marks(self) -> Iterator[tuple[Path, tuple[int, float] | None]]:
+        """The checkpoints, each with its step and the seconds trained up to it; None for one that is not complete."""
         for folder in self.checkpoints.glob("checkpoint-*"):
             try:
                 mark = json.loads((folder / _COMPLETE).read_text(encoding="utf-8"))
-                checkpoints.append((int(mark["step"]), folder, float(mark["seconds"])))
-            except (OSError, ValueError, KeyError):
-                shutil.rmtree(folder, ignore_errors=True)
-        if not checkpoints:
-            return None
-        _, folder, seconds = max(checkpoints)
-        return folder, seconds
+                yield folder, (int(mark["step"]), float(mark["seconds"]))
+            except (OSError, ValueError, KeyError, TypeError):
+                yield folder, None

@@ -86,8 +86,34 @@ def test_a_checkpoint_cut_off_in_saving_is_not_resumed(tmp_path: Path) -> None:
     for step in (2, 4):
         (run.checkpoints / f"checkpoint-{step}").mkdir(parents=True)
     run.mark_complete(2, seconds=1.5)
-    assert run.last_checkpoint() == (run.checkpoints / "checkpoint-2", 1.5)
-    assert not (run.checkpoints / "checkpoint-4").exists()
+    last = (run.checkpoints / "checkpoint-2", 1.5)
+    for mark in (None, '{"step": null, "seconds": 1}', "[]", "{}", "{"):
+        if mark is not None:
+            (run.checkpoints / "checkpoint-4" / "complete.json").write_text(mark)
+        assert run.last_checkpoint() == last
+    run.remove_incomplete_checkpoints()
+    assert list(run.checkpoints.iterdir()) == [last[0]]
+    assert run.last_checkpoint() == last
+
+
+def test_a_second_call_that_is_stopped_leaves_the_checkpoint_that_the_first_one_writes(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RunFolder(tmp_path / "run")
+    for step in (2, 4):
+        (run.checkpoints / f"checkpoint-{step}").mkdir(parents=True)
+    run.mark_complete(2, seconds=1.5)
+
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("intruders.training.finetune.finetune", stop)
+    with run.locked():
+        done = in_this_process(
+            "finetune", "--base", llama, "--task", "word-problems", "--steps", "2", "--out", run.path
+        )
+    assert "the run is kept up to step 2" in done.stderr
+    assert (run.checkpoints / "checkpoint-4").is_dir()
 
 
 def test_a_run_that_is_killed_after_its_last_step_takes_no_further_one(
