@@ -27,7 +27,7 @@ from ..models.tuned_model import OpenedModel, base_location
 from ..system.callers_process import apart_from_caller
 from ..system.documents import read_document
 from ..system.files import is_left_behind, write_atomically
-from ..system.folders import LOCK, locked_folder, make_folder
+from ..system.folders import LOCK, locked_folder, make_folder, scratch_folder
 from ..system.result_protocol import JsonResult
 from ..training.finetune import check_task, finetune
 from ..training.finetune_config import FinetuneConfig
@@ -367,7 +367,8 @@ def _accuracy(config: FinetuneConfig, stage: Path, trained_in: Path, task: Task,
         model.load_state_dict(head, strict=False)
         if head_steps:
             limited = task.limited(config.max_train_samples, config.max_eval_samples)
-            retrain_head(model, head, tokenizer, limited, config, head_steps)
+            with scratch_folder(Path(config.out)) as scratch:
+                retrain_head(model, head, tokenizer, limited, config, head_steps, scratch)
         context = context_length(model.config, None) if labels else longest_read(model.config)
         opened = OpenedModel(model, tokenizer, context)
         task = _scored(config, opened.tokenizer, task, opened.context)

@@ -60,6 +60,21 @@ def atomic_folder(target: str | os.PathLike[str], *, force: bool = False) -> Ite
         shutil.rmtree(part, ignore_errors=True)
 
 
+@contextmanager
+def scratch_folder(within: Path) -> Iterator[Path]:
+    """Yield a new hidden folder in a folder that this process has locked, and remove it when the block ends.
+
+    Its disk is the one that the results need anyhow, where the system's folder of temporary files may be small, or
+    not there. What a kill leaves is removed by the next :func:`locked_folder`.
+    """
+    scratch, lock = _make_part(within / "scratch")
+    try:
+        yield scratch
+    finally:
+        os.close(lock)
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
 def check_target(target: str | os.PathLike[str], *, force: bool = False) -> None:
     """Raise CheckpointError now if :func:`atomic_folder` would refuse ``target`` later."""
     folder = Path(os.path.realpath(user_path(target)))

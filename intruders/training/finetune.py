@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import shutil
-import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -24,7 +23,7 @@ from ..models.encoding import PadRight, pad_token_id
 from ..models.quiet import quiet_transformers
 from ..system.callers_process import apart_from_caller
 from ..system.files import stop_on_full_disk
-from ..system.folders import removed_if_unused
+from ..system.folders import removed_if_unused, scratch_folder
 from ..system.versions import machine, versions
 from .budget_clamp import BudgetClamp
 from .callback.callback import IntruderCallback
@@ -84,7 +83,7 @@ def finetune(config: FinetuneConfig, callbacks: Sequence[Any] = ()) -> RunFolder
             return run
         contexts.enter_context(quiet_transformers())
         contexts.enter_context(stop_on_full_disk(run.path))
-        scratch = Path(contexts.enter_context(tempfile.TemporaryDirectory(prefix="intruders-")))
+        scratch = contexts.enter_context(scratch_folder(run.path))
         _train(config, run, _Given(location, task, models), list(callbacks), scratch)
     return run
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,13 @@ from .trainer import TargetTrainer
 
 
 def retrain_head(
-    model: Any, head: Mapping[str, Tensor], tokenizer: Any, task: Task, config: FinetuneConfig, steps: int
+    model: Any,
+    head: Mapping[str, Tensor],
+    tokenizer: Any,
+    task: Task,
+    config: FinetuneConfig,
+    steps: int,
+    scratch: Path,
 ) -> None:
     """Train the head of ``task`` in ``model``, in place; the body is frozen, and stays so.
 
@@ -32,6 +37,7 @@ def retrain_head(
       task: rows and labels; every row of its train split is used.
       config: batch size, lr, schedule, precision, seed and max_length.
       steps: number of optimizer steps.
+      scratch: an existing folder for what transformers writes while it trains.
 
     Raises:
       NonFiniteError: the head becomes NaN or infinite.
@@ -43,17 +49,14 @@ def retrain_head(
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in head)
     context = context_length(model.config, config.max_length)
-    with tempfile.TemporaryDirectory(prefix="intruders-") as scratch:
-        trainer = TargetTrainer(
-            model=model,
-            args=training_arguments(
-                config, Path(scratch), max_steps=steps, save_strategy="no", report_to="none"
-            ),
-            train_dataset=encode_classification(tokenizer, task.train, task.labels, context),
-            data_collator=PadRight(pad_token_id(tokenizer)),
-        )
-        trainer.remove_callback(PrinterCallback)
-        trainer.train()
+    trainer = TargetTrainer(
+        model=model,
+        args=training_arguments(config, scratch, max_steps=steps, save_strategy="no", report_to="none"),
+        train_dataset=encode_classification(tokenizer, task.train, task.labels, context),
+        data_collator=PadRight(pad_token_id(tokenizer)),
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.train()
     if not all(
         bool(parameter.isfinite().all()) for parameter in model.parameters() if parameter.requires_grad
     ):

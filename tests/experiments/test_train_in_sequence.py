@@ -266,7 +266,7 @@ def test_heads_are_trained_again_on_the_frozen_body(bert: Path, tmp_path: Path) 
 
     folder = tmp_path / "out" / "stage-2" / "backbone"
     again = load_model(str(folder), "classification", task.labels)
-    retrain_head(again, head, AutoTokenizer.from_pretrained(folder), task, config, 8)
+    retrain_head(again, head, AutoTokenizer.from_pretrained(folder), task, config, 8, tmp_path)
     for name in head:
         wanted = model.get_parameter(name)
         # Eight steps in single precision, in another order of the sums.

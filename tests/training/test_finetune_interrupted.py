@@ -6,6 +6,7 @@ import errno
 import os
 import shlex
 import shutil
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,16 @@ def test_an_interrupted_run_ends_as_one_that_was_not(method: str, llama: Path, t
     assert_equal(weights_of(whole.path), weights_of(killed.path))
     losses = [[(e["step"], e["loss"]) for e in run.log if "loss" in e] for run in (whole, killed)]
     assert losses[0] == losses[1]
+
+
+def test_a_run_needs_no_folder_of_temporary_files(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A container may have none, or a small one: PiSSA's start is as large as the adapter, and is kept in the run."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
+    run = finetune(config_of(llama, tmp_path / "run", method="pissa", steps=2))
+    assert run.is_finished
+    assert [file.name for file in run.path.iterdir() if file.name.startswith(".")] == [".lock"]
 
 
 def test_a_run_in_a_folder_below_the_home_is_resumed(

@@ -49,6 +49,6 @@ def test_a_step_is_the_same_however_many_batches_it_has(
             logging_steps=1, precision="fp32",
         )  # fmt: skip
         logged.clear()
-        retrain_head(model, head, tokenizer, task, config, 1)
+        retrain_head(model, head, tokenizer, task, config, 1, tmp_path)
         assert logged[0]["loss"] == pytest.approx(wanted.item(), rel=1e-5)
         assert logged[0]["grad_norm"] == pytest.approx(norm.item(), rel=1e-4)

@@ -210,7 +210,7 @@ class _FleetFolder:
 def _fleet_folder(out: str | os.PathLike[str] | None) -> Iterator[_FleetFolder]:
     """Make the folder of a fleet, which is this process's alone until the end; a temporary one without ``out``."""
     if out is None:
-        temporary = tempfile.TemporaryDirectory(prefix="intruders-fleet-")
+        temporary = _temporary_folder()
         yield _FleetFolder(Path(temporary.name), temporary=temporary)
         return
     path = local_folder(str(out), "fleets")
@@ -219,6 +219,22 @@ def _fleet_folder(out: str | os.PathLike[str] | None) -> Iterator[_FleetFolder]:
     remote = RemoteFolder.at(str(out))
     with locked_folder(path):
         yield _FleetFolder(path, remote)
+
+
+def _temporary_folder() -> tempfile.TemporaryDirectory[str]:
+    """Make the folder of a fleet that is not kept.
+
+    Raises:
+      SettingError: the system has no folder of temporary files that can be written.
+    """
+    try:
+        return tempfile.TemporaryDirectory(prefix="intruders-fleet-")
+    except OSError as error:
+        where = f"'{tempfile.tempdir}': " if tempfile.tempdir else ""
+        raise SettingError(
+            f"out is not given, and no temporary folder can be made ({where}{error.strerror or error}); pass a folder "
+            "as out, or set TMPDIR to one with room"
+        ) from error
 
 
 def _opened_base(base: Source, is_kept: bool) -> tuple[Checkpoint, Digests]:

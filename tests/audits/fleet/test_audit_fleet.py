@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import tempfile
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,14 @@ def test_targets_are_kinds_of_module_as_the_audit_lists_them(tmp_path: Path) -> 
     kinds = {summary.kind for summary in by_kind(audited.matrices)}
     assert "attention.output.dense" in kinds
     assert set(fleet.adapters["targets"][0].split(", ")) == kinds
+
+
+def test_a_fleet_without_a_folder_says_where_temporary_files_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
+    with pytest.raises(SettingError, match=f"'{tmp_path}/none': .*; pass a folder as out, or set TMPDIR"):
+        audit_fleet("base", ["adapter"], cache=False)
 
 
 def alone(base: Path, adapter: str, **settings: Any) -> Audit | str:
