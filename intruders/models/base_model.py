@@ -7,16 +7,14 @@ which transformers loads but then refuses to train or save; it is de-quantized o
 from __future__ import annotations
 
 import io
-import os
-import shutil
-import tempfile
 from contextlib import redirect_stderr
 from pathlib import Path
 
 from ..checkpoints.opening.open import where_training_stopped, without_kept_state
 from ..checkpoints.stored.demo_models import DEMO_MODELS, DemoModel
 from ..checkpoints.stored.locate import locate
-from ..errors import CheckpointError, some_of
+from ..errors import CacheError, CheckpointError, DiskFullError, some_of
+from ..system.folders import atomic_folder
 
 
 def base_model_location(base: str) -> str:
@@ -62,27 +60,26 @@ def _converted(model: DemoModel) -> Path:
     gguf, target = model.packaged(), model.converted()
     if (target / "config.json").is_file():
         return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{model.alias}-", dir=target.parent))
     try:
-        _write_dequantized(gguf, unfinished)
-        # mkdtemp's mode is for the owner alone; a cache folder follows the user's umask like any other.
-        unfinished.chmod(0o777 & ~_umask())
-        try:
-            unfinished.rename(target)
-        except OSError:
-            # Another process finished first: its copy is the same.
-            if not (target / "config.json").is_file():
-                raise
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _cannot_be_kept(model, target, error.strerror or str(error)) from error
+    try:
+        with atomic_folder(target) as unfinished:
+            _write_dequantized(gguf, unfinished)
+    except (CheckpointError, DiskFullError) as error:
+        # Another process may have finished first: its copy is the same.
+        if not (target / "config.json").is_file():
+            reason = "the disk is full" if isinstance(error, DiskFullError) else str(error)
+            raise _cannot_be_kept(model, target, reason) from error
     return target
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _cannot_be_kept(model: DemoModel, target: Path, reason: str) -> CacheError:
+    return CacheError(
+        f"the demo model '{model.alias}' is converted once and cannot be written to '{target.parent}' ({reason}); set "
+        "INTRUDERS_CACHE to a folder with room"
+    )
 
 
 def _write_dequantized(gguf: Path, folder: Path) -> None:

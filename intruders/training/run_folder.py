@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from ..checkpoints.writing.training_record import SCHEMA
 from ..errors import SettingError
 from ..system.documents import read_document
 from ..system.files import is_left_behind, user_path, write_atomically
-from ..system.folders import LOCK, atomic_folder, locked_folder, make_folder
+from ..system.folders import LOCK, atomic_folder, locked_folder, make_folder, scratch_folder
 
 _COMPLETE = "complete.json"
 
@@ -165,13 +164,10 @@ class RunFolder:
 
     def write_model(self, save: Callable[[Path], None]) -> None:
         """Let ``save`` write the model to a temporary folder, then move its files here, configuration last."""
-        unfinished = Path(tempfile.mkdtemp(prefix=".model-", dir=self.path))
-        try:
+        with scratch_folder(self.path) as unfinished:
             save(unfinished)
             for file in sorted(unfinished.iterdir(), key=lambda file: file.name.endswith("config.json")):
                 os.replace(file, self.path / file.name)
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
 
     def mark_complete(self, step: int, seconds: float) -> None:
         """Mark the checkpoint of ``step`` as complete; a kill in the middle of saving leaves no mark."""

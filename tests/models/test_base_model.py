@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from intruders.checkpoints.stored.demo_models import DemoModel
-from intruders.errors import CheckpointError, MissingDependencyError
+from intruders.errors import CacheError, CheckpointError, MissingDependencyError
 from intruders.models import base_model
 from intruders.models.base_model import base_model_location
 from intruders.system.folders import user_cache
+from tests.commands import forked
 from tests.tiny import save_llama
 
 
@@ -49,6 +52,7 @@ def test_a_copy_is_written_once_and_nothing_unfinished_stays(
         if failures:
             raise failures.pop()
         (folder / "config.json").write_text("{}")
+        (folder / "model.safetensors").touch()
         written.append(folder)
 
     written: list[Path] = []
@@ -56,13 +60,41 @@ def test_a_copy_is_written_once_and_nothing_unfinished_stays(
     monkeypatch.setenv("INTRUDERS_CACHE", str(tmp_path))
     monkeypatch.setattr(base_model, "_write_dequantized", write)
     monkeypatch.setattr(DemoModel, "packaged", lambda _: tmp_path / "model.gguf")
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(CacheError, match=r"models' \(the disk is full\); set INTRUDERS_CACHE to a folder"):
         base_model_location("smollm2-135m")
     assert list((tmp_path / "models").iterdir()) == []
     location = base_model_location("smollm2-135m")
     assert base_model_location("smollm2-135m") == location
     assert list((tmp_path / "models").iterdir()) == [Path(location)]
     assert len(written) == 1
+
+
+def test_a_copy_that_a_kill_left_unfinished_is_removed_by_the_next_call(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def write(_: Path, folder: Path) -> None:
+        (folder / "config.json").write_text("{}")
+        if os.getpid() != here:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    here = os.getpid()
+    monkeypatch.setenv("INTRUDERS_CACHE", str(tmp_path))
+    monkeypatch.setattr(base_model, "_write_dequantized", write)
+    monkeypatch.setattr(DemoModel, "packaged", lambda _: tmp_path / "model.gguf")
+    process = forked(base_model_location, "smollm2-135m")
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert len(list((tmp_path / "models").iterdir())) == 1
+    location = base_model_location("smollm2-135m")
+    assert list((tmp_path / "models").iterdir()) == [Path(location)]
+
+
+def test_a_cache_that_cannot_be_written_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("INTRUDERS_CACHE", str(tmp_path / "file"))
+    monkeypatch.setattr(DemoModel, "packaged", lambda _: tmp_path / "model.gguf")
+    with pytest.raises(CacheError, match=f"'{tmp_path}/file/models' .*; set INTRUDERS_CACHE to a folder"):
+        base_model_location("smollm2-135m")
 
 
 @pytest.mark.models

@@ -6,6 +6,7 @@ import errno
 import os
 import shlex
 import shutil
+import signal
 import tempfile
 import time
 from pathlib import Path
@@ -50,6 +51,21 @@ def test_a_run_needs_no_folder_of_temporary_files(
     run = finetune(config_of(llama, tmp_path / "run", method="pissa", steps=2))
     assert run.is_finished
     assert [file.name for file in run.path.iterdir() if file.name.startswith(".")] == [".lock"]
+
+
+def test_a_model_that_a_kill_left_half_written_is_removed(tmp_path: Path) -> None:
+    def save(folder: Path) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    run = RunFolder(tmp_path)
+    process = forked(run.write_model, save)
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    (left,) = tmp_path.iterdir()
+    with run.locked():
+        assert not left.exists()
+        run.write_model(lambda folder: (folder / "model.safetensors").touch(0o600))
+    assert {file.name for file in tmp_path.iterdir()} == {".lock", "model.safetensors"}
 
 
 def test_a_run_in_a_folder_below_the_home_is_resumed(
