@@ -27,7 +27,7 @@ from ..models.tuned_model import OpenedModel, base_location
 from ..system.callers_process import apart_from_caller
 from ..system.documents import read_document
 from ..system.files import is_left_behind, write_atomically
-from ..system.folders import LOCK, locked_folder, make_folder, scratch_folder
+from ..system.folders import LOCK, follow_umask, locked_folder, make_folder, scratch_folder
 from ..system.result_protocol import JsonResult
 from ..training.finetune import check_task, finetune
 from ..training.finetune_config import FinetuneConfig
@@ -349,6 +349,7 @@ def _keep_backbone(run: RunFolder, task: Task, *, writes_text: bool) -> None:
             model = model.base_model
         model.save_pretrained(unfinished)
         load_tokenizer(location).save_pretrained(unfinished)
+    follow_umask(unfinished)
     shutil.rmtree(backbone, ignore_errors=True)
     unfinished.rename(backbone)
     write_atomically(run.path / _HEAD, save(tensors))

@@ -14,7 +14,7 @@ from ..checkpoints.opening.open import where_training_stopped, without_kept_stat
 from ..checkpoints.stored.demo_models import DEMO_MODELS, DemoModel
 from ..checkpoints.stored.locate import locate
 from ..errors import CacheError, CheckpointError, DiskFullError, some_of
-from ..system.folders import atomic_folder
+from ..system.folders import atomic_folder, follow_umask
 
 
 def base_model_location(base: str) -> str:
@@ -67,6 +67,7 @@ def _converted(model: DemoModel) -> Path:
     try:
         with atomic_folder(target) as unfinished:
             _write_dequantized(gguf, unfinished)
+            follow_umask(unfinished)
     except (CheckpointError, DiskFullError) as error:
         # Another process may have finished first: its copy is the same.
         if not (target / "config.json").is_file():

@@ -9,6 +9,7 @@ import glob
 import os
 import secrets
 import shutil
+import stat
 import sys
 import tempfile
 from collections.abc import Collection, Iterator
@@ -73,6 +74,20 @@ def scratch_folder(within: Path) -> Iterator[Path]:
     finally:
         os.close(lock)
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def follow_umask(folder: Path) -> None:
+    """Give every file below a folder the permissions that a new file of this user gets.
+
+    safetensors, by which transformers and PEFT write weights, makes files for their owner alone, whatever the umask.
+    """
+    probe = folder / f"{hidden_prefix(folder)}{secrets.token_hex(6)}{_UNFINISHED}"
+    probe.touch(exist_ok=False)  # the umask itself can only be read by setting it, for all threads
+    mode = stat.S_IMODE(probe.stat().st_mode)
+    probe.unlink()
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            path.chmod(mode)
 
 
 def check_target(target: str | os.PathLike[str], *, force: bool = False) -> None:

@@ -22,7 +22,7 @@ from ..checkpoints.writing.training_record import SCHEMA
 from ..errors import SettingError
 from ..system.documents import read_document
 from ..system.files import is_left_behind, user_path, write_atomically
-from ..system.folders import LOCK, atomic_folder, locked_folder, make_folder, scratch_folder
+from ..system.folders import LOCK, atomic_folder, follow_umask, locked_folder, make_folder, scratch_folder
 
 _COMPLETE = "complete.json"
 
@@ -166,6 +166,7 @@ class RunFolder:
         """Let ``save`` write the model to a temporary folder, then move its files here, configuration last."""
         with scratch_folder(self.path) as unfinished:
             save(unfinished)
+            follow_umask(unfinished)
             for file in sorted(unfinished.iterdir(), key=lambda file: file.name.endswith("config.json")):
                 os.replace(file, self.path / file.name)
 

@@ -72,6 +72,11 @@ def test_stages_go_on_from_each_other(method: str, adapters: str, bert: Path, tm
         record = json.loads((tmp_path / "out" / f"stage-{stage}" / "run.json").read_text())
         assert found.accuracies[stage - 1][stage - 1] == record["validation"]["accuracy"]
     assert found.accuracies[0][0] == 1.0
+    (tmp_path / "usual").touch()
+    for weights in (tmp_path / "out").rglob("*.safetensors"):
+        assert weights.stat().st_mode == (tmp_path / "usual").stat().st_mode, (
+            "others may read what the umask says"
+        )
     # The second stage starts from the first: undoing its own update gives back the first stage's weights.
     base = load_file(bert / "model.safetensors")
     one, two = (load_file(tmp_path / "out" / f"stage-{n}" / "backbone" / "model.safetensors") for n in (1, 2))

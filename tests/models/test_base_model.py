@@ -52,7 +52,7 @@ def test_a_copy_is_written_once_and_nothing_unfinished_stays(
         if failures:
             raise failures.pop()
         (folder / "config.json").write_text("{}")
-        (folder / "model.safetensors").touch()
+        (folder / "model.safetensors").touch(0o600)  # as safetensors makes it
         written.append(folder)
 
     written: list[Path] = []
@@ -67,6 +67,8 @@ def test_a_copy_is_written_once_and_nothing_unfinished_stays(
     assert base_model_location("smollm2-135m") == location
     assert list((tmp_path / "models").iterdir()) == [Path(location)]
     assert len(written) == 1
+    modes = {file.stat().st_mode for file in Path(location).iterdir()}
+    assert len(modes) == 1, "others may read the weights as they may read the configuration"
 
 
 def test_a_copy_that_a_kill_left_unfinished_is_removed_by_the_next_call(

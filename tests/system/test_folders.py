@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 import subprocess
 import sys
 from contextlib import suppress
@@ -13,6 +15,7 @@ from intruders.errors import CheckpointError, SettingError
 from intruders.system.folders import (
     LOCK,
     check_target,
+    follow_umask,
     locked_folder,
     make_folder,
     removed_if_unused,
@@ -77,6 +80,21 @@ def test_a_folder_that_is_waited_for_is_free_in_the_end(tmp_path: Path) -> None:
         other.stdin.close()  # it ends
         with locked_folder(tmp_path, wait=True):
             assert other.wait(60) == 0
+
+
+def test_files_get_the_permissions_that_the_umask_leaves(tmp_path: Path) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    outside = tmp_path / "outside"
+    for file in (outside, tmp_path / "a" / "x", tmp_path / "a" / "b" / "y"):
+        file.touch(0o600)
+    (tmp_path / "a" / "link").symlink_to(outside)
+    before = os.umask(0o007)
+    try:
+        follow_umask(tmp_path / "a")
+    finally:
+        os.umask(before)
+    modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in tmp_path.rglob("*") if file.is_file()}
+    assert modes == {"outside": 0o600, "link": 0o600, "x": 0o660, "y": 0o660}
 
 
 @pytest.mark.parametrize("name", [".", "..", "{}", "{}/.."])

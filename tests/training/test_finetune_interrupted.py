@@ -53,7 +53,7 @@ def test_a_run_needs_no_folder_of_temporary_files(
     assert [file.name for file in run.path.iterdir() if file.name.startswith(".")] == [".lock"]
 
 
-def test_a_model_that_a_kill_left_half_written_is_removed(tmp_path: Path) -> None:
+def test_a_model_that_a_kill_left_half_written_is_removed_and_the_next_one_is_for_all(tmp_path: Path) -> None:
     def save(folder: Path) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
@@ -66,6 +66,8 @@ def test_a_model_that_a_kill_left_half_written_is_removed(tmp_path: Path) -> Non
         assert not left.exists()
         run.write_model(lambda folder: (folder / "model.safetensors").touch(0o600))
     assert {file.name for file in tmp_path.iterdir()} == {".lock", "model.safetensors"}
+    (tmp_path / "usual").touch()
+    assert (tmp_path / "model.safetensors").stat().st_mode == (tmp_path / "usual").stat().st_mode
 
 
 def test_a_run_in_a_folder_below_the_home_is_resumed(

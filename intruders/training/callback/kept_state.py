@@ -15,7 +15,7 @@ from ...checkpoints.formats.memory import has_adapters
 from ...errors import ResultFileError, SettingError
 from ...system.documents import read_document
 from ...system.files import free_name, write_atomically
-from ...system.folders import atomic_folder, check_target
+from ...system.folders import atomic_folder, check_target, follow_umask
 from ...system.random_state import random_state_kept
 from .first_process import decided_by_first
 from .scattered import scatter
@@ -90,6 +90,7 @@ class KeptState:
                 tokenizer.save_pretrained(str(part))
             # PEFT's model card is a form of empty headings.
             (part / "README.md").unlink(missing_ok=True)
+            follow_umask(part)
             write_atomically(part / _RECORD, json.dumps({"schema": _SCHEMA} | record, indent=2).encode())
 
     def put_back(self, model: nn.Module, way: str | None, is_first: bool) -> None:

@@ -112,6 +112,9 @@ def test_the_last_state_below_the_limit_is_put_back(
     assert _equal(_trained(model), states.states[expected])
     record = json.loads((tmp_path / "out" / "kept" / "kept.json").read_text())
     assert record["step"] == expected
+    (tmp_path / "usual").touch()
+    modes = {file.stat().st_mode for file in (tmp_path / "out" / "kept").iterdir()}
+    assert modes == {(tmp_path / "usual").stat().st_mode}, "others may read what the umask says"
     assert record["forgetting"] == rises[expected - 1] < limit
     assert callback.put_back == (None if expected == last else record)
     if method != "pissa":  # whose adapter belongs to a base that its start changed
