@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ..errors import CheckpointError, SettingError, some_of
+from ..errors import CacheError, CheckpointError, SettingError, some_of
 from .files import hidden_prefix, is_left_behind, stop_on_full_disk, user_path
 
 LOCK = ".lock"  # in a folder that one process at a time may work in
@@ -314,8 +314,18 @@ def locked_folder(folder: Path, name: str = "out", *, wait: bool = False) -> Ite
 
 
 def user_cache() -> Path:
-    """The folder for what can be computed again: ``$INTRUDERS_CACHE``, or ``intruders`` in the user's own."""
-    chosen = os.environ.get("INTRUDERS_CACHE")
-    if chosen:
-        return Path(chosen).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "intruders"
+    """The folder for what can be computed again: ``$INTRUDERS_CACHE``, or ``intruders`` in the user's own.
+
+    Raises:
+      CacheError: this user has no home folder, as in a container that runs as a number without a name.
+    """
+    try:
+        chosen = os.environ.get("INTRUDERS_CACHE")
+        if chosen:
+            return Path(chosen).expanduser()
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "intruders"
+    except RuntimeError as error:
+        raise CacheError(
+            "the cache folder cannot be chosen, because this user has no home folder and HOME is not set; set "
+            "INTRUDERS_CACHE to a folder, or pass one with --cache"
+        ) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ import intruders
 from intruders.audits.audit import audit
 from intruders.audits.base_cache import WHOLE, DiskCache, MemoryCache, content_key, default_folder
 from intruders.engine.known_base import KnownBase
-from intruders.errors import SettingError
+from intruders.errors import CacheError, SettingError
 from intruders.system.files import sibling
 from tests.matrices import hot_update, planted_update, with_values
 
@@ -218,6 +219,21 @@ def test_the_default_folder_is_the_users_own(monkeypatch: pytest.MonkeyPatch, tm
     assert default_folder() == tmp_path / "chosen" / "bases"
     audit(*models(), cache=True)
     assert DiskCache().size()[0] == 2
+
+
+def test_a_user_without_a_home_keeps_nothing_and_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container that runs as a number: no HOME, and no line in the list of users."""
+
+    def nobody(uid: int) -> None:
+        raise KeyError(uid)
+
+    for name in ("INTRUDERS_CACHE", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    with pytest.raises(CacheError, match="set INTRUDERS_CACHE to a folder, or pass one with --cache"):
+        default_folder()
+    with pytest.warns(UserWarning, match="no home folder and HOME is not set; .*; nothing is kept"):
+        audit(*models("small"), cache=True)
 
 
 def scales_with(base: Weights, tuned: Weights, cache: Any) -> object:
