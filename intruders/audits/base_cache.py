@@ -9,6 +9,7 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -124,7 +125,8 @@ class DiskCache:
             return None
         except Exception as error:  # whatever a broken file makes of the reader: the entry is computed again
             warnings.warn(f"cache entry '{path}' is broken and is computed again ({error})", stacklevel=2)
-            path.unlink(missing_ok=True)
+            with suppress(OSError):  # the folder of another user, who has to remove it
+                path.unlink()
             return None
 
     def put(self, key: str, known: KnownBase) -> None:

@@ -101,6 +101,21 @@ def test_a_broken_entry_is_computed_again_and_said_so(
         audit(*models(), cache=DiskCache(tmp_path))
 
 
+def test_a_broken_entry_that_cannot_be_removed_is_computed_again(
+    filled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a folder of another user, for which the superuser that tests may run as needs no permission."""
+    shutil.copytree(filled, tmp_path, dirs_exist_ok=True)
+    emptied(entries(tmp_path)[0])
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.warns(UserWarning, match="is broken and is computed again"):
+        assert DiskCache(tmp_path).get(entries(tmp_path)[0].stem) is None
+
+
 def test_an_entry_under_the_name_of_another_is_computed_again(filled: Path, tmp_path: Path) -> None:
     """What a restored or deduplicated folder may contain: complete, and of a matrix of the same shape."""
     shutil.copytree(filled, tmp_path, dirs_exist_ok=True)
