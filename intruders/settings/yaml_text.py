@@ -30,19 +30,67 @@ def read_yaml(text: str, where: str) -> Any:
         raise missing_extra("a file of settings", "pyyaml", "train") from error
 
     class Loader(yaml.SafeLoader):
-        """A loader that refuses equal keys: YAML's own keeps the last of them and drops the first silently."""
+        """A loader that names the value which it cannot construct, where YAML's own ends in any error of Python."""
 
-        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-            keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-            for key in keys:
-                if keys.count(key) > 1 and key != "<<":
+        def construct_object(self, node: Any, deep: bool = False) -> Any:
+            try:
+                return super().construct_object(node, deep=deep)
+            except (yaml.YAMLError, RecursionError, SettingError):
+                raise
+            except Exception as error:  # a day of no month, an integer of 5,000 digits, !!bool abc, ...
+                kind = str(node.tag).rpartition(":")[2]
+                raise SettingError(
+                    f"{where}: {_shown(node)} cannot be read as YAML's type {kind}; correct it, or write it in quotes "
+                    "if it is text"
+                ) from error
+
+    try:
+        loader = Loader(text)
+        try:
+            document = loader.get_single_node()
+            if document is None:
+                return None
+            _check(document, where)
+            return loader.construct_document(document)
+        finally:
+            loader.dispose()
+    except (yaml.YAMLError, RecursionError) as error:
+        raise SettingError(f"{where} is not YAML: {' '.join(str(error).split())}") from error
+
+
+def _check(document: Any, where: str) -> None:
+    """Refuse equal keys, of which YAML's own loader keeps the last one silently, and text that cannot be written again.
+
+    Of the nodes, before any value is made of them: what a merge (``<<``) brings in is no key of the mapping itself.
+    """
+    import yaml
+
+    seen: set[int] = set()  # an anchor's node is in several places, and may be inside itself
+    nodes = [document]
+    while nodes:
+        node = nodes.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.ScalarNode):
+            if any("\ud800" <= character <= "\udfff" for character in node.value):
+                raise SettingError(
+                    f"{where}: {_shown(node)} has half a character (a surrogate alone), which no file can store; write "
+                    "the character itself"
+                )
+        elif isinstance(node, yaml.SequenceNode):
+            nodes += node.value
+        else:
+            keys = [(key.tag, key.value) for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+            for tag, key in keys:
+                if keys.count((tag, key)) > 1 and key != "<<":
                     line = node.start_mark.line + 1
                     raise SettingError(
                         f"{where}: {key!r} is given twice in what starts at line {line}; keep one"
                     )
-            return dict(super().construct_mapping(node, deep=deep))
+            nodes += [each for pair in node.value for each in pair]
 
-    try:
-        return yaml.load(text, Loader=Loader)
-    except (yaml.YAMLError, RecursionError) as error:
-        raise SettingError(f"{where} is not YAML: {' '.join(str(error).split())}") from error
+
+def _shown(node: Any) -> str:
+    value = str(node.value)
+    return f"{value if len(value) <= 40 else value[:40] + '...'!r} at line {node.start_mark.line + 1}"

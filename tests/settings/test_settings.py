@@ -169,6 +169,42 @@ def test_a_key_that_is_given_twice_is_refused() -> None:
         read_yaml("rank: 1\nrank: 2\n", "here")
 
 
+def test_keys_that_a_merge_brings_in_are_not_given_twice() -> None:
+    """YAML's own loader replaces a mapping's keys by the merged ones, wherever else its anchor is used."""
+    text = """
+common: &common {lr: 2, x: 1}
+first: {inner: &deep {<<: *common, lr: 1}}
+second: {<<: *deep, rank: 3}
+"""
+    assert read_yaml(text, "here") == {
+        "common": {"lr": 2, "x": 1},
+        "first": {"inner": {"lr": 1, "x": 1}},
+        "second": {"lr": 1, "x": 1, "rank": 3},
+    }
+    assert read_yaml('{1: a, "1": b}', "here") == {1: "a", "1": "b"}
+    with pytest.raises(SettingError, match=r"^here: 'lr' is given twice in what starts at line 3; keep one"):
+        read_yaml("common: &common {x: 1}\nfirst:\n  {<<: *common, lr: 1, lr: 2}\n", "here")
+    (inside,) = read_yaml("&a [*a]", "here")
+    assert inside is inside[0]
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("2024-30-01", "'2024-30-01' at line 2 cannot be read as YAML's type timestamp"),
+        ("1" * 5000, f"'{'1' * 40}...' at line 2 cannot be read as YAML's type int"),
+        ("!!int abc", "'abc' at line 2 cannot be read as YAML's type int"),
+        ("!!int ''", "'' at line 2 cannot be read as YAML's type int"),
+        ("!!bool abc", "'abc' at line 2 cannot be read as YAML's type bool"),
+        ("!!timestamp abc", "'abc' at line 2 cannot be read as YAML's type timestamp"),
+        (r'"a\ud800"', r"'a\ud800' at line 2 has half a character"),
+    ],
+)
+def test_a_value_that_cannot_be_constructed_is_named(value: str, said: str) -> None:
+    with pytest.raises(SettingError, match=f"^here: {re.escape(said)}"):
+        read_yaml(f"lr: 1\nname: {value}\n", "here")
+
+
 def test_plain_values_and_what_differs_from_the_defaults() -> None:
     found = Outer("a", scales=(0.5,), inner=Inner(3, ("*.q",)))
     assert found.changed() == {
