@@ -112,7 +112,8 @@ def sibling(target: Path) -> Path:
 
 def hidden_prefix(target: Path) -> str:
     """What the hidden names of unfinished files and folders beside ``target`` begin with; 12 hex digits follow."""
-    return f".{target.name[:100]}."
+    # A name may have 255 bytes, of which a character takes up to four.
+    return f".{os.fsencode(target.name)[:100].decode(errors='ignore')}."
 
 
 def is_left_behind(name: str) -> bool:

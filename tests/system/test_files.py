@@ -33,6 +33,19 @@ def test_check_writable_finds_out_before_the_work(tmp_path: Path) -> None:
         check_writable(tmp_path / ("a" * 300 + ".json"))
 
 
+def test_a_long_name_is_cut_by_bytes(tmp_path: Path) -> None:
+    """A name may have 255 bytes, and these characters have three each."""
+    for name in ("模" * 80 + ".json", os.fsdecode(b"\xe9" * 250)):
+        file = tmp_path / name
+        check_writable(file)
+        write_atomically(file, b"{}")
+        assert file.read_bytes() == b"{}"
+        file.unlink()
+    with atomic_folder(tmp_path / ("模" * 85)) as folder:
+        (folder / "x").touch()
+    assert [entry.name for entry in tmp_path.iterdir()] == ["模" * 85]
+
+
 def test_check_writable_respects_permissions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Stands in for permissions, which do not bind the superuser that tests may run as.
     (tmp_path / "old.json").write_text("old")
