@@ -17,7 +17,7 @@ from ..system.plugins import CORPORA, plugins_of
 from ..system.quiet_logger import errors_only
 from .local_copies import file_of_split, folder_of_copy
 from .local_files import COMPRESSED, SUFFIXES, read_rows
-from .values import as_text, is_missing
+from .values import as_text, is_missing, require_utf8
 
 _TEXT_SUFFIXES = (".txt", ".text", ".md", ".rst")
 _HUB_DOCUMENTS = 200  # first rows of a corpus of the hub, where no number of documents is asked for
@@ -76,6 +76,7 @@ def load_corpora(name: str, *, max_documents: int | None = None, seed: int = 0) 
     ``$INTRUDERS_DATA`` takes precedence over the hub. More than ``max_documents`` documents are sampled by seed.
     Raises SettingError for a name that is none of these, and for an empty corpus.
     """
+    require_utf8(name, "corpus")
     is_path = any(text and Path(text).expanduser().exists() for text in (name, name.rpartition("@")[0]))
     parts = [name] if is_path else MIXTURES.get(name, name).split("+")
     corpora = []

@@ -16,6 +16,7 @@ from .hub_tasks import HUB_TASKS, hub_task
 from .local_files import COMPRESSED, SUFFIXES, local_task
 from .pydoc_topics import GROUPS, pydoc_topics
 from .task import Task, checked
+from .values import require_utf8
 from .word_problems import word_problems
 
 _SUBTASKS = {f"pydoc-topics-{group}": group for group in range(1, len(GROUPS) + 1)}
@@ -39,6 +40,7 @@ def load_task(name: str, columns: Columns | None = None, seed: int = 0) -> Task:
     a pair ``text=a&text=b``.
     Raises SettingError for a name that is none of these, and for data that cannot be used.
     """
+    require_utf8(name, "task")
     columns = columns or Columns()
     return replace(_loaded(name, columns, seed), max_new_tokens=columns.max_new_tokens)
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import SettingError
+from ..system.files import as_utf8, is_utf8
 
 _SHOWN = 8  # rows that an error names
 
@@ -42,6 +43,14 @@ def whole(text: str, where: str) -> str:
             "fix what wrote the file"
         ) from error
     return text
+
+
+def require_utf8(name: str, kind: str) -> None:
+    """Raise SettingError for a file whose name no result can say, before anything is measured on it."""
+    if not is_utf8(name):
+        raise SettingError(
+            f"{kind} '{as_utf8(name)}' is not UTF-8, as results must be; rename the file or folder"
+        )
 
 
 def empty_value(name: str, origin: str, others: Sequence[str] = ()) -> SettingError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from ..checkpoints.merges.verdict import NOT_PROVED, TOO_SMALL, WRONG
 from ..checkpoints.merges.verification import Verification
 from ..checkpoints.opening.model_sum import is_sum, split_sum
 from ..errors import IntrudersError, in_one_line, some_of
-from ..system.files import write_atomically
+from ..system.files import as_utf8, write_atomically
 from ..version import __version__
 
 Level = Literal["error", "warning", "note"]
@@ -253,15 +254,15 @@ def _severity(level: Level) -> str:
 
 
 def _result(finding: GateFinding, rule: int) -> dict[str, Any]:
-    message = " ".join(finding.message.split())
+    source, message = as_utf8(finding.source), as_utf8(" ".join(finding.message.split()))
     if len(message) > _LONGEST_MESSAGE:
         message = f"{message[: _LONGEST_MESSAGE - 3]}..."
-    key = "\0".join([finding.rule, str(finding.numbers.get("verdict", "")), finding.source])
+    key = "\0".join([finding.rule, str(finding.numbers.get("verdict", "")), source])
     return {
         "ruleId": finding.rule,
         "ruleIndex": rule,
         "level": finding.level,
-        "message": {"text": f"{finding.source}: {message}"},
+        "message": {"text": f"{source}: {message}"},
         "locations": [
             {"physicalLocation": {"artifactLocation": artifact, "region": {"startLine": 1}}}
             for artifact in _artifacts(finding.source)
@@ -286,11 +287,11 @@ def _artifacts(source: str) -> list[dict[str, str]]:
             inside = path.resolve()
             if inside.is_relative_to(Path.cwd()):
                 relative = inside.relative_to(Path.cwd()).as_posix()
-                return [{"uri": quote(relative), "uriBaseId": "%SRCROOT%"}]
+                return [{"uri": quote(os.fsencode(relative)), "uriBaseId": "%SRCROOT%"}]
             return [{"uri": inside.as_uri()}]
     except (OSError, RuntimeError, ValueError):  # a name too long, no home folder, a null byte
         pass
-    return [{"uri": quote(source, safe="/")}]  # a Hub id, an alias, or what does not exist
+    return [{"uri": quote(os.fsencode(source), safe="/")}]  # a Hub id, an alias, or what does not exist
 
 
 def _encoded(document: dict[str, Any]) -> bytes:

@@ -28,6 +28,20 @@ def user_path(path: str | os.PathLike[str]) -> Path:
     return Path(os.path.expanduser(path))
 
 
+def is_utf8(path: str) -> bool:
+    """Return whether results can name a path: Python keeps bytes of it that are not UTF-8 as surrogates."""
+    return path == as_utf8(path)
+
+
+def as_utf8(path: str) -> str:
+    """Return a path as a result or a message can say it.
+
+    >>> print(as_utf8("runs/caf\udce9"))
+    runs/caf\\udce9
+    """
+    return path.encode(errors="backslashreplace").decode()
+
+
 def check_writable(path: str | os.PathLike[str]) -> None:
     """Raise ResultFileError now if `write_atomically` to `path` could not succeed later.
 

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..errors import CacheError, CheckpointError, SettingError, some_of
-from .files import hidden_prefix, is_left_behind, stop_on_full_disk, user_path
+from .files import as_utf8, hidden_prefix, is_left_behind, is_utf8, stop_on_full_disk, user_path
 
 LOCK = ".lock"  # in a folder that one process at a time may work in
 
@@ -91,7 +91,14 @@ def follow_umask(folder: Path) -> None:
 
 
 def check_target(target: str | os.PathLike[str], *, force: bool = False) -> None:
-    """Raise CheckpointError now if :func:`atomic_folder` would refuse ``target`` later."""
+    """Raise CheckpointError now if :func:`atomic_folder` would refuse ``target`` later.
+
+    A name that is not UTF-8 is refused too: the records that are written into the folder could not say it.
+    """
+    if not is_utf8(os.fspath(target)):
+        raise CheckpointError(
+            f"'{as_utf8(os.fspath(target))}' is not UTF-8, as results must be; choose another folder"
+        )
     folder = Path(os.path.realpath(user_path(target)))
     if folder.exists():
         if not folder.is_dir():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pandas as pd
 import pytest
 
 from intruders.data.corpora import MIXTURES, cut_at_blank_lines, load_corpora
+from intruders.data.load_task import load_task
 from intruders.errors import SettingError
 
 
@@ -19,6 +21,15 @@ def test_pydoc_is_whole() -> None:
 
     (corpus,) = load_corpora("pydoc")
     assert sorted(corpus.documents) == sorted(topics.values())
+
+
+def test_a_file_whose_name_no_result_can_say_is_refused_before_the_work(tmp_path: Path) -> None:
+    file = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.txt")
+    Path(file).write_text("some text")
+    with pytest.raises(SettingError, match=r"^corpus '.*/caf\\udce9.txt' is not UTF-8.*; rename the file"):
+        load_corpora(file)
+    with pytest.raises(SettingError, match=r"^task '.*/caf\\udce9.txt' is not UTF-8.*; rename the file"):
+        load_task(file)
 
 
 def test_a_sample_is_drawn_by_seed() -> None:

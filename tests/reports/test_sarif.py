@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import shutil
 from functools import cache
 from importlib.resources import files
@@ -24,8 +25,10 @@ from intruders.reports.sarif import (
     UNAPPLIED,
     GateFinding,
     audit_findings,
+    refusal,
     sarif_document,
     verification_findings,
+    write_sarif,
 )
 from tests.checkpoints.models import saved, tiny_llama
 from tests.commands import in_this_process
@@ -264,3 +267,15 @@ def test_the_command_verify(tmp_path: Path) -> None:
     assert "not applied in" in results[0]["message"]["text"]
     merged = hot_llama(1, 1.0, tiny_llama()).merge_and_unload()
     assert verification_findings(verify(str(base), str(adapter), merged), False) == []
+
+
+def test_a_model_whose_name_is_not_utf8_is_reported_by_its_bytes(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    names = [os.fsdecode(os.fsencode(tmp_path) + rest) for rest in (b"/there/caf\xe9", b"/caf\xe9")]
+    Path(names[0]).mkdir()
+    write_sarif([refusal(name, f"'{name}' is not UTF-8") for name in names], tmp_path / "out.sarif")
+    document = json.loads((tmp_path / "out.sarif").read_text(encoding="utf-8"))
+    results = document["runs"][0]["results"]
+    uris = [result["locations"][0]["physicalLocation"]["artifactLocation"]["uri"] for result in results]
+    assert sorted(uris) == [f"{tmp_path}/caf%E9", f"file://{tmp_path}/there/caf%E9"]
+    assert all(r"caf\udce9' is not UTF-8" in result["message"]["text"] for result in results)

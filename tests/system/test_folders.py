@@ -112,6 +112,11 @@ def test_the_folder_that_the_user_stands_in_is_not_replaced(
     check_target(here / "new")
 
 
+def test_a_name_that_no_record_can_say_is_refused_before_the_work(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"/m\\udce9' is not UTF-8, as results must be; choose another"):
+        check_target(os.fsdecode(os.fsencode(tmp_path) + b"/m\xe9"))
+
+
 def test_a_mount_point_is_refused_before_the_work() -> None:
     """The system refuses to give it another name (EBUSY), which would be known only after the work."""
     with pytest.raises(CheckpointError, match=r"'/proc' is a mount point.*; pass a folder inside it"):

@@ -20,6 +20,7 @@ from ...checkpoints.stored.content import Digests, content_digests, require_cont
 from ...checkpoints.stored.read_once import read_once
 from ...errors import SettingError
 from ...system.callers_process import usual_settings
+from ...system.files import as_utf8
 from ...system.folders import locked_folder, make_folder, require_ours
 from ...system.mirrored_folder import MirroredFolder
 from ...system.progress import Progress, silent
@@ -264,7 +265,7 @@ def _sources(adapters: Sequence[Source]) -> tuple[list[Source], dict[str, str]]:
         if isinstance(text, str):
             meant = each_source([text])
             sources += meant.models
-            passed_over |= meant.passed_over
+            passed_over |= {as_utf8(path): what for path, what in meant.passed_over.items()}
         else:
             sources.append(text)
     if all(isinstance(source, str) for source in sources):

@@ -18,6 +18,7 @@ from ...checkpoints.stored.checkpoint import Checkpoint
 from ...checkpoints.stored.names import module_paths, tensor_of
 from ...checkpoints.stored.selected import require_selection
 from ...errors import IntrudersError, in_one_line
+from ...system.files import as_utf8
 from ..audit_settings import AuditSettings
 
 _LAYER = re.compile(r"^(.*?)\.(\d+)(?:\.|$)")
@@ -107,7 +108,7 @@ def _name_of(source: Source) -> str:
         return describe_module(source)
     if isinstance(source, Checkpoint):
         return source.source
-    return "state dict" if isinstance(source, dict) else str(source)
+    return "state dict" if isinstance(source, dict) else as_utf8(str(source))
 
 
 def _facts_of(opened: Opened) -> ModelFacts:

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from ...errors import CheckpointError, some_of
+from ...system.files import as_utf8, is_utf8
 from .demo_models import DEMO_ADAPTERS, DEMO_MODELS, demo_model_path
 from .hub import split_revision
 from .split_names import one_file_each
@@ -31,10 +32,9 @@ def locate(source: str) -> Path:
         return demo_model_path(source)
     if source in DEMO_ADAPTERS:
         return DEMO_ADAPTERS[source].folder
-    if not _is_utf8(source):
+    if not is_utf8(source):
         raise CheckpointError(
-            f"'{source.encode(errors='backslashreplace').decode()[:80]}' is not UTF-8, as results must be; "
-            "rename the file or folder"
+            f"'{as_utf8(source)[:80]}' is not UTF-8, as results must be; rename the file or folder"
         )
     try:
         path = Path(source).expanduser()
@@ -49,15 +49,6 @@ def locate(source: str) -> Path:
             f"'org/model@revision', or one of {some_of(sorted([*DEMO_MODELS, *DEMO_ADAPTERS]))}"
         )
     return _download(*asked)
-
-
-def _is_utf8(text: str) -> bool:
-    """Return whether a path given on the command line was UTF-8: Python keeps other bytes as surrogates."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _download(hub_id: str, revision: str | None) -> Path:

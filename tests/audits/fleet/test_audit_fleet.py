@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import os
+import shutil
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -50,6 +52,22 @@ def test_a_fleet_without_a_folder_says_where_temporary_files_cannot_be_written(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
     with pytest.raises(SettingError, match=f"'{tmp_path}/none': .*; pass a folder as out, or set TMPDIR"):
         audit_fleet("base", ["adapter"], cache=False)
+
+
+def test_an_adapter_whose_name_no_table_can_say_is_a_row_with_the_reason(
+    base: Path, adapters: dict[str, str], tmp_path: Path
+) -> None:
+    good = next(iter(adapters.values()))
+    odd = os.fsdecode(os.fsencode(tmp_path) + b"/adapters/caf\xe9")
+    shutil.copytree(good, odd)
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/adapters/not\xe9")).touch()
+    fleet = audit_fleet(str(base), [good, str(tmp_path / "adapters")], out=tmp_path / "out", cache=False)
+    assert fleet.adapters["status"].tolist() == ["audited", "refused"]
+    (reason,) = fleet.refused.values()
+    assert "caf\\udce9' is not UTF-8, as results must be; rename the file or folder" in reason
+    assert fleet.passed_over == {f"{tmp_path}/adapters/not\\udce9": "no weights"}
+    read = pq.read_table(tmp_path / "out" / "adapters.parquet").column("adapter").to_pylist()
+    assert read == [good, f"{tmp_path}/adapters/caf\\udce9"]
 
 
 def alone(base: Path, adapter: str, **settings: Any) -> Audit | str:
