@@ -310,6 +310,8 @@ def locked_folder(folder: Path, name: str = "out", *, wait: bool = False) -> Ite
     with (folder / LOCK).open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            if os.fstat(file.fileno()).st_nlink == 0:  # the process that held the folder has just removed it
+                raise BlockingIOError
         except BlockingIOError as error:
             raise SettingError(
                 f"{name} '{folder}' is in use by another process; wait for it, or choose another folder"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import shutil
 import stat
 import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -80,6 +83,22 @@ def test_a_folder_that_is_waited_for_is_free_in_the_end(tmp_path: Path) -> None:
         other.stdin.close()  # it ends
         with locked_folder(tmp_path, wait=True):
             assert other.wait(60) == 0
+
+
+def test_a_folder_that_its_holder_removes_right_now_is_in_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lock is of a file that no path leads to any more, so that a further process could lock the next one."""
+    real = fcntl.flock
+
+    def lock_after_removal(*given: Any) -> None:
+        shutil.rmtree(tmp_path / "work")
+        real(*given)
+
+    (tmp_path / "work").mkdir()
+    monkeypatch.setattr(fcntl, "flock", lock_after_removal)
+    with pytest.raises(SettingError, match="is in use by another process"), locked_folder(tmp_path / "work"):
+        pass
 
 
 def test_files_get_the_permissions_that_the_umask_leaves(tmp_path: Path) -> None:

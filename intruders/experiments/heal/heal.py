@@ -130,9 +130,14 @@ def heal(
         "form": written_form,
     }
     folder = None if out is None else user_path(out)
-    finished = None if folder is None or force else finished_healing(folder, key)
-    if finished is not None:
-        told(f"'{out}' is healed already, by the same settings; this is its record")
+
+    def finished_before() -> Healing | None:
+        finished = None if folder is None or force else finished_healing(folder, key)
+        if finished is not None:
+            told(f"'{out}' is healed already, by the same settings; this is its record")
+        return finished
+
+    if (finished := finished_before()) is not None:
         return finished
     work = None if folder is None else WorkFolder.beside(folder)
     if folder is not None:
@@ -146,6 +151,9 @@ def heal(
             force=force,
         )
     with nullcontext() if work is None or folder is None else work.held(key, folder):
+        # Another process may have finished since, and its folder would be in the way of what is learned here.
+        if (finished := finished_before()) is not None:
+            return finished
         pairing, found_audit, _ = audited_whole(*sides.both, audit, compute, progress)
         _require_written(pairs, found_audit, settings.per)
         session = Session(

@@ -51,7 +51,8 @@ class WorkFolder:
                 if {file.name for file in self.folder.iterdir()} <= {_KEY, LOCK}:
                     (self.folder / _KEY).unlink()
                 raise
-        shutil.rmtree(self.folder, ignore_errors=True)
+            # While it is locked: the next process may begin another healing there as soon as it is not.
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     def learning(self) -> Mapping[str, Any] | None:
         """Return the state of learning that was kept last."""

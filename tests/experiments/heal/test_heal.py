@@ -17,6 +17,7 @@ from intruders.errors import NonFiniteError, SettingError
 from intruders.experiments.heal.heal_settings import HealSettings
 from intruders.experiments.heal.healing import HEALED
 from intruders.experiments.heal.learned_doses import doses_for, remedy_of
+from intruders.experiments.heal.work_folder import WorkFolder
 from intruders.measures.measure_settings import LossSettings, ScoreSettings
 from intruders.models.loading import load_model
 from tests.commands import in_this_process
@@ -128,6 +129,27 @@ def test_the_record_is_what_was_returned_and_a_second_call_answers_with_it(
     again = run(models, text, out, told=said.append)
     assert again.doses == found.doses
     assert said == [f"'{out}' is healed already, by the same settings; this is its record"]
+
+
+def test_a_healing_that_another_process_has_just_finished_is_the_answer(
+    models: tuple[str, str],
+    text: str,
+    healed: tuple[intruders.Healing, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It had not finished when this one looked first: what this one would learn could not be written any more."""
+    held, out = WorkFolder.held, tmp_path / "healed"
+
+    def held_after(self: WorkFolder, key: Any, folder: Path) -> Any:
+        shutil.copytree(healed[1], folder)
+        return held(self, key, folder)
+
+    monkeypatch.setattr(WorkFolder, "held", held_after)
+    said: list[str] = []
+    assert run(models, text, out, told=said.append).doses == healed[0].doses
+    assert said == [f"'{out}' is healed already, by the same settings; this is its record"]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["healed"]
 
 
 def test_a_copied_record_does_not_answer_for_another_model(
