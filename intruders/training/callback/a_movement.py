@@ -15,7 +15,7 @@ _FACTOR = re.compile(r"^(?:base_model\.model\.)?(.+)\.lora_(?:embedding_)?A\.[^.
 class StartOfA:
     """The factors A of a model's LoRA as they are now, kept to measure from.
 
-    A run that is resumed makes the same start again from its seed before it reads its checkpoint.
+    A script that is resumed may make another start: :class:`StartDigests` tells whether it made the same one.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
@@ -27,6 +27,11 @@ class StartOfA:
     def of(cls, model: nn.Module) -> StartOfA:
         """Keep the factors of a model whose weights are not split over processes."""
         return cls(dict(model.named_parameters()))
+
+    @property
+    def factors(self) -> Mapping[str, Tensor]:
+        """The factors by name."""
+        return self._start
 
     def movement(self, tensors: Mapping[str, Tensor]) -> float | None:
         """Return ``sqrt(sum ||A - A_0||_F^2 / sum ||A_0||_F^2)`` over all modules; None without a LoRA."""

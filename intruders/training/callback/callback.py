@@ -7,6 +7,7 @@ import math
 import os
 import sys
 import time
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -35,6 +36,7 @@ from .limits import Look, check_counts, checked_limits
 from .logging_hooks import log_totals
 from .scattered import require_scatterable
 from .sharding import sharded_by, will_be_sharded_by
+from .start_digests import StartDigests
 from .text_loss import (
     TextLoss,
     measure_base_of_sharded,
@@ -167,6 +169,7 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         # The checkpoint of a training whose weights were taken as the base.
         self._taken_from: str | None = None
         self._start_of_a: StartOfA | None = None
+        self._digests: StartDigests | None = None  # of what is counted from, on the process that audits
         self._began = time.perf_counter()
         self._ended: float | None = None
         self._seconds_before = 0.0  # of the loss on text, before the training began
@@ -239,6 +242,8 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
             self._kept_state.set_aside()
         if self._taken_from is not None:
             question_checkpoint(self._taken_from, is_resumed)
+        if self.trace is not None and self._digests is not None:
+            self._compare_start(self.trace, self._digests, model, is_resumed)
         self._sharded = sharded_by(model)
         if self._sharded is not None:
             require_gatherable(self._sharded, self._trainer)
@@ -318,7 +323,7 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         if self._text is not None:
             require_language_model(model, self._text.name)
             self._tokenizer_of(processing, model)
-        base = self._given_base
+        base, copied, is_own_base = self._given_base, None, False
         way = sharded_by(model)
         if way is not None:
             base = base_of_sharded(model, base)
@@ -327,7 +332,8 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
             if will_be_sharded_by() is not None and has_adapters(model):
                 base = base_of_sharded(model, base)
             elif base is None:
-                base = weights_before(model, is_resumed)
+                base = copied = weights_before(model, is_resumed)
+                is_own_base = True
                 self._taken_from = None if base is None else checkpoint_of_training(model)
             require_matrices(base, model, self._settings)
             if not is_resumed:
@@ -338,12 +344,26 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
             self._base = AuditedBase(base)
             if self.trace is not None:
                 check_trace(self.trace)
+                factors = {} if self._start_of_a is None else self._start_of_a.factors
+                self._digests = StartDigests.of(model, copied, is_own_base, factors)
             if self._kept_state is not None:
                 self._kept_state.check(model)
             if self._text is not None and way is None and will_be_sharded_by() is None:
                 tokenizer = self._tokenizer_of(processing, model)
                 self._text.measure_base(model, tokenizer, self._given_base)
         self._is_ready = True
+
+    def _compare_start(self, trace: Path, digests: StartDigests, model: nn.Module, is_resumed: bool) -> None:
+        """Record what a training begins with; of a resumed one, refuse or leave out what it did not begin with."""
+        if not is_resumed:
+            digests.write_beside(trace)
+        elif not digests.require_same(trace, model):
+            self._start_of_a = None
+            warnings.warn(
+                "the factors A of the LoRA are not those that the resumed training began with, so that a_movement is "
+                "left out; set the same seed before you make the adapter",
+                stacklevel=2,
+            )
 
     def _tokenizer_of(self, processing: Any, model: nn.Module) -> Any:
         if self._reads is None:

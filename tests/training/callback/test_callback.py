@@ -219,6 +219,7 @@ def test_a_second_training_keeps_the_trace_of_the_first(llama: Path, tmp_path: P
     trace, aside = tmp_path / "trace.parquet", tmp_path / "trace-1.parquet"
 
     def train(out: str, **resume: Any) -> None:
+        torch.manual_seed(0)  # a training that goes on has the factors A that it began with
         trainer = _trainer(_prepared(llama, "lora"), tmp_path / out, save_strategy="steps", save_steps=2)
         trainer.add_callback(IntruderCallback(trainer, every=1, trace=trace))
         trainer.train(**resume)
