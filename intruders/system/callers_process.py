@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
@@ -29,15 +30,42 @@ def apart_from_caller() -> Iterator[None]:
 def usual_settings() -> Iterator[None]:
     """Make tensors without a type of their own in single precision within the block, whatever the caller's default.
 
+    The default belongs to the whole process. Of several blocks, in one thread or many, the first sets it and the last
+    puts it back.
+
     A forked process works in one thread: torch would wait forever for those of its parent (pytorch issue 17199).
     """
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float32)
+    _single_precision.hold()
     try:
         with _one_thread() if _is_forked() else nullcontext():
             yield
     finally:
-        torch.set_default_dtype(before)
+        _single_precision.release()
+
+
+class _DefaultType:
+    """Single precision as the default of the process, and the number of blocks that hold it at once."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._holders = 0
+        self._before = torch.float32
+
+    def hold(self) -> None:
+        with self._lock:
+            if self._holders == 0:
+                self._before = torch.get_default_dtype()
+                torch.set_default_dtype(torch.float32)
+            self._holders += 1
+
+    def release(self) -> None:
+        with self._lock:
+            self._holders -= 1
+            if self._holders == 0:
+                torch.set_default_dtype(self._before)
+
+
+_single_precision = _DefaultType()
 
 
 @contextmanager

@@ -1,12 +1,16 @@
-"""A process that a user forks has torch's settings, but none of its threads."""
+"""A process that a user forks has torch's settings, but none of its threads; threads share the default type."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+import threading
 
 import pytest
+import torch
+
+from intruders.system.callers_process import usual_settings
 
 _FORKED = """
 import multiprocessing, sys
@@ -39,3 +43,28 @@ def test_an_audit_in_a_forked_process_ends(imported: str) -> None:
         [sys.executable, "-c", _FORKED, imported], capture_output=True, text=True, timeout=200, check=False
     )
     assert told.stdout.split() == ["0", "1"], told.stderr
+
+
+def test_blocks_of_several_threads_leave_the_callers_default_type() -> None:
+    """The first to begin is the first to end, while the second still works."""
+    has_begun, may_end = threading.Event(), threading.Event()
+    within: list[torch.dtype] = []
+
+    def second() -> None:
+        with usual_settings():
+            has_begun.set()
+            may_end.wait(60)
+            within.append(torch.tensor(1.0).dtype)
+
+    thread = threading.Thread(target=second)
+    torch.set_default_dtype(torch.float64)
+    try:
+        with usual_settings():
+            thread.start()
+            assert has_begun.wait(60)
+        may_end.set()
+        thread.join(60)
+        assert within == [torch.float32]
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
