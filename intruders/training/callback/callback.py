@@ -8,6 +8,7 @@ import os
 import sys
 import time
 import warnings
+import weakref
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -163,6 +164,7 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
 
     def _forget_model(self) -> None:
         self._is_ready = False
+        self._made_ready_for: weakref.ref[nn.Module] | None = None
         self._base = AuditedBase()
         self._sharded: str | None = None  # in which way, once training has begun
         self._audited_step = 0
@@ -234,6 +236,8 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
             self.has_stopped = self.has_stopped_at_limit = False
             self.put_back = None
             self._look, self._audited_step = Look(), 0
+        if self._is_ready and not is_resumed and not self._knows(model):
+            self._forget_model()  # that of an earlier training, where model_init makes one for each
         if not self._is_ready:
             self._get_ready(model, args, is_first, processing_class, is_resumed=is_resumed)
         if self.trace is not None and is_first and not is_resumed:
@@ -309,6 +313,7 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         self, model: nn.Module, args: Any, is_first: bool, processing: Any, is_resumed: bool = False
     ) -> None:
         """Take the weights before training, and raise what the first audit would raise as far as is known."""
+        self._made_ready_for = weakref.ref(model)
         if self._limits.is_given and getattr(args, "load_best_model_at_end", False):
             raise SettingError(
                 "the Trainer loads its best checkpoint at the end (load_best_model_at_end), and a limit puts the kept "
@@ -352,6 +357,11 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
                 tokenizer = self._tokenizer_of(processing, model)
                 self._text.measure_base(model, tokenizer, self._given_base)
         self._is_ready = True
+
+    def _knows(self, model: nn.Module | None) -> bool:
+        """Whether the weights before training are those of ``model``, or of one that it wraps as FSDP and PEFT do."""
+        known = None if self._made_ready_for is None else self._made_ready_for()
+        return model is None or any(module is known for module in model.modules())
 
     def _compare_start(self, trace: Path, digests: StartDigests, model: nn.Module, is_resumed: bool) -> None:
         """Record what a training begins with; of a resumed one, refuse or leave out what it did not begin with."""

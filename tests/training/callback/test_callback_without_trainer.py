@@ -235,3 +235,28 @@ def test_no_alert_at_the_number_itself(llama: Path, tmp_path: Path, recwarn: Any
     assert not [warning for warning in recwarn if "alert_above" in str(warning.message)]
     with pytest.raises(SettingError, match="alert_above is -1"):
         IntruderCallback(alert_above=-1)
+
+
+def test_each_model_that_model_init_makes_is_measured_from_its_own_start(llama: Path, tmp_path: Path) -> None:
+    """A search over settings makes a model for each training, whose head may be drawn anew."""
+    name = "model.layers.0.mlp.down_proj.weight"
+    starts: list[torch.Tensor] = []
+
+    def make() -> Any:
+        model = load_model(str(llama), "causal")
+        torch.manual_seed(len(starts))
+        torch.nn.init.normal_(model.get_parameter(name), std=0.02)
+        starts.append(model.get_parameter(name).detach().double().clone())
+        return model
+
+    callback = IntruderCallback(every=4, trace=False)
+    kind = partial(Trainer, callbacks=[callback], model_init=make)
+    trainer = tiny_trainer(None, tmp_path, kind=kind, learning_rate=1e-3)
+    for _ in range(2):
+        trainer.train()
+        assert callback.last is not None
+        after = trainer.model.get_parameter(name).detach().double()
+        matrix = callback.last.matrix(name)
+        assert matrix.update.frobenius == pytest.approx(float((after - starts[-1]).norm()), rel=1e-3)
+        x, y = (torch.linalg.svd(side, full_matrices=False)[0] for side in (starts[-1], after))
+        assert matrix.intruders == int(((x.T @ y[:, :10]).abs().amax(dim=0) < 0.5).sum())
