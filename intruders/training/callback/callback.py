@@ -64,6 +64,9 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         trainer = Trainer(model, args, train_dataset=rows, callbacks=[IntruderCallback(every=100)])
         trainer.add_callback(IntruderCallback(trainer, every=100))
 
+    If the Trainer loads its best checkpoint after a training that ended early (``load_best_model_at_end``), the last
+    step is not audited: its model is gone. Audit the best one with :func:`intruders.audit`.
+
     The callback logs totals under ``intruders/...`` wherever the Trainer reports. It keeps every vector of every audit
     as Parquet in ``trace`` (``intruders.parquet`` in the Trainer's output folder if not given). What cannot be
     audited, logged or kept is refused before training begins: here with a trainer, otherwise when the Trainer is made
@@ -292,7 +295,9 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         processing_class: Any = None,
         **kwargs: Any,
     ) -> None:
-        if state.global_step != self._audited_step:  # ended before its last step, by another callback
+        # A training that another callback ended before its last step is audited here, unless the Trainer has put its
+        # best checkpoint in the place of the model of that step.
+        if state.global_step != self._audited_step and not _is_earlier_best(args, state):
             self._look_at(model, args, state, control, processing_class)
         self._ended = time.perf_counter()
         if self._limits.is_given and not self._look.is_below:
@@ -471,3 +476,9 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         """Print a line, unless the Trainer is told to print none."""
         if not getattr(args, "disable_tqdm", False):
             print(text, file=sys.stderr, flush=True)
+
+
+def _is_earlier_best(args: Any, state: Any) -> bool:
+    """Whether the Trainer has loaded the model of an earlier step, as it does at the end if it is told to."""
+    is_loaded = getattr(args, "load_best_model_at_end", False) and state.best_model_checkpoint is not None
+    return is_loaded and getattr(state, "best_global_step", None) != state.global_step

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import sys
 from functools import partial
+from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -30,13 +31,13 @@ def _by_full_decompositions(llama: Path, trained: Any) -> int:
     """The definition, in double precision."""
     before = dict(load_model(str(llama), "causal").named_parameters())
     merged = trained.merge_and_unload() if hasattr(trained, "merge_and_unload") else trained
-    count = 0
+    total = 0
     for name, after in merged.named_parameters():
         if "_proj" in name:
             x = torch.linalg.svd(before[name].detach().double(), full_matrices=False)[0]
             y = torch.linalg.svd(after.detach().double(), full_matrices=False)[0][:, :10]
-            count += int(((x.T @ y).abs().amax(dim=0) < 0.5).sum())
-    return count
+            total += int(((x.T @ y).abs().amax(dim=0) < 0.5).sum())
+    return total
 
 
 @pytest.mark.parametrize("method", ["full", "lora", "pissa"])
@@ -260,3 +261,28 @@ def test_each_model_that_model_init_makes_is_measured_from_its_own_start(llama: 
         assert matrix.update.frobenius == pytest.approx(float((after - starts[-1]).norm()), rel=1e-3)
         x, y = (torch.linalg.svd(side, full_matrices=False)[0] for side in (starts[-1], after))
         assert matrix.intruders == int(((x.T @ y[:, :10]).abs().amax(dim=0) < 0.5).sum())
+
+
+def test_a_best_model_that_the_trainer_loaded_is_not_audited_as_the_last_step(
+    llama: Path, tmp_path: Path
+) -> None:
+    class EndAtThree(TrainerCallback):  # type: ignore[misc]
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            control.should_training_stop = state.global_step == 3
+
+    scores = count(0, -1)  # the first is the best
+    callback = IntruderCallback(every=2)
+    kind = partial(
+        Trainer,
+        callbacks=[callback, EndAtThree()],
+        eval_dataset=[{"input_ids": [5, 6, 7, 8], "labels": [5, 6, 7, 8]}],
+        compute_metrics=lambda predictions: {"score": next(scores)},
+    )
+    trainer = tiny_trainer(
+        prepared(llama, "lora"), tmp_path, kind=kind, max_steps=9, load_best_model_at_end=True,
+        save_strategy="steps", save_steps=1, eval_strategy="steps", eval_steps=1,
+        metric_for_best_model="score", greater_is_better=True,
+    )  # fmt: skip
+    trainer.train()
+    assert trainer.state.best_global_step == 1
+    assert sorted(read_trace(tmp_path / "intruders.parquet")["step"].unique()) == [2]
