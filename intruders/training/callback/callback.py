@@ -30,6 +30,7 @@ from ...system.random_state import random_state_kept
 from .a_movement import StartOfA
 from .alerts import alert
 from .audited_base import AuditedBase
+from .files_in_use import FilesInUse
 from .first_process import decided_by_first
 from .gathered import gathered, opened, require_gatherable
 from .kept_state import KeptState, put_back_last
@@ -102,7 +103,8 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
 
     Raises:
       SettingError: a setting is out of range, ``include`` matches nothing, the training changes no matrix that
-        is to be audited, ``trace`` names a file of another kind, or the weights before training are gone.
+        is to be audited, ``trace`` names a file of another kind, the weights before training are gone, or two
+        callbacks of one Trainer have the same ``trace`` or ``kept``.
       CheckpointError: ``base`` or the model's adapter cannot be read. PairingError: they do not belong together.
       ResultFileError: ``trace`` cannot be written.
     """
@@ -180,6 +182,7 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         self._seconds_before = 0.0  # of the loss on text, before the training began
         self._look = Look()
         self._kept_state: KeptState | None = None
+        self._files: FilesInUse | None = None  # in the training that goes on
         self._reads: Any = None  # the tokenizer, once it is known
         if self._text is not None:
             self._text.forget()
@@ -243,6 +246,9 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
             self._forget_model()  # that of an earlier training, where model_init makes one for each
         if not self._is_ready:
             self._get_ready(model, args, is_first, processing_class, is_resumed=is_resumed)
+        kept = None if self._kept_state is None else self._kept_state.folder
+        self._files = None  # its claim in an earlier training ends
+        self._files = FilesInUse.claimed(state, trace=self.trace, kept=kept)
         if self.trace is not None and is_first and not is_resumed:
             set_aside(self.trace)
         if self._kept_state is not None and is_first and not is_resumed:

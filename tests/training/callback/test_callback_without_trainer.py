@@ -286,3 +286,22 @@ def test_a_best_model_that_the_trainer_loaded_is_not_audited_as_the_last_step(
     trainer.train()
     assert trainer.state.best_global_step == 1
     assert sorted(read_trace(tmp_path / "intruders.parquet")["step"].unique()) == [2]
+
+
+def test_two_callbacks_of_one_trainer_need_files_of_their_own(llama: Path, tmp_path: Path) -> None:
+    def trained(*callbacks: IntruderCallback) -> None:
+        kind = partial(Trainer, callbacks=list(callbacks))
+        tiny_trainer(prepared(llama, "lora"), tmp_path / "out", kind=kind).train()
+
+    attention, mlp = (AuditSettings(include=[pattern]) for pattern in ("*q_proj*", "*up_proj*"))
+    with pytest.raises(SettingError, match=r"two callbacks .*out/intruders\.parquet'.*pass trace="):
+        trained(IntruderCallback(settings=attention), IntruderCallback(settings=mlp))
+    other = tmp_path / "mlp.parquet"
+    with pytest.raises(SettingError, match=r"two callbacks .*out/kept'.*pass kept="):
+        trained(
+            IntruderCallback(keep_intruders_below=9), IntruderCallback(keep_intruders_below=8, trace=other)
+        )
+    trained(IntruderCallback(settings=attention), IntruderCallback(settings=mlp, trace=other))
+    names = [set(read_trace(file)["name"]) for file in (tmp_path / "out" / "intruders.parquet", other)]
+    assert all("q_proj" in name for name in names[0])
+    assert all("up_proj" in name for name in names[1])
