@@ -82,7 +82,7 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
       settings: settings of the audits.
       stop_above: end training when an audit finds more intruders than this.
       alert_above: warn when an audit finds more intruders than this, in Weights & Biases and trackio too.
-      trace: the Parquet file, or False for none. A training that begins keeps the trace of an earlier one under
+      trace: the Parquet file, or False or None for none. A training that begins keeps the trace of an earlier one under
         another name; one that resumes adds to it.
       base: the model before fine-tuning, if the Trainer's model has changed since.
       loss_on: a corpus, such as ``pydoc``, on which each audit measures the loss too. Its rise over the base, in nats
@@ -117,9 +117,9 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         settings: AuditSettings = AS_USUAL,
         stop_above: int | None = None,
         alert_above: int | None = None,
-        trace: str | os.PathLike[str] | bool = True,
+        trace: str | os.PathLike[str] | bool | None = True,
         base: Source | None = None,
-        loss_on: str | None = None,
+        loss_on: str | os.PathLike[str] | None = None,
         loss_documents: int = 8,
         loss_tokens: int = 256,
         tokenizer: Any = None,
@@ -129,6 +129,7 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         kept: str | os.PathLike[str] | None = None,
     ) -> None:
         check_counts(every, stop_above, alert_above)
+        loss_on = None if loss_on is None else os.fspath(loss_on)
         self._limits = checked_limits(
             loss_on, loss_documents, loss_tokens, keep_forgetting_below, keep_intruders_below
         )
@@ -137,8 +138,8 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         self._settings = settings
         self._stop_above = stop_above
         self._alert_above = alert_above
-        self._keeps_trace = trace is not False
-        self.trace: Path | None = None if isinstance(trace, bool) else user_path(trace)
+        self._keeps_trace = trace is not False and trace is not None
+        self.trace: Path | None = None if trace is None or isinstance(trace, bool) else user_path(trace)
         self._given_base = base
         self._take_cache()
         self._text = None if loss_on is None else TextLoss(loss_on, loss_documents, loss_tokens)

@@ -305,3 +305,15 @@ def test_two_callbacks_of_one_trainer_need_files_of_their_own(llama: Path, tmp_p
     names = [set(read_trace(file)["name"]) for file in (tmp_path / "out" / "intruders.parquet", other)]
     assert all("q_proj" in name for name in names[0])
     assert all("up_proj" in name for name in names[1])
+
+
+def test_a_corpus_may_be_a_path_and_none_is_no_trace(llama: Path, tmp_path: Path) -> None:
+    corpus = tmp_path / "known.txt"
+    corpus.write_text("what the model knew before it was fine-tuned " * 20)
+    callback = IntruderCallback(every=4, loss_on=corpus, loss_tokens=16, trace=None)
+    trainer = _trainer(callback, prepared(llama, "lora"), tmp_path / "out")
+    trainer.train()
+    assert callback.loss_on == str(corpus)
+    assert any("forgetting/known.txt" in entry for entry in trainer.state.log_history)
+    assert callback.trace is None
+    assert not (tmp_path / "out" / "intruders.parquet").exists()
