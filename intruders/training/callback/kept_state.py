@@ -123,10 +123,17 @@ class KeptState:
         from peft import set_peft_model_state_dict
         from safetensors.torch import load_file
 
-        active = getattr(model, "active_adapter", "default")
-        name = active if isinstance(active, str) else "default"
-        folder = self.folder / name if (self.folder / name).is_dir() else self.folder
-        set_peft_model_state_dict(model, load_file(folder / "adapter_model.safetensors"), adapter_name=name)
+        for name in _active_adapters(model):
+            folder = self.folder / name if (self.folder / name).is_dir() else self.folder
+            set_peft_model_state_dict(
+                model, load_file(folder / "adapter_model.safetensors"), adapter_name=name
+            )
+
+
+def _active_adapters(model: Any) -> list[str]:
+    """Return the names of the adapters that act: PEFT has them as a property, transformers as a method."""
+    active = model.active_adapters
+    return list(active() if callable(active) else active)
 
 
 def put_back_last(kept: KeptState, model: nn.Module, way: str | None, state: Any) -> dict[str, Any] | None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainerCallback
 
 from intruders.errors import CheckpointError, NonFiniteError, SettingError
@@ -330,3 +330,20 @@ def test_finetune_refuses_limits_without_what_they_need(llama: Path, texts: Path
         _config(llama, texts, tmp_path, loss_on=None, keep_forgetting_below=0.1)
     with pytest.raises(SettingError, match="go_on_over_limit is given without a limit"):
         _config(llama, texts, tmp_path, go_on_over_limit=True)
+
+
+@pytest.mark.parametrize("name", ["default", "lora"])
+def test_a_named_adapter_that_transformers_put_in_is_put_back(
+    name: str, llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Some versions ask for a PEFT that is not out yet.
+    monkeypatch.setattr("transformers.integrations.peft.check_peft_version", lambda **least: None)
+    torch.manual_seed(0)
+    model, states = load_model(str(llama), "causal"), KeepStates()
+    model.add_adapter(LoraConfig(r=2, lora_alpha=4, target_modules=["q_proj"]), adapter_name=name)
+    callback = IntruderCallback(every=1, keep_intruders_below=10**6)
+    kind = partial(Trainer, callbacks=[states, Ruin(3), callback])
+    tiny_trainer(model, tmp_path, kind=kind, max_steps=3).train()
+    assert callback.put_back is not None
+    assert callback.put_back["step"] == 2
+    assert _equal(_trained(model), states.states[2])
