@@ -12,13 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from ...checkpoints.formats.memory import has_adapters
-from ...errors import ResultFileError, SettingError
+from ...errors import ResultFileError, SettingError, some_of
 from ...system.documents import read_document
 from ...system.files import free_name, write_atomically
 from ...system.folders import atomic_folder, check_target, follow_umask
 from ...system.random_state import random_state_kept
 from .first_process import decided_by_first
 from .scattered import scatter
+from .sharding import sharded_by
 from .text_loss import inner_model
 
 _RECORD = "kept.json"
@@ -42,7 +43,8 @@ class KeptState:
         """Raise now what :meth:`keep` would raise.
 
         Raises:
-          SettingError: the model has no ``save_pretrained``.
+          SettingError: the model has no ``save_pretrained``, or something beneath its adapters is trained that is not
+            saved with them.
           ResultFileError: the folder cannot be made.
           CheckpointError: the folder contains other things.
         """
@@ -50,6 +52,12 @@ class KeptState:
             raise SettingError(
                 f"a state of {type(model).__name__} cannot be kept, because it has no save_pretrained; expected a "
                 "transformers or PEFT model; leave keep_forgetting_below and keep_intruders_below out"
+            )
+        if has_adapters(model) and sharded_by(model) is None and (lost := _not_saved(model)):
+            raise SettingError(
+                f"a state of the model cannot be kept: {some_of(lost)} beneath its adapters is trained and not saved "
+                "with them; freeze it or name its module in modules_to_save, or leave keep_forgetting_below and "
+                "keep_intruders_below out"
             )
         try:
             self.folder.parent.mkdir(parents=True, exist_ok=True)
@@ -134,6 +142,25 @@ def _active_adapters(model: Any) -> list[str]:
     """Return the names of the adapters that act: PEFT has them as a property, transformers as a method."""
     active = model.active_adapters
     return list(active() if callable(active) else active)
+
+
+def _not_saved(model: Any) -> list[str]:
+    """Return the names of what is trained and not saved with the adapters, such as norms in LongLoRA."""
+    from peft import get_peft_model_state_dict
+
+    state = model.state_dict(keep_vars=True)
+    saved = {
+        id(tensor)
+        for name in model.peft_config
+        for tensor in get_peft_model_state_dict(
+            model, state_dict=state, adapter_name=name, save_embedding_layers=False
+        ).values()
+    }
+    return [
+        name.removeprefix("base_model.model.")
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad and id(parameter) not in saved
+    ]
 
 
 def put_back_last(kept: KeptState, model: nn.Module, way: str | None, state: Any) -> dict[str, Any] | None:

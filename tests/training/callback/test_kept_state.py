@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainerCallback
 
 from intruders.errors import CheckpointError, NonFiniteError, SettingError
@@ -347,3 +347,19 @@ def test_a_named_adapter_that_transformers_put_in_is_put_back(
     assert callback.put_back is not None
     assert callback.put_back["step"] == 2
     assert _equal(_trained(model), states.states[2])
+
+
+def test_what_is_trained_beneath_an_adapter_and_not_saved_with_it_is_refused(
+    llama: Path, tmp_path: Path
+) -> None:
+    """LongLoRA trains norms and embeddings too; a state would be the adapter of one step beside those of another."""
+    config = LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["down_proj"])
+    model = get_peft_model(load_model(str(llama), "causal"), config)
+    IntruderCallback(tiny_trainer(model, tmp_path), keep_intruders_below=9)  # all that it trains is saved
+    for parameter_name, parameter in model.named_parameters():
+        if parameter_name.endswith("model.norm.weight"):
+            parameter.requires_grad_(True)
+    with pytest.raises(
+        SettingError, match=r"'model\.norm\.weight' beneath its adapters is trained and not saved"
+    ):
+        IntruderCallback(tiny_trainer(model, tmp_path), keep_intruders_below=9)
