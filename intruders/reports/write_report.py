@@ -9,6 +9,7 @@ from pathlib import Path
 from ..audits.result.audit_result import Audit
 from ..audits.scales.critical_scales_result import CriticalScales
 from ..audits.scales.scales_of_audit import scales_beside, scales_for
+from ..data.names_given import names_given
 from ..errors import ResultFileError, SettingError
 from ..system.files import user_path
 from .audit.comparison import common_matrices, labels_for
@@ -19,7 +20,7 @@ AnyPath = str | os.PathLike[str]
 
 
 def write_report(
-    paths: Sequence[AnyPath],
+    paths: AnyPath | Sequence[AnyPath],
     out: AnyPath | None = None,
     figures: AnyPath | None = None,
     scale: AnyPath | None = None,
@@ -29,8 +30,8 @@ def write_report(
     The folder of a study gets the report of the study. One audit gets a report of its own; several audits are compared.
 
     Args:
-      paths: The folder of one study; or saved audits (.json or .parquet), or folders that contain audit.json or
-        audit.parquet.
+      paths: The folder of one study; or one or several saved audits (.json or .parquet), or folders that contain
+        audit.json or audit.parquet.
       out: Path of the HTML report (default: report.html in the folder of a study; none for audits).
       figures: Folder for the figures as PNG, SVG and CSV (default: no figures).
       scale: File of critical scales to show with one audit (default: scale.json next to the audit, if it is of the same
@@ -56,6 +57,7 @@ def write_report(
       ...     page.name, "1 intruder" in page.read_text()
       ('report.html', True)
     """
+    paths = names_given(paths)
     studies = [path for path in paths if is_study(path)]
     if studies:
         if len(paths) > 1 or scale is not None:

@@ -58,6 +58,10 @@ def test_one_audit_gets_its_own_report_and_several_stand_side_by_side(runs: Path
     out = tmp_path / "r.html"
     assert write_report([runs / "a"], out) == [out]
     assert f"<title>{ONE.intruders} intruder dimension" in out.read_text()
+    for path in (runs / "a", str(runs / "a")):  # one path is no list of letters
+        out.unlink()
+        assert write_report(path, out) == [out]
+        assert f"<title>{ONE.intruders} intruder dimension" in out.read_text()
     assert write_report([runs], out) == [out]
     assert "<title>2 fine-tunings of smollm2-135m" in out.read_text()
     with pytest.raises(SettingError, match="two audits"):

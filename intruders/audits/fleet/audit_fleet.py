@@ -8,10 +8,12 @@ import os
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from torch import nn
 
 from ...checkpoints.opening.many_sources import each_source, wherever_it_is
 from ...checkpoints.opening.open import Source, open_checkpoint
@@ -47,7 +49,7 @@ MARKS = (ADAPTERS, VECTORS, EARLIER_VECTORS, FOLDER)
 @usual_settings()
 def audit_fleet(
     base: Source,
-    adapters: Sequence[Source] | str,
+    adapters: Source | Sequence[Source],
     *,
     k: int = 10,
     epsilon: float = 0.5,
@@ -75,8 +77,8 @@ def audit_fleet(
 
     Args:
       base: The model before fine-tuning, as :func:`intruders.audit` takes it.
-      adapters: The models after it: paths, hub ids, modules or state dicts; and among texts globs, ``@list.txt`` (one
-        model per line), ``collection:owner/slug`` of the hub, and folders of adapters.
+      adapters: The models after it, one or several: paths, hub ids, modules or state dicts; and among texts globs,
+        ``@list.txt`` (one model per line), ``collection:owner/slug`` of the hub, and folders of adapters.
       k: As for :func:`intruders.audit`, and so are the further ones up to ``cache``.
       out: Folder or URL of the results (default: none). What is finished is kept there, and a later call with more
         adapters computes only what is new. Gets adapters.parquet and vectors, a folder with a
@@ -118,7 +120,11 @@ def audit_fleet(
         skip_non_finite=skip_non_finite,
         base_dtype=base_dtype,
     )
-    given = [adapters] if isinstance(adapters, str) else list(adapters)
+    # One model may be iterated too, such as a state dict.
+    if isinstance(adapters, str | os.PathLike | nn.Module | Mapping | Checkpoint):
+        given: list[Source] = [adapters]
+    else:
+        given = list(adapters)
     compute = Compute(device, workers, cache)
     return audit_many(
         base, given, settings, compute, out=out, ray=ray, cpus=cpus, gpus=gpus, progress=progress

@@ -15,6 +15,7 @@ from ...audits.scales.critical_scales import critical_scales
 from ...audits.scales.scales_of_audit import scales_beside
 from ...checkpoints.opening.open import open_source
 from ...checkpoints.stored.checkpoint import Checkpoint
+from ...data.names_given import names_given
 from ...errors import ResultFileError, SettingError
 from ...measures.intervals import Interval
 from ...models.finetuned_folder import FinetunedFolder
@@ -35,7 +36,7 @@ def advise(
     *,
     k: int = 10,
     epsilon: float = 0.5,
-    studies: Sequence[str | os.PathLike[str]] = (),
+    studies: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
     progress: Progress = silent,
 ) -> Advised:
     """Suggest what to change, with evidence from the results at ``source``.
@@ -52,8 +53,8 @@ def advise(
       source: Path, Hub id or demo model.
       k: Number of top vectors to examine, in an audit or in the spectra of a base (default: 10).
       epsilon: Threshold on the max cosine, in (0, 1] (default: 0.5).
-      studies: Folders of studies (default: none). The advice lists their verdicts on the same base, and the notes say
-        which studies do not apply.
+      studies: One or several folders of studies (default: none). The advice lists their verdicts on the same base, and
+        the notes say which studies do not apply.
       progress: Function called with (stage, done, in all).
 
     Returns:
@@ -79,11 +80,12 @@ def advise(
       ('audit', [], 3)
     """
     advised, bases = _advised(os.fspath(source), AuditSettings(k=k, epsilon=epsilon), progress)
-    if not studies:
+    folders = names_given(studies)
+    if not folders:
         return advised
     from .on_verdicts import with_verdicts
 
-    return with_verdicts(advised, bases, [Path(folder).expanduser() for folder in studies])
+    return with_verdicts(advised, bases, [Path(folder).expanduser() for folder in folders])
 
 
 def _advised(text: str, settings: AuditSettings, progress: Progress) -> tuple[Advised, list[str]]:

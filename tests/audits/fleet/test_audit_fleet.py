@@ -276,3 +276,16 @@ def test_an_adapter_that_diverged_to_large_numbers_does_not_end_its_fleet(factor
     np.testing.assert_allclose(table["frobenius"][:2], alone["frobenius"], rtol=1e-6)
     own = table["nearest_cosine"][2]
     assert pd.isna(own) or -1 <= own <= 1
+
+
+def test_one_model_is_a_fleet_of_one(tmp_path: Path) -> None:
+    """A state dict may be iterated too, and a path is no list."""
+    generator = torch.Generator().manual_seed(0)
+    weights = {name: torch.randn(12, 8, generator=generator) for name in ("up.weight", "down.weight")}
+    tuned = {name: weight + 3 * torch.randn(12, 1, generator=generator) for name, weight in weights.items()}
+    file = tmp_path / "tuned.safetensors"
+    save_file(tuned, file)
+    count = intruders.audit(weights, tuned, cache=False).intruders
+    assert count > 0, "the case shows something"
+    for given in (tuned, file, str(file)):
+        assert audit_fleet(weights, given, cache=False).adapters["intruders"].tolist() == [count]

@@ -56,6 +56,7 @@ def test_verdicts_of_studies_stand_beside_the_advice_that_rests_on_them(tmp_path
     as_a_studys_run(own)
     plain = advise(own)
     found = advise(own, studies=[yes, no, elsewhere])
+    assert advise(own, studies=str(yes)) == advise(own, studies=yes) == advise(own, studies=[yes])
     (before,) = [one for one in plain.advice if one.topic == "mitigation"]
     (after,) = [one for one in found.advice if one.topic == "mitigation"]
     assert after.change == before.change
