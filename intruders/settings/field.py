@@ -10,6 +10,7 @@ import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import KW_ONLY, MISSING, dataclass, field, replace
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, ParamSpec, Self
 
@@ -128,6 +129,7 @@ class Setting:
 
     def _typed(self, value: Any, whole: Any) -> Any:
         """Return ``value`` as one of the kinds. A whole number is a number too; true and false are not."""
+        value = _plain_number(value)
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         for kind in self.kinds:
             if issubclass(kind, FromMapping) and (value in (None, True) or isinstance(value, Mapping)):
@@ -135,7 +137,7 @@ class Setting:
                     return kind.from_mapping(value if isinstance(value, Mapping) else {})
             if kind is float and is_number:
                 return float(value)
-            if kind is str and isinstance(value, Path):
+            if kind is str and (isinstance(value, Path) or _is_device(value)):
                 return str(value)
             if isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
                 return value
@@ -223,6 +225,18 @@ def _as_field(build: Callable[Given, Setting]) -> Callable[Given, Any]:
 
 # Makes a field of a class of settings: ``k: int = setting(10, "Number of leading vectors.", least=1)``.
 setting = _as_field(Setting)
+
+
+def _plain_number(value: Any) -> Any:
+    """Return a number of another library, such as numpy's, as Python's; anything else stays as it is."""
+    if isinstance(value, int | float):
+        return value
+    return int(value) if isinstance(value, Integral) else float(value) if isinstance(value, Real) else value
+
+
+def _is_device(value: Any) -> bool:
+    """Return whether it is a torch.device; torch is not imported for that."""
+    return (type(value).__module__, type(value).__name__) == ("torch", "device")
 
 
 def shown(value: Any) -> str:

@@ -10,7 +10,9 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 import intruders
 from intruders.audits.audit import audit_sides
@@ -268,3 +270,17 @@ def test_every_setting_says_what_it_is(cls: type[Settings]) -> None:
         assert one.help.endswith("."), one.name
         if not one.must_be_given:
             assert one.read(one.default) == one.default, "the default is a value"
+
+
+def test_numbers_of_numpy_are_read_as_pythons() -> None:
+    """What is recorded of them is plain JSON."""
+    read = AuditSettings(k=np.int64(5), epsilon=np.float32(0.5))  # type: ignore[arg-type]
+    assert (read.k, read.epsilon) == (5, 0.5)
+    assert (type(read.k), type(read.epsilon)) == (int, float)
+    with pytest.raises(SettingError, match=r"k is np\.float32\(5\.0\); expected a whole number"):
+        AuditSettings(k=np.float32(5))  # type: ignore[arg-type]
+
+
+def test_a_device_of_torch_is_read_as_its_name() -> None:
+    assert Compute(device=torch.device("cpu")).device == "cpu"  # type: ignore[arg-type]
+    assert Compute(device=torch.device("cuda", 1)).device == "cuda:1"  # type: ignore[arg-type]

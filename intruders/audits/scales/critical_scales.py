@@ -16,6 +16,7 @@ from ...checkpoints.pairing.pair_sides import pair_sides
 from ...checkpoints.pairing.pairing import PairedMatrix, Pairing
 from ...engine.scale_search import largest_scale, search_end
 from ...errors import SettingError
+from ...settings.number_kinds import is_whole
 from ...system.callers_process import usual_settings
 from ...system.progress import Progress, silent
 from ...system.threads import run_side_by_side
@@ -73,8 +74,9 @@ def critical_scales(
     >>> 0 < scales.largest < scales.matrices[0].measured < 1  # it has an intruder at the scale as trained, 1
     True
     """
-    if isinstance(target, bool) or not isinstance(target, int) or target < 0:
+    if not is_whole(target) or target < 0:
         raise SettingError(f"target is {target!r}; expected a number of intruders, 0 or more")
+    target = int(target)
     if audit.base_dtype is not None:
         raise SettingError(
             f"base_dtype is {audit.base_dtype!r}, and W0 + s D has one base, the one that is stored; leave it out"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from numbers import Integral, Real
 
 from ...errors import SettingError
+from ...settings.number_kinds import is_number, is_whole
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,10 @@ class Look:
 
 def check_counts(every: int, stop_above: int | None, alert_above: int | None) -> None:
     """Raise SettingError if a number of steps or of intruders is out of range."""
-    if not _is_whole(every) or every < 1:
+    if not is_whole(every) or every < 1:
         raise SettingError(f"every is {every!r}; expected a whole number of steps between audits, 1 or more")
     for name, number in (("stop_above", stop_above), ("alert_above", alert_above)):
-        if number is not None and (not _is_whole(number) or number < 0):
+        if number is not None and (not is_whole(number) or number < 0):
             raise SettingError(f"{name} is {number!r}; expected a whole number of intruders, 0 or more")
 
 
@@ -55,9 +55,9 @@ def checked_limits(
       SettingError: what is measured or kept is out of range, or a limit is of a loss that is not measured.
     """
     for name, number, least in (("loss_documents", documents, 1), ("loss_tokens", tokens, 2)):
-        if not _is_whole(number) or number < least:
+        if not is_whole(number) or number < least:
             raise SettingError(f"{name} is {number!r}; expected a whole number, {least} or more")
-    if forgetting is not None and not (_is_number(forgetting) and 0 < forgetting < math.inf):
+    if forgetting is not None and not (is_number(forgetting) and 0 < forgetting < math.inf):
         raise SettingError(
             f"keep_forgetting_below is {forgetting!r}; expected a rise in nats per token, above 0"
         )
@@ -66,16 +66,8 @@ def checked_limits(
             f"keep_forgetting_below is {forgetting!r}, but no loss is measured; pass loss_on with a corpus, such as "
             "'pydoc'"
         )
-    if intruders is not None and not (_is_whole(intruders) and intruders >= 1):
+    if intruders is not None and not (is_whole(intruders) and intruders >= 1):
         raise SettingError(
             f"keep_intruders_below is {intruders!r}; expected a whole number of intruders, 1 or more"
         )
     return Limits(forgetting, intruders)
-
-
-def _is_number(number: object) -> bool:
-    return isinstance(number, Real) and not isinstance(number, bool)
-
-
-def _is_whole(number: object) -> bool:
-    return isinstance(number, Integral) and not isinstance(number, bool)

@@ -6,6 +6,7 @@ import copy
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -237,3 +238,12 @@ def test_bad_settings() -> None:
     ):
         with pytest.raises(SettingError, match=text):
             critical_scales(tiny_llama(), hot_llama(), **settings)  # type: ignore[arg-type]
+
+
+def test_a_target_of_numpy_is_a_whole_number() -> None:
+    base = {"up.weight": torch.diag(torch.arange(9.0, 0.0, -1.0))}
+    tuned = {"up.weight": base["up.weight"] + 100 * torch.ones(9, 9) / 9}
+    compute = Compute(cache=False)
+    of_numpy = critical_scales(base, tuned, target=np.int64(1), compute=compute)  # type: ignore[arg-type]
+    assert of_numpy.largest == critical_scales(base, tuned, target=1, compute=compute).largest
+    assert json.loads(json.dumps(of_numpy.to_document()))["settings"]["target"] == 1
