@@ -38,8 +38,8 @@ def audit(
     *,
     k: int = 10,
     epsilon: float = 0.5,
-    include: str | Sequence[str] = (),
-    exclude: str | Sequence[str] = (),
+    include: str | Sequence[str] | None = (),
+    exclude: str | Sequence[str] | None = (),
     include_embeddings: bool = False,
     split_fused: bool = False,
     exact: bool = False,
@@ -115,9 +115,9 @@ def audit(
     return audit_sides(base, tuned, settings, Compute(device, workers, cache), progress)
 
 
-def patterns(given: str | Sequence[str]) -> tuple[str, ...]:
-    """Return the patterns as a tuple; a string is one pattern."""
-    return (given,) if isinstance(given, str) else tuple(given)
+def patterns(given: str | Sequence[str] | None) -> tuple[str, ...]:
+    """Return the patterns as a tuple; a string is one pattern, and None is none."""
+    return (given,) if isinstance(given, str) else tuple(given or ())
 
 
 def audit_sides(

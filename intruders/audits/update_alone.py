@@ -18,6 +18,7 @@ from ..linalg.chance import chance_share
 from ..linalg.low_rank import LowRank
 from ..linalg.spectrum import effective_rank, rank_of_energy, stable_rank
 from ..linalg.svd import DenseSVD
+from ..settings.number_kinds import is_number
 from ..system.callers_process import usual_settings
 from ..system.plain_values import plain
 from ..system.result_protocol import JsonResult
@@ -274,7 +275,7 @@ def compare_updates(first: Source, second: Source, energy: float = ENERGY) -> Up
 
 
 def _check_energy(energy: float) -> None:
-    if not 0 < energy <= 1:
+    if not is_number(energy) or not 0 < energy <= 1:
         raise SettingError(f"energy is {energy!r}; expected a share above 0 and at most 1, such as {ENERGY}")
 
 

@@ -100,6 +100,8 @@ def run_study(
       >>> outcome.runs, outcome.finished
       (1, 1)
     """
+    if not isinstance(study, Study):
+        raise SettingError(f"study is {study!r}; expected a study that was read; pass read_study({study!r})")
     if isinstance(jobs, bool) or not isinstance(jobs, int) or jobs < 1:
         raise SettingError(f"jobs is {jobs!r}; expected a number of runs at once, 1 or more")
     if jobs > 1 and ray is not False:

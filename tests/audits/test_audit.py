@@ -202,6 +202,8 @@ def test_include_exclude_and_embeddings() -> None:
     names = [m.name for m in run(base, tuned, include=["*.q_proj.*"], exclude=["*.1.*", "*.1?.*"]).matrices]
     assert names == [f"model.layers.{i}.self_attn.q_proj.weight" for i in (0, 2, 3, 4, 5, 6, 7, 8, 9)]
     assert "model.embed_tokens.weight" in [m.name for m in run(base, tuned, include_embeddings=True).matrices]
+    every = [m.name for m in run(base, tuned).matrices]
+    assert [m.name for m in run(base, tuned, include=None, exclude=None).matrices] == every
 
 
 def test_other_architectures_are_refused() -> None:

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -240,8 +241,9 @@ def test_refusals(tmp_path: Path) -> None:
         inspect_update({"q.weight": torch.ones(2, 2)})
     with pytest.raises(CheckpointError, match="expected one adapter"):
         compare_updates(adapter, f"{adapter}@0.5+{adapter}")
-    for energy in (0.0, 1.5, float("nan")):
-        with pytest.raises(SettingError, match="energy"):
+    wrong: list[Any] = [0.0, 1.5, float("nan"), "0.9", True]
+    for energy in wrong:
+        with pytest.raises(SettingError, match=f"energy is {energy!r}"):
             inspect_update(adapter, energy)
 
 

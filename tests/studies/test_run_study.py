@@ -418,3 +418,11 @@ def test_runs_side_by_side_and_one_that_is_killed(
     again = run_study(study, out)
     assert (again.finished, again.failed) == (3, {})
     assert set(load_results(out).runs["status"]) == {"finished"}
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_the_file_of_a_study_is_to_be_read_first(kind: type[Any], tmp_path: Path) -> None:
+    file = kind(tmp_path / "study.yaml")
+    with pytest.raises(SettingError, match=r"study is .*study\.yaml'\)?; expected .*; pass read_study\("):
+        run_study(file, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ...checkpoints.pairing.pairing import SkipKind, Skipped
 from ...checkpoints.stored.hub import HubOrigin, origins_in
 from ...errors import BrokenDocumentError, ResultFileError, SettingError
+from ...settings.number_kinds import is_number, is_whole
 from ...system.documents import get_field, get_float, json_number, migrated
 from ...system.files import read_bytes, write_atomically
 from ...system.result_protocol import json_bytes
@@ -96,10 +97,12 @@ class Audit:
         """
         k = self.k if k is None else k
         epsilon = self.epsilon if epsilon is None else epsilon
-        if not 1 <= k <= self.k:
-            raise SettingError(f"k = {k}: this audit examined {self.k} vectors a matrix; pass 1 to {self.k}")
-        if not 0 < epsilon <= 1:
-            raise SettingError(f"epsilon = {epsilon}: expected a cosine above 0 and up to 1")
+        if not is_whole(k) or not 1 <= k <= self.k:
+            raise SettingError(
+                f"k = {k!r}: this audit examined {self.k} vectors a matrix; pass 1 to {self.k}"
+            )
+        if not is_number(epsilon) or not 0 < epsilon <= 1:
+            raise SettingError(f"epsilon = {epsilon!r}: expected a cosine above 0 and up to 1")
         decisions = [
             vector.intruder if epsilon == self.epsilon else vector.is_intruder_at(epsilon)
             for matrix in self.matrices

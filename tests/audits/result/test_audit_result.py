@@ -92,8 +92,11 @@ def test_exact_audits_count_to_one_number() -> None:
         assert at_least == at_most
 
 
-@pytest.mark.parametrize(("k", "epsilon"), [(0, 0.5), (4, 0.5), (2, 0.0), (2, 1.01), (2, math.nan)])
-def test_count_refuses_what_it_cannot_answer(k: int, epsilon: float) -> None:
+@pytest.mark.parametrize(
+    ("k", "epsilon"),
+    [(0, 0.5), (4, 0.5), ("3", 0.5), (1.5, 0.5), (True, 0.5), (2, 0.0), (2, 1.01), (2, math.nan), (2, "0.5")],
+)
+def test_count_refuses_what_it_cannot_answer(k: Any, epsilon: Any) -> None:
     with pytest.raises(SettingError, match=str(k) if k != 2 else "epsilon"):
         audit_of(matrix_of(vector(0, 0.1, 0.2, True))).count(k, epsilon)
 
