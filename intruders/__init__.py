@@ -1,10 +1,10 @@
 """What a fine-tuning did to the weights of a model: intruder dimensions, found, proved and mitigated.
 
-Every command is a function here: ``intruders audit`` is :func:`audit`, ``scale`` :func:`critical_scales`,
-:func:`choose_scale` and :func:`write_at_scale`, ``report`` :func:`write_report`, ``card`` :func:`write_card`,
-``remedies`` :func:`compare_remedies`, ``sequence`` :func:`train_in_sequence`, ``study`` :func:`read_study` and
-:func:`run_study`, ``plugins`` :func:`load_plugins`, and ``cache`` :class:`DiskCache`; the others bear the command's
-name.
+Every command is a function here: ``intruders audit`` is :func:`audit`, ``fleet`` :func:`audit_fleet`, ``scale``
+:func:`critical_scales`, :func:`choose_scale` and :func:`write_at_scale`, ``report`` :func:`write_report`, ``card``
+:func:`write_card`, ``remedies`` :func:`compare_remedies`, ``sequence`` :func:`train_in_sequence`, ``study``
+:func:`read_study` and :func:`run_study`, ``plugins`` :func:`load_plugins`, and ``cache`` :class:`DiskCache`; the
+others bear the command's name.
 """
 
 from __future__ import annotations
