@@ -67,7 +67,7 @@ class UpdateAlone(JsonResult):
 
     source: str
     energy: float  # share of the squared singular values that ``energy_rank`` keeps
-    modules: list[ModuleUpdate]
+    modules: list[ModuleUpdate] = field(repr=False)
     not_measured: dict[str, str] = field(default_factory=dict)  # weight -> why
     start: str | None = (
         None  # the initialization that changed the base, as PiSSA does: D is B A, beside that base
@@ -145,7 +145,7 @@ class UpdateOverlap(JsonResult):
     second: str
     energy: float
     cosine: float | None  # of all updates together; None where one adapter changes nothing
-    modules: list[ModuleOverlap]
+    modules: list[ModuleOverlap] = field(repr=False)
     only_in_first: list[str] = field(default_factory=list)
     only_in_second: list[str] = field(default_factory=list)
     not_measured: dict[str, str] = field(default_factory=dict)

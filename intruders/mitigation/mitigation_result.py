@@ -75,7 +75,7 @@ class Mitigation(JsonResult):
     form: str  # "adapter" or "checkpoint"
     remedy: UsedRemedy
     rank: int | str | None
-    matrices: list[MitigatedMatrix]
+    matrices: list[MitigatedMatrix] = field(repr=False)
     before: Audit = field(repr=False)
     after: Audit | None = field(repr=False)  # None when it was not asked for
     # Relative errors of modules without intruders, if cut too.

@@ -60,6 +60,12 @@ class Audit:
     base_hub: tuple[HubOrigin, ...] = ()
     tuned_hub: tuple[HubOrigin, ...] = ()
 
+    def __repr__(self) -> str:
+        return (
+            f"Audit({self.base_source!r}, {self.tuned_source!r}: {self.intruders} intruders in {self.vectors} vectors "
+            f"of {len(self.matrices)} matrices, k={self.k}, epsilon={self.epsilon})"
+        )
+
     @property
     def intruders(self) -> int:
         """Number of intruder dimensions over all audited matrices."""

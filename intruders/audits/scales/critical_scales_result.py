@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ...charts.chart import Axis, Chart, Rule, Series
@@ -55,7 +55,7 @@ class CriticalScales(JsonResult):
     target: int
     largest: float  # at this scale the audit counts ``intruders_at_largest``, at most ``target``
     intruders_at_largest: int
-    matrices: list[MatrixScale]
+    matrices: list[MatrixScale] = field(repr=False)
     seconds: float
     # The commits that the models were read from, where they are from the hub.
     base_hub: tuple[HubOrigin, ...] = ()

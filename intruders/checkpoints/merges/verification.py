@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ...system.exit_status import ExitStatus
@@ -55,9 +55,9 @@ class Verification(JsonResult):
     base_source: str
     adapter_source: str
     merged_source: str
-    matrices: list[VerifiedMatrix]
-    others: list[OtherTensor]  # what the merged model changed besides
-    unchecked: list[OtherTensor]  # what could not be compared
+    matrices: list[VerifiedMatrix] = field(repr=False)
+    others: list[OtherTensor] = field(repr=False)  # what the merged model changed besides
+    unchecked: list[OtherTensor] = field(repr=False)  # what could not be compared
     matched: list[str]  # what was matched other than by equal names, in words
     seconds: float
 

@@ -45,7 +45,7 @@ class Inspection(JsonResult):
     format: str  # "safetensors", "gguf", "PEFT LORA", ...
     weight: float  # in a sum of models; 1 otherwise
     base_source: str | None  # that an adapter names
-    rows: list[Row]
+    rows: list[Row] = field(repr=False)
     input_first: int  # weights stored (in, out), as Conv1D
     tied: dict[str, str]
     base: str | None = None

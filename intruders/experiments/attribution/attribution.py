@@ -94,11 +94,11 @@ class Attribution(JsonResult):
     base: str
     tuned: str
     rises: Sequence[MeasuredRise]  # the texts first
-    matrices: Sequence[MatrixShare]  # in the model's order
-    layers: Sequence[Share]
+    matrices: Sequence[MatrixShare] = field(repr=False)  # in the model's order
+    layers: Sequence[Share] = field(repr=False)
     kinds: Sequence[Share]
     elsewhere: Share | None  # norms, biases and other tuned tensors that are no matrices
-    checks: Sequence[LeftOut]  # on the first text
+    checks: Sequence[LeftOut] = field(repr=False)  # on the first text
     correlations: Mapping[str, float]  # Spearman over matrices, of the first text's parts with something else
     settings: Mapping[str, Any]
     seconds: float = 0.0

@@ -98,9 +98,9 @@ class RemedyComparison(JsonResult):
     counts: Mapping[str, Mapping[str, int]]  # of documents and examples, by share
     base_point: Point
     tuned_point: Point
-    curve: list[Point]  # interpolation on the data that are reported
+    curve: list[Point] = field(repr=False)  # interpolation on the data that are reported
     forgotten: Interval  # L_tuned - L_base
-    remedies: list[ComparedRemedy]
+    remedies: list[ComparedRemedy] = field(repr=False)
     others: list[str] = field(default_factory=list)  # tuned tensors that an audit does not examine
 
     @property

@@ -104,22 +104,24 @@ class Healing(JsonResult):
     corpus: str  # that the doses were learned on
     start: float  # the interpolation that learning started from
     step: int  # of the state that is kept
-    doses: Mapping[str, Sequence[float]]  # by matrix; several are of the directions of its update
+    # By matrix; several are of the directions of its update.
+    doses: Mapping[str, Sequence[float]] = field(repr=False)
     elsewhere: float | None  # of other tuned tensors
-    points: Sequence[HealedPoint]
-    learning: Sequence[Mapping[str, Any]]  # measures on the half that chooses
+    points: Sequence[HealedPoint] = field(repr=False)
+    learning: Sequence[Mapping[str, Any]] = field(repr=False)  # measures on the half that chooses
     documents: Mapping[str, int]
     examples: Mapping[str, int]
-    digests: Mapping[str, Sequence[str]]  # of the documents of every corpus
+    digests: Mapping[str, Sequence[str]] = field(repr=False)  # of the documents of every corpus
     settings: Mapping[str, Any]
     intruders_before: int
     intruders_after: int | None
-    intruders: Mapping[str, Sequence[int | None]] = field(default_factory=dict)  # by matrix, before and after
+    # By matrix, before and after.
+    intruders: Mapping[str, Sequence[int | None]] = field(default_factory=dict, repr=False)
     seconds: float = 0.0
     at_bounds: int = 0
     notes: Sequence[str] = ()
     of: Mapping[str, Any] = field(default_factory=dict)
-    versions: Mapping[str, str] = field(default_factory=installed_versions)
+    versions: Mapping[str, str] = field(default_factory=installed_versions, repr=False)
 
     def point(self, name: str) -> HealedPoint | None:
         """Return the first model of that name."""

@@ -54,8 +54,8 @@ class InterventionSweep(JsonResult):
     audit: Audit
     seed: int
     tuned_point: Intervention  # scale 1
-    base_losses: dict[str, CorpusLoss]
-    points: list[Intervention]
+    base_losses: dict[str, CorpusLoss] = field(repr=False)
+    points: list[Intervention] = field(repr=False)
     curve: list[Point] = field(default_factory=list)  # of interpolation, where it is among the controls
     which: str = "all"  # of a matrix's intruders
 

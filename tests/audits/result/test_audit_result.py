@@ -388,3 +388,10 @@ def test_other_endings_are_refused_with_the_two_that_are_known(
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ResultFileError, match=r"missing\.json"):
         Audit.load(tmp_path / "missing.json")
+
+
+def test_an_audit_shows_itself_in_one_line(audit: Audit) -> None:
+    assert repr(audit) == (
+        f"Audit({audit.base_source!r}, {audit.tuned_source!r}: {audit.intruders} intruders in {audit.vectors} vectors "
+        f"of {len(audit.matrices)} matrices, k={audit.k}, epsilon={audit.epsilon})"
+    )
