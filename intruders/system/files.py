@@ -36,7 +36,7 @@ def is_utf8(path: str) -> bool:
 def as_utf8(path: str) -> str:
     """Return a path as a result or a message can say it.
 
-    >>> print(as_utf8("runs/caf\udce9"))
+    >>> print(as_utf8("runs/caf\\udce9"))
     runs/caf\\udce9
     """
     return path.encode(errors="backslashreplace").decode()

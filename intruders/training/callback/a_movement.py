@@ -15,7 +15,8 @@ _FACTOR = re.compile(r"^(?:base_model\.model\.)?(.+)\.lora_(?:embedding_)?A\.[^.
 class StartOfA:
     """The factors A of a model's LoRA as they are now, kept to measure from.
 
-    A script that is resumed may make another start: :class:`StartDigests` tells whether it made the same one.
+    A script that is resumed may make another start: :mod:`intruders.training.callback.start_digests` tells whether it
+    made the same one.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
