@@ -9,6 +9,7 @@ from pathlib import Path
 from ..audits.result.audit_result import Audit
 from ..audits.scales.critical_scales_result import CriticalScales
 from ..audits.scales.scales_of_audit import scales_beside, scales_for
+from ..checkpoints.stored.names import natural_order
 from ..data.names_given import names_given
 from ..errors import ResultFileError, SettingError
 from ..system.files import user_path
@@ -125,7 +126,9 @@ def audit_files(path: Path) -> list[Path]:
         raise ResultFileError(f"'{path}' does not exist; pass an audit that `intruders audit --json` wrote")
     if not path.is_dir():
         return [path]
-    for folders in ([path], sorted(inner for inner in path.iterdir() if inner.is_dir())):
+    inner = (entry for entry in path.iterdir() if entry.is_dir())
+    # The charts show the audits of a training in this order, so it is that of the steps.
+    for folders in ([path], sorted(inner, key=lambda entry: natural_order(entry.name))):
         candidates = [next((f / name for name in AUDIT_NAMES if (f / name).is_file()), None) for f in folders]
         if files := [file for file in candidates if file is not None]:
             return files

@@ -46,6 +46,14 @@ def test_audits_are_found_in_files_run_folders_and_folders_of_runs(runs: Path) -
     assert audit_files(runs) == [one, two]
 
 
+def test_audits_of_a_training_are_compared_in_the_order_of_their_steps(tmp_path: Path) -> None:
+    names = [*(f"checkpoint-{step}" for step in (50, 200, 1000, 10000)), "checkpoint-\u00b2"]
+    for name in reversed(names):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "audit.json").touch()
+    assert [file.parent.name for file in audit_files(tmp_path)] == names
+
+
 def test_what_is_no_audit_is_named(runs: Path) -> None:
     for path, said in [(runs / "c", "has no audit.json"), (runs / "gone", "does not exist")]:
         with pytest.raises(ResultFileError, match=said):

@@ -15,6 +15,7 @@ from ..adapters.peft_adapter import ADAPTER_CONFIG
 from ..stored.demo_models import DEMO_ADAPTERS, DEMO_MODELS
 from ..stored.json_file import read_json_object
 from ..stored.locate import locate
+from ..stored.names import natural_order
 from ..stored.split_names import split_names
 from .model_sum import is_sum, split_sum
 from .open import suffixes_of_plugins
@@ -56,7 +57,7 @@ def _meant_by(text: str, passed_over: dict[str, str]) -> Iterator[str]:
     elif text.startswith(_COLLECTION):
         yield from _models_of_collection(text.removeprefix(_COLLECTION))
     elif any(mark in text for mark in "*?[") and not Path(text).exists():
-        paths = sorted(glob.glob(str(Path(text).expanduser())))
+        paths = sorted(glob.glob(str(Path(text).expanduser())), key=natural_order)
         if not paths:
             raise SettingError(
                 f"'{text}' matches no file or folder; expected a glob of adapters; fix the pattern"
@@ -104,7 +105,9 @@ def _adapters_in(text: str, passed_over: dict[str, str]) -> list[str]:
     folder = Path(text).expanduser()
     if not folder.is_dir() or any((folder / name).is_file() for name in (ADAPTER_CONFIG, "config.json")):
         return [text]
-    entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    # Of a training, the steps in their order: checkpoint-200 before checkpoint-1000.
+    shown = (entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    entries = sorted(shown, key=lambda entry: natural_order(entry.name))
     if not any((entry / ADAPTER_CONFIG).is_file() for entry in entries):
         return [text]
     adapters = []

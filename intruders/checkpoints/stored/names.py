@@ -26,12 +26,13 @@ _EMBEDDING = re.compile(
 )
 
 
-def natural_order(name: str) -> list[tuple[int, int, str]]:
-    """Sort key under which layer 2 comes before layer 10."""
-    return [
+def natural_order(name: str) -> tuple[list[tuple[int, int, str]], str]:
+    """Sort key under which layer 2 comes before layer 10; of equal numbers, such as 1 and 01, the text decides."""
+    parts = [
         (0, int(part), "") if part.isdecimal() and len(part) < 19 else (1, 0, part)
         for part in _DIGITS.split(name)
     ]
+    return parts, name
 
 
 _HEAD = re.compile(

@@ -39,6 +39,17 @@ def test_a_list_with_a_byte_order_mark_names_its_first_adapter(tmp_path: Path) -
     assert each_source([f"@{listed}"]).models == ["one", "two"]
 
 
+def test_states_of_a_training_are_in_the_order_of_their_steps(tmp_path: Path) -> None:
+    """In a folder and by a glob; a name may contain digits that are no number."""
+    names = [*(f"checkpoint-{step}" for step in (50, 200, 1000, 10000)), "checkpoint-\u00b2"]
+    for name in reversed(names):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "adapter_config.json").write_text("{}")
+    expected = [str(tmp_path / name) for name in names]
+    assert each_source([str(tmp_path)]).models == expected
+    assert each_source([str(tmp_path / "checkpoint-*")]).models == expected
+
+
 def test_the_digest_contains_the_weights_that_a_plugin_reads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -332,7 +332,8 @@ def test_configs_that_cannot_be(tmp_path: Path, values: dict[str, Any], text: st
 
 def test_things_that_are_no_model(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    (tmp_path / "states" / "checkpoint-100").mkdir(parents=True)
+    for step in (50, 200, 1000):
+        (tmp_path / "states" / f"checkpoint-{step}").mkdir(parents=True)
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "run.json").write_text("{}")
     (tmp_path / "x.txt").write_text("hello")
@@ -341,7 +342,7 @@ def test_things_that_are_no_model(tmp_path: Path) -> None:
         (tmp_path / "gone", "does not exist"),
         ("./gone", "'./gone' does not exist"),
         (tmp_path / "empty", "contains no weights.*gguf file$"),
-        (tmp_path / "states", "has not ended; finish it, or pass one of its states: 'checkpoint-100'"),
+        (tmp_path / "states", "pass one of its states: 'checkpoint-50', 'checkpoint-200', 'checkpoint-1000'"),
         (tmp_path / "run", "has not ended; repeat its command to resume it"),
         (tmp_path / "x.txt", "is of no format that is read here"),
         (tmp_path / "pipe.safetensors", "is not a regular file"),

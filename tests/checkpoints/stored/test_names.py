@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from intruders.checkpoints.stored.names import ModulePath, module_paths
+from intruders.checkpoints.stored.names import ModulePath, module_paths, natural_order
 
 LLAMA = [
     f"model.layers.{i}.{kind}.weight" for i in range(2) for kind in ("self_attn.q_proj", "mlp.down_proj")
@@ -60,3 +60,10 @@ def test_any_name_has_a_place_and_a_kind(names: list[str]) -> None:
     found = module_paths(names)
     assert len(found) == len(names)
     assert all(place.kind for place in found)
+
+
+def test_numbers_in_names_are_in_their_order_and_no_name_is_refused() -> None:
+    """Superscripts and circled digits have no decimal value; of equal numbers the text decides."""
+    ordered = ["a", "s-01", "s-1", "s-9", "s-9b", "s-10", "s-\u0661\u0662", "s-\u00b2", "s-\u2460x"]
+    backwards = ordered[::-1]
+    assert sorted(backwards, key=natural_order) == ordered
