@@ -24,6 +24,8 @@ _MAD = 1.4826
 # And the mean absolute deviation times this, sqrt(pi / 2).
 _MEAN_AD = 1.2533
 _LEAST_TO_COMPARE = 5
+# Relative deviations up to this are rounding: one adapter at several scales has one effective rank, to the last digits.
+_ROUNDING = 1e-6
 
 
 def with_opinions(table: pd.DataFrame) -> pd.DataFrame:
@@ -49,8 +51,9 @@ def _for_hosts(row: dict[Hashable, Any]) -> str | None:
 def _unusual(table: pd.DataFrame) -> pd.DataFrame:
     """Return the largest robust distance from the fleet's median, ``|x - median| / (1.4826 MAD)``, and its column.
 
-    Where most adapters have one value, such as no intruders, the median absolute deviation (MAD) is 0. The spread is
-    then 1.2533 times the mean absolute deviation (Iglewicz and Hoaglin 1993).
+    Where most adapters have one value, such as no intruders, the median absolute deviation (MAD) is 0 or rounding. The
+    spread is then 1.2533 times the mean absolute deviation (Iglewicz and Hoaglin 1993). Where that is no more, the
+    column is not compared.
     """
     nothing = pd.DataFrame({"unusual": np.nan, "unusual_in": None}, table.index)
     judged = table["status"].eq("audited") & table["matrices"].fillna(0).gt(0)
@@ -62,9 +65,11 @@ def _unusual(table: pd.DataFrame) -> pd.DataFrame:
         if by_logarithm:
             values = pd.Series(np.log(values.where(values > 0)), values.index)
         deviation = (values - values.median()).abs()
-        spread = _MAD * deviation.median() or _MEAN_AD * deviation.mean()
-        if spread > 0:
-            distances[name] = deviation / spread
+        rounding = _ROUNDING if by_logarithm else _ROUNDING * abs(values.median())
+        if deviation.median() > rounding:
+            distances[name] = deviation / (_MAD * deviation.median())
+        elif deviation.mean() > rounding:
+            distances[name] = deviation / (_MEAN_AD * deviation.mean())
     if not distances:
         return nothing
     frame = pd.DataFrame(distances).fillna(0.0)

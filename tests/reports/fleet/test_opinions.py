@@ -49,6 +49,19 @@ def test_the_only_adapter_with_intruders_is_unusual() -> None:
     assert table["unusual_in"][11] == "intruder_share"
 
 
+def test_rounding_is_no_spread() -> None:
+    """One adapter at ten scales and another one: nothing but rounding is between the ranks of the ten."""
+    noise = [0, 3e-9, -5e-9, 1e-9, 8e-9, -2e-9, 4e-9, 0, -7e-9, 2e-9]
+    ranks = [*(3.8872 + one for one in noise), 3.8264]
+    shares = [*(0.1 + one / 10 for one in noise), 0.1]
+    rows = [row(effective_rank=rank, energy_share=share) for rank, share in zip(ranks, shares, strict=True)]
+    table = with_opinions(pd.DataFrame(rows))
+    deviations = [abs(math.log(rank / 3.8872)) for rank in ranks]
+    assert table["unusual"][10] == pytest.approx(deviations[10] / (1.2533 * fmean(deviations)), rel=1e-4)
+    assert table["unusual"][:10].max() < 1e-4
+    assert set(table["unusual_in"]) == {"effective_rank"}
+
+
 def test_who_was_not_audited_or_changes_nothing_is_compared_with_nobody() -> None:
     rows = [row(intruder_share=share) for share in SHARES]
     others = [row(status="refused", matrices=None, intruder_share=None), row(matrices=0, intruder_share=9.0)]
