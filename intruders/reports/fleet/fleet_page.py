@@ -21,22 +21,22 @@ from ..page.html_page import render_page, write_page
 from .opinions import OPINIONS, with_opinions
 
 REPORT = "report.html"
-# Key, title and whether it is a share of 1, of the numbers that the page shows; the scatter offers these too.
+# Key, title and kind of the numbers that the page shows: counts, shares of 1, and others; the scatter offers these too.
 NUMBERS = (
-    ("intruders", "intruders", False),
-    ("intruder_share", "intruder share", True),
-    ("energy_share", "energy share", True),
-    ("update_relative_median", "relative update, median", True),
-    ("update_relative_max", "relative update, largest", True),
-    ("frobenius", "update norm", False),
-    ("effective_rank", "effective rank, median", False),
-    ("stable_rank", "stable rank, median", False),
-    ("rank_max", "rank, largest", False),
-    ("scale_max", "scale, largest", False),
-    ("matrices", "matrices", False),
-    ("zero_updates", "zero updates", False),
-    ("nearest_cosine", "cosine with the nearest", False),
-    ("unusual", "unusual", False),
+    ("intruders", "intruders", "count"),
+    ("intruder_share", "intruder share", "share"),
+    ("energy_share", "energy share", "share"),
+    ("update_relative_median", "relative update, median", "share"),
+    ("update_relative_max", "relative update, largest", "share"),
+    ("frobenius", "update norm", "number"),
+    ("effective_rank", "effective rank, median", "number"),
+    ("stable_rank", "stable rank, median", "number"),
+    ("rank_max", "rank, largest", "count"),
+    ("scale_max", "scale, largest", "number"),
+    ("matrices", "matrices", "count"),
+    ("zero_updates", "zero updates", "count"),
+    ("nearest_cosine", "cosine with the nearest", "number"),
+    ("unusual", "unusual", "number"),
 )
 TEXTS = (
     "adapter",

@@ -2,10 +2,10 @@
 
 const ROWS_AT_FIRST = 100;
 const NOT_JUDGED = 255;
-const NUMBERS = DATA.numbers.map(([key, title, share]) => ({ key, title, share }));
+const NUMBERS = DATA.numbers.map(([key, title, kind]) => ({ key, title, kind }));
 const textAt = (key) => NUMBERS.length + DATA.texts.indexOf(key);
 const numberAt = (key) => NUMBERS.findIndex((one) => one.key === key);
-const shown = ({ share }, value) => (value === null ? "-" : share ? percentText(value) : Number.isInteger(value) ? value.toLocaleString("en") : numberText(value));
+const shown = ({ kind }, value) => (value === null ? "-" : kind === "share" ? percentText(value) : kind === "count" ? value.toLocaleString("en") : numberText(value));
 
 const COLUMNS = [
   { key: "adapter", title: "adapter", at: textAt("adapter") },
@@ -78,7 +78,7 @@ function tableRow(i) {
 function drawScatter() {
   const [x, y] = [Number($("across").value), Number($("up").value)];
   const members = state.found.filter((i) => isAudited(i) && DATA.rows[i][x] !== null && DATA.rows[i][y] !== null);
-  const side = (at, id) => axis(NUMBERS[at].title, $(id).checked ? { type: "log" } : { rangemode: "tozero", ...(NUMBERS[at].share ? { tickformat: ".3~%" } : {}) });
+  const side = (at, id) => axis(NUMBERS[at].title, $(id).checked ? { type: "log" } : { rangemode: "tozero", ...(NUMBERS[at].kind === "share" ? { tickformat: ".3~%" } : {}) });
   const text = (i) => `${plain(cut(DATA.rows[i][textAt("adapter")], 60))}<br>${plain(NUMBERS[x].title)}: ${shown(NUMBERS[x], DATA.rows[i][x])}<br>${plain(NUMBERS[y].title)}: ${shown(NUMBERS[y], DATA.rows[i][y])}`;
   draw("scatter-plot", [{
     type: "scatter", mode: "markers", x: members.map((i) => DATA.rows[i][x]), y: members.map((i) => DATA.rows[i][y]), customdata: members, text: members.map(text), hovertemplate: "%{text}<extra></extra>",

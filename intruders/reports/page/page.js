@@ -22,7 +22,7 @@ function numberText(value) {
   if (value === null || !Number.isFinite(value)) return "-";
   const size = Math.abs(value);
   if (value === 0 || (size >= 0.001 && size < 1e5)) return String(Number(value.toPrecision(3)));
-  return value.toExponential(2);
+  return value.toExponential(2).replace(/(?<=e[+-])\d$/, "0$&");
 }
 
 function percentText(share) {

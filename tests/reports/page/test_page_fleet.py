@@ -17,6 +17,7 @@ from intruders.audits.fleet.fleet_members import Member, ModelFacts
 from intruders.audits.fleet.fleet_result import FleetAudit
 from intruders.audits.fleet.fleet_table import adapter_table
 from intruders.audits.fleet.kept_blocks import KeptBlocks, Unit, rows_of
+from intruders.charts.text import number
 from intruders.checkpoints.pairing.pairing import PairedMatrix, Pairing
 from intruders.reports.fleet.fleet_page import write_fleet_html
 from intruders.system.mirrored_folder import MirroredFolder
@@ -156,3 +157,12 @@ def test_a_thousand_rows_are_light(browser: Any, tmp_path: Path) -> None:
         assert len(column(page, "adapter")) == 100
         page.locator("#more").click()
         assert len(column(page, "adapter")) == 1001
+
+
+def test_numbers_are_written_as_in_the_terminal(page: Any) -> None:
+    values = [0.0, 3.0, 200000.0, 18874600.0, 0.0001234, 1.5e-12, 99999.0, 123456.7]
+    texts = page.evaluate(
+        "(values) => values.map((value) => shown(NUMBERS[numberAt('unusual')], value))", values
+    )
+    assert texts == [number(value) for value in values]
+    assert page.evaluate("shown(NUMBERS[numberAt('intruders')], 200000)") == "200,000"
