@@ -110,11 +110,14 @@ def test_the_description_sets_what_the_script_reads() -> None:
         name for name in read if not name.startswith(("GITHUB_", "RUNNER_", "TMPDIR"))
     }
     used = {re.fullmatch(r"\$\{\{ inputs\.([a-z-]+) \}\}", value)[1] for value in step["env"].values()}  # type: ignore[index]
-    assert used == set(ACTION["inputs"]) - {"upload-sarif"}
+    assert used == set(ACTION["inputs"]) - {"upload-sarif", "category"}
     assert not any("${{" in step.get("run", "") for step in steps), "an input would be run as code"
     [upload] = [step for step in steps if "uses" in step]
     assert upload["uses"].startswith("github/codeql-action/upload-sarif@")
     assert upload["with"]["sarif_file"] == ACTION["outputs"]["sarif"]["value"]
     assert "inputs.upload-sarif == 'true'" in upload["if"]
+    # A job that uploads two files of one category is refused by GitHub.
+    assert upload["with"]["category"] == "${{ inputs.category }}"
+    assert ACTION["inputs"]["category"]["default"] == "intruders"
     assert all(entry["description"] for entry in ACTION["inputs"].values())
     assert str(SCRIPT.relative_to(ROOT)) in step["run"]
