@@ -11,11 +11,21 @@ command=(python -m intruders audit)
 [ -n "${BASE:-}" ] && command+=("$BASE")
 command+=("$TUNED" --json "$audit" --sarif "$sarif")
 [ -n "${FAIL_ABOVE:-}" ] && command+=(--fail-above "$FAIL_ABOVE")
-read -r -d '' -a options <<<"${OPTIONS:-}" # words of all lines; it ends with a status that nothing looks at
-[ "${#options[@]}" -gt 0 ] && command+=("${options[@]}")
 
-"${command[@]}" 2>"$folder/said"
-status=$?
+# The words of OPTIONS as a shell would read them, without running anything of them.
+split='import os, shlex, sys
+try:
+    words = shlex.split(sys.argv[1])
+except ValueError as error:
+    sys.exit(f"error: options is {sys.argv[1]!r}: {error}; expected words as in a shell; close the quotation")
+sys.stdout.buffer.write(b"".join(os.fsencode(word) + b"\0" for word in words))'
+if python -c "$split" "${OPTIONS:-}" >"$folder/options" 2>"$folder/said"; then
+  while IFS= read -r -d '' word; do command+=("$word"); done <"$folder/options"
+  "${command[@]}" 2>"$folder/said"
+  status=$?
+else
+  status=2
+fi
 cat "$folder/said" >&2
 
 {

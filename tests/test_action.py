@@ -87,6 +87,21 @@ def test_up_to_the_number_it_passes_with_the_base_that_the_adapter_names(
     assert (audit.k, audit.epsilon) == (3, 0.4)
 
 
+def test_options_are_split_as_a_shell_does_and_nothing_in_them_is_run(
+    models: tuple[Path, Path], tmp_path: Path
+) -> None:
+    base, adapter = models
+    options = f"""--exclude "*.q_proj.*"\n  --cache '{tmp_path}/a `touch run` folder'"""
+    done, _, outputs = _run(tmp_path, BASE=str(base), TUNED=str(adapter), OPTIONS=options)
+    assert done.returncode == 0, done.stderr
+    audit = Audit.load(outputs["audit"])
+    assert audit.settings["exclude"] == ["*.q_proj.*"]
+    assert {matrix.name.split(".")[-2] for matrix in audit.matrices} == {"up_proj"}
+    done, summary, _ = _run(tmp_path, BASE=str(base), TUNED=str(adapter), OPTIONS="--k 3 --exclude '*")
+    assert done.returncode == 2
+    assert 'error: options is "--k 3 --exclude \'*": No closing quotation' in summary
+
+
 def test_what_cannot_be_audited_is_in_the_summary_and_nothing_in_an_input_is_run(tmp_path: Path) -> None:
     done, summary, outputs = _run(tmp_path, TUNED=f"$(touch {tmp_path}/run);`touch {tmp_path}/run`")
     assert done.returncode == 2
