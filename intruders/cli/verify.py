@@ -60,8 +60,8 @@ def verify(
     from ..reports.merges.verification_text import print_verification
     from .progress import progress_bar
 
-    check_json(json)
     with refusal_as_sarif(sarif, merged), progress_bar() as progress:
+        check_json(json)
         result = run(base, adapter, merged, split_fused=split_fused, progress=progress)
     if sarif is not None:
         from ..reports.sarif import verification_findings, write_sarif

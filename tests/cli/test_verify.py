@@ -151,3 +151,14 @@ def test_refused_in_one_line(folder: Path, arguments: list[str], said: str) -> N
     (line,) = done.stderr.strip().splitlines()
     assert line.startswith("error: ")
     assert said in line
+
+
+def test_a_file_that_cannot_be_written_is_a_finding_too(folder: Path, tmp_path: Path) -> None:
+    sarif = tmp_path / "verify.sarif"
+    paths = [folder / name for name in ("base", "adapter", "merged")]
+    done = run(*paths, "--json", "/nowhere/verdicts.json", "--sarif", sarif)
+    assert done.returncode == 2
+    [written] = json.loads(sarif.read_text())["runs"]
+    [result] = written["results"]
+    assert result["ruleId"] == "refused"
+    assert "cannot write '/nowhere/verdicts.json'" in result["message"]["text"]
