@@ -39,13 +39,18 @@ def common_matrices(audits: Sequence[Audit]) -> Shared:
     if len(audits) < 2:
         raise SettingError(f"a comparison needs two audits or more, and {len(audits)} was given")
     changed = next((audit for audit in audits if audit.matrices), None)
-    if changed is not None:
-        audits = [audit if audit.matrices else _unchanged(audit, changed) for audit in audits]
+    if changed is None:
+        raise SettingError(
+            f"the audits of {_some_sources(audits)} compare no matrix: each is equal to its base's or was skipped; "
+            "expected a model that differs from its base; add its audit"
+        )
+    audits = [audit if audit.matrices else _unchanged(audit, changed) for audit in audits]
     keys = [{(matrix.name, matrix.shape) for matrix in audit.matrices} for audit in audits]
     common = set.intersection(*keys)
     if not common:
-        sources = ", ".join(f"'{audit.tuned_source}'" for audit in audits[:3])
-        raise SettingError(f"the audits of {sources} have no matrix in common; compare audits of one base")
+        raise SettingError(
+            f"the audits of {_some_sources(audits)} have no matrix in common; compare audits of one base"
+        )
     kept = [
         dataclasses.replace(audit, matrices=[m for m in audit.matrices if (m.name, m.shape) in common])
         for audit in audits
@@ -60,6 +65,10 @@ def common_matrices(audits: Sequence[Audit]) -> Shared:
         left_out=len(set.union(*keys) - common),
         other_bases=[audit.tuned_source for audit in kept[1:] if not _same_base(kept[0], audit)],
     )
+
+
+def _some_sources(audits: Sequence[Audit]) -> str:
+    return ", ".join(f"'{audit.tuned_source}'" for audit in audits[:3])
 
 
 def _unchanged(audit: Audit, other: Audit) -> Audit:

@@ -75,6 +75,16 @@ def test_a_checkpoint_that_changed_nothing_is_listed_without_intruders(tmp_path:
     assert write_report([files[at], files[1 - at]], tmp_path / "page.html", tmp_path / "figures")
 
 
+def test_audits_in_which_nothing_changed_are_told_as_such(tmp_path: Path) -> None:
+    weight = {"up.weight": torch.diag(torch.arange(9.0, 0.0, -1.0))}
+    same = audit(weight, {"up.weight": weight["up.weight"].clone()}, k=3, cache=False)
+    first, second = (dataclasses.replace(same, tuned_source=name) for name in ("first", "second"))
+    with pytest.raises(
+        SettingError, match=r"^the audits of 'first', 'second' compare no matrix: each is equal"
+    ):
+        common_matrices([first, second])
+
+
 def test_an_audit_of_nothing_is_not_taken_for_one_in_which_nothing_changed() -> None:
     nothing = dataclasses.replace(ONE, matrices=[], skipped=[])
     with pytest.raises(SettingError, match="have no matrix in common"):
