@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ...audits.result.audit_result import Audit
 from ...audits.result.summary import by_kind
-from ...charts.text import number, percent, printable
+from ...charts.text import percent, printable
 from ...checkpoints.opening.model_sum import each_part
 from ...checkpoints.stored.hub import HubOrigin
 from ...errors import ResultFileError
@@ -105,7 +105,7 @@ def _text(path: Path) -> str:
 def _table(audit: Audit) -> list[str]:
     rows = [
         f"| {_cell(kind.kind)} | {kind.matrices:,} | {kind.intruders:,} of {kind.vectors:,} | "
-        f"{percent(kind.energy_share)} | {number(100 * kind.relative_update)} % |"
+        f"{percent(kind.energy_share)} | {percent(kind.relative_update)} |"
         for kind in by_kind(audit.matrices)
     ]
     return [

@@ -73,6 +73,18 @@ def test_it_says_the_audits_own_numbers() -> None:
     assert f"intruders {AUDIT.versions['intruders']}" in section
 
 
+@pytest.mark.parametrize(
+    ("relative", "text"), [(123.456, "12346 %"), (0.12345, "12.3 %"), (0.0004, "<0.1 %")]
+)
+def test_the_relative_update_is_written_as_on_the_page_and_the_terminal(relative: float, text: str) -> None:
+    matrices = [
+        replace(m, update=replace(m.update, spectral=relative * m.base_singular_values[0]))
+        for m in AUDIT.matrices
+    ]
+    rows = [line for line in card_section(replace(AUDIT, matrices=matrices)).splitlines() if " of " in line]
+    assert all(row.endswith(f"| {text} |") for row in rows if row.startswith("| "))
+
+
 def test_it_says_how_to_make_the_audit_again_without_paths_of_this_machine() -> None:
     section = card_section(AUDIT)
     assert "intruders audit HuggingFaceTB/SmolLM2-135M r1 --k 10 --epsilon 0.5" in section
