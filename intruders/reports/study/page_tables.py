@@ -101,7 +101,29 @@ def run_table(runs: pd.DataFrame) -> PageTable:
     for column in ("alpha", "lr"):
         if column in frame:
             frame[column] = [_short(value) for value in frame[column]]
-    return page_table("Runs", frame.rename(columns=RUN_COLUMNS), most=len(frame))
+    table = page_table("Runs", frame.rename(columns=RUN_COLUMNS), most=len(frame))
+    for column in ("alpha", "lr"):
+        if column in frame:
+            _sort_as_numbers(table, table.headings.index(RUN_COLUMNS[column]))
+    return table
+
+
+def _sort_as_numbers(table: PageTable, at: int) -> None:
+    """Sort a column of settings by their numbers and keep their text; what is none, such as 2r, comes last."""
+    cells = [row[at] for row in table.rows]
+    values = [_finite(cell.text) for cell in cells]
+    if any(value is not None for value in values):
+        table.numeric[at] = True
+        for row, cell, value in zip(table.rows, cells, values, strict=True):
+            row[at] = Cell(cell.text, value, is_number=True)
+
+
+def _finite(text: str) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
 
 
 def effect_text(effect: Effect) -> str:

@@ -251,6 +251,23 @@ def test_the_table_of_runs_leaves_out_what_does_not_apply(study: Study) -> None:
     assert by_run["mechanism-seed0-abcdef01"]["method"].text == "-"
 
 
+def test_rates_and_alphas_of_runs_are_sorted_by_their_numbers() -> None:
+    """Their texts would put 5e-05 behind 0.0001; an alpha that is a rule, such as 2r, has no number."""
+    rates, alphas = [1e-4, 5e-5, 1e-3], [16, "2r", 8]
+    frame = pd.DataFrame({"method": "lora", "kind": "train", "rank": 8, "alpha": alphas, "lr": rates})
+    shown = run_table(frame)
+    rate, alpha = (shown.headings.index(name) for name in ("rate", "alpha"))
+    assert shown.numeric[rate]
+    assert shown.numeric[alpha]
+    assert [row[rate].text for row in shown.rows] == ["0.0001", "5e-05", "0.001"]
+    assert [float(row[rate].sort_key) for row in shown.rows] == rates
+    assert [(row[alpha].text, row[alpha].sort_key) for row in shown.rows] == [
+        ("16", "16"),
+        ("2r", ""),
+        ("8", "8"),
+    ]
+
+
 def finding(name: str, shown: bool | None) -> Finding:
     effect = Effect(Where("base", "task"), "the effect", Interval(1.5, 0.5, 2.5))
     return Finding(name, "Q?", "C.", "V", shown, [] if shown is None else [effect])
