@@ -9,7 +9,7 @@ import typer
 from ..errors import SettingError
 from . import options
 from .command import examples
-from .output import put_json, say
+from .output import put_json, say, terminal_width
 
 
 @examples(
@@ -85,6 +85,6 @@ def inspect(
         put_json(documents, "-")
         return
     for inspection, update in zip(inspections, updates, strict=True):
-        say(inspection_lines(inspection, verbose))
+        say(inspection_lines(inspection, verbose, terminal_width()))
         if update is not None:
             say(update_lines(update, verbose))

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
-from ...charts.text import printable
+from ...charts.text import printable, shorten
 from ...checkpoints.pairing.inspect import Inspection, Row
 
 _SHAPES_SHOWN = 3
+_LEAST_WIDTH = 12  # characters of a name or of shapes that are left in a narrow terminal
 
 
-def inspection_lines(inspection: Inspection, verbose: bool = False) -> list[str]:
-    """Return the lines that a person reads; with ``verbose`` one per tensor. Unprintable characters are replaced."""
+def inspection_lines(inspection: Inspection, verbose: bool = False, width: int | None = None) -> list[str]:
+    """Return the lines that a person reads; with ``verbose`` one per tensor. Unprintable characters are replaced.
+
+    In a table that is wider than ``width`` characters, names and then shapes are cut in the middle.
+    """
     lines = [_title(inspection)]
     if inspection.weight != 1.0:
         lines.append(f"  counted {inspection.weight:g} times in the sum")
     lines += _table(
-        [_cells(row, row.name) for row in inspection.rows] if verbose else _grouped(inspection.rows)
+        [_cells(row, row.name) for row in inspection.rows] if verbose else _grouped(inspection.rows), width
     )
     if inspection.input_first:
         lines.append(f"  {inspection.input_first} weights are stored (in, out) and audited as (out, in)")
@@ -71,10 +75,17 @@ def _shape(shape: tuple[int, ...]) -> str:
     return " x ".join("?" if size < 0 else str(size) for size in shape) or "one number"
 
 
-def _table(rows: list[list[str]]) -> list[str]:
+def _table(rows: list[list[str]], width: int | None) -> list[str]:
     widths = [max(len(cell) for cell in column) for column in _columns(rows)]
-    align: Callable[[str, int], str] = str.ljust
-    return ["  " + "  ".join(map(align, row, widths)).rstrip() for row in rows]
+    if width is not None:
+        for column in range(min(2, len(widths))):
+            too_wide = max(0, sum(2 + each for each in widths) - width)
+            widths[column] = min(widths[column], max(_LEAST_WIDTH, widths[column] - too_wide))
+    cut = [
+        [shorten(cell, most, "...").ljust(most) for cell, most in zip(row, widths, strict=True)]
+        for row in rows
+    ]
+    return ["  " + "  ".join(row).rstrip() for row in cut]
 
 
 def _columns(rows: list[list[str]]) -> Iterable[tuple[str, ...]]:

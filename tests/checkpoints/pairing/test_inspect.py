@@ -43,6 +43,22 @@ def test_checkpoint(tmp_path: Path) -> None:
     assert len(inspection_lines(found, verbose=True)) > len(text)
 
 
+@pytest.mark.parametrize("verbose", [False, True])
+def test_a_table_fits_a_narrow_terminal(tmp_path: Path, verbose: bool) -> None:
+    """A long name is cut in the middle, and what is measured of its tensor stays whole."""
+    long = "model.layers.0.a_module_with_a_name_that_is_longer_than_a_terminal_is_wide_in_a_corner.weight"
+    (found,) = inspect({long: torch.zeros(6, 4), "model.layers.0.short.weight": torch.zeros(6, 4)})
+    _, first, second, *_ = inspection_lines(found, verbose, 60)
+    assert len(first) == 60
+    assert "6 x 4  float32" in first
+    assert second.index("6 x 4") == first.index("6 x 4")
+    assert any(
+        long.rpartition(".")[0].rpartition(".")[2] in line for line in inspection_lines(found, verbose)
+    )
+    (of_adapter,) = inspect(adapter(tmp_path))
+    assert max(map(len, inspection_lines(of_adapter, verbose, 60)[1:])) <= 60
+
+
 def test_adapter_alone_and_against_its_base(tmp_path: Path) -> None:
     folder = adapter(tmp_path)
     (alone,) = inspect(folder)
