@@ -45,13 +45,16 @@ const frames = audits.map((audit, i) => {
   return plot;
 });
 
-function drawSimilarities() {
+function countInSelected() {
   audits.forEach((audit, i) => {
     const matrix = audit.matrices[state.selected];
     const sum = tally(audit, matrix, state.k, state.epsilon);
     $(`similarity-count-${i}`).textContent = `${intrudersText(sum.least, sum.most)}, effective rank ${numberText(matrix.effectiveRank)}`;
-    drawSimilarity(frames[i], matrix, { height: 260 });
   });
+}
+
+function drawSimilarities() {
+  audits.forEach((audit, i) => drawSimilarity(frames[i], audit.matrices[state.selected], { height: 260 }));
 }
 
 // --- lines
@@ -127,11 +130,14 @@ function drawEffectiveRanks() {
 
 // --- start
 
-const figures = [drawSimilarities, drawOverEpsilon, drawOverK, drawOverLayers, drawOverRank, drawEffectiveRanks];
+// What the sliders change; heat maps of many audits take long to draw, and show the same for every k and epsilon.
+const counted = [drawOverEpsilon, drawOverK, drawOverLayers, drawOverRank];
+const figures = [drawSimilarities, ...counted, drawEffectiveRanks];
 
 function changed() {
   showTotals();
-  for (const figure of figures) figure();
+  countInSelected();
+  for (const figure of counted) figure();
 }
 
 names.forEach((name, i) => $("choose").append(element("option", { value: i }, name)));
@@ -140,8 +146,10 @@ state.selected = names.reduce((widest, _, i) => (spread(i) > spread(widest) ? i 
 $("choose").value = String(state.selected);
 wireSliders(state, largestK, changed);
 showTotals();
+countInSelected();
 figures.forEach(onDraw);
 $("choose").addEventListener("change", () => {
   state.selected = Number($("choose").value);
+  countInSelected();
   drawSimilarities();
 });

@@ -162,3 +162,13 @@ def test_no_two_of_many_audits_look_alike_and_plots_keep_their_height(
         assert (ticks[0], ticks[-1]) == ("step-0", f"step-{count - 1}")
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
         assert serious_faults(page) == []
+
+
+def test_a_slider_counts_anew_and_leaves_the_similarity_matrices_drawn(page: Any) -> None:
+    """They show the same for every k and epsilon, and those of many audits take seconds to draw."""
+    page.evaluate("() => { window.drawn = frames.map((frame) => frame.data); }")
+    slide(page, "epsilon", 0.01)
+    none = page.locator("#similarity-count-0").inner_text()
+    slide(page, "epsilon", 0.99)
+    assert page.locator("#similarity-count-0").inner_text() != none
+    assert page.evaluate("() => frames.every((frame, i) => frame.data === window.drawn[i])")
