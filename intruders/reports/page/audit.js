@@ -201,22 +201,22 @@ function drawCurve() {
 const least = (m) => Math.min(...m.lower);
 const COLUMNS = [
   { key: "name", title: "name", value: (m) => m.name },
-  { key: "layer", title: "layer", number: true, value: (m) => m.layer ?? -1, text: (m) => m.layer ?? "-", optional: true },
+  { key: "layer", title: "layer", number: true, value: (m) => m.layer ?? null, text: (m) => m.layer ?? "-", optional: true },
   { key: "module", title: "module", value: (m) => m.module, optional: true },
   { key: "shape", title: "shape", number: true, value: (m) => m.shape[0] * m.shape[1], text: (m) => m.shape.join(" × "), optional: true },
   { key: "intruders", title: "intruders", number: true, value: (m, t) => t.least + t.most * 1e-6 + shareOf(t) * 1e-9, text: (m, t) => rangeText(t.least, t.most) },
   { key: "energy", title: "energy share", number: true, value: (m, t) => shareOf(t), text: (m, t) => percentText(shareOf(t)) },
   { key: "cosine", title: "lowest max cosine", number: true, value: least, text: (m) => least(m).toFixed(2) },
-  ...(matrices.some((m) => m.subspaces) ? [{ key: "chance", title: "chance", number: true, value: (m) => m.subspaces?.max_cosine_chance ?? -1, text: (m) => (m.subspaces ? m.subspaces.max_cosine_chance.toFixed(2) : "-"), optional: true }] : []),
-  { key: "frobenius", title: "update norm", number: true, value: (m) => m.frobenius ?? -1, text: (m) => numberText(m.frobenius) },
-  { key: "relative", title: "relative update", number: true, value: (m) => m.relative ?? -1, text: (m) => percentText(m.relative) },
-  { key: "effectiveRank", title: "effective rank", number: true, value: (m) => m.effectiveRank ?? -1, text: (m) => numberText(m.effectiveRank) },
+  ...(matrices.some((m) => m.subspaces) ? [{ key: "chance", title: "chance", number: true, value: (m) => m.subspaces?.max_cosine_chance ?? null, text: (m) => (m.subspaces ? m.subspaces.max_cosine_chance.toFixed(2) : "-"), optional: true }] : []),
+  { key: "frobenius", title: "update norm", number: true, value: (m) => m.frobenius ?? null, text: (m) => numberText(m.frobenius) },
+  { key: "relative", title: "relative update", number: true, value: (m) => m.relative ?? null, text: (m) => percentText(m.relative) },
+  { key: "effectiveRank", title: "effective rank", number: true, value: (m) => m.effectiveRank ?? null, text: (m) => numberText(m.effectiveRank) },
 ];
 // Measured, predicted, and how far was searched, by name; null is infinite.
 const scaleOf = (m) => DATA.scale?.matrices[m.name] ?? null;
 const scaleText = ([measured, , searched]) => (measured === null ? `above ${numberText(searched)}` : numberText(measured));
 if (DATA.scale) {
-  COLUMNS.push({ key: "scale", title: "critical scale", number: true, value: (m) => (scaleOf(m) ? scaleOf(m)[0] ?? Infinity : -1), text: (m) => (scaleOf(m) ? scaleText(scaleOf(m)) : "-") });
+  COLUMNS.push({ key: "scale", title: "critical scale", number: true, value: (m) => (scaleOf(m) ? scaleOf(m)[0] ?? Infinity : null), text: (m) => (scaleOf(m) ? scaleText(scaleOf(m)) : "-") });
 }
 
 function drawScales() {
@@ -244,10 +244,9 @@ function fillTable() {
   const module = $("module").value;
   const column = COLUMNS.find((one) => one.key === state.sort);
   const value = matrices.map((matrix, i) => column.value(matrix, tallies[i]));
-  const order = (a, b) => (value[a] < value[b] ? -1 : value[a] > value[b] ? 1 : b - a);
   const found = matrices.map((_, i) => i)
     .filter((i) => matrices[i].name.toLowerCase().includes(text) && (!module || matrices[i].module === module) && (!$("affected").checked || tallies[i].least > 0))
-    .sort((a, b) => (state.descending ? order(b, a) : order(a, b)));
+    .sort((a, b) => compareCells(value[a], value[b], state.descending) || a - b);
   const shown = state.all ? found : found.slice(0, ROWS_AT_FIRST);
   $("table").tBodies[0].replaceChildren(...shown.map(tableRow));
   $("shown").textContent = shown.length < found.length ? `${shown.length} of ${found.length} matrices` : `${found.length} of ${matrices.length} matrices`;

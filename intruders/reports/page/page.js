@@ -14,6 +14,13 @@ function element(tag, attributes, ...children) {
 /** A tensor's name, which may break after its dots. */
 const nameParts = (name) => name.split(/(?<=\.)/).flatMap((part, i) => (i ? [element("wbr"), part] : [part]));
 
+/** The order of two cells of a column, either way; those without a value come last. */
+function compareCells(a, b, descending) {
+  if (a === null || b === null) return (a === null) - (b === null);
+  const order = a < b ? -1 : a > b ? 1 : 0;
+  return descending ? -order : order;
+}
+
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
 
 // --- numbers, as intruders/charts/text.py writes them

@@ -16,20 +16,11 @@ function cellValue(row, at) {
   return value === "" ? null : Number(value);
 }
 
-function compareCells(a, b) {
-  if (a === null || b === null) return (a === null) - (b === null);
-  return a < b ? -1 : a > b ? 1 : 0;
-}
-
 function sortTable(table, heads, at) {
   const isNumber = heads[at].classList.contains("number");
   const was = heads[at].getAttribute("aria-sort");
   const descending = was ? was === "ascending" : isNumber;
-  const sign = descending ? -1 : 1;
-  const rows = [...table.tBodies[0].rows].sort((a, b) => {
-    const [one, other] = [cellValue(a, at), cellValue(b, at)];
-    return one === null || other === null ? compareCells(one, other) : sign * compareCells(one, other);
-  });
+  const rows = [...table.tBodies[0].rows].sort((a, b) => compareCells(cellValue(a, at), cellValue(b, at), descending));
   table.tBodies[0].append(...rows);
   for (const head of heads) head.removeAttribute("aria-sort");
   heads[at].setAttribute("aria-sort", descending ? "descending" : "ascending");

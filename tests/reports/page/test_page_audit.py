@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -326,3 +327,17 @@ def test_long_tables_start_short_and_show_all_on_request(browser: Any, tmp_path:
         page.locator("#more").click()
         assert len(column(page, "name")) == 882
         assert not page.locator("#more").is_visible()
+
+
+def test_cells_without_a_value_come_last_either_way(browser: Any, tmp_path: Path) -> None:
+    audit = made_up_audit(2, BERT, width=32)
+    matrices = list(audit.matrices)
+    for at in (1, 4):
+        update = dataclasses.replace(matrices[at].update, effective_rank=math.nan)
+        matrices[at] = dataclasses.replace(matrices[at], update=update)
+    write_html(dataclasses.replace(audit, matrices=matrices), tmp_path / "report.html")
+    with shown(browser, tmp_path / "report.html") as page:
+        for _ in range(2):
+            sort_by(page, "effectiveRank")
+            ranks = column(page, "effectiveRank")
+            assert [text == "-" for text in ranks] == [False] * (len(ranks) - 2) + [True] * 2
