@@ -50,7 +50,9 @@ TEXTS = (
     "matched_by",
     "for_hosts",
 )
-_NOT_JUDGED = 255  # in place of a count
+_NOT_JUDGED = 65535  # in place of a count
+# Of a share of 1, each 0.002 %: what is written with one decimal changes only between two of them, never inside one.
+_STEPS = 50_000
 
 
 def write_fleet_html(fleet: FleetAudit, path: str | os.PathLike[str]) -> None:
@@ -116,13 +118,15 @@ def _short(value: float | None) -> float | None:
 def _packed(group: pd.DataFrame, names: list[str]) -> list[str]:
     """Pack three numbers per matrix in base64.
 
-    Intruders and energy share are bytes, the relative update is in single precision.
+    Intruders and energy share have two bytes, the relative update is in single precision. A share is 0 or the number of
+    its step from 1, and behind the last step is 1.
     """
     frame = group.set_index("name").reindex(names)
-    energy = frame["intruder_energy_share"].fillna(0.0)
+    energy = frame["intruder_energy_share"].fillna(0.0).to_numpy(np.float64)
+    steps = np.where(energy > 0, 1 + np.floor(_STEPS * energy.clip(max=1.0)), 0)
     return [
-        _text(frame["intruders"].clip(upper=_NOT_JUDGED - 1).fillna(_NOT_JUDGED).to_numpy(np.uint8)),
-        _text((255 * energy).round().to_numpy(np.uint8)),
+        _text(frame["intruders"].clip(upper=_NOT_JUDGED - 1).fillna(_NOT_JUDGED).to_numpy("<u2")),
+        _text(steps.astype("<u2")),
         _text(frame["relative_update"].to_numpy("<f4")),
     ]
 

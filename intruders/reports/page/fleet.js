@@ -1,7 +1,8 @@
 // The report of a fleet. What is drawn of one adapter is unpacked when its row is opened.
 
 const ROWS_AT_FIRST = 100;
-const NOT_JUDGED = 255;
+const NOT_JUDGED = 65535;
+const STEPS = 50000; // of a share of 1
 const NUMBERS = DATA.numbers.map(([key, title, kind]) => ({ key, title, kind }));
 const textAt = (key) => NUMBERS.length + DATA.texts.indexOf(key);
 const numberAt = (key) => NUMBERS.findIndex((one) => one.key === key);
@@ -44,9 +45,7 @@ function search() {
 function fillTable() {
   const { at } = COLUMNS.find((one) => one.key === state.sort);
   const value = (i) => DATA.rows[i][at];
-  const sign = state.descending ? -1 : 1;
-  // Cells without a value come last, whichever way.
-  const order = (a, b) => (value(a) === null) - (value(b) === null) || (value(a) < value(b) ? -sign : value(a) > value(b) ? sign : a - b);
+  const order = (a, b) => compareCells(value(a), value(b), state.descending) || a - b;
   const sorted = [...state.found].sort(order);
   const visible = state.all ? sorted : sorted.slice(0, ROWS_AT_FIRST);
   $("table").tBodies[0].replaceChildren(...visible.map(tableRow));
@@ -88,17 +87,15 @@ function drawScatter() {
 
 // --- one adapter
 
+/** The middle of a step; 0 and 1 are themselves. */
+const shareAt = (step) => (step === 0 ? 0 : step > STEPS ? 1 : (step - 0.5) / STEPS);
+
 function unpacked(i) {
   const packed = DATA.packed[i];
   if (!packed) return null;
-  const bytes = packed.map((text) => Uint8Array.from(atob(text), (character) => character.charCodeAt(0)));
-  const judged = [...bytes[0]].map((count) => count !== NOT_JUDGED);
-  const relative = new DataView(bytes[2].buffer);
-  return [
-    [...bytes[0]].map((count, m) => (judged[m] ? count : null)),
-    [...bytes[1]].map((share, m) => (judged[m] ? share / 255 : null)),
-    judged.map((is, m) => (is ? relative.getFloat32(4 * m, true) : null)),
-  ];
+  const [counts, steps, relative] = packed.map((text) => new DataView(Uint8Array.from(atob(text), (character) => character.charCodeAt(0)).buffer));
+  const values = (read) => DATA.matrices.map((_, m) => (counts.getUint16(2 * m, true) === NOT_JUDGED ? null : read(m)));
+  return [values((m) => counts.getUint16(2 * m, true)), values((m) => shareAt(steps.getUint16(2 * m, true))), values((m) => relative.getFloat32(4 * m, true))];
 }
 
 const [NAME, STACK, LAYER, KIND] = [0, 1, 2, 3];

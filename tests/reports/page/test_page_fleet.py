@@ -17,7 +17,7 @@ from intruders.audits.fleet.fleet_members import Member, ModelFacts
 from intruders.audits.fleet.fleet_result import FleetAudit
 from intruders.audits.fleet.fleet_table import adapter_table
 from intruders.audits.fleet.kept_blocks import KeptBlocks, Unit, rows_of
-from intruders.charts.text import number
+from intruders.charts.text import number, percent
 from intruders.checkpoints.pairing.pairing import PairedMatrix, Pairing
 from intruders.reports.fleet.fleet_page import write_fleet_html
 from intruders.system.mirrored_folder import MirroredFolder
@@ -166,3 +166,13 @@ def test_numbers_are_written_as_in_the_terminal(page: Any) -> None:
     )
     assert texts == [number(value) for value in values]
     assert page.evaluate("shown(NUMBERS[numberAt('intruders')], 200000)") == "200,000"
+
+
+def test_energy_shares_of_matrices_are_written_as_in_the_audit(page: Any, fleet: FleetAudit) -> None:
+    for name in ("runs/adapter-20", "runs/adapter-39"):
+        shares = [one.intruder_energy_share for one in fleet.audit(name).matrices]
+        texts = page.evaluate(
+            "(name) => unpacked(DATA.rows.findIndex((row) => row[textAt('adapter')] === name))[1].map(percentText)",
+            name,
+        )
+        assert texts == [percent(share) for share in shares]

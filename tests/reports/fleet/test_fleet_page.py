@@ -1,0 +1,30 @@
+"""How the page of a fleet packs the numbers of each matrix: read back byte by byte."""
+
+from __future__ import annotations
+
+import base64
+import struct
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from intruders.charts.text import percent
+from intruders.reports.fleet.fleet_page import _packed
+
+
+def test_counts_and_shares_are_read_back_as_they_were() -> None:
+    """The smallest share is not 0, the largest is not 1, and each is written with the same decimal."""
+    shares = [0.0, 1e-9, 0.00149, 0.00049999, 0.0005001, 0.5, 0.99949, 0.9999999, 1.0]
+    shares += np.random.default_rng(0).uniform(size=2000).tolist()
+    names = [f"m{at}" for at in range(len(shares))]
+    counts = [300, 254, 255, 65535, *range(len(shares) - 4)]
+    group = pd.DataFrame(
+        {"name": names, "intruders": counts, "intruder_energy_share": shares, "relative_update": 0.5}
+    )
+    packed = _packed(group, [*names, "not judged"])
+    kept, steps = (struct.unpack(f"<{len(names) + 1}H", base64.b64decode(text)) for text in packed[:2])
+    assert list(kept) == [300, 254, 255, 65534, *range(len(shares) - 4), 65535]
+    read = [0.0 if step == 0 else 1.0 if step > 50_000 else (step - 0.5) / 50_000 for step in steps]
+    assert [percent(share) for share in read[:-1]] == [percent(share) for share in shares]
+    assert read[:-1] == pytest.approx(shares, abs=1.1e-5)
