@@ -34,7 +34,7 @@ def locate(source: str) -> Path:
         return DEMO_ADAPTERS[source].folder
     if not is_utf8(source):
         raise CheckpointError(
-            f"'{as_utf8(source)[:80]}' is not UTF-8, as results must be; rename the file or folder"
+            f"'{as_utf8(source)}' is not UTF-8, as results must be; rename the file or folder"
         )
     try:
         path = Path(source).expanduser()
