@@ -111,12 +111,9 @@ class CriticalScales(JsonResult):
         both = self._both()
         if len(both) < 2:
             return math.nan
-        import numpy as np
-        import pandas as pd
+        from ...linalg.rank_correlation import spearman
 
-        ranks = pd.DataFrame(both).rank().to_numpy()
-        with np.errstate(invalid="ignore"):  # NaN where all values of a side are equal
-            return float(np.corrcoef(ranks, rowvar=False)[0, 1])
+        return float(spearman(*zip(*both, strict=True)))
 
     def to_document(self) -> dict[str, Any]:
         """Plain JSON values; null for an infinite or undefined number."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import numpy as np
 import pandas as pd
 
+from ...linalg.rank_correlation import spearman
 from ...measures.intervals import Interval
 from ...system.plain_values import from_plain, plain
 from ...system.result_protocol import JsonResult
@@ -198,10 +199,8 @@ def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float |
     """Return Spearman's correlation; None for fewer than three pairs, or if one side does not vary."""
     if len(first) < 3:
         return None
-    ranks = [pd.Series(values, dtype=float).rank().to_numpy() for values in (first, second)]
-    if any(np.ptp(values) == 0 for values in ranks):
-        return None
-    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
+    correlation = float(spearman(first, second))
+    return None if math.isnan(correlation) else correlation
 
 
 def _group(share: Share) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pandas as pd
 
 from ...charts.chart import Axis, Chart, Rule
+from ...linalg.rank_correlation import spearman
 from ..tables.results import Results
 from .shared.claim import Claim, Finding
 from .shared.evidence import Evidence
@@ -68,10 +69,16 @@ def _rows(stratum: Stratum, attributions: pd.DataFrame) -> Iterator[dict[str, ob
             "corpus": own["corpus"].iloc[0],
             "rise": rise,
             "intruders": int(own["intruders"].sum()),
-            **{f"correlation_{name}": _spearman(own["part"], own[name]) for name in _WITH},
+            **{f"correlation_{name}": _over_matrices(own, name) for name in _WITH},
             "share_of_intruders": float(inside) / rise if rise > 0 else math.nan,
             "matrices": len(own),
         }
+
+
+def _over_matrices(own: pd.DataFrame, name: str) -> float:
+    """The correlation of the parts of the rise with a column, over the matrices that have both."""
+    both = own[["part", name]].dropna()
+    return float(spearman(both["part"], both[name]))
 
 
 def _add(evidence: Evidence, stratum: Stratum, rows: pd.DataFrame) -> None:
@@ -107,12 +114,6 @@ def _add(evidence: Evidence, stratum: Stratum, rows: pd.DataFrame) -> None:
         seeds=seeds,
         phrase=f"{said(share)} of the rise is inside the intruders' span",
     )
-
-
-def _spearman(x: pd.Series[float], y: pd.Series[float]) -> float:
-    if x.nunique() < 2 or y.nunique() < 2:
-        return math.nan
-    return float(x.rank().corr(y.rank()))
 
 
 def charts(finding: Finding, palette: Palette) -> list[Chart]:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from ....errors import missing_extra
+from ....linalg.rank_correlation import spearman
 from ....measures.intervals import Interval, expanded_percentiles
 
 Floats = npt.NDArray[np.float64]
@@ -85,7 +86,7 @@ def _monotone(x: Floats, y: Floats, at: Floats) -> Floats:
     means = np.bincount(which, weights=y) / counts
     if len(points) == 1:
         return np.full(len(at), means[0])
-    is_rising = _spearman(x, y) >= 0
+    is_rising = spearman(x, y) >= 0
     fitted = isotonic_regression(means, weights=counts, increasing=bool(is_rising)).x
     return np.asarray(np.interp(at, points, fitted), dtype=np.float64)
 
@@ -108,16 +109,4 @@ def _resampled(
 def _difference(columns: Floats) -> Floats:
     """Return the differences of ``columns`` (3, ..., runs): the two predictors, and what they predict."""
     first, second, y = columns
-    return _spearman(first, y) - _spearman(second, y)
-
-
-def _spearman(x: Floats, y: Floats) -> Floats:
-    """Return Spearman's correlation over the last axis; NaN where a side has one value only."""
-    from scipy.stats import rankdata  # type: ignore[import-untyped]
-
-    centred = [
-        ranks - ranks.mean(axis=-1, keepdims=True) for ranks in (rankdata(x, axis=-1), rankdata(y, axis=-1))
-    ]
-    scale = np.sqrt((centred[0] ** 2).sum(axis=-1) * (centred[1] ** 2).sum(axis=-1))
-    products = (centred[0] * centred[1]).sum(axis=-1)
-    return np.asarray(np.divide(products, scale, out=np.full_like(scale, math.nan), where=scale > 0))
+    return spearman(first, y) - spearman(second, y)

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from ....linalg.rank_correlation import average_ranks
 from ....measures.intervals import Interval, normal_quantile, student_p, student_quantile
 
 Values = npt.ArrayLike
@@ -109,7 +110,7 @@ def spearman(x: Values, y: Values, groups: Sequence[Hashable]) -> Interval:
     groups do not matter. Infinite ends for fewer than four groups, NaN where x or y has one value only.
     """
     (x, y), groups = _complete([x, y], groups)
-    ranks = [_ranks(x), _ranks(y)]
+    ranks = [average_ranks(x), average_ranks(y)]
     return _fisher(_correlation(*ranks), ranks, groups, 3)
 
 
@@ -123,7 +124,7 @@ def partial_spearman(
     where the controls order the runs as x or y does, so that nothing is left of it.
     """
     columns, groups = _complete([x, y, *controls], groups)
-    ranks = [_ranks(values) for values in columns]
+    ranks = [average_ranks(values) for values in columns]
     (left_x, residual_x), (left_y, residual_y) = (_residual(values, ranks[2:]) for values in ranks[:2])
     estimate = _correlation(residual_x, residual_y) if left_x * left_y > 1e-12 else math.nan
     return _fisher(estimate, ranks[:2], groups, 3 + len(controls))
@@ -146,7 +147,7 @@ def auc(positive: Values, negative: Values) -> float:
     positive, negative = _finite(positive), _finite(negative)
     if len(positive) == 0 or len(negative) == 0:
         return math.nan
-    ranks = _ranks(np.concatenate([positive, negative]))
+    ranks = average_ranks(np.concatenate([positive, negative]))
     p, n = len(positive), len(negative)
     return float((ranks[:p].sum() - p * (p + 1) / 2) / (p * n))
 
@@ -257,10 +258,6 @@ def _correlation(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> floa
     x, y = x - x.mean(), y - y.mean()
     scale = math.sqrt(float((x**2).sum()) * float((y**2).sum()))
     return float((x * y).sum()) / scale if scale > 0 else math.nan
-
-
-def _ranks(values: Values) -> npt.NDArray[np.float64]:
-    return np.asarray(pd.Series(np.asarray(values, dtype=np.float64)).rank(), dtype=np.float64)
 
 
 def _finite(values: Values) -> npt.NDArray[np.float64]:

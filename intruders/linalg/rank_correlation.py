@@ -1,0 +1,45 @@
+"""Spearman's rank correlation: Pearson's between ranks, equal values sharing the mean of theirs (Kendall 1948)."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+
+
+def average_ranks(values: npt.ArrayLike) -> Floats:
+    """Return the ranks over the last axis, from 1; equal values have the mean of the ranks that they take up.
+
+    >>> average_ranks([3.0, 1.0, 3.0]).tolist()
+    [2.5, 1.0, 2.5]
+    """
+    given: Floats = np.asarray(values, dtype=np.float64)
+    order = np.argsort(given, axis=-1, kind="stable")
+    ascending = np.take_along_axis(given, order, axis=-1)
+    number = np.broadcast_to(np.arange(given.shape[-1]), given.shape)
+    is_first, is_last = np.ones_like(given, dtype=bool), np.ones_like(given, dtype=bool)
+    is_first[..., 1:] = is_last[..., :-1] = ascending[..., 1:] != ascending[..., :-1]
+    # Of each value's group of equal ones: where it begins and where it ends.
+    begin = np.maximum.accumulate(np.where(is_first, number, 0), axis=-1)
+    backwards = np.where(is_last, number, given.shape[-1])[..., ::-1]
+    end = np.minimum.accumulate(backwards, axis=-1)[..., ::-1]
+    ranks = np.empty_like(given)
+    np.put_along_axis(ranks, order, 1 + (begin + end) / 2, axis=-1)
+    return ranks
+
+
+def spearman(x: npt.ArrayLike, y: npt.ArrayLike) -> Floats:
+    """Return Spearman's correlation of ``(..., n)`` pairs of finite numbers over the last axis, as ``(...)``.
+
+    NaN where there is no pair, or a side has one value only.
+    """
+    ranks = average_ranks(x), average_ranks(y)
+    if ranks[0].shape[-1] == 0:
+        return np.full(ranks[0].shape[:-1], math.nan)
+    centred = [each - each.mean(axis=-1, keepdims=True) for each in ranks]
+    scale = np.asarray(np.sqrt((centred[0] ** 2).sum(axis=-1) * (centred[1] ** 2).sum(axis=-1)))
+    products = (centred[0] * centred[1]).sum(axis=-1)
+    return np.asarray(np.divide(products, scale, out=np.full_like(scale, math.nan), where=scale > 0))
