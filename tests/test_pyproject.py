@@ -27,7 +27,7 @@ DATA = {
     "intruders/checkpoints/stored/smollm2-135m-lora/adapter_model.safetensors",
     "intruders/reports/page/base.html.j2",
     "intruders/reports/page/heal.html.j2",
-    "intruders/reports/page/heal.js",
+    "intruders/reports/page/figures.js",
     "intruders/reports/page/audit.html.j2",
     "intruders/reports/page/page.css",
     "intruders/reports/page/page.js",

@@ -14,6 +14,12 @@ import pytest
 
 INSTALL = "pip install '.[test]' and install Chromium (Debian: apt-get install chromium)"
 
+# Colours do not depend on the width: two windows show both of each.
+WINDOWS: dict[str, dict[str, Any]] = {
+    "light": {},
+    "dark phone": {"width": 390, "height": 844, "color_scheme": "dark"},
+}
+
 
 @contextmanager
 def chromium() -> Iterator[Any]:
@@ -167,3 +173,8 @@ def column(page: Any, key: str) -> list[str]:
 
 def sort_by(page: Any, key: str) -> None:
     page.locator(f'#table th[data-key="{key}"] button').click()
+
+
+def range_text(at_least: int, at_most: int) -> str:
+    """How a page writes a number that is known between bounds."""
+    return f"{at_least:,}" if at_least == at_most else f"{at_least:,}–{at_most:,}"

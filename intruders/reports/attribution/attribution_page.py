@@ -30,7 +30,6 @@ def render_attribution(attribution: Attribution) -> str:
     """Return the HTML text of the page."""
     return render_figures(
         "attribution.html.j2",
-        "heal.js",
         attribution_grids(attribution),
         attribution=attribution,
         lines=[*(rise_line(rise) for rise in attribution.rises), *remarks(attribution)],

@@ -25,7 +25,6 @@ def render_healing(healing: Healing) -> str:
     """Return the HTML text of the page."""
     return render_figures(
         "heal.html.j2",
-        "heal.js",
         healing_charts(healing),
         healing=healing,
         verdict=verdict(healing),

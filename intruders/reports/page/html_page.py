@@ -147,11 +147,11 @@ def render_page(template: str, scripts: Sequence[str], payload: dict[str, Any], 
     )
 
 
-def render_figures(template: str, script: str, figures: Sequence[Chart | Grid], **values: object) -> str:
-    """Return the HTML text of a page that shows figures and sorts its tables, with a script of its own."""
+def render_figures(template: str, figures: Sequence[Chart | Grid], **values: object) -> str:
+    """Return the HTML text of a page that shows figures and sorts its tables."""
     return render_page(
         template,
-        ["plots.js", "charts.js", "sorting.js", script],
+        ["plots.js", "charts.js", "sorting.js", "figures.js"],
         {"figures": [figure.payload() for figure in figures]},
         figures=figures,
         versions=versions(),

@@ -36,7 +36,6 @@ def render_remedies(comparison: RemedyComparison) -> str:
     """Return the HTML text of the page."""
     return render_figures(
         "remedies.html.j2",
-        "remedies.js",
         comparison_charts(comparison),
         comparison=comparison,
         headline=headline(comparison),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,12 @@ from intruders.audits.result.summary import by_kind
 from intruders.reports.page.html_page import write_html
 from tests.made_up import BERT, made_up_audit, made_up_matrix
 from tests.reports.browsing import (
-    chromium,
+    WINDOWS,
     click_cell,
     column,
     expect,
     opened,
+    range_text,
     serious_faults,
     shown,
     slide,
@@ -29,17 +30,6 @@ from tests.reports.browsing import (
 pytestmark = pytest.mark.browser
 
 SEVEN_B = made_up_audit(32, width=4096, intruder_rate=0.2, base="meta-llama/Llama-2-7b-hf", tuned="runs/r1")
-# Colours do not depend on the width: two windows show both of each.
-WINDOWS: dict[str, dict[str, Any]] = {
-    "light": {},
-    "dark phone": {"width": 390, "height": 844, "color_scheme": "dark"},
-}
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as running:
-        yield running
 
 
 @pytest.fixture(scope="module")
@@ -47,13 +37,6 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("report") / "report.html"
     write_html(SEVEN_B, path)
     return path
-
-
-@pytest.fixture(scope="module")
-def kept_page(browser: Any, report: Path) -> Iterator[Any]:
-    """To open a page takes seconds, so that the tests of what it does share one."""
-    with shown(browser, report) as kept:
-        yield kept
 
 
 @pytest.fixture
@@ -65,10 +48,6 @@ def page(kept_page: Any) -> Any:
     kept_page.locator("#module").select_option("")
     kept_page.locator("#affected").uncheck()
     return kept_page
-
-
-def range_text(at_least: int, at_most: int) -> str:
-    return f"{at_least:,}" if at_least == at_most else f"{at_least:,}–{at_most:,}"
 
 
 def selected(page: Any) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +11,9 @@ import pytest
 from intruders.audits.result.audit_result import Audit
 from intruders.reports.page.html_page import write_comparison_html
 from tests.made_up import made_up_audit
-from tests.reports.browsing import chromium, serious_faults, shown, slide
-from tests.reports.page.test_page_audit import WINDOWS, range_text
+from tests.reports.browsing import WINDOWS, range_text, serious_faults, shown, slide
 
 pytestmark = pytest.mark.browser
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as running:
-        yield running
 
 
 @pytest.fixture(scope="module")
@@ -38,13 +30,6 @@ def report(audits: list[Audit], tmp_path_factory: pytest.TempPathFactory) -> Pat
     path = tmp_path_factory.mktemp("compare") / "compare.html"
     write_comparison_html(audits, path)
     return path
-
-
-@pytest.fixture(scope="module")
-def page(browser: Any, report: Path) -> Iterator[Any]:
-    """To open a page takes seconds, so that the tests of what it does share one."""
-    with shown(browser, report) as kept:
-        yield kept
 
 
 def rows(page: Any) -> list[list[str]]:

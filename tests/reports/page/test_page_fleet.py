@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +21,7 @@ from intruders.checkpoints.pairing.pairing import PairedMatrix, Pairing
 from intruders.reports.fleet.fleet_page import write_fleet_html
 from intruders.system.mirrored_folder import MirroredFolder
 from tests.made_up import LLAMA, made_up_audit
-from tests.reports.browsing import chromium, column, expect, serious_faults, shown, sort_by
-from tests.reports.page.test_page_audit import WINDOWS
+from tests.reports.browsing import WINDOWS, column, expect, serious_faults, shown, sort_by
 
 pytestmark = pytest.mark.browser
 
@@ -52,12 +50,6 @@ def made_up_fleet(folder: Path, count: int, layers: int) -> FleetAudit:
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> FleetAudit:
     return made_up_fleet(tmp_path_factory.mktemp("blocks"), 40, 4)
 
@@ -67,13 +59,6 @@ def report(fleet: FleetAudit, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("fleet") / "report.html"
     write_fleet_html(fleet, path)
     return path
-
-
-@pytest.fixture(scope="module")
-def page(browser: Any, report: Path) -> Iterator[Any]:
-    """To open a page takes seconds, so that the tests that do not filter it share one."""
-    with shown(browser, report) as kept:
-        yield kept
 
 
 def numbers(page: Any) -> list[int]:

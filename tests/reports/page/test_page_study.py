@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +16,11 @@ from intruders.studies.claims.every_claim import analyse_all
 from intruders.studies.claims.shared.claim import Finding
 from intruders.studies.describe.claim_names import CLAIMS
 from intruders.studies.tables.results import Results
-from tests.reports.browsing import chromium, expect, opened, serious_faults, shown
+from tests.reports.browsing import WINDOWS, expect, opened, serious_faults, shown
 from tests.reports.made_up_study import without
-from tests.reports.page.test_page_audit import WINDOWS
 
 pytestmark = pytest.mark.browser
 EVIL = "<img src=x onerror=alert(1)></script><script>alert(2)</script><b>r=1</b>&amp;"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as running:
-        yield running
 
 
 @pytest.fixture(scope="module")
@@ -36,13 +28,6 @@ def report(study: tuple[Results, list[Finding]], tmp_path_factory: pytest.TempPa
     path = tmp_path_factory.mktemp("report") / "study.html"
     path.write_text(render_study(*study), encoding="utf-8")
     return path
-
-
-@pytest.fixture(scope="module")
-def kept_page(browser: Any, report: Path) -> Iterator[Any]:
-    """To open a page takes seconds, so that the tests of what it does share one."""
-    with shown(browser, report) as kept:
-        yield kept
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-// The reports of a healing and of an attribution: their figures, and tables that sort.
+// The reports whose figures do not change: of a healing, an attribution and a comparison of remedies; tables that sort.
 
 DATA.figures.forEach((figure, i) => onDraw(() => (figure.kind === "grid" ? drawGrid : drawChart)($(`figure-${i}`), figure)));
 

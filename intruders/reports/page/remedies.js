@@ -1,5 +1,0 @@
-// The report of a comparison of remedies: its figures, and tables that sort.
-
-DATA.figures.forEach((figure, i) => onDraw(() => drawChart($(`figure-${i}`), figure)));
-
-for (const table of document.querySelectorAll("table.sortable")) makeSortable(table);

@@ -1,0 +1,30 @@
+"""A browser, and the page that a test file gives as ``report``, opened once for the file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.reports.browsing import chromium, shown
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with chromium() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def kept_page(browser: Any, report: Path) -> Iterator[Any]:
+    """To open a page takes seconds, so that the tests of what it does share one."""
+    with shown(browser, report) as kept:
+        yield kept
+
+
+@pytest.fixture
+def page(kept_page: Any) -> Any:
+    """The shared page; a file whose tests filter it puts it back first."""
+    return kept_page
