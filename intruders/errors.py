@@ -7,6 +7,7 @@ given, says what was expected, and what to do; the command line prints it and ex
 from __future__ import annotations
 
 _SHOWN = 3  # names in an error of one line
+_MOST_SAID = 300  # characters of what a library said
 
 
 class IntrudersError(Exception):
@@ -68,6 +69,10 @@ class DiskFullError(IntrudersError):
     """There is no room for further results."""
 
 
+class StoreError(IntrudersError):
+    """The place of the results cannot be reached, read or written."""
+
+
 def in_one_line(error: BaseException) -> str:
     """An error as a person reads it in a list; one that was not raised for people says its type too."""
     text = " ".join(str(error).split()) or "no reason given"
@@ -75,22 +80,27 @@ def in_one_line(error: BaseException) -> str:
     return text if isinstance(error, IntrudersError) else f"{type(error).__name__}: {text}"
 
 
-class StoreError(IntrudersError):
-    """The place of the results cannot be reached, read or written."""
+def first_line(error: BaseException) -> str:
+    """The first line of what a library said, as a part of a line, without what a terminal would obey."""
+    return _part_of_line(next((line for line in str(error).splitlines() if line.strip()), ""), error)
 
 
-def one_line(error: BaseException) -> str:
-    """What a library said, as a part of one line: its first, without what a terminal would obey."""
-    text = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text[:300])
+def all_lines(error: BaseException) -> str:
+    """The same of all lines, joined: torch, for one, says in the later ones which sizes differ."""
+    return _part_of_line(" ".join(str(error).split()), error)
+
+
+def _part_of_line(text: str, error: BaseException) -> str:
+    said = text[:_MOST_SAID] or type(error).__name__
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in said)
+
+
+def os_reason(error: Exception) -> str:
+    """What the system said of a file, without its number and name; of another error its text."""
+    return getattr(error, "strerror", None) or str(error)
 
 
 def some_of(names: list[str]) -> str:
     """``'a', 'b', 'c' (and 4 more)``: enough names for an error of one line."""
     shown = ", ".join(f"'{name}'" for name in names[:_SHOWN])
     return f"{shown} (and {len(names) - _SHOWN} more)" if len(names) > _SHOWN else shown
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of what a library said."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

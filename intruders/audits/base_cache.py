@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..engine.known_base import KnownBase
-from ..errors import CacheError
+from ..errors import CacheError, os_reason
 from ..system.files import user_path
 from ..system.folders import user_cache
 
@@ -91,7 +91,7 @@ class DiskCache:
                 pass
         except OSError as error:
             raise CacheError(
-                f"the cache folder '{self.folder}' cannot be written to ({error.strerror or error}); "
+                f"the cache folder '{self.folder}' cannot be written to ({os_reason(error)}); "
                 "pass another with --cache, or --no-cache"
             ) from None
 
@@ -114,7 +114,7 @@ class DiskCache:
             return None
         except OSError as error:
             warnings.warn(
-                f"entries of the cache folder '{self.folder}' cannot be read ({error.strerror or error}) and are "
+                f"entries of the cache folder '{self.folder}' cannot be read ({os_reason(error)}) and are "
                 "computed again; ask their owner to make them readable, or pass another folder",
                 stacklevel=2,
             )

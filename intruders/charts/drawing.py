@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from ..errors import ResultFileError, missing_extra
+from ..errors import ResultFileError, missing_extra, os_reason
 from ..system.files import user_path, write_atomically
 
 if TYPE_CHECKING:
@@ -106,9 +106,7 @@ def write_drawings(drawings: Sequence[Drawing], folder: str | os.PathLike[str]) 
     try:
         user_path(folder).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ResultFileError(
-            f"cannot make the folder '{folder}': {(error.strerror or '').lower()}"
-        ) from error
+        raise ResultFileError(f"cannot make the folder '{folder}': {os_reason(error).lower()}") from error
     paths = []
     for drawing in drawings:
         stem = user_path(folder) / re.sub(r"[^A-Za-z0-9._-]+", "_", drawing.name)[:150]

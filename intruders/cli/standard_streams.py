@@ -8,7 +8,7 @@ import os
 import sys
 from typing import Any
 
-from ..errors import ResultFileError
+from ..errors import ResultFileError, os_reason
 from ..system.notes import show_warnings_as_notes
 
 # All characters beyond ASCII in the texts of the commands. Others, as in names of models, become a question mark.
@@ -58,7 +58,7 @@ class _Raw(io.FileIO):
                 self._is_left = True
                 if self.fileno() != _STANDARD_ERROR:  # a result and its status need no messages
                     raise ResultFileError(
-                        f"cannot write to standard output: {error.strerror or error}; "
+                        f"cannot write to standard output: {os_reason(error)}; "
                         "choose another place, or make room"
                     ) from error
         return memoryview(data).nbytes

@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 
 from ..charts.text import plural
-from ..errors import SettingError
+from ..errors import SettingError, all_lines
 from .columns import Columns
 from .conversations import causal_example
 from .final_number import final_number
@@ -127,7 +127,7 @@ def read_rows(path: Path, *, no_header: bool = False) -> DataFile:
             return _parquet(path)
     except (ValueError, OSError, csv.Error) as error:
         raise SettingError(
-            f"data file {str(path)!r} cannot be read as {suffix[1:]}: {_one_line(error)}"
+            f"data file {str(path)!r} cannot be read as {suffix[1:]}: {all_lines(error)}"
         ) from error
     raise SettingError(
         f"data file {str(path)!r} has an unknown ending; expected one of {', '.join(SUFFIXES)}"
@@ -326,7 +326,3 @@ def _parquet(path: Path) -> DataFile:
 def _none_for_null(value: Any) -> Any:
     """Return None for the nulls of pandas' nullable types and of its times, which are objects of their own."""
     return None if value is pd.NA or value is pd.NaT else value
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())

@@ -13,7 +13,7 @@ from pathlib import Path
 from ..checkpoints.opening.open import where_training_stopped, without_kept_state
 from ..checkpoints.stored.demo_models import DEMO_MODELS, DemoModel
 from ..checkpoints.stored.locate import locate
-from ..errors import CacheError, CheckpointError, DiskFullError, some_of
+from ..errors import CacheError, CheckpointError, DiskFullError, os_reason, some_of
 from ..system.folders import atomic_folder, follow_umask
 
 
@@ -63,7 +63,7 @@ def _converted(model: DemoModel) -> Path:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _cannot_be_kept(model, target, error.strerror or str(error)) from error
+        raise _cannot_be_kept(model, target, os_reason(error)) from error
     try:
         with atomic_folder(target) as unfinished:
             _write_dequantized(gguf, unfinished)

@@ -6,7 +6,7 @@ from itertools import takewhile
 from typing import Any
 
 from ..data.task import Conversation, Example
-from ..errors import SettingError, one_line
+from ..errors import SettingError, first_line
 
 
 def rendered(tokenizer: Any, example: Example) -> tuple[str, str]:
@@ -30,7 +30,7 @@ def rendered(tokenizer: Any, example: Example) -> tuple[str, str]:
         opened, whole = _texts(tokenizer, conversation)
     except Exception as error:  # a template is a program of its own and raises what it likes
         raise SettingError(
-            f"{where} is a conversation that the tokenizer's chat template refuses: {one_line(error)}"
+            f"{where} is a conversation that the tokenizer's chat template refuses: {first_line(error)}"
         ) from error
     pairs = takewhile(lambda pair: pair[0] == pair[1], zip(opened, whole, strict=False))
     prompt = whole[: sum(1 for _ in pairs)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..errors import SettingError, missing_extra
+from ..errors import SettingError, missing_extra, os_reason
 
 
 def read_text(path: str | Path, where: str) -> str:
@@ -13,7 +13,7 @@ def read_text(path: str | Path, where: str) -> str:
     try:
         return Path(path).read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
+        reason = os_reason(error)
         raise SettingError(f"{where} cannot be read: {reason}") from error
 
 

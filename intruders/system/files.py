@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..errors import DiskFullError, ResultFileError
+from ..errors import DiskFullError, ResultFileError, os_reason
 
 _LEFT_BEHIND = re.compile(r"\..*\.[0-9a-f]{12}\.part", re.DOTALL)
 
@@ -64,7 +64,7 @@ def check_writable(path: str | os.PathLike[str]) -> None:
         probe.touch(exist_ok=False)
         probe.unlink()
     except (OSError, ValueError) as error:
-        raise ResultFileError(f"cannot write '{path}': {_reason(error)}") from error
+        raise ResultFileError(f"cannot write '{path}': {os_reason(error).lower()}") from error
 
 
 def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
@@ -96,7 +96,7 @@ def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
                 part.unlink()
             raise
     except (OSError, ValueError) as error:
-        raise ResultFileError(f"cannot write '{path}': {_reason(error)}") from error
+        raise ResultFileError(f"cannot write '{path}': {os_reason(error).lower()}") from error
 
 
 def read_bytes(path: str | os.PathLike[str]) -> bytes:
@@ -104,7 +104,7 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
     try:
         return user_path(path).read_bytes()
     except (OSError, ValueError) as error:
-        raise ResultFileError(f"cannot read '{path}': {_reason(error)}") from error
+        raise ResultFileError(f"cannot read '{path}': {os_reason(error).lower()}") from error
 
 
 def free_name(path: Path) -> Path:
@@ -137,11 +137,6 @@ def is_left_behind(name: str) -> bool:
     (True, False)
     """
     return _LEFT_BEHIND.fullmatch(name) is not None
-
-
-def _reason(error: OSError | ValueError) -> str:
-    """ValueError is what a path with a null character raises."""
-    return (getattr(error, "strerror", None) or str(error)).lower()
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ..errors import CacheError, CheckpointError, SettingError, some_of
+from ..errors import CacheError, CheckpointError, SettingError, os_reason, some_of
 from .files import as_utf8, hidden_prefix, is_left_behind, is_utf8, stop_on_full_disk, user_path
 
 LOCK = ".lock"  # in a folder that one process at a time may work in
@@ -54,7 +54,7 @@ def atomic_folder(target: str | os.PathLike[str], *, force: bool = False) -> Ite
         try:
             _move_into_place(part, folder, target, force)
         except OSError as error:
-            raise CheckpointError(f"cannot write '{target}': {error.strerror or error}") from error
+            raise CheckpointError(f"cannot write '{target}': {os_reason(error)}") from error
         _flush_entry(folder.parent)
     finally:
         os.close(lock)
@@ -147,7 +147,7 @@ def _make_part(folder: Path) -> tuple[Path, int]:
         try:
             part.mkdir()
         except OSError as error:
-            raise CheckpointError(f"cannot write beside '{folder}': {error.strerror or error}") from error
+            raise CheckpointError(f"cannot write beside '{folder}': {os_reason(error)}") from error
         try:
             lock = os.open(part, os.O_RDONLY)
         except FileNotFoundError:  # another process took it, not locked yet, for one left behind
@@ -234,7 +234,7 @@ def make_folder(folder: Path, name: str = "out") -> None:
             pass
     except OSError as error:
         raise SettingError(
-            f"{name} '{folder}' cannot be written: {error.strerror or error}; choose another folder"
+            f"{name} '{folder}' cannot be written: {os_reason(error)}; choose another folder"
         ) from error
 
 

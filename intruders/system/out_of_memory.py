@@ -7,6 +7,8 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+from ..errors import all_lines
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -29,8 +31,10 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def told_in_one_line(error: BaseException) -> str:
     """Return the line for people; finished parts are kept by whoever keeps them."""
-    said = " ".join(str(error).split())[:200] or type(error).__name__
-    return f"memory ran out ({said}); {ADVICE}; parts that were finished are kept where the command has --out or --keep"
+    return (
+        f"memory ran out ({all_lines(error)}); {ADVICE}; parts that were finished are kept where the command has --out "
+        "or --keep"
+    )
 
 
 class Halving:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
-from ..errors import IntrudersError, in_one_line, missing_extra
+from ..errors import IntrudersError, first_line, in_one_line, missing_extra
 from .allocator import keep_freed_memory
 from .notes import show_warnings_as_notes
 
@@ -165,5 +165,6 @@ def _check_resources(ray: Any, wanted: dict[str, float]) -> None:
 def _reason(error: Exception, cause: BaseException | None) -> str:
     if cause is not None:
         return in_one_line(cause)
-    first = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return f"its worker was lost, however often it was tried again ({type(error).__name__}: {first[:200]})"
+    return (
+        f"its worker was lost, however often it was tried again ({type(error).__name__}: {first_line(error)})"
+    )

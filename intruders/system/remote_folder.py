@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from ..errors import IntrudersError, SettingError, StoreError, missing_extra
+from ..errors import IntrudersError, SettingError, StoreError, all_lines, missing_extra
 from .files import sibling, user_path
 from .folders import user_cache
 
@@ -128,8 +128,7 @@ class RemoteFolder:
         except IntrudersError:
             raise
         except Exception as error:
-            said = " ".join(str(error).split()) or type(error).__name__
-            raise StoreError(f"the store {self.url!r} failed to {what}: {said[:300]}") from error
+            raise StoreError(f"the store {self.url!r} failed to {what}: {all_lines(error)}") from error
 
 
 def _bring(system: Any, there: str, here: Path) -> None:

@@ -20,7 +20,7 @@ from ...checkpoints.opening.open import Source, open_checkpoint
 from ...checkpoints.stored.checkpoint import Checkpoint
 from ...checkpoints.stored.content import Digests, content_digests, require_content
 from ...checkpoints.stored.read_once import read_once
-from ...errors import SettingError
+from ...errors import SettingError, os_reason
 from ...system.callers_process import usual_settings
 from ...system.files import as_utf8
 from ...system.folders import locked_folder, make_folder, require_ours
@@ -239,7 +239,7 @@ def _temporary_folder() -> tempfile.TemporaryDirectory[str]:
     except OSError as error:
         where = f"'{tempfile.tempdir}': " if tempfile.tempdir else ""
         raise SettingError(
-            f"out is not given, and no temporary folder can be made ({where}{error.strerror or error}); pass a folder "
+            f"out is not given, and no temporary folder can be made ({where}{os_reason(error)}); pass a folder "
             "as out, or set TMPDIR to one with room"
         ) from error
 

@@ -14,7 +14,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ...errors import ResultFileError, SettingError
+from ...errors import ResultFileError, SettingError, os_reason
 from ...system.documents import migrated
 from ...system.files import user_path, write_atomically
 from ...system.result_protocol import refuse_others
@@ -187,7 +187,7 @@ class FleetAudit:
                 if not (target.exists() and target.samefile(file)):
                     shutil.copyfile(file, target)
         except OSError as error:
-            raise ResultFileError(f"cannot write '{folder / VECTORS}': {error.strerror or error}") from error
+            raise ResultFileError(f"cannot write '{folder / VECTORS}': {os_reason(error)}") from error
         self.write_table(folder)
 
     def write_table(self, folder: Path) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...checkpoints.pairing.pairing import SkipKind, Skipped
 from ...checkpoints.stored.hub import HubOrigin, origins_in
-from ...errors import BrokenDocumentError, ResultFileError, SettingError
+from ...errors import BrokenDocumentError, ResultFileError, SettingError, all_lines
 from ...settings.number_kinds import is_number, is_whole
 from ...system.documents import get_field, get_float, json_number, migrated
 from ...system.files import read_bytes, write_atomically
@@ -169,8 +169,7 @@ class Audit:
             get_field(document, "schema", "document", int)
             return cls.from_document(migrated(document, str(path), "a saved audit", SCHEMA))
         except (ValueError, OverflowError, RecursionError) as error:
-            why = " ".join(str(error).split())
-            raise ResultFileError(f"'{path}' cannot be read as a saved audit: {why[:300]}") from error
+            raise ResultFileError(f"'{path}' cannot be read as a saved audit: {all_lines(error)}") from error
 
     def plot_similarity(self, name: str) -> Figure:
         """Draw |<x_i, y_j>| of one matrix as a matplotlib figure: base vectors down, tuned vectors across."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ...errors import CheckpointError, one_line
+from ...errors import CheckpointError, first_line
 from ..stored.demo_models import DEMO_MODELS
 from ..stored.hub import split_revision
 
@@ -97,7 +97,7 @@ class AdapterConfig:
         try:
             return re.match(whole, module) is not None
         except (re.error, RecursionError, OverflowError) as error:
-            raise self.wrong(key, f"patterns that re compiles ({one_line(error)})") from None
+            raise self.wrong(key, f"patterns that re compiles ({first_line(error)})") from None
 
     def wrong(self, key: str, expected: str) -> CheckpointError:
         given = str(self.values.get(key))[:60]

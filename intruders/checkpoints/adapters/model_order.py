@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ...errors import PairingError, missing_extra, one_line
+from ...errors import PairingError, first_line, missing_extra
 from ..stored.checkpoint import Checkpoint
 from ..stored.matching import match_names
 
@@ -25,8 +25,8 @@ def names_in_model_order(base: Checkpoint, adapter: str) -> list[str]:
             raise missing_extra(f"reading '{adapter}'", "transformers", "train") from None
         raise PairingError(
             f"the adapter '{adapter}' draws its numbers in the order of the model's modules, and '{base.source}' has "
-            f"no config that transformers makes a model of ({one_line(error)}); pass the model itself, from Python, or "
-            "the model after PEFT's merge_and_unload"
+            f"no config that transformers makes a model of ({first_line(error)}); pass the model itself, from Python, "
+            "or the model after PEFT's merge_and_unload"
         ) from None
     base_of = match_names(base.shapes(), shapes).base_of
     return [base_of[name] for name in shapes if name in base_of]

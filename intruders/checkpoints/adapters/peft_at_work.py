@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ...errors import CheckpointError, IntrudersError, missing_extra, one_line
+from ...errors import CheckpointError, IntrudersError, all_lines, missing_extra
 from ...system.random_state import random_state_kept
 
 _LOCK = threading.RLock()  # the random state and the warnings are the process's
@@ -45,7 +45,7 @@ def peft_at_work(module: str, source: str, most_numbers: int) -> Iterator[None]:
             raise
         except Exception as error:
             raise CheckpointError(
-                f"PEFT cannot make the weight of '{module}' from '{source}': {_in_one_line(error)}; check that config "
+                f"PEFT cannot make the weight of '{module}' from '{source}': {all_lines(error)}; check that config "
                 "and tensors are of one training, or merge it with PEFT and pass the merged model"
             ) from None
 
@@ -61,12 +61,6 @@ def _import_peft() -> None:
         raise missing_extra("reading this adapter", "peft", "train") from None
     finally:
         chatty.setLevel(level)
-
-
-def _in_one_line(error: Exception) -> str:
-    """Join the lines of an error: torch says in the later ones which sizes differ."""
-    text = " ".join(str(error).split())
-    return one_line(ValueError(text)) if text else type(error).__name__
 
 
 @contextmanager

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...errors import CheckpointError, IntrudersError, missing_extra, one_line
+from ...errors import CheckpointError, IntrudersError, first_line, missing_extra
 from ..stored.checkpoint import StoredTensor
 from ..stored.names import natural_order
 from .gguf_layout import GgufField, GgufLayout, GgufTensor
@@ -267,4 +267,6 @@ def _one_line_errors(path: Path) -> Iterator[None]:
     except IntrudersError:
         raise
     except Exception as error:
-        raise CheckpointError(f"'{path}' cannot be read as GGUF by transformers: {one_line(error)}") from None
+        raise CheckpointError(
+            f"'{path}' cannot be read as GGUF by transformers: {first_line(error)}"
+        ) from None

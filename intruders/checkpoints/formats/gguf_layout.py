@@ -17,7 +17,7 @@ from math import prod
 from pathlib import Path
 from typing import TypeVar
 
-from ...errors import CheckpointError
+from ...errors import CheckpointError, os_reason
 from ..stored.names import natural_order
 
 _T = TypeVar("_T")
@@ -85,7 +85,7 @@ def read_gguf_layout(path: Path) -> GgufLayout:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             return _Walk(path, data).layout()
     except OSError as error:
-        raise CheckpointError(f"'{path}' cannot be read: {error.strerror or error}") from None
+        raise CheckpointError(f"'{path}' cannot be read: {os_reason(error)}") from None
     except ValueError:  # mmap's word for an empty file
         raise CheckpointError(f"'{path}' is empty; expected a GGUF file") from None
 

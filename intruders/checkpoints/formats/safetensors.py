@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...errors import CheckpointError, one_line, some_of
+from ...errors import CheckpointError, first_line, os_reason, some_of
 from ..stored.checkpoint import StoredTensor
 from ..stored.json_file import LARGEST_BYTES, parse_json_object, read_json_object
 from ..stored.names import natural_order
@@ -87,7 +87,7 @@ def read_header(path: Path) -> dict[str, HeaderEntry]:
         with path.open("rb") as file:
             text = _header_text(path, size, file.read(8), file)
     except OSError as error:
-        raise CheckpointError(f"'{path}' cannot be read: {error.strerror or error}") from None
+        raise CheckpointError(f"'{path}' cannot be read: {os_reason(error)}") from None
     header = parse_json_object(text, f"the header of '{path}'")
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
@@ -233,7 +233,7 @@ def _read(path: Path, name: str, entry: HeaderEntry, index: int | None) -> Tenso
         with safe_open(path, framework="pt") as file:
             tensor: Tensor = file.get_tensor(name) if index is None else file.get_slice(name)[index]
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"'{name}' cannot be read from '{path}': {one_line(error)}") from None
+        raise CheckpointError(f"'{name}' cannot be read from '{path}': {first_line(error)}") from None
     if tuple(tensor.shape) != entry.shape[0 if index is None else 1 :]:
         raise CheckpointError(
             f"'{path}' changed while it was being read: '{name}' is now {tuple(tensor.shape)}"

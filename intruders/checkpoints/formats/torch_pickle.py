@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ...errors import CheckpointError, one_line, some_of
+from ...errors import CheckpointError, first_line, os_reason, some_of
 from ..stored.checkpoint import StoredTensor
 from ..stored.names import natural_order
 from .memory import is_state_dict
@@ -88,7 +88,7 @@ def _is_old(path: Path) -> bool:
         with path.open("rb") as file:
             start = file.read(len(_OLD))
     except OSError as error:
-        raise CheckpointError(f"'{path}' cannot be read: {error.strerror or error}") from None
+        raise CheckpointError(f"'{path}' cannot be read: {os_reason(error)}") from None
     if start != _OLD and not start.startswith(_ZIP):
         raise CheckpointError(
             f"'{path}' is not a file of torch.save: it begins with {start[:4]!r}; "
@@ -106,10 +106,10 @@ def _require_plain_zip(path: Path) -> None:
             ]
     except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
         raise CheckpointError(
-            f"'{path}' is not a complete file of torch.save ({one_line(error)}); download it again"
+            f"'{path}' is not a complete file of torch.save ({first_line(error)}); download it again"
         ) from None
     except OSError as error:
-        raise CheckpointError(f"'{path}' cannot be read: {error.strerror or error}") from None
+        raise CheckpointError(f"'{path}' cannot be read: {os_reason(error)}") from None
     if packed:
         raise CheckpointError(
             f"'{path}' has compressed records, which torch.save never writes: {some_of(packed)}"
@@ -126,7 +126,7 @@ def _load(path: Path, *, mapped: bool = True) -> Mapping[str, Tensor]:
             "load it where you trust it, and save it as safetensors"
         ) from None
     except Exception as error:  # torch.load raises nearly anything for a damaged file
-        raise CheckpointError(f"'{path}' cannot be read by torch.load: {one_line(error)}") from None
+        raise CheckpointError(f"'{path}' cannot be read by torch.load: {first_line(error)}") from None
     for key in _WEIGHT_KEYS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
@@ -143,5 +143,5 @@ def _what_was_refused(error: Exception) -> str:
     """The name of the global from torch's text of many lines, or a general word for it."""
     for line in str(error).splitlines():
         if "GLOBAL" in line:
-            return f"wants code that is not run here ({one_line(ValueError(line.strip()[:120]))})"
+            return f"wants code that is not run here ({first_line(ValueError(line.strip()[:120]))})"
     return "is damaged or wants code that is not run here"

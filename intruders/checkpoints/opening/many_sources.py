@@ -9,7 +9,7 @@ from pathlib import Path
 
 import xxhash
 
-from ...errors import CheckpointError, SettingError, first_line
+from ...errors import CheckpointError, SettingError, first_line, os_reason
 from ...system.file_digests import add_files
 from ..adapters.peft_adapter import ADAPTER_CONFIG
 from ..stored.demo_models import DEMO_ADAPTERS, DEMO_MODELS
@@ -74,7 +74,7 @@ def _lines_of(file: str) -> list[str]:
         ]
     except (OSError, ValueError) as error:
         raise SettingError(
-            f"the list '@{file}' cannot be read ({getattr(error, 'strerror', None) or error}); "
+            f"the list '@{file}' cannot be read ({os_reason(error)}); "
             "expected a text file with a model on each line; fix the path"
         ) from None
     lines = [line for line in lines if line and not line.startswith("#")]

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...errors import CheckpointError, some_of
+from ...errors import CheckpointError, os_reason, some_of
 from ...system.plugins import FORMATS, plugins_of
 from ..adapters.adapter import Adapter
 from ..adapters.kohya import looks_like_adapter, single_file_adapter
@@ -128,7 +128,7 @@ def _located(text: str) -> Checkpoint | Adapter:
     try:
         return _opened(text)
     except OSError as error:
-        raise CheckpointError(f"'{text}' cannot be read: {error.strerror or error}") from None
+        raise CheckpointError(f"'{text}' cannot be read: {os_reason(error)}") from None
 
 
 def _opened(text: str) -> Checkpoint | Adapter:

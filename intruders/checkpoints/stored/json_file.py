@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ...errors import CheckpointError, one_line
+from ...errors import CheckpointError, first_line, os_reason
 
 LARGEST_BYTES = 100_000_000  # the limit safetensors puts on its headers; no config or index comes near it
 
@@ -23,7 +23,7 @@ def parse_json_object(text: bytes, where: str) -> dict[str, Any]:
             text.decode("utf-8"), object_pairs_hook=_unique_keys, parse_constant=_named_constant
         )
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
-        reason = "nested too deeply" if isinstance(error, RecursionError) else one_line(error)
+        reason = "nested too deeply" if isinstance(error, RecursionError) else first_line(error)
         raise CheckpointError(f"{where} is not valid JSON ({reason}); download it again") from None
     if not isinstance(value, dict):
         raise CheckpointError(f"{where} contains a JSON {type(value).__name__}; expected an object")
@@ -40,7 +40,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
             )
         text = path.read_bytes()
     except OSError as error:
-        raise CheckpointError(f"'{path}' cannot be read: {error.strerror or error}") from None
+        raise CheckpointError(f"'{path}' cannot be read: {os_reason(error)}") from None
     return parse_json_object(text, f"'{path}'")
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ...errors import CheckpointError
+from ...errors import CheckpointError, os_reason
 from ..formats.safetensors import INDEX_SUFFIX
 
 SHARD_BYTES = 5 * 10**9  # transformers' own limit
@@ -118,7 +118,7 @@ def write_safetensors(
                 if after_each is not None:
                     after_each()
     except OSError as error:
-        raise CheckpointError(f"cannot write '{path}': {error.strerror or error}") from error
+        raise CheckpointError(f"cannot write '{path}': {os_reason(error)}") from error
 
 
 def _planned_shards(tensors: Sequence[PlannedTensor], shard_bytes: int) -> list[list[PlannedTensor]]:

@@ -15,7 +15,7 @@ from ...data.load_task import load_task
 from ...data.local_files import SUFFIXES, read_rows
 from ...data.task import Example, Task
 from ...data.values import as_text, is_missing
-from ...errors import SettingError
+from ...errors import SettingError, os_reason
 from ...models.answers import generated_answers
 from ...models.encoding import encode_parts
 from ...models.tuned_model import OpenedModel
@@ -124,7 +124,7 @@ def read_prompts(file: str) -> list[str]:
             # Not by splitlines, which also splits at characters inside a line, such as U+2028.
             prompts = [line for line in path.read_text(encoding="utf-8-sig").split("\n") if line.strip()]
         except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or str(error)
+            reason = os_reason(error)
             raise SettingError(
                 f"prompts '{file}' cannot be read: {reason}; pass a text or data file"
             ) from error

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...errors import StoreError, one_line
+from ...errors import StoreError, first_line
 from ...system.files import write_atomically
 from ...system.remote_folder import RemoteFolder
 from .run_record import RunRecord
@@ -73,7 +73,7 @@ class Store(RemoteFolder):
             record: dict[str, Any] = json.loads(content)
         except ValueError as error:
             raise StoreError(
-                f"{where!r} cannot be read as the record of a run: {one_line(error)}; restore it, or remove it"
+                f"{where!r} cannot be read as the record of a run: {first_line(error)}; restore it, or remove it"
             ) from None
         return record
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from ...errors import IntrudersError, one_line
+from ...errors import IntrudersError, first_line
 
 Decision = TypeVar("Decision")
 
@@ -24,7 +24,7 @@ def decided_by_first(decide: Callable[[], Decision], state: Any) -> Decision:
             decided = decide()
         except Exception as error:
             failure = error
-    told: list[Any] = [decided, None if failure is None else one_line(failure)]
+    told: list[Any] = [decided, None if failure is None else first_line(failure)]
     answer, text = broadcast_object_list(told)
     if failure is not None:
         raise failure

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ...checkpoints.formats.memory import has_adapters
-from ...errors import ResultFileError, SettingError, some_of
+from ...errors import ResultFileError, SettingError, os_reason, some_of
 from ...system.documents import read_document
 from ...system.files import free_name, write_atomically
 from ...system.folders import atomic_folder, check_target, follow_umask
@@ -63,7 +63,7 @@ class KeptState:
             self.folder.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ResultFileError(
-                f"cannot write '{self.folder}': {error.strerror or error}; choose another folder"
+                f"cannot write '{self.folder}': {os_reason(error)}; choose another folder"
             ) from error
         check_target(self.folder, force=True)
 

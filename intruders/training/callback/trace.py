@@ -11,7 +11,7 @@ import pandas as pd
 
 from ...audits.result.audit_result import Audit
 from ...audits.result.frames import vector_frame
-from ...errors import ResultFileError, SettingError
+from ...errors import ResultFileError, SettingError, os_reason
 from ...system.files import check_writable, free_name, write_atomically
 
 
@@ -27,7 +27,7 @@ def check_trace(trace: Path) -> None:
     except OSError as error:
         raise ResultFileError(
             f"cannot write the trace '{trace}': the folder '{trace.parent}' cannot be made "
-            f"({(error.strerror or str(error)).lower()}); choose another path"
+            f"({os_reason(error).lower()}); choose another path"
         ) from error
     check_writable(trace)
     if trace.is_file():
