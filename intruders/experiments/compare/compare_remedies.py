@@ -37,7 +37,7 @@ from ...system.progress import Progress, silent
 from ..bench.bench import Bench
 from ..bench.curve import ALONG_CURVE
 from ..bench.data_shares import DataShare, DataShares, split_data
-from ..bench.given_sides import GivenSides
+from ..bench.given_sides import GivenSides, OpenedSides
 from ..bench.live_models import answered_by, opened_live
 from ..bench.measuring import Measuring
 from ..bench.point import point_of
@@ -138,29 +138,16 @@ def compare_remedies(
         of_base = _base_outcomes(sides.base_source, loading, measuring, data, kept, tally)
         learned: Doses | str = "were not asked for"
         if of_doses := Doses.name in names:
-            learning = HealSettings(
-                allow=comparison.allow,
-                max_tokens=losses.max_tokens or HEALING.max_tokens,
-                estimate=losses.estimate,
-            )
-            trained = DataShare("training", {}, {first: tasks[first].train[: scores.max_examples]})
-            learned = kept_doses(
+            learned = _learned(
+                sides,
+                corpora,
+                measuring,
+                data,
+                scores.max_examples,
+                comparison.allow,
+                loading,
                 kept,
-                {
-                    "doses": learning.recorded(),
-                    "share": [share.fingerprint() for share in (trained, *data.choice)],
-                    "learned on": [first, next(iter(corpora))],
-                },
-                lambda: learned_doses(
-                    sides,
-                    corpora,
-                    tasks,
-                    learning,
-                    scores.max_examples,
-                    seed,
-                    loading,
-                    progress,
-                ),
+                progress,
             )
         stacks = sides.stacks
         matrices = TunedMatrices(stacks, pairing.pairs, audited, settings, compute.torch_device())
@@ -177,10 +164,7 @@ def compare_remedies(
                 target=compared.target,
                 settings={
                     **comparison.recorded(),
-                    "k": audited.k,
-                    "epsilon": audited.epsilon,
-                    "include": list(audited.settings.get("include") or ()),
-                    "exclude": list(audited.settings.get("exclude") or ()),
+                    **_settings_of_audit(audited),
                     "seed": seed,
                     "task": described_task(compared.target, scores),
                     "data_seed": data_seed,
@@ -199,6 +183,49 @@ def compare_remedies(
                 remedies=rows,
                 others=bench.other_names,
             )
+
+
+def _learned(
+    sides: OpenedSides,
+    corpora: Mapping[str, list[Corpus]],
+    measuring: Measuring,
+    data: DataShares,
+    max_examples: int | None,
+    allow: float,
+    loading: Loading,
+    kept: KeptOutcomes,
+    progress: Progress,
+) -> Doses | str:
+    """Learn the remedy ``doses`` on the text and on training rows of the first task, or read it where it was kept.
+
+    The reason instead where it cannot be learned.
+    """
+    losses, tasks = measuring.losses, measuring.tasks
+    learning = HealSettings(
+        allow=allow, max_tokens=losses.max_tokens or HEALING.max_tokens, estimate=losses.estimate
+    )
+    first = next(iter(tasks))
+    trained = DataShare("training", {}, {first: tasks[first].train[:max_examples]})
+    return kept_doses(
+        kept,
+        {
+            "doses": learning.recorded(),
+            "share": [share.fingerprint() for share in (trained, *data.choice)],
+            "learned on": [first, next(iter(corpora))],
+        },
+        lambda: learned_doses(
+            sides, corpora, tasks, learning, max_examples, measuring.seed, loading, progress
+        ),
+    )
+
+
+def _settings_of_audit(audited: Audit) -> dict[str, Any]:
+    return {
+        "k": audited.k,
+        "epsilon": audited.epsilon,
+        "include": list(audited.settings.get("include") or ()),
+        "exclude": list(audited.settings.get("exclude") or ()),
+    }
 
 
 def _healing(
