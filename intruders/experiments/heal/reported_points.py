@@ -12,7 +12,7 @@ from ..doses.dose_groups import ELSEWHERE
 from .heal_bench import HealBench
 from .heal_data import HealData
 from .healing import BASE, CURVE, HEALED, INTERPOLATION, INTRUDERS, MEAN_DOSE, SHUFFLED, TUNED, HealedPoint
-from .measured_points import Report
+from .report import Report
 
 # Interpolations that are measured besides the one of the healed model's task loss.
 _ALPHAS = (0.25, 0.5, 0.75)

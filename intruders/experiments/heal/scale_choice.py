@@ -18,7 +18,7 @@ from .heal_data import HealData, load_tasks, load_texts
 from .heal_session import session_of
 from .heal_settings import HEALING, HealSettings
 from .healing import BASE, TUNED, HealedPoint
-from .measured_points import Report
+from .report import Report
 
 CHOSEN = "chosen"
 SCHEMA = 1

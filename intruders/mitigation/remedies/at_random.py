@@ -43,14 +43,8 @@ def at_random(remedy: Remedy, seed: int, cases: Sequence[Case]) -> Remedy | None
 
     None where it chooses nothing that can be drawn.
     """
-    if type(remedy) is Budget:
-        return _permuted(remedy, seed, cases)
-    if type(remedy) is Doses:
-        return _exchanged(remedy, seed, cases)
-    for kind, drawn in _DRAWN.items():
-        if type(remedy) is kind:
-            return drawn(remedy, seed)
-    return None
+    drawn = _DRAWN.get(type(remedy))
+    return None if drawn is None else drawn(remedy, seed, cases)
 
 
 @dataclass(frozen=True)
@@ -219,15 +213,17 @@ def _seed(text: str) -> int:
 
 
 _DRAWN: dict[type[Remedy], Callable[..., Remedy]] = {
-    ScaledIntruders: lambda remedy, seed: RandomVectors(remedy.scale, seed, remedy.which),
-    Heads: lambda remedy, seed: RandomHeads(quota=remedy.quota, seed=seed),
-    Layers: lambda remedy, seed: RandomLayers(remedy.quota, seed=seed),
-    Lines: lambda remedy, seed: RandomLines(remedy.alpha, seed=seed),
-    Truncate: lambda remedy, seed: RandomTerms(remedy.energy, seed=seed),
-    DGHard: lambda remedy, seed: RandomTermsOfNoise(remedy.factor, seed=seed),
-    Directions: lambda remedy, seed: RandomDirections(remedy.k, seed=seed),
-    Project: lambda remedy, seed: RandomFrames(remedy.k, seed=seed),
-    Trim: lambda remedy, seed: RandomEntries(remedy.density, seed),
-    FAPM: lambda remedy, seed: RandomEntries(remedy.density, seed),
-    Surgery: lambda remedy, seed: replace(remedy, mode="random_index", seed=seed),
+    ScaledIntruders: lambda remedy, seed, _: RandomVectors(remedy.scale, seed, remedy.which),
+    Heads: lambda remedy, seed, _: RandomHeads(quota=remedy.quota, seed=seed),
+    Layers: lambda remedy, seed, _: RandomLayers(remedy.quota, seed=seed),
+    Lines: lambda remedy, seed, _: RandomLines(remedy.alpha, seed=seed),
+    Truncate: lambda remedy, seed, _: RandomTerms(remedy.energy, seed=seed),
+    DGHard: lambda remedy, seed, _: RandomTermsOfNoise(remedy.factor, seed=seed),
+    Directions: lambda remedy, seed, _: RandomDirections(remedy.k, seed=seed),
+    Project: lambda remedy, seed, _: RandomFrames(remedy.k, seed=seed),
+    Trim: lambda remedy, seed, _: RandomEntries(remedy.density, seed),
+    FAPM: lambda remedy, seed, _: RandomEntries(remedy.density, seed),
+    Surgery: lambda remedy, seed, _: replace(remedy, mode="random_index", seed=seed),
+    Budget: _permuted,
+    Doses: _exchanged,
 }
