@@ -35,5 +35,5 @@ def test_a_folder_of_checkpoints_is_answered_with_their_names(tmp_path: Path) ->
     for number in (20, 100):
         (tmp_path / "run" / f"checkpoint-{number}").mkdir(parents=True)
         (tmp_path / "run" / f"checkpoint-{number}" / "adapter_config.json").write_text("{}")
-    with pytest.raises(CheckpointError, match="'checkpoint-100', 'checkpoint-20'; pass one of these"):
+    with pytest.raises(CheckpointError, match="'checkpoint-20', 'checkpoint-100'; pass one of these"):
         intruders.evaluate(str(tmp_path / "run"), losses=intruders.LossSettings(loss_on=("pydoc",)))
