@@ -141,3 +141,15 @@ def _saved(folder: Path, model: Any, tokenizer: Any) -> Path:
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def write_files_of_a_model(folder: Path) -> None:
+    """Write what lies in a model's folder, as text: what is read of it, and the notes of a person."""
+    for name, content in {
+        "config.json": "{}",
+        "model.safetensors": "numbers",
+        "tokenizer.json": "words",
+        "notes.md": "of a person",
+        "special_tokens_map.json": "[]",
+    }.items():
+        (folder / name).write_text(content)

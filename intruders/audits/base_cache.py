@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ..engine.known_base import KnownBase
 from ..errors import CacheError, os_reason
-from ..system.files import user_path
+from ..system.files import is_left_behind, user_path
 from ..system.folders import user_cache
 
 # Part of every key: raise it when the meaning of an entry changes.
@@ -177,8 +177,8 @@ class DiskCache:
         # What kills left behind: a part of a download or of a write, and a folder of an earlier version's download.
         parts = [
             part
-            for name in (".*.safetensors.*.part", "*.partial")
-            for part in self.folder.glob(f"{_DIGIT}/{name}")
+            for part in self.folder.glob(f"{_DIGIT}/*")
+            if is_left_behind(part.name) or part.suffix == ".partial"
         ]
         for file in [*files, *parts]:
             if file.is_dir():

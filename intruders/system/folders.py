@@ -7,7 +7,6 @@ import errno
 import fcntl
 import glob
 import os
-import secrets
 import shutil
 import stat
 import sys
@@ -17,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..errors import CacheError, CheckpointError, SettingError, os_reason, some_of
-from .files import as_utf8, hidden_prefix, is_left_behind, is_utf8, stop_on_full_disk, user_path
+from .files import as_utf8, hidden_prefix, is_left_behind, is_utf8, sibling, stop_on_full_disk, user_path
 
 LOCK = ".lock"  # in a folder that one process at a time may work in
 
@@ -81,7 +80,7 @@ def follow_umask(folder: Path) -> None:
 
     safetensors, by which transformers and PEFT write weights, makes files for their owner alone, whatever the umask.
     """
-    probe = folder / f"{hidden_prefix(folder)}{secrets.token_hex(6)}{_UNFINISHED}"
+    probe = sibling(folder / folder.name)
     probe.touch(exist_ok=False)  # the umask itself can only be read by setting it, for all threads
     mode = stat.S_IMODE(probe.stat().st_mode)
     probe.unlink()
@@ -143,7 +142,7 @@ def _make_part(folder: Path) -> tuple[Path, int]:
     for entry in folder.parent.glob(f"{glob.escape(prefix)}*{_UNFINISHED}"):
         _remove_if_left_behind(entry)
     while True:
-        part = folder.with_name(f"{prefix}{secrets.token_hex(6)}{_UNFINISHED}")
+        part = sibling(folder)
         try:
             part.mkdir()
         except OSError as error:

@@ -1,4 +1,4 @@
-"""What a run trains from: its rows, the model prepared by its method, and what is kept of the start."""
+"""What a run trains from: its rows, the model prepared by its method, and the start that it is measured from."""
 
 from __future__ import annotations
 

@@ -13,6 +13,7 @@ from intruders.errors import SettingError
 from intruders.training.finetune import finetune
 from intruders.training.run_folder import RunFolder
 from intruders.training.run_inputs import content_of_model
+from tests.tiny import write_files_of_a_model
 from tests.training.tiny_runs import Interrupt, config_of
 
 TEXT = "alpha beta gamma delta epsilon zeta eta theta"
@@ -59,13 +60,6 @@ def test_a_run_whose_text_is_restored_goes_on(llama: Path, tmp_path: Path) -> No
 
 
 def test_a_run_stores_what_its_training_depends_on(tmp_path: Path) -> None:
-    for name, content in {
-        "config.json": "{}",
-        "model.safetensors": "numbers",
-        "tokenizer.json": "words",
-        "notes.md": "of a person",
-        "special_tokens_map.json": "[]",
-    }.items():
-        (tmp_path / name).write_text(content)
+    write_files_of_a_model(tmp_path)
     stored = b"config.json 2 {}model.safetensors 7 numberstokenizer.json 5 words"
     assert content_of_model(str(tmp_path)) == xxhash.xxh3_128(stored).hexdigest()

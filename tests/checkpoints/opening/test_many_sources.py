@@ -12,6 +12,7 @@ import xxhash
 from intruders.checkpoints.opening.many_sources import digest_of, each_source
 from intruders.errors import CheckpointError
 from intruders.system.file_digests import add_files
+from tests.tiny import write_files_of_a_model
 
 
 def test_models_of_a_collection(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,14 +84,7 @@ def test_the_digest_of_a_split_model_contains_every_part(tmp_path: Path) -> None
 def test_the_digest_is_of_what_is_read_of_a_model_with_its_weight_in_a_sum(tmp_path: Path) -> None:
     model = tmp_path / "model"
     model.mkdir()
-    for name, content in {
-        "config.json": "{}",
-        "model.safetensors": "numbers",
-        "tokenizer.json": "words",
-        "notes.md": "of a person",
-        "special_tokens_map.json": "[]",
-    }.items():
-        (model / name).write_text(content)
+    write_files_of_a_model(model)
     files = b"config.json 2 {}model.safetensors 7 numbersspecial_tokens_map.json 2 []tokenizer.json 5 words"
     assert digest_of(str(model)) == xxhash.xxh3_128(b"1.0 " + files).hexdigest()
     both = f"{model}@0.5+{model}@0.25"
