@@ -12,6 +12,7 @@ from torch import nn
 from ..data.task import Kind
 from ..errors import CheckpointError, MissingDependencyError, first_line, some_of
 from .encoding import pad_token_id
+from .half_products import speed_up_half
 from .loading_settings import AS_STORED, Loading
 from .memory_plan import require_memory
 from .stored_dtype import dtype_to_load
@@ -155,6 +156,7 @@ def _placed(model: Any, loading: Loading) -> nn.Module:
     elif loading.device_map is None:
         model = model.to(loading.torch_device())
     loaded: nn.Module = model
+    speed_up_half(loaded)
     return loaded
 
 

@@ -24,6 +24,7 @@ from ...checkpoints.stored.checkpoint import Checkpoint
 from ...checkpoints.stored.matrices import MatrixView, put_back
 from ...errors import PairingError
 from ...linalg.low_rank import LowRank
+from ...models.half_products import is_plain_linear
 from .dose_groups import ELSEWHERE, DoseGroups
 
 # What torch calls a parametrized tensor in a state dict, and the name that it had.
@@ -273,5 +274,5 @@ def _is_quantized(module: nn.Module) -> bool:
 
 def _has_branch(module: nn.Module, name: str) -> bool:
     """Return whether the module only computes ``W x`` for a weight W, or only looks its rows up."""
-    is_linear = type(module) is nn.Linear or type(module).__name__ == "Conv1D" or _is_quantized(module)
+    is_linear = is_plain_linear(module) or type(module).__name__ == "Conv1D" or _is_quantized(module)
     return name == "weight" and (is_linear or type(module) is nn.Embedding)
