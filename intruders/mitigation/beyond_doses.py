@@ -11,7 +11,7 @@ from ..checkpoints.pairing.pair_sides import pair_sides
 from ..checkpoints.stored.checkpoint import Checkpoint
 from ..checkpoints.stored.matching import match_names
 from ..checkpoints.stored.names import HEAD, may_be_same, tensor_of, tied_head
-from ..checkpoints.stored.selection import Selection
+from ..checkpoints.stored.selection import EVERY_MATRIX
 from ..errors import SettingError, some_of
 
 _MERGE = "merge it into its base (merge_and_unload in PEFT, save_pretrained), and pass the merged checkpoint"
@@ -31,7 +31,7 @@ def require_only_matrices(sides: tuple[Checkpoint, Opened]) -> None:
     adapters = [part for part, _ in parts_of(tuned) if isinstance(part, Adapter)]
     if not adapters:
         return
-    pairing = pair_sides(*sides, Selection(include_embeddings=True))
+    pairing = pair_sides(*sides, EVERY_MATRIX)
     paired = {tensor_of(pair.name) for pair in pairing.pairs}
     embedding = tied_head(base.tensors, base.config)
     shared = sorted(paired & {embedding, HEAD}) if embedding is not None else []

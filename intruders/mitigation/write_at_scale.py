@@ -14,9 +14,9 @@ import torch
 
 from ..checkpoints.opening.open import Source
 from ..checkpoints.pairing.open_sides import named_sides, open_sides
-from ..checkpoints.pairing.pair_sides import EVERYTHING, pair_sides
+from ..checkpoints.pairing.pair_sides import pair_sides
 from ..checkpoints.stored.checkpoint import Checkpoint
-from ..checkpoints.stored.selection import Selection
+from ..checkpoints.stored.selection import AS_AUDITED, Selection
 from ..errors import SettingError
 from ..linalg.pair import Pair
 from ..system.callers_process import usual_settings
@@ -60,7 +60,7 @@ def write_at_scale(
     scale: float,
     out: str | os.PathLike[str],
     *,
-    selection: Selection = EVERYTHING,
+    selection: Selection = AS_AUDITED,
     form: str = "auto",
     force: bool = False,
     progress: Progress = silent,

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import intruders
 from intruders.audits.base_cache import DiskCache
-from intruders.checkpoints.stored.selection import Selection
+from intruders.checkpoints.stored.selection import AS_AUDITED
 from intruders.errors import NonFiniteError, SettingError
 from intruders.linalg.whole_base import WholeBase
 
@@ -130,7 +130,7 @@ def test_a_matrix_that_is_not_finite_is_refused_by_name(tmp_path: Path) -> None:
 def test_the_size_is_told_before(tmp_path: Path) -> None:
     from intruders.audits.preparation import Preparation
 
-    preparation = Preparation.of(model(), Selection())
+    preparation = Preparation.of(model(), AS_AUDITED)
     prepared = intruders.prepare(model(), out=tmp_path)
     assert prepared.bytes == preparation.bytes == 4 * (600 * 300 + 2 * 650 * 300)
     stored = sum(file.stat().st_size for file in tmp_path.rglob("*.safetensors"))

@@ -14,7 +14,7 @@ from ..opening.model_sum import Part, parts_of
 from ..opening.open import Opened, Source, open_checkpoint, open_source
 from ..stored.checkpoint import Checkpoint, StoredTensor
 from ..stored.selected import reason_to_skip, selected_matrices
-from ..stored.selection import Selection
+from ..stored.selection import AS_AUDITED
 from .pair_sides import pair_sides
 
 SCHEMA = 1
@@ -149,7 +149,7 @@ def _outlook(opened: Opened, base: Checkpoint | None) -> tuple[int | None, Count
         return len(pairing.pairs), Counter(skipped.reason for skipped in pairing.skipped), pairing.matched
     if not isinstance(opened, Checkpoint):
         return None, Counter(), []
-    selection = Selection()
+    selection = AS_AUDITED
     reasons = [reason_to_skip(name, stored, selection) for name, stored in opened.tensors.items()]
     return (
         len(selected_matrices(opened, selection)),

@@ -6,17 +6,15 @@ from ..opening.model_sum import ModelSum, parts_of
 from ..opening.open import Opened
 from ..stored.checkpoint import Checkpoint
 from ..stored.selected import require_selection
-from ..stored.selection import Selection
+from ..stored.selection import AS_AUDITED, Selection
 from .names_of_base import under_common_names
 from .paired_rows import paired_rows
 from .pairing import Pairing
 from .side import sides_of
 from .trained_base import notes_on_trained_base
 
-EVERYTHING = Selection()
 
-
-def pair_sides(base: Checkpoint, tuned: Opened, selection: Selection = EVERYTHING) -> Pairing:
+def pair_sides(base: Checkpoint, tuned: Opened, selection: Selection = AS_AUDITED) -> Pairing:
     """Pair every matrix of the base that the tuned side may have changed; list the rest with its reason.
 
     Args:

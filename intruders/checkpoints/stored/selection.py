@@ -75,3 +75,8 @@ class Selection(Settings):
             f"{', '.join(given[:3])} leaves none of the {len(matrices)} matrices of '{source}'; "
             f"expected patterns that leave one or more; {what_to_do}"
         )
+
+
+AS_AUDITED = Selection()
+# Also embeddings and heads, which an audit leaves out: an update is complete only with them.
+EVERY_MATRIX = Selection(include_embeddings=True)

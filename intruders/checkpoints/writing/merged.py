@@ -25,7 +25,7 @@ from ..stored.checkpoint import Checkpoint, StoredTensor
 from ..stored.matching import match_names
 from ..stored.matrices import MatrixView, common_matrices, matrices_of, not_a_matrix
 from ..stored.names import HEAD, may_be_same
-from ..stored.selection import Selection
+from ..stored.selection import EVERY_MATRIX
 from .finite import require_finite
 from .shards import PlannedTensor
 from .written_matrices import WrittenMatrix, WrittenNames, require_written, written_matrices
@@ -165,7 +165,7 @@ def _merged_checkpoint(
     before, _, _ = under_common_names(base, [part for part, _ in parts_of(tuned)])
     names = WrittenNames.of(base, before)
     whole = _replaced_whole(before, tuned)
-    pairs = {pair.name: pair for pair in pair_sides(base, tuned, Selection(include_embeddings=True)).pairs}
+    pairs = {pair.name: pair for pair in pair_sides(base, tuned, EVERY_MATRIX).pairs}
     views = {name: _matrices(before, name, before.shape(name)) for name in before.tensors}
     written: set[str] = set()
 

@@ -14,10 +14,8 @@ import torch
 from ...audits.audit import audited_whole
 from ...audits.audit_settings import ANYWHERE, AS_USUAL, AuditSettings, Compute
 from ...audits.result.audit_result import Audit
-from ...checkpoints.pairing.pair_sides import pair_sides
 from ...checkpoints.pairing.pairing import PairedMatrix
 from ...checkpoints.stored.names import ModulePath, module_paths
-from ...checkpoints.stored.selection import Selection
 from ...data.columns import Columns
 from ...data.corpora import Corpus, load_corpora
 from ...data.load_task import load_task
@@ -175,8 +173,7 @@ class _Work:
         progress("open the models", 0, 1)
         language, scored = open_to_dose(self.sides, tasks, self.loading)
         device = next(language.model.parameters()).device
-        pairs = pair_sides(*self.sides.both, Selection(include_embeddings=True)).pairs
-        updates = read_updates(pairs, "matrix", device, progress, language.dtype).in_directions()
+        updates = read_updates(self.sides.pairs, "matrix", device, progress, language.dtype).in_directions()
         if not updates.names:
             raise SettingError(
                 f"'{self.sides.tuned}' changes nothing in '{self.sides.base_source}', so no loss rose; pass the "
@@ -184,7 +181,7 @@ class _Work:
             )
         of_intruders = self._inside_intruders(audit, audited, updates, device)
         inside = DoseVector(torch.zeros(len(of_intruders), device=device))
-        in_models = in_doses(language, scored, self.sides, pairs, updates, "direction", tasks)
+        in_models = in_doses(language, scored, self.sides, updates, "direction", tasks)
         with in_models as (groups, doses), ExitStack() as entered:
             for model in distinct_models(language, scored):
                 entered.enter_context(

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from ...checkpoints.opening.open import Opened
 from ...checkpoints.pairing.names_of_base import with_stacks_of
 from ...checkpoints.pairing.open_sides import open_sides
+from ...checkpoints.pairing.pair_sides import pair_sides
+from ...checkpoints.pairing.pairing import PairedMatrix
 from ...checkpoints.pairing.sides_on_disk import sides_on_disk
 from ...checkpoints.stored.checkpoint import Checkpoint
+from ...checkpoints.stored.selection import EVERY_MATRIX
 from ...models.finetuned_folder import data_seed_of
 from ...models.loading_settings import Loading
 from ...models.model_digest import digest_of_model
@@ -70,6 +75,11 @@ class OpenedSides:
     def stacks(self) -> Checkpoint:
         """The base with the stacks of experts that the tuned model has."""
         return with_stacks_of(self.before, self.after)
+
+    @cached_property
+    def pairs(self) -> Sequence[PairedMatrix]:
+        """Every matrix that the tuned model may have changed, embeddings and heads among them."""
+        return pair_sides(*self.both, EVERY_MATRIX).pairs
 
     @property
     def loaded(self) -> list[str]:

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from ...checkpoints.pairing.in_memory import BaseInMemory
-from ...checkpoints.pairing.pairing import PairedMatrix
 from ...checkpoints.stored.checkpoint import Checkpoint
 from ...checkpoints.stored.names import tensor_of
 from ...data.task import Task
@@ -80,11 +79,11 @@ def opens_base(sides: OpenedSides, tasks: Mapping[str, Task]) -> bool:
     return is_adapter and all(task.kind == "causal" for task in tasks.values())
 
 
-def dosed_elsewhere(sides: OpenedSides, model: nn.Module, pairs: Sequence[PairedMatrix]) -> list[str]:
+def dosed_elsewhere(sides: OpenedSides, model: nn.Module) -> list[str]:
     """Return other tuned tensors, such as norms, which only a checkpoint can store in a dose."""
     if not isinstance(sides.after, Checkpoint):
         return []
-    return tuned_elsewhere(model, sides.stacks, [pair.name for pair in pairs])
+    return tuned_elsewhere(model, sides.stacks, [pair.name for pair in sides.pairs])
 
 
 @contextmanager
@@ -92,7 +91,6 @@ def in_doses(
     language: OpenedModel,
     scored: Scored,
     sides: OpenedSides,
-    pairs: Sequence[PairedMatrix],
     updates: Updates,
     per: str,
     tasks: Mapping[str, Task],
@@ -103,12 +101,11 @@ def in_doses(
       language: the model of texts.
       scored: the models of tasks.
       sides: base and tuned model.
-      pairs: the tuned matrices.
       updates: their updates.
       per: what has a dose of its own.
       tasks: that are measured.
     """
-    others = dosed_elsewhere(sides, language.model, pairs)
+    others = dosed_elsewhere(sides, language.model)
     groups = dose_groups(updates.names, per, updates.ranks, with_elsewhere=bool(others))
     doses = DoseVector(torch.ones(len(groups.names), device=next(language.model.parameters()).device))
     is_base = opens_base(sides, tasks)

@@ -13,10 +13,8 @@ from ...audits.audit_settings import ANYWHERE, AS_USUAL, AuditSettings, Compute
 from ...audits.result.audit_result import Audit
 from ...checkpoints.adapters.adapter import Adapter
 from ...checkpoints.opening.open import Opened
-from ...checkpoints.pairing.pair_sides import pair_sides
 from ...checkpoints.pairing.pairing import PairedMatrix, SkipKind
 from ...checkpoints.stored.names import tensor_of
-from ...checkpoints.stored.selection import Selection
 from ...data.columns import Columns
 from ...data.load_task import described_task
 from ...data.names_given import names_given
@@ -30,7 +28,7 @@ from ...settings.seeds import check_seeds
 from ...system.callers_process import apart_from_caller
 from ...system.files import user_path
 from ...system.progress import Progress, silent
-from ..bench.given_sides import GivenSides
+from ..bench.given_sides import GivenSides, OpenedSides
 from .heal_data import load_tasks, load_texts, read_prompts
 from .heal_session import Session, Told, untold
 from .heal_settings import HEALING, HealSettings
@@ -115,8 +113,7 @@ def heal(
     if isinstance(audit, str | os.PathLike):
         audit = Audit.load(audit)
     sides = sources.open()
-    pairs = pair_sides(*sides.both, Selection(include_embeddings=True)).pairs
-    written_form = _checked_form(form, sides.after, pairs)
+    written_form = _checked_form(form, sides)
     key = {
         **sides.key(loading),
         "settings": settings.recorded(),
@@ -155,10 +152,9 @@ def heal(
         if (finished := finished_before()) is not None:
             return finished
         pairing, found_audit, _ = audited_whole(*sides.both, audit, compute, progress)
-        _require_written(pairs, found_audit, settings.per)
+        _require_written(sides.pairs, found_audit, settings.per)
         session = Session(
             sides,
-            pairs,
             settings,
             seed,
             progress,
@@ -196,18 +192,18 @@ def heal(
     return healing
 
 
-def _checked_form(form: str, tuned: Opened, pairs: Sequence[PairedMatrix]) -> str:
+def _checked_form(form: str, sides: OpenedSides) -> str:
     """Return the form to write.
 
     Raises:
       SettingError: an adapter cannot store the doses.
     """
-    chosen = ("adapter" if isinstance(tuned, Adapter) else "checkpoint") if form == "auto" else form
-    dense = [pair.name for pair in pairs if pair.rank is None]
+    chosen = ("adapter" if isinstance(sides.after, Adapter) else "checkpoint") if form == "auto" else form
+    dense = [pair.name for pair in sides.pairs if pair.rank is None]
     if chosen == "adapter" and dense:
         raise SettingError(
-            f"the update of '{dense[0]}' in '{tuned.source}' has no low rank, so no adapter can store it in a dose; "
-            "pass --as checkpoint"
+            f"the update of '{dense[0]}' in '{sides.after.source}' has no low rank, so no adapter can store it in a "
+            "dose; pass --as checkpoint"
         )
     return chosen
 

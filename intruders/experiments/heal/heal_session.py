@@ -12,9 +12,7 @@ import torch
 from ...audits.audit_settings import Compute
 from ...audits.result.audit_result import Audit
 from ...charts.text import plural
-from ...checkpoints.pairing.pair_sides import pair_sides
 from ...checkpoints.pairing.pairing import PairedMatrix
-from ...checkpoints.stored.selection import Selection
 from ...data.corpora import Corpus
 from ...data.task import Task
 from ...errors import SettingError
@@ -59,7 +57,6 @@ class Session:
     """One healing: opens the models, learns the doses and measures them."""
 
     sides: OpenedSides
-    pairs: Sequence[PairedMatrix]
     settings: HealSettings
     seed: int
     progress: Progress
@@ -92,17 +89,18 @@ class Session:
         self, corpora: Mapping[str, list[Corpus]], tasks: Mapping[str, Task], prompts: Sequence[str] | None
     ) -> Iterator[tuple[HealBench, HealData, Updates]]:
         """Open the models with their updates in doses, and the data, within the block."""
+        pairs = self.sides.pairs  # refuses models that do not match before either is opened
         self.progress("open the models", 0, 1)
         language, scored = self._opened(tasks)
         device = next(language.model.parameters()).device
         dtype = language.dtype
-        updates = read_updates(self.pairs, self.settings.per, device, self.progress, dtype)
+        updates = read_updates(pairs, self.settings.per, device, self.progress, dtype)
         if not updates.names:
             raise SettingError(
                 f"'{self.sides.tuned}' changes nothing in '{self.sides.base_source}', so there is nothing to heal; "
                 "pass the model after fine-tuning"
             )
-        in_models = in_doses(language, scored, self.sides, self.pairs, updates, self.settings.per, tasks)
+        in_models = in_doses(language, scored, self.sides, updates, self.settings.per, tasks)
         with in_models as (groups, doses):
             if prompts is not None:
                 task = self._task_of(prompts, language)
@@ -302,7 +300,6 @@ def session_of(
     """Return a session that writes nothing to disk."""
     return Session(
         sides,
-        pair_sides(*sides.both, Selection(include_embeddings=True)).pairs,
         settings,
         seed,
         progress,

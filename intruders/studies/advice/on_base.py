@@ -12,7 +12,7 @@ import torch
 from ...checkpoints.stored.checkpoint import Checkpoint
 from ...checkpoints.stored.names import module_paths
 from ...checkpoints.stored.selected import selected_matrices
-from ...checkpoints.stored.selection import Selection
+from ...checkpoints.stored.selection import AS_AUDITED
 from ...errors import CheckpointError, NonFiniteError
 from ...linalg.spiked_threshold import spectrum_of, spiked_threshold
 from ...system.progress import Progress
@@ -66,7 +66,7 @@ def advise_base(
 
 def rooms_of(checkpoint: Checkpoint, k: int, epsilon: float, progress: Progress) -> list[Room]:
     """Measure every matrix of the base but embeddings and heads. NonFiniteError for NaN or infinity in one."""
-    matrices = selected_matrices(checkpoint, Selection())
+    matrices = selected_matrices(checkpoint, AS_AUDITED)
     rooms = []
     for done, matrix in enumerate(matrices, start=1):
         weights = matrix.read(checkpoint.tensors[matrix.tensor]).float()

@@ -19,7 +19,7 @@ from ...checkpoints.opening.open import Source, open_checkpoint, open_source
 from ...checkpoints.pairing.open_sides import open_sides
 from ...checkpoints.pairing.pair_sides import pair_sides
 from ...checkpoints.stored.checkpoint import Checkpoint
-from ...checkpoints.stored.selection import Selection
+from ...checkpoints.stored.selection import EVERY_MATRIX
 from ...errors import CheckpointError, SettingError
 
 
@@ -141,7 +141,7 @@ def _tuned_weights(model: nn.Module) -> Checkpoint:
     assert isinstance(tuned, ModelSum)
     adapters = replace(tuned, parts=[part for part in tuned.parts if isinstance(part[0], Adapter)])
     weights: dict[str, Tensor] = {}
-    for matrix in pair_sides(own, adapters, Selection(include_embeddings=True)).pairs:
+    for matrix in pair_sides(own, adapters, EVERY_MATRIX).pairs:
         both = matrix.load()
         if both is None:
             weights[matrix.name] = own.read(matrix.name).clone()

@@ -35,7 +35,7 @@ from intruders.checkpoints.pairing.inspect import inspect
 from intruders.checkpoints.pairing.open_sides import open_sides
 from intruders.checkpoints.pairing.pair_sides import pair_sides
 from intruders.checkpoints.stored.checkpoint import StoredTensor
-from intruders.checkpoints.stored.selection import Selection
+from intruders.checkpoints.stored.selection import EVERY_MATRIX
 from intruders.checkpoints.writing.lora_adapter import is_plain_lora
 from intruders.errors import CheckpointError, MissingDependencyError, PairingError
 from tests.checkpoints.adapted import move, require_audit
@@ -395,7 +395,7 @@ def tied_llama_with_adapted_head(config: Any) -> nn.Module:
 def test_a_head_that_is_tied_to_the_embeddings(tmp_path: Path) -> None:
     model = tied_llama_with_adapted_head(peft.VeraConfig(r=4, target_modules=["lm_head", "q_proj"]))
     base = tiny_llama(tie_word_embeddings=True)
-    selection = Selection(include_embeddings=True)
+    selection = EVERY_MATRIX
     both = loaded(pair_sides(*open_sides(base, saved(model, tmp_path)), selection))["lm_head.weight"]
     assert torch.equal(tuned_of(both), base.lm_head.weight + model.lm_head.get_delta_weight("default"))
 

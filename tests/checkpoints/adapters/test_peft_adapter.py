@@ -17,7 +17,7 @@ from intruders.checkpoints.adapters.adapter_config import AdapterConfig
 from intruders.checkpoints.opening.open import open_checkpoint
 from intruders.checkpoints.pairing.open_sides import open_sides
 from intruders.checkpoints.pairing.pair_sides import pair_sides
-from intruders.checkpoints.stored.selection import Selection
+from intruders.checkpoints.stored.selection import EVERY_MATRIX
 from intruders.errors import CheckpointError, PairingError
 from tests.checkpoints.models import (
     change_config,
@@ -63,11 +63,9 @@ METHODS: dict[str, peft.PeftConfig] = {
 def test_method_is_what_peft_merges(tmp_path: Path, config: Any, where: str) -> None:
     model = llama(config)
     if where == "folder":
-        different = loaded(
-            pair_sides(*open_sides(tiny_llama(), saved(model, tmp_path)), Selection(include_embeddings=True))
-        )
+        different = loaded(pair_sides(*open_sides(tiny_llama(), saved(model, tmp_path)), EVERY_MATRIX))
     else:
-        different = loaded(pair_sides(*open_sides(model), Selection(include_embeddings=True)))
+        different = loaded(pair_sides(*open_sides(model), EVERY_MATRIX))
     truth, base = merged_weights(model), base_weights()
     changed = {name for name in truth if name in base and not torch.equal(truth[name], base[name])}
     assert set(different) == changed
@@ -279,7 +277,7 @@ def test_resized_embeddings_saved_with_the_adapter(tmp_path: Path) -> None:
     with torch.no_grad():
         base.model.embed_tokens.weight += 0.1
     model.save_pretrained(tmp_path, save_embedding_layers=True)
-    pairing = pair_sides(*open_sides(tiny_llama(), tmp_path), Selection(include_embeddings=True))
+    pairing = pair_sides(*open_sides(tiny_llama(), tmp_path), EVERY_MATRIX)
     both = loaded(pairing)["model.embed_tokens.weight"]
     assert torch.equal(tuned_of(both), base.model.embed_tokens.weight[:40])
     assert "'model.embed_tokens.weight' on the first 40 tokens; base has 40, tuned 44" in pairing.matched
@@ -321,11 +319,11 @@ def test_factors_of_an_embedding_with_other_values_than_the_base_are_refused(tmp
     with pytest.raises(
         PairingError, match=r"stores 'model\.embed_tokens\.weight' of its base with other values"
     ):
-        loaded(pair_sides(base, tuned, Selection(include_embeddings=True)))
+        loaded(pair_sides(base, tuned, EVERY_MATRIX))
 
 
 def test_an_embedding_beneath_factors_may_be_the_base_as_it_was_rounded(tmp_path: Path) -> None:
     merged = on_an_embedding(tmp_path, torch.bfloat16, 0.0)
-    found = loaded(pair_sides(*open_sides(tiny_llama(), tmp_path), Selection(include_embeddings=True)))
+    found = loaded(pair_sides(*open_sides(tiny_llama(), tmp_path), EVERY_MATRIX))
     name = "model.embed_tokens.weight"
     torch.testing.assert_close(tuned_of(found[name]), merged[name].float(), atol=2e-2, rtol=2e-2)

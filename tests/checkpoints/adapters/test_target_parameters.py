@@ -15,7 +15,7 @@ from intruders.checkpoints.adapters.adapter import Adapter
 from intruders.checkpoints.opening.open import open_source
 from intruders.checkpoints.pairing.open_sides import open_sides
 from intruders.checkpoints.pairing.pair_sides import pair_sides
-from intruders.checkpoints.stored.selection import Selection
+from intruders.checkpoints.stored.selection import EVERY_MATRIX
 from intruders.errors import CheckpointError, PairingError
 from intruders.linalg.pair import Pair
 from tests.checkpoints.models import (
@@ -75,7 +75,7 @@ def require_merged(different: dict[str, Pair], model: nn.Module, make: Callable[
 def test_every_way_to_name_a_parameter(tmp_path: Path, modules: list[str], parameters: list[str]) -> None:
     model = adapted(tiny_mixtral(), modules, parameters)
     sides = open_sides(tiny_mixtral(), saved(model, tmp_path))
-    different = loaded(pair_sides(*sides, Selection(include_embeddings=True)))
+    different = loaded(pair_sides(*sides, EVERY_MATRIX))
     require_merged(different, model, tiny_mixtral)
 
 

@@ -16,7 +16,7 @@ from torch import nn
 from intruders.checkpoints.opening.open import open_checkpoint
 from intruders.checkpoints.pairing.open_sides import open_sides
 from intruders.checkpoints.pairing.pair_sides import pair_sides
-from intruders.checkpoints.stored.selection import Selection
+from intruders.checkpoints.stored.selection import EVERY_MATRIX, Selection
 from intruders.errors import CheckpointError, PairingError, SettingError
 from tests.checkpoints.models import (
     change_config,
@@ -85,7 +85,7 @@ def test_include_exclude_and_embeddings() -> None:
     ]
     assert reasons(some)["model.layers.1.mlp.up_proj.weight"] == "excluded"
     assert reasons(some)["model.layers.1.mlp.down_proj.weight"] == "not included"
-    everything = pair_sides(*open_sides(base, tuned), Selection(include_embeddings=True))
+    everything = pair_sides(*open_sides(base, tuned), EVERY_MATRIX)
     assert len(everything.pairs) == INNER + 2
     with pytest.raises(SettingError, match=r"include '\*.query.\*' matches none"):
         pair_sides(*open_sides(base, tuned), Selection(include=["*.query.*"]))
@@ -93,7 +93,7 @@ def test_include_exclude_and_embeddings() -> None:
 
 def test_tied_embeddings_are_paired_once() -> None:
     base, tuned = tiny_llama(0, tie_word_embeddings=True), tiny_llama(1, tie_word_embeddings=True)
-    pairing = pair_sides(*open_sides(base, tuned), Selection(include_embeddings=True))
+    pairing = pair_sides(*open_sides(base, tuned), EVERY_MATRIX)
     assert len(pairing.pairs) == INNER + 1
     assert reasons(pairing)["lm_head.weight"] == "the same tensor as 'model.embed_tokens.weight'"
 
@@ -117,7 +117,7 @@ def test_tied_head_that_a_file_stores_all_the_same(tmp_path: Path) -> None:
         if reason is not None:
             pairing = pair_sides(
                 *open_sides(folder, tiny_llama(1, tie_word_embeddings=True)),
-                Selection(include_embeddings=True),
+                EVERY_MATRIX,
             )
             assert reasons(pairing)["lm_head.weight"] == reason
 
@@ -184,12 +184,10 @@ def test_lora_is_what_peft_merges(tmp_path: Path, settings: dict[str, Any], wher
     model = llama_adapter(**settings)
     base = {name: tensor.clone() for name, tensor in tiny_llama().state_dict().items()}
     if where == "folder":
-        pairing = pair_sides(
-            *open_sides(tiny_llama(), saved(model, tmp_path)), Selection(include_embeddings=True)
-        )
+        pairing = pair_sides(*open_sides(tiny_llama(), saved(model, tmp_path)), EVERY_MATRIX)
         different = loaded(pairing)
     else:
-        pairing = pair_sides(*open_sides(model), Selection(include_embeddings=True))
+        pairing = pair_sides(*open_sides(model), EVERY_MATRIX)
         different = loaded(pairing)
     truth = merged_weights(model)
     changed = {name for name in truth if not torch.equal(truth[name], base[name])}

@@ -14,7 +14,7 @@ from intruders.checkpoints.opening.open import open_checkpoint
 from intruders.checkpoints.pairing.open_sides import open_sides
 from intruders.checkpoints.pairing.pair_sides import pair_sides
 from intruders.checkpoints.stored.layout import fused_rows, stored_input_first
-from intruders.checkpoints.stored.selection import Selection
+from intruders.checkpoints.stored.selection import EVERY_MATRIX, Selection
 from intruders.errors import CheckpointError, PairingError
 from intruders.linalg.low_rank import LowRank
 from tests.checkpoints.models import (
@@ -290,7 +290,7 @@ def test_heads_of_a_tower(tower: dict[str, int], sizes: list[int] | None) -> Non
 
 def test_added_tokens_are_left_out() -> None:
     base, tuned = tiny_llama(0), tiny_llama(1, vocab_size=43)
-    pairing = pair_sides(*open_sides(base, tuned), Selection(include_embeddings=True))
+    pairing = pair_sides(*open_sides(base, tuned), EVERY_MATRIX)
     both = loaded(pairing)["model.embed_tokens.weight"]
     assert torch.equal(tuned_of(both), tuned.model.embed_tokens.weight[:40])
     assert "'model.embed_tokens.weight' on the first 40 tokens; base has 40, tuned 43" in pairing.matched

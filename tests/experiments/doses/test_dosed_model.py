@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from intruders.checkpoints.pairing.open_sides import open_sides
 from intruders.checkpoints.pairing.pair_sides import pair_sides
-from intruders.checkpoints.stored.selection import Selection
+from intruders.checkpoints.stored.selection import EVERY_MATRIX
 from intruders.experiments.doses.dose_groups import ELSEWHERE, dose_groups
 from intruders.experiments.doses.dosed_model import DosedModel, DosedUpdate, DoseVector
 from intruders.experiments.doses.open_to_dose import tuned_elsewhere
@@ -45,7 +45,7 @@ def test_the_gradient_in_a_dose_is_that_of_the_weights_along_the_update(kind: st
     """``dL/da_m = <dL/dW_m, D_m>`` with both sides by autograd on whole weights, ``W_m = W0_m + a_m D_m``."""
     base, tuned = sides_of(kind, tmp_path)
     before, after = open_sides(base, tuned)
-    pairs = pair_sides(before, after, Selection(include_embeddings=True)).pairs
+    pairs = pair_sides(before, after, EVERY_MATRIX).pairs
     updates = read_updates(pairs, "matrix", torch.device("cpu"), silent)
     opened = open_language_model(tuned, base, merged=True)
     opened.model.requires_grad_(False).eval()
@@ -88,7 +88,7 @@ def test_without_doses_it_is_the_base_to_the_bit_and_with_all_the_tuned_model(
 ) -> None:
     base, tuned = sides_of(kind, tmp_path)
     before, after = open_sides(base, tuned)
-    pairs = pair_sides(before, after, Selection(include_embeddings=True)).pairs
+    pairs = pair_sides(before, after, EVERY_MATRIX).pairs
     updates = read_updates(pairs, "matrix", torch.device("cpu"), silent)
     opened = open_language_model(tuned, base, merged=True)
     opened.model.eval()
