@@ -40,7 +40,7 @@ from .kept_outcomes import FOLDER, KeptOutcomes
 from .losses import DocumentLosses
 from .measure_settings import NO_HARNESS, NO_LOSSES, NO_SCORES, HarnessSettings, LossSettings, ScoreSettings
 from .measured_model import MeasuredModel
-from .task_score import TaskScore, score_task, scored_examples
+from .task_score import TaskScore, scored_examples
 
 SCHEMA = 1
 _FILES = ("evaluation.json", "documents.parquet", "examples.parquet")
@@ -240,7 +240,7 @@ def evaluate(
             evaluation.losses.append(told)
             measured(told)
         for task, split in zip(given.tasks, given.splits, strict=True):
-            score = work.score(task, split, scores.max_examples, score_task, losses.windows)
+            score = work.score(task, split, scores.max_examples)
             evaluation.scores.append(score)
             measured(score)
         if harness.lm_eval:

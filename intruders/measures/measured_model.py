@@ -28,9 +28,7 @@ from .kept_outcomes import KeptOutcomes
 from .losses import DocumentLosses
 from .measure_settings import HarnessSettings, LossSettings
 from .outcome import Outcome
-from .task_score import TaskScore, score_of_answers
-
-Score = Callable[..., TaskScore]
+from .task_score import BATCH, TaskScore, score_of_answers, score_task
 
 
 @dataclass
@@ -68,10 +66,8 @@ class MeasuredModel:
         opened.clear()  # the memory of the base is needed for the model
         return self._losses("model", corpora, self._open), before
 
-    def score(
-        self, task: Task, split: str, most: int | None, score: Score, batch_size: int | None
-    ) -> TaskScore:
-        """Return the score of a task's split, as ``score`` defines it. A causal model that is open is reused."""
+    def score(self, task: Task, split: str, most: int | None) -> TaskScore:
+        """Return the score of a task's split. A causal model that is open is reused."""
         examples = task.split(split)[:most]
         unit = {
             "task": [task.kind, task.score, task.labels, task.max_new_tokens],
@@ -92,8 +88,14 @@ class MeasuredModel:
             else:
                 self._note_longer_rows(opened, task, examples)
         self.progress(f"score {task.name}", 0, len(examples))
-        more = {} if batch_size is None else {"batch_size": batch_size}
-        scored = score(opened, task, split=split, max_examples=most, labels=labels, **more)
+        scored = score_task(
+            opened,
+            task,
+            split=split,
+            max_examples=most,
+            labels=labels,
+            batch_size=self.losses.windows or BATCH,
+        )
         self.kept.put_plain(unit, {"right": scored.right, "unfinished": scored.unfinished})
         return scored
 

@@ -10,6 +10,8 @@ from ..models.answers import BEYOND_TARGET, graded, tokens_of_answers
 from ..models.tuned_model import OpenedModel
 from .intervals import Interval, proportion_interval
 
+BATCH = 32  # examples
+
 
 @dataclass(frozen=True)
 class TaskScore:
@@ -45,7 +47,7 @@ def score_task(
     split: str | None = None,
     max_examples: int | None = None,
     labels: list[str] | None = None,
-    batch_size: int = 32,
+    batch_size: int = BATCH,
 ) -> TaskScore:
     """Measure a model's accuracy on a task, on the test split if it has rows and else on the validation split.
 

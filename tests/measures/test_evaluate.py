@@ -230,7 +230,7 @@ def test_a_run_is_scored_on_the_rows_that_it_held_out(tmp_path: Path) -> None:
         return score_task(opened, task, **more)
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("intruders.measures.evaluate.score_task", spy)
+        patched.setattr("intruders.measures.measured_model.score_task", spy)
         scores = ScoreSettings(prompt="q", completion="a", tasks=(str(rows),), max_new_tokens=8)
         evaluate(str(out), scores=scores)
     assert len(seen) == 2
