@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-
-import torch
 
 from ..audits.audit import audited_whole
 from ..audits.audit_settings import ANYWHERE, AS_USUAL, AuditSettings, Compute
@@ -18,7 +16,6 @@ from ..checkpoints.opening.open import Source
 from ..checkpoints.pairing.names_of_base import under_common_names
 from ..checkpoints.pairing.open_sides import named_sides, open_sides
 from ..checkpoints.pairing.pair_sides import pair_sides
-from ..checkpoints.pairing.pairing import PairedMatrix
 from ..checkpoints.stored.checkpoint import Checkpoint
 from ..checkpoints.writing.lora_adapter import Rank
 from ..checkpoints.writing.shards import SHARD_BYTES
@@ -28,8 +25,7 @@ from ..system.callers_process import usual_settings
 from ..system.progress import Progress, silent
 from ..system.result_protocol import Result
 from .beyond_doses import require_same_head
-from .cases import reached, read_cases
-from .elsewhere import shares_elsewhere
+from .cases import reached
 from .left_out import warn_of_tensors_left_out
 from .mitigation_result import MitigatedMatrix, Mitigation, UsedRemedy
 from .recheck import audit_after
@@ -38,6 +34,7 @@ from .remedies.remedy import Case, Remedy
 from .remedies.remedy_table import ALL, INTRUDERS
 from .targets.choose_target import choose_target
 from .targets.target import ChangedMatrix
+from .tuned_matrices import TunedMatrices
 
 RECORD = "intruders.json"
 
@@ -153,11 +150,10 @@ def mitigate(
     # The base vectors that the first audit computes serve the second, even where no cache is to be kept.
     compute = replace(compute, cache=compute.base_cache() or MemoryCache())
     pairing, before, settings = audited_whole(*sides, audit, compute, progress)
-    audited = {matrix.name for matrix in before.matrices}
-    remedy = remedy.fitted([pair for pair in pairing.pairs if pair.name in audited], sides[0].config)
-    records, changed = _changed(pairing.pairs, before, remedy, sides[0].names(), device, progress)
-    shares = shares_elsewhere(remedy, [*sides[0].names(), *sides[0].tied], settings)
-    with target.writing(changed, progress, shares) as written:
+    matrices = TunedMatrices(sides[0], pairing.pairs, before, settings, device)
+    remedy = matrices.fitted(remedy)
+    records, changed = _changed(matrices, remedy, progress)
+    with target.writing(changed, progress, matrices.elsewhere(remedy)) as written:
         names = set(changed)
         changed.clear()  # as much as a few matrices; the audit of what was written needs the names alone
         after = None
@@ -212,20 +208,15 @@ def _chosen(scale: float | None, control: str, which: str, seed: int, remedy: Re
 
 
 def _changed(
-    pairs: Sequence[PairedMatrix],
-    audit: Audit,
-    remedy: Remedy,
-    base_names: Sequence[str],
-    device: torch.device,
-    progress: Progress,
+    matrices: TunedMatrices, remedy: Remedy, progress: Progress
 ) -> tuple[list[MitigatedMatrix], dict[str, ChangedMatrix]]:
     """The matrices that the remedy changes, in the audit's order; none where it changes nothing."""
     if remedy.changes_nothing:
         return [], {}
-    names = [matrix.name for matrix in reached(audit, [remedy])]
+    names = [matrix.name for matrix in reached(matrices.audit, [remedy])]
     records: dict[str, MitigatedMatrix] = {}
     changed: dict[str, ChangedMatrix] = {}
-    for case in read_cases(pairs, audit, [remedy], base_names, device):
+    for case in matrices.read([remedy]):
         change = remedy.change(case)
         if change.keeps_all and remedy.intruder_scale is None:
             continue

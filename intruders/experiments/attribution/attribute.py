@@ -14,7 +14,6 @@ import torch
 from ...audits.audit import audited_whole
 from ...audits.audit_settings import ANYWHERE, AS_USUAL, AuditSettings, Compute
 from ...audits.result.audit_result import Audit
-from ...checkpoints.pairing.pairing import PairedMatrix
 from ...checkpoints.stored.names import ModulePath, module_paths
 from ...data.columns import Columns
 from ...data.corpora import Corpus, load_corpora
@@ -25,8 +24,8 @@ from ...errors import SettingError
 from ...linalg.low_rank import LowRank
 from ...measures.intervals import RESAMPLES, Interval, expanded_percentiles
 from ...measures.kept_outcomes import KeptOutcomes, digest_of_intruders
-from ...mitigation.cases import read_cases
 from ...mitigation.remedies.intruders import ScaledIntruders
+from ...mitigation.tuned_matrices import TunedMatrices
 from ...models.loading_settings import AS_STORED, Loading
 from ...settings.seeds import check_seeds
 from ...system.callers_process import apart_from_caller
@@ -124,14 +123,16 @@ def attribute(
     }
     with working_folder(None if keep is None else user_path(keep), "keep") as folder:
         kept = KeptOutcomes(folder, key)
-        pairing, made_audit, _ = audited_whole(*sides.both, audit, compute, progress)
+        pairing, made_audit, audit_settings = audited_whole(*sides.both, audit, compute, progress)
         work = _Work(
             sides,
             settings,
             seed,
             loading,
         )
-        measured = work.measured(corpora, tasks, made_audit, pairing.pairs, kept, progress)
+        # On the CPU: the parts inside the intruders need double precision, which not every device has.
+        matrices = TunedMatrices(sides.before, pairing.pairs, made_audit, audit_settings, torch.device("cpu"))
+        measured = work.measured(corpora, tasks, matrices, kept, progress)
         return _attribution(
             measured,
             sides.base_source,
@@ -165,8 +166,7 @@ class _Work:
         self,
         corpora: Mapping[str, list[Corpus]],
         tasks: Mapping[str, Task],
-        audit: Audit,
-        audited: Sequence[PairedMatrix],
+        matrices: TunedMatrices,
         kept: KeptOutcomes,
         progress: Progress,
     ) -> _Measured:
@@ -179,7 +179,7 @@ class _Work:
                 f"'{self.sides.tuned}' changes nothing in '{self.sides.base_source}', so no loss rose; pass the "
                 "model after fine-tuning"
             )
-        of_intruders = self._inside_intruders(audit, audited, updates, device)
+        of_intruders = _inside_intruders(matrices, updates, device)
         inside = DoseVector(torch.zeros(len(of_intruders), device=device))
         in_models = in_doses(language, scored, self.sides, updates, "direction", tasks)
         with in_models as (groups, doses), ExitStack() as entered:
@@ -201,23 +201,10 @@ class _Work:
                 replace(task_measure(opened, tasks[name], labels, self.settings.max_examples), name=name)
                 for name, (opened, labels) in scored.items()
             ]
-            path = DosePath(doses, inside, digest_of_intruders(audit), kept, progress)
+            path = DosePath(doses, inside, digest_of_intruders(matrices.audit), kept, progress)
             integrals = {measure.name: path.integral(measure, self.settings.nodes) for measure in measures}
             checks = self._checks(path, measures[0], integrals[measures[0].name], groups)
         return _Measured(measures, integrals, groups, list(of_intruders), checks)
-
-    def _inside_intruders(
-        self, audit: Audit, audited: Sequence[PairedMatrix], updates: Updates, device: torch.device
-    ) -> dict[str, DosedUpdate]:
-        """Return ``Y^T (Y D)``, the update inside the intruders' span, for every matrix with intruders Y (c, m)."""
-        remedy = ScaledIntruders(0.0)
-        inside = {}
-        for case in read_cases(audited, audit, [remedy], self.sides.before.names(), torch.device("cpu")):
-            left = case.parts[remedy.scaled(case.matrix)].left.double()  # (c, m)
-            if len(left) and case.matrix.name in updates.by_name:
-                right = case.update.double().apply_transpose(left)  # (c, n)
-                inside[case.matrix.name] = DosedUpdate.of(LowRank(left.mT.float(), right.float()), device)
-        return inside
 
     def _checks(
         self, path: DosePath, measure: DocumentMeasure, integral: PathIntegral, groups: DoseGroups
@@ -241,6 +228,20 @@ class _Work:
             )
             for name in largest
         ]
+
+
+def _inside_intruders(
+    matrices: TunedMatrices, updates: Updates, device: torch.device
+) -> dict[str, DosedUpdate]:
+    """Return ``Y^T (Y D)``, the update inside the intruders' span, for every matrix with intruders Y (c, m)."""
+    remedy = ScaledIntruders(0.0)
+    inside = {}
+    for case in matrices.read([remedy]):
+        left = case.parts[remedy.scaled(case.matrix)].left.double()  # (c, m)
+        if len(left) and case.matrix.name in updates.by_name:
+            right = case.update.double().apply_transpose(left)  # (c, n)
+            inside[case.matrix.name] = DosedUpdate.of(LowRank(left.mT.float(), right.float()), device)
+    return inside
 
 
 def _attribution(

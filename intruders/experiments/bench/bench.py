@@ -17,11 +17,11 @@ from ...measures.outcome import Outcome
 from ...measures.sensitivities import SingularDirections, sensitivities, task_batches
 from ...mitigation.live_weights import LiveInterventions
 from ...mitigation.remedies.remedy import Case, Remedy
+from ...mitigation.tuned_matrices import TunedMatrices
 from .data_shares import DataShare
 from .live_models import LiveModels
 from .measuring import Measuring
 from .tally import Tally
-from .tuned_matrices import TunedMatrices
 
 
 class UnitOf(Protocol):

@@ -27,6 +27,7 @@ from ...measures.outcome import Outcome
 from ...mitigation.elsewhere import not_audited
 from ...mitigation.remedies.doses import Doses
 from ...mitigation.remedies.remedy import Remedy
+from ...mitigation.tuned_matrices import TunedMatrices
 from ...models.loading_settings import AS_STORED, Loading
 from ...models.tuned_model import open_language_model
 from ...settings.seeds import check_seeds
@@ -42,7 +43,6 @@ from ..bench.live_models import answered_by, opened_live
 from ..bench.measuring import Measuring
 from ..bench.point import point_of
 from ..bench.tally import Tally
-from ..bench.tuned_matrices import TunedMatrices
 from ..heal.heal_settings import HEALING, HealSettings
 from ..heal.learned_doses import learned_doses
 from .compared import RemedyComparison

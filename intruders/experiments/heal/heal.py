@@ -23,6 +23,7 @@ from ...measures.kept_outcomes import digest_of_intruders
 from ...mitigation.mitigate import mitigate
 from ...mitigation.mitigation_result import Mitigation
 from ...mitigation.targets.choose_target import choose_target
+from ...mitigation.tuned_matrices import TunedMatrices
 from ...models.loading_settings import AS_STORED, Loading
 from ...settings.seeds import check_seeds
 from ...system.callers_process import apart_from_caller
@@ -151,7 +152,7 @@ def heal(
         # Another process may have finished since, and its folder would be in the way of what is learned here.
         if (finished := finished_before()) is not None:
             return finished
-        pairing, found_audit, _ = audited_whole(*sides.both, audit, compute, progress)
+        pairing, found_audit, audit_settings = audited_whole(*sides.both, audit, compute, progress)
         _require_written(sides.pairs, found_audit, settings.per)
         session = Session(
             sides,
@@ -169,7 +170,10 @@ def heal(
                 "data_seed": rows_by,
             },
         )
-        healing = session.healed(corpora, tasks, asked, found_audit, pairing.pairs, compute)
+        matrices = TunedMatrices(
+            sides.before, pairing.pairs, found_audit, audit_settings, compute.torch_device()
+        )
+        healing = session.healed(corpora, tasks, asked, matrices)
 
         def done() -> Healing:
             return healing.finished(form=written_form, seconds=time.perf_counter() - started)

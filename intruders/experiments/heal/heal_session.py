@@ -9,18 +9,15 @@ from typing import Any
 
 import torch
 
-from ...audits.audit_settings import Compute
-from ...audits.result.audit_result import Audit
 from ...charts.text import plural
-from ...checkpoints.pairing.pairing import PairedMatrix
 from ...data.corpora import Corpus
 from ...data.task import Task
 from ...errors import SettingError
 from ...linalg.low_rank import LowRank
 from ...measures.kept_outcomes import KeptOutcomes
 from ...measures.measure_settings import LossSettings
-from ...mitigation.cases import read_cases
 from ...mitigation.remedies.intruders import ScaledIntruders
+from ...mitigation.tuned_matrices import TunedMatrices
 from ...models.loading_settings import AS_STORED, Loading
 from ...models.stored_dtype import dtype_name
 from ...models.tuned_model import OpenedModel
@@ -72,17 +69,13 @@ class Session:
         corpora: Mapping[str, list[Corpus]],
         tasks: Mapping[str, Task],
         prompts: Sequence[str] | None,
-        audit: Audit,
-        audited: Sequence[PairedMatrix],
-        compute: Compute,
+        matrices: TunedMatrices,
     ) -> Healing:
         """Learn the doses and measure the models, before anything is written."""
         with self.benched(corpora, tasks, prompts) as (bench, data, updates):
             notes, most, start = self.start(bench, data)
             best, values, measured = self.learned(bench, data, start, most)
-            return self._reported(
-                bench, data, updates, values, best, start, measured, notes, audit, audited, compute
-            )
+            return self._reported(bench, data, updates, values, best, start, measured, notes, matrices)
 
     @contextmanager
     def benched(
@@ -217,16 +210,14 @@ class Session:
         start: float,
         measured: Sequence[Measured],
         notes: list[str],
-        audit: Audit,
-        audited: Sequence[PairedMatrix],
-        compute: Compute,
+        matrices: TunedMatrices,
     ) -> Healing:
         done = iter(range(_MEASURES + 1))
 
         def step(name: str) -> None:
             self.progress(name, min(next(done, _MEASURES), _MEASURES), _MEASURES)
 
-        removing = self._removing(audit, audited, updates, compute)
+        removing = _removing(matrices, updates)
         points = reported_points(
             ReportMeasuring(bench, data, step), values, updates.shapes, removing, self.seed
         )
@@ -267,26 +258,13 @@ class Session:
                 "seed": self.seed,
                 "dtype": self.loading.load_in or dtype_name(bench.language.dtype),
             },
-            intruders_before=audit.intruders,
+            intruders_before=matrices.audit.intruders,
             intruders_after=None,
             at_bounds=count,
             notes=notes,
             of=self.key,
         )
         return healing.finished(notes=[*notes, *healing.gaps()])
-
-    def _removing(
-        self, audit: Audit, audited: Sequence[PairedMatrix], updates: Updates, compute: Compute
-    ) -> dict[str, LowRank]:
-        """Return the low-rank matrices that remove the intruders, by matrix."""
-        if audit.intruders == 0:
-            return {}
-        remedy = ScaledIntruders(0.0)
-        cases = read_cases(audited, audit, [remedy], self.sides.before.names(), compute.torch_device())
-        changes = {case.matrix.name: remedy.change(case).added for case in cases}
-        return {
-            name: added for name, added in changes.items() if added is not None and name in updates.by_name
-        }
 
 
 def session_of(
@@ -307,6 +285,15 @@ def session_of(
         max_examples=settings.max_examples if max_examples is None else max_examples,
         loading=loading,
     )
+
+
+def _removing(matrices: TunedMatrices, updates: Updates) -> dict[str, LowRank]:
+    """Return the low-rank matrices that remove the intruders, by matrix."""
+    if matrices.audit.intruders == 0:
+        return {}
+    remedy = ScaledIntruders(0.0)
+    changes = {case.matrix.name: remedy.change(case).added for case in matrices.read([remedy])}
+    return {name: added for name, added in changes.items() if added is not None and name in updates.by_name}
 
 
 def _warnings(

@@ -39,6 +39,7 @@ from ...mitigation.remedies.intruders import ScaledIntruders
 from ...mitigation.remedies.matched import EqualOutput
 from ...mitigation.remedies.remedy import Case, Remedy
 from ...mitigation.remedies.remedy_table import INTRUDERS, SHRINK_OUTPUT
+from ...mitigation.tuned_matrices import TunedMatrices
 from ...models.loading_settings import AS_STORED, Loading
 from ...models.tuned_model import open_language_model
 from ...settings.seeds import check_seeds
@@ -54,7 +55,6 @@ from ..bench.live_models import opened_live
 from ..bench.measuring import Measuring
 from ..bench.point import Point, point_of
 from ..bench.tally import Tally
-from ..bench.tuned_matrices import TunedMatrices
 from ..bench.update_sizes import UpdateSizes
 from ..bench.yardstick import Yardstick
 from .interventions import Intervention

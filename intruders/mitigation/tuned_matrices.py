@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 
-from ...audits.audit_settings import AuditSettings
-from ...audits.result.audit_result import Audit
-from ...checkpoints.pairing.pairing import PairedMatrix
-from ...checkpoints.stored.checkpoint import Checkpoint
-from ...checkpoints.writing.merged import Elsewhere
-from ...mitigation.cases import read_cases
-from ...mitigation.elsewhere import shares_elsewhere
-from ...mitigation.remedies.remedy import Case, Remedy
+from ..audits.audit_settings import AuditSettings
+from ..audits.result.audit_result import Audit
+from ..checkpoints.pairing.pairing import PairedMatrix
+from ..checkpoints.stored.checkpoint import Checkpoint
+from ..checkpoints.writing.merged import Elsewhere
+from .cases import read_cases
+from .elsewhere import shares_elsewhere
+from .remedies.remedy import Case, Remedy
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,13 @@ class TunedMatrices:
     settings: AuditSettings  # of the audit
     device: torch.device
 
-    def cases(self, remedies: Sequence[Remedy]) -> list[Case]:
+    def read(self, remedies: Sequence[Remedy]) -> Iterator[Case]:
         """Read the matrices that some of the remedies change, as :func:`intruders.mitigation.cases.read_cases`."""
-        return list(read_cases(self.pairs, self.audit, remedies, self.base.names(), self.device))
+        return read_cases(self.pairs, self.audit, remedies, self.base.names(), self.device)
+
+    def cases(self, remedies: Sequence[Remedy]) -> list[Case]:
+        """Return all of them at once, for models that are changed again and again."""
+        return list(self.read(remedies))
 
     def fitted(self, remedy: Remedy) -> Remedy:
         """Return the remedy with what it must know of all audited matrices together."""
