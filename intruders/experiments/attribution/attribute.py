@@ -212,9 +212,8 @@ class _Work:
         """Check the largest parts, each by leaving its matrix out of the tuned model."""
         tokens = integral.tokens.sum()
         parts = {
-            name: float(integral.parts[:, list(numbers)].sum() / tokens)
-            for name, numbers in groups.places.items()
-            if name != ELSEWHERE
+            name: float(integral.parts[:, list(groups.places[name])].sum() / tokens)
+            for name in groups.matrices
         }
         largest = sorted(parts, key=lambda name: -abs(parts[name]))[: self.settings.check]
         return [
@@ -253,7 +252,7 @@ def _attribution(
     seed: int,
     seconds: float,
 ) -> Attribution:
-    names = [name for name in measured.groups.places if name != ELSEWHERE]
+    names = measured.groups.matrices
     intruders = {matrix.name: matrix.intruders for matrix in audit.matrices}
     splits = {name: _Split(integral, seed) for name, integral in measured.integrals.items()}
 

@@ -21,10 +21,28 @@ class DoseGroups:
     >>> groups = dose_groups(["h.0.q.weight", "h.0.k.weight", "h.1.q.weight"], "kind")
     >>> groups.names, groups.places["h.1.q.weight"]
     (['q', 'k'], (0,))
+    >>> groups.by_matrix([0.5, 1.0])
+    {'h.0.q.weight': [0.5], 'h.0.k.weight': [1.0], 'h.1.q.weight': [0.5]}
     """
 
     names: list[str]  # of the doses, in the order of the vector
     places: Mapping[str, tuple[int, ...]]  # by matrix: one, or one for each direction of its update
+
+    @property
+    def matrices(self) -> list[str]:
+        return [name for name in self.places if name != ELSEWHERE]
+
+    def by_matrix(self, values: Sequence[float]) -> dict[str, list[float]]:
+        """Return the doses of every matrix from the vector of all doses."""
+        return {name: [values[position] for position in self.places[name]] for name in self.matrices}
+
+    def elsewhere(self, values: Sequence[float]) -> float | None:
+        """Return the dose of other tensors from the vector of all doses; None if no other was tuned."""
+        return values[self.places[ELSEWHERE][0]] if ELSEWHERE in self.places else None
+
+    def everywhere(self, dose: float) -> list[float]:
+        """Return the vector with this dose for all."""
+        return [dose] * len(self.names)
 
     def of(self, doses: Tensor, name: str) -> Tensor:
         """Return the dose of a matrix, or those of its directions: (1,) or (directions,)."""

@@ -25,7 +25,6 @@ from ...system.progress import Progress
 from ..bench.given_sides import OpenedSides
 from ..bench.live_models import Scored
 from ..bench.measuring import Measuring
-from ..doses.dose_groups import ELSEWHERE
 from ..doses.encoded import encoded_examples, encoded_texts
 from ..doses.open_to_dose import in_doses, open_to_dose
 from ..doses.updates import Updates, read_updates
@@ -137,9 +136,8 @@ class Session:
 
     def start(self, bench: HealBench, data: HealData) -> tuple[list[str], float, float]:
         """Return the notes before the start, the allowed task loss, and the interpolation to start from."""
-        count = len(bench.groups.names)
         steps = 4 + HALVINGS
-        base, tuned = [0.0] * count, [1.0] * count
+        base, tuned = bench.groups.everywhere(0.0), bench.groups.everywhere(1.0)
         self.progress("measure the base", 0, steps)
         text_base, task_base = (
             bench.text_loss(base, data.choice),
@@ -221,7 +219,6 @@ class Session:
         points = reported_points(
             ReportMeasuring(bench, data, step), values, updates.shapes, removing, self.seed
         )
-        places = bench.groups.places
         count = at_bounds(values)
         if count:
             notes = [
@@ -238,12 +235,8 @@ class Session:
             corpus=data.corpus,
             start=start,
             step=best.step,
-            doses={
-                name: [values[position] for position in own]
-                for name, own in places.items()
-                if name != ELSEWHERE
-            },
-            elsewhere=values[places[ELSEWHERE][0]] if ELSEWHERE in places else None,
+            doses=bench.groups.by_matrix(values),
+            elsewhere=bench.groups.elsewhere(values),
             points=points,
             learning=[state.as_dict() for state in measured],
             documents={

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from ...checkpoints.pairing.sides_on_disk import sides_on_disk
 from ...data.corpora import Corpus
@@ -14,7 +14,6 @@ from ...models.loading_settings import AS_STORED, Loading
 from ...models.model_digest import digest_of_model
 from ...system.progress import Progress, silent
 from ..bench.given_sides import OpenedSides
-from ..doses.dose_groups import ELSEWHERE
 from .heal_session import session_of
 from .heal_settings import HealSettings
 from .healing import Healing
@@ -49,13 +48,7 @@ def learned_doses(
     with session.benched(corpora, tasks, None) as (bench, data, _):
         _, most, start = session.start(bench, data)
         _, values, _ = session.learned(bench, data, start, most)
-        places = bench.groups.places
-    return DosesRemedy(
-        doses={
-            name: [values[position] for position in own] for name, own in places.items() if name != ELSEWHERE
-        },
-        elsewhere=values[places[ELSEWHERE][0]] if ELSEWHERE in places else 1.0,
-    )
+    return _remedy(bench.groups.by_matrix(values), bench.groups.elsewhere(values))
 
 
 def doses_for(
@@ -87,8 +80,8 @@ def doses_for(
 
 def remedy_of(healing: Healing, share: float = 1.0) -> DosesRemedy:
     """Return the doses of a healing as a remedy."""
-    return DosesRemedy(
-        share=share,
-        doses=healing.doses,
-        elsewhere=1.0 if healing.elsewhere is None else healing.elsewhere,
-    )
+    return _remedy(healing.doses, healing.elsewhere, share)
+
+
+def _remedy(doses: Mapping[str, Sequence[float]], elsewhere: float | None, share: float = 1.0) -> DosesRemedy:
+    return DosesRemedy(share=share, doses=doses, elsewhere=1.0 if elsewhere is None else elsewhere)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from ...linalg.low_rank import LowRank
 from ...measures.outcome import Outcome
-from ..doses.dose_groups import ELSEWHERE
+from ..doses.dose_groups import DoseGroups
 from .heal_bench import HealBench
 from .heal_data import HealData
 from .healing import BASE, CURVE, HEALED, INTERPOLATION, INTRUDERS, MEAN_DOSE, SHUFFLED, TUNED, HealedPoint
@@ -54,34 +54,36 @@ def reported_points(
       intruders: low-rank matrices that remove the intruders; empty without intruders.
       seed: seed of the shuffle.
     """
-    count, task = len(doses), measuring.data.task
-    base = measuring.outcome(BASE, [0.0] * count, answers=True)
-    tuned = measuring.outcome(TUNED, [1.0] * count, answers=True)
+    task, groups = measuring.data.task, measuring.bench.groups
+    base = measuring.outcome(BASE, groups.everywhere(0.0), answers=True)
+    tuned = measuring.outcome(TUNED, groups.everywhere(1.0), answers=True)
     healed = measuring.outcome(HEALED, doses, answers=True)
     measuring.step("find interpolation at that task loss")
     equal = same_dose(measuring, healed.tasks[task].losses.mean, tuned.tasks[task].losses.mean)
-    at_equal = measuring.outcome(INTERPOLATION, [equal] * count, answers=True)
+    at_equal = measuring.outcome(INTERPOLATION, groups.everywhere(equal), answers=True)
     curve = {0.0: base, 1.0: tuned, equal: at_equal}
     for alpha in _ALPHAS:
         if alpha not in curve:
-            curve[alpha] = measuring.outcome(f"interpolation at {alpha:g}", [alpha] * count)
+            curve[alpha] = measuring.outcome(f"interpolation at {alpha:g}", groups.everywhere(alpha))
     ordered = dict(sorted(curve.items()))
     report = Report(measuring.data.report, base, tuned, list(ordered.values()), task, seed)
-    mean = sum(doses) / count
+    mean = sum(doses) / len(doses)
     points = [
         report.point(BASE, base, 0.0),
         report.point(TUNED, tuned, 1.0),
         report.point(HEALED, healed),
         report.point(INTERPOLATION, at_equal, equal),
-        report.point(MEAN_DOSE, measuring.outcome(MEAN_DOSE, [mean] * count), mean),
+        report.point(MEAN_DOSE, measuring.outcome(MEAN_DOSE, groups.everywhere(mean)), mean),
     ]
-    mixed = shuffled(doses, measuring.bench.groups.places, shapes, seed)
+    mixed = shuffled(doses, groups, shapes, seed)
     if mixed != list(doses):
         points.append(report.point(SHUFFLED, measuring.outcome(SHUFFLED, mixed)))
     if intruders:
         with measuring.bench.with_added(intruders):
             points.append(
-                report.point(INTRUDERS, measuring.outcome(INTRUDERS, [1.0] * count, removed=INTRUDERS), None)
+                report.point(
+                    INTRUDERS, measuring.outcome(INTRUDERS, groups.everywhere(1.0), removed=INTRUDERS), None
+                )
             )
     return points + [report.point(CURVE, outcome, alpha) for alpha, outcome in ordered.items()]
 
@@ -99,11 +101,11 @@ def same_dose(measuring: ReportMeasuring, healed: float, tuned: float) -> float:
 
 def least_dose(bench: HealBench, data: HealData, most: float, *, on_report: bool = False) -> float:
     """Return the smallest common dose, to 1/32, at which the task loss is at most ``most``; 1 if none is."""
-    share, count = data.report if on_report else data.choice, len(bench.groups.names)
+    share = data.report if on_report else data.choice
     low, high = 0.0, 1.0
     for _ in range(HALVINGS):
         middle = (low + high) / 2
-        if bench.task_loss([middle] * count, share, data.task) <= most:
+        if bench.task_loss(bench.groups.everywhere(middle), share, data.task) <= most:
             high = middle
         else:
             low = middle
@@ -112,7 +114,7 @@ def least_dose(bench: HealBench, data: HealData, most: float, *, on_report: bool
 
 def shuffled(
     doses: Sequence[float],
-    places: Mapping[str, Sequence[int]],
+    groups: DoseGroups,
     shapes: Mapping[str, tuple[int, int]],
     seed: int,
 ) -> list[float]:
@@ -120,10 +122,9 @@ def shuffled(
     generator = random.Random(f"shuffled {seed}")
     mixed = list(doses)
     kinds: dict[object, list[int]] = {}
-    shared = len({tuple(own) for own in places.values()}) < len(places)
-    for name, own in places.items():
-        if name != ELSEWHERE:
-            kinds.setdefault(None if shared else shapes[name], []).extend(own)
+    shared = len(set(groups.places.values())) < len(groups.places)
+    for name in groups.matrices:
+        kinds.setdefault(None if shared else shapes[name], []).extend(groups.places[name])
     for positions in kinds.values():
         distinct = list(dict.fromkeys(positions))
         drawn = list(distinct)

@@ -131,7 +131,7 @@ def choose_scale(
 
 
 def _measured(bench: HealBench, data: HealData, scale: float) -> CurveOfScales:
-    doses = [scale] * len(bench.groups.names)
+    doses = bench.groups.everywhere(scale)
     return CurveOfScales(
         scale, bench.text_loss(doses, data.choice), bench.task_loss(doses, data.choice, data.task)
     )
@@ -149,9 +149,8 @@ def _between_neighbors(best: float) -> list[float]:
 
 
 def _reported(bench: HealBench, data: HealData, scale: float, seed: int) -> list[HealedPoint]:
-    count = len(bench.groups.names)
     outcomes = {
-        name: bench.outcome([dose] * count, data.report, answers=True)
+        name: bench.outcome(bench.groups.everywhere(dose), data.report, answers=True)
         for name, dose in ((BASE, 0.0), (TUNED, 1.0), (CHOSEN, scale))
     }
     curve = [outcomes[BASE], outcomes[CHOSEN], outcomes[TUNED]]

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from intruders.experiments.doses.dose_groups import dose_groups
 from intruders.experiments.heal.reported_points import ReportMeasuring, same_dose
 
 
@@ -16,7 +17,7 @@ def with_lowest_task_loss_before_the_end() -> ReportMeasuring:
     def task_loss(doses: list[float], share: object, task: str) -> float:
         return 0.36 + 0.5 * (doses[0] - 0.8) ** 2
 
-    bench: Any = SimpleNamespace(groups=SimpleNamespace(names=["q", "v"]), task_loss=task_loss)
+    bench: Any = SimpleNamespace(groups=dose_groups(["q", "v"], "matrix"), task_loss=task_loss)
     data: Any = SimpleNamespace(report=None, task="sums")
     return ReportMeasuring(bench, data, lambda name: None)
 
