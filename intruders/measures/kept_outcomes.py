@@ -9,49 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..audits.audit_settings import AuditSettings
 from ..audits.result.audit_result import Audit
-from ..data.task import Task
-from ..models.finetuned_folder import FinetunedFolder
-from ..models.model_digest import digest_of_model
 from ..system.files import write_atomically
-from .measure_settings import LossSettings, ScoreSettings
 from .outcome import Outcome
 
 FOLDER = "evaluations"
 SCHEMA = 2
-
-
-def depends_on(
-    base: str,
-    tuned: str,
-    audit: AuditSettings,
-    losses: LossSettings,
-    scores: ScoreSettings,
-    seed: int,
-    *,
-    audited: Audit,
-    tasks: Mapping[str, Task],
-) -> dict[str, Any]:
-    """Return what an evaluation of a tuned model's remedies depends on, besides documents and examples."""
-    trained = FinetunedFolder.of(tuned)
-    return {
-        "base": digest_of_model(base),
-        "tuned": digest_of_model(tuned),
-        "audit": audit.recorded(),
-        "intruders": digest_of_intruders(audited),
-        "tasks": {name: [task.kind, task.score, task.labels] for name, task in tasks.items()},
-        "labels": None if trained is None else trained.labels,
-        "window": losses.window,
-        "stride": losses.stride,
-        "estimate": losses.estimate,
-        "seed": seed,
-        # Answers of earlier versions were cut where the batch had no more room.
-        "max_new_tokens": scores.max_new_tokens,
-        # Came later: without them, what earlier versions kept is still found.
-        **({} if losses.max_tokens is None else {"max_tokens": losses.max_tokens}),
-        **({} if scores.score is None else {"score": scores.score}),
-    }
 
 
 def digest_of_intruders(audit: Audit) -> str:

@@ -86,14 +86,10 @@ class OpenedSides:
         """The models whose weights are loaded: the base, and the tuned model unless it is an adapter."""
         return [self.base_source, self.tuned] if isinstance(self.after, Checkpoint) else [self.base_source]
 
-    def dtypes(self, loading: Loading) -> dict[str, list[str]]:
-        """Return the types that they are loaded in, for what a kept measurement depends on."""
-        return recorded_dtypes(loading, self.loaded)
-
     def key(self, loading: Loading) -> dict[str, Any]:
         """Return what identifies both models by content, and the types that they are loaded in."""
         return {
             "base": digest_of_model(self.base_source),
             "tuned": digest_of_model(self.tuned),
-            **self.dtypes(loading),
+            **recorded_dtypes(loading, self.loaded),
         }

@@ -14,7 +14,7 @@ from ...data.corpora import Corpus, load_corpora
 from ...data.load_task import described_task, load_task
 from ...errors import SettingError
 from ...measures.harness import check_harness
-from ...measures.kept_outcomes import KeptOutcomes, depends_on
+from ...measures.kept_outcomes import KeptOutcomes
 from ...measures.measure_settings import (
     NO_HARNESS,
     NO_LOSSES,
@@ -39,6 +39,7 @@ from ..bench.bench import Bench
 from ..bench.curve import ALONG_CURVE
 from ..bench.data_shares import DataShare, DataShares, split_data
 from ..bench.given_sides import GivenSides, OpenedSides
+from ..bench.kept import kept_outcomes
 from ..bench.live_models import answered_by, opened_live
 from ..bench.measuring import Measuring
 from ..bench.point import point_of
@@ -127,13 +128,7 @@ def compare_remedies(
             )
         names, first = comparison.names(), next(iter(tasks))
         measuring = Measuring(losses, tasks, seed, harness, scores.max_examples)
-        of = {}
-        if folder is not None:
-            of = depends_on(
-                sides.base_source, sides.tuned, settings, losses, scores, seed, audited=audited, tasks=tasks
-            )
-            of |= sides.dtypes(loading)
-        kept = KeptOutcomes(folder, of)
+        kept = kept_outcomes(folder, sides, settings, audited, measuring, scores, loading)
         tally = Tally(progress, planned_evaluations(names, comparison.strengths, len(data.choice)))
         of_base = _base_outcomes(sides.base_source, loading, measuring, data, kept, tally)
         learned: Doses | str = "were not asked for"

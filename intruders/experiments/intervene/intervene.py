@@ -19,7 +19,7 @@ from ...data.load_task import load_task
 from ...errors import SettingError
 from ...measures.base_inputs import documents_of, sample_inputs
 from ...measures.corpus_loss import CorpusLoss, summarize_losses
-from ...measures.kept_outcomes import KeptOutcomes, depends_on
+from ...measures.kept_outcomes import KeptOutcomes
 from ...measures.losses import DocumentLosses
 from ...measures.measure_settings import (
     IN_QUARTERS,
@@ -51,6 +51,7 @@ from ..bench.bench import Bench
 from ..bench.curve import ALONG_CURVE, curve
 from ..bench.data_shares import DataShare
 from ..bench.given_sides import GivenSides
+from ..bench.kept import kept_outcomes
 from ..bench.live_models import opened_live
 from ..bench.measuring import Measuring
 from ..bench.point import Point, point_of
@@ -145,13 +146,7 @@ def intervene(
                 f"'{sides.tuned}' has no intruders among the {audited.k} leading vectors of any matrix, so there is "
                 "nothing to scale; pass a larger --epsilon or --k, or another model"
             )
-        of = {}
-        if folder is not None:
-            of = depends_on(
-                sides.base_source, sides.tuned, settings, losses, scores, seed, audited=audited, tasks=tasks
-            )
-            of |= sides.dtypes(loading)
-        kept = KeptOutcomes(folder, {**of, "data": data.fingerprint()})
+        kept = kept_outcomes(folder, sides, settings, audited, measuring, scores, loading, data=data)
         stacks = sides.stacks
         matrices = TunedMatrices(stacks, pairing.pairs, audited, settings, compute.torch_device())
         # An audit of other weights is refused before anything is measured. No case depends on the base's inputs.
