@@ -7,7 +7,7 @@ import json
 import random
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,6 +65,22 @@ class Corpus:
         """The first 12 digits of a SHA-256 over the documents: two losses are of the same text if these agree."""
         content = json.dumps(self.documents, ensure_ascii=False).encode("utf-8", "surrogatepass")
         return hashlib.sha256(content).hexdigest()[:12]
+
+
+Corpora = Mapping[str, Sequence[Corpus]]  # the parts of every corpus by its name; most have one
+
+
+def load_all(names: Iterable[str], *, max_documents: int | None, seed: int) -> Corpora:
+    """Load several corpora, each as :func:`load_corpora` does."""
+    return {name: load_corpora(name, max_documents=max_documents, seed=seed) for name in names}
+
+
+def digests_of(corpora: Corpora) -> dict[str, list[str]]:
+    return {name: [part.digest for part in parts] for name, parts in corpora.items()}
+
+
+def documents_in(parts: Iterable[Corpus]) -> int:
+    return sum(len(part.documents) for part in parts)
 
 
 def load_corpora(name: str, *, max_documents: int | None = None, seed: int = 0) -> list[Corpus]:

@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..data.corpora import Corpus
+from ..data.corpora import Corpora
 from ..models.answers import evaluating
 from ..models.tuned_model import OpenedModel
 
 _DOCUMENTS, _TOKENS, _WINDOW = 8, 32, 256  # how many documents, tokens of each, and of how many at its start
 
 
-def documents_of(corpora: Mapping[str, Sequence[Corpus]]) -> list[str]:
+def documents_of(corpora: Corpora) -> list[str]:
     """Return the texts of all corpora in turn, so that the first few come from each of them."""
     parts = [part.documents for several in corpora.values() for part in several]
     return [text for turn in zip_longest(*parts) for text in turn if text is not None]

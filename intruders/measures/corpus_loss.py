@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..data.corpora import Corpus
+from ..data.corpora import Corpora, Corpus
 from ..models.tuned_model import OpenedModel
 from ..system.out_of_memory import Halving
 from .causal_loss import causal_losses, ids_of
@@ -77,7 +77,7 @@ def measure_losses(
 
 def losses_by_corpus(
     opened: OpenedModel,
-    corpora: Mapping[str, Sequence[Corpus]],
+    corpora: Corpora,
     settings: LossSettings,
     seed: int = 0,
     advance: Callable[[int], None] = lambda tokens: None,

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from ..checkpoints.pairing.sides_on_disk import on_disk
-from ..data.corpora import Corpus, load_corpora
+from ..data.corpora import Corpora, load_all
 from ..data.halves import halves_of_corpus, halves_of_task
 from ..data.load_task import load_task
 from ..data.task import Task
@@ -259,7 +259,7 @@ def evaluate(
 class _Checked:
     """Data and models of an evaluation, found usable before a model is loaded."""
 
-    corpora: dict[str, list[Corpus]]  # the parts of each
+    corpora: Corpora
     tasks: list[Task]
     splits: list[str]  # the one of each task that is scored
     of: dict[str, list[str]]  # what a kept measurement depends on; empty if none is kept
@@ -285,9 +285,7 @@ def _checked(
       SettingError: a setting, corpus or task cannot be used.
       CheckpointError: the model or the base cannot be used.
     """
-    corpora = {
-        name: load_corpora(name, max_documents=losses.max_documents, seed=seed) for name in losses.loss_on
-    }
+    corpora = load_all(losses.loss_on, max_documents=losses.max_documents, seed=seed)
     tasks = [load_task(task, scores, data_seed) for task in scores.tasks]
     if reported_half:
         _refuse_without_halves(scores, harness)

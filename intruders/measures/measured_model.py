@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ..charts.text import plural
-from ..data.corpora import Corpus
+from ..data.corpora import Corpora, Corpus
 from ..data.task import Example, Task
 from ..models.encoding import encode_classification
 from ..models.finetuned_folder import FinetunedFolder
@@ -46,7 +46,7 @@ class MeasuredModel:
     _language: OpenedModel | None = None  # the model itself, once it is open
 
     def losses_of_both(
-        self, corpora: Mapping[str, Sequence[Corpus]]
+        self, corpora: Corpora
     ) -> tuple[dict[str, list[DocumentLosses]], dict[str, list[DocumentLosses]] | None]:
         """Return the losses of the model and of its base. An adapter is put on the base that has been measured."""
         if not corpora:
@@ -112,7 +112,7 @@ class MeasuredModel:
         return [HarnessScore(**record) for record in records]
 
     def _losses(
-        self, which: str, corpora: Mapping[str, Sequence[Corpus]], opened: Callable[[], OpenedModel]
+        self, which: str, corpora: Corpora, opened: Callable[[], OpenedModel]
     ) -> dict[str, list[DocumentLosses]]:
         units = {name: self._unit(which, parts) for name, parts in corpora.items()}
         kept = {name: self.kept.get(unit) for name, unit in units.items()}

@@ -16,7 +16,7 @@ from ...audits.audit_settings import ANYWHERE, AS_USUAL, AuditSettings, Compute
 from ...audits.result.audit_result import Audit
 from ...checkpoints.stored.names import ModulePath, module_paths
 from ...data.columns import Columns
-from ...data.corpora import Corpus, load_corpora
+from ...data.corpora import Corpora, digests_of, load_all
 from ...data.load_task import load_task
 from ...data.names_given import names_given
 from ...data.task import Task
@@ -110,7 +110,7 @@ def attribute(
             f"{min(both)!r} is given as text and as a task, and a part has one name; pass a copy of the file for one"
         )
     tasks = {name: load_task(name, columns or Columns(), rows_by) for name in names_given(task)}
-    corpora = {name: load_corpora(name, max_documents=settings.max_documents, seed=seed) for name in texts}
+    corpora = load_all(texts, max_documents=settings.max_documents, seed=seed)
     sides = sources.open()
     key = {
         **sides.key(loading),
@@ -118,7 +118,7 @@ def attribute(
             name: value for name, value in settings.recorded().items() if name not in ("nodes", "check")
         },
         "seed": seed,
-        "text": {name: [part.digest for part in parts] for name, parts in corpora.items()},
+        "text": digests_of(corpora),
         "tasks": {name: one_task.fingerprint() for name, one_task in tasks.items()},
     }
     with working_folder(None if keep is None else user_path(keep), "keep") as folder:
@@ -164,7 +164,7 @@ class _Work:
 
     def measured(
         self,
-        corpora: Mapping[str, list[Corpus]],
+        corpora: Corpora,
         tasks: Mapping[str, Task],
         matrices: TunedMatrices,
         kept: KeptOutcomes,

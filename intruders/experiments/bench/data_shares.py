@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from ...data.corpora import Corpus
+from ...data.corpora import Corpora, documents_in
 from ...data.halves import halves_of_corpus, halves_of_task
 from ...data.task import Example, Task
 
@@ -21,7 +21,7 @@ class DataShare:
     """Some documents of every corpus (a mixture has several parts), and some examples of every task."""
 
     name: str
-    corpora: Mapping[str, list[Corpus]]
+    corpora: Corpora
     examples: Mapping[str, list[Example]]
 
     @property
@@ -37,7 +37,7 @@ class DataShare:
     def counts(self) -> dict[str, int]:
         """The numbers of documents and examples."""
         return {
-            "documents": sum(len(part.documents) for parts in self.corpora.values() for part in parts),
+            "documents": sum(documents_in(parts) for parts in self.corpora.values()),
             "examples": sum(len(rows) for rows in self.examples.values()),
         }
 
@@ -67,7 +67,7 @@ class DataShares:
 
 
 def split_data(
-    corpora: Mapping[str, Sequence[Corpus]], tasks: Mapping[str, Task], max_examples: int | None, seed: int
+    corpora: Corpora, tasks: Mapping[str, Task], max_examples: int | None, seed: int
 ) -> DataShares:
     """Split every corpus in two halves by seed, and every task into its validation split and its test split.
 

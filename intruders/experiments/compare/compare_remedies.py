@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from ...audits.audit import audited_whole
 from ...audits.audit_settings import ANYWHERE, AS_USUAL, AuditSettings, Compute
 from ...audits.result.audit_result import Audit
-from ...data.corpora import Corpus, load_corpora
+from ...data.corpora import Corpora, documents_in, load_all
 from ...data.load_task import described_task, load_task
 from ...errors import SettingError
 from ...measures.harness import check_harness
@@ -112,9 +111,7 @@ def compare_remedies(
     _require_measures(losses, scores)
     if harness.lm_eval:
         check_harness(harness)
-    corpora = {
-        name: load_corpora(name, max_documents=losses.max_documents, seed=seed) for name in losses.loss_on
-    }
+    corpora = load_all(losses.loss_on, max_documents=losses.max_documents, seed=seed)
     rows_by = sources.data_seed(data_seed)
     tasks = {name: load_task(name, scores, rows_by) for name in scores.tasks}
     data = split_data(corpora, tasks, scores.max_examples, seed)
@@ -182,7 +179,7 @@ def compare_remedies(
 
 def _learned(
     sides: OpenedSides,
-    corpora: Mapping[str, list[Corpus]],
+    corpora: Corpora,
     measuring: Measuring,
     data: DataShares,
     max_examples: int | None,
@@ -223,11 +220,9 @@ def _settings_of_audit(audited: Audit) -> dict[str, Any]:
     }
 
 
-def _healing(
-    losses: LossSettings, scores: ScoreSettings, corpora: Mapping[str, Sequence[Corpus]]
-) -> dict[str, Any]:
+def _healing(losses: LossSettings, scores: ScoreSettings, corpora: Corpora) -> dict[str, Any]:
     """Return the data that doses are learned on, as ``intruders heal`` takes it, which cannot ask for all."""
-    documents = max(sum(len(part.documents) for part in parts) for parts in corpora.values())
+    documents = max(documents_in(parts) for parts in corpora.values())
     return {
         "max_documents": losses.max_documents or documents,
         "max_tokens": losses.max_tokens or HEALING.max_tokens,

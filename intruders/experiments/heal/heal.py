@@ -16,6 +16,7 @@ from ...checkpoints.opening.open import Opened
 from ...checkpoints.pairing.pairing import PairedMatrix, SkipKind
 from ...checkpoints.stored.names import tensor_of
 from ...data.columns import Columns
+from ...data.corpora import digests_of
 from ...data.load_task import described_task
 from ...data.names_given import names_given
 from ...errors import SettingError
@@ -119,7 +120,7 @@ def heal(
         **sides.key(loading),
         "settings": settings.recorded(),
         "seed": seed,
-        "text": {name: [part.digest for part in parts] for name, parts in corpora.items()},
+        "text": digests_of(corpora),
         "tasks": {name: kept_task.fingerprint() for name, kept_task in tasks.items()},
         "answers": {name: [kept.score, kept.max_new_tokens] for name, kept in tasks.items()},
         "order": [*corpora, *tasks],  # doses are learned on the first text and the first task

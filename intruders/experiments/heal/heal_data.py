@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ...charts.text import plural
 from ...data.columns import Columns
-from ...data.corpora import Corpus, load_corpora
+from ...data.corpora import Corpora, Corpus, load_all
 from ...data.load_task import load_task
 from ...data.local_files import SUFFIXES, read_rows
 from ...data.task import Example, Task
@@ -47,7 +47,7 @@ class HealData:
         return next(iter(self.report.corpora))
 
 
-def load_texts(names: Sequence[str], settings: HealSettings, seed: int) -> dict[str, list[Corpus]]:
+def load_texts(names: Sequence[str], settings: HealSettings, seed: int) -> Corpora:
     """Load every corpus, with as many documents as are used.
 
     Raises:
@@ -57,7 +57,7 @@ def load_texts(names: Sequence[str], settings: HealSettings, seed: int) -> dict[
         raise SettingError(
             "no text to measure forgetting on; expected text such as the base was trained on; pass --loss-on CORPUS"
         )
-    return {name: load_corpora(name, max_documents=settings.max_documents, seed=seed) for name in names}
+    return load_all(names, max_documents=settings.max_documents, seed=seed)
 
 
 def load_tasks(names: Sequence[str], columns: Columns, seed: int, prompts: str | None) -> dict[str, Task]:
@@ -79,9 +79,7 @@ def load_tasks(names: Sequence[str], columns: Columns, seed: int, prompts: str |
     return {name: load_task(name, columns, seed) for name in names}
 
 
-def data_of(
-    corpora: Mapping[str, list[Corpus]], tasks: Mapping[str, Task], max_examples: int | None, seed: int
-) -> HealData:
+def data_of(corpora: Corpora, tasks: Mapping[str, Task], max_examples: int | None, seed: int) -> HealData:
     """Split the data into the shares of a healing. Further corpora and tasks are only reported.
 
     Raises:

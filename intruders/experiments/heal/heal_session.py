@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ...charts.text import plural
-from ...data.corpora import Corpus
+from ...data.corpora import Corpora, digests_of, documents_in
 from ...data.task import Task
 from ...errors import SettingError
 from ...linalg.low_rank import LowRank
@@ -65,7 +65,7 @@ class Session:
 
     def healed(
         self,
-        corpora: Mapping[str, list[Corpus]],
+        corpora: Corpora,
         tasks: Mapping[str, Task],
         prompts: Sequence[str] | None,
         matrices: TunedMatrices,
@@ -78,7 +78,7 @@ class Session:
 
     @contextmanager
     def benched(
-        self, corpora: Mapping[str, list[Corpus]], tasks: Mapping[str, Task], prompts: Sequence[str] | None
+        self, corpora: Corpora, tasks: Mapping[str, Task], prompts: Sequence[str] | None
     ) -> Iterator[tuple[HealBench, HealData, Updates]]:
         """Open the models with their updates in doses, and the data, within the block."""
         pairs = self.sides.pairs  # refuses models that do not match before either is opened
@@ -239,12 +239,9 @@ class Session:
             elsewhere=bench.groups.elsewhere(values),
             points=points,
             learning=[state.as_dict() for state in measured],
-            documents={
-                name: sum(len(part.documents) for part in parts)
-                for name, parts in data.report.corpora.items()
-            },
+            documents={name: documents_in(parts) for name, parts in data.report.corpora.items()},
             examples={name: len(rows) for name, rows in data.report.examples.items()},
-            digests={name: [part.digest for part in parts] for name, parts in data.report.corpora.items()},
+            digests=digests_of(data.report.corpora),
             settings={
                 **self.settings.as_dict(),
                 **self.task_settings,
@@ -294,7 +291,7 @@ def _warnings(
 ) -> list[str]:
     """Return what a person should know before the learning starts."""
     warnings = []
-    documents = sum(len(part.documents) for part in data.choice.corpora[data.corpus])
+    documents = documents_in(data.choice.corpora[data.corpus])
     for name, what, count, more in (
         (data.corpus, "document", documents, "--max-documents"),
         (data.task, "example", len(data.choice.examples[data.task]), "--max-examples"),

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 
 from ...checkpoints.pairing.sides_on_disk import sides_on_disk
-from ...data.corpora import Corpus
+from ...data.corpora import Corpora
 from ...data.task import Task
 from ...errors import SettingError
 from ...mitigation.remedies.doses import Doses as DosesRemedy
@@ -21,7 +21,7 @@ from .healing import Healing
 
 def learned_doses(
     sides: OpenedSides,
-    corpora: Mapping[str, list[Corpus]],
+    corpora: Corpora,
     tasks: Mapping[str, Task],
     settings: HealSettings,
     max_examples: int | None,

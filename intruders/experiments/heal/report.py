@@ -21,14 +21,13 @@ class Report:
     ) -> None:
         """Take a ``curve`` of interpolations by ascending dose, the base first and the tuned model last."""
         self._share, self._base, self._tuned, self._seed = share, base, tuned, seed
-        weights = {name: [part.weight for part in parts] for name, parts in share.corpora.items()}
         self._sticks = {
             name: Yardstick(
                 _of_corpus(base, name),
                 _of_corpus(tuned, name),
                 [_of_corpus(outcome, name) for outcome in curve],
                 target=task,
-                weights={name: weights[name]},
+                weights={name: share.weights[name]},
                 seed=seed,
             )
             for name in share.corpora

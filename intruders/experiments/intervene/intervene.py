@@ -14,7 +14,7 @@ from ...audits.audit import audited_whole
 from ...audits.audit_settings import ANYWHERE, AS_USUAL, AuditSettings, Compute
 from ...audits.result.audit_result import Audit
 from ...checkpoints.stored.checkpoint import Checkpoint
-from ...data.corpora import load_corpora
+from ...data.corpora import load_all
 from ...data.load_task import load_task
 from ...errors import SettingError
 from ...measures.base_inputs import documents_of, sample_inputs
@@ -133,7 +133,7 @@ def intervene(
     max_documents = sweep.max_documents or losses.max_documents
     most = sweep.max_examples or scores.max_examples
     tasks = {name: load_task(name, scores, rows_by) for name in scores.tasks}
-    corpora = {name: load_corpora(name, max_documents=max_documents, seed=seed) for name in losses.loss_on}
+    corpora = load_all(losses.loss_on, max_documents=max_documents, seed=seed)
     scored = {name: scored_examples(task, scores.split, most) for name, task in tasks.items()}
     splits = {name: split for name, (split, _) in scored.items()}
     data = DataShare("all", corpora, {name: rows for name, (_, rows) in scored.items()})

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ...data.corpora import Corpus, load_corpora
+from ...data.corpora import Corpora, digests_of, load_all
 from ...errors import IntrudersError
 from ...measures.corpus_loss import losses_by_corpus
 from ...measures.losses import DocumentLosses
@@ -27,8 +27,6 @@ SCHEMA = 1
 # The documents are a sample that is the same for all runs of a study, whatever their seed: all can be compared.
 SAMPLE_SEED = 0
 
-Corpora = Mapping[str, Sequence[Corpus]]
-
 
 def base_folder_name(base: str, settings: LossSettings, loading: Loading = AS_STORED) -> str:
     """Return the name of the folder for the losses of ``base``."""
@@ -38,10 +36,7 @@ def base_folder_name(base: str, settings: LossSettings, loading: Loading = AS_ST
 
 def corpora_of(settings: LossSettings) -> Corpora:
     """Load the documents of every corpus, by name: one entry per part of a mixture."""
-    return {
-        name: load_corpora(name, max_documents=settings.max_documents, seed=SAMPLE_SEED)
-        for name in settings.loss_on
-    }
+    return load_all(settings.loss_on, max_documents=settings.max_documents, seed=SAMPLE_SEED)
 
 
 def base_losses(
@@ -54,7 +49,7 @@ def base_losses(
     with locked_folder(folder, wait=True):
         # Kept losses count for their documents, weights and type of numbers, whatever the base's name.
         measured = {
-            "documents": _digests(corpora),
+            "documents": digests_of(corpora),
             "content": _content(base),
             **recorded_dtypes(loading, [base]),
         }
@@ -69,10 +64,6 @@ def losses_of(
     """Measure the losses of one model, by corpus. IntrudersError for a model without a language-model head."""
     opened = open_language_model(source, base, loading)
     return losses_by_corpus(opened, corpora, settings, SAMPLE_SEED)
-
-
-def _digests(corpora: Corpora) -> dict[str, list[str]]:
-    return {name: [part.digest for part in parts] for name, parts in corpora.items()}
 
 
 def _content(base: str) -> str | None:
