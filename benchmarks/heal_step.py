@@ -54,7 +54,7 @@ def measure(kind: str, tokens: int, dtype: str) -> dict[str, float]:
         from intruders.system.progress import silent
 
         sides = GivenSides.of("smollm2-135m", "smollm2-135m-lora").open()
-        session = session_of(sides, settings, 0, silent, loading=Loading(dtype=dtype))
+        session = session_of(sides, settings, 0, silent, Loading(dtype=dtype))
         with session.benched({"pydoc": corpora}, {task.name: task}, None) as (bench, _, _):
             bench.doses.values = torch.ones_like(bench.doses.values, requires_grad=True)
             opened = bench.language

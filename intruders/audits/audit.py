@@ -138,7 +138,7 @@ def audit_sides(
 def audit_pairing(
     pairing: Pairing,
     settings: AuditSettings,
-    compute: Compute = ANYWHERE,
+    compute: Compute,
     progress: Progress = silent,
 ) -> Audit:
     """Audit matrices that are paired already."""
@@ -202,7 +202,7 @@ def audited_whole(
     base: Checkpoint,
     tuned: Opened,
     audit: AuditSettings | Audit | str | os.PathLike[str],
-    compute: Compute = ANYWHERE,
+    compute: Compute,
     progress: Progress = silent,
 ) -> tuple[Pairing, Audit, AuditSettings]:
     """Pair two sides and audit them, or take an audit that is given, for a change of weights as they are stored.

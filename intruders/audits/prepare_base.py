@@ -90,10 +90,10 @@ def prepare_chosen(
     compute: Compute,
     out: str | os.PathLike[str] | None,
     *,
-    ray: str | bool = False,
-    cpus: float = 1,
-    gpus: float = 0,
-    progress: Progress = silent,
+    ray: str | bool,
+    cpus: float,
+    gpus: float,
+    progress: Progress,
 ) -> PreparedBase:
     """Decompose the matrices that ``selection`` chose of ``base`` already."""
     started = time.perf_counter()

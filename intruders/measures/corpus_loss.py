@@ -97,9 +97,9 @@ def summarize_losses(
     name: str,
     corpora: Sequence[Corpus],
     after: list[DocumentLosses],
-    before: list[DocumentLosses] | None = None,
+    before: list[DocumentLosses] | None,
     *,
-    seed: int = 0,
+    seed: int,
 ) -> CorpusLoss:
     """Return the loss per token with its interval; with ``before`` also the base's and the paired difference.
 

@@ -32,7 +32,7 @@ class HarnessScore:
 
 
 def harness_scores(
-    opened: OpenedModel, settings: HarnessSettings, *, limit: int | None = None, seed: int = 0
+    opened: OpenedModel, settings: HarnessSettings, *, limit: int | None, seed: int
 ) -> list[HarnessScore]:
     """Run the tasks by name, on the first ``limit`` examples of each.
 
@@ -44,7 +44,7 @@ def harness_scores(
 
 
 def harness_items(
-    opened: OpenedModel, settings: HarnessSettings, *, limit: int | None = None, seed: int = 0
+    opened: OpenedModel, settings: HarnessSettings, *, limit: int | None, seed: int
 ) -> dict[str, list[float]]:
     """Return the scores of all examples by task, from its first metric per example that rises with better answers.
 

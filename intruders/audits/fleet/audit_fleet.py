@@ -28,7 +28,7 @@ from ...system.mirrored_folder import MirroredFolder
 from ...system.progress import Progress, silent
 from ...system.remote_folder import RemoteFolder, local_folder
 from ..audit import patterns
-from ..audit_settings import ANYWHERE, AuditSettings, Compute, shown_settings
+from ..audit_settings import AuditSettings, Compute, shown_settings
 from ..base_cache import CacheChoice
 from .adapter_files import VECTORS, AdapterFiles
 from .earlier_fleets import EARLIER_VECTORS, remove_earlier_tables
@@ -135,13 +135,13 @@ def audit_many(
     base: Source,
     adapters: Sequence[Source],
     settings: AuditSettings,
-    compute: Compute = ANYWHERE,
+    compute: Compute,
     *,
-    out: str | os.PathLike[str] | None = None,
-    ray: str | bool = False,
-    cpus: float = 1,
-    gpus: float = 0,
-    progress: Progress = silent,
+    out: str | os.PathLike[str] | None,
+    ray: str | bool,
+    cpus: float,
+    gpus: float,
+    progress: Progress,
 ) -> FleetAudit:
     """Audit a fleet with given AuditSettings."""
     started = time.perf_counter()

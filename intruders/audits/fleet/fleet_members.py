@@ -53,8 +53,8 @@ def open_members(
     base: Checkpoint,
     sources: Sequence[Source],
     settings: AuditSettings,
-    digests: Sequence[str] | None = None,
-    finished: Collection[str] = (),
+    digests: Sequence[str] | None,
+    finished: Collection[str],
 ) -> list[Member]:
     """Open every source as a member of the fleet: read configs and headers, and hash the files.
 

@@ -11,7 +11,7 @@ from ...checkpoints.writing.merged import Elsewhere, everywhere_as_tuned
 from ...data.task import Task
 from ...mitigation.live_weights import LiveInterventions
 from ...mitigation.remedies.remedy import Case, Remedy
-from ...models.loading_settings import AS_STORED, Loading, require_whole_weights
+from ...models.loading_settings import Loading, require_whole_weights
 from ...models.tuned_model import OpenedModel, open_for_task, open_language_model
 
 Scored = Mapping[str, tuple[OpenedModel, list[str]]]  # by task, the model and its labels in order
@@ -62,7 +62,7 @@ def opened_live(
     base_side: Checkpoint,
     others: Sequence[str],
     *,
-    loading: Loading = AS_STORED,
+    loading: Loading,
     reads_text: bool = True,
 ) -> Iterator[LiveModels]:
     """Open the tuned model within the block; ``others`` are the base's tensors without a case."""

@@ -13,7 +13,7 @@ from ...checkpoints.stored.checkpoint import Checkpoint
 from ...checkpoints.stored.names import tensor_of
 from ...data.task import Task
 from ...mitigation.beyond_doses import require_only_matrices, require_same_head, require_same_vocabulary
-from ...models.loading_settings import AS_STORED, Loading, require_one_device, require_whole_weights
+from ...models.loading_settings import Loading, require_one_device, require_whole_weights
 from ...models.tuned_model import OpenedModel, open_language_model
 from ..bench.given_sides import OpenedSides
 from ..bench.live_models import Scored, opened_for_tasks
@@ -23,7 +23,7 @@ from .updates import Updates
 
 
 def open_models(
-    tuned: str, base: str | None, tasks: Mapping[str, Task], loading: Loading = AS_STORED
+    tuned: str, base: str | None, tasks: Mapping[str, Task], loading: Loading
 ) -> tuple[OpenedModel, Scored]:
     """Open the tuned model as a language model and as its tasks need it; one model may serve both."""
     language = open_language_model(tuned, base, loading, merged=True)
@@ -51,7 +51,7 @@ def tuned_elsewhere(model: nn.Module, base: Checkpoint, paired: Sequence[str]) -
 def open_to_dose(
     sides: OpenedSides,
     tasks: Mapping[str, Task],
-    loading: Loading = AS_STORED,
+    loading: Loading,
 ) -> tuple[OpenedModel, Scored]:
     """Open the models whose updates get doses.
 

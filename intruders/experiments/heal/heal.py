@@ -161,10 +161,10 @@ def heal(
             seed,
             progress,
             told,
+            loading,
+            settings.max_examples,
             work,
             key,
-            settings.max_examples,
-            loading,
             {
                 "tasks": {name: described_task(name, columns) for name in names},
                 "max_new_tokens": columns.max_new_tokens,

@@ -18,7 +18,7 @@ from ...measures.kept_outcomes import KeptOutcomes
 from ...measures.measure_settings import LossSettings
 from ...mitigation.remedies.intruders import ScaledIntruders
 from ...mitigation.tuned_matrices import TunedMatrices
-from ...models.loading_settings import AS_STORED, Loading
+from ...models.loading_settings import Loading
 from ...models.stored_dtype import dtype_name
 from ...models.tuned_model import OpenedModel
 from ...system.progress import Progress
@@ -57,10 +57,10 @@ class Session:
     seed: int
     progress: Progress
     told: Told
+    loading: Loading
+    max_examples: int | None
     work: WorkFolder | None = None
     key: Mapping[str, Any] = field(default_factory=dict)
-    max_examples: int | None = None
-    loading: Loading = AS_STORED
     task_settings: Mapping[str, Any] = field(default_factory=dict)  # by which the tasks are scored again
 
     def healed(
@@ -262,8 +262,8 @@ def session_of(
     settings: HealSettings,
     seed: int,
     progress: Progress,
+    loading: Loading,
     max_examples: int | None = None,
-    loading: Loading = AS_STORED,
 ) -> Session:
     """Return a session that writes nothing to disk."""
     return Session(
@@ -272,8 +272,8 @@ def session_of(
         seed,
         progress,
         untold,
-        max_examples=settings.max_examples if max_examples is None else max_examples,
-        loading=loading,
+        loading,
+        settings.max_examples if max_examples is None else max_examples,
     )
 
 

@@ -10,9 +10,9 @@ from ...data.corpora import Corpora
 from ...data.task import Task
 from ...errors import SettingError
 from ...mitigation.remedies.doses import Doses as DosesRemedy
-from ...models.loading_settings import AS_STORED, Loading
+from ...models.loading_settings import Loading
 from ...models.model_digest import digest_of_model
-from ...system.progress import Progress, silent
+from ...system.progress import Progress
 from ..bench.given_sides import OpenedSides
 from .heal_session import session_of
 from .heal_settings import HealSettings
@@ -26,8 +26,8 @@ def learned_doses(
     settings: HealSettings,
     max_examples: int | None,
     seed: int,
-    loading: Loading = AS_STORED,
-    progress: Progress = silent,
+    loading: Loading,
+    progress: Progress,
 ) -> DosesRemedy:
     """Learn the remedy `doses` of a tuned model on the halves that choose; report and write nothing.
 
@@ -44,7 +44,7 @@ def learned_doses(
     Raises:
       IntrudersError: as :func:`heal`.
     """
-    session = session_of(sides, settings, seed, progress, max_examples, loading)
+    session = session_of(sides, settings, seed, progress, loading, max_examples)
     with session.benched(corpora, tasks, None) as (bench, data, _):
         _, most, start = session.start(bench, data)
         _, values, _ = session.learned(bench, data, start, most)

@@ -105,7 +105,7 @@ def choose_scale(
     sources = GivenSides.of(base, tuned)
     tasks = load_tasks(names_given(task), columns or Columns(), sources.data_seed(data_seed), None)
     corpora = load_texts(names_given(loss_on), settings, seed)
-    session = session_of(sources.open(), settings, seed, progress, loading=loading)
+    session = session_of(sources.open(), settings, seed, progress, loading)
     with session.benched(corpora, tasks, None) as (bench, data, _):
         curve: dict[float, CurveOfScales] = {}
         for number, scale in enumerate(_SCALES):

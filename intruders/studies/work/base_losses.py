@@ -16,7 +16,7 @@ from ...errors import IntrudersError
 from ...measures.corpus_loss import losses_by_corpus
 from ...measures.losses import DocumentLosses
 from ...measures.measure_settings import LossSettings
-from ...models.loading_settings import AS_STORED, Loading
+from ...models.loading_settings import Loading
 from ...models.stored_dtype import recorded_dtypes
 from ...models.tuned_model import open_language_model
 from ...system.documents import read_document
@@ -28,7 +28,7 @@ SCHEMA = 1
 SAMPLE_SEED = 0
 
 
-def base_folder_name(base: str, settings: LossSettings, loading: Loading = AS_STORED) -> str:
+def base_folder_name(base: str, settings: LossSettings, loading: Loading) -> str:
     """Return the name of the folder for the losses of ``base``."""
     content = json.dumps({"base": base, **settings.recorded(), **loading.recorded()}, sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:16]
@@ -40,7 +40,7 @@ def corpora_of(settings: LossSettings) -> Corpora:
 
 
 def base_losses(
-    base: str, settings: LossSettings, corpora: Corpora, bases: Path, loading: Loading = AS_STORED
+    base: str, settings: LossSettings, corpora: Corpora, bases: Path, loading: Loading
 ) -> dict[str, list[DocumentLosses]]:
     """Return the base's losses by corpus, one entry per part of a mixture; measure them on the first call."""
     folder = bases / base_folder_name(base, settings, loading)
@@ -59,7 +59,7 @@ def base_losses(
 
 
 def losses_of(
-    source: str, base: str | None, settings: LossSettings, corpora: Corpora, loading: Loading = AS_STORED
+    source: str, base: str | None, settings: LossSettings, corpora: Corpora, loading: Loading
 ) -> dict[str, list[DocumentLosses]]:
     """Measure the losses of one model, by corpus. IntrudersError for a model without a language-model head."""
     opened = open_language_model(source, base, loading)

@@ -19,6 +19,7 @@ from intruders.experiments.doses.updates import read_updates
 from intruders.experiments.heal.objective import Objective
 from intruders.models.encoding import IGNORED
 from intruders.models.loading import load_model
+from intruders.models.loading_settings import AS_STORED
 
 from .healed_models import llama_and_adapter
 
@@ -72,7 +73,7 @@ def divergences(models: tuple[str, str], doses: dict[str, float]) -> tuple[float
 
 
 def test_divergences_and_their_gradient(models: tuple[str, str]) -> None:
-    language, _ = open_models(models[0], None, {})
+    language, _ = open_models(models[0], None, {}, AS_STORED)
     sides = open_sides(*models)
     updates = read_updates(pair_sides(*sides).pairs, "matrix", torch.device("cpu"), lambda *_: None)
     groups = dose_groups(updates.names, "matrix", updates.ranks)

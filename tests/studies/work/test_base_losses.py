@@ -10,6 +10,7 @@ import pytest
 from intruders.data.corpora import Corpus
 from intruders.measures.losses import DocumentLosses
 from intruders.measures.measure_settings import LossSettings
+from intruders.models.loading_settings import AS_STORED
 from intruders.studies.work import base_losses as kept
 from tests.tiny import save_llama
 
@@ -26,9 +27,11 @@ def test_other_weights_under_the_same_path_are_measured_again(
 
     monkeypatch.setattr(kept, "losses_of", losses_of)
     settings, corpora = LossSettings(loss_on=("text",)), {"text": [Corpus("text", ["a document"])]}
-    first = kept.base_losses(str(base), settings, corpora, tmp_path / "bases")
-    assert kept.base_losses(str(base), settings, corpora, tmp_path / "bases")["text"][0].mean == 1.0
+    first = kept.base_losses(str(base), settings, corpora, tmp_path / "bases", AS_STORED)
+    assert (
+        kept.base_losses(str(base), settings, corpora, tmp_path / "bases", AS_STORED)["text"][0].mean == 1.0
+    )
     weights = base / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-4] + b"\x00\x00\x00\x40")
-    again = kept.base_losses(str(base), settings, corpora, tmp_path / "bases")
+    again = kept.base_losses(str(base), settings, corpora, tmp_path / "bases", AS_STORED)
     assert (first["text"][0].mean, again["text"][0].mean, len(measured)) == (1.0, 2.0, 2)
