@@ -116,7 +116,13 @@ class MeasuredModel:
     ) -> dict[str, list[DocumentLosses]]:
         units = {name: self._unit(which, parts) for name, parts in corpora.items()}
         kept = {name: self.kept.get(unit) for name, unit in units.items()}
-        losses = {name: outcome.corpora[name] for name, outcome in kept.items() if outcome is not None}
+        # A unit is found by its documents, whatever the corpus was called when it was kept.
+        losses = {
+            name: of_parts
+            for name, outcome in kept.items()
+            if outcome is not None
+            for of_parts in outcome.corpora.values()
+        }
         missing = {name: parts for name, parts in corpora.items() if name not in losses}
         if not missing:
             return losses
