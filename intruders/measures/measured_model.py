@@ -71,7 +71,7 @@ class MeasuredModel:
         examples = task.split(split)[:most]
         unit = {
             "task": [task.kind, task.score, task.labels, task.max_new_tokens],
-            "examples": [[example.text, example.pair, example.target] for example in examples],
+            "examples": [_content(example) for example in examples],
         }
         record = self.kept.get_plain(unit)
         if record is not None:
@@ -186,3 +186,10 @@ class MeasuredModel:
                 f"that the training read of a row (max_length); up to {opened.context} of them are scored here, so the "
                 "accuracy may differ from that of the run's own validation"
             )
+
+
+def _content(example: Example) -> list[Any]:
+    """Return what a score of an example depends on. That of a plain row is as earlier versions kept it."""
+    content: list[Any] = [example.text, example.pair, example.target]
+    # The text of a conversation has neither roles nor all of its messages.
+    return content if example.conversation is None else [*content, asdict(example.conversation)]
