@@ -27,7 +27,7 @@ from ..models.tuned_model import base_location, check_for_task, weights_of
 from ..settings.seeds import check_seeds
 from ..system.callers_process import apart_from_caller
 from ..system.documents import read_document
-from ..system.files import is_left_behind, read_bytes, user_path, write_atomically
+from ..system.files import is_left_behind, read_bytes, user_path, write_together
 from ..system.folders import LOCK, make_folder, working_folder
 from ..system.plain_values import from_plain
 from ..system.progress import Progress, silent
@@ -122,9 +122,11 @@ class Evaluation:
             ],
             columns=["task", "example", "right", "held_out"],
         )
-        write_atomically(target / "documents.parquet", documents.to_parquet(index=False))
-        write_atomically(target / "examples.parquet", examples.to_parquet(index=False))
-        write_atomically(target / _FILES[0], json_bytes(self.to_document(), indent=2))
+        tables = {
+            target / "documents.parquet": documents.to_parquet(index=False),
+            target / "examples.parquet": examples.to_parquet(index=False),
+        }
+        write_together(tables, target / _FILES[0], json_bytes(self.to_document(), indent=2))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Evaluation:

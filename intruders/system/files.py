@@ -10,7 +10,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -97,6 +97,21 @@ def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
             raise
     except (OSError, ValueError) as error:
         raise ResultFileError(f"cannot write '{path}': {os_reason(error).lower()}") from error
+
+
+def write_together(tables: Mapping[Path, bytes], document: Path, content: bytes) -> None:
+    """Write the files of a result, its document last; an earlier document is removed before its tables are replaced.
+
+    A kill in between leaves tables without a document, which is no result, and never the tables of one result beside
+    the document of another.
+    """
+    try:
+        Path(os.path.realpath(document)).unlink(missing_ok=True)
+    except OSError as error:
+        raise ResultFileError(f"cannot write '{document}': {os_reason(error).lower()}") from error
+    for table, rows in tables.items():
+        write_atomically(table, rows)
+    write_atomically(document, content)
 
 
 def read_bytes(path: str | os.PathLike[str]) -> bytes:

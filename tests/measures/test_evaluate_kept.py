@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 import intruders
+from intruders.errors import ResultFileError
 from intruders.measures import evaluate as under_test
 from intruders.measures import measured_model
 from intruders.measures.task_score import TaskScore
@@ -36,9 +38,10 @@ def test_a_corpus_of_another_spelling_and_two_of_equal_text(
             for loss in intruders.evaluate("base", losses=losses, out=out).losses
         ]
 
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patched:
         patched.setattr(under_test.Evaluation, "save", _killed)
-        measured("docs.jsonl", "copy.jsonl")
+        with pytest.raises(KeyboardInterrupt):
+            measured("docs.jsonl", "copy.jsonl")
     names = ("./docs.jsonl", str(tmp_path / "docs.jsonl"), "copy.jsonl")
     fresh = measured(*names, out=None)
     monkeypatch.setattr(measured_model, "losses_by_corpus", _killed)  # nothing is read again
@@ -63,8 +66,8 @@ def test_a_score_is_of_every_role_and_message(tmp_path: Path, monkeypatch: pytes
     def calls(columns: str, row: dict[str, Any]) -> int:
         (tmp_path / "rows.jsonl").write_text(f"{json.dumps(row)}\n" * 20)
         scored.clear()
+        chosen = intruders.ScoreSettings(tasks=(f"{tmp_path / 'rows.jsonl'}?{columns}",))
         with pytest.raises(KeyboardInterrupt):
-            chosen = intruders.ScoreSettings(tasks=(f"{tmp_path / 'rows.jsonl'}?{columns}",))
             intruders.evaluate(str(tmp_path / "base"), scores=chosen, out=tmp_path / "out")
         return len(scored)
 
@@ -82,3 +85,32 @@ def test_a_score_is_of_every_role_and_message(tmp_path: Path, monkeypatch: pytes
     assert calls("prompt=p&completion=c", {"p": "2+2?", "c": "4"}) == 1
     units = [json.loads(file.read_text())["unit"] for file in (tmp_path / "out").rglob("evaluations/*.json")]
     assert {"task": ["causal", "exact", [], 256], "examples": [["2+2?", None, "4"]] * 2} in units
+
+
+@pytest.mark.parametrize("name", ["documents.parquet", "examples.parquet", "evaluation.json"])
+def test_an_evaluation_that_is_replaced_is_read_as_one_or_not_at_all(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed before any of its files; the folder is then one that the same command resumes."""
+
+    def evaluation(right: bool) -> intruders.Evaluation:
+        scores = [TaskScore("sums", "validation", [right] * 4)]
+        return intruders.Evaluation("model", None, [], scores, [])
+
+    evaluation(True).save(tmp_path)
+    replace = os.replace
+
+    def killed(part: Path, target: Path) -> None:
+        if target.name == name:
+            raise KeyboardInterrupt
+        replace(part, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            evaluation(False).save(tmp_path)
+    with pytest.raises(ResultFileError, match="is not the folder of an evaluation"):
+        intruders.Evaluation.load(tmp_path)
+    under_test._check_folder(tmp_path, force=False)
+    evaluation(False).save(tmp_path)
+    assert intruders.Evaluation.load(tmp_path).scores[0].right == [False] * 4

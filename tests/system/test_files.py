@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from intruders.errors import ResultFileError
-from intruders.system.files import check_writable, free_name, read_bytes, write_atomically
+from intruders.system.files import check_writable, free_name, read_bytes, write_atomically, write_together
 from intruders.system.folders import atomic_folder
 from intruders.system.remote_folder import is_url, local_folder
 
@@ -75,6 +75,32 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
         write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("replaced", [0, 1, 2])
+def test_a_kill_leaves_no_document_beside_the_tables_of_another_result(
+    replaced: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed after any number of files."""
+    document, tables = tmp_path / "result.json", [tmp_path / "a.parquet", tmp_path / "b.parquet"]
+    write_together(dict.fromkeys(tables, b"old"), document, b"old")
+    replace, done = os.replace, iter([True] * replaced)
+
+    def killed(part: Path, target: Path) -> None:
+        if next(done, None) is None:
+            raise KeyboardInterrupt
+        replace(part, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            write_together(dict.fromkeys(tables, b"new"), document, b"new")
+    assert [table.read_bytes() for table in tables] == [b"new"] * replaced + [b"old"] * (2 - replaced)
+    assert not document.exists()
+    write_together(dict.fromkeys(tables, b"new"), document, b"new")
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == dict.fromkeys(
+        [*tables, document], b"new"
+    )
 
 
 def test_a_link_is_followed_and_a_device_kept(tmp_path: Path) -> None:

@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 from ...audits.audit_settings import AuditSettings
 from ...audits.command_line import changed_options
 from ...measures.intervals import Interval
-from ...system.files import user_path, write_atomically
+from ...system.files import user_path, write_together
 from ...system.plain_values import from_plain
-from ...system.result_protocol import JsonResult
+from ...system.result_protocol import JsonResult, json_bytes
 from ...version import __version__
 from ..bench.point import Point
 from ..bench.yardstick import FourParts, Items
@@ -245,8 +245,9 @@ class RemedyComparison(JsonResult):
         schema = pa.schema([pa.field(name, kind) for name, kind in COLUMNS])
         content = io.BytesIO()
         pq.write_table(pa.Table.from_pylist(self.rows(), schema=schema), content, compression="zstd")
-        write_atomically(user_path(path) / "remedies.parquet", content.getvalue())
-        super().save(user_path(path) / self.file_name)
+        folder = user_path(path)
+        document = json_bytes(self.to_document(), self.indent)
+        write_together({folder / "remedies.parquet": content.getvalue()}, folder / self.file_name, document)
 
     def _accuracies(self, chosen: Point) -> str:
         """Say what the dose costs the task; empty if its score is not an accuracy."""
