@@ -258,7 +258,12 @@ def _trained(
     head_steps: list[list[int]] = []
     for number, stage in enumerate(stages):
         run = finetune(configs[number], callbacks())
-        _keep_backbone(run, loaded[number], writes_text=any(task.kind == "causal" for task in loaded))
+        _keep_backbone(
+            run,
+            configs[number].base,
+            loaded[number],
+            writes_text=any(task.kind == "causal" for task in loaded),
+        )
         steps.append(run.record["steps"])
         reached.append(None if config.match is None else run.record["stopped_by"] == "match")
         result = stage / "stage.json"
@@ -315,9 +320,10 @@ def _stage_config(
     return replace(config, task=task, out=str(stage), base=str(before / "backbone"))
 
 
-def _keep_backbone(run: RunFolder, task: Task, *, writes_text: bool) -> None:
+def _keep_backbone(run: RunFolder, base: str, task: Task, *, writes_text: bool) -> None:
     """Write the stage's model without its head, with adapters merged, and the head in a separate file.
 
+    The base is the one of the settings: in a folder that was moved, records and adapters name where it was.
     With ``writes_text`` the model has the output head of the stage's base, which a classifier has not, for tasks of
     completions before or after this one.
     """
@@ -326,7 +332,7 @@ def _keep_backbone(run: RunFolder, task: Task, *, writes_text: bool) -> None:
         return
     with quiet_transformers():
         source = str(run.path)
-        location = base_location(source, None)
+        location = base_location(source, base)
         labels = task.labels if task.kind == "classification" else None
         # In float32 also on a base of 16 bits, which would round a part of the update away.
         model: Any = load_model(location, task.kind, labels, IN_SINGLE)
@@ -343,7 +349,7 @@ def _keep_backbone(run: RunFolder, task: Task, *, writes_text: bool) -> None:
         shutil.rmtree(unfinished, ignore_errors=True)
         if labels and writes_text:
             body = model.base_model.state_dict()
-            model = load_model(run.record["base_location"], "causal", loading=IN_SINGLE)
+            model = load_model(base_model_location(base), "causal", loading=IN_SINGLE)
             model.base_model.load_state_dict(body)
         elif labels:
             model = model.base_model

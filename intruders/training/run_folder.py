@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,18 @@ from ..system.files import is_left_behind, user_path, write_atomically
 from ..system.folders import LOCK, atomic_folder, follow_umask, locked_folder, make_folder, scratch_folder
 
 _COMPLETE = "complete.json"
+
+# Settings that may be a path in the folder that the run's own is in: a stage of a sequence starts from the one before.
+# The record has the digest of what is there.
+_MODELS = ("base", "start_from")
+
+
+def _beside_out(config: Mapping[str, Any], key: str) -> str | None:
+    """Return a path of the settings relative to the folder that ``out`` is in; None where it is not in there."""
+    if not config.get(key) or not config.get("out"):
+        return None
+    path = os.path.relpath(config[key], os.path.dirname(os.path.normpath(config["out"])))
+    return None if path.split(os.sep)[0] == os.pardir else path
 
 
 @dataclass(frozen=True)
@@ -140,7 +152,9 @@ class RunFolder:
         changed = sorted(
             key
             for key in before.keys() | config.keys()
-            if key != "out" and before.get(key) != config.get(key)
+            if key != "out"
+            and before.get(key) != config.get(key)
+            and not (key in _MODELS and _beside_out(before, key) == _beside_out(config, key) is not None)
         )
         if changed:
             raise SettingError(

@@ -122,6 +122,40 @@ def test_a_sequence_goes_on_where_it_was(bert: Path, tmp_path: Path) -> None:
     assert (tmp_path / "out" / "stage-1" / "run.json").stat().st_mtime_ns == marker
 
 
+@pytest.mark.parametrize("adapters", ["merge", "keep"])
+def test_a_moved_sequence_goes_on(
+    adapters: str, bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the end of the training of its last stage, under a relative path, and then an absolute one elsewhere."""
+    monkeypatch.chdir(tmp_path)
+    tasks = _tasks(tmp_path)
+    config = _config(bert, Path("out"), steps=2, warmup_steps=0, match=None)
+    whole = train_in_sequence(config, tasks, adapters=adapters)
+    written = (tmp_path / "out" / "stage-2" / "backbone" / "model.safetensors").read_bytes()
+    moved = tmp_path / "elsewhere" / "moved"
+    moved.parent.mkdir()
+    (tmp_path / "out").rename(moved)
+    shutil.rmtree(moved / "stage-2" / "backbone")
+    for name in ("stage-2/stage.json", "sequence.json"):
+        (moved / name).unlink()
+    trained = [(moved / f"stage-{number}" / "run.json").read_bytes() for number in (1, 2)]
+    config = replace(config, out=str(moved))
+    assert train_in_sequence(config, tasks, adapters=adapters) == whole
+    assert (moved / "stage-2" / "backbone" / "model.safetensors").read_bytes() == written
+    assert [(moved / f"stage-{number}" / "run.json").read_bytes() for number in (1, 2)] == trained
+    # The path is not all: what is there must be what the second stage began from.
+    weights = (
+        moved
+        / "stage-1"
+        / ("backbone/model.safetensors" if adapters == "merge" else "adapter_model.safetensors")
+    )
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(SettingError, match=r"from another (base|start_from), whose files have changed"):
+        train_in_sequence(config, tasks, adapters=adapters)
+
+
 def test_a_damaged_result_of_a_stage_is_named(bert: Path, tmp_path: Path) -> None:
     config = _config(bert, tmp_path / "out", steps=2, warmup_steps=0, match=None)
     train_in_sequence(config, _tasks(tmp_path)[:1])

@@ -1,0 +1,42 @@
+"""Which settings a folder of a run is resumed with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from intruders.errors import SettingError
+from intruders.training.run_folder import RunFolder
+
+
+@pytest.mark.parametrize("key", ["base", "start_from"])
+@pytest.mark.parametrize(
+    ("before", "now", "is_accepted"),
+    [
+        ("seq/stage-1/x", "{here}/seq/stage-1/x", True),  # from the same place, named in full
+        ("/gone/seq/stage-1/x", "{here}/seq/stage-1/x", True),  # moved
+        ("org/model", "org/model", True),
+        ("org/model", "org/another", False),
+        ("seq/stage-1/x", "{here}/seq/stage-1/y", False),
+        ("seq/stage-1/x", "{here}/stage-1/x", False),  # not where the run is
+        ("/gone/stage-1/x", "{here}/seq/stage-1/x", False),
+        (None, "{here}/seq/stage-1/x", False),
+    ],
+)
+def test_a_model_where_the_run_is_may_have_moved_with_it(
+    key: str, before: str | None, now: str, is_accepted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = RunFolder(tmp_path / "seq" / "stage-2")
+    run.path.mkdir(parents=True)
+    parent = "/gone/seq" if before and before.startswith("/gone") else "seq"
+    run.write_record({"config": {"rank": 2, "out": f"{parent}/stage-2", key: before}})
+    config = {"rank": 2, "out": str(run.path), key: now.format(here=tmp_path)}
+    if is_accepted:
+        run.open_for(config)
+        with pytest.raises(SettingError, match=r"a run with other settings \(rank\)"):
+            run.open_for(config | {"rank": 3})
+    else:
+        with pytest.raises(SettingError, match=rf"a run with other settings \({key}\)"):
+            run.open_for(config)
