@@ -256,13 +256,18 @@ def _trained(
     steps: list[int] = []
     reached: list[bool | None] = []
     head_steps: list[list[int]] = []
+    kinds = [task.kind for task in loaded]
     for number, stage in enumerate(stages):
         run = finetune(configs[number], callbacks())
+        if "causal" in kinds[number + 1 : number + 2]:
+            _remove_without_output_head(run, loaded[number])
+        # Stages of classes leave the output head as the last stage of completions has it, or the first base.
+        writers = [stages[seen] / "backbone" for seen in range(number) if kinds[seen] == "causal"]
         _keep_backbone(
             run,
             configs[number].base,
             loaded[number],
-            writes_text=any(task.kind == "causal" for task in loaded),
+            head_of=str([config.base, *writers][-1]) if "causal" in kinds else None,
         )
         steps.append(run.record["steps"])
         reached.append(None if config.match is None else run.record["stopped_by"] == "match")
@@ -320,12 +325,28 @@ def _stage_config(
     return replace(config, task=task, out=str(stage), base=str(before / "backbone"))
 
 
-def _keep_backbone(run: RunFolder, base: str, task: Task, *, writes_text: bool) -> None:
+def _remove_without_output_head(run: RunFolder, task: Task) -> None:
+    """Remove the backbone of a classifier if completions cannot be trained on it; it is then written with a head.
+
+    It was written in a sequence of classes alone, to which a task of completions has been added since.
+    """
+    from transformers import AutoConfig
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    backbone = run.path / "backbone"
+    if task.kind != "classification" or not backbone.is_dir():
+        return
+    config = AutoConfig.from_pretrained(backbone)
+    has_head = not {*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()}.isdisjoint(config.architectures or ())
+    if not (has_head or config.get_text_config().tie_word_embeddings):
+        shutil.rmtree(backbone)
+
+
+def _keep_backbone(run: RunFolder, base: str, task: Task, *, head_of: str | None) -> None:
     """Write the stage's model without its head, with adapters merged, and the head in a separate file.
 
     The base is the one of the settings: in a folder that was moved, records and adapters name where it was.
-    With ``writes_text`` the model has the output head of the stage's base, which a classifier has not, for tasks of
-    completions before or after this one.
+    A classifier gets the output head of the model ``head_of``, for tasks of completions before or after this one.
     """
     backbone = run.path / "backbone"
     if (run.path / _HEAD).is_file() and backbone.is_dir():
@@ -347,9 +368,9 @@ def _keep_backbone(run: RunFolder, base: str, task: Task, *, writes_text: bool) 
         }
         unfinished = run.path / ".backbone"
         shutil.rmtree(unfinished, ignore_errors=True)
-        if labels and writes_text:
+        if labels and head_of is not None:
             body = model.base_model.state_dict()
-            model = load_model(base_model_location(base), "causal", loading=IN_SINGLE)
+            model = load_model(base_model_location(head_of), "causal", loading=IN_SINGLE)
             model.base_model.load_state_dict(body)
         elif labels:
             model = model.base_model

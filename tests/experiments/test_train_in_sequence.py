@@ -357,3 +357,27 @@ def test_classes_and_completions_in_one_sequence_keep_the_output_head(
         assert torch.equal(after["lm_head.weight"], before["lm_head.weight"])
         name = "model.layers.0.self_attn.q_proj.weight"
         assert not torch.equal(after[name], before[name])
+
+
+def test_a_sequence_of_classes_goes_on_with_completions(tmp_path: Path) -> None:
+    """After one stage, whose backbone has no output head yet, and after two, on the first of which one is trained."""
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"p": f"{i % 3}:", "c": "ab"}) + "\n" for i in range(30)))
+    llama = save_llama(tmp_path / "llama")
+    classes, text = _tasks(tmp_path), f"{rows}?prompt=p&completion=c"
+    head = load_file(llama / "model.safetensors")["lm_head.weight"]
+    for known in (1, 2):
+        settings = {"method": "lora", "match": None, "steps": 2, "warmup_steps": 0, "max_eval_samples": 3}
+        config = _config(llama, tmp_path / str(known), **settings)
+        out = Path(config.out)
+        train_in_sequence(config, classes[:known])
+        stage = out / f"stage-{known}" / "backbone" / "model.safetensors"
+        before = load_file(stage)
+        assert "lm_head.weight" not in before
+        assert len(train_in_sequence(config, [*classes[:known], text]).accuracies) == known + 1
+        after = load_file(stage)
+        assert torch.equal(after.pop("lm_head.weight"), head)
+        assert {f"model.{name}" for name in before} == after.keys()
+        assert all(torch.equal(after[f"model.{name}"], value) for name, value in before.items())
+        last = load_file(out / f"stage-{known + 1}" / "backbone" / "model.safetensors")
+        assert torch.equal(last["lm_head.weight"], head)
