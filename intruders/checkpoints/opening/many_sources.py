@@ -16,6 +16,7 @@ from ..stored.demo_models import DEMO_ADAPTERS, DEMO_MODELS
 from ..stored.json_file import read_json_object
 from ..stored.locate import locate
 from ..stored.names import natural_order
+from ..stored.saved_results import SAVED_RESULTS
 from ..stored.split_names import split_names
 from .model_sum import is_sum, split_sum
 from .open import suffixes_of_plugins
@@ -164,9 +165,9 @@ def digest_of(source: str) -> str:
 
 
 def _files_of(path: Path) -> list[Path]:
-    """Configs and weights at a path, not what training left beside them."""
+    """Configs and weights at a path, not what training left beside an adapter, nor results saved beside a model."""
     if path.is_dir():
-        files = [file for file in path.iterdir() if file.is_file()]
+        files = [file for file in path.iterdir() if file.is_file() and file.name not in SAVED_RESULTS]
         if (path / ADAPTER_CONFIG).is_file():
             return sorted(file for file in files if file.name.startswith("adapter_"))
         suffixes = (*_WEIGHTS, *_BESIDE_WEIGHTS, *suffixes_of_plugins())

@@ -15,6 +15,7 @@ from ..opening.open import Opened
 from ..quantized.settings import drop_quantization
 from ..stored.checkpoint import Checkpoint
 from ..stored.locate import locate
+from ..stored.saved_results import SAVED_RESULTS
 from ..stored.split_names import split_names
 from .training_record import RUN, TRAINING
 
@@ -35,26 +36,7 @@ _OF_A_TOKENIZER = (
 _NOT_COMPANIONS = (".index.json", "trainer_state.json", "adapter_config.json", "README.md")
 
 # Records of this package are of the model that they lie beside. A copy would answer for a model that it is not of.
-_RECORDS = {
-    TRAINING,
-    RUN,
-    "attribution.json",
-    "audit.json",
-    "evaluation.json",
-    "findings.json",
-    "heal.json",
-    "intervention.json",
-    "intruders.json",
-    "kept.json",
-    "kl.json",
-    "outputs.json",
-    "published.json",
-    "remedies.json",
-    "scale.json",
-    "sequence.json",
-    "study.json",
-    "written.json",
-}
+_RECORDS = {TRAINING, RUN, "heal.json", "intruders.json", "kept.json", "written.json", *SAVED_RESULTS}
 
 
 def copy_companions(source: Path, folder: Path) -> list[str]:

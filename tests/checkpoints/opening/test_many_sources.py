@@ -89,3 +89,18 @@ def test_the_digest_is_of_what_is_read_of_a_model_with_its_weight_in_a_sum(tmp_p
     assert digest_of(str(model)) == xxhash.xxh3_128(b"1.0 " + files).hexdigest()
     both = f"{model}@0.5+{model}@0.25"
     assert digest_of(both) == xxhash.xxh3_128(b"0.5 " + files + b"0.25 " + files).hexdigest()
+
+
+@pytest.mark.parametrize("name", ["audit.json", "scale.json", "evaluation.json", "remedies.json"])
+def test_a_result_saved_beside_a_model_is_not_in_its_digest(name: str, tmp_path: Path) -> None:
+    """A tutorial saves the audit of a full fine-tuning in the run's folder. What else is there counts as it did."""
+    write_files_of_a_model(tmp_path)
+    (tmp_path / "run.json").write_text("run")
+    files = ("config.json", "model.safetensors", "run.json", "special_tokens_map.json", "tokenizer.json")
+    wanted = xxhash.xxh3_128(b"1.0 ")
+    add_files(wanted, [tmp_path / file for file in files])
+    before = digest_of(str(tmp_path))
+    (tmp_path / name).write_text("{}")
+    assert before == digest_of(str(tmp_path)) == wanted.hexdigest()
+    (tmp_path / "vocab.json").write_text("{}")
+    assert digest_of(str(tmp_path)) != before
