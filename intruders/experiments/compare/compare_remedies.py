@@ -13,7 +13,7 @@ from ...data.corpora import Corpora, documents_in, load_all
 from ...data.load_task import described_task, load_task
 from ...errors import SettingError
 from ...measures.harness import check_harness
-from ...measures.kept_outcomes import KeptOutcomes
+from ...measures.kept_outcomes import FOLDER, KeptOutcomes
 from ...measures.measure_settings import (
     NO_HARNESS,
     NO_LOSSES,
@@ -32,7 +32,7 @@ from ...models.tuned_model import open_language_model
 from ...settings.seeds import check_seeds
 from ...system.callers_process import apart_from_caller
 from ...system.files import user_path
-from ...system.folders import working_folder
+from ...system.folders import require_ours, working_folder
 from ...system.progress import Progress, silent
 from ..bench.bench import Bench
 from ..bench.curve import ALONG_CURVE
@@ -107,6 +107,8 @@ def compare_remedies(
       ('word-problems', 'adapter')
     """
     check_seeds(seed=seed, data_seed=data_seed)
+    if out is not None:
+        require_ours(user_path(out), (RemedyComparison.file_name, FOLDER), "a comparison of remedies")
     sources = GivenSides.of(base, tuned)
     _require_measures(losses, scores)
     if harness.lm_eval:

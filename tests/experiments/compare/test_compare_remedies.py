@@ -382,6 +382,20 @@ def test_both_a_corpus_and_a_task_are_needed(
         compare_remedies("a", "b", losses=LossSettings(losses), scores=ScoreSettings(tasks=tasks))
 
 
+def test_the_folder_of_another_result_is_refused_before_a_model_is_opened(tmp_path: Path) -> None:
+    """The report of a study would be replaced by that of the comparison."""
+    for name in ("report.html", "study.json"):
+        (tmp_path / name).write_text(name)
+    losses, scores = LossSettings(("pydoc",)), ScoreSettings(tasks=("word-problems",))
+    said = r"is not empty and not a comparison of remedies: it contains 'report.html', 'study.json'; choose another"
+    with pytest.raises(SettingError, match=said):
+        compare_remedies("a", "b", losses=losses, scores=scores, out=tmp_path)
+    assert {file.name: file.read_text() for file in tmp_path.iterdir()} == {
+        "report.html": "report.html",
+        "study.json": "study.json",
+    }
+
+
 def test_the_command_prints_the_table_and_writes_the_report(
     folder: Path, found: tuple[RemedyComparison, Path]
 ) -> None:
