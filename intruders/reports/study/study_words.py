@@ -106,7 +106,10 @@ def _values(noun: str, column: pd.Series[Any], singular: str = "", several: str 
 
 
 def _text(value: Any) -> str:
-    return value if isinstance(value, str) else number(float(value))
+    if isinstance(value, str):
+        return value
+    # A seed is a name: rounded to three digits it would be another one.
+    return str(int(value)) if float(value).is_integer() else number(float(value))
 
 
 def _listed(parts: Sequence[str]) -> str:

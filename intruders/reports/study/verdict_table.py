@@ -96,7 +96,7 @@ def _done(folder: Path) -> Iterator[str]:
         ]
         yield f"- {len(missed)} did not reach their score: {'; '.join(named)}"
     if len(pending):
-        seeds = ", ".join(f"{seed:g}" for seed in sorted(pending["seed"].unique()))
+        seeds = ", ".join(f"{seed:.0f}" for seed in sorted(pending["seed"].unique()))
         how = "the command of the table runs them"
         if (folder / PUBLISHED).is_file():
             how = f"`intruders study FILE --out RUNS --from {folder}` runs them"

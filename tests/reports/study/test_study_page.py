@@ -291,6 +291,14 @@ def test_words_count_what_is_shown(study: Study) -> None:
     assert never.plain.startswith("These runs cannot tell yet")
 
 
+def test_words_write_every_digit_of_a_seed(study: Study) -> None:
+    """Of 2024 and 20241129 three digits would be 2020 and 2.02e+07."""
+    results = study[0]
+    seeds = results.runs["seed"].map({0: 1337, 1: 2024, 2: 20241129})
+    words = study_words(dataclasses.replace(results, runs=results.runs.assign(seed=seeds)), study[1])
+    assert "seeds 1337, 2024 and 20241129; k = 10; ε = 0.5" in words.precise
+
+
 def test_what_was_written_in_advance_stands_before_the_verdict(study: Study) -> None:
     results, findings = study
     page = render_study(

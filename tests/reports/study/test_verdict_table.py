@@ -73,6 +73,16 @@ def test_runs_that_failed_or_did_not_reach_their_score_are_listed(studies: list[
     assert "- 1 not run yet, of seeds 0; the command of the table runs them" in text
 
 
+def test_every_digit_of_a_seed_is_written(tmp_path: Path) -> None:
+    """Of 20241129 six digits would be 2.02411e+07."""
+    rows = [row | {"seed": row["seed"] + 20241129} for row in matched(effect=1.0)]
+    rows[1] |= {"stopped_by": "steps"}
+    rows[2] |= {"status": "pending"}
+    text = "\n".join(verdict_table([written(tmp_path / "one", rows, ["structure"])]))
+    assert "lr=0.0001 (seed 20241129)" in text
+    assert "- 1 not run yet, of seeds 20241129; the command" in text
+
+
 def test_a_run_below_its_score_is_told_from_those_that_reached_it(tmp_path: Path) -> None:
     """By the setting in which it differs from them, though it is the only one that is named."""
     rows = [row | {"weight_decay": 0.0} for row in matched(effect=1.0)]

@@ -76,6 +76,6 @@ def below_score(runs: pd.DataFrame) -> pd.DataFrame:
 def by_setting(runs: pd.DataFrame) -> str:
     """List the runs of ``finished`` in words: every setting with its seeds."""
     return ", ".join(
-        f"{described} (seed {', '.join(f'{seed:g}' for seed in sorted(group['seed']))})"
+        f"{described} (seed {', '.join(f'{seed:.0f}' for seed in sorted(group['seed']))})"
         for described, group in runs.groupby("described", sort=False)
     )
