@@ -19,7 +19,7 @@ from .shared.run_labels import settings_in
 from .shared.seed_tables import complete, one_in_100
 from .shared.statistics import holm, mean_interval
 from .shared.strata import MEASURED_ALIKE, Stratum, finished, strata
-from .shared.words import said
+from .shared.words import said, turned
 
 __all__ = ["CLAIM", "analyse", "charts"]
 
@@ -239,8 +239,10 @@ def _in_words(comparisons: Sequence[Comparison]) -> str:
     for each, p in zip(comparisons, _among_all(comparisons), strict=True):
         ends = f"{each.name} ({each.start} to {each.end}"
         if each.difference.is_clear and p < ALPHA:
-            verb = "raises" if each.difference.estimate > 0 else "lowers"
-            parts.append(f"{ends}) {verb} intruders per 100 vectors by {said(each.difference)}")
+            change = each.difference
+            # What is lowered by a negative number is raised.
+            verb, size = ("raises", change) if change.estimate > 0 else ("lowers", turned(change))
+            parts.append(f"{ends}) {verb} intruders per 100 vectors by {said(size)}")
         else:
             unclear.append(f"{ends}, {said(each.difference)})")
     return "; ".join([*parts, f"undecided for {', '.join(unclear)}"] if unclear else parts)

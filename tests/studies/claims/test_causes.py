@@ -25,6 +25,20 @@ def test_causes_compare_only_what_is_alike_in_all_else() -> None:
     assert (finding.decision, finding.effects) == (NOT_RUN, [])
 
 
+def test_what_lowers_the_count_lowers_it_by_a_positive_number() -> None:
+    """Of 200 vectors 40 fewer, and in two seeds 41: 20, 20.5 and 20.5 per 100, on average 61 / 3."""
+    rows = [
+        fixed(f"{lr}-{seed}", lr=lr, seed=seed, intruders=count)
+        for seed, fewer in enumerate((40, 41, 41))
+        for lr, count in ((1e-4, 2 + fewer), (1e-3, 2))
+    ]
+    (finding,) = analyse_all(study(runs=rows), ["causes"])
+    (answer,) = finding.answers
+    assert answer.estimate == pytest.approx(-61 / 3)
+    ends = f"[+{-answer.high:.2f}, +{-answer.low:.2f}]"
+    assert f"lowers intruders per 100 vectors by +20.33 {ends}" in finding.verdict
+
+
 def test_norms_that_do_not_meet_are_not_compared() -> None:
     rows = matched(effect=1.0)
     traces = []
