@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import re
+from dataclasses import replace
 
 import pytest
 
 from intruders.experiments.attribution.attribution import Attribution, MatrixShare, MeasuredRise
 from intruders.measures.intervals import Interval
-from intruders.reports.attribution.attribution_page import attribution_grids
+from intruders.reports.attribution.attribution_page import attribution_grids, render_attribution
+from tests.reports.made_up_attribution import made_up_attribution
 
 LAYERS, RISE = 60, 2.0
 
@@ -56,3 +59,24 @@ def test_both_drawings_have_a_color_for_each_side(attribution: Attribution) -> N
     assert below[2] > below[0]  # blue
     assert min(nothing[:3]) > 0.9
     plt.close("all")
+
+
+def tables_of(page: str) -> list[list[str]]:
+    """The rows of every table, the texts of whose cells are joined."""
+    return [
+        [" | ".join(re.findall(r"<td[^>]*>([^<]*)</td>", row)) for row in re.findall("<tr>.*?</tr>", body)]
+        for body in re.findall("<tbody>(.*?)</tbody>", page, re.DOTALL)
+    ]
+
+
+def test_a_part_of_one_document_stands_alone() -> None:
+    _, layers, matrices = tables_of(render_attribution(made_up_attribution()))
+    assert layers == ["0 | +0.2500", "1 | +0.5000", "2 | -0.1250"]
+    assert [row.split(" | ", 1)[1] for row in matrices] == ["+0.2500 | 1", "+0.5000 | 1", "-0.1250 | 1"]
+
+
+def test_a_part_of_several_documents_has_its_ends() -> None:
+    made = made_up_attribution(None)
+    kinds = [replace(made.kinds[0], parts={"text": Interval(0.625, 0.5, 0.75, 4)})]
+    table = tables_of(render_attribution(replace(made, kinds=kinds)))[0]
+    assert table == ["up_proj | +0.6250 [+0.5000, +0.7500]"]
