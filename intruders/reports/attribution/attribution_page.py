@@ -10,7 +10,7 @@ from ...charts.chart import Axis, Grid
 from ...experiments.attribution.attribution import Attribution, MeasuredRise
 from ..page.html_page import render_figures, write_page
 from ..shared.layer_grid import layer_grid
-from .attribution_text import remarks, rise_line
+from .attribution_text import kinds_of, remarks, rise_line
 
 _COLORED = 0.98  # of the matrices, by the size of their shares, are told apart by color
 _LEAST_END = 0.1  # per cent
@@ -32,6 +32,7 @@ def render_attribution(attribution: Attribution) -> str:
         "attribution.html.j2",
         attribution_grids(attribution),
         attribution=attribution,
+        kinds=kinds_of(attribution),
         lines=[*(rise_line(rise) for rise in attribution.rises), *remarks(attribution)],
     )
 

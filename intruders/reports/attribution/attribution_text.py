@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from rich.console import Console
 from rich.table import Table
@@ -22,7 +23,7 @@ def print_attribution(attribution: Attribution, console: Console) -> None:
         print_line(console, rise_line(rise))
     console.print()
     is_wide = console.width >= _WIDE
-    console.print(_table(attribution, "kind of module", attribution.kinds, is_wide))
+    console.print(_table(attribution, "kind of module", kinds_of(attribution), is_wide))
     console.print()
     console.print(_table(attribution, "layer", attribution.layers, is_wide))
     console.print()
@@ -42,6 +43,14 @@ def rise_line(rise: MeasuredRise) -> str:
         f"{rise.tuned_loss:.4f} tuned, change {rise.rise.text('+.4f')} nats per token; "
         f"the parts sum to {rise.total:+.4f} ({rise.nodes} nodes)"
     )
+
+
+def kinds_of(attribution: Attribution) -> list[Share]:
+    """Return the parts by kind of module, then that of all other tensors, without which they do not sum to the rise."""
+    others = attribution.elsewhere
+    if others is None or not any(part.estimate for part in others.parts.values()):
+        return list(attribution.kinds)
+    return [*attribution.kinds, replace(others, name="norms, biases and others")]
 
 
 def remarks(attribution: Attribution) -> list[str]:

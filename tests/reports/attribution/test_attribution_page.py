@@ -11,7 +11,7 @@ import pytest
 from intruders.experiments.attribution.attribution import Attribution, MatrixShare, MeasuredRise
 from intruders.measures.intervals import Interval
 from intruders.reports.attribution.attribution_page import attribution_grids, render_attribution
-from tests.reports.made_up_attribution import made_up_attribution
+from tests.reports.made_up_attribution import OF_NORMS, PARTS, made_up_attribution
 
 LAYERS, RISE = 60, 2.0
 
@@ -67,6 +67,11 @@ def tables_of(page: str) -> list[list[str]]:
         [" | ".join(re.findall(r"<td[^>]*>([^<]*)</td>", row)) for row in re.findall("<tr>.*?</tr>", body)]
         for body in re.findall("<tbody>(.*?)</tbody>", page, re.DOTALL)
     ]
+
+
+def test_the_kinds_of_the_page_sum_to_the_rise() -> None:
+    kinds, _, _ = tables_of(render_attribution(made_up_attribution()))
+    assert kinds == [f"up_proj | {sum(PARTS):+.4f}", f"norms, biases and others | {OF_NORMS:+.4f}"]
 
 
 def test_a_part_of_one_document_stands_alone() -> None:
