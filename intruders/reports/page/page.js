@@ -50,6 +50,7 @@ const darkSystem = matchMedia("(prefers-color-scheme: dark)");
 const drawings = []; // functions that draw a figure in the colours of the moment
 let scheme = "system";
 let printing = false;
+const unfolded = []; // parts that were closed, and are open on paper
 
 function onDraw(draw) {
   drawings.push(draw);
@@ -77,6 +78,9 @@ for (const [event, now] of [["beforeprint", true], ["afterprint", false]]) {
   addEventListener(event, () => {
     printing = now;
     document.body.classList.toggle("printing", now);
+    // Nobody can open a part on paper. The window has it closed again.
+    if (now) unfolded.push(...document.querySelectorAll("details:not([open])"));
+    for (const part of now ? unfolded : unfolded.splice(0)) part.open = now;
     changeScheme();
     // A figure that was given the width of paper keeps it until it is told to fit its frame again.
     if (!now) for (const plot of document.querySelectorAll(".plot")) Plotly.Plots.resize(plot);

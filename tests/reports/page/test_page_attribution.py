@@ -1,0 +1,55 @@
+"""The report of an attribution, used in a browser: what is folded on the screen and open on paper."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from intruders.reports.attribution.attribution_page import write_attribution_report
+from tests.reports.browsing import serious_faults
+from tests.reports.made_up_attribution import made_up_attribution
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("attribution") / "report.html"
+    write_attribution_report(made_up_attribution(), path)
+    return path
+
+
+def shown_tables(page: Any) -> list[bool]:
+    """Of the tables by kind, layer and matrix."""
+    seen: list[bool] = page.evaluate(
+        "[...document.querySelectorAll('table')].map((table) => table.checkVisibility())"
+    )
+    return seen
+
+
+def test_paper_has_the_tables_that_the_window_folds(page: Any) -> None:
+    """The one that a person opened stays so, and a second look at the paper folds nothing for good."""
+    assert shown_tables(page) == [True, False, False]
+    page.locator("summary", has_text="3 layers").click()
+    for _ in range(2):
+        page.evaluate("dispatchEvent(new Event('beforeprint'))")
+        assert shown_tables(page) == [True, True, True]
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert shown_tables(page) == [True, True, False]
+    page.locator("summary", has_text="3 layers").click()
+
+
+def test_a_browser_that_prints_opens_them_by_itself(page: Any, tmp_path: Path) -> None:
+    page.evaluate(
+        "addEventListener('beforeprint', () => {"
+        " document.title = document.querySelectorAll('details[open]').length; })"
+    )
+    page.pdf(path=tmp_path / "page.pdf")
+    assert page.title() == "2"
+    assert shown_tables(page) == [True, False, False]
+
+
+def test_axe_finds_no_serious_fault(page: Any) -> None:
+    assert serious_faults(page) == []
