@@ -7,11 +7,10 @@ from dataclasses import replace
 
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from ...charts.text import duration, plural
 from ...experiments.attribution.attribution import Attribution, MatrixShare, MeasuredRise, Share
-from ..shared.page import print_line
+from ..shared.page import Column, Page, lined_up
 
 _LARGEST = 10  # matrices that the table shows
 _WIDE = 120  # columns of a terminal in which every interval fits
@@ -19,8 +18,9 @@ _WIDE = 120  # columns of a terminal in which every interval fits
 
 def print_attribution(attribution: Attribution, console: Console) -> None:
     """Print the measured rises, tables by kind of module, layer and matrix, the check, and where intruders sit."""
+    page = Page(console)
     for rise in attribution.rises:
-        print_line(console, rise_line(rise))
+        page.prose(rise_line(rise))
     console.print()
     is_wide = console.width >= _WIDE
     console.print(_table(attribution, "kind of module", kinds_of(attribution), is_wide))
@@ -31,8 +31,8 @@ def print_attribution(attribution: Attribution, console: Console) -> None:
     console.print(_table(attribution, f"matrix, the {len(largest)} largest", largest, is_wide))
     console.print()
     for line in remarks(attribution):
-        print_line(console, line)
-    print_line(console, f"took {duration(attribution.seconds)}")
+        page.prose(line)
+    page.prose(f"took {duration(attribution.seconds)}")
 
 
 def rise_line(rise: MeasuredRise) -> str:
@@ -89,25 +89,24 @@ def remarks(attribution: Attribution) -> list[str]:
 
 
 def _table(attribution: Attribution, title: str, shares: Sequence[Share], is_wide: bool) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="")
-    table.add_column(title, no_wrap=True)
-    for rise in attribution.rises:
-        table.add_column(Text(f"part of {rise.name}"), justify="right")
-    if attribution.task is not None:
-        table.add_column("forgotten per nat learned" if is_wide else "per nat learned", justify="right")
+    has_ratio = attribution.task is not None
     has_intruders = any(isinstance(share, MatrixShare) for share in shares)
+    columns = [Column(title, no_wrap=True)]
+    columns += [Column(f"part of {rise.name}", of_numbers=True) for rise in attribution.rises]
+    if has_ratio:
+        columns.append(Column("forgotten per nat learned" if is_wide else "per nat learned", of_numbers=True))
     if has_intruders:
-        table.add_column("intruders", justify="right")
+        columns.append(Column("intruders", of_numbers=True))
+    rows = []
     for share in shares:
-        cells = [Text(share.name)]
-        cells += [Text(_cell(share, rise.name, is_wide)) for rise in attribution.rises]
-        if attribution.task is not None:
+        cells = [share.name, *(_cell(share, rise.name, is_wide) for rise in attribution.rises)]
+        if has_ratio:
             ratio = share.ratio(attribution.text, attribution.task)
-            cells.append(Text("-" if ratio is None else f"{ratio:.2f}"))
+            cells.append("-" if ratio is None else f"{ratio:.2f}")
         if isinstance(share, MatrixShare):
-            cells.append(Text("-" if share.intruders is None else str(share.intruders)))
-        table.add_row(*cells)
-    return table
+            cells.append("-" if share.intruders is None else str(share.intruders))
+        rows.append(cells)
+    return lined_up(columns, rows)
 
 
 def _cell(share: Share, name: str, is_wide: bool) -> str:

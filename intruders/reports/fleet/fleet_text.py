@@ -6,11 +6,10 @@ from collections.abc import Mapping
 
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from ...audits.fleet.fleet_result import FleetAudit
 from ...charts.text import duration, number, percent, plural, shorten
-from ..shared.page import Page
+from ..shared.page import Column, Page, lined_up
 from .opinions import with_opinions
 
 ROWS_SHOWN = 20  # adapters, unless verbose
@@ -50,21 +49,26 @@ def _passed_over(entries: Mapping[str, str], verbose: bool) -> str:
 
 
 def _rows(shown: object, page: Page) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="", padding=(0, 2, 0, 0))
-    table.add_column("adapter", no_wrap=True)
-    for title in ("rank", "matrices", "intruders", "energy", "relative", "unusual"):
-        table.add_column(title, justify="right", no_wrap=True)
-    for row in shown.itertuples():  # type: ignore[attr-defined]
-        table.add_row(
-            Text(page.known(shorten(str(row.adapter), max(16, page.width - 52), page.mark))),
-            _ranks(row.rank_min, row.rank_max),
-            f"{row.matrices:,}",
-            f"{row.intruders:,}",
-            percent(row.energy_share),
-            percent(row.update_relative_median),
-            number(row.unusual),
-        )
-    return table
+    numbers = ("rank", "matrices", "intruders", "energy", "relative", "unusual")
+    return lined_up(
+        [
+            Column("adapter", no_wrap=True),
+            *(Column(title, of_numbers=True, no_wrap=True) for title in numbers),
+        ],
+        [
+            [
+                page.known(shorten(str(row.adapter), max(16, page.width - 52), page.mark)),
+                _ranks(row.rank_min, row.rank_max),
+                f"{row.matrices:,}",
+                f"{row.intruders:,}",
+                percent(row.energy_share),
+                percent(row.update_relative_median),
+                number(row.unusual),
+            ]
+            for row in shown.itertuples()  # type: ignore[attr-defined]
+        ],
+        padding=(0, 2),
+    )
 
 
 def _ranks(least: object, most: object) -> str:

@@ -8,7 +8,6 @@ from statistics import median
 
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from ...charts.text import duration, number, percent, plural
 from ...checkpoints.stored.names import module_paths
@@ -25,7 +24,7 @@ from ...experiments.heal.healing import (
 )
 from ...measures.intervals import Interval
 from ...models.loading_settings import LOAD_IN
-from ..shared.page import print_command, print_line
+from ..shared.page import Column, Page, lined_up
 
 WIDE = 150  # columns of a terminal in which every interval fits
 
@@ -38,33 +37,32 @@ LABELS = {
 
 def print_healing(healing: Healing, console: Console) -> None:
     """Print the verdict, a table for every corpus, the doses, the intruders, and how to use what was written."""
+    page = Page(console)
     for line in verdict(healing):
-        print_line(console, line)
+        page.prose(line)
     for corpus in healing.healed_point.corpora:
         title = (
             "the doses were learned on other documents of it" if corpus == healing.corpus else "chose nothing"
         )
-        print_line(console, f"\n{corpus}, {plural(healing.documents[corpus], 'document')} ({title})")
+        page.prose("")
+        page.prose(f"{corpus}, {plural(healing.documents[corpus], 'document')} ({title})")
         console.print(_table(healing, corpus, console.width >= WIDE))
     if any(measure.gain is not None for _, point in rows(healing) for measure in point.corpora.values()):
-        print_line(
-            console, "\ngain: loss of interpolation at that model's task loss, minus that model's loss"
-        )
+        page.prose("")
+        page.prose("gain: loss of interpolation at that model's task loss, minus that model's loss")
     for task in healing.examples:
-        print_line(
-            console, f"\n{task}, {plural(healing.examples[task], 'example')}: {_accuracies(healing, task)}"
-        )
-    console.print()
+        page.prose("")
+        page.prose(f"{task}, {plural(healing.examples[task], 'example')}: {_accuracies(healing, task)}")
+    page.prose("")
     for line in [dose_line(healing), *intruder_lines(healing)]:
-        print_line(console, line)
+        page.prose(line)
     for note in healing.notes:
-        print_line(console, f"note: {note}")
+        page.prose(f"note: {note}")
     if healing.out is not None:
-        print_line(
-            console, f"\nthe healed model is in {healing.out} ({healing.form}; {duration(healing.seconds)})"
-        )
-        print_line(console, "to measure it again on the half that is reported above:")
-        print_command(console, check_command(healing))
+        page.prose("")
+        page.prose(f"the healed model is in {healing.out} ({healing.form}; {duration(healing.seconds)})")
+        page.prose("to measure it again on the half that is reported above:")
+        page.command(check_command(healing))
 
 
 def verdict(healing: Healing) -> list[str]:
@@ -180,26 +178,34 @@ def ends(value: Interval, sign: bool = False) -> str:
 
 
 def _table(healing: Healing, corpus: str, is_wide: bool) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="")
-    # The names give way in a narrow terminal: a number or its heading that is cut says nothing.
-    table.add_column("model", no_wrap=is_wide)
     gain, task_loss = "gain", f"{healing.task}\nloss"
     if is_wide:
         gain, task_loss = "gain over interpolation", f"{healing.task} loss"
-    for title in ("loss", "forgotten", "healed", gain, task_loss):
-        table.add_column(Text(title), justify="right", no_wrap=True)
+    lines = []
     for name, point in rows(healing):
         measure, task = point.corpora[corpus], point.tasks[healing.task]
         short = point.name in (BASE, TUNED, INTERPOLATION)
-        table.add_row(
-            Text(name),
-            _cell(measure.loss, is_wide),
-            "" if point.name == BASE else _cell(measure.forgotten, is_wide, sign=True),
-            "" if measure.healed is None or point.name in (BASE, TUNED) else f"{measure.healed.estimate:.0%}",
-            "" if short or measure.gain is None else _cell(measure.gain, is_wide, sign=True),
-            f"{task.loss.estimate:.4f}",
+        lines.append(
+            [
+                name,
+                _cell(measure.loss, is_wide),
+                "" if point.name == BASE else _cell(measure.forgotten, is_wide, sign=True),
+                ""
+                if measure.healed is None or point.name in (BASE, TUNED)
+                else f"{measure.healed.estimate:.0%}",
+                "" if short or measure.gain is None else _cell(measure.gain, is_wide, sign=True),
+                f"{task.loss.estimate:.4f}",
+            ]
         )
-    return table
+    titles = ("loss", "forgotten", "healed", gain, task_loss)
+    return lined_up(
+        [
+            # The names give way in a narrow terminal: a number or its heading that is cut says nothing.
+            Column("model", no_wrap=is_wide),
+            *(Column(title, of_numbers=True, no_wrap=True) for title in titles),
+        ],
+        lines,
+    )
 
 
 def _accuracies(healing: Healing, task: str) -> str:

@@ -7,14 +7,13 @@ from collections.abc import Sequence
 
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from ...charts.text import duration, percent, plural, shorten
 from ...checkpoints.merges.verdict import NOT_PROVED, TOO_SMALL, VERDICTS, WRONG
 from ...checkpoints.merges.verification import OtherTensor, Verification, VerifiedMatrix
 from ...checkpoints.stored.names import module_paths
 from ...system.exit_status import ExitStatus
-from ..shared.page import WIDTH, Page
+from ..shared.page import WIDTH, Column, Page, lined_up
 
 _LISTED = 10  # matrices or tensors, unless verbose
 
@@ -73,16 +72,18 @@ def _table(matrices: Sequence[VerifiedMatrix], page: Page) -> Table:
     groups: dict[tuple[str, str], list[VerifiedMatrix]] = {}
     for path, matrix in zip(module_paths([matrix.name for matrix in matrices]), matrices, strict=True):
         groups.setdefault((path.kind, matrix.found.verdict), []).append(matrix)
-    table = Table(box=None, pad_edge=False, show_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    table.add_column("module", no_wrap=True)
-    table.add_column("matrices", justify="right", no_wrap=True)
-    table.add_column("verdict", no_wrap=True)
-    table.add_column("scale", no_wrap=True)
+    columns = [
+        Column("module", no_wrap=True),
+        Column("matrices", of_numbers=True, no_wrap=True),
+        Column("verdict", no_wrap=True),
+        Column("scale", no_wrap=True),
+    ]
+    rows, styles = [], []
     for (kind, verdict), members in sorted(groups.items(), key=lambda group: VERDICTS.index(group[0][1])):
-        style = "red" if verdict in WRONG else "yellow" if verdict in (TOO_SMALL, NOT_PROVED) else ""
-        name = Text(page.known(shorten(kind, 22, page.mark)))
-        table.add_row(name, f"{len(members):,}", verdict, _scales(members, page), style=style)
-    return table
+        styles.append("red" if verdict in WRONG else "yellow" if verdict in (TOO_SMALL, NOT_PROVED) else "")
+        name = page.known(shorten(kind, 22, page.mark))
+        rows.append([name, f"{len(members):,}", verdict, _scales(members, page)])
+    return lined_up(columns, rows, padding=(0, 2), header_style="bold", styles=styles)
 
 
 def _plus_minus(page: Page) -> str:

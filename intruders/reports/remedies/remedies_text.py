@@ -6,13 +6,12 @@ from collections.abc import Sequence
 
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
-from ...charts.text import number, plural, printable
+from ...charts.text import number, plural
 from ...experiments.bench.point import Point
 from ...experiments.compare.compared import ComparedRemedy, RemedyComparison
 from ...measures.intervals import Interval
-from ..shared.page import Page
+from ..shared.page import Column, Page, lined_up
 
 WIDE = 150  # columns of a terminal in which every interval fits
 CONTROLS = ("shrink", "shrink-output", "random", "resized", "complement")
@@ -118,7 +117,6 @@ def control_margin(remedy: ComparedRemedy, control: str) -> Interval | None:
 
 
 def _table(comparison: RemedyComparison, is_wide: bool) -> Table:
-    table = _new_table("remedy, strength" if is_wide else "remedy", 2 if is_wide else 1)
     titles = [
         "norm",
         "output",
@@ -126,12 +124,16 @@ def _table(comparison: RemedyComparison, is_wide: bool) -> Table:
         "task loss" if is_wide else "task\nloss",
         "accuracy",
         "gain at equal task loss",
+        *(["at equal norm"] if is_wide else []),
     ]
-    for title in [*titles, *(["at equal norm"] if is_wide else [])]:
-        table.add_column(title, justify="right", no_wrap=True)
-    for name, point in measured_rows(comparison):
-        table.add_row(Text(printable(name)), *_cells(point, comparison.target, is_wide))
-    return table
+    return lined_up(
+        [
+            Column("remedy, strength" if is_wide else "remedy", no_wrap=True),
+            *(Column(title, of_numbers=True, no_wrap=True) for title in titles),
+        ],
+        [[name, *_cells(point, comparison.target, is_wide)] for name, point in measured_rows(comparison)],
+        padding=(0, 2 if is_wide else 1),
+    )
 
 
 def _cells(point: Point, target: str, is_wide: bool) -> list[str]:
@@ -157,31 +159,21 @@ def _cells(point: Point, target: str, is_wide: bool) -> list[str]:
 def _controls(remedies: Sequence[ComparedRemedy]) -> Table:
     has_top = any(control_margin(remedy, OF_TOP) is not None for remedy in remedies)
     controls = [*CONTROLS, *([OF_TOP] if has_top else [])]
-    table = _new_table("remedy, strength")
-    for title in controls:
-        table.add_column(title, justify="right")
+    rows = []
     for remedy in remedies:
         margins = [control_margin(remedy, control) for control in controls]
-        table.add_row(
-            Text(printable(label(remedy))),
-            *("-" if margin is None else _starred(margin) for margin in margins),
-        )
-    return table
+        rows.append([label(remedy), *("-" if margin is None else _starred(margin) for margin in margins)])
+    return _by_remedy(controls, rows)
 
 
 def _parts(remedies: Sequence[ComparedRemedy]) -> Table:
-    table = _new_table("remedy, strength")
-    for title in ("healing", "preservation", "non-damage", "target", "harmonic mean"):
-        table.add_column(title, justify="right")
+    rows = []
     for remedy in remedies:
         if remedy.parts is not None:
             parts = remedy.parts
             values = (parts.healing, parts.preservation, parts.non_damage, parts.target, parts.harmonic_mean)
-            table.add_row(
-                Text(printable(label(remedy))),
-                *("-" if value is None else f"{value:.2f}" for value in values),
-            )
-    return table
+            rows.append([label(remedy), *("-" if value is None else f"{value:.2f}" for value in values)])
+    return _by_remedy(("healing", "preservation", "non-damage", "target", "harmonic mean"), rows)
 
 
 def measured_rows(comparison: RemedyComparison) -> list[tuple[str, Point]]:
@@ -194,18 +186,22 @@ def measured_rows(comparison: RemedyComparison) -> list[tuple[str, Point]]:
 
 
 def _harness(comparison: RemedyComparison) -> Table:
-    table = _new_table("remedy, strength")
-    for task in comparison.tuned_point.harness:
-        table.add_column(Text(task), justify="right")
-    for name, point in measured_rows(comparison):
-        table.add_row(Text(printable(name)), *(f"{score:.3f}" for score in point.harness.values()))
-    return table
+    return _by_remedy(
+        list(comparison.tuned_point.harness),
+        [
+            [name, *(f"{score:.3f}" for score in point.harness.values())]
+            for name, point in measured_rows(comparison)
+        ],
+    )
 
 
-def _new_table(first: str, gap: int = 1) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="", padding=(0, gap, 0, 0))
-    table.add_column(first, no_wrap=True)
-    return table
+def _by_remedy(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """Return a table of a remedy in every row, and of numbers below each title."""
+    columns = [
+        Column("remedy, strength", no_wrap=True),
+        *(Column(title, of_numbers=True) for title in titles),
+    ]
+    return lined_up(columns, rows, padding=(0, 1))
 
 
 def _starred(value: Interval) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from ...charts.text import printable, shorten
@@ -14,14 +15,42 @@ from ...charts.text import printable, shorten
 WIDTH = 80
 
 
-def print_line(console: Console, line: str) -> None:
-    """Print a line that the terminal may wrap, without reading it as markup."""
-    console.print(Text(line), soft_wrap=False)
+@dataclass(frozen=True)
+class Column:
+    """A column of a table: of text, or of numbers on its right edge. Its cells stay in one line with ``no_wrap``."""
+
+    title: str
+    of_numbers: bool = False
+    no_wrap: bool = False
 
 
-def print_command(console: Console, command: str) -> None:
-    """Print a command in one line however long it is, so that it can be copied from the terminal."""
-    console.print(Text(f"  {command}"), soft_wrap=True)
+def lined_up(
+    columns: Sequence[Column],
+    rows: Sequence[Sequence[str]],
+    *,
+    padding: tuple[int, int] = (1, 1),
+    header_style: str = "",
+    styles: Sequence[str] = (),
+) -> Table:
+    """Return a table without lines whose cells are text: none is read as markup, and none steers the terminal.
+
+    Args:
+      columns: their titles, of one line or several.
+      rows: a cell for every column.
+      padding: spaces left and right of every cell; there are none at the edges of the table.
+      header_style: the style of the titles.
+      styles: the style of every row.
+    """
+    left, right = padding
+    table = Table(box=None, pad_edge=False, header_style=header_style, padding=(0, right, 0, left))
+    for column in columns:
+        title = "\n".join(map(printable, column.title.split("\n")))
+        table.add_column(
+            Text(title), justify="right" if column.of_numbers else "left", no_wrap=column.no_wrap
+        )
+    for row, style in zip(rows, styles or [""] * len(rows), strict=True):
+        table.add_row(*(Text(printable(cell)) for cell in row), style=style)
+    return table
 
 
 @dataclass(frozen=True)
@@ -61,6 +90,14 @@ class Page:
         line = Text.assemble(*((self.known(text), style) for text, style in styled))
         line.rstrip()
         self.console.print(line, soft_wrap=True, highlight=False, markup=False, emoji=False)
+
+    def prose(self, line: str) -> None:
+        """Print a line that the terminal wraps at its own width, with every character that it may show."""
+        self.console.print(Text(printable(line)), soft_wrap=False)
+
+    def command(self, command: str) -> None:
+        """Print a command in one line however long it is, so that it can be copied from the terminal."""
+        self.console.print(Text(printable(f"  {command}")), soft_wrap=True)
 
     def say_beside(self, title: str, text: str, style: str = "") -> None:
         """Print a title and, to the right of it, text in as many lines as it needs."""

@@ -39,3 +39,10 @@ def test_the_printed_kinds_sum_to_the_rise(of_norms: float | None) -> None:
     parts = [float(line.split()[-1]) for line in table]
     assert parts == [sum(PARTS), *([of_norms] if of_norms else [])]
     assert f"the parts sum to {sum(parts):+.4f} " in rise_line(attribution.rises[0])
+
+
+def test_a_matrix_whose_name_steers_a_terminal_does_not() -> None:
+    text = printed(made_up_attribution(name="model.{}.\x1b[31mred\u202e.weight"))
+    assert "\x1b" not in text
+    assert "\u202e" not in text
+    assert "model.1.\N{REPLACEMENT CHARACTER}[31mred\N{REPLACEMENT CHARACTER}.weight " in text

@@ -68,3 +68,20 @@ def test_the_command_is_one_line_in_a_narrow_terminal(capsys: pytest.CaptureFixt
     healing = dataclasses.replace(Healing.load(RECORD), out="healed")
     print_healing(healing, Console(width=40))
     assert f"  {check_command(healing)}\n" in capsys.readouterr().out
+
+
+def test_names_that_steer_a_terminal_do_not(capsys: pytest.CaptureFixture[str]) -> None:
+    """A corpus and a task in lines and tables, a note, and the folder in the command."""
+    healing = Healing.load(RECORD)
+    document = json.dumps(healing.to_document())
+    for name in (healing.corpus, healing.task):
+        document = document.replace(json.dumps(name), json.dumps(f"{name}\x1b[31m\u202e"))
+    renamed = dataclasses.replace(
+        Healing.from_document(json.loads(document)), out="healed\u202e", notes=["of \x1b[31m red"]
+    )
+    assert renamed.task.endswith("\u202e")
+    print_healing(renamed, Console(width=200))
+    text = capsys.readouterr().out
+    assert "\x1b" not in text
+    assert "\u202e" not in text
+    assert "note: of \N{REPLACEMENT CHARACTER}[31m red\n" in text
