@@ -13,6 +13,8 @@
 #SBATCH --time=24:00:00
 
 set -euo pipefail
+# Since Slurm 22.05 srun does not take the cores of a task from sbatch, and would start Ray on one of them.
+export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK
 study=$1
 out=$2
 
