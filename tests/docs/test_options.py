@@ -19,7 +19,7 @@ _OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9]*(?:-[a-z0-9]+)*(?![\w{-])")
 _COMMAND = re.compile(r"\bintruders ([a-z]+)\b([^`\n|;&#]*?)(?=[`\n|;&#]|\bintruders |\Z)")
 # Options of other programs, and of the scripts of this repository that no user installs.
 OF_OTHERS = {
-    *("--constraint", "--index-url", "--no-build-isolation", "--no-deps"),  # pip
+    *("--constraint", "--index-url", "--no-deps"),  # pip
     *("--file", "--tag"),  # docker
     *("--follow", "--strict", "--head", "--dequantize"),  # git log, twine, ray start, mlx_lm.convert
     *("--adapter", "--csv", "--folder", "--healed", "--kind", "--layers", "--quick"),  # benchmarks
