@@ -63,9 +63,10 @@ def heal(
     """Recover what a fine-tuning forgot and keep what it learned.
 
     ``W_m = W0_m + a_m D_m`` with a dose a_m in [-0.5, 1.5] for every changed matrix m. The doses minimize
-    ``KL(base || model)`` on text and the task's loss by Adam, from the smallest interpolation that keeps the task. The
-    kept state forgets least on the documents that choose. Its task loss on validation examples is at most
-    ``settings.allow`` above the tuned model's. Everything is reported on other documents and examples.
+    ``KL(base || model)`` on text and ``KL(tuned || model)`` on examples of the task by Adam, from the smallest
+    interpolation that keeps the task. The doses are not learned from the examples' labels. The kept state forgets
+    least on the documents that choose. Its task loss on validation examples is at most ``settings.allow`` above the
+    tuned model's. Everything is reported on other documents and examples.
 
     Args:
       base: folder, Hub id or demo model of the model before fine-tuning; None if an adapter names it.
