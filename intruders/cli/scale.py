@@ -78,7 +78,7 @@ def scale(
 ) -> None:
     """Find the largest update scale without intruders.
 
-    Reports the critical scale of each matrix and of the model. With --task and --loss-on it measures eleven scales
+    Reports the critical scale of each matrix and of the model. With --task and --loss-on it measures up to 19 scales
     instead, and --out writes the one that keeps the task and forgets least.
     """
     from ..audits.scales.critical_scales import critical_scales

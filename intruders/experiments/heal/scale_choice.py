@@ -23,7 +23,7 @@ from .report import Report
 CHOSEN = "chosen"
 SCHEMA = 1
 
-# Eleven scales from the base to the tuned model, and then as many between the neighbors of the best.
+# Eleven scales from the base to the tuned model, and then four more on either side of the best.
 _SCALES = tuple(round(0.1 * step, 1) for step in range(11))
 _FINER = 4
 
