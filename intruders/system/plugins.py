@@ -57,10 +57,10 @@ class CorpusPlugin(Protocol):
 class ClaimPlugin(Protocol):
     """A claim: the entry point is a module as those of ``studies/claims``, and its name an analysis."""
 
-    CLAIM: Any  # a ``studies.claims.claim.Claim``
+    CLAIM: Any  # a ``studies.claims.shared.claim.Claim``
 
     def analyse(self, results: Any) -> Any:
-        """Return a ``Finding`` from the tables of a study."""
+        """Return a ``studies.claims.shared.claim.Finding`` from the tables of a study."""
         ...
 
     def charts(self, finding: Any, palette: Any) -> Sequence[Any]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -12,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from intruders.system import plugins
 from intruders.system.plugins import load_plugins, plugins_of
 from tests.checkpoints.models import saved, tiny_llama
 from tests.mitigation.hot import hot_llama
@@ -197,3 +200,11 @@ def test_a_remedy_is_compared_as_those_here(example: None, tmp_path: Path) -> No
         assert ours[name]["estimate"] == pytest.approx(half[name]["estimate"], abs=1e-6), name
     with pytest.raises(SettingError, match="remedy 'halv' is not known; did you mean 'halve'"):
         intruders.ComparisonSettings(only=("halv",))
+
+
+def test_classes_that_the_protocols_name_exist() -> None:
+    """Who writes a plugin imports them by these names."""
+    named = re.findall(r"``([a-z_.]+)\.([A-Z]\w+)``", Path(plugins.__file__).read_text(encoding="utf-8"))
+    assert len(named) >= 4
+    for module, name in named:
+        assert hasattr(importlib.import_module(f"intruders.{module}"), name), f"{module}.{name}"
