@@ -283,3 +283,9 @@ def test_commands_of_the_documentation_are_in_an_extra_or_said_to_be_separate() 
     speaking = [page for page in Path(DOCS).rglob("*.md") if "duckdb -c" in page.read_text(encoding="utf-8")]
     assert speaking
     assert "DuckDB" in (DOCS / "install.md").read_text(encoding="utf-8")
+
+
+def test_pages_that_the_makefile_names_exist() -> None:
+    named = re.findall(r"docs/[\w/-]+\.md", (ROOT / "Makefile").read_text(encoding="utf-8"))
+    assert named
+    assert [page for page in named if not (ROOT / page).is_file()] == []
