@@ -93,3 +93,11 @@ def test_the_container_copies_what_the_build_reads() -> None:
     text = (ROOT / "Containerfile").read_text(encoding="utf-8")
     [asked] = re.findall(r'"/source\[([^]]+)\]"', text)
     assert set(asked.split(",")) <= EXTRAS
+
+
+def test_the_container_installs_the_demo_models() -> None:
+    """The pages audit them by name; without their requirements, as everywhere."""
+    text = (ROOT / "Containerfile").read_text(encoding="utf-8")
+    [installed] = re.findall(r"--no-deps ([\w -]+) \\\n", text)
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert set(installed.split()) == set(re.findall(r"--no-deps ([\w-]+)", makefile))
