@@ -289,3 +289,20 @@ def test_pages_that_the_makefile_names_exist() -> None:
     named = re.findall(r"docs/[\w/-]+\.md", (ROOT / "Makefile").read_text(encoding="utf-8"))
     assert named
     assert [page for page in named if not (ROOT / page).is_file()] == []
+
+
+def test_times_that_other_pages_copy_are_those_of_the_benchmark() -> None:
+    table = Table("results/performance.md", "matrices", set)
+    rows = [
+        [cell.strip() for cell in row.split("|")[1:-1]]
+        for row in table.rows((DOCS / table.page).read_text(encoding="utf-8"))
+    ]
+    two_svds, peft, ours = next(row[2:5] for row in rows if row[:2] == ["4096 x 4096", "0/10"])
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert re.search(rf"^\| 4096 x 4096 matrix .*\| {ours} s \| {peft} s \|$", readme, re.MULTILINE)
+    comparison = (DOCS / "results" / "comparison.md").read_text(encoding="utf-8")
+    assert re.search(rf"^\| 4096 × 4096 .*\| {ours} s \| {two_svds} s \| {peft} s \|", comparison, re.MULTILINE)
+    cost = (DOCS / "cost.md").read_text(encoding="utf-8")
+    for shape in ("4096 x 4096", "4096 x 11008"):
+        times = [round(float(row[2])) for row in rows if row[0] == shape]
+        assert f"{min(times)} to {max(times)} s for {shape.replace('x', '×')}" in cost
