@@ -306,3 +306,19 @@ def test_times_that_other_pages_copy_are_those_of_the_benchmark() -> None:
     for shape in ("4096 x 4096", "4096 x 11008"):
         times = [round(float(row[2])) for row in rows if row[0] == shape]
         assert f"{min(times)} to {max(times)} s for {shape.replace('x', '×')}" in cost
+
+
+def test_the_notebook_and_its_page_install_the_same() -> None:
+    first = json.loads((ROOT / "examples" / "tour.ipynb").read_text(encoding="utf-8"))["cells"][0]
+    page = (DOCS / "tutorials" / "tour.md").read_text(encoding="utf-8")
+    installs = re.compile(r"^pip install .+$", re.MULTILINE)
+    assert installs.findall("".join(first["source"])) == installs.findall(page)
+
+
+def test_commands_that_run_models_are_listed_with_what_they_need() -> None:
+    from intruders.cli.main import GROUPS
+
+    rows = Table("install.md", "extra", set).rows((DOCS / "install.md").read_text(encoding="utf-8"))
+    (row,) = (row for row in rows if row.startswith("| `train`"))
+    run_models = {member.__name__ for group in ("Measure", "Train and study") for member in GROUPS[group]}
+    assert run_models | {"heal"} <= set(re.findall(r"`([^`]+)`", row))
