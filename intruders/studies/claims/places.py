@@ -35,6 +35,7 @@ CLAIM = Claim(
 )
 
 TABLE = "Correlations over matrices"
+_FEWEST = 4  # settings with intruders; the interval of fewer decides nothing
 # What a matrix's part of the rise is correlated with: the column, and how it is called.
 _WITH = {"intruders": "intruders", "frobenius": "update norm"}
 
@@ -95,6 +96,8 @@ def _add(evidence: Evidence, stratum: Stratum, rows: pd.DataFrame) -> None:
         # A model without intruders says nothing of them, but of the norm.
         known = has if name == "intruders" else rows[rows[f"correlation_{name}"].notna()]
         mean = mean_interval(known.groupby("setting")[f"correlation_{name}"].mean())
+        if known["setting"].nunique() < _FEWEST:
+            mean = mean.opened()
         evidence.add(
             stratum.on,
             f"rank correlation of forgetting and {called} over matrices",

@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from intruders.studies.claims.every_claim import analyse_all, charts_of
-from intruders.studies.claims.shared.claim import NOT_RUN, SUPPORTED, Finding
+from intruders.studies.claims.shared.claim import NOT_RUN, SUPPORTED, UNDECIDED, Finding
 from tests.studies.planted import noise, run, study
 
 MATRICES = 30
@@ -84,3 +84,13 @@ def test_models_without_intruders_are_left_out_and_counted() -> None:
 def test_one_seed_decides_nothing() -> None:
     (answer,) = found(1.0, seeds=1).answers
     assert answer.decision == "undecided"
+
+
+@pytest.mark.parametrize("settings", [2, 3])
+def test_fewer_settings_than_the_claim_needs_are_shown_and_decide_nothing(settings: int) -> None:
+    finding = found(1.0, settings=settings)
+    (answer,) = finding.answers
+    assert answer.estimate > 0.5
+    assert (answer.decision, answer.interval.has_ends) == (UNDECIDED, False)
+    assert answer.needed == "more settings with intruders"
+    assert found(1.0, settings=4).decision == SUPPORTED
