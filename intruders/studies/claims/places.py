@@ -13,7 +13,7 @@ from ..tables.results import Results
 from .shared.claim import Claim, Finding
 from .shared.evidence import Evidence
 from .shared.pictures import Palette, by_method_and_rank, listed, parts
-from .shared.statistics import mean_interval
+from .shared.statistics import mean_interval, ratio_interval
 from .shared.strata import LOSS_ALIKE, Stratum, finished, strata
 from .shared.words import said
 
@@ -60,7 +60,6 @@ def _rows(stratum: Stratum, attributions: pd.DataFrame) -> Iterator[dict[str, ob
     for row in stratum.runs.itertuples():
         own = attributions[attributions["run_id"] == row.run_id]
         inside = own["part_of_intruders"].sum() if own["part_of_intruders"].notna().any() else math.nan
-        rise = float(own["rise"].iloc[0])
         yield {
             "base": stratum.on.base,
             "task": stratum.on.task,
@@ -68,10 +67,10 @@ def _rows(stratum: Stratum, attributions: pd.DataFrame) -> Iterator[dict[str, ob
             "seed": row.seed,
             "run_id": row.run_id,
             "corpus": own["corpus"].iloc[0],
-            "rise": rise,
+            "rise": float(own["rise"].iloc[0]),
             "intruders": int(own["intruders"].sum()),
             **{f"correlation_{name}": _over_matrices(own, name) for name in _WITH},
-            "share_of_intruders": float(inside) / rise if rise > 0 else math.nan,
+            "rise_inside": float(inside),
             "matrices": len(own),
         }
 
@@ -108,7 +107,9 @@ def _add(evidence: Evidence, stratum: Stratum, rows: pd.DataFrame) -> None:
             phrase=f"over matrices, forgetting and {called} have a rank correlation of {said(mean)}"
             + (f" (mean over {over})" if name == "intruders" else ""),
         )
-    share = mean_interval(has.groupby("setting")["share_of_intruders"].mean())
+    # Of sums: the share of a single model has no meaning where its loss hardly rose.
+    means = has.groupby("setting")[["rise_inside", "rise"]].mean()
+    share = ratio_interval(means["rise_inside"], means["rise"])
     evidence.add(
         stratum.on,
         "share of the loss rise inside the intruders' span",

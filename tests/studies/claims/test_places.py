@@ -16,7 +16,9 @@ from tests.studies.planted import noise, run, study
 MATRICES = 30
 
 
-def model(run_id: str, weight: float, inside: float | None = 0.25) -> list[dict[str, Any]]:
+def model(
+    run_id: str, weight: float, inside: float | None = 0.25, rise: float = 30.0
+) -> list[dict[str, Any]]:
     """The matrices of a model: with ``weight`` 1 the parts follow the intruders, with 0 they are noise."""
     rows = []
     for number in range(MATRICES):
@@ -31,7 +33,7 @@ def model(run_id: str, weight: float, inside: float | None = 0.25) -> list[dict[
                 "part_of_intruders": None if not count else inside,
                 "intruders": count,
                 "frobenius": 1 + noise("norm", run_id, number, size=0.1),
-                "rise": 30.0,
+                "rise": rise,
             }
         )
     return rows
@@ -94,3 +96,13 @@ def test_fewer_settings_than_the_claim_needs_are_shown_and_decide_nothing(settin
     assert (answer.decision, answer.interval.has_ends) == (UNDECIDED, False)
     assert answer.needed == "more settings with intruders"
     assert found(1.0, settings=4).decision == SUPPORTED
+
+
+def test_a_model_whose_loss_hardly_rose_counts_little_in_the_share() -> None:
+    """Its own share, 6 nats inside the span of 0.01, was as much of the mean as that of all others."""
+    runs = [run(f"{rank}-0", rank=rank, seed=0) for rank in range(1, 6)]
+    parts = [row for rank in range(1, 5) for row in model(f"{rank}-0", 1.0)] + model("5-0", 1.0, rise=0.01)
+    (finding,) = analyse_all(study(runs=runs, attributions=parts), ["places"])
+    share = next(effect for effect in finding.effects if effect.what.startswith("share of the loss rise"))
+    assert share.estimate == pytest.approx(5 * 24 * 0.25 / (4 * 30 + 0.01))
+    assert 0.2 <= share.interval.low < share.interval.high < 1

@@ -16,13 +16,20 @@ import numpy.typing as npt
 import pandas as pd
 
 from ....linalg.rank_correlation import average_ranks
-from ....measures.intervals import Interval, normal_quantile, student_p, student_quantile
+from ....measures.intervals import (
+    Interval,
+    expanded_percentiles,
+    normal_quantile,
+    student_p,
+    student_quantile,
+)
 
 Values = npt.ArrayLike
 LEVEL = 0.95
 POWER = 0.8  # of a plan: the share of studies that would find an effect of the planned size
 MOST_SEEDS = 200  # that a plan asks for
 MOST_SETTINGS = 1000
+_RESAMPLES = 2000
 
 
 def mean_interval(values: Values, *, level: float = LEVEL, grain: float = 0.0) -> Interval:
@@ -45,6 +52,27 @@ def mean_interval(values: Values, *, level: float = LEVEL, grain: float = 0.0) -
     # As many times larger as the level is stricter, so that p and interval tell the same (Bonferroni).
     p = min(1.0, student_p(mean / error, count - 1) * (1 - LEVEL) / (1 - level))
     return Interval(mean, mean - half, mean + half, count, p, level)
+
+
+def ratio_interval(parts: Values, wholes: Values) -> Interval:
+    """Return sum(parts) / sum(wholes) over independent units (one pair per setting), with an interval.
+
+    Units are resampled (Efron 1979), and the ends are expanded percentiles as of losses. NaN where the sum of the
+    wholes is not above zero; such resamples are left out. Infinite ends for fewer than four units, where over half of
+    the resamples are left out, and where all have one ratio.
+    """
+    (parts, wholes), _ = _complete([parts, wholes], range(np.size(parts)))
+    count, whole = len(parts), float(wholes.sum())
+    estimate = float(parts.sum()) / whole if whole > 0 else math.nan
+    open_ends = Interval(estimate, -math.inf, math.inf, count)
+    if count < 4 or math.isnan(estimate):
+        return open_ends
+    drawn = np.random.default_rng(0).integers(count, size=(_RESAMPLES, count))
+    below = wholes[drawn].sum(axis=1)
+    shares = parts[drawn].sum(axis=1)[below > 0] / below[below > 0]
+    if len(shares) < _RESAMPLES / 2 or np.ptp(shares) <= 1e-12 * abs(estimate):
+        return open_ends
+    return expanded_percentiles(estimate, shares, count)
 
 
 def holm(values: Sequence[float]) -> list[float]:

@@ -19,6 +19,7 @@ from intruders.studies.claims.shared.statistics import (
     clipped,
     mean_interval,
     partial_spearman,
+    ratio_interval,
     seeds_needed,
     slope,
     spearman,
@@ -50,6 +51,35 @@ def test_no_seed_has_no_mean() -> None:
     found = mean_interval([])
     assert math.isnan(found.estimate)
     assert (found.low, found.high) == (-math.inf, math.inf)
+
+
+def test_ratio_of_sums_by_hand() -> None:
+    """The last two hardly changed: their own ratios are 10 and -0.2, and count little in that of the sums."""
+    parts, wholes = [0.05, 0.02, 0.03, 0.004, 0.002], [0.5, 0.2, 0.3, 0.0004, -0.01]
+    interval = ratio_interval(parts, wholes)
+    assert interval.estimate == pytest.approx(0.106 / 0.9904)
+    assert interval.has_ends
+    assert 0 < interval.low < interval.estimate < interval.high
+    assert math.isnan(ratio_interval(parts, [-whole for whole in wholes]).estimate)
+
+
+@pytest.mark.parametrize("parts", [[1, 2, 4], [1, 2, 3, 4]])
+def test_few_ratios_and_equal_ones_have_no_interval(parts: list[float]) -> None:
+    interval = ratio_interval(parts, [5, 10, 15, 20][: len(parts)])
+    assert interval.estimate == pytest.approx(sum(parts) / sum([5, 10, 15, 20][: len(parts)]))
+    assert not interval.has_ends
+
+
+@pytest.mark.slow
+def test_ratio_covers_the_truth_over_settings() -> None:
+    """Parts of wholes that vary by a factor of ten; the truth is the ratio of the expectations."""
+    rng = np.random.default_rng(0)
+    inside = 0
+    for _ in range(300):
+        wholes = rng.uniform(0.1, 1.0, 8)
+        interval = ratio_interval(wholes * rng.uniform(0.0, 0.6, 8), wholes)
+        inside += interval.low <= 0.3 <= interval.high
+    assert inside >= 0.9 * 300
 
 
 def test_counts_are_not_taken_to_spread_less_than_their_grain() -> None:
