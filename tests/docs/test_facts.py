@@ -301,7 +301,9 @@ def test_times_that_other_pages_copy_are_those_of_the_benchmark() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert re.search(rf"^\| 4096 x 4096 matrix .*\| {ours} s \| {peft} s \|$", readme, re.MULTILINE)
     comparison = (DOCS / "results" / "comparison.md").read_text(encoding="utf-8")
-    assert re.search(rf"^\| 4096 × 4096 .*\| {ours} s \| {two_svds} s \| {peft} s \|", comparison, re.MULTILINE)
+    assert re.search(
+        rf"^\| 4096 × 4096 .*\| {ours} s \| {two_svds} s \| {peft} s \|", comparison, re.MULTILINE
+    )
     cost = (DOCS / "cost.md").read_text(encoding="utf-8")
     for shape in ("4096 x 4096", "4096 x 11008"):
         times = [round(float(row[2])) for row in rows if row[0] == shape]
