@@ -24,8 +24,10 @@ CLAIMS = [
     "threshold",
 ]
 
-# Whose effect is a rank correlation over settings: more seeds of the same settings decide little.
+# Whose effect is a rank correlation over settings or a difference of two: more seeds of one setting decide little.
 OVER_SETTINGS = ("forgetting", "predictors")
+# Of these, the differences: settings for one correlation are mostly too few.
+DIFFERENCES_OVER_SETTINGS = ("predictors",)
 # Those, and the ones whose interval is over settings or runs: it tells no spread over seeds.
 NOT_OVER_SEEDS = (*OVER_SETTINGS, "places", "threshold")
 

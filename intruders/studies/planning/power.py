@@ -10,7 +10,7 @@ from ..claims.every_claim import analyse_all
 from ..claims.shared.claim import Effect
 from ..claims.shared.run_labels import setting_of
 from ..claims.shared.statistics import MOST_SEEDS, MOST_SETTINGS, seeds_needed, settings_needed, spread_of
-from ..describe.claim_names import NOT_OVER_SEEDS
+from ..describe.claim_names import DIFFERENCES_OVER_SETTINGS, NOT_OVER_SEEDS
 from ..describe.runs import expand
 from ..describe.study import Power, Study
 from ..tables.results import load_results
@@ -31,22 +31,29 @@ def power_lines(study: Study) -> Iterator[str]:
                     f"{{{claim}: {{effect: NUMBER, spread: NUMBER}}}}"
                 )
         elif plan.spread is None and plan.spread_from is None:
-            yield f"power: {claim}: {_settings_line(study, plan)}"
+            yield f"power: {claim}: {_settings_line(study, claim, plan)}"
         else:
             yield f"power: {claim}: {_line(study, claim, plan)}"
 
 
-def _settings_line(study: Study, plan: Power) -> str:
-    """Return the settings that a rank correlation needs; seeds of one setting are not further settings."""
+def _settings_line(study: Study, claim: str, plan: Power) -> str:
+    """Return the settings that one rank correlation needs; seeds of one setting are not further settings."""
     assert plan.effect is not None  # checked where it was read
     needed = settings_needed(plan.effect)
     number = f"more than {MOST_SETTINGS}" if needed is None else str(needed)
     planned = settings_planned(study)
     seeds = seeds_planned(study, "")
     enough = "" if needed is not None and planned >= needed else ", which is fewer"
+    # Its spread depends on the two correlations, and on that of the two predictors.
+    rest = (
+        "; this is the number for one rank correlation, and the effect that decides is a difference of two, which "
+        "mostly needs more settings; how many more depends on correlations that are not known"
+        if claim in DIFFERENCES_OVER_SETTINGS
+        else ""
+    )
     return (
         f"{number} settings needed for a rank correlation of {plan.effect:g}: the 95 % CI then excludes zero in 4 of 5 "
-        f"studies; planned: {planned}{enough}; {seeds} seeds planned, and one seed decides nothing"
+        f"studies; planned: {planned}{enough}; {seeds} seeds planned, and one seed decides nothing{rest}"
     )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from intruders.errors import SettingError
+from intruders.studies.claims.shared.prediction import correlation_difference
 from intruders.studies.claims.shared.statistics import settings_needed, spearman
 from intruders.studies.describe.claim_names import CLAIMS
 from intruders.studies.describe.runs import Run, expand
@@ -86,6 +87,28 @@ def test_a_correlation_is_planned_over_settings() -> None:
     # 3 + (1 + 0.65^2 / 2) ((1.95996 + 0.84162) / atanh 0.65)^2 = 18.8
     assert line.startswith("power: forgetting: 19 settings needed for a rank correlation of 0.65")
     assert "planned: 3, which is fewer; 2 seeds planned" in line
+
+
+def test_the_plan_of_a_difference_says_that_its_number_is_that_of_one_correlation() -> None:
+    power = {name: {"effect": 0.65} for name in ("forgetting", "predictors")}
+    forgetting, predictors = power_lines(parsed(document(power=power, analyses=list(power))))
+    assert predictors.startswith("power: predictors: 19 settings needed for a rank correlation of 0.65")
+    assert "the effect that decides is a difference of two, which mostly needs more settings" in predictors
+    assert "difference" not in forgetting
+
+
+@pytest.mark.slow
+def test_the_settings_of_one_correlation_are_too_few_for_a_difference_of_two() -> None:
+    """One predictor has the planned correlation, and the other none."""
+    needed = settings_needed(0.65)
+    assert needed is not None
+    generator = np.random.default_rng(0)
+    rho, studies, clear = 2 * math.sin(math.pi * 0.65 / 6), 40, 0
+    for _ in range(studies):
+        first, second, other = generator.normal(size=(3, needed))
+        y = rho * first + math.sqrt(1 - rho**2) * other
+        clear += correlation_difference(first, second, y, list(range(needed))).is_clear
+    assert clear < 0.7 * studies
 
 
 def test_as_many_settings_as_planned_find_the_correlation_in_four_of_five_studies() -> None:
