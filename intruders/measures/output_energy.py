@@ -71,7 +71,7 @@ def output_energy(
     Args:
       base: the model before fine-tuning, with a language-model head.
       tuned: the model after it, or an adapter.
-      documents: texts; of each the first ``window`` tokens are read.
+      documents: texts; of each the first ``window`` tokens are read. ``max_tokens`` of a loss does not shorten them.
       window: number of tokens; by default 1024 or the model's context.
       audit: the settings that select the matrices.
       loading: how the base is loaded.
@@ -107,24 +107,31 @@ def output_energy(
     )
 
 
-def _layers(model: nn.Module, updates: dict[str, Update]) -> dict[str, nn.Linear]:
+def _layers(model: nn.Module, updates: dict[str, Update]) -> dict[str, nn.Module]:
     """Return the linear layer of each update. Some models with a head prefix names: ``bert.encoder.layer.0``."""
-    linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    from transformers.pytorch_utils import Conv1D
+
+    linear = {
+        name: module for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)
+    }
     layers = {}
     for name, update in updates.items():
         own = name.removesuffix(".weight")
         for called, layer in linear.items():
-            if may_be_same(called, own) and layer.weight.shape == update.shape:
+            # GPT-2's layer has the weight of the inputs first, where every update has outputs first.
+            weight = layer.weight.mT if isinstance(layer, Conv1D) else layer.weight
+            if may_be_same(called, own) and weight.shape == update.shape:
                 layers[name] = layer
     return layers
 
 
-def _counter(layer: nn.Linear, update: Update, sums: Tensor) -> Any:
+def _counter(layer: nn.Module, update: Update, sums: Tensor) -> Any:
     """Return a hook that adds ||D h||^2 and ||W0 h||^2 of every token to ``sums``."""
 
     def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         added = update.apply(inputs[0].flatten(0, -2).to(update.dtype))
-        own = output if layer.bias is None else output - layer.bias
+        bias: Any = layer.bias
+        own = output if bias is None else output - bias
         sums[0] += float(added.double().square().sum())
         sums[1] += float(own.double().square().sum())
 

@@ -42,7 +42,9 @@ class Measure(LossSettings, Loading):
     audit: AuditSettings = setting(AuditSettings(), "As in intruders audit.")
     max_examples: int | None = setting(200, "Number of examples per task, from the first.", least=1)
     critical_scale: bool = setting(False, "Measure the critical scale of the update too.")
-    output_energy: bool = setting(False, "Measure the output energy of the update on base inputs too.")
+    output_energy: bool = setting(
+        False, "Measure the output energy of the update too, on the first `window` tokens of each document."
+    )
     kl_to_base: KLMeasure | None = setting(
         None, "Measure KL(base || tuned) on the prompts and the answers of the run's own task too."
     )
