@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 
 BASE_DTYPES = ("float16", "bfloat16")
+# Settings that say which vectors of which matrices are intruders, and with them those of an audit that leaves weights
+# whole, as a change of them needs; in the order of the help.
+FINDING_INTRUDERS = ("k", "epsilon", "include", "exclude")
+OF_WHOLE_WEIGHTS = (*FINDING_INTRUDERS, "include_embeddings")
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-from ..settings import Settings, settings_of
+from ..settings import Settings, option_of, settings_of
 from .result.audit_result import Audit
 
 # How models that Python had in memory are named: "LlamaForCausalLM (HuggingFaceTB/SmolLM2-135M), adapter 'default'".
@@ -32,13 +32,22 @@ def changed_options(settings: Settings, only: Sequence[str] | None = None) -> tu
       >>> changed_options(AuditSettings(k=4, include=("*.q_proj.*",)))
       ('--include', '*.q_proj.*', '--k', '4')
     """
-    changed = settings.changed()
-    order = settings_of(type(settings)) if only is None else only
-    return tuple(word for name in order if name in changed for word in _option(name, changed[name]))
+    changed, known = settings.changed(), settings_of(type(settings))
+    order = known if only is None else only
+    return options_of({known[name].option_name: changed[name] for name in order if name in changed})
 
 
-def _option(name: str, value: object) -> Iterator[str]:
-    option = f"--{name.replace('_', '-')}"
+def options_of(given: Mapping[str, object]) -> tuple[str, ...]:
+    """Return the options that give values by name: a switch for true or false, a repeated option for a list.
+
+    Example:
+      >>> options_of({"data_seed": 0, "task": ["sst2", "rte"], "estimate": True})
+      ('--data-seed', '0', '--task', 'sst2', '--task', 'rte', '--estimate')
+    """
+    return tuple(word for name, value in given.items() for word in _option(option_of(name), value))
+
+
+def _option(option: str, value: object) -> Iterator[str]:
     if isinstance(value, bool):
         yield option if value else f"--no-{option[2:]}"
     elif isinstance(value, list):

@@ -6,7 +6,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
-from ..audits.audit_settings import AuditSettings, Compute
+from ..audits.audit_settings import FINDING_INTRUDERS, AuditSettings, Compute
 from ..data.columns import Columns
 from ..experiments.attribution.attribution_settings import AttributionSettings
 from ..measures.measure_settings import LossSettings, ScoreSettings
@@ -47,7 +47,7 @@ from .saved_audit import audit_or_settings
 )
 @setting_options.of(Columns, "columns")
 @setting_options.of(AttributionSettings, "settings")
-@setting_options.of(AuditSettings, "audit_settings", only=["k", "epsilon", "include", "exclude"])
+@setting_options.of(AuditSettings, "audit_settings", only=FINDING_INTRUDERS)
 @setting_options.of(Compute, "compute", only=["device"])
 @setting_options.of(Loading, "loading", only=["dtype", "load_in"])
 @options.with_cache_and_device

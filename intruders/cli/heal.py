@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ..audits.audit_settings import AuditSettings, Compute
+from ..audits.audit_settings import FINDING_INTRUDERS, AuditSettings, Compute
 from ..data.columns import Columns
 from ..experiments.heal.heal_settings import HealSettings
 from ..measures.measure_settings import LossSettings, ScoreSettings
@@ -51,7 +51,7 @@ from .saved_audit import audit_or_settings
 )
 @setting_options.of(Columns, "columns")
 @setting_options.of(HealSettings, "settings")
-@setting_options.of(AuditSettings, "audit_settings", only=["k", "epsilon", "include", "exclude"])
+@setting_options.of(AuditSettings, "audit_settings", only=FINDING_INTRUDERS)
 @setting_options.of(Compute, "compute", only=["device"])
 @setting_options.of(Loading, "loading", only=["dtype", "load_in"])
 @options.with_cache_and_device

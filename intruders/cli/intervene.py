@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..audits.audit_settings import AuditSettings, Compute
+from ..audits.audit_settings import FINDING_INTRUDERS, AuditSettings, Compute
 from ..measures.measure_settings import (
     AS_IN_THE_PAPER,
     IN_QUARTERS,
@@ -35,7 +35,7 @@ from .saved_audit import audit_or_settings
 @setting_options.of(IN_QUARTERS, "given", only=["scales", "controls", "which"], over_a_file=True)
 @setting_options.of(LossSettings, "losses")
 @setting_options.of(ScoreSettings, "scores")
-@setting_options.of(AuditSettings, "settings", only=["k", "epsilon", "include", "exclude"])
+@setting_options.of(AuditSettings, "settings", only=FINDING_INTRUDERS)
 @setting_options.of(Compute, "compute", only=["device"])
 @setting_options.of(Loading, "loading", only=["dtype"])
 @options.with_cache_and_device

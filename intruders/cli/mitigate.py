@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..audits.audit_settings import AuditSettings, Compute
+from ..audits.audit_settings import OF_WHOLE_WEIGHTS, AuditSettings, Compute
 from ..errors import SettingError
 from ..mitigation.remedies.remedy_table import CONTROLS, PUBLISHED, WHICH, WHICH_HELP
 from ..models.loading_settings import Loading
@@ -36,7 +36,7 @@ _SURGERY, _DRAWN_MODE = "surgery", "random_index"
         "intruders mitigate smollm2-135m my-adapter --remedy interpolate --strength 0.5 --out halved",
     ),
 )
-@setting_options.of(AuditSettings, "settings", only=options.OF_WHOLE_WEIGHTS)
+@setting_options.of(AuditSettings, "settings", only=OF_WHOLE_WEIGHTS)
 @setting_options.of(Compute, "compute", only=["device"])
 @setting_options.of(
     Loading,

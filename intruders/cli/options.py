@@ -25,9 +25,6 @@ OUTPUT = "Output"
 MEASURES = "Measures"
 RUN = "Run"
 
-# Settings of an audit that leaves weights whole, as a change of them needs, in the order of the help.
-OF_WHOLE_WEIGHTS = ("k", "epsilon", "include", "exclude", "include_embeddings")
-
 MODEL_IS = "a folder, a file, a Hub id (also as ID@REVISION), smollm2-135m or minilm-l6"
 
 Base = Annotated[

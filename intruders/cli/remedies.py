@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ..audits.audit_settings import AuditSettings, Compute
+from ..audits.audit_settings import FINDING_INTRUDERS, AuditSettings, Compute
 from ..experiments.compare.comparison_settings import ComparisonSettings
 from ..measures.measure_settings import HarnessSettings, LossSettings, ScoreSettings
 from ..models.loading_settings import Loading
@@ -57,7 +57,7 @@ from .saved_audit import audit_or_settings
         "the four parts."
     },
 )
-@setting_options.of(AuditSettings, "settings", only=["k", "epsilon", "include", "exclude"])
+@setting_options.of(AuditSettings, "settings", only=FINDING_INTRUDERS)
 @setting_options.of(Compute, "compute", only=["device"])
 @setting_options.of(Loading, "loading", only=["dtype"])
 @options.with_cache_and_device

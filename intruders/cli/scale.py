@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ..audits.audit_settings import AuditSettings, Compute
+from ..audits.audit_settings import OF_WHOLE_WEIGHTS, AuditSettings, Compute
 from ..checkpoints.stored.selection import Selection
 from ..data.columns import Columns
 from ..errors import SettingError
@@ -27,7 +27,7 @@ from .output import check_json, put_json, refuse_given, say, terminal_width
         "intruders scale smollm2-135m my-adapter --task word-problems --loss-on pydoc --out scaled",
     ),
 )
-@setting_options.of(AuditSettings, "settings", only=options.OF_WHOLE_WEIGHTS)
+@setting_options.of(AuditSettings, "settings", only=OF_WHOLE_WEIGHTS)
 @setting_options.of(Compute, "compute", only=["device"])
 @setting_options.of(Loading, "loading", only=["dtype", "load_in"])
 @setting_options.of(LossSettings, "losses", only=["loss_on"])

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..settings import Setting, Settings, settings_of
+from ..settings import Setting, Settings, option_of, settings_of
 from .completion import one_of
 
 Command = Callable[..., None]
@@ -74,7 +74,7 @@ def of(
 
 def _option(setting: Setting, default: Any, over_a_file: bool) -> inspect.Parameter:
     is_switch = setting.kinds == (bool,)
-    names = [f"--{name.replace('_', '-')}" for name in (setting.option or setting.name, *setting.long_names)]
+    names = [option_of(name) for name in (setting.option_name, *setting.long_names)]
     if isinstance(default, tuple):
         default = ",".join(f"{part:g}" if isinstance(part, float) else part for part in default)
     if default is MISSING or default == "":

@@ -5,7 +5,7 @@ that derives from :class:`Settings`. Its constructor checks the values, with the
 YAML file or the options of a command.
 """
 
-from .field import Setting, setting, shown, told_at
+from .field import Setting, option_of, setting, shown, told_at
 from .settings_class import Settings, mapping, plain, refuse_unknown, settings_of, short_names
 from .yaml_text import read_text, read_yaml
 
@@ -13,6 +13,7 @@ __all__ = [
     "Setting",
     "Settings",
     "mapping",
+    "option_of",
     "plain",
     "read_text",
     "read_yaml",

@@ -101,6 +101,11 @@ class Setting:
         )
 
     @property
+    def option_name(self) -> str:
+        """The name that :func:`option_of` spells as this setting's option."""
+        return self.option or self.name
+
+    @property
     def must_be_given(self) -> bool:
         return self.default is MISSING
 
@@ -211,6 +216,11 @@ class Setting:
                 return value
             return int(number) if int in self.kinds and number.is_integer() else number
         return value
+
+
+def option_of(name: str) -> str:
+    """Return the option of the command line for a name: ``--data-seed`` for ``data_seed``."""
+    return f"--{name.replace('_', '-')}"
 
 
 def _as_field(build: Callable[Given, Setting]) -> Callable[Given, Any]:

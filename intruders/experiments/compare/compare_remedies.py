@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from ...audits.audit import audited_whole
-from ...audits.audit_settings import ANYWHERE, AS_USUAL, AuditSettings, Compute
+from ...audits.audit_settings import ANYWHERE, AS_USUAL, FINDING_INTRUDERS, AuditSettings, Compute
 from ...audits.result.audit_result import Audit
 from ...data.corpora import Corpora, documents_in, load_all
 from ...data.load_task import described_task, load_task
@@ -214,12 +214,8 @@ def _learned(
 
 
 def _settings_of_audit(audited: Audit) -> dict[str, Any]:
-    return {
-        "k": audited.k,
-        "epsilon": audited.epsilon,
-        "include": list(audited.settings.get("include") or ()),
-        "exclude": list(audited.settings.get("exclude") or ()),
-    }
+    settings = AuditSettings.of(audited).as_dict()
+    return {name: settings[name] for name in FINDING_INTRUDERS}
 
 
 def _healing(losses: LossSettings, scores: ScoreSettings, corpora: Corpora) -> dict[str, Any]:

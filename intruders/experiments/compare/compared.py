@@ -12,8 +12,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ...audits.audit_settings import AuditSettings
-from ...audits.command_line import changed_options
+from ...audits.audit_settings import FINDING_INTRUDERS, AuditSettings
+from ...audits.command_line import changed_options, options_of
 from ...measures.intervals import Interval
 from ...system.files import user_path, write_together
 from ...system.plain_values import from_plain
@@ -184,9 +184,8 @@ class RemedyComparison(JsonResult):
             parts += ["--seed", str(self.settings["seed"])]
         if self.tuned_kind != "checkpoint" and self._needs_a_checkpoint(best):
             parts += ["--as", "checkpoint"]
-        names = ("k", "epsilon", "include", "exclude")
-        audited: dict[str, Any] = {name: self.settings.get(name) or () for name in names}
-        parts += changed_options(AuditSettings(**audited), names)
+        audited: dict[str, Any] = {name: self.settings.get(name) or () for name in FINDING_INTRUDERS}
+        parts += changed_options(AuditSettings(**audited), FINDING_INTRUDERS)
         return shlex.join([*parts, "--out", out])
 
     def to_document(self) -> dict[str, Any]:
@@ -265,9 +264,8 @@ class RemedyComparison(JsonResult):
             parts += ["--loss-on", corpus]
         parts += ["--allow", f"{self.allow:g}"]
         parts += changed_options(HealSettings(**self.settings.get("healing", {})))
-        for name in ("seed", "data_seed"):
-            if (value := self.settings.get(name)) is not None and (value or name == "data_seed"):
-                parts += [f"--{name.replace('_', '-')}", str(value)]
+        seeds = {"seed": self.settings.get("seed") or None, "data_seed": self.settings.get("data_seed")}
+        parts += options_of({name: seed for name, seed in seeds.items() if seed is not None})
         if strength == 1:
             return shlex.join([*parts, "--out", out])
         learned = f"{out}-doses"

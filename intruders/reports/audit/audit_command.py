@@ -6,12 +6,22 @@ import shlex
 from collections.abc import Sequence
 from functools import partial
 
-from ...audits.command_line import is_from_files
+from ...audits.audit_settings import AuditSettings
+from ...audits.command_line import changed_options, is_from_files
 from ...audits.result.audit_result import Audit
 from ...checkpoints.opening.model_sum import each_part
 from ...checkpoints.stored.hub import HubOrigin, split_revision
 
-_FLAGS = ("include_embeddings", "split_fused", "skip_non_finite")
+# In the order in which the line names them, after k and epsilon, which it always names.
+_NAMED_IF_CHANGED = (
+    "include",
+    "exclude",
+    "include_embeddings",
+    "split_fused",
+    "skip_non_finite",
+    "base_dtype",
+    "exact",
+)
 
 
 def audit_command(audit: Audit) -> str | None:
@@ -22,15 +32,7 @@ def audit_command(audit: Audit) -> str | None:
     parts += [each_part(audit.base_source, partial(_at_its_commit, hub=audit.base_hub))]
     parts += [each_part(audit.tuned_source, partial(_at_its_commit, hub=audit.tuned_hub))]
     parts += ["--k", str(audit.k), "--epsilon", f"{audit.epsilon:g}"]
-    for name in ("include", "exclude"):
-        for pattern in audit.settings.get(name) or ():
-            parts += [f"--{name}", str(pattern)]
-    parts += [f"--{name.replace('_', '-')}" for name in _FLAGS if audit.settings.get(name)]
-    if audit.settings.get("base_dtype"):
-        parts += ["--base-dtype", str(audit.settings["base_dtype"])]
-    if audit.exact:
-        parts.append("--exact")
-    return shlex.join(parts)
+    return shlex.join([*parts, *changed_options(AuditSettings.of(audit), _NAMED_IF_CHANGED)])
 
 
 def _at_its_commit(source: str, hub: Sequence[HubOrigin]) -> str:

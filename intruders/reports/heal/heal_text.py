@@ -9,6 +9,7 @@ from statistics import median
 from rich.console import Console
 from rich.table import Table
 
+from ...audits.command_line import options_of
 from ...charts.text import duration, number, percent, plural
 from ...checkpoints.stored.names import module_paths
 from ...data.columns import Columns
@@ -145,14 +146,13 @@ def check_command(healing: Healing) -> str:
     given = {name: settings[name] for name in ("max_documents", "max_tokens", "seed") if settings.get(name)}
     if settings.get("dtype"):
         given["load_in" if settings["dtype"] in LOAD_IN else "dtype"] = settings["dtype"]
-    options = [part for name, value in given.items() for part in (f"--{name.replace('_', '-')}", str(value))]
     if settings.get("estimate"):
-        options.append("--estimate")
-    command = ["intruders", "evaluate", healing.out or "", "--base", healing.base, *corpora, *options]
-    return shlex.join([*command, *_scoring(healing), "--reported-half"])
+        given["estimate"] = True
+    command = ["intruders", "evaluate", healing.out or "", "--base", healing.base, *corpora]
+    return shlex.join([*command, *options_of(given), *_scoring(healing), "--reported-half"])
 
 
-def _scoring(healing: Healing) -> list[str]:
+def _scoring(healing: Healing) -> tuple[str, ...]:
     """Return the options that score the tasks again; none of prompts, which have no right answers."""
     settings = healing.settings
     measures = healing.healed_point.tasks
@@ -163,14 +163,13 @@ def _scoring(healing: Healing) -> list[str]:
         if name in measures and measures[name].accuracy is not None
     ]
     if not tasks:
-        return []
-    options = [part for task in tasks for part in ("--task", task)]
-    options += ["--max-examples", str(settings["max_examples"])]
+        return ()
+    given = {"task": tasks, "max_examples": settings["max_examples"]}
     if settings["max_new_tokens"] != Columns().max_new_tokens:
-        options += ["--max-new-tokens", str(settings["max_new_tokens"])]
+        given["max_new_tokens"] = settings["max_new_tokens"]
     if settings["data_seed"]:
-        options += ["--data-seed", str(settings["data_seed"])]
-    return options
+        given["data_seed"] = settings["data_seed"]
+    return options_of(given)
 
 
 def ends(value: Interval, sign: bool = False) -> str:

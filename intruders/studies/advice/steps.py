@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...audits.audit_settings import AuditSettings
+from ...audits.audit_settings import FINDING_INTRUDERS, OF_WHOLE_WEIGHTS, AuditSettings
 from ...audits.command_line import changed_options, is_from_files
 from ...audits.result.audit_result import Audit
 from ...audits.scales.critical_scales_result import CriticalScales
@@ -63,8 +63,6 @@ TASK, SHARE = "TASK", "S"
 # A demo model that is stored without a language-model head has no pre-training loss.
 _HEADLESS = ("minilm-l6",)
 _WEIGHTS_FILE = re.compile(r"\.(safetensors|gguf|bin|pt|pth|ckpt|json)$")
-_OF_WHOLE_WEIGHTS = ("k", "epsilon", "include", "exclude", "include_embeddings")
-_OF_COMPARISONS = ("k", "epsilon", "include", "exclude")
 
 
 @dataclass(frozen=True)
@@ -228,7 +226,7 @@ def _heal(facts: Facts) -> Iterator[Step]:
     yield Step(
         "If the loss rose, heal the model: this keeps what it learned, recovers what it forgot, and writes the "
         f"result. {TASK} is the task or data file that it was tuned on:",
-        facts.command("heal", *_measuring(HEALED), only=_OF_COMPARISONS),
+        facts.command("heal", *_measuring(HEALED), only=FINDING_INTRUDERS),
     )
 
 
@@ -270,7 +268,7 @@ def _scale_intruders(facts: Facts) -> Iterator[Step]:
     else:
         yield Step(
             f"{sentence} This compares them:",
-            facts.command("remedies", "--only", "intruders", *_measuring(COMPARED), only=_OF_COMPARISONS),
+            facts.command("remedies", "--only", "intruders", *_measuring(COMPARED), only=FINDING_INTRUDERS),
         )
 
 
@@ -278,7 +276,7 @@ def scale_command(facts: Facts, scale: float, which: str) -> tuple[str, ...]:
     """Return the command that scales the intruders, all or the top one of a matrix, and writes the model."""
     chosen = () if which == "all" else ("--which", which)
     options = ("--scale", f"{scale:g}", *chosen, "--out", MITIGATED, *_merged(facts))
-    return facts.command("mitigate", *options, only=_OF_WHOLE_WEIGHTS)
+    return facts.command("mitigate", *options, only=OF_WHOLE_WEIGHTS)
 
 
 def _merged(facts: Facts) -> tuple[str, ...]:
@@ -305,7 +303,7 @@ def _on_scales(facts: Facts) -> Iterator[Step]:
     elif not facts.intruders and facts.has_commands:
         yield Step(
             "Find how far the update can be scaled up before the first intruder appears:",
-            facts.command("scale", only=_OF_WHOLE_WEIGHTS),
+            facts.command("scale", only=OF_WHOLE_WEIGHTS),
         )
 
 
