@@ -1,11 +1,13 @@
-"""Settings of the whole suite."""
+"""Settings of the whole suite, and the browser that pages are opened in."""
 
 from __future__ import annotations
 
 import gc
 import os
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 # Two threads of a product on one busy core are ten times slower than one; and sums do not depend on the count.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -62,6 +64,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_collection_finish() -> None:
     gc.enable()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    from tests.reports.browsing import chromium
+
+    with chromium() as running:
+        yield running
 
 
 @pytest.fixture(scope="module", autouse=True)

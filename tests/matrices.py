@@ -27,6 +27,11 @@ def orthonormal_columns(m: int, p: int, rng: np.random.Generator) -> Array:
     return np.asarray(q * np.sign(np.diagonal(r)))
 
 
+def random(*shape: int, seed: int) -> Tensor:
+    """Standard normal entries in single precision."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
 def with_values(m: int, n: int, values: Array, rng: np.random.Generator) -> Array:
     """An m x n matrix with the given singular values (all min(m, n) of them) and random vectors."""
     left, right = (orthonormal_columns(side, len(values), rng) for side in (m, n))

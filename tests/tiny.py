@@ -137,6 +137,24 @@ def short_task(folder: Path) -> str:
     return f"{file}?prompt=sum&completion=is"
 
 
+def short_texts(file: Path, count: int) -> Path:
+    """Write texts that differ a little, one per line, to measure the loss of tiny models on."""
+    rows = [
+        {"text": f"{number} The base knows this text, number {number * 37 % 11}."} for number in range(count)
+    ]
+    file.write_text("\n".join(map(json.dumps, rows)))
+    return file
+
+
+def save_weights(folder: Path, tensors: dict[str, torch.Tensor]) -> Path:
+    """Write a new folder with these weights alone, as a checkpoint without a configuration."""
+    from safetensors.torch import save_file
+
+    folder.mkdir()
+    save_file(tensors, folder / "model.safetensors")
+    return folder
+
+
 def _saved(folder: Path, model: Any, tokenizer: Any) -> Path:
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

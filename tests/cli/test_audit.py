@@ -20,6 +20,7 @@ from torch import Tensor
 import intruders
 from intruders.reports.page import html_page
 from tests.commands import environment, in_a_process, in_this_process
+from tests.tiny import save_weights
 
 NAMES = [f"model.layers.{i}.self_attn.{kind}.weight" for i in range(3) for kind in ("q_proj", "v_proj")]
 CHANGED = NAMES[1:4]
@@ -55,16 +56,10 @@ def tuned_weights() -> dict[str, Tensor]:
     return found
 
 
-def save(folder: Path, tensors: dict[str, Tensor]) -> Path:
-    folder.mkdir()
-    save_file(tensors, folder / "model.safetensors")
-    return folder
-
-
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("models")
-    return save(folder / "base", base_weights()), save(folder / "tuned", tuned_weights())
+    return save_weights(folder / "base", base_weights()), save_weights(folder / "tuned", tuned_weights())
 
 
 def save_adapter(
@@ -197,7 +192,7 @@ def test_a_fault_of_the_report_loses_neither_the_result_nor_the_findings(
 def test_the_report_of_an_adapter_that_the_bases_coordinates_decide(tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(0)
     name = "model.layers.0.self_attn.q_proj"
-    base = save(tmp_path / "base", {f"{name}.weight": torch.randn(144, 144, generator=generator)})
+    base = save_weights(tmp_path / "base", {f"{name}.weight": torch.randn(144, 144, generator=generator)})
     factors = {"lora_A": (2, 144), "lora_B": (144, 2)}
     (tmp_path / "adapter").mkdir()
     save_file(
@@ -283,7 +278,9 @@ def test_an_index_that_names_a_missing_shard(models: tuple[Path, Path], tmp_path
 
 
 def test_another_architecture(models: tuple[Path, Path], tmp_path: Path) -> None:
-    other = save(tmp_path / "other", {f"transformer.h.{i}.attn.weight": torch.randn(8, 8) for i in range(5)})
+    other = save_weights(
+        tmp_path / "other", {f"transformer.h.{i}.attn.weight": torch.randn(8, 8) for i in range(5)}
+    )
     done = run(models[0], other)
     refused(done, "model.layers.0")
     assert any(character.isdigit() for character in done.stderr)
@@ -307,7 +304,7 @@ def test_adapters_that_do_not_fit(models: tuple[Path, Path], tmp_path: Path) -> 
 def test_not_a_number(models: tuple[Path, Path], tmp_path: Path) -> None:
     tensors = tuned_weights()
     tensors[CHANGED[1]][3, 3] = float("nan")
-    spoilt = save(tmp_path / "spoilt", tensors)
+    spoilt = save_weights(tmp_path / "spoilt", tensors)
     out = tmp_path / "out.json"
     refused(run(models[0], spoilt, "--json", out), CHANGED[1], "--skip-non-finite")
     assert not out.exists()
@@ -356,7 +353,7 @@ def test_interrupted_it_stops_in_one_line_and_writes_nothing(tmp_path: Path) -> 
     sides = []
     for name in ("base", "tuned"):
         tensors = {f"layers.{i}.weight": torch.randn(1100, 1100, generator=generator) for i in range(12)}
-        sides.append(save(tmp_path / name, tensors))
+        sides.append(save_weights(tmp_path / name, tensors))
     out = tmp_path / "out.json"
     command = [sys.executable, "-m", "intruders", "audit", *map(str, sides), "--exact", "--json", str(out)]
     with subprocess.Popen(
@@ -380,7 +377,7 @@ def test_a_gate_of_a_model_that_could_not_be_compared_does_not_pass(
     tensors = tuned_weights()
     for name in CHANGED:
         tensors[name][3, 3] = float("nan")
-    spoilt, sarif = save(tmp_path / "spoilt", tensors), tmp_path / "out.sarif"
+    spoilt, sarif = save_weights(tmp_path / "spoilt", tensors), tmp_path / "out.sarif"
     arguments = (models[0], spoilt, "--skip-non-finite", "--sarif", sarif)
     done = run(*arguments, "--fail-above", "0")
     assert done.returncode == 2

@@ -10,12 +10,6 @@ import pytest
 from transformers import Trainer
 
 from tests.commands import in_a_process, in_this_process
-from tests.tiny import save_llama
-
-
-@pytest.fixture(scope="module")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_llama(tmp_path_factory.mktemp("llama"))
 
 
 def test_a_run_and_its_second_call(llama: Path, tmp_path: Path) -> None:

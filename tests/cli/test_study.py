@@ -15,7 +15,6 @@ from intruders.cli.main import app
 from intruders.studies.describe.runs import expand
 from tests.commands import in_this_process
 from tests.studies.tiny_study import BRIEF, parsed, tiny_study
-from tests.tiny import save_llama
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -26,11 +25,6 @@ def run(*arguments: str | Path, status: int = 0) -> str:
         raise result.exception
     assert result.exit_code == status, result.output
     return result.output
-
-
-@pytest.fixture(scope="module")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_llama(tmp_path_factory.mktemp("llama"))
 
 
 @pytest.fixture(autouse=True)

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tests.commands import in_this_process
+from tests.tiny import save_weights
 
 NAMES = [f"model.layers.{layer}.self_attn.{kind}.weight" for layer in (0, 1) for kind in ("q_proj", "v_proj")]
 NORM = "model.norm.weight"
@@ -19,12 +20,6 @@ NORM = "model.norm.weight"
 
 def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return in_this_process("verify", *arguments)
-
-
-def save(folder: Path, tensors: dict[str, Tensor]) -> Path:
-    folder.mkdir()
-    save_file(tensors, folder / "model.safetensors")
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +46,7 @@ def folder(
 ) -> Path:
     """A base, an adapter of scale 2, and five models: merged, unmerged, half merged, with another norm, of NaN."""
     folder = tmp_path_factory.mktemp("models")
-    save(folder / "base", base)
+    save_weights(folder / "base", base)
     tensors = {}
     for name, (up, down) in factors.items():
         module = "base_model.model." + name.removesuffix(".weight")
@@ -63,13 +58,13 @@ def folder(
     merged = base | {
         name: (base[name].float() + 2 * up @ down).bfloat16() for name, (up, down) in factors.items()
     }
-    save(folder / "merged", merged)
-    save(folder / "one-missing", merged | {NAMES[1]: base[NAMES[1]]})
+    save_weights(folder / "merged", merged)
+    save_weights(folder / "one-missing", merged | {NAMES[1]: base[NAMES[1]]})
     unscaled = base | {
         name: (base[name].float() + up @ down).bfloat16() for name, (up, down) in factors.items()
     }
-    save(folder / "unscaled", unscaled)
-    save(folder / "norm", merged | {NORM: 2 * base[NORM]})
+    save_weights(folder / "unscaled", unscaled)
+    save_weights(folder / "norm", merged | {NORM: 2 * base[NORM]})
     return folder
 
 

@@ -9,12 +9,9 @@ from torch import Tensor
 from intruders.linalg.low_rank import LowRank
 from intruders.linalg.operators import Dense
 from intruders.linalg.pair import Pair
+from tests.matrices import random
 
 SHAPE = (6, 5)
-
-
-def random(*shape: int, seed: int) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def pair_of(kind: str, seed: int = 0) -> tuple[Pair, Tensor]:

@@ -13,30 +13,11 @@ from intruders.errors import SettingError
 from intruders.mitigation.mitigate import mitigate
 from intruders.mitigation.remedies.every_remedy import CONTROLS, remedy_named
 from intruders.reports.mitigation.mitigation_text import mitigation_lines
-from tests.checkpoints.models import merged_weights, saved
-from tests.mitigation.hot import hot_llama, medium_llama, merged_from, wide_spectrum
+from tests.mitigation.hot import merged_from
 
 SCALE = 0.3
 # Weights are written in single precision: its rounding, over sums along rows of a few hundred entries.
 ROUNDING = 1e-3
-
-
-@pytest.fixture(scope="module")
-def base() -> nn.Module:
-    return wide_spectrum(medium_llama())
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, base: nn.Module) -> Path:
-    path = tmp_path_factory.mktemp("models")
-    saved(base, path / "base")
-    saved(hot_llama(model=copy.deepcopy(base), gain=1.2), path / "tuned")
-    return path
-
-
-@pytest.fixture(scope="module")
-def tuned(base: nn.Module) -> dict[str, Tensor]:
-    return merged_weights(hot_llama(model=copy.deepcopy(base), gain=1.2))
 
 
 class ByHand:

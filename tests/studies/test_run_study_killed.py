@@ -16,12 +16,6 @@ from intruders.studies.describe.runs import expand
 from intruders.studies.tables.results import load_results
 from tests.commands import forked, in_this_process
 from tests.studies.tiny_study import BRIEF, parsed, tiny_study
-from tests.tiny import save_llama
-
-
-@pytest.fixture(scope="module")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_llama(tmp_path_factory.mktemp("llama"))
 
 
 @pytest.fixture(autouse=True)

@@ -179,15 +179,15 @@ def test_a_remedy_is_compared_as_those_here(example: None, tmp_path: Path) -> No
     import intruders
     from intruders.errors import SettingError
     from tests.experiments.heal.healed_models import llama_and_adapter
+    from tests.tiny import short_texts
 
     models = llama_and_adapter(tmp_path)
-    rows = [{"text": f"{number} The base knows this text, number {number * 37 % 11}."} for number in range(8)]
-    (tmp_path / "text.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    text = short_texts(tmp_path / "text.jsonl", 8)
     assert "halve" in intruders.ComparisonSettings().names()
     comparison = intruders.compare_remedies(
         *models,
         comparison=intruders.ComparisonSettings(only=("interpolate", "halve"), strengths=5),
-        losses=intruders.LossSettings((str(tmp_path / "text.jsonl"),), max_documents=6, max_tokens=24),
+        losses=intruders.LossSettings((str(text),), max_documents=6, max_tokens=24),
         scores=intruders.ScoreSettings(tasks=("word-problems",), score="none", max_examples=4),
         compute=intruders.Compute(cache=False),
     )

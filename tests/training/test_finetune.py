@@ -22,18 +22,19 @@ from tests.tiny import save_llama
 from tests.training.tiny_runs import assert_equal, config_of, weights_of
 
 
+class KeepLogits(TrainerCallback):  # type: ignore[misc]
+    logits: torch.Tensor
+
+    def on_train_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        with torch.no_grad():
+            self.logits = model.eval()(input_ids=torch.arange(5, 45)[None]).logits
+
+
 @pytest.mark.parametrize("method", sorted(METHODS))
 def test_what_is_saved_is_what_was_trained(method: str, llama: Path, tmp_path: Path) -> None:
     """The saved model, merged by PEFT onto the base as it is on disk, computes what training left."""
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
-
-    class KeepLogits(TrainerCallback):  # type: ignore[misc]
-        logits: torch.Tensor
-
-        def on_train_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-            with torch.no_grad():
-                self.logits = model.eval()(input_ids=torch.arange(5, 45)[None]).logits
 
     seen = KeepLogits()
     run = finetune(config_of(llama, tmp_path / "run", method=method), [seen])
@@ -53,13 +54,6 @@ def test_what_is_saved_is_what_was_trained(method: str, llama: Path, tmp_path: P
 def test_a_classifiers_head_is_saved_with_its_adapter(method: str, bert: Path, tmp_path: Path) -> None:
     from peft import PeftModel
     from transformers import AutoModelForSequenceClassification
-
-    class KeepLogits(TrainerCallback):  # type: ignore[misc]
-        logits: torch.Tensor
-
-        def on_train_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-            with torch.no_grad():
-                self.logits = model.eval()(input_ids=torch.arange(5, 45)[None]).logits
 
     seen = KeepLogits()
     run = finetune(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from intruders.errors import ResultFileError, SettingError
 from intruders.reports.page.html_page import write_html
 from intruders.reports.write_report import write_report
 from tests.made_up import BERT, made_up_audit
-from tests.reports.browsing import chromium, column, serious_faults, shown, sort_by
+from tests.reports.browsing import column, serious_faults, shown, sort_by
 
 AUDIT = made_up_audit(3, BERT, width=32, tuned="runs/r1")
 
@@ -92,12 +91,6 @@ def test_a_file_that_was_asked_for_must_fit(folder: Path) -> None:
         with pytest.raises(ResultFileError, match=said):
             write_report([folder / "audit.json"], folder / "r.html", scale=folder / "scale.json")
     assert not (folder / "r.html").exists()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as running:
-        yield running
 
 
 @pytest.mark.browser

@@ -16,7 +16,7 @@ from intruders.errors import SettingError
 from intruders.experiments.attribution.attribution_settings import AttributionSettings
 from intruders.models.loading import load_model, load_tokenizer
 from intruders.system.folders import locked_folder
-from tests.tiny import save_bert, save_llama
+from tests.tiny import save_bert, save_llama, short_texts
 
 from ..heal.healed_models import llama_and_adapter, tuned_in_full
 
@@ -31,10 +31,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    file = tmp_path_factory.mktemp("text") / "text.jsonl"
-    rows = [{"text": f"{number} The base knows this text, number {number * 37 % 11}."} for number in range(4)]
-    file.write_text("\n".join(map(json.dumps, rows)))
-    return file
+    return short_texts(tmp_path_factory.mktemp("text") / "text.jsonl", 4)
 
 
 def attributed(models: tuple[str, str], text: Path, **options: Any) -> intruders.Attribution:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
+
+from tests.tiny import short_texts
 
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> str:
-    file = tmp_path_factory.mktemp("text") / "text.jsonl"
-    rows = [{"text": f"{number} The base knows this text, number {number * 37 % 11}."} for number in range(8)]
-    file.write_text("\n".join(map(json.dumps, rows)))
-    return str(file)
+    return str(short_texts(tmp_path_factory.mktemp("text") / "text.jsonl", 8))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -17,13 +16,6 @@ from .healed_models import QUICK, llama_and_adapter
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     return llama_and_adapter(tmp_path_factory.mktemp("scale"))
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> str:
-    file = tmp_path_factory.mktemp("text") / "text.jsonl"
-    file.write_text("\n".join(json.dumps({"text": f"{number} what the base knows"}) for number in range(8)))
-    return str(file)
 
 
 def test_the_scale_forgets_least_of_those_that_keep_the_task(models: tuple[str, str], text: str) -> None:

@@ -20,12 +20,8 @@ from intruders.mitigation.remedies.changes import Change
 from intruders.mitigation.remedies.intruders import ScaledIntruders
 from intruders.mitigation.remedies.matched import EqualNorm
 from tests.checkpoints.models import saved, tiny_llama
+from tests.matrices import random
 from tests.mitigation.hot import hot_llama
-
-
-def random(*shape: int, seed: int) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
 
 BASE, LEFT, RIGHT = random(6, 5, seed=0), random(6, 2, seed=1), random(2, 5, seed=2)
 D = LEFT.double() @ RIGHT.double()

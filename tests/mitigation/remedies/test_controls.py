@@ -17,37 +17,15 @@ from intruders.mitigation.remedies.every_remedy import remedy_named
 from intruders.mitigation.remedies.position import positions_of
 from intruders.mitigation.remedies.remedy import Case
 from intruders.mitigation.remedies.remedy_table import CONTROLS
-from tests.checkpoints.models import merged_weights, saved
+from tests.checkpoints.models import saved
 from tests.mitigation.hot import (
     deviation,
-    hot_llama,
-    medium_llama,
     merged_from,
     places_of_intruders,
     scaled,
-    wide_spectrum,
 )
 
 SCALE = 0.3
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("models")
-    base = wide_spectrum(medium_llama())
-    saved(base, path / "base")
-    saved(hot_llama(model=base, gain=1.2), path / "tuned")
-    return path
-
-
-@pytest.fixture(scope="module")
-def base() -> nn.Module:
-    return wide_spectrum(medium_llama())
-
-
-@pytest.fixture(scope="module")
-def tuned(base: nn.Module) -> dict[str, Tensor]:
-    return merged_weights(hot_llama(model=copy.deepcopy(base), gain=1.2))
 
 
 def mitigated(folder: Path, out: Path, base: nn.Module, control: str, **settings: object):  # type: ignore[no-untyped-def]

@@ -13,18 +13,14 @@ from intruders.experiments.heal.heal_settings import HealSettings
 from intruders.reports.heal.heal_text import check_command
 from intruders.training.finetune import finetune
 from tests.commands import in_this_process
-from tests.tiny import save_llama
+from tests.tiny import save_llama, short_texts
 from tests.training.tiny_runs import config_of
 
 
 def test_the_printed_command_gives_loss_and_accuracy_again(tmp_path: Path) -> None:
     """A file with columns of its own and no test split, whose validation rows are halved by a seed of their own."""
     llama = save_llama(tmp_path / "llama")
-    text, rows = tmp_path / "text.jsonl", tmp_path / "rows.jsonl"
-    texts = [
-        {"text": f"{number} The base knows this text, number {number * 37 % 11}."} for number in range(8)
-    ]
-    text.write_text("\n".join(map(json.dumps, texts)))
+    text, rows = short_texts(tmp_path / "text.jsonl", 8), tmp_path / "rows.jsonl"
     sums = [{"q": f"{number}+{number + 1}=", "a": str((2 * number + 1) % 2)} for number in range(400)]
     odd = [{"q": f"{number}-{number // 3}=", "a": str(number % 2)} for number in range(100)]
     rows.write_text("\n".join(map(json.dumps, [*sums, *odd])))

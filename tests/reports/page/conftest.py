@@ -1,4 +1,4 @@
-"""A browser, and the page that a test file gives as ``report``, opened once for the file."""
+"""The page that a test file gives as ``report``, opened once for the file."""
 
 from __future__ import annotations
 
@@ -8,13 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.reports.browsing import chromium, shown
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as running:
-        yield running
+from tests.reports.browsing import shown
 
 
 @pytest.fixture(scope="module")

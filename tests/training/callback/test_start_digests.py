@@ -16,15 +16,9 @@ from intruders.errors import SettingError
 from intruders.models.loading import load_model
 from intruders.training.callback.callback import IntruderCallback
 from intruders.training.callback.trace import read_trace
-from tests.tiny import save_llama
 from tests.training.callback.trainers import tiny_trainer
 
 HEAD = "model.layers.0.mlp.down_proj.weight"
-
-
-@pytest.fixture(scope="module")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_llama(tmp_path_factory.mktemp("llama"))
 
 
 def _model(llama: Path, method: str, head_seed: int, adapter_seed: int) -> Any:
