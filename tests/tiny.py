@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import string
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from tests.json_lines import write_rows
 
 _SPECIAL = ["<pad>", "<s>", "</s>", "<unk>", "<mask>"]
 _CHARACTERS = sorted(set(string.digits + string.ascii_letters + string.punctuation + " \n"))
@@ -133,7 +134,7 @@ def short_task(folder: Path) -> str:
         rows = [
             {"sum": f"{number} + {number % 7} =", "is": f" {number + number % 7}"} for number in range(90)
         ]
-        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        write_rows(file, rows)
     return f"{file}?prompt=sum&completion=is"
 
 
@@ -142,8 +143,7 @@ def short_texts(file: Path, count: int) -> Path:
     rows = [
         {"text": f"{number} The base knows this text, number {number * 37 % 11}."} for number in range(count)
     ]
-    file.write_text("\n".join(map(json.dumps, rows)))
-    return file
+    return write_rows(file, rows)
 
 
 def save_weights(folder: Path, tensors: dict[str, torch.Tensor]) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +145,28 @@ def randomize_adapter(model: nn.Module, seed: int = 1) -> None:
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = 0.3 * torch.randn(parameter.shape, generator=generator).to(parameter.dtype)
+
+
+def set_factors(model: nn.Module, size: float, seed: int) -> None:
+    """Draw the factors of a LoRA anew, so that no update is left at the zero an adapter starts from."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            parameter.data = size * torch.randn(parameter.shape, generator=generator)
+
+
+def moved(
+    model: nn.Module,
+    size: float,
+    seed: int,
+    only: Callable[[str, nn.Parameter], bool] = lambda name, parameter: True,
+) -> nn.Module:
+    """Add noise of this size to every parameter, or to those that ``only`` names, as a fine-tuning would."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in model.named_parameters():
+        if only(name, parameter):
+            parameter.data += size * torch.randn(parameter.shape, generator=generator)
+    return model
 
 
 def saved(model: nn.Module, folder: Path) -> Path:

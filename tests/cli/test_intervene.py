@@ -9,12 +9,13 @@ import pytest
 
 from intruders.errors import SettingError
 from tests.cli.in_an_app import run
+from tests.json_lines import write_rows
 
 
 def test_intervene(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text("a text of some words\n\n" * 4)
     corpus = tmp_path / "rows.jsonl"
-    corpus.write_text("".join(json.dumps({"text": f"row {i} of words"}) + "\n" for i in range(5)))
+    write_rows(corpus, [{"text": f"row {i} of words"} for i in range(5)])
     text = run(
         "intervene", folder / "base", folder / "tuned", "--scales", "0,0.5,1", "--controls", "shrink",
         "--loss-on", corpus, "--json", tmp_path / "sweep.json",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 from intruders.data.corpora import MIXTURES, cut_at_blank_lines, load_corpora
 from intruders.data.load_task import load_task
 from intruders.errors import SettingError
+from tests.json_lines import write_rows
 
 
 def test_pydoc_is_whole() -> None:
@@ -53,7 +53,7 @@ def test_files_rows_folders_and_mixtures(tmp_path: Path) -> None:
     for name in ("b", "a"):
         (tmp_path / "folder" / f"{name}.txt").write_text(f"text of {name}")
     rows = tmp_path / "rows.jsonl"
-    rows.write_text("".join(json.dumps({"text": f"row {i}"}) + "\n" for i in range(3)))
+    write_rows(rows, [{"text": f"row {i}"} for i in range(3)])
     assert load_corpora(str(tmp_path / "folder"))[0].documents == ["text of a", "text of b"]
     mixture = load_corpora(f"{rows}@0.7+{tmp_path / 'folder'}@0.3")
     assert [(corpus.weight, len(corpus.documents)) for corpus in mixture] == [(0.7, 3), (0.3, 2)]

@@ -16,6 +16,7 @@ from intruders.data.load_task import load_task
 from intruders.data.task import Conversation, Example, Task, checked
 from intruders.data.word_problems import word_problems
 from intruders.errors import SettingError
+from tests.json_lines import write_rows
 
 _ROWS = [{"sentence": f'row {i} says "x', "label": str(i % 3)} for i in range(40)]
 
@@ -58,7 +59,7 @@ def test_pydoc_topics_have_twelve_labels_and_disjoint_subtasks() -> None:
 def test_every_format_gives_the_same_rows(tmp_path: Path, ending: str) -> None:
     frame, file = pd.DataFrame(_ROWS), tmp_path / f"rows.{ending}"
     if ending == "jsonl":
-        file.write_text("".join(json.dumps(row) + "\n" for row in _ROWS))
+        write_rows(file, _ROWS)
     elif ending == "json":
         file.write_text(json.dumps(_ROWS))
     elif ending == "csv":
@@ -86,7 +87,7 @@ def test_columns_behind_the_name_pairs_and_no_header(tmp_path: Path) -> None:
 
 def test_integer_labels_are_in_numerical_order(tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
-    file.write_text("".join(json.dumps({"t": f"row {i}", "y": i % 12}) + "\n" for i in range(60)))
+    write_rows(file, [{"t": f"row {i}", "y": i % 12} for i in range(60)])
     assert load_task(f"{file}?text=t&label=y").labels == [str(i) for i in range(12)]
 
 
@@ -94,7 +95,7 @@ def test_a_label_that_reads_as_no_number_has_its_place_among_words(tmp_path: Pat
     """The code of a language is "nan"; what compares with nothing would be sorted anew in every process."""
     file = tmp_path / "rows.jsonl"
     names = ["nan", "zh", "7", "ab", "10"]
-    file.write_text("".join(json.dumps({"t": f"row {i}", "y": names[i % 5]}) + "\n" for i in range(60)))
+    write_rows(file, [{"t": f"row {i}", "y": names[i % 5]} for i in range(60)])
     assert load_task(f"{file}?text=t&label=y").labels == ["7", "10", "ab", "nan", "zh"]
 
 
@@ -152,9 +153,7 @@ def test_columns_of_the_usual_names_need_not_be_named(
     row: dict[str, str], kind: str, text: str, target: str, tmp_path: Path
 ) -> None:
     file = tmp_path / "rows.jsonl"
-    file.write_text(
-        "".join(json.dumps({**row, key: row[key] + str(i)}) + "\n" for key in row for i in range(2))
-    )
+    write_rows(file, [{**row, key: row[key] + str(i)} for key in row for i in range(2)])
     task = load_task(str(file))
     assert task.kind == kind
     assert {example.text for example in task.train} <= {text, f"{text}0", f"{text}1"}
@@ -229,7 +228,7 @@ def test_conversations_are_prompt_and_answer(tmp_path: Path) -> None:
         )
         assert example.target == "the assistant speaks"
     text = tmp_path / "text.jsonl"
-    text.write_text(json.dumps({"p": "the user speaks", "c": "the assistant speaks"}) + "\n")
+    write_rows(text, [{"p": "the user speaks", "c": "the assistant speaks"}])
     text.write_text(text.read_text() * 10)
     assert load_task(f"{text}?prompt=p&completion=c").fingerprint() != task.fingerprint()
 
@@ -253,7 +252,7 @@ def test_conversations_are_prompt_and_answer(tmp_path: Path) -> None:
 )
 def test_a_conversation_that_cannot_be_used_is_named(tmp_path: Path, messages: Any, said: str) -> None:
     file = tmp_path / "chat.jsonl"
-    file.write_text(json.dumps({"m": messages}) + "\n")
+    write_rows(file, [{"m": messages}])
     with pytest.raises(SettingError, match=re.escape(said)):
         load_task(f"{file}?messages=m")
 

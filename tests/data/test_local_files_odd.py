@@ -20,12 +20,13 @@ from intruders.data.corpora import load_corpora
 from intruders.data.load_task import load_task
 from intruders.data.local_files import read_rows
 from intruders.errors import SettingError
+from tests.json_lines import write_rows
 
 PAIR = Columns(prompt="prompt", completion="completion")
 
 
 def rows_in(file: Path, rows: list[dict[str, Any]]) -> str:
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_rows(file, rows)
     return str(file)
 
 

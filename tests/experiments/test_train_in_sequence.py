@@ -18,6 +18,7 @@ from intruders.experiments.train_in_sequence import SequenceResult, train_in_seq
 from intruders.reports.sequence.sequence_text import sequence_lines
 from intruders.training.finetune_config import FinetuneConfig
 from intruders.training.retrain_head import retrain_head
+from tests.json_lines import write_rows
 from tests.tiny import save_bert, save_llama
 
 
@@ -171,7 +172,7 @@ def test_a_damaged_result_of_a_stage_is_named(bert: Path, tmp_path: Path) -> Non
 
 def test_causal_tasks_in_turn(tmp_path: Path) -> None:
     rows = tmp_path / "rows.jsonl"
-    rows.write_text("".join(json.dumps({"p": f"{i % 3}:", "c": "ab"}) + "\n" for i in range(30)))
+    write_rows(rows, [{"p": f"{i % 3}:", "c": "ab"} for i in range(30)])
     llama = save_llama(tmp_path / "llama")
     config = _config(llama, tmp_path / "out", method="lora", max_eval_samples=3)
     found = train_in_sequence(config, [f"{rows}?prompt=p&completion=c"] * 2)
@@ -192,9 +193,9 @@ def test_what_cannot_be_a_sequence_is_said(bert: Path, tmp_path: Path) -> None:
 def test_what_a_later_stage_cannot_do_is_said_before_the_first(tmp_path: Path) -> None:
     llama = save_llama(tmp_path / "llama")
     short, long = tmp_path / "short.jsonl", tmp_path / "long.jsonl"
-    rows = [json.dumps({"p": f"{i % 3}:", "c": "ab"}) + "\n" for i in range(30)]
-    short.write_text("".join(rows))
-    long.write_text("".join([*rows, json.dumps({"p": "0:" * 300, "c": "ab"}) + "\n"]))
+    rows = [{"p": f"{i % 3}:", "c": "ab"} for i in range(30)]
+    write_rows(short, rows)
+    write_rows(long, [*rows, {"p": "0:" * 300, "c": "ab"}])
     first, later = (f"{file}?prompt=p&completion=c" for file in (short, long))
     config = _config(llama, tmp_path / "out", method="lora", max_eval_samples=None, match=None)
     with pytest.raises(
@@ -329,7 +330,7 @@ def test_heads_are_trained_again_on_the_frozen_body(bert: Path, tmp_path: Path) 
 
 def test_heads_of_causal_tasks_cannot_be_trained_again(tmp_path: Path) -> None:
     rows = tmp_path / "rows.jsonl"
-    rows.write_text("".join(json.dumps({"p": f"{i % 3}:", "c": "ab"}) + "\n" for i in range(30)))
+    write_rows(rows, [{"p": f"{i % 3}:", "c": "ab"} for i in range(30)])
     llama = save_llama(tmp_path / "llama")
     config = _config(llama, tmp_path / "out", method="lora", max_eval_samples=3)
     with pytest.raises(SettingError, match="retrain_heads is true, and none of the tasks is classification"):
@@ -342,7 +343,7 @@ def test_classes_and_completions_in_one_sequence_keep_the_output_head(
 ) -> None:
     """A head of its own, which no weight is tied to, is the base's to the bit after a stage of each kind."""
     rows = tmp_path / "rows.jsonl"
-    rows.write_text("".join(json.dumps({"p": f"{i % 3}:", "c": "ab"}) + "\n" for i in range(30)))
+    write_rows(rows, [{"p": f"{i % 3}:", "c": "ab"} for i in range(30)])
     llama = save_llama(tmp_path / "llama")
     tasks = [_tasks(tmp_path)[0], f"{rows}?prompt=p&completion=c"]
     config = _config(

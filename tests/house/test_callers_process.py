@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import signal
@@ -18,6 +17,7 @@ import torch
 
 import intruders
 from intruders.models.loading import load_model
+from tests.json_lines import write_rows
 from tests.tiny import save_llama
 
 COLUMNS = {"prompt": "prompt", "completion": "completion", "max_new_tokens": 2}
@@ -81,7 +81,7 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Caller:
     texts = [{"text": f"Document {number} is about the number {number}."} for number in range(6)]
     rows = [{"prompt": f"{number}+1=", "completion": str(number + 1)} for number in range(24)]
     for name, content in (("text", texts), ("task", rows)):
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in content))
+        write_rows(folder / f"{name}.jsonl", content)
     return Caller(folder, load_model(str(folder / "base"), "causal"), model.train())
 
 

@@ -32,6 +32,7 @@ from intruders.studies.work.perform import is_done, perform
 from intruders.training.finetune import finetune
 from intruders.training.finetune_config import FinetuneConfig
 from tests.checkpoints.models import saved
+from tests.json_lines import write_rows
 from tests.mitigation.hot import hot_llama
 from tests.studies.tiny_study import parsed, tiny_study
 from tests.tiny import save_llama
@@ -48,9 +49,9 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
         save_llama(folder / "base")
         base = AutoModelForCausalLM.from_pretrained(folder / "base")
         saved(hot_llama(model=base, gain=1.5, target_modules="all-linear"), folder / "tuned")
-    (folder / "texts.jsonl").write_text("".join(json.dumps({"text": text * 3}) + "\n" for text in _TEXTS))
+    write_rows(folder / "texts.jsonl", [{"text": text * 3} for text in _TEXTS])
     rows = [{"q": f"{i} plus 1", "a": str(i + 1)} for i in range(10, 40)]
-    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_rows(folder / "rows.jsonl", rows)
     return folder
 
 

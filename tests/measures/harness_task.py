@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from tests.json_lines import write_rows
+
 
 def write_harness_task(
     folder: Path, name: str, choices: Sequence[str], targets: Mapping[str, int], between: str = " "
@@ -15,7 +17,7 @@ def write_harness_task(
     ``between`` stands between question and choice, a space as in the harness.
     """
     rows = folder / f"{name}.jsonl"
-    rows.write_text("".join(json.dumps({"q": text, "a": target}) + "\n" for text, target in targets.items()))
+    write_rows(rows, [{"q": text, "a": target} for text, target in targets.items()])
     (folder / f"{name}.yaml").write_text(
         f"task: {name}\ndataset_path: json\ndataset_kwargs:\n  data_files:\n"
         f"    test: {rows}\ntest_split: test\noutput_type: multiple_choice\n"

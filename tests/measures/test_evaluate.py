@@ -25,6 +25,7 @@ from intruders.models.tuned_model import open_language_model
 from intruders.reports.evaluation.evaluation_text import measure_lines
 from intruders.training.finetune import finetune
 from intruders.training.finetune_config import FinetuneConfig
+from tests.json_lines import write_rows
 from tests.measures.harness_task import write_harness_task
 from tests.tiny import save_bert, save_llama, short_task
 
@@ -191,7 +192,7 @@ def test_a_local_task_of_the_harness(
 
 def test_what_was_held_out_of_a_file_is_said(place: Path, tmp_path: Path) -> None:
     rows = tmp_path / "rows.jsonl"
-    rows.write_text("".join(json.dumps({"q": f"{i}+1=", "a": str(i + 1)}) + "\n" for i in range(20)))
+    write_rows(rows, [{"q": f"{i}+1=", "a": str(i + 1)} for i in range(20)])
     alone = ScoreSettings(prompt="q", completion="a", tasks=(str(rows),), max_new_tokens=8)
     for scores, said in [
         (alone, "accuracy on rows.jsonl, the tenth held out of the file (2 examples): "),
@@ -205,7 +206,7 @@ def test_what_was_held_out_of_a_file_is_said(place: Path, tmp_path: Path) -> Non
 def test_a_run_is_scored_on_the_rows_that_it_held_out(tmp_path: Path) -> None:
     save_llama(tmp_path / "llama")
     rows = tmp_path / "rows.jsonl"
-    rows.write_text("".join(json.dumps({"q": f"{i}+1=", "a": str(i + 1)}) + "\n" for i in range(20)))
+    write_rows(rows, [{"q": f"{i}+1=", "a": str(i + 1)} for i in range(20)])
     columns = Columns(prompt="q", completion="a")
     out = tmp_path / "run"
     finetune(
@@ -241,12 +242,7 @@ def test_rows_that_the_training_cut_and_the_score_does_not_are_noted(place: Path
     rows = tmp_path / "rows.jsonl"
     # Characters are tokens, two more are put around them: 8 fit in a length of 10.
     texts = ["a" * 8, "b" * 9, "c" * 30, "d" * 8] * 5
-    rows.write_text(
-        "".join(
-            json.dumps({"text": f"{text}", "label": "xy"[number % 2]}) + "\n"
-            for number, text in enumerate(texts)
-        )
-    )
+    write_rows(rows, [{"text": f"{text}", "label": "xy"[number % 2]} for number, text in enumerate(texts)])
     notes = {}
     for length in (10, 40):
         out = str(tmp_path / f"run-{length}")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 
 import intruders
 from intruders.errors import CheckpointError
+from tests.json_lines import write_rows
 from tests.tiny import save_llama
 
 
@@ -19,8 +19,8 @@ def test_each_task_gets_its_own_examples_back(tmp_path: Path) -> None:
         file = tmp_path / folder / "test.jsonl"
         file.parent.mkdir()
         rows = [{"prompt": f"{folder}{number}", "completion": str(number)} for number in range(count + 3)]
-        file.write_text("".join(json.dumps(row) + "\n" for row in rows[count:]))
-        (file.parent / "scored.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:count]))
+        write_rows(file, rows[count:])
+        write_rows(file.parent / "scored.jsonl", rows[:count])
         tasks.append(f"{file}?prompt=prompt&completion=completion&test={file.parent / 'scored.jsonl'}")
     scores = intruders.ScoreSettings(tasks=tuple(tasks), max_new_tokens=1)
     made = intruders.evaluate(str(tmp_path / "base"), scores=scores, out=tmp_path / "out")

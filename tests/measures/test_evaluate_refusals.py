@@ -19,6 +19,7 @@ from intruders.reports.evaluation.evaluation_text import measure_lines
 from intruders.training.finetune import finetune
 from intruders.training.finetune_config import FinetuneConfig
 from tests.commands import in_this_process
+from tests.json_lines import write_rows
 from tests.tiny import save_bert, save_gpt2, save_llama
 
 
@@ -33,9 +34,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, labels in (("numbers", "01"), ("words", ("neg", "pos"))):
         lines = [f"{row}\t{labels[i % 2]}" for i, row in enumerate(rows)]
         (folder / f"{name}.tsv").write_text("\n".join(["text\tlabel", *lines]) + "\n")
-    (folder / "sums.jsonl").write_text(
-        "".join(json.dumps({"q": f"{i}+1=", "a": str(i + 1)}) + "\n" for i in range(20))
-    )
+    write_rows(folder / "sums.jsonl", [{"q": f"{i}+1=", "a": str(i + 1)} for i in range(20)])
     (folder / "notes.txt").write_text("\n\n".join(f"Paragraph {i}. " + "word " * 900 for i in range(3)))
     (folder / "one.txt").write_text("Some words of one document. " * 9)
     _run(folder, "llama", "completer", f"{folder}/sums.jsonl?prompt=q&completion=a")

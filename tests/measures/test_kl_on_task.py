@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ from intruders.data.load_task import load_task
 from intruders.errors import SettingError
 from intruders.measures.kl_on_task import kl_on_task
 from intruders.models.encoding import encode_parts
+from tests.json_lines import write_rows
 from tests.tiny import save_bert, save_llama
 
 
@@ -61,7 +61,7 @@ def test_it_is_that_of_torch_apart_for_prompts_and_answers(tmp_path: Path) -> No
 def test_a_task_without_right_answers_has_one_too(tmp_path: Path) -> None:
     base = save_llama(tmp_path / "base")
     rows = [{"prompt": f"{number} + 1 =", "completion": "57"} for number in range(40)]
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_rows(tmp_path / "rows.jsonl", rows)
     task = load_task(str(tmp_path / "rows.jsonl"), Columns(score="none"), 0)
     found = kl_on_task(str(base), str(changed(base, tmp_path / "tuned")), task, max_examples=3)
     assert found.examples == 3

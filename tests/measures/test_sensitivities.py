@@ -13,6 +13,7 @@ from intruders.measures.sensitivities import SingularDirections, sensitivities, 
 from intruders.mitigation.mitigate import mitigate
 from intruders.mitigation.remedies.surgery import Surgery
 from intruders.models.loading import load_model
+from tests.checkpoints.models import set_factors
 from tests.tiny import save_gpt2
 
 
@@ -28,10 +29,7 @@ def sides(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         load_model(str(base), "causal"),
         LoraConfig(r=3, target_modules=targets, task_type="CAUSAL_LM", fan_in_fan_out=True),
     )
-    generator = torch.Generator().manual_seed(1)
-    for name, parameter in model.named_parameters():
-        if "lora_" in name:
-            parameter.data = 0.3 * torch.randn(parameter.shape, generator=generator)
+    set_factors(model, 0.3, 1)
     model.save_pretrained(folder / "tuned")
     return base, folder / "tuned"
 

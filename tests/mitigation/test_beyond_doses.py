@@ -13,6 +13,7 @@ from intruders.checkpoints.pairing.open_sides import open_sides
 from intruders.errors import SettingError
 from intruders.mitigation.beyond_doses import require_only_matrices
 from intruders.models.loading import load_model, load_tokenizer
+from tests.checkpoints.models import moved
 from tests.experiments.heal.healed_models import QUICK
 from tests.tiny import save_bert, save_gpt2
 
@@ -38,10 +39,7 @@ def tuned(folder: Path, name: str, targets: list[str], **settings: Any) -> Any:
         r=2, lora_alpha=4, target_modules=targets, fan_in_fan_out=True, task_type="CAUSAL_LM", **settings
     )
     model: Any = get_peft_model(load_model(str(folder / "base"), "causal"), config)
-    generator = torch.Generator().manual_seed(1)
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            parameter.data += 0.2 * torch.randn(parameter.shape, generator=generator)
+    moved(model, 0.2, 1, only=lambda name, parameter: parameter.requires_grad)
     model.save_pretrained(folder / name)
     return model.eval()
 

@@ -6,10 +6,9 @@ import copy
 from pathlib import Path
 
 import pytest
-import torch
 
 from intruders.mitigation.mitigate import mitigate
-from tests.checkpoints.models import saved, tiny_llama
+from tests.checkpoints.models import moved, saved, tiny_llama
 
 NO_LINEAR_LAYERS = {"model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"}
 
@@ -17,11 +16,7 @@ NO_LINEAR_LAYERS = {"model.embed_tokens.weight", "lm_head.weight", "model.norm.w
 def sides(folder: Path, also: set[str]) -> tuple[Path, Path]:
     """A base, and a fine-tuning of its projections and of the tensors in ``also``."""
     base = tiny_llama()
-    tuned = copy.deepcopy(base)
-    generator = torch.Generator().manual_seed(1)
-    for name, parameter in tuned.named_parameters():
-        if "proj" in name or name in also:
-            parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
+    tuned = moved(copy.deepcopy(base), 0.1, 1, only=lambda name, parameter: "proj" in name or name in also)
     return saved(base, folder / "base"), saved(tuned, folder / "tuned")
 
 

@@ -18,7 +18,7 @@ from intruders.mitigation.cases import read_cases
 from intruders.mitigation.live_weights import LiveInterventions
 from intruders.mitigation.remedies.interpolate import Interpolate
 from intruders.models.loading import load_model
-from tests.checkpoints.models import moved_mixtral
+from tests.checkpoints.models import moved_mixtral, set_factors
 
 SHARE = 0.3
 
@@ -63,10 +63,7 @@ def test_a_share_of_an_adapter_on_stacks_of_experts_that_the_base_stores_one_by_
         r=2, target_modules=["q_proj"], target_parameters=["experts.gate_up_proj", "experts.down_proj"]
     )
     adapted: Any = peft.get_peft_model(load_model(base, "causal"), config)
-    generator = torch.Generator().manual_seed(2)
-    for name, parameter in adapted.named_parameters():
-        if "lora_" in name:
-            parameter.data = 0.3 * torch.randn(parameter.shape, generator=generator)
+    set_factors(adapted, 0.3, 2)
     adapted.save_pretrained(tmp_path / "adapter")
     model: Any = adapted.merge_and_unload()
     own = {name: tensor.clone() for name, tensor in model.state_dict().items()}

@@ -19,7 +19,7 @@ from intruders.errors import CheckpointError, NonFiniteError, SettingError
 from intruders.mitigation.mitigate import mitigate
 from intruders.mitigation.remedies.interpolate import Interpolate
 from intruders.mitigation.write_at_scale import WrittenScale, write_at_scale
-from tests.checkpoints.models import merged_weights, saved, tiny_llama
+from tests.checkpoints.models import merged_weights, moved, saved, tiny_llama
 from tests.mitigation.hot import hot_llama, medium_llama
 from tests.tiny import character_tokenizer
 
@@ -35,10 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     saved(base, folder / "base")
     character_tokenizer().save_pretrained(folder / "base")
     saved(hot_llama(model=copy.deepcopy(base), target_modules=["q_proj", "embed_tokens"]), folder / "adapter")
-    full = copy.deepcopy(base)
-    generator = torch.Generator().manual_seed(0)
-    for parameter in full.parameters():
-        parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
+    full = moved(copy.deepcopy(base), 0.1, 0)
     saved(full, folder / "full")
     return folder
 
@@ -104,17 +101,14 @@ def test_tensors_that_an_adapter_stores_in_full_are_scaled_too(
 ) -> None:
     names = ["up_proj", "norm", "lm_head"]
     model = hot_llama(model=medium_llama(), target_modules=["q_proj"], modules_to_save=names, bias="none")
-    generator = torch.Generator().manual_seed(0)
-    for name, parameter in model.named_parameters():
-        if "modules_to_save" in name:
-            parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
+    moved(model, 0.1, 0, only=lambda name, parameter: "modules_to_save" in name)
     saved(model, tmp_path / "tuned")
     write_at_scale(folder / "base", tmp_path / "tuned", 0.3, tmp_path / "out", form=form)
     before, after = weights(folder / "base"), weights(folder / "base", tmp_path / "tuned")
     now = weights(folder / "base", tmp_path / "out") if form == "adapter" else weights(tmp_path / "out")
-    moved = {name for name in before if not torch.equal(before[name], after[name])}
-    assert all(any(part in name for name in moved) for part in names)
-    for name in moved:
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert all(any(part in name for name in changed) for part in names)
+    for name in changed:
         wanted = before[name] + 0.3 * (after[name] - before[name])
         assert (now[name] - wanted).abs().max() <= CLOSE * wanted.abs().max(), name
 
@@ -207,9 +201,7 @@ def test_of_a_grown_vocabulary_the_new_rows_stay_as_tuned(halve: Callable[..., N
     saved(base, tmp_path / "base")
     character_tokenizer().save_pretrained(tmp_path / "base")
     base.resize_token_embeddings(base.config.vocab_size + 3)
-    generator = torch.Generator().manual_seed(0)
-    for parameter in base.parameters():
-        parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
+    moved(base, 0.1, 0)
     saved(base, tmp_path / "tuned")
     halve(tmp_path / "base", tmp_path / "tuned", tmp_path / "out")
     before, after, now = (weights(tmp_path / part) for part in ("base", "tuned", "out"))
@@ -233,10 +225,7 @@ def test_of_a_grown_vocabulary_that_an_adapter_stores_the_new_rows_stay_as_tuned
     base.resize_token_embeddings(len(before) + 3)
     config = LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["embed_tokens"])
     model: Any = get_peft_model(base, config)
-    generator = torch.Generator().manual_seed(0)
-    for name, parameter in model.named_parameters():
-        if "modules_to_save" in name or "lora_B" in name:
-            parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
+    moved(model, 0.1, 0, only=lambda name, parameter: "modules_to_save" in name or "lora_B" in name)
     model.save_pretrained(tmp_path / "tuned")
     halve(tmp_path / "base", tmp_path / "tuned", tmp_path / "out")
     after, now = (load_file(tmp_path / part / "adapter_model.safetensors") for part in ("tuned", "out"))

@@ -29,6 +29,7 @@ from intruders.models.tuned_model import open_language_model
 from intruders.studies.work.base_losses import base_losses, corpora_of
 from intruders.system.out_of_memory import Halving, is_out_of_memory
 from intruders.training.finetune_config import FinetuneConfig
+from tests.checkpoints.models import set_factors
 from tests.tiny import save_bert, save_gpt2, save_llama
 
 
@@ -406,10 +407,7 @@ def test_an_adapter_on_a_quantized_base_that_was_measured_first(load_in: str, tm
     adapted: Any = get_peft_model(
         load_model(base, "causal"), LoraConfig(r=2, target_modules=["q_proj", "up_proj"])
     )
-    generator = torch.Generator().manual_seed(1)
-    for name, parameter in adapted.named_parameters():
-        if "lora_" in name:
-            parameter.data = 0.05 * torch.randn(parameter.shape, generator=generator)
+    set_factors(adapted, 0.05, 1)
     adapted.save_pretrained(tmp_path / "adapter")
     (tmp_path / "text.jsonl").write_text(json.dumps({"text": "The base knows this text."}))
     loading = Loading(load_in=load_in)

@@ -32,6 +32,7 @@ from intruders.studies.work.run_record import RunRecord
 from intruders.studies.work.study_folder import StudyFolder
 from intruders.system import processes
 from intruders.system.files import stop_on_full_disk
+from tests.json_lines import write_rows
 from tests.studies.tiny_study import BRIEF, parsed, tiny_study
 from tests.tiny import short_task
 
@@ -274,7 +275,7 @@ def test_a_training_that_was_killed_before_its_record_starts_anew(llama: Path, t
 def test_data_or_a_base_that_change_between_two_calls_are_refused(llama: Path, tmp_path: Path) -> None:
     """Runs of before and of after would stand in the same tables."""
     rows, base = tmp_path / "rows.jsonl", shutil.copytree(llama, tmp_path / "base")
-    rows.write_text("".join(json.dumps({"p": f"{i}:", "c": "a"}) + "\n" for i in range(20)))
+    write_rows(rows, [{"p": f"{i}:", "c": "a"} for i in range(20)])
     study = parsed(tiny_study(base, task=f"{rows}?prompt=p&completion=c", measure=BRIEF))
     runs, inputs = expand(study), digests_of_inputs(expand(study))
     assert set(inputs) == {str(rows), str(base)}

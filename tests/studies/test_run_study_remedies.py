@@ -20,6 +20,7 @@ from intruders.studies.describe.runs import expand
 from intruders.studies.run_study import run_study
 from intruders.studies.tables.results import load_results
 from tests.experiments.compare.stopped_bench import counted_measurements
+from tests.json_lines import write_rows
 from tests.studies.test_run_study import files
 from tests.studies.tiny_study import parsed, tiny_study
 from tests.tiny import short_task
@@ -81,7 +82,7 @@ def test_the_losses_are_those_of_the_models_on_the_reported_half(
     tasks = {"sums": load_task(short_task(llama.parent), None, 0)}
     report = split_data(corpora, tasks, 2, 0).report.corpora["pydoc"][0].documents
     half = tmp_path / "half.jsonl"
-    half.write_text("".join(json.dumps({"text": text}) + "\n" for text in report))
+    write_rows(half, [{"text": text} for text in report])
     curve = results.remedies[
         (results.remedies["remedy"] == "interpolate")
         & (results.remedies["share"] == "report")

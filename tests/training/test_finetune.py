@@ -18,6 +18,7 @@ from intruders.training.finetune import finetune
 from intruders.training.run_folder import RunFolder
 from intruders.training.run_settings import METHODS
 from tests.commands import in_this_process
+from tests.json_lines import write_rows
 from tests.tiny import save_llama
 from tests.training.tiny_runs import assert_equal, config_of, weights_of
 
@@ -153,7 +154,7 @@ def test_a_model_learns_to_answer_in_conversations(llama: Path, tmp_path: Path) 
     base = shutil.copytree(llama, tmp_path / "base")
     rows = tmp_path / "chat.jsonl"
     talk = [{"role": "user", "content": "say a"}, {"role": "assistant", "content": "a"}]
-    rows.write_text((json.dumps({"messages": talk}) + "\n") * 40)
+    write_rows(rows, [{"messages": talk}] * 40)
     settings: dict[str, Any] = {
         "task": str(rows), "messages": "messages", "method": "full", "train_all": True, "lr": 1e-2, "steps": 40,
         "batch_size": 4, "match": "accuracy=1.0", "eval_steps": 5,

@@ -13,6 +13,7 @@ from intruders.models.loading import heads, load_model, load_tokenizer
 from intruders.training.finetune_config import FinetuneConfig
 from intruders.training.retrain_head import retrain_head
 from intruders.training.trainer import TargetTrainer
+from tests.json_lines import write_rows
 from tests.tiny import save_bert
 
 
@@ -25,9 +26,7 @@ def test_a_step_is_the_same_however_many_batches_it_has(
     off = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     (base / "config.json").write_text(json.dumps(settings | off))
     file = tmp_path / "rows.jsonl"
-    file.write_text(
-        "".join(json.dumps({"t": "ab"[i % 2] * (i % 7 + 1), "l": "ab"[i % 2]}) + "\n" for i in range(60))
-    )
+    write_rows(file, [{"t": "ab"[i % 2] * (i % 7 + 1), "l": "ab"[i % 2]} for i in range(60)])
     task = load_task(f"{file}?text=t&label=l").limited(14, 2)
     model, tokenizer = load_model(str(base), "classification", task.labels), load_tokenizer(str(base))
     head = {

@@ -21,6 +21,7 @@ from intruders.data.load_task import load_task
 from intruders.models.encoding import IGNORED, PadRight
 from intruders.training.finetune import finetune
 from intruders.training.trainer import TargetTrainer
+from tests.json_lines import write_rows
 from tests.tiny import character_tokenizer, save_bert, save_llama
 from tests.training.tiny_runs import config_of
 
@@ -34,7 +35,7 @@ SPLIT = [
 def classes_of(folder: Path) -> str:
     file = folder / "classes.jsonl"
     rows = [{"t": ("good " if i % 3 else "bad ") + "x" * (i % 7), "l": str(min(i % 3, 1))} for i in range(60)]
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_rows(file, rows)
     return f"{file}?text=t&label=l"
 
 
@@ -92,7 +93,7 @@ def test_a_decoder_that_does_not_shift_its_labels_learns_the_next_token(kl: floa
     """By hand from the base: nats per token of the row itself and end-of-sequence, given all before them."""
     base = save_bart(tmp_path / "bart")
     file = tmp_path / "rows.jsonl"
-    file.write_text("".join(json.dumps({"p": f"{i:02}", "c": "abc"[i % 3]}) + "\n" for i in range(30)))
+    write_rows(file, [{"p": f"{i:02}", "c": "abc"[i % 3]} for i in range(30)])
     task = {
         "task": f"{file}?prompt=p&completion=c",
         "max_train_samples": None,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 from intruders.training.finetune_config import FinetuneConfig
+from tests.json_lines import write_rows
 from tests.tiny import short_task
 
 
@@ -62,8 +62,7 @@ def rows_file(file: Path, numbers: range, **lengths: int) -> Path:
     """Rows with a prompt and a completion, of 6 tokens where no other length is given by line."""
     wanted = {int(line.removeprefix("line")): length for line, length in lengths.items()}
     rows = [{"p": f"{i:03}", "c": "x" * (wanted.get(line, 6) - 4)} for line, i in enumerate(numbers, start=1)]
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return file
+    return write_rows(file, rows)
 
 
 def on_rows(file: Path, **others: Any) -> dict[str, Any]:

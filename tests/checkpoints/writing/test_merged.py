@@ -10,7 +10,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from intruders.checkpoints.opening.open import Source
 from intruders.checkpoints.pairing.open_sides import open_sides
@@ -18,7 +18,7 @@ from intruders.checkpoints.pairing.pair_sides import pair_sides
 from intruders.checkpoints.writing.merged import planned_checkpoint
 from intruders.errors import CheckpointError
 from intruders.linalg.pair import Pair
-from tests.checkpoints.models import merged_weights, randomize_adapter, saved, tiny_bert, tiny_llama
+from tests.checkpoints.models import merged_weights, moved, randomize_adapter, saved, tiny_bert, tiny_llama
 from tests.checkpoints.stored.test_matrices import tiny_mixtral
 
 STACKS = {"target_parameters": ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]}
@@ -61,16 +61,9 @@ def test_experts_of_an_adapter_on_a_base_that_has_them_one_by_one(
     assert_close(written(base, adapter, changes={pair.name: halved for pair in pairs}), half)
 
 
-def moved(model: nn.Module) -> nn.Module:
-    generator = torch.Generator().manual_seed(5)
-    for parameter in model.parameters():
-        parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
-    return model
-
-
 @pytest.mark.parametrize("on_disk", ["base", "tuned"])
 def test_experts_of_a_checkpoint_one_by_one_on_one_side(tmp_path: Path, on_disk: str) -> None:
-    base, tuned = tiny_mixtral(), moved(tiny_mixtral())
+    base, tuned = tiny_mixtral(), moved(tiny_mixtral(), 0.1, 5)
     folders = {"base": saved(base, tmp_path / "base"), "tuned": saved(tuned, tmp_path / "tuned")}
     sides: tuple[Source, Source] = (folders["base"], tuned) if on_disk == "base" else (base, folders["tuned"])
     before, after = (

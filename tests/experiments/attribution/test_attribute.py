@@ -16,6 +16,8 @@ from intruders.errors import SettingError
 from intruders.experiments.attribution.attribution_settings import AttributionSettings
 from intruders.models.loading import load_model, load_tokenizer
 from intruders.system.folders import locked_folder
+from tests.checkpoints.models import set_factors
+from tests.json_lines import write_rows
 from tests.tiny import save_bert, save_llama, short_texts
 
 from ..heal.healed_models import llama_and_adapter, tuned_in_full
@@ -195,10 +197,7 @@ def test_a_masked_model(tmp_path: Path, text: Path) -> None:
     model: Any = get_peft_model(
         AutoModelForMaskedLM.from_pretrained(base), LoraConfig(r=2, target_modules=["query", "value"])
     )
-    generator = torch.Generator().manual_seed(1)
-    for name, parameter in model.named_parameters():
-        if "lora_" in name:
-            parameter.data = 0.3 * torch.randn(parameter.shape, generator=generator)
+    set_factors(model, 0.3, 1)
     model.save_pretrained(adapter)
     attribution = attributed((base, adapter), text)
     rise = attribution.rises[0]
@@ -255,7 +254,7 @@ def test_two_tasks_whose_files_have_one_name_are_two(
         (tmp_path / name).mkdir()
         files.append(tmp_path / name / "rows.jsonl")
         rows = [{"prompt": f"{number} + 1 =", "completion": answer} for number in range(40)]
-        files[-1].write_text("".join(json.dumps(row) + "\n" for row in rows))
+        write_rows(files[-1], rows)
     both = attributed(models, text, task=[str(file) for file in files])
     for file in files:
         [alone] = [rise for rise in attributed(models, text, task=str(file)).rises if rise.name == str(file)]

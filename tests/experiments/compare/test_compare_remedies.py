@@ -27,6 +27,7 @@ from intruders.mitigation.remedies.every_remedy import PUBLISHED
 from intruders.mitigation.remedies.layers import Layers
 from tests.checkpoints.models import saved
 from tests.commands import in_this_process
+from tests.json_lines import write_rows
 from tests.measures.harness_task import write_harness_task
 from tests.mitigation.hot import hot_llama
 from tests.tiny import character_tokenizer, save_llama
@@ -46,7 +47,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_llama(path / "base", positions=64)
     model = AutoModelForCausalLM.from_pretrained(path / "base")
     rows = [{"q": f"{number} + 1 =", "a": "57"} for number in range(100, 400)]
-    (path / "task.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_rows(path / "task.jsonl", rows)
     words = [
         "the",
         "cat",
@@ -65,7 +66,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "by",
     ]
     texts = [" ".join(words[start:] + words[:start])[:35] for start in range(len(words))] * 2
-    (path / "text.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    write_rows(path / "text.jsonl", [{"text": text} for text in texts])
     sums = [(f"{number} + 1 ={number + 1} " * 3)[:35] for number in range(100, 400, 20)]
     _learn(model, [*texts[::2], *sums], list(model.parameters()))
     model.save_pretrained(path / "base")
@@ -190,7 +191,7 @@ def test_points_are_what_written_models_measure(
         compute=NO_CACHE,
     )
     texts = _report_texts(folder)
-    (tmp_path / "half.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    write_rows(tmp_path / "half.jsonl", [{"text": text} for text in texts])
     corpus = str(tmp_path / "half.jsonl")
     for model, expected in (
         (written, point.loss.estimate),
@@ -337,9 +338,7 @@ def test_an_adapter_with_its_controls_and_a_remedy_that_no_adapter_holds(
         check=False,
         compute=NO_CACHE,
     )
-    (tmp_path / "half.jsonl").write_text(
-        "".join(json.dumps({"text": text}) + "\n" for text in _report_texts(folder, max_documents=8))
-    )
+    write_rows(tmp_path / "half.jsonl", [{"text": text} for text in _report_texts(folder, max_documents=8)])
     measured = evaluate(
         str(out), base=str(folder / "base"), losses=LossSettings((str(tmp_path / "half.jsonl"),))
     )

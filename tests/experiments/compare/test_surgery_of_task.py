@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from intruders.measures.evaluate import evaluate
 from intruders.measures.measure_settings import LossSettings, ScoreSettings
 from tests.checkpoints.models import saved
 from tests.commands import in_this_process
+from tests.json_lines import write_rows
 from tests.mitigation.hot import hot_llama
 from tests.tiny import save_llama
 
@@ -31,9 +31,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A base, and adapters of it of the ranks 3 and 1."""
     path = tmp_path_factory.mktemp("models")
     save_llama(path / "base", positions=64)
-    (path / "task.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    write_rows(path / "task.jsonl", ROWS)
     texts = [f"the cat sat on mat {number} and then it ran" for number in range(8)]
-    (path / "text.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    write_rows(path / "text.jsonl", [{"text": text} for text in texts])
     for rank in (3, 1):
         base = AutoModelForCausalLM.from_pretrained(path / "base")
         saved(hot_llama(model=base, gain=0.6, r=rank), path / f"rank{rank}")
@@ -106,7 +106,7 @@ def test_the_command_for_it_writes_the_model_that_was_measured(
     task = load_task(f"{folder / 'task.jsonl'}?prompt=q&completion=a", ScoreSettings(), 0)
     corpora = {"text": load_corpora(str(folder / "text.jsonl"))}
     texts = split_data(corpora, {"t": task}, None, 0).report.corpora["text"][0].documents
-    (tmp_path / "out.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    write_rows(tmp_path / "out.jsonl", [{"text": text} for text in texts])
     loss = _written(row.chosen, shell, folder, tmp_path / "out")
     assert loss == pytest.approx(row.chosen.loss.estimate, abs=1e-5)
     assert abs(loss - comparison.tuned_point.loss.estimate) > 1e-4, "or the remedy shows nothing"

@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from intruders.experiments.heal.heal_settings import HealSettings
 from intruders.models.loading import load_model
+from tests.checkpoints.models import moved, set_factors
 from tests.tiny import save_gpt2, save_llama
 
 QUICK = HealSettings(steps=6, max_documents=6, max_tokens=24, max_examples=4, allow=0.05)
@@ -38,10 +37,7 @@ def adapter_of(
         load_model(str(base), "causal"),
         LoraConfig(r=2, lora_alpha=4, target_modules=list(targets), task_type="CAUSAL_LM", **settings),
     )
-    generator = torch.Generator().manual_seed(seed)
-    for name, parameter in model.named_parameters():
-        if "lora_" in name:
-            parameter.data = size * torch.randn(parameter.shape, generator=generator)
+    set_factors(model, size, seed)
     model.save_pretrained(folder)
     return str(folder)
 
@@ -49,9 +45,7 @@ def adapter_of(
 def tuned_in_full(base: str, folder: Path) -> str:
     """The base with every matrix, embedding and norm moved a little."""
     model: Any = load_model(base, "causal")
-    generator = torch.Generator().manual_seed(3)
-    for _, parameter in model.named_parameters():
-        parameter.data += 0.02 * torch.randn(parameter.shape, generator=generator)
+    moved(model, 0.02, 3)
     model.save_pretrained(folder)
     from intruders.models.loading import load_tokenizer
 

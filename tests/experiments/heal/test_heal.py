@@ -20,7 +20,9 @@ from intruders.experiments.heal.learned_doses import doses_for, remedy_of
 from intruders.experiments.heal.work_folder import WorkFolder
 from intruders.measures.measure_settings import LossSettings, ScoreSettings
 from intruders.models.loading import load_model
+from tests.checkpoints.models import set_factors
 from tests.commands import in_this_process
+from tests.json_lines import write_rows
 from tests.tiny import save_bert, short_task
 
 from .healed_models import QUICK, TARGETS, adapter_of, llama_and_adapter, tuned_in_full
@@ -308,7 +310,7 @@ def test_further_corpora_and_tasks_are_reported_and_choose_nothing(
     models: tuple[str, str], text: str, healed: tuple[intruders.Healing, Path], tmp_path: Path
 ) -> None:
     other = tmp_path / "other.jsonl"
-    other.write_text("\n".join(json.dumps({"text": f"another text {number}"}) for number in range(4)))
+    write_rows(other, [{"text": f"another text {number}"} for number in range(4)])
     found = intruders.heal(
         *models,
         task=sums(models),
@@ -346,11 +348,9 @@ def classifier_and_rows(folder: Path, **settings: Any) -> tuple[tuple[str, str],
         load_model(str(base), "classification", ["a", "b"]),
         LoraConfig(r=1, target_modules=["query", "value"], **saved, **settings),
     )
-    generator = torch.Generator().manual_seed(1)
+    set_factors(model, 0.5, 1)
     for name, parameter in model.named_parameters():
-        if "lora_" in name:
-            parameter.data = 0.5 * torch.randn(parameter.shape, generator=generator)
-        elif parameter.requires_grad and name.endswith("query.base_layer.bias"):
+        if parameter.requires_grad and name.endswith("query.base_layer.bias"):
             parameter.data += 1
     model.save_pretrained(folder / "tuned")
     record = {"schema": 1, "status": "finished", "config": {}, "task": {"labels": ["a", "b"]}}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pandas as pd
@@ -12,6 +11,7 @@ import torch
 from intruders.errors import SettingError
 from intruders.experiments.heal.heal_data import own_answers, read_prompts
 from intruders.models.tuned_model import open_language_model
+from tests.json_lines import write_rows
 from tests.tiny import save_llama
 
 SHORT = "what is 2+2? "
@@ -45,6 +45,6 @@ def test_missing_prompts_are_left_out_and_messages_refused(tmp_path: Path) -> No
     pd.DataFrame({"prompt": [0.0, None, 2.0, 3.0, 4.0, 5.0, 6.0]}).to_parquet(tmp_path / "rows.parquet")
     assert read_prompts(str(tmp_path / "rows.parquet")) == ["0.0", "2.0", "3.0", "4.0", "5.0", "6.0"]
     talk = {"prompt": [{"role": "user", "content": "hi"}]}
-    (tmp_path / "talk.jsonl").write_text("".join(json.dumps(talk) + "\n" for _ in range(8)))
+    write_rows(tmp_path / "talk.jsonl", [talk] * 8)
     with pytest.raises(SettingError, match=r"column 'prompt' of line 1 of talk\.jsonl is a list"):
         read_prompts(str(tmp_path / "talk.jsonl"))

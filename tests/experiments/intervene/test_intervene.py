@@ -34,6 +34,7 @@ from intruders.reports.intervene.sweep_text import sweep_lines
 from intruders.system.folders import locked_folder
 from intruders.system.progress import Progress, silent
 from tests.checkpoints.models import merged_weights, saved, tiny_gpt2
+from tests.json_lines import write_rows
 from tests.made_up import made_up_audit
 from tests.mitigation.hot import deviation, hot_llama, places_of_intruders, scaled
 from tests.tiny import save_llama
@@ -48,9 +49,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     base = AutoModelForCausalLM.from_pretrained(path / "base")
     saved(hot_llama(model=base, gain=1.5, target_modules="all-linear"), path / "tuned")
     texts = ["one and one", "a cat sat", "12 + 30 = 42", "words, words", "the end of it", "no more"]
-    (path / "texts.jsonl").write_text("".join(json.dumps({"text": text * 3}) + "\n" for text in texts))
+    write_rows(path / "texts.jsonl", [{"text": text * 3} for text in texts])
     rows = [{"q": f"{i} plus 1", "a": str(i + 1)} for i in range(30)]
-    (path / "task.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_rows(path / "task.jsonl", rows)
     return path
 
 
@@ -140,7 +141,7 @@ def test_shrink_output_equals_the_energy_of_the_outputs_on_text(
 ) -> None:
     """Against weights that are written by hand, with inputs that hooks of this test see."""
     texts = ["one and one", "a cat sat", "12 + 30 = 42", "no more"]  # so short that every token is taken
-    (tmp_path / "short.jsonl").write_text("".join(json.dumps({"text": text * 2}) + "\n" for text in texts))
+    write_rows(tmp_path / "short.jsonl", [{"text": text * 2} for text in texts])
     corpus = str(tmp_path / "short.jsonl")
     found = intervene(
         str(folder / "base"),

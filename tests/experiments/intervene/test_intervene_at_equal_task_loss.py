@@ -22,6 +22,7 @@ from intruders.mitigation.mitigate import mitigate
 from intruders.mitigation.remedies.interpolate import Interpolate
 from intruders.reports.intervene.sweep_text import sweep_lines
 from tests.checkpoints.models import saved
+from tests.json_lines import write_rows
 from tests.mitigation.hot import hot_llama
 from tests.tiny import character_tokenizer, save_llama
 
@@ -36,9 +37,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     base = AutoModelForCausalLM.from_pretrained(path / "base")
     saved(hot_llama(model=base, gain=1.2), path / "tuned")
     texts = ["one and one", "a cat sat", "12 + 30 = 42", "words, words", "the end of it", "no more"]
-    (path / "texts.jsonl").write_text("".join(json.dumps({"text": text * 3}) + "\n" for text in texts))
+    write_rows(path / "texts.jsonl", [{"text": text * 3} for text in texts])
     rows = [{"q": f"{i} plus 1", "a": str(i + 1)} for i in range(30)]
-    (path / "task.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_rows(path / "task.jsonl", rows)
     return path
 
 

@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from intruders.audits.audit_settings import Compute
 from intruders.mitigation.mitigate import mitigate
 from intruders.mitigation.remedies.remedy import Remedy
-from tests.checkpoints.models import merged_weights, saved, tiny_llama
+from tests.checkpoints.models import merged_weights, moved, saved, tiny_llama
 from tests.mitigation.hot import hot_llama, merged_from
 
 RANK = 3
@@ -63,10 +62,7 @@ def in_full(tmp_path_factory: pytest.TempPathFactory) -> Tuned:
     folder = tmp_path_factory.mktemp("full")
     model = tiny_llama(num_hidden_layers=4)
     saved(model, folder / "base")
-    tuned = copy.deepcopy(model)
-    generator = torch.Generator().manual_seed(5)
-    for parameter in tuned.parameters():
-        parameter.data += 0.05 * torch.randn(parameter.shape, generator=generator)
+    tuned = moved(copy.deepcopy(model), 0.05, 5)
     saved(tuned, folder / "tuned")
     return Tuned(folder, model, _wide(model.state_dict()), _wide(tuned.state_dict()))
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from intruders.errors import SettingError
 from intruders.mitigation.remedies.heads import Heads
-from tests.checkpoints.models import saved, tiny_bert
+from tests.checkpoints.models import moved, saved, tiny_bert
 from tests.mitigation.remedies.conftest import Tuned
 
 GROUPS = 2  # of keys and values; hidden size 16, four query heads of size 4
@@ -70,10 +70,7 @@ def test_the_least_changed_heads_return(
 def test_the_names_of_bert_are_known(tmp_path: Path) -> None:
     base = tiny_bert()
     saved(base, tmp_path / "base")
-    tuned = copy.deepcopy(base)
-    generator = torch.Generator().manual_seed(2)
-    for parameter in tuned.parameters():
-        parameter.data += 0.05 * torch.randn(parameter.shape, generator=generator)
+    tuned = moved(copy.deepcopy(base), 0.05, 2)
     saved(tuned, tmp_path / "tuned")
     before, after = base.state_dict(), tuned.state_dict()
     wide = [{name: tensor.double() for name, tensor in state.items()} for state in (before, after)]

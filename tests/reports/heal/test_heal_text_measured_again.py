@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from intruders.experiments.heal.heal_settings import HealSettings
 from intruders.reports.heal.heal_text import check_command
 from intruders.training.finetune import finetune
 from tests.commands import in_this_process
+from tests.json_lines import write_rows
 from tests.tiny import save_llama, short_texts
 from tests.training.tiny_runs import config_of
 
@@ -23,7 +23,7 @@ def test_the_printed_command_gives_loss_and_accuracy_again(tmp_path: Path) -> No
     text, rows = short_texts(tmp_path / "text.jsonl", 8), tmp_path / "rows.jsonl"
     sums = [{"q": f"{number}+{number + 1}=", "a": str((2 * number + 1) % 2)} for number in range(400)]
     odd = [{"q": f"{number}-{number // 3}=", "a": str(number % 2)} for number in range(100)]
-    rows.write_text("\n".join(map(json.dumps, [*sums, *odd])))
+    write_rows(rows, [*sums, *odd])
     columns = {"prompt": "q", "completion": "a", "max_new_tokens": 4}
     tuned = finetune(config_of(llama, tmp_path / "tuned", task=str(rows), steps=40, lr=2e-2, **columns)).path
     healing = intruders.heal(

@@ -1,0 +1,14 @@
+"""Files of JSON Lines, as people keep their texts and their tasks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+
+def write_rows(file: Path, rows: Iterable[Any]) -> Path:
+    """Write one row per line."""
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
