@@ -23,7 +23,7 @@ from intruders.audits.scales.critical_scales_result import CriticalScales
 from intruders.errors import ResultFileError
 from intruders.experiments.heal.healing import Healing
 from intruders.studies.published.published_study import PublishedStudy
-from intruders.studies.tables.results import check_table_schema, table_metadata
+from intruders.studies.tables.results import check_table_schema
 from intruders.studies.work.run_record import RunRecord
 from intruders.studies.work.study_folder import StudyFolder
 from intruders.system.documents import migrated, read_document
@@ -278,7 +278,7 @@ def test_a_newer_fleet_is_refused(tmp_path: Path) -> None:
 
 def test_a_study_with_a_run_that_failed(tmp_path: Path) -> None:
     file = FIXTURES / "study" / "runs.parquet"
-    check_table_schema(file, table_metadata(file))
+    check_table_schema(file)
     assert {row["status"] for row in pq.read_table(file).to_pylist()} == {"finished", "failed"}
     table: pa.Table = pq.read_table(file)
     newer_table = table.replace_schema_metadata(
@@ -286,7 +286,7 @@ def test_a_study_with_a_run_that_failed(tmp_path: Path) -> None:
     )
     pq.write_table(newer_table, tmp_path / "runs.parquet")
     with pytest.raises(ResultFileError, match=r"newer version of intruders .schema 999"):
-        check_table_schema(tmp_path / "runs.parquet", table_metadata(tmp_path / "runs.parquet"))
+        check_table_schema(tmp_path / "runs.parquet")
 
 
 def test_a_file_that_was_cut_off(tmp_path: Path) -> None:

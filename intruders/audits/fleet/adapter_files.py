@@ -8,8 +8,6 @@ each file. Files of adapters that a call does not list, and of other settings, w
 from __future__ import annotations
 
 import hashlib
-import io
-import json
 import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -22,6 +20,7 @@ from torch import Tensor
 
 from ...errors import ResultFileError
 from ...system.mirrored_folder import MirroredFolder
+from ...system.parquet import document_in, parquet_bytes
 from ...system.plain_values import from_plain, plain
 from ..result.parquet_form import METADATA_KEY, vector_schema
 from .fleet_members import ModelFacts
@@ -46,8 +45,8 @@ class AdapterFile:
     refused: str | None = None  # why the model cannot be audited
     sketch: Tensor | None = None  # (SIZE), double: of all its updates
 
-    def metadata(self, key: str, header: Mapping[str, Any]) -> dict[bytes, bytes]:
-        """Return the metadata of the file: the header of its audit, and what the fleet needs."""
+    def documents(self, key: str, header: Mapping[str, Any]) -> dict[bytes, Mapping[str, Any]]:
+        """Return what is in the metadata of the file: the header of its audit, and what the fleet needs."""
         record = {
             "schema": _SCHEMA,
             "key": key,
@@ -58,17 +57,13 @@ class AdapterFile:
             "refused": self.refused,
             "sketch": text_of_sketch(self.sketch),
         }
-        texts = {METADATA_KEY: header, _OF_FLEET: record}
-        return {
-            name: json.dumps(text, allow_nan=False, ensure_ascii=False).encode()
-            for name, text in texts.items()
-        }
+        return {METADATA_KEY: header, _OF_FLEET: record}
 
     @classmethod
     def read(cls, path: Path, key: str) -> AdapterFile | None:
         """Read the metadata of a file; None if it is broken or of another key."""
         try:
-            record = json.loads((pq.read_schema(path).metadata or {})[_OF_FLEET])
+            record = document_in(pq.read_schema(path), _OF_FLEET)
             if (record["schema"], record["key"]) != (_SCHEMA, key):
                 return None
             sketch = sketch_of_text(record["sketch"])
@@ -109,11 +104,8 @@ class AdapterFiles:
         """
         names = pa.array([file.source] * rows.num_rows, pa.string())
         table = rows.add_column(0, "adapter", names).select(COLUMNS)
-        table = table.replace_schema_metadata(file.metadata(self.key, header))
-        texts = [column.name for column in table.schema if column.type == pa.string()]
-        content = io.BytesIO()
-        pq.write_table(table, content, compression="zstd", use_dictionary=texts)
-        self._put(file.path.name, content.getvalue())
+        content = parquet_bytes(table, file.documents(self.key, header), only_texts=True)
+        self._put(file.path.name, content)
 
     def path(self, source: str, digest: str) -> Path:
         return self.folder.path / VECTORS / file_name(self.key, source, digest)
@@ -122,7 +114,7 @@ class AdapterFiles:
         """Write the file of an adapter of the same content that has another source."""
         renamed = replace(file, path=self.path(source, file.digest), source=source)
         table = pq.read_table(file.path)
-        header = json.loads(table.schema.metadata[METADATA_KEY])
+        header = document_in(table.schema, METADATA_KEY)
         header["tuned"]["source"] = source
         self.write(renamed, header, table.drop_columns(["adapter"]))
         return renamed

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ...system.documents import Migrations
+from ...system.parquet import document_in
 
 # One file of all adapters, and an index of the blocks; both are in the files of single adapters now.
 EARLIER_VECTORS, _EARLIER_INDEX = "vectors.parquet", "finished"
@@ -32,8 +32,7 @@ MIGRATIONS: Migrations = {1: without_opinions}
 def key_of_earlier_tables(folder: Path) -> str | None:
     """Return the key of the tables of an earlier version; None without them."""
     try:
-        metadata = pq.read_schema(folder / EARLIER_VECTORS).metadata or {}
-        return str(json.loads(metadata[_MODELS])["key"])
+        return str(document_in(pq.read_schema(folder / EARLIER_VECTORS), _MODELS)["key"])
     except (pa.ArrowException, OSError, KeyError, ValueError):
         return None
 

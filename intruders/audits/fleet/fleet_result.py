@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,7 @@ import pyarrow.parquet as pq
 from ...errors import ResultFileError, SettingError, os_reason
 from ...system.documents import migrated
 from ...system.files import user_path, write_atomically
+from ...system.parquet import document_in, parquet_bytes
 from ...system.result_protocol import refuse_others
 from ...system.versions import installed_versions
 from ..audit_settings import AuditSettings, shown_settings
@@ -193,10 +193,7 @@ class FleetAudit:
     def write_table(self, folder: Path) -> None:
         """Write ``adapters.parquet``, completely or not at all."""
         header = {**self.header(), "key": self.key, "seconds": self.seconds}
-        sink = pa.BufferOutputStream()
-        metadata = {METADATA_KEY: json.dumps(header, default=list).encode()}
-        pq.write_table(as_arrow(self.adapters).replace_schema_metadata(metadata), sink, compression="zstd")
-        write_atomically(folder / ADAPTERS, sink.getvalue().to_pybytes())
+        write_atomically(folder / ADAPTERS, parquet_bytes(as_arrow(self.adapters), {METADATA_KEY: header}))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> FleetAudit:
@@ -215,7 +212,7 @@ class FleetAudit:
                 table = pq.read_table(file)
             except (pa.ArrowException, OSError) as error:
                 raise ResultFileError(f"cannot read '{file}': {error}") from error
-            header = json.loads((table.schema.metadata or {})[METADATA_KEY])
+            header = document_in(table.schema, METADATA_KEY)
             document = migrated(
                 {**header, "adapters": table.to_pylist()},
                 str(file),
@@ -256,8 +253,7 @@ class FleetAudit:
 def key_of_tables(folder: Path) -> str | None:
     """Return the key of the tables in a folder; None without any."""
     try:
-        metadata = pq.read_schema(folder / ADAPTERS).metadata or {}
-        key = json.loads(metadata[METADATA_KEY]).get("key")
+        key = document_in(pq.read_schema(folder / ADAPTERS), METADATA_KEY).get("key")
     except (pa.ArrowException, OSError, KeyError, ValueError):
         return None
     return key_of_earlier_tables(folder) if key is None else str(key)

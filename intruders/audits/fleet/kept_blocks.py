@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import io
-import json
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +22,7 @@ from torch import Tensor
 
 from ...checkpoints.pairing.pairing import Skipped
 from ...system.mirrored_folder import MirroredFolder
+from ...system.parquet import document_in, parquet_bytes
 from ..result.parquet_form import METADATA_KEY, vector_schema, vector_table
 from ..result.records import AuditedMatrix
 
@@ -73,7 +72,7 @@ class KeptBlocks:
         for name in self._names():
             file = self.folder.fetched(f"{FOLDER}/{name}")
             try:
-                header = json.loads((pq.read_schema(file).metadata or {})[METADATA_KEY])
+                header = document_in(pq.read_schema(file), METADATA_KEY)
             except (pa.ArrowException, OSError, KeyError, ValueError):
                 continue
             if (header.get("schema"), header.get("key")) == (SCHEMA, self.key):
@@ -108,10 +107,8 @@ class KeptBlocks:
             },
         }
         table = pa.concat_tables(rows) if rows else _schema().empty_table()
-        table = table.replace_schema_metadata({METADATA_KEY: json.dumps(header).encode()})
-        content = io.BytesIO()
-        pq.write_table(table, content, compression="zstd")
-        self.folder.put(f"{FOLDER}/{self._name(block, units)}", content.getvalue())
+        content = parquet_bytes(table, {METADATA_KEY: header})
+        self.folder.put(f"{FOLDER}/{self._name(block, units)}", content)
 
     def forget(self, finished: Collection[str]) -> None:
         """Remove the files whose models are all finished, by their digests."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ...errors import BrokenDocumentError
+from ...system.parquet import document_in, parquet_bytes
 from .frames import vector_frame
 from .records import UPDATE_COLUMNS, AuditedMatrix
 from .subspaces import SUBSPACE_COLUMNS
@@ -26,11 +26,7 @@ METADATA_KEY = b"intruders"
 
 def to_parquet(header: Mapping[str, Any], matrices: Sequence[AuditedMatrix]) -> bytes:
     """The table as the content of a Parquet file; ``header`` is the document without its matrices."""
-    table = vector_table(matrices)
-    metadata = {METADATA_KEY: json.dumps(header, allow_nan=False, ensure_ascii=False).encode()}
-    file = io.BytesIO()
-    pq.write_table(table.replace_schema_metadata(metadata), file, compression="zstd")
-    return file.getvalue()
+    return parquet_bytes(vector_table(matrices), {METADATA_KEY: header})
 
 
 def vector_table(matrices: Sequence[AuditedMatrix]) -> pa.Table:
@@ -57,10 +53,12 @@ def document_from_parquet(content: bytes) -> dict[str, Any]:
         table = pq.read_table(io.BytesIO(content))
     except (pa.ArrowException, OSError) as error:
         raise BrokenDocumentError(f"it is not a complete Parquet file ({error})") from error
-    metadata = (table.schema.metadata or {}).get(METADATA_KEY)
-    if metadata is None:
-        raise BrokenDocumentError("it is a Parquet file, but not one that `intruders` wrote as an audit")
-    document = json.loads(metadata)
+    try:
+        document = document_in(table.schema, METADATA_KEY)
+    except KeyError:
+        raise BrokenDocumentError(
+            "it is a Parquet file, but not one that `intruders` wrote as an audit"
+        ) from None
     if not isinstance(document, dict):
         raise BrokenDocumentError("its metadata are not those of an audit")
     if document.get("schema") == 1:

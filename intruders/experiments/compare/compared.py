@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import shlex
 from collections.abc import Mapping
@@ -10,12 +9,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ...audits.audit_settings import FINDING_INTRUDERS, AuditSettings
 from ...audits.command_line import changed_options, options_of
 from ...measures.intervals import Interval
 from ...system.files import user_path, write_together
+from ...system.parquet import parquet_bytes
 from ...system.plain_values import from_plain
 from ...system.result_protocol import JsonResult, json_bytes
 from ...version import __version__
@@ -242,11 +241,10 @@ class RemedyComparison(JsonResult):
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write ``remedies.json`` and ``remedies.parquet`` to an existing folder."""
         schema = pa.schema([pa.field(name, kind) for name, kind in COLUMNS])
-        content = io.BytesIO()
-        pq.write_table(pa.Table.from_pylist(self.rows(), schema=schema), content, compression="zstd")
+        content = parquet_bytes(pa.Table.from_pylist(self.rows(), schema=schema))
         folder = user_path(path)
         document = json_bytes(self.to_document(), self.indent)
-        write_together({folder / "remedies.parquet": content.getvalue()}, folder / self.file_name, document)
+        write_together({folder / "remedies.parquet": content}, folder / self.file_name, document)
 
     def _accuracies(self, chosen: Point) -> str:
         """Say what the dose costs the task; empty if its score is not an accuracy."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pyarrow.parquet as pq
 
 from ...errors import ResultFileError
 from ...system.files import user_path
+from ...system.parquet import document_in
 from ..work.study_folder import StudyFolder
 from .table_columns import COLUMNS, METADATA_KEY, SCHEMA, arrow_schema
 
@@ -78,7 +78,7 @@ def _read(file: Path, table: str) -> pd.DataFrame:
     """Read a table; empty if it does not exist yet. Columns that an older version lacks are missing values."""
     if not file.is_file():
         return typed(pd.DataFrame(), table)
-    check_table_schema(file, table_metadata(file))
+    check_table_schema(file)
     return typed(pq.read_table(file).to_pandas(), table)
 
 
@@ -95,19 +95,17 @@ def typed(frame: pd.DataFrame, table: str) -> pd.DataFrame:
     return frame
 
 
-def table_metadata(file: Path) -> dict[bytes, bytes]:
+def check_table_schema(file: Path) -> None:
+    """Raise ResultFileError if a file is not a complete table of a study, or if a newer version wrote it."""
     try:
-        return pq.read_schema(file).metadata or {}
+        document = document_in(pq.read_schema(file), METADATA_KEY)
     except (pa.ArrowException, OSError) as error:
         raise ResultFileError(
             f"'{file}' is not a complete Parquet file; remove it, and intruders study makes it again from the runs"
         ) from error
-
-
-def check_table_schema(file: Path, metadata: dict[bytes, bytes]) -> None:
-    if METADATA_KEY not in metadata:
-        raise ResultFileError(f"'{file}' is not a table that intruders study wrote; move it away")
-    schema = json.loads(metadata[METADATA_KEY]).get("schema")
+    except KeyError:
+        raise ResultFileError(f"'{file}' is not a table that intruders study wrote; move it away") from None
+    schema = document.get("schema")
     if not isinstance(schema, int) or schema > SCHEMA:
         raise ResultFileError(
             f"'{file}' was written by a newer version of intruders (schema {schema}, this one reads {SCHEMA}); "

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ...errors import ResultFileError
-from .results import check_table_schema, table_metadata
+from ...system.parquet import parquet_bytes
+from .results import check_table_schema
 from .table_columns import COLUMNS, METADATA_KEY, SCHEMA, arrow_schema
 
 Rows = dict[str, list[dict[str, Any]]]  # by table
@@ -23,12 +22,7 @@ def to_parquet(table: str, rows: list[dict[str, Any]]) -> bytes:
     arrow = pa.Table.from_pylist(
         [{name: row.get(name) for name in COLUMNS[table]} for row in rows], arrow_schema(table)
     )
-    metadata = {METADATA_KEY: json.dumps({"schema": SCHEMA, "table": table}).encode()}
-    # Names repeat, and a dictionary of them saves most of a file; one of numbers, which differ, adds to it.
-    texts = [column.name for column in arrow.schema if pa.types.is_string(column.type)]
-    file = io.BytesIO()
-    pq.write_table(arrow.replace_schema_metadata(metadata), file, compression="zstd", use_dictionary=texts)
-    return file.getvalue()
+    return parquet_bytes(arrow, {METADATA_KEY: {"schema": SCHEMA, "table": table}}, only_texts=True)
 
 
 def read_rows(file: Path) -> list[dict[str, Any]]:
@@ -37,7 +31,7 @@ def read_rows(file: Path) -> list[dict[str, Any]]:
     Raises:
       ResultFileError: it is not such a file, or of a newer version.
     """
-    check_table_schema(file, table_metadata(file))
+    check_table_schema(file)
     try:
         rows: list[dict[str, Any]] = pq.read_table(file).to_pylist()
     except (pa.ArrowException, OSError) as error:

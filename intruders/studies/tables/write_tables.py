@@ -8,7 +8,7 @@ from typing import Any
 from ...system.files import write_atomically
 from ..describe.runs import Run
 from ..work.study_folder import StudyFolder
-from .results import check_table_schema, table_metadata
+from .results import check_table_schema
 from .rows import rows_of
 from .table_columns import COLUMNS
 from .table_files import Rows, to_parquet
@@ -45,4 +45,4 @@ def refuse_newer_tables(folder: StudyFolder) -> None:
     for table in COLUMNS:
         file = folder.table(table)
         if file.is_file():
-            check_table_schema(file, table_metadata(file))
+            check_table_schema(file)

@@ -1,0 +1,50 @@
+"""Tables as Parquet files, with JSON documents in the metadata of their schema."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_NONE: Mapping[bytes, object] = MappingProxyType({})
+
+
+def parquet_bytes(
+    table: pa.Table, documents: Mapping[bytes, object] = _NONE, *, only_texts: bool = False
+) -> bytes:
+    """Return the table as the content of a Parquet file.
+
+    Args:
+      table: Its own metadata are replaced if there are documents.
+      documents: JSON values by the key that :func:`document_in` finds them under.
+      only_texts: Whether only columns of text have dictionaries. Names repeat, and a dictionary of them saves most of
+        a file; one of numbers, which differ, adds to it.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if documents:
+        table = table.replace_schema_metadata(
+            {
+                key: json.dumps(document, allow_nan=False, ensure_ascii=False).encode()
+                for key, document in documents.items()
+            }
+        )
+    texts = [column.name for column in table.schema if pa.types.is_string(column.type)]
+    content = io.BytesIO()
+    pq.write_table(table, content, compression="zstd", use_dictionary=texts if only_texts else True)
+    return content.getvalue()
+
+
+def document_in(schema: pa.Schema, key: bytes) -> Any:
+    """Return the JSON document under a key of a schema's metadata.
+
+    Raises:
+      KeyError: there is none.
+    """
+    return json.loads((schema.metadata or {})[key])

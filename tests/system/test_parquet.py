@@ -1,0 +1,38 @@
+"""Parquet files against what pyarrow itself reads of them."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from intruders.system.parquet import document_in, parquet_bytes
+
+TABLE = pa.table({"name": ["a", "b", "a"], "value": [1.0, 2.0, 3.0]})
+
+
+def test_documents_are_json_in_the_metadata_of_the_schema() -> None:
+    written = {b"one": {"name": "é", "parts": [1, None]}, b"two": []}
+    schema = pq.read_schema(io.BytesIO(parquet_bytes(TABLE, written)))
+    assert {key: json.loads(text) for key, text in schema.metadata.items()} == written
+    assert "é".encode() in schema.metadata[b"one"]
+    assert {key: document_in(schema, key) for key in written} == written
+
+
+@pytest.mark.parametrize("documents", [{}, {b"other": 1}])
+def test_a_document_that_is_not_there_is_a_key_error(documents: dict[bytes, object]) -> None:
+    schema = pq.read_schema(io.BytesIO(parquet_bytes(TABLE, documents)))
+    with pytest.raises(KeyError, match="one"):
+        document_in(schema, b"one")
+
+
+@pytest.mark.parametrize(("only_texts", "wanted"), [(False, {"name", "value"}), (True, {"name"})])
+def test_columns_with_a_dictionary(only_texts: bool, wanted: set[str]) -> None:
+    file = pq.ParquetFile(io.BytesIO(parquet_bytes(TABLE, only_texts=only_texts)))
+    assert file.read().equals(TABLE)
+    columns = [file.metadata.row_group(0).column(place) for place in range(TABLE.num_columns)]
+    assert {column.path_in_schema for column in columns if column.has_dictionary_page} == wanted
+    assert {column.compression for column in columns} == {"ZSTD"}
