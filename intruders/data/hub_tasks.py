@@ -11,7 +11,7 @@ from typing import Any
 
 from ..errors import SettingError, missing_extra
 from ..system.quiet_logger import errors_only
-from .local_copies import digest_of, file_of_split, folder_of_copy
+from .local_copies import digest_of_files, file_of_split, folder_of_copy
 from .local_files import DataFile, read_rows
 from .task import Example, Kind, Score, Task
 
@@ -158,7 +158,7 @@ def _from_copy(name: str, folder: Path) -> tuple[dict[str, list[Example]], str]:
             f"task {name!r}: its local copy '{folder}' has no train file; expected train.tsv, train.jsonl or "
             "such; add it, or unset INTRUDERS_DATA to use the hub"
         )
-    digest = digest_of(list(files.values()))
+    digest = digest_of_files(list(files.values()))
     splits = {split: list(_examples_of_file(name, file, digest)) for split, file in files.items()}
     return splits, f"copy {digest}"
 

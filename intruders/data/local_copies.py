@@ -56,7 +56,7 @@ def file_of_split(folder: Path, split: str, suffixes: Sequence[str] = SUFFIXES) 
     return files[0] if files else None
 
 
-def digest_of(files: Sequence[Path]) -> str:
+def digest_of_files(files: Sequence[Path]) -> str:
     """Return the first 12 digits of a SHA-256 over the content of files, in this order."""
     digest = hashlib.sha256()
     for path in files:

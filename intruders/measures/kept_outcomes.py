@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any
 
 from ..audits.result.audit_result import Audit
 from ..system.files import write_atomically
+from ..system.json_digest import json_digest
 from .outcome import Outcome
 
 FOLDER = "evaluations"
@@ -23,7 +23,7 @@ def digest_of_intruders(audit: Audit) -> str:
         [matrix.name, [vector.index for vector in matrix.vectors if vector.intruder]]
         for matrix in audit.matrices
     ]
-    return hashlib.sha256(json.dumps(names).encode()).hexdigest()
+    return json_digest(names)
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,7 @@ class KeptOutcomes:
 
     def _file(self, unit: Mapping[str, Any]) -> Path:
         assert self.folder is not None
-        content = json.dumps([self.of, unit], sort_keys=True)
-        return self.folder / FOLDER / f"{hashlib.sha256(content.encode()).hexdigest()[:24]}.json"
+        return self.folder / FOLDER / f"{json_digest([self.of, unit], 24)}.json"
 
 
 def _plain(value: Mapping[str, Any]) -> Any:

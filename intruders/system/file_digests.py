@@ -25,3 +25,10 @@ def add_content(digest: xxhash.xxh3_128, file: Path) -> None:
     with file.open("rb") as content:
         while piece := content.read(_CHUNK):
             digest.update(piece)
+
+
+def digest_of_file(file: Path) -> str:
+    """Return the hash of the content of a file, by which a stage of a study knows its data."""
+    digest = xxhash.xxh3_128()
+    add_content(digest, file)
+    return digest.hexdigest()

@@ -9,7 +9,7 @@ import pytest
 import xxhash
 
 from intruders.system import file_digests
-from intruders.system.file_digests import add_content, add_files
+from intruders.system.file_digests import add_content, add_files, digest_of_file
 
 
 def test_name_size_and_content_of_every_file_follow_each_other(tmp_path: Path) -> None:
@@ -40,3 +40,4 @@ def test_content_is_hashed_complete_where_it_ends_within_a_piece_or_with_it(
     digest = hashlib.sha256()
     add_content(digest, tmp_path / "file")  # type: ignore[arg-type]
     assert digest.hexdigest() == hashlib.sha256(content).hexdigest()
+    assert digest_of_file(tmp_path / "file") == xxhash.xxh3_128(content).hexdigest()

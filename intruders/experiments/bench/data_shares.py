@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -11,6 +9,7 @@ from typing import Any
 from ...data.corpora import Corpora, documents_in
 from ...data.halves import halves_of_corpus, halves_of_task
 from ...data.task import Example, Task
+from ...system.json_digest import json_digest
 
 # The least number of documents per corpus, and of examples per task, in a first pass, with as many that follow it.
 _LEAST_OF_A_PASS = 3
@@ -50,7 +49,7 @@ class DataShare:
             },
             "examples": {name: [asdict(example) for example in rows] for name, rows in self.examples.items()},
         }
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        return json_digest(content)
 
 
 @dataclass(frozen=True)

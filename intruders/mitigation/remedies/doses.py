@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +13,7 @@ from ...errors import SettingError
 from ...linalg.low_rank import LowRank
 from ...linalg.svd import significant
 from ...settings import setting
+from ...system.json_digest import json_digest
 from .changes import Change
 from .position import Position
 from .remedy import Case, PublishedRemedy, WantedTriplets
@@ -75,11 +74,8 @@ class Doses(PublishedRemedy):
         """Return its settings, and a digest of the doses."""
         record = super().recorded()
         if self.doses is not None:
-            content = json.dumps(
-                {name: list(doses) for name, doses in self.doses.items()} | {"": self.elsewhere},
-                sort_keys=True,
-            )
-            record["doses"] = hashlib.sha256(content.encode()).hexdigest()[:16]
+            doses = {name: list(own) for name, own in self.doses.items()}
+            record["doses"] = json_digest(doses | {"": self.elsewhere}, 16)
         return record
 
     def sentence(self, vectors: int) -> str:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import hashlib
-import json
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +15,7 @@ from ...checkpoints.pairing.pairing import PairedMatrix
 from ...errors import SettingError
 from ...linalg.low_rank import LowRank
 from ...settings import setting
+from ...system.json_digest import json_digest
 from .changes import Change
 from .remedy import Case, SpectralRemedy
 
@@ -108,10 +107,8 @@ class Surgery(SpectralRemedy):
         """Return its settings, and a digest of the sensitivities, which the weights depend on as much."""
         record = super().recorded()
         if self.sensitivities is not None:
-            content = json.dumps(
-                {name: list(felt) for name, felt in self.sensitivities.items()}, sort_keys=True
-            )
-            record["sensitivities"] = hashlib.sha256(content.encode()).hexdigest()[:16]
+            felt = {name: list(own) for name, own in self.sensitivities.items()}
+            record["sensitivities"] = json_digest(felt, 16)
         return record
 
     def _measured(self) -> Mapping[str, Sequence[float]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ...checkpoints.stored.demo_models import DEMO_MODELS
 from ...data.load_task import files_of_task
-from ...data.local_copies import digest_of
+from ...data.local_copies import digest_of_files
 from ...errors import SettingError
 from ...models.base_model import base_model_location
 from ...training.run_inputs import content_of_model
@@ -37,7 +37,7 @@ def taken_from_the_hub(runs: Sequence[Run]) -> list[str]:
 
 def digests_of_inputs(runs: Sequence[Run]) -> dict[str, str]:
     """Return a digest of the content of every local data file and base folder, by its path."""
-    digests = {str(file): digest_of([file]) for file in _data_files(runs)}
+    digests = {str(file): digest_of_files([file]) for file in _data_files(runs)}
     for base in _bases(runs):
         content = content_of_model(base) if _is_path(base) else None
         if content is not None:

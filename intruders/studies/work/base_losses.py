@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ from ...models.tuned_model import open_language_model
 from ...system.documents import read_document
 from ...system.files import write_atomically
 from ...system.folders import locked_folder
+from ...system.json_digest import json_digest
 
 SCHEMA = 1
 # The documents are a sample that is the same for all runs of a study, whatever their seed: all can be compared.
@@ -30,8 +30,7 @@ SAMPLE_SEED = 0
 
 def base_folder_name(base: str, settings: LossSettings, loading: Loading) -> str:
     """Return the name of the folder for the losses of ``base``."""
-    content = json.dumps({"base": base, **settings.recorded(), **loading.recorded()}, sort_keys=True)
-    return hashlib.sha256(content.encode()).hexdigest()[:16]
+    return json_digest({"base": base, **settings.recorded(), **loading.recorded()}, 16)
 
 
 def corpora_of(settings: LossSettings) -> Corpora:

@@ -6,10 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import parse_qsl
 
-import xxhash
-
 from ...errors import IntrudersError
-from ...system.file_digests import add_content
+from ...system.file_digests import digest_of_file
 from ..describe.runs import Run
 from .study_folder import MODEL
 
@@ -33,7 +31,7 @@ def inputs_of(run: Run, known: dict[str, str] | None = None) -> Inputs:
     for what, path in [("base", run.base), *(("data", file) for file in _data_files(run))]:
         if path not in known:
             try:
-                known[path] = digest_of_model(path) if what == "base" else _digest_of_file(Path(path))
+                known[path] = digest_of_model(path) if what == "base" else digest_of_file(Path(path))
             except (IntrudersError, ImportError, OSError):  # a demo model needs transformers to be unpacked
                 continue
         inputs[f"{what} '{path}'"] = known[path]
@@ -62,9 +60,3 @@ def _data_files(run: Run) -> Iterator[str]:
         named += [value for key, value in parse_qsl(name.partition("?")[2]) if key in ("validation", "test")]
     paths = [Path(name.partition("?")[0]).expanduser() for name in named if name]
     yield from dict.fromkeys(str(path) for path in paths if path.is_file())
-
-
-def _digest_of_file(path: Path) -> str:
-    digest = xxhash.xxh3_128()
-    add_content(digest, path)
-    return digest.hexdigest()
