@@ -72,6 +72,11 @@ class Audit:
         return sum(matrix.intruders for matrix in self.matrices)
 
     @property
+    def affected(self) -> int:
+        """Number of audited matrices with at least one intruder dimension."""
+        return sum(matrix.intruders > 0 for matrix in self.matrices)
+
+    @property
     def vectors(self) -> int:
         """Number of singular vectors examined over all audited matrices."""
         return sum(len(matrix.vectors) for matrix in self.matrices)

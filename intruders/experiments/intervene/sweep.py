@@ -83,7 +83,6 @@ class InterventionSweep(JsonResult):
 
     def verdicts(self) -> list[str]:
         """Return one sentence per scale: what scaling the intruders changes, and how each control compares."""
-        matrices = sum(matrix.intruders > 0 for matrix in self.audit.matrices)
         return [
             verdict(
                 point.scale,
@@ -93,7 +92,7 @@ class InterventionSweep(JsonResult):
                     (other.control, self.trade(other, point), other.left_alone)
                     for other in self.control_points(point.scale)
                 ],
-                matrices,
+                self.audit.affected,
             )
             for point in self.points
             if point.control == INTRUDERS

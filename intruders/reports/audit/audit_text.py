@@ -159,8 +159,7 @@ def _matrices(audit: Audit, page: Page, verbose: bool) -> None:
     shown = audit.matrices if verbose else worst(audit.matrices, WORST_SHOWN)
     if not shown:
         return
-    affected = sum(matrix.intruders > 0 for matrix in audit.matrices)
-    of = f"{affected} of {len(audit.matrices)} matrices have intruders"
+    of = f"{audit.affected} of {len(audit.matrices)} matrices have intruders"
     place_of = dict(
         zip((m.name for m in audit.matrices), module_paths([m.name for m in audit.matrices]), strict=True)
     )

@@ -34,9 +34,8 @@ def next_steps(audit: Audit, scales: CriticalScales | None = None) -> NextSteps:
             f"vectors below the top {audit.k} were not examined. {STUDIES_WITHOUT}",
             what_to_do,
         )
-    affected = sum(matrix.intruders > 0 for matrix in audit.matrices)
     return NextSteps(
-        f"Fine-tuning left {plural(audit.intruders, 'intruder')} in {affected:,} of {matrices}.",
+        f"Fine-tuning left {plural(audit.intruders, 'intruder')} in {audit.affected:,} of {matrices}.",
         f"{PAPER} {STUDIES}",
         what_to_do,
     )

@@ -10,12 +10,11 @@ from ...measures.intervals import Interval
 def sweep_lines(sweep: InterventionSweep) -> list[str]:
     """Return the table and the verdicts."""
     audit = sweep.audit
-    affected = sum(matrix.intruders > 0 for matrix in audit.matrices)
-    where = f"{affected:,} of {len(audit.matrices):,} matrices (k {audit.k}, epsilon {audit.epsilon:g})"
+    where = f"{audit.affected:,} of {len(audit.matrices):,} matrices (k {audit.k}, epsilon {audit.epsilon:g})"
     lines = [f"{audit.intruders:,} intruders in {where}"]
     if sweep.which == "top":
         lines.append(
-            f"scaled: the intruder with the largest singular value of each matrix, {affected:,} in all"
+            f"scaled: the intruder with the largest singular value of each matrix, {audit.affected:,} in all"
         )
     width = 2 + max((len(point.control) for point in sweep.points), default=0)
     for name, loss in sweep.tuned_point.losses.items():

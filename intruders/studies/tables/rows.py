@@ -172,7 +172,7 @@ def _audit(audit: Audit, matrices: list[dict[str, Any]]) -> dict[str, Any]:
         "epsilon": audit.epsilon,
         "intruders": audit.intruders,
         "vectors": audit.vectors,
-        "affected_matrices": sum(matrix.intruders > 0 for matrix in audit.matrices),
+        "affected_matrices": audit.affected,
         "matrices": len(audit.matrices),
         "intruder_energy_share": audit.intruder_energy_share,
         "update_frobenius": math.hypot(*(matrix.update.frobenius for matrix in audit.matrices)),

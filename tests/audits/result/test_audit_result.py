@@ -67,6 +67,14 @@ def test_count_by_hand() -> None:
     assert audit.count(k=1, epsilon=1.0) == (1, 1)
 
 
+def test_a_matrix_is_affected_by_its_first_intruder() -> None:
+    without = matrix_of(vector(0, 0.6, 0.8, False))
+    with_one = matrix_of(vector(0, 0.1, 0.2, True))
+    with_two = matrix_of(vector(0, 0.1, 0.2, True), vector(1, 0.1, 0.2, True))
+    assert audit_of(without).affected == 0
+    assert audit_of(with_one, without, with_two).affected == 2
+
+
 def test_count_at_the_audits_own_epsilon_is_what_was_decided() -> None:
     undecided_by_interval = matrix_of(vector(0, 0.4, 0.6, True), vector(1, 0.4, 0.6, False))
     assert audit_of(undecided_by_interval).count() == (1, 1)
