@@ -57,6 +57,10 @@ class ResultFileError(IntrudersError):
     """A result file cannot be written, read, or believed."""
 
 
+class NewerVersionError(ResultFileError):
+    """A newer version wrote a result file; this one cannot tell what it means."""
+
+
 class CacheError(IntrudersError):
     """The cache folder cannot be used; the text says why and what to do."""
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import BrokenDocumentError, ResultFileError
+from ..errors import BrokenDocumentError, NewerVersionError, ResultFileError
 
 # From the schema of its key to the next one. Its name says what it changes: ``losses_by_corpus``.
 Migrations = Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]]
@@ -19,7 +19,7 @@ def read_document(file: Path, what: str, newest: int) -> dict[str, Any] | None:
     """A JSON file of ours, ``what`` it is for people, as a document of schema ``newest``; None if it does not exist.
 
     Raises:
-      ResultFileError: it cannot be read, is something else, or has another schema.
+      ResultFileError: it cannot be read, is something else, or has another schema: NewerVersionError for a newer one.
     """
     try:
         document = json.loads(file.read_text(encoding="utf-8"))
@@ -40,13 +40,14 @@ def migrated(
     """The document as one of schema ``newest``, by one migration after the other.
 
     Raises:
-      ResultFileError: its schema is above ``newest``, or below with no migration from there, or is no number.
+      NewerVersionError: its schema is above ``newest``.
+      ResultFileError: it is below with no migration from there, or is no number.
     """
     schema = document.get("schema", 1)
     if not isinstance(schema, int) or isinstance(schema, bool):
         raise ResultFileError(f"'{file}' is not {what}; move it away, or choose another folder")
     if schema > newest:
-        raise ResultFileError(
+        raise NewerVersionError(
             f"'{file}' was written by a newer version of intruders (schema {schema}, this one reads {newest}); "
             "update intruders, or pass another path"
         )

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ...errors import ResultFileError, SettingError
+from ...errors import NewerVersionError, ResultFileError, SettingError
 from ...system.files import read_bytes, user_path, write_atomically
 from ...system.folders import atomic_folder, make_folder
 from ...version import __version__
@@ -45,8 +45,9 @@ def publish_study(path: str | Path, out: str | Path) -> list[Path]:
 
     Raises:
       SettingError: another process uses the study, it has no finished run or is published already, or ``out``
-        contains something else.
-      ResultFileError: ``path`` is not the folder of a study, or one of its tables is broken.
+        contains something else, other runs, or a record that cannot be read.
+      ResultFileError: ``path`` is not the folder of a study, one of its tables is broken, or a newer version wrote
+        ``out``.
 
     Example:
       With a base in the folder ``base``, a study of one short run:
@@ -154,9 +155,15 @@ def _check_target(target: Path, name: str, digests: set[str]) -> None:
             "away, or choose another folder"
         )
     try:
-        earlier = PublishedStudy.load(target)
-    except ResultFileError:
-        return  # damaged; it is made again
+        # Damaged tables are made again. The record alone says whether a run would be lost with them.
+        earlier = PublishedStudy.read_record(target)
+    except NewerVersionError:
+        raise
+    except ResultFileError as error:
+        raise SettingError(
+            f"data '{target}' cannot be checked for runs that this study lacks, because its {PUBLISHED} cannot be "
+            "read; restore it, move the folder away, or choose another folder"
+        ) from error
     if earlier.name != name:
         raise SettingError(
             f"data '{target}' has the tables of the study {earlier.name!r}, and this one is {name!r}; choose "

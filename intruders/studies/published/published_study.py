@@ -37,7 +37,7 @@ class PublishedRun:
 
 @dataclass(frozen=True)
 class PublishedStudy:
-    """Published tables that were found complete."""
+    """Published tables, by their record."""
 
     folder: Path
     document: dict[str, Any]
@@ -47,7 +47,25 @@ class PublishedStudy:
         """Read the folder and check every file in it.
 
         Raises:
-          ResultFileError: it has no published.json, or a file is missing or is not the one that was published.
+          ResultFileError: as :meth:`read_record`; or a file is missing, or is not the one that was published.
+        """
+        published = cls.read_record(folder)
+        for name, digest in get_field(published.document, "files", PUBLISHED, dict).items():
+            if "/" in name or not (folder / name).is_file():
+                raise ResultFileError(f"'{folder}' has no '{name}', which it lists; fetch the folder again")
+            if sha256(read_bytes(folder / name)) != digest:
+                raise ResultFileError(
+                    f"'{folder / name}' is not the file that was published (its SHA-256 differs from "
+                    f"{PUBLISHED}); fetch the folder again"
+                )
+        return published
+
+    @classmethod
+    def read_record(cls, folder: Path) -> PublishedStudy:
+        """Read published.json alone: it names the study and its runs, whatever became of the other files.
+
+        Raises:
+          ResultFileError: it does not exist, is damaged, or is of a newer version (NewerVersionError).
         """
         document = read_document(folder / PUBLISHED, "the record of published tables", SCHEMA)
         if document is None:
@@ -56,19 +74,10 @@ class PublishedStudy:
                 "`intruders report RUNS --data FOLDER` wrote"
             )
         try:
-            files = get_field(document, "files", PUBLISHED, dict)
             published = cls(folder, document)
             _ = published.runs, published.name, published.date, published.study_digest, published.deviations
         except BrokenDocumentError as error:
             raise ResultFileError(f"'{folder / PUBLISHED}' is damaged: {error}; fetch it again") from error
-        for name, digest in files.items():
-            if "/" in name or not (folder / name).is_file():
-                raise ResultFileError(f"'{folder}' has no '{name}', which it lists; fetch the folder again")
-            if sha256(read_bytes(folder / name)) != digest:
-                raise ResultFileError(
-                    f"'{folder / name}' is not the file that was published (its SHA-256 differs from "
-                    f"{PUBLISHED}); fetch the folder again"
-                )
         return published
 
     @property

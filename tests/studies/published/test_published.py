@@ -216,6 +216,56 @@ def test_a_study_that_was_continued_can_be_published_and_taken_over_again(
         publish_study(tmp_path / "first", tmp_path / "data")
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: (data / "study.yaml").write_text((data / "study.yaml").read_text() + "\n"),
+        lambda data: (data / "runs.parquet").write_bytes(b"PAR1"),
+        lambda data: (data / "vectors.parquet").unlink(),
+    ],
+    ids=["study.yaml", "runs.parquet", "vectors.parquet"],
+)
+def test_damaged_tables_are_made_again_by_the_study_that_has_their_runs_alone(
+    published: tuple[Path, Path], llama: Path, tmp_path: Path, damage: Any
+) -> None:
+    data, few, other = tmp_path / "data", tmp_path / "few", tmp_path / "other"
+    shutil.copytree(published[1], data)
+    damage(data)
+    before = {file.name: file.read_bytes() for file in data.iterdir()}
+    document = tiny_study(llama)
+    run_study(parsed(document | {"name": "another"}), other, published=published[1])
+    del document["experiments"]["matched"]["methods"][1]
+    run_study(parsed(document), few, published=published[1])
+    with pytest.raises(SettingError, match="1 finished runs that this study lacks"):
+        publish_study(few, data)
+    with pytest.raises(SettingError, match="has the tables of the study 'tiny', and this one is 'another'"):
+        publish_study(other, data)
+    assert {file.name: file.read_bytes() for file in data.iterdir()} == before
+    publish_study(published[0], data)
+    same_tables(load_results(data), load_results(published[1]))
+
+
+@pytest.mark.parametrize(
+    ("record", "error", "told"),
+    [
+        ('{"schema": 2}', ResultFileError, r"was written by a newer version .*schema 2, this one reads 1"),
+        ('{"schema": 1, "files": {}}', SettingError, r"cannot be checked for runs .* restore it, move"),
+        ("{", SettingError, r"cannot be checked for runs .* restore it, move the folder away"),
+    ],
+    ids=["newer", "without runs", "cut off"],
+)
+def test_what_has_a_record_that_cannot_be_read_is_not_replaced(
+    published: tuple[Path, Path], tmp_path: Path, record: str, error: type[Exception], told: str
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(published[1], data)
+    (data / "published.json").write_text(record)
+    before = {file.name: file.read_bytes() for file in data.iterdir()}
+    with pytest.raises(error, match=told):
+        publish_study(published[0], data)
+    assert {file.name: file.read_bytes() for file in data.iterdir()} == before
+
+
 @pytest.mark.parametrize("is_taken_over", [False, True])
 def test_runs_that_a_changed_file_makes_unfinished_do_not_replace_finished_ones(
     published: tuple[Path, Path],
