@@ -104,6 +104,8 @@ def _measure(
         for index in range(len(losses.sums))
     ]
     frame = pd.DataFrame(rows, columns=["corpus", "part", "document", "measure", "loss_sum", "tokens"])
+    # A kill between the two writes leaves losses of these documents, which a record of others must not vouch for.
+    (folder / "base.json").unlink(missing_ok=True)
     write_atomically(folder / "documents.parquet", frame.to_parquet(index=False))
     document = {"schema": SCHEMA, "base": base, "settings": settings.recorded(), **measured}
     write_atomically(folder / "base.json", (json.dumps(document, indent=2) + "\n").encode())

@@ -1,8 +1,9 @@
-"""A base's losses count for its weights: other weights under the same path are measured again."""
+"""A base's losses count for its weights and their documents: others under the same name are measured again."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from intruders.measures.losses import DocumentLosses
 from intruders.measures.measure_settings import LossSettings
 from intruders.models.loading_settings import AS_STORED
 from intruders.studies.work import base_losses as kept
+from intruders.system.files import write_atomically
 from tests.tiny import save_llama
 
 
@@ -35,3 +37,33 @@ def test_other_weights_under_the_same_path_are_measured_again(
     weights.write_bytes(weights.read_bytes()[:-4] + b"\x00\x00\x00\x40")
     again = kept.base_losses(str(base), settings, corpora, tmp_path / "bases", AS_STORED)
     assert (first["text"][0].mean, again["text"][0].mean, len(measured)) == (1.0, 2.0, 2)
+
+
+def test_a_kill_between_losses_and_their_record_does_not_leave_losses_of_another_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = str(save_llama(tmp_path / "base"))
+
+    def losses_of(source: str, base: object, settings: object, corpora: kept.Corpora, *_: object) -> Any:
+        """A document's loss is its length, so that it tells of which text it is."""
+        (part,) = corpora["text"]
+        sums = np.array([float(len(document)) for document in part.documents])
+        return {"text": [DocumentLosses("cross-entropy", sums, np.ones(len(sums), dtype=np.int64))]}
+
+    def of(text: str) -> list[float]:
+        corpora = {"text": [Corpus("text", [text])]}
+        return list(kept.base_losses(base, settings, corpora, tmp_path / "bases")["text"][0].sums)
+
+    def killed(path: Path, content: bytes) -> None:
+        if path.name == "base.json":
+            raise KeyboardInterrupt
+        write_atomically(path, content)
+
+    monkeypatch.setattr(kept, "losses_of", losses_of)
+    settings = LossSettings(loss_on=("text",))
+    assert of("four") == [4.0]
+    with monkeypatch.context() as patched:
+        patched.setattr(kept, "write_atomically", killed)
+        with pytest.raises(KeyboardInterrupt):
+            of("of another length")
+    assert of("four") == [4.0]
