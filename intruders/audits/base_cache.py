@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-import secrets
 import shutil
 import tempfile
+import time
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
@@ -21,9 +21,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..engine.known_base import KnownBase
-from ..errors import CacheError, os_reason
+from ..errors import CacheError, CheckpointError, os_reason
 from ..system.files import is_left_behind, user_path
-from ..system.folders import user_cache
+from ..system.folders import scratch_folder, user_cache
 
 # Part of every key: raise it when the meaning of an entry changes.
 _VERSION = "4"
@@ -31,6 +31,9 @@ _VERSION = "4"
 WHOLE = "-all"
 _DIGIT = "[0-9a-f]"  # the first one of a key, which its folder is called
 _NAME = re.compile(f"{_DIGIT}{{32}}({WHOLE})?")
+# Unfinished files of earlier versions, and of the writer of safetensors in them. They have no lock: only age tells.
+_WITHOUT_LOCK = re.compile(r"[0-9a-f]{16}\.partial|\.tmp[0-9A-Za-z]{6}")
+_LONG_AGO = 24 * 3600.0  # seconds, in which every entry is written
 
 
 @runtime_checkable
@@ -145,18 +148,19 @@ class DiskCache:
         path = self._path(key)
         try:
             path.parent.mkdir(exist_ok=True)
-            part = path.with_name(f"{secrets.token_hex(8)}.partial")
-            try:
+            _remove_old_parts(path.parent)
+            # A lock on the file would be lost: the writer of safetensors renames one of its own, beside it, to it.
+            with scratch_folder(path.parent) as scratch:
+                part = scratch / path.name
                 tensors = {key: value.contiguous().cpu() for key, value in known.tensors().items()}
-                part.touch(exist_ok=False)
+                part.touch()
                 mode = part.stat().st_mode  # as the user's umask has it
                 save_file(tensors, part, metadata={"digest": _digest(tensors, path.stem)})
                 # The writer of safetensors leaves a file to its owner alone, and a team shares the folder.
                 part.chmod(mode)
                 os.replace(part, path)
-            finally:
-                part.unlink(missing_ok=True)
-        except (OSError, SafetensorError) as error:  # the writer of safetensors has errors of its own
+        # The writer of safetensors has errors of its own, and so has a folder that cannot be made.
+        except (OSError, SafetensorError, CheckpointError) as error:
             raise CacheError(
                 f"cache entry '{path}' was not kept ({error}); make room, or pass another folder"
             ) from error
@@ -178,7 +182,7 @@ class DiskCache:
         parts = [
             part
             for part in self.folder.glob(f"{_DIGIT}/*")
-            if is_left_behind(part.name) or part.suffix == ".partial"
+            if is_left_behind(part.name) or part.suffix == ".partial" or _WITHOUT_LOCK.fullmatch(part.name)
         ]
         for file in [*files, *parts]:
             if file.is_dir():
@@ -197,6 +201,15 @@ class DiskCache:
 
     def _path(self, key: str) -> Path:
         return self.folder / key[:1] / f"{key}.safetensors"
+
+
+def _remove_old_parts(folder: Path) -> None:
+    """Remove what kills of earlier versions left: files as large as an entry, which nobody writes to any more."""
+    for part in folder.iterdir():
+        if _WITHOUT_LOCK.fullmatch(part.name):
+            with suppress(OSError):  # another process removed it, or it is another user's
+                if time.time() - part.stat().st_mtime > _LONG_AGO:
+                    part.unlink()
 
 
 def _read_entry(path: Path) -> dict[str, Tensor]:

@@ -62,10 +62,13 @@ def atomic_folder(target: str | os.PathLike[str], *, force: bool = False) -> Ite
 
 @contextmanager
 def scratch_folder(within: Path) -> Iterator[Path]:
-    """Yield a new hidden folder in a folder that this process has locked, and remove it when the block ends.
+    """Yield a new hidden folder in a folder, and remove it when the block ends.
 
     Its disk is the one that the results need anyhow, where the system's folder of temporary files may be small, or
-    not there. What a kill leaves is removed by the next :func:`locked_folder`.
+    not there. What a kill leaves is removed by the next call for that folder, and by :func:`locked_folder`.
+
+    Raises:
+      CheckpointError: nothing can be written in ``within``.
     """
     scratch, lock = _make_part(within / "scratch")
     try:
@@ -151,7 +154,9 @@ def _make_part(folder: Path) -> tuple[Path, int]:
             lock = os.open(part, os.O_RDONLY)
         except FileNotFoundError:  # another process took it, not locked yet, for one left behind
             continue
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        # Not every network folder has locks; there nothing is taken for left behind.
+        with suppress(OSError):
+            fcntl.flock(lock, fcntl.LOCK_EX)
         if part.is_dir():
             return part, lock
         os.close(lock)

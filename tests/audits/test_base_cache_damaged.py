@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import multiprocessing
 import os
 import shutil
 import subprocess
 import sys
 import textwrap
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -18,10 +22,12 @@ from safetensors.torch import load_file, save_file
 
 from intruders.audits import base_cache
 from intruders.audits.audit import audit
-from intruders.audits.base_cache import DiskCache
+from intruders.audits.base_cache import WHOLE, BaseKeys, DiskCache
 from intruders.audits.prepare_base import prepare
+from intruders.engine.known_base import KnownBase
 from intruders.errors import CacheError
 from tests.audits.test_base_cache import decisions, entries, models, plain
+from tests.commands import forked
 
 
 def truncated(path: Path) -> None:
@@ -166,7 +172,86 @@ def test_several_processes_share_a_folder(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert decisions(audit(base, tuned, cache=DiskCache(folder))) == decisions(plain())
-    assert not list(folder.glob("*/*.partial"))
+    assert {path.suffix for path in folder.glob("*/*")} == {".safetensors"}
+
+
+def a_key_and_what_is_known() -> tuple[str, KnownBase]:
+    matrix = torch.randn(40, 30, generator=torch.Generator().manual_seed(0))
+    return BaseKeys.of(matrix, 3).whole, KnownBase.decomposed(matrix.unsqueeze(0))
+
+
+@pytest.mark.parametrize("function", ["save_file", "replace"])
+def test_what_a_kill_leaves_is_removed_by_the_next_entry_beside_it_and_no_sooner(
+    tmp_path: Path, function: str
+) -> None:
+    """As large as an entry; while it is being written, an entry of another process leaves it alone."""
+    key, known = a_key_and_what_is_known()
+    store, waiting = DiskCache(tmp_path), multiprocessing.get_context("fork").Event()
+    save, module = base_cache.save_file, base_cache if function == "save_file" else os
+
+    def stop(tensors: object, part: Path, **_: object) -> None:
+        # As the writer of safetensors begins: beside the name that its file gets.
+        if isinstance(tensors, dict):
+            save(tensors, part.with_name(".tmpAb3dE9"))
+            part.unlink()
+        waiting.set()
+        time.sleep(600)
+
+    def write() -> None:
+        setattr(module, function, stop)
+        store.write(key, known)
+
+    def files() -> list[str]:
+        return sorted(path.name for path in tmp_path.rglob("*") if path.is_file())
+
+    process = forked(write)
+    assert waiting.wait(60)
+    store.write(f"{key[:31]}0{WHOLE}", known)
+    assert len(files()) == 2
+    process.kill()
+    process.join()
+    assert len(files()) == 2
+    store.write(f"{key[:31]}1{WHOLE}", known)
+    assert files() == [f"{key[:31]}0{WHOLE}.safetensors", f"{key[:31]}1{WHOLE}.safetensors"]
+    assert {path.suffix for path in tmp_path.glob("*/*")} == {".safetensors"}
+
+
+def test_what_kills_of_earlier_versions_left_is_removed_when_it_is_old(tmp_path: Path) -> None:
+    key, known = a_key_and_what_is_known()
+    folder = tmp_path / key[0]
+    folder.mkdir()
+    ages = {
+        f"{0:016x}.partial": 25,
+        ".tmpAb3dE9": 25,
+        f"{1:016x}.partial": 1,
+        "mine.partial": 9000,
+        ".tmpAb3dE8": 1,
+        "notes.txt": 9000,
+    }
+    for name, hours in ages.items():
+        (folder / name).write_bytes(b"half")
+        then = time.time() - hours * 3600
+        os.utime(folder / name, (then, then))
+    DiskCache(tmp_path).write(key, known)
+    kept = {f"{1:016x}.partial", "mine.partial", ".tmpAb3dE8", "notes.txt", f"{key}.safetensors"}
+    assert {path.name for path in folder.iterdir()} == kept
+    DiskCache(tmp_path).clear()
+    assert {path.name for path in folder.iterdir()} == {"notes.txt"}
+
+
+def test_a_network_folder_without_locks_keeps_entries(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def without_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", without_locks)
+    key, known = a_key_and_what_is_known()
+    left = tmp_path / key[0] / ".scratch.0123456789ab.part"  # of a kill, or of another machine that is at it
+    left.mkdir(parents=True)
+    DiskCache(tmp_path).write(key, known)
+    assert DiskCache(tmp_path).read(key) is not None
+    assert left.is_dir()
 
 
 @pytest.mark.parametrize(
