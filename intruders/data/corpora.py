@@ -7,7 +7,7 @@ import json
 import random
 import re
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,18 +93,10 @@ def load_corpora(name: str, *, max_documents: int | None = None, seed: int = 0) 
     Raises SettingError for a name that is none of these, and for an empty corpus.
     """
     require_utf8(name, "corpus")
-    is_path = any(text and Path(text).expanduser().exists() for text in (name, name.rpartition("@")[0]))
-    parts = [name] if is_path else MIXTURES.get(name, name).split("+")
     corpora = []
-    for part in parts:
-        source, at, weight = part.rpartition("@")
-        if not at:
-            source, weight = part, "1"
-        try:
-            value = float(weight)
-        except ValueError:
-            source, value = part, 1.0  # the @ belongs to the name
+    for part, source, value in _parts(name):
         if not 0 < value < float("inf"):
+            weight = part.rpartition("@")[2]
             raise SettingError(f"corpus {part!r} has the weight {weight}; expected a positive number")
         documents = _documents(source, _HUB_DOCUMENTS if max_documents is None else max_documents)
         documents = [text for text in documents if text.strip()]
@@ -112,6 +104,41 @@ def load_corpora(name: str, *, max_documents: int | None = None, seed: int = 0) 
             raise SettingError(f"corpus {source!r} is empty; expected at least one document with text")
         corpora.append(Corpus(source, _sample(documents, max_documents, seed), value))
     return corpora
+
+
+def local_sources(name: str) -> list[Path]:
+    """Return the files and folders here that a corpus, or the parts of a mixture, are read from.
+
+    None for the parts that are known by their name, as a corpus of the hub is, whether or not there is a copy of it.
+
+    >>> Path("a.txt").write_text("some text")
+    9
+    >>> [str(path) for path in local_sources("a.txt@0.7+pydoc@0.3")]
+    ['a.txt']
+    """
+    known = {"pydoc", *HUB_CORPORA, *plugins_of(CORPORA)}
+    paths = [Path(source).expanduser() for _, source, _ in _parts(name) if source and source not in known]
+    return [path for path in paths if path.exists()]
+
+
+def files_of_source(path: Path) -> list[Path]:
+    """Return a file itself, and of a folder the text files below it, in the order of their documents."""
+    return [file for file in (_text_files(path) if path.is_dir() else [path]) if file.is_file()]
+
+
+def _parts(name: str) -> Iterator[tuple[str, str, float]]:
+    """Yield every part of a mixture as it is written, what it is read from, and its weight."""
+    is_path = any(text and Path(text).expanduser().exists() for text in (name, name.rpartition("@")[0]))
+    for part in [name] if is_path else MIXTURES.get(name, name).split("+"):
+        source, at, weight = part.rpartition("@")
+        try:
+            yield (part, source, float(weight)) if at else (part, part, 1.0)
+        except ValueError:
+            yield part, part, 1.0  # the @ belongs to the name
+
+
+def _text_files(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.rglob("*") if file.suffix.lower() in _TEXT_SUFFIXES)
 
 
 def cut_at_blank_lines(text: str, characters: int = _DOCUMENT_CHARACTERS) -> list[str]:
@@ -146,10 +173,7 @@ def _documents(source: str, hub_documents: int) -> list[str]:
         return _from_hub(source, HubCorpus(path, "train", column or "text"), hub_documents)
     file = Path(source).expanduser()
     if file.is_dir():
-        files = sorted(
-            text_file for text_file in file.rglob("*") if text_file.suffix.lower() in _TEXT_SUFFIXES
-        )
-        return [_read(text_file) for text_file in files]
+        return [_read(text_file) for text_file in _text_files(file)]
     if file.suffix.lower() in SUFFIXES:
         return _rows(file)
     if file.is_file():

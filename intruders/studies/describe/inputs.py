@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from ...checkpoints.stored.demo_models import DEMO_MODELS
+from ...data.corpora import files_of_source, local_sources
 from ...data.load_task import files_of_task
 from ...data.local_copies import digest_of_files
 from ...errors import SettingError
@@ -36,8 +38,12 @@ def taken_from_the_hub(runs: Sequence[Run]) -> list[str]:
 
 
 def digests_of_inputs(runs: Sequence[Run]) -> dict[str, str]:
-    """Return a digest of the content of every local data file and base folder, by its path."""
+    """Return a digest of the content of every local data file, text and base folder, by its path."""
     digests = {str(file): digest_of_files([file]) for file in _data_files(runs)}
+    for name in dict.fromkeys(text for run in runs for text in run.texts):
+        for path in local_sources(name):
+            with suppress(OSError):  # a text that cannot be read is told of where it is loaded
+                digests[str(path)] = digest_of_files(files_of_source(path))
     for base in _bases(runs):
         content = content_of_model(base) if _is_path(base) else None
         if content is not None:

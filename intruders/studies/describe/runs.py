@@ -41,6 +41,12 @@ class Run:
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
 
+    @property
+    def texts(self) -> list[str]:
+        """The corpora that the run is measured on, and the one that its training replays."""
+        replayed = [] if self.config is None or self.config.replay is None else [self.config.replayed[0]]
+        return [*self.measure.loss_on, *replayed]
+
     def settings(self) -> dict[str, Any]:
         """Return everything that a result depends on, except measures, as plain JSON values."""
         settings: dict[str, Any] = {"kind": self.kind, "base": self.base, "seed": self.seed}

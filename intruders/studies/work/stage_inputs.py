@@ -6,8 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import parse_qsl
 
+import xxhash
+
+from ...data.corpora import files_of_source, local_sources
 from ...errors import IntrudersError
-from ...system.file_digests import digest_of_file
+from ...system.file_digests import add_files, digest_of_file
 from ..describe.runs import Run
 from .study_folder import MODEL
 
@@ -15,26 +18,27 @@ Inputs = dict[str, str]  # what it is, with its path, to its digest
 
 
 def inputs_of(run: Run, known: dict[str, str] | None = None) -> Inputs:
-    """Hash the base of a run and its local data files.
+    """Hash the base of a run, its local data files, and the local files and folders of its texts.
 
     What is not on this machine, or has no file, has no entry: a public data set is known by its name.
 
     Args:
       run: whose inputs.
-      known: digests of this call by path, so that the base of many runs is read once; gets those that are new.
+      known: digests of this call by input, so that the base of many runs is read once; gets those that are new.
     """
     # Loads torch, which the plan of a study does without.
     from ...models.model_digest import digest_of_model
 
     known = {} if known is None else known
     inputs = {}
-    for what, path in [("base", run.base), *(("data", file) for file in _data_files(run))]:
-        if path not in known:
+    for what, path in [("base", run.base), *(("data", source) for source in _data_of(run))]:
+        name = f"{what} '{path}'"
+        if name not in known:
             try:
-                known[path] = digest_of_model(path) if what == "base" else digest_of_file(Path(path))
+                known[name] = digest_of_model(path) if what == "base" else _digest_of_data(Path(path))
             except (IntrudersError, ImportError, OSError):  # a demo model needs transformers to be unpacked
                 continue
-        inputs[f"{what} '{path}'"] = known[path]
+        inputs[name] = known[name]
     return inputs
 
 
@@ -51,12 +55,23 @@ def model_of(folder: Path) -> Inputs:
         return {}
 
 
-def _data_files(run: Run) -> Iterator[str]:
-    """Yield the paths of the tasks and corpora that are files."""
+def _data_of(run: Run) -> Iterator[str]:
+    """Yield the paths of the tasks that are files, and of the files and folders that the texts are read from."""
     named = [*run.tasks, *run.measure.loss_on]
     if run.config is not None:
         named += [run.config.task, run.config.validation_file or "", run.config.test_file or ""]
     for name in list(named):  # a task may name further files behind its own, as in rows.tsv?test=others.tsv
         named += [value for key, value in parse_qsl(name.partition("?")[2]) if key in ("validation", "test")]
     paths = [Path(name.partition("?")[0]).expanduser() for name in named if name]
-    yield from dict.fromkeys(str(path) for path in paths if path.is_file())
+    files = [path for path in paths if path.is_file()]
+    texts = [path for name in run.texts for path in local_sources(name)]
+    yield from dict.fromkeys(str(path) for path in [*files, *texts])
+
+
+def _digest_of_data(path: Path) -> str:
+    """Hash a file's content whatever its name, as records of earlier versions have it, and all texts of a folder."""
+    if not path.is_dir():
+        return digest_of_file(path)
+    digest = xxhash.xxh3_128()
+    add_files(digest, files_of_source(path))
+    return digest.hexdigest()

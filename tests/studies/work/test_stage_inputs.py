@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
+import pytest
 import xxhash
 
-from intruders.studies.describe.runs import expand
+from intruders.errors import SettingError
+from intruders.studies.describe.inputs import digests_of_inputs
+from intruders.studies.describe.runs import Run, expand
+from intruders.studies.work.perform import is_done
+from intruders.studies.work.run_record import RunRecord
 from intruders.studies.work.stage_inputs import inputs_of
+from intruders.studies.work.stages import stages_of
+from intruders.studies.work.study_folder import StudyFolder
 from tests.studies.tiny_study import parsed
 
 
@@ -22,3 +31,82 @@ def test_a_study_stores_the_content_of_a_data_file_whatever_its_name(tmp_path: P
     (run,) = expand(parsed({"name": "n", "experiments": {"e": experiment}}))
     wanted = xxhash.xxh3_128(content).hexdigest()
     assert inputs_of(run) == {f"data '{tmp_path / name}'": wanted for name in ("a.tsv", "b.tsv")}
+
+
+def run_on(texts: list[str], **settings: Any) -> Run:
+    experiment = {
+        "base": "/no-model", "task": "word-problems", "steps": 2, "methods": [{"method": "full"}],
+        "measure": {"loss_on": texts}, **settings,
+    }  # fmt: skip
+    (run,) = expand(parsed({"name": "n", "experiments": {"e": experiment}}))
+    return run
+
+
+def finished(folder: StudyFolder, run: Run) -> None:
+    """Write the records of a finished run and of its study, as this version does."""
+    folder.path.mkdir()
+    document = {"name": "n", "inputs": digests_of_inputs([run])}
+    (folder.path / "study.json").write_text(json.dumps(document))
+    record = RunRecord(folder.run(run.id))
+    record.begin(run)
+    for stage in stages_of(run):
+        for name in stage.results:
+            (record.folder / name).mkdir(parents=True, exist_ok=True)
+        record.finish_stage(stage.name, stage.settings, 1.0, inputs_of(run))
+    record.finish()
+
+
+@pytest.mark.parametrize(
+    ("texts", "settings", "changed"),
+    [
+        (["a.txt"], {}, "a.txt"),
+        (["a.txt@2"], {}, "a.txt"),
+        (["texts/"], {}, "texts/deep/one.md"),
+        (["pydoc@0.5+a.txt@0.2+texts@0.3"], {}, "a.txt"),
+        (["pydoc@0.5+a.txt@0.2+texts@0.3"], {}, "texts/deep/one.md"),
+        (["pydoc"], {"replay": "a.txt@0.25", "batch_size": 4}, "a.txt"),
+        (["pydoc"], {"replay": "texts@0.25", "batch_size": 4}, "texts/deep/one.md"),
+    ],
+)
+def test_a_text_that_changes_between_two_calls_is_told(
+    texts: list[str], settings: dict[str, Any], changed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Losses on two texts would stand in the same tables."""
+    monkeypatch.chdir(tmp_path)
+    Path("texts/deep").mkdir(parents=True)
+    for file in ("a.txt", "texts/deep/one.md", "texts/notes.json"):
+        Path(file).write_text("a text")
+    run, folder = run_on(texts, **settings), StudyFolder(tmp_path / "out")
+    finished(folder, run)
+    Path("texts/notes.json").write_text("no text of the corpus")
+    assert is_done(run, folder.run(run.id))
+    folder.require_same_inputs(digests_of_inputs([run]))
+    Path(changed).write_text("other")
+    assert not is_done(run, folder.run(run.id))
+    name = changed.partition("/")[0]
+    with pytest.raises(SettingError, match=f"'{name}' has changed since runs of the study"):
+        folder.require_same_inputs(digests_of_inputs([run]))
+    # A record of an earlier version does not say of which texts it is: it counts as before.
+    record = folder.run(run.id) / "run.json"
+    document = json.loads(record.read_text())
+    for stage in document["stages"].values():
+        stage["inputs"] = {}
+    record.write_text(json.dumps(document))
+    (folder.path / "study.json").write_text(json.dumps({"name": "n"}))
+    assert is_done(run, folder.run(run.id))
+    folder.require_same_inputs(digests_of_inputs([run]))
+
+
+def test_records_of_single_files_and_of_texts_known_by_name_are_those_of_earlier_versions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "copies" / "wikitext-2").mkdir(parents=True)
+    (tmp_path / "copies" / "wikitext-2" / "test.txt").write_text("a copy")
+    monkeypatch.setenv("INTRUDERS_DATA", str(tmp_path / "copies"))
+    file = tmp_path / "a.txt"
+    file.write_text("a text")
+    named = ["pydoc", "wikitext-2", "roberta-pretraining", "hub:owner/name?text", "pydoc@1+c4@2"]
+    assert inputs_of(run_on(named)) == {}
+    assert inputs_of(run_on([*named, str(file)])) == {
+        f"data '{file}'": xxhash.xxh3_128(b"a text").hexdigest()
+    }
