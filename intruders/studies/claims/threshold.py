@@ -181,7 +181,7 @@ def charts(finding: Finding, palette: Palette) -> list[Chart]:
         measured = known[np.isfinite(known["critical_scale"]) & (known["critical_scale"] > 0)]
         if len(measured):
             made.append(_chart_agreement(part, measured))
-        made += _sorting(part, known)
+        made += _sorting(part, part.rows)  # all that the AUC ranks: a predicted scale of zero among them
     return made
 
 
@@ -224,7 +224,8 @@ def _sorting(part: Part, rows: pd.DataFrame) -> Iterator[Chart]:
     predicted = rows["predicted_scale"].to_numpy()
     steps = np.unique(predicted)
     if len(steps) > 200:
-        steps = np.quantile(predicted, np.linspace(0, 1, 201))
+        # Scales that there are: between two infinite ones nothing can be interpolated.
+        steps = np.quantile(predicted, np.linspace(0, 1, 201), method="inverted_cdf")
     hits = [0.0, *(float((predicted[has] <= step).mean()) for step in steps)]
     alarms = [0.0, *(float((predicted[~has] <= step).mean()) for step in steps)]
     yield Chart(

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from intruders.studies.claims.every_claim import analyse_all
+import math
+
+import numpy as np
+import pytest
+
+from intruders.studies.claims.every_claim import analyse_all, charts_of
 from tests.studies.planted import (
     matched,
     run,
@@ -54,3 +59,27 @@ def test_a_matrix_that_is_predicted_never_to_have_intruders_counts_as_such() -> 
     )
     (row,) = finding.tables["Agreement"].to_dict("records")
     assert (row["auc"], row["predicted_of_these"]) == (0.5, 0.5)
+
+
+@pytest.mark.parametrize("count", [12, 600])
+def test_the_area_under_the_curve_is_the_auc_beside_it(count: int) -> None:
+    """Scales of zero and infinity are ranked in both; the curve of 600 matrices has 200 steps."""
+    rng = np.random.default_rng(0)
+    scales_of = [0.0, 0.0, *rng.lognormal(size=count - 5), math.inf, math.inf, math.inf]
+    has = rng.random(count) < np.where(np.array(scales_of) < 1, 0.8, 0.2)
+    has[:3], has[-3:] = [True, False, True], [False, True, False]
+    matrices = [
+        {"run_id": "run", "name": f"layer.{at}", "intruders": int(own), "relative_update": 0.5}
+        | {"predicted_scale": scale, "critical_scale": math.nan}
+        for at, (own, scale) in enumerate(zip(has, scales_of, strict=True))
+    ]
+    (finding,) = analyse_all(study(runs=[run("run")], matrices=matrices), ["threshold"])
+    (chart,) = charts_of([finding])["threshold"]
+    (curve,) = chart.series
+    assert (curve.x[0], curve.y[0], curve.x[-1], curve.y[-1]) == (0, 0, 1, 1)
+    with_them, without = np.array(scales_of)[has], np.array(scales_of)[~has]
+    pairs = (with_them[:, None] < without) + 0.5 * (with_them[:, None] == without)
+    (row,) = finding.tables["Agreement"].to_dict("records")
+    assert row["auc"] == pytest.approx(pairs.mean())
+    area = np.diff(curve.x) @ (np.array(curve.y[1:]) + np.array(curve.y[:-1])) / 2
+    assert area == pytest.approx(pairs.mean(), abs=1e-9 if count <= 200 else 0.005)
