@@ -6,10 +6,12 @@ grey print too; lines differ in dash and points in shape as well.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import math
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,6 +36,8 @@ COSINES = "Blues"
 COUNTS = "Oranges"
 SIGNED = "RdBu_r"
 
+_LONGEST = 150  # characters of a file's name, to which its suffix comes
+
 STYLE: Any = {
     "font.size": 9,
     "axes.spines.top": False,
@@ -53,6 +57,7 @@ class Drawing:
     name: str
     figure: Figure
     data: pd.DataFrame
+    title: str = ""  # in full, where it tells apart what the name does not
 
 
 @contextmanager
@@ -108,8 +113,8 @@ def write_drawings(drawings: Sequence[Drawing], folder: str | os.PathLike[str]) 
     except OSError as error:
         raise ResultFileError(f"cannot make the folder '{folder}': {os_reason(error).lower()}") from error
     paths = []
-    for drawing in drawings:
-        stem = user_path(folder) / re.sub(r"[^A-Za-z0-9._-]+", "_", drawing.name)[:150]
+    for drawing, name in zip(drawings, _file_names(drawings), strict=True):
+        stem = user_path(folder) / name
         contents = {
             "png": picture(drawing.figure, "png"),
             "svg": picture(drawing.figure, "svg"),
@@ -119,3 +124,23 @@ def write_drawings(drawings: Sequence[Drawing], folder: str | os.PathLike[str]) 
             paths.append(stem.with_name(f"{stem.name}.{suffix}"))
             write_atomically(paths[-1], content)
     return paths
+
+
+def _file_names(drawings: Sequence[Drawing]) -> list[str]:
+    """Return a name for the files of each drawing that no other has, not even where case does not count.
+
+    A name that would be cut, or that several have, ends in a digest of what the drawing is called in full.
+    """
+    plain = [re.sub(r"[^A-Za-z0-9._-]+", "_", drawing.name) for drawing in drawings]
+    count = Counter(name[:_LONGEST].lower() for name in plain)
+    given: Counter[tuple[str, str]] = Counter()
+    names = []
+    for drawing, name in zip(drawings, plain, strict=True):
+        if len(name) > _LONGEST or count[name.lower()] > 1:
+            in_full = drawing.name, drawing.title
+            given[in_full] += 1
+            content = "\n".join([*in_full, str(given[in_full])]).encode(errors="surrogatepass")
+            digest = hashlib.sha256(content).hexdigest()[:8]
+            name = f"{name[: _LONGEST - len(digest) - 1]}-{digest}"
+        names.append(name)
+    return names

@@ -40,7 +40,7 @@ def draw_chart(chart: Chart) -> Drawing:
         axes.set_title(_wrapped(chart.title, 46), fontsize=9)
         if rows:
             figure.legend(loc="outside lower center", ncols=columns, fontsize=6.5)
-    return Drawing(chart.name, figure, chart.frame())
+    return Drawing(chart.name, figure, chart.frame(), chart.title)
 
 
 def draw_grid(grid: Grid) -> Drawing:
@@ -63,7 +63,7 @@ def draw_grid(grid: Grid) -> Drawing:
         axes.set(xlabel=grid.column_title, ylabel=grid.row_title)
         axes.set_title(_wrapped(grid.title, 40), fontsize=9)
         figure.colorbar(image, ax=axes, label=grid.value.title)
-    return Drawing(grid.name, figure, grid.frame())
+    return Drawing(grid.name, figure, grid.frame(), grid.title)
 
 
 def draw(figure: Chart | Grid) -> Drawing:

@@ -158,7 +158,7 @@ def study_drawings(results: Results, findings: Sequence[Finding]) -> list[Drawin
     for row in _similarities(results, findings):
         drawing = draw_similarities(row.audits, row.labels)
         name = f"structure-similarities{slug(row.title)}" if row.title else "structure-similarities"
-        drawings.append(replace(drawing, name=name))
+        drawings.append(replace(drawing, name=name, title=row.title))
     return drawings
 
 

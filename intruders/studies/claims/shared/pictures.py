@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -64,8 +65,15 @@ def parts(table: pd.DataFrame | None, *columns: str) -> Iterator[Part]:
 
 
 def slug(label: str) -> str:
-    """Return a label as a part of a file's name."""
-    return "-" + re.sub(r"[^A-Za-z0-9.]+", "-", label).strip("-").lower()
+    """Return a label as a part of a file's name; where letters are lost, a digest of the label is added.
+
+    >>> slug("lora r=1 on SST2"), slug("minilm on ré"), slug("minilm on rè")
+    ('-lora-r-1-on-sst2', '-minilm-on-r-67ee02ee', '-minilm-on-r-d089305a')
+    """
+    name = "-" + re.sub(r"[^A-Za-z0-9.]+", "-", label).strip("-").lower()
+    if label.isascii():
+        return name
+    return f"{name.rstrip('-')}-{hashlib.sha256(label.encode(errors='surrogatepass')).hexdigest()[:8]}"
 
 
 def values(column: pd.Series[float]) -> list[float]:

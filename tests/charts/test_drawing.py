@@ -1,0 +1,42 @@
+"""Files of figures: each has its own, whatever the figures are called."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from intruders.charts.chart import Axis, Chart, Series
+from intruders.charts.drawing import write_drawings
+from intruders.charts.figure import draw
+
+LONG = "sequence-accuracy-" + "home-me-projects-support-data-" * 5
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["rank-on-x-y", "rank-on-x-y"],  # of tasks x_y and x-y
+        ["rank-on-SST2", "rank-on-sst2"],  # one file where case does not count
+        [f"{LONG}agnews", f"{LONG}sst2"],
+        ["forgetting-текст", "forgetting-слова"],
+        [LONG[:150], f"{LONG}sst2"],
+    ],
+)
+def test_every_figure_has_files_of_its_own(names: list[str], tmp_path: Path) -> None:
+    charts = [
+        Chart(name, f"Figure {at}", Axis("x", "x"), Axis("y", "y"), [Series("s", [at], [10.0 + at])])
+        for at, name in enumerate([*names, "layers"])
+    ]
+    paths = write_drawings([draw(chart) for chart in charts], tmp_path)
+    assert len({str(path).lower() for path in paths}) == 9
+    assert all(len(path.name) < 160 for path in paths)
+    # Each figure's own numbers are in its file, and a name that no other has stays as it is.
+    assert [path.read_text().split()[1] for path in paths[2::3]] == ["s,0,10.0", "s,1,11.0", "s,2,12.0"]
+    assert paths[-1].name == "layers.csv"
+    assert write_drawings([draw(chart) for chart in charts], tmp_path) == paths
+
+
+def test_two_figures_of_one_name_and_title_are_two_files(tmp_path: Path) -> None:
+    chart = Chart("rank", "Rank", Axis("x", "x"), Axis("y", "y"), [Series("s", [1], [1])])
+    assert len(set(write_drawings([draw(chart), draw(chart)], tmp_path))) == 6
