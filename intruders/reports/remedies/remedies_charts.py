@@ -55,16 +55,17 @@ def _over_norm(comparison: RemedyComparison, measured: Sequence[ComparedRemedy])
 def _series(comparison: RemedyComparison, measured: Sequence[ComparedRemedy], across) -> list[Series]:  # type: ignore[no-untyped-def]
     is_share = comparison.tuned_point.healed is not None
 
-    def up(point: Point) -> Interval:
-        return point.healed if is_share and point.healed is not None else point.loss
+    def up(point: Point) -> Interval | None:
+        """Return what the axis says, or None: a share of the data can be too small to tell what was healed on it."""
+        return point.healed if is_share else point.loss
 
-    curve = comparison.curve
+    curve = [(point, value) for point in comparison.curve if (value := up(point)) is not None]
     series = [
         Series(
             "interpolate",
-            [across(point) for point in curve],
-            [up(point).estimate for point in curve],
-            notes=[f"alpha {point.strength:g}" for point in curve],
+            [across(point) for point, _ in curve],
+            [value.estimate for _, value in curve],
+            notes=[f"alpha {point.strength:g}" for point, _ in curve],
             look="both",
             tone=_CURVE_TONE,
         )
@@ -73,28 +74,30 @@ def _series(comparison: RemedyComparison, measured: Sequence[ComparedRemedy], ac
         tone += tone >= _CURVE_TONE  # the curve's own tone stays its own
         point = remedy.chosen
         assert point is not None
-        low, high = _finite(up(point))
-        series.append(
-            Series(
-                label(remedy),
-                [across(point)],
-                [up(point).estimate],
-                [low],
-                [high],
-                notes=["reported"],
-                tone=tone,
+        reported = up(point)
+        if reported is not None:
+            low, high = _finite(reported)
+            series.append(
+                Series(
+                    label(remedy),
+                    [across(point)],
+                    [reported.estimate],
+                    [low],
+                    [high],
+                    notes=["reported"],
+                    tone=tone,
+                )
             )
-        )
-        if is_share and len(remedy.tried) > 1:
-            tried = remedy.tried
+        tried = [(attempt, attempt.healed) for attempt in remedy.tried if attempt.healed is not None]
+        if is_share and len(tried) > 1:
             series.append(
                 Series(
                     remedy.name,
-                    [across(attempt) for attempt in tried],
-                    [up(attempt).estimate for attempt in tried],
+                    [across(attempt) for attempt, _ in tried],
+                    [healed.estimate for _, healed in tried],
                     notes=[
                         f"strength {attempt.strength:g}, on the half that strengths are chosen on"
-                        for attempt in tried
+                        for attempt, _ in tried
                     ],
                     look="both",
                     tone=tone,

@@ -148,6 +148,19 @@ def test_figures_show_the_chosen_points_beside_the_curve() -> None:
     assert list(gains.series[0].x) == [0.4, -0.03]
 
 
+def test_a_figure_of_the_share_healed_has_no_losses_in_it() -> None:
+    """On the half that strengths are chosen on, tuning may not have clearly raised the loss: no share is known."""
+    comparison = made_up_comparison()
+    trim = comparison.remedies[1]
+    unknown = replace(trim, tried=[replace(attempt, healed=None) for attempt in trim.tried])
+    known = replace(trim, name="drop")
+    over_task_loss, _, over_norm = comparison_charts(replace(comparison, remedies=[unknown, known]))
+    for chart in (over_task_loss, over_norm):
+        assert chart.y.title.startswith("forgetting healed")
+        faint = {series.name: list(series.y) for series in chart.series if series.faint}
+        assert faint == {"drop": [(5 - 3.9) / 3, pytest.approx((5 - 4.1) / 3)]}
+
+
 @pytest.mark.browser
 def test_the_page_draws_sorts_and_can_be_read(tmp_path: Path) -> None:
     written = write_remedies_report(made_up_comparison(), tmp_path)
