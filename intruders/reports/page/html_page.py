@@ -37,6 +37,7 @@ from ..audit.audit_command import audit_command
 from ..audit.comparison import common_matrices, labels_for
 from ..audit.next_steps import next_steps
 from ..audit.page_payload import audit_payload, scales_payload
+from ..shared.sort_key import sort_key
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -171,7 +172,9 @@ def _environment() -> Environment:
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
     )
-    environment.filters.update(percent=percent, number=number, duration=duration, prose=_prose, shell=_shell)
+    environment.filters.update(
+        percent=percent, number=number, duration=duration, prose=_prose, shell=_shell, sort_key=sort_key
+    )
     environment.globals.update(plural=plural)
     return environment
 

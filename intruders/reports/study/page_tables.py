@@ -13,6 +13,7 @@ from pandas.api import types
 
 from ...charts.text import number
 from ...studies.claims.shared.claim import Effect, Finding
+from ..shared.sort_key import sort_key
 
 MOST_ROWS = 50  # of a table in the page; the complete one is a CSV file in the folder of the figures
 
@@ -49,7 +50,7 @@ class Cell:
     @property
     def sort_key(self) -> str:
         """The number as the page reads it; empty for text."""
-        return "" if self.value is None else f"{self.value:.7g}"
+        return sort_key(self.value)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 import shlex
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +15,7 @@ from rich.console import Console
 
 from intruders.cli.main import app
 from intruders.reports.remedies.remedies_charts import comparison_charts
-from intruders.reports.remedies.remedies_page import write_remedies_report
+from intruders.reports.remedies.remedies_page import render_remedies, write_remedies_report
 from intruders.reports.remedies.remedies_text import print_comparison
 from tests.reports.browsing import chromium, opened, serious_faults
 from tests.reports.made_up_remedies import around, made_up_comparison, made_up_row, without_winner
@@ -159,6 +161,15 @@ def test_a_figure_of_the_share_healed_has_no_losses_in_it() -> None:
         assert chart.y.title.startswith("forgetting healed")
         faint = {series.name: list(series.y) for series in chart.series if series.faint}
         assert faint == {"drop": [(5 - 3.9) / 3, pytest.approx((5 - 4.1) / 3)]}
+
+
+def test_the_page_sorts_numbers_that_javascript_reads() -> None:
+    row = made_up_row("trim", 0.2, 3.9, around(math.inf))
+    text = render_remedies(made_up_comparison(remedies=[row]))
+    keys = re.findall(r'data-value="([^"]*)"', text)
+    assert "Infinity" in keys
+    # The number literals of JavaScript, and nothing for a cell without a number.
+    assert [key for key in keys if not re.fullmatch(r"(-?(Infinity|\d+(\.\d+)?(e[+-]?\d+)?))?", key)] == []
 
 
 @pytest.mark.browser

@@ -242,6 +242,12 @@ def test_tables_say_numbers_as_people_read_them() -> None:
     assert not page_table("T", frame).is_cut
 
 
+def test_a_scale_that_was_not_found_is_sorted_above_all_others() -> None:
+    """The page reads the keys with JavaScript's Number, for which `inf` is none."""
+    shown = page_table("T", pd.DataFrame({"critical_scale": [2.0, math.inf, 0.5, math.nan]}))
+    assert [row[0].sort_key for row in shown.rows] == ["2", "Infinity", "0.5", ""]
+
+
 def test_the_table_of_runs_leaves_out_what_does_not_apply(study: Study) -> None:
     shown = run_table(study[0].runs)
     by_run = {row[-1].text: dict(zip(shown.headings, row, strict=True)) for row in shown.rows}
