@@ -14,7 +14,7 @@ from ...measures.intervals import Interval
 from ...system.files import user_path
 from ..page.html_page import render_figures, write_page
 from .remedies_charts import comparison_charts
-from .remedies_text import CONTROLS, control_margin, headline, measured_rows, remarks
+from .remedies_text import control_margin, controls_of, headline, measured_rows, remarks
 
 REPORT, FIGURES = "report.html", "figures"
 
@@ -42,7 +42,7 @@ def render_remedies(comparison: RemedyComparison) -> str:
         sentence=comparison.sentence(),
         command=comparison.command(),
         remarks=remarks(comparison),
-        controls=CONTROLS,
+        controls=controls_of(comparison.remedies),
         margin=control_margin,
         measured=measured_rows(comparison),
         ends=_ends,

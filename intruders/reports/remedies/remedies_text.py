@@ -14,9 +14,9 @@ from ...measures.intervals import Interval
 from ..shared.page import Column, Page, lined_up
 
 WIDE = 150  # columns of a terminal in which every interval fits
-CONTROLS = ("shrink", "shrink-output", "random", "resized", "complement")
+_CONTROLS = ("shrink", "shrink-output", "random", "resized", "complement")
 # The control of the strongest intruders alone.
-OF_TOP = "neighbours"
+_OF_TOP = "neighbours"
 
 
 def print_comparison(comparison: RemedyComparison, console: Console) -> None:
@@ -106,6 +106,12 @@ def label(remedy: ComparedRemedy) -> str:
     return remedy.name if remedy.chosen is None else f"{remedy.name} {remedy.chosen.strength:g}"
 
 
+def controls_of(remedies: Sequence[ComparedRemedy]) -> list[str]:
+    """Return the columns of the table of controls; that of the strongest intruders only where it was measured."""
+    has_top = any(control_margin(remedy, _OF_TOP) is not None for remedy in remedies)
+    return [*_CONTROLS, *([_OF_TOP] if has_top else [])]
+
+
 def control_margin(remedy: ComparedRemedy, control: str) -> Interval | None:
     """Return the margin over a control; for ``random``, the smallest over its draws."""
     margins = [
@@ -157,8 +163,7 @@ def _cells(point: Point, target: str, is_wide: bool) -> list[str]:
 
 
 def _controls(remedies: Sequence[ComparedRemedy]) -> Table:
-    has_top = any(control_margin(remedy, OF_TOP) is not None for remedy in remedies)
-    controls = [*CONTROLS, *([OF_TOP] if has_top else [])]
+    controls = controls_of(remedies)
     rows = []
     for remedy in remedies:
         margins = [control_margin(remedy, control) for control in controls]

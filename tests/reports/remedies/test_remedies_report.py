@@ -163,6 +163,22 @@ def test_a_figure_of_the_share_healed_has_no_losses_in_it() -> None:
         assert faint == {"drop": [(5 - 3.9) / 3, pytest.approx((5 - 4.1) / 3)]}
 
 
+@pytest.mark.parametrize("is_measured", [True, False])
+def test_the_control_of_the_strongest_intruders_is_on_the_page_where_it_was_measured(
+    is_measured: bool,
+) -> None:
+    row = made_up_row("intruders", 0.3, 3.9, around(0.4))
+    neighbours = replace(row.controls[0], control="neighbours", margin=around(0.777))
+    if is_measured:
+        row = replace(row, controls=[*row.controls, neighbours])
+    comparison = made_up_comparison(remedies=[row])
+    text = re.sub(r"<script.*?</script>", "", render_remedies(comparison), flags=re.DOTALL)
+    assert ("neighbours</th>" in text, "neighbours:" in text, "+0.777 [+0.727, +0.827]" in text) == (
+        (is_measured,) * 3
+    )
+    assert ("neighbours" in printed(comparison, 160)) == is_measured
+
+
 def test_the_page_sorts_numbers_that_javascript_reads() -> None:
     row = made_up_row("trim", 0.2, 3.9, around(math.inf))
     text = render_remedies(made_up_comparison(remedies=[row]))
