@@ -54,7 +54,9 @@ def attribution_grids(attribution: Attribution) -> list[Grid]:
                 "Intruders",
                 Axis("intruders", "intruders"),
                 counts,
-                "Each cell is the number of intruders in one matrix of the tuned model.",
+                "Each cell is the number of intruders in one matrix of the tuned model; of several matrices, such as "
+                "experts, it is their sum.",
+                is_count=True,
             )
         )
     return grids

@@ -28,7 +28,9 @@ def healing_charts(healing: Healing) -> list[Chart | Grid]:
                 "Intruders of the tuned model",
                 Axis("intruders", "intruders"),
                 counts,
-                "Each cell is the number of intruders in one matrix before the healing.",
+                "Each cell is the number of intruders in one matrix before the healing; of several matrices, such as "
+                "experts, it is their sum.",
+                is_count=True,
             )
         )
     return figures
