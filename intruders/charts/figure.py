@@ -138,9 +138,11 @@ def set_axis(axes: Axes, side: str, axis: Axis) -> None:
     at = axes.xaxis if side == "x" else axes.yaxis
     set_limits = axes.set_xlim if side == "x" else axes.set_ylim
     at.set_label_text(_wrapped(axis.title, 46 if side == "x" else 34))
-    if axis.log:
+    # The least positive value, for an interval of few seeds can end below zero; infinite where nothing is drawn.
+    least = float(at.get_minpos())
+    if axis.log and math.isfinite(least):
         axes.set(**{f"{side}scale": "log"})
-        at.set_major_locator(_log_ticks(*at.get_data_interval()))
+        at.set_major_locator(_log_ticks(least, at.get_data_interval()[1]))
         at.set_major_formatter(lambda value, _: number(value))
         at.set_ticks([], minor=True)
     if axis.marks is not None:

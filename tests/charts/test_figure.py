@@ -1,0 +1,27 @@
+"""Charts as figures for papers: their axes."""
+
+from __future__ import annotations
+
+import pytest
+
+from intruders.charts.chart import Axis, Chart, Series
+from intruders.charts.figure import draw
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "ticks"),
+    [
+        ([-38, -62, -43], [88, 127, 147], [50, 100]),  # Student's intervals of two seeds
+        ([-38, 20, 30], [400, 500, 6000], [100, 1000]),  # more than two decades above zero
+        ([20, 30, 45], [30, 40, 60], [20, 50]),
+    ],
+)
+def test_a_logarithmic_axis_has_ticks_where_intervals_end_below_zero(
+    low: list[float], high: list[float], ticks: list[float]
+) -> None:
+    series = Series("alpha = 2r", [1, 4, 16], [25, 32, 52], low, high, look="both")
+    drawing = draw(Chart("rank", "Rank", Axis("r", "rank"), Axis("e", "effective rank", log=True), [series]))
+    (axes,) = drawing.figure.axes
+    assert axes.get_yscale() == "log"
+    least, most = axes.get_ylim()
+    assert [tick for tick in axes.get_yticks() if least <= tick <= most] == ticks
