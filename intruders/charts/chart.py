@@ -72,7 +72,9 @@ class Chart:
     wide: bool = False
 
     def frame(self) -> pd.DataFrame:
-        """One row a point; columns without any value are left out."""
+        """One row a point; columns without any value are left out. Without any point there are headings alone."""
+        if not any(len(series.x) for series in self.series):
+            return pd.DataFrame(columns=["series", self.x.column, self.y.column])
         return pd.concat([self._rows(series) for series in self.series], ignore_index=True).dropna(
             axis="columns", how="all"
         )

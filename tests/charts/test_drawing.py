@@ -40,3 +40,13 @@ def test_every_figure_has_files_of_its_own(names: list[str], tmp_path: Path) -> 
 def test_two_figures_of_one_name_and_title_are_two_files(tmp_path: Path) -> None:
     chart = Chart("rank", "Rank", Axis("x", "x"), Axis("y", "y"), [Series("s", [1], [1])])
     assert len(set(write_drawings([draw(chart), draw(chart)], tmp_path))) == 6
+
+
+@pytest.mark.parametrize("series", [[], [Series("s", [], [])]])
+@pytest.mark.parametrize("log", [True, False])
+def test_a_chart_without_points_is_drawn_with_headings_beside_it(
+    series: list[Series], log: bool, tmp_path: Path
+) -> None:
+    chart = Chart("empty", "Nothing", Axis("lost", "lost", log=log), Axis("saved", "saved", log=log), series)
+    *_, numbers = write_drawings([draw(chart)], tmp_path)
+    assert numbers.read_text().split() == ["series,lost,saved"]

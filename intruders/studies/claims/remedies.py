@@ -269,12 +269,16 @@ _FRONTIER = "no other is better in both"
 def charts(finding: Finding, palette: Palette) -> list[Chart]:
     """Draw forgetting saved over task score lost, with the baseline at zero and zero; then the gains."""
     own = Palette()  # kinds of remedy are no settings
-    pareto = [_pareto(part, own) for part in parts(finding.tables.get(TABLE))]
+    pareto = [
+        _pareto(part, rows, own)
+        for part in parts(finding.tables.get(TABLE))
+        # Of a task without accuracy no cost is known, and there is nothing to draw.
+        if len(rows := part.rows.dropna(subset=["points_lost", "saved"]))
+    ]
     return [*pareto, *at_equal_task_loss.charts(finding)]
 
 
-def _pareto(part: Part, palette: Palette) -> Chart:
-    rows = part.rows.dropna(subset=["points_lost", "saved"])
+def _pareto(part: Part, rows: pd.DataFrame, palette: Palette) -> Chart:
     series = [
         Series(
             str(kind),

@@ -131,3 +131,15 @@ def test_a_run_that_did_not_reach_its_score_is_neither_remedy_nor_baseline(stopp
     forgets_most = [row | {"stopped_by": stopped_by} if row["rank"] == 1 else row for row in rows]
     (finding,) = analyse_all(study(runs=forgets_most), ["remedies"])
     assert "Remedies" not in finding.tables, "rank 8 alone reached its score"
+
+
+def test_without_a_task_score_no_cost_is_drawn() -> None:
+    """A task whose answers are not compared has a loss and no accuracy."""
+    rows = matched(effect=1.0)
+    without = [row | dict.fromkeys(("accuracy", "accuracy_low", "accuracy_high")) for row in rows]
+    drawn = {}
+    for name, runs in (("with", rows), ("without", without)):
+        (finding,) = analyse_all(study(runs=runs), ["remedies"])
+        assert len(finding.tables["Remedies"])
+        drawn[name] = [chart.name for chart in charts_of([finding])["remedies"]]
+    assert drawn == {"with": ["remedies-pareto"], "without": []}
