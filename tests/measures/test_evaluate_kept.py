@@ -61,7 +61,7 @@ def test_a_score_is_of_every_role_and_message(tmp_path: Path, monkeypatch: pytes
         scored.append(task.name)
         return TaskScore(task.name, split, [True] * len(task.split(split)))
 
-    monkeypatch.setattr(under_test, "score_task", score)
+    monkeypatch.setattr(measured_model, "score_task", score)
 
     def calls(columns: str, row: dict[str, Any]) -> int:
         (tmp_path / "rows.jsonl").write_text(f"{json.dumps(row)}\n" * 20)
