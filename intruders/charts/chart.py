@@ -130,6 +130,12 @@ class Grid:
     caption: str = ""
     signed: bool = False  # numbers around zero, with a color for each side; the limits are as far from it
 
+    @property
+    def are_counts(self) -> bool:
+        """Whether every number is whole, and no share that happens to be 0 or 1."""
+        cells = [value for row in self.values for value in row if math.isfinite(value)]
+        return self.value.limits is None and all(value == round(value) for value in cells)
+
     def frame(self) -> pd.DataFrame:
         """One row a cell that has a number."""
         cells = [
@@ -154,6 +160,7 @@ class Grid:
             "columns": list(self.columns),
             "values": [numbers(row) for row in self.values],
             "signed": self.signed,
+            "counts": self.are_counts,
         }
 
 

@@ -45,6 +45,8 @@ def draw_chart(chart: Chart) -> Drawing:
 
 def draw_grid(grid: Grid) -> Drawing:
     """The grid with its numbers in the cells."""
+    from matplotlib.ticker import MaxNLocator
+
     values = np.array(grid.values, dtype=float)
     low, high = grid.value.limits or (float(np.nanmin(values)), float(np.nanmax(values)))
     with styled():
@@ -57,12 +59,21 @@ def draw_grid(grid: Grid) -> Drawing:
             if math.isfinite(value):
                 dark = abs(value) > 0.6 * high if grid.signed else value > low + 0.6 * (high - low)
                 colour = "white" if dark else "black"
-                axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=8, color=colour)
+                axes.text(
+                    column,
+                    row,
+                    f"{value:.0f}" if grid.are_counts else f"{value:.2f}",
+                    ha="center",
+                    va="center",
+                    fontsize=8,
+                    color=colour,
+                )
         axes.set_xticks(range(len(grid.columns)), [shorten(name, 14) for name in grid.columns])
         axes.set_yticks(range(len(grid.rows)), [shorten(name, 22) for name in grid.rows])
         axes.set(xlabel=grid.column_title, ylabel=grid.row_title)
         axes.set_title(_wrapped(grid.title, 40), fontsize=9)
-        figure.colorbar(image, ax=axes, label=grid.value.title)
+        ticks = MaxNLocator(integer=True) if grid.are_counts else None
+        figure.colorbar(image, ax=axes, label=grid.value.title, ticks=ticks)
     return Drawing(grid.name, figure, grid.frame(), grid.title)
 
 

@@ -66,7 +66,7 @@ function drawLayers() {
   draw(
     "layers-plot",
     [{
-      type: "heatmap", z: counted, zmin: 0, zmax: darkest, colorscale: warmScale(), colorbar: { ...bar("intruders"), tickformat: "d", ...(darkest <= 5 ? { dtick: 1 } : {}), ...(narrow ? { thickness: 8 } : {}) },
+      type: "heatmap", z: counted, zmin: 0, zmax: darkest, colorscale: warmScale(), colorbar: { ...countBar("intruders", darkest), ...(narrow ? { thickness: 8 } : {}) },
       xgap: 1, ygap: 1, text: grid.map((row) => row.map(hoverText)), hovertemplate: "%{text}<extra></extra>", hoverongaps: false,
     }],
     {

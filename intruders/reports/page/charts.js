@@ -110,12 +110,11 @@ function drawChart(target, chart) {
 }
 
 function drawGrid(target, grid) {
-  const areCounts = grid.values.flat().every((value) => value === null || Number.isInteger(value));
-  const text = grid.values.map((row) => row.map((value) => (value === null ? "" : areCounts ? String(value) : value.toFixed(2).replace(/^-(0\.0+)$/, "$1"))));
+  const text = grid.values.map((row) => row.map((value) => (value === null ? "" : grid.counts ? String(value) : value.toFixed(2).replace(/^-(0\.0+)$/, "$1"))));
   draw(
     target,
     [{
-      type: "heatmap", z: grid.values, text, texttemplate: "%{text}", hoverongaps: false, xgap: 2, ygap: 2, colorscale: grid.signed ? signedScale() : coolScale(), colorbar: bar(plain(grid.value.title)),
+      type: "heatmap", z: grid.values, text, texttemplate: "%{text}", hoverongaps: false, xgap: 2, ygap: 2, colorscale: grid.signed ? signedScale() : coolScale(), colorbar: grid.counts ? countBar(plain(grid.value.title), Math.max(...grid.values.flat())) : bar(plain(grid.value.title)),
       ...(grid.value.limits ? { zmin: grid.value.limits[0], zmax: grid.value.limits[1] } : {}),
       hovertemplate: "%{text}<extra></extra>",
     }],

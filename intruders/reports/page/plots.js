@@ -74,6 +74,8 @@ const warmScale = () => [[0, colour("warm-low")], [0.5, colour("warm-middle")], 
 const signedScale = () => [[0, colour("high")], [0.25, colour("middle")], [0.5, colour("low")], [0.75, colour("warm-middle")], [1, colour("warm-high")]];
 
 const bar = (title) => ({ title: { text: title, side: "right" }, thickness: 12, outlinewidth: 0 });
+/** The bar of counts, which has no ticks between two of them. */
+const countBar = (title, largest) => ({ ...bar(title), tickformat: "d", ...(largest <= 5 ? { dtick: 1 } : {}) });
 
 /** Rows of cosines from the bytes that page_payload.py packed. */
 function similarityRows(matrix) {
