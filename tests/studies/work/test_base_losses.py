@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from intruders.data.corpora import Corpus
+from intruders.data.corpora import Corpora, Corpus
 from intruders.measures.losses import DocumentLosses
 from intruders.measures.measure_settings import LossSettings
 from intruders.models.loading_settings import AS_STORED
@@ -44,7 +44,7 @@ def test_a_kill_between_losses_and_their_record_does_not_leave_losses_of_another
 ) -> None:
     base = str(save_llama(tmp_path / "base"))
 
-    def losses_of(source: str, base: object, settings: object, corpora: kept.Corpora, *_: object) -> Any:
+    def losses_of(source: str, base: object, settings: object, corpora: Corpora, *_: object) -> Any:
         """A document's loss is its length, so that it tells of which text it is."""
         (part,) = corpora["text"]
         sums = np.array([float(len(document)) for document in part.documents])
@@ -52,7 +52,7 @@ def test_a_kill_between_losses_and_their_record_does_not_leave_losses_of_another
 
     def of(text: str) -> list[float]:
         corpora = {"text": [Corpus("text", [text])]}
-        return list(kept.base_losses(base, settings, corpora, tmp_path / "bases")["text"][0].sums)
+        return list(kept.base_losses(base, settings, corpora, tmp_path / "bases", AS_STORED)["text"][0].sums)
 
     def killed(path: Path, content: bytes) -> None:
         if path.name == "base.json":
