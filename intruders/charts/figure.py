@@ -55,19 +55,12 @@ def draw_grid(grid: Grid) -> Drawing:
         image = axes.imshow(
             values, vmin=low, vmax=high, cmap=SIGNED if grid.signed else COSINES, aspect="auto"
         )
+        form = ".0f" if grid.are_counts else ".2f"
         for (row, column), value in np.ndenumerate(values):
             if math.isfinite(value):
                 dark = abs(value) > 0.6 * high if grid.signed else value > low + 0.6 * (high - low)
                 colour = "white" if dark else "black"
-                axes.text(
-                    column,
-                    row,
-                    f"{value:.0f}" if grid.are_counts else f"{value:.2f}",
-                    ha="center",
-                    va="center",
-                    fontsize=8,
-                    color=colour,
-                )
+                axes.text(column, row, f"{value:{form}}", ha="center", va="center", fontsize=8, color=colour)
         axes.set_xticks(range(len(grid.columns)), [shorten(name, 14) for name in grid.columns])
         axes.set_yticks(range(len(grid.rows)), [shorten(name, 22) for name in grid.rows])
         axes.set(xlabel=grid.column_title, ylabel=grid.row_title)

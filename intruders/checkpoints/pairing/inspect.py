@@ -149,10 +149,9 @@ def _outlook(opened: Opened, base: Checkpoint | None) -> tuple[int | None, Count
         return len(pairing.pairs), Counter(skipped.reason for skipped in pairing.skipped), pairing.matched
     if not isinstance(opened, Checkpoint):
         return None, Counter(), []
-    selection = AS_AUDITED
-    reasons = [reason_to_skip(name, stored, selection) for name, stored in opened.tensors.items()]
+    reasons = [reason_to_skip(name, stored, AS_AUDITED) for name, stored in opened.tensors.items()]
     return (
-        len(selected_matrices(opened, selection)),
+        len(selected_matrices(opened, AS_AUDITED)),
         Counter(reason for reason in reasons if reason is not None),
         [],
     )

@@ -19,7 +19,7 @@ from ...models.loading_settings import Loading
 from ...models.stored_dtype import recorded_dtypes
 from ...models.tuned_model import open_language_model
 from ...system.documents import read_document
-from ...system.files import write_atomically
+from ...system.files import write_together
 from ...system.folders import locked_folder
 from ...system.json_digest import json_digest
 
@@ -104,11 +104,13 @@ def _measure(
         for index in range(len(losses.sums))
     ]
     frame = pd.DataFrame(rows, columns=["corpus", "part", "document", "measure", "loss_sum", "tokens"])
-    # A kill between the two writes leaves losses of these documents, which a record of others must not vouch for.
-    (folder / "base.json").unlink(missing_ok=True)
-    write_atomically(folder / "documents.parquet", frame.to_parquet(index=False))
     document = {"schema": SCHEMA, "base": base, "settings": settings.recorded(), **measured}
-    write_atomically(folder / "base.json", (json.dumps(document, indent=2) + "\n").encode())
+    # A record of other documents must not vouch for the losses of these.
+    write_together(
+        {folder / "documents.parquet": frame.to_parquet(index=False)},
+        folder / "base.json",
+        (json.dumps(document, indent=2) + "\n").encode(),
+    )
 
 
 def _read(folder: Path, corpora: Sequence[str]) -> dict[str, list[DocumentLosses]]:

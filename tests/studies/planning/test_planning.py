@@ -97,16 +97,26 @@ def test_the_plan_of_a_difference_says_that_its_number_is_that_of_one_correlatio
     assert "difference" not in forgetting
 
 
+Normal = np.ndarray[Any, np.dtype[np.float64]]
+
+
+def correlated(first: Normal, other: Normal, rank_correlation: float) -> Normal:
+    """Normal values with this rank correlation to the first (Pearson 1907), from two independent samples."""
+    rho = 2 * math.sin(math.pi * rank_correlation / 6)
+    values: Normal = rho * first + math.sqrt(1 - rho**2) * other
+    return values
+
+
 @pytest.mark.slow
 def test_the_settings_of_one_correlation_are_too_few_for_a_difference_of_two() -> None:
     """One predictor has the planned correlation, and the other none."""
     needed = settings_needed(0.65)
     assert needed is not None
     generator = np.random.default_rng(0)
-    rho, studies, clear = 2 * math.sin(math.pi * 0.65 / 6), 40, 0
+    studies, clear = 40, 0
     for _ in range(studies):
         first, second, other = generator.normal(size=(3, needed))
-        y = rho * first + math.sqrt(1 - rho**2) * other
+        y = correlated(first, other, 0.65)
         clear += correlation_difference(first, second, y, list(range(needed))).is_clear
     assert clear < 0.7 * studies
 
@@ -115,11 +125,10 @@ def test_as_many_settings_as_planned_find_the_correlation_in_four_of_five_studie
     needed = settings_needed(0.65)
     assert needed is not None
     generator = np.random.default_rng(0)
-    # Normal values whose rank correlation is 0.65 (Pearson 1907): rho = 2 sin(pi 0.65 / 6).
-    rho, studies, clear = 2 * math.sin(math.pi * 0.65 / 6), 300, 0
+    studies, clear = 300, 0
     for _ in range(studies):
         x, other = generator.normal(size=(2, needed))
-        y = rho * x + math.sqrt(1 - rho**2) * other
+        y = correlated(x, other, 0.65)
         clear += spearman(x, y, list(range(needed))).is_clear
     # Three standard deviations of 300 studies at 0.8 are 0.07.
     assert clear / studies == pytest.approx(0.8, abs=0.07)

@@ -13,7 +13,7 @@ from intruders.measures.losses import DocumentLosses
 from intruders.measures.measure_settings import LossSettings
 from intruders.models.loading_settings import AS_STORED
 from intruders.studies.work import base_losses as kept
-from intruders.system.files import write_atomically
+from intruders.system import files
 from tests.tiny import save_llama
 
 
@@ -54,16 +54,18 @@ def test_a_kill_between_losses_and_their_record_does_not_leave_losses_of_another
         corpora = {"text": [Corpus("text", [text])]}
         return list(kept.base_losses(base, settings, corpora, tmp_path / "bases", AS_STORED)["text"][0].sums)
 
+    write = files.write_atomically
+
     def killed(path: Path, content: bytes) -> None:
         if path.name == "base.json":
             raise KeyboardInterrupt
-        write_atomically(path, content)
+        write(path, content)
 
     monkeypatch.setattr(kept, "losses_of", losses_of)
     settings = LossSettings(loss_on=("text",))
     assert of("four") == [4.0]
     with monkeypatch.context() as patched:
-        patched.setattr(kept, "write_atomically", killed)
+        patched.setattr(files, "write_atomically", killed)
         with pytest.raises(KeyboardInterrupt):
             of("of another length")
     assert of("four") == [4.0]
