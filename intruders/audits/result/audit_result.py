@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 
 SCHEMA = 1
+# What no other result has all of.
+_KEYS = ("base", "tuned", "settings", "totals", "matrices")
 
 
 @dataclass(frozen=True)
@@ -171,6 +173,7 @@ class Audit:
                 from .parquet_form import document_from_parquet
 
                 document = document_from_parquet(content)
+            _refuse_another_result(document, path)
             get_field(document, "schema", "document", int)
             return cls.from_document(migrated(document, str(path), "a saved audit", SCHEMA))
         except (ValueError, OverflowError, RecursionError) as error:
@@ -201,6 +204,16 @@ class Audit:
         nearest = difflib.get_close_matches(name, names, n=3, cutoff=0.3) or names[:3]
         return (
             "the nearest are " + ", ".join(f"'{near}'" for near in nearest) if nearest else "it audited none"
+        )
+
+
+def _refuse_another_result(document: object, path: str | os.PathLike[str]) -> None:
+    """Refuse what is complete as JSON and is no audit, before its number of a schema is read as one of an audit."""
+    missing = [key for key in _KEYS if not isinstance(document, dict) or key not in document]
+    if missing:
+        raise ResultFileError(
+            f"'{path}' is not a saved audit, since it has no '{missing[0]}'; "
+            "pass a file that `intruders audit --json` wrote"
         )
 
 

@@ -365,6 +365,19 @@ def test_other_json_is_refused(tmp_path: Path, text: str) -> None:
         Audit.load(tmp_path / "a.json")
 
 
+FIXTURES = Path(__file__).parents[2] / "fixtures"
+
+
+@pytest.mark.parametrize(
+    "file",
+    sorted(file for file in FIXTURES.glob("schema-*/*.json") if file.name != "audit.json"),
+    ids=lambda file: f"{file.parent.name}-{file.stem}",
+)
+def test_the_result_of_another_command_is_called_no_audit(file: Path) -> None:
+    with pytest.raises(ResultFileError, match="is not a saved audit, since it has no"):
+        Audit.load(file)
+
+
 def test_a_parquet_file_of_something_else_is_refused(audit: Audit, tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"name": ["a"]}), path)
