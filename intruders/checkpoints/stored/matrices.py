@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from math import prod
@@ -13,6 +14,9 @@ from torch import Tensor
 from .checkpoint import Checkpoint, StoredTensor
 from .layout import fused_rows
 from .names import is_embedding_or_head
+
+# Where torch keeps direction and length of a convolution whose weight is normalized, now and before its version 2.0.
+_DIRECTION = re.compile(r"\.parametrizations\.\w+\.original\d$|weight_[gv]$")
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,8 @@ class MatrixView:
 
 def not_a_matrix(stored: StoredTensor) -> str | None:
     """Return why a tensor is not a matrix to audit; None if it is one or contains some."""
-    if len(stored.shape) < 2:
+    # A token that stands for a class is kept as (1, 1, n).
+    if len(stored.shape) < 2 or (len(stored.shape) == 3 and prod(stored.shape[:2]) == 1):
         return "one-dimensional"
     if not stored.dtype.is_floating_point:
         return f"numbers of type {str(stored.dtype).removeprefix('torch.')}"
@@ -79,7 +84,7 @@ def matrix_shape(shape: tuple[int, ...], input_first: bool) -> tuple[int, int]:
 
 def holds_experts(name: str, shape: tuple[int, ...]) -> bool:
     """Return whether a three-dimensional tensor is a stack of matrices, and not a convolution over one dimension."""
-    if len(shape) != 3:
+    if len(shape) != 3 or _DIRECTION.search(name):
         return False
     return "expert" in name or "moe" in name or not name.endswith(".weight")
 

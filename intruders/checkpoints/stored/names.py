@@ -17,12 +17,17 @@ HEAD = "lm_head.weight"
 
 _DIGITS = re.compile(r"(\d+)")
 
-# Last module names under which the libraries keep token, position and type embeddings, and output heads.
+# Last module names under which the libraries keep token, position and type embeddings, and output heads. Short names
+# are those of a head only where no module stands before them.
+_HEAD_NAMES = (
+    r"\w*lm_head|lm_head\.decoder|embed_out|score|classifier|qa_outputs|predictions\.decoder|output_projection"
+    r"|transformer\.(?:output_layer|ff_out)"
+)
+_HEAD_OF_ROOT = r"(?:output|head|decoder)"
 _EMBEDDING = re.compile(
-    r"(?:^|\.)(?:embed_tokens\w*|embed_positions|embed_in|embed_out|embeddings?|tok_embeddings|token_embd"
-    r"|\w*word_embeddings?|\w*position_embeddings?|token_type_embeddings|wte|wpe|shared"
-    r"|lm_head|score|classifier|qa_outputs|predictions\.decoder|output_projection)(?:\.weight)?$"
-    r"|^output\.weight$"
+    r"(?:^|\.)(?:embed_tokens\w*|tokens_embed|embed_positions|positions_embed|embed_in|embeddings?|tok_embeddings"
+    r"|token_embedding|token_embd|rel_embeddings|relative_attention_bias|\w*word_embeddings?|\w*position_embeddings?"
+    rf"|token_type_embeddings|wte|wpe|shared|{_HEAD_NAMES})(?:\.weight)?$|^{_HEAD_OF_ROOT}\.weight$"
 )
 
 
@@ -35,10 +40,7 @@ def natural_order(name: str) -> tuple[list[tuple[int, int, str]], str]:
     return parts, name
 
 
-_HEAD = re.compile(
-    r"(?:^|\.)(?:lm_head|embed_out|score|classifier|qa_outputs|predictions\.decoder|output_projection|output)"
-    r"(?:\.weight)?$"
-)
+_HEAD = re.compile(rf"(?:^|\.)(?:{_HEAD_NAMES})(?:\.weight)?$|^{_HEAD_OF_ROOT}(?:\.weight)?$")
 
 
 def looks_up_tokens(name: str) -> bool:

@@ -9,6 +9,9 @@ from .selection import Selection
 
 def reason_to_skip(name: str, stored: StoredTensor, selection: Selection) -> str | None:
     """Return why a tensor has no matrix to examine: it is none, or it is not wanted; None if it has."""
+    # A stack of experts has one bias per expert, (experts, out).
+    if len(stored.shape) == 2 and name.endswith(("_bias", ".bias")):
+        return "one-dimensional"
     return not_a_matrix(stored) or selection.reason_to_leave_out(name)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,19 @@ def test_conv1d_is_output_first(tmp_path: Path, where: str) -> None:
         short = name if name.startswith("transformer.") else f"transformer.{name}"
         assert torch.equal(both.base, base.state_dict()[short].T)
         assert torch.equal(tuned_of(both), tuned.state_dict()[short].T)
+
+
+@pytest.mark.parametrize("normalize", [nn.utils.parametrizations.weight_norm, nn.utils.weight_norm])
+@pytest.mark.filterwarnings("ignore:.*weight_norm. is deprecated")
+def test_a_normalized_convolution_is_one_matrix(normalize: Callable[..., nn.Module]) -> None:
+    torch.manual_seed(0)
+    module = nn.ModuleDict({"conv": normalize(nn.Conv1d(6, 8, 5), dim=2)})
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    after = {name: tensor + torch.randn(tensor.shape) for name, tensor in before.items()}
+    # Its length, one number for every entry of the kernel, is no matrix.
+    ((name, both),) = loaded(pair_sides(*open_sides(before, after))).items()
+    assert torch.equal(both.base, before[name].flatten(1))
+    assert torch.equal(tuned_of(both), after[name].reshape(8, 6 * 5))
 
 
 def test_lora_on_conv1d(tmp_path: Path) -> None:

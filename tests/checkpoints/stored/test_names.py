@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
+import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
-from intruders.checkpoints.stored.names import ModulePath, module_paths, natural_order
+from intruders.checkpoints.stored.names import (
+    ModulePath,
+    is_embedding_or_head,
+    looks_up_tokens,
+    module_paths,
+    natural_order,
+)
 
 LLAMA = [
     f"model.layers.{i}.{kind}.weight" for i in range(2) for kind in ("self_attn.q_proj", "mlp.down_proj")
@@ -28,6 +39,15 @@ EXPERTS = [
     "model.layers.5.mlp.experts.17.up_proj.weight",
     "model.layers.5.mlp.shared_expert.up_proj.weight",
 ]
+
+SMALL = {
+    "vocab_size": 40,
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 24,
+    "max_position_embeddings": 16,
+}
 
 
 @pytest.mark.parametrize(
@@ -67,3 +87,72 @@ def test_numbers_in_names_are_in_their_order_and_no_name_is_refused() -> None:
     ordered = ["a", "s-01", "s-1", "s-9", "s-9b", "s-10", "s-\u0661\u0662", "s-\u00b2", "s-\u2460x"]
     backwards = ordered[::-1]
     assert sorted(backwards, key=natural_order) == ordered
+
+
+@pytest.mark.parametrize(
+    ("make", "embeddings", "heads"),
+    [
+        (
+            lambda t: t.CLIPModel(t.CLIPConfig(text_config=SMALL, vision_config=SMALL | {"image_size": 8})),
+            {
+                "text_model.embeddings.token_embedding",
+                "text_model.embeddings.position_embedding",
+                "vision_model.embeddings.position_embedding",
+            },
+            set(),
+        ),
+        (
+            lambda t: t.DebertaV2ForMaskedLM(
+                t.DebertaV2Config(**SMALL, relative_attention=True, position_buckets=4)
+            ),
+            {
+                "deberta.embeddings.word_embeddings",
+                "deberta.embeddings.position_embeddings",
+                "deberta.encoder.rel_embeddings",
+            },
+            {"cls.predictions.decoder"},
+        ),
+        (
+            lambda t: t.OpenAIGPTLMHeadModel(
+                t.OpenAIGPTConfig(vocab_size=40, n_embd=16, n_layer=1, n_head=2, n_positions=8)
+            ),
+            {"transformer.tokens_embed", "transformer.positions_embed"},
+            {"lm_head"},
+        ),
+        (
+            lambda t: t.T5ForConditionalGeneration(
+                t.T5Config(vocab_size=40, d_model=16, d_kv=8, d_ff=24, num_layers=1, num_heads=2)
+            ),
+            {
+                "shared",
+                "encoder.embed_tokens",
+                "decoder.embed_tokens",
+                "encoder.block.0.layer.0.SelfAttention.relative_attention_bias",
+                "decoder.block.0.layer.0.SelfAttention.relative_attention_bias",
+            },
+            {"lm_head"},
+        ),
+        (
+            lambda t: t.RobertaForMaskedLM(t.RobertaConfig(**SMALL)),
+            {f"roberta.embeddings.{kind}_embeddings" for kind in ("word", "position", "token_type")},
+            {"lm_head.decoder"},
+        ),
+        (
+            lambda t: t.ModernBertForMaskedLM(t.ModernBertConfig(**SMALL, pad_token_id=0)),
+            {"model.embeddings.tok_embeddings"},
+            {"decoder"},
+        ),
+    ],
+    ids=["clip", "deberta-v2", "gpt-1", "t5", "roberta", "modernbert"],
+)
+def test_what_looks_up_tokens_is_what_transformers_makes_an_embedding(
+    make: Callable[[Any], nn.Module], embeddings: set[str], heads: set[str]
+) -> None:
+    layers = {
+        name: type(module)
+        for name, module in make(transformers).named_modules()
+        if isinstance(module, nn.Embedding | nn.Linear)
+    }
+    assert {name for name, kind in layers.items() if kind is nn.Embedding} == embeddings
+    assert {name for name in layers if looks_up_tokens(f"{name}.weight")} == embeddings
+    assert {name for name in layers if is_embedding_or_head(f"{name}.weight")} == embeddings | heads

@@ -14,7 +14,8 @@ from intruders.errors import SettingError
 
 @pytest.fixture
 def checkpoint() -> Checkpoint:
-    """Two projections, a norm, whole numbers, nothing at all, an embedding and a stack of three experts."""
+    """Two projections, a norm, whole numbers, nothing at all, an embedding, a class token, three experts in one tensor
+    and their biases."""
     return open_checkpoint(
         {
             "model.embed_tokens.weight": torch.ones(7, 4),
@@ -22,6 +23,8 @@ def checkpoint() -> Checkpoint:
             "model.layers.0.self_attn.k_proj.weight": torch.ones(2, 4),
             "model.layers.0.input_layernorm.weight": torch.ones(4),
             "model.layers.0.mlp.experts.down_proj": torch.ones(3, 4, 2),
+            "model.layers.0.mlp.experts.down_proj_bias": torch.ones(3, 4),
+            "model.class_token": torch.ones(1, 1, 4),
             "model.layers.0.mlp.counts": torch.ones(2, 2, dtype=torch.int64),
             "model.layers.0.mlp.empty": torch.ones(0, 4),
         }
@@ -47,6 +50,8 @@ def test_matrices_are_taken_in_the_order_of_tensors(checkpoint: Checkpoint) -> N
         ("q_proj.weight", None),
         ("k_proj.weight", "excluded"),
         ("layernorm.weight", "one-dimensional"),
+        ("down_proj_bias", "one-dimensional"),
+        ("class_token", "one-dimensional"),
         ("counts", "numbers of type int64"),
         ("empty", "empty"),
         ("embed_tokens.weight", "embedding (use --include-embeddings)"),
