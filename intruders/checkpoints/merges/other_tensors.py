@@ -22,6 +22,9 @@ _BETWEEN = (torch.bfloat16, torch.float16)
 # Tensors of an adapter that change one of the base which is no matrix, or a few rows of it.
 _ADDED = re.compile(r"(?P<module>.+?)(?:\.token_adapter)?\.(?P<part>lora_B\.bias|trainable_tokens\w*)")
 
+# Modules of a checkpoint that a model with another head is made without.
+_OLD_HEAD = re.compile(r"(?:^|\.)(?:lm_head|cls|pooler|classifier|score|qa_outputs)\.")
+
 
 def tensors_not_compared(base: Checkpoint, sides: Sequence[Side], is_sum: bool) -> list[OtherTensor]:
     """Tensors of the base that the adapter changes in a way that is not followed here, by the base's names."""
@@ -55,13 +58,18 @@ def differences(
     merged: Checkpoint,
     names: Collection[str],
     merged_name: Mapping[str, str],
+    has_new_head: bool,
 ) -> Iterator[tuple[OtherTensor | None, OtherTensor | None]]:
     """Return for each of the base's tensors in ``names`` (what differs, what could not be compared).
 
-    ``saved`` are the tensors that the adapter stores in full, by the base's names.
+    ``saved`` are the tensors that the adapter stores in full, by the base's names. A model that the adapter gave a new
+    head has no need of the base's own.
     """
     for name in names:
         other = merged_name.get(name)
+        if other is None and has_new_head and _OLD_HEAD.search(name):
+            yield None, OtherTensor(name, "the adapter brings another head")
+            continue
         if other is None:
             is_lost = not_a_matrix(base.tensors[name]) is None
             yield (OtherTensor(name, "missing in the merged model") if is_lost else None), None
@@ -78,6 +86,20 @@ def differences(
                 OtherTensor(name, "other numbers" + (" than the adapter saved" if name in saved else "")),
                 None,
             )
+
+
+def added_differences(added: Mapping[str, StoredTensor], merged: Checkpoint) -> list[OtherTensor]:
+    """What the adapter stores in full and the base lacks, where the merged model has not the same."""
+    differ = []
+    for name, expected in added.items():
+        stored = merged.tensors.get(name)
+        if stored is None:
+            differ.append(OtherTensor(name, "missing in the merged model"))
+        elif expected.shape != stored.shape:
+            differ.append(OtherTensor(name, f"other shape: {expected.shape} and {stored.shape}"))
+        elif not _is_equal(expected, stored):
+            differ.append(OtherTensor(name, "other numbers than the adapter saved"))
+    return differ
 
 
 def tensors_only_in(

@@ -24,7 +24,7 @@ from ..stored.names import tensor_of
 from ..stored.read_once import read_once
 from ..stored.selection import Selection
 from .merged_matrix import MergedMatrix
-from .other_tensors import differences, tensors_not_compared, tensors_only_in
+from .other_tensors import added_differences, differences, tensors_not_compared, tensors_only_in
 from .rounding import stored_type, type_name
 from .verdict import APPLIED, OTHER_WEIGHTS, TOO_SMALL, Verdict, judge
 from .verification import OtherTensor, Verification, VerifiedMatrix
@@ -101,7 +101,8 @@ def verify(
         progress("verify", len(matrices), total)
 
     others: list[OtherTensor] = []
-    compared = differences(before, {} if is_sum else sides[0].tensors, after, rest, merged_name)
+    added = {} if is_sum else sides[0].added
+    compared = differences(before, {} if is_sum else sides[0].tensors, after, rest, merged_name, bool(added))
     for done, (other, unknown) in enumerate(compared, len(matrices) + 1):
         others += [other] if other is not None else []
         unchecked += [unknown] if unknown is not None else []
@@ -111,7 +112,7 @@ def verify(
         opened.source,
         after.source,
         matrices,
-        others + tensors_only_in(after, before, opened, merged_name),
+        others + added_differences(added, after) + tensors_only_in(after, before, opened, merged_name),
         unchecked,
         list(dict.fromkeys(renamed + wanted.matched + in_merged.matched)),
         time.perf_counter() - started,

@@ -36,6 +36,18 @@ class Side:
         return name in self.updates or name in self.tensors
 
     @property
+    def added(self) -> dict[str, StoredTensor]:
+        """What an adapter stores in full and its base has no tensor for: a new head."""
+        if not isinstance(self.acting.part, Adapter):
+            return {}
+        stored = self.acting.part.replaced.tensors
+        return {
+            skipped.name: stored[skipped.name]
+            for skipped in self.skipped
+            if skipped.kind == SkipKind.NO_COUNTERPART and skipped.name in stored
+        }
+
+    @property
     def biases(self) -> dict[str, str]:
         """The base's biases that the adapter changes with a weight, each with the name of the weight."""
         return {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -164,7 +164,8 @@ def _merged_checkpoint(
 ) -> list[PlannedTensor]:
     before, _, _ = under_common_names(base, [part for part, _ in parts_of(tuned)])
     names = WrittenNames.of(base, before)
-    whole = _replaced_whole(before, tuned)
+    sides = _adapters_on(before, tuned)
+    whole = _replaced_whole(before, tuned, sides)
     pairs = {pair.name: pair for pair in pair_sides(base, tuned, EVERY_MATRIX).pairs}
     views = {name: _matrices(before, name, before.shape(name)) for name in before.tensors}
     written: set[str] = set()
@@ -199,7 +200,7 @@ def _merged_checkpoint(
         )
     tensors = [planned(own) for own in base.tensors]
     require_written([*pairs, *changes, *whole], written, tuned.source)
-    return tensors
+    return tensors + _added_tensors(tuned, sides)
 
 
 def _matrix_with_share(pair: Pair, dtype: torch.dtype, *, share: float) -> Tensor:
@@ -246,12 +247,11 @@ def _with_share(tensor: Tensor, base: StoredTensor, name: str, share: float, dty
     return require_finite(made_by_rows(rows, shape or (1,), dtype, tensor.device).reshape(shape), name)
 
 
-def _replaced_whole(
-    base: Checkpoint, tuned: Adapter | ModelSum
-) -> dict[str, tuple[Callable[[], Tensor], float]]:
-    """Tensors of one dimension that an adapter stores in full or makes, by the base's names, and its weight in a sum.
+def _adapters_on(base: Checkpoint, tuned: Adapter | ModelSum) -> list[tuple[Side, float]]:
+    """The adapters on the base, each with its weight in a sum.
 
-    Those of two dimensions are matrices like any other.
+    Raises:
+      CheckpointError: a part is a full checkpoint, or trained what cannot be merged.
     """
     parts = parts_of(tuned)
     for adapter, _ in parts:
@@ -264,29 +264,46 @@ def _replaced_whole(
                 f"'{adapter.source}' trained {len(adapter.ignored)} tensors that cannot be merged here "
                 f"('{adapter.ignored[0][0]}': {adapter.ignored[0][1]}); write an adapter (--as adapter)"
             )
+    weights = [weight for _, weight in parts]
+    return list(zip(sides_of(base, [adapter for adapter, _ in parts]), weights, strict=True))
+
+
+def _replaced_whole(
+    base: Checkpoint, tuned: Adapter | ModelSum, sides: Sequence[tuple[Side, float]]
+) -> dict[str, tuple[Callable[[], Tensor], float]]:
+    """Tensors of one dimension that an adapter stores in full or makes, by the base's names, and its weight in a sum.
+
+    Those of two dimensions are matrices like any other.
+    """
     whole: dict[str, tuple[Callable[[], Tensor], float]] = {}
-    sides = sides_of(base, [adapter for adapter, _ in parts])
-    for side, (adapter, weight) in zip(sides, parts, strict=True):
+    for side, weight in sides:
         _require_matched(base, side)
         for name, stored in side.tensors.items():
             if stored.shape != base.shape(name):
                 raise CheckpointError(
-                    f"'{adapter.source}' contains '{name}' as {stored.shape} and the base has {base.shape(name)}; "
-                    "write an adapter (--as adapter)"
+                    f"'{side.acting.part.source}' contains '{name}' as {stored.shape} and the base has "
+                    f"{base.shape(name)}; write an adapter (--as adapter)"
                 )
             if len(stored.shape) < 2:
-                if len(parts) > 1:
-                    raise CheckpointError(
-                        f"'{tuned.source}' is a sum of adapters that store '{name}' in full; merge it first"
-                    )
+                _require_alone(tuned, sides, f"store '{name}' in full")
                 whole[name] = stored.read, weight
         for bias, name in side.biases.items():
-            if len(parts) > 1:
-                raise CheckpointError(
-                    f"'{tuned.source}' is a sum of adapters that change '{bias}'; merge it first"
-                )
+            _require_alone(tuned, sides, f"change '{bias}'")
             whole[bias] = partial(_bias_of, side, name), weight
     return whole
+
+
+def _added_tensors(tuned: Adapter | ModelSum, sides: Sequence[tuple[Side, float]]) -> list[PlannedTensor]:
+    """What an adapter stores in full and the base has no tensor for, such as a new classification head: as tuned."""
+    added = [(name, stored) for side, _ in sides for name, stored in side.added.items()]
+    for name, _ in added:
+        _require_alone(tuned, sides, f"store '{name}' in full")
+    return [PlannedTensor(name, stored.shape, stored.dtype, stored.read) for name, stored in added]
+
+
+def _require_alone(tuned: Adapter | ModelSum, sides: Sequence[tuple[Side, float]], what: str) -> None:
+    if len(sides) > 1:
+        raise CheckpointError(f"'{tuned.source}' is a sum of adapters that {what}; merge it first")
 
 
 def _bias_of(side: Side, weight: str) -> Tensor:
