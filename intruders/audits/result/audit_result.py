@@ -169,11 +169,11 @@ class Audit:
         try:
             if is_json:
                 document = json.loads(content)
+                _refuse_another_result(document, path)
             else:
                 from .parquet_form import document_from_parquet
 
                 document = document_from_parquet(content)
-            _refuse_another_result(document, path)
             get_field(document, "schema", "document", int)
             return cls.from_document(migrated(document, str(path), "a saved audit", SCHEMA))
         except (ValueError, OverflowError, RecursionError) as error:
