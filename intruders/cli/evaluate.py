@@ -14,6 +14,45 @@ from . import options, setting_options
 from .command import examples
 from .output import resumable, say
 
+Model = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="A folder of a run, a model or an adapter, a Hub id, smollm2-135m or minilm-l6.",
+    ),
+]
+Base = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MODEL",
+        help="Model before fine-tuning, as MODEL; adds its loss and the change from it. [default: none]",
+        rich_help_panel=options.MEASURES,
+    ),
+]
+ReportedHalf = Annotated[
+    bool,
+    typer.Option(
+        "--reported-half",
+        help="Measure only the half of documents and examples that heal, scale and remedies report on, at the "
+        "same --max-documents, --max-examples, --seed and --data-seed.",
+        rich_help_panel=options.MEASURES,
+    ),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER",
+        help="Folder for the result as JSON and Parquet. [default: not written]",
+        rich_help_panel=options.OUTPUT,
+    ),
+]
+Force = Annotated[
+    bool,
+    typer.Option(
+        "--force", help="Replace the evaluation in the folder of --out.", rich_help_panel=options.OUTPUT
+    ),
+]
+
 
 @examples(
     (
@@ -30,51 +69,18 @@ from .output import resumable, say
 @setting_options.of(ScoreSettings, "scores")
 @setting_options.of(Loading, "loading")
 def evaluate(
-    model: Annotated[
-        str,
-        typer.Argument(
-            metavar="MODEL",
-            help="A folder of a run, a model or an adapter, a Hub id, smollm2-135m or minilm-l6.",
-        ),
-    ],
-    base: Annotated[
-        str | None,
-        typer.Option(
-            metavar="MODEL",
-            help="Model before fine-tuning, as MODEL; adds its loss and the change from it. [default: none]",
-            rich_help_panel=options.MEASURES,
-        ),
-    ] = None,
+    model: Model,
+    base: Base = None,
     *,
     losses: LossSettings,
     data_seed: options.DataSeed = None,
     seed: Annotated[int, options.seed_of("document samples, of masks and of the bootstrap")] = 0,
-    reported_half: Annotated[
-        bool,
-        typer.Option(
-            "--reported-half",
-            help="Measure only the half of documents and examples that heal, scale and remedies report on, at the "
-            "same --max-documents, --max-examples, --seed and --data-seed.",
-            rich_help_panel=options.MEASURES,
-        ),
-    ] = False,
+    reported_half: ReportedHalf = False,
     harness: HarnessSettings,
     scores: ScoreSettings,
     loading: Loading,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FOLDER",
-            help="Folder for the result as JSON and Parquet. [default: not written]",
-            rich_help_panel=options.OUTPUT,
-        ),
-    ] = None,
-    force: Annotated[
-        bool,
-        typer.Option(
-            "--force", help="Replace the evaluation in the folder of --out.", rich_help_panel=options.OUTPUT
-        ),
-    ] = False,
+    out: Out = None,
+    force: Force = False,
 ) -> None:
     """Measure pre-training loss and task accuracy.
 

@@ -16,6 +16,32 @@ if TYPE_CHECKING:
     from ..audits.fleet.fleet_result import FleetAudit
 
 
+Adapters = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="ADAPTER...",
+        help="Adapters or tuned models: folders, files, Hub ids, globs, folders of adapters, @FILE with one per "
+        "line, or collection:OWNER/SLUG of the Hub.",
+    ),
+]
+Out = Annotated[
+    str,
+    typer.Option(
+        metavar="FOLDER",
+        help="Folder or URL of the results. Run the same command again to resume or to add adapters.",
+        rich_help_panel=options.OUTPUT,
+    ),
+]
+FailRefused = Annotated[
+    bool,
+    typer.Option(
+        "--fail-refused",
+        help="Exit with status 1 if any adapter could not be audited.",
+        rich_help_panel=options.OUTPUT,
+    ),
+]
+
+
 @examples(
     (
         "Audit every adapter in a folder and write the report",
@@ -31,23 +57,9 @@ if TYPE_CHECKING:
 @options.with_cache_and_device
 def fleet(
     base: options.BaseAlone,
-    adapters: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="ADAPTER...",
-            help="Adapters or tuned models: folders, files, Hub ids, globs, folders of adapters, @FILE with one per "
-            "line, or collection:OWNER/SLUG of the Hub.",
-        ),
-    ],
+    adapters: Adapters,
     *,
-    out: Annotated[
-        str,
-        typer.Option(
-            metavar="FOLDER",
-            help="Folder or URL of the results. Run the same command again to resume or to add adapters.",
-            rich_help_panel=options.OUTPUT,
-        ),
-    ],
+    out: Out,
     settings: AuditSettings,
     compute: Compute,
     ray: options.Ray = None,
@@ -56,14 +68,7 @@ def fleet(
     json: options.JsonOrStdout = None,
     sarif: options.Sarif = None,
     fail_above: Annotated[int | None, options.fail_above_of("any adapter has")] = None,
-    fail_refused: Annotated[
-        bool,
-        typer.Option(
-            "--fail-refused",
-            help="Exit with status 1 if any adapter could not be audited.",
-            rich_help_panel=options.OUTPUT,
-        ),
-    ] = False,
+    fail_refused: FailRefused = False,
     verbose: Annotated[bool, options.verbose_of("adapter")] = False,
 ) -> None:
     """Audit many adapters of one base in one pass.

@@ -11,45 +11,51 @@ from . import options
 from .command import examples
 from .output import put_json, say, terminal_width
 
+ModelPath = Annotated[
+    str,
+    typer.Argument(
+        metavar="PATH",
+        help=f"A model or adapter: {options.MODEL_IS}, or a sum such as A@0.7+B@0.3.",
+    ),
+]
+Other = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="OTHER",
+        help="A second adapter, to compare the updates of both. [default: none]",
+        show_default=False,
+    ),
+]
+InspectedBase = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MODEL", help="Base model of the audit: adds the matrices to examine. [default: none]"
+    ),
+]
+Energy = Annotated[
+    float,
+    typer.Option(
+        metavar="SHARE",
+        help="Share of the squared singular values of an adapter's update that the shown ranks and subspaces keep, "
+        "above 0 and at most 1.",
+    ),
+]
+Json = Annotated[
+    bool,
+    typer.Option("--json", help="Print JSON, and nothing else.", rich_help_panel=options.OUTPUT),
+]
+
 
 @examples(
     ("Show the format of an adapter and its ranks in use", "intruders inspect my-adapter"),
     ("Compare the updates of two adapters", "intruders inspect first-adapter second-adapter"),
 )
 def inspect(
-    path: Annotated[
-        str,
-        typer.Argument(
-            metavar="PATH",
-            help=f"A model or adapter: {options.MODEL_IS}, or a sum such as A@0.7+B@0.3.",
-        ),
-    ],
-    other: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="OTHER",
-            help="A second adapter, to compare the updates of both. [default: none]",
-            show_default=False,
-        ),
-    ] = None,
-    base: Annotated[
-        str | None,
-        typer.Option(
-            metavar="MODEL", help="Base model of the audit: adds the matrices to examine. [default: none]"
-        ),
-    ] = None,
-    energy: Annotated[
-        float,
-        typer.Option(
-            metavar="SHARE",
-            help="Share of the squared singular values of an adapter's update that the shown ranks and subspaces keep, "
-            "above 0 and at most 1.",
-        ),
-    ] = 0.99,
-    json: Annotated[
-        bool,
-        typer.Option("--json", help="Print JSON, and nothing else.", rich_help_panel=options.OUTPUT),
-    ] = False,
+    path: ModelPath,
+    other: Other = None,
+    base: InspectedBase = None,
+    energy: Energy = 0.99,
+    json: Json = False,
     verbose: Annotated[bool, options.verbose_of("tensor")] = False,
 ) -> None:
     """Show what a model or adapter path contains.

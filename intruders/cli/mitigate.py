@@ -26,6 +26,108 @@ MITIGATION = "Mitigation"
 _SURGERY, _DRAWN_MODE = "surgery", "random_index"
 
 
+Scale = Annotated[
+    float | None,
+    typer.Option(
+        metavar="NUMBER",
+        help="Intruder scale: 0 removes the intruders, 1 changes nothing. [default: required without --remedy]",
+        rich_help_panel=MITIGATION,
+    ),
+]
+Control = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help=f"Scale something else instead: {', '.join(CONTROLS[:-1])} or {CONTROLS[-1]}. [default: intruders]",
+        autocompletion=one_of(CONTROLS),
+        rich_help_panel=MITIGATION,
+    ),
+]
+Which = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help=WHICH_HELP,
+        autocompletion=one_of(WHICH),
+        rich_help_panel=MITIGATION,
+    ),
+]
+RemedyName = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help=f"Apply a published remedy instead: {', '.join(PUBLISHED[:-1])} or {PUBLISHED[-1]}. "
+        "[default: scale the intruders]",
+        autocompletion=one_of(PUBLISHED),
+        rich_help_panel=MITIGATION,
+    ),
+]
+Strength = Annotated[
+    float | None,
+    typer.Option(
+        metavar="NUMBER",
+        help="Strength of the remedy, such as the alpha of interpolate. [default: the remedy's]",
+        rich_help_panel=MITIGATION,
+    ),
+]
+SurgeryTask = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TASK",
+        help="Task of the remedy surgery: word-problems, pydoc-topics, a Hub task or a data file. Its loss on "
+        "128 training examples is measured. [default: required with surgery]",
+        rich_help_panel=MITIGATION,
+    ),
+]
+DosesFile = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Record of the remedy doses: the heal.json that intruders heal wrote, or its folder. [default: "
+        "required with doses]",
+        rich_help_panel=MITIGATION,
+    ),
+]
+SurgeryMode = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MODE",
+        help="Mode of the remedy surgery: abs_select, smooth_abs, grad_direction or random_index. "
+        "[default: abs_select]",
+        rich_help_panel=MITIGATION,
+    ),
+]
+Seed = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        help="Seed of the control random, of the remedy drop and of surgery's random_index. [default: 0]",
+        rich_help_panel=MITIGATION,
+    ),
+]
+Out = Annotated[
+    Path,
+    typer.Option(
+        metavar="FOLDER",
+        help="Folder to write. It appears complete or not at all.",
+        rich_help_panel=options.OUTPUT,
+    ),
+]
+Rank = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N",
+        help="Rank of the written adapter: a number, or keep for that of TUNED. Cutting the rank has an "
+        "error, which is printed. [default: as the mitigation needs]",
+        rich_help_panel=options.OUTPUT,
+    ),
+]
+Check = Annotated[
+    bool,
+    typer.Option("--check/--no-check", help="Audit the written model.", rich_help_panel=options.OUTPUT),
+]
+
+
 @examples(
     (
         "Scale every intruder to 30 % and save the result",
@@ -51,110 +153,22 @@ def mitigate(
     base: options.Base,
     tuned: options.Tuned = None,
     *,
-    scale: Annotated[
-        float | None,
-        typer.Option(
-            metavar="NUMBER",
-            help="Intruder scale: 0 removes the intruders, 1 changes nothing. [default: required without --remedy]",
-            rich_help_panel=MITIGATION,
-        ),
-    ] = None,
-    control: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help=f"Scale something else instead: {', '.join(CONTROLS[:-1])} or {CONTROLS[-1]}. [default: intruders]",
-            autocompletion=one_of(CONTROLS),
-            rich_help_panel=MITIGATION,
-        ),
-    ] = None,
-    which: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME",
-            help=WHICH_HELP,
-            autocompletion=one_of(WHICH),
-            rich_help_panel=MITIGATION,
-        ),
-    ] = WHICH[0],
-    remedy: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help=f"Apply a published remedy instead: {', '.join(PUBLISHED[:-1])} or {PUBLISHED[-1]}. "
-            "[default: scale the intruders]",
-            autocompletion=one_of(PUBLISHED),
-            rich_help_panel=MITIGATION,
-        ),
-    ] = None,
-    strength: Annotated[
-        float | None,
-        typer.Option(
-            metavar="NUMBER",
-            help="Strength of the remedy, such as the alpha of interpolate. [default: the remedy's]",
-            rich_help_panel=MITIGATION,
-        ),
-    ] = None,
-    task: Annotated[
-        str | None,
-        typer.Option(
-            metavar="TASK",
-            help="Task of the remedy surgery: word-problems, pydoc-topics, a Hub task or a data file. Its loss on "
-            "128 training examples is measured. [default: required with surgery]",
-            rich_help_panel=MITIGATION,
-        ),
-    ] = None,
-    doses: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Record of the remedy doses: the heal.json that intruders heal wrote, or its folder. [default: "
-            "required with doses]",
-            rich_help_panel=MITIGATION,
-        ),
-    ] = None,
+    scale: Scale = None,
+    control: Control = None,
+    which: Which = WHICH[0],
+    remedy: RemedyName = None,
+    strength: Strength = None,
+    task: SurgeryTask = None,
+    doses: DosesFile = None,
     data_seed: options.DataSeed = None,
-    mode: Annotated[
-        str | None,
-        typer.Option(
-            metavar="MODE",
-            help="Mode of the remedy surgery: abs_select, smooth_abs, grad_direction or random_index. "
-            "[default: abs_select]",
-            rich_help_panel=MITIGATION,
-        ),
-    ] = None,
-    seed: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            help="Seed of the control random, of the remedy drop and of surgery's random_index. [default: 0]",
-            rich_help_panel=MITIGATION,
-        ),
-    ] = None,
+    mode: SurgeryMode = None,
+    seed: Seed = None,
     audit: options.SavedAudit = None,
-    out: Annotated[
-        Path,
-        typer.Option(
-            metavar="FOLDER",
-            help="Folder to write. It appears complete or not at all.",
-            rich_help_panel=options.OUTPUT,
-        ),
-    ],
+    out: Out,
     form: options.Form = "auto",
-    rank: Annotated[
-        str | None,
-        typer.Option(
-            metavar="N",
-            help="Rank of the written adapter: a number, or keep for that of TUNED. Cutting the rank has an "
-            "error, which is printed. [default: as the mitigation needs]",
-            rich_help_panel=options.OUTPUT,
-        ),
-    ] = None,
+    rank: Rank = None,
     force: options.Force = False,
-    check: Annotated[
-        bool,
-        typer.Option("--check/--no-check", help="Audit the written model.", rich_help_panel=options.OUTPUT),
-    ] = True,
+    check: Check = True,
     settings: AuditSettings,
     compute: Compute,
     loading: Loading,
@@ -180,15 +194,18 @@ def mitigate(
             out=out,
             control=control or INTRUDERS,
             which=which,
-            remedy=_with_task(
-                _with_doses(_remedy(remedy, strength, drawn_by), doses, base, tuned),
+            remedy=_remedy_of(
+                remedy,
                 base,
                 tuned,
-                task,
-                data_seed,
-                mode,
-                loading,
-                progress,
+                strength=strength,
+                seed=drawn_by,
+                record=doses,
+                task=task,
+                mode=mode,
+                data_seed=data_seed,
+                loading=loading,
+                progress=progress,
             ),
             rank=int(rank) if rank is not None and rank.isdecimal() else rank,
             form=form,
@@ -231,53 +248,41 @@ def _may_draw(remedy: str | None, mode: str | None) -> bool:
     return remedy not in known or "seed" in settings_of(known[remedy])
 
 
-def _with_task(
-    remedy: Remedy | None,
+def _remedy_of(
+    name: str | None,
     base: str,
     tuned: str | None,
+    *,
+    strength: float | None,
+    seed: int,
+    record: Path | None,
     task: str | None,
-    data_seed: int | None,
     mode: str | None,
+    data_seed: int | None,
     loading: Loading,
     progress: Progress,
 ) -> Remedy | None:
-    """Return the remedy; surgery gets the task's sensitivities."""
+    """Return the remedy: doses has those of a record of the same tuned model, surgery the task's sensitivities."""
+    from ..mitigation.remedies.doses import Doses
+    from ..mitigation.remedies.every_remedy import published_remedy
     from ..mitigation.remedies.surgery import Surgery
 
-    if not isinstance(remedy, Surgery):
-        return remedy
-    from ..measures.sensitivities import with_sensitivities
-
-    asked = replace(remedy, task=task, mode=mode or remedy.mode)
-    return with_sensitivities(asked, base, tuned, data_seed=data_seed, loading=loading, progress=progress)
-
-
-def _with_doses(
-    remedy: Remedy | None, record: Path | None, base: str | None, tuned: str | None
-) -> Remedy | None:
-    """Return the remedy; doses gets those of a record of the same tuned model."""
-    from ..mitigation.remedies.doses import Doses
-
-    if not isinstance(remedy, Doses):
-        refuse_given({"doses": record}, "only the remedy doses takes", "pass --remedy doses, or leave it out")
-        return remedy
-    if record is None:
-        raise SettingError(
-            "remedy 'doses' needs the doses of these two models; pass --doses with the heal.json of them, or learn "
-            "them with intruders heal"
-        )
-    from ..experiments.heal.learned_doses import doses_for
-
-    return doses_for(record, base, tuned, remedy.share)
-
-
-def _remedy(name: str | None, strength: float | None, seed: int) -> Remedy | None:
-    from ..mitigation.remedies.every_remedy import published_remedy
-
-    if name is None:
-        if strength is not None:
+    if name is None and strength is not None:
+        raise SettingError(f"strength is {strength:g}; expected a remedy that has one; pass --remedy NAME")
+    remedy = None if name is None else published_remedy(name, strength, seed)
+    if isinstance(remedy, Doses):
+        if record is None:
             raise SettingError(
-                f"strength is {strength:g}; expected a remedy that has one; pass --remedy NAME"
+                "remedy 'doses' needs the doses of these two models; pass --doses with the heal.json of them, or "
+                "learn them with intruders heal"
             )
-        return None
-    return published_remedy(name, strength, seed)
+        from ..experiments.heal.learned_doses import doses_for
+
+        return doses_for(record, base, tuned, remedy.share)
+    refuse_given({"doses": record}, "only the remedy doses takes", "pass --remedy doses, or leave it out")
+    if isinstance(remedy, Surgery):
+        from ..measures.sensitivities import with_sensitivities
+
+        asked = replace(remedy, task=task, mode=mode or remedy.mode)
+        return with_sensitivities(asked, base, tuned, data_seed=data_seed, loading=loading, progress=progress)
+    return remedy

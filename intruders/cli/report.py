@@ -13,6 +13,61 @@ from .output import refuse_given, say
 ONE_OF_BOTH = "leave one of the two out"
 
 
+Results = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="RUN_OR_AUDIT...",
+        help="The folder of a study; or saved audits (.json or .parquet), or folders that contain "
+        "audit.json.",
+    ),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Write the report to this HTML file. [default: report.html in the folder of a study]",
+    ),
+]
+Png = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER",
+        help="Write the figures to this folder, as PNG, SVG and the numbers as CSV. [default: not written]",
+    ),
+]
+Verdicts = Annotated[
+    bool,
+    typer.Option(
+        "--verdicts",
+        help="Print one Markdown table of the verdicts of one or several studies; write no file.",
+    ),
+]
+Data = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER",
+        help="Publish the tables of a study to this folder, without its models; write no report. "
+        "[default: not written]",
+    ),
+]
+Forest = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE.svg",
+        help="Draw all effects of a folder of published studies, for light and for dark pages, and print them "
+        "as a Markdown table. [default: not written]",
+    ),
+]
+Scale = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Critical scales to show with one audit: a file that intruders scale --json wrote. "
+        "[default: scale.json beside the audit]",
+    ),
+]
+
+
 @examples(
     ("Write the report of one saved audit", "intruders report audit.json --out report.html"),
     (
@@ -21,60 +76,13 @@ ONE_OF_BOTH = "leave one of the two out"
     ),
 )
 def report(
-    results: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="RUN_OR_AUDIT...",
-            help="The folder of a study; or saved audits (.json or .parquet), or folders that contain "
-            "audit.json.",
-        ),
-    ],
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Write the report to this HTML file. [default: report.html in the folder of a study]",
-        ),
-    ] = None,
-    png: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FOLDER",
-            help="Write the figures to this folder, as PNG, SVG and the numbers as CSV. "
-            "[default: not written]",
-        ),
-    ] = None,
-    verdicts: Annotated[
-        bool,
-        typer.Option(
-            "--verdicts",
-            help="Print one Markdown table of the verdicts of one or several studies; write no file.",
-        ),
-    ] = False,
-    data: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FOLDER",
-            help="Publish the tables of a study to this folder, without its models; write no report. "
-            "[default: not written]",
-        ),
-    ] = None,
-    forest: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE.svg",
-            help="Draw all effects of a folder of published studies, for light and for dark pages, and print them "
-            "as a Markdown table. [default: not written]",
-        ),
-    ] = None,
-    scale: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Critical scales to show with one audit: a file that intruders scale --json wrote. "
-            "[default: scale.json beside the audit]",
-        ),
-    ] = None,
+    results: Results,
+    out: Out = None,
+    png: Png = None,
+    verdicts: Verdicts = False,
+    data: Data = None,
+    forest: Forest = None,
+    scale: Scale = None,
 ) -> None:
     """Write an HTML report or figures from saved results."""
     of_pages: dict[str, object] = {"out": out, "png": png, "scale": scale}

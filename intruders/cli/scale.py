@@ -19,6 +19,33 @@ from . import options, setting_options
 from .command import examples
 from .output import check_json, put_json, refuse_given, say, terminal_width
 
+Target = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        help="Number of intruders to allow in the model. With --task, --loss-on or --at, critical scales are found "
+        "only if this is given. [default: 0]",
+        rich_help_panel=options.INTRUDERS,
+    ),
+]
+At = Annotated[
+    float | None,
+    typer.Option(
+        metavar="NUMBER",
+        help="Scale to write to --out: 1 is the update as trained. [default: the scale that --task and --loss-on "
+        "choose]",
+        rich_help_panel=options.OUTPUT,
+    ),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER",
+        help="Folder for the model at that scale. [default: not written]",
+        rich_help_panel=options.OUTPUT,
+    ),
+]
+
 
 @examples(
     ("Find the largest update scale without intruders", "intruders scale smollm2-135m my-adapter"),
@@ -38,15 +65,7 @@ def scale(
     base: options.Base,
     tuned: options.Tuned = None,
     *,
-    target: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            help="Number of intruders to allow in the model. With --task, --loss-on or --at, critical scales are found "
-            "only if this is given. [default: 0]",
-            rich_help_panel=options.INTRUDERS,
-        ),
-    ] = None,
+    target: Target = None,
     losses: LossSettings,
     scores: ScoreSettings,
     measuring: HealSettings,
@@ -55,23 +74,8 @@ def scale(
     settings: AuditSettings,
     compute: Compute,
     loading: Loading,
-    at: Annotated[
-        float | None,
-        typer.Option(
-            metavar="NUMBER",
-            help="Scale to write to --out: 1 is the update as trained. [default: the scale that --task and --loss-on "
-            "choose]",
-            rich_help_panel=options.OUTPUT,
-        ),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FOLDER",
-            help="Folder for the model at that scale. [default: not written]",
-            rich_help_panel=options.OUTPUT,
-        ),
-    ] = None,
+    at: At = None,
+    out: Out = None,
     form: options.Form = "auto",
     force: options.Force = False,
     json: options.JsonOrStdout = None,

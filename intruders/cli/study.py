@@ -12,6 +12,35 @@ from . import options
 from .command import examples
 from .output import resumable
 
+StudyFile = Annotated[
+    Path,
+    typer.Argument(metavar="FILE", help="YAML file of the study; docs/reference/study.md lists its keys."),
+]
+Out = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FOLDER",
+        help="Folder or URL of the study; its finished runs are skipped. [required without --dry-run]",
+    ),
+]
+Resume = Annotated[
+    bool,
+    typer.Option("--resume", help="Stop with an error if --out does not contain this study yet."),
+]
+Published = Annotated[
+    Path | None,
+    typer.Option(
+        "--from",
+        metavar="FOLDER",
+        help="Take finished runs over from published tables, where every setting is the same. "
+        "[default: nothing is taken over]",
+    ),
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Show the runs and the amount of work, and start nothing.")
+]
+Jobs = Annotated[int, typer.Option(metavar="N", help="Number of runs at a time, each in its own process.")]
+
 
 @examples(
     (
@@ -24,38 +53,12 @@ from .output import resumable
     ),
 )
 def study(
-    file: Annotated[
-        Path,
-        typer.Argument(
-            metavar="FILE", help="YAML file of the study; docs/reference/study.md lists its keys."
-        ),
-    ],
-    out: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FOLDER",
-            help="Folder or URL of the study; its finished runs are skipped. [required without --dry-run]",
-        ),
-    ] = None,
-    resume: Annotated[
-        bool,
-        typer.Option("--resume", help="Stop with an error if --out does not contain this study yet."),
-    ] = False,
-    published: Annotated[
-        Path | None,
-        typer.Option(
-            "--from",
-            metavar="FOLDER",
-            help="Take finished runs over from published tables, where every setting is the same. "
-            "[default: nothing is taken over]",
-        ),
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show the runs and the amount of work, and start nothing.")
-    ] = False,
-    jobs: Annotated[
-        int, typer.Option(metavar="N", help="Number of runs at a time, each in its own process.")
-    ] = 1,
+    file: StudyFile,
+    out: Out = None,
+    resume: Resume = False,
+    published: Published = None,
+    dry_run: DryRun = False,
+    jobs: Jobs = 1,
     ray: options.Ray = None,
 ) -> None:
     """Run or resume the study in a YAML file.
