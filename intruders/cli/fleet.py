@@ -78,7 +78,6 @@ def fleet(
     from rich.console import Console
 
     from ..audits.fleet.audit_fleet import audit_many
-    from ..charts.text import plural
     from ..reports.fleet.fleet_text import print_fleet
     from .progress import progress_bar
 
@@ -103,34 +102,44 @@ def fleet(
         write_sarif(fleet_findings(result, fail_above), sarif)
     if not put_json(result.to_document(), json):
         print_fleet(result, Console(), verbose=verbose)
+    notes, status = _verdict(result, fail_above, fail_refused)
+    for line in notes:
+        note(line)
+    if status is not None:
+        raise typer.Exit(status)
+
+
+def _verdict(
+    result: FleetAudit, fail_above: int | None, fail_refused: bool
+) -> tuple[list[str], ExitStatus | None]:
+    """Return what is told beside the result, and the status to exit with; None where nothing failed."""
+    from ..charts.text import plural
+
+    notes = []
     uncounted = result.not_compared if fail_above is not None or fail_refused else {}
     answers = result.adapters["adapter"].nunique() - len(uncounted.keys() | result.refused.keys())
-    for source, reason in list(uncounted.items())[:1]:
-        note(
+    if uncounted:
+        source, reason = next(iter(uncounted.items()))
+        notes.append(
             f"{'' if answers else 'error: '}no matrix could be compared in {plural(len(uncounted), 'adapter')}, the "
-            f"first '{source}'; {reason}",
+            f"first '{source}'; {reason}"
         )
     above = [] if fail_above is None else result.above(fail_above)
     if above:
-        note(
+        notes.append(
             f"more intruders than the {fail_above} that --fail-above allows in {plural(len(above), 'adapter')}, the "
-            f"first '{above[0]}'",
+            f"first '{above[0]}'"
         )
+    refused = plural(len(result.refused), "adapter")
+    first_refused = next((f"the first '{source}': {reason}" for source, reason in result.refused.items()), "")
     if fail_refused and result.refused:
-        source, reason = next(iter(result.refused.items()))
-        note(
-            f"refused {plural(len(result.refused), 'adapter')}, the first '{source}': {reason}",
-        )
+        notes.append(f"refused {refused}, {first_refused}")
     if result.nothing_audited:
-        source, reason = next(iter(result.refused.items()))
-        note(
-            f"error: none of {plural(len(result.refused), 'adapter')} could be audited, the first '{source}': {reason}",
-        )
-        raise typer.Exit(ExitStatus.REFUSED)
-    if uncounted and not answers:
-        raise typer.Exit(ExitStatus.REFUSED)
-    if above or uncounted or (fail_refused and result.refused):
-        raise typer.Exit(ExitStatus.FAILED)
+        notes.append(f"error: none of {refused} could be audited, {first_refused}")
+    if result.nothing_audited or (uncounted and not answers):
+        return notes, ExitStatus.REFUSED
+    failed = above or uncounted or (fail_refused and result.refused)
+    return notes, ExitStatus.FAILED if failed else None
 
 
 def _write_report(result: FleetAudit, out: str) -> None:
