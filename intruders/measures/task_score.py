@@ -54,15 +54,7 @@ def score_task(
     Raises SettingError for a task that has no right answers (score none), and for a split without rows.
     """
     chosen, examples = scored_examples(task, split, max_examples)
-    grades = graded(
-        opened.model,
-        opened.tokenizer,
-        task,
-        examples,
-        context=opened.context,
-        labels=labels or None,
-        batch_size=batch_size,
-    )
+    grades = graded(opened, task, examples, labels=labels or None, batch_size=batch_size)
     return score_of_answers(task, chosen, grades.right or [], grades.unfinished)
 
 

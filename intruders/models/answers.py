@@ -23,38 +23,26 @@ from .encoding import (
     pad_token_id,
 )
 from .token_losses import losses_and_hits
+from .tuned_model import OpenedModel
 
 _BATCH = 32  # examples that are measured together, where nothing else is asked for
 _AT_A_LOOK = 16  # answers that are generated before it is asked whether enough can be right
 BEYOND_TARGET = 16  # tokens that an answer may have more than its target, whatever else is asked for
 
 
-def outcomes(
-    model: nn.Module,
-    tokenizer: Any,
-    task: Task,
-    examples: Sequence[Example],
-    *,
-    context: int,
-) -> list[bool]:
+def outcomes(opened: OpenedModel, task: Task, examples: Sequence[Example]) -> list[bool]:
     """Return for each example whether the model's answer is right, in order.
 
     Classification: the class of the largest logit is the label. Causal: a greedy completion of the prompt,
     compared by the task's score (its last number, or its complete text).
     """
-    grades = graded(model, tokenizer, task, examples, context=context)
+    grades = graded(opened, task, examples)
     assert grades.right is not None
     return grades.right
 
 
 def outcomes_until_decided(
-    model: nn.Module,
-    tokenizer: Any,
-    task: Task,
-    examples: Sequence[Example],
-    *,
-    context: int,
-    accuracy: float,
+    opened: OpenedModel, task: Task, examples: Sequence[Example], *, accuracy: float
 ) -> list[bool | None]:
     """Return :func:`outcomes`, with None for those that were not asked because ``accuracy`` is out of reach.
 
@@ -62,15 +50,15 @@ def outcomes_until_decided(
     limit, is told from a trained one by a few answers.
     """
     if task.kind == "classification":
-        return [*outcomes(model, tokenizer, task, examples, context=context)]
-    settled = _targets(model, tokenizer, examples, context, _BATCH).right or []
+        return [*outcomes(opened, task, examples)]
+    settled = _targets(opened, examples, _BATCH).right or []
     right: list[bool | None] = [is_settled or None for is_settled in settled]
     open_rows = [row for row, is_settled in enumerate(settled) if not is_settled]
     for start in range(0, len(open_rows), _AT_A_LOOK):
         rows = open_rows[start : start + _AT_A_LOOK]
         # On a processor, autocast would cast every weight anew for every token.
         with torch.autocast("cpu", enabled=False):
-            given = _answers_of(model, tokenizer, task, examples, rows, context, _AT_A_LOOK)
+            given = _answers_of(opened, task, examples, rows, _AT_A_LOOK)
         for row, answer in given.items():
             right[row] = is_right(task, examples[row], answer.text)
         if (len(right) - right.count(False)) / len(right) < accuracy:
@@ -90,12 +78,10 @@ class Graded:
 
 
 def graded(
-    model: nn.Module,
-    tokenizer: Any,
+    opened: OpenedModel,
     task: Task,
     examples: Sequence[Example],
     *,
-    context: int,
     labels: Sequence[str] | None = None,
     batch_size: int = _BATCH,
     answers: bool = True,
@@ -105,35 +91,27 @@ def graded(
     ``labels`` names the model's outputs in order if that is not the task's own order.
     """
     if task.kind == "classification":
-        return _classes(model, tokenizer, labels or task.labels, examples, context, batch_size)
-    targets = _targets(model, tokenizer, examples, context, batch_size)
+        return _classes(opened, labels or task.labels, examples, batch_size)
+    targets = _targets(opened, examples, batch_size)
     if not answers:
         return replace(targets, right=None)
     # Where every next token of the target is the most likely one, greedy generation gives just the target:
     # one forward pass settles those, and only the others are generated.
     right = list(targets.right or [])
     open_rows = [row for row, settled in enumerate(right) if not settled]
-    given = _answers_of(model, tokenizer, task, examples, open_rows, context, batch_size)
+    given = _answers_of(opened, task, examples, open_rows, batch_size)
     for row, answer in given.items():
         right[row] = is_right(task, examples[row], answer.text)
     return replace(targets, right=right, unfinished=sum(not answer.has_ended for answer in given.values()))
 
 
 def _answers_of(
-    model: nn.Module,
-    tokenizer: Any,
-    task: Task,
-    examples: Sequence[Example],
-    rows: Sequence[int],
-    context: int,
-    batch_size: int,
+    opened: OpenedModel, task: Task, examples: Sequence[Example], rows: Sequence[int], batch_size: int
 ) -> dict[int, Answer]:
     """Generate the answers to some of the examples, by their rows."""
     answers = generated_answers(
-        model,
-        tokenizer,
+        opened,
         [examples[row] for row in rows],
-        context=context,
         batch_size=batch_size,
         max_new_tokens=tokens_of_answers(task),
     )
@@ -164,11 +142,9 @@ class Answer:
 
 @torch.no_grad()
 def generated_answers(
-    model: nn.Module,
-    tokenizer: Any,
+    opened: OpenedModel,
     examples: Sequence[Example],
     *,
-    context: int,
     batch_size: int = _BATCH,
     max_new_tokens: int = ANSWER_TOKENS,
 ) -> list[Answer]:
@@ -177,6 +153,7 @@ def generated_answers(
     The limit of a prompt is ``max_new_tokens``, or its target and ``BEYOND_TARGET`` tokens if that is more, and
     never more than the context has room for after the prompt. Other prompts of the batch do not affect it.
     """
+    tokenizer, context = opened.tokenizer, opened.context
     answers = [Answer("", has_ended=False)] * len(examples)
     prompts = [prompt for prompt, _ in encode_parts(tokenizer, examples)]
     targets = [
@@ -187,9 +164,9 @@ def generated_answers(
         min(max(max_new_tokens, target + BEYOND_TARGET), context - len(prompt))
         for prompt, target in zip(prompts, targets, strict=True)
     ]
-    with evaluating(model):
+    with evaluating(opened.model):
         for rows in _batches_to_complete([len(prompt) for prompt in prompts], rooms, context, batch_size):
-            given = _generate(model, tokenizer, [prompts[row] for row in rows], [rooms[row] for row in rows])
+            given = _generate(opened, [prompts[row] for row in rows], [rooms[row] for row in rows])
             for row, (ids, has_ended) in zip(rows, given, strict=True):
                 answers[row] = Answer(tokenizer.decode(ids, skip_special_tokens=True), has_ended)
     return answers
@@ -226,12 +203,13 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def _generate(
-    model: nn.Module, tokenizer: Any, prompts: list[list[int]], rooms: list[int]
+    opened: OpenedModel, prompts: list[list[int]], rooms: list[int]
 ) -> list[tuple[list[int], bool]]:
     """Return the new tokens of every row, without end-of-sequence, and whether the row reached it."""
     from transformers import StoppingCriteriaList
 
-    pad, end = pad_token_id(tokenizer), tokenizer.eos_token_id
+    model: Any = opened.model
+    pad, end = pad_token_id(opened.tokenizer), opened.tokenizer.eos_token_id
     width = max(len(prompt) for prompt in prompts)
     device = next(model.parameters()).device
     # Generation continues the right end, so padding goes to the left.
@@ -240,7 +218,7 @@ def _generate(
         [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device
     )
     limits = torch.tensor(rooms, device=device) + width  # (batch,)
-    written = model.generate(  # type: ignore[operator]
+    written = model.generate(
         input_ids=ids,
         attention_mask=mask,
         max_new_tokens=max(rooms),
@@ -261,12 +239,11 @@ def _generate(
 
 
 @torch.no_grad()
-def _targets(
-    model: nn.Module, tokenizer: Any, examples: Sequence[Example], context: int, batch_size: int
-) -> Graded:
+def _targets(opened: OpenedModel, examples: Sequence[Example], batch_size: int) -> Graded:
     """Measure each target's loss, and whether each token is the most likely one given those before it."""
+    model, tokenizer = opened.model, opened.tokenizer
     losses, tokens, right = [0.0] * len(examples), [0] * len(examples), [False] * len(examples)
-    rows = encode_completions(tokenizer, examples, context, where="rows to score", trains=False)
+    rows = encode_completions(tokenizer, examples, opened.context, where="rows to score", trains=False)
     device = next(model.parameters()).device
     with evaluating(model):
         for chosen, batch in batches_by_length(rows, tokenizer, batch_size, device):
@@ -282,14 +259,10 @@ def _targets(
 
 @torch.no_grad()
 def _classes(
-    model: nn.Module,
-    tokenizer: Any,
-    labels: Sequence[str],
-    examples: Sequence[Example],
-    context: int,
-    batch_size: int,
+    opened: OpenedModel, labels: Sequence[str], examples: Sequence[Example], batch_size: int
 ) -> Graded:
-    rows = encode_classification(tokenizer, examples, labels, context)
+    model, tokenizer = opened.model, opened.tokenizer
+    rows = encode_classification(tokenizer, examples, labels, opened.context)
     losses, right = [0.0] * len(rows), [False] * len(rows)
     device = next(model.parameters()).device
     with evaluating(model):

@@ -21,6 +21,7 @@ from ..models.answers import outcomes
 from ..models.base_model import base_model_location
 from ..models.encoding import PadRight, pad_token_id
 from ..models.quiet import quiet_transformers
+from ..models.tuned_model import OpenedModel
 from ..system.callers_process import apart_from_caller
 from ..system.files import stop_on_full_disk
 from ..system.folders import removed_if_unused, scratch_folder
@@ -278,8 +279,8 @@ def _score(
         return [], None
     try:
         with autocast_as_trained(prepared.precision):
-            model, tokenizer = prepared.model, prepared.tokenizer
-            return outcomes(model, tokenizer, task, task.validation, context=prepared.context), None
+            opened = OpenedModel(prepared.model, prepared.tokenizer, prepared.context)
+            return outcomes(opened, task, task.validation), None
     except Exception as error:  # whatever it is, the training is over and must not be lost
         return [], error
 

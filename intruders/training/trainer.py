@@ -18,6 +18,7 @@ from ..errors import NonFiniteError
 from ..models.answers import outcomes_until_decided
 from ..models.encoding import IGNORED, labels_of_next
 from ..models.target_loss import in_single
+from ..models.tuned_model import OpenedModel
 from .kl_to_base import KLToBase
 from .replay import ReplaySampler
 from .run_folder import RunFolder
@@ -194,14 +195,8 @@ class StopAtAccuracy(TrainerCallback):  # type: ignore[misc]
         if state.global_step % self.every:
             return
         with autocast_as_trained(self.precision):
-            right = outcomes_until_decided(
-                model,
-                self.tokenizer,
-                self.task,
-                self.task.validation,
-                context=self.context,
-                accuracy=self.target,
-            )
+            opened = OpenedModel(model, self.tokenizer, self.context)
+            right = outcomes_until_decided(opened, self.task, self.task.validation, accuracy=self.target)
         known = [outcome for outcome in right if outcome is not None]
         accuracy = sum(known) / len(right)
         if len(known) < len(right):

@@ -34,9 +34,9 @@ def _rows(context: int) -> list[Example]:
     return [Example(prompt, target) for prompt, target in zip(prompts, targets, strict=True)]
 
 
-def _model(folder: Path, name: str) -> Any:
+def _opened(folder: Path, name: str) -> OpenedModel:
     """A model with weights large enough that its answers depend on the prompt."""
-    save, _ = CAUSAL[name]
+    save, context = CAUSAL[name]
     save(folder)
     model: Any = load_model(str(folder), "causal")
     torch.manual_seed(1)
@@ -44,23 +44,23 @@ def _model(folder: Path, name: str) -> Any:
         for weight in model.parameters():
             if weight.dim() == 2:
                 weight.add_(torch.randn_like(weight) * 0.2)
-    return model
+    return OpenedModel(model, character_tokenizer(), context)
 
 
 @pytest.mark.parametrize("score", ["exact", "final-number"])
 @pytest.mark.parametrize("name", CAUSAL)
 def test_of_completions(name: str, score: Score, tmp_path: Path) -> None:
-    model, context, tokenizer = _model(tmp_path, name), CAUSAL[name][1], character_tokenizer()
-    rows = _rows(context)
+    opened = _opened(tmp_path, name)
+    rows = _rows(opened.context)
     # The model's own answers as targets, so that the case has right ones, and ones of many lengths.
-    own = generated_answers(model, tokenizer, rows, context=context, batch_size=1, max_new_tokens=12)
+    own = generated_answers(opened, rows, batch_size=1, max_new_tokens=12)
     rows = [
         Example(row.text, answer.text[:9] if number % 2 else row.target)
         for number, (row, answer) in enumerate(zip(rows, own, strict=True))
     ]
     task = Task("t", "causal", score, rows, rows, [], max_new_tokens=60)
-    together = graded(model, tokenizer, task, rows, context=context, batch_size=8)
-    alone = [graded(model, tokenizer, task, [row], context=context) for row in rows]
+    together = graded(opened, task, rows, batch_size=8)
+    alone = [graded(opened, task, [row]) for row in rows]
     assert together.right == [found.right[0] for found in alone if found.right]
     assert together.tokens == [found.tokens[0] for found in alone]
     assert together.losses == pytest.approx([found.losses[0] for found in alone], rel=1e-5)
@@ -69,15 +69,15 @@ def test_of_completions(name: str, score: Score, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", CAUSAL)
 def test_every_row_has_its_own_limit(name: str, tmp_path: Path) -> None:
-    model, context, tokenizer = _model(tmp_path, name), CAUSAL[name][1], character_tokenizer()
+    opened = _opened(tmp_path, name)
+    model: Any = opened.model
+    tokenizer = opened.tokenizer
     tokenizer.eos_token = "<mask>"  # which this model never writes: every answer is as long as its limit
     with torch.no_grad():
         model.get_output_embeddings().weight[tokenizer.eos_token_id] = 0
-    rows = _rows(context)
-    answers = generated_answers(model, tokenizer, rows, context=context, batch_size=8, max_new_tokens=40)
-    alone = [
-        generated_answers(model, tokenizer, [row], context=context, max_new_tokens=40)[0] for row in rows
-    ]
+    rows = _rows(opened.context)
+    answers = generated_answers(opened, rows, batch_size=8, max_new_tokens=40)
+    alone = [generated_answers(opened, [row], max_new_tokens=40)[0] for row in rows]
     assert answers == alone
     assert not any(answer.has_ended for answer in answers)
     written = [
@@ -94,20 +94,21 @@ def test_of_classes(name: str, tmp_path: Path) -> None:
     model: Any = load_model(str(tmp_path), "classification", ["0", "1", "2"])
     rows = [Example(text, str(number % 3)) for number, text in enumerate(_texts([1, 2, 7, 30, 31, 90, 120]))]
     task = Task("t", "classification", "class", rows, rows, [])
-    tokenizer = character_tokenizer(around=name == "bert")
-    together = graded(model, tokenizer, task, rows, context=128, batch_size=7)
-    alone = [graded(model, tokenizer, task, [row], context=128) for row in rows]
+    opened = OpenedModel(model, character_tokenizer(around=name == "bert"), 128)
+    together = graded(opened, task, rows, batch_size=7)
+    alone = [graded(opened, task, [row]) for row in rows]
     assert together.right == [found.right[0] for found in alone if found.right]
     assert together.losses == pytest.approx([found.losses[0] for found in alone], rel=1e-5)
 
 
 def test_a_models_own_penalty_does_not_count_the_padding(tmp_path: Path) -> None:
-    model, tokenizer = _model(tmp_path, "llama"), character_tokenizer()
+    opened = _opened(tmp_path, "llama")
+    model: Any = opened.model
     model.generation_config.repetition_penalty = 1.8
     rows = _rows(512)[:5]
-    answers = generated_answers(model, tokenizer, rows, context=512, max_new_tokens=20)
+    answers = generated_answers(opened, rows, max_new_tokens=20)
     model.generation_config.repetition_penalty = 1.0
-    assert answers == generated_answers(model, tokenizer, rows, context=512, max_new_tokens=20, batch_size=1)
+    assert answers == generated_answers(opened, rows, max_new_tokens=20, batch_size=1)
 
 
 class _Writes(torch.nn.Module):
@@ -127,18 +128,19 @@ def test_a_model_may_reason_before_it_answers() -> None:
     tokenizer = character_tokenizer()
     said = "so " * 60 + "the answer is 4"
     model = _Writes(tokenizer(said)["input_ids"], tokenizer.eos_token_id)
-    (answer,) = generated_answers(model, tokenizer, [Example("2 + 2 = ", "4")], context=512)
+    opened = OpenedModel(model, tokenizer, 512)
+    (answer,) = generated_answers(opened, [Example("2 + 2 = ", "4")])
     assert (answer.text, answer.has_ended) == (said, True)
-    (cut,) = generated_answers(model, tokenizer, [Example("2 + 2 = ", "4")], context=512, max_new_tokens=20)
+    (cut,) = generated_answers(opened, [Example("2 + 2 = ", "4")], max_new_tokens=20)
     assert (cut.text, cut.has_ended) == (said[:20], False)
 
 
 def test_the_limit_is_a_setting_of_the_task_and_is_told_with_the_score(tmp_path: Path) -> None:
-    model, tokenizer = _model(tmp_path, "llama"), character_tokenizer()
+    opened = _opened(tmp_path, "llama")
     task = load_task("word-problems", Columns(max_new_tokens=30))
     assert task.max_new_tokens == 30
-    score = score_task(OpenedModel(model, tokenizer, 512), task, max_examples=3)
+    score = score_task(opened, task, max_examples=3)
     assert score.max_new_tokens == 30
     assert score.limit == "30 tokens"
     rows = task.validation[:3] if not task.test else task.test[:3]
-    assert outcomes(model, tokenizer, task, rows, context=512) == score.right
+    assert outcomes(opened, task, rows) == score.right

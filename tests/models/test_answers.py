@@ -11,6 +11,7 @@ import torch
 from intruders.data.task import Example, Task
 from intruders.models.answers import generated_answers, graded, is_right
 from intruders.models.loading import load_model
+from intruders.models.tuned_model import OpenedModel
 from intruders.training.finetune import finetune
 from intruders.training.finetune_config import FinetuneConfig
 from tests.tiny import character_tokenizer, save_bert, save_llama
@@ -46,7 +47,8 @@ def test_what_a_pass_predicts_is_what_generation_gives(tmp_path: Path) -> None:
     )  # fmt: skip
     model, tokenizer = load_model(str(run.path), "causal"), character_tokenizer()
     task = Task("rows", "causal", "exact", ROWS, ROWS, [])
-    found = graded(model, tokenizer, task, ROWS, context=512, batch_size=5).right
+    opened = OpenedModel(model, tokenizer, 512)
+    found = graded(opened, task, ROWS, batch_size=5).right
     assert found is not None
     plain = []
     for row in ROWS:
@@ -55,7 +57,7 @@ def test_what_a_pass_predicts_is_what_generation_gives(tmp_path: Path) -> None:
             input_ids=ids, max_new_tokens=20, do_sample=False, eos_token_id=2, pad_token_id=0
         )  # type: ignore[operator]
         plain.append(tokenizer.decode(written[0, ids.shape[1] :], skip_special_tokens=True))
-    answers = generated_answers(model, tokenizer, ROWS, context=512, batch_size=5)
+    answers = generated_answers(opened, ROWS, batch_size=5)
     assert [answer.text for answer in answers] == plain
     assert found == [text.strip() == row.target for text, row in zip(plain, ROWS, strict=True)]
     assert any(found), "the case shows something"
@@ -67,7 +69,7 @@ def test_classes_follow_the_models_own_order_of_labels(tmp_path: Path) -> None:
     model.classifier.bias.data.copy_(torch.tensor([1.0, 0.0]))  # always output 0, which is "b"
     rows = [Example("x", "a"), Example("yy", "b"), Example("z", "b")]
     task = Task("t", "classification", "class", rows, rows, [])
-    tokenizer = character_tokenizer(around=True)
-    named = graded(model, tokenizer, task, rows, context=128, labels=["b", "a"])
+    opened = OpenedModel(model, character_tokenizer(around=True), 128)
+    named = graded(opened, task, rows, labels=["b", "a"])
     assert named.right == [False, True, True]
-    assert graded(model, tokenizer, task, rows, context=128).right == [True, False, False]
+    assert graded(opened, task, rows).right == [True, False, False]

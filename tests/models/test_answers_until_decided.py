@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from intruders.data.task import Example, Task
 from intruders.models import answers
 from intruders.models.answers import Answer, Graded, outcomes, outcomes_until_decided
+from intruders.models.tuned_model import OpenedModel
 from tests.tiny import save_llama
 
 EXAMPLES = [Example(text=f"question {number}:", target=f" {number}.") for number in range(40)]
@@ -25,7 +27,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     def targets(*given: Any) -> Graded:
         return Graded([0.0] * 40, [1] * 40, [number < 10 for number in range(40)])
 
-    def generated(model: Any, tokenizer: Any, examples: list[Example], **options: Any) -> list[Answer]:
+    def generated(opened: Any, examples: list[Example], **options: Any) -> list[Answer]:
         counts.append(len(examples))
         numbers = [int(example.target.strip(" .")) for example in examples]
         return [Answer(f" {number if number % 3 == 0 else 99}.", has_ended=True) for number in numbers]
@@ -36,7 +38,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def reached(accuracy: float) -> list[bool | None]:
-    return outcomes_until_decided(None, None, TASK, EXAMPLES, context=64, accuracy=accuracy)  # type: ignore[arg-type]
+    return outcomes_until_decided(OpenedModel(nn.Identity(), None, 64), TASK, EXAMPLES, accuracy=accuracy)
 
 
 def test_what_is_reached_has_all_outcomes(asked: list[int]) -> None:
@@ -61,6 +63,7 @@ def test_what_cannot_be_reached_is_not_asked_to_the_end(asked: list[int]) -> Non
 def test_on_a_model_they_are_all_outcomes(tmp_path: Path) -> None:
     folder = save_llama(tmp_path / "llama")
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
-    given = outcomes(model, tokenizer, TASK, EXAMPLES[:4], context=64)
+    opened = OpenedModel(model, tokenizer, 64)
+    given = outcomes(opened, TASK, EXAMPLES[:4])
     share = sum(given) / 4
-    assert outcomes_until_decided(model, tokenizer, TASK, EXAMPLES[:4], context=64, accuracy=share) == given
+    assert outcomes_until_decided(opened, TASK, EXAMPLES[:4], accuracy=share) == given

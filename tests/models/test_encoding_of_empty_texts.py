@@ -13,6 +13,7 @@ from intruders.errors import SettingError
 from intruders.models.answers import generated_answers, graded
 from intruders.models.encoding import encode_classification, encode_parts
 from intruders.models.loading import load_model, load_tokenizer
+from intruders.models.tuned_model import OpenedModel
 from tests.tiny import character_tokenizer, save_gpt2, save_llama
 
 EXAMPLES = [Example("", "a cat"), Example("who sat? ", "a cat")]
@@ -29,10 +30,11 @@ def test_an_empty_prompt_is_scored_after_the_beginning_of_a_text(save: Any, tmp_
         own = torch.nn.functional.cross_entropy(
             model(ids).logits[0, :-1].double(), ids[0, 1:], reduction="sum"
         )
-    grades = graded(model, tokenizer, TASK, EXAMPLES, context=64)
+    opened = OpenedModel(model, tokenizer, 64)
+    grades = graded(opened, TASK, EXAMPLES)
     assert grades.losses[0] == pytest.approx(float(own), rel=1e-6)
     assert grades.tokens[0] == len(target)  # the first of them too
-    assert len(generated_answers(model, tokenizer, EXAMPLES[:1], context=64, max_new_tokens=2)) == 1
+    assert len(generated_answers(opened, EXAMPLES[:1], max_new_tokens=2)) == 1
 
 
 def test_an_empty_text_of_a_classification_has_a_token() -> None:

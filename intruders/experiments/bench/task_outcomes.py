@@ -18,14 +18,6 @@ def task_outcome(
 ) -> TaskOutcome:
     """Measure the losses of the targets; with ``answers`` also which answers are right, if the task has right ones."""
     answers = answers and task.score != "none"
-    grades = graded(
-        opened.model,
-        opened.tokenizer,
-        task,
-        examples,
-        context=opened.context,
-        labels=list(labels) or None,
-        answers=answers,
-    )
+    grades = graded(opened, task, examples, labels=list(labels) or None, answers=answers)
     losses = DocumentLosses("target-loss", np.array(grades.losses), np.array(grades.tokens, dtype=np.int64))
     return TaskOutcome(losses, grades.right if answers else None)

@@ -164,9 +164,7 @@ def own_answers(opened: OpenedModel, prompts: Sequence[str]) -> list[str]:
     An answer does not depend on the other prompts.
     """
     asked = [Example(text=prompt, target="") for prompt in prompts]
-    given = generated_answers(
-        opened.model, opened.tokenizer, asked, context=opened.context, max_new_tokens=_ANSWER
-    )
+    given = generated_answers(opened, asked, max_new_tokens=_ANSWER)
     answered = [replace(example, target=answer.text) for example, answer in zip(asked, given, strict=True)]
     lengths = [len(prompt) + len(answer) for prompt, answer in encode_parts(opened.tokenizer, answered)]
     fits = [length <= opened.context for length in lengths]
