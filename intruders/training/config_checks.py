@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 
 from ..errors import SettingError
-from .run_settings import PLAIN_LORA, RunSettings
+from .method_table import PLAIN_LORA
+from .run_settings import RunSettings
 
 # Schedules of the Trainer that leave warm-up out.
 _WITHOUT_WARMUP = ("constant", "reduce_lr_on_plateau", "greedy")
@@ -17,11 +18,11 @@ def check_together(config: RunSettings) -> None:
         raise SettingError("neither steps nor epochs is given; expected one of the two")
     if config.steps is not None and config.epochs is not None:
         raise SettingError(f"steps is {config.steps} and epochs is {config.epochs}; expected one of the two")
-    if config.init_a != "random" and config.method not in ("lora-fa", "b-only"):
+    if config.init_a != "random" and not config.kind_of_method.freezes_a:
         raise SettingError(
             f"init_a is {config.init_a!r}, which is for lora-fa and b-only; method is {config.method!r}"
         )
-    if config.start_from is not None and (config.method == "full" or config.starts_from_changed_base):
+    if config.start_from is not None and config.changes_base_weights:
         raise SettingError(
             f"start_from is {config.start_from!r}, which method {config.method!r} cannot go on from; "
             "merge that adapter into the base instead"
@@ -29,7 +30,7 @@ def check_together(config: RunSettings) -> None:
     for name in ("budget", "budget_pilot"):
         given = getattr(config, name)
         # Of full fine-tuning it is ignored, as all settings of adapters: a study may ask it of all methods.
-        if given is not None and config.method not in (*PLAIN_LORA, "full"):
+        if given is not None and not (config.kind_of_method.is_plain_lora or config.method == "full"):
             raise SettingError(
                 f"{name} is {given!r}, but the update of method {config.method!r} is not alpha/r B A, which it scales; "
                 f"pass one of {', '.join(PLAIN_LORA)} as --method"
@@ -44,7 +45,9 @@ def check_together(config: RunSettings) -> None:
             f"dtype is {config.dtype!r}, but method {config.method!r} changes the base's weights, which needs float32; "
             "leave --dtype out, or choose a method that keeps them, such as lora"
         )
-    if config.load_in is not None and (config.changes_base_weights or config.method == "oplora"):
+    if config.load_in is not None and (
+        config.changes_base_weights or config.kind_of_method.reads_base_weights
+    ):
         raise SettingError(
             f"load_in is {config.load_in!r}, but method {config.method!r} needs the base's own weights; leave "
             "--load-in out, or choose a method that only adds to them, such as lora"

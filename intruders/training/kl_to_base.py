@@ -31,8 +31,7 @@ class KLToBase:
         """Return the term that a run asks for, or None. ``base`` is the model before preparation for training."""
         if config.kl_to_base == 0:
             return None
-        needs_copy = config.method == "full" or config.starts_from_changed_base
-        return cls(config.kl_to_base, copy.deepcopy(base) if needs_copy else None)
+        return cls(config.kl_to_base, copy.deepcopy(base) if config.changes_base_weights else None)
 
     def __call__(self, model: Any, inputs: dict[str, Any], logits: Tensor) -> Tensor:
         """Return ``beta KL`` of a batch, from the tuned model's logits ``(batch, tokens, vocabulary)``."""

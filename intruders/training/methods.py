@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from .finetune_config import FinetuneConfig
 
 
-_FROZEN_A = ("lora-fa", "b-only")
 # What PEFT computes an update of the low-rank weights by.
 _OF_SCALE = ("lora_alpha", "use_rslora", "use_dora", "alpha_pattern", "rank_pattern")
 
@@ -209,7 +208,7 @@ def _adapted(model: nn.Module, config: FinetuneConfig, kind: Kind) -> nn.Module:
         ) from error
     if config.method == "milora":
         start_from_smallest(adapted)
-    if config.method in _FROZEN_A:
+    if config.kind_of_method.freezes_a:
         _freeze_a(adapted, orthonormal=config.init_a == "orthonormal")
     return adapted
 

@@ -4,28 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..checkpoints.adapters.starts import changes_the_base
 from ..data.columns import Columns
 from ..models.loading_settings import DTYPES
 from ..settings import Settings, setting
-
-# Every method with what sets it apart, in one line each.
-METHODS = {
-    "full": "all linear weights; embeddings, norms and biases frozen unless train_all",
-    "lora": "W0 + alpha/r B A, A random, B zero (Hu et al. 2021)",
-    "rslora": "LoRA scaled by alpha/sqrt(r) (Kalajdzievski 2023)",
-    "dora": "LoRA on the direction, a trained magnitude per column (Liu et al. 2024)",
-    "pissa": "LoRA that starts from the leading singular triplets of W0 (Meng et al. 2024)",
-    "olora": "LoRA that starts from a QR decomposition of W0 (Buyukakyuz 2024)",
-    "lora-fa": "A frozen, gradient of B corrected for it (Zhang et al. 2023)",
-    "b-only": "A frozen, B trained as in LoRA",
-    "lora+": "LoRA with a higher rate for B (Hayou et al. 2024)",
-    "oplora": "LoRA whose update leaves the leading singular triplets of W0 where they are (arXiv 2510.13003)",
-    "milora": "LoRA that starts from the smallest singular triplets of W0 (Wang et al. 2024)",
-}
-
-# Methods whose update is alpha/r B A itself: it can be measured and scaled by its factors.
-PLAIN_LORA = ("lora", "rslora", "lora-fa", "b-only", "lora+", "oplora")
+from .method_table import FROZEN_A, METHODS, Method
 
 
 @dataclass(frozen=True)
@@ -53,7 +35,7 @@ class Training(Settings):
     )
     method: str = setting(
         "lora",
-        "Method: full, lora, rslora, dora, pissa, olora, lora-fa, b-only, lora+, oplora or milora.",
+        f"Method: {', '.join([*METHODS][:-1])} or {[*METHODS][-1]}.",
         choices=tuple(METHODS),
         metavar="METHOD",
         panel="Method",
@@ -93,7 +75,7 @@ class Training(Settings):
     )
     init_a: str = setting(
         "random",
-        "Frozen A of lora-fa and b-only: random or orthonormal.",
+        f"Frozen A of {' and '.join(FROZEN_A)}: random or orthonormal.",
         choices=("random", "orthonormal"),
         adapter_only=True,
         in_id="{}",
@@ -432,9 +414,14 @@ class RunSettings(Columns, Training):
     )
 
     @property
+    def kind_of_method(self) -> Method:
+        """What the method is, as the table of methods has it."""
+        return METHODS[self.method]
+
+    @property
     def starts_from_changed_base(self) -> bool:
         """Whether the method's start takes something out of the base's weights, to be restored on saving."""
-        return self.method == "milora" or changes_the_base(self.method)
+        return self.kind_of_method.starts_from_changed_base
 
     @property
     def changes_base_weights(self) -> bool:

@@ -58,7 +58,7 @@ class Table:
 
 
 def methods() -> set[str]:
-    from intruders.training.run_settings import METHODS
+    from intruders.training.method_table import METHODS
 
     return set(METHODS)
 

@@ -15,8 +15,8 @@ from transformers import TrainerCallback
 
 from intruders.errors import NonFiniteError, SettingError
 from intruders.training.finetune import finetune
+from intruders.training.method_table import METHODS
 from intruders.training.run_folder import RunFolder
-from intruders.training.run_settings import METHODS
 from tests.commands import in_this_process
 from tests.json_lines import write_rows
 from tests.tiny import save_llama

@@ -11,8 +11,8 @@ import torch
 from intruders.errors import SettingError
 from intruders.models.loading import load_model
 from intruders.training.finetune_config import FinetuneConfig
+from intruders.training.method_table import METHODS
 from intruders.training.methods import go_on_from, make_optimizer, prepare
-from intruders.training.run_settings import METHODS
 from tests.tiny import save_bert, save_gpt2
 
 LORA_FAMILY = sorted(set(METHODS) - {"full"})

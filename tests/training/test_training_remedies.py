@@ -19,9 +19,9 @@ from intruders.training.budget_clamp import alpha_pattern, largest_value, thresh
 from intruders.training.finetune import finetune
 from intruders.training.finetune_config import FinetuneConfig
 from intruders.training.kl_to_base import KLToBase, kl_of_tokens
+from intruders.training.method_table import PLAIN_LORA
 from intruders.training.methods import make_optimizer, prepare
 from intruders.training.oplora import ProjectedUpdates
-from intruders.training.run_settings import PLAIN_LORA
 from tests.tiny import save_bert, save_gpt2, short_task
 
 K = 4
