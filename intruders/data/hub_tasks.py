@@ -58,9 +58,9 @@ def _fever(row: dict[str, Any]) -> Example:
     return Example(text=row["claim"], pair=evidence, target=row["label"])
 
 
-def _instruction(prompt: str, completion: str) -> Callable[[dict[str, Any]], Example]:
+def _instruction(prompt: str) -> Callable[[dict[str, Any]], Example]:
     return lambda row: Example(
-        text=f"### Instruction:\n{row[prompt]}\n\n### Response:\n", target=str(row[completion])
+        text=f"### Instruction:\n{row[prompt]}\n\n### Response:\n", target=str(row["response"])
     )
 
 
@@ -106,11 +106,11 @@ HUB_TASKS = {
     "winogrande": HubTask("allenai/winogrande", _winogrande, configuration="winogrande_xl"),
     "fever": HubTask("copenlu/fever_gold_evidence", _fever, test="test"),
     "metamathqa": HubTask(
-        "meta-math/MetaMathQA", _instruction("query", "response"), "causal", "final-number", validation=None
+        "meta-math/MetaMathQA", _instruction("query"), "causal", "final-number", validation=None
     ),
     "magicoder": HubTask(
         "ise-uiuc/Magicoder-Evol-Instruct-110K",
-        _instruction("instruction", "response"),
+        _instruction("instruction"),
         "causal",
         "none",
         validation=None,

@@ -142,7 +142,7 @@ def _snapshot(spaces: _Spaces) -> _Snapshot:
         spaces.base.is_unclear(spaces.base_count) | may_hide_copies(tuned) | _is_rank_deficient(tuned, k)
     )
     undecided = ~(_resembles(intervals, epsilon) | _is_intruder(intervals, epsilon)) & ~doubtful.unsqueeze(-1)
-    of_base, of_tuned = _needed_more_closely(base, tuned, undecided, epsilon, spaces.base.is_complete)
+    of_base, of_tuned = needed_more_closely(base, tuned, undecided, epsilon, spaces.base.is_complete)
     # What a vector resembles can be told once it is known loosely.
     is_loose = tuned.angles[:, :k] > LOOSE_ANGLE
     waits = is_loose.any(-1, keepdim=True)
@@ -150,7 +150,7 @@ def _snapshot(spaces: _Spaces) -> _Snapshot:
     return _Snapshot(base, tuned, intervals, undecided, doubtful, of_base, of_tuned)
 
 
-def _needed_more_closely(
+def needed_more_closely(
     base: Triplets, tuned: Triplets, undecided: Tensor, epsilon: float, is_complete: bool
 ) -> tuple[Tensor, Tensor]:
     """Return masks of the base ``(batch, d)`` and tuned vectors ``(batch, k)`` that are not accurate enough to decide.
@@ -170,10 +170,10 @@ def _needed_more_closely(
     matters = is_nearest | (~resembles.unsqueeze(-2) & (cosines > _NEGLIGIBLE_SHARE * epsilon))
     too_far = base.angles.unsqueeze(-1) > torch.where(is_nearest, allowed.unsqueeze(-2), _TIGHT_ANGLE)
     of_base = (undecided.unsqueeze(-2) & matters & too_far).any(-1)
-    return _with_neighbours(of_base, base.angles), _with_neighbours(of_tuned, tuned.angles[:, :k])
+    return with_neighbours(of_base, base.angles), with_neighbours(of_tuned, tuned.angles[:, :k])
 
 
-def _with_neighbours(wanted: Tensor, angles: Tensor) -> Tensor:
+def with_neighbours(wanted: Tensor, angles: Tensor) -> Tensor:
     """Add the inaccurate vectors before the last wanted one: they limit what can be proved about it."""
     before = wanted.flip(-1).cummax(-1).values.flip(-1)
     return wanted | (before & (angles > LOOSE_ANGLE))

@@ -37,10 +37,10 @@ class AdaptedModule:
         return LowRank(self.scaling * self.b.detach().double(), self.a.detach().double())
 
     @torch.no_grad()
-    def add_to_base(self, matrix: Tensor) -> None:
-        """Add a matrix ``(m, n)`` to W0, in place."""
-        summed = self.weight + matrix
-        self.base.copy_(summed.mT if self.is_input_first else summed)
+    def subtract_update(self) -> None:
+        """Take the update off W0, in place."""
+        rest = self.weight - self.update.dense()
+        self.base.copy_(rest.mT if self.is_input_first else rest)
 
 
 def adapted_modules(model: nn.Module) -> Iterator[AdaptedModule]:

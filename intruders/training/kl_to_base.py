@@ -36,7 +36,7 @@ class KLToBase:
     def __call__(self, model: Any, inputs: dict[str, Any], logits: Tensor) -> Tensor:
         """Return ``beta KL`` of a batch, from the tuned model's logits ``(batch, tokens, vocabulary)``."""
         seen = {name: value for name, value in inputs.items() if name != "labels"}
-        kl = kl_of_tokens(self._base_logits(model, seen), logits, inputs["attention_mask"])
+        kl = kl_of_tokens(self.base_logits(model, seen), logits, inputs["attention_mask"])
         self._sum, self._count = self._sum + float(kl.detach()), self._count + 1
         return self.beta * kl
 
@@ -49,7 +49,8 @@ class KLToBase:
         return {"kl_to_base": mean}
 
     @torch.no_grad()
-    def _base_logits(self, model: Any, inputs: dict[str, Any]) -> Tensor:
+    def base_logits(self, model: Any, inputs: dict[str, Any]) -> Tensor:
+        """Return the base's logits of a batch ``(batch, tokens, vocabulary)``."""
         if self._frozen is not None:
             frozen: Tensor = self._frozen(**inputs).logits
             return frozen

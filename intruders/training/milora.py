@@ -22,4 +22,4 @@ def start_from_smallest(model: nn.Module) -> None:
         module.a.copy_(roots * svd.right[-rank:])
         module.b.copy_((roots * svd.left[-rank:]).mT)
         # What is taken off is the product of the factors as they are stored.
-        module.add_to_base(-module.update.dense())
+        module.subtract_update()

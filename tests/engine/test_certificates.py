@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from intruders.engine.certificates import _needed_more_closely, _with_neighbours
+from intruders.engine.certificates import needed_more_closely, with_neighbours
 from intruders.linalg.ritz import Triplets
 
 EPSILON = 0.5  # 60 degrees
@@ -33,7 +33,7 @@ def needed(
     """Whether a base vector, and a tuned vector at that angle from it, are wanted more closely."""
     base = triplets(torch.tensor([at(0)]), [base_error])
     tuned = triplets(torch.tensor([at(degrees)]), [tuned_error])
-    of_base, of_tuned = _needed_more_closely(base, tuned, torch.tensor([[is_open]]), EPSILON, is_complete)
+    of_base, of_tuned = needed_more_closely(base, tuned, torch.tensor([[is_open]]), EPSILON, is_complete)
     return bool(of_base.item()), bool(of_tuned.item())
 
 
@@ -74,7 +74,7 @@ def test_base_vectors_with_a_component_that_counts_are_wanted_and_others_are_not
     base = triplets(torch.eye(4)[:3], [5.0, 5.0, 5.0])
     rest = math.sqrt(1 - 0.4**2 - 0.16**2 - 0.14**2)
     tuned = triplets(torch.tensor([[0.4, 0.16, 0.14, rest]]), [0.5])
-    of_base, of_tuned = _needed_more_closely(base, tuned, torch.tensor([[True]]), EPSILON, False)
+    of_base, of_tuned = needed_more_closely(base, tuned, torch.tensor([[True]]), EPSILON, False)
     assert of_base.tolist() == [[True, True, False]]
     assert of_tuned.tolist() == [[False]]
 
@@ -82,4 +82,4 @@ def test_base_vectors_with_a_component_that_counts_are_wanted_and_others_are_not
 def test_loose_vectors_before_a_wanted_one_are_wanted_too() -> None:
     wanted = torch.tensor([[False, False, True, False], [False, False, False, False]])
     angles = torch.tensor([[0.9, 0.001, 0.5, 0.9], [0.9, 0.9, 0.9, 0.9]])
-    assert _with_neighbours(wanted, angles).tolist() == [[True, False, True, False], [False] * 4]
+    assert with_neighbours(wanted, angles).tolist() == [[True, False, True, False], [False] * 4]

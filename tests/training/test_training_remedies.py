@@ -292,7 +292,7 @@ def test_the_logits_that_kl_compares_with_are_the_bases(method: str, llama: Path
             if parameter.requires_grad:
                 parameter += 0.1
     trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    found = kl._base_logits(model, inputs)
+    found = kl.base_logits(model, inputs)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
     still = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert still == trainable, "what a method freezes stays frozen"

@@ -74,7 +74,7 @@ class FleetWork:
         in_all = sum(len(matrices) for matrices in blocks.values())
         on_matrix = partial(progress, f"fleet of {len(self.members):,}")
         done = 0
-        for group in _groups(blocks):
+        for group in grouped_blocks(blocks):
             only = _only_model(group)
             if only is None:
                 for block, matrices in group.items():
@@ -172,7 +172,7 @@ def _only_model(blocks: Missing) -> int | None:
     return models.pop() if len(models) == 1 else None
 
 
-def _groups(blocks: Missing) -> Iterator[Missing]:
+def grouped_blocks(blocks: Missing) -> Iterator[Missing]:
     """Yield blocks; merge neighbors that lack only one and the same model, up to a limit."""
     group: Missing = {}
     for block, matrices in blocks.items():

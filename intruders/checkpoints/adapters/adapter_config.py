@@ -83,9 +83,9 @@ class AdapterConfig:
                 return value
         return default
 
-    def matches_whole(self, key: str, pattern: str, module: str) -> bool:
-        """Return whether a pattern for complete paths, as ``target_modules`` may be, matches a module."""
-        return self._matches(f"({pattern})$", pattern, module, key)
+    def is_target(self, module: str, pattern: str) -> bool:
+        """Return whether ``target_modules``, given as a pattern for complete paths, matches a module."""
+        return self._matches(f"({pattern})$", pattern, module, "target_modules")
 
     def _matches(self, whole: str, pattern: str, module: str, key: str) -> bool:
         self.steps += steps_at_worst(pattern, module)

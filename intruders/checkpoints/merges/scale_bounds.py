@@ -131,12 +131,12 @@ def estimate_scale(matrix: MergedMatrix) -> Estimate:
     scale, or less. The update is therefore ``round(W0 + D) - W0``, in bfloat16, in float16 or without rounding. M's
     own numbers may be quantized, or rounded sums with other weights than W0.
     """
-    estimates = [_least_squares(matrix, dtype) for dtype in (None, torch.float16, torch.bfloat16)]
+    estimates = [scale_by_least_squares(matrix, dtype) for dtype in (None, torch.float16, torch.bfloat16)]
     return min(estimates, key=lambda estimate: estimate.rest)
 
 
-def _least_squares(matrix: MergedMatrix, rounded_to: torch.dtype | None) -> Estimate:
-    """The scale of the update, with an error that allows rests of different sizes (White 1980)."""
+def scale_by_least_squares(matrix: MergedMatrix, rounded_to: torch.dtype | None) -> Estimate:
+    """Return the scale of the update, with an error that allows rests of different sizes (White 1980)."""
     sums = torch.zeros(7, dtype=torch.float64)
     for block in matrix.blocks():
         before, d = block.base, block.update

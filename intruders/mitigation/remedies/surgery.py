@@ -99,7 +99,7 @@ class Surgery(SpectralRemedy):
         felt = torch.tensor(measured[name], dtype=torch.float64, device=values.device)[: len(values)]
         if len(values) < 2 or not bool(felt.any()):
             return Change()
-        weighed = (values * self._weights(felt, name)).clamp_min(0)
+        weighed = (values * self.weights(felt, name)).clamp_min(0)
         weighed = weighed * values.sum() / weighed.sum()
         return Change(share=0.0, added=LowRank(*part.with_values(weighed).factors(1.0)))
 
@@ -118,7 +118,8 @@ class Surgery(SpectralRemedy):
             )
         return self.sensitivities
 
-    def _weights(self, felt: Tensor, name: str) -> Tensor:
+    def weights(self, felt: Tensor, name: str) -> Tensor:
+        """Return the factors on a matrix's singular values, from the sensitivity of the loss to each ``(r,)``."""
         if self.mode == "grad_direction":
             signed = felt / felt.abs().mean()
             return torch.exp(-torch.where(signed > 0, _RATE_UP, _RATE_DOWN) * signed)

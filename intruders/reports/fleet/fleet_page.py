@@ -100,7 +100,7 @@ def fleet_payload(fleet: FleetAudit) -> dict[str, Any]:
             [name, path.stack, path.layer, path.kind] for name, path in zip(names, paths, strict=True)
         ],
         "packed": [
-            _packed(matrices[row["digest"]], names)
+            packed_matrices(matrices[row["digest"]], names)
             if row["status"] == "audited" and row["digest"] in matrices
             else None
             for row in rows
@@ -115,7 +115,7 @@ def _short(value: float | None) -> float | None:
     return float(f"{value:.6g}") if math.isfinite(value) else None
 
 
-def _packed(group: pd.DataFrame, names: list[str]) -> list[str]:
+def packed_matrices(group: pd.DataFrame, names: list[str]) -> list[str]:
     """Pack three numbers per matrix in base64.
 
     Intruders and energy share have two bytes, the relative update is in single precision. A share is 0 or the number of

@@ -13,7 +13,7 @@ import torch
 
 from intruders.audits.audit_settings import AuditSettings, Compute
 from intruders.audits.fleet.fleet_members import Member
-from intruders.audits.fleet.fleet_work import FleetWork, _groups
+from intruders.audits.fleet.fleet_work import FleetWork, grouped_blocks
 from intruders.audits.fleet.kept_blocks import KeptBlocks
 from intruders.checkpoints.pairing.pairing import PairedMatrix, Pairing
 from intruders.linalg.low_rank import LowRank
@@ -123,10 +123,10 @@ def test_neighbors_that_lack_one_and_the_same_model_are_done_together(
 ) -> None:
     matrix: Any = None
     blocks = {block: {"m": [(model, matrix) for model in models]} for block, models in missing.items()}
-    assert [list(group) for group in _groups(blocks)] == groups
+    assert [list(group) for group in grouped_blocks(blocks)] == groups
 
 
 def test_blocks_are_done_together_up_to_a_number_of_matrices() -> None:
     matrix: Any = None
     blocks = {str(block): {f"m{at}": [(0, matrix)] for at in range(25)} for block in range(7)}
-    assert [len(group) for group in _groups(blocks)] == [3, 3, 1]  # full from 60 matrices on
+    assert [len(group) for group in grouped_blocks(blocks)] == [3, 3, 1]  # full from 60 matrices on

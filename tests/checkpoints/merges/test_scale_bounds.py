@@ -13,7 +13,7 @@ from torch import Tensor
 
 from intruders.checkpoints.merges.merged_matrix import MergedMatrix
 from intruders.checkpoints.merges.rounding import Rounding, coarsest_type, half_spacing
-from intruders.checkpoints.merges.scale_bounds import _least_squares, estimate_scale, scale_bounds
+from intruders.checkpoints.merges.scale_bounds import estimate_scale, scale_bounds, scale_by_least_squares
 from intruders.checkpoints.merges.verdict import APPLIED, TOO_SMALL, judge
 from intruders.linalg.low_rank import LowRank
 from intruders.linalg.pair import Pair
@@ -181,7 +181,7 @@ def test_least_squares_are_numpys_with_the_error_of_white() -> None:
     generator = torch.Generator().manual_seed(5)
     noise = 0.05 * torch.randn(80, 70, generator=generator) * base.abs()
     after = base + 0.7 * update.dense() + noise
-    found = _least_squares(MergedMatrix(Pair(base, update), after, torch.float32), None)
+    found = scale_by_least_squares(MergedMatrix(Pair(base, update), after, torch.float32), None)
     d = (update.left.double() @ update.right.double()).flatten().numpy()
     y = (after.double() - base.double()).flatten().numpy()
     scale = float(d @ y / (d @ d))
@@ -204,7 +204,7 @@ def test_updates_that_half_precision_swallows_in_part_are_seen_whole(size: float
     assert found.is_near(1)
     assert found.is_seen
     if size < 0.001:
-        assert _least_squares(matrix, None).scale < 0.9
+        assert scale_by_least_squares(matrix, None).scale < 0.9
 
 
 def test_the_error_is_the_spread_over_many_rests() -> None:

@@ -46,8 +46,8 @@ def test_singular_values_are_weighed_and_keep_their_sum(tmp_path: Path, by_adapt
 
 def test_random_index_draws_by_seed(by_adapter: Tuned) -> None:
     felt = torch.tensor(FELT, dtype=torch.float64)
-    drawn = [Surgery(mode="random_index", seed=seed)._weights(felt, "w").tolist() for seed in range(12)]
-    assert drawn[3] == Surgery(mode="random_index", seed=3)._weights(felt, "w").tolist()
+    drawn = [Surgery(mode="random_index", seed=seed).weights(felt, "w").tolist() for seed in range(12)]
+    assert drawn[3] == Surgery(mode="random_index", seed=3).weights(felt, "w").tolist()
     assert all(sorted(weights) == [0.80, 1.0, 1.25] for weights in drawn)
     assert len({tuple(weights) for weights in drawn}) > 1
 

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from intruders.charts.text import percent
-from intruders.reports.fleet.fleet_page import _packed
+from intruders.reports.fleet.fleet_page import packed_matrices
 
 
 def test_counts_and_shares_are_read_back_as_they_were() -> None:
@@ -22,7 +22,7 @@ def test_counts_and_shares_are_read_back_as_they_were() -> None:
     group = pd.DataFrame(
         {"name": names, "intruders": counts, "intruder_energy_share": shares, "relative_update": 0.5}
     )
-    packed = _packed(group, [*names, "not judged"])
+    packed = packed_matrices(group, [*names, "not judged"])
     kept, steps = (struct.unpack(f"<{len(names) + 1}H", base64.b64decode(text)) for text in packed[:2])
     assert list(kept) == [300, 254, 255, 65534, *range(len(shares) - 4), 65535]
     read = [0.0 if step == 0 else 1.0 if step > 50_000 else (step - 0.5) / 50_000 for step in steps]

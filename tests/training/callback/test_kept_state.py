@@ -20,10 +20,8 @@ from intruders.training.finetune import finetune
 from intruders.training.finetune_config import FinetuneConfig
 from intruders.training.run_folder import RunFolder
 from tests.tiny import save_gpt2, save_llama, short_task
-from tests.training.callback.test_text_loss import TOKENS, _by_hand, texts
+from tests.training.callback.known_texts import TOKENS, loss_by_hand
 from tests.training.callback.trainers import prepared, tiny_trainer
-
-__all__ = ["texts"]  # a fixture
 
 
 class KeepStates(TrainerCallback):  # type: ignore[misc]
@@ -119,7 +117,7 @@ def test_the_last_state_below_the_limit_is_put_back(
     assert callback.put_back == (None if expected == last else record)
     if method != "pissa":  # whose adapter belongs to a base that its start changed
         trainer.save_model(str(tmp_path / "saved"))
-        before = _by_hand(load_model(str(llama), "causal"), llama, texts)
+        before = loss_by_hand(load_model(str(llama), "causal"), llama, texts)
         for folder in (tmp_path / "saved", tmp_path / "out" / "kept"):
             base = load_model(str(llama), "causal")
             read = (
@@ -127,7 +125,7 @@ def test_the_last_state_below_the_limit_is_put_back(
                 if method == "full"
                 else PeftModel.from_pretrained(base, folder)
             )
-            rise = _by_hand(read, llama, texts) - before
+            rise = loss_by_hand(read, llama, texts) - before
             assert rise == pytest.approx(record["forgetting"], abs=2e-5)  # single precision
 
 
@@ -301,13 +299,13 @@ def test_finetune_saves_the_kept_state_also_after_a_kill(
     assert (whole.path / name).read_bytes() == (killed.path / name).read_bytes()
     # What is saved, measured again.
     base = AutoModelForCausalLM.from_pretrained(llama)
-    before = _by_hand(base, llama, texts)
+    before = loss_by_hand(base, llama, texts)
     if method == "full":
         saved = AutoModelForCausalLM.from_pretrained(whole.path)
     else:
         saved = PeftModel.from_pretrained(base, whole.path)
     # MiLoRA's base is the sum of what its start left and what it took, in single precision.
-    assert _by_hand(saved, llama, texts) - before == pytest.approx(rises[first_over - 2], abs=1e-4)
+    assert loss_by_hand(saved, llama, texts) - before == pytest.approx(rises[first_over - 2], abs=1e-4)
 
 
 def test_a_run_that_was_never_below_is_saved_and_says_so(llama: Path, texts: Path, tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from torch.nn.functional import cross_entropy
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
@@ -30,34 +29,8 @@ from intruders.training.callback.text_loss import TextLoss
 from intruders.training.finetune import finetune
 from intruders.training.finetune_config import FinetuneConfig
 from tests.tiny import save_bert, short_task
+from tests.training.callback.known_texts import TOKENS, loss_by_hand
 from tests.training.callback.trainers import prepared, tiny_trainer
-
-TOKENS = 40
-
-
-@pytest.fixture(scope="module")
-def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("texts") / "known"
-    folder.mkdir()
-    for number in range(3):
-        (folder / f"{number}.txt").write_text(
-            f"The text of document {number}, which the model once knew. " * 3
-        )
-    return folder
-
-
-@torch.no_grad()
-def _by_hand(model: Any, location: Path, texts: Path) -> float:
-    """Every token but the first of each document's first 40, after all before it: the model's own logits."""
-    tokenizer = AutoTokenizer.from_pretrained(location)
-    model.eval()
-    losses = []
-    for file in sorted(texts.iterdir()):
-        ids = torch.tensor(tokenizer(file.read_text())["input_ids"][:TOKENS])
-        losses.append(
-            cross_entropy(model(input_ids=ids[None]).logits[0, :-1].double(), ids[1:], reduction="none")
-        )
-    return float(torch.cat(losses).mean())
 
 
 def _callback(texts: Path, **given: Any) -> IntruderCallback:
@@ -77,8 +50,8 @@ def test_the_rise_is_over_the_base(way: str, method: str, llama: Path, texts: Pa
         callback = _callback(texts)
         trainer = tiny_trainer(model, tmp_path, kind=partial(Trainer, callbacks=[callback]))
     trainer.train()
-    base = _by_hand(load_model(str(llama), "causal"), llama, texts)
-    after = _by_hand(model, llama, texts)
+    base = loss_by_hand(load_model(str(llama), "causal"), llama, texts)
+    after = loss_by_hand(model, llama, texts)
     logged = [entry for entry in trainer.state.log_history if "forgetting/known" in entry]
     assert [entry["step"] for entry in logged] == [2, 4]
     # Single precision; PiSSA's start gives the base's weights up to rounding.
@@ -102,9 +75,9 @@ def test_an_adapter_that_is_trained_already_is_turned_off_for_the_base(
     before = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     callback = IntruderCallback(tiny_trainer(model, tmp_path), loss_on=str(texts), loss_tokens=TOKENS)
     base = load_model(str(llama), "causal")
-    assert callback.base_loss == pytest.approx(_by_hand(base, llama, texts), rel=1e-5)
+    assert callback.base_loss == pytest.approx(loss_by_hand(base, llama, texts), rel=1e-5)
     assert {name: parameter.requires_grad for name, parameter in model.named_parameters()} == before
-    assert callback.base_loss != pytest.approx(_by_hand(model, llama, texts), rel=1e-3), "it is on again"
+    assert callback.base_loss != pytest.approx(loss_by_hand(model, llama, texts), rel=1e-3), "it is on again"
 
 
 @pytest.mark.parametrize("kind", ["a folder", "a model"])
@@ -118,7 +91,7 @@ def test_a_base_that_is_given_is_what_is_measured(
     base = str(llama) if kind == "a folder" else load_model(str(llama), "causal")
     trainer = tiny_trainer(model, tmp_path)
     callback = IntruderCallback(trainer, loss_on=str(texts), loss_tokens=TOKENS, base=base)
-    expected = _by_hand(load_model(str(llama), "causal"), llama, texts)
+    expected = loss_by_hand(load_model(str(llama), "causal"), llama, texts)
     assert callback.base_loss == pytest.approx(expected, rel=1e-5)
 
 
@@ -165,7 +138,9 @@ def test_autocast_does_not_round_what_is_measured(llama: Path, texts: Path, tmp_
     assert callback.forgetting is not None
     assert callback.base_loss is not None
     # bf16 has three digits: the difference would be in the third.
-    assert callback.forgetting + callback.base_loss == pytest.approx(_by_hand(fresh, llama, texts), rel=1e-6)
+    assert callback.forgetting + callback.base_loss == pytest.approx(
+        loss_by_hand(fresh, llama, texts), rel=1e-6
+    )
 
 
 def test_a_masked_model_is_measured_by_the_estimate(texts: Path, tmp_path: Path) -> None:
@@ -258,7 +233,10 @@ def test_finetune_records_it(llama: Path, texts: Path, tmp_path: Path) -> None:
         loss_on=str(texts), loss_tokens=TOKENS,
     )  # fmt: skip
     run = finetune(config, [seen])
-    base, after = _by_hand(load_model(str(llama), "causal"), llama, texts), _by_hand(seen.model, llama, texts)
+    base, after = (
+        loss_by_hand(load_model(str(llama), "causal"), llama, texts),
+        loss_by_hand(seen.model, llama, texts),
+    )
     recorded = run.record["forgetting"]
     assert recorded["corpus"] == str(texts)
     assert recorded["base_loss"] == pytest.approx(base, rel=1e-5)
@@ -291,5 +269,5 @@ def test_a_base_of_16_bits_is_measured_in_the_type_of_the_trained_model(
     tokenizer = AutoTokenizer.from_pretrained(half)
     text.measure(trained, tokenizer)
     text.measure_base(trained, tokenizer, half)
-    assert text.base == pytest.approx(_by_hand(trained, half, texts), rel=1e-6)
+    assert text.base == pytest.approx(loss_by_hand(trained, half, texts), rel=1e-6)
     assert text.rise == 0  # nothing was trained
