@@ -188,15 +188,15 @@ def update_of(adapter: Adapter, energy: float = ENERGY) -> UpdateAlone:
         frobenius = values.square().sum().sqrt()
         modules.append(
             ModuleUpdate(
-                name,
-                (update.shape[0], update.shape[1]),
-                update.rank,
-                weight.scale,
-                float(frobenius),
-                float(values[0]),
-                float(effective_rank(values)),
-                float(stable_rank(frobenius, values[0])),
-                int(rank_of_energy(values, energy)),
+                name=name,
+                shape=(update.shape[0], update.shape[1]),
+                rank=update.rank,
+                scale=weight.scale,
+                frobenius=float(frobenius),
+                spectral=float(values[0]),
+                effective_rank=float(effective_rank(values)),
+                stable_rank=float(stable_rank(frobenius, values[0])),
+                energy_rank=int(rank_of_energy(values, energy)),
             )
         )
     start = None if adapter.start is None else adapter.start.name
@@ -263,14 +263,14 @@ def compare_updates(first: Source, second: Source, energy: float = ENERGY) -> Up
     for side in (0, 1):
         squares[side] = sum(updates[side][name].norm() ** 2 for name in [*shared, *only[side]])
     return UpdateOverlap(
-        adapters[0].source,
-        adapters[1].source,
-        energy,
-        _cosine(inner, math.sqrt(squares[0]), math.sqrt(squares[1])),
-        modules,
-        only[0],
-        only[1],
-        not_measured,
+        first=adapters[0].source,
+        second=adapters[1].source,
+        energy=energy,
+        cosine=_cosine(inner, math.sqrt(squares[0]), math.sqrt(squares[1])),
+        modules=modules,
+        only_in_first=only[0],
+        only_in_second=only[1],
+        not_measured=not_measured,
     )
 
 
@@ -319,14 +319,14 @@ def _overlap(
         return None if 0 in ranks else float((ours[:i] @ theirs[:j].mT).square().sum()) / min(i, j)
 
     return ModuleOverlap(
-        name,
-        (m, n),
-        (i, j),
-        _cosine(inner, *norms),
-        shared(first.left, second.left),
-        chance_share(max(i, j), m),
-        shared(first.right, second.right),
-        chance_share(max(i, j), n),
+        name=name,
+        shape=(m, n),
+        ranks=(i, j),
+        cosine=_cosine(inner, *norms),
+        left=shared(first.left, second.left),
+        left_chance=chance_share(max(i, j), m),
+        right=shared(first.right, second.right),
+        right_chance=chance_share(max(i, j), n),
     )
 
 

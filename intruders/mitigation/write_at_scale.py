@@ -125,13 +125,13 @@ def write_at_scale(
                 rounding.add(both, share(pair.name), is_full=isinstance(sides[1], Checkpoint))
         rounding.warn()
         result = WrittenScale(
-            pairing.base_source,
-            pairing.tuned_source,
-            str(out),
-            target.form,
-            float(scale),
-            matrices,
-            time.perf_counter() - started,
+            base=pairing.base_source,
+            tuned=pairing.tuned_source,
+            out=str(out),
+            form=target.form,
+            scale=float(scale),
+            matrices=matrices,
+            seconds=time.perf_counter() - started,
         )
         written.keep(RECORD, result)
     return result

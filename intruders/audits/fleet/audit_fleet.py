@@ -168,14 +168,14 @@ def audit_many(
             work.do(blocks, progress)
         else:
             task = BlockOnRay(
-                wherever_it_is(str(base)),
-                tuple(wherever_it_is(str(source)) for source in sources),
-                tuple(member.digest for member in members),
-                tuple(content.items()),
-                settings,
-                wherever_the_cache_is(compute),
-                kept,
-                finished,
+                base=wherever_it_is(str(base)),
+                sources=tuple(wherever_it_is(str(source)) for source in sources),
+                digests=tuple(member.digest for member in members),
+                content=tuple(content.items()),
+                settings=settings,
+                compute=wherever_the_cache_is(compute),
+                kept=kept,
+                finished=finished,
             )
             do_on_ray(list(blocks), task, ray, cpus, gpus, progress)
         seconds = time.perf_counter() - started
@@ -184,13 +184,13 @@ def audit_many(
         written = finish_adapters(members, kept, files, earlier, settings, seconds / max(1, len(members)))
         files.arrange({file.path.name for file in written.values()})
         fleet = FleetAudit(
-            opened.source,
-            settings,
-            seconds,
-            adapter_table(members, written, opened.source),
-            absolute,
-            key,
-            passed_over,
+            base_source=opened.source,
+            settings=settings,
+            seconds=seconds,
+            adapters=adapter_table(members, written, opened.source),
+            folder=absolute,
+            key=key,
+            passed_over=passed_over,
             temporary=folder.temporary,
         )
         if folder.is_kept:

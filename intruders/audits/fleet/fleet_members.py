@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ...checkpoints.adapters.adapter import AdaptedWeight, Adapter
 from ...checkpoints.formats.memory import describe_module
@@ -138,15 +138,7 @@ def _rank_of(update: AdaptedWeight) -> int | None:
 
 def _with_pairing(facts: ModelFacts, pairing: Pairing) -> ModelFacts:
     kinds = {path.kind for path in module_paths([matrix.name for matrix in pairing.pairs])}
-    return ModelFacts(
-        facts.method,
-        facts.ranks,
-        facts.scales,
-        tuple(sorted(kinds)),
-        facts.named_base,
-        facts.saved_in_full,
-        tuple(pairing.matched),
-    )
+    return replace(facts, targets=tuple(sorted(kinds)), matched_by=tuple(pairing.matched))
 
 
 def block_of(name: str) -> str:

@@ -221,14 +221,14 @@ class FleetAudit:
                 MIGRATIONS,
             )
             return cls(
-                document["base"]["source"],
-                AuditSettings.from_mapping(document["settings"]),
-                document.get("seconds", 0.0),
-                as_frame(document["adapters"]),
-                folder,
-                document.get("key", ""),
-                document.get("passed_over", {}),
-                document["versions"],
+                base_source=document["base"]["source"],
+                settings=AuditSettings.from_mapping(document["settings"]),
+                seconds=document.get("seconds", 0.0),
+                adapters=as_frame(document["adapters"]),
+                folder=folder,
+                key=document.get("key", ""),
+                passed_over=document.get("passed_over", {}),
+                versions=document["versions"],
             )
 
     def _row(self, adapter: str | int) -> dict[str, Any]:

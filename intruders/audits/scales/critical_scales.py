@@ -103,7 +103,13 @@ def critical_scales(
     ):
         scales |= of_batch
     matrices = [
-        MatrixScale(pair.name, pair.shape, scales[pair.name], projection.predicted, search_end(projection))
+        MatrixScale(
+            name=pair.name,
+            shape=pair.shape,
+            measured=scales[pair.name],
+            predicted=projection.predicted,
+            searched=search_end(projection),
+        )
         for pair in pairing.pairs
         if (projection := projections.get(pair.name)) is not None
     ]
@@ -113,17 +119,17 @@ def critical_scales(
     while (count := search.counted(groups, largest)) > target:
         largest *= 1 - SLACK
     return CriticalScales(
-        pairing.base_source,
-        pairing.tuned_source,
-        audit.k,
-        audit.epsilon,
-        target,
-        largest,
-        count,
-        matrices,
-        time.perf_counter() - started,
-        pairing.base_hub,
-        pairing.tuned_hub,
+        base_source=pairing.base_source,
+        tuned_source=pairing.tuned_source,
+        k=audit.k,
+        epsilon=audit.epsilon,
+        target=target,
+        largest=largest,
+        intruders_at_largest=count,
+        matrices=matrices,
+        seconds=time.perf_counter() - started,
+        base_hub=pairing.base_hub,
+        tuned_hub=pairing.tuned_hub,
     )
 
 

@@ -135,16 +135,19 @@ class Verification(JsonResult):
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> Verification:
         """Make it from its document."""
-        base, adapter, merged = (document[side]["source"] for side in ("base", "adapter", "merged"))
         matrices = [
             VerifiedMatrix(
                 record["name"], (record["shape"][0], record["shape"][1]), Verdict.from_dict(record)
             )
             for record in document["matrices"]
         ]
-        others, unchecked = (
-            from_plain(list[OtherTensor], document[name]) for name in ("others", "unchecked")
-        )
         return cls(
-            base, adapter, merged, matrices, others, unchecked, document["matched"], document["seconds"]
+            base_source=document["base"]["source"],
+            adapter_source=document["adapter"]["source"],
+            merged_source=document["merged"]["source"],
+            matrices=matrices,
+            others=from_plain(list[OtherTensor], document["others"]),
+            unchecked=from_plain(list[OtherTensor], document["unchecked"]),
+            matched=document["matched"],
+            seconds=document["seconds"],
         )

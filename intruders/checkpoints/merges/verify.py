@@ -108,14 +108,14 @@ def verify(
         unchecked += [unknown] if unknown is not None else []
         progress("compare other tensors", done, total)
     return Verification(
-        before.source,
-        opened.source,
-        after.source,
-        matrices,
-        others + added_differences(added, after) + tensors_only_in(after, before, opened, merged_name),
-        unchecked,
-        list(dict.fromkeys(renamed + wanted.matched + in_merged.matched)),
-        time.perf_counter() - started,
+        base_source=before.source,
+        adapter_source=opened.source,
+        merged_source=after.source,
+        matrices=matrices,
+        others=others + added_differences(added, after) + tensors_only_in(after, before, opened, merged_name),
+        unchecked=unchecked,
+        matched=list(dict.fromkeys(renamed + wanted.matched + in_merged.matched)),
+        seconds=time.perf_counter() - started,
     )
 
 

@@ -128,7 +128,14 @@ def _inspection(opened: Checkpoint | Adapter, weight: float, base: Checkpoint | 
 def _checkpoint_facts(opened: Checkpoint) -> Inspection:
     rows = [inspection_row(name, stored) for name, stored in opened.tensors.items()]
     return Inspection(
-        opened.source, opened.kind, opened.format, 1.0, None, rows, len(opened.input_first), dict(opened.tied)
+        source=opened.source,
+        kind=opened.kind,
+        format=opened.format,
+        weight=1.0,
+        base_source=None,
+        rows=rows,
+        input_first=len(opened.input_first),
+        tied=dict(opened.tied),
     )
 
 
@@ -139,7 +146,17 @@ def _adapter_facts(opened: Adapter) -> Inspection:
     ]
     family = f"{opened.family} {opened.peft_type}"
     stored = opened.numbers if any(-1 in row.shape for row in rows) else None
-    return Inspection(opened.source, opened.kind, family, 1.0, opened.base_source, rows, 0, {}, stored=stored)
+    return Inspection(
+        source=opened.source,
+        kind=opened.kind,
+        format=family,
+        weight=1.0,
+        base_source=opened.base_source,
+        rows=rows,
+        input_first=0,
+        tied={},
+        stored=stored,
+    )
 
 
 def _outlook(opened: Opened, base: Checkpoint | None) -> tuple[int | None, Counter[str], list[str]]:
@@ -159,7 +176,7 @@ def _outlook(opened: Opened, base: Checkpoint | None) -> tuple[int | None, Count
 
 def _update_row(update: AdaptedWeight) -> Row:
     rank = update.rank if update.rank is not None else update.factor_rank
-    return Row(update.name, update.full_shape, None, update.method, rank, update.scale)
+    return Row(update.name, update.full_shape, method=update.method, rank=rank, scale=update.scale)
 
 
 def inspection_row(name: str, stored: StoredTensor, method: str | None = None) -> Row:
