@@ -45,7 +45,8 @@ if TYPE_CHECKING:
     from .experiments.intervene.intervene import intervene
     from .experiments.intervene.sweep import InterventionSweep
     from .experiments.train_in_sequence import SequenceResult, train_in_sequence
-    from .measures.evaluate import Evaluation, evaluate
+    from .measures.evaluate import evaluate
+    from .measures.evaluation import Evaluation
     from .measures.measure_settings import HarnessSettings, LossSettings, ScoreSettings, SweepSettings
     from .mitigation.mitigate import mitigate
     from .mitigation.mitigation_result import Mitigation
@@ -150,7 +151,7 @@ _HOMES = {
     "Compute": "audits.audit_settings",
     "CriticalScales": "audits.scales.critical_scales_result",
     "DiskCache": "audits.base_cache",
-    "Evaluation": "measures.evaluate",
+    "Evaluation": "measures.evaluation",
     "FinetuneConfig": "training.finetune_config",
     "FleetAudit": "audits.fleet.fleet_result",
     "HarnessSettings": "measures.measure_settings",

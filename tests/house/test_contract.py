@@ -62,7 +62,7 @@ WRITTEN: dict[str, str] = {
     "experiments/heal/healing.py": "heal.json",
     "experiments/intervene/sweep.py": "intervention.json",
     "experiments/train_in_sequence.py": "sequence.json",
-    "measures/evaluate.py": "evaluation.json",
+    "measures/evaluation.py": "evaluation.json",
     "mitigation/mitigation_result.py": "intruders.json",
     "mitigation/write_at_scale.py": "written.json",
     "checkpoints/writing/training_record.py": "run.json",

@@ -12,8 +12,8 @@ import pytest
 
 import intruders
 from intruders.errors import ResultFileError
-from intruders.measures import evaluate as under_test
 from intruders.measures import measured_model
+from intruders.measures.evaluation import Evaluation, check_evaluation_folder
 from intruders.measures.task_score import TaskScore
 from tests.tiny import save_llama
 
@@ -39,7 +39,7 @@ def test_a_corpus_of_another_spelling_and_two_of_equal_text(
         ]
 
     with monkeypatch.context() as patched:
-        patched.setattr(under_test.Evaluation, "save", _killed)
+        patched.setattr(Evaluation, "save", _killed)
         with pytest.raises(KeyboardInterrupt):
             measured("docs.jsonl", "copy.jsonl")
     names = ("./docs.jsonl", str(tmp_path / "docs.jsonl"), "copy.jsonl")
@@ -54,7 +54,7 @@ def test_a_score_is_of_every_role_and_message(tmp_path: Path, monkeypatch: pytes
     save_llama(tmp_path / "base")
     opened = SimpleNamespace(notes=(), is_masked=False)
     monkeypatch.setattr(measured_model, "open_for_task", lambda *given: (opened, []))
-    monkeypatch.setattr(under_test.Evaluation, "save", _killed)
+    monkeypatch.setattr(Evaluation, "save", _killed)
     scored: list[str] = []
 
     def score(model: Any, task: Any, *, split: str, **more: Any) -> TaskScore:
@@ -111,6 +111,6 @@ def test_an_evaluation_that_is_replaced_is_read_as_one_or_not_at_all(
             evaluation(False).save(tmp_path)
     with pytest.raises(ResultFileError, match="is not the folder of an evaluation"):
         intruders.Evaluation.load(tmp_path)
-    under_test._check_folder(tmp_path, force=False)
+    check_evaluation_folder(tmp_path, force=False)
     evaluation(False).save(tmp_path)
     assert intruders.Evaluation.load(tmp_path).scores[0].right == [False] * 4

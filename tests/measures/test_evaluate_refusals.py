@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from intruders.errors import CheckpointError, IntrudersError, PairingError, SettingError
-from intruders.measures import evaluate as under_test
 from intruders.measures import measured_model
 from intruders.measures.evaluate import evaluate
+from intruders.measures.evaluation import Evaluation
 from intruders.measures.measure_settings import HarnessSettings, LossSettings, ScoreSettings
 from intruders.reports.evaluation.evaluation_text import measure_lines
 from intruders.training.finetune import finetune
@@ -218,7 +218,7 @@ def test_what_was_kept_is_of_the_same_weights_and_settings(
     def stopped(**more: Any) -> int:
         read.clear()
         with monkeypatch.context() as patched:
-            patched.setattr(under_test.Evaluation, "save", _nothing_is_opened)
+            patched.setattr(Evaluation, "save", _nothing_is_opened)
             with pytest.raises(AssertionError):
                 evaluate(str(place / "completer"), **given | more)
         return len(read)

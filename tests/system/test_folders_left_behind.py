@@ -11,7 +11,7 @@ import pytest
 
 from intruders.audits.fleet.audit_fleet import MARKS
 from intruders.experiments.train_in_sequence import _open_folder
-from intruders.measures.evaluate import _check_folder
+from intruders.measures.evaluation import check_evaluation_folder
 from intruders.studies.work.study_folder import StudyFolder
 from intruders.system.files import is_left_behind, write_atomically
 from intruders.system.folders import atomic_folder, locked_folder, require_ours
@@ -43,7 +43,7 @@ def accept_study(folder: Path) -> None:
     ("name", "accept"),
     [
         ("run.json", lambda folder: RunFolder(folder).open_for({})),
-        ("evaluation.json", lambda folder: _check_folder(folder, force=False)),
+        ("evaluation.json", lambda folder: check_evaluation_folder(folder, force=False)),
         ("study.json", accept_study),
         ("sequence.json", lambda folder: _open_folder(folder, ["word-problems"])),
         ("fleet.json", lambda folder: require_ours(folder, MARKS, "a fleet")),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...measures.corpus_loss import CorpusLoss
-from ...measures.evaluate import Measured
+from ...measures.evaluation import Measured
 from ...measures.harness import HarnessScore
 from ...measures.task_score import TaskScore
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from ...data.corpora import Corpora, digests_of, load_all
 from ...errors import IntrudersError
 from ...measures.corpus_loss import losses_by_corpus
+from ...measures.document_table import losses_in, table_of
 from ...measures.losses import DocumentLosses
 from ...measures.measure_settings import LossSettings
 from ...models.loading_settings import Loading
@@ -54,7 +54,8 @@ def base_losses(
         }
         if not _is_of_these(folder, measured):
             _measure(base, settings, loading, corpora, folder, measured)
-    return _read(folder, settings.loss_on)
+    table = pd.read_parquet(folder / "documents.parquet")
+    return {corpus: losses_in(table, corpus) for corpus in settings.loss_on}
 
 
 def losses_of(
@@ -96,34 +97,11 @@ def _measure(
     folder: Path,
     measured: Mapping[str, Any],
 ) -> None:
-    by_corpus = losses_of(base, None, settings, corpora, loading)
-    rows = [
-        (corpus, part, index, losses.measure, float(losses.sums[index]), int(losses.tokens[index]))
-        for corpus, parts in by_corpus.items()
-        for part, losses in enumerate(parts)
-        for index in range(len(losses.sums))
-    ]
-    frame = pd.DataFrame(rows, columns=["corpus", "part", "document", "measure", "loss_sum", "tokens"])
+    table = table_of(losses_of(base, None, settings, corpora, loading))
     document = {"schema": SCHEMA, "base": base, "settings": settings.recorded(), **measured}
     # A record of other documents must not vouch for the losses of these.
     write_together(
-        {folder / "documents.parquet": frame.to_parquet(index=False)},
+        {folder / "documents.parquet": table.to_parquet(index=False)},
         folder / "base.json",
         (json.dumps(document, indent=2) + "\n").encode(),
     )
-
-
-def _read(folder: Path, corpora: Sequence[str]) -> dict[str, list[DocumentLosses]]:
-    frame = pd.read_parquet(folder / "documents.parquet")
-    by_corpus: dict[str, list[DocumentLosses]] = {}
-    for corpus in corpora:
-        of_corpus = frame[frame["corpus"] == corpus]
-        by_corpus[corpus] = [
-            DocumentLosses(
-                str(rows["measure"].iloc[0]),
-                rows["loss_sum"].to_numpy(np.float64),
-                rows["tokens"].to_numpy(np.int64),
-            )
-            for _, rows in of_corpus.groupby("part", sort=True)
-        ]
-    return by_corpus

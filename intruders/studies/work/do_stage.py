@@ -21,7 +21,7 @@ from ...experiments.intervene.sweep import InterventionSweep, intervention_rows
 from ...experiments.train_in_sequence import train_in_sequence
 from ...measures.base_inputs import documents_of
 from ...measures.corpus_loss import summarize_losses
-from ...measures.evaluate import Evaluation
+from ...measures.evaluation import Evaluation
 from ...measures.kl_on_task import kl_on_task
 from ...measures.measure_settings import LossSettings, ScoreSettings
 from ...measures.output_energy import output_energy

@@ -1,0 +1,199 @@
+"""The measures of one model as a result: their JSON, and the tables of single documents and examples."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ..errors import SettingError
+from ..system.documents import read_document
+from ..system.files import is_left_behind, read_bytes, user_path, write_together
+from ..system.folders import LOCK, make_folder
+from ..system.plain_values import from_plain
+from ..system.result_protocol import json_bytes, refuse_others
+from ..system.versions import machine, versions
+from .corpus_loss import CorpusLoss
+from .document_table import losses_in, table_of
+from .harness import HarnessScore
+from .intervals import Interval
+from .kept_outcomes import FOLDER
+from .task_score import TaskScore
+
+SCHEMA = 1
+_FILES = ("evaluation.json", "documents.parquet", "examples.parquet")
+
+Measured = CorpusLoss | TaskScore | HarnessScore | str  # a note is a string
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The measures of one model.
+
+    Args:
+      model: the model, as it was given.
+      base: the base that losses are compared with, or None.
+      losses: one entry per corpus.
+      scores: one entry per task.
+      harness: one entry per metric of lm-evaluation-harness.
+      notes: facts about the measurement that a person should know.
+
+    Example:
+      ``intruders.evaluate("my-run", scores=intruders.ScoreSettings(tasks=("sst2",))).to_document()["tasks"]``
+    """
+
+    model: str
+    base: str | None
+    losses: list[CorpusLoss]
+    scores: list[TaskScore]
+    harness: list[HarnessScore]
+    notes: list[str] = field(default_factory=list)  # what a person should know of how they were made
+
+    versions: Mapping[str, Any] = field(default_factory=versions)
+    machine: Mapping[str, Any] = field(default_factory=machine)
+
+    def to_document(self) -> dict[str, Any]:
+        """Return plain JSON types, without the values of single documents and examples."""
+        return {
+            "schema": SCHEMA,
+            "model": self.model,
+            "base": self.base,
+            "losses": [_loss_record(loss) for loss in self.losses],
+            "tasks": [
+                {
+                    "name": score.task,
+                    "split": score.split,
+                    "examples": len(score.right),
+                    "accuracy": score.accuracy.as_dict(),
+                    "source": score.source,
+                    "max_new_tokens": score.max_new_tokens,
+                    "unfinished": score.unfinished,
+                }
+                for score in self.scores
+            ],
+            "harness": [asdict(score) for score in self.harness],
+            "notes": self.notes,
+            "versions": dict(self.versions),
+            "machine": dict(self.machine),
+        }
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write ``evaluation.json`` and the values behind it: ``documents.parquet`` and ``examples.parquet``."""
+        target = user_path(folder)
+        target.mkdir(parents=True, exist_ok=True)
+        documents = table_of({loss.name: loss.losses for loss in self.losses})
+        examples = pd.DataFrame(
+            [
+                (score.task, index, right, score.is_held_out)
+                for score in self.scores
+                for index, right in enumerate(score.right)
+            ],
+            columns=["task", "example", "right", "held_out"],
+        )
+        tables = {
+            target / "documents.parquet": documents.drop(columns="measure").to_parquet(index=False),
+            target / "examples.parquet": examples.to_parquet(index=False),
+        }
+        write_together(tables, target / _FILES[0], json_bytes(self.to_document(), indent=2))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Evaluation:
+        """Read the folder that ``save`` or ``intruders evaluate --out`` wrote.
+
+        Raises:
+          ResultFileError: a file of it cannot be read, is of something else, or is of a newer version.
+        """
+        folder = user_path(path)
+        document = read_document(folder / _FILES[0], "an evaluation", SCHEMA)
+        with refuse_others(folder, "the folder of an evaluation", "intruders evaluate --out"):
+            documents, examples = (
+                pd.read_parquet(io.BytesIO(read_bytes(folder / name))) for name in _FILES[1:]
+            )
+            if document is None:
+                raise KeyError(_FILES[0])
+            return cls(
+                document["model"],
+                document["base"],
+                [_loss_from(record, documents) for record in document["losses"]],
+                _scores_from(document["tasks"], examples),
+                from_plain(list[HarnessScore], document["harness"]),
+                document["notes"],
+                document["versions"],
+                document["machine"],
+            )
+
+
+def check_evaluation_folder(folder: Path, force: bool) -> None:
+    """Refuse a folder of other files, and one with an evaluation that is not to be replaced."""
+    try:
+        there = {file.name for file in folder.iterdir() if not is_left_behind(file.name)}
+    except FileNotFoundError:
+        return
+    except OSError:  # what it is instead is told when it is made
+        make_folder(folder)
+        return
+    if there - {*_FILES, FOLDER, LOCK}:
+        raise SettingError(f"out {str(folder)!r} is not empty and not an evaluation; choose another folder")
+    if _FILES[0] in there and not force:
+        raise SettingError(
+            f"out {str(folder)!r} already has an evaluation; choose another folder, or pass --force to replace it"
+        )
+
+
+def _loss_record(loss: CorpusLoss) -> dict[str, Any]:
+    record: dict[str, Any] = {
+        "corpus": loss.name,
+        "measure": loss.losses[0].measure,
+        "documents": sum(len(part.sums) for part in loss.losses),
+        "tokens": sum(int(part.tokens.sum()) for part in loss.losses),
+        "weights": loss.weights,
+        "digests": list(loss.digests),
+        "loss": loss.loss.as_dict(),
+    }
+    for name in ("base_loss", "difference", "perplexity_ratio"):
+        interval: Interval | None = getattr(loss, name)
+        if interval is not None:
+            record[name] = interval.as_dict()
+    return record
+
+
+def _loss_from(record: Mapping[str, Any], documents: pd.DataFrame) -> CorpusLoss:
+    """Read a corpus from its record, which has the measure, and the losses of its documents."""
+    parts = losses_in(documents.assign(measure=record["measure"]), record["corpus"])
+    base, difference = (
+        Interval.from_dict(record[name]) if name in record else None for name in ("base_loss", "difference")
+    )
+    loss = Interval.from_dict(record["loss"])
+    return CorpusLoss(
+        record["corpus"], loss, parts, record["weights"], base, difference, tuple(record["digests"])
+    )
+
+
+def _scores_from(records: Sequence[Mapping[str, Any]], examples: pd.DataFrame) -> list[TaskScore]:
+    """Read the tasks, whose examples follow each other: data files of two folders may have one name."""
+    ends = np.cumsum([record["examples"] for record in records])
+    if len(examples) != sum(record["examples"] for record in records):
+        raise ValueError("the examples are not those of the tasks")
+    return [
+        _score_from(record, examples.iloc[end - record["examples"] : end])
+        for record, end in zip(records, ends, strict=True)
+    ]
+
+
+def _score_from(record: Mapping[str, Any], rows: pd.DataFrame) -> TaskScore:
+    """Read a task from its record and the outcomes of its examples."""
+    return TaskScore(
+        record["name"],
+        record["split"],
+        rows["right"].tolist(),
+        is_held_out="held_out" in rows and bool(rows["held_out"].any()),
+        source=record["source"],
+        max_new_tokens=record["max_new_tokens"],
+        unfinished=record["unfinished"],
+    )
