@@ -26,8 +26,8 @@ from ..models.quiet import quiet_transformers
 from ..models.tuned_model import OpenedModel, base_location
 from ..system.callers_process import apart_from_caller
 from ..system.documents import read_document
-from ..system.files import is_left_behind, write_atomically
-from ..system.folders import LOCK, follow_umask, locked_folder, make_folder, scratch_folder
+from ..system.files import write_atomically
+from ..system.folders import follow_umask, locked_folder, make_folder, other_entries, scratch_folder
 from ..system.result_protocol import JsonResult
 from ..training.finetune import check_task, finetune
 from ..training.finetune_config import FinetuneConfig
@@ -231,7 +231,7 @@ def _open_folder(out: Path, tasks: Sequence[str]) -> None:
             f"out '{out}' contains a sequence of other tasks{of}; choose another folder, or remove that one"
         )
     is_new = record is None and not (out / "stage-1").exists()
-    if is_new and any(entry.name != LOCK and not is_left_behind(entry.name) for entry in out.iterdir()):
+    if is_new and other_entries(out):
         raise SettingError(f"out '{out}' is not empty and not a sequence; choose another folder")
 
 

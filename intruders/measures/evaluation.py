@@ -14,8 +14,8 @@ import pandas as pd
 
 from ..errors import SettingError
 from ..system.documents import read_document
-from ..system.files import is_left_behind, read_bytes, user_path, write_together
-from ..system.folders import LOCK, make_folder
+from ..system.files import read_bytes, user_path, write_together
+from ..system.folders import make_folder, other_entries
 from ..system.plain_values import from_plain
 from ..system.result_protocol import json_bytes, refuse_others
 from ..system.versions import machine, versions
@@ -132,13 +132,13 @@ class Evaluation:
 def check_evaluation_folder(folder: Path, force: bool) -> None:
     """Refuse a folder of other files, and one with an evaluation that is not to be replaced."""
     try:
-        there = {file.name for file in folder.iterdir() if not is_left_behind(file.name)}
+        there = set(other_entries(folder))
     except FileNotFoundError:
         return
     except OSError:  # what it is instead is told when it is made
         make_folder(folder)
         return
-    if there - {*_FILES, FOLDER, LOCK}:
+    if there - {*_FILES, FOLDER}:
         raise SettingError(f"out {str(folder)!r} is not empty and not an evaluation; choose another folder")
     if _FILES[0] in there and not force:
         raise SettingError(

@@ -255,6 +255,13 @@ def removed_if_unused(folder: Path) -> Iterator[None]:
         raise
 
 
+def other_entries(folder: Path) -> list[str]:
+    """Return the names of what is in a folder, but for its lock and what a kill left unfinished."""
+    return sorted(
+        entry.name for entry in folder.iterdir() if entry.name != LOCK and not is_left_behind(entry.name)
+    )
+
+
 def require_ours(folder: Path, marks: Collection[str], kind: str) -> None:
     """Refuse to write among files of something else; a folder that is new, empty or marked is fine.
 
@@ -267,11 +274,10 @@ def require_ours(folder: Path, marks: Collection[str], kind: str) -> None:
       SettingError: the folder contains other things and no mark.
     """
     try:
-        there = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
+        others = other_entries(folder) if folder.is_dir() else []
     except OSError:  # which :func:`make_folder` reports
         return
-    others = [entry for entry in there if entry != LOCK and not is_left_behind(entry)]
-    if others and not any(mark in there for mark in marks):
+    if others and not any(mark in others for mark in marks):
         raise SettingError(
             f"out '{folder}' is not empty and not {kind}: it contains {some_of(others)}; choose another folder"
         )

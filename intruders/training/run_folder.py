@@ -21,8 +21,16 @@ from typing import Any
 from ..checkpoints.writing.training_record import SCHEMA
 from ..errors import SettingError
 from ..system.documents import read_document
-from ..system.files import is_left_behind, user_path, write_atomically
-from ..system.folders import LOCK, atomic_folder, follow_umask, locked_folder, make_folder, scratch_folder
+from ..system.files import user_path, write_atomically
+from ..system.folders import (
+    LOCK,
+    atomic_folder,
+    follow_umask,
+    locked_folder,
+    make_folder,
+    other_entries,
+    scratch_folder,
+)
 
 _COMPLETE = "complete.json"
 
@@ -142,7 +150,7 @@ class RunFolder:
         """
         make_folder(self.path)
         if not (self.path / "run.json").is_file():
-            if any(file.name != LOCK and not is_left_behind(file.name) for file in self.path.iterdir()):
+            if other_entries(self.path):
                 raise SettingError(
                     f"out {str(self.path)!r} is not empty and not a run; choose another folder"
                 )

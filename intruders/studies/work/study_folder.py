@@ -20,8 +20,8 @@ from typing import Any
 
 from ...errors import ResultFileError, SettingError
 from ...system.documents import read_document
-from ...system.files import is_left_behind, write_atomically
-from ...system.folders import LOCK, locked_folder, make_folder
+from ...system.files import write_atomically
+from ...system.folders import locked_folder, make_folder, other_entries
 from ..describe.runs import Run
 from ..describe.study import Study
 
@@ -95,8 +95,7 @@ class StudyFolder:
                 "one as --from to take its runs over"
             )
         if not self.is_study:
-            there = {file.name for file in self.path.iterdir() if not is_left_behind(file.name)}
-            if there - {LOCK, "study.yaml"}:
+            if {*other_entries(self.path)} - {"study.yaml"}:
                 raise SettingError(f"out '{self.path}' is not empty and not a study; choose another folder")
             return
         name = self.document()["name"]
