@@ -44,7 +44,8 @@ if TYPE_CHECKING:
     from .experiments.heal.scale_choice import ScaleChoice, choose_scale
     from .experiments.intervene.intervene import intervene
     from .experiments.intervene.sweep import InterventionSweep
-    from .experiments.train_in_sequence import SequenceResult, train_in_sequence
+    from .experiments.sequence.sequence_result import SequenceResult
+    from .experiments.sequence.train_in_sequence import train_in_sequence
     from .measures.evaluate import evaluate
     from .measures.evaluation import Evaluation
     from .measures.measure_settings import HarnessSettings, LossSettings, ScoreSettings, SweepSettings
@@ -171,7 +172,7 @@ _HOMES = {
     "RunFolder": "training.run_folder",
     "ScaleChoice": "experiments.heal.scale_choice",
     "ScoreSettings": "measures.measure_settings",
-    "SequenceResult": "experiments.train_in_sequence",
+    "SequenceResult": "experiments.sequence.sequence_result",
     "Study": "studies.describe.study",
     "StudyOutcome": "studies.run_study",
     "SweepSettings": "measures.measure_settings",
@@ -201,7 +202,7 @@ _HOMES = {
     "read_study": "studies.describe.study",
     "read_trace": "training.callback.trace",
     "run_study": "studies.run_study",
-    "train_in_sequence": "experiments.train_in_sequence",
+    "train_in_sequence": "experiments.sequence.train_in_sequence",
     "verify": "checkpoints.merges.verify",
     "write_at_scale": "mitigation.write_at_scale",
     "write_card": "reports.audit.model_card",

@@ -75,7 +75,7 @@ def sequence(
     given["task"] = tasks  # each stage replaces it with its own
     settings = FinetuneConfig.from_file(config, **given) if config else FinetuneConfig.from_mapping(given)
 
-    from ..experiments.train_in_sequence import has_finished, train_in_sequence
+    from ..experiments.sequence.train_in_sequence import has_finished, train_in_sequence
     from ..reports.sequence.sequence_text import sequence_lines
     from ..training.show_progress import ShowProgress
 

@@ -61,7 +61,7 @@ WRITTEN: dict[str, str] = {
     "experiments/compare/compared.py": "remedies.json",
     "experiments/heal/healing.py": "heal.json",
     "experiments/intervene/sweep.py": "intervention.json",
-    "experiments/train_in_sequence.py": "sequence.json",
+    "experiments/sequence/sequence_result.py": "sequence.json",
     "measures/evaluation.py": "evaluation.json",
     "mitigation/mitigation_result.py": "intruders.json",
     "mitigation/write_at_scale.py": "written.json",

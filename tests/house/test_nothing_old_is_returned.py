@@ -24,7 +24,7 @@ from intruders.errors import SettingError
 from intruders.experiments.compare.compare_remedies import compare_remedies
 from intruders.experiments.compare.comparison_settings import ComparisonSettings
 from intruders.experiments.intervene.intervene import intervene
-from intruders.experiments.train_in_sequence import train_in_sequence
+from intruders.experiments.sequence.train_in_sequence import train_in_sequence
 from intruders.measures.measure_settings import LossSettings, ScoreSettings, SweepSettings
 from intruders.models.quiet import quiet_transformers
 from intruders.studies.describe.runs import expand

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from intruders.audits.fleet.audit_fleet import MARKS
-from intruders.experiments.train_in_sequence import _open_folder
+from intruders.experiments.sequence.train_in_sequence import open_sequence_folder
 from intruders.measures.evaluation import check_evaluation_folder
 from intruders.studies.work.study_folder import StudyFolder
 from intruders.system.files import is_left_behind, write_atomically
@@ -45,7 +45,7 @@ def accept_study(folder: Path) -> None:
         ("run.json", lambda folder: RunFolder(folder).open_for({})),
         ("evaluation.json", lambda folder: check_evaluation_folder(folder, force=False)),
         ("study.json", accept_study),
-        ("sequence.json", lambda folder: _open_folder(folder, ["word-problems"])),
+        ("sequence.json", lambda folder: open_sequence_folder(folder, ["word-problems"])),
         ("fleet.json", lambda folder: require_ours(folder, MARKS, "a fleet")),
     ],
 )

@@ -18,7 +18,7 @@ from ...experiments.compare.compare_remedies import compare_remedies
 from ...experiments.compare.comparison_settings import ComparisonSettings
 from ...experiments.intervene.intervene import intervene
 from ...experiments.intervene.sweep import InterventionSweep, intervention_rows
-from ...experiments.train_in_sequence import train_in_sequence
+from ...experiments.sequence.train_in_sequence import train_in_sequence
 from ...measures.base_inputs import documents_of
 from ...measures.corpus_loss import summarize_losses
 from ...measures.evaluation import Evaluation

@@ -14,26 +14,12 @@ from safetensors.torch import load_file
 
 from intruders.data.load_task import load_task
 from intruders.errors import ResultFileError, SettingError
-from intruders.experiments.train_in_sequence import SequenceResult, train_in_sequence
+from intruders.experiments.sequence.train_in_sequence import train_in_sequence
 from intruders.reports.sequence.sequence_text import sequence_lines
 from intruders.training.finetune_config import FinetuneConfig
 from intruders.training.retrain_head import retrain_head
 from tests.json_lines import write_rows
 from tests.tiny import save_bert, save_llama
-
-
-def test_measures_follow_their_formulas() -> None:
-    found = SequenceResult(["a", "b", "c"], [[0.9], [0.95, 0.8], [0.5, 0.7, 0.6]], [0, 3, 5], [9, 9, 9])
-    assert found.average_accuracy == pytest.approx(0.6)
-    assert found.backward_transfer == pytest.approx(((0.5 - 0.9) + (0.7 - 0.8)) / 2)
-    assert found.forgetting == pytest.approx([0.45, 0.1])
-    assert SequenceResult(["a"], [[0.9]], [0], [9]).backward_transfer is None
-    lines = sequence_lines(found)
-    assert "0.500    0.700    0.600   5 of 9" in lines[-2]
-    assert lines[-1] == "average accuracy 0.600, backward transfer -0.250"
-    missed = replace(found, steps=[20, 80, 40], reached=[True, False, True])
-    ends = [line.endswith("did not reach the score in 80 steps") for line in sequence_lines(missed)[4:7]]
-    assert ends == [False, True, False]
 
 
 @pytest.fixture(scope="module")
