@@ -49,13 +49,22 @@ def measure(kind: str, tokens: int, dtype: str) -> dict[str, float]:
     task = load_task("word-problems")
     if kind == HEAL:
         from intruders.experiments.bench.given_sides import GivenSides
-        from intruders.experiments.heal.heal_session import session_of
+        from intruders.experiments.heal.open_bench import open_bench
         from intruders.models.loading_settings import Loading
         from intruders.system.progress import silent
 
         sides = GivenSides.of("smollm2-135m", "smollm2-135m-lora").open()
-        session = session_of(sides, settings, 0, silent, Loading(dtype=dtype))
-        with session.benched({"pydoc": corpora}, {task.name: task}, None) as (bench, _, _):
+        in_bench = open_bench(
+            sides,
+            {"pydoc": corpora},
+            {task.name: task},
+            settings=settings,
+            seed=0,
+            loading=Loading(dtype=dtype),
+            progress=silent,
+        )
+        with in_bench as opened_bench:
+            bench = opened_bench.bench
             bench.doses.values = torch.ones_like(bench.doses.values, requires_grad=True)
             opened = bench.language
             texts = encoded_texts(opened, corpora, tokens)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...audits.audit import audited_whole
@@ -16,26 +15,23 @@ from ...checkpoints.opening.open import Opened
 from ...checkpoints.pairing.pairing import PairedMatrix, SkipKind
 from ...checkpoints.stored.names import tensor_of
 from ...data.columns import Columns
-from ...data.corpora import digests_of
-from ...data.load_task import described_task
-from ...data.names_given import names_given
 from ...errors import SettingError
-from ...measures.kept_outcomes import digest_of_intruders
 from ...mitigation.mitigate import mitigate
 from ...mitigation.mitigation_result import Mitigation
-from ...mitigation.targets.choose_target import choose_target
+from ...mitigation.targets.choose_target import choose_target, chosen_form
 from ...mitigation.tuned_matrices import TunedMatrices
 from ...models.loading_settings import AS_STORED, Loading
-from ...settings.seeds import check_seeds
 from ...system.callers_process import apart_from_caller
 from ...system.files import user_path
 from ...system.progress import Progress, silent
-from ..bench.given_sides import GivenSides, OpenedSides
-from .heal_data import load_tasks, load_texts, read_prompts
-from .heal_session import Session, Told, untold
+from ..bench.given_sides import OpenedSides
+from .heal_request import HealRequest
 from .heal_settings import HEALING, HealSettings
 from .healing import RECORD, Healing
+from .learn import Told, learn, untold
 from .learned_doses import remedy_of
+from .open_bench import open_bench
+from .reported_healing import reported_healing
 from .work_folder import WorkFolder, finished_healing
 
 
@@ -104,31 +100,23 @@ def heal(
       ('model.layers.0.mlp.down_proj.weight', ['base', 'tuned', 'healed'])
     """
     started = time.perf_counter()
-    check_seeds(seed=seed, data_seed=data_seed)
-    sources = GivenSides.of(base, tuned)
-    names = names_given(task)
-    prompt_file = None if prompts is None else os.fspath(prompts)
-    rows_by = sources.data_seed(data_seed)
-    columns = columns or Columns()
-    tasks = load_tasks(names, columns, rows_by, prompt_file)
-    asked = None if prompt_file is None else read_prompts(prompt_file)
-    corpora = load_texts(names_given(loss_on), settings, seed)
-    if isinstance(audit, str | os.PathLike):
-        audit = Audit.load(audit)
+    request = HealRequest.of(
+        base,
+        tuned,
+        task=task,
+        loss_on=loss_on,
+        settings=settings,
+        columns=columns,
+        prompts=prompts,
+        audit=audit,
+        data_seed=data_seed,
+        seed=seed,
+        loading=loading,
+    )
+    sources = request.sources
     sides = sources.open()
     written_form = _checked_form(form, sides)
-    key = {
-        **sides.key(loading),
-        "settings": settings.recorded(),
-        "seed": seed,
-        "text": digests_of(corpora),
-        "tasks": {name: kept_task.fingerprint() for name, kept_task in tasks.items()},
-        "answers": {name: [kept.score, kept.max_new_tokens] for name, kept in tasks.items()},
-        "order": [*corpora, *tasks],  # doses are learned on the first text and the first task
-        "audit": _audit_key(audit),
-        "prompts": asked,
-        "form": written_form,
-    }
+    key = request.key(sides, written_form)
     folder = None if out is None else user_path(out)
 
     def finished_before() -> Healing | None:
@@ -139,8 +127,8 @@ def heal(
 
     if (finished := finished_before()) is not None:
         return finished
-    work = None if folder is None else WorkFolder.beside(folder)
     if folder is not None:
+        # What could not be written is refused before anything is learned; `mitigate` chooses the target again.
         choose_target(
             (sources.base, sources.tuned),
             sides.both,
@@ -150,32 +138,15 @@ def heal(
             adapter_name="healed",
             force=force,
         )
-    with nullcontext() if work is None or folder is None else work.held(key, folder):
+    work = WorkFolder.beside(folder)
+    with work.held(key, folder):
         # Another process may have finished since, and its folder would be in the way of what is learned here.
         if (finished := finished_before()) is not None:
             return finished
-        pairing, found_audit, audit_settings = audited_whole(*sides.both, audit, compute, progress)
-        _require_written(sides.pairs, found_audit, settings.per)
-        session = Session(
-            sides,
-            settings,
-            seed,
-            progress,
-            told,
-            loading,
-            settings.max_examples,
-            work,
-            key,
-            {
-                "tasks": {name: described_task(name, columns) for name in names},
-                "max_new_tokens": columns.max_new_tokens,
-                "data_seed": rows_by,
-            },
-        )
-        matrices = TunedMatrices(
-            sides.before, pairing.pairs, found_audit, audit_settings, compute.torch_device()
-        )
-        healing = session.healed(corpora, tasks, asked, matrices)
+        pairing, audited, audit_settings = audited_whole(*sides.both, request.audit, compute, progress)
+        _require_written(sides.pairs, audited, settings.per)
+        matrices = TunedMatrices(sides.before, pairing.pairs, audited, audit_settings, compute.torch_device())
+        healing = _healed(request, sides, key, matrices, work, progress, told)
 
         def done() -> Healing:
             return healing.finished(form=written_form, seconds=time.perf_counter() - started)
@@ -188,7 +159,7 @@ def heal(
                 out=folder,
                 form=form,
                 rank="keep" if settings.per == "direction" and _is_plain(sides.after, written_form) else None,
-                audit=found_audit,
+                audit=audited,
                 force=force,
                 compute=compute,
                 progress=progress,
@@ -198,13 +169,41 @@ def heal(
     return healing
 
 
+def _healed(
+    request: HealRequest,
+    sides: OpenedSides,
+    key: Mapping[str, Any],
+    matrices: TunedMatrices,
+    work: WorkFolder,
+    progress: Progress,
+    told: Told,
+) -> Healing:
+    """Learn the doses and measure the models, before anything is written."""
+    settings, seed = request.settings, request.seed
+    in_bench = open_bench(
+        sides,
+        request.corpora,
+        request.tasks,
+        request.prompts,
+        settings=settings,
+        seed=seed,
+        loading=request.loading,
+        progress=progress,
+        work=work,
+        key=key,
+    )
+    with in_bench as opened:
+        learned = learn(opened, settings, seed, progress, told=told, work=work)
+        return reported_healing(request, sides, key, opened, learned, matrices, progress)
+
+
 def _checked_form(form: str, sides: OpenedSides) -> str:
     """Return the form to write.
 
     Raises:
       SettingError: an adapter cannot store the doses.
     """
-    chosen = ("adapter" if isinstance(sides.after, Adapter) else "checkpoint") if form == "auto" else form
+    chosen = chosen_form(form, None, sides.after)
     dense = [pair.name for pair in sides.pairs if pair.rank is None]
     if chosen == "adapter" and dense:
         raise SettingError(
@@ -212,13 +211,6 @@ def _checked_form(form: str, sides: OpenedSides) -> str:
             "dose; pass --as checkpoint"
         )
     return chosen
-
-
-def _audit_key(audit: AuditSettings | Audit) -> dict[str, Any]:
-    """Return which vectors are intruders: the settings that tell it, or what a given audit says."""
-    if isinstance(audit, AuditSettings):
-        return audit.recorded()
-    return {**AuditSettings.of(audit).recorded(), "intruders": digest_of_intruders(audit)}
 
 
 def _require_written(pairs: Sequence[PairedMatrix], audit: Audit, per: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from ...checkpoints.pairing.sides_on_disk import sides_on_disk
 from ...data.corpora import Corpora
@@ -14,9 +15,10 @@ from ...models.loading_settings import Loading
 from ...models.model_digest import digest_of_model
 from ...system.progress import Progress
 from ..bench.given_sides import OpenedSides
-from .heal_session import session_of
 from .heal_settings import HealSettings
 from .healing import Healing
+from .learn import learn
+from .open_bench import open_bench
 
 
 def learned_doses(
@@ -36,7 +38,7 @@ def learned_doses(
       corpora: the text; the doses are learned on the first corpus.
       tasks: the tasks; the first is kept.
       settings: how the doses are learned.
-      max_examples: number of examples of every split; None for all.
+      max_examples: number of examples of every split; None for that of the settings.
       seed: seed of halves and of the order.
       loading: how the models are loaded.
       progress: called with (what is being done, done, in all).
@@ -44,11 +46,14 @@ def learned_doses(
     Raises:
       IntrudersError: as :func:`heal`.
     """
-    session = session_of(sides, settings, seed, progress, loading, max_examples)
-    with session.benched(corpora, tasks, None) as (bench, data, _):
-        _, most, start = session.start(bench, data)
-        _, values, _ = session.learned(bench, data, start, most)
-    return _remedy(bench.groups.by_matrix(values), bench.groups.elsewhere(values))
+    if max_examples is not None:
+        settings = replace(settings, max_examples=max_examples)
+    in_bench = open_bench(
+        sides, corpora, tasks, settings=settings, seed=seed, loading=loading, progress=progress
+    )
+    with in_bench as opened:
+        values, groups = learn(opened, settings, seed, progress).values, opened.bench.groups
+    return _remedy(groups.by_matrix(values), groups.elsewhere(values))
 
 
 def doses_for(

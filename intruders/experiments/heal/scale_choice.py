@@ -15,9 +15,9 @@ from ...system.result_protocol import JsonResult
 from ..bench.given_sides import GivenSides
 from .heal_bench import HealBench
 from .heal_data import HealData, load_tasks, load_texts
-from .heal_session import session_of
 from .heal_settings import HEALING, HealSettings
 from .healing import BASE, TUNED, HealedPoint
+from .open_bench import open_bench
 from .report import Report
 
 CHOSEN = "chosen"
@@ -105,8 +105,12 @@ def choose_scale(
     sources = GivenSides.of(base, tuned)
     tasks = load_tasks(names_given(task), columns or Columns(), sources.data_seed(data_seed), None)
     corpora = load_texts(names_given(loss_on), settings, seed)
-    session = session_of(sources.open(), settings, seed, progress, loading)
-    with session.benched(corpora, tasks, None) as (bench, data, _):
+    sides = sources.open()
+    in_bench = open_bench(
+        sides, corpora, tasks, settings=settings, seed=seed, loading=loading, progress=progress
+    )
+    with in_bench as opened:
+        bench, data = opened.bench, opened.data
         curve: dict[float, CurveOfScales] = {}
         for number, scale in enumerate(_SCALES):
             progress("measure scales", number, len(_SCALES) + 2 * _FINER)
@@ -119,7 +123,7 @@ def choose_scale(
         best = _best(curve, most)
         points = _reported(bench, data, best, seed)
     return ScaleChoice(
-        base=session.sides.base_source,
+        base=sides.base_source,
         tuned=sources.tuned,
         task=data.task,
         corpus=data.corpus,

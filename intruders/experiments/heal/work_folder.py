@@ -24,35 +24,40 @@ _ENDING = ".unfinished"
 
 @dataclass(frozen=True)
 class WorkFolder:
-    """The progress of a healing into ``out``, on disk."""
+    """The progress of a healing into ``out``, on disk; kept nowhere without a folder."""
 
-    folder: Path
+    folder: Path | None
 
     @classmethod
-    def beside(cls, out: Path) -> WorkFolder:
+    def beside(cls, out: Path | None) -> WorkFolder:
+        if out is None:
+            return NOWHERE
         out = Path(os.path.abspath(out))  # "." and ".." have no name to add to
         return cls(out.with_name(out.name + _ENDING))
 
     @contextmanager
-    def held(self, key: Mapping[str, Any], out: Path) -> Iterator[None]:
+    def held(self, key: Mapping[str, Any], out: Path | None) -> Iterator[None]:
         """Lock the folder for this process; remove it when the block ends without an error.
 
         Raises:
           SettingError: another process has locked it, or it belongs to another healing.
         """
-        with working_folder(self.folder):
-            require_same(self._read(_KEY), key, f"'{self.folder}'", out)
+        with working_folder(self.folder) as folder:
+            if folder is None or out is None:
+                yield
+                return
+            require_same(self._read(_KEY), key, f"'{folder}'", out)
             self._write(_KEY, key)
             try:
                 yield
             except BaseException:
                 # What was refused before anything was kept must not stand in the way of other settings.
                 # A new folder is then removed too, since only its lock is left.
-                if {file.name for file in self.folder.iterdir()} <= {_KEY, LOCK}:
-                    (self.folder / _KEY).unlink()
+                if {file.name for file in folder.iterdir()} <= {_KEY, LOCK}:
+                    (folder / _KEY).unlink()
                 raise
             # While it is locked: the next process may begin another healing there as soon as it is not.
-            shutil.rmtree(self.folder, ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)
 
     def learning(self) -> Mapping[str, Any] | None:
         """Return the state of learning that was kept last."""
@@ -70,11 +75,18 @@ class WorkFolder:
         self._write("answers.json", {"answers": answers})
 
     def _read(self, name: str) -> dict[str, Any] | None:
+        if self.folder is None:
+            return None
         return read_document(self.folder / name, "what a healing keeps", SCHEMA)
 
     def _write(self, name: str, content: Mapping[str, Any]) -> None:
+        if self.folder is None:
+            return
         document = json.dumps({"schema": SCHEMA, **content}, allow_nan=False)
         write_atomically(self.folder / name, document.encode())
+
+
+NOWHERE = WorkFolder(None)
 
 
 def finished_healing(folder: Path, key: Mapping[str, Any]) -> Healing | None:

@@ -56,7 +56,7 @@ def choose_target(
         return _in_memory(sources, sides, model, form, rank, adapter_name)
     check_target(out, force=force)
     _require_another_folder(out, *sources)
-    content = _content(sources, sides, model, _chosen_form(form, rank, sides[1]), rank, shard_bytes)
+    content = _content(sources, sides, model, chosen_form(form, rank, sides[1]), rank, shard_bytes)
     base = sources[0] if sources[0] is not None else model or sides[0].source
     tuned = None if isinstance(sides[1], ModelSum) else _folder_of(sources[1])
     return FolderTarget(
@@ -109,7 +109,8 @@ def _content(
     return NewLoraContent.of(base, tuned, rank)
 
 
-def _chosen_form(form: str, rank: Rank, tuned: Opened) -> str:
+def chosen_form(form: str, rank: Rank, tuned: Opened) -> str:
+    """Return the form to write: that of the input for "auto". SettingError for a rank that it does not have."""
     if form == "auto":
         form = "adapter" if isinstance(tuned, Adapter) else "checkpoint"
     if form == "checkpoint" and rank is not None:

@@ -39,3 +39,14 @@ def test_the_folder_is_removed_while_it_is_locked(tmp_path: Path, monkeypatch: p
         assert work.folder.is_dir()
     assert removed == [work.folder]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_without_an_output_folder_nothing_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    work = WorkFolder.beside(None)
+    with work.held({"seed": 0}, None):
+        work.keep_learning({"step": 1})
+        work.keep_answers(["an answer"])
+        assert work.learning() is None
+        assert work.answers() is None
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,118 @@
+"""The models of a healing, opened with their updates in doses, and the data that they are measured on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from ...data.corpora import Corpora
+from ...data.task import Task
+from ...errors import SettingError
+from ...measures.kept_outcomes import KeptOutcomes
+from ...measures.measure_settings import LossSettings
+from ...models.loading_settings import Loading
+from ...models.tuned_model import OpenedModel
+from ...system.progress import Progress
+from ..bench.given_sides import OpenedSides
+from ..bench.live_models import Scored
+from ..bench.measuring import Measuring
+from ..doses.open_to_dose import in_doses, open_to_dose
+from ..doses.updates import Updates, read_updates
+from .heal_bench import HealBench
+from .heal_data import HealData, data_of, own_answers, task_of_prompts
+from .heal_settings import HealSettings
+from .work_folder import NOWHERE, WorkFolder
+
+
+@dataclass(frozen=True)
+class OpenedBench:
+    """The bench within the block that it is open in, its data, and the updates that have doses."""
+
+    bench: HealBench
+    data: HealData
+    updates: Updates
+
+
+@contextmanager
+def open_bench(
+    sides: OpenedSides,
+    corpora: Corpora,
+    tasks: Mapping[str, Task],
+    prompts: Sequence[str] | None = None,
+    *,
+    settings: HealSettings,
+    seed: int,
+    loading: Loading,
+    progress: Progress,
+    work: WorkFolder = NOWHERE,
+    key: Mapping[str, Any] | None = None,
+) -> Iterator[OpenedBench]:
+    """Open the models with their updates in doses, and the data, within the block.
+
+    Args:
+      sides: base and tuned model, opened.
+      corpora: the text.
+      tasks: the tasks; none where there are prompts.
+      prompts: prompts whose answers by the tuned model are the task.
+      settings: what has a dose, and on how much data.
+      seed: seed of halves and samples.
+      loading: how the models are loaded.
+      progress: called with (what is being done, done, in all).
+      work: where answers and measures are kept.
+      key: everything that these depend on.
+
+    Raises:
+      SettingError: the tuned model changes nothing, or cannot answer; or there is too little data.
+      IntrudersError: the models do not match, or cannot be loaded.
+    """
+    pairs = sides.pairs  # refuses models that do not match before either is opened
+    progress("open the models", 0, 1)
+    language, scored = _opened(sides, tasks, loading)
+    device = next(language.model.parameters()).device
+    updates = read_updates(pairs, settings.per, device, progress, language.dtype)
+    if not updates.names:
+        raise SettingError(
+            f"'{sides.tuned}' changes nothing in '{sides.base_source}', so there is nothing to heal; "
+            "pass the model after fine-tuning"
+        )
+    with in_doses(language, scored, sides, updates, settings.per, tasks) as (groups, doses):
+        if prompts is not None:
+            task = _task_of(prompts, language, seed, work, progress)
+            tasks, scored = {task.name: task}, {task.name: (language, [])}
+        data = data_of(corpora, tasks, settings.max_examples, seed)
+        losses = LossSettings(max_tokens=settings.max_tokens, estimate=settings.estimate)
+        bench = HealBench(
+            language=language,
+            scored=scored,
+            measuring=Measuring(losses, tasks, seed),
+            base=sides.stacks,
+            groups=groups,
+            doses=doses,
+            kept=KeptOutcomes(work.folder, dict(key or {})),
+        )
+        yield OpenedBench(bench, data, updates)
+
+
+def _opened(sides: OpenedSides, tasks: Mapping[str, Task], loading: Loading) -> tuple[OpenedModel, Scored]:
+    language, scored = open_to_dose(sides, tasks, loading)
+    causal = [name for name, task in tasks.items() if task.kind == "causal"]
+    if language.is_masked and (causal or not tasks):
+        what = f"task {causal[0]!r} wants" if causal else "prompts want"
+        raise SettingError(
+            f"'{sides.base_source}' is a masked language model, and {what} one that writes; pass a "
+            "task of classes"
+        )
+    return language, scored
+
+
+def _task_of(
+    prompts: Sequence[str], language: OpenedModel, seed: int, work: WorkFolder, progress: Progress
+) -> Task:
+    answers = work.answers()
+    if answers is None:
+        progress(f"answer {len(prompts)} prompts", 0, 1)
+        answers = own_answers(language, prompts)
+        work.keep_answers(answers)
+    return task_of_prompts(prompts, answers, seed)
