@@ -110,9 +110,17 @@ def evaluate(
         is_kept=folder is not None,
     )
     with working_folder(folder):
-        work = MeasuredModel(model, base, KeptOutcomes(folder, given.of), losses, seed, loading, progress)
-        work.notes += given.notes
-        evaluation = Evaluation(model, base, [], [], [], work.notes)
+        work = MeasuredModel(
+            source=model,
+            base=base,
+            kept=KeptOutcomes(folder, given.of),
+            losses=losses,
+            seed=seed,
+            loading=loading,
+            progress=progress,
+            notes=given.notes,
+        )
+        evaluation = Evaluation(model=model, base=base, losses=[], scores=[], harness=[], notes=work.notes)
         after, before = work.losses_of_both(given.corpora)
         for name, parts in given.corpora.items():
             told = summarize_losses(

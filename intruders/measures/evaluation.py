@@ -118,14 +118,14 @@ class Evaluation:
             if document is None:
                 raise KeyError(_FILES[0])
             return cls(
-                document["model"],
-                document["base"],
-                [_loss_from(record, documents) for record in document["losses"]],
-                _scores_from(document["tasks"], examples),
-                from_plain(list[HarnessScore], document["harness"]),
-                document["notes"],
-                document["versions"],
-                document["machine"],
+                model=document["model"],
+                base=document["base"],
+                losses=[_loss_from(record, documents) for record in document["losses"]],
+                scores=_scores_from(document["tasks"], examples),
+                harness=from_plain(list[HarnessScore], document["harness"]),
+                notes=document["notes"],
+                versions=document["versions"],
+                machine=document["machine"],
             )
 
 
@@ -165,13 +165,17 @@ def _loss_record(loss: CorpusLoss) -> dict[str, Any]:
 
 def _loss_from(record: Mapping[str, Any], documents: pd.DataFrame) -> CorpusLoss:
     """Read a corpus from its record, which has the measure, and the losses of its documents."""
-    parts = losses_in(documents.assign(measure=record["measure"]), record["corpus"])
     base, difference = (
         Interval.from_dict(record[name]) if name in record else None for name in ("base_loss", "difference")
     )
-    loss = Interval.from_dict(record["loss"])
     return CorpusLoss(
-        record["corpus"], loss, parts, record["weights"], base, difference, tuple(record["digests"])
+        name=record["corpus"],
+        loss=Interval.from_dict(record["loss"]),
+        losses=losses_in(documents.assign(measure=record["measure"]), record["corpus"]),
+        weights=record["weights"],
+        base_loss=base,
+        difference=difference,
+        digests=tuple(record["digests"]),
     )
 
 
@@ -189,9 +193,9 @@ def _scores_from(records: Sequence[Mapping[str, Any]], examples: pd.DataFrame) -
 def _score_from(record: Mapping[str, Any], rows: pd.DataFrame) -> TaskScore:
     """Read a task from its record and the outcomes of its examples."""
     return TaskScore(
-        record["name"],
-        record["split"],
-        rows["right"].tolist(),
+        task=record["name"],
+        split=record["split"],
+        right=rows["right"].tolist(),
         is_held_out="held_out" in rows and bool(rows["held_out"].any()),
         source=record["source"],
         max_new_tokens=record["max_new_tokens"],

@@ -109,7 +109,8 @@ def _evaluate(run: Run, config: FinetuneConfig, folder: Path, bases: Path) -> No
     if task.score != "none":
         opened, labels = open_for_task(model, task, run.base, loading)
         scores.append(score_task(opened, task, max_examples=run.measure.max_examples, labels=labels))
-    Evaluation(MODEL, run.base, losses, scores, []).save(folder / EVALUATION)
+    evaluation = Evaluation(model=MODEL, base=run.base, losses=losses, scores=scores, harness=[])
+    evaluation.save(folder / EVALUATION)
 
 
 def _outputs(run: Run, folder: Path) -> None:
