@@ -40,11 +40,29 @@ class Interval:
     @property
     def is_clear(self) -> bool:
         """Whether both ends are known and the interval excludes zero."""
-        return self.has_ends and (self.low > 0 or self.high < 0)
+        return self.has_ends and (self.is_above_zero or self.is_below_zero)
+
+    @property
+    def is_above_zero(self) -> bool:
+        """Whether the lower end is above zero; the upper one may be unknown."""
+        return self.low > 0
+
+    @property
+    def is_below_zero(self) -> bool:
+        """Whether the upper end is below zero; the lower one may be unknown."""
+        return self.high < 0
 
     def opened(self) -> Interval:
         """Return the estimate without its ends."""
         return replace(self, low=-math.inf, high=math.inf, p=None)
+
+    def plus(self, number: float) -> Interval:
+        """Return the interval moved by a number."""
+        return replace(self, estimate=self.estimate + number, low=self.low + number, high=self.high + number)
+
+    def turned(self) -> Interval:
+        """Return the change the other way round: what was lost of what was gained, with the ends in order."""
+        return replace(self, estimate=-self.estimate, low=-self.high, high=-self.low)
 
     def times(self, factor: float) -> Interval:
         """Return the interval in another unit, such as percentage points; ``factor`` is above zero."""

@@ -94,3 +94,19 @@ def test_a_mixture_weighs_its_parts() -> None:
     assert found.low == pytest.approx(2.5 - math.hypot(0.75 * 0.3, 0.25 * 0.4))
     assert found.high == pytest.approx(2.5 + math.hypot(0.75 * 0.4, 0.25 * 0.3))
     assert mixed(parts[:1], [3.0]) == parts[0]
+
+
+def test_an_interval_knows_its_side_of_zero_also_with_one_end() -> None:
+    assert Interval(1.0, 0.1, math.inf).is_above_zero
+    assert not Interval(1.0, 0.0, 2.0).is_above_zero
+    assert Interval(-1.0, -math.inf, -0.1).is_below_zero
+    nothing = Interval(math.nan, math.nan, math.nan)
+    assert not nothing.is_above_zero
+    assert not nothing.is_below_zero
+
+
+def test_an_interval_moves_and_turns_with_its_ends() -> None:
+    interval = Interval(1.0, -0.5, 2.0, n=3, p=0.2)
+    assert interval.plus(-0.5) == Interval(0.5, -1.0, 1.5)
+    assert interval.turned() == Interval(-1.0, -2.0, 0.5)
+    assert (interval.turned().n, interval.turned().p) == (3, 0.2)

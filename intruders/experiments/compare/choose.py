@@ -34,7 +34,7 @@ def first_pass(
         except NonFiniteError:
             dropped.append(remedy)
             continue
-        is_under = curve.first is not None and curve.first.gain(outcome).high < 0
+        is_under = curve.first is not None and curve.first.gain(outcome).is_below_zero
         (dropped if is_under else left).append(remedy)
     return left, dropped
 

@@ -108,7 +108,7 @@ class RemedyComparison(JsonResult):
         helpful = [
             remedy
             for remedy in self.remedies
-            if remedy.chosen and remedy.chosen.gain and remedy.chosen.gain.low > 0
+            if remedy.chosen and remedy.chosen.gain and remedy.chosen.gain.is_above_zero
         ]
         return sorted(helpful, key=lambda remedy: -remedy.chosen.gain.estimate)  # type: ignore[union-attr]
 
@@ -131,7 +131,7 @@ class RemedyComparison(JsonResult):
     @property
     def has_forgotten(self) -> bool:
         """Whether tuning clearly raised the loss on text."""
-        return self.forgotten.low > 0
+        return self.forgotten.is_above_zero
 
     def sentence(self) -> str:
         """Say which remedy to use, with its numbers, or that none is clearly better than interpolation."""
@@ -283,7 +283,7 @@ class RemedyComparison(JsonResult):
 
 def _beats(remedy: ComparedRemedy, control: str) -> bool:
     margins = [point.margin for point in remedy.controls if point.control == control]
-    return bool(margins) and all(margin is not None and margin.low > 0 for margin in margins)
+    return bool(margins) and all(margin is not None and margin.is_above_zero for margin in margins)
 
 
 def _strength(remedy: ComparedRemedy) -> str:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from ...measures.intervals import Interval
 from .interventions import Trade
 
+CHANGE = "+.3f"  # the format of a change in nats per token
+
 
 def verdict(
     scale: float,
@@ -51,7 +53,7 @@ def _moved(change: Interval, factor: float, unit: str) -> str:
 def _gained(gain: Interval) -> str:
     """Compare with interpolation at the same task loss, in words."""
     if not gain.is_clear:
-        return f"at equal task loss interpolation does as well ({_signed(gain)})"
+        return f"at equal task loss interpolation does as well ({gain.text(CHANGE)})"
     low, high = sorted((abs(gain.low), abs(gain.high)))
     side = "below" if gain.estimate > 0 else "above"
     return f"at equal task loss this is {abs(gain.estimate):.3f} [{low:.3f}, {high:.3f}] {side} interpolation"
@@ -72,19 +74,15 @@ def _compared(control: str, trade: Trade) -> str:
     worse: list[str] = []
     for corpus, change in trade.losses.items():
         if change.is_clear:
-            (better if change.estimate < 0 else worse).append(f"loss on {corpus} {_signed(change)}")
+            (better if change.estimate < 0 else worse).append(f"loss on {corpus} {change.text(CHANGE)}")
     for task, change in trade.accuracies.items():
         if change.is_clear:
             points = change.times(100)
             (better if change.estimate > 0 else worse).append(
-                f"accuracy on {task} {_signed(points, 1)} points"
+                f"accuracy on {task} {points.text('+.1f')} points"
             )
     if not better and not worse:
         return f"{name} does as well"
     parts = [f"does better in {' and '.join(better)}"] if better else []
     parts += [f"does worse in {' and '.join(worse)}"] if worse else []
     return f"{name} {', and '.join(parts)}"
-
-
-def _signed(value: Interval, digits: int = 3) -> str:
-    return value.text(f"+.{digits}f")

@@ -8,7 +8,7 @@ from ...charts.text import number, percent
 from ...experiments.heal.healing import BASE, INTERPOLATION, TUNED, Healing
 from ..page.html_page import render_figures, write_page
 from .heal_charts import healing_charts
-from .heal_text import check_command, dose_line, ends, intruder_lines, rows, verdict
+from .heal_text import check_command, dose_line, intruder_lines, rows, verdict
 
 
 def write_heal_report(healing: Healing, file: str | os.PathLike[str]) -> None:
@@ -33,7 +33,6 @@ def render_healing(healing: Healing) -> str:
         command=check_command(healing) if healing.out is not None else None,
         is_end=lambda point: point.name in (BASE, TUNED),
         is_line=lambda point: point.name in (BASE, TUNED, INTERPOLATION),
-        ends=ends,
         percent=percent,
         number=number,
     )

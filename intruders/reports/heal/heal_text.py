@@ -28,6 +28,7 @@ from ...models.loading_settings import LOAD_IN
 from ..shared.page import Column, Page, lined_up
 
 WIDE = 150  # columns of a terminal in which every interval fits
+SIGNED = "+.3f"  # the format of a change
 
 LABELS = {
     INTERPOLATION: "interpolation, same task loss",
@@ -76,8 +77,8 @@ def verdict(healing: Healing) -> list[str]:
     if measure.healed is None:
         return [
             (
-                f"tuning forgot nothing clearly on {corpus}: {ends(forgotten, sign=True)} nats per token; healed "
-                f"{ends(measure.forgotten, sign=True)}; {price}"
+                f"tuning forgot nothing clearly on {corpus}: {forgotten.text(SIGNED)} nats per token; healed "
+                f"{measure.forgotten.text(SIGNED)}; {price}"
             )
         ]
     lines = [
@@ -172,10 +173,6 @@ def _scoring(healing: Healing) -> tuple[str, ...]:
     return options_of(given)
 
 
-def ends(value: Interval, sign: bool = False) -> str:
-    return value.text("+.3f" if sign else ".3f")
-
-
 def _table(healing: Healing, corpus: str, is_wide: bool) -> Table:
     gain, task_loss = "gain", f"{healing.task}\nloss"
     if is_wide:
@@ -188,11 +185,11 @@ def _table(healing: Healing, corpus: str, is_wide: bool) -> Table:
             [
                 name,
                 _cell(measure.loss, is_wide),
-                "" if point.name == BASE else _cell(measure.forgotten, is_wide, sign=True),
+                "" if point.name == BASE else _cell(measure.forgotten, is_wide, SIGNED),
                 ""
                 if measure.healed is None or point.name in (BASE, TUNED)
                 else f"{measure.healed.estimate:.0%}",
-                "" if short or measure.gain is None else _cell(measure.gain, is_wide, sign=True),
+                "" if short or measure.gain is None else _cell(measure.gain, is_wide, SIGNED),
                 f"{task.loss.estimate:.4f}",
             ]
         )
@@ -217,8 +214,8 @@ def _accuracies(healing: Healing, task: str) -> str:
     return "accuracy " + ", ".join(said) if said else "no accuracy"
 
 
-def _cell(value: Interval, is_wide: bool, sign: bool = False) -> str:
-    return ends(value, sign) if is_wide else f"{value.estimate:{'+.3f' if sign else '.3f'}}"
+def _cell(value: Interval, is_wide: bool, form: str = ".3f") -> str:
+    return value.text(form) if is_wide else f"{value.estimate:{form}}"
 
 
 def _is_reached(healing: Healing, interpolation: HealedPoint) -> bool:
@@ -235,11 +232,11 @@ def _label(healing: Healing, name: str, point: HealedPoint) -> str:
 
 
 def _clearly(gain: Interval) -> str:
-    if gain.low > 0:
-        return f"clearly less: {ends(gain, sign=True)} nats per token"
-    if gain.high < 0:
-        return f"clearly more: {ends(gain, sign=True)} nats per token"
-    return f"not clearly less: {ends(gain, sign=True)} nats per token"
+    if gain.is_above_zero:
+        return f"clearly less: {gain.text(SIGNED)} nats per token"
+    if gain.is_below_zero:
+        return f"clearly more: {gain.text(SIGNED)} nats per token"
+    return f"not clearly less: {gain.text(SIGNED)} nats per token"
 
 
 def curve(healing: Healing) -> Sequence[HealedPoint]:

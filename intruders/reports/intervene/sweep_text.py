@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from ...experiments.intervene.interventions import Intervention
 from ...experiments.intervene.sweep import InterventionSweep
-from ...measures.intervals import Interval
+from ...experiments.intervene.sweep_verdicts import CHANGE
+
+MEASURE = ".4f"  # the format of a loss or an accuracy
 
 
 def sweep_lines(sweep: InterventionSweep) -> list[str]:
@@ -21,24 +23,27 @@ def sweep_lines(sweep: InterventionSweep) -> list[str]:
         measure = loss.losses[0].measure
         lines += [
             "",
-            f"{measure} on {name}: base {_plain(sweep.base_losses[name].loss)}, tuned {_plain(loss.loss)}",
+            f"{measure} on {name}: base {sweep.base_losses[name].loss.text(MEASURE)}, tuned {loss.loss.text(MEASURE)}",
         ]
         for point in sweep.points:
             change = sweep.trade(point).losses[name]
             lines.append(
-                f"  {_label(point, width)}  {point.losses[name].loss.estimate:.4f}  {_signed(change)}"
+                f"  {_label(point, width)}  {point.losses[name].loss.estimate:.4f}  {change.text(CHANGE)}"
             )
     for name, score in sweep.tuned_point.scores.items():
-        lines += ["", f"accuracy on {name} ({len(score.right)} examples): tuned {_plain(score.accuracy)}"]
+        lines += [
+            "",
+            f"accuracy on {name} ({len(score.right)} examples): tuned {score.accuracy.text(MEASURE)}",
+        ]
         for point in sweep.points:
             change = sweep.trade(point).accuracies[name]
             lines.append(
-                f"  {_label(point, width)}  {point.scores[name].accuracy.estimate:.4f}  {_signed(change)}"
+                f"  {_label(point, width)}  {point.scores[name].accuracy.estimate:.4f}  {change.text(CHANGE)}"
             )
     if sweep.curve:
         lines += ["", "gain over interpolation at equal task loss, nats per token"]
         lines += [
-            f"  {_label(point, width)}  {_signed(point.gain)}"
+            f"  {_label(point, width)}  {point.gain.text(CHANGE)}"
             for point in sweep.points
             if point.gain is not None
         ]
@@ -65,11 +70,3 @@ def _left_alone(point: Intervention) -> str:
 
 def _label(point: Intervention, width: int) -> str:
     return f"{point.control:<{width}}{point.scale:>5g}"
-
-
-def _plain(value: Interval) -> str:
-    return value.text(".4f")
-
-
-def _signed(value: Interval, digits: int = 3) -> str:
-    return value.text(f"+.{digits}f")

@@ -10,7 +10,6 @@ from ...charts.figure import draw_chart
 from ...charts.text import number
 from ...experiments.compare.compared import RemedyComparison
 from ...experiments.compare.tried_strengths import strength_name
-from ...measures.intervals import Interval
 from ...system.files import user_path
 from ..page.html_page import render_figures, write_page
 from .remedies_charts import comparison_charts
@@ -45,12 +44,7 @@ def render_remedies(comparison: RemedyComparison) -> str:
         controls=controls_of(comparison.remedies),
         margin=control_margin,
         measured=measured_rows(comparison),
-        ends=_ends,
         share=lambda value: "-" if value is None else f"{value:.2f}",
         decimals=lambda value: "-" if value is None else number(value),
         strength_name=strength_name,
     )
-
-
-def _ends(value: Interval | None, sign: bool = False) -> str:
-    return "-" if value is None else value.text("+.3f" if sign else ".3g")

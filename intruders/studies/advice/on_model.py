@@ -53,7 +53,7 @@ class SweepRow:
     @property
     def is_below(self) -> bool:
         """Whether the change is clearly a fall."""
-        return self.change.high < 0
+        return self.change.is_below_zero
 
     def said(self, value: Interval) -> str:
         """Say one of the row's values in its unit."""
@@ -199,7 +199,7 @@ def _on_mitigation(audit: Audit, sweep: Sweep) -> tuple[list[Advice], list[str]]
         if row.on != loss.on or math.isnan(row.against_intruders.estimate):
             continue
         against = row.said(row.against_intruders)
-        if row.against_intruders.low > 0:
+        if row.against_intruders.is_above_zero:
             evidence.append(f"the control {row.control} does clearly worse, by {against}")
         else:
             evidence.append(f"the control {row.control} does as well or better: {against} against it")
@@ -209,7 +209,7 @@ def _on_mitigation(audit: Audit, sweep: Sweep) -> tuple[list[Advice], list[str]]
         evidence.append(f"gain over interpolation at equal task loss: {gain.said(gain.change)}")
         if gain.is_below:
             change = DOWN_INSTEAD
-        elif gain.change.low > 0:
+        elif gain.change.is_above_zero:
             command = scale_command(Facts.of(audit), scale, gain.which)
             change = f"scale the intruders to {scale:g}: {shlex.join(command)}"
     return [Advice("mitigation", change, evidence)], []

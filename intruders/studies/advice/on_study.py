@@ -111,13 +111,13 @@ def _on_remedies(rows: Sequence[Mapping[str, Any]], swept: Sequence[Mapping[str,
         if control is not None:
             evidence.append(control)
         change = row["remedy"]
-        if cost.low > 0:
+        if cost.is_above_zero:
             change += f", where {cost.estimate:.1f} points of task score are worth it"
         gain = _gain_beside(row, plain, swept)
         if gain is not None:
             evidence.append(f"gain over interpolation at equal task loss: {said(gain, 3)} nats per token")
-        if kind == remedies.AFTERWARDS and (gain is None or not gain.low > 0):
-            change = DOWN_INSTEAD if gain is not None and gain.high < 0 else COMPARE_FIRST
+        if kind == remedies.AFTERWARDS and (gain is None or not gain.is_above_zero):
+            change = DOWN_INSTEAD if gain is not None and gain.is_below_zero else COMPARE_FIRST
         advice.append(Advice(_TOPICS.get(kind, kind), change, evidence))
     return advice
 

@@ -85,11 +85,6 @@ class Forgetting:
     corpus: str
     rise: Interval
 
-    @property
-    def is_clear(self) -> bool:
-        """True if the 95 % interval is above zero."""
-        return self.rise.low > 0
-
     def __str__(self) -> str:
         rise = f"{self.rise.text('+.3f')} nats per token"
         return f"on {self.corpus} by {rise}, perplexity times {math.exp(self.rise.estimate):.2f}"
@@ -102,11 +97,6 @@ class ScaledGain:
     scale: float
     gain: Interval
     which: str = "all"  # of a matrix's intruders
-
-    @property
-    def is_clear(self) -> bool:
-        """True if scaling the intruders is clearly better than a share of the complete update."""
-        return self.gain.low > 0
 
 
 @dataclass(frozen=True)
@@ -160,7 +150,7 @@ class Facts:
 def steps(facts: Facts) -> list[Step]:
     """Return what to do, in order: measure, heal or turn down, retrain, and scale intruders only where it pays."""
     # A rise without an interval, as of one document, may be forgetting or not: no ground to keep the model.
-    if facts.forgetting and all(of.rise.has_ends and not of.is_clear for of in facts.forgetting):
+    if facts.forgetting and all(of.rise.has_ends and not of.rise.is_above_zero for of in facts.forgetting):
         return [_nothing_to_do(facts), *_on_scales(facts)]
     return [
         _measured(facts),
@@ -194,7 +184,7 @@ def _nothing_to_do(facts: Facts) -> Step:
 
 def _measured(facts: Facts) -> Step:
     """Report the measured forgetting, or how to measure it."""
-    rises = [str(forgetting) for forgetting in facts.forgetting if forgetting.is_clear]
+    rises = [str(forgetting) for forgetting in facts.forgetting if forgetting.rise.is_above_zero]
     if rises:
         return Step(f"Fine-tuning raised the loss {'; '.join(rises)}.")
     if facts.forgetting:
@@ -254,7 +244,7 @@ def _scale_intruders(facts: Facts) -> Iterator[Step]:
     """Suggest scaled intruders if there are some; with a command to write them only if a comparison favors it."""
     if not facts.intruders:
         return
-    if facts.gain is not None and facts.gain.is_clear:
+    if facts.gain is not None and facts.gain.gain.is_above_zero:
         gain = facts.gain.gain
         yield Step(
             f"On this model, scaling the intruders to {facts.gain.scale:g} beat a share of the complete update at "

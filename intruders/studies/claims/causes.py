@@ -19,7 +19,7 @@ from .shared.run_labels import settings_in
 from .shared.seed_tables import complete, one_in_100
 from .shared.statistics import holm, mean_interval
 from .shared.strata import MEASURED_ALIKE, Stratum, finished, strata
-from .shared.words import said, turned
+from .shared.words import said
 
 __all__ = ["CLAIM", "analyse", "charts"]
 
@@ -241,7 +241,7 @@ def _in_words(comparisons: Sequence[Comparison]) -> str:
         if each.difference.is_clear and p < ALPHA:
             change = each.difference
             # What is lowered by a negative number is raised.
-            verb, size = ("raises", change) if change.estimate > 0 else ("lowers", turned(change))
+            verb, size = ("raises", change) if change.estimate > 0 else ("lowers", change.turned())
             parts.append(f"{ends}) {verb} intruders per 100 vectors by {said(size)}")
         else:
             unclear.append(f"{ends}, {said(each.difference)})")

@@ -164,7 +164,7 @@ def _valley_row(deepest: Valley | None) -> dict[str, object]:
 def _valley_said(deepest: Valley | None) -> str:
     if deepest is None:
         return "no U shape to look for (fewer than three ranks with a loss)"
-    if deepest.depth.low > 0:
+    if deepest.depth.is_above_zero:
         return f"loss least at rank {deepest.rank:g}, {said(deepest.depth, 3)} below the nearer end"
     return (
         f"no U shape shown (deepest at rank {deepest.rank:g}: {said(deepest.depth, 3)} below the nearer end)"

@@ -137,8 +137,8 @@ def analyse(results: Results) -> Finding:
 def _add(evidence: Evidence, stratum: Stratum, remedies: Sequence[StudiedRemedy], plain: str) -> None:
     """Add every remedy, the one that saves most first; the claim speaks of the best."""
     # Of those that clearly save, where there are such: an estimate of one seed may be larger, and shows nothing.
-    best = max(remedies, key=lambda each: (each.saved.low > 0, each.saved.estimate))
-    clear = sum(each.saved.low > 0 for each in remedies)
+    best = max(remedies, key=lambda each: (each.saved.is_above_zero, each.saved.estimate))
+    clear = sum(each.saved.is_above_zero for each in remedies)
     verdict = (
         f"{clear} of {len(remedies)} remedies clearly save forgetting against {plain}; most saves "
         f"{best.candidate.name}, {said(best.saved, 3)} nats, and {points_said(best.cost)}{_ratio_said(best)}"
@@ -217,7 +217,7 @@ def _compared(candidate: Candidate, baseline: pd.DataFrame, level: float) -> Stu
 
 def _ratio(remedy: StudiedRemedy) -> float:
     """Return the nats saved per point lost; NaN unless points are clearly lost."""
-    return remedy.saved.estimate / remedy.cost.estimate if remedy.cost.low > 0 else math.nan
+    return remedy.saved.estimate / remedy.cost.estimate if remedy.cost.is_above_zero else math.nan
 
 
 def _ratio_said(remedy: StudiedRemedy) -> str:

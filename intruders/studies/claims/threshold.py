@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -96,7 +95,7 @@ def _add(evidence: Evidence, stratum: Stratum) -> dict[str, object]:
             "intruders, so that there is nothing to separate"
         )
     else:
-        above = replace(area, estimate=area.estimate - 0.5, low=area.low - 0.5, high=area.high - 0.5)
+        above = area.plus(-0.5)
         evidence.add(
             stratum.on,
             "AUC of the predicted scale, above the 0.5 of chance",
@@ -106,9 +105,7 @@ def _add(evidence: Evidence, stratum: Stratum) -> dict[str, object]:
             lacking="more runs with intruders in some matrices",
         )
         what = "AUC of the relative update, above the 0.5 of chance"
-        below = replace(
-            baseline, estimate=baseline.estimate - 0.5, low=baseline.low - 0.5, high=baseline.high - 0.5
-        )
+        below = baseline.plus(-0.5)
         phrase = f"AUC of the relative update alone {said(baseline, signed=False)}"
         evidence.add(stratum.on, what, below, None, phrase=phrase)
         what = "share of matrices predicted within a factor of two"

@@ -93,7 +93,7 @@ class Effect:
             return UNDECIDED
         if self.adjusted is not None and self.adjusted >= ALPHA:
             return UNDECIDED
-        return SUPPORTED if (interval.low > 0) == (self.expected > 0) else CONTRADICTED
+        return SUPPORTED if interval.is_above_zero == (self.expected > 0) else CONTRADICTED
 
     @property
     def lacking(self) -> str:

@@ -19,17 +19,12 @@ def said(interval: Interval, digits: int = 2, signed: bool = True) -> str:
     return interval.text(form) if interval.has_ends else f"{interval.estimate:{form}} (no interval)"
 
 
-def turned(change: Interval) -> Interval:
-    """Return the change the other way round: what was lost of what was gained, with the ends in order."""
-    return Interval(-change.estimate, -change.high, -change.low)
-
-
 def points_said(lost: Interval) -> str:
     """Say how many points of task score were lost or gained: ``gains +1.3 [-4.9, +7.6] points``."""
     if math.isnan(lost.estimate):
         return "has no measured task score"
     if lost.estimate < 0:
-        return f"gains {said(turned(lost), 1)} points of task score"
+        return f"gains {said(lost.turned(), 1)} points of task score"
     return f"loses {said(lost, 1)} points of task score"
 
 
