@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from statistics import NormalDist
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,9 @@ import numpy.typing as npt
 from ..errors import SettingError, missing_extra
 from ..system.documents import json_number
 from .losses import DocumentLosses
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 RESAMPLES, _AT_ONCE = 10_000, 100
 
@@ -70,7 +73,24 @@ class Interval:
 
     def columns(self, name: str, prefix: str = "") -> dict[str, float]:
         """Return table cells: the estimate under ``name``, the ends under ``low`` and ``high`` after ``prefix``."""
-        return {name: self.estimate, f"{prefix}low": self.low, f"{prefix}high": self.high}
+        return self.cells(name, f"{prefix}low", f"{prefix}high")
+
+    def cells(self, name: str, low: str = "{}_low", high: str = "{}_high") -> dict[str, float]:
+        """Return table cells: the estimate under ``name``, the ends under the other two, where {} is ``name``."""
+        return {name: self.estimate, low.format(name): self.low, high.format(name): self.high}
+
+    def json_cells(self, name: str) -> dict[str, float | None]:
+        """Return :meth:`cells` as plain JSON types: None for what is NaN or infinite."""
+        return {column: json_number(value) for column, value in self.cells(name).items()}
+
+    @classmethod
+    def from_cells(
+        cls, row: Mapping[str, Any] | pd.Series[Any], name: str, low: str = "{}_low", high: str = "{}_high"
+    ) -> Interval:
+        """Read what :meth:`cells` or :meth:`json_cells` gave; a cell that is None or missing is NaN."""
+        cells = (row.get(column) for column in (name, low.format(name), high.format(name)))
+        estimate, lower, upper = (math.nan if cell is None else float(cell) for cell in cells)
+        return cls(estimate, lower, upper)
 
     def ends(self, form: str) -> str:
         """Return ``" [low, high]"`` with numbers in the format ``form``, or nothing if the spread is unknown."""
@@ -105,6 +125,10 @@ class Interval:
             "low": json_number(self.low),
             "high": json_number(self.high),
         }
+
+
+# Of what was not measured.
+NOTHING = Interval(math.nan, math.nan, math.nan)
 
 
 def normal_quantile(level: float) -> float:

@@ -126,9 +126,7 @@ class Attribution(JsonResult):
                     "name": share.name,
                     "measure": rise.name,
                     "kind": rise.kind,
-                    "part": share.parts[rise.name].estimate,
-                    "part_low": share.parts[rise.name].low,
-                    "part_high": share.parts[rise.name].high,
+                    **share.parts[rise.name].cells("part"),
                     "intruders": share.intruders,
                     "part_of_intruders": share.of_intruders.get(rise.name),
                 }

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ...measures.intervals import NOTHING, Interval
+
 # Of a point; an interval has its ends in two more columns.
 INTERVALS = ("loss", "task_loss", "healed", "kept", "gain", "gain_at_norm", "margin")
 
@@ -30,7 +32,6 @@ def _row(point: Mapping[str, Any], target: str) -> dict[str, Any]:
         **{name: point[name] for name in ("remedy", "strength", "control", "share", "norm", "output")},
     }
     for name in INTERVALS:
-        value = point[name] or {}
-        ends = {"": "estimate", "_low": "low", "_high": "high"}
-        row |= {f"{name}{end}": value.get(key) for end, key in ends.items()}
+        interval = NOTHING if point[name] is None else Interval.from_dict(point[name])
+        row |= interval.json_cells(name)
     return row

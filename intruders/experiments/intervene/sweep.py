@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,11 +10,10 @@ import numpy as np
 
 from ...audits.result.audit_result import Audit
 from ...measures.corpus_loss import CorpusLoss, mixed
-from ...measures.intervals import Interval, paired_difference
+from ...measures.intervals import NOTHING, Interval, paired_difference
 from ...measures.losses import DocumentLosses
 from ...measures.task_score import TaskScore
 from ...mitigation.remedies.remedy_table import INTRUDERS
-from ...system.documents import json_number
 from ...system.plain_values import from_plain, plain
 from ...system.result_protocol import JsonResult
 from ...version import __version__
@@ -202,8 +200,8 @@ def intervention_rows(sweep: InterventionSweep) -> list[dict[str, Any]]:
                         "measure": measure,
                         "on": on,
                         "value": value,
-                        **_numbers("change", changes[on]),
-                        **_numbers("against_intruders", compared[on] if compared else None),
+                        **changes[on].json_cells("change"),
+                        **(compared[on] if compared else NOTHING).json_cells("against_intruders"),
                         "base_value": None if base is None else base.loss.estimate,
                     }
                 )
@@ -221,8 +219,8 @@ def _gain_row(point: Intervention, task: str, is_tuned: bool) -> dict[str, Any]:
         "measure": "gain",
         "on": task,
         "value": None if gain is None else gain.estimate,
-        **_numbers("change", gain),
-        **_numbers("against_intruders", point.gain_against_intruders),
+        **(gain or NOTHING).json_cells("change"),
+        **(point.gain_against_intruders or NOTHING).json_cells("against_intruders"),
         "base_value": None,
     }
 
@@ -233,12 +231,3 @@ def _losses(point: Intervention) -> dict[str, float]:
 
 def _accuracies(point: Intervention) -> dict[str, float]:
     return {name: score.accuracy.estimate for name, score in point.scores.items()}
-
-
-def _numbers(name: str, interval: Interval | None) -> dict[str, float | None]:
-    """Return an estimate and its ends; an infinite end is None, since JSON has no infinity."""
-    values = (math.nan,) * 3 if interval is None else (interval.estimate, interval.low, interval.high)
-    return {
-        key: json_number(value)
-        for key, value in zip((name, f"{name}_low", f"{name}_high"), values, strict=True)
-    }

@@ -63,13 +63,12 @@ class SweepRow:
 
 
 def _interval(row: Mapping[str, Any], name: str) -> Interval:
-    """Read an estimate and its ends; NaN where a row has none, as that of the intruders against themselves."""
-    estimate, low, high = (_number(row.get(column)) for column in (name, f"{name}_low", f"{name}_high"))
-    return Interval(estimate, low, high)
+    """Read an interval; NaN where a row has none, as that of the intruders against themselves, or no finite one."""
+    read = Interval.from_cells(row, name)
+    return Interval(_finite(read.estimate), _finite(read.low), _finite(read.high))
 
 
-def _number(value: str | float | None) -> float:
-    number = math.nan if value is None else float(value)
+def _finite(number: float) -> float:
     return number if math.isfinite(number) else math.nan
 
 

@@ -7,16 +7,15 @@ that it names: task, method, rank, alpha and learning rate.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from ...measures.intervals import Interval
+from ...measures.intervals import NOTHING, Interval
 from ..claims.shared.statistics import mean_interval, spearman
 from ..tables.results import Results
 
@@ -24,7 +23,8 @@ _FILE = Path(__file__).parent / "paper.json"
 _NAMED = ("task", "method", "rank", "alpha", "lr")
 # Learning rates that agree to this share are equal: 1.2e-3 / 64 is written with other digits in a file than computed.
 _SAME_RATE = 1e-6
-_NOTHING = Interval(math.nan, math.nan, math.nan)
+# The columns of a figure of ours and of its ends.
+_OURS = ("ours", "{} low", "{} high")
 
 
 @dataclass(frozen=True)
@@ -66,11 +66,9 @@ def _accuracy(table: Mapping[str, Any], runs: pd.DataFrame, results: Results) ->
     rows = []
     for row in table["rows"]:
         alike = _alike(runs, row)
-        ours = _over_seeds(alike["accuracy"])
-        if len(alike) == 1:
-            single = alike.iloc[0]
-            ours = replace(ours, low=float(single["accuracy_low"]), high=float(single["accuracy_high"]))
-        rows.append(_named(row) | {"paper": row["accuracy"]} | _columns("ours", ours) | {"seeds": len(alike)})
+        is_single = len(alike) == 1
+        ours = Interval.from_cells(alike.iloc[0], "accuracy") if is_single else _over_seeds(alike["accuracy"])
+        rows.append(_named(row) | {"paper": row["accuracy"]} | ours.cells(*_OURS) | {"seeds": len(alike)})
     meaning = "ours: mean over seeds with its 95 % CI over seeds; with one seed the 95 % CI over examples"
     return BesidePaper(table["title"], table["source"], meaning, pd.DataFrame(rows))
 
@@ -85,7 +83,7 @@ def _intervention(table: Mapping[str, Any], runs: pd.DataFrame, results: Results
         for what, measure in (("accuracy_change", "accuracy"), ("forgetting_change", "loss")):
             ours, seeds = _changes(of_runs[of_runs["measure"] == measure], row["scale"])
             named = _named(row) | {"lambda": row["scale"], "change of": measure.replace("loss", "forgetting")}
-            rows.append(named | {"paper": row[what]} | _columns("ours", ours) | {"seeds": seeds})
+            rows.append(named | {"paper": row[what]} | ours.cells(*_OURS) | {"seeds": seeds})
     meaning = (
         "change in % of the tuned model's accuracy, and of its forgetting (its loss minus the base's); ours: 95 % CI "
         "over seeds, with one seed over examples and documents"
@@ -105,9 +103,7 @@ def _changes(points: pd.DataFrame, scale: float) -> tuple[Interval, int]:
         if tuned["measure"].iloc[0] == "loss":
             whole -= float(tuned["base_value"].iloc[0])
         if whole > 0:
-            row = at.iloc[0]
-            change = Interval(float(row["change"]), float(row["change_low"]), float(row["change_high"]))
-            changes.append(change.times(100 / whole))
+            changes.append(Interval.from_cells(at.iloc[0], "change").times(100 / whole))
     if len(changes) == 1:
         return changes[0], 1
     return _over_seeds(pd.Series([change.estimate for change in changes], dtype=float)), len(changes)
@@ -120,9 +116,9 @@ def _correlation(table: Mapping[str, Any], runs: pd.DataFrame, results: Results)
         column = {"loss": "loss", "accuracy": "accuracy"}[row["of"]]
         known = alike.dropna(subset=["intruders", column])
         settings = list(zip(known["lr"], known["epochs"], known["rank"], strict=True))
-        ours = spearman(known["intruders"], known[column], settings) if len(known) > 2 else _NOTHING
+        ours = spearman(known["intruders"], known[column], settings) if len(known) > 2 else NOTHING
         named = _named(row) | {"intruders with": row["of"]}
-        rows.append(named | {"paper": row["spearman"]} | _columns("ours", ours) | {"runs": len(known)})
+        rows.append(named | {"paper": row["spearman"]} | ours.cells(*_OURS) | {"runs": len(known)})
     meaning = "Spearman's correlation over runs; ours with its 95 % CI"
     return BesidePaper(table["title"], table["source"], meaning, pd.DataFrame(rows))
 
@@ -145,12 +141,8 @@ def _alike(runs: pd.DataFrame, row: Mapping[str, Any]) -> pd.DataFrame:
 
 def _over_seeds(values: pd.Series[float]) -> Interval:
     known = values.dropna()
-    return mean_interval(known) if len(known) else _NOTHING
+    return mean_interval(known) if len(known) else NOTHING
 
 
 def _named(row: Mapping[str, Any]) -> dict[str, object]:
     return {name: row.get(name) for name in ("task", "method", "rank")}
-
-
-def _columns(name: str, interval: Interval) -> dict[str, float]:
-    return {name: interval.estimate, f"{name} low": interval.low, f"{name} high": interval.high}

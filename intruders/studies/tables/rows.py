@@ -16,6 +16,7 @@ from ...audits.scales.critical_scales_result import CriticalScales, MatrixScale
 from ...checkpoints.stored.names import may_be_same, module_paths
 from ...errors import ResultFileError
 from ...experiments.compare.comparison_rows import rows_of_document
+from ...measures.intervals import Interval
 from ...settings import settings_of
 from ...system.documents import json_number, read_document
 from ...training.finetune_config import FinetuneConfig
@@ -185,24 +186,19 @@ def _audit(audit: Audit, matrices: list[dict[str, Any]]) -> dict[str, Any]:
 def _evaluation(document: dict[str, Any]) -> dict[str, Any]:
     row: dict[str, Any] = {}
     if document["tasks"]:
-        accuracy = document["tasks"][0]["accuracy"]
-        row |= {"accuracy": accuracy["estimate"], "accuracy_low": accuracy["low"]}
-        row["accuracy_high"] = accuracy["high"]
+        row |= Interval.from_dict(document["tasks"][0]["accuracy"]).json_cells("accuracy")
     if document["losses"]:
         row |= _loss(document["losses"][0])
     return row
 
 
 def _loss(loss: dict[str, Any]) -> dict[str, Any]:
-    change = loss["difference"]
     return {
         "corpus": loss["corpus"],
         "loss_measure": loss["measure"],
         "base_loss": loss["base_loss"]["estimate"],
         "loss": loss["loss"]["estimate"],
-        "loss_change": change["estimate"],
-        "loss_change_low": change["low"],
-        "loss_change_high": change["high"],
+        **Interval.from_dict(loss["difference"]).json_cells("loss_change"),
     }
 
 
@@ -216,9 +212,7 @@ def _attributions(document: dict[str, Any], sizes: Mapping[str, float]) -> Itera
         yield {
             "name": module["name"],
             "corpus": corpus,
-            "part": part["estimate"],
-            "part_low": part["low"],
-            "part_high": part["high"],
+            **Interval.from_dict(part).json_cells("part"),
             "part_of_intruders": module["part_of_intruders"].get(corpus),
             "intruders": module["intruders"],
             "frobenius": sizes.get(module["name"]),
