@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from ...measures.intervals import Interval
 from ..claims import causes, intervention, rank, remedies
 from ..claims.every_claim import analyse_all
-from ..claims.shared.claim import ALPHA, SUPPORTED, Finding
+from ..claims.shared.claim import ALPHA, SUPPORTED, Finding, Where
 from ..claims.shared.equal_score import below_score
 from ..claims.shared.strata import finished
 from ..claims.shared.words import points_said, said, seeds_said
 from ..tables.results import Results
 from .advice import Advice
 from .steps import COMPARE_FIRST, DOWN_INSTEAD
+from .study_rows import CauseRow, RemedyRow, SweptRow, TrendRow, ValleyRow, rows_of
 
 # The topic of each kind of remedy.
 _TOPICS = {
@@ -33,11 +33,11 @@ def advise_study(results: Results) -> tuple[list[Advice], list[str]]:
     """Return advice and notes, only from effects whose interval over seeds excludes zero."""
     names = ["rank", "causes", "remedies"]
     findings = {finding.name: finding for finding in analyse_all(results, names)}
-    compared = _rows(findings["remedies"], remedies.TABLE)
+    compared = rows_of(RemedyRow.of, findings["remedies"], remedies.TABLE)
     (swept,) = analyse_all(results, ["intervention"])
     advice = [
         *_on_rank(findings["rank"]),
-        *_on_remedies(compared, _rows(swept, intervention.TABLE)),
+        *_on_remedies(compared, rows_of(SweptRow.of, swept, intervention.TABLE)),
         *_on_causes(findings["causes"]),
         *_on_scale(results),
     ]
@@ -52,67 +52,63 @@ def advise_study(results: Results) -> tuple[list[Advice], list[str]]:
 def _on_rank(finding: Finding) -> list[Advice]:
     """Advise the rank of least loss if there is one, else the direction in which the loss clearly falls."""
     advice = []
-    trends = _rows(finding, rank.TRENDS)
-    for valley in _rows(finding, rank.VALLEYS):
-        alike = [row for row in trends if all(row[key] == valley[key] for key in ("base", "task", "rule"))]
-        by_measure = {row["measure"]: row for row in alike}
+    trends = rows_of(TrendRow.of, finding, rank.TRENDS)
+    for valley in rows_of(ValleyRow.of, finding, rank.VALLEYS):
+        by_measure = {row.measure: row for row in trends if row.on == valley.on}
         loss, count = (by_measure.get(rank.MEASURES[name]) for name in ("loss_change", "per_100"))
-        where = f"{valley['base']} on {valley['task']}, {valley['rule']}"
         support = (
             []
-            if count is None or not _per_doubling_of(count).is_clear
+            if count is None or not count.per_doubling.is_clear
             else [_per_doubling("intruders per 100 vectors", count)]
         )
-        if valley["rank"] is not None and _number(valley["low"]) > 0:
-            depth = said(_interval(valley, "depth", "low", "high"), 3)
+        if valley.depth.is_above_zero:
+            depth = said(valley.depth, 3)
+            where = f"{valley.on.label}: there the loss is {depth} nats below that at either end of the ranks"
+            advice.append(Advice("rank", f"rank {valley.rank:g} forgets least", [where, *support]))
+        elif loss is not None and loss.per_doubling.is_clear:
+            direction = "higher" if loss.per_doubling.estimate < 0 else "lower"
             evidence = [
-                f"{where}: there the loss is {depth} nats below that at either end of the ranks",
-                *support,
-            ]
-            advice.append(Advice("rank", f"rank {valley['rank']:g} forgets least", evidence))
-        elif loss is not None and _per_doubling_of(loss).is_clear:
-            direction = "higher" if loss["per_doubling"] < 0 else "lower"
-            evidence = [
-                f"{where}, ranks {loss['ranks']}: {_per_doubling('pre-training loss change', loss)}",
+                f"{valley.on.label}, ranks {loss.ranks}: {_per_doubling('pre-training loss change', loss)}",
                 *support,
             ]
             advice.append(Advice("rank", f"a {direction} rank forgets less", evidence))
     return advice
 
 
-def _on_remedies(rows: Sequence[Mapping[str, Any]], swept: Sequence[Mapping[str, Any]]) -> list[Advice]:
+def _per_doubling(name: str, row: TrendRow) -> str:
+    change = said(row.per_doubling, 3)
+    return f"{name} changes by {change} a doubling of the rank ({seeds_said(row.seeds)})"
+
+
+def _on_remedies(rows: Sequence[RemedyRow], swept: Sequence[SweptRow]) -> list[Advice]:
     """Advise, for each kind of remedy on each base and task, the remedy that clearly saves most.
 
     ``swept`` are the measures of the interventions by scale, of which the gain over interpolation counts here.
     """
-    best: dict[tuple[str, str, str], Mapping[str, Any]] = {}
+    best: dict[tuple[Where, str], RemedyRow] = {}
     for row in rows:
-        key = (row["base"], row["task"], row["kind"])
-        if row["kind"] in _NOT_REMEDIES or not _number(row["saved_low"]) > 0:
+        key = (row.on, row.kind)
+        if row.kind in _NOT_REMEDIES or not row.saved.is_above_zero:
             continue
-        if key not in best or row["saved"] > best[key]["saved"]:
+        if key not in best or row.saved.estimate > best[key].saved.estimate:
             best[key] = row
     advice = []
-    for (base, task, kind), row in best.items():
+    for (on, kind), row in best.items():
         plain = next(
-            candidate["remedy"]
-            for candidate in rows
-            if (candidate["base"], candidate["task"], candidate["kind"]) == (base, task, "baseline")
+            candidate.remedy for candidate in rows if (candidate.on, candidate.kind) == (on, "baseline")
         )
-        saved = said(_interval(row, "saved", "saved_low", "saved_high"), 3)
-        cost = _interval(row, "points_lost", "lost_low", "lost_high")
         evidence = [
             (
-                f"{base} on {task}: it saves {saved} nats of forgetting against {plain} and {points_said(cost)} "
-                f"({seeds_said(row['seeds'])})"
+                f"{on.label}: it saves {said(row.saved, 3)} nats of forgetting against {plain} and "
+                f"{points_said(row.cost)} ({seeds_said(row.seeds)})"
             )
         ]
         control = _control_beside(row, rows)
         if control is not None:
             evidence.append(control)
-        change = row["remedy"]
-        if cost.is_above_zero:
-            change += f", where {cost.estimate:.1f} points of task score are worth it"
+        change = row.remedy
+        if row.cost.is_above_zero:
+            change += f", where {row.cost.estimate:.1f} points of task score are worth it"
         gain = _gain_beside(row, plain, swept)
         if gain is not None:
             evidence.append(f"gain over interpolation at equal task loss: {said(gain, 3)} nats per token")
@@ -122,28 +118,26 @@ def _on_remedies(rows: Sequence[Mapping[str, Any]], swept: Sequence[Mapping[str,
     return advice
 
 
-def _control_beside(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str | None:
+def _control_beside(row: RemedyRow, rows: Sequence[RemedyRow]) -> str | None:
     """Report what the norm-matched shrink saves at the same scale as scaled intruders."""
-    if row["kind"] != remedies.AFTERWARDS:
+    if row.kind != remedies.AFTERWARDS:
         return None
-    shrink = (row["base"], row["task"], "shrink", row["scale"])
     for other in rows:
-        if (other["base"], other["task"], other["control"], other["scale"]) == shrink:
-            saved = said(_interval(other, "saved", "saved_low", "saved_high"), 3)
+        if (other.on, other.control, other.scale) == (row.on, "shrink", row.scale):
+            saved = said(other.saved, 3)
             return f"the norm-matched shrink of the complete update saves {saved}: compare before you choose"
     return None
 
 
-def _gain_beside(row: Mapping[str, Any], plain: str, swept: Sequence[Mapping[str, Any]]) -> Interval | None:
+def _gain_beside(row: RemedyRow, plain: str, swept: Sequence[SweptRow]) -> Interval | None:
     """Return the mean gain of scaled intruders over interpolation in the plain setting; None if unmeasured."""
-    keys = ("base", "task", "control", "measure", "scale")
-    wanted = (row["base"], row["task"], remedies.INTRUDERS, "gain", row["scale"])
+    if row.control != remedies.INTRUDERS:
+        return None
+    wanted = (row.on, remedies.INTRUDERS, "gain", row.scale)
     for measured in swept:
-        is_wanted = measured["setting"].removesuffix(intervention.OF_TOP) == plain and wanted == tuple(
-            measured[key] for key in keys
-        )
-        if row["control"] == remedies.INTRUDERS and is_wanted:
-            return _interval(measured, "change", "low", "high")
+        is_plain = measured.setting.removesuffix(intervention.OF_TOP) == plain
+        if is_plain and (measured.on, measured.control, measured.measure, measured.scale) == wanted:
+            return measured.change
     return None
 
 
@@ -155,19 +149,18 @@ def _on_causes(finding: Finding) -> list[Advice]:
     topics = {"lr": "learning rate", "alpha_value": "alpha rule", "weight_decay": "weight decay"}
     topics["max_train_samples"] = "data"
     advice = []
-    for row in _rows(finding, causes.TABLE):
-        change = _interval(row, "change_per_100_vectors", "low", "high")
-        if row["varied"] not in topics or not change.is_clear or row["p_among_all"] >= ALPHA:
+    for row in rows_of(CauseRow.of, finding, causes.TABLE):
+        if row.varied not in topics or not row.change.is_clear or row.p_among_all >= ALPHA:
             continue
-        direction = "lower" if change.estimate > 0 else "higher"
-        what = "fewer" if direction == "lower" and row["varied"] == "max_train_samples" else direction
+        direction = "lower" if row.change.estimate > 0 else "higher"
+        what = "fewer" if direction == "lower" and row.varied == "max_train_samples" else direction
         evidence = [
             (
-                f"{row['base']} on {row['task']}: from {row['from']} to {row['to']}, all else equal, intruders "
-                f"per 100 vectors change by {said(change)} ({seeds_said(row['seeds'])})"
+                f"{row.on.label}: from {row.start} to {row.end}, all else equal, intruders per 100 vectors change by "
+                f"{said(row.change)} ({seeds_said(row.seeds)})"
             )
         ]
-        advice.append(Advice(topics[row["varied"]], f"{what} {row['cause']} for fewer intruders", evidence))
+        advice.append(Advice(topics[row.varied], f"{what} {row.cause} for fewer intruders", evidence))
     return advice
 
 
@@ -198,25 +191,3 @@ def _rounded_down(scale: float) -> float:
     """Return a scale with two digits, not above what was measured, where intruders begin."""
     unit = 10.0 ** (math.floor(math.log10(scale)) - 1) if scale > 0 else 1.0
     return math.floor(scale / unit * (1 + 1e-12)) * unit
-
-
-def _rows(finding: Finding, table: str) -> list[dict[str, Any]]:
-    frame = finding.tables.get(table)
-    return [] if frame is None else [{str(k): v for k, v in row.items()} for row in frame.to_dict("records")]
-
-
-def _interval(row: Mapping[str, Any], estimate: str, low: str, high: str) -> Interval:
-    return Interval(_number(row[estimate]), _number(row[low]), _number(row[high]))
-
-
-def _per_doubling_of(row: Mapping[str, Any]) -> Interval:
-    return _interval(row, "per_doubling", "low", "high")
-
-
-def _per_doubling(name: str, row: Mapping[str, Any]) -> str:
-    change = said(_per_doubling_of(row), 3)
-    return f"{name} changes by {change} a doubling of the rank ({seeds_said(row['seeds'])})"
-
-
-def _number(value: object) -> float:
-    return math.nan if value is None else float(str(value))
