@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ...linalg.sketch import normalized
-from ..result.records import CERTIFICATES, UPDATE_COLUMNS
+from ..result.records import CERTIFICATES, UPDATE_COLUMNS, energy_share_of
 from ..result.subspaces import SUBSPACE_COLUMNS
 from .adapter_files import AdapterFile
 from .fleet_members import Member, ModelFacts
@@ -73,7 +73,8 @@ def matrices_of_rows(rows: pa.Table, owner: str) -> pd.DataFrame:
     keys = [owner, "name"]
     table = frame[frame["index"] == 0].set_index(keys)[["singular_value", *_OF_MATRIX]].copy()
     largest = frame.groupby(keys, sort=False)["singular_value"].transform("max").replace(0.0, 1.0)
-    frame["energy"] = (frame["singular_value"] / largest) ** 2  # squares of 1e200 overflow
+    # As energy_share_of, for all matrices together: a call for each would take most of the time.
+    frame["energy"] = (frame["singular_value"] / largest) ** 2
     frame["intruder_energy"] = frame["energy"] * frame["intruder"]
     for name in CERTIFICATES:
         frame[f"by_{name}"] = frame["certificate"] == name
@@ -93,8 +94,6 @@ def counts_of_model(rows: pa.Table) -> dict[str, Any]:
     if rows.num_rows == 0:
         return {"matrices": 0, "vectors": 0, "intruders": 0, "ambiguous": 0}
     values, intruder = _column(rows, "singular_value"), _column(rows, "intruder")
-    squares = (values / (values.max() or 1.0)) ** 2  # squares of 1e200 overflow
-    total = float(squares.sum())
     intruders, vectors = int(intruder.sum()), len(values)
     of_matrices = rows.filter(pc.equal(rows["index"], 0))
     relative = _relative(_column(of_matrices, "spectral"), _column(of_matrices, "base_value"))
@@ -104,7 +103,7 @@ def counts_of_model(rows: pa.Table) -> dict[str, Any]:
         "vectors": vectors,
         "intruders": intruders,
         "intruder_share": intruders / vectors,
-        "energy_share": float(squares[intruder].sum()) / total if total > 0 else 0.0,
+        "energy_share": energy_share_of(values.tolist(), intruder.tolist()),
         "ambiguous": int(_column(rows, "ambiguous").sum()),
         "update_relative_median": float(np.median(known)) if len(known) else math.nan,
         "update_relative_max": float(known.max()) if len(known) else math.nan,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -111,14 +111,21 @@ class AuditedMatrix:
 
 def energy_share(vectors: Iterable[Vector]) -> float:
     """Sum of s_j^2 over the intruders among `vectors`, over the same sum over all of them; in [0, 1]."""
-    judged = [(vector.singular_value, vector.intruder) for vector in vectors]
-    largest = max((value for value, _ in judged), default=0.0)
+    judged = list(vectors)
+    return energy_share_of(
+        [vector.singular_value for vector in judged], [vector.intruder for vector in judged]
+    )
+
+
+def energy_share_of(values: Sequence[float], intruder: Sequence[bool]) -> float:
+    """Sum of s_j^2 over the singular values of intruders, over the same sum over all ``values``; in [0, 1]."""
+    largest = max(values, default=0.0)
     if largest <= 0:
         return 0.0
     # Over the largest value: a square of 1e200 overflows.
-    energies = [((value / largest) ** 2, intruder) for value, intruder in judged]
-    total = math.fsum(energy for energy, _ in energies)
-    return math.fsum(energy for energy, intruder in energies if intruder) / total
+    energies = [(value / largest) ** 2 for value in values]
+    of_intruders = math.fsum(energy for energy, is_one in zip(energies, intruder, strict=True) if is_one)
+    return of_intruders / math.fsum(energies)
 
 
 CERTIFICATES = ("coordinates", "overlap", "mass", "moment", "exact")

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from ...audits.result.audit_result import Audit
+from ...audits.result.records import energy_share_of
 from ...audits.result.summary import median_relative
 from ...audits.scales.critical_scales_result import CriticalScales, MatrixScale
 from ...checkpoints.stored.names import may_be_same, module_paths
@@ -280,18 +281,18 @@ def _traces(file: Path, audit: Audit) -> Iterator[dict[str, Any]]:
     audited = [matrix.name for matrix in audit.matrices]
     names = {name: own for name in trace["name"].unique() for own in audited if may_be_same(name, own)}
     trace = trace[trace["name"].isin(names)].assign(name=lambda frame: frame["name"].map(names))
-    trace["energy"] = trace["singular_value"] ** 2
-    trace["intruder_energy"] = trace["energy"].where(trace["intruder"].astype(bool), 0.0)
-    trace["intruder_value"] = trace["singular_value"].where(trace["intruder"].astype(bool))
+    trace["intruder"] = trace["intruder"].astype(bool)
+    trace["intruder_value"] = trace["singular_value"].where(trace["intruder"])
     for _, rows in trace.groupby(["step", "name"], sort=False):
-        energy = float(rows["energy"].sum())
         largest = rows["intruder_value"].max()
         yield {
             "step": int(rows["step"].iloc[0]),
             "name": str(rows["name"].iloc[0]),
             "intruders": int(rows["intruder"].sum()),
             "vectors": len(rows),
-            "intruder_energy_share": float(rows["intruder_energy"].sum()) / energy if energy > 0 else 0.0,
+            "intruder_energy_share": energy_share_of(
+                rows["singular_value"].tolist(), rows["intruder"].tolist()
+            ),
             "frobenius": float(rows["update_frobenius"].iloc[0]),
             "a_movement": _first(rows, "a_movement"),
             "largest_intruder_value": None if pd.isna(largest) else float(largest),

@@ -255,6 +255,10 @@ def test_the_trace_is_of_the_audits_matrices_under_their_names(tmp_path: Path) -
     trace["a_movement"] = [0.25, 0.25, 0.5, None]
     trace.to_parquet(folder / "model" / "intruders.parquet")
     assert [row["a_movement"] for row in rows_of(first, folder)["traces"]] == [0.25, 0.5]
+    trace["singular_value"] *= 1e200  # whose squares no double holds
+    trace.to_parquet(folder / "model" / "intruders.parquet")
+    large = rows_of(first, folder)["traces"]
+    assert [row["intruder_energy_share"] for row in large] == [pytest.approx(9 / 25), 0.0]
 
 
 def test_the_first_intruder_and_the_last_come_together_with_duckdb_or_pandas_alone(tmp_path: Path) -> None:
