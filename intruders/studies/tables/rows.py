@@ -294,15 +294,15 @@ def _traces(file: Path, audit: Audit) -> Iterator[dict[str, Any]]:
                 rows["singular_value"].tolist(), rows["intruder"].tolist()
             ),
             "frobenius": float(rows["update_frobenius"].iloc[0]),
-            "a_movement": _first(rows, "a_movement"),
+            "a_movement": _a_movement(rows),
             "largest_intruder_value": None if pd.isna(largest) else float(largest),
             "base_largest_value": float(rows["base_largest_value"].iloc[0]),
         }
 
 
-def _first(rows: pd.DataFrame, column: str) -> float | None:
-    """Return a matrix's value in a column that traces of earlier versions do not have."""
-    value = rows[column].iloc[0] if column in rows.columns else None
+def _a_movement(rows: pd.DataFrame) -> float | None:
+    """Return how far a matrix's A has moved; None in a trace of an earlier version, which did not measure it."""
+    value = rows["a_movement"].iloc[0] if "a_movement" in rows.columns else None
     return None if value is None or pd.isna(value) else float(value)
 
 
