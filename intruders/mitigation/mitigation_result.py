@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -12,6 +11,7 @@ from ..system.plain_values import from_plain, plain
 from ..system.result_protocol import JsonResult
 from ..system.versions import installed_versions
 from ..version import __version__
+from .norm_left import norm_left
 from .remedies.remedy import Remedy
 from .remedies.remedy_table import TOP
 
@@ -106,9 +106,10 @@ class Mitigation(JsonResult):
     @property
     def norm_left(self) -> float:
         """``sqrt(sum ||W' - W0||_F^2 / sum ||W - W0||_F^2)`` over the changed matrices; 1 where there are none."""
-        before = math.fsum(matrix.update_norm_before**2 for matrix in self.matrices)
-        after = math.fsum(matrix.update_norm_after**2 for matrix in self.matrices)
-        return math.sqrt(after / before) if before > 0 else 1.0
+        return norm_left(
+            (matrix.update_norm_before for matrix in self.matrices),
+            (matrix.update_norm_after for matrix in self.matrices),
+        )
 
     def to_document(self) -> dict[str, Any]:
         """Return plain JSON values; the audits have their own schema."""

@@ -13,7 +13,10 @@ from .bench import Bench
 
 
 class UpdateSizes:
-    """Norm and output energy of what a remedy leaves of all updates together, 1 being the tuned model's."""
+    """Norm and output energy of what a remedy leaves of all tuned tensors together, 1 being the tuned model's.
+
+    :func:`intruders.mitigation.norm_left.norm_left` is of the changed matrices alone.
+    """
 
     def __init__(self, bench: Bench, cases: Sequence[Case], inputs: Mapping[str, Tensor]) -> None:
         """Weigh every update.

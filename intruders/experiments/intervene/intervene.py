@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -34,6 +33,7 @@ from ...measures.outcome import Outcome
 from ...measures.task_score import score_of_answers, scored_examples
 from ...mitigation.elsewhere import not_audited
 from ...mitigation.live_weights import LiveInterventions
+from ...mitigation.norm_left import norm_left
 from ...mitigation.remedies.every_remedy import remedy_named
 from ...mitigation.remedies.intruders import ScaledIntruders
 from ...mitigation.remedies.matched import EqualOutput
@@ -270,7 +270,7 @@ def _interventions(
                 name: score_of_answers(tasks[name], splits[name], of_task.right or [])
                 for name, of_task in outcome.tasks.items()
             },
-            _update_norm(cases, remedy),
+            _norm_left(cases, remedy),
             0 if remedy.changes_nothing else sum(not remedy.exists(case) for case in cases),
         )
         if stick is not None and points:
@@ -310,10 +310,9 @@ def _summarized(
     }
 
 
-def _update_norm(cases: Sequence[Case], remedy: Remedy) -> float:
-    """Return ``sqrt(sum ||W' - W0||_F^2 / sum ||W - W0||_F^2)`` over the matrices."""
+def _norm_left(cases: Sequence[Case], remedy: Remedy) -> float:
+    """Return the share of the audited matrices' norm that a remedy leaves."""
     if remedy.changes_nothing:
         return 1.0
-    before = math.fsum(case.update.norm() ** 2 for case in cases)
-    after = math.fsum(remedy.change(case).norm_of(case.update) ** 2 for case in cases)
-    return math.sqrt(after / before)
+    after = (remedy.change(case).norm_of(case.update) for case in cases)
+    return norm_left((case.update.norm() for case in cases), after)
