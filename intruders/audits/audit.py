@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
+from typing import NamedTuple
 
 import torch
 
@@ -198,13 +199,21 @@ def audit_of(
     )
 
 
+class AuditedWhole(NamedTuple):
+    """Two paired sides, their audit and its settings, for a change of weights as they are stored."""
+
+    pairing: Pairing
+    audit: Audit
+    settings: AuditSettings
+
+
 def audited_whole(
     base: Checkpoint,
     tuned: Opened,
     audit: AuditSettings | Audit | str | os.PathLike[str],
     compute: Compute,
     progress: Progress = silent,
-) -> tuple[Pairing, Audit, AuditSettings]:
+) -> AuditedWhole:
     """Pair two sides and audit them, or take an audit that is given, for a change of weights as they are stored.
 
     Raises:
@@ -221,7 +230,7 @@ def audited_whole(
     pairing = pair_sides(base, tuned, settings)
     if not isinstance(audit, Audit):
         audit = audit_pairing(pairing, settings, compute, progress)
-    return pairing, audit, settings
+    return AuditedWhole(pairing, audit, settings)
 
 
 def decide_batch(batch: Batch, k: int, epsilon: float, exact: bool, store: BaseCache | None) -> Decisions:

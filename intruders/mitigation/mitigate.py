@@ -149,8 +149,9 @@ def mitigate(
         warn_of_tensors_left_out(sides[0], sides[1])
     # The base vectors that the first audit computes serve the second, even where no cache is to be kept.
     compute = replace(compute, cache=compute.base_cache() or MemoryCache())
-    pairing, before, settings = audited_whole(*sides, audit, compute, progress)
-    matrices = TunedMatrices(sides[0], pairing.pairs, before, settings, device)
+    audited = audited_whole(*sides, audit, compute, progress)
+    before = audited.audit
+    matrices = TunedMatrices.of(sides[0], audited, device)
     remedy = matrices.fitted(remedy)
     records, changed = _changed(matrices, remedy, progress)
     with target.writing(changed, progress, matrices.elsewhere(remedy)) as written:
@@ -161,8 +162,8 @@ def mitigate(
             # Experts that an adapter changes as stacks are written one by one where the base's file has them so.
             again_base, again_tuned = open_sides(written.base, written.tuned)
             again_base, _, _ = under_common_names(again_base, [part for part, _ in parts_of(sides[1])])
-            again = pair_sides(again_base, again_tuned, settings)
-            after = audit_after(before, pairing.pairs, again, names, compute, progress)
+            again = pair_sides(again_base, again_tuned, audited.settings)
+            after = audit_after(before, audited.pairing.pairs, again, names, compute, progress)
             after = after if out is None else replace(after, tuned_source=str(out))
         result = Mitigation(
             base_source=before.base_source,

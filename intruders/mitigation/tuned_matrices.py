@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from ..audits.audit import AuditedWhole
 from ..audits.audit_settings import AuditSettings
 from ..audits.result.audit_result import Audit
 from ..checkpoints.pairing.pairing import PairedMatrix
@@ -26,6 +27,11 @@ class TunedMatrices:
     audit: Audit
     settings: AuditSettings  # of the audit
     device: torch.device
+
+    @classmethod
+    def of(cls, base: Checkpoint, audited: AuditedWhole, device: torch.device) -> TunedMatrices:
+        """Return the matrices of an audited model."""
+        return cls(base, audited.pairing.pairs, audited.audit, audited.settings, device)
 
     def read(self, remedies: Sequence[Remedy]) -> Iterator[Case]:
         """Read the matrices that some of the remedies change, as :func:`intruders.mitigation.cases.read_cases`."""

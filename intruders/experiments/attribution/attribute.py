@@ -123,21 +123,16 @@ def attribute(
     }
     with working_folder(None if keep is None else user_path(keep), "keep") as folder:
         kept = KeptOutcomes(folder, key)
-        pairing, made_audit, audit_settings = audited_whole(*sides.both, audit, compute, progress)
-        work = _Work(
-            sides,
-            settings,
-            seed,
-            loading,
-        )
+        audited = audited_whole(*sides.both, audit, compute, progress)
+        work = _Work(sides, settings, seed, loading)
         # On the CPU: the parts inside the intruders need double precision, which not every device has.
-        matrices = TunedMatrices(sides.before, pairing.pairs, made_audit, audit_settings, torch.device("cpu"))
+        matrices = TunedMatrices.of(sides.before, audited, torch.device("cpu"))
         measured = work.measured(corpora, tasks, matrices, kept, progress)
         return _attribution(
             measured,
             sides.base_source,
             sides.tuned,
-            made_audit,
+            audited.audit,
             settings,
             seed,
             time.perf_counter() - started,

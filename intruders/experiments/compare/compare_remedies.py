@@ -119,7 +119,8 @@ def compare_remedies(
     data = split_data(corpora, tasks, scores.max_examples, seed)
     sides = sources.open()
     with working_folder(None if out is None else user_path(out)) as folder:
-        pairing, audited, settings = audited_whole(*sides.both, audit, compute, progress)
+        whole = audited_whole(*sides.both, audit, compute, progress)
+        audited = whole.audit
         if not audited.matrices:
             raise SettingError(
                 f"'{sides.tuned}' changes no matrix of '{sides.base_source}' that an audit examines, so nothing "
@@ -127,7 +128,7 @@ def compare_remedies(
             )
         names, first = comparison.names(), next(iter(tasks))
         measuring = Measuring(losses, tasks, seed, harness, scores.max_examples)
-        kept = kept_outcomes(folder, sides, settings, audited, measuring, scores, loading)
+        kept = kept_outcomes(folder, sides, whole.settings, audited, measuring, scores, loading)
         tally = Tally(progress, planned_evaluations(names, comparison.strengths, len(data.choice)))
         of_base = _base_outcomes(sides.base_source, loading, measuring, data, kept, tally)
         learned: Doses | str = "were not asked for"
@@ -144,7 +145,7 @@ def compare_remedies(
                 progress,
             )
         stacks = sides.stacks
-        matrices = TunedMatrices(stacks, pairing.pairs, audited, settings, compute.torch_device())
+        matrices = TunedMatrices.of(stacks, whole, compute.torch_device())
         others = not_audited(stacks, audited)
         with opened_live(sides.tuned, sources.base, tasks, stacks, others, loading=loading) as models:
             bench = Bench(measuring, models, matrices, kept, tally, partial(_unit, measuring))
@@ -154,7 +155,7 @@ def compare_remedies(
             return RemedyComparison(
                 base=sides.base_source,
                 tuned=sides.tuned,
-                tuned_kind=pairing.tuned_kind,
+                tuned_kind=whole.pairing.tuned_kind,
                 target=compared.target,
                 settings={
                     **comparison.recorded(),

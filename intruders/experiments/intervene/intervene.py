@@ -140,15 +140,16 @@ def intervene(
     measuring = Measuring(losses, tasks, seed)
     sides = sources.open()
     with working_folder(None if keep is None else user_path(keep), "keep") as folder:
-        pairing, audited, settings = audited_whole(*sides.both, audit, compute, progress)
+        whole = audited_whole(*sides.both, audit, compute, progress)
+        audited = whole.audit
         if audited.intruders == 0:
             raise SettingError(
                 f"'{sides.tuned}' has no intruders among the {audited.k} leading vectors of any matrix, so there is "
                 "nothing to scale; pass a larger --epsilon or --k, or another model"
             )
-        kept = kept_outcomes(folder, sides, settings, audited, measuring, scores, loading, data=data)
+        kept = kept_outcomes(folder, sides, whole.settings, audited, measuring, scores, loading, data=data)
         stacks = sides.stacks
-        matrices = TunedMatrices(stacks, pairing.pairs, audited, settings, compute.torch_device())
+        matrices = TunedMatrices.of(stacks, whole, compute.torch_device())
         # An audit of other weights is refused before anything is measured. No case depends on the base's inputs.
         cases = matrices.cases(_remedies(sweep, seed, {}))
         of_base, inputs = _of_base(
