@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ..studies.claims.shared.claim import Finding
     from ..studies.describe.runs import Run
     from ..studies.describe.study import Study
-    from ..studies.run_study import Progress, StudyOutcome
+    from ..studies.run_study import StudyOutcome, StudyProgress
 
 
 def print_plan(study: Study, out: str | None) -> None:
@@ -56,13 +56,13 @@ def print_plan(study: Study, out: str | None) -> None:
 
 
 @contextmanager
-def study_progress() -> Iterator[Progress]:
+def study_progress() -> Iterator[StudyProgress]:
     """Show a bar over the runs on a terminal, elsewhere one line per completed run, on standard error."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
     from rich.progress import Progress as Bar
 
-    from ..studies.run_study import Progress
+    from ..studies.run_study import StudyProgress
 
     console = Console(file=sys.stderr)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
@@ -91,7 +91,7 @@ def study_progress() -> Iterator[Progress]:
         console.print(f"{done}/{total} {run.id} {status}, {seconds:.0f} s", highlight=False, soft_wrap=True)
 
     with bar:
-        yield Progress(on_start, on_stage, on_run, on_step if console.is_terminal else None)
+        yield StudyProgress(on_start, on_stage, on_run, on_step if console.is_terminal else None)
 
 
 def print_outcome(outcome: StudyOutcome) -> None:

@@ -24,7 +24,7 @@ SCHEMA = 1
 
 
 @dataclass(frozen=True)
-class Progress:
+class StudyProgress:
     """Functions that are called as a study proceeds; by default they do nothing."""
 
     on_start: Callable[[int, int], None] = lambda done, total: None
@@ -57,7 +57,7 @@ def run_study(
     resume: bool = False,
     jobs: int = 1,
     ray: str | bool = False,
-    progress: Progress | None = None,
+    progress: StudyProgress | None = None,
     published: str | Path | None = None,
 ) -> StudyOutcome:
     """Run or resume a study in the folder ``out``, and write the tables after every run.
@@ -123,7 +123,7 @@ def run_study(
     folder = workplace.folder
     workplace.fetch_study()
     folder.open_for(study, must_exist=resume)
-    progress = progress or Progress()
+    progress = progress or StudyProgress()
     with folder.locked(), ExitStack() as cleanup:
         refuse_newer_tables(folder)
         inputs = digests_of_inputs(runs) if is_here else {}
@@ -147,7 +147,12 @@ def run_study(
 
 
 def _at_work(
-    runs: Sequence[Run], workplace: Workplace, study: Study, jobs: int, ray: str | bool, progress: Progress
+    runs: Sequence[Run],
+    workplace: Workplace,
+    study: Study,
+    jobs: int,
+    ray: str | bool,
+    progress: StudyProgress,
 ) -> Generator[Run, None, None]:
     if ray is not False:
         from ..system.ray_cluster import map_on_ray
@@ -178,7 +183,7 @@ def _at_work(
             yield run
 
 
-def _step_callbacks(progress: Progress) -> Callbacks:
+def _step_callbacks(progress: StudyProgress) -> Callbacks:
     on_step = progress.on_step
     if on_step is None:
         return tuple

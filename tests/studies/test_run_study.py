@@ -25,7 +25,7 @@ from intruders.measures.evaluate import evaluate
 from intruders.measures.measure_settings import LossSettings, ScoreSettings
 from intruders.studies.describe.inputs import digests_of_inputs
 from intruders.studies.describe.runs import Run, expand
-from intruders.studies.run_study import Progress, StudyOutcome, run_study
+from intruders.studies.run_study import StudyOutcome, StudyProgress, run_study
 from intruders.studies.tables.results import load_results
 from intruders.studies.work import do_stage
 from intruders.studies.work.run_record import RunRecord
@@ -342,7 +342,7 @@ def test_two_calls_do_not_share_a_folder(llama: Path, tmp_path: Path) -> None:
             run_study(study, tmp_path / "out")
         seen.append("refused")
 
-    run_study(study, tmp_path / "out", progress=Progress(on_start=second))
+    run_study(study, tmp_path / "out", progress=StudyProgress(on_start=second))
     assert seen == ["refused"]
 
 
@@ -411,7 +411,7 @@ def test_runs_side_by_side_and_one_that_is_killed(
         if not killed and "rank1" in run.id:
             threading.Thread(target=kill, args=(run,), daemon=True).start()
 
-    outcome = run_study(study, out, jobs=2, progress=Progress(on_stage=on_stage))
+    outcome = run_study(study, out, jobs=2, progress=StudyProgress(on_stage=on_stage))
     assert set(killed) <= set(outcome.failed), "the run of the process that was killed"
     assert all("ended by signal 9" in said for said in outcome.failed.values())
     assert outcome.finished + len(outcome.failed) == 3

@@ -13,6 +13,7 @@ import pyarrow as pa
 from ...audits.audit_settings import FINDING_INTRUDERS, AuditSettings
 from ...audits.command_line import changed_options, options_of
 from ...measures.intervals import Interval
+from ...mitigation.remedies.remedy_table import INTRUDERS
 from ...system.files import user_path, write_together
 from ...system.parquet import parquet_bytes
 from ...system.plain_values import from_plain
@@ -169,7 +170,7 @@ class RemedyComparison(JsonResult):
         strength = f"{best.chosen.strength:g}"
         if best.name == "doses":
             return self._healing_command(out, best.chosen.strength)
-        if best.name == "intruders":
+        if best.name == INTRUDERS:
             parts += ["--scale", strength]
             if (which := self.settings.get("which", "all")) != "all":
                 parts += ["--which", str(which)]

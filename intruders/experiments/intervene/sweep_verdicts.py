@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ...measures.intervals import Interval
+from ...mitigation.remedies.remedy_table import CONTROL_NAMES, SHRINK_OUTPUT
 from .interventions import Trade
 
 CHANGE = "+.3f"  # the format of a change in nats per token
@@ -60,11 +61,7 @@ def _gained(gain: Interval) -> str:
 
 
 def _name(control: str) -> str:
-    names = {
-        "shrink": "the norm-matched shrink",
-        "shrink-output": "the update scaled to the same output energy",
-    }
-    return names.get(control, f"the control {control}")
+    return CONTROL_NAMES[control] if control in ("shrink", SHRINK_OUTPUT) else f"the control {control}"
 
 
 def _compared(control: str, trade: Trade) -> str:

@@ -35,6 +35,15 @@ HOMES_OF_CONTROLS = {
 PUBLISHED, CONTROLS = tuple(HOMES_OF_PUBLISHED), tuple(HOMES_OF_CONTROLS)
 # The control that needs text which the base reads, too.
 SHRINK_OUTPUT = "shrink-output"
+# What sentences call a control.
+CONTROL_NAMES = {
+    "shrink": "the norm-matched shrink",
+    SHRINK_OUTPUT: "the update scaled to the same output energy",
+    "random": "random other vectors",
+    "neighbours": "neighboring vectors",
+    "update": "directions of the update",
+    "complement": "the update outside of the intruders, to the same norm,",
+}
 # Of a matrix's intruders: all, or the one with the largest singular value.
 ALL, TOP = "all", "top"
 WHICH = (ALL, TOP)

@@ -19,6 +19,8 @@ from ...experiments.heal.healing import (
     CURVE,
     HEALED,
     INTERPOLATION,
+    INTRUDERS,
+    MEAN_DOSE,
     TUNED,
     HealedPoint,
     Healing,
@@ -32,8 +34,8 @@ SIGNED = "+.3f"  # the format of a change
 
 LABELS = {
     INTERPOLATION: "interpolation, same task loss",
-    "intruders scaled": "intruders removed",
-    "mean dose": "mean dose everywhere",
+    INTRUDERS: "intruders removed",
+    MEAN_DOSE: "mean dose everywhere",
 }
 
 
@@ -228,7 +230,7 @@ def _label(healing: Healing, name: str, point: HealedPoint) -> str:
     said = LABELS.get(name, name)
     if name == INTERPOLATION and not _is_reached(healing, point):
         said = "interpolation, tuned model's task loss"
-    return f"{said} ({number(point.dose)})" if name in (INTERPOLATION, "mean dose") and point.dose else said
+    return f"{said} ({number(point.dose)})" if name in (INTERPOLATION, MEAN_DOSE) and point.dose else said
 
 
 def _clearly(gain: Interval) -> str:

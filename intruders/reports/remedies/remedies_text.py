@@ -11,6 +11,7 @@ from ...charts.text import number, plural
 from ...experiments.bench.point import Point
 from ...experiments.compare.compared import ComparedRemedy, RemedyComparison
 from ...measures.intervals import Interval
+from ...mitigation.remedies.remedy_table import INTRUDERS
 from ..shared.page import Column, Page, lined_up
 
 WIDE = 150  # columns of a terminal in which every interval fits
@@ -80,7 +81,7 @@ def remarks(comparison: RemedyComparison) -> list[str]:
     """Return why remedies, strengths or controls are missing, one line each."""
     lines = []
     if comparison.settings.get("which") == "top" and any(
-        row.name == "intruders" for row in comparison.remedies
+        row.name == INTRUDERS for row in comparison.remedies
     ):
         lines.append("intruders: only the one with the largest singular value of each matrix is scaled")
     for remedy in comparison.remedies:

@@ -15,6 +15,7 @@ from ...audits.result.records import AuditedMatrix
 from ...audits.scales.critical_scales_result import CriticalScales
 from ...checkpoints.stored.names import module_paths
 from ...measures.intervals import Interval
+from ...mitigation.remedies.remedy_table import INTRUDERS
 from ..claims.shared.statistics import auc
 from .advice import Advice
 from .steps import COMPARE_FIRST, DOWN_INSTEAD, Facts, ScaledGain, at_most, scale_command
@@ -172,7 +173,7 @@ def _best_scale(sweep: Sweep) -> _BestScale | None:
 def _intruders_by_scale(sweep: Sweep) -> dict[float, list[SweepRow]]:
     scales: dict[float, list[SweepRow]] = defaultdict(list)
     for row in sweep.rows:
-        if row.control == "intruders" and row.scale < 1:
+        if row.control == INTRUDERS and row.scale < 1:
             scales[row.scale].append(row)
     return scales
 
@@ -193,7 +194,7 @@ def _on_mitigation(audit: Audit, sweep: Sweep) -> tuple[list[Advice], list[str]]
         f"accuracy on {row.on} by {row.said(row.change)}, which is not clearly a loss" for row in best.scores
     ]
     for row in sweep.rows:
-        if row.control == "intruders" or row.scale != scale or row.measure != "loss":
+        if row.control == INTRUDERS or row.scale != scale or row.measure != "loss":
             continue
         if row.on != loss.on or math.isnan(row.against_intruders.estimate):
             continue
@@ -217,7 +218,7 @@ def _on_mitigation(audit: Audit, sweep: Sweep) -> tuple[list[Advice], list[str]]
 def _gain_at(sweep: Sweep, scale: float) -> SweepRow | None:
     """Return the row that compares scaled intruders with interpolation; None if it was not measured."""
     for row in sweep.rows:
-        if (row.control, row.measure, row.scale) == ("intruders", "gain", scale):
+        if (row.control, row.measure, row.scale) == (INTRUDERS, "gain", scale):
             return None if math.isnan(row.change.estimate) else row
     return None
 

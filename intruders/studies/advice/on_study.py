@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from ...measures.intervals import Interval
+from ...mitigation.remedies.remedy_table import INTRUDERS
 from ..claims import causes, intervention, rank, remedies
 from ..claims.every_claim import analyse_all
 from ..claims.shared.claim import ALPHA, SUPPORTED, Finding, Where
@@ -131,9 +132,9 @@ def _control_beside(row: RemedyRow, rows: Sequence[RemedyRow]) -> str | None:
 
 def _gain_beside(row: RemedyRow, plain: str, swept: Sequence[SweptRow]) -> Interval | None:
     """Return the mean gain of scaled intruders over interpolation in the plain setting; None if unmeasured."""
-    if row.control != remedies.INTRUDERS:
+    if row.control != INTRUDERS:
         return None
-    wanted = (row.on, remedies.INTRUDERS, "gain", row.scale)
+    wanted = (row.on, INTRUDERS, "gain", row.scale)
     for measured in swept:
         is_plain = measured.setting.removesuffix(intervention.OF_TOP) == plain
         if is_plain and (measured.on, measured.control, measured.measure, measured.scale) == wanted:

@@ -55,7 +55,7 @@ NUMBERS = {
     "weight_decay": "weight decay",
 }
 # Method against plain LoRA: what it changes.
-METHODS = {
+_CAUSE_OF_METHOD = {
     "pissa": "PiSSA initialization",
     "olora": "OLoRA initialization",
     "b-only": "A frozen, B trained",
@@ -167,7 +167,7 @@ def _comparisons(runs: pd.DataFrame) -> Iterator[Comparison]:
         without = ["alpha" if column == "alpha_value" else column]
         yield from _between_ends(runs.assign(level=level).dropna(subset=["level"]), column, name, without)
     adapters = runs[runs["method"] != "full"]
-    for method, name in METHODS.items():
+    for method, name in _CAUSE_OF_METHOD.items():
         pair = adapters[adapters["method"].isin(["lora", method])]
         level = (pair["method"] == method).astype(float)
         yield from _between_ends(

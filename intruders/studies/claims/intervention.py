@@ -9,6 +9,7 @@ from dataclasses import replace
 import pandas as pd
 
 from ...measures.intervals import Interval
+from ...mitigation.remedies.remedy_table import CONTROL_NAMES, INTRUDERS
 from ..tables.results import Results
 from .intervention_charts import charts
 from .shared.claim import Claim, Finding, Where
@@ -39,18 +40,8 @@ CLAIM = Claim(
 )
 
 
-CONTROLS = {
-    "shrink": "the norm-matched shrink",
-    "shrink-output": "the update scaled to the same output energy",
-    "random": "random other vectors",
-    "neighbours": "neighboring vectors",
-    "update": "directions of the update",
-    "complement": "the update outside of the intruders, to the same norm,",
-}
 # Title of a table that others read.
 TABLE = "By scale"
-# The intervention itself.
-INTRUDERS = "intruders"
 # The intruders scaled and the update brought back to its norm: no rival, but the intervention without the shrinking.
 RESIZED = "resized"
 # What is added to a setting of which only the strongest intruder of each matrix was scaled.
@@ -91,7 +82,7 @@ def _on_corpus(losses: pd.DataFrame, corpus: str) -> dict[str, Interval]:
     """Return the loss change of the intruders and the resized ones, and each control's loss minus the intruders'."""
     of_corpus = losses[losses["on"] == corpus]
     known = sorted(of_corpus["control"].dropna().unique())
-    columns = dict.fromkeys([INTRUDERS, *CONTROLS, *known], "against_intruders")
+    columns = dict.fromkeys([INTRUDERS, *CONTROL_NAMES, *known], "against_intruders")
     columns |= {INTRUDERS: "change", RESIZED: "change"}
     return {
         control: _change(of_corpus[of_corpus["control"] == control], column)
@@ -108,7 +99,7 @@ def _add_corpus(evidence: Evidence, on: Where, changes: Mapping[str, Interval]) 
     rivals = [control for control in changes if control not in (INTRUDERS, RESIZED)]
     measured = [control for control in rivals if not math.isnan(changes[control].estimate)]
     for control in measured:
-        name, change = CONTROLS.get(control, control), changes[control]
+        name, change = CONTROL_NAMES.get(control, control), changes[control]
         what = f"loss under {name} minus that under the intruders"
         phrase = f"{name} minus that {said(change, 3)}"
         evidence.add(on, what, change, digits=3, phrase=phrase, over=_over(change))

@@ -11,6 +11,7 @@ import pandas as pd
 
 from ...charts.chart import Axis, Chart, Rule, Series
 from ...measures.intervals import Interval
+from ...mitigation.remedies.remedy_table import INTRUDERS
 from ..tables.results import Results
 from . import remedies_at_equal_task_loss as at_equal_task_loss
 from .remedies_while_training import TABLE as WHILE_TRAINING
@@ -48,10 +49,6 @@ CLAIM = Claim(
     ),
 )
 
-
-# What is scaled down; the others are controls.
-INTRUDERS = "intruders"
-
 # Title of a table that others read.
 TABLE = "Remedies"
 
@@ -61,7 +58,7 @@ CONTROL = "control after training"
 
 REFERENCE = "full fine-tuning"
 
-METHODS = {
+_KIND_OF_METHOD = {
     "rslora": "rank stabilization",
     "b-only": "B alone trained",
     "lora-fa": "B alone trained",
@@ -169,7 +166,7 @@ def _kind(row: pd.Series[Any], baseline: pd.Series[Any]) -> str | None:
     if method == "full":
         return REFERENCE
     if method != "lora":
-        return METHODS.get(method)
+        return _KIND_OF_METHOD.get(method)
     if row["rank"] > baseline["rank"]:
         return "higher rank"
     return "lower learning rate" if row["lr"] < baseline["lr"] and row["rank"] == baseline["rank"] else None

@@ -16,6 +16,7 @@ from typing import Any
 import pandas as pd
 
 from ...measures.intervals import NOTHING, Interval
+from ...mitigation.remedies.remedy_table import INTRUDERS
 from ..claims.shared.statistics import mean_interval, spearman
 from ..tables.results import Results
 
@@ -76,7 +77,7 @@ def _accuracy(table: Mapping[str, Any], runs: pd.DataFrame, results: Results) ->
 def _intervention(table: Mapping[str, Any], runs: pd.DataFrame, results: Results) -> BesidePaper:
     rows = []
     points = results.interventions
-    top = points[(points["which"] == "top") & (points["control"] == "intruders")]
+    top = points[(points["which"] == "top") & (points["control"] == INTRUDERS)]
     for row in table["rows"]:
         alike = _alike(runs, row)
         of_runs = top[top["run_id"].isin(alike["run_id"])]
