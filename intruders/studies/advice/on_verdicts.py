@@ -10,21 +10,23 @@ from pathlib import Path
 
 from ...checkpoints.stored.demo_models import DEMO_MODELS
 from ...errors import MissingDependencyError
+from ..claims.causes import NUMBERS
 from ..claims.every_claim import analyse_all
+from ..claims.rank_series import PER_DOUBLING
 from ..claims.shared.claim import UNDECIDED, Effect
 from ..claims.shared.words import said, seeds_said
 from ..tables.results import load_results
 from ..work.study_folder import StudyFolder
-from .advice import Advice, Advised
+from .advice import Advised
 
 # The claims that each topic of advice rests on, with the words in the names of those effects that bear on it.
 CLAIMS_OF_TOPIC = {
     "mitigation": {"intervention": ""},
-    "rank": {"rank": "per doubling of the rank", "sequence": "per doubling of the rank"},
+    "rank": {"rank": PER_DOUBLING, "sequence": PER_DOUBLING},
     "scale": {"threshold": ""},
     "size of the update": {"threshold": ""},
-    "learning rate": {"causes": "learning rate"},
-    "alpha rule": {"causes": "alpha"},
+    "learning rate": {"causes": NUMBERS["lr"]},
+    "alpha rule": {"causes": NUMBERS["alpha_value"]},
 }
 
 
@@ -52,9 +54,9 @@ def with_verdicts(advised: Advised, bases: Sequence[str], folders: Sequence[Path
     """
     verdicts = [verdict for folder in folders for verdict in verdicts_of(folder)]
     ours = [verdict for verdict in verdicts if any(is_on(verdict, base) for base in bases)]
-    supported = [_supported_by(advice, ours) for advice in advised.advice]
-    used = {str(verdict) for advice in supported for verdict in ours if str(verdict) in advice.evidence}
-    notes = [str(verdict) for verdict in ours if str(verdict) not in used]
+    supported = [(advice, _bearing_on(advice.topic, ours)) for advice in advised.advice]
+    used = [verdict for _, bearing in supported for verdict in bearing]
+    notes = [str(verdict) for verdict in ours if verdict not in used]
     for folder in folders:
         of_folder = [verdict for verdict in verdicts if verdict.folder == folder]
         others = sorted(
@@ -66,7 +68,10 @@ def with_verdicts(advised: Advised, bases: Sequence[str], folders: Sequence[Path
             notes.append(f"'{folder}' has no verdict yet: none of its claims could be answered")
     if any(verdict in ours for verdict in verdicts):
         notes.append("a verdict is of the task that it names; on another task it is a lead, and no evidence")
-    return replace(advised, advice=supported, notes=[*advised.notes, *notes])
+    advice = [
+        replace(advice, evidence=[*advice.evidence, *map(str, bearing)]) for advice, bearing in supported
+    ]
+    return replace(advised, advice=advice, notes=[*advised.notes, *notes])
 
 
 def verdicts_of(folder: Path) -> Iterator[StudyVerdict]:
@@ -92,11 +97,11 @@ def _names(base: str) -> set[str]:
     return names
 
 
-def _supported_by(advice: Advice, verdicts: Sequence[StudyVerdict]) -> Advice:
-    words = CLAIMS_OF_TOPIC.get(advice.topic, {})
-    bear = [
-        str(verdict)
+def _bearing_on(topic: str, verdicts: Sequence[StudyVerdict]) -> list[StudyVerdict]:
+    """Return the verdicts that advice on a topic rests on."""
+    words = CLAIMS_OF_TOPIC.get(topic, {})
+    return [
+        verdict
         for verdict in verdicts
         if verdict.claim in words and words[verdict.claim] in verdict.answer.what
     ]
-    return replace(advice, evidence=[*advice.evidence, *bear])

@@ -6,7 +6,7 @@ import pandas as pd
 
 from ...charts.chart import Axis, Chart
 from ..tables.results import Results
-from .rank_series import RankSeries, Valley, main_series, series, valley
+from .rank_series import PER_DOUBLING, RankSeries, Valley, main_series, series, valley
 from .shared.chosen_rates import choices
 from .shared.claim import Claim, Finding, Where
 from .shared.equal_score import at_equal_score
@@ -90,7 +90,7 @@ def _add(evidence: Evidence, on: Where, main: RankSeries) -> None:
     count, spread = main.trend("per_100"), main.trend("effective_rank")
     evidence.add(
         on,
-        "intruders per 100 vectors, per doubling of the rank",
+        f"intruders per 100 vectors, {PER_DOUBLING}",
         count,
         expected=-1,
         phrase=f"ranks {main.ranks[0]:g} to {main.ranks[-1]:g}, per doubling of the rank {said(count)} intruders per "
@@ -98,14 +98,12 @@ def _add(evidence: Evidence, on: Where, main: RankSeries) -> None:
     )
     evidence.add(
         on,
-        f"{MEASURES['effective_rank']}, per doubling of the rank",
+        f"{MEASURES['effective_rank']}, {PER_DOUBLING}",
         spread,
         phrase=f"effective rank {said(spread)}",
     )
     loss = main.trend("loss_change")
-    evidence.add(
-        on, f"{MEASURES['loss_change']}, per doubling of the rank", loss, expected=None, digits=3, phrase=""
-    )
+    evidence.add(on, f"{MEASURES['loss_change']}, {PER_DOUBLING}", loss, expected=None, digits=3, phrase="")
     deepest = valley(main.table("loss_change"))
     evidence.add(
         on,

@@ -13,6 +13,8 @@ from .shared.run_labels import settings_in
 from .shared.seed_tables import complete, one_in_100
 from .shared.statistics import LEVEL, mean_interval, slope
 
+# In the names of effects, by which advice on the rank finds them.
+PER_DOUBLING = "per doubling of the rank"
 ADAPTERS = {"lora": "", "rslora": "rank-stabilized, "}
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 
 from ...charts.chart import Axis, Chart, Grid
 from ..tables.results import Results
-from .rank_series import ADAPTERS, main_series, series
+from .rank_series import ADAPTERS, PER_DOUBLING, main_series, series
 from .shared.chosen_rates import Choice, choices, chosen_in
 from .shared.claim import Claim, Finding
 from .shared.equal_score import sequences_at_equal_score
@@ -89,7 +89,7 @@ def _add(evidence: Evidence, choice: Choice) -> None:
 
 def _add_trend(evidence: Evidence, choice: Choice) -> None:
     all_series = list(series(choice.runs, own_rates=bool(choice.name)))
-    what = "points forgotten per doubling of the rank"
+    what = f"points forgotten {PER_DOUBLING}"
     if not all_series:
         lacking = "two ranks, equal in all else, that reached the score"
         evidence.add(choice.on, what, NOT_MEASURED, expected=-1, phrase="", lacking=lacking)
