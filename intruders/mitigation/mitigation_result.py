@@ -151,21 +151,21 @@ class Mitigation(JsonResult):
         intervention = document["intervention"]
         remedy, after = intervention["remedy"], document["after"]
         return cls(
-            document["base"]["source"],
-            document["tuned"]["source"],
-            None,
-            document["form"],
-            UsedRemedy(
+            base_source=document["base"]["source"],
+            tuned_source=document["tuned"]["source"],
+            out=None,
+            form=document["form"],
+            remedy=UsedRemedy(
                 remedy,
                 intervention["scale"],
                 intervention["settings"],
                 intervention.get("sentence", f"remedy {remedy}"),
             ),
-            intervention["rank"],
-            from_plain(list[MitigatedMatrix], document["matrices"]),
-            Audit.from_document(document["before"]),
-            None if after is None else Audit.from_document(after),
-            document["cut"],
-            document["totals"]["seconds"],
-            document["versions"],
+            rank=intervention["rank"],
+            matrices=from_plain(list[MitigatedMatrix], document["matrices"]),
+            before=Audit.from_document(document["before"]),
+            after=None if after is None else Audit.from_document(after),
+            cut=document["cut"],
+            seconds=document["totals"]["seconds"],
+            versions=document["versions"],
         )

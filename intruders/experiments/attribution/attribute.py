@@ -258,14 +258,14 @@ def _attribution(
     def matrix_share(name: str) -> MatrixShare:
         numbers = list(measured.groups.places[name])
         return MatrixShare(
-            name,
-            parts_of([name]),
-            1,
-            intruders.get(name),
-            {key: split.inside(measured.inside.index(name)) for key, split in splits.items()}
+            name=name,
+            parts=parts_of([name]),
+            matrices=1,
+            intruders=intruders.get(name),
+            of_intruders={key: split.inside(measured.inside.index(name)) for key, split in splits.items()}
             if name in measured.inside
             else {},
-            {key: split.each(numbers) for key, split in splits.items()},
+            directions={key: split.each(numbers) for key, split in splits.items()},
         )
 
     def grouped(label_of: Callable[[ModulePath], str]) -> list[Share]:
@@ -277,20 +277,20 @@ def _attribution(
     matrices = [matrix_share(name) for name in names]
     text = measured.measures[0].name
     return Attribution(
-        base,
-        tuned,
-        [
+        base=base,
+        tuned=tuned,
+        rises=[
             _rise(measure, measured.integrals[measure.name], splits[measure.name])
             for measure in measured.measures
         ],
-        matrices,
-        grouped(lambda path: path.layer_label),
-        grouped(lambda path: path.kind),
-        Share(ELSEWHERE, parts_of([ELSEWHERE]), 0) if ELSEWHERE in measured.groups.places else None,
-        measured.checks,
-        dict(_correlations(matrices, text, audit)),
-        settings.recorded(),
-        seconds,
+        matrices=matrices,
+        layers=grouped(lambda path: path.layer_label),
+        kinds=grouped(lambda path: path.kind),
+        elsewhere=Share(ELSEWHERE, parts_of([ELSEWHERE]), 0) if ELSEWHERE in measured.groups.places else None,
+        checks=measured.checks,
+        correlations=dict(_correlations(matrices, text, audit)),
+        settings=settings.recorded(),
+        seconds=seconds,
     )
 
 
@@ -311,16 +311,16 @@ def _correlations(matrices: Sequence[MatrixShare], text: str, audit: Audit) -> I
 def _rise(measure: DocumentMeasure, integral: PathIntegral, split: _Split) -> MeasuredRise:
     tokens = int(integral.tokens.sum())
     return MeasuredRise(
-        measure.name,
-        measure.kind,
-        measure.measure,
-        len(integral.tokens),
-        tokens,
-        float(integral.base.sum() / tokens),
-        float(integral.tuned.sum() / tokens),
-        split.of(integral.tuned - integral.base),
-        integral.total,
-        integral.nodes,
+        name=measure.name,
+        kind=measure.kind,
+        measure=measure.measure,
+        documents=len(integral.tokens),
+        tokens=tokens,
+        base_loss=float(integral.base.sum() / tokens),
+        tuned_loss=float(integral.tuned.sum() / tokens),
+        rise=split.of(integral.tuned - integral.base),
+        total=integral.total,
+        nodes=integral.nodes,
     )
 
 

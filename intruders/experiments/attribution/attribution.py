@@ -171,10 +171,10 @@ class Attribution(JsonResult):
             for key in ("layers", "kinds")
         )
         return cls(
-            document["base"],
-            document["tuned"],
-            from_plain(list[MeasuredRise], document["measures"]),
-            [
+            base=document["base"],
+            tuned=document["tuned"],
+            rises=from_plain(list[MeasuredRise], document["measures"]),
+            matrices=[
                 MatrixShare(
                     share["name"],
                     _parts(share["parts"]),
@@ -184,12 +184,12 @@ class Attribution(JsonResult):
                 )
                 for share in document["modules"]
             ],
-            layers,
-            kinds,
-            None if elsewhere is None else Share(ELSEWHERE, _parts(elsewhere), 0),
-            from_plain(list[LeftOut], document["left_out"]),
-            document["correlations"],
-            document["settings"],
+            layers=layers,
+            kinds=kinds,
+            elsewhere=None if elsewhere is None else Share(ELSEWHERE, _parts(elsewhere), 0),
+            checks=from_plain(list[LeftOut], document["left_out"]),
+            correlations=document["correlations"],
+            settings=document["settings"],
         )
 
 

@@ -75,7 +75,9 @@ class DosePath:
         base, tuned = self.losses(measure, 0.0), self.losses(measure, 1.0)
         while True:
             parts, added = self._integrated(measure, nodes)
-            integral = PathIntegral(base, tuned, tokens, parts, added, nodes)
+            integral = PathIntegral(
+                base=base, tuned=tuned, tokens=tokens, parts=parts, added=added, nodes=nodes
+            )
             if integral.is_close or 2 * nodes > MOST_NODES:
                 return integral
             nodes *= 2

@@ -219,20 +219,20 @@ class RemedyComparison(JsonResult):
         """Make it from its document."""
         base, tuned = document["base"], document["tuned"]
         return cls(
-            base["source"],
-            tuned["source"],
-            tuned["kind"],
-            document["target"],
-            document["settings"],
-            document["allow"],
-            document["level"],
-            document["data"],
-            from_plain(Point, base),
-            from_plain(Point, tuned),
-            from_plain(list[Point], document["curve"]),
-            Interval.from_dict(document["forgotten"]),
-            [_remedy_from(record) for record in document["remedies"]],
-            document["tuned_tensors_not_audited"],
+            base=base["source"],
+            tuned=tuned["source"],
+            tuned_kind=tuned["kind"],
+            target=document["target"],
+            settings=document["settings"],
+            allow=document["allow"],
+            level=document["level"],
+            counts=document["data"],
+            base_point=from_plain(Point, base),
+            tuned_point=from_plain(Point, tuned),
+            curve=from_plain(list[Point], document["curve"]),
+            forgotten=Interval.from_dict(document["forgotten"]),
+            remedies=[_remedy_from(record) for record in document["remedies"]],
+            others=document["tuned_tensors_not_audited"],
         )
 
     def rows(self) -> list[dict[str, Any]]:

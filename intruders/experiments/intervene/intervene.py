@@ -167,15 +167,15 @@ def intervene(
             tuned_point, *points = _interventions(bench, data, splits, cases, remedies, stick)
         base_losses = _summarized(of_base, data, seed)
         return InterventionSweep(
-            sides.base_source,
-            sides.tuned,
-            audited,
-            seed,
-            tuned_point,
-            base_losses,
-            points,
-            along,
-            sweep.which,
+            base=sides.base_source,
+            tuned=sides.tuned,
+            audit=audited,
+            seed=seed,
+            tuned_point=tuned_point,
+            base_losses=base_losses,
+            points=points,
+            curve=along,
+            which=sweep.which,
         )
 
 
@@ -264,15 +264,15 @@ def _interventions(
         outcome, scale = bench.outcome(remedy, data, answers=True, step="measure"), remedy.intruder_scale
         assert scale is not None  # of the intruders, and of every control in their place
         point = Intervention(
-            remedy.name,
-            scale,
-            _summarized(outcome.corpora, data, seed, points[0].losses if points else None),
-            {
+            control=remedy.name,
+            scale=scale,
+            losses=_summarized(outcome.corpora, data, seed, points[0].losses if points else None),
+            scores={
                 name: score_of_answers(tasks[name], splits[name], of_task.right or [])
                 for name, of_task in outcome.tasks.items()
             },
-            _norm_left(cases, remedy),
-            0 if remedy.changes_nothing else sum(not remedy.exists(case) for case in cases),
+            update_norm=_norm_left(cases, remedy),
+            left_alone=0 if remedy.changes_nothing else sum(not remedy.exists(case) for case in cases),
         )
         if stick is not None and points:
             point = replace(point, gain=stick.gain(outcome))

@@ -153,15 +153,15 @@ class InterventionSweep(JsonResult):
         """Make it from its document; files of earlier versions have no values of single documents."""
         values, settings = document["values"], document["settings"]
         return cls(
-            document["base"]["source"],
-            document["tuned"]["source"],
-            Audit.from_document(values["audit"]),
-            settings["seed"],
-            from_plain(Intervention, values["tuned"]),
-            from_plain(dict[str, CorpusLoss], values["base"]),
-            from_plain(list[Intervention], values["points"]),
-            from_plain(list[Point], values["curve"]),
-            settings["which"],
+            base=document["base"]["source"],
+            tuned=document["tuned"]["source"],
+            audit=Audit.from_document(values["audit"]),
+            seed=settings["seed"],
+            tuned_point=from_plain(Intervention, values["tuned"]),
+            base_losses=from_plain(dict[str, CorpusLoss], values["base"]),
+            points=from_plain(list[Intervention], values["points"]),
+            curve=from_plain(list[Point], values["curve"]),
+            which=settings["which"],
         )
 
 

@@ -42,13 +42,13 @@ class SweepRow:
     def of(cls, row: Mapping[str, Any]) -> SweepRow:
         """Read a row of the study's table of interventions. Earlier versions scaled no intruders but all."""
         return cls(
-            row["control"],
-            float(row["scale"]),
-            row["measure"],
-            row["on"],
-            _interval(row, "change"),
-            _interval(row, "against_intruders"),
-            row.get("which") or "all",
+            control=row["control"],
+            scale=float(row["scale"]),
+            measure=row["measure"],
+            on=row["on"],
+            change=_interval(row, "change"),
+            against_intruders=_interval(row, "against_intruders"),
+            which=row.get("which") or "all",
         )
 
     @property

@@ -203,13 +203,13 @@ def _between_ends(
         table = complete(group.pivot_table(index="seed", columns="context", values="value", aggfunc="mean"))
         first, last = ends or (_level(start), _level(end))
         yield Comparison(
-            cause,
-            name,
-            first,
-            last,
-            mean_interval(table.mean(axis=1), grain=one_in_100(runs, table.shape[1])),
-            table.shape[1],
-            int(group["runs"].sum()),
+            cause=cause,
+            name=name,
+            start=first,
+            end=last,
+            difference=mean_interval(table.mean(axis=1), grain=one_in_100(runs, table.shape[1])),
+            contexts=table.shape[1],
+            runs=int(group["runs"].sum()),
         )
 
 

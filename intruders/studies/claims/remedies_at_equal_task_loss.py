@@ -54,7 +54,15 @@ class Gain:
     @property
     def verdict(self) -> str:
         """The decision in a claim's words; one seed's documents and examples say nothing about other seeds."""
-        effect = Effect(Where(""), self.remedy, self.interval, 1, self.seeds, self.over, digits=3)
+        effect = Effect(
+            on=Where(""),
+            what=self.remedy,
+            interval=self.interval,
+            expected=1,
+            seeds=self.seeds,
+            over=self.over,
+            digits=3,
+        )
         return effect.decision if self.seeds else NOT_RUN
 
 

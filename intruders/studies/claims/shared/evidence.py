@@ -68,7 +68,9 @@ class Evidence:
           lacking: what would decide it, where more seeds would not.
         """
         number = (interval.n or 0) if seeds is None else seeds
-        effect = Effect(on, what, interval, expected, number, over, digits)
+        effect = Effect(
+            on=on, what=what, interval=interval, expected=expected, seeds=number, over=over, digits=digits
+        )
         self._effects.append(replace(effect, needed=_needed(effect) if lacking is None else lacking))
         text = f"{what} {said(interval, digits)}" if phrase is None else phrase
         if text:
