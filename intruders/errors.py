@@ -26,6 +26,10 @@ class ChangedBaseError(CheckpointError):
     """A base is no longer what it was when the work began; nothing that is read of it counts."""
 
 
+class ChangedFileError(CheckpointError):
+    """A file is no longer what it was when it was opened; what is read of it would be of two models."""
+
+
 class PairingError(IntrudersError):
     """Base and tuned do not belong together (other architecture, module not found, wrong shape)."""
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...errors import CheckpointError, first_line, os_reason, some_of
+from ...errors import ChangedFileError, CheckpointError, first_line, os_reason, some_of
 from ..stored.checkpoint import StoredTensor
 from ..stored.json_file import LARGEST_BYTES, parse_json_object, read_json_object
 from ..stored.names import natural_order
@@ -234,11 +234,30 @@ def _read(path: Path, name: str, entry: HeaderEntry, index: int | None) -> Tenso
             tensor: Tensor = file.get_tensor(name) if index is None else file.get_slice(name)[index]
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"'{name}' cannot be read from '{path}': {first_line(error)}") from None
-    if tuple(tensor.shape) != entry.shape[0 if index is None else 1 :]:
-        raise CheckpointError(
-            f"'{path}' changed while it was being read: '{name}' is now {tuple(tensor.shape)}"
-        )
+    require_unchanged(path, entry.place.size, entry.place.changed)
     return tensor
+
+
+def require_unchanged(path: Path, size: int, changed: int) -> None:
+    """Refuse a file that was written or replaced since it was opened, if only with tensors of the same shapes.
+
+    Args:
+      path: The file.
+      size: Its bytes when it was opened.
+      changed: When it had been written last, in nanoseconds.
+
+    Raises:
+      ChangedFileError: it is another one now, so that what was read before is of another model.
+    """
+    try:
+        now = path.stat()
+    except OSError as error:
+        raise CheckpointError(f"'{path}' cannot be read: {os_reason(error)}") from None
+    if (now.st_size, now.st_mtime_ns) != (size, changed):
+        raise ChangedFileError(
+            f"'{path}' changed while it was being read; expected a file that stays as it is; run the same command "
+            "again when nothing writes to it"
+        )
 
 
 def _read_small(path: Path, entry: HeaderEntry) -> Tensor | None:

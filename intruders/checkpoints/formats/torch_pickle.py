@@ -7,6 +7,7 @@ before PyTorch 1.6 cannot be mapped: their tensors are loaded once and kept.
 
 from __future__ import annotations
 
+import os
 import pickle
 import zipfile
 from collections.abc import Callable, Mapping
@@ -19,7 +20,7 @@ from ...errors import CheckpointError, first_line, os_reason, some_of
 from ..stored.checkpoint import StoredTensor
 from ..stored.names import natural_order
 from .memory import is_state_dict
-from .safetensors import read_weight_map
+from .safetensors import read_weight_map, require_unchanged
 
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
 PICKLE_INDEX_SUFFIX = ".bin.index.json"
@@ -42,20 +43,20 @@ def pickle_file(path: Path) -> dict[str, StoredTensor]:
     is_old = _is_old(path)
     if not is_old:
         _require_plain_zip(path)
-    size = path.stat().st_size
+    stamp = path.stat()
     result: dict[str, StoredTensor] = {}
     for name, tensor in _load(path, mapped=not is_old).items():
         if not name.isprintable():
             raise CheckpointError(f"'{path}' has a tensor of the name {name[:80]!r}, which no library writes")
         if tensor.is_sparse or tensor.is_quantized or tensor.is_meta:
             raise CheckpointError(f"'{name}' in '{path}' is not a plain tensor of numbers ({tensor.layout})")
-        if tensor.numel() * tensor.element_size() > size:
+        if tensor.numel() * tensor.element_size() > stamp.st_size:
             raise CheckpointError(
-                f"'{name}' in '{path}' claims the shape {tuple(tensor.shape)}, more than a file of {size:,} "
+                f"'{name}' in '{path}' claims the shape {tuple(tensor.shape)}, more than a file of {stamp.st_size:,} "
                 "bytes can contain"
             )
         stored_as = str(tensor.dtype).removeprefix("torch.")
-        read, read_slice = _kept(tensor) if is_old else (_reader(path, name), _slice_reader(path, name))
+        read, read_slice = _kept(tensor) if is_old else _readers(path, name, stamp)
         result[name] = StoredTensor(tuple(tensor.shape), tensor.dtype, stored_as, read, read_slice)
     return result
 
@@ -70,12 +71,15 @@ def pickle_shards(index: Path) -> dict[str, StoredTensor]:
     return {name: shards[where[name]][name] for name in sorted(where, key=natural_order)}
 
 
-def _reader(path: Path, name: str) -> Callable[[], Tensor]:
-    return lambda: _load(path)[name].detach()
+def _readers(
+    path: Path, name: str, stamp: os.stat_result
+) -> tuple[Callable[[], Tensor], Callable[[int], Tensor]]:
+    def read() -> Tensor:
+        tensors = _load(path)
+        require_unchanged(path, stamp.st_size, stamp.st_mtime_ns)
+        return tensors[name].detach()
 
-
-def _slice_reader(path: Path, name: str) -> Callable[[int], Tensor]:
-    return lambda index: _load(path)[name].detach()[index]
+    return read, lambda index: read()[index]
 
 
 def _kept(tensor: Tensor) -> tuple[Callable[[], Tensor], Callable[[int], Tensor]]:

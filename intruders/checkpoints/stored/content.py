@@ -9,7 +9,7 @@ import torch
 import xxhash
 from torch import Tensor
 
-from ...errors import ChangedBaseError, IntrudersError, in_one_line
+from ...errors import ChangedBaseError, ChangedFileError, IntrudersError, in_one_line
 from .checkpoint import Checkpoint, StoredTensor
 from .matrices import holds_experts
 
@@ -48,15 +48,21 @@ def require_content(checkpoint: Checkpoint, digests: Digests) -> Checkpoint:
 
 
 def _compared(source: str, name: str, stored: StoredTensor, digests: Digests) -> StoredTensor:
+    def changed(part: str) -> ChangedBaseError:
+        return ChangedBaseError(
+            f"'{part}' of '{source}' is not what it was when the work began; expected a base that stays as it is, "
+            "on every machine; run the same command again when nothing writes to it"
+        )
+
     def compared(part: str, numbers: Tensor) -> None:
         if digests.get(part) != _digest(numbers):
-            raise ChangedBaseError(
-                f"'{part}' of '{source}' is not what it was when the work began; expected a base that stays as it is, "
-                "on every machine; run the same command again when nothing writes to it"
-            )
+            raise changed(part)
 
     def read() -> Tensor:
-        tensor = stored.read()
+        try:
+            tensor = stored.read()
+        except ChangedFileError as error:
+            raise changed(name) from error
         for part, numbers in _parts(name, tensor):
             compared(part, numbers)
         return tensor
@@ -65,7 +71,10 @@ def _compared(source: str, name: str, stored: StoredTensor, digests: Digests) ->
     if holds_experts(name, stored.shape):
 
         def read_one(index: int) -> Tensor:
-            matrix = stored.read_slice(index)
+            try:
+                matrix = stored.read_slice(index)
+            except ChangedFileError as error:
+                raise changed(f"{name}[{index}]") from error
             compared(f"{name}[{index}]", matrix)
             return matrix
 

@@ -180,10 +180,32 @@ def test_another_base_over_the_same_folder_has_its_own_results(
     assert all(file.stat().st_mtime_ns == time for file, time in kept.items())
 
 
-def test_a_base_that_changes_while_its_fleet_is_audited_is_noticed(
+def test_an_adapter_that_changes_while_its_fleet_is_audited_is_refused(
     base: Path, adapters: dict[str, str], tmp_path: Path
 ) -> None:
-    """Nothing of the other numbers is kept, and no adapter is refused for them."""
+    """Nothing of the other numbers is kept under the first content's name, which counts when it is back."""
+    changing, out = tmp_path / "adapter", tmp_path / "out"
+    shutil.copytree(adapters["strong"], changing)
+    stamp = (changing / "adapter_model.safetensors").stat()
+    sources = [str(changing), adapters["weak"]]
+
+    def change(what: str, done: int, in_all: int) -> None:
+        if (changing / "adapter_model.safetensors").stat().st_mtime_ns == stamp.st_mtime_ns:
+            shutil.copy(Path(adapters["strong too"]) / "adapter_model.safetensors", changing)
+
+    mixed = audit_fleet(str(base), sources, out=out, cache=False, progress=change)
+    assert mixed.adapters["status"].tolist() == ["refused", "audited"]
+    assert "changed while it was being read" in mixed.refused[str(changing)]
+    shutil.copy(Path(adapters["strong"]) / "adapter_model.safetensors", changing)
+    again = audit_fleet(str(base), sources, out=out, cache=False)
+    require_equal(again.audit(0), intruders.audit(str(base), adapters["strong"], cache=False))
+
+
+@pytest.mark.parametrize("is_dated", [True, False])
+def test_a_base_that_changes_while_its_fleet_is_audited_is_noticed(
+    base: Path, adapters: dict[str, str], tmp_path: Path, is_dated: bool
+) -> None:
+    """Nothing of the other numbers is kept, and no adapter is refused for them, whatever the file's time says."""
     changing, out = tmp_path / "base", tmp_path / "out"
     shutil.copytree(base, changing)
     other = with_other_numbers(base, tmp_path / "other", "layers.1.self_attn.q_proj")
@@ -191,7 +213,8 @@ def test_a_base_that_changes_while_its_fleet_is_audited_is_noticed(
 
     def change(what: str, done: int, in_all: int) -> None:
         shutil.copy(other / "model.safetensors", changing / "model.safetensors")
-        os.utime(changing / "model.safetensors", ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+        if not is_dated:
+            os.utime(changing / "model.safetensors", ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
 
     sources = [adapters["strong"], adapters["weak"]]
     with pytest.raises(IntrudersError, match="is not what it was when the work began"):

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from intruders.checkpoints.formats.safetensors import read_header, safetensors_file
 from intruders.checkpoints.opening.open import open_checkpoint
-from intruders.errors import CheckpointError
+from intruders.errors import ChangedFileError, CheckpointError
 
 DTYPES = [
     torch.float64,
@@ -158,6 +158,23 @@ def test_the_same_name_twice(tmp_path: Path) -> None:
     text = b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}, "a": 1}'
     with pytest.raises(CheckpointError, match="is in it twice"):
         read_header(write_raw(tmp_path / "x.safetensors", text, bytes(4)))
+
+
+@pytest.mark.parametrize("rows", [2, 2**20 + 1], ids=["small", "large"])
+@pytest.mark.parametrize("index", [None, 1])
+def test_a_file_that_is_replaced_after_its_header_was_read(
+    tmp_path: Path, rows: int, index: int | None
+) -> None:
+    """Names and shapes are those of the header: the numbers would be another model's."""
+    file, other = tmp_path / "x.safetensors", tmp_path / "other.safetensors"
+    save_file({"a": torch.zeros(rows, 1)}, file)
+    stored = safetensors_file(file)["a"]
+    assert not stored.read().any()
+    save_file({"a": torch.ones(rows, 1)}, other)
+    os.utime(other, ns=(0, file.stat().st_mtime_ns + 1))  # in the same tick of the clock it would be the same
+    os.replace(other, file)
+    with pytest.raises(ChangedFileError, match=r"x\.safetensors' changed while it was being read; expected"):
+        stored.read() if index is None else stored.read_slice(index)
 
 
 def test_truncated_file(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from intruders.checkpoints.opening.open import open_checkpoint
 from intruders.checkpoints.pairing.open_sides import open_sides
 from intruders.checkpoints.pairing.pair_sides import pair_sides
-from intruders.errors import CheckpointError
+from intruders.errors import ChangedFileError, CheckpointError
 from tests.checkpoints.models import loaded, tiny_llama
 
 
@@ -45,6 +45,17 @@ def test_what_the_trainer_leaves_beside_the_weights(tmp_path: Path) -> None:
     for name in ("training_args.bin", "optimizer.pt", "scheduler.pt"):
         (tmp_path / name).write_bytes(b"anything")
     assert open_checkpoint(tmp_path).names() == ["a.weight"]
+
+
+@pytest.mark.parametrize("name", ["a.weight", "b.weight"])
+def test_a_file_that_is_replaced_after_it_was_opened(tmp_path: Path, name: str) -> None:
+    torch.save({"a.weight": torch.zeros(2, 2)}, tmp_path / "x.bin")
+    stored = open_checkpoint(tmp_path / "x.bin").tensors["a.weight"]
+    torch.save({name: torch.ones(2, 2)}, tmp_path / "other.bin")
+    os.utime(tmp_path / "other.bin", ns=(0, (tmp_path / "x.bin").stat().st_mtime_ns + 1))
+    (tmp_path / "other.bin").replace(tmp_path / "x.bin")
+    with pytest.raises(ChangedFileError, match=r"x\.bin' changed while it was being read; expected"):
+        stored.read()
 
 
 def test_shards(tmp_path: Path) -> None:
