@@ -82,7 +82,7 @@ def audit(
 
     Raises:
       SettingError: ``k``, ``epsilon``, ``base_dtype``, ``device``, ``include`` or ``cache`` is out of range.
-      CacheError: the folder given as ``cache`` cannot be written to.
+      CacheError: the folder given as ``cache`` can neither be written to nor read.
       CheckpointError: one of the models cannot be read.
       PairingError: the two do not belong together.
       NonFiniteError: a matrix contains NaN or infinity.

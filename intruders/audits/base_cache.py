@@ -74,10 +74,11 @@ class DiskCache:
     """A base cache in a folder: one safetensors file per matrix.
 
     Args:
-      folder: The folder, made if it is missing (default: the user's cache folder).
+      folder: The folder, made if it is missing (default: the user's cache folder). One that can only be read, such as
+        the prepared base of a team, gives its entries and gets none.
 
     Raises:
-      CacheError: The folder cannot be made or written to.
+      CacheError: The folder cannot be made, or neither written to nor read.
 
     Example:
       >>> import tempfile
@@ -88,15 +89,35 @@ class DiskCache:
 
     def __init__(self, folder: str | os.PathLike[str] | None = None) -> None:
         self.folder = default_folder() if folder is None else user_path(folder)
+        # Why nothing can be written, and whether the user was told.
+        self._only_read: CacheError | None = None
+        self._has_told = False
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            self.require_writable()
+        except (CacheError, OSError) as error:
+            refusal = error if isinstance(error, CacheError) else self._cannot_write(error)
+            if not _can_list(self.folder):
+                raise refusal from None
+            self._only_read = refusal
+
+    def require_writable(self) -> None:
+        """Refuse a folder that new entries cannot be written to.
+
+        Raises:
+          CacheError: it can only be read, or not even that.
+        """
+        try:
             with tempfile.TemporaryFile(dir=self.folder):
                 pass
         except OSError as error:
-            raise CacheError(
-                f"the cache folder '{self.folder}' cannot be written to ({os_reason(error)}); "
-                "pass another with --cache, or --no-cache"
-            ) from None
+            raise self._cannot_write(error) from None
+
+    def _cannot_write(self, error: OSError) -> CacheError:
+        return CacheError(
+            f"the cache folder '{self.folder}' cannot be written to ({os_reason(error)}); "
+            "pass another folder with --cache, or --no-cache to an audit"
+        )
 
     @property
     def where(self) -> str:
@@ -134,6 +155,11 @@ class DiskCache:
 
     def put(self, key: str, known: KnownBase) -> None:
         """Write the entry of a base matrix to the folder, or warn: the audit does not need it."""
+        if self._only_read is not None:  # one warning for all of them
+            if not self._has_told:
+                self._has_told = True
+                warnings.warn(f"{self._only_read}; what is not in it is computed and not kept", stacklevel=2)
+            return
         try:
             self.write(key, known)
         except CacheError as error:
@@ -201,6 +227,14 @@ class DiskCache:
 
     def _path(self, key: str) -> Path:
         return self.folder / key[:1] / f"{key}.safetensors"
+
+
+def _can_list(folder: Path) -> bool:
+    try:
+        os.scandir(folder).close()
+    except OSError:
+        return False
+    return True
 
 
 def _remove_old_parts(folder: Path) -> None:

@@ -115,6 +115,7 @@ def _prepare_here(
     """Decompose one matrix after another, and return how many were not decomposed before."""
     device = compute.torch_device()
     store = cache_at(out)
+    store.require_writable()
     names = list(preparation.by_name)
     decomposed = 0
     for done, name in enumerate(names):

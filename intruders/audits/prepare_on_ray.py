@@ -63,7 +63,9 @@ def prepare_on_ray(
             f"Ray was asked for, and the base is in memory ({type(base).__name__}); expected a path or a hub id that "
             "workers can open; save it first"
         )
-    where = cache_at(out).where
+    store = cache_at(out)
+    store.require_writable()
+    where = store.where
     task = PrepareOnRay(
         wherever_it_is(str(base)), selection, compute, where if is_url(where) else os.path.abspath(where)
     )

@@ -25,6 +25,7 @@ class RemoteCache(DiskCache):
     def __init__(self, url: str) -> None:
         require_opens(url)
         super().__init__(local_folder(url, "shared-bases"))
+        self.require_writable()  # an entry of the URL is read from its copy
         self.url = url
         self._remote = RemoteFolder(url)
         # Names of the entries there, by the folder that they are in: listed once.

@@ -6,7 +6,9 @@ import os
 import pwd
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -298,18 +300,52 @@ def test_entries_have_the_permissions_of_the_umask(open_folder: Path, umask: int
     assert [oct(path.stat().st_mode & 0o777) for path in entries(open_folder)] == [oct(mode)]
 
 
+@contextmanager
+def another_user() -> Iterator[None]:
+    """Not the superuser, who may read and write everything."""
+    am_root = os.geteuid() == 0
+    if am_root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if am_root:
+            os.seteuid(0)
+
+
+def test_a_folder_that_can_only_be_read_serves_what_it_has(open_folder: Path) -> None:
+    """The prepared base of a team: no note where all is there, and one where something is missing."""
+    intruders.prepare(models()[0], out=open_folder)
+    before = {path: path.stat().st_mtime_ns for path in entries(open_folder)}
+    open_folder.chmod(0o555)
+    with another_user():
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            warm = audit(*models(), cache=open_folder)
+        with pytest.warns(UserWarning, match=r"cannot be written to \(Permission denied\).* not kept$") as told:
+            other = audit(*models("tall", "square"), cache=open_folder)
+        with pytest.raises(CacheError, match=r"cannot be written to \(Permission denied\)"):
+            intruders.prepare(models("tall")[0], out=open_folder)
+    open_folder.chmod(0o777)
+    assert decisions(warm) == decisions(plain())
+    assert decisions(other) == decisions(plain("tall", "square"))
+    assert len(told) == 1
+    assert {path: path.stat().st_mtime_ns for path in entries(open_folder)} == before
+
+
+def test_a_folder_that_can_neither_be_read_nor_written_is_refused(open_folder: Path) -> None:
+    open_folder.chmod(0)
+    with another_user(), pytest.raises(CacheError, match=r"cannot be written to \(Permission denied\); pass"):
+        DiskCache(open_folder)
+    open_folder.chmod(0o777)
+
+
 def test_an_entry_that_another_user_may_not_read_is_computed_again_and_said_so(open_folder: Path) -> None:
     wanted = audit(*models("small"), cache=DiskCache(open_folder))
     for path in entries(open_folder):
         path.chmod(0)
-    am_root = os.geteuid() == 0
-    if am_root:
-        os.seteuid(65534)  # the superuser may read everything
-    try:
+    with another_user():
         with pytest.warns(UserWarning, match=r"cannot be read \(Permission denied\).*computed again") as told:
             found = audit(*models("small"), cache=DiskCache(open_folder))
-    finally:
-        if am_root:
-            os.seteuid(0)
     assert found.matrices == wanted.matrices
     assert "broken" not in "".join(str(warning.message) for warning in told)
