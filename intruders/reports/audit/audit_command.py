@@ -31,8 +31,13 @@ def audit_command(audit: Audit) -> str | None:
     parts = ["intruders", "audit"]
     parts += [each_part(audit.base_source, partial(_at_its_commit, hub=audit.base_hub))]
     parts += [each_part(audit.tuned_source, partial(_at_its_commit, hub=audit.tuned_hub))]
-    parts += ["--k", str(audit.k), "--epsilon", f"{audit.epsilon:g}"]
-    return shlex.join([*parts, *changed_options(AuditSettings.of(audit), _NAMED_IF_CHANGED)])
+    return shlex.join([*parts, *options_of_audit(AuditSettings.of(audit))])
+
+
+def options_of_audit(settings: AuditSettings) -> list[str]:
+    """Return the options of an audit with these settings: k and epsilon, and others that differ from the defaults."""
+    named = ["--k", str(settings.k), "--epsilon", f"{settings.epsilon:g}"]
+    return [*named, *changed_options(settings, _NAMED_IF_CHANGED)]
 
 
 def _at_its_commit(source: str, hub: Sequence[HubOrigin]) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import math
 import os
+import shlex
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ import pandas as pd
 from ...audits.fleet.fleet_result import FleetAudit
 from ...audits.fleet.fleet_table import as_arrow
 from ...checkpoints.stored.names import module_paths
+from ..audit.audit_command import options_of_audit
 from ..page.html_page import render_page, write_page
 from .opinions import OPINIONS, with_opinions
 
@@ -91,6 +93,7 @@ def fleet_payload(fleet: FleetAudit) -> dict[str, Any]:
     paths = module_paths(names)
     return {
         "base": fleet.base_source,
+        "options": shlex.join(options_of_audit(fleet.settings)),
         "numbers": [list(column) for column in NUMBERS],
         "texts": list(TEXTS),
         "rows": [

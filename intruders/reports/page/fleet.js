@@ -140,7 +140,7 @@ function open(i, scroll) {
     ...NUMBERS.map((one, at) => [one.title, row[at] === null ? null : shown(one, row[at])]),
   ].filter(([, value]) => value !== null);
   $("facts").replaceChildren(...facts.flatMap(([term, value]) => [element("dt", null, term), element("dd", null, value)]));
-  $("command").textContent = `intruders audit ${quoted(DATA.base)} ${quoted(row[textAt("adapter")])} --html audit.html`;
+  $("command").textContent = `intruders audit ${quoted(DATA.base)} ${quoted(row[textAt("adapter")])} ${DATA.options} --html audit.html`;
   for (const one of $("table").tBodies[0].rows) one.setAttribute("aria-selected", String(Number(one.dataset.row) === i));
   drawScatter();
   drawLayers();

@@ -8,9 +8,11 @@ import struct
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
+import intruders
 from intruders.charts.text import percent
-from intruders.reports.fleet.fleet_page import packed_matrices
+from intruders.reports.fleet.fleet_page import fleet_payload, packed_matrices
 
 
 def test_counts_and_shares_are_read_back_as_they_were() -> None:
@@ -28,3 +30,14 @@ def test_counts_and_shares_are_read_back_as_they_were() -> None:
     read = [0.0 if step == 0 else 1.0 if step > 50_000 else (step - 0.5) / 50_000 for step in steps]
     assert [percent(share) for share in read[:-1]] == [percent(share) for share in shares]
     assert read[:-1] == pytest.approx(shares, abs=1.1e-5)
+
+
+def test_the_command_of_an_adapter_audits_as_its_fleet_did() -> None:
+    """With the defaults it would examine other vectors of other matrices, and count by another epsilon."""
+    base = {f"model.layers.0.self_attn.{kind}_proj.weight": torch.eye(9) for kind in "qk"}
+    tuned = {name: weight + torch.ones(9, 9) for name, weight in base.items()}
+    fleet = intruders.audit_fleet(
+        base, [tuned], k=3, epsilon=0.9, include="*q_proj*", exact=True, cache=False
+    )
+    options = fleet_payload(fleet)["options"]
+    assert options == "--k 3 --epsilon 0.9 --include '*q_proj*' --exact"

@@ -90,7 +90,8 @@ def test_a_row_opens_its_adapter(page: Any, fleet: FleetAudit) -> None:
     wanted = fleet.audit("runs/adapter-20")
     page.get_by_role("button", name="runs/adapter-20", exact=True).click()
     expect(page.locator("#name")).to_have_text("runs/adapter-20")
-    expect(page.locator("#command")).to_have_text("intruders audit base runs/adapter-20 --html audit.html")
+    command = "intruders audit base runs/adapter-20 --k 10 --epsilon 0.5 --html audit.html"
+    expect(page.locator("#command")).to_have_text(command)
     drawn = page.evaluate("document.getElementById('layers-plot').data[0].z")
     names = page.evaluate("document.getElementById('layers-plot').layout.yaxis.ticktext")
     for kind, row in zip(names, drawn, strict=True):
