@@ -46,7 +46,7 @@ class FleetAudit:
       adapters: one row per adapter, in the order given; docs/reference/fleet.md lists the columns.
       folder: the folder of the files, one per audited adapter in ``vectors``.
       key: a hash of what the audits depend on besides the adapters.
-      passed_over: entries of folders of adapters that are none, with what they are.
+      passed_over: entries of folders that are not audited, with what they are.
       versions: the versions that the audits depend on.
     """
 

@@ -29,7 +29,7 @@ _BESIDE_WEIGHTS = (".json", ".txt", ".model", ".jinja")  # configs, and the toke
 
 @dataclass
 class Sources:
-    """Models by their sources, and what was passed over in folders of adapters."""
+    """Models by their sources, and what was passed over in folders."""
 
     models: list[str] = field(default_factory=list)
     passed_over: dict[str, str] = field(default_factory=dict)  # path to what it is
@@ -48,6 +48,8 @@ def each_source(given: Iterable[str]) -> Sources:
     sources = Sources()
     models = [source for text in given for source in _meant_by(text, sources.passed_over)]
     sources.models = list(dict.fromkeys(models))
+    for given_too in sources.passed_over.keys() & set(sources.models):
+        del sources.passed_over[given_too]
     return sources
 
 
@@ -100,15 +102,20 @@ def _models_of_collection(slug: str) -> list[str]:
 def _adapters_in(text: str, passed_over: dict[str, str]) -> list[str]:
     """The folder itself, or what is to be audited in a folder of adapters.
 
-    A folder with a config of its own is a model. A file of weights beside adapters is one more source, which is audited
-    or refused by itself.
+    A folder with a config of its own is a model, and adapters in its folders are passed over. A file of weights beside
+    adapters is one more source, which is audited or refused by itself.
     """
     folder = Path(text).expanduser()
-    if not folder.is_dir() or any((folder / name).is_file() for name in (ADAPTER_CONFIG, "config.json")):
+    if not folder.is_dir():
         return [text]
     # Of a training, the steps in their order: checkpoint-200 before checkpoint-1000.
     shown = (entry for entry in folder.iterdir() if not entry.name.startswith("."))
     entries = sorted(shown, key=lambda entry: natural_order(entry.name))
+    if any((folder / name).is_file() for name in (ADAPTER_CONFIG, "config.json")):
+        # The steps beside the final adapter in a training's folder would otherwise seem to be audited with it.
+        further = [entry for entry in entries if (entry / ADAPTER_CONFIG).is_file()]
+        passed_over.update((str(entry), "also an adapter; pass it too") for entry in further)
+        return [text]
     if not any((entry / ADAPTER_CONFIG).is_file() for entry in entries):
         return [text]
     adapters = []

@@ -51,6 +51,21 @@ def test_states_of_a_training_are_in_the_order_of_their_steps(tmp_path: Path) ->
     assert each_source([str(tmp_path / "checkpoint-*")]).models == expected
 
 
+def test_the_steps_beside_a_final_adapter_are_named(tmp_path: Path) -> None:
+    """The output folder of a training, which is the final adapter."""
+    run = tmp_path / "run"
+    for folder in (run, run / "checkpoint-100", run / "checkpoint-200"):
+        folder.mkdir()
+        (folder / "adapter_config.json").write_text("{}")
+    (run / "runs").mkdir()  # of TensorBoard
+    steps = [str(run / f"checkpoint-{step}") for step in (100, 200)]
+    alone = each_source([str(run)])
+    assert (alone.models, list(alone.passed_over)) == ([str(run)], steps)
+    assert set(alone.passed_over.values()) == {"also an adapter; pass it too"}
+    every = each_source([str(run), str(run / "checkpoint-*")])
+    assert (every.models, every.passed_over) == ([str(run), *steps], {})
+
+
 def test_the_digest_contains_the_weights_that_a_plugin_reads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
