@@ -100,7 +100,5 @@ def matrix_frame(matrices: Sequence[AuditedMatrix]) -> pd.DataFrame:
                 **_subspaces(matrix),
             }
         )
-    frame = pd.DataFrame(rows)
-    if rows:
-        frame["rank"] = frame["rank"].astype("Int64")
-    return frame
+    # The columns are there without a row too: a loop over checkpoints also meets one that changed nothing.
+    return pd.DataFrame(rows, columns=matrix_columns()).astype({"rank": "Int64"})

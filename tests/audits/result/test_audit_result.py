@@ -149,6 +149,14 @@ def test_matrices_to_pandas_has_a_row_a_matrix(audit: Audit) -> None:
     assert (by.sum(axis=1) == frame["vectors"]).all()
     dense = made_up_audit(1, BERT, width=64, rank=None).matrices_to_pandas()
     assert dense["rank"].isna().all()
+    assert frame.dtypes["rank"] == dense.dtypes["rank"] == "Int64"
+
+
+def test_an_audit_without_matrices_has_the_columns_of_others(audit: Audit) -> None:
+    """Of a checkpoint that changed nothing, in a loop over those of a training."""
+    empty = audit_of().matrices_to_pandas()
+    assert list(empty.columns) == list(audit.matrices_to_pandas().columns)
+    assert (len(empty), empty["intruders"].sum()) == (0, 0)
 
 
 # --- files
