@@ -23,7 +23,7 @@ from torch import Tensor
 from ..engine.known_base import KnownBase
 from ..errors import CacheError, CheckpointError, os_reason
 from ..system.files import is_left_behind, user_path
-from ..system.folders import scratch_folder, user_cache
+from ..system.folders import remove_if_left_behind, scratch_folder, user_cache
 
 # Part of every key: raise it when the meaning of an entry changes.
 _VERSION = "4"
@@ -193,29 +193,24 @@ class DiskCache:
 
     def size(self) -> tuple[int, int]:
         """Return the number of entries and their bytes."""
-        files = self._entries()
-        return len(files), sum(file.stat().st_size for file in files)
+        return _number_and_bytes(self._entries())
 
     def size_of_whole_bases(self) -> tuple[int, int]:
         """Number of matrices that ``intruders prepare`` has decomposed, and bytes; :meth:`size` counts them too."""
-        files = [file for file in self._entries() if file.stem.endswith(WHOLE)]
-        return len(files), sum(file.stat().st_size for file in files)
+        return _number_and_bytes([file for file in self._entries() if file.stem.endswith(WHOLE)])
 
     def clear(self) -> int:
-        """Remove all entries, and return their number."""
-        files = self._entries()
+        """Remove all entries, and return their number; those that this user may not remove stay."""
         # What kills left behind: a part of a download or of a write, and a folder of an earlier version's download.
-        parts = [
-            part
-            for part in self.folder.glob(f"{_DIGIT}/*")
-            if is_left_behind(part.name) or part.suffix == ".partial" or _WITHOUT_LOCK.fullmatch(part.name)
-        ]
-        for file in [*files, *parts]:
-            if file.is_dir():
-                shutil.rmtree(file, ignore_errors=True)
-            else:
-                file.unlink(missing_ok=True)
-        return len(files)
+        for part in self.folder.glob(f"{_DIGIT}/*"):
+            if is_left_behind(part.name):
+                remove_if_left_behind(part)  # another process may be writing an entry there
+            elif part.suffix == ".partial" or _WITHOUT_LOCK.fullmatch(part.name):
+                if part.is_dir():
+                    shutil.rmtree(part, ignore_errors=True)
+                else:
+                    _is_removed(part)
+        return sum(_is_removed(file) for file in self._entries())
 
     def _entries(self) -> list[Path]:
         """Return the files that a cache wrote, and no weights of a model in a folder that was passed by mistake."""
@@ -227,6 +222,23 @@ class DiskCache:
 
     def _path(self, key: str) -> Path:
         return self.folder / key[:1] / f"{key}.safetensors"
+
+
+def _number_and_bytes(files: Sequence[Path]) -> tuple[int, int]:
+    sizes = []
+    for file in files:
+        with suppress(FileNotFoundError):  # another process cleared the folder since it was listed
+            sizes.append(file.stat().st_size)
+    return len(sizes), sum(sizes)
+
+
+def _is_removed(file: Path) -> bool:
+    """Remove a file; return False where this user may not, or another process did."""
+    try:
+        file.unlink()
+    except OSError:
+        return False
+    return True
 
 
 def _can_list(folder: Path) -> bool:

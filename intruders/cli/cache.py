@@ -21,6 +21,7 @@ def cache(
 ) -> None:
     """Show the size of the base cache, or clear it."""
     from ..audits.choose_cache import cache_at
+    from ..errors import CacheError
     from ..system.files import user_path
     from ..system.remote_folder import is_url
 
@@ -36,3 +37,9 @@ def cache(
         say([f"of these {whole:,} are decomposed in full (intruders prepare), {of_whole / 2**20:,.1f} MiB"])
     if clear:
         say([f"removed {store.clear():,} matrices"])
+        left, _ = store.size()
+        if left:
+            raise CacheError(
+                f"{left:,} matrices in '{store.folder}' cannot be removed; expected entries of this user in a folder "
+                "that can be written to; ask their owner to run this command"
+            )

@@ -143,7 +143,7 @@ def _make_part(folder: Path) -> tuple[Path, int]:
     in work from one left behind."""
     prefix = hidden_prefix(folder)
     for entry in folder.parent.glob(f"{glob.escape(prefix)}*{_UNFINISHED}"):
-        _remove_if_left_behind(entry)
+        remove_if_left_behind(entry)
     while True:
         part = sibling(folder)
         try:
@@ -162,7 +162,8 @@ def _make_part(folder: Path) -> tuple[Path, int]:
         os.close(lock)
 
 
-def _remove_if_left_behind(part: Path) -> None:
+def remove_if_left_behind(part: Path) -> None:
+    """Remove an unfinished file or folder, unless another process holds its lock."""
     try:
         descriptor = os.open(part, os.O_RDONLY)
     except OSError:
@@ -328,7 +329,7 @@ def locked_folder(folder: Path, name: str = "out", *, wait: bool = False) -> Ite
             ) from error
         for entry in folder.iterdir():
             if is_left_behind(entry.name):
-                _remove_if_left_behind(entry)
+                remove_if_left_behind(entry)
         yield
 
 

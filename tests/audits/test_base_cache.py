@@ -313,6 +313,46 @@ def another_user() -> Iterator[None]:
             os.seteuid(0)
 
 
+def test_what_another_user_may_not_remove_stays(open_folder: Path) -> None:
+    weights = {"up.weight": torch.eye(4), "down.weight": torch.eye(5)}  # whose keys begin differently
+    intruders.prepare(weights, out=open_folder)
+    [mine, theirs] = entries(open_folder)
+    theirs.parent.chmod(0o555)
+    mine.parent.chmod(0o777)
+    (theirs.parent / "left-by-a-kill.partial").touch()
+    with another_user():
+        assert DiskCache(open_folder).clear() == 1
+    assert entries(open_folder) == [theirs]
+    theirs.parent.chmod(0o755)
+
+
+def test_a_folder_is_measured_while_another_process_clears_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = DiskCache(tmp_path)
+    intruders.prepare(models()[0], out=tmp_path)
+    [file, other] = entries(tmp_path)
+    bytes_of_other = other.stat().st_size
+    listed = [file, other]
+    monkeypatch.setattr(DiskCache, "_entries", lambda self: listed)
+    file.unlink()
+    assert store.size() == store.size_of_whole_bases() == (1, bytes_of_other)
+
+
+def test_a_folder_is_cleared_while_another_process_writes_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is being written is left to its writer, and comes after the end of the clearing."""
+
+    def cleared_meanwhile(tensors: Any, file: Any, metadata: Any) -> None:
+        DiskCache(tmp_path).clear()
+        save_file(tensors, file, metadata=metadata)
+
+    monkeypatch.setattr("intruders.audits.base_cache.save_file", cleared_meanwhile)
+    assert intruders.prepare(models("small")[0], out=tmp_path).decomposed == 1
+    assert len(entries(tmp_path)) == 1
+
+
 def test_a_folder_that_can_only_be_read_serves_what_it_has(open_folder: Path) -> None:
     """The prepared base of a team: no note where all is there, and one where something is missing."""
     intruders.prepare(models()[0], out=open_folder)
@@ -322,7 +362,9 @@ def test_a_folder_that_can_only_be_read_serves_what_it_has(open_folder: Path) ->
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             warm = audit(*models(), cache=open_folder)
-        with pytest.warns(UserWarning, match=r"cannot be written to \(Permission denied\).* not kept$") as told:
+        with pytest.warns(
+            UserWarning, match=r"cannot be written to \(Permission denied\).* not kept$"
+        ) as told:
             other = audit(*models("tall", "square"), cache=open_folder)
         with pytest.raises(CacheError, match=r"cannot be written to \(Permission denied\)"):
             intruders.prepare(models("tall")[0], out=open_folder)
@@ -344,8 +386,8 @@ def test_an_entry_that_another_user_may_not_read_is_computed_again_and_said_so(o
     wanted = audit(*models("small"), cache=DiskCache(open_folder))
     for path in entries(open_folder):
         path.chmod(0)
-    with another_user():
-        with pytest.warns(UserWarning, match=r"cannot be read \(Permission denied\).*computed again") as told:
-            found = audit(*models("small"), cache=DiskCache(open_folder))
+    said = r"cannot be read \(Permission denied\).*computed again"
+    with another_user(), pytest.warns(UserWarning, match=said) as told:
+        found = audit(*models("small"), cache=DiskCache(open_folder))
     assert found.matrices == wanted.matrices
     assert "broken" not in "".join(str(warning.message) for warning in told)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
+import torch
 
+import intruders
 from intruders.cli import main as cli
 from intruders.cli.main import app
 from tests.commands import in_this_process
@@ -110,3 +114,26 @@ def test_a_cache_that_is_looked_at_is_not_made(tmp_path: Path) -> None:
         assert (done.returncode, done.stderr) == (0, "")
         assert done.stdout == "missing: this folder does not exist, so it has no cache\n"
         assert list(tmp_path.iterdir()) == []
+
+
+def test_a_cache_with_entries_of_another_user_says_how_many_are_left() -> None:
+    weights = {f"layers.{layer}.weight": torch.eye(4 + layer) for layer in range(2)}
+    am_root = os.geteuid() == 0
+    with tempfile.TemporaryDirectory() as folder:  # which every user can enter, unlike those of pytest
+        intruders.prepare(weights, out=folder)
+        folders = [Path(folder), *(entry.parent for entry in Path(folder).glob("*/*.safetensors"))]
+        for entered in folders:
+            entered.chmod(0o555)
+        if am_root:
+            os.seteuid(65534)  # the superuser may remove everything
+        try:
+            done = in_this_process("cache", "--cache", folder, "--clear")
+        finally:
+            if am_root:
+                os.seteuid(0)
+        for entered in folders:
+            entered.chmod(0o755)
+        assert done.returncode == 2
+        assert done.stdout.splitlines()[-1] == "removed 0 matrices"
+        assert done.stderr.startswith(f"error: 2 matrices in '{folder}' cannot be removed; expected entries")
+        assert len(done.stderr.splitlines()) == 1
