@@ -74,7 +74,10 @@ def read_trace(path: str | os.PathLike[str]) -> pd.DataFrame:
       path: the Parquet file.
 
     Returns:
-      A table with one row per step, matrix and vector.
+      A table with one row per step, matrix and vector. After ``step`` come the columns of ``Audit.to_pandas``. The last
+      ones are of the matrix: ``update_frobenius`` is the update norm ||D||_F, ``base_largest_value`` is the largest
+      singular value of the base matrix, and ``a_movement`` is ||A - A_0||_F / ||A_0||_F of its LoRA and missing without
+      one.
 
     Raises:
       SettingError: the file is not a trace or cannot be read.
