@@ -242,6 +242,13 @@ def test_a_row_taken_out_is_missed(table: Table) -> None:
         assert table.named(text.replace(f"{row}\n", "", 1)) != expected, row
 
 
+def test_every_table_of_a_study_is_named() -> None:
+    from intruders.studies.tables.table_columns import COLUMNS
+
+    table = Table("reference/study.md", "file", set, under="The folder", pattern=r"`([a-z]+)\.parquet`")
+    assert table.named((DOCS / table.page).read_text(encoding="utf-8")) == set(COLUMNS)
+
+
 @pytest.mark.parametrize(
     ("under", "keys"),
     [("JSON of an audit, schema 1", keys_within_audit), ("Keys of a matrix", keys_within_matrix)],
