@@ -14,6 +14,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from jsonschema import Draft202012Validator
 
 import intruders
@@ -191,6 +192,29 @@ def test_what_is_written_today_fits_the_published_schemas() -> None:
     }
     for name, written in made.items():
         schema = json.loads((SCHEMAS / f"{name}.schema.json").read_text(encoding="utf-8"))
+        assert [error.message for error in Draft202012Validator(schema).iter_errors(written)] == [], name
+
+
+def test_usual_documents_of_other_cases_fit_the_published_schemas(tmp_path: Path) -> None:
+    """A fleet with a damaged adapter, a measure without a base, and an audit of before the subspaces."""
+    from tests.made_up import BERT, made_up_audit
+
+    (tmp_path / "adapter_config.json").write_text("{")
+    base = {"up.weight": torch.eye(4)}
+    sources = [{"up.weight": torch.ones(4, 4)}, str(tmp_path)]
+    earlier = json.loads(made_up_audit(1, BERT, width=8).to_json())
+    for matrix in earlier["matrices"]:
+        matrix["subspaces"] = None
+    made = {
+        "fleet": intruders.audit_fleet(base, sources, k=2, cache=False).to_document(),
+        "evaluation": intruders.Evaluation(
+            model="tuned", base=None, losses=[], scores=[], harness=[]
+        ).to_document(),
+        "audit": Audit.from_document(earlier).to_document(),
+    }
+    for name, document in made.items():
+        schema = json.loads((SCHEMAS / f"{name}.schema.json").read_text(encoding="utf-8"))
+        written = json.loads(json.dumps(document))
         assert [error.message for error in Draft202012Validator(schema).iter_errors(written)] == [], name
 
 
