@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import operator
 import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, SupportsIndex
 
 import pandas as pd
 import pyarrow as pa
@@ -103,8 +104,8 @@ class FleetAudit:
         rows: list[dict[str, Any]] = as_arrow(self.adapters).to_pylist()
         return rows
 
-    def audit(self, adapter: str | int) -> Audit:
-        """Return the audit of one adapter, by its source or its position in the list.
+    def audit(self, adapter: str | os.PathLike[str] | SupportsIndex) -> Audit:
+        """Return the audit of one adapter, by its source or its position in the list, as ``argmax`` gives it too.
 
         Raises:
           SettingError: there is none of that name, or it was refused.
@@ -231,15 +232,19 @@ class FleetAudit:
                 versions=document["versions"],
             )
 
-    def _row(self, adapter: str | int) -> dict[str, Any]:
+    def _row(self, adapter: str | os.PathLike[str] | SupportsIndex) -> dict[str, Any]:
         rows = self.adapters
-        if not isinstance(adapter, int):
-            rows = rows[rows["adapter"] == adapter]
-        if rows.empty:
+        if isinstance(adapter, SupportsIndex):
+            position = operator.index(adapter)
+        else:
+            position = 0
+            rows = rows[rows["adapter"] == str(adapter)]
+        if not -len(rows) <= position < len(rows):
             raise SettingError(
-                f"'{adapter}' is not in this fleet of {len(self.adapters)}; expected a source as it was given"
+                f"'{adapter}' is not in this fleet of {len(self.adapters)}; expected a source as it was given, or "
+                "a position; pass one of its column 'adapter'"
             )
-        return dict(rows.iloc[adapter if isinstance(adapter, int) else 0])
+        return dict(rows.iloc[position])
 
     def _file(self, row: Mapping[str, Any]) -> Path:
         return self.folder / VECTORS / file_name(self.key, row["adapter"], row["digest"])

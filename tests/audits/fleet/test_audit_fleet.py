@@ -188,6 +188,19 @@ def test_tables_mean_what_those_of_an_audit_mean(
     assert sorted(Audit.load(file).tuned_source for file in files) == sorted(sources)
 
 
+def test_an_adapter_is_named_by_its_source_or_its_position(base: Path, adapters: dict[str, str]) -> None:
+    """A position may come from NumPy, as the row with the most intruders does, and a source may be a path."""
+    sources = [adapters["weak"], adapters["strong"]]
+    fleet = audit_fleet(str(base), sources, cache=False)
+    most = fleet.adapters["intruders"].to_numpy(float).argmax()
+    assert isinstance(most, np.integer)
+    for named in (most, -1, sources[1], Path(sources[1])):
+        assert fleet.audit(named).tuned_source == sources[1]
+    for missing in (2, -3, np.int64(100), "nobody's", Path("nobody's")):
+        with pytest.raises(SettingError, match=f"^'{missing}' is not in this fleet of 2; expected a source"):
+            fleet.audit(missing)
+
+
 def test_tables_are_written(base: Path, adapters: dict[str, str], tmp_path: Path) -> None:
     found = audit_fleet(str(base), list(adapters.values()), out=tmp_path / "out", cache=False)
     table = pq.read_table(tmp_path / "out" / "adapters.parquet")
