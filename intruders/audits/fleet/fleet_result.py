@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from ...errors import ResultFileError, SettingError, os_reason
 from ...system.documents import migrated
 from ...system.files import user_path, write_atomically
+from ...system.mirrored_folder import MirroredFolder
 from ...system.parquet import document_in, parquet_bytes
 from ...system.result_protocol import refuse_others
 from ...system.versions import installed_versions
@@ -25,7 +26,7 @@ from ..result.audit_result import Audit
 from ..result.frames import VECTOR_COLUMNS, matrix_columns
 from ..result.parquet_form import METADATA_KEY
 from ..result.summary import not_compared
-from .adapter_files import VECTORS, file_name
+from .adapter_files import VECTORS, AdapterFiles, file_name
 from .earlier_fleets import EARLIER_VECTORS, MIGRATIONS, key_of_earlier_tables
 from .fleet_table import COUNTED, as_arrow, as_frame, matrices_of_rows
 
@@ -177,16 +178,21 @@ class FleetAudit:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write ``adapters.parquet`` and the folder ``vectors`` to a folder.
 
+        Files of adapters that another fleet left there are moved to the folder ``others``.
+
         Raises:
           ResultFileError: a file cannot be written.
         """
         folder = user_path(path)
+        files = [file for _, file in self._files()]
         try:
             (folder / VECTORS).mkdir(parents=True, exist_ok=True)
-            for _, file in self._files():
+            for file in files:
                 target = folder / VECTORS / file.name
                 if not (target.exists() and target.samefile(file)):
                     shutil.copyfile(file, target)
+            # What an earlier save left would be read with the files of this fleet as one table.
+            AdapterFiles(MirroredFolder(folder), self.key).arrange({file.name for file in files})
         except OSError as error:
             raise ResultFileError(f"cannot write '{folder / VECTORS}': {os_reason(error)}") from error
         self.write_table(folder)

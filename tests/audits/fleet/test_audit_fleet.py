@@ -201,6 +201,21 @@ def test_an_adapter_is_named_by_its_source_or_its_position(base: Path, adapters:
             fleet.audit(missing)
 
 
+def test_a_fleet_that_is_saved_over_a_larger_one_has_its_own_files_alone(
+    base: Path, adapters: dict[str, str], tmp_path: Path
+) -> None:
+    """``vectors`` is read as one table; what is no longer of it is kept beside it."""
+    sources = [adapters["weak"], adapters["strong"]]
+    larger = audit_fleet(str(base), sources, cache=False)
+    larger.save(tmp_path)
+    audit_fleet(str(base), sources[:1], cache=False).save(tmp_path)
+    assert pd.read_parquet(tmp_path / "vectors")["adapter"].unique().tolist() == sources[:1]
+    assert pd.read_parquet(tmp_path / "others")["adapter"].unique().tolist() == sources[1:]
+    larger.save(tmp_path)
+    assert pd.read_parquet(tmp_path / "vectors")["adapter"].unique().tolist() == sorted(sources)
+    assert not list((tmp_path / "others").iterdir())
+
+
 def test_tables_are_written(base: Path, adapters: dict[str, str], tmp_path: Path) -> None:
     found = audit_fleet(str(base), list(adapters.values()), out=tmp_path / "out", cache=False)
     table = pq.read_table(tmp_path / "out" / "adapters.parquet")
