@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from .finetune_config import FinetuneConfig
 
 def training_arguments(config: FinetuneConfig, folder: Path, **over: Any) -> Any:
     """Return transformers' TrainingArguments of a run whose checkpoints go to ``folder``; ``over`` replaces some.
+
+    The warm-up is not among them: see :func:`steps_of_warmup`, for which the number of steps must be known.
 
     Raises:
       SettingError: transformers refuses the settings.
@@ -30,7 +33,6 @@ def training_arguments(config: FinetuneConfig, folder: Path, **over: Any) -> Any
         gradient_accumulation_steps=config.gradient_accumulation_steps,
         weight_decay=config.weight_decay,
         lr_scheduler_type=config.lr_scheduler_type,
-        warmup_steps=config.warmup_steps,
         max_grad_norm=config.max_grad_norm,
         bf16=precision == "bf16",
         fp16=precision == "fp16",
@@ -51,6 +53,12 @@ def training_arguments(config: FinetuneConfig, folder: Path, **over: Any) -> Any
         return TrainingArguments(**(settings | over))
     except (ValueError, ImportError) as error:
         raise SettingError(f"transformers refuses these settings: {first_line(error)}") from error
+
+
+def steps_of_warmup(config: FinetuneConfig, steps: int) -> int:
+    """Return how many of ``steps`` warm up: a whole number, because transformers before 5.0 takes no fraction."""
+    given = config.warmup_steps
+    return int(given) if given >= 1 else math.ceil(given * steps)
 
 
 def resolved_precision(config: FinetuneConfig) -> str:

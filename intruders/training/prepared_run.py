@@ -12,7 +12,7 @@ from ..data.task import Task
 from ..models.encoding import context_length, encode_classification, encode_completions, fitting
 from ..models.loading import load_model, load_tokenizer
 from ..models.task_fit import refuse_masked
-from .arguments import resolved_precision, training_arguments
+from .arguments import resolved_precision, steps_of_warmup, training_arguments
 from .attention_of_short_rows import attend_by_products_if_short
 from .callback.a_movement import StartOfA
 from .callback.text_loss import TextLoss
@@ -92,7 +92,9 @@ def prepare_run(
         require_same_text(run, "replay", "replayed", replay.corpus)
         batch = arguments.train_batch_size
         order = ReplaySampler(len(rows), len(replay.rows), batch, replay.per_batch, config.seed)
-    check_steps(config, _steps(arguments, len(rows if order is None else order)))
+    steps = _steps(arguments, len(rows if order is None else order))
+    check_steps(config, steps)
+    arguments.warmup_steps = steps_of_warmup(config, steps)
     if config.load_in is not None:
         base = prepared_for_qlora(base, config)
     kl = KLToBase.of(config, base)

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..data.task import Task
 from ..errors import NonFiniteError
 from ..models.encoding import PadRight, context_length, encode_classification, pad_token_id
-from .arguments import training_arguments
+from .arguments import steps_of_warmup, training_arguments
 from .finetune_config import FinetuneConfig
 from .trainer import TargetTrainer
 
@@ -51,7 +51,14 @@ def retrain_head(
     context = context_length(model.config, config.max_length)
     trainer = TargetTrainer(
         model=model,
-        args=training_arguments(config, scratch, max_steps=steps, save_strategy="no", report_to="none"),
+        args=training_arguments(
+            config,
+            scratch,
+            max_steps=steps,
+            warmup_steps=steps_of_warmup(config, steps),
+            save_strategy="no",
+            report_to="none",
+        ),
         train_dataset=encode_classification(tokenizer, task.train, task.labels, context),
         data_collator=PadRight(pad_token_id(tokenizer)),
     )
