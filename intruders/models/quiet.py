@@ -7,7 +7,9 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ..errors import missing_extra
+from ..errors import MissingDependencyError, missing_extra
+
+_LOWEST = (4, 56)  # version of transformers, as in pyproject.toml: those before it load no model by ``dtype``
 
 
 def hush_imports() -> None:
@@ -20,12 +22,16 @@ def quiet_transformers() -> Iterator[None]:
     """Let transformers log errors only and show no bars within the block; restore its state afterwards.
 
     Its deprecation warnings are about its own and PEFT's calls, which a user of ours cannot change.
+
+    Raises:
+      MissingDependencyError: transformers is not installed, or a version that is too old.
     """
     try:
+        import transformers
         from transformers.utils import logging as theirs
     except ImportError as error:
         raise missing_extra("loading a model for training or evaluation", "transformers", "train") from error
-
+    _require_lowest(transformers.__version__)
     level, bars = theirs.get_verbosity(), theirs.is_progress_bar_enabled()
     theirs.set_verbosity_error()
     theirs.disable_progress_bar()
@@ -39,3 +45,11 @@ def quiet_transformers() -> Iterator[None]:
         theirs.set_verbosity(level)
         if bars:
             theirs.enable_progress_bar()
+
+
+def _require_lowest(version: str) -> None:
+    if tuple(int(number) for number in version.split(".")[:2]) < _LOWEST:
+        raise MissingDependencyError(
+            f"transformers {version} is too old for this; expected {_LOWEST[0]}.{_LOWEST[1]} or later; "
+            "run pip install '.[train]' in your clone of intruders"
+        )
