@@ -93,8 +93,9 @@ def _write_dequantized(gguf: Path, folder: Path) -> None:
     with quiet_transformers(), redirect_stderr(io.StringIO()):
         loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
         config = loaded.config
-        # A model that came from GGUF calls itself quantized for good; a fresh one with its weights does not.
-        del config.quantization_config
+        # With transformers 5, a model that came from GGUF calls itself quantized for good; a fresh one with its
+        # weights does not.
+        config.__dict__.pop("quantization_config", None)
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
         model.load_state_dict(loaded.state_dict())
         model.generation_config = loaded.generation_config
