@@ -122,7 +122,7 @@ def draw_cosines(matrix: AuditedMatrix, epsilon: float) -> Drawing:
                 axes.errorbar(
                     group["vector"],
                     group["lower"],
-                    [0 * up, up],
+                    np.array([0 * up, up]),
                     fmt=marker,
                     color=colour,
                     label=label,
