@@ -49,5 +49,5 @@ def test_a_step_is_the_same_however_many_batches_it_has(
         )  # fmt: skip
         logged.clear()
         retrain_head(model, head, tokenizer, task, config, 1, tmp_path)
-        assert logged[0]["loss"] == pytest.approx(wanted.item(), rel=1e-5)
+        assert logged[0]["loss"] == pytest.approx(wanted.item(), abs=5e-5)  # until 5.0, Trainer rounds it
         assert logged[0]["grad_norm"] == pytest.approx(norm.item(), rel=1e-4)
