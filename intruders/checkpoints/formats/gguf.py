@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -164,9 +165,11 @@ def _names_of_the_model(
     skeleton = _skeleton(path, config)
     import gguf
 
+    # Until 5.0, transformers took none, and left out the names that only a processor knows: those of fused experts.
+    given = [processor] if "processor" in inspect.signature(get_gguf_hf_weights_map).parameters else []
     # transformers asks for it at every module, at 16 ms each.
     with _replaced("get_tensor_name_map", functools.lru_cache(gguf.get_tensor_name_map)):
-        renamed: dict[str, str] = get_gguf_hf_weights_map(skeleton, processor)
+        renamed: dict[str, str] = get_gguf_hf_weights_map(skeleton, *given)
     return renamed, {name: tuple(tensor.shape) for name, tensor in skeleton.state_dict().items()}
 
 
