@@ -33,8 +33,18 @@ def has_adapters(source: object) -> TypeGuard[nn.Module]:
 
 def has_frozen_base(model: nn.Module) -> bool:
     """Return whether training leaves every matrix beneath the adapters of a model as it is."""
-    own = _without_adapters(model, model.state_dict(keep_vars=True))
-    return not any(tensor.requires_grad for tensor in own.values() if tensor.ndim >= 2)
+    return not trained_matrices(model)
+
+
+def trained_matrices(model: nn.Module) -> dict[str, Tensor]:
+    """Return the matrices of a model, without its adapters, that training changes, by their names in the base."""
+    state = model.state_dict(keep_vars=True)
+    own = _without_adapters(model, state) if has_adapters(model) else state
+    return {
+        name: tensor
+        for name, tensor in own.items()
+        if isinstance(tensor, Tensor) and tensor.requires_grad and tensor.ndim >= 2
+    }
 
 
 def adapter_tensors(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

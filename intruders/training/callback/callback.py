@@ -349,7 +349,7 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
             if will_be_sharded_by() is not None and has_adapters(model):
                 base = base_of_sharded(model, base)
             elif base is None:
-                base = copied = weights_before(model, is_resumed)
+                base = copied = weights_before(model, is_resumed, self._settings)
                 is_own_base = True
                 self._taken_from = None if base is None else checkpoint_of_training(model)
             require_matrices(base, model, self._settings)
@@ -362,7 +362,7 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
             if self.trace is not None:
                 check_trace(self.trace)
                 factors = {} if self._start_of_a is None else self._start_of_a.factors
-                self._digests = StartDigests.of(model, copied, is_own_base, factors)
+                self._digests = StartDigests.of(model, copied, is_own_base, factors, self._settings)
             if self._kept_state is not None:
                 self._kept_state.check(model)
             if self._text is not None and way is None and will_be_sharded_by() is None:

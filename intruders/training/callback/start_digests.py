@@ -9,12 +9,15 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from ...audits.audit_settings import AuditSettings
+from ...checkpoints.adapters.peft_adapter import start_that_changed
 from ...checkpoints.formats.memory import describe_module, has_adapters, state_dict_checkpoint
 from ...checkpoints.stored.checkpoint import Checkpoint
 from ...checkpoints.stored.content import Digests, content_digests
 from ...errors import SettingError, some_of
 from ...system.documents import get_field, read_document
 from ...system.files import write_atomically
+from .weights_before import audited_in_training
 
 _SCHEMA = 1
 
@@ -28,19 +31,29 @@ class StartDigests:
 
     @classmethod
     def of(
-        cls, model: nn.Module, copied: Checkpoint | None, is_own_base: bool, factors: Mapping[str, Tensor]
+        cls,
+        model: nn.Module,
+        copied: Checkpoint | None,
+        is_own_base: bool,
+        factors: Mapping[str, Tensor],
+        settings: AuditSettings,
     ) -> StartDigests:
         """Digest a model before training.
 
         Args:
-          model: the model; beneath its adapters, the modules that they train in full are digested.
+          model: the model; beneath its adapters, the modules that they train in full and what was unfrozen are
+            digested.
           copied: the copies of its matrices that the audits count from, if it has no adapters.
           is_own_base: whether the audits count from the model's own weights at all.
           factors: the factors A of its LoRA.
+          settings: those of the audits.
         """
         matrices: Digests = {}
         if is_own_base and has_adapters(model):
-            matrices = content_digests(state_dict_checkpoint(_beneath_modules_to_save(model)))
+            beneath = _beneath_modules_to_save(model)
+            if start_that_changed(model) is None:  # such a start may round otherwise in another process
+                beneath |= audited_in_training(model, settings)
+            matrices = content_digests(state_dict_checkpoint(beneath))
         elif is_own_base and copied is not None:
             matrices = content_digests(copied)
         return cls(matrices, content_digests(state_dict_checkpoint(factors)))

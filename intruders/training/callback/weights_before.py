@@ -13,7 +13,13 @@ from ...audits.audit_settings import AuditSettings
 from ...checkpoints.adapters.adapter import Adapter
 from ...checkpoints.adapters.formulas import widened
 from ...checkpoints.adapters.peft_adapter import start_that_changed
-from ...checkpoints.formats.memory import describe_module, has_adapters, module_checkpoint, with_copies
+from ...checkpoints.formats.memory import (
+    describe_module,
+    has_adapters,
+    module_checkpoint,
+    trained_matrices,
+    with_copies,
+)
 from ...checkpoints.opening.model_sum import ModelSum
 from ...checkpoints.opening.open import Source, open_checkpoint, open_source
 from ...checkpoints.pairing.open_sides import open_sides
@@ -23,14 +29,14 @@ from ...checkpoints.stored.selection import EVERY_MATRIX
 from ...errors import CheckpointError, SettingError
 
 
-def weights_before(model: nn.Module, is_resumed: bool) -> Checkpoint | None:
-    """Copy the matrices that training will change; None if an adapter leaves the base in memory unchanged.
+def weights_before(model: nn.Module, is_resumed: bool, settings: AuditSettings) -> Checkpoint | None:
+    """Copy the matrices that training will change; None if it changes none that is audited beneath an adapter.
 
     Raises:
       SettingError: training has changed them already, because it was resumed.
     """
     start = start_that_changed(model) if has_adapters(model) else None
-    if has_adapters(model) and start is None:
+    if has_adapters(model) and start is None and not audited_in_training(model, settings):
         return None
     if is_resumed:
         raise SettingError(
@@ -38,6 +44,15 @@ def weights_before(model: nn.Module, is_resumed: bool) -> Checkpoint | None:
             "before it; pass base= with the model before fine-tuning"
         )
     return _copies(model) if start is None else _tuned_weights(model)
+
+
+def audited_in_training(model: nn.Module, settings: AuditSettings) -> dict[str, Tensor]:
+    """Return the matrices that training changes, without adapters, as far as the audits examine them."""
+    return {
+        name: tensor
+        for name, tensor in trained_matrices(model).items()
+        if settings.reason_to_leave_out(name) is None
+    }
 
 
 def checkpoint_of_training(model: nn.Module) -> str | None:
@@ -127,12 +142,17 @@ def require_matrices(base: Source | None, model: nn.Module, settings: AuditSetti
 
 def _copies(model: nn.Module) -> Checkpoint:
     own = module_checkpoint(model)
-    trained = {
-        name: parameter.detach().cpu().clone()
-        for name, parameter in model.named_parameters()
-        if parameter.requires_grad and parameter.ndim >= 2 and name in own.tensors
+    copied = with_copies(own, _trained_copies(model, own))
+    # Beneath adapters the frozen matrices belong to the base too: an adapter may act on them.
+    return replace(own, tensors={**own.tensors, **copied.tensors}) if has_adapters(model) else copied
+
+
+def _trained_copies(model: nn.Module, own: Checkpoint) -> dict[str, Tensor]:
+    return {
+        name: tensor.detach().cpu().clone()
+        for name, tensor in trained_matrices(model).items()
+        if name in own.tensors
     }
-    return with_copies(own, trained)
 
 
 def _tuned_weights(model: nn.Module) -> Checkpoint:
@@ -140,7 +160,7 @@ def _tuned_weights(model: nn.Module) -> Checkpoint:
     own, tuned = open_sides(model, model)
     assert isinstance(tuned, ModelSum)
     adapters = replace(tuned, parts=[part for part in tuned.parts if isinstance(part[0], Adapter)])
-    weights: dict[str, Tensor] = {}
+    weights = _trained_copies(model, own)
     for matrix in pair_sides(own, adapters, EVERY_MATRIX).pairs:
         both = matrix.load()
         if both is None:

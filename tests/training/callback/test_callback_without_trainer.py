@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import sys
 from functools import partial
@@ -12,9 +13,11 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from transformers import Trainer, TrainerCallback
 
 from intruders.audits.audit_settings import AuditSettings
+from intruders.audits.result.summary import update_norm
 from intruders.errors import SettingError
 from intruders.models.loading import load_model
 from intruders.training.callback.callback import IntruderCallback
@@ -57,6 +60,54 @@ def test_the_base_is_the_model_before_the_first_step(
     expected = _by_full_decompositions(llama, model)
     assert callback.last.intruders == expected > 0
     assert sorted(read_trace(tmp_path / "intruders.parquet")["step"].unique()) == [2, 4]
+
+
+def _unfrozen_beneath(llama: Path, init: bool | str) -> Any:
+    """Two matrices trained in full, one beneath an adapter and one beside it, as people do with requires_grad_."""
+    config = LoraConfig(
+        r=2, lora_alpha=8, target_modules=["q_proj", "v_proj"], init_lora_weights=init, task_type="CAUSAL_LM"
+    )
+    model = get_peft_model(load_model(str(llama), "causal"), config)
+    for name, parameter in model.named_parameters():
+        if "up_proj" in name or "q_proj.base_layer" in name:
+            parameter.requires_grad_(True)
+    return model
+
+
+@pytest.mark.parametrize("init", [True, "pissa"])
+def test_what_is_unfrozen_beneath_an_adapter_is_audited(
+    init: bool | str, llama: Path, tmp_path: Path
+) -> None:
+    callback = IntruderCallback(every=4)
+    model = _unfrozen_beneath(llama, init)
+    _trainer(callback, model, tmp_path).train()
+    assert callback.last is not None
+    found = {matrix.name: matrix.intruders for matrix in callback.last.matrices}
+    assert {name.split(".")[-2] for name in found} == {"q_proj", "v_proj", "up_proj"}
+    assert sum(count for name, count in found.items() if "up_proj" in name) > 0, "the case shows something"
+    before = dict(load_model(str(llama), "causal").named_parameters())
+    merged = dict(model.merge_and_unload().named_parameters())
+    norm = sum(float((merged[name] - before[name]).detach().double().square().sum()) for name in found)
+    assert update_norm(callback.last.matrices) == pytest.approx(norm**0.5, rel=1e-4)
+    assert callback.last.intruders == _by_full_decompositions(llama, model.get_base_model())
+
+
+def test_a_resumed_training_of_what_is_unfrozen_beneath_an_adapter_needs_the_base(
+    llama: Path, tmp_path: Path
+) -> None:
+    _trainer(
+        IntruderCallback(every=2),
+        _unfrozen_beneath(llama, True),
+        tmp_path,
+        save_strategy="steps",
+        save_steps=2,
+    ).train()
+    started = json.loads((tmp_path / "intruders-start.json").read_text())["matrices"]
+    assert {name.split(".")[-2] for name in started} == {"q_proj", "up_proj"}
+    trainer = tiny_trainer(_unfrozen_beneath(llama, True), tmp_path)
+    trainer.add_callback(IntruderCallback(every=4))
+    with pytest.raises(SettingError, match=r"those of a resumed training.*pass base= with"):
+        trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
 
 
 def test_totals_reach_the_reporters_and_every_loss_is_logged(
