@@ -8,7 +8,8 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, SupportsIndex
+from tempfile import TemporaryDirectory
+from typing import Any, SupportsIndex
 
 import pandas as pd
 import pyarrow as pa
@@ -29,9 +30,6 @@ from ..result.summary import not_compared
 from .adapter_files import VECTORS, AdapterFiles, file_name
 from .earlier_fleets import EARLIER_VECTORS, MIGRATIONS, key_of_earlier_tables
 from .fleet_table import COUNTED, as_arrow, as_frame, matrices_of_rows
-
-if TYPE_CHECKING:
-    from tempfile import TemporaryDirectory
 
 ADAPTERS = "adapters.parquet"
 SCHEMA = 2
@@ -62,6 +60,25 @@ class FleetAudit:
     versions: Mapping[str, str] = field(default_factory=installed_versions, repr=False)
     # The directory of the files, if it is temporary.
     temporary: TemporaryDirectory[str] | None = field(default=None, repr=False, compare=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the fields for a copy, with the files of a temporary directory: that one ends with this object."""
+        state = dict(vars(self))
+        if self.temporary is not None:
+            state["temporary"] = {
+                file.name: file.read_bytes() for file in (self.folder / VECTORS).glob("*.parquet")
+            }
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        contents = state["temporary"]
+        if contents is not None:
+            temporary = TemporaryDirectory(prefix="intruders-fleet-")
+            vars(self).update(temporary=temporary, folder=Path(temporary.name))
+            (self.folder / VECTORS).mkdir()
+            for name, content in contents.items():
+                (self.folder / VECTORS / name).write_bytes(content)
 
     @property
     def intruders(self) -> int:
@@ -117,13 +134,7 @@ class FleetAudit:
             raise SettingError(
                 f"the adapter '{row['adapter']}' was refused: {row['reason']}; fix it, and audit it again"
             )
-        file = self._file(row)
-        if not file.is_file():
-            raise ResultFileError(
-                f"'{self.folder}' has no file of the adapter '{row['adapter']}'; run intruders fleet again with this "
-                "folder"
-            )
-        return Audit.load(file)
+        return Audit.load(self._present(row))
 
     def to_pandas(self) -> pd.DataFrame:
         """Return one row per vector of each audited adapter: the columns of ``Audit.to_pandas`` after ``adapter``."""
@@ -256,9 +267,24 @@ class FleetAudit:
         return self.folder / VECTORS / file_name(self.key, row["adapter"], row["digest"])
 
     def _files(self) -> list[tuple[dict[str, Any], Path]]:
-        """The audited adapters, as rows of the table, with their files; none in a folder of an earlier version."""
-        audited = [(row, self._file(row)) for row in self.records() if row["status"] == "audited"]
-        return [(row, file) for row, file in audited if file.is_file()]
+        """The audited adapters, as rows of the table, with their files; none in a folder of an earlier version.
+
+        Raises:
+          ResultFileError: the file of one is missing.
+        """
+        audited = [row for row in self.records() if row["status"] == "audited"]
+        if (self.folder / EARLIER_VECTORS).is_file():
+            return [(row, self._file(row)) for row in audited if self._file(row).is_file()]
+        return [(row, self._present(row)) for row in audited]
+
+    def _present(self, row: Mapping[str, Any]) -> Path:
+        file = self._file(row)
+        if not file.is_file():
+            raise ResultFileError(
+                f"'{self.folder}' has no file of the adapter '{row['adapter']}'; run intruders fleet again with this "
+                "folder"
+            )
+        return file
 
 
 def key_of_tables(folder: Path) -> str | None:

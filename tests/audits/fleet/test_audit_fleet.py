@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import gc
 import json
 import os
+import pickle
 import shutil
 import tempfile
 from collections import Counter
@@ -24,7 +26,7 @@ import intruders
 from intruders.audits.fleet.audit_fleet import audit_fleet
 from intruders.audits.result.audit_result import Audit
 from intruders.audits.result.summary import by_kind
-from intruders.errors import IntrudersError, SettingError
+from intruders.errors import IntrudersError, ResultFileError, SettingError
 from intruders.reports.fleet.opinions import with_opinions
 from tests.audits.fleet.compared_audits import medium_model, require_equal
 from tests.checkpoints.models import saved
@@ -306,11 +308,49 @@ def test_an_adapter_that_diverged_to_large_numbers_does_not_end_its_fleet(factor
     assert pd.isna(own) or -1 <= own <= 1
 
 
-def test_one_model_is_a_fleet_of_one(tmp_path: Path) -> None:
-    """A state dict may be iterated too, and a path is no list."""
+def _in_memory() -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     generator = torch.Generator().manual_seed(0)
     weights = {name: torch.randn(12, 8, generator=generator) for name in ("up.weight", "down.weight")}
     tuned = {name: weight + 3 * torch.randn(12, 1, generator=generator) for name, weight in weights.items()}
+    return weights, tuned
+
+
+@pytest.mark.parametrize("way", [copy.deepcopy, copy.copy, lambda fleet: pickle.loads(pickle.dumps(fleet))])
+def test_a_copy_outlives_the_fleet_whose_folder_was_temporary(way: Any, tmp_path: Path) -> None:
+    weights, tuned = _in_memory()
+    alone = intruders.audit(weights, tuned, cache=False).to_pandas()
+    fleet = audit_fleet(weights, tuned, cache=False)
+    copied, folder = way(fleet), fleet.folder
+    del fleet
+    gc.collect()
+    assert not folder.exists(), "the case shows something"
+    for one in (copied, pickle.loads(pickle.dumps(copied))):
+        assert one.to_pandas()["singular_value"].tolist() == alone["singular_value"].tolist()
+    copied.save(tmp_path)
+    assert len(list((tmp_path / "vectors").iterdir())) == 1
+    assert len(pickle.loads(pickle.dumps(intruders.FleetAudit.load(tmp_path))).to_pandas()) == len(alone)
+
+
+def test_a_fleet_whose_files_are_gone_is_not_an_empty_one(tmp_path: Path) -> None:
+    weights, tuned = _in_memory()
+    fleet = audit_fleet(weights, tuned, cache=False)
+    shutil.rmtree(fleet.folder / "vectors")
+    for use in (
+        fleet.to_pandas,
+        fleet.matrices_to_pandas,
+        lambda: fleet.not_compared,
+        lambda: fleet.save(tmp_path / "saved"),
+    ):
+        with pytest.raises(
+            ResultFileError, match=r"has no file of the adapter .*; run intruders fleet again"
+        ):
+            use()
+    assert not (tmp_path / "saved" / "adapters.parquet").exists()
+
+
+def test_one_model_is_a_fleet_of_one(tmp_path: Path) -> None:
+    """A state dict may be iterated too, and a path is no list."""
+    weights, tuned = _in_memory()
     file = tmp_path / "tuned.safetensors"
     save_file(tuned, file)
     count = intruders.audit(weights, tuned, cache=False).intruders
