@@ -10,13 +10,15 @@ from ...checkpoints.opening.model_sum import ModelSum
 from ...checkpoints.opening.open import Opened, Source, open_checkpoint, open_source
 from ...checkpoints.pairing.open_sides import open_sides
 from ...checkpoints.stored.checkpoint import Checkpoint
+from .weights_before import UnfrozenSince
 
 
 class AuditedBase:
     """A base; None stands for the weights in memory, beneath an adapter."""
 
-    def __init__(self, base: Source | None = None) -> None:
+    def __init__(self, base: Source | None = None, unfrozen: UnfrozenSince | None = None) -> None:
         self._base = base
+        self._unfrozen = unfrozen  # if the base was taken from the weights in memory
         self._frozen: Checkpoint | None = (
             None  # the same, open, once it is known to be what the model acts on
         )
@@ -31,6 +33,8 @@ class AuditedBase:
             assert self._base is not None
             self._frozen = self._frozen or open_checkpoint(self._base)
             return self._frozen, tuned
+        if self._unfrozen is not None:
+            self._unfrozen.warn(tuned)
         if self._frozen is not None:
             return self._frozen, open_source(tuned)
         base, now = open_sides(self._base, tuned)

@@ -48,6 +48,7 @@ from .text_loss import (
 from .totals import totals_of_audit, totals_of_text
 from .trace import append_to_trace, check_trace, set_aside
 from .weights_before import (
+    UnfrozenSince,
     base_of_sharded,
     checkpoint_of_training,
     question_checkpoint,
@@ -358,7 +359,7 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         if self._keeps_trace and self.trace is None:
             self.trace = Path(args.output_dir) / "intruders.parquet"
         if is_first:  # the first process audits; the others need no copy of the weights
-            self._base = AuditedBase(base)
+            self._base = AuditedBase(base, UnfrozenSince(model, self._settings) if is_own_base else None)
             if self.trace is not None:
                 check_trace(self.trace)
                 factors = {} if self._start_of_a is None else self._start_of_a.factors

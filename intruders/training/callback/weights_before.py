@@ -26,7 +26,7 @@ from ...checkpoints.pairing.open_sides import open_sides
 from ...checkpoints.pairing.pair_sides import pair_sides
 from ...checkpoints.stored.checkpoint import Checkpoint
 from ...checkpoints.stored.selection import EVERY_MATRIX
-from ...errors import CheckpointError, SettingError
+from ...errors import CheckpointError, SettingError, some_of
 
 
 def weights_before(model: nn.Module, is_resumed: bool, settings: AuditSettings) -> Checkpoint | None:
@@ -53,6 +53,25 @@ def audited_in_training(model: nn.Module, settings: AuditSettings) -> dict[str, 
         for name, tensor in trained_matrices(model).items()
         if settings.reason_to_leave_out(name) is None
     }
+
+
+class UnfrozenSince:
+    """Warns of matrices that training did not change when the weights before it were taken, and changes now."""
+
+    def __init__(self, model: nn.Module, settings: AuditSettings) -> None:
+        self._settings = settings
+        self._known = set(audited_in_training(model, settings))
+
+    def warn(self, model: nn.Module) -> None:
+        """Warn of each of them once."""
+        unfrozen = [name for name in audited_in_training(model, self._settings) if name not in self._known]
+        if unfrozen:
+            self._known.update(unfrozen)
+            warnings.warn(
+                f"{len(unfrozen)} matrices were unfrozen since the weights before training were taken "
+                f"({some_of(unfrozen)}), and the audits leave them out; pass base= with the model before fine-tuning",
+                stacklevel=2,
+            )
 
 
 def checkpoint_of_training(model: nn.Module) -> str | None:

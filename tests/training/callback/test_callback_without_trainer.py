@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import sys
+import warnings
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -108,6 +109,51 @@ def test_a_resumed_training_of_what_is_unfrozen_beneath_an_adapter_needs_the_bas
     trainer.add_callback(IntruderCallback(every=4))
     with pytest.raises(SettingError, match=r"those of a resumed training.*pass base= with"):
         trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+
+
+class Unfreeze(TrainerCallback):  # type: ignore[misc]
+    """Gradual unfreezing: from the third step on, the up projections are trained too."""
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        for name, parameter in model.named_parameters() if state.global_step == 2 else ():
+            if "up_proj" in name:
+                parameter.requires_grad_(True)
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_what_is_unfrozen_later_is_told_and_counted_from_a_given_base(
+    method: str, llama: Path, tmp_path: Path
+) -> None:
+    def trained(callback: IntruderCallback) -> Any:
+        model = load_model(str(llama), "causal")
+        if method == "lora":
+            config = LoraConfig(r=2, lora_alpha=8, target_modules=["q_proj"], task_type="CAUSAL_LM")
+            model = get_peft_model(model, config)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_("lora_" in name or (method == "full" and "down_proj" in name))
+        trainer = tiny_trainer(model, tmp_path, kind=partial(Trainer, callbacks=[Unfreeze(), callback]))
+        later = [parameter for name, parameter in model.named_parameters() if "up_proj" in name]
+        trainer.create_optimizer()
+        trainer.optimizer.add_param_group({"params": later})
+        trainer.train()
+        assert callback.last is not None
+        return model
+
+    own, given = (
+        IntruderCallback(every=1, trace=False),
+        IntruderCallback(every=4, base=str(llama), trace=False),
+    )
+    with pytest.warns(UserWarning, match=r"unfrozen since.*up_proj.*pass base=") as told:
+        trained(own)
+    assert len([one for one in told if "unfrozen since" in str(one.message)]) == 1, (
+        "once, and not at each audit"
+    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*unfrozen since")
+        model = trained(given)
+    assert own.last is not None
+    assert given.last is not None
+    assert own.last.intruders < given.last.intruders == _by_full_decompositions(llama, model)
 
 
 def test_totals_reach_the_reporters_and_every_loss_is_logged(
