@@ -185,7 +185,9 @@ def _train(
         }
     )
     shutil.rmtree(run.checkpoints, ignore_errors=True)
-    shutil.rmtree(run.kept, ignore_errors=True)  # it is the model of the run
+    # The kept state is the model of the run; others are of steps after the checkpoint that an attempt resumed from.
+    for kept in run.path.glob(f"{run.kept.name}*"):
+        shutil.rmtree(kept, ignore_errors=True)
     if failure is not None:
         raise IntrudersError(
             f"the model is trained and is in {str(run.path)!r}, but it could not be scored "

@@ -253,8 +253,8 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         self._files = FilesInUse.claimed(state, trace=self.trace, kept=kept)
         if self.trace is not None and is_first and not is_resumed:
             set_aside(self.trace)
-        if self._kept_state is not None and is_first and not is_resumed:
-            self._kept_state.set_aside()
+        if self._kept_state is not None and is_first:
+            self._kept_state.set_aside(state.global_step, self._limits)
         if self._taken_from is not None:
             question_checkpoint(self._taken_from, is_resumed)
         if self.trace is not None and self._digests is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import warnings
 from pathlib import Path
@@ -18,6 +19,7 @@ from ...system.files import free_name, write_atomically
 from ...system.folders import atomic_folder, check_target, follow_umask
 from ...system.random_state import random_state_kept
 from .first_process import decided_by_first
+from .limits import Limits
 from .scattered import scatter
 from .sharding import sharded_by
 from .text_loss import inner_model
@@ -67,10 +69,17 @@ class KeptState:
             ) from error
         check_target(self.folder, force=True)
 
-    def set_aside(self) -> None:
-        """Give the state that an earlier training kept another name, so that one that begins does not replace it."""
+    def set_aside(self, step: int, limits: Limits) -> None:
+        """Give the state that an earlier training kept another name, so that one that begins does not replace it.
+
+        One that resumes at ``step`` goes on with the state if it comes from a step before and is below ``limits``.
+        """
         record = self.record
         if record is None:
+            return
+        # A loss that was not measured is below no limit.
+        is_below = limits.is_below(record["intruders"], record.get("forgetting", math.inf))
+        if record["step"] <= step and is_below:
             return
         aside = free_name(self.folder)
         os.rename(self.folder, aside)

@@ -231,6 +231,48 @@ def test_a_training_that_begins_keeps_the_state_of_an_earlier_one(
     assert (tmp_path / "kept-1" / "adapter_model.safetensors").is_file()
 
 
+@pytest.mark.parametrize("why", ["of a later step", "over the limit"])
+def test_a_resumed_training_does_not_put_back_a_state_that_is_not_of_it(
+    why: str, llama: Path, tmp_path: Path
+) -> None:
+    """From an earlier checkpoint, or below another limit than that of the training which kept it."""
+
+    def trained(limit: int, steps: int, resume: Path | None) -> tuple[Any, KeepStates, IntruderCallback]:
+        torch.manual_seed(0)
+        model, states = prepared(llama, "lora"), KeepStates()
+        callback = IntruderCallback(every=1, keep_intruders_below=limit, go_on_over_limit=True)
+        kind = partial(Trainer, callbacks=[states, *([Ruin(3)] if resume and limit > 1 else []), callback])
+        settings: dict[str, Any] = {"save_strategy": "steps", "save_steps": 2} if resume is None else {}
+        trainer = tiny_trainer(model, tmp_path, kind=kind, max_steps=steps, **settings)
+        trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
+        return model, states, callback
+
+    trained(10**6, 4, None)
+    record = json.loads((tmp_path / "kept" / "kept.json").read_text())
+    assert record["step"] == 4
+    assert record["intruders"] >= 1, "the case shows something"
+
+    def resume() -> None:
+        if why == "of a later step":
+            with pytest.raises(NonFiniteError, match="no earlier state"):
+                trained(10**6, 3, tmp_path / "checkpoint-2")
+            return
+        model, states, callback = trained(1, 5, tmp_path / "checkpoint-4")
+        assert callback.put_back is None
+        assert not callback.is_below_limit
+        assert _equal(_trained(model), states.states[5])
+
+    with (
+        pytest.warns(UserWarning, match="no audit saw a state below the limit"),
+        pytest.warns(
+            UserWarning, match=r"kept' was kept by an earlier training, at step 4; it is now 'kept-1'"
+        ),
+    ):
+        resume()
+    assert json.loads((tmp_path / "kept-1" / "kept.json").read_text()) == record
+    assert not (tmp_path / "kept").exists()
+
+
 def test_settings_that_do_not_go_together_are_refused(llama: Path, texts: Path, tmp_path: Path) -> None:
     with pytest.raises(
         SettingError, match=r"keep_forgetting_below is 0.2, but no loss is measured; pass loss_on"
