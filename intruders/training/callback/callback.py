@@ -25,12 +25,11 @@ from ...checkpoints.formats.memory import has_adapters
 from ...checkpoints.opening.open import Opened, Source
 from ...checkpoints.pairing.pair_sides import pair_sides
 from ...errors import NonFiniteError, SettingError
-from ...system.files import user_path
 from ...system.random_state import random_state_kept
 from .a_movement import StartOfA
 from .alerts import alert
 from .audited_base import AuditedBase
-from .files_in_use import FilesInUse
+from .files_in_use import FilesInUse, GivenFiles, check_files
 from .first_process import decided_by_first
 from .gathered import gathered, opened, require_gatherable
 from .kept_state import KeptState, put_back_last
@@ -46,7 +45,7 @@ from .text_loss import (
     tokenizer_of,
 )
 from .totals import totals_of_audit, totals_of_text
-from .trace import append_to_trace, check_trace, set_aside
+from .trace import append_to_trace, set_aside
 from .weights_before import (
     UnfrozenSince,
     base_of_sharded,
@@ -139,14 +138,12 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         self._settings = settings
         self._stop_above = stop_above
         self._alert_above = alert_above
-        self._keeps_trace = trace is not False and trace is not None
-        self.trace: Path | None = None if trace is None or isinstance(trace, bool) else user_path(trace)
+        self._given_files = GivenFiles.of(trace, kept)
         self._given_base = base
         self._take_cache()
         self._text = None if loss_on is None else TextLoss(loss_on, loss_documents, loss_tokens)
         self._tokenizer = tokenizer
         self._go_on = go_on_over_limit
-        self.kept: Path | None = None if kept is None else user_path(kept)
         self._forget_model()
         self.last: Audit | None = None
         self.has_stopped = False
@@ -171,6 +168,8 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
 
     def _forget_model(self) -> None:
         self._is_ready = False
+        self.trace: Path | None = self._given_files.trace
+        self.kept: Path | None = self._given_files.kept
         self._made_ready_for: weakref.ref[nn.Module] | None = None
         self._base = AuditedBase()
         self._sharded: str | None = None  # in which way, once training has begun
@@ -248,6 +247,8 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
             self._forget_model()  # that of an earlier training, where model_init makes one for each
         if not self._is_ready:
             self._get_ready(model, args, is_first, processing_class, is_resumed=is_resumed)
+        elif self._name_files(args) and is_first:  # another Trainer's
+            check_files(self.trace, self._kept_state, model)
         kept = None if self._kept_state is None else self._kept_state.folder
         self._files = None  # its claim in an earlier training ends
         self._files = FilesInUse.claimed(state, trace=self.trace, kept=kept)
@@ -332,9 +333,7 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
                 "the Trainer loads its best checkpoint at the end (load_best_model_at_end), and a limit puts the kept "
                 "state back there; pass one of the two"
             )
-        if self._limits.is_given:
-            self.kept = Path(args.output_dir) / "kept" if self.kept is None else self.kept
-            self._kept_state = KeptState(self.kept)
+        self._name_files(args)
         if not is_first and any(parameter.is_meta for parameter in model.parameters()):
             self._is_ready = True  # FSDP is told to load on the first process alone
             return
@@ -356,20 +355,24 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
             require_matrices(base, model, self._settings)
             if not is_resumed:
                 self._start_of_a = StartOfA.of(model)
-        if self._keeps_trace and self.trace is None:
-            self.trace = Path(args.output_dir) / "intruders.parquet"
         if is_first:  # the first process audits; the others need no copy of the weights
             self._base = AuditedBase(base, UnfrozenSince(model, self._settings) if is_own_base else None)
+            check_files(self.trace, self._kept_state, model)
             if self.trace is not None:
-                check_trace(self.trace)
                 factors = {} if self._start_of_a is None else self._start_of_a.factors
                 self._digests = StartDigests.of(model, copied, is_own_base, factors, self._settings)
-            if self._kept_state is not None:
-                self._kept_state.check(model)
             if self._text is not None and way is None and will_be_sharded_by() is None:
                 tokenizer = self._tokenizer_of(processing, model)
                 self._text.measure_base(model, tokenizer, self._given_base)
         self._is_ready = True
+
+    def _name_files(self, args: Any) -> bool:
+        """Name the files of a training, and return whether they are others than before."""
+        before = self.trace, self._kept_state
+        self.trace, kept = self._given_files.in_folder(Path(args.output_dir))
+        if self._limits.is_given and (self._kept_state is None or self._kept_state.folder != kept):
+            self.kept, self._kept_state = kept, KeptState(kept)
+        return before != (self.trace, self._kept_state)
 
     def _knows(self, model: nn.Module | None) -> bool:
         """Whether the weights before training are those of ``model``, or of one that it wraps as FSDP and PEFT do."""

@@ -404,6 +404,28 @@ def test_two_callbacks_of_one_trainer_need_files_of_their_own(llama: Path, tmp_p
     assert all("up_proj" in name for name in names[1])
 
 
+@pytest.mark.parametrize("same", [True, False])
+def test_a_callback_of_two_trainers_writes_into_the_folder_of_each(
+    same: bool, llama: Path, tmp_path: Path
+) -> None:
+    callback, model = IntruderCallback(every=2, keep_intruders_below=10**6), prepared(llama, "lora")
+    kept: list[bytes] = []
+    for steps, out in ((4, tmp_path / "first"), (2, tmp_path / "second")):
+        _trainer(callback, model if same else prepared(llama, "lora"), out, max_steps=steps).train()
+        assert (callback.trace, callback.kept) == (out / "intruders.parquet", out / "kept")
+        assert read_trace(out / "intruders.parquet")["step"].max() == steps
+        assert json.loads((out / "kept" / "kept.json").read_text())["step"] == steps
+        kept.append((tmp_path / "first" / "kept" / "adapter_model.safetensors").read_bytes())
+        if out.name == "first":
+            names = sorted(file.name for file in out.iterdir())
+    assert sorted(file.name for file in (tmp_path / "first").iterdir()) == names
+    assert kept[0] == kept[1]
+    (tmp_path / "third").mkdir()
+    (tmp_path / "third" / "intruders.parquet").write_bytes(b"no")
+    with pytest.raises(SettingError, match="cannot be read as Parquet"):
+        _trainer(callback, model, tmp_path / "third").train()
+
+
 def test_a_corpus_may_be_a_path_and_none_is_no_trace(llama: Path, tmp_path: Path) -> None:
     corpus = tmp_path / "known.txt"
     corpus.write_text("what the model knew before it was fine-tuned " * 20)
