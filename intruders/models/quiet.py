@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from ..errors import MissingDependencyError, missing_extra
 
@@ -26,6 +28,9 @@ def quiet_transformers() -> Iterator[None]:
     Raises:
       MissingDependencyError: transformers is not installed, or a version that is too old.
     """
+    from huggingface_hub import utils
+
+    hub: Any = utils  # whose functions are documented, and not exported as type checkers want it
     try:
         import transformers
         from transformers.utils import logging as theirs
@@ -33,6 +38,7 @@ def quiet_transformers() -> Iterator[None]:
         raise missing_extra("loading a model for training or evaluation", "transformers", "train") from error
     _require_lowest(transformers.__version__)
     level, bars = theirs.get_verbosity(), theirs.is_progress_bar_enabled()
+    hub_is_quiet = hub.are_progress_bars_disabled()
     theirs.set_verbosity_error()
     theirs.disable_progress_bar()
     try:
@@ -45,10 +51,14 @@ def quiet_transformers() -> Iterator[None]:
         theirs.set_verbosity(level)
         if bars:
             theirs.enable_progress_bar()
+        # transformers switches the bars of huggingface_hub with its own, and the caller may have set these otherwise.
+        if hub.are_progress_bars_disabled() != hub_is_quiet:
+            (hub.disable_progress_bars if hub_is_quiet else hub.enable_progress_bars)()
 
 
 def _require_lowest(version: str) -> None:
-    if tuple(int(number) for number in version.split(".")[:2]) < _LOWEST:
+    numbers = tuple(int(number) for number in re.findall(r"\d+", version)[:2])
+    if numbers < _LOWEST:
         raise MissingDependencyError(
             f"transformers {version} is too old for this; expected {_LOWEST[0]}.{_LOWEST[1]} or later; "
             "run pip install '.[train]' in your clone of intruders"

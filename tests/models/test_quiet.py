@@ -1,18 +1,54 @@
-"""A transformers that is too old is refused in one line, and the line says what pyproject.toml says."""
+"""What is quiet while a model is loaded is afterwards as the caller had set it; a transformers too old is refused."""
 
 from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import transformers
+from huggingface_hub import utils as hub
+from transformers.utils import logging as theirs
 
 from intruders.errors import MissingDependencyError
 from intruders.models.quiet import quiet_transformers
 
 PROJECT = Path(__file__).parents[2] / "pyproject.toml"
+
+
+@pytest.fixture(autouse=True)
+def bars_restored() -> Iterator[None]:
+    """Other tests have the bars that they had."""
+    before = theirs.is_progress_bar_enabled(), not hub.are_progress_bars_disabled()
+    yield
+    set_bars(*before)
+
+
+def set_bars(of_transformers: bool, of_hub: bool) -> None:
+    """transformers first: it sets those of huggingface_hub too."""
+    (theirs.enable_progress_bar if of_transformers else theirs.disable_progress_bar)()
+    (hub.enable_progress_bars if of_hub else hub.disable_progress_bars)()
+
+
+@pytest.mark.parametrize("of_transformers", [True, False])
+@pytest.mark.parametrize("of_hub", [True, False])
+def test_the_bars_of_both_libraries_are_as_before(of_transformers: bool, of_hub: bool) -> None:
+    set_bars(of_transformers, of_hub)
+    with quiet_transformers():
+        assert not theirs.is_progress_bar_enabled()
+        assert hub.are_progress_bars_disabled()
+    assert (theirs.is_progress_bar_enabled(), not hub.are_progress_bars_disabled()) == (
+        of_transformers,
+        of_hub,
+    )
+    with pytest.raises(KeyboardInterrupt), quiet_transformers():
+        raise KeyboardInterrupt
+    assert (theirs.is_progress_bar_enabled(), not hub.are_progress_bars_disabled()) == (
+        of_transformers,
+        of_hub,
+    )
 
 
 def lowest_of_pyproject() -> str:
