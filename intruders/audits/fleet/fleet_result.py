@@ -61,6 +61,12 @@ class FleetAudit:
     # The directory of the files, if it is temporary.
     temporary: TemporaryDirectory[str] | None = field(default=None, repr=False, compare=False)
 
+    def __eq__(self, other: object) -> bool:
+        """Return whether the other is a fleet of the same tables, wherever its files are."""
+        if not isinstance(other, FleetAudit):
+            return NotImplemented
+        return self.key == other.key and self.to_document() == other.to_document()
+
     def __getstate__(self) -> dict[str, Any]:
         """Return the fields for a copy, with the files of a temporary directory: that one ends with this object."""
         state = dict(vars(self))

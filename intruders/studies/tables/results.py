@@ -39,6 +39,16 @@ class Results:
     primary: dict[str, str] = field(default_factory=dict)
     compare_with: str | None = None  # the study of the paper whose figures stand beside these
 
+    def __eq__(self, other: object) -> bool:
+        """Return whether the other has the same folder, tables and settings; missing values are equal."""
+        if not isinstance(other, Results):
+            return NotImplemented
+        theirs = vars(other)
+        return all(
+            value.equals(theirs[name]) if isinstance(value, pd.DataFrame) else value == theirs[name]
+            for name, value in vars(self).items()
+        )
+
 
 def load_results(path: str | Path) -> Results:
     """Load the tables of a study's folder.

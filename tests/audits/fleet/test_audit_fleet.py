@@ -331,6 +331,18 @@ def test_a_copy_outlives_the_fleet_whose_folder_was_temporary(way: Any, tmp_path
     assert len(pickle.loads(pickle.dumps(intruders.FleetAudit.load(tmp_path))).to_pandas()) == len(alone)
 
 
+def test_fleets_of_the_same_tables_are_equal(tmp_path: Path) -> None:
+    weights, tuned = _in_memory()
+    fleet = audit_fleet(weights, tuned, cache=False)
+    fleet.save(tmp_path)
+    assert fleet == intruders.FleetAudit.load(tmp_path)
+    assert fleet == copy.deepcopy(fleet) == audit_fleet(weights, tuned, cache=False)
+    weaker = {name: weight + 0.5 * (tuned[name] - weight) for name, weight in weights.items()}
+    assert fleet != audit_fleet(weights, weaker, cache=False)
+    assert fleet != audit_fleet(weights, tuned, cache=False, epsilon=0.4)
+    assert fleet != fleet.to_document()
+
+
 def test_a_fleet_whose_files_are_gone_is_not_an_empty_one(tmp_path: Path) -> None:
     weights, tuned = _in_memory()
     fleet = audit_fleet(weights, tuned, cache=False)

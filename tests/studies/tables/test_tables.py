@@ -105,6 +105,17 @@ def test_a_study_of_which_nothing_is_done_has_all_tables_and_types(tmp_path: Pat
     assert {name: schema.field(name).type for name in types} == types
 
 
+def test_results_of_the_same_tables_are_equal(tmp_path: Path) -> None:
+    written(tmp_path)
+    results = load_results(tmp_path)
+    assert results.runs.isna().any(axis=None), "missing values are equal"
+    assert results == load_results(tmp_path)
+    changed = results.runs.assign(rank=4)
+    assert results != dataclasses.replace(results, runs=changed)
+    assert results != dataclasses.replace(results, select=("loss",))
+    assert results != vars(results)
+
+
 def test_settings_stand_in_columns_of_their_own(tmp_path: Path) -> None:
     written(tmp_path)
     runs = load_results(tmp_path).runs
