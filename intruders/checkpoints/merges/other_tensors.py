@@ -71,7 +71,7 @@ def differences(
             yield None, OtherTensor(name, "the adapter brings another head")
             continue
         if other is None:
-            is_lost = not_a_matrix(base.tensors[name]) is None
+            is_lost = _is_parameter(name, base.tensors[name])
             yield (OtherTensor(name, "missing in the merged model") if is_lost else None), None
             continue
         expected, stored = saved.get(name, base.tensors[name]), merged.tensors[other]
@@ -119,6 +119,16 @@ def tensors_only_in(
         for name in merged.names()
         if name not in known and name.endswith((".weight", ".bias"))
     ]
+
+
+def _is_parameter(name: str, stored: StoredTensor) -> bool:
+    """Return whether a tensor is a matrix, or a weight or bias of a layer: a loader makes it up if it is missing.
+
+    A buffer is none: a loader computes it, as the causal mask that old files of GPT-2 name ``attn.bias``.
+    """
+    if not stored.dtype.is_floating_point or (name.endswith(".bias") and len(stored.shape) > 2):
+        return False
+    return not_a_matrix(stored) is None or name.endswith((".weight", ".bias"))
 
 
 def _is_equal(expected: StoredTensor, stored: StoredTensor) -> bool:

@@ -179,6 +179,30 @@ def test_what_the_merged_model_changed_besides(models: Models) -> None:
     assert (found.exit_status(), found.exit_status(allow_other=True)) == (1, 0)
 
 
+def test_norms_and_biases_that_the_merged_model_lost(models: Models) -> None:
+    """transformers would load fresh ones instead of them; what it computes itself may be absent."""
+    base = models.base | {
+        "model.layers.0.self_attn.q_proj.bias": torch.ones(64),
+        "model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4),
+        "model.layers.0.attn.bias": torch.ones(1, 1, 4, 4, dtype=torch.bool),
+        "model.layers.1.attn.bias": torch.ones(1, 1, 4, 4),
+    }
+    found = intruders.verify(base, models.folder / "adapter", models.merged)
+    lost = {"model.layers.0.self_attn.q_proj.bias"}
+    assert {(other.name, other.reason) for other in found.others} == {
+        (name, "missing in the merged model") for name in lost
+    }
+    norms = {name for name in models.merged if "norm" in name}
+    assert len(norms) == 5
+    without = {name: tensor for name, tensor in models.merged.items() if name not in norms}
+    found = models.verify(without)
+    assert {(other.name, other.reason) for other in found.others} == {
+        (name, "missing in the merged model") for name in norms
+    }
+    assert found.counts == {APPLIED: 4}
+    assert (found.exit_status(), found.exit_status(allow_other=True)) == (1, 0)
+
+
 def test_a_matrix_that_is_missing_or_of_another_shape(models: Models) -> None:
     changed = dict(models.merged)
     del changed[QUERY]
