@@ -17,7 +17,7 @@ from ..stored.json_file import read_json_object
 from ..stored.locate import locate
 from ..stored.names import natural_order
 from ..stored.saved_results import SAVED_RESULTS
-from ..stored.split_names import split_names
+from ..stored.split_names import index_of_shard, split_names
 from .model_sum import is_sum, split_sum
 from .open import suffixes_of_plugins
 
@@ -182,9 +182,11 @@ def _files_of(path: Path) -> list[Path]:
         shards = [shard for file in chosen if file.name.endswith(_INDEX) for shard in _shards(file)]
         return sorted({*chosen, *shards})
     beside = [path.parent / name for name in (ADAPTER_CONFIG, "config.json")]
-    shards = _shards(path) if path.name.endswith(_INDEX) else []
+    index = path.with_name(index_of_shard(path.name) or path.name)
+    shards = _shards(index) if index.name.endswith(_INDEX) and index.is_file() else []
     parts = [path.parent / name for name in split_names(path.name) if name != path.name]
-    return [path, *shards, *(file for file in [*parts, *beside] if file.is_file())]
+    others = [index, *shards, *parts, *beside]
+    return [path, *(file for file in dict.fromkeys(others) if file != path and file.is_file())]
 
 
 def _shards(index: Path) -> list[Path]:

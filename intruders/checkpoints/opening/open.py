@@ -35,7 +35,7 @@ from ..stored.json_file import read_json_object
 from ..stored.layout import stored_input_first
 from ..stored.locate import locate
 from ..stored.names import natural_order, tied_by_config
-from ..stored.split_names import one_file_each
+from ..stored.split_names import index_of_shard, one_file_each
 from .model_sum import ModelSum, is_sum, split_sum
 
 Opened = Checkpoint | Adapter | ModelSum
@@ -192,6 +192,7 @@ def _read(file: Path) -> _Content:
         model = gguf_file(file)
         return _Content("gguf", model.tensors, model.config, model.unnamed)
     config = _config_beside(file)
+    file = _whole_model_of(file)
     if file.name.endswith(INDEX_SUFFIX):
         return _Content("safetensors", safetensors_shards(file), config)
     if file.suffix == ".safetensors":
@@ -207,6 +208,20 @@ def _read(file: Path) -> _Content:
     raise CheckpointError(
         f"'{file}' is of no format that is read here; expected .safetensors, .gguf, or a file of torch.save"
     )
+
+
+def _whole_model_of(file: Path) -> Path:
+    """The index of a model that a file is one part of; the file itself if it is a whole model."""
+    name = index_of_shard(file.name)
+    if name is None:
+        return file
+    index = file.with_name(name)
+    if not index.is_file():
+        raise CheckpointError(
+            f"'{file}' is one part of a model, and the index '{name}' of its parts is not beside it; "
+            "download the checkpoint again"
+        )
+    return index
 
 
 def _weights_in(folder: Path) -> Path:

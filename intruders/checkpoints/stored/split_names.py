@@ -1,4 +1,4 @@
-"""The names of the files into which llama.cpp splits a model: ``m-00001-of-00003.gguf`` and so on."""
+"""The names of the files into which llama.cpp and transformers split a model: ``m-00001-of-00003.gguf`` and so on."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 
 _SPLIT = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
+_SHARD = re.compile(r"(?P<stem>.+)-\d{5}-of-(?P<count>\d{5})(?P<end>\.(?:safetensors|bin))")
 
 
 def split_names(name: str) -> list[str]:
@@ -19,6 +20,18 @@ def split_names(name: str) -> list[str]:
         return [name]
     count = int(match["count"])
     return [f"{match['stem']}-{number:05d}-of-{count:05d}.gguf" for number in range(1, count + 1)]
+
+
+def index_of_shard(name: str) -> str | None:
+    """The name of the index by which transformers reads a model that a file is a part of; None if it is a whole one.
+
+    >>> index_of_shard("model-00002-of-00002.safetensors"), index_of_shard("model-00001-of-00001.safetensors")
+    ('model.safetensors.index.json', None)
+    """
+    match = _SHARD.fullmatch(name)
+    if match is None or int(match["count"]) < 2:
+        return None
+    return f"{match['stem']}{match['end']}.index.json"
 
 
 def one_file_each(names: Iterable[str]) -> list[str]:

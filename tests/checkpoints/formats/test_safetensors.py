@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 from intruders.checkpoints.formats.safetensors import read_header, safetensors_file
+from intruders.checkpoints.opening.many_sources import digest_of
 from intruders.checkpoints.opening.open import open_checkpoint
 from intruders.errors import ChangedFileError, CheckpointError
 
@@ -208,6 +209,34 @@ def test_sharded_checkpoint(tmp_path: Path) -> None:
     checkpoint = open_checkpoint(tmp_path)
     assert checkpoint.names() == list(tensors)
     assert all(torch.equal(checkpoint.read(name), tensor) for name, tensor in tensors.items())
+
+
+def test_one_shard_stands_for_the_whole_model_by_its_index_and_is_refused_without_it(tmp_path: Path) -> None:
+    """A download that was interrupted leaves one shard, and maybe no index."""
+    tensors = sharded(tmp_path)
+    shard, index = tmp_path / "model-00002-of-00002.safetensors", tmp_path / "model.safetensors.index.json"
+    write_index(
+        tmp_path, {name: f"model-0000{1 + (i == 2)}-of-00002.safetensors" for i, name in enumerate(tensors)}
+    )
+    checkpoint = open_checkpoint(shard)
+    assert checkpoint.names() == list(tensors)
+    assert all(torch.equal(checkpoint.read(name), tensor) for name, tensor in tensors.items())
+    before = digest_of(str(shard))
+    (tmp_path / "model-00001-of-00002.safetensors").unlink()
+    assert digest_of(str(shard)) != before
+    with pytest.raises(CheckpointError, match="names shards that are not there"):
+        open_checkpoint(shard)
+    index.unlink()
+    for path in (shard, tmp_path):
+        with pytest.raises(
+            CheckpointError,
+            match=r"'.*00002-of-00002\.safetensors' is one part of a model, and the index "
+            r"'model\.safetensors\.index\.json' of its parts is not beside it; download the checkpoint again",
+        ):
+            open_checkpoint(path)
+    # A model that fits into one shard is whole.
+    shard.rename(tmp_path / "model-00001-of-00001.safetensors")
+    assert open_checkpoint(tmp_path).names() == ["layers.2.weight"]
 
 
 WRONG_MAPS = {

@@ -67,10 +67,14 @@ def test_shards(tmp_path: Path) -> None:
     (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": where}))
     checkpoint = open_checkpoint(tmp_path)
     assert all(torch.equal(checkpoint.read(key), tensor) for key, tensor in state.items())
+    assert open_checkpoint(tmp_path / names[0]).names() == list(state)
     (tmp_path / names[1]).unlink()
     with pytest.raises(
         CheckpointError, match=r"shards that are not there: 'pytorch_model-00002-of-00002\.bin'"
     ):
+        open_checkpoint(tmp_path)
+    (tmp_path / "pytorch_model.bin.index.json").unlink()
+    with pytest.raises(CheckpointError, match=r"'.*-00001-of-00002\.bin' is one part of a model"):
         open_checkpoint(tmp_path)
 
 

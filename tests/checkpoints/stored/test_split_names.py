@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from intruders.checkpoints.stored.split_names import one_file_each, split_names
+from intruders.checkpoints.stored.split_names import index_of_shard, one_file_each, split_names
 
 
 def test_names_that_are_of_no_split_model() -> None:
@@ -14,6 +14,17 @@ def test_names_that_are_of_no_split_model() -> None:
         "m-00001-of-00002.bin",
     ):
         assert split_names(name) == [name]
+
+
+def test_the_index_of_a_shard_as_transformers_names_it() -> None:
+    assert index_of_shard("pytorch_model-00001-of-00003.bin") == "pytorch_model.bin.index.json"
+    for name in (
+        "model.safetensors",
+        "model-1-of-2.safetensors",
+        "m-00001-of-00002.gguf",
+        "model.safetensors.index.json",
+    ):
+        assert index_of_shard(name) is None
 
 
 def test_one_file_of_each_model() -> None:
