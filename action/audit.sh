@@ -2,6 +2,8 @@
 # Audits TUNED against BASE (or what TUNED names), writes the job summary, and ends with the audit's own status:
 # 0, or 1 above FAIL_ABOVE, or 2 if it cannot be done. action.yml sets the variables; GitHub sets those of its own.
 set -u -o pipefail
+# The working folder is the checked-out repository: no file of it may stand for a module that Python imports.
+export PYTHONSAFEPATH=1
 
 folder=$(mktemp -d "${RUNNER_TEMP:-${TMPDIR:-/tmp}}/intruders.XXXXXX")
 audit="$folder/audit.json"
@@ -23,6 +25,8 @@ if python -c "$split" "${OPTIONS:-}" >"$folder/options" 2>"$folder/said"; then
   while IFS= read -r -d '' word; do command+=("$word"); done <"$folder/options"
   "${command[@]}" 2>"$folder/said"
   status=$?
+  # An interpreter that fails ends with 1 too: only an audit that wrote its results found too many intruders.
+  [ "$status" = 1 ] && [ ! -f "$audit" ] && [ ! -f "$sarif" ] && status=2
 else
   status=2
 fi

@@ -40,7 +40,9 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return base, folder / "adapter"
 
 
-def _run(tmp_path: Path, **inputs: str) -> tuple[subprocess.CompletedProcess[str], str, dict[str, str]]:
+def _run(
+    tmp_path: Path, workspace: Path = ROOT, **inputs: str
+) -> tuple[subprocess.CompletedProcess[str], str, dict[str, str]]:
     """The script's end, its job summary and its outputs."""
     summary, output = tmp_path / "summary.md", tmp_path / "output"
     given = {
@@ -56,7 +58,13 @@ def _run(tmp_path: Path, **inputs: str) -> tuple[subprocess.CompletedProcess[str
         **inputs,
     }
     done = subprocess.run(
-        ["bash", str(SCRIPT)], env=given, capture_output=True, text=True, timeout=300, check=False
+        ["bash", str(SCRIPT)],
+        env=given,
+        cwd=workspace,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
     )
     lines = output.read_text().splitlines() if output.exists() else []
     return done, summary.read_text(encoding="utf-8"), dict(line.split("=", 1) for line in lines)
@@ -111,6 +119,33 @@ def test_what_cannot_be_audited_is_in_the_summary_and_nothing_in_an_input_is_run
     [run] = json.loads(Path(outputs["sarif"]).read_text(encoding="utf-8"))["runs"]
     assert run["properties"]["counts"] == {"refused": 1}
     assert not (tmp_path / "run").exists()
+
+
+def test_no_module_of_the_checked_out_repository_is_run(models: tuple[Path, Path], tmp_path: Path) -> None:
+    workspace = tmp_path / "workspace"
+    (workspace / "intruders").mkdir(parents=True)
+    evil = f"import pathlib\npathlib.Path({str(tmp_path / 'run')!r}).touch()\nraise SystemExit(0)\n"
+    for module in ("intruders/__init__", "intruders/__main__", "shlex", "typing", "torch"):
+        (workspace / f"{module}.py").write_text(evil)
+    base, adapter = models
+    done, summary, outputs = _run(tmp_path, workspace, BASE=str(base), TUNED=str(adapter), FAIL_ABOVE="0")
+    assert not (tmp_path / "run").exists()
+    assert done.returncode == 1
+    assert "**Failed**" in summary
+    assert outputs.keys() == {"audit", "sarif"}
+    [install] = [step for step in ACTION["runs"]["steps"] if "pip install" in step.get("run", "")]
+    assert install["env"] == {"PYTHONSAFEPATH": "1"}
+
+
+def test_an_interpreter_that_fails_is_no_verdict(tmp_path: Path) -> None:
+    (tmp_path / "intruders.py").write_text("raise ImportError('a broken installation')")
+    done, summary, outputs = _run(
+        tmp_path, tmp_path, TUNED="adapter", FAIL_ABOVE="0", PYTHONPATH=str(tmp_path)
+    )
+    assert done.returncode == 2
+    assert summary.startswith("**No audit**")
+    assert "a broken installation" in summary
+    assert not outputs
 
 
 def test_the_description_sets_what_the_script_reads() -> None:
