@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -23,6 +23,9 @@ from .output import (
     report_if_possible,
     say,
 )
+
+if TYPE_CHECKING:
+    from ..audits.result.audit_result import Audit
 
 DEMO_REPORT = Path("intruders-demo.html")
 
@@ -68,7 +71,6 @@ def audit(
     from rich.console import Console
 
     from ..audits.audit import audit_sides
-    from ..audits.result.summary import not_compared
     from ..reports.audit.audit_text import print_audit
     from ..reports.page.html_page import write_html
     from ..system.files import check_writable, write_atomically
@@ -97,28 +99,40 @@ def audit(
             compute,
             progress,
         )
-    left_open = None if fail_above is None else not_compared(result.matrices, result.skipped)
-    nothing = (
-        "" if left_open is None else f"no matrix could be compared; {left_open.name}: {left_open.reason}"
-    )
     # Write files first: they must survive a reader of the table that stops early (`| head`).
     if parquet is not None:
         write_atomically(parquet, result.to_parquet())
     if sarif is not None:
-        from ..reports.sarif import audit_findings, refusal, write_sarif
+        from ..reports.sarif import audit_findings, write_sarif
 
-        uncounted = [refusal(result.tuned_source, nothing)] if nothing else []
-        write_sarif([*uncounted, *audit_findings(result, fail_above)], sarif)
+        write_sarif(audit_findings(result, fail_above), sarif)
     if not put_results(result.to_document(), json, html, lambda file: write_html(result, file)):
         print_audit(result, Console(), verbose=verbose)
         if demo and html is not None:
             say(["", f"report: {html.resolve()}"], whole=True)
-    if nothing:
-        note(f"error: --fail-above has nothing to count: {nothing}")
-        raise typer.Exit(ExitStatus.REFUSED)
-    if fail_above is not None and result.intruders > fail_above:
-        note(f"{result.intruders} intruders, more than the {fail_above} that --fail-above allows")
-        raise typer.Exit(ExitStatus.FAILED)
+    notes, status = ([], None) if fail_above is None else _verdict(result, fail_above)
+    for line in notes:
+        note(line)
+    if status is not None:
+        raise typer.Exit(status)
+
+
+def _verdict(result: Audit, fail_above: int) -> tuple[list[str], ExitStatus | None]:
+    """Return what is told beside the result, and the status to exit with; None where the gate passes."""
+    from ..audits.result import left_open
+
+    why = left_open.why_left_open(result, fail_above)
+    if why is not None:
+        what = "does not count every matrix" if result.matrices else "has nothing to count"
+        return [f"error: --fail-above {what}: {why}"], ExitStatus.REFUSED
+    if not result.matrices:
+        return [left_open.unchanged_in_words(result.base_source, result.tuned_source)], None
+    spoilt = left_open.matrices_not_finite(result)
+    notes = [left_open.not_finite_in_words(spoilt)] if spoilt else []
+    if result.intruders <= fail_above:
+        return notes, None
+    above = f"{result.intruders} intruders, more than the {fail_above} that --fail-above allows"
+    return [*notes, above], ExitStatus.FAILED
 
 
 def _demo_report() -> Path | None:

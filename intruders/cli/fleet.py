@@ -117,12 +117,21 @@ def _verdict(
 
     notes = []
     uncounted = result.not_compared if fail_above is not None or fail_refused else {}
-    answers = result.adapters["adapter"].nunique() - len(uncounted.keys() | result.refused.keys())
+    partly = {} if fail_above is None else result.partly_compared(fail_above)
+    answers = result.adapters["adapter"].nunique() - len(
+        uncounted.keys() | partly.keys() | result.refused.keys()
+    )
     if uncounted:
         source, reason = next(iter(uncounted.items()))
         notes.append(
             f"{'' if answers else 'error: '}no matrix could be compared in {plural(len(uncounted), 'adapter')}, the "
             f"first '{source}'; {reason}"
+        )
+    if partly:
+        source, reason = next(iter(partly.items()))
+        notes.append(
+            f"{'' if answers else 'error: '}not every matrix could be compared in {plural(len(partly), 'adapter')}, "
+            f"the first '{source}'; {reason}"
         )
     above = [] if fail_above is None else result.above(fail_above)
     if above:
@@ -136,9 +145,9 @@ def _verdict(
         notes.append(f"refused {refused}, {first_refused}")
     if result.nothing_audited:
         notes.append(f"error: none of {refused} could be audited, {first_refused}")
-    if result.nothing_audited or (uncounted and not answers):
+    if result.nothing_audited or ((uncounted or partly) and not answers):
         return notes, ExitStatus.REFUSED
-    failed = above or uncounted or (fail_refused and result.refused)
+    failed = above or uncounted or partly or (fail_refused and result.refused)
     return notes, ExitStatus.FAILED if failed else None
 
 

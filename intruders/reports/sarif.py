@@ -14,6 +14,7 @@ from typing import Any, Literal
 from urllib.parse import quote
 
 from ..audits.fleet.fleet_result import FleetAudit
+from ..audits.result import left_open
 from ..audits.result.audit_result import Audit
 from ..charts.text import number, plural
 from ..checkpoints.merges.verdict import NOT_PROVED, TOO_SMALL, WRONG
@@ -25,12 +26,14 @@ from ..version import __version__
 
 Level = Literal["error", "warning", "note"]
 
-TOO_MANY, TOO_LARGE, UNAPPLIED, OTHERS, REFUSED = (
+TOO_MANY, TOO_LARGE, UNAPPLIED, OTHERS, REFUSED, LEFT_OUT, UNCHANGED = (
     "intruders-above-limit",
     "update-too-large",
     "update-not-applied",
     "other-tensors-changed",
     "refused",
+    "matrices-left-out",
+    "nothing-differs",
 )
 # GitHub shows the first 5,000 results of a file, and takes files of at most 10 MB after gzip.
 MOST_RESULTS, MOST_BYTES = 5_000, 10_000_000
@@ -83,6 +86,16 @@ _RULES: dict[str, tuple[Level, str, str]] = {
         "A model could not be read or paired with its base, so nothing is known about it.",
         "The message says what was expected and what to do.",
     ),
+    LEFT_OUT: (
+        "warning",
+        "Matrices with NaN or infinity are not counted, because --skip-non-finite was passed.",
+        "Repair the model, or audit one that was saved before its training diverged.",
+    ),
+    UNCHANGED: (
+        "note",
+        "The model equals its base in every matrix that was to be audited.",
+        "Check that the paths are the intended ones.",
+    ),
 }
 
 
@@ -98,7 +111,7 @@ class GateFinding:
 
 
 def audit_findings(audit: Audit, fail_above: int | None) -> list[GateFinding]:
-    """Return what an audit has to report: too many intruders, and updates larger than their matrix."""
+    """Return what an audit has to report: too many intruders, no answer, and updates larger than their matrix."""
     largest = max(
         (
             (matrix.update.spectral / matrix.base_singular_values[0], matrix.name)
@@ -107,20 +120,30 @@ def audit_findings(audit: Audit, fail_above: int | None) -> list[GateFinding]:
         ),
         default=(0.0, ""),
     )
-    return _findings_of_model(audit.tuned_source, audit.intruders, fail_above, *largest)
+    source = audit.tuned_source
+    why = None if fail_above is None else left_open.why_left_open(audit, fail_above)
+    findings = [] if why is None else [refusal(source, why)]
+    if fail_above is not None and why is None:
+        spoilt = left_open.matrices_not_finite(audit)
+        findings += _notes_on_count(source, audit.base_source, len(audit.matrices), spoilt)
+    return [*findings, *_findings_of_model(source, audit.intruders, fail_above, *largest)]
 
 
 def fleet_findings(fleet: FleetAudit, fail_above: int | None) -> list[GateFinding]:
     """Return what a fleet has to report: as :func:`audit_findings` of each adapter, and those that were refused."""
     findings: list[GateFinding] = []
-    uncounted = fleet.not_compared
+    nothing = fleet.not_compared
+    uncounted = {name: f"no matrix could be compared; {reason}" for name, reason in nothing.items()}
+    uncounted |= {} if fail_above is None else fleet.partly_compared(fail_above)
     for row in fleet.records():
         if row["status"] == "refused":
             findings.append(refusal(row["adapter"], str(row["reason"])))
             continue
         if row["adapter"] in uncounted:
-            reason = f"no matrix could be compared; {uncounted[row['adapter']]}"
-            findings.append(refusal(row["adapter"], reason))
+            findings.append(refusal(row["adapter"], uncounted[row["adapter"]]))
+        elif fail_above is not None:
+            matrices, spoilt = row["matrices"] or 0, row["non_finite"] or 0
+            findings += _notes_on_count(row["adapter"], fleet.base_source, matrices, spoilt)
         largest, where = row["update_relative_max"] or 0.0, row["update_relative_where"] or ""
         findings += _findings_of_model(row["adapter"], row["intruders"] or 0, fail_above, largest, where)
     return findings
@@ -195,6 +218,17 @@ def _findings_of_model(
             GateFinding(TOO_LARGE, "warning", message, source, {"relative": largest, "matrix": where})
         )
     return findings
+
+
+def _notes_on_count(source: str, base: str, matrices: int, spoilt: int) -> list[GateFinding]:
+    """Return what a number of intruders within a limit does not say: that nothing differs, or that some is unread."""
+    if not matrices:
+        return [GateFinding(UNCHANGED, "note", left_open.unchanged_in_words(base, source), source)]
+    if not spoilt:
+        return []
+    return [
+        GateFinding(LEFT_OUT, "warning", left_open.not_finite_in_words(spoilt), source, {"matrices": spoilt})
+    ]
 
 
 def _level_of_verdict(verdict: str, is_all: bool) -> Level | None:

@@ -216,8 +216,18 @@ def test_a_gate_that_everything_exceeds_is_refused(models: tuple[Path, Path]) ->
 
 
 def test_a_model_against_itself(models: tuple[Path, Path]) -> None:
-    done = run(models[0], models[0], "--fail-above", "0")
+    done = run(models[0], models[0])
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_gate_tells_that_nothing_differs(models: tuple[Path, Path], tmp_path: Path) -> None:
+    done = run(models[0], models[0], "--fail-above", "0", "--sarif", tmp_path / "out.sarif")
+    assert done.returncode == 0
+    assert done.stderr == (
+        f"nothing differs between '{models[0]}' and '{models[0]}'; check that the paths are the intended ones\n"
+    )
+    (only,) = json.loads((tmp_path / "out.sarif").read_text())["runs"][0]["results"]
+    assert (only["ruleId"], only["level"]) == ("nothing-differs", "note")
 
 
 def test_a_reader_that_goes_away_is_no_error(models: tuple[Path, Path]) -> None:
@@ -387,6 +397,51 @@ def test_a_gate_of_a_model_that_could_not_be_compared_does_not_pass(
     assert run(*arguments).returncode == 0, "without a gate it is an answer"
     # A model that equals its base has no intruders.
     assert run(models[0], models[0], "--fail-above", "0").returncode == 0
+
+
+@pytest.mark.parametrize("is_base", [False, True])
+def test_a_count_over_a_part_of_the_matrices_passes_no_gate(tmp_path: Path, is_base: bool) -> None:
+    """A file without one layer, on either side; layer 2 is unchanged, layer 1 has two intruders and layer 0 one."""
+    sides = {"base": base_weights(), "tuned": tuned_weights()}
+    lost = [name for name in NAMES if name.startswith("model.layers.1.")]
+    for name in lost:
+        del sides["base" if is_base else "tuned"][name]
+    models = [save_weights(tmp_path / side, tensors) for side, tensors in sides.items()]
+    sarif = tmp_path / "out.sarif"
+    done = run(*models, "--fail-above", "1", "--sarif", sarif)
+    assert done.returncode == 2
+    side = "base" if is_base else "tuned"
+    assert done.stderr == (
+        f"error: --fail-above does not count every matrix: 2 matrices could not be compared, the first '{lost[0]}' "
+        f"(missing in {side}); leave out what is meant to be absent with --exclude\n"
+    )
+    assert "1 intruder" in done.stdout
+    results = json.loads(sarif.read_text())["runs"][0]["results"]
+    assert "refused" in [result["ruleId"] for result in results]
+    # Too many in a part are too many in the whole; what is left out by its name is not missed; no gate, no verdict.
+    assert run(*models, "--fail-above", "0").returncode == 1
+    left_out = run(*models, "--fail-above", "1", "--exclude", "model.layers.1.*")
+    assert (left_out.returncode, left_out.stderr) == (0, "")
+    without = run(*models)
+    assert (without.returncode, without.stderr) == (0, "")
+
+
+def test_a_gate_tells_which_matrices_the_caller_left_out_as_not_finite(
+    models: tuple[Path, Path], tmp_path: Path
+) -> None:
+    tensors = tuned_weights()
+    for name in CHANGED[:2]:
+        tensors[name][3, 3] = float("nan")
+    spoilt, sarif = save_weights(tmp_path / "spoilt", tensors), tmp_path / "out.sarif"
+    arguments = (models[0], spoilt, "--skip-non-finite", "--sarif", sarif)
+    done = run(*arguments, "--fail-above", "1")
+    assert done.returncode == 0
+    assert done.stderr == "2 matrices with NaN or infinity left out of the count (--skip-non-finite)\n"
+    results = json.loads(sarif.read_text())["runs"][0]["results"]
+    levels = {result["ruleId"]: result["level"] for result in results}
+    assert levels["matrices-left-out"] == "warning"
+    assert run(*arguments, "--fail-above", "0").returncode == 1
+    assert run(*arguments).stderr == ""
 
 
 def test_a_refused_option_is_in_the_sarif_file_too(models: tuple[Path, Path], tmp_path: Path) -> None:

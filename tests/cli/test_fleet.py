@@ -267,6 +267,38 @@ def test_a_gate_does_not_pass_an_adapter_of_which_nothing_could_be_compared(
     assert audit.returncode == 2
 
 
+def test_a_gate_does_not_pass_an_adapter_of_which_a_part_could_be_compared(
+    folder: Path, tmp_path: Path
+) -> None:
+    """Alone it is an error, as in an audit; beside adapters with an answer the gate fails."""
+    tensors = load_file(folder / "base" / "model.safetensors")
+    part = tmp_path / "part"
+    part.mkdir()
+    lost = "model.layers.1.self_attn.q_proj.weight"
+    moved = tensors | {"model.layers.0.self_attn.q_proj.weight": tensors[lost] * 1.5}
+    del moved[lost]
+    save_file(moved, part / "model.safetensors")
+    shutil.copy(folder / "base" / "config.json", part)
+    weak, sarif = str(folder / "adapters" / "weak"), tmp_path / "out.sarif"
+
+    def status(*arguments: str) -> tuple[int, str]:
+        options = ("--out", tmp_path / "out", "--no-cache", "--sarif", str(sarif))
+        done = in_this_process("fleet", str(folder / "base"), *arguments, *options)
+        return done.returncode, done.stderr
+
+    assert status(str(part)) == (0, "")
+    code, said = status(str(part), "--fail-above", "100")
+    assert code == 2
+    assert said.startswith(
+        f"error: not every matrix could be compared in 1 adapter, the first '{part}'; 1 matrix could not be compared, "
+        f"the first '{lost}' (missing in tuned); leave out"
+    )
+    results = json.loads(sarif.read_text())["runs"][0]["results"]
+    assert "refused" in [result["ruleId"] for result in results]
+    assert status(str(part), weak, "--fail-above", "100")[0] == 1
+    assert status(str(part), "--fail-above", "100", "--exclude", "*.1.self_attn.*")[0] == 0
+
+
 def test_a_gate_passes_an_unchanged_model(folder: Path, tmp_path: Path) -> None:
     base = str(folder / "base")
     done = in_this_process("fleet", base, base, "--out", tmp_path / "out", "--no-cache", "--fail-above", "0")

@@ -15,6 +15,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ...checkpoints.pairing.pairing import Skipped
 from ...errors import ResultFileError, SettingError, os_reason
 from ...system.documents import migrated
 from ...system.files import user_path, write_atomically
@@ -25,6 +26,7 @@ from ...system.versions import installed_versions
 from ..audit_settings import AuditSettings, shown_settings
 from ..result.audit_result import Audit
 from ..result.frames import VECTOR_COLUMNS, matrix_columns
+from ..result.left_open import ON_ONE_SIDE, in_words, matrices_on_one_side
 from ..result.parquet_form import METADATA_KEY
 from ..result.summary import not_compared
 from .adapter_files import VECTORS, AdapterFiles, file_name
@@ -111,6 +113,20 @@ class FleetAudit:
             left_open = None if row["matrices"] else not_compared([], Audit.load(file).skipped)
             if left_open is not None:
                 reasons[str(row["adapter"])] = f"{left_open.name}: {left_open.reason}"
+        return reasons
+
+    def partly_compared(self, limit: int) -> dict[str, str]:
+        """Return why up to this many intruders are no answer: the adapters of which a part could be compared."""
+        reasons = {}
+        for row, file in self._files():
+            if not row["matrices"] or row["intruders"] > limit:
+                continue
+            header = document_in(pq.read_schema(file), METADATA_KEY)
+            skipped = [Skipped.from_stored(**entry) for entry in header["skipped"]]
+            if any(entry.kind in ON_ONE_SIDE for entry in skipped):
+                names = pq.read_table(file, columns=["name"])["name"].unique().to_pylist()
+                left_open = in_words(matrices_on_one_side(names, skipped, self.settings))
+                reasons |= {} if left_open is None else {str(row["adapter"]): left_open}
         return reasons
 
     @property
