@@ -95,6 +95,18 @@ def test_up_to_the_number_it_passes_with_the_base_that_the_adapter_names(
     assert (audit.k, audit.epsilon) == (3, 0.4)
 
 
+def test_a_model_that_equals_its_base_passes_with_a_word_about_it(
+    models: tuple[Path, Path], tmp_path: Path
+) -> None:
+    base = str(models[0])
+    done, summary, _ = _run(tmp_path, BASE=base, TUNED=base, FAIL_ABOVE="0")
+    assert done.returncode == 0
+    assert summary.startswith(
+        f"**Passed**: at most 0 intruders are allowed.\n\nnothing differs between '{base}' and '{base}'; "
+        "check that the paths are the intended ones.\n"
+    )
+
+
 def test_options_are_split_as_a_shell_does_and_nothing_in_them_is_run(
     models: tuple[Path, Path], tmp_path: Path
 ) -> None:
