@@ -312,7 +312,9 @@ def _result(finding: GateFinding, rule: int) -> dict[str, Any]:
 def _artifacts(source: str) -> list[dict[str, str]]:
     """Return the file of a model, relative to the current folder where it is inside; of a sum those of its parts."""
     if is_sum(source):
-        return [artifact for part, _ in split_sum(source)[:100] for artifact in _artifacts(part)]
+        of_parts = [artifact for part, _ in split_sum(source) for artifact in _artifacts(part)]
+        # SARIF wants different locations, and a sum may take one part twice.
+        return list({artifact["uri"]: artifact for artifact in of_parts}.values())[:100]
     try:
         path = Path(source).expanduser()
         if path.is_dir():

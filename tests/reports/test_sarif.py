@@ -196,6 +196,7 @@ def test_the_file_of_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert uris("my adapter") == ["my%20adapter/adapter_model.safetensors"]
     assert uris(str(outside)) == [(outside / "adapter_model.safetensors").as_uri()]
     assert uris(f"my adapter@0.5+{outside}") == uris("my adapter") + uris(str(outside))
+    assert uris(f"my adapter@0.5+{outside}+my adapter@0.5") == uris("my adapter") + uris(str(outside))
     assert uris("org/model@v1") == ["org/model%40v1"]
     assert uris("a" * 5000) == ["a" * 5000]
 
