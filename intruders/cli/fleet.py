@@ -95,16 +95,18 @@ def fleet(
             gpus=gpus,
             progress=progress,
         )
-    _write_report(result, out)
     if sarif is not None:
         from ..reports.sarif import fleet_findings, write_sarif
 
         write_sarif(fleet_findings(result, fail_above), sarif)
-    if not put_json(result.to_document(), json):
-        print_fleet(result, Console(), verbose=verbose)
     notes, status = _verdict(result, fail_above, fail_refused)
-    for line in notes:
-        note(line)
+    try:
+        if not put_json(result.to_document(), json):
+            print_fleet(result, Console(), verbose=verbose)
+        for line in notes:
+            note(line)
+    finally:  # last, because its fault must lose nothing; also for a reader of the table that stops early
+        _write_report(result, out)
     if status is not None:
         raise typer.Exit(status)
 

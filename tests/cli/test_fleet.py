@@ -167,6 +167,23 @@ def test_a_broken_file_and_what_is_no_adapter_do_not_hide_the_adapters(folder: P
     assert refused == ["broken.safetensors", "of another"]
 
 
+def test_a_fault_of_the_report_loses_neither_the_result_nor_the_verdict(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "out" / "report.html").mkdir(parents=True)
+    (tmp_path / "out" / "report.html" / "kept").touch()
+    (tmp_path / "out" / "vectors").mkdir()
+    files = {name: tmp_path / f"out.{name}" for name in ("json", "sarif")}
+    options = [str(word) for name, file in files.items() for word in (f"--{name}", file)]
+    done = run(folder, tmp_path / "out", "--fail-above", "0", *options)
+    assert done.returncode == 2
+    above, error = done.stderr.splitlines()
+    assert above.startswith("more intruders than the 0 that --fail-above allows in 1 adapter,")
+    assert "report.html" in error
+    assert "in 2 adapters" in done.stdout
+    assert json.loads(files["json"].read_text())["totals"]["intruders"] > 0
+    rules = [result["ruleId"] for result in json.loads(files["sarif"].read_text())["runs"][0]["results"]]
+    assert "intruders-above-limit" in rules
+
+
 def test_a_fleet_of_which_nothing_could_be_audited_passes_no_gate(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "broken.safetensors").write_bytes(b"broken")
     arguments = (
