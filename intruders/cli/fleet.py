@@ -145,11 +145,18 @@ def _verdict(
     first_refused = next((f"the first '{source}': {reason}" for source, reason in result.refused.items()), "")
     if fail_refused and result.refused:
         notes.append(f"refused {refused}, {first_refused}")
+    passed_over = result.weights_passed_over if fail_refused else {}
+    if passed_over:
+        source, what = next(iter(passed_over.items()))
+        entries = plural(len(passed_over), "entry", "entries")
+        notes.append(
+            f"passed over {entries} with weights, the first '{source}' ({what}); pass it by its own path, or move it"
+        )
     if result.nothing_audited:
         notes.append(f"error: none of {refused} could be audited, {first_refused}")
     if result.nothing_audited or ((uncounted or partly) and not answers):
         return notes, ExitStatus.REFUSED
-    failed = above or uncounted or partly or (fail_refused and result.refused)
+    failed = above or uncounted or partly or passed_over or (fail_refused and result.refused)
     return notes, ExitStatus.FAILED if failed else None
 
 

@@ -146,7 +146,10 @@ def fleet_findings(fleet: FleetAudit, fail_above: int | None) -> list[GateFindin
             findings += _notes_on_count(row["adapter"], fleet.base_source, matrices, spoilt)
         largest, where = row["update_relative_max"] or 0.0, row["update_relative_where"] or ""
         findings += _findings_of_model(row["adapter"], row["intruders"] or 0, fail_above, largest, where)
-    return findings
+    return findings + [
+        refusal(path, f"passed over, because it is no adapter ({what}); pass it by its own path, or move it")
+        for path, what in fleet.weights_passed_over.items()
+    ]
 
 
 def verification_findings(verification: Verification, allow_other: bool) -> list[GateFinding]:

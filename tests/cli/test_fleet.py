@@ -167,6 +167,47 @@ def test_a_broken_file_and_what_is_no_adapter_do_not_hide_the_adapters(folder: P
     assert refused == ["broken.safetensors", "of another"]
 
 
+@pytest.mark.parametrize(
+    "kind", ["a complete model", "no adapter_config.json beside its weights", "adapters deeper down"]
+)
+def test_a_gate_does_not_pass_over_weights(folder: Path, tmp_path: Path, kind: str) -> None:
+    mixed = tmp_path / "mixed"
+    shutil.copytree(folder / "adapters" / "weak", mixed / "weak")
+    for name in ("empty", "config alone", "notes"):
+        (mixed / name).mkdir()
+    (mixed / "config alone" / "config.json").write_text("{}")
+    (mixed / "notes" / "notes.txt").write_text("some notes")
+    sarif, entry = tmp_path / "out.sarif", mixed / "with weights"
+    arguments = (
+        str(folder / "base"),
+        str(mixed),
+        "--no-cache",
+        "--out",
+        str(tmp_path / "out"),
+        "--sarif",
+        sarif,
+    )
+    gate = ("--fail-above", "100", "--fail-refused")
+    done = in_this_process("fleet", *arguments, *gate)
+    assert (done.returncode, done.stderr) == (0, "")
+    if kind == "a complete model":
+        shutil.copytree(folder / "base", entry)
+    else:
+        inside = entry / "deep" if kind == "adapters deeper down" else entry
+        shutil.copytree(folder / "adapters" / "strong", inside)
+        if inside == entry:
+            (entry / "adapter_config.json").unlink()
+    done = in_this_process("fleet", *arguments, *gate)
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"passed over 1 entry with weights, the first '{entry}' ({kind}); pass it by its own path, or move it\n"
+    )
+    (only,) = json.loads(sarif.read_text())["runs"][0]["results"]
+    assert only["ruleId"] == "refused"
+    assert only["message"]["text"].startswith(f"{entry}: passed over, because it is no adapter ({kind});")
+    assert in_this_process("fleet", *arguments, *gate[:2]).returncode == 0
+
+
 def test_a_fault_of_the_report_loses_neither_the_result_nor_the_verdict(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "out" / "report.html").mkdir(parents=True)
     (tmp_path / "out" / "report.html" / "kept").touch()

@@ -15,6 +15,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ...checkpoints.opening.many_sources import DEEPER, MODEL, NO_CONFIG
 from ...checkpoints.pairing.pairing import Skipped
 from ...errors import ResultFileError, SettingError, os_reason
 from ...system.documents import migrated
@@ -117,7 +118,7 @@ class FleetAudit:
 
     def partly_compared(self, limit: int) -> dict[str, str]:
         """Return why up to this many intruders are no answer: the adapters of which a part could be compared."""
-        reasons = {}
+        reasons: dict[str, str] = {}
         for row, file in self._files():
             if not row["matrices"] or row["intruders"] > limit:
                 continue
@@ -128,6 +129,11 @@ class FleetAudit:
                 left_open = in_words(matrices_on_one_side(names, skipped, self.settings))
                 reasons |= {} if left_open is None else {str(row["adapter"]): left_open}
         return reasons
+
+    @property
+    def weights_passed_over(self) -> dict[str, str]:
+        """The entries of folders of adapters that have weights and were not audited, with what they are."""
+        return {path: what for path, what in self.passed_over.items() if what in (MODEL, NO_CONFIG, DEEPER)}
 
     @property
     def nothing_audited(self) -> bool:

@@ -24,6 +24,12 @@ from .open import suffixes_of_plugins
 _COLLECTION = "collection:"
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf")
 _INDEX = ".index.json"
+# What an entry of a folder is that is passed over though it has weights.
+MODEL, NO_CONFIG, DEEPER = (
+    "a complete model",
+    f"no {ADAPTER_CONFIG} beside its weights",
+    "adapters deeper down",
+)
 _BESIDE_WEIGHTS = (".json", ".txt", ".model", ".jinja")  # configs, and the tokenizer of a model that is run
 
 
@@ -136,12 +142,10 @@ def _what_it_is(entry: Path) -> str:
     inside = [path.name for path in entry.iterdir()]
     if not inside:
         return "an empty folder"
-    if "config.json" in inside:
-        return "a complete model"
-    if any(name.endswith((*_WEIGHTS, ".index.json")) for name in inside):
-        return "no adapter_config.json beside its weights"
+    if any(name.endswith((*_WEIGHTS, _INDEX, *suffixes_of_plugins())) for name in inside):
+        return MODEL if "config.json" in inside else NO_CONFIG
     if next(entry.rglob(ADAPTER_CONFIG), None) is not None:
-        return "adapters deeper down"
+        return DEEPER
     return "a folder without an adapter"
 
 
