@@ -105,6 +105,11 @@ def decided_by_base(
       PairingError: several parameters of the base fit, or it is not known which side of one is the output.
     """
     ends = {_end(name) for name in shapes}
+    # Of parameters that a file has under another name, which no end tells.
+    possible = {
+        update.name: (-1,) * len(update.full_shape) for module in undecided for update in module.updates
+    }
+    ends.update(_end(name) for name in match_names(shapes, possible).base_of)
     choices = [_in_base(module, source, ends) for module in undecided]
     # How an update of a parameter is stored depends on the base, so that its shape cannot tell which one it is for.
     candidates = {

@@ -16,6 +16,11 @@ from ..stored.names import is_embedding_or_head
 from .acted_on import Acting, acting_parts
 from .pairing import SkipKind, Skipped
 
+_NAMED_OTHERWISE = (
+    "; transformers may name its tensors otherwise in memory than the file does; merge the adapter with PEFT "
+    "(merge_and_unload, save_pretrained), and pass the merged model"
+)
+
 
 @dataclass(frozen=True)
 class Side:
@@ -200,9 +205,12 @@ def _require_modules(
         if update.name not in base_of and (update.component in present or not present)
     ]
     if lost:
+        sizes = {shape for name, shape in shapes.items() if name not in matching.tuned_of}
+        are_there = all(any(same_shape(size, update.full_shape) for size in sizes) for update in lost)
         raise PairingError(
             f"the adapter '{adapter.source}' is for another base: '{base.source}' lacks {len(lost)} of the "
-            f"{len(updates)} weights it changes: {some_of([update.name for update in lost])}"
+            f"{len(updates)} weights it changes: {some_of(list(dict.fromkeys(update.name for update in lost)))}"
+            + (_NAMED_OTHERWISE if are_there or matching.renamed else "")
         )
     wrong = [
         f"{base_of[update.name]} is {shapes[base_of[update.name]]} and the adapter's is {update.full_shape}"
