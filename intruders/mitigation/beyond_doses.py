@@ -7,10 +7,12 @@ import torch
 from ..checkpoints.adapters.adapter import Adapter
 from ..checkpoints.opening.model_sum import parts_of
 from ..checkpoints.opening.open import Opened
+from ..checkpoints.pairing.names_of_base import under_common_names
 from ..checkpoints.pairing.pair_sides import pair_sides
+from ..checkpoints.pairing.side import sides_of
 from ..checkpoints.stored.checkpoint import Checkpoint
 from ..checkpoints.stored.matching import match_names
-from ..checkpoints.stored.names import HEAD, may_be_same, tensor_of, tied_head
+from ..checkpoints.stored.names import HEADS, may_be_same, tensor_of, tied_head
 from ..checkpoints.stored.selection import EVERY_MATRIX
 from ..errors import SettingError, some_of
 
@@ -34,20 +36,25 @@ def require_only_matrices(sides: tuple[Checkpoint, Opened]) -> None:
     pairing = pair_sides(*sides, EVERY_MATRIX)
     paired = {tensor_of(pair.name) for pair in pairing.pairs}
     embedding = tied_head(base.tensors, base.config)
-    shared = sorted(paired & {embedding, HEAD}) if embedding is not None else []
+    shared = sorted(paired & {embedding, *HEADS}) if embedding is not None else []
     if shared:
         raise SettingError(
             f"'{tuned.source}' changes '{shared[0]}', which in '{base.source}' is the embedding and the output head "
             f"at once; the adapter and its merge are two models; {_MERGE}"
         )
     # A classifier's new head is in no base, and no language model computes with it.
-    unpaired = {*base.names(), HEAD} - paired
-    for adapter in adapters:
+    unpaired = {*base.names(), *HEADS} - paired
+    before, parts, _ = under_common_names(base, [part for part, _ in parts_of(tuned)])
+    for side in sides_of(before, parts):
+        adapter = side.acting.part
+        if not isinstance(adapter, Adapter):
+            continue
+        own = {side.own_names.get(name) for name in paired}
         others = pairing.biases + [name for name, _ in adapter.ignored]
         others += [
             name
             for name in adapter.replaced.names()
-            if not _is_among(name, paired) and _is_among(name, unpaired)
+            if name not in own and not _is_among(name, paired) and _is_among(name, unpaired)
         ]
         if others:
             raise SettingError(
@@ -65,11 +72,12 @@ def require_same_head(sides: tuple[Checkpoint, Opened]) -> None:
       SettingError: it has.
     """
     base, tuned = sides
-    if not isinstance(tuned, Checkpoint) or HEAD not in tuned.tensors:
+    head = next((name for name in HEADS if isinstance(tuned, Checkpoint) and name in tuned.tensors), None)
+    if not isinstance(tuned, Checkpoint) or head is None:
         return
     if (tuned.config or {}).get("tie_word_embeddings") is False and tied_head(base.tensors, base.config):
         raise SettingError(
-            f"'{tuned.source}' has an output head of its own, '{HEAD}', and in '{base.source}' the embedding is the "
+            f"'{tuned.source}' has an output head of its own, '{head}', and in '{base.source}' the embedding is the "
             "head, so no dose leads from one to the other; save the base with a head of its own "
             "(tie_word_embeddings false), and pass that"
         )

@@ -13,7 +13,8 @@ from intruders.checkpoints.pairing.open_sides import open_sides
 from intruders.errors import SettingError
 from intruders.mitigation.beyond_doses import require_only_matrices
 from intruders.models.loading import load_model, load_tokenizer
-from tests.checkpoints.models import moved
+from tests.checkpoints.models import moved, set_factors
+from tests.checkpoints.renamed_families import FAMILIES
 from tests.experiments.heal.healed_models import QUICK
 from tests.tiny import save_bert, save_gpt2
 
@@ -141,6 +142,21 @@ def test_what_was_refused_stands_in_the_way_of_no_other_settings(folder: Path) -
                 seed=seed,
             )
     assert not (folder / "zero-healed.unfinished").exists()
+
+
+def test_a_head_with_another_name_in_the_file_is_none_of_them(tmp_path: Path) -> None:
+    """GPT-NeoX's ``embed_out`` is the head that the adapter stores as ``lm_head``."""
+    from peft import LoraConfig, get_peft_model
+
+    model = FAMILIES["gpt_neox"]()
+    model.save_pretrained(tmp_path / "base")
+    adapted = get_peft_model(
+        model, LoraConfig(target_modules=["query_key_value"], modules_to_save=["lm_head"])
+    )
+    set_factors(adapted, 0.1, 1)
+    adapted.base_model.model.lm_head.modules_to_save["default"].weight.data += 0.1
+    adapted.save_pretrained(tmp_path / "tuned")
+    require_only_matrices(open_sides(str(tmp_path / "base"), str(tmp_path / "tuned")))
 
 
 def test_the_new_head_of_a_classifier_is_none_of_them(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from ..pairing.open_sides import open_sides
 from ..pairing.pair_sides import pair_sides
 from ..pairing.pairing import PairedMatrix
 from ..pairing.side import sides_of
+from ..pairing.tied_head import with_own_head
 from ..stored.checkpoint import Checkpoint, StoredTensor
 from ..stored.matching import match_names
 from ..stored.names import tensor_of
@@ -80,7 +81,7 @@ def verify(
     parts = [part for part, _ in parts_of(opened)]
     before, (*parts, after), renamed = under_common_names(before, [*parts, open_checkpoint(merged)])
     assert isinstance(after, Checkpoint)
-    before, is_sum = read_once(before), isinstance(opened, ModelSum)
+    before, is_sum = read_once(with_own_head(before, after)), isinstance(opened, ModelSum)
     selection = Selection(include_embeddings=True, split_fused=split_fused)
     wanted, in_merged = pair_sides(before, opened, selection), pair_sides(before, after, selection)
     merged_name = match_names(before.shapes(), after.shapes()).tuned_of

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import torch
+
 from ..adapters.adapter import Adapter
 from ..opening.model_sum import parts_of
 from ..opening.open import Opened
 from ..stored.checkpoint import Checkpoint
-from ..stored.names import HEAD, tied_head
+from ..stored.names import HEADS, tied_head
 
 
 def with_tied_head(base: Checkpoint, tuned: Opened) -> Checkpoint:
@@ -17,15 +19,34 @@ def with_tied_head(base: Checkpoint, tuned: Opened) -> Checkpoint:
     While training, PEFT adds the update to the head alone. Its merge adds it to the tensor that both share. A head that
     the adapter stores in full (``modules_to_save``) takes the embedding's place at the output alone.
     """
-    if HEAD in base.tensors or HEAD in base.tied or not _changes_the_head(tuned):
+    head = _changed_head(tuned)
+    if head is None or any(name in base.tensors or name in base.tied for name in HEADS):
         return base
     embedding = tied_head(base.tensors, base.config)
-    return base if embedding is None else replace(base, tied={**base.tied, HEAD: embedding})
+    return base if embedding is None else replace(base, tied={**base.tied, head: embedding})
 
 
-def _changes_the_head(tuned: Opened) -> bool:
-    adapters = [part for part, _ in parts_of(tuned) if isinstance(part, Adapter)]
-    return any(
-        HEAD in adapter.replaced.names() or any(update.name == HEAD for update in adapter.updates)
-        for adapter in adapters
-    )
+def with_own_head(base: Checkpoint, merged: Checkpoint) -> Checkpoint:
+    """The base with a tensor of its own for a head that it ties, where a merged model has another head beside it.
+
+    PEFT's merge of a head that the adapter stores in full leaves the embedding as it is.
+    """
+    own = {
+        head: base.tensors[embedding]
+        for head, embedding in base.tied.items()
+        if head in merged.tensors
+        and embedding in merged.tensors
+        and not torch.equal(merged.read(head), merged.read(embedding))
+    }
+    tied = {head: embedding for head, embedding in base.tied.items() if head not in own}
+    return replace(base, tensors={**base.tensors, **own}, tied=tied) if own else base
+
+
+def _changed_head(tuned: Opened) -> str | None:
+    changed = {
+        name
+        for part, _ in parts_of(tuned)
+        if isinstance(part, Adapter)
+        for name in (*part.replaced.names(), *(update.name for update in part.updates))
+    }
+    return next((head for head in HEADS if head in changed), None)

@@ -13,7 +13,8 @@ _INPUT_EMBEDDING = re.compile(
     r"|(?:model\.)?shared|(?:.+\.)?language_model\.(?:.+\.)?embed_tokens)\.weight"
 )
 
-HEAD = "lm_head.weight"
+# Output heads of language models. GPT-NeoX's file has ``embed_out``, Whisper's model in memory ``proj_out``.
+HEADS = ("lm_head.weight", "embed_out.weight", "proj_out.weight")
 
 _DIGITS = re.compile(r"(\d+)")
 
@@ -64,10 +65,11 @@ def may_be_same(one: str, other: str) -> bool:
 
 def tied_by_config(names: Collection[str], config: Mapping[str, Any] | None) -> dict[str, str]:
     """The output head, to the embedding that it is when the config ties them and a file does not store another."""
-    if config is None or config.get("tie_word_embeddings") is not True or HEAD not in names:
+    heads = [name for name in HEADS if name in names]
+    if config is None or config.get("tie_word_embeddings") is not True or not heads:
         return {}
     embedding = _embedding(names)
-    return {} if embedding is None else {HEAD: embedding}
+    return {} if embedding is None else {heads[0]: embedding}
 
 
 def tied_head(names: Collection[str], config: Mapping[str, Any] | None) -> str | None:
@@ -75,7 +77,7 @@ def tied_head(names: Collection[str], config: Mapping[str, Any] | None) -> str |
 
     Many configs do not write ``tie_word_embeddings``, because it is the default of their class.
     """
-    has_head = HEAD in names or any(name.endswith(f".{HEAD}") for name in names)
+    has_head = any(name in HEADS or name.endswith(f".{HEADS[0]}") for name in names)
     if has_head or (config or {}).get("tie_word_embeddings") is False:
         return None
     return _embedding(names)

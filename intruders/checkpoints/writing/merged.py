@@ -24,7 +24,7 @@ from ..pairing.side import Side, sides_of
 from ..stored.checkpoint import Checkpoint, StoredTensor
 from ..stored.matching import match_names
 from ..stored.matrices import MatrixView, common_matrices, matrices_of, not_a_matrix
-from ..stored.names import HEAD, may_be_same
+from ..stored.names import HEADS, may_be_same
 from ..stored.selection import EVERY_MATRIX
 from .finite import require_finite
 from .shards import PlannedTensor
@@ -318,10 +318,10 @@ def _require_matched(base: Checkpoint, side: Side) -> None:
     """Raise CheckpointError if the base may have a tensor that the adapter stores in full and that was not matched."""
     for skipped in side.skipped:
         own = [name for name in base.names() if may_be_same(name, skipped.name) and not side.holds(name)]
-        if skipped.name == HEAD and not own:
+        if skipped.name in HEADS and not own:
             raise CheckpointError(
-                f"'{side.acting.part.source}' contains '{HEAD}' in full, and no tensor of '{base.source}' is known to "
-                "be the head; write an adapter (--as adapter)"
+                f"'{side.acting.part.source}' contains '{skipped.name}' in full, and no tensor of '{base.source}' is "
+                "known to be the head; write an adapter (--as adapter)"
             )
         if own and skipped.kind == SkipKind.NO_COUNTERPART:
             raise CheckpointError(

@@ -13,7 +13,7 @@ from torch import Tensor
 from ...checkpoints.adapters.peft_adapter import ADAPTER_CONFIG
 from ...checkpoints.pairing.experts import with_experts_as
 from ...checkpoints.stored.checkpoint import Checkpoint
-from ...checkpoints.stored.names import HEAD, looks_up_tokens, may_be_same, tensor_of
+from ...checkpoints.stored.names import HEADS, looks_up_tokens, may_be_same, tensor_of
 from ...checkpoints.writing.companions import copy_tokenizer
 from ...checkpoints.writing.lora_adapter import (
     LoraAdapter,
@@ -126,7 +126,7 @@ class LoraContent:
         names = set(self.base.names()) - set(self.in_full.values())
         for own, plain in not_matched(self.adapter, self.in_full).items():
             counterparts = [name for name in names if may_be_same(name, plain)]
-            if plain == HEAD and not counterparts:
+            if plain in HEADS and not counterparts:
                 everything = self.base.names()
                 counterparts = [name for name in everything if looks_up_tokens(name)] or everything
             if any(elsewhere(name) != 1 for name in counterparts):

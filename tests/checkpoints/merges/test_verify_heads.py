@@ -1,0 +1,46 @@
+"""Merges of an adapter that stores an output head in full: PEFT's own merge is right, and another head is not."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import intruders
+from tests.checkpoints.adapted import move
+from tests.checkpoints.models import saved, tiny_llama
+from tests.checkpoints.renamed_families import FAMILIES
+
+peft = pytest.importorskip("peft")
+
+
+@pytest.mark.parametrize(
+    ("family", "head", "modules"),
+    [
+        ("gpt_neox", "lm_head", ["query_key_value"]),
+        ("whisper", "proj_out", ["q_proj"]),
+        ("llama, tied", "lm_head", ["q_proj"]),
+    ],
+)
+def test_a_head_that_the_adapter_stores_is_that_of_the_merge(
+    family: str, head: str, modules: list[str], tmp_path: Path
+) -> None:
+    base, adapter, merged, wrong = (tmp_path / name for name in ("base", "adapter", "merged", "wrong"))
+    torch.manual_seed(0)
+    model = tiny_llama(tie_word_embeddings=True) if family == "llama, tied" else FAMILIES[family]()
+    saved(model, base)
+    adapted = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=modules, modules_to_save=[head]))
+    move(adapted, seed=1, size=0.5)
+    saved(adapted, adapter)
+    saved(adapted.merge_and_unload(), merged)
+    right = intruders.verify(base, adapter, merged)
+    assert (right.exit_status(), right.others) == (0, [])
+    shutil.copytree(merged, wrong)
+    tensors = load_file(wrong / "model.safetensors")
+    name = next(name for name in tensors if name.startswith((head, "embed_out")))
+    tensors[name] = tensors[name] * 1.5
+    save_file(tensors, wrong / "model.safetensors", metadata={"format": "pt"})
+    assert intruders.verify(base, adapter, wrong).exit_status() == 1
