@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -22,7 +23,7 @@ from ..pairing.pair_sides import pair_sides
 from ..pairing.pairing import SkipKind
 from ..pairing.side import Side, sides_of
 from ..stored.checkpoint import Checkpoint, StoredTensor
-from ..stored.matching import match_names
+from ..stored.matching import Matching, match_names
 from ..stored.matrices import MatrixView, common_matrices, matrices_of, not_a_matrix
 from ..stored.names import HEADS, may_be_same
 from ..stored.selection import EVERY_MATRIX
@@ -77,6 +78,7 @@ def _changed_checkpoint(
     assert isinstance(after, Checkpoint)
     of_base, of_tuned = WrittenNames.of(base, before), WrittenNames.of(tuned, after)
     matching = match_names(before.shapes(), after.shapes())
+    _warn_of_other_names(before, after, matching, lambda name: elsewhere(of_base.own_name(name)))
     base_of = matching.base_of
     views = {name: _matrices(before, name, after.shape(other)) for name, other in matching.tuned_of.items()}
     written: set[str] = set()
@@ -105,6 +107,21 @@ def _changed_checkpoint(
     tensors = [planned(own) for own in tuned.tensors]
     require_written(changes, written, tuned.source)
     return tensors
+
+
+def _warn_of_other_names(
+    base: Checkpoint, tuned: Checkpoint, matching: Matching, elsewhere: Elsewhere
+) -> None:
+    """Warn of tensors that should keep a share of their update and whose counterpart in the base is not known."""
+    otherwise = [
+        name for name in matching.named_otherwise(base.shapes(), tuned.shapes()) if elsewhere(name) != 1
+    ]
+    if otherwise:
+        warnings.warn(
+            f"'{tuned.source}' has no tensor under a known name for {some_of(otherwise)} of '{base.source}', and "
+            "others of the same shape, which stay as they were tuned; pass a tuned model with the names of the base",
+            stacklevel=3,
+        )
 
 
 def _written_dtype(base: torch.dtype, tuned: torch.dtype) -> torch.dtype:
