@@ -2,7 +2,7 @@
 
 Since version 5 transformers holds the experts of Mixtral, Qwen MoE and others as ``experts.gate_up_proj``
 (e, 2 i, h) and ``experts.down_proj`` (e, h, i) in memory, and writes them to disk one by one, as their
-authors published them.
+authors published them. Experts without a gate (Nemotron-H) are ``experts.up_proj`` (e, i, h) and ``experts.down_proj``.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from ..stored.checkpoint import Checkpoint, StoredTensor
 _SEPARATE = re.compile(
     r"(?P<parent>.+)\.experts\.(?P<number>\d{1,6})\.(?P<part>w1|w2|w3|gate_proj|up_proj|down_proj)\.weight"
 )
-_STACKED = re.compile(r"(?:^|\.)experts\.(?:gate_up_proj|down_proj)$")
+_STACKED = re.compile(r"(?:^|\.)experts\.(?:gate_up_proj|up_proj|down_proj)$")
 # Mixtral's names for the parts, and for the block that transformers calls mlp in memory.
 _ROLES = {"w1": "gate", "gate_proj": "gate", "w3": "up", "up_proj": "up", "w2": "down", "down_proj": "down"}
 _BLOCK = ".block_sparse_moe"
 
-_Roles = dict[str, dict[int, StoredTensor]]  # "gate", "up" and "down" of each expert
+_Roles = dict[str, dict[int, StoredTensor]]  # "up" and "down" of each expert, and mostly "gate"
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,10 @@ def with_stacked_experts(checkpoint: Checkpoint) -> Checkpoint:
             tensors[name.replace(_BLOCK, ".mlp")] = stored
             continue
         roles, stem = complete[match["parent"]], match["parent"].replace(_BLOCK, ".mlp")
-        tensors.setdefault(f"{stem}.experts.gate_up_proj", _stack([roles["gate"], roles["up"]]))
+        if "gate" in roles:
+            tensors.setdefault(f"{stem}.experts.gate_up_proj", _stack([roles["gate"], roles["up"]]))
+        else:
+            tensors.setdefault(f"{stem}.experts.up_proj", _stack([roles["up"]]))
         tensors.setdefault(f"{stem}.experts.down_proj", _stack([roles["down"]]))
     return replace(checkpoint, tensors=tensors)
 
@@ -95,12 +98,14 @@ def positions_in_stacks(checkpoint: Checkpoint) -> dict[str, InStacks]:
             positions[name] = InStacks(name.replace(_BLOCK, ".mlp") if complete else name)
             continue
         role, experts = _ROLES[match["part"]], f"{match['parent'].replace(_BLOCK, '.mlp')}.experts"
-        first_of_up = complete[match["parent"]]["gate"][0].shape[0]
-        tensor, rows = {
-            "gate": ("gate_up_proj", slice(first_of_up)),
-            "up": ("gate_up_proj", slice(first_of_up, None)),
-            "down": ("down_proj", slice(None)),
-        }[role]
+        gates = complete[match["parent"]].get("gate")
+        tensor, rows = f"{role}_proj", slice(None)
+        if gates is not None and role != "down":
+            first_of_up = gates[0].shape[0]
+            tensor, rows = (
+                "gate_up_proj",
+                slice(first_of_up) if role == "gate" else slice(first_of_up, None),
+            )
         positions[name] = InStacks(f"{experts}.{tensor}", int(match["number"]), rows)
     return positions
 
@@ -116,9 +121,9 @@ def _complete_blocks(checkpoint: Checkpoint) -> dict[str, _Roles]:
 
 
 def _is_complete(roles: _Roles) -> bool:
-    if set(roles) != {"gate", "up", "down"}:
+    if set(roles) not in ({"gate", "up", "down"}, {"up", "down"}):
         return False
-    count = len(roles["gate"])
+    count = len(roles["up"])
     return all(
         sorted(experts) == list(range(count)) and len({stored.shape for stored in experts.values()}) == 1
         for experts in roles.values()

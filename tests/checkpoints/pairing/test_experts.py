@@ -42,6 +42,17 @@ def test_every_tensor_is_found_in_the_stacks(names: dict[str, str]) -> None:
         assert torch.equal(part.read(), tensors[name])
 
 
+def test_experts_without_a_gate_are_stacked_too() -> None:
+    tensors = {name: tensor for name, tensor in one_by_one(QWEN).items() if "gate_proj" not in name}
+    checkpoint = open_checkpoint(tensors)
+    stacked = with_stacked_experts(checkpoint)
+    assert set(stacked.names()) == {
+        "h.0.mlp.experts.up_proj", "h.0.mlp.experts.down_proj", "h.0.mlp.gate.weight"
+    }  # fmt: skip
+    for name, position in positions_in_stacks(checkpoint).items():
+        assert torch.equal(position.cut(stacked.tensors[position.tensor]).read(), tensors[name])
+
+
 def test_an_incomplete_set_of_experts_stays_as_it_is() -> None:
     tensors = one_by_one(MIXTRAL)
     del tensors["h.0.block_sparse_moe.experts.1.w2.weight"]
