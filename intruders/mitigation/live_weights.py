@@ -13,7 +13,6 @@ from ..checkpoints.pairing.in_memory import BaseInMemory, ChangedPart
 from ..checkpoints.stored.checkpoint import Checkpoint
 from ..checkpoints.stored.matrices import MatrixView, put_back
 from ..checkpoints.writing.merged import Elsewhere, everywhere_as_tuned
-from ..errors import PairingError
 from ..linalg.low_rank import LowRank
 from ..linalg.pair import Pair
 from .remedies.changes import Change
@@ -109,11 +108,7 @@ class LiveInterventions:
         self.reset()
         self._matrices = []
         for case in cases:
-            key = self._base.key_of_matrix(case.matrix.name)
-            if key is None:
-                raise PairingError(
-                    f"the model that is measured has no weight '{case.matrix.name}'; pass the base it was made of"
-                )
+            key = self._base.required_key(case.matrix.name)
             matrix = self._base.views[case.matrix.name]
             self._matrices.append((case, matrix, self._tensors[key].data))
             if self._is_recomputed(case):

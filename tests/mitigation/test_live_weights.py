@@ -18,7 +18,8 @@ from intruders.mitigation.cases import read_cases
 from intruders.mitigation.live_weights import LiveInterventions
 from intruders.mitigation.remedies.interpolate import Interpolate
 from intruders.models.loading import load_model
-from tests.checkpoints.models import moved_mixtral, set_factors
+from tests.checkpoints.models import moved, moved_mixtral, saved, set_factors
+from tests.checkpoints.renamed_families import FAMILIES
 
 SHARE = 0.3
 
@@ -54,6 +55,24 @@ def test_a_share_of_experts_stored_one_by_one(include: str, tmp_path: Path) -> N
         assert "model.norm.weight" not in changed
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, own[name])
+
+
+def test_a_share_of_a_head_with_another_name_in_memory(tmp_path: Path) -> None:
+    """GPT-NeoX's file has ``embed_out``, its model ``lm_head``: it would stay as tuned at every share."""
+    torch.manual_seed(0)
+    first = FAMILIES["gpt_neox"]()
+    saved(first, tmp_path / "base")
+    of_base = {name: tensor.clone() for name, tensor in first.state_dict().items()}
+    saved(moved(first, 0.1, 1), tmp_path / "tuned")
+    before = open_sides(str(tmp_path / "base"), str(tmp_path / "tuned"))[0]
+    model: Any = load_model(str(tmp_path / "tuned"), "causal")
+    own = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    assert set(tuned_elsewhere(model, before, [])) == set(before.names())
+    with LiveInterventions(model, before, [], before.names()) as live:
+        live.set(Interpolate(SHARE), lambda name: SHARE)
+        for name, tensor in model.state_dict().items():
+            wanted = of_base[name] + SHARE * (own[name] - of_base[name])
+            torch.testing.assert_close(tensor, wanted, rtol=1e-5, atol=1e-6)
 
 
 def test_a_share_of_an_adapter_on_stacks_of_experts_that_the_base_stores_one_by_one(tmp_path: Path) -> None:

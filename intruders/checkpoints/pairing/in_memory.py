@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from ...errors import PairingError
 from ..stored.checkpoint import Checkpoint
 from ..stored.matching import match_names
 from ..stored.matrices import MatrixView, every_matrix
@@ -43,18 +44,25 @@ class BaseInMemory:
     stored: Checkpoint
     _positions: Mapping[str, InStacks]  # empty where no expert is in a stack
     _key_of: Mapping[str, str]  # a name in ``stored`` -> the model's
+    _otherwise: frozenset[str] = (
+        frozenset()
+    )  # in ``stored``, which the model may have under names not known here
 
     @classmethod
     def of(cls, base: Checkpoint, shapes: Mapping[str, tuple[int, ...]]) -> BaseInMemory:
         """Match the base with the tensors of a model, of which name and shape are given."""
         stored = with_experts_as(shapes, base)
-        key_of = match_names(stored.shapes(), shapes).tuned_of
+        matching = match_names(stored.shapes(), shapes)
+        key_of, otherwise = (
+            matching.tuned_of,
+            frozenset(matching.named_otherwise(stored.shapes(), shapes)),
+        )
         views = every_matrix(base)
         if stored is base:
-            return cls(base, views, stored, {}, key_of)
+            return cls(base, views, stored, {}, key_of, otherwise)
         positions = positions_in_stacks(base)
         moved = {name: _moved(view, positions[view.tensor], stored) for name, view in views.items()}
-        return cls(base, moved, stored, positions, key_of)
+        return cls(base, moved, stored, positions, key_of, otherwise)
 
     def key(self, name: str) -> str | None:
         """The model's name of the tensor that has this tensor of the base; None if it has none."""
@@ -64,6 +72,27 @@ class BaseInMemory:
         """The model's name of the tensor that has this matrix of the base; None if it has none."""
         view = self.views.get(name)
         return None if view is None else self._key_of.get(view.tensor)
+
+    def required_key(self, name: str) -> str:
+        """The model's name of the tensor that has this matrix of the base.
+
+        Raises:
+          PairingError: it has none.
+        """
+        key = self.key_of_matrix(name)
+        if key is not None:
+            return key
+        view = self.views.get(name)
+        if view is not None and view.tensor in self._otherwise:
+            raise self._not_known(name)
+        raise PairingError(f"the model that is measured has no weight '{name}'; pass the base it was made of")
+
+    def _not_known(self, name: str) -> PairingError:
+        return PairingError(
+            f"the model that is measured has '{name}' of '{self.base.source}' under another name, which transformers "
+            "gave it on loading and which is not known here; write the changed model (intruders scale, intruders "
+            "mitigate), and measure that (intruders evaluate)"
+        )
 
     def part(self, name: str, tensor: Tensor) -> Tensor:
         """The part of the model's tensor that is this tensor of the base; what is written to it is in the model."""
@@ -76,9 +105,15 @@ class BaseInMemory:
         return view.read(self.stored.tensors[view.tensor])
 
     def changed(self, names: Iterable[str], state: Mapping[str, Tensor]) -> Iterator[ChangedPart]:
-        """Yield those of these tensors of the base that the model has with other values; each is read once."""
+        """Yield those of these tensors of the base that the model has with other values; each is read once.
+
+        Raises:
+          PairingError: the model may have one of them under a name that is not known here.
+        """
         for name in names:
             key = self.key(name)
+            if key is None and self._position(name).tensor in self._otherwise:
+                raise self._not_known(name)
             if key is None:
                 continue
             part = self.part(name, state[key].data)

@@ -22,7 +22,6 @@ from torch.nn.utils import parametrize
 from ...checkpoints.pairing.in_memory import BaseInMemory
 from ...checkpoints.stored.checkpoint import Checkpoint
 from ...checkpoints.stored.matrices import MatrixView, put_back
-from ...errors import PairingError
 from ...linalg.low_rank import LowRank
 from ...models.half_products import is_plain_linear
 from .dose_groups import ELSEWHERE, DoseGroups
@@ -119,11 +118,7 @@ class DosedModel:
         held = BaseInMemory.of(base, _shapes_of_weights(model, state))
         dense: dict[int, list[tuple[str, Any]]] = {}
         for name, update in updates.items():
-            key = held.key_of_matrix(name)
-            if key is None:
-                raise PairingError(
-                    f"the model that is measured has no weight '{name}'; pass the base it was made of"
-                )
+            key = held.required_key(name)
             view, tensor = held.views[name], state[key].data
             if not is_base:
                 put_back(view, tensor, held.read(name).to(tensor.dtype))

@@ -11,8 +11,10 @@ import torch
 from intruders.checkpoints.opening.open import open_checkpoint
 from intruders.checkpoints.pairing.in_memory import BaseInMemory
 from intruders.checkpoints.stored.matrices import every_matrix, put_back
+from intruders.errors import PairingError
 from intruders.models.loading import load_model
 from tests.checkpoints.models import moved_mixtral, tiny_gpt2
+from tests.checkpoints.renamed_families import FAMILIES
 
 EXPERT = "model.layers.0.block_sparse_moe.experts.1.w3.weight"
 
@@ -71,6 +73,37 @@ def test_a_tensor_that_was_changed_is_told_with_its_part_of_the_stack(tmp_path: 
     assert difference.nonzero().tolist() == [[5, 3]]
     changed[EXPERT].zero_()
     assert state[key][1, 24:].abs().sum() == 0 < state[key][1, :24].abs().sum()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_tensor_of_a_file_is_in_the_model_that_was_loaded_of_it(family: str, tmp_path: Path) -> None:
+    model: Any = FAMILIES[family]()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_()
+    model.save_pretrained(tmp_path)
+    state = dict(model.state_dict())
+    matrices = held(str(tmp_path), state)
+    for name in matrices.base.names():
+        key = matrices.key(name)
+        assert key is not None, name
+        assert torch.equal(matrices.part(name, state[key]), matrices.base.read(name)), (name, key)
+    for name, view in every_matrix(matrices.base).items():
+        assert torch.equal(matrices.read(name), view.read(matrices.base.tensors[view.tensor]))
+    assert list(matrices.changed(matrices.base.names(), state)) == []
+
+
+def test_a_tensor_under_a_name_that_is_not_known_is_refused(tmp_path: Path) -> None:
+    """It would be taken for one that was not tuned."""
+    base, _, model = moved_mixtral(tmp_path)
+    state = {name.replace("o_proj", "out"): tensor for name, tensor in model.state_dict().items()}
+    matrices = held(base, state)
+    name = "model.layers.0.self_attn.o_proj.weight"
+    for asked in (lambda: list(matrices.changed([name], state)), lambda: matrices.required_key(name)):
+        with pytest.raises(PairingError, match=r"o_proj\.weight' of .* under another name"):
+            asked()
+    with pytest.raises(PairingError, match="has no weight 'elsewhere'; pass the base"):
+        matrices.required_key("elsewhere")
 
 
 def test_a_model_without_the_tensor_has_no_key(tmp_path: Path) -> None:
