@@ -147,7 +147,9 @@ def fleet_findings(fleet: FleetAudit, fail_above: int | None) -> list[GateFindin
         largest, where = row["update_relative_max"] or 0.0, row["update_relative_where"] or ""
         findings += _findings_of_model(row["adapter"], row["intruders"] or 0, fail_above, largest, where)
     return findings + [
-        refusal(path, f"passed over, because it is no adapter ({what}); pass it by its own path, or move it")
+        refusal(
+            path, f"passed over, because it is not an adapter ({what}); pass it by its own path, or move it"
+        )
         for path, what in fleet.weights_passed_over.items()
     ]
 

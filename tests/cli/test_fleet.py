@@ -204,7 +204,7 @@ def test_a_gate_does_not_pass_over_weights(folder: Path, tmp_path: Path, kind: s
     )
     (only,) = json.loads(sarif.read_text())["runs"][0]["results"]
     assert only["ruleId"] == "refused"
-    assert only["message"]["text"].startswith(f"{entry}: passed over, because it is no adapter ({kind});")
+    assert only["message"]["text"].startswith(f"{entry}: passed over, because it is not an adapter ({kind});")
     assert in_this_process("fleet", *arguments, *gate[:2]).returncode == 0
 
 

@@ -218,7 +218,7 @@ def _whole_model_of(file: Path) -> Path:
     index = file.with_name(name)
     if not index.is_file():
         raise CheckpointError(
-            f"'{file}' is one part of a model, and the index '{name}' of its parts is not beside it; "
+            f"'{file}' is one part of a model, and the index '{name}' of its parts is missing from its folder; "
             "download the checkpoint again"
         )
     return index

@@ -231,7 +231,7 @@ def test_one_shard_stands_for_the_whole_model_by_its_index_and_is_refused_withou
         with pytest.raises(
             CheckpointError,
             match=r"'.*00002-of-00002\.safetensors' is one part of a model, and the index "
-            r"'model\.safetensors\.index\.json' of its parts is not beside it; download the checkpoint again",
+            r"'model\.safetensors\.index\.json' of its parts is missing from its folder; download the checkpoint again",
         ):
             open_checkpoint(path)
     # A model that fits into one shard is whole.
