@@ -12,6 +12,7 @@ from ..adapters.adapter import Adapter
 from ..opening.model_sum import ModelSum
 from ..pairing.side import Side
 from ..stored.checkpoint import Checkpoint, StoredTensor
+from ..stored.matching import plain
 from ..stored.matrices import not_a_matrix
 from ..stored.names import may_be_same, tied_by_config
 from .rounding import stored_type
@@ -23,7 +24,8 @@ _BETWEEN = (torch.bfloat16, torch.float16)
 _ADDED = re.compile(r"(?P<module>.+?)(?:\.token_adapter)?\.(?P<part>lora_B\.bias|trainable_tokens\w*)")
 
 # Modules of a checkpoint that a model with another head is made without.
-_OLD_HEAD = re.compile(r"(?:^|\.)(?:lm_head|cls|pooler|classifier|score|qa_outputs)\.")
+_OLD_HEAD = re.compile(r"(?:^|\.)(?:lm_head|cls|classifier|score|qa_outputs)\.")
+_OLD_HEAD_AND_POOLER = re.compile(rf"{_OLD_HEAD.pattern}|(?:^|\.)pooler\.")
 
 
 def tensors_not_compared(base: Checkpoint, sides: Sequence[Side], is_sum: bool) -> list[OtherTensor]:
@@ -58,16 +60,16 @@ def differences(
     merged: Checkpoint,
     names: Collection[str],
     merged_name: Mapping[str, str],
-    has_new_head: bool,
+    added: Collection[str],
 ) -> Iterator[tuple[OtherTensor | None, OtherTensor | None]]:
     """Return for each of the base's tensors in ``names`` (what differs, what could not be compared).
 
-    ``saved`` are the tensors that the adapter stores in full, by the base's names. A model that the adapter gave a new
-    head has no need of the base's own.
+    ``saved`` are the tensors that the adapter stores in full, by the base's names, and ``added`` those of a head
+    that it brings. A model with that head has no need of the base's own.
     """
     for name in names:
         other = merged_name.get(name)
-        if other is None and has_new_head and _OLD_HEAD.search(name):
+        if other is None and _is_replaced(name, added):
             yield None, OtherTensor(name, "the adapter brings another head")
             continue
         if other is None:
@@ -88,11 +90,19 @@ def differences(
             )
 
 
+def _is_replaced(name: str, added: Collection[str]) -> bool:
+    """Return whether a tensor of the base belongs to a head in whose place the adapter brings another."""
+    # The head of RoBERTa has a dense layer of its own; BERT's works on what the pooler makes.
+    parts = _OLD_HEAD_AND_POOLER if any(".dense." in new for new in added) else _OLD_HEAD
+    return bool(added) and parts.search(name) is not None
+
+
 def added_differences(added: Mapping[str, StoredTensor], merged: Checkpoint) -> list[OtherTensor]:
     """What the adapter stores in full and the base lacks, where the merged model has not the same."""
+    own_name = {plain(name): name for name in merged.names()}
     differ = []
     for name, expected in added.items():
-        stored = merged.tensors.get(name)
+        stored = merged.tensors.get(own_name.get(plain(name), ""))
         if stored is None:
             differ.append(OtherTensor(name, "missing in the merged model"))
         elif expected.shape != stored.shape:
@@ -113,7 +123,8 @@ def tensors_only_in(
         for name, holder in tied_by_config(merged.tensors, base.config).items()
         if torch.equal(merged.read(name), merged.read(holder))
     ]
-    known = {*merged_name.values(), *base.tied, *saved, *tied}
+    own_name = {plain(name): name for name in merged.names()}
+    known = {*merged_name.values(), *base.tied, *(own_name.get(plain(name)) for name in saved), *tied}
     return [
         OtherTensor(name, "missing in the base")
         for name in merged.names()
@@ -128,7 +139,8 @@ def _is_parameter(name: str, stored: StoredTensor) -> bool:
     """
     if not stored.dtype.is_floating_point or (name.endswith(".bias") and len(stored.shape) > 2):
         return False
-    return not_a_matrix(stored) is None or name.endswith((".weight", ".bias"))
+    is_token = len(stored.shape) == 3 and stored.shape[:2] == (1, 1)  # such as one that stands for a class
+    return is_token or not_a_matrix(stored) is None or name.endswith((".weight", ".bias"))
 
 
 def _is_equal(expected: StoredTensor, stored: StoredTensor) -> bool:

@@ -103,7 +103,7 @@ def verify(
 
     others: list[OtherTensor] = []
     added = {} if is_sum else sides[0].added
-    compared = differences(before, {} if is_sum else sides[0].tensors, after, rest, merged_name, bool(added))
+    compared = differences(before, {} if is_sum else sides[0].tensors, after, rest, merged_name, added)
     for done, (other, unknown) in enumerate(compared, len(matrices) + 1):
         others += [other] if other is not None else []
         unchecked += [unknown] if unknown is not None else []

@@ -12,7 +12,7 @@ from ..opening.model_sum import Part
 from ..stored.checkpoint import Checkpoint, StoredTensor
 from ..stored.matching import Matching, match_names, same_shape
 from ..stored.matrices import holds_experts, matrix_shape, not_a_matrix
-from ..stored.names import is_embedding_or_head
+from ..stored.names import is_embedding_or_head, looks_up_tokens, scores_tokens
 from .acted_on import Acting, acting_parts
 from .pairing import SkipKind, Skipped
 
@@ -46,11 +46,21 @@ class Side:
         if not isinstance(self.acting.part, Adapter):
             return {}
         stored = self.acting.part.replaced.tensors
-        return {
+        added = {
             skipped.name: stored[skipped.name]
             for skipped in self.skipped
             if skipped.kind == SkipKind.NO_COUNTERPART and skipped.name in stored
         }
+        tied = {name.removesuffix(".weight") for name, head in added.items() if self._is_tied(name, head)}
+        return {name: head for name, head in added.items() if name.rpartition(".")[0] not in tied}
+
+    def _is_tied(self, name: str, head: StoredTensor) -> bool:
+        """Return whether a head that the base's file lacks is its embedding: PEFT stores the two, and a file one."""
+        if not scores_tokens(name) or (self.base.config or {}).get("tie_word_embeddings") is False:
+            return False
+        embeddings = [self.base.shape(own) for own in self.base.names() if looks_up_tokens(own)]
+        embeddings += [tensor.shape for own, tensor in self.tensors.items() if looks_up_tokens(own)]
+        return head.shape in embeddings
 
     @property
     def biases(self) -> dict[str, str]:

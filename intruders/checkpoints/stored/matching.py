@@ -7,14 +7,13 @@ from collections import Counter
 from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 
+from .names import WRAPPERS
 from .renamed import OF_EVERY_MODEL, OF_FAMILIES, Renames, in_memory
 
 Shape = tuple[int, ...]
 
-# Parts that wrappers (torch.compile, FSDP, activation checkpointing, PEFT) put between a module and its
-# weight.
-_WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "base_layer"}
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
+_DIGITS = re.compile(r"\d+")  # also those of ``layers_12``
 
 
 @dataclass(frozen=True)
@@ -119,7 +118,7 @@ class _Names:
     @property
     def kinds(self) -> dict[str, Shape]:
         """One name for all layers and experts; the shapes say only how many sides a tensor has."""
-        return {_NUMBER.sub("0", name): (-1,) * len(shape) for name, shape in self.shapes.items()}
+        return {_DIGITS.sub("0", name): (-1,) * len(shape) for name, shape in self.shapes.items()}
 
 
 def _of_one_family(ours: _Names, theirs: _Names, some_match: bool) -> tuple[_Names, _Names]:
@@ -198,11 +197,13 @@ def _chosen_rule(
     """The pair of prefixes with the most votes, and these; None where equally good ones want the same tensors.
 
     A vision and a text tower of one shape are no ground for choosing, if both could be the one tower of the other side.
-    Two towers on each side are, each with its own counterpart.
+    Two towers on each side are, each with its own counterpart. Single tensors with one vote each are a coincidence.
     """
     votes = _votes(left_base, left_tuned, base, tuned)
     most = max(votes.values(), default=0)
     best = [rule for rule, count in votes.items() if count == most]
+    if len(best) > 1 and most < 2:
+        return None
     if len(best) > 1:
         explained = [_explained(left_base, left_tuned, rule) for rule in best]
         wanted = Counter(name for of_rule in explained for name in of_rule)
@@ -227,7 +228,7 @@ def same_shape(first: Shape, second: Shape) -> bool:
 
 def plain(name: str) -> str:
     """The name without the parts that wrappers add inside it, and without DataParallel's ``module.``."""
-    parts = [part for part in name.split(".") if part not in _WRAPPERS]
+    parts = [part for part in name.split(".") if part not in WRAPPERS]
     return ".".join(parts[1:] if len(parts) > 2 and parts[0] == "module" else parts)
 
 

@@ -18,6 +18,9 @@ HEADS = ("lm_head.weight", "embed_out.weight", "proj_out.weight")
 
 _DIGITS = re.compile(r"(\d+)")
 
+# Parts that wrappers (torch.compile, FSDP, activation checkpointing, PEFT) put between a module and its weight.
+WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "base_layer"})
+
 # Last module names under which the libraries keep token, position and type embeddings, and output heads. Short names
 # are those of a head only where no module stands before them.
 _HEAD_NAMES = (
@@ -42,11 +45,17 @@ def natural_order(name: str) -> tuple[list[tuple[int, int, str]], str]:
 
 
 _HEAD = re.compile(rf"(?:^|\.)(?:{_HEAD_NAMES})(?:\.weight)?$|^{_HEAD_OF_ROOT}(?:\.weight)?$")
+_CLASSES = re.compile(r"(?:^|\.)(?:score|classifier|qa_outputs)(?:\.weight)?$")
 
 
 def looks_up_tokens(name: str) -> bool:
     """Return whether a tensor of this name is an embedding, and not an output head, which is a linear layer."""
     return is_embedding_or_head(name) and _HEAD.search(name) is None
+
+
+def scores_tokens(name: str) -> bool:
+    """Return whether a tensor of this name is an output head over tokens, and not one over classes."""
+    return _HEAD.search(name) is not None and _CLASSES.search(name) is None
 
 
 def is_embedding_or_head(name: str) -> bool:

@@ -12,6 +12,8 @@ from collections import Counter
 from collections.abc import Container, Iterable, Mapping
 from functools import cache
 
+from .names import WRAPPERS
+
 # The part in a file: the part in memory. "^" stands for the start of the name, and "#" for a number.
 Renames = Mapping[str, str]
 
@@ -242,9 +244,13 @@ def in_memory(names: Iterable[str], renames: Renames, taken: Container[str] = ()
     }
 
 
+# What DataParallel and other wrappers put before the name of a complete model.
+_START = rf"^(?P<start>(?:(?:module|{'|'.join(sorted(WRAPPERS))})\.)*)"
+
+
 @cache
 def _compiled(part: str, other: str) -> tuple[re.Pattern[str], str]:
     """A rule of a table as a regular expression with its replacement; a part ends where a word ends."""
-    inner = re.escape(part.removeprefix("^")).replace(r"\#", r"(\d+)")
-    start, end = "^" if part.startswith("^") else "", r"(?!\w)" if part[-1].isalnum() else ""
-    return re.compile(start + inner + end), other.replace("#", r"\1")
+    inner = re.escape(part.removeprefix("^")).replace(r"\#", r"(?P<number>\d+)")
+    start, end = _START if part.startswith("^") else "(?P<start>)", r"(?!\w)" if part[-1].isalnum() else ""
+    return re.compile(start + inner + end), r"\g<start>" + other.replace("#", r"\g<number>")

@@ -26,6 +26,7 @@ from ..stored.checkpoint import Checkpoint, StoredTensor
 from ..stored.matching import Matching, match_names
 from ..stored.matrices import MatrixView, common_matrices, matrices_of, not_a_matrix
 from ..stored.names import HEADS, may_be_same
+from ..stored.selected import reason_to_skip
 from ..stored.selection import EVERY_MATRIX
 from .finite import require_finite
 from .shards import PlannedTensor
@@ -288,9 +289,9 @@ def _adapters_on(base: Checkpoint, tuned: Adapter | ModelSum) -> list[tuple[Side
 def _replaced_whole(
     base: Checkpoint, tuned: Adapter | ModelSum, sides: Sequence[tuple[Side, float]]
 ) -> dict[str, tuple[Callable[[], Tensor], float]]:
-    """Tensors of one dimension that an adapter stores in full or makes, by the base's names, and its weight in a sum.
+    """Tensors without matrices that an adapter stores in full or makes, by the base's names, and its weight in a sum.
 
-    Those of two dimensions are matrices like any other.
+    Matrices are paired like any other.
     """
     whole: dict[str, tuple[Callable[[], Tensor], float]] = {}
     for side, weight in sides:
@@ -301,7 +302,7 @@ def _replaced_whole(
                     f"'{side.acting.part.source}' contains '{name}' as {stored.shape} and the base has "
                     f"{base.shape(name)}; write an adapter (--as adapter)"
                 )
-            if len(stored.shape) < 2:
+            if reason_to_skip(name, base.tensors[name], EVERY_MATRIX) is not None:
                 _require_alone(tuned, sides, f"store '{name}' in full")
                 whole[name] = stored.read, weight
         for bias, name in side.biases.items():

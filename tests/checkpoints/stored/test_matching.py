@@ -96,3 +96,19 @@ def test_encoder_is_not_taken_for_decoder() -> None:
 def test_other_architectures_share_nothing() -> None:
     other = {f"transformer.h.{index}.attn.c_attn.weight": (8, 24) for index in range(3)}
     assert match_names(BASE, other).tuned_of == {}
+
+
+@pytest.mark.parametrize("wrapper", ["module.", "_orig_mod.", "module._orig_mod.", "_fsdp_wrapped_module."])
+def test_a_head_with_another_name_in_memory_is_matched_under_a_wrapper(wrapper: str) -> None:
+    base = {"gpt_neox.embed_in.weight": (64, 16), "embed_out.weight": (64, 16)}
+    for layer in range(3):
+        base[f"gpt_neox.layers.{layer}.attention.query_key_value.weight"] = (48, 16)
+        base[f"gpt_neox.layers.{layer}.mlp.dense_h_to_4h.weight"] = (64, 16)
+    wrapped = {f"{wrapper}{name}": shape for name, shape in base.items()}
+    assert match_names(base, wrapped).tuned_of == {name: f"{wrapper}{name}" for name in base}
+    assert match_names(wrapped, base).base_of == {name: f"{wrapper}{name}" for name in base}
+
+
+def test_two_single_tensors_of_unrelated_models_are_not_matched() -> None:
+    base = {"a.x.weight": (2, 2), "b.x.weight": (3, 3)}
+    assert match_names(base, {"c.x.weight": (2, 2), "d.x.weight": (3, 3)}).tuned_of == {}

@@ -12,6 +12,7 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+import intruders
 from intruders.checkpoints.opening.open import Source
 from intruders.checkpoints.pairing.open_sides import open_sides
 from intruders.checkpoints.pairing.pair_sides import pair_sides
@@ -130,3 +131,33 @@ def test_a_norm_stored_in_full_under_a_prefix_of_its_own_is_refused(tmp_path: Pa
     save_file(tensors, adapter / "adapter_model.safetensors")
     with pytest.raises(CheckpointError, match=r"in full, which may be 'model\.norm\.weight' of the base"):
         written(tiny_llama(), adapter)
+
+
+def test_what_has_no_matrix_and_is_stored_in_full_is_written(tmp_path: Path) -> None:
+    """A token that stands for a class, and biases of which there is one for every expert."""
+    shapes = {
+        "layers.0.q_proj.weight": (8, 8),
+        "layers.1.q_proj.weight": (8, 8),
+        "embeddings.cls_token": (1, 1, 8),
+    }
+    shapes["layers.0.experts.down_proj_bias"] = (4, 8)
+    torch.manual_seed(0)
+    base = {name: torch.randn(shape) for name, shape in shapes.items()}
+    stored = {name: tensor + 1 for name, tensor in base.items() if "q_proj" not in name}
+    factors = {
+        f"layers.{layer}.q_proj.lora_{side}.weight": torch.randn(shape)
+        for layer in (0, 1)
+        for side, shape in (("A", (2, 8)), ("B", (8, 2)))
+    }
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    tensors = {f"base_model.model.{name}": tensor for name, tensor in (factors | stored).items()}
+    save_file(tensors, adapter / "adapter_model.safetensors")
+    LoraConfig(
+        r=2, lora_alpha=2, target_modules=["q_proj"], modules_to_save=["embeddings", "experts"]
+    ).save_pretrained(adapter)
+    found = written(base, adapter)
+    assert all(torch.equal(found[name], tensor) for name, tensor in stored.items())
+    assert intruders.verify(base, adapter, found).exit_status() == 0
+    without = {name: tensor for name, tensor in found.items() if name != "embeddings.cls_token"}
+    assert intruders.verify(base, adapter, without).exit_status() == 1

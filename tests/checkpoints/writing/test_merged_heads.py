@@ -9,13 +9,30 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForSequenceClassification, RobertaConfig, RobertaForMaskedLM, RobertaModel
+from transformers import (
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    BertConfig,
+    BertForMaskedLM,
+    BertForPreTraining,
+    RobertaConfig,
+    RobertaForMaskedLM,
+    RobertaModel,
+)
 
 import intruders
 from intruders.errors import CheckpointError
 from tests.checkpoints.models import randomize_adapter, saved
 
 TOKENS = torch.tensor([[0, 5, 9, 12, 2]])
+SMALL = {
+    "vocab_size": 40,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 24,
+    "max_position_embeddings": 32,
+}
 
 
 @pytest.fixture(
@@ -24,15 +41,7 @@ TOKENS = torch.tensor([[0, 5, 9, 12, 2]])
 def folders(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, Path]:
     """A base, and the adapter of a classifier on it, as the recipes of PEFT train one."""
     torch.manual_seed(0)
-    config = RobertaConfig(
-        vocab_size=40,
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=24,
-        max_position_embeddings=32,
-    )
-    base = saved(request.param(config), tmp_path / "base")
+    base = saved(request.param(RobertaConfig(**SMALL)), tmp_path / "base")
     model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=3)
     tuned = get_peft_model(model, LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["query", "value"]))
     randomize_adapter(tuned)
@@ -91,3 +100,37 @@ def test_a_merge_needs_the_new_head_and_not_the_old(folders: tuple[Path, Path], 
         wrong = intruders.verify(base, adapter, merged)
         assert [(other.name, other.reason) for other in wrong.others] == [(name, reason)]
         assert wrong.exit_status() == 1
+
+
+def test_a_head_that_is_the_embedding_is_not_one_that_the_adapter_brings(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    base = saved(BertForMaskedLM(BertConfig(**SMALL)), tmp_path / "base")
+    model = AutoModelForMaskedLM.from_pretrained(base)
+    tuned = get_peft_model(model, LoraConfig(r=2, target_modules=["query", "value"]))
+    randomize_adapter(tuned)
+    tuned.save_pretrained(tmp_path / "adapter", save_embedding_layers=True)
+    stored = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    assert any("cls.predictions.decoder" in name for name in stored)
+    merged = saved(tuned.merge_and_unload(), tmp_path / "merged")
+    assert intruders.verify(base, tmp_path / "adapter", merged).exit_status() == 0
+    intruders.write_at_scale(base, tmp_path / "adapter", 1.0, tmp_path / "written", form="checkpoint")
+    assert load_file(tmp_path / "written" / "model.safetensors").keys() == (
+        load_file(base / "model.safetensors").keys()
+    )
+
+
+def test_a_pooler_that_is_used_must_be_in_the_merge(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    base = saved(BertForPreTraining(BertConfig(**SMALL)), tmp_path / "base")
+    model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=3)
+    tuned = get_peft_model(model, LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["query", "value"]))
+    randomize_adapter(tuned)
+    adapter = saved(tuned, tmp_path / "adapter")
+    merged = {name: tensor.clone() for name, tensor in tuned.merge_and_unload().state_dict().items()}
+    assert intruders.verify(base, adapter, merged).exit_status() == 0
+    wrapped = {f"module.{name}": tensor for name, tensor in merged.items()}
+    assert intruders.verify(base, adapter, wrapped).exit_status() == 0
+    lost = {name: tensor for name, tensor in merged.items() if "pooler" not in name}
+    found = intruders.verify(base, adapter, lost)
+    assert {other.name for other in found.others} == {"bert.pooler.dense.weight", "bert.pooler.dense.bias"}
+    assert found.exit_status() == 1
