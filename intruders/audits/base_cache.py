@@ -199,8 +199,8 @@ class DiskCache:
         """Number of matrices that ``intruders prepare`` has decomposed, and bytes; :meth:`size` counts them too."""
         return _number_and_bytes([file for file in self._entries() if file.stem.endswith(WHOLE)])
 
-    def clear(self) -> int:
-        """Remove all entries, and return their number; those that this user may not remove stay."""
+    def clear(self) -> tuple[int, int]:
+        """Remove all entries; return how many were removed, and how many this user may not remove."""
         # What kills left behind: a part of a download or of a write, and a folder of an earlier version's download.
         for part in self.folder.glob(f"{_DIGIT}/*"):
             if is_left_behind(part.name):
@@ -210,7 +210,9 @@ class DiskCache:
                     shutil.rmtree(part, ignore_errors=True)
                 else:
                     _is_removed(part)
-        return sum(_is_removed(file) for file in self._entries())
+        entries = self._entries()
+        removed = sum(_is_removed(file) for file in entries)
+        return removed, sum(file.exists() for file in entries)
 
     def _entries(self) -> list[Path]:
         """Return the files that a cache wrote, and no weights of a model in a folder that was passed by mistake."""

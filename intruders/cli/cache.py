@@ -36,8 +36,8 @@ def cache(
     if whole:
         say([f"of these {whole:,} are decomposed in full (intruders prepare), {of_whole / 2**20:,.1f} MiB"])
     if clear:
-        say([f"removed {store.clear():,} matrices"])
-        left, _ = store.size()
+        removed, left = store.clear()
+        say([f"removed {removed:,} matrices"])
         if left:
             raise CacheError(
                 f"{left:,} matrices in '{store.folder}' cannot be removed; expected entries of this user in a folder "

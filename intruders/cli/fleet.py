@@ -36,7 +36,8 @@ FailRefused = Annotated[
     bool,
     typer.Option(
         "--fail-refused",
-        help="Exit with status 1 if any adapter could not be audited.",
+        help="Exit with status 1 if any adapter could not be audited, or a folder has other weights that were "
+        "passed over.",
         rich_help_panel=options.OUTPUT,
     ),
 ]

@@ -206,11 +206,11 @@ def test_size_and_clear(tmp_path: Path) -> None:
         file.parent.mkdir(exist_ok=True)
         save_file({"w": torch.ones(2, 2)}, file)
     assert store.size()[0] == 2
-    assert store.clear() == 2
+    assert store.clear() == (2, 0)
     assert store.size() == (0, 0)
     left = [path for path in store.folder.rglob("*") if path.is_file()]
     assert sorted(left) == sorted([keepsake, *weights])
-    assert store.clear() == 0
+    assert store.clear() == (0, 0)
 
 
 def test_the_default_folder_is_the_users_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -321,7 +321,7 @@ def test_what_another_user_may_not_remove_stays(open_folder: Path) -> None:
     mine.parent.chmod(0o777)
     (theirs.parent / "left-by-a-kill.partial").touch()
     with another_user():
-        assert DiskCache(open_folder).clear() == 1
+        assert DiskCache(open_folder).clear() == (1, 1)
     assert entries(open_folder) == [theirs]
     theirs.parent.chmod(0o755)
 

@@ -177,6 +177,7 @@ def test_a_gate_does_not_pass_over_weights(folder: Path, tmp_path: Path, kind: s
         (mixed / name).mkdir()
     (mixed / "config alone" / "config.json").write_text("{}")
     (mixed / "notes" / "notes.txt").write_text("some notes")
+    (mixed / "notes" / "optimizer.pt").write_bytes(b"the state of an optimizer")
     sarif, entry = tmp_path / "out.sarif", mixed / "with weights"
     arguments = (
         str(folder / "base"),

@@ -132,8 +132,13 @@ class FleetAudit:
 
     @property
     def weights_passed_over(self) -> dict[str, str]:
-        """The entries of folders of adapters that have weights and were not audited, with what they are."""
-        return {path: what for path, what in self.passed_over.items() if what in (MODEL, NO_CONFIG, DEEPER)}
+        """The entries of folders that have weights, are not the base and were not audited, with what they are."""
+        base = Path(self.base_source).resolve()
+        return {
+            path: what
+            for path, what in self.passed_over.items()
+            if what in (MODEL, NO_CONFIG, DEEPER) and Path(path).resolve() != base
+        }
 
     @property
     def nothing_audited(self) -> bool:

@@ -21,7 +21,7 @@ def matrices_on_one_side(
 
     Heads, poolers and embeddings, which are outside the numbered layers, do not count: a model for another task has
     its own. Of tensors that the base lacks, only those of a kind that is compared in other layers are matrices to
-    examine; norms, biases and buffers are of none.
+    examine, and of those that the tuned model lacks also every weight; norms, biases and buffers are of neither.
 
     Args:
       audited: names of the matrices that differ.
@@ -37,7 +37,7 @@ def matrices_on_one_side(
         skipped
         for skipped, path in zip(open_ones, paths[len(compared) :], strict=True)
         if (path.layer is not None or not has_layers)
-        and (skipped.reason != "missing in base" or path.kind in kinds)
+        and (path.kind in kinds or (skipped.reason != "missing in base" and "weight" in skipped.name))
         and not skipped.name.endswith("bias")  # as the causal masks that old files of GPT-2 name attn.bias
         and selection.reason_to_leave_out(skipped.name) is None
     ]

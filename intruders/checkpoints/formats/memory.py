@@ -148,11 +148,12 @@ def _without_adapters(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str
             wrappers[f"{path}."] = (
                 "token_adapter." if "token_adapter" in module._modules else "original_module."
             )
+    # Longest path first, so that removing an inner wrapper's child leaves the outer paths as they are.
+    paths = sorted(wrappers, key=len, reverse=True)
     result: dict[str, Tensor] = {}
     for name, tensor in state.items():
         kept: str | None = name
-        # Longest path first, so that removing an inner wrapper's child leaves the outer paths as they are.
-        for path in sorted(wrappers, key=len, reverse=True):
+        for path in paths:
             if kept is not None and kept.startswith(path):
                 rest = kept.removeprefix(path)
                 kept = path + rest.removeprefix(wrappers[path]) if rest.startswith(wrappers[path]) else None

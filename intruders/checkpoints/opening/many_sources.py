@@ -133,6 +133,13 @@ def _adapters_in(text: str, passed_over: dict[str, str]) -> list[str]:
     return adapters
 
 
+def _is_weights_of_model(name: str) -> bool:
+    """Return whether a file of this name has weights of a model, and not the state of an optimizer or data."""
+    return name.endswith((".safetensors", ".gguf", _INDEX, *suffixes_of_plugins())) or (
+        name.endswith(_WEIGHTS) and name.startswith(("adapter_model", "pytorch_model", "consolidated"))
+    )
+
+
 def _what_it_is(entry: Path) -> str:
     """Return why an entry of a folder of adapters is not an adapter."""
     if not entry.exists():
@@ -142,7 +149,7 @@ def _what_it_is(entry: Path) -> str:
     inside = [path.name for path in entry.iterdir()]
     if not inside:
         return "an empty folder"
-    if any(name.endswith((*_WEIGHTS, _INDEX, *suffixes_of_plugins())) for name in inside):
+    if any(_is_weights_of_model(name) for name in inside):
         return MODEL if "config.json" in inside else NO_CONFIG
     if next(entry.rglob(ADAPTER_CONFIG), None) is not None:
         return DEEPER

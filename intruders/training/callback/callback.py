@@ -368,6 +368,8 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
 
     def _name_files(self, args: Any) -> bool:
         """Name the files of a training, and return whether they are others than before."""
+        if not (self._given_files.has_trace or self._limits.is_given):
+            return False  # a Trainer of another library may have no folder
         before = self.trace, self._kept_state
         self.trace, kept = self._given_files.in_folder(Path(args.output_dir))
         if self._limits.is_given and (self._kept_state is None or self._kept_state.folder != kept):

@@ -83,8 +83,13 @@ class KeptState:
             return
         aside = free_name(self.folder)
         os.rename(self.folder, aside)
+        why = "above the limits of now"
+        if step == 0:
+            why = "by an earlier training"
+        elif record["step"] > step:
+            why = "after the checkpoint that resumes"
         warnings.warn(
-            f"'{self.folder}' was kept by an earlier training, at step {record['step']}; it is now '{aside.name}'",
+            f"'{self.folder}' was kept {why}, at step {record['step']}; it is now '{aside.name}'",
             stacklevel=2,
         )
 

@@ -61,9 +61,14 @@ class UnfrozenSince:
     def __init__(self, model: nn.Module, settings: AuditSettings) -> None:
         self._settings = settings
         self._known = set(audited_in_training(model, settings))
+        self._trained = _trained_parameters(model)
 
     def warn(self, model: nn.Module) -> None:
         """Warn of each of them once."""
+        trained = _trained_parameters(model)
+        if trained == self._trained:  # names without adapters take long to find where there are many
+            return
+        self._trained = trained
         unfrozen = [name for name in audited_in_training(model, self._settings) if name not in self._known]
         if unfrozen:
             self._known.update(unfrozen)
@@ -72,6 +77,10 @@ class UnfrozenSince:
                 f"({some_of(unfrozen)}), and the audits leave them out; pass base= with the model before fine-tuning",
                 stacklevel=2,
             )
+
+
+def _trained_parameters(model: nn.Module) -> set[str]:
+    return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
 def checkpoint_of_training(model: nn.Module) -> str | None:
@@ -152,7 +161,8 @@ def require_matrices(base: Source | None, model: nn.Module, settings: AuditSetti
     else:
         sides = open_sides(base, model)
     pairing = pair_sides(*sides, settings)
-    if not pairing.pairs:
+    # Matrices that are unfrozen beneath an adapter are not part of it.
+    if not pairing.pairs and not (has_adapters(model) and audited_in_training(model, settings)):
         raise SettingError(
             f"include {list(settings.include)} and exclude {list(settings.exclude)} leave none of the matrices that "
             "the training changes (embeddings are not audited); expected at least one; choose other patterns"

@@ -262,11 +262,10 @@ def test_a_resumed_training_does_not_put_back_a_state_that_is_not_of_it(
         assert not callback.is_below_limit
         assert _equal(_trained(model), states.states[5])
 
+    said = "after the checkpoint that resumes" if why == "of a later step" else "above the limits of now"
     with (
         pytest.warns(UserWarning, match="no audit saw a state below the limit"),
-        pytest.warns(
-            UserWarning, match=r"kept' was kept by an earlier training, at step 4; it is now 'kept-1'"
-        ),
+        pytest.warns(UserWarning, match=rf"kept' was kept {said}, at step 4; it is now 'kept-1'"),
     ):
         resume()
     assert json.loads((tmp_path / "kept-1" / "kept.json").read_text()) == record
