@@ -127,7 +127,7 @@ def test_a_cache_with_entries_of_another_user_says_how_many_are_left() -> None:
         if am_root:
             os.seteuid(65534)  # the superuser may remove everything
         try:
-            done = in_this_process("cache", "--cache", folder, "--clear")
+            done = in_this_process("cache", "--cache", folder, "--clear", cwd=Path(folder))
         finally:
             if am_root:
                 os.seteuid(0)

@@ -302,7 +302,7 @@ def _replaced_whole(
                     f"'{side.acting.part.source}' contains '{name}' as {stored.shape} and the base has "
                     f"{base.shape(name)}; write an adapter (--as adapter)"
                 )
-            if reason_to_skip(name, base.tensors[name], EVERY_MATRIX) is not None:
+            if reason_to_skip(name, base.tensors[base.tied.get(name, name)], EVERY_MATRIX) is not None:
                 _require_alone(tuned, sides, f"store '{name}' in full")
                 whole[name] = stored.read, weight
         for bias, name in side.biases.items():
