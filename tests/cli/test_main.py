@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import tempfile
@@ -119,7 +120,8 @@ def test_a_cache_that_is_looked_at_is_not_made(tmp_path: Path) -> None:
 def test_a_cache_with_entries_of_another_user_says_how_many_are_left() -> None:
     weights = {f"layers.{layer}.weight": torch.eye(4 + layer) for layer in range(2)}
     am_root = os.geteuid() == 0
-    with tempfile.TemporaryDirectory() as folder:  # which every user can enter, unlike those of pytest
+    # Which every user can enter, unlike those of pytest and that of the project.
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         intruders.prepare(weights, out=folder)
         folders = [Path(folder), *(entry.parent for entry in Path(folder).glob("*/*.safetensors"))]
         for entered in folders:
@@ -127,7 +129,7 @@ def test_a_cache_with_entries_of_another_user_says_how_many_are_left() -> None:
         if am_root:
             os.seteuid(65534)  # the superuser may remove everything
         try:
-            done = in_this_process("cache", "--cache", folder, "--clear", cwd=Path(folder))
+            done = in_this_process("cache", "--cache", folder, "--clear")
         finally:
             if am_root:
                 os.seteuid(0)
