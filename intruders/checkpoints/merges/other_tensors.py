@@ -13,7 +13,7 @@ from ..opening.model_sum import ModelSum
 from ..pairing.side import Side
 from ..stored.checkpoint import Checkpoint, StoredTensor
 from ..stored.matching import plain
-from ..stored.matrices import not_a_matrix
+from ..stored.matrices import is_class_token, not_a_matrix
 from ..stored.names import may_be_same, tied_by_config
 from .rounding import stored_type
 from .verification import OtherTensor
@@ -77,17 +77,14 @@ def differences(
             yield (OtherTensor(name, "missing in the merged model") if is_lost else None), None
             continue
         expected, stored = saved.get(name, base.tensors[name]), merged.tensors[other]
-        if expected.shape != stored.shape:
-            yield OtherTensor(name, f"other shape: {expected.shape} and {stored.shape}"), None
-        elif expected.dtype.is_floating_point and stored_type(stored.stored_as) is None:
+        if (
+            expected.dtype.is_floating_point
+            and stored_type(stored.stored_as) is None
+            and (expected.shape == stored.shape)
+        ):
             yield None, OtherTensor(name, f"quantized as {stored.stored_as}")
-        elif _is_equal(expected, stored):
-            yield None, None
         else:
-            yield (
-                OtherTensor(name, "other numbers" + (" than the adapter saved" if name in saved else "")),
-                None,
-            )
+            yield _difference(name, expected, stored, name in saved), None
 
 
 def _is_replaced(name: str, added: Collection[str]) -> bool:
@@ -105,11 +102,20 @@ def added_differences(added: Mapping[str, StoredTensor], merged: Checkpoint) -> 
         stored = merged.tensors.get(own_name.get(plain(name), ""))
         if stored is None:
             differ.append(OtherTensor(name, "missing in the merged model"))
-        elif expected.shape != stored.shape:
-            differ.append(OtherTensor(name, f"other shape: {expected.shape} and {stored.shape}"))
-        elif not _is_equal(expected, stored):
-            differ.append(OtherTensor(name, "other numbers than the adapter saved"))
+        elif (other := _difference(name, expected, stored, is_saved=True)) is not None:
+            differ.append(other)
     return differ
+
+
+def _difference(
+    name: str, expected: StoredTensor, stored: StoredTensor, is_saved: bool
+) -> OtherTensor | None:
+    """Return in what a tensor of the merged model is another; None if it is the expected one, or a rounding of it."""
+    if expected.shape != stored.shape:
+        return OtherTensor(name, f"other shape: {expected.shape} and {stored.shape}")
+    if _is_equal(expected, stored):
+        return None
+    return OtherTensor(name, "other numbers" + (" than the adapter saved" if is_saved else ""))
 
 
 def tensors_only_in(
@@ -139,8 +145,7 @@ def _is_parameter(name: str, stored: StoredTensor) -> bool:
     """
     if not stored.dtype.is_floating_point or (name.endswith(".bias") and len(stored.shape) > 2):
         return False
-    is_token = len(stored.shape) == 3 and stored.shape[:2] == (1, 1)  # such as one that stands for a class
-    return is_token or not_a_matrix(stored) is None or name.endswith((".weight", ".bias"))
+    return is_class_token(stored.shape) or not_a_matrix(stored) is None or name.endswith((".weight", ".bias"))
 
 
 def _is_equal(expected: StoredTensor, stored: StoredTensor) -> bool:

@@ -44,19 +44,16 @@ class BaseInMemory:
     stored: Checkpoint
     _positions: Mapping[str, InStacks]  # empty where no expert is in a stack
     _key_of: Mapping[str, str]  # a name in ``stored`` -> the model's
-    _otherwise: frozenset[str] = (
-        frozenset()
-    )  # in ``stored``, which the model may have under names not known here
+    # Of ``stored``, those that the model may have under names not known here.
+    _otherwise: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, base: Checkpoint, shapes: Mapping[str, tuple[int, ...]]) -> BaseInMemory:
         """Match the base with the tensors of a model, of which name and shape are given."""
         stored = with_experts_as(shapes, base)
         matching = match_names(stored.shapes(), shapes)
-        key_of, otherwise = (
-            matching.tuned_of,
-            frozenset(matching.named_otherwise(stored.shapes(), shapes)),
-        )
+        key_of = matching.tuned_of
+        otherwise = frozenset(matching.named_otherwise(stored.shapes(), shapes))
         views = every_matrix(base)
         if stored is base:
             return cls(base, views, stored, {}, key_of, otherwise)

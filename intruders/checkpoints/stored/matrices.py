@@ -43,12 +43,16 @@ class MatrixView:
 
 def not_a_matrix(stored: StoredTensor) -> str | None:
     """Return why a tensor is not a matrix to audit; None if it is one or contains some."""
-    # A token that stands for a class is kept as (1, 1, n).
-    if len(stored.shape) < 2 or (len(stored.shape) == 3 and prod(stored.shape[:2]) == 1):
+    if len(stored.shape) < 2 or is_class_token(stored.shape):
         return "one-dimensional"
     if not stored.dtype.is_floating_point:
         return f"numbers of type {str(stored.dtype).removeprefix('torch.')}"
     return "empty" if prod(stored.shape) == 0 else None
+
+
+def is_class_token(shape: tuple[int, ...]) -> bool:
+    """Return whether a tensor is a vector kept as (1, 1, n), as a token that stands for a class is."""
+    return len(shape) == 3 and shape[:2] == (1, 1)
 
 
 def every_matrix(checkpoint: Checkpoint) -> dict[str, MatrixView]:
