@@ -103,28 +103,58 @@ class Projection:
         several base vectors, so that these cosines are rather too large, where those with the vectors shown alone are
         rather too small.
         """
-        leading = vectors.flip(-1)[..., : self.k]
-        shown = leading if is_strict and self.others is None else leading[:, : self.shown]
-        largest: Tensor = shown.abs().amax(-2)
-        if self.others is None:
-            return largest
-        rest = leading[:, self.shown :].to(self.others)
-        return torch.maximum(largest, (self.others.mT @ rest).abs().amax(-2).to(largest))
+        others = None if self.others is None else self.others.mT
+        return _largest_cosines(vectors.flip(-1)[..., : self.k], self.shown, others, is_strict)
 
 
-def least_cosines(
-    projections: Sequence[Projection], scales: Sequence[Sequence[float]], is_strict: bool
-) -> list[list[float]]:
-    """Return the least of the k cosines of each projection at each of its scales; all have the same size."""
-    asked = [torch.tensor(some, dtype=torch.float64) for some in scales]
-    _, vectors = eigh(
-        torch.cat([projection.at(some) for projection, some in zip(projections, asked, strict=True)])
-    )
-    of_each = torch.split(vectors, [len(some) for some in asked])
-    return [
-        projection.cosines(some, is_strict).amin(-1).tolist()
-        for projection, some in zip(projections, of_each, strict=True)
-    ]
+@dataclass(frozen=True)
+class ProjectionGroup:
+    """Projections of one size, whose cosines are computed together: decompositions of many small matrices cost far less
+    in one call than one by one.
+    """
+
+    base: Tensor  # (batch, a, a); as in Projection, and so are those below
+    cross: Tensor
+    update: Tensor
+    others: Tensor | None  # (batch, p - shown, a - shown)
+    shown: int
+    k: int
+
+    @classmethod
+    def of(cls, projections: Sequence[Projection]) -> ProjectionGroup:
+        """Join projections, of which there is at least one."""
+        first = projections[0]
+        others = [each.others.mT for each in projections if each.others is not None]
+        return cls(
+            base=torch.stack([each.base for each in projections]),
+            cross=torch.stack([each.cross for each in projections]),
+            update=torch.stack([each.update for each in projections]),
+            others=torch.stack(others) if others else None,
+            shown=first.shown,
+            k=first.k,
+        )
+
+    def least_cosines(self, index: Tensor, scales: Tensor, is_strict: bool) -> Tensor:
+        """Return the least of the k cosines ``(g)`` of projections, at a scale each; see :meth:`Projection.cosines`.
+
+        Args:
+          index: (g), which projection.
+          scales: (g).
+          is_strict: as there.
+        """
+        s = scales.to(self.base)[:, None, None]
+        _, vectors = eigh(self.base[index] + s * self.cross[index] + s * s * self.update[index])
+        others = None if self.others is None else self.others[index]
+        return _largest_cosines(vectors[..., -self.k :], self.shown, others, is_strict).amin(-1)
+
+
+def _largest_cosines(leading: Tensor, shown: int, others: Tensor | None, is_strict: bool) -> Tensor:
+    """The largest cosines ``(g, k)`` of vectors ``(g, a, k)``; ``others`` is ``(g or none, p - shown, a - shown)``."""
+    first = leading if is_strict and others is None else leading[:, :shown]
+    largest = first.abs().amax(-2)
+    if others is None:
+        return largest
+    return torch.maximum(largest, (others @ leading[:, shown:].to(others)).abs().amax(-2).to(largest))
 
 
 @full_precision()

@@ -14,18 +14,21 @@ from __future__ import annotations
 import math
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import TypeVar
 
 import torch
 
-from .projection import Projection, least_cosines
+from .projection import Projection, ProjectionGroup
 
 Found = TypeVar("Found")
 
 # Octaves around the centre, and coarse steps an octave; leaning intervals are split by each of the factors in turn.
 _OCTAVES = (-5, 0, 1, 6)
 _COARSE = 2
+# Octaves further down at a time where the lowest scale has an intruder already, and how far: where base values are
+# equal, every update mixes their vectors.
+_DOWN, _LOWEST = 5, -40
 _SPLITS = (3, 4, 3, 4)
 _BISECTIONS = 2
 # A vector leans whose max cosine is below this, or below the share of the way from epsilon to 1; with the last splits,
@@ -76,6 +79,9 @@ def _side_by_side(
     projections: Sequence[Projection], searches: Sequence[_Search[Found]], is_strict: bool = False
 ) -> list[Found]:
     """Run searches, each on the projection of the same index, and answer what they ask for together."""
+    if not projections:
+        return []
+    group = ProjectionGroup.of(projections)
     results: dict[int, Found] = {}
     answers: dict[int, list[float] | None] = dict.fromkeys(range(len(searches)))
     while answers:
@@ -86,10 +92,18 @@ def _side_by_side(
                 asked[index] = next(searches[index]) if answer is None else searches[index].send(answer)
             except StopIteration as end:
                 results[index] = end.value
-        some = [projections[index] for index in asked]
-        cosines = least_cosines(some, list(asked.values()), is_strict) if asked else []
-        answers = dict(zip(asked, cosines, strict=True))
+        answers = _answered(group, asked, is_strict) if asked else {}
     return [results[index] for index in range(len(searches))]
+
+
+def _answered(
+    group: ProjectionGroup, asked: dict[int, Sequence[float]], is_strict: bool
+) -> dict[int, list[float] | None]:
+    """The least cosines of each projection of a group at each of the scales that are asked of it."""
+    index = torch.tensor([index for index, scales in asked.items() for _ in scales])
+    scales = torch.tensor([scale for scales in asked.values() for scale in scales], dtype=torch.float64)
+    cosines = iter(group.least_cosines(index, scales, is_strict).tolist())
+    return {index: list(islice(cosines, len(scales))) for index, scales in asked.items()}
 
 
 def largest_scale(
@@ -122,7 +136,8 @@ class _WindowSearch:
 
     def first_start(self, begin: float = 0.0) -> _Search[float | None]:
         """Find the first scale with an intruder, from ``begin`` on."""
-        for low, high in pairwise(_OCTAVES):
+        octaves = _OCTAVES if begin > 0 else (yield from self._octaves())
+        for low, high in pairwise(octaves):
             steps = torch.arange((high - low) * _COARSE + 1, dtype=torch.float64) / _COARSE
             scales = [s for s in (self.projection.centre * 2.0 ** (low + steps)).tolist() if s > begin]
             if not scales:
@@ -136,6 +151,16 @@ class _WindowSearch:
             if start is not None:
                 return start
         return None
+
+    def _octaves(self) -> _Search[tuple[int, ...]]:
+        """Find the octaves to search, from one with no intruder on: the centre may be far above the first of them."""
+        octaves: tuple[int, ...] = _OCTAVES
+        while octaves[0] > _LOWEST:
+            (cosine,) = yield [self.projection.centre * 2.0 ** octaves[0]]
+            if cosine >= self.projection.epsilon:
+                break
+            octaves = (octaves[0] - _DOWN, *octaves)
+        return octaves
 
     def window(self, start: float) -> _Search[ScaleWindow]:
         """Find how far the window goes that begins there."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -52,6 +53,26 @@ def test_a_window_begins_where_the_first_intruder_is(rank: int, shown: int) -> N
         walked = (0.125 * 1.002**step for step in range(4000))
         truth = next(scale for scale in walked if is_there(one, scale))
         assert start == pytest.approx(truth, rel=0.003)
+
+
+@pytest.mark.parametrize("octaves", [6, 13])
+def test_a_window_far_below_the_centre_is_the_first_one(octaves: int) -> None:
+    of = projection(4, 0, 30)
+    truth = next(scale for scale in (0.125 * 1.002**step for step in range(4000)) if is_there(of, scale))
+    (start,) = first_starts([replace(of, centre=truth * 2**octaves)])
+    assert start == pytest.approx(truth, rel=0.003)
+
+
+def test_where_base_values_are_equal_a_search_ends() -> None:
+    generator = torch.Generator().manual_seed(0)
+    update = torch.randn(30, 30, generator=generator, dtype=torch.float64)
+    none = torch.zeros(30, 30, dtype=torch.float64)
+    equal = Projection(
+        torch.eye(30, dtype=torch.float64), none, update @ update.T, 30, None, 10, 0.5, 4.0, True, 4.0
+    )
+    (start,) = first_starts([equal])
+    assert start is not None
+    assert start < 1e-6
 
 
 def test_a_group_has_the_windows_that_each_has_alone() -> None:

@@ -3,7 +3,8 @@
 Bases of sides for which a base is always known whole, with spectra of separate values; low-rank updates at random, as
 mixes of base vectors, and half in the base's own vectors. The truth is numpy's decompositions in double precision: just
 beyond a critical scale the matrix has an intruder, just before it has none, and none in steps of half a per cent from
-0.7 of it on, where earlier windows are counted. Run as a program, it prints how many scales were tried::
+0.7 of it on and of two from a fifth of it on, where earlier windows are counted. Run as a program, it prints how many
+scales were tried::
 
     python -m tests.audits.scales.wrong_scales 500 --seed 1
 """
@@ -116,7 +117,9 @@ def verdicts(base: Array, update: Array, measured: float, searched: float) -> It
         yield "just before"
     else:
         yield "wrong"
-    if any(has_intruder(measured * share) for share in np.arange(0.7, 0.99, 0.005)):
+    if any(
+        has_intruder(measured * share) for share in (*np.arange(0.2, 0.7, 0.02), *np.arange(0.7, 0.99, 0.005))
+    ):
         yield "earlier window"
 
 
