@@ -7,14 +7,14 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from ...charts.chart import Axis, Chart, Series
+from ...charts.chart import Axis, Chart
 from ...measures.intervals import Interval
 from ..tables.results import Results
 from .shared.chosen_rates import Choice, choices
 from .shared.claim import Claim, Finding, Where
 from .shared.equal_score import at_equal_score
 from .shared.evidence import Evidence
-from .shared.pictures import LOSS_CHANGE, Palette, Part, in_order, parts, values
+from .shared.pictures import LOSS_CHANGE, Palette, Part, parts, run_points
 from .shared.seed_tables import seeds_in
 from .shared.statistics import partial_spearman, spearman
 from .shared.strata import LOSS_ALIKE, by_corpus, finished, strata
@@ -198,26 +198,17 @@ def charts(finding: Finding, palette: Palette) -> list[Chart]:
         for column, (short, what, unit) in _SIDES.items():
             if not bool(part.rows[column].notna().any()):
                 continue
-            series = [
-                Series(
-                    str(setting),
-                    values(group[column]),
-                    values(group["loss_change"]),
-                    values(group["loss_change_low"]),
-                    values(group["loss_change_high"]),
-                    notes=list(group["run_id"]),
-                    tone=palette.tone(str(setting)),
-                )
-                for setting, group in part.rows.groupby("setting", sort=False)
-            ]
+            series, note = run_points(
+                part.rows, palette, column, "loss_change", low="loss_change_low", high="loss_change_high"
+            )
             made.append(
                 Chart(
                     f"forgetting-{short}{part.slug}",
                     part.titled(f"Forgetting over {what}"),
                     Axis(column, unit),
                     LOSS_CHANGE,
-                    in_order(series),
-                    caption="A point a run, with the 95 % interval over documents.",
+                    series,
+                    caption=f"A point a run, with the 95 % interval over documents.{note}",
                 )
             )
     return made

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from ...charts.chart import Axis, Chart, Rule, Series
+from ...charts.chart import Axis, Chart, Rule
 from ...measures.intervals import Interval
 from ..tables.results import Results
 from .shared.chosen_rates import choices
 from .shared.claim import Claim, Finding, Where
 from .shared.equal_score import at_equal_score
 from .shared.evidence import Evidence
-from .shared.pictures import LOSS_CHANGE, Palette, Part, in_order, listed, parts, values
+from .shared.pictures import LOSS_CHANGE, Palette, Part, listed, parts, run_points
 from .shared.prediction import correlation_difference, held_out_errors
 from .shared.seed_tables import seeds_in
 from .shared.statistics import mean_interval, partial_spearman, spearman
@@ -227,21 +227,12 @@ def charts(finding: Finding, palette: Palette) -> list[Chart]:
 
 def _over(part: Part, name: str, palette: Palette) -> Chart:
     unit = {"kl_prompts": ", nats per token"}.get(name, "")
-    series = [
-        Series(
-            str(setting),
-            values(group[name]),
-            values(group["loss_change"]),
-            notes=list(group["run_id"]),
-            tone=palette.tone(str(setting)),
-        )
-        for setting, group in part.rows.groupby("setting", sort=False)
-    ]
+    series, note = run_points(part.rows, palette, name, "loss_change")
     return Chart(
         f"predictors-{name.replace('_', '-')}{part.slug}",
         part.titled(f"Forgetting over {PREDICTORS[name]}"),
         Axis(name, f"{PREDICTORS[name]}{unit}"),
         LOSS_CHANGE,
-        in_order(series),
-        caption="Each mark is a run.",
+        series,
+        caption=f"Each mark is a run.{note}",
     )

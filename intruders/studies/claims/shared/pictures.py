@@ -16,6 +16,8 @@ LOSS_CHANGE = Axis("loss_change", "pre-training loss change, nats/token")
 
 
 _FULL = 5  # the palette's darkest
+# Settings that a legend names one by one. Beyond, those that differ in the learning rate alone have one name.
+_MOST_NAMED = 8
 
 
 @dataclass
@@ -132,6 +134,31 @@ def lines(
             )
         )
     return series
+
+
+def run_points(
+    rows: pd.DataFrame, palette: Palette, x: str, y: str, *, low: str | None = None, high: str | None = None
+) -> tuple[list[Series], str]:
+    """Return a point a run by setting, and what a caption must add about the names; ``run_id`` tells the runs apart."""
+    named = rows["setting"].astype(str)
+    note = ""
+    if named.nunique() > _MOST_NAMED:
+        by_method = named.str.replace(r" lr=\S+", "", regex=True)
+        if by_method.nunique() < named.nunique():
+            named, note = by_method, " Runs of one name may differ in the learning rate."
+    series = [
+        Series(
+            str(name),
+            values(group[x]),
+            values(group[y]),
+            None if low is None else values(group[low]),
+            None if high is None else values(group[high]),
+            notes=list(group["run_id"]),
+            tone=palette.tone(str(name)),
+        )
+        for name, group in rows.groupby(named, sort=False)
+    ]
+    return in_order(series), note
 
 
 def in_order(series: Sequence[Series]) -> list[Series]:
