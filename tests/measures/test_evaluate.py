@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -162,9 +164,17 @@ def test_a_local_task_of_the_harness(
     place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("lm_eval")
+    from lm_eval.tasks import TaskManager
+
+    # Of the harness's 13,000 files of tasks, which it reads one by one, those of the one that is asked for.
+    manager = sys.modules[TaskManager.__module__]
+    tasks, own = tmp_path / "tasks", tmp_path / "own"
+    shutil.copytree(Path(str(manager.__file__)).parent / "hellaswag", tasks / "hellaswag")
+    monkeypatch.setattr(manager, "__file__", str(tasks / "manager.py"))
+    own.mkdir()
     targets = {f"{number}+1=": number % 4 for number in range(12)}
-    write_harness_task(tmp_path, "plus_one", "1234", targets)
-    found = evaluate(str(place / "llama-lora"), harness=HarnessSettings(("plus_one",), str(tmp_path)))
+    write_harness_task(own, "plus_one", "1234", targets)
+    found = evaluate(str(place / "llama-lora"), harness=HarnessSettings(("plus_one",), str(own)))
     (score,) = found.harness
     assert (score.task, score.metric) == ("plus_one", "acc")
     assert capsys.readouterr().err == ""  # no terminal, no bars
@@ -181,11 +191,11 @@ def test_a_local_task_of_the_harness(
         right += int(logits[choices].argmax()) == target
     assert 0 < right < len(targets), "the case shows something"
     assert score.value == pytest.approx(right / len(targets))
-    check_harness(HarnessSettings(("plus_one", "hellaswag"), str(tmp_path)))  # one's own beside the harness's
+    check_harness(HarnessSettings(("plus_one", "hellaswag"), str(own)))  # one's own beside the harness's
     monkeypatch.setattr(
         measured_model, "open_language_model", None
     )  # a task is looked up before a model is opened
-    unknown = HarnessSettings(("no-such-task",), str(tmp_path))
+    unknown = HarnessSettings(("no-such-task",), str(own))
     with pytest.raises(SettingError, match="no task 'no-such-task'"):
         evaluate(str(place / "llama-lora"), losses=LossSettings((str(place / "texts"),)), harness=unknown)
 
