@@ -50,6 +50,10 @@ class Caller:
     def task(self) -> Path:
         return self.folder / "task.jsonl"
 
+    @property
+    def other_task(self) -> Path:
+        return self.folder / "other.jsonl"
+
     def new(self) -> Path:
         self.calls += 1
         return self.folder / f"out-{self.calls}"
@@ -80,7 +84,8 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Caller:
     model.save_pretrained(folder / "tuned")
     texts = [{"text": f"Document {number} is about the number {number}."} for number in range(6)]
     rows = [{"prompt": f"{number}+1=", "completion": str(number + 1)} for number in range(24)]
-    for name, content in (("text", texts), ("task", rows)):
+    others = [{"prompt": f"{number}-1=", "completion": str(number - 1)} for number in range(24)]
+    for name, content in (("text", texts), ("task", rows), ("other", others)):
         write_rows(folder / f"{name}.jsonl", content)
     return Caller(folder, load_model(str(folder / "base"), "causal"), model.train())
 
@@ -141,7 +146,7 @@ CALLS: dict[str, Callable[[Caller], object]] = {
     ),
     "finetune": lambda given: intruders.finetune(given.config()),
     "train_in_sequence": lambda given: intruders.train_in_sequence(
-        given.config(), [str(given.task), "word-problems"]
+        given.config(), [str(given.task), str(given.other_task)]
     ),
 }
 
