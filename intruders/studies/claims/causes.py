@@ -184,7 +184,7 @@ def _between_ends(
     runs: pd.DataFrame, cause: str, name: str, without: list[str], ends: tuple[str, str] | None = None
 ) -> Iterator[Comparison]:
     """Yield the differences between the ends of ``level`` among runs with all other settings equal."""
-    if runs.empty:
+    if runs["level"].nunique() < 2:
         return
     by = ["context", "seed"]
     alike = runs.assign(context=settings_in(runs, without))

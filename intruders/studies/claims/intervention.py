@@ -142,9 +142,9 @@ def _change(points: pd.DataFrame, column: str) -> Interval:
     With one seed, the interval is over documents: the mean of the ends at each scale, as if all scales erred together,
     since all use the same documents.
     """
-    if points.empty:
-        return NOT_MEASURED
     known = points[points[column].notna()]
+    if known.empty:
+        return NOT_MEASURED
     per_run = known.groupby(["seed", "setting", "run_id"])[column].mean()
     table = complete(per_run.groupby(["seed", "setting"]).mean().unstack("setting"))
     over_seeds = mean_interval(table.mean(axis=1))

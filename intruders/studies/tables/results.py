@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -95,14 +96,17 @@ def _read(file: Path, table: str) -> pd.DataFrame:
 def typed(frame: pd.DataFrame, table: str) -> pd.DataFrame:
     """Return the frame with the columns of ``table``, each of its type: number, nullable flag or text."""
     frame = frame.reindex(columns=COLUMNS[table])
+    columns: dict[str, pd.Series[Any]] = {}
     for column in arrow_schema(table):
+        values = frame[column.name]
         if pa.types.is_boolean(column.type):
-            frame[column.name] = frame[column.name].astype("boolean")
+            columns[column.name] = values.astype("boolean")
         elif pa.types.is_string(column.type):
-            frame[column.name] = frame[column.name].astype(object)
+            columns[column.name] = values.astype(object)
         else:
-            frame[column.name] = pd.to_numeric(frame[column.name], errors="coerce")
-    return frame
+            columns[column.name] = pd.to_numeric(values, errors="coerce")
+    # At once: a column set alone is an array of its own, and a hundred of them are gone through by every selection.
+    return pd.DataFrame(columns, index=frame.index)
 
 
 def check_table_schema(file: Path) -> None:
