@@ -40,6 +40,10 @@ gc.disable()
 # Pages of matrices that are made and dropped a thousand times are a sixth of the engine's tests.
 keep_freed_memory()
 
+# What a file is flushed to the disk for is the power that goes off, which no test can show. A flush takes 5 to 8 ms
+# where several processes write, and a study of two runs has a hundred.
+os.fsync = lambda descriptor: None
+
 # PEFT compiles one and the same page about an adapter whenever it saves one, which takes longer than the rest of it.
 jinja2.Environment.compile = cache(jinja2.Environment.compile)  # type: ignore[method-assign]
 
