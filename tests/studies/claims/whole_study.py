@@ -6,6 +6,8 @@ import random
 from functools import cache
 from typing import Any
 
+from intruders.studies.claims.every_claim import analyse_all
+from intruders.studies.claims.shared.claim import Finding
 from intruders.studies.tables.results import Results
 from tests.studies.planted import (
     fixed,
@@ -56,6 +58,13 @@ def whole_study(effect: float, seeds: int = 3) -> Results:
         matrices=matrices,
         attributions=parts,
     )
+
+
+@cache  # several tests look at one finding
+def finding_of(name: str, effect: float, seeds: int = 3) -> Finding:
+    """What an analysis finds in the whole study."""
+    (finding,) = analyse_all(whole_study(effect, seeds), [name])
+    return finding
 
 
 def attributed(run_id: str, effect: float) -> list[dict[str, Any]]:
