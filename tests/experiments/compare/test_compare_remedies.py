@@ -48,7 +48,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("models")
     save_llama(path / "base", positions=64)
     model = AutoModelForCausalLM.from_pretrained(path / "base")
-    rows = [{"q": f"{number} + 1 =", "a": "57"} for number in range(100, 400)]
+    rows = [{"q": f"{number} + 1 =", "a": "57"} for number in range(100, 220)]
     write_rows(path / "task.jsonl", rows)
     words = [
         "the",

@@ -23,7 +23,7 @@ from tests.json_lines import write_rows
 from tests.mitigation.hot import hot_llama
 from tests.tiny import save_llama
 
-ROWS = [{"q": f"{number} + 1 =", "a": "57"} for number in range(100, 160)]
+ROWS = [{"q": f"{number} + 1 =", "a": "57"} for number in range(100, 124)]
 
 
 @pytest.fixture(scope="module")
@@ -88,13 +88,13 @@ def _written(point: Point, shell: str | None, folder: Path, out: Path) -> float:
 
 @pytest.mark.parametrize("scored", [{}, {"prompt": "q", "completion": "a"}])
 def test_the_command_for_it_writes_the_model_that_was_measured(
-    scored: dict[str, str], folder: Path, tmp_path: Path
+    scored: dict[str, str], folder: Path, found: tuple[RemedyComparison, Path], tmp_path: Path
 ) -> None:
     from intruders.data.corpora import load_corpora
     from intruders.data.load_task import load_task
     from intruders.experiments.bench.data_shares import split_data
 
-    comparison = compared(folder, "rank3", **scored)
+    comparison = compared(folder, "rank3", **scored) if scored else found[0]
     row = surgery(comparison)
     assert row.chosen is not None
     assert row.chosen.gain is not None
