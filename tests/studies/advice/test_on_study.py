@@ -32,16 +32,16 @@ def write_study(folder: Path, results: Results) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("gain", "change"),
+    ("which", "gain", "change"),
     [
-        (-0.4, "turn the complete update down"),
-        (0.0, "compare before you scale intruders"),
-        (0.4, "intruders scaled to 0 "),
+        ("all", -0.4, "turn the complete update down"),
+        ("all", 0.0, "compare before you scale intruders"),
+        ("all", 0.4, "intruders scaled to 0 "),
+        ("top", 0.4, "intruders scaled to 0 "),
     ],
 )
-@pytest.mark.parametrize("which", ["all", "top"])
 def test_a_study_where_interpolation_was_measured(
-    tmp_path: Path, gain: float, change: str, which: str
+    tmp_path: Path, which: str, gain: float, change: str
 ) -> None:
     rows = matched(effect=1.0)
     swept = [row | {"which": which} for row in interventions(rows)]

@@ -97,6 +97,8 @@ def audit_of_shards(base: Path, folder: Path, version: int, method: str) -> dict
 def whole(base: Path, folder: Path) -> dict[str, Any]:
     """What the same steps make of a model that is not sharded, by full decompositions in double precision."""
     counts: dict[str, Any] = {}
+    if torch.distributed.get_rank() > 0:
+        return counts
     for method in ("full", "lora", "dora"):
         before = dict(load_model(str(base), "causal").named_parameters())
         torch.manual_seed(0)
@@ -199,7 +201,10 @@ def kept_of_shards(base: Path, folder: Path, version: int, method: str) -> dict[
         "is the same": put_back,
         "forgetting": rise,
         "kept": sorted(file.name for file in (folder / "kept").iterdir()),
-        "by a whole model": forgetting_of_whole(base, texts, method),
+        # Of the same texts whatever the kind of shard.
+        "by a whole model": None
+        if torch.distributed.get_rank()
+        else forgetting_of_whole(base, texts, method),
     }
 
 
