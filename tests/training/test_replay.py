@@ -16,7 +16,7 @@ from intruders.training.finetune import finetune
 from intruders.training.finetune_config import FinetuneConfig
 from intruders.training.replay import ReplaySampler, read_replay
 from intruders.training.run_folder import RunFolder
-from tests.tiny import save_bert
+from tests.tiny import save_bert, short_task
 from tests.training.tiny_runs import assert_equal, weights_of
 
 TEXT = "alpha beta gamma delta\n\n" * 400  # several documents of about 4,000 characters
@@ -31,8 +31,9 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _config(base: Path, out: Path | str, **settings: Any) -> FinetuneConfig:
     given: dict[str, Any] = {
-        "task": "word-problems", "rank": 2, "lr": 1e-2, "steps": 9, "batch_size": 4, "save_steps": 2,
+        "task": short_task(base.parent), "rank": 2, "lr": 1e-2, "steps": 9, "batch_size": 4, "save_steps": 2,
         "logging_steps": 1, "max_train_samples": 14, "max_eval_samples": 1, "max_new_tokens": 8, "precision": "fp32",
+        "max_length": 64,  # of a row of text, which is as long as that
     }  # fmt: skip
     return FinetuneConfig(base=str(base), out=str(out), **(given | settings))
 
