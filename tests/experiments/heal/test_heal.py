@@ -35,6 +35,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     return llama_and_adapter(tmp_path_factory.mktemp("heal"))
 
 
+# Where it does not matter what is learned.
+TWO_STEPS = HealSettings(**{**QUICK.values(), "steps": 2})
 BRIEF = intruders.Columns(max_new_tokens=8)  # a tiny model never ends an answer by itself
 
 
@@ -242,7 +244,7 @@ def test_a_full_fine_tuning_is_written_as_a_checkpoint(
     models: tuple[str, str], text: str, tmp_path: Path
 ) -> None:
     tuned = tuned_in_full(models[0], tmp_path / "full")
-    found = run((models[0], tuned), text, tmp_path / "healed")
+    found = run((models[0], tuned), text, tmp_path / "healed", settings=TWO_STEPS)
     assert found.form == "checkpoint"
     assert found.elsewhere is not None  # norms
     before, after, healed = (
@@ -273,18 +275,18 @@ def test_order_and_type_are_part_of_what_makes_a_healing_the_same(
     file, _, columns = sums(models).partition("?")
     both = [sums(models), f"{shutil.copy(file, tmp_path / 'other.jsonl')}?{columns}"]
     half = intruders.Loading(dtype="bfloat16")
-    run(models, text, tmp_path / "healed", task=both, loading=half)
+    run(models, text, tmp_path / "healed", task=both, loading=half, settings=TWO_STEPS)
     with pytest.raises(SettingError, match="order was"):
-        run(models, text, tmp_path / "healed", task=both[::-1], loading=half)
+        run(models, text, tmp_path / "healed", task=both[::-1], loading=half, settings=TWO_STEPS)
     with pytest.raises(SettingError, match=r"dtype was .*bfloat16.* and is null"):
-        run(models, text, tmp_path / "healed", task=both)
+        run(models, text, tmp_path / "healed", task=both, settings=TWO_STEPS)
 
 
 def test_a_dose_for_every_direction_keeps_the_rank(
     models: tuple[str, str], text: str, tmp_path: Path
 ) -> None:
     found = run(
-        models, text, tmp_path / "healed", settings=HealSettings(**{**QUICK.values(), "per": "direction"})
+        models, text, tmp_path / "healed", settings=HealSettings(**{**TWO_STEPS.values(), "per": "direction"})
     )
     assert {len(own) for own in found.doses.values()} == {2}
     config = json.loads((tmp_path / "healed" / "adapter_config.json").read_text())
@@ -329,7 +331,7 @@ def test_prompts_alone_are_answered_by_the_tuned_model(
 ) -> None:
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("\n".join(f"Question {number}?" for number in range(12)))
-    found = run(models, text, None, task=(), prompts=prompts)
+    found = run(models, text, None, task=(), prompts=prompts, settings=TWO_STEPS)
     assert found.task == "prompts"
     base, tuned = (point.tasks["prompts"] for point in (found.base_point, found.tuned_point))
     assert tuned.loss.estimate < base.loss.estimate  # greedy answers are the tuned model's own
@@ -480,13 +482,13 @@ def test_dora_is_refused_as_an_adapter_and_healed_as_a_checkpoint(
     dora = adapter_of(Path(models[0]), tmp_path / "dora", TARGETS, use_dora=True)
     with pytest.raises(SettingError, match="--as checkpoint"):
         run((models[0], dora), text, tmp_path / "healed")
-    found = run((models[0], dora), text, tmp_path / "healed", form="checkpoint")
+    found = run((models[0], dora), text, tmp_path / "healed", form="checkpoint", settings=TWO_STEPS)
     assert found.form == "checkpoint"
 
 
 def test_a_sum_of_adapters_is_healed(models: tuple[str, str], text: str, tmp_path: Path) -> None:
     other = adapter_of(Path(models[0]), tmp_path / "other", ("v_proj", "q_proj"), seed=4)
-    found = run((models[0], f"{models[1]}@0.7+{other}@0.3"), text, tmp_path / "healed")
+    found = run((models[0], f"{models[1]}@0.7+{other}@0.3"), text, tmp_path / "healed", settings=TWO_STEPS)
     assert len(found.doses) == 6
     # A sum becomes a checkpoint, as by mitigate.
     assert found.form == "checkpoint"
