@@ -60,7 +60,12 @@ def test_a_protocol_that_is_not_known_is_refused() -> None:
 def test_a_study_in_a_store_is_seen_from_another_machine_and_not_repeated(
     llama: Path, tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    study = parsed(tiny_study(llama))
+    # Two runs, and one of every measure.
+    methods = [{"method": "lora", "rank": 1, "alpha": 16, "lr": 0.5}]
+    document = tiny_study(llama, methods=methods)
+    brief = tiny_study(llama, measure=BRIEF, methods=[{"method": "full", "lr": 1e-3}])
+    document["experiments"]["brief"] = brief["experiments"]["matched"]
+    study = parsed(document)
     on_machine("first", tmp_path, monkeypatch)
     first = run_study(study, url)
     assert (first.finished, first.failed) == (2, {})
