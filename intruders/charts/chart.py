@@ -9,9 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import pandas as pd
+if TYPE_CHECKING:  # half a second, and an audit that is printed needs no table
+    import pandas as pd
 
 TONES = 6  # of the palette; a tone beyond has the colour of an earlier one with another dash and shape
 Look = Literal["line", "points", "both"]
@@ -73,6 +74,8 @@ class Chart:
 
     def frame(self) -> pd.DataFrame:
         """One row a point; columns without any value are left out. Without any point there are headings alone."""
+        import pandas as pd
+
         if not any(len(series.x) for series in self.series):
             return pd.DataFrame(columns=["series", self.x.column, self.y.column])
         return pd.concat([self._rows(series) for series in self.series], ignore_index=True).dropna(
@@ -80,6 +83,8 @@ class Chart:
         )
 
     def _rows(self, series: Series) -> pd.DataFrame:
+        import pandas as pd
+
         ticks = {self.x.column: self.x.ticks, self.y.column: self.y.ticks}
         columns: dict[str, Sequence[Any] | None] = {
             "series": [series.name] * len(series.x),
@@ -138,6 +143,8 @@ class Grid:
 
     def frame(self) -> pd.DataFrame:
         """One row a cell that has a number."""
+        import pandas as pd
+
         cells = [
             (row, column, value)
             for row, numbers in zip(self.rows, self.values, strict=True)

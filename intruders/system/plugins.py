@@ -108,10 +108,11 @@ def load_plugins() -> tuple[Plugin, ...]:
     """
     if os.environ.get(VARIABLE) == "0":
         return ()
+    installed = entry_points()  # every package's metadata is read: once, and not for each group
     return tuple(
         _loaded(group, entry)
         for group in GROUPS
-        for entry in sorted(entry_points(group=f"intruders.{group}"), key=lambda entry: entry.name)
+        for entry in sorted(installed.select(group=f"intruders.{group}"), key=lambda entry: entry.name)
     )
 
 
