@@ -138,20 +138,21 @@ def normal_quantile(level: float) -> float:
 
 def student_quantile(level: float, freedom: int) -> float:
     """Return the two-sided quantile of Student's distribution."""
-    return float(_students().ppf((1 + level) / 2, freedom))
+    return float(_special().stdtrit(freedom, (1 + level) / 2))
 
 
 def student_p(statistic: float, freedom: int) -> float:
     """Return the two-sided p value of Student's t."""
-    return float(2 * _students().sf(abs(statistic), freedom))
+    return float(2 * _special().stdtr(freedom, -abs(statistic)))
 
 
-def _students() -> Any:
+def _special() -> Any:
+    """The functions that scipy.stats calls for Student's distribution, without a second of loading all of it."""
     try:
-        from scipy.stats import t  # type: ignore[import-untyped]
+        from scipy import special  # type: ignore[import-untyped]
     except ImportError as error:
         raise missing_extra("a confidence interval over seeds", "scipy", "train") from error
-    return t
+    return special
 
 
 def loss_interval(losses: DocumentLosses, *, seed: int = 0) -> Interval:
