@@ -13,8 +13,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from ..charts.text import plural
 from ..errors import SettingError, all_lines
 from .columns import Columns
@@ -314,15 +312,16 @@ def _with_every_column(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _parquet(path: Path) -> DataFile:
+    import pandas as pd  # half a second, which text files need not wait for
+
     frame = pd.read_parquet(path)
     frame.columns = [str(name) for name in frame.columns]
     rows = [
-        dict(zip(frame.columns, map(_none_for_null, row), strict=True))
+        # pandas' nullable types and its times have nulls that are objects of their own
+        {
+            name: None if value is pd.NA or value is pd.NaT else value
+            for name, value in zip(frame.columns, row, strict=True)
+        }
         for row in frame.itertuples(index=False, name=None)
     ]
     return DataFile(path.name, rows)
-
-
-def _none_for_null(value: Any) -> Any:
-    """Return None for the nulls of pandas' nullable types and of its times, which are objects of their own."""
-    return None if value is pd.NA or value is pd.NaT else value
