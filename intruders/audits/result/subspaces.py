@@ -6,10 +6,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from statistics import median
+from typing import TYPE_CHECKING
 
-from ...engine.spectral_change import SpectralChange
 from ...linalg.chance import chance_angle, chance_max_cosine, chance_share
 from ...system.documents import get_float, json_number
+
+if TYPE_CHECKING:  # a saved audit is read without torch
+    from ...engine.spectral_change import SpectralChange
 
 
 @dataclass(frozen=True)

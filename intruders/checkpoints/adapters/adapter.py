@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
-from ...linalg.low_rank import LowRank
 from ..stored.checkpoint import Checkpoint, StoredTensor
 from ..stored.hub import HubOrigin
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from ...linalg.low_rank import LowRank
 
 Shape = tuple[int, ...]
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
-from ...linalg.pair import Pair
 from ..stored.hub import HubOrigin
+
+if TYPE_CHECKING:  # what reads a saved result, such as a model card, needs the records here and no torch
+    import torch
+    from torch import Tensor
+
+    from ...linalg.pair import Pair
 
 
 class SkipKind(StrEnum):
