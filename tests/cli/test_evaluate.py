@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands import in_a_process, in_this_process
+from tests.commands import in_this_process
 from tests.tiny import save_bert, save_llama
 
 
@@ -21,7 +21,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_evaluate_prints_and_keeps_its_measures(place: Path, tmp_path: Path) -> None:
-    done = in_a_process(
+    done = in_this_process(
         "evaluate", str(place / "llama"), "--base", str(place / "llama"), "--loss-on", str(place / "notes.txt"),
         "--max-documents", "3", "--out", str(tmp_path / "out"),
     )  # fmt: skip

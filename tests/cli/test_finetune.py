@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from transformers import Trainer
 
-from tests.commands import in_a_process, in_this_process
+from tests.commands import in_this_process
 
 
 def test_a_run_and_its_second_call(llama: Path, tmp_path: Path) -> None:
@@ -18,7 +18,7 @@ def test_a_run_and_its_second_call(llama: Path, tmp_path: Path) -> None:
         "--lr", "1e-2", "--steps", "20", "--max-train-samples", "40", "--max-eval-samples", "2",
         "--precision", "fp32", "--max-new-tokens", "8", "--out", str(tmp_path / "run"),
     ]  # fmt: skip
-    first = in_a_process(*options)
+    first = in_this_process(*options)
     assert first.returncode == 0, first.stderr
     assert first.stdout.startswith("lora on word-problems: 20 steps in ")
     assert re.search(r"step 20/20 loss \d+\.\d{3} up to step 10$", first.stderr, re.MULTILINE)

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from intruders.audits.fleet.kept_blocks import KeptBlocks
 from tests.checkpoints.models import saved, tiny_llama
-from tests.commands import environment, in_this_process
+from tests.commands import forked, in_this_process
 from tests.mitigation.hot import hot_llama
 
 
@@ -86,12 +89,12 @@ def test_what_is_wrong_is_said_in_one_line(
     assert said in done.stderr
 
 
-LAYERS = 8
+LAYERS = 3
 
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A base and adapters that take a second, and the fleet of an undisturbed run."""
+    """A base and adapters of several blocks, in sizes of the Krylov method, and the fleet of an undisturbed run."""
     folder = tmp_path_factory.mktemp("large")
     settings = {
         "num_hidden_layers": LAYERS,
@@ -108,23 +111,37 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGINT])
 def test_killed_it_goes_on_with_what_is_finished(large: Path, tmp_path: Path, stop: signal.Signals) -> None:
-    """The tables are those of an undisturbed run."""
-    arguments = [f"{large}/base", f"{large}/adapters/*", "--no-cache", "--out"]
-    command = [sys.executable, "-m", "intruders", "fleet", *arguments, str(tmp_path / "out")]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(), text=True
-    )
-    blocks = tmp_path / "out" / "blocks"
-    while not list(blocks.glob("*.parquet")):
-        assert process.poll() is None, process.communicate()[1]
-        time.sleep(0.005)
+    """The tables are those of an undisturbed run. It is killed when its first block is kept."""
+    arguments = [f"{large}/base", f"{large}/adapters/*", "--no-cache", "--out", str(tmp_path / "out")]
+    waiting, keep = multiprocessing.get_context("fork").Event(), KeptBlocks.keep
+
+    def keep_one(blocks: KeptBlocks, *given: Any) -> None:
+        keep(blocks, *given)
+        waiting.set()
+        time.sleep(600)
+
+    def first_block() -> None:
+        with mock.patch.object(KeptBlocks, "keep", keep_one):
+            done = in_this_process("fleet", *arguments)
+        (tmp_path / "said").write_text(done.stderr)
+        os._exit(done.returncode)
+
+    process = forked(first_block)
+    assert waiting.wait(60)
+    assert process.pid is not None
     os.kill(process.pid, stop)
-    _, said = process.communicate(timeout=60)
+    process.join(60)
     if stop == signal.SIGINT:
-        assert process.returncode == 130
-        assert "finished blocks are kept" in said
-    assert 1 <= len(list(blocks.glob("*.parquet"))) < LAYERS
-    assert in_this_process("fleet", *arguments, tmp_path / "out").returncode == 0
+        assert process.exitcode == 130
+        assert "finished blocks are kept" in (tmp_path / "said").read_text()
+    else:
+        assert process.exitcode == -signal.SIGKILL
+    blocks = tmp_path / "out" / "blocks"
+    assert len(list(blocks.glob("*.parquet"))) == 1
+    kept: list[str] = []
+    with mock.patch.object(KeptBlocks, "keep", lambda *given: (kept.append(given[1]), keep(*given))):
+        assert in_this_process("fleet", *arguments).returncode == 0
+    assert len(kept) == LAYERS - 1, "the block that is there is not judged again"
     assert not list(blocks.glob("*.parquet"))  # the adapters have files of their own
     again, whole = (pq.read_table(out / "vectors").to_pandas() for out in (tmp_path / "out", large / "whole"))
     keys = ["adapter", "name", "index"]
