@@ -7,9 +7,6 @@ import fcntl
 import multiprocessing
 import os
 import shutil
-import subprocess
-import sys
-import textwrap
 import time
 import warnings
 from collections.abc import Callable
@@ -84,6 +81,9 @@ BREAKS = [
 def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("filled")
     audit(*models(), cache=DiskCache(folder))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        audit(*models(), cache=DiskCache(folder))  # whole entries are read without a word
     return folder
 
 
@@ -102,9 +102,6 @@ def test_a_broken_entry_is_computed_again_and_said_so(
     assert all("\n" not in str(warning.message) for warning in told)
     assert found.matrices == plain().matrices
     assert {path: path.read_bytes() for path in entries(tmp_path)} == good  # mended
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        audit(*models(), cache=DiskCache(tmp_path))
 
 
 def test_a_broken_entry_that_cannot_be_removed_is_computed_again(
@@ -139,36 +136,20 @@ def test_several_processes_share_a_folder(tmp_path: Path) -> None:
     save_file(base, tmp_path / "base.safetensors")
     save_file(tuned, tmp_path / "tuned.safetensors")
     folder = tmp_path / "bases"
-    script = textwrap.dedent(
-        """
-        import sys, warnings
+    together = multiprocessing.get_context("fork").Barrier(2)
+
+    def audit_twice(number: int) -> None:
         warnings.simplefilter("error")
-        from intruders.audits.audit import audit
-        from intruders.audits.base_cache import DiskCache
-        print("ready", flush=True)
-        sys.stdin.readline()
-        for _ in range(2):
-            print(audit(sys.argv[1], sys.argv[2], cache=DiskCache(sys.argv[3])).intruders)
-        """
-    )
-    arguments = [str(tmp_path / "base.safetensors"), str(tmp_path / "tuned.safetensors"), str(folder)]
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", script, *arguments],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(2)
-    ]
-    for process in processes:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-    outcomes = [process.communicate("go\n", timeout=300) for process in processes]
-    for process, (said, complained) in zip(processes, outcomes, strict=True):
-        assert process.returncode == 0, complained
-        assert said.split() == [str(plain().intruders)] * 2
+        together.wait(60)
+        sides = (tmp_path / "base.safetensors", tmp_path / "tuned.safetensors")
+        counts = [audit(*sides, cache=DiskCache(folder)).intruders for _ in range(2)]
+        (tmp_path / f"counts{number}").write_text(str(counts))
+
+    processes = [forked(audit_twice, number) for number in range(2)]
+    for number, process in enumerate(processes):
+        process.join(300)
+        assert process.exitcode == 0
+        assert (tmp_path / f"counts{number}").read_text() == str([plain().intruders] * 2)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert decisions(audit(base, tuned, cache=DiskCache(folder))) == decisions(plain())

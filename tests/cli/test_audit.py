@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import struct
@@ -19,7 +20,7 @@ from torch import Tensor
 
 import intruders
 from intruders.reports.page import html_page
-from tests.commands import environment, in_a_process, in_this_process
+from tests.commands import environment, forked, in_a_process, in_this_process
 from tests.tiny import save_weights
 
 NAMES = [f"model.layers.{i}.self_attn.{kind}.weight" for i in range(3) for kind in ("q_proj", "v_proj")]
@@ -453,21 +454,20 @@ def test_a_refused_option_is_in_the_sarif_file_too(models: tuple[Path, Path], tm
 
 def test_a_pipe_takes_a_result(models: tuple[Path, Path]) -> None:
     """The link /dev/stdout to a pipe names no file."""
-    command = [
-        sys.executable,
-        "-m",
-        "intruders",
-        "audit",
-        *map(str, models),
-        "--json",
-        "/dev/stdout",
-        "--no-cache",
-    ]
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=300, check=False, env=environment()
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    assert json.JSONDecoder().raw_decode(done.stdout)[0]["totals"]["matrices"] == 3
+    reader, writer = os.pipe()
+
+    def into_the_pipe() -> None:
+        os.dup2(writer, 1)
+        done = run(*models, "--json", "/dev/stdout")
+        os._exit(3 if done.stderr else done.returncode)
+
+    process = forked(into_the_pipe)
+    os.close(writer)
+    with open(reader, encoding="utf-8") as pipe:
+        document = json.load(pipe)
+    process.join(60)
+    assert process.exitcode == 0
+    assert document["totals"]["matrices"] == 3
 
 
 def test_a_result_that_is_replaced_keeps_its_permissions(models: tuple[Path, Path], tmp_path: Path) -> None:
