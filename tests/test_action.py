@@ -70,10 +70,19 @@ def _run(
     return done, summary.read_text(encoding="utf-8"), dict(line.split("=", 1) for line in lines)
 
 
-def test_above_the_number_it_fails_and_says_so(models: tuple[Path, Path], tmp_path: Path) -> None:
+def test_above_the_number_it_fails_and_says_so_and_runs_no_module_of_the_checked_out_repository(
+    models: tuple[Path, Path], tmp_path: Path
+) -> None:
+    workspace = tmp_path / "workspace"
+    (workspace / "intruders").mkdir(parents=True)
+    evil = f"import pathlib\npathlib.Path({str(tmp_path / 'run')!r}).touch()\nraise SystemExit(0)\n"
+    for module in ("intruders/__init__", "intruders/__main__", "shlex", "typing", "torch"):
+        (workspace / f"{module}.py").write_text(evil)
     base, adapter = models
-    done, summary, outputs = _run(tmp_path, BASE=str(base), TUNED=str(adapter), FAIL_ABOVE="0")
+    done, summary, outputs = _run(tmp_path, workspace, BASE=str(base), TUNED=str(adapter), FAIL_ABOVE="0")
+    assert not (tmp_path / "run").exists()
     assert done.returncode == 1
+    assert outputs.keys() == {"audit", "sarif"}
     audit = Audit.load(outputs["audit"])
     assert audit.intruders > 0
     assert f"**Failed**: {audit.intruders} intruders, more than the 0 that --fail-above allows." in summary
@@ -81,18 +90,31 @@ def test_above_the_number_it_fails_and_says_so(models: tuple[Path, Path], tmp_pa
     [run] = json.loads(Path(outputs["sarif"]).read_text(encoding="utf-8"))["runs"]
     assert run["properties"]["counts"]["intruders-above-limit"] == 1
     assert "intruder dimensions in" in done.stdout
+    [install] = [step for step in ACTION["runs"]["steps"] if "pip install" in step.get("run", "")]
+    assert install["env"] == {"PYTHONSAFEPATH": "1"}
 
 
-def test_up_to_the_number_it_passes_with_the_base_that_the_adapter_names(
+def test_up_to_the_number_it_passes_with_the_base_that_the_adapter_names_and_options_as_a_shell_splits_them(
     models: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    done, summary, outputs = _run(
-        tmp_path, TUNED=str(models[1]), FAIL_ABOVE="40", OPTIONS="--k 3 --epsilon 0.4"
-    )
+    """Nothing in the options is run."""
+    options = f"""--k 3 --epsilon 0.4 --exclude "*.q_proj.*"\n  --cache '{tmp_path}/a `touch run` folder'"""
+    done, summary, outputs = _run(tmp_path, TUNED=str(models[1]), FAIL_ABOVE="40", OPTIONS=options)
     assert done.returncode == 0, done.stderr
     assert summary.startswith("**Passed**: at most 40 intruders are allowed.")
     audit = Audit.load(outputs["audit"])
     assert (audit.k, audit.epsilon) == (3, 0.4)
+    assert audit.settings["exclude"] == ["*.q_proj.*"]
+    assert {matrix.name.split(".")[-2] for matrix in audit.matrices} == {"up_proj"}
+    assert not (ROOT / "run").exists()
+
+
+def test_options_that_no_shell_would_take_are_no_audit(models: tuple[Path, Path], tmp_path: Path) -> None:
+    base, adapter = models
+    done, summary, outputs = _run(tmp_path, BASE=str(base), TUNED=str(adapter), OPTIONS="--k 3 --exclude '*")
+    assert done.returncode == 2
+    assert 'error: options is "--k 3 --exclude \'*": No closing quotation' in summary
+    assert not outputs
 
 
 def test_a_model_that_equals_its_base_passes_with_a_word_about_it(
@@ -107,21 +129,6 @@ def test_a_model_that_equals_its_base_passes_with_a_word_about_it(
     )
 
 
-def test_options_are_split_as_a_shell_does_and_nothing_in_them_is_run(
-    models: tuple[Path, Path], tmp_path: Path
-) -> None:
-    base, adapter = models
-    options = f"""--exclude "*.q_proj.*"\n  --cache '{tmp_path}/a `touch run` folder'"""
-    done, _, outputs = _run(tmp_path, BASE=str(base), TUNED=str(adapter), OPTIONS=options)
-    assert done.returncode == 0, done.stderr
-    audit = Audit.load(outputs["audit"])
-    assert audit.settings["exclude"] == ["*.q_proj.*"]
-    assert {matrix.name.split(".")[-2] for matrix in audit.matrices} == {"up_proj"}
-    done, summary, _ = _run(tmp_path, BASE=str(base), TUNED=str(adapter), OPTIONS="--k 3 --exclude '*")
-    assert done.returncode == 2
-    assert 'error: options is "--k 3 --exclude \'*": No closing quotation' in summary
-
-
 def test_what_cannot_be_audited_is_in_the_summary_and_nothing_in_an_input_is_run(tmp_path: Path) -> None:
     done, summary, outputs = _run(tmp_path, TUNED=f"$(touch {tmp_path}/run);`touch {tmp_path}/run`")
     assert done.returncode == 2
@@ -131,22 +138,6 @@ def test_what_cannot_be_audited_is_in_the_summary_and_nothing_in_an_input_is_run
     [run] = json.loads(Path(outputs["sarif"]).read_text(encoding="utf-8"))["runs"]
     assert run["properties"]["counts"] == {"refused": 1}
     assert not (tmp_path / "run").exists()
-
-
-def test_no_module_of_the_checked_out_repository_is_run(models: tuple[Path, Path], tmp_path: Path) -> None:
-    workspace = tmp_path / "workspace"
-    (workspace / "intruders").mkdir(parents=True)
-    evil = f"import pathlib\npathlib.Path({str(tmp_path / 'run')!r}).touch()\nraise SystemExit(0)\n"
-    for module in ("intruders/__init__", "intruders/__main__", "shlex", "typing", "torch"):
-        (workspace / f"{module}.py").write_text(evil)
-    base, adapter = models
-    done, summary, outputs = _run(tmp_path, workspace, BASE=str(base), TUNED=str(adapter), FAIL_ABOVE="0")
-    assert not (tmp_path / "run").exists()
-    assert done.returncode == 1
-    assert "**Failed**" in summary
-    assert outputs.keys() == {"audit", "sarif"}
-    [install] = [step for step in ACTION["runs"]["steps"] if "pip install" in step.get("run", "")]
-    assert install["env"] == {"PYTHONSAFEPATH": "1"}
 
 
 def test_an_interpreter_that_fails_is_no_verdict(tmp_path: Path) -> None:
