@@ -21,7 +21,8 @@ from intruders.errors import SettingError
 from intruders.reports.audit.scales_text import scale_lines
 from tests.audits.scales.wrong_scales import search
 from tests.checkpoints.models import merged_weights, tiny_llama
-from tests.mitigation.hot import hot_llama, left_vectors, places_beside, places_of_intruders, wide_spectrum
+from tests.matrices import leading_left
+from tests.mitigation.hot import hot_llama, left_vectors, places_of_intruders, wide_spectrum
 
 STEP = 1.02
 
@@ -37,10 +38,10 @@ def first_intruder(
     base: Tensor, change: Tensor, around: float, k: int = 10, step: float = STEP, begin: float = 0.2
 ) -> float:
     """The smallest scale with an intruder, in steps of 2 % unless told otherwise, from a fifth of ``around`` on."""
-    x = left_vectors(base)
+    x, base, change = (np.asarray(tensor.double()) for tensor in (left_vectors(base), base, change))
     scale = begin * around
     while scale < 3 * around:
-        if places_beside(x, base + scale * change, k):
+        if np.abs(x.T @ leading_left(base + scale * change, k)).max(0).min() < 0.5:
             return scale
         scale *= step
     return math.inf
@@ -69,7 +70,7 @@ def test_measured_is_the_first_scale_with_an_intruder(size: str) -> None:
     some = AuditSettings() if size == "dense" else AuditSettings(("*q_proj*", "*up_proj*", "*down_proj*"))
     result = critical_scales(model, compute=Compute(cache=False), audit=some)
     assert len(result.matrices) == (7 if size == "dense" else 3)
-    check(result, before, merged_weights(model), step=1.002 if size == "dense" else STEP)
+    check(result, before, merged_weights(model), step=1.005 if size == "dense" else STEP)
     assert result.within_factor_two == 1
     assert result.intruders_at_largest == 0
     assert result.largest == pytest.approx(min(m.measured for m in result.matrices), rel=2 * SLACK)

@@ -24,7 +24,7 @@ from torch import nn
 
 from intruders import Compute, critical_scales
 from intruders.audits.scales import batch_scales
-from tests.matrices import SPECTRA, Array, orthonormal_columns, with_values
+from tests.matrices import SPECTRA, Array, leading_left, orthonormal_columns, with_values
 
 SHAPES = ((1.0, 1.0), (1.4, 1.0), (1.0, 1.4))  # shares of the side
 SEPARATE = ("power law", "exponential", "outliers over a bulk", "one giant")
@@ -89,8 +89,7 @@ def stored(model: nn.Module, name: str) -> tuple[Array, Array]:
 
 def least_cosine(x: Array, tuned: Array) -> float:
     """The least of the K leading vectors' max cosines with all base vectors."""
-    y = np.linalg.svd(tuned, full_matrices=False)[0][:, :K]
-    return float(np.abs(x.T @ y).max(0).min())
+    return float(np.abs(x.T @ leading_left(tuned, K)).max(0).min())
 
 
 def verdicts(base: Array, update: Array, measured: float, searched: float) -> Iterator[str]:
