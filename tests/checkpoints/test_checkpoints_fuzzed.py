@@ -1,4 +1,4 @@
-"""The readers' fuzz targets, 150 files each, or fewer where PEFT makes each; ``python -m tests.checkpoints.fuzzing`` tries more."""
+"""The readers' fuzz targets, 150 files each, of PEFT's 50; ``python -m tests.checkpoints.fuzzing`` tries more."""
 
 from __future__ import annotations
 
