@@ -31,8 +31,8 @@ def orthonormal_columns(m: int, p: int, rng: np.random.Generator) -> Array:
 def leading_left(matrix: Array, k: int) -> Array:
     """The k leading left singular vectors ``(m, k)``, by a dense decomposition of W W^T in double precision.
 
-    In a third of the time of a singular value decomposition, for scans of many scales. Cosines are off by some 1e-16
-    over the gap of the squares, which is far below the steps of any scan.
+    In a third to a half of the time of a singular value decomposition, for scans of many scales. Cosines are
+    off by some 1e-16 over the gap of the squares, which is far below the steps of any scan.
     """
     m = len(matrix)
     return np.asarray(eigh(matrix @ matrix.T, subset_by_index=(m - min(k, m), m - 1))[1])

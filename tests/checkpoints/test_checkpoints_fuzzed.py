@@ -16,7 +16,7 @@ from intruders.errors import CheckpointError
 from tests.checkpoints.fuzzing import TARGETS, fuzz
 
 TRIES = 150
-# A model with an adapter that PEFT makes and saves takes 30 times as long as a file.
+# A model with an adapter that PEFT makes and saves takes many times as long as a file.
 TRIES_BY_PEFT = 50
 
 

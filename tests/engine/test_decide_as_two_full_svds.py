@@ -332,9 +332,8 @@ def test_odd_pairs(name: str) -> None:
     assert found.similarity.isfinite().all()
 
 
-@pytest.mark.parametrize("k", [1, 30, 60, 400])
+@pytest.mark.parametrize("k", [1, 30, 60, 400])  # 60: the largest with room for a chain
 def test_any_k(k: int) -> None:
-    """60 is the largest for which a matrix of this side has room for a chain."""
     rng = np.random.default_rng(6)
     base = with_values(256, 270, SPECTRA["power law"](256, rng), rng)
     assert check(UPDATES["hot"](base, rng), k, 0.5).intruder.shape == (1, min(k, 256))
