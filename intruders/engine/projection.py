@@ -26,6 +26,8 @@ from .update_size import MeasuredUpdate, measure_update
 _FOLLOWED = 8
 _FURTHER_ROWS = 10
 _LEAST_BLOCKS = 2
+# Numbers that copies of the cosines with the base vectors not shown may have at once.
+_AT_ONCE = 2**22
 # Share of an update's squared norm in directions that are not followed, up to which they change nothing.
 _NEGLIGIBLE = 1e-3
 
@@ -144,8 +146,14 @@ class ProjectionGroup:
         """
         s = scales.to(self.base)[:, None, None]
         _, vectors = eigh(self.base[index] + s * self.cross[index] + s * s * self.update[index])
-        others = None if self.others is None else self.others[index]
-        return _largest_cosines(vectors[..., -self.k :], self.shown, others, is_strict).amin(-1)
+        leading = vectors[..., -self.k :]
+        if self.others is None:
+            return _largest_cosines(leading, self.shown, None, is_strict).amin(-1)
+        step = max(1, _AT_ONCE // max(1, self.others[0].numel()))
+        parts = zip(torch.split(index, step), torch.split(leading, step), strict=True)
+        return torch.cat(
+            [_largest_cosines(some, self.shown, self.others[own], is_strict).amin(-1) for own, some in parts]
+        )
 
 
 def _largest_cosines(leading: Tensor, shown: int, others: Tensor | None, is_strict: bool) -> Tensor:
