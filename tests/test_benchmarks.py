@@ -142,6 +142,6 @@ def test_goals_are_measured_one_at_a_time(
         torch.set_num_threads(threads)
     line = capsys.readouterr().out.splitlines()[-1]
     assert line.startswith("270: ")
-    assert "goal 1000000000x: missed" in line
+    assert "goal 1000000000x base decomposed: missed" in line
     with pytest.raises(SystemExit, match="pass some of smollm2, 1024"):
         goals.main(["1023"])
