@@ -19,7 +19,8 @@ from intruders.audits.audit_settings import AuditSettings, Compute
 from intruders.cli.main import app
 from intruders.experiments.attribution.attribution_settings import AttributionSettings
 from intruders.experiments.heal.heal_settings import HealSettings
-from intruders.measures.measure_settings import HarnessSettings, LossSettings, ScoreSettings, SweepSettings
+from intruders.experiments.intervene.sweep_settings import SweepSettings
+from intruders.measures.measure_settings import HarnessSettings, LossSettings, ScoreSettings
 from intruders.settings import Setting, settings_of
 from intruders.studies.describe.measures import ComparisonMeasure, KLMeasure, Measure
 from intruders.studies.describe.study import OfEveryKind, OfRandomTerms, OfSequence, Power, Resources, Study

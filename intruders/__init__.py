@@ -44,11 +44,12 @@ if TYPE_CHECKING:
     from .experiments.heal.scale_choice import ScaleChoice, choose_scale
     from .experiments.intervene.intervene import intervene
     from .experiments.intervene.sweep import InterventionSweep
+    from .experiments.intervene.sweep_settings import SweepSettings
     from .experiments.sequence.sequence_result import SequenceResult
     from .experiments.sequence.train_in_sequence import train_in_sequence
     from .measures.evaluate import evaluate
     from .measures.evaluation import Evaluation
-    from .measures.measure_settings import HarnessSettings, LossSettings, ScoreSettings, SweepSettings
+    from .measures.measure_settings import HarnessSettings, LossSettings, ScoreSettings
     from .mitigation.mitigate import mitigate
     from .mitigation.mitigation_result import Mitigation
     from .mitigation.write_at_scale import WrittenScale, write_at_scale
@@ -175,7 +176,7 @@ _HOMES = {
     "SequenceResult": "experiments.sequence.sequence_result",
     "Study": "studies.describe.study",
     "StudyOutcome": "studies.run_study",
-    "SweepSettings": "measures.measure_settings",
+    "SweepSettings": "experiments.intervene.sweep_settings",
     "UpdateAlone": "audits.update_alone",
     "UpdateOverlap": "audits.update_alone",
     "Verification": "checkpoints.merges.verification",

@@ -8,13 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from ..audits.audit_settings import FINDING_INTRUDERS, AuditSettings, Compute
-from ..measures.measure_settings import (
-    AS_IN_THE_PAPER,
-    IN_QUARTERS,
-    LossSettings,
-    ScoreSettings,
-    SweepSettings,
-)
+from ..experiments.intervene.sweep_settings import AS_IN_THE_PAPER, IN_QUARTERS, SweepSettings
+from ..measures.measure_settings import LossSettings, ScoreSettings
 from ..models.loading_settings import Loading
 from . import options, setting_options
 from .command import examples

@@ -24,8 +24,9 @@ from intruders.errors import SettingError
 from intruders.experiments.compare.compare_remedies import compare_remedies
 from intruders.experiments.compare.comparison_settings import ComparisonSettings
 from intruders.experiments.intervene.intervene import intervene
+from intruders.experiments.intervene.sweep_settings import SweepSettings
 from intruders.experiments.sequence.train_in_sequence import train_in_sequence
-from intruders.measures.measure_settings import LossSettings, ScoreSettings, SweepSettings
+from intruders.measures.measure_settings import LossSettings, ScoreSettings
 from intruders.models.quiet import quiet_transformers
 from intruders.studies.describe.runs import expand
 from intruders.studies.work.perform import is_done, perform

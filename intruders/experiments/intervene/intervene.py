@@ -20,15 +20,7 @@ from ...measures.base_inputs import documents_of, sample_inputs
 from ...measures.corpus_loss import CorpusLoss, summarize_losses
 from ...measures.kept_outcomes import KeptOutcomes
 from ...measures.losses import DocumentLosses
-from ...measures.measure_settings import (
-    IN_QUARTERS,
-    INTERPOLATE,
-    NO_LOSSES,
-    NO_SCORES,
-    LossSettings,
-    ScoreSettings,
-    SweepSettings,
-)
+from ...measures.measure_settings import NO_LOSSES, NO_SCORES, LossSettings, ScoreSettings
 from ...measures.outcome import Outcome
 from ...measures.task_score import score_of_answers, scored_examples
 from ...mitigation.elsewhere import not_audited
@@ -60,6 +52,7 @@ from ..bench.update_sizes import UpdateSizes
 from ..bench.yardstick import Yardstick
 from .interventions import Intervention
 from .sweep import InterventionSweep
+from .sweep_settings import IN_QUARTERS, INTERPOLATE, SweepSettings
 
 _OF_BASE = {"remedy": None}  # the unit of its evaluation
 

@@ -8,7 +8,8 @@ from ...audits.audit_settings import AuditSettings
 from ...errors import SettingError
 from ...experiments.attribution.attribution_settings import AttributionSettings
 from ...experiments.compare.comparison_settings import ComparisonSettings
-from ...measures.measure_settings import INTERPOLATE, LossSettings, SweepSettings
+from ...experiments.intervene.sweep_settings import INTERPOLATE, SweepSettings
+from ...measures.measure_settings import LossSettings
 from ...mitigation.remedies.remedy_table import SHRINK_OUTPUT
 from ...models.loading_settings import Loading
 from ...settings import Settings, setting

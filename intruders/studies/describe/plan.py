@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from ...charts.text import plural
 from ...experiments.bench.interpolation_curve import ALPHAS
 from ...experiments.compare.comparison_settings import REMEDIES
-from ...measures.measure_settings import INTERPOLATE, LossSettings, SweepSettings
+from ...experiments.intervene.sweep_settings import INTERPOLATE, SweepSettings
+from ...measures.measure_settings import LossSettings
 from .runs import Run
 
 _ALWAYS = ("base", "task", "method", "rank", "alpha", "lr")

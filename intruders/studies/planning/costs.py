@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from ...charts.text import duration, plural
 from ...data.hub_tasks import HUB_TASKS
 from ...experiments.bench.interpolation_curve import ALPHAS
-from ...measures.measure_settings import INTERPOLATE, SweepSettings
+from ...experiments.intervene.sweep_settings import INTERPOLATE, SweepSettings
 from ...training.finetune_config import FinetuneConfig
 from ..describe.measures import Measure
 from ..describe.runs import Run

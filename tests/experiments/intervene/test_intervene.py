@@ -22,11 +22,12 @@ from intruders.errors import PairingError, SettingError
 from intruders.experiments.intervene.intervene import intervene
 from intruders.experiments.intervene.interventions import Intervention
 from intruders.experiments.intervene.sweep import InterventionSweep
+from intruders.experiments.intervene.sweep_settings import AS_IN_THE_PAPER, SweepSettings
 from intruders.measures.corpus_loss import CorpusLoss
 from intruders.measures.evaluate import evaluate
 from intruders.measures.intervals import Interval
 from intruders.measures.losses import DocumentLosses
-from intruders.measures.measure_settings import AS_IN_THE_PAPER, LossSettings, ScoreSettings, SweepSettings
+from intruders.measures.measure_settings import LossSettings, ScoreSettings
 from intruders.measures.task_score import TaskScore
 from intruders.mitigation.live_weights import LiveInterventions
 from intruders.mitigation.mitigate import mitigate

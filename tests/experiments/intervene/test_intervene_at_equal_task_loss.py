@@ -15,9 +15,10 @@ from intruders.audits.audit_settings import Compute
 from intruders.errors import SettingError
 from intruders.experiments.intervene.intervene import intervene
 from intruders.experiments.intervene.sweep import InterventionSweep, intervention_rows
+from intruders.experiments.intervene.sweep_settings import SweepSettings
 from intruders.measures.evaluate import evaluate
 from intruders.measures.intervals import Interval
-from intruders.measures.measure_settings import LossSettings, ScoreSettings, SweepSettings
+from intruders.measures.measure_settings import LossSettings, ScoreSettings
 from intruders.mitigation.mitigate import mitigate
 from intruders.mitigation.remedies.interpolate import Interpolate
 from intruders.reports.intervene.sweep_text import sweep_lines
