@@ -320,6 +320,15 @@ def test_what_was_written_in_advance_stands_before_the_verdict(study: Study) -> 
     )
 
 
+def test_a_verdict_on_several_bases_is_a_list(study: Study) -> None:
+    several = dataclasses.replace(
+        finding("structure", None), verdict="Undecided: on A, 1; on B, 2", sentences=["on A, 1", "on B, 2"]
+    )
+    page = render_study(study[0], [several])
+    assert "These runs: Undecided: </p>" in page
+    assert "<li>on A, 1</li><li>on B, 2</li>" in page
+
+
 def test_a_report_without_any_measure_is_still_a_report(study: Study) -> None:
     results = without(study[0], "matrices", "vectors", "interventions", "sequences", "traces", "mechanism")
     bare = results.runs.assign(

@@ -112,6 +112,10 @@ class Effect:
         return self.interval.has_ends and self.low < -size and size < self.high
 
 
+# Between the sentences of a verdict.
+SEPARATOR = "; "
+
+
 @dataclass(frozen=True)
 class Finding:
     """The result of the runs on one of the paper's claims."""
@@ -129,6 +133,13 @@ class Finding:
     # Every effect that the claim speaks of, also unmeasured.
     answers: list[Effect] = field(default_factory=list)
     is_misnamed: bool = False  # a study names the effect that decides, and no one effect here has that name
+    # Of the verdict, after its opening: one a base and task, in the verdict with semicolons between them.
+    sentences: list[str] = field(default_factory=list)
+
+    @property
+    def opening(self) -> str:
+        """The verdict before its sentences: the decision, and what is missing."""
+        return self.verdict.removesuffix(SEPARATOR.join(self.sentences))
 
     @property
     def decision(self) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 import pandas as pd
 
 from ....measures.intervals import Interval
-from .claim import NOT_RUN, SUPPORTED, UNDECIDED, Claim, Effect, Finding, Where, opening_of
+from .claim import NOT_RUN, SEPARATOR, SUPPORTED, UNDECIDED, Claim, Effect, Finding, Where, opening_of
 from .statistics import MOST_SEEDS, holm, seeds_needed, spread_of
 from .words import said, seeds_said
 
@@ -156,7 +156,7 @@ class Evidence:
             name=claim.name,
             question=claim.question,
             claim=claim.paper,
-            verdict=opening + "; ".join(parts),
+            verdict=opening + SEPARATOR.join(parts),
             shown=_shown(answers),
             effects=[effect for effect in (*answers, *others) if not math.isnan(effect.estimate)],
             seeds=max((effect.seeds for effect in self._effects), default=0),
@@ -165,6 +165,7 @@ class Evidence:
             notes=list(dict.fromkeys([*notes, *(claim.limits if self._effects else ())])),
             answers=answers,
             is_misnamed=is_misnamed,
+            sentences=parts,
         )
 
 
