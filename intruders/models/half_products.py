@@ -32,14 +32,24 @@ def is_plain_linear(module: nn.Module) -> bool:
     return type(module) in (nn.Linear, LinearOfHalf)
 
 
+def lacks_half() -> bool:
+    """Return whether the processor has no arithmetic of half precision, as far as torch uses it."""
+    return torch.backends.cpu.get_cpu_capability() == "AVX2"
+
+
 def speed_up_half(model: nn.Module) -> None:
     """Let the linear layers of ``model`` compute in single precision, where the processor lacks arithmetic of half."""
-    if torch.backends.cpu.get_cpu_capability() != "AVX2":
+    if not lacks_half():
         return
     for module in model.modules():
         if type(module) is nn.Linear and module.weight.dtype in _HALF:
             # The class is changed and not the method, so that a copy of the layer computes with its own weight.
             module.__class__ = LinearOfHalf
+
+
+def linear(inputs: Tensor, weight: Tensor) -> Tensor:
+    """Return ``inputs @ weight.T`` as the linear layers of a loaded model compute it."""
+    return linear_of_half(inputs, weight, None) if lacks_half() else functional.linear(inputs, weight)
 
 
 def linear_of_half(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -11,7 +11,13 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from intruders.models import half_products
-from intruders.models.half_products import LinearOfHalf, is_plain_linear, linear_of_half, speed_up_half
+from intruders.models.half_products import (
+    LinearOfHalf,
+    is_plain_linear,
+    linear,
+    linear_of_half,
+    speed_up_half,
+)
 
 HALF = (torch.bfloat16, torch.float16)
 
@@ -117,6 +123,19 @@ def test_layers_are_changed_where_the_processor_lacks_half_precision(
     speed_up_half(model)
     assert [type(layer) for layer in model] == [expected, Own, nn.Conv1d, nn.Linear]
     assert [is_plain_linear(layer) for layer in model] == [True, False, False, True]
+
+
+@pytest.mark.parametrize("capability", ["AVX2", "AVX512"])
+def test_a_product_alone_is_computed_as_the_layers_are(
+    capability: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    inputs, weight, _, _ = tensors(torch.bfloat16, 20, 5, 7, seed=0)
+    layer = nn.Linear(7, 5, bias=False, dtype=torch.bfloat16)
+    layer.weight.data.copy_(weight)
+    model = nn.Sequential(layer)
+    speed_up_half(model)
+    assert torch.equal(linear(inputs, weight), model(inputs))
 
 
 def test_a_copy_of_a_layer_computes_with_its_own_weight(monkeypatch: pytest.MonkeyPatch) -> None:

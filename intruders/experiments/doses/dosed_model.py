@@ -16,14 +16,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import embedding, linear
+from torch.nn.functional import embedding
 from torch.nn.utils import parametrize
 
 from ...checkpoints.pairing.in_memory import BaseInMemory
 from ...checkpoints.stored.checkpoint import Checkpoint
 from ...checkpoints.stored.matrices import MatrixView, put_back
 from ...linalg.low_rank import LowRank
-from ...models.half_products import is_plain_linear
+from ...models.half_products import is_plain_linear, linear
 from .dose_groups import ELSEWHERE, DoseGroups
 
 # What torch calls a parametrized tensor in a state dict, and the name that it had.

@@ -13,11 +13,13 @@ from safetensors.torch import save_file
 from intruders.checkpoints.pairing.open_sides import open_sides
 from intruders.checkpoints.pairing.pair_sides import pair_sides
 from intruders.checkpoints.stored.selection import EVERY_MATRIX
+from intruders.experiments.doses import dosed_model
 from intruders.experiments.doses.dose_groups import ELSEWHERE, dose_groups
 from intruders.experiments.doses.dosed_model import DosedModel, DosedUpdate, DoseVector
 from intruders.experiments.doses.open_to_dose import tuned_elsewhere
 from intruders.experiments.doses.updates import read_updates
 from intruders.linalg.low_rank import LowRank
+from intruders.models import half_products
 from intruders.models.loading import load_model
 from intruders.models.loading_settings import Loading
 from intruders.models.tuned_model import open_language_model
@@ -154,6 +156,27 @@ def test_in_half_precision_the_branch_of_a_dose_is_in_single(tmp_path: Path) -> 
         loss_of(opened.model).backward()
     assert values.grad is not None
     assert values.grad.dtype == torch.float32
+
+
+def test_a_dense_update_in_half_precision_is_multiplied_as_the_layers_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """``y + a x D^T`` and its gradient in a, against double precision; torch's own product of half is not called."""
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    generator = torch.Generator().manual_seed(0)
+    inputs, change, gradient = (
+        torch.randn(shape, generator=generator).bfloat16() for shape in ((20, 9), (6, 9), (20, 6))
+    )
+    dose = torch.tensor(0.5, requires_grad=True)
+    monkeypatch.setattr(half_products.functional, "linear", None)
+    output = dosed_model._times(DosedUpdate.of(change, inputs.device, torch.bfloat16), inputs, dose)
+    output.backward(gradient.float())
+    product = inputs.double() @ change.double().mT
+    size = inputs.double().abs() @ change.double().abs().mT
+    assert bool(((output.double() - 0.5 * product).abs() <= 0.5 * (2**-8 * size)).all())
+    assert dose.grad is not None
+    slope = (gradient.double() * product).sum()
+    assert abs(float(dose.grad) - float(slope)) <= 2**-8 * float((gradient.double().abs() * size).sum())
 
 
 def test_two_dosed_models_share_stacked_experts(tmp_path: Path) -> None:
