@@ -2,10 +2,10 @@
 
     python -m benchmarks.half_products
 
-First one product of each shape by torch and by `intruders`, in bfloat16, then the losses of SmolLM2-135M on documents
-of `pydoc`, both ways and in float32. One thread, and the least processor time of several turns in one process, so that
-a busy machine counts for little. On a processor with arithmetic of half precision nothing is changed, and nothing is
-measured.
+First one product of each shape by torch and by `intruders`, in bfloat16, then products with their gradient in the
+inputs, then the losses of SmolLM2-135M on documents of `pydoc`, both ways and in float32. One thread, and the least
+processor time of several turns in one process, so that a busy machine counts for little. On a processor with arithmetic
+of half precision nothing is changed, and nothing is measured.
 """
 
 from __future__ import annotations
@@ -31,6 +31,9 @@ from .machine import this_machine
 
 _SHAPES = ((576, 576), (1536, 576), (4096, 4096), (11008, 4096))
 _INPUTS = (16, 64, 512)
+# The products of an update in a dose, which `attribute` and `heal` differentiate; the last one is the head of SmolLM2.
+_DIFFERENTIATED = (*_SHAPES[:2], (49152, 576))
+_TOKENS = 95
 _TURNS = 3
 
 
@@ -50,6 +53,14 @@ def main() -> None:
             )
             ratios.append(f"{of_torch / ours:.1f}x with {count} inputs")
         print(f"{m} x {n}: {', '.join(ratios)}", flush=True)
+    for m, n in _DIFFERENTIATED:
+        weight = torch.randn(m, n).to(torch.bfloat16)
+        inputs = torch.randn(_TOKENS, n).to(torch.bfloat16).requires_grad_()
+        ours, of_torch = _least(
+            lambda w=weight, x=inputs: torch.autograd.grad(linear_of_half(x, w, None).sum(), x),  # type: ignore[misc]
+            lambda w=weight, x=inputs: torch.autograd.grad(functional.linear(x, w).sum(), x),  # type: ignore[misc]
+        )
+        print(f"{m} x {n}: {of_torch / ours:.1f}x with the gradient in {_TOKENS} inputs", flush=True)
     _losses()
     print(f"{this_machine()}; processor seconds of one thread")
 
