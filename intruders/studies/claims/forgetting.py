@@ -15,7 +15,7 @@ from .shared.claim import Claim, Finding, Where
 from .shared.equal_score import at_equal_score
 from .shared.evidence import Evidence
 from .shared.pictures import LOSS_CHANGE, Palette, Part, parts, run_points
-from .shared.seed_tables import seeds_in
+from .shared.seed_tables import seeds_of_settings
 from .shared.statistics import partial_spearman, spearman
 from .shared.strata import LOSS_ALIKE, by_corpus, finished, strata
 from .shared.words import said
@@ -94,7 +94,7 @@ def _add(
     evidence: Evidence, on: Where, runs: pd.DataFrame, correlations: dict[str, dict[str, Interval]]
 ) -> None:
     """Add the correlation that the claim speaks of, then those with a control held fixed."""
-    settings, seeds = runs["setting"].nunique(), seeds_in(runs)
+    settings, seeds = runs["setting"].nunique(), seeds_of_settings(runs)
     of_count = correlations["intruders"]
     held = [
         f"{said(of_count[fixed])} with the {_THE.get(fixed, fixed)} held fixed"
@@ -147,7 +147,7 @@ def _rows(choice: Choice, correlations: dict[str, dict[str, Interval]]) -> list[
             **correlation.columns("correlation"),
             "runs": len(runs),
             "settings": runs["setting"].nunique(),
-            "seeds": seeds_in(runs),
+            "seeds": seeds_of_settings(runs),
         }
         for column, measure in MEASURES.items()
         for fixed, correlation in correlations[column].items()

@@ -13,6 +13,7 @@ from ..tables.results import Results
 from .shared.claim import Claim, Finding
 from .shared.evidence import Evidence
 from .shared.pictures import Palette, by_method_and_rank, listed, parts
+from .shared.seed_tables import seeds_of_settings
 from .shared.statistics import mean_interval, ratio_interval
 from .shared.strata import LOSS_ALIKE, Stratum, finished, strata
 from .shared.words import said
@@ -89,7 +90,7 @@ def _add(evidence: Evidence, stratum: Stratum, rows: pd.DataFrame) -> None:
     )
     if has.empty:
         return
-    seeds = int(has["seed"].nunique())
+    seeds = seeds_of_settings(has)
     over = f"{has['setting'].nunique()} settings"
     for name, called in _WITH.items():
         # A model without intruders says nothing of them, but of the norm.

@@ -18,7 +18,7 @@ from .shared.equal_score import at_equal_score
 from .shared.evidence import Evidence
 from .shared.pictures import LOSS_CHANGE, Palette, Part, listed, parts, run_points
 from .shared.prediction import correlation_difference, held_out_errors
-from .shared.seed_tables import seeds_in
+from .shared.seed_tables import seeds_of_settings
 from .shared.statistics import mean_interval, partial_spearman, spearman
 from .shared.strata import LOSS_ALIKE, by_corpus, finished, strata
 
@@ -115,7 +115,7 @@ def analyse(results: Results) -> Finding:
 
 def _add(evidence: Evidence, each: _Comparison) -> None:
     """Add how much better the KL orders the runs than the intruders and the norm, then every correlation."""
-    change, seeds = each.column("loss_change"), seeds_in(each.runs)
+    change, seeds = each.column("loss_change"), seeds_of_settings(each.runs)
     for other in _AGAINST:
         if other not in each.known:
             continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import statistics
 from collections.abc import Iterator
 
 import numpy as np
@@ -71,6 +72,14 @@ def one_in_100(runs: pd.DataFrame, settings: int = 1) -> float:
 def seeds_in(runs: pd.DataFrame) -> int:
     """Count the different seeds of the runs."""
     return int(runs["seed"].nunique())
+
+
+def seeds_of_settings(runs: pd.DataFrame) -> int:
+    """Return how many seeds most of the settings have, of runs whose settings are compared with one another.
+
+    A study goes seed by seed: the first run of the next seed says nothing yet about what another seed would change.
+    """
+    return 0 if runs.empty else statistics.median_low(runs.groupby("setting")["seed"].nunique())
 
 
 def on_shared_matrices(

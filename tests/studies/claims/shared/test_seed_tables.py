@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from intruders.studies.claims.every_claim import analyse_all
-from intruders.studies.claims.shared.seed_tables import complete, noted_complete
+from intruders.studies.claims.shared.seed_tables import complete, noted_complete, seeds_of_settings
 from tests.studies.planted import (
     holds,
     matched,
@@ -107,3 +107,19 @@ def test_shares_are_of_the_matrices_that_all_runs_changed() -> None:
     (found,) = [one for one in analyse_all(study(runs=runs, matrices=matrices)) if one.name == "structure"]
     assert found.effects[0].estimate == pytest.approx(10.0)  # 20 per 100 of q minus 10, not minus 30 of both
     assert any("counted on the 1 matrices" in note for note in found.notes)
+
+
+@pytest.mark.parametrize(("further", "seeds"), [(0, 1), (1, 1), (2, 1), (3, 2), (4, 2)])
+def test_the_first_runs_of_a_seed_are_no_second_seed(further: int, seeds: int) -> None:
+    """Four settings of one seed, and the first of them of another: more than half of them make it a seed."""
+    rows = [{"setting": name, "seed": 0} for name in "abcd"]
+    rows += [{"setting": name, "seed": 1} for name in "abcd"[:further]]
+    assert seeds_of_settings(pd.DataFrame(rows)) == seeds
+
+
+def test_runs_of_a_second_seed_that_is_hardly_begun_decide_nothing() -> None:
+    rows = [row for row in matched(effect=1.0) if row["seed"] == 0]
+    begun = next(row for row in matched(effect=1.0) if row["seed"] == 1)
+    for runs in (rows, [*rows, begun]):
+        (finding,) = analyse_all(study(runs=runs), ["forgetting"])
+        assert {answer.seeds for answer in finding.answers} == {1}
