@@ -75,7 +75,8 @@ def test_it_opens_with_a_section_for_every_analysis(page: Any, study: tuple[Resu
     for finding in study[1]:
         section = page.locator(f'section[aria-labelledby="{finding.name}"]')
         text = section.inner_text()
-        for said in (finding.question, finding.claim, finding.verdict, *finding.notes):
+        verdict = (finding.opening, *finding.sentences)
+        for said in (finding.question, finding.claim, *verdict, *finding.notes):
             assert " ".join(said.split()) in " ".join(text.split())
         assert section.locator(".plot").count() > 0
     assert page.locator("#overview tbody tr").count() == len(CLAIMS)
