@@ -13,7 +13,7 @@ from ..linalg.small_cores import eigh
 from ..linalg.spiked_threshold import Spectrum
 from ..linalg.svd import leading_count
 from ..linalg.whole_base import WholeBase
-from .projection import Projection, followed_count
+from .projection import Projection, at_scales, followed_count
 
 # The least distance of two squared values that is divided by, as a share of the largest.
 _APART = 1e-12
@@ -34,8 +34,7 @@ class RitzVectors(Batched):
 
     def at(self, scales: Tensor, count: int) -> tuple[Tensor, Tensor]:
         """The ``count`` leading ones at a scale each: eigenvalues ``(batch, count)``, vectors ``(batch, count, a)``."""
-        s = scales[:, None, None]
-        squares, vectors = eigh(self.base + s * self.cross + s * s * self.update)
+        squares, vectors = eigh(at_scales(self.base, self.cross, self.update, scales))
         vectors = vectors.mT.flip(-2)[:, :count]
         shown = self.base.shape[-1] - self.further.shape[-2]
         rows = vectors[..., shown:] @ self.further

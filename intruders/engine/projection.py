@@ -95,8 +95,7 @@ class Projection:
 
     def at(self, scales: Tensor) -> Tensor:
         """Return ``W W^T`` on the subspace for every scale; ``(g, a, a)``."""
-        s = scales.to(self.base)[:, None, None]
-        return self.base + s * self.cross + s * s * self.update
+        return at_scales(self.base, self.cross, self.update, scales)
 
     def cosines(self, vectors: Tensor, is_strict: bool = False) -> Tensor:
         """Return the largest cosines ``(g, k)`` of eigenvectors ``(g, a, a)``, of which the last ones lead.
@@ -144,8 +143,7 @@ class ProjectionGroup:
           scales: (g).
           is_strict: as there.
         """
-        s = scales.to(self.base)[:, None, None]
-        _, vectors = eigh(self.base[index] + s * self.cross[index] + s * s * self.update[index])
+        _, vectors = eigh(at_scales(self.base[index], self.cross[index], self.update[index], scales))
         leading = vectors[..., -self.k :]
         if self.others is None:
             return _largest_cosines(leading, self.shown, None, is_strict).amin(-1)
@@ -154,6 +152,12 @@ class ProjectionGroup:
         return torch.cat(
             [_largest_cosines(some, self.shown, self.others[own], is_strict).amin(-1) for own, some in parts]
         )
+
+
+def at_scales(base: Tensor, cross: Tensor, update: Tensor, scales: Tensor) -> Tensor:
+    """``base + s cross + s^2 update`` of ``(a, a)`` or ``(g, a, a)`` parts, for every scale ``(g)``."""
+    s = scales.to(base)[:, None, None]
+    return base + s * cross + s * s * update
 
 
 def _largest_cosines(leading: Tensor, shown: int, others: Tensor | None, is_strict: bool) -> Tensor:
