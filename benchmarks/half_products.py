@@ -23,7 +23,7 @@ from intruders.measures.intervals import loss_interval, paired_difference
 from intruders.measures.losses import DocumentLosses
 from intruders.measures.measure_settings import LossSettings
 from intruders.models import half_products
-from intruders.models.half_products import linear_of_half
+from intruders.models.half_products import lacks_half, linear_of_half
 from intruders.models.loading_settings import Loading
 from intruders.models.tuned_model import open_language_model
 
@@ -39,7 +39,7 @@ _TURNS = 3
 
 def main() -> None:
     torch.set_num_threads(1)
-    if torch.backends.cpu.get_cpu_capability() != "AVX2":
+    if not lacks_half():
         print(f"{torch.backends.cpu.get_cpu_capability()}: nothing is changed on this processor")
         return
     for m, n in _SHAPES:
