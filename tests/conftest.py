@@ -78,6 +78,14 @@ def browser() -> Iterator[Any]:
         yield running
 
 
+@pytest.fixture
+def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Write the kind of a picture in its place: drawing takes most of the time of a figure's files."""
+    from intruders.charts import drawing
+
+    monkeypatch.setattr(drawing, "picture", lambda figure, kind: kind.encode())
+
+
 @pytest.fixture(scope="module", autouse=True)
 def what_is_loaded_is_not_collected() -> None:
     """Freeze what is alive before the tests of a file."""

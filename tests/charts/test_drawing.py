@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from intruders.charts import drawing
 from intruders.charts.chart import Axis, Chart, Series
 from intruders.charts.drawing import write_drawings
 from intruders.charts.figure import draw
@@ -14,6 +13,7 @@ from intruders.charts.figure import draw
 LONG = "sequence-accuracy-" + "home-me-projects-support-data-" * 5
 
 
+@pytest.mark.usefixtures("without_pictures")  # what is looked at are names and numbers
 @pytest.mark.parametrize(
     "names",
     [
@@ -24,11 +24,7 @@ LONG = "sequence-accuracy-" + "home-me-projects-support-data-" * 5
         [LONG[:150], f"{LONG}sst2"],
     ],
 )
-def test_every_figure_has_files_of_its_own(
-    names: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # What is looked at are names and numbers; the pictures of thirty figures take most of a second each time.
-    monkeypatch.setattr(drawing, "picture", lambda _, kind: kind.encode())
+def test_every_figure_has_files_of_its_own(names: list[str], tmp_path: Path) -> None:
     charts = [
         Chart(name, f"Figure {at}", Axis("x", "x"), Axis("y", "y"), [Series("s", [at], [10.0 + at])])
         for at, name in enumerate([*names, "layers"])

@@ -13,7 +13,6 @@ import pytest
 import torch
 
 from intruders.audits.audit_settings import Compute
-from intruders.charts import drawing
 from intruders.data.corpora import load_corpora
 from intruders.data.load_task import load_task
 from intruders.errors import SettingError
@@ -400,11 +399,10 @@ def test_the_folder_of_another_result_is_refused_before_a_model_is_opened(tmp_pa
     }
 
 
+@pytest.mark.usefixtures("without_pictures")  # the report's tests look at them
 def test_the_command_prints_the_table_and_writes_the_report(
-    folder: Path, found: tuple[RemedyComparison, Path], monkeypatch: pytest.MonkeyPatch
+    folder: Path, found: tuple[RemedyComparison, Path]
 ) -> None:
-    # The pictures, which take seconds, are looked at with the report's tests.
-    monkeypatch.setattr(drawing, "picture", lambda figure, kind: kind.encode())
     _, out = found
     arguments = [
         "remedies",

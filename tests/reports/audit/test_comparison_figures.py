@@ -51,13 +51,9 @@ def audits_of(count: int, name: str = SHORT) -> list[Audit]:
     ]
 
 
-def drawn(count: int, name: str = SHORT) -> dict[str, Drawing]:
+@cache
+def drawn(count: int, name: str) -> dict[str, Drawing]:
     """The comparison as it is drawn, each figure laid out; a warning is an error."""
-    return _drawn(count, name)
-
-
-@cache  # which tells a name that is given from one that is the default
-def _drawn(count: int, name: str) -> dict[str, Drawing]:
     audits = audits_of(count, name)
     drawings = comparison_drawings(common_matrices(audits), labels_for(audits))
     with warnings.catch_warnings():
@@ -88,7 +84,7 @@ def test_nothing_is_cut_and_no_figure_is_too_wide(count: int, name: str) -> None
 @pytest.mark.parametrize("count", COUNTS)
 def test_no_two_audits_look_alike_and_no_legend_lies_over_the_lines(count: int) -> None:
     for name in LINES:
-        figure = drawn(count)[name].figure
+        figure = drawn(count, SHORT)[name].figure
         axes = figure.axes[0]
         assert len(axes.lines) == count
         looks = {(to_hex(line.get_color()), str(line._unscaled_dash_pattern)) for line in axes.lines}  # type: ignore[attr-defined]
@@ -101,7 +97,7 @@ def test_no_two_audits_look_alike_and_no_legend_lies_over_the_lines(count: int) 
 
 @pytest.mark.parametrize("name", [*LINES, "over-rank"])
 def test_the_bar_of_many_audits_names_the_first_and_the_last(name: str) -> None:
-    axes, bar = drawn(40)[name].figure.axes
+    axes, bar = drawn(40, SHORT)[name].figure.axes
     names = {
         round(at): text.get_text() for at, text in zip(bar.get_yticks(), bar.get_yticklabels(), strict=True)
     }
@@ -134,7 +130,7 @@ def _spec(axes: object) -> object:
 
 
 def test_many_audits_of_one_rank_lie_side_by_side_in_their_order() -> None:
-    axes, _bar = drawn(40)["over-rank"].figure.axes
+    axes, _bar = drawn(40, SHORT)["over-rank"].figure.axes
     points = [container.lines[0].get_xydata()[0] for container in axes.containers]
     for turn in range(3):  # the ranks 1, 8 and full, at 0, 1 and 2
         places = [x for x, _y in points[turn::3]]

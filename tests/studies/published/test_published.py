@@ -15,7 +15,6 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from intruders.charts import drawing
 from intruders.errors import ResultFileError, SettingError
 from intruders.studies.claims.every_claim import analyse_all
 from intruders.studies.describe.runs import expand
@@ -87,11 +86,10 @@ def test_what_is_published_is_small_has_no_weights_and_its_own_sums(published: t
     assert document["deviations"] == []
 
 
+@pytest.mark.usefixtures("without_pictures")  # of findings that are the same; the report's tests look at them
 def test_the_page_and_the_verdicts_of_published_tables_are_those_of_the_study(
-    published: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    published: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    # The pictures, which take seconds, are of the findings that are the same, and are looked at with the report's.
-    monkeypatch.setattr(drawing, "picture", lambda figure, kind: kind.encode())
     runs, data = published
     same_tables(load_results(runs), load_results(data))
     own, other = (analyse_all(load_results(folder)) for folder in (runs, data))
