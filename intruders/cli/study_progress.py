@@ -75,6 +75,11 @@ def study_progress() -> Iterator[StudyProgress]:
         if done:
             console.print(f"{done} of {total} runs are finished already", highlight=False)
 
+    def on_precision(precision: str) -> None:
+        console.print(
+            f"runs whose precision is auto are trained in {precision}, as the finished ones", highlight=False
+        )
+
     at_work = ""
 
     def on_stage(run: Run, stage: str) -> None:
@@ -91,7 +96,8 @@ def study_progress() -> Iterator[StudyProgress]:
         console.print(f"{done}/{total} {run.id} {status}, {seconds:.0f} s", highlight=False, soft_wrap=True)
 
     with bar:
-        yield StudyProgress(on_start, on_stage, on_run, on_step if console.is_terminal else None)
+        steps = on_step if console.is_terminal else None
+        yield StudyProgress(on_start, on_stage, on_run, steps, on_precision)
 
 
 def print_outcome(outcome: StudyOutcome) -> None:

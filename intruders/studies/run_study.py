@@ -18,6 +18,7 @@ from .tables.write_tables import Tables, refuse_newer_tables
 from .work.run_record import RunRecord
 from .work.stages import Callbacks
 from .work.study_folder import StudyFolder
+from .work.training_precision import most_common, precisions_of
 from .work.workplace import Workplace
 
 SCHEMA = 1
@@ -31,6 +32,7 @@ class StudyProgress:
     on_stage: Callable[[Run, str], None] = lambda run, stage: None
     on_run: Callable[[Run, str, int, int], None] = lambda run, status, done, total: None
     on_step: Callable[[int, int], None] | None = None  # of the training, where runs are in this process
+    on_precision: Callable[[str], None] = lambda precision: None  # where auto is another one on this machine
 
 
 @dataclass(frozen=True)
@@ -132,8 +134,16 @@ def run_study(
         taken = take_over.into(folder) if take_over is not None else []
         tables = Tables(folder, workplace.seen, runs)
         missing = workplace.missing(runs)
+        # What the finished runs were trained in, wherever that was, the others are trained in here.
+        workplace = replace(workplace, precision=most_common(precisions_of(runs, workplace.seen)))
         done = len(runs) - len(missing)
         progress.on_start(done, len(runs))
+        if missing and is_here and workplace.precision is not None:
+            # Here, and not above: it loads torch, which a finished study does without.
+            from ..training.arguments import precision_here
+
+            if workplace.precision != precision_here():
+                progress.on_precision(workplace.precision)
         _write(tables, workplace)
         over = cleanup.enter_context(closing(_at_work(missing, workplace, study, jobs, ray, progress)))
         for run in over:

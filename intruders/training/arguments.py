@@ -62,9 +62,12 @@ def steps_of_warmup(config: FinetuneConfig, steps: int) -> int:
 
 
 def resolved_precision(config: FinetuneConfig) -> str:
-    """Resolve ``auto``: bf16 autocast if the processor has instructions for it, else fp32."""
-    if config.precision != "auto":
-        return config.precision
+    """Resolve ``auto`` as :func:`precision_here` does; others stay."""
+    return precision_here() if config.precision == "auto" else config.precision
+
+
+def precision_here() -> str:
+    """Return what ``auto`` is on this machine: bf16 autocast if it has instructions for it, else fp32."""
     if torch.cuda.is_available():
         return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
     return "bf16" if torch.cpu._is_avx512_bf16_supported() else "fp32"

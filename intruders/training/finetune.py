@@ -7,7 +7,7 @@ import shutil
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +133,9 @@ def _train(
     config: FinetuneConfig, run: RunFolder, given: _Given, callbacks: list[Any], scratch: Path
 ) -> None:
     """Prepare, record, train, save, score, and record again."""
+    if config.precision == "auto" and (run.path / "run.json").is_file():
+        # A run that began on another machine ends as if it had not been interrupted.
+        config = replace(config, precision=run.record.get("precision", "auto"))
     prepared = prepare_run(config, run, given.location, given.task, scratch)
     model = prepared.model
     record = _record_of_start(config, given, prepared)

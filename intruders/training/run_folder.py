@@ -47,6 +47,17 @@ def _beside_out(config: Mapping[str, Any], key: str) -> str | None:
     return None if path.split(os.sep)[0] == os.pardir else path
 
 
+def _is_same(key: str, record: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
+    """Return whether ``config`` has the setting that the run of ``record`` began with."""
+    before = record["config"]
+    if before.get(key) == config.get(key):
+        return True
+    if key == "precision":  # auto stays what it was where the run began, on every machine
+        used = record.get("precision")
+        return {before.get(key), config.get(key)} == {"auto", used}
+    return key in _MODELS and _beside_out(before, key) == _beside_out(config, key) is not None
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """The folder of a fine-tuning run; its files are read when they are needed.
@@ -155,14 +166,12 @@ class RunFolder:
                     f"out {str(self.path)!r} is not empty and not a run; choose another folder"
                 )
             return
-        before = self.record["config"]
+        record = self.record
         # Where a run is kept does not change what it is: a moved folder can be resumed.
         changed = sorted(
             key
-            for key in before.keys() | config.keys()
-            if key != "out"
-            and before.get(key) != config.get(key)
-            and not (key in _MODELS and _beside_out(before, key) == _beside_out(config, key) is not None)
+            for key in record["config"].keys() | config.keys()
+            if key != "out" and not _is_same(key, record, config)
         )
         if changed:
             raise SettingError(

@@ -9,6 +9,7 @@ import shutil
 import signal
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ import pytest
 import transformers
 from safetensors import SafetensorError
 
-from intruders.errors import DiskFullError, IntrudersError
+from intruders.errors import DiskFullError, IntrudersError, SettingError
+from intruders.training import arguments
 from intruders.training.finetune import finetune
 from intruders.training.run_folder import RunFolder
 from tests.commands import forked, in_this_process
@@ -41,6 +43,24 @@ def test_an_interrupted_run_ends_as_one_that_was_not(method: str, llama: Path, t
     assert_equal(weights_of(whole.path), weights_of(killed.path))
     losses = [[(e["step"], e["loss"]) for e in run.log if "loss" in e] for run in (whole, killed)]
     assert losses[0] == losses[1]
+
+
+def test_a_run_ends_in_the_precision_that_it_began_with(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a machine where ``auto`` is another one."""
+    whole = finetune(config_of(llama, tmp_path / "whole", precision="fp32", steps=4))
+    config = config_of(llama, tmp_path / "moved", precision="auto", steps=4)
+    monkeypatch.setattr(arguments, "precision_here", lambda: "fp32")
+    with pytest.raises(KeyboardInterrupt):
+        finetune(config, [Interrupt()])
+    monkeypatch.setattr(arguments, "precision_here", lambda: "bf16")
+    with pytest.raises(SettingError, match=r"a run with other settings \(precision\)"):
+        finetune(replace(config, precision="bf16"))
+    moved = finetune(config)
+    assert moved.record["precision"] == "fp32"
+    assert_equal(weights_of(whole.path), weights_of(moved.path))
+    assert finetune(replace(config, precision="fp32")).is_finished  # what auto was
 
 
 def test_a_run_needs_no_folder_of_temporary_files(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,6 +23,7 @@ from ..tables.rows import can_give_rows
 from ..tables.write_tables import Tables, refuse_newer_tables
 from ..work.run_record import RunRecord
 from ..work.study_folder import PUBLISHED, TABLES, StudyFolder
+from ..work.training_precision import precisions_of
 from .published_study import SCHEMA, PublishedStudy, sha256
 
 DEVIATIONS = "deviations.md"  # written by people, and kept when a study is published again
@@ -196,6 +198,10 @@ def _deviations(folder: StudyFolder, runs: Sequence[Run], results: Results) -> l
     missed = below_score(table[table["status"] == "finished"])
     if len(missed):
         lines.append(f"{len(missed)} runs did not reach their score: {_some(list(missed['run_id']))}")
+    trained_in = Counter(precisions_of(runs, folder).values())
+    if len(trained_in) > 1:
+        each = " and ".join(f"{count} in {precision}" for precision, count in trained_in.most_common())
+        lines.append(f"precision is auto, which differs between machines: {each} were trained")
     copies = sorted({str(source) for source in table["data_source"].dropna() if "copy" in str(source)})
     if copies:
         lines.append(f"local copies of data were read instead of the Hub's: {', '.join(copies)}")

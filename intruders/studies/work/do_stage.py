@@ -49,15 +49,18 @@ from .stages import (
     Callbacks,
 )
 from .study_folder import ATTRIBUTION, INTERVENTIONS, MODEL, REMEDIES
+from .training_precision import as_the_others
 
 
-def do(stage: str, run: Run, folder: Path, bases: Path, callbacks: Callbacks) -> None:
-    """Do one stage of ``run`` in ``folder``; ``callbacks`` makes those of the training."""
+def do(
+    stage: str, run: Run, folder: Path, bases: Path, callbacks: Callbacks, precision: str | None = None
+) -> None:
+    """Do one stage of ``run`` in ``folder``; ``callbacks`` makes those of the training, whose auto is ``precision``."""
     if stage == "mechanism":
         _mechanism(run, folder)
         return
     assert run.config is not None
-    config = replace(run.config, out=str(folder / MODEL))
+    config = replace(as_the_others(run.config, folder, precision), out=str(folder / MODEL))
     match stage:
         case "train":
             _train(config, callbacks)

@@ -13,8 +13,7 @@ from ..describe.runs import Run
 from .run_record import RunRecord
 from .stage_inputs import inputs_of, model_of
 from .stages import Callbacks, Stage, stages_of
-
-_TRAINING = ("train", "sequence")  # stages that are not done again over what is there
+from .training_precision import TRAINING, began_in
 
 
 def perform(
@@ -22,20 +21,21 @@ def perform(
     folder: Path,
     bases: Path,
     *,
+    precision: str | None = None,
     callbacks: Callbacks = tuple,
     on_stage: Callable[[str], None] = lambda name: None,
     after_stage: Callable[[Stage], None] = lambda stage: None,
 ) -> bool:
     """Do the missing stages of ``run`` in ``folder``; return True if it finished, False if it failed, as recorded.
 
-    A stage that is finished with the same settings is kept. ``on_stage`` is called with the name of a stage before it
-    begins, ``after_stage`` with each stage that was done now. Raises DiskFullError, which ends a study, and
-    KeyboardInterrupt.
+    A stage that is finished with the same settings is kept. A training whose own precision is auto is done in
+    ``precision``, if that is given. ``on_stage`` is called with the name of a stage before it begins, ``after_stage``
+    with each stage that was done now. Raises DiskFullError, which ends a study, and KeyboardInterrupt.
     """
     record = RunRecord(folder)
     try:
         with stop_on_full_disk(folder, "run the same command again; what is finished is kept"):
-            _do_missing(run, folder, bases, record, callbacks, on_stage, after_stage)
+            _do_missing(run, folder, bases, record, precision, callbacks, on_stage, after_stage)
     except DiskFullError:
         raise
     except Exception as error:
@@ -50,6 +50,7 @@ def _do_missing(
     folder: Path,
     bases: Path,
     record: RunRecord,
+    precision: str | None,
     callbacks: Callbacks,
     on_stage: Callable[[str], None],
     after_stage: Callable[[Stage], None],
@@ -64,7 +65,7 @@ def _do_missing(
             changed = record.changed(stage.name, inputs | model_of(folder))
             if changed is None:
                 continue
-            if stage.name in _TRAINING:
+            if stage.name in TRAINING:
                 raise SettingError(
                     f"{changed} is not what it was when this run was trained; restore it, or choose another out, "
                     "or remove the folder of the run"
@@ -74,10 +75,14 @@ def _do_missing(
         from .do_stage import do
 
         began = time.perf_counter()
-        do(stage.name, run, folder, bases, callbacks)
-        is_trained_now = is_trained_now or stage.name in _TRAINING
-        made_from = inputs if stage.name in _TRAINING else inputs | model_of(folder)
-        record.finish_stage(stage.name, stage.settings, time.perf_counter() - began, made_from)
+        do(stage.name, run, folder, bases, callbacks, precision)
+        seconds = time.perf_counter() - began
+        if stage.name in TRAINING:  # not done again over what is there
+            is_trained_now = True
+            used = began_in(folder).get("precision")
+            record.finish_stage(stage.name, stage.settings, seconds, inputs, used)
+        else:
+            record.finish_stage(stage.name, stage.settings, seconds, inputs | model_of(folder))
         after_stage(stage)
     record.finish()
     (folder / "error.txt").unlink(missing_ok=True)

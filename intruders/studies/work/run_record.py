@@ -78,14 +78,20 @@ class RunRecord:
         return changed_input(self.read().get("stages", {}).get(stage, {}), inputs)
 
     def finish_stage(
-        self, stage: str, settings: dict[str, Any], seconds: float, inputs: Mapping[str, str] = NO_INPUTS
+        self,
+        stage: str,
+        settings: dict[str, Any],
+        seconds: float,
+        inputs: Mapping[str, str] = NO_INPUTS,
+        precision: str | None = None,
     ) -> None:
+        """Note that a stage is finished, and in which precision it trained, if it did."""
         record = self.read()
         record["stages"][stage] = {
             "settings": settings,
             "seconds": round(seconds, 3),
             "inputs": dict(inputs),
-        }
+        } | ({} if precision is None else {"precision": precision})
         self._write(record)
 
     def finish(self) -> None:

@@ -21,6 +21,7 @@ class Workplace:
 
     folder: StudyFolder
     store: Store | None = None
+    precision: str | None = None  # of trainings whose own is auto, as the finished ones have it
 
     @classmethod
     def of(cls, out: str) -> Workplace:
@@ -41,7 +42,14 @@ class Workplace:
         """Do the missing stages of a run; see :func:`.perform.perform`. Finished ones reach the store at once."""
         folder, store = self.folder.run(run.id), self.store
         if store is None:
-            return perform(run, folder, self.folder.bases, callbacks=callbacks, on_stage=on_stage)
+            return perform(
+                run,
+                folder,
+                self.folder.bases,
+                precision=self.precision,
+                callbacks=callbacks,
+                on_stage=on_stage,
+            )
         store.fetch_run(folder)
         store.fetch_bases(self.folder.bases)
 
@@ -51,7 +59,13 @@ class Workplace:
                 store.put_bases(self.folder.bases)
 
         is_finished = perform(
-            run, folder, self.folder.bases, callbacks=callbacks, on_stage=on_stage, after_stage=after_stage
+            run,
+            folder,
+            self.folder.bases,
+            precision=self.precision,
+            callbacks=callbacks,
+            on_stage=on_stage,
+            after_stage=after_stage,
         )
         store.put_record(folder)
         return is_finished
