@@ -8,6 +8,7 @@ hashing and writing the cache in the time.
 from __future__ import annotations
 
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -102,7 +103,9 @@ def _row_of(model: nn.Module, label: str, description: str) -> Row:
     )
 
 
-def _reference_counts(layers: dict[str, Any]) -> tuple[float, dict[str, int]]:
+def _reference_counts(
+    layers: dict[str, Any], clock: Callable[[], float] = time.perf_counter
+) -> tuple[float, dict[str, int]]:
     """Seconds of the decompositions alone, and intruders by module name."""
     seconds, counts = 0.0, {}
     for name, layer in layers.items():
@@ -112,7 +115,7 @@ def _reference_counts(layers: dict[str, Any]) -> tuple[float, dict[str, int]]:
         def count(base: torch.Tensor = base, tuned: torch.Tensor = tuned) -> int:
             return reference_count(base, tuned, K, EPSILON)
 
-        taken, counts[name] = timed(count)
+        taken, counts[name] = timed(count, clock)
         seconds += taken
     return seconds, counts
 
@@ -139,9 +142,10 @@ def base_of(model: nn.Module) -> tuple[Any, list[str]]:
     return _base_model(), [f"{_module_name(name)}.weight" for name, _ in _lora_layers(model)]
 
 
-def reference_of(model: nn.Module) -> int:
-    """Intruders by two decompositions of each matrix."""
-    return sum(_reference_counts(dict(_lora_layers(model)))[1].values())
+def reference_of(model: nn.Module, clock: Callable[[], float]) -> tuple[float, int]:
+    """Seconds of two decompositions of each matrix, and the intruders by them."""
+    seconds, counts = _reference_counts(dict(_lora_layers(model)), clock)
+    return seconds, sum(counts.values())
 
 
 def _loaded_model(folder: Path) -> nn.Module:
