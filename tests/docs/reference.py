@@ -1,4 +1,4 @@
-"""The script that writes the pages of commands and settings, as a module."""
+"""The scripts that write pages, as modules: they are in no package."""
 
 from __future__ import annotations
 
@@ -10,13 +10,22 @@ from typing import Any
 from tests.docs.pages import ROOT
 
 
-@cache
 def reference() -> Any:
-    """``examples/make_reference.py``, which is no package."""
-    described = spec_from_file_location("make_reference", ROOT / "examples" / "make_reference.py")
+    """``examples/make_reference.py``: the pages of commands and settings."""
+    return _script("make_reference")
+
+
+def result_tables() -> Any:
+    """``examples/make_result_tables.py``: the tables of runs on result pages."""
+    return _script("make_result_tables")
+
+
+@cache
+def _script(name: str) -> Any:
+    described = spec_from_file_location(name, ROOT / "examples" / f"{name}.py")
     assert described is not None
     assert described.loader is not None
     made = module_from_spec(described)
-    sys.modules["make_reference"] = made
+    sys.modules[name] = made
     described.loader.exec_module(made)
     return made

@@ -56,7 +56,7 @@ def plan_take_over(path: str | Path, runs: Sequence[Run], name: str = "") -> Tak
     """Match published runs with those of a study by the digest of their settings.
 
     Args:
-      path: a folder of published tables, or one with such folders by the name of their study.
+      path: a folder of published tables, or one with such folders of several studies.
       runs: those of the study that may use them.
       name: that of the study.
 
@@ -65,8 +65,8 @@ def plan_take_over(path: str | Path, runs: Sequence[Run], name: str = "") -> Tak
       SettingError: not a single run can be taken over.
     """
     folder = user_path(path)
-    if name and not (folder / PUBLISHED).is_file() and (folder / name / PUBLISHED).is_file():
-        folder = folder / name
+    if name and not (folder / PUBLISHED).is_file():
+        folder = _of_study(name, folder)
     published = PublishedStudy.load(folder)
     by_digest = {run.digest: run for run in runs}
     matched: list[tuple[Run, PublishedRun]] = []
@@ -90,6 +90,17 @@ def plan_take_over(path: str | Path, runs: Sequence[Run], name: str = "") -> Tak
             "remove --from"
         )
     return TakeOver(published, matched, refused)
+
+
+def _of_study(name: str, folder: Path) -> Path:
+    """Return which of the published tables in ``folder`` are those of the study; the folder itself if none are."""
+    for file in sorted(folder.glob(f"*/{PUBLISHED}")):
+        try:
+            if PublishedStudy.read_record(file.parent).name == name:
+                return file.parent
+        except ResultFileError:  # of another study, mostly, whose damage does not matter here
+            continue
+    return folder / name if (folder / name / PUBLISHED).is_file() else folder
 
 
 def _other_measures(own: Run, theirs: PublishedRun) -> str:

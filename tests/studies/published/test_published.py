@@ -123,11 +123,14 @@ def test_a_run_that_is_taken_over_is_not_trained_again(
     assert record["taken_over"]["study"] == "tiny"
 
 
-def test_the_folder_of_all_published_studies_has_this_ones_by_its_name(
+def test_the_folder_of_all_published_studies_has_this_one_under_any_name(
     published: tuple[Path, Path], llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nothing_is_trained(monkeypatch)
-    outcome = run_study(parsed(tiny_study(llama)), tmp_path / "out", published=published[1].parent)
+    shutil.copytree(published[1], tmp_path / "data" / "of-may")
+    (tmp_path / "data" / "a-damaged-one").mkdir()
+    (tmp_path / "data" / "a-damaged-one" / "published.json").write_text("{")
+    outcome = run_study(parsed(tiny_study(llama)), tmp_path / "out", published=tmp_path / "data")
     assert (outcome.finished, len(outcome.taken_over)) == (2, 2)
 
 

@@ -1,0 +1,211 @@
+"""The tables of runs on result pages, from the published data of their studies.
+
+python examples/make_result_tables.py            # writes them into docs/results
+python examples/make_result_tables.py --check    # exit status 1, and the page, where one differs from the data
+
+A table is found by its header, and what surrounds it stays.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+RESULTS = Path(__file__).parents[1] / "docs" / "results"
+NAMES = {"lora": "LoRA", "rslora": "rsLoRA", "dora": "DoRA", "b-only": "B alone", "full": "full"}
+# The numbers of a run that are correlated with what it forgot, as findings.json calls them.
+_CORRELATION = "rank correlation of {} with the loss change"
+
+
+@dataclass(frozen=True)
+class ResultTable:
+    """A table of a page: the start of its header, and what makes it."""
+
+    page: str
+    begins: str
+    made: Callable[[], list[str]]
+    number: int = 0  # among the tables of the page that begin so
+
+
+def tables() -> list[ResultTable]:
+    """Every table that is made here."""
+    runs, stages = _read("sequence", "runs"), _read("sequence", "sequences")
+    orders = list(dict.fromkeys(runs["task"]))
+    begins = "| method, alpha = 2r | learning rate |"
+    return [
+        *(
+            ResultTable("sequence.md", begins, lambda order=order: sequence_runs(runs, stages, order), number)
+            for number, order in enumerate(orders)
+        ),
+        ResultTable("what-predicts-forgetting.md", "| method, rank | rate |", runs_at_one_score),
+        ResultTable("what-predicts-forgetting.md", "| number of a run |", correlations),
+    ]
+
+
+def sequence_runs(runs: pd.DataFrame, stages: pd.DataFrame, order: str) -> list[str]:
+    """Points forgotten, mean over the earlier tasks, and intruders after each stage, by setting and seed."""
+    of_order = runs[(runs["task"] == order) & (runs["status"] == "finished")]
+    seeds = sorted(of_order["seed"].unique())
+    rows = []
+    before = ""
+    for method, rank, rate in _settings(of_order):
+        label = NAMES[method] if method == "full" else f"{NAMES[method]}, rank {rank:g}"
+        cells = []
+        for seed in seeds:
+            run = of_order[_is(of_order, method, rank, rate) & (of_order["seed"] == seed)]
+            cells.append(_stages(stages[stages["run_id"] == run.iloc[0]["run_id"]]) if len(run) else "-")
+        rows.append(["" if label == before else label, _rate(rate), *cells])
+        before = label
+    return _markdown(["method, alpha = 2r", "learning rate", *(f"seed {seed}" for seed in seeds)], rows)
+
+
+def _stages(rows: pd.DataFrame) -> str:
+    if not bool(rows["reached"].all()):
+        return "not reached"
+    last = rows["stage"].max()
+    lost = []
+    for task in range(last):
+        of_task = rows[rows["task_index"] == task].set_index("stage")["accuracy"]
+        # As the analysis has it: the best accuracy before the last stage, less that after it (Chaudhry et al. 2018).
+        lost.append(100 * (of_task[of_task.index < last].max() - of_task[last]))
+    intruders = rows.groupby("stage")["intruders"].first()
+    return f"{sum(lost) / len(lost):.0f}; {' '.join(f'{count:.0f}' for count in intruders)}"
+
+
+def runs_at_one_score() -> list[str]:
+    """Each setting of what-predicts-forgetting: what every seed forgot, its intruders, and means of the rest."""
+    runs = _read("what-predicts-forgetting", "runs")
+    runs = runs[runs["status"] == "finished"]
+    rows = []
+    for method, rank, rate in _settings(runs):
+        own = runs[_is(runs, method, rank, rate)].sort_values("seed")
+        mean = own[
+            ["accuracy", "kl_prompts", "update_frobenius", "update_output_energy", "a_movement"]
+        ].mean()
+        rows.append(
+            [
+                NAMES[method] if method == "full" else f"{NAMES[method]}, {rank:g}",
+                _rate(rate),
+                f"{mean['accuracy']:.2f}",
+                ", ".join(f"{value:.3f}" for value in own["loss_change"]),
+                f"{mean['kl_prompts']:.2f}",
+                ", ".join(f"{count:.0f}" for count in own["intruders"]),
+                f"{mean['update_frobenius']:.1f}",
+                _power(mean["update_output_energy"]),
+                "-" if math.isnan(mean["a_movement"]) else f"{mean['a_movement']:.2f}",
+            ]
+        )
+    return _markdown(
+        [
+            "method, rank",
+            "rate",
+            "accuracy",
+            "forgotten, by seed",
+            "KL on prompts",
+            "intruders, by seed",
+            "update norm",
+            "output energy",
+            "movement of A",
+        ],
+        rows,
+    )
+
+
+def correlations() -> list[str]:
+    """The rank correlation of every number of a run with what it forgot, the largest first."""
+    document = json.loads((RESULTS / "data" / "what-predicts-forgetting" / "findings.json").read_text())
+    finding = next(each for each in document["findings"] if each["name"] == "predictors")
+    prefix, suffix = _CORRELATION.split("{}")
+    rows = [
+        (effect["estimate"], effect["what"].removeprefix(prefix).removesuffix(suffix), effect)
+        for effect in finding["effects"]
+        if effect["what"].startswith(prefix) and effect["what"].endswith(suffix)
+    ]
+    return _markdown(
+        ["number of a run", "rank correlation with forgetting over settings (95 % CI)"],
+        [
+            [name, f"{estimate:+.2f} [{effect['low']:+.2f}, {effect['high']:+.2f}]"]
+            for estimate, name, effect in sorted(rows, key=lambda row: -row[0])
+        ],
+    )
+
+
+def _settings(runs: pd.DataFrame) -> list[tuple[str, float, float]]:
+    """Method, rank and learning rate of every setting, in the order of the study, full fine-tuning last."""
+    methods = list(dict.fromkeys(runs["method"]))
+    known = {(row.method, row.rank if row.method != "full" else 0.0, row.lr) for row in runs.itertuples()}
+    return sorted(known, key=lambda each: (each[0] == "full", methods.index(each[0]), each[1], each[2]))
+
+
+def _is(runs: pd.DataFrame, method: str, rank: float, rate: float) -> pd.Series[bool]:
+    return (
+        (runs["method"] == method)
+        & (runs["lr"] == rate)
+        & ((runs["method"] == "full") | (runs["rank"] == rank))
+    )
+
+
+def _read(study: str, table: str) -> pd.DataFrame:
+    return pd.read_parquet(RESULTS / "data" / study / f"{table}.parquet")
+
+
+def _rate(rate: float) -> str:
+    digits, power = f"{rate:.0e}".split("e")
+    return f"{digits}e{int(power)}"
+
+
+def _power(value: float) -> str:
+    digits, power = f"{value:.1e}".split("e")
+    return f"{digits}e{int(power)}"
+
+
+def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return [f"| {' | '.join(cells)} |".replace("|  |", "| |") for cells in [header]] + [
+        "|" + "---|" * len(header),
+        *(f"| {' | '.join(cells)} |".replace("|  |", "| |") for cells in rows),
+    ]
+
+
+def replaced(page: str, table: ResultTable) -> str:
+    """Put a table in the place of the one that begins so."""
+    lines = page.splitlines()
+    begins = [number for number, line in enumerate(lines) if line.startswith(table.begins)]
+    if len(begins) <= table.number:
+        sys.exit(f"{table.page} has no table {table.number + 1} that begins with {table.begins!r}")
+    first = begins[table.number]
+    last = next(number for number in range(first, len(lines)) if not lines[number].startswith("|"))
+    return "\n".join([*lines[:first], *table.made(), *lines[last:]]) + "\n"
+
+
+def differing() -> Iterator[tuple[Path, str]]:
+    """Yield the pages that differ from their data, and what they should be."""
+    made = tables()
+    for name in dict.fromkeys(table.page for table in made):
+        file = RESULTS / name
+        text = before = file.read_text(encoding="utf-8")
+        for table in made:
+            if table.page == name:
+                text = replaced(text, table)
+        if text != before:
+            yield file, text
+
+
+def main(arguments: Sequence[str]) -> None:
+    pages = list(differing())
+    if "--check" in arguments:
+        for file, _ in pages:
+            print(f"{file} differs from its data; run: python examples/make_result_tables.py")
+        sys.exit(1 if pages else 0)
+    for file, text in pages:
+        file.write_text(text, encoding="utf-8")
+        print(f"written: {file}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
