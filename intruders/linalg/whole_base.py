@@ -27,8 +27,9 @@ from .svd import DenseSVD, dense_svd, gram_svd
 # Singular values below this share of the largest are noise in the eigenvalues of the Gram matrix, or their vectors on
 # the longer side are not orthogonal: such matrices are decomposed themselves.
 _LEAST_OF_GRAM = 1e-5
-# Numbers of a matrix that are widened at once: they stay in a processor's cache until they are multiplied.
-_WIDENED = 2**18
+# Numbers of a matrix that are widened at once: they stay in a processor's cache until they are multiplied. Of long rows
+# at least so many, since a product with fewer takes up to twice the time; and never more numbers than that.
+_WIDENED, _LEAST_ROWS, _MOST_WIDENED = 2**18, 96, 2**21
 # Up to this many columns a product is faster with them as the rows of the first factor.
 _FEW = 32
 # Below this smaller side the norm of what rounding lost is bounded by its Frobenius norm, which is up to four times it.
@@ -141,7 +142,7 @@ def columns_times(rows: Tensor, coordinates: Tensor) -> Tensor:
         return together.view(-1, batch, r).permute(1, 0, 2)
     if rows.dtype == torch.float64 or rows[0].numel() <= _WIDENED or not rows.is_cpu:
         return rows.double().mT @ coordinates
-    step = max(1, _WIDENED // rows.shape[-1])
+    step = _rows_at_once(rows.shape[-1])
     turned = coordinates.mT.contiguous()
     total = coordinates.new_zeros(len(rows), coordinates.shape[-1], rows.shape[-1])
     for first in range(0, rows.shape[-2], step):
@@ -150,8 +151,13 @@ def columns_times(rows: Tensor, coordinates: Tensor) -> Tensor:
     return total.mT
 
 
+def _rows_at_once(length: int) -> int:
+    """Return how many rows of that length are widened together."""
+    return max(1, min(max(_LEAST_ROWS, _WIDENED // length), _MOST_WIDENED // length))
+
+
 def _in_parts(rows: Tensor, columns: Tensor) -> Tensor:
-    step = max(1, _WIDENED // rows.shape[-1])
+    step = _rows_at_once(rows.shape[-1])
     parts = [slice(first, first + step) for first in range(0, len(rows), step)]
     if columns.shape[-1] <= _FEW:
         turned = columns.mT.contiguous()

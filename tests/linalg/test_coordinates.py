@@ -211,11 +211,13 @@ def test_a_whole_base_is_as_near_as_it_says(dtype: torch.dtype) -> None:
         np.testing.assert_allclose(whole.values[0], values, atol=1e-12, err_msg=name)
 
 
-def test_products_in_parts_are_those_in_one() -> None:
+# Rows of which the numbers at once, their least number, and the most numbers decide how many are a part.
+@pytest.mark.parametrize(("p", "m"), [(600, 700), (200, 4000), (100, 30_000)])
+def test_products_in_parts_are_those_in_one(p: int, m: int) -> None:
     rng = np.random.default_rng(2)
-    rows = torch.from_numpy(rng.standard_normal((2, 600, 700))).float()
-    columns = torch.from_numpy(rng.standard_normal((2, 700, 3)))
-    coordinates = torch.from_numpy(rng.standard_normal((2, 600, 3)))
+    rows = torch.from_numpy(rng.standard_normal((2, p, m))).float()
+    columns = torch.from_numpy(rng.standard_normal((2, m, 3)))
+    coordinates = torch.from_numpy(rng.standard_normal((2, p, 3)))
     np.testing.assert_allclose(times_columns(rows, columns), rows.double() @ columns, atol=1e-10)
     np.testing.assert_allclose(columns_times(rows, coordinates), rows.double().mT @ coordinates, atol=1e-10)
     shared = rows[:1].expand(2, -1, -1)
