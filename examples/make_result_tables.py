@@ -1,9 +1,9 @@
-"""The tables of runs on result pages, from the published data of their studies.
+"""The tables of result pages that are made from published data, and the sentences of the summary.
 
 python examples/make_result_tables.py            # writes them into docs/results
 python examples/make_result_tables.py --check    # exit status 1, and the page, where one differs from the data
 
-A table is found by its header, and what surrounds it stays.
+A table or list is found by how it begins, and what surrounds it stays.
 """
 
 from __future__ import annotations
@@ -14,8 +14,14 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
+
+from intruders.reports.effects.conclusions import conclusions
+from intruders.reports.effects.read_effects import read_effects
+from intruders.reports.effects.study_effect import StudyEffect
+from intruders.reports.effects.write_effects import effect_table
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 NAMES = {"lora": "LoRA", "rslora": "rsLoRA", "dora": "DoRA", "b-only": "B alone", "full": "full"}
@@ -25,12 +31,12 @@ _CORRELATION = "rank correlation of {} with the loss change"
 
 @dataclass(frozen=True)
 class ResultTable:
-    """A table of a page: the start of its header, and what makes it."""
+    """A table or list of a page: how it begins, and what makes it."""
 
     page: str
     begins: str
     made: Callable[[], list[str]]
-    number: int = 0  # among the tables of the page that begin so
+    number: int = 0  # among those of the page that begin so
 
 
 def tables() -> list[ResultTable]:
@@ -38,7 +44,11 @@ def tables() -> list[ResultTable]:
     runs, stages = _read("sequence", "runs"), _read("sequence", "sequences")
     orders = list(dict.fromkeys(runs["task"]))
     begins = "| method, alpha = 2r | learning rate |"
+    effects = read_effects(RESULTS / "data")
     return [
+        ResultTable("all-effects.md", "| claim |", lambda: all_effects(effects)),
+        ResultTable("summary.md", "- **LoRA leaves more intruders", lambda: conclusions(effects)),
+        ResultTable("sequence.md", "| order, each method at its |", sequence_verdicts),
         *(
             ResultTable("sequence.md", begins, lambda order=order: sequence_runs(runs, stages, order), number)
             for number, order in enumerate(orders)
@@ -46,6 +56,55 @@ def tables() -> list[ResultTable]:
         ResultTable("what-predicts-forgetting.md", "| method, rank | rate |", runs_at_one_score),
         ResultTable("what-predicts-forgetting.md", "| number of a run |", correlations),
     ]
+
+
+def all_effects(effects: Sequence[StudyEffect]) -> list[str]:
+    """The table without the note that follows it."""
+    return [line for line in effect_table(effects) if line.startswith("|")]
+
+
+def sequence_verdicts() -> list[str]:
+    """Every effect of the sequences with its verdict, the order of most runs first."""
+    answers = sorted(
+        _finding("sequence", "sequence")["answers"], key=lambda each: "then sst2" in each["where"]
+    )
+    rows = []
+    before = ""
+    for answer in answers:
+        where = (
+            f"{'second' if 'then sst2' in answer['where'] else 'first'}, {answer['where'].split()[-2]} rate"
+        )
+        is_intruders = answer["what"].startswith("intruders")
+        numbers = [f"{answer[name]:+.{2 if is_intruders else 1}f}" for name in ("estimate", "low", "high")]
+        what = answer["what"].removesuffix(", alpha = 2r, a rate for each rank")
+        rows.append(
+            [
+                "" if where == before else where,
+                f"*{answer['decision']}*{_lacking(answer)}",
+                f"{what}: {numbers[0]} [{numbers[1]}, {numbers[2]}]; {answer['expected']}",
+                str(answer["seeds"]),
+            ]
+        )
+        before = where
+    return _markdown(
+        ["order, each method at its", "verdict", "effect (95 % CI); the claim expects", "seeds"], rows
+    )
+
+
+def _lacking(answer: dict[str, Any]) -> str:
+    """What a verdict lacks, in brackets and a few words."""
+    lacking = answer["lacking"] or ""
+    if "(Holm)" in lacking:
+        is_against = (answer["estimate"] > 0) != (answer["expected"] == "above 0")
+        return f" (clear alone{' against the claim' if is_against else ''}, not among all)"
+    lacking = lacking.partition(";")[0].partition(",")[0].removesuffix(" at this spread")
+    return f" ({lacking})" if lacking else ""
+
+
+def _finding(study: str, claim: str) -> dict[str, Any]:
+    document = json.loads((RESULTS / "data" / study / "findings.json").read_text(encoding="utf-8"))
+    finding: dict[str, Any] = next(each for each in document["findings"] if each["name"] == claim)
+    return finding
 
 
 def sequence_runs(runs: pd.DataFrame, stages: pd.DataFrame, order: str) -> list[str]:
@@ -119,8 +178,7 @@ def runs_at_one_score() -> list[str]:
 
 def correlations() -> list[str]:
     """The rank correlation of every number of a run with what it forgot, the largest first."""
-    document = json.loads((RESULTS / "data" / "what-predicts-forgetting" / "findings.json").read_text())
-    finding = next(each for each in document["findings"] if each["name"] == "predictors")
+    finding = _finding("what-predicts-forgetting", "predictors")
     prefix, suffix = _CORRELATION.split("{}")
     rows = [
         (effect["estimate"], effect["what"].removeprefix(prefix).removesuffix(suffix), effect)
@@ -173,13 +231,14 @@ def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]
 
 
 def replaced(page: str, table: ResultTable) -> str:
-    """Put a table in the place of the one that begins so."""
+    """Put a table or list in the place of the one that begins so."""
     lines = page.splitlines()
     begins = [number for number, line in enumerate(lines) if line.startswith(table.begins)]
     if len(begins) <= table.number:
-        sys.exit(f"{table.page} has no table {table.number + 1} that begins with {table.begins!r}")
+        sys.exit(f"{table.page} has nothing of number {table.number + 1} that begins with {table.begins!r}")
     first = begins[table.number]
-    last = next(number for number in range(first, len(lines)) if not lines[number].startswith("|"))
+    mark = table.begins[0]  # of every line of a table, or of a list
+    last = next(number for number in range(first, len(lines)) if not lines[number].startswith(mark))
     return "\n".join([*lines[:first], *table.made(), *lines[last:]]) + "\n"
 
 
