@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from ...system.remote_folder import local_folder
@@ -41,15 +42,17 @@ class Workplace:
     ) -> bool:
         """Do the missing stages of a run; see :func:`.perform.perform`. Finished ones reach the store at once."""
         folder, store = self.folder.run(run.id), self.store
+        do_missing = partial(
+            perform,
+            run,
+            folder,
+            self.folder.bases,
+            precision=self.precision,
+            callbacks=callbacks,
+            on_stage=on_stage,
+        )
         if store is None:
-            return perform(
-                run,
-                folder,
-                self.folder.bases,
-                precision=self.precision,
-                callbacks=callbacks,
-                on_stage=on_stage,
-            )
+            return do_missing()
         store.fetch_run(folder)
         store.fetch_bases(self.folder.bases)
 
@@ -58,15 +61,7 @@ class Workplace:
             if stage.name == "evaluate":
                 store.put_bases(self.folder.bases)
 
-        is_finished = perform(
-            run,
-            folder,
-            self.folder.bases,
-            precision=self.precision,
-            callbacks=callbacks,
-            on_stage=on_stage,
-            after_stage=after_stage,
-        )
+        is_finished = do_missing(after_stage=after_stage)
         store.put_record(folder)
         return is_finished
 
