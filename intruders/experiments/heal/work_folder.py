@@ -127,4 +127,7 @@ def require_same(before: Mapping[str, Any] | None, now: Mapping[str, Any], where
 
 
 def _shown(value: Any) -> str:
-    return json.dumps(value)[:40]
+    """A value of a record in a few words; one that stands alone in a list is shown without it."""
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    return "not given" if value is None else json.dumps(value)[:40]

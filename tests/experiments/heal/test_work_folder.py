@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from intruders.errors import SettingError
-from intruders.experiments.heal.work_folder import WorkFolder
+from intruders.experiments.heal.work_folder import WorkFolder, require_same
 from intruders.system.folders import locked_folder
 
 
@@ -50,3 +50,10 @@ def test_without_an_output_folder_nothing_is_kept(tmp_path: Path, monkeypatch: p
         assert work.learning() is None
         assert work.answers() is None
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_setting_that_differs_is_named_as_people_give_it() -> None:
+    with pytest.raises(SettingError, match=r"\(dtype was not given and is \"bfloat16\"\)"):
+        require_same({"dtype": None}, {"dtype": ["bfloat16"]}, "'healed'", Path("healed"))
+    with pytest.raises(SettingError, match=r"\(settings: seed was 0 and is 3\)"):
+        require_same({"settings": {"seed": 0}}, {"settings": {"seed": 3}}, "'healed'", Path("healed"))
