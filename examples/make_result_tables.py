@@ -25,8 +25,8 @@ from intruders.reports.effects.write_effects import effect_table
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 NAMES = {"lora": "LoRA", "rslora": "rsLoRA", "dora": "DoRA", "b-only": "B alone", "full": "full"}
-# The numbers of a run that are correlated with what it forgot, as findings.json calls them.
-_CORRELATION = "rank correlation of {} with the loss change"
+# What findings.json has before and after the name of a number that is correlated with what was forgotten.
+_CORRELATION = ("rank correlation of ", " with the loss change")
 
 
 @dataclass(frozen=True)
@@ -65,15 +65,12 @@ def all_effects(effects: Sequence[StudyEffect]) -> list[str]:
 
 def sequence_verdicts() -> list[str]:
     """Every effect of the sequences with its verdict, the order of most runs first."""
-    answers = sorted(
-        _finding("sequence", "sequence")["answers"], key=lambda each: "then sst2" in each["where"]
-    )
+    answers = sorted(_finding("sequence", "sequence")["answers"], key=_is_second)
     rows = []
     before = ""
     for answer in answers:
-        where = (
-            f"{'second' if 'then sst2' in answer['where'] else 'first'}, {answer['where'].split()[-2]} rate"
-        )
+        order = "second" if _is_second(answer) else "first"
+        where = f"{order}, {answer['where'].split()[-2]} rate"
         is_intruders = answer["what"].startswith("intruders")
         numbers = [f"{answer[name]:+.{2 if is_intruders else 1}f}" for name in ("estimate", "low", "high")]
         what = answer["what"].removesuffix(", alpha = 2r, a rate for each rank")
@@ -89,6 +86,11 @@ def sequence_verdicts() -> list[str]:
     return _markdown(
         ["order, each method at its", "verdict", "effect (95 % CI); the claim expects", "seeds"], rows
     )
+
+
+def _is_second(answer: dict[str, Any]) -> bool:
+    """Whether an effect is of the order that does not begin with SST-2."""
+    return "then sst2" in answer["where"]
 
 
 def _lacking(answer: dict[str, Any]) -> str:
@@ -119,7 +121,7 @@ def sequence_runs(runs: pd.DataFrame, stages: pd.DataFrame, order: str) -> list[
         for seed in seeds:
             run = of_order[_is(of_order, method, rank, rate) & (of_order["seed"] == seed)]
             cells.append(_stages(stages[stages["run_id"] == run.iloc[0]["run_id"]]) if len(run) else "-")
-        rows.append(["" if label == before else label, _rate(rate), *cells])
+        rows.append(["" if label == before else label, _scientific(rate), *cells])
         before = label
     return _markdown(["method, alpha = 2r", "learning rate", *(f"seed {seed}" for seed in seeds)], rows)
 
@@ -150,13 +152,13 @@ def runs_at_one_score() -> list[str]:
         rows.append(
             [
                 NAMES[method] if method == "full" else f"{NAMES[method]}, {rank:g}",
-                _rate(rate),
+                _scientific(rate),
                 f"{mean['accuracy']:.2f}",
                 ", ".join(f"{value:.3f}" for value in own["loss_change"]),
                 f"{mean['kl_prompts']:.2f}",
                 ", ".join(f"{count:.0f}" for count in own["intruders"]),
                 f"{mean['update_frobenius']:.1f}",
-                _power(mean["update_output_energy"]),
+                _scientific(mean["update_output_energy"], 1),
                 "-" if math.isnan(mean["a_movement"]) else f"{mean['a_movement']:.2f}",
             ]
         )
@@ -179,7 +181,7 @@ def runs_at_one_score() -> list[str]:
 def correlations() -> list[str]:
     """The rank correlation of every number of a run with what it forgot, the largest first."""
     finding = _finding("what-predicts-forgetting", "predictors")
-    prefix, suffix = _CORRELATION.split("{}")
+    prefix, suffix = _CORRELATION
     rows = [
         (effect["estimate"], effect["what"].removeprefix(prefix).removesuffix(suffix), effect)
         for effect in finding["effects"]
@@ -213,21 +215,14 @@ def _read(study: str, table: str) -> pd.DataFrame:
     return pd.read_parquet(RESULTS / "data" / study / f"{table}.parquet")
 
 
-def _rate(rate: float) -> str:
-    digits, power = f"{rate:.0e}".split("e")
-    return f"{digits}e{int(power)}"
-
-
-def _power(value: float) -> str:
-    digits, power = f"{value:.1e}".split("e")
+def _scientific(value: float, decimals: int = 0) -> str:
+    digits, power = f"{value:.{decimals}e}".split("e")
     return f"{digits}e{int(power)}"
 
 
 def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    return [f"| {' | '.join(cells)} |".replace("|  |", "| |") for cells in [header]] + [
-        "|" + "---|" * len(header),
-        *(f"| {' | '.join(cells)} |".replace("|  |", "| |") for cells in rows),
-    ]
+    first, *others = (f"| {' | '.join(cells)} |".replace("|  |", "| |") for cells in [header, *rows])
+    return [first, "|" + "---|" * len(header), *others]
 
 
 def replaced(page: str, table: ResultTable) -> str:
