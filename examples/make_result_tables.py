@@ -22,6 +22,8 @@ from intruders.reports.effects.conclusions import conclusions
 from intruders.reports.effects.read_effects import read_effects
 from intruders.reports.effects.study_effect import StudyEffect
 from intruders.reports.effects.write_effects import effect_table
+from intruders.studies.claims import sequence
+from intruders.studies.tables.results import Results, load_results
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 NAMES = {"lora": "LoRA", "rslora": "rsLoRA", "dora": "DoRA", "b-only": "B alone", "full": "full"}
@@ -41,8 +43,8 @@ class ResultTable:
 
 def tables() -> list[ResultTable]:
     """Every table that is made here."""
-    runs, stages = _read("sequence", "runs"), _read("sequence", "sequences")
-    orders = list(dict.fromkeys(runs["task"]))
+    sequences = load_results(RESULTS / "data" / "sequence")
+    orders = list(dict.fromkeys(sequences.runs["task"]))
     begins = "| method, alpha = 2r | learning rate |"
     effects = read_effects(RESULTS / "data")
     return [
@@ -50,7 +52,7 @@ def tables() -> list[ResultTable]:
         ResultTable("summary.md", "- **LoRA leaves more intruders", lambda: conclusions(effects)),
         ResultTable("sequence.md", "| order, each method at its |", sequence_verdicts),
         *(
-            ResultTable("sequence.md", begins, lambda order=order: sequence_runs(runs, stages, order), number)
+            ResultTable("sequence.md", begins, lambda order=order: sequence_runs(sequences, order), number)
             for number, order in enumerate(orders)
         ),
         ResultTable("what-predicts-forgetting.md", "| method, rank | rate |", runs_at_one_score),
@@ -109,9 +111,11 @@ def _finding(study: str, claim: str) -> dict[str, Any]:
     return finding
 
 
-def sequence_runs(runs: pd.DataFrame, stages: pd.DataFrame, order: str) -> list[str]:
+def sequence_runs(results: Results, order: str) -> list[str]:
     """Points forgotten, mean over the earlier tasks, and intruders after each stage, by setting and seed."""
-    of_order = runs[(runs["task"] == order) & (runs["status"] == "finished")]
+    of_order = results.runs[(results.runs["task"] == order) & (results.runs["status"] == "finished")]
+    # The analysis compares the runs that reached their score at every stage.
+    forgotten = sequence.analyse(results).tables["Runs"].set_index("run_id")["forgetting"]
     seeds = sorted(of_order["seed"].unique())
     rows = []
     before = ""
@@ -120,23 +124,18 @@ def sequence_runs(runs: pd.DataFrame, stages: pd.DataFrame, order: str) -> list[
         cells = []
         for seed in seeds:
             run = of_order[_is(of_order, method, rank, rate) & (of_order["seed"] == seed)]
-            cells.append(_stages(stages[stages["run_id"] == run.iloc[0]["run_id"]]) if len(run) else "-")
+            cells.append(_stages(results, run.iloc[0]["run_id"], forgotten) if len(run) else "-")
         rows.append(["" if label == before else label, _scientific(rate), *cells])
         before = label
     return _markdown(["method, alpha = 2r", "learning rate", *(f"seed {seed}" for seed in seeds)], rows)
 
 
-def _stages(rows: pd.DataFrame) -> str:
-    if not bool(rows["reached"].all()):
+def _stages(results: Results, run: str, forgotten: pd.Series[float]) -> str:
+    if run not in forgotten.index:
         return "not reached"
-    last = rows["stage"].max()
-    lost = []
-    for task in range(last):
-        of_task = rows[rows["task_index"] == task].set_index("stage")["accuracy"]
-        # As the analysis has it: the best accuracy before the last stage, less that after it (Chaudhry et al. 2018).
-        lost.append(100 * (of_task[of_task.index < last].max() - of_task[last]))
-    intruders = rows.groupby("stage")["intruders"].first()
-    return f"{sum(lost) / len(lost):.0f}; {' '.join(f'{count:.0f}' for count in intruders)}"
+    stages = results.sequences[results.sequences["run_id"] == run]
+    intruders = stages.groupby("stage")["intruders"].first()
+    return f"{forgotten[run]:.0f}; {' '.join(f'{count:.0f}' for count in intruders)}"
 
 
 def runs_at_one_score() -> list[str]:

@@ -12,7 +12,6 @@ import pandas as pd
 from pandas.api import types
 
 from ...charts.text import number
-from ...studies.claims.shared.claim import Effect, Finding
 from ..shared.sort_key import sort_key
 
 MOST_ROWS = 50  # of a table in the page; the complete one is a CSV file in the folder of the figures
@@ -125,28 +124,6 @@ def _finite(text: str) -> float | None:
     except ValueError:
         return None
     return value if math.isfinite(value) else None
-
-
-def effect_text(effect: Effect) -> str:
-    """Return an estimate with its interval: 0.82 [0.61, 0.93]."""
-    return f"{number(effect.estimate)} {f'[{interval_text(effect)}]' if has_interval(effect) else '(no interval)'}"
-
-
-def interval_text(effect: Effect) -> str:
-    """Return both ends, or none: one seed gives no interval."""
-    return f"{number(effect.low)}, {number(effect.high)}" if has_interval(effect) else "none"
-
-
-def has_interval(effect: Effect) -> bool:
-    return effect.interval.has_ends
-
-
-def leading_effects(finding: Finding) -> list[Effect]:
-    """Return the effect of the verdict, for every base and task that it was measured on."""
-    if not finding.effects:
-        return []
-    first = finding.effects[0]
-    return [effect for effect in finding.effects if (effect.what, effect.over) == (first.what, first.over)]
 
 
 def failures(runs: pd.DataFrame) -> Sequence[tuple[str, str]]:

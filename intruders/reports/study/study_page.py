@@ -20,18 +20,11 @@ from ...studies.published.beside_paper import beside_paper
 from ...studies.tables.results import Results
 from ...studies.work.study_folder import StudyFolder
 from ...system.files import user_path, write_atomically
-from .page_tables import (
-    PageTable,
-    effect_text,
-    failures,
-    interval_text,
-    leading_effects,
-    page_table,
-    run_table,
-)
+from .effect_rows import effect_groups, effect_text, leading_effects, parts_text
+from .page_tables import PageTable, failures, page_table, run_table
 from .published_words import published_words
 from .similarities import SimilarityRow, similarity_rows
-from .study_words import study_words, verdict_class, verdict_word
+from .study_words import study_words
 
 REPORT_NAME = "report.html"  # in the study's folder, where no other place is given
 # Tables that say which runs and matrices a figure shows, and no more.
@@ -133,11 +126,10 @@ def render_study(results: Results, findings: Sequence[Finding]) -> str:
         versions=_versions(rows),
         published=published_words(results.folder),
         beside_paper=[(table, page_table(table.title, table.frame)) for table in beside_paper(results)],
+        effect_groups=effect_groups,
         effect_text=effect_text,
-        interval_text=interval_text,
         leading_effects=leading_effects,
-        verdict_word=verdict_word,
-        verdict_class=verdict_class,
+        parts_text=parts_text,
     )
 
 

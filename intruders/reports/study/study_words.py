@@ -12,7 +12,7 @@ from ...charts.text import number, plural
 from ...studies.claims.every_claim import every_claim
 from ...studies.claims.shared.claim import DECISIONS, NOT_RUN, SUPPORTED, Finding
 from ...studies.tables.results import Results
-from .page_tables import effect_text, has_interval, leading_effects
+from .effect_rows import effect_text, has_interval, leading_effects
 
 _DEFINED = (
     "Intruder dimensions are new leading directions in a model's weights, close to none that it had before "
@@ -43,16 +43,6 @@ def study_words(results: Results, findings: Sequence[Finding]) -> Words:
     )
 
 
-def verdict_word(finding: Finding) -> str:
-    """Return supported, contradicted, undecided or not run."""
-    return finding.decision
-
-
-def verdict_class(finding: Finding) -> str:
-    """Return the verdict as a class of the style sheet."""
-    return verdict_word(finding).replace(" ", "-")
-
-
 def _plain(findings: Sequence[Finding]) -> str:
     supported = {finding.name for finding in findings if finding.decision == SUPPORTED}
     meanings = [claim.meaning for claim in every_claim() if claim.name in supported][:_MOST_MEANINGS]
@@ -62,6 +52,10 @@ def _plain(findings: Sequence[Finding]) -> str:
     counts = f"Of {plural(len(findings), 'claim')} about them, " + _listed(
         [f"{count} {_is(count)} {word}" for word, count in number_of.items() if count]
     )
+    others = [answer for finding in findings if finding.name not in supported for answer in finding.answers]
+    parts = sum(answer.decision == SUPPORTED for answer in others)
+    if parts:
+        counts += f". Of the {len(others)} effects of claims without support, {parts} {_is(parts)} supported"
     if not meanings:
         return f"{_DEFINED} These runs support none of the claims. {counts}."
     return f"{_DEFINED} In these runs, {_listed(meanings)}. {counts}."

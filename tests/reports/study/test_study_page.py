@@ -19,6 +19,7 @@ from intruders.charts.figure import draw, draw_chart
 from intruders.errors import ResultFileError, SettingError
 from intruders.measures.intervals import Interval
 from intruders.reports.study import study_page
+from intruders.reports.study.effect_rows import effect_groups, parts_text
 from intruders.reports.study.page_tables import page_table, run_table
 from intruders.reports.study.similarities import similarity_rows
 from intruders.reports.study.study_page import render_study, study_drawings, write_study_report
@@ -300,6 +301,41 @@ def test_words_count_what_is_shown(study: Study) -> None:
     assert never.plain.startswith("These runs cannot tell yet")
 
 
+def decided(what: str, low: float, high: float, *, part: str = "", seeds: int = 3) -> Effect:
+    on = Where("base", "task", part)
+    return Effect(on, what, Interval((low + high) / 2, low, high), expected=1, seeds=seeds, needed="9 lives")
+
+
+def test_every_effect_of_a_claim_has_its_verdict(study: Study) -> None:
+    """One of three effects is supported: the page and its words do not say undecided of all of them."""
+    effects = [
+        decided("risen", 0.5, 1.5, part="fast"),
+        decided("risen", -0.5, 1.5, part="mild"),
+        dataclasses.replace(decided("fallen", math.nan, math.nan, part="fast"), needed="two ranks"),
+    ]
+    reported = dataclasses.replace(decided("seen", 0.5, 1.5, part="mild"), expected=None)
+    several = dataclasses.replace(
+        finding("structure", False), answers=effects, effects=[*effects[:2], reported]
+    )
+    groups = dict(effect_groups(several))
+    assert list(groups) == ["base on task, fast", "base on task, mild"]
+    told = [(row.what, row.expected, row.verdict, row.lacking) for rows in groups.values() for row in rows]
+    assert told == [
+        ("risen", "above 0", "supported", ""),
+        ("fallen", "above 0", "undecided", "two ranks"),
+        ("risen", "above 0", "undecided", "9 lives"),
+        ("seen", "-", "reported", ""),
+    ]
+    assert (groups["base on task, fast"][0].estimate, groups["base on task, fast"][0].interval) == (
+        "1",
+        "0.5, 1.5",
+    )
+    page = render_study(study[0], [several])
+    assert page.count("1 supported, 2 undecided of 3 effects") == 1  # its verdict has one sentence
+    assert "Of the 3 effects of claims without support, 1 is supported." in page
+    assert parts_text(finding("structure", True)) == ""
+
+
 def test_words_write_every_digit_of_a_seed(study: Study) -> None:
     """Of 2024 and 20241129 three digits would be 2020 and 2.02e+07."""
     results = study[0]
@@ -324,7 +360,7 @@ def test_a_verdict_on_several_bases_is_a_list(study: Study) -> None:
         finding("structure", None), verdict="Undecided: on A, 1; on B, 2", sentences=["on A, 1", "on B, 2"]
     )
     page = render_study(study[0], [several])
-    assert "These runs: Undecided: </p>" in page
+    assert "These runs: Undecided.</p>" in page
     assert "<li>on A, 1</li><li>on B, 2</li>" in page
 
 

@@ -35,6 +35,17 @@ def test_a_sequence_that_did_not_reach_its_score_is_listed_and_not_compared() ->
     assert any("not at equal score" in note for note in sequence.analyse(study(**tables)).notes)
 
 
+def test_points_forgotten_are_those_of_the_best_accuracy_before() -> None:
+    """By hand: 0.9 falls to 0.7 after 0.8, and 0.6 to 0.5, which is 20 and 10 points, 15 on average."""
+    tables = sequence_study(seeds=1)
+    of_first = [row for row in tables["sequences"] if row["run_id"] == tables["runs"][0]["run_id"]]
+    for row, accuracy in zip(of_first, (0.8, 0.9, 0.6, 0.7, 0.5, 0.9), strict=True):
+        row["accuracy"] = accuracy
+    runs = sequence.analyse(study(**tables)).tables["Runs"].set_index("run_id")
+    assert runs["forgetting"][tables["runs"][0]["run_id"]] == pytest.approx(15)
+    assert runs["own_accuracy"][tables["runs"][0]["run_id"]] == pytest.approx((0.8 + 0.6 + 0.9) / 3)
+
+
 def test_sequences_that_merge_and_that_keep_are_two_settings() -> None:
     merged = run("a", kind="sequence", adapters="merge")
     assert setting_of(merged) != setting_of(run("b", kind="sequence", adapters="keep"))

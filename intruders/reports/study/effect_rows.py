@@ -1,0 +1,87 @@
+"""The effects of a finding as rows of its table, and as text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import groupby
+
+from ...charts.text import number
+from ...studies.claims.shared.claim import CONTRADICTED, SUPPORTED, UNDECIDED, Effect, Finding
+
+_REPORTED = "reported"  # an effect of which the claim expects nothing
+
+
+@dataclass(frozen=True)
+class EffectRow:
+    """What was measured, and what it says on the claim."""
+
+    what: str
+    estimate: str
+    interval: str
+    expected: str  # above 0 or below 0; a dash where the claim expects nothing
+    seeds: int
+    verdict: str
+    lacking: str  # what would decide it; empty where it is decided
+
+
+def effect_groups(finding: Finding) -> Iterator[tuple[str, list[EffectRow]]]:
+    """Yield each base, task and part of the runs with its effects, those that the claim speaks of first.
+
+    These are there also where they were not measured.
+    """
+    reported = [effect for effect in finding.effects if effect.expected is None]
+    every = [*finding.answers, *reported]
+    order = {where: at for at, where in enumerate(dict.fromkeys(effect.where for effect in every))}
+    for where, effects in groupby(
+        sorted(every, key=lambda each: order[each.where]), key=lambda each: each.where
+    ):
+        yield where, [_row(effect) for effect in effects]
+
+
+def _row(effect: Effect) -> EffectRow:
+    is_answer = effect.expected is not None
+    return EffectRow(
+        what=f"{effect.what} over {effect.over}" if effect.over else effect.what,
+        estimate=number(effect.estimate),
+        interval=interval_text(effect),
+        expected=f"{'above' if effect.expected == 1 else 'below'} 0" if is_answer else "-",
+        seeds=effect.seeds,
+        verdict=effect.decision if is_answer else _REPORTED,
+        lacking=effect.lacking if is_answer else "",
+    )
+
+
+def parts_text(finding: Finding) -> str:
+    """Return how the effects of a claim were decided, where that is not one word for all: 2 of 12 effects supported."""
+    decisions = [answer.decision for answer in finding.answers]
+    if len(set(decisions)) < 2:
+        return ""
+    counts = [
+        f"{decisions.count(word)} {word}"
+        for word in (SUPPORTED, CONTRADICTED, UNDECIDED)
+        if word in decisions
+    ]
+    return f"{', '.join(counts)} of {len(decisions)} effects"
+
+
+def effect_text(effect: Effect) -> str:
+    """Return an estimate with its interval: 0.82 [0.61, 0.93]."""
+    return f"{number(effect.estimate)} {f'[{interval_text(effect)}]' if has_interval(effect) else '(no interval)'}"
+
+
+def interval_text(effect: Effect) -> str:
+    """Return both ends, or none: one seed gives no interval."""
+    return f"{number(effect.low)}, {number(effect.high)}" if has_interval(effect) else "none"
+
+
+def has_interval(effect: Effect) -> bool:
+    return effect.interval.has_ends
+
+
+def leading_effects(finding: Finding) -> list[Effect]:
+    """Return the effect of the verdict, for every base and task that it was measured on."""
+    if not finding.effects:
+        return []
+    first = finding.effects[0]
+    return [effect for effect in finding.effects if (effect.what, effect.over) == (first.what, first.over)]
