@@ -112,12 +112,17 @@ def _add(
     )
     for column, name in MEASURES.items():
         for fixed, correlation in correlations[column].items():
-            what = f"the same of {name}, {fixed} held fixed"
-            if fixed == "nothing":
-                if column == "intruders":
-                    continue
-                what = f"Spearman of {name} and loss change"
-            evidence.add(on, what, correlation, None, phrase="", seeds=seeds)
+            if fixed == "nothing" and column == "intruders":
+                continue  # added above
+            held_fixed = "" if fixed == "nothing" else f", {fixed} held fixed"
+            evidence.add(
+                on,
+                f"Spearman of {name} and loss change{held_fixed}",
+                correlation,
+                None,
+                phrase="",
+                seeds=seeds,
+            )
 
 
 _THE = {"update norm": "update's norm", "output energy": "update's output energy"}
