@@ -88,7 +88,7 @@ bench-quick: $(VENV)/installed
 
 docs: $(VENV)/installed ## the documentation as a website in ./site
 	$(call install,-e ".[docs]")
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 package: ## the wheel and the source archive in ./dist, checked as PyPI checks them
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

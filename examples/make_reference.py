@@ -140,19 +140,8 @@ def settings_page() -> str:
 
 def setting_row(one: Setting) -> str:
     names = ", ".join(f"`{name}`" for name in (one.name, *one.long_names))
-    named = all(choice in one.help for choice in one.choices)
-    choices = "" if named else f" One of {', '.join(one.choices)}."
-    return f"| {names} | {in_a_cell(default_of(one))} | {in_a_cell(one.help + choices)} |"
-
-
-def default_of(one: Setting) -> str:
-    if one.must_be_given:
-        return "must be given"
-    if one.default is None or one.default == () or one.default == "":
-        return "none"
-    if one.is_list and not isinstance(one.default, str):
-        return ", ".join(map(str, one.default))
-    return "as below" if type(one.default) in CLASSES else str(one.default)
+    default = "as below" if type(one.default) in CLASSES else one.default_text
+    return f"| {names} | {in_a_cell(default)} | {in_a_cell(one.meaning)} |"
 
 
 def in_a_cell(text: str) -> str:

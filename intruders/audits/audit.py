@@ -87,20 +87,21 @@ def audit(
       PairingError: the two do not belong together.
       NonFiniteError: a matrix contains NaN or infinity.
 
-    The base below has the unit vectors as its left singular vectors. A strong rank-one update along (1, ..., 1) / 3
-    becomes the tuned matrix's first singular vector, whose cosine with each of them is about 1/3:
+    Examples:
+      The base below has the unit vectors as its left singular vectors. A strong rank-one update along (1, ..., 1) / 3
+      becomes the tuned matrix's first singular vector, whose cosine with each of them is about 1/3:
 
-    >>> import torch
-    >>> base = {"up.weight": torch.diag(torch.arange(9.0, 0.0, -1.0))}  # (9, 9)
-    >>> direction = torch.ones(9, 1) / 3  # (9, 1), of length 1
-    >>> tuned = {"up.weight": base["up.weight"] + 100 * direction @ direction.T}
-    >>> result = audit(base, tuned, k=3, cache=False)
-    >>> result.intruders, result.vectors
-    (1, 3)
-    >>> tuple(round(bound, 2) for bound in result.matrices[0].vectors[0].max_cosine)
-    (0.35, 0.35)
-    >>> result.matrices[0].similarity.shape  # (base vectors, tuned vectors)
-    (9, 3)
+      >>> import torch
+      >>> base = {"up.weight": torch.diag(torch.arange(9.0, 0.0, -1.0))}  # (9, 9)
+      >>> direction = torch.ones(9, 1) / 3  # (9, 1), of length 1
+      >>> tuned = {"up.weight": base["up.weight"] + 100 * direction @ direction.T}
+      >>> result = audit(base, tuned, k=3, cache=False)
+      >>> result.intruders, result.vectors
+      (1, 3)
+      >>> tuple(round(bound, 2) for bound in result.matrices[0].vectors[0].max_cosine)
+      (0.35, 0.35)
+      >>> result.matrices[0].similarity.shape  # (base vectors, tuned vectors)
+      (9, 3)
     """
     settings = AuditSettings(
         include=patterns(include),

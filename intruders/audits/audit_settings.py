@@ -29,7 +29,7 @@ OF_WHOLE_WEIGHTS = (*FINDING_INTRUDERS, "include_embeddings")
 class AuditSettings(Selection):
     """The settings on which the answer of an audit depends, besides the two models.
 
-    Example:
+    Examples:
       >>> AuditSettings(k=4).epsilon
       0.5
     """
@@ -84,7 +84,12 @@ class AuditSettings(Selection):
 
 @dataclass(frozen=True)
 class Compute(Settings):
-    """The device, the threads and the base cache of an audit. The answer does not depend on them."""
+    """The device, the threads and the base cache of an audit. The answer does not depend on them.
+
+    Attributes:
+      cache: where the base's decompositions are kept: True for the user's cache folder, False for none, a folder, a
+        URL, a DiskCache or a MemoryCache.
+    """
 
     device: str = setting(
         "auto",
@@ -101,7 +106,7 @@ class Compute(Settings):
         panel="Computation",
         unless_given="default: torch's",
     )
-    cache: CacheChoice = True  # where to keep the base cache
+    cache: CacheChoice = True
 
     def torch_device(self) -> torch.device:
         """The device of that name; "auto" takes CUDA where there is one and the proofs cover its products.

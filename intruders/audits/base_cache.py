@@ -52,7 +52,7 @@ CacheChoice = BaseCache | str | os.PathLike[str] | bool
 class MemoryCache:
     """A base cache in memory, for audits that are repeated during training.
 
-    Example:
+    Examples:
       >>> cache = MemoryCache()  # pass it as ``cache`` to every audit
       >>> cache.get("a key without an entry") is None
       True
@@ -80,7 +80,7 @@ class DiskCache:
     Raises:
       CacheError: The folder cannot be made, or neither written to nor read.
 
-    Example:
+    Examples:
       >>> import tempfile
       >>> with tempfile.TemporaryDirectory() as folder:
       ...     DiskCache(folder).size()  # entries and bytes

@@ -27,7 +27,7 @@ def changed_options(settings: Settings, only: Sequence[str] | None = None) -> tu
       settings: such as those of an audit.
       only: names of the settings that the command takes; all if None.
 
-    Example:
+    Examples:
       >>> from intruders.audits.audit_settings import AuditSettings
       >>> changed_options(AuditSettings(k=4, include=("*.q_proj.*",)))
       ('--include', '*.q_proj.*', '--k', '4')
@@ -40,7 +40,7 @@ def changed_options(settings: Settings, only: Sequence[str] | None = None) -> tu
 def options_of(given: Mapping[str, object]) -> tuple[str, ...]:
     """Return the options that give values by name: a switch for true or false, a repeated option for a list.
 
-    Example:
+    Examples:
       >>> options_of({"data_seed": 0, "task": ["sst2", "rte"], "estimate": True})
       ('--data-seed', '0', '--task', 'sst2', '--task', 'rte', '--estimate')
     """

@@ -27,12 +27,20 @@ _SAMPLE = 256
 
 @dataclass(frozen=True)
 class PreparedBase:
-    """The result of :func:`prepare`."""
+    """The result of :func:`prepare`.
 
-    folder: str  # or URL, of the base cache
-    matrices: int  # of the base that are decomposed now
-    decomposed: int  # by this call; the others had been before
-    bytes: int  # of the entries of all of them, without names and shapes
+    Attributes:
+      folder: the folder or URL of the base cache.
+      matrices: number of matrices of the base that are decomposed now.
+      decomposed: how many of them this call decomposed; the others had been before.
+      bytes: size of the entries of all of them, without names and shapes.
+      seconds: the time it took.
+    """
+
+    folder: str
+    matrices: int
+    decomposed: int
+    bytes: int
     seconds: float
 
 

@@ -62,12 +62,13 @@ def prepare(
       CheckpointError: The base cannot be read.
       NonFiniteError: A matrix contains NaN or infinity.
 
-    >>> import tempfile, torch
-    >>> base = {"up.weight": torch.diag(torch.arange(9.0, 0.0, -1.0))}  # (9, 9)
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     first, again = prepare(base, out=folder), prepare(base, out=folder)
-    >>> first.decomposed, again.decomposed, again.matrices
-    (1, 0, 1)
+    Examples:
+      >>> import tempfile, torch
+      >>> base = {"up.weight": torch.diag(torch.arange(9.0, 0.0, -1.0))}  # (9, 9)
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     first, again = prepare(base, out=folder), prepare(base, out=folder)
+      >>> first.decomposed, again.decomposed, again.matrices
+      (1, 0, 1)
     """
     selection = Selection(patterns(include), patterns(exclude), include_embeddings, split_fused)
     return prepare_chosen(

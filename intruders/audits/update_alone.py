@@ -59,16 +59,24 @@ class ModuleUpdate:
 
 @dataclass(frozen=True)
 class UpdateAlone(JsonResult):
-    """The updates of one adapter, module by module, without its base."""
+    """The updates of one adapter, module by module, without its base.
+
+    Attributes:
+      source: the adapter, as it was given.
+      energy: the share of the squared singular values that ``energy_rank`` keeps.
+      modules: one record per adapted module.
+      not_measured: names of weights whose update is not known without the base, each with the reason.
+      start: the initialization that changed the base, such as PiSSA: D is B A, beside that base. None without one.
+    """
 
     schema = SCHEMA
     what = "the saved update of an adapter"
     written_by = "UpdateAlone.save"
 
     source: str
-    energy: float  # share of the squared singular values that ``energy_rank`` keeps
+    energy: float
     modules: list[ModuleUpdate] = field(repr=False)
-    not_measured: dict[str, str] = field(default_factory=dict)  # weight -> why
+    not_measured: dict[str, str] = field(default_factory=dict)
     start: str | None = (
         None  # the initialization that changed the base, as PiSSA does: D is B A, beside that base
     )
@@ -135,7 +143,18 @@ class ModuleOverlap:
 
 @dataclass(frozen=True)
 class UpdateOverlap(JsonResult):
-    """Two adapters beside each other, without their base."""
+    """Two adapters beside each other, without their base.
+
+    Attributes:
+      first: one adapter, as it was given.
+      second: the other.
+      energy: the share of the squared singular values that the compared subspaces keep.
+      cosine: of all updates together, as long vectors; None where one adapter changes nothing.
+      modules: one record per module that both adapt.
+      only_in_first: names of modules that only the first adapts.
+      only_in_second: names of modules that only the second adapts.
+      not_measured: names of weights whose update is not known without the base, each with the reason.
+    """
 
     schema = SCHEMA
     what = "the saved overlap of two adapters"
@@ -144,7 +163,7 @@ class UpdateOverlap(JsonResult):
     first: str
     second: str
     energy: float
-    cosine: float | None  # of all updates together; None where one adapter changes nothing
+    cosine: float | None
     modules: list[ModuleOverlap] = field(repr=False)
     only_in_first: list[str] = field(default_factory=list)
     only_in_second: list[str] = field(default_factory=list)
@@ -169,10 +188,11 @@ def inspect_update(source: Source, energy: float = ENERGY) -> UpdateAlone:
       CheckpointError: the source cannot be read, or is not one adapter.
       SettingError: the energy is out of range.
 
-    >>> adapter = {"q_proj.lora_A.weight": torch.eye(2, 3), "q_proj.lora_B.weight": torch.eye(4, 2)}
-    >>> module = inspect_update(adapter).modules[0]
-    >>> module.rank, round(module.effective_rank, 6), module.energy_rank
-    (2, 2.0, 2)
+    Examples:
+      >>> adapter = {"q_proj.lora_A.weight": torch.eye(2, 3), "q_proj.lora_B.weight": torch.eye(4, 2)}
+      >>> module = inspect_update(adapter).modules[0]
+      >>> module.rank, round(module.effective_rank, 6), module.energy_rank
+      (2, 2.0, 2)
     """
     adapter = _opened(source)
     return update_of(adapter, energy)
@@ -224,9 +244,10 @@ def compare_updates(first: Source, second: Source, energy: float = ENERGY) -> Up
       PairingError: they have no module in common, or one with two shapes.
       SettingError: the energy is out of range.
 
-    >>> adapter = {"q_proj.lora_A.weight": torch.ones(1, 3), "q_proj.lora_B.weight": torch.ones(4, 1)}
-    >>> round(compare_updates(adapter, adapter).cosine, 6)
-    1.0
+    Examples:
+      >>> adapter = {"q_proj.lora_A.weight": torch.ones(1, 3), "q_proj.lora_B.weight": torch.ones(4, 1)}
+      >>> round(compare_updates(adapter, adapter).cosine, 6)
+      1.0
     """
     _check_energy(energy)
     adapters = _opened(first), _opened(second)

@@ -12,7 +12,7 @@ from .task import ANSWER_TOKENS
 class Columns(Settings):
     """The columns of a data file, and the files of the other splits.
 
-    Example:
+    Examples:
       ``intruders.Columns(text=("sentence",), label="label")``
     """
 

@@ -79,7 +79,7 @@ def evaluate(
       SettingError: nothing to measure, or a setting, corpus or task cannot be used.
       IntrudersError: the model or the base cannot be used.
 
-    Example:
+    Examples:
       With a base in the folder ``base`` and an adapter in ``tuned``:
 
       >>> losses = LossSettings(loss_on=("pydoc",), max_documents=2, max_tokens=32)

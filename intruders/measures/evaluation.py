@@ -36,15 +36,17 @@ Measured = CorpusLoss | TaskScore | HarnessScore | str  # a note is a string
 class Evaluation:
     """The measures of one model.
 
-    Args:
+    Attributes:
       model: the model, as it was given.
       base: the base that losses are compared with, or None.
       losses: one entry per corpus.
       scores: one entry per task.
       harness: one entry per metric of lm-evaluation-harness.
       notes: facts about the measurement that a person should know.
+      versions: versions of the packages.
+      machine: the processor or GPU, and the threads, that measured.
 
-    Example:
+    Examples:
       ``intruders.evaluate("my-run", scores=intruders.ScoreSettings(tasks=("sst2",))).to_document()["tasks"]``
     """
 

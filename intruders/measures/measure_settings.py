@@ -13,7 +13,7 @@ from ..settings import Settings, setting
 class LossSettings(Settings):
     """The text that losses are measured on, and how.
 
-    Example:
+    Examples:
       ``intruders.LossSettings(loss_on=("pydoc",), max_documents=100)``
     """
 
@@ -103,7 +103,7 @@ class LossSettings(Settings):
 class ScoreSettings(Columns):
     """Which tasks are scored, from which columns, on how many examples of which split.
 
-    Example:
+    Examples:
       ``intruders.ScoreSettings(tasks=("sst2",), max_examples=200)``
     """
 
@@ -137,7 +137,7 @@ class ScoreSettings(Columns):
 class HarnessSettings(Settings):
     """Which tasks of lm-evaluation-harness are scored.
 
-    Example:
+    Examples:
       ``intruders.HarnessSettings(lm_eval=("arc_easy",))``
     """
 

@@ -110,7 +110,7 @@ def mitigate(
       PairingError: the sides, or the audit, do not belong together.
       NonFiniteError: a matrix contains NaN or infinity.
 
-    Example:
+    Examples:
       An adapter in memory; with ``out=`` the mitigated one is written to a folder.
 
       >>> import torch

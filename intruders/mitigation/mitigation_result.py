@@ -62,7 +62,22 @@ class UsedRemedy:
 
 @dataclass(frozen=True)
 class Mitigation(JsonResult):
-    """A mitigation or one of its controls, with the audits before and after; :func:`intruders.mitigate` returns it."""
+    """A mitigation or one of its controls, with the audits before and after; :func:`intruders.mitigate` returns it.
+
+    Attributes:
+      base_source: the base, as it was given or named.
+      tuned_source: the tuned model.
+      out: the folder of the mitigated model; None in memory.
+      form: "adapter" or "checkpoint".
+      remedy: the remedy and its strength.
+      rank: the rank of the mitigated adapter, as it was asked for.
+      matrices: what was changed in each matrix, with relative errors of a cut.
+      before: the audit of the tuned model.
+      after: the audit of the mitigated one; None when it was not asked for.
+      cut: relative errors of modules without intruders, if their updates were cut too.
+      seconds: the time it took.
+      versions: versions of the packages.
+    """
 
     schema = SCHEMA
     what = "the record of a mitigation"
@@ -71,14 +86,13 @@ class Mitigation(JsonResult):
 
     base_source: str
     tuned_source: str
-    out: str | None  # None in memory
-    form: str  # "adapter" or "checkpoint"
+    out: str | None
+    form: str
     remedy: UsedRemedy
     rank: int | str | None
     matrices: list[MitigatedMatrix] = field(repr=False)
     before: Audit = field(repr=False)
-    after: Audit | None = field(repr=False)  # None when it was not asked for
-    # Relative errors of modules without intruders, if cut too.
+    after: Audit | None = field(repr=False)
     cut: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
     versions: Mapping[str, str] = field(default_factory=installed_versions)

@@ -36,7 +36,18 @@ _TOLD, _ROWS = 0.05, 256
 
 @dataclass(frozen=True)
 class WrittenScale(JsonResult):
-    """A model that was written with its update at another scale."""
+    """A model that was written with its update at another scale.
+
+    Attributes:
+      base: the model before fine-tuning.
+      tuned: the fine-tuned model.
+      out: the folder of the written one.
+      form: "adapter" or "checkpoint".
+      scale: s of W0 + s D.
+      matrices: number of matrices with an update.
+      seconds: the time it took.
+      versions: versions of the packages.
+    """
 
     schema = SCHEMA
     what = "the record of a written scale"
@@ -46,9 +57,9 @@ class WrittenScale(JsonResult):
     base: str
     tuned: str
     out: str
-    form: str  # "adapter" or "checkpoint"
-    scale: float  # s of W0 + s D
-    matrices: int  # with an update
+    form: str
+    scale: float
+    matrices: int
     seconds: float = 0.0
     versions: Mapping[str, str] = field(default_factory=installed_versions)
 
@@ -93,7 +104,7 @@ def write_at_scale(
       PairingError: the sides do not belong together, or no matrix differs.
       NonFiniteError: a scaled tensor contains NaN or infinity.
 
-    Example:
+    Examples:
       With a base in the folder ``base`` and an adapter in ``tuned``:
 
       >>> written = write_at_scale("base", "tuned", 0.5, "half")

@@ -20,7 +20,7 @@ LOAD_IN = ("4bit", "8bit")
 class Loading(Settings):
     """How the models of a measurement are loaded. Losses are summed in double precision whatever the type.
 
-    Example:
+    Examples:
       ``intruders.Loading(dtype="bfloat16")``
     """
 

@@ -46,7 +46,7 @@ def write_report(
       ResultFileError: a file cannot be read or written.
       MissingDependencyError: a package of the extra ``report`` is missing.
 
-    Example:
+    Examples:
       >>> import tempfile
       >>> import torch
       >>> from intruders import audit

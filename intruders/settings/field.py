@@ -109,6 +109,25 @@ class Setting:
     def must_be_given(self) -> bool:
         return self.default is MISSING
 
+    @property
+    def meaning(self) -> str:
+        """Its help, with its choices if the help does not name them."""
+        named = all(choice in self.help for choice in self.choices)
+        return self.help if named else f"{self.help} One of {', '.join(self.choices)}."
+
+    @property
+    def default_text(self) -> str:
+        """Its default in words."""
+        if self.must_be_given:
+            return "must be given"
+        if self.default is None or self.default in ((), ""):
+            return "none"
+        if isinstance(self.default, FromMapping):
+            return "those of its class"
+        if isinstance(self.default, tuple):
+            return ", ".join(map(str, self.default))
+        return str(self.default)
+
     def read(self, value: Any) -> Any:
         """Return ``value`` with the type of this setting.
 

@@ -7,12 +7,13 @@ import sys
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import Field, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from ..errors import SettingError
+from .docstring import with_attributes
 from .field import FromMapping, Setting, shown, told_at
 from .yaml_text import read_text, read_yaml
 
@@ -21,6 +22,14 @@ Part = TypeVar("Part", bound="Settings")
 
 class Settings(FromMapping):
     """The base of every class of settings: a frozen dataclass whose fields :data:`intruders.settings.setting` makes."""
+
+    def __init_subclass__(cls) -> None:
+        """Add the meaning of every setting to the docstring of the class, which is not a dataclass yet."""
+        super().__init_subclass__()
+        made = {name: field for base in cls.__mro__[::-1] for name, field in _own_fields(base).items()}
+        settings = [replace(field.metadata["setting"], name=name) for name, field in made.items()]
+        if settings and cls.__doc__ is not None:  # there is none with python -OO
+            cls.__doc__ = with_attributes(cls.__doc__, settings)
 
     def __post_init__(self) -> None:
         for name, setting in settings_of(type(self)).items():
@@ -86,6 +95,14 @@ class Settings(FromMapping):
             for name, setting in settings_of(type(self)).items()
             if getattr(self, name) != setting.default
         }
+
+
+def _own_fields(cls: type) -> dict[str, Field[Any]]:
+    """Return the fields that are settings of a class or of its bases, before and after it is made a dataclass."""
+    own = vars(cls).get("__dataclass_fields__", vars(cls))
+    return {
+        name: field for name, field in own.items() if isinstance(field, Field) and "setting" in field.metadata
+    }
 
 
 def settings_of(cls: Any) -> Mapping[str, Setting]:

@@ -37,7 +37,17 @@ class StudyProgress:
 
 @dataclass(frozen=True)
 class StudyOutcome(JsonResult):
-    """The outcome of a call of :func:`run_study`; the results are the tables in the folder."""
+    """The outcome of a call of :func:`run_study`; the results are the tables in the folder.
+
+    Attributes:
+      folder: the folder of the study.
+      runs: number of runs of the study file.
+      finished: number of finished ones.
+      failed: ids of failed runs, each with its error in one line.
+      others: ids of runs in the folder that are not of this file.
+      taken_over: ids of runs whose rows came from published tables.
+      refused: ids of published runs that were not taken over, each with the reason.
+    """
 
     schema = SCHEMA
     what = "the outcome of a study"
@@ -46,10 +56,10 @@ class StudyOutcome(JsonResult):
     folder: Path
     runs: int
     finished: int
-    failed: dict[str, str] = field(default_factory=dict)  # run id -> one line
-    others: list[str] = field(default_factory=list)  # runs of an earlier form of the file
-    taken_over: list[str] = field(default_factory=list)  # ids of runs whose rows came from published tables
-    refused: dict[str, str] = field(default_factory=dict)  # published run id -> why it was not taken over
+    failed: dict[str, str] = field(default_factory=dict)
+    others: list[str] = field(default_factory=list)
+    taken_over: list[str] = field(default_factory=list)
+    refused: dict[str, str] = field(default_factory=dict)
 
 
 def run_study(
@@ -91,7 +101,7 @@ def run_study(
       DiskFullError: the disk is full. Finished runs are kept.
       KeyboardInterrupt: the user interrupted the study. Finished stages are kept.
 
-    Example:
+    Examples:
       With a base in the folder ``base``, a study of one short run:
 
       >>> from intruders import read_study

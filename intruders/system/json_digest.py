@@ -11,7 +11,7 @@ def json_digest(value: object, digits: int = 64) -> str:
 
     Kept measurements are found by such digests: another form would start them again.
 
-    Example:
+    Examples:
       >>> json_digest({"a": 1, "b": 2}, 12) == json_digest({"b": 2, "a": 1}, 12)
       True
     """

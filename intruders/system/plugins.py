@@ -80,12 +80,21 @@ _NEEDED: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Plugin:
-    """One entry point: what it gives, or why it could not be loaded."""
+    """One entry point: what it gives, or why it could not be loaded.
+
+    Attributes:
+      group: the group of the entry point, which says what it adds.
+      name: its name.
+      value: where it is: "package.module:object".
+      package: the distribution and its version.
+      loaded: the object; None if it could not be loaded.
+      error: why it could not, in one line.
+    """
 
     group: str
     name: str
-    value: str  # "package.module:object"
-    package: str  # the distribution and its version
+    value: str
+    package: str
     loaded: Any = None
     error: str | None = None
 
@@ -102,7 +111,7 @@ def load_plugins() -> tuple[Plugin, ...]:
     Raises:
       Nothing: whatever a plugin's import raises becomes its reason.
 
-    Example:
+    Examples:
       >>> all(plugin.loaded is not None or plugin.error for plugin in load_plugins())
       True
     """

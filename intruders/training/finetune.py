@@ -58,7 +58,7 @@ def finetune(config: FinetuneConfig, callbacks: Sequence[Any] = ()) -> RunFolder
       NonFiniteError: the loss, or a trained weight, is NaN or infinite.
       IntrudersError: the model cannot be used, or the disk is full.
 
-    Example:
+    Examples:
       With a base in the folder ``base``:
 
       >>> few = {"rank": 2, "steps": 2, "max_train_samples": 8, "max_eval_samples": 2, "max_new_tokens": 4}

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class FinetuneConfig(RunSettings):
     """One run: what is trained, on which columns of the data, and what is measured meanwhile.
 
-    Example:
+    Examples:
       ``intruders.FinetuneConfig(base="smollm2-135m", task="word-problems", out="my-run", method="lora")``
     """
 

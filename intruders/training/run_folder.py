@@ -62,10 +62,10 @@ def _is_same(key: str, record: Mapping[str, Any], config: Mapping[str, Any]) -> 
 class RunFolder:
     """The folder of a fine-tuning run; its files are read when they are needed.
 
-    Args:
+    Attributes:
       path: the folder.
 
-    Example:
+    Examples:
       ``intruders.RunFolder(Path("my-run")).record["status"]``
     """
 

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
+import re
+
+import pytest
+
 import intruders
 
 VERB_OF_COMMAND = {
@@ -44,3 +50,28 @@ def test_every_public_name_says_what_it_is() -> None:
 
 def test_the_names_are_listed_once() -> None:
     assert sorted(intruders.__all__) == sorted({*intruders._HOMES, "IntrudersError", "__version__"})
+
+
+def documented(cls: type) -> list[str]:
+    """The names in the section of attributes of a docstring."""
+    section = (inspect.getdoc(cls) or "").partition("Attributes:\n")[2].partition("\n\n")[0]
+    return re.findall(r"^  (\w+): \S", section, re.MULTILINE)
+
+
+VALUES = [name for name in intruders.__all__ if dataclasses.is_dataclass(getattr(intruders, name))]
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_every_field_of_a_public_value_is_described(name: str) -> None:
+    cls = getattr(intruders, name)
+    public = [field.name for field in dataclasses.fields(cls) if not field.name.startswith("_")]
+    missing = set(public) - set(documented(cls))
+    assert not missing
+    assert set(documented(cls)) <= set(public)
+
+
+@pytest.mark.parametrize("name", intruders.__all__)
+def test_examples_have_a_section_of_their_own(name: str) -> None:
+    """Outside of one the website shows them as quotations."""
+    text = inspect.getdoc(getattr(intruders, name)) or ""
+    assert ">>> " not in text.partition("\nExamples:\n")[0]

@@ -52,6 +52,57 @@ class Outer(Settings):
     cache: object = None  # no setting
 
 
+@dataclass(frozen=True)
+class Narrow(Settings):
+    """The least.
+
+    Examples:
+      ``Narrow(k=2)``
+    """
+
+    name: str = setting(help="Its name.")
+    k: int = setting(10, "Number of vectors.", least=1)
+
+
+@dataclass(frozen=True)
+class Wider(Narrow):
+    """One more.
+
+    Attributes:
+      cache: where it is kept.
+
+    Examples:
+      ``Wider(k=2)``
+    """
+
+    kind: str = setting("plain", "Kind of noise.", choices=("plain", "orthonormal"))
+    seeds: tuple[int, ...] = setting((0, 1), "Seeds.")
+    maybe: int | None = setting(
+        None, "A number of which very much has to be told, so much that one line is too short."
+    )
+    cache: object = None
+
+
+def test_the_docstring_lists_every_setting() -> None:
+    """Those of a base first, before what the class itself says of its other fields."""
+    assert inspect.getdoc(Narrow) == (
+        "The least.\n\nAttributes:\n  name: Its name. Required.\n  k: Number of vectors. Default: 10.\n\n"
+        "Examples:\n  ``Narrow(k=2)``"
+    )
+    assert inspect.getdoc(Wider) == (
+        "One more.\n\n"
+        "Attributes:\n"
+        "  name: Its name. Required.\n"
+        "  k: Number of vectors. Default: 10.\n"
+        "  kind: Kind of noise. One of plain, orthonormal. Default: plain.\n"
+        "  seeds: Seeds. Default: 0, 1.\n"
+        "  maybe: A number of which very much has to be told, so much that one line is too short. Default:\n"
+        "    none.\n"
+        "  cache: where it is kept.\n\n"
+        "Examples:\n  ``Wider(k=2)``"
+    )
+
+
 def test_the_types_are_the_annotations() -> None:
     found = {name: (one.kinds, one.is_list, one.is_optional) for name, one in settings_of(Outer).items()}
     assert "cache" not in found

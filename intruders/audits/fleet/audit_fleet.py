@@ -96,18 +96,19 @@ def audit_fleet(
       SettingError: A setting is out of range, or a glob or list names nothing.
       CheckpointError: The base cannot be read.
 
-    The base below has the unit vectors as its left singular vectors, as in the example of :func:`intruders.audit`:
+    Examples:
+      The base below has the unit vectors as its left singular vectors, as in the example of :func:`intruders.audit`:
 
-    >>> import torch
-    >>> base = {"up.weight": torch.diag(torch.arange(9.0, 0.0, -1.0))}  # (9, 9)
-    >>> direction = torch.ones(9, 1) / 3
-    >>> strong = {"up.weight": base["up.weight"] + 100 * direction @ direction.T}
-    >>> weak = {"up.weight": base["up.weight"] + 0.01 * direction @ direction.T}
-    >>> result = audit_fleet(base, [strong, weak], k=3, cache=False)
-    >>> result.adapters["intruders"].tolist()
-    [1, 0]
-    >>> result.audit(0).intruders
-    1
+      >>> import torch
+      >>> base = {"up.weight": torch.diag(torch.arange(9.0, 0.0, -1.0))}  # (9, 9)
+      >>> direction = torch.ones(9, 1) / 3
+      >>> strong = {"up.weight": base["up.weight"] + 100 * direction @ direction.T}
+      >>> weak = {"up.weight": base["up.weight"] + 0.01 * direction @ direction.T}
+      >>> result = audit_fleet(base, [strong, weak], k=3, cache=False)
+      >>> result.adapters["intruders"].tolist()
+      [1, 0]
+      >>> result.audit(0).intruders
+      1
     """
     settings = AuditSettings(
         include=patterns(include),

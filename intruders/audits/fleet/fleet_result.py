@@ -42,7 +42,7 @@ SCHEMA = 2
 class FleetAudit:
     """The audits of many adapters of one base, which :func:`intruders.audit_fleet` returns.
 
-    Args:
+    Attributes:
       base_source: the base.
       settings: the settings of the audits.
       seconds: the time that the call took.
@@ -51,6 +51,7 @@ class FleetAudit:
       key: a hash of what the audits depend on besides the adapters.
       passed_over: entries of folders that are not audited, with what they are.
       versions: the versions that the audits depend on.
+      temporary: the directory of the files, if they are kept only as long as this value.
     """
 
     base_source: str
@@ -61,7 +62,6 @@ class FleetAudit:
     key: str = field(repr=False)
     passed_over: Mapping[str, str] = field(default_factory=dict, repr=False)
     versions: Mapping[str, str] = field(default_factory=installed_versions, repr=False)
-    # The directory of the files, if it is temporary.
     temporary: TemporaryDirectory[str] | None = field(default=None, repr=False, compare=False)
 
     def __eq__(self, other: object) -> bool:

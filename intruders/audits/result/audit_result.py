@@ -34,7 +34,24 @@ class Audit:
 
     :func:`intruders.audit` returns it, and ``load`` reads a saved one.
 
-    Example:
+    Attributes:
+      base_source: the base, as it was given or named.
+      tuned_source: the tuned model.
+      tuned_kind: what it is, such as "adapter", "checkpoint" or "module".
+      k: number of leading singular vectors that were examined per matrix.
+      epsilon: the threshold: a vector whose max cosine is below it is an intruder.
+      exact: whether every matrix was decomposed in full.
+      seconds: the time it took.
+      matrices: one record per audited matrix, in the order of the model.
+      skipped: tensors that were not audited, with the reason.
+      settings: what else it takes to run the same audit again (include, exclude, device, ...), as plain JSON
+        values.
+      versions: versions of the packages.
+      base_hub: the commits that the base was read from, where it is from the Hub; of a sum of models, those of its
+        parts.
+      tuned_hub: likewise of the tuned model.
+
+    Examples:
       >>> import torch
       >>> from intruders import audit
       >>> base = {"up.weight": torch.diag(torch.arange(9.0, 0.0, -1.0))}  # (9, 9)
@@ -55,10 +72,8 @@ class Audit:
     seconds: float
     matrices: list[AuditedMatrix]
     skipped: list[Skipped]
-    # What else it takes to run the same audit again (include, exclude, device, ...): plain JSON values.
     settings: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=installed_versions)
-    # The commits that the models were read from, where they are from the hub; of a sum, those of its parts.
     base_hub: tuple[HubOrigin, ...] = ()
     tuned_hub: tuple[HubOrigin, ...] = ()
 

@@ -52,16 +52,27 @@ UPDATE_COLUMNS = tuple(field.name for field in fields(UpdateSize))
 
 @dataclass(frozen=True)
 class AuditedMatrix:
-    """One audited weight matrix: its examined vectors, the size of its update, and its similarity matrix."""
+    """One audited weight matrix: its examined vectors, the size of its update, and its similarity matrix.
 
-    name: str  # the base's tensor name
+    Attributes:
+      name: the base's name of the tensor.
+      shape: (outputs, inputs).
+      rank: the rank of the update where it came as low-rank factors, else None.
+      vectors: the examined singular vectors, the strongest first.
+      update: the norms and the effective rank of the update.
+      base_singular_values: the leading singular values of the base, descending.
+      similarity: (base vectors, tuned vectors), the absolute cosines of left singular vectors.
+      subspaces: how the leading subspaces moved, and where the update lies; None in a file of an older version.
+    """
+
+    name: str
     shape: tuple[int, int]
-    rank: int | None  # of the update, when it came as low-rank factors
+    rank: int | None
     vectors: list[Vector]
     update: UpdateSize
-    base_singular_values: list[float]  # the leading ones of the base, descending
-    similarity: npt.NDArray[np.float32] = field(repr=False)  # (base vectors, tuned vectors): |<x_i, y_j>|
-    subspaces: Subspaces | None = None  # None in an audit that an older version saved
+    base_singular_values: list[float]
+    similarity: npt.NDArray[np.float32] = field(repr=False)
+    subspaces: Subspaces | None = None
 
     def __post_init__(self) -> None:
         columns = self.similarity.shape[1] if self.similarity.ndim == 2 else -1

@@ -67,12 +67,13 @@ def critical_scales(
       PairingError: the two do not belong together.
       NonFiniteError: a matrix contains NaN or infinity.
 
-    >>> import torch
-    >>> base = {"up.weight": torch.diag(torch.arange(9.0, 0.0, -1.0))}  # (9, 9)
-    >>> tuned = {"up.weight": base["up.weight"] + 100 * torch.ones(9, 9) / 9}
-    >>> scales = critical_scales(base, tuned, compute=Compute(cache=False))
-    >>> 0 < scales.largest < scales.matrices[0].measured < 1  # it has an intruder at the scale as trained, 1
-    True
+    Examples:
+      >>> import torch
+      >>> base = {"up.weight": torch.diag(torch.arange(9.0, 0.0, -1.0))}  # (9, 9)
+      >>> tuned = {"up.weight": base["up.weight"] + 100 * torch.ones(9, 9) / 9}
+      >>> scales = critical_scales(base, tuned, compute=Compute(cache=False))
+      >>> 0 < scales.largest < scales.matrices[0].measured < 1  # it has an intruder at the scale as trained, 1
+      True
     """
     if not is_whole(target) or target < 0:
         raise SettingError(f"target is {target!r}; expected a number of intruders, 0 or more")

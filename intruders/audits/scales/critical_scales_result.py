@@ -42,6 +42,19 @@ class CriticalScales(JsonResult):
     """The critical scales of a model's matrices, and the largest scale that keeps it to a number of intruders.
 
     :func:`intruders.critical_scales` returns it, and ``load`` reads a saved one.
+
+    Attributes:
+      base_source: the base, as it was given or named.
+      tuned_source: the tuned model.
+      k: number of leading singular vectors that are examined per matrix.
+      epsilon: the threshold of an intruder's max cosine.
+      target: the number of intruders that ``largest`` keeps to.
+      largest: the largest scale of the complete update at which an audit counts at most ``target`` intruders.
+      intruders_at_largest: the number of intruders at that scale.
+      matrices: the critical scale of each matrix, predicted and measured.
+      seconds: the time it took.
+      base_hub: the commits that the base was read from, where it is from the Hub.
+      tuned_hub: likewise of the tuned model.
     """
 
     schema = SCHEMA
@@ -53,11 +66,10 @@ class CriticalScales(JsonResult):
     k: int
     epsilon: float
     target: int
-    largest: float  # at this scale the audit counts ``intruders_at_largest``, at most ``target``
+    largest: float
     intruders_at_largest: int
     matrices: list[MatrixScale] = field(repr=False)
     seconds: float
-    # The commits that the models were read from, where they are from the hub.
     base_hub: tuple[HubOrigin, ...] = ()
     tuned_hub: tuple[HubOrigin, ...] = ()
 

@@ -46,7 +46,18 @@ class OtherTensor:
 
 @dataclass(frozen=True)
 class Verification(JsonResult):
-    """The verdict on every matrix of a merged model, which :func:`verify` returns."""
+    """The verdict on every matrix of a merged model, which :func:`verify` returns.
+
+    Attributes:
+      base_source: the base, as it was given or named.
+      adapter_source: the adapter.
+      merged_source: the merged model.
+      matrices: the verdict on each matrix.
+      others: what the merged model changed besides.
+      unchecked: what could not be compared.
+      matched: in words, what was matched other than by equal names.
+      seconds: the time it took.
+    """
 
     schema = SCHEMA
     what = "the verification of a merge"
@@ -56,9 +67,9 @@ class Verification(JsonResult):
     adapter_source: str
     merged_source: str
     matrices: list[VerifiedMatrix] = field(repr=False)
-    others: list[OtherTensor] = field(repr=False)  # what the merged model changed besides
-    unchecked: list[OtherTensor] = field(repr=False)  # what could not be compared
-    matched: list[str]  # what was matched other than by equal names, in words
+    others: list[OtherTensor] = field(repr=False)
+    unchecked: list[OtherTensor] = field(repr=False)
+    matched: list[str]
     seconds: float
 
     @property

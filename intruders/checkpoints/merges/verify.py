@@ -61,15 +61,16 @@ def verify(
       PairingError: they do not belong together.
       NonFiniteError: base or adapter contains NaN or infinity.
 
-    A merge that left out half of the update:
+    Examples:
+      A merge that left out half of the update:
 
-    >>> base, merged = {"q_proj.weight": torch.eye(4)}, {"q_proj.weight": torch.eye(4) + 0.5}
-    >>> adapter = {"q_proj.lora_A.weight": torch.ones(1, 4), "q_proj.lora_B.weight": torch.ones(4, 1)}
-    >>> result = verify(base, adapter, merged)
-    >>> result.matrices[0].found.verdict, result.exit_status()
-    ('applied at another scale', 1)
-    >>> tuple(round(end, 2) for end in result.matrices[0].found.scale)
-    (0.5, 0.5)
+      >>> base, merged = {"q_proj.weight": torch.eye(4)}, {"q_proj.weight": torch.eye(4) + 0.5}
+      >>> adapter = {"q_proj.lora_A.weight": torch.ones(1, 4), "q_proj.lora_B.weight": torch.ones(4, 1)}
+      >>> result = verify(base, adapter, merged)
+      >>> result.matrices[0].found.verdict, result.exit_status()
+      ('applied at another scale', 1)
+      >>> tuple(round(end, 2) for end in result.matrices[0].found.scale)
+      (0.5, 0.5)
     """
     started = time.perf_counter()
     before, opened = open_sides(base, adapter)

@@ -34,25 +34,41 @@ class Row:
 
 @dataclass(frozen=True)
 class Inspection(JsonResult):
-    """The content of one source. ``audited`` and ``left_out`` are of the base, where one was given."""
+    """The content of one source. ``audited`` and ``left_out`` are of the base, where one was given.
+
+    Attributes:
+      source: what was inspected, as it was given.
+      kind: "checkpoint", "adapter", "module" or another kind of source.
+      format: the form of its files, such as "safetensors", "gguf" or "PEFT LORA".
+      weight: its factor in a sum of models; 1 otherwise.
+      base_source: the base that an adapter names, or None.
+      rows: its tensors, or the weights that an adapter changes.
+      input_first: number of weights that are stored as (inputs, outputs), as Conv1D.
+      tied: names of tensors that are stored under another name, with that name.
+      base: the base that was given, or None; the fields below are of it.
+      audited: number of matrices that would be audited, before it is known which are unchanged.
+      left_out: number of tensors that would not be, by reason.
+      matched: in words, what was matched other than by equal names.
+      stored: number of values of an adapter's method, where the shapes of its updates do not tell.
+    """
 
     schema = SCHEMA
     what = "the inspection of a path"
     written_by = "Inspection.save"
 
     source: str
-    kind: str  # "checkpoint", "adapter", "module", ...
-    format: str  # "safetensors", "gguf", "PEFT LORA", ...
-    weight: float  # in a sum of models; 1 otherwise
-    base_source: str | None  # that an adapter names
+    kind: str
+    format: str
+    weight: float
+    base_source: str | None
     rows: list[Row] = field(repr=False)
-    input_first: int  # weights stored (in, out), as Conv1D
+    input_first: int
     tied: dict[str, str]
     base: str | None = None
-    audited: int | None = None  # matrices that would be audited, before it is known which are unchanged
-    left_out: dict[str, int] = field(default_factory=dict)  # reason -> tensors
-    matched: list[str] = field(default_factory=list)  # what was matched other than by equal names
-    stored: int | None = None  # numbers of an adapter's method, where the shapes of its updates do not tell
+    audited: int | None = None
+    left_out: dict[str, int] = field(default_factory=dict)
+    matched: list[str] = field(default_factory=list)
+    stored: int | None = None
 
     @property
     def parameters(self) -> int:
@@ -93,10 +109,11 @@ def inspect(source: Source, base: Source | None = None) -> list[Inspection]:
       CheckpointError: either cannot be found or read.
       PairingError: the two do not belong together.
 
-    >>> import torch
-    >>> [entry] = inspect({"q_proj.weight": torch.eye(9)})
-    >>> entry.kind, entry.parameters
-    ('state dict', 81)
+    Examples:
+      >>> import torch
+      >>> [entry] = inspect({"q_proj.weight": torch.eye(9)})
+      >>> entry.kind, entry.parameters
+      ('state dict', 81)
     """
     return inspect_parts(open_parts(source), base)
 

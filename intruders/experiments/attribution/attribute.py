@@ -88,7 +88,7 @@ def attribute(
       NonFiniteError: a loss, a gradient or a weight is NaN or infinite.
       IntrudersError: as the audit, the models and the data raise it.
 
-    Example:
+    Examples:
       With a base in the folder ``base`` and an adapter in ``tuned``:
 
       >>> few = AttributionSettings(nodes=5, check=0, max_documents=2, max_tokens=32)

@@ -71,7 +71,7 @@ class LeftOut:
 class Attribution(JsonResult):
     """Which matrices make a fine-tuned model forget, and which earn its task.
 
-    Args:
+    Attributes:
       base: the model before fine-tuning, as it was given or named.
       tuned: the fine-tuned model.
       rises: the change of every corpus and task, the texts first.
@@ -84,7 +84,7 @@ class Attribution(JsonResult):
       settings: the settings that were used.
       seconds: the time it took.
 
-    Example:
+    Examples:
       ``intruders.attribute("smollm2-135m", "my-adapter", loss_on="pydoc").to_pandas()``
     """
 

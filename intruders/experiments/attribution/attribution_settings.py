@@ -11,7 +11,7 @@ from ...settings import Settings, setting
 class AttributionSettings(Settings):
     """How the rise of a loss is split into parts.
 
-    Example:
+    Examples:
       ``intruders.AttributionSettings(max_documents=64)``
     """
 

@@ -96,7 +96,7 @@ def compare_remedies(
       SettingError: nothing to measure, or a setting out of range.
       IntrudersError: as the audit and the evaluation raise it. A remedy that cannot run is a row with its reason.
 
-    Example:
+    Examples:
       With a base in the folder ``base`` and an adapter in ``tuned``:
 
       >>> comparison = ComparisonSettings(only=("interpolate", "intruders"), strengths=1)

@@ -62,7 +62,7 @@ class ComparedRemedy:
 class RemedyComparison(JsonResult):
     """Every remedy on one model, on the same documents and examples.
 
-    Args:
+    Attributes:
       base: the model before fine-tuning.
       tuned: the fine-tuned model.
       tuned_kind: "adapter" or "checkpoint".
@@ -78,7 +78,7 @@ class RemedyComparison(JsonResult):
       remedies: one row per remedy.
       others: tuned tensors that an audit does not examine.
 
-    Example:
+    Examples:
       ``[remedy.name for remedy in comparison.better]``
     """
 

@@ -18,7 +18,7 @@ REMEDIES = (_FIRST, INTRUDERS, *_OTHERS)
 class ComparisonSettings(Settings):
     """Which remedies are compared, at which strengths and at what cost for the task.
 
-    Example:
+    Examples:
       ``intruders.ComparisonSettings(strengths=5)``
     """
 

@@ -91,7 +91,7 @@ def heal(
       NonFiniteError: a loss or a weight is NaN or infinite.
       IntrudersError: as the audit, the models and the data raise it.
 
-    Example:
+    Examples:
       With a base in the folder ``base`` and an adapter in ``tuned``; a real healing takes the defaults:
 
       >>> few = HealSettings(steps=1, max_documents=4, max_tokens=32, max_examples=2, allow=1.0)

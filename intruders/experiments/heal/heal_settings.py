@@ -13,7 +13,7 @@ PER = ("matrix", "direction", "layer", "kind")
 class HealSettings(Settings):
     """How the doses are learned and chosen.
 
-    Example:
+    Examples:
       ``intruders.HealSettings(per="layer", steps=80)``
     """
 

@@ -59,7 +59,7 @@ class HealedPoint:
 class Healing(JsonResult):
     """The doses and measures of a healing, as in ``heal.json``.
 
-    Args:
+    Attributes:
       base: the model before fine-tuning.
       tuned: the fine-tuned model.
       out: the folder of the healed model, or None.
@@ -86,7 +86,7 @@ class Healing(JsonResult):
       of: digests of the models and data, and the settings, by which the same healing is known again.
       versions: versions of the packages.
 
-    Example:
+    Examples:
       ``intruders.heal("smollm2-135m", "my-adapter", task="word-problems", loss_on="pydoc").healed``
     """
 

@@ -39,7 +39,18 @@ class CurveOfScales:
 
 @dataclass(frozen=True)
 class ScaleChoice(JsonResult):
-    """The scale with the least forgetting whose task loss is allowed, and what it measured on the other half."""
+    """The scale with the least forgetting whose task loss is allowed, and what it measured on the other half.
+
+    Attributes:
+      base: the model before fine-tuning.
+      tuned: the fine-tuned model.
+      task: the task that is kept.
+      corpus: the text that is remembered.
+      allow: the allowed rise of the task loss, in nats per token.
+      scale: the chosen s of W0 + s D.
+      curve: the losses at every scale, on the half that chooses.
+      points: the base, the tuned and the chosen model, on the half that is reported.
+    """
 
     schema = SCHEMA
     what = "the choice of a scale"
@@ -52,7 +63,7 @@ class ScaleChoice(JsonResult):
     allow: float
     scale: float
     curve: Sequence[CurveOfScales]
-    points: Sequence[HealedPoint]  # base, tuned and chosen, on the half that is reported
+    points: Sequence[HealedPoint]
 
 
 @apart_from_caller()
@@ -93,7 +104,7 @@ def choose_scale(
       SettingError: no task or no text is given.
       IntrudersError: as :func:`intruders.heal` raises it.
 
-    Example:
+    Examples:
       With a base in the folder ``base`` and an adapter in ``tuned``:
 
       >>> few = HealSettings(max_documents=4, max_tokens=32, max_examples=2)

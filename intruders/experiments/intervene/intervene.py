@@ -103,7 +103,7 @@ def intervene(
       SettingError: nothing to measure, or a setting out of range.
       IntrudersError: as the audit and the evaluation raise it.
 
-    Example:
+    Examples:
       With a base in the folder ``base`` and an adapter with intruders in ``tuned``:
 
       >>> losses = LossSettings(loss_on=("pydoc",), max_documents=2, max_tokens=32)

@@ -28,7 +28,7 @@ SCHEMA = 1
 class InterventionSweep(JsonResult):
     """Interventions over scales and controls, all on the same documents and examples.
 
-    Args:
+    Attributes:
       base: the model before fine-tuning.
       tuned: the fine-tuned model.
       audit: the audit that found the intruders.
@@ -39,7 +39,7 @@ class InterventionSweep(JsonResult):
       curve: interpolation from base to tuned, if it is among the controls.
       which: "all" intruders of a matrix were scaled, or "top", the one with the largest singular value.
 
-    Example:
+    Examples:
       ``sweep = intruders.intervene("smollm2-135m", "my-adapter", losses=losses); sweep.trade(sweep.points[-1])``
     """
 

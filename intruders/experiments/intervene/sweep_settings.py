@@ -15,7 +15,7 @@ INTERPOLATE = "interpolate"
 class SweepSettings(Settings):
     """Which interventions are measured, and on how much of the evaluation's data.
 
-    Example:
+    Examples:
       ``intruders.SweepSettings(scales=(0, 0.5), controls=("shrink", "interpolate"))``
     """
 

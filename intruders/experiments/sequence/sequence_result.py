@@ -27,7 +27,19 @@ class StageResult:
 
 @dataclass(frozen=True)
 class SequenceResult(JsonResult):
-    """Accuracies after each stage, and the intruders against the first base."""
+    """Accuracies after each stage, and the intruders against the first base.
+
+    Attributes:
+      tasks: the tasks, in the order of training.
+      accuracies: after each stage, one per task seen so far.
+      intruders: their number after each stage, against the first base.
+      vectors: number of examined vectors after each stage.
+      steps: number of steps of each stage.
+      reached: whether each stage reached the score of ``match``; None without one.
+      sources: where the rows of each task are from, of public sets.
+      head_steps: per stage and earlier task, for how many steps its head was trained again; empty where heads are
+        kept.
+    """
 
     schema = SCHEMA
     what = "the result of a sequence"
@@ -36,14 +48,12 @@ class SequenceResult(JsonResult):
     indent = 2
 
     tasks: list[str]
-    accuracies: list[list[float]]  # [stage][task], for the tasks seen so far
-    intruders: list[int]  # per stage, against the first base
+    accuracies: list[list[float]]
+    intruders: list[int]
     vectors: list[int]
-    steps: list[int] = field(default_factory=list)  # per stage, that it was trained
-    # Per stage, whether it reached the score of `match`; None without one.
+    steps: list[int] = field(default_factory=list)
     reached: list[bool | None] = field(default_factory=list)
-    sources: list[str | None] = field(default_factory=list)  # per task, of public sets
-    # Per stage and earlier task, for how many steps its head was trained again; empty where heads are kept.
+    sources: list[str | None] = field(default_factory=list)
     head_steps: list[list[int]] = field(default_factory=list)
 
     @classmethod

@@ -64,7 +64,7 @@ def train_in_sequence(
         and data of all stages are checked before the first step.
       IntrudersError: as :func:`intruders.finetune` raises it.
 
-    Example:
+    Examples:
       With a base in the folder ``base``, two parts of the topics of Python's documentation one after the other:
 
       >>> few = {"rank": 2, "steps": 2, "max_train_samples": 8, "max_eval_samples": 2}

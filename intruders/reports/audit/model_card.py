@@ -41,14 +41,15 @@ def write_card(audit: str | os.PathLike[str] | Audit, card: str | os.PathLike[st
       ResultFileError: the audit cannot be read, the card cannot be read or written, or it has one comment line
         without the other.
 
-    >>> import tempfile, torch
-    >>> from intruders import audit
-    >>> base = {"up.weight": torch.diag(torch.arange(9.0, 0.0, -1.0))}  # (9, 9)
-    >>> tuned = {"up.weight": base["up.weight"] + 100 * torch.ones(9, 9) / 9}
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     card = write_card(audit(base, tuned, k=3, cache=False), f"{folder}/README.md")
-    ...     card.read_text().splitlines()[1]
-    '## Intruder dimensions'
+    Examples:
+      >>> import tempfile, torch
+      >>> from intruders import audit
+      >>> base = {"up.weight": torch.diag(torch.arange(9.0, 0.0, -1.0))}  # (9, 9)
+      >>> tuned = {"up.weight": base["up.weight"] + 100 * torch.ones(9, 9) / 9}
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     card = write_card(audit(base, tuned, k=3, cache=False), f"{folder}/README.md")
+      ...     card.read_text().splitlines()[1]
+      '## Intruder dimensions'
     """
     result = audit if isinstance(audit, Audit) else Audit.load(audit)
     path = user_path(card)

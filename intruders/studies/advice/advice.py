@@ -26,18 +26,24 @@ class Advice:
 
 @dataclass(frozen=True)
 class Advised(JsonResult):
-    """All advice on one base, adapter, audit or study; empty if no number calls for a change."""
+    """All advice on one base, adapter, audit or study; empty if no number calls for a change.
+
+    Attributes:
+      source: the base, adapter, audit or study that the advice is on.
+      kind: "base", "audit", "run" or "study".
+      advice: each number that calls for a change, with the evidence.
+      notes: what was looked at and gave no advice, and what was not measured.
+      steps: what to do with a tuned model, in order.
+    """
 
     schema = SCHEMA
     what = "saved advice"
     written_by = "intruders advise --json"
 
     source: str
-    kind: str  # base, audit, run or study
+    kind: str
     advice: list[Advice]
-    # What was looked at and gave no advice, and what was not measured.
     notes: list[str] = field(default_factory=list)
-    # What to do with a tuned model, in order.
     steps: list[Step] = field(default_factory=list)
 
     def to_document(self) -> dict[str, Any]:

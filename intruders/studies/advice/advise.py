@@ -67,7 +67,7 @@ def advise(
       NonFiniteError: a matrix contains NaN or infinity.
       ResultFileError: a saved result is broken, or an item of ``studies`` is not the folder of a study.
 
-    Example:
+    Examples:
       >>> import tempfile
       >>> import torch
       >>> from intruders import audit

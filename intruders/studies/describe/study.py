@@ -131,7 +131,16 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Study(Settings):
-    """A complete study, and the text that it was read from."""
+    """A complete study, and the text that it was read from.
+
+    Attributes:
+      experiments: what is run, under which settings.
+      support: by claim, what counts as support, in words, written before the study runs.
+      power: by claim, the effect that is planned for and its spread over seeds.
+      primary: by claim, a part of the name of the one effect that decides.
+      text: the YAML text.
+      file: the path that it was read from.
+    """
 
     name: str = setting(help="What it is called; as its file if not given.")
     experiments: tuple[Experiment, ...] = ()
@@ -155,12 +164,11 @@ class Study(Settings):
         "The paper's tables to print beside this study's figures.",
         choices=PAPER_STUDIES,
     )
-    # By claim, written before the study runs.
-    support: dict[str, str] = field(default_factory=dict)  # what counts as support, in words
+    support: dict[str, str] = field(default_factory=dict)
     power: dict[str, Power] = field(default_factory=dict)
-    primary: dict[str, str] = field(default_factory=dict)  # a part of the name of the one effect that decides
+    primary: dict[str, str] = field(default_factory=dict)
     text: str = ""
-    file: str = ""  # that it was read from
+    file: str = ""
 
 
 def read_study(path: str | Path) -> Study:
@@ -176,16 +184,17 @@ def read_study(path: str | Path) -> Study:
       SettingError: the file cannot be read, is not YAML, or has an unknown key or a wrong value.
       MissingDependencyError: PyYAML is not installed.
 
-    The name of the file becomes the study's name, unless the file gives another one:
+    Examples:
+      The name of the file becomes the study's name, unless the file gives another one:
 
-    >>> from tempfile import TemporaryDirectory
-    >>> with TemporaryDirectory() as folder:
-    ...     file = Path(folder) / "rates.yaml"
-    ...     text = "experiments: {matched: {base: smollm2-135m, task: word-problems, lr: [0.001, 0.005]}}"
-    ...     _ = file.write_text(text)
-    ...     study = read_study(file)
-    >>> study.name, study.experiments[0].settings["lr"]
-    ('rates', [0.001, 0.005])
+      >>> from tempfile import TemporaryDirectory
+      >>> with TemporaryDirectory() as folder:
+      ...     file = Path(folder) / "rates.yaml"
+      ...     text = "experiments: {matched: {base: smollm2-135m, task: word-problems, lr: [0.001, 0.005]}}"
+      ...     _ = file.write_text(text)
+      ...     study = read_study(file)
+      >>> study.name, study.experiments[0].settings["lr"]
+      ('rates', [0.001, 0.005])
     """
     where = f"study {str(path)!r}"
     return replace(study_from_text(read_text(path, where), name=Path(path).stem, where=where), file=str(path))

@@ -51,7 +51,7 @@ def publish_study(path: str | Path, out: str | Path) -> list[Path]:
       ResultFileError: ``path`` is not the folder of a study, one of its tables is broken, or a newer version wrote
         ``out``.
 
-    Example:
+    Examples:
       With a base in the folder ``base``, a study of one short run:
 
       >>> from intruders import read_study, run_study

@@ -19,7 +19,27 @@ from .table_columns import COLUMNS, METADATA_KEY, SCHEMA, arrow_schema
 
 @dataclass(frozen=True)
 class Results:
-    """The tables of a study's folder; a table that does not exist yet is empty, with its columns."""
+    """The tables of a study's folder; a table that does not exist yet is empty, with its columns.
+
+    Attributes:
+      folder: the folder of the study, or of its published tables.
+      runs: one row per run: settings, scores, losses, totals of the audit.
+      losses: one row per run and corpus, in nats per token.
+      matrices: one row per run and matrix.
+      vectors: one row per run and examined singular vector.
+      interventions: one row per run, intervention and measure.
+      remedies: one row per run and point of its comparison of remedies.
+      attributions: one row per matrix of a run whose loss was split.
+      sequences: one row per run, stage and task seen so far.
+      traces: one row per matrix of a run and step at which it was audited.
+      mechanism: one row per base matrix and size of a random rank-one term.
+      name: the name of the study.
+      failed: ids of failed runs.
+      select: at which learning rates methods are compared: fastest, mildest; empty for all.
+      support: by claim, what counts as support, as it was written in advance.
+      primary: by claim, a part of the name of the one effect that decides.
+      compare_with: the study of the paper whose figures are shown with these, or None.
+    """
 
     folder: Path
     runs: pd.DataFrame
@@ -33,12 +53,11 @@ class Results:
     traces: pd.DataFrame
     mechanism: pd.DataFrame
     name: str = ""
-    failed: list[str] = field(default_factory=list)  # ids of failed runs
-    select: tuple[str, ...] = ()  # at which learning rates methods are compared
-    # By claim, written in advance: what counts as support, and a part of the name of the one effect that decides.
+    failed: list[str] = field(default_factory=list)
+    select: tuple[str, ...] = ()
     support: dict[str, str] = field(default_factory=dict)
     primary: dict[str, str] = field(default_factory=dict)
-    compare_with: str | None = None  # the study of the paper whose figures stand beside these
+    compare_with: str | None = None
 
     def __eq__(self, other: object) -> bool:
         """Return whether the other has the same folder, tables and settings; missing values are equal."""
@@ -64,7 +83,7 @@ def load_results(path: str | Path) -> Results:
     Raises:
       ResultFileError: the folder is not a study, is broken, or was written by a newer version.
 
-    Example:
+    Examples:
       >>> runs = load_results("docs/results/data/minilm").runs  # tables that are in this repository
       >>> runs.loc[runs["status"] == "finished", ["method", "rank", "intruders"]].values.tolist()
       [['lora', 1.0, 3.0]]

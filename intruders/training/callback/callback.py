@@ -60,7 +60,7 @@ from .weights_before import (
 class IntruderCallback(TrainerCallback):  # type: ignore[misc]
     """Audit the model in memory every ``every`` steps and at the end of training.
 
-    Add one line to an existing script, when the Trainer is made or afterwards::
+    Add one line to an existing script, when the Trainer is made or afterwards:
 
         trainer = Trainer(model, args, train_dataset=rows, callbacks=[IntruderCallback(every=100)])
         trainer.add_callback(IntruderCallback(trainer, every=100))

@@ -82,7 +82,7 @@ def read_trace(path: str | os.PathLike[str]) -> pd.DataFrame:
     Raises:
       SettingError: the file is not a trace or cannot be read.
 
-    Example:
+    Examples:
       A trace of one matrix with two examined vectors, at two steps:
 
       >>> import tempfile
