@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..charts.text import plural, printable
+from ..charts.text import duration, plural, printable
 from .output import say
 
 if TYPE_CHECKING:
@@ -92,8 +92,10 @@ def study_progress() -> Iterator[StudyProgress]:
 
     def on_run(run: Run, status: str, done: int, total: int) -> None:
         bar.update(task, completed=done)
-        seconds = time.monotonic() - began
-        console.print(f"{done}/{total} {run.id} {status}, {seconds:.0f} s", highlight=False, soft_wrap=True)
+        passed = duration(time.monotonic() - began)
+        console.print(
+            f"{done}/{total} {run.id} {status}, {passed} since the start", highlight=False, soft_wrap=True
+        )
 
     with bar:
         steps = on_step if console.is_terminal else None
