@@ -121,6 +121,36 @@ def local_sources(name: str) -> list[Path]:
     return [path for path in paths if path.exists()]
 
 
+def files_of_copied_corpora(name: str) -> dict[str, list[Path]]:
+    """Return the files of local copies that a corpus, or the parts of a mixture, are read from, by the set's name.
+
+    Raises:
+      SettingError: a copy has no file, or ``$INTRUDERS_DATA`` does not name a folder.
+    """
+    copies = {source: folder_of_copy(source) for _, source, _ in _parts(name) if source in HUB_CORPORA}
+    return {
+        source: [_file_of_copy(source, folder)] for source, folder in copies.items() if folder is not None
+    }
+
+
+def is_here(name: str) -> bool:
+    """Return whether all of a corpus can be read on this machine without the hub.
+
+    Raises:
+      SettingError: ``$INTRUDERS_DATA`` does not name a folder.
+    """
+    others = {"pydoc", *plugins_of(CORPORA)}
+    return all(
+        source in others
+        or (
+            folder_of_copy(source) is not None
+            if source in HUB_CORPORA
+            else Path(source).expanduser().exists()
+        )
+        for _, source, _ in _parts(name)
+    )
+
+
 def files_of_source(path: Path) -> list[Path]:
     """Return a file itself, and of a folder the text files below it, in the order of their documents."""
     return [file for file in (_text_files(path) if path.is_dir() else [path]) if file.is_file()]
@@ -211,7 +241,13 @@ def _read(path: Path) -> str:
 
 
 def _from_copy(name: str, folder: Path) -> list[str]:
-    """Read the documents of a local copy from its test file, or else its train file; a text or data file."""
+    """Read the documents of a local copy, a text or data file."""
+    file = _file_of_copy(name, folder)
+    return _rows(file) if file.suffix.lower() in SUFFIXES else cut_at_blank_lines(_read(file))
+
+
+def _file_of_copy(name: str, folder: Path) -> Path:
+    """Return the file that a local copy is read from: its test file, or else its train file."""
     suffixes = (*_TEXT_SUFFIXES, *SUFFIXES)
     file = file_of_split(folder, "test", suffixes) or file_of_split(folder, "train", suffixes)
     if file is None:
@@ -219,7 +255,7 @@ def _from_copy(name: str, folder: Path) -> list[str]:
             f"corpus {name!r}: its local copy '{folder}' has no file; expected test.txt, test.jsonl or such; "
             "add it, or unset INTRUDERS_DATA to use the hub"
         )
-    return _rows(file) if file.suffix.lower() in SUFFIXES else cut_at_blank_lines(_read(file))
+    return file
 
 
 def _from_hub(name: str, corpus: HubCorpus, documents: int) -> list[str]:

@@ -13,7 +13,7 @@ from ..errors import SettingError, missing_extra
 from ..system.quiet_logger import errors_only
 from .local_copies import digest_of_files, file_of_split, folder_of_copy
 from .local_files import DataFile, read_rows
-from .task import Example, Kind, Score, Task
+from .task import SPLITS, Example, Kind, Score, Task
 
 _HELD_OUT = 0.05  # of a set without a labelled validation split
 
@@ -149,18 +149,34 @@ def _from_hub(name: str, source: HubTask) -> tuple[dict[str, list[Example]], str
     return splits, f"hub {source.name}"
 
 
+def files_of_copied_task(name: str) -> list[Path]:
+    """Return the files of the local copy that a task of the table is read from; none where the hub is asked for it.
+
+    Raises:
+      SettingError: the copy has no train file or two of one split, or ``$INTRUDERS_DATA`` does not name a folder.
+    """
+    folder = folder_of_copy(name)
+    return [] if folder is None else list(_files_of_copy(name, folder).values())
+
+
 def _from_copy(name: str, folder: Path) -> tuple[dict[str, list[Example]], str]:
     """Read the splits that have a file in the folder."""
-    file_by_split = {split: file_of_split(folder, split) for split in ("train", "validation", "test")}
+    files = _files_of_copy(name, folder)
+    digest = digest_of_files(list(files.values()))
+    splits = {split: list(_examples_of_file(name, file, digest)) for split, file in files.items()}
+    return splits, f"copy {digest}"
+
+
+def _files_of_copy(name: str, folder: Path) -> dict[str, Path]:
+    """Return the file of every split that the folder has."""
+    file_by_split = {split: file_of_split(folder, split) for split in SPLITS}
     files = {split: file for split, file in file_by_split.items() if file is not None}
     if "train" not in files:
         raise SettingError(
             f"task {name!r}: its local copy '{folder}' has no train file; expected train.tsv, train.jsonl or "
             "such; add it, or unset INTRUDERS_DATA to use the hub"
         )
-    digest = digest_of_files(list(files.values()))
-    splits = {split: list(_examples_of_file(name, file, digest)) for split, file in files.items()}
-    return splits, f"copy {digest}"
+    return files
 
 
 @lru_cache(maxsize=12)  # the stages and measures of a run ask for the same rows

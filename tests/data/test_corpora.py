@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from intruders.data.corpora import MIXTURES, cut_at_blank_lines, load_corpora
+from intruders.data.corpora import MIXTURES, cut_at_blank_lines, is_here, load_corpora
 from intruders.data.load_task import load_task
 from intruders.errors import SettingError
 from tests.json_lines import write_rows
@@ -30,6 +30,18 @@ def test_a_file_whose_name_no_result_can_say_is_refused_before_the_work(tmp_path
         load_corpora(file)
     with pytest.raises(SettingError, match=r"^task '.*/caf\\udce9.txt' is not UTF-8.*; rename the file"):
         load_task(file)
+
+
+def test_what_can_be_read_without_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("INTRUDERS_DATA", raising=False)
+    file = tmp_path / "a.txt"
+    file.write_text("some text")
+    assert all(is_here(name) for name in ("pydoc", str(file), str(tmp_path), f"pydoc@0.5+{file}@0.5"))
+    others = ("c4", "hub:owner/name", f"{file}@0.5+c4@0.5", str(tmp_path / "none.txt"))
+    assert not any(is_here(name) for name in others)
+    (tmp_path / "c4").mkdir()
+    monkeypatch.setenv("INTRUDERS_DATA", str(tmp_path))
+    assert [is_here(name) for name in ("c4", f"{file}@0.5+c4@0.5", "wikitext")] == [True, True, False]
 
 
 def test_a_sample_is_drawn_by_seed() -> None:

@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ...checkpoints.stored.demo_models import DEMO_MODELS
+from ...data.copies_in_use import files_of_copies
 from ...data.corpora import files_of_source, local_sources
 from ...data.load_task import files_of_task
 from ...data.local_copies import digest_of_files
@@ -38,12 +39,20 @@ def taken_from_the_hub(runs: Sequence[Run]) -> list[str]:
 
 
 def digests_of_inputs(runs: Sequence[Run]) -> dict[str, str]:
-    """Return a digest of the content of every local data file, text and base folder, by its path."""
+    """Return a digest of the content of every local data file, text, copy of a public set and base folder.
+
+    The keys are paths; that of a copy is its name, wherever the folder of copies is.
+    """
     digests = {str(file): digest_of_files([file]) for file in _data_files(runs)}
-    for name in dict.fromkeys(text for run in runs for text in run.texts):
+    texts = list(dict.fromkeys(text for run in runs for text in run.texts))
+    for name in texts:
         for path in local_sources(name):
             with suppress(OSError):  # a text that cannot be read is told of where it is loaded
                 digests[str(path)] = digest_of_files(files_of_source(path))
+    tasks = dict.fromkeys(task for run in runs for task in run.trained_tasks)
+    for copy, files in files_of_copies(tasks, texts).items():
+        with suppress(OSError):
+            digests[copy] = digest_of_files(files)
     for base in _bases(runs):
         content = content_of_model(base) if _is_path(base) else None
         if content is not None:
@@ -55,7 +64,7 @@ def _data_files(runs: Sequence[Run]) -> list[Path]:
     files: dict[Path, None] = {}
     for run in runs:
         if run.config is not None:
-            for task in run.tasks or (run.config.task,):
+            for task in run.trained_tasks:
                 files |= dict.fromkeys(files_of_task(task, run.config))
     return list(files)
 

@@ -42,10 +42,18 @@ class Run:
     exclude: tuple[str, ...] = ()
 
     @property
+    def trained_tasks(self) -> tuple[str, ...]:
+        """The tasks of a sequence, or the one task; none where nothing is trained."""
+        return self.tasks or (() if self.config is None else (self.config.task,))
+
+    @property
     def texts(self) -> list[str]:
-        """The corpora that the run is measured on, and the one that its training replays."""
-        replayed = [] if self.config is None or self.config.replay is None else [self.config.replayed[0]]
-        return [*self.measure.loss_on, *replayed]
+        """The corpora that the run is measured on, then or while it trains, and the one that its training replays."""
+        texts = list(self.measure.loss_on)
+        if self.config is not None:
+            texts += [] if self.config.replay is None else [self.config.replayed[0]]
+            texts += [] if self.config.loss_on is None else [self.config.loss_on]
+        return texts
 
     def settings(self) -> dict[str, Any]:
         """Return everything that a result depends on, except measures, as plain JSON values."""

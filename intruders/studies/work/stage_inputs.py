@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import parse_qsl
 
 import xxhash
 
+from ...data.copies_in_use import files_of_copies
 from ...data.corpora import files_of_source, local_sources
+from ...data.local_copies import digest_of_files
 from ...errors import IntrudersError
 from ...system.file_digests import add_files, digest_of_file
 from ..describe.runs import Run
@@ -18,9 +21,9 @@ Inputs = dict[str, str]  # what it is, with its path, to its digest
 
 
 def inputs_of(run: Run, known: dict[str, str] | None = None) -> Inputs:
-    """Hash the base of a run, its local data files, and the local files and folders of its texts.
+    """Hash the base of a run, its local data files, the files and folders of its texts, and copies of public sets.
 
-    What is not on this machine, or has no file, has no entry: a public data set is known by its name.
+    What is not on this machine, or has no file, has no entry: a set that comes from the hub is known by its name.
 
     Args:
       run: whose inputs.
@@ -39,6 +42,11 @@ def inputs_of(run: Run, known: dict[str, str] | None = None) -> Inputs:
             except (IntrudersError, ImportError, OSError):  # a demo model needs transformers to be unpacked
                 continue
         inputs[name] = known[name]
+    for copy, files in files_of_copies(run.trained_tasks, run.texts).items():
+        name = f"data '{copy}'"
+        with suppress(OSError):
+            known[name] = known.get(name) or digest_of_files(files)
+            inputs[name] = known[name]
     return inputs
 
 

@@ -38,6 +38,7 @@ def run_on(texts: list[str], **settings: Any) -> Run:
         "base": "/no-model", "task": "word-problems", "steps": 2, "methods": [{"method": "full"}],
         "measure": {"loss_on": texts}, **settings,
     }  # fmt: skip
+    experiment = {name: value for name, value in experiment.items() if value is not None}
     (run,) = expand(parsed({"name": "n", "experiments": {"e": experiment}}))
     return run
 
@@ -66,6 +67,7 @@ def finished(folder: StudyFolder, run: Run) -> None:
         (["pydoc@0.5+a.txt@0.2+texts@0.3"], {}, "texts/deep/one.md"),
         (["pydoc"], {"replay": "a.txt@0.25", "batch_size": 4}, "a.txt"),
         (["pydoc"], {"replay": "texts@0.25", "batch_size": 4}, "texts/deep/one.md"),
+        (["pydoc"], {"loss_on": "a.txt", "audit_steps": 1}, "a.txt"),
     ],
 )
 def test_a_text_that_changes_between_two_calls_is_told(
@@ -97,12 +99,48 @@ def test_a_text_that_changes_between_two_calls_is_told(
     folder.require_same_inputs(digests_of_inputs([run]))
 
 
+@pytest.mark.parametrize(
+    ("texts", "settings", "changed"),
+    [
+        (["wikitext-2"], {}, "wikitext2/test.txt"),
+        (["pydoc@0.5+wikitext-2@0.5"], {}, "wikitext2/test.txt"),
+        (["pydoc"], {"replay": "wikitext-2@0.25", "batch_size": 4}, "wikitext2/test.txt"),
+        (["pydoc"], {"task": "sst2"}, "sst2/train.tsv"),
+        (["pydoc"], {"task": "sst2"}, "sst2/dev.tsv"),
+        (["pydoc"], {"kind": "sequence", "tasks": ["word-problems", "sst2"], "task": None}, "sst2/dev.tsv"),
+    ],
+)
+def test_a_copy_of_a_public_set_that_changes_between_two_calls_is_told_wherever_it_is(
+    texts: list[str], settings: dict[str, Any], changed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copies = tmp_path / "copies"
+    for file in ("wikitext2/test.txt", "wikitext2/train.txt", "sst2/train.tsv", "sst2/dev.tsv"):
+        (copies / file).parent.mkdir(parents=True, exist_ok=True)
+        (copies / file).write_text("good\t1\nbad\t0\n")
+    monkeypatch.setenv("INTRUDERS_DATA", str(copies))
+    run, folder = run_on(texts, **settings), StudyFolder(tmp_path / "out")
+    finished(folder, run)
+    monkeypatch.setenv("INTRUDERS_DATA", str(copies.rename(tmp_path / "moved")))
+    (tmp_path / "moved" / "wikitext2" / "train.txt").write_text(
+        "which is not read where there is a test file"
+    )
+    assert is_done(run, folder.run(run.id))
+    folder.require_same_inputs(digests_of_inputs([run]))
+    (tmp_path / "moved" / changed).write_text("good\t0\nbad\t1\n")
+    assert not is_done(run, folder.run(run.id))
+    name = {"wikitext2": "wikitext-2"}.get(changed.partition("/")[0], "sst2")
+    with pytest.raises(SettingError, match=f"'{name} in INTRUDERS_DATA' has changed since runs of the study"):
+        folder.require_same_inputs(digests_of_inputs([run]))
+    # On a machine that asks the hub there is nothing to compare with.
+    monkeypatch.delenv("INTRUDERS_DATA")
+    assert is_done(run, folder.run(run.id))
+    folder.require_same_inputs(digests_of_inputs([run]))
+
+
 def test_records_of_single_files_and_of_texts_known_by_name_are_those_of_earlier_versions(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "copies" / "wikitext-2").mkdir(parents=True)
-    (tmp_path / "copies" / "wikitext-2" / "test.txt").write_text("a copy")
-    monkeypatch.setenv("INTRUDERS_DATA", str(tmp_path / "copies"))
+    monkeypatch.delenv("INTRUDERS_DATA", raising=False)
     file = tmp_path / "a.txt"
     file.write_text("a text")
     named = ["pydoc", "wikitext-2", "roberta-pretraining", "hub:owner/name?text", "pydoc@1+c4@2"]
