@@ -31,7 +31,7 @@ from .callback.callback import IntruderCallback
 from .finetune_config import FinetuneConfig
 from .methods import make_optimizer, save_model
 from .oplora import ProjectedUpdates
-from .prepared_run import PreparedRun, prepare_run
+from .prepared_run import PreparedRun, prepare_run, require_same_texts
 from .run_folder import RunFolder
 from .run_inputs import models_of, require_same
 from .trainer import KeepRecord, RunTrainer, StopAtAccuracy, autocast_as_trained
@@ -74,13 +74,13 @@ def finetune(config: FinetuneConfig, callbacks: Sequence[Any] = ()) -> RunFolder
         task = task.limited(config.max_train_samples, config.max_eval_samples)
         check_task(config, task)
         models = models_of(config, location)
-    if _is_finished(run, task, models):
+    if _is_finished(config, run, task, models):
         return run
     with ExitStack() as contexts:
         contexts.enter_context(run.locked())
         # Another process may have begun, or finished, since.
         run.open_for(config.recorded())
-        if _is_finished(run, task, models):
+        if _is_finished(config, run, task, models):
             return run
         contexts.enter_context(quiet_transformers())
         contexts.enter_context(stop_on_full_disk(run.path))
@@ -121,11 +121,13 @@ class _Given:
     models: dict[str, str]  # digests
 
 
-def _is_finished(run: RunFolder, task: Task, models: dict[str, str]) -> bool:
-    """Return whether nothing is left to do. SettingError if the folder's run used other data or models."""
+def _is_finished(config: FinetuneConfig, run: RunFolder, task: Task, models: dict[str, str]) -> bool:
+    """Return whether nothing is left to do. SettingError if the folder's run used other data, text or models."""
     if not (run.path / "run.json").is_file():
         return False
     require_same(run.record, run.path, task, models)
+    if run.is_finished:
+        require_same_texts(config, run)
     return run.is_finished
 
 

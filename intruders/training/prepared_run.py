@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..data.corpora import Corpus
+from ..data.corpora import Corpus, is_here
 from ..data.task import Task
 from ..models.encoding import context_length, encode_classification, encode_completions, fitting
 from ..models.loading import load_model, load_tokenizer
@@ -20,7 +20,7 @@ from .config_checks import check_steps
 from .finetune_config import FinetuneConfig
 from .kl_to_base import KLToBase
 from .methods import go_on_from, prepare, prepared_for_qlora, save_start
-from .replay import Replay, ReplaySampler, read_replay
+from .replay import Replay, ReplaySampler, read_replay, replayed_text
 from .run_folder import RunFolder
 from .run_inputs import require_same_text
 
@@ -78,18 +78,12 @@ def prepare_run(
     longest = max(len(row["input_ids"]) for row in rows)
     attend_by_products_if_short(base, longest, precision)
     measured = _measured_text(config)
-    if measured is not None:
-        require_same_text(run, "loss_on", "measured its loss on", measured)
     replay = read_replay(
-        config,
-        tokenizer,
-        longest,
-        arguments.train_batch_size,
-        held_out=frozenset() if measured is None else frozenset(measured.documents),
+        config, tokenizer, longest, arguments.train_batch_size, held_out=_documents_of(measured)
     )
+    _require_same(run, measured, None if replay is None else replay.corpus)
     order = None
     if replay is not None:
-        require_same_text(run, "replay", "replayed", replay.corpus)
         batch = arguments.train_batch_size
         order = ReplaySampler(len(rows), len(replay.rows), batch, replay.per_batch, config.seed)
     steps = _steps(arguments, len(rows if order is None else order))
@@ -117,6 +111,34 @@ def prepare_run(
         start=start,
         start_of_a=StartOfA.of(model),
     )
+
+
+def require_same_texts(config: FinetuneConfig, run: RunFolder) -> None:
+    """Compare the texts of a run with those of the finished run in its folder, where all of them are still here.
+
+    Raises:
+      SettingError: a text has changed since, or cannot be read.
+    """
+    replayed = None if config.replay is None else config.replayed[0]
+    names = [name for name in (config.loss_on, replayed) if name is not None]
+    # The text of pydoc is that of the Python that runs: no one can restore it.
+    if all(name == "pydoc" for name in names) or not all(map(is_here, names)):
+        return
+    measured = _measured_text(config)
+    replay = None if replayed is None else replayed_text(config, _documents_of(measured))
+    _require_same(run, measured, replay)
+
+
+def _require_same(run: RunFolder, measured: Corpus | None, replayed: Corpus | None) -> None:
+    if measured is not None:
+        require_same_text(run, "loss_on", "measured its loss on", measured)
+    if replayed is not None:
+        require_same_text(run, "replay", "replayed", replayed)
+
+
+def _documents_of(measured: Corpus | None) -> frozenset[str]:
+    """The documents that are measured, and not trained on."""
+    return frozenset() if measured is None else frozenset(measured.documents)
 
 
 def encoded_rows(

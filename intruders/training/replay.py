@@ -57,13 +57,7 @@ def read_replay(
     if config.replay is None:
         return None
     name, share = config.replayed
-    corpora = load_corpora(name)
-    if len(corpora) > 1:
-        raise SettingError(
-            f"replay is {config.replay!r}, and {name!r} is a mixture of {len(corpora)} corpora; expected one; pass one "
-            "corpus, or a folder with the text of all"
-        )
-    corpus = Corpus(corpora[0].name, [text for text in corpora[0].documents if text not in held_out])
+    corpus = replayed_text(config, held_out)
     rows = [
         # Nothing predicts a row's first token, and a target is counted by its label.
         {"input_ids": ids, "labels": [IGNORED, *ids[1:]]}
@@ -76,6 +70,22 @@ def read_replay(
             "that are measured; pass a larger corpus"
         )
     return Replay(corpus, rows, rows_of_text(share, batch_size))
+
+
+def replayed_text(config: FinetuneConfig, held_out: Collection[str]) -> Corpus:
+    """Return the corpus of a run that replays one, without the documents that are held out.
+
+    Raises:
+      SettingError: the corpus cannot be read or is a mixture.
+    """
+    name, _ = config.replayed
+    corpora = load_corpora(name)
+    if len(corpora) > 1:
+        raise SettingError(
+            f"replay is {config.replay!r}, and {name!r} is a mixture of {len(corpora)} corpora; expected one; pass one "
+            "corpus, or a folder with the text of all"
+        )
+    return Corpus(corpora[0].name, [text for text in corpora[0].documents if text not in held_out])
 
 
 def _cut(tokenizer: Any, text: str, width: int) -> Iterator[list[int]]:

@@ -167,6 +167,11 @@ def test_other_text_than_before_is_refused(llama: Path, corpus: Path, tmp_path: 
     file.write_text(TEXT.replace("alpha", "omega"))
     with pytest.raises(SettingError, match=r"replayed other text of .*mine.txt"):
         finetune(config)
+    file.write_text(TEXT)
+    assert finetune(config).is_finished
+    file.write_text(TEXT.replace("alpha", "omega"))
+    with pytest.raises(SettingError, match=r"replayed other text of .*mine.txt"):
+        finetune(config)
 
 
 def test_what_cannot_be_replayed_is_refused_in_one_line(llama: Path, tmp_path: Path) -> None:

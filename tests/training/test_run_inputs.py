@@ -57,6 +57,12 @@ def test_a_run_whose_text_is_restored_goes_on(llama: Path, tmp_path: Path) -> No
         finetune(config)
     file.write_text(TEXT)
     assert finetune(config).record["forgetting"]["corpus"] == str(file)
+    # A finished run is told from one on another text too. Without the text there is nothing to compare with.
+    file.write_text("other")
+    with pytest.raises(SettingError, match=r"measured its loss on other text of .*mine.txt"):
+        finetune(config)
+    file.unlink()
+    assert finetune(config).is_finished
 
 
 def test_a_run_stores_what_its_training_depends_on(tmp_path: Path) -> None:
