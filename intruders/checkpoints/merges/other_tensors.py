@@ -25,7 +25,14 @@ _ADDED = re.compile(r"(?P<module>.+?)(?:\.token_adapter)?\.(?P<part>lora_B\.bias
 
 # Modules of a checkpoint that a model with another head is made without.
 _OLD_HEAD = re.compile(r"(?:^|\.)(?:lm_head|cls|classifier|score|qa_outputs)\.")
-_OLD_HEAD_AND_POOLER = re.compile(rf"{_OLD_HEAD.pattern}|(?:^|\.)pooler\.")
+_POOLER = r"(?:^|\.)pooler\."
+_OLD_HEAD_AND_POOLER = re.compile(rf"{_OLD_HEAD.pattern}|{_POOLER}")
+# What a model of these classes has none of: its head works on every token, and BERT's on the next sentence is gone.
+_NOT_IN_CLASS = {
+    "ForTokenClassification": re.compile(_POOLER),
+    "ForQuestionAnswering": re.compile(_POOLER),
+    "ForMaskedLM": re.compile(rf"{_POOLER}|(?:^|\.)cls\.seq_relationship\."),
+}
 
 
 def tensors_not_compared(base: Checkpoint, sides: Sequence[Side], is_sum: bool) -> list[OtherTensor]:
@@ -65,12 +72,16 @@ def differences(
     """Return for each of the base's tensors in ``names`` (what differs, what could not be compared).
 
     ``saved`` are the tensors that the adapter stores in full, by the base's names, and ``added`` those of a head
-    that it brings. A model with that head has no need of the base's own.
+    that it brings. A model with that head has no need of the base's own, and a class without a place for a tensor none.
     """
+    architecture = _architecture(merged)
     for name in names:
         other = merged_name.get(name)
         if other is None and _is_replaced(name, added):
             yield None, OtherTensor(name, "the adapter brings another head")
+            continue
+        if other is None and _has_no_place(name, architecture):
+            yield None, OtherTensor(name, f"the class {architecture} of the merged model has none")
             continue
         if other is None:
             is_lost = _is_parameter(name, base.tensors[name])
@@ -92,6 +103,19 @@ def _is_replaced(name: str, added: Collection[str]) -> bool:
     # The head of RoBERTa has a dense layer of its own; BERT's works on what the pooler makes.
     parts = _OLD_HEAD_AND_POOLER if any(".dense." in new for new in added) else _OLD_HEAD
     return bool(added) and parts.search(name) is not None
+
+
+def _architecture(model: Checkpoint) -> str:
+    """Return the class that a model's config names; empty if it names none, or several."""
+    names = (model.config or {}).get("architectures")
+    return names[0] if isinstance(names, list) and len(names) == 1 and isinstance(names[0], str) else ""
+
+
+def _has_no_place(name: str, architecture: str) -> bool:
+    """Return whether a model of the class is made without a tensor of its base."""
+    return any(
+        architecture.endswith(ending) and parts.search(name) for ending, parts in _NOT_IN_CLASS.items()
+    )
 
 
 def added_differences(added: Mapping[str, StoredTensor], merged: Checkpoint) -> list[OtherTensor]:
