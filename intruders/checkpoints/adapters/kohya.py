@@ -1,7 +1,7 @@
 """LoRA files without a config: kohya, LyCORIS and diffusers, told by the names of their tensors.
 
     kohya     lora_unet_down_blocks_0_attentions_0_..._to_q.lora_down.weight, .lora_up.weight, .alpha,
-    .dora_scale LyCORIS   the same module names with .hada_w1_a, ... or .lokr_w1, ...
+    .dora_scale LyCORIS   the same module names with .hada_w1_a, ..., .lokr_w1, ... or .diff, the update itself
     diffusers unet.down_blocks.0.attentions.0...to_q.lora_A.weight, .lora_B.weight; older: .lora.down.weight
 
 The scale is alpha / r, and 1 where no alpha is stored. diffusers keeps PEFT's configs in the file's metadata.
@@ -24,7 +24,7 @@ from .dora_scales import dora_is_per_input, scales_inputs
 from .formulas import low_rank
 from .kohya_names import unflattened
 from .lora import lora_scale
-from .other_methods import hadamard, kronecker
+from .other_methods import hadamard, kronecker, whole_update
 
 _FACTOR_NAME = re.compile(
     r"(?P<module>.+?)(?:\.processor)?(?:\.|_)"
@@ -32,6 +32,8 @@ _FACTOR_NAME = re.compile(
     r"|lora_linear_layer\.up|lora_magnitude_vector|dora_scale|alpha|hada_w[12]_[ab]|hada_t[12]|lokr_w[12](?:_[ab])?"
     r"|lokr_t2)(?:\.default(?:_\d+)?)?(?P<kind>\.weight|\.bias)?"
 )
+# What LyCORIS and extracted files store as differences: of a weight, of a bias, and of the two of a norm.
+_DIFFERENCE = re.compile(r"(?P<module>.+)\.(?P<part>diff|diff_b|w_norm|b_norm)")
 _ROLES = {
     "lora_down": "down",
     "lora_A": "down",
@@ -50,6 +52,7 @@ _COMPONENT = re.compile(
 )
 _TELLING = re.compile(
     r"\.(?:lora_down|lora_up|lora_A|lora_B|hada_w1_a|lokr_w[12])(?:_[ab])?\b|lora\.down|lora_linear_layer"
+    r"|^(?:lora|lycoris)_[^.]+\.diff$"
 )
 
 
@@ -72,10 +75,15 @@ def single_file_adapter(
       CheckpointError: factors that are missing or do not fit, or tensors of a kind that is not known.
     """
     modules: dict[str, dict[str, StoredTensor]] = {}
-    strange = []
+    strange, ignored = [], []
     for name, tensor in stored.items():
         match = _FACTOR_NAME.fullmatch(name)
-        if match is None:
+        difference = _DIFFERENCE.fullmatch(name)
+        if difference is not None and (difference["part"] != "diff" or len(tensor.shape) < 2):
+            ignored.append((name, "changes a bias or a norm"))
+        elif difference is not None:
+            modules.setdefault(difference["module"], {})["diff"] = tensor
+        elif match is None:
             strange.append(name)
         elif match["kind"] != ".bias":
             part = _ROLES.get(match["part"], match["part"])
@@ -98,7 +106,7 @@ def single_file_adapter(
         )
     replaced = Checkpoint(source, "adapter", "saved in full", {name: stored[name] for name in strange})
     flat = all(_FLAT.match(module) for module in modules)
-    bare = [module for module, parts in modules.items() if "alpha" not in parts]
+    bare = [module for module, parts in modules.items() if "alpha" not in parts and "diff" not in parts]
     notes = [f"{len(bare)} modules store no alpha: their scale is taken as 1"] if bare and not configs else []
 
     def with_the_names_of(base: Checkpoint, shapes: Mapping[str, Shape]) -> list[AdaptedWeight]:
@@ -111,6 +119,7 @@ def single_file_adapter(
         replaced,
         updates,
         named_for=with_the_names_of if flat else None,
+        ignored=ignored,
         family="kohya" if flat else "PEFT",
         notes=notes,
     )
@@ -134,10 +143,17 @@ def _update(
         return hadamard(module, parts, source, scale, magnitude)
     if any(part.startswith("lokr") for part in parts):
         return kronecker(module, parts, source, scale, magnitude)
+    if "diff" in parts and parts.keys() <= {"diff", "alpha"}:
+        return whole_update(module, parts["diff"])
     down, up = parts.get("down"), parts.get("up")
     if down is None or up is None:
         raise CheckpointError(
             f"'{source}' has {sorted(parts)} for '{module}'; expected both factors of a LoRA"
+        )
+    if "diff" in parts:
+        raise CheckpointError(
+            f"'{source}' has a diff beside the factors for '{module}'; expected one of the two; merge it in the "
+            "program that made it"
         )
     if "lora_mid" in parts:
         raise CheckpointError(

@@ -122,6 +122,12 @@ def kronecker(
     return dense(f"{module}.weight", shape, rank, value, "lokr", delta, magnitude, by_column)
 
 
+def whole_update(module: str, difference: StoredTensor) -> AdaptedWeight:
+    """LyCORIS's update of one module that is stored as it is, (m, n) or (out, in, kh, kw), and has no alpha."""
+    shape = (difference.shape[0], prod(difference.shape[1:]))
+    return dense(f"{module}.weight", shape, None, 1.0, "full", lambda: widened(difference.read()))
+
+
 @dataclass(frozen=True)
 class _Factor:
     """w1 or w2 of a Kronecker product, stored whole or as two factors itself."""

@@ -276,6 +276,32 @@ def test_lokr_of_two_whole_factors_has_scale_one() -> None:
     torch.testing.assert_close(tuned_of(both), weight + torch.kron(first, second))
 
 
+@pytest.mark.parametrize("beside", ["nothing", "factors"])
+def test_a_difference_is_the_update_itself(beside: str) -> None:
+    """Files of LyCORIS's algo "full", and extracted ones, store W - W0; those of biases and norms are no matrix."""
+    base = {"a.weight": torch.randn(6, 4), "c.weight": torch.randn(5, 3, 2, 2), "n.weight": torch.ones(4)}
+    base |= {"b.weight": torch.randn(6, 4), "a.bias": torch.ones(6)}
+    state = {"lora_a.diff": torch.randn(6, 4), "lora_c.diff": torch.randn(5, 3, 2, 2)}
+    vectors = {"lora_n.w_norm": torch.ones(4), "lora_n.diff": torch.ones(4), "lora_a.diff_b": torch.ones(6)}
+    truth = {name: base[name] + state[f"lora_{name[0]}.diff"] for name in ("a.weight", "c.weight")}
+    if beside == "factors":
+        down, up = torch.randn(2, 4), torch.randn(6, 2)
+        state |= {
+            "lora_b.lora_down.weight": down,
+            "lora_b.lora_up.weight": up,
+            "lora_a.alpha": torch.tensor(7.0),
+        }
+        truth["b.weight"] = base["b.weight"] + up @ down
+    pairing = pair_sides(*open_sides(base, state | vectors))
+    different = loaded(pairing)
+    assert different.keys() == truth.keys()
+    for name, both in different.items():
+        torch.testing.assert_close(tuned_of(both), truth[name].flatten(1))
+    assert {name: reasons(pairing)[name] for name in vectors} == dict.fromkeys(
+        vectors, "changes a bias or a norm"
+    )
+
+
 def test_lycoris_dora_scale_over_the_inputs() -> None:
     """Older LyCORIS normalizes columns: dora_scale is (1, in)."""
     weight, down, up = torch.randn(6, 4), torch.randn(2, 4), torch.randn(6, 2)
@@ -397,6 +423,14 @@ WRONG: dict[str, tuple[dict[str, Tensor], str]] = {
             "lora_a.lora_mid.weight": torch.ones(2, 2, 3, 3),
         },
         "Tucker decomposition",
+    ),
+    "a difference beside factors": (
+        {
+            "lora_a.lora_down.weight": torch.ones(2, 4),
+            "lora_a.lora_up.weight": torch.ones(4, 2),
+            "lora_a.diff": torch.ones(4, 4),
+        },
+        "a diff beside the factors",
     ),
     "half of a Hadamard product": (
         {"lora_a.hada_w1_a": torch.ones(4, 2), "lora_a.hada_w1_b": torch.ones(2, 4)},
