@@ -132,7 +132,7 @@ def audit_sides(
     """Audit with given AuditSettings."""
     started = time.perf_counter()
     compute.torch_device()  # fail on a missing device before reading weights
-    pairing = pair_sides(*open_sides(base, tuned), settings)
+    pairing = pair_sides(*open_sides(base, tuned, with_embeddings=settings.include_embeddings), settings)
     audited = audit_pairing(pairing, settings, compute, progress)
     return replace(audited, seconds=time.perf_counter() - started)
 

@@ -84,7 +84,7 @@ def critical_scales(
         )
     started = time.perf_counter()
     device = compute.torch_device()
-    pairing = pair_sides(*open_sides(base, tuned), audit)
+    pairing = pair_sides(*open_sides(base, tuned, with_embeddings=audit.include_embeddings), audit)
     scales_of = BatchScales(audit.k, audit.epsilon, compute.base_cache() or MemoryCache(), FollowedRoom())
     search = _Search(pairing, scales_of, device, audit, compute, progress)
     measured = search.each("measure", scales_of.measured, pairing.pairs)

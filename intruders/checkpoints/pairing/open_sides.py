@@ -14,16 +14,25 @@ from ..opening.model_sum import ModelSum, parts_of
 from ..opening.open import Opened, Source, open_checkpoint, open_source
 from ..quantized.settings import quantization_of
 from ..stored.checkpoint import Checkpoint
+from ..stored.selection import Selection
 from .pair_sides import pair_sides
 from .tied_head import with_tied_head
 
 
-def open_sides(base: Source | None, tuned: Source | None = None) -> tuple[Checkpoint, Opened]:
+def open_sides(
+    base: Source | None, tuned: Source | None = None, *, with_embeddings: bool = True
+) -> tuple[Checkpoint, Opened]:
     """Open both sides; find the base where it is left out.
 
     An adapter may come alone, as ``base`` or as ``tuned``: its own ``base_model_name_or_path`` is opened, and of a
     PeftModel its own base weights, unless an adapter's start (PiSSA, ...) changed these: then too what the adapter
     names.
+
+    Args:
+      base: the model before.
+      tuned: the model after, or its adapter.
+      with_embeddings: whether embeddings and heads matter: those of a model in memory may have been trained beneath its
+        adapter. Without them, one whose other weights are the base's is its adapter alone, which has factors.
 
     Raises:
       CheckpointError: either side cannot be found or read, or a base is needed and not named.
@@ -31,7 +40,7 @@ def open_sides(base: Source | None, tuned: Source | None = None) -> tuple[Checkp
     base, tuned = named_sides(base, tuned)
     opened = open_source(tuned)
     if has_adapters(tuned):
-        return _open_in_memory(base, tuned, opened)
+        return _open_in_memory(base, tuned, opened, with_embeddings)
     before = _base_on_disk(opened) if base is None else open_checkpoint(base)
     return with_tied_head(before, opened), opened
 
@@ -56,7 +65,9 @@ def _base_on_disk(opened: Opened) -> Checkpoint:
         ) from None
 
 
-def _open_in_memory(base: Source | None, model: nn.Module, adapters: Opened) -> tuple[Checkpoint, Opened]:
+def _open_in_memory(
+    base: Source | None, model: nn.Module, adapters: Opened, with_embeddings: bool
+) -> tuple[Checkpoint, Opened]:
     """A model in memory is its own weights with its adapters on them, whatever base it is compared with."""
     start = start_that_changed(model)
     if base is not None:
@@ -67,7 +78,7 @@ def _open_in_memory(base: Source | None, model: nn.Module, adapters: Opened) -> 
         return module_checkpoint(model), adapters
     if start is not None:
         note = f"the start '{start}' changed the base in memory; measured from '{before.source}'"
-    elif _has_other_weights(model, before):
+    elif _has_other_weights(model, before, with_embeddings):
         note = (
             f"the weights in memory beneath the adapter are not those of '{before.source}'; it acts on them"
         )
@@ -76,13 +87,13 @@ def _open_in_memory(base: Source | None, model: nn.Module, adapters: Opened) -> 
     return before, _on_own_weights(model, adapters, note)
 
 
-def _has_other_weights(model: nn.Module, base: Checkpoint) -> bool:
+def _has_other_weights(model: nn.Module, base: Checkpoint, with_embeddings: bool) -> bool:
     """Return whether a model's own weights differ from the base's: an adapter on a model that was trained before."""
     try:
         own = module_checkpoint(model)
         if quantization_of(own.config):
             return False  # a compressed copy of the base, not a training of it
-        pairs = pair_sides(base, own).pairs
+        pairs = pair_sides(base, own, Selection(include_embeddings=with_embeddings)).pairs
     except IntrudersError:  # merged, or of another architecture, which the pairing with the adapter reports
         return False
     return any(pair.load() is not None for pair in pairs)

@@ -14,10 +14,20 @@ from .weights_before import UnfrozenSince
 
 
 class AuditedBase:
-    """A base; None stands for the weights in memory, beneath an adapter."""
+    """A base; None stands for the weights in memory, beneath an adapter.
 
-    def __init__(self, base: Source | None = None, unfrozen: UnfrozenSince | None = None) -> None:
+    ``with_embeddings`` says whether the audits examine embeddings and heads, which may be trained beneath an adapter.
+    """
+
+    def __init__(
+        self,
+        base: Source | None = None,
+        unfrozen: UnfrozenSince | None = None,
+        *,
+        with_embeddings: bool = False,
+    ) -> None:
         self._base = base
+        self._with_embeddings = with_embeddings
         self._unfrozen = unfrozen  # if the base was taken from the weights in memory
         self._frozen: Checkpoint | None = (
             None  # the same, open, once it is known to be what the model acts on
@@ -37,7 +47,7 @@ class AuditedBase:
             self._unfrozen.warn(tuned)
         if self._frozen is not None:
             return self._frozen, open_source(tuned)
-        base, now = open_sides(self._base, tuned)
+        base, now = open_sides(self._base, tuned, with_embeddings=self._with_embeddings)
         acts_on_base = isinstance(now, Adapter) or (
             isinstance(now, ModelSum) and all(isinstance(part, Adapter) for part, _ in now.parts)
         )

@@ -356,7 +356,9 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
             if not is_resumed:
                 self._start_of_a = StartOfA.of(model)
         if is_first:  # the first process audits; the others need no copy of the weights
-            self._base = AuditedBase(base, UnfrozenSince(model, self._settings) if is_own_base else None)
+            unfrozen = UnfrozenSince(model, self._settings) if is_own_base else None
+            with_embeddings = self._settings.include_embeddings
+            self._base = AuditedBase(base, unfrozen, with_embeddings=with_embeddings)
             check_files(self.trace, self._kept_state, model)
             if self.trace is not None:
                 factors = {} if self._start_of_a is None else self._start_of_a.factors

@@ -408,6 +408,22 @@ def test_an_adapter_in_memory_on_a_model_that_was_trained_before(tmp_path: Path,
     assert any(note.startswith("the weights in memory beneath the adapter") for note in pairing.matched)
 
 
+def test_an_adapter_in_memory_on_a_model_whose_embeddings_alone_were_trained_before(tmp_path: Path) -> None:
+    model = get_peft_model(tiny_llama(), LoraConfig(r=2, target_modules=["q_proj"]))
+    randomize_adapter(model)
+    first = saved(tiny_llama(), tmp_path)
+    with torch.no_grad():
+        model.get_input_embeddings().weight.mul_(1.5)
+    alone = loaded(pair_sides(*open_sides(first, model, with_embeddings=False)))
+    assert {both.rank for both in alone.values()} == {2}
+    selection = Selection(include_embeddings=True)
+    different = loaded(pair_sides(*open_sides(first, model), selection))
+    after = merged_weights(model)
+    assert {name.split(".")[-2] for name in different} == {"q_proj", "embed_tokens"}
+    for name, both in different.items():
+        torch.testing.assert_close(tuned_of(both), after[name])
+
+
 def test_several_active_adapters_are_summed() -> None:
     model = get_peft_model(tiny_llama(), LoraConfig(r=2, target_modules=["q_proj"]))
     model.add_adapter("second", LoraConfig(r=2, target_modules=["q_proj", "v_proj"]))

@@ -93,6 +93,33 @@ def test_what_is_unfrozen_beneath_an_adapter_is_audited(
     assert callback.last.intruders == _by_full_decompositions(llama, model.get_base_model())
 
 
+@pytest.mark.parametrize("with_embeddings", [True, False])
+def test_embeddings_alone_unfrozen_beneath_an_adapter_are_audited_if_they_are_asked_for(
+    with_embeddings: bool, llama: Path, tmp_path: Path
+) -> None:
+    """As LongLoRA trains them."""
+    config = LoraConfig(r=2, lora_alpha=8, target_modules=["q_proj"], task_type="CAUSAL_LM")
+    model = get_peft_model(load_model(str(llama), "causal"), config)
+    for name, parameter in model.named_parameters():
+        if "embed_tokens" in name or "norm" in name:
+            parameter.requires_grad_(True)
+    callback = IntruderCallback(every=4, settings=AuditSettings(include_embeddings=with_embeddings))
+    _trainer(callback, model, tmp_path).train()
+    assert callback.last is not None
+    found = {matrix.name: matrix for matrix in callback.last.matrices}
+    assert ("model.embed_tokens.weight" in found) == with_embeddings
+    # The adapter's own matrices are factors where no weight that is audited was trained beneath it.
+    assert {name.split(".")[-2] for name in found} == {
+        "q_proj",
+        *(["embed_tokens"] if with_embeddings else []),
+    }
+    before = dict(load_model(str(llama), "causal").named_parameters())
+    merged = dict(model.merge_and_unload().named_parameters())
+    for name, matrix in found.items():
+        norm = float((merged[name] - before[name]).detach().double().norm())
+        assert matrix.update.frobenius == pytest.approx(norm, rel=1e-4)
+
+
 def test_a_resumed_training_of_what_is_unfrozen_beneath_an_adapter_needs_the_base(
     llama: Path, tmp_path: Path
 ) -> None:
