@@ -123,7 +123,7 @@ def read_rows(path: Path, *, no_header: bool = False) -> DataFile:
             return _delimited(path, no_header, delimiter="\t", quoting=csv.QUOTE_NONE)
         if suffix == ".parquet":
             return _parquet(path)
-    except (ValueError, OSError, csv.Error) as error:
+    except (ValueError, RecursionError, OSError, csv.Error) as error:
         raise SettingError(
             f"data file {str(path)!r} cannot be read as {suffix[1:]}: {all_lines(error)}"
         ) from error
@@ -281,7 +281,7 @@ def _json_lines(path: Path) -> DataFile:
                 continue
             try:
                 row = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise ValueError(f"line {number}: {error}") from error
             if not isinstance(row, dict):
                 raise ValueError(f"line {number} is not an object")
@@ -315,6 +315,9 @@ def _parquet(path: Path) -> DataFile:
     import pandas as pd  # half a second, which text files need not wait for
 
     frame = pd.read_parquet(path)
+    # A column of the file that pandas wrote from an index is one that can be named.
+    if indexed := [name for name in frame.index.names if name is not None and name not in frame.columns]:
+        frame = frame.reset_index(level=indexed)
     frame.columns = [str(name) for name in frame.columns]
     rows = [
         # pandas' nullable types and its times have nulls that are objects of their own

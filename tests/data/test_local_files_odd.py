@@ -171,3 +171,20 @@ def test_one_line_of_json_in_a_file_that_is_called_json_is_a_row(tmp_path: Path)
     file.write_text('{\n"text": "hello"\n}')
     with pytest.raises(SettingError, match="it is not a list of objects"):
         read_rows(file)
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "json"])
+def test_lists_within_lists_without_end_are_refused_in_one_line(ending: str, tmp_path: Path) -> None:
+    file = tmp_path / f"rows.{ending}"
+    file.write_text("[" * 100_000)
+    with pytest.raises(SettingError, match=rf"rows\.{ending}' cannot be read as {ending}: .*recursion"):
+        load_task(str(file), PAIR)
+
+
+def test_a_column_that_was_the_index_of_a_table_can_be_named(tmp_path: Path) -> None:
+    table = pd.DataFrame(numbered(20)).set_index("prompt")
+    table.to_parquet(tmp_path / "rows.parquet")
+    task = load_task(str(tmp_path / "rows.parquet"), PAIR)
+    assert {example.text for example in [*task.train, *task.validation]} == {
+        row["prompt"] for row in numbered(20)
+    }
