@@ -11,8 +11,9 @@ import io
 import math
 import os
 import re
+import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ import pandas as pd
 
 from ..errors import ResultFileError, missing_extra, os_reason
 from ..system.files import user_path, write_atomically
+from .text import plural
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -107,7 +109,10 @@ def picture(figure: Figure, kind: str, *, transparent: bool = False) -> bytes:
 
 
 def write_drawings(drawings: Sequence[Drawing], folder: str | os.PathLike[str]) -> list[Path]:
-    """Write every drawing to `folder` as .png, .svg and .csv, and give the paths; makes the folder."""
+    """Write every drawing to `folder` as .png, .svg and .csv, and give the paths; makes the folder.
+
+    Figures that an earlier call left there are told in a warning, since they may be of other results.
+    """
     try:
         user_path(folder).mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -123,7 +128,21 @@ def write_drawings(drawings: Sequence[Drawing], folder: str | os.PathLike[str]) 
         for suffix, content in contents.items():
             paths.append(stem.with_name(f"{stem.name}.{suffix}"))
             write_atomically(paths[-1], content)
+    _tell_of_others(user_path(folder), {path.name for path in paths})
     return paths
+
+
+def _tell_of_others(folder: Path, written: Collection[str]) -> None:
+    """Warn of figures in the folder that were not written now."""
+    names = {path.name for path in folder.iterdir()} - set(written)
+    csvs = (name for name in names if name.endswith(".csv"))
+    others = sorted(name for name in csvs if {f"{name[:-4]}.png", f"{name[:-4]}.svg"} <= names)
+    if others:
+        warnings.warn(
+            f"{plural(len(others), 'figure')} in '{folder}' {'is' if len(others) == 1 else 'are'} of an earlier report "
+            f"('{others[0]}'), and not of this one; remove what is out of date, or choose another folder",
+            stacklevel=2,
+        )
 
 
 def _file_names(drawings: Sequence[Drawing]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,25 @@ def test_every_figure_has_files_of_its_own(names: list[str], tmp_path: Path) -> 
     assert [path.read_text().split()[1] for path in paths[2::3]] == ["s,0,10.0", "s,1,11.0", "s,2,12.0"]
     assert paths[-1].name == "layers.csv"
     assert write_drawings([draw(chart) for chart in charts], tmp_path) == paths
+
+
+@pytest.mark.usefixtures("without_pictures")
+def test_figures_of_an_earlier_report_in_the_folder_are_told(tmp_path: Path) -> None:
+    first, second = (
+        Chart(name, name, Axis("x", "x"), Axis("y", "y"), [Series("s", [0], [1.0])])
+        for name in ("layers", "cosines")
+    )
+    for name in ("mine.csv", "mine.png", "notes.svg"):  # a person's own files
+        (tmp_path / name).touch()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        earlier = write_drawings([draw(first), draw(second)], tmp_path)
+        write_drawings([draw(second), draw(first)], tmp_path)
+    with pytest.warns(
+        UserWarning, match=r"^1 figure in '.*' is of an earlier report \('layers.csv'\), and not"
+    ):
+        write_drawings([draw(second)], tmp_path)
+    assert all(path.is_file() for path in earlier)
 
 
 def test_two_figures_of_one_name_and_title_are_two_files(tmp_path: Path) -> None:
