@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import typer
@@ -12,7 +14,8 @@ from intruders.cli.advise import advise as command
 from intruders.errors import IntrudersError
 from intruders.studies.advice.advise import advise
 from tests.made_up import made_up_audit
-from tests.studies.advice.advised import scale_document, topics, write
+from tests.studies.advice.advised import scale_document, topics, write, write_study
+from tests.studies.planted import matched, study
 
 
 def test_the_command(tmp_path: Path) -> None:
@@ -33,3 +36,22 @@ def test_the_command(tmp_path: Path) -> None:
     assert json.loads(piped.output) == document
     missing = CliRunner().invoke(app, [str(tmp_path), "--json", str(tmp_path / "no" / "such.json")])
     assert isinstance(missing.exception, IntrudersError)
+
+
+def test_a_saved_audit_and_a_study_are_advised_on_without_loading_torch(tmp_path: Path) -> None:
+    """Which takes several times as long as the rest of the command."""
+    audit = made_up_audit(layers=2, intruder_rate=0.3)
+    audit.save(tmp_path / "audit.json")
+    write(tmp_path / "scale.json", scale_document(audit, 0.36))
+    folder = write_study(tmp_path / "study", study(runs=matched()))
+    commands = [["advise", str(tmp_path), "--study", str(folder)], ["advise", str(folder)]]
+    script = (
+        "import sys\n"
+        "from intruders.cli.main import app\n"
+        f"for words in {commands!r}: app(words, standalone_mode=False)\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "(audit)" in done.stdout
+    assert "(study)" in done.stdout

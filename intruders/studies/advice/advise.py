@@ -8,13 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ...audits.audit import audit_sides
 from ...audits.audit_settings import AuditSettings, refuse_beside_saved
 from ...audits.result.audit_result import Audit
-from ...audits.scales.critical_scales import critical_scales
 from ...audits.scales.scales_of_audit import scales_beside
-from ...checkpoints.opening.open import open_source
-from ...checkpoints.stored.checkpoint import Checkpoint
 from ...data.names_given import names_given
 from ...errors import ResultFileError, SettingError
 from ...measures.intervals import Interval
@@ -24,7 +20,6 @@ from ...system.progress import Progress, silent
 from ..work.run_record import RunRecord
 from ..work.study_folder import MODEL
 from .advice import Advised
-from .on_base import advise_base
 from .on_model import Sweep, SweepRow, advise_model, scaled_gain
 from .steps import Facts, Forgetting, Step, steps
 
@@ -100,14 +95,9 @@ def _advised(text: str, settings: AuditSettings, progress: Progress) -> tuple[Ad
             refuse_beside_saved(settings, f"'{text}'")
             return _on_audit(file, text)
     base = _base_of_run(path)
-    opened = None if base is not None else open_source(text)
-    if isinstance(opened, Checkpoint):
-        advice, notes = advise_base(opened, settings.k, settings.epsilon, progress)
-        notes.append(
-            "taken for a base, since nothing says what it was fine-tuned from; audit a tuned model first"
-        )
-        return Advised(text, "base", advice, notes), [text]
-    return _on_model(base, text, settings, progress)
+    return (
+        _on_weights(text, settings, progress) if base is None else _on_model(base, text, settings, progress)
+    )
 
 
 def _on_study(path: Path) -> tuple[Advised, list[str]]:
@@ -132,9 +122,29 @@ def _on_audit(file: Path, source: str) -> tuple[Advised, list[str]]:
     return advised, [audit.base_source]
 
 
+def _on_weights(source: str, settings: AuditSettings, progress: Progress) -> tuple[Advised, list[str]]:
+    """Advise on an adapter, which names its base, or on a model taken for a base."""
+    # These need torch, which takes several times as long to load as advice on what is saved takes.
+    from ...checkpoints.opening.open import open_source
+    from ...checkpoints.stored.checkpoint import Checkpoint
+    from .on_base import advise_base
+
+    opened = open_source(source)
+    if not isinstance(opened, Checkpoint):
+        return _on_model(None, source, settings, progress)
+    advice, notes = advise_base(opened, settings.k, settings.epsilon, progress)
+    notes.append(
+        "taken for a base, since nothing says what it was fine-tuned from; audit a tuned model first"
+    )
+    return Advised(source, "base", advice, notes), [source]
+
+
 def _on_model(
     base: str | None, source: str, settings: AuditSettings, progress: Progress
 ) -> tuple[Advised, list[str]]:
+    from ...audits.audit import audit_sides
+    from ...audits.scales.critical_scales import critical_scales
+
     audit = audit_sides(base, source, settings, progress=progress)
     scale = None
     if audit.intruders:

@@ -7,9 +7,14 @@ import math
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from intruders.audits.result.audit_result import Audit
 from intruders.audits.scales.critical_scales_result import CriticalScales, MatrixScale
 from intruders.studies.advice.advise import advise
+from intruders.studies.tables.results import Results
+from intruders.studies.tables.table_columns import COLUMNS
 
 
 def topics(source: str | Path, **settings: Any) -> list[str]:
@@ -32,3 +37,15 @@ def scale_document(audit: Audit, largest: float | None, target: int = 0, k: int 
 def as_a_studys_run(folder: Path) -> None:
     """Make the folder one that a study made of a run."""
     write(folder / "run.json", {"schema": 1, "status": "finished", "stages": {}})
+
+
+def write_study(folder: Path, results: Results) -> Path:
+    """A study's folder as `intruders study` leaves it, from made-up tables."""
+    folder.mkdir(exist_ok=True)
+    write(folder / "study.json", {"schema": 1, "name": "made-up"})
+    for table in COLUMNS:
+        frame = getattr(results, table)
+        metadata = {b"intruders_study": json.dumps({"schema": 1, "table": table}).encode()}
+        arrow = pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(metadata)
+        pq.write_table(arrow, folder / f"{table}.parquet")
+    return folder

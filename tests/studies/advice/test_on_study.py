@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from scipy import stats
 
@@ -14,21 +11,8 @@ from intruders.errors import IntrudersError
 from intruders.studies.advice.advise import advise
 from intruders.studies.advice.on_study import advise_study
 from intruders.studies.claims.every_claim import analyse_all
-from intruders.studies.tables.results import Results
-from intruders.studies.tables.table_columns import COLUMNS
-from tests.studies.advice.advised import write
+from tests.studies.advice.advised import write_study
 from tests.studies.planted import interventions, matched, noise, run, study
-
-
-def write_study(folder: Path, results: Results) -> Path:
-    """A study's folder as `intruders study` leaves it, from made-up tables."""
-    write(folder / "study.json", {"schema": 1, "name": "made-up"})
-    for table in COLUMNS:
-        frame = getattr(results, table)
-        metadata = {b"intruders_study": json.dumps({"schema": 1, "table": table}).encode()}
-        arrow = pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(metadata)
-        pq.write_table(arrow, folder / f"{table}.parquet")
-    return folder
 
 
 @pytest.mark.parametrize(
