@@ -50,7 +50,10 @@ def is_sum(text: str) -> bool:
     match = _WEIGHTED.fullmatch(text)
     if "+" not in text and (match is None or match["weight"] is None):
         return False
-    return not Path(text).expanduser().exists()
+    try:
+        return not Path(text).expanduser().exists()
+    except (OSError, RuntimeError):  # too long a name, or an unknown home: no path
+        return True
 
 
 def split_sum(text: str) -> list[tuple[str, float]]:

@@ -10,13 +10,13 @@ import re
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from ...audits.audit_settings import FINDING_INTRUDERS, OF_WHOLE_WEIGHTS, AuditSettings
 from ...audits.command_line import changed_options, is_from_files
 from ...audits.result.audit_result import Audit
 from ...audits.scales.critical_scales_result import CriticalScales
 from ...charts.text import number, plural
+from ...checkpoints.opening.model_sum import is_sum
 from ...checkpoints.stored.demo_models import DEMO_MODELS
 from ...measures.intervals import Interval
 
@@ -165,16 +165,6 @@ def steps(facts: Facts) -> list[Step]:
 def is_loadable(source: str) -> bool:
     """Return True for a folder, Hub id or demo model, which transformers may load; not for a file or a sum."""
     return source in DEMO_MODELS or not (is_sum(source) or _WEIGHTS_FILE.search(source))
-
-
-def is_sum(source: str) -> bool:
-    """Return True if the source names a sum of models, or one model with a weight: A@0.7+B@0.3."""
-    if "@" not in source and "+" not in source:
-        return False
-    try:
-        return not Path(source).expanduser().exists()
-    except (OSError, RuntimeError):  # too long a name, or an unknown home: no path
-        return True
 
 
 def _nothing_to_do(facts: Facts) -> Step:

@@ -267,6 +267,13 @@ def test_no_loss_is_offered_of_what_transformers_cannot_load(tuned: str) -> None
     assert words.steps[1].sentence.startswith("If it forgot, turn the complete update down.")
 
 
+def test_a_revision_of_a_hub_id_is_no_weight() -> None:
+    words = next_steps(made(1, base_source="org/base@v1", tuned_source="org/tuned@v1"))
+    step = words.steps[0]
+    assert step.command is not None
+    assert step.command[:5] == ("intruders", "evaluate", "org/tuned@v1", "--base", "org/base@v1")
+
+
 def test_a_base_without_a_head_has_no_loss() -> None:
     words = next_steps(made(1, base_source="minilm-l6"))
     assert words.steps[0].command is None
