@@ -29,9 +29,8 @@ class AuditedBase:
         self._base = base
         self._with_embeddings = with_embeddings
         self._unfrozen = unfrozen  # if the base was taken from the weights in memory
-        self._frozen: Checkpoint | None = (
-            None  # the same, open, once it is known to be what the model acts on
-        )
+        # The same, open, once it is known to be what the model acts on.
+        self._frozen: Checkpoint | None = None
 
     def sides(self, tuned: nn.Module | Opened) -> tuple[Checkpoint, Opened]:
         """Return the base and the model as it is now.

@@ -7,9 +7,7 @@ import math
 import os
 import sys
 import time
-import warnings
 import weakref
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +24,6 @@ from ...checkpoints.opening.open import Opened, Source
 from ...checkpoints.pairing.pair_sides import pair_sides
 from ...errors import NonFiniteError, SettingError
 from ...system.random_state import random_state_kept
-from .a_movement import StartOfA
 from .alerts import alert
 from .audited_base import AuditedBase
 from .files_in_use import FilesInUse, GivenFiles, check_files
@@ -37,24 +34,11 @@ from .limits import Look, check_counts, checked_limits
 from .logging_hooks import log_totals
 from .scattered import require_scatterable
 from .sharding import sharded_by, will_be_sharded_by
-from .start_digests import StartDigests
-from .text_loss import (
-    TextLoss,
-    measure_base_of_sharded,
-    require_language_model,
-    tokenizer_of,
-)
+from .text_loss import TextLoss, measure_base_of_sharded, require_language_model
 from .totals import totals_of_audit, totals_of_text
 from .trace import append_to_trace, set_aside
-from .weights_before import (
-    UnfrozenSince,
-    base_of_sharded,
-    checkpoint_of_training,
-    question_checkpoint,
-    require_matrices,
-    require_trained_matrix,
-    weights_before,
-)
+from .training_start import TrainingStart
+from .weights_before import base_of_sharded, question_checkpoint
 
 
 class IntruderCallback(TrainerCallback):  # type: ignore[misc]
@@ -141,8 +125,7 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         self._given_files = GivenFiles.of(trace, kept)
         self._given_base = base
         self._take_cache()
-        self._text = None if loss_on is None else TextLoss(loss_on, loss_documents, loss_tokens)
-        self._tokenizer = tokenizer
+        self._text = None if loss_on is None else TextLoss(loss_on, loss_documents, loss_tokens, tokenizer)
         self._go_on = go_on_over_limit
         self._forget_model()
         self.last: Audit | None = None
@@ -171,20 +154,12 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         self.trace: Path | None = self._given_files.trace
         self.kept: Path | None = self._given_files.kept
         self._made_ready_for: weakref.ref[nn.Module] | None = None
-        self._base = AuditedBase()
+        self._start = TrainingStart()
         self._sharded: str | None = None  # in which way, once training has begun
         self._audited_step = 0
-        # The checkpoint of a training whose weights were taken as the base.
-        self._taken_from: str | None = None
-        self._start_of_a: StartOfA | None = None
-        self._digests: StartDigests | None = None  # of what is counted from, on the process that audits
-        self._began = time.perf_counter()
-        self._ended: float | None = None
-        self._seconds_before = 0.0  # of the loss on text, before the training began
         self._look = Look()
         self._kept_state: KeptState | None = None
         self._files: FilesInUse | None = None  # in the training that goes on
-        self._reads: Any = None  # the tokenizer, once it is known
         if self._text is not None:
             self._text.forget()
 
@@ -211,11 +186,7 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
     @property
     def share_of_time(self) -> float:
         """The share of the time since training began that went into the loss on ``loss_on``."""
-        if self._text is None:
-            return 0.0
-        ended = time.perf_counter() if self._ended is None else self._ended
-        passed = ended - self._began + self._seconds_before
-        return min(1.0, self._text.seconds / passed) if passed > 0 else 0.0
+        return 0.0 if self._text is None else self._text.share_of_time
 
     def on_init_end(
         self,
@@ -256,22 +227,22 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
             set_aside(self.trace)
         if self._kept_state is not None and is_first:
             self._kept_state.set_aside(state.global_step, self._limits)
-        if self._taken_from is not None:
-            question_checkpoint(self._taken_from, is_resumed)
-        if self.trace is not None and self._digests is not None:
-            self._compare_start(self.trace, self._digests, model, is_resumed)
+        if self._start.checkpoint is not None:
+            question_checkpoint(self._start.checkpoint, is_resumed)
+        if self.trace is not None:
+            self._start.compare(self.trace, model, is_resumed)
         self._sharded = sharded_by(model)
         if self._sharded is not None:
             require_gatherable(self._sharded, self._trainer)
             if self._limits.is_given:
                 require_scatterable(self._sharded)
             if has_adapters(model):  # the base that was beneath it in memory is split since
-                self._base = AuditedBase(base_of_sharded(model, self._given_base))
+                self._start.base = AuditedBase(base_of_sharded(model, self._given_base))
             if self._text is not None:
-                tokenizer = self._tokenizer_of(processing_class, model)
+                tokenizer = self._text.tokenizer_for(processing_class, model)
                 measure_base_of_sharded(self._text, model, tokenizer, self._given_base, state)
-        self._seconds_before = 0.0 if self._text is None else self._text.seconds
-        self._began, self._ended = time.perf_counter(), None
+        if self._text is not None:
+            self._text.training_begins()
 
     def on_step_end(
         self,
@@ -308,7 +279,8 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         # best checkpoint in the place of the model of that step.
         if state.global_step != self._audited_step and not _is_earlier_best(args, state):
             self._look_at(model, args, state, control, processing_class)
-        self._ended = time.perf_counter()
+        if self._text is not None:
+            self._text.training_ends()
         if self._limits.is_given and not self._look.is_below:
             self._put_back(model, args, state)
             if not self._look.is_finite and self.put_back is None:
@@ -339,32 +311,19 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
             return
         if self._text is not None:
             require_language_model(model, self._text.name)
-            self._tokenizer_of(processing, model)
-        base, copied, is_own_base = self._given_base, None, False
-        way = sharded_by(model)
-        if way is not None:
-            base = base_of_sharded(model, base)
-        else:
-            require_trained_matrix(model)
-            if will_be_sharded_by() is not None and has_adapters(model):
-                base = base_of_sharded(model, base)
-            elif base is None:
-                base = copied = weights_before(model, is_resumed, self._settings)
-                is_own_base = True
-                self._taken_from = None if base is None else checkpoint_of_training(model)
-            require_matrices(base, model, self._settings)
-            if not is_resumed:
-                self._start_of_a = StartOfA.of(model)
-        if is_first:  # the first process audits; the others need no copy of the weights
-            unfrozen = UnfrozenSince(model, self._settings) if is_own_base else None
-            with_embeddings = self._settings.include_embeddings
-            self._base = AuditedBase(base, unfrozen, with_embeddings=with_embeddings)
+            self._text.tokenizer_for(processing, model)
+        self._start = TrainingStart.of(
+            model,
+            self._given_base,
+            self._settings,
+            is_first=is_first,
+            is_resumed=is_resumed,
+            has_trace=self.trace is not None,
+        )
+        if is_first:
             check_files(self.trace, self._kept_state, model)
-            if self.trace is not None:
-                factors = {} if self._start_of_a is None else self._start_of_a.factors
-                self._digests = StartDigests.of(model, copied, is_own_base, factors, self._settings)
-            if self._text is not None and way is None and will_be_sharded_by() is None:
-                tokenizer = self._tokenizer_of(processing, model)
+            if self._text is not None and sharded_by(model) is None and will_be_sharded_by() is None:
+                tokenizer = self._text.tokenizer_for(processing, model)
                 self._text.measure_base(model, tokenizer, self._given_base)
         self._is_ready = True
 
@@ -383,23 +342,6 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         known = None if self._made_ready_for is None else self._made_ready_for()
         return model is None or any(module is known for module in model.modules())
 
-    def _compare_start(self, trace: Path, digests: StartDigests, model: nn.Module, is_resumed: bool) -> None:
-        """Record what a training begins with; of a resumed one, refuse or leave out what it did not begin with."""
-        if not is_resumed:
-            digests.write_beside(trace)
-        elif not digests.require_same(trace, model):
-            self._start_of_a = None
-            warnings.warn(
-                "the factors A of the LoRA are not those that the resumed training began with, so that a_movement is "
-                "left out; set the same seed before you make the adapter",
-                stacklevel=2,
-            )
-
-    def _tokenizer_of(self, processing: Any, model: nn.Module) -> Any:
-        if self._reads is None:
-            self._reads = tokenizer_of(self._tokenizer, processing, model)
-        return self._reads
-
     def _look_at(self, model: nn.Module, args: Any, state: Any, control: Any, processing: Any) -> Look:
         """Audit and measure the model, keep it if it is below the limits, and return on every process what was seen."""
         self._audited_step = state.global_step
@@ -407,7 +349,7 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         tensors = None
         if self._sharded is not None:
             tensors = gathered(model, self._sharded, self._trainer, is_first)
-        tokenizer = None if self._text is None else self._tokenizer_of(processing, model)
+        tokenizer = None if self._text is None else self._text.tokenizer_for(processing, model)
         if self._text is not None and self._sharded is not None:
             self._text.measure(model, tokenizer, is_sharded=True)
 
@@ -447,18 +389,15 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         tensors: dict[str, Tensor] | None,
     ) -> Audit:
         started = time.perf_counter()
-        pairing = pair_sides(*self._base.sides(tuned), self._settings)
+        pairing = pair_sides(*self._start.base.sides(tuned), self._settings)
         self._bases.expect(1 + max(0, state.max_steps - state.global_step) // self._every)
         audit = audit_pairing(pairing, self._settings, self._compute)
         self.last = audit = replace(audit, seconds=time.perf_counter() - started)
-        totals, moved = totals_of_audit(audit), dict[str, float]()
-        if self._start_of_a is not None:
-            now: Mapping[str, Tensor] = tensors or {}
-            if isinstance(tuned, nn.Module):
-                now = dict(tuned.named_parameters())
-            movement, moved = self._start_of_a.movement(now), self._start_of_a.by_matrix(now)
-            totals |= {} if movement is None else {"intruders/a_movement": movement}
-        totals |= totals_of_text(self._text, self.share_of_time)
+        movement, moved = self._start.movement(tuned, tensors)
+        totals = totals_of_audit(audit)
+        if movement is not None:
+            totals["intruders/a_movement"] = movement
+        totals |= totals_of_text(self._text)
         log_totals(self._trainer, args, state, control, totals)
         if self.trace is not None:
             append_to_trace(self.trace, state.global_step, audit, moved)

@@ -42,16 +42,18 @@ class TextLoss:
       corpus: name of the corpus, or of a mixture.
       documents: number of documents; more are sampled with a fixed seed.
       tokens: number of tokens of each that are read, from its start.
+      tokenizer: the model's, if it is given.
 
     Raises:
       SettingError: the corpus is not known or empty.
     """
 
-    def __init__(self, corpus: str, documents: int, tokens: int) -> None:
+    def __init__(self, corpus: str, documents: int, tokens: int, tokenizer: Any = None) -> None:
         self.name = corpus
         self.label = Path(corpus).name or corpus  # a file's name alone, in keys of logs
         self._corpora: Sequence[Corpus] = load_corpora(corpus, max_documents=documents)
         self._tokens = tokens
+        self._given_tokenizer = tokenizer
         self.forget()
 
     def forget(self) -> None:
@@ -59,6 +61,9 @@ class TextLoss:
         self.base: float | None = None  # nats per token
         self.last: float | None = None
         self.seconds = 0.0  # of all measures, the base's too
+        self._tokenizer: Any = None
+        self._began, self._seconds_before = time.perf_counter(), 0.0
+        self._ended: float | None = None
 
     @property
     def rise(self) -> float | None:
@@ -66,9 +71,31 @@ class TextLoss:
         return None if self.base is None or self.last is None else self.last - self.base
 
     @property
+    def share_of_time(self) -> float:
+        """The share of the time that all measures took, of the training and of what was measured before it."""
+        ended = time.perf_counter() if self._ended is None else self._ended
+        passed = ended - self._began + self._seconds_before
+        return min(1.0, self.seconds / passed) if passed > 0 else 0.0
+
+    def training_begins(self) -> None:
+        """Count the time of the training from now on."""
+        self._began, self._seconds_before = time.perf_counter(), self.seconds
+        self._ended = None
+
+    def training_ends(self) -> None:
+        """Count no more time."""
+        self._ended = time.perf_counter()
+
+    @property
     def documents(self) -> list[str]:
         """The documents that are read."""
         return [text for corpus in self._corpora for text in corpus.documents]
+
+    def tokenizer_for(self, trainers: Any, model: nn.Module) -> Any:
+        """Return the tokenizer of the model, found once; see :func:`tokenizer_of`."""
+        if self._tokenizer is None:
+            self._tokenizer = tokenizer_of(self._given_tokenizer, trainers, model)
+        return self._tokenizer
 
     def measure(self, model: nn.Module, tokenizer: Any, *, is_sharded: bool = False) -> None:
         """Measure ``model`` as it is now. Every process has to call this for a sharded one."""

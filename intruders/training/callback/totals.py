@@ -20,12 +20,12 @@ def totals_of_audit(audit: Audit) -> dict[str, float]:
     }
 
 
-def totals_of_text(text: TextLoss | None, share_of_time: float) -> dict[str, float]:
+def totals_of_text(text: TextLoss | None) -> dict[str, float]:
     """Return the loss on text, its rise over the base, and the share of the time that measuring it took."""
     if text is None or text.last is None or text.rise is None:
         return {}
     return {
         f"forgetting/{text.label}": text.rise,
         f"forgetting/{text.label}/loss": text.last,
-        "forgetting/share_of_time": round(share_of_time, 4),
+        "forgetting/share_of_time": round(text.share_of_time, 4),
     }
