@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ import torch
 
 from ..checkpoints.adapters.adapter import AdaptedWeight, Adapter
 from ..checkpoints.opening.open import Source, open_source
+from ..checkpoints.stored.names import tensor_of
 from ..errors import CheckpointError, PairingError, SettingError
 from ..linalg.chance import chance_share
 from ..linalg.low_rank import LowRank
@@ -100,7 +100,7 @@ class UpdateAlone(JsonResult):
         alphas: dict[str, float] = {}
         for module in self.modules:
             # Experts of one weight share a rank in PEFT: the largest that any of them needs.
-            name = re.sub(r"\[\d+\]$", "", module.name).removesuffix(".weight")
+            name = tensor_of(module.name).removesuffix(".weight")
             ranks[name] = max(ranks.get(name, 1), module.energy_rank)
             alphas[name] = ranks[name] * (1.0 if module.scale is None else module.scale)
         if not ranks:

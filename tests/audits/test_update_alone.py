@@ -126,6 +126,16 @@ def test_dead_modules_and_broken_ones() -> None:
     assert "contain NaN or infinity: 'k.weight'" in text
 
 
+def test_module_types_are_those_of_an_audit(tmp_path: Path) -> None:
+    """BERT has three kinds of module whose last name is dense."""
+    places = ("attention.output.dense", "intermediate.dense", "output.dense")
+    names = tuple(f"encoder.layer.{layer}.{place}" for layer in (0, 1) for place in places)
+    folder = saved(tmp_path / "adapter", factors(3, names))
+    for lines in (update_lines(inspect_update(folder)), overlap_lines(compare_updates(folder, folder))):
+        rows = [line.split() for line in lines]
+        assert [row[:2] for row in rows if row and row[0] in places] == [[place, "2"] for place in places]
+
+
 def test_an_update_that_needs_the_base_is_named(tmp_path: Path) -> None:
     """DoRA's update depends on the norms of W0 + B A."""
     import peft

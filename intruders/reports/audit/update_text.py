@@ -9,7 +9,7 @@ from typing import Any
 from ...audits.update_alone import ModuleOverlap, ModuleUpdate, UpdateAlone, UpdateOverlap
 from ...charts.text import number, percent, plural
 from ...errors import some_of
-from ..inspection.inspection_text import module_kind
+from ..inspection.inspection_text import kinds_of
 
 _OF_UPDATE = ["module", "modules", "rank", "eff. rank", "in use", "stable rank", "norm"]
 _OF_OVERLAP = ["module", "modules", "ranks", "cosine", "outputs", "chance", "inputs", "chance"]
@@ -82,8 +82,8 @@ def _groups(modules: Sequence[Any], verbose: bool) -> list[tuple[str, list[Any]]
     if verbose:
         return [(module.name, [module]) for module in modules]
     groups: dict[str, list[Any]] = {}
-    for module in modules:
-        groups.setdefault(module_kind(module.name), []).append(module)
+    for module, kind in zip(modules, kinds_of([module.name for module in modules]), strict=True):
+        groups.setdefault(kind, []).append(module)
     return list(groups.items())
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from ...charts.text import printable, shorten
 from ...checkpoints.pairing.inspect import Inspection, Row
+from ...checkpoints.stored.names import module_paths
 
 _SHAPES_SHOWN = 3
 _LEAST_WIDTH = 12  # characters of a name or of shapes that are left in a narrow terminal
@@ -45,19 +46,19 @@ def _title(inspection: Inspection) -> str:
 def _grouped(rows: list[Row]) -> list[list[str]]:
     """One line for the rows of one kind of module, method, rank, scale and type."""
     groups: dict[tuple[object, ...], list[Row]] = {}
-    for row in rows:
-        key = (module_kind(row.name), row.stored_as, row.method, row.rank, row.scale, len(row.shape))
+    for row, kind in zip(rows, kinds_of([row.name for row in rows]), strict=True):
+        key = (kind, row.stored_as, row.method, row.rank, row.scale, len(row.shape))
         groups.setdefault(key, []).append(row)
-    return [
-        [*_cells(group[0], module_kind(group[0].name), group), str(len(group))] for group in groups.values()
-    ]
+    return [[*_cells(group[0], str(key[0]), group), str(len(group))] for key, group in groups.items()]
 
 
-def module_kind(name: str) -> str:
-    """``q_proj`` for ``model.layers.3.self_attn.q_proj.weight``; of a vector, with its last part."""
-    flat = re.sub(r"_\d+_", "_*_", name.removesuffix(".weight"))
-    parts = [part for part in flat.split(".") if not part.isdecimal()]
-    return ".".join(parts[-2:]) if parts and parts[-1] == "bias" else (parts or [name])[-1]
+def kinds_of(names: Sequence[str]) -> list[str]:
+    """Return the kind of module of every name; in the names of kohya, no dot is beside the layer's number.
+
+    >>> kinds_of(["layers.3.q_proj.weight", "lora_unet_down_0_to_q", "lora_unet_down_1_to_q"])
+    ['q_proj', 'lora_unet_down_*_to_q', 'lora_unet_down_*_to_q']
+    """
+    return [path.kind for path in module_paths([re.sub(r"_\d+_", "_*_", name) for name in names])]
 
 
 def _cells(row: Row, label: str, group: list[Row] | None = None) -> list[str]:

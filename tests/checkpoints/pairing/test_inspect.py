@@ -38,7 +38,8 @@ def test_checkpoint(tmp_path: Path) -> None:
     assert found.audited == 8
     assert found.left_out["embedding (use --include-embeddings)"] == 2
     text = inspection_lines(found)
-    assert "  c_attn       16 x 48           F32  2" in text
+    assert "  c_attn            16 x 48  F32  2" in text
+    assert "  mlp.c_proj        64 x 16  F32  2" in text
     assert "  8 weights are stored (in, out) and audited as (out, in)" in text
     assert len(inspection_lines(found, verbose=True)) > len(text)
 
