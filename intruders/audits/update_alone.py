@@ -77,9 +77,7 @@ class UpdateAlone(JsonResult):
     energy: float
     modules: list[ModuleUpdate] = field(repr=False)
     not_measured: dict[str, str] = field(default_factory=dict)
-    start: str | None = (
-        None  # the initialization that changed the base, as PiSSA does: D is B A, beside that base
-    )
+    start: str | None = None
 
     @property
     def dead(self) -> list[str]:

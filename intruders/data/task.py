@@ -14,9 +14,8 @@ from ..errors import SettingError
 Kind = Literal["causal", "classification"]
 Score = Literal["class", "final-number", "exact", "none"]
 SPLITS = ("train", "validation", "test")
-ANSWER_TOKENS = (
-    256  # of a generated answer where nothing else is asked for: a model may reason before it answers
-)
+# Of a generated answer where nothing else is asked for: a model may reason before it answers.
+ANSWER_TOKENS = 256
 
 
 Message = tuple[str, str]  # role and content
@@ -55,9 +54,8 @@ class Task:
     # split, also where only part of it is used.
     labels: list[str] = field(default_factory=list)
     is_held_out: bool = False  # the validation split is a share of a file that was given as a whole
-    source: str | None = (
-        None  # of a public set: "hub PATH", or "copy DIGEST" of the local files that stood in
-    )
+    # Of a public set: "hub PATH", or "copy DIGEST" of the local files that stood in.
+    source: str | None = None
     max_new_tokens: int = ANSWER_TOKENS  # that a generated answer may have; see models/answers.py
 
     def __post_init__(self) -> None:

@@ -40,10 +40,8 @@ class TargetTrainer(Trainer):  # type: ignore[misc]
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        if self.args.n_gpu > 1:
-            num_items_in_batch = (
-                None  # versions of transformers count differently for several GPUs of one process
-            )
+        if self.args.n_gpu > 1:  # for which versions of transformers count differently
+            num_items_in_batch = None
         batches = self.current_gradient_accumulation_steps if model.training else 1
         loss, outputs = super().compute_loss(model, self._given(model, inputs), True, num_items_in_batch)
         if num_items_in_batch is None:

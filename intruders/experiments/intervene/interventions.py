@@ -17,9 +17,8 @@ class Intervention:
     scale: float
     losses: dict[str, CorpusLoss]  # by corpus, with the change against the tuned model
     scores: dict[str, TaskScore]  # by task
-    update_norm: float = (
-        1.0  # Frobenius norm of the updates of all matrices with intruders, 1 being the tuned model's
-    )
+    # Frobenius norm of the updates of all matrices with intruders, 1 being the tuned model's.
+    update_norm: float = 1.0
     left_alone: int = 0  # matrices with intruders of which there is no such control
     gain: Interval | None = None  # over interpolation at equal task loss; None without its curve
     gain_against_intruders: Interval | None = None  # of a control: minus that of the intruders at its scale

@@ -12,7 +12,7 @@ import pandas as pd
 
 from ...audits.result.audit_result import Audit
 from ...audits.result.records import energy_share_of
-from ...audits.result.summary import median_relative
+from ...audits.result.summary import median_relative, update_norm
 from ...audits.scales.critical_scales_result import CriticalScales, MatrixScale
 from ...checkpoints.stored.names import may_be_same, module_paths
 from ...errors import ResultFileError
@@ -177,7 +177,7 @@ def _audit(audit: Audit, matrices: list[dict[str, Any]]) -> dict[str, Any]:
         "affected_matrices": audit.affected,
         "matrices": len(audit.matrices),
         "intruder_energy_share": audit.intruder_energy_share,
-        "update_frobenius": math.hypot(*(matrix.update.frobenius for matrix in audit.matrices)),
+        "update_frobenius": update_norm(audit.matrices),
         "relative_update": median_relative(audit.matrices) if matrices else None,
         "effective_rank": fmean([row["effective_rank"] for row in matrices]) if matrices else None,
         "rotation": _rotation(audit),
