@@ -11,6 +11,7 @@ from ...experiments.bench.interpolation_curve import ALPHAS
 from ...experiments.compare.comparison_settings import REMEDIES
 from ...experiments.intervene.sweep_settings import INTERPOLATE, SweepSettings
 from ...measures.measure_settings import LossSettings
+from ...mitigation.remedies.remedy_table import INTRUDERS
 from .runs import Run
 
 _ALWAYS = ("base", "task", "method", "rank", "alpha", "lr")
@@ -67,7 +68,7 @@ def _amounts(runs: Sequence[Run]) -> list[str]:
         )
     swept = [run.measure.intervene for run in tuned if run.measure.intervene is not None]
     if swept:
-        points = sum(map(_points, swept))
+        points = sum(map(models_of_sweep, swept))
         amounts.append(
             f"interventions: up to {points:,} measured models in {len(swept):,} runs; none in a run without intruders"
         )
@@ -94,9 +95,9 @@ def _amounts(runs: Sequence[Run]) -> list[str]:
     return amounts
 
 
-def _points(sweep: SweepSettings) -> int:
+def models_of_sweep(sweep: SweepSettings) -> int:
     """Count the measured models; interpolation is one curve, not a point at every scale."""
-    controls = set(sweep.controls) - {INTERPOLATE}
+    controls = set(sweep.controls) - {INTERPOLATE, INTRUDERS}  # intruders are scaled anyway
     curve = len(ALPHAS) if INTERPOLATE in sweep.controls else 0
     return 1 + curve + len(set(sweep.scales) - {1.0}) * (1 + len(controls))
 

@@ -16,10 +16,9 @@ from dataclasses import dataclass
 
 from ...charts.text import duration, plural
 from ...data.hub_tasks import HUB_TASKS
-from ...experiments.bench.interpolation_curve import ALPHAS
-from ...experiments.intervene.sweep_settings import INTERPOLATE, SweepSettings
 from ...training.finetune_config import FinetuneConfig
 from ..describe.measures import Measure
+from ..describe.plan import models_of_sweep
 from ..describe.runs import Run
 from .known_sizes import ASSUMED_ROW_TOKENS, ROW_TOKENS, TRAIN_ROWS, ModelSize, model_size
 
@@ -173,7 +172,7 @@ def _operations_a_token(config: FinetuneConfig, size: ModelSize) -> float:
 
 def _measured(measure: Measure, size: ModelSize, row_tokens: float) -> float:
     """Operations of the losses and scores that are measured of a run, all forward."""
-    models = 1 + (_models_of(measure.intervene) if measure.intervene is not None else 0)
+    models = 1 + (models_of_sweep(measure.intervene) if measure.intervene is not None else 0)
     documents = measure.max_documents or _HUB_DOCUMENTS
     window = measure.window or _WINDOW
     tokens = min(_DOCUMENT_TOKENS, measure.max_tokens or _DOCUMENT_TOKENS)
@@ -192,12 +191,6 @@ def _uncounted(run: Run) -> Iterator[str]:
             yield name
     if run.retrain_heads:
         yield "retrain_heads"
-
-
-def _models_of(sweep: SweepSettings) -> int:
-    curve = len(ALPHAS) if INTERPOLATE in sweep.controls else 0
-    controls = len(set(sweep.controls) - {INTERPOLATE})
-    return 1 + curve + len(set(sweep.scales) - {1.0}) * (1 + controls)
 
 
 def _memory(config: FinetuneConfig, size: ModelSize) -> float:
