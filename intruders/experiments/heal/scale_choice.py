@@ -13,6 +13,7 @@ from ...system.callers_process import apart_from_caller
 from ...system.progress import Progress, silent
 from ...system.result_protocol import JsonResult
 from ..bench.given_sides import GivenSides
+from ..bench.interpolation_curve import ALPHAS
 from .heal_bench import HealBench
 from .heal_data import HealData, load_tasks, load_texts
 from .heal_settings import HEALING, HealSettings
@@ -23,8 +24,7 @@ from .report import Report
 CHOSEN = "chosen"
 SCHEMA = 1
 
-# Eleven scales from the base to the tuned model, and then four more on either side of the best.
-_SCALES = tuple(round(0.1 * step, 1) for step in range(11))
+# Scales on either side of the best one along the curve of interpolation.
 _FINER = 4
 
 
@@ -123,13 +123,13 @@ def choose_scale(
     with in_bench as opened:
         bench, data = opened.bench, opened.data
         curve: dict[float, CurveOfScales] = {}
-        for number, scale in enumerate(_SCALES):
-            progress("measure scales", number, len(_SCALES) + 2 * _FINER)
+        for number, scale in enumerate(ALPHAS):
+            progress("measure scales", number, len(ALPHAS) + 2 * _FINER)
             curve[scale] = _measured(bench, data, scale)
         most = curve[1.0].task_loss + settings.allow
         best = _best(curve, most)
         for number, scale in enumerate(_between_neighbors(best)):
-            progress("measure scales", len(_SCALES) + number, len(_SCALES) + 2 * _FINER)
+            progress("measure scales", len(ALPHAS) + number, len(ALPHAS) + 2 * _FINER)
             curve[scale] = _measured(bench, data, scale)
         best = _best(curve, most)
         points = _reported(bench, data, best, seed)
