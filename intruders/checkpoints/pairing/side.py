@@ -33,9 +33,8 @@ class Side:
     lacking: tuple[str, SkipKind]  # why a tensor of the base that it does not hold is not audited
     skipped: list[Skipped]  # of its own tensors, those that no matrix of the base is for
     notes: list[str]
-    own_names: Mapping[str, str] = field(
-        default_factory=dict, repr=False
-    )  # the base's name -> the part's own
+    # The base's name -> the part's own.
+    own_names: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def holds(self, name: str) -> bool:
         return name in self.updates or name in self.tensors

@@ -20,9 +20,8 @@ class StageResult:
     vectors: int
     steps: int  # that the stage was trained
     reached: bool | None  # whether it reached the score of `match`; None without one
-    head_steps: (
-        list[int] | None
-    )  # for each earlier task, that its head was trained again; None where heads are kept
+    # For each earlier task, that its head was trained again; None where heads are kept.
+    head_steps: list[int] | None
 
 
 @dataclass(frozen=True)

@@ -34,9 +34,8 @@ class StageFiles:
     """The files and folders of a stage in the run's folder."""
 
     results: tuple[str, ...]  # all of them exist when the stage is finished
-    for_tables: tuple[
-        str, ...
-    ]  # files that the tables are made from: of every result itself, or one in its folder
+    # Files that the tables are made from: of every result itself, or one in its folder.
+    for_tables: tuple[str, ...]
 
 
 # Another machine brings only the files for tables: weights stay where they are.
