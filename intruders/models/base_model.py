@@ -10,9 +10,9 @@ import io
 from contextlib import redirect_stderr
 from pathlib import Path
 
-from ..checkpoints.opening.open import where_training_stopped, without_kept_state
 from ..checkpoints.stored.demo_models import DEMO_MODELS, DemoModel
 from ..checkpoints.stored.locate import locate
+from ..checkpoints.stored.training_folder import where_training_stopped, without_kept_state
 from ..errors import CacheError, CheckpointError, DiskFullError, os_reason, some_of
 from ..system.folders import atomic_folder, follow_umask
 

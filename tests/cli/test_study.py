@@ -90,6 +90,30 @@ def test_a_dry_run_of_the_examples_needs_no_network_and_loads_no_model() -> None
     assert done.stdout.count("runs (") == len(files)
 
 
+def test_a_study_is_refused_and_planned_without_loading_torch(tmp_path: Path) -> None:
+    """It takes several times as long as the rest, and nothing needs it but the speed of this machine."""
+    of_no_model, untrained = tmp_path / "no-model.yaml", tmp_path / "untrained.yaml"
+    run_of = "{task: pydoc-topics, rank: 2, steps: 2, base: ./no-such-folder}"
+    of_no_model.write_text(f"experiments: {{one: {run_of}}}\n")
+    untrained.write_text(
+        "experiments: {one: {kind: random-rank-one, base: smollm2-135m, multiples: [1, 2]}}\n"
+    )
+    script = (
+        "import sys\n"
+        "from intruders.cli.main import app\n"
+        "from intruders.errors import CheckpointError\n"
+        f"app(['study', {str(untrained)!r}, '--dry-run'], standalone_mode=False)\n"
+        "try:\n"
+        f"    app(['study', {str(of_no_model)!r}, '--dry-run'], standalone_mode=False)\n"
+        "except CheckpointError as error: print(error)\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "1 random-rank-one" in done.stdout
+    assert "'./no-such-folder' is not a model folder" in done.stdout
+
+
 def test_a_study_ends_with_its_verdicts_and_where_they_are(file: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     first = in_this_process("study", file, "--out", out)

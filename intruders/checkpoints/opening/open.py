@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -34,8 +34,9 @@ from ..stored.hub import origin_of
 from ..stored.json_file import read_json_object
 from ..stored.layout import stored_input_first
 from ..stored.locate import locate
-from ..stored.names import natural_order, tied_by_config
+from ..stored.names import tied_by_config
 from ..stored.split_names import index_of_shard, one_file_each
+from ..stored.training_folder import where_training_stopped, without_kept_state
 from .model_sum import ModelSum, is_sum, split_sum
 
 Opened = Checkpoint | Adapter | ModelSum
@@ -267,26 +268,6 @@ def _how_to_merge_shards(folder: Path) -> str:
     if not models:
         return ""
     return f"; its weights are FSDP's shards; merge them (accelerate merge-weights {models[0]} OUT), and pass OUT"
-
-
-def without_kept_state(folder: Path, names: Iterable[str]) -> list[str]:
-    """Return names of folders in the folder of a training, sorted, without the state that it keeps while it goes on."""
-    is_run = (folder / "run.json").is_file()
-    return sorted((name for name in names if not (is_run and name == "kept")), key=natural_order)
-
-
-def where_training_stopped(folder: Path) -> str:
-    """Return what to do with the folder of a training that has not ended; empty for another folder."""
-    if (folder / "run.json").is_file():
-        return "; its training has not ended; repeat its command to resume it"
-    states = sorted(
-        (state.name for state in folder.glob("checkpoint-*") if state.is_dir()), key=natural_order
-    )
-    return (
-        f"; its training has not ended; finish it, or pass one of its states: {some_of(states)}"
-        if states
-        else ""
-    )
 
 
 def suffixes_of_plugins() -> tuple[str, ...]:
