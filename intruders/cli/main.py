@@ -37,7 +37,7 @@ from .scale import scale
 from .sequence import sequence
 from .standard_streams import ready_streams
 from .study import study
-from .usage_errors import asks_for_help, in_one_line, is_usage_error
+from .usage_errors import asks_for_help, is_usage_error, usage_error_line
 from .verify import verify
 
 # What the extra `train` installs and training and evaluation import where they need it.
@@ -115,7 +115,7 @@ def main() -> None:
             error.show()  # type: ignore[attr-defined]
             sys.exit(ExitStatus.REFUSED)
         if is_usage_error(error):
-            _refuse(in_one_line(error))
+            _refuse(usage_error_line(error))
         if is_out_of_memory(error):
             _refuse(told_in_one_line(error))
         _confess()

@@ -17,7 +17,7 @@ def asks_for_help(error: BaseException) -> bool:
     return type(error).__name__ == "NoArgsIsHelpError"
 
 
-def in_one_line(error: Any) -> str:
+def usage_error_line(error: Any) -> str:
     """Return the error in one line, with the typed value and the command whose help lists the others."""
     message = " ".join(str(error.format_message()).split()).rstrip(".")
     parameter = getattr(error, "param", None)
