@@ -80,7 +80,7 @@ def kl_on_task(
     _, examples = first_examples(task, None, max_examples)
     opened = [open_for_task(source, task, base, loading)[0] for source in (base, tuned)]
     context = min(model_of.context for model_of in opened)
-    tokenizer = opened[0].tokenizer
+    tokenizer = opened[1].tokenizer  # of the model that was trained on such rows
     rows = encode_completions(tokenizer, examples, context, where="examples of the KL to the base")
     sums = np.zeros((len(rows), 2))
     tokens = np.zeros((len(rows), 2), dtype=np.int64)

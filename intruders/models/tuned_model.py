@@ -12,6 +12,7 @@ from torch import nn
 from ..checkpoints.stored.demo_models import resolved_adapter
 from ..data.task import Task
 from ..errors import CheckpointError, SettingError
+from .adapter_tokenizer import as_trained
 from .base_model import base_model_location
 from .encoding import context_length, longest_read
 from .finetuned_folder import FinetunedFolder
@@ -68,6 +69,9 @@ def open_language_model(
                 model, more = adapted(model, source, location, merged=merged)
                 notes += more
         tokenizer = load_tokenizer(location)
+        if adapter is not None:
+            tokenizer, more = as_trained(tokenizer, source, model)
+            notes += more
     return OpenedModel(model, tokenizer, longest_read(_config(model)), masked, tuple(notes))
 
 
@@ -96,7 +100,10 @@ def put_on(opened: OpenedModel, source: str, base: str) -> OpenedModel:
     """Put the adapter at ``source`` beside the layers of its base ``opened``, a language model; no weight is copied."""
     with quiet_transformers():
         model, notes = adapted(opened.model, source, base_location(source, base), merged=False)
-    return replace(opened, model=model, notes=(*named_base_note(source, base), *notes))
+        tokenizer, more = as_trained(opened.tokenizer, source, model)
+    return replace(
+        opened, model=model, tokenizer=tokenizer, notes=(*named_base_note(source, base), *notes, *more)
+    )
 
 
 def open_for_task(
@@ -133,6 +140,9 @@ def open_for_task(
             notes += more
             labels = _labels_in_order(source, model, task)
             context = context_length(_config(model), None)  # longer texts are cut, as in training
+        if adapter is not None:
+            tokenizer, more = as_trained(tokenizer, source, model)
+            notes += more
     opened = OpenedModel(model, tokenizer, context, notes=tuple(notes))
     return opened, labels
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -41,23 +42,34 @@ _RECORDS = {TRAINING, RUN, "heal.json", "intruders.json", "kept.json", "written.
 
 def copy_companions(source: Path, folder: Path) -> list[str]:
     """Copy what lies beside a model's weights (config, tokenizer, ...) from ``source``; the names copied."""
-    return _copied(source, folder, ("",))
+    return _copied(_companions(source, ("",)), folder)
 
 
 def copy_tokenizer(source: Path, folder: Path) -> list[str]:
     """Copy the files of a tokenizer, with its chat template, from ``source``; the names copied."""
-    return _copied(source, folder, _OF_A_TOKENIZER)
+    return _copied(files_of_tokenizer(source), folder)
 
 
-def _copied(source: Path, folder: Path, starts: tuple[str, ...]) -> list[str]:
-    copied = []
-    for file in sorted(source.iterdir()):
-        wanted = file.name.startswith(starts) and file.name.endswith(_COMPANIONS)
-        is_other = file.name.endswith(_NOT_COMPANIONS) or file.name.startswith(".") or file.name in _RECORDS
-        if file.is_file() and wanted and not is_other:
-            shutil.copyfile(file, folder / file.name)
-            copied.append(file.name)
-    return copied
+def files_of_tokenizer(folder: Path) -> list[Path]:
+    """Return the files of the tokenizer in a folder, with its chat template."""
+    return _companions(folder, _OF_A_TOKENIZER)
+
+
+def _copied(files: Iterable[Path], folder: Path) -> list[str]:
+    return [Path(shutil.copyfile(file, folder / file.name)).name for file in files]
+
+
+def _companions(folder: Path, starts: tuple[str, ...]) -> list[Path]:
+    return [
+        file
+        for file in sorted(folder.iterdir())
+        if file.name.startswith(starts)
+        and file.name.endswith(_COMPANIONS)
+        and not file.name.endswith(_NOT_COMPANIONS)
+        and not file.name.startswith(".")
+        and file.name not in _RECORDS
+        and file.is_file()
+    ]
 
 
 def companion_folder(base_side: Checkpoint, tuned_side: Opened, base: object, tuned: object) -> Path:

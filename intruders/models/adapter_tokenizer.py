@@ -1,0 +1,60 @@
+"""The tokenizer that an adapter was trained with, where it differs from its base's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ..checkpoints.adapters.peft_adapter import ADAPTER_CONFIG
+from ..checkpoints.writing.companions import files_of_tokenizer
+from ..checkpoints.writing.training_record import training_record
+from ..errors import CheckpointError
+from .loading import load_tokenizer
+
+
+def own_tokenizer_files(source: str) -> list[Path]:
+    """Return the files of the tokenizer that lies beside an adapter; none beside one that a run of ours trained.
+
+    Other trainers may have given it a chat template or further tokens. A run of ours keeps its base's.
+    """
+    folder = Path(source).expanduser()
+    try:
+        is_adapter = (folder / ADAPTER_CONFIG).is_file()
+    except (OSError, ValueError):  # a Hub id, a sum of models, or no path at all
+        return []
+    if not is_adapter or training_record(folder) is not None:
+        return []
+    return files_of_tokenizer(folder)
+
+
+def as_trained(tokenizer: Any, source: str, model: Any) -> tuple[Any, list[str]]:
+    """Return the tokenizer that an adapter was trained with, and notes if it is not its base's.
+
+    Args:
+      tokenizer: the base's.
+      source: the adapter.
+      model: that the tokens are for. A token beyond its embeddings cannot be read, so then only the chat template is
+        taken.
+    """
+    if not own_tokenizer_files(source):
+        return tokenizer, []
+    try:
+        own = load_tokenizer(str(Path(source).expanduser()))
+    except CheckpointError:
+        note = (
+            f"transformers cannot load the tokenizer beside adapter {source!r}, so its base's is used; results are "
+            "wrong if the adapter was trained with another chat template or other tokens"
+        )
+        return tokenizer, [note]
+    template = getattr(own, "chat_template", None)
+    has_template = template is not None and template != getattr(tokenizer, "chat_template", None)
+    tokens = own.get_vocab()
+    has_tokens = tokens != tokenizer.get_vocab()
+    if has_tokens and max(tokens.values(), default=0) < model.get_input_embeddings().num_embeddings:
+        if template is None:
+            own.chat_template = getattr(tokenizer, "chat_template", None)
+        return own, [f"the tokenizer is that of adapter {source!r}, whose tokens differ from its base's"]
+    if not has_template:
+        return tokenizer, []
+    tokenizer.chat_template = template
+    return tokenizer, [f"the chat template is that of adapter {source!r}, which differs from its base's"]
