@@ -5,26 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..checkpoints.adapters.peft_adapter import ADAPTER_CONFIG
-from ..checkpoints.writing.companions import files_of_tokenizer
-from ..checkpoints.writing.training_record import training_record
+from ..checkpoints.writing.own_tokenizer import own_tokenizer_files
 from ..errors import CheckpointError
 from .loading import load_tokenizer
-
-
-def own_tokenizer_files(source: str) -> list[Path]:
-    """Return the files of the tokenizer that lies beside an adapter; none beside one that a run of ours trained.
-
-    Other trainers may have given it a chat template or further tokens. A run of ours keeps its base's.
-    """
-    folder = Path(source).expanduser()
-    try:
-        is_adapter = (folder / ADAPTER_CONFIG).is_file()
-    except (OSError, ValueError):  # a Hub id, a sum of models, or no path at all
-        return []
-    if not is_adapter or training_record(folder) is not None:
-        return []
-    return files_of_tokenizer(folder)
 
 
 def as_trained(tokenizer: Any, source: str, model: Any) -> tuple[Any, list[str]]:

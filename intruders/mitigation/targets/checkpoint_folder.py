@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from ...checkpoints.adapters.adapter import Adapter
 from ...checkpoints.opening.open import Opened
 from ...checkpoints.stored.checkpoint import Checkpoint
+from ...checkpoints.stored.locate import locate
 from ...checkpoints.writing.companions import companion_folder, write_companions
 from ...checkpoints.writing.merged import Elsewhere, planned_checkpoint
+from ...checkpoints.writing.own_tokenizer import copy_own_tokenizer
 from ...checkpoints.writing.shards import write_checkpoint
 from ...system.progress import Progress
 from .target import ChangedMatrix, Cut
@@ -26,6 +30,7 @@ class CheckpointContent:
     tuned: Opened
     companions: Path  # where config and tokenizer are
     shard_bytes: int
+    adapter: Path | None = None  # its folder, which may have another tokenizer
 
     @classmethod
     def of(
@@ -33,7 +38,11 @@ class CheckpointContent:
     ) -> CheckpointContent:
         """Build the target; raise CheckpointError if the tuned side cannot be written as a complete model."""
         planned_checkpoint(base, tuned, {})
-        return cls(base, tuned, companion_folder(base, tuned, *sources), shard_bytes)
+        companions, adapter = companion_folder(base, tuned, *sources), None
+        given = sources[0] if sources[1] is None else sources[1]  # an adapter may come alone
+        if isinstance(tuned, Adapter) and isinstance(given, str | os.PathLike):
+            adapter = locate(os.fspath(given))
+        return cls(base, tuned, companions, shard_bytes, adapter)
 
     def write(
         self, folder: Path, changed: Mapping[str, ChangedMatrix], elsewhere: Elsewhere, progress: Progress
@@ -47,5 +56,13 @@ class CheckpointContent:
         )
         largest = max(tensors, key=lambda tensor: tensor.nbytes)
         write_companions(self.companions, folder, largest.dtype, is_gguf=whole.format == "gguf")
+        if self.adapter is not None:
+            copy_own_tokenizer(self.adapter, folder, rows=self._tokens())
         write_checkpoint(folder, tensors, shard_bytes=self.shard_bytes, progress=partial(progress, "write"))
         return Cut()
+
+    def _tokens(self) -> int:
+        """The number of tokens that the model has embeddings for, as its config says; 0 if it does not."""
+        config = self.base.config or {}
+        number = config.get("text_config", config).get("vocab_size")
+        return number if isinstance(number, int) else 0

@@ -20,6 +20,7 @@ from intruders.mitigation.remedies.interpolate import Interpolate
 from intruders.mitigation.write_at_scale import write_at_scale
 from tests.checkpoints.models import merged_weights, randomize_adapter, saved, tiny_gpt2, tiny_llama
 from tests.checkpoints.stored.test_matrices import tiny_mixtral
+from tests.experiments.heal.healed_models import llama_and_adapter
 from tests.mitigation.hot import deviation, hot_llama, medium_llama, places_of_intruders, scaled
 from tests.tiny import character_tokenizer
 
@@ -326,3 +327,21 @@ def test_experts_that_the_base_has_one_by_one_are_written_and_audited_again(tmp_
                 scaled(new, places_of_intruders(old, new), 0.3) if wanted_name in changed else new.double()
             )
             assert deviation(found[name] if part is None else found[name][part], wanted) < CLOSE, wanted_name
+
+
+@pytest.mark.parametrize("tokens", [[], ["<|im|>"]])
+def test_a_merged_checkpoint_has_the_template_that_its_adapter_was_trained_with(
+    tokens: list[str], tmp_path: Path
+) -> None:
+    """And the tokens, unless the embedding has no row for one of them."""
+    from transformers import AutoTokenizer
+
+    base, tuned = llama_and_adapter(tmp_path)
+    own = AutoTokenizer.from_pretrained(base)
+    own.chat_template = "{{ messages[0]['content'] }}"
+    own.add_special_tokens({"additional_special_tokens": tokens})
+    own.save_pretrained(tuned)
+    write_at_scale(base, tuned, 0.5, tmp_path / "half", form="checkpoint")
+    written = AutoTokenizer.from_pretrained(tmp_path / "half")
+    assert written.chat_template == own.chat_template
+    assert written.get_vocab() == AutoTokenizer.from_pretrained(base).get_vocab()
