@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -39,5 +40,6 @@ def as_trained(tokenizer: Any, source: str, model: Any) -> tuple[Any, list[str]]
         return own, [f"the tokenizer is that of adapter {source!r}, whose tokens differ from its base's"]
     if not has_template:
         return tokenizer, []
-    tokenizer.chat_template = template
-    return tokenizer, [f"the chat template is that of adapter {source!r}, which differs from its base's"]
+    written_so = copy.copy(tokenizer)  # the base may go on to be measured with its own
+    written_so.chat_template = template
+    return written_so, [f"the chat template is that of adapter {source!r}, which differs from its base's"]

@@ -67,6 +67,7 @@ def test_messages_are_written_by_the_template_that_the_adapter_was_trained_with(
     before = open_language_model(base)
     for other in (open_language_model(tuned, base), put_on(before, tuned, base)):
         assert ids_of(other.tokenizer) == ids_as_trained(trained_with)
+    assert before.tokenizer.chat_template == of_base
 
 
 def test_the_bases_own_tokenizer_stays_where_the_adapters_is_the_same_or_has_no_template(
