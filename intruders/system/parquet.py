@@ -11,11 +11,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pyarrow as pa
 
+_HARDER = 12  # of zstd's 22 levels; beyond it a table of vectors takes seconds
 _NONE: Mapping[bytes, object] = MappingProxyType({})
 
 
 def parquet_bytes(
-    table: pa.Table, documents: Mapping[bytes, object] = _NONE, *, only_texts: bool = False
+    table: pa.Table,
+    documents: Mapping[bytes, object] = _NONE,
+    *,
+    only_texts: bool = False,
+    is_small: bool = False,
 ) -> bytes:
     """Return the table as the content of a Parquet file.
 
@@ -24,6 +29,8 @@ def parquet_bytes(
       documents: JSON values by the key that :func:`document_in` finds them under.
       only_texts: Whether only columns of text have dictionaries. Names repeat, and a dictionary of them saves most of
         a file; one of numbers, which differ, adds to it.
+      is_small: Whether the size counts more than the time to write, as for tables that are published: fractions are
+        split into their bytes, and compressed harder. It needs ``only_texts``.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -36,8 +43,16 @@ def parquet_bytes(
             }
         )
     texts = [column.name for column in table.schema if pa.types.is_string(column.type)]
+    fractions = [column.name for column in table.schema if pa.types.is_floating(column.type)]
     content = io.BytesIO()
-    pq.write_table(table, content, compression="zstd", use_dictionary=texts if only_texts else True)
+    pq.write_table(
+        table,
+        content,
+        compression="zstd",
+        compression_level=_HARDER if is_small else None,
+        use_dictionary=texts if only_texts else True,
+        use_byte_stream_split=(fractions if is_small else []) or False,
+    )
     return content.getvalue()
 
 

@@ -22,7 +22,9 @@ def to_parquet(table: str, rows: list[dict[str, Any]]) -> bytes:
     arrow = pa.Table.from_pylist(
         [{name: row.get(name) for name in COLUMNS[table]} for row in rows], arrow_schema(table)
     )
-    return parquet_bytes(arrow, {METADATA_KEY: {"schema": SCHEMA, "table": table}}, only_texts=True)
+    return parquet_bytes(
+        arrow, {METADATA_KEY: {"schema": SCHEMA, "table": table}}, only_texts=True, is_small=True
+    )
 
 
 def read_rows(file: Path) -> list[dict[str, Any]]:
