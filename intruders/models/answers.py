@@ -26,7 +26,7 @@ from .token_losses import losses_and_hits
 from .tuned_model import OpenedModel
 
 _BATCH = 32  # examples that are measured together, where nothing else is asked for
-_AT_A_LOOK = 16  # examples that are looked at before it is asked whether enough can be right
+_AT_A_LOOK = 16  # answers that are generated before it is asked whether enough can be right
 BEYOND_TARGET = 16  # tokens that an answer may have more than its target, whatever else is asked for
 
 
@@ -46,28 +46,23 @@ def outcomes_until_decided(
 ) -> list[bool | None]:
     """Return :func:`outcomes`, with None for those that were not asked because ``accuracy`` is out of reach.
 
-    As soon as too many answers are wrong, no further target is read and no further answer is generated. An untrained
-    model, which writes on to its limit, is told from a trained one by the first few.
+    As soon as too many answers are wrong, no further one is generated. An untrained model, which writes on to its
+    limit, is told from a trained one by a few answers.
     """
     if task.kind == "classification":
         return [*outcomes(opened, task, examples)]
-    encoded = _encoded(opened, examples)
-    every = range(len(examples))
-    right: list[bool | None] = [None] * len(examples)
-    for part in filter(len, (every[:_AT_A_LOOK], every[_AT_A_LOOK:])):
-        settled = _targets(opened, [encoded[row] for row in part], _BATCH).right or []
-        for row, is_settled in zip(part, settled, strict=True):
-            right[row] = is_settled or None
-        open_rows = [row for row in part if right[row] is None]
-        for start in range(0, len(open_rows), _AT_A_LOOK):
-            rows = open_rows[start : start + _AT_A_LOOK]
-            # On a processor, autocast would cast every weight anew for every token.
-            with torch.autocast("cpu", enabled=False):
-                given = _answers_of(opened, task, examples, rows, _AT_A_LOOK)
-            for row, answer in given.items():
-                right[row] = is_right(task, examples[row], answer.text)
-            if (len(right) - right.count(False)) / len(right) < accuracy:
-                return right
+    settled = _targets(opened, examples, _BATCH).right or []
+    right: list[bool | None] = [is_settled or None for is_settled in settled]
+    open_rows = [row for row, is_settled in enumerate(settled) if not is_settled]
+    for start in range(0, len(open_rows), _AT_A_LOOK):
+        rows = open_rows[start : start + _AT_A_LOOK]
+        # On a processor, autocast would cast every weight anew for every token.
+        with torch.autocast("cpu", enabled=False):
+            given = _answers_of(opened, task, examples, rows, _AT_A_LOOK)
+        for row, answer in given.items():
+            right[row] = is_right(task, examples[row], answer.text)
+        if (len(right) - right.count(False)) / len(right) < accuracy:
+            break
     return right
 
 
@@ -97,7 +92,7 @@ def graded(
     """
     if task.kind == "classification":
         return _classes(opened, labels or task.labels, examples, batch_size)
-    targets = _targets(opened, _encoded(opened, examples), batch_size)
+    targets = _targets(opened, examples, batch_size)
     if not answers:
         return replace(targets, right=None)
     # Where every next token of the target is the most likely one, greedy generation gives just the target:
@@ -243,16 +238,12 @@ def _generate(
     return answers
 
 
-def _encoded(opened: OpenedModel, examples: Sequence[Example]) -> list[dict[str, list[int]]]:
-    """Encode prompts and targets, a row an example."""
-    return encode_completions(opened.tokenizer, examples, opened.context, where="rows to score", trains=False)
-
-
 @torch.no_grad()
-def _targets(opened: OpenedModel, rows: Sequence[dict[str, list[int]]], batch_size: int) -> Graded:
+def _targets(opened: OpenedModel, examples: Sequence[Example], batch_size: int) -> Graded:
     """Measure each target's loss, and whether each token is the most likely one given those before it."""
     model, tokenizer = opened.model, opened.tokenizer
-    losses, tokens, right = [0.0] * len(rows), [0] * len(rows), [False] * len(rows)
+    losses, tokens, right = [0.0] * len(examples), [0] * len(examples), [False] * len(examples)
+    rows = encode_completions(tokenizer, examples, opened.context, where="rows to score", trains=False)
     device = next(model.parameters()).device
     with evaluating(model):
         for chosen, batch in batches_by_length(rows, tokenizer, batch_size, device):
