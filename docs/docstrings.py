@@ -30,14 +30,14 @@ class Docstrings(griffe.Extension):
 def _link_roles(parent: griffe.Object, package: str) -> None:
     if parent.docstring is not None:
         parent.docstring.value = _ROLE.sub(
-            lambda role: _link(role[2], package, role[1]), parent.docstring.value
+            lambda role: _link(role[2], package, is_short=bool(role[1])), parent.docstring.value
         )
     for member in parent.members.values():
         if isinstance(member, griffe.Object):  # and no alias: what it names is changed where it is
             _link_roles(member, package)
 
 
-def _link(name: str, package: str, is_short: str) -> str:
+def _link(name: str, package: str, *, is_short: bool) -> str:
     """Return a link to what a page describes; another name stays code."""
     path = name if name.partition(".")[0] == package else f"{package}.{name.removeprefix('.')}"
     shown = name.rpartition(".")[2] if is_short else name

@@ -12,7 +12,7 @@ import os
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, chdir, contextmanager, redirect_stderr, redirect_stdout
 from multiprocessing.context import ForkProcess
 from pathlib import Path
@@ -97,3 +97,17 @@ def _logs_on(stream: TextIO) -> Iterator[None]:
     finally:
         for handler, old in before.items():
             handler.setStream(old)
+
+
+def without_loading(
+    modules: Sequence[str], *commands: Sequence[str | Path], before: str = ""
+) -> subprocess.CompletedProcess[str]:
+    """Run commands one after another in one new process, after the code ``before``; it fails if it loads a module."""
+    words = [list(map(str, command)) for command in commands]
+    script = (
+        f"import sys\n{before}"
+        "from intruders.cli.main import app\n"
+        f"for words in {words!r}: app(words, standalone_mode=False)\n"
+        f"assert not {set(modules)!r} & set(sys.modules)\n"
+    )
+    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import typer
@@ -13,6 +11,7 @@ from typer.testing import CliRunner
 from intruders.cli.advise import advise as command
 from intruders.errors import IntrudersError
 from intruders.studies.advice.advise import advise
+from tests.commands import without_loading
 from tests.made_up import made_up_audit
 from tests.studies.advice.advised import scale_document, topics, write, write_study
 from tests.studies.planted import matched, study
@@ -44,14 +43,7 @@ def test_a_saved_audit_and_a_study_are_advised_on_without_loading_torch(tmp_path
     audit.save(tmp_path / "audit.json")
     write(tmp_path / "scale.json", scale_document(audit, 0.36))
     folder = write_study(tmp_path / "study", study(runs=matched()))
-    commands = [["advise", str(tmp_path), "--study", str(folder)], ["advise", str(folder)]]
-    script = (
-        "import sys\n"
-        "from intruders.cli.main import app\n"
-        f"for words in {commands!r}: app(words, standalone_mode=False)\n"
-        "assert 'torch' not in sys.modules\n"
-    )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    done = without_loading(["torch"], ["advise", tmp_path, "--study", folder], ["advise", folder])
     assert done.returncode == 0, done.stderr
     assert "(audit)" in done.stdout
     assert "(study)" in done.stdout

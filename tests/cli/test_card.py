@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.commands import in_this_process
+from tests.commands import in_this_process, without_loading
 from tests.made_up import made_up_audit
 
 
@@ -42,12 +40,6 @@ def test_what_cannot_be_done_is_one_line_and_status_2(saved: Path, tmp_path: Pat
 def test_a_saved_audit_is_described_without_loading_torch(saved: Path, tmp_path: Path) -> None:
     """Which takes four times as long as the rest of the command."""
     commands = [["card", saved, tmp_path / "card.md"], ["report", saved, "--out", tmp_path / "report.html"]]
-    script = (
-        "import sys\n"
-        "from intruders.cli.main import app\n"
-        f"for words in {[list(map(str, words)) for words in commands]!r}: app(words, standalone_mode=False)\n"
-        "assert 'torch' not in sys.modules\n"
-    )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    done = without_loading(["torch"], *commands)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "report.html").is_file()

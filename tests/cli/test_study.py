@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from intruders.cli.main import app
 from intruders.studies.describe.runs import expand
-from tests.commands import in_this_process
+from tests.commands import in_this_process, without_loading
 from tests.studies.tiny_study import BRIEF, parsed, tiny_study
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -77,15 +77,13 @@ def test_a_dry_run_of_the_examples_needs_no_network_and_loads_no_model() -> None
     files = [
         str(EXAMPLES / f"{name}.yaml") for name in ("paper-roberta", "paper-llama", "small", "quickstart")
     ]
-    script = (
-        "import socket, sys\n"
+    no_network = (
+        "import socket\n"
         "def refused(*arguments, **named): raise AssertionError('a connection')\n"
         "socket.socket.connect = refused\n"
-        "from intruders.cli.main import app\n"
-        f"for file in {files!r}: app(['study', file, '--dry-run'], standalone_mode=False)\n"
-        "assert 'transformers' not in sys.modules and 'datasets' not in sys.modules\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    commands = [["study", file, "--dry-run"] for file in files]
+    done = without_loading(["transformers", "datasets"], *commands, before=no_network)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("runs (") == len(files)
 

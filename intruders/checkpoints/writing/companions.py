@@ -42,12 +42,12 @@ _RECORDS = {TRAINING, RUN, "heal.json", "intruders.json", "kept.json", "written.
 
 def copy_companions(source: Path, folder: Path) -> list[str]:
     """Copy what lies beside a model's weights (config, tokenizer, ...) from ``source``; the names copied."""
-    return _copied(_companions(source, ("",)), folder)
+    return copy_files(_companions(source, ("",)), folder)
 
 
 def copy_tokenizer(source: Path, folder: Path) -> list[str]:
     """Copy the files of a tokenizer, with its chat template, from ``source``; the names copied."""
-    return _copied(files_of_tokenizer(source), folder)
+    return copy_files(files_of_tokenizer(source), folder)
 
 
 def files_of_tokenizer(folder: Path) -> list[Path]:
@@ -55,7 +55,8 @@ def files_of_tokenizer(folder: Path) -> list[Path]:
     return _companions(folder, _OF_A_TOKENIZER)
 
 
-def _copied(files: Iterable[Path], folder: Path) -> list[str]:
+def copy_files(files: Iterable[Path], folder: Path) -> list[str]:
+    """Copy files into ``folder`` under their names; the names."""
     return [Path(shutil.copyfile(file, folder / file.name)).name for file in files]
 
 

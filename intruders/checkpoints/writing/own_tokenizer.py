@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from ...errors import CheckpointError
 from ..adapters.peft_adapter import ADAPTER_CONFIG
 from ..stored.json_file import read_json_object
-from .companions import files_of_tokenizer
+from .companions import copy_files, files_of_tokenizer
 from .training_record import training_record
 
 
@@ -38,8 +37,7 @@ def copy_own_tokenizer(source: str | Path, folder: Path, rows: int) -> None:
     files = own_tokenizer_files(source)
     if _last_token(files) >= rows:
         files = [file for file in files if file.name.startswith("chat_template")]
-    for file in files:
-        shutil.copyfile(file, folder / file.name)
+    copy_files(files, folder)
 
 
 def _last_token(files: Sequence[Path]) -> float:

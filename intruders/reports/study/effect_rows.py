@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import groupby
 
 from ...charts.text import number
 from ...studies.claims.shared.claim import CONTRADICTED, SUPPORTED, UNDECIDED, Effect, Finding
@@ -25,27 +23,25 @@ class EffectRow:
     lacking: str  # what would decide it; empty where it is decided
 
 
-def effect_groups(finding: Finding) -> Iterator[tuple[str, list[EffectRow]]]:
-    """Yield each base, task and part of the runs with its effects, those that the claim speaks of first.
+def effect_groups(finding: Finding) -> dict[str, list[EffectRow]]:
+    """Return the effects by base, task and part of the runs, those that the claim speaks of first.
 
     These are there also where they were not measured.
     """
     reported = [effect for effect in finding.effects if effect.expected is None]
-    every = [*finding.answers, *reported]
-    order = {where: at for at, where in enumerate(dict.fromkeys(effect.where for effect in every))}
-    for where, effects in groupby(
-        sorted(every, key=lambda each: order[each.where]), key=lambda each: each.where
-    ):
-        yield where, [_row(effect) for effect in effects]
+    groups: dict[str, list[EffectRow]] = {}
+    for effect in [*finding.answers, *reported]:
+        groups.setdefault(effect.where, []).append(_row(effect))
+    return groups
 
 
 def _row(effect: Effect) -> EffectRow:
     is_answer = effect.expected is not None
     return EffectRow(
-        what=f"{effect.what} over {effect.over}" if effect.over else effect.what,
+        what=effect.measured,
         estimate=number(effect.estimate),
         interval=interval_text(effect),
-        expected=f"{'above' if effect.expected == 1 else 'below'} 0" if is_answer else "-",
+        expected=effect.side or "-",
         seeds=effect.seeds,
         verdict=effect.decision if is_answer else _REPORTED,
         lacking=effect.lacking if is_answer else "",

@@ -71,8 +71,7 @@ def _verdict(answer: Effect) -> str:
 
 
 def _effect(answer: Effect) -> str:
-    expected = "below 0" if answer.expected == -1 else "above 0"
-    return f"{answer.what}: {said(answer.over_seeds, answer.digits)}; {expected}"
+    return f"{answer.what}: {said(answer.over_seeds, answer.digits)}; {answer.side}"
 
 
 def _bases(results: Results) -> str:

@@ -92,7 +92,7 @@ def _answer(answer: Effect) -> dict[str, Any]:
         "what": answer.what,
         "decision": answer.decision,
         **_ends(answer.over_seeds),
-        "expected": "below 0" if answer.expected == -1 else "above 0",
+        "expected": answer.side,
         "seeds": int(answer.seeds),
         "p_adjusted": answer.adjusted,
         "lacking": answer.lacking,

@@ -317,7 +317,7 @@ def test_every_effect_of_a_claim_has_its_verdict(study: Study) -> None:
     several = dataclasses.replace(
         finding("structure", False), answers=effects, effects=[*effects[:2], reported]
     )
-    groups = dict(effect_groups(several))
+    groups = effect_groups(several)
     assert list(groups) == ["base on task, fast", "base on task, mild"]
     told = [(row.what, row.expected, row.verdict, row.lacking) for rows in groups.values() for row in rows]
     assert told == [

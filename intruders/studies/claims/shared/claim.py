@@ -56,8 +56,17 @@ class Effect:
 
     @property
     def name(self) -> str:
-        over = f" over {self.over}" if self.over else ""
-        return f"{self.where}: {self.what}{over}" if self.where else f"{self.what}{over}"
+        return f"{self.where}: {self.measured}" if self.where else self.measured
+
+    @property
+    def measured(self) -> str:
+        """What was measured, and over what, where that is not seeds."""
+        return f"{self.what} over {self.over}" if self.over else self.what
+
+    @property
+    def side(self) -> str:
+        """The side of zero that the claim expects, in words; empty where it expects none."""
+        return {1: "above 0", -1: "below 0", None: ""}[self.expected]
 
     @property
     def estimate(self) -> float:
