@@ -49,7 +49,7 @@ def _row(effect: Effect) -> EffectRow:
 
 
 def parts_text(finding: Finding) -> str:
-    """Return how the effects of a claim were decided, where that is not one word for all: 2 of 12 effects supported."""
+    """Return how the effects of a claim were decided: 2 supported, 10 undecided of 12 effects; empty for one word."""
     decisions = [answer.decision for answer in finding.answers]
     if len(set(decisions)) < 2:
         return ""
