@@ -73,13 +73,13 @@ def measure(kind: str, tokens: int, dtype: str) -> dict[str, float]:
             return timed(lambda number: objective.gradient(number, 3.0))
     from peft import PeftModel
 
-    from intruders.checkpoints.stored.demo_models import resolved_adapter
+    from intruders.checkpoints.stored.locate import locate
     from intruders.models.encoding import PadRight, pad_token_id
     from intruders.models.tuned_model import open_language_model
 
     opened = open_language_model("smollm2-135m")
     model: Any = PeftModel.from_pretrained(
-        opened.model, resolved_adapter("smollm2-135m-lora"), is_trainable=True
+        opened.model, locate("smollm2-135m-lora"), is_trainable=True
     )
     pad = PadRight(pad_token_id(opened.tokenizer))
     texts = [{"input_ids": ids, "labels": ids} for ids in encoded_texts(opened, corpora, tokens)]

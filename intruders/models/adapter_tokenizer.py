@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-from pathlib import Path
 from typing import Any
 
+from ..checkpoints.stored.locate import locate
 from ..checkpoints.writing.own_tokenizer import own_tokenizer_files
 from ..errors import CheckpointError
 from .loading import load_tokenizer
@@ -23,7 +23,7 @@ def as_trained(tokenizer: Any, source: str, model: Any) -> tuple[Any, list[str]]
     if not own_tokenizer_files(source):
         return tokenizer, []
     try:
-        own = load_tokenizer(str(Path(source).expanduser()))
+        own = load_tokenizer(str(locate(source)))
     except CheckpointError:
         note = (
             f"transformers cannot load the tokenizer beside adapter {source!r}, so its base's is used; results are "

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..checkpoints.stored.locate import locate
 from ..checkpoints.writing.training_record import training_record
 
 
@@ -26,7 +27,7 @@ class FinetunedFolder:
         Raises:
           ResultFileError: the record cannot be read.
         """
-        record = training_record(Path(source).expanduser())
+        record = training_record(locate(str(source)))
         if record is None:
             return None
         config, task = _part(record, "config"), _part(record, "task")

@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from ..checkpoints.opening.many_sources import digest_of
+from ..checkpoints.stored.locate import locate
 from ..errors import CheckpointError, PairingError, first_line, some_of
 from .base_model import base_model_location
 from .task_fit import adapter_config
@@ -32,7 +33,7 @@ def adapted(model: nn.Module, source: str, location: str, *, merged: bool) -> tu
     """
     from peft import PeftModel, load_peft_weights
 
-    folder = str(Path(source).expanduser())
+    folder = str(locate(source))
     notes = []
     try:
         stored = load_peft_weights(folder, device="cpu")
@@ -174,5 +175,5 @@ def untrained_names(source: str, missing: Any) -> list[str]:
     """Return the weights that a base lacks and the adapter does not bring either."""
     from peft import load_peft_weights
 
-    brought = list(load_peft_weights(str(Path(source).expanduser()), device="cpu"))
+    brought = list(load_peft_weights(str(locate(source)), device="cpu"))
     return [name for name in missing if not any(key.endswith(f".{name}") for key in brought)]

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..checkpoints.adapters.peft_adapter import ADAPTER_CONFIG
 from ..checkpoints.stored.json_file import read_json_object
+from ..checkpoints.stored.locate import locate
 from ..data.task import Task
 from ..errors import CheckpointError, SettingError, first_line
 
@@ -49,16 +50,16 @@ def refuse_masked(source: str, location: str, task: Task) -> None:
 
 
 def adapter_config(source: str) -> dict[str, Any] | None:
-    """Return the settings of a PEFT adapter in a folder; None if it has no adapter."""
-    file = Path(source).expanduser() / ADAPTER_CONFIG
+    """Return the settings of a PEFT adapter, in a folder or on the hub; None for another model."""
+    file = locate(source) / ADAPTER_CONFIG
     return read_json_object(file) if file.is_file() else None
 
 
 def is_classifier(source: str, adapter: dict[str, Any] | None) -> bool:
-    """Return whether a model folder, or an adapter, was trained as a sequence classifier."""
+    """Return whether a model, or an adapter, was trained as a sequence classifier."""
     if adapter is not None:
         return adapter.get("task_type") == "SEQ_CLS"
-    file = Path(source).expanduser() / "config.json"
+    file = locate(source) / "config.json"
     architectures = read_json_object(file).get("architectures") if file.is_file() else None
     return any(name.endswith("ForSequenceClassification") for name in architectures or [])
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..checkpoints.stored.demo_models import resolved_adapter
+from ..checkpoints.adapters.adapter_config import AdapterConfig
 from ..data.task import Task
 from ..errors import CheckpointError, SettingError
 from .adapter_tokenizer import as_trained
@@ -52,7 +52,6 @@ def open_language_model(
     A fine-tuned classifier is measured with its own encoder under the language-model head of its base, which
     fine-tuning left alone. Raises CheckpointError when the model cannot be loaded, or when its base has no such head.
     """
-    source = resolved_adapter(source)
     with quiet_transformers():
         adapter = adapter_config(source)
         location = base_location(source, base)
@@ -121,7 +120,6 @@ def open_for_task(
     Raises SettingError when the model is of another kind than the task, or was trained on other labels than the task
     has, and CheckpointError when it has no trained head, or the label of an output is unknown.
     """
-    source = resolved_adapter(source)
     with quiet_transformers():
         adapter = adapter_config(source)
         location = base_location(source, base)
@@ -169,11 +167,10 @@ def weights_of(source: str, base: str | None = None) -> list[str]:
 
 def base_location(source: str, base: str | None) -> str:
     """Return the location of the model that transformers loads first: an adapter's base, or ``source`` itself."""
-    source = resolved_adapter(source)
     adapter = adapter_config(source)
     if adapter is None:
         return base_model_location(source)
-    named = base or adapter.get("base_model_name_or_path")
+    named = base or AdapterConfig(adapter, source).base_source
     if not named:
         raise CheckpointError(f"adapter {source!r} does not name its base; pass it with --base")
     try:

@@ -143,7 +143,7 @@ def test_what_cannot_be_measured_is_said(place: Path, tmp_path: Path) -> None:
         evaluate(str(place / "llama"))
     with pytest.raises(SettingError, match=r"trained on 2 labels, and 'assignment' of task 'pydoc-topics-1'"):
         evaluate(str(place / "bert-lora"), scores=ScoreSettings(tasks=("pydoc-topics-1",)))
-    with pytest.raises(CheckpointError, match="is not a model folder"):
+    with pytest.raises(CheckpointError, match="does not exist; expected a path, a hub id"):
         evaluate(str(tmp_path / "none"), losses=LossSettings(texts))
     headless = tmp_path / "headless"
     AutoModel.from_pretrained(place / "bert").save_pretrained(headless)

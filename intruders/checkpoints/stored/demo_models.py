@@ -75,11 +75,6 @@ LANGUAGE_ADAPTER = DemoAdapter("smollm2-135m-lora", "smollm2-135m")
 DEMO_ADAPTERS = {adapter.alias: adapter for adapter in (DEMO_ADAPTER, LANGUAGE_ADAPTER)}
 
 
-def resolved_adapter(source: str) -> str:
-    """The folder of a demo adapter for its alias; any other source as it is."""
-    return str(DEMO_ADAPTERS[source].folder) if source in DEMO_ADAPTERS else source
-
-
 def demo_model_path(alias: str) -> Path:
     """Return the path for an alias: the de-quantized copy if it exists, the package's own otherwise."""
     model = DEMO_MODELS[alias]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from pathlib import Path
 
 from ...errors import CheckpointError, some_of
@@ -18,6 +19,8 @@ _FILE_ENDING = re.compile(r"\.(?:safetensors|bin|pt|pth|ckpt|gguf|json)$")
 
 def locate(source: str) -> Path:
     """The file or folder that ``source`` stands for; a hub id is downloaded into the hub's own cache.
+
+    A hub id means one commit for as long as the process runs.
 
     Raises:
       CheckpointError: nothing is there, or the hub has no such model or cannot be reached.
@@ -48,10 +51,14 @@ def locate(source: str) -> Path:
             f"'{source}' does not exist; expected a path, a hub id such as 'org/model' or "
             f"'org/model@revision', or one of {some_of(sorted([*DEMO_MODELS, *DEMO_ADAPTERS]))}"
         )
-    return _download(*asked)
+    from huggingface_hub import constants
+
+    return _downloaded(*asked, constants.HF_HUB_CACHE)
 
 
-def _download(hub_id: str, revision: str | None) -> Path:
+@cache
+def _downloaded(hub_id: str, revision: str | None, _folder: str) -> Path:
+    """Return the folder of a repository's files in the hub's cache, which is at ``_folder``."""
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from ...errors import CheckpointError
 from ..adapters.peft_adapter import ADAPTER_CONFIG
 from ..stored.json_file import read_json_object
+from ..stored.locate import locate
 from .companions import copy_files, files_of_tokenizer
 from .training_record import training_record
 
@@ -18,12 +19,11 @@ def own_tokenizer_files(source: str | Path) -> list[Path]:
 
     A run of ours keeps its base's tokenizer.
     """
-    folder = Path(source).expanduser()
     try:
-        is_adapter = (folder / ADAPTER_CONFIG).is_file()
-    except (OSError, ValueError):  # a Hub id, a sum of models, or no path at all
+        folder = locate(str(source))
+    except CheckpointError:  # a sum of models
         return []
-    if not is_adapter or training_record(folder) is not None:
+    if not (folder / ADAPTER_CONFIG).is_file() or training_record(folder) is not None:
         return []
     return files_of_tokenizer(folder)
 

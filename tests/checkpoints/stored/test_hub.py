@@ -16,6 +16,7 @@ from intruders.errors import CheckpointError
 from intruders.reports.audit.audit_command import audit_command
 from intruders.reports.audit.model_card import card_section
 from tests.commands import in_this_process
+from tests.hub_cache import offline_hub, snapshot
 
 NAME = "model.layers.0.self_attn.q_proj.weight"
 COMMITS = {"main": "a" * 40, "v2": "b" * 40}
@@ -29,9 +30,7 @@ def base(scale: float = 1.0) -> torch.Tensor:
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Two commits of org/base, a branch and a tag, and one adapter that belongs to the tag."""
-    import huggingface_hub.constants
-
-    folder = tmp_path / "hub"
+    folder = offline_hub(tmp_path / "hub", monkeypatch)
     for scale, (revision, commit) in enumerate(COMMITS.items(), start=1):
         files = snapshot(folder, "org/base", revision, commit)
         save_file({NAME: base(scale)}, files / "model.safetensors")
@@ -45,18 +44,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     config = {"peft_type": "LORA", "r": 1, "lora_alpha": 1, "target_modules": ["q_proj"]}
     config |= {"base_model_name_or_path": "org/base", "revision": "v2"}
     (files / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(folder))
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     return folder
-
-
-def snapshot(hub: Path, repository: str, revision: str, commit: str) -> Path:
-    folder = hub / f"models--{repository.replace('/', '--')}"
-    files = folder / "snapshots" / commit
-    files.mkdir(parents=True)
-    (folder / "refs").mkdir(exist_ok=True)
-    (folder / "refs" / revision).write_text(commit, encoding="utf-8")
-    return files
 
 
 def audited(base: str | None, tuned: str) -> Audit:

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import huggingface_hub
 import pytest
 
-from intruders.checkpoints.stored.locate import locate
+from intruders.checkpoints.stored.locate import _downloaded, locate
 from intruders.errors import CheckpointError
 
 SPLIT = ["m-00001-of-00002.gguf", "m-00002-of-00002.gguf"]
@@ -25,6 +25,7 @@ def list_files(monkeypatch: pytest.MonkeyPatch, files: list[str]) -> list[list[s
         fetched.append(allow_patterns)
         return "somewhere"
 
+    _downloaded.cache_clear()  # a process asks the hub for an id once
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", model_info)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
     return fetched
