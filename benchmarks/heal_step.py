@@ -78,9 +78,7 @@ def measure(kind: str, tokens: int, dtype: str) -> dict[str, float]:
     from intruders.models.tuned_model import open_language_model
 
     opened = open_language_model("smollm2-135m")
-    model: Any = PeftModel.from_pretrained(
-        opened.model, locate("smollm2-135m-lora"), is_trainable=True
-    )
+    model: Any = PeftModel.from_pretrained(opened.model, locate("smollm2-135m-lora"), is_trainable=True)
     pad = PadRight(pad_token_id(opened.tokenizer))
     texts = [{"input_ids": ids, "labels": ids} for ids in encoded_texts(opened, corpora, tokens)]
     batches = [pad(texts), pad(encoded_examples(opened, task, task.train[:8], []))]

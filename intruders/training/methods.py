@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from ..checkpoints.adapters.adapter_config import fields_of_base
 from ..checkpoints.adapters.starts import changes_the_base
 from ..checkpoints.stored.matrices import holds_experts
 from ..errors import SettingError
@@ -206,6 +207,11 @@ def _adapted(model: nn.Module, config: FinetuneConfig, kind: Kind) -> nn.Module:
             f"target_modules {targets!r} match no module of {config.base!r}; "
             "expected all-linear or names such as q_proj"
         ) from error
+    named = fields_of_base(config.base)
+    if "revision" in named:  # which was loaded from a folder of this machine, and PEFT has noted that
+        of_peft: Any = adapted.peft_config
+        for name, value in named.items():
+            setattr(of_peft["default"], name, value)
     if config.method == "milora":
         start_from_smallest(adapted)
     if config.kind_of_method.freezes_a:

@@ -58,7 +58,10 @@ def test_a_tilde_that_the_shell_left_is_the_home(
 def test_errors_are_one_line(place: Path, tmp_path: Path) -> None:
     cases = [
         (["evaluate", str(place / "llama")], "nothing to measure"),
-        (["evaluate", str(tmp_path / "none"), "--loss-on", "pydoc"], "does not exist; expected a path, a hub id"),
+        (
+            ["evaluate", str(tmp_path / "none"), "--loss-on", "pydoc"],
+            "does not exist; expected a path, a hub id",
+        ),
         (["evaluate", str(place / "llama"), "--loss-on", "nowhere"], "corpus 'nowhere' is not known"),
         (["evaluate", str(place / "bert"), "--loss-on", "pydoc"], "no masked-language-model head"),
     ]

@@ -16,6 +16,14 @@ from ..stored.hub import split_revision
 _MOST_STEPS = 1e9
 
 
+def fields_of_base(source: str) -> dict[str, str]:
+    """Return how an adapter's config names a base: PEFT has the revision of a hub id in a field of its own."""
+    repository, revision = split_revision(source) or (source, None)
+    if revision is None or Path(source).exists():
+        return {"base_model_name_or_path": source}
+    return {"base_model_name_or_path": repository, "revision": revision}
+
+
 class AdapterConfig:
     """A config whose values are checked when they are asked for, under the name of where it came from."""
 

@@ -17,6 +17,7 @@ from typing import Any
 from torch import Tensor
 
 from ...checkpoints.adapters.adapter import Adapter
+from ...checkpoints.adapters.adapter_config import fields_of_base
 from ...checkpoints.adapters.peft_adapter import ADAPTER_CONFIG
 from ...checkpoints.opening.model_sum import parts_of
 from ...checkpoints.opening.open import Opened
@@ -50,6 +51,7 @@ class NewLoraContent:
     pairs: list[PairedMatrix]
     names: dict[str, str]  # the base's weight -> that of the model that PEFT puts the adapter on
     rank: int | None
+    task_type: str | None  # as PEFT names it
 
     @classmethod
     def of(cls, base: Checkpoint, tuned: Opened, rank: Rank) -> NewLoraContent:
@@ -80,7 +82,7 @@ class NewLoraContent:
                 f"'{tuned.source}' changes '{unnamed}', and the class that its config names has no weight that is "
                 "known to be the same, so PEFT would not find it; write a checkpoint (--as checkpoint)"
             )
-        return cls(base, pairs, names, rank)
+        return cls(base, pairs, names, rank, _task_type(tuned))
 
     def write(
         self, folder: Path, changed: Mapping[str, ChangedMatrix], elsewhere: Elsewhere, progress: Progress
@@ -122,7 +124,7 @@ class NewLoraContent:
         pattern = {f"^{re.escape(name)}": rank for name, rank in modules.items() if rank != usual}
         return {
             "peft_type": "LORA",
-            "base_model_name_or_path": self.base.source,
+            **fields_of_base(self.base.source),
             "r": usual,
             "lora_alpha": usual,
             "rank_pattern": pattern,
@@ -133,8 +135,21 @@ class NewLoraContent:
             "fan_in_fan_out": any(name in self.base.input_first for name in ranks),
             "init_lora_weights": True,
             "inference_mode": True,
-            "task_type": None,
+            "task_type": self.task_type,
         }
+
+
+def _task_type(tuned: Opened) -> str | None:
+    """Return the task of a causal language model, without which PEFT's automatic classes refuse an adapter.
+
+    Of a classifier, whose head is not in the adapter, it is None.
+    """
+    if not isinstance(tuned, Checkpoint):
+        return None
+    architectures = (tuned.config or {}).get("architectures")
+    names = architectures if isinstance(architectures, list) else []
+    is_causal = any(str(name).endswith(("ForCausalLM", "LMHeadModel")) for name in names)
+    return "CAUSAL_LM" if is_causal else None
 
 
 def _is_linear(base: Checkpoint, name: str) -> bool:
