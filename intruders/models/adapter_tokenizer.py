@@ -34,7 +34,7 @@ def as_trained(tokenizer: Any, source: str, model: Any) -> tuple[Any, list[str]]
     has_template = template is not None and template != getattr(tokenizer, "chat_template", None)
     tokens = own.get_vocab()
     has_tokens = tokens != tokenizer.get_vocab()
-    if has_tokens and max(tokens.values(), default=0) < model.get_input_embeddings().num_embeddings:
+    if has_tokens and max(tokens.values(), default=0) < len(model.get_input_embeddings().weight):
         if template is None:
             own.chat_template = getattr(tokenizer, "chat_template", None)
         return own, [f"the tokenizer is that of adapter {source!r}, whose tokens differ from its base's"]

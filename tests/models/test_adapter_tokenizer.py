@@ -14,8 +14,9 @@ from intruders.measures.measure_settings import ScoreSettings
 from intruders.models.encoding import encode_parts
 from intruders.models.model_digest import digest_of_model
 from intruders.models.tuned_model import open_for_task, open_language_model, put_on
-from tests.experiments.heal.healed_models import llama_and_adapter
+from tests.experiments.heal.healed_models import adapter_of, llama_and_adapter
 from tests.json_lines import write_rows
+from tests.tiny import save_llama
 
 TEMPLATE = (
     "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
@@ -95,6 +96,18 @@ def test_tokens_that_the_training_named_are_read_as_it_read_them(sides: tuple[st
     assert opened.notes[-1] == (
         f"the tokenizer is that of adapter {tuned!r}, whose tokens differ from its base's"
     )
+    assert opened.tokenizer.encode("<|im|>", add_special_tokens=False) == [rows - 1]
+
+
+def test_tokens_that_were_retrained_are_read_as_the_training_named_them(tmp_path: Path) -> None:
+    """PEFT wraps an embedding of which some rows are trained."""
+    base = save_llama(tmp_path / "base")
+    whole = AutoTokenizer.from_pretrained(base)
+    rows = len(whole)
+    shorter_by_one(str(base), whole)
+    tuned = adapter_of(base, tmp_path / "tuned", ("q_proj",), trainable_token_indices=[rows - 1])
+    give_tokenizer(tuned, str(base), None, ["<|im|>"])
+    opened = open_language_model(tuned, str(base))
     assert opened.tokenizer.encode("<|im|>", add_special_tokens=False) == [rows - 1]
 
 
