@@ -34,7 +34,7 @@ def adapted(model: nn.Module, source: str, location: str, *, merged: bool) -> tu
     from peft import PeftModel, load_peft_weights
 
     folder = str(locate(source))
-    notes = []
+    notes: list[str] = []
     try:
         stored = load_peft_weights(folder, device="cpu")
         _require_both_factors(source, stored)
@@ -59,7 +59,7 @@ def adapted(model: nn.Module, source: str, location: str, *, merged: bool) -> tu
             if merged:
                 _refuse_shared(source, wrapped)
             with_adapter: nn.Module = wrapped.merge_and_unload() if merged else wrapped.get_base_model()
-    except (ValueError, RuntimeError, OSError, KeyError) as error:
+    except (ValueError, RuntimeError, OSError, LookupError) as error:
         raise _unfit(source, location, error) from error
     if missing:
         notes.append(
@@ -111,16 +111,19 @@ def _refuse_shared(source: str, wrapped: nn.Module) -> None:
 
     uses: dict[int, list[str]] = {}
     adapted_to: dict[int, str] = {}
+    tied: list[str] = []  # retrained tokens of a head that is the embedding, which PEFT changes in both
     for name, module in wrapped.named_modules():
         weight = module._parameters.get("weight")
         if weight is not None and weight.device.type != "meta":
             uses.setdefault(weight.data_ptr(), []).append(name)
-        if isinstance(module, BaseTunerLayer):
+        if getattr(module, "tied_adapter", None) is not None:
+            tied.append(name)
+        elif isinstance(module, BaseTunerLayer):
             own = getattr(module.get_base_layer(), "weight", None)
             if isinstance(own, nn.Parameter) and own.device.type != "meta":
                 adapted_to[own.data_ptr()] = name
     for pointer, name in adapted_to.items():
-        others = [other for other in uses.get(pointer, []) if not other.startswith(name)]
+        others = [other for other in uses.get(pointer, []) if not other.startswith((name, *tied))]
         if others:
             raise PairingError(
                 f"adapter {source!r} changes '{_plain(name)}', whose weight is that of '{_plain(others[0])}' too; the "

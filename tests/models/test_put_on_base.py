@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from intruders.errors import CheckpointError, PairingError
 from intruders.models.loading import load_model
 from intruders.models.tuned_model import open_language_model
+from tests.checkpoints.models import change_config, moved
 from tests.tiny import save_gpt2
 
 
@@ -72,3 +73,28 @@ def test_a_note_tells_of_modules_that_an_adapter_has_no_weights_of(tmp_path: Pat
     tuned = with_renamed(tmp_path, "h.0.attn.")
     notes = open_language_model(tuned, str(tmp_path / "base")).notes
     assert any("asks for and has no weights of" in note for note in notes)
+
+
+def test_retrained_tokens_of_an_embedding_that_is_the_head_are_merged_as_peft_merges_them(
+    tmp_path: Path,
+) -> None:
+    """PEFT changes the rows of both, so that the adapter and its merge are one model."""
+    from peft import LoraConfig, PeftModel, get_peft_model
+
+    base = str(save_gpt2(tmp_path / "base"))
+    config = LoraConfig(r=2, target_modules=["c_attn"], trainable_token_indices=[5, 7], task_type="CAUSAL_LM")
+    model = get_peft_model(load_model(base, "causal"), config)
+    moved(model, 0.2, 1, only=lambda name, parameter: parameter.requires_grad)
+    model.save_pretrained(tmp_path / "tuned")
+    ids = torch.tensor([[5, 6, 7, 8]])
+    own: Any = PeftModel.from_pretrained(load_model(base, "causal"), tmp_path / "tuned").eval()
+    opened: Any = open_language_model(str(tmp_path / "tuned"), base, merged=True).model
+    with torch.no_grad():
+        torch.testing.assert_close(opened.eval()(ids).logits, own(ids).logits)
+
+
+def test_a_retrained_token_that_the_base_does_not_have_is_one_line(tmp_path: Path) -> None:
+    tuned = adapter(tmp_path, ["c_attn"])
+    change_config(Path(tuned), trainable_token_indices=[5000])
+    with pytest.raises(CheckpointError, match="cannot be put on its base by PEFT: index 5000"):
+        open_language_model(tuned, str(tmp_path / "base"))
