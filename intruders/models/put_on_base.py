@@ -14,6 +14,7 @@ from ..checkpoints.opening.many_sources import digest_of
 from ..checkpoints.stored.locate import locate
 from ..errors import CheckpointError, PairingError, first_line, some_of
 from .base_model import base_model_location
+from .resized_vocabulary import resize_as_stored
 from .task_fit import adapter_config
 
 _FACTOR = re.compile(r"(?P<module>.+)\.lora_(?P<factor>[AB])\.weight")
@@ -45,6 +46,7 @@ def adapted(model: nn.Module, source: str, location: str, *, merged: bool) -> tu
                 f"adapter {source!r} changes '{absent[0]}', which base {location!r} does not have; pass the base that "
                 "it was trained on with --base"
             )
+        notes += resize_as_stored(model, source, location, stored)
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
             wrapped: Any = PeftModel.from_pretrained(model, folder)
