@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from ..checkpoints.adapters.adapter import Adapter
@@ -84,27 +86,47 @@ def require_same_head(sides: tuple[Checkpoint, Opened]) -> None:
 
 
 def require_same_vocabulary(sides: tuple[Checkpoint, Opened]) -> None:
-    """Refuse a checkpoint that has more or fewer rows than its base in a tensor whose common rows were tuned.
+    """Refuse a tuned model with more or fewer rows than its base in a tensor that doses would have to lead to.
 
-    Such a tensor, an embedding that was resized, is no matrix of the base, so it would stay as tuned in every dose.
+    Such a tensor, an embedding that was resized, is no matrix of the base. In a checkpoint it would stay as tuned in
+    every dose, which is right only if the common rows are the base's. An adapter that stores one is added to the
+    base, which has no room for it.
 
     Raises:
       SettingError: it has.
     """
     base, tuned = sides
     if not isinstance(tuned, Checkpoint):
+        before, parts, _ = under_common_names(base, [part for part, _ in parts_of(tuned)])
+        for side in sides_of(before, parts):
+            for name, stored in side.tensors.items():
+                shape = before.shape(name)
+                if isinstance(side.acting.part, Adapter) and _is_resized(shape, stored.shape):
+                    raise _other_rows(side.acting.part.source, name, stored.shape, base, shape, "so")
         return
     for name, other in match_names(base.shapes(), tuned.shapes()).tuned_of.items():
-        before, after = base.shape(name), tuned.shape(other)
-        if len(before) != 2 or before == after or before[1:] != after[1:]:
+        shape, after = base.shape(name), tuned.shape(other)
+        if not _is_resized(shape, after):
             continue
-        rows = min(before[0], after[0])
+        rows = min(shape[0], after[0])
         if not torch.equal(base.read(name)[:rows].float(), tuned.read(other)[:rows].float()):
-            raise SettingError(
-                f"'{tuned.source}' has {after[0]:,} rows in '{other}' and '{base.source}' has {before[0]:,}, and the "
-                "common ones were tuned, so no dose leads from one to the other; resize the base to "
-                f"{after[0]:,} tokens (resize_token_embeddings), save it, and pass that"
-            )
+            why = "and the common ones were tuned, so"
+            raise _other_rows(tuned.source, other, after, base, shape, why)
+
+
+def _is_resized(before: Sequence[int], after: Sequence[int]) -> bool:
+    """Return whether two shapes are of matrices that differ in the number of their rows alone."""
+    return len(before) == len(after) == 2 and before[0] != after[0] and before[1] == after[1]
+
+
+def _other_rows(
+    source: str, name: str, after: Sequence[int], base: Checkpoint, before: Sequence[int], why: str
+) -> SettingError:
+    return SettingError(
+        f"'{source}' has {after[0]:,} rows in '{name}' and '{base.source}' has {before[0]:,}, {why} no dose leads "
+        f"from one to the other; resize the base to {after[0]:,} tokens (resize_token_embeddings), save it, and pass "
+        "that"
+    )
 
 
 def _is_among(name: str, names: set[str]) -> bool:

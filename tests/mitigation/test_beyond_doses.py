@@ -16,7 +16,7 @@ from intruders.models.loading import load_model, load_tokenizer
 from tests.checkpoints.models import moved, set_factors
 from tests.checkpoints.renamed_families import FAMILIES
 from tests.experiments.heal.healed_models import QUICK
-from tests.tiny import save_bert, save_gpt2
+from tests.tiny import save_bert, save_gpt2, save_llama
 
 TEXT = "The cat sat on the mat and looked at the birds. "
 COLUMNS = intruders.Columns(prompt="prompt", completion="completion", max_new_tokens=2)
@@ -122,6 +122,39 @@ def test_a_resized_embedding_is_refused_where_its_old_rows_were_tuned(folder: Pa
             healed(folder, name, f"{name}-healed")
     else:
         assert healed(folder, name, f"{name}-healed").form == "checkpoint"
+
+
+def test_an_adapter_with_new_tokens_is_measured_on_the_base_that_the_error_asks_for(tmp_path: Path) -> None:
+    """On the base as it is, the logits of the new tokens would be missing from every loss."""
+    from peft import LoraConfig, PeftModel, get_peft_model
+
+    save_llama(tmp_path / "base")
+    tokenizer = load_tokenizer(str(tmp_path / "base"))
+    rows = len(tokenizer) + 3
+    longer: Any = load_model(str(tmp_path / "base"), "causal")
+    longer.resize_token_embeddings(rows, mean_resizing=False)
+    for saved in (longer, tokenizer):
+        saved.save_pretrained(tmp_path / "longer")
+    model: Any = get_peft_model(longer, LoraConfig(r=2, target_modules=["q_proj", "v_proj"]))
+    set_factors(model, 0.3, 1)
+    model.save_pretrained(tmp_path / "tuned")
+    (tmp_path / "text.txt").write_text(TEXT)
+
+    def attributed(base: str) -> intruders.Attribution:
+        settings = intruders.AttributionSettings(nodes=5, check=0)
+        return intruders.attribute(
+            str(tmp_path / base), str(tmp_path / "tuned"), loss_on=tmp_path / "text.txt", settings=settings
+        )
+
+    with pytest.raises(SettingError, match=rf"has {rows} rows in .*; resize the base to {rows} tokens"):
+        attributed("base")
+    ids = torch.tensor([tokenizer(TEXT)["input_ids"]])
+    own: Any = PeftModel.from_pretrained(load_model(str(tmp_path / "longer"), "causal"), tmp_path / "tuned")
+    with torch.no_grad():
+        logits = own.eval()(ids).logits[0, :-1].double()
+    wanted = float(torch.nn.functional.cross_entropy(logits, ids[0, 1:]))
+    (rise,) = attributed("longer").rises
+    assert rise.tuned_loss == pytest.approx(wanted, abs=1e-5)
 
 
 def test_what_was_refused_stands_in_the_way_of_no_other_settings(folder: Path) -> None:
