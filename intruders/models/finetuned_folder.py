@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..checkpoints.opening.model_sum import is_sum
 from ..checkpoints.stored.locate import locate
 from ..checkpoints.writing.training_record import training_record
 
@@ -22,12 +23,12 @@ class FinetunedFolder:
 
     @classmethod
     def of(cls, source: str | Path) -> FinetunedFolder | None:
-        """Read the record in a folder; None for a model that no run of this package trained.
+        """Read the record in a folder; None for a model that no run of this package trained, and for a sum of models.
 
         Raises:
           ResultFileError: the record cannot be read.
         """
-        record = training_record(locate(str(source)))
+        record = None if is_sum(str(source)) else training_record(locate(str(source)))
         if record is None:
             return None
         config, task = _part(record, "config"), _part(record, "task")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoints.adapters.peft_adapter import ADAPTER_CONFIG
+from ..checkpoints.opening.model_sum import is_sum
 from ..checkpoints.stored.json_file import read_json_object
 from ..checkpoints.stored.locate import locate
 from ..data.task import Task
@@ -50,7 +51,16 @@ def refuse_masked(source: str, location: str, task: Task) -> None:
 
 
 def adapter_config(source: str) -> dict[str, Any] | None:
-    """Return the settings of a PEFT adapter, in a folder or on the hub; None for another model."""
+    """Return the settings of a PEFT adapter, in a folder or on the hub; None for another model.
+
+    Raises:
+      CheckpointError: it is a sum of models, which neither PEFT nor transformers loads.
+    """
+    if is_sum(source):
+        raise CheckpointError(
+            f"{source!r} is a sum of models or has a weight, and this measurement needs a plain model; write it with "
+            "'intruders scale BASE SUM --at 1 --out FOLDER', and pass that folder"
+        )
     file = locate(source) / ADAPTER_CONFIG
     return read_json_object(file) if file.is_file() else None
 

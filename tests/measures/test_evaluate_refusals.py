@@ -89,6 +89,18 @@ def _nothing_is_opened(*given: Any) -> Any:
     raise AssertionError(f"{given} is opened")
 
 
+def test_a_sum_is_refused_with_the_command_that_writes_it(place: Path, tmp_path: Path) -> None:
+    base, tuned = str(place / "llama"), str(place / "completer")
+    text = LossSettings((str(place / "one.txt"),), max_tokens=32)
+    for given in (f"{tuned}@0.5", f"{tuned}@0.5+{tuned}@0.5"):
+        with pytest.raises(CheckpointError, match="scale BASE SUM --at 1 --out FOLDER"):
+            evaluate(given, base=base, losses=text)
+    whole = f"{tuned}@0.5+{tuned}@0.5"
+    in_this_process("scale", base, whole, "--at", "1", "--out", tmp_path / "written")
+    written, plain = (evaluate(model, losses=text).losses[0] for model in (str(tmp_path / "written"), tuned))
+    assert written.loss.estimate == pytest.approx(plain.loss.estimate, rel=1e-6)
+
+
 def test_an_encoder_is_not_trained_on_completions(place: Path, tmp_path: Path) -> None:
     with pytest.raises(SettingError, match="masked language model, which cannot complete the prompts"):
         _run(place, "bert", str(tmp_path / "run"), f"{place}/sums.jsonl?prompt=q&completion=a")
