@@ -18,7 +18,7 @@ from .encoding import context_length, longest_read
 from .finetuned_folder import FinetunedFolder
 from .loading import load_masked_model, load_model, load_tokenizer
 from .loading_settings import AS_STORED, Loading
-from .put_on_base import adapted, named_base_note, untrained_names
+from .put_on_base import adapted, classes_of_head, named_base_note, untrained_names
 from .quiet import quiet_transformers
 from .task_fit import adapter_config, check_kind, is_classifier, is_masked, labels_of
 
@@ -203,15 +203,13 @@ def _classifier(
     folder = FinetunedFolder.of(source)
     stored = folder.labels if folder else None
     if labels is None and adapter is not None and not stored:
-        raise CheckpointError(
-            f"adapter {source!r} has no record of its labels (run.json); they cannot be guessed"
-        )
+        # A loss on text needs the encoder alone, and PEFT a head of the size that it has stored.
+        stored = [str(number) for number in range(classes_of_head(source))]
     names = labels_of(source, location, stored, labels) if labels is not None else stored
     model: Any = load_model(location, "classification", names or _stored_labels(location), loading)
     missing = list(model.untrained)
     if adapter is not None:
         missing = untrained_names(source, missing)
-    # A loss on text needs the encoder alone.
     if missing and labels is not None:
         raise CheckpointError(
             f"{source!r} has no trained weights for {missing[0]!r} of its classifier, which would start at random; "

@@ -23,13 +23,15 @@ from intruders.measures.masked_loss import pseudo_losses
 from intruders.measures.measure_settings import HarnessSettings, LossSettings, ScoreSettings
 from intruders.measures.task_score import score_task
 from intruders.models.finetuned_folder import data_seed_of
+from intruders.models.loading import load_tokenizer
 from intruders.models.tuned_model import open_language_model
 from intruders.reports.evaluation.evaluation_text import measure_lines
 from intruders.training.finetune import finetune
 from intruders.training.finetune_config import FinetuneConfig
+from tests.checkpoints.models import set_factors
 from tests.json_lines import write_rows
 from tests.measures.harness_task import write_harness_task
-from tests.tiny import save_bert, save_llama, short_task
+from tests.tiny import save_bert, save_llama, save_roberta, short_task
 
 TEXT = "Some words of text.\n\nAnd others, in a second paragraph."
 
@@ -87,6 +89,31 @@ def test_an_adapter_against_its_base(place: Path, tmp_path: Path) -> None:
     table = pd.read_parquet(tmp_path / "out" / "documents.parquet")
     assert table["loss_sum"].sum() / table["tokens"].sum() == pytest.approx(after.mean, rel=1e-5)
     assert any("change" in line for line in measure_lines(loss))
+
+
+@pytest.mark.parametrize("save", [save_roberta, save_llama])
+def test_a_classifier_of_another_trainer_is_measured_under_its_bases_head(save: Any, tmp_path: Path) -> None:
+    """It has no record of its labels, of which a loss on text needs none."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSequenceClassification
+
+    base = save(tmp_path / "base")
+    whole = AutoModelForSequenceClassification.from_pretrained(base, num_labels=3)
+    targets = ["query"] if save is save_roberta else ["q_proj"]
+    tuned: Any = get_peft_model(whole, LoraConfig(r=2, target_modules=targets, task_type="SEQ_CLS"))
+    set_factors(tuned, 0.5, 1)
+    tuned.save_pretrained(tmp_path / "tuned")
+    merged = tuned.merge_and_unload().base_model
+    by_hand: Any = (AutoModelForMaskedLM if save is save_roberta else AutoModelForCausalLM).from_pretrained(
+        base
+    )
+    by_hand.base_model.load_state_dict(merged.state_dict(), strict=False)
+    tokenizer = load_tokenizer(str(base))
+    ids = torch.tensor([tokenizer("Some words of text.")["input_ids"]])
+    opened: Any = open_language_model(str(tmp_path / "tuned"), str(base)).model
+    with torch.no_grad():
+        torch.testing.assert_close(opened.eval()(ids).logits, by_hand.eval()(ids).logits)
 
 
 @pytest.mark.parametrize("run", ["bert-lora", "bert-full"])
