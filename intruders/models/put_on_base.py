@@ -18,7 +18,6 @@ from .resized_vocabulary import resize_as_stored
 from .task_fit import adapter_config
 
 _FACTOR = re.compile(r"(?P<module>.+)\.lora_(?P<factor>[AB])\.weight")
-_HEAD = re.compile(r"\.(?:score|classifier)(?:\.out_proj|\.out)?\.weight$")
 _LAYER = re.compile(r"^base_model\.model\.(.+?\.\d+)\.")
 
 
@@ -183,21 +182,3 @@ def untrained_names(source: str, missing: Any) -> list[str]:
 
     brought = list(load_peft_weights(str(locate(source)), device="cpu"))
     return [name for name in missing if not any(key.endswith(f".{name}") for key in brought)]
-
-
-def classes_of_head(source: str) -> int:
-    """Return the number of classes of the head that an adapter was trained with.
-
-    Raises:
-      CheckpointError: it has stored none.
-    """
-    from peft import load_peft_weights
-
-    stored = load_peft_weights(str(locate(source)), device="cpu")
-    classes = next((len(tensor) for name, tensor in stored.items() if _HEAD.search(name)), None)
-    if classes is None:
-        raise CheckpointError(
-            f"adapter {source!r} was trained as a classifier and has no weights of its head, so the number of its "
-            "classes is not known; expected modules_to_save with 'score' or 'classifier'; save the adapter again"
-        )
-    return classes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from ..checkpoints.stored.json_file import read_json_object
 from ..checkpoints.stored.locate import locate
 from ..data.task import Task
 from ..errors import CheckpointError, SettingError, first_line
+
+_HEAD = re.compile(r"\.(?:score|classifier)(?:\.out_proj|\.out)?\.weight$")
 
 
 def check_kind(source: str, location: str, task: Task) -> None:
@@ -95,17 +98,27 @@ def labels_of(source: str, location: str, stored: Sequence[str] | None, labels: 
         return list(stored)
     names = _model_config(location).id2label
     named = [str(names[index]) for index in sorted(names)]
-    stand_ins = [f"LABEL_{index}" for index in range(len(named))]
-    if named != stand_ins or list(labels) == stand_ins:
+    if named != [f"LABEL_{index}" for index in range(len(named))]:
         return named
-    if list(labels) == [str(number) for number in range(len(labels))]:
-        return list(labels)
+    known = len(named) if adapter_config(source) is None else classes_of_head(source)
+    classes = range(known or len(labels))
+    for numbered in ([str(index) for index in classes], [f"LABEL_{index}" for index in classes]):
+        if set(labels) <= set(numbered):  # a task need not have rows of every class
+            return numbered
     shown = ", ".join(map(repr, labels[:4])) + (", ..." if len(labels) > 4 else "")
     raise CheckpointError(
         f"{source!r} does not say which label each of its outputs stands for, and the order of {shown} is not guessed; "
         f"name them as id2label in {str(Path(location) / 'config.json')!r}, or write the task's labels as class "
-        f"numbers 0 to {len(labels) - 1}"
+        f"numbers 0 to {len(classes) - 1}"
     )
+
+
+def classes_of_head(source: str) -> int | None:
+    """Return the number of classes of the head that an adapter was trained with; None if it has stored none."""
+    from peft import load_peft_weights
+
+    stored = load_peft_weights(str(locate(source)), device="cpu")
+    return next((len(tensor) for name, tensor in stored.items() if _HEAD.search(name)), None)
 
 
 def _no_head(source: str, why: str, task: Task) -> SettingError:

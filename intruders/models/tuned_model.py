@@ -18,9 +18,9 @@ from .encoding import context_length, longest_read
 from .finetuned_folder import FinetunedFolder
 from .loading import load_masked_model, load_model, load_tokenizer
 from .loading_settings import AS_STORED, Loading
-from .put_on_base import adapted, classes_of_head, named_base_note, untrained_names
+from .put_on_base import adapted, named_base_note, untrained_names
 from .quiet import quiet_transformers
-from .task_fit import adapter_config, check_kind, is_classifier, is_masked, labels_of
+from .task_fit import adapter_config, check_kind, classes_of_head, is_classifier, is_masked, labels_of
 
 
 @dataclass(frozen=True)
@@ -204,7 +204,13 @@ def _classifier(
     stored = folder.labels if folder else None
     if labels is None and adapter is not None and not stored:
         # A loss on text needs the encoder alone, and PEFT a head of the size that it has stored.
-        stored = [str(number) for number in range(classes_of_head(source))]
+        classes = classes_of_head(source)
+        if classes is None:
+            raise CheckpointError(
+                f"adapter {source!r} was trained as a classifier and has no weights of a head, so the number of its "
+                "classes is not known; expected modules_to_save with 'score' or 'classifier'; save the adapter again"
+            )
+        stored = [str(number) for number in range(classes)]
     names = labels_of(source, location, stored, labels) if labels is not None else stored
     model: Any = load_model(location, "classification", names or _stored_labels(location), loading)
     missing = list(model.untrained)

@@ -18,6 +18,7 @@ from intruders.measures.measure_settings import HarnessSettings, LossSettings, S
 from intruders.reports.evaluation.evaluation_text import measure_lines
 from intruders.training.finetune import finetune
 from intruders.training.finetune_config import FinetuneConfig
+from tests.checkpoints.models import moved
 from tests.commands import in_this_process
 from tests.json_lines import write_rows
 from tests.tiny import save_bert, save_gpt2, save_llama
@@ -142,6 +143,38 @@ def test_the_order_of_classes_is_not_guessed(place: Path, tmp_path: Path) -> Non
     AutoTokenizer.from_pretrained(place / "bert").save_pretrained(whole)
     with pytest.raises(CheckpointError, match="is not guessed"):
         evaluate(str(whole), scores=_on(place, "words.tsv"))
+
+
+def test_a_task_need_not_have_rows_of_every_class(place: Path, tmp_path: Path) -> None:
+    """A class number is that of an output, of a model as of an adapter, whose base does not know how many there are."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoTokenizer, BertForSequenceClassification
+
+    tokenizer = AutoTokenizer.from_pretrained(place / "bert")
+    whole = BertForSequenceClassification.from_pretrained(place / "bert", num_labels=3)
+    config = LoraConfig(
+        r=2, target_modules=["query"], modules_to_save=["classifier", "pooler"], task_type="SEQ_CLS"
+    )
+    tuned: Any = get_peft_model(whole, config)
+    moved(tuned, 0.5, 1, only=lambda name, parameter: parameter.requires_grad)
+    tuned.save_pretrained(tmp_path / "tuned")
+    with torch.no_grad():
+        answers = [
+            int(tuned.eval()(**tokenizer(f"film {i}", return_tensors="pt")).logits.argmax())
+            for i in range(30)
+        ]
+    rows = [{"text": f"film {i}", "label": 2 if answers[i] == 2 else 1} for i in range(30)]
+    rows[0]["label"] = 1 if answers[0] == 2 else 2  # two labels in any case
+    file = write_rows(tmp_path / "rows.jsonl", rows)
+    merged = tuned.merge_and_unload()
+    for saved in (merged, tokenizer):
+        saved.save_pretrained(tmp_path / "merged")
+    scores = ScoreSettings(tasks=(f"{file}?text=text&label=label&test={file}",))
+    for model in ("tuned", "merged"):
+        found = evaluate(str(tmp_path / model), scores=scores).scores[0]
+        by_row = dict(zip((row["text"] for row in rows), found.right or [], strict=True))
+        assert by_row == {row["text"]: answers[i] == row["label"] for i, row in enumerate(rows)}
 
 
 def test_the_wrong_base_is_refused_or_noted(place: Path, tmp_path: Path) -> None:
