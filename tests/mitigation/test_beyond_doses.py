@@ -124,7 +124,9 @@ def test_a_resized_embedding_is_refused_where_its_old_rows_were_tuned(folder: Pa
         assert healed(folder, name, f"{name}-healed").form == "checkpoint"
 
 
-def test_an_adapter_with_new_tokens_is_measured_on_the_base_that_the_error_asks_for(tmp_path: Path) -> None:
+def test_an_adapter_with_new_tokens_is_measured_on_the_base_that_the_error_asks_for(
+    folder: Path, tmp_path: Path
+) -> None:
     """On the base as it is, the logits of the new tokens would be missing from every loss."""
     from peft import LoraConfig, PeftModel, get_peft_model
 
@@ -148,6 +150,14 @@ def test_an_adapter_with_new_tokens_is_measured_on_the_base_that_the_error_asks_
 
     with pytest.raises(SettingError, match=rf"has {rows} rows in .*; resize the base to {rows} tokens"):
         attributed("base")
+    with pytest.raises(SettingError, match=f"resize the base to {rows} tokens"):
+        intruders.heal(
+            str(tmp_path / "base"),
+            str(tmp_path / "tuned"),
+            task=folder / "task.jsonl",
+            loss_on=tmp_path / "text.txt",
+            columns=COLUMNS,
+        )
     ids = torch.tensor([tokenizer(TEXT)["input_ids"]])
     own: Any = PeftModel.from_pretrained(load_model(str(tmp_path / "longer"), "causal"), tmp_path / "tuned")
     with torch.no_grad():

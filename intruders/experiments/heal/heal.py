@@ -16,6 +16,7 @@ from ...checkpoints.pairing.pairing import PairedMatrix, SkipKind
 from ...checkpoints.stored.names import tensor_of
 from ...data.columns import Columns
 from ...errors import SettingError
+from ...mitigation.beyond_doses import require_same_vocabulary
 from ...mitigation.mitigate import mitigate
 from ...mitigation.mitigation_result import Mitigation
 from ...mitigation.targets.choose_target import choose_target, chosen_form
@@ -201,8 +202,9 @@ def _checked_form(form: str, sides: OpenedSides) -> str:
     """Return the form to write.
 
     Raises:
-      SettingError: an adapter cannot store the doses.
+      SettingError: an adapter cannot store the doses, or it was trained with other tokens than the base has.
     """
+    require_same_vocabulary(sides.both)  # a base that is resized first may do in any form
     chosen = chosen_form(form, None, sides.after)
     dense = [pair.name for pair in sides.pairs if pair.rank is None]
     if chosen == "adapter" and dense:
