@@ -16,8 +16,8 @@ from .table_columns import COLUMNS, METADATA_KEY, SCHEMA, arrow_schema
 
 Rows = dict[str, list[dict[str, Any]]]  # by table
 
-# Of bounds of max cosines, about a millionth, which single precision proves no better. With all 53 digits of a double
-# the bounds are three quarters of a published study.
+# Of bounds of max cosines: about a millionth, and single precision proves them no better. With all 53 digits of doubles
+# they were nearly half of the bytes of a published study.
 _DIGITS = 20  # binary
 _OUTWARD = {"max_cosine_lower": pc.floor, "max_cosine_upper": pc.ceil}
 
