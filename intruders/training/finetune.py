@@ -128,6 +128,8 @@ def _is_finished(config: FinetuneConfig, run: RunFolder, task: Task, models: dic
     require_same(run.record, run.path, task, models)
     if run.is_finished:
         require_same_texts(config, run)
+        if run.checkpoints.is_dir():  # the process was killed while it removed them
+            run.remove_what_resumes()
     return run.is_finished
 
 
@@ -189,10 +191,7 @@ def _train(
             "seconds": {"training": keeper.seconds, "validation": time.perf_counter() - began},
         }
     )
-    shutil.rmtree(run.checkpoints, ignore_errors=True)
-    # The kept state is the model of the run; others are of steps after the checkpoint that an attempt resumed from.
-    for kept in run.path.glob(f"{run.kept.name}*"):
-        shutil.rmtree(kept, ignore_errors=True)
+    run.remove_what_resumes()
     if failure is not None:
         raise IntrudersError(
             f"the model is trained and is in {str(run.path)!r}, but it could not be scored "

@@ -148,6 +148,8 @@ class RunFolder:
 
     def how_to_resume(self) -> str:
         """Tell a person who stopped the run how to resume, in one line."""
+        if self.is_finished:
+            return f"the run is finished; its model is in {self.path}"
         last = self.last_checkpoint()
         if last is None:
             return "no checkpoint was complete yet; run the same command again to start over"
@@ -224,6 +226,16 @@ class RunFolder:
         for folder, mark in self._checkpoints_with_marks():
             if mark is None:
                 shutil.rmtree(folder, ignore_errors=True)
+
+    def remove_what_resumes(self) -> None:
+        """Remove what a finished run does not need any more: states below a limit, and last of all the checkpoints.
+
+        While there are checkpoints, all of it is here.
+        """
+        # The kept state is the model of the run; others are of steps after the checkpoint that an attempt resumed from.
+        for kept in self.path.glob(f"{self.kept.name}*"):
+            shutil.rmtree(kept, ignore_errors=True)
+        shutil.rmtree(self.checkpoints, ignore_errors=True)
 
     def _checkpoints_with_marks(self) -> Iterator[tuple[Path, tuple[int, float] | None]]:
         """The checkpoints, each with its step and the seconds trained up to it; None for one that is not complete."""
