@@ -20,6 +20,7 @@ from ..describe.runs import Run, expand
 from ..describe.study import study_from_text
 from ..tables.results import Results, load_results
 from ..tables.rows import can_give_rows
+from ..tables.table_files import to_parquet
 from ..tables.write_tables import Tables, refuse_newer_tables
 from ..work.run_record import RunRecord
 from ..work.study_folder import PUBLISHED, TABLES, StudyFolder
@@ -36,7 +37,8 @@ def publish_study(path: str | Path, out: str | Path) -> list[Path]:
     """Write the tables of a study for others, without its models.
 
     The folder appears in one step. Earlier tables of the same study are replaced, unless they have a finished run
-    that this study lacks. A deviations.md in the folder is kept.
+    that this study lacks. A deviations.md in the folder is kept, and so is the record of a run whose own folder was
+    removed since, if its rows are the same.
 
     Args:
       path: Folder of the study.
@@ -75,12 +77,13 @@ def publish_study(path: str | Path, out: str | Path) -> list[Path]:
         _write_tables_again(folder, runs)
         results = load_results(folder.path)
         finished = set(results.runs.loc[results.runs["status"] == "finished", "run_id"])
-        records = [_record(run, folder) for run in runs if run.id in finished]
-        if not records:
+        done = [run for run in runs if run.id in finished]
+        if not done:
             raise SettingError(
                 f"the study in '{folder.path}' has no finished run; run it with `intruders study`"
             )
-        _check_target(target, name, {str(record["digest"]) for record in records})
+        earlier = _earlier_tables(target, name, {run.digest for run in done})
+        records = [_record(run, folder, earlier) for run in done]
         deviations = _deviations(folder, runs, results)
         with atomic_folder(target, force=True) as part:
             for file in _files(folder):
@@ -125,8 +128,10 @@ def _write_tables_again(folder: StudyFolder, runs: Sequence[Run]) -> None:
         Tables(folder, folder, runs).write()
 
 
-def _record(run: Run, folder: StudyFolder) -> dict[str, Any]:
+def _record(run: Run, folder: StudyFolder, earlier: PublishedStudy | None) -> dict[str, Any]:
     kept = RunRecord(folder.run(run.id)).read()
+    if not kept and earlier is not None:
+        kept = _published_record(run, folder, earlier)
     return {
         "id": run.id,
         "digest": run.digest,
@@ -137,13 +142,31 @@ def _record(run: Run, folder: StudyFolder) -> dict[str, Any]:
     }
 
 
+def _published_record(run: Run, folder: StudyFolder, earlier: PublishedStudy) -> dict[str, Any]:
+    """Return what earlier tables record of a run whose folder was removed since; empty if its rows are others now."""
+    records: list[dict[str, Any]] = earlier.document["runs"]
+    record = next((record for record in records if record["digest"] == run.digest), {})
+    try:
+        before = earlier.rows_of(run.id)
+    except ResultFileError:  # a damaged table
+        return {}
+    now = PublishedStudy(folder.path, {}).rows_of(run.id)
+    contents = [{table: to_parquet(table, own) for table, own in rows.items()} for rows in (before, now)]
+    return record if contents[0] == contents[1] else {}
+
+
 def _files(folder: StudyFolder) -> list[Path]:
     return [folder.path / name for name in _COPIED if (folder.path / name).is_file()]
 
 
-def _check_target(target: Path, name: str, digests: set[str]) -> None:
+def _earlier_tables(target: Path, name: str, digests: set[str]) -> PublishedStudy | None:
+    """Return the published tables that are replaced; None for a new or an empty folder.
+
+    Raises:
+      SettingError: the folder has other things, the tables of another study, or runs that are not in ``digests``.
+    """
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
-        return
+        return None
     if not (target / PUBLISHED).is_file():
         raise SettingError(
             f"data '{target}' is not empty and has no {PUBLISHED}; expected a new folder or published tables; "
@@ -177,6 +200,7 @@ def _check_target(target: Path, name: str, digests: set[str]) -> None:
             f"data '{target}' has {len(lost)} finished runs that this study lacks, the first {lost[0]!r}; take them "
             f"over with `intruders study FILE --out RUNS --from {target}`, or choose another folder"
         )
+    return earlier
 
 
 def _deviations(folder: StudyFolder, runs: Sequence[Run], results: Results) -> list[str]:

@@ -388,6 +388,40 @@ def test_tables_are_kept_where_the_files_of_a_run_were_removed(
     same_tables(load_results(tmp_path / "data"), load_results(published[1]))
 
 
+def test_a_run_whose_folder_was_removed_can_be_taken_over_after_publishing_again(
+    published: tuple[Path, Path], llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, data = tmp_path / "runs", tmp_path / "data"
+    shutil.copytree(published[0], out)
+    shutil.copytree(published[1], data)
+    first, second = (run.id for run in expand(parsed(tiny_study(llama))))
+    shutil.rmtree(out / "runs" / second)
+    publish_study(out, data)
+    before, now = (json.loads((folder / "published.json").read_text()) for folder in (published[1], data))
+    assert now["runs"] == before["runs"]
+    nothing_is_trained(monkeypatch)
+    outcome = run_study(parsed(tiny_study(llama)), tmp_path / "other", published=data)
+    assert outcome.taken_over == [first, second]
+
+
+def test_a_run_with_other_rows_than_were_published_does_not_get_the_record_of_those(
+    published: tuple[Path, Path], llama: Path, tmp_path: Path
+) -> None:
+    """Its losses were measured by other settings since, and then its folder was removed."""
+    out, data = tmp_path / "runs", tmp_path / "data"
+    shutil.copytree(published[0], out)
+    shutil.copytree(published[1], data)
+    second = expand(parsed(tiny_study(llama)))[1].id
+    shutil.rmtree(out / "runs" / second)
+    losses = pq.read_table(out / "losses.parquet")
+    column = losses.schema.get_field_index("loss")
+    changed = losses.set_column(column, losses.field(column), pc.add(losses["loss"], 1.0))
+    pq.write_table(changed, out / "losses.parquet")
+    publish_study(out, data)
+    records = {run["id"]: run for run in json.loads((data / "published.json").read_text())["runs"]}
+    assert records[second]["stages"] == {}
+
+
 def test_a_study_does_not_write_into_published_tables(published: tuple[Path, Path], llama: Path) -> None:
     before = {file: file.read_bytes() for file in published[1].iterdir()}
     with pytest.raises(SettingError, match="published tables of a study; pass another folder as --out"):
