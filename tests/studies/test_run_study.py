@@ -221,6 +221,15 @@ def test_settings_that_only_the_data_can_refuse_fail_their_run_alone(llama: Path
     assert "task 'no-such-task' is not known" in next(iter(outcome.failed.values()))
 
 
+def test_a_text_that_cannot_be_read_fails_its_run_before_it_is_trained(llama: Path, tmp_path: Path) -> None:
+    document = only_lora(llama)
+    document["experiments"]["matched"]["measure"] |= {"loss_on": ["no-such-text"]}
+    outcome = run_study(parsed(document), tmp_path / "out")
+    ((failed, said),) = outcome.failed.items()
+    assert "corpus 'no-such-text' is not known" in said
+    assert not (tmp_path / "out" / "runs" / failed / "model").exists()
+
+
 def test_ctrl_c_keeps_what_is_finished(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     study = parsed(tiny_study(llama, measure=BRIEF))
     with monkeypatch.context() as patched:

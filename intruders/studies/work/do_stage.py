@@ -63,6 +63,9 @@ def do(
     config = replace(as_the_others(run.config, folder, precision), out=str(folder / MODEL))
     match stage:
         case "train":
+            corpora_of(
+                run.measure.part(LossSettings)
+            )  # what cannot be read is told now, and not after the training
             _train(config, callbacks)
         case "sequence":
             _sequence(run, config, folder, callbacks)
