@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoints.writing.training_record import SCHEMA
-from ..errors import SettingError
+from ..errors import ResultFileError, SettingError
 from ..system.documents import read_document
 from ..system.files import user_path, write_atomically
 from ..system.folders import (
@@ -83,9 +83,14 @@ class RunFolder:
     @property
     def record(self) -> dict[str, Any]:
         """The content of run.json. SettingError if it does not exist, ResultFileError if it cannot be read."""
-        record = read_document(self.path / "run.json", "the record of a run", SCHEMA)
+        file = self.path / "run.json"
+        record = read_document(file, "the record of a run", SCHEMA)
         if record is None:
             raise SettingError(f"'{self.path}' is not a run folder: it has no run.json")
+        if not isinstance(record.get("config"), dict):  # another program's file of this name, or a study's
+            raise ResultFileError(
+                f"'{file}' is not the record of a run; move it away, or choose another folder"
+            )
         return record
 
     def to_document(self) -> dict[str, Any]:

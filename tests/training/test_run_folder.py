@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from intruders.errors import SettingError
+from intruders.errors import ResultFileError, SettingError
 from intruders.training.run_folder import RunFolder
 
 
@@ -40,3 +40,13 @@ def test_a_model_where_the_run_is_may_have_moved_with_it(
     else:
         with pytest.raises(SettingError, match=rf"a run with other settings \({key}\)"):
             run.open_for(config)
+
+
+@pytest.mark.parametrize("content", ["{}", '{"schema": 1, "config": null, "status": "finished"}', "[]"])
+def test_a_file_of_another_kind_is_not_taken_for_the_record(content: str, tmp_path: Path) -> None:
+    """Other programs have a run.json too, and so has a run of a study in which nothing is trained."""
+    (tmp_path / "run.json").write_text(content)
+    with pytest.raises(
+        ResultFileError, match=r"run\.json' is not the record of a run; move it away, or choose"
+    ):
+        RunFolder(tmp_path).open_for({"rank": 2, "out": str(tmp_path)})
