@@ -63,9 +63,8 @@ def do(
     config = replace(as_the_others(run.config, folder, precision), out=str(folder / MODEL))
     match stage:
         case "train":
-            corpora_of(
-                run.measure.part(LossSettings)
-            )  # what cannot be read is told now, and not after the training
+            # What cannot be read is told now, and not after the training.
+            corpora_of(run.measure.part(LossSettings))
             _train(config, callbacks)
         case "sequence":
             _sequence(run, config, folder, callbacks)
