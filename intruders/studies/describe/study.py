@@ -228,7 +228,11 @@ def study_from_text(text: str, *, name: str, where: str) -> Study:
 def _by_claim(value: Any, key: str, read: Callable[[Any], Any]) -> dict[str, Any]:
     by_claim = mapping(value, key)
     check_analyses(list(by_claim))
-    return {name: read(entry) for name, entry in by_claim.items()}
+    entries = {}
+    for name, entry in by_claim.items():
+        with told_at(f"{key} of {name!r}"):
+            entries[name] = read(entry)
+    return entries
 
 
 def _support(value: Any) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from intruders.audits.audit_settings import AuditSettings
 from intruders.errors import SettingError
@@ -141,6 +142,15 @@ def test_what_cannot_be_used_is_refused(document: dict[str, Any], words: list[st
     assert "study 'file.yaml'" in message
     for word in words:
         assert word in message
+
+
+@pytest.mark.parametrize(("key", "wrong"), [("power", {"effect": "x"}), ("support", 3), ("primary", ["a"])])
+def test_the_claim_of_a_wrong_value_is_named(key: str, wrong: object) -> None:
+    right = {"power": {"effect": 0.5, "spread": 1}, "support": "One.", "primary": "one"}[key]
+    text = yaml.safe_dump(
+        {"experiments": {"one": {"base": "b", "task": "t"}}, key: {"structure": right, "rank": wrong}}
+    )
+    assert f"{key} of 'rank': " in refused(text)
 
 
 def test_a_key_that_is_given_twice_is_refused() -> None:
