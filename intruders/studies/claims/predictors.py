@@ -30,7 +30,7 @@ CLAIM = Claim(
         "Forgetting follows the KL divergence to the base on the new task, and weight norms do not explain it "
         "(RL's Razor, arXiv 2509.04259); the paper says that it follows the number of intruder dimensions."
     ),
-    meaning="the KL divergence to the base on the task's prompts tells more of forgetting than the weights do",
+    meaning="the KL divergence to the base on the task's prompts tells more of forgetting than their number does",
     needs=(
         "this needs five settings or more on one base and task that reached one score, with a loss on text "
         "(`loss_on`) and the KL to the base (`kl_to_base`)"
