@@ -89,7 +89,7 @@ def labels_of(source: str, location: str, stored: Sequence[str] | None, labels: 
     """Return the labels of a classifier's outputs, in order.
 
     The labels come from ``stored``, the record of its training. Otherwise the configuration at ``location`` names them,
-    or they are the task's ``labels`` if these are class numbers. No other order is guessed.
+    or they are class numbers if the task's ``labels`` are such. No other order is guessed.
 
     Raises:
       CheckpointError: the label of an output is unknown.
@@ -102,14 +102,17 @@ def labels_of(source: str, location: str, stored: Sequence[str] | None, labels: 
         return named
     known = len(named) if adapter_config(source) is None else classes_of_head(source)
     classes = range(known or len(labels))
-    for numbered in ([str(index) for index in classes], [f"LABEL_{index}" for index in classes]):
-        if set(labels) <= set(numbered):  # a task need not have rows of every class
-            return numbered
+    stand_ins, numbers = [f"LABEL_{index}" for index in classes], [str(index) for index in classes]
+    # A task need not have rows of every class. Without any of class 0, its numbers may count from 1.
+    if set(labels) <= set(stand_ins):
+        return stand_ins
+    if "0" in labels and set(labels) <= set(numbers):
+        return numbers
     shown = ", ".join(map(repr, labels[:4])) + (", ..." if len(labels) > 4 else "")
     raise CheckpointError(
         f"{source!r} does not say which label each of its outputs stands for, and the order of {shown} is not guessed; "
         f"name them as id2label in {str(Path(location) / 'config.json')!r}, or write the task's labels as class "
-        f"numbers 0 to {len(classes) - 1}"
+        f"numbers 0 to {len(classes) - 1}, with rows of class 0"
     )
 
 

@@ -164,9 +164,12 @@ def test_a_task_need_not_have_rows_of_every_class(place: Path, tmp_path: Path) -
             int(tuned.eval()(**tokenizer(f"film {i}", return_tensors="pt")).logits.argmax())
             for i in range(30)
         ]
-    rows = [{"text": f"film {i}", "label": 2 if answers[i] == 2 else 1} for i in range(30)]
-    rows[0]["label"] = 1 if answers[0] == 2 else 2  # two labels in any case
+    rows = [{"text": f"film {i}", "label": 2 if answers[i] == 2 else 0} for i in range(30)]
+    rows[0]["label"] = 0 if answers[0] == 2 else 2  # two labels in any case
     file = write_rows(tmp_path / "rows.jsonl", rows)
+    from_one = write_rows(
+        tmp_path / "from_one.jsonl", [row | {"label": max(row["label"], 1)} for row in rows]
+    )
     merged = tuned.merge_and_unload()
     for saved in (merged, tokenizer):
         saved.save_pretrained(tmp_path / "merged")
@@ -175,6 +178,12 @@ def test_a_task_need_not_have_rows_of_every_class(place: Path, tmp_path: Path) -
         found = evaluate(str(tmp_path / model), scores=scores).scores[0]
         by_row = dict(zip((row["text"] for row in rows), found.right or [], strict=True))
         assert by_row == {row["text"]: answers[i] == row["label"] for i, row in enumerate(rows)}
+        # Without rows of class 0 the numbers may count from 1, and an accuracy would be of other classes.
+        with pytest.raises(CheckpointError, match="class numbers 0 to 2, with rows of class 0"):
+            evaluate(
+                str(tmp_path / model),
+                scores=ScoreSettings(tasks=(f"{from_one}?text=text&label=label&test={from_one}",)),
+            )
 
 
 def test_the_wrong_base_is_refused_or_noted(place: Path, tmp_path: Path) -> None:
