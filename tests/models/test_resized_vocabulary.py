@@ -19,6 +19,7 @@ TRAINED: dict[str, dict[str, Any]] = {
     "linear layers": {},
     "embeddings": {"modules_to_save": ["embed_tokens", "lm_head"]},
     "embeddings that are the head": {"modules_to_save": ["wte"]},
+    "low rank on the head": {"target_modules": ["q_proj", "lm_head"], "modules_to_save": ["embed_tokens"]},
     "new tokens": {"trainable_token_indices": [101, 102]},
 }
 
@@ -33,7 +34,8 @@ def trained(base: Path, folder: Path, rows: int, **settings: Any) -> str:
     own: Any = load_model(str(base), "causal")
     own.resize_token_embeddings(rows, mean_resizing=False)
     targets = ["q_proj"] if hasattr(own, "model") else ["c_attn"]
-    model = get_peft_model(own, LoraConfig(r=2, target_modules=targets, task_type="CAUSAL_LM", **settings))
+    given = {"target_modules": targets} | settings
+    model = get_peft_model(own, LoraConfig(r=2, task_type="CAUSAL_LM", **given))
     moved(model, 0.2, 1, only=lambda name, parameter: parameter.requires_grad)
     model.save_pretrained(folder)
     return str(folder)
