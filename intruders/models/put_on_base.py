@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from ..checkpoints.adapters.adapter_config import AdapterConfig
 from ..checkpoints.opening.many_sources import digest_of
 from ..checkpoints.stored.locate import locate
 from ..errors import CheckpointError, PairingError, first_line, some_of
@@ -141,11 +142,12 @@ def _plain(name: str) -> str:
 def named_base_note(source: str, base: str | None) -> list[str]:
     """Return a note if ``base`` is another model than the one that the adapter at ``source`` names."""
     adapter = adapter_config(source)
-    named = (adapter or {}).get("base_model_name_or_path")
-    if base is None or not named or str(named) == base:
+    named = None if adapter is None else AdapterConfig(adapter, source).base_source
+    if base is None or named is None or named == base:
         return []
     try:
-        ours, theirs = base_model_location(base), base_model_location(str(named))
+        # A revision of the hub is not fetched to be compared.
+        ours, theirs = base_model_location(base), named if "@" in named else base_model_location(named)
     except CheckpointError:  # the named one is not on this machine
         ours = theirs = ""
     if ours and ours == theirs:
@@ -153,7 +155,7 @@ def named_base_note(source: str, base: str | None) -> list[str]:
     if Path(ours).is_dir() and Path(theirs).is_dir() and ours and digest_of(ours) == digest_of(theirs):
         return []
     note = (
-        f"adapter {source!r} names {str(named)!r} as its base and is measured on {base!r}; if these are other weights, "
+        f"adapter {source!r} names {named!r} as its base and is measured on {base!r}; if these are other weights, "
         "so are the numbers"
     )
     return [note]

@@ -67,6 +67,14 @@ def test_an_adapter_is_compared_with_the_base_that_is_given(hub: Path, tmp_path:
     assert not can_go_on("org/base", "org/base")
 
 
+def test_the_revision_that_an_adapter_names_is_no_other_base(hub: Path, tmp_path: Path) -> None:
+    assert not any("as its base" in note for note in losses_of("org/adapter", "org/base@v1", tmp_path).notes)
+    [note] = [note for note in losses_of("org/adapter", "org/base", tmp_path).notes if "as its base" in note]
+    assert note.startswith(
+        "adapter 'org/adapter' names 'org/base@v1' as its base and is measured on 'org/base'"
+    )
+
+
 def test_an_adapter_has_the_tokenizer_beside_it(hub: Path) -> None:
     opened = open_language_model("org/adapter")
     assert opened.tokenizer.chat_template == TEMPLATE
