@@ -17,7 +17,7 @@ class _Topic:
 
 
 _TOPICS = (
-    _Topic("LoRA leaves more intruders than full fine-tuning at one score", ("structure",)),
+    _Topic("LoRA leaves more intruders, or forgets more, than full fine-tuning at one score", ("structure",)),
     _Topic(
         "Rate, rank, size and duration change the intruders and the spectrum of the update as claimed",
         ("causes", "rank", "dynamics", "threshold"),

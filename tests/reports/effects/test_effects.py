@@ -95,7 +95,8 @@ def test_conclusions_count_the_verdicts_of_every_topic() -> None:
     lines = conclusions(effects)
     assert len(lines) == 5
     assert lines[0] == (
-        "- **LoRA leaves more intruders than full fine-tuning at one score:** 1 of 3 effects in 2 studies support it, "
+        "- **LoRA leaves more intruders, or forgets more, than full fine-tuning at one score:** "
+        "1 of 3 effects in 2 studies support it, "
         "1 contradict it, and 1 are undecided. At equal score and equal tuning effort, 0 of 1 support it."
     )
     assert lines[1].endswith("no effect was measured.")
