@@ -1,4 +1,4 @@
-"""Studies published without their models, checked, made into a page again, and continued elsewhere."""
+"""Studies published without their models, made into a page again, and published again when they have grown."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
@@ -19,56 +17,14 @@ from intruders.errors import ResultFileError, SettingError
 from intruders.studies.claims.every_claim import analyse_all
 from intruders.studies.describe.runs import expand
 from intruders.studies.published.publish import publish_study
-from intruders.studies.run_study import StudyOutcome, run_study
-from intruders.studies.tables.results import Results, load_results
+from intruders.studies.run_study import run_study
+from intruders.studies.tables.results import load_results
 from intruders.studies.tables.write_tables import Tables
 from intruders.studies.work import do_stage
-from intruders.studies.work.run_record import RunRecord
 from intruders.studies.work.study_folder import StudyFolder
 from tests.commands import in_this_process
+from tests.studies.published.continued import nothing_is_trained, only_of, same_tables
 from tests.studies.tiny_study import parsed, tiny_study
-
-TABLES = ("runs", "losses", "matrices", "vectors", "interventions", "traces")
-
-
-@pytest.fixture(scope="module")
-def published(done: tuple[Path, StudyOutcome], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A finished study of two runs, and what was published of it."""
-    folder = tmp_path_factory.mktemp("published")
-    shutil.copytree(done[0], folder / "runs")
-    publish_study(folder / "runs", folder / "data" / "tiny")
-    return folder / "runs", folder / "data" / "tiny"
-
-
-@pytest.fixture(scope="module")
-def few(published: tuple[Path, Path], llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The study without its last run, taken over."""
-    document = tiny_study(llama)
-    del document["experiments"]["matched"]["methods"][1]
-    return run_study(parsed(document), tmp_path_factory.mktemp("few") / "out", published=published[1]).folder
-
-
-@pytest.fixture(scope="module")
-def another(published: tuple[Path, Path], llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same runs under another name, taken over."""
-    study = parsed(tiny_study(llama) | {"name": "another"})
-    return run_study(study, tmp_path_factory.mktemp("another") / "out", published=published[1]).folder
-
-
-def nothing_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
-    def not_again(*arguments: object) -> None:
-        raise AssertionError("trained or measured again")
-
-    monkeypatch.setattr(do_stage, "do", not_again)
-
-
-def same_tables(own: Results, other: Results, run_ids: list[str] | None = None) -> None:
-    for table in TABLES:
-        first, second = getattr(own, table), getattr(other, table)
-        if run_ids is not None:
-            first = first[first["run_id"].isin(run_ids)].reset_index(drop=True)
-            second = second[second["run_id"].isin(run_ids)].reset_index(drop=True)
-        pd.testing.assert_frame_equal(first, second)
 
 
 def test_what_is_published_is_small_has_no_weights_and_its_own_sums(published: tuple[Path, Path]) -> None:
@@ -106,104 +62,6 @@ def test_the_page_and_the_verdicts_of_published_tables_are_those_of_the_study(
     verdicts = in_this_process("report", str(data), "--verdicts").stdout
     assert f"`intruders report {data}`" in verdicts
     assert "intruders study" not in verdicts, "which would write into the published tables"
-
-
-def test_a_run_that_is_taken_over_is_not_trained_again(
-    published: tuple[Path, Path], llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    nothing_is_trained(monkeypatch)
-    study = parsed(tiny_study(llama))
-    outcome = run_study(study, tmp_path / "out", published=published[1])
-    assert (outcome.finished, len(outcome.taken_over), outcome.refused) == (2, 2, {})
-    same_tables(load_results(tmp_path / "out"), load_results(published[0]))
-    assert not list((tmp_path / "out" / "runs").rglob("*.safetensors"))
-    again = run_study(study, tmp_path / "out", resume=True)
-    assert (again.finished, again.taken_over) == (2, [])
-    record = RunRecord(tmp_path / "out" / "runs" / outcome.taken_over[0]).read()
-    assert record["taken_over"]["study"] == "tiny"
-
-
-def test_the_folder_of_all_published_studies_has_this_one_under_any_name(
-    published: tuple[Path, Path], llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    nothing_is_trained(monkeypatch)
-    shutil.copytree(published[1], tmp_path / "data" / "of-may")
-    (tmp_path / "data" / "a-damaged-one").mkdir()
-    (tmp_path / "data" / "a-damaged-one" / "published.json").write_text("{")
-    outcome = run_study(parsed(tiny_study(llama)), tmp_path / "out", published=tmp_path / "data")
-    assert (outcome.finished, len(outcome.taken_over)) == (2, 2)
-
-
-def test_a_changed_setting_is_not_taken_over(
-    published: tuple[Path, Path], llama: Path, tmp_path: Path
-) -> None:
-    document = tiny_study(llama)
-    document["experiments"]["matched"]["methods"][0]["lr"] = 0.4
-    outcome = run_study(parsed(document), tmp_path / "out", published=published[1])
-    ids = [run.id for run in expand(parsed(tiny_study(llama)))]
-    (lora,), (full,) = ([one for one in ids if method in one] for method in ("lora", "full"))
-    assert outcome.taken_over == [full]
-    assert list(outcome.refused) == [lora]
-    assert "lr (0.4 here, 0.5 there)" in outcome.refused[lora]
-    assert outcome.finished == 2
-    results = load_results(tmp_path / "out")
-    assert sorted(results.runs["lr"]) == [1e-3, 0.4]
-    same_tables(results, load_results(published[0]), [full])
-
-
-def test_a_study_with_nothing_to_take_over_is_refused_before_it_begins(
-    published: tuple[Path, Path], llama: Path, tmp_path: Path
-) -> None:
-    study = parsed(tiny_study(llama, steps=3))
-    with pytest.raises(SettingError, match=r"steps \(3 here, 2 there\)"):
-        run_study(study, tmp_path / "out", published=published[1])
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_measure_by_other_settings_is_not_taken_over(
-    published: tuple[Path, Path], llama: Path, tmp_path: Path
-) -> None:
-    document = tiny_study(llama)
-    document["experiments"]["matched"]["measure"]["audit"]["k"] = 3
-    with pytest.raises(SettingError, match=r"'audit' was measured by other settings: k \(3 here, 4 there\)"):
-        run_study(parsed(document), tmp_path / "out", published=published[1])
-
-
-def test_a_run_that_was_made_from_another_base_is_not_taken_over_and_the_base_is_named(
-    published: tuple[Path, Path], llama: Path, tmp_path: Path
-) -> None:
-    shutil.copytree(published[1], tmp_path / "data")
-    document = json.loads((tmp_path / "data" / "published.json").read_text())
-    for run in document["runs"]:
-        run["stages"]["train"]["inputs"][f"base '{llama}'"] = 32 * "0"
-    (tmp_path / "data" / "published.json").write_text(json.dumps(document))
-    with pytest.raises(SettingError, match=rf"base '{llama}' has another content here"):
-        run_study(parsed(tiny_study(llama)), tmp_path / "out", published=tmp_path / "data")
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_kill_in_between_loses_nothing(
-    published: tuple[Path, Path], llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    study = parsed(tiny_study(llama))
-    whole = RunRecord.take_over
-    killed: list[str] = []
-
-    def killed_at_the_second(record: RunRecord, run: Any, stages: Any, source: Any) -> None:
-        if killed:
-            raise KeyboardInterrupt
-        killed.append(run.id)
-        whole(record, run, stages, source)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(RunRecord, "take_over", killed_at_the_second)
-        with pytest.raises(KeyboardInterrupt):
-            run_study(study, tmp_path / "out", published=published[1])
-    nothing_is_trained(monkeypatch)
-    outcome = run_study(study, tmp_path / "out", published=published[1])
-    assert outcome.finished == 2
-    assert set(outcome.taken_over).isdisjoint(killed), "the first was there already"
-    same_tables(load_results(tmp_path / "out"), load_results(published[0]))
 
 
 def test_a_study_that_was_continued_can_be_published_and_taken_over_again(
@@ -302,66 +160,6 @@ def test_runs_that_a_changed_file_makes_unfinished_do_not_replace_finished_ones(
     assert list(load_results(out).runs["epsilon"]) == [0.8]
 
 
-@pytest.mark.parametrize(
-    ("damage", "told"),
-    [
-        (lambda data: (data / "runs.parquet").write_bytes(b"PAR1"), "is not the file that was published"),
-        (lambda data: (data / "vectors.parquet").unlink(), "has no 'vectors.parquet'"),
-        (lambda data: (data / "published.json").unlink(), "has no published.json"),
-        (lambda data: (data / "published.json").write_text('{"schema": 1, "files": {}}'), "is damaged"),
-        (lambda data: (data / "published.json").write_text("{"), "cannot be read as"),
-    ],
-)
-def test_damaged_tables_are_refused(
-    published: tuple[Path, Path], llama: Path, tmp_path: Path, damage: Any, told: str
-) -> None:
-    data = tmp_path / "data"
-    shutil.copytree(published[1], data)
-    damage(data)
-    with pytest.raises(ResultFileError, match=told):
-        run_study(parsed(tiny_study(llama)), tmp_path / "out", published=data)
-    assert not (tmp_path / "out").exists()
-
-
-def test_tables_that_say_other_settings_than_the_record_are_refused(
-    published: tuple[Path, Path], llama: Path, tmp_path: Path
-) -> None:
-    data = tmp_path / "data"
-    shutil.copytree(published[1], data)
-    table = pq.read_table(data / "runs.parquet")
-    at = table.column_names.index("batch_size")
-    table = table.set_column(at, "batch_size", pa.array([5, 5], table.schema.field("batch_size").type))
-    pq.write_table(table, data / "runs.parquet")
-    document = json.loads((data / "published.json").read_text())
-    document["files"]["runs.parquet"] = hashlib.sha256((data / "runs.parquet").read_bytes()).hexdigest()
-    (data / "published.json").write_text(json.dumps(document))
-    with pytest.raises(ResultFileError, match=r"runs\.parquet has batch_size 5 for the run .* has 4"):
-        run_study(parsed(tiny_study(llama)), tmp_path / "out", published=data)
-
-
-def only_of(table: Path, run_id: str) -> None:
-    """Leave the rows of one run in a table, as before the others were written."""
-    rows = pq.read_table(table)
-    pq.write_table(rows.filter(pc.equal(rows["run_id"], run_id)), table)
-
-
-@pytest.mark.parametrize("table", ["losses", "matrices", "vectors"])
-def test_a_run_without_its_rows_is_not_taken_over(
-    published: tuple[Path, Path], llama: Path, tmp_path: Path, table: str
-) -> None:
-    data = tmp_path / "data"
-    shutil.copytree(published[1], data)
-    first, second = (run.id for run in expand(parsed(tiny_study(llama))))
-    only_of(data / f"{table}.parquet", first)
-    document = json.loads((data / "published.json").read_text())
-    content = (data / f"{table}.parquet").read_bytes()
-    document["files"][f"{table}.parquet"] = hashlib.sha256(content).hexdigest()
-    (data / "published.json").write_text(json.dumps(document))
-    with pytest.raises(ResultFileError, match=rf"has 0 rows of the run '{second}' in {table}\.parquet"):
-        run_study(parsed(tiny_study(llama)), tmp_path / "out", published=data)
-    assert not (tmp_path / "out").exists()
-
-
 def test_tables_of_a_kill_between_two_of_them_are_written_again_to_be_published(
     published: tuple[Path, Path], llama: Path, tmp_path: Path
 ) -> None:
@@ -427,11 +225,6 @@ def test_a_study_does_not_write_into_published_tables(published: tuple[Path, Pat
     with pytest.raises(SettingError, match="published tables of a study; pass another folder as --out"):
         run_study(parsed(tiny_study(llama)), published[1])
     assert {file: file.read_bytes() for file in published[1].iterdir()} == before
-
-
-def test_runs_are_taken_over_into_a_folder_of_this_machine(published: tuple[Path, Path], llama: Path) -> None:
-    with pytest.raises(SettingError, match="--from works with a folder on this machine"):
-        run_study(parsed(tiny_study(llama)), "memory://bucket/study", published=published[1])
 
 
 def test_publishing_refuses_what_is_something_else(published: tuple[Path, Path], tmp_path: Path) -> None:
