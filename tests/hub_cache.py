@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import huggingface_hub.constants
 import pytest
+
+from tests.experiments.heal.healed_models import tuned_in_full
+from tests.tiny import save_llama
 
 
 def offline_hub(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -23,3 +27,17 @@ def snapshot(hub: Path, repository: str, revision: str, commit: str) -> Path:
     (folder / "refs").mkdir(exist_ok=True)
     (folder / "refs" / revision).write_text(commit, encoding="utf-8")
     return files
+
+
+def keep(files: Path, hub: Path, repository: str, revision: str, commit: str) -> None:
+    """Copy a model's files into the cache as those of a commit."""
+    shutil.copytree(files, snapshot(hub, repository, revision, commit), dirs_exist_ok=True)
+
+
+def hub_with_base(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An offline hub with org/base: its revision v1 is ``folder / "older"``, and main has other weights."""
+    older = save_llama(folder / "older")
+    hub = offline_hub(folder / "hub", monkeypatch)
+    keep(older, hub, "org/base", "v1", "b" * 40)
+    keep(Path(tuned_in_full(str(older), folder / "main")), hub, "org/base", "main", "a" * 40)
+    return hub

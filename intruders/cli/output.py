@@ -157,7 +157,7 @@ def report_if_possible() -> Iterator[None]:
 
 @contextmanager
 def resumable(kept: str, folder: Path | None = None) -> Iterator[None]:
-    """Print on Ctrl-C what is kept of the work, which the same command resumes, and end with status 130.
+    """Print on Ctrl-C which finished work the same command resumes from, and end with status 130.
 
     With a folder, only if that exists: an interruption before the first part is finished leaves none.
     """

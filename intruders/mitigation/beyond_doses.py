@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 
@@ -11,7 +11,7 @@ from ..checkpoints.opening.model_sum import parts_of
 from ..checkpoints.opening.open import Opened
 from ..checkpoints.pairing.names_of_base import under_common_names
 from ..checkpoints.pairing.pair_sides import pair_sides
-from ..checkpoints.pairing.side import sides_of
+from ..checkpoints.pairing.side import Side, sides_of
 from ..checkpoints.stored.checkpoint import Checkpoint
 from ..checkpoints.stored.matching import match_names
 from ..checkpoints.stored.names import HEADS, may_be_same, tensor_of, tied_head
@@ -46,11 +46,7 @@ def require_only_matrices(sides: tuple[Checkpoint, Opened]) -> None:
         )
     # A classifier's new head is in no base, and no language model computes with it.
     unpaired = {*base.names(), *HEADS} - paired
-    before, parts, _ = under_common_names(base, [part for part, _ in parts_of(tuned)])
-    for side in sides_of(before, parts):
-        adapter = side.acting.part
-        if not isinstance(adapter, Adapter):
-            continue
+    for adapter, side, _ in _adapters(base, tuned):
         own = {side.own_names.get(name) for name in paired}
         others = pairing.biases + [name for name, _ in adapter.ignored]
         others += [
@@ -96,13 +92,11 @@ def require_same_vocabulary(sides: tuple[Checkpoint, Opened]) -> None:
       SettingError: it has.
     """
     base, tuned = sides
+    for adapter, side, before in _adapters(base, tuned):
+        for name, stored in side.tensors.items():
+            if _is_resized(before.shape(name), stored.shape):
+                raise _other_rows(adapter.source, name, stored.shape, base, before.shape(name), "so")
     if not isinstance(tuned, Checkpoint):
-        before, parts, _ = under_common_names(base, [part for part, _ in parts_of(tuned)])
-        for side in sides_of(before, parts):
-            for name, stored in side.tensors.items():
-                shape = before.shape(name)
-                if isinstance(side.acting.part, Adapter) and _is_resized(shape, stored.shape):
-                    raise _other_rows(side.acting.part.source, name, stored.shape, base, shape, "so")
         return
     for name, other in match_names(base.shapes(), tuned.shapes()).tuned_of.items():
         shape, after = base.shape(name), tuned.shape(other)
@@ -112,6 +106,14 @@ def require_same_vocabulary(sides: tuple[Checkpoint, Opened]) -> None:
         if not torch.equal(base.read(name)[:rows].float(), tuned.read(other)[:rows].float()):
             why = "and the common ones were tuned, so"
             raise _other_rows(tuned.source, other, after, base, shape, why)
+
+
+def _adapters(base: Checkpoint, tuned: Opened) -> Iterator[tuple[Adapter, Side, Checkpoint]]:
+    """Yield each adapter of a tuned model, its tensors by the names of the base, and the base under these names."""
+    before, parts, _ = under_common_names(base, [part for part, _ in parts_of(tuned)])
+    for side in sides_of(before, parts):
+        if isinstance(side.acting.part, Adapter):
+            yield side.acting.part, side, before
 
 
 def _is_resized(before: Sequence[int], after: Sequence[int]) -> bool:

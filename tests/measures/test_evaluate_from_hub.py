@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
@@ -15,19 +14,17 @@ from intruders.measures.evaluation import Evaluation
 from intruders.measures.measure_settings import LossSettings
 from intruders.models.finetuned_folder import data_seed_of
 from intruders.models.tuned_model import can_go_on, open_language_model
-from tests.experiments.heal.healed_models import adapter_of, tuned_in_full
-from tests.hub_cache import offline_hub, snapshot
-from tests.tiny import save_bert, save_llama
+from tests.experiments.heal.healed_models import adapter_of
+from tests.hub_cache import hub_with_base, keep, snapshot
+from tests.tiny import save_bert
 
-COMMITS = {"main": "a" * 40, "older": "b" * 40, "adapter": "c" * 40, "classifier": "d" * 40}
 TEMPLATE = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}{% endfor %}"
 
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A base of two revisions, and an adapter of the older one with a chat template of its own."""
-    older = save_llama(tmp_path / "older")
-    main = Path(tuned_in_full(str(older), tmp_path / "main"))
+    hub, older = hub_with_base(tmp_path, monkeypatch), tmp_path / "older"
     adapter = Path(adapter_of(older, tmp_path / "adapter", ("q_proj", "down_proj")))
     config = json.loads((adapter / "adapter_config.json").read_text())
     config |= {"base_model_name_or_path": "org/base", "revision": "v1"}
@@ -35,14 +32,8 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     tokenizer = AutoTokenizer.from_pretrained(older)
     tokenizer.chat_template = TEMPLATE
     tokenizer.save_pretrained(adapter)
-    folder = offline_hub(tmp_path / "hub", monkeypatch)
-    for files, repository, revision, commit in (
-        (older, "org/base", "v1", "older"),
-        (main, "org/base", "main", "main"),
-        (adapter, "org/adapter", "main", "adapter"),
-    ):
-        shutil.copytree(files, snapshot(folder, repository, revision, COMMITS[commit]), dirs_exist_ok=True)
-    return folder
+    keep(adapter, hub, "org/adapter", "main", "c" * 40)
+    return hub
 
 
 def losses_of(model: str, base: str | None, folder: Path) -> Evaluation:
@@ -83,7 +74,7 @@ def test_an_adapter_has_the_tokenizer_beside_it(hub: Path) -> None:
 
 def test_a_classifier_is_measured_under_the_head_of_the_base_in_its_record(hub: Path, tmp_path: Path) -> None:
     base = save_bert(tmp_path / "bert")
-    folder = snapshot(hub, "org/classifier", "main", COMMITS["classifier"])
+    folder = snapshot(hub, "org/classifier", "main", "d" * 40)
     model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=2)
     model.save_pretrained(folder)
     AutoTokenizer.from_pretrained(base).save_pretrained(folder)

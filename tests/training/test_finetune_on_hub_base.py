@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import warnings
 from pathlib import Path
 
@@ -13,9 +12,8 @@ from transformers import AutoModelForCausalLM
 
 from intruders.mitigation.mitigate import mitigate
 from intruders.training.finetune import finetune
-from tests.experiments.heal.healed_models import tuned_in_full
-from tests.hub_cache import offline_hub, snapshot
-from tests.tiny import save_llama, short_task
+from tests.hub_cache import hub_with_base
+from tests.tiny import short_task
 from tests.training.tiny_runs import config_of
 
 WEIGHT = "model.layers.0.input_layernorm.weight"  # of no adapter here
@@ -24,12 +22,8 @@ WEIGHT = "model.layers.0.input_layernorm.weight"  # of no adapter here
 @pytest.fixture
 def older(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder that revision v1 of org/base was made from; its main has other weights."""
-    older = save_llama(tmp_path / "older")
-    main = Path(tuned_in_full(str(older), tmp_path / "main"))
-    hub = offline_hub(tmp_path / "hub", monkeypatch)
-    shutil.copytree(older, snapshot(hub, "org/base", "v1", "b" * 40), dirs_exist_ok=True)
-    shutil.copytree(main, snapshot(hub, "org/base", "main", "a" * 40), dirs_exist_ok=True)
-    return older
+    hub_with_base(tmp_path, monkeypatch)
+    return tmp_path / "older"
 
 
 def assert_is_on(base: Path, adapter: Path) -> None:
@@ -42,9 +36,8 @@ def assert_is_on(base: Path, adapter: Path) -> None:
 
 def test_a_trained_adapter(older: Path, tmp_path: Path) -> None:
     with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "error", message=".*vocabulary was not modified"
-        )  # which PEFT cannot know offline
+        # PEFT cannot know that offline.
+        warnings.filterwarnings("error", message=".*vocabulary was not modified")
         finetune(config_of(Path("org/base@v1"), tmp_path / "run", steps=2, task=short_task(tmp_path)))
     assert_is_on(older, tmp_path / "run")
 

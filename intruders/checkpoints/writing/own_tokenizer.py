@@ -21,7 +21,7 @@ def own_tokenizer_files(source: str | Path) -> list[Path]:
     """
     try:
         folder = locate(str(source))
-    except CheckpointError:  # a sum of models
+    except CheckpointError:  # a sum of models, or nothing that can be had
         return []
     if not (folder / ADAPTER_CONFIG).is_file() or training_record(folder) is not None:
         return []

@@ -94,8 +94,8 @@ class Effect:
     def decision(self) -> str:
         """The decision: supported or contradicted if the interval is on the claimed or on the other side of zero.
 
-        Undecided with one seed, with an interval that touches zero, and with so many effects tested together that
-        one of their intervals too easily excludes zero by chance (Holm).
+        Undecided with one seed, with an interval that touches zero, and where the effect is not significant after
+        Holm's correction for the effects that were tested together.
         """
         interval = self.over_seeds
         if self.expected is None or self.seeds < 2 or not interval.is_clear or self.touches_zero:
