@@ -10,8 +10,11 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from ..charts.text import plural
 from ..errors import SettingError, all_lines
@@ -87,6 +90,8 @@ def examples_of(file: DataFile, columns: Columns, kind: Kind) -> list[Example]:
     if file.rows:
         _require_columns(names, file.rows[0].keys(), file.name)
     _require_values(file, names)
+    if kind == "classification":
+        _require_one_kind_of_label(file, names[-1])
     examples = []
     for index, row in enumerate(file.rows):
         origin = file.origin(index)
@@ -222,6 +227,24 @@ def _require_values(file: DataFile, names: Sequence[str]) -> None:
         index, name = empty[0]
         rows = list(dict.fromkeys(index for index, _ in empty))[1:]
         raise empty_value(name, file.origin(index), [file.origin(row) for row in rows])
+
+
+def _require_one_kind_of_label(file: DataFile, name: str) -> None:
+    """Raise SettingError for labels that are true or false in some rows and numbers in others.
+
+    Every way to write a label is a class of its own, so that two classes would be learned as four.
+    """
+    first: dict[bool, int] = {}
+    for index, row in enumerate(file.rows):
+        if isinstance(row[name], bool | int | float | Decimal | np.number | np.bool_):
+            first.setdefault(isinstance(row[name], bool | np.bool_), index)
+    if len(first) == 2:
+        truth, number = first[True], first[False]
+        raise SettingError(
+            f"column {name!r} is {file.rows[truth][name]} in {file.origin(truth)} and {file.rows[number][name]} in "
+            f"{file.origin(number)}, which are different classes; expected truth values alone or numbers alone; "
+            "write all labels in one way"
+        )
 
 
 def _delimited(path: Path, no_header: bool, **form: Any) -> DataFile:

@@ -16,6 +16,7 @@ Score = Literal["class", "final-number", "exact", "none"]
 SPLITS = ("train", "validation", "test")
 # Of a generated answer where nothing else is asked for: a model may reason before it answers.
 ANSWER_TOKENS = 256
+_TRUTH = {"false": 0.0, "true": 1.0}  # as numbers, as which other rows may have them
 
 
 Message = tuple[str, str]  # role and content
@@ -110,11 +111,13 @@ def checked(task: Task) -> Task:
 
 
 def _tell_of_spellings(task: Task) -> None:
-    """Warn of labels that differ only in spaces, in capitals, or as 0 and 0.0 do: each is a class of its own."""
+    """Warn of labels that differ only in spaces, in capitals, or as 0, 0.0 and False do: each is a class of its own."""
     first: dict[str | float, str] = {}
     for label in task.labels:
         number, _ = _label_order(label.strip())
-        other = first.setdefault(label.strip().casefold() if number == float("inf") else number, label)
+        word = label.strip().casefold()
+        meant = _TRUTH.get(word, word) if number == float("inf") else number
+        other = first.setdefault(meant, label)
         if other != label:
             warnings.warn(
                 f"task {task.name!r}: the labels {other!r} and {label!r} are two classes; write them in one way if "

@@ -188,3 +188,28 @@ def test_a_column_that_was_the_index_of_a_table_can_be_named(tmp_path: Path) -> 
     assert {example.text for example in [*task.train, *task.validation]} == {
         row["prompt"] for row in numbered(20)
     }
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "json"])
+def test_labels_that_are_truth_values_and_numbers_are_refused(ending: str, tmp_path: Path) -> None:
+    """They would be four classes, False, True, 0 and 1, of what is mostly meant as two."""
+    rows = [{"text": f"text {row}", "label": row % 2 == 0 if row < 10 else row % 2} for row in range(20)]
+    file = tmp_path / f"rows.{ending}"
+    file.write_text(json.dumps(rows) if ending == "json" else "".join(json.dumps(row) + "\n" for row in rows))
+    where = "row" if ending == "json" else "line"
+    said = f"column 'label' is True in {where} 1 of rows.{ending} and 0 in {where} 11 of rows.{ending}"
+    with pytest.raises(SettingError, match=re.escape(said)) as caught:
+        load_task(str(file))
+    assert "\n" not in str(caught.value)
+    for alone in (bool, int):
+        file.write_text("".join(json.dumps(row | {"label": alone(row["label"])}) + "\n" for row in rows))
+        assert load_task(str(file.rename(tmp_path / "rows.jsonl"))).labels == [str(alone(0)), str(alone(1))]
+        (tmp_path / "rows.jsonl").rename(file)
+
+
+def test_a_truth_value_that_is_spelled_as_a_number_elsewhere_is_told(tmp_path: Path) -> None:
+    """A table of text does not tell a truth value from a word, so it is not refused."""
+    lines = [f"text {row},{['True', 'False', '1'][row % 3]}" for row in range(30)]
+    (tmp_path / "rows.csv").write_text("\n".join(["text,label", *lines]) + "\n")
+    with pytest.warns(UserWarning, match="the labels '1' and 'True' are two classes; write them in one way"):
+        assert len(load_task(str(tmp_path / "rows.csv")).labels) == 3
