@@ -12,6 +12,7 @@ from ..audits.scales.scales_of_audit import scales_beside, scales_for
 from ..checkpoints.stored.names import natural_order
 from ..data.names_given import names_given
 from ..errors import ResultFileError, SettingError
+from ..experiments.heal.healing import RECORD as HEALING
 from ..system.files import user_path
 from .audit.comparison import common_matrices, labels_for
 from .study.study_page import is_study, write_study_report
@@ -132,6 +133,11 @@ def audit_files(path: Path) -> list[Path]:
         candidates = [next((f / name for name in AUDIT_NAMES if (f / name).is_file()), None) for f in folders]
         if files := [file for file in candidates if file is not None]:
             return files
+    if (path / HEALING).is_file():
+        raise ResultFileError(
+            f"'{path}' is the folder of a healing; expected a study or saved audits; for the page of a healing, run "
+            "its `intruders heal` again with --html FILE, which heals nothing again"
+        )
     hint = f"; make one: intruders audit BASE {path} --json {path}/audit.json" if _is_run(path) else ""
     raise ResultFileError(
         f"the folder '{path}' has no {' or '.join(AUDIT_NAMES)}, and neither have its subfolders{hint}"

@@ -22,6 +22,7 @@ from intruders.reports.page.html_page import (
     write_html,
 )
 from intruders.reports.write_report import audit_files, write_report
+from tests.commands import in_this_process
 from tests.made_up import BERT, made_up_audit
 
 ONE = made_up_audit(3, BERT, width=32, tuned="runs/r1")
@@ -60,6 +61,16 @@ def test_what_is_no_audit_is_named(runs: Path) -> None:
             audit_files(path)
     with pytest.raises(SettingError, match=r"notes\.txt"):
         write_report([runs / "notes.txt"], runs / "r.html")
+
+
+def test_the_folder_of_a_healing_says_how_its_page_is_made(runs: Path) -> None:
+    (runs / "c" / "heal.json").write_text("{}")
+    with pytest.raises(
+        ResultFileError, match=r"c' is the folder of a healing; .* `intruders heal` .* --html"
+    ) as caught:
+        write_report([runs / "c"], runs / "r.html")
+    assert "--html FILE" in in_this_process("heal", "--help").stdout
+    assert "\n" not in str(caught.value)
 
 
 def test_one_audit_gets_its_own_report_and_several_stand_side_by_side(runs: Path, tmp_path: Path) -> None:
