@@ -25,7 +25,7 @@ def print_plan(study: Study, out: str | None) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from ..studies.describe.inputs import require_inputs, taken_from_the_hub
+    from ..studies.describe.inputs import require_contents, require_inputs, taken_from_the_hub
     from ..studies.describe.plan import plan
     from ..studies.describe.runs import expand
     from ..studies.planning.costs import cost_lines
@@ -33,6 +33,7 @@ def print_plan(study: Study, out: str | None) -> None:
 
     runs = expand(study)
     require_inputs(runs)
+    require_contents(runs)
     work = plan(runs)
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in work.columns:

@@ -95,15 +95,24 @@ def load_corpora(name: str, *, max_documents: int | None = None, seed: int = 0) 
     require_utf8(name, "corpus")
     corpora = []
     for part, source, value in _parts(name):
-        if not 0 < value < float("inf"):
-            weight = part.rpartition("@")[2]
-            raise SettingError(f"corpus {part!r} has the weight {weight}; expected a positive number")
-        documents = _documents(source, _HUB_DOCUMENTS if max_documents is None else max_documents)
-        documents = [text for text in documents if text.strip()]
-        if not documents:
-            raise SettingError(f"corpus {source!r} is empty; expected at least one document with text")
+        _require_weight(part, value)
+        documents = _documents_with_text(source, _HUB_DOCUMENTS if max_documents is None else max_documents)
         corpora.append(Corpus(source, _sample(documents, max_documents, seed), value))
     return corpora
+
+
+def require_corpus(name: str) -> None:
+    """Read what :func:`load_corpora` reads on this machine, so that its errors come before any work.
+
+    Parts that come from the hub or from another package are left out.
+    """
+    require_utf8(name, "corpus")
+    others = plugins_of(CORPORA)
+    for part, source, value in _parts(name):
+        _require_weight(part, value)
+        is_of_hub = source.startswith("hub:") or (source in HUB_CORPORA and folder_of_copy(source) is None)
+        if not is_of_hub and source not in others:
+            _documents_with_text(source, _HUB_DOCUMENTS)
 
 
 def local_sources(name: str) -> list[Path]:
@@ -167,6 +176,12 @@ def _parts(name: str) -> Iterator[tuple[str, str, float]]:
             yield part, part, 1.0  # the @ belongs to the name
 
 
+def _require_weight(part: str, value: float) -> None:
+    if not 0 < value < float("inf"):
+        weight = part.rpartition("@")[2]
+        raise SettingError(f"corpus {part!r} has the weight {weight}; expected a positive number")
+
+
 def _text_files(folder: Path) -> list[Path]:
     return sorted(file for file in folder.rglob("*") if file.suffix.lower() in _TEXT_SUFFIXES)
 
@@ -182,6 +197,13 @@ def cut_at_blank_lines(text: str, characters: int = _DOCUMENT_CHARACTERS) -> lis
             current, size = [], 0
     if current:
         documents.append("\n\n".join(current))
+    return documents
+
+
+def _documents_with_text(source: str, hub_documents: int) -> list[str]:
+    documents = [text for text in _documents(source, hub_documents) if text.strip()]
+    if not documents:
+        raise SettingError(f"corpus {source!r} is empty; expected at least one document with text")
     return documents
 
 

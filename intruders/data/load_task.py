@@ -13,6 +13,7 @@ from ..settings import told_at
 from ..system.plugins import TASKS, plugins_of
 from .columns import Columns
 from .hub_tasks import HUB_TASKS, hub_task
+from .local_copies import folder_of_copy
 from .local_files import COMPRESSED, SUFFIXES, local_task
 from .pydoc_topics import GROUPS, pydoc_topics
 from .task import Task, checked
@@ -43,6 +44,16 @@ def load_task(name: str, columns: Columns | None = None, seed: int = 0) -> Task:
     require_utf8(name, "task")
     columns = columns or Columns()
     return replace(_loaded(name, columns, seed), max_new_tokens=columns.max_new_tokens)
+
+
+def require_task(name: str, columns: Columns, seed: int = 0) -> None:
+    """Read what :func:`load_task` reads on this machine, so that its errors come before any work.
+
+    A set that comes from the hub is left out, and so is a task of another package.
+    """
+    is_of_hub = name in HUB_TASKS and folder_of_copy(name) is None
+    if not is_of_hub and name not in plugins_of(TASKS):
+        load_task(name, columns, seed)
 
 
 def _loaded(name: str, columns: Columns, seed: int) -> Task:

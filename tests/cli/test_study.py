@@ -73,6 +73,38 @@ def test_a_dry_run_looks_whether_its_data_and_bases_are_there(file: Path, tmp_pa
     assert "base: 'nobase' names no local folder and is taken from the Hub" in run(file, "--dry-run")
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"task": "no-such-task"}, "task 'no-such-task' is not known"),
+        ({"task": "{tmp}/cut.jsonl"}, "cut.jsonl' cannot be read as jsonl: line 2"),
+        ({"task": "{tmp}/rows.jsonl?prompt=p&completion=q"}, "column 'q' is not in rows.jsonl"),
+        ({"validation_file": "{tmp}/cut.jsonl"}, "cut.jsonl' cannot be read as jsonl: line 2"),
+        ({"replay": "no-such-text@0.2"}, "corpus 'no-such-text' is not known"),
+        ({"measure": {"loss_on": ["pydoc@0.5+{tmp}/none.txt@0.5"]}}, "none.txt' is not known"),
+        ({"measure": {"loss_on": ["{tmp}/empty.txt"]}}, "empty.txt' is empty"),
+        ({"base": "{tmp}/broken"}, "config.json' is not valid JSON"),
+    ],
+)
+def test_a_dry_run_reads_what_the_study_would_train_on(
+    changes: dict[str, object], said: str, file: Path, tmp_path: Path
+) -> None:
+    row = json.dumps({"p": "a", "c": "b"}) + "\n"
+    (tmp_path / "rows.jsonl").write_text(3 * row)
+    (tmp_path / "cut.jsonl").write_text(row + row[:9])
+    (tmp_path / "empty.txt").write_text("\n")
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "config.json").write_text('{"a')
+    document = yaml.safe_load(file.read_text())
+    document["experiments"]["matched"] |= json.loads(json.dumps(changes).replace("{tmp}", str(tmp_path)))
+    file.write_text(yaml.safe_dump(document, sort_keys=False))
+    refused = in_this_process("study", file, "--dry-run", "--out", tmp_path / "out")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert said in refused.stderr
+    assert refused.stderr.startswith("error: ")
+    assert len(refused.stderr.splitlines()) == 1
+
+
 def test_a_dry_run_of_the_examples_needs_no_network_and_loads_no_model() -> None:
     files = [
         str(EXAMPLES / f"{name}.yaml") for name in ("paper-roberta", "paper-llama", "small", "quickstart")

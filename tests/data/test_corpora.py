@@ -10,8 +10,10 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from intruders.data.corpora import MIXTURES, cut_at_blank_lines, is_here, load_corpora
-from intruders.data.load_task import load_task
+from intruders.data import corpora, hub_tasks
+from intruders.data.columns import Columns
+from intruders.data.corpora import MIXTURES, cut_at_blank_lines, is_here, load_corpora, require_corpus
+from intruders.data.load_task import load_task, require_task
 from intruders.errors import SettingError
 from tests.json_lines import write_rows
 
@@ -42,6 +44,35 @@ def test_what_can_be_read_without_the_hub(tmp_path: Path, monkeypatch: pytest.Mo
     (tmp_path / "c4").mkdir()
     monkeypatch.setenv("INTRUDERS_DATA", str(tmp_path))
     assert [is_here(name) for name in ("c4", f"{file}@0.5+c4@0.5", "wikitext")] == [True, True, False]
+
+
+def test_what_is_here_is_read_before_the_work_and_the_hub_is_not_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_network(*arguments: object) -> None:
+        raise AssertionError("the hub was asked")
+
+    monkeypatch.delenv("INTRUDERS_DATA", raising=False)
+    monkeypatch.setattr(corpora, "_from_hub", no_network)
+    monkeypatch.setattr(hub_tasks, "_rows_of_hub", no_network)
+    file, empty = tmp_path / "a.txt", tmp_path / "b.txt"
+    file.write_text("some text")
+    empty.write_text(" ")
+    for name in ("pydoc", "c4", "hub:owner/name", "roberta-pretraining", f"{file}@0.5+c4@0.5"):
+        require_corpus(name)
+    for name in ("pydok", str(empty), f"c4@0.5+{tmp_path / 'c.txt'}@0.5", f"{file}@0.5+c4@-1"):
+        with pytest.raises(SettingError) as caught:
+            require_corpus(name)
+        with monkeypatch.context() as patched:
+            patched.setattr(corpora, "_from_hub", lambda *arguments: ["text"])
+            with pytest.raises(SettingError, match=re.escape(str(caught.value))):
+                load_corpora(name)
+    for name in ("sst2", "word-problems"):
+        require_task(name, Columns())
+    (tmp_path / "sst2").mkdir()
+    monkeypatch.setenv("INTRUDERS_DATA", str(tmp_path))
+    with pytest.raises(SettingError, match=r"its local copy .* has no train file"):
+        require_task("sst2", Columns())
 
 
 def test_a_sample_is_drawn_by_seed() -> None:

@@ -7,9 +7,11 @@ from contextlib import suppress
 from pathlib import Path
 
 from ...checkpoints.stored.demo_models import DEMO_MODELS
+from ...checkpoints.stored.json_file import read_json_object
+from ...data.columns import Columns
 from ...data.copies_in_use import files_of_copies
-from ...data.corpora import files_of_source, local_sources
-from ...data.load_task import files_of_task
+from ...data.corpora import files_of_source, local_sources, require_corpus
+from ...data.load_task import files_of_task, require_task
 from ...data.local_copies import digest_of_files
 from ...errors import SettingError
 from ...models.base_model import base_model_location
@@ -31,6 +33,29 @@ def require_inputs(runs: Sequence[Run]) -> None:
     for base in _bases(runs):
         if _is_path(base):
             base_model_location(base)
+
+
+def require_contents(runs: Sequence[Run]) -> None:
+    """Read every task and text of the runs that is on this machine, and what describes a local base.
+
+    A study does so run by run, where one that cannot be read costs its runs alone. Its plan does so for all of them.
+
+    Raises:
+      SettingError: a task or text is not known or cannot be used. CheckpointError: a base's config cannot be read.
+    """
+    for base in _bases(runs):
+        if _is_path(base):
+            read_json_object(Path(base).expanduser() / "config.json")
+    read = set()
+    for run in runs:
+        for task in run.trained_tasks:
+            assert run.config is not None
+            source = (task, run.config.part(Columns), run.config.data_seed)
+            if source not in read:
+                require_task(*source)
+                read.add(source)
+    for text in dict.fromkeys(text for run in runs for text in run.texts):
+        require_corpus(text)
 
 
 def taken_from_the_hub(runs: Sequence[Run]) -> list[str]:
