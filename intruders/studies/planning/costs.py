@@ -67,6 +67,12 @@ def cost_lines(runs: Sequence[Run], operations_per_second: float | None = None) 
         f"{CARD_NAME} is taken to do {CARD['fp32'] / 1e12:.0f} trillion operations per second in single precision, "
         f"{CARD['bf16'] / 1e12:.0f} in bf16, and no step in less than {_CARD_STEP:g} s"
     )
+    stopping = sum(run.config is not None and run.config.match is not None for run in runs if run.id in costs)
+    if stopping:
+        yield (
+            f"{plural(stopping, 'run')} with match may stop before these steps, so that their time is an upper bound, "
+            "except for the looks at the score, which are not in it"
+        )
     assumed = sorted(
         {
             run.config.task

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -29,6 +30,8 @@ class Times:
     method: str
     per_row: float  # of training, forward and backward
     stages: dict[str, float]  # of the measures
+    steps: int  # of training; of one that stops at a score those that it took
+    setting: str  # all that was chosen but the seed
 
 
 def time_lines(runs: Sequence[Run], folders: Sequence[str], out: str | None = None) -> Iterator[str]:
@@ -46,11 +49,26 @@ def time_lines(runs: Sequence[Run], folders: Sequence[str], out: str | None = No
             yield f"time: no finished runs in {', '.join(map(repr, folders))} yet to tell it from"
         return
     estimates = [(run, _seconds(run, known)) for run in missing if run.config is not None]
-    told = [seconds for _, seconds in estimates if seconds is not None]
+    told = [(run, seconds) for run, seconds in estimates if seconds is not None]
+    stopping = [run for run, _ in told if run.config is not None and run.config.match is not None]
+    unknown = [run for run in stopping if _steps_taken(run, known) is None]
+    extent = "at most about" if unknown else "about"
+    trained = "" if stopping else " and each trained for all of its steps"
+    hours = sum(seconds for _, seconds in told) / 3600
     yield (
-        f"time: about {sum(told) / 3600:.1f} hours for {len(told):,} runs, one after another and each trained for "
-        f"all of its steps, from the times of {len(known):,} earlier runs"
+        f"time: {extent} {hours:.1f} hours for {len(told):,} runs, one after another{trained}, from the times of "
+        f"{len(known):,} earlier runs"
     )
+    if len(unknown) < len(stopping):
+        yield (
+            f"time: {len(stopping) - len(unknown):,} of these runs stop at a score (match) and count with the steps "
+            "that earlier runs of their setting took"
+        )
+    if unknown:
+        yield (
+            f"time: {len(unknown):,} of these runs stop at a score (match) and count with all of their steps, an upper "
+            "bound, since no earlier run has their setting"
+        )
     without = len(estimates) - len(told)
     if without:
         yield f"time: {without:,} runs more, of which no earlier run has the base, or the number of steps is unknown"
@@ -69,7 +87,28 @@ def _times_in(folder: Path) -> Iterator[Times]:
             # What is left of the one stage of a sequence are its audits and scores.
             others["sequence"] = max(0.0, float(stages["sequence"]["seconds"]) - seconds)
         rows = steps * int(config["batch_size"]) * int(config["gradient_accumulation_steps"])
-        yield Times(str(record["base"]), task, str(config["method"]), seconds / rows, others)
+        yield Times(
+            str(record["base"]),
+            task,
+            str(config["method"]),
+            seconds / rows,
+            others,
+            steps,
+            _setting_of(record),
+        )
+
+
+def _setting_of(record: Mapping[str, Any]) -> str:
+    """Return all that was chosen for a run but its seed, from its description or its record."""
+    config = {name: value for name, value in record["config"].items() if name not in ("seed", "out")}
+    return json.dumps([record["kind"], record["base"], record["tasks"], config], sort_keys=True)
+
+
+def _steps_taken(run: Run, known: Sequence[Times]) -> float | None:
+    """Return the median steps of earlier runs of the same setting; None without one."""
+    setting = _setting_of(run.description())
+    taken = [times.steps for times in known if times.setting == setting]
+    return median(taken) if taken else None
 
 
 def _steps_and_seconds(folder: Path, record: dict[str, Any]) -> tuple[int, float]:
@@ -93,9 +132,11 @@ def _seconds(run: Run, known: Sequence[Times]) -> float | None:
     alike = next(filter(None, by_likeness), None)
     if alike is None:
         return None
-    steps = steps_of(run)
+    steps: float | None = steps_of(run)
     if steps is None:
         return None
+    if run.config.match is not None:
+        steps = min(steps, _steps_taken(run, known) or steps)
     measures = 0.0
     for stage in stages_of(run):
         took = [times.stages[stage.name] for times in alike if stage.name in times.stages]

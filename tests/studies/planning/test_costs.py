@@ -130,5 +130,13 @@ def test_lines_name_memory_and_time_on_a_card_and_here() -> None:
     assert matrix_product_speed(64, 0.01) > 0
 
 
+def test_the_time_of_trainings_that_stop_at_a_score_is_an_upper_bound() -> None:
+    stopping = run_of("minilm-l6", method="full", match="accuracy=0.9", eval_steps=1)
+    others = [run_of("minilm-l6", method="full"), run_of("minilm-l6", method="lora")]
+    said = "1 run with match may stop before these steps, so that their time is an upper bound"
+    assert any(line.startswith(said) for line in cost_lines([stopping, *others], 1e11))
+    assert not any("upper bound" in line for line in cost_lines(others, 1e11))
+
+
 def test_a_config_of_another_form_has_no_size() -> None:
     assert ModelSize.of_config(json.loads('{"d_model": 512}')) is None

@@ -172,15 +172,16 @@ def done(folder: Path, run: Run, *, steps: int, training: float, audit: float) -
 
 
 def test_time_is_told_from_the_runs_that_are_most_alike(tmp_path: Path) -> None:
-    study = parsed(document())
-    runs = expand(study)
+    runs = expand(parsed(document(experiments={"m": EXPERIMENT | {"match": None}})))
     earlier = tmp_path / "earlier"
     for index, run in enumerate(runs[:3]):  # lora r=1, lora r=2, full
         done(earlier / "runs" / str(index), run, steps=50, training=[50.0, 100.0, 200.0][index], audit=10.0)
     (line,) = time_lines(runs, [str(earlier)])
     # Two seeds. LoRA: a median of 1.5 s a step, full 4 s, each for 100 steps and an audit of 10 s.
     hours = 2 * (2 * (150 + 10) + 400 + 10) / 3600
-    assert line.startswith(f"time: about {hours:.1f} hours for 6 runs")
+    assert line.startswith(
+        f"time: about {hours:.1f} hours for 6 runs, one after another and each trained for all"
+    )
     assert math.isclose(hours, 1460 / 3600)
     other = expand(parsed(document(experiments={"m": EXPERIMENT | {"base": "other"}})))
     assert (
@@ -188,12 +189,49 @@ def test_time_is_told_from_the_runs_that_are_most_alike(tmp_path: Path) -> None:
         == "time: 6 runs more, of which no earlier run has the base, or the number of steps is unknown"
     )
     assert list(time_lines(runs, [])) == []
-    by_rows = EXPERIMENT | {"task": "sst2", "epochs": 2.0, "steps": None, "max_train_samples": 16_000}
+    by_rows = EXPERIMENT | {
+        "task": "sst2",
+        "epochs": 2.0,
+        "steps": None,
+        "max_train_samples": 16_000,
+        "match": None,
+    }
     by_epochs = expand(parsed(document(experiments={"m": by_rows | {"batch_size": 16}})))
     (line,) = time_lines(by_epochs, [str(earlier)])
     # Two epochs of 1,000 steps, at the median of 1, 2 and 4 s over the runs of another task, and an audit of 10 s. A
     # step has twice as many rows as theirs.
     assert line.startswith(f"time: about {6 * (2000 * 4 + 10) / 3600:.1f} hours for 6 runs")
+
+
+def test_a_run_that_stops_at_a_score_counts_with_the_steps_that_its_setting_took(tmp_path: Path) -> None:
+    """Of the other settings, whose steps no run tells, the time is an upper bound."""
+    runs = expand(parsed(document()))  # of two seeds lora r=1, lora r=2, full; up to 100 steps
+    earlier = tmp_path / "earlier"
+    for index, (run, steps) in enumerate([(runs[0], 60), (runs[2], 20)]):
+        # A step of LoRA takes 30 s, one of full fine-tuning 90 s.
+        done(earlier / "runs" / str(index), run, steps=steps, training=[30.0, 90.0][index] * steps, audit=0.0)
+    line, known, unknown = time_lines(runs, [str(earlier)])
+    hours = 2 * (60 * 30 + 100 * 30 + 20 * 90) / 3600
+    assert (
+        line
+        == f"time: at most about {hours:.1f} hours for 6 runs, one after another, from the times of 2 earlier runs"
+    )
+    assert known.startswith(
+        "time: 4 of these runs stop at a score (match) and count with the steps that earlier runs"
+    )
+    assert unknown.startswith(
+        "time: 2 of these runs stop at a score (match) and count with all of their steps, an upper"
+    )
+    done(earlier / "runs" / "2", runs[1], steps=40, training=1200.0, audit=0.0)
+    line, known = time_lines(runs, [str(earlier)])
+    assert line.startswith(f"time: about {2 * (60 * 30 + 40 * 30 + 20 * 90) / 3600:.1f} hours for 6 runs")
+    assert known.startswith("time: 6 of these runs")
+    at_another_score = expand(parsed(document(experiments={"m": EXPERIMENT | {"match": "accuracy=0.5"}})))
+    line, unknown = time_lines(at_another_score, [str(earlier)])
+    assert line.startswith(f"time: at most about {2 * 100 * (30 + 30 + 90) / 3600:.1f} hours for 6 runs")
+    assert unknown.startswith(
+        "time: 6 of these runs stop at a score (match) and count with all of their steps"
+    )
 
 
 def test_keys_of_a_plan_do_not_change_the_runs() -> None:
