@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -15,7 +16,7 @@ from ...audits.result.records import energy_share_of
 from ...audits.result.summary import median_relative, update_norm
 from ...audits.scales.critical_scales_result import CriticalScales, MatrixScale
 from ...checkpoints.stored.names import may_be_same, module_paths
-from ...errors import ResultFileError
+from ...errors import IntrudersError, NewerVersionError, ResultFileError, in_one_line
 from ...experiments.compare.comparison_rows import rows_of_document
 from ...measures.intervals import Interval
 from ...settings import settings_of
@@ -28,6 +29,7 @@ from ..work.stages import (
     ATTRIBUTION_RESULT,
     AUDIT,
     EVALUATION_RECORD,
+    FILES,
     INTERVENTION,
     KL,
     MECHANISM,
@@ -55,50 +57,93 @@ def rows_of(run: Run, folder: Path) -> Rows:
     stages = _stages_with_results(run, record, folder)
     row = settings_row(run) | {"status": _status(record, is_done), "error": record.get("error")}
     tables: Rows = {"runs": [row]}
-    if "train" in stages:
-        row |= _training(folder)
     scales: dict[str, MatrixScale] = {}
-    if "scale" in stages:
-        measured = CriticalScales.load(folder / SCALE)
-        # The end of a search that met no intruder is not where they begin.
-        row["critical_scale"] = math.inf if measured.is_at_search_end else json_number(measured.largest)
-        scales = {matrix.name: matrix for matrix in measured.matrices}
-    if "audit" in stages:
-        audit = Audit.load(folder / AUDIT)
-        tables["matrices"] = list(_matrices(audit, scales))
-        tables["vectors"] = list(_vectors(audit))
-        tables["traces"] = list(_traces(folder / TRACE, audit))
-        row |= _audit(audit, tables["matrices"])
-    if "evaluate" in stages:
-        document = _json(folder / EVALUATION_RECORD)
-        tables["losses"] = [_loss(loss) for loss in document["losses"]]
-        row |= _evaluation(document)
-    if "outputs" in stages:
-        row["update_output_energy"] = _json(folder / OUTPUTS)["mean_relative_energy"]
-    if "kl" in stages:
-        row |= _kl(_json(folder / KL))
-    if "attribute" in stages:
-        sizes = {matrix["name"]: matrix["frobenius"] for matrix in tables.get("matrices", [])}
-        tables["attributions"] = list(_attributions(_json(folder / ATTRIBUTION_RESULT), sizes))
-    if "intervene" in stages:
-        tables["interventions"] = _json(folder / INTERVENTION)["rows"]
-    if "remedies" in stages:
-        tables["remedies"] = list(_remedies(_json(folder / REMEDIES_RESULT)))
-    if "sequence" in stages:
-        document = _json(folder / SEQUENCE)
-        row |= {
-            "seconds": document["seconds"],
-            "accuracy": document["average_accuracy"],
-            "intruders": document["intruders"][-1],
-            "vectors": document["vectors"][-1],
-            "trained_steps": sum(document.get("steps", [])) or None,
-            "stopped_by": _stopped_by(document.get("reached", [])),
-            "data_source": "; ".join(source for source in document.get("sources", []) if source) or None,
-        }
-        tables["sequences"] = list(_sequence(document))
-    if "mechanism" in stages:
-        tables["mechanism"] = _json(folder / MECHANISM)["rows"]
+    # The audit's rows contain the scales.
+    for stage in sorted(stages, key=lambda stage: stage != "scale"):
+        with _told_what_to_remove(folder, stage, folder / FILES[stage].for_tables[0]):
+            _add_results(stage, folder, row, tables, scales)
     return {table: [{"run_id": run.id} | row for row in rows] for table, rows in tables.items()}
+
+
+def _add_results(
+    stage: str, folder: Path, row: dict[str, Any], tables: Rows, scales: dict[str, MatrixScale]
+) -> None:
+    """Add what a finished stage left in a run's folder to the run's row, and to the rows of other tables."""
+    match stage:
+        case "train":
+            row |= _training(folder)
+        case "scale":
+            measured = CriticalScales.load(folder / SCALE)
+            # The end of a search that met no intruder is not where they begin.
+            row["critical_scale"] = math.inf if measured.is_at_search_end else json_number(measured.largest)
+            scales |= {matrix.name: matrix for matrix in measured.matrices}
+        case "audit":
+            audit = Audit.load(folder / AUDIT)
+            tables["matrices"] = list(_matrices(audit, scales))
+            tables["vectors"] = list(_vectors(audit))
+            with _told_what_to_remove(folder, "train", folder / TRACE):
+                tables["traces"] = list(_traces(folder / TRACE, audit))
+            row |= _audit(audit, tables["matrices"])
+        case "evaluate":
+            document = _json(folder / EVALUATION_RECORD)
+            tables["losses"] = [_loss(loss) for loss in document["losses"]]
+            row |= _evaluation(document)
+        case "outputs":
+            row["update_output_energy"] = _json(folder / OUTPUTS)["mean_relative_energy"]
+        case "kl":
+            row |= _kl(_json(folder / KL))
+        case "attribute":
+            sizes = {matrix["name"]: matrix["frobenius"] for matrix in tables.get("matrices", [])}
+            tables["attributions"] = list(_attributions(_json(folder / ATTRIBUTION_RESULT), sizes))
+        case "intervene":
+            tables["interventions"] = _json(folder / INTERVENTION)["rows"]
+        case "remedies":
+            tables["remedies"] = list(_remedies(_json(folder / REMEDIES_RESULT)))
+        case "sequence":
+            document = _json(folder / SEQUENCE)
+            row |= _of_sequence(document)
+            tables["sequences"] = list(_sequence(document))
+        case "mechanism":
+            tables["mechanism"] = _json(folder / MECHANISM)["rows"]
+
+
+class _DamagedResultError(ResultFileError):
+    """A result of a run cannot be read; the message says what to remove."""
+
+
+@contextmanager
+def _told_what_to_remove(folder: Path, stage: str, file: Path) -> Iterator[None]:
+    """Say of a result that cannot be read what to remove of the run, so that the study makes that again.
+
+    Raises:
+      ResultFileError: the block met a file that is damaged or is something else.
+    """
+    try:
+        yield
+    except (NewerVersionError, _DamagedResultError):
+        raise
+    except (IntrudersError, ValueError, LookupError, TypeError, AttributeError, OSError) as error:
+        # A model without its record cannot be told from another one.
+        result = folder if stage == "train" else folder / FILES[stage].results[0]
+        told = f"'{file}' is something else ({in_one_line(error)})"
+        if isinstance(error, ResultFileError):
+            told = str(error).partition("; ")[0]  # without what to do where it is no result of a study
+        raise _DamagedResultError(
+            f"{told}; expected what the study wrote; remove '{result}', and run the study again, which makes it "
+            "again and keeps all else"
+        ) from error
+
+
+def _of_sequence(document: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "seconds": document["seconds"],
+        "accuracy": document["average_accuracy"],
+        "intruders": document["intruders"][-1],
+        "vectors": document["vectors"][-1],
+        "trained_steps": sum(document.get("steps", [])) or None,
+        "stopped_by": _stopped_by(document.get("reached", [])),
+        "data_source": "; ".join(source for source in document.get("sources", []) if source) or None,
+    }
 
 
 def can_give_rows(run: Run, folder: Path) -> bool:
@@ -110,17 +155,17 @@ def can_give_rows(run: Run, folder: Path) -> bool:
     return RunRecord(folder).is_taken_over or all(file.exists() for file in files)
 
 
-def _stages_with_results(run: Run, record: dict[str, Any], folder: Path) -> set[str]:
-    """Return the stages that are finished with the run's settings.
+def _stages_with_results(run: Run, record: dict[str, Any], folder: Path) -> list[str]:
+    """Return the stages that are finished with the run's settings, in order.
 
     Left out are those whose files were removed since, and those of an earlier version of the study's file.
     """
-    return {
+    return [
         stage.name
         for stage in stages_of(run)
         if is_finished(record, stage.name, stage.settings)
         and all((folder / result).exists() for result in stage.results)
-    }
+    ]
 
 
 def _status(record: dict[str, Any], is_done: bool) -> str:

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from ...data.corpora import Corpora, digests_of, load_all
 from ...errors import IntrudersError
@@ -26,6 +28,7 @@ from ...system.json_digest import json_digest
 SCHEMA = 1
 # The documents are a sample that is the same for all runs of a study, whatever their seed: all can be compared.
 SAMPLE_SEED = 0
+TABLE = "documents.parquet"
 
 
 def base_folder_name(base: str, settings: LossSettings, loading: Loading) -> str:
@@ -52,9 +55,9 @@ def base_losses(
             "content": _content(base),
             **recorded_dtypes(loading, [base]),
         }
-        if not _is_of_these(folder, measured):
+        if not _is_of_these(folder, measured) or not _is_complete(folder / TABLE):
             _measure(base, settings, loading, corpora, folder, measured)
-    table = pd.read_parquet(folder / "documents.parquet")
+    table = pd.read_parquet(folder / TABLE)
     return {corpus: losses_in(table, corpus) for corpus in settings.loss_on}
 
 
@@ -89,6 +92,15 @@ def _is_of_these(folder: Path, measured: Mapping[str, Any]) -> bool:
     )
 
 
+def _is_complete(table: Path) -> bool:
+    """Return whether a table of losses can be read; one that was removed or cut off is measured again."""
+    try:
+        pq.read_schema(table)
+    except (pa.ArrowException, OSError):
+        return False
+    return True
+
+
 def _measure(
     base: str,
     settings: LossSettings,
@@ -101,7 +113,7 @@ def _measure(
     document = {"schema": SCHEMA, "base": base, "settings": settings.recorded(), **measured}
     # A record of other documents must not vouch for the losses of these.
     write_together(
-        {folder / "documents.parquet": table.to_parquet(index=False)},
+        {folder / TABLE: table.to_parquet(index=False)},
         folder / "base.json",
         (json.dumps(document, indent=2) + "\n").encode(),
     )

@@ -69,3 +69,20 @@ def test_a_kill_between_losses_and_their_record_does_not_leave_losses_of_another
         with pytest.raises(KeyboardInterrupt):
             of("of another length")
     assert of("four") == [4.0]
+
+
+@pytest.mark.parametrize("content", [None, b"", b"PAR1 cut off"])
+def test_losses_that_were_lost_or_cut_off_are_measured_again(
+    content: bytes | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = str(save_llama(tmp_path / "base"))
+    one = {"text": [DocumentLosses("cross-entropy", np.array([3.0]), np.array([1]))]}
+    monkeypatch.setattr(kept, "losses_of", lambda *arguments: one)
+    settings, corpora = LossSettings(loss_on=("text",)), {"text": [Corpus("text", ["a document"])]}
+    kept.base_losses(base, settings, corpora, tmp_path / "bases", AS_STORED)
+    (table,) = (tmp_path / "bases").rglob("*.parquet")
+    if content is None:
+        table.unlink()
+    else:
+        table.write_bytes(content)
+    assert kept.base_losses(base, settings, corpora, tmp_path / "bases", AS_STORED)["text"][0].mean == 3.0

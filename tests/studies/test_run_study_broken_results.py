@@ -1,0 +1,88 @@
+"""A result of a run that is cut off or is something else: what is said of it, and that nothing else is lost."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from intruders.errors import ResultFileError
+from intruders.studies.describe.runs import expand
+from intruders.studies.published.publish import publish_study
+from intruders.studies.run_study import StudyOutcome, run_study
+from intruders.studies.tables.results import load_results
+from tests.studies.published.continued import same_tables
+from tests.studies.tiny_study import parsed, tiny_study
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file with its content."""
+    return {
+        str(file.relative_to(folder)): file.read_bytes()
+        for file in folder.rglob("*")
+        if file.is_file() and file.name != ".lock"
+    }
+
+
+@pytest.mark.parametrize(
+    ("file", "removed"),
+    [
+        ("audit.json", "audit.json"),
+        ("evaluation/evaluation.json", "evaluation"),
+        ("scale.json", "scale.json"),
+        ("outputs.json", "outputs.json"),
+        ("intervention.json", "intervention.json"),
+        ("model/run.json", ""),
+        ("model/intruders.parquet", ""),
+    ],
+)
+@pytest.mark.parametrize("content", [None, b"", b'{"schema": 1}', b"[1]"])
+def test_a_broken_result_is_named_with_what_to_remove(
+    done: tuple[Path, StudyOutcome],
+    llama: Path,
+    tmp_path: Path,
+    file: str,
+    removed: str,
+    content: bytes | None,
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(done[0], out)
+    study = parsed(tiny_study(llama))
+    run = next(run for run in expand(study) if "lora" in run.id)
+    folder = out / "runs" / run.id
+    whole = (folder / file).read_bytes()
+    (folder / file).write_bytes(whole[: len(whole) // 2] if content is None else content)
+    before = contents(out)
+    for use in (lambda: run_study(study, out), lambda: publish_study(out, tmp_path / "data")):
+        with pytest.raises(ResultFileError) as caught:
+            use()
+        assert re.match(re.escape(str(folder / file.partition("/")[0])), str(caught.value)[1:])
+        assert f"; remove '{folder / removed}', and run the study again" in str(caught.value)
+        assert "\n" not in str(caught.value)
+    after = contents(out)
+    kept = [name for name in before if name.startswith(("runs/", "bases/")) or name.endswith(".parquet")]
+    assert {name: after.get(name) for name in kept} == {name: before[name] for name in kept}, (
+        "nothing is lost"
+    )
+
+
+def test_what_is_removed_of_a_broken_result_is_made_again(
+    done: tuple[Path, StudyOutcome], llama: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(done[0], out)
+    study = parsed(tiny_study(llama))
+    for run, damaged in zip(expand(study), ("audit.json", "evaluation/evaluation.json"), strict=True):
+        (out / "runs" / run.id / damaged).write_text("{")
+    models = contents(out / "runs")
+    for _ in range(2):
+        with pytest.raises(ResultFileError) as caught:
+            run_study(study, out)
+        named = Path(str(caught.value).partition("remove '")[2].partition("'")[0])
+        shutil.rmtree(named) if named.is_dir() else named.unlink()
+    assert run_study(study, out).finished == 2
+    after = contents(out / "runs")
+    assert {name: content for name, content in models.items() if "/model/" in name}.items() <= after.items()
+    same_tables(load_results(out), load_results(done[0]))
