@@ -95,7 +95,7 @@ def load_corpora(name: str, *, max_documents: int | None = None, seed: int = 0) 
     require_utf8(name, "corpus")
     corpora = []
     for part, source, value in _parts(name):
-        _require_weight(part, value)
+        _require_name_and_weight(name, part, source, value)
         documents = _documents_with_text(source, _HUB_DOCUMENTS if max_documents is None else max_documents)
         corpora.append(Corpus(source, _sample(documents, max_documents, seed), value))
     return corpora
@@ -109,7 +109,7 @@ def require_corpus(name: str) -> None:
     require_utf8(name, "corpus")
     others = plugins_of(CORPORA)
     for part, source, value in _parts(name):
-        _require_weight(part, value)
+        _require_name_and_weight(name, part, source, value)
         is_of_hub = source.startswith("hub:") or (source in HUB_CORPORA and folder_of_copy(source) is None)
         if not is_of_hub and source not in others:
             _documents_with_text(source, _HUB_DOCUMENTS)
@@ -176,7 +176,13 @@ def _parts(name: str) -> Iterator[tuple[str, str, float]]:
             yield part, part, 1.0  # the @ belongs to the name
 
 
-def _require_weight(part: str, value: float) -> None:
+def _require_name_and_weight(name: str, part: str, source: str, value: float) -> None:
+    """Refuse a part without a name, which as a path is the current folder, and a weight that is none."""
+    if not source.strip():
+        raise SettingError(
+            f"corpus {name!r} has a part without a name; expected texts with + between, such as "
+            "pydoc@0.3+notes.txt@0.7; name each part"
+        )
     if not 0 < value < float("inf"):
         weight = part.rpartition("@")[2]
         raise SettingError(f"corpus {part!r} has the weight {weight}; expected a positive number")

@@ -75,6 +75,17 @@ def test_what_is_here_is_read_before_the_work_and_the_hub_is_not_asked(
         require_task("sst2", Columns())
 
 
+@pytest.mark.parametrize("name", ["", " ", "pydoc+", "+pydoc", "@0.5", "pydoc@0.5+@0.5"])
+def test_a_part_without_a_name_is_not_the_current_folder(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "notes.txt").write_text("of the folder that a command is given in")
+    monkeypatch.chdir(tmp_path)
+    for read in (load_corpora, require_corpus):
+        with pytest.raises(SettingError, match=re.escape(f"corpus {name!r} has a part without a name")):
+            read(name)
+
+
 def test_a_sample_is_drawn_by_seed() -> None:
     one, same, other = (load_corpora("pydoc", max_documents=9, seed=seed)[0].documents for seed in (1, 1, 2))
     assert one == same != other
