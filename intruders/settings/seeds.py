@@ -6,6 +6,9 @@ from numbers import Integral
 
 from ..errors import SettingError
 
+SEEDS = 2**32  # that numpy knows, and with it a training
+A_SEED = f"a whole number from 0 to {SEEDS - 1}"
+
 
 def check_seeds(**seeds: object) -> None:
     """Raise SettingError for a seed that is no whole number of 0 or more; None is a seed that was left out.

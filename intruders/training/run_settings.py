@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from ..data.columns import Columns
 from ..models.loading_settings import DTYPES
 from ..settings import Settings, setting
+from ..settings.seeds import A_SEED, SEEDS
 from .method_table import FROZEN_A, METHODS, Method
 
 
@@ -255,7 +256,13 @@ class Training(Settings):
         panel="Training",
     )
     seed: int = setting(
-        0, "Seed of the initial weights and of the row order.", least=0, metavar="N", panel="Training"
+        0,
+        "Seed of the initial weights and of the row order.",
+        least=0,
+        below=SEEDS,
+        expected=A_SEED,
+        metavar="N",
+        panel="Training",
     )
 
     max_length: int | None = setting(

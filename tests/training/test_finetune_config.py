@@ -93,7 +93,8 @@ def test_what_was_done_can_be_done_again(tmp_path: Path) -> None:
         ({"stop_above": 3}, "no audits are made; pass audit_steps too"),
         ({"method": "full", "start_from": "a"}, "which method 'full' cannot go on from"),
         ({"budget": 1, "load_in": "4bit"}, "budget is 1.0, and load_in is '4bit'"),
-        ({"seed": -1}, "seed is -1; expected 0 or more"),
+        ({"seed": -1}, "seed is -1; expected a whole number from 0 to 4294967295"),
+        ({"seed": 2**32}, "seed is 4294967296; expected a whole number from 0 to 4294967295"),
         ({"base": ["a"]}, "base is ['a']; expected text"),
     ],
 )

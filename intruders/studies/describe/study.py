@@ -21,6 +21,7 @@ from ...settings import (
     shown,
     told_at,
 )
+from ...settings.seeds import A_SEED, SEEDS
 from ...training.finetune_config import FinetuneConfig
 from .claim_names import CLAIMS, NOT_OVER_SEEDS, OVER_SETTINGS, check_analyses
 from .measures import Measure
@@ -47,7 +48,13 @@ class OfEveryKind(Settings):
 
     kind: str = setting("finetune", "Kind of work of its runs.", choices=KINDS)
     seeds: tuple[int, ...] = setting(
-        (0,), "Seeds; one run per seed.", item="seed", least=0, may_be_empty=False
+        (0,),
+        "Seeds; one run per seed.",
+        item="seed",
+        least=0,
+        below=SEEDS,
+        expected=A_SEED,
+        may_be_empty=False,
     )
     measure: Measure = setting(Measure(), "What is measured of its runs.")
 

@@ -83,6 +83,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         (MINIMAL | {"seeds": []}, ["seeds", "at least one seed"]),
         (MINIMAL | {"seeds": [0, "one"]}, ["seeds is 'one'", "whole number"]),
         (MINIMAL | {"seeds": True}, ["seeds is True", "whole number"]),
+        (MINIMAL | {"seeds": [2**32]}, ["seed is 4294967296; expected a whole number from 0 to 4294967295"]),
         (MINIMAL | {"name": 3}, ["name is 3", "expected text"]),
         ({"experiments": {}}, ["no experiments"]),
         ({"name": "x"}, ["no experiments"]),
