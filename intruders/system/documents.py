@@ -23,7 +23,7 @@ def read_document(file: Path, what: str, newest: int) -> dict[str, Any] | None:
     """
     try:
         document = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:
         raise ResultFileError(

@@ -182,6 +182,7 @@ def test_a_failed_run_is_listed_and_the_status_says_so(llama: Path, tmp_path: Pa
     [
         ([], "--out is missing; expected the folder of the study"),
         (["--out", "{tmp}/new", "--resume"], "contains no study to resume"),
+        (["--out", "{tmp}/tiny.yaml"], "cannot be written"),
         (["--out", "{tmp}/new", "--jobs", "0"], "jobs is 0"),
         (["--out", "{tmp}/new", "--jobs", "2", "--ray"], "jobs is 2 beside Ray"),
         (["--out", "{tmp}/new", "--ray", "auto", "--jobs", "2"], "jobs is 2 beside Ray"),

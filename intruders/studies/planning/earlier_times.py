@@ -13,7 +13,7 @@ from ...system.documents import read_document
 from ...system.files import user_path
 from ..describe.runs import Run
 from ..work.perform import is_done
-from ..work.run_record import SCHEMA
+from ..work.run_record import RunRecord
 from ..work.stages import stages_of
 from ..work.study_folder import MODEL, StudyFolder
 from .costs import rows_a_step, steps_of
@@ -76,7 +76,7 @@ def time_lines(runs: Sequence[Run], folders: Sequence[str], out: str | None = No
 
 def _times_in(folder: Path) -> Iterator[Times]:
     for file in sorted(folder.glob("runs/*/run.json")):
-        record = read_document(file, "the record of a run of a study", SCHEMA) or {}
+        record = RunRecord(file.parent).read()
         config, stages = record.get("config"), record.get("stages", {})
         steps, seconds = _steps_and_seconds(file.parent, record)
         if config is None or record.get("status") != "finished" or not steps:

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from ...errors import ResultFileError
 from ...system.files import user_path
 from ...system.parquet import document_in
-from ..work.study_folder import StudyFolder
+from ..work.study_folder import PUBLISHED, StudyFolder
 from .table_columns import COLUMNS, METADATA_KEY, SCHEMA, arrow_schema
 
 
@@ -109,7 +109,11 @@ def _read(file: Path, table: str) -> pd.DataFrame:
     if not file.is_file():
         return typed(pd.DataFrame(), table)
     check_table_schema(file)
-    return typed(pq.read_table(file).to_pandas(), table)
+    try:
+        frame = pq.read_table(file).to_pandas()
+    except (pa.ArrowException, OSError) as error:
+        raise _incomplete(file) from error
+    return typed(frame, table)
 
 
 def typed(frame: pd.DataFrame, table: str) -> pd.DataFrame:
@@ -128,14 +132,18 @@ def typed(frame: pd.DataFrame, table: str) -> pd.DataFrame:
     return pd.DataFrame(columns, index=frame.index)
 
 
+def _incomplete(file: Path) -> ResultFileError:
+    is_published = (file.parent / PUBLISHED).is_file()
+    how = "fetch it again" if is_published else "remove it, and intruders study makes it again from the runs"
+    return ResultFileError(f"'{file}' is not a complete Parquet file; {how}")
+
+
 def check_table_schema(file: Path) -> None:
-    """Raise ResultFileError if a file is not a complete table of a study, or if a newer version wrote it."""
+    """Raise ResultFileError if a file is not a complete table of its name, or if a newer version wrote it."""
     try:
         document = document_in(pq.read_schema(file), METADATA_KEY)
     except (pa.ArrowException, OSError) as error:
-        raise ResultFileError(
-            f"'{file}' is not a complete Parquet file; remove it, and intruders study makes it again from the runs"
-        ) from error
+        raise _incomplete(file) from error
     except KeyError:
         raise ResultFileError(f"'{file}' is not a table that intruders study wrote; move it away") from None
     schema = document.get("schema")
@@ -143,4 +151,8 @@ def check_table_schema(file: Path) -> None:
         raise ResultFileError(
             f"'{file}' was written by a newer version of intruders (schema {schema}, this one reads {SCHEMA}); "
             "update intruders, or pass another path"
+        )
+    if document.get("table") != file.stem:
+        raise ResultFileError(
+            f"'{file}' is the table {document.get('table')!r} of a study; expected {file.stem!r}; move it away"
         )

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from ...errors import ResultFileError
 from ...system.documents import read_document
 from ...system.files import write_atomically
 from ..describe.runs import Run
@@ -27,7 +28,7 @@ def changed_input(finished: Mapping[str, Any], inputs: Mapping[str, str]) -> str
 def is_finished(record: Mapping[str, Any], stage: str, settings: Mapping[str, Any]) -> bool:
     """Return True if a stage of a run's record is finished with these settings."""
     finished = record.get("stages", {}).get(stage)
-    return finished is not None and finished["settings"] == json.loads(json.dumps(settings))
+    return finished is not None and finished.get("settings") == json.loads(json.dumps(settings))
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,14 @@ class RunRecord:
 
     def read(self) -> dict[str, Any]:
         """Read the record; empty if it does not exist. ResultFileError if it is broken or of a newer version."""
-        return read_document(self.file, "the record of a run of a study", SCHEMA) or {}
+        record = read_document(self.file, "the record of a run of a study", SCHEMA) or {}
+        stages = record.get("stages", {})
+        if not isinstance(stages, dict) or not all(isinstance(stage, dict) for stage in stages.values()):
+            raise ResultFileError(
+                f"'{self.file}' is not the record of a run of a study: its stages are no objects by name; remove it, "
+                "and run the study again"
+            )
+        return record
 
     def begin(self, run: Run) -> None:
         """Note that work on ``run`` has begun; stages that are finished stay so."""

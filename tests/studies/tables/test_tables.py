@@ -374,7 +374,13 @@ def test_a_folder_that_is_no_study_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [("{", "cannot be read"), ("[]", "not the record of a run"), ('{"schema": 7}', "newer version")],
+    [
+        ("{", "cannot be read"),
+        ("[]", "not the record of a run"),
+        ('{"schema": 7}', "newer version"),
+        ('{"stages": []}', "its stages are no objects by name; remove it"),
+        ('{"stages": {"audit": 3}}', "its stages are no objects by name; remove it"),
+    ],
 )
 def test_a_runs_record_that_cannot_be_read_is_named(tmp_path: Path, content: str, words: str) -> None:
     first, *_ = expand(STUDY)
@@ -387,3 +393,24 @@ def test_a_runs_record_that_cannot_be_read_is_named(tmp_path: Path, content: str
 
 def test_the_folder_knows_the_tables_that_there_are() -> None:
     assert list(TABLES) == list(COLUMNS)
+
+
+def test_a_table_that_is_damaged_inside_or_is_another_is_named(tmp_path: Path) -> None:
+    written(tmp_path)
+    table = tmp_path / "runs.parquet"
+    whole = table.read_bytes()
+    table.write_bytes(whole[:20] + bytes(200) + whole[220:])  # the footer, which says what it is, is complete
+    with pytest.raises(
+        ResultFileError, match=r"runs\.parquet' is not a complete Parquet file; remove it, and"
+    ):
+        load_results(tmp_path)
+    (tmp_path / "published.json").write_text("{}")
+    with pytest.raises(
+        ResultFileError, match=r"runs\.parquet' is not a complete Parquet file; fetch it again"
+    ):
+        load_results(tmp_path)
+    table.write_bytes((tmp_path / "losses.parquet").read_bytes())
+    with pytest.raises(
+        ResultFileError, match=r"runs\.parquet' is the table 'losses' of a study; expected 'runs'"
+    ):
+        load_results(tmp_path)
