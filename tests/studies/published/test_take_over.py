@@ -36,6 +36,25 @@ def test_a_run_that_is_taken_over_is_not_trained_again(
     assert record["taken_over"]["study"] == "tiny"
 
 
+def test_a_damaged_table_of_a_run_that_was_taken_over_says_how_to_take_it_over_again(
+    published: tuple[Path, Path], llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without that table alone the run would be there without its rows."""
+    nothing_is_trained(monkeypatch)
+    study, out = parsed(tiny_study(llama)), tmp_path / "out"
+    run_id = run_study(study, out, published=published[1]).taken_over[0]
+    (out / "runs" / run_id / "taken-over" / "losses.parquet").write_bytes(b"PAR1 cut off")
+    with pytest.raises(
+        ResultFileError, match=r"losses\.parquet' is not a complete .* with --from, which"
+    ) as caught:
+        run_study(study, out)
+    named = Path(str(caught.value).partition("remove '")[2].partition("'")[0])
+    assert named == out / "runs" / run_id
+    shutil.rmtree(named)
+    assert run_study(study, out, published=published[1]).taken_over == [run_id]
+    same_tables(load_results(out), load_results(published[0]))
+
+
 def test_the_folder_of_all_published_studies_has_this_one_under_any_name(
     published: tuple[Path, Path], llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
