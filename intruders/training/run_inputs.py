@@ -5,6 +5,7 @@ A path in the settings does not identify content: a file can change between a ki
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +29,22 @@ _NAMES = (
     "vocab.json",
     "merges.txt",
 )
+# What else tokenizers are made of. These have a digest of their own, which records of earlier versions do not have.
+_TOKENIZER_ENDINGS = (".model", ".spm", ".tiktoken")
+_TOKENIZER_NAMES = ("vocab.txt", "special_tokens_map.json", "added_tokens.json", "chat_template.json")
 
 
 def models_of(config: FinetuneConfig, location: str) -> dict[str, str]:
     """Return a digest of the base at ``location`` and of every adapter that the settings name, by setting.
 
-    The digest of a Hub model is its commit in the cache; models that are not downloaded yet are omitted.
+    The digest of a Hub model is its commit in the cache; models that are not downloaded yet are omitted. What else a
+    tokenizer is made of has an entry of its own.
     """
     sources = {"base": location, "start_from": config.start_from, "budget_pilot": config.budget_pilot}
-    digests = {name: content_of_model(source) for name, source in sources.items() if source is not None}
+    given = {name: source for name, source in sources.items() if source is not None}
+    digests = {name: content_of_model(source) for name, source in given.items()} | {
+        f"tokenizer of {name}": content_of_tokenizer(source) for name, source in given.items()
+    }
     return {name: digest for name, digest in digests.items() if digest is not None}
 
 
@@ -97,8 +105,24 @@ def content_of_model(source: str) -> str | None:
     folder = Path(source).expanduser()
     if not folder.is_dir():
         return _commit(source)
+    return _digest(file for file in folder.iterdir() if file.name in _NAMES or file.name.endswith(_ENDINGS))
+
+
+def content_of_tokenizer(source: str) -> str | None:
+    """Return a digest of what :func:`content_of_model` omits of a tokenizer in a folder; None if there is none."""
+    folder = Path(source).expanduser()
+    if not folder.is_dir():
+        return None
+    files = [
+        file
+        for file in folder.iterdir()
+        if file.name in _TOKENIZER_NAMES or file.name.endswith(_TOKENIZER_ENDINGS)
+    ]
+    return _digest(files) if files else None
+
+
+def _digest(files: Iterable[Path]) -> str:
     digest = xxhash.xxh3_128()
-    files = (file for file in folder.iterdir() if file.name in _NAMES or file.name.endswith(_ENDINGS))
     add_files(digest, sorted(files))
     return digest.hexdigest()
 

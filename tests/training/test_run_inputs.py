@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 import xxhash
 
+from intruders.data.load_task import load_task
 from intruders.errors import SettingError
 from intruders.training.finetune import finetune
 from intruders.training.run_folder import RunFolder
-from intruders.training.run_inputs import content_of_model
+from intruders.training.run_inputs import content_of_model, models_of, require_same
 from tests.tiny import write_files_of_a_model
 from tests.training.tiny_runs import Interrupt, config_of
 
@@ -69,3 +70,34 @@ def test_a_run_stores_what_its_training_depends_on(tmp_path: Path) -> None:
     write_files_of_a_model(tmp_path)
     stored = b"config.json 2 {}model.safetensors 7 numberstokenizer.json 5 words"
     assert content_of_model(str(tmp_path)) == xxhash.xxh3_128(stored).hexdigest()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "vocab.txt",
+        "special_tokens_map.json",
+        "added_tokens.json",
+        "tokenizer.model",
+        "sentencepiece.bpe.model",
+        "source.spm",
+        "qwen.tiktoken",
+    ],
+)
+def test_a_tokenizer_that_changes_is_another_model(name: str, tmp_path: Path) -> None:
+    """Token numbers would mean other words than those that the run began with."""
+    folder = tmp_path / "base"
+    folder.mkdir()
+    write_files_of_a_model(folder)
+    (folder / name).write_text("alpha beta")
+    config = config_of(folder, tmp_path / "run")
+    task = load_task(config.task, config, config.data_seed)
+    before = {"models": models_of(config, str(folder))}
+    (folder / "notes.md").write_text("of another day")
+    require_same(before, tmp_path, task, models_of(config, str(folder)))
+    (folder / name).write_text("beta alpha")
+    with pytest.raises(SettingError, match="contains a run from another tokenizer of base, whose files have"):
+        require_same(before, tmp_path, task, models_of(config, str(folder)))
+    # The record of an earlier version does not have these files, and its run goes on.
+    of_earlier = {"models": {"base": content_of_model(str(folder))}}
+    require_same(of_earlier, tmp_path, task, models_of(config, str(folder)))

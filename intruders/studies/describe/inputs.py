@@ -15,7 +15,7 @@ from ...data.load_task import files_of_task, require_task
 from ...data.local_copies import digest_of_files
 from ...errors import SettingError
 from ...models.base_model import base_model_location
-from ...training.run_inputs import content_of_model
+from ...training.run_inputs import content_of_model, content_of_tokenizer
 from .runs import Run
 
 
@@ -79,9 +79,14 @@ def digests_of_inputs(runs: Sequence[Run]) -> dict[str, str]:
         with suppress(OSError):
             digests[copy] = digest_of_files(files)
     for base in _bases(runs):
-        content = content_of_model(base) if _is_path(base) else None
-        if content is not None:
-            digests[base] = content
+        if not _is_path(base):
+            continue
+        for name, digest in (
+            (base, content_of_model(base)),
+            (f"tokenizer of {base}", content_of_tokenizer(base)),
+        ):
+            if digest is not None:
+                digests[name] = digest
     return digests
 
 

@@ -18,6 +18,7 @@ from intruders.studies.work.stage_inputs import inputs_of
 from intruders.studies.work.stages import stages_of
 from intruders.studies.work.study_folder import StudyFolder
 from tests.studies.tiny_study import parsed
+from tests.tiny import write_files_of_a_model
 
 
 def test_a_study_stores_the_content_of_a_data_file_whatever_its_name(tmp_path: Path) -> None:
@@ -55,6 +56,21 @@ def finished(folder: StudyFolder, run: Run) -> None:
             (record.folder / name).mkdir(parents=True, exist_ok=True)
         record.finish_stage(stage.name, stage.settings, 1.0, inputs_of(run))
     record.finish()
+
+
+def test_a_vocabulary_that_changes_between_two_calls_is_told(tmp_path: Path) -> None:
+    """Runs of other words would stand in the same tables."""
+    base, words = tmp_path / "base", tmp_path / "base" / "vocab.txt"
+    base.mkdir()
+    write_files_of_a_model(base)
+    run, folder = run_on(["pydoc"], base=str(base)), StudyFolder(tmp_path / "out")
+    words.write_text("alpha beta")
+    finished(folder, run)
+    folder.require_same_inputs(digests_of_inputs([run]))
+    words.write_text("beta alpha")
+    assert not is_done(run, folder.run(run.id))
+    with pytest.raises(SettingError, match=f"'tokenizer of {base}' has changed since runs of the study"):
+        folder.require_same_inputs(digests_of_inputs([run]))
 
 
 @pytest.mark.parametrize(
