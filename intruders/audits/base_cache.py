@@ -12,18 +12,21 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-import torch
 import xxhash
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
 
-from ..engine.known_base import KnownBase
 from ..errors import CacheError, CheckpointError, os_reason
 from ..system.files import is_left_behind, user_path
 from ..system.folders import remove_if_left_behind, scratch_folder, user_cache
+
+# Torch is loaded where an entry is read or written: to look at the files of a cache needs none.
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from ..engine.known_base import KnownBase
 
 # Part of every key: raise it when the meaning of an entry changes.
 _VERSION = "4"
@@ -130,6 +133,8 @@ class DiskCache:
 
     def read(self, key: str) -> KnownBase | None:
         """As :meth:`get`, for whom the place of the entries matters: the same in a folder."""
+        from ..engine.known_base import KnownBase
+
         path = self._path(key)
         try:
             # The reader of safetensors says of any file that it cannot open that it is not there.
@@ -171,6 +176,8 @@ class DiskCache:
         Raises:
           CacheError: the folder cannot be written to any more, as on a full disk.
         """
+        from safetensors.torch import save_file
+
         path = self._path(key)
         try:
             path.parent.mkdir(exist_ok=True)
@@ -275,6 +282,8 @@ def _digest(tensors: dict[str, Tensor], key: str) -> str:
 
     An audit takes an entry's products for exact, so none may have changed or be of another matrix.
     """
+    import torch
+
     digest = xxhash.xxh3_128()
     for name in sorted(tensors):
         digest.update(f"{name} {tuple(tensors[name].shape)} {tensors[name].dtype}".encode())
@@ -303,6 +312,8 @@ class BaseKeys:
 
     @classmethod
     def of(cls, matrix: Tensor, k: int) -> BaseKeys:
+        import torch
+
         data = matrix.detach().cpu().contiguous()
         digest = xxhash.xxh3_128(data.view(torch.uint8).numpy().data if data.numel() else b"")
         digest.update(f"{_VERSION} {tuple(data.shape)} {data.dtype} ".encode())
@@ -313,6 +324,8 @@ class BaseKeys:
 
 def look_up(store: BaseCache, keys: Sequence[BaseKeys], device: torch.device) -> KnownBase | None:
     """Return what the store knows of a batch of bases: complete decompositions, leading vectors, or None."""
+    from ..engine.known_base import KnownBase
+
     for names in ([key.whole for key in keys], [key.leading for key in keys]):
         entries = []
         for name in names:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import warnings
+from typing import TYPE_CHECKING
 
-from ..engine.known_base import KnownBase
 from ..errors import CacheError, StoreError
 from ..system.remote_folder import RemoteFolder, local_folder, require_opens
 from .base_cache import DiskCache
+
+if TYPE_CHECKING:
+    from ..engine.known_base import KnownBase
 
 
 class RemoteCache(DiskCache):

@@ -13,11 +13,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from intruders.audits import base_cache
 from intruders.audits.audit import audit
 from intruders.audits.base_cache import WHOLE, BaseKeys, DiskCache
 from intruders.audits.prepare_base import prepare
@@ -168,7 +168,7 @@ def test_what_a_kill_leaves_is_removed_by_the_next_entry_beside_it_and_no_sooner
     """As large as an entry; while it is being written, an entry of another process leaves it alone."""
     key, known = a_key_and_what_is_known()
     store, waiting = DiskCache(tmp_path), multiprocessing.get_context("fork").Event()
-    save, module = base_cache.save_file, base_cache if function == "save_file" else os
+    save, module = safetensors.torch.save_file, safetensors.torch if function == "save_file" else os
 
     def stop(tensors: object, part: Path, **_: object) -> None:
         # As the writer of safetensors begins: beside the name that its file gets.
@@ -239,7 +239,7 @@ def test_a_network_folder_without_locks_keeps_entries(
     ("module", "function", "error"),
     [
         (os, "replace", OSError(28, "No space left on device")),
-        (base_cache, "save_file", SafetensorError("No space left on device (os error 28)")),
+        (safetensors.torch, "save_file", SafetensorError("No space left on device (os error 28)")),
     ],
     ids=["the system's error", "the error of safetensors"],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -115,6 +116,21 @@ def test_a_cache_that_is_looked_at_is_not_made(tmp_path: Path) -> None:
         assert (done.returncode, done.stderr) == (0, "")
         assert done.stdout == "missing: this folder does not exist, so it has no cache\n"
         assert list(tmp_path.iterdir()) == []
+
+
+def test_a_cache_is_looked_at_and_cleared_without_torch(tmp_path: Path) -> None:
+    """It takes seconds to load, and the sizes of files are asked for."""
+    intruders.prepare({"up.weight": torch.eye(4)}, out=tmp_path)
+    script = (
+        "import sys\n"
+        "from intruders.cli.main import app\n"
+        f"app(['cache', '--cache', {str(tmp_path)!r}, '--clear'], standalone_mode=False)\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "1 matrices" in done.stdout.splitlines()[0]
+    assert done.stdout.splitlines()[-1] == "removed 1 matrices"
 
 
 def test_a_cache_with_entries_of_another_user_says_how_many_are_left() -> None:
