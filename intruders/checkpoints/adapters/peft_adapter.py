@@ -75,10 +75,11 @@ def peft_adapters_in(model: nn.Module, state: Mapping[str, Tensor] | None = None
     ``state`` holds their tensors, where the model itself does not hold them in full.
 
     Raises:
-      CheckpointError: no adapter is active, or its PEFT type is not read here.
+      CheckpointError: no adapter is active, adapters are turned off, others than the active ones are merged, or the
+        PEFT type is not read here.
     """
     source = describe_module(model)
-    names = _active_adapters(model)
+    names = _active_adapters(model, source)
     if not names:
         raise CheckpointError(f"{source} has no active adapter; set_adapter makes one active")
     return [_adapter_in(model, name, source, state) for name in names]
@@ -92,14 +93,32 @@ def start_that_changed(model: nn.Module) -> str | None:
     return next((start for start in starts if start is not None), None)
 
 
-def _active_adapters(model: nn.Module) -> list[str]:
+def _active_adapters(model: nn.Module, source: str) -> list[str]:
     """Return the layers' active adapters; a method without layers of its own (prompts) has all its adapters."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    if any(layer.disable_adapters for layer in layers):
+        raise CheckpointError(
+            f"the adapters of {source} are turned off, so that it computes what its base does; turn them on "
+            "(enable_adapter_layers), or leave the block of disable_adapter"
+        )
+    for layer in layers:
+        _require_merged_are_active(layer, source)
     configs: Any = model.peft_config
     active = [name for layer in layers for name in layer.active_adapters] if layers else list(configs)
     return [name for name in dict.fromkeys(active) if name in configs]
+
+
+def _require_merged_are_active(layer: Any, source: str) -> None:
+    """Refuse a layer that computes with merged adapters alone, whichever are active."""
+    merged = set(layer.merged_adapters)
+    active = set(layer.active_adapters) & set(layer._get_available_adapters())
+    if merged and merged != active:
+        raise CheckpointError(
+            f"{source} has {some_of(sorted(merged))} merged into its weights, and {some_of(sorted(active))} active; "
+            "call unmerge_adapter() first"
+        )
 
 
 def _adapter_in(model: nn.Module, name: str, source: str, gathered: Mapping[str, Tensor] | None) -> Adapter:

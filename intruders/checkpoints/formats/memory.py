@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, TypeGuard
@@ -76,6 +77,8 @@ def module_checkpoint(module: nn.Module, state: Mapping[str, Tensor] | None = No
         state = module.state_dict(keep_vars=True)
     if has_adapters(module):
         state = _without_adapters(module, state)
+    else:
+        _refuse_adapters_inside(module)
     return _in_memory(describe_module(module), "module", state, _config_of(module))
 
 
@@ -86,6 +89,20 @@ def describe_module(module: nn.Module) -> str:
     origin = getattr(getattr(inner, "config", None), "_name_or_path", None)
     name = type(inner).__name__
     return f"{name} ({origin})" if isinstance(origin, str) and origin else name
+
+
+def _refuse_adapters_inside(module: nn.Module) -> None:
+    """Refuse a wrapper around a model with adapters, such as DistributedDataParallel, or a part of one.
+
+    Its weights beneath the adapters have the names of PEFT's layers, so that every one of them would look unchanged.
+    """
+    layers = sys.modules.get("peft.tuners.tuners_utils")  # without which no module can have an adapter
+    if layers is None or not any(isinstance(part, layers.BaseTunerLayer) for part in module.modules()):
+        return
+    inside = next((path for path, part in module.named_modules() if has_adapters(part)), None)
+    which = "the complete model" if inside is None else f"that model, its '{inside}'"
+    what = "a part of" if inside is None else "a wrapper around"
+    raise CheckpointError(f"{describe_module(module)} is {what} a model with PEFT adapters; pass {which}")
 
 
 def _in_memory(

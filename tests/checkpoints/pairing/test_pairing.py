@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from tests.checkpoints.models import (
     randomize_adapter,
     reasons,
     saved,
+    set_factors,
     tiny_bert,
     tiny_gpt2,
     tiny_llama,
@@ -207,6 +209,68 @@ def test_the_active_adapter_of_several() -> None:
     assert set(different) == {f"model.layers.{i}.self_attn.k_proj.weight" for i in range(2)}
     for name, both in different.items():
         torch.testing.assert_close(tuned_of(both), truth[name])
+
+
+class Wrapper(nn.Module):
+    """A model of someone's own around another, with the attribute and the names of DistributedDataParallel."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+
+@pytest.mark.parametrize("wrapper", [nn.DataParallel, Wrapper])
+def test_a_wrapper_around_a_model_with_adapters_is_refused(wrapper: Callable[[nn.Module], nn.Module]) -> None:
+    """Each of its weights would look unchanged, and the audit would count no intruders."""
+    model = llama_adapter()
+    with pytest.raises(
+        CheckpointError, match="around a model with PEFT adapters; pass that model, its 'module'"
+    ):
+        open_sides(tiny_llama(), wrapper(model))
+    assert loaded(pair_sides(*open_sides(tiny_llama(), wrapper(model).module)))
+    # Without adapters a wrapper is only a prefix of names.
+    assert len(pair_sides(*open_sides(tiny_llama(), wrapper(tiny_llama()))).pairs) > 0
+
+
+def test_a_part_of_a_model_with_adapters_is_refused() -> None:
+    layers = llama_adapter().get_base_model().model.layers
+    with pytest.raises(
+        CheckpointError, match="is a part of a model with PEFT adapters; pass the complete model"
+    ):
+        open_sides(tiny_llama(), layers)
+
+
+def test_adapters_that_are_turned_off_are_refused() -> None:
+    """The model computes what its base does then, and its audit would count the adapter."""
+    model = llama_adapter()
+    tokens = torch.arange(8).unsqueeze(0)
+    with model.disable_adapter():
+        assert torch.equal(model(tokens).logits, tiny_llama()(tokens).logits)
+        with pytest.raises(
+            CheckpointError, match=r"of LlamaForCausalLM are turned off, .*leave the block of disable_adapter"
+        ):
+            open_sides(tiny_llama(), model)
+    assert loaded(pair_sides(*open_sides(tiny_llama(), model)))
+
+
+def test_merged_adapters_that_are_not_the_active_ones_are_refused() -> None:
+    """A layer with a merged adapter computes with that one, whichever is active."""
+    model = get_peft_model(tiny_llama(), LoraConfig(r=2, target_modules=["q_proj"]))
+    model.add_adapter("second", LoraConfig(r=2, target_modules=["q_proj"]))
+    set_factors(model, 0.3, seed=1)
+    tokens = torch.arange(8).unsqueeze(0)
+    as_active = model(tokens).logits
+    model.merge_adapter(["second"])
+    assert not torch.allclose(model(tokens).logits, as_active)
+    with pytest.raises(CheckpointError, match="has 'second' merged into its weights, and 'default' active"):
+        open_sides(tiny_llama(), model)
+    model.unmerge_adapter()
+    model.merge_adapter()
+    torch.testing.assert_close(model(tokens).logits, as_active)
+    different = loaded(pair_sides(*open_sides(tiny_llama(), model)))
+    for name, both in different.items():
+        layer = model.get_submodule(f"base_model.model.{name.removesuffix('.weight')}")
+        torch.testing.assert_close(tuned_of(both), layer.base_layer.weight)
 
 
 def test_adapter_inside_a_transformers_model() -> None:
