@@ -48,6 +48,18 @@ def trained_matrices(model: nn.Module) -> dict[str, Tensor]:
     }
 
 
+def addresses_of_matrices(source: object) -> set[int]:
+    """Return where the matrices of a model in memory lie; none of one on disk.
+
+    A state dict has the tensors of its model and no copies, so that training changes both.
+    """
+    state = source.state_dict(keep_vars=True) if isinstance(source, nn.Module) else source
+    if not isinstance(state, Mapping):
+        return set()
+    tensors = [tensor for tensor in state.values() if isinstance(tensor, Tensor) and not tensor.is_meta]
+    return {tensor.data_ptr() for tensor in tensors if tensor.ndim >= 2 and tensor.numel()}
+
+
 def adapter_tensors(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors of ``state``, the model's state dict, that are not weights beneath its adapters."""
     own = {id(tensor) for tensor in _without_adapters(model, state).values()}

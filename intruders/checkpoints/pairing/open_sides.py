@@ -6,10 +6,10 @@ from dataclasses import replace
 
 from torch import nn
 
-from ...errors import CheckpointError, IntrudersError
+from ...errors import CheckpointError, IntrudersError, PairingError
 from ..adapters.adapter import Adapter
 from ..adapters.peft_adapter import start_that_changed
-from ..formats.memory import describe_module, has_adapters, module_checkpoint
+from ..formats.memory import addresses_of_matrices, describe_module, has_adapters, module_checkpoint
 from ..opening.model_sum import ModelSum, parts_of
 from ..opening.open import Opened, Source, open_checkpoint, open_source
 from ..quantized.settings import quantization_of
@@ -36,11 +36,13 @@ def open_sides(
 
     Raises:
       CheckpointError: either side cannot be found or read, or a base is needed and not named.
+      PairingError: both are the same tensors in memory.
     """
     base, tuned = named_sides(base, tuned)
     opened = open_source(tuned)
     if has_adapters(tuned):
         return _open_in_memory(base, tuned, opened, with_embeddings)
+    _refuse_same_tensors(base, tuned)
     before = _base_on_disk(opened) if base is None else open_checkpoint(base)
     return with_tied_head(before, opened), opened
 
@@ -52,6 +54,19 @@ def named_sides(base: Source | None, tuned: Source | None) -> tuple[Source | Non
     if base is None:
         raise CheckpointError("no model was given; expected a base and a tuned one, or an adapter")
     return None, base
+
+
+def _refuse_same_tensors(base: Source | None, tuned: Source) -> None:
+    """Refuse a state dict that was kept before training without copies: it has what training made of it.
+
+    A model is compared with itself only by intention.
+    """
+    after = addresses_of_matrices(tuned)
+    if base is not tuned and after and after <= addresses_of_matrices(base):
+        raise PairingError(
+            "base and tuned are the same tensors in memory, so that no change can be seen; copy the base before "
+            "training (copy.deepcopy of the model, or of its state dict)"
+        )
 
 
 def _base_on_disk(opened: Opened) -> Checkpoint:

@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from ...audits.audit_settings import AuditSettings
-from ...checkpoints.formats.memory import has_adapters
+from ...checkpoints.formats.memory import addresses_of_matrices, has_adapters, trained_matrices
 from ...checkpoints.opening.open import Opened, Source
 from .a_movement import StartOfA
 from .audited_base import AuditedBase
@@ -60,7 +60,10 @@ class TrainingStart:
           SettingError: there is nothing to audit, or the weights before training are gone.
           CheckpointError: ``given`` or the model's adapter cannot be read. PairingError: they do not belong together.
         """
-        base, copied, is_own_base = given, None, False
+        # The model itself, or its state dict, changes as it trains: it stands for the weights that it has now.
+        places = addresses_of_matrices(given)
+        is_of_model = bool(places) and any(m.data_ptr() in places for m in trained_matrices(model).values())
+        base, copied, is_own_base = None if is_of_model else given, None, False
         start = cls()
         if sharded_by(model) is not None:
             base = base_of_sharded(model, base)

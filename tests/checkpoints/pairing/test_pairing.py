@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 from collections.abc import Callable
@@ -209,6 +210,24 @@ def test_the_active_adapter_of_several() -> None:
     assert set(different) == {f"model.layers.{i}.self_attn.k_proj.weight" for i in range(2)}
     for name, both in different.items():
         torch.testing.assert_close(tuned_of(both), truth[name])
+
+
+def test_weights_that_were_kept_without_copies_are_refused() -> None:
+    """``state_dict`` has the tensors of the model, which training changes in place."""
+    model = tiny_llama()
+    kept, copied = model.state_dict(), copy.deepcopy(model.state_dict())
+    weight = model.model.layers[1].mlp.up_proj.weight
+    before = weight.detach().clone()
+    with torch.no_grad():
+        weight += 0.5
+    with pytest.raises(
+        PairingError, match=r"are the same tensors in memory, .*; copy the base before training"
+    ):
+        open_sides(kept, model)
+    different = loaded(pair_sides(*open_sides(copied, model)))
+    assert list(different) == ["model.layers.1.mlp.up_proj.weight"]
+    assert torch.equal(different["model.layers.1.mlp.up_proj.weight"].base, before)
+    assert loaded(pair_sides(*open_sides(model, model))) == {}  # a model beside itself, by intention
 
 
 class Wrapper(nn.Module):

@@ -57,6 +57,24 @@ def test_counts_are_those_of_full_decompositions(method: str, llama: Path, tmp_p
     assert trace[trace["step"] == 4]["intruder"].sum() == sum(expected.values())
 
 
+@pytest.mark.parametrize("way", ["the model", "its state dict"])
+def test_a_base_that_is_the_model_itself_is_the_model_before_training(
+    way: str, llama: Path, tmp_path: Path
+) -> None:
+    """It changes as it trains, and every audit would find it equal to itself."""
+    model = load_model(str(llama), "causal")
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    callback = IntruderCallback(every=4, base=model if way == "the model" else model.state_dict())
+    trainer = _trainer(model, tmp_path)
+    trainer.add_callback(callback)
+    trainer.train()
+    assert callback.last is not None
+    after = dict(model.named_parameters())
+    expected = {name: _intruders(before[name], after[name].detach()) for name in before if "_proj" in name}
+    assert {m.name: m.intruders for m in callback.last.matrices} == expected
+    assert sum(expected.values()) > 0, "the case shows something"
+
+
 @pytest.mark.parametrize("told", [True, False])
 def test_conv1d_counts_from_the_output_side(told: bool, tmp_path: Path) -> None:
     """Told the base, or on the copy of the trained weights that the callback makes."""
