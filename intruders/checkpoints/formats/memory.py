@@ -97,7 +97,10 @@ def module_checkpoint(module: nn.Module, state: Mapping[str, Tensor] | None = No
 def describe_module(module: nn.Module) -> str:
     """``LlamaForCausalLM (HuggingFaceTB/SmolLM2-135M)``: the class, and where its weights came from."""
     unwrap: Any = getattr(module, "get_base_model", None) if has_adapters(module) else None
-    inner = unwrap() if callable(unwrap) else module
+    try:
+        inner = unwrap() if callable(unwrap) else module
+    except KeyError:  # delete_adapter leaves PEFT with the deleted one as the active adapter
+        inner = getattr(module.base_model, "model", module)
     origin = getattr(getattr(inner, "config", None), "_name_or_path", None)
     name = type(inner).__name__
     return f"{name} ({origin})" if isinstance(origin, str) and origin else name

@@ -292,6 +292,25 @@ def test_merged_adapters_that_are_not_the_active_ones_are_refused() -> None:
         torch.testing.assert_close(tuned_of(both), layer.base_layer.weight)
 
 
+@pytest.mark.filterwarnings("ignore:Adapter default was active")
+def test_the_adapter_that_acts_after_the_active_one_is_deleted() -> None:
+    """PEFT makes another one active in the layers, and goes on to name the deleted one."""
+    model = get_peft_model(tiny_llama(), LoraConfig(r=2, target_modules=["q_proj"]))
+    model.add_adapter("second", LoraConfig(r=2, target_modules=["q_proj"]))
+    set_factors(model, 0.3, seed=1)
+    model.delete_adapter("default")
+    different = loaded(pair_sides(*open_sides(tiny_llama(), model)))
+    assert len(different) == 2
+    for name, both in different.items():
+        layer = model.get_submodule(f"base_model.model.{name.removesuffix('.weight')}")
+        torch.testing.assert_close(tuned_of(both), layer.base_layer.weight + layer.get_delta_weight("second"))
+    model.delete_adapter("second")
+    with pytest.raises(
+        CheckpointError, match="LlamaForCausalLM has no active adapter; set_adapter makes one active"
+    ):
+        open_sides(tiny_llama(), model)
+
+
 def test_adapter_inside_a_transformers_model() -> None:
     """transformers' own add_adapter injects PEFT's layers so, and keeps the configs in the same attribute."""
     config = LoraConfig(r=2, lora_alpha=3, target_modules=["q_proj"])
