@@ -27,6 +27,7 @@ from intruders.studies.tables.results import Results, load_results
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 NAMES = {"lora": "LoRA", "rslora": "rsLoRA", "dora": "DoRA", "b-only": "B alone", "full": "full"}
+MISSED = "\\*"  # the mark of a run that did not reach its score, which Markdown would read as emphasis
 # What findings.json has before and after the name of a number that is correlated with what was forgotten.
 _CORRELATION = ("rank correlation of ", " with the loss change")
 
@@ -220,7 +221,7 @@ def recipe_runs() -> list[str]:
                 f"{mean['trained_steps']:.0f}",
                 f"{mean['accuracy']:.2f}",
                 ", ".join(
-                    f"{run.loss_change:.3f}{'' if run.stopped_by == 'match' else '*'}"
+                    f"{run.loss_change:.3f}{'' if run.stopped_by == 'match' else MISSED}"
                     for run in own.itertuples()
                 ),
                 ", ".join(f"{count:.0f}" for count in own["intruders"]),

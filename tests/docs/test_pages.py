@@ -39,6 +39,8 @@ def test_page(page: Path) -> None:
         "a command in a block that is not fenced"
     )
     assert all(block.language for block in blocks(page)), "a fence without a language"
+    starred = [line for line in lines if line.startswith("|") and re.search(r"\d\*", line)]
+    assert not starred, "a star behind a number begins emphasis, and is not seen; write \\*"
 
 
 @cache
