@@ -218,24 +218,40 @@ def _generate(
         [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device
     )
     limits = torch.tensor(rooms, device=device) + width  # (batch,)
-    written = model.generate(
-        input_ids=ids,
-        attention_mask=mask,
-        max_new_tokens=max(rooms),
-        stopping_criteria=StoppingCriteriaList([lambda so_far, scores, **_: so_far.shape[1] >= limits]),
-        do_sample=False,
-        num_beams=1,
-        # A model's own penalty would count the padding as said before.
-        repetition_penalty=1.0,
-        use_cache=True,  # Trainer turns the cache off in the model's configuration
-        pad_token_id=pad,
-        eos_token_id=end,
-    )
+    with _without_own_settings(model):
+        written = model.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            max_new_tokens=max(rooms),
+            stopping_criteria=StoppingCriteriaList([lambda so_far, scores, **_: so_far.shape[1] >= limits]),
+            do_sample=False,
+            num_beams=1,
+            use_cache=True,  # Trainer turns the cache off in the model's configuration
+            pad_token_id=pad,
+            eos_token_id=end,
+        )
     answers = []
     for row, room in zip(written[:, width:].tolist(), rooms, strict=True):
         own = row[:room]  # behind it is padding
         answers.append((own[: own.index(end)], True) if end in own else (own, False))
     return answers
+
+
+@contextmanager
+def _without_own_settings(model: Any) -> Iterator[None]:
+    """Generate without the model's own settings within the block.
+
+    Its generation_config.json may have penalties, biases, suppressed tokens, another length or another kind of result.
+    None of these is greedy, and a penalty would count the padding as said before.
+    """
+    from transformers import GenerationConfig
+
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    own, inner.generation_config = inner.generation_config, GenerationConfig()
+    try:
+        yield
+    finally:
+        inner.generation_config = own
 
 
 @torch.no_grad()

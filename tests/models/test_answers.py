@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 
 from intruders.data.task import Example, Task
 from intruders.models.answers import generated_answers, graded, is_right
@@ -61,6 +63,52 @@ def test_what_a_pass_predicts_is_what_generation_gives(tmp_path: Path) -> None:
     assert [answer.text for answer in answers] == plain
     assert found == [text.strip() == row.target for text, row in zip(plain, ROWS, strict=True)]
     assert any(found), "the case shows something"
+
+
+OWN_SETTINGS: list[dict[str, Any]] = [
+    {"do_sample": True, "temperature": 0.7, "num_beams": 4, "num_return_sequences": 3},
+    {"no_repeat_ngram_size": 2, "repetition_penalty": 2.0, "encoder_repetition_penalty": 2.0},
+    {"min_new_tokens": 30, "max_length": 20, "max_time": 1e-5},
+    {"suppress_tokens": list(range(20, 60)), "begin_suppress_tokens": list(range(3, 80))},
+    {"bad_words_ids": [[token] for token in range(3, 50)], "sequence_bias": [[[12], 5.0]]},
+    {"guidance_scale": 2.0},
+    {"return_dict_in_generate": True, "output_scores": True},
+    {"stop_strings": ["1"]},
+    {"prompt_lookup_num_tokens": 3},
+]
+
+
+@pytest.mark.parametrize("own", OWN_SETTINGS, ids=lambda own: next(iter(own)))
+@pytest.mark.parametrize("wrapped", [False, True], ids=["plain", "peft"])
+def test_an_answer_is_greedy_whatever_the_model_would_generate_with(
+    own: dict[str, Any], wrapped: bool, tmp_path: Path
+) -> None:
+    """Many models have such settings in their generation_config.json; the truth is a loop over the largest logit."""
+    folder = save_llama(tmp_path / "llama")
+    model: Any = load_model(str(folder), "causal")
+    tokenizer = character_tokenizer()
+    greedy = [_written_by_hand(model, tokenizer(row.text)["input_ids"], 18) for row in ROWS[:4]]
+    settings = {"eos_token_id": 2, **own}
+    (folder / "generation_config.json").write_text(json.dumps(settings))
+    model = load_model(str(folder), "causal")
+    if wrapped:
+        model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"]))
+    answers = generated_answers(OpenedModel(model, tokenizer, 512), ROWS[:4], max_new_tokens=18)
+    assert [answer.text for answer in answers] == [
+        tokenizer.decode(ids, skip_special_tokens=True) for ids in greedy
+    ]
+    kept = model.generation_config.to_dict()
+    assert {name: kept[name] for name in own} == own, "what the model would generate with is left as it was"
+
+
+def _written_by_hand(model: Any, prompt: list[int], most: int) -> list[int]:
+    written: list[int] = []
+    while len(written) < most:
+        logits = model(input_ids=torch.tensor([prompt + written])).logits[0, -1]
+        if int(logits.argmax()) == 2:
+            break
+        written.append(int(logits.argmax()))
+    return written
 
 
 def test_classes_follow_the_models_own_order_of_labels(tmp_path: Path) -> None:
