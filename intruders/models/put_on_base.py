@@ -12,6 +12,7 @@ from torch import nn
 
 from ..checkpoints.adapters.adapter_config import AdapterConfig
 from ..checkpoints.opening.many_sources import digest_of
+from ..checkpoints.stored.hub import split_revision
 from ..checkpoints.stored.locate import locate
 from ..errors import CheckpointError, PairingError, first_line, some_of
 from .base_model import base_model_location
@@ -146,8 +147,7 @@ def named_base_note(source: str, base: str | None) -> list[str]:
     if base is None or named is None or named == base:
         return []
     try:
-        # A revision of the hub is not fetched to be compared.
-        ours, theirs = base_model_location(base), named if "@" in named else base_model_location(named)
+        ours, theirs = _known_here(base), _known_here(named)
     except CheckpointError:  # the named one is not on this machine
         ours = theirs = ""
     if ours and ours == theirs:
@@ -159,6 +159,22 @@ def named_base_note(source: str, base: str | None) -> list[str]:
         "so are the numbers"
     )
     return [note]
+
+
+def _known_here(source: str) -> str:
+    """Return the folder of a model, or its Hub id where the hub's cache lacks it: nothing is fetched to be compared."""
+    from huggingface_hub import snapshot_download
+
+    if Path(source).expanduser().is_dir() or "@" not in source:
+        source = base_model_location(source)
+    asked = split_revision(source)
+    if Path(source).is_dir() or asked is None:
+        return source
+    repository, revision = asked
+    try:
+        return snapshot_download(repository, revision=revision, local_files_only=True)
+    except Exception:  # the hub's client raises what it likes where the cache has no such commit
+        return repository if revision in (None, "main") else source
 
 
 def _unfit(source: str, location: str, error: Exception) -> Exception:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ from safetensors.torch import load_file, save_file
 
 from intruders.errors import CheckpointError, PairingError
 from intruders.models.loading import load_model
+from intruders.models.put_on_base import named_base_note
 from intruders.models.tuned_model import open_language_model
 from tests.checkpoints.models import change_config, moved
+from tests.hub_cache import hub_with_base
 from tests.tiny import save_gpt2
 
 
@@ -98,3 +101,20 @@ def test_a_retrained_token_that_the_base_does_not_have_is_one_line(tmp_path: Pat
     change_config(Path(tuned), trainable_token_indices=[5000])
     with pytest.raises(CheckpointError, match="cannot be put on its base by PEFT: index 5000"):
         open_language_model(tuned, str(tmp_path / "base"))
+
+
+@pytest.mark.parametrize(
+    ("base", "is_other"),
+    [("org/base@main", False), ("org/base@" + "a" * 40, False), ("org/base", False), ("org/base@v1", True)],
+)
+def test_a_revision_with_the_weights_that_the_adapter_names_is_no_other_base(
+    base: str, is_other: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The adapter names org/base, whose main is commit aa...; v1 has other weights."""
+    hub_with_base(tmp_path, monkeypatch)
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text(
+        json.dumps({"peft_type": "LORA", "r": 1, "base_model_name_or_path": "org/base"})
+    )
+    assert bool(named_base_note(str(adapter), base)) is is_other
