@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..data.corpora import Corpora
 from ..models.answers import evaluating
+from ..models.encoding import ids_at_start
 from ..models.tuned_model import OpenedModel
 
 _DOCUMENTS, _TOKENS, _WINDOW = 8, 32, 256  # how many documents, tokens of each, and of how many at its start
@@ -57,7 +58,7 @@ def sample_inputs(
     try:
         with evaluating(opened.model):
             for number, text in enumerate(documents[:_DOCUMENTS]):
-                ids = opened.tokenizer(text, truncation=True, max_length=width)["input_ids"]
+                ids = ids_at_start(opened.tokenizer, text, width)
                 if not ids:
                     continue
                 chosen[:] = sorted(

@@ -23,6 +23,7 @@ from ..errors import CheckpointError
 from ..linalg.operators import Update
 from ..models.answers import evaluating
 from ..models.base_model import base_model_location
+from ..models.encoding import ids_at_start
 from ..models.loading_settings import AS_STORED, Loading
 from ..models.tuned_model import OpenedModel, open_language_model
 from .corpus_loss import WINDOW
@@ -151,7 +152,7 @@ def _read(opened: OpenedModel, documents: Sequence[str], width: int, layers: Ite
     tokens = 0
     with evaluating(opened.model), torch.inference_mode():
         for text in documents:
-            ids = opened.tokenizer(text, truncation=True, max_length=width)["input_ids"]
+            ids = ids_at_start(opened.tokenizer, text, width)
             if ids:
                 reader(input_ids=torch.tensor([ids], device=device))
                 tokens += len(ids)

@@ -120,6 +120,19 @@ def _ids(tokenizer: Any, text: str) -> list[int]:
     return ids
 
 
+def ids_at_start(tokenizer: Any, text: str, width: int) -> list[int]:
+    """Return at most ``width`` tokens of a text with its special tokens, from its start.
+
+    Tokenizers of models that chat are often saved with ``truncation_side`` left, and would keep the end of the text.
+    """
+    side, tokenizer.truncation_side = tokenizer.truncation_side, "right"
+    try:
+        ids: list[int] = tokenizer(text, truncation=True, max_length=width)["input_ids"]
+    finally:
+        tokenizer.truncation_side = side
+    return ids
+
+
 def encode_classification(
     tokenizer: Any, examples: Sequence[Example], labels: Sequence[str], context: int
 ) -> list[dict[str, Any]]:

@@ -215,12 +215,10 @@ class _Work:
             LeftOut(
                 name,
                 parts[name],
-                float(
-                    (integral.tuned - path.losses(measure, 1.0, torch.tensor(groups.places[name]))).sum()
-                    / tokens
-                ),
+                float((integral.tuned - integral.weights * without).sum() / tokens),
             )
             for name in largest
+            for without in [path.losses(measure, 1.0, torch.tensor(groups.places[name]))]
         ]
 
 
@@ -332,7 +330,7 @@ class _Split:
         count = len(integral.tokens)
         drawn = np.random.default_rng(seed).multinomial(count, [1 / count] * count, size=RESAMPLES)
         self._drawn: Floats = drawn.astype(np.float64)  # (resamples, documents): how often each is drawn
-        self._tokens: Floats = self._drawn @ integral.tokens
+        self._tokens: Floats = self._drawn @ (integral.weights * integral.tokens)
 
     def of(self, sums: Floats) -> Interval:
         """Return the interval of sums over documents (documents,), per token."""

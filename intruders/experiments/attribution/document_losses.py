@@ -25,7 +25,8 @@ _MASKED = 0.15
 class DocumentMeasure:
     """Documents of one corpus, or examples of one task, as a model takes them.
 
-    The loss is ``L = sum_i s_i / sum_i t_i`` over the documents i, with the sum s_i over the t_i tokens of each.
+    The loss is ``L = sum_i w_i s_i / sum_i t_i`` over the documents i, with the sum s_i over the t_i tokens of each.
+    The weights w_i are 1, except of a mixture, whose loss is the weighted mean of those of its parts.
     """
 
     name: str
@@ -33,11 +34,25 @@ class DocumentMeasure:
     measure: str  # "cross-entropy", "masked-15%-estimate" or "classification"
     model: Any = field(repr=False)
     rows: Sequence[Mapping[str, Tensor]] = field(repr=False)  # (1, width) each, with the labels
+    # By row, the weight of its corpus in a mixture, and which corpus it is of; None where all are of one.
+    mixed: Sequence[tuple[float, int]] | None = None
 
     @property
     def tokens(self) -> list[int]:
         """The number of scored tokens of each document; 1 for an example whose label is scored."""
         return [self._scored(row) for row in self.rows]
+
+    @property
+    def weights(self) -> list[float]:
+        """The weight w_i of each document. They leave the number of tokens as it is: ``sum_i w_i t_i = sum_i t_i``."""
+        tokens = self.tokens
+        if self.mixed is None:
+            return [1.0] * len(tokens)
+        of_part: dict[int, int] = {}
+        for (_, part), count in zip(self.mixed, tokens, strict=True):
+            of_part[part] = of_part.get(part, 0) + count
+        in_all = sum({part: weight for weight, part in self.mixed}.values())
+        return [weight / in_all * sum(tokens) / of_part[part] for weight, part in self.mixed]
 
     def loss(self, index: int) -> Tensor:
         """Return the sum over the scored tokens of one document, in nats, with its graph."""
@@ -65,19 +80,25 @@ def text_measure(
     """Encode the documents of a corpus. A masked model scores a random 15 % of the tokens, the same for every model.
 
     Raises:
-      SettingError: no document has two tokens.
+      SettingError: no document of a part has two tokens.
     """
     device = next(opened.model.parameters()).device
-    documents = encoded_texts(opened, parts, max_tokens)
+    of_parts = [encoded_texts(opened, [part], max_tokens) for part in parts]
+    documents = [ids for of_part in of_parts for ids in of_part]
+    mixed = [
+        (part.weight, number)
+        for number, (part, of_part) in enumerate(zip(parts, of_parts, strict=True))
+        for _ in of_part
+    ]
     if not opened.is_masked:
         rows = []
         for ids in documents:
             tokens = torch.tensor([ids], device=device)
             rows.append({"input_ids": tokens, "labels": tokens})
-        return DocumentMeasure(name, "text", "cross-entropy", opened.model, rows)
+        return DocumentMeasure(name, "text", "cross-entropy", opened.model, rows, mixed)
     rows = [_masked(opened.tokenizer, ids, f"{seed} {number}") for number, ids in enumerate(documents)]
     placed = [{key: tensor.to(device) for key, tensor in row.items()} for row in rows]
-    return DocumentMeasure(name, "text", "masked-15%-estimate", opened.model, placed)
+    return DocumentMeasure(name, "text", "masked-15%-estimate", opened.model, placed, mixed)
 
 
 def task_measure(

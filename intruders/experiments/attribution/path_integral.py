@@ -31,11 +31,12 @@ MOST_NODES = 32
 
 @dataclass(frozen=True)
 class PathIntegral:
-    """The parts of every document's rise: the sum over a document's tokens, in nats."""
+    """The parts of every document's rise: the sum over a document's tokens, in nats, times the document's weight."""
 
     base: Floats  # (documents,), of the base's losses
     tuned: Floats  # (documents,)
     tokens: npt.NDArray[np.int64]  # (documents,)
+    weights: Floats  # (documents,)
     parts: Floats  # (documents, factors)
     added: Floats  # (documents, further factors): of what lies inside the updates
     nodes: int
@@ -71,12 +72,18 @@ class DosePath:
         Raises:
           NonFiniteError: a loss or its gradient is NaN or infinite.
         """
-        tokens = np.array(measure.tokens, dtype=np.int64)
+        tokens, weights = np.array(measure.tokens, dtype=np.int64), np.array(measure.weights)
         base, tuned = self.losses(measure, 0.0), self.losses(measure, 1.0)
         while True:
             parts, added = self._integrated(measure, nodes)
             integral = PathIntegral(
-                base=base, tuned=tuned, tokens=tokens, parts=parts, added=added, nodes=nodes
+                base=weights * base,
+                tuned=weights * tuned,
+                tokens=tokens,
+                weights=weights,
+                parts=weights[:, None] * parts,
+                added=weights[:, None] * added,
+                nodes=nodes,
             )
             if integral.is_close or 2 * nodes > MOST_NODES:
                 return integral

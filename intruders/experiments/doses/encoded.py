@@ -8,7 +8,7 @@ from typing import Any
 from ...data.corpora import Corpus
 from ...data.task import Example, Task
 from ...errors import SettingError
-from ...models.encoding import encode_classification, encode_completions
+from ...models.encoding import encode_classification, encode_completions, ids_at_start
 from ...models.tuned_model import OpenedModel
 
 
@@ -20,9 +20,7 @@ def encoded_texts(opened: OpenedModel, corpora: Sequence[Corpus], max_tokens: in
     """
     width = min(max_tokens, opened.context)
     rows: list[list[int]] = [
-        opened.tokenizer(text, truncation=True, max_length=width)["input_ids"]
-        for corpus in corpora
-        for text in corpus.documents
+        ids_at_start(opened.tokenizer, text, width) for corpus in corpora for text in corpus.documents
     ]
     kept = [ids for ids in rows if len(ids) > 1]
     if not kept:

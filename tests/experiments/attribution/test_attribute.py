@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +144,53 @@ def _contracted(
             (cross_entropy(logits, torch.tensor(ids[1:]), reduction="sum") / tokens).backward()
         total += weight / 2 * float((model.get_parameter(name).grad * direction).sum())
     return total
+
+
+def test_a_mixture_rises_by_the_weighted_mean_of_its_parts(models: tuple[str, str], tmp_path: Path) -> None:
+    """The truth is the mean loss of each part from plain forward passes; the parts differ in length and number."""
+    first, second = short_texts(tmp_path / "a.jsonl", 4), tmp_path / "b.jsonl"
+    write_rows(second, [{"text": "zzzz"}, {"text": "(((((("}])
+    mixture = f"{first}@3+{second}@1"
+    attribution = intruders.attribute(*models, loss_on=mixture, settings=SETTINGS, audit=AUDIT)
+    base, tuned = load_model(models[0], "causal"), load_model(models[0], "causal")
+    tuned.load_state_dict(merged(models))
+    rise = attribution.rises[0]
+    for model, told in ((base, rise.base_loss), (tuned, rise.tuned_loss)):
+        means = [mean_loss_by_hand(model, documents_of(models[0], file)) for file in (first, second)]
+        assert told == pytest.approx(0.75 * means[0] + 0.25 * means[1], abs=1e-5)
+    assert rise.total == pytest.approx(
+        rise.tuned_loss - rise.base_loss, abs=0.02 * abs(rise.rise.estimate) + 1e-4
+    )
+    for check in attribution.checks:
+        before = base.state_dict()[check.name].clone()
+        without, own = dict(tuned.state_dict()), tuned.state_dict()[check.name].clone()
+        without[check.name].copy_(before)
+        means = [mean_loss_by_hand(tuned, documents_of(models[0], file)) for file in (first, second)]
+        assert check.fall == pytest.approx(rise.tuned_loss - 0.75 * means[0] - 0.25 * means[1], abs=1e-5)
+        tuned.state_dict()[check.name].copy_(own)
+
+
+@torch.no_grad()
+def mean_loss_by_hand(model: Any, documents: list[list[int]]) -> float:
+    losses = [
+        cross_entropy(
+            model(input_ids=torch.tensor([ids])).logits[0, :-1], torch.tensor(ids[1:]), reduction="sum"
+        )
+        for ids in documents
+    ]
+    return float(sum(losses)) / sum(len(ids) - 1 for ids in documents)
+
+
+def test_the_start_of_a_document_is_read_with_a_tokenizer_that_cuts_on_the_left(
+    models: tuple[str, str], tmp_path: Path, text: Path
+) -> None:
+    """As the tokenizers of many models that chat do."""
+    base = Path(shutil.copytree(models[0], tmp_path / "base"))
+    settings = json.loads((base / "tokenizer_config.json").read_text())
+    (base / "tokenizer_config.json").write_text(json.dumps({**settings, "truncation_side": "left"}))
+    attribution = attributed((str(base), models[1]), text)
+    expected = mean_loss_by_hand(load_model(models[0], "causal"), documents_of(models[0], text))
+    assert attribution.rises[0].base_loss == pytest.approx(expected, abs=1e-5)
 
 
 def test_the_one_module_that_does_the_harm_is_named(tmp_path: Path, text: Path) -> None:
