@@ -27,6 +27,8 @@ from .tuned_model import OpenedModel
 
 _BATCH = 32  # examples that are measured together, where nothing else is asked for
 _AT_A_LOOK = 16  # answers that are generated before it is asked whether enough can be right
+# These count the padding before a prompt among its tokens; RWKV also mixes up what it keeps of several prompts.
+_ONE_BY_ONE = frozenset({"minimax", "rwkv", "xlstm"})
 BEYOND_TARGET = 16  # tokens that an answer may have more than its target, whatever else is asked for
 
 
@@ -164,6 +166,9 @@ def generated_answers(
         min(max(max_new_tokens, target + BEYOND_TARGET), context - len(prompt))
         for prompt, target in zip(prompts, targets, strict=True)
     ]
+    own: Any = opened.model
+    if own.config.model_type in _ONE_BY_ONE:
+        batch_size = 1
     with evaluating(opened.model):
         for rows in _batches_to_complete([len(prompt) for prompt in prompts], rooms, context, batch_size):
             given = _generate(opened, [prompts[row] for row in rows], [rooms[row] for row in rows])

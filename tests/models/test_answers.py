@@ -101,6 +101,50 @@ def test_an_answer_is_greedy_whatever_the_model_would_generate_with(
     assert {name: kept[name] for name in own} == own, "what the model would generate with is left as it was"
 
 
+def _minimax(tokens: int) -> Any:
+    from transformers import MiniMaxConfig, MiniMaxForCausalLM
+
+    return MiniMaxForCausalLM(
+        MiniMaxConfig(
+            vocab_size=tokens,
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=8,
+            num_local_experts=2,
+            num_experts_per_tok=1,
+            layer_types=["linear_attention", "full_attention"],
+            block_size=16,
+        )
+    )
+
+
+def _rwkv(tokens: int) -> Any:
+    from transformers import RwkvConfig, RwkvForCausalLM
+
+    return RwkvForCausalLM(
+        RwkvConfig(vocab_size=tokens, hidden_size=32, num_hidden_layers=2, attention_hidden_size=32)
+    )
+
+
+@pytest.mark.parametrize("make", [_minimax, _rwkv])
+def test_an_answer_of_a_model_that_reads_padding_does_not_depend_on_other_prompts(make: Any) -> None:
+    tokenizer = character_tokenizer()
+    torch.manual_seed(0)
+    model = make(len(tokenizer)).eval()
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            parameter.data *= 6  # so that a text matters for its next token
+    rows = [Example("12 + 30 = " * (1 + number % 3), "1") for number in range(6)]
+    greedy = [_written_by_hand(model, tokenizer(row.text)["input_ids"], 17) for row in rows]
+    answers = generated_answers(OpenedModel(model, tokenizer, 256), rows, max_new_tokens=17)
+    assert [answer.text for answer in answers] == [
+        tokenizer.decode(ids, skip_special_tokens=True) for ids in greedy
+    ]
+
+
 def _written_by_hand(model: Any, prompt: list[int], most: int) -> list[int]:
     written: list[int] = []
     while len(written) < most:
