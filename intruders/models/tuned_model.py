@@ -105,6 +105,12 @@ def put_on(opened: OpenedModel, source: str, base: str) -> OpenedModel:
     )
 
 
+def reading_as(opened: OpenedModel, source: str) -> OpenedModel:
+    """Return a base that reads as the adapter at ``source`` was trained to; unchanged if that is no adapter."""
+    tokenizer, more = as_trained(opened.tokenizer, source, opened.model)
+    return replace(opened, tokenizer=tokenizer, notes=(*opened.notes, *more))
+
+
 def open_for_task(
     source: str,
     task: Task,

@@ -6,17 +6,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from peft import PeftModel
+from torch.nn.functional import cross_entropy
 from transformers import AutoTokenizer
 
+import intruders
 from intruders.data.task import Conversation, Example, Task
 from intruders.measures.evaluate import evaluate
 from intruders.measures.measure_settings import ScoreSettings
 from intruders.models.encoding import encode_parts
+from intruders.models.loading import load_model
 from intruders.models.model_digest import digest_of_model
 from intruders.models.tuned_model import open_for_task, open_language_model, put_on
-from tests.experiments.heal.healed_models import adapter_of, llama_and_adapter
+from tests.experiments.heal.healed_models import QUICK, adapter_of, llama_and_adapter
 from tests.json_lines import write_rows
-from tests.tiny import save_llama
+from tests.tiny import save_llama, short_texts
 
 TEMPLATE = (
     "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
@@ -164,3 +169,45 @@ def test_an_adapter_that_was_taught_to_chat_is_scored_on_a_base_that_was_not(
     result = evaluate(tuned, base=base, scores=ScoreSettings(tasks=(str(rows),), max_examples=2))
     assert len(result.scores) == 1
     assert any("the chat template is that of adapter" in note for note in result.notes)
+
+
+@pytest.mark.parametrize("of_base", [None, OTHER])
+def test_an_adapter_is_healed_split_and_compared_as_it_was_trained_to_read(
+    of_base: str | None, sides: tuple[str, str], tmp_path: Path
+) -> None:
+    """The truth is a loop over the messages as the adapter's own template writes them, in base and tuned model."""
+    base, tuned = sides
+    give_tokenizer(base, base, of_base)
+    trained_with = give_tokenizer(tuned, base, TEMPLATE)
+    rows = write_rows(tmp_path / "rows.jsonl", [{"messages": MESSAGES}] * 8)
+    task, text = f"{rows}?validation={rows}&test={rows}", str(short_texts(tmp_path / "text.jsonl", 6))
+    expected = [loss_of_answer(model, trained_with) for model in base_and_tuned(base, tuned)]
+    few = intruders.AttributionSettings(check=0, max_documents=2, max_tokens=16, max_examples=2)
+    rise = intruders.attribute(base, tuned, loss_on=text, task=task, settings=few).rises[1]
+    choice = intruders.choose_scale(base, tuned, loss_on=text, task=task, settings=QUICK)
+    compared = intruders.compare_remedies(
+        base,
+        tuned,
+        comparison=intruders.ComparisonSettings(only=("interpolate",), strengths=1),
+        losses=intruders.LossSettings(loss_on=(text,), max_tokens=16),
+        scores=ScoreSettings(tasks=(task,), max_examples=2),
+    )
+    assert [rise.base_loss, rise.tuned_loss] == pytest.approx(expected, abs=1e-5)
+    assert [choice.curve[at].task_loss for at in (0, -1)] == pytest.approx(expected, abs=1e-5)
+    points = (compared.base_point, compared.tuned_point)
+    assert [point.task_losses[task] for point in points] == pytest.approx(expected, abs=1e-5)
+
+
+def base_and_tuned(base: str, tuned: str) -> list[Any]:
+    whole = PeftModel.from_pretrained(load_model(base, "causal"), tuned)
+    return [load_model(base, "causal").eval(), whole.eval()]
+
+
+@torch.no_grad()
+def loss_of_answer(model: Any, tokenizer: Any) -> float:
+    """Nats per token of the answer and its end."""
+    ids = ids_as_trained(tokenizer)
+    asked = tokenizer.apply_chat_template(MESSAGES[:1], tokenize=False, add_generation_prompt=True)
+    begin = len(tokenizer(asked, add_special_tokens=False)["input_ids"])
+    logits = model(input_ids=torch.tensor([ids])).logits[0, begin - 1 : -1]
+    return float(cross_entropy(logits, torch.tensor(ids[begin:])))

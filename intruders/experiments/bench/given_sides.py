@@ -15,6 +15,7 @@ from ...checkpoints.pairing.pairing import PairedMatrix
 from ...checkpoints.pairing.sides_on_disk import sides_on_disk
 from ...checkpoints.stored.checkpoint import Checkpoint
 from ...checkpoints.stored.selection import EVERY_MATRIX
+from ...checkpoints.writing.own_tokenizer import own_tokenizer_files
 from ...models.finetuned_folder import data_seed_of
 from ...models.loading_settings import Loading
 from ...models.model_digest import digest_of_model
@@ -92,4 +93,6 @@ class OpenedSides:
             "base": digest_of_model(self.base_source),
             "tuned": digest_of_model(self.tuned),
             **recorded_dtypes(loading, self.loaded),
+            # Earlier versions read such an adapter's examples with its base's tokenizer.
+            **({"reads": "as trained"} if own_tokenizer_files(self.tuned) else {}),
         }

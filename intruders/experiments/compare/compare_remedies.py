@@ -28,7 +28,7 @@ from ...mitigation.remedies.doses import Doses
 from ...mitigation.remedies.remedy import Remedy
 from ...mitigation.tuned_matrices import TunedMatrices
 from ...models.loading_settings import AS_STORED, Loading
-from ...models.tuned_model import open_language_model
+from ...models.tuned_model import open_language_model, reading_as
 from ...settings.seeds import check_seeds
 from ...system.callers_process import apart_from_caller
 from ...system.files import user_path
@@ -130,7 +130,7 @@ def compare_remedies(
         measuring = Measuring(losses, tasks, seed, harness, scores.max_examples)
         kept = kept_outcomes(folder, sides, whole.settings, audited, measuring, scores, loading)
         tally = Tally(progress, planned_evaluations(names, comparison.strengths, len(data.choice)))
-        of_base = _base_outcomes(sides.base_source, loading, measuring, data, kept, tally)
+        of_base = _base_outcomes(sides, loading, measuring, data, kept, tally)
         learned: Doses | str = "were not asked for"
         if of_doses := Doses.name in names:
             learned = _learned(
@@ -257,9 +257,14 @@ def _require_measures(losses: LossSettings, scores: ScoreSettings) -> None:
 
 
 def _base_outcomes(
-    source: str, loading: Loading, measuring: Measuring, data: DataShares, kept: KeptOutcomes, tally: Tally
+    sides: OpenedSides,
+    loading: Loading,
+    measuring: Measuring,
+    data: DataShares,
+    kept: KeptOutcomes,
+    tally: Tally,
 ) -> list[Outcome]:
-    """Measure the base on every share; it is open only while it is measured.
+    """Measure the base on every share, as the tuned model reads it; it is open only while it is measured.
 
     Tasks that its language model cannot answer are skipped: the curve measures them at a share of 0 of the update.
     """
@@ -270,7 +275,7 @@ def _base_outcomes(
     ]
     outcomes = [kept.get(unit) for unit in units]
     if None in outcomes:
-        opened = open_language_model(source, loading=loading)
+        opened = reading_as(open_language_model(sides.base_source, loading=loading), sides.tuned)
         for position, (share, unit) in enumerate(zip(shares, units, strict=True)):
             tally.step("base")
             if outcomes[position] is None:

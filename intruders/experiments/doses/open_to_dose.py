@@ -14,7 +14,7 @@ from ...checkpoints.stored.names import tensor_of
 from ...data.task import Task
 from ...mitigation.beyond_doses import require_only_matrices, require_same_head, require_same_vocabulary
 from ...models.loading_settings import Loading, require_one_device, require_whole_weights
-from ...models.tuned_model import OpenedModel, open_language_model
+from ...models.tuned_model import OpenedModel, open_language_model, reading_as
 from ..bench.given_sides import OpenedSides
 from ..bench.live_models import Scored, opened_for_tasks
 from .dose_groups import DoseGroups, dose_groups
@@ -23,10 +23,15 @@ from .updates import Updates
 
 
 def open_models(
-    tuned: str, base: str | None, tasks: Mapping[str, Task], loading: Loading
+    tuned: str, base: str | None, tasks: Mapping[str, Task], loading: Loading, *, read_as: str | None = None
 ) -> tuple[OpenedModel, Scored]:
-    """Open the tuned model as a language model and as its tasks need it; one model may serve both."""
+    """Open the tuned model as a language model and as its tasks need it; one model may serve both.
+
+    It reads as the adapter ``read_as`` was trained to, if that is given.
+    """
     language = open_language_model(tuned, base, loading, merged=True)
+    if read_as is not None:
+        language = reading_as(language, read_as)
     scored = opened_for_tasks(language, tuned, base, tasks, loading)
     for opened in [language, *(opened_model for opened_model, _ in scored.values())]:
         opened.model.requires_grad_(False).eval()
@@ -68,7 +73,7 @@ def open_to_dose(
     require_only_matrices(sides.both)
     if opens_base(sides, tasks):
         require_one_device(loading)
-        return open_models(sides.base_source, None, tasks, loading)
+        return open_models(sides.base_source, None, tasks, loading, read_as=sides.tuned)
     require_whole_weights(loading)
     return open_models(sides.tuned, sides.sources.base, tasks, loading)
 
