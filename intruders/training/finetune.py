@@ -39,12 +39,12 @@ from .trainer import KeepRecord, RunTrainer, StopAtAccuracy, autocast_as_trained
 _TRACE = "intruders.parquet"  # in the folder of a run
 
 
-@apart_from_caller()
 def finetune(config: FinetuneConfig, callbacks: Sequence[Any] = ()) -> RunFolder:
     """Fine-tune ``config.base`` on ``config.task`` by ``config.method``.
 
     An interrupted run resumes from its last complete checkpoint and ends as if it had not been interrupted. A
-    finished run is left as it is. A model that is trained and cannot be scored stays in the folder.
+    finished run is left as it is, and refused if its model was removed. A model that is trained and cannot be scored
+    stays in the folder.
 
     Args:
       config: base, task, method, folder and everything else about the run.
@@ -54,7 +54,8 @@ def finetune(config: FinetuneConfig, callbacks: Sequence[Any] = ()) -> RunFolder
       The folder of the run, with the model and the record.
 
     Raises:
-      SettingError: a setting, the task or the data cannot be used, or the run in the folder began with others.
+      SettingError: a setting, the task or the data cannot be used, the run in the folder began with others, or it is
+        finished and its model is not there.
       NonFiniteError: the loss, or a trained weight, is NaN or infinite.
       IntrudersError: the model cannot be used, or the disk is full.
 
@@ -65,6 +66,17 @@ def finetune(config: FinetuneConfig, callbacks: Sequence[Any] = ()) -> RunFolder
       >>> run = finetune(FinetuneConfig(base="base", task="word-problems", out="run", **few))
       >>> run.is_finished, run.record["steps"]
       (True, 2)
+    """
+    run = train_unless_finished(config, callbacks)
+    run.require_model()
+    return run
+
+
+@apart_from_caller()
+def train_unless_finished(config: FinetuneConfig, callbacks: Sequence[Any] = ()) -> RunFolder:
+    """Do what :func:`finetune` does, and leave a finished run as it is without its model too.
+
+    A finished stage of a sequence needs its model no more: what follows reads what was written of it.
     """
     run = RunFolder(Path(config.out))
     with removed_if_unused(run.path):

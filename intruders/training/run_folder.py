@@ -18,8 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..checkpoints.stored.json_file import read_json_object
 from ..checkpoints.writing.training_record import SCHEMA
-from ..errors import ResultFileError, SettingError
+from ..errors import ResultFileError, SettingError, some_of
 from ..system.documents import read_document
 from ..system.files import user_path, write_atomically
 from ..system.folders import (
@@ -184,6 +185,24 @@ class RunFolder:
             raise SettingError(
                 f"out {str(self.path)!r} contains a run with other settings ({', '.join(changed)}); "
                 "choose another folder, or remove that one"
+            )
+
+    def require_model(self) -> None:
+        """Raise SettingError if the run is finished and its weights, or a shard of them, were removed.
+
+        They are not trained again over the record, whose results another machine would not repeat to the bit.
+        """
+        if not self.is_finished:
+            return
+        name = "model" if self.record["config"].get("method") == "full" else "adapter_model"
+        index = self.path / f"{name}.safetensors.index.json"  # of a model in shards
+        shards = read_json_object(index).get("weight_map", {}) if index.is_file() else {}
+        files = set(shards.values()) or {f"{name}.safetensors"}
+        missing = sorted(file for file in files if not (self.path / file).is_file())
+        if missing:
+            raise SettingError(
+                f"out {str(self.path)!r} contains a finished run without its model (missing: {some_of(missing)}); "
+                "restore it, choose another folder, or remove that one to train again"
             )
 
     def locked(self) -> AbstractContextManager[None]:

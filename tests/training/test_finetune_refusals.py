@@ -30,6 +30,26 @@ def test_a_finished_run_is_left_alone_and_other_settings_are_refused(
         finetune(config_of(llama, tmp_path / "mine"))
 
 
+@pytest.mark.parametrize(
+    ("method", "weights"), [("lora", "adapter_model.safetensors"), ("full", "model.safetensors")]
+)
+def test_a_finished_run_whose_model_was_removed_is_refused_and_its_record_stays(
+    method: str, weights: str, llama: Path, tmp_path: Path
+) -> None:
+    config = config_of(llama, tmp_path / "run", method=method, steps=1)
+    file = finetune(config).path / weights
+    kept = file.rename(tmp_path / weights)
+    record = (tmp_path / "run" / "run.json").read_bytes()
+    with pytest.raises(SettingError, match=rf"a finished run without its model \(missing: '{weights}'\)"):
+        finetune(config)
+    assert (tmp_path / "run" / "run.json").read_bytes() == record
+    kept.rename(file)
+    assert finetune(config).is_finished
+    shutil.rmtree(tmp_path / "run")
+    assert finetune(config).is_finished
+    assert file.is_file()
+
+
 def test_two_processes_do_not_share_a_folder(llama: Path, tmp_path: Path) -> None:
     config = config_of(llama, tmp_path / "run")
 

@@ -8,6 +8,7 @@ import pytest
 
 from intruders.errors import ResultFileError, SettingError
 from intruders.training.run_folder import RunFolder
+from tests.tiny import save_llama
 
 
 @pytest.mark.parametrize("key", ["base", "start_from"])
@@ -40,6 +41,21 @@ def test_a_model_where_the_run_is_may_have_moved_with_it(
     else:
         with pytest.raises(SettingError, match=rf"a run with other settings \({key}\)"):
             run.open_for(config)
+
+
+def test_a_model_in_shards_needs_all_of_them(tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(save_llama(tmp_path / "base"))
+    run = RunFolder(tmp_path / "run")
+    model.save_pretrained(run.path, max_shard_size="40KB")
+    run.write_record({"status": "finished", "config": {"method": "full"}})
+    shards = sorted(file.name for file in run.path.glob("model-*.safetensors"))
+    assert len(shards) > 1
+    run.require_model()
+    (run.path / shards[1]).unlink()
+    with pytest.raises(SettingError, match=rf"without its model \(missing: '{shards[1]}'\); restore it"):
+        run.require_model()
 
 
 @pytest.mark.parametrize("content", ["{}", '{"schema": 1, "config": null, "status": "finished"}', "[]"])

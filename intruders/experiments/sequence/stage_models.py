@@ -21,6 +21,7 @@ from ...system.files import write_atomically
 from ...system.folders import follow_umask, scratch_folder
 from ...training.finetune_config import FinetuneConfig
 from ...training.retrain_head import retrain_head
+from ...training.run_folder import RunFolder
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,7 @@ def keep_backbone(stage: TaskStage, *, head_of: str | None) -> None:
     """
     if stage.head.is_file() and stage.backbone.is_dir():
         return
+    RunFolder(stage.folder).require_model()
     with quiet_transformers():
         source, labels = str(stage.folder), stage.labels
         location = base_location(source, stage.config.base)

@@ -23,7 +23,7 @@ from ...system.callers_process import apart_from_caller
 from ...system.documents import read_document
 from ...system.files import write_atomically
 from ...system.folders import locked_folder, make_folder, other_entries
-from ...training.finetune import check_task, finetune
+from ...training.finetune import check_task, train_unless_finished
 from ...training.finetune_config import FinetuneConfig
 from ...training.prepared_run import encoded_rows
 from .sequence_result import SCHEMA, SequenceResult, StageResult
@@ -169,7 +169,7 @@ def _trained(
     compute = Compute(cache=MemoryCache())  # every stage is audited against the same base
     results: list[StageResult] = []
     for number, stage in enumerate(stages):
-        run = finetune(stage.config, callbacks())
+        run = train_unless_finished(stage.config, callbacks())
         _keep_models(config, stages, number)
         earlier = zip(stages[:number], results, strict=True)
         # A causal task has no head.

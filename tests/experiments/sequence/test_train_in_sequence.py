@@ -143,6 +143,17 @@ def test_a_moved_sequence_goes_on(
         train_in_sequence(config, tasks, adapters=adapters)
 
 
+def test_a_finished_stage_needs_its_model_only_for_what_is_made_of_it(bert: Path, tmp_path: Path) -> None:
+    """A full stage has its weights a second time in ``backbone``; a person may free the room of the first."""
+    config = _config(bert, tmp_path / "out", steps=2, warmup_steps=0, match=None, method="full")
+    whole = train_in_sequence(config, _tasks(tmp_path))
+    (tmp_path / "out" / "stage-1" / "model.safetensors").unlink()
+    assert train_in_sequence(config, _tasks(tmp_path)) == whole
+    shutil.rmtree(tmp_path / "out" / "stage-1" / "backbone")
+    with pytest.raises(SettingError, match=r"stage-1' contains a finished run without its model"):
+        train_in_sequence(config, _tasks(tmp_path))
+
+
 def test_a_damaged_result_of_a_stage_is_named(bert: Path, tmp_path: Path) -> None:
     config = _config(bert, tmp_path / "out", steps=2, warmup_steps=0, match=None)
     train_in_sequence(config, _tasks(tmp_path)[:1])
