@@ -130,6 +130,23 @@ def test_lora_plus_gives_b_a_higher_rate(llama: Path) -> None:
             assert rate[id(p)] == pytest.approx(8e-3 if "lora_B" in name else 1e-3)
 
 
+def test_lora_plus_gives_the_biases_of_a_head_the_rate_of_b(tmp_path: Path) -> None:
+    """As the page of the methods says of PEFT's optimizer, by the rates that parameters have in it."""
+    base = save_bert(tmp_path / "base")
+    config = _config("lora+", base, loraplus_lr_ratio=8.0)
+    model = prepare(load_model(str(base), "classification", ["no", "yes"]), config, "classification")
+    optimizer = make_optimizer(model, config)
+    assert optimizer is not None
+    rate = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    head = {
+        name: rate[id(p)] for name, p in model.named_parameters() if p.requires_grad and "lora_" not in name
+    }
+    assert {name.rpartition(".")[2]: value for name, value in head.items()} == pytest.approx(
+        {"weight": 1e-3, "bias": 8e-3}
+    )
+    assert any("classifier" in name for name in head)
+
+
 def test_alpha_may_be_a_multiple_of_the_rank(llama: Path) -> None:
     assert _config("lora", llama, rank=16, alpha="2r").lora_alpha == 32
     assert _config("lora", llama, rank=3, alpha="0.5r").lora_alpha == 1.5
