@@ -124,7 +124,7 @@ def _warnings(
     forgotten = text_tuned - text_base
     if forgotten < LITTLE:
         warnings.append(
-            f"little was forgotten: the loss on {data.corpus} rose by {forgotten:.3f} nats per token, so there is "
+            f"little was forgotten: the loss on {data.corpus} changed by {forgotten:+.3f} nats per token, so there is "
             "little to heal"
         )
     if text_base > _STRANGE:
