@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import GenerationConfig, PretrainedConfig
 
 from intruders.data.columns import Columns
 from intruders.data.load_task import load_task
@@ -118,6 +119,7 @@ class _Writes(torch.nn.Module):
         super().__init__()
         self.ids, self.end = ids, end
         self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.config, self.generation_config = PretrainedConfig(), GenerationConfig()
 
     def generate(self, input_ids: torch.Tensor, max_new_tokens: int, **_: Any) -> torch.Tensor:
         new = torch.tensor([(self.ids + [self.end] * max_new_tokens)[:max_new_tokens]] * len(input_ids))

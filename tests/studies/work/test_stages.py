@@ -29,7 +29,7 @@ def test_a_store_brings_something_of_every_result(stage: str) -> None:
 def test_every_stage_is_done_and_in_the_tables() -> None:
     """By the code of both: a stage that one of them forgot would be missing in silence."""
     assert names_asked_for(do_stage.do) == FILES.keys()
-    assert names_asked_for(rows.rows_of) == FILES.keys()
+    assert names_asked_for(rows._add_results) == FILES.keys()
 
 
 def names_asked_for(function: Callable[..., Any]) -> set[str]:
