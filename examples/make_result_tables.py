@@ -143,18 +143,14 @@ def _stages(results: Results, run: str, forgotten: pd.Series[float]) -> str:
 
 def runs_at_one_score() -> list[str]:
     """Each setting of what-predicts-forgetting: what every seed forgot, its intruders, and means of the rest."""
-    runs = _read("what-predicts-forgetting", "runs")
-    runs = runs[runs["status"] == "finished"]
     rows = []
-    for method, rank, rate in _settings(runs):
-        own = runs[_is(runs, method, rank, rate)].sort_values("seed")
+    for setting, own in _runs_by_setting("what-predicts-forgetting"):
         mean = own[
             ["accuracy", "kl_prompts", "update_frobenius", "update_output_energy", "a_movement"]
         ].mean()
         rows.append(
             [
-                NAMES[method] if method == "full" else f"{NAMES[method]}, {rank:g}",
-                _scientific(rate),
+                *setting,
                 f"{mean['accuracy']:.2f}",
                 ", ".join(f"{value:.3f}" for value in own["loss_change"]),
                 f"{mean['kl_prompts']:.2f}",
@@ -206,18 +202,14 @@ def recipe_verdicts() -> list[str]:
 
 def recipe_runs() -> list[str]:
     """Each setting of the-usual-recipe: what every seed forgot, and means of the rest. A star is a missed score."""
-    runs = _read("the-usual-recipe", "runs")
-    runs = runs[runs["status"] == "finished"]
     rows = []
-    for method, rank, rate in _settings(runs):
-        own = runs[_is(runs, method, rank, rate)].sort_values("seed")
+    for setting, own in _runs_by_setting("the-usual-recipe"):
         mean = own[
             ["trained_steps", "accuracy", "update_frobenius", "relative_update", "effective_rank"]
         ].mean()
         rows.append(
             [
-                NAMES[method] if method == "full" else f"{NAMES[method]}, {rank:g}",
-                _scientific(rate),
+                *setting,
                 f"{mean['trained_steps']:.0f}",
                 f"{mean['accuracy']:.2f}",
                 ", ".join(
@@ -262,6 +254,15 @@ def correlations() -> list[str]:
             for estimate, name, effect in sorted(rows, key=lambda row: -row[0])
         ],
     )
+
+
+def _runs_by_setting(study: str) -> Iterator[tuple[list[str], pd.DataFrame]]:
+    """Yield the first two cells of every setting's row, and its finished runs by seed."""
+    runs = _read(study, "runs")
+    runs = runs[runs["status"] == "finished"]
+    for method, rank, rate in _settings(runs):
+        name = NAMES[method] if method == "full" else f"{NAMES[method]}, {rank:g}"
+        yield [name, _scientific(rate)], runs[_is(runs, method, rank, rate)].sort_values("seed")
 
 
 def _settings(runs: pd.DataFrame) -> list[tuple[str, float, float]]:
