@@ -5,7 +5,7 @@ A path in the settings does not identify content: a file can change between a ki
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +42,13 @@ def models_of(config: FinetuneConfig, location: str) -> dict[str, str]:
     """
     sources = {"base": location, "start_from": config.start_from, "budget_pilot": config.budget_pilot}
     given = {name: source for name, source in sources.items() if source is not None}
-    digests = {name: content_of_model(source) for name, source in given.items()} | {
-        f"tokenizer of {name}": content_of_tokenizer(source) for name, source in given.items()
+    return contents_of(given)
+
+
+def contents_of(models: Mapping[str, str]) -> dict[str, str]:
+    """Return the digests of models by their names, and by ``tokenizer of NAME`` of what else makes their tokenizers."""
+    digests = {name: content_of_model(source) for name, source in models.items()} | {
+        f"tokenizer of {name}": _content_of_tokenizer(source) for name, source in models.items()
     }
     return {name: digest for name, digest in digests.items() if digest is not None}
 
@@ -108,7 +113,7 @@ def content_of_model(source: str) -> str | None:
     return _digest(file for file in folder.iterdir() if file.name in _NAMES or file.name.endswith(_ENDINGS))
 
 
-def content_of_tokenizer(source: str) -> str | None:
+def _content_of_tokenizer(source: str) -> str | None:
     """Return a digest of what :func:`content_of_model` omits of a tokenizer in a folder; None if there is none."""
     folder = Path(source).expanduser()
     if not folder.is_dir():

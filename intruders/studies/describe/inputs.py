@@ -15,7 +15,7 @@ from ...data.load_task import files_of_task, require_task
 from ...data.local_copies import digest_of_files
 from ...errors import SettingError
 from ...models.base_model import base_model_location
-from ...training.run_inputs import content_of_model, content_of_tokenizer
+from ...training.run_inputs import contents_of
 from .runs import Run
 
 
@@ -78,16 +78,7 @@ def digests_of_inputs(runs: Sequence[Run]) -> dict[str, str]:
     for copy, files in files_of_copies(tasks, texts).items():
         with suppress(OSError):
             digests[copy] = digest_of_files(files)
-    for base in _bases(runs):
-        if not _is_path(base):
-            continue
-        for name, digest in (
-            (base, content_of_model(base)),
-            (f"tokenizer of {base}", content_of_tokenizer(base)),
-        ):
-            if digest is not None:
-                digests[name] = digest
-    return digests
+    return digests | contents_of({base: base for base in _bases(runs) if _is_path(base)})
 
 
 def _data_files(runs: Sequence[Run]) -> list[Path]:

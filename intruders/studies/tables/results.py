@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ...errors import ResultFileError
+from ...errors import NewerVersionError, ResultFileError
 from ...system.files import user_path
 from ...system.parquet import document_in
 from ..work.study_folder import PUBLISHED, StudyFolder
@@ -108,12 +108,7 @@ def _read(file: Path, table: str) -> pd.DataFrame:
     """Read a table; empty if it does not exist yet. Columns that an older version lacks are missing values."""
     if not file.is_file():
         return typed(pd.DataFrame(), table)
-    check_table_schema(file)
-    try:
-        frame = pq.read_table(file).to_pandas()
-    except (pa.ArrowException, OSError) as error:
-        raise _incomplete(file) from error
-    return typed(frame, table)
+    return typed(read_complete(file).to_pandas(), table)
 
 
 def typed(frame: pd.DataFrame, table: str) -> pd.DataFrame:
@@ -132,6 +127,19 @@ def typed(frame: pd.DataFrame, table: str) -> pd.DataFrame:
     return pd.DataFrame(columns, index=frame.index)
 
 
+def read_complete(file: Path) -> pa.Table:
+    """Read a table of a study, all of it.
+
+    Raises:
+      ResultFileError: it is not a complete table of its name. NewerVersionError: a newer version wrote it.
+    """
+    check_table_schema(file)
+    try:
+        return pq.read_table(file)
+    except (pa.ArrowException, OSError) as error:
+        raise _incomplete(file) from error
+
+
 def _incomplete(file: Path) -> ResultFileError:
     is_published = (file.parent / PUBLISHED).is_file()
     how = "fetch it again" if is_published else "remove it, and intruders study makes it again from the runs"
@@ -139,7 +147,7 @@ def _incomplete(file: Path) -> ResultFileError:
 
 
 def check_table_schema(file: Path) -> None:
-    """Raise ResultFileError if a file is not a complete table of its name, or if a newer version wrote it."""
+    """Raise ResultFileError if a file is not a complete table of its name, NewerVersionError of a newer version's."""
     try:
         document = document_in(pq.read_schema(file), METADATA_KEY)
     except (pa.ArrowException, OSError) as error:
@@ -148,7 +156,7 @@ def check_table_schema(file: Path) -> None:
         raise ResultFileError(f"'{file}' is not a table that intruders study wrote; move it away") from None
     schema = document.get("schema")
     if not isinstance(schema, int) or schema > SCHEMA:
-        raise ResultFileError(
+        raise NewerVersionError(
             f"'{file}' was written by a newer version of intruders (schema {schema}, this one reads {SCHEMA}); "
             "update intruders, or pass another path"
         )

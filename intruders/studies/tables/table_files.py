@@ -7,11 +7,9 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from ...errors import ResultFileError
 from ...system.parquet import parquet_bytes
-from .results import check_table_schema
+from .results import read_complete
 from .table_columns import COLUMNS, METADATA_KEY, SCHEMA, arrow_schema
 
 Rows = dict[str, list[dict[str, Any]]]  # by table
@@ -47,9 +45,5 @@ def read_rows(file: Path) -> list[dict[str, Any]]:
     Raises:
       ResultFileError: it is not such a file, or of a newer version.
     """
-    check_table_schema(file)
-    try:
-        rows: list[dict[str, Any]] = pq.read_table(file).to_pylist()
-    except (pa.ArrowException, OSError) as error:
-        raise ResultFileError(f"'{file}' is not a complete Parquet file; fetch it again") from error
+    rows: list[dict[str, Any]] = read_complete(file).to_pylist()
     return rows
