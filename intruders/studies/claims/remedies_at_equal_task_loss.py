@@ -30,6 +30,10 @@ _NOTE = (
     "Gains at equal task loss are listed with the claim and do not decide it. Their intervals apply to "
     "all remedies and settings of the study together (Bonferroni)."
 )
+_NOTE_BESIDE_PRIMARY = (
+    "Of gains at equal task loss, only the one that was named in advance decides. The intervals of the others apply to "
+    "all remedies and settings of the study together (Bonferroni)."
+)
 _TITLE = "loss of interpolation at the same task loss minus the remedy's, nats/token"
 
 
@@ -67,12 +71,14 @@ class Gain:
 
 
 def add_gains(evidence: Evidence, results: Results) -> tuple[list[dict[str, object]], set[str]]:
-    """Add what every compared remedy gains, by base, task and setting; the gains decide nothing.
+    """Add what every compared remedy gains, by base, task and setting.
 
-    Intervals are for all remedies on all settings together. Returns the rows of :data:`TABLE`, and the runs' ids.
+    They decide nothing unless the study names one in advance. Intervals are for all remedies on all settings together,
+    but for that one, which is not picked from several. Returns the rows of :data:`TABLE`, and the runs' ids.
     """
     rows: list[dict[str, object]] = []
     used: set[str] = set()
+    of_primary: dict[tuple[Where, str], dict[str, object]] = {}
     points = results.remedies
     runs = finished(results.runs)
     compared_runs = runs[runs["run_id"].isin(points["run_id"])]
@@ -82,20 +88,34 @@ def add_gains(evidence: Evidence, results: Results) -> tuple[list[dict[str, obje
         for _, group in stratum.runs.groupby("setting", sort=False):
             of_setting = points.merge(group[["run_id", "seed"]], on="run_id")
             described = str(group["described"].iloc[0])
-            compared = sorted(_of_setting(of_setting, tests), key=_best_first)
+            compared = sorted(_of_setting(of_setting, tests, evidence), key=_best_first)
             forgotten = _forgotten(of_setting)
-            rows += [_row(stratum, described, forgotten, each) for each in compared]
-            measured = [each for each in compared if each.seeds]
             on = stratum.on.narrowed(described)
+            of_remedy = {each.remedy: _row(stratum, described, forgotten, each) for each in compared}
+            rows += of_remedy.values()
+            measured = [each for each in compared if each.seeds]
             for each in measured:
-                over = f" (interval over {each.over})" if each.over else ""
-                what = f"gain of {each.remedy} over interpolation at equal task loss, nats per token{over}"
-                evidence.add(on, what, each.interval, expected=None, digits=3, phrase="")
+                what = _effect_of(each.remedy)
+                is_primary = evidence.is_primary(what)
+                if is_primary:
+                    of_primary[on, what] = of_remedy[each.remedy]
+                evidence.add(
+                    on,
+                    what,
+                    each.interval,
+                    expected=1 if is_primary else None,
+                    digits=3,
+                    phrase=None if is_primary else "",
+                    over=each.over,
+                )
             if measured:
                 evidence.say(on, _said(measured))
                 used |= set(of_setting["run_id"])
+    for answer in evidence.answers:
+        if (answer.on, answer.what) in of_primary:
+            of_primary[answer.on, answer.what]["verdict"] = answer.decision  # among all that decide (Holm)
     if rows:
-        evidence.notes.append(_NOTE)
+        evidence.notes.append(_NOTE_BESIDE_PRIMARY if of_primary else _NOTE)
     return rows, used
 
 
@@ -139,11 +159,17 @@ def _tests(points: pd.DataFrame) -> int:
     return len(chosen[["base", "task", "setting", "remedy"]].drop_duplicates())
 
 
-def _of_setting(points: pd.DataFrame, tests: int) -> Iterator[Gain]:
+def _effect_of(remedy: str) -> str:
+    return f"gain of {remedy} over interpolation at equal task loss, nats per token"
+
+
+def _of_setting(points: pd.DataFrame, tests: int, evidence: Evidence) -> Iterator[Gain]:
     chosen = points[points["chosen"] & (points["remedy"] != _CURVE)]
-    level = 1 - (1 - LEVEL) / max(1, tests)
     for remedy in dict.fromkeys(points.loc[points["remedy"] != _CURVE, "remedy"]):
         of_remedy = chosen[chosen["remedy"] == remedy]
+        # The one that was named in advance is not picked from several.
+        is_primary = evidence.is_primary(_effect_of(str(remedy)))
+        level = LEVEL if is_primary else 1 - (1 - LEVEL) / max(1, tests)
         by_seed = of_remedy["gain"].groupby(of_remedy["seed"]).mean().dropna()
         reasons = points.loc[(points["remedy"] == remedy) & points["reason"].notna(), "reason"]
         yield Gain(

@@ -2,8 +2,9 @@
 
 The run without the remedy has a curve of interpolation, measured in its comparison of remedies. The run with it is a
 point on the same documents and examples, namely the end of its own curve. Its gain is the loss on the curve at the
-point's task loss, minus the point's loss. A run with a remedy can be turned down as well: the same is reported of the
-share of its update that its comparison chose, on other documents and examples than these.
+point's task loss, minus the point's loss, both as rises over the base's loss on the machine of the run. A run with a
+remedy can be turned down as well: the same is reported of the share of its update that its comparison chose, on other
+documents and examples than these.
 """
 
 from __future__ import annotations
@@ -21,12 +22,11 @@ from ..tables.results import Results
 from .shared.evidence import Evidence
 from .shared.run_labels import settings_in, text_of
 from .shared.statistics import LEVEL, mean_interval
-from .shared.strata import LOSS_ALIKE, Stratum, finished, strata
+from .shared.strata import LOSS_ALIKE, SAME_DOCUMENTS, Stratum, finished, strata
 from .shared.words import seeds_said
 
 TABLE = "Gain while training at equal task loss"
 _CURVE = "interpolate"
-_SAME_BASE = 1e-6  # nats: losses of one base on the same documents
 
 
 @dataclass(frozen=True)
@@ -126,12 +126,16 @@ def _compared(stratum: Stratum, points: pd.DataFrame) -> Iterator[_Compared]:
 def _gain(points: pd.DataFrame, before: str, after: str) -> _Gain | None:
     """Return what one run gains over another's curve; None if they were not measured on the same documents."""
     curve, other = (_curve(points, run_id) for run_id in (before, after))
-    if curve.empty or other.empty or abs(curve["loss"].iloc[0] - other["loss"].iloc[0]) > _SAME_BASE:
+    if curve.empty or other.empty:
+        return None
+    between_bases = float(other["loss"].iloc[0] - curve["loss"].iloc[0])  # of two machines
+    if abs(between_bases) >= SAME_DOCUMENTS:
         return None
     losses, task_losses = (curve[name].to_numpy(np.float64) for name in ("loss", "task_loss"))
 
     def over_the_curve(point: pd.Series[Any]) -> float:
-        return float(loss_at_task_loss(losses, task_losses, np.array(point["task_loss"])) - point["loss"])
+        on_curve = loss_at_task_loss(losses, task_losses, np.array(point["task_loss"]))
+        return float(on_curve - point["loss"]) + between_bases
 
     tuned, share = other.iloc[-1], _reported(points, after, is_chosen=True)
     return _Gain(

@@ -8,7 +8,7 @@ from statistics import mean, stdev
 import pytest
 
 from intruders.studies.claims.every_claim import analyse_all, charts_of
-from intruders.studies.claims.shared.claim import NOT_RUN, SUPPORTED, Finding
+from intruders.studies.claims.shared.claim import NOT_RUN, SUPPORTED, UNDECIDED, Finding
 from tests.studies.planted import comparisons, matched, noise, study
 
 GAINS = {"lines": 0.3, "trim": -0.2, "flatten": 0.0}
@@ -73,7 +73,7 @@ def test_of_one_seed_the_interval_is_over_documents_and_decides_nothing() -> Non
     assert set(rows["verdict"]) == {"undecided", "not run"}
     assert rows.loc["lines", "interval_over"] == "documents and examples"
     gains = [one for one in finding.effects if "gain of lines" in one.name]
-    assert gains[0].name.endswith("nats per token (interval over documents and examples)")
+    assert gains[0].name.endswith("nats per token over documents and examples")
 
 
 def test_the_claim_keeps_its_meaning_and_counts_compared_remedies_among_those_that_save() -> None:
@@ -93,6 +93,46 @@ def test_the_claim_keeps_its_meaning_and_counts_compared_remedies_among_those_th
     gains = worse.tables["Gain at equal task loss"].set_index("remedy")["verdict"]
     assert gains["lines"] == "contradicted"
     assert any("do not decide it" in note for note in worse.notes)
+
+
+def of_two_ranks(seeds: int = 3) -> tuple[list[dict], list[dict]]:  # type: ignore[type-arg]
+    runs = [row for row in matched(seeds=seeds) if row["method"] == "lora" and row["rank"] in (1, 2)]
+    return runs, [row for row in runs if row["rank"] == 1]
+
+
+def test_a_gain_that_is_named_in_advance_decides_with_its_own_interval_and_holms_over_settings() -> None:
+    runs, _ = of_two_ranks()
+    results = study(runs=runs, remedies=comparisons(runs, GAINS))
+    results.primary["remedies"] = "gain of lines"
+    (finding,) = analyse_all(results, ["remedies"])
+    assert [(answer.decision, answer.tests) for answer in finding.answers] == [(SUPPORTED, 2)] * 2
+    values = [GAINS["lines"] + noise(run["run_id"], "lines", size=0.01) for run in runs if run["rank"] == 1]
+    of_two_degrees = 0.95 * math.sqrt(2 / (4 * 0.975 * 0.025))  # Student's quantile, in closed form
+    half = of_two_degrees * stdev(values) / math.sqrt(3)
+    assert finding.answers[0].low == pytest.approx(mean(values) - half)
+    rows = finding.tables["Gain at equal task loss"]
+    assert set(rows.loc[rows["remedy"] == "lines", "verdict"]) == {SUPPORTED}
+
+
+def test_the_verdict_of_a_gain_named_in_advance_is_that_of_all_that_decide() -> None:
+    """At rank 2 the gain is 0.03 and its three seeds lie 0.01 apart, so that p is 0.036: alone clear, of two not."""
+    runs, low = of_two_ranks()
+    high = [row for row in runs if row["rank"] == 2]
+    points = comparisons(low, {"lines": 0.3}) + comparisons(high, {"lines": 0.0})
+    apart = {row["run_id"]: gain for row, gain in zip(high, (0.02, 0.03, 0.04), strict=True)}
+    for point in points:
+        if point["remedy"] == "lines" and point["run_id"] in apart:
+            point["gain"] = apart[point["run_id"]]
+    wide = {row["run_id"]: gain for row, gain in zip(low, (0.1, 0.3, 0.2), strict=True)}  # p is 0.07
+    for point in points:
+        if point["remedy"] == "lines" and point["run_id"] in wide:
+            point["gain"] = wide[point["run_id"]]
+    results = study(runs=runs, remedies=points)
+    results.primary["remedies"] = "gain of lines"
+    (finding,) = analyse_all(results, ["remedies"])
+    assert all(answer.decision == UNDECIDED for answer in finding.answers)
+    rows = finding.tables["Gain at equal task loss"]
+    assert set(rows.loc[rows["remedy"] == "lines", "verdict"]) == {UNDECIDED}
 
 
 def test_without_a_baseline_the_claim_is_not_run_and_the_gains_are_there() -> None:

@@ -73,6 +73,15 @@ def test_runs_on_other_documents_are_not_compared() -> None:
     assert "Gain while training at equal task loss" not in finding.tables
 
 
+def test_runs_of_two_machines_are_compared_by_their_rises() -> None:
+    """The base's loss is 3.0 on one machine and 3.0002 on the other, as 16-bit products round there."""
+    runs = [run("plain", lr=1e-3), run("other", lr=1e-3, replay="wikitext-2@0.25")]
+    points = curve("plain", PLAIN) + curve("other", [(1.0, 3.0002), (0.0, 4.0002)])
+    (finding,) = analyse_all(study(runs=runs, remedies=points), ["remedies"])
+    (row,) = finding.tables["Gain while training at equal task loss"].to_dict("records")
+    assert row["gain"] == pytest.approx(2.0 - 1.0)
+
+
 def test_a_task_loss_that_the_curve_does_not_reach_is_told() -> None:
     """The curve's lowest task loss is 0; two of three runs with the remedy end below it."""
     finding = found({"replay": "wikitext-2@0.25"}, [(-0.1, 4.0), (-0.2, 4.5), (0.0, 4.5)])

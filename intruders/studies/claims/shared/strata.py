@@ -17,7 +17,7 @@ LOSS_ALIKE = (*MEASURED_ALIKE, "corpus", "loss_measure", "base_loss")  # another
 # Nats per token within which two losses of a base are of the same documents. Processors round 16-bit products
 # differently: 0.00016 lay between one with AVX-512 and one without, on SmolLM2-135M. A run's change of the loss is
 # measured on one machine.
-_SAME_DOCUMENTS = 1e-3
+SAME_DOCUMENTS = 1e-3
 
 
 @dataclass(frozen=True)
@@ -99,5 +99,5 @@ def _same_documents(losses: pd.Series[float]) -> pd.Series[float]:
     known = sorted(losses.dropna().unique())
     smallest: dict[float, float] = {}
     for before, loss in zip([-math.inf, *known], known, strict=False):
-        smallest[loss] = smallest[before] if loss - before < _SAME_DOCUMENTS else loss
+        smallest[loss] = smallest[before] if loss - before < SAME_DOCUMENTS else loss
     return losses.map(smallest)
