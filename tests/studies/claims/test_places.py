@@ -76,6 +76,24 @@ def test_where_they_do_not_it_is_not() -> None:
     assert found(0.0).decision != SUPPORTED
 
 
+def test_runs_that_missed_their_score_are_left_out_and_named() -> None:
+    """Of five settings that follow the intruders, two against them ended below their score."""
+    runs, parts = [], []
+    for rank in range(1, 8):
+        is_missed = rank > 5
+        stop = {"match": "accuracy=0.90", "stopped_by": "steps" if is_missed else "match"}
+        for seed in range(2):
+            run_id = f"{rank}-{seed}"
+            runs.append(run(run_id, rank=rank, seed=seed, **stop))
+            parts += model(run_id, -1.0 if is_missed else 1.0)
+    (finding,) = analyse_all(study(runs=runs, attributions=parts), ["places"])
+    assert finding.answers[0].estimate == pytest.approx(found(1.0).answers[0].estimate)
+    assert finding.runs == 10
+    (note,) = [note for note in finding.notes if "did not reach their score" in note]
+    assert "r=6" in note
+    assert "r=7" in note
+
+
 def test_models_without_intruders_are_left_out_and_counted() -> None:
     finding = found(1.0, inside=None)
     assert finding.decision == NOT_RUN
