@@ -22,7 +22,8 @@ from intruders.reports.effects.conclusions import conclusions
 from intruders.reports.effects.read_effects import read_effects
 from intruders.reports.effects.study_effect import StudyEffect
 from intruders.reports.effects.write_effects import effect_table
-from intruders.studies.claims import sequence
+from intruders.studies.claims import places, sequence
+from intruders.studies.claims.every_claim import analyse_all
 from intruders.studies.tables.results import Results, load_results
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
@@ -212,10 +213,7 @@ def recipe_runs() -> list[str]:
                 *setting,
                 f"{mean['trained_steps']:.0f}",
                 f"{mean['accuracy']:.2f}",
-                ", ".join(
-                    f"{run.loss_change:.3f}{'' if run.stopped_by == 'match' else MISSED}"
-                    for run in own.itertuples()
-                ),
+                _forgotten(own),
                 ", ".join(f"{count:.0f}" for count in own["intruders"]),
                 f"{mean['update_frobenius']:.1f}",
                 f"{100 * mean['relative_update']:.1f} %",
@@ -233,6 +231,44 @@ def recipe_runs() -> list[str]:
             "update norm",
             "relative update",
             "effective rank",
+        ],
+        rows,
+    )
+
+
+def runs_with_places() -> list[str]:
+    """Each setting of where-forgetting-sits: what every seed forgot, and how its parts go with intruders and norm."""
+    [finding] = analyse_all(load_results(RESULTS / "data" / "where-forgetting-sits"), [places.CLAIM.name])
+    of_runs = finding.tables[places.TABLE].set_index("run_id")
+    rows = []
+    for setting, own in _runs_by_setting("where-forgetting-sits"):
+        of_setting = of_runs.loc[of_runs.index.isin(own["run_id"])]
+        inside, rise = of_setting.dropna(subset=["rise_inside"])[["rise_inside", "rise"]].mean()
+        correlations = [
+            _signed(of_setting[f"correlation_{name}"].mean()) for name in ("intruders", "frobenius")
+        ]
+        rows.append(
+            [
+                *setting,
+                f"{own['accuracy'].mean():.2f}",
+                _forgotten(own),
+                ", ".join(f"{count:.0f}" for count in own["intruders"]),
+                f"{own['update_frobenius'].mean():.0f}",
+                *correlations,
+                "-" if math.isnan(inside) else f"{100 * inside / rise:.0f} %",
+            ]
+        )
+    return _markdown(
+        [
+            "method, rank",
+            "rate",
+            "accuracy",
+            "forgotten, by seed",
+            "intruders, by seed",
+            "update norm",
+            "with intruders",
+            "with the norm",
+            "inside their span",
         ],
         rows,
     )
@@ -278,6 +314,17 @@ def _is(runs: pd.DataFrame, method: str, rank: float, rate: float) -> pd.Series[
         & (runs["lr"] == rate)
         & ((runs["method"] == "full") | (runs["rank"] == rank))
     )
+
+
+def _forgotten(runs: pd.DataFrame) -> str:
+    """What every run forgot, in nats per token, with a star where it did not reach its score."""
+    return ", ".join(
+        f"{run.loss_change:.3f}{'' if run.stopped_by == 'match' else MISSED}" for run in runs.itertuples()
+    )
+
+
+def _signed(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:+.2f}"
 
 
 def _read(study: str, table: str) -> pd.DataFrame:
