@@ -45,7 +45,7 @@ def measure(kind: str, tokens: int, dtype: str) -> dict[str, float]:
     from intruders.experiments.heal.objective import Objective
 
     settings = HealSettings(max_documents=8, max_tokens=tokens)
-    corpora = load_corpora("pydoc", max_documents=8)
+    (corpus,) = load_corpora("pydoc", max_documents=8)
     task = load_task("word-problems")
     if kind == HEAL:
         from intruders.experiments.bench.given_sides import GivenSides
@@ -56,7 +56,7 @@ def measure(kind: str, tokens: int, dtype: str) -> dict[str, float]:
         sides = GivenSides.of("smollm2-135m", "smollm2-135m-lora").open()
         in_bench = open_bench(
             sides,
-            {"pydoc": corpora},
+            {"pydoc": [corpus]},
             {task.name: task},
             settings=settings,
             seed=0,
@@ -67,9 +67,9 @@ def measure(kind: str, tokens: int, dtype: str) -> dict[str, float]:
             bench = opened_bench.bench
             bench.doses.values = torch.ones_like(bench.doses.values, requires_grad=True)
             opened = bench.language
-            texts = encoded_texts(opened, corpora, tokens)
+            texts = encoded_texts(opened, corpus, tokens)
             rows = encoded_examples(opened, task, task.train[:8], [])
-            objective = Objective(opened, opened, bench.doses, texts, rows, 0)
+            objective = Objective(opened, opened, bench.doses, [texts], [1.0], rows, 0)
             return timed(lambda number: objective.gradient(number, 3.0))
     from peft import PeftModel
 
@@ -80,7 +80,7 @@ def measure(kind: str, tokens: int, dtype: str) -> dict[str, float]:
     opened = open_language_model("smollm2-135m")
     model: Any = PeftModel.from_pretrained(opened.model, locate("smollm2-135m-lora"), is_trainable=True)
     pad = PadRight(pad_token_id(opened.tokenizer))
-    texts = [{"input_ids": ids, "labels": ids} for ids in encoded_texts(opened, corpora, tokens)]
+    texts = [{"input_ids": ids, "labels": ids} for ids in encoded_texts(opened, corpus, tokens)]
     batches = [pad(texts), pad(encoded_examples(opened, task, task.train[:8], []))]
 
     def train(number: int) -> None:

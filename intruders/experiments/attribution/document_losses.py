@@ -83,7 +83,7 @@ def text_measure(
       SettingError: no document of a part has two tokens.
     """
     device = next(opened.model.parameters()).device
-    of_parts = [encoded_texts(opened, [part], max_tokens) for part in parts]
+    of_parts = [encoded_texts(opened, part, max_tokens) for part in parts]
     documents = [ids for of_part in of_parts for ids in of_part]
     mixed = [
         (part.weight, number)

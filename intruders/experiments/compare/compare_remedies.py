@@ -43,6 +43,7 @@ from ..bench.live_models import answered_by, opened_live
 from ..bench.measuring import Measuring
 from ..bench.point import point_of
 from ..bench.tally import Tally
+from ..heal.heal_data import how_drawn
 from ..heal.heal_settings import HEALING, HealSettings
 from ..heal.learned_doses import learned_doses
 from .compared import RemedyComparison
@@ -207,6 +208,7 @@ def _learned(
             "doses": learning.recorded(),
             "share": [share.fingerprint() for share in (trained, *data.choice)],
             "learned on": [first, next(iter(corpora))],
+            **how_drawn(corpora),
         },
         lambda: learned_doses(
             sides, corpora, tasks, learning, max_examples, measuring.seed, loading, progress

@@ -12,21 +12,18 @@ from ...models.encoding import encode_classification, encode_completions, ids_at
 from ...models.tuned_model import OpenedModel
 
 
-def encoded_texts(opened: OpenedModel, corpora: Sequence[Corpus], max_tokens: int) -> list[list[int]]:
+def encoded_texts(opened: OpenedModel, corpus: Corpus, max_tokens: int) -> list[list[int]]:
     """Return the token ids of every document, at most as many as are read.
 
     Raises:
       SettingError: no document has two tokens.
     """
     width = min(max_tokens, opened.context)
-    rows: list[list[int]] = [
-        ids_at_start(opened.tokenizer, text, width) for corpus in corpora for text in corpus.documents
-    ]
+    rows: list[list[int]] = [ids_at_start(opened.tokenizer, text, width) for text in corpus.documents]
     kept = [ids for ids in rows if len(ids) > 1]
     if not kept:
-        name = corpora[0].name if corpora else ""
         raise SettingError(
-            f"no document of corpus {name!r} has two tokens or more; expected text to learn from; pass "
+            f"no document of corpus {corpus.name!r} has two tokens or more; expected text to learn from; pass "
             "another --loss-on"
         )
     return kept

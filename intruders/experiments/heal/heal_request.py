@@ -18,7 +18,7 @@ from ...measures.kept_outcomes import digest_of_intruders
 from ...models.loading_settings import Loading
 from ...settings.seeds import check_seeds
 from ..bench.given_sides import GivenSides, OpenedSides
-from .heal_data import load_tasks, load_texts, read_prompts
+from .heal_data import how_drawn, load_tasks, load_texts, read_prompts
 from .heal_settings import HealSettings
 
 
@@ -91,6 +91,7 @@ class HealRequest:
             "audit": _audit_key(self.audit),
             "prompts": self.prompts,
             "form": form,
+            **how_drawn(self.corpora),
         }
 
 

@@ -61,7 +61,8 @@ def learn(
         bench.language,
         model,
         bench.doses,
-        encoded_texts(bench.language, data.learned_text, settings.max_tokens),
+        [encoded_texts(bench.language, part, settings.max_tokens) for part in data.learned_text],
+        [part.weight for part in data.learned_text],
         encoded_examples(model, bench.measuring.tasks[data.task], data.learned_examples, labels),
         seed,
     )

@@ -6,7 +6,6 @@ labels: a few dozen labels could be learned further than the tuned model has, at
 
 from __future__ import annotations
 
-import random
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from ...models.target_loss import in_single, target_logits
 from ...models.tuned_model import OpenedModel
 from ..doses.dosed_model import DoseVector
 from .kept_answers import KeptAnswers
+from .turns import turn, turns_of_parts
 
 # Documents and examples of a step.
 DOCUMENTS, EXAMPLES = 8, 8
@@ -43,7 +43,7 @@ class StepLosses:
 class Objective:
     """``KL(base || model)`` of a few documents plus ``weight * KL(tuned || model)`` of the targets of a few examples.
 
-    With its gradient in the doses.
+    With its gradient in the doses. Of a mixture, each part's documents and divergence count by its weight.
     """
 
     def __init__(
@@ -51,7 +51,8 @@ class Objective:
         language: OpenedModel,
         scored: OpenedModel,
         doses: DoseVector,
-        texts: Sequence[list[int]],
+        texts: Sequence[Sequence[list[int]]],
+        weights: Sequence[float],
         rows: Sequence[dict[str, Any]],
         seed: int,
     ) -> None:
@@ -61,18 +62,21 @@ class Objective:
           language: the model that measures text, with the doses.
           scored: the model that measures the task; it may be the same.
           doses: the doses of both models.
-          texts: token ids of every document.
+          texts: token ids of every document, by the part of the mixture.
+          weights: the weight of every part.
           rows: encoded examples with their labels.
           seed: seed of the order and of masked tokens.
         """
         self._language, self._scored, self._doses = language, scored, doses
-        self._texts, self._rows, self._seed = texts, rows, seed
+        self._counts, self._weights = [len(part) for part in texts], weights
+        self._texts = [ids for part in texts for ids in part]
+        self._rows, self._seed = rows, seed
         self._pad = PadRight(pad_token_id(scored.tokenizer))
         # Masked tokens are drawn at every step, and classes have no states of their own: these are not kept.
         self._base: KeptAnswers | None = None
         if not language.is_masked:
             of_text = partial(self._inputs, step=0)
-            self._base = KeptAnswers.of(language.model, of_text, [len(ids) for ids in texts])
+            self._base = KeptAnswers.of(language.model, of_text, [len(ids) for ids in self._texts])
         self._tuned: KeptAnswers | None = None
         if rows and isinstance(rows[0]["labels"], list):
             lengths = [len(row["input_ids"]) for row in rows]
@@ -84,19 +88,31 @@ class Objective:
         Raises:
           NonFiniteError: a loss is NaN or infinite.
         """
-        texts = _turn(len(self._texts), DOCUMENTS, step, self._seed)
-        rows = _turn(len(self._rows), EXAMPLES, step, self._seed)
-        return StepLosses(self._text_gradient(texts, step), self._task_gradient(rows, weight))
+        rows = turn(len(self._rows), EXAMPLES, step, self._seed)
+        return StepLosses(self._text_gradient(step), self._task_gradient(rows, weight))
 
-    def _text_gradient(self, numbers: Sequence[int], step: int) -> float:
+    def _drawn_texts(self, step: int) -> list[list[int]]:
+        """Return the numbers of a step's documents, by the part of the mixture."""
+        turns = turns_of_parts(self._counts, self._weights, DOCUMENTS, step, self._seed)
+        before = [sum(self._counts[:part]) for part in range(len(turns))]
+        return [[first + position for position in drawn] for first, drawn in zip(before, turns, strict=True)]
+
+    def _text_gradient(self, step: int) -> float:
+        """Add the gradient of the divergence on text: the mean over its documents of that of their part, per token."""
+        drawn = [numbers for numbers in self._drawn_texts(step) if numbers]
+        documents = sum(len(numbers) for numbers in drawn)
+        return sum(self._part_gradient(numbers, len(numbers) / documents, step) for numbers in drawn)
+
+    def _part_gradient(self, numbers: Sequence[int], share: float, step: int) -> float:
+        """Add the gradient of ``share`` times the divergence per token on some documents."""
         model = self._language.model
-        parts = list(_parts(numbers, self._texts, max(1, _LOGITS // _vocabulary(model))))
-        encoded = [self._inputs(part, step) for part in parts]
-        tokens = sum(int(scored.sum()) for _, scored in encoded)
+        batches = list(_batches(numbers, self._texts, max(1, _LOGITS // _vocabulary(model))))
+        encoded = [self._inputs(batch, step) for batch in batches]
+        tokens = sum(int(scored.sum()) for _, scored in encoded) / share
         total = 0.0
-        for part, (inputs, scored) in zip(parts, encoded, strict=True):
+        for batch, (inputs, scored) in zip(batches, encoded, strict=True):
             with torch.no_grad(), self._doses.off():
-                known = None if self._base is None else self._base.logits(part)
+                known = None if self._base is None else self._base.logits(batch)
                 known = _logits(model, inputs)[scored] if known is None else known
                 base = log_softmax(known.float(), dim=-1)
             predicted = log_softmax(_logits(model, inputs)[scored].float(), dim=-1)
@@ -156,27 +172,16 @@ class Objective:
         return inputs, scored.to(device)
 
 
-def _turn(count: int, size: int, step: int, seed: int) -> list[int]:
-    """Return the positions of a step: every item comes once before any repeats, in an order drawn per round."""
-    positions = []
-    for number in range(step * size, step * size + min(size, count)):
-        turn, position = divmod(number, count)
-        order = list(range(count))
-        random.Random(f"round {seed} {turn}").shuffle(order)
-        positions.append(order[position])
-    return positions
-
-
-def _parts(numbers: Sequence[int], texts: Sequence[list[int]], tokens: int) -> Iterator[list[int]]:
+def _batches(numbers: Sequence[int], texts: Sequence[list[int]], tokens: int) -> Iterator[list[int]]:
     """Batch the numbers of texts of similar length, as many as a number of tokens allows, at least one."""
-    part: list[int] = []
+    batch: list[int] = []
     for number in sorted(numbers, key=lambda number: len(texts[number])):
-        if part and len(texts[number]) * (len(part) + 1) > tokens:
-            yield part
-            part = []
-        part.append(number)
-    if part:
-        yield part
+        if batch and len(texts[number]) * (len(batch) + 1) > tokens:
+            yield batch
+            batch = []
+        batch.append(number)
+    if batch:
+        yield batch
 
 
 def _logits(model: Any, inputs: dict[str, Tensor]) -> Tensor:

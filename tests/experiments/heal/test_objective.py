@@ -80,7 +80,7 @@ def test_divergences_and_their_gradient(models: tuple[str, str]) -> None:
     values = torch.linspace(0.2, 0.9, len(groups.names)).requires_grad_()
     doses = DoseVector(values)
     with DosedModel(language.model, sides[0], updates.by_name, groups, doses, is_base=True):
-        objective = Objective(language, language, doses, TEXTS, ROWS, seed=0)
+        objective = Objective(language, language, doses, [TEXTS], [1], ROWS, seed=0)
         losses = objective.gradient(0, WEIGHT)
         assert doses.values is values
         with doses.at(torch.ones_like(values).requires_grad_()):
@@ -100,3 +100,24 @@ def test_divergences_and_their_gradient(models: tuple[str, str]) -> None:
             )
         )
         assert float(values.grad[position]) == pytest.approx((up - down) / 2e-4, rel=2e-3, abs=1e-5)
+
+
+def test_parts_of_a_mixture_count_by_their_weights(models: tuple[str, str]) -> None:
+    # One document per part, of 2 and of 40 tokens: tokens alone would give the first a share of 2 in 42.
+    parts = [[[9, 3]], [[5 + number % 60 for number in range(40)]]]
+    language, _ = open_models(models[0], None, {}, AS_STORED)
+    sides = open_sides(*models)
+    updates = read_updates(pair_sides(*sides).pairs, "matrix", torch.device("cpu"), lambda *_: None)
+    groups = dose_groups(updates.names, "matrix", updates.ranks)
+    doses = DoseVector(torch.full((len(groups.names),), 0.5, requires_grad=True))
+    with DosedModel(language.model, sides[0], updates.by_name, groups, doses, is_base=True):
+        objective = Objective(language, language, doses, parts, [0.7, 0.3], ROWS, seed=0)
+        told = [objective.gradient(step, WEIGHT).text for step in range(10)]
+    base, now = (merged(models, dict.fromkeys(groups.places, dose)) for dose in (0.0, 0.5))
+    means = []
+    for ((ids),) in parts:
+        known, said = log_probabilities(base, ids), log_probabilities(now, ids)
+        means.append(float((known.exp() * (known - said)).sum()) / len(ids))
+    assert abs(means[0] - means[1]) > 0.2 * max(means)
+    # Two documents are drawn at every step: 20 draws, 14 and 6.
+    assert sum(told) / 10 == pytest.approx(0.7 * means[0] + 0.3 * means[1], rel=1e-4)
