@@ -55,12 +55,25 @@ class Command(TyperCommand):
     """A command with plain help: without rich, typer ignores ``rich_help_panel`` and would refill the examples."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        args = self._without_output(ctx, args)
         if not ctx.resilient_parsing:
             self._refuse_odd_paths(ctx, args)
         left = super().parse_args(ctx, args)
         for parameter in self.get_params(ctx):
             if parameter.metavar in _PATHS:
                 ctx.params[parameter.name] = _with_home(ctx.params.get(parameter.name))
+        return left
+
+    def _without_output(self, ctx: Any, args: list[str]) -> list[str]:
+        """Return the arguments without the ``-`` of ``--json -`` where ``--json`` always prints to standard output."""
+        if not any("--json" in parameter.opts and parameter.is_flag for parameter in self.get_params(ctx)):
+            return args
+        left = list(args)
+        for position in range(len(args) - 1, -1, -1):
+            if args[position] == "--json=-":
+                left[position] = "--json"
+            elif args[position : position + 2] == ["--json", "-"]:
+                del left[position + 1]
         return left
 
     def _refuse_odd_paths(self, ctx: Any, args: list[str]) -> None:

@@ -11,6 +11,7 @@ from ..data.corpora import Corpora, Corpus
 from ..data.task import Example, Task
 from ..models.encoding import encode_classification
 from ..models.finetuned_folder import FinetunedFolder
+from ..models.loading import load_tokenizer
 from ..models.loading_settings import Loading
 from ..models.memory_plan import memory_plan
 from ..models.tuned_model import (
@@ -28,6 +29,7 @@ from .kept_outcomes import KeptOutcomes
 from .losses import DocumentLosses
 from .measure_settings import HarnessSettings, LossSettings
 from .outcome import Outcome
+from .read_alike import require_read_alike
 from .task_score import BATCH, TaskScore, score_of_answers, score_task
 
 
@@ -64,7 +66,14 @@ class MeasuredModel:
         if opened and can_go_on(self.source, self.base):
             self._keep_open(put_on(opened.pop(), self.source, self.base))
         opened.clear()  # the memory of the base is needed for the model
-        return self._losses("model", corpora, self._open), before
+        of_base = load_tokenizer(self._location("base"))
+
+        def open_model() -> OpenedModel:
+            model, most = self._open(), self.losses.max_tokens
+            require_read_alike(model.tokenizer, of_base, corpora, most, self.source, str(self.base))
+            return model
+
+        return self._losses("model", corpora, open_model), before
 
     def score(self, task: Task, split: str, most: int | None) -> TaskScore:
         """Return the score of a task's split. A causal model that is open is reused."""

@@ -25,12 +25,15 @@ from ..pairing.side import Side, sides_of
 from ..stored.checkpoint import Checkpoint, StoredTensor
 from ..stored.matching import Matching, match_names
 from ..stored.matrices import MatrixView, common_matrices, matrices_of, not_a_matrix
-from ..stored.names import HEADS, may_be_same
+from ..stored.names import HEADS, may_be_same, tied_head
 from ..stored.selected import reason_to_skip
 from ..stored.selection import EVERY_MATRIX
 from .finite import require_finite
 from .shards import PlannedTensor
 from .written_matrices import WrittenMatrix, WrittenNames, require_written, written_matrices
+
+# Classes of models whose output head may be their embedding.
+_WITH_HEAD = ("LM", "LMHeadModel", "ForConditionalGeneration")
 
 # A matrix in its new form, computed in double precision and rounded once, from the two matrices as they are stored.
 Changed = Callable[[Pair, torch.dtype], Tensor]
@@ -216,9 +219,29 @@ def _merged_checkpoint(
             f"'{tuned.source}' changes '{tied[0]}', which the base ties to '{before.tied[tied[0]]}'; "
             "write an adapter (--as adapter), or untie them first"
         )
+    _require_head_of_its_own(before, sides)
     tensors = [planned(own) for own in base.tensors]
     require_written([*pairs, *changes, *whole], written, tuned.source)
     return tensors + _added_tensors(tuned, sides)
+
+
+def _require_head_of_its_own(base: Checkpoint, sides: Sequence[tuple[Side, float]]) -> None:
+    """Raise CheckpointError if an adapter stores in full an embedding that is also the head, and leaves the head.
+
+    PEFT computes with the stored embedding and the base's head, also once merged. One tensor cannot be both. A
+    classifier, whose adapter adds a head, does not compute with that of the base.
+    """
+    architectures = (base.config or {}).get("architectures") or []
+    if not any(name.endswith(_WITH_HEAD) for name in architectures):
+        return
+    embedding = tied_head(base.tensors, base.config)
+    for side, _ in sides:
+        if embedding in side.tensors and not side.added:
+            raise CheckpointError(
+                f"'{side.acting.part.source}' stores '{embedding}' in full and not the output head, which in "
+                f"'{base.source}' is the same tensor; expected a base with a head of its own; write an adapter (--as "
+                "adapter), or save the base with a head of its own (tie_word_embeddings false), and pass that"
+            )
 
 
 def _matrix_with_share(pair: Pair, dtype: torch.dtype, *, share: float) -> Tensor:
