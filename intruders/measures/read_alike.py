@@ -29,7 +29,9 @@ def require_read_alike(
         for part in parts:
             for number, text in enumerate(part.documents, start=1):
                 ids = ids_of(tokenizer, text, max_tokens)[1:]
-                other = next((token for token in tokenizer.convert_ids_to_tokens(ids) if token not in known), None)
+                other = next(
+                    (token for token in tokenizer.convert_ids_to_tokens(ids) if token not in known), None
+                )
                 if other is not None:
                     raise SettingError(
                         f"document {number} of corpus {name!r} has the token {other!r}, which the tokenizer of "
