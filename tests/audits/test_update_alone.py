@@ -265,7 +265,12 @@ def test_the_command(tmp_path: Path) -> None:
     assert done.returncode == 0
     assert "LoraConfig(" in done.stdout
     # A dash is standard output here too, where nothing else can be meant.
-    for given in ([str(first), "--json"], [str(first), "--json", "-"], ["--json", "-", str(first)], [str(first), "--json=-"]):
+    for given in (
+        [str(first), "--json"],
+        [str(first), "--json", "-"],
+        ["--json", "-", str(first)],
+        [str(first), "--json=-"],
+    ):
         document = json.loads(in_this_process("inspect", *given).stdout)[0]["update"]
         assert document == json.loads(json.dumps(inspect_update(first).to_document()))
     done = in_this_process("inspect", str(first), str(second), "--json")
