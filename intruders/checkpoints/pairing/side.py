@@ -213,6 +213,15 @@ def _require_modules(
         for update in updates
         if update.name not in base_of and (update.component in present or not present)
     ]
+    joined = [
+        update.name for update in lost if f"{update.name.removesuffix('weight')}in_proj_weight" in shapes
+    ]
+    if joined:
+        raise PairingError(
+            f"the adapter '{adapter.source}' changes '{joined[0].removesuffix('.weight')}', which in '{base.source}' is "
+            "torch's MultiheadAttention; expected layers whose weights have names of their own; merge the adapter with "
+            "PEFT (merge_and_unload), save the merged weights, and pass them"
+        )
     if lost:
         sizes = {shape for name, shape in shapes.items() if name not in matching.tuned_of}
         are_there = all(any(same_shape(size, update.full_shape) for size in sizes) for update in lost)
