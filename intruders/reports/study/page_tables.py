@@ -33,7 +33,7 @@ RUN_COLUMNS = {
     "intruders": "intruders",
     "intruder_energy_share": "energy share",
     "relative_update": "relative update",
-    "effective_rank": "effective rank",
+    "effective_rank": "effective rank, mean",
     "critical_scale": "critical scale",
     "seconds": "seconds",
     "run_id": "run",
