@@ -66,7 +66,8 @@ class Command(TyperCommand):
 
     def _without_output(self, ctx: Any, args: list[str]) -> list[str]:
         """Return the arguments without the ``-`` of ``--json -`` where ``--json`` always prints to standard output."""
-        if not any("--json" in parameter.opts and parameter.is_flag for parameter in self.get_params(ctx)):
+        switches = [parameter for parameter in self.get_params(ctx) if getattr(parameter, "is_flag", False)]
+        if not any("--json" in switch.opts for switch in switches):
             return args
         left = list(args)
         for position in range(len(args) - 1, -1, -1):

@@ -1,4 +1,4 @@
-"""A LoRA on torch's own attention, whose three projections are one weight: what is refused, and what the remedy gives."""
+"""A LoRA on torch's own attention, whose three projections are one weight: its refusal, and what the remedy gives."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_it_is_refused_and_its_merge_is_audited(tmp_path: Path) -> None:
     set_factors(adapted, 1.0, 1)
     adapted.save_pretrained(tmp_path / "adapter")
     with pytest.raises(
-        PairingError, match="changes 'attn', which in .* is torch's MultiheadAttention; .* merge the"
+        PairingError, match=r"changes 'attn', which in .* is torch's MultiheadAttention; .* merge the"
     ):
         intruders.audit(base, tmp_path / "adapter")
     merged = save_weights(tmp_path / "merged", adapted.merge_and_unload().state_dict())
