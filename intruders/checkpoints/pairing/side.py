@@ -218,9 +218,9 @@ def _require_modules(
     ]
     if joined:
         raise PairingError(
-            f"the adapter '{adapter.source}' changes '{joined[0].removesuffix('.weight')}', which in '{base.source}' "
-            "is torch's MultiheadAttention; expected layers whose weights have names of their own; merge the adapter with "
-            "PEFT (merge_and_unload), save the merged weights, and pass them"
+            f"the adapter '{adapter.source}' changes '{joined[0].removesuffix('.weight')}', which in "
+            f"'{base.source}' is torch's MultiheadAttention; expected layers whose weights have names of their own; "
+            "merge the adapter with PEFT (merge_and_unload), save the merged weights, and pass them"
         )
     if lost:
         sizes = {shape for name, shape in shapes.items() if name not in matching.tuned_of}
