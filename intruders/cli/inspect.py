@@ -69,6 +69,12 @@ def inspect(
     from ..reports.audit.update_text import overlap_lines, update_lines
     from ..reports.inspection.inspection_text import inspection_lines
 
+    file = next((given for given in (path, other) if given is not None and given.endswith(".json")), None)
+    if json and file is not None:
+        raise SettingError(
+            f"'{file}' was passed with --json, which takes no file here; expected an adapter or model; leave it out, "
+            f"and write > {file} at the end of the command"
+        )
     if other is not None:
         if base is not None:
             raise SettingError(

@@ -275,6 +275,9 @@ def test_the_command(tmp_path: Path) -> None:
         assert document == json.loads(json.dumps(inspect_update(first).to_document()))
     done = in_this_process("inspect", str(first), str(second), "--json")
     assert json.loads(done.stdout) == json.loads(json.dumps(compare_updates(first, second).to_document()))
+    done = in_this_process("inspect", str(first), "--json", "out.json")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: 'out.json' was passed with --json, which takes no file here;")
     done = in_this_process("inspect", str(first), str(second), "--base", "minilm-l6")
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1

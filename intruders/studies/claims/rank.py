@@ -33,10 +33,7 @@ CLAIM = Claim(
         "this needs finished, audited runs of `lora` or `rslora` at two ranks or more, all else equal, "
         "at one score"
     ),
-    limits=(
-        "A trend is a straight line over log2 of the rank, through these ranks only.",
-        "The effective rank of a run is the mean over its matrices; an audit and a fleet print the median.",
-    ),
+    limits=("A trend is a straight line over log2 of the rank, through these ranks only.",),
 )
 
 
