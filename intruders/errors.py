@@ -88,6 +88,18 @@ def in_one_line(error: BaseException) -> str:
     return text if isinstance(error, IntrudersError) else f"{type(error).__name__}: {text}"
 
 
+def what_is_wrong(error: IntrudersError) -> str:
+    """The first part of an error's text, for a caller that knows better what was expected and what to do.
+
+    >>> what_is_wrong(ResultFileError("'notes; old/a.json' is damaged; expected an audit; fetch it again"))
+    "'notes; old/a.json' is damaged"
+    """
+    text = str(error)
+    quoted = max(text.find("' "), 0) if text.startswith("'") else 0
+    end = text.find("; ", quoted)
+    return text if end < 0 else text[:end]
+
+
 def first_line(error: BaseException) -> str:
     """The first line of what a library said, as a part of a line, without what a terminal would obey."""
     return _part_of_line(next((line for line in str(error).splitlines() if line.strip()), ""), error)

@@ -163,7 +163,7 @@ class Study(Settings):
     resources: Resources = setting(Resources(), "What Ray reserves for a run.")
     times_from: tuple[str, ...] = setting(
         (),
-        "Folders of earlier studies, from whose times --dry-run tells how long this one takes.",
+        "Folders of earlier or published studies, from whose times --dry-run tells how long this one takes.",
         item="folder",
     )
     compare_with: str | None = setting(

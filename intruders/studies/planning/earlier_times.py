@@ -11,11 +11,15 @@ from typing import Any
 
 from ...system.documents import read_document
 from ...system.files import user_path
+from ...training.finetune_config import FinetuneConfig
 from ..describe.runs import Run
+from ..published.published_study import PublishedRun, PublishedStudy
+from ..tables.table_files import read_rows
+from ..tables.taken_rows import taken_rows
 from ..work.perform import is_done
 from ..work.run_record import RunRecord
 from ..work.stages import stages_of
-from ..work.study_folder import MODEL, StudyFolder
+from ..work.study_folder import MODEL, PUBLISHED, StudyFolder
 from .costs import rows_a_step, steps_of
 
 _TRAINED = ("train", "sequence")
@@ -75,27 +79,58 @@ def time_lines(runs: Sequence[Run], folders: Sequence[str], out: str | None = No
 
 
 def _times_in(folder: Path) -> Iterator[Times]:
+    """Yield the times of the finished runs of a study's folder, of published tables, or of a folder of several."""
+    if (folder / PUBLISHED).is_file():
+        yield from _published_times(PublishedStudy.load(folder))
+        return
     for file in sorted(folder.glob("runs/*/run.json")):
         record = RunRecord(file.parent).read()
-        config, stages = record.get("config"), record.get("stages", {})
-        steps, seconds = _steps_and_seconds(file.parent, record)
-        if config is None or record.get("status") != "finished" or not steps:
-            continue
-        task = " > ".join(record.get("tasks", [])) or str(config["task"])
-        others = {name: float(stage["seconds"]) for name, stage in stages.items() if name not in _TRAINED}
-        if "sequence" in stages:
-            # What is left of the one stage of a sequence are its audits and scores.
-            others["sequence"] = max(0.0, float(stages["sequence"]["seconds"]) - seconds)
-        rows = steps * int(config["batch_size"]) * int(config["gradient_accumulation_steps"])
-        yield Times(
-            str(record["base"]),
-            task,
-            str(config["method"]),
-            seconds / rows,
-            others,
-            steps,
-            _setting_of(record),
-        )
+        if record.get("status") == "finished":
+            yield from _times_of(record, *_steps_and_seconds(file.parent, record))
+    for file in sorted(folder.glob(f"*/{PUBLISHED}")):
+        yield from _published_times(PublishedStudy.load(file.parent))
+
+
+def _published_times(published: PublishedStudy) -> Iterator[Times]:
+    rows = {row["run_id"]: row for row in read_rows(published.folder / "runs.parquet")}
+    for run in published.runs:
+        yield from _times_of(_record_of(run), *_trained(rows.get(run.id, {})))
+
+
+def _trained(row: Mapping[str, Any]) -> tuple[int, float]:
+    """Return the steps and seconds of a training from its row in the table of runs."""
+    return int(row.get("trained_steps") or 0), float(row.get("seconds") or 0.0)
+
+
+def _record_of(run: PublishedRun) -> dict[str, Any]:
+    """Return what the record of a published run says of it, where only the settings that are no default are kept."""
+    settings = run.settings
+    config = settings.get("config")
+    if config is not None:
+        config = FinetuneConfig.from_mapping({**config, "out": MODEL}, f"run {run.id!r}").as_dict()
+    return {"tasks": []} | settings | {"config": config, "stages": run.stages}
+
+
+def _times_of(record: Mapping[str, Any], steps: int, seconds: float) -> Iterator[Times]:
+    """Yield the times of a run that took these steps and seconds to train; nothing of one that trained nothing."""
+    config, stages = record.get("config"), record.get("stages", {})
+    if config is None or not steps:
+        return
+    task = " > ".join(record.get("tasks", [])) or str(config["task"])
+    others = {name: float(stage["seconds"]) for name, stage in stages.items() if name not in _TRAINED}
+    if "sequence" in stages:
+        # What is left of the one stage of a sequence are its audits and scores.
+        others["sequence"] = max(0.0, float(stages["sequence"]["seconds"]) - seconds)
+    rows = steps * int(config["batch_size"]) * int(config["gradient_accumulation_steps"])
+    yield Times(
+        str(record["base"]),
+        task,
+        str(config["method"]),
+        seconds / rows,
+        others,
+        steps,
+        _setting_of(record),
+    )
 
 
 def _setting_of(record: Mapping[str, Any]) -> str:
@@ -113,6 +148,8 @@ def _steps_taken(run: Run, known: Sequence[Times]) -> float | None:
 
 def _steps_and_seconds(folder: Path, record: dict[str, Any]) -> tuple[int, float]:
     """Return the steps and seconds of the training alone, over all stages of a sequence."""
+    if RunRecord(folder).is_taken_over:
+        return _trained(next(iter(taken_rows(folder, ["runs"], ["runs"])["runs"]), {}))
     if record.get("kind") == "sequence":
         sequence = read_document(folder / "sequence.json", "a sequence", 1) or {}
         return sum(sequence.get("steps", [])), float(sequence.get("seconds", 0.0))

@@ -16,6 +16,7 @@ import yaml
 from intruders.errors import ResultFileError, SettingError
 from intruders.studies.claims.every_claim import analyse_all
 from intruders.studies.describe.runs import expand
+from intruders.studies.planning.earlier_times import time_lines
 from intruders.studies.published.publish import publish_study
 from intruders.studies.run_study import run_study
 from intruders.studies.tables.results import load_results
@@ -40,6 +41,16 @@ def test_what_is_published_is_small_has_no_weights_and_its_own_sums(published: t
     assert len(document["runs"]) == document["planned"] == 2
     # One stopped at its step and had no score to match: nothing deviates.
     assert document["deviations"] == []
+
+
+def test_published_and_taken_over_runs_tell_the_times_that_their_study_tells(
+    published: tuple[Path, Path], another: Path, llama: Path
+) -> None:
+    runs, data = published
+    planned = expand(parsed(tiny_study(llama, steps=1000)))
+    told = [list(time_lines(planned, [str(folder)])) for folder in (runs, data, data.parent, another)]
+    assert told[0][0].endswith("from the times of 2 earlier runs")
+    assert told == [told[0]] * 4
 
 
 @pytest.mark.usefixtures("without_pictures")  # of findings that are the same; the report's tests look at them
