@@ -46,8 +46,9 @@ class TakeOver:
         for run, theirs in self.runs:
             if is_done(run, folder.run(run.id)):
                 continue
-            keep_taken_rows(folder.run(run.id), self.published.rows_of(theirs.id))
-            RunRecord(folder.run(run.id)).take_over(run, theirs.stages, source)
+            rows = self.published.rows_of(theirs.id)
+            keep_taken_rows(folder.run(run.id), rows)
+            RunRecord(folder.run(run.id)).take_over(run, theirs.stages, source, rows)
             taken.append(run.id)
         return taken
 

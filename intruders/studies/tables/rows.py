@@ -16,7 +16,7 @@ from ...audits.result.records import energy_share_of
 from ...audits.result.summary import median_relative, update_norm
 from ...audits.scales.critical_scales_result import CriticalScales, MatrixScale
 from ...checkpoints.stored.names import may_be_same, module_paths
-from ...errors import IntrudersError, NewerVersionError, ResultFileError, in_one_line
+from ...errors import IntrudersError, NewerVersionError, ResultFileError, in_one_line, what_is_wrong
 from ...experiments.compare.comparison_rows import rows_of_document
 from ...measures.intervals import Interval
 from ...settings import settings_of
@@ -53,7 +53,7 @@ def rows_of(run: Run, folder: Path) -> Rows:
     # The study's file may have changed since the record was written, and the work may have been stopped.
     is_done = all(is_finished(record, stage.name, stage.settings) for stage in stages_of(run))
     if is_done and kept.is_taken_over:
-        return taken_rows(folder)
+        return taken_rows(folder, kept.taken_tables)
     stages = _stages_with_results(run, record, folder)
     row = settings_row(run) | {"status": _status(record, is_done), "error": record.get("error")}
     tables: Rows = {"runs": [row]}
@@ -127,7 +127,7 @@ def _told_what_to_remove(folder: Path, stage: str, file: Path) -> Iterator[None]
         result = folder if stage == "train" else folder / FILES[stage].results[0]
         told = f"'{file}' is something else ({in_one_line(error)})"
         if isinstance(error, ResultFileError):
-            told = str(error).partition("; ")[0]  # without what to do where it is no result of a study
+            told = what_is_wrong(error)  # without what to do where it is no result of a study
         raise _DamagedResultError(
             f"{told}; expected what the study wrote; remove '{result}', and run the study again, which makes it "
             "again and keeps all else"

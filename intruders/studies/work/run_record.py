@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -17,6 +17,8 @@ from .study_folder import TAKEN_OVER
 
 SCHEMA = 1
 NO_INPUTS: Mapping[str, str] = MappingProxyType({})
+# Those that a stage always leaves rows in.
+_TABLES = {"audit": ("matrices", "vectors"), "sequence": ("sequences",), "mechanism": ("mechanism",)}
 
 
 def changed_input(finished: Mapping[str, Any], inputs: Mapping[str, str]) -> str | None:
@@ -62,16 +64,30 @@ class RunRecord:
         """True if the run was finished elsewhere: its rows are here, and its model and audits are not."""
         return "taken_over" in self.read() and (self.folder / TAKEN_OVER).is_dir()
 
-    def take_over(self, run: Run, stages: dict[str, Any], source: dict[str, Any]) -> None:
-        """Note that ``run`` was finished elsewhere, in these ``stages``, and where its rows are from."""
-        self._write(
-            {**run.description(), "stages": stages, "status": "finished", "error": None, "taken_over": source}
-        )
+    @property
+    def taken_tables(self) -> list[str]:
+        """The tables of which rows of a run that was taken over were written.
+
+        Records of earlier versions do not list them: for those, the tables that its stages never leave empty.
+        """
+        record = self.read()
+        listed = record.get("taken_tables")
+        if isinstance(listed, list):
+            return list(map(str, listed))
+        return ["runs", *(table for stage in record.get("stages", {}) for table in _TABLES.get(stage, ()))]
+
+    def take_over(
+        self, run: Run, stages: dict[str, Any], source: dict[str, Any], tables: Iterable[str]
+    ) -> None:
+        """Note that ``run`` was finished elsewhere, in these ``stages``, where its rows are from, and their tables."""
+        ended = {"stages": stages, "status": "finished", "error": None}
+        self._write(run.description() | ended | {"taken_over": source, "taken_tables": list(tables)})
 
     def forget_what_was_taken_over(self) -> None:
         """Note that nothing is finished here of a run that was taken over."""
         record = self.read()
         record.pop("taken_over", None)
+        record.pop("taken_tables", None)
         self._write(record | {"stages": {}, "status": "pending"})
 
     def has(self, stage: str, settings: dict[str, Any]) -> bool:

@@ -17,7 +17,7 @@ from intruders.studies.describe.runs import expand
 from intruders.studies.run_study import run_study
 from intruders.studies.tables.results import load_results
 from intruders.studies.work.run_record import RunRecord
-from tests.studies.published.continued import nothing_is_trained, only_of, same_tables
+from tests.studies.published.continued import TABLES, nothing_is_trained, only_of, same_tables
 from tests.studies.tiny_study import parsed, tiny_study
 
 
@@ -53,6 +53,41 @@ def test_a_damaged_table_of_a_run_that_was_taken_over_says_how_to_take_it_over_a
     shutil.rmtree(named)
     assert run_study(study, out, published=published[1]).taken_over == [run_id]
     same_tables(load_results(out), load_results(published[0]))
+
+
+@pytest.mark.parametrize("table", ["runs", "losses", "matrices", "vectors", "interventions", "traces"])
+def test_a_table_that_is_missing_of_a_run_that_was_taken_over_is_damage(
+    published: tuple[Path, Path], llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, table: str
+) -> None:
+    """The run would stay finished, and its rows would be gone from the tables."""
+    nothing_is_trained(monkeypatch)
+    study, out = parsed(tiny_study(llama)), tmp_path / "out"
+    run_id = run_study(study, out, published=published[1]).taken_over[0]
+    kept = {name: (out / f"{name}.parquet").read_bytes() for name in TABLES}
+    (out / "runs" / run_id / "taken-over" / f"{table}.parquet").unlink()
+    with pytest.raises(ResultFileError, match=rf"{table}\.parquet' does not exist; expected rows of") as caught:
+        run_study(study, out)
+    assert kept == {name: (out / f"{name}.parquet").read_bytes() for name in TABLES}
+    shutil.rmtree(str(caught.value).partition("remove '")[2].partition("'")[0])
+    run_study(study, out, published=published[1])
+    same_tables(load_results(out), load_results(published[0]))
+
+
+def test_records_of_earlier_versions_do_not_list_the_tables_of_a_run_that_was_taken_over(
+    published: tuple[Path, Path], llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nothing_is_trained(monkeypatch)
+    study, out = parsed(tiny_study(llama)), tmp_path / "out"
+    run_id = run_study(study, out, published=published[1]).taken_over[0]
+    file = out / "runs" / run_id / "run.json"
+    record = json.loads(file.read_text())
+    del record["taken_tables"]
+    file.write_text(json.dumps(record))
+    assert run_study(study, out).finished == 2
+    same_tables(load_results(out), load_results(published[0]))
+    (file.parent / "taken-over" / "vectors.parquet").unlink()
+    with pytest.raises(ResultFileError, match=r"vectors\.parquet' does not exist"):
+        run_study(study, out)
 
 
 def test_the_folder_of_all_published_studies_has_this_one_under_any_name(
@@ -121,11 +156,11 @@ def test_a_kill_in_between_loses_nothing(
     whole = RunRecord.take_over
     killed: list[str] = []
 
-    def killed_at_the_second(record: RunRecord, run: Any, stages: Any, source: Any) -> None:
+    def killed_at_the_second(record: RunRecord, run: Any, *others: Any) -> None:
         if killed:
             raise KeyboardInterrupt
         killed.append(run.id)
-        whole(record, run, stages, source)
+        whole(record, run, *others)
 
     with monkeypatch.context() as patched:
         patched.setattr(RunRecord, "take_over", killed_at_the_second)
