@@ -18,7 +18,7 @@ from ...studies.claims.shared.claim import Finding
 from ...studies.claims.shared.pictures import by_method_and_rank, slug
 from ...studies.published.beside_paper import beside_paper
 from ...studies.tables.results import Results
-from ...studies.work.study_folder import StudyFolder
+from ...studies.work.study_folder import REPORT, StudyFolder
 from ...system.files import user_path, write_atomically
 from .effect_rows import effect_groups, effect_text, leading_effects, parts_text
 from .page_tables import PageTable, failures, page_table, run_table
@@ -26,7 +26,6 @@ from .published_words import published_words
 from .similarities import SimilarityRow, similarity_rows
 from .study_words import study_words
 
-REPORT_NAME = "report.html"  # in the study's folder, where no other place is given
 # Tables that say which runs and matrices a figure shows, and no more.
 _NOT_SHOWN = ("Similarity matrices",)
 
@@ -67,7 +66,7 @@ def write_study_report(
     from ...studies.tables.results import load_results
 
     if out is None and figures is None:
-        out = user_path(folder) / REPORT_NAME
+        out = user_path(folder) / REPORT
     if out is not None:
         from ..page.html_page import check_can_write_html
 

@@ -23,12 +23,13 @@ from ..tables.rows import can_give_rows
 from ..tables.table_files import to_parquet
 from ..tables.write_tables import Tables, refuse_newer_tables
 from ..work.run_record import RunRecord
-from ..work.study_folder import PUBLISHED, TABLES, StudyFolder
+from ..work.study_folder import PUBLISHED, REPORT, TABLES, StudyFolder
 from ..work.training_precision import precisions_of
 from .published_study import SCHEMA, PublishedStudy, sha256
 
 DEVIATIONS = "deviations.md"  # written by people, and kept when a study is published again
 _FINDINGS = "findings.json"
+_IN_OUR_PAGES = b"https://pypi.org/project/intruders/"
 _MOST_IDS = 5  # of runs that a line names
 _COPIED = ("study.yaml", "study.json", *(f"{table}.parquet" for table in TABLES))
 
@@ -38,7 +39,8 @@ def publish_study(path: str | Path, out: str | Path) -> list[Path]:
 
     The folder appears in one step. Earlier tables of the same study are replaced, unless they have a finished run
     that this study lacks. A deviations.md in the folder is kept, and so is the record of a run whose own folder was
-    removed since, if its rows are the same.
+    removed since, if its rows are the same. A report.html of the earlier tables is removed; ``intruders report`` makes
+    it of the new ones.
 
     Args:
       path: Folder of the study.
@@ -173,7 +175,9 @@ def _earlier_tables(target: Path, name: str, digests: set[str]) -> PublishedStud
             "choose another folder"
         )
     ours = {*_COPIED, _FINDINGS, PUBLISHED, DEVIATIONS}
-    others = sorted(file.name for file in target.iterdir() if file.name not in ours)
+    others = sorted(
+        file.name for file in target.iterdir() if file.name not in ours and not _is_own_page(file)
+    )
     if others:
         raise SettingError(
             f"data '{target}' has other files than published tables, which would be lost: {_some(others)}; move them "
@@ -201,6 +205,11 @@ def _earlier_tables(target: Path, name: str, digests: set[str]) -> PublishedStud
             f"over with `intruders study FILE --out RUNS --from {target}`, or choose another folder"
         )
     return earlier
+
+
+def _is_own_page(file: Path) -> bool:
+    """Return whether a file is the page that ``intruders report`` makes of published tables in their folder."""
+    return file.name == REPORT and file.is_file() and _IN_OUR_PAGES in read_bytes(file)
 
 
 def _deviations(folder: StudyFolder, runs: Sequence[Run], results: Results) -> list[str]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import ResultFileError, SettingError
+from ...settings import shown
 from ...system.documents import read_document
 from ...system.files import write_atomically
 from ...system.folders import locked_folder, make_folder, other_entries
 from ..describe.runs import Run
-from ..describe.study import Study
+from ..describe.study import PAPER_STUDIES, Study
 
 SCHEMA = 1
 TABLES = (
@@ -43,7 +44,39 @@ INTERVENTIONS = "interventions"  # the finished evaluations of interventions on 
 ATTRIBUTION = "attribution"  # the result of the attribution of its loss, and the folder of the finished parts
 REMEDIES = "remedies"  # and that of the comparison of remedies on it
 TAKEN_OVER = "taken-over"  # the rows of a run that another study published, in the place of its results
+REPORT = "report.html"  # the page of the study, where no other place is given
 PUBLISHED = "published.json"  # in a folder of published tables, which has no runs
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+
+def _is_by_name(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(item, str) for item in value.values())
+
+
+def _are_versions(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        _is_by_name(item) and {"date", "sha256"} <= item.keys() for item in value
+    )
+
+
+# What is read of study.json, where it exists: what it must be, and in words.
+_EXPECTED: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "name": (lambda value: isinstance(value, str), "a text"),
+    "file": (lambda value: isinstance(value, str), "a text"),
+    "files": (_are_versions, "a list of versions, each with its date and sha256"),
+    "analyses": (_is_list, "a list of texts"),
+    "select": (_is_list, "a list of texts"),
+    "support": (_is_by_name, "texts by claim"),
+    "primary": (_is_by_name, "texts by claim"),
+    "compare_with": (
+        lambda value: value in (None, *PAPER_STUDIES),
+        f"null or one of {', '.join(PAPER_STUDIES)}",
+    ),
+    "inputs": (_is_by_name, "digests by path"),
+}
 
 
 @dataclass(frozen=True)
@@ -76,6 +109,13 @@ class StudyFolder:
             raise ResultFileError(f"'{self.path}' is not the folder of a study: it has no study.json")
         if "name" not in document:
             raise ResultFileError(f"'{file}' is not the record of a study; choose another folder")
+        for key, (is_valid, expected) in _EXPECTED.items():
+            if key in document and not is_valid(document[key]):
+                how = "fetch the folder again" if (self.path / PUBLISHED).is_file() else "restore the file"
+                raise ResultFileError(
+                    f"'{file}' is damaged: its {key} is {shown(document[key])}; expected {expected}; {how}, or choose "
+                    "another folder"
+                )
         return document
 
     def open_for(self, study: Study, *, must_exist: bool) -> None:
@@ -84,18 +124,26 @@ class StudyFolder:
         A file that has changed since is still the same study: the ids of its runs tell which ones are missing.
         Raises SettingError if the folder is something else, cannot be written, or must exist and does not.
         """
+        self.require_is_for(study, must_exist=must_exist)
+        make_folder(self.path)
+
+    def require_is_for(self, study: Study, *, must_exist: bool) -> None:
+        """Raise SettingError as :meth:`open_for` does, without making the folder or writing in it."""
         if must_exist and not self.is_study:
             raise SettingError(
                 f"out '{self.path}' contains no study to resume; remove --resume, or pass its folder"
             )
-        make_folder(self.path)
+        if self.path.exists() and not self.path.is_dir():
+            raise SettingError(
+                f"out '{self.path}' cannot be written: it is a file, and no folder; choose another folder"
+            )
         if (self.path / PUBLISHED).is_file():
             raise SettingError(
                 f"out '{self.path}' contains the published tables of a study; pass another folder as --out, and this "
                 "one as --from to take its runs over"
             )
         if not self.is_study:
-            if {*other_entries(self.path)} - {"study.yaml"}:
+            if self.path.is_dir() and {*other_entries(self.path)} - {"study.yaml"}:
                 raise SettingError(f"out '{self.path}' is not empty and not a study; choose another folder")
             return
         name = self.document()["name"]

@@ -269,7 +269,9 @@ def test_steps_of_a_published_setting_are_those_that_it_took() -> None:
     runs = expand(study_from_text((file / "study.yaml").read_text(), name="again", where="study"))
     line, known = time_lines(runs, [str(file)])
     assert line.startswith("time: about ")
-    assert known.startswith(f"time: {len(runs)} of these runs stop at a score (match) and count with the steps")
+    assert known.startswith(
+        f"time: {len(runs)} of these runs stop at a score (match) and count with the steps"
+    )
 
 
 def test_keys_of_a_plan_do_not_change_the_runs() -> None:

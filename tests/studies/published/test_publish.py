@@ -260,6 +260,26 @@ def test_published_tables_are_not_published_again(published: tuple[Path, Path], 
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.usefixtures("without_pictures")
+def test_the_page_in_a_published_folder_is_no_obstacle_to_publishing_again(
+    published: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """A page of the earlier tables beside the new ones would mislead, and a page of someone else is kept."""
+    data = tmp_path / "data"
+    shutil.copytree(published[1], data)
+    before = {file.name for file in data.iterdir()}
+    for _ in range(2):
+        page = in_this_process("report", str(data))
+        assert (page.returncode, page.stdout) == (0, f"{data / 'report.html'}\n"), page.stderr
+        again = in_this_process("report", str(published[0]), "--data", str(data))
+        assert again.returncode == 0, again.stderr
+        assert {file.name for file in data.iterdir()} == before
+    (data / "report.html").write_text("<p>mine")
+    with pytest.raises(SettingError, match=r"has other files .* would be lost: report\.html; move them away"):
+        publish_study(published[0], data)
+    assert (data / "report.html").read_text() == "<p>mine"
+
+
 def test_publishing_again_does_not_delete_other_files(published: tuple[Path, Path], tmp_path: Path) -> None:
     data = tmp_path / "data"
     shutil.copytree(published[1], data)

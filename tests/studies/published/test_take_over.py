@@ -65,7 +65,9 @@ def test_a_table_that_is_missing_of_a_run_that_was_taken_over_is_damage(
     run_id = run_study(study, out, published=published[1]).taken_over[0]
     kept = {name: (out / f"{name}.parquet").read_bytes() for name in TABLES}
     (out / "runs" / run_id / "taken-over" / f"{table}.parquet").unlink()
-    with pytest.raises(ResultFileError, match=rf"{table}\.parquet' does not exist; expected rows of") as caught:
+    with pytest.raises(
+        ResultFileError, match=rf"{table}\.parquet' does not exist; expected rows of"
+    ) as caught:
         run_study(study, out)
     assert kept == {name: (out / f"{name}.parquet").read_bytes() for name in TABLES}
     shutil.rmtree(str(caught.value).partition("remove '")[2].partition("'")[0])

@@ -373,6 +373,34 @@ def test_a_folder_that_is_no_study_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("name", 5, "its name is 5; expected a text"),
+        ("name", None, "its name is None; expected a text"),
+        ("analyses", "rank", "its analyses is 'rank'; expected a list of texts"),
+        ("analyses", [1], r"its analyses is \[1\]; expected a list of texts"),
+        ("select", {}, "its select is {}; expected a list of texts"),
+        ("support", ["rank"], r"its support is \['rank'\]; expected texts by claim"),
+        ("primary", 3.5, "its primary is 3.5; expected texts by claim"),
+        ("inputs", [], r"its inputs is \[\]; expected digests by path"),
+        ("files", {}, "its files is {}; expected a list of versions, each with its date and sha256"),
+        ("files", [{"date": "today"}], "expected a list of versions"),
+        ("compare_with", "paper-gpt", "expected null or one of paper-roberta, paper-llama"),
+    ],
+)
+def test_a_value_of_another_type_in_the_record_of_a_study_is_quoted(
+    tmp_path: Path, key: str, value: object, words: str
+) -> None:
+    written(tmp_path)
+    file = tmp_path / "study.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {key: value}))
+    with pytest.raises(ResultFileError, match=rf"study\.json' is damaged: .*{words}.*; restore the file, or"):
+        load_results(tmp_path)
+    with pytest.raises(ResultFileError, match=words):
+        StudyFolder(tmp_path).open_for(STUDY, must_exist=False)
+
+
+@pytest.mark.parametrize(
     ("content", "words"),
     [
         ("{", "cannot be read"),
