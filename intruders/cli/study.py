@@ -78,7 +78,7 @@ def study(
 
     described = read_study(file)
     if dry_run:
-        print_plan(described, out)
+        print_plan(described, out, must_exist=resume)
         if published is not None:
             print_take_over(described, published)
         return

@@ -19,8 +19,11 @@ if TYPE_CHECKING:
     from ..studies.run_study import StudyOutcome, StudyProgress
 
 
-def print_plan(study: Study, out: str | None) -> None:
-    """Print the runs as a table, the amount of work and time, and what was written in advance of its claims."""
+def print_plan(study: Study, out: str | None, must_exist: bool = False) -> None:
+    """Print the runs as a table, the amount of work and time, and what was written in advance of its claims.
+
+    Raises SettingError where the study could not run in ``out``, or could not resume there if it ``must_exist``.
+    """
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -30,10 +33,15 @@ def print_plan(study: Study, out: str | None) -> None:
     from ..studies.describe.runs import expand
     from ..studies.planning.costs import cost_lines
     from ..studies.planning.earlier_times import time_lines
+    from ..studies.work.study_folder import StudyFolder
+    from ..system.files import user_path
+    from ..system.remote_folder import is_url
 
     runs = expand(study)
     require_inputs(runs)
     require_contents(runs)
+    if out is not None and not is_url(out):
+        StudyFolder(user_path(out)).require_is_for(study, must_exist=must_exist)
     work = plan(runs)
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in work.columns:

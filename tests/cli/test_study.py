@@ -50,6 +50,35 @@ def test_a_dry_run_shows_every_run_and_starts_nothing(file: Path, tmp_path: Path
     assert not (tmp_path / "out").exists()
 
 
+def test_a_dry_run_refuses_the_folders_that_the_run_refuses(file: Path, tmp_path: Path) -> None:
+    document = {"name": "another", "analyses": ["structure"]}
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "study.json").write_text(json.dumps(document))
+    (tmp_path / "things").mkdir()
+    (tmp_path / "things" / "notes.txt").write_text("mine")
+    (tmp_path / "published").mkdir()
+    (tmp_path / "published" / "published.json").write_text("{}")
+    (tmp_path / "new").mkdir()
+    for out, words, more in (
+        ("other", "contains the study 'another', and this file is 'tiny'; choose another folder", []),
+        ("things", "is not empty and not a study; choose another folder", []),
+        ("published", "contains the published tables of a study; pass another folder", []),
+        ("new", "contains no study to resume; remove --resume, or pass its folder", ["--resume"]),
+        ("none", "contains no study to resume; remove --resume, or pass its folder", ["--resume"]),
+        ("other/study.json", "cannot be written", []),
+    ):
+        before = sorted(tmp_path.rglob("*"))
+        planned, real = (
+            in_this_process("study", file, *way, "--out", tmp_path / out, *more)
+            for way in (["--dry-run"], [])
+        )
+        assert (planned.returncode, planned.stdout) == (2, "")
+        assert planned.stderr == real.stderr
+        assert words in planned.stderr
+        assert sorted(tmp_path.rglob("*")) == before
+    assert in_this_process("study", file, "--dry-run", "--out", tmp_path / "new").returncode == 0
+
+
 def test_a_dry_run_looks_whether_its_data_and_bases_are_there(file: Path, tmp_path: Path) -> None:
     document = yaml.safe_load(file.read_text())
     experiment = next(iter(document["experiments"].values()))
