@@ -72,6 +72,14 @@ def sequence(
 
     After each task, scores all tasks so far and audits against the original base.
     """
+    from ..errors import SettingError
+
+    named = [task.strip() for task in tasks.split(",")]
+    if not all(named):
+        raise SettingError(
+            f"--tasks {tasks!r} has an empty name between or beside its commas; expected names of tasks or data files, "
+            "with a comma between two; remove the comma that is too many"
+        )
     given["task"] = tasks  # each stage replaces it with its own
     settings = FinetuneConfig.from_file(config, **given) if config else FinetuneConfig.from_mapping(given)
 
@@ -79,7 +87,6 @@ def sequence(
     from ..reports.sequence.sequence_text import sequence_lines
     from ..training.show_progress import ShowProgress
 
-    named = tasks.split(",")
     was_finished = has_finished(settings, named, retrain_heads)
     with resumable("finished stages are kept"):
         result = train_in_sequence(

@@ -66,6 +66,11 @@ def _loaded(name: str, columns: Columns, seed: int) -> Task:
     others = plugins_of(TASKS)
     if name in others:
         return checked(others[name](seed))
+    if not name.strip():
+        raise SettingError(
+            f"task {name!r} is an empty name; expected the name of a task or a data file ending in "
+            f"{', '.join(SUFFIXES)}; remove it, or write the name"
+        )
     path, _, described = name.partition("?")
     if Path(path).suffix.lower() in SUFFIXES:
         return checked(local_task(Path(path).expanduser(), _described(columns, described, name), seed))

@@ -49,3 +49,22 @@ def test_an_error_is_one_line(place: Path, tmp_path: Path) -> None:
     assert done.returncode == 2, done.stderr
     assert "task 'a' is not known" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+
+
+@pytest.mark.parametrize("tasks", ["pydoc-topics-1,", ",", "pydoc-topics-1, ,pydoc-topics-2"])
+def test_an_empty_name_among_the_tasks_is_told_as_that(tasks: str, tmp_path: Path) -> None:
+    refused = in_this_process("sequence", "--base", "none", "--tasks", tasks, "--out", str(tmp_path / "out"))
+    assert refused.returncode == 2
+    assert refused.stderr == (
+        f"error: --tasks '{tasks}' has an empty name between or beside its commas; expected names of tasks or data "
+        "files, with a comma between two; remove the comma that is too many\n"
+    )
+
+
+def test_spaces_after_commas_are_no_part_of_a_name(tmp_path: Path) -> None:
+    refused = in_this_process(
+        "sequence", "--base", "none", "--tasks", "pydoc-topics-1, pydoc-topcs-2", "--steps", "1", "--out", str(tmp_path)
+    )  # fmt: skip
+    assert refused.stderr.startswith(
+        "error: task 'pydoc-topcs-2' is not known; did you mean 'pydoc-topics-2'?"
+    )
