@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,7 @@ def load_results(path: str | Path) -> Results:
 
     Returns:
       The tables as pandas data frames: ``runs``, ``matrices``, ``vectors`` and others. A table that does not exist yet
-      is empty, with its columns.
+      is empty, with its columns. Local bases of the same content have one name, that of the first run.
 
     Raises:
       ResultFileError: the folder is not a study, is broken, or was written by a newer version.
@@ -91,6 +92,7 @@ def load_results(path: str | Path) -> Results:
     folder = StudyFolder(user_path(path))
     document = folder.document()
     frames = {table: _read(folder.table(table), table) for table in COLUMNS}
+    frames["runs"]["base"] = _one_name_per_base(frames["runs"]["base"], document.get("inputs", {}))
     failed = frames["runs"].loc[frames["runs"]["status"] == "failed", "run_id"]
     return Results(
         folder=folder.path,
@@ -102,6 +104,17 @@ def load_results(path: str | Path) -> Results:
         compare_with=document.get("compare_with"),
         **frames,
     )
+
+
+def _one_name_per_base(bases: pd.Series[Any], digests: Mapping[str, str]) -> pd.Series[Any]:
+    """Return the names of bases, of those with the same content the first: two spellings of a path are one base."""
+    names: dict[tuple[str, str | None], str] = {}
+    first = {
+        base: names.setdefault((digests[base], digests.get(f"tokenizer of {base}")), base)
+        for base in bases.unique()
+        if base in digests
+    }
+    return bases.map(lambda base: first.get(base, base)).astype(object)
 
 
 def _read(file: Path, table: str) -> pd.DataFrame:

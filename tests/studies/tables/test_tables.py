@@ -23,9 +23,11 @@ from intruders.studies.tables import write_tables
 from intruders.studies.tables.results import load_results
 from intruders.studies.tables.rows import rows_of
 from intruders.studies.tables.table_columns import COLUMNS
+from intruders.studies.tables.table_files import to_parquet
 from intruders.studies.tables.write_tables import Tables, refuse_newer_tables
 from intruders.studies.work.stages import stages_of
 from intruders.studies.work.study_folder import TABLES, StudyFolder
+from tests.studies.planted import run
 from tests.studies.tiny_study import parsed
 
 STUDY = parsed(
@@ -114,6 +116,27 @@ def test_results_of_the_same_tables_are_equal(tmp_path: Path) -> None:
     assert results != dataclasses.replace(results, runs=changed)
     assert results != dataclasses.replace(results, select=("loss",))
     assert results != vars(results)
+
+
+def test_two_spellings_of_one_base_are_one_base_where_their_contents_are_one(tmp_path: Path) -> None:
+    """With two, LoRA from ./b would not be compared with full fine-tuning from b."""
+    spelled = ["b", "./b", "copy/b", "retokenized/b", "c"]
+    rows = [run("one", base=base) | {"run_id": base} for base in spelled]
+    digests = dict.fromkeys(spelled[:4], "00") | {"c": "11"}
+    digests |= {f"tokenizer of {base}": "22" for base in spelled} | {"tokenizer of retokenized/b": "33"}
+    folder = StudyFolder(tmp_path)
+    folder.keep(STUDY, expand(STUDY), digests)
+    folder.table("runs").write_bytes(to_parquet("runs", rows))
+    named = dict(load_results(tmp_path).runs[["run_id", "base"]].itertuples(index=False))
+    assert named == {
+        "b": "b",
+        "./b": "b",
+        "copy/b": "b",
+        "retokenized/b": "retokenized/b",
+        "c": "c",
+    }
+    folder.keep(STUDY, expand(STUDY))  # by an earlier version, or on a cluster: no digests
+    assert list(load_results(tmp_path).runs["base"]) == spelled
 
 
 def test_settings_stand_in_columns_of_their_own(tmp_path: Path) -> None:
