@@ -128,6 +128,11 @@ def read_rows(path: Path, *, no_header: bool = False) -> DataFile:
             return _delimited(path, no_header, delimiter="\t", quoting=csv.QUOTE_NONE)
         if suffix == ".parquet":
             return _parquet(path)
+    except UnicodeDecodeError as error:
+        raise SettingError(
+            f"data file {str(path)!r} is not UTF-8 text: {all_lines(error)}; expected UTF-8; save the file in that "
+            "encoding"
+        ) from error
     except (ValueError, RecursionError, OSError, csv.Error) as error:
         raise SettingError(
             f"data file {str(path)!r} cannot be read as {suffix[1:]}: {all_lines(error)}"

@@ -213,3 +213,13 @@ def test_a_truth_value_that_is_spelled_as_a_number_elsewhere_is_told(tmp_path: P
     (tmp_path / "rows.csv").write_text("\n".join(["text,label", *lines]) + "\n")
     with pytest.warns(UserWarning, match="the labels '1' and 'True' are two classes; write them in one way"):
         assert len(load_task(str(tmp_path / "rows.csv")).labels) == 3
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl", "json"])
+def test_another_encoding_is_told_with_what_to_do(ending: str, tmp_path: Path) -> None:
+    file = tmp_path / f"rows.{ending}"
+    file.write_bytes('text,label\n{"text": "café"}\n'.encode("latin-1"))
+    with pytest.raises(
+        SettingError, match=rf"rows\.{ending}' is not UTF-8 text: .*; expected UTF-8; save the file in that"
+    ):
+        read_rows(file)

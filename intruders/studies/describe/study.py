@@ -98,8 +98,11 @@ class Power(Settings):
         None,
         "The smallest effect that is worth finding; as an earlier study measured it, if not given.",
         above=0,
+        below=math.inf,
     )
-    spread: float | None = setting(None, "Standard deviation over seeds, in the same unit.", above=0)
+    spread: float | None = setting(
+        None, "Standard deviation over seeds, in the same unit.", above=0, below=math.inf
+    )
     spread_from: str | None = setting(None, "The folder of an earlier study that measured it.")
     of: str | None = setting(
         None, "A part of the effect's name there; of all that match the one that spreads most."

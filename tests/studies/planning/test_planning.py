@@ -145,6 +145,8 @@ def test_as_many_settings_as_planned_find_the_correlation_in_four_of_five_studie
             {"power": {"forgetting": {"spread_from": "runs/old"}}},
             "intervals of this claim are not over seeds",
         ),
+        ({"power": {"structure": {"effect": math.inf, "spread": 1}}}, "effect is inf; expected"),
+        ({"power": {"structure": {"effect": 1, "spread": math.inf}}}, "spread is inf; expected"),
         ({"power": {"structure": {"of": "x"}}}, "neither an effect nor the folder"),
         ({"power": {"structure": {"effect": 1}}}, "expected one of spread: NUMBER and spread_from: FOLDER"),
         ({"power": {"structure": {"spread": 1}}}, "without an effect"),
