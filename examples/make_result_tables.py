@@ -61,6 +61,7 @@ def tables() -> list[ResultTable]:
         ResultTable("what-predicts-forgetting.md", "| number of a run |", correlations),
         ResultTable("the-usual-recipe.md", "| each method at its |", recipe_verdicts),
         ResultTable("the-usual-recipe.md", "| method, rank | rate |", recipe_runs),
+        ResultTable("where-forgetting-sits.md", "| method, rank | rate |", runs_with_places),
     ]
 
 
@@ -238,24 +239,27 @@ def recipe_runs() -> list[str]:
 
 def runs_with_places() -> list[str]:
     """Each setting of where-forgetting-sits: what every seed forgot, and how its parts go with intruders and norm."""
-    [finding] = analyse_all(load_results(RESULTS / "data" / "where-forgetting-sits"), [places.CLAIM.name])
+    study = "where-forgetting-sits"
+    [finding] = analyse_all(load_results(RESULTS / "data" / study), [places.CLAIM.name])
     of_runs = finding.tables[places.TABLE].set_index("run_id")
+    parts = _read(study, "attributions")
     rows = []
-    for setting, own in _runs_by_setting("where-forgetting-sits"):
+    for setting, own in _runs_by_setting(study):
         of_setting = of_runs.loc[of_runs.index.isin(own["run_id"])]
         inside, rise = of_setting.dropna(subset=["rise_inside"])[["rise_inside", "rise"]].mean()
-        correlations = [
-            _signed(of_setting[f"correlation_{name}"].mean()) for name in ("intruders", "frobenius")
-        ]
+        matrices = parts[parts["run_id"].isin(own["run_id"])]
+        have = matrices["intruders"] > 0
         rows.append(
             [
                 *setting,
                 f"{own['accuracy'].mean():.2f}",
                 _forgotten(own),
                 ", ".join(f"{count:.0f}" for count in own["intruders"]),
-                f"{own['update_frobenius'].mean():.0f}",
-                *correlations,
-                "-" if math.isnan(inside) else f"{100 * inside / rise:.0f} %",
+                _signed(of_setting["correlation_intruders"].mean()),
+                _signed(of_setting["correlation_frobenius"].mean()),
+                _percent(have.mean()),
+                _percent(matrices.loc[have, "part"].sum() / matrices["part"].sum()),
+                _percent(inside / rise),
             ]
         )
     return _markdown(
@@ -265,10 +269,11 @@ def runs_with_places() -> list[str]:
             "accuracy",
             "forgotten, by seed",
             "intruders, by seed",
-            "update norm",
             "with intruders",
             "with the norm",
-            "inside their span",
+            "matrices that have any",
+            "their part of the rise",
+            "inside the span",
         ],
         rows,
     )
@@ -325,6 +330,10 @@ def _forgotten(runs: pd.DataFrame) -> str:
 
 def _signed(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:+.2f}"
+
+
+def _percent(share: float) -> str:
+    return "-" if math.isnan(share) else f"{100 * share:.0f} %"
 
 
 def _read(study: str, table: str) -> pd.DataFrame:
