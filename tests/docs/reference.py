@@ -9,6 +9,8 @@ from typing import Any
 
 from tests.docs.pages import ROOT
 
+EXAMPLES = ROOT / "examples"
+
 
 def reference() -> Any:
     """``examples/make_reference.py``: the pages of commands and settings."""
@@ -22,10 +24,12 @@ def result_tables() -> Any:
 
 @cache
 def _script(name: str) -> Any:
-    described = spec_from_file_location(name, ROOT / "examples" / f"{name}.py")
+    described = spec_from_file_location(name, EXAMPLES / f"{name}.py")
     assert described is not None
     assert described.loader is not None
     made = module_from_spec(described)
     sys.modules[name] = made
+    if str(EXAMPLES) not in sys.path:  # as if the script ran: it imports what is beside it
+        sys.path.append(str(EXAMPLES))
     described.loader.exec_module(made)
     return made

@@ -1,0 +1,1 @@
+"""The tables of each result page, from its published data."""
