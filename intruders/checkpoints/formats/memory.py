@@ -16,6 +16,8 @@ from ..stored.layout import stored_input_first
 
 # FSDP 1 puts itself into the names of modules, not into those of their weights.
 FSDP_1_WRAPPER = "_fsdp_wrapped_module."
+# torch.compile does so too, in a compiled model or layer, and into those of their weights.
+_COMPILED = "_orig_mod."
 
 
 def is_state_dict(source: object) -> bool:
@@ -40,7 +42,7 @@ def has_frozen_base(model: nn.Module) -> bool:
 def trained_matrices(model: nn.Module) -> dict[str, Tensor]:
     """Return the matrices of a model, without its adapters, that training changes, by their names in the base."""
     state = model.state_dict(keep_vars=True)
-    own = _without_adapters(model, state) if has_adapters(model) else state
+    own = _without_adapters(model, state) if has_adapters(model) else _not_compiled(state)
     return {
         name: tensor
         for name, tensor in own.items()
@@ -77,7 +79,7 @@ def with_copies(checkpoint: Checkpoint, copies: Mapping[str, Tensor]) -> Checkpo
 
 def state_dict_checkpoint(source: Mapping[str, Tensor]) -> Checkpoint:
     """A state dict as a checkpoint; nothing is copied."""
-    return _in_memory(f"state dict of {len(source)} tensors", "state dict", source, None)
+    return _in_memory(f"state dict of {len(source)} tensors", "state dict", _not_compiled(source), None)
 
 
 def module_checkpoint(module: nn.Module, state: Mapping[str, Tensor] | None = None) -> Checkpoint:
@@ -91,7 +93,13 @@ def module_checkpoint(module: nn.Module, state: Mapping[str, Tensor] | None = No
         state = _without_adapters(module, state)
     else:
         _refuse_adapters_inside(module)
+        state = _not_compiled(state)
     return _in_memory(describe_module(module), "module", state, _config_of(module))
+
+
+def _not_compiled(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict under the names that its tensors have in a model that is not compiled."""
+    return {name.replace(_COMPILED, ""): tensor for name, tensor in state.items()}
 
 
 def describe_module(module: nn.Module) -> str:
@@ -126,8 +134,8 @@ def _in_memory(
     empty = [name for name, tensor in state.items() if isinstance(tensor, Tensor) and tensor.is_meta]
     if empty:
         raise CheckpointError(
-            f"{source} has {len(empty)} tensors on the meta device, which have no numbers: {some_of(empty)}; "
-            "load the model's weights first"
+            f"{source} has tensors on the meta device, which have no numbers: {some_of(empty)}; load the model's "
+            "weights first, without offloading them (device_map), or pass its path"
         )
     tensors: dict[str, StoredTensor] = {}
     tied: dict[str, str] = {}
@@ -190,5 +198,5 @@ def _without_adapters(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str
                 rest = kept.removeprefix(path)
                 kept = path + rest.removeprefix(wrappers[path]) if rest.startswith(wrappers[path]) else None
         if kept is not None:
-            result[kept.removeprefix("base_model.model.")] = tensor
+            result[kept.replace(_COMPILED, "").removeprefix("base_model.model.")] = tensor
     return result
