@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +14,8 @@ from .rounding import SINGLE, Rounding, half_spacing, is_half
 
 # What the roundings of the computation here may add to a bound, as a share of it.
 _OURS = 2.0**-20
+# How far from 1 a scale may be and still be the adapter's own: AdaLoRA divides by r + 1e-5, in some type of its own.
+_OF_SCALE = 2.0**-16
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,11 @@ class ScaleBounds:
     @property
     def is_empty(self) -> bool:
         return not self.low <= self.high
+
+    @property
+    def is_without_one(self) -> bool:
+        """Whether none of the scales is the adapter's own."""
+        return self.is_empty or self.low > 1 + _OF_SCALE or self.high < 1 - _OF_SCALE
 
     def holds(self, scale: float) -> bool:
         return self.low <= scale <= self.high
@@ -50,7 +58,9 @@ class Estimate:
         return abs(self.scale) > 20 * self.error
 
 
-def scale_bounds(matrix: MergedMatrix, rounding: Rounding, stop_when_empty: bool = False) -> ScaleBounds:
+def scale_bounds(
+    matrix: MergedMatrix, rounding: Rounding, stop_when: Callable[[ScaleBounds], bool] | None = None
+) -> ScaleBounds:
     """The intersection over all numbers of M of the scales that rounding allows.
 
     ``s D_i`` lies within ``M_i - W0_i +- h_i``, h_i being half the spacing of M's type at M_i. So each number with
@@ -59,7 +69,8 @@ def scale_bounds(matrix: MergedMatrix, rounding: Rounding, stop_when_empty: bool
     Args:
       matrix: W0, D and M.
       rounding: what the merge rounded besides.
-      stop_when_empty: answer as soon as no scale is left; ``outside`` is then counted up to there.
+      stop_when: answer as soon as this is true of the bounds so far, which further numbers only narrow; ``outside`` is
+        then counted up to there.
     """
     low, high, least, outside = -math.inf, math.inf, 0.0, 0
     bounds = ScaleBounds(low, high, outside)
@@ -75,7 +86,7 @@ def scale_bounds(matrix: MergedMatrix, rounding: Rounding, stop_when_empty: bool
             least = max(least, float(needed.max()))
             outside += int((needed > 1).sum())
         bounds = _with_our_rounding(low, high, least, outside)
-        if stop_when_empty and bounds.is_empty:
+        if stop_when is not None and stop_when(bounds):
             break
     return bounds
 

@@ -38,8 +38,6 @@ VERDICTS = (
 # Verdicts by which something is wrong with the merge.
 WRONG = frozenset(VERDICTS[4:])
 
-# How far from 1 a scale may be and still be the adapter's own: AdaLoRA divides by r + 1e-5, in some type of its own.
-_OF_SCALE = 2.0**-16
 # Of an update that is made in several steps: what rounding each to bfloat16 may leave, as a share of it.
 _IN_HALF = 4 * 2.0**-8
 
@@ -93,22 +91,66 @@ def judge(matrix: MergedMatrix, scaling: float | None = None, in_steps: bool = F
     ways = _ways(matrix)
     fitting = _first_not_empty(matrix, ways)
     if fitting is not None:
-        return _within(*fitting, scaling)
+        verdict = _within(*fitting, scaling)
+        # An update made in steps that fits without any rounding of it is known too well to be another.
+        may_be_steps = in_steps and bool(fitting[1].of_update)
+        return (
+            verdict if verdict.verdict not in WRONG else _unless_right(matrix, scaling, may_be_steps, verdict)
+        )
     verdict = None
     if in_steps:
         verdict = _of_steps(matrix)
     elif scaling is not None:
-        verdict = _of_rounded_adapter(matrix, scaling)
+        verdict = _of_rounded_adapter(matrix, scaling, _is_empty)
+        if verdict is not None and verdict.verdict in WRONG:
+            verdict = _unless_right(matrix, scaling, in_steps, verdict)
     if verdict is None:
         verdict = replace(_without_bounds(matrix, scaling), outside=scale_bounds(matrix, ways[0]).outside)
     return verdict
 
 
+def _unless_right(matrix: MergedMatrix, scaling: float | None, in_steps: bool, wrong: Verdict) -> Verdict:
+    """``wrong``, the verdict of the strictest way to round, unless a looser way makes M a right merge.
+
+    Where rounding is as large as the update, a stricter way may explain M by another scale, such as W0 alone, rounded.
+    """
+    right = None
+    fitting = _first_to_fit(matrix, _ways(matrix), _is_without_one)
+    if fitting is not None:
+        right = _within(*fitting, scaling)
+    elif in_steps and wrong.verdict != NOT_APPLIED:
+        right = _of_steps(matrix)
+    elif not in_steps and scaling is not None:
+        right = _of_rounded_adapter(matrix, scaling, _is_without_one)
+    if right is None or right.verdict != APPLIED:
+        return right or wrong
+    assert wrong.scale is not None
+    assert right.scale is not None
+    (low, high), ends = wrong.scale, right.scale
+    words = "scale 1 fits, and with less rounding another scale as well"
+    return replace(right, verdict=NOT_PROVED, words=words, scale=(min(low, ends[0]), max(high, ends[1])))
+
+
+def _is_empty(bounds: ScaleBounds) -> bool:
+    return bounds.is_empty
+
+
+def _is_without_one(bounds: ScaleBounds) -> bool:
+    return bounds.is_without_one
+
+
 def _first_not_empty(matrix: MergedMatrix, ways: Sequence[Rounding]) -> tuple[ScaleBounds, Rounding] | None:
     """The bounds of the strictest way to round that explains M."""
+    return _first_to_fit(matrix, ways, _is_empty)
+
+
+def _first_to_fit(
+    matrix: MergedMatrix, ways: Sequence[Rounding], is_refused: Callable[[ScaleBounds], bool]
+) -> tuple[ScaleBounds, Rounding] | None:
+    """The bounds of the strictest way to round whose bounds are not refused."""
     for way in ways:
-        bounds = scale_bounds(matrix, way, stop_when_empty=True)
-        if not bounds.is_empty:
+        bounds = scale_bounds(matrix, way, stop_when=is_refused)
+        if not is_refused(bounds):
             return bounds, way
     return None
 
@@ -120,7 +162,7 @@ def _ways(matrix: MergedMatrix) -> list[Rounding]:
 def _within(bounds: ScaleBounds, way: Rounding, scaling: float | None) -> Verdict:
     """The verdict of bounds that are not empty."""
     words = ""
-    is_one = bounds.low <= 1 + _OF_SCALE and bounds.high >= 1 - _OF_SCALE
+    is_one = not bounds.is_without_one
     if bounds.holds(0) and is_one:
         verdict, words = TOO_SMALL, "W0 and W0 + D round to the same numbers"
     elif is_one:
@@ -143,11 +185,13 @@ def _of_steps(matrix: MergedMatrix) -> Verdict | None:
     return None
 
 
-def _of_rounded_adapter(matrix: MergedMatrix, scaling: float) -> Verdict | None:
+def _of_rounded_adapter(
+    matrix: MergedMatrix, scaling: float, is_refused: Callable[[ScaleBounds], bool]
+) -> Verdict | None:
     """The verdict if the adapter was loaded in half precision; None where that does not explain M either."""
     for dtype in half_types(matrix.dtype):
         rounded = matrix.with_factors_in(dtype, scaling)
-        fitting = None if rounded is None else _first_not_empty(rounded, _ways(rounded))
+        fitting = None if rounded is None else _first_to_fit(rounded, _ways(rounded), is_refused)
         if fitting is not None:
             verdict = _within(*fitting, scaling)
             return replace(verdict, precision=f"adapter rounded to {type_name(dtype)}, {verdict.precision}")
@@ -177,7 +221,7 @@ def _without_bounds(matrix: MergedMatrix, scaling: float | None) -> Verdict:
         return _of_estimate(ON_OTHER_WEIGHTS, words, estimate)
     if not estimate.is_seen:
         return _of_estimate(OTHER_WEIGHTS, "the difference does not contain the update", estimate)
-    again = scale_bounds(matrix, SUM_TWICE, stop_when_empty=True)
+    again = scale_bounds(matrix, SUM_TWICE, stop_when=_is_empty)
     if not again.is_empty and not again.holds(1):
         return _within(again, SUM_TWICE, scaling)
     known = _scale_in_words(estimate.is_near, scaling)

@@ -14,7 +14,7 @@ from torch import Tensor
 from intruders.checkpoints.merges.merged_matrix import MergedMatrix
 from intruders.checkpoints.merges.rounding import Rounding, coarsest_type, half_spacing
 from intruders.checkpoints.merges.scale_bounds import estimate_scale, scale_bounds, scale_by_least_squares
-from intruders.checkpoints.merges.verdict import APPLIED, TOO_SMALL, judge
+from intruders.checkpoints.merges.verdict import APPLIED, NOT_APPLIED, NOT_PROVED, TOO_SMALL, judge
 from intruders.linalg.low_rank import LowRank
 from intruders.linalg.pair import Pair
 
@@ -133,7 +133,8 @@ def test_stopping_early_gives_the_same_bounds_or_none() -> None:
         after = torch.ones(3000, 60)
         after[-1, -1] = last
         matrix = MergedMatrix(Pair(base, update), after, torch.float32)
-        whole, early = (scale_bounds(matrix, STRICT, stop_when_empty=stop) for stop in (False, True))
+        whole = scale_bounds(matrix, STRICT)
+        early = scale_bounds(matrix, STRICT, stop_when=lambda bounds: bounds.is_empty)
         assert whole.is_empty == early.is_empty == (last != 1.0)
         assert whole.outside == (0 if last == 1.0 else 1)
 
@@ -287,3 +288,31 @@ def test_a_good_merge_is_applied_or_too_small(matrix: tuple[Tensor, LowRank]) ->
     base, update = matrix
     found = judge(MergedMatrix(Pair(base, update), merged(base, update), base.dtype))
     assert found.verdict in (APPLIED, TOO_SMALL), found
+
+
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("size", [1e-5, 1e-4, 1e-3, 1e-2])
+def test_a_right_merge_whose_update_is_as_small_as_its_rounding_is_never_called_wrong(
+    half: torch.dtype, size: float
+) -> None:
+    """As PEFT makes it of a base in single precision that was loaded in half precision."""
+    for seed in range(8):
+        base, update = example(torch.float32, 32, 48, size=size, seed=seed)
+        for rounded in (update.dense(), update.dense().to(half)):
+            after = (base.to(half).float() + rounded.float()).to(half)
+            verdict = judge(MergedMatrix(Pair(base, update), after, half), scaling=4.0)
+            assert verdict.verdict in (APPLIED, TOO_SMALL, NOT_PROVED), verdict
+
+
+def test_an_update_that_rounding_the_base_swallowed_is_too_small_to_tell() -> None:
+    """One rounding of W0 + D differs from the base rounded; that rounded first and then added to does not."""
+    base, update = example(torch.float32, size=1e-6)
+    rounded = base.bfloat16()
+    assert torch.equal((rounded.float() + update.dense()).bfloat16(), rounded)
+    matrix = MergedMatrix(Pair(base, update), rounded, torch.bfloat16)
+    assert not scale_bounds(matrix, STRICT).holds(1)
+    verdict = judge(matrix)
+    assert verdict.verdict == TOO_SMALL
+    assert verdict.precision == "one rounding, base rounded to bfloat16"
+    larger = LowRank(update.left * 1000, update.right)
+    assert judge(MergedMatrix(Pair(base, larger), rounded, torch.bfloat16)).verdict == NOT_APPLIED

@@ -13,6 +13,7 @@ from intruders.checkpoints.merges.verdict import (
     ANOTHER_SCALE,
     APPLIED,
     NOT_APPLIED,
+    NOT_PROVED,
     ON_OTHER_WEIGHTS,
     OTHER_WEIGHTS,
     TOO_SMALL,
@@ -37,7 +38,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
         (1.5, ANOTHER_SCALE, "the adapter's own scale of 1.5 was counted twice"),
         (2.0, ANOTHER_SCALE, "applied twice"),
         (-1.0, ANOTHER_SCALE, "subtracted instead of added"),
-        (1.001, ANOTHER_SCALE, ""),
+        (1.01, ANOTHER_SCALE, ""),
         (0.25, ANOTHER_SCALE, ""),
     ],
 )
@@ -50,6 +51,17 @@ def test_wrong_scales(models: Models, factor: float, verdict: str, words: str) -
         low, high = matrix.found.scale or (0, 0)
         assert low <= factor <= high
         assert high - low < 5e-4
+
+
+def test_a_scale_that_rounding_the_update_explains_as_well_is_not_proved(models: Models) -> None:
+    found = models.verify(with_delta(models, lambda update: 1.001 * update))
+    assert found.counts == {NOT_PROVED: 4}
+    assert found.exit_status() == 3
+    for matrix in found.matrices:
+        low, high = matrix.found.scale or (0, 0)
+        assert low < 1 < 1.001 <= high
+        assert matrix.found.words == "scale 1 fits, and with less rounding another scale as well"
+        assert (matrix.found.precision or "").startswith("update rounded to bfloat16")
 
 
 def test_a_merge_that_was_made_twice(models: Models) -> None:
