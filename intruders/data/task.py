@@ -88,12 +88,12 @@ def checked(task: Task) -> Task:
     """Return the task itself. SettingError for an empty split, or a label that training lacks."""
     for name in ("train", "validation"):
         if not task.split(name):
-            raise SettingError(f"task {task.name!r}: the {name} split is empty; expected at least one row")
+            raise SettingError(_why_empty(task, name))
     if task.kind == "classification":
         if len(task.labels) < 2:
             raise SettingError(
                 f"task {task.name!r}: every row of the train split has the label {task.labels[0]!r}; "
-                "expected two labels or more"
+                "expected two labels or more; pass rows of every label, and rows to score as ?validation=FILE"
             )
         _tell_of_spellings(task)
         known = set(task.labels)
@@ -108,6 +108,16 @@ def checked(task: Task) -> Task:
                         f"{example.target!r}, which the train split has not; expected {_listed(task.labels)}"
                     )
     return task
+
+
+def _why_empty(task: Task, name: str) -> str:
+    """Say what is wrong with a task of which a split has no rows."""
+    if name == "train" and task.is_held_out and task.validation:
+        return (
+            f"task {task.name!r}: its only row is held out, which leaves none to train on; expected two rows or more; "
+            "pass more rows, or other rows to hold out as ?validation=FILE"
+        )
+    return f"task {task.name!r}: the {name} split is empty; expected at least one row; pass data with rows"
 
 
 def _tell_of_spellings(task: Task) -> None:

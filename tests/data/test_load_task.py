@@ -104,6 +104,8 @@ def test_bad_data_is_named(tmp_path: Path) -> None:
     table.write_text("sentence,label\na,x\nb,y\nc,x\n")
     empty = tmp_path / "empty.csv"
     empty.write_text("sentence,label\n")
+    single = tmp_path / "single.csv"
+    single.write_text("sentence,label\na,x\n")
     holes = tmp_path / "holes.jsonl"
     holes.write_text('{"sentence": "a", "label": "x"}\n{"sentence": null, "label": "y"}\n')
     other = tmp_path / "other.csv"
@@ -117,7 +119,12 @@ def test_bad_data_is_named(tmp_path: Path) -> None:
             Columns(),
             "column 'body' is not in rows.csv; it has 'sentence', 'label'",
         ),
-        (str(empty), columns, "train split is empty"),
+        (str(empty), columns, "train split is empty; expected at least one row; pass data with rows"),
+        (
+            str(single),
+            columns,
+            "task 'single.csv': its only row is held out, which leaves none to train on; expected two rows or more; pass",
+        ),
         (str(holes), columns, "column 'sentence' of line 2 of holes.jsonl is empty"),
         (
             f"{table}?validation={other}",
@@ -259,7 +266,7 @@ def test_a_conversation_that_cannot_be_used_is_named(tmp_path: Path, messages: A
 
 def test_one_label_cannot_be_learned() -> None:
     rows = [Example("a", "x"), Example("b", "x")]
-    with pytest.raises(SettingError, match="expected two labels or more"):
+    with pytest.raises(SettingError, match="expected two labels or more; pass rows of every label, and"):
         checked(Task("t", "classification", "class", rows, rows, []))
 
 
