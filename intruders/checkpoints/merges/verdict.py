@@ -89,14 +89,15 @@ def judge(matrix: MergedMatrix, scaling: float | None = None, in_steps: bool = F
     if matrix.stored is None:
         return replace(_of_quantized(matrix, scaling), is_quantized=True)
     ways = _ways(matrix)
+    verdict: Verdict | None
     fitting = _first_not_empty(matrix, ways)
     if fitting is not None:
         verdict = _within(*fitting, scaling)
+        if verdict.verdict not in WRONG:
+            return verdict
         # An update made in steps that fits without any rounding of it is known too well to be another.
         may_be_steps = in_steps and bool(fitting[1].of_update)
-        return (
-            verdict if verdict.verdict not in WRONG else _unless_right(matrix, scaling, may_be_steps, verdict)
-        )
+        return _unless_right(matrix, scaling, may_be_steps, verdict)
     verdict = None
     if in_steps:
         verdict = _of_steps(matrix)

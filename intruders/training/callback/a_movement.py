@@ -9,7 +9,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-_FACTOR = re.compile(r"^(?:base_model\.model\.)?(.+)\.lora_(?:embedding_)?A\.[^.]+(?:\.weight)?$")
+_FACTOR = re.compile(
+    r"^(?:base_model\.model\.)?(?P<module>.+)\.lora_(?:embedding_)?A\.(?P<adapter>[^.]+)(?:\.weight)?$"
+)
+_COMPILED = "_orig_mod."  # which torch.compile puts into names
 
 
 class StartOfA:
@@ -26,8 +29,14 @@ class StartOfA:
 
     @classmethod
     def of(cls, model: nn.Module) -> StartOfA:
-        """Keep the factors of a model whose weights are not split over processes."""
-        return cls(dict(model.named_parameters()))
+        """Keep the factors of a model's active adapters, whose weights are not split over processes.
+
+        An adapter that is not active is not part of the update, nor does training move it.
+        """
+        layers = [module for module in model.modules() if hasattr(module, "lora_A")]
+        active = {adapter for layer in layers for adapter in getattr(layer, "active_adapters", ())}
+        factors = _factors(dict(model.named_parameters()))
+        return cls({name: tensor for name, _, tensor in factors if _adapter(name) in active})
 
     @property
     def factors(self) -> Mapping[str, Tensor]:
@@ -41,7 +50,11 @@ class StartOfA:
 
     def by_matrix(self, tensors: Mapping[str, Tensor]) -> dict[str, float]:
         """Return ``||A - A_0||_F / ||A_0||_F`` by the name of the base's matrix."""
-        ratios = {f"{module}.weight": _ratio(moved, start) for module, moved, start in self._squares(tensors)}
+        squares: dict[str, tuple[float, float]] = {}
+        for module, moved, start in self._squares(tensors):  # a module may have several active adapters
+            before = squares.get(f"{module}.weight", (0.0, 0.0))
+            squares[f"{module}.weight"] = before[0] + moved, before[1] + start
+        ratios = {name: _ratio(moved, start) for name, (moved, start) in squares.items()}
         return {name: ratio for name, ratio in ratios.items() if ratio is not None}
 
     def _squares(self, tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, float, float]]:
@@ -54,11 +67,18 @@ class StartOfA:
 
 
 def _factors(tensors: Mapping[str, Any]) -> Iterator[tuple[str, str, Tensor]]:
-    """Yield each factor A with its name and the name of its module."""
+    """Yield each factor A with its name and the name of its module, as in a model that is not compiled."""
     for name, tensor in tensors.items():
-        match = _FACTOR.match(name)
+        match = _FACTOR.match(name.replace(_COMPILED, ""))
         if match is not None:
-            yield name, match[1], tensor
+            yield match[0], match["module"], tensor
+
+
+def _adapter(factor: str) -> str:
+    """The adapter that a factor of this name belongs to."""
+    match = _FACTOR.match(factor)
+    assert match is not None
+    return match["adapter"]
 
 
 def _ratio(moved: float, start: float) -> float | None:

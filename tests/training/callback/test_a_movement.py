@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
+from torch._dynamo.eval_frame import OptimizedModule
 from transformers import Trainer, TrainerCallback
 
 from intruders.training.callback.a_movement import StartOfA
@@ -15,6 +17,7 @@ from intruders.training.callback.callback import IntruderCallback
 from intruders.training.callback.trace import read_trace
 from intruders.training.finetune import finetune
 from intruders.training.finetune_config import FinetuneConfig
+from tests.checkpoints.models import tiny_llama
 from tests.tiny import short_task
 from tests.training.callback.trainers import prepared, tiny_trainer
 
@@ -37,6 +40,47 @@ def test_a_factor_that_is_scaled_has_moved_by_that_much() -> None:
     assert start.movement(now) == pytest.approx(1.5 / 5)
     assert start.by_matrix(now) == {"model.layers.0.q_proj.weight": pytest.approx(0.5), "x.weight": 0.0}
     assert StartOfA({"weight": first}).movement({"weight": first}) is None
+
+
+def test_an_adapter_that_is_not_active_has_no_part_in_it() -> None:
+    """Its A does not move: it would hide the movement of a matrix, and shrink that of all."""
+    model: Any = get_peft_model(tiny_llama(), LoraConfig(r=2, target_modules=["q_proj", "v_proj"]))
+    model.add_adapter("other", LoraConfig(r=4, target_modules=["q_proj"]))
+    start = StartOfA.of(model)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if ".lora_A.default" in name:
+                parameter.mul_(1.5)
+    now = dict(model.named_parameters())
+    assert start.movement(now) == pytest.approx(0.5)
+    assert len(start.by_matrix(now)) == 4
+    assert list(start.by_matrix(now).values()) == pytest.approx([0.5] * 4)
+    compiled = OptimizedModule(model, lambda function: function)
+    assert start.by_matrix(dict(compiled.named_parameters())) == start.by_matrix(now)
+    assert (
+        StartOfA.of(compiled).by_matrix(dict(compiled.named_parameters())).keys()
+        == start.by_matrix(now).keys()
+    )
+
+
+def test_two_active_adapters_of_a_matrix_count_together() -> None:
+    model: Any = get_peft_model(tiny_llama(), LoraConfig(r=2, target_modules=["q_proj"]))
+    model.add_adapter("other", LoraConfig(r=4, target_modules=["q_proj"]))
+    model.base_model.set_adapter(["default", "other"])
+    start = StartOfA.of(model)
+    before = {
+        name: p.detach().clone()
+        for name, p in model.named_parameters()
+        if "layers.0" in name and "lora_A" in name
+    }
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if ".lora_A.other" in name:
+                parameter.mul_(3)
+    sizes = {name: float(tensor.double().square().sum()) for name, tensor in before.items()}
+    moved = sum(4 * size for name, size in sizes.items() if ".other" in name)
+    of_first = start.by_matrix(dict(model.named_parameters()))["model.layers.0.self_attn.q_proj.weight"]
+    assert of_first == pytest.approx((moved / sum(sizes.values())) ** 0.5)
 
 
 @pytest.mark.parametrize("method", ["lora", "dora", "pissa", "full"])
