@@ -114,8 +114,8 @@ def _why_empty(task: Task, name: str) -> str:
     """Say what is wrong with a task of which a split has no rows."""
     if name == "train" and task.is_held_out and task.validation:
         return (
-            f"task {task.name!r}: its only row is held out, which leaves none to train on; expected two rows or more; "
-            "pass more rows, or other rows to hold out as ?validation=FILE"
+            f"task {task.name!r}: its only row is taken for validation, which leaves none to train on; expected two "
+            "rows or more; pass more rows, or other rows to validate on as ?validation=FILE"
         )
     return f"task {task.name!r}: the {name} split is empty; expected at least one row; pass data with rows"
 

@@ -123,7 +123,7 @@ def test_bad_data_is_named(tmp_path: Path) -> None:
         (
             str(single),
             columns,
-            "task 'single.csv': its only row is held out, which leaves none to train on; expected two rows or more",
+            "task 'single.csv': its only row is taken for validation, which leaves none to train on; expected two",
         ),
         (str(holes), columns, "column 'sentence' of line 2 of holes.jsonl is empty"),
         (
