@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from ...charts.text import plural
+from ...charts.text import duration, plural
 from ...errors import SettingError
 from ...studies.claims.every_claim import analyse_all, every_claim
 from ...studies.claims.shared.claim import Effect
@@ -14,7 +15,9 @@ from ...studies.claims.shared.equal_score import below_score, by_setting
 from ...studies.claims.shared.strata import finished, strata
 from ...studies.claims.shared.words import said
 from ...studies.describe.claim_names import CLAIMS
+from ...studies.published.published_study import PublishedStudy
 from ...studies.tables.results import Results, load_results
+from ...studies.work.run_record import RunRecord
 from ...studies.work.study_folder import PUBLISHED, StudyFolder
 from ..shared.markdown import table_row
 
@@ -78,11 +81,26 @@ def _bases(results: Results) -> str:
     return ", ".join(sorted(results.runs["base"].dropna().unique())) or "-"
 
 
+def _seconds(folder: Path, finished_runs: set[str]) -> float:
+    """Return the seconds that all stages of the finished runs took, as their records tell."""
+    stages: list[Mapping[str, Any]]
+    if (folder / PUBLISHED).is_file():
+        stages = [run.stages for run in PublishedStudy.read_record(folder).runs if run.id in finished_runs]
+    else:
+        study = StudyFolder(folder)
+        stages = [RunRecord(study.run(run)).read().get("stages", {}) for run in finished_runs]
+    told = [stage.get("seconds") for of_run in stages for stage in of_run.values() if isinstance(stage, dict)]
+    return sum(seconds for seconds in told if isinstance(seconds, int | float))
+
+
 def _done(folder: Path) -> Iterator[str]:
     """Yield how far the study is, then the runs that failed, that missed their score, and that are still to do."""
     runs = load_results(folder).runs
     done, pending, failed = (runs[runs["status"] == status] for status in ("finished", "pending", "failed"))
     yield f"`{folder}`: {len(done)} of {len(runs)} runs finished, {plural(done['seed'].nunique(), 'seed')}."
+    seconds = _seconds(folder, set(done["run_id"]))
+    if seconds:
+        yield f"- trained and measured in {duration(seconds)}, summed over the runs"
     if len(failed):
         named = [f"{row['run_id']} ({row['error']})" for _, row in failed.iterrows()]
         yield f"- {len(failed)} failed: {', '.join(named)}"

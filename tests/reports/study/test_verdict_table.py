@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,21 @@ def test_runs_that_failed_or_did_not_reach_their_score_are_listed(studies: list[
     assert f"- 1 failed: {ids[0]} (out | of memory)" in text
     assert "- 1 did not reach their score: tiny on words: lora r=2 alpha=2r lr=0.0001 (seed 0)" in text
     assert "- 1 not run yet, of seeds 0; the command of the table runs them" in text
+
+
+def test_the_time_of_a_study_is_that_of_all_stages_of_its_finished_runs(studies: list[Path]) -> None:
+    """Two finished runs took an hour and 20 minutes, and half an hour; the failed one does not count."""
+    failed, missed, pending, other = [row["run_id"] for row in matched()][:4]
+    for run, stages in {
+        failed: {"train": 9000.0},
+        missed: {"train": 3600.0, "evaluate": 1200.0},
+        other: {"train": 1800.0},
+    }.items():
+        record = {"schema": 1, "stages": {name: {"seconds": seconds} for name, seconds in stages.items()}}
+        (studies[0] / "runs" / run).mkdir(parents=True)
+        (studies[0] / "runs" / run / "run.json").write_text(json.dumps(record))
+    assert pending
+    assert "- trained and measured in 1 h 50 min, summed over the runs" in verdict_table(studies)
 
 
 def test_every_digit_of_a_seed_is_written(tmp_path: Path) -> None:
