@@ -159,6 +159,7 @@ def run_study(
         for run in over:
             done += 1
             workplace.refresh(run.id)
+            tables.forget(run.id)
             _write(tables, workplace)
             status = str(RunRecord(workplace.seen.run(run.id)).read().get("status"))
             progress.on_run(run, status, done, len(runs))

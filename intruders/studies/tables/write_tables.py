@@ -31,6 +31,10 @@ class Tables:
         for table, rows in tables.items():
             write_atomically(self._folder.table(table), to_parquet(table, rows))
 
+    def forget(self, run_id: str) -> None:
+        """Read a run again, which was worked on: its record may be what it was, if a stage took as long as before."""
+        self._known.pop(run_id, None)
+
     def _rows(self, run: Run) -> Rows:
         folder = self._seen.run(run.id)
         record = folder / "run.json"
