@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from .published_data import finding_of, runs_by_setting
-from .words import markdown, scientific
+from .words import intruders_by_seed, markdown, scientific
 
 # What findings.json has before and after the name of a number that is correlated with what was forgotten.
 _CORRELATION = ("rank correlation of ", " with the loss change")
@@ -24,7 +24,7 @@ def runs_at_one_score() -> list[str]:
                 f"{mean['accuracy']:.2f}",
                 ", ".join(f"{value:.3f}" for value in own["loss_change"]),
                 f"{mean['kl_prompts']:.2f}",
-                ", ".join(f"{count:.0f}" for count in own["intruders"]),
+                intruders_by_seed(own),
                 f"{mean['update_frobenius']:.1f}",
                 scientific(mean["update_output_energy"], 1),
                 "-" if math.isnan(mean["a_movement"]) else f"{mean['a_movement']:.2f}",

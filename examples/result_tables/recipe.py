@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from .published_data import finding_of, runs_by_setting
-from .words import forgotten_by_seed, lacking_of, markdown
+from .words import forgotten_by_seed, intruders_by_seed, lacking_of, markdown, with_ends
 
 
 def recipe_verdicts() -> list[str]:
     """The effect that was named in advance, at the fastest and at the mildest rates of the recipe."""
     rows = []
     for answer in finding_of("the-usual-recipe", "structure")["answers"]:
-        numbers = [f"{answer[name]:+.3f}" for name in ("estimate", "low", "high")]
+        effect = with_ends([answer[name] for name in ("estimate", "low", "high")])
         rows.append(
             [
                 f"{answer['where'].split()[-2]} rate",
                 f"*{answer['decision']}*{lacking_of(answer)}",
-                f"{numbers[0]} [{numbers[1]}, {numbers[2]}]; {answer['expected']}",
+                f"{effect}; {answer['expected']}",
                 str(answer["seeds"]),
             ]
         )
@@ -43,7 +43,7 @@ def recipe_runs() -> list[str]:
                 f"{mean['trained_steps']:.0f}",
                 f"{mean['accuracy']:.2f}",
                 forgotten_by_seed(own),
-                ", ".join(f"{count:.0f}" for count in own["intruders"]),
+                intruders_by_seed(own),
                 f"{mean['update_frobenius']:.1f}",
                 f"{100 * mean['relative_update']:.1f} %",
                 f"{mean['effective_rank']:.0f}",

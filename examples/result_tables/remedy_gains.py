@@ -31,8 +31,7 @@ def remedy_gains(study: str) -> list[str]:
     rows = []
     for gain in gains.to_dict("records"):
         where = f"{gain['base']} on {gain['task']}, {gain['setting']}"
-        what = f"gain of {gain['remedy']} over interpolation at equal task loss, nats per token"
-        verdict = decided.get((where, what))
+        verdict = decided.get((where, remedies_at_equal_task_loss.effect_of(gain["remedy"])))
         share = [gain.get(f"gain_of_share{end}", math.nan) for end in ENDS]
         rows.append(
             [

@@ -7,7 +7,7 @@ from intruders.studies.claims.every_claim import analyse_all
 from intruders.studies.tables.results import load_results
 
 from .published_data import RESULTS, read_table, runs_by_setting
-from .words import forgotten_by_seed, markdown, percent, signed
+from .words import forgotten_by_seed, intruders_by_seed, markdown, percent, signed
 
 
 def runs_with_places() -> list[str]:
@@ -27,7 +27,7 @@ def runs_with_places() -> list[str]:
                 *setting,
                 f"{own['accuracy'].mean():.2f}",
                 forgotten_by_seed(own),
-                ", ".join(f"{count:.0f}" for count in own["intruders"]),
+                intruders_by_seed(own),
                 signed(of_setting["correlation_intruders"].mean()),
                 signed(of_setting["correlation_frobenius"].mean()),
                 percent(have.mean()),

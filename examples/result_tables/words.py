@@ -28,6 +28,10 @@ def forgotten_by_seed(runs: pd.DataFrame) -> str:
     )
 
 
+def intruders_by_seed(runs: pd.DataFrame) -> str:
+    return ", ".join(f"{count:.0f}" for count in runs["intruders"])
+
+
 def signed(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:+.2f}"
 

@@ -66,10 +66,10 @@ class MeasuredModel:
         if opened and can_go_on(self.source, self.base):
             self._keep_open(put_on(opened.pop(), self.source, self.base))
         opened.clear()  # the memory of the base is needed for the model
-        of_base = load_tokenizer(self._location("base"))
 
         def open_model() -> OpenedModel:
             model, most = self._open(), self.losses.max_tokens
+            of_base = load_tokenizer(self._location("base"))
             require_read_alike(model.tokenizer, of_base, corpora, most, self.source, str(self.base))
             return model
 

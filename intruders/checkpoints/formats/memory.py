@@ -17,7 +17,7 @@ from ..stored.layout import stored_input_first
 # FSDP 1 puts itself into the names of modules, not into those of their weights.
 FSDP_1_WRAPPER = "_fsdp_wrapped_module."
 # torch.compile does so too, in a compiled model or layer, and into those of their weights.
-_COMPILED = "_orig_mod."
+COMPILED_WRAPPER = "_orig_mod."
 
 
 def is_state_dict(source: object) -> bool:
@@ -99,7 +99,7 @@ def module_checkpoint(module: nn.Module, state: Mapping[str, Tensor] | None = No
 
 def _not_compiled(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A state dict under the names that its tensors have in a model that is not compiled."""
-    return {name.replace(_COMPILED, ""): tensor for name, tensor in state.items()}
+    return {name.replace(COMPILED_WRAPPER, ""): tensor for name, tensor in state.items()}
 
 
 def describe_module(module: nn.Module) -> str:
@@ -198,5 +198,5 @@ def _without_adapters(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str
                 rest = kept.removeprefix(path)
                 kept = path + rest.removeprefix(wrappers[path]) if rest.startswith(wrappers[path]) else None
         if kept is not None:
-            result[kept.replace(_COMPILED, "").removeprefix("base_model.model.")] = tensor
+            result[kept.replace(COMPILED_WRAPPER, "").removeprefix("base_model.model.")] = tensor
     return result

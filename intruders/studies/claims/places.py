@@ -12,7 +12,7 @@ from ...charts.chart import Axis, Chart, Rule
 from ...linalg.rank_correlation import spearman
 from ..tables.results import Results
 from .shared.claim import Claim, Finding
-from .shared.equal_score import below_score, by_setting
+from .shared.equal_score import without_missed
 from .shared.evidence import Evidence
 from .shared.pictures import Palette, by_method_and_rank, listed, parts
 from .shared.seed_tables import seeds_of_settings
@@ -50,16 +50,12 @@ def analyse(results: Results) -> Finding:
     runs = finished(results.runs)
     for stratum in strata(runs[runs["run_id"].isin(results.attributions["run_id"])], LOSS_ALIKE):
         evidence.notes += stratum.notes
-        missed = below_score(stratum.runs)
-        if len(missed):
-            evidence.notes.append(
-                f"{stratum.label}: left out, since they did not reach their score: {by_setting(missed)}"
-            )
-        reached = replace(stratum, runs=stratum.runs.drop(missed.index))
-        of_runs = [*_rows(reached, results.attributions)]
+        reached, notes = without_missed(stratum)
+        evidence.notes += notes
+        of_runs = [*_rows(replace(stratum, runs=reached), results.attributions)]
         rows += of_runs
         if of_runs:
-            _add(evidence, reached, pd.DataFrame(of_runs))
+            _add(evidence, stratum, pd.DataFrame(of_runs))
     table = pd.DataFrame(rows)
     return evidence.finding(
         CLAIM, runs=[row["run_id"] for row in rows], tables={TABLE: table} if rows else {}

@@ -17,7 +17,7 @@ from . import remedies_at_equal_task_loss as at_equal_task_loss
 from .remedies_while_training import TABLE as WHILE_TRAINING
 from .remedies_while_training import add_training_gains
 from .shared.claim import Claim, Finding
-from .shared.equal_score import below_score, by_setting
+from .shared.equal_score import without_missed
 from .shared.evidence import Evidence
 from .shared.pictures import Palette, Part, parts, values
 from .shared.statistics import LEVEL, mean_interval
@@ -98,14 +98,9 @@ def analyse(results: Results) -> Finding:
     used: set[str] = set()
     for stratum in strata(finished(results.runs), LOSS_ALIKE):
         runs = stratum.runs[stratum.runs["loss_change"].notna()]
-        missed = below_score(runs)
-        reached = runs.drop(missed.index)
+        reached, notes = without_missed(replace(stratum, runs=runs))
         baseline = _baseline(reached)
-        evidence.notes += stratum.notes
-        if len(missed):
-            evidence.notes.append(
-                f"{stratum.label}: left out, since they did not reach their score: {by_setting(missed)}"
-            )
+        evidence.notes += [*stratum.notes, *notes]
         if baseline is None:
             continue
         plain = _by_seed(baseline)

@@ -95,7 +95,7 @@ def add_gains(evidence: Evidence, results: Results) -> tuple[list[dict[str, obje
             rows += of_remedy.values()
             measured = [each for each in compared if each.seeds]
             for each in measured:
-                what = _effect_of(each.remedy)
+                what = effect_of(each.remedy)
                 is_primary = evidence.is_primary(what)
                 if is_primary:
                     of_primary[on, what] = of_remedy[each.remedy]
@@ -159,7 +159,8 @@ def _tests(points: pd.DataFrame) -> int:
     return len(chosen[["base", "task", "setting", "remedy"]].drop_duplicates())
 
 
-def _effect_of(remedy: str) -> str:
+def effect_of(remedy: str) -> str:
+    """Return the name of the effect that is the gain of a remedy, be it after training or while training."""
     return f"gain of {remedy} over interpolation at equal task loss, nats per token"
 
 
@@ -168,7 +169,7 @@ def _of_setting(points: pd.DataFrame, tests: int, evidence: Evidence) -> Iterato
     for remedy in dict.fromkeys(points.loc[points["remedy"] != _CURVE, "remedy"]):
         of_remedy = chosen[chosen["remedy"] == remedy]
         # The one that was named in advance is not picked from several.
-        is_primary = evidence.is_primary(_effect_of(str(remedy)))
+        is_primary = evidence.is_primary(effect_of(str(remedy)))
         level = LEVEL if is_primary else 1 - (1 - LEVEL) / max(1, tests)
         by_seed = of_remedy["gain"].groupby(of_remedy["seed"]).mean().dropna()
         reasons = points.loc[(points["remedy"] == remedy) & points["reason"].notna(), "reason"]

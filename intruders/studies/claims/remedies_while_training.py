@@ -19,6 +19,7 @@ import pandas as pd
 
 from ...experiments.bench.interpolation_curve import loss_at_task_loss
 from ..tables.results import Results
+from .remedies_at_equal_task_loss import effect_of
 from .shared.evidence import Evidence
 from .shared.run_labels import settings_in, text_of
 from .shared.statistics import LEVEL, mean_interval
@@ -73,7 +74,7 @@ def add_training_gains(evidence: Evidence, results: Results) -> list[dict[str, o
                     f"{seeds_said(len(gains))} is below all of the curve of interpolation, whose lowest task loss "
                     "counts there, so these are not at equal task loss"
                 )
-            what = f"gain of {name} over interpolation at equal task loss, nats per token"
+            what = effect_of(name)
             is_primary = evidence.is_primary(what)
             # The one that was named in advance is not picked from several.
             interval = mean_interval(gains, level=LEVEL if is_primary else level)

@@ -9,10 +9,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ...checkpoints.formats.memory import COMPILED_WRAPPER
+
 _FACTOR = re.compile(
     r"^(?:base_model\.model\.)?(?P<module>.+)\.lora_(?:embedding_)?A\.(?P<adapter>[^.]+)(?:\.weight)?$"
 )
-_COMPILED = "_orig_mod."  # which torch.compile puts into names
 
 
 class StartOfA:
@@ -69,7 +70,7 @@ class StartOfA:
 def _factors(tensors: Mapping[str, Any]) -> Iterator[tuple[str, str, Tensor]]:
     """Yield each factor A with its name and the name of its module, as in a model that is not compiled."""
     for name, tensor in tensors.items():
-        match = _FACTOR.match(name.replace(_COMPILED, ""))
+        match = _FACTOR.match(name.replace(COMPILED_WRAPPER, ""))
         if match is not None:
             yield match[0], match["module"], tensor
 

@@ -14,6 +14,7 @@ import pytest
 
 from intruders.errors import ResultFileError, SettingError
 from intruders.studies.describe.runs import expand
+from intruders.studies.describe.study import Study
 from intruders.studies.run_study import run_study
 from intruders.studies.tables.results import load_results
 from intruders.studies.work.run_record import RunRecord
@@ -36,13 +37,21 @@ def test_a_run_that_is_taken_over_is_not_trained_again(
     assert record["taken_over"]["study"] == "tiny"
 
 
-def test_a_damaged_table_of_a_run_that_was_taken_over_says_how_to_take_it_over_again(
+@pytest.fixture
+def taken(
     published: tuple[Path, Path], llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Without that table alone the run would be there without its rows."""
+) -> tuple[Study, Path, str]:
+    """A study, its folder, and a run of it that was taken over; nothing can be trained."""
     nothing_is_trained(monkeypatch)
     study, out = parsed(tiny_study(llama)), tmp_path / "out"
-    run_id = run_study(study, out, published=published[1]).taken_over[0]
+    return study, out, run_study(study, out, published=published[1]).taken_over[0]
+
+
+def test_a_damaged_table_of_a_run_that_was_taken_over_says_how_to_take_it_over_again(
+    published: tuple[Path, Path], taken: tuple[Study, Path, str]
+) -> None:
+    """Without that table alone the run would be there without its rows."""
+    study, out, run_id = taken
     (out / "runs" / run_id / "taken-over" / "losses.parquet").write_bytes(b"PAR1 cut off")
     with pytest.raises(
         ResultFileError, match=r"losses\.parquet' is not a complete .* with --from, which"
@@ -57,12 +66,10 @@ def test_a_damaged_table_of_a_run_that_was_taken_over_says_how_to_take_it_over_a
 
 @pytest.mark.parametrize("table", ["runs", "losses", "matrices", "vectors", "interventions", "traces"])
 def test_a_table_that_is_missing_of_a_run_that_was_taken_over_is_damage(
-    published: tuple[Path, Path], llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, table: str
+    published: tuple[Path, Path], taken: tuple[Study, Path, str], table: str
 ) -> None:
     """The run would stay finished, and its rows would be gone from the tables."""
-    nothing_is_trained(monkeypatch)
-    study, out = parsed(tiny_study(llama)), tmp_path / "out"
-    run_id = run_study(study, out, published=published[1]).taken_over[0]
+    study, out, run_id = taken
     kept = {name: (out / f"{name}.parquet").read_bytes() for name in TABLES}
     (out / "runs" / run_id / "taken-over" / f"{table}.parquet").unlink()
     with pytest.raises(
@@ -76,11 +83,9 @@ def test_a_table_that_is_missing_of_a_run_that_was_taken_over_is_damage(
 
 
 def test_records_of_earlier_versions_do_not_list_the_tables_of_a_run_that_was_taken_over(
-    published: tuple[Path, Path], llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    published: tuple[Path, Path], taken: tuple[Study, Path, str]
 ) -> None:
-    nothing_is_trained(monkeypatch)
-    study, out = parsed(tiny_study(llama)), tmp_path / "out"
-    run_id = run_study(study, out, published=published[1]).taken_over[0]
+    study, out, run_id = taken
     file = out / "runs" / run_id / "run.json"
     record = json.loads(file.read_text())
     del record["taken_tables"]

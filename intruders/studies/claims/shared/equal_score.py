@@ -73,6 +73,13 @@ def below_score(runs: pd.DataFrame) -> pd.DataFrame:
     return runs[runs["match"].notna() & runs["stopped_by"].notna() & runs["stopped_by"].ne("match")]
 
 
+def without_missed(stratum: Stratum) -> tuple[pd.DataFrame, list[str]]:
+    """Return the runs of a stratum but for those below their score, and a note that names these, if there are any."""
+    missed = below_score(stratum.runs)
+    told = f"{stratum.label}: left out, since they did not reach their score: {by_setting(missed)}"
+    return stratum.runs.drop(missed.index), [told] if len(missed) else []
+
+
 def by_setting(runs: pd.DataFrame) -> str:
     """List the runs of ``finished`` in words: every setting with its seeds."""
     return ", ".join(
