@@ -12,7 +12,7 @@ from ..measures.measure_settings import HarnessSettings, LossSettings, ScoreSett
 from ..models.loading_settings import Loading
 from . import options, setting_options
 from .command import examples
-from .output import resumable, say
+from .output import refuse_given, resumable, say
 
 Model = Annotated[
     str,
@@ -91,6 +91,10 @@ def evaluate(
     from ..reports.evaluation.evaluation_text import measure_lines
     from .progress import progress_bar
 
+    if out is None:
+        refuse_given(
+            {"force": force or None}, "is for a folder to write", "pass --out FOLDER, or leave it out"
+        )
     lines: list[str] = []
     kept = nullcontext() if out is None else resumable("finished measures are kept", out)
     try:

@@ -91,7 +91,7 @@ def fleet(
             settings,
             compute,
             out=out,
-            ray=options.chosen_ray(ray),
+            ray=options.chosen_ray(ray, cpus, gpus),
             cpus=cpus,
             gpus=gpus,
             progress=progress,

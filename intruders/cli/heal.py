@@ -52,7 +52,7 @@ from .saved_audit import audit_or_settings
 @setting_options.of(Columns, "columns")
 @setting_options.of(HealSettings, "settings")
 @setting_options.of(AuditSettings, "audit_settings", only=FINDING_INTRUDERS)
-@setting_options.of(Compute, "compute", only=["device"])
+@setting_options.of(Compute, "compute", only=["device"], reworded={"device": options.DEVICE_OF_BOTH})
 @setting_options.of(Loading, "loading", only=["dtype", "load_in"])
 @options.with_cache_and_device
 def heal(

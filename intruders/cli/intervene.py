@@ -31,7 +31,7 @@ from .saved_audit import audit_or_settings
 @setting_options.of(LossSettings, "losses")
 @setting_options.of(ScoreSettings, "scores")
 @setting_options.of(AuditSettings, "settings", only=FINDING_INTRUDERS)
-@setting_options.of(Compute, "compute", only=["device"])
+@setting_options.of(Compute, "compute", only=["device"], reworded={"device": options.DEVICE_OF_BOTH})
 @setting_options.of(Loading, "loading", only=["dtype"])
 @options.with_cache_and_device
 def intervene(

@@ -139,7 +139,7 @@ Check = Annotated[
     ),
 )
 @setting_options.of(AuditSettings, "settings", only=OF_WHOLE_WEIGHTS)
-@setting_options.of(Compute, "compute", only=["device"])
+@setting_options.of(Compute, "compute", only=["device"], reworded={"device": options.DEVICE_OF_BOTH})
 @setting_options.of(
     Loading,
     "loading",

@@ -17,6 +17,7 @@ import typer
 from ..audits.audit_settings import Compute
 from ..models.loading_settings import Loading
 from .completion import demo_model
+from .output import refuse_given
 
 # Groups of options in the help; those of settings are named by their fields.
 INTRUDERS = "Intruders"
@@ -24,6 +25,12 @@ COMPUTATION = "Computation"
 OUTPUT = "Output"
 MEASURES = "Measures"
 RUN = "Run"
+
+# Of commands that run the models as well; those that only audit have the help of the field.
+DEVICE_OF_BOTH = (
+    "Device of the models and of the decompositions: auto, cpu or cuda. auto uses CUDA if available, and for "
+    "decompositions only if it is covered by the proofs too."
+)
 
 MODEL_IS = "a folder, a file, a Hub id (also as ID@REVISION), smollm2-135m or minilm-l6"
 
@@ -198,8 +205,15 @@ def verbose_of(what: str) -> Any:
     return typer.Option("--verbose", "-v", help=f"List every {what}.", rich_help_panel=OUTPUT)
 
 
-def chosen_ray(address: str | None) -> str | bool:
-    """Return the Ray cluster as the functions take it: none, one of this machine, or that at an address."""
+def chosen_ray(address: str | None, cpus: float = 1, gpus: float = 0) -> str | bool:
+    """Return the Ray cluster as the functions take it: none, one of this machine, or that at an address.
+
+    Raises:
+      SettingError: processors are asked for, and no cluster to give them.
+    """
+    if address is None:
+        given = {"cpus": cpus if cpus != 1 else None, "gpus": gpus or None}
+        refuse_given(given, "is for workers on Ray", "pass --ray too, or leave it out")
     return False if address is None else (address or True)
 
 

@@ -61,7 +61,7 @@ def prepare(
             selection,
             compute,
             out,
-            ray=options.chosen_ray(ray),
+            ray=options.chosen_ray(ray, cpus, gpus),
             cpus=cpus,
             gpus=gpus,
             progress=progress,

@@ -55,11 +55,21 @@ Out = Annotated[
     ),
 )
 @setting_options.of(AuditSettings, "settings", only=OF_WHOLE_WEIGHTS)
-@setting_options.of(Compute, "compute", only=["device"])
+@setting_options.of(Compute, "compute", only=["device"], reworded={"device": options.DEVICE_OF_BOTH})
 @setting_options.of(Loading, "loading", only=["dtype", "load_in"])
 @setting_options.of(LossSettings, "losses", only=["loss_on"])
 @setting_options.of(ScoreSettings, "scores", only=["tasks", *settings_of(Columns)])
-@setting_options.of(HealSettings, "measuring", only=["allow", "max_documents", "max_tokens", "max_examples"])
+@setting_options.of(
+    HealSettings,
+    "measuring",
+    only=["allow", "max_documents", "max_tokens", "max_examples"],
+    reworded={
+        "max_documents": "Number of documents per corpus, sampled with --seed: half choose the scale, half are "
+        "reported.",
+        "max_examples": "Number of examples of each split: validation examples choose the scale, and test examples are "
+        "reported.",
+    },
+)
 @options.with_cache_and_device
 def scale(
     base: options.Base,
@@ -95,13 +105,19 @@ def scale(
 
     check_json(json)
     has_data = bool(losses.loss_on or scores.tasks)
+    # The search takes many audits. A user who names a scale, or has data to choose one, did not ask for it.
+    is_searched = target is not None or not (has_data or at is not None)
     _refuse_ignored(
         out,
         at,
         settings,
         of_model={"as": None if form == "auto" else form, "force": force or None},
-        of_data=measuring.changed() | options.typed(loading) | {"data-seed": data_seed, "seed": seed or None},
+        of_data=measuring.changed()
+        | scores.part(Columns).changed()
+        | options.typed(loading)
+        | {"data-seed": data_seed, "seed": seed or None},
         has_data=has_data,
+        is_searched=is_searched,
     )
     if out is not None:
         check_target(out, force=force)
@@ -109,8 +125,6 @@ def scale(
             raise SettingError(
                 f"out is '{out}', and no scale was given; pass --at NUMBER, or --task and --loss-on to choose one"
             )
-    # The search takes many audits. A user who names a scale, or has data to choose one, did not ask for it.
-    is_searched = target is not None or not (has_data or at is not None)
     with progress_bar() as progress:
         result = None
         if is_searched:
@@ -173,12 +187,18 @@ def _refuse_ignored(
     of_model: dict[str, object],
     of_data: dict[str, object],
     has_data: bool,
+    is_searched: bool,
 ) -> None:
-    """Refuse what is not read: options of a model that is not written, and of scales that are not measured."""
+    """Refuse what is not read: options of a model that is not written, of scales not measured, of a search not made."""
     if out is None:
         refuse_given(of_model, "is for a model to write", "pass --out FOLDER, or leave it out")
     if not has_data:
         refuse_given(of_data, "is for scales that are measured", "pass --task and --loss-on, or leave it out")
+    if not is_searched:
+        of_search = {name: settings.changed().get(name) for name in ("k", "epsilon")}
+        refuse_given(
+            of_search, "is for the search of critical scales", "pass --target N too, or leave it out"
+        )
     if at is not None and out is None:
         raise SettingError(f"at is {at:g}, which is for a model to write; pass --out FOLDER")
     if has_data and (settings.include or settings.exclude):

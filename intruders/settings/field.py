@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import os
 import re
 import types
@@ -35,7 +36,7 @@ class Setting:
     Args:
       default: Its value if none is given; a setting without a default must be given.
       help: Its meaning, in a sentence; the command's help.
-      least, above, below, most: The range of a number, or of every item of a list.
+      least, above, below, most: The range of a number, or of every item of a list. NaN and infinity are in no range.
       choices: The texts that it may be.
       expected: The expected value in words, if type and range do not say it.
       item: The name of an item of a list.
@@ -183,7 +184,7 @@ class Setting:
 
     def _is_within(self, value: float) -> bool:
         return (
-            value == value
+            (isinstance(value, int) or math.isfinite(value))
             and (self.least is None or value >= self.least)
             and (self.above is None or value > self.above)
             and (self.below is None or value < self.below)
@@ -196,7 +197,7 @@ class Setting:
             parts.append(f"{self.least:g} or more")
         if self.above is not None:
             parts.append(f"a number above {self.above:g}" if self.above else "a positive number")
-        if self.below is not None and self.below < float("inf"):
+        if self.below is not None:
             parts.append(f"below {self.below:g}")
         if self.most is not None:
             parts.append(f"at most {self.most:g}")

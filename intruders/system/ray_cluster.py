@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
-from ..errors import IntrudersError, first_line, in_one_line, missing_extra
+from ..errors import IntrudersError, SettingError, first_line, in_one_line, missing_extra
 from .allocator import keep_freed_memory
 from .notes import show_warnings_as_notes
 
@@ -41,15 +42,20 @@ def map_on_ray(
 
     Raises:
       MissingDependencyError: Ray is not installed.
+      SettingError: a number of processors that is not one.
       IntrudersError: a cluster that cannot be reached or lacks the resources; and whatever ``do`` raised of that kind.
     """
+    wanted = {"CPU": cpus, "GPU": gpus}
+    for name, amount in wanted.items():
+        if not (math.isfinite(amount) and amount >= 0):
+            raise SettingError(f"{name.lower()}s is {amount:g}; expected a number, 0 or more")
     ray = _ray()
     is_ours = not ray.is_initialized()
     if is_ours:
         _connect(ray, address)
     pending: dict[Any, Item] = {}
     try:
-        _check_resources(ray, {"CPU": cpus, "GPU": gpus})
+        _check_resources(ray, wanted)
         remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=_RETRIES, scheduling_strategy="SPREAD")(
             _task
         )

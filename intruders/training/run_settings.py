@@ -167,7 +167,6 @@ class Training(Settings):
         1e-4,
         "Learning rate at its peak.",
         above=0,
-        below=float("inf"),
         long_names=["learning_rate"],
         metavar="LR",
         panel="Training",
@@ -394,7 +393,6 @@ class RunSettings(Columns, Training):
         "Save the last audited state whose loss on --loss-on is less than this many nats per token above the base's, "
         "and stop at the first audit that is not below.",
         above=0,
-        below=float("inf"),
         in_id="below{:g}",
         new_in="0.2",
         metavar="NATS",

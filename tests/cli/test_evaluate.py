@@ -59,6 +59,10 @@ def test_errors_are_one_line(place: Path, tmp_path: Path) -> None:
     cases = [
         (["evaluate", str(place / "llama")], "nothing to measure"),
         (
+            ["evaluate", str(place / "llama"), "--loss-on", "pydoc", "--force"],
+            "force is given, which is for a folder",
+        ),
+        (
             ["evaluate", str(tmp_path / "none"), "--loss-on", "pydoc"],
             "does not exist; expected a path, a hub id",
         ),

@@ -78,6 +78,7 @@ def test_gates(folder: Path, tmp_path: Path) -> None:
     [
         (["--epsilon", "2"], "epsilon"),
         (["--include", "nothing*"], "nothing*"),
+        (["--cpus", "4"], "cpus is 4.0, which is for workers on Ray; pass --ray too"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(

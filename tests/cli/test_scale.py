@@ -52,6 +52,15 @@ def test_a_selection_is_refused_where_shares_of_the_complete_update_are_measured
         (["--allow", "0.5"], "allow is 0.5, which is for scales that are measured"),
         (["--data-seed", "4"], "data-seed is 4, which is for scales that are measured"),
         (["--dtype", "float16"], "dtype is 'float16', which is for scales that are measured"),
+        (["--prompt", "question"], "prompt is 'question', which is for scales that are measured"),
+        (
+            ["--at", "0.5", "--k", "4"],
+            "k is 4, which is for the search of critical scales; pass --target N too",
+        ),
+        (
+            ["--task", "word-problems", "--epsilon", "0.3"],
+            "epsilon is 0.3, which is for the search of critical scales",
+        ),
     ],
 )
 def test_an_option_that_nothing_reads_is_refused(folder: Path, options: list[str], said: str) -> None:

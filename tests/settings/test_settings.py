@@ -38,7 +38,7 @@ class Outer(Settings):
     name: str = setting(help="Its name.")
     rank: int = setting(8, "Its rank.", least=1, long_names=["r"], adapter_only=True)
     share: float = setting(0.5, least=0, below=1)
-    rate: float = setting(1e-4, above=0, below=float("inf"), long_names=["learning_rate"])
+    rate: float = setting(1e-4, above=0, long_names=["learning_rate"])
     most: int | None = setting(None, least=1)
     alpha: float | str = setting("2r")
     modules: str | tuple[str, ...] = setting("all", item="module", by_commas=True)
@@ -160,6 +160,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"rate": 0}, "rate is 0.0; expected a positive number"),
     ({"rate": float("inf")}, "rate is inf; expected a positive number"),
     ({"rate": "fast"}, "rate is 'fast'; expected a number"),
+    ({"scales": [float("inf")]}, "scale is inf; expected 0 or more"),
     ({"name": ["a"]}, "name is ['a']; expected text"),
     ({"kind": "orthogonal"}, "kind 'orthogonal' is not known; did you mean 'orthonormal'?"),
     ({"kind": "x"}, "kind is 'x'; expected one of plain, orthonormal"),

@@ -162,6 +162,8 @@ def test_what_is_kept_as_it_is_finished_counts_and_names_the_first_lost(
 def test_what_no_node_has_is_refused_before_anything_waits_for_it(ray: Ray) -> None:
     for asked, said in [
         ({"gpus": 1}, "asks for 1 GPUs, and no node .* more than 0"),
+        ({"cpus": -1}, "cpus is -1; expected a number, 0 or more"),
+        ({"gpus": float("inf")}, "gpus is inf; expected a number, 0 or more"),
         ({"cpus": 5}, "more than 4"),
     ]:
         with pytest.raises(IntrudersError, match=said):

@@ -29,7 +29,6 @@ class HealSettings(Settings):
         0.01,
         "Rise of the task loss above the tuned model's that is allowed, in nats per token.",
         least=0,
-        below=float("inf"),
         metavar="NATS",
         panel="Healing",
     )
@@ -38,7 +37,6 @@ class HealSettings(Settings):
         "Weight of the divergence from the tuned model on examples beside that from the base on text, at the first "
         "step; it then follows --allow.",
         above=0,
-        below=float("inf"),
         metavar="NUMBER",
         panel="Healing",
     )

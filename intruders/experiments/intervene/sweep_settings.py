@@ -24,7 +24,6 @@ class SweepSettings(Settings):
         "Comma-separated intruder scales: 0 removes the intruders, 1 changes nothing.",
         item="scale",
         least=0,
-        below=float("inf"),
         expected="a number, the share of the intruders to keep: 0 removes them, 1 changes nothing",
         may_be_empty=False,
         by_commas=True,

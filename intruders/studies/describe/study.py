@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -38,8 +37,8 @@ _OWN = {"out": "the study's folder contains all runs", "seed": "give seeds: [0, 
 class Resources(Settings):
     """Resources that Ray reserves for a run."""
 
-    gpus: float = setting(0.0, "Number of GPUs of a run.", least=0, below=math.inf)
-    cpus: float = setting(1.0, "Number of processors of a run.", least=0, below=math.inf)
+    gpus: float = setting(0.0, "Number of GPUs of a run.", least=0)
+    cpus: float = setting(1.0, "Number of processors of a run.", least=0)
 
 
 @dataclass(frozen=True)
@@ -82,7 +81,6 @@ class OfRandomTerms(Settings):
         "Sizes of the terms, as multiples of ||W0||.",
         item="multiple of ||W0||",
         above=0,
-        below=math.inf,
         expected="a number above 0",
         may_be_empty=False,
     )
@@ -98,11 +96,8 @@ class Power(Settings):
         None,
         "The smallest effect that is worth finding; as an earlier study measured it, if not given.",
         above=0,
-        below=math.inf,
     )
-    spread: float | None = setting(
-        None, "Standard deviation over seeds, in the same unit.", above=0, below=math.inf
-    )
+    spread: float | None = setting(None, "Standard deviation over seeds, in the same unit.", above=0)
     spread_from: str | None = setting(None, "The folder of an earlier study that measured it.")
     of: str | None = setting(
         None, "A part of the effect's name there; of all that match the one that spreads most."
