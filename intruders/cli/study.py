@@ -87,6 +87,7 @@ def study(
 
     from ..studies.claims.every_claim import conclude
     from ..studies.run_study import run_study
+    from ..studies.work.workplace import Workplace
 
     with resumable("finished runs are kept"), study_progress() as progress:
         outcome = run_study(
@@ -99,7 +100,9 @@ def study(
             published=published,
         )
     print_outcome(outcome)
-    print_findings(conclude(outcome.folder, described.analyses), outcome)
+    findings = conclude(outcome.folder, described.analyses)
+    Workplace.of(str(out)).put_findings()
+    print_findings(findings, outcome)
     if described.compare_with is not None:
         print_beside_paper(outcome.folder)
     if outcome.failed:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ..charts.text import plural
 from ..errors import SettingError, missing_extra
+from ..system.files import user_path
 from ..system.plugins import CORPORA, plugins_of
 from ..system.quiet_logger import errors_only
 from .local_copies import file_of_split, folder_of_copy
@@ -126,7 +127,7 @@ def local_sources(name: str) -> list[Path]:
     ['a.txt']
     """
     known = {"pydoc", *HUB_CORPORA, *plugins_of(CORPORA)}
-    paths = [Path(source).expanduser() for _, source, _ in _parts(name) if source and source not in known]
+    paths = [user_path(source) for _, source, _ in _parts(name) if source and source not in known]
     return [path for path in paths if path.exists()]
 
 
@@ -151,11 +152,7 @@ def is_here(name: str) -> bool:
     others = {"pydoc", *plugins_of(CORPORA)}
     return all(
         source in others
-        or (
-            folder_of_copy(source) is not None
-            if source in HUB_CORPORA
-            else Path(source).expanduser().exists()
-        )
+        or (folder_of_copy(source) is not None if source in HUB_CORPORA else user_path(source).exists())
         for _, source, _ in _parts(name)
     )
 
@@ -167,7 +164,7 @@ def files_of_source(path: Path) -> list[Path]:
 
 def _parts(name: str) -> Iterator[tuple[str, str, float]]:
     """Yield every part of a mixture as it is written, what it is read from, and its weight."""
-    is_path = any(text and Path(text).expanduser().exists() for text in (name, name.rpartition("@")[0]))
+    is_path = any(text and user_path(text).exists() for text in (name, name.rpartition("@")[0]))
     for part in [name] if is_path else MIXTURES.get(name, name).split("+"):
         source, at, weight = part.rpartition("@")
         try:
@@ -229,7 +226,7 @@ def _documents(source: str, hub_documents: int) -> list[str]:
     if source.startswith("hub:"):
         path, _, column = source.removeprefix("hub:").partition("?")
         return _from_hub(source, HubCorpus(path, "train", column or "text"), hub_documents)
-    file = Path(source).expanduser()
+    file = user_path(source)
     if file.is_dir():
         return [_read(text_file) for text_file in _text_files(file)]
     if file.suffix.lower() in SUFFIXES:

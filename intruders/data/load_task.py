@@ -10,6 +10,7 @@ from urllib.parse import parse_qsl, urlencode
 
 from ..errors import SettingError
 from ..settings import told_at
+from ..system.files import user_path
 from ..system.plugins import TASKS, plugins_of
 from .columns import Columns
 from .hub_tasks import HUB_TASKS, hub_task
@@ -73,8 +74,8 @@ def _loaded(name: str, columns: Columns, seed: int) -> Task:
         )
     path, _, described = name.partition("?")
     if Path(path).suffix.lower() in SUFFIXES:
-        return checked(local_task(Path(path).expanduser(), _described(columns, described, name), seed))
-    _refuse_other_file(Path(path).expanduser())
+        return checked(local_task(user_path(path), _described(columns, described, name), seed))
+    _refuse_other_file(user_path(path))
     names = ["word-problems", "pydoc-topics", *_SUBTASKS, *HUB_TASKS, *others]
     near = difflib.get_close_matches(name, names, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
@@ -108,9 +109,7 @@ def files_of_task(name: str, columns: Columns) -> list[Path]:
     if Path(path).suffix.lower() not in SUFFIXES:
         return []
     whole = _described(columns, described, name)
-    return [
-        Path(file).expanduser() for file in (path, whole.validation_file, whole.test_file) if file is not None
-    ]
+    return [user_path(file) for file in (path, whole.validation_file, whole.test_file) if file is not None]
 
 
 def described_task(name: str, columns: Columns) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import SettingError
+from ..system.files import user_path
 from .local_files import SUFFIXES
 
 VARIABLE = "INTRUDERS_DATA"
@@ -30,7 +31,7 @@ def folder_of_copy(name: str) -> Path | None:
     given = os.environ.get(VARIABLE)
     if not given:
         return None
-    folder = Path(given).expanduser()
+    folder = user_path(given)
     if not folder.is_dir():
         raise SettingError(
             f"{VARIABLE} is {given!r}, which is not a folder; expected one with a folder per data set; "

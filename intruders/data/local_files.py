@@ -18,6 +18,7 @@ import numpy as np
 
 from ..charts.text import plural
 from ..errors import SettingError, all_lines
+from ..system.files import user_path
 from .columns import Columns
 from .conversations import causal_example
 from .final_number import final_number
@@ -184,7 +185,7 @@ def _usual_columns(file: DataFile, columns: Columns) -> Columns:
 
 
 def _examples(path: Path, columns: Columns, kind: Kind) -> list[Example]:
-    return examples_of(read_rows(path.expanduser(), no_header=columns.no_header), columns, kind)
+    return examples_of(read_rows(user_path(path), no_header=columns.no_header), columns, kind)
 
 
 def _tell_of_overlap(name: str, train: Sequence[Example], scored: Mapping[str, Sequence[Example]]) -> None:

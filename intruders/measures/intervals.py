@@ -34,6 +34,8 @@ class Interval:
     p: float | None = field(default=None, compare=False)
     # The confidence that the ends have.
     level: float = field(default=0.95, compare=False)
+    # The standard deviation of the units around a mean; None where that was not kept.
+    spread: float | None = field(default=None, compare=False)
 
     @property
     def has_ends(self) -> bool:
@@ -57,7 +59,7 @@ class Interval:
 
     def opened(self) -> Interval:
         """Return the estimate without its ends."""
-        return replace(self, low=-math.inf, high=math.inf, p=None)
+        return replace(self, low=-math.inf, high=math.inf, p=None, spread=None)
 
     def plus(self, number: float) -> Interval:
         """Return the interval moved by a number."""
@@ -69,7 +71,14 @@ class Interval:
 
     def times(self, factor: float) -> Interval:
         """Return the interval in another unit, such as percentage points; ``factor`` is above zero."""
-        return replace(self, estimate=factor * self.estimate, low=factor * self.low, high=factor * self.high)
+        spread = None if self.spread is None else factor * self.spread
+        return replace(
+            self,
+            estimate=factor * self.estimate,
+            low=factor * self.low,
+            high=factor * self.high,
+            spread=spread,
+        )
 
     def columns(self, name: str, prefix: str = "") -> dict[str, float]:
         """Return table cells: the estimate under ``name``, the ends under ``low`` and ``high`` after ``prefix``."""

@@ -21,7 +21,7 @@ from ..checkpoints.merges.verdict import NOT_PROVED, TOO_SMALL, WRONG
 from ..checkpoints.merges.verification import Verification
 from ..checkpoints.opening.model_sum import is_sum, split_sum
 from ..errors import IntrudersError, in_one_line, some_of
-from ..system.files import as_utf8, write_atomically
+from ..system.files import as_utf8, user_path, write_atomically
 from ..version import __version__
 
 Level = Literal["error", "warning", "note"]
@@ -321,7 +321,7 @@ def _artifacts(source: str) -> list[dict[str, str]]:
         # SARIF wants different locations, and a sum may take one part twice.
         return list({artifact["uri"]: artifact for artifact in of_parts}.values())[:100]
     try:
-        path = Path(source).expanduser()
+        path = user_path(source)
         if path.is_dir():
             path = next((path / name for name in _WEIGHTS if (path / name).is_file()), path)
         if path.exists():

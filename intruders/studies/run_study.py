@@ -139,7 +139,8 @@ def run_study(
     with folder.locked(), ExitStack() as cleanup:
         refuse_newer_tables(folder)
         inputs = digests_of_inputs(runs) if is_here else {}
-        folder.require_same_inputs(inputs)
+        workplace.refresh_all(runs)
+        folder.require_same_inputs(inputs, workplace.seen)
         folder.keep(study, runs, inputs)
         taken = take_over.into(folder) if take_over is not None else []
         tables = Tables(folder, workplace.seen, runs)

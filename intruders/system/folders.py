@@ -342,7 +342,7 @@ def user_cache() -> Path:
     try:
         chosen = os.environ.get("INTRUDERS_CACHE")
         if chosen:
-            return Path(chosen).expanduser()
+            return user_path(chosen)
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "intruders"
     except RuntimeError as error:
         raise CacheError(

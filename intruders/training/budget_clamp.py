@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,6 +22,7 @@ from ..checkpoints.pairing.pair_sides import pair_sides
 from ..errors import SettingError
 from ..linalg.low_rank import LowRank
 from ..linalg.spiked_threshold import spectrum_of, spiked_threshold
+from ..system.files import user_path
 from .adapted_modules import adapted_modules
 
 
@@ -78,7 +78,7 @@ def alpha_pattern(base: str, pilot: str, kappa: float, alpha: float) -> dict[str
       SettingError: the pilot is not an adapter.
       PairingError: the pilot belongs to another base.
     """
-    before, opened = open_sides(base, Path(pilot).expanduser())
+    before, opened = open_sides(base, user_path(pilot))
     if not isinstance(opened, Adapter):
         raise SettingError(
             f"budget_pilot is {pilot!r}, which is not an adapter; expected the folder of one; pass that of a pilot run"

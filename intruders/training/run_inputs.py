@@ -15,6 +15,7 @@ from ..data.corpora import Corpus
 from ..data.task import Task
 from ..errors import SettingError
 from ..system.file_digests import add_files
+from ..system.files import user_path
 from .finetune_config import FinetuneConfig
 from .run_folder import RunFolder
 
@@ -107,7 +108,7 @@ def content_of_model(source: str) -> str | None:
     Unlike ``checkpoints.opening.many_sources.digest_of``, which is of what an audit or a measurement reads, it is for
     what a training depends on, downloads nothing, and stands in the records of runs.
     """
-    folder = Path(source).expanduser()
+    folder = user_path(source)
     if not folder.is_dir():
         return _commit(source)
     return _digest(file for file in folder.iterdir() if file.name in _NAMES or file.name.endswith(_ENDINGS))
@@ -115,7 +116,7 @@ def content_of_model(source: str) -> str | None:
 
 def _content_of_tokenizer(source: str) -> str | None:
     """Return a digest of what :func:`content_of_model` omits of a tokenizer in a folder; None if there is none."""
-    folder = Path(source).expanduser()
+    folder = user_path(source)
     if not folder.is_dir():
         return None
     files = [

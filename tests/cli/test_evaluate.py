@@ -67,6 +67,14 @@ def test_errors_are_one_line(place: Path, tmp_path: Path) -> None:
             "does not exist; expected a path, a hub id",
         ),
         (["evaluate", str(place / "llama"), "--loss-on", "nowhere"], "corpus 'nowhere' is not known"),
+        (
+            ["evaluate", str(place / "llama"), "--task", "~nobody-here/rows.jsonl"],
+            "'~nobody-here/rows.jsonl' does not",
+        ),
+        (
+            ["evaluate", str(place / "llama"), "--loss-on", "~nobody-here/a.txt"],
+            "'~nobody-here/a.txt' is not known",
+        ),
         (["evaluate", str(place / "bert"), "--loss-on", "pydoc"], "no masked-language-model head"),
     ]
     for arguments, said in cases:

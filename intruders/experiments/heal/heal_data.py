@@ -6,7 +6,6 @@ import random
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from ...charts.text import plural
 from ...data.columns import Columns
@@ -19,6 +18,7 @@ from ...errors import SettingError, os_reason
 from ...models.answers import generated_answers
 from ...models.encoding import encode_parts
 from ...models.tuned_model import OpenedModel
+from ...system.files import user_path
 from ..bench.data_shares import DataShare, split_data
 from .heal_settings import HealSettings
 
@@ -112,7 +112,7 @@ def read_prompts(file: str) -> list[str]:
     Raises:
       SettingError: it cannot be read, or has fewer than six prompts.
     """
-    path = Path(file).expanduser()
+    path = user_path(file)
     if path.suffix.lower() in SUFFIXES:
         data = read_rows(path)
         if data.rows and "prompt" not in data.rows[0]:

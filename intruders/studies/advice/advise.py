@@ -16,6 +16,7 @@ from ...errors import ResultFileError, SettingError
 from ...measures.intervals import Interval
 from ...models.finetuned_folder import FinetunedFolder
 from ...system.documents import read_document
+from ...system.files import user_path
 from ...system.progress import Progress, silent
 from ..work.run_record import RunRecord
 from ..work.study_folder import MODEL
@@ -80,12 +81,12 @@ def advise(
         return advised
     from .on_verdicts import with_verdicts
 
-    return with_verdicts(advised, bases, [Path(folder).expanduser() for folder in folders])
+    return with_verdicts(advised, bases, [user_path(folder) for folder in folders])
 
 
 def _advised(text: str, settings: AuditSettings, progress: Progress) -> tuple[Advised, list[str]]:
     """Return the advice, and the bases that it is on."""
-    path = Path(text).expanduser()
+    path = user_path(text)
     if _is_there(path / "study.json"):
         refuse_beside_saved(settings, f"'{text}'")
         return _on_study(path)
@@ -229,7 +230,7 @@ def _is_same(source: object, audited: str) -> bool:
     """Return whether two names are of one model: the same text, or paths of the same file or folder."""
     if not isinstance(source, str):
         return False
-    paths = [Path(name).expanduser() for name in (source, audited)]
+    paths = [user_path(name) for name in (source, audited)]
     return source == audited or paths[0].resolve() == paths[1].resolve()
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ...checkpoints.stored.demo_models import DEMO_MODELS
 from ...errors import MissingDependencyError
+from ...system.files import user_path
 from ..claims.causes import NUMBERS
 from ..claims.every_claim import analyse_all
 from ..claims.rank_series import PER_DOUBLING
@@ -89,7 +90,7 @@ def is_on(verdict: StudyVerdict, base: str) -> bool:
 
 
 def _names(base: str) -> set[str]:
-    names = {base, str(Path(base).expanduser().resolve())}
+    names = {base, str(user_path(base).resolve())}
     model = DEMO_MODELS.get(base)
     if model is not None:
         with suppress(MissingDependencyError, PackageNotFoundError):  # a study's base need not be here

@@ -43,7 +43,9 @@ def mechanisms(runs: pd.DataFrame, mechanism: pd.DataFrame) -> tuple[list[Mechan
     known["predicted"] = known["predicted_multiple"] <= known["multiple"]
     records, rows = [], []
     for base, of_base in known.groupby("base"):
-        group = largest_alike(of_base, MEASURED_ALIKE)
+        group = _with_every_multiple(largest_alike(of_base, MEASURED_ALIKE))
+        if group.empty:
+            continue
         shares = group.pivot_table(index="seed", columns="multiple", values="has", aggfunc="mean").dropna()
         grain = 1 / group["name"].nunique()  # one matrix
         for multiple in shares.columns:
@@ -63,3 +65,9 @@ def mechanisms(runs: pd.DataFrame, mechanism: pd.DataFrame) -> tuple[list[Mechan
             agreement = float((group["has"] == group["predicted"]).mean())
             records.append(Mechanism(str(base), rise, smallest, largest, agreement))
     return records, pd.DataFrame(rows, columns=columns)
+
+
+def _with_every_multiple(rows: pd.DataFrame) -> pd.DataFrame:
+    """Keep the matrices that were measured at every multiple, so that a rise is one of the same matrices."""
+    multiples = rows.groupby("name")["multiple"].nunique()
+    return rows[rows["name"].isin(multiples.index[multiples == rows["multiple"].nunique()])]

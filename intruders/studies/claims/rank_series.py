@@ -78,7 +78,16 @@ def _all_else_equal(rule: str, runs: pd.DataFrame, own_rates: bool) -> Iterator[
             all_series.append(
                 RankSeries(rule + (", a rate for each rank" if rates_differ else ""), group, rates_differ)
             )
-    yield from all_series
+    for each in all_series:
+        is_alone = sum(other.rule == each.rule for other in all_series) == 1
+        yield each if is_alone else replace(each, rule=f"{each.rule}, {_all_else(each.runs)}")
+
+
+def _all_else(runs: pd.DataFrame) -> str:
+    """Return what runs that differ in rank and alpha have in common, in the words that describe them."""
+    told = [str(described).split(" ")[1:] for described in runs["described"]]
+    in_all = [word for word in told[0] if all(word in words for words in told)]
+    return " ".join(word for word in in_all if not word.startswith(("r=", "alpha=")))
 
 
 def main_series(all_series: Sequence[RankSeries], column: str) -> RankSeries:

@@ -14,6 +14,7 @@ from ...measures.intervals import Interval
 from ...mitigation.remedies.remedy_table import INTRUDERS
 from ..tables.results import Results
 from . import remedies_at_equal_task_loss as at_equal_task_loss
+from .intervention import OF_TOP
 from .remedies_while_training import TABLE as WHILE_TRAINING
 from .remedies_while_training import add_training_gains
 from .shared.claim import Claim, Finding
@@ -187,13 +188,15 @@ def _candidates(runs: pd.DataFrame, baseline: pd.DataFrame, results: Results) ->
         return
     corpus, task = start["corpus"], start["task"]
     known = points.merge(baseline[["run_id", "seed", "loss_change", "accuracy"]], on="run_id")
-    for (control, scale), group in known[known["scale"] < 1].groupby(["control", "scale"]):
+    known["which"] = known["which"].fillna("all")
+    for (which, control, scale), group in known[known["scale"] < 1].groupby(["which", "control", "scale"]):
         losses = group[(group["measure"] == "loss") & (group["on"] == corpus)].set_index("seed")
         scores = group[(group["measure"] == "accuracy") & (group["on"] == task)].set_index("seed")
         table = pd.DataFrame({"loss_change": losses["loss_change"] + losses["change"]})
         table["accuracy"] = (scores["accuracy"] + scores["change"]).groupby(level=0).mean()
         is_it = control == INTRUDERS
         name = f"{'' if is_it else 'control '}{control} scaled to {scale:g} after training"
+        name += OF_TOP if which == "top" else ""
         kind = AFTERWARDS if is_it else CONTROL
         yield Candidate(kind, name, table.groupby(level=0).mean(), str(control), float(str(scale)))
 

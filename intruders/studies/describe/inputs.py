@@ -15,6 +15,7 @@ from ...data.load_task import files_of_task, require_task
 from ...data.local_copies import digest_of_files
 from ...errors import SettingError
 from ...models.base_model import base_model_location
+from ...system.files import user_path
 from ...training.run_inputs import contents_of
 from .runs import Run
 
@@ -45,7 +46,7 @@ def require_contents(runs: Sequence[Run]) -> None:
     """
     for base in _bases(runs):
         if _is_path(base):
-            read_json_object(Path(base).expanduser() / "config.json")
+            read_json_object(user_path(base) / "config.json")
     read = set()
     for run in runs:
         for task in run.trained_tasks:
@@ -95,4 +96,4 @@ def _bases(runs: Sequence[Run]) -> list[str]:
 
 
 def _is_path(base: str) -> bool:
-    return Path(base).expanduser().exists() or base.startswith(("/", ".", "~")) or base.count("/") > 1
+    return user_path(base).exists() or base.startswith(("/", ".", "~")) or base.count("/") > 1

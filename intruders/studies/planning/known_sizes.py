@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ...checkpoints.stored.json_file import read_json_object
 from ...errors import CheckpointError
+from ...system.files import user_path
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,6 @@ def model_size(base: str) -> ModelSize | None:
     if base in _MODELS:
         return _MODELS[base]
     try:
-        return ModelSize.of_config(read_json_object(Path(base).expanduser() / "config.json"))
+        return ModelSize.of_config(read_json_object(user_path(base) / "config.json"))
     except CheckpointError:
         return None

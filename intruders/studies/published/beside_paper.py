@@ -17,6 +17,7 @@ import pandas as pd
 
 from ...measures.intervals import NOTHING, Interval
 from ...mitigation.remedies.remedy_table import INTRUDERS
+from ..claims.shared.run_labels import settings_in
 from ..claims.shared.statistics import mean_interval, spearman
 from ..tables.results import Results
 
@@ -116,7 +117,7 @@ def _correlation(table: Mapping[str, Any], runs: pd.DataFrame, results: Results)
         alike = _alike(runs, row)
         column = {"loss": "loss", "accuracy": "accuracy"}[row["of"]]
         known = alike.dropna(subset=["intruders", column])
-        settings = list(zip(known["lr"], known["epochs"], known["rank"], strict=True))
+        settings = list(zip(known["task"], settings_in(known), strict=True))
         ours = spearman(known["intruders"], known[column], settings) if len(known) > 2 else NOTHING
         named = _named(row) | {"intruders with": row["of"]}
         rows.append(named | {"paper": row["spearman"]} | ours.cells(*_OURS) | {"runs": len(known)})

@@ -99,7 +99,8 @@ def is_done(run: Run, folder: Path, known: dict[str, str] | None = None) -> bool
     stages = stages_of(run)
     if not all(_is_there(stage, record, folder) for stage in stages):
         return False
-    inputs = inputs_of(run, known) | model_of(folder)
+    # A run that was taken over has no model; one in its folder is of an earlier, unfinished training here.
+    inputs = inputs_of(run, known) | ({} if record.is_taken_over else model_of(folder))
     return all(record.changed(stage.name, inputs) is None for stage in stages)
 
 

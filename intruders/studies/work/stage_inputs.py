@@ -14,6 +14,7 @@ from ...data.corpora import files_of_source, local_sources
 from ...data.local_copies import digest_of_files
 from ...errors import IntrudersError
 from ...system.file_digests import add_files, digest_of_file
+from ...system.files import user_path
 from ..describe.runs import Run
 from .study_folder import MODEL
 
@@ -70,7 +71,7 @@ def _data_of(run: Run) -> Iterator[str]:
         named += [run.config.task, run.config.validation_file or "", run.config.test_file or ""]
     for name in list(named):  # a task may name further files behind its own, as in rows.tsv?test=others.tsv
         named += [value for key, value in parse_qsl(name.partition("?")[2]) if key in ("validation", "test")]
-    paths = [Path(name.partition("?")[0]).expanduser() for name in named if name]
+    paths = [user_path(name.partition("?")[0]) for name in named if name]
     files = [path for path in paths if path.is_file()]
     texts = [path for name in run.texts for path in local_sources(name)]
     yield from dict.fromkeys(str(path) for path in [*files, *texts])

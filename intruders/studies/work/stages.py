@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ...checkpoints.stored.selection import Selection
 from ...measures.measure_settings import LossSettings
 from ...models.loading_settings import Loading
 from ..describe.runs import Run
@@ -83,7 +84,7 @@ def stages_of(run: Run) -> list[Stage]:
         Stage("evaluate", evaluated),
     ]
     if measure.output_energy:
-        stages.append(Stage("outputs", evaluated))
+        stages.append(Stage("outputs", evaluated | measure.audit.part(Selection).changed()))
     if measure.kl_to_base is not None:
         own = {"kl_max_examples": measure.kl_to_base.max_examples}
         stages.append(Stage("kl", measure.part(Loading).recorded() | own))

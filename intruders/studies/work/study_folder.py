@@ -157,9 +157,12 @@ class StudyFolder:
         """Lock the folder for this process; a kill unlocks it. SettingError while another process has it."""
         return locked_folder(self.path)
 
-    def require_same_inputs(self, inputs: Mapping[str, str]) -> None:
-        """Raise SettingError if runs were begun on other data, or from another base, of the same path."""
-        if not any(self.path.glob("runs/*/run.json")):
+    def require_same_inputs(self, inputs: Mapping[str, str], seen: StudyFolder | None = None) -> None:
+        """Raise SettingError if runs were begun on other data, or from another base, of the same path.
+
+        ``seen`` has the records of runs that other machines began too, where that is another folder than this.
+        """
+        if not any((seen or self).path.glob("runs/*/run.json")):
             return
         before = self.document().get("inputs", {})
         for path, digest in inputs.items():

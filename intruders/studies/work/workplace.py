@@ -15,6 +15,8 @@ from .run_record import RunRecord
 from .stages import Callbacks, Stage
 from .study_folder import TABLES, StudyFolder
 
+_FINDINGS = "findings.json"
+
 
 @dataclass(frozen=True)
 class Workplace:
@@ -77,12 +79,16 @@ class Workplace:
         if self.store is not None:
             self.store.fetch_for_tables(self.seen.run(run_id))
 
+    def refresh_all(self, runs: Sequence[Run]) -> None:
+        """Bring what the tables need of every run, also of those that another machine began."""
+        for run in runs:
+            self.refresh(run.id)
+
     def missing(self, runs: Sequence[Run]) -> list[Run]:
-        """Return the runs that are not finished."""
+        """Return the runs that are not finished, by what :meth:`refresh` brought."""
         unfinished = []
         digests: dict[str, str] = {}  # of bases and data, which many runs share
         for run in runs:
-            self.refresh(run.id)
             if not is_done(run, self.seen.run(run.id), digests):
                 unfinished.append(run)
         return unfinished
@@ -114,6 +120,11 @@ class Workplace:
             assert self.store is not None
             self.store.put_file(file)
 
+    def put_findings(self) -> None:
+        """Put the verdicts, which are written when the study's own files are in the store already."""
+        if self.store is not None:
+            self.store.put_file(self.folder.path / _FINDINGS)
+
     def _files(self) -> list[Path]:
-        names = ["study.yaml", "study.json", "findings.json"]
+        names = ["study.yaml", "study.json", _FINDINGS]
         return [*(self.folder.path / name for name in names), *map(self.folder.table, TABLES)]

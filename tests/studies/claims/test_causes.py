@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from intruders.studies.claims.causes_random_term import mechanisms
 from intruders.studies.claims.every_claim import analyse_all
 from intruders.studies.claims.shared.claim import NOT_RUN
 from tests.studies.planted import (
     fixed,
     matched,
+    run,
     study,
     trace,
 )
@@ -76,3 +78,30 @@ def test_a_seed_of_which_a_run_is_missing_makes_no_comparison_of_its_own() -> No
     assert (answer.seeds, answer.decision) == (4, "supported")
     # 38 of 200 vectors in every seed.
     assert answer.estimate == pytest.approx(19.0)
+
+
+def test_the_rise_with_the_size_of_a_term_is_one_of_the_same_matrices() -> None:
+    """Of two experiments, small terms in one kind of matrix and large ones in another say nothing of the size."""
+    drawn = [run(f"t{seed}", kind="random-rank-one", seed=seed, task=None, method=None) for seed in range(3)]
+    both = [("q_proj", 0.1), ("q_proj", 2.0)]
+    apart = [("up_proj", 1.0), ("down_proj", 4.0)]
+
+    def rows(terms: list[tuple[str, float]]) -> list[dict[str, object]]:
+        return [
+            {
+                "run_id": each["run_id"],
+                "name": f"layers.{number}.{name}.weight",
+                "multiple": multiple,
+                "predicted_multiple": 0.5,
+                "intruders": int(multiple > 0.5 or number == each["seed"]),
+            }
+            for each in drawn
+            for number in range(10)
+            for name, multiple in terms
+        ]
+
+    data = study(runs=drawn, mechanism=rows(both))
+    [mechanism], _ = mechanisms(data.runs, data.mechanism)
+    assert mechanism.rise.estimate == pytest.approx(0.9)
+    data = study(runs=drawn, mechanism=rows(apart))
+    assert mechanisms(data.runs, data.mechanism)[0] == []

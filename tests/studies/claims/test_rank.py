@@ -10,6 +10,7 @@ import pytest
 from scipy import stats
 
 from intruders.studies.claims.every_claim import analyse_all
+from intruders.studies.claims.rank import TRENDS, VALLEYS
 from intruders.studies.claims.rank_series import valley
 from tests.studies.planted import (
     holds,
@@ -78,3 +79,20 @@ def test_the_p_value_of_a_valley_is_that_of_the_end_that_is_near() -> None:
     assert deepest.depth.p == pytest.approx(near.pvalue)
     assert not deepest.depth.is_clear
     assert near.pvalue > 0.05
+
+
+def test_series_under_one_rule_are_told_apart_by_their_rate() -> None:
+    """A grid of ranks and rates has a series for each rate, and advice joins a valley to the trends of its own."""
+    rows = [
+        row | {"run_id": f"{row['run_id']} at {lr}", "lr": lr}
+        for lr in (1e-4, 1e-3)
+        for row in matched(effect=1.0)
+        if row["method"] == "lora"
+    ]
+    (finding,) = analyse_all(study(runs=rows), ["rank"])
+    valleys, trends = finding.tables[VALLEYS], finding.tables[TRENDS]
+    assert [name for name in valleys["rule"] if "2r" in name] == [
+        "alpha = 2r, lr=0.0001",
+        "alpha = 2r, lr=0.001",
+    ]
+    assert not trends.duplicated(["base", "task", "rule", "measure"]).any()

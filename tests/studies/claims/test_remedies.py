@@ -143,3 +143,16 @@ def test_without_a_task_score_no_cost_is_drawn() -> None:
         assert len(finding.tables["Remedies"])
         drawn[name] = [chart.name for chart in charts_of([finding])["remedies"]]
     assert drawn == {"with": ["remedies-pareto"], "without": []}
+
+
+def test_the_strongest_intruders_and_all_of_them_are_remedies_of_their_own() -> None:
+    """Two experiments of one training scale one or the other; their mean is of neither."""
+    rows = matched(effect=1.0)
+    again = [row | {"run_id": f"{row['run_id']} again", "experiment": "again"} for row in rows]
+    top = [point | {"which": "top", "change": 2 * point["change"]} for point in interventions(again)]
+    (finding,) = analyse_all(study(runs=rows + again, interventions=interventions(rows) + top), ["remedies"])
+    (alone,) = analyse_all(study(runs=rows, interventions=interventions(rows)), ["remedies"])
+    table, of_all = (each.tables["Remedies"].set_index("remedy")["loss_change"] for each in (finding, alone))
+    name = "intruders scaled to 0.5 after training"
+    assert table[name] == pytest.approx(of_all[name])
+    assert table[f"{name}, top intruders"] < table[name]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -150,3 +151,16 @@ def test_lines_name_the_table_and_missing_figures_are_dashes() -> None:
     assert any("0.8677" in line and "0.9 " in line for line in lines)
     assert any(line.rstrip().endswith("0") and " - " in line for line in lines[3:])
     assert beside_paper(study(runs=[mnli("s0")])) == []
+
+
+def test_seeds_of_one_setting_are_one_setting_also_where_the_run_has_steps_instead_of_epochs() -> None:
+    """A missing number of epochs equals no other, so that every seed would count as a setting of its own."""
+    rows = [
+        mnli(
+            f"r{n}", rank=8, epochs=None, steps=500, seed=n, intruders=n, loss=3.0 + n, accuracy=0.9 - n / 100
+        )
+        for n in range(5)
+    ]
+    frame = tables(study(runs=rows))["Figure 7"].frame.set_index("intruders with")
+    assert frame.loc["loss", "runs"] == 5
+    assert math.isinf(frame.loc["loss", "ours low"])

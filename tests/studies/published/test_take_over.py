@@ -17,6 +17,7 @@ from intruders.studies.describe.runs import expand
 from intruders.studies.describe.study import Study
 from intruders.studies.run_study import run_study
 from intruders.studies.tables.results import load_results
+from intruders.studies.work import do_stage
 from intruders.studies.work.run_record import RunRecord
 from tests.studies.published.continued import TABLES, nothing_is_trained, only_of, same_tables
 from tests.studies.tiny_study import parsed, tiny_study
@@ -237,3 +238,30 @@ def test_a_run_without_its_rows_is_not_taken_over(
 def test_runs_are_taken_over_into_a_folder_of_this_machine(published: tuple[Path, Path], llama: Path) -> None:
     with pytest.raises(SettingError, match="--from works with a folder on this machine"):
         run_study(parsed(tiny_study(llama)), "memory://bucket/study", published=published[1])
+
+
+def test_a_run_that_was_begun_here_and_taken_over_stays_taken_over(
+    published: tuple[Path, Path], llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its folder has a model of its own, trained further than the measures: what is taken over is not of that one."""
+    study, out = parsed(tiny_study(llama)), tmp_path / "out"
+
+    def stopped(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(do_stage, "_evaluate", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            run_study(study, out)
+    [weights] = (out / "runs").rglob("adapter_model.safetensors")
+    flip_last_byte(weights)
+    nothing_is_trained(monkeypatch)
+    outcome = run_study(study, out, published=published[1])
+    assert (outcome.finished, len(outcome.taken_over), outcome.failed) == (2, 2, {})
+    same_tables(load_results(out), load_results(published[0]))
+
+
+def flip_last_byte(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 
 from intruders.errors import IntrudersError, ResultFileError, SettingError, StoreError
 from intruders.studies.describe.runs import expand
@@ -14,7 +15,9 @@ from intruders.studies.tables.results import load_results
 from intruders.studies.work import do_stage
 from intruders.studies.work.remote_store import Store
 from intruders.system.remote_folder import is_url, local_folder
+from tests.commands import in_this_process
 from tests.studies.tiny_study import BRIEF, parsed, tiny_study
+from tests.tiny import short_task
 
 
 @pytest.fixture
@@ -153,3 +156,37 @@ def test_a_damaged_record_is_named(tmp_path: Path, is_here: bool) -> None:
         Store(f"local://{tmp_path}/store").fetch_run(here)
     assert "\n" not in str(caught.value)
     assert str(damaged) in str(caught.value)
+
+
+def test_data_that_differ_on_another_machine_are_refused_and_nothing_in_the_store_changes(
+    llama: Path, tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise its digests were kept, the finished runs failed, and the first machine was refused from then on."""
+    task = short_task(tmp_path)
+    rows = Path(task.partition("?")[0])
+    document = tiny_study(llama, task=task, measure=BRIEF, methods=[{"method": "full", "lr": 1e-3}])
+    on_machine("first", tmp_path, monkeypatch)
+    assert run_study(parsed(document), url).finished == 1
+    before = {file: file.read_bytes() for file in (tmp_path / "store").rglob("*") if file.is_file()}
+    lines = rows.read_text().splitlines(keepends=True)
+    rows.write_text("".join(reversed(lines)))
+    on_machine("second", tmp_path, monkeypatch)
+    with pytest.raises(SettingError, match=f"{rows.name}.* has changed since runs of the study"):
+        run_study(parsed(document), url)
+    assert {file: file.read_bytes() for file in (tmp_path / "store").rglob("*") if file.is_file()} == before
+    rows.write_text("".join(lines))
+    on_machine("first", tmp_path, monkeypatch)
+    assert run_study(parsed(document), url).failed == {}
+
+
+def test_the_verdicts_in_the_store_are_those_of_its_tables(
+    llama: Path, tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_machine("first", tmp_path, monkeypatch)
+    document = tiny_study(llama, measure=BRIEF, methods=[{"method": "full", "lr": 1e-3}])
+    file = tmp_path / "tiny.yaml"
+    for seeds in ([0], [0, 1]):
+        file.write_text(yaml.safe_dump(document | {"seeds": seeds, "analyses": ["structure"]}))
+        assert in_this_process("study", str(file), "--out", url).returncode == 0
+        [here] = (tmp_path / "first").rglob("findings.json")
+        assert (tmp_path / "store" / "findings.json").read_bytes() == here.read_bytes()

@@ -5,14 +5,16 @@ from __future__ import annotations
 import ast
 import inspect
 from collections.abc import Callable
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
 
+from intruders.studies.describe.runs import expand
 from intruders.studies.tables import rows
 from intruders.studies.work import do_stage
-from intruders.studies.work.stages import FILES
+from intruders.studies.work.stages import FILES, stages_of
+from tests.studies.tiny_study import parsed, tiny_study
 
 
 @pytest.mark.parametrize("stage", FILES)
@@ -44,3 +46,18 @@ def names_asked_for(function: Callable[..., Any]) -> set[str]:
         for constant in asked
         if isinstance(constant, ast.Constant) and constant.value is not None
     }
+
+
+def test_the_energy_of_outputs_is_measured_again_for_other_matrices(tmp_path: Path) -> None:
+    """It is a mean over the matrices that the audit selects; records of runs without a selection stay as they were."""
+
+    def settings(**audit: object) -> dict[str, Any]:
+        measure = {"loss_on": ["pydoc"], "output_energy": True, "audit": audit}
+        methods = [{"method": "full", "lr": 1e-3}]
+        [run] = expand(
+            parsed(tiny_study(tmp_path / "llama", task="word-problems", measure=measure, methods=methods))
+        )
+        return {stage.name: stage.settings for stage in stages_of(run)}
+
+    assert settings(k=4)["outputs"] == settings(k=5)["outputs"] == settings()["evaluate"]
+    assert settings(include=["*.q_proj.*"])["outputs"] == settings()["evaluate"] | {"include": ["*.q_proj.*"]}

@@ -51,7 +51,7 @@ def mean_interval(values: Values, *, level: float = LEVEL, grain: float = 0.0) -
     half = student_quantile(level, count - 1) * error
     # As many times larger as the level is stricter, so that p and interval tell the same (Bonferroni).
     p = min(1.0, student_p(mean / error, count - 1) * (1 - LEVEL) / (1 - level))
-    return Interval(mean, mean - half, mean + half, count, p, level)
+    return Interval(mean, mean - half, mean + half, count, p, level, spread)
 
 
 def ratio_interval(parts: Values, wholes: Values) -> Interval:
@@ -90,7 +90,12 @@ def holm(values: Sequence[float]) -> list[float]:
 
 
 def spread_of(interval: Interval, seeds: int) -> float:
-    """Return the standard deviation over seeds behind a :func:`mean_interval`: half width * sqrt(n) / t_{n-1}."""
+    """Return the standard deviation over seeds behind a :func:`mean_interval`.
+
+    Where it was not kept, half width * sqrt(n) / t_{n-1}. The ends alone do not have it after :func:`clipped`.
+    """
+    if interval.spread is not None:
+        return interval.spread
     return (interval.high - interval.low) / 2 * math.sqrt(seeds) / student_quantile(interval.level, seeds - 1)
 
 

@@ -111,6 +111,14 @@ def test_the_spread_is_read_back_from_an_interval() -> None:
     assert seeds_needed(1.0, 0.0) == 2
 
 
+def test_the_spread_is_kept_where_an_interval_is_cut_to_what_can_be() -> None:
+    """Of two seeds that forgot 5 and 45 points; the cut ends alone would give 11 points."""
+    cut = clipped(mean_interval([5.0, 45.0]), -100, 100)
+    assert (cut.low, cut.high) == (-100, 100)
+    assert spread_of(cut, 2) == pytest.approx(np.std([5.0, 45.0], ddof=1))
+    assert spread_of(cut.times(0.01), 2) == pytest.approx(np.std([0.05, 0.45], ddof=1))
+
+
 def test_seeds_that_all_say_the_same_have_no_spread_to_judge_by() -> None:
     assert mean_interval([0.3, 0.3, 0.3]) == Interval(0.3, -math.inf, math.inf)
 
