@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from ...errors import CheckpointError, first_line
 from ..stored.demo_models import DEMO_MODELS
@@ -58,7 +59,7 @@ class AdapterConfig:
 
     def number(self, key: str, default: float | None = None) -> float:
         value = self.values.get(key, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if not _is_number(value):
             raise self.wrong(key, "a number")
         return value
 
@@ -84,7 +85,7 @@ class AdapterConfig:
         if not isinstance(patterns, Mapping):
             raise self.wrong(key, "an object of module names and numbers")
         for pattern, value in patterns.items():
-            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            if not _is_number(value):
                 raise self.wrong(key, "an object of module names and numbers")
             whole = rf".*?({pattern})" if anywhere else rf"(.*\.)?({pattern})$"
             if self._matches(whole, str(pattern), module, key):
@@ -112,6 +113,12 @@ class AdapterConfig:
         return CheckpointError(
             f"the adapter config of '{self.source}' has {key} = {given!r}; expected {expected}"
         )
+
+
+def _is_number(value: object) -> TypeGuard[int | float]:
+    """Return whether a value can be computed with as a float: JSON has integers that are larger than any."""
+    # Not by math.isfinite, which raises OverflowError for these.
+    return not isinstance(value, bool) and isinstance(value, int | float) and abs(value) <= sys.float_info.max
 
 
 def steps_at_worst(pattern: str, name: str) -> float:

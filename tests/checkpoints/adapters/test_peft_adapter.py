@@ -229,6 +229,16 @@ def test_patterns_that_people_write(pattern: str) -> None:
         assert config.pattern_value("rank_pattern", name, 1) == (1 if pattern[0] == "^" and layer > 19 else 2)
 
 
+@pytest.mark.parametrize("value", [10**400, -(10**400), float("inf"), float("nan"), True])
+def test_a_number_that_no_float_can_be_is_refused(value: float) -> None:
+    """JSON may have an integer of any length."""
+    config = AdapterConfig({"r": value, "rank_pattern": {"q_proj": value}}, "x")
+    with pytest.raises(CheckpointError, match=r"'x' has r = '.*'; expected a number"):
+        config.number("r")
+    with pytest.raises(CheckpointError, match=r"has rank_pattern = .*; expected an object of module names"):
+        config.pattern_value("rank_pattern", "q_proj", 1)
+
+
 def test_several_adapters_in_one_folder(tmp_path: Path) -> None:
     """PEFT writes the adapter named default to the folder, and each other one to a folder inside it."""
     model = llama(peft.LoraConfig(r=2, target_modules=["q_proj"]))
