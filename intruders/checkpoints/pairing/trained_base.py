@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 from ...errors import CheckpointError
+from ...system.files import user_path
 from ..adapters.adapter import Adapter
 from ..quantized.settings import quantization_of
 from ..stored.checkpoint import Checkpoint
@@ -43,7 +43,7 @@ def notes_on_trained_base(base: Checkpoint, part: object) -> list[str]:
 
 
 def _is_quantized(source: str) -> bool:
-    file = Path(source).expanduser() / "config.json"
+    file = user_path(source) / "config.json"
     try:
         if file.is_file():
             return bool(quantization_of(read_json_object(file)))
