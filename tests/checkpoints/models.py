@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
+import errno
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -228,3 +231,18 @@ def moved_mixtral(folder: Path) -> tuple[str, str, nn.Module]:
         weight.data += 0.1 * torch.randn(weight.shape, generator=generator)
     model.save_pretrained(folder / "tuned")
     return str(folder / "base"), str(folder / "tuned"), model
+
+
+def not_to_be_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refuse what is in a folder as the system does to another user: tests may run as root, whom nothing stops."""
+
+    def refusing(call: Callable[..., Any], refused: Callable[[Path], bool]) -> Callable[..., Any]:
+        def called(path: Any, *args: Any, **options: Any) -> Any:
+            if isinstance(path, str | os.PathLike) and refused(Path(path)):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+            return call(path, *args, **options)
+
+        return called
+
+    monkeypatch.setattr(os, "stat", refusing(os.stat, lambda path: folder in path.parents))
+    monkeypatch.setattr(os, "listdir", refusing(os.listdir, lambda path: folder in (path, *path.parents)))

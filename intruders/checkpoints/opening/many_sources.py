@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ import xxhash
 
 from ...errors import CheckpointError, SettingError, first_line, os_reason
 from ...system.file_digests import add_files
+from ...system.files import user_path
 from ..adapters.peft_adapter import ADAPTER_CONFIG
 from ..stored.demo_models import DEMO_ADAPTERS, DEMO_MODELS
 from ..stored.json_file import read_json_object
@@ -65,8 +67,8 @@ def _meant_by(text: str, passed_over: dict[str, str]) -> Iterator[str]:
             yield from _meant_by(line, passed_over)
     elif text.startswith(_COLLECTION):
         yield from _models_of_collection(text.removeprefix(_COLLECTION))
-    elif any(mark in text for mark in "*?[") and not Path(text).exists():
-        paths = sorted(glob.glob(str(Path(text).expanduser())), key=natural_order)
+    elif any(mark in text for mark in "*?[") and not os.path.exists(text):
+        paths = sorted(glob.glob(str(user_path(text))), key=natural_order)
         if not paths:
             raise SettingError(
                 f"'{text}' matches no file or folder; expected a glob of adapters; fix the pattern"
@@ -78,9 +80,7 @@ def _meant_by(text: str, passed_over: dict[str, str]) -> Iterator[str]:
 
 def _lines_of(file: str) -> list[str]:
     try:
-        lines = [
-            line.strip() for line in Path(file).expanduser().read_text(encoding="utf-8-sig").splitlines()
-        ]
+        lines = [line.strip() for line in user_path(file).read_text(encoding="utf-8-sig").splitlines()]
     except (OSError, ValueError) as error:
         raise SettingError(
             f"the list '@{file}' cannot be read ({os_reason(error)}); "
@@ -109,28 +109,40 @@ def _adapters_in(text: str, passed_over: dict[str, str]) -> list[str]:
     """The folder itself, or what is to be audited in a folder of adapters.
 
     A folder with a config of its own is a model, and adapters in its folders are passed over. A file of weights beside
-    adapters is one more source, which is audited or refused by itself.
+    adapters is one more source, which is audited or refused by itself. So is a path
+    that cannot be read: opening it tells why.
     """
-    folder = Path(text).expanduser()
-    if not folder.is_dir():
+    folder = user_path(text)
+    if not os.path.isdir(folder):
+        return [text]
+    try:
+        shown = [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
+    except OSError:
         return [text]
     # Of a training, the steps in their order: checkpoint-200 before checkpoint-1000.
-    shown = (entry for entry in folder.iterdir() if not entry.name.startswith("."))
     entries = sorted(shown, key=lambda entry: natural_order(entry.name))
-    if any((folder / name).is_file() for name in (ADAPTER_CONFIG, "config.json")):
+    if any(os.path.isfile(folder / name) for name in (ADAPTER_CONFIG, "config.json")):
         # The steps beside the final adapter in a training's folder would otherwise seem to be audited with it.
-        further = [entry for entry in entries if (entry / ADAPTER_CONFIG).is_file()]
+        further = [entry for entry in entries if _is_adapter(entry)]
         passed_over.update((str(entry), "also an adapter; pass it too") for entry in further)
         return [text]
-    if not any((entry / ADAPTER_CONFIG).is_file() for entry in entries):
+    if not any(_is_adapter(entry) for entry in entries):
         return [text]
     adapters = []
     for entry in entries:
-        if (entry / ADAPTER_CONFIG).is_file() or (entry.is_file() and entry.name.endswith(_WEIGHTS)):
+        if _is_adapter(entry) or (os.path.isfile(entry) and entry.name.endswith(_WEIGHTS)):
             adapters.append(str(entry))
-        else:
+            continue
+        try:
             passed_over[str(entry)] = _what_it_is(entry)
+        except OSError as error:
+            passed_over[str(entry)] = f"cannot be read ({os_reason(error)})"
     return adapters
+
+
+def _is_adapter(entry: Path) -> bool:
+    # Not Path.is_file, which raises PermissionError for a path within a folder that may not be read.
+    return os.path.isfile(entry / ADAPTER_CONFIG)
 
 
 def _is_weights_of_model(name: str) -> bool:
@@ -164,9 +176,9 @@ def wherever_it_is(source: str) -> str:
 
 
 def _whole_path(source: str) -> str:
-    path = Path(source).expanduser()
+    path = user_path(source)
     is_alias = source in DEMO_MODELS or source in DEMO_ADAPTERS
-    return str(path.absolute()) if not is_alias and path.exists() else source
+    return str(path.absolute()) if not is_alias and os.path.exists(path) else source
 
 
 def digest_of(source: str) -> str:

@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 
 from ...errors import CheckpointError, some_of
-from ...system.files import as_utf8, is_utf8
+from ...system.files import as_utf8, is_utf8, user_path
 from .demo_models import DEMO_ADAPTERS, DEMO_MODELS, demo_model_path
 from .hub import split_revision
 from .split_names import one_file_each
@@ -40,10 +40,10 @@ def locate(source: str) -> Path:
             f"'{as_utf8(source)}' is not UTF-8, as results must be; rename the file or folder"
         )
     try:
-        path = Path(source).expanduser()
+        path = user_path(source)
         if path.exists():
             return path
-    except (OSError, RuntimeError, ValueError) as error:  # a name too long, no home folder, a null byte
+    except (OSError, ValueError) as error:  # a name too long, a folder that may not be read, a null byte
         raise CheckpointError(f"'{source[:80]}' cannot be a path ({error}); pass another") from None
     asked = split_revision(source)
     if asked is None or _FILE_ENDING.search(source) or source.startswith("."):

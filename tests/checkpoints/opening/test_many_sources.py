@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import xxhash
 
-from intruders.checkpoints.opening.many_sources import digest_of, each_source
-from intruders.errors import CheckpointError
+from intruders.checkpoints.opening.many_sources import digest_of, each_source, wherever_it_is
+from intruders.errors import CheckpointError, SettingError
 from intruders.system.file_digests import add_files
+from tests.checkpoints.models import not_to_be_read
 from tests.tiny import write_files_of_a_model
 
 
@@ -64,6 +65,35 @@ def test_the_steps_beside_a_final_adapter_are_named(tmp_path: Path) -> None:
     assert set(alone.passed_over.values()) == {"also an adapter; pass it too"}
     every = each_source([str(run), str(run / "checkpoint-*")])
     assert (every.models, every.passed_over) == ([str(run), *steps], {})
+
+
+def test_a_folder_that_may_not_be_read_is_passed_over_or_a_model_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Opening it tells why; the other adapters are audited."""
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "adapter_config.json").write_text("{}")
+    not_to_be_read(tmp_path / "two", monkeypatch)
+    found = each_source([str(tmp_path)])
+    assert found.models == [str(tmp_path / "one")]
+    assert found.passed_over == {str(tmp_path / "two"): "cannot be read (Permission denied)"}
+    inside = str(tmp_path / "two" / "deeper")
+    assert each_source([str(tmp_path / "two"), inside]).models == [str(tmp_path / "two"), inside]
+    with pytest.raises(CheckpointError, match="Permission denied"):
+        digest_of(inside)
+
+
+@pytest.mark.parametrize("name", ["~nobody-of-this-name/a", "a" * 300])
+def test_what_cannot_be_a_path_is_a_model_that_is_refused_when_it_is_opened(name: str) -> None:
+    assert each_source([name]).models == [name]
+    assert wherever_it_is(name) == name
+    with pytest.raises(CheckpointError, match=r"does not exist|cannot be a path"):
+        digest_of(name)
+    with pytest.raises(SettingError, match="matches no file or folder"):
+        each_source([f"{name}*"])
+    with pytest.raises(SettingError, match=r"the list '@.*' cannot be read"):
+        each_source([f"@{name}"])
 
 
 def test_the_digest_contains_the_weights_that_a_plugin_reads(
