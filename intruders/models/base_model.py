@@ -14,6 +14,7 @@ from ..checkpoints.stored.demo_models import DEMO_MODELS, DemoModel
 from ..checkpoints.stored.locate import locate
 from ..checkpoints.stored.training_folder import where_training_stopped, without_kept_state
 from ..errors import CacheError, CheckpointError, DiskFullError, os_reason, some_of
+from ..system.files import user_path
 from ..system.folders import atomic_folder, follow_umask
 
 
@@ -26,7 +27,16 @@ def base_model_location(base: str) -> str:
     if base in DEMO_MODELS:
         model = DEMO_MODELS[base]
         return str(_converted(model) if model.is_gguf else model.packaged())
-    path = Path(base).expanduser()
+    try:
+        return _location_of_path(base, user_path(base))
+    except OSError as error:  # of the base that an adapter names, which can be in the home of another user
+        raise CheckpointError(
+            f"base {base[:200]!r} cannot be read ({os_reason(error)}); expected a folder written by save_pretrained "
+            f"that you may read, a hub id, or one of {', '.join(DEMO_MODELS)}"
+        ) from None
+
+
+def _location_of_path(base: str, path: Path) -> str:
     if path.is_dir():
         if not (path / "config.json").is_file():
             inside = without_kept_state(

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import warnings
 from collections.abc import Collection, Iterable
-from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -15,6 +15,7 @@ from ..checkpoints.opening.many_sources import digest_of
 from ..checkpoints.stored.hub import split_revision
 from ..checkpoints.stored.locate import locate
 from ..errors import CheckpointError, PairingError, first_line, some_of
+from ..system.files import user_path
 from .base_model import base_model_location
 from .resized_vocabulary import resize_as_stored
 from .task_fit import adapter_config
@@ -152,7 +153,7 @@ def named_base_note(source: str, base: str | None) -> list[str]:
         ours = theirs = ""
     if ours and ours == theirs:
         return []
-    if Path(ours).is_dir() and Path(theirs).is_dir() and ours and digest_of(ours) == digest_of(theirs):
+    if ours and _are_equal_folders(ours, theirs):
         return []
     note = (
         f"adapter {source!r} names {named!r} as its base and is measured on {base!r}; if these are other weights, "
@@ -161,14 +162,22 @@ def named_base_note(source: str, base: str | None) -> list[str]:
     return [note]
 
 
+def _are_equal_folders(ours: str, theirs: str) -> bool:
+    """Return whether two models are folders of the same content; False where one cannot be read."""
+    try:
+        return os.path.isdir(ours) and os.path.isdir(theirs) and digest_of(ours) == digest_of(theirs)
+    except (CheckpointError, OSError):  # only a note depends on it
+        return False
+
+
 def _known_here(source: str) -> str:
     """Return the folder of a model, or its Hub id where the hub's cache lacks it: nothing is fetched to be compared."""
     from huggingface_hub import snapshot_download
 
-    if Path(source).expanduser().is_dir() or "@" not in source:
+    if os.path.isdir(user_path(source)) or "@" not in source:
         source = base_model_location(source)
     asked = split_revision(source)
-    if Path(source).is_dir() or asked is None:
+    if os.path.isdir(source) or asked is None:
         return source
     repository, revision = asked
     try:

@@ -15,6 +15,7 @@ from intruders.errors import CacheError, CheckpointError, MissingDependencyError
 from intruders.models import base_model
 from intruders.models.base_model import base_model_location
 from intruders.system.folders import user_cache
+from tests.checkpoints.models import not_to_be_read
 from tests.commands import forked
 from tests.tiny import save_llama
 
@@ -29,6 +30,19 @@ def test_folders_ids_and_what_is_neither(tmp_path: Path) -> None:
         base_model_location(str(tmp_path / "empty"))
     with pytest.raises(CheckpointError, match="is not a model folder"):
         base_model_location(str(tmp_path / "none"))
+
+
+def test_a_base_in_the_home_of_another_user_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An adapter names the base of the one who trained it."""
+    not_to_be_read(tmp_path / "alice", monkeypatch)
+    with pytest.raises(
+        CheckpointError, match=r"alice/llama' cannot be read \(Permission denied\); expected a folder"
+    ):
+        base_model_location(str(tmp_path / "alice" / "llama"))
+    with pytest.raises(CheckpointError, match="base '~nobody-of-this-name/llama' is not a model folder"):
+        base_model_location("~nobody-of-this-name/llama")
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from intruders.errors import CheckpointError, PairingError
 from intruders.models.loading import load_model
 from intruders.models.put_on_base import named_base_note
 from intruders.models.tuned_model import open_language_model
-from tests.checkpoints.models import change_config, moved
+from tests.checkpoints.models import change_config, moved, not_to_be_read
 from tests.hub_cache import hub_with_base
 from tests.tiny import save_gpt2
 
@@ -118,3 +118,20 @@ def test_a_revision_with_the_weights_that_the_adapter_names_is_no_other_base(
         json.dumps({"peft_type": "LORA", "r": 1, "base_model_name_or_path": "org/base"})
     )
     assert bool(named_base_note(str(adapter), base)) is is_other
+
+
+@pytest.mark.parametrize("named", ["alice/llama", "~nobody-of-this-name/llama", "broken"])
+def test_a_named_base_that_cannot_be_read_is_another_base(
+    named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It decides a note alone, and the base that was given is measured."""
+    for name in ("base", "broken", "adapter"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+    (tmp_path / "broken" / "model.safetensors.index.json").write_text("{")
+    not_to_be_read(tmp_path / "alice", monkeypatch)
+    given = named if named.startswith("~") else str(tmp_path / named)
+    config = {"peft_type": "LORA", "r": 1, "base_model_name_or_path": given, "revision": "main"}
+    (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(config))
+    [note] = named_base_note(str(tmp_path / "adapter"), str(tmp_path / "base"))
+    assert f"names {given!r} as its base and is measured on" in note

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, TypeGuard
 
 from ...errors import CheckpointError, first_line
@@ -20,7 +20,7 @@ _MOST_STEPS = 1e9
 def fields_of_base(source: str) -> dict[str, str]:
     """Return how an adapter's config names a base: PEFT has the revision of a hub id in a field of its own."""
     repository, revision = split_revision(source) or (source, None)
-    if revision is None or Path(source).exists():
+    if revision is None or os.path.exists(source):
         return {"base_model_name_or_path": source}
     return {"base_model_name_or_path": repository, "revision": revision}
 
@@ -46,7 +46,7 @@ class AdapterConfig:
         value, revision = self.values.get("base_model_name_or_path"), self.values.get("revision")
         if not isinstance(value, str) or not value or not value.isprintable():
             return None
-        if not isinstance(revision, str) or value in DEMO_MODELS or Path(value).exists():
+        if not isinstance(revision, str) or value in DEMO_MODELS or os.path.exists(value):
             return value
         with_revision = f"{value}@{revision}"
         return with_revision if split_revision(with_revision) == (value, revision) else value
