@@ -49,7 +49,10 @@ def _stored_rows(model: nn.Module, module: Any, stored: Mapping[str, Tensor]) ->
     """Return the rows of a module's weight in an adapter, which wraps it under several names; None if it has none."""
     name = next(name for name, other in model.named_modules() if other is module)
     for key, tensor in stored.items():
-        is_weight = key.startswith(f"base_model.model.{name}.") and key.endswith(".weight")
+        # A factor of a LoRA on the head, (r, n), is no weight of it.
+        is_weight = (
+            key.startswith(f"base_model.model.{name}.") and key.endswith(".weight") and ".lora_" not in key
+        )
         if is_weight and tensor.dim() == 2 and tensor.shape[1] == module.weight.shape[1]:
             return len(tensor)
     return None

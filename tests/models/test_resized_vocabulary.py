@@ -20,11 +20,17 @@ TRAINED: dict[str, dict[str, Any]] = {
     "embeddings": {"modules_to_save": ["embed_tokens", "lm_head"]},
     "embeddings that are the head": {"modules_to_save": ["wte"]},
     "low rank on the head": {"target_modules": ["q_proj", "lm_head"], "modules_to_save": ["embed_tokens"]},
+    # safetensors puts the factors, in 32 bits, before the head itself.
+    "low rank on a head of 16 bits": {
+        "target_modules": ["q_proj", "lm_head"],
+        "modules_to_save": ["embed_tokens"],
+        "dtype": torch.bfloat16,
+    },
     "new tokens": {"trainable_token_indices": [101, 102]},
 }
 
 
-def trained(base: Path, folder: Path, rows: int, **settings: Any) -> str:
+def trained(base: Path, folder: Path, rows: int, dtype: torch.dtype = torch.float32, **settings: Any) -> str:
     """An adapter of a base that was resized first, with a tokenizer of that many tokens, as trainers save it."""
     from peft import LoraConfig, get_peft_model
 
@@ -33,6 +39,7 @@ def trained(base: Path, folder: Path, rows: int, **settings: Any) -> str:
     tokenizer.save_pretrained(folder)
     own: Any = load_model(str(base), "causal")
     own.resize_token_embeddings(rows, mean_resizing=False)
+    own = own.to(dtype)
     targets = ["q_proj"] if hasattr(own, "model") else ["c_attn"]
     given = {"target_modules": targets} | settings
     model = get_peft_model(own, LoraConfig(r=2, task_type="CAUSAL_LM", **given))
