@@ -110,7 +110,7 @@ def single_file_adapter(
     notes = [f"{len(bare)} modules store no alpha: their scale is taken as 1"] if bare and not configs else []
 
     def with_the_names_of(base: Checkpoint, shapes: Mapping[str, Shape]) -> list[AdaptedWeight]:
-        return unflattened(updates, list(shapes), base.config)
+        return unflattened(updates, shapes, base.config)
 
     return Adapter(
         source,

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from .adapter import AdaptedWeight
+from ..stored.matching import same_shape
+from .adapter import AdaptedWeight, Shape
 
 # The part of a pipeline that a name is for stands before it, and is not in the part's own checkpoint.
 _PREFIX = re.compile(r"^(?:lora|lycoris)_(?:(?:unet|te\d?|transformer|text_encoder(?:_\d)?|prior)_)?")
@@ -25,25 +26,25 @@ _RESNET = {
 
 
 def unflattened(
-    updates: list[AdaptedWeight], names: list[str], config: Mapping[str, Any] | None
+    updates: list[AdaptedWeight], shapes: Mapping[str, Shape], config: Mapping[str, Any] | None
 ) -> list[AdaptedWeight]:
     """The updates under the base's names: of the same path, or the only one whose path ends alike.
 
     Args:
       updates: with flat names, ``lora_unet_down_blocks_0_..._to_q.weight``.
-      names: the base's tensors.
+      shapes: of the base's tensors, by their names.
       config: the base's, of which a UNet's ``layers_per_block`` matters.
     """
     by_path: dict[str, str] = {}
     by_ending: dict[str, set[str]] = {}
-    for name in names:
+    for name in shapes:
         if name.endswith(".weight"):
             parts = name.removesuffix(".weight").split(".")
             by_path["_".join(parts)] = name
             for start in range(len(parts)):
                 by_ending.setdefault("_".join(parts[start:]), set()).add(name)
     layers = (config or {}).get("layers_per_block")
-    result = []
+    base_names: list[str | None] = []
     for update in updates:
         flat = _PREFIX.sub("", update.name.removesuffix(".weight"))
         ending = by_ending.get(flat, set())
@@ -51,8 +52,33 @@ def unflattened(
         base_name = base_name or by_path.get(
             in_diffusers_names(flat, layers if isinstance(layers, int) else 2)
         )
-        result.append(replace(update, name=base_name or update.name))
-    return result
+        base_names.append(base_name)
+    elsewhere = _parts_elsewhere(updates, base_names, shapes)
+    return [
+        replace(update, name=base_name)
+        if base_name is not None and update.component not in elsewhere
+        else update
+        for update, base_name in zip(updates, base_names, strict=True)
+    ]
+
+
+def _parts_elsewhere(
+    updates: list[AdaptedWeight], base_names: list[str | None], shapes: Mapping[str, Shape]
+) -> set[str]:
+    """Return the parts of a pipeline whose modules are called as those of another part, which the base is.
+
+    Both text encoders of SDXL have ``text_model.encoder.layers.0.self_attn.q_proj``; by the shapes the base is one.
+    """
+    claims: dict[str, list[AdaptedWeight]] = {}
+    for update, name in zip(updates, base_names, strict=True):
+        if name is not None:
+            claims.setdefault(name, []).append(update)
+    elsewhere: set[str] = set()
+    for name, several in claims.items():
+        fitting = {u.component for u in several if same_shape(shapes[name], u.full_shape)}
+        if fitting:
+            elsewhere |= {update.component for update in several} - fitting
+    return elsewhere
 
 
 def in_diffusers_names(flat: str, layers: int) -> str:

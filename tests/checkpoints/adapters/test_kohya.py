@@ -199,6 +199,31 @@ def test_parts_of_a_pipeline_that_are_elsewhere(tmp_path: Path) -> None:
         pair_sides(*open_sides(tiny_llama(), tmp_path / "style.safetensors"))
 
 
+@pytest.mark.parametrize(("part", "other"), [("te1", "te2"), ("te2", "te1")])
+def test_of_two_text_encoders_the_base_is_the_one_of_its_shapes(part: str, other: str) -> None:
+    """SDXL's have modules of the same names, the second one more of them."""
+    sizes, layers = {"te1": 8, "te2": 12}, {"te1": 2, "te2": 3}
+    weights: dict[str, dict[str, Tensor]] = {"te1": {}, "te2": {}}
+    truth: dict[str, Tensor] = {}
+    state: dict[str, Tensor] = {}
+    for encoder, size in sizes.items():
+        for layer in range(layers[encoder]):
+            name = f"text_model.encoder.layers.{layer}.self_attn.q_proj"
+            weight, down, up = torch.randn(size, size), torch.randn(2, size), torch.randn(size, 2)
+            weights[encoder][f"{name}.weight"] = weight
+            module = f"lora_{encoder}_{name.replace('.', '_')}"
+            state |= {f"{module}.lora_down.weight": down, f"{module}.lora_up.weight": up}
+            if encoder == part:
+                truth[f"{name}.weight"] = weight + up @ down
+    pairing = pair_sides(*open_sides(weights[part], state))
+    different = loaded(pairing)
+    assert different.keys() == truth.keys()
+    for name, both in different.items():
+        torch.testing.assert_close(tuned_of(both), truth[name])
+    elsewhere = [name for name, reason in reasons(pairing).items() if reason.endswith(f"pipeline ({other})")]
+    assert len(elsewhere) == layers[other]
+
+
 def test_lora_a_and_b_without_a_config(tmp_path: Path) -> None:
     model = peft.get_peft_model(tiny_llama(), peft.LoraConfig(r=2, lora_alpha=2, target_modules=["q_proj"]))
     randomize_adapter(model)
