@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from ..adapters.adapter import Adapter
@@ -48,18 +48,24 @@ def paired_rows(
             continue
         by_matrix: dict[str, list[tuple[PairedMatrix, float]]] = {}
         other_shape = ""
+        remarks = []
         for (side, weight), pairs in zip(sides, pairs_of_side, strict=True):
             matrices, remark = _matrices(side, name, holder, selection.split_fused)
             if matrices is None:
                 other_shape = other_shape or remark
                 continue
-            rows.notes += [remark] if remark else []
+            remarks += [remark] if remark else []
             made = [paired_matrix(base, side, name, matrix) for matrix in matrices]
             pairs += made
             for pair in made:
                 by_matrix.setdefault(pair.name, []).append((pair, weight))
         if not by_matrix:
             rows.skipped.append(Skipped(name, other_shape, SkipKind.OTHER_SHAPE))
+        unequal = _of_unequal_parts(by_matrix)
+        rows.skipped += unequal
+        for matrix_name in (skipped.name for skipped in unequal):
+            del by_matrix[matrix_name]
+        rows.notes += remarks if by_matrix else []
         first = next((number for number, (side, _) in enumerate(sides) if side.holds(name)), 0)
         by_first_side[first] += [
             summed(weighted) if is_sum else weighted[0][0] for weighted in by_matrix.values()
@@ -74,6 +80,17 @@ def paired_rows(
         if side.acting.made_by and any(pair.rank is None for pair in pairs):
             rows.notes.insert(0, acts_on_in_words(side.acting))
     return rows
+
+
+def _of_unequal_parts(by_matrix: Mapping[str, list[tuple[PairedMatrix, float]]]) -> list[Skipped]:
+    """Return the matrices that the parts of a sum have on other numbers of tokens: their updates have no sum."""
+    unequal = []
+    for name, weighted in by_matrix.items():
+        shapes = dict.fromkeys(pair.shape for pair, _ in weighted)
+        if len(shapes) > 1:
+            reason = f"other shape in parts of the sum: {' and '.join(map(str, shapes))}"
+            unequal.append(Skipped(name, reason, SkipKind.OTHER_SHAPE))
+    return unequal
 
 
 def _left_out(

@@ -134,3 +134,15 @@ def test_embeddings_of_other_sizes_are_compared_on_the_tokens_that_both_have(tok
     assert torch.equal(both.tuned, after[:common])  # type: ignore[arg-type]
     [note] = rows.notes
     assert note == f"'{EMBEDDING}' on the first {common} tokens; base has 8, tuned {tokens}"
+
+
+def test_embeddings_of_other_sizes_in_parts_of_a_sum_are_left_out() -> None:
+    """The update of the one part has no rows for tokens that the other has."""
+    base = checkpoint(**{EMBEDDING: drawn(8, 4), QUERY: drawn(4, 4)})
+    first, second = (in_full(base, **{EMBEDDING: drawn(tokens, 4), QUERY: drawn(4, 4)}) for tokens in (6, 11))
+    rows = rows_of(base, (first, 0.5), (second, 0.5), everything=True)
+    assert [pair.name for pair in rows.pairs] == [QUERY]
+    [skipped] = rows.skipped
+    assert (skipped.name, skipped.kind) == (EMBEDDING, SkipKind.OTHER_SHAPE)
+    assert skipped.reason == "other shape in parts of the sum: (6, 4) and (8, 4)"
+    assert rows.notes == [], "none of a matrix that is not audited"
