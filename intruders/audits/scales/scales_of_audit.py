@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from ...checkpoints.stored.hub import HubOrigin
 from ...errors import SettingError
 from ..result.audit_result import Audit
 from .critical_scales_result import CriticalScales
@@ -45,4 +46,11 @@ def scales_beside(audit: Audit, folder: Path) -> CriticalScales | None:
     except SettingError:
         return None
     same = (scales.base_source, scales.tuned_source) == (audit.base_source, audit.tuned_source)
-    return scales if same else None
+    same = same and _may_be_equal(scales.base_hub, audit.base_hub)
+    return scales if same and _may_be_equal(scales.tuned_hub, audit.tuned_hub) else None
+
+
+def _may_be_equal(ours: tuple[HubOrigin, ...], theirs: tuple[HubOrigin, ...]) -> bool:
+    """Return False for the models of one name whose commits are known and differ: a branch of the hub moves."""
+    commits = [{(origin.repository, origin.commit) for origin in origins} for origins in (ours, theirs)]
+    return not all(commits) or commits[0] == commits[1]

@@ -13,6 +13,7 @@ import pytest
 from intruders.audits.result.audit_result import Audit
 from intruders.audits.scales.critical_scales_result import CriticalScales, MatrixScale
 from intruders.audits.scales.scales_of_audit import scales_beside, scales_for
+from intruders.checkpoints.stored.hub import HubOrigin
 from intruders.errors import ResultFileError, SettingError
 from intruders.reports.page.html_page import write_html
 from intruders.reports.write_report import write_report
@@ -70,6 +71,16 @@ def test_a_file_beside_the_audit_is_shown_when_it_is_of_that_update(folder: Path
             "scale-plot" in (folder / "r.html").read_text(encoding="utf-8").split("<script")[0]
         ) == is_shown
     assert (folder / "figures" / "critical-scales.csv").is_file()
+
+
+@pytest.mark.parametrize("side", ["base_hub", "tuned_hub"])
+def test_a_file_beside_the_audit_of_another_commit_is_not_shown(side: str, folder: Path) -> None:
+    """The branch has moved between the two. A file of an earlier version names no commit."""
+    first, second = ((HubOrigin("org/model", None, letter * 40),) for letter in "ab")
+    audit = dataclasses.replace(AUDIT, **{side: first})  # type: ignore[arg-type]
+    for hub, is_shown in ((first, True), (second, False), ((), True)):
+        written(folder, scales_of(audit, **{side: hub}))
+        assert (scales_beside(audit, folder) is not None) == is_shown
 
 
 def test_a_file_that_was_asked_for_must_fit(folder: Path) -> None:
