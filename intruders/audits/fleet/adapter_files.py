@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from torch import Tensor
 
+from ...checkpoints.stored.checkpoint import Checkpoint
 from ...errors import ResultFileError
 from ...system.mirrored_folder import MirroredFolder
 from ...system.parquet import document_in, parquet_bytes
@@ -105,17 +106,25 @@ class AdapterFiles:
         names = pa.array([file.source] * rows.num_rows, pa.string())
         table = rows.add_column(0, "adapter", names).select(COLUMNS)
         content = parquet_bytes(table, file.documents(self.key, header), only_texts=True)
-        self._put(file.path.name, content)
+        self._put(f"{file.path.parent.name}/{file.path.name}", content)
 
     def path(self, source: str, digest: str) -> Path:
         return self.folder.path / VECTORS / file_name(self.key, source, digest)
 
-    def rename(self, file: AdapterFile, source: str) -> AdapterFile:
-        """Write the file of an adapter of the same content that has another source."""
-        renamed = replace(file, path=self.path(source, file.digest), source=source)
+    def under_base(self, file: AdapterFile, base: Checkpoint) -> AdapterFile:
+        """Return a finished file, which is written again if its audit names an equal base that is elsewhere."""
+        named = document_in(pq.read_schema(file.path), METADATA_KEY)["base"]["source"]
+        return file if named == base.source else self.rename(file, file.source, base)
+
+    def rename(self, file: AdapterFile, source: str, base: Checkpoint) -> AdapterFile:
+        """Write the file of an adapter of the same content with these sources of the adapter and of the base."""
+        # One under its own name stays in its folder: from ``others``, the old one would replace it.
+        path = file.path if source == file.source else self.path(source, file.digest)
+        renamed = replace(file, path=path, source=source)
         table = pq.read_table(file.path)
         header = document_in(table.schema, METADATA_KEY)
         header["tuned"]["source"] = source
+        header["base"] = {"source": base.source, "hub": [origin.as_dict() for origin in base.hub]}
         self.write(renamed, header, table.drop_columns(["adapter"]))
         return renamed
 
@@ -130,7 +139,7 @@ class AdapterFiles:
 
     def _put(self, name: str, content: bytes) -> None:
         try:
-            self.folder.put(f"{VECTORS}/{name}", content)
+            self.folder.put(name, content)
         except ResultFileError as error:
             raise ResultFileError(
                 f"{error}; what is audited is kept; run the same command again when there is room"

@@ -182,7 +182,8 @@ def audit_many(
         seconds = time.perf_counter() - started
         if folder.is_kept:
             _warn_of_other_tables(folder.path, key)
-        written = finish_adapters(members, kept, files, earlier, settings, seconds / max(1, len(members)))
+        seconds_each = seconds / max(1, len(members))
+        written = finish_adapters(members, kept, files, earlier, settings, seconds_each, opened)
         files.arrange({file.path.name for file in written.values()})
         fleet = FleetAudit(
             base_source=opened.source,

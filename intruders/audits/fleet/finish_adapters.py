@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from torch import Tensor
 
 from ...checkpoints.pairing.pairing import Pairing, SkipKind, Skipped
+from ...checkpoints.stored.checkpoint import Checkpoint
 from ..audit import audit_of
 from ..audit_settings import AuditSettings
 from ..result.audit_result import header
@@ -31,6 +32,7 @@ def finish_adapters(
     earlier: Mapping[str, AdapterFile],
     settings: AuditSettings,
     seconds: float,
+    base: Checkpoint,
 ) -> dict[tuple[str, str], AdapterFile]:
     """Write the file of every audited model that has none; return all of them by source and digest.
 
@@ -41,6 +43,10 @@ def finish_adapters(
       earlier: files of earlier calls, by their names.
       settings: the settings of the audits.
       seconds: the time that one model took.
+      base: the base of the fleet, which has another source than earlier calls gave if it was moved since.
+
+    Raises:
+      ResultFileError: a file cannot be written.
     """
     written: dict[tuple[str, str], AdapterFile] = {}
     by_digest = {file.digest: file for file in earlier.values()}
@@ -49,7 +55,11 @@ def finish_adapters(
         key = (member.source, member.digest)
         if member.is_finished:
             file = earlier.get(files.path(*key).name)
-            written[key] = file or files.rename(by_digest[member.digest], member.source)
+            written[key] = (
+                files.rename(by_digest[member.digest], member.source, base)
+                if file is None
+                else files.under_base(file, base)
+            )
         elif member.reason is None and member.pairing is not None:
             new.setdefault(member.digest, member)
     for group in _groups(list(new.values()), settings.k):
@@ -61,7 +71,7 @@ def finish_adapters(
     for member in members:  # further ones of the same content
         key = (member.source, member.digest)
         if member.digest in new and key not in written:
-            written[key] = files.rename(by_digest[member.digest], member.source)
+            written[key] = files.rename(by_digest[member.digest], member.source, base)
     return written
 
 

@@ -15,6 +15,7 @@ from intruders.audits.fleet.adapter_files import AdapterFile, AdapterFiles
 from intruders.audits.fleet.finish_adapters import finish_adapters
 from intruders.audits.fleet.fleet_members import Member
 from intruders.audits.result.audit_result import Audit
+from intruders.checkpoints.stored.checkpoint import Checkpoint
 from intruders.system.mirrored_folder import MirroredFolder
 from tests.audits.fleet.test_fleet_work import NAMES, member, work
 
@@ -22,7 +23,12 @@ SETTINGS = AuditSettings(k=5)
 KEY = "0" * 64
 
 
-def finished(folder: Path, members: list[Member]) -> dict[tuple[str, str], AdapterFile]:
+BASE = Checkpoint("base", "checkpoint", "memory", {})
+
+
+def finished(
+    folder: Path, members: list[Member], base: Checkpoint = BASE
+) -> dict[tuple[str, str], AdapterFile]:
     """Audit what is missing, and write the files, as a call of a fleet does."""
     files = AdapterFiles(MirroredFolder(folder), KEY)
     earlier = {file.path.name: file for file in files.each()}
@@ -30,7 +36,7 @@ def finished(folder: Path, members: list[Member]) -> dict[tuple[str, str], Adapt
     members = [replace(one, is_finished=one.digest in known) for one in members]
     fleet = work(folder, *(one for one in members if not one.is_finished))
     fleet.do(fleet.missing())
-    return finish_adapters(members, fleet.kept, files, earlier, SETTINGS, 1.5)
+    return finish_adapters(members, fleet.kept, files, earlier, SETTINGS, 1.5, base)
 
 
 @pytest.mark.parametrize("at_once", [1, 200_000])
@@ -80,3 +86,24 @@ def test_a_member_that_cannot_be_opened_has_no_file(tmp_path: Path) -> None:
     written = finished(tmp_path, [member(0), refused])
     assert [source for source, _ in written] == ["model 0"]
     assert len(list((tmp_path / "vectors").iterdir())) == 1
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_the_audits_of_a_base_that_was_moved_name_where_it_is_now(tmp_path: Path, waits: bool) -> None:
+    """Its content is what finished files are known by. An adapter of the call before last has its file elsewhere."""
+    first = member(0)
+    finished(tmp_path, [first])
+    if waits:
+        AdapterFiles(MirroredFolder(tmp_path), KEY).arrange(set())
+    moved = replace(BASE, source="moved/base")
+    written = finished(tmp_path, [first, replace(first, source="a copy")], moved)
+    AdapterFiles(MirroredFolder(tmp_path), KEY).arrange({file.path.name for file in written.values()})
+    files = sorted((tmp_path / "vectors").iterdir())
+    assert len(files) == 2
+    audits = [Audit.load(file) for file in files]
+    assert [audit.base_source for audit in audits] == ["moved/base"] * 2
+    assert {audit.tuned_source for audit in audits} == {first.source, "a copy"}
+    assert audits[0].matrices == audits[1].matrices
+    times = [file.stat().st_mtime_ns for file in files]
+    finished(tmp_path, [first, replace(first, source="a copy")], moved)
+    assert [file.stat().st_mtime_ns for file in files] == times

@@ -18,6 +18,7 @@ from intruders.audits.fleet.fleet_table import adapter_table
 from intruders.audits.fleet.kept_blocks import KeptBlocks, Unit, rows_of
 from intruders.charts.text import number, percent
 from intruders.checkpoints.pairing.pairing import PairedMatrix, Pairing
+from intruders.checkpoints.stored.checkpoint import Checkpoint
 from intruders.reports.fleet.fleet_page import write_fleet_html
 from intruders.system.mirrored_folder import MirroredFolder
 from tests.made_up import LLAMA, made_up_audit
@@ -45,7 +46,8 @@ def made_up_fleet(folder: Path, count: int, layers: int) -> FleetAudit:
         members.append(Member(audit.tuned_source, digest, ModelFacts("lora", (8,), (1.0,)), pairing))
     blocks.keep("layers", units, rows)
     members.append(Member("<b>odd & refused</b>", "refused", ModelFacts(), None, "it is for another base"))
-    written = finish_adapters(members, blocks, files, {}, settings, 1.0)
+    base = Checkpoint("base", "checkpoint", "memory", {})
+    written = finish_adapters(members, blocks, files, {}, settings, 1.0, base)
     return FleetAudit("base", settings, 12.0, adapter_table(members, written, "base"), folder, key)
 
 
