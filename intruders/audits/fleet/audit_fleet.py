@@ -171,7 +171,7 @@ def audit_many(
             task = BlockOnRay(
                 base=wherever_it_is(str(base)),
                 sources=tuple(wherever_it_is(str(source)) for source in sources),
-                digests=tuple(member.digest for member in members),
+                digests=tuple("" if member.reason is not None else member.digest for member in members),
                 content=tuple(content.items()),
                 settings=settings,
                 compute=wherever_the_cache_is(compute),

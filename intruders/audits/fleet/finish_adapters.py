@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ...checkpoints.pairing.pairing import Pairing, SkipKind, Skipped
 from ...checkpoints.stored.checkpoint import Checkpoint
+from ...errors import ResultFileError, some_of
 from ..audit import audit_of
 from ..audit_settings import AuditSettings
 from ..result.audit_result import header
@@ -46,7 +47,7 @@ def finish_adapters(
       base: the base of the fleet, which has another source than earlier calls gave if it was moved since.
 
     Raises:
-      ResultFileError: a file cannot be written.
+      ResultFileError: a file cannot be written, or the blocks lack matrices of a model.
     """
     written: dict[tuple[str, str], AdapterFile] = {}
     by_digest = {file.digest: file for file in earlier.values()}
@@ -103,11 +104,23 @@ class _Parts:
             path, member.source, member.digest, member.facts, counts, self.refused, self.sketch
         )
         by_name = {skipped.name: skipped for skipped in self.skipped}
+        if not refused:
+            _require_all(member, pairing, {*by_name, *pc.unique(rows["name"]).to_pylist()})
         left_out = [by_name[pair.name] for pair in pairing.pairs if pair.name in by_name]
         audit = audit_of(pairing, settings, [], [*pairing.skipped, *left_out], seconds)
         head = header(audit)
         head["totals"] |= {name: counts[name] for name in ("matrices", "vectors", "intruders")}
         return file, head, rows
+
+
+def _require_all(member: Member, pairing: Pairing, judged: Set[str]) -> None:
+    """Refuse to write a model of which a part was not judged: the counts would be too small."""
+    lost = [pair.name for pair in pairing.pairs if pair.name not in judged]
+    if lost:
+        raise ResultFileError(
+            f"the blocks of '{member.source}' lack {len(lost)} of its {len(pairing.pairs)} matrices: {some_of(lost)}; "
+            "expected vectors or a reason for each; run the same command again"
+        )
 
 
 def _ordered(rows: pa.Table, pairing: Pairing) -> pa.Table:

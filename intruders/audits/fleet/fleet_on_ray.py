@@ -11,6 +11,7 @@ from ...checkpoints.opening.open import open_checkpoint
 from ...checkpoints.stored.checkpoint import Checkpoint
 from ...checkpoints.stored.content import require_content
 from ...checkpoints.stored.read_once import read_once
+from ...errors import CheckpointError, what_is_wrong
 from ...system.progress import Progress
 from ...system.remote_folder import is_url
 from ..audit_settings import AuditSettings, Compute
@@ -55,8 +56,8 @@ class BlockOnRay:
 
     base: str
     sources: tuple[str, ...]
-    digests: tuple[str, ...]
-    content: tuple[tuple[str, str], ...]  # digests of the base's tensors where the work was given out
+    digests: tuple[str, ...]  # where the work was given out; empty for a model that is refused there
+    content: tuple[tuple[str, str], ...]  # digests of the base's tensors there
     settings: AuditSettings
     compute: Compute
     kept: KeptBlocks
@@ -81,6 +82,30 @@ def _opened_by_worker(
     settings: AuditSettings,
     finished: frozenset[str],
 ) -> tuple[Checkpoint, list[Member]]:
-    """The base and the models, opened by a worker for its first block and kept for the others."""
+    """The base and the models, opened by a worker for its first block and kept for the others.
+
+    Only models that are to be audited are opened, one of each content. The worker hashes them itself: under the digest
+    of the driver, what it reads could be another model.
+
+    Raises:
+      CheckpointError: a model cannot be opened here, or is another one than where the work was given out.
+    """
     opened = read_once(require_content(open_checkpoint(base), dict(content)))
-    return opened, open_members(opened, sources, settings, digests, finished)
+    wanted: dict[str, str] = {}
+    for source, digest in zip(sources, digests, strict=True):
+        if digest and digest not in finished:
+            wanted.setdefault(digest, source)
+    members = open_members(opened, list(wanted.values()), settings, None, ())
+    for member, digest in zip(members, wanted, strict=True):
+        if member.reason is not None:
+            raise _not_as_given(member.source, what_is_wrong(CheckpointError(member.reason)))
+        if member.digest != digest:
+            raise _not_as_given(member.source, "its files are others than when the command began")
+    return opened, members
+
+
+def _not_as_given(source: str, reason: str) -> CheckpointError:
+    return CheckpointError(
+        f"a worker on Ray cannot audit '{source}': {reason}; expected every worker to reach the same files; put them "
+        "where all workers can read them, and run the same command again"
+    )

@@ -16,6 +16,7 @@ from intruders.audits.fleet.finish_adapters import finish_adapters
 from intruders.audits.fleet.fleet_members import Member
 from intruders.audits.result.audit_result import Audit
 from intruders.checkpoints.stored.checkpoint import Checkpoint
+from intruders.errors import ResultFileError
 from intruders.system.mirrored_folder import MirroredFolder
 from tests.audits.fleet.test_fleet_work import NAMES, member, work
 
@@ -107,3 +108,17 @@ def test_the_audits_of_a_base_that_was_moved_name_where_it_is_now(tmp_path: Path
     times = [file.stat().st_mtime_ns for file in files]
     finished(tmp_path, [first, replace(first, source="a copy")], moved)
     assert [file.stat().st_mtime_ns for file in files] == times
+
+
+def test_a_model_of_which_a_block_was_lost_is_not_written(tmp_path: Path) -> None:
+    """Its counts would be too small."""
+    one = member(0)
+    fleet = work(tmp_path, one)
+    missing = fleet.missing()
+    fleet.do({block: missing[block] for block in ("layers.0", "layers.1")})
+    files = AdapterFiles(MirroredFolder(tmp_path), KEY)
+    with pytest.raises(
+        ResultFileError, match=r"lack 3 of its 7 matrices: 'layers\.2\.q\.weight', .*; run the same"
+    ):
+        finish_adapters([one], fleet.kept, files, {}, SETTINGS, 1.5, BASE)
+    assert not (tmp_path / "vectors").exists()

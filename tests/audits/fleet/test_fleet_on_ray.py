@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from intruders.audits.audit_settings import AuditSettings, Compute
 from intruders.audits.fleet.audit_fleet import audit_fleet
+from intruders.audits.fleet.fleet_on_ray import BlockOnRay
+from intruders.audits.fleet.kept_blocks import KeptBlocks
 from intruders.audits.prepare_base import prepare
-from intruders.errors import IntrudersError, SettingError
+from intruders.checkpoints.opening.many_sources import digest_of
+from intruders.checkpoints.opening.open import open_checkpoint
+from intruders.checkpoints.stored.content import content_digests
+from intruders.errors import CheckpointError, IntrudersError, SettingError
+from intruders.system.mirrored_folder import MirroredFolder
 from tests.checkpoints.models import saved, tiny_llama
 from tests.mitigation.hot import hot_llama
 
@@ -71,3 +79,35 @@ def test_without_a_folder_there_is_no_place_for_results() -> None:
     pytest.importorskip("ray")
     with pytest.raises(SettingError, match="pass out"):
         audit_fleet("base", ["adapter"], ray=True)
+
+
+def test_a_worker_that_cannot_open_what_the_driver_opened_stops_the_fleet(tmp_path: Path) -> None:
+    """Without it the adapter would have no rows, and be written as one without intruders."""
+    base = saved(tiny_llama(), tmp_path / "base")
+    adapter = str(saved(hot_llama(0, 0.8), tmp_path / "adapter"))
+    kept = KeptBlocks(MirroredFolder(tmp_path), "0" * 64)
+    task = BlockOnRay(
+        base=str(base),
+        sources=(adapter, "/refused/by/the/driver"),
+        digests=(digest_of(adapter), ""),
+        content=tuple(content_digests(open_checkpoint(base)).items()),
+        settings=AuditSettings(),
+        compute=Compute(cache=False, workers=1),
+        kept=kept,
+        finished=frozenset(),
+    )
+    with pytest.raises(
+        CheckpointError,
+        match=r"worker on Ray cannot audit '/not/there': .* does not exist; expected every worker",
+    ):
+        replace(task, sources=("/not/there",), digests=("0" * 32,))("model.layers.0")
+    with pytest.raises(
+        CheckpointError, match="adapter': its files are others than when the command began; exp"
+    ):
+        replace(task, digests=("0" * 32, ""))("model.layers.0")
+    assert list(kept.each()) == []
+    replace(task, finished=frozenset(task.digests))("model.layers.0")
+    assert list(kept.each()) == [], "a finished model is not opened"
+    task("model.layers.0")
+    [block] = kept.each()
+    assert (block.block, list(block.units)) == ("model.layers.0", [task.digests[0]])
