@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 
 # What PEFT computes an update of the low-rank weights by.
 _OF_SCALE = ("lora_alpha", "use_rslora", "use_dora", "alpha_pattern", "rank_pattern")
+# The name of a module, or its path. Dots in a row are those of a pattern.
+_NAME = re.compile(r"[\w-]+(\.[\w-]+)*")
 
 
 def prepare(model: nn.Module, config: FinetuneConfig, kind: Kind) -> nn.Module:
@@ -181,8 +185,8 @@ def _full(model: nn.Module, *, train_all: bool) -> nn.Module:
 def _adapted(model: nn.Module, config: FinetuneConfig, kind: Kind) -> nn.Module:
     from peft import LoraConfig, get_peft_model
 
+    targets = _targets(config.target_modules)
     _check_rank(model, config)
-    targets = config.target_modules
     try:
         adapted: nn.Module = get_peft_model(
             model,
@@ -191,7 +195,7 @@ def _adapted(model: nn.Module, config: FinetuneConfig, kind: Kind) -> nn.Module:
                 r=config.rank,
                 lora_alpha=_whole_if_possible(config.lora_alpha),
                 lora_dropout=config.dropout,
-                target_modules=targets if isinstance(targets, str) else list(targets),
+                target_modules=targets,
                 exclude_modules=list(getattr(model, "newly_initialized", ())) or None,
                 modules_to_save=list(heads(model)) or None,
                 use_rslora=config.method == "rslora",
@@ -204,7 +208,7 @@ def _adapted(model: nn.Module, config: FinetuneConfig, kind: Kind) -> nn.Module:
         if "target modules" not in str(error).lower():
             raise
         raise SettingError(
-            f"target_modules {targets!r} match no module of {config.base!r}; "
+            f"target_modules {config.target_modules!r} match no module of {config.base!r}; "
             "expected all-linear or names such as q_proj"
         ) from error
     named = fields_of_base(config.base)
@@ -217,6 +221,26 @@ def _adapted(model: nn.Module, config: FinetuneConfig, kind: Kind) -> nn.Module:
     if config.kind_of_method.freezes_a:
         _freeze_a(adapted, orthonormal=config.init_a == "orthonormal")
     return adapted
+
+
+def _targets(given: str | Sequence[str]) -> str | list[str]:
+    """Return the modules as PEFT takes them: it reads any text but all-linear as a pattern of complete paths.
+
+    Raises SettingError for a pattern that is not a regular expression.
+    """
+    if not isinstance(given, str):
+        return list(given)
+    names = [name.strip() for name in given.split(",") if name.strip()]
+    if given.lower() != "all-linear" and names and all(map(_NAME.fullmatch, names)):
+        return names
+    try:
+        re.compile(given)
+    except re.error as error:
+        raise SettingError(
+            f"target_modules is {given!r}, which is not a regular expression ({error}); expected all-linear, names "
+            "such as q_proj, or a pattern of complete paths; use '.*q_proj' for every path that ends so"
+        ) from error
+    return given
 
 
 def _pilots_alphas(config: FinetuneConfig) -> dict[str, float]:

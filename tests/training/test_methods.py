@@ -180,6 +180,38 @@ def test_an_adapter_goes_on_only_with_the_scale_that_it_has(
         go_on_from(prepare(load_model(str(llama), "causal"), config, "causal"), str(tmp_path), str(llama))
 
 
+@pytest.mark.parametrize(
+    ("given", "layers", "names"),
+    [
+        ("q_proj", {0, 1}, {"q_proj"}),
+        ("q_proj, v_proj", {0, 1}, {"q_proj", "v_proj"}),
+        ("model.layers.1.self_attn.q_proj", {1}, {"q_proj"}),
+        (r".*\.0\..*\.[qv]_proj", {0}, {"q_proj", "v_proj"}),
+        ("model.layers.....lf_attn.k_proj", {0, 1}, {"k_proj"}),
+    ],
+)
+def test_a_text_is_names_or_a_pattern_of_complete_paths(
+    given: str, layers: set[int], names: set[str], llama: Path
+) -> None:
+    config = _config("lora", llama, target_modules=given)
+    model = prepare(load_model(str(llama), "causal"), config, "causal")
+    adapted = {
+        name.removeprefix("base_model.model.").partition(".lora_A")[0]
+        for name, _ in model.named_parameters()
+        if "lora_A" in name
+    }
+    assert adapted == {f"model.layers.{layer}.self_attn.{name}" for layer in layers for name in names}
+    assert config.recorded()["target_modules"] == given
+
+
+def test_a_pattern_that_is_none_is_refused(llama: Path) -> None:
+    config = _config("lora", llama, target_modules="*q_proj")
+    with pytest.raises(
+        SettingError, match=r"target_modules is '\*q_proj', which is not a regular expression \(.*; use"
+    ):
+        prepare(load_model(str(llama), "causal"), config, "causal")
+
+
 def test_what_cannot_be_adapted_is_said(llama: Path) -> None:
     model = load_model(str(llama), "causal")
     with pytest.raises(SettingError, match="match no module"):
