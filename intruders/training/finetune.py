@@ -27,6 +27,7 @@ from ..system.files import stop_on_full_disk
 from ..system.folders import removed_if_unused, scratch_folder
 from ..system.versions import machine, versions
 from .budget_clamp import BudgetClamp
+from .callback.a_movement import StartOfA
 from .callback.callback import IntruderCallback
 from .finetune_config import FinetuneConfig
 from .methods import make_optimizer, save_model
@@ -154,6 +155,8 @@ def _train(
         config = replace(config, precision=run.record.get("precision", "auto"))
     prepared = prepare_run(config, run, given.location, given.task, scratch)
     model = prepared.model
+    bounds = _kept_in_bounds(model, config)
+    start_of_a = StartOfA.of(model)  # as the steps find it: the bounds of oplora have projected it
     record = _record_of_start(config, given, prepared)
     run.write_record(record)
 
@@ -170,7 +173,7 @@ def _train(
         train_dataset=prepared.trained_rows,
         data_collator=PadRight(pad_token_id(prepared.tokenizer)),
         callbacks=[
-            *_kept_in_bounds(model, config),
+            *bounds,
             keeper,
             *([] if accuracy is None else [accuracy]),
             *callbacks,
@@ -198,7 +201,7 @@ def _train(
             "steps": trainer.state.global_step,
             "stopped_by": _reason(accuracy, auditor),
             **_seen_by(auditor),
-            "a_movement": prepared.start_of_a.movement(dict(model.named_parameters())),
+            "a_movement": start_of_a.movement(dict(model.named_parameters())),
             "validation": {"accuracy": sum(right) / len(right) if right else None, "examples": len(right)},
             "seconds": {"training": keeper.seconds, "validation": time.perf_counter() - began},
         }
@@ -323,7 +326,10 @@ def _scoring(config: FinetuneConfig, run: RunFolder) -> str:
 
 
 def _kept_in_bounds(model: nn.Module, config: FinetuneConfig) -> list[Any]:
-    """Return callbacks that change the adapter after the optimizer's steps, before it is measured."""
+    """Return callbacks that change the adapter after the optimizer's steps, before it is measured.
+
+    That of oplora changes it here already.
+    """
     callbacks: list[Any] = []
     if config.method == "oplora":
         callbacks.append(ProjectedUpdates(model, config.oplora_k))

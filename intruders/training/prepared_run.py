@@ -1,4 +1,4 @@
-"""What a run trains from: its rows, the model prepared by its method, and the start that it is measured from."""
+"""What a run trains from: its rows, and the model prepared by its method."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from ..models.loading import load_model, load_tokenizer
 from ..models.task_fit import refuse_masked
 from .arguments import resolved_precision, steps_of_warmup, training_arguments
 from .attention_of_short_rows import attend_by_products_if_short
-from .callback.a_movement import StartOfA
 from .callback.text_loss import TextLoss
 from .config_checks import check_steps
 from .finetune_config import FinetuneConfig
@@ -41,7 +40,6 @@ class PreparedRun:
     model: Any
     kl: KLToBase | None
     start: Path | None  # the untrained adapter, of a method that changes the base
-    start_of_a: StartOfA
 
     @property
     def trained_rows(self) -> list[dict[str, Any]]:
@@ -109,7 +107,6 @@ def prepare_run(
         model=model,
         kl=kl,
         start=start,
-        start_of_a=StartOfA.of(model),
     )
 
 

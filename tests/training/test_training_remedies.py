@@ -327,6 +327,7 @@ def test_what_cannot_be_is_refused(llama: Path, tmp_path: Path) -> None:
         config(llama, method="dora", budget=1.0)
     with pytest.raises(SettingError, match=r"oplora_k is 16, but .* is only 16 wide"):
         finetune(config(llama, tmp_path / "wide", method="oplora", oplora_k=16))
+    assert not (tmp_path / "wide" / "run.json").exists()
     with pytest.raises(SettingError, match=r"budget_pilot is .* which is not an adapter"):
         finetune(config(llama, tmp_path / "pilot", budget_pilot=str(llama)))
     bert = save_bert(tmp_path / "bert")
