@@ -50,9 +50,26 @@ def training_arguments(config: FinetuneConfig, folder: Path, **over: Any) -> Any
     )
     try:
         get_reporting_integration_callbacks(settings["report_to"])
-        return TrainingArguments(**(settings | over))
+        arguments = TrainingArguments(**(settings | over))
     except (ValueError, ImportError) as error:
         raise SettingError(f"transformers refuses these settings: {first_line(error)}") from error
+    _require_schedule(config)
+    return arguments
+
+
+def _require_schedule(config: FinetuneConfig) -> None:
+    """Raise SettingError for a schedule that Trainer could not build, which it tries only as it begins to train."""
+    from transformers import get_scheduler
+
+    name = config.lr_scheduler_type
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=config.lr)
+    try:
+        get_scheduler(name, optimizer, num_warmup_steps=0, num_training_steps=1)
+    except (ValueError, TypeError) as error:
+        raise SettingError(
+            f"lr_scheduler_type is {name!r}, which transformers cannot build ({first_line(error)}); expected a "
+            "schedule that needs only lr, steps and warmup_steps; choose linear, cosine or constant"
+        ) from error
 
 
 def steps_of_warmup(config: FinetuneConfig, steps: int) -> int:

@@ -68,6 +68,24 @@ def test_what_trainer_refuses_is_one_line(llama: Path, tmp_path: Path) -> None:
         finetune(config_of(llama, tmp_path / "run", report_to=("nowhere",)))
 
 
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"lr_scheduler_type": "cosine_with_min_lr"}, "min_lr"),
+        ({"lr_scheduler_type": "warmup_stable_decay"}, "num_decay_steps"),
+        ({"lr_scheduler_type": "polynomial", "lr": 1e-8}, "1e-08"),
+    ],
+)
+def test_a_schedule_that_cannot_be_built_is_refused_before_a_record_is_written(
+    settings: dict[str, Any], reason: str, llama: Path, tmp_path: Path
+) -> None:
+    quoted = f"lr_scheduler_type is '{settings['lr_scheduler_type']}', which transformers cannot build"
+    with pytest.raises(SettingError, match=rf"^{quoted} \(.*{reason}.*\); .*; choose linear"):
+        finetune(config_of(llama, tmp_path / "run", **settings))
+    assert not (tmp_path / "run" / "run.json").exists()
+    assert finetune(config_of(llama, tmp_path / "run", lr_scheduler_type="polynomial", steps=1)).is_finished
+
+
 def test_a_prompt_longer_than_the_context(llama: Path, tmp_path: Path) -> None:
     with pytest.raises(SettingError, match=r"row \d+ of the train split .* more than the context of 100"):
         finetune(config_of(llama, tmp_path / "run", task="word-problems", max_length=100))
