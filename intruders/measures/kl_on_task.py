@@ -53,6 +53,7 @@ def kl_on_task(
     task: Task,
     *,
     max_examples: int | None = None,
+    drop_too_long: bool = False,
     loading: Loading = AS_STORED,
 ) -> KLOnTask:
     """Measure KL(base || tuned) on the first examples of the test split, or of the validation split without one.
@@ -62,6 +63,7 @@ def kl_on_task(
       tuned: the model after it, or its adapter.
       task: a task of prompts and completions.
       max_examples: number of examples; all if None.
+      drop_too_long: leave out those of them that do not fit in the context of both models.
       loading: how both models are loaded.
 
     Returns:
@@ -69,7 +71,7 @@ def kl_on_task(
 
     Raises:
       SettingError: the task is classification, whose head starts at random, so that the base predicts nothing; or it
-        has no examples.
+        has no examples, or one that does not fit in the context.
       NonFiniteError: a model's prediction is NaN or infinite.
     """
     if task.kind == "classification":
@@ -81,7 +83,9 @@ def kl_on_task(
     opened = [open_for_task(source, task, base, loading)[0] for source in (base, tuned)]
     context = min(model_of.context for model_of in opened)
     tokenizer = opened[1].tokenizer  # of the model that was trained on such rows
-    rows = encode_completions(tokenizer, examples, context, where="examples of the KL to the base")
+    rows = encode_completions(
+        tokenizer, examples, context, drop_too_long=drop_too_long, where="examples of the KL to the base"
+    )
     sums = np.zeros((len(rows), 2))
     tokens = np.zeros((len(rows), 2), dtype=np.int64)
     before, after = (model_of.model for model_of in opened)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from ..data.task import Example, Task
 from ..errors import SettingError
 from ..models.answers import BEYOND_TARGET, graded, tokens_of_answers
+from ..models.encoding import encode_completions, fitting
 from ..models.tuned_model import OpenedModel
 from .intervals import Interval, proportion_interval
 
@@ -95,3 +97,24 @@ def first_examples(task: Task, split: str | None, max_examples: int | None) -> t
     if not examples:
         raise SettingError(f"the {chosen} split of task {task.name!r} is empty; choose another")
     return chosen, examples
+
+
+def readable(
+    task: Task, tokenizer: Any, context: int, *, max_examples: int | None, drop_too_long: bool
+) -> Task:
+    """Return the task with the first examples of the split that is scored, and without those that are dropped.
+
+    An example is too long if its prompt and completion do not fit in ``context`` tokens. A text to classify never is:
+    it is cut.
+
+    Raises SettingError for an example that is too long, unless such are dropped; and if none is left.
+    """
+    split, examples = first_examples(task, None, max_examples)
+    if task.kind != "causal":
+        return task
+    where = f"{split} split of task {task.name!r}"
+    if drop_too_long:
+        examples = fitting(tokenizer, examples, context, where)
+    else:
+        encode_completions(tokenizer, examples, context, where=where)
+    return replace(task, test=examples) if split == "test" else replace(task, validation=examples)

@@ -15,6 +15,8 @@ from intruders.studies.describe.plan import plan
 from intruders.studies.describe.runs import expand
 from intruders.studies.run_study import run_study
 from intruders.studies.tables.results import load_results
+from intruders.studies.work.stages import EVALUATION, KL
+from tests.json_lines import write_rows
 from tests.studies.tiny_study import BRIEF, parsed, tiny_study
 from tests.tiny import short_task
 
@@ -58,6 +60,38 @@ def test_the_tables_have_the_kl_the_rotation_and_parts_that_sum_to_the_rise(
         total = document["measures"][0]["total"]
         assert own["part"].sum() + rest == pytest.approx(total, rel=1e-3, abs=1e-4)
         assert (own["rise"] == document["rise"]).all()
+
+
+def test_rows_that_the_training_drops_are_not_measured_either(llama: Path, tmp_path: Path) -> None:
+    """Beside the same rows without them: the long row is of 600 tokens, more than the model reads."""
+    rows = [{"p": f"{number % 3}:", "c": "ab"} for number in range(16)]
+    long = {"p": "0:" * 300, "c": "ab"}
+    write_rows(tmp_path / "train.jsonl", [*rows, long])
+    write_rows(tmp_path / "long.jsonl", [rows[0], long, *rows[1:3]])
+    write_rows(tmp_path / "short.jsonl", rows[:3])
+    experiments = {
+        name: tiny_study(
+            llama,
+            task=f"{tmp_path / 'train.jsonl'}?prompt=p&completion=c&test={tmp_path / name}.jsonl",
+            drop_too_long=True,
+            audit_steps=None,
+            methods=[{"method": "lora", "rank": 1, "lr": 0.1}],
+            measure=BRIEF | {"max_examples": 4, "kl_to_base": {"max_examples": 4}},
+        )["experiments"]["matched"]
+        for name in ("long", "short")
+    }
+    outcome = run_study(parsed({"name": "tiny", "experiments": experiments}), tmp_path / "out")
+    assert outcome.failed == {}
+    folders = sorted((tmp_path / "out" / "runs").iterdir())
+    kls = [json.loads((folder / KL).read_text()) for folder in folders]
+    assert len(kls) == 2
+    assert [kl["examples"] for kl in kls] == [3, 3]
+    assert kls[0]["answers"] == pytest.approx(kls[1]["answers"])
+    scores = [
+        json.loads((folder / EVALUATION / "evaluation.json").read_text())["tasks"] for folder in folders
+    ]
+    assert [score["examples"] for (score,) in scores] == [3, 3]
+    assert scores[0][0]["accuracy"] == scores[1][0]["accuracy"]
 
 
 def test_an_attribution_needs_a_text(llama: Path) -> None:

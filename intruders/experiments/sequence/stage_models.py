@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file, save
 
 from ...data.task import Task
-from ...measures.task_score import score_task, scored_examples
+from ...measures.task_score import readable, score_task
 from ...models.base_model import base_model_location
-from ...models.encoding import context_length, encode_completions, fitting, longest_read
+from ...models.encoding import context_length, longest_read
 from ...models.loading import heads, load_model, load_tokenizer
 from ...models.loading_settings import IN_SINGLE
 from ...models.quiet import quiet_transformers
@@ -52,15 +52,13 @@ class TaskStage:
 
 def scored_rows(config: FinetuneConfig, tokenizer: Any, task: Task, context: int) -> Task:
     """Return the task with the rows scored after a stage. SettingError if one does not fit in the context."""
-    split, examples = scored_examples(task, None, config.max_eval_samples)
-    if task.kind != "causal":
-        return task
-    where = f"{split} split of task {task.name!r}"
-    if config.drop_too_long:
-        examples = fitting(tokenizer, examples, context, where)
-    else:
-        encode_completions(tokenizer, examples, context, where=where)
-    return replace(task, test=examples) if split == "test" else replace(task, validation=examples)
+    return readable(
+        task,
+        tokenizer,
+        context,
+        max_examples=config.max_eval_samples,
+        drop_too_long=config.drop_too_long,
+    )
 
 
 def remove_without_output_head(stage: TaskStage) -> None:

@@ -25,7 +25,7 @@ from ...measures.evaluation import Evaluation
 from ...measures.kl_on_task import kl_on_task
 from ...measures.measure_settings import LossSettings, ScoreSettings
 from ...measures.output_energy import output_energy
-from ...measures.task_score import score_task
+from ...measures.task_score import readable, score_task
 from ...models.loading_settings import Loading
 from ...models.tuned_model import open_for_task
 from ...system.files import write_atomically
@@ -113,7 +113,10 @@ def _evaluate(run: Run, config: FinetuneConfig, folder: Path, bases: Path) -> No
     task = load_task(config.task, config, config.data_seed)
     if task.score != "none":
         opened, labels = open_for_task(model, task, run.base, loading)
-        scores.append(score_task(opened, task, max_examples=run.measure.max_examples, labels=labels))
+        most = run.measure.max_examples
+        if config.drop_too_long:  # as the training did
+            task = readable(task, opened.tokenizer, opened.context, max_examples=most, drop_too_long=True)
+        scores.append(score_task(opened, task, max_examples=most, labels=labels))
     evaluation = Evaluation(model=MODEL, base=run.base, losses=losses, scores=scores, harness=[])
     evaluation.save(folder / EVALUATION)
 
@@ -141,6 +144,7 @@ def _kl(run: Run, config: FinetuneConfig, folder: Path) -> None:
         str(folder / MODEL),
         task,
         max_examples=wanted.max_examples,
+        drop_too_long=config.drop_too_long,
         loading=run.measure.part(Loading),
     )
     _write(folder / KL, kl.as_dict())
