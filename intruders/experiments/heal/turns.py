@@ -7,9 +7,12 @@ from collections.abc import Sequence
 
 
 def turn(count: int, size: int, step: int, seed: int) -> list[int]:
-    """Return the positions of a step: every item comes once before any repeats, in an order drawn per round."""
-    first = step * size
-    return [_drawn(count, number, seed) for number in range(first, first + min(size, count))]
+    """Return the positions of a step: every item comes once before any repeats, in an order drawn per round.
+
+    A step of more items than there are is a round.
+    """
+    size = min(size, count)
+    return [_drawn(count, number, seed) for number in range(step * size, (step + 1) * size)]
 
 
 def turns_of_parts(

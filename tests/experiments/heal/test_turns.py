@@ -36,3 +36,10 @@ def test_one_corpus_is_drawn_as_before_mixtures_were_weighed() -> None:
     for step in range(4):
         assert turns_of_parts([11], [0.2], 8, step, seed=4) == [orders[8 * step : 8 * step + 8]]
     assert turn(3, 8, 1, seed=4) == turns_of_parts([3], [1], 8, 1, seed=4)[0]
+
+
+def test_of_fewer_items_than_a_step_draws_every_one_comes_once_a_step() -> None:
+    for step in range(6):
+        order = list(range(5))
+        random.Random(f"round 2 {step}").shuffle(order)
+        assert turn(5, 8, step, seed=2) == order
