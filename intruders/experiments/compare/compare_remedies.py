@@ -166,6 +166,7 @@ def compare_remedies(
                     "data_seed": data_seed,
                     **(harness.recorded() if harness.lm_eval else {}),
                     **({"healing": _healing(losses, scores, corpora)} if of_doses else {}),
+                    **({} if loading.dtype == AS_STORED.dtype else {"dtype": loading.dtype}),
                     "intruders": audited.intruders,
                     "matrices": len(audited.matrices),
                 },

@@ -14,6 +14,7 @@ from ...audits.audit_settings import FINDING_INTRUDERS, AuditSettings
 from ...audits.command_line import changed_options, options_of
 from ...measures.intervals import Interval
 from ...mitigation.remedies.remedy_table import INTRUDERS
+from ...models.loading_settings import Loading
 from ...system.files import user_path, write_together
 from ...system.parquet import parquet_bytes
 from ...system.plain_values import from_plain
@@ -177,6 +178,7 @@ class RemedyComparison(JsonResult):
         else:
             parts += ["--remedy", best.name, "--strength", strength]
         if best.name == "surgery":
+            parts += self._loading()
             parts += ["--task", str(self.settings.get("task") or self.target)]
             if (data_seed := self.settings.get("data_seed")) is not None:
                 parts += ["--data-seed", str(data_seed)]
@@ -263,6 +265,7 @@ class RemedyComparison(JsonResult):
             parts += ["--loss-on", corpus]
         parts += ["--allow", f"{self.allow:g}"]
         parts += changed_options(HealSettings(**self.settings.get("healing", {})))
+        parts += self._loading()
         seeds = {"seed": self.settings.get("seed") or None, "data_seed": self.settings.get("data_seed")}
         parts += options_of({name: seed for name, seed in seeds.items() if seed is not None})
         if strength == 1:
@@ -271,6 +274,10 @@ class RemedyComparison(JsonResult):
         parts = [*parts, "--out", learned]
         share = ["intruders", "mitigate", self.base, self.tuned, "--remedy", "doses", "--doses", learned]
         return f"{shlex.join(parts)} && {shlex.join([*share, '--strength', f'{strength:g}', '--out', out])}"
+
+    def _loading(self) -> tuple[str, ...]:
+        """Return the options that load the models as they were compared; earlier versions did not record how."""
+        return changed_options(Loading(dtype=self.settings.get("dtype", "auto")))
 
     def _needs_a_checkpoint(self, remedy: ComparedRemedy) -> bool:
         """Return whether a remedy needs a checkpoint: adapters cannot store single entries or change full tensors."""

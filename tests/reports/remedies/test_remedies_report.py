@@ -102,6 +102,16 @@ def test_doses_are_learned_again_on_the_same_data_and_written_at_their_strength(
     assert (str(given["doses"]), str(given["out"])) == ("out-doses", "out")
 
 
+@pytest.mark.parametrize("dtype", [None, "bfloat16"])
+def test_what_is_computed_by_models_is_computed_again_in_their_type(dtype: str | None) -> None:
+    """Surgery's sensitivities and the doses; earlier versions recorded no type."""
+    for remedy, command in (("surgery", "mitigate"), ("doses", "heal")):
+        comparison = made_up_comparison(remedies=[made_up_row(remedy, 1.0, 3.9, around(0.4))])
+        settings = {**comparison.settings, **({} if dtype is None else {"dtype": dtype})}
+        given = typed(replace(comparison, settings=settings).command(), command)
+        assert given["dtype"] == (dtype or "auto")
+
+
 def test_a_dose_that_does_as_well_is_said() -> None:
     row = made_up_row("trim", 0.2, 3.9, around(0.4))
     weak = replace(row, controls=[replace(one, margin=around(0.01)) for one in row.controls])
