@@ -36,8 +36,8 @@ def harness_scores(
 ) -> list[HarnessScore]:
     """Run the tasks by name, on the first ``limit`` examples of each.
 
-    Raises MissingDependencyError without the package lm_eval, SettingError for a task that it does not know
-    and for a masked model.
+    Raises MissingDependencyError without the package lm_eval, SettingError for a task that it does not know,
+    for own tasks that are not in a folder, and for a masked model.
     """
     evaluated = _evaluated(opened, settings, limit, seed, log_samples=False)
     return [score for task, values in evaluated["results"].items() for score in _scores(task, values)]
@@ -65,11 +65,19 @@ def check_harness(settings: HarnessSettings) -> None:
 
 
 def digest_of_own_tasks(settings: HarnessSettings) -> str | None:
-    """Return a hash of every file in the folder of the user's own tasks, without data in other folders."""
+    """Return a hash of every file in the folder of the user's own tasks, without data in other folders.
+
+    Raises SettingError if it is not a folder: the harness would read its own task of that name instead.
+    """
     if settings.lm_eval_include is None:
         return None
     digest = hashlib.sha256()
     folder = Path(settings.lm_eval_include)
+    if not folder.is_dir():
+        raise SettingError(
+            f"lm_eval_include is {settings.lm_eval_include!r}, which is not a folder; expected the folder of your own "
+            "tasks; pass its path"
+        )
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):
         digest.update(
             f"{file.relative_to(folder)}\n{hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode()
@@ -106,13 +114,13 @@ def _evaluated(
 
 def _manager(settings: HarnessSettings) -> Any:
     """Return the harness's register of tasks, and require that it has all requested tasks."""
+    include, digest = settings.lm_eval_include, digest_of_own_tasks(settings)
     try:
         from lm_eval.tasks import (  # type: ignore[import-untyped,import-not-found,unused-ignore]
             TaskManager,
         )
     except ImportError as error:
         raise missing_extra("--lm-eval", "lm_eval", "lm-eval") from error
-    include, digest = settings.lm_eval_include, digest_of_own_tasks(settings)
     manager = _register(TaskManager, include, digest, only_own=include is not None)
     # A group of one's own may name the harness's tasks.
     if not set(settings.lm_eval) <= set(manager.all_subtasks):

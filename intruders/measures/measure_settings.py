@@ -153,6 +153,7 @@ class HarnessSettings(Settings):
     lm_eval_include: str | None = setting(
         None,
         "Folder of your own lm-evaluation-harness tasks.",
+        is_path=True,
         metavar="FOLDER",
         panel="Measures",
         unless_given="default: none",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -214,6 +215,12 @@ def test_what_is_wrong_with_a_task_is_found_before_a_model_is_opened(
     harness = HarnessSettings(lm_eval=("arc_easy",))
     with pytest.raises(SettingError, match=r"lm_eval is 'arc_easy', whose examples have no reported half"):
         evaluate(str(place / "completer"), harness=harness, reported_half=True)
+    home = replace(harness, lm_eval_include="~/no-such-folder")
+    named = re.escape(str(Path("~/no-such-folder").expanduser()))
+    with pytest.raises(
+        SettingError, match=rf"lm_eval_include is '{named}', which is not a folder; .*; pass its"
+    ):
+        evaluate(str(place / "completer"), harness=home)
     with pytest.raises(SettingError, match=r"'.*one\.txt' has 1 document; expected 2 or more"):
         evaluate(str(place / "completer"), losses=_text(place, "one.txt"), reported_half=True)
 
