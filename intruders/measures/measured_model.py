@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -84,6 +84,7 @@ class MeasuredModel:
         }
         record = self.kept.get_plain(unit)
         if record is not None:
+            self._note_as_kept(unit)
             return score_of_answers(task, split, record["right"], record["unfinished"])
         if task.kind == "causal" and self._language is not None and not self._language.is_masked:
             opened, labels = self._language, list[str]()
@@ -91,11 +92,10 @@ class MeasuredModel:
             if task.kind == "classification":
                 self._language = None  # the memory of the encoder is needed for the classifier
             opened, labels = open_for_task(self.source, task, self.base, self.loading)
-            self._note(opened)
             if task.kind == "causal":
                 self._language = opened
-            else:
-                self._note_longer_rows(opened, task, examples)
+        notes = [*opened.notes, *self._note_on_longer_rows(opened, task, examples)]
+        self._note(notes)
         self.progress(f"score {task.name}", 0, len(examples))
         scored = score_task(
             opened,
@@ -105,7 +105,7 @@ class MeasuredModel:
             labels=labels,
             batch_size=self.losses.windows or BATCH,
         )
-        self.kept.put_plain(unit, {"right": scored.right, "unfinished": scored.unfinished})
+        self._keep(unit, {"right": scored.right, "unfinished": scored.unfinished}, notes)
         return scored
 
     def harness(self, settings: HarnessSettings, limit: int | None) -> list[HarnessScore]:
@@ -117,7 +117,9 @@ class MeasuredModel:
             self.progress("score by lm-evaluation-harness", 0, 1)
             scores = harness_scores(self._open(), settings, limit=limit, seed=self.seed)
             records = [asdict(score) for score in scores]
-            self.kept.put_plain(unit, records)
+            self._keep(unit, records, self._open().notes)
+        else:
+            self._note_as_kept(unit)
         return [HarnessScore(**record) for record in records]
 
     def _losses(
@@ -132,6 +134,8 @@ class MeasuredModel:
             if outcome is not None
             for of_parts in outcome.corpora.values()
         }
+        for name in losses:
+            self._note_as_kept(units[name])
         missing = {name: parts for name, parts in corpora.items() if name not in losses}
         if not missing:
             return losses
@@ -148,7 +152,8 @@ class MeasuredModel:
         advance(0)
         for name, parts in missing.items():
             losses |= losses_by_corpus(model, {name: parts}, self.losses, self.seed, advance)
-            self.kept.put(units[name], Outcome({name: losses[name]}, {}))
+            notes = model.notes if which == "model" else ()
+            self._keep(units[name], Outcome({name: losses[name]}, {}).as_dict(), notes)
         return {name: losses[name] for name in corpora}
 
     def _location(self, which: str) -> str:
@@ -176,21 +181,34 @@ class MeasuredModel:
 
     def _keep_open(self, opened: OpenedModel) -> None:
         self._language = opened
-        self._note(opened)
+        self._note(opened.notes)
 
-    def _note(self, opened: OpenedModel) -> None:
-        self.notes += [note for note in opened.notes if note not in self.notes]
+    def _note(self, notes: Iterable[str]) -> None:
+        self.notes += [note for note in notes if note not in self.notes]
 
-    def _note_longer_rows(self, opened: OpenedModel, task: Task, examples: Sequence[Example]) -> None:
-        """Note that a classifier is scored on more of its rows than its training, which cut them, has read."""
-        folder = FinetunedFolder.of(self.source)
+    def _keep(self, unit: dict[str, Any], outcome: Any, notes: Iterable[str]) -> None:
+        """Keep a measurement, and before it its notes: a process may be killed between the two."""
+        noted = list(notes)
+        if noted:
+            self.kept.put_plain({"notes on": unit}, noted)
+        self.kept.put_plain(unit, outcome)
+
+    def _note_as_kept(self, unit: dict[str, Any]) -> None:
+        """Note what was noted when a kept measurement was made; earlier versions have not kept that."""
+        self._note(self.kept.get_plain({"notes on": unit}) or ())
+
+    def _note_on_longer_rows(
+        self, opened: OpenedModel, task: Task, examples: Sequence[Example]
+    ) -> Iterator[str]:
+        """Yield that a classifier is scored on more of its rows than its training, which cut them, has read."""
+        folder = FinetunedFolder.of(self.source) if task.kind == "classification" else None
         limit = None if folder is None else folder.max_length
         if limit is None or limit >= opened.context:
             return
         rows = encode_classification(opened.tokenizer, examples, task.labels, opened.context)
         longer = sum(len(row["input_ids"]) > limit for row in rows)
         if longer:
-            self.notes.append(
+            yield (
                 f"{longer:,} of {plural(len(rows), 'row')} of task {task.name!r} have more than the {limit} tokens "
                 f"that the training read of a row (max_length); up to {opened.context} of them are scored here, so the "
                 "accuracy may differ from that of the run's own validation"

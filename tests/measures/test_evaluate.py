@@ -18,6 +18,7 @@ from intruders.errors import CheckpointError, SettingError
 from intruders.measures import measured_model
 from intruders.measures.causal_loss import causal_losses
 from intruders.measures.evaluate import evaluate
+from intruders.measures.evaluation import Evaluation
 from intruders.measures.harness import check_harness
 from intruders.measures.masked_loss import pseudo_losses
 from intruders.measures.measure_settings import HarnessSettings, LossSettings, ScoreSettings
@@ -275,6 +276,10 @@ def test_a_run_is_scored_on_the_rows_that_it_held_out(tmp_path: Path) -> None:
     assert not trained & set(seen)
 
 
+def _killed(*given: object) -> None:
+    raise KeyboardInterrupt
+
+
 def test_rows_that_the_training_cut_and_the_score_does_not_are_noted(place: Path, tmp_path: Path) -> None:
     rows = tmp_path / "rows.jsonl"
     # Characters are tokens, two more are put around them: 8 fit in a length of 10.
@@ -292,4 +297,17 @@ def test_rows_that_the_training_cut_and_the_score_does_not_are_noted(place: Path
     longer = sum(len(example.text) > 8 for example in train)
     assert notes[40] == []
     (note,) = notes[10]
+    out, kept = str(tmp_path / "run-10"), tmp_path / "kept"
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Evaluation, "save", _killed)
+        with pytest.raises(KeyboardInterrupt):
+            evaluate(out, scores=scored, out=kept)
+    earlier = shutil.copytree(kept, tmp_path / "earlier")
+    for file in earlier.rglob("evaluations/*.json"):  # earlier versions kept no notes
+        if "notes on" in json.loads(file.read_text())["unit"]:
+            file.unlink()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(measured_model, "open_for_task", None)  # nothing is scored again
+        assert evaluate(out, scores=scored, out=kept).notes == [note]
+        assert evaluate(out, scores=scored, out=earlier).notes == []
     assert note.startswith(f"{longer} of {len(train)} rows of task 'rows.jsonl' have more than the 10 tokens")

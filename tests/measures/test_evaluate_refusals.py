@@ -187,7 +187,13 @@ def test_a_task_need_not_have_rows_of_every_class(place: Path, tmp_path: Path) -
             )
 
 
-def test_the_wrong_base_is_refused_or_noted(place: Path, tmp_path: Path) -> None:
+def _killed(*given: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_the_wrong_base_is_refused_or_noted(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(PairingError, match=r"changes 'model\.layers\.0', which base .* does not have"):
         evaluate(str(place / "completer"), base=str(place / "gpt2"), losses=_text(place))
     copy = tmp_path / "copy"
@@ -200,6 +206,13 @@ def test_the_wrong_base_is_refused_or_noted(place: Path, tmp_path: Path) -> None
     assert "names" in other.notes[0]
     assert measure_lines(other.notes[0]) == [f"note: {other.notes[0]}"]
     assert other.to_document()["notes"] == other.notes
+    given: dict[str, Any] = {"base": str(tmp_path / "other"), "losses": _text(place), "out": tmp_path / "out"}
+    with monkeypatch.context() as patched:
+        patched.setattr(Evaluation, "save", _killed)
+        with pytest.raises(KeyboardInterrupt):
+            evaluate(str(place / "completer"), **given)
+    monkeypatch.setattr(measured_model, "losses_by_corpus", None)  # nothing is read again
+    assert evaluate(str(place / "completer"), **given).notes == other.notes
 
 
 def test_what_is_wrong_with_a_task_is_found_before_a_model_is_opened(
