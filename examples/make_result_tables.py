@@ -16,7 +16,7 @@ from pathlib import Path
 from result_tables.predictors import correlations, runs_at_one_score
 from result_tables.published_data import RESULTS
 from result_tables.recipe import recipe_runs, recipe_verdicts
-from result_tables.remedy_gains import remedy_gains
+from result_tables.remedies import remedied_runs, remedy_gains, scaled_intruders
 from result_tables.sequences import sequence_runs, sequence_verdicts
 from result_tables.where_forgetting_sits import runs_with_places
 
@@ -56,6 +56,15 @@ def tables() -> list[ResultTable]:
         ResultTable("the-usual-recipe.md", "| each method at its |", recipe_verdicts),
         ResultTable("the-usual-recipe.md", "| method, rank | rate |", recipe_runs),
         ResultTable("replay-or-heal.md", "| trained | remedy |", lambda: remedy_gains("replay-or-heal")),
+        ResultTable(
+            "which-remedy-again.md", "| trained | rate |", lambda: remedied_runs("which-remedy-again")
+        ),
+        ResultTable(
+            "which-remedy-again.md", "| trained | remedy |", lambda: remedy_gains("which-remedy-again")
+        ),
+        ResultTable(
+            "which-remedy-again.md", "| trained | scale ", lambda: scaled_intruders("which-remedy-again")
+        ),
         ResultTable("where-forgetting-sits.md", "| method, rank | rate |", runs_with_places),
     ]
 

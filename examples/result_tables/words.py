@@ -50,5 +50,7 @@ def with_ends(values: Sequence[float]) -> str:
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    first, *others = (f"| {' | '.join(cells)} |".replace("|  |", "| |") for cells in [header, *rows])
+    first, *others = (
+        "|" + "".join(f" {cell} |" if cell else " |" for cell in cells) for cells in [header, *rows]
+    )
     return [first, "|" + "---|" * len(header), *others]
