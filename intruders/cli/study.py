@@ -100,9 +100,8 @@ def study(
             published=published,
         )
     print_outcome(outcome)
-    findings = conclude(outcome.folder, described.analyses)
-    Workplace.of(str(out)).put_findings()
-    print_findings(findings, outcome)
+    print_findings(conclude(outcome.folder, described.analyses), outcome)
+    Workplace.of(str(out)).put_findings()  # after they are printed: a store that fails loses nothing
     if described.compare_with is not None:
         print_beside_paper(outcome.folder)
     if outcome.failed:

@@ -19,6 +19,7 @@ from ..models.base_model import base_model_location
 from ..models.loading import heads
 from ..models.put_on_base import named_base_note
 from ..models.task_fit import adapter_config
+from ..system.files import user_path
 from .budget_clamp import alpha_pattern
 from .milora import start_from_smallest
 
@@ -66,7 +67,7 @@ def go_on_from(model: Any, adapter: str, base: str) -> None:
     from safetensors.torch import load_file
 
     try:
-        saved = load_file(Path(adapter).expanduser() / "adapter_model.safetensors")
+        saved = load_file(user_path(adapter) / "adapter_model.safetensors")
     except (OSError, SafetensorError) as error:
         raise SettingError(f"start_from {adapter!r} cannot be read as a PEFT adapter: {error}") from error
     saved = {name: value for name, value in saved.items() if ".lora_" in name}

@@ -6,9 +6,12 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from intruders.studies.describe.study import Study, study_from_text
+from intruders.studies.run_study import run_study
+from intruders.studies.work import do_stage
 from tests.tiny import short_task
 
 # Where it does not matter what is measured: a score on 200 examples, the default, takes longer than the training.
@@ -50,3 +53,15 @@ def tiny_study(llama: Path, **changes: Any) -> dict[str, Any]:
 def parsed(document: dict[str, Any]) -> Study:
     """The study that a document describes."""
     return study_from_text(yaml.safe_dump(document, sort_keys=False), name="file", where="study 'file.yaml'")
+
+
+def cut_off_at(work: str, study: Study, out: str | Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run a study until it comes to a function of :mod:`do_stage`, as Ctrl-C ends it there."""
+
+    def stopped(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(do_stage, work, stopped)
+        with pytest.raises(KeyboardInterrupt):
+            run_study(study, out)

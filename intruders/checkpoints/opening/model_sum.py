@@ -6,9 +6,9 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from ...errors import SettingError
+from ...system.files import user_path
 from ..adapters.adapter import Adapter
 from ..stored.checkpoint import Checkpoint
 from ..stored.hub import HubOrigin
@@ -51,8 +51,8 @@ def is_sum(text: str) -> bool:
     if "+" not in text and (match is None or match["weight"] is None):
         return False
     try:
-        return not Path(text).expanduser().exists()
-    except (OSError, RuntimeError):  # too long a name, or an unknown home: no path
+        return not user_path(text).exists()
+    except OSError:  # too long a name: no path
         return True
 
 

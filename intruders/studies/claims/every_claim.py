@@ -17,6 +17,7 @@ from ...system.plugins import plugins_of
 from ..describe.claim_names import CLAIMS, check_analyses
 from ..tables.results import Results, load_results
 from ..tables.table_columns import SCHEMA
+from ..work.study_folder import FINDINGS
 from .shared.claim import Claim, Effect, Finding
 from .shared.pictures import Palette, by_method_and_rank
 
@@ -62,7 +63,7 @@ def conclude(folder: Path, names: Sequence[str]) -> list[Finding]:
     findings = analyse_all(load_results(folder), names)
     document = {"schema": SCHEMA, "findings": [_plain(finding) for finding in findings]}
     content = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    write_atomically(folder / "findings.json", content.encode())
+    write_atomically(folder / FINDINGS, content.encode())
     return findings
 
 

@@ -23,12 +23,11 @@ from ..tables.rows import can_give_rows
 from ..tables.table_files import to_parquet
 from ..tables.write_tables import Tables, refuse_newer_tables
 from ..work.run_record import RunRecord
-from ..work.study_folder import PUBLISHED, REPORT, TABLES, StudyFolder
+from ..work.study_folder import FINDINGS, PUBLISHED, REPORT, TABLES, StudyFolder
 from ..work.training_precision import precisions_of
 from .published_study import SCHEMA, PublishedStudy, sha256
 
 DEVIATIONS = "deviations.md"  # written by people, and kept when a study is published again
-_FINDINGS = "findings.json"
 _IN_OUR_PAGES = b"https://pypi.org/project/intruders/"
 _MOST_IDS = 5  # of runs that a line names
 _COPIED = ("study.yaml", "study.json", *(f"{table}.parquet" for table in TABLES))
@@ -174,7 +173,7 @@ def _earlier_tables(target: Path, name: str, digests: set[str]) -> PublishedStud
             f"data '{target}' is not empty and has no {PUBLISHED}; expected a new folder or published tables; "
             "choose another folder"
         )
-    ours = {*_COPIED, _FINDINGS, PUBLISHED, DEVIATIONS}
+    ours = {*_COPIED, FINDINGS, PUBLISHED, DEVIATIONS}
     others = sorted(
         file.name for file in target.iterdir() if file.name not in ours and not _is_own_page(file)
     )

@@ -27,6 +27,7 @@ from ..describe.runs import Run
 from ..describe.study import PAPER_STUDIES, Study
 
 SCHEMA = 1
+FINDINGS = "findings.json"
 TABLES = (
     "runs",
     "losses",

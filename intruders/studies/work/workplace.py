@@ -13,9 +13,7 @@ from .perform import is_done, perform
 from .remote_store import Store
 from .run_record import RunRecord
 from .stages import Callbacks, Stage
-from .study_folder import TABLES, StudyFolder
-
-_FINDINGS = "findings.json"
+from .study_folder import FINDINGS, TABLES, StudyFolder
 
 
 @dataclass(frozen=True)
@@ -123,8 +121,8 @@ class Workplace:
     def put_findings(self) -> None:
         """Put the verdicts, which are written when the study's own files are in the store already."""
         if self.store is not None:
-            self.store.put_file(self.folder.path / _FINDINGS)
+            self.store.put_file(self.folder.path / FINDINGS)
 
     def _files(self) -> list[Path]:
-        names = ["study.yaml", "study.json", _FINDINGS]
+        names = ["study.yaml", "study.json", FINDINGS]
         return [*(self.folder.path / name for name in names), *map(self.folder.table, TABLES)]

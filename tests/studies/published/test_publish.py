@@ -21,11 +21,10 @@ from intruders.studies.published.publish import publish_study
 from intruders.studies.run_study import run_study
 from intruders.studies.tables.results import load_results
 from intruders.studies.tables.write_tables import Tables
-from intruders.studies.work import do_stage
 from intruders.studies.work.study_folder import StudyFolder
 from tests.commands import in_this_process
 from tests.studies.published.continued import nothing_is_trained, only_of, same_tables
-from tests.studies.tiny_study import parsed, tiny_study
+from tests.studies.tiny_study import cut_off_at, parsed, tiny_study
 
 
 def test_what_is_published_is_small_has_no_weights_and_its_own_sums(published: tuple[Path, Path]) -> None:
@@ -150,14 +149,7 @@ def test_runs_that_a_changed_file_makes_unfinished_do_not_replace_finished_ones(
     shutil.copytree(published[1], data)
     before = {file.name: file.read_bytes() for file in data.iterdir()}
     document["experiments"]["matched"]["measure"]["audit"]["epsilon"] = 0.8
-
-    def stopped(*arguments: object) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr(do_stage, "do", stopped)
-        with pytest.raises(KeyboardInterrupt):
-            run_study(parsed(document), out)
+    cut_off_at("do", parsed(document), out, monkeypatch)
     runs = load_results(out).runs
     assert list(runs["status"]) == ["pending"]
     assert runs["intruders"].isna().all(), "nothing of the earlier settings"

@@ -17,10 +17,9 @@ from intruders.studies.describe.runs import expand
 from intruders.studies.describe.study import Study
 from intruders.studies.run_study import run_study
 from intruders.studies.tables.results import load_results
-from intruders.studies.work import do_stage
 from intruders.studies.work.run_record import RunRecord
 from tests.studies.published.continued import TABLES, nothing_is_trained, only_of, same_tables
-from tests.studies.tiny_study import parsed, tiny_study
+from tests.studies.tiny_study import cut_off_at, parsed, tiny_study
 
 
 def test_a_run_that_is_taken_over_is_not_trained_again(
@@ -245,14 +244,7 @@ def test_a_run_that_was_begun_here_and_taken_over_stays_taken_over(
 ) -> None:
     """Its folder has a model of its own, trained further than the measures: what is taken over is not of that one."""
     study, out = parsed(tiny_study(llama)), tmp_path / "out"
-
-    def stopped(*arguments: object) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr(do_stage, "_evaluate", stopped)
-        with pytest.raises(KeyboardInterrupt):
-            run_study(study, out)
+    cut_off_at("_evaluate", study, out, monkeypatch)
     [weights] = (out / "runs").rglob("adapter_model.safetensors")
     flip_last_byte(weights)
     nothing_is_trained(monkeypatch)

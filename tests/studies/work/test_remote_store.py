@@ -16,7 +16,7 @@ from intruders.studies.work import do_stage
 from intruders.studies.work.remote_store import Store
 from intruders.system.remote_folder import is_url, local_folder
 from tests.commands import in_this_process
-from tests.studies.tiny_study import BRIEF, parsed, tiny_study
+from tests.studies.tiny_study import BRIEF, cut_off_at, parsed, tiny_study
 from tests.tiny import short_task
 
 
@@ -93,14 +93,7 @@ def test_a_run_that_was_cut_off_goes_on_elsewhere_from_its_last_stage(
     document = tiny_study(llama, methods=[{"method": "lora", "rank": 1, "alpha": 16, "lr": 0.5}])
     study = parsed(document)
     on_machine("first", tmp_path, monkeypatch)
-
-    def stopped(*arguments: object) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr(do_stage, "_evaluate", stopped)
-        with pytest.raises(KeyboardInterrupt):
-            run_study(study, url)
+    cut_off_at("_evaluate", study, url, monkeypatch)
     (run,) = expand(study)
     there = tmp_path / "store" / "runs" / run.id
     assert sorted(json.loads((there / "run.json").read_text())["stages"]) == ["audit", "train"]
