@@ -20,7 +20,7 @@ from typing import Any, TextIO
 from unittest import mock
 
 from intruders.cli.main import main
-from intruders.system.notes import as_note
+from intruders.system.notes import each_note_once
 
 # What Python shows of warnings when nobody asked for more.
 _HIDDEN = (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning)
@@ -76,7 +76,8 @@ def _warnings_on(stream: TextIO) -> Iterator[None]:
         for category in _HIDDEN:
             warnings.simplefilter("ignore", category)
         # As in a process of its own, whose streams the command makes ready.
-        warnings.showwarning = lambda *given, **named: stream.write(as_note(*given[:4]))
+        noted = each_note_once()
+        warnings.showwarning = lambda *given, **named: stream.write(noted(*given[:4]))
         yield
 
 

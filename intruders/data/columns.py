@@ -75,6 +75,12 @@ class Columns(Settings):
     no_header: bool = setting(
         False, "The data file has no header; its columns are 0, 1, 2, and so on.", panel="Data files"
     )
+    drop_not_text: bool = setting(
+        False,
+        "Skip conversations with tool calls or images, instead of stopping, and say how many they are.",
+        new_in="0.2",
+        panel="Data files",
+    )
     max_new_tokens: int = setting(
         ANSWER_TOKENS,
         "Number of tokens that a generated answer may have, at least; a longer target gets 16 more than its own.",

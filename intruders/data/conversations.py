@@ -12,6 +12,10 @@ from .values import as_text, described, empty_value, is_list, whole
 _KEYS = {"role", "content"}
 
 
+class NotTextError(SettingError):
+    """A message has tool calls, an image or another part that is no text."""
+
+
 def causal_example(names: Sequence[str], values: Sequence[Any], origin: str) -> Example:
     """Return the example of a row: prompt and completion as texts or as messages, or a complete conversation.
 
@@ -21,6 +25,7 @@ def causal_example(names: Sequence[str], values: Sequence[Any], origin: str) -> 
       origin: the location of the row, for errors.
 
     Raises:
+      NotTextError: a message has more than a text.
       SettingError: a value is neither text nor messages, or the last message is not an answer of the assistant.
     """
     if len(names) == 1:
@@ -60,18 +65,34 @@ def _messages(value: Any, name: str, origin: str) -> tuple[Message, ...]:
         raise SettingError(
             f"column {name!r} of {origin} is {described(value)}; expected a list of messages with role and content"
         )
-    messages = []
-    for number, message in enumerate(value, start=1):
-        keys = (
-            {key for key, content in message.items() if content is not None}
-            if isinstance(message, dict)
-            else set()
-        )
-        if keys != _KEYS or not all(isinstance(message[key], str) for key in _KEYS):
-            raise SettingError(
-                f"message {number} in column {name!r} of {origin} is not a role and a content of text; expected "
-                '{"role": "user", "content": "..."} and nothing else'
-            )
-        content = whole(message["content"], f"message {number} in column {name!r} of {origin}")
-        messages.append((message["role"], content))
-    return tuple(messages)
+    return tuple(
+        _message(message, f"message {number} in column {name!r} of {origin}")
+        for number, message in enumerate(value, start=1)
+    )
+
+
+def _message(message: Any, where: str) -> Message:
+    """Return role and content of a message; parts of text are one text, as chat templates join them."""
+    given: dict[str, Any] = {}
+    if isinstance(message, dict):
+        given = {key: value for key, value in message.items() if value is not None}
+    role: Any = given.get("role")
+    content: Any = given.get("content")
+    parts = [content] if isinstance(content, str) else [*content] if is_list(content) else []
+    texts = [text for part in parts if (text := _text_of(part)) is not None]
+    if given.keys() == _KEYS and isinstance(role, str) and parts and len(texts) == len(parts):
+        return role, whole("".join(texts), where)
+    said = (
+        f"{where} is not a role and a content of text; expected "
+        '{"role": "user", "content": "..."} and nothing else'
+    )
+    if given.keys() - _KEYS or len(texts) < len(parts):
+        raise NotTextError(f"{said}; leave out rows with tool calls or images with --drop-not-text")
+    raise SettingError(said)
+
+
+def _text_of(part: Any) -> str | None:
+    """Return a content, or the text of a part of one; None for an image and whatever else a part may be."""
+    if isinstance(part, dict) and part.get("type") == "text":
+        part = part.get("text")
+    return part if isinstance(part, str) else None

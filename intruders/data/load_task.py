@@ -125,6 +125,7 @@ def described_task(name: str, columns: Columns) -> str:
     pairs = {key: getattr(whole, field) for key, field in _COLUMNS_IN_NAMES.items()}
     pairs["text"] = ",".join(whole.text)
     pairs["header"] = "no" if whole.no_header else None
+    pairs["not-text"] = "drop" if whole.drop_not_text else None
     query = {key: value for key, value in pairs.items() if value}
     return f"{path}?{urlencode(query)}" if query else path
 
@@ -140,12 +141,14 @@ def _described(columns: Columns, described: str, name: str) -> Columns:
     for key, value in pairs:
         if key == "header" and value == "no":
             changed["no_header"] = True
+        elif key == "not-text" and value == "drop":
+            changed["drop_not_text"] = True
         elif key in _COLUMNS_IN_NAMES and key != "text":
             changed[_COLUMNS_IN_NAMES[key]] = value
         elif key != "text":
             raise SettingError(
                 f"task {name!r}: {key}={value} is not understood; "
-                f"expected {', '.join(_COLUMNS_IN_NAMES)} or header=no"
+                f"expected {', '.join(_COLUMNS_IN_NAMES)}, header=no or not-text=drop"
             )
     with told_at(f"task {name!r}"):
         return replace(columns, **changed)

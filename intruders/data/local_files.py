@@ -20,7 +20,7 @@ from ..charts.text import plural
 from ..errors import SettingError, all_lines
 from ..system.files import user_path
 from .columns import Columns
-from .conversations import causal_example
+from .conversations import NotTextError, causal_example
 from .final_number import final_number
 from .task import Example, Kind, Task
 from .values import as_text, empty_value, is_missing
@@ -93,18 +93,29 @@ def examples_of(file: DataFile, columns: Columns, kind: Kind) -> list[Example]:
     _require_values(file, names)
     if kind == "classification":
         _require_one_kind_of_label(file, names[-1])
-    examples = []
+    examples, left_out = [], []
     for index, row in enumerate(file.rows):
         origin = file.origin(index)
         values = [row[name] for name in names]
         if kind == "causal":
-            examples.append(causal_example(names, values, origin))
+            try:
+                examples.append(causal_example(names, values, origin))
+            except NotTextError:
+                if not columns.drop_not_text:
+                    raise
+                left_out.append(origin)
             continue
         texts = [as_text(value, name, origin) for name, value in zip(names, values, strict=True)]
         pair = texts[1] if len(columns.text) == 2 else None
         if not texts[-1].strip():
             raise empty_value(names[-1], origin)
         examples.append(Example(text=texts[0], target=texts[-1], pair=pair, origin=origin))
+    if left_out:
+        warnings.warn(
+            f"{len(left_out):,} of {plural(len(file.rows), 'row')} of {file.name!r} have tool calls or images, or "
+            f"other parts that are no text, and are left out ({left_out[0]})",
+            stacklevel=5,
+        )
     return examples
 
 

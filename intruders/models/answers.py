@@ -22,6 +22,7 @@ from .encoding import (
     labels_of_next,
     pad_token_id,
 )
+from .ends import ends_of_answers
 from .token_losses import losses_and_hits
 from .tuned_model import OpenedModel
 
@@ -139,7 +140,7 @@ class Answer:
     """The text that a model wrote after a prompt."""
 
     text: str
-    has_ended: bool  # by its end-of-sequence token; False where its limit cut it
+    has_ended: bool  # by a token that ends answers; False where its limit cut it
 
 
 @torch.no_grad()
@@ -150,7 +151,7 @@ def generated_answers(
     batch_size: int = _BATCH,
     max_new_tokens: int = ANSWER_TOKENS,
 ) -> list[Answer]:
-    """Complete every prompt greedily, up to end-of-sequence or to its own limit.
+    """Complete every prompt greedily, up to a token that ends answers or to its own limit.
 
     The limit of a prompt is ``max_new_tokens``, or its target and ``BEYOND_TARGET`` tokens if that is more, and
     never more than the context has room for after the prompt. Other prompts of the batch do not affect it.
@@ -210,11 +211,11 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 def _generate(
     opened: OpenedModel, prompts: list[list[int]], rooms: list[int]
 ) -> list[tuple[list[int], bool]]:
-    """Return the new tokens of every row, without end-of-sequence, and whether the row reached it."""
+    """Return the new tokens of every row, without what ends it, and whether the row reached an end."""
     from transformers import StoppingCriteriaList
 
     model: Any = opened.model
-    pad, end = pad_token_id(opened.tokenizer), opened.tokenizer.eos_token_id
+    pad = pad_token_id(opened.tokenizer)
     width = max(len(prompt) for prompt in prompts)
     device = next(model.parameters()).device
     # Generation continues the right end, so padding goes to the left.
@@ -223,7 +224,8 @@ def _generate(
         [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device
     )
     limits = torch.tensor(rooms, device=device) + width  # (batch,)
-    with _without_own_settings(model):
+    with _without_own_settings(model) as own_settings:
+        ends = ends_of_answers(opened.tokenizer, own_settings)
         written = model.generate(
             input_ids=ids,
             attention_mask=mask,
@@ -233,18 +235,19 @@ def _generate(
             num_beams=1,
             use_cache=True,  # Trainer turns the cache off in the model's configuration
             pad_token_id=pad,
-            eos_token_id=end,
+            eos_token_id=ends or None,
         )
     answers = []
     for row, room in zip(written[:, width:].tolist(), rooms, strict=True):
         own = row[:room]  # behind it is padding
-        answers.append((own[: own.index(end)], True) if end in own else (own, False))
+        length = next((place for place, token in enumerate(own) if token in ends), None)
+        answers.append((own[:length], length is not None))
     return answers
 
 
 @contextmanager
-def _without_own_settings(model: Any) -> Iterator[None]:
-    """Generate without the model's own settings within the block.
+def _without_own_settings(model: Any) -> Iterator[Any]:
+    """Generate without the model's own settings within the block, and yield them.
 
     Its generation_config.json may have penalties, biases, suppressed tokens, another length or another kind of result.
     None of these is greedy, and a penalty would count the padding as said before.
@@ -254,7 +257,7 @@ def _without_own_settings(model: Any) -> Iterator[None]:
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     own, inner.generation_config = inner.generation_config, GenerationConfig()
     try:
-        yield
+        yield own
     finally:
         inner.generation_config = own
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..data.task import Example
 from ..errors import SettingError
 from .chat import rendered
+from .ends import end_in_template, learned_end
 
 _TRAINED = (
     "shorten it, raise --max-length up to what the model has, or leave such rows out with --drop-too-long"
@@ -41,24 +42,26 @@ IGNORED = -100  # the label that cross-entropy leaves out
 
 
 def encode_parts(tokenizer: Any, examples: Sequence[Example]) -> Iterator[tuple[list[int], list[int]]]:
-    """Yield the token ids of every prompt and of its completion, which ends with end-of-sequence.
+    """Yield the token ids of every prompt and of its completion, with what ends it.
 
-    Both are encoded separately, so that a prompt has the same tokens in training as in generation. A conversation has
-    the begin and the end that its chat template writes; end-of-sequence is added if the template has none. Nothing
-    predicts a first token, so a prompt without tokens is the token that begins a text, as in lm-evaluation-harness.
+    Both are encoded separately, so that a prompt has the same tokens in training as in generation, and end-of-sequence
+    ends the completion. A conversation has the tokens that its chat template writes and no other; end-of-sequence is
+    added only if the template has no end. Nothing predicts a first token, so a prompt without tokens is the token that
+    begins a text, as in lm-evaluation-harness.
 
     Raises:
       SettingError: a prompt has no tokens, and the tokenizer has no token that begins or ends a text.
     """
     begin = [tokenizer.bos_token_id] if _adds_bos(tokenizer) else []
-    end = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
+    end = learned_end(tokenizer)
+    of_template = end if end_in_template(tokenizer) is None else []
     for example in examples:
         if example.conversation is None:
             prompt, completion = _ids(tokenizer, example.text), _ids(tokenizer, example.target)
             yield begin + prompt or _beginning(tokenizer, example), completion + end
         else:
-            prompt, completion = (_ids(tokenizer, text) for text in rendered(tokenizer, example))
-            yield prompt, completion if set(end) <= set(completion) else completion + end
+            prompt, completion = rendered(tokenizer, example)
+            yield prompt, completion if set(of_template) <= set(completion) else completion + of_template
 
 
 def encode_completions(

@@ -3,11 +3,31 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
+from typing import Any
 
 
 def show_warnings_as_notes() -> None:
-    """Print every warning of this process as one line, ``note: TEXT``; commands and their workers call this."""
-    warnings.formatwarning = as_note
+    """Print the warnings of this process as :func:`each_note_once` has them; commands and their workers call this."""
+    warnings.formatwarning = each_note_once()
+
+
+def each_note_once() -> Callable[..., str]:
+    """Return a function that gives a warning as one line, ``note: TEXT``, and nothing where it has given that before.
+
+    A file is read by several steps of a run, each of which warns of it. Python's own memory of what it has shown is
+    lost whenever a library changes the filters.
+    """
+    given = set[str]()
+
+    def once(*warning: Any) -> str:
+        note = as_note(*warning)
+        if note in given:
+            return ""
+        given.add(note)
+        return note
+
+    return once
 
 
 def as_note(

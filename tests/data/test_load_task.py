@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from intruders.data.columns import Columns
-from intruders.data.load_task import load_task
+from intruders.data.load_task import described_task, load_task
 from intruders.data.task import Conversation, Example, Task, checked
 from intruders.data.word_problems import word_problems
 from intruders.errors import SettingError
@@ -252,7 +252,11 @@ def test_conversations_are_prompt_and_answer(tmp_path: Path) -> None:
             [{"role": "user", "content": None}, {"role": "assistant", "content": "a"}],
             "message 1 in column 'm' of line 1 of chat.jsonl is not a role and a content of text",
         ),
-        ([{"role": "assistant", "content": "a", "tool_calls": [1]}], "message 1 in column 'm' of line 1"),
+        (
+            [{"role": "assistant", "content": "a", "tool_calls": [1]}],
+            "and nothing else; leave out rows with tool calls or images with --drop-not-text",
+        ),
+        ([{"role": "user", "content": []}, {"role": "assistant", "content": "a"}], "message 1 in column 'm'"),
         (["u", "a"], "message 1 in column 'm' of line 1"),
         ("u", "column 'm' of line 1 of chat.jsonl is a value of type str; expected a list of messages"),
     ],
@@ -262,6 +266,36 @@ def test_a_conversation_that_cannot_be_used_is_named(tmp_path: Path, messages: A
     write_rows(file, [{"m": messages}])
     with pytest.raises(SettingError, match=re.escape(said)):
         load_task(f"{file}?messages=m")
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_parts_of_text_are_text_and_rows_with_other_parts_can_be_left_out(
+    suffix: str, tmp_path: Path
+) -> None:
+    def parts(*texts: str) -> list[dict[str, str]]:
+        return [{"type": "text", "text": text} for text in texts]
+
+    talk = [{"role": "user", "content": parts("ad", "d 1")}, {"role": "assistant", "content": parts("2")}]
+    image = [{"role": "user", "content": [*parts("see"), {"type": "image", "url": "a.png"}]}, talk[1]]
+    call = [talk[0], {"role": "assistant", "content": parts("2"), "tool_calls": [{"name": "add"}]}]
+    asked = [talk[0], {"role": "assistant", "tool_calls": [{"name": "add"}]}, talk[1]]
+    file = tmp_path / f"chat{suffix}"
+    rows = [{"messages": messages} for messages in [talk, image, talk, call, asked, talk]]
+    if suffix == ".jsonl":
+        write_rows(file, rows)
+    else:
+        pd.DataFrame(rows).to_parquet(file)
+    with pytest.raises(SettingError, match=r"message 1 in .* (line|row) 2 of chat.* --drop-not-text"):
+        load_task(str(file))
+    said = r"^3 of 6 rows of 'chat\.\w+' have tool calls or images, .*\((line|row) 2 of chat"
+    for name, columns in ((str(file), Columns(drop_not_text=True)), (f"{file}?not-text=drop", Columns())):
+        with pytest.warns(UserWarning, match=said):
+            task = load_task(name, columns)
+        examples = [*task.train, *task.validation]
+        assert [example.conversation for example in examples] == [
+            Conversation((("user", "add 1"),), (("assistant", "2"),))
+        ] * 3
+        assert described_task(name, columns) == f"{file}?not-text=drop"
 
 
 def test_one_label_cannot_be_learned() -> None:

@@ -125,7 +125,9 @@ def _rwkv(tokens: int) -> Any:
     from transformers import RwkvConfig, RwkvForCausalLM
 
     return RwkvForCausalLM(
-        RwkvConfig(vocab_size=tokens, hidden_size=32, num_hidden_layers=2, attention_hidden_size=32)
+        RwkvConfig(
+            vocab_size=tokens, hidden_size=32, num_hidden_layers=2, attention_hidden_size=32, eos_token_id=2
+        )
     )
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from intruders.system.notes import as_note
+from intruders.system.notes import as_note, show_warnings_as_notes
 from intruders.system.processes import map_in_processes
 from tests.commands import environment, in_this_process
 
@@ -61,3 +61,18 @@ def test_a_warning_of_a_worker(capfd: pytest.CaptureFixture[str]) -> None:
 
 def test_a_warning_with_lines_is_one_line() -> None:
     assert as_note("a\n  b", RuntimeWarning, "x.py", 3, "source") == "note: a b (RuntimeWarning)\n"
+
+
+def test_a_note_is_given_once(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where libraries change the filters in between, after which Python shows a warning again."""
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
+    # As in a process of its own: pytest collects the warnings of a test in place of this.
+    monkeypatch.setattr(
+        warnings, "showwarning", lambda *warning: sys.stderr.write(warnings.formatwarning(*warning[:4]))
+    )
+    show_warnings_as_notes()
+    for row in (1, 2, 1, 1):
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")
+            warnings.warn(f"row {row} is left out", stacklevel=1)
+    assert capsys.readouterr().err == "note: row 1 is left out\nnote: row 2 is left out\n"
