@@ -226,7 +226,7 @@ def _by_peft(
         if lost:
             raise CheckpointError(
                 f"the adapter '{config.source}' changes {some_of(lost)}, whose place in the order of the model is not "
-                "known, as of a head tied to the embeddings; pass the model after PEFT's merge_and_unload"
+                "known; pass the model after PEFT's merge_and_unload"
             )
         order = changed if in_memory else [name for name in modules if name in set(changed)]
         return shared_updates(tensors, config, {name: modules[name] for name in order}, scales)

@@ -44,9 +44,16 @@ class ModelTarget:
         rank: Rank,
         sides: tuple[Source | None, Source],
     ) -> ModelTarget:
-        """Build the target; raise CheckpointError if the model's active adapter is not a plain LoRA."""
+        """Build the target; raise CheckpointError if the model's active adapter is not a plain LoRA, or ties two."""
         old_name, adapter = active_lora(model)
-        return cls(model, old_name, name, LoraContent.of(base, adapter, rank), sides)
+        content = LoraContent.of(base, adapter, rank)
+        tied = next((own for own in base.tied if own in {*content.modules, *content.in_full.values()}), None)
+        if tied is not None:
+            raise CheckpointError(
+                f"{adapter.source} changes '{tied}' with '{base.tied[tied]}', and PEFT gives a tied head no second "
+                "adapter; pass out, the folder to write"
+            )
+        return cls(model, old_name, name, content, sides)
 
     @contextmanager
     def writing(
