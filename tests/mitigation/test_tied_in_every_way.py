@@ -198,6 +198,10 @@ def test_a_tied_adapter_in_memory_gets_no_sibling(way: str, tmp_path: Path) -> N
     with pytest.raises(CheckpointError, match="PEFT gives a tied head no second adapter; pass out"):
         intruders.mitigate(case.model, scale=0.0)
     assert list(case.model.peft_config) == ["default"]
+    intruders.write_at_scale(case.base, case.model, 1.0, tmp_path / "out", form="checkpoint")
+    torch.testing.assert_close(
+        logits_of(loaded(tmp_path / "out")), logits_of(case.model), atol=1e-4, rtol=1e-4
+    )
 
 
 def test_an_encoder_decoder_has_no_place_for_two(tmp_path: Path) -> None:

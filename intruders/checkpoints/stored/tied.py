@@ -43,7 +43,7 @@ def tied_uses(model: Checkpoint) -> Tied | None:
     A head that the file lacks is the embedding unless the config unties them: many configs do not write
     ``tie_word_embeddings``, because it is the default of their class.
     """
-    known = [Tied(other, head) for head, other in model.tied.items() if scores_tokens(head)]
+    known = [Tied(other, head) for head, other in model.tied.items() if _is_head(head)]
     known += [Tied(other, head) for head, other in _separated(model)]
     if known:
         return known[0]
@@ -102,8 +102,12 @@ def untie(config: dict[str, Any]) -> None:
             part[_KEY] = False
 
 
+def _is_head(name: str) -> bool:
+    return name in HEADS or scores_tokens(name)
+
+
 def _separated(model: Checkpoint) -> list[tuple[str, str]]:
-    heads = {id(model.tensors[name]): name for name in model.tensors if scores_tokens(name)}
+    heads = {id(model.tensors[name]): name for name in model.tensors if _is_head(name)}
     return [
         (heads[id(stored)], name)
         for name, stored in model.tensors.items()

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from ...checkpoints.formats.memory import describe_module, state_dict_checkpoint
+from ...checkpoints.formats.memory import describe_module, tensors_of_adapter
 from ...checkpoints.opening.open import Source
 from ...checkpoints.stored.checkpoint import Checkpoint
 from ...checkpoints.writing.lora_adapter import LoraAdapter, Rank, Rewritten, lora_adapter
@@ -89,9 +89,7 @@ def active_lora(model: nn.Module) -> tuple[str, LoraAdapter]:
         if isinstance(module, LoraLayer) and name in module.scaling
     }
     config = peft.peft_config[name].to_dict()
-    return name, lora_adapter(
-        state_dict_checkpoint(state).tensors, config, f"{source}, adapter '{name}'", scales
-    )
+    return name, lora_adapter(tensors_of_adapter(state), config, f"{source}, adapter '{name}'", scales)
 
 
 def check_name(model: nn.Module, adapter_name: str) -> None:
