@@ -14,10 +14,12 @@ from ..checkpoints.pairing.pair_sides import pair_sides
 from ..checkpoints.pairing.side import Side, sides_of
 from ..checkpoints.stored.checkpoint import Checkpoint
 from ..checkpoints.stored.matching import match_names
-from ..checkpoints.stored.names import HEADS, may_be_same, tensor_of, tied_head
+from ..checkpoints.stored.names import may_be_same, tensor_of
 from ..checkpoints.stored.selection import EVERY_MATRIX
+from ..checkpoints.stored.tied import HEADS, tied_uses, ties
 from ..errors import SettingError, some_of
 
+_UNTIE = "save the base with a head of its own (tie_word_embeddings false), and pass that"
 _MERGE = "merge it into its base (merge_and_unload in PEFT, save_pretrained), and pass the merged checkpoint"
 
 
@@ -26,7 +28,7 @@ def require_only_matrices(sides: tuple[Checkpoint, Opened]) -> None:
 
     An adapter's updates are added to the base in doses. A bias, a retrained token, or a head stored in full that the
     base has no tensor for would be left out. PEFT computes with a changed embedding and an unchanged head where the
-    base has one tensor for both, and merges into both.
+    base has one tensor for both.
 
     Raises:
       SettingError: the adapter does so; the text names the tensors.
@@ -37,12 +39,12 @@ def require_only_matrices(sides: tuple[Checkpoint, Opened]) -> None:
         return
     pairing = pair_sides(*sides, EVERY_MATRIX)
     paired = {tensor_of(pair.name) for pair in pairing.pairs}
-    embedding = tied_head(base.tensors, base.config)
-    shared = sorted(paired & {embedding, *HEADS}) if embedding is not None else []
+    uses = tied_uses(base)
+    shared = [] if uses is None else sorted(paired & {uses.embedding, uses.head})
     if shared:
         raise SettingError(
             f"'{tuned.source}' changes '{shared[0]}', which in '{base.source}' is the embedding and the output head "
-            f"at once; the adapter and its merge are two models; {_MERGE}"
+            f"at once, so that no dose acts on one of them; {_UNTIE}"
         )
     # A classifier's new head is in no base, and no language model computes with it.
     unpaired = {*base.names(), *HEADS} - paired
@@ -73,11 +75,10 @@ def require_same_head(sides: tuple[Checkpoint, Opened]) -> None:
     head = next((name for name in HEADS if isinstance(tuned, Checkpoint) and name in tuned.tensors), None)
     if not isinstance(tuned, Checkpoint) or head is None:
         return
-    if (tuned.config or {}).get("tie_word_embeddings") is False and tied_head(base.tensors, base.config):
+    if ties(tuned.config) is False and tied_uses(base) is not None:
         raise SettingError(
             f"'{tuned.source}' has an output head of its own, '{head}', and in '{base.source}' the embedding is the "
-            "head, so no dose leads from one to the other; save the base with a head of its own "
-            "(tie_word_embeddings false), and pass that"
+            f"head, so no dose leads from one to the other; {_UNTIE}"
         )
 
 

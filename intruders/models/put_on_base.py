@@ -132,8 +132,8 @@ def _refuse_shared(source: str, wrapped: nn.Module) -> None:
         if others:
             raise PairingError(
                 f"adapter {source!r} changes '{_plain(name)}', whose weight is that of '{_plain(others[0])}' too; the "
-                "adapter and its merge are two models; merge it (merge_and_unload in PEFT, save_pretrained), and pass "
-                "the merged checkpoint"
+                "adapter and its merge are two models; save the base with a head of its own (tie_word_embeddings "
+                "false), and pass that"
             )
 
 

@@ -12,11 +12,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from intruders.audits.audit_settings import AuditSettings
-from intruders.errors import CheckpointError, SettingError
+from intruders.errors import SettingError
 from intruders.mitigation.mitigate import mitigate
 from intruders.mitigation.remedies.interpolate import Interpolate
 from intruders.mitigation.write_at_scale import write_at_scale
-from tests.checkpoints.models import moved, saved, tiny_llama
+from tests.checkpoints.models import saved, tiny_llama
 from tests.mitigation.hot import hot_llama
 
 IDS = torch.tensor([[5, 20, 31, 7, 12]])
@@ -92,13 +92,6 @@ def test_intruders_of_a_head_in_full_are_scaled(tmp_path: Path) -> None:
     torch.testing.assert_close(now.double(), head.double() - removed, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_a_checkpoint_has_no_place_for_the_head(form: str, tmp_path: Path) -> None:
-    base, tuned = models(tmp_path, form)
-    with pytest.raises(CheckpointError, match=r"changes 'lm_head\.weight', which the base ties to"):
-        write_at_scale(base, tuned, 0.5, tmp_path / "out", form="checkpoint")
-
-
 def test_a_checkpoint_with_a_head_of_its_own_is_not_interpolated(tmp_path: Path) -> None:
     base = tiny_llama(tie_word_embeddings=True)
     saved(base, tmp_path / "base")
@@ -109,28 +102,3 @@ def test_a_checkpoint_with_a_head_of_its_own_is_not_interpolated(tmp_path: Path)
         mitigate(*sides, remedy=Interpolate(alpha=0.5), out=tmp_path / "out")
     # Scaled intruders change matrices that the audit examines, and the head is none of them.
     mitigate(*sides, scale=0.5, out=tmp_path / "out", check=False)
-
-
-def test_a_checkpoint_has_no_place_for_an_embedding_in_full_beside_the_head_of_the_base(
-    tmp_path: Path,
-) -> None:
-    """PEFT keeps the base's head beside it, and so does what is written on a base with a head of its own."""
-    base: Any = tiny_llama(tie_word_embeddings=True)
-    saved(base, tmp_path / "base")
-    model = hot_llama(model=copy.deepcopy(base), target_modules=["q_proj"], modules_to_save=["embed_tokens"])
-    moved(model, 0.3, 0, only=lambda name, parameter: "modules_to_save" in name)
-    saved(model, tmp_path / "tuned")
-    with pytest.raises(
-        CheckpointError, match=r"stores 'model\.embed_tokens\.weight' in full and not the output head"
-    ):
-        write_at_scale(tmp_path / "base", tmp_path / "tuned", 1.0, tmp_path / "out", form="checkpoint")
-    assert not (tmp_path / "out").exists()
-    # Both of the remedies.
-    own = logits(tmp_path / "base", tmp_path / "tuned")
-    write_at_scale(tmp_path / "base", tmp_path / "tuned", 1.0, tmp_path / "adapter", form="adapter")
-    torch.testing.assert_close(logits(tmp_path / "base", tmp_path / "adapter"), own)
-    base.config.tie_word_embeddings = False
-    base.lm_head.weight = torch.nn.Parameter(base.lm_head.weight.detach().clone())
-    saved(base, tmp_path / "untied")
-    write_at_scale(tmp_path / "untied", tmp_path / "tuned", 1.0, tmp_path / "out", form="checkpoint")
-    torch.testing.assert_close(logits(tmp_path / "out"), own)

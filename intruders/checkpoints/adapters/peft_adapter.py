@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ...errors import CheckpointError, some_of
-from ..formats.memory import FSDP_1_WRAPPER, describe_module, state_dict_checkpoint
+from ..formats.memory import FSDP_1_WRAPPER, describe_module, tensors_of_adapter
 from ..formats.safetensors import safetensors_file
 from ..formats.torch_pickle import pickle_file
 from ..stored.checkpoint import Checkpoint, StoredTensor
@@ -141,7 +141,7 @@ def _adapter_in(model: nn.Module, name: str, source: str, gathered: Mapping[str,
             if config.peft_type == "ADALORA":
                 scale /= float(module.ranknum[name]) + 1e-5
             scales[path.removeprefix(_PREFIX)] = scale
-    return _adapter(state_dict_checkpoint(state).tensors, config, scales, modules)
+    return _adapter(tensors_of_adapter(state), config, scales, modules)
 
 
 def _under_names_of_modules(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
@@ -226,7 +226,7 @@ def _by_peft(
         if lost:
             raise CheckpointError(
                 f"the adapter '{config.source}' changes {some_of(lost)}, whose place in the order of the model is not "
-                "known, as of a head tied to the embeddings; pass the model after PEFT's merge_and_unload"
+                "known; pass the model after PEFT's merge_and_unload"
             )
         order = changed if in_memory else [name for name in modules if name in set(changed)]
         return shared_updates(tensors, config, {name: modules[name] for name in order}, scales)

@@ -14,7 +14,8 @@ from ..pairing.side import Side
 from ..stored.checkpoint import Checkpoint, StoredTensor
 from ..stored.matching import plain
 from ..stored.matrices import is_class_token, not_a_matrix
-from ..stored.names import may_be_same, tied_by_config
+from ..stored.names import may_be_same
+from ..stored.tied import stored_twice
 from .rounding import stored_type
 from .verification import OtherTensor
 
@@ -148,11 +149,7 @@ def tensors_only_in(
     """Weights and biases that neither the base nor the adapter has; buffers are left out."""
     saved = adapter.replaced.names() if isinstance(adapter, Adapter) else ()
     # A head that the base's config ties, written beside the embedding that it equals.
-    tied = [
-        name
-        for name, holder in tied_by_config(merged.tensors, base.config).items()
-        if torch.equal(merged.read(name), merged.read(holder))
-    ]
+    tied = stored_twice(merged.tensors, base.config)
     own_name = {plain(name): name for name in merged.names()}
     known = {*merged_name.values(), *base.tied, *(own_name.get(plain(name)) for name in saved), *tied}
     return [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import replace
 
 import torch
 
@@ -24,10 +25,11 @@ from ..stored.matching import match_names
 from ..stored.names import tensor_of
 from ..stored.read_once import read_once
 from ..stored.selection import Selection
+from ..stored.tied import is_separated, tied_uses
 from .merged_matrix import MergedMatrix
 from .other_tensors import added_differences, differences, tensors_not_compared, tensors_only_in
 from .rounding import stored_type, type_name
-from .verdict import APPLIED, OTHER_WEIGHTS, TOO_SMALL, Verdict, judge
+from .verdict import APPLIED, OTHER_WEIGHTS, TOO_SMALL, WRONG, Verdict, judge
 from .verification import OtherTensor, Verification, VerifiedMatrix
 
 
@@ -82,6 +84,7 @@ def verify(
     parts = [part for part, _ in parts_of(opened)]
     before, (*parts, after), renamed = under_common_names(before, [*parts, open_checkpoint(merged)])
     assert isinstance(after, Checkpoint)
+    still_one = _said_of_one_tensor(before, after)
     before, is_sum = read_once(with_own_head(before, after)), isinstance(opened, ModelSum)
     selection = Selection(include_embeddings=True, split_fused=split_fused)
     wanted, in_merged = pair_sides(before, opened, selection), pair_sides(before, after, selection)
@@ -99,6 +102,8 @@ def verify(
         stored = after.tensors.get(merged_name.get(tensor, ""))
         counterpart = found_of.get(tensor + pair.name.removeprefix(tensor_of(pair.name)))
         verdict = _verdict(pair, counterpart, stored, is_sum)
+        if verdict.verdict in WRONG and pair.name in still_one:
+            verdict = replace(verdict, words=still_one[pair.name])
         matrices.append(VerifiedMatrix(pair.name, pair.shape, verdict))
         progress("verify", len(matrices), total)
 
@@ -106,7 +111,8 @@ def verify(
     added = {} if is_sum else sides[0].added
     compared = differences(before, {} if is_sum else sides[0].tensors, after, rest, merged_name, added)
     for done, (other, unknown) in enumerate(compared, len(matrices) + 1):
-        others += [other] if other is not None else []
+        if other is not None:
+            others.append(replace(other, reason=still_one.get(other.name, other.reason)))
         unchecked += [unknown] if unknown is not None else []
         progress("compare other tensors", done, total)
     return Verification(
@@ -119,6 +125,21 @@ def verify(
         matched=list(dict.fromkeys(renamed + wanted.matched + in_merged.matched)),
         seconds=time.perf_counter() - started,
     )
+
+
+def _said_of_one_tensor(base: Checkpoint, merged: Checkpoint) -> dict[str, str]:
+    """What is wrong with each use of a tied tensor that a merge left as one and that had to become two, by name."""
+    uses = tied_uses(base) if is_separated(base) else None
+    if uses is None or not {uses.embedding, uses.head} <= merged.tensors.keys():
+        return {}
+    one, other = merged.tensors[uses.embedding], merged.tensors[uses.head]
+    if one is not other and not torch.equal(one.read(), other.read()):
+        return {}
+    words = (
+        f"'{uses.embedding}' and '{uses.head}' are one tensor in the merged model, and two beneath the adapter; "
+        "write it with two (intruders scale --at 1 --as checkpoint)"
+    )
+    return {uses.embedding: words, uses.head: words}
 
 
 def _verdict(

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from ...errors import CheckpointError, os_reason, some_of
@@ -34,8 +33,8 @@ from ..stored.hub import origin_of
 from ..stored.json_file import read_json_object
 from ..stored.layout import stored_input_first
 from ..stored.locate import locate
-from ..stored.names import tied_by_config
 from ..stored.split_names import index_of_shard, one_file_each
+from ..stored.tied import stored_twice
 from ..stored.training_folder import where_training_stopped, without_kept_state
 from .model_sum import ModelSum, is_sum, split_sum
 
@@ -149,13 +148,7 @@ def _read_at(path: Path, text: str) -> Checkpoint | Adapter:
         metadata = read_metadata(file) if file.suffix == ".safetensors" else {}
         return single_file_adapter(tensors, metadata, text)
     tensors = restored(tensors, config, text)
-    # A head that differs stays: transformers loads it beside the embedding, whatever the config says.
-    tied = {
-        head: embedding
-        for head, embedding in tied_by_config(tensors, config).items()
-        if tensors[head].shape == tensors[embedding].shape
-        and torch.equal(tensors[head].read(), tensors[embedding].read())
-    }
+    tied = stored_twice(tensors, config)
     tensors = {name: stored for name, stored in tensors.items() if name not in tied}
     shapes = {name: stored.shape for name, stored in tensors.items()}
     return Checkpoint(

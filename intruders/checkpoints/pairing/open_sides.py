@@ -41,9 +41,10 @@ def open_sides(
     base, tuned = named_sides(base, tuned)
     opened = open_source(tuned)
     if has_adapters(tuned):
-        return _open_in_memory(base, tuned, opened, with_embeddings)
-    _refuse_same_tensors(base, tuned)
-    before = _base_on_disk(opened) if base is None else open_checkpoint(base)
+        before, opened = _open_in_memory(base, tuned, opened, with_embeddings)
+    else:
+        _refuse_same_tensors(base, tuned)
+        before = _base_on_disk(opened) if base is None else open_checkpoint(base)
     return with_tied_head(before, opened), opened
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from ..adapters.adapter import Adapter
 from ..stored.checkpoint import Checkpoint
@@ -41,8 +41,7 @@ def paired_rows(
     pairs_of_side: list[list[PairedMatrix]] = [[] for _ in sides]
     by_first_side: list[list[PairedMatrix]] = [[] for _ in sides]
     for name in (*base.names(), *base.tied):
-        holder = base.tied.get(name, name)
-        skipped = _left_out(base, name, holder, sides, selection)
+        skipped = _left_out(base, name, sides, selection)
         if skipped is not None:
             rows.skipped.append(skipped)
             continue
@@ -50,7 +49,7 @@ def paired_rows(
         other_shape = ""
         remarks = []
         for (side, weight), pairs in zip(sides, pairs_of_side, strict=True):
-            matrices, remark = _matrices(side, name, holder, selection.split_fused)
+            matrices, remark = _matrices(side, name, selection.split_fused)
             if matrices is None:
                 other_shape = other_shape or remark
                 continue
@@ -96,30 +95,30 @@ def _of_unequal_parts(by_matrix: Mapping[str, list[tuple[PairedMatrix, float]]])
 def _left_out(
     base: Checkpoint,
     name: str,
-    holder: str,
     sides: Sequence[tuple[Side, float]],
     selection: Selection,
 ) -> Skipped | None:
     """Return why a tensor of the base has no matrix to audit; None where it has."""
+    holder = base.tied.get(name, name)
     reason = reason_to_skip(name, base.tensors[holder], selection)
     if reason is not None:
         return Skipped(name, reason)
-    if any(side.holds(name) for side, _ in sides):
-        return None
     if holder != name:
         return Skipped(name, f"the same tensor as '{holder}'")
+    if any(side.holds(name) for side, _ in sides):
+        return None
     return Skipped(name, *sides[0][0].lacking)
 
 
-def _matrices(side: Side, name: str, holder: str, split_fused: bool) -> tuple[list[MatrixView] | None, str]:
-    """The matrices of a tensor that a side holds, under the name, and a note; None with the reason it has none."""
+def _matrices(side: Side, name: str, split_fused: bool) -> tuple[list[MatrixView] | None, str]:
+    """The matrices of a tensor that a side holds, and a note; None with the reason it has none."""
     if not side.holds(name):
         return None, ""
-    ours = side.base.tensors[holder].shape
+    ours = side.base.tensors[name].shape
     theirs = side.tensors[name].shape if name in side.tensors else ours
-    matrices, note = common_matrices(matrices_of(side.base, holder, split_fused), ours, theirs), ""
+    matrices, note = common_matrices(matrices_of(side.base, name, split_fused), ours, theirs), ""
     if not matrices:
         return None, f"other shape: {ours} and {theirs}"
     if ours != theirs:
-        note = f"'{holder}' on the first {matrices[0].shape[0]} tokens; base has {ours[0]}, tuned {theirs[0]}"
-    return [replace(matrix, name=name + matrix.name.removeprefix(holder)) for matrix in matrices], note
+        note = f"'{name}' on the first {matrices[0].shape[0]} tokens; base has {ours[0]}, tuned {theirs[0]}"
+    return matrices, note

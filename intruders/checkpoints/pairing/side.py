@@ -13,6 +13,7 @@ from ..stored.checkpoint import Checkpoint, StoredTensor
 from ..stored.matching import Matching, match_names, same_shape
 from ..stored.matrices import holds_experts, matrix_shape, not_a_matrix
 from ..stored.names import is_embedding_or_head, looks_up_tokens, scores_tokens
+from ..stored.tied import ties
 from .acted_on import Acting, acting_parts
 from .pairing import SkipKind, Skipped
 
@@ -55,7 +56,7 @@ class Side:
 
     def _is_tied(self, name: str, head: StoredTensor) -> bool:
         """Return whether a head that the base's file lacks is its embedding: PEFT stores the two, and a file one."""
-        if not scores_tokens(name) or (self.base.config or {}).get("tie_word_embeddings") is False:
+        if not scores_tokens(name) or ties(self.base.config) is False:
             return False
         embeddings = [self.base.shape(own) for own in self.base.names() if looks_up_tokens(own)]
         embeddings += [tensor.shape for own, tensor in self.tensors.items() if looks_up_tokens(own)]

@@ -1,20 +1,11 @@
-"""Names of tensors and modules: their order, embeddings and ties, layer and kind."""
+"""Names of tensors and modules: their order, embeddings, layer and kind."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
-
-_INPUT_EMBEDDING = re.compile(
-    r"(?:model\.(?:decoder\.)?embed_tokens|(?:transformer\.)?wte|transformer\.word_embeddings|gpt_neox\.embed_in"
-    r"|(?:model\.)?shared|(?:.+\.)?language_model\.(?:.+\.)?embed_tokens)\.weight"
-)
-
-# Output heads of language models. GPT-NeoX's file has ``embed_out``, Whisper's model in memory ``proj_out``.
-HEADS = ("lm_head.weight", "embed_out.weight", "proj_out.weight")
 
 _DIGITS = re.compile(r"(\d+)")
 
@@ -55,7 +46,12 @@ def looks_up_tokens(name: str) -> bool:
 
 def scores_tokens(name: str) -> bool:
     """Return whether a tensor of this name is an output head over tokens, and not one over classes."""
-    return _HEAD.search(name) is not None and _CLASSES.search(name) is None
+    return _HEAD.search(name) is not None and not scores_classes(name)
+
+
+def scores_classes(name: str) -> bool:
+    """Return whether a tensor of this name is an output head over classes."""
+    return _CLASSES.search(name) is not None
 
 
 def is_embedding_or_head(name: str) -> bool:
@@ -70,33 +66,6 @@ def may_be_same(one: str, other: str) -> bool:
     (True, False)
     """
     return one == other or one.endswith(f".{other}") or other.endswith(f".{one}")
-
-
-def tied_by_config(names: Collection[str], config: Mapping[str, Any] | None) -> dict[str, str]:
-    """The output head, to the embedding that it is when the config ties them and a file does not store another."""
-    heads = [name for name in HEADS if name in names]
-    if config is None or config.get("tie_word_embeddings") is not True or not heads:
-        return {}
-    embedding = _embedding(names)
-    return {} if embedding is None else {heads[0]: embedding}
-
-
-def tied_head(names: Collection[str], config: Mapping[str, Any] | None) -> str | None:
-    """The embedding that stands for an output head which a file lacks; None where the config unties them.
-
-    Many configs do not write ``tie_word_embeddings``, because it is the default of their class.
-    """
-    has_head = any(name in HEADS or name.endswith(f".{HEADS[0]}") for name in names)
-    if has_head or (config or {}).get("tie_word_embeddings") is False:
-        return None
-    return _embedding(names)
-
-
-def _embedding(names: Collection[str]) -> str | None:
-    named = [name for name in names if _INPUT_EMBEDDING.fullmatch(name)]
-    # Some files have the embedding that encoder and decoder share under their names too.
-    present = [name for name in named if name.endswith("shared.weight")] or named
-    return present[0] if len(present) == 1 else None
 
 
 _EXPERT = re.compile(r"\[\d+\]$")

@@ -18,6 +18,7 @@ from ..stored.checkpoint import Checkpoint
 from ..stored.locate import locate
 from ..stored.saved_results import SAVED_RESULTS
 from ..stored.split_names import split_names
+from ..stored.tied import untie
 from .training_record import RUN, TRAINING
 
 # What lies beside the weights and belongs to the model: configs, tokenizers, code, licences; no weights.
@@ -88,10 +89,13 @@ def companion_folder(base_side: Checkpoint, tuned_side: Opened, base: object, tu
     return locate(os.fspath(source))
 
 
-def write_companions(source: Path, folder: Path, dtype: torch.dtype, *, is_gguf: bool) -> None:
+def write_companions(
+    source: Path, folder: Path, dtype: torch.dtype, *, is_gguf: bool, has_own_head: bool = False
+) -> None:
     """Config and tokenizer into ``folder``; of a GGUF file, those that transformers reads out of it.
 
-    The config is made to say what is written: weights of ``dtype``, not quantized.
+    The config is made to say what is written: weights of ``dtype``, not quantized, with a head of its own if it has one
+    that the base ties.
 
     Raises:
       CheckpointError: there is no config.
@@ -104,12 +108,14 @@ def write_companions(source: Path, folder: Path, dtype: torch.dtype, *, is_gguf:
             raise CheckpointError(
                 f"'{beside}' has no config.json beside its weights; pass a folder that has one"
             )
-    _describe_weights(folder / "config.json", dtype)
+    _describe_weights(folder / "config.json", dtype, has_own_head=has_own_head)
 
 
-def _describe_weights(config: Path, dtype: torch.dtype) -> None:
+def _describe_weights(config: Path, dtype: torch.dtype, *, has_own_head: bool) -> None:
     values: dict[str, Any] = json.loads(config.read_text(encoding="utf-8"))
     drop_quantization(values)
+    if has_own_head:
+        untie(values)
     for key in ("dtype", "torch_dtype"):
         if key in values:
             values[key] = str(dtype).removeprefix("torch.")

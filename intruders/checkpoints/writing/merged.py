@@ -25,15 +25,13 @@ from ..pairing.side import Side, sides_of
 from ..stored.checkpoint import Checkpoint, StoredTensor
 from ..stored.matching import Matching, match_names
 from ..stored.matrices import MatrixView, common_matrices, matrices_of, not_a_matrix
-from ..stored.names import HEADS, may_be_same, tied_head
+from ..stored.names import may_be_same
 from ..stored.selected import reason_to_skip
 from ..stored.selection import EVERY_MATRIX
+from ..stored.tied import HEADS, is_separated, tied_uses
 from .finite import require_finite
 from .shards import PlannedTensor
 from .written_matrices import WrittenMatrix, WrittenNames, require_written, written_matrices
-
-# Classes of models whose output head may be their embedding.
-_WITH_HEAD = ("LM", "LMHeadModel", "ForConditionalGeneration")
 
 # A matrix in its new form, computed in double precision and rounded once, from the two matrices as they are stored.
 Changed = Callable[[Pair, torch.dtype], Tensor]
@@ -213,35 +211,24 @@ def _merged_checkpoint(
 
         return PlannedTensor(own, stored.shape, stored.dtype, read)
 
-    tied = [name for name in pairs if name in before.tied]
-    if tied:
-        raise CheckpointError(
-            f"'{tuned.source}' changes '{tied[0]}', which the base ties to '{before.tied[tied[0]]}'; "
-            "write an adapter (--as adapter), or untie them first"
-        )
-    _require_head_of_its_own(before, sides)
+    _require_can_be_separated(before, tuned)
     tensors = [planned(own) for own in base.tensors]
     require_written([*pairs, *changes, *whole], written, tuned.source)
     return tensors + _added_tensors(tuned, sides)
 
 
-def _require_head_of_its_own(base: Checkpoint, sides: Sequence[tuple[Side, float]]) -> None:
-    """Raise CheckpointError if an adapter stores in full an embedding that is also the head, and leaves the head.
+def _require_can_be_separated(base: Checkpoint, tuned: Opened) -> None:
+    """Raise CheckpointError if embedding and head are to be two tensors and the base's class has no place for two.
 
-    PEFT computes with the stored embedding and the base's head, also once merged. One tensor cannot be both. A
-    classifier, whose adapter adds a head, does not compute with that of the base.
+    An encoder-decoder has the embedding in further places, and a masked language model's head a tied bias.
     """
-    architectures = (base.config or {}).get("architectures") or []
-    if not any(name.endswith(_WITH_HEAD) for name in architectures):
-        return
-    embedding = tied_head(base.tensors, base.config)
-    for side, _ in sides:
-        if embedding in side.tensors and not side.added:
-            raise CheckpointError(
-                f"'{side.acting.part.source}' stores '{embedding}' in full and not the output head, which in "
-                f"'{base.source}' is the same tensor; expected a base with a head of its own; write an adapter (--as "
-                "adapter), or save the base with a head of its own (tie_word_embeddings false), and pass that"
-            )
+    uses = tied_uses(base) if is_separated(base) else None
+    has_encoder = any(name.startswith(("encoder.", "model.encoder.")) for name in base.tensors)
+    if uses is not None and (uses.head not in HEADS or has_encoder):
+        raise CheckpointError(
+            f"'{tuned.source}' makes two tensors of '{uses.embedding}' and '{uses.head}', which in '{base.source}' are "
+            "one and in models of its class have to be; write an adapter (--as adapter)"
+        )
 
 
 def _matrix_with_share(pair: Pair, dtype: torch.dtype, *, share: float) -> Tensor:

@@ -13,7 +13,8 @@ from torch import Tensor
 from ...checkpoints.adapters.peft_adapter import ADAPTER_CONFIG
 from ...checkpoints.pairing.experts import with_experts_as
 from ...checkpoints.stored.checkpoint import Checkpoint
-from ...checkpoints.stored.names import HEADS, looks_up_tokens, may_be_same, tensor_of
+from ...checkpoints.stored.names import looks_up_tokens, may_be_same, tensor_of
+from ...checkpoints.stored.tied import HEADS
 from ...checkpoints.writing.companions import copy_tokenizer
 from ...checkpoints.writing.lora_adapter import (
     LoraAdapter,
@@ -62,6 +63,7 @@ class LoraContent:
 
     def rewritten(self, changed: Mapping[str, ChangedMatrix], elsewhere: Elsewhere) -> tuple[Rewritten, Cut]:
         """The new adapter, and what became of its ranks."""
+        changed, elsewhere = self._for_both_uses(changed, elsewhere)
         self._require_written(changed)
         shares = {
             self.modules[name]: matrix.change.share
@@ -80,12 +82,32 @@ class LoraContent:
         self._require_no_tokens(elsewhere)
         self._require_matched(elsewhere)
         content = rewritten(self.adapter, updates, self.rank, shares, in_full)
+        content.tensors.update(self._factors_of_heads(content.tensors))
         names = {module: name for name, module in self.modules.items()}
         known = {module: names.get(module, module) for module in content.ranks}
         return content, Cut(
             {known[module]: rank for module, rank in content.ranks.items()},
             {known[module]: error for module, error in content.errors.items()},
         )
+
+    def _for_both_uses(
+        self, changed: Mapping[str, ChangedMatrix], elsewhere: Elsewhere
+    ) -> tuple[Mapping[str, ChangedMatrix], Elsewhere]:
+        """What is done to an embedding is done to the head that is tied to it and stored in the adapter too."""
+        own = {*self.modules, *self.in_full.values()}
+        tied = {name: other for name, other in self.base.tied.items() if name in own}
+        heads = {name: changed[other] for name, other in tied.items() if other in changed}
+        return {**changed, **heads}, lambda name: elsewhere(tied.get(name, name))
+
+    def _factors_of_heads(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The factors of heads whose embeddings are changed alike: PEFT has one tensor for each A and the other's B."""
+        factors: dict[str, Tensor] = {}
+        for name, other in self.base.tied.items():
+            if name in self.modules and other in self.modules:
+                head, embedding = (self.adapter.modules[self.modules[use]] for use in (name, other))
+                crossed = zip(head.tensor_names(), reversed(embedding.tensor_names()), strict=True)
+                factors |= {own: tensors[theirs].mT.contiguous() for own, theirs in crossed}
+        return factors
 
     def _in_full(
         self, own: str, name: str, changed: Mapping[str, ChangedMatrix], elsewhere: Elsewhere

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from ...checkpoints.formats.memory import describe_module, state_dict_checkpoint
+from ...checkpoints.formats.memory import describe_module, tensors_of_adapter
 from ...checkpoints.opening.open import Source
 from ...checkpoints.stored.checkpoint import Checkpoint
 from ...checkpoints.writing.lora_adapter import LoraAdapter, Rank, Rewritten, lora_adapter
@@ -44,9 +44,16 @@ class ModelTarget:
         rank: Rank,
         sides: tuple[Source | None, Source],
     ) -> ModelTarget:
-        """Build the target; raise CheckpointError if the model's active adapter is not a plain LoRA."""
+        """Build the target; raise CheckpointError if the model's active adapter is not a plain LoRA, or ties two."""
         old_name, adapter = active_lora(model)
-        return cls(model, old_name, name, LoraContent.of(base, adapter, rank), sides)
+        content = LoraContent.of(base, adapter, rank)
+        tied = next((own for own in base.tied if own in {*content.modules, *content.in_full.values()}), None)
+        if tied is not None:
+            raise CheckpointError(
+                f"{adapter.source} changes '{tied}' with '{base.tied[tied]}', and PEFT gives a tied head no second "
+                "adapter; pass out, the folder to write"
+            )
+        return cls(model, old_name, name, content, sides)
 
     @contextmanager
     def writing(
@@ -82,9 +89,7 @@ def active_lora(model: nn.Module) -> tuple[str, LoraAdapter]:
         if isinstance(module, LoraLayer) and name in module.scaling
     }
     config = peft.peft_config[name].to_dict()
-    return name, lora_adapter(
-        state_dict_checkpoint(state).tensors, config, f"{source}, adapter '{name}'", scales
-    )
+    return name, lora_adapter(tensors_of_adapter(state), config, f"{source}, adapter '{name}'", scales)
 
 
 def check_name(model: nn.Module, adapter_name: str) -> None:

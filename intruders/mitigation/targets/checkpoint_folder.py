@@ -12,6 +12,7 @@ from ...checkpoints.adapters.adapter import Adapter
 from ...checkpoints.opening.open import Opened
 from ...checkpoints.stored.checkpoint import Checkpoint
 from ...checkpoints.stored.locate import locate
+from ...checkpoints.stored.tied import is_separated
 from ...checkpoints.writing.companions import companion_folder, write_companions
 from ...checkpoints.writing.merged import Elsewhere, planned_checkpoint
 from ...checkpoints.writing.own_tokenizer import copy_own_tokenizer
@@ -55,7 +56,13 @@ class CheckpointContent:
             elsewhere,
         )
         largest = max(tensors, key=lambda tensor: tensor.nbytes)
-        write_companions(self.companions, folder, largest.dtype, is_gguf=whole.format == "gguf")
+        write_companions(
+            self.companions,
+            folder,
+            largest.dtype,
+            is_gguf=whole.format == "gguf",
+            has_own_head=is_separated(whole),
+        )
         if self.adapter is not None:
             copy_own_tokenizer(self.adapter, folder, rows=self._tokens())
         write_checkpoint(folder, tensors, shard_bytes=self.shard_bytes, progress=partial(progress, "write"))

@@ -142,7 +142,7 @@ def _matrix_lines(matrix: VerifiedMatrix, page: Page) -> list[str]:
 def _list_tensors(page: Page, title: str, tensors: Sequence[OtherTensor], verbose: bool) -> None:
     if not tensors:
         return
-    reasons = Counter(tensor.reason for tensor in tensors)
+    reasons = Counter(tensor.reason.partition(";")[0] for tensor in tensors)
     page.say("")
     page.say(
         f"{title}: {plural(len(tensors), 'tensor')} ({', '.join(f'{r}: {n}' for r, n in reasons.items())})"

@@ -69,7 +69,9 @@ def test_an_adapter_on_renamed_modules_is_audited_as_peft_merges_it(family: str,
         assert np.allclose([vector.singular_value for vector in matrix.vectors], values[:kept], rtol=1e-3)
         assert matrix.intruders == int((np.abs(x.T @ y[:, :kept]).max(axis=0) < 0.5).sum())
     assert audit.intruders > 0
-    assert intruders.verify(base, adapter, merged).exit_status() == 0
+    # PEFT adds the update of Whisper's head to the head alone, and merges it into the embedding too.
+    others = ["model.decoder.embed_tokens.weight"] if family == "whisper" else []
+    assert [other.name for other in intruders.verify(base, adapter, merged).others] == others
 
 
 def test_an_adapter_whose_weights_were_cut_on_loading_is_told_to_be_merged(tmp_path: Path) -> None:

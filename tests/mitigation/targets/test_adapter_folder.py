@@ -183,8 +183,17 @@ def test_a_head_in_full_of_an_embedding_with_another_name_keeps_its_share(case: 
     for name, before in made().state_dict().items():
         wanted = (before.double() + after[name].double()) / 2
         torch.testing.assert_close(found[name].double(), wanted, atol=1e-5, rtol=1e-5, msg=name)
-    with pytest.raises(CheckpointError, match=r"changes 'lm_head\.weight', which the base ties to"):
-        write_at_scale(base, tuned, 1.0, tmp_path / "merged", form="checkpoint")
+    if case == "t5":
+        with pytest.raises(
+            CheckpointError, match=r"makes two tensors of 'shared\.weight' and 'lm_head\.weight'"
+        ):
+            write_at_scale(base, tuned, 1.0, tmp_path / "merged", form="checkpoint")
+        return
+    write_at_scale(base, tuned, 1.0, tmp_path / "merged", form="checkpoint")
+    written: Any = type(made()).from_pretrained(tmp_path / "merged")
+    assert not torch.equal(written.lm_head.weight, written.get_input_embeddings().weight)
+    for name, tensor in written.state_dict().items():
+        torch.testing.assert_close(tensor, after[name], msg=name)
 
 
 def test_a_head_in_full_that_no_tensor_of_the_base_is_known_to_be_is_refused(tmp_path: Path) -> None:
