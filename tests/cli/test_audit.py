@@ -42,6 +42,14 @@ def refused(done: subprocess.CompletedProcess[str], *said: str) -> None:
         assert text in lines[0]
 
 
+def succeeded(sarif: Path) -> tuple[bool, list[str]]:
+    """What a SARIF file says of its run: whether the tool was successful (3.20.14), and its notifications (3.20.21)."""
+    ((invocation,),) = [one["invocations"] for one in json.loads(sarif.read_text())["runs"]]
+    told = invocation.get("toolExecutionNotifications", [])
+    assert {one["level"] for one in told} <= {"error"}
+    return invocation["executionSuccessful"], [one["message"]["text"] for one in told]
+
+
 def base_weights() -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(0)
     found = {name: torch.randn(24, 16, generator=generator) / 4 for name in NAMES}
@@ -395,7 +403,9 @@ def test_a_gate_of_a_model_that_could_not_be_compared_does_not_pass(
     assert "--fail-above has nothing to count: no matrix could be compared" in done.stderr
     (only,) = json.loads(sarif.read_text())["runs"][0]["results"]
     assert only["ruleId"] == "refused"
+    assert succeeded(sarif) == (False, [only["message"]["text"]])
     assert run(*arguments).returncode == 0, "without a gate it is an answer"
+    assert succeeded(sarif) == (True, [])
     # A model that equals its base has no intruders.
     assert run(models[0], models[0], "--fail-above", "0").returncode == 0
 
@@ -450,6 +460,9 @@ def test_a_refused_option_is_in_the_sarif_file_too(models: tuple[Path, Path], tm
     refused(run(*models, "--sarif", sarif, "--parquet", tmp_path / "no" / "x.parquet"), "x.parquet")
     (only,) = json.loads(sarif.read_text())["runs"][0]["results"]
     assert "x.parquet" in only["message"]["text"]
+    assert succeeded(sarif) == (False, [only["message"]["text"]])
+    assert run(*models, "--sarif", sarif, "--fail-above", "0").returncode == 1
+    assert succeeded(sarif) == (True, []), "the answer is no, and the run was whole"
 
 
 def test_a_pipe_takes_a_result(models: tuple[Path, Path]) -> None:
