@@ -186,7 +186,9 @@ def measure_base_of_sharded(
 def require_language_model(model: nn.Module, corpus: str) -> None:
     """Raise SettingError if ``model`` has no loss on text."""
     inner = inner_model(model)
-    of_two = getattr(inner.config, "is_encoder_decoder", False)  # a BART is among the masked ones of transformers
+    of_two = getattr(
+        inner.config, "is_encoder_decoder", False
+    )  # a BART is among the masked ones of transformers
     if of_two or not (_is_causal(inner) or _is_masked(inner)):
         raise SettingError(
             f"loss_on is {corpus!r}, but a {type(inner).__name__} is neither a causal nor a masked language model, so "
