@@ -113,7 +113,7 @@ def _add_loss(evidence: Evidence, choice: Choice) -> None:
 
 
 def _at_score(runs: pd.DataFrame) -> str:
-    """Say how the scores of runs that :func:`at_equal_score` returned agree: only a match criterion makes them equal."""
+    """Say how the scores of the runs of :func:`at_equal_score` agree: only a match criterion makes them equal."""
     return (
         "at equal score"
         if (runs["stopped_by"] == "match").all()
