@@ -75,7 +75,7 @@ def _part_of(model: nn.Module, source: str, location: str, stored: Iterable[str]
       PairingError: neither has them, or several parts do.
     """
     layers = {name[1] for key in stored if (name := _LAYER.match(key))}
-    modules = dict(model.named_modules())
+    modules: dict[str, nn.Module] = dict(model.named_modules())
     absent = sorted(layers - modules.keys())
     if not absent:
         return model
