@@ -99,18 +99,18 @@ def audit(
             compute,
             progress,
         )
+    notes, status = ([], None) if fail_above is None else _verdict(result, fail_above)
     # Write files first: they must survive a reader of the table that stops early (`| head`).
     if parquet is not None:
         write_atomically(parquet, result.to_parquet())
     if sarif is not None:
         from ..reports.sarif import audit_findings, write_sarif
 
-        write_sarif(audit_findings(result, fail_above), sarif)
+        write_sarif(audit_findings(result, fail_above), sarif, is_refused=status is ExitStatus.REFUSED)
     if not put_results(result.to_document(), json, html, lambda file: write_html(result, file)):
         print_audit(result, Console(), verbose=verbose)
         if demo and html is not None:
             say(["", f"report: {html.resolve()}"], whole=True)
-    notes, status = ([], None) if fail_above is None else _verdict(result, fail_above)
     for line in notes:
         note(line)
     if status is not None:

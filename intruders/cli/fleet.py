@@ -96,11 +96,11 @@ def fleet(
             gpus=gpus,
             progress=progress,
         )
+    notes, status = _verdict(result, fail_above, fail_refused)
     if sarif is not None:
         from ..reports.sarif import fleet_findings, write_sarif
 
-        write_sarif(fleet_findings(result, fail_above), sarif)
-    notes, status = _verdict(result, fail_above, fail_refused)
+        write_sarif(fleet_findings(result, fail_above), sarif, is_refused=status is ExitStatus.REFUSED)
     try:
         if not put_json(result.to_document(), json):
             print_fleet(result, Console(), verbose=verbose)

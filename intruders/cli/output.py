@@ -183,7 +183,7 @@ def refusal_as_sarif(sarif: Path | None, source: str) -> Iterator[None]:
         if sarif is not None:
             from ..reports.sarif import refusal, write_sarif
 
-            write_sarif([refusal(source, error)], sarif)
+            write_sarif([refusal(source, error)], sarif, is_refused=True)
         raise
 
 

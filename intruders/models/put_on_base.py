@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import warnings
 from collections.abc import Collection, Iterable
@@ -11,12 +10,9 @@ from typing import Any
 from torch import nn
 
 from ..checkpoints.adapters.adapter_config import AdapterConfig
-from ..checkpoints.opening.many_sources import digest_of
-from ..checkpoints.stored.hub import split_revision
+from ..checkpoints.opening.named_base import other_base_note
 from ..checkpoints.stored.locate import locate
 from ..errors import CheckpointError, PairingError, first_line, some_of
-from ..system.files import user_path
-from .base_model import base_model_location
 from .resized_vocabulary import resize_as_stored
 from .task_fit import adapter_config
 
@@ -42,17 +38,11 @@ def adapted(model: nn.Module, source: str, location: str, *, merged: bool) -> tu
     try:
         stored = load_peft_weights(folder, device="cpu")
         _require_both_factors(source, stored)
-        layers = {name[1] for key in stored if (name := _LAYER.match(key))}
-        has = {name for name, _ in model.named_modules()}
-        if absent := sorted(layers - has):
-            raise PairingError(
-                f"adapter {source!r} changes '{absent[0]}', which base {location!r} does not have; pass the base that "
-                "it was trained on with --base"
-            )
+        part = _part_of(model, source, location, stored)
         notes += resize_as_stored(model, source, location, stored)
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
-            wrapped: Any = PeftModel.from_pretrained(model, folder)
+            wrapped: Any = PeftModel.from_pretrained(part, folder)
             if wrapped.active_peft_config.is_prompt_learning:
                 raise CheckpointError(
                     f"adapter {source!r} learned a prompt and changes no weights, so it cannot be measured here; pass "
@@ -62,8 +52,10 @@ def adapted(model: nn.Module, source: str, location: str, *, merged: bool) -> tu
             if missing:
                 _require_loaded(source, location, wrapped, missing, stored)
             if merged:
-                _refuse_shared(source, wrapped)
+                _refuse_shared(source, model)
             with_adapter: nn.Module = wrapped.merge_and_unload() if merged else wrapped.get_base_model()
+            if part is not model:  # PEFT puts its layers into the part, in its place
+                with_adapter = model
     except (ValueError, RuntimeError, OSError, LookupError) as error:
         raise _unfit(source, location, error) from error
     if missing:
@@ -72,6 +64,31 @@ def adapted(model: nn.Module, source: str, location: str, *, merged: bool) -> tu
             "they are in the base, so check that it was trained on this one"
         )
     return with_adapter, notes
+
+
+def _part_of(model: nn.Module, source: str, location: str, stored: Iterable[str]) -> nn.Module:
+    """Return the module that an adapter was trained around: the model, or the one part that has all of its layers.
+
+    An adapter of ``get_peft_model(model.model, ...)`` has the names of the part.
+
+    Raises:
+      PairingError: neither has them, or several parts do.
+    """
+    layers = {name[1] for key in stored if (name := _LAYER.match(key))}
+    modules: dict[str, nn.Module] = dict(model.named_modules())
+    absent = sorted(layers - modules.keys())
+    if not absent:
+        return model
+    ending = f".{absent[0]}"
+    around = [name.removesuffix(ending) for name in modules if name.endswith(ending)]
+    parts = [name for name in around if all(f"{name}.{layer}" in modules for layer in layers)]
+    if len(parts) != 1:
+        raise PairingError(
+            f"adapter {source!r} changes '{absent[0]}', which base {location!r} "
+            f"{f'has in {some_of(parts)}' if parts else 'does not have'}; pass the base that it was trained on with "
+            "--base"
+        )
+    return modules[parts[0]]
 
 
 def _missing_keys(said: Iterable[warnings.WarningMessage]) -> set[str]:
@@ -110,14 +127,14 @@ def _require_both_factors(source: str, stored: Iterable[str]) -> None:
             )
 
 
-def _refuse_shared(source: str, wrapped: nn.Module) -> None:
+def _refuse_shared(source: str, model: nn.Module) -> None:
     """Refuse to merge into a weight that another module uses too, such as an embedding that is the output head."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     uses: dict[int, list[str]] = {}
     adapted_to: dict[int, str] = {}
     tied: list[str] = []  # retrained tokens of a head that is the embedding, which PEFT changes in both
-    for name, module in wrapped.named_modules():
+    for name, module in model.named_modules():
         weight = module._parameters.get("weight")
         if weight is not None and weight.device.type != "meta":
             uses.setdefault(weight.data_ptr(), []).append(name)
@@ -131,59 +148,17 @@ def _refuse_shared(source: str, wrapped: nn.Module) -> None:
         others = [other for other in uses.get(pointer, []) if not other.startswith((name, *tied))]
         if others:
             raise PairingError(
-                f"adapter {source!r} changes '{_plain(name)}', whose weight is that of '{_plain(others[0])}' too; the "
-                "adapter and its merge are two models; save the base with a head of its own (tie_word_embeddings "
-                "false), and pass that"
+                f"adapter {source!r} changes '{name}', whose weight is that of '{others[0]}' too; the adapter and its "
+                "merge are two models; save the base with a head of its own (tie_word_embeddings false), and pass that"
             )
-
-
-def _plain(name: str) -> str:
-    return name.removeprefix("base_model.model.")
 
 
 def named_base_note(source: str, base: str | None) -> list[str]:
     """Return a note if ``base`` is another model than the one that the adapter at ``source`` names."""
     adapter = adapter_config(source)
-    named = None if adapter is None else AdapterConfig(adapter, source).base_source
-    if base is None or named is None or named == base:
+    if adapter is None or base is None:
         return []
-    try:
-        ours, theirs = _known_here(base), _known_here(named)
-    except CheckpointError:  # the named one is not on this machine
-        ours = theirs = ""
-    if ours and ours == theirs:
-        return []
-    if ours and _are_equal_folders(ours, theirs):
-        return []
-    note = (
-        f"adapter {source!r} names {named!r} as its base and is measured on {base!r}; if these are other weights, "
-        "so are the numbers"
-    )
-    return [note]
-
-
-def _are_equal_folders(ours: str, theirs: str) -> bool:
-    """Return whether two models are folders of the same content; False where one cannot be read."""
-    try:
-        return os.path.isdir(ours) and os.path.isdir(theirs) and digest_of(ours) == digest_of(theirs)
-    except (CheckpointError, OSError):  # only a note depends on it
-        return False
-
-
-def _known_here(source: str) -> str:
-    """Return the folder of a model, or its Hub id where the hub's cache lacks it: nothing is fetched to be compared."""
-    from huggingface_hub import snapshot_download
-
-    if os.path.isdir(user_path(source)) or "@" not in source:
-        source = base_model_location(source)
-    asked = split_revision(source)
-    if os.path.isdir(source) or asked is None:
-        return source
-    repository, revision = asked
-    try:
-        return snapshot_download(repository, revision=revision, local_files_only=True)
-    except Exception:  # the hub's client raises what it likes where the cache has no such commit
-        return repository if revision in (None, "main") else source
+    return other_base_note(source, AdapterConfig(adapter, source).base_source, base)
 
 
 def _unfit(source: str, location: str, error: Exception) -> Exception:

@@ -78,10 +78,21 @@ def is_classifier(source: str, adapter: dict[str, Any] | None) -> bool:
 
 
 def is_masked(location: str) -> bool:
-    """Return whether transformers has the model as a masked language model."""
+    """Return whether transformers has the model as a masked language model, or else as a causal one.
+
+    Raises:
+      CheckpointError: it is an encoder-decoder. transformers would load a whole BART as a masked model, and of others
+        the decoder alone, which then reads a text without what the encoder should tell it.
+    """
     from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
     config = _model_config(location)
+    if getattr(config, "is_encoder_decoder", False):
+        raise CheckpointError(
+            f"{location!r} is an encoder-decoder ({config.model_type}), whose text and answers are not measured here; "
+            "expected a causal or masked language model; pass one, or see what changed in its weights with "
+            "'intruders audit'"
+        )
     return config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False)
 
 

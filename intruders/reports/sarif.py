@@ -182,28 +182,30 @@ def refusal(source: str, reason: str | IntrudersError) -> GateFinding:
     return GateFinding(REFUSED, "error", text, source)
 
 
-def sarif_document(findings: Sequence[GateFinding]) -> dict[str, Any]:
+def sarif_document(findings: Sequence[GateFinding], is_refused: bool = False) -> dict[str, Any]:
     """Return the findings as a SARIF 2.1.0 log of one run, within GitHub's limits.
 
+    ``is_refused`` tells whether the command ends without an answer, which makes its run unsuccessful (section 3.20.14).
     The most severe findings come first. Those above the limits are left out, and a notification says how many.
     """
     ordered = sorted(findings, key=lambda finding: _LEVELS.index(finding.level))
-    document = _document(ordered[:MOST_RESULTS], len(ordered))
+    why = next(_message(one) for one in ordered if one.rule == REFUSED) if is_refused else None
+    document = _document(ordered[:MOST_RESULTS], len(ordered), why)
     # A result is about 1 kB before it is compressed, so that this loop is for messages that do not compress.
     kept = min(len(ordered), MOST_RESULTS)
     while kept and len(gzip.compress(_encoded(document))) > MOST_BYTES:
         kept //= 2
-        document = _document(ordered[:kept], len(ordered))
+        document = _document(ordered[:kept], len(ordered), why)
     return document
 
 
-def write_sarif(findings: Sequence[GateFinding], path: Path) -> None:
-    """Write the findings to a file, completely or not at all.
+def write_sarif(findings: Sequence[GateFinding], path: Path, is_refused: bool = False) -> None:
+    """Write the :func:`sarif_document` of the findings to a file, completely or not at all.
 
     Raises:
       ResultFileError: the file cannot be written.
     """
-    write_atomically(path, _encoded(sarif_document(findings)))
+    write_atomically(path, _encoded(sarif_document(findings, is_refused)))
 
 
 def _findings_of_model(
@@ -244,11 +246,16 @@ def _level_of_verdict(verdict: str, is_all: bool) -> Level | None:
     return "note" if verdict == TOO_SMALL and is_all else None
 
 
-def _document(findings: Sequence[GateFinding], total: int) -> dict[str, Any]:
-    invocation: dict[str, Any] = {"executionSuccessful": True}
+def _document(findings: Sequence[GateFinding], total: int, refused: str | None) -> dict[str, Any]:
+    notifications = []
+    if refused is not None:
+        notifications.append({"level": "error", "message": {"text": refused}})
     if len(findings) < total:
         text = f"{total - len(findings):,} of {total:,} results are left out, because GitHub limits a file"
-        invocation["toolExecutionNotifications"] = [{"level": "warning", "message": {"text": text}}]
+        notifications.append({"level": "warning", "message": {"text": text}})
+    invocation: dict[str, Any] = {"executionSuccessful": refused is None}
+    if notifications:
+        invocation["toolExecutionNotifications"] = notifications
     rules = list(_RULES)
     return {
         "$schema": SCHEMA_URI,
@@ -292,16 +299,20 @@ def _severity(level: Level) -> str:
     return "recommendation" if level == "note" else level
 
 
-def _result(finding: GateFinding, rule: int) -> dict[str, Any]:
+def _message(finding: GateFinding) -> str:
     source, message = as_utf8(finding.source), as_utf8(" ".join(finding.message.split()))
     if len(message) > _LONGEST_MESSAGE:
         message = f"{message[: _LONGEST_MESSAGE - 3]}..."
-    key = "\0".join([finding.rule, str(finding.numbers.get("verdict", "")), source])
+    return f"{source}: {message}"
+
+
+def _result(finding: GateFinding, rule: int) -> dict[str, Any]:
+    key = "\0".join([finding.rule, str(finding.numbers.get("verdict", "")), as_utf8(finding.source)])
     return {
         "ruleId": finding.rule,
         "ruleIndex": rule,
         "level": finding.level,
-        "message": {"text": f"{source}: {message}"},
+        "message": {"text": _message(finding)},
         "locations": [
             {"physicalLocation": {"artifactLocation": artifact, "region": {"startLine": 1}}}
             for artifact in _artifacts(finding.source)

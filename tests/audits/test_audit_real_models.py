@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import Tensor
 import intruders
 from intruders.checkpoints.opening.open import open_checkpoint
 from intruders.checkpoints.stored.checkpoint import Checkpoint
+from tests.commands import in_this_process
 
 pytestmark = pytest.mark.models
 
@@ -81,3 +83,23 @@ def test_against_a_perturbed_copy(alias: str, tmp_path: Path) -> None:
         for vector, cosine, value in zip(matrix.vectors, cosines, values, strict=False):
             assert vector.max_cosine[0] - 1e-4 <= cosine <= vector.max_cosine[1] + 1e-4
             assert vector.singular_value == pytest.approx(value, rel=5e-3)
+
+
+def test_the_same_words_whatever_is_known_of_the_base(tmp_path: Path) -> None:
+    """A prepared base gives closer bounds than a first audit. What is printed of them beside the bounds is the same."""
+    kept, prepared = str(tmp_path / "kept"), str(tmp_path / "prepared")
+    assert in_this_process("prepare", "minilm-l6", "--out", prepared).returncode == 0
+    ways = [
+        ["--no-cache"], ["--cache", kept], ["--cache", kept], ["--cache", prepared], ["--exact", "--no-cache"],
+    ]  # fmt: skip
+    said, proofs = [], []
+    for way in ways:
+        done = in_this_process("audit", "minilm-l6", "minilm-l6-lora", *way)
+        assert done.returncode == 0, done.stderr
+        proofs += re.findall(r"^decided by: .+", done.stdout, re.MULTILINE)
+        # Left out: the two bounds of a matrix, the certificates, and the settings with the time.
+        text = re.sub(r"^(decided by|settings): .+", "", done.stdout, flags=re.MULTILINE)
+        said.append(re.sub(r"^(\S.*%) +[\d.]+(-[\d.]+)?$", r"\1", text, flags=re.MULTILINE))
+    assert proofs[3:] == ["decided by: coordinates 360", "decided by: exact 360"]  # other ways indeed
+    assert said == [said[0]] * len(ways)
+    assert "31 intruder dimensions in 360 vectors" in said[0]

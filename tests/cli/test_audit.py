@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import struct
 import subprocess
@@ -19,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import intruders
+from intruders.models.put_on_base import named_base_note
 from intruders.reports.page import html_page
 from tests.commands import environment, forked, in_a_process, in_this_process
 from tests.tiny import save_weights
@@ -40,6 +42,14 @@ def refused(done: subprocess.CompletedProcess[str], *said: str) -> None:
     assert "Traceback" not in lines[0]
     for text in said:
         assert text in lines[0]
+
+
+def succeeded(sarif: Path) -> tuple[bool, list[str]]:
+    """What a SARIF file says of its run: whether the tool was successful (3.20.14), and its notifications (3.20.21)."""
+    ((invocation,),) = [one["invocations"] for one in json.loads(sarif.read_text())["runs"]]
+    told = invocation.get("toolExecutionNotifications", [])
+    assert {one["level"] for one in told} <= {"error"}
+    return invocation["executionSuccessful"], [one["message"]["text"] for one in told]
 
 
 def base_weights() -> dict[str, Tensor]:
@@ -395,7 +405,9 @@ def test_a_gate_of_a_model_that_could_not_be_compared_does_not_pass(
     assert "--fail-above has nothing to count: no matrix could be compared" in done.stderr
     (only,) = json.loads(sarif.read_text())["runs"][0]["results"]
     assert only["ruleId"] == "refused"
+    assert succeeded(sarif) == (False, [only["message"]["text"]])
     assert run(*arguments).returncode == 0, "without a gate it is an answer"
+    assert succeeded(sarif) == (True, [])
     # A model that equals its base has no intruders.
     assert run(models[0], models[0], "--fail-above", "0").returncode == 0
 
@@ -445,11 +457,36 @@ def test_a_gate_tells_which_matrices_the_caller_left_out_as_not_finite(
     assert run(*arguments).stderr == ""
 
 
+@pytest.mark.parametrize("named", ["itself", "a copy", "another", "gone"])
+def test_a_base_that_the_adapter_does_not_name_is_noted(
+    models: tuple[Path, Path], tmp_path: Path, named: str
+) -> None:
+    """As ``intruders evaluate`` notes it; a copy of a folder is no other model."""
+    adapter, base = save_adapter(tmp_path / "adapter"), models[0]
+    places = {"itself": base, "a copy": tmp_path / "copy", "another": models[1], "gone": tmp_path / "gone"}
+    shutil.copytree(base, places["a copy"])
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    config["base_model_name_or_path"] = str(places[named])
+    (adapter / "adapter_config.json").write_text(json.dumps(config))
+    saved = tmp_path / "audit.json"
+    assert run(base, adapter, "--json", saved).returncode == 0
+    notes = json.loads(saved.read_text())["settings"]["matched"]
+    wanted = (
+        f"adapter {str(adapter)!r} names {str(places[named])!r} as its base and is measured on {str(base)!r}; if these "
+        "are other weights, so are the numbers"
+    )
+    assert [note for note in notes if "names" in note] == ([wanted] if named in ("another", "gone") else [])
+    assert notes.count(wanted) == named_base_note(str(adapter), str(base)).count(wanted)
+
+
 def test_a_refused_option_is_in_the_sarif_file_too(models: tuple[Path, Path], tmp_path: Path) -> None:
     sarif = tmp_path / "out.sarif"
     refused(run(*models, "--sarif", sarif, "--parquet", tmp_path / "no" / "x.parquet"), "x.parquet")
     (only,) = json.loads(sarif.read_text())["runs"][0]["results"]
     assert "x.parquet" in only["message"]["text"]
+    assert succeeded(sarif) == (False, [only["message"]["text"]])
+    assert run(*models, "--sarif", sarif, "--fail-above", "0").returncode == 1
+    assert succeeded(sarif) == (True, []), "the answer is no, and the run was whole"
 
 
 def test_a_pipe_takes_a_result(models: tuple[Path, Path]) -> None:

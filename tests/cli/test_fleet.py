@@ -334,8 +334,10 @@ def test_a_gate_does_not_pass_an_adapter_of_which_nothing_could_be_compared(
         assert code == 2
         assert f"no matrix could be compared in 1 adapter, the first '{spoilt}'; " in said
         assert kind in said
-        (only,) = json.loads(sarif.read_text())["runs"][0]["results"]
+        (log,) = json.loads(sarif.read_text())["runs"]
+        (only,), (invocation,) = log["results"], log["invocations"]
         assert (only["ruleId"], kind in only["message"]["text"]) == ("refused", True)
+        assert invocation["executionSuccessful"] is False
         assert status(str(spoilt), weak, *gate)[0] == 1
         assert status(weak, *gate)[0] == 0
     audit = in_this_process(

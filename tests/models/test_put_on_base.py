@@ -16,7 +16,7 @@ from intruders.models.put_on_base import named_base_note
 from intruders.models.tuned_model import open_language_model
 from tests.checkpoints.models import change_config, moved, not_to_be_read
 from tests.hub_cache import hub_with_base
-from tests.tiny import save_gpt2
+from tests.tiny import save_gpt2, save_llama
 
 
 def adapter(folder: Path, targets: list[str]) -> str:
@@ -135,3 +135,26 @@ def test_a_named_base_that_cannot_be_read_is_another_base(
     (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(config))
     [note] = named_base_note(str(tmp_path / "adapter"), str(tmp_path / "base"))
     assert f"names {given!r} as its base and is measured on" in note
+
+
+@pytest.mark.parametrize("merged", [False, True])
+def test_an_adapter_of_a_part_of_the_model_is_put_on_that_part(merged: bool, tmp_path: Path) -> None:
+    """PEFT names its layers as the part does, here LlamaModel; the logits are those of the model that was trained."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    base = str(save_llama(tmp_path / "base"))
+    model: Any = AutoModelForCausalLM.from_pretrained(base)
+    part = get_peft_model(model.model, LoraConfig(r=2, lora_alpha=8, target_modules=["q_proj", "down_proj"]))
+    with torch.no_grad():
+        for name, weight in part.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(std=0.3)
+    part.save_pretrained(str(tmp_path / "adapter"))
+    ids = torch.arange(5, 25)[None]
+    opened = open_language_model(str(tmp_path / "adapter"), base, merged=merged).model
+    with torch.no_grad():
+        trained, found = model.eval()(input_ids=ids).logits, opened.eval()(input_ids=ids).logits
+        before = AutoModelForCausalLM.from_pretrained(base).eval()(input_ids=ids).logits
+    torch.testing.assert_close(found, trained)
+    assert (before - trained).abs().max() > 0.1

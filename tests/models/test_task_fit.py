@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from intruders.errors import CheckpointError
-from intruders.models.task_fit import adapter_config, is_classifier
+from intruders.measures.evaluate import evaluate
+from intruders.measures.measure_settings import LossSettings, ScoreSettings
+from intruders.models.task_fit import adapter_config, is_classifier, is_masked
+from intruders.training.finetune import finetune
+from intruders.training.finetune_config import FinetuneConfig
+from tests.checkpoints.renamed_families import SPEECH
+from tests.tiny import character_tokenizer, short_task, short_texts
 
 
 def test_a_configuration_tells_a_classifier(tmp_path: Path) -> None:
@@ -31,3 +38,41 @@ def test_a_damaged_configuration_is_named(tmp_path: Path, text: str) -> None:
         CheckpointError, match=r"'.*/adapter_config\.json' (is not valid JSON|contains a JSON list)"
     ):
         adapter_config(str(tmp_path))
+
+
+@pytest.mark.parametrize("kind", ["t5", "bart", "whisper"])
+def test_an_encoder_decoder_is_refused_by_all_that_measure(kind: str, tmp_path: Path) -> None:
+    """transformers loads the decoder of a whole Whisper as a causal model, and a whole BART as a masked one."""
+    import transformers
+
+    tokenizer = character_tokenizer()
+    tokens = {"vocab_size": len(tokenizer), "pad_token_id": 0, "decoder_start_token_id": 1}
+    model: Any = {
+        "t5": lambda: transformers.T5ForConditionalGeneration(
+            transformers.T5Config(**tokens, d_model=16, d_kv=8, d_ff=24, num_layers=1, num_heads=2)
+        ),
+        "bart": lambda: transformers.BartForConditionalGeneration(
+            transformers.BartConfig(**{**SPEECH, **tokens}, max_position_embeddings=64)
+        ),
+        "whisper": lambda: transformers.WhisperForConditionalGeneration(
+            transformers.WhisperConfig(**{**SPEECH, **tokens})
+        ),
+    }[kind]()
+    base = str(tmp_path / "base")
+    model.save_pretrained(base)
+    tokenizer.save_pretrained(base)
+    text, task = str(short_texts(tmp_path / "text.jsonl", 4)), short_task(tmp_path)
+    wanted = rf"is an encoder-decoder \({kind}\), whose text and answers are not measured"
+    with pytest.raises(CheckpointError, match=wanted):
+        evaluate(base, losses=LossSettings((text,)))
+    with pytest.raises(CheckpointError, match=wanted):
+        evaluate(base, scores=ScoreSettings(tasks=(task,)))
+    with pytest.raises(CheckpointError, match=wanted):
+        finetune(FinetuneConfig(base=base, task=task, out=str(tmp_path / "run"), steps=1))
+
+
+def test_a_decoder_that_was_saved_alone_is_a_causal_model(tmp_path: Path) -> None:
+    from transformers import BartConfig, BartForCausalLM
+
+    BartForCausalLM(BartConfig(**SPEECH)).save_pretrained(tmp_path)
+    assert not is_masked(str(tmp_path))

@@ -274,8 +274,10 @@ def test_a_model_whose_name_is_not_utf8_is_reported_by_its_bytes(tmp_path: Path)
     (tmp_path / "there").mkdir()
     names = [os.fsdecode(os.fsencode(tmp_path) + rest) for rest in (b"/there/caf\xe9", b"/caf\xe9")]
     Path(names[0]).mkdir()
-    write_sarif([refusal(name, f"'{name}' is not UTF-8") for name in names], tmp_path / "out.sarif")
+    refusals = [refusal(name, f"'{name}' is not UTF-8") for name in names]
+    write_sarif(refusals, tmp_path / "out.sarif", is_refused=True)
     document = json.loads((tmp_path / "out.sarif").read_text(encoding="utf-8"))
+    require_valid(document)
     results = document["runs"][0]["results"]
     uris = [result["locations"][0]["physicalLocation"]["artifactLocation"]["uri"] for result in results]
     assert sorted(uris) == [f"{tmp_path}/caf%E9", f"file://{tmp_path}/there/caf%E9"]

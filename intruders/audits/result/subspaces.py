@@ -97,7 +97,6 @@ class BesideChance:
     name: str
     value: float
     chance: float
-    known: int  # of how many matrices it is known
 
 
 _SHOWN = {
@@ -109,13 +108,16 @@ _SHOWN = {
 
 
 def medians(subspaces: Sequence[Subspaces]) -> list[BesideChance]:
-    """Return the medians over all matrices. Omit quantities that no matrix has."""
+    """Return the medians over the matrices that have a number. Omit quantities that no matrix has.
+
+    How many have one depends on what was known of the base before the audit, so that it is not shown.
+    """
     rows = []
     for name, (measured, chance) in _SHOWN.items():
         known = [matrix for matrix in subspaces if math.isfinite(getattr(matrix, measured))]
         if known:
             value, beside = (median(getattr(matrix, key) for matrix in known) for key in (measured, chance))
-            rows.append(BesideChance(name, value, beside, len(known)))
+            rows.append(BesideChance(name, value, beside))
     return rows
 
 

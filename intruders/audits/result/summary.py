@@ -115,33 +115,6 @@ def certificates(matrices: Iterable[AuditedMatrix]) -> list[tuple[str, int]]:
     return [(name, counts[name]) for name in CERTIFICATES if counts[name]]
 
 
-@dataclass(frozen=True)
-class AgainstChance:
-    """The max cosines of the intruders compared with that of a random vector in their dimension."""
-
-    above: int  # proved to be above it
-    not_above: int
-    undecided: int  # chance lies between the bounds
-    least: float  # of the chance values
-    most: float
-
-
-def against_chance(matrices: Iterable[AuditedMatrix]) -> AgainstChance | None:
-    """Compare all intruders with chance; None without intruders, or if the audit was saved without these numbers."""
-    judged = [
-        (vector.max_cosine, matrix.subspaces.max_cosine_chance)
-        for matrix in matrices
-        for vector in matrix.vectors
-        if vector.intruder and matrix.subspaces is not None
-    ]
-    if not judged:
-        return None
-    above = sum(lower > chance for (lower, _), chance in judged)
-    not_above = sum(upper <= chance for (_, upper), chance in judged)
-    chances = [chance for _, chance in judged]
-    return AgainstChance(above, not_above, len(judged) - above - not_above, min(chances), max(chances))
-
-
 def ambiguous(matrices: Iterable[AuditedMatrix]) -> int:
     """Count the decisions that depend on the choice of vectors within a cluster of equal singular values."""
     return sum(vector.ambiguous for matrix in matrices for vector in matrix.vectors)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 
 from torch import nn
@@ -10,7 +11,8 @@ from ...errors import CheckpointError, IntrudersError, PairingError
 from ..adapters.adapter import Adapter
 from ..adapters.peft_adapter import start_that_changed
 from ..formats.memory import addresses_of_matrices, describe_module, has_adapters, module_checkpoint
-from ..opening.model_sum import ModelSum, parts_of
+from ..opening.model_sum import ModelSum, Part, parts_of
+from ..opening.named_base import other_base_note
 from ..opening.open import Opened, Source, open_checkpoint, open_source
 from ..quantized.settings import quantization_of
 from ..stored.checkpoint import Checkpoint
@@ -44,7 +46,10 @@ def open_sides(
         before, opened = _open_in_memory(base, tuned, opened, with_embeddings)
     else:
         _refuse_same_tensors(base, tuned)
-        before = _base_on_disk(opened) if base is None else open_checkpoint(base)
+        if base is None:
+            before = _base_on_disk(opened)
+        else:
+            before, opened = open_checkpoint(base), _noting_another_base(opened, base)
     return with_tied_head(before, opened), opened
 
 
@@ -68,6 +73,23 @@ def _refuse_same_tensors(base: Source | None, tuned: Source) -> None:
             "base and tuned are the same tensors in memory, so that no change can be seen; copy the base before "
             "training (copy.deepcopy of the model, or of its state dict)"
         )
+
+
+def _noting_another_base(opened: Opened, base: Source) -> Opened:
+    """Add to each adapter a note if it names another base than the one that was given by its name."""
+    if not isinstance(base, str | os.PathLike):
+        return opened
+
+    def noting(part: Part) -> Part:
+        if not isinstance(part, Adapter):
+            return part
+        return replace(
+            part, notes=[*part.notes, *other_base_note(part.source, part.base_source, os.fspath(base))]
+        )
+
+    if isinstance(opened, ModelSum):
+        return replace(opened, parts=[(noting(part), weight) for part, weight in opened.parts])
+    return noting(opened)
 
 
 def _base_on_disk(opened: Opened) -> Checkpoint:

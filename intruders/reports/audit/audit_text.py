@@ -13,7 +13,6 @@ from ...audits.result.subspaces import medians
 from ...audits.result.summary import (
     KindSummary,
     LayerStrip,
-    against_chance,
     ambiguous,
     by_kind,
     by_layer,
@@ -188,26 +187,15 @@ def _matrix_numbers(matrix: AuditedMatrix) -> list[str]:
 
 
 def _beside_chance(audit: Audit, page: Page) -> None:
-    """Print how intruders and leading subspaces compare with random directions, where the audit says it."""
-    cosines = against_chance(audit.matrices)
-    if cosines is not None:
-        least, most = f"{cosines.least:.2f}", f"{cosines.most:.2f}"
-        parts = [f"{cosines.above:,} above chance"]
-        if cosines.not_above:
-            parts.append(f"{cosines.not_above:,} not above")
-        if cosines.undecided:
-            parts.append(f"{cosines.undecided:,} undecided")
-        page.say("")
-        chance = least if least == most else f"{least} to {most}"
-        page.say_beside("intruders' max cosine: ", f"{', '.join(parts)} ({chance})")
+    """Print how leading subspaces compare with random ones, where the audit says it."""
     subspaces = [matrix.subspaces for matrix in audit.matrices if matrix.subspaces is not None]
     rows = []
     for row in medians(subspaces):
         name = row.name.replace("²", "^2") if page.plain else row.name
-        rows.append([name, number(row.value), number(row.chance), f"{row.known:,}"])
+        rows.append([name, number(row.value), number(row.chance)])
     if rows:
         page.say("")
-        page.table((f"top-{audit.k} subspaces, medians", "value", "chance", "matrices"), rows)
+        page.table((f"top-{audit.k} subspaces, medians", "value", "chance"), rows)
 
 
 def _fitting_name(name: str, path: ModulePath, room: int) -> str:

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 from ...audits.result.audit_result import Audit
 from ...audits.result.subspaces import medians
 from ...audits.result.summary import (
-    against_chance,
     ambiguous,
     by_kind,
     certificates,
@@ -98,7 +97,6 @@ def render_audit(audit: Audit, scales: CriticalScales | None = None) -> str:
         certificates=certificates(audit.matrices),
         ambiguous=ambiguous(audit.matrices),
         reasons=skipped_by_reason(audit.skipped),
-        cosines=against_chance(audit.matrices),
         subspaces=medians([matrix.subspaces for matrix in audit.matrices if matrix.subspaces is not None]),
         command=audit_command(audit),
         settings={"k": audit.k, "epsilon": audit.epsilon, "exact": audit.exact, **audit.settings},

@@ -72,7 +72,7 @@ def analyse(results: Results) -> Finding:
                 choice.on,
                 "intruders per 100 vectors, LoRA minus full",
                 difference,
-                phrase="intruders per 100 vectors at equal score, LoRA minus full fine-tuning "
+                phrase=f"intruders per 100 vectors {_at_score(equal)}, LoRA minus full fine-tuning "
                 + said(difference),
             )
     compared = pd.concat(of_runs)
@@ -103,10 +103,21 @@ def _add_loss(evidence: Evidence, choice: Choice) -> None:
         return
     what = "loss change, LoRA minus full, nats per token"
     difference = mean_interval(differences.mean(axis=1))
-    phrase = f"loss change at equal score, LoRA minus full fine-tuning {said(difference, 3)} nats per token"
+    phrase = (
+        f"loss change {_at_score(measured)}, LoRA minus full fine-tuning {said(difference, 3)} nats per token"
+    )
     is_primary = evidence.is_primary(what)
     evidence.add(
         choice.on, what, difference, 1 if is_primary else None, digits=3, phrase=phrase if is_primary else ""
+    )
+
+
+def _at_score(runs: pd.DataFrame) -> str:
+    """Say how the scores of the runs of :func:`at_equal_score` agree: only a match criterion makes them equal."""
+    return (
+        "at equal score"
+        if (runs["stopped_by"] == "match").all()
+        else "where accuracies agree within intervals"
     )
 
 
@@ -233,7 +244,7 @@ def _chart_by_setting(finding: Finding, palette: Palette) -> Iterator[Chart]:
     for part in parts(finding.tables.get("Intruders by setting")):
         yield listed(
             f"structure-settings{part.slug}",
-            part.titled("Intruders at equal score"),
+            part.titled("Intruders by setting"),
             part.rows,
             palette,
             _PER_100,

@@ -186,7 +186,10 @@ def measure_base_of_sharded(
 def require_language_model(model: nn.Module, corpus: str) -> None:
     """Raise SettingError if ``model`` has no loss on text."""
     inner = inner_model(model)
-    if not (_is_causal(inner) or _is_masked(inner)):
+    of_two = getattr(
+        inner.config, "is_encoder_decoder", False
+    )  # a BART is among the masked ones of transformers
+    if of_two or not (_is_causal(inner) or _is_masked(inner)):
         raise SettingError(
             f"loss_on is {corpus!r}, but a {type(inner).__name__} is neither a causal nor a masked language model, so "
             "that its loss on text is not defined; leave loss_on out"
@@ -275,7 +278,7 @@ def _without_autocast(model: Any) -> Iterator[None]:
 
 def _is_causal(inner: Any) -> bool:
     is_able = getattr(inner, "can_generate", None)
-    return callable(is_able) and bool(is_able()) and not getattr(inner.config, "is_encoder_decoder", False)
+    return callable(is_able) and bool(is_able())
 
 
 def _is_masked(inner: Any) -> bool:

@@ -126,18 +126,6 @@ def test_decisions_and_ambiguous_ones_are_counted() -> None:
     assert line.endswith(f"{frame['ambiguous'].sum()} ambiguous")
 
 
-def test_intruders_are_counted_against_chance() -> None:
-    audit = AUDITS["llama"]
-    bounds = [v.max_cosine for m in audit.matrices for v in m.vectors if v.intruder]
-    above, below = sum(low > 0.14 for low, _ in bounds), sum(high <= 0.14 for _, high in bounds)
-    [line] = [line for line in printed(audit).splitlines() if line.startswith("intruders' max cosine")]
-    assert f" {above:,} above chance" in line
-    assert line.endswith("(0.14)")
-    assert (f" {below:,} not above" in line) == (below > 0)
-    older = [dataclasses.replace(matrix, subspaces=None) for matrix in audit.matrices]
-    assert "chance" not in printed(dataclasses.replace(audit, matrices=older))
-
-
 def test_colour_adds_nothing_but_colour() -> None:
     coloured = printed(AUDITS["bert"], colour=True)
     assert "\x1b[" in coloured

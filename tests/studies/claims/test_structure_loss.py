@@ -40,3 +40,19 @@ def test_named_in_advance_it_decides_alone() -> None:
     finding = found("loss change, LoRA minus full")
     assert [(answer.what, answer.decision) for answer in finding.answers] == [(WHAT, "supported")]
     assert finding.answers[0].estimate == pytest.approx(mean(LORA) - mean(FULL))
+
+
+@pytest.mark.parametrize(
+    ("stopped_by", "words"),
+    [("match", "at equal score"), ("steps", "where accuracies agree within intervals")],
+)
+def test_only_a_match_criterion_makes_an_equal_score(stopped_by: str, words: str) -> None:
+    settings = {"stopped_by": stopped_by, "match": "accuracy=0.9" if stopped_by == "match" else None}
+    runs = [
+        run(f"{method}-{seed}", method=method, rank=rank, seed=seed, **settings)
+        for method, rank in (("lora", 256), ("full", None))
+        for seed in range(3)
+    ]
+    (finding,) = analyse_all(study(runs=runs), ["structure"])
+    assert f"intruders per 100 vectors {words}, LoRA minus full" in finding.verdict
+    assert ("at equal score" in finding.verdict) is (stopped_by == "match")
