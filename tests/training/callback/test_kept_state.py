@@ -319,7 +319,9 @@ def test_finetune_saves_the_kept_state_also_after_a_kill(
                 self.is_over = True
                 raise KeyboardInterrupt
 
-    settings: dict[str, Any] = {"method": method, "lr": 2e-3 if method == "full" else 1e-2}
+    # MiLoRA forgets nothing of note at less: the order of its rises would be that of rounding.
+    rate = {"full": 2e-3, "lora": 1e-2, "milora": 3e-2}[method]
+    settings: dict[str, Any] = {"method": method, "lr": rate}
     plain = finetune(_config(llama, texts, tmp_path / "plain", **settings))
     rises = [entry["forgetting/known"] for entry in plain.log if "forgetting/known" in entry]
     limit = max(rises[1:])
