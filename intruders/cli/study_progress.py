@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..charts.text import duration, plural, printable
+from ..charts.text import duration, plural
 from .output import say
 
 if TYPE_CHECKING:
@@ -24,10 +24,6 @@ def print_plan(study: Study, out: str | None, must_exist: bool = False) -> None:
 
     Raises SettingError where the study could not run in ``out``, or could not resume there if it ``must_exist``.
     """
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
     from ..studies.describe.inputs import require_contents, require_inputs, taken_from_the_hub
     from ..studies.describe.plan import plan
     from ..studies.describe.runs import expand
@@ -43,15 +39,9 @@ def print_plan(study: Study, out: str | None, must_exist: bool = False) -> None:
     if out is not None and not is_url(out):
         StudyFolder(user_path(out)).require_is_for(study, must_exist=must_exist)
     work = plan(runs)
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in work.columns:
-        table.add_column(column, overflow="fold", no_wrap=column == "run")
-    for row in work.rows:
-        table.add_row(*(Text(printable(cell)) for cell in row))  # a name in brackets is no markup
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=1000)  # in a file or pipe no line is broken
-    console.print(table, highlight=False)
+    widths = [max(map(len, column)) for column in zip(work.columns, *work.rows, strict=True)]
+    table = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in (work.columns, *work.rows))
+    say(table, whole=True)
     say(["", *work.amounts, *cost_lines(runs), *time_lines(runs, study.times_from, out)])
     say(
         f"base: {base!r} names no local folder and is taken from the Hub" for base in taken_from_the_hub(runs)

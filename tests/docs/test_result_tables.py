@@ -26,6 +26,24 @@ def test_a_changed_number_is_missed(table: object) -> None:
     assert SCRIPT.replaced(changed, table) == page
 
 
+@pytest.mark.parametrize(
+    ("made", "is_same"),
+    [
+        ("| 3 | +0.9275 | 1e-4 | *supported* |", True),
+        ("| 3 | +0.9276 | 1e-4 | *supported* |", True),  # a tie that was rounded to the other side
+        ("| 3 | +0.9277 | 1e-4 | *supported* |", False),
+        ("| 3 | +0.928 | 1e-4 | *supported* |", False),
+        ("| 3 | -0.9275 | 1e-4 | *supported* |", False),
+        ("| 4 | +0.9275 | 1e-4 | *supported* |", False),
+        ("| 3 | +0.9275 | 2e-4 | *supported* |", False),
+        ("| 3 | +0.9275 | 1e-4 | *inconclusive* |", False),
+        ("| 3 | +0.9275 | 1e-4 | *supported* | 0.5 |", False),
+    ],
+)
+def test_a_page_differs_by_more_than_rounding(made: str, is_same: bool) -> None:
+    assert SCRIPT.is_same("| 3 | +0.9275 | 1e-4 | *supported* |", made) == is_same
+
+
 def test_a_sequence_that_missed_its_score_has_no_points() -> None:
     """Of the made-up study rank 1 loses 0.13 of its accuracy a stage; one of its runs stopped at its last step."""
     tables = sequence_study()

@@ -116,6 +116,8 @@ ONLY_IN_PYTHON: dict[str, set[str]] = {
     | {"exact", "skip_non_finite"},  # of the audits after each stage; the tasks are an argument
 }
 ONLY_IN_PYTHON["remedies"] = ONLY_IN_PYTHON["remedies"] | {"split"}  # it needs both
+for of_study in ("intervene", "remedies"):  # a study sets it, as its training has it
+    ONLY_IN_PYTHON[of_study] = ONLY_IN_PYTHON[of_study] | {"drop_too_long"}
 
 
 def class_of(parameter: inspect.Parameter, hints: Mapping[str, Any]) -> type[Settings] | None:

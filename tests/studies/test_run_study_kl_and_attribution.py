@@ -15,7 +15,7 @@ from intruders.studies.describe.plan import plan
 from intruders.studies.describe.runs import expand
 from intruders.studies.run_study import run_study
 from intruders.studies.tables.results import load_results
-from intruders.studies.work.stages import EVALUATION, KL
+from intruders.studies.work.stages import EVALUATION, INTERVENTION, KL, REMEDIES_RESULT
 from tests.json_lines import write_rows
 from tests.studies.tiny_study import BRIEF, parsed, tiny_study
 from tests.tiny import short_task
@@ -67,18 +67,29 @@ def test_rows_that_the_training_drops_are_not_measured_either(llama: Path, tmp_p
     rows = [{"p": f"{number % 3}:", "c": "ab"} for number in range(16)]
     long = {"p": "0:" * 300, "c": "ab"}
     write_rows(tmp_path / "train.jsonl", [*rows, long])
-    write_rows(tmp_path / "long.jsonl", [rows[0], long, *rows[1:3]])
-    write_rows(tmp_path / "short.jsonl", rows[:3])
+    others = [{"p": f"{number}:", "c": "ab"} for number in range(3, 6)]
+    write_rows(tmp_path / "long.jsonl", [others[0], long, *others[1:]])
+    write_rows(tmp_path / "short.jsonl", others)
+    measures = {
+        "max_examples": 4,
+        "kl_to_base": {"max_examples": 4},
+        "loss_on": ["pydoc"],
+        "max_documents": 2,
+        "max_tokens": 32,
+        "intervene": {"scales": [0], "controls": ["shrink"]},
+        "remedies": {"only": ["interpolate"], "strengths": 1},
+    }
     experiments = {
         name: tiny_study(
             llama,
-            task=f"{tmp_path / 'train.jsonl'}?prompt=p&completion=c&test={tmp_path / name}.jsonl",
+            task=f"{tmp_path / 'train.jsonl'}?prompt=p&completion=c&validation={rows_of}&test={rows_of}",
             drop_too_long=True,
             audit_steps=None,
-            methods=[{"method": "lora", "rank": 1, "lr": 0.1}],
-            measure=BRIEF | {"max_examples": 4, "kl_to_base": {"max_examples": 4}},
+            methods=[{"method": "lora", "rank": 1, "lr": 0.5}],
+            measure=BRIEF | measures,
         )["experiments"]["matched"]
         for name in ("long", "short")
+        for rows_of in [tmp_path / f"{name}.jsonl"]
     }
     outcome = run_study(parsed({"name": "tiny", "experiments": experiments}), tmp_path / "out")
     assert outcome.failed == {}
@@ -92,6 +103,18 @@ def test_rows_that_the_training_drops_are_not_measured_either(llama: Path, tmp_p
     ]
     assert [score["examples"] for (score,) in scores] == [3, 3]
     assert scores[0][0]["accuracy"] == scores[1][0]["accuracy"]
+    swept = [json.loads((folder / INTERVENTION).read_text())["rows"] for folder in folders]
+    assert {row["measure"] for row in swept[0]} == {"loss", "accuracy"}
+    compared = [json.loads((folder / REMEDIES_RESULT).read_text()) for folder in folders]
+    assert [comparison["data"]["report"]["examples"] for comparison in compared] == [3, 3]
+    measured = [[row["value"] for row in rows] for rows in swept]
+    assert measured[0] == pytest.approx(measured[1])
+    on_task = [
+        [value for point in comparison["curve"] for value in point["task_losses"].values()]
+        for comparison in compared
+    ]
+    assert len(on_task[0]) == 11
+    assert on_task[0] == pytest.approx(on_task[1])
 
 
 def test_an_attribution_needs_a_text(llama: Path) -> None:

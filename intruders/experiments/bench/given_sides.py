@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -16,10 +16,13 @@ from ...checkpoints.pairing.sides_on_disk import sides_on_disk
 from ...checkpoints.stored.checkpoint import Checkpoint
 from ...checkpoints.stored.selection import EVERY_MATRIX
 from ...checkpoints.writing.own_tokenizer import own_tokenizer_files
+from ...data.task import Example, Task
+from ...models.encoding import fitting
 from ...models.finetuned_folder import data_seed_of
 from ...models.loading_settings import Loading
 from ...models.model_digest import digest_of_model
 from ...models.stored_dtype import recorded_dtypes
+from ...models.tuned_model import open_for_task
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,22 @@ class GivenSides:
     def data_seed(self, given: int | None) -> int:
         """Return the seed of the tasks' rows: the given one, or that of the run that trained the model."""
         return data_seed_of(self.tuned) if given is None else given
+
+    def fitting(
+        self, task: Task, splits: Mapping[str, list[Example]], loading: Loading
+    ) -> dict[str, list[Example]]:
+        """Return the rows of a task by split without the completions that the tuned model cannot read whole.
+
+        Raises:
+          SettingError: none of a split fits in its context.
+        """
+        if task.kind != "causal":  # a text to classify is cut
+            return dict(splits)
+        opened, _ = open_for_task(self.tuned, task, self.base, loading)
+        return {
+            split: fitting(opened.tokenizer, rows, opened.context, f"{split} split of task {task.name!r}")
+            for split, rows in splits.items()
+        }
 
     def open(self) -> OpenedSides:
         """Open both.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -66,6 +67,7 @@ def compare_remedies(
     data_seed: int | None = None,
     seed: int = 0,
     out: str | os.PathLike[str] | None = None,
+    drop_too_long: bool = False,
     loading: Loading = AS_STORED,
     compute: Compute = ANYWHERE,
     progress: Progress = silent,
@@ -86,6 +88,8 @@ def compare_remedies(
       data_seed: seed of the tasks' rows and splits, as in fine-tuning; by default that of the run.
       seed: seed of halves, samples, random controls and the bootstrap.
       out: a folder that keeps every finished evaluation, so that the same call resumes.
+      drop_too_long: leave out the completions of the tasks that do not fit in the tuned model's context, as its
+        training may have; otherwise one stops the call.
       loading: how the models are loaded.
       compute: where the audit is computed.
       progress: called with (what is being measured, evaluations done, in all).
@@ -117,6 +121,13 @@ def compare_remedies(
     corpora = load_all(losses.loss_on, max_documents=losses.max_documents, seed=seed)
     rows_by = sources.data_seed(data_seed)
     tasks = {name: load_task(name, scores, rows_by) for name in scores.tasks}
+    if drop_too_long:
+        tasks = {
+            name: replace(
+                task, **sources.fitting(task, {"validation": task.validation, "test": task.test}, loading)
+            )
+            for name, task in tasks.items()
+        }
     data = split_data(corpora, tasks, scores.max_examples, seed)
     sides = sources.open()
     with working_folder(None if out is None else user_path(out)) as folder:

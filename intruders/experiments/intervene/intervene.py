@@ -69,6 +69,7 @@ def intervene(
     data_seed: int | None = None,
     seed: int = 0,
     keep: str | os.PathLike[str] | None = None,
+    drop_too_long: bool = False,
     loading: Loading = AS_STORED,
     compute: Compute = ANYWHERE,
     progress: Progress = silent,
@@ -92,6 +93,8 @@ def intervene(
       seed: seed of the control "random", of samples of documents, and of the bootstrap.
       keep: folder of finished evaluations. A call that was stopped resumes there; another model, other data or
         settings never reuse one.
+      drop_too_long: leave out the completions of the tasks that do not fit in the tuned model's context, as its
+        training may have; otherwise one stops the call.
       loading: how the models are loaded.
       compute: where the audit is computed.
       progress: called with (what is being done, done, in all).
@@ -129,7 +132,13 @@ def intervene(
     corpora = load_all(losses.loss_on, max_documents=max_documents, seed=seed)
     scored = {name: scored_examples(task, scores.split, most) for name, task in tasks.items()}
     splits = {name: split for name, (split, _) in scored.items()}
-    data = DataShare("all", corpora, {name: rows for name, (_, rows) in scored.items()})
+    examples = {name: rows for name, (_, rows) in scored.items()}
+    if drop_too_long:
+        examples = {
+            name: sources.fitting(tasks[name], {split: examples[name]}, loading)[split]
+            for name, split in splits.items()
+        }
+    data = DataShare("all", corpora, examples)
     measuring = Measuring(losses, tasks, seed)
     sides = sources.open()
     with working_folder(None if keep is None else user_path(keep), "keep") as folder:

@@ -101,8 +101,9 @@ def expand(study: Study) -> list[Run]:
                 "remove a method or a value that its grid has twice"
             )
         seen[run.id] = run
-    seeds = list(dict.fromkeys(seed for experiment in study.experiments for seed in experiment.seeds))
-    return sorted(runs, key=lambda run: seeds.index(run.seed))
+    seeds = dict.fromkeys(seed for experiment in study.experiments for seed in experiment.seeds)
+    place = {seed: number for number, seed in enumerate(seeds)}
+    return sorted(runs, key=lambda run: place[run.seed])
 
 
 def _runs_of(experiment: Experiment) -> Iterator[Run]:

@@ -50,7 +50,8 @@ def cost_lines(runs: Sequence[Run], operations_per_second: float | None = None) 
       runs: all that are to be done.
       operations_per_second: of this machine; measured by a matrix product if None.
     """
-    costs = {run.id: cost for run in runs if (cost := run_cost(run)) is not None}
+    sizes = {base: model_size(base) for base in dict.fromkeys(run.base for run in runs)}
+    costs = {run.id: cost for run in runs if (cost := run_cost(run, sizes[run.base])) is not None}
     if not costs:
         return
     largest = max(costs, key=lambda name: costs[name].memory)
@@ -91,9 +92,9 @@ def cost_lines(runs: Sequence[Run], operations_per_second: float | None = None) 
         yield f"no cost is told of {plural(left_out, 'run')}: the size of the base or of the data is not known here"
 
 
-def run_cost(run: Run) -> RunCost | None:
-    """Return what a run costs; None without training, or if the size of its base or data is not known."""
-    config, size = run.config, model_size(run.base)
+def run_cost(run: Run, size: ModelSize | None) -> RunCost | None:
+    """Return what a run costs on a base of this size; None without training, or if a size is not known."""
+    config = run.config
     if config is None or size is None:
         return None
     operations, all_steps, is_assumed = 0.0, 0, False

@@ -38,6 +38,14 @@ class Times:
     setting: str  # all that was chosen but the seed
 
 
+@dataclass(frozen=True)
+class Medians:
+    """Medians over earlier runs that are alike, in seconds."""
+
+    per_row: float
+    stages: dict[str, float]
+
+
 def time_lines(runs: Sequence[Run], folders: Sequence[str], out: str | None = None) -> Iterator[str]:
     """Yield the time of the missing runs, in words. Finished runs in ``out``, the study's folder, do not count."""
     own = None if out is None else StudyFolder(user_path(out))
@@ -52,10 +60,11 @@ def time_lines(runs: Sequence[Run], folders: Sequence[str], out: str | None = No
         if folders:
             yield f"time: no finished runs in {', '.join(map(repr, folders))} yet to tell it from"
         return
-    estimates = [(run, _seconds(run, known)) for run in missing if run.config is not None]
+    medians, steps = _medians(known), _steps_by_setting(known)
+    estimates = [(run, _seconds(run, medians, steps)) for run in missing if run.config is not None]
     told = [(run, seconds) for run, seconds in estimates if seconds is not None]
     stopping = [run for run, _ in told if run.config is not None and run.config.match is not None]
-    unknown = [run for run in stopping if _steps_taken(run, known) is None]
+    unknown = [run for run in stopping if _setting_of(run.description()) not in steps]
     extent = "at most about" if unknown else "about"
     trained = "" if stopping else " and each trained for all of its steps"
     hours = sum(seconds for _, seconds in told) / 3600
@@ -139,11 +148,31 @@ def _setting_of(record: Mapping[str, Any]) -> str:
     return json.dumps([record["kind"], record["base"], record["tasks"], config], sort_keys=True)
 
 
-def _steps_taken(run: Run, known: Sequence[Times]) -> float | None:
-    """Return the median steps of earlier runs of the same setting; None without one."""
-    setting = _setting_of(run.description())
-    taken = [times.steps for times in known if times.setting == setting]
-    return median(taken) if taken else None
+def _steps_by_setting(known: Sequence[Times]) -> dict[str, float]:
+    """Return the median steps of the earlier runs of every setting."""
+    taken: dict[str, list[int]] = {}
+    for times in known:
+        taken.setdefault(times.setting, []).append(times.steps)
+    return {setting: median(steps) for setting, steps in taken.items()}
+
+
+def _medians(known: Sequence[Times]) -> dict[tuple[str, ...], Medians]:
+    """Return the medians of the earlier runs of every base, of its every task, and of that by every method."""
+    alike: dict[tuple[str, ...], list[Times]] = {}
+    for times in known:
+        for likeness in ((times.base, times.task, times.method), (times.base, times.task), (times.base,)):
+            alike.setdefault(likeness, []).append(times)
+    medians = {}
+    for likeness, group in alike.items():
+        stages: dict[str, list[float]] = {}
+        for times in group:
+            for name, seconds in times.stages.items():
+                stages.setdefault(name, []).append(seconds)
+        medians[likeness] = Medians(
+            median(times.per_row for times in group),
+            {name: median(seconds) for name, seconds in stages.items()},
+        )
+    return medians
 
 
 def _steps_and_seconds(folder: Path, record: dict[str, Any]) -> tuple[int, float]:
@@ -157,25 +186,20 @@ def _steps_and_seconds(folder: Path, record: dict[str, Any]) -> tuple[int, float
     return int(training.get("steps", 0)), float(training.get("seconds", {}).get("training", 0.0))
 
 
-def _seconds(run: Run, known: Sequence[Times]) -> float | None:
+def _seconds(
+    run: Run, medians: Mapping[tuple[str, ...], Medians], steps_by_setting: Mapping[str, float]
+) -> float | None:
     """Estimate a run's seconds by medians over the most similar earlier runs. None if none has its base."""
     assert run.config is not None
     task = " > ".join(run.tasks) or run.config.task
     wanted = [(run.base, task, run.config.method), (run.base, task), (run.base,)]
-    by_likeness = (
-        [times for times in known if (times.base, times.task, times.method)[: len(wish)] == wish]
-        for wish in wanted
-    )
-    alike = next(filter(None, by_likeness), None)
+    alike = next((medians[wish] for wish in wanted if wish in medians), None)
     if alike is None:
         return None
     steps: float | None = steps_of(run)
     if steps is None:
         return None
     if run.config.match is not None:
-        steps = min(steps, _steps_taken(run, known) or steps)
-    measures = 0.0
-    for stage in stages_of(run):
-        took = [times.stages[stage.name] for times in alike if stage.name in times.stages]
-        measures += median(took) if took else 0.0
-    return steps * rows_a_step(run.config) * median(times.per_row for times in alike) + measures
+        steps = min(steps, steps_by_setting.get(_setting_of(run.description()), steps))
+    measures = sum(alike.stages.get(stage.name, 0.0) for stage in stages_of(run))
+    return steps * rows_a_step(run.config) * alike.per_row + measures

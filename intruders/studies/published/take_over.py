@@ -73,10 +73,12 @@ def plan_take_over(path: str | Path, runs: Sequence[Run], name: str = "") -> Tak
     matched: list[tuple[Run, PublishedRun]] = []
     refused: dict[str, str] = {}
     digests: dict[str, str] = {}
+    ours: list[dict[str, Any]] = []  # of all runs, once one is refused
     for theirs in published.runs:
         own = by_digest.get(theirs.digest)
         if own is None:
-            refused[theirs.id] = _nearest(theirs, runs)
+            ours = ours or [_flat(run.settings()) | {"experiment": run.experiment} for run in runs]
+            refused[theirs.id] = _nearest(theirs, ours)
         elif reason := _other_measures(own, theirs) or _other_inputs(own, theirs, digests):
             refused[theirs.id] = reason
         else:
@@ -127,11 +129,10 @@ def _other_inputs(own: Run, theirs: PublishedRun, digests: dict[str, str]) -> st
     return ""
 
 
-def _nearest(theirs: PublishedRun, runs: Sequence[Run]) -> str:
-    """Describe how a published run differs from the study's nearest run."""
+def _nearest(theirs: PublishedRun, ours: Sequence[dict[str, Any]]) -> str:
+    """Describe how a published run differs from the study's nearest run, by the settings of all runs."""
     there = _flat(theirs.settings) | {"experiment": theirs.experiment}
-    own = [_flat(run.settings()) | {"experiment": run.experiment} for run in runs]
-    nearest = min(own, key=lambda settings: len(_differing(settings, there)), default={})
+    nearest = min(ours, key=lambda settings: len(_differing(settings, there)), default={})
     return f"the nearest run of the file differs in {_differences(nearest, there)}"
 
 

@@ -206,6 +206,7 @@ def _intervene(run: Run, config: FinetuneConfig, folder: Path) -> None:
         data_seed=config.data_seed,
         seed=SAMPLE_SEED,
         keep=folder / INTERVENTIONS,
+        drop_too_long=config.drop_too_long,
         loading=measure.part(Loading),
     )
     _write(file, {"skipped": None, "rows": intervention_rows(sweep), "verdicts": sweep.verdicts()})
@@ -239,6 +240,7 @@ def _remedies(run: Run, config: FinetuneConfig, folder: Path) -> None:
         data_seed=config.data_seed,
         seed=SAMPLE_SEED,
         out=out,
+        drop_too_long=config.drop_too_long,
         loading=measure.part(Loading),
     )
     comparison.save(out)

@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from intruders.studies.describe.runs import Run, expand
 from intruders.studies.describe.study import read_study
+from intruders.studies.planning import costs
 from intruders.studies.planning.costs import cost_lines, matrix_product_speed, run_cost
 from intruders.studies.planning.known_sizes import TRAIN_ROWS, ModelSize, model_size
 from tests.studies.tiny_study import parsed
@@ -86,9 +87,11 @@ def test_operations_of_a_step_are_those_that_torch_counts(tmp_path: Path, method
         model.enable_input_require_grads()  # as in every layer but the first, whose inputs are the embeddings
     counted = operations(model.train(), backward=True) / (TOKENS[0] * TOKENS[1])
     run = run_of(folder, method=method, rank=4) if method == "lora" else run_of(folder, method=method)
-    cost = run_cost(run)
+    size = model_size(str(folder))
+    cost = run_cost(run, size)
+    assert size is not None
     assert cost is not None
-    measured = 13.5 * 2 * model_size(str(folder)).linear  # type: ignore[union-attr]
+    measured = 13.5 * 2 * size.linear
     a_token = (cost.operations - measured) / (3 * 4 * 13.5)  # steps, rows and SST-2's tokens
     assert a_token == pytest.approx(counted, rel=1e-9)
 
@@ -96,8 +99,10 @@ def test_operations_of_a_step_are_those_that_torch_counts(tmp_path: Path, method
 def test_memory_counts_weights_gradients_and_moments() -> None:
     size = model_size("FacebookAI/roberta-base")
     assert size is not None
-    small, large = (run_cost(run_of("FacebookAI/roberta-base", method="lora", rank=rank)) for rank in (1, 9))
-    full = run_cost(run_of("FacebookAI/roberta-base", method="full"))
+    small, large = (
+        run_cost(run_of("FacebookAI/roberta-base", method="lora", rank=rank), size) for rank in (1, 9)
+    )
+    full = run_cost(run_of("FacebookAI/roberta-base", method="full"), size)
     assert small is not None
     assert large is not None
     assert full is not None
@@ -110,10 +115,19 @@ def test_memory_counts_weights_gradients_and_moments() -> None:
 def test_steps_of_epochs_come_from_the_rows_of_the_data() -> None:
     runs = expand(read_study(EXAMPLES / "paper-roberta.yaml"))
     run = next(run for run in runs if run.id.startswith("scaled-mnli-lora-rank1"))
-    cost = run_cost(run)
+    cost = run_cost(run, model_size(run.base))
     assert cost is not None
     assert cost.steps == -(-TRAIN_ROWS["mnli"] * 5 // 16)
     assert cost.is_tokens_assumed
+
+
+def test_a_base_is_looked_at_once_for_all_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked = []
+    monkeypatch.setattr(costs, "model_size", lambda base: looked.append(base) or model_size(base))
+    folder = save_llama(tmp_path / "llama")
+    runs = [run_of(folder, method="lora", rank=rank) for rank in range(1, 9)]
+    assert "for 8 runs" in list(cost_lines(runs, 1e9))[1]
+    assert looked == [str(folder)]
 
 
 def test_lines_name_memory_and_time_on_a_card_and_here() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from intruders.studies.claims.shared.statistics import settings_needed, spearman
 from intruders.studies.describe.claim_names import CLAIMS
 from intruders.studies.describe.runs import Run, expand
 from intruders.studies.describe.study import study_from_text
+from intruders.studies.planning import earlier_times
 from intruders.studies.planning.earlier_times import time_lines
 from intruders.studies.planning.power import earlier_spread, power_lines
 from intruders.studies.tables.table_columns import COLUMNS
@@ -239,6 +241,27 @@ def test_a_run_that_stops_at_a_score_counts_with_the_steps_that_its_setting_took
 
 
 PUBLISHED = Path(__file__).parents[3] / "docs" / "results" / "data"
+
+
+def test_earlier_runs_are_looked_through_once_however_many_are_planned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def looks(seeds: int) -> int:
+        counted = 0
+
+        def counting(values: Iterable[float]) -> float:
+            nonlocal counted
+            counted += 1
+            return float(np.median(list(values)))
+
+        monkeypatch.setattr(earlier_times, "median", counting)
+        planned = expand(parsed(document(experiments={"m": EXPERIMENT | {"seeds": list(range(seeds))}})))
+        assert list(time_lines(planned, [str(tmp_path)]))
+        return counted
+
+    for index, run in enumerate(expand(parsed(document(experiments={"m": EXPERIMENT})))[:3]):
+        done(tmp_path / "runs" / str(index), run, steps=50, training=50.0, audit=10.0)
+    assert looks(seeds=2) == looks(seeds=20)
 
 
 @pytest.mark.parametrize("folder", [PUBLISHED / "the-usual-recipe", PUBLISHED])
