@@ -14,6 +14,11 @@ def main() -> None:
 
     An interrupt while the commands are still loading is one line too.
     """
+    if sys.platform == "win32":
+        print(
+            "error: intruders locks files as Linux and macOS do; on Windows, run it in WSL", file=sys.stderr
+        )
+        sys.exit(ExitStatus.REFUSED)
     terminated = False
 
     def stop(number: int, frame: FrameType | None) -> None:
