@@ -9,7 +9,8 @@ from pathlib import Path
 
 from .versions import available_cores
 
-_CHOSEN_BY = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+_OMP = "OMP_NUM_THREADS"
+_MKL = "MKL_NUM_THREADS"
 _WATCHED_SECONDS = 0.3
 _IDLE = (3, 4)  # of the times of a core in /proc/stat: idle, and waiting for a disk
 _COUNTED = 8  # the times after these are part of the first ones
@@ -21,8 +22,10 @@ def leave_busy_cores() -> None:
     A number of threads that the user chose stays, with a note if it is too large. Where the system does not tell which
     cores are busy, nothing happens.
     """
-    chosen = next((name for name in _CHOSEN_BY if os.environ.get(name)), None)
-    wanted = os.environ[chosen] if chosen else str(_physical_cores())
+    by_user = {_OMP: os.environ.get(_OMP), _MKL: os.environ.get(_MKL)}
+    chosen, wanted = next(
+        ((name, number) for name, number in by_user.items() if number), (None, str(_physical_cores()))
+    )
     if not wanted.isdecimal() or int(wanted) < 2:
         return
     before = _times_of_cores()
@@ -38,9 +41,9 @@ def leave_busy_cores() -> None:
             stacklevel=2,
         )
         return
-    os.environ[_CHOSEN_BY[0]] = str(free)
+    os.environ[_OMP] = str(free)
     warnings.warn(
-        f"{told}, so this command computes in {free} of {wanted} threads; set {_CHOSEN_BY[0]} to choose another number",
+        f"{told}, so this command computes in {free} of {wanted} threads; set {_OMP} to choose another number",
         stacklevel=2,
     )
 
