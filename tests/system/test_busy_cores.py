@@ -39,7 +39,7 @@ def told(
     monkeypatch.setattr(module, "_times_of_cores", lambda: next(readings))
     monkeypatch.setattr(module, "_physical_cores", lambda: cores)
     monkeypatch.setattr(module, "available_cores", lambda: 2)
-    monkeypatch.setattr(module.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
     with warnings.catch_warnings(record=True) as notes:
         warnings.simplefilter("always")
         leave_busy_cores()
@@ -66,7 +66,7 @@ def test_where_enough_cores_are_free_or_nothing_is_known_torch_decides(
 
 @pytest.mark.parametrize("name", ["OMP_NUM_THREADS", "MKL_NUM_THREADS"])
 def test_a_number_that_the_user_chose_stays_with_a_note(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    threads, [note] = told(monkeypatch, ONE_BUSY, **{name: "2"})
+    threads, [note] = told(monkeypatch, ONE_BUSY, 2, **{name: "2"})
     assert threads == ("2" if name == "OMP_NUM_THREADS" else None)
     assert f"and {name} is 2: threads that share a core wait for each other; set it to 1" in note
 
