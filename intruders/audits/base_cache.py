@@ -91,7 +91,7 @@ class DiskCache:
     """
 
     def __init__(self, folder: str | os.PathLike[str] | None = None) -> None:
-        self.folder = default_folder() if folder is None else user_path(folder)
+        self.folder: Path = default_folder() if folder is None else user_path(folder)
         # Why nothing can be written, and whether the user was told.
         self._only_read: CacheError | None = None
         self._has_told = False

@@ -12,6 +12,7 @@ import typer
 from ..errors import IntrudersError, missing_extra
 from ..models.quiet import hush_imports
 from ..system.allocator import keep_freed_memory, use_large_pages
+from ..system.busy_cores import leave_busy_cores
 from ..system.exit_status import ExitStatus
 from ..system.out_of_memory import is_out_of_memory, told_in_one_line
 from ..version import __version__
@@ -93,6 +94,7 @@ def _options(
     use_large_pages()
     if context.invoked_subcommand in _RUN_MODELS:
         keep_freed_memory()
+        leave_busy_cores()
 
 
 def main() -> None:

@@ -36,9 +36,9 @@ _ON_REPORTED_HALF = "only the documents and examples that heal, scale and remedi
 
 @apart_from_caller()
 def evaluate(
-    model: str,
+    model: str | os.PathLike[str],
     *,
-    base: str | None = None,
+    base: str | os.PathLike[str] | None = None,
     losses: LossSettings = NO_LOSSES,
     scores: ScoreSettings = NO_SCORES,
     harness: HarnessSettings = NO_HARNESS,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from ..audits.result.audit_result import Audit
 from ..system.plain_values import from_plain, plain
@@ -82,7 +82,7 @@ class Mitigation(JsonResult):
     schema = SCHEMA
     what = "the record of a mitigation"
     written_by = "intruders mitigate"
-    file_name = "intruders.json"
+    file_name: ClassVar[str] = "intruders.json"
 
     base_source: str
     tuned_source: str

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from numbers import Real
+from typing import ClassVar
 
 import torch
 
@@ -52,7 +53,7 @@ class WrittenScale(JsonResult):
     schema = SCHEMA
     what = "the record of a written scale"
     written_by = "intruders scale --out"
-    file_name = RECORD
+    file_name: ClassVar[str] = RECORD
 
     base: str
     tuned: str

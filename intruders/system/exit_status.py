@@ -15,3 +15,4 @@ class ExitStatus(IntEnum):
     NOT_TOLD = 3  # verify alone: rounding or quantization hides the answer
     FAULT = 70  # a fault of intruders, with a traceback; sysexits.h calls it EX_SOFTWARE
     INTERRUPTED = 130  # Ctrl-C; 128 and the number of the signal, as a shell says it
+    TERMINATED = 143  # SIGTERM, as a scheduler sends it before it kills

@@ -126,8 +126,15 @@ def check_target(target: str | os.PathLike[str], *, force: bool = False) -> None
         raise CheckpointError(
             f"cannot write '{target}': the folder '{folder.parent}' does not exist; make it first"
         )
-    if not os.access(folder.parent, os.W_OK | os.X_OK):
-        raise CheckpointError(f"cannot write '{target}': no permission to write in '{folder.parent}'")
+    try:  # by what writing does: the right to write does not tell of a disk that can only be read
+        probe = sibling(folder)
+        probe.mkdir()
+        with suppress(FileNotFoundError):  # another process took it for one left behind
+            probe.rmdir()
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot write '{target}': nothing can be written in '{folder.parent}' ({os_reason(error)})"
+        ) from error
 
 
 def _is_around_current(folder: Path) -> bool:

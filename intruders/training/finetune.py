@@ -150,6 +150,7 @@ def _train(
     config: FinetuneConfig, run: RunFolder, given: _Given, callbacks: list[Any], scratch: Path
 ) -> None:
     """Prepare, record, train, save, score, and record again."""
+    asked = config
     if config.precision == "auto" and (run.path / "run.json").is_file():
         # A run that began on another machine ends as if it had not been interrupted.
         config = replace(config, precision=run.record.get("precision", "auto"))
@@ -157,7 +158,7 @@ def _train(
     model = prepared.model
     bounds = _kept_in_bounds(model, config)
     start_of_a = StartOfA.of(model)  # as the steps find it: the bounds of oplora have projected it
-    record = _record_of_start(config, given, prepared)
+    record = _record_of_start(asked, given, prepared)
     run.write_record(record)
 
     accuracy = _stop_at_accuracy(config, prepared)

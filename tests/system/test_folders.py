@@ -140,3 +140,12 @@ def test_a_mount_point_is_refused_before_the_work() -> None:
     """The system refuses to give it another name (EBUSY), which would be known only after the work."""
     with pytest.raises(CheckpointError, match=r"'/proc' is a mount point.*; pass a folder inside it"):
         check_target("/proc", force=True)
+
+
+@pytest.mark.skipif(not Path("/sys/kernel").is_dir(), reason="no folder that nobody can write in")
+def test_a_folder_that_only_looks_writable_is_refused_before_the_work() -> None:
+    """The superuser may write everywhere by its permissions, and no file system of the kernel takes a folder."""
+    with pytest.raises(
+        CheckpointError, match=r"^cannot write '/sys/kernel/new': nothing can be written in '/sys/k"
+    ):
+        check_target("/sys/kernel/new")

@@ -59,6 +59,9 @@ def test_a_run_ends_in_the_precision_that_it_began_with(
         finetune(replace(config, precision="bf16"))
     moved = finetune(config)
     assert moved.record["precision"] == "fp32"
+    assert (
+        moved.record["config"]["precision"] == "auto"
+    )  # what was asked for, as of a run without an interruption
     assert_equal(weights_of(whole.path), weights_of(moved.path))
     assert finetune(replace(config, precision="fp32")).is_finished  # what auto was
 

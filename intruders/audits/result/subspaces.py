@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from ...linalg.chance import chance_angle, chance_max_cosine, chance_share
 from ...system.documents import get_float, json_number
@@ -87,7 +87,7 @@ class Subspaces:
         # A number that is not known is equal to itself here: NaN is not.
         return isinstance(other, Subspaces) and self.to_record() == other.to_record()
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__: ClassVar[None] = None  # type: ignore[assignment]
 
 
 @dataclass(frozen=True)

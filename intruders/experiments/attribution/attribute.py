@@ -45,8 +45,8 @@ from .path_integral import DosePath, Floats, PathIntegral
 
 @apart_from_caller()
 def attribute(
-    base: str | None,
-    tuned: str | None = None,
+    base: str | os.PathLike[str] | None,
+    tuned: str | os.PathLike[str] | None = None,
     *,
     loss_on: str | Sequence[str],
     task: str | Sequence[str] = (),

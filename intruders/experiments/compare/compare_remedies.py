@@ -56,8 +56,8 @@ from .measured_curve import REPORT, Compared, measured_curve
 
 @apart_from_caller()
 def compare_remedies(
-    base: str | None,
-    tuned: str | None = None,
+    base: str | os.PathLike[str] | None,
+    tuned: str | os.PathLike[str] | None = None,
     *,
     comparison: ComparisonSettings = EVERY_REMEDY,
     losses: LossSettings = NO_LOSSES,

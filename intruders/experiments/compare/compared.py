@@ -6,7 +6,7 @@ import os
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import pyarrow as pa
 
@@ -86,8 +86,8 @@ class RemedyComparison(JsonResult):
     schema = SCHEMA
     what = "a comparison of remedies"
     written_by = "intruders remedies"
-    file_name = "remedies.json"
-    indent = 2
+    file_name: ClassVar[str] = "remedies.json"
+    indent: ClassVar[int] = 2
 
     base: str
     tuned: str

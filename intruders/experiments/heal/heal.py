@@ -38,8 +38,8 @@ from .work_folder import WorkFolder, finished_healing
 
 @apart_from_caller()
 def heal(
-    base: str | None,
-    tuned: str | None = None,
+    base: str | os.PathLike[str] | None,
+    tuned: str | os.PathLike[str] | None = None,
     *,
     task: str | Sequence[str] = (),
     loss_on: str | Sequence[str] = (),

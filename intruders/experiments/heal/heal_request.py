@@ -39,8 +39,8 @@ class HealRequest:
     @classmethod
     def of(
         cls,
-        base: str | None,
-        tuned: str | None,
+        base: str | os.PathLike[str] | None,
+        tuned: str | os.PathLike[str] | None,
         *,
         task: str | Sequence[str],
         loss_on: str | Sequence[str],

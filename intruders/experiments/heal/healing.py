@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from ...measures.intervals import Interval
 from ...system.plain_values import plain
@@ -93,7 +93,7 @@ class Healing(JsonResult):
     schema = SCHEMA
     what = "the record of a healing"
     written_by = "intruders heal"
-    file_name = RECORD
+    file_name: ClassVar[str] = RECORD
 
     base: str
     tuned: str

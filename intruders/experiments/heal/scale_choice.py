@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -68,8 +69,8 @@ class ScaleChoice(JsonResult):
 
 @apart_from_caller()
 def choose_scale(
-    base: str | None,
-    tuned: str | None = None,
+    base: str | os.PathLike[str] | None,
+    tuned: str | os.PathLike[str] | None = None,
     *,
     task: str | Sequence[str] = (),
     loss_on: str | Sequence[str] = (),

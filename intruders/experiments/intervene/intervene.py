@@ -59,8 +59,8 @@ _OF_BASE = {"remedy": None}  # the unit of its evaluation
 
 @apart_from_caller()
 def intervene(
-    base: str | None,
-    tuned: str | None = None,
+    base: str | os.PathLike[str] | None,
+    tuned: str | os.PathLike[str] | None = None,
     *,
     sweep: SweepSettings = IN_QUARTERS,
     losses: LossSettings = NO_LOSSES,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from ...system.result_protocol import JsonResult
 
@@ -43,8 +43,8 @@ class SequenceResult(JsonResult):
     schema = SCHEMA
     what = "the result of a sequence"
     written_by = "intruders sequence"
-    file_name = "sequence.json"
-    indent = 2
+    file_name: ClassVar[str] = "sequence.json"
+    indent: ClassVar[int] = 2
 
     tasks: list[str]
     accuracies: list[list[float]]

@@ -129,8 +129,8 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         self._go_on = go_on_over_limit
         self._forget_model()
         self.last: Audit | None = None
-        self.has_stopped = False
-        self.has_stopped_at_limit = False
+        self.has_stopped: bool = False
+        self.has_stopped_at_limit: bool = False
         self.put_back: dict[str, Any] | None = None  # the record of the kept state that the model has now
         if trainer is not None:
             processing = getattr(trainer, "processing_class", None)
