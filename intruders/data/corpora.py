@@ -10,6 +10,7 @@ import warnings
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from ..charts.text import plural
@@ -232,12 +233,12 @@ def _documents(source: str, hub_documents: int) -> list[str]:
         copy = folder_of_copy(source)
         if copy is not None:
             return _from_copy(source, copy)
-        return _from_hub(source, HUB_CORPORA[source], hub_documents)
+        return list(_from_hub(source, HUB_CORPORA[source], hub_documents))
     if source in others:
         return list(others[source]())
     if source.startswith("hub:"):
         path, _, column = source.removeprefix("hub:").partition("?")
-        return _from_hub(source, HubCorpus(path, "train", column or "text"), hub_documents)
+        return list(_from_hub(source, HubCorpus(path, "train", column or "text"), hub_documents))
     file = user_path(source)
     if file.is_dir():
         return _from_folder(source, file)
@@ -315,7 +316,8 @@ def _file_of_copy(name: str, folder: Path) -> Path:
     return file
 
 
-def _from_hub(name: str, corpus: HubCorpus, documents: int) -> list[str]:
+@lru_cache(maxsize=8)  # the stages and measures of a run ask for the same documents
+def _from_hub(name: str, corpus: HubCorpus, documents: int) -> Sequence[str]:
     try:
         from datasets import load_dataset
     except ImportError as error:

@@ -27,6 +27,27 @@ from intruders.errors import SettingError
 from tests.json_lines import write_rows
 
 
+@pytest.fixture(autouse=True)
+def nothing_kept_of_the_hub() -> None:
+    corpora._from_hub.cache_clear()
+
+
+def test_a_corpus_of_the_hub_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def load(path: str, *given: Any, **more: Any) -> Any:
+        asked.append(path)
+        return datasets.Dataset.from_dict({"text": ["one", "two", "three"]})
+
+    import datasets
+
+    monkeypatch.delenv("INTRUDERS_DATA", raising=False)
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    read = [load_corpora("c4", max_documents=count)[0].documents for count in (2, 2, 3)]
+    assert read == [["one", "two"], ["one", "two"], ["one", "two", "three"]]
+    assert len(asked) == 2  # of two documents, and of three
+
+
 def test_pydoc_is_whole() -> None:
     from pydoc_data.topics import topics
 
