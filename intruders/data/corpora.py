@@ -7,8 +7,10 @@ import json
 import random
 import re
 import warnings
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from ..charts.text import plural
@@ -17,10 +19,12 @@ from ..system.files import user_path
 from ..system.plugins import CORPORA, plugins_of
 from ..system.quiet_logger import errors_only
 from .local_copies import file_of_split, folder_of_copy
-from .local_files import COMPRESSED, SUFFIXES, read_rows
+from .local_files import COMPRESSED, SUFFIXES, ending, open_text, read_rows
 from .values import as_text, is_missing, require_utf8
 
 _TEXT_SUFFIXES = (".txt", ".text", ".md", ".rst")
+# What datasets and the hub keep beside the rows of a data set.
+_DESCRIPTIONS = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
 _HUB_DOCUMENTS = 200  # first rows of a corpus of the hub, where no number of documents is asked for
 _DOCUMENT_CHARACTERS = 4000  # about so long are the documents that one long text is cut into
 
@@ -88,9 +92,10 @@ def load_corpora(name: str, *, max_documents: int | None = None, seed: int = 0) 
     """Load the corpus ``name``, or the weighted parts of a mixture such as ``pydoc@0.3+notes.txt@0.7``.
 
     ``pydoc`` is the text of Python's own documentation; a text file is cut into documents at blank lines; a
-    data file has one document per row in its column ``text``; a folder one per text file; a name of the hub
-    table, or ``hub:PATH?column``, streams its first rows. For a name of the table, a local copy in
-    ``$INTRUDERS_DATA`` takes precedence over the hub. More than ``max_documents`` documents are sampled by seed.
+    data file has one document per row in its column ``text``; a folder one per text file, or where it has
+    none but a README, the rows of its data files, as of a data set's shards; a name of the hub table, or
+    ``hub:PATH?column``, streams its first rows. For a name of the table, a local copy in ``$INTRUDERS_DATA`` takes
+    precedence over the hub. More than ``max_documents`` documents are sampled by seed.
     Raises SettingError for a name that is none of these, and for an empty corpus.
     """
     require_utf8(name, "corpus")
@@ -158,8 +163,11 @@ def is_here(name: str) -> bool:
 
 
 def files_of_source(path: Path) -> list[Path]:
-    """Return a file itself, and of a folder the text files below it, in the order of their documents."""
-    return [file for file in (_text_files(path) if path.is_dir() else [path]) if file.is_file()]
+    """Return a file itself, and of a folder the files below it that are read, in the order of their documents."""
+    if path.is_dir():
+        texts, rows = _texts_and_rows(path)
+        return texts or rows
+    return [path] if path.is_file() else []
 
 
 def _parts(name: str) -> Iterator[tuple[str, str, float]]:
@@ -185,8 +193,13 @@ def _require_name_and_weight(name: str, part: str, source: str, value: float) ->
         raise SettingError(f"corpus {part!r} has the weight {weight}; expected a positive number")
 
 
-def _text_files(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.rglob("*") if file.suffix.lower() in _TEXT_SUFFIXES)
+def _texts_and_rows(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Return the text files and the data files below a folder; the README of a data set is no text."""
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    texts = [file for file in files if ending(file) in _TEXT_SUFFIXES]
+    rows = [file for file in files if ending(file) in SUFFIXES and file.name not in _DESCRIPTIONS]
+    is_described = rows and all(file.name.lower() == "readme.md" for file in texts)
+    return [] if is_described else texts, rows
 
 
 def cut_at_blank_lines(text: str, characters: int = _DOCUMENT_CHARACTERS) -> list[str]:
@@ -220,23 +233,41 @@ def _documents(source: str, hub_documents: int) -> list[str]:
         copy = folder_of_copy(source)
         if copy is not None:
             return _from_copy(source, copy)
-        return _from_hub(source, HUB_CORPORA[source], hub_documents)
+        return list(_from_hub(source, HUB_CORPORA[source], hub_documents))
     if source in others:
         return list(others[source]())
     if source.startswith("hub:"):
         path, _, column = source.removeprefix("hub:").partition("?")
-        return _from_hub(source, HubCorpus(path, "train", column or "text"), hub_documents)
+        return list(_from_hub(source, HubCorpus(path, "train", column or "text"), hub_documents))
     file = user_path(source)
     if file.is_dir():
-        return [_read(text_file) for text_file in _text_files(file)]
-    if file.suffix.lower() in SUFFIXES:
+        return _from_folder(source, file)
+    if ending(file) in SUFFIXES:
         return _rows(file)
     if file.is_file():
         return cut_at_blank_lines(_read(file))
     raise SettingError(
-        f"corpus {source!r} is not known; expected pydoc, a text or data file, a folder of text files, "
+        f"corpus {source!r} is not known; expected pydoc, a text or data file, a folder of such, "
         f"hub:PATH, or one of {', '.join([*HUB_CORPORA, *MIXTURES, *others])}"
     )
+
+
+def _from_folder(source: str, folder: Path) -> list[str]:
+    """Read one document per text file, or without text files one per row of the data files."""
+    texts, rows = _texts_and_rows(folder)
+    if not texts and not rows:
+        raise SettingError(
+            f"corpus {source!r} is a folder without texts; expected text files ({', '.join(_TEXT_SUFFIXES)}), or data "
+            f"files with the column text ({', '.join(SUFFIXES)}), each packed by gzip or not; pass another folder, "
+            "or the path of a file"
+        )
+    if texts and rows:
+        warnings.warn(
+            f"corpus {source!r} is read from its {plural(len(texts), 'text file')}, without its "
+            f"{plural(len(rows), 'data file')} such as {rows[0].name!r}; pass a data file by its own path",
+            stacklevel=4,
+        )
+    return [_read(file) for file in texts] or [text for file in rows for text in _rows(file)]
 
 
 def _rows(path: Path) -> list[str]:
@@ -259,16 +290,18 @@ def _rows(path: Path) -> list[str]:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        how = "; it is compressed: unpack it" if path.suffix.lower() in COMPRESSED else ""
+        with open_text(path) as file:
+            return file.read()
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        is_packed = isinstance(error, UnicodeDecodeError) and path.suffix.lower() in COMPRESSED
+        how = "; it is compressed: unpack it" if is_packed else ""
         raise SettingError(f"text file {str(path)!r} cannot be read as UTF-8: {error}{how}") from error
 
 
 def _from_copy(name: str, folder: Path) -> list[str]:
     """Read the documents of a local copy, a text or data file."""
     file = _file_of_copy(name, folder)
-    return _rows(file) if file.suffix.lower() in SUFFIXES else cut_at_blank_lines(_read(file))
+    return _rows(file) if ending(file) in SUFFIXES else cut_at_blank_lines(_read(file))
 
 
 def _file_of_copy(name: str, folder: Path) -> Path:
@@ -283,7 +316,8 @@ def _file_of_copy(name: str, folder: Path) -> Path:
     return file
 
 
-def _from_hub(name: str, corpus: HubCorpus, documents: int) -> list[str]:
+@lru_cache(maxsize=8)  # the stages and measures of a run ask for the same documents
+def _from_hub(name: str, corpus: HubCorpus, documents: int) -> Sequence[str]:
     try:
         from datasets import load_dataset
     except ImportError as error:

@@ -12,7 +12,7 @@ from typing import Any
 from ..errors import SettingError, missing_extra
 from ..system.quiet_logger import errors_only
 from .local_copies import digest_of_files, file_of_split, folder_of_copy
-from .local_files import DataFile, read_rows
+from .local_files import DataFile, ending, read_rows
 from .task import SPLITS, Example, Kind, Score, Task
 
 _HELD_OUT = 0.05  # of a set without a labelled validation split
@@ -210,7 +210,7 @@ def _rows_of_hub(name: str, source: HubTask, split: str) -> Iterable[dict[str, A
 def _rows_of_file(file: Path, source: HubTask) -> DataFile:
     """Read the rows by the hub's column names, which a table without a header lacks."""
     names = source.columns
-    if file.suffix.lower() in (".tsv", ".csv") and names:
+    if ending(file) in (".tsv", ".csv") and names:
         whole = read_rows(file, no_header=True)
         rows = whole.rows
         if rows and len(rows[0]) == len(names) and not set(names) <= set(rows[0].values()):

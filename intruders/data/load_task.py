@@ -15,7 +15,7 @@ from ..system.plugins import TASKS, plugins_of
 from .columns import Columns
 from .hub_tasks import HUB_TASKS, hub_task
 from .local_copies import folder_of_copy
-from .local_files import COMPRESSED, SUFFIXES, local_task
+from .local_files import COMPRESSED, SUFFIXES, ending, local_task
 from .pydoc_topics import GROUPS, pydoc_topics
 from .task import Task, checked
 from .values import require_utf8
@@ -73,7 +73,7 @@ def _loaded(name: str, columns: Columns, seed: int) -> Task:
             f"{', '.join(SUFFIXES)}; remove it, or write the name"
         )
     path, _, described = name.partition("?")
-    if Path(path).suffix.lower() in SUFFIXES:
+    if ending(Path(path)) in SUFFIXES:
         return checked(local_task(user_path(path), _described(columns, described, name), seed))
     _refuse_other_file(user_path(path))
     names = ["word-problems", "pydoc-topics", *_SUBTASKS, *HUB_TASKS, *others]
@@ -106,7 +106,7 @@ def files_of_task(name: str, columns: Columns) -> list[Path]:
     ['rows.csv', 'more.csv']
     """
     path, _, described = name.partition("?")
-    if Path(path).suffix.lower() not in SUFFIXES:
+    if ending(Path(path)) not in SUFFIXES:
         return []
     whole = _described(columns, described, name)
     return [user_path(file) for file in (path, whole.validation_file, whole.test_file) if file is not None]
@@ -119,7 +119,7 @@ def described_task(name: str, columns: Columns) -> str:
     ('rows.csv?text=a%2Cb&label=c', 'sst2')
     """
     path, _, described = name.partition("?")
-    if Path(path).suffix.lower() not in SUFFIXES:
+    if ending(Path(path)) not in SUFFIXES:
         return name
     whole = _described(columns, described, name)
     pairs = {key: getattr(whole, field) for key, field in _COLUMNS_IN_NAMES.items()}

@@ -47,7 +47,8 @@ def file_of_split(folder: Path, split: str, suffixes: Sequence[str] = SUFFIXES) 
         path
         for stem in _STEMS[split]
         for suffix in suffixes
-        if (path := folder / f"{stem}{suffix}").is_file()
+        for packed in ("", ".gz")
+        if (path := folder / f"{stem}{suffix}{packed}").is_file()
     ]
     if len(files) > 1:
         raise SettingError(

@@ -1,18 +1,20 @@
-"""Tasks from local files: JSON lines, JSON, CSV, TSV or Parquet, with the columns that the user names."""
+"""Tasks from local files: JSON lines, JSON, CSV, TSV, Parquet or Arrow, with the columns that the user names."""
 
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 import random
 import sys
 import warnings
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, TextIO, cast
 
 import numpy as np
 
@@ -25,12 +27,19 @@ from .final_number import final_number
 from .task import Example, Kind, Task
 from .values import as_text, empty_value, is_missing
 
-SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
-COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".zip")  # endings that are refused, with the advice to unpack
+SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow")  # each may have .gz behind it
+COMPRESSED = (
+    ".gz",
+    ".bz2",
+    ".xz",
+    ".zst",
+    ".zip",
+)  # where nothing tells what is in it, the advice is to unpack
 
 # Names that need not be given, as the libraries of the field have them.
 _USUAL = (("prompt", "completion"), ("messages",), ("text", "label"))
 _HELD_OUT = 0.1
+_ARROW_FILE = b"ARROW1"
 _NO_LIMIT = sys.maxsize  # of the length of a cell, which is 131,072 characters by default
 
 
@@ -119,6 +128,26 @@ def examples_of(file: DataFile, columns: Columns, kind: Kind) -> list[Example]:
     return examples
 
 
+def ending(path: Path) -> str:
+    """Return the ending that tells what a file has, in small letters.
+
+    >>> ending(Path("rows.JSONL.gz")), ending(Path("rows.gz"))
+    ('.jsonl', '')
+    """
+    return Path(path.stem if _is_gzipped(path) else path.name).suffix.lower()
+
+
+def open_text(path: Path, newline: str | None = None) -> TextIO:
+    """Open a file of UTF-8, with or without a mark of byte order, as it is or packed by gzip."""
+    if _is_gzipped(path):
+        return cast(TextIO, gzip.open(path, "rt", encoding="utf-8-sig", newline=newline))
+    return path.open(encoding="utf-8-sig", newline=newline)
+
+
+def _is_gzipped(path: Path) -> bool:
+    return path.suffix.lower() == ".gz"
+
+
 def read_rows(path: Path, *, no_header: bool = False) -> DataFile:
     """Read the rows of a data file; a value that is missing is None.
 
@@ -126,7 +155,7 @@ def read_rows(path: Path, *, no_header: bool = False) -> DataFile:
       SettingError: the file does not exist, or cannot be read as what its ending says.
     """
     _require_file(path)
-    suffix = path.suffix.lower()
+    suffix = ending(path)
     try:
         if suffix in (".jsonl", ".ndjson"):
             return _json_lines(path)
@@ -138,14 +167,14 @@ def read_rows(path: Path, *, no_header: bool = False) -> DataFile:
         if suffix == ".tsv":
             # Tab-separated files of the field do not quote; a stray quotation mark is text.
             return _delimited(path, no_header, delimiter="\t", quoting=csv.QUOTE_NONE)
-        if suffix == ".parquet":
-            return _parquet(path)
+        if suffix in (".parquet", ".arrow"):
+            return _columnar(path, suffix)
     except UnicodeDecodeError as error:
         raise SettingError(
             f"data file {str(path)!r} is not UTF-8 text: {all_lines(error)}; expected UTF-8; save the file in that "
             "encoding"
         ) from error
-    except (ValueError, RecursionError, OSError, csv.Error) as error:
+    except (ValueError, RecursionError, OSError, EOFError, zlib.error, csv.Error) as error:
         raise SettingError(
             f"data file {str(path)!r} cannot be read as {suffix[1:]}: {all_lines(error)}"
         ) from error
@@ -269,7 +298,7 @@ def _delimited(path: Path, no_header: bool, **form: Any) -> DataFile:
     csv.field_size_limit(_NO_LIMIT)
     names: list[str] | None = None
     rows, lines = [], []
-    with path.open(encoding="utf-8-sig", newline="") as file:
+    with open_text(path, newline="") as file:
         reader, before = csv.reader(file, **form), 0
         for cells in _told_where(reader):
             line, before = before + 1, reader.line_num
@@ -315,7 +344,7 @@ def _told_apart(names: list[str]) -> list[str]:
 
 def _json_lines(path: Path) -> DataFile:
     rows, lines = [], []
-    with path.open(encoding="utf-8-sig") as file:
+    with open_text(path) as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
@@ -331,7 +360,8 @@ def _json_lines(path: Path) -> DataFile:
 
 
 def _json(path: Path) -> DataFile:
-    text = path.read_text(encoding="utf-8-sig")
+    with open_text(path) as file:
+        text = file.read()
     try:
         rows = json.loads(text)
     except json.JSONDecodeError as error:
@@ -351,10 +381,18 @@ def _with_every_column(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{name: row.get(name) for name in names} for row in rows]
 
 
-def _parquet(path: Path) -> DataFile:
+def _columnar(path: Path, suffix: str) -> DataFile:
+    """Read Parquet or Arrow; of Arrow a stream, which is what datasets writes, or a file."""
     import pandas as pd  # half a second, which text files need not wait for
+    import pyarrow as pa
 
-    frame = pd.read_parquet(path)
+    with cast(BinaryIO, gzip.open(path) if _is_gzipped(path) else path.open("rb")) as file:
+        if suffix == ".parquet":
+            frame = pd.read_parquet(file)
+        else:
+            is_file = file.read(len(_ARROW_FILE)) == _ARROW_FILE
+            file.seek(0)
+            frame = (pa.ipc.open_file(file) if is_file else pa.ipc.open_stream(file)).read_all().to_pandas()
     # A column of the file that pandas wrote from an index is one that can be named.
     if indexed := [name for name in frame.index.names if name is not None and name not in frame.columns]:
         frame = frame.reset_index(level=indexed)

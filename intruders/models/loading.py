@@ -11,11 +11,14 @@ from torch import nn
 
 from ..data.task import Kind
 from ..errors import CheckpointError, MissingDependencyError, first_line, some_of
+from ..system.files import as_given
 from .encoding import pad_token_id
 from .half_products import speed_up_half
 from .loading_settings import AS_STORED, Loading
 from .memory_plan import require_memory
 from .stored_dtype import dtype_to_load
+
+_GUESSES = "Couldn't instantiate the backend tokenizer"
 
 
 def load_model(
@@ -191,8 +194,24 @@ def load_tokenizer(location: str) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(location)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{location!r} has no tokenizer that transformers can load: {first_line(error)}"
-        ) from error
+        tokenizer = AutoTokenizer.from_pretrained(location)
+    except Exception as error:  # without a file to read, each class of transformers raises something else
+        # What it says there is a list of guesses over several lines.
+        said = "" if str(error).startswith(_GUESSES) else f" ({first_line(error)})"
+        raise _no_tokenizer(location, said) from error
+    if _knows_no_token(tokenizer):  # some classes make one of nothing, which reads every text as empty
+        raise _no_tokenizer(location, "")
+    return tokenizer
+
+
+def _no_tokenizer(location: str, said: str) -> CheckpointError:
+    return CheckpointError(
+        f"{as_given(location)!r} has no tokenizer that transformers can load{said}; expected tokenizer.json or such "
+        "beside its weights; copy the tokenizer that it was trained with into that folder (its save_pretrained)"
+    )
+
+
+def _knows_no_token(tokenizer: Any) -> bool:
+    """Return whether there is no token for a text, beside the special ones and the mark of a space."""
+    special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    return len(set(tokenizer.get_vocab()) - special - set(tokenizer.all_special_tokens)) < 2

@@ -10,9 +10,8 @@ from contextlib import contextmanager, nullcontext
 
 import torch
 
+from .first_process import FIRST_PROCESS
 from .random_state import random_state_kept
-
-_IMPORTED_IN = os.getpid()
 
 
 @contextmanager
@@ -81,4 +80,4 @@ def _one_thread() -> Iterator[None]:
 def _is_forked() -> bool:
     """Whether this process may have been forked from one in which torch had started threads."""
     forked = getattr(multiprocessing.context, "ForkProcess", ())  # not on Windows
-    return os.getpid() != _IMPORTED_IN or isinstance(multiprocessing.current_process(), forked)
+    return os.getpid() != FIRST_PROCESS or isinstance(multiprocessing.current_process(), forked)

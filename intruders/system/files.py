@@ -28,6 +28,16 @@ def user_path(path: str | os.PathLike[str]) -> Path:
     return Path(os.path.expanduser(path))
 
 
+def as_given(path: str | os.PathLike[str]) -> str:
+    """Return a path as a person in the current folder gives it: below that folder without what leads to it.
+
+    >>> as_given(Path.cwd() / "runs" / "a"), as_given("org/model")
+    ('runs/a', 'org/model')
+    """
+    here, text = f"{os.path.realpath(os.getcwd())}{os.sep}", os.fspath(path)
+    return text.removeprefix(here) or text
+
+
 def is_utf8(path: str) -> bool:
     """Return whether results can name a path: Python keeps bytes of it that are not UTF-8 as surrogates."""
     return path == as_utf8(path)
@@ -167,7 +177,7 @@ def stop_on_full_disk(
         there = next(path for path in (folder, *folder.parents) if path.exists())
         left = shutil.disk_usage(there).free / 2**20
         raise DiskFullError(
-            f"the disk of {str(folder)!r} is full ({left:.0f} MiB free); free some space and {then}"
+            f"the disk of {as_given(folder)!r} is full ({left:.0f} MiB free); free some space and {then}"
         ) from error
 
 

@@ -16,7 +16,16 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..errors import CacheError, CheckpointError, SettingError, os_reason, some_of
-from .files import as_utf8, hidden_prefix, is_left_behind, is_utf8, sibling, stop_on_full_disk, user_path
+from .files import (
+    as_given,
+    as_utf8,
+    hidden_prefix,
+    is_left_behind,
+    is_utf8,
+    sibling,
+    stop_on_full_disk,
+    user_path,
+)
 
 LOCK = ".lock"  # in a folder that one process at a time may work in
 
@@ -332,7 +341,7 @@ def locked_folder(folder: Path, name: str = "out", *, wait: bool = False) -> Ite
                 raise BlockingIOError
         except BlockingIOError as error:
             raise SettingError(
-                f"{name} '{folder}' is in use by another process; wait for it, or choose another folder"
+                f"{name} '{as_given(folder)}' is in use by another process; wait for it, or choose another folder"
             ) from error
         for entry in folder.iterdir():
             if is_left_behind(entry.name):

@@ -2,20 +2,50 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import re
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from intruders.data import corpora, hub_tasks
 from intruders.data.columns import Columns
-from intruders.data.corpora import MIXTURES, cut_at_blank_lines, is_here, load_corpora, require_corpus
+from intruders.data.corpora import (
+    MIXTURES,
+    cut_at_blank_lines,
+    files_of_source,
+    is_here,
+    load_corpora,
+    require_corpus,
+)
 from intruders.data.load_task import load_task, require_task
 from intruders.errors import SettingError
 from tests.json_lines import write_rows
+
+
+@pytest.fixture(autouse=True)
+def nothing_kept_of_the_hub() -> None:
+    corpora._from_hub.cache_clear()
+
+
+def test_a_corpus_of_the_hub_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def load(path: str, *given: Any, **more: Any) -> Any:
+        asked.append(path)
+        return datasets.Dataset.from_dict({"text": ["one", "two", "three"]})
+
+    import datasets
+
+    monkeypatch.delenv("INTRUDERS_DATA", raising=False)
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    read = [load_corpora("c4", max_documents=count)[0].documents for count in (2, 2, 3)]
+    assert read == [["one", "two"], ["one", "two"], ["one", "two", "three"]]
+    assert len(asked) == 2  # of two documents, and of three
 
 
 def test_pydoc_is_whole() -> None:
@@ -111,6 +141,70 @@ def test_files_rows_folders_and_mixtures(tmp_path: Path) -> None:
     assert load_corpora(str(tmp_path / "folder"))[0].documents == ["text of a", "text of b"]
     mixture = load_corpora(f"{rows}@0.7+{tmp_path / 'folder'}@0.3")
     assert [(corpus.weight, len(corpus.documents)) for corpus in mixture] == [(0.7, 3), (0.3, 2)]
+
+
+def test_the_folder_of_a_data_set_is_read_by_its_shards(tmp_path: Path) -> None:
+    import datasets
+
+    rows = datasets.Dataset.from_dict({"text": [f"row {i}" for i in range(7)], "id": list(range(7))})
+    rows.save_to_disk(tmp_path / "saved", num_shards=2)
+    datasets.DatasetDict(test=rows.select(range(2)), train=rows).save_to_disk(tmp_path / "splits")
+    (tmp_path / "hub" / "data").mkdir(parents=True)
+    (tmp_path / "hub" / "README.md").write_text("---\nlicense: mit\n---\n# Card")
+    for shard in range(2):
+        rows.shard(2, shard).to_parquet(tmp_path / "hub" / "data" / f"train-{shard:05}-of-00002.parquet")
+    (tmp_path / "lines").mkdir()
+    rows.shard(2, 0).to_json(tmp_path / "lines" / "a.jsonl")
+    rows.shard(2, 1).to_json(tmp_path / "lines" / "b.jsonl.gz", compression="gzip")
+    whole = list(datasets.load_from_disk(tmp_path / "saved")["text"])
+    for folder in ("saved", "hub", "lines"):
+        assert load_corpora(str(tmp_path / folder))[0].documents == whole
+    assert load_corpora(str(tmp_path / "splits"))[0].documents == [*whole[:2], *whole]
+    names = [file.name for file in files_of_source(tmp_path / "saved")]
+    assert names == ["data-00000-of-00002.arrow", "data-00001-of-00002.arrow"]
+
+
+def test_an_arrow_file_is_a_stream_or_not(tmp_path: Path) -> None:
+    table = pa.table({"text": ["one", "two"]})
+    with pa.ipc.new_stream(tmp_path / "stream.arrow", table.schema) as stream:
+        stream.write_table(table)
+    with pa.ipc.new_file(tmp_path / "file.arrow", table.schema) as file:
+        file.write_table(table)
+    for name in ("stream.arrow", "file.arrow"):
+        assert load_corpora(str(tmp_path / name))[0].documents == ["one", "two"]
+
+
+def test_a_folder_says_what_it_leaves_out_and_what_it_may_have(tmp_path: Path) -> None:
+    write_rows(tmp_path / "rows.jsonl", [{"text": "row"}])
+    (tmp_path / "a.txt").write_text("text of a")
+    with pytest.warns(
+        UserWarning, match=r"its 1 text file, without its 1 data file such as 'rows.jsonl'; pass"
+    ):
+        assert load_corpora(str(tmp_path))[0].documents == ["text of a"]
+    (tmp_path / "none").mkdir()
+    with pytest.raises(
+        SettingError, match=r"none' is a folder without texts; expected text files \(.txt, .*; pass"
+    ):
+        load_corpora(str(tmp_path / "none"))
+
+
+def test_texts_packed_by_gzip_are_read_as_if_unpacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "\n \n".join("word " * 900 + str(number) for number in range(3))
+    for name, content in (
+        ("notes.txt", text),
+        ("rows.csv", 'text,id\n"one\ntwo",1\n'),
+        ("rows.json", '[{"text": "é"}]'),
+    ):
+        (tmp_path / name).write_text(content, encoding="utf-8")
+        packed = tmp_path / f"{name}.gz"
+        packed.write_bytes(gzip.compress((tmp_path / name).read_bytes()))
+        assert load_corpora(str(packed))[0].documents == load_corpora(str(tmp_path / name))[0].documents
+    (tmp_path / "c4").mkdir()
+    (tmp_path / "c4" / "test.txt.gz").write_bytes((tmp_path / "notes.txt.gz").read_bytes())
+    monkeypatch.setenv("INTRUDERS_DATA", str(tmp_path))
+    assert load_corpora("c4")[0].documents == load_corpora(str(tmp_path / "notes.txt"))[0].documents
 
 
 def test_a_path_with_a_plus_is_a_corpus_of_its_own(tmp_path: Path) -> None:

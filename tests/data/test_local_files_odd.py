@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import json
 import re
 import warnings
+from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -74,15 +76,44 @@ def test_a_folder_and_a_compressed_file_are_named_as_such(tmp_path: Path) -> Non
         load_task(str(tmp_path / "rows.jsonl"), PAIR)
     with pytest.raises(SettingError, match="is a folder"):
         load_task(str(tmp_path), PAIR)
-    with gzip.open(tmp_path / "rows.jsonl.gz", "wt") as file:
+    with bz2.open(tmp_path / "rows.jsonl.bz2", "wt") as file:
         file.write("{}\n")
     with pytest.raises(SettingError, match=r"is compressed; .*unpack it"):
-        load_task(str(tmp_path / "rows.jsonl.gz"), PAIR)
+        load_task(str(tmp_path / "rows.jsonl.bz2"), PAIR)
     with pytest.raises(SettingError, match="it is compressed: unpack it"):
-        load_corpora(str(tmp_path / "rows.jsonl.gz"))
+        load_corpora(str(tmp_path / "rows.jsonl.bz2"))
     (tmp_path / "rows.xlsx").write_bytes(b"PK")
     with pytest.raises(SettingError, match="has an ending that is not known"):
         load_task(str(tmp_path / "rows.xlsx"), PAIR)
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.json", "rows.csv", "rows.tsv", "rows.parquet"])
+def test_rows_packed_by_gzip_are_read_as_if_unpacked(name: str, tmp_path: Path) -> None:
+    frame = pd.DataFrame(numbered(20))
+    if name.endswith(".parquet"):
+        frame.to_parquet(tmp_path / name)
+    elif name.endswith("sv"):
+        frame.to_csv(tmp_path / name, index=False, sep="\t" if name.endswith(".tsv") else ",")
+    else:
+        frame.to_json(tmp_path / name, orient="records", lines=name.endswith("l"))
+    packed = tmp_path / f"{name}.gz"
+    packed.write_bytes(gzip.compress((tmp_path / name).read_bytes()))
+    plain, task = (
+        load_task(str(tmp_path / name), PAIR),
+        load_task(f"{packed}?prompt=prompt&completion=completion"),
+    )
+    assert [(row.text, row.target) for row in task.train] == [(row.text, row.target) for row in plain.train]
+    assert len(task.train) == 18
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda data: data[:-30], lambda data: b"{}", lambda data: data[:20] + b"\xff" * 40]
+)
+def test_a_damaged_gzip_file_is_told_in_one_line(damage: Callable[[bytes], bytes], tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl.gz"
+    file.write_bytes(damage(gzip.compress(json.dumps(numbered(50)).encode())))
+    with pytest.raises(SettingError, match=r"rows\.jsonl\.gz' cannot be read as jsonl: "):
+        read_rows(file)
 
 
 def test_targets_without_the_number_that_is_scored_are_told(tmp_path: Path) -> None:

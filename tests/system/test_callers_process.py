@@ -13,7 +13,7 @@ import torch
 from intruders.system.callers_process import usual_settings
 
 _FORKED = """
-import multiprocessing, sys
+import multiprocessing, os, signal, sys
 import torch
 torch.set_num_threads(2)
 big = torch.ones(700, 700)
@@ -30,17 +30,31 @@ def count(index):
     assert torch.get_num_threads() == 2
     return found
 
-with multiprocessing.get_context("fork").Pool(2) as pool:
-    print(*pool.map_async(count, [0, 1]).get(100))
+if sys.argv[2] == "bare":
+    for index in (0, 1):
+        child = os.fork()
+        if not child:
+            signal.alarm(90)
+            print(count(index), flush=True)
+            os._exit(0)
+        os.waitpid(child, 0)
+else:
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        print(*pool.map_async(count, [0, 1]).get(100))
 """
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked on POSIX")
+@pytest.mark.parametrize("fork", ["bare", "pool"])
 @pytest.mark.parametrize("imported", ["before", "after"])
-def test_an_audit_in_a_forked_process_ends(imported: str) -> None:
+def test_an_audit_in_a_forked_process_ends(imported: str, fork: str) -> None:
     """Whether the parent had audited something before, or had used torch for something else."""
     told = subprocess.run(
-        [sys.executable, "-c", _FORKED, imported], capture_output=True, text=True, timeout=200, check=False
+        [sys.executable, "-c", _FORKED, imported, fork],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
     )
     assert told.stdout.split() == ["0", "1"], told.stderr
 

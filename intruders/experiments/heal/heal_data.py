@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import warnings
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -11,7 +12,7 @@ from ...charts.text import plural
 from ...data.columns import Columns
 from ...data.corpora import Corpora, Corpus, load_all
 from ...data.load_task import load_task
-from ...data.local_files import SUFFIXES, read_rows
+from ...data.local_files import SUFFIXES, ending, open_text, read_rows
 from ...data.task import Example, Task
 from ...data.values import as_text, is_missing
 from ...errors import SettingError, os_reason
@@ -113,7 +114,7 @@ def read_prompts(file: str) -> list[str]:
       SettingError: it cannot be read, or has fewer than six prompts.
     """
     path = user_path(file)
-    if path.suffix.lower() in SUFFIXES:
+    if ending(path) in SUFFIXES:
         data = read_rows(path)
         if data.rows and "prompt" not in data.rows[0]:
             raise SettingError(
@@ -125,8 +126,9 @@ def read_prompts(file: str) -> list[str]:
     else:
         try:
             # Not by splitlines, which also splits at characters inside a line, such as U+2028.
-            prompts = [line for line in path.read_text(encoding="utf-8-sig").split("\n") if line.strip()]
-        except (OSError, ValueError) as error:
+            with open_text(path) as lines:
+                prompts = [line for line in lines.read().split("\n") if line.strip()]
+        except (OSError, EOFError, zlib.error, ValueError) as error:
             reason = os_reason(error)
             raise SettingError(
                 f"prompts '{file}' cannot be read: {reason}; pass a text or data file"

@@ -62,8 +62,9 @@ class NewLoraContent:
         pairs = pairing.pairs
         is_dense = any(matrix.rank is None and matrix.load() is not None for matrix in pairs)
         if rank == "keep" or (rank is None and is_dense):
+            asked = "an adapter is to be written" if rank is None else f"rank is {rank!r}"
             raise SettingError(
-                f"rank is {rank!r}, and the updates of '{tuned.source}' are of no low rank; write a checkpoint (--as "
+                f"{asked}, and the updates of '{tuned.source}' are of no low rank; write a checkpoint (--as "
                 "checkpoint), or a LoRA adapter of stated error (intruders mitigate --as adapter --rank N)"
             )
         unfit = next((m.name for m in pairs if not _is_linear(base, m.name) and m.load() is not None), None)
