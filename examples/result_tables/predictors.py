@@ -56,7 +56,7 @@ def correlations() -> list[str]:
         if effect["what"].startswith(prefix) and effect["what"].endswith(suffix)
     ]
     return markdown(
-        ["number of a run", "rank correlation with forgetting over settings (95 % CI)"],
+        ["number of a run", "rank correlation with forgetting over runs (95 % CI, settings resampled)"],
         [
             [name, f"{estimate:+.2f} [{effect['low']:+.2f}, {effect['high']:+.2f}]"]
             for estimate, name, effect in sorted(rows, key=lambda row: -row[0])

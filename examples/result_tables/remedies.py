@@ -96,7 +96,7 @@ def remedy_gains(study: str) -> list[str]:
         [
             "trained",
             "remedy",
-            "gain, nats per token (95 % CI over seeds)",
+            "gain, nats per token (95 % CI over seeds; reported rows: of all of them together)",
             "verdict",
             "gain of a chosen share of it",
         ],

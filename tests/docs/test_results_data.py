@@ -3,19 +3,50 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pyarrow.parquet import read_schema
 
 from intruders.reports.write_report import write_report
+from intruders.settings import settings_of
 from intruders.studies.claims.every_claim import conclude
 from intruders.studies.published.published_study import PublishedStudy
-from tests.docs.pages import DOCS
+from intruders.training.finetune_config import FinetuneConfig
+from tests.docs.pages import DOCS, ROOT
 
 DATA = DOCS / "results" / "data"
 STUDIES = sorted(file.parent for file in DATA.glob("*/published.json"))
 LARGEST = 2**20  # bytes of one file: tables, and never weights
+
+
+def test_every_column_is_described() -> None:
+    page = (DATA / "README.md").read_text()
+    settings = set(settings_of(FinetuneConfig))
+    ends = ("_low", "_high")
+    for study in STUDIES:
+        for file in study.glob("*.parquet"):
+            assert f"`{file.name}`" in page
+            columns = {column for column in read_schema(file).names if not column.endswith(ends)} - settings
+            assert [column for column in sorted(columns) if f"`{column}`" not in page] == [], file
+
+
+def test_an_outsider_gets_the_same_gains() -> None:
+    """The script of plain pandas against the table: every gain again to the printed digit, and the missed scores."""
+    said = {study.name: run_script("outsider.py", study) for study in STUDIES}
+    gains = re.findall(r"gain (\S+), again (\S+);", said["replay-or-heal"] + said["which-remedy-again"])
+    assert len(gains) == 21
+    assert [again for _, again in gains] == [gain for gain, _ in gains]
+    assert "missed scores: 3 of 30 runs" in said["the-usual-recipe"]
+
+
+def run_script(name: str, *arguments: Path) -> str:
+    command = [sys.executable, str(ROOT / "examples" / name), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 @pytest.mark.parametrize("study", STUDIES, ids=lambda folder: folder.name)

@@ -46,7 +46,7 @@ def _sentence(topic: _Topic, effects: Sequence[StudyEffect]) -> str:
     verdicts = [effect.verdict for effect in own]
     supported, contradicted = verdicts.count(SUPPORTED), verdicts.count(CONTRADICTED)
     studies = len({effect.study for effect in own})
-    fair = [effect for effect in own if effect.equal_score == "yes" and effect.equal_effort == "yes"]
+    fair = [effect for effect in own if effect.equal_score != "no" and effect.equal_effort == "yes"]
     fairly = sum(effect.verdict == SUPPORTED for effect in fair)
     text = (
         f"**{topic.statement}:** {supported} of {plural(len(own), 'effect')} in {plural(studies, 'study', 'studies')} "
