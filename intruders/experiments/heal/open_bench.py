@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from ...data.corpora import Corpora
+from ...data.corpora import Corpora, Corpus
 from ...data.task import Task
 from ...errors import SettingError
 from ...measures.kept_outcomes import KeptOutcomes
@@ -22,7 +22,7 @@ from ..doses.open_to_dose import in_doses, open_to_dose
 from ..doses.updates import Updates, read_updates
 from .heal_bench import HealBench
 from .heal_data import HealData, data_of, own_answers, task_of_prompts
-from .heal_settings import HealSettings
+from .heal_settings import OWN_TEXT, HealSettings
 from .work_folder import NOWHERE, WorkFolder
 
 
@@ -78,10 +78,10 @@ def open_bench(
             "pass the model after fine-tuning"
         )
     with in_doses(language, scored, sides, updates, settings.per, tasks) as (groups, doses):
+        kept = KeptOutcomes(work.folder, dict(key or {}))
         if prompts is not None:
-            task = _task_of(prompts, language, seed, work, progress)
+            task = _task_of(prompts, language, seed, kept, progress)
             tasks, scored = {task.name: task}, {task.name: (language, [])}
-        data = data_of(corpora, tasks, settings.max_examples, seed)
         losses = LossSettings(max_tokens=settings.max_tokens, estimate=settings.estimate)
         bench = HealBench(
             language=language,
@@ -90,8 +90,11 @@ def open_bench(
             base=sides.stacks,
             groups=groups,
             doses=doses,
-            kept=KeptOutcomes(work.folder, dict(key or {})),
+            updates=updates.by_name,
+            kept=kept,
         )
+        corpora = {name: _written(name, parts, bench, settings, seed) for name, parts in corpora.items()}
+        data = data_of(corpora, tasks, settings.max_examples, seed)
         yield OpenedBench(bench, data, updates)
 
 
@@ -107,12 +110,22 @@ def _opened(sides: OpenedSides, tasks: Mapping[str, Task], loading: Loading) -> 
     return language, scored
 
 
+def _written(
+    name: str, parts: Sequence[Corpus], bench: HealBench, settings: HealSettings, seed: int
+) -> Sequence[Corpus]:
+    """Return a corpus, and for one that the base writes its documents."""
+    if name not in OWN_TEXT:
+        return parts
+    return [Corpus(name, bench.own_text(name, settings.max_documents, settings.max_tokens, seed))]
+
+
 def _task_of(
-    prompts: Sequence[str], language: OpenedModel, seed: int, work: WorkFolder, progress: Progress
+    prompts: Sequence[str], language: OpenedModel, seed: int, kept: KeptOutcomes, progress: Progress
 ) -> Task:
-    answers = work.answers()
+    unit = {"answers": list(prompts)}
+    answers = kept.get_plain(unit)
     if answers is None:
         progress(f"answer {len(prompts)} prompts", 0, 1)
         answers = own_answers(language, prompts)
-        work.keep_answers(answers)
+        kept.put_plain(unit, answers)
     return task_of_prompts(prompts, answers, seed)
