@@ -76,7 +76,7 @@ class Graded:
     losses: list[float]
     tokens: list[int]  # the number of tokens in each sum; 1 for a label
     right: list[bool] | None  # whether the answer is right; None if it was not measured
-    # Whether every token of the target is the most likely one after those before it, so that greedy generation gives it.
+    # Whether every token of the target is the most likely one after those before it, as greedy generation needs it.
     reproduced: list[bool]
     unfinished: int = 0  # generated answers that did not end within their limit
 

@@ -59,7 +59,7 @@ class DoseVector:
 
     values: Tensor  # (doses,)
     are_off: bool = False  # the base itself
-    # What takes the place of some updates, by the name of the matrix: these have no dose.
+    # What takes the place of some updates, by the name of the matrix.
     learned: Mapping[str, DosedUpdate] | None = None
 
     @contextmanager
@@ -73,7 +73,7 @@ class DoseVector:
 
     @contextmanager
     def at(self, values: Tensor, learned: Mapping[str, DosedUpdate] | None = None) -> Iterator[None]:
-        """Use other doses, and learned updates, within the block; the tuned model has all doses 1 and no learned ones."""
+        """Use other doses, and learned updates, within the block; of the tuned model all are 1, and none is learned."""
         was = self.values, self.learned
         self.values, self.learned = values, learned
         try:
@@ -161,10 +161,7 @@ class DosedModel:
         doses = self._doses
         if doses.are_off:
             return own, None
-        learned = (doses.learned or {}).get(name)
-        if learned is None:
-            return own, self._groups.of(doses.values, name)
-        return learned, torch.ones(1, device=doses.values.device)
+        return (doses.learned or {}).get(name, own), self._groups.of(doses.values, name)
 
     def _branch(self, name: str, own: DosedUpdate) -> Any:
         def add(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:

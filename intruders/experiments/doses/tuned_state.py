@@ -15,7 +15,7 @@ from .dosed_model import DosedUpdate
 
 @dataclass(frozen=True)
 class TunedState:
-    """``W_m = W0_m + a_m D_m``, or ``W0_m + D'_m`` of a matrix with a learned update D'."""
+    """``W_m = W0_m + a_m D_m``, with a learned update in the place of some of the tuned model's."""
 
     doses: Sequence[float]
     learned: Mapping[str, DosedUpdate] | None = None  # by the name of the matrix

@@ -62,8 +62,8 @@ def heal(
 ) -> Healing:
     """Recover what a fine-tuning forgot and keep what it learned.
 
-    ``W_m = W0_m + a_m D_m`` with a dose a_m in [-0.5, 1.5] for every changed matrix m, or with ``settings.learn``
-    "weights" ``W0_m + D'_m``, where D' has the form of D: factors of the same rank, or all entries. What is learned
+    ``W_m = W0_m + a_m D_m`` with a dose a_m in [-0.5, 1.5] for every changed matrix m. With ``settings.learn``
+    "weights" D_m is learned too, in its form: factors of the same rank, or all entries. What is learned
     minimizes ``KL(base || model)`` on text and ``KL(tuned || model)`` on examples of the task by Adam, from the
     smallest interpolation that keeps the task. It is not learned from the examples' labels. The kept state forgets
     least on the documents that choose. On validation examples its task loss is at most ``settings.allow`` above the
@@ -208,13 +208,15 @@ def _healed(
 
 
 def _learned_updates(state: TunedState, healing: Healing) -> LearnedUpdates:
-    """Return learned weights as what is written; all else is in the dose that the learning started from."""
+    """Return learned weights, in their doses, as what is written."""
     assert state.learned is not None
     updates = {
-        name: update.right if update.left is None else LowRank(update.left, update.right)
+        name: healing.doses[name][0] * update.right
+        if update.left is None
+        else LowRank(healing.doses[name][0] * update.left, update.right)
         for name, update in state.learned.items()
     }
-    return LearnedUpdates(updates, healing.start)
+    return LearnedUpdates(updates, remedy_of(healing))
 
 
 def _keeps_rank(settings: HealSettings) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ...errors import SettingError
 from ...settings import Settings, setting
 
 LEARN = ("doses", "weights")
@@ -11,7 +12,8 @@ SELF, RANDOM_TOKENS = OWN_TEXT = "self", "random-tokens"  # that the base writes
 PER = ("matrix", "direction", "layer", "block", "kind")
 SHARE, BLOCKS, REPLAY, DOSES, WEIGHTS = "share", "blocks", "replay", "doses", "weights"
 # What else is learned and reported beside the healing: of these the last two learn the weights on other text.
-RIVALS = (SHARE, BLOCKS, DOSES, WEIGHTS, REPLAY, SELF, RANDOM_TOKENS)
+LEARNED_AS_WEIGHTS = (WEIGHTS, REPLAY, SELF, RANDOM_TOKENS)
+RIVALS = (SHARE, BLOCKS, DOSES, *LEARNED_AS_WEIGHTS)
 _RATES, _WEIGHTS = {DOSES: 0.06, WEIGHTS: 5e-4}, {DOSES: 3.0, WEIGHTS: 12.0}
 
 
@@ -101,6 +103,14 @@ class HealSettings(Settings):
         "quantity.",
         panel="Measures",
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.learn == WEIGHTS and self.per != "matrix":
+            raise SettingError(
+                f"per is {self.per!r}, and weights have no doses that could be shared; leave it out, or pass --learn "
+                "doses"
+            )
 
     def rate_of(self, learn: str) -> float:
         return _RATES[learn] if self.rate is None or learn != self.learn else self.rate

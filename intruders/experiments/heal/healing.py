@@ -71,7 +71,7 @@ class Healing(JsonResult):
       corpus: the corpus that it was learned on.
       start: the interpolation that learning started from.
       step: the step of the state that is kept.
-      doses: the doses of every matrix; of learned weights those that they started from.
+      doses: the doses of every matrix; of learned weights those that they are in.
       elsewhere: the dose of other tuned tensors, or None.
       points: the measured models.
       learning: the measures of every state on the half that chooses.

@@ -1,4 +1,4 @@
-"""Learn on an opened bench, from the smallest interpolation that keeps the task: the doses, or the weights."""
+"""Learn on an opened bench, from the smallest interpolation that keeps the task: doses, and with them weights."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from ...data.corpora import Corpus, documents_in
 from ...system.progress import Progress
 from ..bench.data_shares import DataShare
 from ..doses.dose_groups import ELSEWHERE, dose_groups
-from ..doses.dosed_model import DosedUpdate
 from ..doses.encoded import encoded_examples, encoded_texts
 from ..doses.tuned_state import TunedState, parameters_of, with_parameters
 from .heal_bench import HealBench
@@ -119,25 +118,29 @@ class _Learner:
                     values.grad = sums[blocks]
                 return losses
 
-            learnable = self._learnable(DOSES, [values], [torch.ones_like(values)])
-            learnable = replace(learnable, bounds=(LEAST, MOST), beyond=-0.4)
-            return self._run(name, learnable, gradient, lambda: TunedState(values.tolist()), self.data)
+            return self._run(
+                name, [self._of_doses(values)], gradient, lambda: TunedState(values.tolist()), self.data
+            )
 
     def _weights(self, name: str, data: HealData) -> Learned:
         bench = self.bench
         tuned = {matrix: update for matrix, update in bench.updates.items() if matrix in self.matrices}
-        doses = bench.groups.everywhere(self.start)
-        first = {matrix: _times(update, self.start) for matrix, update in tuned.items()}
-        tensors = [tensor.clone().requires_grad_() for tensor in parameters_of(first)]
+        values = torch.full_like(bench.doses.values, self.start, requires_grad=True)
+        tensors = [tensor.clone().requires_grad_() for tensor in parameters_of(tuned)]
         learned = with_parameters(tuned, tensors)
-        with bench.doses.at(torch.tensor(doses, device=bench.doses.values.device), learned):
+        with bench.doses.at(values, learned):
             objective = self._objective(data, replays=name == REPLAY)
-            learnable = self._learnable(WEIGHTS, tensors, parameters_of(tuned))
-            return self._run(name, learnable, objective.gradient, lambda: TunedState(doses, learned), data)
+            weights = Learnable(tensors, parameters_of(tuned), self.settings.rate_of(WEIGHTS))
+            return self._run(
+                name,
+                [self._of_doses(values), weights],
+                objective.gradient,
+                lambda: TunedState(values.tolist(), learned),
+                data,
+            )
 
-    def _learnable(self, learn: str, tensors: Sequence[Tensor], tuned: Sequence[Tensor]) -> Learnable:
-        settings = self.settings
-        return Learnable(tensors, tuned, settings.steps, settings.rate_of(learn), settings.weight_of(learn))
+    def _of_doses(self, values: Tensor) -> Learnable:
+        return Learnable([values], [torch.ones_like(values)], self.settings.rate_of(DOSES), (LEAST, MOST))
 
     def _objective(self, data: HealData, *, replays: bool = False) -> Objective:
         bench = self.bench
@@ -156,12 +159,12 @@ class _Learner:
     def _run(
         self,
         name: str,
-        learnable: Learnable,
+        learnables: Sequence[Learnable],
         gradient: Callable[[int, float], StepLosses],
         present: Callable[[], TunedState],
         data: HealData,
     ) -> Learned:
-        bench, steps = self.bench, learnable.steps
+        bench, steps = self.bench, self.settings.steps
 
         def on_task() -> tuple[float, int]:
             outcome = bench.on_task(present(), data.choice, data.task)
@@ -172,7 +175,9 @@ class _Learner:
             self.progress(f"learn {name}: {said}", step, steps)
 
         learning = Learning(
-            learnable,
+            learnables,
+            steps,
+            self.settings.weight_of(DOSES if len(learnables) == 1 else WEIGHTS),
             gradient,
             on_task,
             lambda: bench.text_loss(present(), data.choice),
@@ -190,7 +195,7 @@ class _Learner:
         if kept.learned is None:
             kept = TunedState(tensors[0].tolist())
         else:
-            kept = TunedState(kept.doses, with_parameters(kept.learned, tensors))
+            kept = TunedState(tensors[0].tolist(), with_parameters(kept.learned, tensors[1:]))
         return Learned(kept, best, self.start, learning.measured)
 
     def _measured(self, state: TunedState, share: DataShare) -> Measured:
@@ -228,7 +233,7 @@ def _start(
     notes = _warnings(data, text_base, text_tuned, task_base.losses.mean, task_tuned.losses.mean)
     for note in notes:
         told(note)
-    fewer = int(_POINT * len(task_tuned.reproduced))
+    fewer = max(1, int(_POINT * len(task_tuned.reproduced)))
     allowance = Allowance(task_tuned.losses.mean + settings.allow, sum(task_tuned.reproduced) - fewer)
     progress("find the interpolation to start from", 4, steps)
 
@@ -238,13 +243,6 @@ def _start(
 
     start = least_dose(is_allowed)
     return notes, _Learner(bench, data, settings, seed, allowance, start, progress, told, work, matrices)
-
-
-def _times(update: DosedUpdate, dose: float) -> DosedUpdate:
-    """Return an update in a dose; of factors the left one, as PEFT scales an adapter."""
-    if update.left is None:
-        return DosedUpdate(None, dose * update.right)
-    return DosedUpdate(dose * update.left, update.right)
 
 
 def _blocks_of(bench: HealBench, device: torch.device) -> Tensor:

@@ -21,7 +21,8 @@ EVERY = 5
 _BETAS, _EPS = (0.9, 0.99), 1e-10
 _WEIGHT_RANGE = 30.0  # by how much the weight of the task may leave its start, up and down
 _WEIGHT_STEP = 0.5  # of its logarithm, at most, at a measure
-_HALVINGS = 5  # of the line from the last state to the tuned model
+# Where the line from the last state to the tuned model (1) begins, and how often it is halved.
+_BEYOND, _HALVINGS = -0.4, 5
 
 State = tuple[Mapping[str, Tensor], Mapping[str, str]]  # tensors and texts, as a safetensors file has them
 
@@ -49,16 +50,12 @@ class Measured:
 
 @dataclass(frozen=True)
 class Learnable:
-    """The tensors that are learned, and how."""
+    """Tensors that are learned at one rate."""
 
     tensors: Sequence[Tensor]  # changed in place; they require gradients
     tuned: Sequence[Tensor]  # their values in the tuned model
-    steps: int
     rate: float  # of the first step; it falls to zero
-    weight: float  # of the task beside the text, at the first step
     bounds: tuple[float, float] | None = None
-    # Where the line from the last state (0) to the tuned model (1) begins.
-    beyond: float = 0.0
 
 
 class Learning:
@@ -66,7 +63,9 @@ class Learning:
 
     def __init__(
         self,
-        learnable: Learnable,
+        learnables: Sequence[Learnable],
+        steps: int,
+        weight: float,
         gradient: Callable[[int, float], StepLosses],
         on_task: Callable[[], tuple[float, int]],
         on_text: Callable[[], float],
@@ -78,7 +77,9 @@ class Learning:
         """Prepare to learn.
 
         Args:
-          learnable: the tensors, and how they are learned.
+          learnables: what is learned.
+          steps: their number.
+          weight: of the task beside the text, at the first step.
           gradient: adds the gradient of the objective at a step, with a weight of the task.
           on_task: returns the task loss of the present state, and how many targets it reproduces.
           on_text: returns the loss on text of the present state.
@@ -87,12 +88,15 @@ class Learning:
           keep: called with the state after every measure.
           told: called with the losses of every step.
         """
-        self._learnable, self._tensors = learnable, list(learnable.tensors)
+        self._learnables, self._steps, self._first_weight = learnables, steps, weight
+        self._tensors = [tensor for learnable in learnables for tensor in learnable.tensors]
+        self._tuned = [tensor for learnable in learnables for tensor in learnable.tuned]
         self._gradient, self._on_task, self._on_text = gradient, on_task, on_text
         self._allowance, self._room = allowance, max(allow, 1e-3)
         self._keep, self._told = keep, told
-        self._adam = torch.optim.Adam(self._tensors, lr=learnable.rate, betas=_BETAS, eps=_EPS)
-        self._weight = learnable.weight
+        groups = [{"params": list(learnable.tensors), "lr": learnable.rate} for learnable in learnables]
+        self._adam = torch.optim.Adam(groups, betas=_BETAS, eps=_EPS)
+        self._weight = weight
         self._step = 0
         self._best: tuple[Measured, list[Tensor]] | None = None
         self.measured: list[Measured] = []
@@ -124,12 +128,12 @@ class Learning:
         """Learn, and return the allowed state with the least loss on text and its tensors, or the start."""
         if not self.measured:
             self._look()
-        while self._step < self._learnable.steps:
+        while self._step < self._steps:
             self._adam.zero_grad()
             losses = self._gradient(self._step, self._weight)
             self._move()
             self._step += 1
-            if self._step % EVERY == 0 or self._step == self._learnable.steps:
+            if self._step % EVERY == 0 or self._step == self._steps:
                 self._look()
             self._told(self._step, losses)
         self._settle()
@@ -137,7 +141,7 @@ class Learning:
         return self._best
 
     def _look(self, *, follows: bool = True) -> None:
-        """Measure the present state, keep it if it is the best, and adapt the weight of the task."""
+        """Measure the present state and note it if it is the best; where learning follows, adapt the task's weight."""
         task_loss, reproduced = self._on_task()
         is_allowed = self._allowance.allows(task_loss, reproduced)
         measured = Measured(self._step, task_loss, reproduced, self._on_text() if is_allowed else None)
@@ -151,10 +155,11 @@ class Learning:
             over = min(1.0, max(-1.0, (task_loss - self._allowance.task_loss) / self._room))
             if reproduced < self._allowance.reproduced:
                 over = 1.0
-            logarithm = math.log(self._weight / self._learnable.weight) + _WEIGHT_STEP * over
+            logarithm = math.log(self._weight / self._first_weight) + _WEIGHT_STEP * over
             bound = math.log(_WEIGHT_RANGE)
-            self._weight = self._learnable.weight * math.exp(min(bound, max(-bound, logarithm)))
-        self._keep(self._state())
+            self._weight = self._first_weight * math.exp(min(bound, max(-bound, logarithm)))
+        if follows:
+            self._keep(self._state())
 
     def _settle(self) -> None:
         """Use the allowance: move to the first allowed point on the line from the last state to the tuned model.
@@ -163,9 +168,7 @@ class Learning:
         the tuned model's, which is allowed by definition.
         """
         last = [tensor.detach().clone() for tensor in self._tensors]
-        low, high = self._learnable.beyond, 1.0
-        if low == 0 and self.measured[-1].text_loss is not None:
-            return
+        low, high = _BEYOND, 1.0
         for _ in range(_HALVINGS):
             middle = (low + high) / 2
             self._go(last, middle)
@@ -179,22 +182,23 @@ class Learning:
 
     def _go(self, last: Sequence[Tensor], share: float) -> None:
         """Move a share of the way from a state to the tuned model; a share below 0 moves away from it."""
-        for tensor, start, end in zip(self._tensors, last, self._learnable.tuned, strict=True):
+        for tensor, start, end in zip(self._tensors, last, self._tuned, strict=True):
             tensor.data.copy_(start + share * (end - start))
         self._clip()
 
     def _move(self) -> None:
         """Take a step of Adam with a falling rate, within the bounds."""
-        share = 0.5 * (1 + math.cos(math.pi * self._step / self._learnable.steps))
-        for group in self._adam.param_groups:
-            group["lr"] = self._learnable.rate * share
+        share = 0.5 * (1 + math.cos(math.pi * self._step / self._steps))
+        for group, learnable in zip(self._adam.param_groups, self._learnables, strict=True):
+            group["lr"] = learnable.rate * share
         self._adam.step()
         self._clip()
 
     def _clip(self) -> None:
-        if self._learnable.bounds is not None:
-            for tensor in self._tensors:
-                tensor.data.clamp_(*self._learnable.bounds)
+        for learnable in self._learnables:
+            if learnable.bounds is not None:
+                for tensor in learnable.tensors:
+                    tensor.data.clamp_(*learnable.bounds)
 
     def _state(self) -> State:
         assert self._best is not None

@@ -25,7 +25,7 @@ def own_documents(opened: OpenedModel, kind: str, count: int, tokens: int, seed:
     for batch in range(0, count, _AT_ONCE):
         torch.manual_seed(seed + batch)
         if kind == SELF:
-            rows = _sampled(opened, _AT_ONCE, tokens)
+            rows = sampled_tokens(opened, _AT_ONCE, tokens)
         else:
             ordinary = [number for number in range(len(tokenizer)) if number not in tokenizer.all_special_ids]
             drawn = torch.randint(len(ordinary), (_AT_ONCE, tokens))
@@ -35,7 +35,7 @@ def own_documents(opened: OpenedModel, kind: str, count: int, tokens: int, seed:
 
 
 @torch.no_grad()
-def _sampled(opened: OpenedModel, count: int, tokens: int) -> list[list[int]]:
+def sampled_tokens(opened: OpenedModel, count: int, tokens: int) -> list[list[int]]:
     """Return the tokens of samples without the first, and up to the end of the sequence."""
     model: Any = opened.model
     tokenizer = opened.tokenizer

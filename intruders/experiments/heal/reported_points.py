@@ -45,7 +45,7 @@ def reported_points(
     intruders: Mapping[str, LowRank],
     seed: int,
 ) -> list[HealedPoint]:
-    """Measure base, tuned, healed, the rivals, interpolation at the healed model's task loss and along its curve, controls.
+    """Measure base, tuned, healed, rivals, interpolation (also at the healed model's task loss), and controls.
 
     Args:
       measuring: the models and the data.

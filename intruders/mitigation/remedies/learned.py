@@ -11,22 +11,24 @@ from torch import Tensor
 from ...audits.result.records import AuditedMatrix
 from ...linalg.low_rank import LowRank
 from .changes import Change
+from .doses import Doses
 from .position import Position
 from .remedy import Case, Remedy, WantedTriplets
 
 
 @dataclass(frozen=True)
 class LearnedUpdates(Remedy):
-    """``W' = W0 + D'`` with a learned update D' of every audited matrix; all else keeps a share of its update."""
+    """``W' = W0 + D'`` with a learned update D' of every audited matrix; all else has its dose."""
 
     name = "learned updates"
     reach = "model"
     strength = "share"
+    share = 1.0
     source = "intruders heal"
     rank_after = "r"
 
     updates: Mapping[str, LowRank | Tensor] = field(repr=False)  # by matrix: factors, or D' (m, n)
-    share: float = 1.0  # of the update of everything else
+    doses: Doses
 
     @property
     def needs_base(self) -> bool:  # type: ignore[override]
@@ -42,10 +44,10 @@ class LearnedUpdates(Remedy):
         return Change(entries=lambda base, _: update.to(base))
 
     def share_elsewhere(self, name: str, position: Position | None) -> float:
-        return self.share
+        return self.doses.share_elsewhere(name, position)
 
     def sentence(self, vectors: int) -> str:
         return "every update as it was learned anew"
 
     def recorded(self) -> dict[str, Any]:
-        return {"share": self.share}
+        return self.doses.recorded()
