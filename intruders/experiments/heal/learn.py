@@ -22,13 +22,14 @@ from .healing import LITTLE
 from .learning import LEAST, MOST, Allowance, Learnable, Learning, Measured
 from .objective import Objective, StepLosses
 from .open_bench import OpenedBench
-from .reported_points import HALVINGS, least_dose
+from .reported_points import least_dose
 from .work_folder import NOWHERE, WorkFolder
 
 Told = Callable[[str], None]
 
 _FEW = 8  # documents or examples; fewer choose and tell little
 _STRANGE = 5.0  # nats per token of the base, on text that it does not know
+_HALVINGS = 2  # of the range of doses for the start, which the learning leaves at once
 _POINT = 0.01  # of accuracy, that a state that is kept may cost on the half that chooses
 
 
@@ -224,7 +225,7 @@ def _start(
 ) -> tuple[list[str], _Learner]:
     """Return the notes before the start, and what learns from the smallest interpolation that is allowed."""
     bench, data = opened.bench, opened.data
-    steps = 4 + HALVINGS
+    steps = 4 + _HALVINGS
     base, tuned = bench.everywhere(0.0), bench.everywhere(1.0)
     progress("measure the base", 0, steps)
     text_base, task_base = bench.text_loss(base, data.choice), bench.on_task(base, data.choice, data.task)
@@ -241,7 +242,7 @@ def _start(
         task = bench.on_task(bench.everywhere(dose), data.choice, data.task)
         return allowance.allows(task.losses.mean, sum(task.reproduced))
 
-    start = least_dose(is_allowed)
+    start = least_dose(is_allowed, _HALVINGS)
     return notes, _Learner(bench, data, settings, seed, allowance, start, progress, told, work, matrices)
 
 

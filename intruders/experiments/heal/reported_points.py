@@ -19,7 +19,7 @@ from .report import Report
 _ALPHAS = (0.25, 0.5, 0.75)
 
 # Every halving of the range of a dose is one measure of the task.
-HALVINGS = 5
+_HALVINGS = 5
 
 Step = Callable[[str], None]
 
@@ -108,10 +108,10 @@ def same_dose(measuring: ReportMeasuring, healed: float, tuned: float) -> float:
     return dose if dose < 1 or healed >= tuned else at_most(tuned)
 
 
-def least_dose(is_enough: Callable[[float], bool]) -> float:
-    """Return the smallest common dose, to 1/32, that is enough; 1 if none is."""
+def least_dose(is_enough: Callable[[float], bool], halvings: int = _HALVINGS) -> float:
+    """Return the smallest common dose, to ``0.5 ** halvings``, that is enough; 1 if none is."""
     low, high = 0.0, 1.0
-    for _ in range(HALVINGS):
+    for _ in range(halvings):
         middle = (low + high) / 2
         if is_enough(middle):
             high = middle
