@@ -18,6 +18,7 @@ class TaskOutcome:
 
     losses: DocumentLosses
     right: list[bool] | None
+    reproduced: list[bool]  # whether the most likely tokens are the target, which needs no generation
 
     @property
     def accuracy(self) -> float | None:
@@ -37,7 +38,10 @@ class Outcome:
         """Return plain JSON types, from which :meth:`from_dict` makes bit-identical numbers."""
         return {
             "corpora": plain(self.corpora),
-            "tasks": {name: {**plain(task.losses), "right": task.right} for name, task in self.tasks.items()},
+            "tasks": {
+                name: {**plain(task.losses), "right": task.right, "reproduced": task.reproduced}
+                for name, task in self.tasks.items()
+            },
             **({"harness": dict(self.harness)} if self.harness else {}),
         }
 
@@ -46,7 +50,7 @@ class Outcome:
         return cls(
             from_plain(dict[str, list[DocumentLosses]], record["corpora"]),
             {
-                name: TaskOutcome(DocumentLosses.from_dict(task), task["right"])
+                name: TaskOutcome(DocumentLosses.from_dict(task), task["right"], task["reproduced"])
                 for name, task in record["tasks"].items()
             },
             record.get("harness", {}),
@@ -71,6 +75,7 @@ def joined(outcomes: Sequence[Outcome]) -> Outcome:
                 None
                 if any(outcome.tasks[name].right is None for outcome in outcomes)
                 else [right for outcome in outcomes for right in outcome.tasks[name].right or []],
+                [given for outcome in outcomes for given in outcome.tasks[name].reproduced],
             )
             for name in first.tasks
         },

@@ -54,7 +54,7 @@ def outcomes_until_decided(
     """
     if task.kind == "classification":
         return [*outcomes(opened, task, examples)]
-    settled = _targets(opened, examples, _BATCH).right or []
+    settled = _targets(opened, examples, _BATCH).reproduced
     right: list[bool | None] = [is_settled or None for is_settled in settled]
     open_rows = [row for row, is_settled in enumerate(settled) if not is_settled]
     for start in range(0, len(open_rows), _AT_A_LOOK):
@@ -77,6 +77,8 @@ class Graded:
     losses: list[float]
     tokens: list[int]  # the number of tokens in each sum; 1 for a label
     right: list[bool] | None  # whether the answer is right; None if it was not measured
+    # Whether every token of the target is the most likely one after those before it, as greedy generation needs it.
+    reproduced: list[bool]
     unfinished: int = 0  # generated answers that did not end within their limit
 
 
@@ -97,10 +99,10 @@ def graded(
         return _classes(opened, labels or task.labels, examples, batch_size)
     targets = _targets(opened, examples, batch_size)
     if not answers:
-        return replace(targets, right=None)
+        return targets
     # Where every next token of the target is the most likely one, greedy generation gives just the target:
     # one forward pass settles those, and only the others are generated.
-    right = list(targets.right or [])
+    right = list(targets.reproduced)
     open_rows = [row for row, settled in enumerate(right) if not settled]
     given = _answers_of(opened, task, examples, open_rows, batch_size)
     for row, answer in given.items():
@@ -224,7 +226,7 @@ def _generate(
         [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device
     )
     limits = torch.tensor(rooms, device=device) + width  # (batch,)
-    with _without_own_settings(model) as own_settings:
+    with without_own_settings(model) as own_settings:
         ends = ends_of_answers(opened.tokenizer, own_settings)
         written = model.generate(
             input_ids=ids,
@@ -246,7 +248,7 @@ def _generate(
 
 
 @contextmanager
-def _without_own_settings(model: Any) -> Iterator[Any]:
+def without_own_settings(model: Any) -> Iterator[Any]:
     """Generate without the model's own settings within the block, and yield them.
 
     Its generation_config.json may have penalties, biases, suppressed tokens, another length or another kind of result.
@@ -266,7 +268,7 @@ def _without_own_settings(model: Any) -> Iterator[Any]:
 def _targets(opened: OpenedModel, examples: Sequence[Example], batch_size: int) -> Graded:
     """Measure each target's loss, and whether each token is the most likely one given those before it."""
     model, tokenizer = opened.model, opened.tokenizer
-    losses, tokens, right = [0.0] * len(examples), [0] * len(examples), [False] * len(examples)
+    losses, tokens, reproduced = [0.0] * len(examples), [0] * len(examples), [False] * len(examples)
     rows = encode_completions(tokenizer, examples, opened.context, where="rows to score", trains=False)
     device = next(model.parameters()).device
     with evaluating(model):
@@ -277,8 +279,12 @@ def _targets(opened: OpenedModel, examples: Sequence[Example], batch_size: int) 
             for row, lost, hit in zip(
                 chosen, torch.split(each, counts), torch.split(hits, counts), strict=True
             ):
-                losses[row], tokens[row], right[row] = float(lost.double().sum()), len(lost), bool(hit.all())
-    return Graded(losses, tokens, right)
+                losses[row], tokens[row], reproduced[row] = (
+                    float(lost.double().sum()),
+                    len(lost),
+                    bool(hit.all()),
+                )
+    return Graded(losses, tokens, None, reproduced)
 
 
 @torch.no_grad()
@@ -297,4 +303,4 @@ def _classes(
             hits = (logits.argmax(dim=-1) == wanted).tolist()
             for position, row in enumerate(chosen):
                 losses[row], right[row] = each[position], hits[position]
-    return Graded(losses, [1] * len(rows), right)
+    return Graded(losses, [1] * len(rows), right, right)

@@ -25,7 +25,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     counts: list[int] = []
 
     def targets(*given: Any) -> Graded:
-        return Graded([0.0] * 40, [1] * 40, [number < 10 for number in range(40)])
+        return Graded([0.0] * 40, [1] * 40, None, [number < 10 for number in range(40)])
 
     def generated(opened: Any, examples: list[Example], **options: Any) -> list[Answer]:
         counts.append(len(examples))

@@ -20,4 +20,4 @@ def task_outcome(
     answers = answers and task.score != "none"
     grades = graded(opened, task, examples, labels=list(labels) or None, answers=answers)
     losses = DocumentLosses("target-loss", np.array(grades.losses), np.array(grades.tokens, dtype=np.int64))
-    return TaskOutcome(losses, grades.right if answers else None)
+    return TaskOutcome(losses, grades.right if answers else None, grades.reproduced)

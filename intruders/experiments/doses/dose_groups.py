@@ -1,4 +1,4 @@
-"""Which matrices share a dose: each its own, each direction, those of a layer, those of a kind."""
+"""Which matrices share a dose: each its own, each direction, those of a layer, of a third of the layers, of a kind."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from ...checkpoints.stored.names import module_paths
 
 # Tensors that are no matrices of the update, such as norms and biases, have one dose together.
 ELSEWHERE = "elsewhere"
+
+_BLOCKS = 3
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ def dose_groups(
 
     Args:
       names: of the changed matrices.
-      per: "matrix", "direction", "layer" or "kind".
+      per: "matrix", "direction", "layer", "block" (of three, of layers) or "kind".
       ranks: number of directions of each matrix; per direction alone.
       with_elsewhere: whether other tensors were tuned too; they share one dose.
     """
@@ -87,4 +89,10 @@ def _labels(names: Sequence[str], per: str) -> list[str]:
     paths = module_paths(names)
     if per == "kind":
         return [path.kind for path in paths]
+    if per == "block":
+        layers = 1 + max((path.layer for path in paths if path.layer is not None), default=0)
+        return [
+            path.kind if path.layer is None else f"{path.stack} {_BLOCKS * path.layer // layers}"
+            for path in paths
+        ]
     return [path.layer_label for path in paths]

@@ -59,6 +59,8 @@ class DoseVector:
 
     values: Tensor  # (doses,)
     are_off: bool = False  # the base itself
+    # What takes the place of some updates, by the name of the matrix.
+    learned: Mapping[str, DosedUpdate] | None = None
 
     @contextmanager
     def off(self) -> Iterator[None]:
@@ -70,13 +72,14 @@ class DoseVector:
             self.are_off = was
 
     @contextmanager
-    def at(self, values: Tensor) -> Iterator[None]:
-        """Use other doses within the block; the tuned model's are all 1."""
-        was, self.values = self.values, values
+    def at(self, values: Tensor, learned: Mapping[str, DosedUpdate] | None = None) -> Iterator[None]:
+        """Use other doses, and learned updates, within the block; of the tuned model all are 1, and none is learned."""
+        was = self.values, self.learned
+        self.values, self.learned = values, learned
         try:
             yield
         finally:
-            self.values = was
+            self.values, self.learned = was
 
 
 class DosedModel:
@@ -116,7 +119,7 @@ class DosedModel:
         state = {_own_name(name): tensor for name, tensor in model.state_dict(keep_vars=True).items()}
         owners = _owners(model)
         held = BaseInMemory.of(base, _shapes_of_weights(model, state))
-        dense: dict[int, list[tuple[str, Any]]] = {}
+        dense: dict[int, list[_Part]] = {}
         for name, update in updates.items():
             key = held.required_key(name)
             view, tensor = held.views[name], state[key].data
@@ -127,18 +130,20 @@ class DosedModel:
                 for module, _ in modules:
                     self._handles.append(module.register_forward_hook(self._branch(name, update)))
             else:
-                dense.setdefault(tensor.data_ptr(), []).append((name, _Reshaped(update, view)))
+                dense.setdefault(tensor.data_ptr(), []).append((name, update, _Place(view)))
         for other in held.changed(others, state):
             before = other.before.to(other.part.dtype)
             change = other.part.float() - before.float()
             other.part.copy_(before)
             of_part = held.views.get(other.name)
             in_stack = of_part is not None and of_part.expert is not None
-            moved = _Reshaped(DosedUpdate(None, change), held.views[other.name]) if in_stack else change
-            dense.setdefault(state[other.key].data_ptr(), []).append((ELSEWHERE, moved))
+            place = _Place(held.views[other.name] if in_stack else None)
+            dense.setdefault(state[other.key].data_ptr(), []).append(
+                (ELSEWHERE, DosedUpdate(None, change), place)
+            )
         for pointer, parts in dense.items():
             for module, of in owners[pointer]:
-                added = _Added(parts, self._factor)
+                added = _Added(parts, self._at_present)
                 parametrize.register_parametrization(module, of, added, unsafe=True)
                 self._parametrized.append((module, of, added))
 
@@ -151,13 +156,16 @@ class DosedModel:
         for module, of, added in self._parametrized:
             _remove(module, of, added)
 
-    def _factor(self, name: str) -> Tensor | None:
-        """Return the dose of a matrix; None if the base itself is wanted."""
-        return None if self._doses.are_off else self._groups.of(self._doses.values, name)
+    def _at_present(self, name: str, own: Any) -> tuple[Any, Tensor | None]:
+        """Return the present update of a matrix, ``own`` where none was learned, and its dose: None in the base."""
+        doses = self._doses
+        if doses.are_off:
+            return own, None
+        return (doses.learned or {}).get(name, own), self._groups.of(doses.values, name)
 
-    def _branch(self, name: str, update: DosedUpdate) -> Any:
+    def _branch(self, name: str, own: DosedUpdate) -> Any:
         def add(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            dose = self._factor(name)
+            update, dose = self._at_present(name, own)
             if dose is None:
                 return output
             if isinstance(module, nn.Embedding):
@@ -181,43 +189,44 @@ def _rows_of(update: DosedUpdate, tokens: Tensor, dose: Tensor) -> Tensor:
     return (embedding(tokens, update.left) * dose) @ update.right
 
 
-class _Reshaped:
-    """The update of a matrix in the form of the tensor that contains it."""
+@dataclass(frozen=True)
+class _Place:
+    """Where the update of a matrix belongs in the tensor that contains it; the whole of a tensor that is no matrix."""
 
-    def __init__(self, update: DosedUpdate, view: MatrixView) -> None:
-        self._update, self._view = update, view
+    view: MatrixView | None
 
-    def add_to(self, weight: Tensor, dose: Tensor) -> None:
-        """Add the update to a copy of the tensor, in place."""
-        matrix, view = self._update.times(dose), self._view
+    def add(self, update: DosedUpdate, dose: Tensor, weight: Tensor) -> Tensor:
+        """Return the tensor with the update in its dose; a matrix is added in place."""
+        view = self.view
+        if view is None:
+            return (weight + dose * update.right).to(weight.dtype)
+        matrix = update.times(dose)
         values = (matrix.mT if view.input_first else matrix).to(weight.dtype)
         if view.expert is None:
-            weight += values.reshape(weight.shape)
-            return
+            return weight.add_(values.reshape(weight.shape))
         index = torch.tensor([view.expert], device=weight.device)
         if view.rows is None:
-            weight.index_add_(0, index, values.reshape(1, *weight.shape[1:]))
-        else:
-            weight.index_put_((index, view.rows.to(weight.device)), values, accumulate=True)
+            return weight.index_add_(0, index, values.reshape(1, *weight.shape[1:]))
+        return weight.index_put_((index, view.rows.to(weight.device)), values, accumulate=True)
+
+
+_Part = tuple[str, DosedUpdate, _Place]
 
 
 class _Added(nn.Module):
     """A weight with updates in their doses, computed again whenever it is used."""
 
-    def __init__(self, parts: list[tuple[str, Any]], factor: Any) -> None:
+    def __init__(self, parts: list[_Part], at_present: Any) -> None:
         super().__init__()
-        self._parts, self._factor = parts, factor
+        self._parts, self._at_present = parts, at_present
 
     def forward(self, weight: Tensor) -> Tensor:
-        doses = [(part, dose) for name, part in self._parts if (dose := self._factor(name)) is not None]
-        if not doses:
-            return weight
-        weight = weight.clone()
-        for part, dose in doses:
-            if isinstance(part, _Reshaped):
-                part.add_to(weight, dose)
-            else:
-                weight = (weight + dose * part).to(weight.dtype)
+        present = [(place, *self._at_present(name, own)) for name, own, place in self._parts]
+        dosed = [(place, update, dose) for place, update, dose in present if dose is not None]
+        if dosed:
+            weight = weight.clone()  # once: a stack of experts has many parts
+        for place, update, dose in dosed:
+            weight = place.add(update, dose, weight)
         return weight
 
 

@@ -1,4 +1,4 @@
-"""Recover what a fine-tuning forgot and keep what it learned: one dose for every changed matrix."""
+"""Recover what a fine-tuning forgot and keep what it learned: by one dose for every matrix, or by its weights."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ from ...checkpoints.pairing.pairing import PairedMatrix, SkipKind
 from ...checkpoints.stored.names import tensor_of
 from ...data.columns import Columns
 from ...errors import SettingError
+from ...linalg.low_rank import LowRank
 from ...mitigation.beyond_doses import require_same_vocabulary
 from ...mitigation.mitigate import mitigate
 from ...mitigation.mitigation_result import Mitigation
+from ...mitigation.remedies.learned import LearnedUpdates
 from ...mitigation.targets.choose_target import choose_target, chosen_form
 from ...mitigation.tuned_matrices import TunedMatrices
 from ...models.loading_settings import AS_STORED, Loading
@@ -26,10 +28,11 @@ from ...system.callers_process import apart_from_caller
 from ...system.files import user_path
 from ...system.progress import Progress, silent
 from ..bench.given_sides import OpenedSides
+from ..doses.tuned_state import TunedState
 from .heal_request import HealRequest
-from .heal_settings import HEALING, HealSettings
+from .heal_settings import HEALING, WEIGHTS, HealSettings
 from .healing import RECORD, Healing
-from .learn import Told, learn, untold
+from .learn import Told, learn, learn_rivals, untold
 from .learned_doses import remedy_of
 from .open_bench import open_bench
 from .reported_healing import reported_healing
@@ -59,19 +62,22 @@ def heal(
 ) -> Healing:
     """Recover what a fine-tuning forgot and keep what it learned.
 
-    ``W_m = W0_m + a_m D_m`` with a dose a_m in [-0.5, 1.5] for every changed matrix m. The doses minimize
-    ``KL(base || model)`` on text and ``KL(tuned || model)`` on examples of the task by Adam, from the smallest
-    interpolation that keeps the task. The doses are not learned from the examples' labels. The kept state forgets
-    least on the documents that choose. Its task loss on validation examples is at most ``settings.allow`` above the
-    tuned model's. Everything is reported on other documents and examples.
+    ``W_m = W0_m + a_m D_m`` with a dose a_m in [-0.5, 1.5] for every changed matrix m. With ``settings.learn``
+    "weights" D_m is learned too, in its form: factors of the same rank, or all entries. What is learned
+    minimizes ``KL(base || model)`` on text and ``KL(tuned || model)`` on examples of the task by Adam, from the
+    smallest interpolation that keeps the task. It is not learned from the examples' labels. The kept state forgets
+    least on the documents that choose. On validation examples its task loss is at most ``settings.allow`` above the
+    tuned model's, and it reproduces as many of their targets, to one in a hundred. Everything is reported on other
+    documents and examples.
 
     Args:
       base: folder, Hub id or demo model of the model before fine-tuning; None if an adapter names it.
       tuned: the fine-tuned model, or its adapter. An adapter that names its base may be passed alone.
       task: the task to keep, such as "word-problems", "sst2" or a data file; further tasks are only reported.
-      loss_on: text such as the base was trained on; the doses are learned on the first, others are only reported.
+      loss_on: text such as the base was trained on; it is learned on the first, others are only reported. "self" is
+        text that the base writes itself.
       out: folder for the healed model and its record ``heal.json``. None learns and measures, and writes nothing.
-      settings: how the doses are learned, and on how much data.
+      settings: what is learned, and on how much data.
       columns: the columns of a data file and their meaning.
       prompts: file of prompts, instead of a task; the tuned model's own greedy answers are kept.
       audit: settings of the audit, an earlier audit of these two models, or the path of a saved one.
@@ -85,7 +91,7 @@ def heal(
       told: called with lines that a person should know before learning starts.
 
     Returns:
-      The doses, and the measures of the base, tuned, healed, interpolated and control models.
+      What was learned, and the measures of the base, tuned, healed, interpolated and control models.
 
     Raises:
       SettingError: the task or the text is missing, a setting is out of range, or ``out`` belongs to another healing.
@@ -147,7 +153,7 @@ def heal(
         pairing, audited, audit_settings = audited_whole(*sides.both, request.audit, compute, progress)
         _require_written(sides.pairs, audited, settings.per)
         matrices = TunedMatrices(sides.before, pairing.pairs, audited, audit_settings, compute.torch_device())
-        healing = _healed(request, sides, key, matrices, work, progress, told)
+        healing, state = _healed(request, sides, key, matrices, work, progress, told)
 
         def done() -> Healing:
             return healing.finished(form=written_form, seconds=time.perf_counter() - started)
@@ -156,10 +162,10 @@ def heal(
             written = mitigate(
                 sources.base,
                 sources.tuned,
-                remedy=remedy_of(healing),
+                remedy=remedy_of(healing) if state.learned is None else _learned_updates(state, healing),
                 out=folder,
                 form=form,
-                rank="keep" if settings.per == "direction" and _is_plain(sides.after, written_form) else None,
+                rank="keep" if _keeps_rank(settings) and _is_plain(sides.after, written_form) else None,
                 audit=audited,
                 force=force,
                 compute=compute,
@@ -178,8 +184,8 @@ def _healed(
     work: WorkFolder,
     progress: Progress,
     told: Told,
-) -> Healing:
-    """Learn the doses and measure the models, before anything is written."""
+) -> tuple[Healing, TunedState]:
+    """Learn and measure the models, before anything is written."""
     settings, seed = request.settings, request.seed
     in_bench = open_bench(
         sides,
@@ -194,8 +200,27 @@ def _healed(
         key=key,
     )
     with in_bench as opened:
-        learned = learn(opened, settings, seed, progress, told=told, work=work)
-        return reported_healing(request, sides, key, opened, learned, matrices, progress)
+        names = {matrix.name for matrix in matrices.audit.matrices}
+        learned = learn(opened, settings, seed, progress, matrices=names, told=told, work=work)
+        rivals = learn_rivals(opened, settings, seed, progress, matrices=names, work=work)
+        healing = reported_healing(request, sides, key, opened, learned, rivals, matrices, progress)
+        return healing, learned.state
+
+
+def _learned_updates(state: TunedState, healing: Healing) -> LearnedUpdates:
+    """Return learned weights, in their doses, as what is written."""
+    assert state.learned is not None
+    updates = {
+        name: healing.doses[name][0] * update.right
+        if update.left is None
+        else LowRank(healing.doses[name][0] * update.left, update.right)
+        for name, update in state.learned.items()
+    }
+    return LearnedUpdates(updates, remedy_of(healing))
+
+
+def _keeps_rank(settings: HealSettings) -> bool:
+    return settings.learn == WEIGHTS or settings.per == "direction"
 
 
 def _checked_form(form: str, sides: OpenedSides) -> str:
@@ -256,5 +281,8 @@ def _with_audits(healing: Healing, written: Mitigation, out: str) -> Healing:
         intruders_after=None if after is None else after.intruders,
         intruders={
             matrix.name: [matrix.intruders, counts.get(matrix.name)] for matrix in written.before.matrices
+        },
+        norms={
+            matrix.name: [matrix.update_norm_before, matrix.update_norm_after] for matrix in written.matrices
         },
     )

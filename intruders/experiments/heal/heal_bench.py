@@ -1,8 +1,8 @@
-"""The tuned model in memory, measured at any doses on any share of the data; what was measured before is kept."""
+"""The tuned model in memory, measured in any state on any share of the data; what was measured before is kept."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
@@ -13,7 +13,7 @@ from ...checkpoints.stored.checkpoint import Checkpoint
 from ...linalg.low_rank import LowRank
 from ...measures.kept_outcomes import KeptOutcomes
 from ...measures.losses import mean_loss
-from ...measures.outcome import Outcome
+from ...measures.outcome import Outcome, TaskOutcome
 from ...models.tuned_model import OpenedModel
 from ..bench.data_shares import DataShare
 from ..bench.live_models import Scored
@@ -21,6 +21,8 @@ from ..bench.measuring import Measuring
 from ..doses.dose_groups import DoseGroups, dose_groups
 from ..doses.dosed_model import DosedModel, DosedUpdate, DoseVector
 from ..doses.open_to_dose import distinct_models
+from ..doses.tuned_state import TunedState
+from .own_text import own_documents
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class HealBench:
     base: Checkpoint
     groups: DoseGroups
     doses: DoseVector
+    updates: Mapping[str, DosedUpdate]  # of the tuned model, by matrix
     kept: KeptOutcomes
 
     @property
@@ -40,35 +43,48 @@ class HealBench:
         """Each once, the language model first."""
         return distinct_models(self.language, self.scored)
 
-    def outcome(
-        self, values: Sequence[float], share: DataShare, *, answers: bool, removed: str = ""
-    ) -> Outcome:
-        """Measure the losses of documents and examples at some doses; with ``answers`` also which answers are right.
+    def outcome(self, state: TunedState, share: DataShare, *, answers: bool, removed: str = "") -> Outcome:
+        """Measure the losses of documents and examples of a state; with ``answers`` also which answers are right.
 
         ``removed`` names another change of the model during the measurement.
         """
-        unit = {"doses": list(values), **self.measuring.unit(share, answers)}
+        unit = {**state.unit(), **self.measuring.unit(share, answers)}
         if removed:
             unit["removed"] = removed
         outcome = self.kept.get(unit)
         if outcome is None:
             own = self.doses.values
-            with self.doses.at(torch.tensor(values, dtype=own.dtype, device=own.device)):
+            doses = torch.tensor(state.doses, dtype=own.dtype, device=own.device)
+            with self.doses.at(doses, state.learned):
                 scored = {name: self.scored[name] for name in share.examples}
                 outcome = self.measuring.outcome(self.language, scored, share, answers)
             self.kept.put(unit, outcome)
         return outcome
 
-    def task_loss(self, values: Sequence[float], share: DataShare, task: str) -> float:
-        """Return the loss on a task's examples at some doses, in nats per token."""
-        alone = replace(share, corpora={}, examples={task: share.examples[task]})
-        return self.outcome(values, alone, answers=False).tasks[task].losses.mean
+    def everywhere(self, dose: float) -> TunedState:
+        """Return the interpolation with this dose: 1 is the tuned model, 0 the base."""
+        return TunedState(self.groups.everywhere(dose))
 
-    def text_loss(self, values: Sequence[float], share: DataShare) -> float:
-        """Return the mean loss on text at some doses, in nats per token."""
-        outcome = self.outcome(values, replace(share, examples={}), answers=False)
+    def on_task(self, state: TunedState, share: DataShare, task: str) -> TaskOutcome:
+        """Return the losses on a task's examples, and which targets the model reproduces."""
+        alone = replace(share, corpora={}, examples={task: share.examples[task]})
+        return self.outcome(state, alone, answers=False).tasks[task]
+
+    def text_loss(self, state: TunedState, share: DataShare) -> float:
+        """Return the mean loss on text, in nats per token."""
+        outcome = self.outcome(state, replace(share, examples={}), answers=False)
         means = [mean_loss(parts, share.weights[name]) for name, parts in outcome.corpora.items()]
         return sum(means) / len(means)
+
+    def own_text(self, kind: str, count: int, tokens: int, seed: int) -> list[str]:
+        """Return documents of the base itself, as :func:`own_documents`."""
+        unit = {"text": kind, "count": count, "tokens": tokens, "seed": seed}
+        documents: list[str] | None = self.kept.get_plain(unit)
+        if documents is None:
+            with self.doses.off():
+                documents = own_documents(self.language, kind, count, tokens, seed)
+            self.kept.put_plain(unit, documents)
+        return documents
 
     @contextmanager
     def with_added(self, changes: Mapping[str, LowRank]) -> Iterator[None]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from ...charts.text import plural
 from ...data.columns import Columns
-from ...data.corpora import Corpora, Corpus, load_all
+from ...data.corpora import Corpora, Corpus, load_corpora
 from ...data.load_task import load_task
 from ...data.local_files import SUFFIXES, ending, open_text, read_rows
 from ...data.task import Example, Task
@@ -21,7 +21,7 @@ from ...models.encoding import encode_parts
 from ...models.tuned_model import OpenedModel
 from ...system.files import user_path
 from ..bench.data_shares import DataShare, split_data
-from .heal_settings import HealSettings
+from .heal_settings import OWN_TEXT, HealSettings
 
 PROMPTS = "prompts"  # the name of the task that prompts alone make
 
@@ -58,7 +58,13 @@ def load_texts(names: Sequence[str], settings: HealSettings, seed: int) -> Corpo
         raise SettingError(
             "no text to measure forgetting on; expected text such as the base was trained on; pass --loss-on CORPUS"
         )
-    return load_all(names, max_documents=settings.max_documents, seed=seed)
+    # The base writes some when it is open.
+    return {
+        name: [Corpus(name, [])]
+        if name in OWN_TEXT
+        else load_corpora(name, max_documents=settings.max_documents, seed=seed)
+        for name in names
+    }
 
 
 def load_tasks(names: Sequence[str], columns: Columns, seed: int, prompts: str | None) -> dict[str, Task]:

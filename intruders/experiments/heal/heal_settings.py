@@ -1,25 +1,40 @@
-"""How doses are learned, on how much text and how many examples, and what they may cost."""
+"""What a healing learns, on how much text and how many examples, and what it may cost."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ...errors import SettingError
 from ...settings import Settings, setting
 
-PER = ("matrix", "direction", "layer", "kind")
+LEARN = ("doses", "weights")
+SELF, RANDOM_TOKENS = OWN_TEXT = "self", "random-tokens"  # that the base writes, in the place of a corpus
+PER = ("matrix", "direction", "layer", "block", "kind")
+SHARE, BLOCKS, REPLAY, DOSES, WEIGHTS = "share", "blocks", "replay", "doses", "weights"
+# What else is learned and reported beside the healing: of these the last two learn the weights on other text.
+LEARNED_AS_WEIGHTS = (WEIGHTS, REPLAY, SELF, RANDOM_TOKENS)
+RIVALS = (SHARE, BLOCKS, DOSES, *LEARNED_AS_WEIGHTS)
+_RATES, _WEIGHTS = {DOSES: 0.06, WEIGHTS: 5e-4}, {DOSES: 3.0, WEIGHTS: 12.0}
 
 
 @dataclass(frozen=True)
 class HealSettings(Settings):
-    """How the doses are learned and chosen.
+    """What is learned, and how it is chosen.
 
     Examples:
       ``intruders.HealSettings(per="layer", steps=80)``
     """
 
+    learn: str = setting(
+        DOSES,
+        "What is learned: one dose for every matrix, or the weights of the update itself (the factors of an adapter).",
+        choices=LEARN,
+        panel="Healing",
+    )
     per: str = setting(
         "matrix",
-        "What has a dose of its own: matrix, direction (of a low-rank update), layer or kind (of module).",
+        "What has a dose of its own: matrix, direction (of a low-rank update), layer, block (a third of the layers) or "
+        "kind (of module).",
         choices=PER,
         metavar="PART",
         panel="Healing",
@@ -32,20 +47,32 @@ class HealSettings(Settings):
         metavar="NATS",
         panel="Healing",
     )
-    weight: float = setting(
-        3.0,
+    weight: float | None = setting(
+        None,
         "Weight of the divergence from the tuned model on examples beside that from the base on text, at the first "
         "step; it then follows --allow.",
         above=0,
+        unless_given="3 for doses, 12 for weights",
         metavar="NUMBER",
         panel="Healing",
     )
-    rate: float = setting(
-        0.06,
-        "Learning rate of the doses at the first step; it falls to zero.",
+    rate: float | None = setting(
+        None,
+        "Learning rate at the first step; it falls to zero.",
         above=0,
+        unless_given="0.06 for doses, 0.0005 for weights",
         most=1,
         metavar="NUMBER",
+        panel="Healing",
+    )
+    rivals: tuple[str, ...] = setting(
+        (),
+        "Report beside the healing: the best share of the update; doses for three blocks of layers, or for every "
+        "matrix; the weights, the same with the text replayed, or learned on samples of the base (self) or on random "
+        "tokens.",
+        choices=RIVALS,
+        by_commas=True,
+        metavar="NAMES",
         panel="Healing",
     )
     max_documents: int = setting(
@@ -76,6 +103,20 @@ class HealSettings(Settings):
         "quantity.",
         panel="Measures",
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.learn == WEIGHTS and self.per != "matrix":
+            raise SettingError(
+                f"per is {self.per!r}, and weights have no doses that could be shared; leave it out, or pass --learn "
+                "doses"
+            )
+
+    def rate_of(self, learn: str) -> float:
+        return _RATES[learn] if self.rate is None or learn != self.learn else self.rate
+
+    def weight_of(self, learn: str) -> float:
+        return _WEIGHTS[learn] if self.weight is None or learn != self.learn else self.weight
 
 
 HEALING = HealSettings()

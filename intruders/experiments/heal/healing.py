@@ -1,4 +1,4 @@
-"""The result of a healing: the doses, and what every model measured."""
+"""The result of a healing: what was learned, and what every model measured."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from ...system.plain_values import plain
 from ...system.result_protocol import JsonResult
 from ...system.versions import installed_versions
 from ...version import __version__
+from .heal_settings import DOSES
 
 SCHEMA = 1
 RECORD = "heal.json"
@@ -64,15 +65,18 @@ class Healing(JsonResult):
       tuned: the fine-tuned model.
       out: the folder of the healed model, or None.
       form: "adapter" or "checkpoint".
-      per: what has a dose of its own: "matrix", "direction", "layer" or "kind".
+      learn: what was learned: "doses" or "weights".
+      per: what has a dose of its own: "matrix", "direction", "layer", "block" or "kind".
       task: the task that is kept.
-      corpus: the corpus that the doses were learned on.
+      corpus: the corpus that it was learned on.
       start: the interpolation that learning started from.
       step: the step of the state that is kept.
-      doses: the doses of every matrix.
+      doses: the doses of every matrix; of learned weights those that they are in.
       elsewhere: the dose of other tuned tensors, or None.
       points: the measured models.
       learning: the measures of every state on the half that chooses.
+      rivals: of what was learned beside it the measures of the kept state, and then of every state, by name.
+      norms: Frobenius norm of the update before and after, by matrix.
       documents: number of documents that are reported, by corpus.
       examples: number of examples that are reported, by task.
       digests: digests of the documents, by corpus.
@@ -101,7 +105,7 @@ class Healing(JsonResult):
     form: str
     per: str
     task: str  # that is kept
-    corpus: str  # that the doses were learned on
+    corpus: str  # that it was learned on
     start: float  # the interpolation that learning started from
     step: int  # of the state that is kept
     # By matrix; several are of the directions of its update.
@@ -117,8 +121,11 @@ class Healing(JsonResult):
     intruders_after: int | None
     # By matrix, before and after.
     intruders: Mapping[str, Sequence[int | None]] = field(default_factory=dict, repr=False)
+    norms: Mapping[str, Sequence[float]] = field(default_factory=dict, repr=False)
+    rivals: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict, repr=False)
     seconds: float = 0.0
     at_bounds: int = 0
+    learn: str = DOSES
     notes: Sequence[str] = ()
     of: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=installed_versions, repr=False)

@@ -1,30 +1,36 @@
-"""Learn the doses on an opened bench, from the smallest interpolation that keeps the task."""
+"""Learn on an opened bench, from the smallest interpolation that keeps the task: doses, and with them weights."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
 from ...charts.text import plural
-from ...data.corpora import documents_in
+from ...data.corpora import Corpus, documents_in
 from ...system.progress import Progress
+from ..bench.data_shares import DataShare
+from ..doses.dose_groups import ELSEWHERE, dose_groups
 from ..doses.encoded import encoded_examples, encoded_texts
+from ..doses.tuned_state import TunedState, parameters_of, with_parameters
 from .heal_bench import HealBench
 from .heal_data import HealData
-from .heal_settings import HealSettings
+from .heal_settings import BLOCKS, DOSES, RANDOM_TOKENS, REPLAY, SELF, SHARE, WEIGHTS, HealSettings
 from .healing import LITTLE
-from .learning import Learning, Measured
+from .learning import LEAST, MOST, Allowance, Learnable, Learning, Measured
 from .objective import Objective, StepLosses
 from .open_bench import OpenedBench
-from .reported_points import HALVINGS, least_dose
+from .reported_points import least_dose
 from .work_folder import NOWHERE, WorkFolder
 
 Told = Callable[[str], None]
 
 _FEW = 8  # documents or examples; fewer choose and tell little
 _STRANGE = 5.0  # nats per token of the base, on text that it does not know
+_HALVINGS = 2  # of the range of doses for the start, which the learning leaves at once
+_POINT = 0.01  # of accuracy, that a state that is kept may cost on the half that chooses
 
 
 def untold(line: str) -> None:
@@ -33,13 +39,13 @@ def untold(line: str) -> None:
 
 @dataclass(frozen=True)
 class Learned:
-    """The doses that are kept, and how they were learned."""
+    """The state that is kept, and how it was learned."""
 
-    values: list[float]
+    state: TunedState
     best: Measured  # the measures of the kept state
     start: float  # the interpolation that learning started from
     measured: Sequence[Measured]  # of every state on the half that chooses
-    notes: Sequence[str]  # what a person should know before the learning starts
+    notes: Sequence[str] = ()  # what a person should know before the learning starts
 
 
 def learn(
@@ -48,63 +54,204 @@ def learn(
     seed: int,
     progress: Progress,
     *,
+    matrices: Collection[str] = (),
     told: Told = untold,
     work: WorkFolder = NOWHERE,
 ) -> Learned:
-    """Learn the doses on the half that chooses; an interrupted learning in ``work`` resumes."""
-    bench, data = opened.bench, opened.data
-    notes, most, start = _start(bench, data, settings, progress, told)
-    model, labels = bench.scored[data.task]
-    values = torch.full_like(bench.doses.values, start, requires_grad=True)
-    bench.doses.values = values
-    objective = Objective(
-        bench.language,
-        model,
-        bench.doses,
-        [encoded_texts(bench.language, part, settings.max_tokens) for part in data.learned_text],
-        [part.weight for part in data.learned_text],
-        encoded_examples(model, bench.measuring.tasks[data.task], data.learned_examples, labels),
-        seed,
-    )
+    """Learn what the settings say on the half that chooses; an interrupted learning in ``work`` resumes."""
+    notes, learner = _start(opened, settings, seed, progress, told, work, matrices)
+    return replace(learner.learned(settings.learn), notes=notes)
 
-    def measure(step: int, allowed: float) -> Measured:
-        doses = values.detach().tolist()
-        task = bench.task_loss(doses, data.choice, data.task)
-        return Measured(step, task, bench.text_loss(doses, data.choice) if task <= allowed else None)
 
-    def tell(step: int, losses: StepLosses) -> None:
-        said = f"learn: divergence from the base {losses.text:.3f}, from the tuned model {losses.task:.4f}"
-        progress(said, step, settings.steps)
+def learn_rivals(
+    opened: OpenedBench,
+    settings: HealSettings,
+    seed: int,
+    progress: Progress,
+    *,
+    matrices: Collection[str] = (),
+    work: WorkFolder = NOWHERE,
+) -> dict[str, Learned]:
+    """Learn what is reported beside the healing, each on the same data and by the same rule."""
+    if not settings.rivals:
+        return {}
+    _, learner = _start(opened, settings, seed, progress, untold, work, matrices)
+    return {name: learner.learned(name) for name in settings.rivals}
 
-    learning = Learning(values, settings, objective.gradient, measure, most, work.keep_learning, tell)
-    state = work.learning()
-    if state is not None:
-        learning.resume(state)
-        told(f"resumed after step {state['step']} of {settings.steps}")
-    progress("learn", 0, settings.steps)
-    best, doses = learning.run()
-    return Learned(doses, best, start, learning.measured, notes)
+
+@dataclass(frozen=True)
+class _Learner:
+    """What every learning on a bench has in common."""
+
+    bench: HealBench
+    data: HealData
+    settings: HealSettings
+    seed: int
+    allowance: Allowance
+    start: float
+    progress: Progress
+    told: Told
+    work: WorkFolder
+    matrices: Collection[str]  # whose updates can be written as they are learned
+
+    def learned(self, name: str) -> Learned:
+        """Learn the doses, the weights, or a rival of them."""
+        if name == SHARE:
+            state = self.bench.everywhere(self.start)
+            return Learned(state, self._measured(state, self.data.choice), self.start, [])
+        if name in (DOSES, BLOCKS):
+            return self._doses(name)
+        return self._weights(name, self._data_of(name))
+
+    def _doses(self, name: str) -> Learned:
+        bench = self.bench
+        values = torch.full_like(bench.doses.values, self.start, requires_grad=True)
+        blocks = _blocks_of(bench, values.device) if name == BLOCKS else None
+        with bench.doses.at(values):
+            objective = self._objective(self.data)
+
+            def gradient(step: int, weight: float) -> StepLosses:
+                losses = objective.gradient(step, weight)
+                if blocks is not None:
+                    assert values.grad is not None
+                    # The doses of a block are one number: its gradient is the sum of theirs.
+                    sums = torch.zeros_like(values).index_add_(0, blocks, values.grad)
+                    values.grad = sums[blocks]
+                return losses
+
+            return self._run(
+                name, [self._of_doses(values)], gradient, lambda: TunedState(values.tolist()), self.data
+            )
+
+    def _weights(self, name: str, data: HealData) -> Learned:
+        bench = self.bench
+        tuned = {matrix: update for matrix, update in bench.updates.items() if matrix in self.matrices}
+        values = torch.full_like(bench.doses.values, self.start, requires_grad=True)
+        tensors = [tensor.clone().requires_grad_() for tensor in parameters_of(tuned)]
+        learned = with_parameters(tuned, tensors)
+        with bench.doses.at(values, learned):
+            objective = self._objective(data, replays=name == REPLAY)
+            weights = Learnable(tensors, parameters_of(tuned), self.settings.rate_of(WEIGHTS))
+            return self._run(
+                name,
+                [self._of_doses(values), weights],
+                objective.gradient,
+                lambda: TunedState(values.tolist(), learned),
+                data,
+            )
+
+    def _of_doses(self, values: Tensor) -> Learnable:
+        return Learnable([values], [torch.ones_like(values)], self.settings.rate_of(DOSES), (LEAST, MOST))
+
+    def _objective(self, data: HealData, *, replays: bool = False) -> Objective:
+        bench = self.bench
+        model, labels = bench.scored[data.task]
+        return Objective(
+            bench.language,
+            model,
+            bench.doses,
+            [encoded_texts(bench.language, part, self.settings.max_tokens) for part in data.learned_text],
+            [part.weight for part in data.learned_text],
+            encoded_examples(model, bench.measuring.tasks[data.task], data.learned_examples, labels),
+            self.seed,
+            replays=replays,
+        )
+
+    def _run(
+        self,
+        name: str,
+        learnables: Sequence[Learnable],
+        gradient: Callable[[int, float], StepLosses],
+        present: Callable[[], TunedState],
+        data: HealData,
+    ) -> Learned:
+        bench, steps = self.bench, self.settings.steps
+
+        def on_task() -> tuple[float, int]:
+            outcome = bench.on_task(present(), data.choice, data.task)
+            return outcome.losses.mean, sum(outcome.reproduced)
+
+        def tell(step: int, losses: StepLosses) -> None:
+            said = f"divergence from the base {losses.text:.3f}, from the tuned model {losses.task:.4f}"
+            self.progress(f"learn {name}: {said}", step, steps)
+
+        learning = Learning(
+            learnables,
+            steps,
+            self.settings.weight_of(DOSES if len(learnables) == 1 else WEIGHTS),
+            gradient,
+            on_task,
+            lambda: bench.text_loss(present(), data.choice),
+            self.allowance,
+            self.settings.allow,
+            lambda state: self.work.keep_learning(name, state),
+            tell,
+        )
+        state = self.work.learning(name)
+        if state is not None:
+            self.told(f"resumed after step {learning.resume(state)} of {steps}")
+        self.progress(f"learn {name}", 0, steps)
+        best, tensors = learning.run()
+        kept = present()
+        if kept.learned is None:
+            kept = TunedState(tensors[0].tolist())
+        else:
+            kept = TunedState(tensors[0].tolist(), with_parameters(kept.learned, tensors[1:]))
+        return Learned(kept, best, self.start, learning.measured)
+
+    def _measured(self, state: TunedState, share: DataShare) -> Measured:
+        task = self.bench.on_task(state, share, self.data.task)
+        text = self.bench.text_loss(state, share)
+        return Measured(0, task.losses.mean, sum(task.reproduced), text)
+
+    def _data_of(self, name: str) -> HealData:
+        """Return the data that a rival learns from and is chosen by: of some, other text."""
+        if name not in (SELF, RANDOM_TOKENS):
+            return self.data
+        data = self.data
+        count = documents_in(data.learned_text)
+        text = [Corpus(name, self.bench.own_text(name, count, self.settings.max_tokens, self.seed))]
+        return replace(data, learned_text=text, choice=replace(data.choice, corpora={name: text}))
 
 
 def _start(
-    bench: HealBench, data: HealData, settings: HealSettings, progress: Progress, told: Told
-) -> tuple[list[str], float, float]:
-    """Return the notes before the start, the allowed task loss, and the interpolation to start from."""
-    steps = 4 + HALVINGS
-    base, tuned = bench.groups.everywhere(0.0), bench.groups.everywhere(1.0)
+    opened: OpenedBench,
+    settings: HealSettings,
+    seed: int,
+    progress: Progress,
+    told: Told,
+    work: WorkFolder,
+    matrices: Collection[str],
+) -> tuple[list[str], _Learner]:
+    """Return the notes before the start, and what learns from the smallest interpolation that is allowed."""
+    bench, data = opened.bench, opened.data
+    steps = 4 + _HALVINGS
+    base, tuned = bench.everywhere(0.0), bench.everywhere(1.0)
     progress("measure the base", 0, steps)
-    text_base, task_base = bench.text_loss(base, data.choice), bench.task_loss(base, data.choice, data.task)
+    text_base, task_base = bench.text_loss(base, data.choice), bench.on_task(base, data.choice, data.task)
     progress("measure the tuned model", 2, steps)
-    text_tuned, task_tuned = (
-        bench.text_loss(tuned, data.choice),
-        bench.task_loss(tuned, data.choice, data.task),
-    )
-    notes = _warnings(data, text_base, text_tuned, task_base, task_tuned)
+    text_tuned, task_tuned = bench.text_loss(tuned, data.choice), bench.on_task(tuned, data.choice, data.task)
+    notes = _warnings(data, text_base, text_tuned, task_base.losses.mean, task_tuned.losses.mean)
     for note in notes:
         told(note)
-    most = task_tuned + settings.allow
+    fewer = max(1, int(_POINT * len(task_tuned.reproduced)))
+    allowance = Allowance(task_tuned.losses.mean + settings.allow, sum(task_tuned.reproduced) - fewer)
     progress("find the interpolation to start from", 4, steps)
-    return notes, most, least_dose(bench, data, most)
+
+    def is_allowed(dose: float) -> bool:
+        task = bench.on_task(bench.everywhere(dose), data.choice, data.task)
+        return allowance.allows(task.losses.mean, sum(task.reproduced))
+
+    start = least_dose(is_allowed, _HALVINGS)
+    return notes, _Learner(bench, data, settings, seed, allowance, start, progress, told, work, matrices)
+
+
+def _blocks_of(bench: HealBench, device: torch.device) -> Tensor:
+    """Return the block of layers of every dose; HMA (arXiv 2309.06256) has one ratio for each of three."""
+    groups = bench.groups
+    blocks = dose_groups(groups.matrices, "block", with_elsewhere=ELSEWHERE in groups.places)
+    own = {place: blocks.places[name][0] for name, places in groups.places.items() for place in places}
+    return torch.tensor([own[place] for place in range(len(groups.names))], device=device)
 
 
 def _warnings(

@@ -15,7 +15,7 @@ from ...models.loading_settings import Loading
 from ...models.model_digest import digest_of_model
 from ...system.progress import Progress
 from ..bench.given_sides import OpenedSides
-from .heal_settings import HealSettings
+from .heal_settings import WEIGHTS, HealSettings
 from .healing import Healing
 from .learn import learn
 from .open_bench import open_bench
@@ -52,8 +52,8 @@ def learned_doses(
         sides, corpora, tasks, settings=settings, seed=seed, loading=loading, progress=progress
     )
     with in_bench as opened:
-        values, groups = learn(opened, settings, seed, progress).values, opened.bench.groups
-    return _remedy(groups.by_matrix(values), groups.elsewhere(values))
+        doses, groups = learn(opened, settings, seed, progress).state.doses, opened.bench.groups
+    return _remedy(groups.by_matrix(doses), groups.elsewhere(doses))
 
 
 def doses_for(
@@ -73,6 +73,11 @@ def doses_for(
       CheckpointError: no model was given, or it is in memory.
     """
     healing = Healing.load(record)
+    if healing.learn == WEIGHTS:
+        raise SettingError(
+            f"doses is '{record}', whose healing learned weights and no doses; pass the healed model itself, or run "
+            "intruders heal --learn doses"
+        )
     _, model = sides_on_disk(base, tuned)
     digest = digest_of_model(model)
     if healing.of.get("tuned", digest) != digest:

@@ -1,16 +1,16 @@
-"""Learn the doses by Adam and choose the state to keep; an interrupted learning resumes."""
+"""Learn tensors of a tuned model by Adam and choose the state to keep; an interrupted learning resumes."""
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .heal_settings import HealSettings
 from .objective import StepLosses
 
 LEAST, MOST = -0.5, 1.5  # of a dose
@@ -18,11 +18,24 @@ LEAST, MOST = -0.5, 1.5  # of a dose
 # Steps between two measures on the half that chooses; as many states can be kept as there are measures.
 EVERY = 5
 
+_BETAS, _EPS = (0.9, 0.99), 1e-10
 _WEIGHT_RANGE = 30.0  # by how much the weight of the task may leave its start, up and down
+_WEIGHT_STEP = 0.5  # of its logarithm, at most, at a measure
 # Where the line from the last state to the tuned model (1) begins, and how often it is halved.
 _BEYOND, _HALVINGS = -0.4, 5
 
-_WEIGHT_STEP = 0.5  # of its logarithm, at most, at a measure
+State = tuple[Mapping[str, Tensor], Mapping[str, str]]  # tensors and texts, as a safetensors file has them
+
+
+@dataclass(frozen=True)
+class Allowance:
+    """What a state that is kept may cost on the half that chooses."""
+
+    task_loss: float  # at most, in nats per token
+    reproduced: int  # at least: targets that are the model's most likely tokens
+
+    def allows(self, task_loss: float, reproduced: int) -> bool:
+        return task_loss <= self.task_loss and reproduced >= self.reproduced
 
 
 @dataclass(frozen=True)
@@ -31,106 +44,135 @@ class Measured:
 
     step: int
     task_loss: float  # of validation examples, in nats per token
-    text_loss: float | None  # None where the task loss rules it out
-
-    def as_dict(self) -> dict[str, Any]:
-        return dict(self.__dict__)
+    reproduced: int  # of their targets
+    text_loss: float | None  # None where the task rules it out
 
 
-Gradient = Callable[[int, float], StepLosses]  # (step, weight of the task): adds to the gradient of the doses
-Measure = Callable[[int, float], Measured]  # (step, most task loss)
+@dataclass(frozen=True)
+class Learnable:
+    """Tensors that are learned at one rate."""
+
+    tensors: Sequence[Tensor]  # changed in place; they require gradients
+    tuned: Sequence[Tensor]  # their values in the tuned model
+    rate: float  # of the first step; it falls to zero
+    bounds: tuple[float, float] | None = None
 
 
 class Learning:
-    """Adam on the doses, with the state after every step as plain numbers."""
+    """Adam (Kingma and Ba 2015) on the tensors, with the state after every measure as plain tensors."""
 
     def __init__(
         self,
-        doses: Tensor,
-        settings: HealSettings,
-        gradient: Gradient,
-        measure: Measure,
-        most: float,
-        keep: Callable[[Mapping[str, Any]], None],
+        learnables: Sequence[Learnable],
+        steps: int,
+        weight: float,
+        gradient: Callable[[int, float], StepLosses],
+        on_task: Callable[[], tuple[float, int]],
+        on_text: Callable[[], float],
+        allowance: Allowance,
+        allow: float,
+        keep: Callable[[State], None],
         told: Callable[[int, StepLosses], None],
     ) -> None:
         """Prepare to learn.
 
         Args:
-          doses: (doses,) at the start; they are changed in place.
-          settings: how the doses are learned.
-          gradient: adds the gradient of the objective at a step.
-          measure: measures the present state.
-          most: the largest task loss, on the half that chooses, of a state that may be kept.
-          keep: called with the state after every step.
+          learnables: what is learned.
+          steps: their number.
+          weight: of the task beside the text, at the first step.
+          gradient: adds the gradient of the objective at a step, with a weight of the task.
+          on_task: returns the task loss of the present state, and how many targets it reproduces.
+          on_text: returns the loss on text of the present state.
+          allowance: what a state that is kept may cost.
+          allow: the rise of the task loss that is allowed, which scales the steps of the weight.
+          keep: called with the state after every measure.
           told: called with the losses of every step.
         """
-        self._doses, self._settings = doses, settings
-        self._gradient, self._measure, self._most = gradient, measure, most
+        self._learnables, self._steps, self._first_weight = learnables, steps, weight
+        self._tensors = [tensor for learnable in learnables for tensor in learnable.tensors]
+        self._tuned = [tensor for learnable in learnables for tensor in learnable.tuned]
+        self._gradient, self._on_task, self._on_text = gradient, on_task, on_text
+        self._allowance, self._room = allowance, max(allow, 1e-3)
         self._keep, self._told = keep, told
-        self._first = torch.zeros_like(doses)
-        self._second = torch.zeros_like(doses)
-        self._weight = settings.weight
+        groups = [{"params": list(learnable.tensors), "lr": learnable.rate} for learnable in learnables]
+        self._adam = torch.optim.Adam(groups, betas=_BETAS, eps=_EPS)
+        self._weight = weight
         self._step = 0
-        self._best: tuple[Measured, list[float]] | None = None
+        self._best: tuple[Measured, list[Tensor]] | None = None
         self.measured: list[Measured] = []
 
-    def resume(self, state: Mapping[str, Any]) -> None:
-        """Continue from a state that was kept."""
-        self._step, self._weight = state["step"], state["weight"]
-        for tensor, name in ((self._doses, "doses"), (self._first, "first"), (self._second, "second")):
-            tensor.data.copy_(torch.tensor(state[name], dtype=tensor.dtype))
-        self.measured = [Measured(**record) for record in state["measured"]]
-        best = state["best"]
-        self._best = None if best is None else (Measured(**best["measured"]), best["doses"])
+    def resume(self, state: State) -> int:
+        """Continue from a state that was kept, and return its step."""
+        tensors, texts = state
+        record = json.loads(texts["learning"])
+        self._step, self._weight = record["step"], record["weight"]
+        for number, tensor in enumerate(self._tensors):
+            tensor.data.copy_(tensors[f"value.{number}"])
+        moments = {
+            number: {
+                "step": torch.tensor(float(self._step)),
+                "exp_avg": tensors[f"first.{number}"],
+                "exp_avg_sq": tensors[f"second.{number}"],
+            }
+            for number in range(len(self._tensors))
+        }
+        if self._step:
+            groups = self._adam.state_dict()["param_groups"]
+            self._adam.load_state_dict({"state": moments, "param_groups": groups})
+        self.measured = [Measured(**measured) for measured in record["measured"]]
+        best = [tensors[f"best.{number}"].to(tensor.device) for number, tensor in enumerate(self._tensors)]
+        self._best = (Measured(**record["best"]), best)
+        return self._step
 
-    def run(self) -> tuple[Measured, list[float]]:
-        """Learn, and return the state with the least loss on text whose task loss is allowed, or the start."""
+    def run(self) -> tuple[Measured, list[Tensor]]:
+        """Learn, and return the allowed state with the least loss on text and its tensors, or the start."""
         if not self.measured:
             self._look()
-            self._keep(self._state())
-        while self._step < self._settings.steps:
-            self._doses.grad = None
+        while self._step < self._steps:
+            self._adam.zero_grad()
             losses = self._gradient(self._step, self._weight)
             self._move()
             self._step += 1
-            if self._step % EVERY == 0 or self._step == self._settings.steps:
+            if self._step % EVERY == 0 or self._step == self._steps:
                 self._look()
-            self._keep(self._state())
             self._told(self._step, losses)
         self._settle()
         assert self._best is not None
         return self._best
 
     def _look(self, *, follows: bool = True) -> None:
-        """Measure the present state, keep it if it is the best, and adapt the weight of the task."""
-        measured = self._measure(self._step, self._most)
+        """Measure the present state and note it if it is the best; where learning follows, adapt the task's weight."""
+        task_loss, reproduced = self._on_task()
+        is_allowed = self._allowance.allows(task_loss, reproduced)
+        measured = Measured(self._step, task_loss, reproduced, self._on_text() if is_allowed else None)
         self.measured.append(measured)
-        best = None if self._best is None else self._best[0].text_loss
-        is_allowed = measured.text_loss is not None and measured.task_loss <= self._most
+        least = None if self._best is None else self._best[0].text_loss
         if self._best is None or (
-            is_allowed and measured.text_loss is not None and _is_less(measured.text_loss, best)
+            measured.text_loss is not None and (least is None or measured.text_loss < least)
         ):
-            self._best = (measured, self._doses.detach().tolist())
+            self._best = (measured, [tensor.detach().clone() for tensor in self._tensors])
         if self._step and follows:
-            room = max(self._settings.allow, 1e-3)
-            over = min(1.0, max(-1.0, (measured.task_loss - self._most) / room))
-            logarithm = math.log(self._weight / self._settings.weight) + _WEIGHT_STEP * over
+            over = min(1.0, max(-1.0, (task_loss - self._allowance.task_loss) / self._room))
+            if reproduced < self._allowance.reproduced:
+                over = 1.0
+            logarithm = math.log(self._weight / self._first_weight) + _WEIGHT_STEP * over
             bound = math.log(_WEIGHT_RANGE)
-            self._weight = self._settings.weight * math.exp(min(bound, max(-bound, logarithm)))
+            self._weight = self._first_weight * math.exp(min(bound, max(-bound, logarithm)))
+        if follows:
+            self._keep(self._state())
 
     def _settle(self) -> None:
         """Use the allowance: move to the first allowed point on the line from the last state to the tuned model.
 
-        Learned doses may cost the task a little more than is allowed, or less. On that line the task loss falls towards
+        What was learned may cost the task a little more than is allowed, or less. On that line the cost falls towards
         the tuned model's, which is allowed by definition.
         """
-        last = self._doses.detach().clone()
+        last = [tensor.detach().clone() for tensor in self._tensors]
         low, high = _BEYOND, 1.0
         for _ in range(_HALVINGS):
             middle = (low + high) / 2
             self._go(last, middle)
-            if self._measure(self._step, -math.inf).task_loss <= self._most:
+            if self._allowance.allows(*self._on_task()):
                 high = middle
             else:
                 low = middle
@@ -138,39 +180,44 @@ class Learning:
         self._look(follows=False)
         self._go(last, 0.0)
 
-    def _go(self, last: Tensor, share: float) -> None:
+    def _go(self, last: Sequence[Tensor], share: float) -> None:
         """Move a share of the way from a state to the tuned model; a share below 0 moves away from it."""
-        self._doses.data.copy_((last + share * (1 - last)).clamp(LEAST, MOST))
+        for tensor, start, end in zip(self._tensors, last, self._tuned, strict=True):
+            tensor.data.copy_(start + share * (end - start))
+        self._clip()
 
     def _move(self) -> None:
-        """Take a step of Adam (Kingma and Ba 2015) with a falling rate, and clip the doses to their range."""
-        gradient = self._doses.grad
-        assert gradient is not None
-        number = self._step + 1
-        self._first.lerp_(gradient, 0.1)
-        self._second.lerp_(gradient.square(), 0.01)
-        mean, square = self._first / (1 - 0.9**number), self._second / (1 - 0.99**number)
-        rate = self._settings.rate * 0.5 * (1 + math.cos(math.pi * self._step / self._settings.steps))
-        with torch.no_grad():
-            self._doses.sub_(rate * mean / (square.sqrt() + 1e-10)).clamp_(LEAST, MOST)
+        """Take a step of Adam with a falling rate, within the bounds."""
+        share = 0.5 * (1 + math.cos(math.pi * self._step / self._steps))
+        for group, learnable in zip(self._adam.param_groups, self._learnables, strict=True):
+            group["lr"] = learnable.rate * share
+        self._adam.step()
+        self._clip()
 
-    def _state(self) -> dict[str, Any]:
-        best = self._best
-        return {
+    def _clip(self) -> None:
+        for learnable in self._learnables:
+            if learnable.bounds is not None:
+                for tensor in learnable.tensors:
+                    tensor.data.clamp_(*learnable.bounds)
+
+    def _state(self) -> State:
+        assert self._best is not None
+        tensors: dict[str, Tensor] = {}
+        for number, tensor in enumerate(self._tensors):
+            moments: Mapping[str, Any] = self._adam.state.get(tensor, {})
+            tensors[f"value.{number}"] = tensor.detach()
+            tensors[f"first.{number}"] = moments.get("exp_avg", torch.zeros_like(tensor))
+            tensors[f"second.{number}"] = moments.get("exp_avg_sq", torch.zeros_like(tensor))
+            tensors[f"best.{number}"] = self._best[1][number]
+        record = {
             "step": self._step,
             "weight": self._weight,
-            "doses": self._doses.detach().tolist(),
-            "first": self._first.tolist(),
-            "second": self._second.tolist(),
-            "measured": [measured.as_dict() for measured in self.measured],
-            "best": None if best is None else {"measured": best[0].as_dict(), "doses": best[1]},
+            "measured": [asdict(measured) for measured in self.measured],
+            "best": asdict(self._best[0]),
         }
+        return tensors, {"learning": json.dumps(record)}
 
 
 def at_bounds(doses: Sequence[float]) -> int:
     """Return the number of doses at an end of their range."""
     return sum(dose <= LEAST or dose >= MOST for dose in doses)
-
-
-def _is_less(loss: float, than: float | None) -> bool:
-    return than is None or loss < than

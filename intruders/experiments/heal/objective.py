@@ -1,4 +1,4 @@
-"""The objective of the doses: the divergence from the base on text, and from the tuned model on examples of the task.
+"""The objective of a healing: the divergence from the base on text, and from the tuned model on examples of the task.
 
 On examples the tuned model's own predictions are what to keep (distillation; Hinton, Vinyals and Dean 2015), not their
 labels: a few dozen labels could be learned further than the tuned model has, at the cost of all other examples.
@@ -14,11 +14,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import kl_div, log_softmax
+from torch.nn.functional import cross_entropy, kl_div, log_softmax
+from torch.nn.utils.rnn import pad_sequence
 
 from ...errors import NonFiniteError
 from ...models.encoding import IGNORED, PadRight, labels_of_next, pad_token_id
-from ...models.target_loss import in_single, target_logits
+from ...models.target_loss import in_single, target_logits, target_loss
 from ...models.tuned_model import OpenedModel
 from ..doses.dosed_model import DoseVector
 from .kept_answers import KeptAnswers
@@ -43,7 +44,9 @@ class StepLosses:
 class Objective:
     """``KL(base || model)`` of a few documents plus ``weight * KL(tuned || model)`` of the targets of a few examples.
 
-    With its gradient in the doses. Of a mixture, each part's documents and divergence count by its weight.
+    With its gradient in what is learned. Of a mixture, each part's documents and divergence count by its weight. With
+    ``replays`` the losses of the documents' own tokens and of the targets take the place of the divergences, as where
+    text is replayed in training.
     """
 
     def __init__(
@@ -55,6 +58,8 @@ class Objective:
         weights: Sequence[float],
         rows: Sequence[dict[str, Any]],
         seed: int,
+        *,
+        replays: bool = False,
     ) -> None:
         """Prepare the objective.
 
@@ -66,8 +71,10 @@ class Objective:
           weights: the weight of every part.
           rows: encoded examples with their labels.
           seed: seed of the order and of masked tokens.
+          replays: learn from tokens and labels, and not from the two models.
         """
         self._language, self._scored, self._doses = language, scored, doses
+        self._replays = replays
         self._counts, self._weights = [len(part) for part in texts], weights
         self._texts = [ids for part in texts for ids in part]
         self._rows, self._seed = rows, seed
@@ -83,7 +90,7 @@ class Objective:
             self._tuned = KeptAnswers.of(scored.model, self._targets, lengths)
 
     def gradient(self, step: int, weight: float) -> StepLosses:
-        """Add the gradient of a step to that of the doses.
+        """Add the gradient of a step to that of what is learned.
 
         Raises:
           NonFiniteError: a loss is NaN or infinite.
@@ -111,18 +118,36 @@ class Objective:
         tokens = sum(int(scored.sum()) for _, scored in encoded) / share
         total = 0.0
         for batch, (inputs, scored) in zip(batches, encoded, strict=True):
-            with torch.no_grad(), self._doses.off():
-                known = None if self._base is None else self._base.logits(batch)
-                known = _logits(model, inputs)[scored] if known is None else known
-                base = log_softmax(known.float(), dim=-1)
-            predicted = log_softmax(_logits(model, inputs)[scored].float(), dim=-1)
-            divergence = kl_div(predicted, base, reduction="sum", log_target=True) / tokens
-            total += _finite(divergence, "divergence from the base on text")
-            divergence.backward()  # type: ignore[no-untyped-call]
+            if self._replays:
+                loss = self._loss_of_tokens(batch, inputs, scored) / tokens
+            else:
+                with torch.no_grad(), self._doses.off():
+                    known = None if self._base is None else self._base.logits(batch)
+                    known = _logits(model, inputs)[scored] if known is None else known
+                    base = log_softmax(known.float(), dim=-1)
+                predicted = log_softmax(_logits(model, inputs)[scored].float(), dim=-1)
+                loss = kl_div(predicted, base, reduction="sum", log_target=True) / tokens
+            total += _finite(loss, "divergence from the base on text")
+            loss.backward()  # type: ignore[no-untyped-call]
         return total
+
+    def _loss_of_tokens(self, batch: Sequence[int], inputs: dict[str, Tensor], scored: Tensor) -> Tensor:
+        """Return the summed loss of the documents' own tokens."""
+        ids = pad_sequence([torch.tensor(self._texts[number]) for number in batch], batch_first=True)
+        wanted = ids.to(scored.device)
+        if not self._language.is_masked:
+            wanted = wanted.roll(-1, dims=1)
+            scored = scored & inputs["attention_mask"].roll(-1, dims=1).bool()
+            scored[:, -1] = False
+        logits = _logits(self._language.model, inputs)[scored].float()
+        return cross_entropy(logits, wanted[scored], reduction="sum")
 
     def _task_gradient(self, numbers: Sequence[int], weight: float) -> float:
         batch = self._batch(numbers)
+        if self._replays:
+            loss = target_loss(self._scored.model, batch)
+            (weight * loss).backward()  # type: ignore[no-untyped-call]
+            return _finite(loss, "loss on training examples")
         with torch.no_grad(), self._doses.at(torch.ones_like(self._doses.values)):
             known = None if self._tuned is None else self._tuned.logits(numbers)
             known = target_logits(self._scored.model, batch)[0] if known is None else known

@@ -7,12 +7,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from ...data.corpora import Corpora
+from ...checkpoints.pairing.pairing import PairedMatrix
+from ...data.corpora import Corpora, Corpus
 from ...data.task import Task
-from ...errors import SettingError
+from ...errors import NotEnoughMemoryError, SettingError
 from ...measures.kept_outcomes import KeptOutcomes
 from ...measures.measure_settings import LossSettings
 from ...models.loading_settings import Loading
+from ...models.memory_plan import available_memory
 from ...models.tuned_model import OpenedModel
 from ...system.progress import Progress
 from ..bench.given_sides import OpenedSides
@@ -22,8 +24,11 @@ from ..doses.open_to_dose import in_doses, open_to_dose
 from ..doses.updates import Updates, read_updates
 from .heal_bench import HealBench
 from .heal_data import HealData, data_of, own_answers, task_of_prompts
-from .heal_settings import HealSettings
+from .heal_settings import LEARNED_AS_WEIGHTS, OWN_TEXT, HealSettings
 from .work_folder import NOWHERE, WorkFolder
+
+# Of a learned weight in single precision: the tuned value, the present and the kept one, the gradient, Adam's moments.
+_BYTES_OF_LEARNED = 6 * 4
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,8 @@ def open_bench(
       IntrudersError: the models do not match, or cannot be loaded.
     """
     pairs = sides.pairs  # refuses models that do not match before either is opened
+    if {settings.learn, *settings.rivals} & set(LEARNED_AS_WEIGHTS):
+        _require_memory(pairs, loading)
     progress("open the models", 0, 1)
     language, scored = _opened(sides, tasks, loading)
     device = next(language.model.parameters()).device
@@ -78,10 +85,10 @@ def open_bench(
             "pass the model after fine-tuning"
         )
     with in_doses(language, scored, sides, updates, settings.per, tasks) as (groups, doses):
+        kept = KeptOutcomes(work.folder, dict(key or {}))
         if prompts is not None:
-            task = _task_of(prompts, language, seed, work, progress)
+            task = _task_of(prompts, language, seed, kept, progress)
             tasks, scored = {task.name: task}, {task.name: (language, [])}
-        data = data_of(corpora, tasks, settings.max_examples, seed)
         losses = LossSettings(max_tokens=settings.max_tokens, estimate=settings.estimate)
         bench = HealBench(
             language=language,
@@ -90,8 +97,11 @@ def open_bench(
             base=sides.stacks,
             groups=groups,
             doses=doses,
-            kept=KeptOutcomes(work.folder, dict(key or {})),
+            updates=updates.by_name,
+            kept=kept,
         )
+        corpora = {name: _written(name, parts, bench, settings, seed) for name, parts in corpora.items()}
+        data = data_of(corpora, tasks, settings.max_examples, seed)
         yield OpenedBench(bench, data, updates)
 
 
@@ -107,12 +117,41 @@ def _opened(sides: OpenedSides, tasks: Mapping[str, Task], loading: Loading) -> 
     return language, scored
 
 
+def _require_memory(pairs: Sequence[PairedMatrix], loading: Loading) -> None:
+    """Refuse weights that cannot be learned in the memory that there is, before a model is opened.
+
+    Raises:
+      NotEnoughMemoryError: they need more than there is.
+    """
+    numbers = sum(
+        rows * columns if pair.rank is None else pair.rank * (rows + columns)
+        for pair in pairs
+        for rows, columns in [pair.shape]
+    )
+    needed, available = numbers * _BYTES_OF_LEARNED, available_memory(loading.torch_device())
+    if needed > available:
+        raise NotEnoughMemoryError(
+            f"{numbers:,} weights to learn need {needed / 2**30:.1f} GiB of {available / 2**30:.1f} GiB beside the "
+            "model; pass --learn doses, which needs none of it, or use a machine with more memory"
+        )
+
+
+def _written(
+    name: str, parts: Sequence[Corpus], bench: HealBench, settings: HealSettings, seed: int
+) -> Sequence[Corpus]:
+    """Return a corpus, and for one that the base writes its documents."""
+    if name not in OWN_TEXT:
+        return parts
+    return [Corpus(name, bench.own_text(name, settings.max_documents, settings.max_tokens, seed))]
+
+
 def _task_of(
-    prompts: Sequence[str], language: OpenedModel, seed: int, work: WorkFolder, progress: Progress
+    prompts: Sequence[str], language: OpenedModel, seed: int, kept: KeptOutcomes, progress: Progress
 ) -> Task:
-    answers = work.answers()
+    unit = {"answers": list(prompts)}
+    answers = kept.get_plain(unit)
     if answers is None:
         progress(f"answer {len(prompts)} prompts", 0, 1)
         answers = own_answers(language, prompts)
-        work.keep_answers(answers)
+        kept.put_plain(unit, answers)
     return task_of_prompts(prompts, answers, seed)

@@ -1,8 +1,9 @@
-"""The result of learned doses: what they change on the half that is reported."""
+"""The result of a healing: what it changes on the half that is reported."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from ...data.corpora import digests_of, documents_in
@@ -29,46 +30,56 @@ def reported_healing(
     key: Mapping[str, Any],
     opened: OpenedBench,
     learned: Learned,
+    rivals: Mapping[str, Learned],
     matrices: TunedMatrices,
     progress: Progress,
 ) -> Healing:
-    """Measure the learned doses beside their controls, before anything is written.
+    """Measure what was learned beside its controls and rivals, before anything is written.
 
     Args:
       request: the settings, for the record.
       sides: base and tuned model, opened.
       key: what the healing is known again by.
       opened: the models and the data.
-      learned: the doses.
+      learned: the state that is kept.
+      rivals: what was learned beside it, by name.
       matrices: the audited matrices, whose intruders a control removes.
       progress: called with (what is being measured, done, in all).
     """
-    bench, data, values = opened.bench, opened.data, learned.values
-    done = iter(range(_MEASURES + 1))
+    bench, data, doses = opened.bench, opened.data, learned.state.doses
+    in_all = _MEASURES + len(rivals)
+    done = iter(range(in_all + 1))
 
     def step(name: str) -> None:
-        progress(name, min(next(done, _MEASURES), _MEASURES), _MEASURES)
+        progress(name, min(next(done, in_all), in_all), in_all)
 
     removing = _removing(matrices, opened.updates)
     measuring = ReportMeasuring(bench, data, step)
-    points = reported_points(measuring, values, opened.updates.shapes, removing, request.seed)
-    notes, count = list(learned.notes), at_bounds(values)
+    states = {name: rival.state for name, rival in rivals.items()}
+    points = reported_points(measuring, learned.state, states, opened.updates.shapes, removing, request.seed)
+    notes = list(learned.notes)
+    count = at_bounds(doses) if learned.state.learned is None else 0
     if count:
-        notes.append(f"{count} of {len(values)} doses are at the end of their range, {LEAST:g} or {MOST:g}")
+        notes.append(f"{count} of {len(doses)} doses are at the end of their range, {LEAST:g} or {MOST:g}")
     healing = Healing(
         base=sides.base_source,
         tuned=sides.tuned,
         out=None,
         form="",
+        learn=request.settings.learn,
         per=request.settings.per,
         task=data.task,
         corpus=data.corpus,
         start=learned.start,
         step=learned.best.step,
-        doses=bench.groups.by_matrix(values),
-        elsewhere=bench.groups.elsewhere(values),
+        doses=bench.groups.by_matrix(doses),
+        elsewhere=bench.groups.elsewhere(doses),
         points=points,
-        learning=[state.as_dict() for state in learned.measured],
+        learning=[asdict(measured) for measured in learned.measured],
+        rivals={
+            name: [asdict(measured) for measured in (rival.best, *rival.measured)]
+            for name, rival in rivals.items()
+        },
         documents={name: documents_in(parts) for name, parts in data.report.corpora.items()},
         examples={name: len(rows) for name, rows in data.report.examples.items()},
         digests=digests_of(data.report.corpora),

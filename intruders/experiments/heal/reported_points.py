@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from ...linalg.low_rank import LowRank
 from ...measures.outcome import Outcome
 from ..doses.dose_groups import DoseGroups
+from ..doses.tuned_state import TunedState
 from .heal_bench import HealBench
 from .heal_data import HealData
 from .healing import BASE, CURVE, HEALED, INTERPOLATION, INTRUDERS, MEAN_DOSE, SHUFFLED, TUNED, HealedPoint
@@ -18,7 +19,7 @@ from .report import Report
 _ALPHAS = (0.25, 0.5, 0.75)
 
 # Every halving of the range of a dose is one measure of the task.
-HALVINGS = 5
+_HALVINGS = 5
 
 Step = Callable[[str], None]
 
@@ -31,58 +32,61 @@ class ReportMeasuring:
     data: HealData
     step: Step
 
-    def outcome(
-        self, name: str, doses: Sequence[float], *, answers: bool = False, removed: str = ""
-    ) -> Outcome:
+    def outcome(self, name: str, state: TunedState, *, answers: bool = False, removed: str = "") -> Outcome:
         self.step(f"measure {name}")
-        return self.bench.outcome(doses, self.data.report, answers=answers, removed=removed)
+        return self.bench.outcome(state, self.data.report, answers=answers, removed=removed)
 
 
 def reported_points(
     measuring: ReportMeasuring,
-    doses: Sequence[float],
+    state: TunedState,
+    rivals: Mapping[str, TunedState],
     shapes: Mapping[str, tuple[int, int]],
     intruders: Mapping[str, LowRank],
     seed: int,
 ) -> list[HealedPoint]:
-    """Measure base, tuned, healed, interpolation at the healed model's task loss, the curve and the controls.
+    """Measure base, tuned, healed, rivals, interpolation (also at the healed model's task loss), and controls.
 
     Args:
       measuring: the models and the data.
-      doses: the doses of the healed model.
+      state: the healed model.
+      rivals: what was learned beside it, by name.
       shapes: shapes of the matrices; doses are shuffled among matrices of one shape.
       intruders: low-rank matrices that remove the intruders; empty without intruders.
       seed: seed of the shuffle.
     """
-    task, groups = measuring.data.task, measuring.bench.groups
-    base = measuring.outcome(BASE, groups.everywhere(0.0), answers=True)
-    tuned = measuring.outcome(TUNED, groups.everywhere(1.0), answers=True)
-    healed = measuring.outcome(HEALED, doses, answers=True)
+    task, bench = measuring.data.task, measuring.bench
+    base = measuring.outcome(BASE, bench.everywhere(0.0), answers=True)
+    tuned = measuring.outcome(TUNED, bench.everywhere(1.0), answers=True)
+    healed = measuring.outcome(HEALED, state, answers=True)
     measuring.step("find interpolation at that task loss")
     equal = same_dose(measuring, healed.tasks[task].losses.mean, tuned.tasks[task].losses.mean)
-    at_equal = measuring.outcome(INTERPOLATION, groups.everywhere(equal), answers=True)
+    at_equal = measuring.outcome(INTERPOLATION, bench.everywhere(equal), answers=True)
     curve = {0.0: base, 1.0: tuned, equal: at_equal}
     for alpha in _ALPHAS:
         if alpha not in curve:
-            curve[alpha] = measuring.outcome(f"interpolation at {alpha:g}", groups.everywhere(alpha))
+            curve[alpha] = measuring.outcome(f"interpolation at {alpha:g}", bench.everywhere(alpha))
     ordered = dict(sorted(curve.items()))
     report = Report(measuring.data.report, base, tuned, list(ordered.values()), task, seed)
-    mean = sum(doses) / len(doses)
     points = [
         report.point(BASE, base, 0.0),
         report.point(TUNED, tuned, 1.0),
         report.point(HEALED, healed),
         report.point(INTERPOLATION, at_equal, equal),
-        report.point(MEAN_DOSE, measuring.outcome(MEAN_DOSE, groups.everywhere(mean)), mean),
+        *(report.point(name, measuring.outcome(name, rival, answers=True)) for name, rival in rivals.items()),
     ]
-    mixed = shuffled(doses, groups, shapes, seed)
-    if mixed != list(doses):
-        points.append(report.point(SHUFFLED, measuring.outcome(SHUFFLED, mixed)))
+    if state.learned is None:
+        doses, groups = state.doses, bench.groups
+        mean = sum(doses) / len(doses)
+        points.append(report.point(MEAN_DOSE, measuring.outcome(MEAN_DOSE, bench.everywhere(mean)), mean))
+        mixed = shuffled(doses, groups, shapes, seed)
+        if mixed != list(doses):
+            points.append(report.point(SHUFFLED, measuring.outcome(SHUFFLED, TunedState(mixed))))
     if intruders:
-        with measuring.bench.with_added(intruders):
+        with bench.with_added(intruders):
             points.append(
                 report.point(
-                    INTRUDERS, measuring.outcome(INTRUDERS, groups.everywhere(1.0), removed=INTRUDERS), None
+                    INTRUDERS, measuring.outcome(INTRUDERS, bench.everywhere(1.0), removed=INTRUDERS), None
                 )
             )
     return points + [report.point(CURVE, outcome, alpha) for alpha, outcome in ordered.items()]
@@ -93,19 +97,23 @@ def same_dose(measuring: ReportMeasuring, healed: float, tuned: float) -> float:
 
     Without the second, interpolation would be the tuned model itself, and all that is healed would count as a gain.
     """
-    dose = least_dose(measuring.bench, measuring.data, healed, on_report=True)
-    if dose < 1 or healed >= tuned:
-        return dose
-    return least_dose(measuring.bench, measuring.data, tuned, on_report=True)
+    bench, data = measuring.bench, measuring.data
+
+    def at_most(loss: float) -> float:
+        return least_dose(
+            lambda dose: bench.on_task(bench.everywhere(dose), data.report, data.task).losses.mean <= loss
+        )
+
+    dose = at_most(healed)
+    return dose if dose < 1 or healed >= tuned else at_most(tuned)
 
 
-def least_dose(bench: HealBench, data: HealData, most: float, *, on_report: bool = False) -> float:
-    """Return the smallest common dose, to 1/32, at which the task loss is at most ``most``; 1 if none is."""
-    share = data.report if on_report else data.choice
+def least_dose(is_enough: Callable[[float], bool], halvings: int = _HALVINGS) -> float:
+    """Return the smallest common dose, to ``0.5 ** halvings``, that is enough; 1 if none is."""
     low, high = 0.0, 1.0
-    for _ in range(HALVINGS):
+    for _ in range(halvings):
         middle = (low + high) / 2
-        if bench.task_loss(bench.groups.everywhere(middle), share, data.task) <= most:
+        if is_enough(middle):
             high = middle
         else:
             low = middle

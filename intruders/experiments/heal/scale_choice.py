@@ -147,10 +147,9 @@ def choose_scale(
 
 
 def _measured(bench: HealBench, data: HealData, scale: float) -> CurveOfScales:
-    doses = bench.groups.everywhere(scale)
-    return CurveOfScales(
-        scale, bench.text_loss(doses, data.choice), bench.task_loss(doses, data.choice, data.task)
-    )
+    state = bench.everywhere(scale)
+    task = bench.on_task(state, data.choice, data.task)
+    return CurveOfScales(scale, bench.text_loss(state, data.choice), task.losses.mean)
 
 
 def _best(curve: Mapping[float, CurveOfScales], most: float) -> float:
@@ -166,7 +165,7 @@ def _between_neighbors(best: float) -> list[float]:
 
 def _reported(bench: HealBench, data: HealData, scale: float, seed: int) -> list[HealedPoint]:
     outcomes = {
-        name: bench.outcome(bench.groups.everywhere(dose), data.report, answers=True)
+        name: bench.outcome(bench.everywhere(dose), data.report, answers=True)
         for name, dose in ((BASE, 0.0), (TUNED, 1.0), (CHOSEN, scale))
     }
     curve = [outcomes[BASE], outcomes[CHOSEN], outcomes[TUNED]]

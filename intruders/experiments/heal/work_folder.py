@@ -11,14 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import safe_open
+from safetensors.torch import save
+
 from ...errors import SettingError
 from ...system.documents import read_document
 from ...system.files import write_atomically
 from ...system.folders import LOCK, working_folder
 from .healing import RECORD, SCHEMA, Healing
+from .learning import State
 
 _KEY = "key.json"
-_LEARNING = "learning.json"
 _ENDING = ".unfinished"
 
 
@@ -59,20 +62,18 @@ class WorkFolder:
             # While it is locked: the next process may begin another healing there as soon as it is not.
             shutil.rmtree(folder, ignore_errors=True)
 
-    def learning(self) -> Mapping[str, Any] | None:
-        """Return the state of learning that was kept last."""
-        return self._read(_LEARNING)
+    def learning(self, name: str) -> State | None:
+        """Return the state of a learning that was kept last."""
+        if self.folder is None or not (file := self.folder / f"{name}.safetensors").is_file():
+            return None
+        with safe_open(file, "pt") as kept:
+            return {key: kept.get_tensor(key) for key in kept.keys()}, kept.metadata()  # noqa: SIM118
 
-    def keep_learning(self, state: Mapping[str, Any]) -> None:
-        self._write(_LEARNING, state)
-
-    def answers(self) -> list[str] | None:
-        """Return the tuned model's own answers, if they were written down."""
-        record = self._read("answers.json")
-        return None if record is None else list(record["answers"])
-
-    def keep_answers(self, answers: list[str]) -> None:
-        self._write("answers.json", {"answers": answers})
+    def keep_learning(self, name: str, state: State) -> None:
+        if self.folder is not None:
+            tensors, texts = state
+            content = save({key: tensor.contiguous() for key, tensor in tensors.items()}, dict(texts))
+            write_atomically(self.folder / f"{name}.safetensors", content)
 
     def _read(self, name: str) -> dict[str, Any] | None:
         if self.folder is None:

@@ -49,7 +49,8 @@ def _trade(healing: Healing, corpus: str) -> Chart:
             tone=0,
         )
     ]
-    tones = {BASE: 3, TUNED: 2, HEALED: 1, **dict.fromkeys(CONTROLS, 4)}
+    others = (*healing.rivals, *CONTROLS)
+    tones = {BASE: 3, TUNED: 2, HEALED: 1} | {name: 4 + number for number, name in enumerate(others)}
     for name, tone in tones.items():
         point = healing.point(name)
         if point is None:
@@ -62,7 +63,7 @@ def _trade(healing: Healing, corpus: str) -> Chart:
                 [measure.estimate],
                 low=[measure.low],
                 high=[measure.high],
-                tone=tone + (CONTROLS.index(name) if name in CONTROLS else 0),
+                tone=tone,
             )
         )
     return Chart(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Sequence
 from statistics import median
@@ -13,6 +14,16 @@ from ...audits.command_line import options_of
 from ...charts.text import duration, number, percent, plural
 from ...checkpoints.stored.names import module_paths
 from ...data.columns import Columns
+from ...experiments.heal.heal_settings import (
+    BLOCKS,
+    DOSES,
+    OWN_TEXT,
+    RANDOM_TOKENS,
+    REPLAY,
+    SELF,
+    SHARE,
+    WEIGHTS,
+)
 from ...experiments.heal.healing import (
     BASE,
     CONTROLS,
@@ -36,6 +47,13 @@ LABELS = {
     INTERPOLATION: "interpolation, same task loss",
     INTRUDERS: "intruders removed",
     MEAN_DOSE: "mean dose everywhere",
+    SHARE: "best share of the update",
+    BLOCKS: "doses of three blocks",
+    DOSES: "a dose per matrix",
+    WEIGHTS: "weights",
+    REPLAY: "weights, text replayed",
+    SELF: "weights, the base's own text",
+    RANDOM_TOKENS: "weights, random tokens",
 }
 
 
@@ -45,9 +63,7 @@ def print_healing(healing: Healing, console: Console) -> None:
     for line in verdict(healing):
         page.prose(line)
     for corpus in healing.healed_point.corpora:
-        title = (
-            "the doses were learned on other documents of it" if corpus == healing.corpus else "chose nothing"
-        )
+        title = "it was learned on other documents of it" if corpus == healing.corpus else "chose nothing"
         page.prose("")
         page.prose(f"{corpus}, {plural(healing.documents[corpus], 'document')} ({title})")
         console.print(_table(healing, corpus, console.width >= WIDE))
@@ -113,7 +129,7 @@ def verdict(healing: Healing) -> list[str]:
 
 def rows(healing: Healing) -> list[tuple[str, HealedPoint]]:
     """Return the models of the table, in order, with their names."""
-    wanted = (BASE, TUNED, HEALED, INTERPOLATION, *CONTROLS)
+    wanted = (BASE, TUNED, HEALED, INTERPOLATION, *healing.rivals, *CONTROLS)
     named = [(name, healing.point(name)) for name in wanted]
     return [(_label(healing, name, point), point) for name, point in named if point is not None]
 
@@ -135,16 +151,20 @@ def dose_line(healing: Healing) -> str:
 
 
 def intruder_lines(healing: Healing) -> list[str]:
-    """Return the number of intruders before, and after if the healed model was audited."""
+    """Return the number of intruders and the norm of the update before, and after if a model was written."""
     if healing.intruders_after is None:
         return [f"intruders before {healing.intruders_before:,}"]
-    return [f"intruders before {healing.intruders_before:,}, after {healing.intruders_after:,}"]
+    count = f"intruders before {healing.intruders_before:,}, after {healing.intruders_after:,}"
+    before, after = (math.sqrt(sum(norms[side] ** 2 for norms in healing.norms.values())) for side in (0, 1))
+    return [f"{count}; norm of the update before {before:.3g}, after {after:.3g}" if healing.norms else count]
 
 
 def check_command(healing: Healing) -> str:
     """Return the command that measures the written model on the reported documents and examples."""
     settings = healing.settings
-    corpora = [part for corpus in healing.healed_point.corpora for part in ("--loss-on", corpus)]
+    # What the base wrote itself is in no file.
+    names = [name for name in healing.healed_point.corpora if name not in OWN_TEXT]
+    corpora = [part for corpus in names for part in ("--loss-on", corpus)]
     # A record of an earlier release may lack some of them.
     given = {name: settings[name] for name in ("max_documents", "max_tokens", "seed") if settings.get(name)}
     if settings.get("dtype"):
@@ -208,11 +228,13 @@ def _table(healing: Healing, corpus: str, is_wide: bool) -> Table:
 
 def _accuracies(healing: Healing, task: str) -> str:
     said = []
-    for name in (BASE, TUNED, HEALED, INTERPOLATION):
+    for name in (BASE, TUNED, HEALED, INTERPOLATION, *healing.rivals):
         point = healing.point(name)
         accuracy = None if point is None else point.tasks[task].accuracy
         if accuracy is not None:
-            said.append(f"{name} {accuracy.text('.2f')}")
+            said.append(
+                f"{LABELS.get(name, name) if name in healing.rivals else name} {accuracy.text('.2f')}"
+            )
     return "accuracy " + ", ".join(said) if said else "no accuracy"
 
 

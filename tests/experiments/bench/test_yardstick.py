@@ -30,7 +30,7 @@ def made(
     if other is not None:
         corpora["code"] = [DocumentLosses("x", (other + own) * TOKENS, TOKENS)]
     ones = np.ones(EXAMPLES, dtype=np.int64)
-    task = TaskOutcome(DocumentLosses("t", task_loss + 0.0 * ones, ones), right)
+    task = TaskOutcome(DocumentLosses("t", task_loss + 0.0 * ones, ones), right, right or [])
     return Outcome(corpora, {"task": task}, harness or {})
 
 
@@ -83,7 +83,7 @@ def test_intervals_agree_with_those_of_single_losses() -> None:
     rng = np.random.default_rng(3)
     losses = [DocumentLosses("x", rng.normal(3, 1, DOCUMENTS) * TOKENS, TOKENS) for _ in range(2)]
     ones = np.ones(EXAMPLES, dtype=np.int64)
-    task = {"task": TaskOutcome(DocumentLosses("t", ones.astype(float), ones), None)}
+    task = {"task": TaskOutcome(DocumentLosses("t", ones.astype(float), ones), None, [])}
     first, second = (Outcome({"text": [one]}, task) for one in losses)
     stick = Yardstick(first, second, [first, *[second] * 10], target="task", weights={"text": [1.0]})
     # Both are bootstraps of 10,000, by different draws.

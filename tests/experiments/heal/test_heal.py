@@ -190,7 +190,7 @@ def test_other_weights_are_refused(
         run((models[0], adapter_of(Path(models[0]), other, TARGETS, seed=9)), text, healed[1])
 
 
-@pytest.mark.parametrize("last", ["learn: divergence", "measure healed", "scale"])
+@pytest.mark.parametrize("last", ["learn doses: divergence", "measure healed", "scale"])
 def test_killed_it_goes_on_and_ends_as_if_it_had_not_been(
     models: tuple[str, str], text: str, healed: tuple[intruders.Healing, Path], tmp_path: Path, last: str
 ) -> None:
@@ -209,7 +209,7 @@ def test_killed_it_goes_on_and_ends_as_if_it_had_not_been(
     steps: list[int] = []
 
     def counted(stage: str, done: int, in_all: int) -> None:
-        if stage.startswith("learn: "):
+        if stage.startswith("learn doses: "):
             steps.append(done)
 
     said: list[str] = []

@@ -15,6 +15,7 @@ from intruders.checkpoints.pairing.pair_sides import pair_sides
 from intruders.experiments.doses.dose_groups import dose_groups
 from intruders.experiments.doses.dosed_model import DosedModel, DoseVector
 from intruders.experiments.doses.open_to_dose import open_models
+from intruders.experiments.doses.tuned_state import parameters_of, with_parameters
 from intruders.experiments.doses.updates import read_updates
 from intruders.experiments.heal.objective import Objective
 from intruders.models.encoding import IGNORED
@@ -121,3 +122,61 @@ def test_parts_of_a_mixture_count_by_their_weights(models: tuple[str, str]) -> N
     assert abs(means[0] - means[1]) > 0.2 * max(means)
     # Two documents are drawn at every step: 20 draws, 14 and 6.
     assert sum(told) / 10 == pytest.approx(0.7 * means[0] + 0.3 * means[1], rel=1e-4)
+
+
+@pytest.mark.parametrize("replays", [False, True])
+def test_the_gradient_of_learned_factors_is_that_of_pefts_own(models: tuple[str, str], replays: bool) -> None:
+    """Both divergences of PEFT's live adapter, or with ``replays`` the losses of tokens and targets, by autograd."""
+    from peft import PeftModel
+
+    language, _ = open_models(models[0], None, {}, AS_STORED)
+    sides = open_sides(*models)
+    own = read_updates(pair_sides(*sides).pairs, "matrix", torch.device("cpu"), lambda *_: None).by_name
+    groups = dose_groups(list(own), "matrix")
+    doses = DoseVector(torch.ones(len(groups.names)))
+    tensors = [(0.7 * tensor).requires_grad_() for tensor in parameters_of(own)]
+    learned = with_parameters(own, tensors)
+    with (
+        DosedModel(language.model, sides[0], own, groups, doses, is_base=True),
+        doses.at(doses.values, learned),
+    ):
+        objective = Objective(language, language, doses, [TEXTS], [1], ROWS, seed=0, replays=replays)
+        objective.gradient(0, WEIGHT)
+    peft: Any = PeftModel.from_pretrained(
+        load_model(models[0], "causal"), models[1], is_trainable=True
+    ).eval()
+
+    def logits(ids: list[int]) -> Tensor:
+        return peft(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1)
+
+    with torch.no_grad():
+        tuned = [logits(row["input_ids"]) for row in ROWS]
+        with peft.disable_adapter():
+            base = [logits(ids) for ids in TEXTS]
+    factors = {name: value for name, value in peft.named_parameters() if "lora_" in name}
+    for value in factors.values():
+        value.data *= 0.7
+    text, task = torch.tensor(0.0), torch.tensor(0.0)
+    for ids, known in zip(TEXTS, base, strict=True):
+        now = logits(ids)
+        if replays:
+            text = text - now[:-1].gather(1, torch.tensor(ids[1:])[:, None]).sum()
+        else:
+            text = text + (known.exp() * (known - now)).sum()
+    for row, known in zip(ROWS, tuned, strict=True):
+        now = logits(row["input_ids"])
+        for position, label in enumerate(row["labels"]):
+            if label != IGNORED and replays:
+                task = task - now[position - 1, label]
+            elif label != IGNORED:
+                task = task + (known[position - 1].exp() * (known - now)[position - 1]).sum()
+    (text / sum(len(ids) for ids in TEXTS) + WEIGHT * task / 3).backward()
+    for name, update in learned.items():
+        module = f"base_model.model.{name.removesuffix('.weight')}"
+        assert update.left is not None
+        assert update.left.grad is not None
+        assert update.right.grad is not None
+        # The left factor is alpha / r = 2 times B.
+        of_b, of_a = (factors[f"{module}.lora_{side}.default.weight"].grad for side in "BA")
+        assert torch.allclose(2.0 * update.left.grad, of_b, rtol=1e-3, atol=1e-6), name
+        assert torch.allclose(update.right.grad, of_a, rtol=1e-3, atol=1e-6), name
