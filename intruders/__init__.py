@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from .errors import IntrudersError
-from .system import first_process as first_process  # now: others are imported after a fork
+from .system import importing_process as importing_process  # now: others are imported after a fork
 from .version import __version__
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from contextlib import contextmanager, nullcontext
 
 import torch
 
-from .first_process import FIRST_PROCESS
+from .importing_process import IMPORTING_PROCESS
 from .random_state import random_state_kept
 
 
@@ -80,4 +80,4 @@ def _one_thread() -> Iterator[None]:
 def _is_forked() -> bool:
     """Whether this process may have been forked from one in which torch had started threads."""
     forked = getattr(multiprocessing.context, "ForkProcess", ())  # not on Windows
-    return os.getpid() != FIRST_PROCESS or isinstance(multiprocessing.current_process(), forked)
+    return os.getpid() != IMPORTING_PROCESS or isinstance(multiprocessing.current_process(), forked)

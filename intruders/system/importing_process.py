@@ -4,4 +4,4 @@ from __future__ import annotations
 
 import os
 
-FIRST_PROCESS = os.getpid()
+IMPORTING_PROCESS = os.getpid()
