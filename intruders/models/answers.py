@@ -242,7 +242,7 @@ def _generate(
     answers = []
     for row, room in zip(written[:, width:].tolist(), rooms, strict=True):
         own = row[:room]  # behind it is padding
-        length = next((place for place, token in enumerate(own) if token in ends), None)
+        length = next((position for position, token in enumerate(own) if token in ends), None)
         answers.append((own[:length], length is not None))
     return answers
 
