@@ -189,7 +189,8 @@ def sarif_document(findings: Sequence[GateFinding], is_refused: bool = False) ->
     The most severe findings come first. Those above the limits are left out, and a notification says how many.
     """
     ordered = sorted(findings, key=lambda finding: _LEVELS.index(finding.level))
-    why = next(_message(one) for one in ordered if one.rule == REFUSED) if is_refused else None
+    refusals = (_message(finding) for finding in ordered if finding.rule == REFUSED)
+    why = next(refusals) if is_refused else None
     document = _document(ordered[:MOST_RESULTS], len(ordered), why)
     # A result is about 1 kB before it is compressed, so that this loop is for messages that do not compress.
     kept = min(len(ordered), MOST_RESULTS)
