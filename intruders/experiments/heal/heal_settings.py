@@ -97,6 +97,14 @@ class HealSettings(Settings):
         metavar="N",
         panel="Measures",
     )
+    report_examples: int | None = setting(
+        None,
+        "Number of test examples that are reported.",
+        least=1,
+        unless_given="as --max-examples",
+        metavar="N",
+        panel="Measures",
+    )
     estimate: bool = setting(
         False,
         "Masked models: mask a random 15 % of the tokens in one pass. This is faster but measures a different "
