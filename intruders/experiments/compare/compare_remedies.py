@@ -122,12 +122,9 @@ def compare_remedies(
     rows_by = sources.data_seed(data_seed)
     tasks = {name: load_task(name, scores, rows_by) for name in scores.tasks}
     if drop_too_long:
-        tasks = {
-            name: replace(
-                task, **sources.fitting(task, {"validation": task.validation, "test": task.test}, loading)
-            )
-            for name, task in tasks.items()
-        }
+        for name, task in tasks.items():
+            split = sources.fitting(task, {"validation": task.validation, "test": task.test}, loading)
+            tasks[name] = replace(task, validation=split["validation"], test=split["test"])
     data = split_data(corpora, tasks, scores.max_examples, seed)
     sides = sources.open()
     with working_folder(None if out is None else user_path(out)) as folder:

@@ -162,13 +162,13 @@ def _medians(known: Sequence[Times]) -> dict[tuple[str, ...], Medians]:
     for times in known:
         for likeness in ((times.base, times.task, times.method), (times.base, times.task), (times.base,)):
             alike.setdefault(likeness, []).append(times)
-    medians = {}
-    for likeness, group in alike.items():
+    medians: dict[tuple[str, ...], Medians] = {}
+    for wish, group in alike.items():
         stages: dict[str, list[float]] = {}
         for times in group:
             for name, seconds in times.stages.items():
                 stages.setdefault(name, []).append(seconds)
-        medians[likeness] = Medians(
+        medians[wish] = Medians(
             median(times.per_row for times in group),
             {name: median(seconds) for name, seconds in stages.items()},
         )
