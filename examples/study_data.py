@@ -1,4 +1,4 @@
-"""Makes the files that usual-settings.yaml and equal-skill.yaml read, from copies of the public sets they name.
+"""Makes the files that usual-settings, equal-skill and same-text read, from copies of the public sets they name.
 
     python examples/study_data.py ~/sets data        # then run the studies in the folder that has data
 
@@ -22,12 +22,13 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+from intruders.data.corpora import Corpus
+from intruders.data.halves import halves_of_corpus
 from intruders.data.word_problems import word_problems
 
-HELD_OUT, REPORTED = (
-    100,
-    500,
-)  # instructions that are not trained on; examples of a task whose loss is measured
+HELD_OUT = 100  # instructions that are not trained on
+REPORTED = 500  # examples of a task whose loss is measured
+HEALED = 64  # documents of C4, half of which a healing learns from
 
 
 def main(sets: Path, out: Path) -> None:
@@ -40,6 +41,16 @@ def main(sets: Path, out: Path) -> None:
     for copied, name in (("c4/c4_demo.jsonl", "c4/test.jsonl"), ("wikitext2/test.txt", "wikitext2/test.txt")):
         (out / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(sets / copied, out / name)
+    healing(out / "c4")
+
+
+def healing(folder: Path) -> None:
+    """Write the documents that healings learn from and report on, and the first half of them, to be replayed."""
+    lines = (folder / "test.jsonl").read_text("utf-8").splitlines()
+    corpus = Corpus("c4", [json.loads(line)["text"] for line in lines[:HEALED]])
+    write(folder / "healing.jsonl", ({"text": text} for text in corpus.documents))
+    learned, _ = halves_of_corpus(corpus, seed=0)  # as `intruders heal --seed 0` halves them
+    write(folder / "learned.jsonl", ({"text": text} for text in learned.documents))
 
 
 def instructions(rows: list[dict[str, str]], out: Path) -> None:
@@ -75,6 +86,7 @@ def sentiment(folder: Path, out: Path) -> None:
         ]
         random.Random(f"sst2 {split}").shuffle(splits[split])
     write(out / "sst2-prompts/train.jsonl", rows_of(splits["train"][:4000]))
+    write(out / "sst2-prompts/validation.jsonl", rows_of(splits["train"][4000:4500]))
     pairs(out / "sst2-prompts", splits["test"][:REPORTED])
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from ...charts.text import plural
 from ...data.columns import Columns
 from ...data.corpora import Corpora, Corpus, load_corpora
+from ...data.halves import halves_of_task
 from ...data.load_task import load_task
 from ...data.local_files import SUFFIXES, ending, open_text, read_rows
 from ...data.task import Example, Task
@@ -86,13 +87,16 @@ def load_tasks(names: Sequence[str], columns: Columns, seed: int, prompts: str |
     return {name: load_task(name, columns, seed) for name in names}
 
 
-def data_of(corpora: Corpora, tasks: Mapping[str, Task], max_examples: int | None, seed: int) -> HealData:
+def data_of(corpora: Corpora, tasks: Mapping[str, Task], settings: HealSettings, seed: int) -> HealData:
     """Split the data into the shares of a healing. Further corpora and tasks are only reported.
 
     Raises:
       SettingError: a corpus has fewer than two documents, or a task fewer than two examples.
     """
+    max_examples = settings.max_examples
     shares = split_data(corpora, tasks, max_examples, seed)
+    reported = settings.report_examples or max_examples
+    tests = {name: halves_of_task(given, reported)[1] for name, given in tasks.items()}
     first, task = next(iter(corpora)), next(iter(tasks))
     text = [
         replace(corpus, documents=[*corpus.documents, *other.documents])
@@ -103,7 +107,7 @@ def data_of(corpora: Corpora, tasks: Mapping[str, Task], max_examples: int | Non
         learned_text=text,
         learned_examples=tasks[task].train[:max_examples],
         choice=DataShare("choice", {first: text}, {task: examples}),
-        report=shares.report,
+        report=replace(shares.report, examples=tests),
         tasks=tasks,
     )
 

@@ -101,7 +101,7 @@ def open_bench(
             kept=kept,
         )
         corpora = {name: _written(name, parts, bench, settings, seed) for name, parts in corpora.items()}
-        data = data_of(corpora, tasks, settings.max_examples, seed)
+        data = data_of(corpora, tasks, settings, seed)
         yield OpenedBench(bench, data, updates)
 
 

@@ -85,6 +85,8 @@ def reported_healing(
         digests=digests_of(data.report.corpora),
         settings={
             **request.settings.as_dict(),
+            "weight": request.settings.weight_of(request.settings.learn),
+            "rate": request.settings.rate_of(request.settings.learn),
             **request.task_settings,
             "seed": request.seed,
             "dtype": request.loading.load_in or dtype_name(bench.language.dtype),
