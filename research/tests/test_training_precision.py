@@ -10,9 +10,10 @@ import pytest
 
 from intruders.cli.study_progress import study_progress
 from intruders.studies.describe.runs import Run
-from intruders.studies.run_study import StudyProgress, run_study
+from intruders.studies.run_study import StudyProgress
 from intruders.training import arguments
 from intruders_research.published.publish import publish_study
+from intruders_research.run_study import run_study
 from research.tests.parsed import parsed
 from tests.studies.tiny_study import BRIEF, tiny_study
 
