@@ -1,4 +1,4 @@
-"""Heals the runs of examples/same-text.yaml, and prints the effects that it names in advance.
+"""Heals the runs of research/examples/same-text.yaml, and prints the effects that it names in advance.
 
 python -m benchmarks.same_text runs/same-text --heal
 """
@@ -12,8 +12,8 @@ import intruders
 from benchmarks.usual_settings import said
 from intruders.experiments.heal.heal_settings import HealSettings
 from intruders.experiments.heal.healing import HEALED, TUNED, Healing
-from intruders.studies.claims.shared.statistics import mean_interval
 from intruders.studies.tables.results import load_results
+from intruders_research.claims.shared.statistics import mean_interval
 
 CHOSEN, REPORTED = "data/c4/healing.jsonl", "wikitext-2"
 RIVALS = ("share", "blocks", "doses", "replay", "self")

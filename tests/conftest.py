@@ -60,7 +60,8 @@ _LONGEST = ("training", "studies", "experiments", "mitigation", "faults", "repor
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     def place(item: pytest.Item) -> int:
-        room = item.path.relative_to(Path(__file__).parent).parts[0]
+        here = Path(__file__).parent
+        room = item.path.relative_to(here).parts[0] if item.path.is_relative_to(here) else "research"
         return _LONGEST.index(room) if room in _LONGEST else len(_LONGEST)
 
     items.sort(key=place)
