@@ -7,17 +7,16 @@ from typing import Any
 
 import pytest
 
-from intruders.experiments.doses.dose_groups import dose_groups
 from intruders.experiments.heal.reported_points import ReportMeasuring, same_dose
 
 
 def with_lowest_task_loss_before_the_end() -> ReportMeasuring:
     """The task loss falls to 0.36 at the dose 0.8 and is 0.38 at the tuned model, as at 0.6."""
 
-    def task_loss(doses: list[float], share: object, task: str) -> float:
-        return 0.36 + 0.5 * (doses[0] - 0.8) ** 2
+    def on_task(dose: float, share: object, task: str) -> Any:
+        return SimpleNamespace(losses=SimpleNamespace(mean=0.36 + 0.5 * (dose - 0.8) ** 2))
 
-    bench: Any = SimpleNamespace(groups=dose_groups(["q", "v"], "matrix"), task_loss=task_loss)
+    bench: Any = SimpleNamespace(everywhere=lambda dose: dose, on_task=on_task)
     data: Any = SimpleNamespace(report=None, task="sums")
     return ReportMeasuring(bench, data, lambda name: None)
 

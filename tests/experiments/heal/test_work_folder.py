@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from intruders.errors import SettingError
 from intruders.experiments.heal.work_folder import WorkFolder, require_same
@@ -45,10 +46,8 @@ def test_without_an_output_folder_nothing_is_kept(tmp_path: Path, monkeypatch: p
     monkeypatch.chdir(tmp_path)
     work = WorkFolder.beside(None)
     with work.held({"seed": 0}, None):
-        work.keep_learning({"step": 1})
-        work.keep_answers(["an answer"])
-        assert work.learning() is None
-        assert work.answers() is None
+        work.keep_learning("doses", ({"value.0": torch.ones(1)}, {"learning": "{}"}))
+        assert work.learning("doses") is None
     assert list(tmp_path.iterdir()) == []
 
 
