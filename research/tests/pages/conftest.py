@@ -8,6 +8,9 @@ from intruders.studies.tables.results import Results
 from intruders_research.claims.every_claim import analyse_all
 from intruders_research.claims.shared.claim import Finding
 from tests.reports.made_up_study import made_up_study
+from tests.reports.page.conftest import kept_page
+
+__all__ = ["kept_page", "study"]
 
 
 @pytest.fixture(scope="session")
