@@ -92,7 +92,7 @@ def test_gradients_in_the_doses_are_those_of_peft(load_in: str, models: tuple[st
     )
     of_peft(input_ids=IDS, labels=IDS).loss.backward()
     by_module = {
-        name.removeprefix("base_model.model.").partition(".lora_")[0]: float((weight.grad * weight).sum())
+        name.removeprefix("base_model.model.").partition(".lora_")[0]: float((weight.grad * weight).sum().detach())
         for name, weight in of_peft.named_parameters()
         if ".lora_B" in name
     }
