@@ -64,13 +64,19 @@ def pytest_warning_recorded(warning_message: Any, nodeid: str) -> None:
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Fail a suite that warned of something that nobody expects."""
-    if _UNEXPECTED and session.exitstatus == pytest.ExitCode.OK and not hasattr(session.config, "workerinput"):
+    if (
+        _UNEXPECTED
+        and session.exitstatus == pytest.ExitCode.OK
+        and not hasattr(session.config, "workerinput")
+    ):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     if _UNEXPECTED:
-        terminalreporter.section("warnings that nobody expects: assert them, or name them in pyproject.toml", red=True)
+        terminalreporter.section(
+            "warnings that nobody expects: assert them, or name them in pyproject.toml", red=True
+        )
         terminalreporter.write("\n".join(_UNEXPECTED) + "\n")
 
 

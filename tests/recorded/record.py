@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import html
 import json
+import os
 import re
 import sys
 import tempfile
@@ -221,6 +222,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    os.environ["INTRUDERS_PLUGINS"] = "0"  # as in the tests: what other packages add is theirs to record
     if "--write" not in sys.argv:
         sys.exit("python -m tests.recorded.record --write [CHAIN...]")
     main()

@@ -52,7 +52,7 @@ class HealSettings(Settings):
         "Weight of the divergence from the tuned model on examples beside that from the base on text, at the first "
         "step; it then follows --allow.",
         above=0,
-        unless_given="3 for doses, 30 for weights",
+        unless_given="default: 3 for doses, 30 for weights",
         metavar="NUMBER",
         panel="Healing",
     )
@@ -60,7 +60,7 @@ class HealSettings(Settings):
         None,
         "Learning rate at the first step; it falls to zero.",
         above=0,
-        unless_given="0.06 for doses, 0.0005 for weights",
+        unless_given="default: 0.06 for doses, 0.0005 for weights",
         most=1,
         metavar="NUMBER",
         panel="Healing",
@@ -101,7 +101,7 @@ class HealSettings(Settings):
         None,
         "Number of test examples that are reported.",
         least=1,
-        unless_given="as --max-examples",
+        unless_given="default: as --max-examples",
         metavar="N",
         panel="Measures",
     )
