@@ -10,6 +10,7 @@ import io
 from contextlib import redirect_stderr
 from pathlib import Path
 
+from ..checkpoints.opening.other_formats import other_format
 from ..checkpoints.stored.demo_models import DEMO_MODELS, DemoModel
 from ..checkpoints.stored.locate import locate
 from ..checkpoints.stored.training_folder import where_training_stopped, without_kept_state
@@ -37,6 +38,8 @@ def base_model_location(base: str) -> str:
 
 
 def _location_of_path(base: str, path: Path) -> str:
+    if path.exists() and (other := other_format(path)):
+        raise CheckpointError(f"base {base!r} {other}")
     if path.is_dir():
         if not (path / "config.json").is_file():
             inside = without_kept_state(
