@@ -80,14 +80,9 @@ def _are_alike(
     if adapter.named_for is not None or (embedding.rank, embedding.scale) != (head.rank, head.scale):
         return False
     before = base.read(uses.embedding)
-    of_embedding, of_head, scale = (
-        embedding.change(before, None),
-        head.change(before, None),
-        embedding.scale or 1.0,
-    )
-    if not isinstance(of_embedding, LowRank) or not isinstance(of_head, LowRank):
+    first, second = embedding.change(before, None), head.change(before, None)
+    scale = embedding.scale or 1.0
+    if not isinstance(first, LowRank) or not isinstance(second, LowRank):
         return False
     # PEFT has the scale on B, which is the right factor of an embedding and the left one of a head.
-    return torch.equal(scale * of_embedding.left, of_head.left) and torch.equal(
-        of_embedding.right, scale * of_head.right
-    )
+    return torch.equal(scale * first.left, second.left) and torch.equal(first.right, scale * second.right)
