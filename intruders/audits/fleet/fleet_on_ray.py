@@ -15,9 +15,9 @@ from ...errors import CheckpointError, what_is_wrong
 from ...system.progress import Progress
 from ...system.remote_folder import is_url
 from ..audit_settings import AuditSettings, Compute
+from .fleet_files import FleetFiles
 from .fleet_members import Member, open_members
 from .fleet_work import FleetWork
-from .kept_blocks import KeptBlocks
 
 
 def do_on_ray(
@@ -60,14 +60,14 @@ class BlockOnRay:
     content: tuple[tuple[str, str], ...]  # digests of the base's tensors there
     settings: AuditSettings
     compute: Compute
-    kept: KeptBlocks
+    files: FleetFiles
     finished: frozenset[str]  # digests
 
     def __call__(self, block: str) -> None:
         base, members = _opened_by_worker(
             self.base, self.sources, self.digests, self.content, self.settings, self.finished
         )
-        work = FleetWork(base, members, self.settings, self.compute, self.kept)
+        work = FleetWork(base, members, self.settings, self.compute, self.files)
         missing = work.missing()
         if block in missing:
             work.do({block: missing[block]})

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass
-
-import torch
+from dataclasses import dataclass, replace
 
 from ...engine.coordinate_certificate import coordinates_of, fits_coordinates
 from ...engine.coordinate_projection import project_in_coordinates
@@ -17,9 +15,9 @@ from ...engine.projection import Projection, project
 from ...engine.scale_search import ScaleWindow, first_starts, first_window, windows_from
 from ...linalg.low_rank import LowRank
 from ...linalg.whole_base import WholeBase
-from ..audit import decide_batch
 from ..base_cache import BaseCache, BaseKeys, look_up
 from ..batches import Batch
+from ..judge import decide_batch
 from .followed_group import FollowedGroup, FollowedRoom
 
 # The model's answer keeps this distance below the first scale with an intruder too many.
@@ -208,12 +206,9 @@ def _windows(projections: Mapping[str, Projection], starts: Mapping[str, float])
 
 def _named(batch: Batch, names: Container[str]) -> Batch:
     """The matrices of a batch with these names."""
-    indices = [index for index, pair in enumerate(batch.matrices) if pair.name in names]
-    chosen = torch.tensor(indices, dtype=torch.long, device=batch.pair.base.device)
-    units = [batch.units[index] for index in indices]
-    return Batch([batch.matrices[index] for index in indices], batch.pair.select(chosen), units)
+    return batch.select([index for index, pair in enumerate(batch.matrices) if pair.name in names])
 
 
 def _at(batch: Batch, scales: Sequence[float]) -> Batch:
     """Return the same matrices with each update at its own scale."""
-    return Batch(batch.matrices, batch.pair.scaled(scales), batch.units)
+    return replace(batch, pair=batch.pair.scaled(scales))
