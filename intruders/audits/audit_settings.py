@@ -145,7 +145,7 @@ class Compute(Settings):
 
     def base_cache(self) -> BaseCache | None:
         """Return the base cache to use; None for none."""
-        from .choose_cache import store_of_bases
+        from .base_cache import store_of_bases
 
         return store_of_bases(self.cache)
 

@@ -236,7 +236,7 @@ def _stacked(tuned: Sequence[Tensor | LowRank]) -> Tensor | LowRank:
     updates = [one for one in tuned if isinstance(one, LowRank)]
     if updates:
         return LowRank(
-            *(torch.stack(factors) for factors in zip(*((u.left, u.right) for u in updates), strict=True))
+            torch.stack([one.left for one in updates]), torch.stack([one.right for one in updates])
         )
     return torch.stack([one for one in tuned if isinstance(one, Tensor)])
 

@@ -23,9 +23,8 @@ from ...system.threads import run_side_by_side
 from ..audit_settings import ANYWHERE, AS_USUAL, AuditSettings, Compute
 from ..base_cache import MemoryCache
 from ..batches import Batch, LeftOut, of_one_model, read_batches
-from .batch_scales import SLACK, BatchScales
+from .batch_scales import SLACK, BatchScales, FollowedGroup, FollowedRoom, joined
 from .critical_scales_result import CriticalScales, MatrixScale
-from .followed_group import FollowedGroup, FollowedRoom, joined
 
 Result = TypeVar("Result")
 
