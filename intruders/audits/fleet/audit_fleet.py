@@ -33,7 +33,7 @@ from ..base_cache import CacheChoice
 from .finish_adapters import finish_adapters
 from .fleet_files import BLOCKS, VECTORS, FleetFiles
 from .fleet_members import open_members
-from .fleet_on_ray import BlockOnRay, do_on_ray, wherever_the_cache_is
+from .fleet_on_ray import BlockOnRay, wherever_the_cache_is
 from .fleet_result import ADAPTERS, FleetAudit, key_of_tables
 from .fleet_table import adapter_table
 from .fleet_work import FleetWork
@@ -175,7 +175,17 @@ def audit_many(
                 files=files,
                 finished=finished,
             )
-            do_on_ray(list(blocks), task, ray, cpus, gpus, progress)
+            from ...system.ray_cluster import finish_on_ray
+
+            finish_on_ray(
+                list(blocks),
+                task,
+                ray=ray,
+                cpus=cpus,
+                gpus=gpus,
+                what="blocks",
+                told=lambda block, done: progress(f"fleet, {block}", done, len(blocks)),
+            )
         seconds = time.perf_counter() - started
         if folder.is_kept:
             _warn_of_other_tables(folder.path, key)

@@ -128,10 +128,8 @@ def as_frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
 def as_arrow(adapters: pd.DataFrame) -> pa.Table:
     """The table with the types of its columns, whatever is missing in it."""
     schema = pa.schema([(name, pa.type_for_alias(kind)) for name, kind in COLUMNS])
-    columns = [
-        [None if pd.isna(value) else value for value in adapters[name].tolist()] for name in schema.names
-    ]
-    return pa.table([pa.array(c, t) for c, t in zip(columns, schema.types, strict=True)], schema=schema)
+    table = pa.Table.from_pandas(adapters, schema, preserve_index=False)
+    return table.replace_schema_metadata(None)
 
 
 def _column(rows: pa.Table, name: str) -> np.ndarray[Any, Any]:

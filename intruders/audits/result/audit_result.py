@@ -14,6 +14,7 @@ from ...errors import BrokenDocumentError, ResultFileError, SettingError, all_li
 from ...settings.number_kinds import is_number, is_whole
 from ...system.documents import get_field, get_float, json_number, migrated
 from ...system.files import read_bytes, write_atomically
+from ...system.plain_values import plain
 from ...system.result_protocol import json_bytes
 from ...system.versions import installed_versions
 from .records import AuditedMatrix, energy_share, matrix_from_record, matrix_to_record
@@ -265,10 +266,7 @@ def header(audit: Audit) -> dict[str, Any]:
             "seconds": json_number(audit.seconds),
         },
         "versions": dict(audit.versions),
-        "skipped": [
-            {"name": skipped.name, "reason": skipped.reason, "kind": skipped.kind.value}
-            for skipped in audit.skipped
-        ],
+        "skipped": plain(audit.skipped),
     }
 
 

@@ -14,6 +14,7 @@ from ...charts.text import number, plural
 from ...checkpoints.stored.hub import HubOrigin, origins_in
 from ...errors import SettingError
 from ...system.documents import json_number
+from ...system.plain_values import plain
 from ...system.result_protocol import JsonResult
 from ...version import __version__
 from ..result.audit_result import Audit
@@ -31,15 +32,6 @@ class MatrixScale:
     measured: float  # infinite where there is no intruder up to ``searched``
     predicted: float  # theta / sigma_1(D), theta from the spectrum of W0 alone; infinite where there is none
     searched: float
-
-    def as_dict(self) -> dict[str, Any]:
-        return {
-            "name": self.name,
-            "shape": list(self.shape),
-            "measured": json_number(self.measured),
-            "predicted": json_number(self.predicted),
-            "searched": self.searched,
-        }
 
 
 @dataclass(frozen=True)
@@ -145,7 +137,7 @@ class CriticalScales(JsonResult):
             "within_factor_two": json_number(self.within_factor_two),
             "rank_correlation": json_number(self.rank_correlation),
             "seconds": self.seconds,
-            "matrices": [matrix.as_dict() for matrix in self.matrices],
+            "matrices": plain(self.matrices),
         }
 
     def chart(self) -> Chart:
