@@ -77,7 +77,7 @@ class AuditSettings(Selection):
 
     @classmethod
     def of(cls, audit: Audit) -> AuditSettings:
-        """The settings that an audit was made with; the defaults where one of an older version does not say."""
+        """The settings that an audit was made with."""
         said = {name: audit.settings[name] for name in settings_of(cls) if name in audit.settings}
         return cls(**said, k=audit.k, epsilon=audit.epsilon, exact=audit.exact)
 

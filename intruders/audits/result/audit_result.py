@@ -198,15 +198,15 @@ class Audit:
 
     def plot_similarity(self, name: str) -> Figure:
         """Draw |<x_i, y_j>| of one matrix as a matplotlib figure: base vectors down, tuned vectors across."""
-        from .figures import similarity_figure
+        from .figures import draw_similarity
 
-        return similarity_figure(self.matrix(name))
+        return draw_similarity(self.matrix(name)).figure
 
     def plot_layers(self) -> Figure:
         """Draw the number of intruders by layer and module type as a matplotlib figure."""
-        from .figures import layers_figure
+        from .figures import draw_layers
 
-        return layers_figure(self.matrices)
+        return draw_layers(self.matrices).figure
 
     def _repr_html_(self) -> str:
         from .summary import audit_as_html
