@@ -19,7 +19,7 @@ from .worth_decomposing import AuditsAhead, whole_where_it_pays
 
 def decide_batch(batch: Batch, k: int, epsilon: float, exact: bool, store: BaseCache | None) -> Decisions:
     """Decide one batch from what the store knows of its bases, and tell the store what it did not know."""
-    if store is None:
+    if store is None or exact:
         return decide(batch.pair, k, epsilon, exact)
     keys = [BaseKeys.of(base, k) for base in batch.pair.base]
     known = look_up(store, keys, batch.pair.base.device)
