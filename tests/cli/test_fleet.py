@@ -16,9 +16,9 @@ from unittest import mock
 import pyarrow.parquet as pq
 import pytest
 import torch
-from intruders.audits.fleet.fleet_files import FleetFiles
 from safetensors.torch import load_file, save_file
 
+from intruders.audits.fleet.fleet_files import FleetFiles
 from tests.checkpoints.models import saved, tiny_llama
 from tests.commands import forked, in_this_process
 from tests.mitigation.hot import hot_llama
