@@ -22,8 +22,7 @@ if TYPE_CHECKING:
     from .audits.base_cache import DiskCache, MemoryCache
     from .audits.fleet.audit_fleet import audit_fleet
     from .audits.fleet.fleet_result import FleetAudit
-    from .audits.preparation import PreparedBase
-    from .audits.prepare_base import prepare
+    from .audits.prepare_base import PreparedBase, prepare
     from .audits.result.audit_result import Audit
     from .audits.result.records import AuditedMatrix
     from .audits.scales.critical_scales import critical_scales
@@ -166,7 +165,7 @@ _HOMES = {
     "MemoryCache": "audits.base_cache",
     "Mitigation": "mitigation.mitigation_result",
     "Plugin": "system.plugins",
-    "PreparedBase": "audits.preparation",
+    "PreparedBase": "audits.prepare_base",
     "RemedyComparison": "experiments.compare.compared",
     "Results": "studies.tables.results",
     "RunFolder": "training.run_folder",

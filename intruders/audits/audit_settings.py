@@ -77,7 +77,7 @@ class AuditSettings(Selection):
 
     @classmethod
     def of(cls, audit: Audit) -> AuditSettings:
-        """The settings that an audit was made with; the defaults where one of an older version does not say."""
+        """The settings that an audit was made with."""
         said = {name: audit.settings[name] for name in settings_of(cls) if name in audit.settings}
         return cls(**said, k=audit.k, epsilon=audit.epsilon, exact=audit.exact)
 
@@ -145,7 +145,7 @@ class Compute(Settings):
 
     def base_cache(self) -> BaseCache | None:
         """Return the base cache to use; None for none."""
-        from .choose_cache import store_of_bases
+        from .base_cache import store_of_bases
 
         return store_of_bases(self.cache)
 

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..audits.result.audit_result import Audit
-from ..audits.scales.critical_scales_result import CriticalScales
-from ..audits.scales.scales_of_audit import scales_beside, scales_for
+from ..audits.scales.critical_scales_result import CriticalScales, scales_beside, scales_for
 from ..checkpoints.stored.names import natural_order
 from ..data.names_given import names_given
 from ..errors import ResultFileError, SettingError

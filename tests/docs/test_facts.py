@@ -136,7 +136,7 @@ def keys_within_matrix() -> set[str]:
 
 
 def columns_of_audit() -> set[str]:
-    from intruders.audits.result.parquet_form import vector_schema
+    from intruders.audits.result.vector_table import vector_schema
 
     return set(vector_schema().names)
 

@@ -11,8 +11,12 @@ from typing import Any
 import pytest
 
 from intruders.audits.result.audit_result import Audit
-from intruders.audits.scales.critical_scales_result import CriticalScales, MatrixScale
-from intruders.audits.scales.scales_of_audit import scales_beside, scales_for
+from intruders.audits.scales.critical_scales_result import (
+    CriticalScales,
+    MatrixScale,
+    scales_beside,
+    scales_for,
+)
 from intruders.checkpoints.stored.hub import HubOrigin
 from intruders.errors import ResultFileError, SettingError
 from intruders.reports.page.html_page import write_html

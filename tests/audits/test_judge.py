@@ -13,15 +13,8 @@ from torch import Tensor
 
 from intruders.audits.audit_settings import AuditSettings
 from intruders.audits.base_cache import BaseKeys, MemoryCache
-from intruders.audits.fleet.shared_base import (
-    BATCH_UPDATES,
-    Judged,
-    NotJudged,
-    SharedBatch,
-    directions_of,
-    judge_shared_batch,
-    read_shared_batches,
-)
+from intruders.audits.batches import BATCH_UPDATES, Batch, LeftOut, directions_of, read_batches
+from intruders.audits.judge import Judged, judge_batch
 from intruders.checkpoints.pairing.pairing import PairedMatrix, SkipKind
 from intruders.errors import ChangedBaseError
 from intruders.linalg.low_rank import LowRank
@@ -51,12 +44,11 @@ def of(tuned: Tensor | LowRank, base: Tensor = BASE) -> PairedMatrix:
 
 
 def judged(
-    models: Sequence[PairedMatrix], settings: AuditSettings = SETTINGS, left_out: NotJudged | None = None
+    models: Sequence[PairedMatrix], settings: AuditSettings = SETTINGS, left_out: LeftOut | None = None
 ) -> dict[int, Judged]:
     """By model, in the numbers that they were given."""
-    matrices = [list(enumerate(models))]
-    batches = read_shared_batches(matrices, settings, CPU, left_out or NotJudged())
-    results = [result for batch in batches for result in judge_shared_batch(batch, settings, MemoryCache())]
+    batches = read_batches([list(enumerate(models))], CPU, left_out)
+    results = [result for batch in batches for result in judge_batch(batch, settings, MemoryCache())]
     assert len({result.model for result in results}) == len(results)
     return {result.model: result for result in results}
 
@@ -111,16 +103,15 @@ def test_weights_of_any_size_are_judged_alike_and_come_back_in_their_own_units(p
 def test_updates_share_batches_with_those_of_their_size_and_rank() -> None:
     sizes = [float(size) for size in GENERATOR.permutation(np.linspace(0.1, 9, 30))]
     models = [of(update(size)) for size in sizes] + [of(update(1.0, rank=3)), of(BASE + update(1.0).dense())]
-    batches = list(read_shared_batches([list(enumerate(models))], SETTINGS, CPU, NotJudged()))
-    by_rank: dict[int | None, list[SharedBatch]] = {}
+    batches = list(read_batches([list(enumerate(models))], CPU))
+    by_rank: dict[int | None, list[Batch]] = {}
     for batch in batches:
-        rank = batch.tuned.rank if isinstance(batch.tuned, LowRank) else None
-        by_rank.setdefault(rank, []).append(batch)
+        by_rank.setdefault(batch.pair.rank, []).append(batch)
     assert [len(batch.models) for batch in by_rank[2]] == [BATCH_UPDATES, BATCH_UPDATES, 6]
     in_turn = [model for batch in by_rank[2] for model in batch.models]
     assert in_turn == sorted(range(30), key=lambda model: float(models[model].load().update.norm()))  # type: ignore[union-attr]
     assert [batch.models for batch in (*by_rank[3], *by_rank[None])] == [[30], [31]]
-    assert len({id(batch.base) for batch in batches}) == 1  # the base is widened once
+    assert len({id(batch.shared) for batch in batches}) == 1  # the base is widened once
 
 
 def test_what_cannot_be_judged_is_told_and_costs_the_others_nothing() -> None:
@@ -128,8 +119,8 @@ def test_what_cannot_be_judged_is_told_and_costs_the_others_nothing() -> None:
     broken.left[3, 0] = float("nan")
     models = [of(update(6.0)), paired(lambda: None), of(broken), of(update(0.2))]
     second = [(model, paired(matrix.load, "h.1.weight")) for model, matrix in enumerate(models)]
-    left_out = NotJudged()
-    batches = read_shared_batches([list(enumerate(models)), second], SETTINGS, CPU, left_out)
+    left_out = LeftOut(goes_on=True)
+    batches = read_batches([list(enumerate(models)), second], CPU, left_out)
     assert [(batch.matrices[0].name, sorted(batch.models)) for batch in batches] == [
         (NAME, [0, 3]),
         ("h.1.weight", [0, 3]),
@@ -140,8 +131,8 @@ def test_what_cannot_be_judged_is_told_and_costs_the_others_nothing() -> None:
         model: [(skipped.name, skipped.kind) for skipped in several]
         for model, several in left_out.skipped.items()
     } == {1: [(NAME, SkipKind.UNCHANGED), ("h.1.weight", SkipKind.UNCHANGED)]}
-    left_out = NotJudged()
-    results = judged(models, AuditSettings(k=K, epsilon=EPSILON, skip_non_finite=True), left_out)
+    left_out = LeftOut(skip_non_finite=True, goes_on=True)
+    results = judged(models, SETTINGS, left_out)
     assert sorted(results) == [0, 3]
     assert left_out.refused == {}
     assert [skipped.kind for skipped in left_out.skipped[2]] == [SkipKind.NOT_FINITE]
@@ -152,7 +143,7 @@ def test_a_base_that_changes_meanwhile_ends_the_work() -> None:
         raise ChangedBaseError("the base is not what it was")
 
     with pytest.raises(ChangedBaseError):
-        judged([of(update(1.0)), paired(changed)])
+        judged([of(update(1.0)), paired(changed)], left_out=LeftOut(goes_on=True))
 
 
 def test_the_bytes_of_a_base_matrix_are_hashed_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,7 +158,7 @@ def test_the_bytes_of_a_base_matrix_are_hashed_once(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(xxhash, "xxh3_128", counted)
     models = [of(update(size, rank)) for rank in (1, 2) for size in (0.5, 6.0)]
     store = MemoryCache()
-    for batch in read_shared_batches([list(enumerate(models))], SETTINGS, CPU, NotJudged()):
-        judge_shared_batch(batch, SETTINGS, store)
+    for batch in read_batches([list(enumerate(models))], CPU):
+        judge_batch(batch, SETTINGS, store)
     assert hashed == [BASE.nbytes]
     assert store.get(BaseKeys.of(BASE, K).leading) is not None
