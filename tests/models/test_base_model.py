@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from intruders.checkpoints.stored.demo_models import DemoModel
+from intruders.checkpoints.stored.locate import DemoModel
 from intruders.errors import CacheError, CheckpointError, MissingDependencyError
 from intruders.models import base_model
 from intruders.models.base_model import base_model_location

@@ -135,7 +135,7 @@ def read_shared_batches(
 
     Args:
       matrices: for every matrix of the base the models that change it, by number, with their pairs. The base of the
-        pairs keeps what was read last (:func:`intruders.checkpoints.stored.read_once.read_once`).
+        pairs keeps what was read last (:func:`intruders.checkpoints.stored.checkpoint.read_once`).
       settings: those of the audit.
       device: where batches are decided.
       left_out: gets what is not judged. A model with an error has no further batches.

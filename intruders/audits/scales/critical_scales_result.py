@@ -9,7 +9,7 @@ from typing import Any
 
 from ...charts.chart import Axis, Chart, Rule, Series
 from ...charts.text import number, plural
-from ...checkpoints.stored.hub import HubOrigin, origins_in
+from ...checkpoints.stored.locate import HubOrigin, origins_in
 from ...system.documents import json_number
 from ...system.result_protocol import JsonResult
 from ...version import __version__

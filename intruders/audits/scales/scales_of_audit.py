@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from ...checkpoints.stored.hub import HubOrigin
+from ...checkpoints.stored.locate import HubOrigin
 from ...errors import SettingError
 from ..result.audit_result import Audit
 from .critical_scales_result import CriticalScales

@@ -10,8 +10,7 @@ from collections.abc import Mapping
 from typing import Any, TypeGuard
 
 from ...errors import CheckpointError, first_line
-from ..stored.demo_models import DEMO_MODELS
-from ..stored.hub import split_revision
+from ..stored.locate import DEMO_MODELS, split_revision
 
 # Some seconds' worth. Patterns come from strangers, and Python's re backtracks without a limit.
 _MOST_STEPS = 1e9

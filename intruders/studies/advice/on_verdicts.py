@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
-from ...checkpoints.stored.demo_models import DEMO_MODELS
+from ...checkpoints.stored.locate import DEMO_MODELS
 from ...errors import MissingDependencyError
 from ...system.files import user_path
 from ..claims.causes import NUMBERS
