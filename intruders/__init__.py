@@ -28,8 +28,7 @@ if TYPE_CHECKING:
     from .audits.scales.critical_scales import critical_scales
     from .audits.scales.critical_scales_result import CriticalScales
     from .audits.update_alone import UpdateAlone, UpdateOverlap, compare_updates, inspect_update
-    from .checkpoints.merges.verification import Verification
-    from .checkpoints.merges.verify import verify
+    from .checkpoints.merges.verify import Verification, verify
     from .checkpoints.pairing.inspect import Inspection, inspect
     from .data.columns import Columns
     from .experiments.attribution.attribute import attribute
@@ -177,7 +176,7 @@ _HOMES = {
     "SweepSettings": "experiments.intervene.sweep_settings",
     "UpdateAlone": "audits.update_alone",
     "UpdateOverlap": "audits.update_alone",
-    "Verification": "checkpoints.merges.verification",
+    "Verification": "checkpoints.merges.verify",
     "WrittenScale": "mitigation.write_at_scale",
     "advise": "studies.advice.advise",
     "attribute": "experiments.attribution.attribute",

@@ -10,9 +10,8 @@ from typing import NamedTuple
 
 from ..checkpoints.opening.open import Opened, Source
 from ..checkpoints.pairing.open_sides import open_sides
-from ..checkpoints.pairing.pair_sides import pair_sides
+from ..checkpoints.pairing.pair_sides import pair_sides, with_rounded_base
 from ..checkpoints.pairing.pairing import Pairing, Skipped
-from ..checkpoints.pairing.rounded_base import with_rounded_base
 from ..checkpoints.stored.checkpoint import Checkpoint
 from ..checkpoints.stored.selection import Selection
 from ..errors import SettingError

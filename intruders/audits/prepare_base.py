@@ -15,8 +15,7 @@ from torch import Tensor
 from ..checkpoints.opening.many_sources import wherever_it_is
 from ..checkpoints.opening.open import Source, open_checkpoint
 from ..checkpoints.stored.checkpoint import Checkpoint
-from ..checkpoints.stored.matrices import MatrixView
-from ..checkpoints.stored.selected import selected_matrices
+from ..checkpoints.stored.matrices import MatrixView, selected_matrices
 from ..checkpoints.stored.selection import Selection
 from ..engine.known_base import KnownBase
 from ..errors import SettingError

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from ..checkpoints.pairing.sides_on_disk import on_disk
+from ..checkpoints.pairing.open_sides import on_disk
 from ..data.corpora import Corpora, load_all
 from ..data.halves import halves_of_corpus, halves_of_task
 from ..data.load_task import load_task

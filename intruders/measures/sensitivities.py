@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..checkpoints.pairing.open_sides import open_sides
 from ..checkpoints.pairing.pair_sides import pair_sides
-from ..checkpoints.stored.matching import match_names
+from ..checkpoints.stored.names import match_names
 from ..data.columns import Columns
 from ..data.load_task import load_task
 from ..data.task import Example, Task

@@ -9,8 +9,7 @@ import torch
 from ..checkpoints.pairing.names_of_base import under_common_names
 from ..checkpoints.pairing.pair_sides import pair_sides
 from ..checkpoints.stored.checkpoint import Checkpoint
-from ..checkpoints.stored.matching import match_names
-from ..checkpoints.stored.names import tensor_of
+from ..checkpoints.stored.names import match_names, tensor_of
 from ..errors import some_of
 
 

@@ -6,7 +6,7 @@ import copy
 from typing import Any
 
 from ..checkpoints.stored.locate import locate
-from ..checkpoints.writing.own_tokenizer import own_tokenizer_files
+from ..checkpoints.writing.companions import own_tokenizer_files
 from ..errors import CheckpointError
 from .loading import load_tokenizer
 

@@ -11,9 +11,8 @@ from contextlib import redirect_stderr
 from pathlib import Path
 
 from ..checkpoints.opening.other_formats import other_format
-from ..checkpoints.stored.demo_models import DEMO_MODELS, DemoModel
-from ..checkpoints.stored.locate import locate
-from ..checkpoints.stored.training_folder import where_training_stopped, without_kept_state
+from ..checkpoints.stored.locate import DEMO_MODELS, DemoModel, locate
+from ..checkpoints.stored.model_folder import where_training_stopped, without_kept_state
 from ..errors import CacheError, CheckpointError, DiskFullError, os_reason, some_of
 from ..system.files import user_path
 from ..system.folders import atomic_folder, follow_umask

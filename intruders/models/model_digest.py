@@ -5,8 +5,8 @@ from __future__ import annotations
 import xxhash
 
 from ..checkpoints.opening.many_sources import digest_of
-from ..checkpoints.stored.demo_models import DEMO_MODELS
-from ..checkpoints.writing.own_tokenizer import own_tokenizer_files
+from ..checkpoints.stored.locate import DEMO_MODELS
+from ..checkpoints.writing.companions import own_tokenizer_files
 from ..system.file_digests import add_files
 from .base_model import base_model_location
 

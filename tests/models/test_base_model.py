@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from intruders.checkpoints.stored.demo_models import DemoModel
+from intruders.checkpoints.stored.locate import DemoModel
 from intruders.errors import CacheError, CheckpointError, MissingDependencyError
 from intruders.models import base_model
 from intruders.models.base_model import base_model_location

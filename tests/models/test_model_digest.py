@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from intruders.checkpoints.opening.many_sources import digest_of
-from intruders.checkpoints.stored.demo_models import DemoModel
+from intruders.checkpoints.stored.locate import DemoModel
 from intruders.models import base_model
 from intruders.models.base_model import base_model_location
 from intruders.models.model_digest import digest_of_model

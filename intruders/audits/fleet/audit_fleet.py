@@ -17,9 +17,8 @@ from torch import nn
 
 from ...checkpoints.opening.many_sources import each_source, wherever_it_is
 from ...checkpoints.opening.open import Source, open_checkpoint
-from ...checkpoints.stored.checkpoint import Checkpoint
+from ...checkpoints.stored.checkpoint import Checkpoint, read_once
 from ...checkpoints.stored.content import Digests, content_digests, require_content
-from ...checkpoints.stored.read_once import read_once
 from ...errors import SettingError, os_reason
 from ...system.callers_process import usual_settings
 from ...system.files import as_utf8

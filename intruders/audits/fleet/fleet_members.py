@@ -11,12 +11,11 @@ from ...checkpoints.formats.memory import describe_module
 from ...checkpoints.opening.many_sources import digest_of
 from ...checkpoints.opening.model_sum import ModelSum
 from ...checkpoints.opening.open import Opened, Source, open_source
-from ...checkpoints.pairing.pair_sides import pair_sides
+from ...checkpoints.pairing.pair_sides import pair_sides, with_rounded_base
 from ...checkpoints.pairing.pairing import PairedMatrix, Pairing
-from ...checkpoints.pairing.rounded_base import with_rounded_base
 from ...checkpoints.stored.checkpoint import Checkpoint
+from ...checkpoints.stored.matrices import require_selection
 from ...checkpoints.stored.names import module_paths, tensor_of
-from ...checkpoints.stored.selected import require_selection
 from ...errors import IntrudersError, in_one_line
 from ...system.files import as_utf8
 from ..audit_settings import AuditSettings

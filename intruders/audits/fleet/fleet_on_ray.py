@@ -7,9 +7,8 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from ...checkpoints.opening.open import open_checkpoint
-from ...checkpoints.stored.checkpoint import Checkpoint
+from ...checkpoints.stored.checkpoint import Checkpoint, read_once
 from ...checkpoints.stored.content import require_content
-from ...checkpoints.stored.read_once import read_once
 from ...errors import CheckpointError, what_is_wrong
 from ...system.remote_folder import is_url
 from ..audit_settings import AuditSettings, Compute

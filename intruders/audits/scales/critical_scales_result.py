@@ -11,7 +11,7 @@ from typing import Any
 
 from ...charts.chart import Axis, Chart, Rule, Series
 from ...charts.text import number, plural
-from ...checkpoints.stored.hub import HubOrigin, origins_in
+from ...checkpoints.stored.locate import HubOrigin, origins_in
 from ...errors import SettingError
 from ...system.documents import json_number
 from ...system.plain_values import plain

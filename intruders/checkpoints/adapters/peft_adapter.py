@@ -20,22 +20,30 @@ from ..stored.json_file import read_json_object
 from .adapter import AdaptedWeight, Adapter, BaseWeight, Shape, Start
 from .adapter_config import AdapterConfig
 from .binding import bound_updates
+from .by_formula import BY_PEFT as LORA_BY_PEFT
+from .by_formula import (
+    adalora_updates,
+    loha_updates,
+    lokr_updates,
+    lora_modules,
+    module_update,
+    require_weights,
+)
 from .by_peft import modules_by_target, modules_of, names_alone, shared_updates, updates_one_by_one
-from .lora import BY_PEFT as LORA_BY_PEFT
-from .lora import lora_modules, module_update, require_weights
-from .other_methods import adalora_updates, loha_updates, lokr_updates
 from .peft_types import (
     BY_FORMULA,
     DECOMPOSING,
+    KASA,
     NOTES,
     ONE_BY_ONE,
     ORDERED,
     SHARED_VECTOR,
+    can_be_repeated,
+    changes_the_base,
     require_matrices,
     require_read,
     require_settings,
 )
-from .starts import KASA, can_be_repeated, changes_the_base
 from .target_parameters import UndecidedModule, decided_by_base, parameters_meant, undecided_module
 
 Tensors = Mapping[str, StoredTensor]

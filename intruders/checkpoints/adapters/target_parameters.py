@@ -14,12 +14,11 @@ from torch import Tensor
 from ...errors import CheckpointError, PairingError, some_of
 from ...linalg.low_rank import LowRank
 from ..stored.checkpoint import Checkpoint
-from ..stored.layout import text_config
-from ..stored.matching import match_names, plain
+from ..stored.matrices import text_config
+from ..stored.names import match_names, plain
 from .adapter import AdaptedWeight, Shape
 from .adapter_config import AdapterConfig
-from .formulas import low_rank, widened
-from .lora import LoraTensors, lora_scale, module_update
+from .by_formula import LoraTensors, lora_scale, low_rank, module_update, widened
 
 # The models whose stacks of experts PEFT knows to be stored input side first (``is_transposed`` of their modules).
 _KNOWN_AS_INPUT_FIRST = {"aria", "aria_text", "gpt_oss", "openai_privacy_filter"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,12 +13,10 @@ from ..adapters.adapter import Adapter
 from ..opening.model_sum import ModelSum
 from ..pairing.side import Side
 from ..stored.checkpoint import Checkpoint, StoredTensor
-from ..stored.matching import plain
 from ..stored.matrices import is_class_token, not_a_matrix
-from ..stored.names import may_be_same
+from ..stored.names import may_be_same, plain
 from ..stored.tied import stored_twice
-from .rounding import stored_type
-from .verification import OtherTensor
+from .merged_matrix import stored_type
 
 # Types that a merge may have rounded to before the file's own type.
 _BETWEEN = (torch.bfloat16, torch.float16)
@@ -34,6 +33,14 @@ _NOT_IN_CLASS = {
     "ForQuestionAnswering": re.compile(_POOLER),
     "ForMaskedLM": re.compile(rf"{_POOLER}|(?:^|\.)cls\.seq_relationship\."),
 }
+
+
+@dataclass(frozen=True)
+class OtherTensor:
+    """A tensor that the adapter leaves alone, and how the merged model has it otherwise."""
+
+    name: str
+    reason: str
 
 
 def tensors_not_compared(base: Checkpoint, sides: Sequence[Side], is_sum: bool) -> list[OtherTensor]:

@@ -30,13 +30,11 @@ from ..formats.safetensors import INDEX_SUFFIX, read_metadata, safetensors_file,
 from ..formats.torch_pickle import PICKLE_INDEX_SUFFIX, PICKLE_SUFFIXES, pickle_file, pickle_shards
 from ..quantized.restore import restored
 from ..stored.checkpoint import Checkpoint, StoredTensor
-from ..stored.hub import origin_of
 from ..stored.json_file import read_json_object
-from ..stored.layout import stored_input_first
-from ..stored.locate import locate
-from ..stored.split_names import index_of_shard, one_file_each
+from ..stored.locate import locate, origin_of
+from ..stored.matrices import stored_input_first
+from ..stored.model_folder import index_of_shard, one_file_each, where_training_stopped, without_kept_state
 from ..stored.tied import stored_twice
-from ..stored.training_folder import where_training_stopped, without_kept_state
 from .model_sum import ModelSum, is_sum, split_sum
 from .other_formats import is_of_mlx, other_format
 

@@ -16,17 +16,16 @@ from torch import Tensor
 from ...errors import CheckpointError, SettingError
 from ...linalg.low_rank import LowRank
 from ..adapters.adapter_config import AdapterConfig
-from ..adapters.formulas import widened
-from ..adapters.lora import BY_PEFT, lora_modules, lora_scale
+from ..adapters.by_formula import BY_PEFT, lora_modules, lora_scale, widened
 from ..adapters.peft_adapter import ADAPTER_CONFIG
-from ..adapters.starts import changes_the_base
+from ..adapters.peft_types import changes_the_base
 from ..formats.safetensors import safetensors_file
 from ..formats.torch_pickle import pickle_file
 from ..stored.checkpoint import Checkpoint, StoredTensor
 from ..stored.json_file import read_json_object
-from ..stored.matching import Matching, match_names
 from ..stored.matrices import holds_experts, matrices_of
-from .finite import require_finite
+from ..stored.names import Matching, match_names
+from .shards import require_finite
 
 Number = TypeVar("Number", int, float)
 Rank = int | str | None  # a number, "keep", or None for what the update needs

@@ -9,13 +9,12 @@ from typing import Any
 
 from ...checkpoints.opening.open import Opened
 from ...checkpoints.pairing.names_of_base import with_stacks_of
-from ...checkpoints.pairing.open_sides import open_sides
+from ...checkpoints.pairing.open_sides import open_sides, sides_on_disk
 from ...checkpoints.pairing.pair_sides import pair_sides
 from ...checkpoints.pairing.pairing import PairedMatrix
-from ...checkpoints.pairing.sides_on_disk import sides_on_disk
 from ...checkpoints.stored.checkpoint import Checkpoint
 from ...checkpoints.stored.selection import EVERY_MATRIX
-from ...checkpoints.writing.own_tokenizer import own_tokenizer_files
+from ...checkpoints.writing.companions import own_tokenizer_files
 from ...data.task import Example, Task
 from ...models.encoding import fitting
 from ...models.finetuned_folder import data_seed_of

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from ...checkpoints.pairing.sides_on_disk import sides_on_disk
+from ...checkpoints.pairing.open_sides import sides_on_disk
 from ...data.corpora import Corpora
 from ...data.task import Task
 from ...errors import SettingError

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from ...checkpoints.adapters.adapter import Adapter
-from ...checkpoints.adapters.model_order import shapes_of_class
+from ...checkpoints.adapters.binding import shapes_of_class
 from ...checkpoints.opening.model_sum import parts_of
 from ...checkpoints.opening.open import Opened
 from ...checkpoints.pairing.names_of_base import under_common_names
 from ...checkpoints.pairing.side import Side, sides_of
 from ...checkpoints.stored.checkpoint import Checkpoint
-from ...checkpoints.stored.matching import match_names
+from ...checkpoints.stored.names import match_names
 
 
 def names_for_peft(base: Checkpoint, tuned: Opened, weights: Iterable[str]) -> dict[str, str]:

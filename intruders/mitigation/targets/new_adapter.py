@@ -26,10 +26,9 @@ from ...checkpoints.pairing.pairing import PairedMatrix
 from ...checkpoints.stored.checkpoint import Checkpoint
 from ...checkpoints.stored.names import looks_up_tokens, may_be_same, tensor_of
 from ...checkpoints.stored.selection import Selection
-from ...checkpoints.writing.finite import require_finite
 from ...checkpoints.writing.lora_adapter import Rank
 from ...checkpoints.writing.merged import Elsewhere
-from ...checkpoints.writing.shards import planned, write_safetensors
+from ...checkpoints.writing.shards import planned, require_finite, write_safetensors
 from ...engine.components import leading_components
 from ...errors import CheckpointError, SettingError
 from ...linalg.low_rank import LowRank

@@ -17,7 +17,7 @@ from intruders.audits.scales.critical_scales_result import (
     scales_beside,
     scales_for,
 )
-from intruders.checkpoints.stored.hub import HubOrigin
+from intruders.checkpoints.stored.locate import HubOrigin
 from intruders.errors import ResultFileError, SettingError
 from intruders.reports.page.html_page import write_html
 from intruders.reports.write_report import write_report

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from intruders.checkpoints.stored.split_names import index_of_shard, one_file_each, split_names
+from intruders.checkpoints.stored.model_folder import index_of_shard, one_file_each, split_names
 
 
 def test_names_that_are_of_no_split_model() -> None:

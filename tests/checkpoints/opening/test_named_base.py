@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from intruders.checkpoints.adapters.adapter import Adapter
-from intruders.checkpoints.pairing.trained_base import notes_on_trained_base
+from intruders.checkpoints.opening.named_base import notes_on_trained_base
 from intruders.checkpoints.stored.checkpoint import Checkpoint
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from intruders.checkpoints.adapters.dora_scales import dora_is_per_input
+from intruders.checkpoints.adapters.kohya import dora_is_per_input
 from intruders.checkpoints.formats.memory import state_dict_checkpoint
 from intruders.checkpoints.stored.checkpoint import StoredTensor
 

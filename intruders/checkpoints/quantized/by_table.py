@@ -1,4 +1,4 @@
-"""bitsandbytes: 4-bit blocks behind a table of 16 values (NF4, FP4), and 8-bit rows (LLM.int8)."""
+"""4-bit codes behind a table of 16 values: bitsandbytes' NF4 and FP4, beside its 8-bit rows, and MXFP4 of gpt-oss."""
 
 from __future__ import annotations
 
@@ -125,3 +125,50 @@ def _positive(name: str, values: Mapping[str, Any], key: str) -> int:
     if type(value) is not int or not 0 < value < 2**31:
         raise CheckpointError(f"'{name}' has {key} = {str(value)[:40]!r}; expected a positive integer")
     return value
+
+
+_VALUES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0)
+_BIAS = 127  # of the scales' exponents
+
+
+def mxfp4_weights(
+    tensors: Mapping[str, StoredTensor], settings: Mapping[str, Any]
+) -> tuple[dict[str, StoredTensor], set[str]]:
+    """``w`` (e, in, out) as transformers holds it, from ``w_blocks`` (e, out, in / 32, 16) and ``w_scales``."""
+    weights: dict[str, StoredTensor] = {}
+    used: set[str] = set()
+    for key, blocks in tensors.items():
+        name = key.removesuffix("_blocks")
+        scales = tensors.get(f"{name}_scales")
+        if name == key or scales is None:
+            continue
+        bytes_only = blocks.dtype == scales.dtype == torch.uint8
+        if (
+            not bytes_only
+            or len(blocks.shape) != 4
+            or blocks.shape[3] != 16
+            or scales.shape != blocks.shape[:3]
+        ):
+            raise CheckpointError(
+                f"'{key}' has the shape {blocks.shape} and its scales {scales.shape}; expected bytes "
+                "(experts, out, blocks, 16) and (experts, out, blocks)"
+            )
+        weights[name] = _weight(blocks, scales)
+        used |= {key, f"{name}_scales"}
+    return weights, used
+
+
+def _weight(blocks: StoredTensor, scales: StoredTensor) -> StoredTensor:
+    experts, outputs = blocks.shape[:2]
+    inputs = prod(blocks.shape[2:]) * 2
+
+    def read_one(index: int) -> Tensor:
+        pairs = blocks.read_slice(index).long()  # (out, blocks, 16), the first number in the low bits
+        codes = torch.stack((pairs & 15, pairs >> 4), dim=-1).flatten(2)  # (out, blocks, 32)
+        power = scales.read_slice(index).to(torch.int32).unsqueeze(-1) - _BIAS
+        return torch.ldexp(torch.tensor(_VALUES)[codes], power).reshape(outputs, inputs).mT
+
+    def read() -> Tensor:
+        return torch.stack([read_one(index) for index in range(experts)])
+
+    return StoredTensor((experts, inputs, outputs), torch.float32, "MXFP4", read, read_one)

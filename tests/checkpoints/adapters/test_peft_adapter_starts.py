@@ -13,7 +13,7 @@ import torch
 from peft.tuners.lora.config import BdLoraConfig, KasaConfig, MontecloraConfig, VeloraConfig
 
 from intruders.checkpoints.adapters.peft_adapter import start_that_changed
-from intruders.checkpoints.adapters.starts import changes_the_base
+from intruders.checkpoints.adapters.peft_types import changes_the_base
 from intruders.checkpoints.pairing.open_sides import open_sides
 from intruders.checkpoints.pairing.pair_sides import pair_sides
 from intruders.errors import CheckpointError

@@ -7,7 +7,7 @@ import torch
 
 from intruders.checkpoints.opening.open import open_checkpoint
 from intruders.checkpoints.stored.checkpoint import Checkpoint
-from intruders.checkpoints.stored.selected import reason_to_skip, require_selection, selected_matrices
+from intruders.checkpoints.stored.matrices import reason_to_skip, require_selection, selected_matrices
 from intruders.checkpoints.stored.selection import Selection
 from intruders.errors import SettingError
 

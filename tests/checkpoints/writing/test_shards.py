@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from intruders.checkpoints.writing.finite import require_finite
+from intruders.checkpoints.writing.shards import require_finite
 from intruders.errors import NonFiniteError
 
 TYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float8_e4m3fn, torch.float8_e5m2]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from intruders.checkpoints.writing.own_tokenizer import copy_own_tokenizer, own_tokenizer_files
+from intruders.checkpoints.writing.companions import copy_own_tokenizer, own_tokenizer_files
 
 FILES = ("chat_template.jinja", "tokenizer.json", "tokenizer_config.json")
 

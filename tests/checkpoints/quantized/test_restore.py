@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 import intruders
 from intruders.checkpoints.opening.open import open_checkpoint
-from intruders.checkpoints.quantized.codes import refuse_codes
+from intruders.checkpoints.quantized.restore import refuse_codes
 from intruders.checkpoints.stored.checkpoint import StoredTensor
 from intruders.errors import CheckpointError
 
