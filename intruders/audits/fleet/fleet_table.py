@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
-from ...linalg.sketch import normalized
+from ...linalg.random_directions import normalized
 from ..result.records import CERTIFICATES, UPDATE_COLUMNS, energy_share_of
 from ..result.subspaces import SUBSPACE_COLUMNS
 from .adapter_files import AdapterFile

@@ -20,7 +20,7 @@ from ...engine.known_base import KnownBase
 from ...errors import ChangedBaseError, IntrudersError, in_one_line
 from ...linalg.low_rank import LowRank
 from ...linalg.pair import Pair, over_unit
-from ...linalg.sketch import SketchDirections
+from ...linalg.random_directions import SketchDirections
 from ..audit import records_of
 from ..audit_settings import AuditSettings
 from ..base_cache import BaseCache, BaseKeys, look_up

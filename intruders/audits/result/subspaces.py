@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from statistics import median
 from typing import TYPE_CHECKING, ClassVar
 
-from ...linalg.chance import chance_angle, chance_max_cosine, chance_share
+from ...linalg.random_directions import chance_angle, chance_max_cosine, chance_share
 from ...system.documents import get_float, json_number
 
 if TYPE_CHECKING:  # a saved audit is read without torch

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from intruders.engine.coordinate_certificate import coordinates_of
-from intruders.engine.coordinate_projection import project_in_coordinates
+from intruders.engine.certificates import coordinates_of
+from intruders.engine.coordinate_scales import project_in_coordinates
 from intruders.engine.scale_search import first_window
 from intruders.linalg.low_rank import LowRank
 from intruders.linalg.pair import Pair

@@ -10,8 +10,8 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from intruders.linalg import small_cores
-from intruders.linalg.small_cores import eigh, eigvalsh, moves_to_processor
+from intruders.linalg import svd
+from intruders.linalg.svd import eigh, eigvalsh, moves_to_processor
 
 CUDA = torch.device("cuda", 0)
 
@@ -63,6 +63,6 @@ def test_the_answer_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = torch.randn(3, 40, 40, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     cores = rows @ rows.mT
     direct, alone = eigh(cores), eigvalsh(cores)
-    monkeypatch.setattr(small_cores, "moves_to_processor", lambda shape, device: True)
+    monkeypatch.setattr(svd, "moves_to_processor", lambda shape, device: True)
     for mine, expected in zip((*eigh(cores), eigvalsh(cores)), (*direct, alone), strict=True):
         torch.testing.assert_close(mine, expected, rtol=0, atol=0)

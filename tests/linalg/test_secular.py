@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from intruders.linalg.coordinates import SecularProblem
-from intruders.linalg.secular_root import passages
+from intruders.linalg.secular import passages
 
 EPSILON = 0.5
 

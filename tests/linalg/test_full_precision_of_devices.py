@@ -8,15 +8,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from intruders.linalg import covered_devices, products
-from intruders.linalg.covered_devices import is_covered
+from intruders.linalg import full_precision, products
+from intruders.linalg.full_precision import is_covered
 
 
 @pytest.fixture(autouse=True)
 def forget() -> Iterator[None]:
-    covered_devices._is_covered.cache_clear()
+    full_precision._is_covered.cache_clear()
     yield
-    covered_devices._is_covered.cache_clear()
+    full_precision._is_covered.cache_clear()
 
 
 def to_bf16(tensor: Tensor) -> Tensor:

@@ -8,9 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from intruders.engine.coordinate_certificate import NAME, coordinates_of
-from intruders.engine.coordinate_projection import project_in_coordinates
-from intruders.engine.coordinate_scales import Followed, count_at, settled_scales
+from intruders.engine.certificates import NAME, coordinates_of
+from intruders.engine.coordinate_scales import Followed, count_at, project_in_coordinates, settled_scales
 from intruders.engine.decide import decide
 from intruders.engine.known_base import KnownBase
 from intruders.linalg.low_rank import LowRank
