@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..checkpoints.stored.selection import Selection
 from ..errors import SettingError
 from ..settings import Settings, setting, settings_of
-from ..system.devices import device_named
+from ..system.versions import device_named
 
 if TYPE_CHECKING:
     import torch

@@ -7,7 +7,7 @@ import xxhash
 from ..checkpoints.opening.many_sources import digest_of
 from ..checkpoints.stored.demo_models import DEMO_MODELS
 from ..checkpoints.writing.own_tokenizer import own_tokenizer_files
-from ..system.file_digests import add_files
+from ..system.digests import add_files
 from .base_model import base_model_location
 
 

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...system.exit_status import ExitStatus
 from ...system.plain_values import from_plain, plain
 from ...system.result_protocol import JsonResult
+from ...system.this_process import ExitStatus
 from ...version import __version__
 from .verdict import (
     APPLIED,

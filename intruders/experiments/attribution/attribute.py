@@ -27,7 +27,7 @@ from ...measures.kept_outcomes import KeptOutcomes, digest_of_intruders
 from ...mitigation.remedies.intruders import ScaledIntruders
 from ...mitigation.tuned_matrices import TunedMatrices
 from ...models.loading_settings import AS_STORED, Loading
-from ...settings.seeds import check_seeds
+from ...settings.numbers import check_seeds
 from ...system.callers_process import apart_from_caller
 from ...system.files import user_path
 from ...system.folders import working_folder

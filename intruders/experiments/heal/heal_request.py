@@ -16,7 +16,7 @@ from ...data.names_given import names_given
 from ...data.task import Task
 from ...measures.kept_outcomes import digest_of_intruders
 from ...models.loading_settings import Loading
-from ...settings.seeds import check_seeds
+from ...settings.numbers import check_seeds
 from ..bench.given_sides import GivenSides, OpenedSides
 from .heal_data import how_drawn, load_tasks, load_texts, read_prompts
 from .heal_settings import HealSettings

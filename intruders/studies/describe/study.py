@@ -20,7 +20,7 @@ from ...settings import (
     shown,
     told_at,
 )
-from ...settings.seeds import A_SEED, SEEDS
+from ...settings.numbers import A_SEED, SEEDS
 from ...training.finetune_config import FinetuneConfig
 from .claim_names import CLAIMS, NOT_OVER_SEEDS, OVER_SETTINGS, check_analyses
 from .measures import Measure

@@ -13,7 +13,7 @@ from ...data.copies_in_use import files_of_copies
 from ...data.corpora import files_of_source, local_sources
 from ...data.local_copies import digest_of_files
 from ...errors import IntrudersError
-from ...system.file_digests import add_files, digest_of_file
+from ...system.digests import add_files, digest_of_file
 from ...system.files import user_path
 from ..describe.runs import Run
 from .study_folder import MODEL

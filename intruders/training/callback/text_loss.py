@@ -27,7 +27,7 @@ from ...models.loading_settings import AS_STORED, DTYPES, Loading
 from ...models.stored_dtype import dtype_name
 from ...models.tuned_model import open_language_model
 from ...models.without_adapters import without_adapters
-from ...system.random_state import random_state_kept
+from ...system.callers_process import random_state_kept
 from .first_process import decided_by_first
 
 

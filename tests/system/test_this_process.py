@@ -15,7 +15,7 @@ from intruders.cli.main import GROUPS
 # Each case in a fork of one process, which has loaded torch once for them: what malloc is told dies with the fork.
 _FAULTS = """
 import json, os, resource
-from intruders.system.allocator import keep_freed_memory
+from intruders.system.this_process import keep_freed_memory
 import torch
 sizes = [10 * 2**20] * 2  # of 4 bytes each: too large for glibc to keep
 for how in ("as it is", "kept", "tuned by somebody"):

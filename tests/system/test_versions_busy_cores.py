@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from intruders.system import busy_cores as module
-from intruders.system.busy_cores import busy_cores, free_cores, leave_busy_cores
+from intruders.system import versions as module
+from intruders.system.versions import busy_cores, free_cores, leave_busy_cores
 
 # user, nice, system, idle, waiting for a disk, interrupts, soft interrupts, stolen, guest (part of user)
 BEFORE = "cpu0 1000 0 100 5000 20 0 0 0 0\ncpu1 2000 0 100 4000 20 0 0 0 0"

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from intruders.charts.order import evenly, order_colors
+from intruders.charts.drawing import evenly, order_colors
 
 
 @pytest.mark.parametrize(("count", "most"), [(25, 24), (40, 24), (40, 12), (47, 24), (1000, 6)])

@@ -1,7 +1,9 @@
-"""Hashes of files: by them a finished part of a work knows that what it was made of is still the same."""
+"""Hashes of files and of JSON values: by them a finished part of a work knows that what it depends on is the same."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -32,3 +34,15 @@ def digest_of_file(file: Path) -> str:
     digest = xxhash.xxh3_128()
     add_content(digest, file)
     return digest.hexdigest()
+
+
+def json_digest(value: object, digits: int = 64) -> str:
+    """Return the first digits of the SHA-256 of a JSON value, whatever the order of the keys in its objects.
+
+    Kept measurements are found by such digests: another form would start them again.
+
+    Examples:
+      >>> json_digest({"a": 1, "b": 2}, 12) == json_digest({"b": 2, "a": 1}, 12)
+      True
+    """
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:digits]
