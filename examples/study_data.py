@@ -22,7 +22,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from intruders.data.word_problems import word_problems
+from intruders.data.generated_tasks import word_problems
 
 HELD_OUT, REPORTED = (
     100,

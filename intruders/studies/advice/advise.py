@@ -11,7 +11,7 @@ from typing import Any
 from ...audits.audit_settings import AuditSettings, refuse_beside_saved
 from ...audits.result.audit_result import Audit
 from ...audits.scales.scales_of_audit import scales_beside
-from ...data.names_given import names_given
+from ...data.task import names_given
 from ...errors import ResultFileError, SettingError
 from ...measures.intervals import Interval
 from ...models.finetuned_folder import FinetunedFolder

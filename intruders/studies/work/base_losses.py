@@ -71,7 +71,7 @@ def losses_of(
 
 def _content(base: str) -> str | None:
     """Return a digest of the base's files; None where they are not on this machine yet."""
-    from ...models.model_digest import digest_of_model
+    from ...models.base_model import digest_of_model
 
     try:
         return digest_of_model(base)

@@ -15,9 +15,9 @@ import intruders
 from intruders.data.task import Conversation, Example, Task
 from intruders.measures.evaluate import evaluate
 from intruders.measures.measure_settings import ScoreSettings
+from intruders.models.base_model import digest_of_model
 from intruders.models.encoding import encode_parts
 from intruders.models.loading import load_model
-from intruders.models.model_digest import digest_of_model
 from intruders.models.tuned_model import open_for_task, open_language_model, put_on
 from tests.experiments.heal.healed_models import QUICK, adapter_of, llama_and_adapter
 from tests.json_lines import write_rows

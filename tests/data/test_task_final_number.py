@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from intruders.data.final_number import final_number
+from intruders.data.task import final_number
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from intruders.data.copies_in_use import files_of_copies
+from intruders.data.corpora import files_of_copies
 
 
 def test_the_files_that_are_read_are_told_by_the_name_of_the_set(
