@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..checkpoints.stored.selection import Selection
 from ..errors import SettingError
 from ..settings import Settings, setting, settings_of
-from ..system.devices import device_named
+from ..system.versions import device_named
 
 if TYPE_CHECKING:
     import torch
@@ -114,7 +114,7 @@ class Compute(Settings):
         Raises:
           SettingError: torch does not know the device, it is not there, or it has no double precision.
         """
-        from ..linalg.covered_devices import is_covered
+        from ..linalg.full_precision import is_covered
 
         device = self._device_by_name()
         if not is_covered(device):
@@ -128,7 +128,7 @@ class Compute(Settings):
     def _device_by_name(self) -> torch.device:
         import torch
 
-        from ..linalg.covered_devices import is_covered
+        from ..linalg.full_precision import is_covered
 
         if self.device == "auto":
             cuda = torch.device("cuda")

@@ -21,7 +21,7 @@ from ..engine.known_base import KnownBase
 from ..errors import ChangedBaseError, IntrudersError, NonFiniteError, in_one_line
 from ..linalg.low_rank import LowRank
 from ..linalg.pair import Pair, over_unit
-from ..linalg.sketch import SketchDirections
+from ..linalg.random_directions import SketchDirections
 from .base_cache import BaseCache, BaseKeys, look_up
 from .worth_decomposing import UpdatesAhead
 

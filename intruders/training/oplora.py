@@ -17,7 +17,7 @@ from transformers import TrainerCallback
 
 from ..audits.audit_settings import AS_USUAL
 from ..audits.base_cache import content_key, store_of_bases
-from ..engine.base_directions import base_directions
+from ..engine.components import base_directions
 from ..engine.known_base import KnownBase
 from ..errors import SettingError
 from .adapted_modules import AdaptedModule, adapted_modules

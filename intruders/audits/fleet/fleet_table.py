@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
-from ...linalg.sketch import normalized
+from ...linalg.random_directions import normalized
 from ..result.records import energy_share_of
 from ..result.vector_table import relative_updates
 from .fleet_files import AdapterFile

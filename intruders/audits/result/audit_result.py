@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ...checkpoints.pairing.pairing import SkipKind, Skipped
 from ...checkpoints.stored.locate import HubOrigin, origins_in
 from ...errors import BrokenDocumentError, ResultFileError, SettingError, all_lines
-from ...settings.number_kinds import is_number, is_whole
+from ...settings.numbers import is_number, is_whole
 from ...system.documents import get_field, get_float, json_number, migrated
 from ...system.files import read_bytes, write_atomically
 from ...system.plain_values import plain

@@ -7,9 +7,8 @@ import threading
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from ...engine.coordinate_certificate import coordinates_of, fits_coordinates
-from ...engine.coordinate_projection import project_in_coordinates
-from ...engine.coordinate_scales import Followed, count_at, settled_scales
+from ...engine.certificates import coordinates_of, fits_coordinates
+from ...engine.coordinate_scales import Followed, count_at, project_in_coordinates, settled_scales
 from ...engine.decisions import Decisions
 from ...engine.known_base import KnownBase
 from ...engine.projection import Projection, project

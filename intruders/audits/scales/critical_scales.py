@@ -16,7 +16,7 @@ from ...checkpoints.pairing.pair_sides import pair_sides
 from ...checkpoints.pairing.pairing import PairedMatrix, Pairing
 from ...engine.scale_search import largest_scale, search_end
 from ...errors import SettingError
-from ...settings.number_kinds import is_whole
+from ...settings.numbers import is_whole
 from ...system.callers_process import usual_settings
 from ...system.progress import Progress, silent
 from ...system.threads import run_side_by_side

@@ -18,8 +18,7 @@ from ...checkpoints.stored.names import ModulePath, module_paths
 from ...data.columns import Columns
 from ...data.corpora import Corpora, digests_of, load_all
 from ...data.load_task import load_task
-from ...data.names_given import names_given
-from ...data.task import Task
+from ...data.task import Task, names_given
 from ...errors import SettingError
 from ...linalg.low_rank import LowRank
 from ...measures.intervals import RESAMPLES, Interval, expanded_percentiles
@@ -27,7 +26,7 @@ from ...measures.kept_outcomes import KeptOutcomes, digest_of_intruders
 from ...mitigation.remedies.intruders import ScaledIntruders
 from ...mitigation.tuned_matrices import TunedMatrices
 from ...models.loading_settings import AS_STORED, Loading
-from ...settings.seeds import check_seeds
+from ...settings.numbers import check_seeds
 from ...system.callers_process import apart_from_caller
 from ...system.files import user_path
 from ...system.folders import working_folder

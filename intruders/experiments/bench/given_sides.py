@@ -16,10 +16,10 @@ from ...checkpoints.stored.checkpoint import Checkpoint
 from ...checkpoints.stored.selection import EVERY_MATRIX
 from ...checkpoints.writing.companions import own_tokenizer_files
 from ...data.task import Example, Task
+from ...models.base_model import digest_of_model
 from ...models.encoding import fitting
 from ...models.finetuned_folder import data_seed_of
 from ...models.loading_settings import Loading
-from ...models.model_digest import digest_of_model
 from ...models.stored_dtype import recorded_dtypes
 from ...models.tuned_model import open_for_task
 

@@ -12,11 +12,10 @@ from ...audits.result.audit_result import Audit
 from ...data.columns import Columns
 from ...data.corpora import Corpora, digests_of
 from ...data.load_task import described_task
-from ...data.names_given import names_given
-from ...data.task import Task
+from ...data.task import Task, names_given
 from ...measures.kept_outcomes import digest_of_intruders
 from ...models.loading_settings import Loading
-from ...settings.seeds import check_seeds
+from ...settings.numbers import check_seeds
 from ..bench.given_sides import GivenSides, OpenedSides
 from .heal_data import how_drawn, load_tasks, load_texts, read_prompts
 from .heal_settings import HealSettings

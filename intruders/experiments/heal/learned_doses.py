@@ -11,8 +11,8 @@ from ...data.corpora import Corpora
 from ...data.task import Task
 from ...errors import SettingError
 from ...mitigation.remedies.doses import Doses as DosesRemedy
+from ...models.base_model import digest_of_model
 from ...models.loading_settings import Loading
-from ...models.model_digest import digest_of_model
 from ...system.progress import Progress
 from ..bench.given_sides import OpenedSides
 from .heal_settings import WEIGHTS, HealSettings

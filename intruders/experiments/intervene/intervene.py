@@ -34,7 +34,7 @@ from ...mitigation.remedies.remedy_table import INTRUDERS, SHRINK_OUTPUT
 from ...mitigation.tuned_matrices import TunedMatrices
 from ...models.loading_settings import AS_STORED, Loading
 from ...models.tuned_model import open_language_model
-from ...settings.seeds import check_seeds
+from ...settings.numbers import check_seeds
 from ...system.callers_process import apart_from_caller
 from ...system.files import user_path
 from ...system.folders import working_folder
