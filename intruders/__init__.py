@@ -33,21 +33,21 @@ if TYPE_CHECKING:
     from .checkpoints.merges.verify import verify
     from .checkpoints.pairing.inspect import Inspection, inspect
     from .data.columns import Columns
-    from .experiments.attribution.attribute import attribute
-    from .experiments.attribution.attribution import Attribution
-    from .experiments.attribution.attribution_settings import AttributionSettings
-    from .experiments.compare.compare_remedies import compare_remedies
-    from .experiments.compare.compared import RemedyComparison
-    from .experiments.compare.comparison_settings import ComparisonSettings
-    from .experiments.heal.heal import heal
-    from .experiments.heal.heal_settings import HealSettings
-    from .experiments.heal.healing import Healing
-    from .experiments.heal.scale_choice import ScaleChoice, choose_scale
-    from .experiments.intervene.intervene import intervene
-    from .experiments.intervene.sweep import InterventionSweep
-    from .experiments.intervene.sweep_settings import SweepSettings
-    from .experiments.sequence.sequence_result import SequenceResult
-    from .experiments.sequence.train_in_sequence import train_in_sequence
+    from .experiments.attribute import attribute
+    from .experiments.attribution import Attribution
+    from .experiments.choose_scale import ScaleChoice, choose_scale
+    from .experiments.compare_remedies import compare_remedies
+    from .experiments.experiment_settings import (
+        AttributionSettings,
+        ComparisonSettings,
+        HealSettings,
+        SweepSettings,
+    )
+    from .experiments.heal import heal
+    from .experiments.healing import Healing
+    from .experiments.intervene import intervene
+    from .experiments.remedy_comparison import RemedyComparison
+    from .experiments.sweep import InterventionSweep
     from .measures.evaluate import evaluate
     from .measures.evaluation import Evaluation
     from .measures.measure_settings import HarnessSettings, LossSettings, ScoreSettings
@@ -69,6 +69,8 @@ if TYPE_CHECKING:
     from .training.finetune import finetune
     from .training.finetune_config import FinetuneConfig
     from .training.run_folder import RunFolder
+    from .training.sequence_result import SequenceResult
+    from .training.train_in_sequence import train_in_sequence
 
 __all__ = [
     "Advised",
@@ -144,13 +146,13 @@ __all__ = [
 # Names are loaded on first use, so that importing the package stays fast.
 _HOMES = {
     "Advised": "studies.advice.advice",
-    "Attribution": "experiments.attribution.attribution",
-    "AttributionSettings": "experiments.attribution.attribution_settings",
+    "Attribution": "experiments.attribution",
+    "AttributionSettings": "experiments.experiment_settings",
     "Audit": "audits.result.audit_result",
     "AuditSettings": "audits.audit_settings",
     "AuditedMatrix": "audits.result.records",
     "Columns": "data.columns",
-    "ComparisonSettings": "experiments.compare.comparison_settings",
+    "ComparisonSettings": "experiments.experiment_settings",
     "Compute": "audits.audit_settings",
     "CriticalScales": "audits.scales.critical_scales_result",
     "DiskCache": "audits.base_cache",
@@ -158,10 +160,10 @@ _HOMES = {
     "FinetuneConfig": "training.finetune_config",
     "FleetAudit": "audits.fleet.fleet_result",
     "HarnessSettings": "measures.measure_settings",
-    "HealSettings": "experiments.heal.heal_settings",
-    "Healing": "experiments.heal.healing",
+    "HealSettings": "experiments.experiment_settings",
+    "Healing": "experiments.healing",
     "Inspection": "checkpoints.pairing.inspect",
-    "InterventionSweep": "experiments.intervene.sweep",
+    "InterventionSweep": "experiments.sweep",
     "IntruderCallback": "training.callback.callback",
     "Loading": "models.loading_settings",
     "LossSettings": "measures.measure_settings",
@@ -169,33 +171,33 @@ _HOMES = {
     "Mitigation": "mitigation.mitigation_result",
     "Plugin": "system.plugins",
     "PreparedBase": "audits.preparation",
-    "RemedyComparison": "experiments.compare.compared",
+    "RemedyComparison": "experiments.remedy_comparison",
     "Results": "studies.tables.results",
     "RunFolder": "training.run_folder",
-    "ScaleChoice": "experiments.heal.scale_choice",
+    "ScaleChoice": "experiments.choose_scale",
     "ScoreSettings": "measures.measure_settings",
-    "SequenceResult": "experiments.sequence.sequence_result",
+    "SequenceResult": "training.sequence_result",
     "Study": "studies.describe.study",
     "StudyOutcome": "studies.run_study",
-    "SweepSettings": "experiments.intervene.sweep_settings",
+    "SweepSettings": "experiments.experiment_settings",
     "UpdateAlone": "audits.update_alone",
     "UpdateOverlap": "audits.update_alone",
     "Verification": "checkpoints.merges.verification",
     "WrittenScale": "mitigation.write_at_scale",
     "advise": "studies.advice.advise",
-    "attribute": "experiments.attribution.attribute",
+    "attribute": "experiments.attribute",
     "audit": "audits.audit",
     "audit_fleet": "audits.fleet.audit_fleet",
-    "choose_scale": "experiments.heal.scale_choice",
-    "compare_remedies": "experiments.compare.compare_remedies",
+    "choose_scale": "experiments.choose_scale",
+    "compare_remedies": "experiments.compare_remedies",
     "compare_updates": "audits.update_alone",
     "critical_scales": "audits.scales.critical_scales",
     "evaluate": "measures.evaluate",
     "finetune": "training.finetune",
-    "heal": "experiments.heal.heal",
+    "heal": "experiments.heal",
     "inspect": "checkpoints.pairing.inspect",
     "inspect_update": "audits.update_alone",
-    "intervene": "experiments.intervene.intervene",
+    "intervene": "experiments.intervene",
     "load_plugins": "system.plugins",
     "load_results": "studies.tables.results",
     "mitigate": "mitigation.mitigate",
@@ -204,7 +206,7 @@ _HOMES = {
     "read_study": "studies.describe.study",
     "read_trace": "training.callback.trace",
     "run_study": "studies.run_study",
-    "train_in_sequence": "experiments.sequence.train_in_sequence",
+    "train_in_sequence": "training.train_in_sequence",
     "verify": "checkpoints.merges.verify",
     "write_at_scale": "mitigation.write_at_scale",
     "write_card": "reports.audit.model_card",

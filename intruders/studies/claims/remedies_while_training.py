@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ...experiments.bench.interpolation_curve import loss_at_task_loss
+from ...experiments.yardstick import loss_at_task_loss
 from ..tables.results import Results
 from .remedies_at_equal_task_loss import effect_of
 from .shared.evidence import Evidence
