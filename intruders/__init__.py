@@ -60,7 +60,6 @@ if TYPE_CHECKING:
     from .studies.advice.advice import Advised
     from .studies.advice.advise import advise
     from .studies.describe.study import Study, read_study
-    from .studies.published.publish import publish_study
     from .studies.run_study import StudyOutcome, run_study
     from .studies.tables.results import Results, load_results
     from .system.plugins import Plugin, load_plugins
@@ -132,7 +131,6 @@ __all__ = [
     "load_results",
     "mitigate",
     "prepare",
-    "publish_study",
     "read_study",
     "read_trace",
     "run_study",
@@ -202,7 +200,6 @@ _HOMES = {
     "load_results": "studies.tables.results",
     "mitigate": "mitigation.mitigate",
     "prepare": "audits.prepare_base",
-    "publish_study": "studies.published.publish",
     "read_study": "studies.describe.study",
     "read_trace": "training.callback.trace",
     "run_study": "studies.run_study",

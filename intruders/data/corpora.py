@@ -233,12 +233,12 @@ def _documents(source: str, hub_documents: int) -> list[str]:
         copy = folder_of_copy(source)
         if copy is not None:
             return _from_copy(source, copy)
-        return list(_from_hub(source, HUB_CORPORA[source], hub_documents))
+        return _first_of_hub(source, HUB_CORPORA[source], hub_documents)
     if source in others:
         return list(others[source]())
     if source.startswith("hub:"):
         path, _, column = source.removeprefix("hub:").partition("?")
-        return list(_from_hub(source, HubCorpus(path, "train", column or "text"), hub_documents))
+        return _first_of_hub(source, HubCorpus(path, "train", column or "text"), hub_documents)
     file = user_path(source)
     if file.is_dir():
         return _from_folder(source, file)
@@ -314,6 +314,12 @@ def _file_of_copy(name: str, folder: Path) -> Path:
             "add it, or unset INTRUDERS_DATA to use the hub"
         )
     return file
+
+
+def _first_of_hub(name: str, corpus: HubCorpus, documents: int) -> list[str]:
+    """Return the first documents; the stages of a run ask for fewer or more of them, and one download serves all."""
+    read = list(_from_hub(name, corpus, max(documents, _HUB_DOCUMENTS)))
+    return read if corpus.is_one_text else read[:documents]
 
 
 @lru_cache(maxsize=8)  # the stages and measures of a run ask for the same documents

@@ -41,6 +41,9 @@ from .yardstick import ALPHAS
 ALONG_CURVE = tuple(Interpolate(alpha) for alpha in ALPHAS)
 
 
+Scored = Mapping[str, tuple[OpenedModel, list[str]]]  # by task, the model and its labels in order
+
+
 class Tally:
     """The number of evaluations that are done and expected; the latter falls as some turn out not to be needed."""
 
@@ -69,9 +72,6 @@ def task_outcome(
     grades = graded(opened, task, examples, labels=list(labels) or None, answers=answers)
     losses = DocumentLosses("target-loss", np.array(grades.losses), np.array(grades.tokens, dtype=np.int64))
     return TaskOutcome(losses, grades.right if answers else None, grades.reproduced)
-
-
-Scored = Mapping[str, tuple[OpenedModel, list[str]]]  # by task, the model and its labels in order
 
 
 def answered_by(language: OpenedModel, tasks: Mapping[str, Task]) -> Scored:

@@ -28,6 +28,12 @@ from .remedy_comparison import ComparedRemedy, kind_of, source_of
 from .remedy_points import UpdateSizes, point_of
 from .yardstick import ALPHAS, Yardstick
 
+CHOICE, REPORT = "choice", "report"
+_LEVEL = 0.95
+_DRAWS = 3  # of the control random
+_IS_SHRINK = "the remedy itself scales complete updates"
+_CONTROLS = 8  # at most, of one remedy
+
 
 def at_strengths(name: str, count: int, seed: int, which: str) -> list[Remedy]:
     """Return a remedy at ``count`` of its strengths, evenly spread, from the mildest; ``which`` intruders it scales."""
@@ -51,11 +57,6 @@ def _spread(strengths: tuple[float, ...], count: int) -> list[float]:
         return [strengths[len(strengths) // 2]]
     last = len(strengths) - 1
     return [strengths[round(position * last / (count - 1))] for position in range(count)]
-
-
-CHOICE, REPORT = "choice", "report"
-
-_LEVEL = 0.95
 
 
 @dataclass(frozen=True)
@@ -206,10 +207,6 @@ def choose(
     return ChosenStrength(remedies[best], not within, tried)
 
 
-_DRAWS = 3  # of the control random
-_IS_SHRINK = "the remedy itself scales complete updates"
-
-
 def controls_of(
     remedy: Remedy, cases: Sequence[Case], inputs: Mapping[str, Tensor], seed: int
 ) -> tuple[dict[str, Remedy], dict[str, str]]:
@@ -325,9 +322,6 @@ def _controls_measured(
         point = curve.point(control, measured, REPORT, cases, label, remedy)
         points.append(replace(point, margin=curve.report.margin(outcome, measured)))
     return points, missing
-
-
-_CONTROLS = 8  # at most, of one remedy
 
 
 def evaluations_of_one_remedy(strengths: int, shares: int) -> int:

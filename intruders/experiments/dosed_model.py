@@ -54,7 +54,7 @@ class DoseVector:
 
     values: Tensor  # (doses,)
     are_off: bool = False  # the base itself
-    # What takes the place of some updates, by the name of the matrix.
+    # Updates that take the place of the tuned model's, by the name of the matrix.
     learned: Mapping[str, DosedUpdate] | None = None
 
     @contextmanager
@@ -125,16 +125,16 @@ class DosedModel:
                 for module, _ in modules:
                     self._handles.append(module.register_forward_hook(self._branch(name, update)))
             else:
-                dense.setdefault(tensor.data_ptr(), []).append((name, update, _Place(view)))
+                dense.setdefault(tensor.data_ptr(), []).append((name, update, _Entries(view)))
         for other in held.changed(others, state):
             before = other.before.to(other.part.dtype)
             change = other.part.float() - before.float()
             other.part.copy_(before)
             of_part = held.views.get(other.name)
             in_stack = of_part is not None and of_part.expert is not None
-            place = _Place(held.views[other.name] if in_stack else None)
+            whole = _Entries(held.views[other.name] if in_stack else None)
             dense.setdefault(state[other.key].data_ptr(), []).append(
-                (ELSEWHERE, DosedUpdate(None, change), place)
+                (ELSEWHERE, DosedUpdate(None, change), whole)
             )
         for pointer, parts in dense.items():
             for module, of in owners[pointer]:
@@ -185,8 +185,8 @@ def _rows_of(update: DosedUpdate, tokens: Tensor, dose: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class _Place:
-    """Where the update of a matrix belongs in the tensor that contains it; the whole of a tensor that is no matrix."""
+class _Entries:
+    """The entries of a tensor that a matrix has in it; all of a tensor that is no matrix."""
 
     view: MatrixView | None
 
@@ -205,7 +205,7 @@ class _Place:
         return weight.index_put_((index, view.rows.to(weight.device)), values, accumulate=True)
 
 
-_Part = tuple[str, DosedUpdate, _Place]
+_Part = tuple[str, DosedUpdate, _Entries]
 
 
 class _Added(nn.Module):
@@ -216,12 +216,12 @@ class _Added(nn.Module):
         self._parts, self._at_present = parts, at_present
 
     def forward(self, weight: Tensor) -> Tensor:
-        present = [(place, *self._at_present(name, own)) for name, own, place in self._parts]
-        dosed = [(place, update, dose) for place, update, dose in present if dose is not None]
+        present = [(entries, *self._at_present(name, own)) for name, own, entries in self._parts]
+        dosed = [(entries, update, dose) for entries, update, dose in present if dose is not None]
         if dosed:
             weight = weight.clone()  # once: a stack of experts has many parts
-        for place, update, dose in dosed:
-            weight = place.add(update, dose, weight)
+        for entries, update, dose in dosed:
+            weight = entries.add(update, dose, weight)
         return weight
 
 

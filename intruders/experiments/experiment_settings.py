@@ -24,7 +24,7 @@ SHARE, BLOCKS, REPLAY, DOSES, WEIGHTS = "share", "blocks", "replay", "doses", "w
 # What else is learned and reported beside the healing: of these the last two learn the weights on other text.
 LEARNED_AS_WEIGHTS = (WEIGHTS, REPLAY, SELF, RANDOM_TOKENS)
 RIVALS = (SHARE, BLOCKS, DOSES, *LEARNED_AS_WEIGHTS)
-_RATES, _WEIGHTS = {DOSES: 0.06, WEIGHTS: 5e-4}, {DOSES: 3.0, WEIGHTS: 12.0}
+_RATES, _WEIGHTS = {DOSES: 0.06, WEIGHTS: 5e-4}, {DOSES: 3.0, WEIGHTS: 30.0}
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class HealSettings(Settings):
         "Weight of the divergence from the tuned model on examples beside that from the base on text, at the first "
         "step; it then follows --allow.",
         above=0,
-        unless_given="3 for doses, 12 for weights",
+        unless_given="default: 3 for doses, 30 for weights",
         metavar="NUMBER",
         panel="Healing",
     )
@@ -70,7 +70,7 @@ class HealSettings(Settings):
         None,
         "Learning rate at the first step; it falls to zero.",
         above=0,
-        unless_given="0.06 for doses, 0.0005 for weights",
+        unless_given="default: 0.06 for doses, 0.0005 for weights",
         most=1,
         metavar="NUMBER",
         panel="Healing",
@@ -104,6 +104,14 @@ class HealSettings(Settings):
         "Number of examples of each split: training examples are learned from, validation examples choose, and test "
         "examples are reported.",
         least=1,
+        metavar="N",
+        panel="Measures",
+    )
+    report_examples: int | None = setting(
+        None,
+        "Number of test examples that are reported.",
+        least=1,
+        unless_given="default: as --max-examples",
         metavar="N",
         panel="Measures",
     )

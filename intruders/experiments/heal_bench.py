@@ -33,6 +33,10 @@ from .work_folder import NOWHERE, WorkFolder
 _HALVINGS = 5
 
 
+# Of a learned weight in single precision: the tuned value, the present and the kept one, the gradient, Adam's moments.
+_BYTES_OF_LEARNED = 6 * 4
+
+
 @dataclass(frozen=True, kw_only=True)
 class HealBench(DosedModels):
     """The tuned model, measured in any state on any share of the data; what was measured before is kept."""
@@ -79,10 +83,6 @@ class HealBench(DosedModels):
     def own_text(self, kind: str, count: int, tokens: int) -> list[Corpus]:
         """Return a corpus that the base itself writes, as :func:`own_documents`."""
         return _own_text(self, self.kept, kind, count, tokens, self.question.seed)
-
-
-# Of a learned weight in single precision: the tuned value, the present and the kept one, the gradient, Adam's moments.
-_BYTES_OF_LEARNED = 6 * 4
 
 
 @contextmanager
@@ -136,7 +136,7 @@ def open_to_heal(
             **{**vars(dosed), "scored": scored},
             question=question,
             measuring=Measuring(losses, tasks, seed),
-            data=data_of(corpora, tasks, settings.max_examples, seed),
+            data=data_of(corpora, tasks, settings, seed),
             kept=kept,
         )
 

@@ -14,6 +14,7 @@ import torch
 from ..charts.text import plural
 from ..data.columns import Columns
 from ..data.corpora import Corpora, Corpus, load_corpora
+from ..data.halves import halves_of_task
 from ..data.local_files import SUFFIXES, ending, open_text, read_rows
 from ..data.task import Example, Task
 from ..data.values import as_text, is_missing
@@ -27,6 +28,11 @@ from .experiment_settings import OWN_TEXT, SELF, HealSettings
 from .question import Question
 
 _WRITTEN_AT_ONCE = 16  # documents; fixed, so that a document does not depend on how many are wanted
+
+
+PROMPTS = "prompts"  # the name of the task that prompts alone make
+# Of an answer to a prompt without one, in tokens.
+_ANSWER = 96
 
 
 def own_documents(opened: OpenedModel, kind: str, count: int, tokens: int, seed: int) -> list[str]:
@@ -72,12 +78,6 @@ def sampled_tokens(opened: OpenedModel, count: int, tokens: int) -> list[list[in
         )
     rows = [row[1:] for row in written.tolist()]
     return [row[: row.index(end)] if end in row else row for row in rows]
-
-
-PROMPTS = "prompts"  # the name of the task that prompts alone make
-
-# Of an answer to a prompt without one, in tokens.
-_ANSWER = 96
 
 
 @dataclass(frozen=True)
@@ -139,13 +139,16 @@ def load_tasks(
     return question.tasks(names, columns)
 
 
-def data_of(corpora: Corpora, tasks: Mapping[str, Task], max_examples: int | None, seed: int) -> HealData:
+def data_of(corpora: Corpora, tasks: Mapping[str, Task], settings: HealSettings, seed: int) -> HealData:
     """Split the data into the shares of a healing. Further corpora and tasks are only reported.
 
     Raises:
       SettingError: a corpus has fewer than two documents, or a task fewer than two examples.
     """
+    max_examples = settings.max_examples
     shares = split_data(corpora, tasks, max_examples, seed)
+    reported = settings.report_examples or max_examples
+    tests = {name: halves_of_task(given, reported)[1] for name, given in tasks.items()}
     first, task = next(iter(corpora)), next(iter(tasks))
     text = [
         replace(corpus, documents=[*corpus.documents, *other.documents])
@@ -156,7 +159,7 @@ def data_of(corpora: Corpora, tasks: Mapping[str, Task], max_examples: int | Non
         learned_text=text,
         learned_examples=tasks[task].train[:max_examples],
         choice=DataShare("choice", {first: text}, {task: examples}),
-        report=shares.report,
+        report=replace(shares.report, examples=tests),
         tasks=tasks,
     )
 

@@ -46,7 +46,7 @@ class Healing(JsonResult):
       elsewhere: the dose of other tuned tensors, or None.
       points: the measured models.
       learning: the measures of every state on the half that chooses.
-      rivals: of what was learned beside it the measures of the kept state, and then of every state, by name.
+      rivals: of its rivals the measures of the kept state, and then of every state, by name.
       norms: Frobenius norm of the update before and after, by matrix.
       documents: number of documents that are reported, by corpus.
       examples: number of examples that are reported, by task.

@@ -239,8 +239,8 @@ def _blocks_of(bench: HealBench, device: torch.device) -> Tensor:
     """Return the block of layers of every dose; HMA (arXiv 2309.06256) has one ratio for each of three."""
     groups = bench.groups
     blocks = dose_groups(groups.matrices, "block", with_elsewhere=ELSEWHERE in groups.places)
-    own = {place: blocks.places[name][0] for name, places in groups.places.items() for place in places}
-    return torch.tensor([own[place] for place in range(len(groups.names))], device=device)
+    own = {dose: blocks.places[name][0] for name, doses in groups.places.items() for dose in doses}
+    return torch.tensor([own[dose] for dose in range(len(groups.names))], device=device)
 
 
 def _warnings(

@@ -25,6 +25,20 @@ from ..models.target_loss import in_single, target_logits, target_loss
 from ..models.tuned_model import OpenedModel
 from .dosed_model import DoseVector
 
+# Texts of a batch. Batches are fixed, so that a learning that resumes keeps the same states.
+_KEPT_AT_ONCE = 8
+
+# Of some texts by number: the model's inputs (texts, width), and where its predictions count, bool (texts, width).
+Encoded = Callable[[Sequence[int]], tuple[dict[str, Tensor], Tensor]]
+
+# Documents and examples of a step.
+DOCUMENTS, EXAMPLES = 8, 8
+
+# Bounds the logits of a part of a step in memory: tokens x vocabulary.
+_LOGITS = 2**25
+
+_MASKED = 0.15
+
 
 def turn(count: int, size: int, step: int, seed: int) -> list[int]:
     """Return the positions of a step: every item comes once before any repeats, in an order drawn per round.
@@ -75,15 +89,11 @@ def _position(count: int, number: int, seed: int) -> int:
     return order[position]
 
 
-# Texts of a batch. Batches are fixed, so that a learning that resumes keeps the same states.
-_KEPT_AT_ONCE = 8
-
-# Of some texts by number: the model's inputs (texts, width), and where its predictions count, bool (texts, width).
-Encoded = Callable[[Sequence[int]], tuple[dict[str, Tensor], Tensor]]
-
-
 class KeptAnswers:
     """What a model predicts at the positions that count of every text; it is asked for a text when it is first needed.
+
+    Kept logits would be texts x tokens x vocabulary. Hidden states are smaller by vocabulary / width, and the
+    head makes the same logits of them at the cost of one product.
 
     The caller puts the model into the state that is to be kept around every call.
     """
@@ -126,14 +136,6 @@ class KeptAnswers:
             return False
         self._states |= {number: states[row][counts[row]] for row, number in enumerate(batch)}
         return True
-
-
-# Documents and examples of a step.
-DOCUMENTS, EXAMPLES = 8, 8
-
-# Bounds the logits of a part of a step in memory: tokens x vocabulary.
-_LOGITS = 2**25
-_MASKED = 0.15
 
 
 @dataclass(frozen=True)

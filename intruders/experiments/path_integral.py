@@ -33,6 +33,13 @@ from .open_dosed import encoded_examples, encoded_texts
 _MASKED = 0.15
 
 
+Floats = npt.NDArray[np.float64]
+# The parts may miss the measured rise by this share of it, or by this many nats per token where it is small.
+CLOSE, _SMALL = 0.02, 1e-4
+
+MOST_NODES = 32
+
+
 @dataclass(frozen=True)
 class DocumentMeasure:
     """Documents of one corpus, or examples of one task, as a model takes them.
@@ -138,13 +145,6 @@ def _masked(tokenizer: Any, ids: list[int], drawn_by: str) -> dict[str, Tensor]:
         "attention_mask": torch.ones_like(tokens),
         "labels": tokens.masked_fill(~chosen, IGNORED),
     }
-
-
-Floats = npt.NDArray[np.float64]
-
-# The parts may miss the measured rise by this share of it, or by this many nats per token where it is small.
-CLOSE, _SMALL = 0.02, 1e-4
-MOST_NODES = 32
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,9 @@ from .point import Intervention, Point, Trade
 CHANGE = "+.3f"  # the format of a change in nats per token
 
 
+SCHEMA = 1
+
+
 def verdict(
     scale: float,
     change: Trade,
@@ -94,9 +97,6 @@ def _compared(control: str, trade: Trade) -> str:
     parts = [f"does better in {' and '.join(better)}"] if better else []
     parts += [f"does worse in {' and '.join(worse)}"] if worse else []
     return f"{name} {', and '.join(parts)}"
-
-
-SCHEMA = 1
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,10 @@ Numbers = npt.NDArray[np.float64]
 ALPHAS = tuple(round(0.1 * step, 1) for step in range(11))
 
 
+_RESAMPLES_AT_ONCE = 1000
+_ROUNDING = 1e-9
+
+
 def loss_at_task_loss(losses: Numbers, task_losses: Numbers, wanted: Numbers) -> Numbers:
     """Return the least loss on the curve among its points whose task loss is at most ``wanted``.
 
@@ -56,9 +60,6 @@ def loss_at_norm(losses: Numbers, norms: Sequence[float], norm: float) -> Number
     share = (norm - norms[segment]) / (norms[segment + 1] - norms[segment])
     at_norm: Numbers = losses[..., segment] + share * (losses[..., segment + 1] - losses[..., segment])
     return at_norm
-
-
-_RESAMPLES_AT_ONCE = 1000
 
 
 class Resamples:
@@ -114,9 +115,6 @@ def _ratio(losses: DocumentLosses, drawn: npt.NDArray[np.uint16]) -> Numbers:
         for rows in [drawn[start : start + _RESAMPLES_AT_ONCE].astype(np.float64)]
     ]
     return np.concatenate(ratios)
-
-
-_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import io
 from contextlib import redirect_stderr
 from pathlib import Path
 
+from ..checkpoints.opening.other_formats import other_format
 from ..checkpoints.stored.demo_models import DEMO_MODELS, DemoModel
 from ..checkpoints.stored.locate import locate
 from ..checkpoints.stored.training_folder import where_training_stopped, without_kept_state
@@ -37,6 +38,13 @@ def base_model_location(base: str) -> str:
 
 
 def _location_of_path(base: str, path: Path) -> str:
+    if path.exists() and (other := other_format(path)):
+        raise CheckpointError(f"base {base!r} {other}")
+    if _is_gguf(path):
+        raise CheckpointError(
+            f"base {base!r} is a GGUF file, which transformers does not train or save; expected a folder written by "
+            "save_pretrained; write one (intruders scale GGUF TUNED --at 0 --as checkpoint --out FOLDER), and pass it"
+        )
     if path.is_dir():
         if not (path / "config.json").is_file():
             inside = without_kept_state(
@@ -63,6 +71,12 @@ def _location_of_path(base: str, path: Path) -> str:
         )
     # transformers takes a revision apart from the id; in the hub's cache, its files are a folder as any other.
     return str(locate(base)) if "@" in base else base
+
+
+def _is_gguf(path: Path) -> bool:
+    if path.is_dir():
+        return not (path / "config.json").is_file() and any(path.glob("*.gguf"))
+    return path.is_file() and path.suffix == ".gguf"
 
 
 def _converted(model: DemoModel) -> Path:

@@ -57,7 +57,7 @@ def load_model(
             model.config.get_text_config().pad_token_id = pad_token_id(load_tokenizer(location))
     except (OSError, ValueError) as error:
         raise CheckpointError(
-            f"{location!r} cannot be loaded as a {kind} model by transformers: {first_line(error)}"
+            f"{as_given(location)!r} cannot be loaded as a {kind} model by transformers: {first_line(error)}"
         ) from error
     return _placed(model, loading)
 
@@ -74,12 +74,12 @@ def load_masked_model(location: str, loading: Loading = AS_STORED) -> nn.Module:
         model, info = AutoModelForMaskedLM.from_pretrained(location, **arguments, output_loading_info=True)
     except (OSError, ValueError) as error:
         raise CheckpointError(
-            f"{location!r} cannot be loaded as a masked language model: {first_line(error)}"
+            f"{as_given(location)!r} cannot be loaded as a masked language model: {first_line(error)}"
         ) from error
     if info["missing_keys"]:
         raise CheckpointError(
-            f"{location!r} has no masked-language-model head ({sorted(info['missing_keys'])[0]} is missing), "
-            "so its loss on text is not defined; pass with --base a model that has one"
+            f"{as_given(location)!r} has no masked-language-model head ({sorted(info['missing_keys'])[0]} is missing), "
+            "so its loss on text is not defined; pass as base a masked language model with its head"
         )
     return _placed(model, loading)
 
@@ -90,8 +90,8 @@ def _require_complete(model: nn.Module, info: dict[str, Any], location: str) -> 
     missing = sorted(weights.intersection(info["missing_keys"]))
     if missing:
         raise CheckpointError(
-            f"{location!r} lacks weights of a causal language model: {some_of(missing)}; they would start at random, "
-            "so pass a checkpoint that has them"
+            f"{as_given(location)!r} lacks weights of a causal language model: {some_of(missing)}; they would start at "
+            "random, so pass a checkpoint that has them"
         )
 
 
@@ -104,8 +104,8 @@ def _refuse_permuted(location: str) -> None:
 
     if AutoConfig.from_pretrained(location).model_type == "xlnet":
         raise CheckpointError(
-            f"{location!r} is an XLNet, which sees the tokens that it would predict and reads a class from the "
-            "padding behind a text; expected another kind of model; pass one such as a Llama or a RoBERTa"
+            f"{as_given(location)!r} is an XLNet, which sees the tokens that it would predict and reads a class from "
+            "the padding behind a text; expected another kind of model; pass one such as a Llama or a RoBERTa"
         )
 
 
@@ -117,8 +117,8 @@ def _require_head_of(classes: int, location: str) -> None:
     is_classifier = any(name.endswith("ForSequenceClassification") for name in config.architectures or ())
     if is_classifier and config.num_labels != classes:
         raise CheckpointError(
-            f"{location!r} is a classifier whose number of classes is {config.num_labels}, and the task has {classes}; "
-            "pass the base that it was trained from"
+            f"{as_given(location)!r} is a classifier whose number of classes is {config.num_labels}, and the task has "
+            f"{classes}; pass the base that it was trained from"
         )
 
 

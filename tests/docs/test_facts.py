@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.docs.pages import DOCS, ROOT
+from tests.house.pinned_facts import STUDIES
 
 PACKAGE = ROOT / "intruders"
 # Ray itself reads it, where a command has --ray without a value.
@@ -71,7 +72,7 @@ def tasks() -> set[str]:
 
 
 def example_studies() -> set[str]:
-    return {f"examples/{file.name}" for file in (ROOT / "examples").glob("*.yaml")}
+    return {str(file.relative_to(ROOT)) for file in STUDIES}
 
 
 @cache
@@ -201,7 +202,7 @@ def limits() -> set[str]:
 
 
 def analyses() -> set[str]:
-    from intruders.studies.describe.claim_names import CLAIMS
+    from intruders_research.claim_names import CLAIMS
 
     return set(CLAIMS)
 

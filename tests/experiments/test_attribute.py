@@ -28,11 +28,6 @@ AUDIT = intruders.AuditSettings(k=3)
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
-    return llama_and_adapter(tmp_path_factory.mktemp("attribute"))
-
-
-@pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return short_texts(tmp_path_factory.mktemp("text") / "text.jsonl", 4)
 

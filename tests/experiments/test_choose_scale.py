@@ -10,12 +10,7 @@ from intruders.experiments.choose_scale import choose_scale
 from tests.commands import in_this_process
 from tests.tiny import short_task
 
-from .healed_models import QUICK, llama_and_adapter
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
-    return llama_and_adapter(tmp_path_factory.mktemp("scale"))
+from .healed_models import QUICK
 
 
 def test_the_scale_forgets_least_of_those_that_keep_the_task(models: tuple[str, str], text: str) -> None:

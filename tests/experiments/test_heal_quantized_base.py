@@ -57,7 +57,7 @@ def test_the_healed_adapter_has_its_loss_in_peft(
     documents = data_of(
         {text: load_corpora(text, max_documents=4)},
         {"sums": load_task(short_task(Path(models[0]).parent))},
-        4,
+        FEW,
         0,
     ).report.corpora[text]
     # PEFT wraps its own layers around the quantized ones, and the doses are in the saved B.
@@ -91,7 +91,9 @@ def test_gradients_in_the_doses_are_those_of_peft(load_in: str, models: tuple[st
     )
     of_peft(input_ids=IDS, labels=IDS).loss.backward()
     by_module = {
-        name.removeprefix("base_model.model.").partition(".lora_")[0]: float((weight.grad * weight).sum())
+        name.removeprefix("base_model.model.").partition(".lora_")[0]: float(
+            (weight.grad * weight).sum().detach()
+        )
         for name, weight in of_peft.named_parameters()
         if ".lora_B" in name
     }

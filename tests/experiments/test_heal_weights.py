@@ -20,16 +20,11 @@ from intruders.models.loading import load_model, load_tokenizer
 from tests.json_lines import write_rows
 from tests.tiny import short_task
 
-from .healed_models import QUICK, llama_and_adapter, tuned_in_full
+from .healed_models import QUICK, tuned_in_full
 
 BRIEF = intruders.Columns(max_new_tokens=8)
-WEIGHTS = HealSettings(**{**QUICK.values(), "learn": "weights", "rate": 0.01})
+WEIGHTS = HealSettings(**{**QUICK.values(), "learn": "weights", "rate": 0.02, "weight": 0.1, "allow": 1.0})
 IDS = torch.tensor([[5, 20, 31, 7, 44, 12]])
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
-    return llama_and_adapter(tmp_path_factory.mktemp("heal"))
 
 
 @pytest.fixture(scope="module")
@@ -51,14 +46,14 @@ def run(models: tuple[str, str], text: str | list[str], out: Path | None, **opti
     return intruders.heal(*models, loss_on=text, out=out, **given)
 
 
-def evaluated(models: tuple[str, str], out: Path, text: str) -> tuple[float, Any]:
+def evaluated(models: tuple[str, str], out: Path, text: str, examples: int = 4) -> tuple[float, Any]:
     """The loss and the accuracy of a folder on the half that a healing reports, by transformers and PEFT."""
     task = short_task(Path(models[0]).parent)
     found = intruders.evaluate(
         str(out),
         base=models[0],
         losses=LossSettings(loss_on=(text,), max_documents=6, max_tokens=24),
-        scores=ScoreSettings(tasks=(task,), max_examples=4, max_new_tokens=BRIEF.max_new_tokens),
+        scores=ScoreSettings(tasks=(task,), max_examples=examples, max_new_tokens=BRIEF.max_new_tokens),
         reported_half=True,
     )
     return found.losses[0].loss.estimate, found.scores[0].accuracy
@@ -172,6 +167,15 @@ def test_samples_have_the_probabilities_of_the_base(models: tuple[str, str]) -> 
         counts[row[0] if row else tokenizer.eos_token_id] += 1
     spread = (wanted * (1 - wanted) / 512).sqrt()
     assert bool(((counts / 512 - wanted).abs() <= 5 * spread + 1 / 512).all())
+
+
+def test_more_examples_are_reported_than_learned_from(
+    models: tuple[str, str], text: str, tmp_path: Path
+) -> None:
+    settings = HealSettings(**{**WEIGHTS.values(), "max_examples": 2, "report_examples": 4, "steps": 2})
+    found = run(models, text, tmp_path / "healed", settings=settings)
+    assert found.examples == {found.task: 4}
+    assert evaluated(models, tmp_path / "healed", text, 4)[1] == found.healed_point.tasks[found.task].accuracy
 
 
 def test_rivals_are_reported_on_the_same_documents(

@@ -1,7 +1,9 @@
-"""The objective of the doses against both divergences computed from merged weights, in double precision."""
+"""The objective of a healing, its gradient, what it keeps of models that stay, and the turns of documents."""
 
 from __future__ import annotations
 
+import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,13 @@ from intruders.checkpoints.pairing.open_sides import open_sides
 from intruders.checkpoints.pairing.pair_sides import pair_sides
 from intruders.experiments.dose_groups import dose_groups
 from intruders.experiments.dosed_model import DosedModel, DoseVector, parameters_of, with_parameters
-from intruders.experiments.objective import Objective
+from intruders.experiments.objective import KeptAnswers, Objective, turn, turns_of_parts
 from intruders.experiments.open_dosed import open_models, read_updates
 from intruders.models.encoding import IGNORED
 from intruders.models.loading import load_model
 from intruders.models.loading_settings import AS_STORED
+from intruders.models.split_model import SplitModel
+from tests.tiny import save_gpt2, save_llama
 
 from .healed_models import llama_and_adapter
 
@@ -178,3 +182,96 @@ def test_the_gradient_of_learned_factors_is_that_of_pefts_own(models: tuple[str,
         of_b, of_a = (factors[f"{module}.lora_{side}.default.weight"].grad for side in "BA")
         assert torch.allclose(2.0 * update.left.grad, of_b, rtol=1e-3, atol=1e-6), name
         assert torch.allclose(update.right.grad, of_a, rtol=1e-3, atol=1e-6), name
+
+
+KEPT = [[5, 6, 7], [8, 9], [10, 11, 12, 13], [14, 15, 16], [17, 18]] * 3  # more than a batch
+
+
+@pytest.fixture(params=[save_llama, save_gpt2])
+def model(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(request.param(tmp_path / "model")).eval()
+
+
+def encoded(numbers: Sequence[int]) -> tuple[dict[str, Tensor], Tensor]:
+    rows = [KEPT[number] for number in numbers]
+    width = max(map(len, rows))
+    attended = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
+    ids = torch.tensor([row + [0] * (width - len(row)) for row in rows])
+    return {"input_ids": ids, "attention_mask": attended}, attended.bool()
+
+
+def kept(model: Any) -> KeptAnswers:
+    split = SplitModel.of(model)
+    assert split is not None
+    return KeptAnswers(split, encoded, [len(text) for text in KEPT])
+
+
+@torch.no_grad()
+def test_the_logits_are_the_models_own_in_the_order_asked_for(model: Any) -> None:
+    answers = kept(model)
+    for numbers in ([3, 0], [7, 1, 10], [0]):
+        own = [model(input_ids=torch.tensor([KEPT[number]])).logits[0] for number in numbers]
+        found = answers.logits(numbers)
+        assert found is not None
+        torch.testing.assert_close(found, torch.cat(own), rtol=1e-4, atol=1e-5)
+
+
+def test_they_are_the_same_in_any_order_and_computed_once(
+    model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A learning that resumes asks for them in another order."""
+    answers, resumed = kept(model), kept(model)
+    resumed.logits([11, 2])
+    first, again = answers.logits([0, 4]), resumed.logits([0, 4])
+    assert first is not None
+    assert again is not None
+    assert torch.equal(first, again)
+    monkeypatch.setattr(SplitModel, "states", lambda *_: pytest.fail("computed again"))
+    later = answers.logits([4, 0])
+    assert later is not None
+    assert torch.equal(later[2:], first[:3])  # of a text of two tokens, and of one of three
+
+
+def test_a_body_that_answers_in_another_form_keeps_nothing(
+    model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SplitModel, "states", lambda *_: None)
+    assert kept(model).logits([0]) is None
+
+
+@pytest.mark.parametrize("weights", [(0.7, 0.3), (3, 1), (76, 38, 31, 8, 8), (1, 1e-3)])
+def test_parts_are_drawn_by_their_weights(weights: tuple[float, ...]) -> None:
+    counts = [5 + 3 * part for part in range(len(weights))]
+    drawn = [0] * len(weights)
+    for step in range(60):
+        numbers = turns_of_parts(counts, weights, 8, step, seed=1)
+        assert sum(map(len, numbers)) == 8
+        drawn = [done + len(part) for done, part in zip(drawn, numbers, strict=True)]
+        for done, weight in zip(drawn, weights, strict=True):
+            assert abs(done - 8 * (step + 1) * weight / sum(weights)) < len(weights)
+
+
+def test_every_item_of_a_part_comes_once_before_any_repeats() -> None:
+    first = [number for step in range(10) for number in turns_of_parts([20, 40], [3, 1], 8, step, seed=0)[0]]
+    assert len(first) == 60
+    assert all(sorted(first[begin : begin + 20]) == list(range(20)) for begin in (0, 20, 40))
+
+
+def test_one_corpus_is_drawn_as_before_mixtures_were_weighed() -> None:
+    orders = []
+    for of_round in range(3):
+        order = list(range(11))
+        random.Random(f"round 4 {of_round}").shuffle(order)
+        orders += order
+    for step in range(4):
+        assert turns_of_parts([11], [0.2], 8, step, seed=4) == [orders[8 * step : 8 * step + 8]]
+    assert turn(3, 8, 1, seed=4) == turns_of_parts([3], [1], 8, 1, seed=4)[0]
+
+
+def test_of_fewer_items_than_a_step_draws_every_one_comes_once_a_step() -> None:
+    for step in range(6):
+        order = list(range(5))
+        random.Random(f"round 2 {step}").shuffle(order)
+        assert turn(5, 8, step, seed=2) == order

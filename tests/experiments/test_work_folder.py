@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from intruders.errors import SettingError
 from intruders.experiments.work_folder import WorkFolder, require_same
@@ -45,7 +46,7 @@ def test_without_an_output_folder_nothing_is_kept(tmp_path: Path, monkeypatch: p
     monkeypatch.chdir(tmp_path)
     work = WorkFolder.beside(None)
     with work.held({"seed": 0}, None):
-        work.keep_learning("doses", ({}, {}))
+        work.keep_learning("doses", ({"value.0": torch.ones(1)}, {"learning": "{}"}))
         assert work.learning("doses") is None
     assert list(tmp_path.iterdir()) == []
 

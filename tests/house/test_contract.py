@@ -23,7 +23,6 @@ from intruders.audits.result.audit_result import Audit
 from intruders.audits.scales.critical_scales_result import CriticalScales
 from intruders.errors import ResultFileError
 from intruders.experiments.healing import Healing
-from intruders.studies.published.published_study import PublishedStudy
 from intruders.studies.tables.results import check_table_schema
 from intruders.studies.work.run_record import RunRecord
 from intruders.studies.work.study_folder import StudyFolder
@@ -71,7 +70,6 @@ WRITTEN: dict[str, str] = {
     "studies/tables/table_columns.py": "findings.json",
     "studies/work/run_record.py": "study/killed/run.json",
     "studies/work/study_folder.py": "study/study.json",
-    "studies/published/published_study.py": "docs/results/data/minilm/published.json",
     "experiments/choose_scale.py": "in the document of the scales, under choice",
     "studies/run_study.py": "what one call did; the results are the tables of the folder",
     "audits/fleet/adapter_files.py": "in the metadata of a file whose audit has its own number",
@@ -114,7 +112,6 @@ def refused_with_its_number(read: Callable[[], object], file: Path) -> None:
 def test_readers_refuse_a_newer_document_with_its_number(tmp_path: Path) -> None:
     """Each by the function that its command calls, and the same file is read before."""
     shutil.copytree(FIXTURES, tmp_path / "files")
-    shutil.copytree(ROOT / "docs" / "results" / "data" / "minilm", tmp_path / "minilm")
     files = tmp_path / "files"
     readers: dict[Path, Callable[[], object]] = {
         files / "audit.json": lambda: Audit.load(files / "audit.json"),
@@ -124,7 +121,6 @@ def test_readers_refuse_a_newer_document_with_its_number(tmp_path: Path) -> None
         files / "interrupted" / "run.json": lambda: RunFolder(files / "interrupted").record,
         files / "study" / "study.json": lambda: StudyFolder(files / "study").document(),
         files / "study" / "killed" / "run.json": lambda: RunRecord(files / "study" / "killed").read(),
-        tmp_path / "minilm" / "published.json": lambda: PublishedStudy.load(tmp_path / "minilm"),
     }
     for file, read in readers.items():
         assert read()

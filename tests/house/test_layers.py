@@ -39,9 +39,7 @@ STUDIES = [
     {"describe"},
     {"work"},
     {"tables"},
-    {"claims"},
-    {"published"},
-    {"advice", "run_study", "planning"},
+    {"advice", "run_study", "compare_settings"},
 ]
 CHECKPOINTS = [
     {"stored"},

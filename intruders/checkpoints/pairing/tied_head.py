@@ -80,8 +80,14 @@ def _are_alike(
     if adapter.named_for is not None or (embedding.rank, embedding.scale) != (head.rank, head.scale):
         return False
     before = base.read(uses.embedding)
-    one, other, scale = embedding.change(before, None), head.change(before, None), embedding.scale or 1.0
-    if not isinstance(one, LowRank) or not isinstance(other, LowRank):
+    of_embedding, of_head, scale = (
+        embedding.change(before, None),
+        head.change(before, None),
+        embedding.scale or 1.0,
+    )
+    if not isinstance(of_embedding, LowRank) or not isinstance(of_head, LowRank):
         return False
     # PEFT has the scale on B, which is the right factor of an embedding and the left one of a head.
-    return torch.equal(scale * one.left, other.left) and torch.equal(one.right, scale * other.right)
+    return torch.equal(scale * of_embedding.left, of_head.left) and torch.equal(
+        of_embedding.right, scale * of_head.right
+    )

@@ -187,7 +187,7 @@ def _scoring(healing: Healing) -> tuple[str, ...]:
     ]
     if not tasks:
         return ()
-    given = {"task": tasks, "max_examples": settings["max_examples"]}
+    given = {"task": tasks, "max_examples": settings.get("report_examples") or settings["max_examples"]}
     if settings["max_new_tokens"] != Columns().max_new_tokens:
         given["max_new_tokens"] = settings["max_new_tokens"]
     if settings["data_seed"]:
