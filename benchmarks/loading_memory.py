@@ -132,7 +132,7 @@ def characters() -> Any:
 def run(command: str, folder: Path) -> None:
     """Make one small measurement, as the command does."""
     import intruders
-    from intruders.experiments.heal.scale_choice import choose_scale
+    from intruders.experiments.choose_scale import choose_scale
 
     keep_freed_memory()
     base, adapter, text = (str(folder / name) for name in ("base", "adapter", "texts"))

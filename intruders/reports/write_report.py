@@ -11,7 +11,7 @@ from ..audits.scales.critical_scales_result import CriticalScales, scales_beside
 from ..checkpoints.stored.names import natural_order
 from ..data.task import names_given
 from ..errors import ResultFileError, SettingError
-from ..experiments.heal.healing import RECORD as HEALING
+from ..experiments.healing import RECORD as HEALING
 from ..system.files import user_path
 from .audit.comparison import common_matrices, labels_for
 from .study.study_page import is_study, write_study_report

@@ -159,7 +159,7 @@ def columns_of_fleet() -> set[str]:
 
 
 def controls() -> set[str]:
-    from intruders.experiments.intervene.sweep_settings import INTERPOLATE
+    from intruders.experiments.experiment_settings import INTERPOLATE
     from intruders.mitigation.remedies.remedy_table import CONTROLS, SHRINK_OUTPUT
 
     return {*CONTROLS, SHRINK_OUTPUT, INTERPOLATE}

@@ -20,7 +20,7 @@ import intruders
 from intruders.audits.result.audit_result import Audit
 from intruders.audits.scales.critical_scales_result import CriticalScales
 from intruders.errors import ResultFileError
-from intruders.experiments.heal.healing import Healing
+from intruders.experiments.healing import Healing
 from intruders.studies.tables.results import check_table_schema
 from intruders.studies.work.run_record import RunRecord
 from intruders.studies.work.study_folder import StudyFolder
@@ -55,11 +55,11 @@ WRITTEN: dict[str, str] = {
     "audits/update_alone.py": "update.json overlap.json",
     "checkpoints/merges/verification.py": "verification.json",
     "checkpoints/pairing/inspect.py": "inspection.json",
-    "experiments/attribution/attribution.py": "attribution.json",
-    "experiments/compare/compared.py": "remedies.json",
-    "experiments/heal/healing.py": "heal.json",
-    "experiments/intervene/sweep.py": "intervention.json",
-    "experiments/sequence/sequence_result.py": "sequence.json",
+    "experiments/attribution.py": "attribution.json",
+    "experiments/remedy_comparison.py": "remedies.json",
+    "experiments/healing.py": "heal.json",
+    "experiments/sweep.py": "intervention.json",
+    "training/sequence_result.py": "sequence.json",
     "measures/evaluation.py": "evaluation.json",
     "mitigation/mitigation_result.py": "intruders.json",
     "mitigation/write_at_scale.py": "written.json",
@@ -68,7 +68,7 @@ WRITTEN: dict[str, str] = {
     "studies/tables/table_columns.py": "findings.json",
     "studies/work/run_record.py": "study/killed/run.json",
     "studies/work/study_folder.py": "study/study.json",
-    "experiments/heal/scale_choice.py": "in the document of the scales, under choice",
+    "experiments/choose_scale.py": "in the document of the scales, under choice",
     "studies/run_study.py": "what one call did; the results are the tables of the folder",
     "audits/fleet/fleet_files.py": "kept work: another number is computed again",
     "cli/plugins.py": "a list for the terminal, which no command reads",

@@ -19,7 +19,7 @@ from intruders.models.base_model import digest_of_model
 from intruders.models.encoding import encode_parts
 from intruders.models.loading import load_model
 from intruders.models.tuned_model import open_for_task, open_language_model, put_on
-from tests.experiments.heal.healed_models import QUICK, adapter_of, llama_and_adapter
+from tests.experiments.healed_models import QUICK, adapter_of, llama_and_adapter
 from tests.json_lines import write_rows
 from tests.tiny import save_llama, short_texts
 

@@ -18,7 +18,7 @@ from ...audits.result.vector_table import vector_table
 from ...audits.scales.critical_scales_result import CriticalScales, MatrixScale
 from ...checkpoints.stored.names import may_be_same, module_paths
 from ...errors import IntrudersError, NewerVersionError, ResultFileError, in_one_line, what_is_wrong
-from ...experiments.compare.comparison_rows import rows_of_document
+from ...experiments.comparison_rows import rows_of_document
 from ...measures.intervals import Interval
 from ...settings import settings_of
 from ...system.documents import json_number, read_document
