@@ -278,8 +278,8 @@ def _said_of_one_tensor(base: Checkpoint, merged: Checkpoint) -> dict[str, str]:
     uses = tied_uses(base) if is_separated(base) else None
     if uses is None or not {uses.embedding, uses.head} <= merged.tensors.keys():
         return {}
-    one, other = merged.tensors[uses.embedding], merged.tensors[uses.head]
-    if one is not other and not torch.equal(one.read(), other.read()):
+    embedding, head = merged.tensors[uses.embedding], merged.tensors[uses.head]
+    if embedding is not head and not torch.equal(embedding.read(), head.read()):
         return {}
     words = (
         f"'{uses.embedding}' and '{uses.head}' are one tensor in the merged model, and two beneath the adapter; "

@@ -82,11 +82,11 @@ def _are_alike(
     if adapter.named_for is not None or (embedding.rank, embedding.scale) != (head.rank, head.scale):
         return False
     before = base.read(uses.embedding)
-    one, other, scale = embedding.change(before, None), head.change(before, None), embedding.scale or 1.0
-    if not isinstance(one, LowRank) or not isinstance(other, LowRank):
+    first, second, scale = embedding.change(before, None), head.change(before, None), embedding.scale or 1.0
+    if not isinstance(first, LowRank) or not isinstance(second, LowRank):
         return False
     # PEFT has the scale on B, which is the right factor of an embedding and the left one of a head.
-    return torch.equal(scale * one.left, other.left) and torch.equal(one.right, scale * other.right)
+    return torch.equal(scale * first.left, second.left) and torch.equal(first.right, scale * second.right)
 
 
 def with_stacks_of(base: Checkpoint, tuned: Part | ModelSum) -> Checkpoint:
