@@ -201,12 +201,7 @@ def lora_scale(module: str, rank: int, config: AdapterConfig) -> float:
 
 
 def module_update(module: LoraTensors, config: AdapterConfig, scales: Mapping[str, float]) -> AdaptedWeight:
-    """The update of a module's weight.
-
-    Args:
-      module: its tensors.
-      config: the adapter's config.
-      scales: by module, where a model in memory has its own idea of the scale.
+    """The update of a module's weight; ``scales`` are by module, where a model in memory has its own.
 
     Raises:
       CheckpointError: a lora_A without its lora_B, shapes and ranks that contradict each other or the config.

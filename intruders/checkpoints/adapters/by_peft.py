@@ -130,10 +130,7 @@ def updates_one_by_one(
 ) -> list[AdaptedWeight]:
     """One update a module, made by PEFT from that module's tensors and its base weight.
 
-    Args:
-      tensors: the adapter's.
-      config: its config.
-      scales: by module, where a model in memory has its own idea of the scale.
+    ``scales`` are by module, where a model in memory has its own idea of the scale.
     """
     modules = modules_of(tensors, config)
     if config.peft_type == "LN_TUNING":  # made for norms, which are no matrices
@@ -156,14 +153,7 @@ def shared_updates(
     modules: Mapping[str, BaseWeight],
     scales: Mapping[str, float] = NO_SCALES,
 ) -> list[AdaptedWeight]:
-    """One update a module, all made by PEFT in one skeleton.
-
-    Args:
-      tensors: the adapter's.
-      config: its config.
-      modules: those that it changes, in the order of the model.
-      scales: as for :func:`updates_one_by_one`.
-    """
+    """One update for each of ``modules``, which are in the order of the model, all made by PEFT in one skeleton."""
     own = {name for tensors_of_one in modules_of(tensors, config).values() for name in tensors_of_one}
     # The rest are modules saved in full and the base's own weights beside the adapter's.
     of_method = {
@@ -255,12 +245,15 @@ class _Skeleton:
         return max(_ROOM * (largest**2 + _numbers(self.tensors)), _LEAST_ROOM)
 
     def _made(self) -> nn.Module:
+        def hollow(weight: BaseWeight) -> Tensor:  # in the memory of one number
+            return torch.zeros(1, dtype=weight.dtype).expand(*weight.shape)
+
         shapes = [weight.shape for weight in self.modules.values()]
         largest = max(
             size for shape in [*shapes, *(t.shape for t in self.tensors.values())] for size in shape
         )
         settings = peft_settings(self.config, list(self.modules), largest)
-        tree = _tree({module: _hollow(weight) for module, weight in self.modules.items()})
+        tree = _tree({module: hollow(weight) for module, weight in self.modules.items()})
         self._stored = {_full(name): tensor.read() for name, tensor in self.tensors.items()}
         self._settings = settings
         return _with_adapter(tree, settings, self._stored)
@@ -305,11 +298,6 @@ def _tree(weights: Mapping[str, Tensor]) -> nn.Module:
     return root
 
 
-def _hollow(weight: BaseWeight) -> Tensor:
-    """Return a tensor of the right shape, dtype and device, in the memory of one number."""
-    return torch.zeros(1, dtype=weight.dtype).expand(*weight.shape)
-
-
 def _with_adapter(tree: nn.Module, settings: Any, tensors: dict[str, Tensor]) -> nn.Module:
     from peft import get_peft_model, set_peft_model_state_dict
 
@@ -318,17 +306,13 @@ def _with_adapter(tree: nn.Module, settings: Any, tensors: dict[str, Tensor]) ->
     lost = list(loaded.unexpected_keys)
     if lost:
         raise ValueError(f"the file has {some_of(lost)}, which it has no use for")
-    absent = _absent(model, list(loaded.missing_keys))
+    # Missing, and under no other name the same tensor.
+    state, missing = model.state_dict(keep_vars=True), set(loaded.missing_keys)
+    filled = {id(tensor) for name, tensor in state.items() if name not in missing}
+    absent = [name for name in loaded.missing_keys if f".{_NAME}" in name and id(state[name]) not in filled]
     if absent:
         raise ValueError(f"the file lacks {some_of(absent)}")
     return model.eval()
-
-
-def _absent(model: nn.Module, missing: list[str]) -> list[str]:
-    """The adapter's tensors that the file did not fill: missing, and under no other name the same tensor."""
-    state = model.state_dict(keep_vars=True)
-    filled = {id(tensor) for name, tensor in state.items() if name not in set(missing)}
-    return [name for name in missing if f".{_NAME}" in name and id(state[name]) not in filled]
 
 
 def _layer(model: nn.Module, module: str, scales: Mapping[str, float]) -> Any:

@@ -76,13 +76,7 @@ _RESNET = {
 def unflattened(
     updates: list[AdaptedWeight], shapes: Mapping[str, Shape], config: Mapping[str, Any] | None
 ) -> list[AdaptedWeight]:
-    """The updates under the base's names: of the same path, or the only one whose path ends alike.
-
-    Args:
-      updates: with flat names, ``lora_unet_down_blocks_0_..._to_q.weight``.
-      shapes: of the base's tensors, by their names.
-      config: the base's, of which a UNet's ``layers_per_block`` matters.
-    """
+    """The updates, which have flat names, under the base's: of the same path, or the only one whose path ends alike."""
     by_path: dict[str, str] = {}
     by_ending: dict[str, set[str]] = {}
     for name in shapes:
@@ -194,12 +188,7 @@ def looks_like_adapter(names: Iterable[str]) -> bool:
 def single_file_adapter(
     stored: Mapping[str, StoredTensor], metadata: Mapping[str, str], source: str
 ) -> Adapter:
-    """The adapter in one file.
-
-    Args:
-      stored: its tensors.
-      metadata: the safetensors file's own, in which diffusers keeps PEFT's configs.
-      source: how the user named it.
+    """The adapter in one file, in whose ``metadata`` diffusers keeps PEFT's configs.
 
     Raises:
       CheckpointError: factors that are missing or do not fit, or tensors of a kind that is not known.

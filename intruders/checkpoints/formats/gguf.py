@@ -113,7 +113,9 @@ def gguf_file(path: Path) -> GgufModel:
       CheckpointError: not a whole GGUF file, an adapter, or an architecture that transformers does not load from GGUF.
       MissingDependencyError: gguf or transformers is not installed.
     """
-    _require_packages(path)
+    for name in ("gguf", "transformers"):
+        if importlib.util.find_spec(name) is None:
+            raise missing_extra(f"the GGUF file '{path}'", name, "gguf")
     layout = read_whole_layout(path)
     if layout.is_adapter:
         raise CheckpointError(
@@ -315,12 +317,6 @@ def _replaced(name: str, value: Any) -> Iterator[None]:
         yield
     finally:
         setattr(gguf, name, original)
-
-
-def _require_packages(path: Path) -> None:
-    for name in ("gguf", "transformers"):
-        if importlib.util.find_spec(name) is None:
-            raise missing_extra(f"the GGUF file '{path}'", name, "gguf")
 
 
 @contextmanager

@@ -201,7 +201,9 @@ class MergedMatrix:
 
     def blocks(self, round_base: bool = False) -> Iterator[Block]:
         """All rows, some at a time; with ``round_base``, of a base that was rounded to M's type."""
-        base, tuned, wide = self.pair.base, self.pair.tuned, self._wide
+        base, tuned = self.pair.base, self.pair.tuned
+        is_double = any(part.dtype == torch.float64 for part in (*self.pair.parts, self.merged))
+        wide = torch.float64 if is_double else torch.float32
         rows = max(1, _BLOCK // max(1, base.shape[1]))
         factors = tuned.to(base.device, wide) if isinstance(tuned, LowRank) else None
         if factors is not None:
@@ -224,8 +226,3 @@ class MergedMatrix:
             if round_base:
                 before = before.to(self.dtype).to(wide)
             yield Block(before, update, merged, slack, reach)
-
-    @property
-    def _wide(self) -> torch.dtype:
-        is_double = any(part.dtype == torch.float64 for part in (*self.pair.parts, self.merged))
-        return torch.float64 if is_double else torch.float32

@@ -53,7 +53,8 @@ def tensors_not_compared(base: Checkpoint, sides: Sequence[Side], is_sum: bool) 
         for name, reason in part.ignored:
             if match := _ADDED.fullmatch(name):
                 end = "bias" if match["part"] == "lora_B.bias" else "weight"
-                changed = _name_in(base, f"{match['module']}.{end}")
+                own = f"{match['module']}.{end}"  # to which an adapter may give another prefix than the base
+                changed = next((name for name in base.names() if may_be_same(name, own)), own)
                 unchecked.append(OtherTensor(changed, f"the adapter changes it: {reason}"))
         unchecked += [OtherTensor(bias, "the adapter changes it: a bias") for bias in side.biases]
         if is_sum:
@@ -62,11 +63,6 @@ def tensors_not_compared(base: Checkpoint, sides: Sequence[Side], is_sum: bool) 
                 OtherTensor(name, "saved in full by a part of the sum") for name in (*side.tensors, *lacking)
             ]
     return unchecked
-
-
-def _name_in(base: Checkpoint, name: str) -> str:
-    """The base's name of a tensor to which an adapter may give another prefix."""
-    return next((own for own in base.names() if may_be_same(own, name)), name)
 
 
 def differences(

@@ -26,8 +26,8 @@ from ..formats.memory import (
     module_checkpoint,
     state_dict_checkpoint,
 )
-from ..formats.safetensors import INDEX_SUFFIX, read_metadata, safetensors_file, safetensors_shards
-from ..formats.torch_pickle import PICKLE_INDEX_SUFFIX, PICKLE_SUFFIXES, pickle_file, pickle_shards
+from ..formats.safetensors import INDEX_SUFFIX, read_metadata, safetensors_file, tensors_of_shards
+from ..formats.torch_pickle import PICKLE_INDEX_SUFFIX, PICKLE_SUFFIXES, pickle_file
 from ..quantized.restore import restored
 from ..stored.checkpoint import Checkpoint, StoredTensor
 from ..stored.json_file import read_json_object
@@ -190,11 +190,11 @@ def _read(file: Path) -> _Content:
     config = _config_beside(file)
     file = _whole_model_of(file)
     if file.name.endswith(INDEX_SUFFIX):
-        return _Content("safetensors", safetensors_shards(file), config)
+        return _Content("safetensors", tensors_of_shards(file, safetensors_file), config)
     if file.suffix == ".safetensors":
         return _Content("safetensors", safetensors_file(file), config)
     if file.name.endswith(PICKLE_INDEX_SUFFIX):
-        return _Content("pytorch", pickle_shards(file), config)
+        return _Content("pytorch", tensors_of_shards(file, pickle_file), config)
     if file.suffix in PICKLE_SUFFIXES:
         return _Content("pytorch", pickle_file(file), config)
     for plugin in plugins_of(FORMATS).values():

@@ -195,9 +195,15 @@ def _checkpoint_side(acting: Acting, tuned: Checkpoint) -> Side:
     matching = match_names(base.shapes(), tuned.shapes())
     _require_same_architecture(base, tuned, matching)
     matched = set(matching.tuned_of.values())
+    # A few square weights alone do not say which of their sides is the output; beside others, as in tuned, they do.
+    input_first = {
+        name
+        for name, other in matching.tuned_of.items()
+        if other in tuned.input_first and tuned.shape(other) == base.shape(name)
+    }
     return Side(
         acting,
-        replace(base, input_first=base.input_first | _input_first_in(tuned, base, matching)),
+        replace(base, input_first=base.input_first | input_first),
         {},
         {name: tuned.tensors[other] for name, other in matching.tuned_of.items()},
         ("missing in tuned", SkipKind.NO_COUNTERPART),
@@ -253,18 +259,6 @@ def _with_its_bias(update: AdaptedWeight, base: Checkpoint, weight: str) -> Adap
 
 def _bias_beside(weight: str) -> str:
     return f"{weight.removesuffix('.weight')}.bias"
-
-
-def _input_first_in(tuned: Checkpoint, base: Checkpoint, matching: Matching) -> set[str]:
-    """The base's weights that are stored (in, out) as far as the tuned model's shapes tell.
-
-    A few square weights alone do not say which of their sides is the output; beside others they do.
-    """
-    return {
-        name
-        for name, other in matching.tuned_of.items()
-        if other in tuned.input_first and tuned.shape(other) == base.shape(name)
-    }
 
 
 def _require_same_architecture(base: Checkpoint, tuned: Checkpoint, matching: Matching) -> None:

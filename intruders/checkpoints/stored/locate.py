@@ -61,12 +61,7 @@ def split_revision(source: str) -> tuple[str, str | None] | None:
 
 
 def origin_of(path: Path, source: str) -> HubOrigin | None:
-    """Read the commit off a path in the hub's cache, whether it was given as an id or as that path.
-
-    Args:
-      path: where the model lies.
-      source: what the user gave, which may name a revision.
-    """
+    """Read the commit off a path in the hub's cache; ``source`` is what was given: that path, or an id."""
     snapshot = _SNAPSHOT.search(path.absolute().as_posix())
     if snapshot is None:
         return None

@@ -106,7 +106,7 @@ def module_paths(names: Sequence[str]) -> list[ModulePath]:
     """
     split = [_split(name) for name in names]
     tails = {tail for _, _, tail in split}
-    shared = Counter(suffix for tail in tails for suffix in _suffixes(tail))
+    shared = Counter(tail[start:] for tail in tails for start in range(len(tail)))
     kinds = {tail: _shortest_unshared(tail, shared) for tail in tails}
     return [ModulePath(stack=prefix, layer=layer, kind=kinds[tail]) for prefix, layer, tail in split]
 
@@ -122,10 +122,6 @@ def _split(name: str) -> tuple[str, int | None, tuple[str, ...]]:
     # Later numbers count experts or blocks within the layer, and are one kind.
     tail = tuple(part for part in parts[first + 1 :] if not part.isdecimal())
     return ".".join(parts[:first]), int(parts[first]), tail or tuple(parts[:first]) or ("weight",)
-
-
-def _suffixes(tail: tuple[str, ...]) -> list[tuple[str, ...]]:
-    return [tail[i:] for i in range(len(tail))]
 
 
 def _shortest_unshared(tail: tuple[str, ...], shared: Counter[tuple[str, ...]]) -> str:
