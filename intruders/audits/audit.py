@@ -20,7 +20,7 @@ from ..system.progress import Progress, silent
 from ..system.threads import run_side_by_side
 from .audit_settings import ANYWHERE, AuditSettings, Compute, base_dtype_of
 from .base_cache import CacheChoice
-from .batches import Batch, LeftOut, of_one_model, read_batches
+from .batches import Batch, NotJudged, of_one_model, read_batches
 from .judge import decide_batch, records_of
 from .result.audit_result import Audit
 from .result.records import AuditedMatrix
@@ -149,7 +149,7 @@ def audit_pairing(
         # Records alone: whoever held the batch would keep its weights in memory while the next one is judged.
         return records_of(batch, decide_batch(batch, settings.k, settings.epsilon, settings.exact, store))
 
-    left_out = LeftOut(settings.skip_non_finite, skipped={0: []})
+    left_out = NotJudged(settings.skip_non_finite, skipped={0: []})
     skipped = left_out.skipped[0]
     batches = read_batches(of_one_model(pairing.pairs), device, left_out)
     with run_side_by_side(batches, judge, Batch.is_small, compute.workers) as judged:

@@ -113,7 +113,7 @@ class Batch:
 
 
 @dataclass
-class LeftOut:
+class NotJudged:
     """What is not judged: matrices that are skipped and, in a fleet, models that are refused."""
 
     skip_non_finite: bool = False
@@ -136,7 +136,7 @@ def device_for(shape: Sequence[int], device: torch.device) -> torch.device:
 
 
 def read_batches(
-    matrices: Iterable[Sharers], device: torch.device, left_out: LeftOut | None = None
+    matrices: Iterable[Sharers], device: torch.device, left_out: NotJudged | None = None
 ) -> Iterator[Batch]:
     """Load matrix after matrix, each for all models that change it, and hand them on in batches.
 
@@ -152,7 +152,7 @@ def read_batches(
     Raises:
       NonFiniteError: a matrix holds NaN or infinity, and such are not to be skipped.
     """
-    left_out = left_out or LeftOut()
+    left_out = left_out or NotJudged()
     alone: dict[object, _Waiting] = {}
     for sharers in matrices:
         is_shared = len(sharers) > 1
@@ -226,19 +226,19 @@ class _Waiting:
             models, matrices, bases, tuned = zip(*members, strict=True)
             shared = bases[0] if self.is_shared else None
             if shared is None:
-                pair = Pair.joined([Pair(base.matrix, one) for base, one in zip(bases, tuned, strict=True)])
+                sides = zip(bases, tuned, strict=True)
+                pair = Pair.joined([Pair(base.matrix, after) for base, after in sides])
             else:
                 pair = Pair(shared.matrix.expand(len(tuned), -1, -1), _stacked(tuned))
             yield Batch(list(matrices), pair, [base.unit for base in bases], list(models), shared, ahead)
 
 
 def _stacked(tuned: Sequence[Tensor | LowRank]) -> Tensor | LowRank:
-    updates = [one for one in tuned if isinstance(one, LowRank)]
+    updates = [update for update in tuned if isinstance(update, LowRank)]
     if updates:
-        return LowRank(
-            torch.stack([one.left for one in updates]), torch.stack([one.right for one in updates])
-        )
-    return torch.stack([one for one in tuned if isinstance(one, Tensor)])
+        lefts, rights = zip(*((update.left, update.right) for update in updates), strict=True)
+        return LowRank(torch.stack(lefts), torch.stack(rights))
+    return torch.stack([matrix for matrix in tuned if isinstance(matrix, Tensor)])
 
 
 def _ahead(base: SharedMatrix, waiting: dict[object, _Waiting], unread: int) -> UpdatesAhead:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
 
-from ..audits.batches import Batch, LeftOut, of_one_model, read_batches
+from ..audits.batches import Batch, NotJudged, of_one_model, read_batches
 from ..audits.result.audit_result import Audit
 from ..audits.result.records import AuditedMatrix
 from ..checkpoints.pairing.pairing import PairedMatrix
@@ -57,7 +57,7 @@ def read_cases(
     _refuse(chosen, remedies)
     positions = positions_of(dict.fromkeys([*base_names, *by_name]))
     compared = _spread([name for name, matrix in audited.items() if matrix.intruders > 0], _COMPARED)
-    left_out = LeftOut()
+    left_out = NotJudged()
     for batch in read_batches(of_one_model(chosen), device, left_out):
         matrices = [audited[pair.name] for pair in batch.matrices]
         is_compared = any(matrix.name in compared for matrix in matrices)

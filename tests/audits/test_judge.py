@@ -13,7 +13,7 @@ from torch import Tensor
 
 from intruders.audits.audit_settings import AuditSettings
 from intruders.audits.base_cache import BaseKeys, MemoryCache
-from intruders.audits.batches import BATCH_UPDATES, Batch, LeftOut, directions_of, read_batches
+from intruders.audits.batches import BATCH_UPDATES, Batch, NotJudged, directions_of, read_batches
 from intruders.audits.judge import Judged, judge_batch
 from intruders.checkpoints.pairing.pairing import PairedMatrix, SkipKind
 from intruders.errors import ChangedBaseError
@@ -44,7 +44,7 @@ def of(tuned: Tensor | LowRank, base: Tensor = BASE) -> PairedMatrix:
 
 
 def judged(
-    models: Sequence[PairedMatrix], settings: AuditSettings = SETTINGS, left_out: LeftOut | None = None
+    models: Sequence[PairedMatrix], settings: AuditSettings = SETTINGS, left_out: NotJudged | None = None
 ) -> dict[int, Judged]:
     """By model, in the numbers that they were given."""
     batches = read_batches([list(enumerate(models))], CPU, left_out)
@@ -119,7 +119,7 @@ def test_what_cannot_be_judged_is_told_and_costs_the_others_nothing() -> None:
     broken.left[3, 0] = float("nan")
     models = [of(update(6.0)), paired(lambda: None), of(broken), of(update(0.2))]
     second = [(model, paired(matrix.load, "h.1.weight")) for model, matrix in enumerate(models)]
-    left_out = LeftOut(goes_on=True)
+    left_out = NotJudged(goes_on=True)
     batches = read_batches([list(enumerate(models)), second], CPU, left_out)
     assert [(batch.matrices[0].name, sorted(batch.models)) for batch in batches] == [
         (NAME, [0, 3]),
@@ -131,7 +131,7 @@ def test_what_cannot_be_judged_is_told_and_costs_the_others_nothing() -> None:
         model: [(skipped.name, skipped.kind) for skipped in several]
         for model, several in left_out.skipped.items()
     } == {1: [(NAME, SkipKind.UNCHANGED), ("h.1.weight", SkipKind.UNCHANGED)]}
-    left_out = LeftOut(skip_non_finite=True, goes_on=True)
+    left_out = NotJudged(skip_non_finite=True, goes_on=True)
     results = judged(models, SETTINGS, left_out)
     assert sorted(results) == [0, 3]
     assert left_out.refused == {}
@@ -143,7 +143,7 @@ def test_a_base_that_changes_meanwhile_ends_the_work() -> None:
         raise ChangedBaseError("the base is not what it was")
 
     with pytest.raises(ChangedBaseError):
-        judged([of(update(1.0)), paired(changed)], left_out=LeftOut(goes_on=True))
+        judged([of(update(1.0)), paired(changed)], left_out=NotJudged(goes_on=True))
 
 
 def test_the_bytes_of_a_base_matrix_are_hashed_once(monkeypatch: pytest.MonkeyPatch) -> None:

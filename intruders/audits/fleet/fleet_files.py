@@ -54,7 +54,7 @@ class Unit:
 
 
 @dataclass(frozen=True)
-class Block:
+class KeptBlock:
     """One file of a block; its rows are read when they are asked for."""
 
     block: str
@@ -102,7 +102,7 @@ class FleetFiles:
     folder: MirroredFolder
     key: str
 
-    def blocks(self) -> Iterator[Block]:
+    def blocks(self) -> Iterator[KeptBlock]:
         """Yield block after block; skip a broken file and one of another key, whose units are made again."""
         for name in self._names(BLOCKS):
             if not name.startswith(self.key[:12]):
@@ -115,7 +115,7 @@ class FleetFiles:
                 units = {digest: _unit_of(record) for digest, record in header["units"].items()}
             except _UNREADABLE:
                 continue
-            yield Block(header["block"], units, file)
+            yield KeptBlock(header["block"], units, file)
 
     def keep(self, block: str, units: Mapping[str, Unit], rows: Sequence[pa.Table]) -> None:
         """Keep the units of a block, all or none; ``rows`` are theirs, from :func:`rows_of`."""
@@ -125,7 +125,7 @@ class FleetFiles:
             "block": block,
             "units": {
                 digest: {
-                    "skipped": plain(unit.skipped),
+                    "skipped": [[skipped.name, skipped.reason, skipped.kind] for skipped in unit.skipped],
                     "refused": unit.refused,
                     "sketch": _text_of_sketch(unit.sketch),
                 }
@@ -224,7 +224,7 @@ def _hash(text: str) -> str:
 
 
 def _unit_of(record: Mapping[str, Any]) -> Unit:
-    skipped = [Skipped(one["name"], one["reason"], SkipKind(one["kind"])) for one in record["skipped"]]
+    skipped = [Skipped(name, reason, SkipKind(kind)) for name, reason, kind in record["skipped"]]
     return Unit(skipped, record["refused"], _sketch_of_text(record["sketch"]))
 
 

@@ -15,7 +15,7 @@ from ...checkpoints.stored.checkpoint import Checkpoint
 from ...system.progress import Progress, silent
 from ...system.threads import run_side_by_side
 from ..audit_settings import AuditSettings, Compute
-from ..batches import Batch, LeftOut, Sharers, read_batches
+from ..batches import Batch, NotJudged, Sharers, read_batches
 from ..judge import Judged, judge_batch
 from .fleet_files import FleetFiles, Unit, rows_of
 from .fleet_members import Member, matrices_by_block
@@ -48,7 +48,9 @@ class FleetWork:
         for block, matrices in matrices_by_block(self.base, self.members).items():
             kept_here = done_of.get(block, set())
             left: dict[str, Sharers] = {
-                name: [one for one in sharers if self.members[one[0]].digest not in kept_here]
+                name: [
+                    (number, pair) for number, pair in sharers if self.members[number].digest not in kept_here
+                ]
                 for name, sharers in matrices.items()
             }
             if left := {name: sharers for name, sharers in left.items() if sharers}:
@@ -70,26 +72,26 @@ class FleetWork:
                 yield batch
 
         for group in grouped_blocks(blocks):
-            left_out = LeftOut(self.settings.skip_non_finite, goes_on=True)
+            left_out = NotJudged(self.settings.skip_non_finite, goes_on=True)
             block_of = {name: block for block, matrices in group.items() for name in matrices}
-            found = {block: _BlockFound(self.members) for block in group}
+            judged_of = {block: _JudgedBlock(self.members) for block in group}
             matrices = chain.from_iterable(of_block.values() for of_block in group.values())
             works = counted(read_batches(matrices, self.compute.torch_device(), left_out))
             with run_side_by_side(works, judge, Batch.is_small, self.compute.workers) as judged:
                 for result in chain.from_iterable(judged):
-                    found[block_of[result.matrix.name]].add(result)
+                    judged_of[block_of[result.matrix.name]].add(result)
             read.update(block_of)
             for block in group:
                 models = {number for sharers in group[block].values() for number, _ in sharers}
                 units = {
                     self.members[number].digest: Unit(
-                        [one for one in left_out.skipped.get(number, ()) if block_of[one.name] == block],
+                        [skip for skip in left_out.skipped.get(number, ()) if block_of[skip.name] == block],
                         left_out.refused.get(number),
-                        found[block].sketch(number),
+                        judged_of[block].sketch(number),
                     )
                     for number in models
                 }
-                self.files.keep(block, units, found[block].tables())
+                self.files.keep(block, units, judged_of[block].tables())
         if blocks:
             progress(stage, in_all, in_all)
 
@@ -120,7 +122,7 @@ def grouped_blocks(blocks: Missing) -> Iterator[Missing]:
 
 
 @dataclass
-class _BlockFound:
+class _JudgedBlock:
     """The rows of a block, made for a hundred matrices at a time, and the sketches of its updates."""
 
     members: Sequence[Member]

@@ -22,7 +22,7 @@ from ...system.progress import Progress, silent
 from ...system.threads import run_side_by_side
 from ..audit_settings import ANYWHERE, AS_USUAL, AuditSettings, Compute
 from ..base_cache import MemoryCache
-from ..batches import Batch, LeftOut, of_one_model, read_batches
+from ..batches import Batch, NotJudged, of_one_model, read_batches
 from .batch_scales import SLACK, BatchScales, FollowedGroup, FollowedRoom, joined
 from .critical_scales_result import CriticalScales, MatrixScale
 
@@ -148,7 +148,7 @@ class _Search:
         """Do something with every batch of some of the pairs; those left out count as done."""
         in_all = len(self.pairing.pairs)
         results, done = [], in_all - len(pairs)
-        batches = read_batches(of_one_model(pairs), self.device, LeftOut(self.audit.skip_non_finite))
+        batches = read_batches(of_one_model(pairs), self.device, NotJudged(self.audit.skip_non_finite))
         with run_side_by_side(
             batches, lambda batch: (len(batch.matrices), do(batch)), Batch.is_small, self.compute.workers
         ) as judged:
