@@ -11,9 +11,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
 from intruders.errors import SettingError
-from intruders.training.config_checks import rows_of_text
 from intruders.training.finetune import finetune
-from intruders.training.finetune_config import FinetuneConfig
+from intruders.training.finetune_config import FinetuneConfig, rows_of_text
 from intruders.training.replay import ReplaySampler, read_replay
 from intruders.training.run_folder import RunFolder
 from tests.tiny import save_bert, short_task
