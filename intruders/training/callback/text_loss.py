@@ -28,7 +28,7 @@ from ...models.put_on_base import without_adapters
 from ...models.stored_dtype import dtype_name
 from ...models.tuned_model import open_language_model
 from ...system.callers_process import random_state_kept
-from .first_process import decided_by_first
+from .sharding import decided_by_first
 
 
 class TextLoss:

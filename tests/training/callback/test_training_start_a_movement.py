@@ -12,9 +12,9 @@ from peft import LoraConfig, get_peft_model
 from torch._dynamo.eval_frame import OptimizedModule
 from transformers import Trainer, TrainerCallback
 
-from intruders.training.callback.a_movement import StartOfA
 from intruders.training.callback.callback import IntruderCallback
 from intruders.training.callback.trace import read_trace
+from intruders.training.callback.training_start import StartOfA
 from intruders.training.finetune import finetune
 from intruders.training.finetune_config import FinetuneConfig
 from tests.checkpoints.models import tiny_llama

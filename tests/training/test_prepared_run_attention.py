@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from intruders.training.attention_of_short_rows import attend_by_products_if_short
+from intruders.training.prepared_run import attend_by_products_if_short
 from tests.tiny import save_llama
 
 
