@@ -24,10 +24,9 @@ from ...measures.measure_settings import (
     ScoreSettings,
 )
 from ...measures.outcome import Outcome
-from ...mitigation.elsewhere import not_audited
 from ...mitigation.remedies.doses import Doses
 from ...mitigation.remedies.remedy import Remedy
-from ...mitigation.tuned_matrices import TunedMatrices
+from ...mitigation.tuned_matrices import TunedMatrices, not_audited
 from ...models.loading_settings import AS_STORED, Loading
 from ...models.tuned_model import open_language_model, reading_as
 from ...settings.seeds import check_seeds

@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from ...mitigation.remedies.at_random import RANDOM, at_random
-from ...mitigation.remedies.controls import Complement, Neighbours
+from ...mitigation.remedies.controls import Complement, EqualNorm, EqualOutput, EqualSize, Neighbours
 from ...mitigation.remedies.intruders import ScaledIntruders
-from ...mitigation.remedies.matched import EqualNorm, EqualOutput, EqualSize
 from ...mitigation.remedies.remedy import Case, Remedy
 from ...mitigation.remedies.remedy_table import SHRINK_OUTPUT, TOP
 

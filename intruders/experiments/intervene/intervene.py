@@ -23,15 +23,14 @@ from ...measures.losses import DocumentLosses
 from ...measures.measure_settings import NO_LOSSES, NO_SCORES, LossSettings, ScoreSettings
 from ...measures.outcome import Outcome
 from ...measures.task_score import score_of_answers, scored_examples
-from ...mitigation.elsewhere import not_audited
 from ...mitigation.live_weights import LiveInterventions
-from ...mitigation.norm_left import norm_left
+from ...mitigation.mitigation_result import norm_left
+from ...mitigation.remedies.controls import EqualOutput
 from ...mitigation.remedies.every_remedy import remedy_named
 from ...mitigation.remedies.intruders import ScaledIntruders
-from ...mitigation.remedies.matched import EqualOutput
 from ...mitigation.remedies.remedy import Case, Remedy
 from ...mitigation.remedies.remedy_table import INTRUDERS, SHRINK_OUTPUT
-from ...mitigation.tuned_matrices import TunedMatrices
+from ...mitigation.tuned_matrices import TunedMatrices, not_audited
 from ...models.loading_settings import AS_STORED, Loading
 from ...models.tuned_model import open_language_model
 from ...settings.seeds import check_seeds
