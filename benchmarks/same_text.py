@@ -10,8 +10,8 @@ from pathlib import Path
 
 import intruders
 from benchmarks.usual_settings import said
-from intruders.experiments.heal.heal_settings import HealSettings
-from intruders.experiments.heal.healing import HEALED, TUNED, Healing
+from intruders.experiments.experiment_settings import HealSettings
+from intruders.experiments.healing import HEALED, TUNED, Healing
 from intruders.studies.tables.results import load_results
 from intruders_research.claims.shared.statistics import mean_interval
 

@@ -20,9 +20,7 @@ import typer
 from intruders.audits.audit_settings import AuditSettings, Compute
 from intruders.cli.command import as_command
 from intruders.cli.main import app
-from intruders.experiments.attribution.attribution_settings import AttributionSettings
-from intruders.experiments.heal.heal_settings import HealSettings
-from intruders.experiments.intervene.sweep_settings import SweepSettings
+from intruders.experiments.experiment_settings import AttributionSettings, HealSettings, SweepSettings
 from intruders.measures.measure_settings import HarnessSettings, LossSettings, ScoreSettings
 from intruders.settings import Setting, settings_of
 from intruders.studies.describe.measures import ComparisonMeasure, KLMeasure, Measure

@@ -9,10 +9,10 @@ import torch
 
 from ..audits.audit import AuditedWhole
 from ..audits.audit_settings import AuditSettings
-from ..audits.batches import Batch, read_batches
+from ..audits.batches import Batch, LeftOut, of_one_model, read_batches
 from ..audits.result.audit_result import Audit
 from ..audits.result.records import AuditedMatrix
-from ..checkpoints.pairing.pairing import PairedMatrix, Skipped
+from ..checkpoints.pairing.pairing import PairedMatrix
 from ..checkpoints.stored.checkpoint import Checkpoint
 from ..checkpoints.stored.names import tensor_of
 from ..checkpoints.writing.merged import Elsewhere
@@ -114,14 +114,14 @@ def read_cases(
     names = [name for name, matrix in audited.items() if matrix.intruders > 0]
     count = min(_COMPARED, len(names))
     compared = {names[index * len(names) // count] for index in range(count)}  # evenly over them
-    left_out: list[Skipped] = []
-    for batch in read_batches(chosen, device, False, left_out):
+    left_out = LeftOut()
+    for batch in read_batches(of_one_model(chosen), device, left_out):
         matrices = [audited[pair.name] for pair in batch.matrices]
         is_compared = any(matrix.name in compared for matrix in matrices)
         wanted = (ScaledIntruders(0), *remedies) if is_compared else remedies
         yield from _cases(batch, matrices, audit, wanted, positions)
-    if left_out:
-        raise _other_weights(audit, left_out[0].name, "is the same in base and tuned")
+    for skipped in left_out.skipped.get(0, ()):
+        raise _other_weights(audit, skipped.name, "is the same in base and tuned")
 
 
 def _cases(

@@ -101,7 +101,7 @@ def make_models(folder: Path, chain: str) -> None:
     """Write the models and data that the commands of a chain name, and no more: making them takes seconds."""
     from intruders.models.loading import load_model
     from tests.checkpoints.models import saved
-    from tests.experiments.heal.healed_models import TARGETS, adapter_of
+    from tests.experiments.healed_models import TARGETS, adapter_of
     from tests.mitigation.hot import hot_llama
     from tests.studies.tiny_study import BRIEF
     from tests.tiny import save_bert, save_llama, short_task, short_texts

@@ -11,14 +11,14 @@ import pytest
 from intruders.data.corpora import load_corpora
 from intruders.data.load_task import load_task
 from intruders.errors import SettingError
-from intruders.experiments.bench.data_shares import split_data
+from intruders.experiments.data_shares import split_data
 from intruders.measures.evaluate import evaluate
 from intruders.measures.measure_settings import LossSettings
 from intruders.studies.describe.plan import plan
 from intruders.studies.describe.runs import expand
 from intruders.studies.run_study import run_study
 from intruders.studies.tables.results import load_results
-from tests.experiments.compare.stopped_bench import counted_measurements
+from tests.experiments.stopped_bench import counted_measurements
 from tests.json_lines import write_rows
 from tests.studies.test_run_study import files
 from tests.studies.tiny_study import parsed, tiny_study

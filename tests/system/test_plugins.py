@@ -165,7 +165,7 @@ def test_a_remedy_is_compared_as_those_here(example: None, tmp_path: Path) -> No
     """It keeps half of every update, as interpolate at 0.5 does, so that both must measure the same."""
     import intruders
     from intruders.errors import SettingError
-    from tests.experiments.heal.healed_models import llama_and_adapter
+    from tests.experiments.healed_models import llama_and_adapter
     from tests.tiny import short_texts
 
     models = llama_and_adapter(tmp_path)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ...checkpoints.adapters.adapter import Adapter
 from ...checkpoints.adapters.adapter_config import fields_of_base
-from ...checkpoints.adapters.model_order import shapes_of_class
+from ...checkpoints.adapters.binding import shapes_of_class
 from ...checkpoints.adapters.peft_adapter import ADAPTER_CONFIG
 from ...checkpoints.opening.model_sum import parts_of
 from ...checkpoints.opening.open import Opened
@@ -29,13 +29,11 @@ from ...checkpoints.pairing.pair_sides import pair_sides
 from ...checkpoints.pairing.pairing import PairedMatrix
 from ...checkpoints.pairing.side import Side, sides_of
 from ...checkpoints.stored.checkpoint import Checkpoint
-from ...checkpoints.stored.matching import match_names
-from ...checkpoints.stored.names import looks_up_tokens, may_be_same, tensor_of
+from ...checkpoints.stored.names import looks_up_tokens, match_names, may_be_same, tensor_of
 from ...checkpoints.stored.selection import Selection
-from ...checkpoints.writing.finite import require_finite
 from ...checkpoints.writing.lora_adapter import Rank
 from ...checkpoints.writing.merged import Elsewhere
-from ...checkpoints.writing.shards import planned, write_safetensors
+from ...checkpoints.writing.shards import planned, require_finite, write_safetensors
 from ...engine.components import leading_components
 from ...errors import CheckpointError, SettingError, some_of
 from ...linalg.low_rank import LowRank

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ...audits.audit_settings import AuditSettings
 from ...checkpoints.adapters.adapter import Adapter
-from ...checkpoints.adapters.formulas import widened
+from ...checkpoints.adapters.by_formula import widened
 from ...checkpoints.adapters.peft_adapter import start_that_changed
 from ...checkpoints.formats.memory import (
     describe_module,

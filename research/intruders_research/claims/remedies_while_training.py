@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from intruders.experiments.bench.interpolation_curve import loss_at_task_loss
+from intruders.experiments.yardstick import loss_at_task_loss
 from intruders.measures.intervals import LEVEL, mean_interval
 from intruders.studies.tables.results import Results
 from intruders.studies.tables.run_labels import settings_in, text_of

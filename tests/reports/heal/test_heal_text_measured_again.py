@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import intruders
-from intruders.experiments.heal.heal_settings import HealSettings
+from intruders.experiments.experiment_settings import HealSettings
 from intruders.reports.heal.heal_text import check_command
 from intruders.training.finetune import finetune
 from tests.commands import in_this_process

@@ -9,7 +9,7 @@ import pytest
 
 from intruders.audits.audit_settings import AuditSettings
 from intruders.errors import SettingError
-from intruders.experiments.intervene.sweep_settings import SweepSettings
+from intruders.experiments.experiment_settings import SweepSettings
 from intruders.studies.describe.study import Resources, read_study, study_from_text
 from tests.studies.tiny_study import parsed, tiny_study
 
