@@ -15,8 +15,7 @@ from ...linalg.svd import significant
 from ...settings import setting
 from ...system.digests import json_digest
 from .changes import Change
-from .position import Position
-from .remedy import Case, PublishedRemedy, WantedTriplets
+from .remedy import Case, Position, PublishedRemedy, WantedTriplets
 
 
 @dataclass(frozen=True)

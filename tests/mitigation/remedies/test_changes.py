@@ -15,10 +15,10 @@ from intruders.checkpoints.pairing.pair_sides import pair_sides
 from intruders.linalg.low_rank import LowRank
 from intruders.linalg.operators import Dense
 from intruders.linalg.pair import Pair
-from intruders.mitigation.cases import read_cases
 from intruders.mitigation.remedies.changes import Change
+from intruders.mitigation.remedies.controls import EqualNorm
 from intruders.mitigation.remedies.intruders import ScaledIntruders
-from intruders.mitigation.remedies.matched import EqualNorm
+from intruders.mitigation.tuned_matrices import read_cases
 from tests.checkpoints.models import saved, tiny_llama
 from tests.matrices import random
 from tests.mitigation.hot import hot_llama

@@ -21,7 +21,7 @@ from intruders.errors import CheckpointError
 from intruders.mitigation.mitigate import mitigate
 from intruders.mitigation.remedies.changes import Change
 from intruders.mitigation.remedies.interpolate import Interpolate
-from intruders.mitigation.targets.adapter_folder import LoraContent
+from intruders.mitigation.targets.changed_adapter import LoraContent
 from intruders.mitigation.targets.target import ChangedMatrix
 from intruders.mitigation.write_at_scale import write_at_scale
 from tests.checkpoints.models import (

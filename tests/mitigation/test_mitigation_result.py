@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from intruders.mitigation.norm_left import norm_left
+from intruders.mitigation.mitigation_result import norm_left
 
 
 def test_the_norm_is_that_of_all_matrices_together() -> None:

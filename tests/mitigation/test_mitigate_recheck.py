@@ -8,10 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from intruders.audits.audit import audit
+from intruders.audits.audit import audit, audit_pairing
 from intruders.audits.audit_settings import Compute
 from intruders.errors import SettingError
-from intruders.mitigation import recheck
 from intruders.mitigation.mitigate import mitigate
 from tests.checkpoints.models import saved, tiny_llama
 from tests.mitigation.hot import hot_llama, wide_spectrum
@@ -34,13 +33,13 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
 def audited(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """Names of the matrices of each audit after a mitigation."""
     found: list[list[str]] = []
-    real = recheck.audit_pairing
+    real = audit_pairing
 
     def recorded(pairing: Any, *settings: Any) -> Any:
         found.append([pair.name for pair in pairing.pairs])
         return real(pairing, *settings)
 
-    monkeypatch.setattr(recheck, "audit_pairing", recorded)
+    monkeypatch.setattr("intruders.mitigation.mitigate.audit_pairing", recorded)
     return found
 
 

@@ -12,8 +12,8 @@ from intruders import audit
 from intruders.checkpoints.pairing.open_sides import open_sides
 from intruders.checkpoints.pairing.pair_sides import pair_sides
 from intruders.errors import PairingError
-from intruders.mitigation.cases import read_cases
 from intruders.mitigation.remedies.interpolate import Interpolate
+from intruders.mitigation.tuned_matrices import read_cases
 
 SIDE, LAYERS = 24, 12
 NAMES = [f"layers.{layer}.up.weight" for layer in range(LAYERS)]
@@ -62,15 +62,15 @@ def test_few_intruders_are_computed_where_the_remedy_reads_none(
     audited: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from intruders.audits import batches
-    from intruders.mitigation import cases
+    from intruders.mitigation import tuned_matrices
 
     monkeypatch.setattr(batches, "BATCH_BYTES", 0)  # a batch for every matrix
-    find, computed = cases.find_components, []
+    find, computed = tuned_matrices.find_components, []
 
     def counted(pair: Any, *arguments: Any) -> Any:
         computed.append(len(pair.base))
         return find(pair, *arguments)
 
-    monkeypatch.setattr(cases, "find_components", counted)
+    monkeypatch.setattr(tuned_matrices, "find_components", counted)
     assert len(cases_of(weights(0), weights(0, 2.0), audited)) == LAYERS
     assert sum(computed) == 8
