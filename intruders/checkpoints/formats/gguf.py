@@ -113,9 +113,9 @@ def gguf_file(path: Path) -> GgufModel:
       CheckpointError: not a whole GGUF file, an adapter, or an architecture that transformers does not load from GGUF.
       MissingDependencyError: gguf or transformers is not installed.
     """
-    for name in ("gguf", "transformers"):
-        if importlib.util.find_spec(name) is None:
-            raise missing_extra(f"the GGUF file '{path}'", name, "gguf")
+    for package in ("gguf", "transformers"):
+        if importlib.util.find_spec(package) is None:
+            raise missing_extra(f"the GGUF file '{path}'", package, "gguf")
     layout = read_whole_layout(path)
     if layout.is_adapter:
         raise CheckpointError(
