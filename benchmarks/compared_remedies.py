@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from intruders.experiments.bench.point import Point
-from intruders.experiments.compare.compared import ComparedRemedy, RemedyComparison
+from intruders.experiments.point import Point
+from intruders.experiments.remedy_comparison import ComparedRemedy, RemedyComparison
 from intruders.measures.intervals import Interval
 
 from .seeds import (

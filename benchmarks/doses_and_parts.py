@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
 
-from intruders.experiments.attribution.attribution import Attribution
-from intruders.experiments.heal.healing import Healing
+from intruders.experiments.attribution import Attribution
+from intruders.experiments.healing import Healing
 
 _RESAMPLES = 2000
 

@@ -1,4 +1,4 @@
-"""Prints the effects that examples/equal-skill.yaml names in advance, from the folder of the study.
+"""Prints the effects that research/examples/equal-skill.yaml names in advance, from the folder of the study.
 
     python -m benchmarks.equal_skill runs/equal-skill
 
@@ -16,7 +16,7 @@ import pandas as pd
 
 from benchmarks.study_documents import loss_of_completions, mean_loss, runs_with_losses
 from benchmarks.usual_settings import said
-from intruders.studies.claims.shared.statistics import mean_interval
+from intruders_research.claims.shared.statistics import mean_interval
 
 SKILL = {"word-problems": 0.02, "sst2-prompts": 0.40}  # task loss in nats per token of the answer
 CHOOSING = (10, 11)

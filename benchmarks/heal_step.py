@@ -40,31 +40,20 @@ def measure(kind: str, tokens: int, dtype: str) -> dict[str, float]:
     """The median time of a step, and the peak of the process."""
     from intruders.data.corpora import load_corpora
     from intruders.data.load_task import load_task
-    from intruders.experiments.doses.encoded import encoded_examples, encoded_texts
-    from intruders.experiments.heal.heal_settings import HealSettings
-    from intruders.experiments.heal.objective import Objective
+    from intruders.experiments.experiment_settings import HealSettings
+    from intruders.experiments.objective import Objective
+    from intruders.experiments.open_dosed import encoded_examples, encoded_texts
 
     settings = HealSettings(max_documents=8, max_tokens=tokens)
     (corpus,) = load_corpora("pydoc", max_documents=8)
     task = load_task("word-problems")
     if kind == HEAL:
-        from intruders.experiments.bench.given_sides import GivenSides
-        from intruders.experiments.heal.open_bench import open_bench
+        from intruders.experiments.heal_bench import open_to_heal
+        from intruders.experiments.question import Question
         from intruders.models.loading_settings import Loading
-        from intruders.system.progress import silent
 
-        sides = GivenSides.of("smollm2-135m", "smollm2-135m-lora").open()
-        in_bench = open_bench(
-            sides,
-            {"pydoc": [corpus]},
-            {task.name: task},
-            settings=settings,
-            seed=0,
-            loading=Loading(dtype=dtype),
-            progress=silent,
-        )
-        with in_bench as opened_bench:
-            bench = opened_bench.bench
+        question = Question.about("smollm2-135m", "smollm2-135m-lora", loading=Loading(dtype=dtype))
+        with open_to_heal(question, {"pydoc": [corpus]}, {task.name: task}, settings) as bench:
             bench.doses.values = torch.ones_like(bench.doses.values, requires_grad=True)
             opened = bench.language
             texts = encoded_texts(opened, corpus, tokens)

@@ -16,7 +16,7 @@ from statistics import mean
 
 import pandas as pd
 
-from intruders.experiments.heal.healing import (
+from intruders.experiments.healing import (
     BASE,
     HEALED,
     INTERPOLATION,
@@ -25,8 +25,8 @@ from intruders.experiments.heal.healing import (
     SHUFFLED,
     TUNED,
     Healing,
-    TaskMeasure,
 )
+from intruders.experiments.point import TaskMeasure
 from intruders.measures.intervals import Interval
 
 from .seeds import by_setting, interval_columns, labelled, mean_of_all, over_seeds, print_head, print_row

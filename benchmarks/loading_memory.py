@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 
-from intruders.system.allocator import keep_freed_memory, use_large_pages
+from intruders.system.this_process import keep_freed_memory, use_large_pages
 
 from .memory import resident_peak
 
@@ -132,7 +132,7 @@ def characters() -> Any:
 def run(command: str, folder: Path) -> None:
     """Make one small measurement, as the command does."""
     import intruders
-    from intruders.experiments.heal.scale_choice import choose_scale
+    from intruders.experiments.choose_scale import choose_scale
 
     keep_freed_memory()
     base, adapter, text = (str(folder / name) for name in ("base", "adapter", "texts"))

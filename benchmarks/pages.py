@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from intruders.reports.page.html_page import write_html
-from intruders.reports.study.study_page import render_study
-from intruders.studies.claims.every_claim import analyse_all
+from intruders_research.claims.every_claim import analyse_all
+from intruders_research.pages.study_page import render_study
 from tests.made_up import made_up_audit
 from tests.reports.browsing import chromium, opened
 from tests.reports.made_up_study import made_up_study

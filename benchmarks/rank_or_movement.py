@@ -1,4 +1,4 @@
-"""Prints the effects that examples/rank-or-movement-topics.yaml names in advance, from its published tables.
+"""Prints the effects that research/examples/rank-or-movement-topics.yaml names in advance, from its published tables.
 
     python -m benchmarks.rank_or_movement [docs/results/data/rank-or-movement-topics]
 
@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from intruders.measures.intervals import Interval
-from intruders.studies.claims.shared.statistics import mean_interval, slope
+from intruders.measures.intervals import Interval, mean_interval
+from intruders_research.claims.shared.statistics import slope
 
 DATA = Path(__file__).parents[1] / "docs" / "results" / "data" / "rank-or-movement-topics"
 # Rank 1 with alpha = 2r is in both.

@@ -1,4 +1,4 @@
-"""Prints the effects that examples/usual-settings.yaml names in advance, from the folder of the study.
+"""Prints the effects that research/examples/usual-settings.yaml names in advance, from the folder of the study.
 
 python -m benchmarks.usual_settings runs/usual-settings
 """
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from benchmarks.study_documents import loss_of_completions, mean_loss, right_answers, runs_with_losses
 from intruders.measures.intervals import Interval
-from intruders.studies.claims.shared.statistics import mean_interval
+from intruders_research.claims.shared.statistics import mean_interval
 
 PIQA, INSTRUCTIONS = "data/piqa", "data/instructions"
 

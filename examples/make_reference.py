@@ -10,25 +10,29 @@ from __future__ import annotations
 
 import re
 import sys
+import tomllib
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
 import typer
 
 from intruders.audits.audit_settings import AuditSettings, Compute
+from intruders.cli.command import as_command
 from intruders.cli.main import app
-from intruders.experiments.attribution.attribution_settings import AttributionSettings
-from intruders.experiments.heal.heal_settings import HealSettings
-from intruders.experiments.intervene.sweep_settings import SweepSettings
+from intruders.experiments.experiment_settings import AttributionSettings, HealSettings, SweepSettings
 from intruders.measures.measure_settings import HarnessSettings, LossSettings, ScoreSettings
 from intruders.settings import Setting, settings_of
 from intruders.studies.describe.measures import ComparisonMeasure, KLMeasure, Measure
-from intruders.studies.describe.study import OfEveryKind, OfRandomTerms, OfSequence, Power, Resources, Study
+from intruders.studies.describe.study import OfEveryKind, OfRandomTerms, OfSequence, Resources, Study
 from intruders.training.finetune_config import FinetuneConfig
+from intruders_research.read_study import Power
 
-DOCS = Path(__file__).parents[1] / "docs"
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
 FOLDER = "reference/cli"
 SETTINGS = "reference/settings.md"
+RESEARCH = "reference/cli/research.md"
 # What each class of settings is for, in the order of the page.
 CLASSES = {
     FinetuneConfig: "A run: `intruders finetune`, the methods of a study, `intruders.FinetuneConfig`",
@@ -56,7 +60,43 @@ def pages() -> dict[str, str]:
     """Return the Markdown of each generated page by its path under docs."""
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     found = {f"{FOLDER}/{name}.md": command_page(name, command) for name, command in commands.items()}
-    return {f"{FOLDER}/index.md": index_page(commands), SETTINGS: settings_page()} | found
+    made = {f"{FOLDER}/index.md": index_page(commands), SETTINGS: settings_page()}
+    return made | {RESEARCH: research_page(commands)} | found
+
+
+def research_commands() -> dict[str, Any]:
+    """Return the commands of ``intruders-research``, some of which replace one of ours, by name."""
+    project = tomllib.loads((ROOT / "research" / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    homes = project["entry-points"][group := "intruders.commands"]
+    return {name: as_command(name, EntryPoint(name, home, group).load()) for name, home in homes.items()}
+
+
+def research_page(commands: dict[str, Any]) -> str:
+    """Return the page of what ``intruders-research`` adds: whole commands, and options of ours."""
+    parts = [
+        "# Commands of research",
+        "",
+        "What does the package `intruders-research` add to the commands?",
+        "",
+    ]
+    parts += ["```bash", "pip install ./research", "intruders verdicts runs/quickstart", "```", ""]
+    parts += [
+        "It answers claims of papers from the tables of studies. `python examples/make_reference.py` makes this"
+    ]
+    parts += ["page from the code.", ""]
+    for name, command in research_commands().items():
+        ours = commands.get(name)
+        with command.make_context(name, [], resilient_parsing=True) as context:
+            rows = [row for found in groups(command, context).values() for row in found]
+            usage = " ".join(["intruders", name, *command.collect_usage_pieces(context)])
+        if ours is not None:
+            with ours.make_context(name, [], resilient_parsing=True) as context:
+                shared = {row for found in groups(ours, context).values() for row in found}
+            rows = [row for row in rows if row not in shared]
+        about = command.short_help if ours is None else f"Beside the options of [{name}]({name}.md):"
+        parts += [f"## {name}", "", about, "", "```text", usage, "```", ""]
+        parts += ["| name | meaning |", "|---|---|", *rows, ""]
+    return "\n".join([*parts, "**Next:** [all commands](index.md) · [analyses](../analyses.md)", ""])
 
 
 def index_page(commands: dict[str, Any]) -> str:

@@ -1,7 +1,7 @@
 #!/bin/bash
 # A study on SLURM: one Ray over the nodes of a job, and the study on it. Change the lines with #SBATCH, then
 #
-#     sbatch examples/slurm-ray.sh examples/paper-roberta.yaml /shared/runs/roberta
+#     sbatch examples/slurm-ray.sh research/examples/paper-roberta.yaml /shared/runs/roberta
 #
 # The second path must be seen by all nodes; or give a URL such as s3://bucket/roberta. A job that runs into its time
 # limit goes on when it is given again.

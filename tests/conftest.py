@@ -20,7 +20,7 @@ import jinja2
 import pytest
 from hypothesis import HealthCheck, settings
 
-from intruders.system.allocator import keep_freed_memory
+from intruders.system.this_process import keep_freed_memory
 from intruders.system.versions import available_cores
 
 # The same examples in every run, so that a failure is the commit's and not the day's. Other examples:
@@ -54,13 +54,40 @@ def pytest_xdist_auto_num_workers() -> int:
     return available_cores() + 1
 
 
+# Of warnings that pyproject.toml does not name. The process that collects the results gets those of all others.
+_UNEXPECTED: list[str] = []
+
+
+def pytest_warning_recorded(warning_message: Any, nodeid: str) -> None:
+    _UNEXPECTED.append(f"{nodeid}: {warning_message.category.__name__}: {warning_message.message}")
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail a suite that warned of something that nobody expects."""
+    if (
+        _UNEXPECTED
+        and session.exitstatus == pytest.ExitCode.OK
+        and not hasattr(session.config, "workerinput")
+    ):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    if _UNEXPECTED:
+        terminalreporter.section(
+            "warnings that nobody expects: assert them, or name them in pyproject.toml", red=True
+        )
+        terminalreporter.write("\n".join(_UNEXPECTED) + "\n")
+
+
 # Rooms whose tests take longest: they come first, so that no process has the last of them to itself.
 _LONGEST = ("training", "studies", "experiments", "mitigation", "faults", "reports", "audits", "engine")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     def place(item: pytest.Item) -> int:
-        room = item.path.relative_to(Path(__file__).parent).parts[0]
+        here = Path(__file__).parent
+        room = item.path.relative_to(here).parts[0] if item.path.is_relative_to(here) else "research"
         return _LONGEST.index(room) if room in _LONGEST else len(_LONGEST)
 
     items.sort(key=place)

@@ -8,7 +8,7 @@ from pathlib import Path
 import huggingface_hub.constants
 import pytest
 
-from tests.experiments.heal.healed_models import tuned_in_full
+from tests.experiments.healed_models import tuned_in_full
 from tests.tiny import save_llama
 
 

@@ -99,7 +99,16 @@ def test_the_source_archive_holds_what_a_packager_needs(archives: Archives) -> N
     }
     # A folder that somebody keeps beside the code (runs, checkpoints, notes) must never be published.
     folders = {name.partition("/")[0] for name in held if "/" in name}
-    assert folders == {"action", "benchmarks", "docs", "examples", "intruders", "release", "tests"}
+    assert folders == {
+        "action",
+        "benchmarks",
+        "docs",
+        "examples",
+        "intruders",
+        "release",
+        "research",
+        "tests",
+    }
 
 
 def test_the_source_archive_builds_the_same_wheel(archives: Archives) -> None:

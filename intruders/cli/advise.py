@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -26,18 +25,10 @@ def advise(
         str,
         typer.Argument(
             metavar="SOURCE",
-            help="A saved audit or a folder with one, the folder of a study, an adapter, a run of intruders "
-            f"finetune, or a base model: {options.MODEL_IS}.",
+            help="A saved audit or a folder with one, an adapter, a run of intruders finetune, or a base model: "
+            f"{options.MODEL_IS}.",
         ),
     ],
-    study: Annotated[
-        list[Path] | None,
-        typer.Option(
-            metavar="FOLDER",
-            help="Folder of a study whose verdicts on the same base to print with the advice; repeatable. "
-            "[default: none]",
-        ),
-    ] = None,
     *,
     settings: AuditSettings,
     json: options.JsonOrStdout = None,
@@ -52,7 +43,7 @@ def advise(
 
     check_json(json)
     with progress_bar() as progress:
-        advice = run(source, k=settings.k, epsilon=settings.epsilon, studies=study or (), progress=progress)
+        advice = run(source, k=settings.k, epsilon=settings.epsilon, progress=progress)
     if put_json(advice.to_document(), json):
         return
     say(advice_lines(advice))

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from ..audits.audit_settings import FINDING_INTRUDERS, AuditSettings, Compute
 from ..data.columns import Columns
-from ..experiments.attribution.attribution_settings import AttributionSettings
+from ..experiments.experiment_settings import AttributionSettings
 from ..measures.measure_settings import LossSettings, ScoreSettings
 from ..models.loading_settings import Loading
 from . import options, setting_options
@@ -76,7 +76,7 @@ def attribute(
     """
     from rich.console import Console
 
-    from ..experiments.attribution.attribute import attribute as run
+    from ..experiments.attribute import attribute as run
     from ..reports.attribution.attribution_page import write_attribution_report
     from ..reports.attribution.attribution_text import print_attribution
     from ..system.files import check_writable, write_atomically

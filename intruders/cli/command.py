@@ -6,13 +6,17 @@ import os
 import re
 import shlex
 from collections.abc import Callable
+from inspect import signature
 from pathlib import Path
 from typing import Any, TypeVar
 
+from typer import Typer
 from typer.core import TyperCommand, TyperGroup
+from typer.main import get_command
 
 from ..charts.text import shell_lines
 from ..errors import SettingError
+from ..system.plugins import plugin_command
 
 Function = TypeVar("Function", bound=Callable[..., None])
 
@@ -137,8 +141,19 @@ class Command(TyperCommand):
                     formatter.write(f"{'':{formatter.current_indent}}{line}".rstrip() + "\n")
 
 
+# Commands that a plugin may have with further options; any other name of ours is ours.
+REPLACEABLE = {"advise", "report", "study"}
+
+
 class Commands(TyperGroup):
-    """The application, whose help shows its commands in groups."""
+    """The application, whose help shows its commands in groups. A command of a plugin is found by its name."""
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        own = super().get_command(ctx, cmd_name)
+        if own is not None and cmd_name not in REPLACEABLE:
+            return own
+        function = plugin_command(cmd_name)
+        return own if function is None else as_command(cmd_name, function)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         groups: dict[str, list[tuple[str, str]]] = {}
@@ -151,6 +166,14 @@ class Commands(TyperGroup):
         for title, members in groups.items():
             with formatter.section(title):
                 formatter.write_dl([(name.ljust(widest), text) for name, text in members])
+
+
+def as_command(name: str, function: Function) -> Any:
+    """Return the command of a function that is not among ours."""
+    app = Typer(rich_markup_mode=None, add_completion=False)
+    kind = CommandOnRay if "ray" in signature(function).parameters else Command
+    app.command(name, cls=kind, short_help=summary_of(function), epilog=_EXAMPLES.get(function, ""))(function)
+    return get_command(app)
 
 
 class CommandOnRay(Command):

@@ -9,7 +9,7 @@ import typer
 
 from ..audits.audit_settings import FINDING_INTRUDERS, AuditSettings, Compute
 from ..data.columns import Columns
-from ..experiments.heal.heal_settings import HealSettings
+from ..experiments.experiment_settings import HealSettings
 from ..measures.measure_settings import LossSettings, ScoreSettings
 from ..models.loading_settings import Loading
 from . import options, setting_options
@@ -101,7 +101,7 @@ def heal(
     """
     from rich.console import Console
 
-    from ..experiments.heal.heal import heal as run
+    from ..experiments.heal import heal as run
     from ..reports.heal.heal_page import write_heal_report
     from ..reports.heal.heal_text import print_healing
     from .progress import progress_bar

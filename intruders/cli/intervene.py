@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from ..audits.audit_settings import FINDING_INTRUDERS, AuditSettings, Compute
-from ..experiments.intervene.sweep_settings import AS_IN_THE_PAPER, IN_QUARTERS, SweepSettings
+from ..experiments.experiment_settings import AS_IN_THE_PAPER, IN_QUARTERS, SweepSettings
 from ..measures.measure_settings import LossSettings, ScoreSettings
 from ..models.loading_settings import Loading
 from . import options, setting_options
@@ -63,7 +63,7 @@ def intervene(
 
     Changes weights in memory only and writes no model.
     """
-    from ..experiments.intervene.intervene import intervene as run
+    from ..experiments.intervene import intervene as run
     from ..reports.intervene.sweep_text import sweep_lines
     from .progress import progress_bar
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ..audits.audit_settings import FINDING_INTRUDERS, AuditSettings, Compute
-from ..experiments.compare.comparison_settings import ComparisonSettings
+from ..experiments.experiment_settings import ComparisonSettings
 from ..measures.measure_settings import HarnessSettings, LossSettings, ScoreSettings
 from ..models.loading_settings import Loading
 from . import options, setting_options
@@ -92,7 +92,7 @@ def remedies(
     """
     from rich.console import Console
 
-    from ..experiments.compare.compare_remedies import compare_remedies
+    from ..experiments.compare_remedies import compare_remedies
     from ..reports.remedies.remedies_page import write_remedies_report
     from ..reports.remedies.remedies_text import print_comparison
     from .progress import progress_bar

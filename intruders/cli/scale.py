@@ -11,7 +11,7 @@ from ..audits.audit_settings import OF_WHOLE_WEIGHTS, AuditSettings, Compute
 from ..checkpoints.stored.selection import Selection
 from ..data.columns import Columns
 from ..errors import SettingError
-from ..experiments.heal.heal_settings import HealSettings
+from ..experiments.experiment_settings import HealSettings
 from ..measures.measure_settings import LossSettings, ScoreSettings
 from ..models.loading_settings import Loading
 from ..settings import settings_of
@@ -96,7 +96,7 @@ def scale(
     instead, and --out writes the one that keeps the task and forgets least.
     """
     from ..audits.scales.critical_scales import critical_scales
-    from ..experiments.heal.scale_choice import choose_scale
+    from ..experiments.choose_scale import choose_scale
     from ..mitigation.write_at_scale import write_at_scale
     from ..reports.audit.scales_text import scale_lines
     from ..reports.heal.scale_choice_text import scale_choice_lines

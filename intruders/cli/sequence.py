@@ -83,9 +83,9 @@ def sequence(
     given["task"] = tasks  # each stage replaces it with its own
     settings = FinetuneConfig.from_file(config, **given) if config else FinetuneConfig.from_mapping(given)
 
-    from ..experiments.sequence.train_in_sequence import has_finished, train_in_sequence
     from ..reports.sequence.sequence_text import sequence_lines
     from ..training.show_progress import ShowProgress
+    from ..training.train_in_sequence import has_finished, train_in_sequence
 
     was_finished = has_finished(settings, named, retrain_heads)
     with resumable("finished stages are kept"):

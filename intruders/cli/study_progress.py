@@ -4,31 +4,32 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..charts.text import duration, plural
 from .output import say
 
 if TYPE_CHECKING:
-    from ..studies.claims.shared.claim import Finding
     from ..studies.describe.runs import Run
     from ..studies.describe.study import Study
     from ..studies.run_study import StudyOutcome, StudyProgress
 
 
-def print_plan(study: Study, out: str | None, must_exist: bool = False) -> None:
-    """Print the runs as a table, the amount of work and time, and what was written in advance of its claims.
+def print_plan(
+    study: Study,
+    out: str | None,
+    must_exist: bool = False,
+    expected: Callable[[Sequence[Run]], Iterable[str]] = lambda runs: (),
+) -> None:
+    """Print the runs as a table and the amount of work, with the lines that are ``expected`` of the runs.
 
     Raises SettingError where the study could not run in ``out``, or could not resume there if it ``must_exist``.
     """
     from ..studies.describe.inputs import require_contents, require_inputs, taken_from_the_hub
     from ..studies.describe.plan import plan
     from ..studies.describe.runs import expand
-    from ..studies.planning.costs import cost_lines
-    from ..studies.planning.earlier_times import time_lines
     from ..studies.work.study_folder import StudyFolder
     from ..system.files import user_path
     from ..system.remote_folder import is_url
@@ -39,19 +40,17 @@ def print_plan(study: Study, out: str | None, must_exist: bool = False) -> None:
     if out is not None and not is_url(out):
         StudyFolder(user_path(out)).require_is_for(study, must_exist=must_exist)
     work = plan(runs)
-    widths = [max(map(len, column)) for column in zip(work.columns, *work.rows, strict=True)]
-    table = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in (work.columns, *work.rows))
-    say(table, whole=True)
-    say(["", *work.amounts, *cost_lines(runs), *time_lines(runs, study.times_from, out)])
+    _print_table(work.columns, work.rows)
+    say(["", *work.amounts, *expected(runs)])
     say(
         f"base: {base!r} names no local folder and is taken from the Hub" for base in taken_from_the_hub(runs)
     )
-    if study.power or study.support:
-        from ..studies.planning.power import power_lines  # the statistics take a second to load
 
-        say(power_lines(study))
-    say(f"support: {claim}: {support}" for claim, support in study.support.items())
-    say(f"primary: {claim}: {effect}" for claim, effect in study.primary.items())
+
+def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table without a frame, whose rows are never broken."""
+    widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
+    say(("  ".join(map(str.ljust, row, widths)).rstrip() for row in (columns, *rows)), whole=True)
 
 
 @contextmanager
@@ -106,40 +105,27 @@ def print_outcome(outcome: StudyOutcome) -> None:
     say([f"{outcome.finished} of {outcome.runs} runs finished, {len(outcome.failed)} failed"])
     if outcome.taken_over:
         say([f"  {len(outcome.taken_over)} of them taken over from published tables"])
-    _print_refused(outcome.refused)
+    print_refused(outcome.refused)
     say(f"  {run_id}: {error}" for run_id, error in outcome.failed.items())
     if outcome.others:
         others = plural(len(outcome.others), "run")
         say([f"  {others} of an earlier version of the file kept, not in the tables"])
 
 
-def print_take_over(study: Study, published: Path) -> None:
-    """Print which published runs the study could take over, and why not the others."""
-    from ..studies.describe.runs import expand
-    from ..studies.published.take_over import plan_take_over
-
-    matches = plan_take_over(published, expand(study), study.name)
-    say([f"{plural(len(matches.runs), 'published run')} would be taken over from '{published}'"])
-    _print_refused(matches.refused)
-
-
-def _print_refused(refused: dict[str, str]) -> None:
+def print_refused(refused: dict[str, str]) -> None:
+    """Print why runs of another study were not taken over."""
     say(f"  not taken over: {run_id}: {reason}" for run_id, reason in refused.items())
 
 
-def print_beside_paper(folder: Path) -> None:
-    """Print the paper's own figures beside those of the study, table by table."""
-    from ..reports.study.beside_paper_text import beside_paper_lines
-    from ..studies.published.beside_paper import beside_paper
+def print_settings(outcome: StudyOutcome) -> None:
+    """Print the settings side by side, and where the results and verdicts are."""
+    from ..reports.study.study_page import WITHOUT_VERDICTS
+    from ..studies.compare_settings import compare_settings, settings_frame
     from ..studies.tables.results import load_results
 
-    for table in beside_paper(load_results(folder)):
-        say(["", *beside_paper_lines(table)], whole=True)
-
-
-def print_findings(findings: Sequence[Finding], outcome: StudyOutcome) -> None:
-    """Print one verdict per line, and where the results are."""
-    width = max((len(finding.name) for finding in findings), default=0)
-    say(["", *(f"{finding.name:<{width}}  {finding.verdict}" for finding in findings), ""], whole=True)
-    say([f"tables and findings.json: {outcome.folder}"], whole=True)
-    say([f"the report:               intruders report {outcome.folder}"], whole=True)
+    frame = settings_frame(compare_settings(load_results(outcome.folder)))
+    if len(frame):
+        say([""])
+        _print_table([str(column) for column in frame], frame.astype(str).values.tolist())
+    say(["", f"tables:     {outcome.folder}", f"the report: intruders report {outcome.folder}"], whole=True)
+    say([WITHOUT_VERDICTS])

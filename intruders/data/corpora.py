@@ -1,4 +1,4 @@
-"""Texts that stand for what a model was pre-trained on, as documents."""
+"""Texts that stand for what a model was pre-trained on, as documents; and the files of local copies of public sets."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import re
 import warnings
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -16,9 +17,10 @@ from pathlib import Path
 from ..charts.text import plural
 from ..errors import SettingError, missing_extra
 from ..system.files import user_path
+from ..system.notes import errors_only
 from ..system.plugins import CORPORA, plugins_of
-from ..system.quiet_logger import errors_only
-from .local_copies import file_of_split, folder_of_copy
+from .hub_tasks import HUB_TASKS, files_of_copied_task
+from .local_copies import VARIABLE, file_of_split, folder_of_copy
 from .local_files import COMPRESSED, SUFFIXES, ending, open_text, read_rows
 from .values import as_text, is_missing, require_utf8
 
@@ -233,12 +235,12 @@ def _documents(source: str, hub_documents: int) -> list[str]:
         copy = folder_of_copy(source)
         if copy is not None:
             return _from_copy(source, copy)
-        return list(_from_hub(source, HUB_CORPORA[source], hub_documents))
+        return _first_of_hub(source, HUB_CORPORA[source], hub_documents)
     if source in others:
         return list(others[source]())
     if source.startswith("hub:"):
         path, _, column = source.removeprefix("hub:").partition("?")
-        return list(_from_hub(source, HubCorpus(path, "train", column or "text"), hub_documents))
+        return _first_of_hub(source, HubCorpus(path, "train", column or "text"), hub_documents)
     file = user_path(source)
     if file.is_dir():
         return _from_folder(source, file)
@@ -316,6 +318,12 @@ def _file_of_copy(name: str, folder: Path) -> Path:
     return file
 
 
+def _first_of_hub(name: str, corpus: HubCorpus, documents: int) -> list[str]:
+    """Return the first documents; the stages of a run ask for fewer or more of them, and one download serves all."""
+    read = list(_from_hub(name, corpus, max(documents, _HUB_DOCUMENTS)))
+    return read if corpus.is_one_text else read[:documents]
+
+
 @lru_cache(maxsize=8)  # the stages and measures of a run ask for the same documents
 def _from_hub(name: str, corpus: HubCorpus, documents: int) -> Sequence[str]:
     try:
@@ -341,3 +349,19 @@ def _sample(documents: Sequence[str], most: int | None, seed: int) -> list[str]:
         return list(documents)
     chosen = sorted(random.Random(f"documents {seed}").sample(range(len(documents)), most))
     return [documents[index] for index in chosen]
+
+
+def files_of_copies(tasks: Iterable[str], texts: Iterable[str]) -> dict[str, list[Path]]:
+    """Return the files of every copy that these tasks and texts are read from, by ``NAME in INTRUDERS_DATA``.
+
+    A set that comes from the hub has none. Neither has a copy that cannot be used: the error comes where it is loaded.
+    """
+    files: dict[str, list[Path]] = {}
+    for name in tasks:
+        if name in HUB_TASKS:
+            with suppress(SettingError):
+                files[name] = files_of_copied_task(name)
+    for name in texts:
+        with suppress(SettingError):
+            files |= files_of_copied_corpora(name)
+    return {f"{name} in {VARIABLE}": of_copy for name, of_copy in files.items() if of_copy}

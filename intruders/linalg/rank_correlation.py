@@ -1,4 +1,4 @@
-"""Spearman's rank correlation: Pearson's between ranks, equal values sharing the mean of theirs (Kendall 1948)."""
+"""Statistics of ranks, where equal values share the mean of theirs (Kendall 1948): Spearman's correlation, and AUC."""
 
 from __future__ import annotations
 
@@ -43,3 +43,14 @@ def spearman(x: npt.ArrayLike, y: npt.ArrayLike) -> Floats:
     scale = np.asarray(np.sqrt((centred[0] ** 2).sum(axis=-1) * (centred[1] ** 2).sum(axis=-1)))
     products = (centred[0] * centred[1]).sum(axis=-1)
     return np.asarray(np.divide(products, scale, out=np.full_like(scale, math.nan), where=scale > 0))
+
+
+def auc(positive: npt.ArrayLike, negative: npt.ArrayLike) -> float:
+    """Return P(positive's score > negative's), ties counting half: the Mann-Whitney U over both counts."""
+    scores = [np.asarray(side, dtype=np.float64) for side in (positive, negative)]
+    above, below = (side[np.isfinite(side)] for side in scores)
+    p, n = len(above), len(below)
+    if p == 0 or n == 0:
+        return math.nan
+    ranks = average_ranks(np.concatenate([above, below]))
+    return float((ranks[:p].sum() - p * (p + 1) / 2) / (p * n))

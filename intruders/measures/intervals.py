@@ -1,4 +1,4 @@
-"""Confidence intervals: bootstrap over documents for losses, Wilson's interval for accuracies."""
+"""Confidence intervals: bootstrap over documents, Wilson's for accuracies, Student's for means over seeds."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from .losses import DocumentLosses
 if TYPE_CHECKING:
     import pandas as pd
 
+LEVEL = 0.95
 RESAMPLES, _AT_ONCE = 10_000, 100
 
 
@@ -162,6 +163,29 @@ def _special() -> Any:
     except ImportError as error:
         raise missing_extra("a confidence interval over seeds", "scipy", "train") from error
     return special
+
+
+def mean_interval(values: npt.ArrayLike, *, level: float = LEVEL, grain: float = 0.0) -> Interval:
+    """Return the mean of independent values (one per seed) with Student's interval: mean +- t_{n-1} s / sqrt(n).
+
+    ``grain`` is the step in which the values are counted, such as one intruder: s is not taken to be less, since three
+    seeds that all count none are no proof of none. Without a grain, values that are all the same have no interval.
+    Values that are not finite are left out. NaN for none; infinite ends for one.
+    """
+    given = np.asarray(values, dtype=np.float64)
+    kept = given[np.isfinite(given)]
+    count = len(kept)
+    if count == 0:
+        return Interval(math.nan, -math.inf, math.inf, 0)
+    mean = float(kept.mean())
+    spread = max(float(kept.std(ddof=1)), grain) if count > 1 else 0.0
+    if spread <= 1e-12 * abs(mean):
+        return Interval(mean, -math.inf, math.inf, count)
+    error = spread / math.sqrt(count)
+    half = student_quantile(level, count - 1) * error
+    # As many times larger as the level is stricter, so that p and interval tell the same (Bonferroni).
+    p = min(1.0, student_p(mean / error, count - 1) * (1 - LEVEL) / (1 - level))
+    return Interval(mean, mean - half, mean + half, count, p, level, spread)
 
 
 def loss_interval(losses: DocumentLosses, *, seed: int = 0) -> Interval:

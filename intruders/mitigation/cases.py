@@ -6,10 +6,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
 
-from ..audits.batches import Batch, read_batches
+from ..audits.batches import Batch, NotJudged, of_one_model, read_batches
 from ..audits.result.audit_result import Audit
 from ..audits.result.records import AuditedMatrix
-from ..checkpoints.pairing.pairing import PairedMatrix, Skipped
+from ..checkpoints.pairing.pairing import PairedMatrix
 from ..engine.components import Components, find_components, leading_components
 from ..errors import PairingError, SettingError
 from ..linalg.low_rank import LowRank
@@ -57,14 +57,14 @@ def read_cases(
     _refuse(chosen, remedies)
     positions = positions_of(dict.fromkeys([*base_names, *by_name]))
     compared = _spread([name for name, matrix in audited.items() if matrix.intruders > 0], _COMPARED)
-    left_out: list[Skipped] = []
-    for batch in read_batches(chosen, device, False, left_out):
+    left_out = NotJudged()
+    for batch in read_batches(of_one_model(chosen), device, left_out):
         matrices = [audited[pair.name] for pair in batch.matrices]
         is_compared = any(matrix.name in compared for matrix in matrices)
         wanted = (ScaledIntruders(0), *remedies) if is_compared else remedies
         yield from _cases(batch, matrices, audit, wanted, positions)
-    if left_out:
-        raise _other_weights(audit, left_out[0].name, "is the same in base and tuned")
+    for skipped in left_out.skipped.get(0, ()):
+        raise _other_weights(audit, skipped.name, "is the same in base and tuned")
 
 
 def _cases(

@@ -1,4 +1,4 @@
-"""Base models for training: what transformers can load, train and save, from an alias, a path or a hub id.
+"""Base models for training: what transformers loads, trains and saves, by alias, path or hub id; and their digest.
 
 Two real models install from PyPI. MiniLM is a plain folder already. SmolLM2 comes as one quantized GGUF file,
 which transformers loads but then refuses to train or save; it is de-quantized once into the user's cache.
@@ -10,9 +10,15 @@ import io
 from contextlib import redirect_stderr
 from pathlib import Path
 
+import xxhash
+
+from ..checkpoints.opening.many_sources import digest_of
+from ..checkpoints.opening.other_formats import other_format
 from ..checkpoints.stored.locate import DEMO_MODELS, DemoModel, locate
 from ..checkpoints.stored.model_folder import where_training_stopped, without_kept_state
+from ..checkpoints.writing.companions import own_tokenizer_files
 from ..errors import CacheError, CheckpointError, DiskFullError, os_reason, some_of
+from ..system.digests import add_files
 from ..system.files import user_path
 from ..system.folders import atomic_folder, follow_umask
 
@@ -36,6 +42,13 @@ def base_model_location(base: str) -> str:
 
 
 def _location_of_path(base: str, path: Path) -> str:
+    if path.exists() and (other := other_format(path)):
+        raise CheckpointError(f"base {base!r} {other}")
+    if _is_gguf(path):
+        raise CheckpointError(
+            f"base {base!r} is a GGUF file, which transformers does not train or save; expected a folder written by "
+            "save_pretrained; write one (intruders scale GGUF TUNED --at 0 --as checkpoint --out FOLDER), and pass it"
+        )
     if path.is_dir():
         if not (path / "config.json").is_file():
             inside = without_kept_state(
@@ -62,6 +75,12 @@ def _location_of_path(base: str, path: Path) -> str:
         )
     # transformers takes a revision apart from the id; in the hub's cache, its files are a folder as any other.
     return str(locate(base)) if "@" in base else base
+
+
+def _is_gguf(path: Path) -> bool:
+    if path.is_dir():
+        return not (path / "config.json").is_file() and any(path.glob("*.gguf"))
+    return path.is_file() and path.suffix == ".gguf"
 
 
 def _converted(model: DemoModel) -> Path:
@@ -112,3 +131,24 @@ def _write_dequantized(gguf: Path, folder: Path) -> None:
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
         tokenizer.model_max_length = config.max_position_embeddings
         tokenizer.save_pretrained(folder)
+
+
+def digest_of_model(source: str) -> str:
+    """128 bits of what is read of a model: of an adapter its config, its tensors and a tokenizer of its own.
+
+    A demo model in a GGUF file is de-quantized first. Its name means the copy from then on, so the digest would
+    otherwise be another one before the first use on a machine than after it.
+
+    Raises:
+      CheckpointError: it cannot be found or read.
+      MissingDependencyError: it is a demo model whose package is not installed.
+    """
+    if source in DEMO_MODELS:
+        base_model_location(source)
+    of_weights = digest_of(source)
+    files = own_tokenizer_files(source)
+    if not files:
+        return of_weights
+    digest = xxhash.xxh3_128(of_weights.encode())
+    add_files(digest, files)
+    return digest.hexdigest()

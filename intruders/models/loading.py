@@ -1,7 +1,8 @@
-"""Models and tokenizers through transformers' auto classes."""
+"""Models and tokenizers through transformers' auto classes, the tokenizer of an adapter among them."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..checkpoints.stored.locate import locate
+from ..checkpoints.writing.companions import own_tokenizer_files
 from ..data.task import Kind
 from ..errors import CheckpointError, MissingDependencyError, first_line, some_of
 from ..system.files import as_given
@@ -57,7 +60,7 @@ def load_model(
             model.config.get_text_config().pad_token_id = pad_token_id(load_tokenizer(location))
     except (OSError, ValueError) as error:
         raise CheckpointError(
-            f"{location!r} cannot be loaded as a {kind} model by transformers: {first_line(error)}"
+            f"{as_given(location)!r} cannot be loaded as a {kind} model by transformers: {first_line(error)}"
         ) from error
     return _placed(model, loading)
 
@@ -74,12 +77,12 @@ def load_masked_model(location: str, loading: Loading = AS_STORED) -> nn.Module:
         model, info = AutoModelForMaskedLM.from_pretrained(location, **arguments, output_loading_info=True)
     except (OSError, ValueError) as error:
         raise CheckpointError(
-            f"{location!r} cannot be loaded as a masked language model: {first_line(error)}"
+            f"{as_given(location)!r} cannot be loaded as a masked language model: {first_line(error)}"
         ) from error
     if info["missing_keys"]:
         raise CheckpointError(
-            f"{location!r} has no masked-language-model head ({sorted(info['missing_keys'])[0]} is missing), "
-            "so its loss on text is not defined; pass with --base a model that has one"
+            f"{as_given(location)!r} has no masked-language-model head ({sorted(info['missing_keys'])[0]} is missing), "
+            "so its loss on text is not defined; pass as base a masked language model with its head"
         )
     return _placed(model, loading)
 
@@ -90,8 +93,8 @@ def _require_complete(model: nn.Module, info: dict[str, Any], location: str) -> 
     missing = sorted(weights.intersection(info["missing_keys"]))
     if missing:
         raise CheckpointError(
-            f"{location!r} lacks weights of a causal language model: {some_of(missing)}; they would start at random, "
-            "so pass a checkpoint that has them"
+            f"{as_given(location)!r} lacks weights of a causal language model: {some_of(missing)}; they would start at "
+            "random, so pass a checkpoint that has them"
         )
 
 
@@ -104,8 +107,8 @@ def _refuse_permuted(location: str) -> None:
 
     if AutoConfig.from_pretrained(location).model_type == "xlnet":
         raise CheckpointError(
-            f"{location!r} is an XLNet, which sees the tokens that it would predict and reads a class from the "
-            "padding behind a text; expected another kind of model; pass one such as a Llama or a RoBERTa"
+            f"{as_given(location)!r} is an XLNet, which sees the tokens that it would predict and reads a class from "
+            "the padding behind a text; expected another kind of model; pass one such as a Llama or a RoBERTa"
         )
 
 
@@ -117,8 +120,8 @@ def _require_head_of(classes: int, location: str) -> None:
     is_classifier = any(name.endswith("ForSequenceClassification") for name in config.architectures or ())
     if is_classifier and config.num_labels != classes:
         raise CheckpointError(
-            f"{location!r} is a classifier whose number of classes is {config.num_labels}, and the task has {classes}; "
-            "pass the base that it was trained from"
+            f"{as_given(location)!r} is a classifier whose number of classes is {config.num_labels}, and the task has "
+            f"{classes}; pass the base that it was trained from"
         )
 
 
@@ -215,3 +218,37 @@ def _knows_no_token(tokenizer: Any) -> bool:
     """Return whether there is no token for a text, beside the special ones and the mark of a space."""
     special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
     return len(set(tokenizer.get_vocab()) - special - set(tokenizer.all_special_tokens)) < 2
+
+
+def as_trained(tokenizer: Any, source: str, model: Any) -> tuple[Any, list[str]]:
+    """Return the tokenizer that an adapter was trained with, and notes if it is not its base's.
+
+    Args:
+      tokenizer: the base's.
+      source: the adapter.
+      model: that the tokens are for. A token beyond its embeddings cannot be read, so then only the chat template is
+        taken.
+    """
+    if not own_tokenizer_files(source):
+        return tokenizer, []
+    try:
+        own = load_tokenizer(str(locate(source)))
+    except CheckpointError:
+        note = (
+            f"transformers cannot load the tokenizer beside adapter {source!r}, so its base's is used; results are "
+            "wrong if the adapter was trained with another chat template or other tokens"
+        )
+        return tokenizer, [note]
+    template = getattr(own, "chat_template", None)
+    has_template = template is not None and template != getattr(tokenizer, "chat_template", None)
+    tokens = own.get_vocab()
+    has_tokens = tokens != tokenizer.get_vocab()
+    if has_tokens and max(tokens.values(), default=0) < len(model.get_input_embeddings().weight):
+        if template is None:
+            own.chat_template = getattr(tokenizer, "chat_template", None)
+        return own, [f"the tokenizer is that of adapter {source!r}, whose tokens differ from its base's"]
+    if not has_template:
+        return tokenizer, []
+    written_so = copy.copy(tokenizer)  # the base may go on to be measured with its own
+    written_so.chat_template = template
+    return written_so, [f"the chat template is that of adapter {source!r}, which differs from its base's"]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..checkpoints.adapters.adapter_config import AdapterConfig
 from ..checkpoints.adapters.peft_adapter import ADAPTER_CONFIG
 from ..checkpoints.opening.model_sum import is_sum
 from ..checkpoints.stored.json_file import read_json_object
@@ -57,7 +58,7 @@ def adapter_config(source: str) -> dict[str, Any] | None:
     """Return the settings of a PEFT adapter, in a folder or on the hub; None for another model.
 
     Raises:
-      CheckpointError: it is a sum of models, which neither PEFT nor transformers loads.
+      CheckpointError: it is a sum of models, which neither PEFT nor transformers loads, or an adapter of MLX.
     """
     if is_sum(source):
         raise CheckpointError(
@@ -65,7 +66,11 @@ def adapter_config(source: str) -> dict[str, Any] | None:
             "'intruders scale BASE SUM --at 1 --out FOLDER', and pass that folder"
         )
     file = locate(source) / ADAPTER_CONFIG
-    return read_json_object(file) if file.is_file() else None
+    if not file.is_file():
+        return None
+    values = read_json_object(file)
+    AdapterConfig(values, source)  # refuses one of another program
+    return values
 
 
 def is_classifier(source: str, adapter: dict[str, Any] | None) -> bool:

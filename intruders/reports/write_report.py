@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..audits.result.audit_result import Audit
-from ..audits.scales.critical_scales_result import CriticalScales
-from ..audits.scales.scales_of_audit import scales_beside, scales_for
+from ..audits.scales.critical_scales_result import CriticalScales, scales_beside, scales_for
 from ..checkpoints.stored.names import natural_order
-from ..data.names_given import names_given
+from ..data.task import names_given
 from ..errors import ResultFileError, SettingError
-from ..experiments.heal.healing import RECORD as HEALING
+from ..experiments.healing import RECORD as HEALING
 from ..system.files import user_path
 from .audit.comparison import common_matrices, labels_for
 from .study.study_page import is_study, write_study_report
@@ -60,13 +59,9 @@ def write_report(
       ('report.html', True)
     """
     paths = names_given(paths)
-    studies = [path for path in paths if is_study(path)]
-    if studies:
-        if len(paths) > 1 or scale is not None:
-            raise SettingError(
-                f"'{studies[0]}' is a study and has a report of its own; pass it alone, without --scale"
-            )
-        return write_study_report(studies[0], out, figures)
+    study = study_among(paths, scale)
+    if study is not None:
+        return write_study_report(study, out, figures)
     if out is None and figures is None:
         raise SettingError(
             "nothing to write; pass --out FILE for the HTML report, --png DIR for figures, or both"
@@ -88,6 +83,16 @@ def write_report(
     if figures is not None:
         written += _write_figures(audits, user_path(figures), side_by_side, scales)
     return written
+
+
+def study_among(paths: Sequence[AnyPath], scale: AnyPath | None) -> AnyPath | None:
+    """Return the path that is the folder of a study; None if none is. SettingError unless it is alone."""
+    studies = [path for path in paths if is_study(path)]
+    if studies and (len(paths) > 1 or scale is not None):
+        raise SettingError(
+            f"'{studies[0]}' is a study and has a report of its own; pass it alone, without --scale"
+        )
+    return studies[0] if studies else None
 
 
 def _scales(audit: Audit, file: Path, given: AnyPath | None) -> CriticalScales | None:

@@ -7,13 +7,13 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 from ..errors import SettingError
 from ..system.result_protocol import JsonResult
 from .describe.inputs import digests_of_inputs, require_inputs
 from .describe.runs import Run, expand
 from .describe.study import Study
-from .published.take_over import plan_take_over
 from .tables.write_tables import Tables, refuse_newer_tables
 from .work.run_record import RunRecord
 from .work.stages import Callbacks
@@ -22,6 +22,19 @@ from .work.training_precision import most_common, precisions_of
 from .work.workplace import Workplace
 
 SCHEMA = 1
+
+
+class TakeOver(Protocol):
+    """Finished runs of another study that this one has too, as research's ``plan_take_over`` finds them."""
+
+    @property
+    def refused(self) -> dict[str, str]:
+        """Ids of runs of the other study that are not taken over, each with the reason in one line."""
+        ...
+
+    def into(self, folder: StudyFolder) -> list[str]:
+        """Write the rows and the record of every run that is not finished in ``folder``; return their ids."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -70,7 +83,7 @@ def run_study(
     jobs: int = 1,
     ray: str | bool = False,
     progress: StudyProgress | None = None,
-    published: str | Path | None = None,
+    take_over: TakeOver | None = None,
 ) -> StudyOutcome:
     """Run or resume a study in the folder ``out``, and write the tables after every run.
 
@@ -85,8 +98,7 @@ def run_study(
       ray: Give the runs to Ray: the address of a cluster, or True for the one that RAY_ADDRESS names, else for a Ray
         on this machine (default: False).
       progress: Functions that are called as runs start and end (default: none).
-      published: Folder of published tables, or of several studies' by name (default: none). Their finished runs are
-        taken over if every setting is the same.
+      take_over: Finished runs of another study to take over into ``out`` (default: none).
 
     Returns:
       The folder and the number of runs and finished runs, with the failed runs and their errors. Further fields list
@@ -95,7 +107,7 @@ def run_study(
     Raises:
       SettingError: a setting is out of range, a data file does not exist, or the folder cannot be used.
       CheckpointError: a base is a path without a model.
-      ResultFileError: ``published`` is broken, or a newer version wrote the tables in ``out``.
+      ResultFileError: a newer version wrote the tables in ``out``.
       MissingDependencyError: Ray or a package for the URL is not installed.
       IntrudersError: the Ray cluster or the store at the URL failed.
       DiskFullError: the disk is full. Finished runs are kept.
@@ -125,13 +137,10 @@ def run_study(
     if is_here:
         require_inputs(runs)
     workplace = Workplace.of(str(out))
-    take_over = None
-    if published is not None:
-        if workplace.store is not None:
-            raise SettingError(
-                f"--from works with a folder on this machine, and --out is '{out}'; pass a folder as --out"
-            )
-        take_over = plan_take_over(published, runs, study.name)
+    if take_over is not None and workplace.store is not None:
+        raise SettingError(
+            f"--from works with a folder on this machine, and --out is '{out}'; pass a folder as --out"
+        )
     folder = workplace.folder
     workplace.fetch_study()
     folder.open_for(study, must_exist=resume)

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FORMATS, REMEDIES, TASKS, CORPORA, CLAIMS = "formats", "remedies", "tasks", "corpora", "claims"
-GROUPS = (FORMATS, REMEDIES, TASKS, CORPORA, CLAIMS)
+COMMANDS = "commands"
+GROUPS = (FORMATS, REMEDIES, TASKS, CORPORA, CLAIMS, COMMANDS)
 # "0" loads no plugin, as in the tests.
 VARIABLE = "INTRUDERS_PLUGINS"
 
@@ -55,16 +56,27 @@ class CorpusPlugin(Protocol):
 
 
 class ClaimPlugin(Protocol):
-    """A claim: the entry point is a module as those of ``studies/claims``, and its name an analysis."""
+    """A claim: the entry point is a module as those of ``intruders_research.claims``, and its name an analysis.
 
-    CLAIM: Any  # a ``studies.claims.shared.claim.Claim``
+    The package ``intruders-research`` asks it; nothing here does.
+    """
+
+    CLAIM: Any  # an ``intruders_research.claims.shared.claim.Claim``
 
     def analyse(self, results: Any) -> Any:
-        """Return a ``studies.claims.shared.claim.Finding`` from the tables of a study."""
+        """Return an ``intruders_research.claims.shared.claim.Finding`` from ``intruders.load_results(folder)``."""
         ...
 
     def charts(self, finding: Any, palette: Any) -> Sequence[Any]:
         """Return what the finding's tables show, as charts."""
+        ...
+
+
+class CommandPlugin(Protocol):
+    """A command: the entry point is a function as those of ``cli``, and its name the command's."""
+
+    def __call__(self, **options: Any) -> None:
+        """Do it and print; typer makes the options from the signature, and the help from the docstring."""
         ...
 
 
@@ -75,6 +87,7 @@ _NEEDED: dict[str, tuple[str, ...]] = {
     TASKS: ("__call__",),
     CORPORA: ("__call__",),
     CLAIMS: ("CLAIM", "analyse", "charts"),
+    COMMANDS: ("__call__",),
 }
 
 
@@ -123,6 +136,15 @@ def load_plugins() -> tuple[Plugin, ...]:
         for group in GROUPS
         for entry in sorted(installed.select(group=f"intruders.{group}"), key=lambda entry: entry.name)
     )
+
+
+def plugin_command(name: str) -> Any:
+    """Return the function of a plugin's command, loading no other plugin; None if there is none that loads."""
+    if os.environ.get(VARIABLE) == "0":
+        return None
+    for entry in entry_points(group=f"intruders.{COMMANDS}", name=name):
+        return _loaded(COMMANDS, entry).loaded
+    return None
 
 
 def plugins_of(group: str) -> dict[str, Any]:

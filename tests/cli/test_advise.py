@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 import typer
 from typer.testing import CliRunner
 
 from intruders.cli.advise import advise as command
-from intruders.errors import IntrudersError
+from intruders.errors import IntrudersError, SettingError
 from intruders.studies.advice.advise import advise
 from tests.commands import without_loading
 from tests.made_up import made_up_audit
@@ -37,13 +38,16 @@ def test_the_command(tmp_path: Path) -> None:
     assert isinstance(missing.exception, IntrudersError)
 
 
-def test_a_saved_audit_and_a_study_are_advised_on_without_loading_torch(tmp_path: Path) -> None:
+def test_a_saved_audit_is_advised_on_without_loading_torch(tmp_path: Path) -> None:
     """Which takes several times as long as the rest of the command."""
     audit = made_up_audit(layers=2, intruder_rate=0.3)
     audit.save(tmp_path / "audit.json")
-    write(tmp_path / "scale.json", scale_document(audit, 0.36))
-    folder = write_study(tmp_path / "study", study(runs=matched()))
-    done = without_loading(["torch"], ["advise", tmp_path, "--study", folder], ["advise", folder])
+    done = without_loading(["torch"], ["advise", tmp_path])
     assert done.returncode == 0, done.stderr
     assert "(audit)" in done.stdout
-    assert "(study)" in done.stdout
+
+
+def test_the_folder_of_a_study_is_refused_with_where_its_advice_comes_from(tmp_path: Path) -> None:
+    folder = write_study(tmp_path / "study", study(runs=matched()))
+    with pytest.raises(SettingError, match=r"is the folder of a study.*pip install \./research"):
+        advise(folder)

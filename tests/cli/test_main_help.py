@@ -123,7 +123,7 @@ def test_defaults_of_a_run_are_those_of_its_settings(command: str) -> None:
 
 
 def test_choices_are_those_that_the_settings_accept() -> None:
-    from intruders.experiments.intervene.sweep_settings import INTERPOLATE
+    from intruders.experiments.experiment_settings import INTERPOLATE
     from intruders.mitigation.remedies.remedy_table import CONTROLS, PUBLISHED, SHRINK_OUTPUT
     from intruders.mitigation.targets.choose_target import FORMS
     from intruders.training.method_table import METHODS

@@ -50,21 +50,3 @@ def test_what_cannot_be_done_is_one_line_and_status_2(saved: tuple[Path, Path], 
         assert len(done.stderr.strip().splitlines()) == 1
         assert done.stdout == ""
     assert not (tmp_path / "r.html").exists()
-
-
-@pytest.mark.parametrize("chosen", ["--verdicts", "--data", "--forest"])
-def test_an_option_beside_one_that_writes_no_report_is_refused(chosen: str, tmp_path: Path) -> None:
-    value = [] if chosen == "--verdicts" else [tmp_path / "there"]
-    done = in_this_process("report", tmp_path, chosen, *value, "--out", tmp_path / "r.html")
-    assert (done.returncode, done.stdout) == (2, "")
-    assert (
-        f"out is '{tmp_path / 'r.html'}', which has no effect beside {chosen}; leave one of the two out"
-        in done.stderr
-    )
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_verdicts_of_a_file_ask_for_the_folder_of_a_study(saved: tuple[Path, Path]) -> None:
-    done = in_this_process("report", saved[0], "--verdicts")
-    assert done.returncode == 2
-    assert f"'{saved[0]}' is a file, and not the folder of a study" in done.stderr

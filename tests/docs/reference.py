@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from functools import cache
 from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
 from typing import Any
 
 from tests.docs.pages import ROOT
@@ -18,18 +19,18 @@ def reference() -> Any:
 
 
 def result_tables() -> Any:
-    """``examples/make_result_tables.py``: the tables of runs on result pages."""
-    return _script("make_result_tables")
+    """``research/examples/make_result_tables.py``: the tables of runs on result pages."""
+    return _script("make_result_tables", ROOT / "research" / "examples")
 
 
 @cache
-def _script(name: str) -> Any:
-    described = spec_from_file_location(name, EXAMPLES / f"{name}.py")
+def _script(name: str, folder: Path = EXAMPLES) -> Any:
+    described = spec_from_file_location(name, folder / f"{name}.py")
     assert described is not None
     assert described.loader is not None
     made = module_from_spec(described)
     sys.modules[name] = made
-    if str(EXAMPLES) not in sys.path:  # as if the script ran: it imports what is beside it
-        sys.path.append(str(EXAMPLES))
+    if str(folder) not in sys.path:  # as if the script ran: it imports what is beside it
+        sys.path.append(str(folder))
     described.loader.exec_module(made)
     return made

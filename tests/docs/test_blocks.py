@@ -19,6 +19,8 @@ import typer
 from intruders.cli.main import app
 from tests.commands import in_this_process
 from tests.docs.pages import READ, ROOT, Block, blocks
+from tests.docs.reference import reference
+from tests.research_commands import with_research
 
 RUN = ("python", "console")
 BLOCKS = {page: list(blocks(page)) for page in READ}
@@ -35,7 +37,9 @@ _VARIES = re.compile(r"\b\d+(?:\.\d+)? (?:s|ms)\b")
 def test_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with_research(monkeypatch)
     (tmp_path / "examples").symlink_to(ROOT / "examples")
+    (tmp_path / "research").symlink_to(ROOT / "research")
     names: dict[str, object] = {"__name__": "__main__"}
     for block in BLOCKS[page]:
         if block.reason is None and block.language == "python":
@@ -128,6 +132,7 @@ def test_only_these_lines_differ() -> None:
 
 
 GROUP = typer.main.get_command(app)
+RESEARCH = reference().research_commands()
 
 
 def test_commands_that_are_shown_can_be_typed() -> None:
@@ -146,6 +151,6 @@ def test_commands_that_are_shown_can_be_typed() -> None:
                 continue
             if name == "finetune" and "--config" not in arguments:
                 assert {"--steps", "--epochs"} & set(arguments), f"{block}: neither of them, which is refused"
-            command = GROUP.commands[name]  # type: ignore[attr-defined]
+            command = RESEARCH.get(name) or GROUP.commands[name]  # type: ignore[attr-defined]
             with command.make_context(name, arguments) as context:
                 assert context.params, f"{block}: {line}"

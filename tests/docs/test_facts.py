@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.docs.pages import DOCS, ROOT
+from tests.house.pinned_facts import STUDIES
 
 PACKAGE = ROOT / "intruders"
 # Ray itself reads it, where a command has --ray without a value.
@@ -71,7 +72,7 @@ def tasks() -> set[str]:
 
 
 def example_studies() -> set[str]:
-    return {f"examples/{file.name}" for file in (ROOT / "examples").glob("*.yaml")}
+    return {str(file.relative_to(ROOT)) for file in STUDIES}
 
 
 @cache
@@ -135,7 +136,7 @@ def keys_within_matrix() -> set[str]:
 
 
 def columns_of_audit() -> set[str]:
-    from intruders.audits.result.parquet_form import vector_schema
+    from intruders.audits.result.vector_table import vector_schema
 
     return set(vector_schema().names)
 
@@ -158,7 +159,7 @@ def columns_of_fleet() -> set[str]:
 
 
 def controls() -> set[str]:
-    from intruders.experiments.intervene.sweep_settings import INTERPOLATE
+    from intruders.experiments.experiment_settings import INTERPOLATE
     from intruders.mitigation.remedies.remedy_table import CONTROLS, SHRINK_OUTPUT
 
     return {*CONTROLS, SHRINK_OUTPUT, INTERPOLATE}
@@ -181,13 +182,13 @@ def extras() -> set[str]:
 
 
 def exit_statuses() -> set[str]:
-    from intruders.system.exit_status import ExitStatus
+    from intruders.system.this_process import ExitStatus
 
     return {str(int(status)) for status in ExitStatus}
 
 
 def exit_statuses_of_a_gate() -> set[str]:
-    from intruders.system.exit_status import ExitStatus
+    from intruders.system.this_process import ExitStatus
 
     return exit_statuses() - {str(int(ExitStatus.NOT_TOLD))}  # verify alone
 
@@ -201,7 +202,7 @@ def limits() -> set[str]:
 
 
 def analyses() -> set[str]:
-    from intruders.studies.describe.claim_names import CLAIMS
+    from intruders_research.claim_names import CLAIMS
 
     return set(CLAIMS)
 

@@ -85,7 +85,8 @@ def test_every_class_of_settings_has_its_table() -> None:
     ours = {
         one
         for one in subclasses(Settings)
-        if one.__module__.startswith("intruders.") and not one.__module__.startswith("intruders.mitigation.")
+        if one.__module__.startswith(("intruders.", "intruders_research."))
+        and not one.__module__.startswith("intruders.mitigation.")
     }
     assert set(shown) <= ours
     assert [one.__name__ for one in ours if not any(issubclass(table, one) for table in shown)] == []

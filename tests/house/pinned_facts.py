@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-EXAMPLES = HERE.parents[1] / "examples"
+ROOT = HERE.parents[1]
+STUDIES = [*ROOT.glob("examples/*.yaml"), *ROOT.glob("research/examples/*.yaml")]
 
 
 def options() -> list[str]:
@@ -32,7 +33,7 @@ def options() -> list[str]:
 def columns() -> list[str]:
     """One line per column of a study's tables, of an audit's Parquet and of a fleet's, with its Arrow type."""
     from intruders.audits.fleet.fleet_table import COLUMNS as ADAPTERS
-    from intruders.audits.result.parquet_form import vector_schema
+    from intruders.audits.result.vector_table import vector_schema
     from intruders.studies.tables.table_columns import COLUMNS, arrow_schema
 
     tables = {**{table: arrow_schema(table) for table in COLUMNS}, "audit": vector_schema()}
@@ -47,7 +48,7 @@ def runs() -> list[str]:
     from intruders.studies.work.stages import stages_of
 
     lines = []
-    for file in sorted(EXAMPLES.glob("*.yaml")):
+    for file in sorted(STUDIES, key=lambda file: file.name):
         for run in expand(read_study(file)):
             stages = {stage.name: stage.settings for stage in stages_of(run)}
             content = json.dumps(stages, sort_keys=True, default=list).encode()

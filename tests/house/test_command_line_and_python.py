@@ -26,7 +26,7 @@ VERBS: dict[str, tuple[str, ...]] = {
     "audit": ("audit",),
     "fleet": ("audit_fleet",),
     "inspect": ("inspect", "inspect_update", "compare_updates"),
-    "report": ("write_report", "publish_study"),
+    "report": ("write_report",),
     "card": ("write_card",),
     "verify": ("verify",),
     "advise": ("advise",),
@@ -45,9 +45,8 @@ VERBS: dict[str, tuple[str, ...]] = {
 # Python's name of an argument, and the command line's.
 OTHER_NAMES: dict[str, dict[str, str]] = {
     "inspect": {"source": "path", "first": "path", "second": "other"},
-    "report": {"paths": "results", "path": "results", "figures": "png"},
+    "report": {"paths": "results", "figures": "png"},
     "card": {"card": "readme"},
-    "advise": {"studies": "study"},
     "attribute": {"task": "tasks"},
     "heal": {"task": "tasks"},
     "scale": {"task": "tasks", "scale": "at"},
@@ -59,7 +58,6 @@ ONLY_TYPED: dict[str, set[str]] = {
     "*": _OF_RESULTS | {"no_cache", "config"},  # cache=False; FinetuneConfig.from_file
     "audit": {"demo"},  # a stored adapter by its alias
     "intervene": {"paper"},  # the scales, controls and intruders of AS_IN_THE_PAPER
-    "report": {"verdicts", "forest", "data"},  # printed tables; publish_study(folder, out)
     "mitigate": {
         "strength",
         "task",
@@ -88,6 +86,9 @@ ONLY_IN_PYTHON: dict[str, set[str]] = {
         "exact",
         "skip_non_finite",
         "workers",
+        "learn",
+        "rivals",
+        "report_examples",
         "steps",
         "rate",
         "per",
@@ -103,6 +104,7 @@ ONLY_IN_PYTHON: dict[str, set[str]] = {
         | (set() if command in ("heal", "attribute") else {"load_in"})
         for command in ("heal", "attribute", "intervene", "remedies")
     },
+    "study": {"take_over"},  # research finds it, for its --from
     "finetune": {"start_from"},  # a stage of a sequence sets it
     "sequence": {
         "start_from",

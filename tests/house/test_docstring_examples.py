@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.experiments.heal.healed_models import llama_and_adapter
+from tests.experiments.healed_models import llama_and_adapter
 from tests.house.test_layers import FILES, module_of
 
 ROOT = Path(__file__).parents[2]

@@ -21,17 +21,16 @@ from safetensors.torch import load_file, save_file
 import intruders
 from intruders.audits.fleet.audit_fleet import audit_fleet
 from intruders.errors import SettingError
-from intruders.experiments.compare.compare_remedies import compare_remedies
-from intruders.experiments.compare.comparison_settings import ComparisonSettings
-from intruders.experiments.intervene.intervene import intervene
-from intruders.experiments.intervene.sweep_settings import SweepSettings
-from intruders.experiments.sequence.train_in_sequence import train_in_sequence
+from intruders.experiments.compare_remedies import compare_remedies
+from intruders.experiments.experiment_settings import ComparisonSettings, SweepSettings
+from intruders.experiments.intervene import intervene
 from intruders.measures.measure_settings import LossSettings, ScoreSettings
 from intruders.models.quiet import quiet_transformers
 from intruders.studies.describe.runs import expand
 from intruders.studies.work.perform import is_done, perform
 from intruders.training.finetune import finetune
 from intruders.training.finetune_config import FinetuneConfig
+from intruders.training.train_in_sequence import train_in_sequence
 from tests.checkpoints.models import saved
 from tests.json_lines import write_rows
 from tests.mitigation.hot import hot_llama

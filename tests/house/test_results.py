@@ -93,7 +93,7 @@ def evaluation(folder: Path) -> Any:
 
 
 def sweep(folder: Path) -> Any:
-    from tests.experiments.intervene.test_intervene import point
+    from tests.experiments.test_intervene import point
     from tests.fixtures.make_fixtures import audit
 
     tuned = point("intruders", 1.0, 0.0, 150)
@@ -102,7 +102,8 @@ def sweep(folder: Path) -> Any:
 
 
 def scale_choice(folder: Path) -> Any:
-    from intruders.experiments.heal.scale_choice import CurveOfScales, ScaleChoice
+    from intruders.experiments.choose_scale import ScaleChoice
+    from intruders.experiments.point import CurveOfScales
 
     points = intruders.Healing.load(FIXTURES / "heal.json").points
     return ScaleChoice("base", "tuned", "task", "pydoc", 0.05, 0.7, [CurveOfScales(0.7, 2.0, 0.1)], points)

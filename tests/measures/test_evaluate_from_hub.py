@@ -14,7 +14,7 @@ from intruders.measures.evaluation import Evaluation
 from intruders.measures.measure_settings import LossSettings
 from intruders.models.finetuned_folder import data_seed_of
 from intruders.models.tuned_model import can_go_on, open_language_model
-from tests.experiments.heal.healed_models import adapter_of
+from tests.experiments.healed_models import adapter_of
 from tests.hub_cache import hub_with_base, keep, snapshot
 from tests.tiny import save_bert
 

@@ -9,7 +9,7 @@ import pytest
 from intruders.errors import SettingError
 from intruders.measures.evaluate import evaluate
 from intruders.measures.measure_settings import LossSettings
-from tests.experiments.heal.healed_models import adapter_of
+from tests.experiments.healed_models import adapter_of
 from tests.json_lines import write_rows
 from tests.tiny import character_tokenizer, save_llama
 

@@ -15,7 +15,7 @@ from intruders.mitigation.beyond_doses import require_only_matrices
 from intruders.models.loading import load_model, load_tokenizer
 from tests.checkpoints.models import moved, set_factors
 from tests.checkpoints.renamed_families import FAMILIES
-from tests.experiments.heal.healed_models import QUICK
+from tests.experiments.healed_models import QUICK
 from tests.tiny import save_bert, save_gpt2, save_llama
 
 TEXT = "The cat sat on the mat and looked at the birds. "

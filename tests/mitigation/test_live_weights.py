@@ -13,7 +13,7 @@ from intruders.audits.audit import audited_whole
 from intruders.audits.audit_settings import AuditSettings, Compute
 from intruders.checkpoints.pairing.names_of_base import with_stacks_of
 from intruders.checkpoints.pairing.open_sides import open_sides
-from intruders.experiments.doses.open_to_dose import tuned_elsewhere
+from intruders.experiments.open_dosed import tuned_elsewhere
 from intruders.mitigation.cases import read_cases
 from intruders.mitigation.live_weights import LiveInterventions
 from intruders.mitigation.remedies.interpolate import Interpolate

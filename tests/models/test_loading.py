@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -97,6 +98,30 @@ def test_a_causal_model_has_no_weight_at_random(tmp_path: Path) -> None:
     with torch.no_grad():
         loaded = load_model(str(tmp_path / "tied"), "causal").eval()
         assert torch.equal(loaded(input_ids=ids).logits, tied(input_ids=ids).logits)
+
+
+def test_errors_quote_what_the_user_gave_and_no_option_that_a_command_may_lack(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    AutoModelForCausalLM.from_pretrained(save_llama(tmp_path / "llama")).model.save_pretrained(
+        tmp_path / "body"
+    )
+    save_bert(tmp_path / "encoder", with_head=False)
+    shutil.copytree(tmp_path / "llama", tmp_path / "unknown")
+    (tmp_path / "unknown" / "model.safetensors").unlink()
+    monkeypatch.chdir(tmp_path)
+    for name, said in (
+        ("body", "lacks weights of a causal language model: "),
+        ("unknown", "cannot be loaded as a causal model by transformers: "),
+        (
+            "encoder",
+            "has no masked-language-model head .*; pass as base a masked language model with its head$",
+        ),
+    ):
+        with pytest.raises(CheckpointError, match=f"^'{name}' {said}"):
+            open_language_model(name)
 
 
 def test_a_classifier_is_no_base_for_another_number_of_classes(tmp_path: Path) -> None:

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import html
 import json
+import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,12 @@ _MOST = 8  # of the items of a list and the rows of a table; the others are coun
 _SETTLED = (
     (r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d+)?)?(\+00:00|Z)?)?", "<day>"),
     (r"\b\d[\d,.]*(e-\d+)? ?(ms|s|seconds?|min|minutes?|h|hours?|days?)\b", "<time>"),
+    (r"<time>( <time>)+", "<time>"),
     (r"\(\d+ billion operations per second", "(<n> billion operations per second"),
-    (r"\b(?=[0-9a-f]*\d)[0-9a-f]{12,64}\b", "<digest>"),
+    (r"(?<![0-9a-zA-Z])(?=[0-9a-f]*\d)[0-9a-f]{12,64}(?![0-9a-zA-Z])", "<digest>"),
+    (r"(?<=cache/)[0-9a-f](?=/)", "<digit>"),
+    (r"\"float32\": \"[^\"]*\"", '"float32": "<numbers>"'),
+    (r"python -m [\w.]*\.intruders\b", "intruders"),
     (r"(?<=-)(?=[0-9a-f]*\d)[0-9a-f]{8}\b", "<id>"),
     (
         r"\b(torch|python|numpy|transformers|peft|intruders|datasets|accelerate) \d+(\.\d+)+[\w.+]*",
@@ -49,10 +54,9 @@ _INLINE = re.compile(
 )
 
 
-def recorded(chain: str, folder: Path) -> Iterator[tuple[Case, str]]:
-    """Run the commands of a chain in ``folder``, and yield what each printed and wrote."""
-    make_models(folder, chain)
-    for case in CHAINS[chain]:
+def recorded(cases: Sequence[Case], folder: Path) -> Iterator[tuple[Case, str]]:
+    """Run commands one after another in ``folder``, and yield what each printed and wrote."""
+    for case in cases:
         before = _files(folder)
         words = [name for word in case.words for name in _expanded(word, folder)]
         done = in_this_process(*words, cwd=folder)
@@ -131,7 +135,21 @@ def _page_text(page: str) -> str:
     page = re.sub(r"<(script|style|svg)\b.*?</\1>|<!--.*?-->", " ", page, flags=re.DOTALL)
     page = _INLINE.sub("", " ".join(page.split()))
     lines = re.sub(r"<[^>]*>", "\n", re.sub(r"</t[dh]> ?<t[dh][^>]*>", " | ", page)).splitlines()
-    return "\n".join(filter(None, (html.unescape(" ".join(line.split())) for line in lines)))
+    return "\n".join(_without_seconds(html.unescape(" ".join(line.split())) for line in lines))
+
+
+def _without_seconds(lines: Iterable[str]) -> Iterator[str]:
+    """Yield the lines that are not empty, with a word for each number in the column ``seconds`` of a table."""
+    at = None
+    for line in filter(None, lines):
+        cells = line.split(" | ")
+        if "seconds" in cells:
+            at = cells.index("seconds")
+        elif at is not None and len(cells) > at:
+            cells[at] = "<time>"
+        elif len(cells) == 1:
+            at = None
+        yield " | ".join(cells)
 
 
 def _settled(text: str, folder: Path) -> str:
@@ -139,6 +157,15 @@ def _settled(text: str, folder: Path) -> str:
     for pattern, word in _SETTLED:
         text = re.sub(pattern, word, text)
     return text
+
+
+def differences(cases: Sequence[Case], folder: Path, kept: Path) -> list[str]:
+    """Return where commands print or write something else than their files in ``kept`` say."""
+    told = []
+    for case, now in recorded(cases, folder):
+        file = kept / f"{case.name}.txt"
+        told.append(difference(case, file.read_text(encoding="utf-8") if file.is_file() else "", now))
+    return [line for line in told if line]
 
 
 def difference(case: Case, was: str, now: str) -> str:
@@ -188,11 +215,14 @@ def main() -> None:
     chains = [word for word in sys.argv[1:] if word in CHAINS] or list(CHAINS)
     for chain in chains:
         with tempfile.TemporaryDirectory() as temporary:
-            for case, text in recorded(chain, Path(temporary).resolve()):
+            folder = Path(temporary).resolve()
+            make_models(folder, chain)
+            for case, text in recorded(CHAINS[chain], folder):
                 (HERE / f"{case.name}.txt").write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
+    os.environ["INTRUDERS_PLUGINS"] = "0"  # as in the tests: what other packages add is theirs to record
     if "--write" not in sys.argv:
         sys.exit("python -m tests.recorded.record --write [CHAIN...]")
     main()

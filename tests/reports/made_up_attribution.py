@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from intruders.experiments.attribution.attribution import Attribution, MatrixShare, MeasuredRise, Share
+from intruders.experiments.attribution import Attribution, MatrixShare, MeasuredRise, Share
 from intruders.measures.intervals import Interval
 
 # By layer, and of all norms together, in nats per token; numbers that binary fractions hold.

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from intruders.experiments.bench.interpolation_curve import ALPHAS
-from intruders.experiments.bench.point import Point
-from intruders.experiments.bench.yardstick import FourParts, Items
-from intruders.experiments.compare.compared import ComparedRemedy, RemedyComparison
+from intruders.experiments.point import Point
+from intruders.experiments.remedy_comparison import ComparedRemedy, RemedyComparison
+from intruders.experiments.yardstick import ALPHAS, FourParts, Items
 from intruders.measures.intervals import Interval
 
 TASK = "word-problems"

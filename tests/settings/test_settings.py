@@ -18,7 +18,7 @@ import intruders
 from intruders.audits.audit import audit_sides
 from intruders.audits.audit_settings import AuditSettings, Compute
 from intruders.errors import SettingError
-from intruders.experiments.intervene.sweep_settings import INTERPOLATE, SweepSettings
+from intruders.experiments.experiment_settings import INTERPOLATE, SweepSettings
 from intruders.measures.measure_settings import LossSettings, ScoreSettings
 from intruders.mitigation.remedies.remedy_table import CONTROLS, INTRUDERS, SHRINK_OUTPUT
 from intruders.settings import Settings, read_yaml, setting, settings_of, short_names

@@ -11,10 +11,9 @@ import pytest
 
 from intruders.errors import ResultFileError
 from intruders.studies.describe.runs import expand
-from intruders.studies.published.publish import publish_study
 from intruders.studies.run_study import StudyOutcome, run_study
 from intruders.studies.tables.results import load_results
-from tests.studies.published.continued import same_tables
+from tests.studies.continued import same_tables
 from tests.studies.tiny_study import parsed, tiny_study
 
 
@@ -56,12 +55,11 @@ def test_a_broken_result_is_named_with_what_to_remove(
     whole = (folder / file).read_bytes()
     (folder / file).write_bytes(whole[: len(whole) // 2] if content is None else content)
     before = contents(out)
-    for use in (lambda: run_study(study, out), lambda: publish_study(out, tmp_path / "data")):
-        with pytest.raises(ResultFileError) as caught:
-            use()
-        assert re.match(re.escape(str(folder / file.partition("/")[0])), str(caught.value)[1:])
-        assert f"; remove '{folder / removed}', and run the study again" in str(caught.value)
-        assert "\n" not in str(caught.value)
+    with pytest.raises(ResultFileError) as caught:
+        run_study(study, out)
+    assert re.match(re.escape(str(folder / file.partition("/")[0])), str(caught.value)[1:])
+    assert f"; remove '{folder / removed}', and run the study again" in str(caught.value)
+    assert "\n" not in str(caught.value)
     after = contents(out)
     kept = [name for name in before if name.startswith(("runs/", "bases/")) or name.endswith(".parquet")]
     assert {name: after.get(name) for name in kept} == {name: before[name] for name in kept}, (

@@ -68,7 +68,7 @@ def test_rows_that_the_training_drops_are_not_measured_either(llama: Path, tmp_p
     long = {"p": "0:" * 300, "c": "ab"}
     write_rows(tmp_path / "train.jsonl", [*rows, long])
     others = [{"p": f"{number}:", "c": "ab"} for number in range(3, 6)]
-    write_rows(tmp_path / "long.jsonl", [others[0], long, *others[1:]])
+    write_rows(tmp_path / "long.jsonl", [others[0], long | {"p": "3:" * 300}, *others[1:]])
     write_rows(tmp_path / "short.jsonl", others)
     measures = {
         "max_examples": 4,

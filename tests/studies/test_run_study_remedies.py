@@ -11,15 +11,14 @@ import pytest
 from intruders.data.corpora import load_corpora
 from intruders.data.load_task import load_task
 from intruders.errors import SettingError
-from intruders.experiments.bench.data_shares import split_data
+from intruders.experiments.data_shares import split_data
 from intruders.measures.evaluate import evaluate
 from intruders.measures.measure_settings import LossSettings
-from intruders.studies.claims.every_claim import analyse_all, charts_of
 from intruders.studies.describe.plan import plan
 from intruders.studies.describe.runs import expand
 from intruders.studies.run_study import run_study
 from intruders.studies.tables.results import load_results
-from tests.experiments.compare.stopped_bench import counted_measurements
+from tests.experiments.stopped_bench import counted_measurements
 from tests.json_lines import write_rows
 from tests.studies.test_run_study import files
 from tests.studies.tiny_study import parsed, tiny_study
@@ -62,16 +61,6 @@ def test_every_run_has_its_points_and_its_reasons_in_the_table(done: Path) -> No
         wanted = "has rank 1" if run_id == lora else "has no low rank"
         assert wanted in reason
         assert of_run.loc[of_run["reason"].notna(), "remedy"].item() == "surgery"
-
-
-def test_the_claim_lists_what_each_remedy_gains(done: Path) -> None:
-    (finding,) = analyse_all(load_results(done), ["remedies"])
-    table = finding.tables["Gain at equal task loss"]
-    for _, of_setting in table.groupby("setting"):
-        verdicts = dict(zip(of_setting["remedy"], of_setting["verdict"], strict=True))
-        assert verdicts == {"lines": "undecided", "trim": "undecided", "surgery": "not run"}
-    drawn = [chart.name for chart in charts_of([finding])["remedies"]]
-    assert len([name for name in drawn if name.startswith("remedies-gain")]) == 2
 
 
 def test_the_losses_are_those_of_the_models_on_the_reported_half(

@@ -10,7 +10,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
+from intruders.data import corpora
 from intruders.errors import SettingError
+from intruders.measures.evaluate import evaluate
+from intruders.measures.measure_settings import LossSettings
 from intruders.training.config_checks import rows_of_text
 from intruders.training.finetune import finetune
 from intruders.training.finetune_config import FinetuneConfig
@@ -187,3 +190,25 @@ def test_what_cannot_be_replayed_is_refused_in_one_line(llama: Path, tmp_path: P
         finetune(_config(bert, tmp_path / "classes", task="pydoc-topics-1", replay="pydoc@0.25"))
     with pytest.raises(SettingError, match="masked language model, which cannot complete"):
         finetune(_config(bert, tmp_path / "masked", replay="pydoc@0.25"))
+
+
+def test_a_run_reads_a_corpus_of_the_hub_once(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Replay takes all of its documents, each audit the first few, and the evaluation afterwards some."""
+    import datasets
+
+    asked = []
+
+    def load(path: str, *given: Any, **more: Any) -> Any:
+        asked.append(path)
+        return datasets.Dataset.from_dict({"text": [f"document {number} of words" for number in range(40)]})
+
+    monkeypatch.delenv("INTRUDERS_DATA", raising=False)
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    corpora._from_hub.cache_clear()
+    config = _config(llama, tmp_path / "run", replay="c4@0.25", loss_on="c4", steps=2, audit_steps=1)
+    finetune(config)
+    evaluate(str(tmp_path / "run"), losses=LossSettings(("c4",), max_documents=2, max_tokens=16))
+    corpora._from_hub.cache_clear()
+    assert asked == ["allenai/c4"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from intruders.studies.claims.shared.claim import Claim, Finding
+from intruders_research.claims.shared.claim import Claim, Finding
 
 CLAIM = Claim(
     name="no-run-failed",

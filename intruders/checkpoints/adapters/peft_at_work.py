@@ -14,7 +14,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ...errors import CheckpointError, IntrudersError, all_lines, missing_extra
-from ...system.random_state import random_state_kept
+from ...system.callers_process import random_state_kept
 
 _LOCK = threading.RLock()  # the random state and the warnings are the process's
 

@@ -138,7 +138,7 @@ def gguf_file(path: Path) -> GgufModel:
     for tensor in layout.tensors:
         # Expert tensors are mapped without their ".weight", and gate and up to the same fused parameter.
         name = renamed.get(tensor.name) or renamed.get(tensor.name.removesuffix(".weight"))
-        if name in shapes:
+        if name is not None and name in shapes:
             parts.setdefault(name, []).append(tensor)
         elif len(tensor.shape) > 1 and tensor.name not in NOT_LOADED:
             unnamed.append(tensor.name)

@@ -14,10 +14,10 @@ import torch
 from ...errors import CheckpointError, NonFiniteError
 from ...linalg.pair import Pair
 from ...system.callers_process import usual_settings
-from ...system.exit_status import ExitStatus
 from ...system.plain_values import from_plain, plain
 from ...system.progress import Progress, silent
 from ...system.result_protocol import JsonResult
+from ...system.this_process import ExitStatus
 from ...version import __version__
 from ..opening.model_sum import ModelSum, parts_of
 from ..opening.open import Source, open_checkpoint

@@ -11,7 +11,7 @@ from pathlib import Path
 import xxhash
 
 from ...errors import CheckpointError, SettingError, first_line, os_reason
-from ...system.file_digests import add_files
+from ...system.digests import add_files
 from ...system.files import user_path
 from ..adapters.peft_adapter import ADAPTER_CONFIG
 from ..stored.json_file import read_json_object

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ...errors import CheckpointError, os_reason, some_of
 from ...system.plugins import FORMATS, plugins_of
 from ..adapters.adapter import Adapter
+from ..adapters.adapter_config import OF_MLX
 from ..adapters.kohya import looks_like_adapter, single_file_adapter
 from ..adapters.peft_adapter import ADAPTER_CONFIG, peft_adapters_in, peft_folder
 from ..adapters.peft_types import ADDITIVE
@@ -35,6 +36,7 @@ from ..stored.matrices import stored_input_first
 from ..stored.model_folder import index_of_shard, one_file_each, where_training_stopped, without_kept_state
 from ..stored.tied import stored_twice
 from .model_sum import ModelSum, is_sum, split_sum
+from .other_formats import is_of_mlx, other_format
 
 Opened = Checkpoint | Adapter | ModelSum
 Source = str | os.PathLike[str] | nn.Module | Mapping[str, Tensor] | Checkpoint
@@ -142,6 +144,8 @@ def _read_at(path: Path, text: str) -> Checkpoint | Adapter:
     file = _weights_in(path) if path.is_dir() else path
     content = _read(file)
     form, tensors, config = content.form, content.tensors, content.config
+    if is_of_mlx(tensors):
+        raise CheckpointError(f"'{text}' {OF_MLX}")
     if looks_like_adapter(tensors):
         metadata = read_metadata(file) if file.suffix == ".safetensors" else {}
         return single_file_adapter(tensors, metadata, text)
@@ -232,6 +236,7 @@ def _weights_in(folder: Path) -> Path:
     ):
         present = [name for name in choices if name in names]
         if len(present) > 1:
+            _refuse_other_format(folder)
             raise CheckpointError(
                 f"'{folder}' contains several checkpoints: {some_of(present)}; pass one file's path"
             )
@@ -242,11 +247,17 @@ def _weights_in(folder: Path) -> Path:
         raise CheckpointError(
             f"'{folder}' contains adapters in folders of their own: {some_of(adapters)}; pass one of these"
         )
+    _refuse_other_format(folder)
     raise CheckpointError(
         f"'{folder}' contains no weights; "
         "expected model.safetensors or its index, pytorch_model.bin, or a .gguf file"
         + (_how_to_merge_shards(folder) or where_training_stopped(folder))
     )
+
+
+def _refuse_other_format(folder: Path) -> None:
+    if other := other_format(folder):
+        raise CheckpointError(f"'{folder}' {other}")
 
 
 def _how_to_merge_shards(folder: Path) -> str:

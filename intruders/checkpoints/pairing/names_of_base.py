@@ -82,7 +82,8 @@ def _are_alike(
     if adapter.named_for is not None or (embedding.rank, embedding.scale) != (head.rank, head.scale):
         return False
     before = base.read(uses.embedding)
-    first, second, scale = embedding.change(before, None), head.change(before, None), embedding.scale or 1.0
+    first, second = embedding.change(before, None), head.change(before, None)
+    scale = embedding.scale or 1.0
     if not isinstance(first, LowRank) or not isinstance(second, LowRank):
         return False
     # PEFT has the scale on B, which is the right factor of an embedding and the left one of a head.

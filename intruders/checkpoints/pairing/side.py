@@ -17,6 +17,7 @@ from ..adapters.adapter import AdaptedWeight, Adapter, Shape
 from ..adapters.binding import require_linear
 from ..adapters.by_formula import widened
 from ..opening.model_sum import Part
+from ..opening.other_formats import format_of_names
 from ..stored.checkpoint import Checkpoint, StoredTensor
 from ..stored.matrices import holds_experts, matrix_shape, not_a_matrix
 from ..stored.names import (
@@ -289,7 +290,16 @@ def _require_same_architecture(base: Checkpoint, tuned: Checkpoint, matching: Ma
             parts.append(f"{title}: {some_of(names)}")
     raise PairingError(
         f"'{base.source}' and '{tuned.source}' are of different architectures: {'; '.join(parts)}"
+        + _other_format(base, tuned)
     )
+
+
+def _other_format(base: Checkpoint, tuned: Checkpoint) -> str:
+    """Return which of the two is of another program's format, where the other is not."""
+    of_base, of_tuned = format_of_names(base.names()), format_of_names(tuned.names())
+    if of_base == of_tuned:
+        return ""
+    return "".join(f"; '{side.source}' {said}" for side, said in ((base, of_base), (tuned, of_tuned)) if said)
 
 
 def _require_modules(
@@ -315,6 +325,12 @@ def _require_modules(
             f"the adapter '{adapter.source}' changes '{joined[0].removesuffix('.weight')}', which in "
             f"'{base.source}' is torch's MultiheadAttention; expected layers whose weights have names of their own; "
             "merge the adapter with PEFT (merge_and_unload), save the merged weights, and pass them"
+        )
+    other = format_of_names(update.name for update in lost)
+    if other and not format_of_names(shapes):
+        raise PairingError(
+            f"the adapter '{adapter.source}' {other}; '{base.source}' lacks {len(lost)} of the {len(updates)} weights "
+            f"it changes: {some_of(list(dict.fromkeys(update.name for update in lost)))}"
         )
     if lost:
         sizes = {shape for name, shape in shapes.items() if name not in matching.tuned_of}

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from ...errors import CheckpointError, some_of
-from ...linalg.by_rows import made_by_rows
 from ...linalg.low_rank import LowRank
 from ...linalg.pair import Pair
+from ...linalg.products import made_by_rows
 from ..adapters.adapter import Adapter
 from ..opening.model_sum import ModelSum, parts_of
 from ..opening.open import Opened

@@ -1,4 +1,4 @@
-"""Updates that were learned anew, in the place of those of the tuned model."""
+"""Updates that were learned, in the place of those of the tuned model."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class LearnedUpdates(Remedy):
         return self.doses.share_elsewhere(name, position)
 
     def sentence(self, vectors: int) -> str:
-        return "every update as it was learned anew"
+        return "every update as it was learned"
 
     def recorded(self) -> dict[str, Any]:
         return self.doses.recorded()

@@ -7,7 +7,7 @@ import os
 import numpy as np
 
 from ...charts.chart import Axis, Grid
-from ...experiments.attribution.attribution import Attribution, MeasuredRise
+from ...experiments.attribution import Attribution, MeasuredRise
 from ..page.html_page import render_figures, write_page
 from ..shared.layer_grid import layer_grid
 from .attribution_text import kinds_of, remarks, rise_line

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ...charts.text import duration, plural
-from ...experiments.attribution.attribution import Attribution, MatrixShare, MeasuredRise, Share
+from ...experiments.attribution import Attribution, MatrixShare, MeasuredRise, Share
 from ..shared.page import Column, Page, lined_up
 
 _LARGEST = 10  # matrices that the table shows

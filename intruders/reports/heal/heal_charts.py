@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from ...charts.chart import Axis, Chart, Grid, Series
-from ...experiments.heal.healing import BASE, CONTROLS, HEALED, TUNED, HealedPoint, Healing
+from ...experiments.healing import BASE, CONTROLS, HEALED, TUNED, Healing
+from ...experiments.point import HealedPoint
 from ..shared.layer_grid import layer_grid
 from .heal_text import LABELS, curve
 

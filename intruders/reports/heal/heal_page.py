@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from ...charts.text import number, percent
-from ...experiments.heal.healing import BASE, INTERPOLATION, TUNED, Healing
+from ...experiments.healing import BASE, INTERPOLATION, TUNED, Healing
 from ..page.html_page import render_figures, write_page
 from .heal_charts import healing_charts
 from .heal_text import check_command, dose_line, intruder_lines, rows, verdict

@@ -14,7 +14,7 @@ from ...audits.command_line import options_of
 from ...charts.text import duration, number, percent, plural
 from ...checkpoints.stored.names import module_paths
 from ...data.columns import Columns
-from ...experiments.heal.heal_settings import (
+from ...experiments.experiment_settings import (
     BLOCKS,
     DOSES,
     OWN_TEXT,
@@ -24,7 +24,7 @@ from ...experiments.heal.heal_settings import (
     SHARE,
     WEIGHTS,
 )
-from ...experiments.heal.healing import (
+from ...experiments.healing import (
     BASE,
     CONTROLS,
     CURVE,
@@ -33,9 +33,9 @@ from ...experiments.heal.healing import (
     INTRUDERS,
     MEAN_DOSE,
     TUNED,
-    HealedPoint,
     Healing,
 )
+from ...experiments.point import HealedPoint
 from ...measures.intervals import Interval
 from ...models.loading_settings import LOAD_IN
 from ..shared.page import Column, Page, lined_up
@@ -187,7 +187,7 @@ def _scoring(healing: Healing) -> tuple[str, ...]:
     ]
     if not tasks:
         return ()
-    given = {"task": tasks, "max_examples": settings["max_examples"]}
+    given = {"task": tasks, "max_examples": settings.get("report_examples") or settings["max_examples"]}
     if settings["max_new_tokens"] != Columns().max_new_tokens:
         given["max_new_tokens"] = settings["max_new_tokens"]
     if settings["data_seed"]:

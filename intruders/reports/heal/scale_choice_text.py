@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ...experiments.heal.healing import TUNED
-from ...experiments.heal.scale_choice import CHOSEN, ScaleChoice
+from ...experiments.choose_scale import CHOSEN, ScaleChoice
+from ...experiments.healing import TUNED
 
 
 def scale_choice_lines(choice: ScaleChoice) -> list[str]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from ...experiments.intervene.interventions import Intervention
-from ...experiments.intervene.sweep import InterventionSweep
-from ...experiments.intervene.sweep_verdicts import CHANGE
+from ...experiments.point import Intervention
+from ...experiments.sweep import CHANGE, InterventionSweep
 
 MEASURE = ".4f"  # the format of a loss or an accuracy
 

@@ -13,7 +13,7 @@ from ...checkpoints.merges.other_tensors import OtherTensor
 from ...checkpoints.merges.verdict import NOT_PROVED, TOO_SMALL, VERDICTS, WRONG
 from ...checkpoints.merges.verify import Verification, VerifiedMatrix
 from ...checkpoints.stored.names import module_paths
-from ...system.exit_status import ExitStatus
+from ...system.this_process import ExitStatus
 from ..shared.page import WIDTH, Column, Page, lined_up
 
 _LISTED = 10  # matrices or tensors, unless verbose

@@ -26,7 +26,7 @@ from ...audits.result.summary import (
 )
 from ...audits.scales.critical_scales_result import CriticalScales
 from ...charts.chart import Chart, Grid
-from ...charts.order import MANY
+from ...charts.drawing import MANY
 from ...charts.text import duration, number, percent, plural
 from ...errors import missing_extra
 from ...studies.advice.steps import INTERPRETATION
@@ -128,9 +128,14 @@ def _grouped_versions(names: Sequence[str], audits: Sequence[Audit]) -> list[tup
     return list(groups.items())
 
 
-def render_page(template: str, scripts: Sequence[str], payload: dict[str, Any], **values: object) -> str:
-    """Return the HTML text of a page: the template with `values`, the scripts, and `payload` as the data they draw."""
-    environment = _environment()
+def render_page(
+    template: str, scripts: Sequence[str], payload: dict[str, Any], *, own: Path = PAGE, **values: object
+) -> str:
+    """Return the HTML text of a page: the template with `values`, the scripts, and `payload` as the data they draw.
+
+    The template and the scripts are in the folder `own`, or here.
+    """
+    environment = _environment(own)
     from markupsafe import Markup
     from plotly.offline import get_plotlyjs
 
@@ -139,7 +144,7 @@ def render_page(template: str, scripts: Sequence[str], payload: dict[str, Any], 
         payload=_as_json(payload),
         style=Markup((PAGE / "page.css").read_text(encoding="utf-8")),
         scripts=Markup(
-            "\n".join((PAGE / script).read_text(encoding="utf-8") for script in ["page.js", *scripts])
+            "\n".join(_script(script, own).read_text(encoding="utf-8") for script in ["page.js", *scripts])
         ),
         plotly=Markup(get_plotlyjs()),
         written=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
@@ -152,20 +157,25 @@ def render_figures(template: str, figures: Sequence[Chart | Grid], **values: obj
         template,
         ["plots.js", "charts.js", "sorting.js", "figures.js"],
         {"figures": [figure.payload() for figure in figures]},
+        own=PAGE,
         figures=figures,
         versions=versions(),
         **values,
     )
 
 
-def _environment() -> Environment:
+def _script(name: str, own: Path) -> Path:
+    return own / name if (own / name).is_file() else PAGE / name
+
+
+def _environment(own: Path = PAGE) -> Environment:
     try:
         import jinja2
         import plotly  # noqa: F401  (asked for here, so that both are missed in one message)
     except ImportError as error:
         raise missing_extra("an HTML report", str(error.name), "report") from error
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(PAGE),
+        loader=jinja2.FileSystemLoader([own, PAGE]),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

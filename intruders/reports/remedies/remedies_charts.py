@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 
 from ...charts.chart import Axis, Chart, Rule, Series
-from ...experiments.bench.point import Point
-from ...experiments.compare.compared import ComparedRemedy, RemedyComparison
+from ...experiments.point import Point
+from ...experiments.remedy_comparison import ComparedRemedy, RemedyComparison
 from ...measures.intervals import Interval
 from .remedies_text import label
 

@@ -8,8 +8,7 @@ from pathlib import Path
 from ...charts.drawing import write_drawings
 from ...charts.figure import draw_chart
 from ...charts.text import number
-from ...experiments.compare.compared import RemedyComparison
-from ...experiments.compare.tried_strengths import strength_name
+from ...experiments.remedy_comparison import RemedyComparison, strength_name
 from ...system.files import user_path
 from ..page.html_page import render_figures, write_page
 from .remedies_charts import comparison_charts

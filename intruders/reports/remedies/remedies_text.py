@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.table import Table
 
 from ...charts.text import number, plural
-from ...experiments.bench.point import Point
-from ...experiments.compare.compared import ComparedRemedy, RemedyComparison
+from ...experiments.point import Point
+from ...experiments.remedy_comparison import ComparedRemedy, RemedyComparison
 from ...measures.intervals import Interval
 from ...mitigation.remedies.remedy_table import INTRUDERS
 from ..shared.page import Column, Page, lined_up

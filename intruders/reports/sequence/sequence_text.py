@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...experiments.sequence.sequence_result import SequenceResult
+from ...training.sequence_result import SequenceResult
 
 
 def sequence_lines(result: SequenceResult) -> list[str]:

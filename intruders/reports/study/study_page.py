@@ -1,44 +1,19 @@
-"""The report of a study, by the paper's claims, as one HTML file and as figures."""
+"""The report of a study: its settings compared, its failures and its runs, as one HTML file or as CSV."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-import pandas as pd
-
-from ...charts.chart import Chart, Grid
-from ...charts.drawing import Drawing, write_drawings
 from ...errors import SettingError
-from ...studies.claims.every_claim import charts_of, every_claim
-from ...studies.claims.shared.claim import Finding
-from ...studies.claims.shared.pictures import by_method_and_rank, slug
-from ...studies.published.beside_paper import beside_paper
-from ...studies.tables.results import Results
+from ...studies.compare_settings import compare_settings, settings_frame
+from ...studies.tables.results import Results, load_results
 from ...studies.work.study_folder import REPORT, StudyFolder
 from ...system.files import user_path, write_atomically
-from .effect_rows import effect_groups, effect_text, leading_effects, parts_text
-from .page_tables import PageTable, failures, page_table, run_table
-from .published_words import published_words
-from .similarities import SimilarityRow, similarity_rows
-from .study_words import study_words
+from .page_tables import failures, page_table, run_table
 
-# Tables that say which runs and matrices a figure shows, and no more.
-_NOT_SHOWN = ("Similarity matrices",)
-
-
-@dataclass(frozen=True)
-class Section:
-    """One analysis in the page; figures by their position among all of the page's."""
-
-    finding: Finding
-    title: str
-    figures: list[int]
-    tables: list[PageTable]
-    support: str = ""  # what was written in advance to count as support
+# What is said where verdicts would be.
+WITHOUT_VERDICTS = "verdicts on claims come from the package intruders-research: pip install ./research"
 
 
 def is_study(path: str | os.PathLike[str]) -> bool:
@@ -46,27 +21,13 @@ def is_study(path: str | os.PathLike[str]) -> bool:
     return StudyFolder(user_path(path)).is_study
 
 
-def write_study_report(
-    folder: str | os.PathLike[str],
-    out: str | os.PathLike[str] | None = None,
-    figures: str | os.PathLike[str] | None = None,
-) -> list[Path]:
-    """Write the report of the study in `folder`: HTML to `out`, figures to the folder `figures`, or both.
-
-    Without either, HTML goes to report.html in the study's own folder.
-
-    Returns:
-      The paths of the written files.
+def results_to_report(folder: str | os.PathLike[str], out: str | os.PathLike[str] | None) -> Results:
+    """Return the tables of a study; what would refuse its page at `out` is found before.
 
     Raises:
       SettingError: the study has no runs yet.
       ResultFileError, MissingDependencyError: as :func:`intruders.write_report`.
     """
-    from ...studies.claims.every_claim import analyse_all
-    from ...studies.tables.results import load_results
-
-    if out is None and figures is None:
-        out = user_path(folder) / REPORT
     if out is not None:
         from ..page.html_page import check_can_write_html
 
@@ -74,113 +35,10 @@ def write_study_report(
     results = load_results(Path(folder))
     if results.runs.empty:
         raise SettingError(f"the study in '{folder}' has no runs yet; run it with `intruders study`")
-    findings = analyse_all(results, StudyFolder(results.folder).document().get("analyses"))
-    written = []
-    if out is not None:
-        write_atomically(out, render_study(results, findings).encode())
-        written.append(user_path(out))
-    if figures is not None:
-        written += write_drawings(study_drawings(results, findings), figures)
-        written += write_tables(findings, user_path(figures) / "tables")
-        written += write_tables_beside_paper(results, user_path(figures) / "tables")
-    return written
+    return results
 
 
-def render_study(results: Results, findings: Sequence[Finding]) -> str:
-    """Return the HTML text of the report of a study."""
-    from ..page.html_page import render_page
-
-    charts = charts_of(findings)
-    titles = {claim.name: claim.title for claim in every_claim()}
-    drawn: list[Chart | Grid] = []
-    sections = []
-    for finding in findings:
-        own = charts.get(finding.name, [])
-        tables = [
-            page_table(title, _in_order(frame))
-            for title, frame in finding.tables.items()
-            if title not in _NOT_SHOWN and not frame.empty
-        ]
-        places = list(range(len(drawn), len(drawn) + len(own)))
-        support = results.support.get(finding.name, "")
-        sections.append(Section(finding, titles.get(finding.name, finding.name), places, tables, support))
-        drawn += own
-    rows = _similarities(results, findings)
-    payload: dict[str, Any] = {
-        "figures": [chart.payload() for chart in drawn],
-        "similarities": [row.payload() for row in rows],
-    }
-    return render_page(
-        "study.html.j2",
-        ["plots.js", "charts.js", "sorting.js", "study.js"],
-        payload,
-        words=study_words(results, findings),
-        sections=sections,
-        figures=drawn,
-        failures=failures(results.runs),
-        similarities=rows,
-        runs=run_table(results.runs),
-        settings=_settings_text(results.folder),
-        folder=str(results.folder),
-        versions=_versions(rows),
-        published=published_words(results.folder),
-        beside_paper=[(table, page_table(table.title, table.frame)) for table in beside_paper(results)],
-        effect_groups=effect_groups,
-        effect_text=effect_text,
-        leading_effects=leading_effects,
-        parts_text=parts_text,
-    )
-
-
-def _in_order(frame: pd.DataFrame) -> pd.DataFrame:
-    """Sort rows by setting, in the order of the figures."""
-    if "setting" not in frame:
-        return frame
-    at = {setting: i for i, setting in enumerate(by_method_and_rank(frame["setting"].astype(str)))}
-    return frame.sort_values("setting", key=lambda names: names.astype(str).map(at), kind="stable")
-
-
-def study_drawings(results: Results, findings: Sequence[Finding]) -> list[Drawing]:
-    """Draw every figure of the report for papers, similarity matrices among them."""
-    from ...charts.figure import draw
-    from ..audit.comparison_figures import draw_similarities
-
-    drawings = [draw(chart) for charts in charts_of(findings).values() for chart in charts]
-    for row in _similarities(results, findings):
-        drawing = draw_similarities(row.audits, row.labels)
-        name = f"structure-similarities{slug(row.title)}" if row.title else "structure-similarities"
-        drawings.append(replace(drawing, name=name, title=row.title))
-    return drawings
-
-
-def write_tables(findings: Sequence[Finding], folder: Path) -> list[Path]:
-    """Write the findings' tables that have rows to `folder` as CSV, and return the paths; makes the folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for finding in findings:
-        for title, frame in finding.tables.items():
-            if frame.empty:
-                continue
-            paths.append(folder / f"{finding.name}{slug(title)}.csv")
-            write_atomically(paths[-1], frame.to_csv(index=False).encode())
-    return paths
-
-
-def write_tables_beside_paper(results: Results, folder: Path) -> list[Path]:
-    """Write the paper's tables with the study's own figures to `folder` as CSV, and return the paths."""
-    paths = []
-    for table in beside_paper(results):
-        paths.append(folder / f"paper{slug(table.source)}.csv")
-        write_atomically(paths[-1], table.frame.to_csv(index=False).encode())
-    return paths
-
-
-def _similarities(results: Results, findings: Sequence[Finding]) -> list[SimilarityRow]:
-    tables = next((finding.tables for finding in findings if finding.name == "structure"), {})
-    return similarity_rows(results, tables.get("Similarity matrices"))
-
-
-def _settings_text(folder: Path) -> str | None:
+def settings_text(folder: Path) -> str | None:
     """Return the study's own file as it was given; None if it cannot be read."""
     try:
         return (folder / "study.yaml").read_text(encoding="utf-8")
@@ -188,6 +46,51 @@ def _settings_text(folder: Path) -> str | None:
         return None
 
 
-def _versions(rows: Sequence[SimilarityRow]) -> str:
-    """Return the versions that made the audits, if an audit is shown."""
-    return ", ".join(f"{key} {value}" for key, value in rows[0].audits[0].versions.items()) if rows else ""
+def write_study_report(
+    folder: str | os.PathLike[str],
+    out: str | os.PathLike[str] | None = None,
+    figures: str | os.PathLike[str] | None = None,
+) -> list[Path]:
+    """Write the report of the study in `folder`: HTML to `out`, the table of settings to the folder `figures`, or both.
+
+    Without either, HTML goes to report.html in the study's own folder.
+
+    Returns:
+      The paths of the written files.
+
+    Raises:
+      SettingError, ResultFileError, MissingDependencyError: as :func:`results_to_report`.
+    """
+    if out is None and figures is None:
+        out = user_path(folder) / REPORT
+    results = results_to_report(folder, out)
+    written = []
+    if out is not None:
+        write_atomically(out, render_study(results).encode())
+        written.append(user_path(out))
+    if figures is not None:
+        written.append(user_path(figures) / "settings.csv")
+        written[-1].parent.mkdir(parents=True, exist_ok=True)
+        content = settings_frame(compare_settings(results)).to_csv(index=False)
+        write_atomically(written[-1], content.encode())
+    return written
+
+
+def render_study(results: Results) -> str:
+    """Return the HTML text of the report of a study."""
+    from ..page.html_page import render_figures
+
+    name = results.name or results.folder.name
+    done = int((results.runs["status"] == "finished").sum())
+    frame = settings_frame(compare_settings(results))
+    return render_figures(
+        "study.html.j2",
+        [],
+        title=f"Study {name}: {done} of {len(results.runs)} runs finished",
+        without_verdicts=WITHOUT_VERDICTS,
+        failures=failures(results.runs),
+        compared=page_table("Settings", frame, most=len(frame)),
+        runs=run_table(results.runs),
+        settings=settings_text(results.folder),
+        folder=str(results.folder),
+    )

@@ -1,17 +1,16 @@
-"""Advice with its evidence, for a base, an adapter, an audit or a study."""
+"""Advice with its evidence, for a base, an adapter or an audit."""
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ...audits.audit_settings import AuditSettings, refuse_beside_saved
 from ...audits.result.audit_result import Audit
-from ...audits.scales.scales_of_audit import scales_beside
-from ...data.names_given import names_given
+from ...audits.scales.critical_scales_result import scales_beside
 from ...errors import ResultFileError, SettingError
 from ...measures.intervals import Interval
 from ...models.finetuned_folder import FinetunedFolder
@@ -32,12 +31,10 @@ def advise(
     *,
     k: int = 10,
     epsilon: float = 0.5,
-    studies: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
     progress: Progress = silent,
 ) -> Advised:
     """Suggest what to change, with evidence from the results at ``source``.
 
-    - For the folder of a study, the advice follows from its analyses.
     - For a saved audit, or a folder with one, it follows from the audit and from ``scale.json`` and
       ``evaluation.json`` in the same folder, if they are of the same models. In a study's run, it follows from
       ``intervention.json`` too.
@@ -49,19 +46,17 @@ def advise(
       source: Path, Hub id or demo model.
       k: Number of top vectors to examine, in an audit or in the spectra of a base (default: 10).
       epsilon: Threshold on the max cosine, in (0, 1] (default: 0.5).
-      studies: One or several folders of studies (default: none). The advice lists their verdicts on the same base, and
-        the notes say which studies do not apply.
       progress: Function called with (stage, done, in all).
 
     Returns:
       The advice, each piece with its evidence; also notes, and for a tuned model the next steps.
 
     Raises:
-      SettingError: a setting is out of range, the study has no runs yet, or the run is not finished.
+      SettingError: a setting is out of range, the run is not finished, or ``source`` is the folder of a study.
       CheckpointError: a model cannot be read.
       PairingError: the adapter does not belong to its base.
       NonFiniteError: a matrix contains NaN or infinity.
-      ResultFileError: a saved result is broken, or an item of ``studies`` is not the folder of a study.
+      ResultFileError: a saved result is broken.
 
     Examples:
       >>> import tempfile
@@ -75,40 +70,26 @@ def advise(
       >>> advised.kind, advised.advice, len(advised.steps)
       ('audit', [], 3)
     """
-    advised, bases = _advised(os.fspath(source), AuditSettings(k=k, epsilon=epsilon), progress)
-    folders = names_given(studies)
-    if not folders:
-        return advised
-    from .on_verdicts import with_verdicts
-
-    return with_verdicts(advised, bases, [user_path(folder) for folder in folders])
+    return advised_with_bases(os.fspath(source), AuditSettings(k=k, epsilon=epsilon), progress)[0]
 
 
-def _advised(text: str, settings: AuditSettings, progress: Progress) -> tuple[Advised, list[str]]:
+def advised_with_bases(text: str, settings: AuditSettings, progress: Progress) -> tuple[Advised, list[str]]:
     """Return the advice, and the bases that it is on."""
     path = user_path(text)
-    if _is_there(path / "study.json"):
-        refuse_beside_saved(settings, f"'{text}'")
-        return _on_study(path)
-    is_saved = path.suffix.lower() in (".json", ".parquet") and _is_there(path)
+    if is_there(path / "study.json"):
+        raise SettingError(
+            f"'{text}' is the folder of a study; expected a model or a saved audit; for advice on a study, install "
+            "the package intruders-research: pip install ./research"
+        )
+    is_saved = path.suffix.lower() in (".json", ".parquet") and is_there(path)
     for file in [path] if is_saved else [path / name for name in _AUDITS]:
-        if is_saved or _is_there(file):
+        if is_saved or is_there(file):
             refuse_beside_saved(settings, f"'{text}'")
             return _on_audit(file, text)
     base = _base_of_run(path)
     return (
         _on_weights(text, settings, progress) if base is None else _on_model(base, text, settings, progress)
     )
-
-
-def _on_study(path: Path) -> tuple[Advised, list[str]]:
-    from ..tables.results import load_results
-    from .on_study import advise_study
-
-    results = load_results(path)
-    if results.runs.empty:
-        raise SettingError(f"the study in '{path}' has no runs yet; run it with intruders study")
-    return Advised(str(path), "study", *advise_study(results)), sorted(results.runs["base"].dropna().unique())
 
 
 def _on_audit(file: Path, source: str) -> tuple[Advised, list[str]]:
@@ -181,7 +162,7 @@ def _sweep_beside(audit: Path) -> tuple[Sweep | None, list[str]]:
     Returns None without a file or without rows, and a note on a file that is not used.
     """
     file = audit.parent / "intervention.json"
-    if not _is_there(file):
+    if not is_there(file):
         return None, []
     if not _is_of_studys_run(audit):
         return None, [
@@ -205,7 +186,7 @@ def _forgetting_beside(file: Path, audit: Audit) -> tuple[list[Forgetting], list
     Returns nothing, and a note, for a measurement of other models than the audit's.
     """
     for measured in (file.parent / "evaluation.json", file.parent / "evaluation" / "evaluation.json"):
-        if _is_there(measured):
+        if is_there(measured):
             document = read_document(measured, "the evaluation.json of intruders evaluate", 1) or {}
             forgetting = _forgetting_of(document, measured)
             model, base = document.get("model"), document.get("base")
@@ -223,7 +204,7 @@ def _forgetting_beside(file: Path, audit: Audit) -> tuple[list[Forgetting], list
 def _is_of_studys_run(audit: Path) -> bool:
     """Return whether the audit is the one that a study made of a run."""
     record = audit.parent / "run.json"
-    return audit.name == "audit.json" and _is_there(record) and "stages" in RunRecord(audit.parent).read()
+    return audit.name == "audit.json" and is_there(record) and "stages" in RunRecord(audit.parent).read()
 
 
 def _is_same(source: object, audited: str) -> bool:
@@ -259,7 +240,7 @@ def _rise(difference: dict[str, Any]) -> Interval:
     return rise
 
 
-def _is_there(path: Path) -> bool:
+def is_there(path: Path) -> bool:
     try:
         return path.is_file()
     except (OSError, ValueError):  # a name too long, a null byte

@@ -14,9 +14,9 @@ from ...audits.result.audit_result import Audit
 from ...audits.result.records import AuditedMatrix
 from ...audits.scales.critical_scales_result import CriticalScales
 from ...checkpoints.stored.names import module_paths
+from ...linalg.rank_correlation import auc
 from ...measures.intervals import Interval
 from ...mitigation.remedies.remedy_table import INTRUDERS
-from ..claims.shared.statistics import auc
 from .advice import Advice
 from .steps import COMPARE_FIRST, DOWN_INSTEAD, Facts, ScaledGain, at_most, scale_command
 

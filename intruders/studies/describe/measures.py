@@ -6,9 +6,12 @@ from dataclasses import dataclass
 
 from ...audits.audit_settings import AuditSettings
 from ...errors import SettingError
-from ...experiments.attribution.attribution_settings import AttributionSettings
-from ...experiments.compare.comparison_settings import ComparisonSettings
-from ...experiments.intervene.sweep_settings import INTERPOLATE, SweepSettings
+from ...experiments.experiment_settings import (
+    INTERPOLATE,
+    AttributionSettings,
+    ComparisonSettings,
+    SweepSettings,
+)
 from ...measures.measure_settings import LossSettings
 from ...mitigation.remedies.remedy_table import SHRINK_OUTPUT
 from ...models.loading_settings import Loading

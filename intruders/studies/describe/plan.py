@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ...charts.text import plural
-from ...experiments.bench.interpolation_curve import ALPHAS
-from ...experiments.compare.comparison_settings import REMEDIES
-from ...experiments.intervene.sweep_settings import INTERPOLATE, SweepSettings
+from ...experiments.experiment_settings import INTERPOLATE, REMEDIES, SweepSettings
+from ...experiments.yardstick import ALPHAS
 from ...measures.measure_settings import LossSettings
 from ...mitigation.remedies.remedy_table import INTRUDERS
 from .runs import Run

@@ -102,8 +102,8 @@ def expand(study: Study) -> list[Run]:
             )
         seen[run.id] = run
     seeds = dict.fromkeys(seed for experiment in study.experiments for seed in experiment.seeds)
-    place = {seed: number for number, seed in enumerate(seeds)}
-    return sorted(runs, key=lambda run: place[run.seed])
+    position_of = {seed: number for number, seed in enumerate(seeds)}
+    return sorted(runs, key=lambda run: position_of[run.seed])
 
 
 def _runs_of(experiment: Experiment) -> Iterator[Run]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -20,15 +19,14 @@ from ...settings import (
     shown,
     told_at,
 )
-from ...settings.seeds import A_SEED, SEEDS
+from ...settings.numbers import A_SEED, SEEDS
 from ...training.finetune_config import FinetuneConfig
-from .claim_names import CLAIMS, NOT_OVER_SEEDS, OVER_SETTINGS, check_analyses
 from .measures import Measure
 
 KINDS = ("finetune", "sequence", "random-rank-one")
 SELECTIONS = ("fastest", "mildest")
-# Whose figures are in studies/published/paper.json.
-PAPER_STUDIES = ("paper-roberta", "paper-llama")
+# Keys by claim, which are kept as they are given: what answers the claims reads them.
+_BY_CLAIM = ("support", "power", "primary")
 # What a study decides itself.
 _OWN = {"out": "the study's folder contains all runs", "seed": "give seeds: [0, 1, ...] instead"}
 
@@ -89,33 +87,6 @@ class OfRandomTerms(Settings):
 
 
 @dataclass(frozen=True)
-class Power(Settings):
-    """The plan for a claim's number of seeds: an effect, and the spread of single seeds around it."""
-
-    effect: float | None = setting(
-        None,
-        "The smallest effect that is worth finding; as an earlier study measured it, if not given.",
-        above=0,
-    )
-    spread: float | None = setting(None, "Standard deviation over seeds, in the same unit.", above=0)
-    spread_from: str | None = setting(None, "The folder of an earlier study that measured it.")
-    of: str | None = setting(
-        None, "A part of the effect's name there; of all that match the one that spreads most."
-    )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.spread is not None and self.spread_from is not None:
-            raise SettingError("expected one of spread: NUMBER and spread_from: FOLDER; give one")
-        if self.spread is not None and self.effect is None:
-            raise SettingError("spread is given without an effect; give effect: NUMBER, in the same unit")
-        if self.spread_from is None and self.effect is None:
-            raise SettingError(
-                "neither an effect nor the folder of an earlier study is given; give effect: NUMBER"
-            )
-
-
-@dataclass(frozen=True)
 class Experiment:
     """Runs that are compared with one another: shared settings, methods, and what is measured."""
 
@@ -142,7 +113,8 @@ class Study(Settings):
       experiments: what is run, under which settings.
       support: by claim, what counts as support, in words, written before the study runs.
       power: by claim, the effect that is planned for and its spread over seeds.
-      primary: by claim, a part of the name of the one effect that decides.
+      primary: by claim, a part of the name of the one effect that decides. These three are for the package that
+        answers claims, and kept as they are given.
       text: the YAML text.
       file: the path that it was read from.
     """
@@ -150,7 +122,7 @@ class Study(Settings):
     name: str = setting(help="What it is called; as its file if not given.")
     experiments: tuple[Experiment, ...] = ()
     analyses: tuple[str, ...] = setting(
-        tuple(CLAIMS), "Claims to answer.", item="analysis", choices=CLAIMS, may_be_empty=False
+        (), "Claims to answer; all of those that are installed if not given.", item="analysis"
     )
     select: tuple[str, ...] = setting(
         (),
@@ -164,13 +136,9 @@ class Study(Settings):
         "Folders of earlier or published studies, from whose times --dry-run tells how long this one takes.",
         item="folder",
     )
-    compare_with: str | None = setting(
-        None,
-        "The paper's tables to print beside this study's figures.",
-        choices=PAPER_STUDIES,
-    )
+    compare_with: str | None = setting(None, "The paper's tables to print beside this study's figures.")
     support: dict[str, str] = field(default_factory=dict)
-    power: dict[str, Power] = field(default_factory=dict)
+    power: dict[str, Any] = field(default_factory=dict)
     primary: dict[str, str] = field(default_factory=dict)
     text: str = ""
     file: str = ""
@@ -223,59 +191,16 @@ def study_from_text(text: str, *, name: str, where: str) -> Study:
     if given.get("analyses") == "all":
         del given["analyses"]
     with told_at(where):
-        for key, read in (("support", _support), ("power", _power), ("primary", _primary)):
-            if key in given:
-                given[key] = _by_claim(given[key], key, read)
-        _check_power(given.get("power", {}))
+        given |= {key: _by_claim(given[key], key) for key in _BY_CLAIM if key in given}
         return Study(**{"name": name} | given, experiments=experiments, text=text)
 
 
-def _by_claim(value: Any, key: str, read: Callable[[Any], Any]) -> dict[str, Any]:
+def _by_claim(value: Any, key: str) -> dict[str, Any]:
     by_claim = mapping(value, key)
-    check_analyses(list(by_claim))
-    entries = {}
-    for name, entry in by_claim.items():
-        with told_at(f"{key} of {name!r}"):
-            entries[name] = read(entry)
-    return entries
-
-
-def _support(value: Any) -> str:
-    if not isinstance(value, str) or not value.strip():
-        raise SettingError(f"support is {shown(value)}; expected a sentence on what would count as support")
-    return " ".join(value.split())
-
-
-def _primary(value: Any) -> str:
-    if not isinstance(value, str) or not value.strip():
-        raise SettingError(
-            f"primary is {shown(value)}; expected a part of the name of the effect that decides"
-        )
-    return value.strip()
-
-
-def _power(value: Any) -> Power:
-    return Power.from_mapping(mapping(value, "power"))
-
-
-def _check_power(power: dict[str, Power]) -> None:
-    """Refuse a plan over seeds without their spread, and one over settings that is no correlation."""
-    for claim, plan in power.items():
-        if claim in NOT_OVER_SEEDS and plan.spread_from is not None:
-            raise SettingError(
-                f"power of {claim!r}: spread_from is {plan.spread_from!r}, and intervals of this claim are not over "
-                "seeds; give spread: NUMBER, or for a correlation effect: NUMBER alone"
-            )
-        if claim in OVER_SETTINGS and plan.spread is None and plan.spread_from is None:
-            assert plan.effect is not None
-            if plan.effect >= 1:
-                raise SettingError(
-                    f"power of {claim!r}: effect is {plan.effect:g}; expected a rank correlation below 1, such as 0.6"
-                )
-        elif plan.spread is None and plan.spread_from is None:
-            raise SettingError(
-                f"power of {claim!r}: expected one of spread: NUMBER and spread_from: FOLDER; give one"
-            )
+    for claim, entry in by_claim.items():
+        if key != "power" and not isinstance(entry, str):
+            raise SettingError(f"{key} of {claim!r}: {key} is {shown(entry)}; expected a text")
+    return by_claim
 
 
 def _experiment(title: str, value: Any, seeds: Any, where: str) -> Experiment:

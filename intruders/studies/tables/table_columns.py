@@ -5,7 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 
 from ...audits.audit_settings import AuditSettings
-from ...experiments.compare.comparison_rows import INTERVALS
+from ...experiments.comparison_rows import INTERVALS
 from ...settings import settings_of
 from ...training.finetune_config import FinetuneConfig
 

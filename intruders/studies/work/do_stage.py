@@ -13,12 +13,11 @@ from ...audits.result.audit_result import Audit
 from ...audits.scales.critical_scales import critical_scales
 from ...data.columns import Columns
 from ...data.load_task import load_task
-from ...experiments.attribution.attribute import attribute
-from ...experiments.compare.compare_remedies import compare_remedies
-from ...experiments.compare.comparison_settings import ComparisonSettings
-from ...experiments.intervene.intervene import intervene
-from ...experiments.intervene.sweep import InterventionSweep, intervention_rows
-from ...experiments.sequence.train_in_sequence import train_in_sequence
+from ...experiments.attribute import attribute
+from ...experiments.compare_remedies import compare_remedies
+from ...experiments.experiment_settings import ComparisonSettings
+from ...experiments.intervene import intervene
+from ...experiments.sweep import InterventionSweep, intervention_rows
 from ...measures.base_inputs import documents_of
 from ...measures.corpus_loss import summarize_losses
 from ...measures.evaluation import Evaluation
@@ -32,6 +31,7 @@ from ...system.files import write_atomically
 from ...training.finetune import finetune
 from ...training.finetune_config import FinetuneConfig
 from ...training.run_folder import RunFolder
+from ...training.train_in_sequence import train_in_sequence
 from ..describe.runs import Run
 from .base_losses import SAMPLE_SEED, base_losses, corpora_of, losses_of
 from .rank_one_terms import random_rank_one

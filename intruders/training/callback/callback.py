@@ -23,7 +23,7 @@ from ...checkpoints.formats.memory import has_adapters
 from ...checkpoints.opening.open import Opened, Source
 from ...checkpoints.pairing.pair_sides import pair_sides
 from ...errors import NonFiniteError, SettingError
-from ...system.random_state import random_state_kept
+from ...system.callers_process import random_state_kept
 from .alerts import alert
 from .audited_base import AuditedBase
 from .files_in_use import FilesInUse, GivenFiles, check_files

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from ...checkpoints.formats.memory import has_adapters
 from ...errors import ResultFileError, SettingError, os_reason, some_of
+from ...system.callers_process import random_state_kept
 from ...system.documents import read_document
 from ...system.files import free_name, write_atomically
 from ...system.folders import atomic_folder, check_target, follow_umask
-from ...system.random_state import random_state_kept
 from .first_process import decided_by_first
 from .limits import Limits
 from .scattered import scatter

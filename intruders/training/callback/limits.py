@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from ...errors import SettingError
-from ...settings.number_kinds import is_number, is_whole
+from ...settings.numbers import is_number, is_whole
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from intruders.mitigation.remedies.interpolate import Interpolate
 from intruders.mitigation.write_at_scale import write_at_scale
 from tests.checkpoints.models import merged_weights, randomize_adapter, saved, tiny_gpt2, tiny_llama
 from tests.checkpoints.stored.test_matrices import tiny_mixtral
-from tests.experiments.heal.healed_models import llama_and_adapter
+from tests.experiments.healed_models import llama_and_adapter
 from tests.mitigation.hot import deviation, hot_llama, medium_llama, places_of_intruders, scaled
 from tests.tiny import character_tokenizer
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from intruders.experiments.attribution.attribution import Attribution, MatrixShare, MeasuredRise
+from intruders.experiments.attribution import Attribution, MatrixShare, MeasuredRise
 from intruders.measures.intervals import Interval
 from intruders.reports.attribution.attribution_page import attribution_grids, render_attribution
 from tests.reports.made_up_attribution import OF_NORMS, PARTS, made_up_attribution

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from rich.console import Console
 
-from intruders.experiments.attribution.attribution import Attribution, MeasuredRise
+from intruders.experiments.attribution import Attribution, MeasuredRise
 from intruders.measures.intervals import Interval
 from intruders.reports.attribution.attribution_text import print_attribution, remarks, rise_line
 from tests.reports.made_up_attribution import OF_NORMS, PARTS, made_up_attribution

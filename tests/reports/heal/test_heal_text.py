@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from intruders.experiments.heal.healing import Healing
+from intruders.experiments.healing import Healing
 from intruders.reports.heal.heal_text import check_command, dose_line, print_healing, rows, verdict
 
 RECORD = Path(__file__).parents[2] / "fixtures" / "schema-1" / "heal.json"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import intruders
-from intruders.experiments.heal.heal_settings import HealSettings
+from intruders.experiments.experiment_settings import HealSettings
 from intruders.reports.heal.heal_text import check_command
 from intruders.training.finetune import finetune
 from tests.commands import in_this_process
@@ -22,7 +22,7 @@ def test_the_printed_command_gives_loss_and_accuracy_again(tmp_path: Path) -> No
     llama = save_llama(tmp_path / "llama")
     text, rows = short_texts(tmp_path / "text.jsonl", 8), tmp_path / "rows.jsonl"
     sums = [{"q": f"{number}+{number + 1}=", "a": str((2 * number + 1) % 2)} for number in range(400)]
-    odd = [{"q": f"{number}-{number // 3}=", "a": str(number % 2)} for number in range(100)]
+    odd = [{"q": f"{number}-{number // 3}=", "a": str(number * number // 7 % 2)} for number in range(300)]
     write_rows(rows, [*sums, *odd])
     columns = {"prompt": "q", "completion": "a", "max_new_tokens": 4}
     tuned = finetune(config_of(llama, tmp_path / "tuned", task=str(rows), steps=40, lr=2e-2, **columns)).path

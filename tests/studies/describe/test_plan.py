@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from intruders.experiments.bench.curve import ALONG_CURVE
-from intruders.experiments.intervene.intervene import _remedies
-from intruders.experiments.intervene.sweep_settings import AS_IN_THE_PAPER, SweepSettings
+from intruders.experiments.bench import ALONG_CURVE
+from intruders.experiments.experiment_settings import AS_IN_THE_PAPER, SweepSettings
+from intruders.experiments.intervene import _remedies
 from intruders.studies.describe.plan import models_of_sweep
 
 

@@ -162,7 +162,7 @@ def test_settings_that_fine_tuning_refuses_are_refused_before_anything_runs(
         runs_of(**settings)
 
 
-@pytest.mark.parametrize("name", ["quickstart", "small", "paper-roberta", "paper-llama"])
+@pytest.mark.parametrize("name", ["quickstart", "small", "minilm"])
 def test_the_examples_can_be_expanded(name: str) -> None:
     study = read_study(EXAMPLES / f"{name}.yaml")
     assert study.name == name

@@ -6,12 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from intruders.audits.audit_settings import AuditSettings
 from intruders.errors import SettingError
-from intruders.experiments.intervene.sweep_settings import SweepSettings
-from intruders.studies.describe.claim_names import CLAIMS
+from intruders.experiments.experiment_settings import SweepSettings
 from intruders.studies.describe.study import Resources, read_study, study_from_text
 from tests.studies.tiny_study import parsed, tiny_study
 
@@ -33,7 +31,7 @@ def with_experiment(**settings: Any) -> dict[str, Any]:
 def test_what_is_not_given_has_its_default() -> None:
     study = parsed(MINIMAL)
     (experiment,) = study.experiments
-    assert (study.name, study.analyses, study.resources) == ("file", tuple(CLAIMS), Resources(0, 1))
+    assert (study.name, study.analyses, study.resources) == ("file", (), Resources(0, 1))
     assert (experiment.kind, experiment.seeds, experiment.methods) == ("finetune", (0,), ({},))
     assert (experiment.measure.audit, experiment.measure.intervene) == (
         AuditSettings(k=10, epsilon=0.5),
@@ -77,7 +75,8 @@ def test_every_key_is_read(tmp_path: Path) -> None:
     ("document", "words"),
     [
         (MINIMAL | {"seed": [0]}, ["'seed'", "did you mean 'seeds'"]),
-        (MINIMAL | {"analyses": ["structur"]}, ["'structur'", "'structure'"]),
+        (MINIMAL | {"support": {"rank": 3}}, ["support of 'rank'", "expected a text"]),
+        (MINIMAL | {"power": 3}, ["power", "3"]),
         (MINIMAL | {"resources": {"gpu": 1}}, ["'gpu'", "did you mean 'gpus'"]),
         (MINIMAL | {"resources": {"gpus": -1}}, ["gpus is -1", "0 or more"]),
         (MINIMAL | {"seeds": []}, ["seeds", "at least one seed"]),
@@ -143,15 +142,6 @@ def test_what_cannot_be_used_is_refused(document: dict[str, Any], words: list[st
     assert "study 'file.yaml'" in message
     for word in words:
         assert word in message
-
-
-@pytest.mark.parametrize(("key", "wrong"), [("power", {"effect": "x"}), ("support", 3), ("primary", ["a"])])
-def test_the_claim_of_a_wrong_value_is_named(key: str, wrong: object) -> None:
-    right = {"power": {"effect": 0.5, "spread": 1}, "support": "One.", "primary": "one"}[key]
-    text = yaml.safe_dump(
-        {"experiments": {"one": {"base": "b", "task": "t"}}, key: {"structure": right, "rank": wrong}}
-    )
-    assert f"{key} of 'rank': " in refused(text)
 
 
 def test_a_key_that_is_given_twice_is_refused() -> None:

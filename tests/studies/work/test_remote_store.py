@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import pytest
-import yaml
 
 from intruders.errors import IntrudersError, ResultFileError, SettingError, StoreError
 from intruders.studies.describe.runs import expand
@@ -15,7 +14,6 @@ from intruders.studies.tables.results import load_results
 from intruders.studies.work import do_stage
 from intruders.studies.work.remote_store import Store
 from intruders.system.remote_folder import is_url, local_folder
-from tests.commands import in_this_process
 from tests.studies.tiny_study import BRIEF, cut_off_at, parsed, tiny_study
 from tests.tiny import short_task
 
@@ -170,16 +168,3 @@ def test_data_that_differ_on_another_machine_are_refused_and_nothing_in_the_stor
     rows.write_text("".join(lines))
     on_machine("first", tmp_path, monkeypatch)
     assert run_study(parsed(document), url).failed == {}
-
-
-def test_the_verdicts_in_the_store_are_those_of_its_tables(
-    llama: Path, tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    on_machine("first", tmp_path, monkeypatch)
-    document = tiny_study(llama, measure=BRIEF, methods=[{"method": "full", "lr": 1e-3}])
-    file = tmp_path / "tiny.yaml"
-    for seeds in ([0], [0, 1]):
-        file.write_text(yaml.safe_dump(document | {"seeds": seeds, "analyses": ["structure"]}))
-        assert in_this_process("study", str(file), "--out", url).returncode == 0
-        [here] = (tmp_path / "first").rglob("findings.json")
-        assert (tmp_path / "store" / "findings.json").read_bytes() == here.read_bytes()

@@ -1,0 +1,100 @@
+"""Heals the runs of research/examples/same-text.yaml, and prints the effects that it names in advance.
+
+python -m benchmarks.same_text runs/same-text --heal
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import intruders
+from benchmarks.usual_settings import said
+from intruders.experiments.experiment_settings import HealSettings
+from intruders.experiments.healing import HEALED, TUNED, Healing
+from intruders.studies.tables.results import load_results
+from intruders_research.claims.shared.statistics import mean_interval
+
+CHOSEN, REPORTED = "data/c4/healing.jsonl", "wikitext-2"
+RIVALS = ("share", "blocks", "doses", "replay", "self")
+SETTINGS = HealSettings(
+    learn="weights",
+    steps=30,
+    rivals=RIVALS,
+    max_documents=64,
+    max_tokens=96,
+    max_examples=64,
+    report_examples=500,
+)
+LITTLE = 0.02  # nats per token
+
+
+def main(folder: Path, *, heals: bool) -> None:
+    runs = load_results(folder).runs
+    runs = runs[runs["status"] == "finished"].sort_values("seed")
+    for (task, method), group in runs.groupby(["task", "method"]):
+        healings: dict[int, Healing] = {}
+        for run in group[group["replay"].isna()].itertuples():
+            out = folder / "healed" / str(run.run_id)
+            if heals and not (out / "heal.json").is_file():
+                intruders.heal(
+                    "smollm2-135m",
+                    str(folder / "runs" / str(run.run_id) / "model"),
+                    task=str(task),
+                    loss_on=[CHOSEN, REPORTED],
+                    settings=SETTINGS,
+                    seed=0,  # the documents that the runs with replay had
+                    loading=intruders.Loading(dtype="bfloat16"),
+                    out=out,
+                )
+            if (out / "heal.json").is_file():
+                healings[int(run.seed)] = Healing.load(out)
+        replayed = {int(run.seed): run.run_id for run in group[group["replay"].notna()].itertuples()}
+        print(f"\n{task}, {method}: seeds {sorted(healings)} healed, {sorted(replayed)} with replay")
+        if healings:
+            report(healings)
+
+
+def report(healings: dict[int, Healing]) -> None:
+    """Print every model's losses and accuracy, and the weights against every rival, by seed and over seeds."""
+    little = [
+        seed
+        for seed, healing in healings.items()
+        if healing.tuned_point.corpora[REPORTED].forgotten.estimate < LITTLE
+    ]
+    print(f"  forgot less than {LITTLE} nats: {little or 'none'}")
+    healings = {seed: healing for seed, healing in healings.items() if seed not in little}
+    for name in (TUNED, HEALED, *RIVALS):
+        rows = []
+        for healing in healings.values():
+            point = healing.point(name)
+            assert point is not None
+            accuracy = point.tasks[healing.task].accuracy
+            assert accuracy is not None
+            of_both = [
+                (point.corpora[corpus].forgotten.estimate, point.corpora[corpus].healed)
+                for corpus in (CHOSEN, REPORTED)
+            ]
+            shares = "  ".join(
+                f"{forgotten:+.3f} ({'-' if healed is None else f'{healed.estimate:.0%}'})"
+                for forgotten, healed in of_both
+            )
+            rows.append(f"{shares}  {accuracy.estimate:.3f}")
+        print(f"  {name:<8} " + "   ".join(rows))
+    for rival in RIVALS:
+        losses, accuracies = [], []
+        for healing in healings.values():
+            one, other = healing.healed_point, healing.point(rival)
+            assert other is not None
+            losses.append(one.corpora[REPORTED].loss.estimate - other.corpora[REPORTED].loss.estimate)
+            own, of_rival = one.tasks[healing.task].accuracy, other.tasks[healing.task].accuracy
+            assert own is not None
+            assert of_rival is not None
+            accuracies.append(100 * (own.estimate - of_rival.estimate))
+        print(
+            f"  weights minus {rival}: {said(mean_interval(losses))}; points {said(mean_interval(accuracies))}"
+        )
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), heals="--heal" in sys.argv[2:])

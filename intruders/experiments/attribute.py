@@ -1,0 +1,301 @@
+"""Which matrices made a fine-tuned model forget, as parts that sum to the measured rise of its loss."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from ..audits.audit_settings import ANYWHERE, AS_USUAL, AuditSettings, Compute
+from ..audits.result.audit_result import Audit
+from ..checkpoints.stored.names import ModulePath, module_paths
+from ..data.columns import Columns
+from ..data.corpora import Corpora, digests_of, load_all
+from ..data.task import Task, names_given
+from ..errors import SettingError
+from ..linalg.low_rank import LowRank
+from ..measures.intervals import RESAMPLES, Interval, expanded_percentiles
+from ..measures.kept_outcomes import KeptOutcomes, digest_of_intruders
+from ..mitigation.remedies.intruders import ScaledIntruders
+from ..mitigation.tuned_matrices import TunedMatrices
+from ..models.loading_settings import AS_STORED, Loading
+from ..system.callers_process import apart_from_caller
+from ..system.progress import Progress, silent
+from .attribution import Attribution, LeftOut, MatrixShare, MeasuredRise, Share, rank_correlation
+from .dose_groups import ELSEWHERE, DoseGroups
+from .dosed_model import DoseVector
+from .experiment_settings import ATTRIBUTION, AttributionSettings
+from .open_dosed import Updates, open_dosed
+from .path_integral import DocumentMeasure, DosePath, Floats, PathIntegral, task_measure, text_measure
+from .question import Question
+
+
+@apart_from_caller()
+def attribute(
+    base: str | os.PathLike[str] | None,
+    tuned: str | os.PathLike[str] | None = None,
+    *,
+    loss_on: str | Sequence[str],
+    task: str | Sequence[str] = (),
+    settings: AttributionSettings = ATTRIBUTION,
+    columns: Columns | None = None,
+    audit: AuditSettings | Audit | str | os.PathLike[str] = AS_USUAL,
+    data_seed: int | None = None,
+    seed: int = 0,
+    keep: str | os.PathLike[str] | None = None,
+    loading: Loading = AS_STORED,
+    compute: Compute = ANYWHERE,
+    progress: Progress = silent,
+) -> Attribution:
+    """Split the rise of a loss from base to tuned into parts of the matrices that were tuned.
+
+    ``L(W0 + D) - L(W0) = sum_m int_0^1 <dL/dW_m (W0 + t D), D_m> dt``, by Gauss-Legendre quadrature along the straight
+    line from base to tuned. The parts sum to the measured rise. Another path would split it otherwise.
+
+    Args:
+      base: folder, Hub id or demo model of the model before fine-tuning; None if an adapter names it.
+      tuned: the fine-tuned model, or its adapter. An adapter that names its base may be passed alone.
+      loss_on: text whose loss rose, such as the base was trained on.
+      task: the learned task, such as "word-problems", "sst2" or a data file; its loss is split too.
+      settings: amount of data, and accuracy of the integral.
+      columns: the columns of a data file and their meaning.
+      audit: settings of the audit, an earlier audit of these two models, or the path of a saved one.
+      data_seed: seed of the task's rows, as in fine-tuning; by default that of the run.
+      seed: seed of samples, masked tokens and the bootstrap.
+      keep: folder in which finished passes are kept, so that a killed attribution resumes.
+      loading: how the models are loaded. Parts and gradients are in single precision whatever the type.
+      compute: where the audit is computed.
+      progress: called with (what is being done, done, in all).
+
+    Returns:
+      The parts by matrix, direction of the update, layer and kind of module, in nats per token.
+
+    Raises:
+      SettingError: no text was given, or the tuned model equals the base.
+      NonFiniteError: a loss, a gradient or a weight is NaN or infinite.
+      IntrudersError: as the audit, the models and the data raise it.
+
+    Examples:
+      With a base in the folder ``base`` and an adapter in ``tuned``:
+
+      >>> few = AttributionSettings(nodes=5, check=0, max_documents=2, max_tokens=32)
+      >>> result = attribute("base", "tuned", loss_on="pydoc", settings=few)
+      >>> [list(share.parts) for share in result.largest(1)]
+      [['pydoc']]
+    """
+    started = time.perf_counter()
+    question = Question.about(
+        base,
+        tuned,
+        data_seed=data_seed,
+        seed=seed,
+        audit=audit,
+        loading=loading,
+        compute=compute,
+        progress=progress,
+    )
+    texts, names = names_given(loss_on), names_given(task)
+    if not texts:
+        raise SettingError(
+            "no text to measure; expected text such as the base was trained on; pass --loss-on CORPUS"
+        )
+    if both := set(texts) & set(names):
+        raise SettingError(
+            f"{min(both)!r} is given as text and as a task, and a part has one name; pass a copy of the file for one"
+        )
+    tasks = question.tasks(names, columns or Columns())
+    corpora = load_all(texts, max_documents=settings.max_documents, seed=seed)
+    with question.working_in(keep, "keep") as folder:
+        key = {
+            **question.key(),
+            "settings": {
+                name: value for name, value in settings.recorded().items() if name not in ("nodes", "check")
+            },
+            "seed": seed,
+            "text": digests_of(corpora),
+            "tasks": {name: one_task.fingerprint() for name, one_task in tasks.items()},
+        }
+        measured = _measured(question, settings, corpora, tasks, KeptOutcomes(folder, key))
+        return _attribution(measured, question, settings, started)
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """Everything that the models told."""
+
+    measures: Sequence[DocumentMeasure]
+    integrals: Mapping[str, PathIntegral]
+    groups: DoseGroups
+    inside: Sequence[str]  # the matrices with intruders, in the order of the further factors
+    checks: Sequence[LeftOut]
+
+
+def _measured(
+    question: Question,
+    settings: AttributionSettings,
+    corpora: Corpora,
+    tasks: Mapping[str, Task],
+    kept: KeptOutcomes,
+) -> _Measured:
+    # On the CPU: the parts inside the intruders need double precision, which not every device has.
+    matrices = TunedMatrices.of(question.both[0], question.audited, torch.device("cpu"))
+    with open_dosed(question, tasks, "direction", so="no loss rose", dense_in_one=True) as dosed:
+        of_intruders = _inside_intruders(matrices, dosed.updates)
+        inside = DoseVector(torch.zeros(len(of_intruders), device=dosed.doses.values.device))
+        with dosed.with_added(of_intruders, inside):
+            measures = [
+                text_measure(name, dosed.language, parts, settings.max_tokens, question.seed)
+                for name, parts in corpora.items()
+            ] + [
+                replace(task_measure(opened, tasks[name], labels, settings.max_examples), name=name)
+                for name, (opened, labels) in dosed.scored.items()
+            ]
+            of_inside = digest_of_intruders(matrices.audit)
+            path = DosePath(dosed.doses, inside, of_inside, kept, question.progress)
+            integrals = {measure.name: path.integral(measure, settings.nodes) for measure in measures}
+            first = measures[0]
+            checks = _checks(path, first, integrals[first.name], dosed.groups, settings.check)
+    return _Measured(measures, integrals, dosed.groups, list(of_intruders), checks)
+
+
+def _checks(
+    path: DosePath, measure: DocumentMeasure, integral: PathIntegral, groups: DoseGroups, count: int
+) -> list[LeftOut]:
+    """Check the largest parts, each by leaving its matrix out of the tuned model."""
+    tokens = integral.tokens.sum()
+    parts = {
+        name: float(integral.parts[:, list(groups.places[name])].sum() / tokens) for name in groups.matrices
+    }
+    largest = sorted(parts, key=lambda name: -abs(parts[name]))[:count]
+    return [
+        LeftOut(
+            name,
+            parts[name],
+            float((integral.tuned - integral.weights * without).sum() / tokens),
+        )
+        for name in largest
+        for without in [path.losses(measure, 1.0, torch.tensor(groups.places[name]))]
+    ]
+
+
+def _inside_intruders(matrices: TunedMatrices, updates: Updates) -> dict[str, LowRank]:
+    """Return ``Y^T (Y D)``, the update inside the intruders' span, for every matrix with intruders Y (c, m)."""
+    remedy = ScaledIntruders(0.0)
+    inside = {}
+    for case in matrices.read([remedy]):
+        left = case.parts[remedy.scaled(case.matrix)].left.double()  # (c, m)
+        if len(left) and case.matrix.name in updates.by_name:
+            right = case.update.double().apply_transpose(left)  # (c, n)
+            inside[case.matrix.name] = LowRank(left.mT.float(), right.float())
+    return inside
+
+
+def _attribution(
+    measured: _Measured, question: Question, settings: AttributionSettings, started: float
+) -> Attribution:
+    audit = question.audited.audit
+    names = measured.groups.matrices
+    intruders = {matrix.name: matrix.intruders for matrix in audit.matrices}
+    splits = {name: _Split(integral, question.seed) for name, integral in measured.integrals.items()}
+
+    def parts_of(members: Sequence[str]) -> dict[str, Interval]:
+        numbers = [number for name in members for number in measured.groups.places[name]]
+        return {name: split.interval(numbers) for name, split in splits.items()}
+
+    def matrix_share(name: str) -> MatrixShare:
+        numbers = list(measured.groups.places[name])
+        return MatrixShare(
+            name=name,
+            parts=parts_of([name]),
+            matrices=1,
+            intruders=intruders.get(name),
+            of_intruders={key: split.inside(measured.inside.index(name)) for key, split in splits.items()}
+            if name in measured.inside
+            else {},
+            directions={key: split.each(numbers) for key, split in splits.items()},
+        )
+
+    def grouped(label_of: Callable[[ModulePath], str]) -> list[Share]:
+        members: dict[str, list[str]] = {}
+        for name, path in zip(names, module_paths(names), strict=True):
+            members.setdefault(label_of(path), []).append(name)
+        return [Share(label, parts_of(own), len(own)) for label, own in members.items()]
+
+    matrices = [matrix_share(name) for name in names]
+    text = measured.measures[0].name
+    return Attribution(
+        base=question.base_source,
+        tuned=question.tuned,
+        rises=[
+            _rise(measure, measured.integrals[measure.name], splits[measure.name])
+            for measure in measured.measures
+        ],
+        matrices=matrices,
+        layers=grouped(lambda path: path.layer_label),
+        kinds=grouped(lambda path: path.kind),
+        elsewhere=Share(ELSEWHERE, parts_of([ELSEWHERE]), 0) if ELSEWHERE in measured.groups.places else None,
+        checks=measured.checks,
+        correlations=dict(_correlations(matrices, text, audit)),
+        settings=settings.recorded(),
+        seconds=time.perf_counter() - started,
+    )
+
+
+def _correlations(matrices: Sequence[MatrixShare], text: str, audit: Audit) -> Iterator[tuple[str, float]]:
+    """Correlate forgetting with intruders and with the size of the update, over matrices."""
+    audited = {matrix.name: matrix for matrix in audit.matrices}
+    both = [share for share in matrices if share.name in audited]
+    parts = [share.parts[text].estimate for share in both]
+    for name, values in (
+        ("intruders", [float(audited[share.name].intruders) for share in both]),
+        ("update_norm", [float(audited[share.name].update.frobenius) for share in both]),
+    ):
+        correlation = rank_correlation(parts, values)
+        if correlation is not None:
+            yield name, correlation
+
+
+def _rise(measure: DocumentMeasure, integral: PathIntegral, split: _Split) -> MeasuredRise:
+    tokens = int(integral.tokens.sum())
+    return MeasuredRise(
+        name=measure.name,
+        kind=measure.kind,
+        measure=measure.measure,
+        documents=len(integral.tokens),
+        tokens=tokens,
+        base_loss=float(integral.base.sum() / tokens),
+        tuned_loss=float(integral.tuned.sum() / tokens),
+        rise=split.of(integral.tuned - integral.base),
+        total=integral.total,
+        nodes=integral.nodes,
+    )
+
+
+class _Split:
+    """Parts per token with intervals over documents, all from the same resamples."""
+
+    def __init__(self, integral: PathIntegral, seed: int) -> None:
+        self._integral = integral
+        count = len(integral.tokens)
+        drawn = np.random.default_rng(seed).multinomial(count, [1 / count] * count, size=RESAMPLES)
+        self._drawn: Floats = drawn.astype(np.float64)  # (resamples, documents): how often each is drawn
+        self._tokens: Floats = self._drawn @ (integral.weights * integral.tokens)
+
+    def of(self, sums: Floats) -> Interval:
+        """Return the interval of sums over documents (documents,), per token."""
+        estimate = float(sums.sum() / self._integral.tokens.sum())
+        return expanded_percentiles(estimate, self._drawn @ sums / self._tokens, len(sums))
+
+    def interval(self, numbers: Sequence[int]) -> Interval:
+        return self.of(self._integral.parts[:, list(numbers)].sum(axis=1))
+
+    def each(self, numbers: Sequence[int]) -> list[float]:
+        per_token = self._integral.parts[:, list(numbers)].sum(axis=0) / self._integral.tokens.sum()
+        return [float(part) for part in per_token]
+
+    def inside(self, number: int) -> float:
+        return float(self._integral.added[:, number].sum() / self._integral.tokens.sum())

@@ -1,0 +1,213 @@
+"""The result of an attribution: the parts of a rise, by matrix and in groups."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import pandas as pd
+
+from ..linalg.rank_correlation import spearman
+from ..measures.intervals import Interval
+from ..system.plain_values import from_plain, plain
+from ..system.result_protocol import JsonResult
+from .dose_groups import ELSEWHERE
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class MeasuredRise:
+    """One corpus or task: what tuning changed there, in nats per token."""
+
+    name: str
+    kind: Literal["text", "task"]
+    measure: str
+    documents: int  # or examples
+    tokens: int
+    base_loss: float
+    tuned_loss: float
+    rise: Interval  # tuned minus base, over documents
+    total: float  # of all parts
+    nodes: int  # of the path integral
+
+
+@dataclass(frozen=True)
+class Share:
+    """The part of one matrix, layer or module type in every rise, in nats per token."""
+
+    name: str
+    parts: Mapping[str, Interval]  # by corpus or task
+    matrices: int = 1
+
+    def ratio(self, text: str, task: str | None) -> float | None:
+        """Return the rise on the text per nat that the task's loss fell; None if it did not fall."""
+        if task is None or self.parts[task].estimate >= 0:
+            return None
+        return self.parts[text].estimate / -self.parts[task].estimate
+
+
+@dataclass(frozen=True)
+class MatrixShare(Share):
+    """The part of one matrix in every rise."""
+
+    intruders: int | None = None  # None where it was not audited
+    of_intruders: Mapping[str, float] = field(default_factory=dict)  # of the update inside their span
+    directions: Mapping[str, Sequence[float]] = field(default_factory=dict)  # of the update, strongest first
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """The check of a part: the fall of the rise when that matrix alone is the base's."""
+
+    name: str
+    part: float
+    fall: float
+
+
+@dataclass(frozen=True)
+class Attribution(JsonResult):
+    """Which matrices make a fine-tuned model forget, and which earn its task.
+
+    Attributes:
+      base: the model before fine-tuning, as it was given or named.
+      tuned: the fine-tuned model.
+      rises: the change of every corpus and task, the texts first.
+      matrices: the part of each tuned matrix, in the model's order.
+      layers: the parts summed by layer.
+      kinds: the parts summed by module type.
+      elsewhere: the part of tuned norms, biases and other tensors that are not matrices, or None.
+      checks: for the largest matrices, the fall of the rise when that matrix alone is the base's.
+      correlations: Spearman correlations over matrices of the first text's parts with other quantities.
+      settings: the settings that were used.
+      seconds: the time it took.
+
+    Examples:
+      ``intruders.attribute("smollm2-135m", "my-adapter", loss_on="pydoc").to_pandas()``
+    """
+
+    schema = SCHEMA
+    what = "an attribution"
+    written_by = "intruders attribute --json"
+
+    base: str
+    tuned: str
+    rises: Sequence[MeasuredRise]  # the texts first
+    matrices: Sequence[MatrixShare] = field(repr=False)  # in the model's order
+    layers: Sequence[Share] = field(repr=False)
+    kinds: Sequence[Share]
+    elsewhere: Share | None  # norms, biases and other tuned tensors that are no matrices
+    checks: Sequence[LeftOut] = field(repr=False)  # on the first text
+    correlations: Mapping[str, float]  # Spearman over matrices, of the first text's parts with something else
+    settings: Mapping[str, Any]
+    seconds: float = 0.0
+
+    @property
+    def text(self) -> str:
+        """The first corpus."""
+        return self.rises[0].name
+
+    @property
+    def task(self) -> str | None:
+        """The first task."""
+        return next((rise.name for rise in self.rises if rise.kind == "task"), None)
+
+    def largest(self, count: int) -> list[MatrixShare]:
+        """Return the matrices with the largest parts of the first text's rise, largest first."""
+        return sorted(self.matrices, key=lambda share: -share.parts[self.text].estimate)[:count]
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return a table with one row per matrix and measure."""
+        return pd.DataFrame(
+            [
+                {
+                    "name": share.name,
+                    "measure": rise.name,
+                    "kind": rise.kind,
+                    **share.parts[rise.name].cells("part"),
+                    "intruders": share.intruders,
+                    "part_of_intruders": share.of_intruders.get(rise.name),
+                }
+                for share in self.matrices
+                for rise in self.rises
+            ]
+        )
+
+    def to_document(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return {
+            "schema": SCHEMA,
+            "base": self.base,
+            "tuned": self.tuned,
+            "rise": self.rises[0].rise.estimate,
+            "measures": plain(self.rises),
+            "modules": [
+                {
+                    "name": share.name,
+                    "part": share.parts[self.text].estimate,
+                    "parts": _plain(share.parts),
+                    "intruders": share.intruders,
+                    "part_of_intruders": plain(share.of_intruders),
+                    "directions": plain(share.directions),
+                }
+                for share in self.matrices
+            ],
+            "layers": [_group(share) for share in self.layers],
+            "kinds": [_group(share) for share in self.kinds],
+            "elsewhere": None if self.elsewhere is None else _plain(self.elsewhere.parts),
+            "left_out": plain(self.checks),
+            "correlations": dict(self.correlations),
+            "settings": dict(self.settings),
+        }
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> Attribution:
+        """Make it from its document, which does not say how long it took."""
+        elsewhere = document["elsewhere"]
+        layers, kinds = (
+            [Share(group["name"], _parts(group["parts"]), group["matrices"]) for group in document[key]]
+            for key in ("layers", "kinds")
+        )
+        return cls(
+            base=document["base"],
+            tuned=document["tuned"],
+            rises=from_plain(list[MeasuredRise], document["measures"]),
+            matrices=[
+                MatrixShare(
+                    share["name"],
+                    _parts(share["parts"]),
+                    intruders=share["intruders"],
+                    of_intruders=share["part_of_intruders"],
+                    directions=share["directions"],
+                )
+                for share in document["modules"]
+            ],
+            layers=layers,
+            kinds=kinds,
+            elsewhere=None if elsewhere is None else Share(ELSEWHERE, _parts(elsewhere), 0),
+            checks=from_plain(list[LeftOut], document["left_out"]),
+            correlations=document["correlations"],
+            settings=document["settings"],
+        )
+
+
+def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float | None:
+    """Return Spearman's correlation; None for fewer than three pairs, or if one side does not vary."""
+    if len(first) < 3:
+        return None
+    correlation = float(spearman(first, second))
+    return None if math.isnan(correlation) else correlation
+
+
+def _group(share: Share) -> dict[str, Any]:
+    return {"name": share.name, "matrices": share.matrices, "parts": _plain(share.parts)}
+
+
+def _plain(parts: Mapping[str, Interval]) -> dict[str, Any]:
+    return {name: part.as_dict() for name, part in parts.items()}
+
+
+def _parts(record: Mapping[str, Any]) -> dict[str, Interval]:
+    return {name: Interval.from_dict(part) for name, part in record.items()}

@@ -1,0 +1,157 @@
+"""One scale for the complete update, chosen by its forgetting and its cost for the task."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from ..data.columns import Columns
+from ..data.task import names_given
+from ..models.loading_settings import AS_STORED, Loading
+from ..system.callers_process import apart_from_caller
+from ..system.progress import Progress, silent
+from ..system.result_protocol import JsonResult
+from .experiment_settings import HEALING, HealSettings
+from .heal_bench import HealBench, open_to_heal
+from .heal_data import load_tasks, load_texts
+from .healing import BASE, TUNED
+from .point import CurveOfScales, HealedPoint
+from .question import Question
+from .report_healing import Report
+from .yardstick import ALPHAS
+
+CHOSEN = "chosen"
+SCHEMA = 1
+
+# Scales on either side of the best one along the curve of interpolation.
+_FINER = 4
+
+
+@dataclass(frozen=True)
+class ScaleChoice(JsonResult):
+    """The scale with the least forgetting whose task loss is allowed, and what it measured on the other half.
+
+    Attributes:
+      base: the model before fine-tuning.
+      tuned: the fine-tuned model.
+      task: the task that is kept.
+      corpus: the text that is remembered.
+      allow: the allowed rise of the task loss, in nats per token.
+      scale: the chosen s of W0 + s D.
+      curve: the losses at every scale, on the half that chooses.
+      points: the base, the tuned and the chosen model, on the half that is reported.
+    """
+
+    schema = SCHEMA
+    what = "the choice of a scale"
+    written_by = "ScaleChoice.save"
+
+    base: str
+    tuned: str
+    task: str
+    corpus: str
+    allow: float
+    scale: float
+    curve: Sequence[CurveOfScales]
+    points: Sequence[HealedPoint]
+
+
+@apart_from_caller()
+def choose_scale(
+    base: str | os.PathLike[str] | None,
+    tuned: str | os.PathLike[str] | None = None,
+    *,
+    task: str | Sequence[str] = (),
+    loss_on: str | Sequence[str] = (),
+    settings: HealSettings = HEALING,
+    columns: Columns | None = None,
+    data_seed: int | None = None,
+    seed: int = 0,
+    loading: Loading = AS_STORED,
+    progress: Progress = silent,
+) -> ScaleChoice:
+    """Choose the scale s of ``W0 + s D`` with the least loss on text, at a task loss that is allowed.
+
+    Nothing is copied: the model computes with base and update separately. Eleven scales from 0 to 1 are measured on
+    the half that chooses, and four more on either side of the best.
+
+    Args:
+      base: the model before fine-tuning; None if an adapter names it.
+      tuned: the fine-tuned model, or its adapter.
+      task: the tasks to keep; the scale is chosen by the first.
+      loss_on: text such as the base was trained on; the scale is chosen by the first corpus.
+      settings: ``allow``, ``max_documents``, ``max_tokens`` and ``max_examples`` count.
+      columns: the columns of a data file and their meaning.
+      data_seed: seed of the task's rows; by default that of the run.
+      seed: seed of halves and samples.
+      loading: how the models are loaded.
+      progress: called with (what is being done, done, in all).
+
+    Returns:
+      The scale, the losses of every scale on the half that chose, and what was measured on the other half.
+
+    Raises:
+      SettingError: no task or no text is given.
+      IntrudersError: as :func:`intruders.heal` raises it.
+
+    Examples:
+      With a base in the folder ``base`` and an adapter in ``tuned``:
+
+      >>> few = HealSettings(max_documents=4, max_tokens=32, max_examples=2)
+      >>> choice = choose_scale("base", "tuned", task="word-problems", loss_on="pydoc", settings=few)
+      >>> 0 <= choice.scale <= 1
+      True
+    """
+    question = Question.about(base, tuned, data_seed=data_seed, seed=seed, loading=loading, progress=progress)
+    tasks = load_tasks(question, names_given(task), columns or Columns(), None)
+    corpora = load_texts(names_given(loss_on), settings, seed)
+    with open_to_heal(question, corpora, tasks, settings) as bench:
+        curve: dict[float, CurveOfScales] = {}
+        for number, scale in enumerate(ALPHAS):
+            progress("measure scales", number, len(ALPHAS) + 2 * _FINER)
+            curve[scale] = _measured(bench, scale)
+        most = curve[1.0].task_loss + settings.allow
+        best = _best(curve, most)
+        for number, scale in enumerate(_between_neighbors(best)):
+            progress("measure scales", len(ALPHAS) + number, len(ALPHAS) + 2 * _FINER)
+            curve[scale] = _measured(bench, scale)
+        best = _best(curve, most)
+        points = _reported(bench, best)
+    return ScaleChoice(
+        base=question.base_source,
+        tuned=question.tuned,
+        task=bench.data.task,
+        corpus=bench.data.corpus,
+        allow=settings.allow,
+        scale=best,
+        curve=[curve[scale] for scale in sorted(curve)],
+        points=points,
+    )
+
+
+def _measured(bench: HealBench, scale: float) -> CurveOfScales:
+    state, data = bench.everywhere(scale), bench.data
+    task = bench.on_task(state, data.choice)
+    return CurveOfScales(scale, bench.text_loss(state, data.choice), task.losses.mean)
+
+
+def _best(curve: Mapping[float, CurveOfScales], most: float) -> float:
+    allowed = [point for point in curve.values() if point.task_loss <= most]
+    return min(allowed, key=lambda point: point.text_loss).scale
+
+
+def _between_neighbors(best: float) -> list[float]:
+    step = 0.1 / (_FINER + 1)
+    around = [best + step * number for number in range(-_FINER, _FINER + 1) if number]
+    return [round(scale, 2) for scale in around if 0 < scale < 1]
+
+
+def _reported(bench: HealBench, scale: float) -> list[HealedPoint]:
+    doses = {BASE: 0.0, CHOSEN: scale, TUNED: 1.0}
+    outcomes = {
+        name: bench.outcome(bench.everywhere(dose), bench.data.report, answers=True)
+        for name, dose in doses.items()
+    }
+    report = Report(bench, list(outcomes.values()))
+    return [report.point(name, outcomes[name], doses[name]) for name in (BASE, TUNED, CHOSEN)]

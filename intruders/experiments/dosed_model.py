@@ -1,0 +1,315 @@
+"""What a tuned model in memory computes with: a dose for every update, and the updates that were learned anew."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import xxhash
+from torch import Tensor, nn
+from torch.nn.functional import embedding
+from torch.nn.utils import parametrize
+
+from ..checkpoints.pairing.in_memory import BaseInMemory
+from ..checkpoints.stored.checkpoint import Checkpoint
+from ..checkpoints.stored.matrices import MatrixView, put_back
+from ..linalg.low_rank import LowRank
+from ..models.half_products import is_plain_linear, linear
+from .dose_groups import ELSEWHERE, DoseGroups
+
+# What torch calls a parametrized tensor in a state dict, and the name that it had.
+_PARAMETRIZED = re.compile(r"\bparametrizations\.([^.]+)\.original$")
+
+
+@dataclass(frozen=True)
+class DosedUpdate:
+    """The update of one matrix: factors whose columns are its parts, or dense."""
+
+    left: Tensor | None  # (m, r) of a low-rank update
+    right: Tensor  # (r, n), or D (m, n) where there is no left
+
+    @classmethod
+    def of(
+        cls, update: LowRank | Tensor, device: torch.device, dense_dtype: torch.dtype = torch.float32
+    ) -> DosedUpdate:
+        """Take factors in single precision, and a dense update in ``dense_dtype``: it is as large as the weight."""
+        if isinstance(update, LowRank):
+            return cls(update.left.to(device, torch.float32), update.right.to(device, torch.float32))
+        return cls(None, update.to(device, dense_dtype))
+
+    def times(self, dose: Tensor) -> Tensor:
+        """Return ``a D`` as a matrix, (m, n)."""
+        if self.left is None:
+            return dose * self.right.float()
+        return (self.left * dose) @ self.right
+
+
+@dataclass
+class DoseVector:
+    """The vector of all doses, shared by every model that they act on."""
+
+    values: Tensor  # (doses,)
+    are_off: bool = False  # the base itself
+    # Updates that take the place of the tuned model's, by the name of the matrix.
+    learned: Mapping[str, DosedUpdate] | None = None
+
+    @contextmanager
+    def off(self) -> Iterator[None]:
+        """Use exactly the base's weights within the block."""
+        was, self.are_off = self.are_off, True
+        try:
+            yield
+        finally:
+            self.are_off = was
+
+    @contextmanager
+    def at(self, values: Tensor, learned: Mapping[str, DosedUpdate] | None = None) -> Iterator[None]:
+        """Use other doses, and learned updates, within the block; of the tuned model all are 1, and none is learned."""
+        was = self.values, self.learned
+        self.values, self.learned = values, learned
+        try:
+            yield
+        finally:
+            self.values, self.learned = was
+
+
+class DosedModel:
+    """A tuned model in memory: the base's weights plus updates in doses.
+
+    Leaving the block removes the doses; the weights stay the base's.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        base: Checkpoint,
+        updates: Mapping[str, DosedUpdate],
+        groups: DoseGroups,
+        doses: DoseVector,
+        others: Iterable[str] = (),
+        *,
+        is_base: bool = False,
+    ) -> None:
+        """Set the model's weights to the base's and add the updates in doses.
+
+        Args:
+          model: the model with the tuned weights, which become the base's.
+          base: the checkpoint that it was tuned from.
+          updates: the updates by the base's name of a matrix.
+          groups: the positions of each matrix's doses.
+          doses: the doses, shared by all models of the tuned model.
+          others: the base's names of other tuned tensors.
+          is_base: whether the model has the base's weights already, so that none is read and written again.
+
+        Raises:
+          PairingError: the model lacks a weight of an update.
+        """
+        self._model, self._doses, self._groups = model, doses, groups
+        self._handles: list[Any] = []
+        self._parametrized: list[tuple[nn.Module, str, _Added]] = []
+        state = {_own_name(name): tensor for name, tensor in model.state_dict(keep_vars=True).items()}
+        owners = _owners(model)
+        held = BaseInMemory.of(base, _shapes_of_weights(model, state))
+        dense: dict[int, list[_Part]] = {}
+        for name, update in updates.items():
+            key = held.required_key(name)
+            view, tensor = held.views[name], state[key].data
+            if not is_base:
+                put_back(view, tensor, held.read(name).to(tensor.dtype))
+            modules = owners[tensor.data_ptr()]
+            if view.expert is None and all(_has_branch(module, of) for module, of in modules):
+                for module, _ in modules:
+                    self._handles.append(module.register_forward_hook(self._branch(name, update)))
+            else:
+                dense.setdefault(tensor.data_ptr(), []).append((name, update, _Entries(view)))
+        for other in held.changed(others, state):
+            before = other.before.to(other.part.dtype)
+            change = other.part.float() - before.float()
+            other.part.copy_(before)
+            of_part = held.views.get(other.name)
+            in_stack = of_part is not None and of_part.expert is not None
+            whole = _Entries(held.views[other.name] if in_stack else None)
+            dense.setdefault(state[other.key].data_ptr(), []).append(
+                (ELSEWHERE, DosedUpdate(None, change), whole)
+            )
+        for pointer, parts in dense.items():
+            for module, of in owners[pointer]:
+                added = _Added(parts, self._at_present)
+                parametrize.register_parametrization(module, of, added, unsafe=True)
+                self._parametrized.append((module, of, added))
+
+    def __enter__(self) -> DosedModel:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+        for module, of, added in self._parametrized:
+            _remove(module, of, added)
+
+    def _at_present(self, name: str, own: Any) -> tuple[Any, Tensor | None]:
+        """Return the present update of a matrix, ``own`` where none was learned, and its dose: None in the base."""
+        doses = self._doses
+        if doses.are_off:
+            return own, None
+        return (doses.learned or {}).get(name, own), self._groups.of(doses.values, name)
+
+    def _branch(self, name: str, own: DosedUpdate) -> Any:
+        def add(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            update, dose = self._at_present(name, own)
+            if dose is None:
+                return output
+            if isinstance(module, nn.Embedding):
+                return (output + _rows_of(update, inputs[0], dose)).to(output.dtype)
+            return (output + _times(update, inputs[0], dose)).to(output.dtype)
+
+        return add
+
+
+def _times(update: DosedUpdate, inputs: Tensor, dose: Tensor) -> Tensor:
+    """Return ``a (x D^T)`` for inputs x (..., n), in single precision."""
+    if update.left is None:
+        return linear(inputs, update.right.to(inputs.dtype)).float() * dose
+    return linear(linear(inputs.float(), update.right) * dose, update.left)
+
+
+def _rows_of(update: DosedUpdate, tokens: Tensor, dose: Tensor) -> Tensor:
+    """Return ``a`` times the rows of D (tokens, n) that belong to tokens."""
+    if update.left is None:
+        return embedding(tokens, update.right).float() * dose
+    return (embedding(tokens, update.left) * dose) @ update.right
+
+
+@dataclass(frozen=True)
+class _Entries:
+    """The entries of a tensor that a matrix has in it; all of a tensor that is no matrix."""
+
+    view: MatrixView | None
+
+    def add(self, update: DosedUpdate, dose: Tensor, weight: Tensor) -> Tensor:
+        """Return the tensor with the update in its dose; a matrix is added in place."""
+        view = self.view
+        if view is None:
+            return (weight + dose * update.right).to(weight.dtype)
+        matrix = update.times(dose)
+        values = (matrix.mT if view.input_first else matrix).to(weight.dtype)
+        if view.expert is None:
+            return weight.add_(values.reshape(weight.shape))
+        index = torch.tensor([view.expert], device=weight.device)
+        if view.rows is None:
+            return weight.index_add_(0, index, values.reshape(1, *weight.shape[1:]))
+        return weight.index_put_((index, view.rows.to(weight.device)), values, accumulate=True)
+
+
+_Part = tuple[str, DosedUpdate, _Entries]
+
+
+class _Added(nn.Module):
+    """A weight with updates in their doses, computed again whenever it is used."""
+
+    def __init__(self, parts: list[_Part], at_present: Any) -> None:
+        super().__init__()
+        self._parts, self._at_present = parts, at_present
+
+    def forward(self, weight: Tensor) -> Tensor:
+        present = [(entries, *self._at_present(name, own)) for name, own, entries in self._parts]
+        dosed = [(entries, update, dose) for entries, update, dose in present if dose is not None]
+        if dosed:
+            weight = weight.clone()  # once: a stack of experts has many parts
+        for entries, update, dose in dosed:
+            weight = entries.add(update, dose, weight)
+        return weight
+
+
+def _own_name(name: str) -> str:
+    """Return the name of a tensor as if no other dosed model had parametrized it."""
+    return _PARAMETRIZED.sub(r"\1", name)
+
+
+def _remove(module: nn.Module, name: str, added: _Added) -> None:
+    """Remove one entry from the parametrizations of a tensor; those of other dosed models stay."""
+    entries: Any = getattr(module.parametrizations, name)
+    if len(entries) == 1:
+        parametrize.remove_parametrizations(module, name, leave_parametrized=False)
+    else:
+        del entries[list(entries).index(added)]
+
+
+def _owners(model: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:
+    """Return modules and names of every tensor by its address in memory; tied tensors have two.
+
+    A tensor that is parametrized belongs to the module that computes with it, not to its parametrizations.
+    """
+    owners: dict[int, list[tuple[nn.Module, str]]] = {}
+    for module in model.modules():
+        if isinstance(module, parametrize.ParametrizationList):
+            continue
+        own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+        if parametrize.is_parametrized(module):
+            entries: Any = module.parametrizations
+            own += [(name, every.original) for name, every in entries.items()]
+        for name, tensor in own:
+            owners.setdefault(tensor.data_ptr(), []).append((module, name))
+    return owners
+
+
+def _shapes_of_weights(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of all weights. A quantized one is packed; its module knows the matrix it stands for."""
+    shapes: dict[str, tuple[int, ...]] = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear) and _is_quantized(module):
+            shapes[f"{name}.weight"] = (module.out_features, module.in_features)
+    return shapes
+
+
+def _is_quantized(module: nn.Module) -> bool:
+    """Return whether bitsandbytes packed the weight of a linear layer."""
+    return type(module).__name__ in ("Linear4bit", "Linear8bitLt")
+
+
+def _has_branch(module: nn.Module, name: str) -> bool:
+    """Return whether the module only computes ``W x`` for a weight W, or only looks its rows up."""
+    is_linear = is_plain_linear(module) or type(module).__name__ == "Conv1D" or _is_quantized(module)
+    return name == "weight" and (is_linear or type(module) is nn.Embedding)
+
+
+@dataclass(frozen=True)
+class TunedState:
+    """``W_m = W0_m + a_m D_m``, with a learned update in the place of some of the tuned model's."""
+
+    doses: Sequence[float]
+    learned: Mapping[str, DosedUpdate] | None = None  # by the name of the matrix
+
+    def unit(self) -> dict[str, Any]:
+        """Return what a measurement of it is known again by."""
+        unit: dict[str, Any] = {"doses": list(self.doses)}
+        if self.learned is not None:
+            unit["learned"] = _digest(self.learned)
+        return unit
+
+
+def parameters_of(updates: Mapping[str, DosedUpdate]) -> list[Tensor]:
+    """Return the tensors of updates, in their order: both factors of one of low rank, or the matrix."""
+    return [
+        tensor for update in updates.values() for tensor in (update.left, update.right) if tensor is not None
+    ]
+
+
+def with_parameters(updates: Mapping[str, DosedUpdate], tensors: Sequence[Tensor]) -> dict[str, DosedUpdate]:
+    """Return the updates with other tensors, in the order of :func:`parameters_of`."""
+    rest = iter(tensors)
+    return {
+        name: DosedUpdate(None if update.left is None else next(rest), next(rest))
+        for name, update in updates.items()
+    }
+
+
+def _digest(updates: Mapping[str, DosedUpdate]) -> str:
+    digest = xxhash.xxh3_128()
+    for tensor in parameters_of(updates):
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -1,1 +1,0 @@
-"""A model in memory with every update in a dose."""

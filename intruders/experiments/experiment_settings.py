@@ -1,0 +1,302 @@
+"""What experiments are asked for: their settings, which import nothing heavy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from ..errors import SettingError
+from ..mitigation.remedies.remedy_table import (
+    CONTROLS,
+    INTRUDERS,
+    PUBLISHED,
+    SHRINK_OUTPUT,
+    WHICH,
+    WHICH_HELP,
+)
+from ..settings import Settings, setting, settings_of
+from ..system.plugins import REMEDIES as OF_PLUGINS
+from ..system.plugins import plugins_of
+
+LEARN = ("doses", "weights")
+SELF, RANDOM_TOKENS = OWN_TEXT = "self", "random-tokens"  # that the base writes, in the place of a corpus
+PER = ("matrix", "direction", "layer", "block", "kind")
+SHARE, BLOCKS, REPLAY, DOSES, WEIGHTS = "share", "blocks", "replay", "doses", "weights"
+# What else is learned and reported beside the healing: of these the last two learn the weights on other text.
+LEARNED_AS_WEIGHTS = (WEIGHTS, REPLAY, SELF, RANDOM_TOKENS)
+RIVALS = (SHARE, BLOCKS, DOSES, *LEARNED_AS_WEIGHTS)
+_RATES, _WEIGHTS = {DOSES: 0.06, WEIGHTS: 5e-4}, {DOSES: 3.0, WEIGHTS: 30.0}
+
+
+@dataclass(frozen=True)
+class HealSettings(Settings):
+    """What is learned, and how it is chosen.
+
+    Examples:
+      ``intruders.HealSettings(per="layer", steps=80)``
+    """
+
+    learn: str = setting(
+        DOSES,
+        "What is learned: one dose for every matrix, or the weights of the update itself (the factors of an adapter).",
+        choices=LEARN,
+        panel="Healing",
+    )
+    per: str = setting(
+        "matrix",
+        "What has a dose of its own: matrix, direction (of a low-rank update), layer, block (a third of the layers) or "
+        "kind (of module).",
+        choices=PER,
+        metavar="PART",
+        panel="Healing",
+    )
+    steps: int = setting(40, "Number of steps of learning, 1 or more.", least=1, metavar="N", panel="Healing")
+    allow: float = setting(
+        0.01,
+        "Rise of the task loss above the tuned model's that is allowed, in nats per token.",
+        least=0,
+        metavar="NATS",
+        panel="Healing",
+    )
+    weight: float | None = setting(
+        None,
+        "Weight of the divergence from the tuned model on examples beside that from the base on text, at the first "
+        "step; it then follows --allow.",
+        above=0,
+        unless_given="default: 3 for doses, 30 for weights",
+        metavar="NUMBER",
+        panel="Healing",
+    )
+    rate: float | None = setting(
+        None,
+        "Learning rate at the first step; it falls to zero.",
+        above=0,
+        unless_given="default: 0.06 for doses, 0.0005 for weights",
+        most=1,
+        metavar="NUMBER",
+        panel="Healing",
+    )
+    rivals: tuple[str, ...] = setting(
+        (),
+        "Report beside the healing: the best share of the update; doses for three blocks of layers, or for every "
+        "matrix; the weights, the same with the text replayed, or learned on samples of the base (self) or on random "
+        "tokens.",
+        choices=RIVALS,
+        by_commas=True,
+        metavar="NAMES",
+        panel="Healing",
+    )
+    max_documents: int = setting(
+        64,
+        "Number of documents per corpus, sampled with --seed: half are learned from, half are reported.",
+        least=2,
+        metavar="N",
+        panel="Measures",
+    )
+    max_tokens: int = setting(
+        192,
+        "Number of tokens of each document, from its start.",
+        least=2,
+        metavar="TOKENS",
+        panel="Measures",
+    )
+    max_examples: int = setting(
+        64,
+        "Number of examples of each split: training examples are learned from, validation examples choose, and test "
+        "examples are reported.",
+        least=1,
+        metavar="N",
+        panel="Measures",
+    )
+    report_examples: int | None = setting(
+        None,
+        "Number of test examples that are reported.",
+        least=1,
+        unless_given="default: as --max-examples",
+        metavar="N",
+        panel="Measures",
+    )
+    estimate: bool = setting(
+        False,
+        "Masked models: mask a random 15 % of the tokens in one pass. This is faster but measures a different "
+        "quantity.",
+        panel="Measures",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.learn == WEIGHTS and self.per != "matrix":
+            raise SettingError(
+                f"per is {self.per!r}, and weights have no doses that could be shared; leave it out, or pass --learn "
+                "doses"
+            )
+
+    def rate_of(self, learn: str) -> float:
+        return _RATES[learn] if self.rate is None or learn != self.learn else self.rate
+
+    def weight_of(self, learn: str) -> float:
+        return _WEIGHTS[learn] if self.weight is None or learn != self.learn else self.weight
+
+
+HEALING = HealSettings()
+
+
+@dataclass(frozen=True)
+class AttributionSettings(Settings):
+    """How the rise of a loss is split into parts.
+
+    Examples:
+      ``intruders.AttributionSettings(max_documents=64)``
+    """
+
+    nodes: int = setting(
+        5,
+        "Number of Gauss-Legendre nodes of the path integral, 2 or more. More follow where the parts miss the "
+        "measured rise by over 2 %.",
+        least=2,
+        most=32,
+        metavar="N",
+        panel="Attribution",
+    )
+    check: int = setting(
+        5,
+        "Number of the largest matrices that are left out of the tuned model one by one, as a check; 0 for none.",
+        least=0,
+        metavar="N",
+        panel="Attribution",
+    )
+    max_documents: int = setting(
+        32,
+        "Number of documents per corpus, sampled with --seed.",
+        least=2,
+        metavar="N",
+        panel="Measures",
+    )
+    max_tokens: int = setting(
+        192,
+        "Number of tokens of each document, from its start.",
+        least=2,
+        metavar="TOKENS",
+        panel="Measures",
+    )
+    max_examples: int = setting(
+        64,
+        "Number of validation examples per task.",
+        least=2,
+        metavar="N",
+        panel="Measures",
+    )
+
+
+ATTRIBUTION = AttributionSettings()
+
+
+# The order of the table: the dose alone, what this package is about, and then the others.
+_FIRST, *_OTHERS = PUBLISHED
+REMEDIES = (_FIRST, INTRUDERS, *_OTHERS)
+
+
+@dataclass(frozen=True)
+class ComparisonSettings(Settings):
+    """Which remedies are compared, at which strengths and at what cost for the task.
+
+    Examples:
+      ``intruders.ComparisonSettings(strengths=5)``
+    """
+
+    only: tuple[str, ...] = setting(
+        (),
+        f"Comma-separated remedies to compare: {', '.join(REMEDIES[:-1])} or {REMEDIES[-1]}, or one of a plugin.",
+        item="remedy",
+        by_commas=True,
+        metavar="NAMES",
+        panel="Remedies",
+        unless_given="default: all",
+    )
+    strengths: int = setting(
+        3,
+        "Number of strengths to try of each remedy, 1 or more.",
+        least=1,
+        metavar="N",
+        panel="Remedies",
+    )
+    which: str = setting("all", WHICH_HELP, choices=WHICH, new_in="0.2", metavar="NAME", panel="Remedies")
+    allow: float = setting(
+        0.02,
+        "Rise of the task loss that a remedy may cost, in nats per token, when its strength is chosen.",
+        least=0,
+        metavar="NATS",
+        panel="Remedies",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not set(self.only) <= set(REMEDIES):  # plugins are loaded only for a name that is none of these
+            replace(settings_of(type(self))["only"], choices=_all_names()).read(self.only)
+
+    def names(self) -> list[str]:
+        """Return the remedies to compare, in the order of the table; those of plugins come last."""
+        return [name for name in _all_names() if not self.only or name in self.only]
+
+
+def _all_names() -> list[str]:
+    return [*REMEDIES, *(name for name in plugins_of(OF_PLUGINS) if name not in REMEDIES)]
+
+
+EVERY_REMEDY = ComparisonSettings()
+
+
+# Of the controls the one that scales the complete update by one factor, and is compared at equal task loss.
+INTERPOLATE = "interpolate"
+
+
+@dataclass(frozen=True)
+class SweepSettings(Settings):
+    """Which interventions are measured, and on how much of the evaluation's data.
+
+    Examples:
+      ``intruders.SweepSettings(scales=(0, 0.5), controls=("shrink", "interpolate"))``
+    """
+
+    scales: tuple[float, ...] = setting(
+        (0.0, 0.5),
+        "Comma-separated intruder scales: 0 removes the intruders, 1 changes nothing.",
+        item="scale",
+        least=0,
+        expected="a number, the share of the intruders to keep: 0 removes them, 1 changes nothing",
+        may_be_empty=False,
+        by_commas=True,
+        metavar="NUMBERS",
+        panel="Intervention",
+    )
+    controls: tuple[str, ...] = setting(
+        ("shrink", "random"),
+        "Comma-separated controls: shrink, shrink-output, random, neighbours, update, resized, complement and "
+        "interpolate.",
+        item="control",
+        choices=(*CONTROLS, SHRINK_OUTPUT, INTERPOLATE, INTRUDERS),
+        by_commas=True,
+        metavar="NAMES",
+        panel="Intervention",
+    )
+    which: str = setting("all", WHICH_HELP, choices=WHICH, new_in="0.2", metavar="NAME", panel="Intervention")
+    max_documents: int | None = setting(
+        None,
+        "Number of documents per corpus; the evaluation's, if None.",
+        least=1,
+        metavar="N",
+        panel="Measures",
+        unless_given="default: all; 200 of a Hub corpus",
+    )
+    max_examples: int | None = setting(
+        None,
+        "Number of examples per task; the evaluation's, if None.",
+        least=1,
+        metavar="N",
+        panel="Measures",
+        unless_given="default: all",
+    )
+
+
+# The paper's Tables 3 and 4: the strongest intruder of each matrix, and the vector next to it as the control.
+AS_IN_THE_PAPER = SweepSettings(scales=(0.1, 0.3, 0.5, 0.7, 0.9), controls=("neighbours",), which="top")
+IN_QUARTERS = SweepSettings(scales=(0.0, 0.25, 0.5, 0.75, 1.0))

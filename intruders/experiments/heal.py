@@ -1,0 +1,302 @@
+"""Recover what a fine-tuning forgot and keep what it learned: by one dose for every matrix, or by its weights."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+from ..audits.audit_settings import ANYWHERE, AS_USUAL, AuditSettings, Compute
+from ..audits.result.audit_result import Audit
+from ..checkpoints.adapters.adapter import Adapter
+from ..checkpoints.opening.open import Opened
+from ..checkpoints.pairing.pairing import PairedMatrix, SkipKind
+from ..checkpoints.stored.names import tensor_of
+from ..data.columns import Columns
+from ..data.corpora import digests_of
+from ..data.load_task import described_task
+from ..data.task import names_given
+from ..errors import SettingError
+from ..linalg.low_rank import LowRank
+from ..measures.kept_outcomes import digest_of_intruders
+from ..mitigation.beyond_doses import require_same_vocabulary
+from ..mitigation.mitigate import mitigate
+from ..mitigation.mitigation_result import Mitigation
+from ..mitigation.remedies.learned import LearnedUpdates
+from ..mitigation.targets.choose_target import choose_target, chosen_form
+from ..mitigation.tuned_matrices import TunedMatrices
+from ..models.loading_settings import AS_STORED, Loading
+from ..system.callers_process import apart_from_caller
+from ..system.files import user_path
+from ..system.progress import Progress, silent
+from .dosed_model import TunedState
+from .experiment_settings import HEALING, WEIGHTS, HealSettings
+from .heal_bench import HealBench, open_to_heal
+from .heal_data import how_drawn, load_tasks, load_texts, read_prompts
+from .healing import RECORD, Healing
+from .learn import Told, learn, learn_rivals, untold
+from .learned_doses import remedy_of
+from .question import Question
+from .report_healing import reported_healing
+from .work_folder import WorkFolder, finished_healing
+
+
+@apart_from_caller()
+def heal(
+    base: str | os.PathLike[str] | None,
+    tuned: str | os.PathLike[str] | None = None,
+    *,
+    task: str | Sequence[str] = (),
+    loss_on: str | Sequence[str] = (),
+    out: str | os.PathLike[str] | None = None,
+    settings: HealSettings = HEALING,
+    columns: Columns | None = None,
+    prompts: str | os.PathLike[str] | None = None,
+    audit: AuditSettings | Audit | str | os.PathLike[str] = AS_USUAL,
+    form: str = "auto",
+    force: bool = False,
+    data_seed: int | None = None,
+    seed: int = 0,
+    loading: Loading = AS_STORED,
+    compute: Compute = ANYWHERE,
+    progress: Progress = silent,
+    told: Told = untold,
+) -> Healing:
+    """Recover what a fine-tuning forgot and keep what it learned.
+
+    ``W_m = W0_m + a_m D_m`` with a dose a_m in [-0.5, 1.5] for every changed matrix m. With ``settings.learn``
+    "weights" D_m is learned too, in its form: factors of the same rank, or all entries. What is learned
+    minimizes ``KL(base || model)`` on text and ``KL(tuned || model)`` on examples of the task by Adam, from the
+    smallest interpolation that keeps the task. It is not learned from the examples' labels. The kept state forgets
+    least on the documents that choose. On validation examples its task loss is at most ``settings.allow`` above the
+    tuned model's, and it reproduces as many of their targets, to one in a hundred. Everything is reported on other
+    documents and examples.
+
+    Args:
+      base: folder, Hub id or demo model of the model before fine-tuning; None if an adapter names it.
+      tuned: the fine-tuned model, or its adapter. An adapter that names its base may be passed alone.
+      task: the task to keep, such as "word-problems", "sst2" or a data file; further tasks are only reported.
+      loss_on: text such as the base was trained on; it is learned on the first, others are only reported. "self" is
+        text that the base writes itself.
+      out: folder for the healed model and its record ``heal.json``. None learns and measures, and writes nothing.
+      settings: what is learned, and on how much data.
+      columns: the columns of a data file and their meaning.
+      prompts: file of prompts, instead of a task; the tuned model's own greedy answers are kept.
+      audit: settings of the audit, an earlier audit of these two models, or the path of a saved one.
+      form: "adapter", "checkpoint" (merged), or "auto" for the form of the input.
+      force: replace ``out`` if it is a model or adapter.
+      data_seed: seed of the task's rows, as in fine-tuning; by default that of the run.
+      seed: seed of halves, samples, the order of learning, the shuffled control and the bootstrap.
+      loading: how the models are loaded. Doses and their gradients are in single precision whatever the type.
+      compute: where the audit is computed.
+      progress: called with (what is being done, done, in all).
+      told: called with lines that a person should know before learning starts.
+
+    Returns:
+      What was learned, and the measures of the base, tuned, healed, interpolated and control models.
+
+    Raises:
+      SettingError: the task or the text is missing, a setting is out of range, or ``out`` belongs to another healing.
+      NonFiniteError: a loss or a weight is NaN or infinite.
+      IntrudersError: as the audit, the models and the data raise it.
+
+    Examples:
+      With a base in the folder ``base`` and an adapter in ``tuned``; a real healing takes the defaults:
+
+      >>> few = HealSettings(steps=1, max_documents=4, max_tokens=32, max_examples=2, allow=1.0)
+      >>> healing = heal("base", "tuned", task="word-problems", loss_on="pydoc", settings=few, out="healed")
+      >>> sorted(healing.doses)[0], [point.name for point in healing.points][:3]
+      ('model.layers.0.mlp.down_proj.weight', ['base', 'tuned', 'healed'])
+    """
+    started = time.perf_counter()
+    given = Audit.load(audit) if isinstance(audit, str | os.PathLike) else audit
+    question = Question.about(
+        base,
+        tuned,
+        data_seed=data_seed,
+        seed=seed,
+        audit=given,
+        loading=loading,
+        compute=compute,
+        progress=progress,
+    )
+    names, columns = names_given(task), columns or Columns()
+    prompt_file = None if prompts is None else os.fspath(prompts)
+    tasks = load_tasks(question, names, columns, prompt_file)
+    asked = None if prompt_file is None else read_prompts(prompt_file)
+    corpora = load_texts(names_given(loss_on), settings, seed)
+    written_form = _checked_form(form, question)
+    key = {
+        **question.key(),
+        "settings": settings.recorded(),
+        "seed": seed,
+        "text": digests_of(corpora),
+        "tasks": {name: task.fingerprint() for name, task in tasks.items()},
+        "answers": {name: [task.score, task.max_new_tokens] for name, task in tasks.items()},
+        "order": [*corpora, *tasks],  # doses are learned on the first text and the first task
+        "audit": _audit_key(given),
+        "prompts": asked,
+        "form": written_form,
+        **how_drawn(corpora),
+    }
+    folder = None if out is None else user_path(out)
+
+    def finished_before() -> Healing | None:
+        finished = None if folder is None or force else finished_healing(folder, key)
+        if finished is not None:
+            told(f"'{out}' is healed already, by the same settings; this is its record")
+        return finished
+
+    if (finished := finished_before()) is not None:
+        return finished
+    if folder is not None:
+        # What could not be written is refused before anything is learned; `mitigate` chooses the target again.
+        choose_target(
+            (question.base, question.tuned),
+            question.both,
+            out=folder,
+            form=form,
+            rank=None,
+            adapter_name="healed",
+            force=force,
+        )
+    work = WorkFolder.beside(folder)
+    with work.held(key, folder):
+        # Another process may have finished since, and its folder would be in the way of what is learned here.
+        if (finished := finished_before()) is not None:
+            return finished
+        audited = question.audited.audit
+        _require_written(question.pairs, audited, settings.per)
+        matrices = TunedMatrices.of(question.both[0], question.audited, compute.torch_device())
+        of_tasks = {
+            "tasks": {name: described_task(name, columns) for name in names},
+            "max_new_tokens": columns.max_new_tokens,
+            "data_seed": question.rows_by,
+        }
+        in_bench = open_to_heal(question, corpora, tasks, settings, prompts=asked, work=work, key=key)
+        healing, state = _healed(in_bench, settings, of_tasks, key, matrices, work, told)
+
+        def done() -> Healing:
+            return healing.finished(form=written_form, seconds=time.perf_counter() - started)
+
+        if folder is None:
+            return healing
+        keeps_rank = settings.learn == WEIGHTS or settings.per == "direction"
+        written = mitigate(
+            question.base,
+            question.tuned,
+            remedy=remedy_of(healing) if state.learned is None else _learned_updates(state, healing),
+            out=folder,
+            form=form,
+            rank="keep" if keeps_rank and _is_plain(question.both[1], written_form) else None,
+            audit=audited,
+            force=force,
+            compute=compute,
+            progress=progress,
+            beside=lambda result: {RECORD: _with_audits(done(), result, str(folder))},
+        )
+        return _with_audits(done(), written, str(folder))
+
+
+def _healed(
+    in_bench: AbstractContextManager[HealBench],
+    settings: HealSettings,
+    of_tasks: Mapping[str, Any],
+    key: Mapping[str, Any],
+    matrices: TunedMatrices,
+    work: WorkFolder,
+    told: Told,
+) -> tuple[Healing, TunedState]:
+    """Learn and measure; the models are gone from memory before anything is written."""
+    with in_bench as bench:
+        known = {matrix.name for matrix in matrices.audit.matrices}
+        learned = learn(bench, settings, matrices=known, told=told, work=work)
+        rivals = learn_rivals(bench, settings, matrices=known, work=work)
+        healing = reported_healing(bench, learned, rivals, matrices, settings, of_tasks, key)
+        return healing, learned.state
+
+
+def _learned_updates(state: TunedState, healing: Healing) -> LearnedUpdates:
+    """Return learned weights, in their doses, as what is written."""
+    assert state.learned is not None
+    updates = {
+        name: healing.doses[name][0] * update.right
+        if update.left is None
+        else LowRank(healing.doses[name][0] * update.left, update.right)
+        for name, update in state.learned.items()
+    }
+    return LearnedUpdates(updates, remedy_of(healing))
+
+
+def _checked_form(form: str, question: Question) -> str:
+    """Return the form to write.
+
+    Raises:
+      SettingError: an adapter cannot store the doses, or it was trained with other tokens than the base has.
+    """
+    require_same_vocabulary(question.both)  # a base that is resized first may do in any form
+    chosen = chosen_form(form, None, question.both[1])
+    dense = [pair.name for pair in question.pairs if pair.rank is None]
+    if chosen == "adapter" and dense:
+        raise SettingError(
+            f"the update of '{dense[0]}' in '{question.both[1].source}' has no low rank, so no adapter can store it in "
+            "a dose; pass --as checkpoint"
+        )
+    return chosen
+
+
+def _require_written(pairs: Sequence[PairedMatrix], audit: Audit, per: str) -> None:
+    """Refuse doses that cannot be written: what no audit examines is written in one dose for each tensor.
+
+    Raises:
+      SettingError: a matrix that is not audited has a dose for each direction, or is one of several experts.
+    """
+    known = {matrix.name for matrix in audit.matrices}
+    known |= {skipped.name for skipped in audit.skipped if skipped.kind is SkipKind.UNCHANGED}
+    for pair in pairs:
+        if pair.name in known:
+            continue
+        if per == "direction" and (pair.rank or 1) > 1:
+            raise SettingError(
+                f"per is 'direction', and '{pair.name}' is not audited, so that it is written in one dose; pass "
+                "--per matrix, or audit this matrix too"
+            )
+        if tensor_of(pair.name) != pair.name:
+            raise SettingError(
+                f"'{pair.name}' is one of several experts and is not audited, so that its own dose cannot be written; "
+                "audit it too: leave out --exclude, or widen --include"
+            )
+
+
+def _is_plain(tuned: Opened, form: str) -> bool:
+    return (
+        isinstance(tuned, Adapter)
+        and form == "adapter"
+        and tuned.peft_type == "LORA"
+        and tuned.family == "PEFT"
+    )
+
+
+def _with_audits(healing: Healing, written: Mitigation, out: str) -> Healing:
+    """Return the healing with the intruders before and after, and where it was written."""
+    after = written.after
+    counts = {} if after is None else {matrix.name: matrix.intruders for matrix in after.matrices}
+    return healing.finished(
+        out=out,
+        intruders_after=None if after is None else after.intruders,
+        intruders={
+            matrix.name: [matrix.intruders, counts.get(matrix.name)] for matrix in written.before.matrices
+        },
+        norms={
+            matrix.name: [matrix.update_norm_before, matrix.update_norm_after] for matrix in written.matrices
+        },
+    )
+
+
+def _audit_key(audit: AuditSettings | Audit) -> dict[str, Any]:
+    """Return which vectors are intruders: the settings that tell it, or what a given audit says."""
+    if isinstance(audit, AuditSettings):
+        return audit.recorded()
+    return {**AuditSettings.of(audit).recorded(), "intruders": digest_of_intruders(audit)}

@@ -1,0 +1,305 @@
+"""Do the intruders cause it? Losses and task scores of a model whose intruders, or controls, are scaled in memory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from torch import Tensor
+
+from ..audits.audit_settings import ANYWHERE, AS_USUAL, AuditSettings, Compute
+from ..audits.result.audit_result import Audit
+from ..checkpoints.stored.checkpoint import Checkpoint
+from ..data.corpora import load_all
+from ..errors import SettingError
+from ..measures.base_inputs import documents_of, sample_inputs
+from ..measures.corpus_loss import CorpusLoss, summarize_losses
+from ..measures.kept_outcomes import KeptOutcomes
+from ..measures.losses import DocumentLosses
+from ..measures.measure_settings import NO_LOSSES, NO_SCORES, LossSettings, ScoreSettings
+from ..measures.outcome import Outcome
+from ..measures.task_score import score_of_answers, scored_examples
+from ..mitigation.live_weights import LiveInterventions
+from ..mitigation.norm_left import norm_left
+from ..mitigation.remedies.every_remedy import remedy_named
+from ..mitigation.remedies.intruders import ScaledIntruders
+from ..mitigation.remedies.matched import EqualOutput
+from ..mitigation.remedies.remedy import Case, Remedy
+from ..mitigation.remedies.remedy_table import INTRUDERS, SHRINK_OUTPUT
+from ..mitigation.tuned_matrices import TunedMatrices
+from ..models.loading_settings import AS_STORED, Loading
+from ..models.tuned_model import open_language_model
+from ..system.callers_process import apart_from_caller
+from ..system.progress import Progress, silent
+from .bench import ALONG_CURVE, Bench, Measuring, Tally, kept_outcomes, open_bench
+from .data_shares import DataShare
+from .experiment_settings import IN_QUARTERS, INTERPOLATE, SweepSettings
+from .point import Intervention, Point
+from .question import Question
+from .remedy_points import UpdateSizes, points_of_curve
+from .sweep import InterventionSweep
+from .yardstick import Yardstick
+
+_OF_BASE = {"remedy": None}  # the unit of its evaluation
+
+
+@apart_from_caller()
+def intervene(
+    base: str | os.PathLike[str] | None,
+    tuned: str | os.PathLike[str] | None = None,
+    *,
+    sweep: SweepSettings = IN_QUARTERS,
+    losses: LossSettings = NO_LOSSES,
+    scores: ScoreSettings = NO_SCORES,
+    audit: AuditSettings | Audit | str | os.PathLike[str] = AS_USUAL,
+    data_seed: int | None = None,
+    seed: int = 0,
+    keep: str | os.PathLike[str] | None = None,
+    drop_too_long: bool = False,
+    loading: Loading = AS_STORED,
+    compute: Compute = ANYWHERE,
+    progress: Progress = silent,
+) -> InterventionSweep:
+    """Measure the tuned model with its intruders scaled, and under every control at the same scales.
+
+    No model is written: the weights are changed in memory. Every measure is of the same documents and examples, so that
+    all differences are paired.
+
+    Args:
+      base: folder, Hub id or demo model of the model before fine-tuning; None if an adapter names it.
+      tuned: the fine-tuned model, or its adapter. An adapter that names its base may be passed alone.
+      sweep: scales (1, the tuned model itself, is always measured), controls, and whether all intruders of a matrix are
+        scaled or the one with the largest singular value alone; with "interpolate" among them, every
+        point gets its gain over interpolation at equal task loss, from a curve of eleven more evaluations. The control
+        "shrink-output" equals output energies on the first documents of the corpora.
+      losses: the corpora, as in :func:`intruders.evaluate`.
+      scores: the tasks whose accuracy is measured.
+      audit: settings of the audit that finds the intruders, an audit of these two models, or the path of a saved one.
+      data_seed: seed of the tasks' rows and splits, as in fine-tuning; by default that of the run.
+      seed: seed of the control "random", of samples of documents, and of the bootstrap.
+      keep: folder of finished evaluations. A call that was stopped resumes there; another model, other data or
+        settings never reuse one.
+      drop_too_long: leave out the completions of the tasks that do not fit in the tuned model's context, as its
+        training may have; otherwise one stops the call.
+      loading: how the models are loaded.
+      compute: where the audit is computed.
+      progress: called with (what is being done, done, in all).
+
+    Returns:
+      The measures of the tuned model and of every intervention.
+
+    Raises:
+      SettingError: nothing to measure, or a setting out of range.
+      IntrudersError: as the audit and the evaluation raise it.
+
+    Examples:
+      With a base in the folder ``base`` and an adapter with intruders in ``tuned``:
+
+      >>> losses = LossSettings(loss_on=("pydoc",), max_documents=2, max_tokens=32)
+      >>> sweep = SweepSettings(scales=(0.0,), controls=("shrink",))
+      >>> result = intervene("base", "tuned", sweep=sweep, losses=losses)
+      >>> [(point.control, point.scale) for point in result.points]
+      [('intruders', 0.0), ('shrink', 0.0)]
+    """
+    question = Question.about(
+        base,
+        tuned,
+        data_seed=data_seed,
+        seed=seed,
+        audit=audit,
+        loading=loading,
+        compute=compute,
+        progress=progress,
+    )
+    is_curve_wanted = _wants_curve(sweep, losses, scores)
+    asks_inputs = SHRINK_OUTPUT in sweep.controls
+    if not (losses.loss_on or scores.tasks):
+        raise SettingError("nothing to measure; expected a corpus (--loss-on) or a task (--task)")
+    if asks_inputs and not losses.loss_on:
+        raise SettingError(
+            "control 'shrink-output' equals outputs of the base on text, and there is none; add a corpus "
+            "(--loss-on), or choose the control 'shrink'"
+        )
+    tasks = question.tasks(scores.tasks, scores)
+    corpora = load_all(losses.loss_on, max_documents=sweep.max_documents or losses.max_documents, seed=seed)
+    most = sweep.max_examples or scores.max_examples
+    scored = {name: scored_examples(task, scores.split, most) for name, task in tasks.items()}
+    splits = {name: split for name, (split, _) in scored.items()}
+    examples = {name: rows for name, (_, rows) in scored.items()}
+    if drop_too_long:
+        examples = {
+            name: question.fitting(tasks[name], {split: examples[name]})[split]
+            for name, split in splits.items()
+        }
+    data = DataShare("all", corpora, examples)
+    measuring = Measuring(losses, tasks, seed)
+    with question.working_in(keep, "keep") as folder:
+        audited = question.audited.audit
+        if audited.intruders == 0:
+            raise SettingError(
+                f"'{question.tuned}' has no intruders among the {audited.k} leading vectors of any matrix, so there is "
+                "nothing to scale; pass a larger --epsilon or --k, or another model"
+            )
+        kept = kept_outcomes(folder, question, measuring, scores, data)
+        matrices = TunedMatrices.of(question.stacks, question.audited, compute.torch_device())
+        # An audit of other weights is refused before anything is measured. No case depends on the base's inputs.
+        cases = matrices.cases(_remedies(sweep, seed, {}))
+        names = [case.matrix.name for case in cases] if asks_inputs else []
+        of_base, inputs = _of_base(question, measuring, data, kept, matrices.base, names)
+        remedies = [remedy_named(INTRUDERS, 1.0, seed, sweep.which), *_remedies(sweep, seed, inputs)]
+        tally = Tally(progress, len(remedies) + (len(ALONG_CURVE) if is_curve_wanted else 0))
+        in_bench = open_bench(
+            question,
+            measuring,
+            matrices,
+            kept,
+            tally,
+            changes_others=is_curve_wanted,
+            reads_text=bool(corpora),
+            has_one_share=True,
+        )
+        with in_bench as bench:
+            stick, along = _yardstick(bench, data) if is_curve_wanted else (None, [])
+            bench.use(cases)
+            tuned_point, *points = _interventions(bench, data, splits, cases, remedies, stick)
+        return InterventionSweep(
+            base=question.base_source,
+            tuned=question.tuned,
+            audit=audited,
+            seed=seed,
+            tuned_point=tuned_point,
+            base_losses=_summarized(of_base, data, seed),
+            points=points,
+            curve=along,
+            which=sweep.which,
+        )
+
+
+def _of_base(
+    question: Question,
+    measuring: Measuring,
+    data: DataShare,
+    kept: KeptOutcomes,
+    base: Checkpoint,
+    names: Sequence[str],
+) -> tuple[Mapping[str, list[DocumentLosses]], dict[str, Tensor]]:
+    """Measure the base's losses, and sample the inputs (tokens, n) of matrices by their names.
+
+    The model is open only within this function, since the tuned one needs its memory.
+    """
+    outcome = kept.get(_OF_BASE)
+    if not data.corpora or (outcome is not None and not names):
+        return {} if outcome is None else outcome.corpora, {}
+    opened = open_language_model(question.base_source, loading=question.loading)
+    if outcome is None:
+        outcome = measuring.outcome(opened, {}, data, answers=False)
+        kept.put(_OF_BASE, outcome)
+    if not names:
+        return outcome.corpora, {}
+    modules = LiveInterventions(opened.model, base).modules_of(names)
+    return outcome.corpora, sample_inputs(opened, modules, documents_of(data.corpora), measuring.seed)
+
+
+def _wants_curve(sweep: SweepSettings, losses: LossSettings, scores: ScoreSettings) -> bool:
+    """Return whether interpolation is among the controls.
+
+    Raises:
+      SettingError: interpolation is wanted without a text or a task to compare on.
+    """
+    if INTERPOLATE not in sweep.controls:
+        return False
+    if not (losses.loss_on and scores.tasks):
+        raise SettingError(
+            "control 'interpolate' compares the loss on text at equal task loss; expected a corpus and a task; pass "
+            "--loss-on CORPUS and --task TASK"
+        )
+    return True
+
+
+def _yardstick(bench: Bench, data: DataShare) -> tuple[Yardstick, list[Point]]:
+    """Measure interpolation from the base to the tuned model, and return what gains are read off, on the first task."""
+    cases = bench.matrices.cases(ALONG_CURVE)
+    bench.use(cases)
+    step = "measure interpolation"
+    outcomes = bench.along_curve(data, step=step)
+    task, seed = next(iter(data.examples)), bench.measuring.seed
+    stick = Yardstick(outcomes[0], outcomes[-1], outcomes, target=task, weights=data.weights, seed=seed)
+    sizes = UpdateSizes(bench, cases, {})
+    norms = [sizes.norm(remedy, cases) for remedy in ALONG_CURVE]
+    return stick, points_of_curve(stick, norms, data.name)
+
+
+def _interventions(
+    bench: Bench,
+    data: DataShare,
+    splits: Mapping[str, str],
+    cases: Sequence[Case],
+    remedies: Sequence[Remedy],
+    stick: Yardstick | None,
+) -> list[Intervention]:
+    """Measure every remedy; the first is the tuned model, which the others are compared with.
+
+    With a yardstick each gets its gain, interpolation's loss at the same task loss minus its own, mean over corpora. A
+    control also gets its gain minus that of the intruders at its scale, which are measured before it.
+    """
+    points: list[Intervention] = []
+    of_intruders: dict[float, Outcome] = {}  # by scale
+    tasks, seed = bench.measuring.tasks, bench.measuring.seed
+    for remedy in remedies:
+        outcome, scale = bench.outcome(remedy, data, answers=True, step="measure"), remedy.intruder_scale
+        assert scale is not None  # of the intruders, and of every control in their place
+        point = Intervention(
+            control=remedy.name,
+            scale=scale,
+            losses=_summarized(outcome.corpora, data, seed, points[0].losses if points else None),
+            scores={
+                name: score_of_answers(tasks[name], splits[name], of_task.right or [])
+                for name, of_task in outcome.tasks.items()
+            },
+            update_norm=_norm_left(cases, remedy),
+            left_alone=0 if remedy.changes_nothing else sum(not remedy.exists(case) for case in cases),
+        )
+        if stick is not None and points:
+            point = replace(point, gain=stick.gain(outcome))
+            if remedy.name == INTRUDERS:
+                of_intruders[scale] = outcome
+            else:
+                point = replace(point, gain_against_intruders=stick.margin(outcome, of_intruders[scale]))
+        points.append(point)
+    return points
+
+
+def _remedies(sweep: SweepSettings, seed: int, inputs: Mapping[str, Tensor]) -> list[Remedy]:
+    """Return the remedy and every control at every ascending scale except 1, where all are the tuned model."""
+    return [
+        EqualOutput(ScaledIntruders(scale, seed, sweep.which), inputs)
+        if control == SHRINK_OUTPUT
+        else remedy_named(control, scale, seed, sweep.which)
+        for scale in sorted(set(sweep.scales) - {1.0})
+        for control in dict.fromkeys([INTRUDERS, *sweep.controls])
+        if control != INTERPOLATE  # which is measured as a curve
+    ]
+
+
+def _summarized(
+    losses: Mapping[str, list[DocumentLosses]],
+    data: DataShare,
+    seed: int,
+    against: Mapping[str, CorpusLoss] | None = None,
+) -> dict[str, CorpusLoss]:
+    """Return mean losses with their intervals, and paired differences from those of another model."""
+    return {
+        name: summarize_losses(
+            name, data.corpora[name], parts, None if against is None else against[name].losses, seed=seed
+        )
+        for name, parts in losses.items()
+    }
+
+
+def _norm_left(cases: Sequence[Case], remedy: Remedy) -> float:
+    """Return the share of the audited matrices' norm that a remedy leaves."""
+    if remedy.changes_nothing:
+        return 1.0
+    after = (remedy.change(case).norm_of(case.update) for case in cases)
+    return norm_left((case.update.norm() for case in cases), after)

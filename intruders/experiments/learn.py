@@ -1,0 +1,277 @@
+"""Learn on an opened bench, from the smallest interpolation that keeps the task: doses, and with them weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ..charts.text import plural
+from ..data.corpora import documents_in
+from .data_shares import DataShare
+from .dose_groups import ELSEWHERE, dose_groups
+from .dosed_model import TunedState, parameters_of, with_parameters
+from .experiment_settings import BLOCKS, DOSES, RANDOM_TOKENS, REPLAY, SELF, SHARE, WEIGHTS, HealSettings
+from .heal_bench import HealBench, least_dose
+from .heal_data import HealData
+from .healing import LITTLE
+from .learning import LEAST, MOST, Allowance, Learnable, Learning, Measured
+from .objective import Objective, StepLosses
+from .open_dosed import encoded_examples, encoded_texts
+from .work_folder import NOWHERE, WorkFolder
+
+Told = Callable[[str], None]
+
+_FEW = 8  # documents or examples; fewer choose and tell little
+_STRANGE = 5.0  # nats per token of the base, on text that it does not know
+_HALVINGS = 2  # of the range of doses for the start, which the learning leaves at once
+_POINT = 0.01  # of accuracy, that a state that is kept may cost on the half that chooses
+
+
+def untold(line: str) -> None:
+    """Ignore a line for people."""
+
+
+@dataclass(frozen=True)
+class Learned:
+    """The state that is kept, and how it was learned."""
+
+    state: TunedState
+    best: Measured  # the measures of the kept state
+    start: float  # the interpolation that learning started from
+    measured: Sequence[Measured]  # of every state on the half that chooses
+    notes: Sequence[str] = ()  # what a person should know before the learning starts
+
+
+def learn(
+    bench: HealBench,
+    settings: HealSettings,
+    *,
+    matrices: Collection[str] = (),
+    told: Told = untold,
+    work: WorkFolder = NOWHERE,
+) -> Learned:
+    """Learn what the settings say on the half that chooses; an interrupted learning in ``work`` resumes."""
+    notes, learner = _start(bench, settings, told, work, matrices)
+    return replace(learner.learned(settings.learn), notes=notes)
+
+
+def learn_rivals(
+    bench: HealBench,
+    settings: HealSettings,
+    *,
+    matrices: Collection[str] = (),
+    work: WorkFolder = NOWHERE,
+) -> dict[str, Learned]:
+    """Learn what is reported beside the healing, each on the same data and by the same rule."""
+    if not settings.rivals:
+        return {}
+    _, learner = _start(bench, settings, untold, work, matrices)
+    return {name: learner.learned(name) for name in settings.rivals}
+
+
+@dataclass(frozen=True)
+class _Learner:
+    """What every learning on a bench has in common."""
+
+    bench: HealBench
+    settings: HealSettings
+    allowance: Allowance
+    start: float
+    told: Told
+    work: WorkFolder
+    matrices: Collection[str]  # whose updates can be written as they are learned
+
+    def learned(self, name: str) -> Learned:
+        """Learn the doses, the weights, or a rival of them."""
+        if name == SHARE:
+            state = self.bench.everywhere(self.start)
+            return Learned(state, self._measured(state, self.bench.data.choice), self.start, [])
+        if name in (DOSES, BLOCKS):
+            return self._doses(name)
+        return self._weights(name, self._data_of(name))
+
+    def _doses(self, name: str) -> Learned:
+        bench = self.bench
+        values = torch.full_like(bench.doses.values, self.start, requires_grad=True)
+        blocks = _blocks_of(bench, values.device) if name == BLOCKS else None
+        with bench.doses.at(values):
+            objective = self._objective(bench.data)
+
+            def gradient(step: int, weight: float) -> StepLosses:
+                losses = objective.gradient(step, weight)
+                if blocks is not None:
+                    assert values.grad is not None
+                    # The doses of a block are one number: its gradient is the sum of theirs.
+                    sums = torch.zeros_like(values).index_add_(0, blocks, values.grad)
+                    values.grad = sums[blocks]
+                return losses
+
+            return self._run(
+                name, [self._of_doses(values)], gradient, lambda: TunedState(values.tolist()), bench.data
+            )
+
+    def _weights(self, name: str, data: HealData) -> Learned:
+        bench = self.bench
+        tuned = {
+            matrix: update for matrix, update in bench.updates.by_name.items() if matrix in self.matrices
+        }
+        values = torch.full_like(bench.doses.values, self.start, requires_grad=True)
+        tensors = [tensor.clone().requires_grad_() for tensor in parameters_of(tuned)]
+        learned = with_parameters(tuned, tensors)
+        with bench.doses.at(values, learned):
+            objective = self._objective(data, replays=name == REPLAY)
+            weights = Learnable(tensors, parameters_of(tuned), self.settings.rate_of(WEIGHTS))
+            return self._run(
+                name,
+                [self._of_doses(values), weights],
+                objective.gradient,
+                lambda: TunedState(values.tolist(), learned),
+                data,
+            )
+
+    def _of_doses(self, values: Tensor) -> Learnable:
+        return Learnable([values], [torch.ones_like(values)], self.settings.rate_of(DOSES), (LEAST, MOST))
+
+    def _objective(self, data: HealData, *, replays: bool = False) -> Objective:
+        bench = self.bench
+        model, labels = bench.scored[data.task]
+        return Objective(
+            bench.language,
+            model,
+            bench.doses,
+            [encoded_texts(bench.language, part, self.settings.max_tokens) for part in data.learned_text],
+            [part.weight for part in data.learned_text],
+            encoded_examples(model, bench.measuring.tasks[data.task], data.learned_examples, labels),
+            bench.question.seed,
+            replays=replays,
+        )
+
+    def _run(
+        self,
+        name: str,
+        learnables: Sequence[Learnable],
+        gradient: Callable[[int, float], StepLosses],
+        present: Callable[[], TunedState],
+        data: HealData,
+    ) -> Learned:
+        bench, steps = self.bench, self.settings.steps
+
+        def on_task() -> tuple[float, int]:
+            outcome = bench.on_task(present(), data.choice)
+            return outcome.losses.mean, sum(outcome.reproduced)
+
+        def tell(step: int, losses: StepLosses) -> None:
+            said = f"divergence from the base {losses.text:.3f}, from the tuned model {losses.task:.4f}"
+            bench.question.progress(f"learn {name}: {said}", step, steps)
+
+        learning = Learning(
+            learnables,
+            steps,
+            self.settings.weight_of(DOSES if len(learnables) == 1 else WEIGHTS),
+            gradient,
+            on_task,
+            lambda: bench.text_loss(present(), data.choice),
+            self.allowance,
+            self.settings.allow,
+            lambda state: self.work.keep_learning(name, state),
+            tell,
+        )
+        state = self.work.learning(name)
+        if state is not None:
+            self.told(f"resumed after step {learning.resume(state)} of {steps}")
+        bench.question.progress(f"learn {name}", 0, steps)
+        best, tensors = learning.run()
+        kept = present()
+        if kept.learned is None:
+            kept = TunedState(tensors[0].tolist())
+        else:
+            kept = TunedState(tensors[0].tolist(), with_parameters(kept.learned, tensors[1:]))
+        return Learned(kept, best, self.start, learning.measured)
+
+    def _measured(self, state: TunedState, share: DataShare) -> Measured:
+        task = self.bench.on_task(state, share)
+        text = self.bench.text_loss(state, share)
+        return Measured(0, task.losses.mean, sum(task.reproduced), text)
+
+    def _data_of(self, name: str) -> HealData:
+        """Return the data that a rival learns from and is chosen by: of some, other text."""
+        if name not in (SELF, RANDOM_TOKENS):
+            return self.bench.data
+        data = self.bench.data
+        text = self.bench.own_text(name, documents_in(data.learned_text), self.settings.max_tokens)
+        return replace(data, learned_text=text, choice=replace(data.choice, corpora={name: text}))
+
+
+def _start(
+    bench: HealBench,
+    settings: HealSettings,
+    told: Told,
+    work: WorkFolder,
+    matrices: Collection[str],
+) -> tuple[list[str], _Learner]:
+    """Return the notes before the start, and what learns from the smallest interpolation that is allowed."""
+    data, progress = bench.data, bench.question.progress
+    steps = 4 + _HALVINGS
+    base, tuned = bench.everywhere(0.0), bench.everywhere(1.0)
+    progress("measure the base", 0, steps)
+    text_base, task_base = bench.text_loss(base, data.choice), bench.on_task(base, data.choice)
+    progress("measure the tuned model", 2, steps)
+    text_tuned, task_tuned = bench.text_loss(tuned, data.choice), bench.on_task(tuned, data.choice)
+    notes = _warnings(data, text_base, text_tuned, task_base.losses.mean, task_tuned.losses.mean)
+    for note in notes:
+        told(note)
+    fewer = max(1, int(_POINT * len(task_tuned.reproduced)))
+    allowance = Allowance(task_tuned.losses.mean + settings.allow, sum(task_tuned.reproduced) - fewer)
+    progress("find the interpolation to start from", 4, steps)
+
+    def is_allowed(dose: float) -> bool:
+        task = bench.on_task(bench.everywhere(dose), data.choice)
+        return allowance.allows(task.losses.mean, sum(task.reproduced))
+
+    start = least_dose(is_allowed, _HALVINGS)
+    return notes, _Learner(bench, settings, allowance, start, told, work, matrices)
+
+
+def _blocks_of(bench: HealBench, device: torch.device) -> Tensor:
+    """Return the block of layers of every dose; HMA (arXiv 2309.06256) has one ratio for each of three."""
+    groups = bench.groups
+    blocks = dose_groups(groups.matrices, "block", with_elsewhere=ELSEWHERE in groups.places)
+    own = {dose: blocks.places[name][0] for name, doses in groups.places.items() for dose in doses}
+    return torch.tensor([own[dose] for dose in range(len(groups.names))], device=device)
+
+
+def _warnings(
+    data: HealData, text_base: float, text_tuned: float, task_base: float, task_tuned: float
+) -> list[str]:
+    """Return what a person should know before the learning starts."""
+    warnings = []
+    documents = documents_in(data.choice.corpora[data.corpus])
+    for name, what, count, more in (
+        (data.corpus, "document", documents, "--max-documents"),
+        (data.task, "example", len(data.choice.examples[data.task]), "--max-examples"),
+    ):
+        if count < _FEW:
+            warnings.append(
+                f"{plural(count, what)} of {name} choose which doses are kept; expected {_FEW} or more; pass more "
+                f"data, or a larger {more}"
+            )
+    forgotten = text_tuned - text_base
+    if forgotten < LITTLE:
+        warnings.append(
+            f"little was forgotten: the loss on {data.corpus} changed by {forgotten:+.3f} nats per token, so there is "
+            "little to heal"
+        )
+    if text_base > _STRANGE:
+        warnings.append(
+            f"the base itself has a loss of {text_base:.1f} nats per token on {data.corpus}: expected text such as it "
+            "was trained on, in a language that it knows"
+        )
+    if task_tuned >= task_base:
+        warnings.append(
+            f"the tuned model is not better at {data.task} than the base (loss {task_tuned:.4f} and {task_base:.4f}): "
+            "check that this is the task that it was tuned for"
+        )
+    return warnings

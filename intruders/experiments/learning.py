@@ -1,0 +1,226 @@
+"""Learn tensors of a tuned model by Adam and choose the state to keep; an interrupted learning resumes."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .objective import StepLosses
+
+LEAST, MOST = -0.5, 1.5  # of a dose
+
+# Steps between two measures on the half that chooses; as many states can be kept as there are measures.
+EVERY = 5
+
+_BETAS, _EPS = (0.9, 0.99), 1e-10
+_WEIGHT_RANGE = 30.0  # by how much the weight of the task may leave its start, up and down
+_WEIGHT_STEP = 0.5  # of its logarithm, at most, at a measure
+# Where the line from the last state to the tuned model (1) begins, and how often it is halved.
+_BEYOND, _HALVINGS = -0.4, 5
+
+State = tuple[Mapping[str, Tensor], Mapping[str, str]]  # tensors and texts, as a safetensors file has them
+
+
+@dataclass(frozen=True)
+class Allowance:
+    """What a state that is kept may cost on the half that chooses."""
+
+    task_loss: float  # at most, in nats per token
+    reproduced: int  # at least: targets that are the model's most likely tokens
+
+    def allows(self, task_loss: float, reproduced: int) -> bool:
+        return task_loss <= self.task_loss and reproduced >= self.reproduced
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The measures of a state on the half that chooses."""
+
+    step: int
+    task_loss: float  # of validation examples, in nats per token
+    reproduced: int  # of their targets
+    text_loss: float | None  # None where the task rules it out
+
+
+@dataclass(frozen=True)
+class Learnable:
+    """Tensors that are learned at one rate."""
+
+    tensors: Sequence[Tensor]  # changed in place; they require gradients
+    tuned: Sequence[Tensor]  # their values in the tuned model
+    rate: float  # of the first step; it falls to zero
+    bounds: tuple[float, float] | None = None
+
+
+class Learning:
+    """Adam (Kingma and Ba 2015) on the tensors, with the state after every measure as plain tensors."""
+
+    def __init__(
+        self,
+        learnables: Sequence[Learnable],
+        steps: int,
+        weight: float,
+        gradient: Callable[[int, float], StepLosses],
+        on_task: Callable[[], tuple[float, int]],
+        on_text: Callable[[], float],
+        allowance: Allowance,
+        allow: float,
+        keep: Callable[[State], None],
+        told: Callable[[int, StepLosses], None],
+    ) -> None:
+        """Prepare to learn.
+
+        Args:
+          learnables: what is learned.
+          steps: their number.
+          weight: of the task beside the text, at the first step.
+          gradient: adds the gradient of the objective at a step, with a weight of the task.
+          on_task: returns the task loss of the present state, and how many targets it reproduces.
+          on_text: returns the loss on text of the present state.
+          allowance: what a state that is kept may cost.
+          allow: the rise of the task loss that is allowed, which scales the steps of the weight.
+          keep: called with the state after every measure.
+          told: called with the losses of every step.
+        """
+        self._learnables, self._steps, self._first_weight = learnables, steps, weight
+        self._tensors = [tensor for learnable in learnables for tensor in learnable.tensors]
+        self._tuned = [tensor for learnable in learnables for tensor in learnable.tuned]
+        self._gradient, self._on_task, self._on_text = gradient, on_task, on_text
+        self._allowance, self._room = allowance, max(allow, 1e-3)
+        self._keep, self._told = keep, told
+        groups = [{"params": list(learnable.tensors), "lr": learnable.rate} for learnable in learnables]
+        self._adam = torch.optim.Adam(groups, betas=_BETAS, eps=_EPS)
+        self._learns_weights = len(learnables) > 1
+        self._weight = weight
+        self._step = 0
+        self._best: tuple[Measured, list[Tensor]] | None = None
+        self.measured: list[Measured] = []
+
+    def resume(self, state: State) -> int:
+        """Continue from a state that was kept, and return its step."""
+        tensors, texts = state
+        record = json.loads(texts["learning"])
+        self._step, self._weight = record["step"], record["weight"]
+        for number, tensor in enumerate(self._tensors):
+            tensor.data.copy_(tensors[f"value.{number}"])
+        moments = {
+            number: {
+                "step": torch.tensor(float(self._step)),
+                "exp_avg": tensors[f"first.{number}"],
+                "exp_avg_sq": tensors[f"second.{number}"],
+            }
+            for number in range(len(self._tensors))
+        }
+        if self._step:
+            groups = self._adam.state_dict()["param_groups"]
+            self._adam.load_state_dict({"state": moments, "param_groups": groups})
+        self.measured = [Measured(**measured) for measured in record["measured"]]
+        best = [tensors[f"best.{number}"].to(tensor.device) for number, tensor in enumerate(self._tensors)]
+        self._best = (Measured(**record["best"]), best)
+        return self._step
+
+    def run(self) -> tuple[Measured, list[Tensor]]:
+        """Learn, and return the allowed state with the least loss on text and its tensors, or the start."""
+        if not self.measured:
+            self._look()
+        while self._step < self._steps:
+            self._adam.zero_grad()
+            losses = self._gradient(self._step, self._weight)
+            self._move()
+            self._step += 1
+            if self._step % EVERY == 0 or self._step == self._steps:
+                self._look()
+            self._told(self._step, losses)
+        self._settle()
+        assert self._best is not None
+        return self._best
+
+    def _look(self, *, follows: bool = True) -> None:
+        """Measure the present state and note it if it is the best; where learning follows, adapt the task's weight."""
+        task_loss, reproduced = self._on_task()
+        is_allowed = self._allowance.allows(task_loss, reproduced)
+        measured = Measured(self._step, task_loss, reproduced, self._on_text() if is_allowed else None)
+        self.measured.append(measured)
+        least = None if self._best is None else self._best[0].text_loss
+        if self._best is None or (
+            measured.text_loss is not None and (least is None or measured.text_loss < least)
+        ):
+            self._best = (measured, [tensor.detach().clone() for tensor in self._tensors])
+        if self._step and follows:
+            over = min(1.0, max(-1.0, (task_loss - self._allowance.task_loss) / self._room))
+            if reproduced < self._allowance.reproduced:
+                over = 1.0
+            logarithm = math.log(self._weight / self._first_weight) + _WEIGHT_STEP * over
+            bound = math.log(_WEIGHT_RANGE)
+            self._weight = self._first_weight * math.exp(min(bound, max(-bound, logarithm)))
+        if follows:
+            self._keep(self._state())
+
+    def _settle(self) -> None:
+        """Use the allowance: move to the first allowed point on the line from the last state to the tuned model.
+
+        What was learned may cost the task a little more than is allowed, or less. On that line the cost falls towards
+        the tuned model's, which is allowed by definition.
+        """
+        last = [tensor.detach().clone() for tensor in self._tensors]
+        if self._learns_weights and self.measured[-1].text_loss is not None:
+            return  # weights need not be moved away from the tuned model: that would cost the task what it has left
+        low, high = (0.0 if self._learns_weights else _BEYOND), 1.0
+        for _ in range(_HALVINGS):
+            middle = (low + high) / 2
+            self._go(last, middle)
+            if self._allowance.allows(*self._on_task()):
+                high = middle
+            else:
+                low = middle
+        self._go(last, high)
+        self._look(follows=False)
+        self._go(last, 0.0)
+
+    def _go(self, last: Sequence[Tensor], share: float) -> None:
+        """Move a share of the way from a state to the tuned model; a share below 0 moves away from it."""
+        for tensor, start, end in zip(self._tensors, last, self._tuned, strict=True):
+            tensor.data.copy_(start + share * (end - start))
+        self._clip()
+
+    def _move(self) -> None:
+        """Take a step of Adam with a falling rate, within the bounds."""
+        share = 0.5 * (1 + math.cos(math.pi * self._step / self._steps))
+        for group, learnable in zip(self._adam.param_groups, self._learnables, strict=True):
+            group["lr"] = learnable.rate * share
+        self._adam.step()
+        self._clip()
+
+    def _clip(self) -> None:
+        for learnable in self._learnables:
+            if learnable.bounds is not None:
+                for tensor in learnable.tensors:
+                    tensor.data.clamp_(*learnable.bounds)
+
+    def _state(self) -> State:
+        assert self._best is not None
+        tensors: dict[str, Tensor] = {}
+        for number, tensor in enumerate(self._tensors):
+            moments: Mapping[str, Any] = self._adam.state.get(tensor, {})
+            tensors[f"value.{number}"] = tensor.detach()
+            tensors[f"first.{number}"] = moments.get("exp_avg", torch.zeros_like(tensor))
+            tensors[f"second.{number}"] = moments.get("exp_avg_sq", torch.zeros_like(tensor))
+            tensors[f"best.{number}"] = self._best[1][number]
+        record = {
+            "step": self._step,
+            "weight": self._weight,
+            "measured": [asdict(measured) for measured in self.measured],
+            "best": asdict(self._best[0]),
+        }
+        return tensors, {"learning": json.dumps(record)}
+
+
+def at_bounds(doses: Sequence[float]) -> int:
+    """Return the number of doses at an end of their range."""
+    return sum(dose <= LEAST or dose >= MOST for dose in doses)

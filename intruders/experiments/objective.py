@@ -1,0 +1,333 @@
+"""The objective of a healing: the divergence from the base on text, and from the tuned model on examples of the task.
+
+On examples the tuned model's own predictions are what to keep (distillation; Hinton, Vinyals and Dean 2015), not their
+labels: a few dozen labels could be learned further than the tuned model has, at the cost of all other examples.
+"""
+
+from __future__ import annotations
+
+import random
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy, kl_div, log_softmax
+from torch.nn.utils.rnn import pad_sequence
+
+from ..errors import NonFiniteError
+from ..models.encoding import IGNORED, PadRight, labels_of_next, pad_token_id
+from ..models.split_model import SplitModel
+from ..models.token_losses import in_single, target_logits, target_loss
+from ..models.tuned_model import OpenedModel
+from .dosed_model import DoseVector
+
+# Texts of a batch. Batches are fixed, so that a learning that resumes keeps the same states.
+_KEPT_AT_ONCE = 8
+
+# Of some texts by number: the model's inputs (texts, width), and where its predictions count, bool (texts, width).
+Encoded = Callable[[Sequence[int]], tuple[dict[str, Tensor], Tensor]]
+
+# Documents and examples of a step.
+DOCUMENTS, EXAMPLES = 8, 8
+
+# Bounds the logits of a part of a step in memory: tokens x vocabulary.
+_LOGITS = 2**25
+
+_MASKED = 0.15
+
+
+def turn(count: int, size: int, step: int, seed: int) -> list[int]:
+    """Return the positions of a step: every item comes once before any repeats, in an order drawn per round.
+
+    A step of more items than there are is a round.
+    """
+    size = min(size, count)
+    return [_position(count, number, seed) for number in range(step * size, (step + 1) * size)]
+
+
+def turns_of_parts(
+    counts: Sequence[int], weights: Sequence[float], size: int, step: int, seed: int
+) -> list[list[int]]:
+    """Return the positions of a step in every part of a mixture, in the order drawn.
+
+    Each draw goes to the part that is furthest behind its share of all draws so far, the first of several. So after n
+    draws a part of share s has s n of them, to within one for each part.
+
+    Args:
+      counts: number of items of every part, above 0.
+      weights: of every part, above 0; their sum does not matter.
+      size: number of draws of a step, where there are as many items.
+      step: the step, from 0.
+      seed: seed of the order within a part.
+
+    >>> [len(part) for part in turns_of_parts([4, 40], [3, 1], 8, step=0, seed=0)]
+    [6, 2]
+    """
+    if len(counts) == 1:
+        return [turn(counts[0], size, step, seed)]
+    whole, drawn = sum(weights), [0] * len(counts)
+    size = min(size, sum(counts))
+    numbers: list[list[int]] = [[] for _ in counts]
+    for number in range((step + 1) * size):
+        behind = [weight / whole * (number + 1) - done for weight, done in zip(weights, drawn, strict=True)]
+        part = behind.index(max(behind))
+        if number >= step * size:
+            numbers[part].append(_position(counts[part], drawn[part], seed))
+        drawn[part] += 1
+    return numbers
+
+
+def _position(count: int, number: int, seed: int) -> int:
+    """Return the position of a draw by its number, from 0."""
+    turn, position = divmod(number, count)
+    order = list(range(count))
+    random.Random(f"round {seed} {turn}").shuffle(order)
+    return order[position]
+
+
+class KeptAnswers:
+    """What a model predicts at the positions that count of every text; it is asked for a text when it is first needed.
+
+    Kept logits would be texts x tokens x vocabulary. Hidden states are smaller by vocabulary / width, and the
+    head makes the same logits of them at the cost of one product.
+
+    The caller puts the model into the state that is to be kept around every call.
+    """
+
+    def __init__(self, split: SplitModel, encoded: Encoded, lengths: Sequence[int]) -> None:
+        """Prepare to keep; :meth:`of` takes the model apart."""
+        self._split, self._encoded = split, encoded
+        order = sorted(range(len(lengths)), key=lambda number: lengths[number])
+        batches = [order[begin : begin + _KEPT_AT_ONCE] for begin in range(0, len(order), _KEPT_AT_ONCE)]
+        self._batch_of = {number: batch for batch in batches for number in batch}
+        self._states: dict[int, Tensor] = {}  # (positions that count, hidden)
+
+    @classmethod
+    def of(cls, model: Any, encoded: Encoded, lengths: Sequence[int]) -> KeptAnswers | None:
+        """Prepare to keep what a model answers; None if it cannot be taken apart.
+
+        Args:
+          model: a causal model.
+          encoded: encodes texts by their numbers.
+          lengths: tokens of every text; texts of similar length share a batch.
+        """
+        split = SplitModel.of(model)
+        return None if split is None else cls(split, encoded, lengths)
+
+    @torch.no_grad()
+    def logits(self, numbers: Sequence[int]) -> Tensor | None:
+        """Return the logits (positions, vocabulary) of texts in the order given, each in the order of reading.
+
+        None if the model's body does not answer with hidden states.
+        """
+        for number in numbers:
+            if number not in self._states and not self._keep(self._batch_of[number]):
+                return None
+        return self._split.logits(torch.cat([self._states[number] for number in numbers]))
+
+    def _keep(self, batch: Sequence[int]) -> bool:
+        inputs, counts = self._encoded(batch)
+        states = self._split.states(inputs)
+        if states is None:
+            return False
+        self._states |= {number: states[row][counts[row]] for row, number in enumerate(batch)}
+        return True
+
+
+@dataclass(frozen=True)
+class StepLosses:
+    """The divergences on the documents and examples of one step, in nats per token."""
+
+    text: float  # KL(base || model)
+    task: float  # KL(tuned || model), of the targets
+
+
+class Objective:
+    """``KL(base || model)`` of a few documents plus ``weight * KL(tuned || model)`` of the targets of a few examples.
+
+    With its gradient in what is learned. Of a mixture, each part's documents and divergence count by its weight. With
+    ``replays`` the losses of the documents' own tokens and of the targets take the place of the divergences, as where
+    text is replayed in training.
+    """
+
+    def __init__(
+        self,
+        language: OpenedModel,
+        scored: OpenedModel,
+        doses: DoseVector,
+        texts: Sequence[Sequence[list[int]]],
+        weights: Sequence[float],
+        rows: Sequence[dict[str, Any]],
+        seed: int,
+        *,
+        replays: bool = False,
+    ) -> None:
+        """Prepare the objective.
+
+        Args:
+          language: the model that measures text, with the doses.
+          scored: the model that measures the task; it may be the same.
+          doses: the doses of both models.
+          texts: token ids of every document, by the part of the mixture.
+          weights: the weight of every part.
+          rows: encoded examples with their labels.
+          seed: seed of the order and of masked tokens.
+          replays: learn from tokens and labels, and not from the two models.
+        """
+        self._language, self._scored, self._doses = language, scored, doses
+        self._replays = replays
+        self._counts, self._weights = [len(part) for part in texts], weights
+        self._texts = [ids for part in texts for ids in part]
+        self._rows, self._seed = rows, seed
+        self._pad = PadRight(pad_token_id(scored.tokenizer))
+        # Masked tokens are drawn at every step, and classes have no states of their own: these are not kept.
+        self._base: KeptAnswers | None = None
+        if not language.is_masked:
+            of_text = partial(self._inputs, step=0)
+            self._base = KeptAnswers.of(language.model, of_text, [len(ids) for ids in self._texts])
+        self._tuned: KeptAnswers | None = None
+        if rows and isinstance(rows[0]["labels"], list):
+            lengths = [len(row["input_ids"]) for row in rows]
+            self._tuned = KeptAnswers.of(scored.model, self._targets, lengths)
+
+    def gradient(self, step: int, weight: float) -> StepLosses:
+        """Add the gradient of a step to that of what is learned.
+
+        Raises:
+          NonFiniteError: a loss is NaN or infinite.
+        """
+        rows = turn(len(self._rows), EXAMPLES, step, self._seed)
+        return StepLosses(self._text_gradient(step), self._task_gradient(rows, weight))
+
+    def _drawn_texts(self, step: int) -> list[list[int]]:
+        """Return the numbers of a step's documents, by the part of the mixture."""
+        turns = turns_of_parts(self._counts, self._weights, DOCUMENTS, step, self._seed)
+        before = [sum(self._counts[:part]) for part in range(len(turns))]
+        return [[first + position for position in drawn] for first, drawn in zip(before, turns, strict=True)]
+
+    def _text_gradient(self, step: int) -> float:
+        """Add the gradient of the divergence on text: the mean over its documents of that of their part, per token."""
+        drawn = [numbers for numbers in self._drawn_texts(step) if numbers]
+        documents = sum(len(numbers) for numbers in drawn)
+        return sum(self._part_gradient(numbers, len(numbers) / documents, step) for numbers in drawn)
+
+    def _part_gradient(self, numbers: Sequence[int], share: float, step: int) -> float:
+        """Add the gradient of ``share`` times the divergence per token on some documents."""
+        model = self._language.model
+        batches = list(_batches(numbers, self._texts, max(1, _LOGITS // _vocabulary(model))))
+        encoded = [self._inputs(batch, step) for batch in batches]
+        tokens = sum(int(scored.sum()) for _, scored in encoded) / share
+        total = 0.0
+        for batch, (inputs, scored) in zip(batches, encoded, strict=True):
+            if self._replays:
+                loss = self._loss_of_tokens(batch, inputs, scored) / tokens
+            else:
+                with torch.no_grad(), self._doses.off():
+                    known = None if self._base is None else self._base.logits(batch)
+                    known = _logits(model, inputs)[scored] if known is None else known
+                    base = log_softmax(known.float(), dim=-1)
+                predicted = log_softmax(_logits(model, inputs)[scored].float(), dim=-1)
+                loss = kl_div(predicted, base, reduction="sum", log_target=True) / tokens
+            total += _finite(loss, "divergence from the base on text")
+            loss.backward()  # type: ignore[no-untyped-call]
+        return total
+
+    def _loss_of_tokens(self, batch: Sequence[int], inputs: dict[str, Tensor], scored: Tensor) -> Tensor:
+        """Return the summed loss of the documents' own tokens."""
+        ids = pad_sequence([torch.tensor(self._texts[number]) for number in batch], batch_first=True)
+        wanted = ids.to(scored.device)
+        if not self._language.is_masked:
+            wanted = wanted.roll(-1, dims=1)
+            scored = scored & inputs["attention_mask"].roll(-1, dims=1).bool()
+            scored[:, -1] = False
+        logits = _logits(self._language.model, inputs)[scored].float()
+        return cross_entropy(logits, wanted[scored], reduction="sum")
+
+    def _task_gradient(self, numbers: Sequence[int], weight: float) -> float:
+        batch = self._batch(numbers)
+        if self._replays:
+            loss = target_loss(self._scored.model, batch)
+            (weight * loss).backward()  # type: ignore[no-untyped-call]
+            return _finite(loss, "loss on training examples")
+        with torch.no_grad(), self._doses.at(torch.ones_like(self._doses.values)):
+            known = None if self._tuned is None else self._tuned.logits(numbers)
+            known = target_logits(self._scored.model, batch)[0] if known is None else known
+            tuned = log_softmax(in_single(known), dim=-1)
+        predicted = log_softmax(target_logits(self._scored.model, batch)[0], dim=-1)
+        divergence = kl_div(predicted, tuned, reduction="batchmean", log_target=True)
+        value = _finite(divergence, "divergence from the tuned model on training examples")
+        (weight * divergence).backward()  # type: ignore[no-untyped-call]
+        return value
+
+    def _batch(self, numbers: Sequence[int]) -> dict[str, Tensor]:
+        """Return some examples as the model's inputs, with their labels."""
+        device = next(self._scored.model.parameters()).device
+        rows = self._pad([self._rows[number] for number in numbers])
+        return {name: tensor.to(device) for name, tensor in rows.items()}
+
+    def _targets(self, numbers: Sequence[int]) -> tuple[dict[str, Tensor], Tensor]:
+        """Return the inputs of some examples, and where they predict a target: (examples, width)."""
+        batch = self._batch(numbers)
+        labels = labels_of_next(batch.pop("labels"))
+        return batch, labels != IGNORED
+
+    def _inputs(self, numbers: Sequence[int], step: int) -> tuple[dict[str, Tensor], Tensor]:
+        """Return the inputs of some texts, and where the model's predictions count: (texts, width)."""
+        device = next(self._language.model.parameters()).device
+        texts = [self._texts[number] for number in numbers]
+        pad = pad_token_id(self._language.tokenizer)
+        width = max(len(ids) for ids in texts)
+        ids = torch.tensor([row + [pad] * (width - len(row)) for row in texts])
+        attended = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in texts])
+        scored = attended.bool()
+        if self._language.is_masked:
+            generator = torch.Generator().manual_seed(zlib.crc32(f"{self._seed} {step}".encode()))
+            chosen = torch.rand(ids.shape, generator=generator) < _MASKED
+            special = torch.tensor(
+                [
+                    self._language.tokenizer.get_special_tokens_mask(row, already_has_special_tokens=True)
+                    + [1] * (width - len(row))
+                    for row in texts
+                ]
+            ).bool()
+            scored = ~special & chosen
+            if not scored.any():
+                scored = ~special
+            ids = ids.masked_fill(scored, self._language.tokenizer.mask_token_id)
+        inputs = {"input_ids": ids.to(device), "attention_mask": attended.to(device)}
+        return inputs, scored.to(device)
+
+
+def _batches(numbers: Sequence[int], texts: Sequence[list[int]], tokens: int) -> Iterator[list[int]]:
+    """Batch the numbers of texts of similar length, as many as a number of tokens allows, at least one."""
+    batch: list[int] = []
+    for number in sorted(numbers, key=lambda number: len(texts[number])):
+        if batch and len(texts[number]) * (len(batch) + 1) > tokens:
+            yield batch
+            batch = []
+        batch.append(number)
+    if batch:
+        yield batch
+
+
+def _logits(model: Any, inputs: dict[str, Tensor]) -> Tensor:
+    logits: Tensor = model(**inputs).logits
+    return logits
+
+
+def _vocabulary(model: Any) -> int:
+    return int(model.config.get_text_config().vocab_size)
+
+
+def _finite(loss: Tensor, what: str) -> float:
+    value = float(loss.detach())
+    if not torch.isfinite(loss):
+        raise NonFiniteError(
+            f"the {what} is {value}, not a number; expected a model that gives finite losses; check the tuned model, "
+            "or pass a lower --rate"
+        )
+    return value

@@ -1,0 +1,285 @@
+"""The rise of a loss as an integral along the straight line from base to tuned.
+
+    L(W0 + D) - L(W0) = sum_m int_0^1 <dL/dW_m (W0 + t D), D_m> dt
+
+The gradient in a factor a_m on the update D_m, taken at a_m = t for all m, is the integrand. It needs no gradient of a
+matrix. Gauss-Legendre quadrature with n nodes is exact for polynomials of degree 2n - 1 in t.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from ..data.corpora import Corpus
+from ..data.task import Task
+from ..errors import NonFiniteError
+from ..measures.kept_outcomes import KeptOutcomes
+from ..models.encoding import IGNORED, PadRight, pad_token_id
+from ..models.tuned_model import OpenedModel
+from .dosed_model import DoseVector
+from .open_dosed import encoded_examples, encoded_texts
+
+# Share of the tokens that is masked in one pass of a masked language model.
+_MASKED = 0.15
+
+
+Floats = npt.NDArray[np.float64]
+# The parts may miss the measured rise by this share of it, or by this many nats per token where it is small.
+CLOSE, _SMALL = 0.02, 1e-4
+
+MOST_NODES = 32
+
+
+@dataclass(frozen=True)
+class DocumentMeasure:
+    """Documents of one corpus, or examples of one task, as a model takes them.
+
+    The loss is ``L = sum_i w_i s_i / sum_i t_i`` over the documents i, with the sum s_i over the t_i tokens of each.
+    The weights w_i are 1, except of a mixture, whose loss is the weighted mean of those of its parts.
+    """
+
+    name: str
+    kind: Literal["text", "task"]
+    measure: str  # "cross-entropy", "masked-15%-estimate" or "classification"
+    model: Any = field(repr=False)
+    rows: Sequence[Mapping[str, Tensor]] = field(repr=False)  # (1, width) each, with the labels
+    # By row, the weight of its corpus in a mixture, and which corpus it is of; None where all are of one.
+    mixed: Sequence[tuple[float, int]] | None = None
+
+    @property
+    def tokens(self) -> list[int]:
+        """The number of scored tokens of each document; 1 for an example whose label is scored."""
+        return [self._scored(row) for row in self.rows]
+
+    @property
+    def weights(self) -> list[float]:
+        """The weight w_i of each document. They leave the number of tokens as it is: ``sum_i w_i t_i = sum_i t_i``."""
+        tokens = self.tokens
+        if self.mixed is None:
+            return [1.0] * len(tokens)
+        of_part: dict[int, int] = {}
+        for (_, part), count in zip(self.mixed, tokens, strict=True):
+            of_part[part] = of_part.get(part, 0) + count
+        in_all = sum({part: weight for weight, part in self.mixed}.values())
+        return [weight / in_all * sum(tokens) / of_part[part] for weight, part in self.mixed]
+
+    def loss(self, index: int) -> Tensor:
+        """Return the sum over the scored tokens of one document, in nats, with its graph."""
+        row = dict(self.rows[index])
+        labels = row.pop("labels")
+        logits = self.model(**row).logits
+        if self.measure == "classification":
+            return cross_entropy(logits.float(), labels, reduction="sum")
+        if self.measure == "cross-entropy":
+            logits, labels = logits[:, :-1], labels[:, 1:]
+        scored = labels != IGNORED
+        return cross_entropy(logits[scored].float(), labels[scored], reduction="sum")
+
+    def _scored(self, row: Mapping[str, Tensor]) -> int:
+        labels = row["labels"]
+        if self.measure == "classification":
+            return 1
+        shifted = labels[:, 1:] if self.measure == "cross-entropy" else labels
+        return int((shifted != IGNORED).sum())
+
+
+def text_measure(
+    name: str, opened: OpenedModel, parts: Sequence[Corpus], max_tokens: int, seed: int
+) -> DocumentMeasure:
+    """Encode the documents of a corpus. A masked model scores a random 15 % of the tokens, the same for every model.
+
+    Raises:
+      SettingError: no document of a part has two tokens.
+    """
+    device = next(opened.model.parameters()).device
+    of_parts = [encoded_texts(opened, part, max_tokens) for part in parts]
+    documents = [ids for of_part in of_parts for ids in of_part]
+    mixed = [
+        (part.weight, number)
+        for number, (part, of_part) in enumerate(zip(parts, of_parts, strict=True))
+        for _ in of_part
+    ]
+    if not opened.is_masked:
+        rows = []
+        for ids in documents:
+            tokens = torch.tensor([ids], device=device)
+            rows.append({"input_ids": tokens, "labels": tokens})
+        return DocumentMeasure(name, "text", "cross-entropy", opened.model, rows, mixed)
+    rows = [_masked(opened.tokenizer, ids, f"{seed} {number}") for number, ids in enumerate(documents)]
+    placed = [{key: tensor.to(device) for key, tensor in row.items()} for row in rows]
+    return DocumentMeasure(name, "text", "masked-15%-estimate", opened.model, placed, mixed)
+
+
+def task_measure(
+    opened: OpenedModel, task: Task, labels: Sequence[str], max_examples: int
+) -> DocumentMeasure:
+    """Encode validation examples of a task with their targets; those too long for the model are skipped."""
+    device = next(opened.model.parameters()).device
+    encoded = encoded_examples(opened, task, task.validation[:max_examples], labels)
+    pad = PadRight(pad_token_id(opened.tokenizer))
+    rows = [{key: tensor.to(device) for key, tensor in pad([row]).items()} for row in encoded]
+    measure = "classification" if task.kind == "classification" else "cross-entropy"
+    return DocumentMeasure(task.name, "task", measure, opened.model, rows)
+
+
+def _masked(tokenizer: Any, ids: list[int], drawn_by: str) -> dict[str, Tensor]:
+    special = tokenizer.get_special_tokens_mask(ids, already_has_special_tokens=True)
+    plain = ~torch.tensor([special]).bool()
+    generator = torch.Generator().manual_seed(zlib.crc32(drawn_by.encode()))
+    chosen = plain & (torch.rand(1, len(ids), generator=generator) < _MASKED)
+    if not chosen.any():
+        chosen = plain
+    tokens = torch.tensor([ids])
+    return {
+        "input_ids": tokens.masked_fill(chosen, tokenizer.mask_token_id),
+        "attention_mask": torch.ones_like(tokens),
+        "labels": tokens.masked_fill(~chosen, IGNORED),
+    }
+
+
+@dataclass(frozen=True)
+class PathIntegral:
+    """The parts of every document's rise: the sum over a document's tokens, in nats, times the document's weight."""
+
+    base: Floats  # (documents,), of the base's losses
+    tuned: Floats  # (documents,)
+    tokens: npt.NDArray[np.int64]  # (documents,)
+    weights: Floats  # (documents,)
+    parts: Floats  # (documents, factors)
+    added: Floats  # (documents, further factors): of what lies inside the updates
+    nodes: int
+
+    @property
+    def rise(self) -> float:
+        """Measured, in nats per token."""
+        return float((self.tuned - self.base).sum() / self.tokens.sum())
+
+    @property
+    def total(self) -> float:
+        """The sum of the parts, in nats per token."""
+        return float(self.parts.sum() / self.tokens.sum())
+
+    @property
+    def is_close(self) -> bool:
+        return abs(self.total - self.rise) <= max(CLOSE * abs(self.rise), _SMALL)
+
+
+@dataclass(frozen=True)
+class DosePath:
+    """A model on the line from base to tuned, with a factor on every update."""
+
+    doses: DoseVector  # of all updates
+    inside: DoseVector  # zeros: what they scale is part of the updates already
+    of_inside: str  # digest of what they scale
+    kept: KeptOutcomes
+    progress: Callable[[str, int, int], None]
+
+    def integral(self, measure: DocumentMeasure, nodes: int) -> PathIntegral:
+        """Split the rise into parts, doubling the nodes as long as the parts miss the measured rise.
+
+        Raises:
+          NonFiniteError: a loss or its gradient is NaN or infinite.
+        """
+        tokens, weights = np.array(measure.tokens, dtype=np.int64), np.array(measure.weights)
+        base, tuned = self.losses(measure, 0.0), self.losses(measure, 1.0)
+        while True:
+            parts, added = self._integrated(measure, nodes)
+            integral = PathIntegral(
+                base=weights * base,
+                tuned=weights * tuned,
+                tokens=tokens,
+                weights=weights,
+                parts=weights[:, None] * parts,
+                added=weights[:, None] * added,
+                nodes=nodes,
+            )
+            if integral.is_close or 2 * nodes > MOST_NODES:
+                return integral
+            nodes *= 2
+
+    def losses(self, measure: DocumentMeasure, at: float, without: Tensor | None = None) -> Floats:
+        """Return the loss of every document with one dose for all updates, except those numbered in ``without``."""
+        numbers = [] if without is None else without.tolist()
+        unit = {"measure": measure.name, "at": at, "without": numbers}
+        kept = self.kept.get_plain(unit)
+        if kept is not None:
+            return np.array(kept, dtype=np.float64)
+        values = torch.full_like(self.doses.values, at)
+        if without is not None:
+            values[without] = 0.0
+        losses = np.zeros(len(measure.rows))
+        with torch.no_grad(), self._at(values):
+            for index in range(len(measure.rows)):
+                self.progress(f"measure {measure.name}", index, len(measure.rows))
+                losses[index] = _finite(measure.loss(index), measure)
+        self.kept.put_plain(unit, losses.tolist())
+        return losses
+
+    def _integrated(self, measure: DocumentMeasure, nodes: int) -> tuple[Floats, Floats]:
+        points, weights = np.polynomial.legendre.leggauss(nodes)
+        parts = np.zeros((len(measure.rows), len(self.doses.values)))
+        added = np.zeros((len(measure.rows), len(self.inside.values)))
+        for number, (point, weight) in enumerate(zip(points, weights, strict=True)):
+            at = float(1 + point) / 2
+            gradients = self._gradients(measure, at, number, nodes)
+            parts += weight / 2 * gradients[:, : parts.shape[1]]
+            added += weight / 2 * gradients[:, parts.shape[1] :]
+        return parts, added
+
+    def _gradients(self, measure: DocumentMeasure, at: float, number: int, nodes: int) -> Floats:
+        """Return dL_i/da of every document at one node, ``(documents, factors + further factors)``."""
+        unit = {"measure": measure.name, "gradient at": at, "inside": self.of_inside}
+        kept = self.kept.get_plain(unit)
+        if kept is not None:
+            return np.array(kept, dtype=np.float64).reshape(len(measure.rows), -1)
+        count = len(measure.rows)
+        gradients = np.zeros((count, len(self.doses.values) + len(self.inside.values)))
+        values = torch.full_like(self.doses.values, at).requires_grad_()
+        inside = torch.zeros_like(self.inside.values).requires_grad_()
+        with self._at(values, inside):
+            for index in range(count):
+                self.progress(f"gradients of {measure.name}", number * count + index, nodes * count)
+                loss = measure.loss(index)
+                _finite(loss, measure)
+                both = torch.autograd.grad(loss, [values, inside], allow_unused=True)
+                row = [
+                    torch.zeros_like(of) if gradient is None else gradient
+                    for gradient, of in zip(both, (values, inside), strict=True)
+                ]
+                gradients[index] = torch.cat(row).double().cpu().numpy()
+        if not np.isfinite(gradients).all():
+            raise NonFiniteError(
+                f"the gradient of the loss on {measure.name!r} is NaN or infinite; expected finite numbers; check the "
+                "tuned model"
+            )
+        self.kept.put_plain(unit, gradients.tolist())
+        return gradients
+
+    @contextmanager
+    def _at(self, values: Tensor, inside: Tensor | None = None) -> Iterator[None]:
+        own = self.doses.values, self.inside.values
+        self.doses.values = values
+        self.inside.values = torch.zeros_like(self.inside.values) if inside is None else inside
+        try:
+            yield
+        finally:
+            self.doses.values, self.inside.values = own
+
+
+def _finite(loss: Tensor, measure: DocumentMeasure) -> float:
+    value = float(loss.detach())
+    if not np.isfinite(value):
+        raise NonFiniteError(
+            f"the loss on {measure.name!r} is {value}; expected a finite number; check the tuned model and the text"
+        )
+    return value

@@ -1,0 +1,97 @@
+"""One measured model as a result, in every form that a saved document has of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..measures.corpus_loss import CorpusLoss
+from ..measures.intervals import Interval
+from ..measures.task_score import TaskScore
+
+
+@dataclass(frozen=True)
+class Point:
+    """One model: a remedy at a strength, or a control of it, on one share of the data."""
+
+    remedy: str
+    settings: Mapping[str, Any]
+    strength: float | None
+    control: str | None  # None for the remedy itself
+    share: str  # "first", "choice" or "report"
+    norm: float  # ||D'|| over all tuned tensors, 1 being the tuned model's
+    output: float | None  # mean of ||D'h||^2 over inputs h of the base, likewise
+    losses: Mapping[str, float]  # by corpus
+    task_losses: Mapping[str, float]
+    accuracies: Mapping[str, float | None]
+    loss: Interval  # mean over the corpora
+    task_loss: Interval  # of the first task
+    healed: Interval | None = None
+    kept: Interval | None = None
+    gain: Interval | None = None  # at equal task loss; None of interpolation itself
+    gain_at_norm: Interval | None = None
+    margin: Interval | None = None  # of a control: the gain of its remedy minus its own
+    # Scores by task of lm-evaluation-harness, where they were asked for: of chosen strengths, base and tuned model.
+    harness: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class CorpusMeasure:
+    """One corpus, on the documents that are reported."""
+
+    loss: Interval
+    forgotten: Interval  # loss minus the base's
+    healed: Interval | None = None  # share of what tuning forgot; None where tuning forgot nothing clearly
+    gain: Interval | None = None  # loss of interpolation at the same task loss, minus this one
+
+
+@dataclass(frozen=True)
+class TaskMeasure:
+    """One task, on the examples that are reported."""
+
+    loss: Interval
+    rise: Interval  # loss minus the tuned model's
+    accuracy: Interval | None
+
+
+@dataclass(frozen=True)
+class HealedPoint:
+    """One model, measured."""
+
+    name: str  # base, tuned, healed, interpolation, curve, or a control
+    dose: float | None  # the one dose for all, where there is one
+    corpora: Mapping[str, CorpusMeasure]
+    tasks: Mapping[str, TaskMeasure]
+
+
+@dataclass(frozen=True)
+class CurveOfScales:
+    """One scale on the half that chooses, in nats per token."""
+
+    scale: float
+    text_loss: float
+    task_loss: float
+
+
+@dataclass(frozen=True)
+class Intervention:
+    """The measures of the model under one intervention."""
+
+    control: str  # "intruders", or the control in their place
+    scale: float
+    losses: dict[str, CorpusLoss]  # by corpus, with the change against the tuned model
+    scores: dict[str, TaskScore]  # by task
+    # Frobenius norm of the updates of all matrices with intruders, 1 being the tuned model's.
+    update_norm: float = 1.0
+    left_alone: int = 0  # matrices with intruders of which there is no such control
+    gain: Interval | None = None  # over interpolation at equal task loss; None without its curve
+    gain_against_intruders: Interval | None = None  # of a control: minus that of the intruders at its scale
+
+
+@dataclass(frozen=True)
+class Trade:
+    """The difference of two interventions: negative losses and positive accuracies are better."""
+
+    losses: dict[str, Interval]  # nats a token, by corpus
+    accuracies: dict[str, Interval]  # shares, by task

@@ -1,0 +1,136 @@
+"""What every experiment is asked about: base and tuned model, the audit of them, seeds, and how models are loaded."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ..audits.audit import AuditedWhole, audited_whole
+from ..audits.audit_settings import ANYWHERE, AS_USUAL, AuditSettings, Compute
+from ..audits.result.audit_result import Audit
+from ..checkpoints.opening.open import Opened
+from ..checkpoints.pairing.names_of_base import with_stacks_of
+from ..checkpoints.pairing.open_sides import open_sides, sides_on_disk
+from ..checkpoints.pairing.pair_sides import pair_sides
+from ..checkpoints.pairing.pairing import PairedMatrix
+from ..checkpoints.stored.checkpoint import Checkpoint
+from ..checkpoints.stored.selection import EVERY_MATRIX
+from ..checkpoints.writing.companions import own_tokenizer_files
+from ..data.columns import Columns
+from ..data.load_task import load_task
+from ..data.task import Example, Task
+from ..models.base_model import digest_of_model
+from ..models.encoding import fitting
+from ..models.finetuned_folder import data_seed_of
+from ..models.loading_settings import AS_STORED, Loading
+from ..models.stored_dtype import recorded_dtypes
+from ..models.tuned_model import open_for_task
+from ..settings.numbers import check_seeds
+from ..system.files import user_path
+from ..system.folders import working_folder
+from ..system.progress import Progress, silent
+
+
+@dataclass(frozen=True)
+class Question:
+    """Two models by name. They are opened, paired and audited when an experiment first asks for it."""
+
+    base: str | None  # None where an adapter names it
+    tuned: str
+    rows_by: int = 0  # seed of the tasks' rows
+    seed: int = 0
+    audit: AuditSettings | Audit | str | os.PathLike[str] = AS_USUAL
+    loading: Loading = AS_STORED
+    compute: Compute = ANYWHERE
+    progress: Progress = silent
+
+    @classmethod
+    def about(
+        cls, base: object, tuned: object, *, data_seed: int | None = None, seed: int = 0, **settings: Any
+    ) -> Question:
+        """Take the models as a person gave them; one alone is the tuned one, whose adapter names its base.
+
+        Without ``data_seed`` the rows are those of the run that trained the model.
+
+        Raises:
+          SettingError: a seed is out of range.
+          CheckpointError: neither model is given, or one is a model in memory or no name at all.
+        """
+        check_seeds(seed=seed, data_seed=data_seed)
+        source, model = sides_on_disk(base, tuned)
+        rows_by = data_seed_of(model) if data_seed is None else data_seed
+        return cls(source, model, rows_by, seed, **settings)
+
+    def tasks(self, names: Iterable[str], columns: Columns) -> dict[str, Task]:
+        """Load tasks by name."""
+        return {name: load_task(name, columns, self.rows_by) for name in names}
+
+    def fitting(self, task: Task, splits: Mapping[str, list[Example]]) -> dict[str, list[Example]]:
+        """Return the rows of a task by split without the completions that the tuned model cannot read whole.
+
+        Raises:
+          SettingError: none of a split fits in its context.
+        """
+        if task.kind != "causal":  # a text to classify is cut
+            return dict(splits)
+        opened, _ = open_for_task(self.tuned, task, self.base, self.loading)
+        return {
+            split: fitting(opened.tokenizer, rows, opened.context, f"{split} split of task {task.name!r}")
+            for split, rows in splits.items()
+        }
+
+    @contextmanager
+    def working_in(self, folder: str | os.PathLike[str] | None, name: str) -> Iterator[Path | None]:
+        """Hold a folder of finished measurements; models that cannot be opened are refused before it is made."""
+        self.both  # noqa: B018
+        with working_folder(None if folder is None else user_path(folder), name) as held:
+            yield held
+
+    @cached_property
+    def both(self) -> tuple[Checkpoint, Opened]:
+        """Base and tuned model, opened.
+
+        Raises:
+          CheckpointError: either cannot be found or read.
+        """
+        return open_sides(self.base, self.tuned)
+
+    @property
+    def base_source(self) -> str:
+        """Where the base is, also if an adapter names it."""
+        return self.both[0].source if self.base is None else self.base
+
+    @property
+    def stacks(self) -> Checkpoint:
+        """The base with the stacks of experts that the tuned model has."""
+        return with_stacks_of(*self.both)
+
+    @cached_property
+    def pairs(self) -> Sequence[PairedMatrix]:
+        """Every matrix that the tuned model may have changed, embeddings and heads among them."""
+        return pair_sides(*self.both, EVERY_MATRIX).pairs
+
+    @cached_property
+    def audited(self) -> AuditedWhole:
+        """The pairing of both, and the audit that was given or is made of it."""
+        return audited_whole(*self.both, self.audit, self.compute, self.progress)
+
+    @property
+    def is_adapter(self) -> bool:
+        return not isinstance(self.both[1], Checkpoint)
+
+    def key(self) -> dict[str, Any]:
+        """Return what identifies both models by content, and the types that they are loaded in."""
+        loaded = [self.base_source] if self.is_adapter else [self.base_source, self.tuned]
+        return {
+            "base": digest_of_model(self.base_source),
+            "tuned": digest_of_model(self.tuned),
+            **recorded_dtypes(self.loading, loaded),
+            # Without its own tokenizer an adapter's examples are read with its base's.
+            **({"reads": "as trained"} if own_tokenizer_files(self.tuned) else {}),
+        }

@@ -1,0 +1,246 @@
+"""The result of a healing: what it changes on the half that is reported."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+import torch
+
+from ..data.corpora import digests_of, documents_in
+from ..linalg.low_rank import LowRank
+from ..measures.corpus_loss import summarize_losses
+from ..measures.intervals import loss_interval, paired_difference, proportion_interval
+from ..measures.outcome import Outcome, TaskOutcome
+from ..mitigation.remedies.intruders import ScaledIntruders
+from ..mitigation.tuned_matrices import TunedMatrices
+from ..models.stored_dtype import dtype_name
+from .dose_groups import DoseGroups
+from .dosed_model import DoseVector, TunedState
+from .experiment_settings import HealSettings
+from .heal_bench import HealBench, least_dose
+from .healing import BASE, CURVE, HEALED, INTERPOLATION, INTRUDERS, MEAN_DOSE, SHUFFLED, TUNED, Healing
+from .learn import Learned
+from .learning import LEAST, MOST, at_bounds
+from .open_dosed import Updates
+from .point import CorpusMeasure, HealedPoint, TaskMeasure
+from .yardstick import Yardstick
+
+# Interpolations that are measured besides the one of the healed model's task loss.
+_ALPHAS = (0.25, 0.5, 0.75)
+
+_MEASURES = 11  # on the half that is reported, about
+
+
+def reported_healing(
+    bench: HealBench,
+    learned: Learned,
+    rivals: Mapping[str, Learned],
+    matrices: TunedMatrices,
+    settings: HealSettings,
+    of_tasks: Mapping[str, Any],
+    key: Mapping[str, Any],
+) -> Healing:
+    """Measure what was learned beside its controls and rivals, before anything is written.
+
+    Args:
+      bench: the models and the data.
+      learned: the state that is kept.
+      rivals: what was learned beside it, by name.
+      matrices: the audited matrices, whose intruders a control removes.
+      settings: by which it was learned.
+      of_tasks: the settings by which the tasks are scored again.
+      key: what the healing is known again by.
+    """
+    data, doses, question = bench.data, learned.state.doses, bench.question
+    states = {name: rival.state for name, rival in rivals.items()}
+    points = _reported_points(bench, learned.state, states, _removing(matrices, bench.updates))
+    notes = list(learned.notes)
+    count = at_bounds(doses) if learned.state.learned is None else 0
+    if count:
+        notes.append(f"{count} of {len(doses)} doses are at the end of their range, {LEAST:g} or {MOST:g}")
+    healing = Healing(
+        base=question.base_source,
+        tuned=question.tuned,
+        out=None,
+        form="",
+        learn=settings.learn,
+        per=settings.per,
+        task=data.task,
+        corpus=data.corpus,
+        start=learned.start,
+        step=learned.best.step,
+        doses=bench.groups.by_matrix(doses),
+        elsewhere=bench.groups.elsewhere(doses),
+        points=points,
+        learning=[asdict(measured) for measured in learned.measured],
+        rivals={
+            name: [asdict(measured) for measured in (rival.best, *rival.measured)]
+            for name, rival in rivals.items()
+        },
+        documents={name: documents_in(parts) for name, parts in data.report.corpora.items()},
+        examples={name: len(rows) for name, rows in data.report.examples.items()},
+        digests=digests_of(data.report.corpora),
+        settings={
+            **settings.as_dict(),
+            "weight": settings.weight_of(settings.learn),
+            "rate": settings.rate_of(settings.learn),
+            **of_tasks,
+            "seed": question.seed,
+            "dtype": question.loading.load_in or dtype_name(bench.language.dtype),
+        },
+        intruders_before=matrices.audit.intruders,
+        intruders_after=None,
+        at_bounds=count,
+        of=key,
+    )
+    return healing.finished(notes=[*notes, *healing.gaps()])
+
+
+def _reported_points(
+    bench: HealBench, state: TunedState, rivals: Mapping[str, TunedState], intruders: Mapping[str, LowRank]
+) -> list[HealedPoint]:
+    """Measure base, tuned, healed, rivals, interpolation (also at the healed model's task loss), and controls.
+
+    ``intruders`` are the low-rank matrices that remove them.
+    """
+    in_all = _MEASURES + len(rivals)
+    done = iter(range(in_all + 1))
+
+    def step(name: str) -> None:
+        bench.question.progress(name, min(next(done, in_all), in_all), in_all)
+
+    def measure(name: str, state: TunedState, *, answers: bool = False, removed: str = "") -> Outcome:
+        step(f"measure {name}")
+        return bench.outcome(state, bench.data.report, answers=answers, removed=removed)
+
+    task, seed = bench.data.task, bench.question.seed
+    base = measure(BASE, bench.everywhere(0.0), answers=True)
+    tuned = measure(TUNED, bench.everywhere(1.0), answers=True)
+    healed = measure(HEALED, state, answers=True)
+    step("find interpolation at that task loss")
+    equal = same_dose(bench, healed.tasks[task].losses.mean, tuned.tasks[task].losses.mean)
+    at_equal = measure(INTERPOLATION, bench.everywhere(equal), answers=True)
+    curve = {0.0: base, 1.0: tuned, equal: at_equal}
+    for alpha in _ALPHAS:
+        if alpha not in curve:
+            curve[alpha] = measure(f"interpolation at {alpha:g}", bench.everywhere(alpha))
+    ordered = dict(sorted(curve.items()))
+    report = Report(bench, list(ordered.values()))
+    points = [
+        report.point(BASE, base, 0.0),
+        report.point(TUNED, tuned, 1.0),
+        report.point(HEALED, healed),
+        report.point(INTERPOLATION, at_equal, equal),
+        *(report.point(name, measure(name, rival, answers=True)) for name, rival in rivals.items()),
+    ]
+    if state.learned is None:
+        doses = state.doses
+        mean = sum(doses) / len(doses)
+        points.append(report.point(MEAN_DOSE, measure(MEAN_DOSE, bench.everywhere(mean)), mean))
+        mixed = shuffled(doses, bench.groups, bench.updates.shapes, seed)
+        if mixed != list(doses):
+            points.append(report.point(SHUFFLED, measure(SHUFFLED, TunedState(mixed))))
+    if intruders:
+        factors = DoseVector(torch.ones(len(intruders), device=bench.doses.values.device))
+        with bench.with_added(intruders, factors):
+            removed = measure(INTRUDERS, bench.everywhere(1.0), removed=INTRUDERS)
+            points.append(report.point(INTRUDERS, removed))
+    return points + [report.point(CURVE, outcome, alpha) for alpha, outcome in ordered.items()]
+
+
+def same_dose(bench: HealBench, healed: float, tuned: float) -> float:
+    """Return the smallest common dose at the healed model's task loss, or the tuned model's if no dose gets so low.
+
+    Without the second, interpolation would be the tuned model itself, and all that is healed would count as a gain.
+    """
+
+    def at_most(loss: float) -> float:
+        return least_dose(
+            lambda dose: bench.on_task(bench.everywhere(dose), bench.data.report).losses.mean <= loss
+        )
+
+    dose = at_most(healed)
+    return dose if dose < 1 or healed >= tuned else at_most(tuned)
+
+
+def shuffled(
+    doses: Sequence[float],
+    groups: DoseGroups,
+    shapes: Mapping[str, tuple[int, int]],
+    seed: int,
+) -> list[float]:
+    """Exchange the doses at random among matrices of one shape, or among all matrices that share doses."""
+    generator = random.Random(f"shuffled {seed}")
+    mixed = list(doses)
+    kinds: dict[object, list[int]] = {}
+    shared = len(set(groups.places.values())) < len(groups.places)
+    for name in groups.matrices:
+        kinds.setdefault(None if shared else shapes[name], []).extend(groups.places[name])
+    for positions in kinds.values():
+        distinct = list(dict.fromkeys(positions))
+        drawn = list(distinct)
+        generator.shuffle(drawn)
+        for position, other in zip(distinct, drawn, strict=True):
+            mixed[position] = doses[other]
+    return mixed
+
+
+def _removing(matrices: TunedMatrices, updates: Updates) -> dict[str, LowRank]:
+    """Return the low-rank matrices that remove the intruders, by matrix."""
+    if matrices.audit.intruders == 0:
+        return {}
+    remedy = ScaledIntruders(0.0)
+    changes = {case.matrix.name: remedy.change(case).added for case in matrices.read([remedy])}
+    return {name: added for name, added in changes.items() if added is not None and name in updates.by_name}
+
+
+class Report:
+    """Turn outcomes on the reported half into points."""
+
+    def __init__(self, bench: HealBench, curve: Sequence[Outcome]) -> None:
+        """Take a ``curve`` of interpolations by ascending dose, the base first and the tuned model last."""
+        self._share, self._seed = bench.data.report, bench.question.seed
+        self._base, self._tuned = curve[0], curve[-1]
+        self._sticks = {
+            name: Yardstick(
+                _of_corpus(self._base, name),
+                _of_corpus(self._tuned, name),
+                [_of_corpus(outcome, name) for outcome in curve],
+                target=bench.data.task,
+                weights={name: self._share.weights[name]},
+                seed=self._seed,
+            )
+            for name in self._share.corpora
+        }
+
+    def point(self, name: str, outcome: Outcome, dose: float | None = None) -> HealedPoint:
+        """Return a measured model; its gain is over interpolation at the same task loss."""
+        return HealedPoint(
+            name,
+            dose,
+            {corpus: self._corpus(corpus, outcome) for corpus in self._share.corpora},
+            {task: self._task(task, of_task) for task, of_task in outcome.tasks.items()},
+        )
+
+    def _corpus(self, name: str, outcome: Outcome) -> CorpusMeasure:
+        summary = summarize_losses(
+            name, self._share.corpora[name], outcome.corpora[name], self._base.corpora[name], seed=self._seed
+        )
+        assert summary.difference is not None
+        own, stick = _of_corpus(outcome, name), self._sticks[name]
+        return CorpusMeasure(summary.loss, summary.difference, stick.healed(own), stick.gain(own))
+
+    def _task(self, name: str, outcome: TaskOutcome) -> TaskMeasure:
+        right = outcome.right
+        return TaskMeasure(
+            loss_interval(outcome.losses, seed=self._seed),
+            paired_difference(outcome.losses, self._tuned.tasks[name].losses, seed=self._seed),
+            None if not right else proportion_interval(sum(right), len(right)),
+        )
+
+
+def _of_corpus(outcome: Outcome, name: str) -> Outcome:
+    return replace(outcome, corpora={name: outcome.corpora[name]})

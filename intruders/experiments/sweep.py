@@ -1,0 +1,308 @@
+"""The result of an intervention at several scales, and its rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ..audits.result.audit_result import Audit
+from ..measures.corpus_loss import CorpusLoss, mixed
+from ..measures.intervals import NOTHING, Interval, paired_difference
+from ..measures.losses import DocumentLosses
+from ..measures.task_score import TaskScore
+from ..mitigation.remedies.remedy_table import CONTROL_NAMES, INTRUDERS, SHRINK_OUTPUT
+from ..system.plain_values import from_plain, plain
+from ..system.result_protocol import JsonResult
+from ..version import __version__
+from .point import Intervention, Point, Trade
+
+CHANGE = "+.3f"  # the format of a change in nats per token
+
+
+SCHEMA = 1
+
+
+def verdict(
+    scale: float,
+    change: Trade,
+    gain: Interval | None,
+    controls: Sequence[tuple[str, Trade, int]],
+    matrices: int,
+) -> str:
+    """Return one sentence: what scaling the intruders changes, and how each control compares at the same scale.
+
+    Of a control also how many of the ``matrices`` with intruders have none: a model without it compares with nothing.
+    """
+    gained = [] if gain is None else [_gained(gain)]
+    compared = [
+        f"no matrix has {_name(control)}"
+        if 0 < matrices <= alone
+        else _compared(control, trade) + (f" ({alone:,} of {matrices:,} matrices have none)" if alone else "")
+        for control, trade, alone in controls
+    ]
+    return "; ".join([f"at scale {scale:g} {_in_words(change)}", *gained, *compared])
+
+
+def _in_words(trade: Trade) -> str:
+    parts = [f"loss on {name} {_moved(change, 1, '')}" for name, change in trade.losses.items()]
+    parts += [
+        f"accuracy on {name} {_moved(change, 100, ' points')}" for name, change in trade.accuracies.items()
+    ]
+    return " and ".join(parts)
+
+
+def _moved(change: Interval, factor: float, unit: str) -> str:
+    """Return words such as ``falls 0.12 [0.10, 0.14]``; a change across zero is not clear and keeps its signs."""
+    digits = 3 if factor == 1 else 1
+    if not change.is_clear:
+        ends = f"[{factor * change.low:+.{digits}f}, {factor * change.high:+.{digits}f}]"
+        return f"does not clearly change ({factor * change.estimate:+.{digits}f}{unit} {ends})"
+    low, high = sorted((abs(factor * change.low), abs(factor * change.high)))
+    verb = "falls" if change.estimate < 0 else "rises"
+    return f"{verb} {abs(factor * change.estimate):.{digits}f}{unit} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def _gained(gain: Interval) -> str:
+    """Compare with interpolation at the same task loss, in words."""
+    if not gain.is_clear:
+        return f"at equal task loss interpolation does as well ({gain.text(CHANGE)})"
+    low, high = sorted((abs(gain.low), abs(gain.high)))
+    side = "below" if gain.estimate > 0 else "above"
+    return f"at equal task loss this is {abs(gain.estimate):.3f} [{low:.3f}, {high:.3f}] {side} interpolation"
+
+
+def _name(control: str) -> str:
+    return CONTROL_NAMES[control] if control in ("shrink", SHRINK_OUTPUT) else f"the control {control}"
+
+
+def _compared(control: str, trade: Trade) -> str:
+    """Compare a control with the intruders at the same scale: lower loss or higher accuracy is better."""
+    name = _name(control)
+    better: list[str] = []
+    worse: list[str] = []
+    for corpus, change in trade.losses.items():
+        if change.is_clear:
+            (better if change.estimate < 0 else worse).append(f"loss on {corpus} {change.text(CHANGE)}")
+    for task, change in trade.accuracies.items():
+        if change.is_clear:
+            points = change.times(100)
+            (better if change.estimate > 0 else worse).append(
+                f"accuracy on {task} {points.text('+.1f')} points"
+            )
+    if not better and not worse:
+        return f"{name} does as well"
+    parts = [f"does better in {' and '.join(better)}"] if better else []
+    parts += [f"does worse in {' and '.join(worse)}"] if worse else []
+    return f"{name} {', and '.join(parts)}"
+
+
+@dataclass(frozen=True)
+class InterventionSweep(JsonResult):
+    """Interventions over scales and controls, all on the same documents and examples.
+
+    Attributes:
+      base: the model before fine-tuning.
+      tuned: the fine-tuned model.
+      audit: the audit that found the intruders.
+      seed: seed of the bootstrap, samples and random controls.
+      tuned_point: the measures of the tuned model, scale 1.
+      base_losses: the base's losses, by corpus.
+      points: the measures of every intervention.
+      curve: interpolation from base to tuned, if it is among the controls.
+      which: "all" intruders of a matrix were scaled, or "top", the one with the largest singular value.
+
+    Examples:
+      ``sweep = intruders.intervene("smollm2-135m", "my-adapter", losses=losses); sweep.trade(sweep.points[-1])``
+    """
+
+    schema = SCHEMA
+    what = "an intervention with the losses of its documents"
+    written_by = "intruders intervene --json"
+
+    base: str
+    tuned: str
+    audit: Audit
+    seed: int
+    tuned_point: Intervention  # scale 1
+    base_losses: dict[str, CorpusLoss] = field(repr=False)
+    points: list[Intervention] = field(repr=False)
+    curve: list[Point] = field(default_factory=list)  # of interpolation, where it is among the controls
+    which: str = "all"  # of a matrix's intruders
+
+    def trade(self, point: Intervention, against: Intervention | None = None) -> Trade:
+        """Return paired differences of a point from another one, or from the tuned model."""
+        other = against or self.tuned_point
+        losses = {
+            name: mixed(
+                [
+                    paired_difference(after, before, seed=self.seed)
+                    for after, before in zip(loss.losses, other.losses[name].losses, strict=True)
+                ],
+                loss.weights,
+            )
+            for name, loss in point.losses.items()
+        }
+        accuracies = {
+            name: paired_difference(_outcomes(score), _outcomes(other.scores[name]), seed=self.seed)
+            for name, score in point.scores.items()
+        }
+        return Trade(losses, accuracies)
+
+    def control_points(self, scale: float) -> list[Intervention]:
+        return [point for point in self.points if point.scale == scale and point.control != INTRUDERS]
+
+    def verdicts(self) -> list[str]:
+        """Return one sentence per scale: what scaling the intruders changes, and how each control compares."""
+        return [
+            verdict(
+                point.scale,
+                self.trade(point),
+                point.gain,
+                [
+                    (other.control, self.trade(other, point), other.left_alone)
+                    for other in self.control_points(point.scale)
+                ],
+                self.audit.affected,
+            )
+            for point in self.points
+            if point.control == INTRUDERS
+        ]
+
+    def to_document(self) -> dict[str, Any]:
+        """Return plain JSON values: every point with its intervals, the verdicts, and the values behind them."""
+        return {
+            "schema": SCHEMA,
+            "intruders_version": __version__,
+            "base": {
+                "source": self.base,
+                "losses": {n: loss.loss.as_dict() for n, loss in self.base_losses.items()},
+            },
+            "tuned": {"source": self.tuned, **_measures(self.tuned_point)},
+            "settings": {
+                "k": self.audit.k,
+                "epsilon": self.audit.epsilon,
+                "seed": self.seed,
+                "which": self.which,
+            },
+            "intruders": self.audit.intruders,
+            "interpolation": [
+                {
+                    "alpha": point.strength,
+                    "loss": point.loss.estimate,
+                    "task_loss": point.task_loss.estimate,
+                }
+                for point in self.curve
+            ],
+            "points": [
+                {
+                    "control": point.control,
+                    "scale": point.scale,
+                    "update_norm": point.update_norm,
+                    "left_alone": point.left_alone,
+                    **_measures(point),
+                    "gain_at_equal_task_loss": None if point.gain is None else point.gain.as_dict(),
+                    "change": {
+                        "losses": {name: value.as_dict() for name, value in self.trade(point).losses.items()},
+                        "accuracies": {
+                            name: value.as_dict() for name, value in self.trade(point).accuracies.items()
+                        },
+                    },
+                }
+                for point in self.points
+            ],
+            "verdicts": self.verdicts(),
+            "values": {
+                "audit": self.audit.to_document(),
+                "base": plain(self.base_losses),
+                "tuned": plain(self.tuned_point),
+                "points": plain(self.points),
+                "curve": plain(self.curve),
+            },
+        }
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> InterventionSweep:
+        """Make it from its document; files of earlier versions have no values of single documents."""
+        values, settings = document["values"], document["settings"]
+        return cls(
+            base=document["base"]["source"],
+            tuned=document["tuned"]["source"],
+            audit=Audit.from_document(values["audit"]),
+            seed=settings["seed"],
+            tuned_point=from_plain(Intervention, values["tuned"]),
+            base_losses=from_plain(dict[str, CorpusLoss], values["base"]),
+            points=from_plain(list[Intervention], values["points"]),
+            curve=from_plain(list[Point], values["curve"]),
+            which=settings["which"],
+        )
+
+
+def _measures(point: Intervention) -> dict[str, Any]:
+    return {
+        "losses": {name: loss.loss.as_dict() for name, loss in point.losses.items()},
+        "accuracies": {name: score.accuracy.as_dict() for name, score in point.scores.items()},
+    }
+
+
+def _outcomes(score: TaskScore) -> DocumentLosses:
+    """Return one number per example, so that accuracies are paired as losses are."""
+    right = np.array(score.right, dtype=np.float64)
+    return DocumentLosses("accuracy", right, np.ones(len(right), dtype=np.int64))
+
+
+def intervention_rows(sweep: InterventionSweep) -> list[dict[str, Any]]:
+    """Return one row per point and measure, the tuned model first; controls also against intruders at their scale."""
+    of_intruders = {point.scale: point for point in sweep.points if point.control == INTRUDERS}
+    rows = []
+    for point in [sweep.tuned_point, *sweep.points]:
+        is_tuned = point is sweep.tuned_point
+        other = None if is_tuned or point.control == INTRUDERS else of_intruders.get(point.scale)
+        change, against = sweep.trade(point), None if other is None else sweep.trade(point, other)
+        for measure, values, changes, compared in (
+            ("loss", _losses_of(point), change.losses, against and against.losses),
+            ("accuracy", _accuracies_of(point), change.accuracies, against and against.accuracies),
+        ):
+            for on, value in values.items():
+                base = sweep.base_losses.get(on) if measure == "loss" else None
+                rows.append(
+                    {
+                        "which": sweep.which,
+                        "control": point.control,
+                        "scale": point.scale,
+                        "measure": measure,
+                        "on": on,
+                        "value": value,
+                        **changes[on].json_cells("change"),
+                        **(compared[on] if compared else NOTHING).json_cells("against_intruders"),
+                        "base_value": None if base is None else base.loss.estimate,
+                    }
+                )
+        if sweep.curve:
+            rows.append({"which": sweep.which} | _gain_row(point, next(iter(point.scores)), is_tuned))
+    return rows
+
+
+def _gain_row(point: Intervention, task: str, is_tuned: bool) -> dict[str, Any]:
+    """Return the row of a gain; the tuned model is the curve's end and gains nothing."""
+    gain = Interval(0.0, 0.0, 0.0) if is_tuned else point.gain
+    return {
+        "control": point.control,
+        "scale": point.scale,
+        "measure": "gain",
+        "on": task,
+        "value": None if gain is None else gain.estimate,
+        **(gain or NOTHING).json_cells("change"),
+        **(point.gain_against_intruders or NOTHING).json_cells("against_intruders"),
+        "base_value": None,
+    }
+
+
+def _losses_of(point: Intervention) -> dict[str, float]:
+    return {name: loss.loss.estimate for name, loss in point.losses.items()}
+
+
+def _accuracies_of(point: Intervention) -> dict[str, float]:
+    return {name: score.accuracy.estimate for name, score in point.scores.items()}

@@ -1,0 +1,316 @@
+"""What a remedy is measured by: base and tuned model, and the interpolation between them, on one share of the data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from ..measures.intervals import RESAMPLES, Interval, expanded_percentiles, paired_difference
+from ..measures.losses import DocumentLosses
+from ..measures.outcome import Outcome
+
+Numbers = npt.NDArray[np.float64]
+
+# Shares of the update at which it is measured; the base itself is the first point.
+ALPHAS = tuple(round(0.1 * step, 1) for step in range(11))
+
+
+_RESAMPLES_AT_ONCE = 1000
+_ROUNDING = 1e-9
+
+
+def loss_at_task_loss(losses: Numbers, task_losses: Numbers, wanted: Numbers) -> Numbers:
+    """Return the least loss on the curve among its points whose task loss is at most ``wanted``.
+
+    Between the points that were measured the curve is a straight line. Where it only falls, that is its loss at just
+    that task loss. Where no point has so low a task loss, it is the loss at the point with the lowest.
+
+    Args:
+      losses: of the curve's points, (..., points).
+      task_losses: likewise.
+      wanted: (...).
+
+    >>> losses, task_losses = np.array([2.0, 3.0, 5.0]), np.array([4.0, 1.0, 0.0])
+    >>> [float(loss_at_task_loss(losses, task_losses, np.array(at))) for at in (4.0, 2.5, 0.5, -1.0)]
+    [2.0, 2.5, 4.0, 5.0]
+    """
+    at = np.asarray(wanted)[..., None]
+    reached = task_losses <= at
+    best = np.where(reached, losses, np.inf).min(axis=-1)
+    first, second = task_losses[..., :-1], task_losses[..., 1:]
+    crosses = reached[..., :-1] != reached[..., 1:]
+    share = np.where(crosses, at - first, 0.0) / np.where(crosses, second - first, 1.0)
+    between = losses[..., :-1] + share * (losses[..., 1:] - losses[..., :-1])
+    best = np.minimum(best, np.where(crosses, between, np.inf).min(axis=-1))
+    lowest = np.take_along_axis(losses, task_losses.argmin(axis=-1)[..., None], axis=-1)[..., 0]
+    return np.where(np.isinf(best), lowest, best)
+
+
+def loss_at_norm(losses: Numbers, norms: Sequence[float], norm: float) -> Numbers:
+    """Return the loss on the curve where the updates have a norm; ``losses`` are those at ``norms``, (..., points).
+
+    >>> float(loss_at_norm(np.array([2.0, 3.0, 5.0]), (0.0, 0.5, 1.0), 0.75))
+    4.0
+    """
+    segment = min(max(int(np.searchsorted(norms, norm, side="right")) - 1, 0), len(norms) - 2)
+    share = (norm - norms[segment]) / (norms[segment + 1] - norms[segment])
+    at_norm: Numbers = losses[..., segment] + share * (losses[..., segment + 1] - losses[..., segment])
+    return at_norm
+
+
+class Resamples:
+    """Counts of every document and example per resample: once each in the first row, at random in the others.
+
+    A loss has one number per row: that of the data themselves, then one per resample.
+    """
+
+    def __init__(self, like: Outcome, weights: dict[str, list[float]], seed: int) -> None:
+        """Draw the resamples; ``weights`` are those of the parts of every corpus."""
+        generator = np.random.default_rng(seed)
+        self._weights, self.seed = weights, seed
+        self._documents = {
+            name: [_drawn(len(part.sums), generator) for part in parts]
+            for name, parts in like.corpora.items()
+        }
+        self._examples = {name: _drawn(len(task.losses.sums), generator) for name, task in like.tasks.items()}
+
+    @property
+    def documents(self) -> int:
+        """The number of documents of the smallest corpus."""
+        return min(int(part.shape[1]) for parts in self._documents.values() for part in parts)
+
+    def examples(self, task: str) -> int:
+        return int(self._examples[task].shape[1])
+
+    def corpus_loss(self, outcome: Outcome, name: str) -> Numbers:
+        """Return the loss per token of one corpus, (1 + resamples,)."""
+        parts = zip(outcome.corpora[name], self._documents[name], self._weights[name], strict=True)
+        weighed = [weight * _ratio(losses, drawn) for losses, drawn, weight in parts]
+        means: Numbers = np.sum(weighed, axis=0) / sum(self._weights[name])
+        return means
+
+    def loss(self, outcome: Outcome) -> Numbers:
+        """Return the mean over all corpora."""
+        means: Numbers = np.mean([self.corpus_loss(outcome, name) for name in outcome.corpora], axis=0)
+        return means
+
+    def task_loss(self, outcome: Outcome, name: str) -> Numbers:
+        """Return the loss per token of the targets of one task."""
+        return _ratio(outcome.tasks[name].losses, self._examples[name])
+
+
+def _drawn(count: int, generator: np.random.Generator) -> npt.NDArray[np.uint16]:
+    random = generator.multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
+    return np.concatenate([np.ones((1, count)), random]).astype(np.uint16)
+
+
+def _ratio(losses: DocumentLosses, drawn: npt.NDArray[np.uint16]) -> Numbers:
+    ratios: Sequence[Numbers] = [
+        (rows @ losses.sums) / (rows @ losses.tokens)
+        for start in range(0, len(drawn), _RESAMPLES_AT_ONCE)
+        for rows in [drawn[start : start + _RESAMPLES_AT_ONCE].astype(np.float64)]
+    ]
+    return np.concatenate(ratios)
+
+
+@dataclass(frozen=True)
+class FourParts:
+    """The scores of a remedy on four kinds of measures, 0 to 1; None if a kind has no measure.
+
+    Measures are corpora, tasks besides the first, which is the target, and tasks of lm-evaluation-harness. Scores s are
+    losses with the other sign, and the harness's own.
+    """
+
+    healing: float | None  # of those that tuning clearly damaged: (s' - s_tuned) / (s_base - s_tuned)
+    preservation: float | None  # of those that it clearly improved: (s' - s_base) / (s_tuned - s_base)
+    non_damage: float | None  # of the others, the share that is not clearly worse than the base
+    target: float | None  # (s' - s_base) / (s_tuned - s_base) of the target
+
+    @property
+    def harmonic_mean(self) -> float | None:
+        parts = [
+            value
+            for value in (self.healing, self.preservation, self.non_damage, self.target)
+            if value is not None
+        ]
+        if not parts:
+            return None
+        return 0.0 if min(parts) <= 0 else len(parts) / sum(1 / value for value in parts)
+
+
+@dataclass(frozen=True)
+class Items:
+    """Counts of single examples by how their answers changed."""
+
+    broken: int  # right in the base, wrong in the tuned model
+    right_again: int  # of those
+    gained: int  # wrong in the base, right in the tuned model
+    still_right: int  # of those
+    new_failures: int  # right in both, wrong now
+
+    def as_dict(self) -> dict[str, int]:
+        return dict(self.__dict__)
+
+
+class Yardstick:
+    """The metrics of evaluations on one share of the data, with paired intervals over documents and examples."""
+
+    def __init__(
+        self,
+        base: Outcome,
+        tuned: Outcome,
+        curve: Sequence[Outcome],
+        *,
+        target: str,
+        weights: Mapping[str, list[float]],
+        norms: Sequence[float] = ALPHAS,
+        level: float = 0.95,
+        seed: int = 0,
+    ) -> None:
+        """Take a ``curve`` of interpolation at ``ALPHAS``, with the updates' ``norms``; the tuned model is last."""
+        self.base, self.tuned, self.curve, self.target, self.level = base, tuned, list(curve), target, level
+        self.weights, self._norms = weights, list(norms)
+        self._resamples = Resamples(base, dict(weights), seed)
+        # (rows, points)
+        self._losses = np.stack([self._resamples.loss(outcome) for outcome in curve], axis=-1)
+        self._task_losses = np.stack([self._task(outcome) for outcome in curve], axis=-1)
+
+    def loss(self, outcome: Outcome) -> Interval:
+        """Return the loss on text, the mean over the corpora."""
+        return self._interval(self._resamples.loss(outcome), self._resamples.documents)
+
+    def task_loss(self, outcome: Outcome) -> Interval:
+        return self._interval(self._task(outcome), self._resamples.examples(self.target))
+
+    def healed(self, outcome: Outcome) -> Interval | None:
+        """Return ``(L_tuned - L') / (L_tuned - L_base)``; None if tuning did not clearly raise the loss."""
+        loss = self._resamples.loss
+        return self._share(
+            loss(self.tuned) - loss(outcome), loss(self.tuned) - loss(self.base), self._documents
+        )
+
+    def kept(self, outcome: Outcome) -> Interval | None:
+        """Return ``(S' - S_base) / (S_tuned - S_base)`` of the target; None if tuning did not clearly lower it."""
+        base = self._task(self.base)
+        examples = self._resamples.examples(self.target)
+        return self._share(base - self._task(outcome), base - self._task(self.tuned), examples)
+
+    def gain(self, outcome: Outcome) -> Interval:
+        """Return the loss of interpolation at the same task loss minus the outcome's loss, in nats per token."""
+        return self._interval(self._gain(outcome), self._both)
+
+    def gain_at_norm(self, outcome: Outcome, norm: float) -> Interval | None:
+        """Return interpolation's loss at the same norm of all updates (tuned model: 1) minus the outcome's loss."""
+        if not self._norms[0] - _ROUNDING <= norm <= self._norms[-1] + _ROUNDING:
+            return None  # no interpolation has that norm
+        at = loss_at_norm(self._losses, self._norms, min(max(norm, self._norms[0]), self._norms[-1]))
+        return self._interval(at - self._resamples.loss(outcome), self._documents)
+
+    def margin(self, outcome: Outcome, control: Outcome) -> Interval:
+        """Return the gain at equal task loss minus a control's gain."""
+        return self._interval(self._gain(outcome) - self._gain(control), self._both)
+
+    def tuning_cost(self) -> Interval:
+        """Return the forgetting, ``L_tuned - L_base``."""
+        loss = self._resamples.loss
+        return self._interval(loss(self.tuned) - loss(self.base), self._documents)
+
+    def four_parts(self, outcome: Outcome) -> FourParts | None:
+        """Return the four parts; None for a single corpus and a single task."""
+        by_tuning, now = self._by_tuning, self._above_base(outcome)
+        if len(by_tuning) < 2:
+            return None
+        shares: dict[str, list[float]] = {"healing": [], "preservation": [], "non_damage": []}
+        for rise, rest in zip(by_tuning, now, strict=True):
+            if not rise.is_clear:
+                shares["non_damage"].append(0.0 if rest.is_clear and rest.estimate > 0 else 1.0)
+                continue
+            left = min(1.0, max(0.0, rest.estimate / rise.estimate))
+            if rise.estimate > 0:
+                shares["healing"].append(1 - left)
+            else:
+                shares["preservation"].append(left)
+        kept = self.kept(outcome)
+        return FourParts(
+            **{name: float(np.mean(values)) if values else None for name, values in shares.items()},
+            target=None if kept is None else min(1.0, max(0.0, kept.estimate)),
+        )
+
+    def items(self, outcome: Outcome) -> Items | None:
+        """Count examples of all tasks by what became of them; None if answers were not measured."""
+        counts = np.zeros(5, dtype=int)
+        for name, task in outcome.tasks.items():
+            before, after = self.base.tasks[name].right, self.tuned.tasks[name].right
+            if task.right is None or before is None or after is None:
+                return None
+            base, tuned, now = (np.array(answers, dtype=bool) for answers in (before, after, task.right))
+            broken, gained = base & ~tuned, ~base & tuned
+            kinds = (broken, broken & now, gained, gained & now, base & tuned & ~now)
+            counts += [int(kind.sum()) for kind in kinds]
+        return Items(*counts.tolist())
+
+    @property
+    def _documents(self) -> int:
+        return self._resamples.documents
+
+    @property
+    def _both(self) -> int:
+        return min(self._documents, self._resamples.examples(self.target))
+
+    def _task(self, outcome: Outcome) -> Numbers:
+        return self._resamples.task_loss(outcome, self.target)
+
+    @cached_property
+    def _by_tuning(self) -> list[Interval]:
+        return self._above_base(self.tuned)
+
+    def _above_base(self, outcome: Outcome) -> list[Interval]:
+        """Return by how much every measure but the target is worse than in the base."""
+        resamples = self._resamples
+        intervals = [
+            self._interval(
+                resamples.corpus_loss(outcome, name) - resamples.corpus_loss(self.base, name), self._documents
+            )
+            for name in outcome.corpora
+        ]
+        intervals += [
+            self._interval(
+                resamples.task_loss(outcome, name) - resamples.task_loss(self.base, name),
+                resamples.examples(name),
+            )
+            for name in outcome.tasks
+            if name != self.target
+        ]
+        # Of many thousands of examples the resamples of all models together would fill the memory; these are not kept.
+        return intervals + [
+            paired_difference(
+                _lost(scores), _lost(self.base.harness[task]), level=self.level, seed=resamples.seed
+            )
+            for task, scores in outcome.harness.items()
+        ]
+
+    def _gain(self, outcome: Outcome) -> Numbers:
+        at = loss_at_task_loss(self._losses, self._task_losses, self._task(outcome))
+        gain: Numbers = at - self._resamples.loss(outcome)
+        return gain
+
+    def _share(self, part: Numbers, whole: Numbers, count: int) -> Interval | None:
+        of = self._interval(whole, count)
+        if not of.is_clear or of.estimate <= 0:
+            return None
+        return self._interval(part / np.where(whole == 0, np.nan, whole), count)
+
+    def _interval(self, rows: Numbers, count: int) -> Interval:
+        resampled = rows[1:]
+        return expanded_percentiles(float(rows[0]), resampled[np.isfinite(resampled)], count, self.level)
+
+
+def _lost(scores: Sequence[float]) -> DocumentLosses:
+    """Return scores as losses, with one example per document."""
+    return DocumentLosses(
+        "harness", -np.array(scores, dtype=np.float64), np.ones(len(scores), dtype=np.int64)
+    )

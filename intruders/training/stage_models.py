@@ -1,0 +1,136 @@
+"""The models of a sequence's stages: bodies without heads, each task's head in a file, and their scores together."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save
+
+from ..data.task import Task
+from ..measures.task_score import readable, score_task
+from ..models.base_model import base_model_location
+from ..models.encoding import context_length, longest_read
+from ..models.loading import heads, load_model, load_tokenizer
+from ..models.loading_settings import IN_SINGLE
+from ..models.quiet import quiet_transformers
+from ..models.tuned_model import OpenedModel, base_location
+from ..system.files import write_atomically
+from ..system.folders import follow_umask, scratch_folder
+from .finetune_config import FinetuneConfig
+from .retrain_head import retrain_head
+from .run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class TaskStage:
+    """One stage: the task, and the fine-tuning on it, whose folder has the models."""
+
+    config: FinetuneConfig
+    task: Task
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.config.out)
+
+    @property
+    def backbone(self) -> Path:
+        """The model without its head, and with adapters merged."""
+        return self.folder / "backbone"
+
+    @property
+    def head(self) -> Path:
+        return self.folder / "head.safetensors"
+
+    @property
+    def labels(self) -> list[str] | None:
+        """The classes of the task; None of a causal one, which has no head of its own."""
+        return self.task.labels if self.task.kind == "classification" else None
+
+
+def scored_rows(config: FinetuneConfig, tokenizer: Any, task: Task, context: int) -> Task:
+    """Return the task with the rows scored after a stage. SettingError if one does not fit in the context."""
+    return readable(
+        task,
+        tokenizer,
+        context,
+        max_examples=config.max_eval_samples,
+        drop_too_long=config.drop_too_long,
+    )
+
+
+def remove_without_output_head(stage: TaskStage) -> None:
+    """Remove the backbone of a classifier if completions cannot be trained on it; it is then written with a head.
+
+    It was written in a sequence of classes alone, to which a task of completions has been added since.
+    """
+    from transformers import AutoConfig
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    if stage.labels is None or not stage.backbone.is_dir():
+        return
+    config = AutoConfig.from_pretrained(stage.backbone)
+    has_head = not {*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()}.isdisjoint(config.architectures or ())
+    if not (has_head or config.get_text_config().tie_word_embeddings):
+        shutil.rmtree(stage.backbone)
+
+
+def keep_backbone(stage: TaskStage, *, head_of: str | None) -> None:
+    """Write the stage's model without its head, with adapters merged, and the head in a separate file.
+
+    The base is the one of the settings: in a folder that was moved, records and adapters name where it was.
+    A classifier gets the output head of the model ``head_of``, for tasks of completions before or after this one.
+    """
+    if stage.head.is_file() and stage.backbone.is_dir():
+        return
+    RunFolder(stage.folder).require_model()
+    with quiet_transformers():
+        source, labels = str(stage.folder), stage.labels
+        location = base_location(source, stage.config.base)
+        # In float32 also on a base of 16 bits, which would round a part of the update away.
+        model: Any = load_model(location, stage.task.kind, labels, IN_SINGLE)
+        if location != str(stage.folder.resolve()):
+            from peft import PeftModel
+
+            model = PeftModel.from_pretrained(model, source).merge_and_unload()
+        tensors = {
+            f"{name}.{key}": value.contiguous()
+            for name, head in (heads(model) if labels else {}).items()
+            for key, value in head.state_dict().items()
+        }
+        unfinished = stage.folder / ".backbone"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        if labels and head_of is not None:
+            body = model.base_model.state_dict()
+            model = load_model(base_model_location(head_of), "causal", loading=IN_SINGLE)
+            model.base_model.load_state_dict(body)
+        elif labels:
+            model = model.base_model
+        model.save_pretrained(unfinished)
+        load_tokenizer(location).save_pretrained(unfinished)
+    follow_umask(unfinished)
+    shutil.rmtree(stage.backbone, ignore_errors=True)
+    unfinished.rename(stage.backbone)
+    write_atomically(stage.head, save(tensors))
+
+
+def accuracy(config: FinetuneConfig, after: TaskStage, own: TaskStage, head_steps: int) -> float:
+    """Measure the backbone ``after`` a stage on the task of an earlier or the same one, under the head of its ``own``.
+
+    With ``head_steps`` that head is trained again for so many, on the backbone as it is.
+    """
+    location, task, labels = str(after.backbone), own.task, own.labels
+    with quiet_transformers():
+        model: Any = load_model(location, task.kind, labels, IN_SINGLE)
+        head, tokenizer = load_file(own.head), load_tokenizer(location)
+        model.load_state_dict(head, strict=False)
+        if head_steps:
+            limited = task.limited(config.max_train_samples, config.max_eval_samples)
+            with scratch_folder(Path(config.out)) as scratch:
+                retrain_head(model, head, tokenizer, limited, config, head_steps, scratch)
+        context = context_length(model.config, None) if labels else longest_read(model.config)
+        opened = OpenedModel(model, tokenizer, context)
+        task = scored_rows(config, opened.tokenizer, task, opened.context)
+        return score_task(opened, task, max_examples=config.max_eval_samples).accuracy.estimate

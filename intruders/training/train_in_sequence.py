@@ -1,0 +1,248 @@
+"""Several tasks one after another: what is forgotten, and how intruders add up."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ..audits.audit import audit_sides
+from ..audits.audit_settings import AS_USUAL, AuditSettings, Compute
+from ..audits.base_cache import MemoryCache
+from ..data.load_task import load_task
+from ..data.task import Task
+from ..errors import SettingError
+from ..measures.task_score import scored_examples
+from ..models.base_model import base_model_location
+from ..models.encoding import context_length, longest_read
+from ..models.loading import load_tokenizer
+from ..models.quiet import quiet_transformers
+from ..system.callers_process import apart_from_caller
+from ..system.documents import read_document
+from ..system.files import write_atomically
+from ..system.folders import locked_folder, make_folder, other_entries
+from .finetune import check_task, train_unless_finished
+from .finetune_config import FinetuneConfig
+from .prepared_run import encoded_rows
+from .sequence_result import SCHEMA, SequenceResult, StageResult
+from .stage_models import TaskStage, accuracy, keep_backbone, remove_without_output_head, scored_rows
+
+
+@apart_from_caller()
+def train_in_sequence(
+    config: FinetuneConfig,
+    tasks: Sequence[str],
+    *,
+    adapters: str = "merge",
+    retrain_heads: bool = False,
+    audit: AuditSettings = AS_USUAL,
+    callbacks: Callable[[], list[Any]] = list,
+) -> SequenceResult:
+    """Fine-tune on each task in turn from the model so far; score all tasks so far and audit after each.
+
+    With ``config.match`` every stage stops at that score of its own task. A stage that does not reach it is trained
+    for ``config.steps``, and the result records that. A task's head is trained in its own stage only and kept as it
+    was then, unless ``retrain_heads``. An interrupted sequence resumes.
+
+    Args:
+      config: what every stage shares; its ``task`` is not used. The folder ``config.out`` gets a run folder per stage.
+      tasks: the tasks, in the order of training.
+      adapters: "merge" puts each stage's adapter into the weights before the next; "keep" continues to train it.
+      retrain_heads: before an earlier task is tested, train its classification head again on the frozen body, as the
+        paper does (Shuttleworth et al. 2024, section 6). The head starts from where its own stage left it and takes as
+        many steps as that stage, at the same learning rate and schedule. The bodies are the same either way.
+      audit: settings of the audits.
+      callbacks: called before every stage; returns its transformers TrainerCallbacks.
+
+    Returns:
+      Accuracies after each stage, and the intruders against the first base.
+
+    Raises:
+      SettingError: no tasks, a stage that cannot be trained or scored, or a folder with another sequence. Settings
+        and data of all stages are checked before the first step.
+      IntrudersError: as :func:`intruders.finetune` raises it.
+
+    Examples:
+      With a base in the folder ``base``, two parts of the topics of Python's documentation one after the other:
+
+      >>> few = {"rank": 2, "steps": 2, "max_train_samples": 8, "max_eval_samples": 2}
+      >>> config = FinetuneConfig(base="base", task="pydoc-topics-1", out="sequence", **few)
+      >>> result = train_in_sequence(config, ["pydoc-topics-1", "pydoc-topics-2"])
+      >>> result.tasks
+      ['pydoc-topics-1', 'pydoc-topics-2']
+    """
+    if not tasks:
+        raise SettingError("a sequence without tasks; expected at least one")
+    if adapters not in ("merge", "keep"):
+        raise SettingError(f"adapters is {adapters!r}; expected merge or keep")
+    if config.method == "full":
+        adapters = "merge"  # nothing to keep apart: each stage starts from the weights of the one before
+    if adapters == "keep" and config.starts_from_changed_base and len(tasks) > 1:
+        raise SettingError(
+            f"adapters is 'keep', but method {config.method!r} starts from a changed base and cannot go on from an "
+            "adapter; pass merge, or another method"
+        )
+    out = Path(config.out)
+    folders = [out / f"stage-{number}" for number in range(1, len(tasks) + 1)]
+    configs = [
+        _stage_config(config, task, folder, before, adapters)
+        for task, folder, before in zip(tasks, folders, [None, *folders[:-1]], strict=True)
+    ]
+    loaded = [load_task(name, config, config.data_seed) for name in tasks]
+    _check_tasks(config, loaded)
+    if retrain_heads and all(task.kind != "classification" for task in loaded):
+        raise SettingError(
+            "retrain_heads is true, and none of the tasks is classification, whose heads could be trained again; "
+            "leave it out"
+        )
+    open_sequence_folder(out, tasks)
+    with locked_folder(out):
+        stages = [TaskStage(*stage) for stage in zip(configs, loaded, strict=True)]
+        return _trained(config, stages, retrain_heads, audit, callbacks)
+
+
+def has_finished(config: FinetuneConfig, tasks: Sequence[str], retrain_heads: bool = False) -> bool:
+    """Return whether the folder contains the result of this sequence of tasks, with its heads treated so."""
+    record = _record(Path(config.out))
+    return (
+        record is not None
+        and record.get("tasks") == list(tasks)
+        and bool(record.get("head_steps")) == retrain_heads
+    )
+
+
+def _check_tasks(config: FinetuneConfig, tasks: Sequence[Task]) -> None:
+    """Raise SettingError for what any stage could not be trained on or scored by, before the first step."""
+    for task in tasks:
+        check_task(config, task)
+        scored_examples(task, None, config.max_eval_samples)
+    causal = [task for task in tasks if task.kind == "causal"]
+    if not causal:
+        return
+    from transformers import AutoConfig
+
+    location = base_model_location(config.base)
+    with quiet_transformers():
+        tokenizer = load_tokenizer(location)
+        model = AutoConfig.from_pretrained(location)
+        context, whole = context_length(model, config.max_length), longest_read(model)
+        for task in causal:
+            encoded_rows(
+                config, tokenizer, task.limited(config.max_train_samples, config.max_eval_samples), context
+            )
+            scored_rows(config, tokenizer, task, whole)
+
+
+def open_sequence_folder(out: Path, tasks: Sequence[str]) -> None:
+    """Make the folder, or accept it if it contains this sequence, its beginning, or nothing.
+
+    Raises:
+      SettingError: it contains another sequence, whose results would be replaced, or something else.
+    """
+    make_folder(out)
+    record = _record(out)
+    known = [] if record is None else list(record.get("tasks", []))
+    further = [out / f"stage-{len(tasks) + 1}"]
+    if known != list(tasks[: len(known)]) or any(stage.exists() for stage in further):
+        of = f" ({', '.join(known)})" if known else ""
+        raise SettingError(
+            f"out '{out}' contains a sequence of other tasks{of}; choose another folder, or remove that one"
+        )
+    is_new = record is None and not (out / "stage-1").exists()
+    if is_new and other_entries(out):
+        raise SettingError(f"out '{out}' is not empty and not a sequence; choose another folder")
+
+
+def _record(out: Path) -> dict[str, Any] | None:
+    return read_document(out / "sequence.json", "the result of a sequence", SCHEMA)
+
+
+def _trained(
+    config: FinetuneConfig,
+    stages: Sequence[TaskStage],
+    retrain_heads: bool,
+    audit: AuditSettings,
+    callbacks: Callable[[], list[Any]],
+) -> SequenceResult:
+    compute = Compute(cache=MemoryCache())  # every stage is audited against the same base
+    results: list[StageResult] = []
+    for number, stage in enumerate(stages):
+        run = train_unless_finished(stage.config, callbacks())
+        _keep_models(config, stages, number)
+        earlier = zip(stages[:number], results, strict=True)
+        # A causal task has no head.
+        again = [0 if other.labels is None else result.steps for other, result in earlier]
+        head_steps = again if retrain_heads else None
+        measured = _measured(config, stages[: number + 1], head_steps, audit, compute)
+        results.append(
+            StageResult(
+                accuracies=measured["accuracies"],
+                intruders=measured["intruders"],
+                vectors=measured["vectors"],
+                steps=run.record["steps"],
+                reached=None if config.match is None else run.record["stopped_by"] == "match",
+                head_steps=head_steps,
+            )
+        )
+    finished = SequenceResult.of(
+        [stage.config.task for stage in stages], results, [stage.task.source for stage in stages]
+    )
+    finished.save(Path(config.out) / "sequence.json")
+    return finished
+
+
+def _keep_models(config: FinetuneConfig, stages: Sequence[TaskStage], number: int) -> None:
+    """Write the backbone and the head of the stage ``number``, which has been trained."""
+    stage, following = stages[number], stages[number + 1 : number + 2]
+    if any(other.labels is None for other in following):
+        remove_without_output_head(stage)
+    head_of = None
+    if any(other.labels is None for other in stages):
+        # Stages of classes leave the output head as the last stage of completions has it, or the first base.
+        writers = [str(other.backbone) for other in stages[:number] if other.labels is None]
+        head_of = [config.base, *writers][-1]
+    keep_backbone(stage, head_of=head_of)
+
+
+def _measured(
+    config: FinetuneConfig,
+    stages: Sequence[TaskStage],
+    head_steps: Sequence[int] | None,
+    audit: AuditSettings,
+    compute: Compute,
+) -> dict[str, Any]:
+    """Return accuracies and intruders after the last of ``stages``. They are measured on the first call, and kept."""
+    last = stages[-1]
+    file = last.folder / "stage.json"
+    settings = {"audit": audit.recorded()} | ({} if head_steps is None else {"head_steps": head_steps})
+    record = read_document(file, "the result of a stage of a sequence", SCHEMA)
+    if record is None or not _is_of(record, settings):
+        # The head of the last stage has just been trained.
+        steps = [*(head_steps or [0] * len(stages[:-1])), 0]
+        row = [accuracy(config, last, stage, of_head) for stage, of_head in zip(stages, steps, strict=True)]
+        audited = audit_sides(base_model_location(config.base), last.backbone, audit, compute)
+        record = {
+            "accuracies": row,
+            "intruders": audited.intruders,
+            "vectors": audited.vectors,
+            **settings,
+        }
+        write_atomically(file, (json.dumps(record) + "\n").encode())
+    return record
+
+
+def _is_of(record: dict[str, Any], settings: dict[str, Any]) -> bool:
+    """Return whether a stage's result is of these settings; heads that were kept are in no record."""
+    return {name: record[name] for name in ("audit", "head_steps") if name in record} == settings
+
+
+def _stage_config(
+    config: FinetuneConfig, task: str, stage: Path, before: Path | None, adapters: str
+) -> FinetuneConfig:
+    if before is None:
+        return replace(config, task=task, out=str(stage))
+    if adapters == "keep":
+        return replace(config, task=task, out=str(stage), start_from=str(before))
+    return replace(config, task=task, out=str(stage), base=str(before / "backbone"))

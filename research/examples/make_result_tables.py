@@ -1,0 +1,131 @@
+"""The tables of result pages that are made from published data, and the sentences of the summary.
+
+python research/examples/make_result_tables.py            # writes them into docs/results
+python research/examples/make_result_tables.py --check    # exit status 1, and the page, where one differs from the data
+
+A table or list is found by how it begins, and what surrounds it stays. What each page has is in ``result_tables``. A
+page where only rounding differs stays: the sums before it depend on the processor that adds.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+
+from result_tables.predictors import correlations, runs_at_one_score
+from result_tables.published_data import RESULTS
+from result_tables.recipe import recipe_runs, recipe_verdicts
+from result_tables.remedies import remedied_runs, remedy_gains, scaled_intruders
+from result_tables.sequences import sequence_runs, sequence_verdicts
+from result_tables.where_forgetting_sits import runs_with_places
+
+from intruders.studies.tables.results import load_results
+from intruders_research.effects.conclusions import conclusions
+from intruders_research.effects.read_effects import read_effects
+from intruders_research.effects.study_effect import StudyEffect
+from intruders_research.effects.write_effects import effect_table
+
+
+@dataclass(frozen=True)
+class ResultTable:
+    """A table or list of a page: how it begins, and what makes it."""
+
+    page: str
+    begins: str
+    made: Callable[[], list[str]]
+    number: int = 0  # among those of the page that begin so
+
+
+def tables() -> list[ResultTable]:
+    """Every table that is made here."""
+    sequences = load_results(RESULTS / "data" / "sequence")
+    orders = list(dict.fromkeys(sequences.runs["task"]))
+    begins = "| method, alpha = 2r | learning rate |"
+    effects = read_effects(RESULTS / "data")
+    return [
+        ResultTable("all-effects.md", "| claim |", lambda: all_effects(effects)),
+        ResultTable("summary.md", "- **LoRA leaves more intruders", lambda: conclusions(effects)),
+        ResultTable("sequence.md", "| order, each method at its |", sequence_verdicts),
+        *(
+            ResultTable("sequence.md", begins, lambda order=order: sequence_runs(sequences, order), number)
+            for number, order in enumerate(orders)
+        ),
+        ResultTable("what-predicts-forgetting.md", "| method, rank | rate |", runs_at_one_score),
+        ResultTable("what-predicts-forgetting.md", "| number of a run |", correlations),
+        ResultTable("the-usual-recipe.md", "| each method at its |", recipe_verdicts),
+        ResultTable("the-usual-recipe.md", "| method, rank | rate |", recipe_runs),
+        ResultTable("replay-or-heal.md", "| trained | remedy |", lambda: remedy_gains("replay-or-heal")),
+        ResultTable(
+            "which-remedy-again.md", "| trained | rate |", lambda: remedied_runs("which-remedy-again")
+        ),
+        ResultTable(
+            "which-remedy-again.md", "| trained | remedy |", lambda: remedy_gains("which-remedy-again")
+        ),
+        ResultTable(
+            "which-remedy-again.md", "| trained | scale ", lambda: scaled_intruders("which-remedy-again")
+        ),
+        ResultTable("where-forgetting-sits.md", "| method, rank | rate |", runs_with_places),
+    ]
+
+
+def all_effects(effects: Sequence[StudyEffect]) -> list[str]:
+    """The table without the note that follows it."""
+    return [line for line in effect_table(effects) if line.startswith("|")]
+
+
+def replaced(page: str, table: ResultTable) -> str:
+    """Put a table or list in the place of the one that begins so."""
+    lines = page.splitlines()
+    begins = [number for number, line in enumerate(lines) if line.startswith(table.begins)]
+    if len(begins) <= table.number:
+        sys.exit(f"{table.page} has nothing of number {table.number + 1} that begins with {table.begins!r}")
+    first = begins[table.number]
+    mark = table.begins[0]  # of every line of a table, or of a list
+    last = next(number for number in range(first, len(lines)) if not lines[number].startswith(mark))
+    return "\n".join([*lines[:first], *table.made(), *lines[last:]]) + "\n"
+
+
+_DECIMAL = re.compile(r"[-+]?\d+\.\d+")
+
+
+def is_same(page: str, made: str) -> bool:
+    """Return whether words and whole numbers are the same, and decimals to one of the last digit."""
+    if _DECIMAL.sub("", page) != _DECIMAL.sub("", made):
+        return False
+    pairs = zip(*(map(Decimal, _DECIMAL.findall(text)) for text in (page, made)), strict=True)
+    return all(
+        there.same_quantum(here) and abs(there - here) <= Decimal(1).scaleb(int(here.as_tuple().exponent))
+        for there, here in pairs
+    )
+
+
+def differing() -> Iterator[tuple[Path, str]]:
+    """Yield the pages that differ from their data, and what they should be."""
+    made = tables()
+    for name in dict.fromkeys(table.page for table in made):
+        file = RESULTS / name
+        text = before = file.read_text(encoding="utf-8")
+        for table in made:
+            if table.page == name:
+                text = replaced(text, table)
+        if not is_same(before, text):
+            yield file, text
+
+
+def main(arguments: Sequence[str]) -> None:
+    pages = list(differing())
+    if "--check" in arguments:
+        for file, _ in pages:
+            print(f"{file} differs from its data; run: python research/examples/make_result_tables.py")
+        sys.exit(1 if pages else 0)
+    for file, text in pages:
+        file.write_text(text, encoding="utf-8")
+        print(f"written: {file}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,5 @@
+"""The research programme behind intruders: claims of papers, what studies say of them, and their publication.
+
+Installed beside ``intruders``, it adds verdicts to ``intruders study``, ``report`` and ``advise``, and the commands
+``verdicts``, ``forest`` and ``publish``.
+"""

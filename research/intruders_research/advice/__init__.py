@@ -1,0 +1,1 @@
+"""Advice that rests on the verdicts of studies."""

@@ -1,0 +1,265 @@
+"""Which settings raise the number of intruders, and which lower it?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from intruders.measures.intervals import Interval, mean_interval
+from intruders.studies.tables.results import Results
+from intruders.studies.tables.run_labels import settings_in
+
+from .causes_at_equal_norm import DenseComparison, compare_at_equal_norm, paths
+from .causes_charts import charts
+from .causes_random_term import mechanisms
+from .shared.claim import ALPHA, Claim, Finding, Where
+from .shared.evidence import Evidence
+from .shared.seed_tables import complete, one_in_100
+from .shared.statistics import holm
+from .shared.strata import MEASURED_ALIKE, Stratum, finished, strata
+from .shared.words import said
+
+__all__ = ["CLAIM", "analyse", "charts"]
+
+CLAIM = Claim(
+    name="causes",
+    title="Causes",
+    question=(
+        "Which of learning rate, alpha, data size, initialization, a frozen A, the product of two "
+        "factors and weight decay raise the number of intruders, and which lower it?"
+    ),
+    paper=(
+        "A higher learning rate and the product of two trained factors raise the number of intruders, "
+        "training B alone lowers it, and a random rank-one term added to a pre-trained matrix is enough "
+        "to make one."
+    ),
+    meaning="their number follows from how it is trained, or from the size of the update alone",
+    needs=(
+        "this needs finished, audited runs that differ in one setting alone (such as `lr: [1e-4, "
+        "1e-3]`), traces of `lora` and `full` (`audit_steps`), or `kind: random-rank-one`"
+    ),
+    limits=(
+        "Each setting is compared at its two ends with all others equal, by the values that are in the study.",
+        "Runs with a match criterion are compared at equal score, others after equal training.",
+    ),
+)
+
+# Title of a table that others read.
+TABLE = "One setting at a time"
+NUMBERS = {
+    "lr": "learning rate",
+    "alpha_value": "alpha",
+    "max_train_samples": "training examples",
+    "weight_decay": "weight decay",
+}
+# Method against plain LoRA: what it changes.
+_CAUSE_OF_METHOD = {
+    "pissa": "PiSSA initialization",
+    "olora": "OLoRA initialization",
+    "b-only": "A frozen, B trained",
+    "lora-fa": "A frozen, B trained with LoRA-FA's correction",
+    "lora+": "a higher rate for B (LoRA+)",
+    "rslora": "rank-stabilized scale",
+    "dora": "magnitude apart from direction (DoRA)",
+}
+# The sign that the paper's claim expects; other settings have none.
+EXPECTED = {"lr": +1, "b-only": -1}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Intruders per 100 vectors at one value of a setting minus those at another, all else equal."""
+
+    cause: str  # column or method
+    name: str
+    start: str
+    end: str
+    difference: Interval
+    contexts: int
+    runs: int
+
+
+def analyse(results: Results) -> Finding:
+    """Compare every setting that differs alone, LoRA with full at equal norm, and the random rank-one term."""
+    runs = finished(results.runs)
+    evidence = Evidence(results.primary.get(CLAIM.name, ""))
+    rows: list[dict[str, object]] = []
+    used: list[str] = []
+    for stratum in strata(runs, MEASURED_ALIKE):
+        reached = stratum.runs[stratum.runs["match"].isna() | (stratum.runs["stopped_by"] == "match")]
+        missed = len(stratum.runs) - len(reached)
+        evidence.notes += stratum.notes
+        if missed:
+            evidence.notes.append(
+                f"{stratum.label}: {missed} of {len(stratum.runs)} runs did not reach their match "
+                "criterion and are left out"
+            )
+        comparisons = list(_comparisons(reached))
+        rows += [
+            _row(stratum, comparison, p)
+            for comparison, p in zip(comparisons, _among_all(comparisons), strict=True)
+        ]
+        _add_comparisons(evidence, stratum, comparisons)
+        dense = compare_at_equal_norm(reached, results.traces)
+        if dense is not None:
+            _add_at_equal_norm(evidence, stratum, dense)
+        if comparisons or (dense is not None and dense.overlap):
+            used += list(reached["run_id"])
+    drawn, by_multiple = mechanisms(results.runs, results.mechanism)
+    for term in drawn:
+        sizes = f"from {term.from_multiple:g} to {term.to_multiple:g} times ||W0||"
+        evidence.add(
+            Where(term.base),
+            f"share of matrices with an intruder, random rank-one term {sizes}",
+            term.rise,
+            phrase=f"a random rank-one term alone, {sizes}, changes the share of matrices with intruders by "
+            + said(term.rise),
+        )
+    if rows:
+        chance = 0.05 * len(rows)
+        evidence.notes.append(
+            f"{len(rows)} comparisons at 95 % each: {chance:.1g} of them would look clear by chance alone"
+        )
+    return evidence.finding(
+        CLAIM,
+        runs=used,
+        tables={
+            TABLE: pd.DataFrame(rows),
+            "LoRA and full by update norm": paths(runs, results.traces),
+            "Random rank-one term": by_multiple,
+        },
+    )
+
+
+def _add_comparisons(evidence: Evidence, stratum: Stratum, comparisons: Sequence[Comparison]) -> None:
+    for each in comparisons:
+        what = f"{each.name}, {each.start} to {each.end}: intruders per 100 vectors"
+        evidence.add(stratum.on, what, each.difference, EXPECTED.get(each.cause), phrase="")
+    if comparisons:
+        evidence.say(stratum.on, _in_words(comparisons), *(each.difference.n or 0 for each in comparisons))
+
+
+def _add_at_equal_norm(evidence: Evidence, stratum: Stratum, dense: DenseComparison) -> None:
+    if not dense.overlap:
+        evidence.notes.append(
+            f"{stratum.label}: LoRA and full cannot be compared at equal norm of the update: seed by "
+            f"seed, LoRA's ({dense.lora_norms[0]:.3g} to {dense.lora_norms[1]:.3g}) and full's "
+            f"({dense.full_norms[0]:.3g} to {dense.full_norms[1]:.3g}) do not overlap"
+        )
+        return
+    evidence.add(
+        stratum.on,
+        "LoRA minus full at equal norm of the update, intruders per 100 vectors",
+        dense.difference,
+        phrase="intruders per 100 vectors at equal norm of the update, LoRA minus full fine-tuning, "
+        + said(dense.difference),
+    )
+
+
+def _comparisons(runs: pd.DataFrame) -> Iterator[Comparison]:
+    for column, name in NUMBERS.items():
+        # A row of data that is missing means all of it.
+        level = runs[column].fillna(math.inf if column == "max_train_samples" else math.nan)
+        if column == "alpha_value":
+            level = level.where(runs["method"] != "full")
+        without = ["alpha" if column == "alpha_value" else column]
+        yield from _between_ends(runs.assign(level=level).dropna(subset=["level"]), column, name, without)
+    adapters = runs[runs["method"] != "full"]
+    for method, name in _CAUSE_OF_METHOD.items():
+        pair = adapters[adapters["method"].isin(["lora", method])]
+        level = (pair["method"] == method).astype(float)
+        yield from _between_ends(
+            pair.assign(level=level), method, name, ["method", "loraplus_lr_ratio"], ("lora", method)
+        )
+    frozen = adapters[adapters["method"].isin(["b-only", "lora-fa"])]
+    level = (frozen["init_a"] == "orthonormal").astype(float)
+    yield from _between_ends(
+        frozen.assign(level=level), "init_a", "frozen A orthonormal", ["init_a"], ("random", "orthonormal")
+    )
+
+
+def _between_ends(
+    runs: pd.DataFrame, cause: str, name: str, without: list[str], ends: tuple[str, str] | None = None
+) -> Iterator[Comparison]:
+    """Yield the differences between the ends of ``level`` among runs with all other settings equal."""
+    if runs["level"].nunique() < 2:
+        return
+    by = ["context", "seed"]
+    alike = runs.assign(context=settings_in(runs, without))
+    alike["runs"] = alike.groupby(by)["per_100"].transform("size")
+    means = alike.groupby([*by, "level"])[["per_100", "runs"]].mean().dropna().reset_index()
+    rows = []
+    for context, of_context in means.groupby("context"):
+        levels = of_context.pivot(index="seed", columns="level", values="per_100")
+        counted = of_context.groupby("seed")["runs"].first().to_dict()
+        pair = _ends(levels)
+        if pair is not None:
+            differences = (levels[pair[1]] - levels[pair[0]]).dropna()
+            rows += [(*pair, context, seed, value, counted[seed]) for seed, value in differences.items()]
+    frame = pd.DataFrame(rows, columns=["start", "end", "context", "seed", "value", "runs"])
+    for (start, end), group in frame.groupby(["start", "end"]):
+        table = complete(group.pivot_table(index="seed", columns="context", values="value", aggfunc="mean"))
+        first, last = ends or (_level(start), _level(end))
+        yield Comparison(
+            cause=cause,
+            name=name,
+            start=first,
+            end=last,
+            difference=mean_interval(table.mean(axis=1), grain=one_in_100(runs, table.shape[1])),
+            contexts=table.shape[1],
+            runs=int(group["runs"].sum()),
+        )
+
+
+def _ends(levels: pd.DataFrame) -> tuple[float, float] | None:
+    """Return the lowest and highest level of most seeds; of equally many, those farthest apart. None without two.
+
+    A seed of which a run is missing so far has other ends, and must not make a comparison of its own.
+    """
+    known = [row.dropna().index for _, row in levels.iterrows()]
+    ends = [(float(each.min()), float(each.max())) for each in known if len(each) > 1]
+    return max(set(ends), key=lambda pair: (ends.count(pair), pair[1] - pair[0]), default=None)
+
+
+def _level(value: object) -> str:
+    number = float(str(value))
+    return "all" if math.isinf(number) else f"{number:g}"
+
+
+def _among_all(comparisons: Sequence[Comparison]) -> list[float]:
+    """Return the p value of each comparison among all of them (Holm)."""
+    return holm([1.0 if each.difference.p is None else each.difference.p for each in comparisons])
+
+
+def _in_words(comparisons: Sequence[Comparison]) -> str:
+    """Say what raises and what lowers the count among all comparisons (Holm), and what is undecided."""
+    parts, unclear = [], []
+    for each, p in zip(comparisons, _among_all(comparisons), strict=True):
+        ends = f"{each.name} ({each.start} to {each.end}"
+        if each.difference.is_clear and p < ALPHA:
+            change = each.difference
+            # What is lowered by a negative number is raised.
+            verb, size = ("raises", change) if change.estimate > 0 else ("lowers", change.turned())
+            parts.append(f"{ends}) {verb} intruders per 100 vectors by {said(size)}")
+        else:
+            unclear.append(f"{ends}, {said(each.difference)})")
+    return "; ".join([*parts, f"undecided for {', '.join(unclear)}"] if unclear else parts)
+
+
+def _row(stratum: Stratum, comparison: Comparison, p_among_all: float) -> dict[str, object]:
+    return {
+        "base": stratum.on.base,
+        "task": stratum.on.task,
+        "cause": comparison.name,
+        "varied": comparison.cause,
+        "from": comparison.start,
+        "to": comparison.end,
+        **comparison.difference.columns("change_per_100_vectors"),
+        "p_among_all": p_among_all,
+        "contexts": comparison.contexts,
+        "runs": comparison.runs,
+        "seeds": comparison.difference.n,
+    }

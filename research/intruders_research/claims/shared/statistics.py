@@ -1,0 +1,277 @@
+"""The statistics of the analyses: intervals over seeds, over settings and over runs, honest in small samples.
+
+Every interval is at 95 %. Where there is nothing to take an interval over (one seed, one run, two settings), its
+ends are infinite: the estimate stands, and says nothing of what another seed would give.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Sequence
+from dataclasses import replace
+from statistics import NormalDist
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from intruders.linalg.rank_correlation import auc, average_ranks
+from intruders.measures.intervals import (
+    LEVEL,
+    Interval,
+    expanded_percentiles,
+    normal_quantile,
+    student_p,
+    student_quantile,
+)
+
+Values = npt.ArrayLike
+POWER = 0.8  # of a plan: the share of studies that would find an effect of the planned size
+MOST_SEEDS = 200  # that a plan asks for
+MOST_SETTINGS = 1000
+_RESAMPLES = 2000
+
+
+def ratio_interval(parts: Values, wholes: Values) -> Interval:
+    """Return sum(parts) / sum(wholes) over independent units (one pair per setting), with an interval.
+
+    Units are resampled (Efron 1979), and the ends are expanded percentiles as of losses. NaN where the sum of the
+    wholes is not above zero; such resamples are left out. Infinite ends for fewer than four units, where over half of
+    the resamples are left out, and where all have one ratio.
+    """
+    (parts, wholes), _ = _complete([parts, wholes], range(np.size(parts)))
+    count, whole = len(parts), float(wholes.sum())
+    estimate = float(parts.sum()) / whole if whole > 0 else math.nan
+    open_ends = Interval(estimate, -math.inf, math.inf, count)
+    if count < 4 or math.isnan(estimate):
+        return open_ends
+    drawn = np.random.default_rng(0).integers(count, size=(_RESAMPLES, count))
+    below = wholes[drawn].sum(axis=1)
+    shares = parts[drawn].sum(axis=1)[below > 0] / below[below > 0]
+    if len(shares) < _RESAMPLES / 2 or np.ptp(shares) <= 1e-12 * abs(estimate):
+        return open_ends
+    return expanded_percentiles(estimate, shares, count)
+
+
+def holm(values: Sequence[float]) -> list[float]:
+    """Adjust p values for their number by Holm's step-down procedure (1979), in the order given.
+
+    The i-th smallest of m becomes the largest of (m - j + 1) p_j over j <= i. With "decided" for those below 0.05,
+    one of no effect at all is among them in at most 5 % of studies, however they depend on one another.
+    """
+    adjusted = [1.0] * len(values)
+    largest = 0.0
+    for rank, at in enumerate(sorted(range(len(values)), key=lambda at: values[at])):
+        largest = max(largest, min(1.0, (len(values) - rank) * values[at]))
+        adjusted[at] = largest
+    return adjusted
+
+
+def spread_of(interval: Interval, seeds: int) -> float:
+    """Return the standard deviation over seeds behind a :func:`mean_interval`.
+
+    Where it was not kept, half width * sqrt(n) / t_{n-1}. The ends alone do not have it after :func:`clipped`.
+    """
+    if interval.spread is not None:
+        return interval.spread
+    return (interval.high - interval.low) / 2 * math.sqrt(seeds) / student_quantile(interval.level, seeds - 1)
+
+
+def seeds_needed(effect: float, spread: float) -> int | None:
+    """Return the number of seeds at which the interval of a mean excludes zero with probability ``POWER``.
+
+    The least n with (t_{n-1} + u_{n-1}) s / sqrt(n) <= |effect|, where t is the two-sided quantile of the interval and
+    u the one-sided quantile at ``POWER``. None where that is more than ``MOST_SEEDS``.
+    """
+    if spread <= 0 and effect != 0:
+        return 2
+    for seeds in range(2, MOST_SEEDS + 1):
+        reach = student_quantile(LEVEL, seeds - 1) + student_quantile(2 * POWER - 1, seeds - 1)
+        if reach * spread / math.sqrt(seeds) <= abs(effect):
+            return seeds
+    return None
+
+
+def settings_needed(correlation: float) -> int | None:
+    """Return the number of settings at which the interval of :func:`spearman` excludes zero with that probability.
+
+    The least n with (u_level + u_power) sqrt((1 + rho^2 / 2) / (n - 3)) <= atanh |rho|, u being normal quantiles. None
+    where that is more than ``MOST_SETTINGS``.
+    """
+    reach = normal_quantile(LEVEL) + normal_quantile(2 * POWER - 1)
+    needed = math.ceil(3 + (1 + correlation**2 / 2) * (reach / math.atanh(abs(correlation))) ** 2)
+    return needed if needed <= MOST_SETTINGS else None
+
+
+def clipped(interval: Interval, low: float, high: float) -> Interval:
+    """Clip the interval to what the quantity can be, such as 0 to 1 for a share; infinite ends stay."""
+    return replace(
+        interval,
+        low=max(low, interval.low) if math.isfinite(interval.low) else interval.low,
+        high=min(high, interval.high) if math.isfinite(interval.high) else interval.high,
+    )
+
+
+def spearman(x: Values, y: Values, groups: Sequence[Hashable]) -> Interval:
+    """Return Spearman's rank correlation over runs, with an interval; equal values share their ranks.
+
+    Fisher's z with the variance (1 + rho^2 / 2) / (n' - 3) of Bonett and Wright (2000). Runs of one of the ``groups``
+    (the seeds of a setting) are alike, so that n' is not their number n but n / (1 + (k - 1) c_x c_y), with k runs a
+    group and c the intraclass correlation of the ranks: the groups' number where seeds say nothing new, n where
+    groups do not matter. Infinite ends for fewer than four groups, NaN where x or y has one value only.
+    """
+    (x, y), groups = _complete([x, y], groups)
+    ranks = [average_ranks(x), average_ranks(y)]
+    return _fisher(_correlation(*ranks), ranks, groups, 3)
+
+
+def partial_spearman(
+    x: Values, y: Values, controls: Sequence[Values], groups: Sequence[Hashable]
+) -> Interval:
+    """Return Spearman's correlation of x and y with the ranks of ``controls`` held fixed, with an interval.
+
+    The ranks of x and of y are regressed on those of all controls, and the residuals correlated; for one control z
+    that is (r_xy - r_xz r_yz) / sqrt((1 - r_xz^2) (1 - r_yz^2)). One degree of freedom less for each control. NaN
+    where the controls order the runs as x or y does, so that nothing is left of it.
+    """
+    columns, groups = _complete([x, y, *controls], groups)
+    ranks = [average_ranks(values) for values in columns]
+    (left_x, residual_x), (left_y, residual_y) = (_residual(values, ranks[2:]) for values in ranks[:2])
+    estimate = _correlation(residual_x, residual_y) if left_x * left_y > 1e-12 else math.nan
+    return _fisher(estimate, ranks[:2], groups, 3 + len(controls))
+
+
+def _residual(
+    values: npt.NDArray[np.float64], controls: Sequence[npt.NDArray[np.float64]]
+) -> tuple[float, npt.NDArray[np.float64]]:
+    """Return the rest of ``values`` after a least-squares fit of the controls: its variance share, and itself."""
+    if len(values) == 0:
+        return 0.0, values
+    design = np.column_stack([np.ones(len(values)), *controls])
+    residual = values - design @ np.linalg.lstsq(design, values, rcond=None)[0]
+    variance = float(((values - values.mean()) ** 2).sum())
+    return (float((residual**2).sum()) / variance if variance > 0 else 0.0), residual
+
+
+def auc_interval(scores: Values, is_positive: Sequence[bool], groups: Sequence[Hashable]) -> Interval:
+    """Return the :func:`auc` of matrices with an interval over their runs.
+
+    Newcombe's (2006) score interval: all theta with |A - theta| <= f sqrt(V(theta)), where for p positives and
+    n negatives, with h = (p + n) / 2 - 1,
+
+        V(theta) = theta (1 - theta) (1 + h (1 - theta) / (2 - theta) + h theta / (1 + theta)) / (p n),
+
+    so that a perfect separation of few matrices does not pass for a certain one. Matrices of a run are not
+    independent: f is the normal quantile, or if that is more, Student's of (runs - 1) degrees of freedom times the root
+    of the jackknife variance over runs by V(A). Infinite ends for one run, and where a single run holds all positives
+    or all negatives: nothing then tells how much another such run would differ.
+    """
+    (values, positive), groups = _complete([scores, np.asarray(is_positive, dtype=np.float64)], groups)
+    is_high = positive > 0
+    estimate = auc(values[is_high], values[~is_high])
+    labels = list(dict.fromkeys(groups))
+    if math.isnan(estimate) or len(labels) < 2:
+        return Interval(estimate, -math.inf, math.inf, len(labels))
+    of = np.array([labels.index(group) for group in groups])
+    without = [
+        auc(values[is_high & (of != left_out)], values[~is_high & (of != left_out)])
+        for left_out in range(len(labels))
+    ]
+    known = np.array(without)
+    if np.isnan(known).any():
+        return Interval(estimate, -math.inf, math.inf, len(labels))
+    runs = len(labels)
+    jackknife = (runs - 1) / runs * float(((known - known.mean()) ** 2).sum())
+    p, n = int(is_high.sum()), int((~is_high).sum())
+    alone = float(_auc_variance(np.array(estimate), p, n))
+    over_runs = student_quantile(LEVEL, runs - 1) * math.sqrt(jackknife / alone) if alone > 0 else 0.0
+    factor = max(normal_quantile(LEVEL), over_runs)
+    theta = np.linspace(0, 1, 2001)
+    inside = theta[np.abs(estimate - theta) <= factor * np.sqrt(_auc_variance(theta, p, n))].tolist()
+    # No effect is an area of one half.
+    statistic = abs(estimate - 0.5) / math.sqrt(float(_auc_variance(np.array(0.5), p, n)))
+    of_chance = _normal_p(statistic)
+    if over_runs > 0:
+        of_chance = max(of_chance, student_p(statistic * math.sqrt(alone / jackknife), runs - 1))
+    return Interval(estimate, min(estimate, *inside), max(estimate, *inside), runs, of_chance)
+
+
+def slope(x: Values, y: Values) -> float:
+    """Return the least-squares slope of y on x; NaN with fewer than two different x."""
+    (across, up), _ = _complete([x, y], range(np.size(x)))
+    if len(np.unique(across)) < 2:
+        return math.nan
+    centred = across - across.mean()
+    return float((centred * up).sum() / (centred**2).sum())
+
+
+def _normal_p(statistic: float) -> float:
+    """Return the two-sided p value of a standard normal statistic."""
+    return 2 * NormalDist().cdf(-abs(statistic))
+
+
+def _auc_variance(theta: npt.NDArray[np.float64], p: int, n: int) -> npt.NDArray[np.float64]:
+    h = (p + n) / 2 - 1
+    spread = 1 + h * (1 - theta) / (2 - theta) + h * theta / (1 + theta)
+    return np.asarray(theta * (1 - theta) * spread / (p * n))
+
+
+def _fisher(
+    estimate: float,
+    ranks: Sequence[npt.NDArray[np.float64]],
+    groups: Sequence[Hashable],
+    lost: int,
+) -> Interval:
+    """Return the interval on Fisher's scale, with ``lost`` degrees of freedom less than the effective runs."""
+    count = len(set(groups))
+    if math.isnan(estimate) or count < 4:
+        return Interval(estimate, -math.inf, math.inf, count)
+    size = len(groups) / count
+    effective = len(groups) / (1 + (size - 1) * math.prod(_intraclass(values, groups) for values in ranks))
+    if effective <= lost:
+        return Interval(estimate, -math.inf, math.inf, count)
+    # Four settings in perfect order are no certainty: half of the step to the next value that so few can take.
+    most = 1 - 6 / (count * (count**2 - 1))
+    inner = max(-most, min(most, estimate))
+    error = math.sqrt((1 + inner**2 / 2) / (effective - lost))
+    half = normal_quantile(LEVEL) * error
+    low, high = math.tanh(math.atanh(inner) - half), math.tanh(math.atanh(inner) + half)
+    p = _normal_p(math.atanh(inner) / error)
+    return Interval(estimate, min(estimate, low), max(estimate, high), count, p)
+
+
+def _intraclass(values: npt.NDArray[np.float64], groups: Sequence[Hashable]) -> float:
+    """Return (B - W) / (B + (k - 1) W) from mean squares between and within groups of k runs on average; 0 to 1."""
+    grouped = pd.Series(values).groupby(pd.Series(list(groups), dtype=object).to_numpy())
+    count, total = grouped.ngroups, len(values)
+    if total == count:
+        return 1.0  # one run each: nothing is counted twice
+    means, sizes = grouped.transform("mean").to_numpy(), total / count
+    between = float(((means - values.mean()) ** 2).sum()) / (count - 1)
+    within = float(((values - means) ** 2).sum()) / (total - count)
+    below = between + (sizes - 1) * within
+    return max(0.0, (between - within) / below) if below > 0 else 1.0
+
+
+def _correlation(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> float:
+    if len(x) == 0:
+        return math.nan
+    x, y = x - x.mean(), y - y.mean()
+    scale = math.sqrt(float((x**2).sum()) * float((y**2).sum()))
+    return float((x * y).sum()) / scale if scale > 0 else math.nan
+
+
+def _finite(values: Values) -> npt.NDArray[np.float64]:
+    array = np.asarray(values, dtype=np.float64)
+    return array[np.isfinite(array)]
+
+
+def _complete(
+    columns: Sequence[Values], groups: Sequence[Hashable]
+) -> tuple[list[npt.NDArray[np.float64]], list[Hashable]]:
+    """Keep the rows in which every column is a finite number."""
+    arrays = [np.asarray(column, dtype=np.float64) for column in columns]
+    kept: npt.NDArray[np.bool_] = np.all(np.isfinite(np.stack(arrays)), axis=0)
+    return [array[kept] for array in arrays], [
+        group for group, keep in zip(groups, kept, strict=True) if keep
+    ]

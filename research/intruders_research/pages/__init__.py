@@ -1,0 +1,1 @@
+"""The page of a study by claims, and the lines of a terminal."""

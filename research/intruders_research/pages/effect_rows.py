@@ -1,0 +1,84 @@
+"""The effects of a finding as rows of its table, and as text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from intruders.charts.text import number
+
+from ..claims.shared.claim import CONTRADICTED, SUPPORTED, UNDECIDED, Effect, Finding
+
+_REPORTED = "reported"  # an effect of which the claim expects nothing
+
+
+@dataclass(frozen=True)
+class EffectRow:
+    """What was measured, and what it says on the claim."""
+
+    what: str
+    estimate: str
+    interval: str
+    expected: str  # above 0 or below 0; a dash where the claim expects nothing
+    seeds: int
+    verdict: str
+    lacking: str  # what would decide it; empty where it is decided
+
+
+def effect_groups(finding: Finding) -> dict[str, list[EffectRow]]:
+    """Return the effects by base, task and part of the runs, those that the claim speaks of first.
+
+    These are there also where they were not measured.
+    """
+    reported = [effect for effect in finding.effects if effect.expected is None]
+    groups: dict[str, list[EffectRow]] = {}
+    for effect in [*finding.answers, *reported]:
+        groups.setdefault(effect.where, []).append(_row(effect))
+    return groups
+
+
+def _row(effect: Effect) -> EffectRow:
+    is_answer = effect.expected is not None
+    return EffectRow(
+        what=effect.measured,
+        estimate=number(effect.estimate),
+        interval=interval_text(effect),
+        expected=effect.side or "-",
+        seeds=effect.seeds,
+        verdict=effect.decision if is_answer else _REPORTED,
+        lacking=effect.lacking if is_answer else "",
+    )
+
+
+def parts_text(finding: Finding) -> str:
+    """Return how the effects of a claim were decided: 2 supported, 10 undecided of 12 effects; empty for one word."""
+    decisions = [answer.decision for answer in finding.answers]
+    if len(set(decisions)) < 2:
+        return ""
+    counts = [
+        f"{decisions.count(word)} {word}"
+        for word in (SUPPORTED, CONTRADICTED, UNDECIDED)
+        if word in decisions
+    ]
+    return f"{', '.join(counts)} of {len(decisions)} effects"
+
+
+def effect_text(effect: Effect) -> str:
+    """Return an estimate with its interval: 0.82 [0.61, 0.93]."""
+    return f"{number(effect.estimate)} {f'[{interval_text(effect)}]' if has_interval(effect) else '(no interval)'}"
+
+
+def interval_text(effect: Effect) -> str:
+    """Return both ends, or none: one seed gives no interval."""
+    return f"{number(effect.low)}, {number(effect.high)}" if has_interval(effect) else "none"
+
+
+def has_interval(effect: Effect) -> bool:
+    return effect.interval.has_ends
+
+
+def leading_effects(finding: Finding) -> list[Effect]:
+    """Return the effect of the verdict, for every base and task that it was measured on."""
+    if not finding.effects:
+        return []
+    first = finding.effects[0]
+    return [effect for effect in finding.effects if (effect.what, effect.over) == (first.what, first.over)]

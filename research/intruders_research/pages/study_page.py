@@ -1,0 +1,175 @@
+"""The report of a study, by the paper's claims, as one HTML file and as figures."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from intruders.charts.chart import Chart, Grid
+from intruders.charts.drawing import Drawing, write_drawings
+from intruders.reports.study.page_tables import PageTable, failures, page_table, run_table
+from intruders.reports.study.study_page import results_to_report, settings_text
+from intruders.studies.tables.results import Results
+from intruders.studies.work.study_folder import REPORT, StudyFolder
+from intruders.system.files import user_path, write_atomically
+
+from ..claims.every_claim import charts_of, every_claim
+from ..claims.shared.claim import Finding
+from ..claims.shared.pictures import by_method_and_rank, slug
+from ..published.beside_paper import beside_paper
+from .effect_rows import effect_groups, effect_text, leading_effects, parts_text
+from .published_words import published_words
+from .similarities import SimilarityRow, similarity_rows
+from .study_words import study_words
+
+# Tables that say which runs and matrices a figure shows, and no more.
+_NOT_SHOWN = ("Similarity matrices",)
+
+
+@dataclass(frozen=True)
+class Section:
+    """One analysis in the page; figures by their position among all of the page's."""
+
+    finding: Finding
+    title: str
+    figures: list[int]
+    tables: list[PageTable]
+    support: str = ""  # what was written in advance to count as support
+
+
+def write_study_report(
+    folder: str | os.PathLike[str],
+    out: str | os.PathLike[str] | None = None,
+    figures: str | os.PathLike[str] | None = None,
+) -> list[Path]:
+    """Write the report of the study in `folder`: HTML to `out`, figures to the folder `figures`, or both.
+
+    Without either, HTML goes to report.html in the study's own folder.
+
+    Returns:
+      The paths of the written files.
+
+    Raises:
+      SettingError: the study has no runs yet.
+      ResultFileError, MissingDependencyError: as :func:`intruders.write_report`.
+    """
+    from ..claims.every_claim import analyse_all
+
+    if out is None and figures is None:
+        out = user_path(folder) / REPORT
+    results = results_to_report(folder, out)
+    findings = analyse_all(results, StudyFolder(results.folder).document().get("analyses"))
+    written = []
+    if out is not None:
+        write_atomically(out, render_study(results, findings).encode())
+        written.append(user_path(out))
+    if figures is not None:
+        written += write_drawings(study_drawings(results, findings), figures)
+        written += write_tables(findings, user_path(figures) / "tables")
+        written += write_tables_beside_paper(results, user_path(figures) / "tables")
+    return written
+
+
+def render_study(results: Results, findings: Sequence[Finding]) -> str:
+    """Return the HTML text of the report of a study."""
+    from intruders.reports.page.html_page import render_page
+
+    charts = charts_of(findings)
+    titles = {claim.name: claim.title for claim in every_claim()}
+    drawn: list[Chart | Grid] = []
+    sections = []
+    for finding in findings:
+        own = charts.get(finding.name, [])
+        tables = [
+            page_table(title, _in_order(frame))
+            for title, frame in finding.tables.items()
+            if title not in _NOT_SHOWN and not frame.empty
+        ]
+        places = list(range(len(drawn), len(drawn) + len(own)))
+        support = results.support.get(finding.name, "")
+        sections.append(Section(finding, titles.get(finding.name, finding.name), places, tables, support))
+        drawn += own
+    rows = _similarities(results, findings)
+    payload: dict[str, Any] = {
+        "figures": [chart.payload() for chart in drawn],
+        "similarities": [row.payload() for row in rows],
+    }
+    return render_page(
+        "study.html.j2",
+        ["plots.js", "charts.js", "sorting.js", "study.js"],
+        payload,
+        own=Path(__file__).parent,
+        words=study_words(results, findings),
+        sections=sections,
+        figures=drawn,
+        failures=failures(results.runs),
+        similarities=rows,
+        runs=run_table(results.runs),
+        settings=settings_text(results.folder),
+        folder=str(results.folder),
+        versions=_versions(rows),
+        published=published_words(results.folder),
+        beside_paper=[(table, page_table(table.title, table.frame)) for table in beside_paper(results)],
+        effect_groups=effect_groups,
+        effect_text=effect_text,
+        leading_effects=leading_effects,
+        parts_text=parts_text,
+    )
+
+
+def _in_order(frame: pd.DataFrame) -> pd.DataFrame:
+    """Sort rows by setting, in the order of the figures."""
+    if "setting" not in frame:
+        return frame
+    at = {setting: i for i, setting in enumerate(by_method_and_rank(frame["setting"].astype(str)))}
+    return frame.sort_values("setting", key=lambda names: names.astype(str).map(at), kind="stable")
+
+
+def study_drawings(results: Results, findings: Sequence[Finding]) -> list[Drawing]:
+    """Draw every figure of the report for papers, similarity matrices among them."""
+    from intruders.charts.figure import draw
+    from intruders.reports.audit.comparison_figures import draw_similarities
+
+    drawings = [draw(chart) for charts in charts_of(findings).values() for chart in charts]
+    for row in _similarities(results, findings):
+        drawing = draw_similarities(row.audits, row.labels)
+        name = f"structure-similarities{slug(row.title)}" if row.title else "structure-similarities"
+        drawings.append(replace(drawing, name=name, title=row.title))
+    return drawings
+
+
+def write_tables(findings: Sequence[Finding], folder: Path) -> list[Path]:
+    """Write the findings' tables that have rows to `folder` as CSV, and return the paths; makes the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for finding in findings:
+        for title, frame in finding.tables.items():
+            if frame.empty:
+                continue
+            paths.append(folder / f"{finding.name}{slug(title)}.csv")
+            write_atomically(paths[-1], frame.to_csv(index=False).encode())
+    return paths
+
+
+def write_tables_beside_paper(results: Results, folder: Path) -> list[Path]:
+    """Write the paper's tables with the study's own figures to `folder` as CSV, and return the paths."""
+    paths = []
+    for table in beside_paper(results):
+        paths.append(folder / f"paper{slug(table.source)}.csv")
+        write_atomically(paths[-1], table.frame.to_csv(index=False).encode())
+    return paths
+
+
+def _similarities(results: Results, findings: Sequence[Finding]) -> list[SimilarityRow]:
+    tables = next((finding.tables for finding in findings if finding.name == "structure"), {})
+    return similarity_rows(results, tables.get("Similarity matrices"))
+
+
+def _versions(rows: Sequence[SimilarityRow]) -> str:
+    """Return the versions that made the audits, if an audit is shown."""
+    return ", ".join(f"{key} {value}" for key, value in rows[0].audits[0].versions.items()) if rows else ""

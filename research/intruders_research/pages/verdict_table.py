@@ -1,0 +1,121 @@
+"""The verdicts of several studies as one Markdown table, with the runs that are missing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from intruders.charts.text import duration, plural
+from intruders.errors import SettingError
+from intruders.reports.shared.markdown import table_row
+from intruders.studies.tables.results import Results, load_results
+from intruders.studies.work.run_record import RunRecord
+from intruders.studies.work.study_folder import PUBLISHED, StudyFolder
+
+from ..claim_names import CLAIMS
+from ..claims.every_claim import analyse_all, every_claim
+from ..claims.shared.claim import Effect
+from ..claims.shared.equal_score import below_score, by_setting
+from ..claims.shared.strata import finished, strata
+from ..claims.shared.words import said
+from ..published.published_study import PublishedStudy
+
+_HEADINGS = ("claim", "model and task", "verdict", "effect (95 % CI); the claim expects", "seeds", "command")
+
+
+def verdict_table(folders: Sequence[str | os.PathLike[str]]) -> list[str]:
+    """Return Markdown lines: one row per claim, base, task and effect, then what each study did and did not run.
+
+    Raises:
+      SettingError: no study was given.
+      ResultFileError: a folder is not that of a study.
+    """
+    if not folders:
+        raise SettingError("--verdicts needs the folders of studies; give at least one")
+    studies = [Path(folder) for folder in folders]
+    rows = [row for folder in studies for row in _rows(folder)]
+    rows.sort(key=lambda row: row[0])
+    lines = [table_row(_HEADINGS), table_row(["---"] * len(_HEADINGS))]
+    lines += [table_row(cells) for _, cells in rows]
+    return [*lines, "", *(line for folder in studies for line in _done(folder))]
+
+
+def _rows(folder: Path) -> Iterator[tuple[int, list[str]]]:
+    """Yield each row with the position of its claim among all claims."""
+    document, results = StudyFolder(folder).document(), load_results(folder)
+    command = f"`{_command(folder)}`"
+    titles = {claim.name: claim.title for claim in every_claim()}
+    names = [name for name in CLAIMS if name in (document.get("analyses") or CLAIMS)]
+    for finding in analyse_all(results, names):
+        position, title = CLAIMS.index(finding.name), titles[finding.name]
+        for answer in finding.answers:
+            yield (
+                position,
+                [title, answer.where, _verdict(answer), _effect(answer), str(answer.seeds), command],
+            )
+        if not finding.answers:
+            # The verdict begins with the decision; what it lacks, or why no effect decides, comes after it.
+            decision = finding.decision
+            verdict = f"*{decision}*{finding.verdict.removeprefix(decision.capitalize())}"
+            yield position, [title, _bases(results), verdict, "-", "-", command]
+
+
+def _command(folder: Path) -> str:
+    """Return the command that made the tables, or their page if they are published."""
+    if (folder / PUBLISHED).is_file():
+        return f"intruders report {folder}"
+    return f"intruders study {StudyFolder(folder).document().get('file') or folder / 'study.yaml'} --out {folder}"
+
+
+def _verdict(answer: Effect) -> str:
+    lacking = f" (missing: {answer.lacking})" if answer.lacking else ""
+    return f"*{answer.decision}*{lacking}"
+
+
+def _effect(answer: Effect) -> str:
+    return f"{answer.what}: {said(answer.over_seeds, answer.digits)}; {answer.side}"
+
+
+def _bases(results: Results) -> str:
+    return ", ".join(sorted(results.runs["base"].dropna().unique())) or "-"
+
+
+def _seconds(folder: Path, finished_runs: set[str]) -> float:
+    """Return the seconds that all stages of the finished runs took, as their records tell."""
+    stages: list[Mapping[str, Any]]
+    if (folder / PUBLISHED).is_file():
+        stages = [run.stages for run in PublishedStudy.read_record(folder).runs if run.id in finished_runs]
+    else:
+        study = StudyFolder(folder)
+        stages = [RunRecord(study.run(run)).read().get("stages", {}) for run in finished_runs]
+    told = [stage.get("seconds") for of_run in stages for stage in of_run.values() if isinstance(stage, dict)]
+    return sum(seconds for seconds in told if isinstance(seconds, int | float))
+
+
+def _done(folder: Path) -> Iterator[str]:
+    """Yield how far the study is, then the runs that failed, that missed their score, and that are still to do."""
+    runs = load_results(folder).runs
+    done, pending, failed = (runs[runs["status"] == status] for status in ("finished", "pending", "failed"))
+    yield f"`{folder}`: {len(done)} of {len(runs)} runs finished, {plural(done['seed'].nunique(), 'seed')}."
+    seconds = _seconds(folder, set(done["run_id"]))
+    if seconds:
+        yield f"- trained and measured in {duration(seconds)}, summed over the runs"
+    if len(failed):
+        named = [f"{row['run_id']} ({row['error']})" for _, row in failed.iterrows()]
+        yield f"- {len(failed)} failed: {', '.join(named)}"
+    missed = below_score(done)
+    if len(missed):
+        named = [
+            f"{stratum.label}: {by_setting(stratum.runs)}"
+            for kind in missed["kind"].unique()
+            for stratum in strata(below_score(finished(runs, kind)))
+        ]
+        yield f"- {len(missed)} did not reach their score: {'; '.join(named)}"
+    if len(pending):
+        seeds = ", ".join(f"{seed:.0f}" for seed in sorted(pending["seed"].unique()))
+        how = "the command of the table runs them"
+        if (folder / PUBLISHED).is_file():
+            how = f"`intruders study FILE --out RUNS --from {folder}` runs them"
+        yield f"- {len(pending)} not run yet, of seeds {seeds}; {how}"

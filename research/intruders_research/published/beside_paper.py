@@ -1,0 +1,158 @@
+"""The paper's own figures beside a study's: accuracy, the intervention by scale, correlations; each with its table.
+
+``paper.json`` has the figures of arXiv 2410.21228v3 as printed, one row per figure. A row is matched by the settings
+that it names: task, method, rank, alpha and learning rate.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from intruders.errors import ResultFileError
+from intruders.measures.intervals import NOTHING, Interval, mean_interval
+from intruders.mitigation.remedies.remedy_table import INTRUDERS
+from intruders.studies.tables.results import Results
+from intruders.studies.tables.run_labels import settings_in
+
+from ..claims.shared.statistics import spearman
+
+_FILE = Path(__file__).parent / "paper.json"
+_NAMED = ("task", "method", "rank", "alpha", "lr")
+# Learning rates that agree to this share are equal: 1.2e-3 / 64 is written with other digits in a file than computed.
+_SAME_RATE = 1e-6
+# The columns of a figure of ours and of its ends.
+_OURS = ("ours", "{} low", "{} high")
+
+
+@dataclass(frozen=True)
+class BesidePaper:
+    """One table of the paper, with this study's figures."""
+
+    title: str
+    source: str  # table or figure of the paper
+    meaning: str  # of the columns
+    frame: pd.DataFrame
+
+    @property
+    def known(self) -> int:
+        """The number of the paper's figures with one of ours beside it."""
+        return int(self.frame["ours"].notna().sum())
+
+
+@cache
+def published_figures() -> Mapping[str, Any]:
+    """Return the content of ``paper.json``."""
+    document: dict[str, Any] = json.loads(_FILE.read_text(encoding="utf-8"))
+    return document
+
+
+def beside_paper(results: Results) -> list[BesidePaper]:
+    """Return the paper's tables that the study's file names, with the study's own figures; none if it names none."""
+    if not results.compare_with:
+        return []
+    studies = published_figures()["studies"]
+    if results.compare_with not in studies:
+        raise ResultFileError(
+            f"'{results.folder}' is compared with {results.compare_with!r}; expected one of {', '.join(studies)}; "
+            "restore its study.json"
+        )
+    study = studies[results.compare_with]
+    runs = results.runs
+    runs = runs[
+        (runs["status"] == "finished") & (runs["kind"] == "finetune") & (runs["base"] == study["base"])
+    ]
+    made = {"accuracy": _accuracy, "intervention": _intervention, "correlation": _correlation}
+    return [made[table["measure"]](table, runs, results) for table in study["tables"]]
+
+
+def _accuracy(table: Mapping[str, Any], runs: pd.DataFrame, results: Results) -> BesidePaper:
+    rows = []
+    for row in table["rows"]:
+        alike = _alike(runs, row)
+        is_single = len(alike) == 1
+        ours = Interval.from_cells(alike.iloc[0], "accuracy") if is_single else _over_seeds(alike["accuracy"])
+        rows.append(_named(row) | {"paper": row["accuracy"]} | ours.cells(*_OURS) | {"seeds": len(alike)})
+    meaning = "ours: mean over seeds with its 95 % CI over seeds; with one seed the 95 % CI over examples"
+    return BesidePaper(table["title"], table["source"], meaning, pd.DataFrame(rows))
+
+
+def _intervention(table: Mapping[str, Any], runs: pd.DataFrame, results: Results) -> BesidePaper:
+    rows = []
+    points = results.interventions
+    top = points[(points["which"] == "top") & (points["control"] == INTRUDERS)]
+    for row in table["rows"]:
+        alike = _alike(runs, row)
+        of_runs = top[top["run_id"].isin(alike["run_id"])]
+        for what, measure in (("accuracy_change", "accuracy"), ("forgetting_change", "loss")):
+            ours, seeds = _changes(of_runs[of_runs["measure"] == measure], row["scale"])
+            named = _named(row) | {"lambda": row["scale"], "change of": measure.replace("loss", "forgetting")}
+            rows.append(named | {"paper": row[what]} | ours.cells(*_OURS) | {"seeds": seeds})
+    meaning = (
+        "change in % of the tuned model's accuracy, and of its forgetting (its loss minus the base's); ours: 95 % CI "
+        "over seeds, with one seed over examples and documents"
+    )
+    return BesidePaper(table["title"], table["source"], meaning, pd.DataFrame(rows))
+
+
+def _changes(points: pd.DataFrame, scale: float) -> tuple[Interval, int]:
+    """Return the change at a scale in % of what the tuned model has, and the number of seeds; one corpus or task."""
+    points = points[points["on"] == points["on"].iloc[0]] if len(points) else points
+    changes = []
+    for _, of_run in points.groupby("run_id"):
+        tuned, at = (of_run[(of_run["scale"] - wanted).abs() < 1e-9] for wanted in (1.0, scale))
+        if tuned.empty or at.empty:
+            continue
+        whole = float(tuned["value"].iloc[0])
+        if tuned["measure"].iloc[0] == "loss":
+            whole -= float(tuned["base_value"].iloc[0])
+        if whole > 0:
+            changes.append(Interval.from_cells(at.iloc[0], "change").times(100 / whole))
+    if len(changes) == 1:
+        return changes[0], 1
+    return _over_seeds(pd.Series([change.estimate for change in changes], dtype=float)), len(changes)
+
+
+def _correlation(table: Mapping[str, Any], runs: pd.DataFrame, results: Results) -> BesidePaper:
+    rows = []
+    for row in table["rows"]:
+        alike = _alike(runs, row)
+        column = {"loss": "loss", "accuracy": "accuracy"}[row["of"]]
+        known = alike.dropna(subset=["intruders", column])
+        settings = list(zip(known["task"], settings_in(known), strict=True))
+        ours = spearman(known["intruders"], known[column], settings) if len(known) > 2 else NOTHING
+        named = _named(row) | {"intruders with": row["of"]}
+        rows.append(named | {"paper": row["spearman"]} | ours.cells(*_OURS) | {"runs": len(known)})
+    meaning = "Spearman's correlation over runs; ours with its 95 % CI"
+    return BesidePaper(table["title"], table["source"], meaning, pd.DataFrame(rows))
+
+
+def _alike(runs: pd.DataFrame, row: Mapping[str, Any]) -> pd.DataFrame:
+    """Return the runs with every setting that the row names; each seed once, at the most epochs if a rate is named."""
+    wanted = pd.Series(True, index=runs.index)
+    for name in _NAMED:
+        if name == "lr" and "lr" in row:
+            wanted &= (runs["lr"] / row["lr"] - 1).abs() < _SAME_RATE
+        elif name in row:
+            wanted &= (
+                runs[name].astype(str) == str(row[name]) if name != "rank" else runs["rank"] == row["rank"]
+            )
+    alike = runs[wanted]
+    if "lr" not in row:
+        return alike
+    return alike.sort_values("epochs").drop_duplicates(["seed"], keep="last")
+
+
+def _over_seeds(values: pd.Series[float]) -> Interval:
+    known = values.dropna()
+    return mean_interval(known) if len(known) else NOTHING
+
+
+def _named(row: Mapping[str, Any]) -> dict[str, object]:
+    return {name: row.get(name) for name in ("task", "method", "rank")}

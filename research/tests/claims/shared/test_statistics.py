@@ -1,0 +1,364 @@
+"""The statistics against formulas by hand, scipy, and simulations in which the truth is known."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from intruders.linalg.rank_correlation import auc
+from intruders.measures.intervals import Interval, mean_interval
+from intruders_research.claims.shared.claim import Where
+from intruders_research.claims.shared.evidence import Evidence
+from intruders_research.claims.shared.statistics import (
+    auc_interval,
+    clipped,
+    partial_spearman,
+    ratio_interval,
+    seeds_needed,
+    slope,
+    spearman,
+    spread_of,
+)
+
+
+def test_mean_of_three_seeds_by_hand() -> None:
+    found = mean_interval([1.0, 2.0, 3.0])
+    # t_{2, 0.975} = 4.302653 (tables), s = 1, so that half the width is 4.302653 / sqrt(3).
+    assert found.estimate == pytest.approx(2.0)
+    assert found.high - found.estimate == pytest.approx(4.302653 / math.sqrt(3), rel=1e-6)
+    assert found.estimate - found.low == pytest.approx(found.high - found.estimate)
+
+
+def test_mean_agrees_with_scipy_at_another_level() -> None:
+    values = [0.3, -1.2, 2.2, 0.7, 0.1]
+    low, high = stats.t.interval(0.99, 4, loc=np.mean(values), scale=stats.sem(values))
+    found = mean_interval(values, level=0.99)
+    assert (found.low, found.high) == pytest.approx((low, high))
+
+
+def test_one_seed_has_no_interval() -> None:
+    assert mean_interval([0.7]) == Interval(0.7, -math.inf, math.inf)
+    assert mean_interval([0.7, math.nan]) == Interval(0.7, -math.inf, math.inf)
+
+
+def test_no_seed_has_no_mean() -> None:
+    found = mean_interval([])
+    assert math.isnan(found.estimate)
+    assert (found.low, found.high) == (-math.inf, math.inf)
+
+
+def test_ratio_of_sums_by_hand() -> None:
+    """The last two hardly changed: their own ratios are 10 and -0.2, and count little in that of the sums."""
+    parts, wholes = [0.05, 0.02, 0.03, 0.004, 0.002], [0.5, 0.2, 0.3, 0.0004, -0.01]
+    interval = ratio_interval(parts, wholes)
+    assert interval.estimate == pytest.approx(0.106 / 0.9904)
+    assert interval.has_ends
+    assert 0 < interval.low < interval.estimate < interval.high
+    assert math.isnan(ratio_interval(parts, [-whole for whole in wholes]).estimate)
+
+
+@pytest.mark.parametrize("parts", [[1, 2, 4], [1, 2, 3, 4]])
+def test_few_ratios_and_equal_ones_have_no_interval(parts: list[float]) -> None:
+    interval = ratio_interval(parts, [5, 10, 15, 20][: len(parts)])
+    assert interval.estimate == pytest.approx(sum(parts) / sum([5, 10, 15, 20][: len(parts)]))
+    assert not interval.has_ends
+
+
+@pytest.mark.slow
+def test_ratio_covers_the_truth_over_settings() -> None:
+    """Parts of wholes that vary by a factor of ten; the truth is the ratio of the expectations."""
+    rng = np.random.default_rng(0)
+    inside = 0
+    for _ in range(300):
+        wholes = rng.uniform(0.1, 1.0, 8)
+        interval = ratio_interval(wholes * rng.uniform(0.0, 0.6, 8), wholes)
+        inside += interval.low <= 0.3 <= interval.high
+    assert inside >= 0.9 * 300
+
+
+def test_counts_are_not_taken_to_spread_less_than_their_grain() -> None:
+    found = mean_interval([0.0, 0.0, 0.0], grain=1.0)
+    assert found.high == pytest.approx(4.302653 / math.sqrt(3), rel=1e-6)
+    wider = [0.0, 4.0, 11.0]
+    assert mean_interval(wider, grain=1.0) == mean_interval(wider)
+
+
+@pytest.mark.parametrize(("effect", "spread"), [(0.185, 0.12), (1.0, 1.0), (-0.4, 0.3), (0.5, 1.7)])
+def test_a_plan_finds_its_effect_four_times_in_five(effect: float, spread: float) -> None:
+    """Against the power of the two-sided t test, from the noncentral t distribution."""
+
+    def power(seeds: int) -> float:
+        quantile, shift = stats.t.ppf(0.975, seeds - 1), abs(effect) / spread * math.sqrt(seeds)
+        return float(stats.nct.sf(quantile, seeds - 1, shift))
+
+    needed = seeds_needed(effect, spread)
+    assert needed is not None
+    assert power(needed) > 0.78
+    assert power(needed - 1) < 0.83
+
+
+def test_the_spread_is_read_back_from_an_interval() -> None:
+    values = [0.3, -1.2, 2.2, 0.7, 0.1]
+    for level in (0.95, 0.995):  # of ten comparisons
+        assert spread_of(mean_interval(values, level=level), 5) == pytest.approx(np.std(values, ddof=1))
+    assert seeds_needed(0.001, 1.0) is None
+    assert seeds_needed(1.0, 0.0) == 2
+
+
+def test_the_spread_is_kept_where_an_interval_is_cut_to_what_can_be() -> None:
+    """Of two seeds that forgot 5 and 45 points; the cut ends alone would give 11 points."""
+    cut = clipped(mean_interval([5.0, 45.0]), -100, 100)
+    assert (cut.low, cut.high) == (-100, 100)
+    assert spread_of(cut, 2) == pytest.approx(np.std([5.0, 45.0], ddof=1))
+    assert spread_of(cut.times(0.01), 2) == pytest.approx(np.std([0.05, 0.45], ddof=1))
+
+
+def test_seeds_that_all_say_the_same_have_no_spread_to_judge_by() -> None:
+    assert mean_interval([0.3, 0.3, 0.3]) == Interval(0.3, -math.inf, math.inf)
+
+
+def test_what_is_missing_for_an_effect_of_almost_zero_says_how_small_it_is() -> None:
+    # Half the width is 4.303 * 0.2 / sqrt(3) = 0.497; seven seeds of that spread would tell a mean of 0.25 from zero:
+    # (2.447 + 0.906) * 0.2 / sqrt(7) = 0.2535, eight: (2.365 + 0.896) * 0.2 / sqrt(8) = 0.2306.
+    evidence = Evidence()
+    evidence.add(Where("b", "t"), "intruders", mean_interval([-0.2, 0.0, 0.2]))
+    evidence.add(Where("b", "t"), "intruders", mean_interval([0.05, 0.25, 0.45]))
+    centred, some = evidence.answers
+    assert centred.lacking == "more than 200 seeds, since the effect is within 0.5 of zero"
+    assert some.lacking == "about 8 seeds at this spread"
+
+
+def test_rare_intruders_are_covered() -> None:
+    """Three seeds of 0.3 intruders each on average often count none at all."""
+    rng = np.random.default_rng(5)
+    found = [mean_interval(rng.poisson(0.3, 3), grain=1.0) for _ in range(500)]
+    assert np.mean([one.low <= 0.3 <= one.high for one in found]) > 0.95
+
+
+def test_mean_covers_the_truth_for_two_and_three_seeds() -> None:
+    rng = np.random.default_rng(0)
+    for seeds in (2, 3, 5):
+        inside = [
+            found.low <= 1.5 <= found.high
+            for found in (mean_interval(rng.normal(1.5, 2.0, seeds)) for _ in range(2000))
+        ]
+        # Three standard errors of a share of 2,000 at 0.95.
+        assert np.mean(inside) == pytest.approx(0.95, abs=3 * math.sqrt(0.95 * 0.05 / 2000))
+
+
+def test_spearman_is_scipys_with_ties() -> None:
+    x = [0, 0, 1, 3, 3, 8, 2]
+    y = [0.1, 0.2, 0.15, 0.5, 0.4, 0.9, 0.15]
+    found = spearman(x, y, list(range(7)))
+    assert found.estimate == pytest.approx(float(stats.spearmanr(x, y).statistic))
+
+
+def test_spearman_interval_by_hand() -> None:
+    x = list(range(10))
+    y = [1, 0, 3, 2, 5, 4, 7, 6, 9, 8]  # five swaps of neighbours: 1 - 6 * 10 / 990
+    rho = 1 - 60 / 990
+    half = 1.959964 * math.sqrt((1 + rho**2 / 2) / 7)
+    found = spearman(x, y, list(range(10)))
+    assert found.estimate == pytest.approx(rho)
+    assert found.low == pytest.approx(math.tanh(math.atanh(rho) - half), rel=1e-6)
+    assert found.high == pytest.approx(math.tanh(math.atanh(rho) + half), rel=1e-6)
+
+
+def test_seeds_of_a_setting_do_not_narrow_the_interval() -> None:
+    x, y = [0.0, 1.0, 2.0, 3.0, 4.0], [0.0, 2.0, 1.0, 4.0, 3.0]
+    once = spearman(x, y, list("abcde"))
+    thrice = spearman(x * 3, y * 3, list("abcde") * 3)
+    assert thrice.low == pytest.approx(once.low)
+
+
+def test_seeds_that_differ_as_settings_do_count_in_full() -> None:
+    """Groups that have nothing to do with the values: the interval is that of all runs."""
+    rng = np.random.default_rng(6)
+    x, y = rng.normal(size=60), rng.normal(size=60)
+    groups = [i % 20 for i in range(60)]
+    alone = spearman(x, y, list(range(60)))
+    grouped = spearman(x, y, groups)
+    assert grouped.high - grouped.low == pytest.approx(alone.high - alone.low, rel=0.1)
+
+
+def test_effective_number_of_runs_by_hand() -> None:
+    """Four settings of two seeds. The intraclass correlation of x and that of y are alike."""
+    x = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0]
+    y = [1.0, 2.0, 3.0, 4.0, 7.0, 8.0, 5.0, 6.0]
+    rho = 1 - 6 * 16 / (8 * 63)
+    # Between: 2 * sum of (1.5, 3.5, 5.5, 7.5 minus 4.5)^2 / 3 = 40 / 3; within: 8 * 0.25 / 4 = 0.5.
+    c = (40 / 3 - 0.5) / (40 / 3 + 0.5)
+    effective = 8 / (1 + c * c)
+    half = 1.959964 * math.sqrt((1 + rho**2 / 2) / (effective - 3))
+    found = spearman(x, y, [0, 0, 1, 1, 2, 2, 3, 3])
+    assert found.estimate == pytest.approx(rho)
+    assert found.low == pytest.approx(math.tanh(math.atanh(rho) - half), rel=1e-6)
+
+
+def test_perfect_order_of_few_settings_is_no_certainty() -> None:
+    found = spearman([1, 2, 3, 4], [1, 2, 3, 4], list("abcd"))
+    assert found.estimate == pytest.approx(1.0)
+    assert found.low < 0
+
+
+def test_fewer_than_four_settings_have_no_interval() -> None:
+    found = spearman([1, 2, 3], [2, 1, 3], list("abc"))
+    assert found.estimate == pytest.approx(0.5)
+    assert found.low == -math.inf
+
+
+def test_a_constant_has_no_correlation() -> None:
+    assert math.isnan(spearman([1, 1, 1, 1], [1, 2, 3, 4], list("abcd")).estimate)
+    assert math.isnan(spearman([], [], []).estimate)
+
+
+def test_missing_values_leave_their_row_out() -> None:
+    whole = spearman([1, 2, 3, 4], [2, 1, 4, 3], list("abcd"))
+    gaps = spearman([1, 2, math.nan, 3, 4, math.inf], [2, 1, 9, 4, 3, 0], list("abxcdy"))
+    assert gaps == whole
+
+
+def test_partial_spearman_is_the_correlation_of_residuals() -> None:
+    rng = np.random.default_rng(1)
+    z = rng.normal(size=40)
+    x, y = z + rng.normal(size=40), 2 * z + rng.normal(size=40)
+    ranks = [stats.rankdata(values) for values in (x, y, z)]
+    residuals = [ranks[i] - np.polyval(np.polyfit(ranks[2], ranks[i], 1), ranks[2]) for i in (0, 1)]
+    found = partial_spearman(x, y, [z], list(range(40)))
+    assert found.estimate == pytest.approx(float(np.corrcoef(residuals)[0, 1]))
+
+
+def test_partial_spearman_sees_through_a_common_cause() -> None:
+    rng = np.random.default_rng(2)
+    z = rng.normal(size=400)
+    x, y = z + 0.3 * rng.normal(size=400), z + 0.3 * rng.normal(size=400)
+    assert spearman(x, y, list(range(400))).estimate > 0.8
+    found = partial_spearman(x, y, [z], list(range(400)))
+    assert found.low < 0 < found.high
+
+
+def test_partial_spearman_with_two_controls_is_the_inverse_of_the_correlations() -> None:
+    """-P_xy / sqrt(P_xx P_yy), with P the inverse of the matrix of rank correlations."""
+    rng = np.random.default_rng(3)
+    z, w = rng.normal(size=(2, 30))
+    x, y = z + w + rng.normal(size=30), z - w + rng.normal(size=30)
+    precision = np.linalg.inv(stats.spearmanr(np.column_stack([x, y, z, w]))[0])
+    found = partial_spearman(x, y, [z, w], list(range(30)))
+    expected = -precision[0, 1] / math.sqrt(precision[0, 0] * precision[1, 1])
+    assert found.estimate == pytest.approx(expected)
+    # Bonett and Wright's variance, with a degree of freedom less for each control.
+    half = stats.norm.ppf(0.975) * math.sqrt((1 + expected**2 / 2) / (30 - 5))
+    assert found.low == pytest.approx(math.tanh(math.atanh(expected) - half))
+
+
+def test_partial_correlations_over_few_settings_cover_the_truth() -> None:
+    """Twelve settings of three seeds, as a study has them; x and y have two common causes and nothing else."""
+    rng = np.random.default_rng(4)
+    held = []
+    for _ in range(200):
+        of_setting = rng.normal(size=(4, 12))
+        z, w = (np.repeat(values, 3) for values in of_setting[:2])
+        x = np.repeat(of_setting[0] + of_setting[1] + of_setting[2], 3) + 0.3 * rng.normal(size=36)
+        y = np.repeat(of_setting[0] + of_setting[1] + of_setting[3], 3) + 0.3 * rng.normal(size=36)
+        found = partial_spearman(x, y, [z, w], np.repeat(np.arange(12), 3).tolist())
+        held.append(found.low < 0 < found.high)
+    assert np.mean(held) > 0.93
+
+
+def test_a_control_that_orders_alike_leaves_nothing() -> None:
+    x = [1.0, 2.0, 3.0, 4.0, 5.0]
+    assert math.isnan(
+        partial_spearman(x, [2, 1, 4, 3, 5], [[10 * value for value in x]], list("abcde")).estimate
+    )
+
+
+def test_spearman_covers_the_truth_over_settings_with_seeds() -> None:
+    """Settings drawn from a normal pair of correlation 0.6, three seeds of each with noise of their own."""
+    rng = np.random.default_rng(3)
+    true = _true_spearman(0.6, 0.3)
+    inside = []
+    for _ in range(600):
+        settings = rng.multivariate_normal([0, 0], [[1, 0.6], [0.6, 1]], size=8)
+        runs = np.repeat(settings, 3, axis=0) + 0.3 * rng.normal(size=(24, 2))
+        found = spearman(runs[:, 0], runs[:, 1], [i // 3 for i in range(24)])
+        inside.append(found.low <= true <= found.high)
+    assert np.mean(inside) > 0.93
+
+
+def _true_spearman(correlation: float, noise: float) -> float:
+    """Of a bivariate normal: 6 / pi asin(r / 2), r with the noise of seeds in it (Pearson 1907)."""
+    return 6 / math.pi * math.asin(correlation / (1 + noise**2) / 2)
+
+
+def test_auc_is_scipys_mann_whitney() -> None:
+    positive, negative = [3, 5, 5, 8, 1], [2, 5, 0, 1]
+    u = stats.mannwhitneyu(positive, negative).statistic
+    assert auc(positive, negative) == pytest.approx(u / 20)
+
+
+@given(
+    st.lists(st.integers(0, 5), min_size=1, max_size=8), st.lists(st.integers(0, 5), min_size=1, max_size=8)
+)
+def test_auc_counts_pairs(positive: list[int], negative: list[int]) -> None:
+    wins = sum((p > n) + 0.5 * (p == n) for p in positive for n in negative)
+    assert auc(positive, negative) == pytest.approx(wins / (len(positive) * len(negative)))
+
+
+def test_auc_needs_both_kinds() -> None:
+    assert math.isnan(auc([], [1.0]))
+    found = auc_interval([1.0, 2.0], [True, True], ["a", "b"])
+    assert math.isnan(found.estimate)
+
+
+def test_auc_of_one_run_has_no_interval() -> None:
+    found = auc_interval([1.0, 2.0, 3.0], [False, True, True], ["a", "a", "a"])
+    assert found == Interval(1.0, -math.inf, math.inf)
+
+
+def test_perfect_separation_of_few_matrices_is_no_certainty() -> None:
+    found = auc_interval([1, 2, 3, 4], [False, False, True, True], ["a", "b", "a", "b"])
+    assert found.estimate == 1
+    assert found.low < 0.5
+    assert found.high == 1
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.7])
+def test_auc_covers_the_truth_over_runs(spread: float) -> None:
+    """Scores N(1, 1) against N(0, 1), shifted by a run's own amount; AUC of the whole population by its formula."""
+    rng = np.random.default_rng(4)
+    true = float(stats.norm.cdf(1 / math.sqrt(2 * (1 + spread**2))))
+    inside = []
+    for _ in range(300):
+        runs = np.repeat(np.arange(6), 40)
+        is_positive = rng.random(240) < 0.3
+        scores = rng.normal(size=240) + is_positive + spread * rng.normal(size=6)[runs]
+        found = auc_interval(scores, is_positive.tolist(), runs.tolist())
+        inside.append(found.low <= true <= found.high)
+    assert np.mean(inside) > 0.93
+
+
+def test_slope_is_the_least_squares_one() -> None:
+    x, y = [0, 1, 2, 3], [1.0, 2.5, 2.0, 5.0]
+    assert slope(x, y) == pytest.approx(float(np.polyfit(x, y, 1)[0]))
+    assert math.isnan(slope([1, 1], [0, 2]))
+    assert math.isnan(slope([], []))
+
+
+def test_clipping_keeps_a_missing_interval() -> None:
+    assert clipped(Interval(0.9, 0.7, 1.3), 0, 1) == Interval(0.9, 0.7, 1)
+    assert clipped(Interval(0.9, -math.inf, math.inf), 0, 1) == Interval(0.9, -math.inf, math.inf)
+
+
+def test_one_run_with_all_positives_has_no_interval() -> None:
+    """Without it there is nothing to separate: how much another such run would differ, no other tells."""
+    groups = ["a"] * 4 + ["b"] * 4
+    one = auc_interval([4, 5, 1, 2, 1, 2, 3, 1], [True, True] + [False] * 6, groups)
+    assert one.estimate == 1.0
+    assert (one.low, one.high) == (-math.inf, math.inf)
+    both = auc_interval([4, 5, 1, 2, 4, 2, 3, 1], [True, True, False, False] + [True] + [False] * 3, groups)
+    assert math.isfinite(both.low)

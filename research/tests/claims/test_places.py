@@ -1,0 +1,126 @@
+"""Whether intruders sit where forgetting sits, on made-up models in which they do, do not, or are not there."""
+
+from __future__ import annotations
+
+import math
+from statistics import mean, stdev
+from typing import Any
+
+import pytest
+from scipy import stats
+
+from intruders_research.claims.every_claim import analyse_all, charts_of
+from intruders_research.claims.shared.claim import NOT_RUN, SUPPORTED, UNDECIDED, Finding
+from tests.studies.planted import noise, run, study
+
+MATRICES = 30
+
+
+def model(
+    run_id: str, weight: float, inside: float | None = 0.25, rise: float = 30.0
+) -> list[dict[str, Any]]:
+    """The matrices of a model: with ``weight`` 1 the parts follow the intruders, with 0 they are noise."""
+    rows = []
+    for number in range(MATRICES):
+        count = number % 5 if inside is not None else 0
+        part = weight * count + noise(run_id, number, size=0.5)
+        rows.append(
+            {
+                "run_id": run_id,
+                "name": f"layers.{number}.up_proj",
+                "corpus": "pydoc",
+                "part": part,
+                "part_of_intruders": None if not count else inside,
+                "intruders": count,
+                "frobenius": 1 + noise("norm", run_id, number, size=0.1),
+                "rise": rise,
+            }
+        )
+    return rows
+
+
+def found(weight: float, settings: int = 5, seeds: int = 2, **changes: Any) -> Finding:
+    runs, parts = [], []
+    for rank in range(1, settings + 1):
+        for seed in range(seeds):
+            run_id = f"{rank}-{seed}"
+            runs.append(run(run_id, rank=rank, seed=seed))
+            parts += model(run_id, weight, **changes)
+    (finding,) = analyse_all(study(runs=runs, attributions=parts), ["places"])
+    return finding
+
+
+def test_where_parts_follow_the_intruders_it_is_supported() -> None:
+    finding = found(1.0)
+    (answer,) = finding.answers
+    assert (answer.decision, answer.seeds) == (SUPPORTED, 2)
+    by_setting = []
+    for rank in range(1, 6):
+        correlations = []
+        for seed in range(2):
+            rows = model(f"{rank}-{seed}", 1.0)
+            correlations.append(
+                stats.spearmanr([row["part"] for row in rows], [row["intruders"] for row in rows]).statistic
+            )
+        by_setting.append(mean(correlations))
+    half = stats.t.ppf(0.975, 4) * stdev(by_setting) / math.sqrt(5)
+    assert answer.estimate == pytest.approx(mean(by_setting))
+    assert answer.interval.low == pytest.approx(mean(by_setting) - half)
+    # 24 of 30 matrices have 0.25 of 30 nats inside the span: 6 / 30.
+    share = next(effect for effect in finding.effects if effect.what.startswith("share of the loss rise"))
+    assert share.estimate == pytest.approx(0.2)
+    assert charts_of([finding])["places"]
+
+
+def test_where_they_do_not_it_is_not() -> None:
+    assert found(0.0).decision != SUPPORTED
+
+
+def test_runs_that_missed_their_score_are_left_out_and_named() -> None:
+    """Of five settings that follow the intruders, two against them ended below their score."""
+    runs, parts = [], []
+    for rank in range(1, 8):
+        is_missed = rank > 5
+        stop = {"match": "accuracy=0.90", "stopped_by": "steps" if is_missed else "match"}
+        for seed in range(2):
+            run_id = f"{rank}-{seed}"
+            runs.append(run(run_id, rank=rank, seed=seed, **stop))
+            parts += model(run_id, -1.0 if is_missed else 1.0)
+    (finding,) = analyse_all(study(runs=runs, attributions=parts), ["places"])
+    assert finding.answers[0].estimate == pytest.approx(found(1.0).answers[0].estimate)
+    assert finding.runs == 10
+    (note,) = [note for note in finding.notes if "did not reach their score" in note]
+    assert "r=6" in note
+    assert "r=7" in note
+
+
+def test_models_without_intruders_are_left_out_and_counted() -> None:
+    finding = found(1.0, inside=None)
+    assert finding.decision == NOT_RUN
+    (empty,) = analyse_all(study(runs=[run("a")]), ["places"])
+    assert empty.decision == NOT_RUN
+
+
+def test_one_seed_decides_nothing() -> None:
+    (answer,) = found(1.0, seeds=1).answers
+    assert answer.decision == "undecided"
+
+
+@pytest.mark.parametrize("settings", [2, 3])
+def test_fewer_settings_than_the_claim_needs_are_shown_and_decide_nothing(settings: int) -> None:
+    finding = found(1.0, settings=settings)
+    (answer,) = finding.answers
+    assert answer.estimate > 0.5
+    assert (answer.decision, answer.interval.has_ends) == (UNDECIDED, False)
+    assert answer.needed == "more settings with intruders"
+    assert found(1.0, settings=4).decision == SUPPORTED
+
+
+def test_a_model_whose_loss_hardly_rose_counts_little_in_the_share() -> None:
+    """Its own share, 6 nats inside the span of 0.01, was as much of the mean as that of all others."""
+    runs = [run(f"{rank}-0", rank=rank, seed=0) for rank in range(1, 6)]
+    parts = [row for rank in range(1, 5) for row in model(f"{rank}-0", 1.0)] + model("5-0", 1.0, rise=0.01)
+    (finding,) = analyse_all(study(runs=runs, attributions=parts), ["places"])
+    share = next(effect for effect in finding.effects if effect.what.startswith("share of the loss rise"))
+    assert share.estimate == pytest.approx(5 * 24 * 0.25 / (4 * 30 + 0.01))
+    assert 0.2 <= share.interval.low < share.interval.high < 1

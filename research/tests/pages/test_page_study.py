@@ -1,0 +1,294 @@
+"""The report of a study, used in a browser as a person would."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from intruders.audits.result.audit_result import Audit
+from intruders.studies.tables.results import Results
+from intruders_research.claim_names import CLAIMS
+from intruders_research.claims.every_claim import analyse_all
+from intruders_research.claims.shared.claim import Finding
+from intruders_research.pages.study_page import render_study
+from tests.reports.browsing import WINDOWS, expect, opened, serious_faults, shown
+from tests.reports.made_up_study import without
+
+pytestmark = pytest.mark.browser
+EVIL = "<img src=x onerror=alert(1)></script><script>alert(2)</script><b>r=1</b>&amp;"
+
+
+@pytest.fixture(scope="module")
+def report(study: tuple[Results, list[Finding]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("report") / "study.html"
+    path.write_text(render_study(*study), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def page(kept_page: Any) -> Any:
+    """The shared page, with no filter."""
+    kept_page.locator("#filter").fill("")
+    return kept_page
+
+
+def read_to_the_end(page: Any, inside: str = "main") -> None:
+    """Scroll to one figure after another, each of which is drawn when it comes near the window.
+
+    The page itself looks whether a figure is there, at every frame: from outside, each takes half a second.
+    """
+    page.evaluate(
+        """async (figures) => {
+          for (const plot of document.querySelectorAll(figures)) {
+            plot.scrollIntoView({ block: "center" });
+            const latest = performance.now() + 30_000;
+            while (!plot.querySelector(".main-svg")?.checkVisibility()) {
+              if (performance.now() > latest) throw new Error(`${plot.id} is not drawn`);
+              await new Promise(requestAnimationFrame);
+            }
+          }
+        }""",
+        f"{inside} .plot",
+    )
+
+
+def cells(page: Any, heading: str) -> list[str]:
+    """The texts of a column of the table of runs, from the top, without hidden rows."""
+    found: list[str] = page.evaluate(
+        """(heading) => {
+          const heads = [...document.querySelectorAll("#table thead th")];
+          const at = heads.findIndex((head) => head.textContent === heading);
+          return [...document.querySelectorAll("#table tbody tr:not(.hidden)")].map((row) => row.cells[at].textContent);
+        }""",
+        heading,
+    )
+    return found
+
+
+def test_it_opens_with_a_section_for_every_analysis(page: Any, study: tuple[Results, list[Finding]]) -> None:
+    assert page.title() == "Study made-up: 60 of 61 runs finished, 11 questions"
+    for finding in study[1]:
+        section = page.locator(f'section[aria-labelledby="{finding.name}"]')
+        text = section.text_content()  # what is folded included
+        verdict = (finding.opening.rstrip(": "), *finding.sentences)
+        for said in (finding.question, finding.claim, *verdict, *finding.notes):
+            assert " ".join(said.split()) in " ".join(text.split())
+        assert section.locator(".plot").count() > 0
+    assert page.locator("#overview tbody tr").count() == len(CLAIMS)
+    assert "rank 4096 is above <b>576</b>" in page.locator("details.note").inner_html().replace(
+        "&lt;", "<"
+    ).replace("&gt;", ">")
+
+
+def test_the_figures_hold_the_studys_numbers(page: Any, study: tuple[Results, list[Finding]]) -> None:
+    read_to_the_end(page)
+    at = page.evaluate("DATA.figures.findIndex((figure) => figure.name === 'forgetting-intruders')")
+    drawn = page.evaluate(
+        f"$('figure-{at}').data.map((trace) => [trace.name, trace.x, trace.y, trace.error_y.array])"
+    )
+    points = sorted((x, y, y + up) for _, xs, ys, ups in drawn for x, y, up in zip(xs, ys, ups, strict=True))
+    runs = study[0].runs[(study[0].runs["experiment"] == "matched") & (study[0].runs["status"] == "finished")]
+    expected = sorted(map(tuple, runs[["intruders", "loss_change", "loss_change_high"]].to_numpy()))
+    for point, wanted in zip(points, expected, strict=True):
+        assert point == pytest.approx(wanted, rel=1e-5)
+
+
+def test_a_click_on_a_claim_goes_to_its_section(page: Any) -> None:
+    page.locator("#overview a", has_text="Do intruders cause").click()
+    assert page.evaluate("location.hash") == "#intervention"
+    assert page.locator("#intervention").bounding_box()["y"] < 300
+
+
+@pytest.mark.parametrize("heading", ["intruders", "loss change, nats", "rank", "run"])
+def test_tables_sort_both_ways_and_put_what_is_missing_last(page: Any, heading: str) -> None:
+    head = page.locator("#table thead th", has=page.locator("button", has_text=heading)).first
+    seen = set()
+    for _ in range(2):
+        head.locator("button").click()
+        descending = head.get_attribute("aria-sort") == "descending"
+        seen.add(descending)
+        texts = cells(page, heading)
+        known = [text for text in texts if text != "-"]
+        assert texts == known + ["-"] * (len(texts) - len(known))
+        values: list[Any] = known if heading == "run" else [float(text.replace(",", "")) for text in known]
+        assert values == sorted(values, reverse=descending)
+    assert seen == {True, False}
+
+
+def test_runs_are_filtered(page: Any) -> None:
+    page.locator("#filter").fill("PISSA")
+    assert page.locator("#shown").inner_text() == "3 of 61 runs"
+    assert set(cells(page, "method")) == {"pissa"}
+    page.locator("#filter").fill("failed")
+    assert len(cells(page, "run")) == 1
+
+
+def test_the_chosen_matrix_is_shown_for_every_setting(
+    page: Any, study: tuple[Results, list[Finding]]
+) -> None:
+    read_to_the_end(page, "#similarities-0")
+    name = page.locator("#choose-0 option").nth(2).inner_text()
+    page.locator("#choose-0").select_option(label=name)
+    rows = page.evaluate(
+        "[...document.querySelectorAll('#similarities-0 .plot')].map((plot) => plot.data[0].z[0])"
+    )
+    labels = page.locator("#similarities-0 h4").all_inner_texts()
+    assert len(rows) == len(labels) == 6
+    runs = study[0].runs
+    full = runs[(runs["method"] == "full") & (runs["seed"] == 0)]["run_id"].item()
+    matrix = Audit.load(study[0].folder / "runs" / full / "audit.json").matrix(name)
+    assert labels[-1].startswith("full")
+    assert rows[-1] == pytest.approx(list(matrix.similarity[0]), abs=0.5 / 255 + 1e-6)
+
+
+def require_that_it_can_be_read(page: Any) -> None:
+    """Without a fault that axe calls serious.
+
+    Axe looks while the first figures alone are drawn, as each is when it comes near the window: it goes through all of
+    their shapes, and has rules for none.
+    """
+    page.locator(".plot").first.scroll_into_view_if_needed()
+    expect(page.locator(".plot .main-svg").first).to_be_visible()
+    assert page.locator(".plot:has(.main-svg)").count() < page.locator(".plot").count()
+    assert serious_faults(page) == []
+
+
+def widths(page: Any) -> list[tuple[float, float]]:
+    """Of every figure, its box and what is drawn in it."""
+    found: list[tuple[float, float]] = page.evaluate(
+        """[...document.querySelectorAll(".plot")].map(
+             (plot) => [plot, plot.querySelector(".main-svg")].map((box) => box.getBoundingClientRect().width))"""
+    )
+    return found
+
+
+def require_that_it_fits(page: Any) -> None:
+    """To the end, with every figure in its box."""
+    read_to_the_end(page)
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    figures = widths(page)
+    assert len(figures) > 30
+    assert all(0 < frame <= box + 1 for box, frame in figures)
+
+
+def test_a_light_window_does_not_break_it(page: Any) -> None:
+    """Whether its colors can be read is asked of the audit's page, which has the same."""
+    require_that_it_fits(page)
+
+
+def test_a_dark_phone_does_not_break_it_and_axe_finds_no_serious_fault(browser: Any, report: Path) -> None:
+    with shown(browser, report, **WINDOWS["dark phone"]) as phone:
+        require_that_it_can_be_read(phone)
+        require_that_it_fits(phone)
+
+
+def test_paper_is_light_and_has_every_figure(browser: Any, report: Path) -> None:
+    with shown(browser, report, color_scheme="dark") as page:
+        page.evaluate("dispatchEvent(new Event('beforeprint'))")
+        page.emulate_media(media="print")
+        assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+        figures = widths(page)
+        assert len(figures) > 30
+        assert all(0 < frame <= 688 for _, frame in figures)  # 182 mm
+        assert not page.locator("#filter").is_visible()
+
+
+def test_without_javascript_the_verdicts_and_tables_are_there(browser: Any, report: Path) -> None:
+    with opened(browser, report, java_script_enabled=False) as page:
+        text = page.locator("body").inner_text()
+        assert "Do intruders cause the forgetting?" in text
+        assert "matched-full-lr5e-05-seed2" in text
+
+
+def test_names_that_contain_html_are_shown_as_text(
+    browser: Any, study: tuple[Results, list[Finding]], tmp_path: Path
+) -> None:
+    frame = pd.DataFrame(
+        {
+            "base": [EVIL, EVIL], "task": ["t", "t"], "setting": [EVIL, "full"],
+            "intruders_per_100_vectors": [1.0, 2.0], "low": [0.5, -math.inf], "high": [1.5, math.inf],
+        }
+    )  # fmt: skip
+    evil = [
+        dataclasses.replace(
+            finding, question=EVIL, claim=EVIL, verdict=EVIL, notes=[EVIL],
+            tables={**finding.tables, "Intruders by setting": frame},
+        )
+        for finding in study[1]
+        if finding.name == "structure"
+    ]  # fmt: skip
+    runs = study[0].runs.assign(run_id=EVIL, experiment=EVIL, error=EVIL)
+    results = dataclasses.replace(study[0], name=EVIL, runs=runs)
+    path = tmp_path / "evil.html"
+    path.write_text(render_study(results, evil), encoding="utf-8")
+    with shown(browser, path) as page:
+        read_to_the_end(page)
+        assert EVIL in page.title()
+        assert page.locator("main").inner_text().count(EVIL) > 60
+        assert page.locator("main img, main script, main b").count() == 0
+        assert cells(page, "run")[0] == EVIL
+        assert "<img src=x" in page.locator("#figure-0").text_content()
+        assert serious_faults(page) == []
+
+
+def test_a_study_of_nothing_but_runs_opens(
+    browser: Any, study: tuple[Results, list[Finding]], tmp_path: Path
+) -> None:
+    measures = [
+        "intruders",
+        "loss_change",
+        "accuracy",
+        "effective_rank",
+        "intruder_energy_share",
+        "kl_prompts",
+    ]
+    runs = study[0].runs.iloc[:1].assign(**dict.fromkeys(measures, math.nan))
+    bare = without(
+        study[0],
+        *(
+            "matrices",
+            "vectors",
+            "interventions",
+            "sequences",
+            "traces",
+            "mechanism",
+            "remedies",
+            "attributions",
+        ),
+    )
+    bare = dataclasses.replace(bare, runs=runs, folder=tmp_path)
+    path = tmp_path / "bare.html"
+    path.write_text(render_study(bare, analyse_all(bare)), encoding="utf-8")
+    with shown(browser, path) as page:
+        assert page.locator(".plot").count() == 0
+        assert page.locator(".badge.not-run").count() == 2 * len(CLAIMS)
+        assert serious_faults(page) == []
+
+
+def test_runs_with_long_names_are_rows_of_few_lines(
+    browser: Any, study: tuple[Results, list[Finding]], tmp_path: Path
+) -> None:
+    runs = study[0].runs
+    long = [
+        f"matched-word-problems-lora-rank1-alpha16-lr0.005-seed0-{number:08x}" for number in range(len(runs))
+    ]
+    named = dataclasses.replace(
+        without(
+            study[0], "matrices", "vectors", "interventions", "sequences", "traces", "mechanism", "remedies"
+        ),
+        runs=runs.assign(run_id=long),
+    )
+    path = tmp_path / "long.html"
+    path.write_text(render_study(named, analyse_all(named)), encoding="utf-8")
+    with shown(browser, path) as page:
+        lines = page.evaluate(
+            "[...document.querySelectorAll('#table tbody tr')].map((row) =>"
+            " row.clientHeight / parseFloat(getComputedStyle(row).lineHeight))"
+        )
+        assert len(lines) == len(runs)
+        assert max(lines) < 3

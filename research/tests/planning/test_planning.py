@@ -1,0 +1,340 @@
+"""Seeds and hours of a study that has not run, from what an earlier one measured."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from intruders.errors import SettingError
+from intruders.studies.describe.runs import Run, expand
+from intruders.studies.describe.study import study_from_text
+from intruders.studies.tables.table_columns import COLUMNS
+from intruders.studies.tables.table_files import to_parquet
+from intruders.studies.work.study_folder import StudyFolder
+from intruders_research.claim_names import CLAIMS
+from intruders_research.claims.shared.prediction import correlation_difference
+from intruders_research.claims.shared.statistics import settings_needed, spearman
+from intruders_research.planning import earlier_times
+from intruders_research.planning.earlier_times import time_lines
+from intruders_research.planning.power import earlier_spread, power_lines
+from research.tests.parsed import parsed
+from tests.studies.planted import matched
+
+EXPERIMENT: dict[str, Any] = {
+    "base": "b", "task": "word-problems", "steps": 100, "match": "accuracy=0.9",
+    "methods": [{"method": "lora", "rank": [1, 2]}, {"method": "full"}],
+}  # fmt: skip
+
+
+def document(**changes: Any) -> dict[str, Any]:
+    return {"name": "planned", "seeds": [0, 1], "experiments": {"m": EXPERIMENT}} | changes
+
+
+@pytest.fixture
+def earlier(tmp_path: Path) -> tuple[Path, list[dict[str, Any]]]:
+    """The folder of a study of which the tables are there: LoRA has 15 intruders per 100 vectors more than full."""
+    rows = matched()
+    folder = StudyFolder(tmp_path / "earlier")
+    folder.path.mkdir()
+    study = parsed(document())
+    folder.keep(study, expand(study))
+    for table in COLUMNS:
+        folder.table(table).write_bytes(to_parquet(table, rows if table == "runs" else []))
+    return folder.path, rows
+
+
+def test_the_spread_of_an_earlier_study_is_that_of_its_seeds(
+    earlier: tuple[Path, list[dict[str, Any]]],
+) -> None:
+    folder, rows = earlier
+    found = earlier_spread(str(folder), "structure")
+    assert found is not None
+    differences = []
+    for seed in range(3):
+        counts = {(row["method"], row["rank"]): row["intruders"] / 2 for row in rows if row["seed"] == seed}
+        lora = [count for (method, _), count in counts.items() if method == "lora"]
+        differences.append(np.mean(lora) - counts["full", None])
+    assert found[1] == pytest.approx(np.std(differences, ddof=1))
+    study = parsed(document(power={"structure": {"spread_from": str(folder)}}))
+    line, *others = power_lines(study)
+    assert len(others) == len(CLAIMS) - 1
+    assert all("no effect is planned, so that the seeds it needs are unknown" in other for other in others)
+    assert line.startswith(
+        f"power: structure: 2 seeds needed for an effect of {abs(found[0].estimate):g} at a spread"
+    )
+    assert line.endswith("planned: 2")
+
+
+def test_seeds_of_a_given_spread_and_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    power = {
+        "structure": {"effect": 1, "spread": 1},
+        "rank": {"spread_from": str(tmp_path / "none")},
+    }
+    analyses = ["structure", "rank"]
+    structure, rank = power_lines(parsed(document(power=power, analyses=analyses)))
+    # (2.262 + 0.883) / sqrt(10) = 0.995 for ten seeds, and (2.306 + 0.889) / 3 = 1.065 for nine.
+    assert "10 seeds needed for an effect of 1 at a spread of 1" in structure
+    assert structure.endswith("planned: 2, which is fewer")
+    assert "no study in" in rank
+
+
+def test_a_correlation_is_planned_over_settings() -> None:
+    study = parsed(document(power={"forgetting": {"effect": 0.65}}, analyses=["forgetting"]))
+    (line,) = power_lines(study)
+    # 3 + (1 + 0.65^2 / 2) ((1.95996 + 0.84162) / atanh 0.65)^2 = 18.8
+    assert line.startswith("power: forgetting: 19 settings needed for a rank correlation of 0.65")
+    assert "planned: 3, which is fewer; 2 seeds planned" in line
+
+
+def test_the_plan_of_a_difference_says_that_its_number_is_that_of_one_correlation() -> None:
+    power = {name: {"effect": 0.65} for name in ("forgetting", "predictors")}
+    forgetting, predictors = power_lines(parsed(document(power=power, analyses=list(power))))
+    assert predictors.startswith("power: predictors: 19 settings needed for a rank correlation of 0.65")
+    assert "the effect that decides is a difference of two, which mostly needs more settings" in predictors
+    assert "difference" not in forgetting
+
+
+Normal = np.ndarray[Any, np.dtype[np.float64]]
+
+
+def correlated(first: Normal, other: Normal, rank_correlation: float) -> Normal:
+    """Normal values with this rank correlation to the first (Pearson 1907), from two independent samples."""
+    rho = 2 * math.sin(math.pi * rank_correlation / 6)
+    values: Normal = rho * first + math.sqrt(1 - rho**2) * other
+    return values
+
+
+@pytest.mark.slow
+def test_the_settings_of_one_correlation_are_too_few_for_a_difference_of_two() -> None:
+    """One predictor has the planned correlation, and the other none."""
+    needed = settings_needed(0.65)
+    assert needed is not None
+    generator = np.random.default_rng(0)
+    studies, clear = 40, 0
+    for _ in range(studies):
+        first, second, other = generator.normal(size=(3, needed))
+        y = correlated(first, other, 0.65)
+        clear += correlation_difference(first, second, y, list(range(needed))).is_clear
+    assert clear < 0.7 * studies
+
+
+def test_as_many_settings_as_planned_find_the_correlation_in_four_of_five_studies() -> None:
+    needed = settings_needed(0.65)
+    assert needed is not None
+    generator = np.random.default_rng(0)
+    studies, clear = 300, 0
+    for _ in range(studies):
+        x, other = generator.normal(size=(2, needed))
+        y = correlated(x, other, 0.65)
+        clear += spearman(x, y, list(range(needed))).is_clear
+    # Three standard deviations of 300 studies at 0.8 are 0.07.
+    assert clear / studies == pytest.approx(0.8, abs=0.07)
+    assert settings_needed(0.01) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"power": {"forgetting": {"effect": 1.5}}}, "expected a rank correlation below 1"),
+        (
+            {"power": {"forgetting": {"spread_from": "runs/old"}}},
+            "intervals of this claim are not over seeds",
+        ),
+        ({"power": {"structure": {"effect": math.inf, "spread": 1}}}, "effect is inf; expected"),
+        ({"power": {"structure": {"effect": 1, "spread": math.inf}}}, "spread is inf; expected"),
+        ({"power": {"structure": {"of": "x"}}}, "neither an effect nor the folder"),
+        ({"power": {"structure": {"effect": 1}}}, "expected one of spread: NUMBER and spread_from: FOLDER"),
+        ({"power": {"structure": {"spread": 1}}}, "without an effect"),
+        ({"power": {"structur": {"spread": 1, "effect": 1}}}, "did you mean 'structure'"),
+        ({"support": {"structure": ""}}, "expected a sentence on what would count as support"),
+        ({"select": "slowest"}, "'slowest'"),
+    ],
+)
+def test_a_plan_that_cannot_be_read_is_named(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(SettingError) as caught:
+        parsed(document(**changes))
+    assert words in str(caught.value)
+
+
+def done(folder: Path, run: Run, *, steps: int, training: float, audit: float) -> None:
+    """The records of a finished run, as a study leaves them."""
+    (folder / "model").mkdir(parents=True)
+    stages = {
+        "train": {"settings": {}, "seconds": training + 5},
+        "audit": {"settings": run.measure.audit.recorded(), "seconds": audit},
+    }
+    record = run.description() | {"schema": 1, "status": "finished", "error": None, "stages": stages}
+    (folder / "run.json").write_text(json.dumps(record))
+    (folder / "model" / "run.json").write_text(
+        json.dumps({"steps": steps, "seconds": {"training": training}})
+    )
+
+
+def test_time_is_told_from_the_runs_that_are_most_alike(tmp_path: Path) -> None:
+    runs = expand(parsed(document(experiments={"m": EXPERIMENT | {"match": None}})))
+    earlier = tmp_path / "earlier"
+    for index, run in enumerate(runs[:3]):  # lora r=1, lora r=2, full
+        done(earlier / "runs" / str(index), run, steps=50, training=[50.0, 100.0, 200.0][index], audit=10.0)
+    (line,) = time_lines(runs, [str(earlier)])
+    # Two seeds. LoRA: a median of 1.5 s a step, full 4 s, each for 100 steps and an audit of 10 s.
+    hours = 2 * (2 * (150 + 10) + 400 + 10) / 3600
+    assert line.startswith(
+        f"time: about {hours:.1f} hours for 6 runs, one after another and each trained for all"
+    )
+    assert math.isclose(hours, 1460 / 3600)
+    other = expand(parsed(document(experiments={"m": EXPERIMENT | {"base": "other"}})))
+    assert (
+        list(time_lines(other, [str(earlier)]))[1]
+        == "time: 6 runs more, of which no earlier run has the base, or the number of steps is unknown"
+    )
+    assert list(time_lines(runs, [])) == []
+    by_rows = EXPERIMENT | {
+        "task": "sst2",
+        "epochs": 2.0,
+        "steps": None,
+        "max_train_samples": 16_000,
+        "match": None,
+    }
+    by_epochs = expand(parsed(document(experiments={"m": by_rows | {"batch_size": 16}})))
+    (line,) = time_lines(by_epochs, [str(earlier)])
+    # Two epochs of 1,000 steps, at the median of 1, 2 and 4 s over the runs of another task, and an audit of 10 s. A
+    # step has twice as many rows as theirs.
+    assert line.startswith(f"time: about {6 * (2000 * 4 + 10) / 3600:.1f} hours for 6 runs")
+
+
+def test_a_run_that_stops_at_a_score_counts_with_the_steps_that_its_setting_took(tmp_path: Path) -> None:
+    """Of the other settings, whose steps no run tells, the time is an upper bound."""
+    runs = expand(parsed(document()))  # of two seeds lora r=1, lora r=2, full; up to 100 steps
+    earlier = tmp_path / "earlier"
+    for index, (run, steps) in enumerate([(runs[0], 60), (runs[2], 20)]):
+        # A step of LoRA takes 30 s, one of full fine-tuning 90 s.
+        done(earlier / "runs" / str(index), run, steps=steps, training=[30.0, 90.0][index] * steps, audit=0.0)
+    line, known, unknown = time_lines(runs, [str(earlier)])
+    hours = 2 * (60 * 30 + 100 * 30 + 20 * 90) / 3600
+    assert (
+        line
+        == f"time: at most about {hours:.1f} hours for 6 runs, one after another, from the times of 2 earlier runs"
+    )
+    assert known.startswith(
+        "time: 4 of these runs stop at a score (match) and count with the steps that earlier runs"
+    )
+    assert unknown.startswith(
+        "time: 2 of these runs stop at a score (match) and count with all of their steps, an upper"
+    )
+    done(earlier / "runs" / "2", runs[1], steps=40, training=1200.0, audit=0.0)
+    line, known = time_lines(runs, [str(earlier)])
+    assert line.startswith(f"time: about {2 * (60 * 30 + 40 * 30 + 20 * 90) / 3600:.1f} hours for 6 runs")
+    assert known.startswith("time: 6 of these runs")
+    at_another_score = expand(parsed(document(experiments={"m": EXPERIMENT | {"match": "accuracy=0.5"}})))
+    line, unknown = time_lines(at_another_score, [str(earlier)])
+    assert line.startswith(f"time: at most about {2 * 100 * (30 + 30 + 90) / 3600:.1f} hours for 6 runs")
+    assert unknown.startswith(
+        "time: 6 of these runs stop at a score (match) and count with all of their steps"
+    )
+
+
+PUBLISHED = Path(__file__).parents[3] / "docs" / "results" / "data"
+
+
+def test_earlier_runs_are_looked_through_once_however_many_are_planned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def looks(seeds: int) -> int:
+        counted = 0
+
+        def counting(values: Iterable[float]) -> float:
+            nonlocal counted
+            counted += 1
+            return float(np.median(list(values)))
+
+        monkeypatch.setattr(earlier_times, "median", counting)
+        planned = expand(parsed(document(experiments={"m": EXPERIMENT | {"seeds": list(range(seeds))}})))
+        assert list(time_lines(planned, [str(tmp_path)]))
+        return counted
+
+    for index, run in enumerate(expand(parsed(document(experiments={"m": EXPERIMENT})))[:3]):
+        done(tmp_path / "runs" / str(index), run, steps=50, training=50.0, audit=10.0)
+    assert looks(seeds=2) == looks(seeds=20)
+
+
+@pytest.mark.parametrize("folder", [PUBLISHED / "the-usual-recipe", PUBLISHED])
+def test_published_studies_tell_the_time_as_the_folder_of_a_study_does(folder: Path) -> None:
+    """The expected hours are computed from the tables by pandas."""
+    steps = EXPERIMENT | {"base": "smollm2-135m", "match": None, "methods": [{"method": "lora", "rank": 1}]}
+    runs = expand(parsed(document(experiments={"m": steps})))
+    files = [folder] if folder != PUBLISHED else sorted(file.parent for file in folder.glob("*/runs.parquet"))
+    tables = pd.concat([pd.read_parquet(file / "runs.parquet") for file in files])
+    alike = tables.query(
+        "status == 'finished' and base == 'smollm2-135m' and task == 'word-problems' and method == 'lora'"
+    )
+    per_row = alike["seconds"] / (
+        alike["trained_steps"] * alike["batch_size"] * alike["gradient_accumulation_steps"]
+    )
+    records = [run for file in files for run in json.loads((file / "published.json").read_text())["runs"]]
+    measures = [
+        np.median([run["stages"][stage]["seconds"] for run in records if run["id"] in set(alike["run_id"])])
+        for stage in ("audit", "evaluate")
+    ]
+    hours = len(runs) * (100 * 8 * per_row.median() + sum(measures)) / 3600
+    (line,) = time_lines(runs, [str(folder)])
+    assert line.startswith(f"time: about {hours:.1f} hours for 2 runs, one after another")
+    assert line.endswith(f"from the times of {(tables['status'] == 'finished').sum()} earlier runs")
+
+
+def test_steps_of_a_published_setting_are_those_that_it_took() -> None:
+    """Its record has the settings that are no default; the plan has all of them."""
+    file = PUBLISHED / "the-usual-recipe"
+    runs = expand(study_from_text((file / "study.yaml").read_text(), name="again", where="study"))
+    line, known = time_lines(runs, [str(file)])
+    assert line.startswith("time: about ")
+    assert known.startswith(
+        f"time: {len(runs)} of these runs stop at a score (match) and count with the steps"
+    )
+
+
+def test_keys_of_a_plan_do_not_change_the_runs() -> None:
+    plain = [run.id for run in expand(parsed(document()))]
+    planned = document(
+        select=["fastest", "mildest"],
+        support={"structure": "LoRA has more."},
+        power={"structure": {"effect": 1, "spread": 1}},
+        times_from=["runs/x"],
+    )
+    assert [run.id for run in expand(parsed(planned))] == plain
+    study = parsed(planned)
+    assert study.select == ("fastest", "mildest")
+    assert parsed(document(select="fastest")).select == ("fastest",)
+    assert study.support == {"structure": "LoRA has more."}
+
+
+def test_a_correlation_counts_the_settings_of_one_base_and_task() -> None:
+    """Two bases by two tasks by three settings: a correlation is over three, and over six with another experiment."""
+    grid = {"base": ["a", "b"], "task": ["words", "others"], "steps": 10}
+    methods = [{"method": "lora", "rank": [1, 2]}, {"method": "full"}]
+    plan = {"power": {"forgetting": {"effect": 0.65}}, "analyses": ["forgetting"]}
+    (line,) = power_lines(parsed(document(experiments={"m": grid | {"methods": methods}}, **plan)))
+    assert "planned: 3, which is fewer" in line
+    further = {"n": grid | {"lr": 3e-3, "methods": methods}}
+    (line,) = power_lines(parsed(document(experiments={"m": grid | {"methods": methods}} | further, **plan)))
+    assert "planned: 6, which is fewer" in line
+
+
+def test_a_spread_over_settings_is_planned_in_settings() -> None:
+    grid = {
+        "base": "a",
+        "task": "words",
+        "steps": 10,
+        "methods": [{"method": "lora", "rank": [1, 2, 4, 8, 16, 32]}],
+    }
+    plan = {"power": {"places": {"effect": 1, "spread": 1}}, "analyses": ["places"]}
+    (line,) = power_lines(parsed(document(experiments={"m": grid}, **plan)))
+    # As for seeds: 10 at an effect of one spread.
+    assert "10 settings needed for an effect of 1 at a spread of 1 over settings (given)" in line
+    assert line.endswith("planned: 6, which is fewer")

@@ -1,0 +1,329 @@
+"""Studies published without their models, made into a page again, and published again when they have grown."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from intruders.errors import ResultFileError, SettingError
+from intruders.studies.describe.runs import expand
+from intruders.studies.tables.results import load_results
+from intruders.studies.tables.write_tables import Tables
+from intruders.studies.work.study_folder import StudyFolder
+from intruders_research.claims.every_claim import analyse_all
+from intruders_research.planning.earlier_times import time_lines
+from intruders_research.published.publish import publish_study
+from intruders_research.run_study import run_study
+from research.tests.parsed import parsed
+from tests.commands import in_this_process
+from tests.studies.continued import nothing_is_trained, only_of, same_tables
+from tests.studies.tiny_study import cut_off_at, tiny_study
+
+
+def test_what_is_published_is_small_has_no_weights_and_its_own_sums(published: tuple[Path, Path]) -> None:
+    runs, data = published
+    names = {file.name for file in data.iterdir()}
+    assert {"published.json", "study.yaml", "study.json", "findings.json", "runs.parquet"} <= names
+    assert not [name for name in names if name.endswith((".safetensors", ".bin"))]
+    assert sum(file.stat().st_size for file in data.iterdir()) < 400_000
+    document = json.loads((data / "published.json").read_text())
+    for name, digest in document["files"].items():
+        assert hashlib.sha256((data / name).read_bytes()).hexdigest() == digest, name
+    assert document["files"]["study.yaml"] == hashlib.sha256((runs / "study.yaml").read_bytes()).hexdigest()
+    assert len(document["runs"]) == document["planned"] == 2
+    # One stopped at its step and had no score to match: nothing deviates.
+    assert document["deviations"] == []
+
+
+def test_published_and_taken_over_runs_tell_the_times_that_their_study_tells(
+    published: tuple[Path, Path], another: Path, llama: Path
+) -> None:
+    runs, data = published
+    planned = expand(parsed(tiny_study(llama, steps=1000)))
+    told = [list(time_lines(planned, [str(folder)])) for folder in (runs, data, data.parent, another)]
+    assert told[0][0].endswith("from the times of 2 earlier runs")
+    assert told == [told[0]] * 4
+
+
+@pytest.mark.usefixtures("without_pictures")  # of findings that are the same; the report's tests look at them
+def test_the_page_and_the_verdicts_of_published_tables_are_those_of_the_study(
+    published: tuple[Path, Path], tmp_path: Path
+) -> None:
+    runs, data = published
+    same_tables(load_results(runs), load_results(data))
+    own, other = (analyse_all(load_results(folder)) for folder in (runs, data))
+    assert [finding.verdict for finding in own] == [finding.verdict for finding in other]
+    result = in_this_process(
+        "report", str(data), "--out", str(tmp_path / "page.html"), "--png", str(tmp_path / "png")
+    )
+    assert result.returncode == 0, result.stderr
+    page = (tmp_path / "page.html").read_text()
+    assert "Published" in page
+    assert json.loads((data / "published.json").read_text())["files"]["study.yaml"] in page
+    assert list((tmp_path / "png").glob("*.svg"))
+    assert list((tmp_path / "png" / "tables").glob("*.csv"))
+    verdicts = in_this_process("report", str(data), "--verdicts").stdout
+    assert f"`intruders report {data}`" in verdicts
+    assert "intruders study" not in verdicts, "which would write into the published tables"
+
+
+def test_a_study_that_was_continued_can_be_published_and_taken_over_again(
+    few: Path, llama: Path, tmp_path: Path
+) -> None:
+    publish_study(few, tmp_path / "data")
+    outcome = run_study(parsed(tiny_study(llama)), tmp_path / "second", published=tmp_path / "data")
+    assert (outcome.finished, len(outcome.taken_over)) == (2, 1)
+    publish_study(tmp_path / "second", tmp_path / "data")
+    assert len(json.loads((tmp_path / "data" / "published.json").read_text())["runs"]) == 2
+    with pytest.raises(SettingError, match="1 finished runs that this study lacks"):
+        publish_study(few, tmp_path / "data")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: (data / "study.yaml").write_text((data / "study.yaml").read_text() + "\n"),
+        lambda data: (data / "runs.parquet").write_bytes(b"PAR1"),
+        lambda data: (data / "vectors.parquet").unlink(),
+    ],
+    ids=["study.yaml", "runs.parquet", "vectors.parquet"],
+)
+def test_damaged_tables_are_made_again_by_the_study_that_has_their_runs_alone(
+    published: tuple[Path, Path], few: Path, another: Path, tmp_path: Path, damage: Any
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(published[1], data)
+    damage(data)
+    before = {file.name: file.read_bytes() for file in data.iterdir()}
+    with pytest.raises(SettingError, match="1 finished runs that this study lacks"):
+        publish_study(few, data)
+    with pytest.raises(SettingError, match="has the tables of the study 'tiny', and this one is 'another'"):
+        publish_study(another, data)
+    assert {file.name: file.read_bytes() for file in data.iterdir()} == before
+    publish_study(published[0], data)
+    same_tables(load_results(data), load_results(published[1]))
+
+
+@pytest.mark.parametrize(
+    ("record", "error", "told"),
+    [
+        ('{"schema": 2}', ResultFileError, r"was written by a newer version .*schema 2, this one reads 1"),
+        ('{"schema": 1, "files": {}}', SettingError, r"cannot be checked for runs .* restore it, move"),
+        ("{", SettingError, r"cannot be checked for runs .* restore it, move the folder away"),
+    ],
+    ids=["newer", "without runs", "cut off"],
+)
+def test_what_has_a_record_that_cannot_be_read_is_not_replaced(
+    published: tuple[Path, Path], tmp_path: Path, record: str, error: type[Exception], told: str
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(published[1], data)
+    (data / "published.json").write_text(record)
+    before = {file.name: file.read_bytes() for file in data.iterdir()}
+    with pytest.raises(error, match=told):
+        publish_study(published[0], data)
+    assert {file.name: file.read_bytes() for file in data.iterdir()} == before
+
+
+@pytest.mark.parametrize("is_taken_over", [False, True])
+def test_runs_that_a_changed_file_makes_unfinished_do_not_replace_finished_ones(
+    published: tuple[Path, Path],
+    few: Path,
+    llama: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    is_taken_over: bool,
+) -> None:
+    """The study is stopped before it is measured by the new settings. A run that was taken over is then trained."""
+    out, data = tmp_path / "out", tmp_path / "data"
+    document = tiny_study(llama)
+    del document["experiments"]["matched"]["methods"][1]
+    shutil.copytree(few if is_taken_over else published[0], out)
+    shutil.copytree(published[1], data)
+    before = {file.name: file.read_bytes() for file in data.iterdir()}
+    document["experiments"]["matched"]["measure"]["audit"]["epsilon"] = 0.8
+    cut_off_at("do", parsed(document), out, monkeypatch)
+    runs = load_results(out).runs
+    assert list(runs["status"]) == ["pending"]
+    assert runs["intruders"].isna().all(), "nothing of the earlier settings"
+    with pytest.raises(SettingError, match="has no finished run"):
+        publish_study(out, data)
+    assert {file.name: file.read_bytes() for file in data.iterdir()} == before
+    outcome = run_study(parsed(document), out)
+    assert (outcome.finished, outcome.failed) == (1, {})
+    assert list((out / "runs").rglob("*.safetensors"))
+    assert list(load_results(out).runs["status"]) == ["finished"]
+    assert list(load_results(out).runs["epsilon"]) == [0.8]
+
+
+def test_tables_of_a_kill_between_two_of_them_are_written_again_to_be_published(
+    published: tuple[Path, Path], llama: Path, tmp_path: Path
+) -> None:
+    """The second run was taken over; its rows are those that came with it."""
+    out = tmp_path / "out"
+    shutil.copytree(published[0], out)
+    first, second = (run.id for run in expand(parsed(tiny_study(llama))))
+    shutil.rmtree(out / "runs" / second)
+    run_study(parsed(tiny_study(llama)), out, published=published[1])
+    for table in ("losses", "matrices", "vectors", "interventions", "traces"):
+        only_of(out / f"{table}.parquet", first)
+    publish_study(out, tmp_path / "data")
+    same_tables(load_results(tmp_path / "data"), load_results(published[1]))
+
+
+def test_tables_are_kept_where_the_files_of_a_run_were_removed(
+    published: tuple[Path, Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(published[0], out)
+    for model in (out / "runs").glob("*/model"):
+        shutil.rmtree(model)
+    publish_study(out, tmp_path / "data")
+    same_tables(load_results(tmp_path / "data"), load_results(published[1]))
+
+
+def test_a_run_whose_folder_was_removed_can_be_taken_over_after_publishing_again(
+    published: tuple[Path, Path], llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, data = tmp_path / "runs", tmp_path / "data"
+    shutil.copytree(published[0], out)
+    shutil.copytree(published[1], data)
+    first, second = (run.id for run in expand(parsed(tiny_study(llama))))
+    shutil.rmtree(out / "runs" / second)
+    publish_study(out, data)
+    before, now = (json.loads((folder / "published.json").read_text()) for folder in (published[1], data))
+    assert now["runs"] == before["runs"]
+    nothing_is_trained(monkeypatch)
+    outcome = run_study(parsed(tiny_study(llama)), tmp_path / "other", published=data)
+    assert outcome.taken_over == [first, second]
+
+
+def test_a_run_with_other_rows_than_were_published_does_not_get_the_record_of_those(
+    published: tuple[Path, Path], llama: Path, tmp_path: Path
+) -> None:
+    """Its losses were measured by other settings since, and then its folder was removed."""
+    out, data = tmp_path / "runs", tmp_path / "data"
+    shutil.copytree(published[0], out)
+    shutil.copytree(published[1], data)
+    second = expand(parsed(tiny_study(llama)))[1].id
+    shutil.rmtree(out / "runs" / second)
+    losses = pq.read_table(out / "losses.parquet")
+    column = losses.schema.get_field_index("loss")
+    changed = losses.set_column(column, losses.field(column), pc.add(losses["loss"], 1.0))
+    pq.write_table(changed, out / "losses.parquet")
+    publish_study(out, data)
+    records = {run["id"]: run for run in json.loads((data / "published.json").read_text())["runs"]}
+    assert records[second]["stages"] == {}
+
+
+def test_a_study_does_not_write_into_published_tables(published: tuple[Path, Path], llama: Path) -> None:
+    before = {file: file.read_bytes() for file in published[1].iterdir()}
+    with pytest.raises(SettingError, match="published tables of a study; pass another folder as --out"):
+        run_study(parsed(tiny_study(llama)), published[1])
+    assert {file: file.read_bytes() for file in published[1].iterdir()} == before
+
+
+def test_publishing_refuses_what_is_something_else(published: tuple[Path, Path], tmp_path: Path) -> None:
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "mine.txt").write_text("mine")
+    with pytest.raises(SettingError, match=r"is not empty and has no published\.json"):
+        publish_study(published[0], tmp_path / "notes")
+    assert (tmp_path / "notes" / "mine.txt").read_text() == "mine"
+    with pytest.raises(ResultFileError, match="is not the folder of a study"):
+        publish_study(tmp_path / "notes", tmp_path / "data")
+
+
+def test_published_tables_are_not_published_again(published: tuple[Path, Path], tmp_path: Path) -> None:
+    """Not even over themselves: they have no records of their runs to go on with."""
+    data = tmp_path / "data"
+    shutil.copytree(published[1], data)
+    before = {file.name: file.read_bytes() for file in data.iterdir()}
+    for out in (data, tmp_path / "new"):
+        with pytest.raises(SettingError, match="contains published tables, without the records of the runs"):
+            publish_study(data, out)
+    assert {file.name: file.read_bytes() for file in data.iterdir()} == before
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.usefixtures("without_pictures")
+def test_the_page_in_a_published_folder_is_no_obstacle_to_publishing_again(
+    published: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """A page of the earlier tables beside the new ones would mislead, and a page of someone else is kept."""
+    data = tmp_path / "data"
+    shutil.copytree(published[1], data)
+    before = {file.name for file in data.iterdir()}
+    for _ in range(2):
+        page = in_this_process("report", str(data))
+        assert (page.returncode, page.stdout) == (0, f"{data / 'report.html'}\n"), page.stderr
+        again = in_this_process("report", str(published[0]), "--data", str(data))
+        assert again.returncode == 0, again.stderr
+        assert {file.name for file in data.iterdir()} == before
+    (data / "report.html").write_text("<p>mine")
+    with pytest.raises(SettingError, match=r"has other files .* would be lost: report\.html; move them away"):
+        publish_study(published[0], data)
+    assert (data / "report.html").read_text() == "<p>mine"
+
+
+def test_publishing_again_does_not_delete_other_files(published: tuple[Path, Path], tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(published[1], data)
+    (data / "figures").mkdir()
+    (data / "figures" / "mine.svg").write_text("mine")
+    (data / "README.md").write_text("mine")
+    before = (data / "published.json").read_bytes()
+    with pytest.raises(
+        SettingError, match=r"has other files .* would be lost: README\.md, figures; move them away"
+    ):
+        publish_study(published[0], data)
+    assert (data / "README.md").read_text() == (data / "figures" / "mine.svg").read_text() == "mine"
+    assert (data / "published.json").read_bytes() == before
+    shutil.rmtree(data / "figures")
+    (data / "README.md").unlink()
+    publish_study(published[0], data)
+
+
+def test_what_people_wrote_on_deviations_stays_and_what_the_records_show_is_listed(
+    published: tuple[Path, Path], llama: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(published[0], out)
+    shutil.copytree(published[1], tmp_path / "data")
+    (tmp_path / "data" / "deviations.md").write_text("Fewer tokens.\n")
+    document = tiny_study(llama) | {"seeds": [0, 1]}
+    study = parsed(document)
+    # The file was changed, and its new runs were not run.
+    StudyFolder(out).keep(study, expand(study))
+    Tables(StudyFolder(out), StudyFolder(out), expand(study)).write()
+    publish_study(out, tmp_path / "data")
+    assert (tmp_path / "data" / "deviations.md").read_text() == "Fewer tokens.\n"
+    changed, pending = json.loads((tmp_path / "data" / "published.json").read_text())["deviations"]
+    assert changed.startswith("the study file was changed on ")
+    assert hashlib.sha256(study.text.encode()).hexdigest() in changed
+    assert pending.startswith("2 of 4 runs were planned and have not been run: ")
+
+
+def test_commands(published: tuple[Path, Path], llama: Path, tmp_path: Path) -> None:
+    file = tmp_path / "tiny.yaml"
+    file.write_text(yaml.safe_dump(tiny_study(llama), sort_keys=False))
+    result = in_this_process("study", str(file), "--dry-run", "--from", str(published[1]))
+    assert f"2 published runs would be taken over from '{published[1]}'" in result.stdout
+    result = in_this_process("study", str(file), "--out", str(tmp_path / "out"), "--from", str(published[1]))
+    assert result.returncode == 0, result.stderr
+    assert "2 of them taken over from published tables" in result.stdout
+    result = in_this_process("report", str(tmp_path / "out"), "--data", str(tmp_path / "data"))
+    assert result.returncode == 0, result.stderr
+    assert str(tmp_path / "data" / "published.json") in result.stdout
+    result = in_this_process(
+        "report", str(tmp_path / "out"), str(tmp_path / "out"), "--data", str(tmp_path / "data")
+    )
+    assert result.returncode == 2
+    assert "--data publishes one study, and 2 paths were given" in result.stderr

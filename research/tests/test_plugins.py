@@ -1,0 +1,29 @@
+"""A claim of another package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from intruders.studies.describe.study import study_from_text
+from intruders_research.read_study import with_claims
+from tests.system.test_plugins import example, installed
+
+__all__ = ["example", "installed"]
+
+
+def test_a_claim_is_analyzed_if_a_study_names_it(example: None, tmp_path: Path) -> None:
+    from intruders.errors import SettingError
+    from intruders_research.claim_names import check_analyses
+    from intruders_research.claims.every_claim import analyse_all
+    from tests.reports.made_up_study import made_up_study
+
+    results = made_up_study(tmp_path, audits=False)
+    [finding] = analyse_all(results, ["no-run-failed"])
+    assert finding.verdict == f"Contradicted: {len(results.runs) - 1} of {len(results.runs)} runs finished"
+    with pytest.raises(SettingError, match="did you mean 'no-run-failed'"):
+        check_analyses(["no-runs-failed"])
+    text = "analyses: [no-run-failed]\nexperiments: {one: {base: b, task: word-problems, steps: 1}}"
+    study = with_claims(study_from_text(text, name="x", where="x"), "x")
+    assert study.analyses == ("no-run-failed",)

@@ -1,0 +1,312 @@
+"""Parts of a rise against a path integral in double precision, and against the rise itself."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+import intruders
+from intruders.errors import SettingError
+from intruders.experiments.experiment_settings import AttributionSettings
+from intruders.models.loading import load_model, load_tokenizer
+from intruders.system.folders import locked_folder
+from tests.checkpoints.models import set_factors
+from tests.json_lines import write_rows
+from tests.tiny import save_bert, save_llama, short_texts
+
+from .healed_models import llama_and_adapter, tuned_in_full
+
+SETTINGS = AttributionSettings(nodes=5, check=3, max_documents=4, max_tokens=24, max_examples=3)
+AUDIT = intruders.AuditSettings(k=3)
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return short_texts(tmp_path_factory.mktemp("text") / "text.jsonl", 4)
+
+
+def attributed(models: tuple[str, str], text: Path, **options: Any) -> intruders.Attribution:
+    given: dict[str, Any] = {"settings": SETTINGS, "audit": AUDIT, **options}
+    return intruders.attribute(*models, loss_on=str(text), **given)
+
+
+def by_hand(
+    base: Any, tuned: dict[str, torch.Tensor], documents: list[list[int]], nodes: int
+) -> dict[str, float]:
+    """``int <dL/dW, D> dt`` per tensor, from gradients of whole weights in double precision."""
+    model = base.double()
+    before = {name: tensor.detach().clone() for name, tensor in model.named_parameters()}
+    change = {name: tuned[name].double() - before[name] for name in before}
+    parts = dict.fromkeys(before, 0.0)
+    points, weights = np.polynomial.legendre.leggauss(nodes)
+    tokens = sum(len(ids) - 1 for ids in documents)
+    for point, weight in zip(points, weights, strict=True):
+        at = (1 + point) / 2
+        for name, parameter in model.named_parameters():
+            parameter.data = before[name] + at * change[name]
+        model.zero_grad()
+        for ids in documents:
+            logits = model(input_ids=torch.tensor([ids])).logits[0, :-1]
+            (cross_entropy(logits, torch.tensor(ids[1:]), reduction="sum") / tokens).backward()
+        for name, parameter in model.named_parameters():
+            if parameter.grad is not None:
+                parts[name] += weight / 2 * float((parameter.grad * change[name]).sum())
+    return parts
+
+
+def documents_of(base: str, text: Path) -> list[list[int]]:
+    tokenizer = load_tokenizer(base)
+    texts = [json.loads(line)["text"] for line in text.read_text().splitlines()]
+    return [tokenizer(document)["input_ids"][:24] for document in texts]
+
+
+def merged(models: tuple[str, str]) -> dict[str, torch.Tensor]:
+    from peft import PeftModel
+
+    opened: Any = PeftModel.from_pretrained(load_model(models[0], "causal"), models[1]).merge_and_unload()
+    return dict(opened.state_dict())
+
+
+def test_the_parts_are_those_of_a_path_integral_over_whole_weights(
+    models: tuple[str, str], text: Path
+) -> None:
+    attribution = attributed(models, text)
+    expected = by_hand(load_model(models[0], "causal"), merged(models), documents_of(models[0], text), 40)
+    rise = attribution.rises[0]
+    assert abs(rise.total - rise.rise.estimate) <= 0.02 * abs(rise.rise.estimate)
+    for share in attribution.matrices:
+        part = share.parts[str(text)].estimate
+        assert part == pytest.approx(expected[share.name], abs=max(2e-3 * abs(rise.rise.estimate), 1e-5))
+        assert sum(share.directions[str(text)]) == pytest.approx(part, abs=1e-9)
+
+
+def test_groups_hold_the_parts_of_their_matrices(models: tuple[str, str], text: Path) -> None:
+    attribution = attributed(models, text, task="word-problems")
+    for rise in attribution.rises:
+        whole = sum(share.parts[rise.name].estimate for share in attribution.matrices)
+        assert whole == pytest.approx(rise.total, abs=1e-9)
+        for groups in (attribution.layers, attribution.kinds):
+            assert sum(group.parts[rise.name].estimate for group in groups) == pytest.approx(whole, abs=1e-9)
+    assert attribution.task == "word-problems"
+    assert {rise.kind for rise in attribution.rises} == {"text", "task"}
+
+
+def test_what_lies_in_the_span_of_intruders_is_part_of_the_matrix(
+    models: tuple[str, str], text: Path
+) -> None:
+    """``<G, Y Y^T D>`` against gradients of whole weights."""
+    audit = intruders.audit(*models, k=3)
+    named = [matrix for matrix in audit.matrices if matrix.intruders]
+    assert named, "the fixture's adapter has intruders"
+    attribution = attributed(models, text, audit=audit)
+    base, after = load_model(models[0], "causal"), merged(models)
+    before = {name: tensor.clone() for name, tensor in base.state_dict().items()}
+    inside = dict(after)
+    matrix = named[0]
+    left = torch.linalg.svd(after[matrix.name].double())[0]
+    chosen = [vector.index for vector in matrix.vectors if vector.intruder]
+    span = left[:, chosen]
+    change = after[matrix.name].double() - before[matrix.name].double()
+    projected = span @ (span.T @ change)
+    # Gradients along the same path, contracted with the projected update alone.
+    expected = _contracted(base, inside, documents_of(models[0], text), matrix.name, projected)
+    share = next(share for share in attribution.matrices if share.name == matrix.name)
+    rise = abs(attribution.rises[0].rise.estimate)
+    assert share.of_intruders[str(text)] == pytest.approx(expected, abs=5e-3 * rise)
+
+
+def _contracted(
+    base: Any, tuned: dict[str, torch.Tensor], documents: list[list[int]], name: str, direction: torch.Tensor
+) -> float:
+    model = base.double()
+    before = {key: tensor.detach().clone() for key, tensor in model.named_parameters()}
+    change = {key: tuned[key].double() - before[key] for key in before}
+    tokens = sum(len(ids) - 1 for ids in documents)
+    total = 0.0
+    for point, weight in zip(*np.polynomial.legendre.leggauss(20), strict=True):
+        for key, parameter in model.named_parameters():
+            parameter.data = before[key] + (1 + point) / 2 * change[key]
+        model.zero_grad()
+        for ids in documents:
+            logits = model(input_ids=torch.tensor([ids])).logits[0, :-1]
+            (cross_entropy(logits, torch.tensor(ids[1:]), reduction="sum") / tokens).backward()
+        total += weight / 2 * float((model.get_parameter(name).grad * direction).sum())
+    return total
+
+
+def test_a_mixture_rises_by_the_weighted_mean_of_its_parts(models: tuple[str, str], tmp_path: Path) -> None:
+    """The truth is the mean loss of each part from plain forward passes; the parts differ in length and number."""
+    first, second = short_texts(tmp_path / "a.jsonl", 4), tmp_path / "b.jsonl"
+    write_rows(second, [{"text": "zzzz"}, {"text": "(((((("}])
+    mixture = f"{first}@3+{second}@1"
+    attribution = intruders.attribute(*models, loss_on=mixture, settings=SETTINGS, audit=AUDIT)
+    base, tuned = load_model(models[0], "causal"), load_model(models[0], "causal")
+    tuned.load_state_dict(merged(models))
+    rise = attribution.rises[0]
+    for model, told in ((base, rise.base_loss), (tuned, rise.tuned_loss)):
+        means = [mean_loss_by_hand(model, documents_of(models[0], file)) for file in (first, second)]
+        assert told == pytest.approx(0.75 * means[0] + 0.25 * means[1], abs=1e-5)
+    assert rise.total == pytest.approx(
+        rise.tuned_loss - rise.base_loss, abs=0.02 * abs(rise.rise.estimate) + 1e-4
+    )
+    for check in attribution.checks:
+        before = base.state_dict()[check.name].clone()
+        without, own = dict(tuned.state_dict()), tuned.state_dict()[check.name].clone()
+        without[check.name].copy_(before)
+        means = [mean_loss_by_hand(tuned, documents_of(models[0], file)) for file in (first, second)]
+        assert check.fall == pytest.approx(rise.tuned_loss - 0.75 * means[0] - 0.25 * means[1], abs=1e-5)
+        tuned.state_dict()[check.name].copy_(own)
+
+
+@torch.no_grad()
+def mean_loss_by_hand(model: Any, documents: list[list[int]]) -> float:
+    losses = [
+        cross_entropy(
+            model(input_ids=torch.tensor([ids])).logits[0, :-1], torch.tensor(ids[1:]), reduction="sum"
+        )
+        for ids in documents
+    ]
+    return float(sum(losses)) / sum(len(ids) - 1 for ids in documents)
+
+
+def test_the_start_of_a_document_is_read_with_a_tokenizer_that_cuts_on_the_left(
+    models: tuple[str, str], tmp_path: Path, text: Path
+) -> None:
+    """As the tokenizers of many models that chat do."""
+    base = Path(shutil.copytree(models[0], tmp_path / "base"))
+    settings = json.loads((base / "tokenizer_config.json").read_text())
+    (base / "tokenizer_config.json").write_text(json.dumps({**settings, "truncation_side": "left"}))
+    attribution = attributed((str(base), models[1]), text)
+    expected = mean_loss_by_hand(load_model(models[0], "causal"), documents_of(models[0], text))
+    assert attribution.rises[0].base_loss == pytest.approx(expected, abs=1e-5)
+
+
+def test_the_one_module_that_does_the_harm_is_named(tmp_path: Path, text: Path) -> None:
+    """Of many small updates one is large: it has nearly all of the rise, and leaving it out shows the same."""
+    from safetensors.torch import load_file, save_file
+
+    base, adapter = llama_and_adapter(tmp_path)
+    file = Path(adapter) / "adapter_model.safetensors"
+    tensors = load_file(file)
+    guilty = next(name for name in tensors if "layers.1" in name and "lora_B" in name)
+    save_file(
+        {
+            name: value if name == guilty or "lora_A" in name else 1e-3 * value
+            for name, value in tensors.items()
+        },
+        file,
+    )
+    attribution = attributed((base, adapter), text)
+    module = guilty.removeprefix("base_model.model.").partition(".lora_")[0]
+    # A base that was never trained may gain by what would harm a trained one.
+    largest = max(attribution.matrices, key=lambda share: abs(share.parts[str(text)].estimate))
+    assert largest.name == f"{module}.weight"
+    rise = attribution.rises[0].rise.estimate
+    assert largest.parts[str(text)].estimate == pytest.approx(rise, rel=0.1)
+    check = next(check for check in attribution.checks if check.name == largest.name)
+    assert check.fall == pytest.approx(rise, rel=0.1)
+
+
+def test_a_full_fine_tuning_has_parts_of_norms_too(tmp_path: Path, text: Path) -> None:
+    base = str(save_llama(tmp_path / "base"))
+    tuned = tuned_in_full(base, tmp_path / "tuned")
+    attribution = attributed((base, tuned), text)
+    expected = by_hand(
+        load_model(base, "causal"),
+        dict(load_model(tuned, "causal").state_dict()),
+        documents_of(base, text),
+        40,
+    )
+    rise = attribution.rises[0]
+    assert abs(rise.total - rise.rise.estimate) <= max(0.02 * abs(rise.rise.estimate), 1e-4)
+    for share in attribution.matrices:
+        assert share.parts[str(text)].estimate == pytest.approx(
+            expected[share.name], abs=max(2e-3 * abs(rise.rise.estimate), 1e-5)
+        )
+
+
+def test_a_masked_model(tmp_path: Path, text: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForMaskedLM
+
+    base, adapter = str(save_bert(tmp_path / "bert")), str(tmp_path / "adapter")
+    model: Any = get_peft_model(
+        AutoModelForMaskedLM.from_pretrained(base), LoraConfig(r=2, target_modules=["query", "value"])
+    )
+    set_factors(model, 0.3, 1)
+    model.save_pretrained(adapter)
+    attribution = attributed((base, adapter), text)
+    rise = attribution.rises[0]
+    assert rise.measure == "masked-15%-estimate"
+    assert abs(rise.total - rise.rise.estimate) <= max(0.02 * abs(rise.rise.estimate), 1e-4)
+
+
+def test_finished_passes_are_kept_and_other_models_do_not_find_them(
+    models: tuple[str, str], text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = attributed(models, text, keep=tmp_path / "kept")
+    from intruders.experiments.path_integral import DocumentMeasure
+
+    asked: list[int] = []
+    loss = DocumentMeasure.loss
+    monkeypatch.setattr(
+        DocumentMeasure, "loss", lambda measure, index: asked.append(index) or loss(measure, index)
+    )
+    again = attributed(models, text, keep=tmp_path / "kept")
+    assert not asked
+    assert again.to_document() == first.to_document()
+    attributed(models, text, keep=tmp_path / "kept", seed=1)
+    assert asked
+
+
+def test_what_is_kept_with_other_intruders_is_not_taken(
+    models: tuple[str, str], text: Path, tmp_path: Path
+) -> None:
+    other = intruders.AuditSettings(k=3, epsilon=0.95)
+    attributed(models, text, keep=tmp_path / "kept")
+    again = attributed(models, text, keep=tmp_path / "kept", audit=other)
+    fresh = attributed(models, text, audit=other)
+    assert again.matrices == fresh.matrices
+
+
+def test_keep_that_is_in_use_or_no_folder_is_refused_by_its_name(
+    models: tuple[str, str], text: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SettingError, match=r"^keep '.*file' cannot be written"):
+        attributed(models, text, keep=tmp_path / "file")
+    with (
+        locked_folder(tmp_path),
+        pytest.raises(SettingError, match=r"^keep '.*' is in use by another process"),
+    ):
+        attributed(models, text, keep=tmp_path)
+
+
+def test_two_tasks_whose_files_have_one_name_are_two(
+    models: tuple[str, str], text: Path, tmp_path: Path
+) -> None:
+    files = []
+    for name, answer in (("first", "57"), ("second", "1 2 3 4")):
+        (tmp_path / name).mkdir()
+        files.append(tmp_path / name / "rows.jsonl")
+        rows = [{"prompt": f"{number} + 1 =", "completion": answer} for number in range(40)]
+        write_rows(files[-1], rows)
+    both = attributed(models, text, task=[str(file) for file in files])
+    for file in files:
+        [alone] = [rise for rise in attributed(models, text, task=str(file)).rises if rise.name == str(file)]
+        [found] = [rise for rise in both.rises if rise.name == str(file)]
+        assert found.rise.estimate == alone.rise.estimate
+    with pytest.raises(SettingError, match="given as text and as a task"):
+        attributed(models, text, task=str(text))
+
+
+def test_a_model_that_changes_nothing_is_refused(models: tuple[str, str], text: Path) -> None:
+    with pytest.raises(SettingError, match="changes nothing"):
+        attributed((models[0], models[0]), text)

@@ -1,0 +1,42 @@
+"""One scale for the whole update: measured beside the weights, against weights that are scaled."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from intruders.experiments.choose_scale import choose_scale
+from tests.commands import in_this_process
+from tests.tiny import short_task
+
+from .healed_models import QUICK
+
+
+def test_the_scale_forgets_least_of_those_that_keep_the_task(models: tuple[str, str], text: str) -> None:
+    found = choose_scale(*models, task=short_task(Path(models[0]).parent), loss_on=text, settings=QUICK)
+    scales = [point.scale for point in found.curve]
+    assert {round(0.1 * step, 1) for step in range(11)} <= set(scales)
+    assert len(scales) > 11
+    most = found.curve[-1].task_loss + QUICK.allow
+    allowed = [point for point in found.curve if point.task_loss <= most]
+    assert found.scale == min(allowed, key=lambda point: point.text_loss).scale
+    assert [point.name for point in found.points] == ["base", "tuned", "chosen"]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--at", "0.5"], "pass --out FOLDER"),
+        (["--out", "OUT"], "no scale was given"),
+        (["--task", "word-problems", "--out", "OUT"], "no text to measure forgetting on"),
+    ],
+)
+def test_what_is_missing_is_said(
+    models: tuple[str, str], tmp_path: Path, options: list[str], said: str
+) -> None:
+    given = [str(tmp_path / "out") if one == "OUT" else one for one in options]
+    done = in_this_process("scale", *models, *given)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert len(done.stderr.splitlines()) == 1

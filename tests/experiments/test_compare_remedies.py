@@ -1,0 +1,458 @@
+"""A comparison on a tiny model in which one remedy truly wins, stopped and gone on with."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from intruders.audits.audit_settings import Compute
+from intruders.data.corpora import load_corpora
+from intruders.data.load_task import load_task
+from intruders.errors import SettingError
+from intruders.experiments.compare_remedies import compare_remedies
+from intruders.experiments.data_shares import split_data
+from intruders.experiments.experiment_settings import REMEDIES, ComparisonSettings
+from intruders.experiments.remedy_comparison import RemedyComparison
+from intruders.measures.evaluate import evaluate
+from intruders.measures.intervals import Interval
+from intruders.measures.measure_settings import HarnessSettings, LossSettings, ScoreSettings
+from intruders.mitigation.mitigate import mitigate
+from intruders.mitigation.remedies.every_remedy import PUBLISHED
+from intruders.mitigation.remedies.layers import Layers
+from tests.checkpoints.models import saved
+from tests.commands import in_this_process
+from tests.json_lines import write_rows
+from tests.measures.harness_task import write_harness_task
+from tests.mitigation.hot import hot_llama
+from tests.tiny import character_tokenizer, save_llama
+
+from .stopped_bench import counted_measurements
+
+NO_CACHE = Compute(cache=False)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base that knows a text. Layer 1 learned the task. Layer 0 was spoiled for letters alone, which the task does
+    not use: taking it back gives the text its loss again and costs nothing."""
+    from transformers import AutoModelForCausalLM
+
+    path = tmp_path_factory.mktemp("models")
+    save_llama(path / "base", positions=64)
+    model = AutoModelForCausalLM.from_pretrained(path / "base")
+    rows = [{"q": f"{number} + 1 =", "a": "57"} for number in range(100, 220)]
+    write_rows(path / "task.jsonl", rows)
+    words = [
+        "the",
+        "cat",
+        "sat",
+        "on",
+        "a",
+        "mat",
+        "and",
+        "then",
+        "it",
+        "saw",
+        "one",
+        "more",
+        "dog",
+        "come",
+        "by",
+    ]
+    texts = [" ".join(words[start:] + words[:start])[:35] for start in range(len(words))] * 2
+    write_rows(path / "text.jsonl", [{"text": text} for text in texts])
+    sums = [(f"{number} + 1 ={number + 1} " * 3)[:35] for number in range(100, 400, 20)]
+    _learn(model, [*texts[::2], *sums], list(model.parameters()))
+    model.save_pretrained(path / "base")
+    layer = model.get_submodule("model.layers.1")
+    _learn(
+        model,
+        [f"{row['q']}{row['a']}" for row in rows[:60]],
+        [one for one in layer.parameters() if one.dim() == 2],
+    )
+    _spoil_letters(model)
+    model.save_pretrained(path / "tuned")
+    character_tokenizer().save_pretrained(path / "tuned")
+    return path
+
+
+def _learn(model: torch.nn.Module, texts: list[str], weights: list[torch.nn.Parameter]) -> None:
+    end = character_tokenizer().eos_token_id
+    ids = torch.tensor([[*character_tokenizer()(text)["input_ids"], end] for text in texts])
+    optimizer = torch.optim.Adam(weights, lr=0.01)
+    for _ in range(40):
+        model.zero_grad()
+        model(input_ids=ids, labels=ids).loss.backward()
+        optimizer.step()
+
+
+def _spoil_letters(model: torch.nn.Module) -> None:
+    """Noise in what layer 0 makes of tokens, but for those of the task: its input is their embedding, rescaled."""
+    used = character_tokenizer()("0123456789 +=")["input_ids"]
+    embeddings = model.get_parameter("model.embed_tokens.weight").data[used]
+    inside = torch.linalg.svd(embeddings, full_matrices=False)[2]
+    weight = model.get_parameter("model.layers.0.self_attn.v_proj.weight")
+    noise = 3 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1))
+    weight.data += noise - noise @ inside.mT @ inside
+
+
+def compared(
+    folder: Path,
+    out: Path | None = None,
+    harness: HarnessSettings | None = None,
+    score: str | None = None,
+    **settings: object,
+) -> RemedyComparison:
+    chosen = {"only": ("layers", "drop", "flatten"), "strengths": 2, **settings}
+    return compare_remedies(
+        str(folder / "base"),
+        str(folder / "tuned"),
+        comparison=ComparisonSettings(**chosen),  # type: ignore[arg-type]
+        losses=LossSettings((str(folder / "text.jsonl"),)),
+        scores=ScoreSettings(
+            tasks=(f"{folder / 'task.jsonl'}?prompt=q&completion=a",), score=score, max_new_tokens=4
+        ),
+        harness=harness or HarnessSettings(),
+        out=out,
+        compute=NO_CACHE,
+    )
+
+
+@pytest.fixture(scope="module")
+def found(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[RemedyComparison, Path]:
+    out = tmp_path_factory.mktemp("out")
+    return compared(folder, out), out
+
+
+def row(comparison: RemedyComparison, name: str):  # type: ignore[no-untyped-def]
+    return next(one for one in comparison.remedies if one.name == name)
+
+
+def test_the_remedy_that_truly_wins_is_named_with_the_command_that_writes_it(
+    folder: Path, found: tuple[RemedyComparison, Path]
+) -> None:
+    comparison, _ = found
+    assert comparison.forgotten.low > 0
+    layers = row(comparison, "layers")
+    assert layers.chosen.strength == 0.5 or layers.chosen.strength == 0.75
+    assert layers.chosen.gain.low > 0
+    assert comparison.better[0].name == "layers"
+    assert comparison.sentence().startswith("Use layers at quota ")
+    shell = comparison.command()
+    assert shell is not None
+    assert shell.startswith(
+        f"intruders mitigate {folder / 'base'} {folder / 'tuned'} --remedy layers --strength "
+    )
+    healed = layers.chosen.healed
+    assert healed is not None
+    assert healed.estimate > 0.3
+
+
+def test_where_no_remedy_wins_the_sentence_says_so(
+    folder: Path, found: tuple[RemedyComparison, Path]
+) -> None:
+    comparison = compared(folder, found[1], only=("drop",))
+    assert not comparison.better
+    assert comparison.sentence().startswith(
+        "No remedy is clearly better than turning the update down: use interpolate"
+    )
+    shell = comparison.command()
+    assert shell is not None
+    assert "--remedy interpolate" in shell
+
+
+def test_a_remedy_that_does_not_fit_is_a_row_with_its_reason(found: tuple[RemedyComparison, Path]) -> None:
+    comparison, _ = found
+    flatten = row(comparison, "flatten")
+    assert flatten.chosen is None
+    assert "has no low rank to spread over" in flatten.reason
+    assert [one.name for one in comparison.remedies] == ["interpolate", "flatten", "layers", "drop"]
+
+
+def test_points_are_what_written_models_measure(
+    folder: Path, found: tuple[RemedyComparison, Path], tmp_path: Path
+) -> None:
+    """The report half, scored on a model on disk by the ordinary evaluation."""
+    comparison, _ = found
+    point = row(comparison, "layers").chosen
+    written = tmp_path / "written"
+    mitigate(
+        str(folder / "base"),
+        str(folder / "tuned"),
+        remedy=Layers(point.strength),
+        out=written,
+        check=False,
+        compute=NO_CACHE,
+    )
+    texts = _report_texts(folder)
+    write_rows(tmp_path / "half.jsonl", [{"text": text} for text in texts])
+    corpus = str(tmp_path / "half.jsonl")
+    for model, expected in (
+        (written, point.loss.estimate),
+        (folder / "base", comparison.base_point.loss.estimate),
+        (folder / "tuned", comparison.tuned_point.loss.estimate),
+    ):
+        measured = evaluate(str(model), losses=LossSettings((corpus,)))
+        assert measured.losses[0].loss.estimate == pytest.approx(expected, abs=1e-4)
+
+
+def test_tasks_of_the_harness_are_scored_as_on_written_models(
+    folder: Path, found: tuple[RemedyComparison, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tuning spoiled letters, so a task about them is damaged, and the remedy that takes it back heals it."""
+    pytest.importorskip("lm_eval")
+    words, letters = "the cat sat on a mat and then it saw one", "acdehimnost"
+    targets = {words[:end]: letters.index(words[end]) for end in range(3, 39) if words[end] in letters}
+    (tmp_path / "own").mkdir()
+    write_harness_task(tmp_path / "own", "next_letter", letters, targets, between="")
+    harness = HarnessSettings(("next_letter",), str(tmp_path / "own"))
+    shutil.copytree(found[1] / "evaluations", tmp_path / "out" / "evaluations")
+    units = [json.loads(file.read_text())["unit"] for file in (tmp_path / "out").rglob("evaluations/*.json")]
+    without = sum(unit["remedy"] != "drop" for unit in units)
+    calls = counted_measurements(monkeypatch)
+    comparison = compared(folder, tmp_path / "out", only=("layers",), harness=harness)
+    assert 0 < calls.made < without / 4  # only what is scored by them is measured again
+    layers = row(comparison, "layers")
+    written = tmp_path / "written"
+    mitigate(
+        str(folder / "base"),
+        str(folder / "tuned"),
+        remedy=Layers(layers.chosen.strength),
+        out=written,
+        check=False,
+        compute=NO_CACHE,
+    )
+    scores = {}
+    for model, point in (
+        (folder / "base", comparison.base_point),
+        (folder / "tuned", comparison.tuned_point),
+        (written, layers.chosen),
+    ):
+        (score,) = evaluate(str(model), harness=harness).harness
+        assert point.harness == {"next_letter": pytest.approx(score.value)}
+        scores[Path(model).name] = score.value
+    assert scores["tuned"] < scores["base"] - 0.3, "the case shows something"
+    healed = (scores["written"] - scores["tuned"]) / (scores["base"] - scores["tuned"])
+    of_text = layers.chosen.healed.estimate
+    assert layers.parts.healing == pytest.approx((min(1, healed) + min(1, of_text)) / 2)
+    assert comparison.to_document()["tuned"]["harness"] == {"next_letter": pytest.approx(scores["tuned"])}
+    # Another example of one's own task is another task.
+    calls.made = 0
+    write_harness_task(tmp_path / "own", "next_letter", letters, {**targets, "the ca": 0}, between="")
+    compared(folder, tmp_path / "out", only=("layers",), harness=harness)
+    assert calls.made > 0
+
+
+def _report_texts(folder: Path, max_documents: int | None = None) -> list[str]:
+    """The half that is reported; with the other half it is all documents, and no example is in two shares."""
+    task = load_task(f"{folder / 'task.jsonl'}?prompt=q&completion=a", ScoreSettings(), 0)
+    corpora = load_corpora(str(folder / "text.jsonl"), max_documents=max_documents)
+    shares = split_data({"c": corpora}, {"t": task}, None, 0)
+    chosen = [text for share in shares.choice for text in share.corpora["c"][0].documents]
+    report = shares.report.corpora["c"][0].documents
+    assert sorted(chosen + report) == sorted(corpora[0].documents)
+    examples = [share.examples["t"] for share in (*shares.choice, shares.report)]
+    assert len({one.text for rows in examples for one in rows}) == sum(map(len, examples))
+    return report
+
+
+def test_it_is_stopped_and_goes_on_and_other_settings_do_not_reuse_it(
+    folder: Path, found: tuple[RemedyComparison, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    comparison, out = found
+    whole = len(list((out / "evaluations").iterdir()))
+    calls = counted_measurements(monkeypatch)
+    calls.left = 20
+    with pytest.raises(KeyboardInterrupt):
+        compared(folder, tmp_path / "again")
+    kept = list((tmp_path / "again" / "evaluations").iterdir())
+    kept[0].write_text(kept[0].read_text()[:50])  # as a fault of the disk leaves it
+    calls.left = -1
+    again = compared(folder, tmp_path / "again")
+    assert again.to_document() == comparison.to_document()
+    assert calls.made <= whole + 1
+    calls.made = 0
+    config = (folder / "tuned" / "config.json").read_text()
+    (folder / "tuned" / "config.json").write_text(config + " ")
+    compared(folder, tmp_path / "again", only=("layers",))
+    # As it was: other tests go on with what was measured of the model.
+    (folder / "tuned" / "config.json").write_text(config)
+    assert calls.made > 20
+    calls.made = 0
+    compared(folder, tmp_path / "again", only=("layers",))
+    assert calls.made == 0
+    compared(folder, tmp_path / "again", only=("layers",), score="final-number")
+    assert calls.made > 20
+
+
+def test_evaluations_are_kept_under_the_keys_of_this_version(
+    found: tuple[RemedyComparison, Path],
+) -> None:
+    """A comparison of hours that is resumed measures nothing again, unless what it depends on is another."""
+    kept = [json.loads(file.read_text()) for file in (found[1] / "evaluations").iterdir()]
+    known = {"base", "tuned", "audit", "window", "stride", "estimate", "seed", "intruders", "labels"}
+    assert {frozenset(one["of"]) for one in kept} == {frozenset(known | {"max_new_tokens", "tasks"})}
+    of_remedy = {"remedy", "settings", "control", "inputs", "share", "answers"}
+    units = {frozenset(one["unit"]) for one in kept}
+    assert units == {frozenset(of_remedy), frozenset({"remedy", "share", "answers", "tasks"})}
+    assert {one["schema"] for one in kept} == {2}
+
+
+def test_an_adapter_with_its_controls_and_a_remedy_that_no_adapter_holds(
+    folder: Path, tmp_path: Path
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    base = AutoModelForCausalLM.from_pretrained(folder / "base")
+    saved(hot_llama(model=base, gain=0.6), tmp_path / "adapter")
+    comparison = compare_remedies(
+        str(folder / "base"),
+        str(tmp_path / "adapter"),
+        comparison=ComparisonSettings(only=("intruders", "dg-hard", "trim"), strengths=1),
+        losses=LossSettings((str(folder / "text.jsonl"),), max_documents=8),
+        scores=ScoreSettings(tasks=(f"{folder / 'task.jsonl'}?prompt=q&completion=a",), max_new_tokens=4),
+        compute=NO_CACHE,
+    )
+    assert "their median and the threshold are 0" in row(comparison, "dg-hard").reason
+    intruders, trim = row(comparison, "intruders"), row(comparison, "trim")
+    for one in (intruders, trim):
+        sizes = {point.control: (point.norm, point.output) for point in one.controls}
+        assert {"shrink", "shrink-output", "resized", "random 1", "random 2", "random 3"} <= set(sizes)
+        assert sizes["shrink"][0] == pytest.approx(one.chosen.norm, rel=1e-6)
+        assert sizes["shrink-output"][1] == pytest.approx(one.chosen.output, rel=1e-6)
+        assert sizes["resized"][0] == pytest.approx(1)
+    assert (
+        "complement" in {point.control for point in intruders.controls} or intruders.no_control["complement"]
+    )
+    # As the model on disk that the command for it writes.
+    out = tmp_path / "written"
+    strength = intruders.chosen.strength
+    mitigate(
+        str(folder / "base"),
+        str(tmp_path / "adapter"),
+        scale=strength,
+        out=out,
+        check=False,
+        compute=NO_CACHE,
+    )
+    write_rows(tmp_path / "half.jsonl", [{"text": text} for text in _report_texts(folder, max_documents=8)])
+    measured = evaluate(
+        str(out), base=str(folder / "base"), losses=LossSettings((str(tmp_path / "half.jsonl"),))
+    )
+    assert measured.losses[0].loss.estimate == pytest.approx(intruders.chosen.loss.estimate, abs=1e-4)
+    assert measured.losses[0].base_loss is not None
+    assert measured.losses[0].base_loss.estimate == pytest.approx(
+        comparison.base_point.loss.estimate, abs=1e-6
+    )
+
+
+def test_files_hold_every_point(found: tuple[RemedyComparison, Path], tmp_path: Path) -> None:
+    comparison, _ = found
+    comparison.save(tmp_path)
+    record = json.loads((tmp_path / "remedies.json").read_text())
+    assert record["sentence"] == comparison.sentence()
+    assert {one["name"]: one["reason"] is None for one in record["remedies"]}["flatten"] is False
+    table = pd.read_parquet(tmp_path / "remedies.parquet")
+    assert len(table[table["remedy"] == "interpolate"]) == 11 + 9 + 1
+    chosen = table[table["chosen"]].set_index("remedy")
+    assert chosen.loc["layers", "gain"] == row(comparison, "layers").chosen.gain.estimate
+    assert set(table[table["control"].notna() & (table["remedy"] == "layers")]["control"]) == {
+        "random 1", "random 2", "random 3",
+    }  # fmt: skip
+
+
+def test_every_remedy_can_be_chosen() -> None:
+    assert set(REMEDIES) == {*PUBLISHED, "intruders"}
+    for name, cls in PUBLISHED.items():
+        assert cls.strengths, name
+
+
+@pytest.mark.parametrize(
+    ("losses", "tasks", "said"),
+    [((), ("word-problems",), "pass --loss-on CORPUS"), (("pydoc",), (), "pass --task TASK")],
+)
+def test_both_a_corpus_and_a_task_are_needed(
+    losses: tuple[str, ...], tasks: tuple[str, ...], said: str
+) -> None:
+    with pytest.raises(SettingError, match=said):
+        compare_remedies("a", "b", losses=LossSettings(losses), scores=ScoreSettings(tasks=tasks))
+
+
+def test_the_folder_of_another_result_is_refused_before_a_model_is_opened(tmp_path: Path) -> None:
+    """The report of a study would be replaced by that of the comparison."""
+    for name in ("report.html", "study.json"):
+        (tmp_path / name).write_text(name)
+    losses, scores = LossSettings(("pydoc",)), ScoreSettings(tasks=("word-problems",))
+    said = r"is not empty and not a comparison of remedies: it contains 'report.html', 'study.json'; choose another"
+    with pytest.raises(SettingError, match=said):
+        compare_remedies("a", "b", losses=losses, scores=scores, out=tmp_path)
+    assert {file.name: file.read_text() for file in tmp_path.iterdir()} == {
+        "report.html": "report.html",
+        "study.json": "study.json",
+    }
+
+
+@pytest.mark.usefixtures("without_pictures")  # the report's tests look at them
+def test_the_command_prints_the_table_and_writes_the_report(
+    folder: Path, found: tuple[RemedyComparison, Path]
+) -> None:
+    _, out = found
+    arguments = [
+        "remedies",
+        folder / "base",
+        folder / "tuned",
+        "--loss-on",
+        folder / "text.jsonl",
+        "--no-cache",
+    ]
+    arguments += [
+        "--task",
+        f"{folder / 'task.jsonl'}?prompt=q&completion=a",
+        "--only",
+        "layers,flatten",
+        "--strengths",
+        2,
+        "--max-new-tokens",
+        4,
+    ]
+    done = in_this_process(*map(str, arguments), "--out", str(out))
+    assert done.returncode == 0, done.stderr
+    assert "flatten: not measured: remedy 'flatten' cannot change" in done.stdout
+    assert "Use layers at quota" in done.stdout
+    page = (out / "report.html").read_text()
+    assert "Use layers at quota" in page
+    assert {file.suffix for file in (out / "figures").iterdir()} == {".png", ".svg", ".csv"}
+    json.loads((out / "remedies.json").read_text())
+
+
+def test_the_command_learns_the_doses_that_were_measured(folder: Path, tmp_path: Path) -> None:
+    """With seeds and numbers of data that are not the defaults."""
+    comparison = compare_remedies(
+        str(folder / "base"),
+        str(folder / "tuned"),
+        comparison=ComparisonSettings(only=("interpolate", "doses"), strengths=1, allow=0.5),
+        losses=LossSettings((str(folder / "text.jsonl"),), max_documents=12, max_tokens=32),
+        scores=ScoreSettings(tasks=(f"{folder / 'task.jsonl'}?prompt=q&completion=a",), max_new_tokens=4),
+        out=tmp_path / "compared",
+        data_seed=2,
+        seed=3,
+        compute=NO_CACHE,
+    )
+    units = [json.loads(file.read_text()) for file in (tmp_path / "compared").rglob("evaluations/*.json")]
+    [measured] = [unit["outcome"]["doses"] for unit in units if "learned on" in unit["unit"]]
+    chosen = row(comparison, "doses").chosen
+    clear = replace(chosen, strength=1.0, gain=Interval(1.0, 0.9, 1.1))
+    rows = [replace(row(comparison, "doses"), chosen=clear)]
+    always = replace(comparison, remedies=rows, forgotten=Interval(1.0, 0.9, 1.1))
+    shell = always.command(str(tmp_path / "healed"))
+    assert shell is not None
+    done = in_this_process(*shlex.split(shell)[1:])
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "healed" / "heal.json").read_text())["healing"]["doses"] == measured

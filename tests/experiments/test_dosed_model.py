@@ -1,0 +1,272 @@
+"""Doses beside a model's weights, against the weights themselves and autograd on them."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from intruders.checkpoints.pairing.open_sides import open_sides
+from intruders.checkpoints.pairing.pair_sides import pair_sides
+from intruders.checkpoints.stored.selection import EVERY_MATRIX
+from intruders.experiments import dosed_model
+from intruders.experiments.dose_groups import ELSEWHERE, dose_groups
+from intruders.experiments.dosed_model import DosedModel, DosedUpdate, DoseVector
+from intruders.experiments.open_dosed import read_updates, tuned_elsewhere
+from intruders.linalg.low_rank import LowRank
+from intruders.models import half_products
+from intruders.models.loading import load_model
+from intruders.models.loading_settings import Loading
+from intruders.models.tuned_model import open_language_model
+from intruders.system.progress import silent
+from tests.checkpoints.models import moved_mixtral
+from tests.experiments.healed_models import gpt2_and_adapter, llama_and_adapter, tuned_in_full
+
+IDS = torch.tensor([[5, 20, 31, 7, 44, 12]])
+
+
+def sides_of(kind: str, folder: Path) -> tuple[str, str]:
+    if kind == "conv1d":
+        return gpt2_and_adapter(folder)
+    base, adapter = llama_and_adapter(folder)
+    return (base, adapter) if kind == "lora" else (base, tuned_in_full(base, folder / "full"))
+
+
+def loss_of(model: Any, ids: torch.Tensor = IDS) -> torch.Tensor:
+    logits = model(input_ids=ids).logits
+    return torch.nn.functional.cross_entropy(logits[0, :-1], ids[0, 1:])
+
+
+@pytest.mark.parametrize("kind", ["lora", "conv1d", "full"])
+def test_the_gradient_in_a_dose_is_that_of_the_weights_along_the_update(kind: str, tmp_path: Path) -> None:
+    """``dL/da_m = <dL/dW_m, D_m>`` with both sides by autograd on whole weights, ``W_m = W0_m + a_m D_m``."""
+    base, tuned = sides_of(kind, tmp_path)
+    before, after = open_sides(base, tuned)
+    pairs = pair_sides(before, after, EVERY_MATRIX).pairs
+    updates = read_updates(pairs, "matrix", torch.device("cpu"), silent)
+    opened = open_language_model(tuned, base, merged=True)
+    opened.model.requires_grad_(False).eval()
+    whole: Any = load_model(base, "causal").eval()
+    moved = dict(open_language_model(tuned, base, merged=True).model.named_parameters())
+    others = tuned_elsewhere(opened.model, before, [pair.name for pair in pairs])
+    assert bool(others) == (kind == "full")
+    groups = dose_groups(updates.names, "matrix", with_elsewhere=bool(others))
+    generator = torch.Generator().manual_seed(0)
+    values = torch.rand(len(groups.names), generator=generator).requires_grad_()
+    own = dict(whole.named_parameters())
+    changes = {name: moved[name].data - weight.data for name, weight in own.items()}
+
+    def dose(name: str) -> int | None:
+        if name in groups.places:
+            return groups.places[name][0]
+        return groups.places[ELSEWHERE][0] if name in others else None
+
+    for name, weight in own.items():
+        place = dose(name)
+        if place is not None:
+            weight.data += float(values[place].detach()) * changes[name]
+    loss_of(whole).backward()
+    wanted = torch.zeros(len(values))
+    for name, weight in own.items():
+        place = dose(name)
+        if place is not None and weight.grad is not None:
+            wanted[place] += (weight.grad * changes[name]).sum()
+    with DosedModel(opened.model, before, updates.by_name, groups, DoseVector(values), others):
+        loss = loss_of(opened.model)
+        loss.backward()
+    assert torch.allclose(loss, loss_of(whole), atol=1e-6)
+    assert values.grad is not None
+    assert torch.allclose(values.grad, wanted, rtol=2e-3, atol=2e-6)
+
+
+@pytest.mark.parametrize("kind", ["lora", "conv1d", "full"])
+def test_without_doses_it_is_the_base_to_the_bit_and_with_all_the_tuned_model(
+    kind: str, tmp_path: Path
+) -> None:
+    base, tuned = sides_of(kind, tmp_path)
+    before, after = open_sides(base, tuned)
+    pairs = pair_sides(before, after, EVERY_MATRIX).pairs
+    updates = read_updates(pairs, "matrix", torch.device("cpu"), silent)
+    opened = open_language_model(tuned, base, merged=True)
+    opened.model.eval()
+    others = tuned_elsewhere(opened.model, before, [pair.name for pair in pairs])
+    groups = dose_groups(updates.names, "matrix", with_elsewhere=bool(others))
+    doses = DoseVector(torch.ones(len(groups.names)))
+    with torch.no_grad():
+        of_base = load_model(base, "causal").eval()(input_ids=IDS).logits
+        of_tuned = open_language_model(tuned, base).model.eval()(input_ids=IDS).logits
+        with DosedModel(opened.model, before, updates.by_name, groups, doses, others):
+            assert torch.allclose(opened.model(input_ids=IDS).logits, of_tuned, atol=2e-5)
+            with doses.off():
+                assert torch.equal(opened.model(input_ids=IDS).logits, of_base)
+        assert torch.equal(opened.model(input_ids=IDS).logits, of_base)
+
+
+def test_directions_are_those_of_the_update(tmp_path: Path) -> None:
+    """``W0 + sum_i a_i d_i p_i q_i^T`` with d, p, q of a dense decomposition of D."""
+    base, tuned = llama_and_adapter(tmp_path)
+    before, after = open_sides(base, tuned)
+    pairs = pair_sides(before, after).pairs
+    updates = read_updates(pairs, "direction", torch.device("cpu"), silent)
+    groups = dose_groups(updates.names, "direction", updates.ranks)
+    assert len(groups.names) == 2 * len(pairs)
+    loaded = pairs[0].load()
+    assert loaded is not None
+    left, values, right = torch.linalg.svd(loaded.update.dense().double(), full_matrices=False)
+    wanted = left[:, :2] * values[:2] * torch.tensor([0.25, -0.5]) @ right[:2]
+    got = updates.by_name[pairs[0].name].times(torch.tensor([0.25, -0.5]))
+    assert torch.allclose(got.double(), wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize(("per", "count"), [("matrix", 4), ("layer", 2), ("kind", 2)])
+def test_matrices_share_a_dose_by_layer_or_kind(per: str, count: int) -> None:
+    names = [f"model.layers.{layer}.{kind}.weight" for layer in (0, 1) for kind in ("q_proj", "up_proj")]
+    groups = dose_groups(names, per, with_elsewhere=True)
+    assert len(groups.names) == count + 1
+    assert groups.places[ELSEWHERE] == (count,)
+    same = groups.places[names[0]] == groups.places[names[1]]
+    assert same == (per == "layer")
+
+
+def test_in_half_precision_the_branch_of_a_dose_is_in_single(tmp_path: Path) -> None:
+    base, tuned = llama_and_adapter(tmp_path)
+    before, after = open_sides(base, tuned)
+    updates = read_updates(pair_sides(before, after).pairs, "matrix", torch.device("cpu"), silent)
+    opened = open_language_model(base, loading=Loading(dtype="bfloat16"))
+    opened.model.requires_grad_(False).eval()
+    groups = dose_groups(updates.names, "matrix")
+    values = torch.full((len(groups.names),), 0.3, requires_grad=True)
+    name = updates.names[0]
+    layer: Any = opened.model.get_submodule(name.removesuffix(".weight"))
+    inputs = torch.randn(5, layer.in_features).to(torch.bfloat16)
+    own = layer(inputs)
+    with DosedModel(opened.model, before, updates.by_name, groups, DoseVector(values)):
+        given = layer(inputs)
+        update = updates.by_name[name]
+        assert update.left is not None
+        branch = 0.3 * (inputs.float() @ update.right.mT) @ update.left.mT
+        assert given.dtype == torch.bfloat16
+        # The factor 0.3 is multiplied in another order, so a sum may be rounded to the neighbor: 2^-8 of it.
+        assert torch.allclose(given.float(), (own + branch).to(torch.bfloat16).float(), rtol=2**-7, atol=0)
+        loss_of(opened.model).backward()
+    assert values.grad is not None
+    assert values.grad.dtype == torch.float32
+
+
+def test_a_dense_update_in_half_precision_is_multiplied_as_the_layers_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """``y + a x D^T`` and its gradient in a, against double precision; torch's own product of half is not called."""
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    generator = torch.Generator().manual_seed(0)
+    inputs, change, gradient = (
+        torch.randn(shape, generator=generator).bfloat16() for shape in ((20, 9), (6, 9), (20, 6))
+    )
+    dose = torch.tensor(0.5, requires_grad=True)
+    monkeypatch.setattr(half_products.functional, "linear", None)
+    output = dosed_model._times(DosedUpdate.of(change, inputs.device, torch.bfloat16), inputs, dose)
+    output.backward(gradient.float())
+    product = inputs.double() @ change.double().mT
+    size = inputs.double().abs() @ change.double().abs().mT
+    assert bool(((output.double() - 0.5 * product).abs() <= 0.5 * (2**-8 * size)).all())
+    assert dose.grad is not None
+    slope = (gradient.double() * product).sum()
+    assert abs(float(dose.grad) - float(slope)) <= 2**-8 * float((gradient.double().abs() * size).sum())
+
+
+def test_two_dosed_models_share_stacked_experts(tmp_path: Path) -> None:
+    """``W0 + 0.5 D + C`` of experts in one tensor, against the same weights written by hand; each leaves alone."""
+    from transformers import GptOssConfig, GptOssForCausalLM
+
+    torch.manual_seed(0)
+    sizes = {
+        "vocab_size": 64,
+        "hidden_size": 16,
+        "intermediate_size": 24,
+        "num_hidden_layers": 1,
+        "head_dim": 8,
+    }
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "max_position_embeddings": 64}
+    experts = {"num_local_experts": 2, "num_experts_per_tok": 2, "layer_types": ["full_attention"]}
+    whole: Any = GptOssForCausalLM(GptOssConfig(**sizes, **heads, **experts)).eval()
+    stacked = {name: weight for name, weight in whole.named_parameters() if weight.dim() == 3}
+    for weight in stacked.values():
+        weight.data = 0.1 * torch.randn(weight.shape)
+    whole.save_pretrained(tmp_path / "base")
+    changes = {name: 0.1 * torch.randn(weight.shape) for name, weight in stacked.items()}
+    for name, weight in stacked.items():
+        weight.data += changes[name]
+    whole.save_pretrained(tmp_path / "tuned")
+    before, after = open_sides(str(tmp_path / "base"), str(tmp_path / "tuned"))
+    pairs = pair_sides(before, after).pairs
+    updates = read_updates(pairs, "matrix", torch.device("cpu"), silent)
+    name = next(name for name in updates.names if name.endswith("experts.down_proj[1]"))
+    tensor = name.removesuffix("[1]")
+    added = LowRank(
+        torch.randn(16, 1), 0.1 * torch.randn(1, 24)
+    )  # output side first; stored input side first
+
+    def by_hand(dose: float, extra: float) -> torch.Tensor:
+        for own, weight in stacked.items():
+            weight.data = of_base[own] + dose * changes[own]
+        stacked[tensor].data[1] += extra * added.dense().mT
+        return whole(input_ids=IDS).logits
+
+    model: Any = load_model(str(tmp_path / "tuned"), "causal").eval()
+    of_base = {own: before.read(own) for own in stacked}
+    groups, inner = dose_groups(updates.names, "matrix"), dose_groups([name], "matrix")
+    doses, full = DoseVector(torch.full((len(groups.names),), 0.5)), DoseVector(torch.ones(1))
+    inside = {name: DosedUpdate.of(added, torch.device("cpu"))}
+    with torch.no_grad():
+        with DosedModel(model, before, updates.by_name, groups, doses):
+            with DosedModel(model, before, inside, inner, full, is_base=True):
+                assert torch.allclose(model(input_ids=IDS).logits, by_hand(0.5, 1.0), atol=1e-5)
+            assert torch.allclose(model(input_ids=IDS).logits, by_hand(0.5, 0.0), atol=1e-5)
+            assert not torch.allclose(by_hand(0.5, 1.0), by_hand(0.5, 0.0), atol=1e-3)
+        assert torch.equal(model(input_ids=IDS).logits, by_hand(0.0, 0.0))
+
+
+@pytest.mark.parametrize("kept", ["", ".w3."], ids=["all matrices", "one of each expert"])
+def test_doses_of_experts_that_the_base_stores_one_by_one(kept: str, tmp_path: Path) -> None:
+    """``W0 + a_m D_m`` with a dose for each expert's matrix, and one for all other tensors, by whole weights."""
+    base, tuned, _ = moved_mixtral(tmp_path)
+    ids = IDS % 40  # its vocabulary
+    before, after = open_sides(base, tuned)
+    pairs = [pair for pair in pair_sides(before, after).pairs if kept in pair.name]
+    updates = read_updates(pairs, "matrix", torch.device("cpu"), silent)
+    model: Any = load_model(tuned, "causal").eval().requires_grad_(False)
+    others = tuned_elsewhere(model, before, updates.names)
+    groups = dose_groups(updates.names, "matrix", with_elsewhere=bool(others))
+    values = torch.rand(len(groups.names), generator=torch.Generator().manual_seed(0)).requires_grad_()
+    dose = values.detach()
+
+    def of(name: str) -> float:
+        return float(dose[groups.places[name if name in groups.places else ELSEWHERE][0]])
+
+    folder = tmp_path / "by_hand"
+    folder.mkdir()
+    wanted = {
+        name: before.read(name) + of(name) * (after.read(name) - before.read(name)) for name in before.names()
+    }
+    save_file(wanted, folder / "model.safetensors")
+    shutil.copy(Path(base) / "config.json", folder)
+    by_hand: Any = load_model(str(folder), "causal").eval()
+    with DosedModel(model, before, updates.by_name, groups, DoseVector(values), others):
+        loss = loss_of(model, ids)
+        loss.backward()
+    assert torch.allclose(loss, loss_of(by_hand, ids), atol=1e-5)
+    with torch.no_grad():
+        assert torch.equal(
+            model(input_ids=ids).logits, load_model(base, "causal").eval()(input_ids=ids).logits
+        )
+    assert values.grad is not None
+    name = "model.layers.0.block_sparse_moe.experts.1.w3.weight"
+    change = after.read(name) - before.read(name)
+    loss_of(by_hand, ids).backward()
+    stacked = by_hand.get_parameter("model.layers.0.mlp.experts.gate_up_proj").grad
+    slope = float((stacked[1, 24:] * change).sum())
+    assert float(values.grad[groups.places[name][0]]) == pytest.approx(slope, rel=1e-3, abs=1e-6)

@@ -1,0 +1,492 @@
+"""A healing from end to end on tiny models: what is written is what was measured, and a kill loses nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import intruders
+from intruders.errors import NonFiniteError, SettingError
+from intruders.experiments.experiment_settings import HealSettings
+from intruders.experiments.healing import HEALED
+from intruders.experiments.learned_doses import doses_for, remedy_of
+from intruders.experiments.work_folder import WorkFolder
+from intruders.measures.measure_settings import LossSettings, ScoreSettings
+from intruders.models.loading import load_model, load_tokenizer
+from tests.checkpoints.models import set_factors
+from tests.commands import in_this_process
+from tests.json_lines import write_rows
+from tests.tiny import save_bert, short_task
+
+from .healed_models import QUICK, TARGETS, adapter_of, tuned_in_full
+
+IDS = torch.tensor([[5, 20, 31, 7, 44, 12]])
+
+
+# Where it does not matter what is learned.
+TWO_STEPS = HealSettings(**{**QUICK.values(), "steps": 2})
+BRIEF = intruders.Columns(max_new_tokens=8)  # a tiny model never ends an answer by itself
+
+
+@pytest.fixture(scope="module")
+def healed(
+    models: tuple[str, str], text: str, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[intruders.Healing, Path]:
+    out = tmp_path_factory.mktemp("out") / "healed"
+    return run(models, text, out), out
+
+
+def run(models: tuple[str, str], text: str, out: Path | None, **options: Any) -> intruders.Healing:
+    given: dict[str, Any] = {
+        "task": sums(models),
+        "columns": BRIEF,
+        "settings": QUICK,
+        "audit": audit_settings(),
+        **options,
+    }
+    return intruders.heal(*models, loss_on=text, out=out, **given)
+
+
+def sums(models: tuple[str, str]) -> str:
+    return short_task(Path(models[0]).parent)
+
+
+def audit_settings() -> Any:
+    return intruders.AuditSettings(k=3)
+
+
+def test_plain_peft_opens_the_adapter_with_the_doses_in_b(
+    models: tuple[str, str], healed: tuple[intruders.Healing, Path]
+) -> None:
+    from peft import PeftModel
+    from safetensors.torch import load_file
+
+    found, out = healed
+    before = load_file(Path(models[1]) / "adapter_model.safetensors")
+    after = load_file(out / "adapter_model.safetensors")
+    assert before.keys() == after.keys()
+    for name, tensor in before.items():
+        module = name.removeprefix("base_model.model.").partition(".lora_")[0]
+        dose = found.doses[f"{module}.weight"][0] if ".lora_B" in name else 1.0
+        assert torch.allclose(after[name], dose * tensor, atol=1e-7)
+    whole: Any = load_model(models[0], "causal").eval()
+    for name in list(before):
+        if ".lora_A" in name:
+            module = name.removeprefix("base_model.model.").partition(".lora_")[0]
+            update = 2.0 * before[name.replace("lora_A", "lora_B")] @ before[name]  # alpha / r = 2
+            whole.get_submodule(module).weight.data += found.doses[f"{module}.weight"][0] * update
+    opened = PeftModel.from_pretrained(load_model(models[0], "causal"), str(out)).eval()
+    with torch.no_grad():
+        assert torch.allclose(opened(input_ids=IDS).logits, whole(input_ids=IDS).logits, atol=2e-5)
+
+
+def test_an_evaluation_of_the_folder_gives_its_losses_again(
+    models: tuple[str, str], text: str, healed: tuple[intruders.Healing, Path]
+) -> None:
+    """On the half that is reported: by the doses, and by the folder."""
+    found, out = healed
+    losses = LossSettings(loss_on=(text,), max_documents=6, max_tokens=24)
+    scores = ScoreSettings(tasks=(sums(models),), max_examples=4, max_new_tokens=BRIEF.max_new_tokens)
+    measured = intruders.evaluate(str(out), base=models[0], losses=losses, scores=scores, reported_half=True)
+    point = found.healed_point
+    accuracy, corpus = point.tasks[sums(models)].accuracy, point.corpora[text]
+    assert accuracy is not None
+    assert measured.scores[0].accuracy == accuracy
+    assert [note for note in measured.notes if note.startswith("only the documents and examples that heal")]
+    loss = measured.losses[0]
+    assert loss.difference is not None
+    assert loss.loss.n == found.documents[text] == 3  # of six
+    assert loss.loss.estimate == pytest.approx(corpus.loss.estimate, abs=1e-5)
+    assert loss.difference.estimate == pytest.approx(corpus.forgotten.estimate, abs=1e-5)
+
+
+def test_a_merge_of_it_is_verified(
+    models: tuple[str, str], healed: tuple[intruders.Healing, Path], tmp_path: Path
+) -> None:
+    from peft import PeftModel
+
+    merged = PeftModel.from_pretrained(load_model(models[0], "causal"), str(healed[1])).merge_and_unload()
+    merged.save_pretrained(tmp_path / "merged")
+    found = intruders.verify(models[0], str(healed[1]), str(tmp_path / "merged"))
+    assert {matrix.found.verdict for matrix in found.matrices} == {"applied"}
+
+
+def test_the_record_is_what_was_returned_and_a_second_call_answers_with_it(
+    models: tuple[str, str], text: str, healed: tuple[intruders.Healing, Path]
+) -> None:
+    found, out = healed
+    said: list[str] = []
+    kept = intruders.Healing.load(out)
+    assert kept.to_document() == dataclasses.replace(found, seconds=kept.seconds).to_document()
+    again = run(models, text, out, told=said.append)
+    assert again.doses == found.doses
+    assert said == [f"'{out}' is healed already, by the same settings; this is its record"]
+
+
+def test_a_healing_that_another_process_has_just_finished_is_the_answer(
+    models: tuple[str, str],
+    text: str,
+    healed: tuple[intruders.Healing, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It had not finished when this one looked first: what this one would learn could not be written any more."""
+    held, out = WorkFolder.held, tmp_path / "healed"
+
+    def held_after(self: WorkFolder, key: Any, folder: Path) -> Any:
+        shutil.copytree(healed[1], folder)
+        return held(self, key, folder)
+
+    monkeypatch.setattr(WorkFolder, "held", held_after)
+    said: list[str] = []
+    assert run(models, text, out, told=said.append).doses == healed[0].doses
+    assert said == [f"'{out}' is healed already, by the same settings; this is its record"]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["healed"]
+
+
+def test_a_copied_record_does_not_answer_for_another_model(
+    models: tuple[str, str], text: str, healed: tuple[intruders.Healing, Path], tmp_path: Path
+) -> None:
+    shutil.copytree(healed[1], tmp_path / "another")
+    with pytest.raises(SettingError, match="has the record of a healing that was written to"):
+        run(models, text, tmp_path / "another")
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"settings": HealSettings(**{**QUICK.values(), "steps": 7})}, "steps was 6 and is 7"),
+        ({"seed": 5}, "seed"),
+    ],
+)
+def test_other_settings_are_refused_and_nothing_is_lost(
+    models: tuple[str, str], text: str, healed: tuple[intruders.Healing, Path], changed: Any, named: str
+) -> None:
+    before = (healed[1] / "heal.json").read_bytes()
+    with pytest.raises(SettingError, match=named):
+        run(models, text, healed[1], **changed)
+    assert (healed[1] / "heal.json").read_bytes() == before
+
+
+def test_other_weights_are_refused(
+    models: tuple[str, str], text: str, healed: tuple[intruders.Healing, Path], tmp_path: Path
+) -> None:
+    """By their content: the folder's name is the same."""
+    other = tmp_path / "tuned"
+    shutil.copytree(models[1], other)
+    with pytest.raises(SettingError, match="tuned"):
+        run((models[0], adapter_of(Path(models[0]), other, TARGETS, seed=9)), text, healed[1])
+
+
+@pytest.mark.parametrize("last", ["learn doses: divergence", "measure healed", "scale"])
+def test_killed_it_goes_on_and_ends_as_if_it_had_not_been(
+    models: tuple[str, str], text: str, healed: tuple[intruders.Healing, Path], tmp_path: Path, last: str
+) -> None:
+    seen = []
+
+    def killed(stage: str, done: int, in_all: int) -> None:
+        seen.append(stage)
+        if stage.startswith(last) and (done == 5 or "divergence" not in last):
+            raise KeyboardInterrupt
+
+    out = tmp_path / "healed"
+    with pytest.raises(KeyboardInterrupt):
+        run(models, text, out, progress=killed)
+    assert not out.exists()
+    assert (tmp_path / "healed.unfinished").is_dir()
+    steps: list[int] = []
+
+    def counted(stage: str, done: int, in_all: int) -> None:
+        if stage.startswith("learn doses: "):
+            steps.append(done)
+
+    said: list[str] = []
+    found = run(models, text, out, progress=counted, told=said.append)
+    assert steps == ([6] if "divergence" in last else [])  # a state is kept at every measure
+    if "divergence" in last:
+        assert "resumed after step 5 of 6" in said
+    # Six documents and a file of few examples have halves of which little can be told.
+    assert any(
+        re.search(r"^3 documents of .* choose which doses are kept; expected 8 or more", line)
+        for line in said
+    )
+    assert found.doses == healed[0].doses
+    assert found.points == healed[0].points
+    assert not (tmp_path / "healed.unfinished").exists()
+
+
+def test_an_unfinished_folder_of_other_settings_is_refused(
+    models: tuple[str, str], text: str, tmp_path: Path
+) -> None:
+    def killed(stage: str, done: int, in_all: int) -> None:
+        if stage.startswith("learn"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(models, text, tmp_path / "healed", progress=killed)
+    with pytest.raises(SettingError, match="another healing"):
+        run(models, text, tmp_path / "healed", seed=3)
+
+
+def test_a_full_fine_tuning_is_written_as_a_checkpoint(
+    models: tuple[str, str], text: str, tmp_path: Path
+) -> None:
+    tuned = tuned_in_full(models[0], tmp_path / "full")
+    found = run((models[0], tuned), text, tmp_path / "healed", settings=TWO_STEPS)
+    assert found.form == "checkpoint"
+    assert found.elsewhere is not None  # norms
+    before, after, healed = (
+        dict(load_model(where, "causal").named_parameters())
+        for where in (models[0], tuned, str(tmp_path / "healed"))
+    )
+    for name, tensor in healed.items():
+        own = found.doses.get(name, (found.elsewhere,))
+        wanted = before[name] + own[0] * (after[name] - before[name])
+        assert torch.allclose(tensor, wanted, atol=1e-6), name
+
+
+def test_directions_of_a_matrix_that_is_not_audited_are_refused(
+    models: tuple[str, str], text: str, tmp_path: Path
+) -> None:
+    """They would be measured in their doses, and written in none."""
+    per_direction = HealSettings(**{**QUICK.values(), "per": "direction"})
+    audit = intruders.AuditSettings(k=3, exclude=("*down_proj*",))
+    with pytest.raises(SettingError, match=r"down_proj.weight. is not audited.*pass --per matrix"):
+        run(models, text, tmp_path / "healed", settings=per_direction, audit=audit)
+    assert not (tmp_path / "healed").exists()
+
+
+def test_order_and_type_are_part_of_what_makes_a_healing_the_same(
+    models: tuple[str, str], text: str, tmp_path: Path
+) -> None:
+    """Doses are learned on the first task; a base in single precision has no word for its type in the record."""
+    file, _, columns = sums(models).partition("?")
+    both = [sums(models), f"{shutil.copy(file, tmp_path / 'other.jsonl')}?{columns}"]
+    half = intruders.Loading(dtype="bfloat16")
+    run(models, text, tmp_path / "healed", task=both, loading=half, settings=TWO_STEPS)
+    with pytest.raises(SettingError, match="order was"):
+        run(models, text, tmp_path / "healed", task=both[::-1], loading=half, settings=TWO_STEPS)
+    with pytest.raises(SettingError, match=r'dtype was "bfloat16" and is not given'):
+        run(models, text, tmp_path / "healed", task=both, settings=TWO_STEPS)
+
+
+def test_a_dose_for_every_direction_keeps_the_rank(
+    models: tuple[str, str], text: str, tmp_path: Path
+) -> None:
+    found = run(
+        models, text, tmp_path / "healed", settings=HealSettings(**{**TWO_STEPS.values(), "per": "direction"})
+    )
+    assert {len(own) for own in found.doses.values()} == {2}
+    config = json.loads((tmp_path / "healed" / "adapter_config.json").read_text())
+    assert config["r"] == 2
+    assert not config["rank_pattern"]
+    from intruders.checkpoints.pairing.open_sides import open_sides
+    from intruders.checkpoints.pairing.pair_sides import pair_sides
+
+    for old, new in zip(
+        pair_sides(*open_sides(*models)).pairs,
+        pair_sides(*open_sides(models[0], str(tmp_path / "healed"))).pairs,
+        strict=True,
+    ):
+        before, after = old.load(), new.load()
+        assert before is not None
+        assert after is not None
+        left, values, right = torch.linalg.svd(before.update.dense().double(), full_matrices=False)
+        dosed = values[:2] * torch.tensor(found.doses[old.name], dtype=torch.float64)
+        assert torch.allclose(after.update.dense().double(), left[:, :2] * dosed @ right[:2], atol=1e-5)
+
+
+def test_further_corpora_and_tasks_are_reported_and_choose_nothing(
+    models: tuple[str, str], text: str, healed: tuple[intruders.Healing, Path], tmp_path: Path
+) -> None:
+    other = tmp_path / "other.jsonl"
+    write_rows(other, [{"text": f"another text {number}"} for number in range(4)])
+    found = intruders.heal(
+        *models,
+        task=sums(models),
+        loss_on=[text, str(other)],
+        columns=BRIEF,
+        settings=QUICK,
+        audit=audit_settings(),
+    )
+    assert found.doses == healed[0].doses
+    assert list(found.healed_point.corpora) == [text, str(other)]
+    assert found.out is None
+
+
+def test_prompts_alone_are_answered_by_the_tuned_model(
+    models: tuple[str, str], text: str, tmp_path: Path
+) -> None:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("\n".join(f"Question {number}?" for number in range(12)))
+    found = run(models, text, None, task=(), prompts=prompts, settings=TWO_STEPS)
+    assert found.task == "prompts"
+    base, tuned = (point.tasks["prompts"] for point in (found.base_point, found.tuned_point))
+    assert tuned.loss.estimate < base.loss.estimate  # greedy answers are the tuned model's own
+    assert tuned.accuracy is None
+
+
+def classifier_and_rows(folder: Path, **settings: Any) -> tuple[tuple[str, str], str]:
+    """A masked base, an adapter of a classifier on it with the record of its labels, and rows of two labels."""
+    from peft import LoraConfig, get_peft_model
+
+    base = save_bert(folder / "base")
+    rows = folder / "rows.csv"
+    rows.write_text("text,label\n" + "\n".join(f"word {number},{'ab'[number % 2]}" for number in range(40)))
+    saved = {"task_type": "SEQ_CLS", "modules_to_save": ["classifier", "pooler"]}
+    model: Any = get_peft_model(
+        load_model(str(base), "classification", ["a", "b"]),
+        LoraConfig(r=1, target_modules=["query", "value"], **saved, **settings),
+    )
+    set_factors(model, 0.5, 1)
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and name.endswith("query.base_layer.bias"):
+            parameter.data += 1
+    model.save_pretrained(folder / "tuned")
+    record = {"schema": 1, "status": "finished", "config": {}, "task": {"labels": ["a", "b"]}}
+    (folder / "tuned" / "run.json").write_text(json.dumps(record))  # its labels, as finetune keeps them
+    return (str(base), str(folder / "tuned")), f"{rows}?text=text&label=label"
+
+
+def test_a_masked_model_is_healed_on_a_task_of_classes(text: str, tmp_path: Path) -> None:
+    models, rows = classifier_and_rows(tmp_path)
+    found = run(
+        models,
+        text,
+        tmp_path / "healed",
+        task=rows,
+        settings=HealSettings(**{**QUICK.values(), "estimate": True, "steps": 2}),
+    )
+    assert found.healed_point.corpora[text].loss.estimate > 0
+    assert (tmp_path / "healed" / "adapter_config.json").is_file()
+
+
+def test_trained_biases_of_a_classifier_are_refused(text: str, tmp_path: Path) -> None:
+    """They would stay as tuned in what is measured as the base."""
+    models, rows = classifier_and_rows(tmp_path, bias="all")
+    with pytest.raises(SettingError, match=r"also changes '.*bias'.*, which no dose acts on"):
+        run(models, text, tmp_path / "healed", task=rows)
+    assert not (tmp_path / "healed").exists()
+
+
+def test_a_masked_model_does_not_write(text: str, tmp_path: Path) -> None:
+    base = save_bert(tmp_path / "base")
+    tuned = tuned_in_full_masked(base, tmp_path / "tuned")
+    with pytest.raises(SettingError, match="masked language model"):
+        run((str(base), tuned), text, None)
+
+
+def tuned_in_full_masked(base: Path, folder: Path) -> str:
+    from transformers import AutoModelForMaskedLM
+
+    model = AutoModelForMaskedLM.from_pretrained(base)
+    for parameter in model.parameters():
+        parameter.data += 0.01
+    model.save_pretrained(folder)
+    load_tokenizer(str(base)).save_pretrained(folder)
+    return str(folder)
+
+
+def test_a_remedy_of_the_record_gives_the_same_weights(
+    models: tuple[str, str], healed: tuple[intruders.Healing, Path], tmp_path: Path
+) -> None:
+    from safetensors.torch import load_file
+
+    intruders.mitigate(
+        *models, remedy=remedy_of(intruders.Healing.load(healed[1])), out=tmp_path / "again", check=False
+    )
+    one, other = (
+        load_file(folder / "adapter_model.safetensors") for folder in (healed[1], tmp_path / "again")
+    )
+    assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+
+
+def test_doses_are_of_the_model_that_they_were_learned_for(
+    models: tuple[str, str], healed: tuple[intruders.Healing, Path], tmp_path: Path
+) -> None:
+    """In Python as by the command; a copy of the adapter is the same model."""
+    other = adapter_of(Path(models[0]), tmp_path / "other", TARGETS, seed=9)
+    with pytest.raises(SettingError, match=f"learned for '{models[1]}' and not for '{other}'"):
+        doses_for(healed[1], models[0], other)
+    copy = shutil.copytree(models[1], tmp_path / "copy")
+    half = doses_for(healed[1], models[0], copy, share=0.5)
+    assert (half.share, half.doses) == (0.5, healed[0].doses)
+
+
+def test_the_command_refuses_a_record_of_another_model(
+    models: tuple[str, str], healed: tuple[intruders.Healing, Path], tmp_path: Path
+) -> None:
+    other = adapter_of(Path(models[0]), tmp_path / "other", TARGETS, seed=9)
+    options = ["--remedy", "doses", "--doses", str(healed[1]), "--out", str(tmp_path / "out"), "--no-check"]
+    refused = in_this_process("mitigate", models[0], other, *options)
+    assert refused.returncode == 2
+    assert f"learned for '{models[1]}' and not for '{other}'" in refused.stderr
+    assert not (tmp_path / "out").exists()
+    assert in_this_process("mitigate", *models, *options).returncode == 0
+
+
+def test_an_adapter_that_changes_nothing_is_refused(
+    models: tuple[str, str], text: str, tmp_path: Path
+) -> None:
+    idle = adapter_of(Path(models[0]), tmp_path / "idle", TARGETS, size=0.0)
+    with pytest.raises(SettingError, match="nothing to heal"):
+        run((models[0], idle), text, tmp_path / "healed")
+    assert not (tmp_path / "healed").exists()
+
+
+def test_a_loss_that_is_no_number_is_refused(models: tuple[str, str], text: str, tmp_path: Path) -> None:
+    huge = adapter_of(Path(models[0]), tmp_path / "huge", TARGETS, size=1e30)
+    with pytest.raises(NonFiniteError):
+        run((models[0], huge), text, tmp_path / "healed")
+    assert not (tmp_path / "healed").exists()
+
+
+def test_one_document_is_refused(models: tuple[str, str], tmp_path: Path) -> None:
+    short = tmp_path / "short.txt"
+    short.write_text("two lines\nof text\n")
+    with pytest.raises(SettingError, match="expected 2 or more"):
+        run(models, str(short), None)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"task": ()}, "no task to keep"),
+        ({"loss_on": ()}, "no text to measure forgetting on"),
+        ({"prompts": "p.txt"}, "expected one of the two"),
+        ({"form": "paper"}, "expected one of auto, adapter, checkpoint"),
+    ],
+)
+def test_what_is_missing_is_said_before_a_model_is_opened(
+    models: tuple[str, str], text: str, tmp_path: Path, options: Any, said: str
+) -> None:
+    given: dict[str, Any] = {"task": "word-problems", "loss_on": text, **options}
+    with pytest.raises(SettingError, match=said):
+        intruders.heal(*models, out=tmp_path / "healed", **given)
+
+
+def test_dora_is_refused_as_an_adapter_and_healed_as_a_checkpoint(
+    models: tuple[str, str], text: str, tmp_path: Path
+) -> None:
+    dora = adapter_of(Path(models[0]), tmp_path / "dora", TARGETS, use_dora=True)
+    with pytest.raises(SettingError, match="--as checkpoint"):
+        run((models[0], dora), text, tmp_path / "healed")
+    found = run((models[0], dora), text, tmp_path / "healed", form="checkpoint", settings=TWO_STEPS)
+    assert found.form == "checkpoint"
+
+
+def test_a_sum_of_adapters_is_healed(models: tuple[str, str], text: str, tmp_path: Path) -> None:
+    other = adapter_of(Path(models[0]), tmp_path / "other", ("v_proj", "q_proj"), seed=4)
+    found = run((models[0], f"{models[1]}@0.7+{other}@0.3"), text, tmp_path / "healed", settings=TWO_STEPS)
+    assert len(found.doses) == 6
+    # A sum becomes a checkpoint, as by mitigate.
+    assert found.form == "checkpoint"
+    assert (tmp_path / "healed" / "model.safetensors").is_file()
+    assert found.point(HEALED) is not None

@@ -1,0 +1,126 @@
+"""An adapter on a base whose linear layers bitsandbytes quantized while loading: PEFT's own model is the truth."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import intruders
+from intruders.checkpoints.pairing.open_sides import open_sides
+from intruders.checkpoints.pairing.pair_sides import pair_sides
+from intruders.data.corpora import load_corpora
+from intruders.data.load_task import load_task
+from intruders.errors import SettingError
+from intruders.experiments.dose_groups import dose_groups
+from intruders.experiments.dosed_model import DosedModel, DoseVector
+from intruders.experiments.experiment_settings import HealSettings
+from intruders.experiments.heal_data import data_of
+from intruders.experiments.open_dosed import open_models, read_updates
+from intruders.measures.corpus_loss import measure_losses
+from intruders.measures.measure_settings import LossSettings
+from intruders.models.loading import load_model
+from intruders.models.tuned_model import open_language_model
+from tests.experiments.healed_models import TARGETS, adapter_of, tuned_in_full
+from tests.tiny import save_llama, short_task
+
+IDS = torch.tensor([[5, 20, 31, 7, 44, 12]])
+FEW = HealSettings(steps=2, max_documents=4, max_tokens=24, max_examples=4, allow=10.0)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """bitsandbytes computes on a processor in blocks of 64 inputs."""
+    folder = tmp_path_factory.mktemp("quantized")
+    base = save_llama(folder / "base", width=128)
+    return str(base), adapter_of(base, folder / "tuned", TARGETS, size=0.05)
+
+
+@pytest.mark.parametrize("load_in", ["4bit", "8bit"])
+def test_the_healed_adapter_has_its_loss_in_peft(
+    load_in: str, models: tuple[str, str], text: str, tmp_path: Path
+) -> None:
+    pytest.importorskip("bitsandbytes")
+    loading = intruders.Loading(load_in=load_in)
+    healing = intruders.heal(
+        *models,
+        task=short_task(Path(models[0]).parent),
+        loss_on=text,
+        out=tmp_path / "healed",
+        settings=FEW,
+        audit=intruders.AuditSettings(k=3),
+        loading=loading,
+    )
+    assert healing.settings["dtype"] == load_in
+    documents = data_of(
+        {text: load_corpora(text, max_documents=4)},
+        {"sums": load_task(short_task(Path(models[0]).parent))},
+        FEW,
+        0,
+    ).report.corpora[text]
+    # PEFT wraps its own layers around the quantized ones, and the doses are in the saved B.
+    for source, point in ((str(tmp_path / "healed"), healing.healed_point), (models[1], healing.points[1])):
+        opened = open_language_model(source, models[0], loading)
+        assert any(type(module).__module__.startswith("peft") for module in opened.model.modules())
+        [measured] = measure_losses(opened, documents, LossSettings(max_tokens=24))
+        # An update beside the layer and one in PEFT's layer are rounded at other places.
+        assert measured.mean == pytest.approx(point.corpora[text].loss.estimate, abs=1e-4)
+
+
+@pytest.mark.parametrize("load_in", ["4bit", "8bit"])
+def test_gradients_in_the_doses_are_those_of_peft(load_in: str, models: tuple[str, str]) -> None:
+    """The gradient in a dose is the inner product of the gradient in PEFT's B with B."""
+    pytest.importorskip("bitsandbytes")
+    from peft import PeftModel
+
+    loading = intruders.Loading(load_in=load_in)
+    language, _ = open_models(models[0], None, {}, loading)
+    sides = open_sides(*models)
+    pairs = pair_sides(*sides).pairs
+    updates = read_updates(pairs, "matrix", torch.device("cpu"), lambda *_: None)
+    groups = dose_groups(updates.names, "matrix", updates.ranks)
+    doses = DoseVector(torch.ones(len(groups.names), requires_grad=True))
+    with DosedModel(language.model, sides[0], updates.by_name, groups, doses, is_base=True):
+        with torch.no_grad():
+            language.model(input_ids=IDS)  # bitsandbytes may repack a layer that is used without gradients
+        language.model(input_ids=IDS, labels=IDS).loss.backward()
+    of_peft: Any = PeftModel.from_pretrained(
+        load_model(models[0], "causal", loading=loading), models[1], is_trainable=True
+    )
+    of_peft(input_ids=IDS, labels=IDS).loss.backward()
+    by_module = {
+        name.removeprefix("base_model.model.").partition(".lora_")[0]: float(
+            (weight.grad * weight).sum().detach()
+        )
+        for name, weight in of_peft.named_parameters()
+        if ".lora_B" in name
+    }
+    assert doses.values.grad is not None
+    for name, (position, *_) in groups.places.items():
+        expected = by_module[name.removesuffix(".weight")]
+        assert float(doses.values.grad[position]) == pytest.approx(expected, rel=0.05, abs=1e-4)
+
+
+def test_what_changes_weights_refuses_them(models: tuple[str, str], text: str, tmp_path: Path) -> None:
+    full = tuned_in_full(models[0], tmp_path / "full")
+    with pytest.raises(
+        SettingError, match="load_in is '4bit', but this measurement changes weights in memory"
+    ):
+        intruders.heal(
+            models[0],
+            full,
+            task="word-problems",
+            loss_on=text,
+            settings=FEW,
+            loading=intruders.Loading(load_in="4bit"),
+        )
+    with pytest.raises(SettingError, match="device_map is 'auto', but updates are added beside layers"):
+        intruders.heal(
+            *models,
+            task="word-problems",
+            loss_on=text,
+            settings=FEW,
+            loading=intruders.Loading(device_map="auto"),
+        )

@@ -1,0 +1,217 @@
+"""Healings that learn weights: their form and rank stay, what was measured is written, and a kill loses nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import intruders
+from intruders.errors import SettingError
+from intruders.experiments.experiment_settings import RIVALS, HealSettings
+from intruders.experiments.healing import Healing
+from intruders.experiments.learned_doses import doses_for
+from intruders.measures.measure_settings import LossSettings, ScoreSettings
+from intruders.models.loading import load_model, load_tokenizer
+from tests.json_lines import write_rows
+from tests.tiny import short_task
+
+from .healed_models import QUICK, tuned_in_full
+
+BRIEF = intruders.Columns(max_new_tokens=8)
+WEIGHTS = HealSettings(**{**QUICK.values(), "learn": "weights", "rate": 0.02, "weight": 0.1, "allow": 1.0})
+IDS = torch.tensor([[5, 20, 31, 7, 44, 12]])
+
+
+@pytest.fixture(scope="module")
+def healed(
+    models: tuple[str, str], text: str, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Healing, Path]:
+    out = tmp_path_factory.mktemp("out") / "healed"
+    return run(models, text, out), out
+
+
+def run(models: tuple[str, str], text: str | list[str], out: Path | None, **options: Any) -> Healing:
+    given: dict[str, Any] = {
+        "task": short_task(Path(models[0]).parent),
+        "columns": BRIEF,
+        "settings": WEIGHTS,
+        "audit": intruders.AuditSettings(k=3),
+        **options,
+    }
+    return intruders.heal(*models, loss_on=text, out=out, **given)
+
+
+def evaluated(models: tuple[str, str], out: Path, text: str, examples: int = 4) -> tuple[float, Any]:
+    """The loss and the accuracy of a folder on the half that a healing reports, by transformers and PEFT."""
+    task = short_task(Path(models[0]).parent)
+    found = intruders.evaluate(
+        str(out),
+        base=models[0],
+        losses=LossSettings(loss_on=(text,), max_documents=6, max_tokens=24),
+        scores=ScoreSettings(tasks=(task,), max_examples=examples, max_new_tokens=BRIEF.max_new_tokens),
+        reported_half=True,
+    )
+    return found.losses[0].loss.estimate, found.scores[0].accuracy
+
+
+def test_an_adapter_keeps_its_rank_form_and_targets_and_opens_in_plain_peft(
+    models: tuple[str, str], text: str, healed: tuple[Healing, Path]
+) -> None:
+    found, out = healed
+    before, after = (load_file(Path(folder) / "adapter_model.safetensors") for folder in (models[1], out))
+    assert {name: tensor.shape for name, tensor in before.items()} == {
+        name: tensor.shape for name, tensor in after.items()
+    }
+    old, new = (json.loads((Path(folder) / "adapter_config.json").read_text()) for folder in (models[1], out))
+    assert {name: new[name] for name in ("r", "lora_alpha", "target_modules")} == {
+        name: old[name] for name in ("r", "lora_alpha", "target_modules")
+    }
+    assert found.step > 0  # a state was learned, which no one dose makes
+    shares = {
+        name: (after[name.replace("lora_A", "lora_B")] @ after[name]).norm()
+        / (before[name.replace("lora_A", "lora_B")] @ before[name]).norm()
+        for name in before
+        if "lora_A" in name
+    }
+    assert len({round(float(share), 4) for share in shares.values()}) > 1
+    loss, accuracy = evaluated(models, out, text)
+    point = found.healed_point
+    assert loss == pytest.approx(point.corpora[text].loss.estimate, abs=1e-5)
+    assert accuracy == point.tasks[found.task].accuracy
+
+
+def test_norms_are_those_of_the_written_update(models: tuple[str, str], healed: tuple[Healing, Path]) -> None:
+    found, out = healed
+    for folder, which in ((models[1], 0), (out, 1)):
+        stored = load_file(Path(folder) / "adapter_model.safetensors")
+        for name, norms in found.norms.items():
+            module = f"base_model.model.{name.removesuffix('.weight')}"
+            update = 2.0 * stored[f"{module}.lora_B.weight"] @ stored[f"{module}.lora_A.weight"]
+            assert norms[which] == pytest.approx(float(update.norm()), rel=1e-4)
+
+
+def test_a_full_fine_tuning_learns_its_own_matrices(
+    models: tuple[str, str], text: str, tmp_path: Path
+) -> None:
+    tuned = tuned_in_full(models[0], tmp_path / "full")
+    found = run((models[0], tuned), text, tmp_path / "healed")
+    assert found.form == "checkpoint"
+    assert found.step > 0
+    loss, accuracy = evaluated(models, tmp_path / "healed", text)
+    assert loss == pytest.approx(found.healed_point.corpora[text].loss.estimate, abs=1e-5)
+    assert accuracy == found.healed_point.tasks[found.task].accuracy
+    # What no audit examines is in one dose.
+    assert found.elsewhere is not None
+    before, after, healed = (
+        dict(load_model(where, "causal").named_parameters())
+        for where in (models[0], tuned, str(tmp_path / "healed"))
+    )
+    norm = "model.norm.weight"
+    assert torch.allclose(
+        healed[norm], before[norm] + found.elsewhere * (after[norm] - before[norm]), atol=1e-6
+    )
+
+
+def test_killed_it_goes_on_to_the_same_bytes(
+    models: tuple[str, str], text: str, healed: tuple[Healing, Path], tmp_path: Path
+) -> None:
+    def killed(stage: str, done: int, in_all: int) -> None:
+        if stage.startswith("learn weights: divergence") and done == 6:
+            raise KeyboardInterrupt
+
+    out = tmp_path / "healed"
+    with pytest.raises(KeyboardInterrupt):
+        run(models, text, out, progress=killed)
+    said: list[str] = []
+    run(models, text, out, told=said.append)
+    assert "resumed after step 6 of 6" in said
+    name = "adapter_model.safetensors"
+    assert (out / name).read_bytes() == (healed[1] / name).read_bytes()
+
+
+def test_the_base_writes_the_text_itself(models: tuple[str, str], text: str, tmp_path: Path) -> None:
+    from intruders.experiments.heal_data import own_documents
+    from intruders.models.tuned_model import open_language_model
+
+    found = run(models, ["self", text], tmp_path / "healed")
+    assert list(found.healed_point.corpora) == ["self", text]
+    assert found.documents["self"] == 3
+    opened = open_language_model(models[0])
+    documents = own_documents(opened, "self", 6, 24, seed=0)
+    assert documents[:3] == own_documents(opened, "self", 3, 24, seed=0)
+    assert own_documents(opened, "self", 3, 24, seed=1) != documents[:3]
+    ordinary = set(range(len(opened.tokenizer))) - set(opened.tokenizer.all_special_ids)
+    for document in own_documents(opened, "random-tokens", 2, 24, seed=0):
+        assert set(opened.tokenizer(document)["input_ids"]) <= ordinary | {opened.tokenizer.unk_token_id}
+
+
+def test_samples_have_the_probabilities_of_the_base(models: tuple[str, str]) -> None:
+    """Of 512 samples, the second token comes as often as the softmax of the logits after the first says."""
+    from intruders.experiments.heal_data import sampled_tokens
+    from intruders.models.tuned_model import open_language_model
+
+    opened = open_language_model(models[0])
+    tokenizer = load_tokenizer(models[0])
+    first = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    with torch.no_grad():
+        wanted = opened.model(input_ids=torch.tensor([[first]])).logits[0, -1].softmax(-1)
+    torch.manual_seed(0)
+    rows = sampled_tokens(opened, 512, 2)
+    counts = torch.zeros_like(wanted)
+    for row in rows:
+        counts[row[0] if row else tokenizer.eos_token_id] += 1
+    spread = (wanted * (1 - wanted) / 512).sqrt()
+    assert bool(((counts / 512 - wanted).abs() <= 5 * spread + 1 / 512).all())
+
+
+def test_more_examples_are_reported_than_learned_from(
+    models: tuple[str, str], text: str, tmp_path: Path
+) -> None:
+    settings = HealSettings(**{**WEIGHTS.values(), "max_examples": 2, "report_examples": 4, "steps": 2})
+    found = run(models, text, tmp_path / "healed", settings=settings)
+    assert found.examples == {found.task: 4}
+    assert evaluated(models, tmp_path / "healed", text, 4)[1] == found.healed_point.tasks[found.task].accuracy
+
+
+def test_rivals_are_reported_on_the_same_documents(
+    models: tuple[str, str], text: str, tmp_path: Path
+) -> None:
+    settings = HealSettings(**{**WEIGHTS.values(), "rivals": RIVALS, "steps": 2})
+    found = run(models, text, tmp_path / "healed", settings=settings)
+    for name in RIVALS:
+        point = found.point(name)
+        assert point is not None
+        assert point.tasks[found.task].accuracy is not None
+        assert set(point.corpora) == {text}
+    weights, healed = found.point("weights"), found.healed_point
+    assert weights is not None
+    assert weights.corpora == healed.corpora  # the same learning
+    assert Healing.load(tmp_path / "healed").rivals == found.rivals
+
+
+def test_what_does_not_go_together_is_refused(
+    models: tuple[str, str], text: str, healed: tuple[Healing, Path], tmp_path: Path
+) -> None:
+    with pytest.raises(SettingError, match="learned weights and no doses"):
+        doses_for(healed[1], *models)
+    with pytest.raises(SettingError, match="per is 'layer', and weights have no doses"):
+        HealSettings(learn="weights", per="layer")
+    rows = tmp_path / "rows.jsonl"
+    write_rows(rows, [{"text": "a"}])
+    with pytest.raises(SettingError, match="self"):
+        intruders.evaluate(models[1], base=models[0], losses=LossSettings(loss_on=("self",)))
+
+
+def test_memory_is_planned_before_the_models_are_opened(
+    models: tuple[str, str], text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from intruders.experiments import heal_bench
+
+    monkeypatch.setattr(heal_bench, "available_memory", lambda device: 1000)
+    with pytest.raises(intruders.errors.NotEnoughMemoryError, match="--learn doses"):
+        run(models, text, tmp_path / "healed")

@@ -1,0 +1,496 @@
+"""A sweep in memory against models written to disk and evaluated there, and its verdicts against made-up numbers."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from intruders.audits.audit import audit as run_audit
+from intruders.audits.audit_settings import AuditSettings
+from intruders.audits.result.audit_result import Audit
+from intruders.checkpoints.opening.open import open_checkpoint
+from intruders.errors import PairingError, SettingError
+from intruders.experiments.experiment_settings import AS_IN_THE_PAPER, SweepSettings
+from intruders.experiments.intervene import intervene
+from intruders.experiments.point import Intervention
+from intruders.experiments.sweep import InterventionSweep
+from intruders.measures.corpus_loss import CorpusLoss
+from intruders.measures.evaluate import evaluate
+from intruders.measures.intervals import Interval
+from intruders.measures.losses import DocumentLosses
+from intruders.measures.measure_settings import LossSettings, ScoreSettings
+from intruders.measures.task_score import TaskScore
+from intruders.mitigation.live_weights import LiveInterventions
+from intruders.mitigation.mitigate import mitigate
+from intruders.reports.intervene.sweep_text import sweep_lines
+from intruders.system.folders import locked_folder
+from intruders.system.progress import Progress, silent
+from tests.checkpoints.models import merged_weights, saved, tiny_gpt2
+from tests.json_lines import write_rows
+from tests.made_up import made_up_audit
+from tests.mitigation.hot import deviation, hot_llama, places_of_intruders, scaled
+from tests.tiny import save_llama
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from transformers import AutoModelForCausalLM
+
+    path = tmp_path_factory.mktemp("models")
+    save_llama(path / "base")
+    base = AutoModelForCausalLM.from_pretrained(path / "base")
+    saved(hot_llama(model=base, gain=1.5, target_modules="all-linear"), path / "tuned")
+    texts = ["one and one", "a cat sat", "12 + 30 = 42", "words, words", "the end of it", "no more"]
+    write_rows(path / "texts.jsonl", [{"text": text * 3} for text in texts])
+    rows = [{"q": f"{i} plus 1", "a": str(i + 1)} for i in range(30)]
+    write_rows(path / "task.jsonl", rows)
+    return path
+
+
+@pytest.fixture(scope="module")
+def sweep(folder: Path) -> InterventionSweep:
+    return intervene(
+        str(folder / "base"),
+        str(folder / "tuned"),
+        sweep=SweepSettings(
+            (0, 0.5, 1), ("shrink", "random", "neighbours", "update", "resized", "complement")
+        ),
+        losses=LossSettings((str(folder / "texts.jsonl"),)),
+        scores=ScoreSettings(
+            tasks=(f"{folder / 'task.jsonl'}?prompt=q&completion=a",), max_examples=3, max_new_tokens=4
+        ),
+    )
+
+
+def test_every_point_is_what_a_written_model_measures(
+    folder: Path, sweep: InterventionSweep, tmp_path: Path
+) -> None:
+    corpus = str(folder / "texts.jsonl")
+    assert len(sweep.points) == 2 * 7
+    for point in [sweep.tuned_point, *sweep.points]:
+        out = tmp_path / f"{point.control}-{point.scale}"
+        mitigate(
+            folder / "base",
+            folder / "tuned",
+            scale=point.scale,
+            control=point.control,
+            form="checkpoint",
+            out=out,
+            check=False,
+        )
+        found = evaluate(str(out), losses=LossSettings((corpus,)))
+        assert point.losses[corpus].loss.estimate == pytest.approx(found.losses[0].loss.estimate, abs=1e-4)
+    base = evaluate(str(folder / "base"), losses=LossSettings((corpus,)))
+    assert sweep.base_losses[corpus].loss.estimate == pytest.approx(base.losses[0].loss.estimate, abs=1e-6)
+    different = {round(point.losses[corpus].loss.estimate, 5) for point in sweep.points}
+    assert len(different) > 5
+
+
+def test_the_top_intruder_alone_is_what_a_model_written_by_numpy_measures(
+    folder: Path, sweep: InterventionSweep, tmp_path: Path
+) -> None:
+    corpus = str(folder / "texts.jsonl")
+    found = intervene(
+        str(folder / "base"),
+        str(folder / "tuned"),
+        sweep=replace(AS_IN_THE_PAPER, scales=(0.3, 0.7)),
+        losses=LossSettings((corpus,)),
+    )
+    assert [(point.control, point.scale) for point in found.points] == [
+        (control, scale) for scale in (0.3, 0.7) for control in ("intruders", "neighbours")
+    ]
+    mitigate(folder / "base", folder / "tuned", scale=1, form="checkpoint", out=tmp_path / "tuned")
+    tuned, base = load_model(tmp_path / "tuned"), load_model(folder / "base")
+    for point in found.points:
+        weights = dict(tuned)
+        for matrix in found.audit.matrices:
+            x = np.linalg.svd(base[matrix.name].double().numpy(), full_matrices=False)[0]
+            u, s, vt = np.linalg.svd(tuned[matrix.name].double().numpy(), full_matrices=False)
+            is_intruder = np.abs(x.T @ u[:, :10]).max(axis=0) < 0.5
+            if not is_intruder.any():
+                continue
+            place = int(is_intruder.argmax())
+            if point.control == "neighbours":
+                others = np.flatnonzero(~is_intruder)
+                if len(others) == 0:
+                    continue
+                place = int(min(others, key=lambda other: (abs(other - place), other)))
+            change = (point.scale - 1) * s[place] * np.outer(u[:, place], vt[place])
+            weights[matrix.name] = tuned[matrix.name] + torch.tensor(change, dtype=torch.float32)
+        save_file(weights, tmp_path / "tuned" / "model.safetensors", metadata={"format": "pt"})
+        measured = evaluate(str(tmp_path / "tuned"), losses=LossSettings((corpus,))).losses[0].loss.estimate
+        # Single precision, in weights and in the model, as in the test above.
+        assert point.losses[corpus].loss.estimate == pytest.approx(measured, abs=1e-4)
+    assert found.to_document()["settings"]["which"] == "top"
+    assert "the intruder with the largest singular value of each matrix" in "\n".join(sweep_lines(found))
+    of_all = {point.scale: point for point in sweep.points if point.control == "intruders"}
+    assert found.audit.intruders > sum(matrix.intruders > 0 for matrix in found.audit.matrices)
+    assert of_all[0].losses[corpus].loss.estimate != found.points[0].losses[corpus].loss.estimate
+
+
+def test_shrink_output_equals_the_energy_of_the_outputs_on_text(
+    folder: Path, sweep: InterventionSweep, tmp_path: Path
+) -> None:
+    """Against weights that are written by hand, with inputs that hooks of this test see."""
+    texts = ["one and one", "a cat sat", "12 + 30 = 42", "no more"]  # so short that every token is taken
+    write_rows(tmp_path / "short.jsonl", [{"text": text * 2} for text in texts])
+    corpus = str(tmp_path / "short.jsonl")
+    found = intervene(
+        str(folder / "base"),
+        str(folder / "tuned"),
+        sweep=SweepSettings((0.5,), ("shrink-output",)),
+        losses=LossSettings((corpus,)),
+    )
+    [_, point] = found.points
+    assert (point.control, point.scale, point.left_alone) == ("shrink-output", 0.5, 0)
+    printed = sweep_lines(found)
+    assert "the update scaled to the same output energy" in printed[-1]
+    points = [line for line in printed if line.startswith(("  intruders", "  shrink-output"))]
+    assert len({line.index("0.5") for line in points}) == 1  # one column
+    inputs = inputs_of(folder / "base", [text * 2 for text in texts])
+    mitigate(folder / "base", folder / "tuned", scale=0.5, form="checkpoint", out=tmp_path / "half")
+    mitigate(folder / "base", folder / "tuned", scale=1, form="checkpoint", out=tmp_path / "shrunk")
+    base, half, tuned = (
+        load_model(path) for path in (folder / "base", tmp_path / "half", tmp_path / "shrunk")
+    )
+    shares = []
+    for matrix in sweep.audit.matrices:
+        if matrix.intruders == 0:
+            continue
+        name = matrix.name
+        rows = inputs[name.removesuffix(".weight")]
+        wanted, whole = (
+            float((rows @ (other[name] - base[name]).double().mT).square().sum()) for other in (half, tuned)
+        )
+        shares.append(math.sqrt(wanted / whole))
+        tuned[name] = base[name] + shares[-1] * (tuned[name] - base[name])
+    assert max(shares) - min(shares) > 0.01  # so that each matrix has its own
+    save_file(tuned, tmp_path / "shrunk" / "model.safetensors", metadata={"format": "pt"})
+    written = evaluate(str(tmp_path / "shrunk"), losses=LossSettings((corpus,)))
+    assert point.losses[corpus].loss.estimate == pytest.approx(written.losses[0].loss.estimate, abs=2e-6)
+    as_tuned = evaluate(str(folder / "tuned"), losses=LossSettings((corpus,))).losses[0].loss.estimate
+    assert abs(point.losses[corpus].loss.estimate - as_tuned) > 1e-4
+
+
+def inputs_of(model_folder: Path, texts: list[str]) -> dict[str, torch.Tensor]:
+    """(tokens, n) of every linear layer, in double precision."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(model_folder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(model_folder)
+    seen: dict[str, list[torch.Tensor]] = {}
+    for name, layer in model.named_modules():
+        if isinstance(layer, torch.nn.Linear):
+            rows = seen[name] = []
+            layer.register_forward_pre_hook(lambda _, given, rows=rows: rows.append(given[0][0].double()))
+    with torch.no_grad():
+        for text in texts:
+            model(**tokenizer(text, return_tensors="pt"))
+    return {name: torch.cat(rows) for name, rows in seen.items()}
+
+
+def test_shrink_output_needs_text(folder: Path) -> None:
+    with pytest.raises(
+        SettingError, match="'shrink-output' equals outputs of the base on text, and there is none"
+    ):
+        intervene(
+            str(folder / "base"),
+            str(folder / "tuned"),
+            sweep=SweepSettings((0.5,), ("shrink-output",)),
+            scores=ScoreSettings(tasks=(f"{folder / 'task.jsonl'}?prompt=q&completion=a",)),
+        )
+
+
+def without_seconds(sweep: InterventionSweep) -> dict[str, Any]:
+    """The document of a sweep but for the time that its audit took."""
+    return replace(sweep, audit=replace(sweep.audit, seconds=0.0)).to_document()
+
+
+def test_a_stopped_call_goes_on_from_what_it_kept(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from intruders.experiments import bench
+
+    read: list[str] = []  # the corpora of every model that was measured
+    losses = bench.losses_by_corpus
+    monkeypatch.setattr(bench, "losses_by_corpus", lambda *given: read.append(given[1]) or losses(*given))
+
+    def stop(doing: str, done: int, in_all: int) -> None:
+        if doing == "measure" and done == 13:
+            raise KeyboardInterrupt
+
+    def found(
+        keep: Path | None, seed: int = 0, rule: str | None = None, progress: Progress = silent
+    ) -> InterventionSweep:
+        return intervene(
+            str(folder / "base"),
+            str(folder / "tuned"),
+            sweep=SweepSettings((0.5,), ("shrink-output", "random", "interpolate")),
+            losses=LossSettings((str(folder / "texts.jsonl"),)),
+            scores=ScoreSettings(
+                tasks=(f"{folder / 'task.jsonl'}?prompt=q&completion=a",),
+                max_examples=3,
+                max_new_tokens=4,
+                score=rule,
+            ),
+            seed=seed,
+            keep=keep,
+            progress=progress,
+        )
+
+    whole = without_seconds(found(None))
+    every = 1 + 11 + 1 + 3  # the base, the curve, the tuned model, intruders and two controls
+    assert len(read) == every
+    read.clear()
+    with pytest.raises(KeyboardInterrupt):
+        found(tmp_path, progress=stop)
+    assert len(read) == every - 2  # that one, and the last
+    read.clear()
+    assert without_seconds(found(tmp_path)) == whole
+    assert len(read) == 2
+    read.clear()
+    assert without_seconds(found(tmp_path)) == whole
+    assert read == []
+    found(tmp_path, seed=1)
+    assert len(read) == every
+    read.clear()
+    found(tmp_path, rule="final-number")  # of which other answers are right
+    assert len(read) == every
+
+
+def test_keep_that_is_in_use_or_no_folder_is_refused(folder: Path, tmp_path: Path) -> None:
+    def kept_in(keep: Path) -> None:
+        intervene(
+            str(folder / "base"),
+            str(folder / "tuned"),
+            losses=LossSettings((str(folder / "texts.jsonl"),)),
+            keep=keep,
+        )
+
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SettingError, match=r"keep '.*file' cannot be written"):
+        kept_in(tmp_path / "file")
+    with (
+        locked_folder(tmp_path),
+        pytest.raises(SettingError, match=r"keep '.*' is in use by another process"),
+    ):
+        kept_in(tmp_path)
+
+
+def test_an_audit_that_was_made_before_is_used(folder: Path, tmp_path: Path) -> None:
+    base, tuned = str(folder / "base"), str(folder / "tuned")
+    run_audit(base, tuned, k=3, include=["*.q_proj.*"]).save(tmp_path / "audit.json")
+    found = intervene(
+        base,
+        tuned,
+        sweep=SweepSettings((0.0,), ()),
+        losses=LossSettings((str(folder / "texts.jsonl"),)),
+        audit=tmp_path / "audit.json",
+    )
+    assert found.audit == Audit.load(tmp_path / "audit.json")
+    assert {matrix.name.split(".")[-2] for matrix in found.audit.matrices} == {"q_proj"}
+
+
+def test_lines_and_document(sweep: InterventionSweep) -> None:
+    text = "\n".join(sweep_lines(sweep))
+    assert f"{sweep.audit.intruders} intruders in" in text
+    assert "at scale 0.5 loss on" in text
+    [alone] = [
+        point.left_alone for point in sweep.points if (point.control, point.scale) == ("complement", 0)
+    ]
+    assert alone > 0
+    assert f"({alone} matrices have no such control and stay as tuned)" in text
+    record = json.loads(json.dumps(sweep.to_document(), allow_nan=False))
+    assert [(point["control"], point["scale"]) for point in record["points"]] == [
+        (point.control, point.scale) for point in sweep.points
+    ]
+    assert record["verdicts"] == sweep.verdicts()
+
+
+def test_norms_of_the_updates_are_those_of_the_written_models(
+    folder: Path, sweep: InterventionSweep, tmp_path: Path
+) -> None:
+    before = {name: tensor.double() for name, tensor in load_model(folder / "base").items()}
+    changed = {matrix.name for matrix in sweep.audit.matrices if matrix.intruders}
+
+    def norm(state: dict[str, torch.Tensor]) -> float:
+        return math.sqrt(sum(float((state[name].double() - before[name]).norm() ** 2) for name in changed))
+
+    mitigate(folder / "base", folder / "tuned", scale=1, form="checkpoint", out=tmp_path / "tuned")
+    tuned = norm(load_model(tmp_path / "tuned"))
+    for point in sweep.points:
+        if point.scale == 0:
+            out = tmp_path / point.control
+            mitigate(
+                folder / "base", folder / "tuned", scale=0, control=point.control, form="checkpoint", out=out
+            )
+            assert point.update_norm == pytest.approx(norm(load_model(out)) / tuned, rel=1e-4)
+    by_control = {point.control: point.update_norm for point in sweep.points if point.scale == 0}
+    assert by_control["shrink"] == pytest.approx(by_control["intruders"], rel=1e-6)
+    assert by_control["resized"] == pytest.approx(1, rel=1e-6)
+
+
+def load_model(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def test_weights_in_memory_are_the_formula_and_come_back(tmp_path: Path) -> None:
+    from intruders.checkpoints.pairing.open_sides import open_sides
+    from intruders.checkpoints.pairing.pair_sides import pair_sides
+    from intruders.mitigation.cases import read_cases
+    from intruders.mitigation.remedies.intruders import ScaledIntruders
+
+    base = tiny_gpt2()
+    saved(base, tmp_path / "base")
+    before = {name: tensor.clone() for name, tensor in base.state_dict().items()}
+    adapter = hot_llama(
+        model=copy.deepcopy(base), target_modules=["c_attn", "c_fc"], fan_in_fan_out=True, gain=2.0
+    )
+    saved(adapter, tmp_path / "tuned")
+    tuned = merged_weights(adapter)
+    model = copy.deepcopy(base)
+    model.load_state_dict(tuned)
+    audit = run_audit(tmp_path / "base", tmp_path / "tuned", cache=False)
+    pairs = pair_sides(*open_sides(tmp_path / "base", tmp_path / "tuned")).pairs
+    cases = list(read_cases(pairs, audit, [ScaledIntruders(0)], [], torch.device("cpu")))
+    assert cases
+    with LiveInterventions(model, open_checkpoint(tmp_path / "base"), cases) as live:
+        for scale in (0.0, 0.5):
+            live.set(ScaledIntruders(scale))
+            for case in cases:
+                name = case.matrix.name
+                old, new = before[name].mT, tuned[name].mT
+                wanted = scaled(new, places_of_intruders(old, new), scale)
+                assert deviation(model.state_dict()[name].mT, wanted) < 1e-3
+    assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in tuned.items())
+    # Computed again from base and update, nothing is kept beside the model, and the same weights come back each time.
+    with LiveInterventions(model, open_checkpoint(tmp_path / "base"), cases, recomputes=True) as live:
+        own = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        # Sums of two numbers in double and in single precision differ in the last bit at most.
+        assert all(torch.allclose(own[name], tuned[name], rtol=0, atol=1e-6) for name in tuned)
+        for scale in (0.0, 0.5, 0.0):
+            live.set(ScaledIntruders(scale))
+            for case in cases:
+                name = case.matrix.name
+                old, new = before[name].mT, tuned[name].mT
+                wanted = scaled(new, places_of_intruders(old, new), scale)
+                assert deviation(model.state_dict()[name].mT, wanted) < 1e-3
+        live.use(cases[:1])
+        live.set(ScaledIntruders(0.0))
+        assert not live.held
+    assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in own.items())
+
+
+def point(control: str, scale: float, shift: float, right: int) -> Intervention:
+    """Losses moved by ``shift`` on every one of 40 documents, and so many of 200 answers right."""
+    sums = np.linspace(20, 40, 40) + 10 * (shift + 0.002 * np.cos(np.arange(40)))
+    losses = DocumentLosses("cross-entropy", sums, np.full(40, 10))
+    corpus = CorpusLoss("pydoc", Interval(losses.mean, losses.mean, losses.mean), [losses], [1.0])
+    score = TaskScore("sums", "test", [index < right for index in range(200)])
+    return Intervention(control, scale, {"pydoc": corpus}, {"sums": score})
+
+
+def test_verdict_in_words() -> None:
+    tuned = point("intruders", 1.0, 0.0, 150)
+    points = [
+        point("intruders", 0.5, -0.12, 120),
+        point("shrink", 0.5, -0.12, 120),
+        point("random", 0.5, 0.05, 120),
+        point("neighbours", 0.5, -0.3, 150),
+    ]
+    sweep = InterventionSweep("base", "tuned", made_up_audit(), 0, tuned, dict(tuned.losses), points)
+    (verdict,) = sweep.verdicts()
+    first, shrink, random, neighbours = verdict.split("; ")
+    assert first.startswith(
+        "at scale 0.5 loss on pydoc falls 0.120 [0.120, 0.120] and accuracy on sums falls 15.0 points ["
+    )
+    assert shrink == "the norm-matched shrink does as well"
+    assert random.startswith("the control random does worse in loss on pydoc +0.170")
+    assert neighbours.startswith("the control neighbours does better in loss on pydoc -0.180")
+    assert "accuracy on sums +15.0" in neighbours
+
+
+def test_a_control_that_no_matrix_has_is_not_compared(folder: Path) -> None:
+    """Of two vectors, both intruders, none is left to be scaled in their place."""
+    sweep = intervene(
+        str(folder / "base"),
+        str(folder / "tuned"),
+        audit=AuditSettings(k=2, epsilon=0.99),
+        sweep=SweepSettings((0.0,), ("random", "neighbours")),
+        losses=LossSettings((str(folder / "texts.jsonl"),)),
+    )
+    having = [matrix for matrix in sweep.audit.matrices if matrix.intruders]
+    assert {matrix.intruders for matrix in having} == {2}
+    assert {(p.control, p.left_alone) for p in sweep.points if p.control != "intruders"} == {
+        ("random", len(having)),
+        ("neighbours", len(having)),
+    }
+    (verdict,) = sweep.verdicts()
+    assert verdict.split("; ")[1:] == [
+        "no matrix has the control random",
+        "no matrix has the control neighbours",
+    ]
+
+
+def test_nothing_clear_is_said_so() -> None:
+    tuned = point("intruders", 1.0, 0.0, 150)
+    same = point("intruders", 0.5, 0.0, 150)
+    sweep = InterventionSweep("base", "tuned", made_up_audit(), 0, tuned, dict(tuned.losses), [same])
+    assert sweep.verdicts()[0].startswith("at scale 0.5 loss on pydoc does not clearly change (")
+
+
+def test_a_given_audit_is_used_with_its_settings(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, tuned = str(folder / "base"), str(folder / "tuned")
+    removed, corpus = SweepSettings((0.0,)), LossSettings((str(folder / "texts.jsonl"),))
+    settings = AuditSettings(k=3, epsilon=0.4, include=("*.q_proj.*", "*.down_proj.*"))
+    plain = intervene(base, tuned, sweep=removed, losses=corpus, audit=settings)
+    plain.audit.save(tmp_path / "audit.json")
+
+    def not_again(*arguments: object, **settings: object) -> None:
+        raise AssertionError("audited again")
+
+    monkeypatch.setattr("intruders.audits.audit.audit_pairing", not_again)
+    for audit in (tmp_path / "audit.json", Audit.load(tmp_path / "audit.json")):
+        given = intervene(base, tuned, sweep=removed, losses=corpus, audit=audit)
+        assert given.audit.matrices == plain.audit.matrices
+        for found, wanted in zip(given.points, plain.points, strict=True):
+            assert (found.control, found.scale) == (wanted.control, wanted.scale)
+            assert found.update_norm == pytest.approx(wanted.update_norm, rel=1e-6)
+            for name, loss in found.losses.items():
+                assert loss.loss.estimate == pytest.approx(wanted.losses[name].loss.estimate, rel=1e-6)
+
+
+def test_an_audit_that_does_not_belong_to_the_weights_is_refused(folder: Path) -> None:
+    base, tuned = str(folder / "base"), str(folder / "tuned")
+    corpus = LossSettings((str(folder / "texts.jsonl"),))
+    with pytest.raises(PairingError, match="is of other weights"):
+        intervene(base, tuned, losses=corpus, audit=made_up_audit())
+    parts = replace(made_up_audit(), settings={"split_fused": True})
+    with pytest.raises(SettingError, match="split_fused"):
+        intervene(base, tuned, losses=corpus, audit=parts)
+
+
+def test_bad_settings(folder: Path) -> None:
+    base, tuned = str(folder / "base"), str(folder / "tuned")
+    with pytest.raises(SettingError, match="nothing to measure"):
+        intervene(base, tuned)
+    with pytest.raises(SettingError, match="scale is -1"):
+        SweepSettings((-1,))
+    with pytest.raises(SettingError, match="control is 'none'"):
+        SweepSettings(controls=("none",))
+    corpus = LossSettings((str(folder / "texts.jsonl"),))
+    with pytest.raises(SettingError, match="split_fused"):
+        intervene(base, tuned, losses=corpus, audit=AuditSettings(split_fused=True))
+    with pytest.raises(SettingError, match="has no intruders"):
+        intervene(base, tuned, losses=corpus, audit=AuditSettings(epsilon=1e-6))

@@ -1,0 +1,277 @@
+"""The objective of a healing, its gradient, what it keeps of models that stay, and the turns of documents."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from intruders.checkpoints.pairing.open_sides import open_sides
+from intruders.checkpoints.pairing.pair_sides import pair_sides
+from intruders.experiments.dose_groups import dose_groups
+from intruders.experiments.dosed_model import DosedModel, DoseVector, parameters_of, with_parameters
+from intruders.experiments.objective import KeptAnswers, Objective, turn, turns_of_parts
+from intruders.experiments.open_dosed import open_models, read_updates
+from intruders.models.encoding import IGNORED
+from intruders.models.loading import load_model
+from intruders.models.loading_settings import AS_STORED
+from intruders.models.split_model import SplitModel
+from tests.tiny import save_gpt2, save_llama
+
+from .healed_models import llama_and_adapter
+
+TEXTS = [[5, 20, 31, 7, 44, 12], [9, 3, 17]]
+ROWS = [
+    {"input_ids": [5, 6, 7, 8], "attention_mask": [1] * 4, "labels": [IGNORED, IGNORED, 7, 8]},
+    {"input_ids": [11, 4, 30], "attention_mask": [1] * 3, "labels": [IGNORED, IGNORED, 30]},
+]
+WEIGHT = 2.0
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    return llama_and_adapter(tmp_path_factory.mktemp("objective"), size=1.0)
+
+
+def merged(models: tuple[str, str], doses: dict[str, float]) -> Any:
+    """``W0 + a D`` in every adapted matrix, with D = 2 B A by the adapter's file."""
+    model: Any = load_model(models[0], "causal").eval().double()
+    stored = load_file(Path(models[1]) / "adapter_model.safetensors")
+    for name, dose in doses.items():
+        a, b = (
+            stored[f"base_model.model.{name.removesuffix('.weight')}.lora_{side}.weight"].double()
+            for side in "AB"
+        )
+        model.get_submodule(name.removesuffix(".weight")).weight.data += dose * 2.0 * b @ a
+    return model
+
+
+def log_probabilities(model: Any, ids: list[int]) -> Tensor:
+    with torch.no_grad():
+        return model(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1)
+
+
+def divergences(models: tuple[str, str], doses: dict[str, float]) -> tuple[float, float]:
+    now, base, tuned = (
+        merged(models, values) for values in (doses, dict.fromkeys(doses, 0.0), dict.fromkeys(doses, 1.0))
+    )
+    text, tokens, task, targets = 0.0, 0, 0.0, 0
+    for ids in TEXTS:
+        known, said = log_probabilities(base, ids), log_probabilities(now, ids)
+        text += float((known.exp() * (known - said)).sum())
+        tokens += len(ids)
+    for row in ROWS:
+        known, said = log_probabilities(tuned, row["input_ids"]), log_probabilities(now, row["input_ids"])
+        for position, label in enumerate(row["labels"]):
+            if label != IGNORED:
+                task += float((known[position - 1].exp() * (known - said)[position - 1]).sum())
+                targets += 1
+    return text / tokens, task / targets
+
+
+def test_divergences_and_their_gradient(models: tuple[str, str]) -> None:
+    language, _ = open_models(models[0], None, {}, AS_STORED)
+    sides = open_sides(*models)
+    updates = read_updates(pair_sides(*sides).pairs, "matrix", torch.device("cpu"), lambda *_: None)
+    groups = dose_groups(updates.names, "matrix", updates.ranks)
+    values = torch.linspace(0.2, 0.9, len(groups.names)).requires_grad_()
+    doses = DoseVector(values)
+    with DosedModel(language.model, sides[0], updates.by_name, groups, doses, is_base=True):
+        objective = Objective(language, language, doses, [TEXTS], [1], ROWS, seed=0)
+        losses = objective.gradient(0, WEIGHT)
+        assert doses.values is values
+        with doses.at(torch.ones_like(values).requires_grad_()):
+            assert objective.gradient(0, WEIGHT).task == pytest.approx(0.0, abs=1e-6)
+    by_name = {name: float(values.detach()[position]) for name, (position, *_) in groups.places.items()}
+    assert (losses.text, losses.task) == pytest.approx(
+        divergences(models, by_name),
+        rel=1e-4,
+        abs=1e-6,  # of sums in single precision
+    )
+    assert values.grad is not None
+    for name, (position, *_) in groups.places.items():
+        up, down = (
+            text + WEIGHT * task
+            for text, task in (
+                divergences(models, {**by_name, name: by_name[name] + h}) for h in (1e-4, -1e-4)
+            )
+        )
+        assert float(values.grad[position]) == pytest.approx((up - down) / 2e-4, rel=2e-3, abs=1e-5)
+
+
+def test_parts_of_a_mixture_count_by_their_weights(models: tuple[str, str]) -> None:
+    # One document per part, of 2 and of 40 tokens: tokens alone would give the first a share of 2 in 42.
+    parts = [[[9, 3]], [[5 + number % 60 for number in range(40)]]]
+    language, _ = open_models(models[0], None, {}, AS_STORED)
+    sides = open_sides(*models)
+    updates = read_updates(pair_sides(*sides).pairs, "matrix", torch.device("cpu"), lambda *_: None)
+    groups = dose_groups(updates.names, "matrix", updates.ranks)
+    doses = DoseVector(torch.full((len(groups.names),), 0.5, requires_grad=True))
+    with DosedModel(language.model, sides[0], updates.by_name, groups, doses, is_base=True):
+        objective = Objective(language, language, doses, parts, [0.7, 0.3], ROWS, seed=0)
+        told = [objective.gradient(step, WEIGHT).text for step in range(10)]
+    base, now = (merged(models, dict.fromkeys(groups.places, dose)) for dose in (0.0, 0.5))
+    means = []
+    for ((ids),) in parts:
+        known, said = log_probabilities(base, ids), log_probabilities(now, ids)
+        means.append(float((known.exp() * (known - said)).sum()) / len(ids))
+    assert abs(means[0] - means[1]) > 0.2 * max(means)
+    # Two documents are drawn at every step: 20 draws, 14 and 6.
+    assert sum(told) / 10 == pytest.approx(0.7 * means[0] + 0.3 * means[1], rel=1e-4)
+
+
+@pytest.mark.parametrize("replays", [False, True])
+def test_the_gradient_of_learned_factors_is_that_of_pefts_own(models: tuple[str, str], replays: bool) -> None:
+    """Both divergences of PEFT's live adapter, or with ``replays`` the losses of tokens and targets, by autograd."""
+    from peft import PeftModel
+
+    language, _ = open_models(models[0], None, {}, AS_STORED)
+    sides = open_sides(*models)
+    own = read_updates(pair_sides(*sides).pairs, "matrix", torch.device("cpu"), lambda *_: None).by_name
+    groups = dose_groups(list(own), "matrix")
+    doses = DoseVector(torch.ones(len(groups.names)))
+    tensors = [(0.7 * tensor).requires_grad_() for tensor in parameters_of(own)]
+    learned = with_parameters(own, tensors)
+    with (
+        DosedModel(language.model, sides[0], own, groups, doses, is_base=True),
+        doses.at(doses.values, learned),
+    ):
+        objective = Objective(language, language, doses, [TEXTS], [1], ROWS, seed=0, replays=replays)
+        objective.gradient(0, WEIGHT)
+    peft: Any = PeftModel.from_pretrained(
+        load_model(models[0], "causal"), models[1], is_trainable=True
+    ).eval()
+
+    def logits(ids: list[int]) -> Tensor:
+        return peft(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1)
+
+    with torch.no_grad():
+        tuned = [logits(row["input_ids"]) for row in ROWS]
+        with peft.disable_adapter():
+            base = [logits(ids) for ids in TEXTS]
+    factors = {name: value for name, value in peft.named_parameters() if "lora_" in name}
+    for value in factors.values():
+        value.data *= 0.7
+    text, task = torch.tensor(0.0), torch.tensor(0.0)
+    for ids, known in zip(TEXTS, base, strict=True):
+        now = logits(ids)
+        if replays:
+            text = text - now[:-1].gather(1, torch.tensor(ids[1:])[:, None]).sum()
+        else:
+            text = text + (known.exp() * (known - now)).sum()
+    for row, known in zip(ROWS, tuned, strict=True):
+        now = logits(row["input_ids"])
+        for position, label in enumerate(row["labels"]):
+            if label != IGNORED and replays:
+                task = task - now[position - 1, label]
+            elif label != IGNORED:
+                task = task + (known[position - 1].exp() * (known - now)[position - 1]).sum()
+    (text / sum(len(ids) for ids in TEXTS) + WEIGHT * task / 3).backward()
+    for name, update in learned.items():
+        module = f"base_model.model.{name.removesuffix('.weight')}"
+        assert update.left is not None
+        assert update.left.grad is not None
+        assert update.right.grad is not None
+        # The left factor is alpha / r = 2 times B.
+        of_b, of_a = (factors[f"{module}.lora_{side}.default.weight"].grad for side in "BA")
+        assert torch.allclose(2.0 * update.left.grad, of_b, rtol=1e-3, atol=1e-6), name
+        assert torch.allclose(update.right.grad, of_a, rtol=1e-3, atol=1e-6), name
+
+
+KEPT = [[5, 6, 7], [8, 9], [10, 11, 12, 13], [14, 15, 16], [17, 18]] * 3  # more than a batch
+
+
+@pytest.fixture(params=[save_llama, save_gpt2])
+def model(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(request.param(tmp_path / "model")).eval()
+
+
+def encoded(numbers: Sequence[int]) -> tuple[dict[str, Tensor], Tensor]:
+    rows = [KEPT[number] for number in numbers]
+    width = max(map(len, rows))
+    attended = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
+    ids = torch.tensor([row + [0] * (width - len(row)) for row in rows])
+    return {"input_ids": ids, "attention_mask": attended}, attended.bool()
+
+
+def kept(model: Any) -> KeptAnswers:
+    split = SplitModel.of(model)
+    assert split is not None
+    return KeptAnswers(split, encoded, [len(text) for text in KEPT])
+
+
+@torch.no_grad()
+def test_the_logits_are_the_models_own_in_the_order_asked_for(model: Any) -> None:
+    answers = kept(model)
+    for numbers in ([3, 0], [7, 1, 10], [0]):
+        own = [model(input_ids=torch.tensor([KEPT[number]])).logits[0] for number in numbers]
+        found = answers.logits(numbers)
+        assert found is not None
+        torch.testing.assert_close(found, torch.cat(own), rtol=1e-4, atol=1e-5)
+
+
+def test_they_are_the_same_in_any_order_and_computed_once(
+    model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A learning that resumes asks for them in another order."""
+    answers, resumed = kept(model), kept(model)
+    resumed.logits([11, 2])
+    first, again = answers.logits([0, 4]), resumed.logits([0, 4])
+    assert first is not None
+    assert again is not None
+    assert torch.equal(first, again)
+    monkeypatch.setattr(SplitModel, "states", lambda *_: pytest.fail("computed again"))
+    later = answers.logits([4, 0])
+    assert later is not None
+    assert torch.equal(later[2:], first[:3])  # of a text of two tokens, and of one of three
+
+
+def test_a_body_that_answers_in_another_form_keeps_nothing(
+    model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SplitModel, "states", lambda *_: None)
+    assert kept(model).logits([0]) is None
+
+
+@pytest.mark.parametrize("weights", [(0.7, 0.3), (3, 1), (76, 38, 31, 8, 8), (1, 1e-3)])
+def test_parts_are_drawn_by_their_weights(weights: tuple[float, ...]) -> None:
+    counts = [5 + 3 * part for part in range(len(weights))]
+    drawn = [0] * len(weights)
+    for step in range(60):
+        numbers = turns_of_parts(counts, weights, 8, step, seed=1)
+        assert sum(map(len, numbers)) == 8
+        drawn = [done + len(part) for done, part in zip(drawn, numbers, strict=True)]
+        for done, weight in zip(drawn, weights, strict=True):
+            assert abs(done - 8 * (step + 1) * weight / sum(weights)) < len(weights)
+
+
+def test_every_item_of_a_part_comes_once_before_any_repeats() -> None:
+    first = [number for step in range(10) for number in turns_of_parts([20, 40], [3, 1], 8, step, seed=0)[0]]
+    assert len(first) == 60
+    assert all(sorted(first[begin : begin + 20]) == list(range(20)) for begin in (0, 20, 40))
+
+
+def test_one_corpus_is_drawn_as_before_mixtures_were_weighed() -> None:
+    orders = []
+    for of_round in range(3):
+        order = list(range(11))
+        random.Random(f"round 4 {of_round}").shuffle(order)
+        orders += order
+    for step in range(4):
+        assert turns_of_parts([11], [0.2], 8, step, seed=4) == [orders[8 * step : 8 * step + 8]]
+    assert turn(3, 8, 1, seed=4) == turns_of_parts([3], [1], 8, 1, seed=4)[0]
+
+
+def test_of_fewer_items_than_a_step_draws_every_one_comes_once_a_step() -> None:
+    for step in range(6):
+        order = list(range(5))
+        random.Random(f"round 2 {step}").shuffle(order)
+        assert turn(5, 8, step, seed=2) == order

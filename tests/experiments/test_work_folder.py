@@ -1,0 +1,58 @@
+"""The folder beside a healing's own, in which it keeps what is finished."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from intruders.errors import SettingError
+from intruders.experiments.work_folder import WorkFolder, require_same
+from intruders.system.folders import locked_folder
+
+
+def test_the_folder_is_beside_one_that_is_given_without_a_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "models" / "healed").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "models" / "healed")
+    assert WorkFolder.beside(Path()).folder == tmp_path / "models" / "healed.unfinished"
+    assert WorkFolder.beside(Path("..")).folder == tmp_path / "models.unfinished"
+    assert WorkFolder.beside(Path("new")).folder == tmp_path / "models" / "healed" / "new.unfinished"
+
+
+def test_the_folder_is_removed_while_it_is_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process could begin a healing there right after, and would lose it."""
+    removed = []
+
+    def remove(folder: Path, **_: object) -> None:
+        with pytest.raises(SettingError, match="is in use by another process"), locked_folder(folder):
+            pass
+        removed.append(folder)
+        real(folder)
+
+    real = shutil.rmtree
+    monkeypatch.setattr(shutil, "rmtree", remove)
+    work = WorkFolder.beside(tmp_path / "healed")
+    with work.held({}, tmp_path / "healed"):
+        assert work.folder.is_dir()
+    assert removed == [work.folder]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_an_output_folder_nothing_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    work = WorkFolder.beside(None)
+    with work.held({"seed": 0}, None):
+        work.keep_learning("doses", ({"value.0": torch.ones(1)}, {"learning": "{}"}))
+        assert work.learning("doses") is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_setting_that_differs_is_named_as_people_give_it() -> None:
+    with pytest.raises(SettingError, match=r"\(dtype was not given and is \"bfloat16\"\)"):
+        require_same({"dtype": None}, {"dtype": ["bfloat16"]}, "'healed'", Path("healed"))
+    with pytest.raises(SettingError, match=r"\(settings: seed was 0 and is 3\)"):
+        require_same({"settings": {"seed": 0}}, {"settings": {"seed": 3}}, "'healed'", Path("healed"))

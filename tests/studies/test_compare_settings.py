@@ -1,0 +1,57 @@
+"""Settings side by side: means and paired differences by hand, with Student's quantile from scipy."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from scipy import stats
+
+from intruders.errors import SettingError
+from intruders.studies.compare_settings import compare_settings, settings_frame
+from intruders.studies.tables.results import Results
+from tests.studies.planted import run, study
+
+LORA, FULL = [0.80, 0.90, 0.85], [0.70, 0.90, 0.74]
+
+
+def of_three_seeds() -> Results:
+    rows = [run(f"lora-{seed}", seed=seed, method="lora", rank=1, accuracy=LORA[seed]) for seed in range(3)]
+    rows += [run(f"full-{seed}", seed=seed, method="full", accuracy=FULL[seed]) for seed in range(3)]
+    rows += [run("pending", seed=4, method="lora", rank=1, status="pending", accuracy=math.nan)]
+    return study(runs=rows)
+
+
+def test_a_mean_and_a_paired_difference_have_students_interval() -> None:
+    lora, full = compare_settings(of_three_seeds())
+    assert (lora.seeds, full.seeds) == (3, 3)
+    assert full.differences == {}, "full fine-tuning is what others are compared with"
+    low, high = stats.t.interval(0.95, 2, loc=0.85, scale=stats.sem(LORA))
+    assert (lora.means["accuracy"].low, lora.means["accuracy"].high) == pytest.approx((low, high))
+    pairs = [one - other for one, other in zip(LORA, FULL, strict=True)]
+    low, high = stats.t.interval(0.95, 2, loc=0.07, scale=stats.sem(pairs))
+    difference = lora.differences["accuracy"]
+    assert (difference.estimate, difference.low, difference.high) == pytest.approx((0.07, low, high))
+
+
+def test_another_setting_can_be_compared_with() -> None:
+    results = of_three_seeds()
+    names = [one.setting for one in compare_settings(results)]
+    lora, full = compare_settings(results, against=names[0])
+    assert lora.differences == {}
+    assert full.differences["accuracy"].estimate == pytest.approx(-0.07)
+    with pytest.raises(SettingError, match="against is 'none'; expected a setting of the study: lora"):
+        compare_settings(results, against="none")
+
+
+def test_the_table_has_a_row_a_setting_and_no_empty_column() -> None:
+    frame = settings_frame(compare_settings(of_three_seeds()))
+    assert list(frame["seeds"]) == [3, 3]
+    assert frame["accuracy"].iloc[0].startswith("0.85 [")
+    assert frame["accuracy, difference"].tolist()[1] == ""
+    assert not frame.astype(str).eq("").all().any()
+
+
+def test_a_study_without_a_finished_run_has_no_settings() -> None:
+    results = study(runs=[run("one", status="failed")])
+    assert settings_frame(compare_settings(results)).empty

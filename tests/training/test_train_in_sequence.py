@@ -1,0 +1,381 @@
+"""Tasks in turn: accuracies and what follows from them, heads that stay, audits against the first base."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from intruders.data.load_task import load_task
+from intruders.errors import ResultFileError, SettingError
+from intruders.reports.sequence.sequence_text import sequence_lines
+from intruders.training.finetune_config import FinetuneConfig
+from intruders.training.retrain_head import retrain_head
+from intruders.training.train_in_sequence import train_in_sequence
+from tests.json_lines import write_rows
+from tests.tiny import save_bert, save_llama
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_bert(tmp_path_factory.mktemp("bert"), with_head=False)
+
+
+def _tasks(folder: Path) -> list[str]:
+    """Two tasks of two and three labels that a tiny model learns at once."""
+    names = []
+    for number, letters in enumerate(("az", "mqx")):
+        file = folder / f"task{number}.tsv"
+        rows = [f"{letters[i % len(letters)] * 4}\t{i % len(letters)}" for i in range(60)]
+        file.write_text("text\tlabel\n" + "\n".join(rows) + "\n")
+        names.append(f"{file}?text=text&label=label")
+    return names
+
+
+def _config(base: Path, out: Path, **settings: Any) -> FinetuneConfig:
+    given: dict[str, Any] = {
+        "rank": 4, "lr": 1e-2, "steps": 40, "batch_size": 8, "precision": "fp32", "save_steps": 1000,
+        "match": "accuracy=1.0", "eval_steps": 10, "warmup_steps": 10, "max_new_tokens": 8,
+    } | settings  # fmt: skip
+    return FinetuneConfig(base=str(base), task="unused", out=str(out), **given)
+
+
+@pytest.mark.parametrize(
+    ("method", "adapters"), [("full", "merge"), ("lora", "merge"), ("lora", "keep"), ("pissa", "merge")]
+)
+def test_stages_go_on_from_each_other(method: str, adapters: str, bert: Path, tmp_path: Path) -> None:
+    lr = 3e-3 if method == "full" else 2e-2
+    config = _config(bert, tmp_path / "out", method=method, lr=lr)
+    found = train_in_sequence(config, _tasks(tmp_path), adapters=adapters)
+    assert [len(row) for row in found.accuracies] == [1, 2]
+    # Backbone and head, put together again, score as the model did at the end of its own stage.
+    for stage in (1, 2):
+        record = json.loads((tmp_path / "out" / f"stage-{stage}" / "run.json").read_text())
+        assert found.accuracies[stage - 1][stage - 1] == record["validation"]["accuracy"]
+    assert found.accuracies[0][0] == 1.0
+    (tmp_path / "usual").touch()
+    for weights in (tmp_path / "out").rglob("*.safetensors"):
+        assert weights.stat().st_mode == (tmp_path / "usual").stat().st_mode, (
+            "others may read what the umask says"
+        )
+    # The second stage starts from the first: undoing its own update gives back the first stage's weights.
+    base = load_file(bert / "model.safetensors")
+    one, two = (load_file(tmp_path / "out" / f"stage-{n}" / "backbone" / "model.safetensors") for n in (1, 2))
+    name = "encoder.layer.0.attention.self.query.weight"
+    first = one[name] - base[name]
+    second = two[name] - base[name]
+    if method != "full":
+        ranks = [int((torch.linalg.svdvals(update) > 1e-4).sum()) for update in (first, second)]
+        # Merged adapters add their ranks; the one that is kept stays at its own. PiSSA's difference has two.
+        grown = {("lora", "merge"): [4, 8], ("lora", "keep"): [4, 4], ("pissa", "merge"): [8, 16]}
+        assert ranks == grown[method, adapters]
+    assert (second - first).norm() < second.norm() + first.norm()
+    assert not torch.equal(first, second)
+    # Heads are those of their own stage, and of its number of labels.
+    heads = [load_file(tmp_path / "out" / f"stage-{n}" / "head.safetensors") for n in (1, 2)]
+    assert [head["classifier.weight"].shape[0] for head in heads] == [2, 3]
+    # The audit is against the first base.
+    for stage, weights in enumerate((one, two)):
+        count = 0
+        for key, value in base.items():
+            if value.ndim == 2 and "embeddings" not in key and not torch.equal(value, weights[key]):
+                x = torch.linalg.svd(value.double(), full_matrices=False)[0]
+                y = torch.linalg.svd(weights[key].double(), full_matrices=False)[0][:, :10]
+                count += int(((x.T @ y).abs().amax(dim=0) < 0.5).sum())
+        assert found.intruders[stage] == count
+    record = json.loads((tmp_path / "out" / "sequence.json").read_text())
+    assert record["accuracies"] == found.accuracies
+    # Looked at every 10 steps, each stage by its own step.
+    assert found.steps == [
+        json.loads((tmp_path / "out" / f"stage-{n}" / "run.json").read_text())["steps"] for n in (1, 2)
+    ]
+    assert found.reached[0] is True
+    assert found.steps[0] in (10, 20, 30, 40)
+
+
+def test_a_sequence_goes_on_where_it_was(bert: Path, tmp_path: Path) -> None:
+    tasks = _tasks(tmp_path)
+    config = _config(bert, tmp_path / "out")
+    first = train_in_sequence(config, tasks[:1])
+    marker = (tmp_path / "out" / "stage-1" / "run.json").stat().st_mtime_ns
+    both = train_in_sequence(config, tasks)
+    assert both.accuracies[0] == first.accuracies[0]
+    assert (tmp_path / "out" / "stage-1" / "run.json").stat().st_mtime_ns == marker
+
+
+@pytest.mark.parametrize("adapters", ["merge", "keep"])
+def test_a_moved_sequence_goes_on(
+    adapters: str, bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the end of the training of its last stage, under a relative path, and then an absolute one elsewhere."""
+    monkeypatch.chdir(tmp_path)
+    tasks = _tasks(tmp_path)
+    config = _config(bert, Path("out"), steps=2, warmup_steps=0, match=None)
+    whole = train_in_sequence(config, tasks, adapters=adapters)
+    written = (tmp_path / "out" / "stage-2" / "backbone" / "model.safetensors").read_bytes()
+    moved = tmp_path / "elsewhere" / "moved"
+    moved.parent.mkdir()
+    (tmp_path / "out").rename(moved)
+    shutil.rmtree(moved / "stage-2" / "backbone")
+    for name in ("stage-2/stage.json", "sequence.json"):
+        (moved / name).unlink()
+    trained = [(moved / f"stage-{number}" / "run.json").read_bytes() for number in (1, 2)]
+    config = replace(config, out=str(moved))
+    assert train_in_sequence(config, tasks, adapters=adapters) == whole
+    assert (moved / "stage-2" / "backbone" / "model.safetensors").read_bytes() == written
+    assert [(moved / f"stage-{number}" / "run.json").read_bytes() for number in (1, 2)] == trained
+    # The path is not all: what is there must be what the second stage began from.
+    weights = (
+        moved
+        / "stage-1"
+        / ("backbone/model.safetensors" if adapters == "merge" else "adapter_model.safetensors")
+    )
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(SettingError, match=r"from another (base|start_from), whose files have changed"):
+        train_in_sequence(config, tasks, adapters=adapters)
+
+
+def test_a_finished_stage_needs_its_model_only_for_what_is_made_of_it(bert: Path, tmp_path: Path) -> None:
+    """A full stage has its weights a second time in ``backbone``; a person may free the room of the first."""
+    config = _config(bert, tmp_path / "out", steps=2, warmup_steps=0, match=None, method="full")
+    whole = train_in_sequence(config, _tasks(tmp_path))
+    (tmp_path / "out" / "stage-1" / "model.safetensors").unlink()
+    assert train_in_sequence(config, _tasks(tmp_path)) == whole
+    shutil.rmtree(tmp_path / "out" / "stage-1" / "backbone")
+    with pytest.raises(SettingError, match=r"stage-1' contains a finished run without its model"):
+        train_in_sequence(config, _tasks(tmp_path))
+
+
+def test_a_damaged_result_of_a_stage_is_named(bert: Path, tmp_path: Path) -> None:
+    config = _config(bert, tmp_path / "out", steps=2, warmup_steps=0, match=None)
+    train_in_sequence(config, _tasks(tmp_path)[:1])
+    result = tmp_path / "out" / "stage-1" / "stage.json"
+    result.write_text(result.read_text()[:20])
+    with pytest.raises(
+        ResultFileError, match=r"stage\.json' cannot be read as the result of a stage.*; restore it"
+    ):
+        train_in_sequence(config, _tasks(tmp_path)[:1])
+    result.unlink()
+    assert len(train_in_sequence(config, _tasks(tmp_path)[:1]).accuracies) == 1
+
+
+def test_causal_tasks_in_turn(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    write_rows(rows, [{"p": f"{i % 3}:", "c": "ab"} for i in range(30)])
+    llama = save_llama(tmp_path / "llama")
+    config = _config(llama, tmp_path / "out", method="lora", max_eval_samples=3)
+    found = train_in_sequence(config, [f"{rows}?prompt=p&completion=c"] * 2)
+    assert found.reached == [True, True]
+    assert found.accuracies == [[1.0], [1.0, 1.0]]
+
+
+def test_what_cannot_be_a_sequence_is_said(bert: Path, tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match="without tasks"):
+        train_in_sequence(_config(bert, tmp_path), [])
+    with pytest.raises(SettingError, match="expected merge or keep"):
+        train_in_sequence(_config(bert, tmp_path), ["pydoc-topics"], adapters="drop")
+    with pytest.raises(SettingError, match=r"adapters is 'keep', but method 'pissa' .* pass merge"):
+        train_in_sequence(_config(bert, tmp_path / "p", method="pissa"), _tasks(tmp_path), adapters="keep")
+    assert not (tmp_path / "p").exists(), "known before the first step of the first stage"
+
+
+def test_what_a_later_stage_cannot_do_is_said_before_the_first(tmp_path: Path) -> None:
+    llama = save_llama(tmp_path / "llama")
+    short, long = tmp_path / "short.jsonl", tmp_path / "long.jsonl"
+    rows = [{"p": f"{i % 3}:", "c": "ab"} for i in range(30)]
+    write_rows(short, rows)
+    write_rows(long, [*rows, {"p": "0:" * 300, "c": "ab"}])
+    first, later = (f"{file}?prompt=p&completion=c" for file in (short, long))
+    config = _config(llama, tmp_path / "out", method="lora", max_eval_samples=None, match=None)
+    with pytest.raises(
+        SettingError, match=r"line 31 of long.jsonl \(the .* split of task .*\) has 600 tokens"
+    ):
+        train_in_sequence(config, [first, later])
+    with pytest.raises(SettingError, match=r"task 'short.jsonl' has no right answers to count"):
+        train_in_sequence(config, [first, f"{first}&score=none"])
+    assert not (tmp_path / "out").exists()
+    # The tests' files of a stage are read after every later one, and left out of them with --drop-too-long.
+    kept = replace(config, steps=2, warmup_steps=0, drop_too_long=True)
+    found = train_in_sequence(kept, [f"{first}&test={long}"])
+    assert len(found.accuracies) == 1
+
+
+def test_another_sequence_is_not_replaced(bert: Path, tmp_path: Path) -> None:
+    tasks = _tasks(tmp_path)
+    out = tmp_path / "out"
+    (out / "stage-1").mkdir(parents=True)
+    (out / "stage-2").mkdir()
+    with pytest.raises(SettingError, match="contains a sequence of other tasks; choose another folder"):
+        train_in_sequence(_config(bert, out), tasks[:1])
+    content = json.dumps({"schema": 1, "tasks": [*tasks, "sst2"]})
+    (out / "sequence.json").write_text(content)
+    for given in (tasks, tasks[::-1]):
+        with pytest.raises(
+            SettingError, match=r"contains a sequence of other tasks \(.*, sst2\); choose another"
+        ):
+            train_in_sequence(_config(bert, out), given)
+    assert (out / "sequence.json").read_text() == content
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").touch()
+    with pytest.raises(SettingError, match="is not empty and not a sequence"):
+        train_in_sequence(_config(bert, tmp_path / "mine"), tasks)
+
+
+def _head_by_hand(
+    folder: Path, head: dict[str, torch.Tensor], rows: list[tuple[str, int]], steps: int
+) -> Any:
+    """AdamW on the head alone, over fixed features of all rows at once, with a rate that falls linearly to zero."""
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    model = AutoModelForSequenceClassification.from_pretrained(
+        folder, num_labels=head["classifier.weight"].shape[0]
+    )
+    tokens = AutoTokenizer.from_pretrained(folder)(
+        [text for text, _ in rows], return_tensors="pt", padding=True
+    )
+    model.load_state_dict(head, strict=False)
+    labels = torch.tensor([label for _, label in rows])
+    parameters = {name: model.get_parameter(name) for name in head}
+    moments = {name: (torch.zeros_like(value), torch.zeros_like(value)) for name, value in parameters.items()}
+    for step in range(steps):
+        model.zero_grad()
+        torch.nn.functional.cross_entropy(model.eval()(**tokens).logits, labels).backward()
+        # The Trainer clips the gradient's norm at 1.
+        norm = torch.cat([p.grad.flatten() for p in parameters.values()]).norm()
+        for name, parameter in parameters.items():
+            gradient = parameter.grad / max(1.0, float(norm))
+            mean, square = moments[name]
+            mean.mul_(0.9).add_(0.1 * gradient)
+            square.mul_(0.999).add_(0.001 * gradient**2)
+            mean_now, square_now = mean / (1 - 0.9 ** (step + 1)), square / (1 - 0.999 ** (step + 1))
+            with torch.no_grad():
+                parameter -= 1e-2 * (1 - step / steps) * mean_now / (square_now.sqrt() + 1e-8)
+    return model, tokens, labels
+
+
+def test_heads_are_trained_again_on_the_frozen_body(bert: Path, tmp_path: Path) -> None:
+    """Every row is in every batch and nothing is dropped out, so that a few lines give the same head."""
+    base = tmp_path / "base"
+    shutil.copytree(bert, base)
+    settings = json.loads((base / "config.json").read_text())
+    settings |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    (base / "config.json").write_text(json.dumps(settings))
+    tasks = _tasks(tmp_path)
+    config = _config(
+        base,
+        tmp_path / "out",
+        match=None,
+        steps=8,
+        warmup_steps=0,
+        batch_size=64,
+        lr=1e-2,
+        max_eval_samples=None,
+    )
+    kept = train_in_sequence(config, tasks)
+    assert kept.head_steps == []
+    bodies = [load_file(tmp_path / "out" / f"stage-{n}" / "backbone" / "model.safetensors") for n in (1, 2)]
+
+    found = train_in_sequence(config, tasks, retrain_heads=True)
+    assert found.head_steps == [[], [8]]
+    assert found.accuracies[0] == kept.accuracies[0]
+    assert found.accuracies[1][1] == kept.accuracies[1][1]
+    assert found.intruders == kept.intruders
+    for number, body in enumerate(bodies, start=1):
+        now = load_file(tmp_path / "out" / f"stage-{number}" / "backbone" / "model.safetensors")
+        assert all(torch.equal(now[name], value) for name, value in body.items())
+
+    task = load_task(tasks[0], config, config.data_seed)
+    head = load_file(tmp_path / "out" / "stage-1" / "head.safetensors")
+    labels = {label: index for index, label in enumerate(task.labels)}
+    rows = [(example.text, labels[example.target]) for example in task.train]
+    model, _, _ = _head_by_hand(tmp_path / "out" / "stage-2" / "backbone", head, rows, 8)
+    from transformers import AutoTokenizer
+
+    from intruders.models.loading import load_model
+
+    folder = tmp_path / "out" / "stage-2" / "backbone"
+    again = load_model(str(folder), "classification", task.labels)
+    retrain_head(again, head, AutoTokenizer.from_pretrained(folder), task, config, 8, tmp_path)
+    for name in head:
+        wanted = model.get_parameter(name)
+        # Eight steps in single precision, in another order of the sums.
+        assert torch.allclose(again.get_parameter(name), wanted, atol=2e-5)
+        assert not torch.allclose(head[name], wanted, atol=1e-3)
+    body = {name: value for name, value in again.named_parameters() if name not in head}
+    assert all(torch.equal(value, bodies[1][name.removeprefix("bert.")]) for name, value in body.items())
+
+    scored = task.test or task.validation
+    texts = AutoTokenizer.from_pretrained(folder)(
+        [row.text for row in scored], return_tensors="pt", padding=True
+    )
+    right = model(**texts).logits.argmax(-1) == torch.tensor([labels[row.target] for row in scored])
+    assert found.accuracies[1][0] == pytest.approx(float(right.float().mean()))
+    assert any("trained again on the frozen body" in line for line in sequence_lines(found))
+    record = json.loads((tmp_path / "out" / "sequence.json").read_text())
+    assert record["head_steps"] == [[], [8]]
+    # What was measured with heads that were kept is measured again without them, and the other way round.
+    assert train_in_sequence(config, tasks).accuracies == kept.accuracies
+
+
+def test_heads_of_causal_tasks_cannot_be_trained_again(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    write_rows(rows, [{"p": f"{i % 3}:", "c": "ab"} for i in range(30)])
+    llama = save_llama(tmp_path / "llama")
+    config = _config(llama, tmp_path / "out", method="lora", max_eval_samples=3)
+    with pytest.raises(SettingError, match="retrain_heads is true, and none of the tasks is classification"):
+        train_in_sequence(config, [f"{rows}?prompt=p&completion=c"] * 2, retrain_heads=True)
+
+
+@pytest.mark.parametrize("classes_first", [True, False])
+def test_classes_and_completions_in_one_sequence_keep_the_output_head(
+    classes_first: bool, tmp_path: Path
+) -> None:
+    """A head of its own, which no weight is tied to, is the base's to the bit after a stage of each kind."""
+    rows = tmp_path / "rows.jsonl"
+    write_rows(rows, [{"p": f"{i % 3}:", "c": "ab"} for i in range(30)])
+    llama = save_llama(tmp_path / "llama")
+    tasks = [_tasks(tmp_path)[0], f"{rows}?prompt=p&completion=c"]
+    config = _config(
+        llama, tmp_path / "out", method="lora", match=None, steps=2, warmup_steps=0, max_eval_samples=3
+    )
+    given = tasks if classes_first else tasks[::-1]
+    assert [len(row) for row in train_in_sequence(config, given).accuracies] == [1, 2]
+    before = load_file(llama / "model.safetensors")
+    for number in (1, 2):
+        after = load_file(tmp_path / "out" / f"stage-{number}" / "backbone" / "model.safetensors")
+        assert after.keys() == before.keys()
+        assert torch.equal(after["lm_head.weight"], before["lm_head.weight"])
+        name = "model.layers.0.self_attn.q_proj.weight"
+        assert not torch.equal(after[name], before[name])
+
+
+def test_a_sequence_of_classes_goes_on_with_completions(tmp_path: Path) -> None:
+    """After one stage, whose backbone has no output head yet, and after two, on the first of which one is trained."""
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"p": f"{i % 3}:", "c": "ab"}) + "\n" for i in range(30)))
+    llama = save_llama(tmp_path / "llama")
+    classes, text = _tasks(tmp_path), f"{rows}?prompt=p&completion=c"
+    head = load_file(llama / "model.safetensors")["lm_head.weight"]
+    for known in (1, 2):
+        settings = {"method": "lora", "match": None, "steps": 2, "warmup_steps": 0, "max_eval_samples": 3}
+        config = _config(llama, tmp_path / str(known), **settings)
+        out = Path(config.out)
+        train_in_sequence(config, classes[:known])
+        stage = out / f"stage-{known}" / "backbone" / "model.safetensors"
+        before = load_file(stage)
+        assert "lm_head.weight" not in before
+        assert len(train_in_sequence(config, [*classes[:known], text]).accuracies) == known + 1
+        after = load_file(stage)
+        assert torch.equal(after.pop("lm_head.weight"), head)
+        assert {f"model.{name}" for name in before} == after.keys()
+        assert all(torch.equal(after[f"model.{name}"], value) for name, value in before.items())
+        last = load_file(out / f"stage-{known + 1}" / "backbone" / "model.safetensors")
+        assert torch.equal(last["lm_head.weight"], head)
