@@ -9,7 +9,7 @@ import torch
 
 from ..audits.audit import AuditedWhole
 from ..audits.audit_settings import AuditSettings
-from ..audits.batches import Batch, of_one_model, read_batches
+from ..audits.batches import Batch, NotJudged, of_one_model, read_batches
 from ..audits.result.audit_result import Audit
 from ..audits.result.records import AuditedMatrix
 from ..checkpoints.pairing.pairing import PairedMatrix
@@ -18,7 +18,6 @@ from ..checkpoints.stored.names import tensor_of
 from ..checkpoints.writing.merged import Elsewhere
 from ..engine.components import Components, find_components, leading_components
 from ..errors import PairingError, SettingError
-from ..experiments.attribution import LeftOut
 from ..linalg.low_rank import LowRank
 from ..linalg.operators import Dense, Update
 from ..linalg.spiked_threshold import spectrum_of, spiked_threshold
@@ -115,7 +114,7 @@ def read_cases(
     names = [name for name, matrix in audited.items() if matrix.intruders > 0]
     count = min(_COMPARED, len(names))
     compared = {names[index * len(names) // count] for index in range(count)}  # evenly over them
-    left_out = LeftOut()
+    left_out = NotJudged()
     for batch in read_batches(of_one_model(chosen), device, left_out):
         matrices = [audited[pair.name] for pair in batch.matrices]
         is_compared = any(matrix.name in compared for matrix in matrices)
