@@ -326,7 +326,7 @@ def open_bench(
     language = open_language_model(*at, merged=True) if reads_text else None
     scored = opened_for_tasks(language, *at, measuring.tasks)
     opened = [*([] if language is None else [language]), *(of_task for of_task, _ in scored.values())]
-    models = {id(one.model): one.model for one in opened}
+    models = {id(reader.model): reader.model for reader in opened}
     others = not_audited(matrices.base, matrices.audit) if changes_others else []
     with ExitStack() as contexts:
         live = {

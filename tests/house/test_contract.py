@@ -53,7 +53,7 @@ WRITTEN: dict[str, str] = {
     "audits/fleet/fleet_result.py": "fleet.json",
     "audits/scales/critical_scales_result.py": "scale.json",
     "audits/update_alone.py": "update.json overlap.json",
-    "checkpoints/merges/verification.py": "verification.json",
+    "checkpoints/merges/verify.py": "verification.json",
     "checkpoints/pairing/inspect.py": "inspection.json",
     "experiments/attribution.py": "attribution.json",
     "experiments/remedy_comparison.py": "remedies.json",
