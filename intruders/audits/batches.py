@@ -145,7 +145,7 @@ def read_batches(
 
     Args:
       matrices: for every matrix of the base the models that change it, with their pairs. Where they are several, the
-        base of the pairs keeps what was read last (:func:`intruders.checkpoints.stored.read_once.read_once`).
+        base of the pairs keeps what was read last (:func:`intruders.checkpoints.stored.checkpoint.read_once`).
       device: where batches are decided.
       left_out: gets what is not judged. A model that is refused has no further batches.
 
