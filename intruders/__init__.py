@@ -55,10 +55,10 @@ if TYPE_CHECKING:
     from .mitigation.mitigation_result import Mitigation
     from .mitigation.write_at_scale import WrittenScale, write_at_scale
     from .models.loading_settings import Loading
-    from .reports.audit.model_card import write_card
+    from .reports.advice import Advised
+    from .reports.advise import advise
+    from .reports.model_card import write_card
     from .reports.write_report import write_report
-    from .studies.advice.advice import Advised
-    from .studies.advice.advise import advise
     from .studies.describe.study import Study, read_study
     from .studies.run_study import StudyOutcome, run_study
     from .studies.tables.results import Results, load_results
@@ -141,7 +141,7 @@ __all__ = [
 
 # Names are loaded on first use, so that importing the package stays fast.
 _HOMES = {
-    "Advised": "studies.advice.advice",
+    "Advised": "reports.advice",
     "Attribution": "experiments.attribution.attribution",
     "AttributionSettings": "experiments.attribution.attribution_settings",
     "Audit": "audits.result.audit_result",
@@ -180,7 +180,7 @@ _HOMES = {
     "UpdateOverlap": "audits.update_alone",
     "Verification": "checkpoints.merges.verification",
     "WrittenScale": "mitigation.write_at_scale",
-    "advise": "studies.advice.advise",
+    "advise": "reports.advise",
     "attribute": "experiments.attribution.attribute",
     "audit": "audits.audit",
     "audit_fleet": "audits.fleet.audit_fleet",
@@ -204,7 +204,7 @@ _HOMES = {
     "train_in_sequence": "experiments.sequence.train_in_sequence",
     "verify": "checkpoints.merges.verify",
     "write_at_scale": "mitigation.write_at_scale",
-    "write_card": "reports.audit.model_card",
+    "write_card": "reports.model_card",
     "write_report": "reports.write_report",
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from .text import shorten
+from ..system.words import shorten
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -84,7 +84,7 @@ def sequence(
     settings = FinetuneConfig.from_file(config, **given) if config else FinetuneConfig.from_mapping(given)
 
     from ..experiments.sequence.train_in_sequence import has_finished, train_in_sequence
-    from ..reports.sequence.sequence_text import sequence_lines
+    from ..reports.sequence import sequence_lines
     from ..training.show_progress import ShowProgress
 
     was_finished = has_finished(settings, named, retrain_heads)

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from ..charts.text import plural
 from ..errors import SettingError, missing_extra
 from ..system.files import user_path
 from ..system.plugins import CORPORA, plugins_of
 from ..system.quiet_logger import errors_only
+from ..system.words import plural
 from .local_copies import file_of_split, folder_of_copy
 from .local_files import COMPRESSED, SUFFIXES, ending, open_text, read_rows
 from .values import as_text, is_missing, require_utf8

@@ -18,9 +18,9 @@ from typing import Any, BinaryIO, TextIO, cast
 
 import numpy as np
 
-from ..charts.text import plural
 from ..errors import SettingError, all_lines
 from ..system.files import user_path
+from ..system.words import plural
 from .columns import Columns
 from .conversations import NotTextError, causal_example
 from .final_number import final_number

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from ...charts.text import number, percent, plural
+from ...system.words import number, percent, plural
 from .records import AuditedMatrix, energy_share
 from .summary import by_kind, update_norm
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...charts.chart import Axis, Chart, Rule, Series
-from ...charts.text import number, plural
 from ...checkpoints.stored.hub import HubOrigin, origins_in
 from ...system.documents import json_number
 from ...system.result_protocol import JsonResult
+from ...system.words import number, plural
 from ...version import __version__
 
 SCHEMA = 1

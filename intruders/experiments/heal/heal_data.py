@@ -8,7 +8,6 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from ...charts.text import plural
 from ...data.columns import Columns
 from ...data.corpora import Corpora, Corpus, load_corpora
 from ...data.halves import halves_of_task
@@ -21,6 +20,7 @@ from ...models.answers import generated_answers
 from ...models.encoding import encode_parts
 from ...models.tuned_model import OpenedModel
 from ...system.files import user_path
+from ...system.words import plural
 from ..bench.data_shares import DataShare, split_data
 from .heal_settings import OWN_TEXT, HealSettings
 

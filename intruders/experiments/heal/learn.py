@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ...charts.text import plural
 from ...data.corpora import Corpus, documents_in
 from ...system.progress import Progress
+from ...system.words import plural
 from ..bench.data_shares import DataShare
 from ..doses.dose_groups import ELSEWHERE, dose_groups
 from ..doses.encoded import encoded_examples, encoded_texts

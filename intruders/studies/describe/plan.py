@@ -6,12 +6,12 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ...charts.text import plural
 from ...experiments.bench.interpolation_curve import ALPHAS
 from ...experiments.compare.comparison_settings import REMEDIES
 from ...experiments.intervene.sweep_settings import INTERPOLATE, SweepSettings
 from ...measures.measure_settings import LossSettings
 from ...mitigation.remedies.remedy_table import INTRUDERS
+from ...system.words import plural
 from .runs import Run
 
 _ALWAYS = ("base", "task", "method", "rank", "alpha", "lr")

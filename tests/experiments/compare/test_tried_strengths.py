@@ -6,7 +6,7 @@ from intruders.experiments.compare.comparison_settings import ComparisonSettings
 from intruders.experiments.compare.controls_of_remedy import controls_of
 from intruders.experiments.compare.tried_strengths import at_strengths
 from intruders.mitigation.remedies.intruders import ScaledIntruders
-from intruders.reports.remedies.remedies_text import remarks
+from intruders.reports.remedies import remarks
 from tests.reports.made_up_remedies import around, made_up_comparison, made_up_row
 
 

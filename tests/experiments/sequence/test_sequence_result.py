@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from intruders.experiments.sequence.sequence_result import SequenceResult
-from intruders.reports.sequence.sequence_text import sequence_lines
+from intruders.reports.sequence import sequence_lines
 
 
 def test_measures_follow_their_formulas() -> None:

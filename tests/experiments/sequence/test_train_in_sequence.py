@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from intruders.data.load_task import load_task
 from intruders.errors import ResultFileError, SettingError
 from intruders.experiments.sequence.train_in_sequence import train_in_sequence
-from intruders.reports.sequence.sequence_text import sequence_lines
+from intruders.reports.sequence import sequence_lines
 from intruders.training.finetune_config import FinetuneConfig
 from intruders.training.retrain_head import retrain_head
 from tests.json_lines import write_rows

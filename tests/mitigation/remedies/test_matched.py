@@ -29,7 +29,7 @@ from intruders.mitigation.remedies.intruders import ScaledIntruders
 from intruders.mitigation.remedies.lines import Lines
 from intruders.mitigation.remedies.matched import EqualNorm, EqualOutput, EqualSize
 from intruders.mitigation.remedies.remedy import Case, Remedy
-from intruders.reports.mitigation.mitigation_text import mitigation_lines
+from intruders.reports.mitigation import mitigation_lines
 from tests.checkpoints.models import tiny_llama
 from tests.mitigation.hot import places_of_intruders, scaled
 from tests.mitigation.remedies.conftest import Tuned, by_adapter, in_full
