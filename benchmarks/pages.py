@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from intruders.reports.page.html_page import write_html
+from intruders.reports.audit import write_html
 from intruders_research.claims.every_claim import analyse_all
 from intruders_research.pages.study_page import render_study
 from tests.made_up import made_up_audit

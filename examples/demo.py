@@ -22,8 +22,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import intruders
 from intruders.audits.result.summary import update_norm
-from intruders.charts.text import duration, number, plural
 from intruders.reports.write_report import write_report
+from intruders.system.words import duration, number, plural
 
 BASE = "minilm-l6"
 TASK = "pydoc-topics-1"  # which of four chapters of Python's documentation a sentence is from

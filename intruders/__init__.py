@@ -18,7 +18,7 @@ from .version import __version__ as __version__
 
 # Names are loaded on first use, so that importing the package stays fast. __init__.pyi tells type checkers of them.
 _HOMES = {
-    "Advised": "studies.advice.advice",
+    "Advised": "reports.advice",
     "Attribution": "experiments.attribution",
     "AttributionSettings": "experiments.experiment_settings",
     "Audit": "audits.result.audit_result",
@@ -57,7 +57,7 @@ _HOMES = {
     "UpdateOverlap": "audits.update_alone",
     "Verification": "checkpoints.merges.verify",
     "WrittenScale": "mitigation.write_at_scale",
-    "advise": "studies.advice.advise",
+    "advise": "reports.advise",
     "attribute": "experiments.attribute",
     "audit": "audits.audit",
     "audit_fleet": "audits.fleet.audit_fleet",
@@ -81,7 +81,7 @@ _HOMES = {
     "train_in_sequence": "training.train_in_sequence",
     "verify": "checkpoints.merges.verify",
     "write_at_scale": "mitigation.write_at_scale",
-    "write_card": "reports.audit.model_card",
+    "write_card": "reports.model_card",
     "write_report": "reports.write_report",
 }
 

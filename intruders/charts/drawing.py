@@ -23,7 +23,7 @@ import pandas as pd
 
 from ..errors import ResultFileError, missing_extra, os_reason
 from ..system.files import user_path, write_atomically
-from .text import plural, shorten
+from ..system.words import plural, shorten
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

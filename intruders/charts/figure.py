@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..system.words import number, shorten
 from .chart import TONES, Axis, Chart, Grid, Series
 from .drawing import COSINES, DASHES, LINES, SIGNED, Drawing, new_figure, styled
-from .text import number, shorten
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

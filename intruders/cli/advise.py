@@ -37,8 +37,8 @@ def advise(
 
     Covers rank, alpha, learning rate, update scale and mitigation.
     """
-    from ..reports.advice.advice_text import advice_lines
-    from ..studies.advice.advise import advise as run
+    from ..reports.advice import advice_lines
+    from ..reports.advise import advise as run
     from .progress import progress_bar
 
     check_json(json)

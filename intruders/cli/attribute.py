@@ -77,8 +77,7 @@ def attribute(
     from rich.console import Console
 
     from ..experiments.attribute import attribute as run
-    from ..reports.attribution.attribution_page import write_attribution_report
-    from ..reports.attribution.attribution_text import print_attribution
+    from ..reports.attribute import print_attribution, write_attribution_report
     from ..system.files import check_writable, write_atomically
     from .progress import progress_bar
 

@@ -71,8 +71,7 @@ def audit(
     from rich.console import Console
 
     from ..audits.audit import audit_sides
-    from ..reports.audit.audit_text import print_audit
-    from ..reports.page.html_page import write_html
+    from ..reports.audit import print_audit, write_html
     from ..system.files import check_writable, write_atomically
     from .progress import progress_bar
 

@@ -31,6 +31,6 @@ def card(
 
     The section replaces the one of an earlier call. Everything else in the card stays as it is.
     """
-    from ..reports.audit.model_card import write_card
+    from ..reports.model_card import write_card
 
     say([str(write_card(audit, readme))], whole=True)

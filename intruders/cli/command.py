@@ -14,8 +14,8 @@ from typer import Typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
-from ..charts.text import shell_lines
 from ..errors import SettingError
+from ..system.commands import shell_lines
 from ..system.plugins import plugin_command
 
 Function = TypeVar("Function", bound=Callable[..., None])

@@ -88,7 +88,7 @@ def evaluate(
     command resumes after a stop.
     """
     from ..measures.evaluate import evaluate as run
-    from ..reports.evaluation.evaluation_text import measure_lines
+    from ..reports.evaluation import measure_lines
     from .progress import progress_bar
 
     if out is None:

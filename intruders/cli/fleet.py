@@ -79,7 +79,7 @@ def fleet(
     from rich.console import Console
 
     from ..audits.fleet.audit_fleet import audit_many
-    from ..reports.fleet.fleet_text import print_fleet
+    from ..reports.fleet import print_fleet
     from .progress import progress_bar
 
     with resumable("finished blocks are kept"), refusal_as_sarif(sarif, base), progress_bar() as progress:
@@ -116,7 +116,7 @@ def _verdict(
     result: FleetAudit, fail_above: int | None, fail_refused: bool
 ) -> tuple[list[str], ExitStatus | None]:
     """Return what is told beside the result, and the status to exit with; None where nothing failed."""
-    from ..charts.text import plural
+    from ..system.words import plural
 
     notes = []
     uncounted = result.not_compared if fail_above is not None or fail_refused else {}
@@ -163,7 +163,7 @@ def _verdict(
 
 def _write_report(result: FleetAudit, out: str) -> None:
     """Write the report beside the tables, or print why there is none."""
-    from ..reports.fleet.fleet_page import REPORT, write_fleet_html
+    from ..reports.fleet import REPORT, write_fleet_html
     from ..system.remote_folder import RemoteFolder, is_url
 
     with report_if_possible():

@@ -102,8 +102,7 @@ def heal(
     from rich.console import Console
 
     from ..experiments.heal import heal as run
-    from ..reports.heal.heal_page import write_heal_report
-    from ..reports.heal.heal_text import print_healing
+    from ..reports.heal import print_healing, write_heal_report
     from .progress import progress_bar
 
     check_json(json)

@@ -66,8 +66,7 @@ def inspect(
     from ..audits.update_alone import compare_updates, update_of
     from ..checkpoints.adapters.adapter import Adapter
     from ..checkpoints.pairing.inspect import inspect_parts, open_parts
-    from ..reports.audit.update_text import overlap_lines, update_lines
-    from ..reports.inspection.inspection_text import inspection_lines
+    from ..reports.inspection import inspection_lines, overlap_lines, update_lines
 
     file = next((given for given in (path, other) if given is not None and given.endswith(".json")), None)
     if json and file is not None:

@@ -64,7 +64,7 @@ def intervene(
     Changes weights in memory only and writes no model.
     """
     from ..experiments.intervene import intervene as run
-    from ..reports.intervene.sweep_text import sweep_lines
+    from ..reports.intervene import sweep_lines
     from .progress import progress_bar
 
     check_json(json)

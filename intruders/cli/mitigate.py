@@ -179,7 +179,7 @@ def mitigate(
     """
     from ..mitigation.mitigate import mitigate as run
     from ..mitigation.remedies.remedy_table import INTRUDERS
-    from ..reports.mitigation.mitigation_text import mitigation_lines
+    from ..reports.mitigation import mitigation_lines
     from .progress import progress_bar
 
     _refuse_ignored(

@@ -13,9 +13,9 @@ from typing import Any
 
 import typer
 
-from ..charts.text import printable
 from ..errors import IntrudersError, MissingDependencyError, SettingError
 from ..system.this_process import ExitStatus
+from ..system.words import printable
 
 WIDE = 1000  # columns where there is no terminal: a line of a file or a pipe is never broken
 

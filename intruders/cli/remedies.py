@@ -93,8 +93,7 @@ def remedies(
     from rich.console import Console
 
     from ..experiments.compare_remedies import compare_remedies
-    from ..reports.remedies.remedies_page import write_remedies_report
-    from ..reports.remedies.remedies_text import print_comparison
+    from ..reports.remedies import print_comparison, write_remedies_report
     from .progress import progress_bar
 
     check_json(json)

@@ -98,8 +98,7 @@ def scale(
     from ..audits.scales.critical_scales import critical_scales
     from ..experiments.choose_scale import choose_scale
     from ..mitigation.write_at_scale import write_at_scale
-    from ..reports.audit.scales_text import scale_lines
-    from ..reports.heal.scale_choice_text import scale_choice_lines
+    from ..reports.scale import scale_choice_lines, scale_lines
     from ..system.folders import check_target
     from .progress import progress_bar
 

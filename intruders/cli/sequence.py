@@ -83,7 +83,7 @@ def sequence(
     given["task"] = tasks  # each stage replaces it with its own
     settings = FinetuneConfig.from_file(config, **given) if config else FinetuneConfig.from_mapping(given)
 
-    from ..reports.sequence.sequence_text import sequence_lines
+    from ..reports.sequence import sequence_lines
     from ..training.show_progress import ShowProgress
     from ..training.train_in_sequence import has_finished, train_in_sequence
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from ..charts.text import duration, plural
+from ..system.words import duration, plural
 from .output import say
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def print_refused(refused: dict[str, str]) -> None:
 
 def print_settings(outcome: StudyOutcome) -> None:
     """Print the settings side by side, and where the results and verdicts are."""
-    from ..reports.study.study_page import WITHOUT_VERDICTS
+    from ..reports.study import WITHOUT_VERDICTS
     from ..studies.compare_settings import compare_settings, settings_frame
     from ..studies.tables.results import load_results
 

@@ -57,7 +57,7 @@ def verify(
     from rich.console import Console
 
     from ..checkpoints.merges.verify import verify as run
-    from ..reports.merges.verification_text import print_verification
+    from ..reports.verification import print_verification
     from .progress import progress_bar
 
     with refusal_as_sarif(sarif, merged), progress_bar() as progress:

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from ..charts.text import plural
 from ..errors import SettingError, missing_extra
 from ..system.files import user_path
 from ..system.notes import errors_only
 from ..system.plugins import CORPORA, plugins_of
+from ..system.words import plural
 from .hub_tasks import HUB_TASKS, files_of_copied_task
 from .local_copies import VARIABLE, file_of_split, folder_of_copy
 from .local_files import COMPRESSED, SUFFIXES, ending, open_text, read_rows

@@ -18,9 +18,9 @@ from typing import Any, BinaryIO, TextIO, cast
 
 import numpy as np
 
-from ..charts.text import plural
 from ..errors import SettingError, all_lines
 from ..system.files import user_path
+from ..system.words import plural
 from .columns import Columns
 from .task import Example, Kind, Task, final_number
 from .values import NotTextError, as_text, causal_example, empty_value, is_missing

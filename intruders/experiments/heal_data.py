@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-from ..charts.text import plural
 from ..data.columns import Columns
 from ..data.corpora import Corpora, Corpus, load_corpora
 from ..data.halves import halves_of_task
@@ -23,6 +22,7 @@ from ..models.answers import evaluating, generated_answers, without_own_settings
 from ..models.encoding import encode_parts, pad_token_id
 from ..models.tuned_model import OpenedModel
 from ..system.files import user_path
+from ..system.words import plural
 from .data_shares import DataShare, split_data
 from .experiment_settings import OWN_TEXT, SELF, HealSettings
 from .question import Question

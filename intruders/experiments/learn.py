@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..charts.text import plural
 from ..data.corpora import documents_in
+from ..system.words import plural
 from .data_shares import DataShare
 from .dose_groups import ELSEWHERE, dose_groups
 from .dosed_model import TunedState, parameters_of, with_parameters

@@ -11,13 +11,13 @@ from typing import Any, ClassVar
 import pyarrow as pa
 
 from ..audits.audit_settings import FINDING_INTRUDERS, AuditSettings
-from ..audits.command_line import changed_options, options_of
 from ..measures.intervals import Interval
 from ..mitigation.remedies.every_remedy import known_remedies
 from ..mitigation.remedies.intruders import ScaledIntruders
 from ..mitigation.remedies.remedy import Remedy
 from ..mitigation.remedies.remedy_table import INTRUDERS
 from ..models.loading_settings import Loading
+from ..system.commands import changed_options, options_of
 from ..system.files import user_path, write_together
 from ..system.parquet import parquet_bytes
 from ..system.plain_values import from_plain

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from ..charts.text import plural
 from ..data.corpora import Corpora, Corpus
 from ..data.task import Example, Task
 from ..models.encoding import encode_classification
@@ -23,6 +22,7 @@ from ..models.tuned_model import (
     put_on,
 )
 from ..system.progress import Progress
+from ..system.words import plural
 from .corpus_loss import losses_by_corpus, tokens_to_read
 from .harness import HarnessScore, digest_of_own_tasks, harness_scores
 from .kept_outcomes import KeptOutcomes

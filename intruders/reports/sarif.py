@@ -16,12 +16,12 @@ from urllib.parse import quote
 from ..audits.fleet.fleet_result import FleetAudit
 from ..audits.result import left_open
 from ..audits.result.audit_result import Audit
-from ..charts.text import number, plural
 from ..checkpoints.merges.verdict import NOT_PROVED, TOO_SMALL, WRONG
 from ..checkpoints.merges.verify import Verification
 from ..checkpoints.opening.model_sum import is_sum, split_sum
 from ..errors import IntrudersError, in_one_line, some_of
 from ..system.files import as_utf8, user_path, write_atomically
+from ..system.words import number, plural
 from ..version import __version__
 
 Level = Literal["error", "warning", "note"]

@@ -13,8 +13,8 @@ from ..data.task import names_given
 from ..errors import ResultFileError, SettingError
 from ..experiments.healing import RECORD as HEALING
 from ..system.files import user_path
-from .audit.comparison import common_matrices, labels_for
-from .study.study_page import is_study, write_study_report
+from .compare_audits import common_matrices, labels_for
+from .study import is_study, write_study_report
 
 AUDIT_NAMES = ("audit.json", "audit.parquet")
 AnyPath = str | os.PathLike[str]
@@ -100,7 +100,8 @@ def _scales(audit: Audit, file: Path, given: AnyPath | None) -> CriticalScales |
 
 
 def _write_html(audits: list[Audit], out: Path, side_by_side: bool, scales: CriticalScales | None) -> None:
-    from .page.html_page import write_comparison_html, write_html
+    from .audit import write_html
+    from .compare_audits import write_comparison_html
 
     if side_by_side:
         write_comparison_html(audits, out)
@@ -113,8 +114,7 @@ def _write_figures(
 ) -> list[Path]:
     from ..charts.drawing import write_drawings
     from ..charts.figure import draw_chart
-    from .audit.audit_figures import audit_drawings
-    from .audit.comparison_figures import comparison_drawings
+    from .figures import audit_drawings, comparison_drawings
 
     if side_by_side:
         return write_drawings(comparison_drawings(common_matrices(audits), labels_for(audits)), folder)

@@ -16,7 +16,7 @@ from intruders.audits.fleet.audit_fleet import audit_fleet
 from intruders.audits.result.audit_result import Audit
 from intruders.audits.scales.critical_scales import critical_scales
 from intruders.errors import SettingError
-from intruders.reports.audit.audit_command import audit_command
+from intruders.reports.audit_command import audit_command
 from tests.checkpoints.models import merged_weights, saved
 from tests.mitigation.hot import hot_llama, medium_llama, wide_spectrum
 

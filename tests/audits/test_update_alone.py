@@ -16,7 +16,7 @@ from torch import Tensor
 import intruders
 from intruders.audits.update_alone import compare_updates, inspect_update
 from intruders.errors import CheckpointError, PairingError, SettingError
-from intruders.reports.audit.update_text import lora_config_text, overlap_lines, update_lines
+from intruders.reports.inspection import lora_config_text, overlap_lines, update_lines
 
 ROWS, COLUMNS, RANK, SCALE = 40, 24, 6, 2.0
 NAMES = ("layers.0.q_proj", "layers.0.up_proj", "layers.1.q_proj")  # as safetensors sorts them

@@ -11,10 +11,10 @@ from typer.testing import CliRunner
 
 from intruders.cli.advise import advise as command
 from intruders.errors import IntrudersError, SettingError
-from intruders.studies.advice.advise import advise
+from intruders.reports.advise import advise
 from tests.commands import without_loading
 from tests.made_up import made_up_audit
-from tests.studies.advice.advised import scale_document, topics, write, write_study
+from tests.reports.advised import scale_document, topics, write, write_study
 from tests.studies.planted import matched, study
 
 

@@ -108,8 +108,8 @@ def test_no_name_can_move_the_cursor(capsys: pytest.CaptureFixture[str]) -> None
     """Names come from files; a terminal would obey what is in them."""
     from rich.console import Console
 
-    from intruders.reports.remedies.remedies_text import print_comparison
-    from intruders.reports.shared.page import Page
+    from intruders.reports.remedies import print_comparison
+    from intruders.reports.terminal import Page
     from tests.reports.made_up_remedies import made_up_comparison
 
     escape = "a \x1b[2J name"

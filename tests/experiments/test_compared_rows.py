@@ -17,7 +17,7 @@ from intruders.measures.outcome import Outcome
 from intruders.mitigation.remedies.interpolate import Interpolate
 from intruders.mitigation.remedies.intruders import ScaledIntruders
 from intruders.mitigation.remedies.lines import Lines
-from intruders.reports.remedies.remedies_text import remarks
+from intruders.reports.remedies import remarks
 from tests.experiments.test_yardstick import made, yardstick
 from tests.reports.made_up_remedies import around, made_up_comparison, made_up_row
 

@@ -31,7 +31,7 @@ from intruders.measures.measure_settings import LossSettings, ScoreSettings
 from intruders.measures.task_score import TaskScore
 from intruders.mitigation.live_weights import LiveInterventions
 from intruders.mitigation.mitigate import mitigate
-from intruders.reports.intervene.sweep_text import sweep_lines
+from intruders.reports.intervene import sweep_lines
 from intruders.system.folders import locked_folder
 from intruders.system.progress import Progress, silent
 from tests.checkpoints.models import merged_weights, saved, tiny_gpt2

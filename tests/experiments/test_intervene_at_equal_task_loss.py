@@ -21,7 +21,7 @@ from intruders.measures.intervals import Interval
 from intruders.measures.measure_settings import LossSettings, ScoreSettings
 from intruders.mitigation.mitigate import mitigate
 from intruders.mitigation.remedies.interpolate import Interpolate
-from intruders.reports.intervene.sweep_text import sweep_lines
+from intruders.reports.intervene import sweep_lines
 from tests.checkpoints.models import saved
 from tests.json_lines import write_rows
 from tests.mitigation.hot import hot_llama

@@ -64,7 +64,7 @@ WRITTEN: dict[str, str] = {
     "mitigation/mitigation_result.py": "intruders.json",
     "mitigation/write_at_scale.py": "written.json",
     "checkpoints/writing/training_record.py": "run.json",
-    "studies/advice/advice.py": "advice.json",
+    "reports/advice.py": "advice.json",
     "studies/tables/table_columns.py": "findings.json",
     "studies/work/run_record.py": "study/killed/run.json",
     "studies/work/study_folder.py": "study/study.json",

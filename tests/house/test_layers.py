@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
-from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -39,7 +38,7 @@ STUDIES = [
     {"describe"},
     {"work"},
     {"tables"},
-    {"advice", "run_study", "compare_settings"},
+    {"run_study", "compare_settings"},
 ]
 CHECKPOINTS = [
     {"stored"},
@@ -164,11 +163,6 @@ def test_no_files_import_each_other_in_a_circle() -> None:
     while free := {file for file, others in left.items() if not others & left.keys()}:
         left = {file: others for file, others in left.items() if file not in free}
     assert not [module_of(file) for file in left]
-
-
-def test_no_two_files_share_a_name_but_in_the_command_line() -> None:
-    names = Counter(file.stem for file in FILES if room_of(file) != "cli" and file.stem != "__init__")
-    assert not [name for name, count in names.items() if count > 1]
 
 
 def test_every_folder_says_what_lives_in_it() -> None:

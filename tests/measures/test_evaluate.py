@@ -26,7 +26,7 @@ from intruders.measures.task_score import score_task
 from intruders.models.finetuned_folder import data_seed_of
 from intruders.models.loading import load_tokenizer
 from intruders.models.tuned_model import open_language_model
-from intruders.reports.evaluation.evaluation_text import measure_lines
+from intruders.reports.evaluation import measure_lines
 from intruders.training.finetune import finetune
 from intruders.training.finetune_config import FinetuneConfig
 from tests.checkpoints.models import set_factors

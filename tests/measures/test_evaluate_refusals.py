@@ -16,7 +16,7 @@ from intruders.measures import measured_model
 from intruders.measures.evaluate import evaluate
 from intruders.measures.evaluation import Evaluation
 from intruders.measures.measure_settings import HarnessSettings, LossSettings, ScoreSettings
-from intruders.reports.evaluation.evaluation_text import measure_lines
+from intruders.reports.evaluation import measure_lines
 from intruders.training.finetune import finetune
 from intruders.training.finetune_config import FinetuneConfig
 from tests.checkpoints.models import moved

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from intruders.errors import SettingError
 from intruders.mitigation.mitigate import mitigate
 from intruders.mitigation.remedies.every_remedy import CONTROLS, remedy_named
-from intruders.reports.mitigation.mitigation_text import mitigation_lines
+from intruders.reports.mitigation import mitigation_lines
 from tests.mitigation.hot import merged_from
 
 SCALE = 0.3

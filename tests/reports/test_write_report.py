@@ -14,13 +14,10 @@ import pytest
 
 from intruders.audits.result.records import CERTIFICATES
 from intruders.errors import MissingDependencyError, ResultFileError, SettingError
-from intruders.reports.audit.audit_command import audit_command
-from intruders.reports.page.html_page import (
-    check_can_write_html,
-    render_audit,
-    write_comparison_html,
-    write_html,
-)
+from intruders.reports.audit import render_audit, write_html
+from intruders.reports.audit_command import audit_command
+from intruders.reports.compare_audits import write_comparison_html
+from intruders.reports.page.html_page import check_can_write_html
 from intruders.reports.write_report import audit_files, write_report
 from tests.commands import in_this_process
 from tests.made_up import BERT, made_up_audit

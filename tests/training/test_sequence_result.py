@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from intruders.reports.sequence.sequence_text import sequence_lines
+from intruders.reports.sequence import sequence_lines
 from intruders.training.sequence_result import SequenceResult
 
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from intruders.data.load_task import load_task
 from intruders.errors import ResultFileError, SettingError
-from intruders.reports.sequence.sequence_text import sequence_lines
+from intruders.reports.sequence import sequence_lines
 from intruders.training.finetune_config import FinetuneConfig
 from intruders.training.retrain_head import retrain_head
 from intruders.training.train_in_sequence import train_in_sequence

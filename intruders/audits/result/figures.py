@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from ...charts.drawing import BASE, COSINES, COUNTS, INTRUDER, OPEN, Drawing, new_figure, styled
-from ...charts.text import shorten
 from ...checkpoints.stored.names import module_paths
+from ...system.words import shorten
 from .records import AuditedMatrix
 
 if TYPE_CHECKING:

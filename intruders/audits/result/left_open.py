@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ...charts.text import plural
 from ...checkpoints.pairing.pairing import SkipKind, Skipped
 from ...checkpoints.stored.names import module_paths
 from ...checkpoints.stored.selection import Selection
+from ...system.words import plural
 from .audit_result import Audit
 from .summary import not_compared
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from html import escape
 from statistics import median
 
-from ...charts.text import number, percent, plural
 from ...checkpoints.pairing.pairing import SkipKind, Skipped
 from ...checkpoints.stored.names import module_paths
+from ...system.words import number, percent, plural
 from .records import CERTIFICATES, AuditedMatrix, energy_share
 
 # Kinds of reasons to skip a tensor that leave open whether fine-tuning changed it, though it was selected.

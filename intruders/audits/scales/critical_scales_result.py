@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from ...charts.chart import Axis, Chart, Rule, Series
-from ...charts.text import number, plural
 from ...checkpoints.stored.locate import HubOrigin, origins_in
 from ...errors import SettingError
 from ...system.documents import json_number
 from ...system.plain_values import plain
 from ...system.result_protocol import JsonResult
+from ...system.words import number, plural
 from ...version import __version__
 from ..result.audit_result import Audit
 

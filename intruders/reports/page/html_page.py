@@ -1,12 +1,13 @@
 """A report as one HTML file that needs nothing else: no network, and no other files.
 
 The file contains plotly.js completely (4.8 MB, as the installed plotly package has it: a smaller bundle would have
-to be kept here and updated) and the audit as JSON. The scripts in `page/` draw and recount it in the browser.
+to be kept here and updated) and its data as JSON. The scripts in `page/` draw and recount them in the browser.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -14,29 +15,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...audits.result.audit_result import Audit
-from ...audits.result.subspaces import medians
-from ...audits.result.summary import (
-    ambiguous,
-    by_kind,
-    certificates,
-    median_relative,
-    skipped_by_reason,
-    update_norm,
-)
-from ...audits.scales.critical_scales_result import CriticalScales
 from ...charts.chart import Chart, Grid
-from ...charts.drawing import MANY
-from ...charts.text import duration, number, percent, plural
 from ...errors import missing_extra
-from ...studies.advice.steps import INTERPRETATION
 from ...system.files import check_writable, write_atomically
 from ...system.versions import versions
-from ..audit.audit_command import audit_command
-from ..audit.comparison import common_matrices, labels_for
-from ..audit.next_steps import next_steps
-from ..audit.page_payload import audit_payload, scales_payload
-from ..shared.sort_key import sort_key
+from ...system.words import duration, number, percent, plural
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -60,72 +43,6 @@ def write_page(path: str | os.PathLike[str], render: Callable[[], str]) -> None:
     """
     check_can_write_html(path)
     write_atomically(path, render().encode())
-
-
-def write_html(audit: Audit, path: str | os.PathLike[str], scales: CriticalScales | None = None) -> None:
-    """Write the report of one audit, with its critical scales if given, to `path`, completely or not at all.
-
-    Raises:
-      ResultFileError, MissingDependencyError: as :func:`write_page`.
-    """
-    write_page(path, lambda: render_audit(audit, scales))
-
-
-def write_comparison_html(audits: Sequence[Audit], path: str | os.PathLike[str]) -> None:
-    """Write the report that compares several audits of one base.
-
-    Raises:
-      SettingError: fewer than two audits were given, or no matrix is in all of them.
-      ResultFileError, MissingDependencyError: as :func:`write_page`.
-    """
-    write_page(path, lambda: render_comparison(audits))
-
-
-def render_audit(audit: Audit, scales: CriticalScales | None = None) -> str:
-    """Return the HTML text of the report of one audit, with its critical scales if given."""
-    return render_page(
-        "audit.html.j2",
-        ["count.js", "plots.js", "charts.js", "audit.js"],
-        {**audit_payload(audit), "scale": None if scales is None else scales_payload(scales)},
-        scales=scales,
-        audit=audit,
-        words=next_steps(audit, scales),
-        interpretation=INTERPRETATION,
-        kinds=by_kind(audit.matrices),
-        norm=update_norm(audit.matrices),
-        relative=median_relative(audit.matrices),
-        certificates=certificates(audit.matrices),
-        ambiguous=ambiguous(audit.matrices),
-        reasons=skipped_by_reason(audit.skipped),
-        subspaces=medians([matrix.subspaces for matrix in audit.matrices if matrix.subspaces is not None]),
-        command=audit_command(audit),
-        settings={"k": audit.k, "epsilon": audit.epsilon, "exact": audit.exact, **audit.settings},
-    )
-
-
-def render_comparison(audits: Sequence[Audit]) -> str:
-    """Return the HTML text of the report of several audits, on the matrices that all of them have."""
-    shared = common_matrices(audits)
-    names = labels_for(audits)
-    return render_page(
-        "compare.html.j2",
-        ["count.js", "plots.js", "compare.js"],
-        {"audits": [audit_payload(audit, name) for audit, name in zip(shared.audits, names, strict=True)]},
-        shared=shared,
-        audits=list(zip(names, audits, strict=True)),
-        many=MANY,
-        versions=_grouped_versions(names, audits),
-    )
-
-
-def _grouped_versions(names: Sequence[str], audits: Sequence[Audit]) -> list[tuple[str, list[str]]]:
-    """Return every set of versions once, with the audits made by it."""
-    groups: dict[str, list[str]] = {}
-    for name, audit in zip(names, audits, strict=True):
-        groups.setdefault(", ".join(f"{key} {value}" for key, value in audit.versions.items()), []).append(
-            name
-        )
-    return list(groups.items())
 
 
 def render_page(
@@ -208,3 +125,16 @@ def _as_json(payload: dict[str, Any]) -> Markup:
 
     text = json.dumps(payload, allow_nan=False, separators=(",", ":"))
     return Markup(text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"))
+
+
+def sort_key(value: float | None) -> str:
+    """Return a number as JavaScript reads it; empty, and so the last, for what is missing.
+
+    >>> sort_key(0.25), sort_key(math.inf), sort_key(-math.inf), sort_key(math.nan), sort_key(None)
+    ('0.25', 'Infinity', '-Infinity', '', '')
+    """
+    if value is None or math.isnan(value):
+        return ""
+    if math.isinf(value):
+        return "Infinity" if value > 0 else "-Infinity"
+    return f"{value:.7g}"

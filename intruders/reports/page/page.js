@@ -23,7 +23,7 @@ function compareCells(a, b, descending) {
 
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
 
-// --- numbers, as intruders/charts/text.py writes them
+// --- numbers, as intruders/system/words.py writes them
 
 function numberText(value) {
   if (value === null || !Number.isFinite(value)) return "-";

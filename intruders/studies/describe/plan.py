@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ...charts.text import plural
 from ...experiments.experiment_settings import INTERPOLATE, REMEDIES, SweepSettings
 from ...experiments.yardstick import ALPHAS
 from ...measures.measure_settings import LossSettings
 from ...mitigation.remedies.remedy_table import INTRUDERS
+from ...system.words import plural
 from .runs import Run
 
 _ALWAYS = ("base", "task", "method", "rank", "alpha", "lr")

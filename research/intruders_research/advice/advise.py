@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from intruders.audits.audit_settings import AuditSettings, refuse_beside_saved
 from intruders.data.task import names_given
 from intruders.errors import SettingError
-from intruders.studies.advice.advice import Advised
-from intruders.studies.advice.advise import advised_with_bases, is_there
+from intruders.reports.advice import Advised
+from intruders.reports.advise import advised_with_bases, is_there
 from intruders.studies.tables.results import load_results
 from intruders.system.files import user_path
 from intruders.system.progress import Progress, silent

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from intruders.measures.intervals import Interval
 from intruders.mitigation.remedies.remedy_table import INTRUDERS
-from intruders.studies.advice.advice import Advice
-from intruders.studies.advice.steps import COMPARE_FIRST, DOWN_INSTEAD
+from intruders.reports.advice import Advice
+from intruders.reports.next_steps import COMPARE_FIRST, DOWN_INSTEAD
 from intruders.studies.tables.results import Results
 
 from ..claims import causes, intervention, rank, remedies

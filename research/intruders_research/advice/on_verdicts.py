@@ -10,7 +10,7 @@ from pathlib import Path
 
 from intruders.checkpoints.stored.locate import DEMO_MODELS
 from intruders.errors import MissingDependencyError
-from intruders.studies.advice.advice import Advised
+from intruders.reports.advice import Advised
 from intruders.studies.tables.results import load_results
 from intruders.studies.work.study_folder import StudyFolder
 from intruders.system.files import user_path

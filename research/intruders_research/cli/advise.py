@@ -47,7 +47,7 @@ def advise(
     Covers rank, alpha, learning rate, update scale and mitigation.
     """
     from intruders.cli.progress import progress_bar
-    from intruders.reports.advice.advice_text import advice_lines
+    from intruders.reports.advice import advice_lines
 
     from ..advice.advise import advise as run
 

@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 
-from intruders.charts.text import plural
 from intruders.cli import options
 from intruders.cli.command import examples
 from intruders.cli.output import resumable, say
@@ -18,6 +17,7 @@ from intruders.studies.describe.runs import Run, expand
 from intruders.studies.describe.study import Study
 from intruders.studies.run_study import StudyOutcome
 from intruders.system.this_process import ExitStatus
+from intruders.system.words import plural
 
 from ..claims.shared.claim import Finding
 from ..published.take_over import plan_take_over

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from intruders.charts.text import plural
+from intruders.system.words import plural
 
 from ..claims.shared.claim import CONTRADICTED, SUPPORTED
 from .study_effect import REPORTED, StudyEffect

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from intruders.charts.drawing import picture
 from intruders.errors import SettingError
-from intruders.reports.shared.markdown import table_row
 from intruders.system.files import check_writable, user_path, write_atomically
 
+from ..pages.markdown import table_row
 from .conclusions import conclusions
 from .forest_plot import DARK, LIGHT, effects_frame, forest_plot, number_text
 from .read_effects import read_effects

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from intruders.charts.text import number
+from intruders.system.words import number
 
 from ..claims.shared.claim import CONTRADICTED, SUPPORTED, UNDECIDED, Effect, Finding
 

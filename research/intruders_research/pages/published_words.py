@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from intruders.charts.text import plural
 from intruders.errors import ResultFileError
 from intruders.studies.work.run_record import RunRecord
 from intruders.studies.work.study_folder import PUBLISHED
+from intruders.system.words import plural
 
 from ..published.publish import DEVIATIONS
 from ..published.published_study import PublishedStudy

@@ -11,8 +11,8 @@ import pandas as pd
 
 from intruders.audits.result.audit_result import Audit
 from intruders.errors import IntrudersError
-from intruders.reports.audit.comparison import common_matrices
-from intruders.reports.audit.page_payload import packed_cosines
+from intruders.reports.audit import packed_cosines
+from intruders.reports.compare_audits import common_matrices
 from intruders.studies.tables.results import Results
 
 from ..claims.shared.pictures import by_method_and_rank, parts

@@ -12,8 +12,14 @@ import pandas as pd
 
 from intruders.charts.chart import Chart, Grid
 from intruders.charts.drawing import Drawing, write_drawings
-from intruders.reports.study.page_tables import PageTable, failures, page_table, run_table
-from intruders.reports.study.study_page import results_to_report, settings_text
+from intruders.reports.study import (
+    PageTable,
+    failures,
+    page_table,
+    results_to_report,
+    run_table,
+    settings_text,
+)
 from intruders.studies.tables.results import Results
 from intruders.studies.work.study_folder import REPORT, StudyFolder
 from intruders.system.files import user_path, write_atomically
@@ -133,7 +139,7 @@ def _in_order(frame: pd.DataFrame) -> pd.DataFrame:
 def study_drawings(results: Results, findings: Sequence[Finding]) -> list[Drawing]:
     """Draw every figure of the report for papers, similarity matrices among them."""
     from intruders.charts.figure import draw
-    from intruders.reports.audit.comparison_figures import draw_similarities
+    from intruders.reports.figures import draw_similarities
 
     drawings = [draw(chart) for charts in charts_of(findings).values() for chart in charts]
     for row in _similarities(results, findings):

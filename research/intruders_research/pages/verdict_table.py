@@ -7,12 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from intruders.charts.text import duration, plural
 from intruders.errors import SettingError
-from intruders.reports.shared.markdown import table_row
 from intruders.studies.tables.results import Results, load_results
 from intruders.studies.work.run_record import RunRecord
 from intruders.studies.work.study_folder import PUBLISHED, StudyFolder
+from intruders.system.words import duration, plural
 
 from ..claim_names import CLAIMS
 from ..claims.every_claim import analyse_all, every_claim
@@ -21,6 +20,7 @@ from ..claims.shared.equal_score import below_score, by_setting
 from ..claims.shared.strata import finished, strata
 from ..claims.shared.words import said
 from ..published.published_study import PublishedStudy
+from .markdown import table_row
 
 _HEADINGS = ("claim", "model and task", "verdict", "effect (95 % CI); the claim expects", "seeds", "command")
 

@@ -14,11 +14,11 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from intruders.charts.text import duration, plural
 from intruders.data.hub_tasks import HUB_TASKS
 from intruders.studies.describe.measures import Measure
 from intruders.studies.describe.plan import models_of_sweep
 from intruders.studies.describe.runs import Run
+from intruders.system.words import duration, plural
 from intruders.training.finetune_config import FinetuneConfig
 
 from .known_sizes import ASSUMED_ROW_TOKENS, ROW_TOKENS, TRAIN_ROWS, ModelSize, model_size

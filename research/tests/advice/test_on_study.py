@@ -11,7 +11,7 @@ from intruders.errors import IntrudersError
 from intruders_research.advice.advise import advise
 from intruders_research.advice.on_study import advise_study
 from intruders_research.claims.every_claim import analyse_all
-from tests.studies.advice.advised import write_study
+from tests.reports.advised import write_study
 from tests.studies.planted import interventions, matched, noise, run, study
 
 

@@ -19,7 +19,7 @@ from intruders_research.advice.on_verdicts import StudyVerdict, is_on, verdicts_
 from intruders_research.claims.shared.claim import Effect, Where
 from research.tests.parsed import parsed
 from tests.made_up import made_up_audit
-from tests.studies.advice.advised import as_a_studys_run
+from tests.reports.advised import as_a_studys_run
 from tests.studies.planted import interventions, matched
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from tests.commands import without_loading
 from tests.made_up import made_up_audit
+from tests.reports.advised import scale_document, write, write_study
 from tests.research_commands import IN_A_PROCESS
-from tests.studies.advice.advised import scale_document, write, write_study
 from tests.studies.planted import matched, study
 
 

@@ -27,7 +27,7 @@ from intruders.audits.fleet.audit_fleet import audit_fleet
 from intruders.audits.result.audit_result import Audit
 from intruders.audits.result.summary import by_kind
 from intruders.errors import IntrudersError, ResultFileError, SettingError
-from intruders.reports.fleet.opinions import with_opinions
+from intruders.reports.fleet import with_opinions
 from tests.audits.fleet.compared_audits import medium_model, require_equal
 from tests.checkpoints.models import saved
 from tests.commands import environment

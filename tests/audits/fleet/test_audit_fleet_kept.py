@@ -19,7 +19,7 @@ from intruders.audits.fleet.audit_fleet import audit_fleet
 from intruders.audits.fleet.fleet_files import FleetFiles
 from intruders.checkpoints.opening.open import open_source
 from intruders.errors import IntrudersError, ResultFileError
-from intruders.reports.fleet.fleet_page import fleet_payload
+from intruders.reports.fleet import fleet_payload
 from intruders.system.files import write_atomically
 from tests.audits.fleet.compared_audits import require_equal, with_other_numbers
 

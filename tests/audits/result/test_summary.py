@@ -10,7 +10,7 @@ import torch
 
 import intruders
 from intruders.audits.result.summary import by_kind, median_relative
-from intruders.reports.page.html_page import render_audit
+from intruders.reports.audit import render_audit
 
 
 @pytest.mark.parametrize("zero", range(5))

@@ -18,7 +18,7 @@ from intruders.audits.scales.batch_scales import SLACK, WALK
 from intruders.audits.scales.critical_scales import critical_scales
 from intruders.audits.scales.critical_scales_result import CriticalScales, MatrixScale
 from intruders.errors import SettingError
-from intruders.reports.audit.scales_text import scale_lines
+from intruders.reports.scale import scale_lines
 from tests.audits.scales.wrong_scales import search
 from tests.checkpoints.models import merged_weights, tiny_llama
 from tests.matrices import leading_left

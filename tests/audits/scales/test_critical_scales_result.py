@@ -19,7 +19,7 @@ from intruders.audits.scales.critical_scales_result import (
 )
 from intruders.checkpoints.stored.locate import HubOrigin
 from intruders.errors import ResultFileError, SettingError
-from intruders.reports.page.html_page import write_html
+from intruders.reports.audit import write_html
 from intruders.reports.write_report import write_report
 from tests.made_up import BERT, made_up_audit
 from tests.reports.browsing import column, serious_faults, shown, sort_by

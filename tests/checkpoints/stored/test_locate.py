@@ -15,8 +15,8 @@ import intruders
 from intruders.audits.result.audit_result import Audit
 from intruders.checkpoints.stored.locate import HubOrigin, _downloaded, locate
 from intruders.errors import CheckpointError
-from intruders.reports.audit.audit_command import audit_command
-from intruders.reports.audit.model_card import card_section
+from intruders.reports.audit_command import audit_command
+from intruders.reports.model_card import card_section
 from tests.commands import in_this_process
 from tests.hub_cache import offline_hub, snapshot
 

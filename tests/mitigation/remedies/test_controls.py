@@ -34,7 +34,7 @@ from intruders.mitigation.remedies.lines import Lines
 from intruders.mitigation.remedies.remedy import Case, Remedy, positions_of
 from intruders.mitigation.remedies.remedy_table import CONTROLS
 from intruders.mitigation.tuned_matrices import read_cases
-from intruders.reports.mitigation.mitigation_text import mitigation_lines
+from intruders.reports.mitigation import mitigation_lines
 from tests.checkpoints.models import saved, tiny_llama
 from tests.mitigation.hot import (
     deviation,

@@ -17,7 +17,7 @@ from intruders.mitigation.remedies.interpolate import Interpolate
 from intruders.mitigation.remedies.project import Project
 from intruders.mitigation.remedies.remedy_table import CONTROLS, INTRUDERS
 from intruders.mitigation.remedies.trim import Trim
-from intruders.reports.mitigation.mitigation_text import mitigation_lines
+from intruders.reports.mitigation import mitigation_lines
 from tests.commands import in_this_process
 from tests.mitigation.remedies.conftest import NO_CACHE, Tuned
 

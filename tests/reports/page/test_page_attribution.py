@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from intruders.reports.attribution.attribution_page import write_attribution_report
+from intruders.reports.attribute import write_attribution_report
 from tests.reports.browsing import serious_faults
 from tests.reports.made_up_attribution import made_up_attribution
 

@@ -12,7 +12,7 @@ import pytest
 
 from intruders.audits.result.audit_result import Audit
 from intruders.audits.result.summary import by_kind
-from intruders.reports.page.html_page import write_html
+from intruders.reports.audit import write_html
 from tests.made_up import BERT, made_up_audit, made_up_matrix
 from tests.reports.browsing import (
     WINDOWS,

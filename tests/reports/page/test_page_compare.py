@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from intruders.audits.result.audit_result import Audit
-from intruders.reports.page.html_page import write_comparison_html
+from intruders.reports.compare_audits import write_comparison_html
 from tests.made_up import made_up_audit
 from tests.reports.browsing import WINDOWS, range_text, serious_faults, shown, slide
 

@@ -15,11 +15,11 @@ from intruders.audits.fleet.fleet_files import FleetFiles, Unit, rows_of
 from intruders.audits.fleet.fleet_members import Member, ModelFacts
 from intruders.audits.fleet.fleet_result import FleetAudit
 from intruders.audits.fleet.fleet_table import adapter_table
-from intruders.charts.text import number, percent
 from intruders.checkpoints.pairing.pairing import PairedMatrix, Pairing
 from intruders.checkpoints.stored.checkpoint import Checkpoint
-from intruders.reports.fleet.fleet_page import write_fleet_html
+from intruders.reports.fleet import write_fleet_html
 from intruders.system.mirrored_folder import MirroredFolder
+from intruders.system.words import number, percent
 from tests.made_up import LLAMA, made_up_audit
 from tests.reports.browsing import WINDOWS, column, expect, serious_faults, shown, sort_by
 

@@ -1,0 +1,189 @@
+"""An attribution as text for a terminal, and as a page: shares of forgetting, and intruders, by matrix."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from ..charts.chart import Axis, Grid
+from ..experiments.attribution import Attribution, MatrixShare, MeasuredRise, Share
+from ..system.words import duration, plural
+from .layer_grid import layer_grid
+from .page.html_page import render_figures, write_page
+from .terminal import Column, Page, lined_up
+
+_LARGEST = 10  # matrices that the table shows
+_WIDE = 120  # columns of a terminal in which every interval fits
+
+
+def print_attribution(attribution: Attribution, console: Console) -> None:
+    """Print the measured rises, tables by kind of module, layer and matrix, the check, and where intruders sit."""
+    page = Page(console)
+    for rise in attribution.rises:
+        page.prose(rise_line(rise))
+    console.print()
+    is_wide = console.width >= _WIDE
+    console.print(_table(attribution, "kind of module", kinds_of(attribution), is_wide))
+    console.print()
+    console.print(_table(attribution, "layer", attribution.layers, is_wide))
+    console.print()
+    largest = attribution.largest(_LARGEST)
+    console.print(_table(attribution, f"matrix, the {len(largest)} largest", largest, is_wide))
+    console.print()
+    for line in remarks(attribution):
+        page.prose(line)
+    page.prose(f"took {duration(attribution.seconds)}")
+
+
+def rise_line(rise: MeasuredRise) -> str:
+    """Return the measured change of a loss, and how well the parts sum to it, in a sentence."""
+    rows = plural(rise.documents, "document" if rise.kind == "text" else "example")
+    return (
+        f"loss on {rise.name} ({rise.measure}, {rows}, {plural(rise.tokens, 'token')}): {rise.base_loss:.4f} base, "
+        f"{rise.tuned_loss:.4f} tuned, change {rise.rise.text('+.4f')} nats per token; "
+        f"the parts sum to {rise.total:+.4f} ({rise.nodes} nodes)"
+    )
+
+
+def kinds_of(attribution: Attribution) -> list[Share]:
+    """Return the parts by kind of module, then that of all other tensors, without which they do not sum to the rise."""
+    others = attribution.elsewhere
+    if others is None or not any(part.estimate for part in others.parts.values()):
+        return list(attribution.kinds)
+    return [*attribution.kinds, replace(others, name="norms, biases and others")]
+
+
+def remarks(attribution: Attribution) -> list[str]:
+    """Return the check, the shares of intruders and the correlations, in sentences."""
+    text, lines = attribution.text, []
+    for rise in attribution.rises:
+        miss = abs(rise.total - rise.rise.estimate)
+        if miss > max(0.02 * abs(rise.rise.estimate), 1e-4):
+            lines.append(
+                f"note: the parts miss the change on {rise.name} by {miss:.4f} nats per token with {rise.nodes} nodes; "
+                "pass --dtype float32 if the models are in 16 bits, or a larger --nodes"
+            )
+    for check in attribution.checks:
+        lines.append(
+            f"{check.name}: part {check.part:+.4f}; with the base's matrix in its place the loss on {text} is "
+            f"{abs(check.fall):.4f} {'lower' if check.fall >= 0 else 'higher'}"
+        )
+    inside = [share for share in attribution.matrices if share.of_intruders]
+    if inside:
+        held = sum(share.of_intruders[text] for share in inside)
+        whole = sum(share.parts[text].estimate for share in inside)
+        lines.append(
+            f"{plural(len(inside), 'matrix', 'matrices')} with intruders: {whole:+.4f} of the change on {text}, "
+            f"{held:+.4f} of it in the span of the intruders"
+        )
+    for name, said in (("intruders", "number of intruders"), ("update_norm", "norm of the update")):
+        if name in attribution.correlations:
+            lines.append(
+                f"Spearman correlation of a matrix's part on {text} with its {said}: "
+                f"{attribution.correlations[name]:+.2f} over {plural(len(attribution.matrices), 'matrix', 'matrices')}"
+            )
+    lines.append(
+        "The parts belong to the straight line from base to tuned; another path would split the change otherwise."
+    )
+    return lines
+
+
+def _table(attribution: Attribution, title: str, shares: Sequence[Share], is_wide: bool) -> Table:
+    has_ratio = attribution.task is not None
+    has_intruders = any(isinstance(share, MatrixShare) for share in shares)
+    columns = [Column(title, no_wrap=True)]
+    columns += [Column(f"part of {rise.name}", of_numbers=True) for rise in attribution.rises]
+    if has_ratio:
+        columns.append(Column("forgotten per nat learned" if is_wide else "per nat learned", of_numbers=True))
+    if has_intruders:
+        columns.append(Column("intruders", of_numbers=True))
+    rows = []
+    for share in shares:
+        cells = [share.name, *(_cell(share, rise.name, is_wide) for rise in attribution.rises)]
+        if has_ratio:
+            ratio = share.ratio(attribution.text, attribution.task)
+            cells.append("-" if ratio is None else f"{ratio:.2f}")
+        if isinstance(share, MatrixShare):
+            cells.append("-" if share.intruders is None else str(share.intruders))
+        rows.append(cells)
+    return lined_up(columns, rows)
+
+
+def _cell(share: Share, name: str, is_wide: bool) -> str:
+    part = share.parts[name]
+    return part.text("+.4f") if is_wide else f"{part.estimate:+.4f}"
+
+
+_COLORED = 0.98  # of the matrices, by the size of their shares, are told apart by color
+_LEAST_END = 0.1  # per cent
+
+
+def write_attribution_report(attribution: Attribution, file: str | os.PathLike[str]) -> None:
+    """Write the page.
+
+    Raises:
+      ResultFileError: it cannot be written.
+      MissingDependencyError: a package of the extra ``report`` is missing.
+    """
+    write_page(file, lambda: render_attribution(attribution))
+
+
+def render_attribution(attribution: Attribution) -> str:
+    """Return the HTML text of the page."""
+    return render_figures(
+        "attribution.html.j2",
+        attribution_grids(attribution),
+        attribution=attribution,
+        kinds=kinds_of(attribution),
+        lines=[*(rise_line(rise) for rise in attribution.rises), *remarks(attribution)],
+    )
+
+
+def attribution_grids(attribution: Attribution) -> list[Grid]:
+    """Return a map of the parts of every rise, and one of the intruders, as layers x kinds of module."""
+    grids = [
+        _parts(number, rise, attribution)
+        for number, rise in enumerate(attribution.rises)
+        if rise.rise.estimate
+    ]
+    counts = {
+        share.name: float(share.intruders) for share in attribution.matrices if share.intruders is not None
+    }
+    if any(counts.values()):
+        grids.append(
+            layer_grid(
+                "intruders",
+                "Intruders",
+                Axis("intruders", "intruders"),
+                counts,
+                "Each cell is the number of intruders in one matrix of the tuned model; of several matrices, such as "
+                "experts, it is their sum.",
+                is_count=True,
+            )
+        )
+    return grids
+
+
+def _parts(number: int, rise: MeasuredRise, attribution: Attribution) -> Grid:
+    """Return the map of one rise."""
+    shares = {
+        share.name: 100 * share.parts[rise.name].estimate / rise.rise.estimate
+        for share in attribution.matrices
+    }
+    # One matrix can have more than all others together, which would leave these without a color.
+    end = max(float(np.quantile(np.abs(list(shares.values())), _COLORED)), _LEAST_END)
+    return layer_grid(
+        f"parts-{number}",
+        f"Shares of the change on {rise.name}",
+        Axis("share", "share of the change (%)", limits=(-end, end)),
+        shares,
+        f"Each cell is the share that one matrix has of the change of {rise.rise.estimate:+.3f} nats per token; "
+        "several of a cell are their mean. Below zero the matrix works against the change. Shares beyond "
+        f"{end:.1f} % have the last color.",
+        signed=True,
+    )

@@ -1,0 +1,374 @@
+"""An audit as text for a terminal, in 80 columns, complete without color and plain when piped; and as a page."""
+
+from __future__ import annotations
+
+import base64
+import math
+import os
+import textwrap
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from rich.console import Console
+
+from ..audits.result.audit_result import Audit
+from ..audits.result.records import CERTIFICATES, AuditedMatrix
+from ..audits.result.subspaces import medians
+from ..audits.result.summary import (
+    KindSummary,
+    LayerStrip,
+    ambiguous,
+    by_kind,
+    by_layer,
+    certificates,
+    median_relative,
+    skipped_by_reason,
+    summarize,
+    update_norm,
+    worst,
+)
+from ..audits.scales.critical_scales_result import CriticalScales
+from ..charts.chart import numbers
+from ..checkpoints.stored.names import ModulePath, module_paths
+from ..system.commands import shell_lines
+from ..system.documents import json_number
+from ..system.plain_values import plain
+from ..system.words import duration, interval, number, percent, plural
+from .audit_command import audit_command
+from .next_steps import INTERPRETATION, next_steps
+from .page.html_page import render_page, write_page
+from .terminal import Page
+
+KINDS_SHOWN = 20  # module types, unless verbose
+WORST_SHOWN = 5
+NAMES_AT_LEAST = 22  # characters, before a column gives way in a narrow terminal
+_SPARE_COLUMNS = ("eff. rank", "update", "matrices")
+LAYERS_A_LINE = 60
+_BESIDE_LAYERS = 20  # characters of a line of layers that are no layer
+SHADES = " ░▒▓█"
+ASCII_SHADES = " .:*#"
+
+
+def print_audit(audit: Audit, console: Console, verbose: bool = False) -> None:
+    """Print `audit` to `console`: totals, module types, layers, the worst matrices, skipped tensors, next steps.
+
+    With `verbose` every module type, every matrix and every skipped tensor has its own line.
+    """
+    page = Page(console)
+    _totals(audit, page)
+    if audit.matrices:
+        _kinds(audit, page, verbose)
+        _layers(audit, page)
+        _matrices(audit, page, verbose)
+        _beside_chance(audit, page)
+    _closing(audit, page, verbose)
+    _next_steps(audit, page)
+
+
+def _totals(audit: Audit, page: Page) -> None:
+    tuned = f"{audit.tuned_source} ({audit.tuned_kind})"
+    for label, source in (("base ", audit.base_source), ("tuned", tuned)):
+        page.say((f"{label}  {page.end_of(source, page.width - 7)}", "dim"))
+    if not audit.matrices:
+        page.say((next_steps(audit).finding, "bold"))
+        return
+    headline = plural(audit.intruders, "intruder dimension")
+    where = f" in {plural(audit.vectors, 'vector')} of {plural(len(audit.matrices), 'matrix', 'matrices')}"
+    energy = f", energy share {percent(audit.intruder_energy_share)}" if audit.intruders else ""
+    style, left = "bold red" if audit.intruders else "bold green", len(headline)
+    for line in _wrapped(f"{headline}{where}{energy}", page):
+        page.say((line[:left], style), line[left:])
+        left = max(0, left - len(line) - 1)
+
+
+def _kinds(audit: Audit, page: Page, verbose: bool) -> None:
+    kinds = by_kind(audit.matrices)
+    shown = kinds if verbose else kinds[:KINDS_SHOWN]
+    rows = [_kind_row(kind) for kind in shown]
+    styles = ["" if kind.intruders else "dim" for kind in shown]
+    if len(kinds) > 1:
+        rows.append(_kind_row(summarize("all", audit.matrices)))
+        styles.append("bold")
+    titles = ["module", "matrices", "intruders", "energy", "update", "relative", "eff. rank"]
+    longest = max(len(row[0]) for row in [titles, *rows])
+    for spare in _SPARE_COLUMNS:
+        if page.room([titles, *rows]) >= min(longest, NAMES_AT_LEAST):
+            break
+        position = titles.index(spare)
+        for row in [titles, *rows]:
+            del row[position]
+    page.say("")
+    page.table(titles, rows, styles)
+    if len(kinds) > len(shown):
+        page.say((f"and {len(kinds) - len(shown)} more module types (--verbose)", "dim"))
+    explained = "energy: energy share of the intruders"
+    explained += "; update: Frobenius norm of W - W0" if "update" in titles else ""
+    for text in (explained, "relative: largest singular value of the update divided by the base's, median"):
+        for line in _wrapped(text, page):
+            page.say((line, "dim"))
+
+
+def _kind_row(kind: KindSummary) -> list[str]:
+    return [
+        kind.kind,
+        f"{kind.matrices:,}",
+        f"{kind.intruders:,}",
+        percent(kind.energy_share),
+        number(kind.frobenius),
+        percent(kind.relative_update),
+        number(kind.effective_rank),
+    ]
+
+
+def _layers(audit: Audit, page: Page) -> None:
+    strips = [strip for strip in by_layer(audit.matrices) if len(strip.intruders) > 1]
+    most = max((count or 0 for strip in strips for count in strip.intruders), default=0)
+    if most == 0:
+        return
+    shades = ASCII_SHADES if page.plain else SHADES
+    page.say("")
+    a_line = max(1, min(LAYERS_A_LINE, page.width - _BESIDE_LAYERS))
+    for strip in strips:
+        if len(strips) > 1:
+            page.say((strip.stack or "layers", "dim"))
+        for line in strip_lines(strip, most, shades, a_line):
+            page.say(line)
+    for line in _wrapped(f"intruders per layer:  {'   '.join(_legend(most, shades))}", page):
+        page.say((line, "dim"))
+
+
+def strip_lines(strip: LayerStrip, most: int, shades: str = SHADES, a_line: int = LAYERS_A_LINE) -> list[str]:
+    """Return a strip in lines of up to `a_line` layers, shaded by intruders; `-`: nothing was audited."""
+    cells = 2 if len(strip.intruders) <= a_line // 2 else 1
+    digits = len(str(strip.last))
+    lines = []
+    for start in range(0, len(strip.intruders), a_line):
+        counts = strip.intruders[start : start + a_line]
+        marks = "".join(("-" if count is None else shade(count, most, shades)) * cells for count in counts)
+        first = strip.first + start
+        lines.append(f"layer {first:>{digits}} |{marks}| {first + len(counts) - 1}")
+    return lines
+
+
+def shade(count: int, most: int, shades: str = SHADES) -> str:
+    """Return the mark of `count` on a scale up to `most`: blank only for 0, the darkest for `most`."""
+    return shades[math.ceil(count / most * (len(shades) - 1))] if count else shades[0]
+
+
+def _legend(most: int, shades: str) -> list[str]:
+    """Return every mark that is used for some count, with its counts."""
+    ranges: dict[str, list[int]] = {}
+    for count in range(1, most + 1):
+        ranges.setdefault(shade(count, most, shades), []).append(count)
+    return [
+        f"{mark} {counts[0]}" if len(counts) == 1 else f"{mark} {counts[0]}-{counts[-1]}"
+        for mark, counts in ranges.items()
+    ]
+
+
+def _matrices(audit: Audit, page: Page, verbose: bool) -> None:
+    shown = audit.matrices if verbose else worst(audit.matrices, WORST_SHOWN)
+    if not shown:
+        return
+    of = f"{audit.affected} of {len(audit.matrices)} matrices have intruders"
+    place_of = dict(
+        zip((m.name for m in audit.matrices), module_paths([m.name for m in audit.matrices]), strict=True)
+    )
+    numbers = [_matrix_numbers(matrix) for matrix in shown]
+    room = page.room([("", *_TITLES), *(("", *cells) for cells in numbers)])
+    rows = [
+        [_fitting_name(matrix.name, place_of[matrix.name], room), *cells]
+        for matrix, cells in zip(shown, numbers, strict=True)
+    ]
+    page.say("")
+    if len(of) > room:
+        page.say((of, "bold"))
+        of = "matrix"
+    page.table((of, *_TITLES), rows, ["" if matrix.intruders else "dim" for matrix in shown])
+
+
+_TITLES = ("intruders", "energy", "lowest max cosine")
+
+
+def _matrix_numbers(matrix: AuditedMatrix) -> list[str]:
+    return [
+        f"{matrix.intruders}/{len(matrix.vectors)}",
+        percent(matrix.intruder_energy_share),
+        interval(*min(vector.max_cosine for vector in matrix.vectors)),
+    ]
+
+
+def _beside_chance(audit: Audit, page: Page) -> None:
+    """Print how leading subspaces compare with random ones, where the audit says it."""
+    subspaces = [matrix.subspaces for matrix in audit.matrices if matrix.subspaces is not None]
+    rows = []
+    for row in medians(subspaces):
+        name = row.name.replace("²", "^2") if page.plain else row.name
+        rows.append([name, number(row.value), number(row.chance)])
+    if rows:
+        page.say("")
+        page.table((f"top-{audit.k} subspaces, medians", "value", "chance"), rows)
+
+
+def _fitting_name(name: str, path: ModulePath, room: int) -> str:
+    """Return the name if it fits; else its layer and its module type, which distinguish it."""
+    if len(name) <= room or path.layer is None:
+        return name
+    return f"layer {path.layer} {path.kind}"
+
+
+def _closing(audit: Audit, page: Page, verbose: bool) -> None:
+    page.say("")
+    if audit.matrices:
+        proofs = ", ".join(f"{name} {count:,}" for name, count in certificates(audit.matrices))
+        unsure = ambiguous(audit.matrices)
+        ambiguities = f"; {unsure:,} ambiguous" if unsure else ""
+        page.say_beside("decided by: ", proofs + ambiguities)
+    if audit.skipped:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in skipped_by_reason(audit.skipped))
+        page.say_beside("skipped:    ", reasons)
+        if verbose:
+            for skipped in audit.skipped:
+                page.say((f"  {skipped.name}: {skipped.reason}", "dim"))
+    for note in audit.settings.get("matched", []):
+        page.say_beside("note:       ", note)
+    path = "every matrix decomposed in full; " if audit.exact else ""
+    rounded = f"base rounded to {audit.settings['base_dtype']}; " if audit.settings.get("base_dtype") else ""
+    settings = f"k = {audit.k}, epsilon = {audit.epsilon:g}; {rounded}{path}{duration(audit.seconds)}"
+    page.say_beside("settings:   ", settings, "dim")
+
+
+def _next_steps(audit: Audit, page: Page) -> None:
+    words = next_steps(audit)
+    page.say("")
+    # Without matrices, the finding is the headline already.
+    for line in _wrapped(f"{words.finding} {words.meaning}" if audit.matrices else words.meaning, page):
+        page.say(line)
+    if words.steps:
+        page.say("")
+    for position, step in enumerate(words.steps, start=1):
+        start = f"{position}. " if len(words.steps) > 1 else ""
+        for line in textwrap.wrap(
+            start + step.sentence,
+            page.width,
+            subsequent_indent=" " * len(start),
+            break_long_words=False,
+            break_on_hyphens=False,
+        ):
+            page.say(line)
+        for line in shell_lines(step.command or (), max(1, page.width - 5)):
+            page.say((f"     {line}", "bold"))
+    page.say("")
+    page.say(("What each number means, with values: ", "dim"), INTERPRETATION)
+
+
+def _wrapped(text: str, page: Page) -> list[str]:
+    return textwrap.wrap(text, page.width, break_long_words=False, break_on_hyphens=False)
+
+
+def write_html(audit: Audit, path: str | os.PathLike[str], scales: CriticalScales | None = None) -> None:
+    """Write the report of one audit, with its critical scales if given, to `path`, completely or not at all.
+
+    Raises:
+      ResultFileError, MissingDependencyError: as :func:`write_page`.
+    """
+    write_page(path, lambda: render_audit(audit, scales))
+
+
+def render_audit(audit: Audit, scales: CriticalScales | None = None) -> str:
+    """Return the HTML text of the report of one audit, with its critical scales if given."""
+    return render_page(
+        "audit.html.j2",
+        ["count.js", "plots.js", "charts.js", "audit.js"],
+        {**audit_payload(audit), "scale": None if scales is None else scales_payload(scales)},
+        scales=scales,
+        audit=audit,
+        words=next_steps(audit, scales),
+        interpretation=INTERPRETATION,
+        kinds=by_kind(audit.matrices),
+        norm=update_norm(audit.matrices),
+        relative=median_relative(audit.matrices),
+        certificates=certificates(audit.matrices),
+        ambiguous=ambiguous(audit.matrices),
+        reasons=skipped_by_reason(audit.skipped),
+        subspaces=medians([matrix.subspaces for matrix in audit.matrices if matrix.subspaces is not None]),
+        command=audit_command(audit),
+        settings={"k": audit.k, "epsilon": audit.epsilon, "exact": audit.exact, **audit.settings},
+    )
+
+
+def audit_payload(audit: Audit, label: str | None = None) -> dict[str, Any]:
+    """Return plain JSON values: bounds in full, since the page counts from them, the rest rounded."""
+    paths = module_paths([matrix.name for matrix in audit.matrices])
+    return {
+        "label": label or audit.tuned_source,
+        "base": audit.base_source,
+        "tuned": audit.tuned_source,
+        "kind": audit.tuned_kind,
+        "k": audit.k,
+        "epsilon": audit.epsilon,
+        "matrices": [_matrix(matrix, path) for matrix, path in zip(audit.matrices, paths, strict=True)],
+    }
+
+
+def _matrix(matrix: AuditedMatrix, path: ModulePath) -> dict[str, Any]:
+    update = matrix.update
+    return {
+        "name": matrix.name,
+        "stack": path.stack,
+        "layer": path.layer,
+        "module": path.kind,
+        "shape": list(matrix.shape),
+        "rank": matrix.rank,
+        "frobenius": _rounded(update.frobenius),
+        "spectral": _rounded(update.spectral),
+        "relative": _rounded(matrix.relative_update),
+        "effectiveRank": _rounded(update.effective_rank),
+        "effectiveRankError": _rounded(update.effective_rank_error),
+        "stableRank": _rounded(update.stable_rank),
+        "index": [vector.index for vector in matrix.vectors],
+        "values": [_rounded(vector.singular_value) for vector in matrix.vectors],
+        "lower": _exact(vector.max_cosine[0] for vector in matrix.vectors),
+        "upper": _exact(vector.max_cosine[1] for vector in matrix.vectors),
+        "intruder": [int(vector.intruder) for vector in matrix.vectors],
+        "certificate": [CERTIFICATES.index(vector.certificate) for vector in matrix.vectors],
+        "ambiguous": [vector.index for vector in matrix.vectors if vector.ambiguous],
+        "baseValues": [_rounded(value) for value in matrix.base_singular_values],
+        "similarity": packed_cosines(matrix.similarity),
+        "subspaces": _subspaces(matrix),
+    }
+
+
+def _subspaces(matrix: AuditedMatrix) -> dict[str, float | None] | None:
+    if matrix.subspaces is None:
+        return None
+    return {
+        name: None if value is None else _rounded(value) for name, value in plain(matrix.subspaces).items()
+    }
+
+
+def scales_payload(scales: CriticalScales) -> dict[str, Any]:
+    """Return critical scales as plain JSON values; an infinite scale is null."""
+    return {
+        "matrices": {
+            matrix.name: numbers([matrix.measured, matrix.predicted, matrix.searched])
+            for matrix in scales.matrices
+        },
+        "figure": scales.chart().payload(),
+    }
+
+
+def _exact(values: Iterable[float]) -> list[float | None]:
+    return [json_number(value) for value in values]
+
+
+def _rounded(value: float) -> float | None:
+    return float(f"{value:.6g}") if math.isfinite(value) else None
+
+
+def packed_cosines(similarity: npt.NDArray[np.float32]) -> dict[str, Any]:
+    """Pack cosines as bytes in base64, row by row: 1/255 is finer than a color scale shows."""
+    steps = np.rint(np.clip(np.nan_to_num(similarity), 0, 1) * 255).astype(np.uint8)
+    return {"shape": list(steps.shape), "bytes": base64.b64encode(steps.tobytes()).decode()}

@@ -1,0 +1,54 @@
+"""An evaluation as text for a terminal."""
+
+from __future__ import annotations
+
+from ..measures.corpus_loss import CorpusLoss
+from ..measures.evaluation import Measured
+from ..measures.harness import HarnessScore
+from ..measures.task_score import TaskScore
+
+
+def measure_lines(measure: Measured) -> list[str]:
+    """Return one or two lines of one measure, with 95 % intervals, or the line of a note."""
+    if isinstance(measure, CorpusLoss):
+        return _loss_lines(measure)
+    if isinstance(measure, TaskScore):
+        return _score_lines(measure)
+    if isinstance(measure, HarnessScore):
+        return [_harness_line(measure)]
+    return [f"note: {measure}"]
+
+
+def _loss_lines(loss: CorpusLoss) -> list[str]:
+    measure = loss.losses[0].measure
+    tokens = sum(int(part.tokens.sum()) for part in loss.losses)
+    documents = sum(len(part.sums) for part in loss.losses)
+    what = f"{measure} on {loss.name} ({tokens:,} tokens in {documents:,} document{'s' * (documents != 1)})"
+    lines = [f"{what}: {loss.loss.estimate:.4f}{loss.loss.ends('.4f')} nats per token"]
+    change, ratio = loss.difference, loss.perplexity_ratio
+    if loss.base_loss is not None and change is not None and ratio is not None:
+        perplexity = "perplexity" if measure == "cross-entropy" else f"perplexity of the {measure}"
+        lines.append(
+            f"  base {loss.base_loss.estimate:.4f}, change {change.estimate:+.4f}{change.ends('+.4f')} nats per token: "
+            f"{perplexity} x{ratio.estimate:.2f}{ratio.ends('.2f')}"
+        )
+        if not change.has_ends:
+            lines.append("  one document has no confidence interval")
+    return lines
+
+
+def _score_lines(score: TaskScore) -> list[str]:
+    accuracy = score.accuracy
+    part = "the tenth held out of the file" if score.is_held_out else score.split
+    examples = f"{len(score.right)} example{'s' * (len(score.right) != 1)}"
+    lines = [f"accuracy on {score.task}, {part} ({examples}): {accuracy.estimate:.4f}{accuracy.ends('.4f')}"]
+    if score.limit is not None:
+        lines.append(
+            f"  answers were read up to {score.limit}; {score.unfinished} of {len(score.right)} had not ended"
+        )
+    return lines
+
+
+def _harness_line(score: HarnessScore) -> str:
+    error = "" if score.standard_error is None else f" (standard error {score.standard_error:.4f})"
+    return f"{score.metric} on {score.task} (lm-evaluation-harness): {score.value:.4f}{error}"

@@ -1,0 +1,275 @@
+"""A fleet as text for a terminal, as a page, and the opinions on its adapters.
+
+A thousand rows of the page stay light: each adapter's figures are packed in a few bytes per matrix, and unpacked when
+its row is opened.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+import os
+import shlex
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+from ..audits.fleet.fleet_result import FleetAudit
+from ..audits.fleet.fleet_table import as_arrow
+from ..checkpoints.stored.names import module_paths
+from ..system.words import duration, number, percent, plural, shorten
+from .audit_command import options_of_audit
+from .page.html_page import render_page, write_page
+from .terminal import Column, Page, lined_up
+
+ROWS_SHOWN = 20  # adapters, unless verbose
+REFUSED_SHOWN = 5
+PASSED_OVER_SHOWN = 5
+
+
+def print_fleet(fleet: FleetAudit, console: Console, verbose: bool = False) -> None:
+    """Print `fleet` to `console`, the adapters with most intruders first; with `verbose` every adapter."""
+    table = with_opinions(fleet.adapters)
+    audited = table[table["status"] == "audited"]
+    page = Page(console)
+    page.say(f"{plural(fleet.intruders, 'intruder dimension')} in {plural(len(audited), 'adapter')} of "
+           f"{fleet.base_source}; {len(table) - len(audited):,} refused; {duration(fleet.seconds)}")  # fmt: skip
+    ordered = audited.sort_values(["intruders", "energy_share"], ascending=False, kind="stable")
+    shown = ordered if verbose else ordered.head(ROWS_SHOWN)
+    if len(shown):
+        console.print()
+        console.print(_rows(shown, page), width=page.width)
+    if len(shown) < len(ordered):
+        page.say(f"and {plural(len(ordered) - len(shown), 'adapter')} more with at most as many intruders")
+    refused = list(fleet.refused.items())
+    for source, reason in refused if verbose else refused[:REFUSED_SHOWN]:
+        page.say(f"refused: {source}: {reason}")
+    if not verbose and len(refused) > REFUSED_SHOWN:
+        page.say(f"and {len(refused) - REFUSED_SHOWN:,} refused more; --verbose lists all")
+    if fleet.passed_over:
+        page.say(_passed_over(fleet.passed_over, verbose))
+
+
+def _passed_over(entries: Mapping[str, str], verbose: bool) -> str:
+    """Return one line about the entries of the folders that are not adapters."""
+    named = [f"{path} ({what})" for path, what in entries.items()]
+    shown = named if verbose else named[:PASSED_OVER_SHOWN]
+    more = f" and {len(named) - len(shown):,} more" if len(shown) < len(named) else ""
+    return f"passed over {plural(len(named), 'entry', 'entries')}: {', '.join(shown)}{more}"
+
+
+def _rows(shown: object, page: Page) -> Table:
+    numbers = ("rank", "matrices", "intruders", "energy", "relative", "unusual")
+    return lined_up(
+        [
+            Column("adapter", no_wrap=True),
+            *(Column(title, of_numbers=True, no_wrap=True) for title in numbers),
+        ],
+        [
+            [
+                page.known(shorten(str(row.adapter), max(16, page.width - 52), page.mark)),
+                _ranks(row.rank_min, row.rank_max),
+                f"{row.matrices:,}",
+                f"{row.intruders:,}",
+                percent(row.energy_share),
+                percent(row.update_relative_median),
+                number(row.unusual),
+            ]
+            for row in shown.itertuples()  # type: ignore[attr-defined]
+        ],
+        padding=(0, 2),
+    )
+
+
+def _ranks(least: object, most: object) -> str:
+    text = str(least).replace("<NA>", "-")
+    return text if least is most or text == str(most).replace("<NA>", "-") else f"{text}-{most}"
+
+
+REPORT = "report.html"
+# Key, title and kind of the numbers that the page shows: counts, shares of 1, and others; the scatter offers these too.
+NUMBERS = (
+    ("intruders", "intruders", "count"),
+    ("intruder_share", "intruder share", "share"),
+    ("energy_share", "energy share", "share"),
+    ("update_relative_median", "relative update, median", "share"),
+    ("update_relative_max", "relative update, largest", "share"),
+    ("frobenius", "update norm", "number"),
+    ("effective_rank", "effective rank, median", "number"),
+    ("stable_rank", "stable rank, median", "number"),
+    ("rank_max", "rank, largest", "count"),
+    ("scale_max", "scale, largest", "number"),
+    ("matrices", "matrices", "count"),
+    ("zero_updates", "zero updates", "count"),
+    ("nearest_cosine", "cosine with the nearest", "number"),
+    ("unusual", "unusual", "number"),
+)
+TEXTS = (
+    "adapter",
+    "status",
+    "reason",
+    "duplicate_of",
+    "nearest",
+    "method",
+    "targets",
+    "named_base",
+    "matched_by",
+    "for_hosts",
+)
+_NOT_JUDGED = 65535  # in place of a count
+# Of a share of 1, each 0.002 %: what is written with one decimal changes only between two of them, never inside one.
+_STEPS = 50_000
+
+
+def write_fleet_html(fleet: FleetAudit, path: str | os.PathLike[str]) -> None:
+    """Write the report of a fleet to `path`, completely or not at all.
+
+    Raises:
+      ResultFileError: `path` cannot be written.
+      MissingDependencyError: plotly or jinja2 is missing.
+    """
+    write_page(path, lambda: render_fleet(fleet))
+
+
+def render_fleet(fleet: FleetAudit) -> str:
+    """Return the HTML text of the report of a fleet."""
+    return render_page(
+        "fleet.html.j2",
+        ["plots.js", "fleet.js"],
+        fleet_payload(fleet),
+        fleet=fleet,
+        refused=len(fleet.refused),
+        settings=fleet.settings.as_dict(),
+        versions=fleet.versions,
+    )
+
+
+def fleet_payload(fleet: FleetAudit) -> dict[str, Any]:
+    """Return plain JSON values: a list for each row of the table, and the packed matrices of each adapter."""
+    opinions = with_opinions(fleet.adapters)
+    rows = as_arrow(fleet.adapters).to_pylist()
+    for row, *thought in zip(rows, *(opinions[name] for name in OPINIONS), strict=True):
+        values = (None if pd.isna(value) else value for value in thought)
+        row.update(zip(OPINIONS, values, strict=True))
+    table = fleet.counted_matrices()
+    matrices = {str(digest): group for digest, group in table.groupby("digest", sort=False)}
+    names = list(dict.fromkeys(table["name"]))
+    paths = module_paths(names)
+    return {
+        "base": fleet.base_source,
+        "options": shlex.join(options_of_audit(fleet.settings)),
+        "numbers": [list(column) for column in NUMBERS],
+        "texts": list(TEXTS),
+        "rows": [
+            [*(_short(row[key]) for key, _, _ in NUMBERS), *(row[key] for key in TEXTS)] for row in rows
+        ],
+        "matrices": [
+            [name, path.stack, path.layer, path.kind] for name, path in zip(names, paths, strict=True)
+        ],
+        "packed": [
+            packed_matrices(matrices[row["digest"]], names)
+            if row["status"] == "audited" and row["digest"] in matrices
+            else None
+            for row in rows
+        ],
+    }
+
+
+def _short(value: float | None) -> float | None:
+    """Round to six digits: a page of a thousand rows has tens of thousands of numbers."""
+    if value is None or isinstance(value, int):
+        return value
+    return float(f"{value:.6g}") if math.isfinite(value) else None
+
+
+def packed_matrices(group: pd.DataFrame, names: list[str]) -> list[str]:
+    """Pack three numbers per matrix in base64.
+
+    Intruders and energy share have two bytes, the relative update is in single precision. A share is 0 or the number of
+    its step from 1, and behind the last step is 1.
+    """
+    frame = group.set_index("name").reindex(names)
+    energy = frame["intruder_energy_share"].fillna(0.0).to_numpy(np.float64)
+    steps = np.where(energy > 0, 1 + np.floor(_STEPS * energy.clip(max=1.0)), 0)
+    return [
+        _text(frame["intruders"].clip(upper=_NOT_JUDGED - 1).fillna(_NOT_JUDGED).to_numpy("<u2")),
+        _text(steps.astype("<u2")),
+        _text(frame["relative_update"].to_numpy("<f4")),
+    ]
+
+
+def _text(numbers: np.ndarray[Any, Any]) -> str:
+    return base64.b64encode(numbers.tobytes()).decode()
+
+
+OPINIONS = ("for_hosts", "unusual", "unusual_in")
+# Columns in which a model may be unusual, and whether their logarithm is compared.
+_COMPARED = {
+    "intruder_share": False,
+    "energy_share": False,
+    "update_relative_median": True,
+    "update_relative_max": True,
+    "frobenius": True,
+    "effective_rank": True,
+    "stable_rank": True,
+}
+# Of a normal distribution the median absolute deviation times this is the standard deviation.
+_MAD = 1.4826
+# And the mean absolute deviation times this, sqrt(pi / 2).
+_MEAN_AD = 1.2533
+_LEAST_TO_COMPARE = 5
+# Relative deviations up to this are rounding: one adapter at several scales has one effective rank, to the last digits.
+_ROUNDING = 1e-6
+
+
+def with_opinions(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the table of a fleet with the columns ``for_hosts``, ``unusual`` and ``unusual_in``."""
+    unusual = _unusual(table)
+    for_hosts = pd.Series([_for_hosts(row) for row in table.to_dict("records")], table.index, dtype=object)
+    return table.assign(for_hosts=for_hosts, **unusual)
+
+
+def _for_hosts(row: dict[Hashable, Any]) -> str | None:
+    """Return what servers of many adapters refuse or ignore; see docs/reference/fleet.md."""
+    reasons = []
+    if not pd.isna(row["method"]) and row["method"] != "lora":
+        reasons.append(f"no plain LoRA ({row['method']})")
+    if not pd.isna(row["saved_in_full"]) and row["saved_in_full"]:
+        reasons.append("modules saved in full")
+    pairs = [(row[f"{name}_min"], row[f"{name}_max"]) for name in ("rank", "scale")]
+    if any(not pd.isna(least) and least != most for least, most in pairs):
+        reasons.append("ranks or scales that differ by module")
+    return "; ".join(reasons) or None
+
+
+def _unusual(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the largest robust distance from the fleet's median, ``|x - median| / (1.4826 MAD)``, and its column.
+
+    Where most adapters have one value, such as no intruders, the median absolute deviation (MAD) is 0 or rounding. The
+    spread is then 1.2533 times the mean absolute deviation (Iglewicz and Hoaglin 1993). Where that is no more, the
+    column is not compared.
+    """
+    nothing = pd.DataFrame({"unusual": np.nan, "unusual_in": None}, table.index)
+    judged = table["status"].eq("audited") & table["matrices"].fillna(0).gt(0)
+    if judged.sum() < _LEAST_TO_COMPARE:
+        return nothing
+    distances = {}
+    for name, by_logarithm in _COMPARED.items():
+        values = table.loc[judged, name].astype(float)
+        if by_logarithm:
+            values = pd.Series(np.log(values.where(values > 0)), values.index)
+        deviation = (values - values.median()).abs()
+        rounding = _ROUNDING if by_logarithm else _ROUNDING * abs(values.median())
+        if deviation.median() > rounding:
+            distances[name] = deviation / (_MAD * deviation.median())
+        elif deviation.mean() > rounding:
+            distances[name] = deviation / (_MEAN_AD * deviation.mean())
+    if not distances:
+        return nothing
+    frame = pd.DataFrame(distances).fillna(0.0)
+    columns = {"unusual": frame.max(axis=1), "unusual_in": frame.idxmax(axis=1)}
+    return pd.DataFrame(columns).reindex(table.index)

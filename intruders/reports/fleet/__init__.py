@@ -1,1 +1,0 @@
-"""A fleet, as text and as a page."""

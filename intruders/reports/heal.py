@@ -1,0 +1,382 @@
+"""A healing as text for a terminal, and as a page with its figures."""
+
+from __future__ import annotations
+
+import math
+import os
+import shlex
+from collections.abc import Sequence
+from statistics import median
+
+from rich.console import Console
+from rich.table import Table
+
+from ..charts.chart import Axis, Chart, Grid, Series
+from ..checkpoints.stored.names import module_paths
+from ..data.columns import Columns
+from ..experiments.experiment_settings import (
+    BLOCKS,
+    DOSES,
+    OWN_TEXT,
+    RANDOM_TOKENS,
+    REPLAY,
+    SELF,
+    SHARE,
+    WEIGHTS,
+)
+from ..experiments.healing import (
+    BASE,
+    CONTROLS,
+    CURVE,
+    HEALED,
+    INTERPOLATION,
+    INTRUDERS,
+    MEAN_DOSE,
+    TUNED,
+    Healing,
+)
+from ..experiments.point import HealedPoint
+from ..measures.intervals import Interval
+from ..models.loading_settings import LOAD_IN
+from ..system.commands import options_of
+from ..system.words import duration, number, percent, plural
+from .layer_grid import layer_grid
+from .page.html_page import render_figures, write_page
+from .terminal import Column, Page, lined_up
+
+WIDE = 150  # columns of a terminal in which every interval fits
+SIGNED = "+.3f"  # the format of a change
+
+LABELS = {
+    INTERPOLATION: "interpolation, same task loss",
+    INTRUDERS: "intruders removed",
+    MEAN_DOSE: "mean dose everywhere",
+    SHARE: "best share of the update",
+    BLOCKS: "doses of three blocks",
+    DOSES: "a dose per matrix",
+    WEIGHTS: "weights",
+    REPLAY: "weights, text replayed",
+    SELF: "weights, the base's own text",
+    RANDOM_TOKENS: "weights, random tokens",
+}
+
+
+def print_healing(healing: Healing, console: Console) -> None:
+    """Print the verdict, a table for every corpus, the doses, the intruders, and how to use what was written."""
+    page = Page(console)
+    for line in verdict(healing):
+        page.prose(line)
+    for corpus in healing.healed_point.corpora:
+        title = "it was learned on other documents of it" if corpus == healing.corpus else "chose nothing"
+        page.prose("")
+        page.prose(f"{corpus}, {plural(healing.documents[corpus], 'document')} ({title})")
+        console.print(_table(healing, corpus, console.width >= WIDE))
+    if any(measure.gain is not None for _, point in rows(healing) for measure in point.corpora.values()):
+        page.prose("")
+        page.prose("gain: loss of interpolation at that model's task loss, minus that model's loss")
+    for task in healing.examples:
+        page.prose("")
+        page.prose(f"{task}, {plural(healing.examples[task], 'example')}: {_accuracies(healing, task)}")
+    page.prose("")
+    for line in [dose_line(healing), *intruder_lines(healing)]:
+        page.prose(line)
+    for note in healing.notes:
+        page.prose(f"note: {note}")
+    if healing.out is not None:
+        page.prose("")
+        page.prose(f"the healed model is in {healing.out} ({healing.form}; {duration(healing.seconds)})")
+        page.prose("to measure it again on the half that is reported above:")
+        page.command(check_command(healing))
+
+
+def verdict(healing: Healing) -> list[str]:
+    """Return how much was forgotten, and how much of it came back at which price, a sentence each."""
+    tuned, healed = healing.tuned_point, healing.healed_point
+    measure, corpus = healed.corpora[healing.corpus], healing.corpus
+    task = healed.tasks[healing.task]
+    forgotten = tuned.corpora[corpus].forgotten
+    price = f"task loss {tuned.tasks[healing.task].loss.estimate:.4f} tuned, {task.loss.estimate:.4f} healed"
+    if measure.healed is None:
+        return [
+            (
+                f"tuning forgot nothing clearly on {corpus}: {forgotten.text(SIGNED)} nats per token; healed "
+                f"{measure.forgotten.text(SIGNED)}; {price}"
+            )
+        ]
+    lines = [
+        (
+            f"{percent(max(0.0, measure.healed.estimate))} of the forgetting on {corpus} is healed: "
+            f"{forgotten.estimate:.3f} nats per token tuned, {measure.forgotten.estimate:.3f} healed; {price}"
+        )
+    ]
+    other = healing.point(INTERPOLATION)
+    if healing.step == 0:
+        lines.append(
+            f"that is interpolation with the dose {number(healing.start)}: no step of the learning was better on the "
+            "half that chooses"
+        )
+    elif other is not None:
+        gain = measure.gain
+        clear = "" if gain is None else f", {_clearly(gain)}"
+        share = other.corpora[corpus].healed
+        whose = (
+            "that task loss"
+            if _is_reached(healing, other)
+            else "the tuned model's task loss, since none gets so low"
+        )
+        lines.append(
+            f"interpolation at {whose} (dose {number(other.dose or 0.0)}) heals "
+            f"{percent(max(0.0, share.estimate)) if share is not None else '-'}{clear}"
+        )
+    return lines
+
+
+def rows(healing: Healing) -> list[tuple[str, HealedPoint]]:
+    """Return the models of the table, in order, with their names."""
+    wanted = (BASE, TUNED, HEALED, INTERPOLATION, *healing.rivals, *CONTROLS)
+    named = [(name, healing.point(name)) for name in wanted]
+    return [(_label(healing, name, point), point) for name, point in named if point is not None]
+
+
+def dose_line(healing: Healing) -> str:
+    """Return the doses in a sentence: their median, and their mean by kind of module."""
+    doses = [dose for own in healing.doses.values() for dose in own]
+    kinds: dict[str, list[float]] = {}
+    for path, own in zip(module_paths(list(healing.doses)), healing.doses.values(), strict=True):
+        kinds.setdefault(path.kind, []).extend(own)
+    if len({f"{dose:.2f}" for dose in doses}) == 1:
+        return f"{plural(len(doses), 'dose')}, all {doses[0]:.2f} (1 is the tuned model, 0 the base)"
+    means = {kind: sum(own) / len(own) for kind, own in kinds.items()}
+    said = ", ".join(f"{kind} {means[kind]:.2f}" for kind in sorted(means, key=lambda kind: -means[kind]))
+    return (
+        f"{plural(len(doses), 'dose')} (1 is the tuned model, 0 the base), median {median(doses):.2f}; mean by module: "
+        f"{said}"
+    )
+
+
+def intruder_lines(healing: Healing) -> list[str]:
+    """Return the number of intruders and the norm of the update before, and after if a model was written."""
+    if healing.intruders_after is None:
+        return [f"intruders before {healing.intruders_before:,}"]
+    count = f"intruders before {healing.intruders_before:,}, after {healing.intruders_after:,}"
+    before, after = (math.sqrt(sum(norms[side] ** 2 for norms in healing.norms.values())) for side in (0, 1))
+    return [f"{count}; norm of the update before {before:.3g}, after {after:.3g}" if healing.norms else count]
+
+
+def check_command(healing: Healing) -> str:
+    """Return the command that measures the written model on the reported documents and examples."""
+    settings = healing.settings
+    # What the base wrote itself is in no file.
+    names = [name for name in healing.healed_point.corpora if name not in OWN_TEXT]
+    corpora = [part for corpus in names for part in ("--loss-on", corpus)]
+    # A record of an earlier release may lack some of them.
+    given = {name: settings[name] for name in ("max_documents", "max_tokens", "seed") if settings.get(name)}
+    if settings.get("dtype"):
+        given["load_in" if settings["dtype"] in LOAD_IN else "dtype"] = settings["dtype"]
+    if settings.get("estimate"):
+        given["estimate"] = True
+    command = ["intruders", "evaluate", healing.out or "", "--base", healing.base, *corpora]
+    return shlex.join([*command, *options_of(given), *_scoring(healing), "--reported-half"])
+
+
+def _scoring(healing: Healing) -> tuple[str, ...]:
+    """Return the options that score the tasks again; none of prompts, which have no right answers."""
+    settings = healing.settings
+    measures = healing.healed_point.tasks
+    # A record of an earlier release does not name them.
+    tasks = [
+        described
+        for name, described in settings.get("tasks", {}).items()
+        if name in measures and measures[name].accuracy is not None
+    ]
+    if not tasks:
+        return ()
+    given = {"task": tasks, "max_examples": settings.get("report_examples") or settings["max_examples"]}
+    if settings["max_new_tokens"] != Columns().max_new_tokens:
+        given["max_new_tokens"] = settings["max_new_tokens"]
+    if settings["data_seed"]:
+        given["data_seed"] = settings["data_seed"]
+    return options_of(given)
+
+
+def _table(healing: Healing, corpus: str, is_wide: bool) -> Table:
+    gain, task_loss = "gain", f"{healing.task}\nloss"
+    if is_wide:
+        gain, task_loss = "gain over interpolation", f"{healing.task} loss"
+    lines = []
+    for name, point in rows(healing):
+        measure, task = point.corpora[corpus], point.tasks[healing.task]
+        short = point.name in (BASE, TUNED, INTERPOLATION)
+        lines.append(
+            [
+                name,
+                _cell(measure.loss, is_wide),
+                "" if point.name == BASE else _cell(measure.forgotten, is_wide, SIGNED),
+                ""
+                if measure.healed is None or point.name in (BASE, TUNED)
+                else f"{measure.healed.estimate:.0%}",
+                "" if short or measure.gain is None else _cell(measure.gain, is_wide, SIGNED),
+                f"{task.loss.estimate:.4f}",
+            ]
+        )
+    titles = ("loss", "forgotten", "healed", gain, task_loss)
+    return lined_up(
+        [
+            # The names give way in a narrow terminal: a number or its heading that is cut says nothing.
+            Column("model", no_wrap=is_wide),
+            *(Column(title, of_numbers=True, no_wrap=True) for title in titles),
+        ],
+        lines,
+    )
+
+
+def _accuracies(healing: Healing, task: str) -> str:
+    said = []
+    for name in (BASE, TUNED, HEALED, INTERPOLATION, *healing.rivals):
+        point = healing.point(name)
+        accuracy = None if point is None else point.tasks[task].accuracy
+        if accuracy is not None:
+            said.append(
+                f"{LABELS.get(name, name) if name in healing.rivals else name} {accuracy.text('.2f')}"
+            )
+    return "accuracy " + ", ".join(said) if said else "no accuracy"
+
+
+def _cell(value: Interval, is_wide: bool, form: str = ".3f") -> str:
+    return value.text(form) if is_wide else f"{value.estimate:{form}}"
+
+
+def _is_reached(healing: Healing, interpolation: HealedPoint) -> bool:
+    """Return whether an interpolation solves the task as well as the healed model, or else as well as the tuned one."""
+    healed = healing.healed_point.tasks[healing.task].loss.estimate
+    return interpolation.tasks[healing.task].loss.estimate <= healed
+
+
+def _label(healing: Healing, name: str, point: HealedPoint) -> str:
+    said = LABELS.get(name, name)
+    if name == INTERPOLATION and not _is_reached(healing, point):
+        said = "interpolation, tuned model's task loss"
+    return f"{said} ({number(point.dose)})" if name in (INTERPOLATION, MEAN_DOSE) and point.dose else said
+
+
+def _clearly(gain: Interval) -> str:
+    if gain.is_above_zero:
+        return f"clearly less: {gain.text(SIGNED)} nats per token"
+    if gain.is_below_zero:
+        return f"clearly more: {gain.text(SIGNED)} nats per token"
+    return f"not clearly less: {gain.text(SIGNED)} nats per token"
+
+
+def curve(healing: Healing) -> Sequence[HealedPoint]:
+    """Return the interpolations from the base to the tuned model."""
+    return [point for point in healing.points if point.name == CURVE]
+
+
+def write_heal_report(healing: Healing, file: str | os.PathLike[str]) -> None:
+    """Write the page.
+
+    Raises:
+      ResultFileError: it cannot be written.
+      MissingDependencyError: a package of the extra ``report`` is missing.
+    """
+    write_page(file, lambda: render_healing(healing))
+
+
+def render_healing(healing: Healing) -> str:
+    """Return the HTML text of the page."""
+    return render_figures(
+        "heal.html.j2",
+        healing_charts(healing),
+        healing=healing,
+        verdict=verdict(healing),
+        facts=[dose_line(healing), *intruder_lines(healing)],
+        rows=rows(healing),
+        command=check_command(healing) if healing.out is not None else None,
+        is_end=lambda point: point.name in (BASE, TUNED),
+        is_line=lambda point: point.name in (BASE, TUNED, INTERPOLATION),
+        percent=percent,
+        number=number,
+    )
+
+
+def healing_charts(healing: Healing) -> list[Chart | Grid]:
+    """Return one chart for every corpus, then the doses and the intruders as layers x modules."""
+    charts: list[Chart | Grid] = [_trade(healing, corpus) for corpus in healing.healed_point.corpora]
+    doses = {name: sum(own) / len(own) for name, own in healing.doses.items()}
+    grid = layer_grid(
+        "doses",
+        "Doses",
+        Axis("dose", "dose"),
+        doses,
+        "Each cell is the dose of one matrix: 1 is the tuned model, 0 the base. Of several doses it shows the mean.",
+    )
+    counts = {name: float(own[0] or 0) for name, own in healing.intruders.items()}
+    figures = [*charts, grid]
+    if any(counts.values()):
+        figures.append(
+            layer_grid(
+                "intruders",
+                "Intruders of the tuned model",
+                Axis("intruders", "intruders"),
+                counts,
+                "Each cell is the number of intruders in one matrix before the healing; of several matrices, such as "
+                "experts, it is their sum.",
+                is_count=True,
+            )
+        )
+    return figures
+
+
+def _trade(healing: Healing, corpus: str) -> Chart:
+    """Chart forgetting over task loss; lower left is better."""
+    line = curve(healing)
+    series = [
+        Series(
+            "interpolation",
+            [_task(healing, point) for point in line],
+            [point.corpora[corpus].forgotten.estimate for point in line],
+            notes=[f"dose {point.dose:g}" for point in line if point.dose is not None],
+            look="both",
+            tone=0,
+        )
+    ]
+    others = (*healing.rivals, *CONTROLS)
+    tones = {BASE: 3, TUNED: 2, HEALED: 1} | {name: 4 + number for number, name in enumerate(others)}
+    for name, tone in tones.items():
+        point = healing.point(name)
+        if point is None:
+            continue
+        measure = point.corpora[corpus].forgotten
+        series.append(
+            Series(
+                LABELS.get(name, name),
+                [_task(healing, point)],
+                [measure.estimate],
+                low=[measure.low],
+                high=[measure.high],
+                tone=tone,
+            )
+        )
+    return Chart(
+        f"forgetting-{'chosen' if corpus == healing.corpus else 'reported'}-{_file_name(corpus)}",
+        f"Forgetting on {corpus}",
+        Axis("task_loss", f"loss on {healing.task} (nats per token)", log=_is_wide(healing)),
+        Axis("forgotten", "rise of the loss over the base (nats per token)"),
+        series,
+        caption=f"Each point is one model on {healing.documents[corpus]} documents that were not learned from; bars "
+        "are 95 % intervals. Lower left is better: less forgotten, task kept.",
+    )
+
+
+def _is_wide(healing: Healing) -> bool:
+    """Return whether the task losses differ so much that only a logarithm shows the low ones."""
+    values = [_task(healing, point) for point in healing.points]
+    return min(values) > 0 and max(values) > 20 * min(values)
+
+
+def _task(healing: Healing, point: HealedPoint) -> float:
+    return point.tasks[healing.task].loss.estimate
+
+
+def _file_name(corpus: str) -> str:
+    return "".join(letter if letter.isalnum() else "-" for letter in corpus)[-40:].strip("-")

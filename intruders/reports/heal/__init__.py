@@ -1,1 +1,0 @@
-"""A healing, as text and as a page."""

@@ -1,1 +1,0 @@
-"""An inspection of a path as text."""

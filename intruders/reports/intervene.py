@@ -1,0 +1,71 @@
+"""A sweep of interventions as text for a terminal: the trade-off, and whether the controls do as well."""
+
+from __future__ import annotations
+
+from ..experiments.point import Intervention
+from ..experiments.sweep import CHANGE, InterventionSweep
+
+MEASURE = ".4f"  # the format of a loss or an accuracy
+
+
+def sweep_lines(sweep: InterventionSweep) -> list[str]:
+    """Return the table and the verdicts."""
+    audit = sweep.audit
+    where = f"{audit.affected:,} of {len(audit.matrices):,} matrices (k {audit.k}, epsilon {audit.epsilon:g})"
+    lines = [f"{audit.intruders:,} intruders in {where}"]
+    if sweep.which == "top":
+        lines.append(
+            f"scaled: the intruder with the largest singular value of each matrix, {audit.affected:,} in all"
+        )
+    width = 2 + max((len(point.control) for point in sweep.points), default=0)
+    for name, loss in sweep.tuned_point.losses.items():
+        measure = loss.losses[0].measure
+        lines += [
+            "",
+            f"{measure} on {name}: base {sweep.base_losses[name].loss.text(MEASURE)}, tuned {loss.loss.text(MEASURE)}",
+        ]
+        for point in sweep.points:
+            change = sweep.trade(point).losses[name]
+            lines.append(
+                f"  {_label(point, width)}  {point.losses[name].loss.estimate:.4f}  {change.text(CHANGE)}"
+            )
+    for name, score in sweep.tuned_point.scores.items():
+        lines += [
+            "",
+            f"accuracy on {name} ({len(score.right)} examples): tuned {score.accuracy.text(MEASURE)}",
+        ]
+        for point in sweep.points:
+            change = sweep.trade(point).accuracies[name]
+            lines.append(
+                f"  {_label(point, width)}  {point.scores[name].accuracy.estimate:.4f}  {change.text(CHANGE)}"
+            )
+    if sweep.curve:
+        lines += ["", "gain over interpolation at equal task loss, nats per token"]
+        lines += [
+            f"  {_label(point, width)}  {point.gain.text(CHANGE)}"
+            for point in sweep.points
+            if point.gain is not None
+        ]
+    lines += ["", "norm of the changed updates, 1 being the tuned model's"]
+    lines += [
+        f"  {_label(point, width)}  {point.update_norm:.4f}{_left_alone(point)}" for point in sweep.points
+    ]
+    lines += [
+        "",
+        "changes are against the tuned model, with 95 % intervals, paired by document and example",
+        "",
+    ]
+    return lines + sweep.verdicts()
+
+
+def _left_alone(point: Intervention) -> str:
+    """Say how many matrices lack a control, if any."""
+    return (
+        f"  ({point.left_alone:,} matrices have no such control and stay as tuned)"
+        if point.left_alone
+        else ""
+    )
+
+
+def _label(point: Intervention, width: int) -> str:
+    return f"{point.control:<{width}}{point.scale:>5g}"

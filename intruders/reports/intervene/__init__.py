@@ -1,1 +1,0 @@
-"""A sweep of interventions as text."""

@@ -1,1 +1,0 @@
-"""A verification of a merge, as text."""

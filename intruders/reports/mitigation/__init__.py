@@ -1,1 +1,0 @@
-"""A mitigation as text."""

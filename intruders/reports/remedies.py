@@ -1,0 +1,424 @@
+"""A comparison of remedies as text for a terminal, and as a page with its figures."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from ..charts.chart import Axis, Chart, Rule, Series
+from ..charts.drawing import write_drawings
+from ..charts.figure import draw_chart
+from ..experiments.point import Point
+from ..experiments.remedy_comparison import ComparedRemedy, RemedyComparison, strength_name
+from ..measures.intervals import Interval
+from ..mitigation.remedies.remedy_table import INTRUDERS
+from ..system.files import user_path
+from ..system.words import number, plural
+from .page.html_page import render_figures, write_page
+from .terminal import Column, Page, lined_up
+
+WIDE = 150  # columns of a terminal in which every interval fits
+_CONTROLS = ("shrink", "shrink-output", "random", "resized", "complement")
+# The control of the strongest intruders alone.
+_OF_TOP = "neighbours"
+
+
+def print_comparison(comparison: RemedyComparison, console: Console) -> None:
+    """Print the table, what controls say, why remedies were left out, and the sentence at the end."""
+    page = Page(console)
+    for line in headline(comparison):
+        page.say(line)
+    console.print()
+    console.print(_table(comparison, console.width >= WIDE))
+    measured = [remedy for remedy in comparison.remedies if remedy.controls]
+    if measured:
+        page.say("")
+        page.say(
+            "gain at equal task loss minus that of a control, in nats per token (*: clear)",
+        )
+        console.print(_controls(measured))
+    if any(remedy.parts is not None for remedy in comparison.remedies):
+        page.say("")
+        page.say("four parts, each 0 to 1, over all corpora and tasks")
+        console.print(_parts(comparison.remedies))
+    if comparison.tuned_point.harness:
+        page.say("")
+        page.say("scores of tasks of lm-evaluation-harness")
+        console.print(_harness(comparison))
+    notes = remarks(comparison)
+    if notes:
+        console.print()
+    for line in notes:
+        page.say(line)
+    console.print()
+    page.say(f"better than interpolation at equal task loss: {_names(comparison.better)}")
+    page.say(f"of these beyond their dose: {_names(comparison.beyond_dose)}")
+    page.say(comparison.sentence())
+    shell = comparison.command()
+    if shell is not None:
+        page.say(f"  {shell}")
+
+
+def headline(comparison: RemedyComparison) -> list[str]:
+    """Return how much the model forgot, and on which data this was measured."""
+    rest = {name: counts for name, counts in comparison.counts.items() if name != "report"}
+    documents = sum(counts["documents"] for counts in rest.values())
+    examples = sum(counts["examples"] for counts in rest.values())
+    report = comparison.counts["report"]
+    corpora = ", ".join(comparison.base_point.losses)
+    task_losses = [
+        number(point.task_loss.estimate) for point in (comparison.base_point, comparison.tuned_point)
+    ]
+    forgotten = f"{comparison.forgotten.text('.3g')} nats per token on {corpora}"
+    data = f"strengths chosen on {plural(documents, 'document')} and {plural(examples, 'example')}, shown on "
+    level = f"{100 * comparison.level:.4g} % confidence intervals over these, 95 % for all remedies together"
+    return [
+        f"what {comparison.tuned} forgot of {comparison.base}: {forgotten}",
+        f"task loss on {comparison.target}: base {task_losses[0]}, tuned {task_losses[1]}; a remedy may cost "
+        + number(comparison.allow),
+        f"{data}{report['documents']} and {report['examples']} others; {level}",
+    ]
+
+
+def remarks(comparison: RemedyComparison) -> list[str]:
+    """Return why remedies, strengths or controls are missing, one line each."""
+    lines = []
+    if comparison.settings.get("which") == "top" and any(
+        row.name == INTRUDERS for row in comparison.remedies
+    ):
+        lines.append("intruders: only the one with the largest singular value of each matrix is scaled")
+    for remedy in comparison.remedies:
+        if remedy.reason is not None:
+            lines.append(f"{remedy.name}: not measured: {remedy.reason}")
+        if remedy.dropped:
+            lines.append(
+                f"{remedy.name}: {_numbers(remedy.dropped)} dropped in the first pass, clearly under the curve"
+            )
+        if remedy.idle:
+            lines.append(f"{remedy.name}: {_numbers(remedy.idle)} changes nothing in this model")
+        if remedy.is_over_allowance:
+            lines.append(
+                f"{remedy.name}: no strength keeps within the allowance; the one with the lowest task loss is shown"
+            )
+        if "complement" in remedy.no_control:
+            lines.append(f"{remedy.name}: control complement: {remedy.no_control['complement']}")
+    return lines
+
+
+def label(remedy: ComparedRemedy) -> str:
+    """Return the remedy's name, with its strength if one was chosen."""
+    return remedy.name if remedy.chosen is None else f"{remedy.name} {remedy.chosen.strength:g}"
+
+
+def controls_of(remedies: Sequence[ComparedRemedy]) -> list[str]:
+    """Return the columns of the table of controls; that of the strongest intruders only where it was measured."""
+    has_top = any(control_margin(remedy, _OF_TOP) is not None for remedy in remedies)
+    return [*_CONTROLS, *([_OF_TOP] if has_top else [])]
+
+
+def control_margin(remedy: ComparedRemedy, control: str) -> Interval | None:
+    """Return the margin over a control; for ``random``, the smallest over its draws."""
+    margins = [
+        point.margin
+        for point in remedy.controls
+        if point.control and point.control.split()[0] == control and point.margin
+    ]
+    return min(margins, key=lambda margin: margin.estimate) if margins else None
+
+
+def _table(comparison: RemedyComparison, is_wide: bool) -> Table:
+    titles = [
+        "norm",
+        "output",
+        "healed",
+        "task loss" if is_wide else "task\nloss",
+        "accuracy",
+        "gain at equal task loss",
+        *(["at equal norm"] if is_wide else []),
+    ]
+    return lined_up(
+        [
+            Column("remedy, strength" if is_wide else "remedy", no_wrap=True),
+            *(Column(title, of_numbers=True, no_wrap=True) for title in titles),
+        ],
+        [[name, *_cells(point, comparison.target, is_wide)] for name, point in measured_rows(comparison)],
+        padding=(0, 2 if is_wide else 1),
+    )
+
+
+def _cells(point: Point, target: str, is_wide: bool) -> list[str]:
+    accuracy = point.accuracies.get(target)
+    cells = [
+        number(point.norm),
+        "-" if point.output is None else number(point.output),
+        "-"
+        if point.healed is None
+        else point.healed.text(".3g")
+        if is_wide
+        else f"{point.healed.estimate:.2f}",
+        point.task_loss.text(".3g") if is_wide else number(point.task_loss.estimate),
+        "-" if accuracy is None else f"{accuracy:.2f}",
+        "-" if point.gain is None else point.gain.text("+.3f"),
+    ]
+    return [
+        *cells,
+        *(["-" if point.gain_at_norm is None else point.gain_at_norm.text("+.3f")] if is_wide else []),
+    ]
+
+
+def _controls(remedies: Sequence[ComparedRemedy]) -> Table:
+    controls = controls_of(remedies)
+    rows = []
+    for remedy in remedies:
+        margins = [control_margin(remedy, control) for control in controls]
+        rows.append([label(remedy), *("-" if margin is None else _starred(margin) for margin in margins)])
+    return _by_remedy(controls, rows)
+
+
+def _parts(remedies: Sequence[ComparedRemedy]) -> Table:
+    rows = []
+    for remedy in remedies:
+        if remedy.parts is not None:
+            parts = remedy.parts
+            values = (parts.healing, parts.preservation, parts.non_damage, parts.target, parts.harmonic_mean)
+            rows.append([label(remedy), *("-" if value is None else f"{value:.2f}" for value in values)])
+    return _by_remedy(("healing", "preservation", "non-damage", "target", "harmonic mean"), rows)
+
+
+def measured_rows(comparison: RemedyComparison) -> list[tuple[str, Point]]:
+    """Return base, tuned model and every remedy at its chosen strength, with their names in tables."""
+    ends = [("base", comparison.base_point), ("tuned", comparison.tuned_point)]
+    return [
+        *ends,
+        *((label(remedy), remedy.chosen) for remedy in comparison.remedies if remedy.chosen is not None),
+    ]
+
+
+def _harness(comparison: RemedyComparison) -> Table:
+    return _by_remedy(
+        list(comparison.tuned_point.harness),
+        [
+            [name, *(f"{score:.3f}" for score in point.harness.values())]
+            for name, point in measured_rows(comparison)
+        ],
+    )
+
+
+def _by_remedy(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """Return a table of a remedy in every row, and of numbers below each title."""
+    columns = [
+        Column("remedy, strength", no_wrap=True),
+        *(Column(title, of_numbers=True) for title in titles),
+    ]
+    return lined_up(columns, rows, padding=(0, 1))
+
+
+def _starred(value: Interval) -> str:
+    return f"{value.estimate:+.3f}{'*' if value.is_clear else ' '}"
+
+
+def _names(remedies: Sequence[ComparedRemedy]) -> str:
+    return ", ".join(remedy.name for remedy in remedies) or "none, clearly"
+
+
+def _numbers(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:g}" for value in values)
+
+
+REPORT, FIGURES = "report.html", "figures"
+
+
+def write_remedies_report(comparison: RemedyComparison, folder: str | os.PathLike[str]) -> list[Path]:
+    """Write the page and its figures (PNG, SVG, CSV) into a folder that exists, and return their paths.
+
+    Raises:
+      ResultFileError: a file cannot be written.
+      MissingDependencyError: a package of the extra ``report`` is missing.
+    """
+    page = user_path(folder) / REPORT
+    write_page(page, lambda: render_remedies(comparison))
+    drawings = [draw_chart(chart) for chart in comparison_charts(comparison)]
+    return [page, *write_drawings(drawings, user_path(folder) / FIGURES)]
+
+
+def render_remedies(comparison: RemedyComparison) -> str:
+    """Return the HTML text of the page."""
+    return render_figures(
+        "remedies.html.j2",
+        comparison_charts(comparison),
+        comparison=comparison,
+        headline=headline(comparison),
+        sentence=comparison.sentence(),
+        command=comparison.command(),
+        remarks=remarks(comparison),
+        controls=controls_of(comparison.remedies),
+        margin=control_margin,
+        measured=measured_rows(comparison),
+        share=lambda value: "-" if value is None else f"{value:.2f}",
+        decimals=lambda value: "-" if value is None else number(value),
+        strength_name=strength_name,
+    )
+
+
+_CURVE_TONE = 5  # the darkest of the palette
+
+
+def comparison_charts(comparison: RemedyComparison) -> list[Chart]:
+    """Chart healing over task loss, gains over interpolation, and healing over the norm of the updates."""
+    measured = [
+        remedy for remedy in comparison.remedies if remedy.chosen is not None and remedy.name != "interpolate"
+    ]
+    charts = [_over_task_loss(comparison, measured), _over_norm(comparison, measured)]
+    if measured:
+        charts.insert(1, _gains(measured))
+    return charts
+
+
+def _over_task_loss(comparison: RemedyComparison, measured: Sequence[ComparedRemedy]) -> Chart:
+    return Chart(
+        "remedies-task-loss",
+        "Healed forgetting over what the task loses",
+        Axis(
+            "task_loss",
+            f"task loss on {_short(comparison.target)} (nats per token)",
+            log=_spans_decades([point.task_loss.estimate for point in comparison.curve]),
+        ),
+        Axis("healed", _healed_title(comparison)),
+        _series(comparison, measured, lambda point: point.task_loss.estimate),
+        caption=_caption("Left and up is better."),
+        wide=True,
+    )
+
+
+def _over_norm(comparison: RemedyComparison, measured: Sequence[ComparedRemedy]) -> Chart:
+    return Chart(
+        "remedies-norm",
+        "Healed forgetting over the norm of the updates",
+        Axis("norm", "norm of all updates (1: the tuned model's)"),
+        Axis("healed", _healed_title(comparison)),
+        _series(comparison, measured, lambda point: point.norm),
+        caption=_caption("A remedy above the curve heals more than its size explains."),
+    )
+
+
+def _series(comparison: RemedyComparison, measured: Sequence[ComparedRemedy], across) -> list[Series]:  # type: ignore[no-untyped-def]
+    is_share = comparison.tuned_point.healed is not None
+
+    def up(point: Point) -> Interval | None:
+        """Return what the axis says, or None: a share of the data can be too small to tell what was healed on it."""
+        return point.healed if is_share else point.loss
+
+    curve = [(point, value) for point in comparison.curve if (value := up(point)) is not None]
+    series = [
+        Series(
+            "interpolate",
+            [across(point) for point, _ in curve],
+            [value.estimate for _, value in curve],
+            notes=[f"alpha {point.strength:g}" for point, _ in curve],
+            look="both",
+            tone=_CURVE_TONE,
+        )
+    ]
+    for tone, remedy in enumerate(measured):
+        tone += tone >= _CURVE_TONE  # the curve's own tone stays its own
+        point = remedy.chosen
+        assert point is not None
+        reported = up(point)
+        if reported is not None:
+            low, high = _finite(reported)
+            series.append(
+                Series(
+                    label(remedy),
+                    [across(point)],
+                    [reported.estimate],
+                    [low],
+                    [high],
+                    notes=["reported"],
+                    tone=tone,
+                )
+            )
+        tried = [(attempt, attempt.healed) for attempt in remedy.tried if attempt.healed is not None]
+        if is_share and len(tried) > 1:
+            series.append(
+                Series(
+                    remedy.name,
+                    [across(attempt) for attempt, _ in tried],
+                    [healed.estimate for _, healed in tried],
+                    notes=[
+                        f"strength {attempt.strength:g}, on the half that strengths are chosen on"
+                        for attempt, _ in tried
+                    ],
+                    look="both",
+                    tone=tone,
+                    faint=True,
+                    in_legend=False,
+                )
+            )
+    return series
+
+
+def _gains(measured: Sequence[ComparedRemedy]) -> Chart:
+    ordered = sorted(measured, key=lambda remedy: -remedy.chosen.gain.estimate)  # type: ignore[union-attr]
+    series = []
+    for tone, (name, key) in enumerate((("at equal task loss", "gain"), ("at equal norm", "gain_at_norm"))):
+        rows = [
+            (position, value)
+            for position, remedy in enumerate(ordered)
+            if (value := getattr(remedy.chosen, key)) is not None
+        ]
+        ends = [_finite(value) for _, value in rows]
+        series.append(
+            Series(
+                name,
+                [value.estimate for _, value in rows],
+                [position + 0.15 * tone for position, _ in rows],
+                x_low=[low for low, _ in ends],
+                x_high=[high for _, high in ends],
+                tone=tone,
+            )
+        )
+    return Chart(
+        "remedies-gains",
+        "Gain over interpolation",
+        Axis("gain", "loss of interpolation minus that of the remedy (nats per token)"),
+        Axis("remedy", "", ticks=[label(remedy) for remedy in ordered]),
+        series,
+        rules=[Rule("x", 0.0)],
+        caption="One mark is a remedy at the chosen strength; the bar is its confidence interval over documents and "
+        "examples. Right of zero the remedy is better than scaling the complete update down.",
+        wide=True,
+    )
+
+
+def _healed_title(comparison: RemedyComparison) -> str:
+    if comparison.tuned_point.healed is not None:
+        return "forgetting healed (1: all of it)"
+    return "pre-training loss (nats per token)"
+
+
+def _caption(better: str) -> str:
+    return (
+        "The dark line is interpolation from the base to the tuned model. A large mark is a remedy at the chosen "
+        "strength on the reported half, with its confidence interval. A faint line joins all strengths, on the half "
+        f"that they were chosen on. {better}"
+    )
+
+
+def _finite(value: Interval) -> tuple[float, float]:
+    """Return the ends of an interval; an end that is not known becomes the estimate."""
+    low, high = (end if math.isfinite(end) else value.estimate for end in (value.low, value.high))
+    return low, high
+
+
+def _spans_decades(values: Sequence[float]) -> bool:
+    """Return whether values need a logarithmic axis: tuning can lower a task loss a hundredfold."""
+    return min(values) > 0 and max(values) > 20 * min(values)
+
+
+def _short(target: str) -> str:
+    return target.rpartition("/")[2].partition("?")[0] or target

@@ -1,1 +1,0 @@
-"""A comparison of remedies, as text and as a page."""

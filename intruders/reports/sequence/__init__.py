@@ -1,1 +1,0 @@
-"""A sequence of fine-tunings as text."""

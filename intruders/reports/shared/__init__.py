@@ -1,1 +1,0 @@
-"""What several reports use: a page of a terminal, and grids of layers and modules."""

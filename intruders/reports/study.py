@@ -1,0 +1,266 @@
+"""The report of a study: its settings compared, its failures and its runs, as one HTML file or as CSV."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from pandas.api import types
+
+from ..errors import SettingError
+from ..studies.compare_settings import compare_settings, settings_frame
+from ..studies.tables.results import Results, load_results
+from ..studies.work.study_folder import REPORT, StudyFolder
+from ..system.files import user_path, write_atomically
+from ..system.words import number
+from .page.html_page import sort_key
+
+# What is said where verdicts would be.
+WITHOUT_VERDICTS = "verdicts on claims come from the package intruders-research: pip install ./research"
+
+
+def is_study(path: str | os.PathLike[str]) -> bool:
+    """Return whether `path` is the folder of a study."""
+    return StudyFolder(user_path(path)).is_study
+
+
+def results_to_report(folder: str | os.PathLike[str], out: str | os.PathLike[str] | None) -> Results:
+    """Return the tables of a study; what would refuse its page at `out` is found before.
+
+    Raises:
+      SettingError: the study has no runs yet.
+      ResultFileError, MissingDependencyError: as :func:`intruders.write_report`.
+    """
+    if out is not None:
+        from .page.html_page import check_can_write_html
+
+        check_can_write_html(out)
+    results = load_results(Path(folder))
+    if results.runs.empty:
+        raise SettingError(f"the study in '{folder}' has no runs yet; run it with `intruders study`")
+    return results
+
+
+def settings_text(folder: Path) -> str | None:
+    """Return the study's own file as it was given; None if it cannot be read."""
+    try:
+        return (folder / "study.yaml").read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def write_study_report(
+    folder: str | os.PathLike[str],
+    out: str | os.PathLike[str] | None = None,
+    figures: str | os.PathLike[str] | None = None,
+) -> list[Path]:
+    """Write the report of the study in `folder`: HTML to `out`, the table of settings to the folder `figures`, or both.
+
+    Without either, HTML goes to report.html in the study's own folder.
+
+    Returns:
+      The paths of the written files.
+
+    Raises:
+      SettingError, ResultFileError, MissingDependencyError: as :func:`results_to_report`.
+    """
+    if out is None and figures is None:
+        out = user_path(folder) / REPORT
+    results = results_to_report(folder, out)
+    written = []
+    if out is not None:
+        write_atomically(out, render_study(results).encode())
+        written.append(user_path(out))
+    if figures is not None:
+        written.append(user_path(figures) / "settings.csv")
+        written[-1].parent.mkdir(parents=True, exist_ok=True)
+        content = settings_frame(compare_settings(results)).to_csv(index=False)
+        write_atomically(written[-1], content.encode())
+    return written
+
+
+def render_study(results: Results) -> str:
+    """Return the HTML text of the report of a study."""
+    from .page.html_page import render_figures
+
+    name = results.name or results.folder.name
+    done = int((results.runs["status"] == "finished").sum())
+    frame = settings_frame(compare_settings(results))
+    return render_figures(
+        "study.html.j2",
+        [],
+        title=f"Study {name}: {done} of {len(results.runs)} runs finished",
+        without_verdicts=WITHOUT_VERDICTS,
+        failures=failures(results.runs),
+        compared=page_table("Settings", frame, most=len(frame)),
+        runs=run_table(results.runs),
+        settings=settings_text(results.folder),
+        folder=str(results.folder),
+    )
+
+
+MOST_ROWS = 50  # of a table in the page; the complete one is a CSV file in the folder of the figures
+
+_SAID_ONCE = ("base", "task", "corpus")
+
+# What the table of runs shows, with its heading; a column without a value in any run is left out.
+RUN_COLUMNS = {
+    "experiment": "experiment",
+    "status": "status",
+    "method": "method",
+    "rank": "rank",
+    "alpha": "alpha",
+    "lr": "rate",
+    "seed": "seed",
+    "trained_steps": "steps",
+    "accuracy": "accuracy",
+    "loss_change": "loss change, nats",
+    "intruders": "intruders",
+    "intruder_energy_share": "energy share",
+    "relative_update": "relative update",
+    "effective_rank": "effective rank, mean",
+    "critical_scale": "critical scale",
+    "seconds": "seconds",
+    "run_id": "run",
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    text: str
+    value: float | None = None  # what a number is sorted by; None for text
+    is_number: bool = False
+
+    @property
+    def sort_key(self) -> str:
+        """The number as the page reads it; empty for text."""
+        return sort_key(self.value)
+
+
+@dataclass(frozen=True)
+class PageTable:
+    title: str
+    headings: list[str]
+    numeric: list[bool]
+    rows: list[list[Cell]]
+    total: int  # rows that there are, of which `rows` may be the first
+    throughout: str = ""  # columns of one value only, which are not repeated in every row
+
+    @property
+    def is_cut(self) -> bool:
+        return len(self.rows) < self.total
+
+
+def page_table(title: str, frame: pd.DataFrame, most: int = MOST_ROWS) -> PageTable:
+    """Return the first `most` rows of a frame; a column is numeric if its values are numbers."""
+    same = [
+        column for column in _SAID_ONCE if column in frame and len(frame) > 1 and frame[column].nunique() == 1
+    ]
+    kept = frame.drop(columns=same)
+    numeric = [_is_numeric(kept[column]) for column in kept]
+    rows = [
+        [
+            _cell(value, is_number, "scale" in str(column))
+            for column, value, is_number in zip(kept, row, numeric, strict=True)
+        ]
+        for row in kept.head(most).itertuples(index=False)
+    ]
+    throughout = ", ".join(f"{_heading(column)} {frame[column].iloc[0]}" for column in same)
+    return PageTable(title, [_heading(column) for column in kept], numeric, rows, len(frame), throughout)
+
+
+def run_table(runs: pd.DataFrame) -> PageTable:
+    """Return every run with its settings and its results."""
+    kept = [column for column in RUN_COLUMNS if column in runs and runs[column].notna().any()]
+    frame = runs[kept].copy()
+    of_adapters = runs["method"] != "full"
+    trained = runs["kind"] != "random-rank-one"
+    for column, applies in [
+        ("method", trained),
+        ("lr", trained),
+        ("rank", trained & of_adapters),
+        ("alpha", trained & of_adapters),
+    ]:
+        if column in frame:
+            frame[column] = frame[column].astype(object).where(applies, None)
+    for column in ("alpha", "lr"):
+        if column in frame:
+            frame[column] = [_short(value) for value in frame[column]]
+    table = page_table("Runs", frame.rename(columns=RUN_COLUMNS), most=len(frame))
+    for column in ("alpha", "lr"):
+        if column in frame:
+            _sort_as_numbers(table, table.headings.index(RUN_COLUMNS[column]))
+    return table
+
+
+def _sort_as_numbers(table: PageTable, at: int) -> None:
+    """Sort a column of settings by their numbers and keep their text; what is none, such as 2r, comes last."""
+    cells = [row[at] for row in table.rows]
+    values = [_finite(cell.text) for cell in cells]
+    if any(value is not None for value in values):
+        table.numeric[at] = True
+        for row, cell, value in zip(table.rows, cells, values, strict=True):
+            row[at] = Cell(cell.text, value, is_number=True)
+
+
+def _finite(text: str) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def failures(runs: pd.DataFrame) -> Sequence[tuple[str, str]]:
+    """Return the id and the error of every failed run."""
+    failed = runs[runs["status"] == "failed"]
+    return [
+        (str(run), str(error) if isinstance(error, str) else "no error was recorded")
+        for run, error in zip(failed["run_id"], failed["error"], strict=True)
+    ]
+
+
+def _is_numeric(column: pd.Series[Any]) -> bool:
+    if types.is_bool_dtype(column):
+        return False
+    if types.is_numeric_dtype(column):
+        return True
+    known = column.dropna()
+    return len(known) > 0 and all(types.is_number(value) and not isinstance(value, bool) for value in known)
+
+
+def _cell(value: Any, is_number: bool, is_scale: bool) -> Cell:
+    """Return a value as a cell.
+
+    An infinite critical scale was not found. An infinite end of an interval means that it has no ends.
+    """
+    if isinstance(value, list | tuple | set | np.ndarray):
+        return Cell(", ".join(str(item) for item in value))
+    if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)):
+        return Cell("-", is_number=is_number)
+    if is_number and math.isinf(value) and not is_scale:
+        return Cell("-", is_number=True)
+    if is_number:
+        text = f"{int(value):,}" if float(value).is_integer() and abs(value) < 1e9 else number(float(value))
+        return Cell("none found" if math.isinf(value) else text, float(value), True)
+    if isinstance(value, bool) or types.is_bool(value):
+        return Cell("yes" if value else "no")
+    return Cell(str(value))
+
+
+def _short(value: Any) -> Any:
+    """Write a number as settings do: 16, 5e-05. Anything else, such as 2r, stays as it is."""
+    try:
+        return f"{float(value):g}"
+    except (TypeError, ValueError):
+        return value
+
+
+def _heading(column: object) -> str:
+    return str(column).replace("_", " ")

@@ -1,1 +1,0 @@
-"""Advice on a fine-tuning, with the evidence."""

@@ -1,0 +1,68 @@
+"""Shell lines of this command: options of values and settings, and how a line is broken."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+
+from ..settings import Settings, option_of, settings_of
+
+
+def changed_options(settings: Settings, only: Sequence[str] | None = None) -> tuple[str, ...]:
+    """Return the options that give ``settings``, without those that are the defaults.
+
+    Args:
+      settings: such as those of an audit.
+      only: names of the settings that the command takes; all if None.
+
+    Examples:
+      >>> from intruders.audits.audit_settings import AuditSettings
+      >>> changed_options(AuditSettings(k=4, include=("*.q_proj.*",)))
+      ('--include', '*.q_proj.*', '--k', '4')
+    """
+    changed, known = settings.changed(), settings_of(type(settings))
+    order = known if only is None else only
+    return options_of({known[name].option_name: changed[name] for name in order if name in changed})
+
+
+def options_of(given: Mapping[str, object]) -> tuple[str, ...]:
+    """Return the options that give values by name: a switch for true or false, a repeated option for a list.
+
+    Examples:
+      >>> options_of({"data_seed": 0, "task": ["sst2", "rte"], "estimate": True})
+      ('--data-seed', '0', '--task', 'sst2', '--task', 'rte', '--estimate')
+    """
+    return tuple(word for name, value in given.items() for word in _option(option_of(name), value))
+
+
+def _option(option: str, value: object) -> Iterator[str]:
+    if isinstance(value, bool):
+        yield option if value else f"--no-{option[2:]}"
+    elif isinstance(value, list):
+        for item in value:
+            yield from (option, str(item))
+    else:
+        yield from (option, f"{value:g}" if isinstance(value, float) else str(value))
+
+
+def shell_lines(command: Sequence[str], width: int) -> list[str]:
+    """Return a shell command in lines of at most `width` characters that end with a backslash.
+
+    Only an option with its value, or another word, that is longer than a line makes a longer one.
+    """
+    parts: list[str] = []
+    for word in command:
+        if parts and parts[-1].startswith("-") and " " not in parts[-1] and not word.startswith("-"):
+            parts[-1] += f" {shlex.quote(word)}"
+        else:
+            parts.append(shlex.quote(word))
+    lines: list[str] = []
+    current = ""
+    for index, part in enumerate(parts):
+        end = " \\" if index < len(parts) - 1 else ""
+        if current and len(f"{current} {part}{end}") > width:
+            lines.append(f"{current} \\")
+            current = f"    {part}"
+        else:
+            current += f" {part}" if current else part
+    return [*lines, current] if current else []

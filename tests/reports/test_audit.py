@@ -1,0 +1,204 @@
+"""What a person reads in the terminal: 80 columns, the audit's own numbers, safe with any name."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import os
+import re
+
+import pytest
+from rich.console import Console
+
+from intruders.audits.result.audit_result import Audit
+from intruders.audits.result.summary import LayerStrip
+from intruders.checkpoints.pairing.pairing import Skipped
+from intruders.cli.progress import progress_bar
+from intruders.cli.standard_streams import ready_streams
+from intruders.measures.intervals import Interval
+from intruders.reports.audit import print_audit, shade, strip_lines
+from tests.made_up import BERT, GPT2, LLAMA, made_up_audit
+
+ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+
+
+def printed(
+    audit: Audit, verbose: bool = False, encoding: str = "utf-8", colour: bool = False, width: int = 80
+) -> str:
+    raw = io.BytesIO()
+    console = Console(
+        file=io.TextIOWrapper(raw, encoding=encoding, write_through=True),
+        width=width,
+        force_terminal=colour,
+        color_system="standard" if colour else None,
+    )
+    print_audit(audit, console, verbose=verbose)
+    return raw.getvalue().decode(encoding)
+
+
+LONG = {"a_container_with_a_long_name.and_another_one.the_projection_matrix_of_everything": (1.0, 1.0)}
+
+AUDITS = {
+    "llama": made_up_audit(30),
+    "none": made_up_audit(30, intruder_rate=0, rank=16),
+    "7b": made_up_audit(
+        32, width=4096, intruder_rate=0.6, tuned="/home/someone/" + "experiments/" * 9 + "run"
+    ),
+    "bert": made_up_audit(6, BERT, width=384, prefix="encoder.layer", rank=None),
+    "gpt2": made_up_audit(12, GPT2, width=768, prefix="transformer.h"),
+    "long": made_up_audit(80, LONG, prefix="base_model.language_model.model.decoder.layers_of_it"),
+    "405b": made_up_audit(126, {"self_attn.q_proj": LLAMA["self_attn.q_proj"]}, width=1024),
+    "one": made_up_audit(1, {"fc": (1.0, 1.0)}, width=4, intruder_rate=1.0, prefix="h"),
+}
+
+
+@pytest.mark.parametrize("name", AUDITS)
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+@pytest.mark.parametrize(("verbose", "width"), [(False, 80), (True, 80), (False, 60)])
+def test_it_fits_the_terminal(name: str, encoding: str, verbose: bool, width: int) -> None:
+    lines = printed(AUDITS[name], encoding=encoding, verbose=verbose, width=width).splitlines()
+    # A command is not cut: a line with a long path in it is as long as that.
+    lines = [line for line in lines if not line.startswith("  ") or AUDITS[name].tuned_source not in line]
+    if verbose:  # skipped tensors are listed with their whole names
+        lines = lines[: next(i for i, line in enumerate(lines) if line.startswith("skipped:"))]
+    assert max(map(len, lines)) <= width
+
+
+def test_module_types_stay_whole_in_60_columns() -> None:
+    """Columns of numbers give way to the names that tell what the numbers are of."""
+    for name, kind in {"llama": "gate_proj", "bert": "attention.output.dense"}.items():
+        kinds = printed(AUDITS[name], width=60).partition("module ")[2].partition("energy:")[0]
+        assert kind in kinds
+        assert "\N{HORIZONTAL ELLIPSIS}" not in kinds
+
+
+def test_the_totals_stand_in_one_line() -> None:
+    audit = AUDITS["llama"]
+    share = 100 * audit.intruder_energy_share
+    expected = (
+        f"{audit.intruders} intruder dimensions in 2,100 vectors of 210 matrices, energy share {share:.1f} %"
+    )
+    assert expected in printed(audit).splitlines()
+
+
+def test_kinds_are_counted() -> None:
+    audit = AUDITS["gpt2"]
+    for kind, inside in [("c_fc", "mlp.c_fc"), ("mlp.c_proj", "mlp.c_proj"), ("all", "")]:
+        matrices = [matrix for matrix in audit.matrices if inside in matrix.name]
+        [row] = [line.split() for line in printed(audit).splitlines() if line.startswith(f"{kind} ")]
+        assert row[1:3] == [str(len(matrices)), str(sum(matrix.intruders for matrix in matrices))]
+
+
+def test_the_strip_runs_from_the_first_layer_to_the_last() -> None:
+    strip = LayerStrip("model.layers", 3, [0, None, 1, 8, 4])
+    assert strip_lines(strip, most=8) == ["layer 3 |  --░░██▒▒| 7"]
+    assert [len(line) for line in strip_lines(LayerStrip("", 0, [1] * 126), most=1)] == [75, 76, 22]
+    assert "layer  0 |" in printed(AUDITS["llama"])
+
+
+def test_a_single_intruder_is_never_shown_as_none() -> None:
+    assert shade(1, 10_000) == "░"
+    assert shade(0, 10_000) == " "
+    assert shade(10_000, 10_000) == "█"
+
+
+def test_the_worst_matrices_are_named_and_verbose_names_all() -> None:
+    audit = AUDITS["llama"]
+    most = max(audit.matrices, key=lambda matrix: (matrix.intruders, matrix.intruder_energy_share))
+    assert most.name in printed(audit)
+    verbose = printed(audit, verbose=True)
+    assert all(matrix.name in verbose for matrix in audit.matrices)
+    assert all(skipped.name in verbose for skipped in audit.skipped)
+
+
+def test_names_that_do_not_fit_still_tell_the_layer() -> None:
+    assert re.search(r"^layer \d+ the_proj", printed(AUDITS["long"]), re.MULTILINE)
+
+
+def test_skipped_tensors_are_counted_by_reason() -> None:
+    reasons = ["one-dimensional"] * 3 + ["other shape: (4, 4) and (5, 4)", "other shape: (2, 2) and (9, 2)"]
+    audit = dataclasses.replace(AUDITS["one"], skipped=[Skipped(f"t{i}", r) for i, r in enumerate(reasons)])
+    assert "skipped:    3 one-dimensional, 2 other shape" in printed(audit)
+
+
+def test_decisions_and_ambiguous_ones_are_counted() -> None:
+    audit = AUDITS["llama"]
+    frame = audit.to_pandas()
+    [line] = [line for line in printed(audit).splitlines() if line.startswith("decided by")]
+    assert f"overlap {(frame['certificate'] == 'overlap').sum():,}" in line
+    assert line.endswith(f"{frame['ambiguous'].sum()} ambiguous")
+
+
+def test_colour_adds_nothing_but_colour() -> None:
+    coloured = printed(AUDITS["bert"], colour=True)
+    assert "\x1b[" in coloured
+    assert ANSI.sub("", coloured) == printed(AUDITS["bert"])
+    assert "\x1b" not in printed(AUDITS["bert"])
+
+
+def test_names_are_shown_as_they_are_and_cannot_move_the_cursor() -> None:
+    matrix = dataclasses.replace(AUDITS["one"].matrices[0], name="[red]h.0.[/red]\x1b[2J:smile:\n.fc.weight")
+    audit = dataclasses.replace(AUDITS["one"], matrices=[matrix], base_source="[bold]b[/bold]\x07")
+    text = printed(audit)
+    assert "[red]h.0.[/red]�[2J:smile:�.fc.weight" in text
+    assert "[bold]b[/bold]�" in text
+
+
+def test_nothing_to_audit_is_said() -> None:
+    empty = dataclasses.replace(AUDITS["one"], matrices=[])
+    assert "Nothing to audit: " in printed(empty)
+    assert "decided by" not in printed(empty)
+
+
+def test_progress_is_silent_where_there_is_no_terminal() -> None:
+    file = io.StringIO()
+    with progress_bar(Console(file=file)) as update:
+        update("audit", 1, 2)
+    assert file.getvalue() == ""
+
+
+def test_progress_shows_matrices_and_the_running_count() -> None:
+    file = io.StringIO()
+    with progress_bar(Console(file=file, force_terminal=True, width=80)) as update:
+        update("audit, 0 intruders", 0, 210)
+        update("audit, 1,234 intruders", 57, 210)
+    shown = ANSI.sub("", file.getvalue())
+    assert "audit, 1,234 intruders" in shown
+    assert "57/210" in shown
+
+
+def test_no_terminal_is_too_narrow() -> None:
+    """A program that is given 20 columns has room for no layer beside the words."""
+    audit = made_up_audit(6)
+    for width in range(1, 41):
+        assert "intruder" in printed(audit, width=width), width
+
+
+def test_notes_on_how_the_models_were_read_stand_under_the_table() -> None:
+    audit = made_up_audit(2)
+    note = "14 modules store no alpha: their scale is taken as 1"
+    noted = dataclasses.replace(audit, settings={**audit.settings, "matched": [note]})
+    assert f"note:       {note}" in printed(noted)
+    assert "note:" not in printed(audit)
+
+
+@pytest.mark.parametrize("width", [1, 12, 20, 33, 80])
+def test_every_word_of_the_totals_is_printed_once(width: int) -> None:
+    audit = made_up_audit(layers=2)
+    text = io.StringIO()
+    print_audit(audit, Console(file=text, width=width))
+    printed = " ".join(text.getvalue().split())
+    assert printed.count(f"{audit.intruders} intruder dimensions in {audit.vectors} vectors") == 1
+    assert printed.count("intruder dimensions") == 1
+
+
+def test_one_document_has_no_ends_to_print() -> None:
+    inf = float("inf")
+    assert Interval(0.5, -inf, inf).text("+.2f") == "+0.50"
+    assert Interval(0.5, 0.25, inf).text(".2f") == "0.50 [0.25, inf]"
+
+
+def test_a_terminal_of_no_columns_is_one_of_unknown_width(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "0")
+    ready_streams()
+    assert "COLUMNS" not in os.environ

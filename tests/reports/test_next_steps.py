@@ -1,0 +1,341 @@
+"""What an audit says at its end, and a report at its beginning: the words of every case, with commands that exist."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import io
+import math
+import re
+import shlex
+from html import unescape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import typer
+from rich.console import Console
+
+from intruders.audits.audit import audit as run_audit
+from intruders.audits.result.audit_result import Audit
+from intruders.audits.result.records import AuditedMatrix, UpdateSize, Vector
+from intruders.audits.scales.critical_scales_result import CriticalScales, MatrixScale
+from intruders.checkpoints.pairing.pairing import Skipped
+from intruders.cli.main import app
+from intruders.reports.audit import print_audit, render_audit
+from intruders.reports.next_steps import SHARE, NextSteps, next_steps
+
+COMMANDS: Any = typer.main.get_command(app)
+
+
+def matrix(name: str, intruders: int, rank: int | None = 2, vectors: int = 10) -> AuditedMatrix:
+    """A matrix whose first vectors are intruders."""
+    cosines = [(0.1, 0.2) if index < intruders else (0.9, 1.0) for index in range(vectors)]
+    return AuditedMatrix(
+        name=name,
+        shape=(16, 16),
+        rank=rank,
+        vectors=[
+            Vector(index, 20.0 - index, cosine, cosine[1] < 0.5, "exact", False)
+            for index, cosine in enumerate(cosines)
+        ],
+        update=UpdateSize(1.0, 1.0, 1.0, 0.0, 1.0),
+        base_singular_values=[19.0 - index for index in range(vectors)],
+        similarity=np.zeros((vectors, vectors), dtype=np.float32),
+    )
+
+
+def made(*intruders: int, rank: int | None = 2, **changes: Any) -> Audit:
+    """An audit of a matrix for each number of intruders."""
+    found = Audit(
+        base_source="base",
+        tuned_source="runs/r2",
+        tuned_kind="adapter" if rank is not None else "checkpoint",
+        k=10,
+        epsilon=0.5,
+        exact=False,
+        seconds=1.0,
+        matrices=[matrix(f"layers.{i}.q.weight", count, rank) for i, count in enumerate(intruders)],
+        skipped=[Skipped("norm.weight", "one-dimensional")],
+        settings={"include": [], "exclude": []},
+    )
+    return dataclasses.replace(found, **changes)
+
+
+def lines(words: NextSteps) -> list[str]:
+    """Every step as `sentence` or `sentence command`."""
+    return [" ".join(filter(None, (step.sentence, step.line))) for step in words.steps]
+
+
+MEASURE = (
+    "An audit does not measure forgetting. Measure it first, as the rise of the loss on text; if that is not clearly "
+    "above zero, there is nothing to do. This takes 20 documents:"
+)
+
+
+def test_an_adapter_with_intruders() -> None:
+    words = next_steps(made(3, 0, 1))
+    assert words.finding == "Fine-tuning left 4 intruders in 2 of 3 changed matrices."
+    # The paper's finding and that of our studies are sentences of their own.
+    assert words.meaning == (
+        "Shuttleworth et al. (2024) found that models with intruders forget more of their pre-training. "
+        "Our studies of two small models did not decide whether intruders cause forgetting; models without intruders "
+        "forgot too."
+    )
+    assert lines(words) == [
+        f"{MEASURE} intruders evaluate runs/r2 --base base --loss-on pydoc --max-documents 20",
+        (
+            "If the loss rose, heal the model: this keeps what it learned, recovers what it forgot, and writes the "
+            "result. TASK is the task or data file that it was tuned on: "
+            "intruders heal base runs/r2 --task TASK --loss-on pydoc --out healed"
+        ),
+        (
+            "Or turn the complete update down. This measures both losses, picks the share and writes the model: "
+            "intruders scale base runs/r2 --task TASK --loss-on pydoc --out scaled"
+        ),
+        (
+            "A share S that you measured (1 is as trained) is written by: "
+            "intruders scale base runs/r2 --at S --out interpolated"
+        ),
+        (
+            "If you can train again, use a third of the learning rate. In our runs of MiniLM-L6 on two tasks, a third "
+            "left at most one intruder in every setting that had reached the accuracy with some."
+        ),
+        (
+            "Scale the intruders only if a comparison on your own model favors it. At equal task loss, our study found "
+            "that a share of the complete update forgets less than scaled intruders do (SmolLM2-135M, rank 1, eight of "
+            "eight seeds). This compares them: "
+            "intruders remedies base runs/r2 --only intruders --task TASK --loss-on pydoc --out compared"
+        ),
+    ]
+
+
+@pytest.mark.parametrize("rank", [2, None])
+@pytest.mark.parametrize("intruders", [0, 3])
+def test_no_step_scales_intruders(intruders: int, rank: int | None) -> None:
+    """What our own study rejected is not advised to somebody who has not compared."""
+    for step in next_steps(made(intruders, rank=rank)).steps:
+        assert "--scale" not in (step.command or ())
+
+
+def test_no_intruders_are_not_no_forgetting() -> None:
+    words = next_steps(made(0, 0))
+    assert words.finding == "None of the 20 examined vectors of 2 changed matrices is an intruder."
+    assert words.meaning == (
+        "This does not mean that the model forgot nothing: vectors below the top 10 were not examined. In our "
+        "studies, models without intruders forgot too."
+    )
+    names = [step.command and step.command[1] for step in words.steps]
+    assert names == ["evaluate", "heal", "scale", "scale", None, "scale"]
+    assert "before the first intruder appears" in words.steps[-1].sentence
+
+
+def test_one_of_each_is_singular() -> None:
+    assert next_steps(made(1)).finding == "Fine-tuning left 1 intruder in 1 of 1 changed matrix."
+
+
+def test_an_adapter_without_factors_is_merged() -> None:
+    """A new LoRA adapter would need a rank that nobody chose."""
+    for audit, is_merged in (
+        (made(1, rank=None, tuned_kind="adapter"), True),
+        (made(1, rank=None), False),
+        (made(1), False),
+    ):
+        (written,) = (
+            step.line for step in next_steps(audit).steps if step.command and "--at" in step.command
+        )
+        assert ("--as checkpoint" in str(written)) is is_merged
+
+
+@pytest.mark.parametrize(
+    ("reasons", "finding"),
+    [
+        (["unchanged"], "Nothing to audit: base and tuned are equal in every selected matrix."),
+        (
+            ["unchanged", "not included"],
+            "Nothing to audit: base and tuned are equal in every selected matrix.",
+        ),
+        (
+            ["other shape: (4, 4) and (5, 4)"],
+            "Nothing to audit: no selected matrix differs and can be compared.",
+        ),
+        (
+            ["unchanged", "NaN or infinity in the tuned model"],
+            "Nothing to audit: no selected matrix differs and can be compared.",
+        ),
+    ],
+)
+def test_nothing_audited(reasons: list[str], finding: str) -> None:
+    audit = made(skipped=[Skipped.from_stored(f"t{i}", reason) for i, reason in enumerate(reasons)])
+    words = next_steps(audit)
+    assert words.finding == finding
+    assert words.meaning.startswith("This says nothing about the")
+    assert lines(words) == [
+        (
+            "Check that the paths are the intended ones, and what they contain: "
+            "intruders inspect runs/r2 --base base"
+        )
+    ]
+
+
+def test_a_base_left_out_is_the_one_that_the_adapter_names(tmp_path: Path) -> None:
+    """The audit holds the base that it found, which every command takes in its place."""
+    import torch
+    from safetensors.torch import save_file
+
+    weight = torch.randn(12, 8, generator=torch.Generator().manual_seed(0))
+    (tmp_path / "base").mkdir()
+    save_file({"layers.0.q.weight": weight}, tmp_path / "base" / "model.safetensors")
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    factors = {"A": 9 * torch.ones(1, 8), "B": torch.ones(12, 1)}
+    save_file(
+        {f"base_model.model.layers.0.q.lora_{name}.weight": factor for name, factor in factors.items()},
+        adapter / "adapter_model.safetensors",
+    )
+    (adapter / "adapter_config.json").write_text(
+        f'{{"peft_type": "LORA", "r": 1, "lora_alpha": 1, "base_model_name_or_path": "{tmp_path}/base"}}'
+    )
+    words = next_steps(run_audit(None, str(adapter), cache=False))
+    commands = [step.command for step in words.steps]
+    assert commands[0] is not None
+    assert commands[0][2:5] == (str(adapter), "--base", f"{tmp_path}/base")
+    for command in filter(None, commands[1:]):
+        assert command[2:4] == (f"{tmp_path}/base", str(adapter))
+    assert words == next_steps(run_audit(f"{tmp_path}/base", str(adapter), cache=False))
+
+
+def test_known_critical_scales_are_told_without_advice() -> None:
+    one = MatrixScale("m", (4, 4), 0.4, 0.4, 64.0)
+    scales = CriticalScales("base", "runs/r2", 10, 0.5, 0, 0.38412, 0, [one], 1.0)
+    assert lines(next_steps(made(1), scales))[-1] == (
+        "The largest update scale with no intruders is 0.384 (1 = as trained). This counts intruders and does not "
+        "measure forgetting."
+    )
+    allowed = dataclasses.replace(scales, target=5)
+    assert "with at most 5 intruders is 0.384" in lines(next_steps(made(1), allowed))[-1]
+    none = dataclasses.replace(scales, largest=64.0, matrices=[dataclasses.replace(one, measured=math.inf)])
+    assert lines(next_steps(made(0), none))[-1] == (
+        "There is no intruder up to 64 times this update, where the search ended. This counts intruders and does not "
+        "measure forgetting."
+    )
+
+
+def test_settings_that_are_not_the_defaults_are_passed_on() -> None:
+    settings = {"include": ["*.q.*"], "exclude": ["a b*"], "include_embeddings": True}
+    audit = made(1, k=4, epsilon=0.25, settings=settings)
+    commands = [step for step in next_steps(audit).steps if step.command]
+    by_name = {step.command[1]: str(step.line) for step in commands if "--at" not in step.command}
+    # It measures shares of the complete update, too.
+    assert not any(option in by_name["scale"] for option in ("--k", "--include", "--exclude"))
+    for name in ("heal", "remedies"):
+        assert by_name[name].endswith("--k 4 --epsilon 0.25 --include '*.q.*' --exclude 'a b*'")
+    # A share of the complete update is not one of the part that was audited.
+    (share,) = (str(step.line) for step in commands if "--at" in step.command)
+    assert share.endswith("--at S --out interpolated")
+    assert not any(option in by_name["evaluate"] for option in ("--k", "--include"))
+
+
+def test_paths_are_quoted_for_the_shell() -> None:
+    audit = made(1, base_source="my base", tuned_source="it's here")
+    for step in next_steps(audit).steps:
+        if step.command:
+            assert "'my base'" in str(step.line)
+            assert shlex.split(str(step.line)) == list(step.command)
+
+
+def test_left_out_settings_are_the_defaults() -> None:
+    parameters = inspect.signature(run_audit).parameters
+    assert (parameters["k"].default, parameters["epsilon"].default) == (made().k, made().epsilon)
+    assert "--k" not in str(next_steps(made(1)))
+    for name in ("scale", "mitigate"):
+        own = {parameter.name: parameter.default for parameter in COMMANDS.commands[name].params}
+        assert (own["k"], own["epsilon"]) == (made().k, made().epsilon)
+
+
+@pytest.mark.parametrize("tuned", ["a@0.7+b@0.3", "adapter.safetensors", "model-q4.gguf"])
+def test_no_loss_is_offered_of_what_transformers_cannot_load(tuned: str) -> None:
+    words = next_steps(made(1, tuned_source=tuned))
+    assert lines(words)[0] == (
+        "An audit does not measure forgetting. `intruders evaluate` measures it for a model that transformers "
+        "can load."
+    )
+    assert [step.command[1] for step in words.steps if step.command] == ["scale"]
+    assert words.steps[1].sentence.startswith("If it forgot, turn the complete update down.")
+
+
+def test_a_revision_of_a_hub_id_is_no_weight() -> None:
+    words = next_steps(made(1, base_source="org/base@v1", tuned_source="org/tuned@v1"))
+    step = words.steps[0]
+    assert step.command is not None
+    assert step.command[:5] == ("intruders", "evaluate", "org/tuned@v1", "--base", "org/base@v1")
+
+
+def test_a_base_without_a_head_has_no_loss() -> None:
+    words = next_steps(made(1, base_source="minilm-l6"))
+    assert words.steps[0].command is None
+    assert "'minilm-l6' has no language-model head" in words.steps[0].sentence
+    assert "comes first" in words.steps[0].sentence
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"tuned_kind": "module"},
+        {"tuned_kind": "state dict"},
+        {"tuned_source": "LlamaForCausalLM (HuggingFaceTB/SmolLM2-135M), adapter 'default'"},
+        {"base_source": "LlamaForCausalLM (HuggingFaceTB/SmolLM2-135M)"},
+        {"base_source": "state dict of 3 tensors"},
+    ],
+    ids=str,
+)
+def test_models_in_memory_have_no_commands(changes: dict[str, str]) -> None:
+    for audit in (made(1, **changes), made(0, **changes), made(**changes)):
+        assert [step.command for step in next_steps(audit).steps if step.command] == []
+
+
+@pytest.mark.parametrize(
+    "audit",
+    [
+        made(3, 0, 1),
+        made(0),
+        made(),
+        made(1, rank=None),
+        made(1, rank=None, tuned_kind="adapter"),
+        made(1, k=4, epsilon=0.25, settings={"include": ["*.q.*"], "include_embeddings": True}),
+    ],
+)
+def test_every_command_is_one_that_is_understood(audit: Audit) -> None:
+    for step in next_steps(audit).steps:
+        if step.command is None:
+            assert step.sentence.endswith(".")
+            continue
+        assert step.sentence.endswith(":")
+        _, name, *arguments = ("0.5" if word == SHARE else word for word in step.command)
+        with COMMANDS.commands[name].make_context(name, arguments) as context:
+            assert context.params
+
+
+@pytest.mark.parametrize("audit", [made(3, 0, 1), made(0), made(), made(1, tuned_source="it's here")])
+@pytest.mark.parametrize("width", [60, 80])
+def test_terminal_and_page_say_the_same(audit: Audit, width: int) -> None:
+    words = next_steps(audit)
+    file = io.StringIO()
+    print_audit(audit, Console(file=file, width=width))
+    assert max(map(len, file.getvalue().splitlines())) <= 80
+    text = " ".join(file.getvalue().replace(" \\\n", " ").split())
+    top = render_audit(audit).partition('id="matrix"')[0]
+    page = " ".join(unescape(re.sub(r"<[^>]+>", "", top)).split())
+    for said in (words.finding, words.meaning, *(step.sentence for step in words.steps)):
+        assert " ".join(said.split()) in text
+        assert said in page.replace("\N{NO-BREAK SPACE}", " ")
+    for step in words.steps:
+        assert shlex.join(step.command or ()) in text
+        assert shlex.join(step.command or ()) in page
+    assert text.endswith("What each number means, with values: docs/interpret.md")
+    assert "docs/interpret.md" in page
+
+
+def test_the_saved_audit_is_the_same_without_the_words() -> None:
+    assert "intruders mitigate" not in made(1).to_json()

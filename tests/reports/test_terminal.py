@@ -1,0 +1,55 @@
+"""A page of text in a terminal: names from files neither steer it nor are read as markup, in prose and in tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from rich.console import Console
+
+from intruders.reports.terminal import Column, Page, lined_up
+
+# It colors what follows, turns the direction of the text, and is a style of rich.
+NAME = "up_\x1b[31m\u202eproj [bold] :smile: größe"
+# As it may be shown, with one mark for every character that steers a terminal.
+SHOWN = "up_\N{REPLACEMENT CHARACTER}[31m\N{REPLACEMENT CHARACTER}proj [bold] :smile: größe"
+
+
+def printed(show: Callable[[Page], None], width: int = 100) -> str:
+    console = Console(width=width, force_terminal=False)
+    with console.capture() as captured:
+        show(Page(console))
+    return captured.get()
+
+
+@pytest.mark.parametrize(
+    ("show", "text"),
+    [
+        (lambda page: page.prose(NAME), f"{SHOWN}\n"),
+        (lambda page: page.command(NAME), f"  {SHOWN}\n"),
+        (lambda page: page.say(NAME), f"{SHOWN}\n"),
+    ],
+)
+def test_a_line_shows_a_name_as_it_is_but_for_what_steers_a_terminal(
+    show: Callable[[Page], None], text: str
+) -> None:
+    assert printed(show) == text
+
+
+def test_the_terminal_wraps_prose_and_no_command() -> None:
+    assert printed(lambda page: page.prose("one two three"), width=8) == "one two \nthree\n"
+    assert printed(lambda page: page.command("one two three"), width=8) == "  one two three\n"
+
+
+def test_titles_and_cells_of_a_table_are_text() -> None:
+    columns = [Column(NAME), Column("task\nloss\x1b", of_numbers=True)]
+    lines = printed(
+        lambda page: page.console.print(lined_up(columns, [[NAME, "1"], ["b\nc", NAME]]))
+    ).splitlines()
+    head, under, first, second = (line.rstrip() for line in lines)
+    room = len(SHOWN)
+    assert head == f"{'':{room}}  {'task':>{room}}"
+    assert under == f"{SHOWN}  {'loss' + chr(0xFFFD):>{room}}"
+    assert first == f"{SHOWN}  {'1':>{room}}"
+    # A cell of several lines would look like several rows.
+    assert second == f"{'b' + chr(0xFFFD) + 'c':{room}}  {SHOWN}"
