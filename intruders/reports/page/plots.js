@@ -12,7 +12,7 @@ const lineColour = (i) => LINES[document.documentElement.dataset.theme][i % 6];
 /** The dash and the symbol of series i: a colour that comes again has another of each. */
 const markOf = (i) => (i + Math.floor(i / 6)) % 6;
 
-// Of more series than these, a colour tells the order and no longer the name; intruders/charts/order.py has the same limit.
+// Of more series than these, a colour tells the order and no longer the name; intruders/charts/drawing.py has the same limit.
 const MANY = 12;
 const ORDER = { light: ["#440154", "#3e4a89", "#25848e", "#35b779", "#aadc32"], dark: ["#5a64b0", "#2f7f9e", "#22a884", "#7ad151", "#fde725"] };
 const orderColours = () => ORDER[document.documentElement.dataset.theme];
