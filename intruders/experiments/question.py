@@ -88,7 +88,7 @@ class Question:
     @contextmanager
     def working_in(self, folder: str | os.PathLike[str] | None, name: str) -> Iterator[Path | None]:
         """Hold a folder of finished measurements; models that cannot be opened are refused before it is made."""
-        self.both  # noqa: B018
+        _ = self.both
         with working_folder(None if folder is None else user_path(folder), name) as held:
             yield held
 
