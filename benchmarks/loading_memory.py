@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 
-from intruders.system.allocator import keep_freed_memory, use_large_pages
+from intruders.system.this_process import keep_freed_memory, use_large_pages
 
 from .memory import resident_peak
 

@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from intruders.checkpoints.stored.demo_models import DEMO_ADAPTER, DEMO_ADAPTERS, LANGUAGE_ADAPTER
+from intruders.checkpoints.stored.locate import DEMO_ADAPTER, DEMO_ADAPTERS, LANGUAGE_ADAPTER
 
 KEPT = (
     "peft_type",

@@ -10,138 +10,13 @@ others bear the command's name.
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from .errors import IntrudersError
-from .system import importing_process as importing_process  # now: others are imported after a fork
-from .version import __version__
+from .errors import IntrudersError as IntrudersError
+from .system import this_process as this_process  # now: others are imported after a fork
+from .version import __version__ as __version__
 
-if TYPE_CHECKING:
-    from .audits.audit import audit
-    from .audits.audit_settings import AuditSettings, Compute
-    from .audits.base_cache import DiskCache, MemoryCache
-    from .audits.fleet.audit_fleet import audit_fleet
-    from .audits.fleet.fleet_result import FleetAudit
-    from .audits.preparation import PreparedBase
-    from .audits.prepare_base import prepare
-    from .audits.result.audit_result import Audit
-    from .audits.result.records import AuditedMatrix
-    from .audits.scales.critical_scales import critical_scales
-    from .audits.scales.critical_scales_result import CriticalScales
-    from .audits.update_alone import UpdateAlone, UpdateOverlap, compare_updates, inspect_update
-    from .checkpoints.merges.verification import Verification
-    from .checkpoints.merges.verify import verify
-    from .checkpoints.pairing.inspect import Inspection, inspect
-    from .data.columns import Columns
-    from .experiments.attribute import attribute
-    from .experiments.attribution import Attribution
-    from .experiments.choose_scale import ScaleChoice, choose_scale
-    from .experiments.compare_remedies import compare_remedies
-    from .experiments.experiment_settings import (
-        AttributionSettings,
-        ComparisonSettings,
-        HealSettings,
-        SweepSettings,
-    )
-    from .experiments.heal import heal
-    from .experiments.healing import Healing
-    from .experiments.intervene import intervene
-    from .experiments.remedy_comparison import RemedyComparison
-    from .experiments.sweep import InterventionSweep
-    from .measures.evaluate import evaluate
-    from .measures.evaluation import Evaluation
-    from .measures.measure_settings import HarnessSettings, LossSettings, ScoreSettings
-    from .mitigation.mitigate import mitigate
-    from .mitigation.mitigation_result import Mitigation
-    from .mitigation.write_at_scale import WrittenScale, write_at_scale
-    from .models.loading_settings import Loading
-    from .reports.audit.model_card import write_card
-    from .reports.write_report import write_report
-    from .studies.advice.advice import Advised
-    from .studies.advice.advise import advise
-    from .studies.describe.study import Study, read_study
-    from .studies.run_study import StudyOutcome, run_study
-    from .studies.tables.results import Results, load_results
-    from .system.plugins import Plugin, load_plugins
-    from .training.callback.callback import IntruderCallback
-    from .training.callback.trace import read_trace
-    from .training.finetune import finetune
-    from .training.finetune_config import FinetuneConfig
-    from .training.run_folder import RunFolder
-    from .training.sequence_result import SequenceResult
-    from .training.train_in_sequence import train_in_sequence
-
-__all__ = [
-    "Advised",
-    "Attribution",
-    "AttributionSettings",
-    "Audit",
-    "AuditSettings",
-    "AuditedMatrix",
-    "Columns",
-    "ComparisonSettings",
-    "Compute",
-    "CriticalScales",
-    "DiskCache",
-    "Evaluation",
-    "FinetuneConfig",
-    "FleetAudit",
-    "HarnessSettings",
-    "HealSettings",
-    "Healing",
-    "Inspection",
-    "InterventionSweep",
-    "IntruderCallback",
-    "IntrudersError",
-    "Loading",
-    "LossSettings",
-    "MemoryCache",
-    "Mitigation",
-    "Plugin",
-    "PreparedBase",
-    "RemedyComparison",
-    "Results",
-    "RunFolder",
-    "ScaleChoice",
-    "ScoreSettings",
-    "SequenceResult",
-    "Study",
-    "StudyOutcome",
-    "SweepSettings",
-    "UpdateAlone",
-    "UpdateOverlap",
-    "Verification",
-    "WrittenScale",
-    "__version__",
-    "advise",
-    "attribute",
-    "audit",
-    "audit_fleet",
-    "choose_scale",
-    "compare_remedies",
-    "compare_updates",
-    "critical_scales",
-    "evaluate",
-    "finetune",
-    "heal",
-    "inspect",
-    "inspect_update",
-    "intervene",
-    "load_plugins",
-    "load_results",
-    "mitigate",
-    "prepare",
-    "read_study",
-    "read_trace",
-    "run_study",
-    "train_in_sequence",
-    "verify",
-    "write_at_scale",
-    "write_card",
-    "write_report",
-]
-
-# Names are loaded on first use, so that importing the package stays fast.
+# Names are loaded on first use, so that importing the package stays fast. __init__.pyi tells type checkers of them.
 _HOMES = {
     "Advised": "studies.advice.advice",
     "Attribution": "experiments.attribution",
@@ -168,7 +43,7 @@ _HOMES = {
     "MemoryCache": "audits.base_cache",
     "Mitigation": "mitigation.mitigation_result",
     "Plugin": "system.plugins",
-    "PreparedBase": "audits.preparation",
+    "PreparedBase": "audits.prepare_base",
     "RemedyComparison": "experiments.remedy_comparison",
     "Results": "studies.tables.results",
     "RunFolder": "training.run_folder",
@@ -180,7 +55,7 @@ _HOMES = {
     "SweepSettings": "experiments.experiment_settings",
     "UpdateAlone": "audits.update_alone",
     "UpdateOverlap": "audits.update_alone",
-    "Verification": "checkpoints.merges.verification",
+    "Verification": "checkpoints.merges.verify",
     "WrittenScale": "mitigation.write_at_scale",
     "advise": "studies.advice.advise",
     "attribute": "experiments.attribute",
@@ -210,6 +85,8 @@ _HOMES = {
     "write_report": "reports.write_report",
 }
 
+__all__ = sorted([*_HOMES, "IntrudersError", "__version__"])
+
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
@@ -218,4 +95,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return __all__

@@ -6,7 +6,7 @@ import signal
 import sys
 from types import FrameType
 
-from .system.exit_status import ExitStatus
+from .system.this_process import ExitStatus
 
 
 def main() -> None:

@@ -20,7 +20,7 @@ import jinja2
 import pytest
 from hypothesis import HealthCheck, settings
 
-from intruders.system.allocator import keep_freed_memory
+from intruders.system.this_process import keep_freed_memory
 from intruders.system.versions import available_cores
 
 # The same examples in every run, so that a failure is the commit's and not the day's. Other examples:

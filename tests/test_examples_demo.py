@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 import intruders
 from intruders.checkpoints.opening.open import open_checkpoint
-from intruders.checkpoints.stored.demo_models import DEMO_ADAPTER
+from intruders.checkpoints.stored.locate import DEMO_ADAPTER
 from intruders.cli.main import app
 from intruders.errors import SettingError
 from tests.docs.pages import READ, blocks

@@ -5,31 +5,25 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import NamedTuple
-
-import torch
 
 from ..checkpoints.opening.open import Opened, Source
 from ..checkpoints.pairing.open_sides import open_sides
-from ..checkpoints.pairing.pair_sides import pair_sides
-from ..checkpoints.pairing.pairing import PairedMatrix, Pairing, Skipped
-from ..checkpoints.pairing.rounded_base import with_rounded_base
+from ..checkpoints.pairing.pair_sides import pair_sides, with_rounded_base
+from ..checkpoints.pairing.pairing import Pairing, Skipped
 from ..checkpoints.stored.checkpoint import Checkpoint
 from ..checkpoints.stored.selection import Selection
-from ..engine.decide import decide
-from ..engine.decisions import Decisions
 from ..errors import SettingError
 from ..system.callers_process import usual_settings
 from ..system.progress import Progress, silent
 from ..system.threads import run_side_by_side
 from .audit_settings import ANYWHERE, AuditSettings, Compute, base_dtype_of
-from .base_cache import BaseCache, BaseKeys, CacheChoice, look_up
-from .batches import Batch, is_small_batch, read_batches
+from .base_cache import CacheChoice
+from .batches import Batch, NotJudged, of_one_model, read_batches
+from .judge import decide_batch, records_of
 from .result.audit_result import Audit
-from .result.records import AuditedMatrix, UpdateSize, Vector
-from .result.subspaces import Subspaces
-from .worth_decomposing import AuditsAhead
+from .result.records import AuditedMatrix
 
 
 @usual_settings()
@@ -148,25 +142,26 @@ def audit_pairing(
     device = compute.torch_device()
     store = None if settings.exact else compute.base_cache()
     pairing = with_rounded_base(pairing, settings.base_dtype)
-    skipped = list(pairing.skipped)
     results: dict[str, AuditedMatrix] = {}
     intruders = 0
 
     def judge(batch: Batch) -> list[AuditedMatrix]:
         # Records alone: whoever held the batch would keep its weights in memory while the next one is judged.
-        decisions = decide_batch(batch, settings.k, settings.epsilon, settings.exact, store)
-        return records_of(batch.matrices, decisions, batch.units)
+        return records_of(batch, decide_batch(batch, settings.k, settings.epsilon, settings.exact, store))
 
-    batches = read_batches(pairing.pairs, device, settings.skip_non_finite, skipped)
-    with run_side_by_side(batches, judge, is_small_batch, compute.workers) as judged:
+    left_out = NotJudged(settings.skip_non_finite, skipped={0: []})
+    skipped = left_out.skipped[0]
+    batches = read_batches(of_one_model(pairing.pairs), device, left_out)
+    with run_side_by_side(batches, judge, Batch.is_small, compute.workers) as judged:
         for records in judged:
             results |= {record.name: record for record in records}
             intruders += sum(record.intruders for record in records)
-            done = len(results) + len(skipped) - len(pairing.skipped)
-            progress(f"audit, {intruders:,} intruders", done, len(pairing.pairs))
+            progress(f"audit, {intruders:,} intruders", len(results) + len(skipped), len(pairing.pairs))
     matrices = [results[matrix.name] for matrix in pairing.pairs if matrix.name in results]
     seconds = time.perf_counter() - started
-    return audit_of(pairing, settings, matrices, skipped, seconds, {"device": str(device)})
+    return audit_of(
+        pairing, settings, matrices, [*pairing.skipped, *skipped], seconds, {"device": str(device)}
+    )
 
 
 def audit_of(
@@ -232,65 +227,3 @@ def audited_whole(
     if not isinstance(audit, Audit):
         audit = audit_pairing(pairing, settings, compute, progress)
     return AuditedWhole(pairing, audit, settings)
-
-
-def decide_batch(batch: Batch, k: int, epsilon: float, exact: bool, store: BaseCache | None) -> Decisions:
-    """Decide one batch from what the store knows of its bases, and tell the store what it did not know."""
-    if store is None:
-        return decide(batch.pair, k, epsilon, exact)
-    keys = [BaseKeys.of(base, k) for base in batch.pair.base]
-    known = look_up(store, keys, batch.pair.base.device)
-    if isinstance(store, AuditsAhead):
-        known = store.before(batch.pair, min(k, *batch.pair.base.shape[-2:]), keys, known)
-    decisions = decide(batch.pair, k, epsilon, known=known)
-    if isinstance(store, AuditsAhead):
-        store.after(decisions, keys)
-    computed = decisions.known
-    if computed is not None and (known is None or bool((computed.floor > known.floor).any())):
-        for index, key in enumerate(keys):
-            store.put(key.leading, computed.select(torch.tensor([index])))
-    return decisions
-
-
-def records_of(
-    matrices: Sequence[PairedMatrix], decisions: Decisions, units: Sequence[float]
-) -> list[AuditedMatrix]:
-    """Return the records of a batch's matrices, in the units of the checkpoint."""
-    k = decisions.values.shape[1]
-    # Convert once: indexing tensors element-wise is slower than this loop.
-    values, lower, upper = decisions.values.tolist(), decisions.lower.tolist(), decisions.upper.tolist()
-    intruder, ambiguous = decisions.intruder.tolist(), decisions.ambiguous.tolist()
-    base_values, base_norms = (
-        decisions.base_values.tolist(),
-        decisions.base_values[:, :k].norm(dim=-1).tolist(),
-    )
-    sizes = {field.name: getattr(decisions.update, field.name).tolist() for field in fields(UpdateSize)}
-    changes = Subspaces.measured(decisions.change)
-    similarity = decisions.similarity.float().cpu().numpy()
-    records = []
-    for i, (matrix, unit) in enumerate(zip(matrices, units, strict=True)):
-        size = UpdateSize(**{name: column[i] for name, column in sizes.items()})
-        vectors = [
-            Vector(
-                index=j,
-                singular_value=unit * values[i][j],
-                max_cosine=(lower[i][j], upper[i][j]),
-                intruder=intruder[i][j],
-                certificate=decisions.certificate[i][j],
-                ambiguous=ambiguous[i][j],
-            )
-            for j in range(k)
-        ]
-        records.append(
-            AuditedMatrix(
-                name=matrix.name,
-                shape=matrix.shape,
-                rank=matrix.rank,
-                vectors=vectors,
-                update=replace(size, frobenius=unit * size.frobenius, spectral=unit * size.spectral),
-                base_singular_values=[unit * value for value in base_values[i]],
-                similarity=similarity[i].copy(),
-                subspaces=Subspaces.of(changes[i], matrix.shape, k, size.frobenius, base_norms[i]),
-            )
-        )
-    return records

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..checkpoints.stored.selection import Selection
 from ..errors import SettingError
 from ..settings import Settings, setting, settings_of
-from ..system.devices import device_named
+from ..system.versions import device_named
 
 if TYPE_CHECKING:
     import torch
@@ -77,7 +77,7 @@ class AuditSettings(Selection):
 
     @classmethod
     def of(cls, audit: Audit) -> AuditSettings:
-        """The settings that an audit was made with; the defaults where one of an older version does not say."""
+        """The settings that an audit was made with."""
         said = {name: audit.settings[name] for name in settings_of(cls) if name in audit.settings}
         return cls(**said, k=audit.k, epsilon=audit.epsilon, exact=audit.exact)
 
@@ -114,7 +114,7 @@ class Compute(Settings):
         Raises:
           SettingError: torch does not know the device, it is not there, or it has no double precision.
         """
-        from ..linalg.covered_devices import is_covered
+        from ..linalg.full_precision import is_covered
 
         device = self._device_by_name()
         if not is_covered(device):
@@ -128,7 +128,7 @@ class Compute(Settings):
     def _device_by_name(self) -> torch.device:
         import torch
 
-        from ..linalg.covered_devices import is_covered
+        from ..linalg.full_precision import is_covered
 
         if self.device == "auto":
             cuda = torch.device("cuda")
@@ -145,7 +145,7 @@ class Compute(Settings):
 
     def base_cache(self) -> BaseCache | None:
         """Return the base cache to use; None for none."""
-        from .choose_cache import store_of_bases
+        from .base_cache import store_of_bases
 
         return store_of_bases(self.cache)
 

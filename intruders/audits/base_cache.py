@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import tempfile
-import time
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
@@ -17,9 +15,10 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 import xxhash
 from safetensors import SafetensorError, safe_open
 
-from ..errors import CacheError, CheckpointError, os_reason
+from ..errors import CacheError, CheckpointError, SettingError, StoreError, os_reason
 from ..system.files import is_left_behind, user_path
 from ..system.folders import remove_if_left_behind, scratch_folder, user_cache
+from ..system.remote_folder import RemoteFolder, is_url, local_folder, require_opens
 
 # Torch is loaded where an entry is read or written: to look at the files of a cache needs none.
 if TYPE_CHECKING:
@@ -34,9 +33,6 @@ _VERSION = "4"
 WHOLE = "-all"
 _DIGIT = "[0-9a-f]"  # the first one of a key, which its folder is called
 _NAME = re.compile(f"{_DIGIT}{{32}}({WHOLE})?")
-# Unfinished files of earlier versions, and of the writer of safetensors in them. They have no lock: only age tells.
-_WITHOUT_LOCK = re.compile(r"[0-9a-f]{16}\.partial|\.tmp[0-9A-Za-z]{6}")
-_LONG_AGO = 24 * 3600.0  # seconds, in which every entry is written
 
 
 @runtime_checkable
@@ -181,7 +177,6 @@ class DiskCache:
         path = self._path(key)
         try:
             path.parent.mkdir(exist_ok=True)
-            _remove_old_parts(path.parent)
             # A lock on the file would be lost: the writer of safetensors renames one of its own, beside it, to it.
             with scratch_folder(path.parent) as scratch:
                 part = scratch / path.name
@@ -208,15 +203,9 @@ class DiskCache:
 
     def clear(self) -> tuple[int, int]:
         """Remove all entries; return how many were removed, and how many this user may not remove."""
-        # What kills left behind: a part of a download or of a write, and a folder of an earlier version's download.
         for part in self.folder.glob(f"{_DIGIT}/*"):
-            if is_left_behind(part.name):
+            if is_left_behind(part.name):  # by a kill, while an entry was written or fetched
                 remove_if_left_behind(part)  # another process may be writing an entry there
-            elif part.suffix == ".partial" or _WITHOUT_LOCK.fullmatch(part.name):
-                if part.is_dir():
-                    shutil.rmtree(part, ignore_errors=True)
-                else:
-                    _is_removed(part)
         entries = self._entries()
         removed = sum(_is_removed(file) for file in entries)
         return removed, sum(file.exists() for file in entries)
@@ -258,21 +247,11 @@ def _can_list(folder: Path) -> bool:
     return True
 
 
-def _remove_old_parts(folder: Path) -> None:
-    """Remove what kills of earlier versions left: files as large as an entry, which nobody writes to any more."""
-    for part in folder.iterdir():
-        if _WITHOUT_LOCK.fullmatch(part.name):
-            with suppress(OSError):  # another process removed it, or it is another user's
-                if time.time() - part.stat().st_mtime > _LONG_AGO:
-                    part.unlink()
-
-
 def _read_entry(path: Path) -> dict[str, Tensor]:
     with safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it has no other way)
         digest = (file.metadata() or {}).get("digest")
-        # Those of earlier versions are not of the key.
-        if digest != _digest(tensors, path.stem) and digest != _digest(tensors, ""):
+        if digest != _digest(tensors, path.stem):
             raise ValueError("its numbers are not those that were written under this name")
     return tensors
 
@@ -336,3 +315,117 @@ def look_up(store: BaseCache, keys: Sequence[BaseKeys], device: torch.device) ->
         else:
             return KnownBase.joined(entries, device)
     return None
+
+
+class RemoteCache(DiskCache):
+    """A base cache in a folder that fsspec can open, with a copy of what was used in the user's cache folder.
+
+    Args:
+      url: Where the entries are, such as "s3://bucket/bases".
+
+    Raises:
+      SettingError: No installed package opens such a URL.
+      CacheError: The folder of the copies cannot be written to.
+      StoreError: :meth:`read` or :meth:`write` cannot use the URL. An audit goes on without it.
+    """
+
+    def __init__(self, url: str) -> None:
+        require_opens(url)
+        super().__init__(local_folder(url, "shared-bases"))
+        self.require_writable()  # an entry of the URL is read from its copy
+        self.url = url
+        self._remote = RemoteFolder(url)
+        # Names of the entries there, by the folder that they are in: listed once.
+        self._there: dict[str, set[str]] = {}
+        # An audit asks a store that has failed no more: each try may wait long.
+        self._has_failed = False
+
+    @property
+    def where(self) -> str:
+        return self.url
+
+    def get(self, key: str) -> KnownBase | None:
+        """As :meth:`read`; if the URL cannot be used, warn once and go on with the copies."""
+        if not self._has_failed:
+            try:
+                return self.read(key)
+            except StoreError as error:
+                self._go_on_without(error)
+        return super().read(key)
+
+    def put(self, key: str, known: KnownBase) -> None:
+        """Write the entry to both places, or warn: the audit does not need it."""
+        try:
+            super().write(key, known)
+            if not self._has_failed:
+                self._send(key)
+        except StoreError as error:
+            self._go_on_without(error)
+        except CacheError as error:
+            warnings.warn(str(error), stacklevel=2)
+
+    def _go_on_without(self, error: StoreError) -> None:
+        self._has_failed = True
+        warnings.warn(
+            f"{error}; the audit continues with the copies in '{self.folder}', and a later one sends what is missing "
+            "there",
+            stacklevel=4,
+        )
+
+    def read(self, key: str) -> KnownBase | None:
+        """Return the entry; None if it is missing in both places, or with a warning if it is damaged.
+
+        A copy whose entry is not there any more is put there again.
+        """
+        path = self._path(key)
+        is_there = path.name in self._names(key)
+        if not path.exists() and is_there:
+            self._remote.get(f"{key[:1]}/{path.name}", path)
+        known = super().read(key)
+        if known is not None and not is_there:
+            self._send(key)
+        return known
+
+    def write(self, key: str, known: KnownBase) -> None:
+        """Write the entry to the local folder and to the URL."""
+        super().write(key, known)
+        self._send(key)
+
+    def _send(self, key: str) -> None:
+        path = self._path(key)
+        if path.exists():
+            self._remote.put(path, f"{key[:1]}/{path.name}")
+            self._names(key).add(path.name)
+
+    def _names(self, key: str) -> set[str]:
+        under = key[:1]
+        if under not in self._there:
+            self._there[under] = set(self._remote.names(under))
+        return self._there[under]
+
+
+def store_of_bases(cache: CacheChoice) -> BaseCache | None:
+    """Return the base cache to use; None for none."""
+    if cache is False:
+        return None
+    if cache is True:
+        try:
+            return DiskCache()
+        except CacheError as error:  # a home that cannot be written to is no reason to refuse an audit
+            warnings.warn(f"{error}; nothing is kept", stacklevel=3)
+            return None
+    if isinstance(cache, str | os.PathLike) and os.fspath(cache):
+        return cache_at(cache)
+    if isinstance(cache, BaseCache):
+        return cache
+    raise SettingError(
+        f"cache is {cache!r}; expected True, False, the path of a folder, a URL, or an object such as DiskCache; "
+        "pass False to keep nothing"
+    )
+
+
+def cache_at(folder: str | os.PathLike[str] | None) -> DiskCache:
+    """Return the base cache in a folder or under a URL; in the user's cache folder if None."""
+    if isinstance(folder, str) and is_url(folder):
+        return RemoteCache(folder)
+    return DiskCache(folder)

@@ -1,24 +1,88 @@
-"""The matrices of a model, read one by one and batched by shape: what audits and interventions work on."""
+"""The matrices of a base, read one by one with what one or several models make of them, and batched.
+
+Matrices of one model are batched by shape. What several models make of one matrix is a batch that shares it: the matrix
+is read, widened and hashed once, and its products with the rows of all of them are one product each.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
+import xxhash
 from torch import Tensor
 
 from ..checkpoints.pairing.pairing import PairedMatrix, SkipKind, Skipped
 from ..engine.decide import DENSE_BELOW
-from ..errors import NonFiniteError
-from ..linalg.pair import Pair
+from ..engine.known_base import KnownBase
+from ..errors import ChangedBaseError, IntrudersError, NonFiniteError, in_one_line
+from ..linalg.low_rank import LowRank
+from ..linalg.pair import Pair, over_unit
+from ..linalg.random_directions import SketchDirections
+from .base_cache import BaseCache, BaseKeys, look_up
+from .worth_decomposing import UpdatesAhead
 
-# Equal-shaped matrices are judged together up to this many bytes, so that the calls do not dominate small ones. In a
-# larger batch all wait longer for the one that converges last.
+# Matrices are judged together up to this many bytes, so that the calls do not dominate small ones. In a larger batch
+# all wait longer for the one that converges last.
 BATCH_BYTES = 12 * 2**20
 # Batches up to this size are decided by several threads at once; larger matrices keep all cores busy one by one.
 SHARED_BYTES = 24 * 2**20
+# Low-rank updates of one matrix are judged together up to this number. Beyond it their rows no longer fit the time in
+# which the matrix is read, and all wait longer for the one that converges last.
+BATCH_UPDATES = 12
+# This many batches of updates of one matrix are read before they are sorted by size and decided.
+_BATCHES_SORTED = 4
+
+Sharers = Sequence[tuple[int, PairedMatrix]]  # the models that change one matrix, by their numbers
+
+
+class SharedMatrix:
+    """A matrix of the base in the precision and unit that it is judged in, and what is known of it so far."""
+
+    def __init__(self, matrix: Tensor, unit: float) -> None:
+        self.matrix = matrix  # (m, n)
+        self.unit = unit
+        self.lock = threading.Lock()
+        self.known: KnownBase | None = None
+        self._keys: BaseKeys | None = None
+        self._directions: SketchDirections | None = None
+
+    def keys(self, k: int) -> BaseKeys:
+        """Return the names of its entries in the base cache; hashed once."""
+        if self._keys is None:
+            self._keys = BaseKeys.of(self.matrix, k)
+        return self._keys
+
+    def directions(self, name: str) -> SketchDirections:
+        """Return the directions that sketch updates of the matrix of that name; drawn once."""
+        if self._directions is None:
+            self._directions = directions_of(name, self.matrix)
+        return self._directions
+
+    def look_up(self, k: int, store: BaseCache | None) -> None:
+        """Take what the store knows of it, unless it is known already."""
+        if self.known is None and store is not None:
+            self.known = look_up(store, [self.keys(k)], self.matrix.device)
+
+    def learn(self, computed: KnownBase | None, k: int, store: BaseCache | None) -> None:
+        """Keep what a batch computed of it, if that is more than was known."""
+        if computed is None or (self.known is not None and self.known.whole() is not None):
+            return
+        best = computed.select(computed.floor.argmax().reshape(1))
+        if self.known is None or bool(best.floor > self.known.floor):
+            self.known = best
+            if store is not None:
+                store.put(self.keys(k).leading, best)
+
+
+def directions_of(name: str, matrix: Tensor) -> SketchDirections:
+    """Return the random directions of a base matrix ``(m, n)``: the same in every fleet."""
+    seed = xxhash.xxh3_64_intdigest(name.encode()) >> 1  # torch takes 63 bits
+    m, n = matrix.shape
+    return SketchDirections.of(m, n, seed, matrix)
 
 
 @dataclass(frozen=True)
@@ -28,10 +92,39 @@ class Batch:
     matrices: list[PairedMatrix]
     pair: Pair  # of all of them, each divided by its unit
     units: list[float]  # powers of two
+    models: list[int]  # whose matrices they are
+    shared: SharedMatrix | None = None  # the base of all of them, where several models change one matrix
+    ahead: UpdatesAhead | None = None  # these and later updates of the shared base
+
+    def is_small(self) -> bool:
+        """Whether several threads decide such batches side by side."""
+        base = self.pair.base if self.shared is None else self.shared.matrix
+        return base.nbytes <= SHARED_BYTES and base.is_cpu
+
+    def select(self, chosen: Sequence[int]) -> Batch:
+        """Return some matrices of the batch; a shared base is not copied."""
+        return replace(
+            self,
+            matrices=[self.matrices[at] for at in chosen],
+            pair=self.pair.select(torch.tensor(chosen, dtype=torch.long, device=self.pair.base.device)),
+            units=[self.units[at] for at in chosen],
+            models=[self.models[at] for at in chosen],
+        )
 
 
-def is_small_batch(batch: Batch) -> bool:
-    return batch.pair.base.nbytes <= SHARED_BYTES and batch.pair.base.is_cpu
+@dataclass
+class NotJudged:
+    """What is not judged: matrices that are skipped and, in a fleet, models that are refused."""
+
+    skip_non_finite: bool = False
+    goes_on: bool = False  # with the other models, when one is refused
+    skipped: dict[int, list[Skipped]] = field(default_factory=dict)
+    refused: dict[int, str] = field(default_factory=dict)
+
+
+def of_one_model(pairs: Iterable[PairedMatrix]) -> list[Sharers]:
+    """Return the matrices of a model that is read alone, which has the number 0."""
+    return [[(0, matrix)] for matrix in pairs]
 
 
 def device_for(shape: Sequence[int], device: torch.device) -> torch.device:
@@ -43,36 +136,183 @@ def device_for(shape: Sequence[int], device: torch.device) -> torch.device:
 
 
 def read_batches(
-    pairs: Sequence[PairedMatrix], device: torch.device, skip_non_finite: bool, left_out: list[Skipped]
+    matrices: Iterable[Sharers], device: torch.device, left_out: NotJudged | None = None
 ) -> Iterator[Batch]:
-    """Load matrices one by one and hand them on in batches of equal shape, kind of update and dtype.
+    """Load matrix after matrix, each for all models that change it, and hand them on in batches.
 
     Matrices come in single precision (double where a side came in double), divided by a power of two where their
-    squares would not fit. What has nothing to judge is added to ``left_out``.
+    squares would not fit.
+
+    Args:
+      matrices: for every matrix of the base the models that change it, with their pairs. Where they are several, the
+        base of the pairs keeps what was read last (:func:`intruders.checkpoints.stored.read_once.read_once`).
+      device: where batches are decided.
+      left_out: gets what is not judged. A model that is refused has no further batches.
 
     Raises:
       NonFiniteError: a matrix holds NaN or infinity, and such are not to be skipped.
     """
-    waiting: dict[object, list[tuple[PairedMatrix, Pair, float]]] = {}
-    for matrix in pairs:
-        loaded = loaded_or_skipped(matrix)
-        if isinstance(loaded, Skipped):
-            left_out.append(loaded)
-            continue
-        wide = loaded.widened(device_for(matrix.shape, device))
-        del loaded  # what the file holds is not kept in memory beside what is computed with
-        largest = largest_magnitudes(wide)
-        skipped = skipped_if_not_finite(matrix.name, largest, skip_non_finite)
-        if skipped is not None:
-            left_out.append(skipped)
-            continue
-        key = (matrix.shape, wide.rank, wide.base.dtype)
-        batch = waiting.setdefault(key, [])
-        batch.append((matrix, wide, unit_of(wide.rank, largest)))
-        if (len(batch) + 1) * wide.base.nbytes > BATCH_BYTES:
-            yield _joined(waiting.pop(key))
-    for batch in waiting.values():
-        yield _joined(batch)
+    left_out = left_out or NotJudged()
+    alone: dict[object, _Waiting] = {}
+    for sharers in matrices:
+        is_shared = len(sharers) > 1
+        forms = _Forms(device, is_shared)
+        waiting: dict[object, _Waiting] = {} if is_shared else alone
+        for number, (model, matrix) in enumerate(sharers, 1):
+            if model in left_out.refused:
+                continue
+            try:
+                read = _read(matrix, forms, left_out.skip_non_finite)
+            except ChangedBaseError:
+                raise
+            except IntrudersError as error:
+                if not left_out.goes_on:
+                    raise
+                left_out.refused[model] = in_one_line(error)
+                continue
+            if isinstance(read, Skipped):
+                left_out.skipped.setdefault(model, []).append(read)
+                continue
+            base, tuned = read
+            rank = tuned.rank if isinstance(tuned, LowRank) else None
+            key = (id(base), rank) if is_shared else (matrix.shape, rank, base.matrix.dtype)
+            updates = waiting.setdefault(key, _Waiting(is_shared))
+            updates.add(model, matrix, base, tuned)
+            if updates.are_full:
+                ahead = _ahead(base, waiting, len(sharers) - number) if is_shared else None
+                yield from waiting.pop(key).batches(ahead)
+        if is_shared:
+            for last in list(waiting):
+                ahead = _ahead(waiting[last].base, waiting, 0)
+                yield from waiting.pop(last).batches(ahead)
+    for updates in alone.values():
+        yield from updates.batches(None)
+
+
+class _Waiting:
+    """Matrices of one kind that wait for more of it: of one base, or of one shape."""
+
+    def __init__(self, is_shared: bool) -> None:
+        self.is_shared = is_shared
+        # Norms of low-rank updates of a shared base; 0 for other matrices, which keep their order.
+        self.sizes: list[float] = []
+        self._members: list[tuple[int, PairedMatrix, SharedMatrix, Tensor | LowRank]] = []
+
+    def add(self, model: int, matrix: PairedMatrix, base: SharedMatrix, tuned: Tensor | LowRank) -> None:
+        self._members.append((model, matrix, base, tuned))
+        self.sizes.append(tuned.norm() if self.is_shared and isinstance(tuned, LowRank) else 0.0)
+
+    @property
+    def base(self) -> SharedMatrix:
+        return self._members[0][2]
+
+    @property
+    def _are_sorted(self) -> bool:
+        return self.is_shared and isinstance(self._members[0][3], LowRank)
+
+    @property
+    def _batch_size(self) -> int:
+        return BATCH_UPDATES if self._are_sorted else max(1, BATCH_BYTES // max(1, self.base.matrix.nbytes))
+
+    @property
+    def are_full(self) -> bool:
+        return len(self._members) >= self._batch_size * (_BATCHES_SORTED if self._are_sorted else 1)
+
+    def batches(self, ahead: UpdatesAhead | None) -> Iterator[Batch]:
+        """Batch updates of similar size: a small one is decided at once, and would wait for a large one."""
+        order = sorted(range(len(self._members)), key=self.sizes.__getitem__)
+        for first in range(0, len(order), self._batch_size):
+            members = [self._members[at] for at in order[first : first + self._batch_size]]
+            models, matrices, bases, tuned = zip(*members, strict=True)
+            shared = bases[0] if self.is_shared else None
+            if shared is None:
+                sides = zip(bases, tuned, strict=True)
+                pair = Pair.joined([Pair(base.matrix, after) for base, after in sides])
+            else:
+                pair = Pair(shared.matrix.expand(len(tuned), -1, -1), _stacked(tuned))
+            yield Batch(list(matrices), pair, [base.unit for base in bases], list(models), shared, ahead)
+
+
+def _stacked(tuned: Sequence[Tensor | LowRank]) -> Tensor | LowRank:
+    updates = [update for update in tuned if isinstance(update, LowRank)]
+    if updates:
+        lefts, rights = zip(*((update.left, update.right) for update in updates), strict=True)
+        return LowRank(torch.stack(lefts), torch.stack(rights))
+    return torch.stack([matrix for matrix in tuned if isinstance(matrix, Tensor)])
+
+
+def _ahead(base: SharedMatrix, waiting: dict[object, _Waiting], unread: int) -> UpdatesAhead:
+    """Return the updates of a base that wait, of any rank."""
+    return UpdatesAhead(
+        [size for updates in waiting.values() if updates.base is base for size in updates.sizes], unread
+    )
+
+
+class _Forms:
+    """One base matrix in each precision and unit that is needed; kept for the other models that share it."""
+
+    def __init__(self, device: torch.device, is_shared: bool) -> None:
+        self._device = device
+        self._is_shared = is_shared
+        self._stored: Tensor | None = None
+        self._made: dict[tuple[torch.dtype, float], SharedMatrix] = {}
+        self._magnitudes: dict[torch.dtype, float] = {}
+
+    def widened(self, stored: Tensor, dtype: torch.dtype) -> SharedMatrix:
+        """Return the stored matrix in that precision; made once."""
+        if self._stored is None or not _is_same(self._stored, stored):
+            # Of a single model, what the file holds is not kept in memory beside what is computed with.
+            self._stored = stored if self._is_shared else None
+            self._made, self._magnitudes = {}, {}
+        if (dtype, 1.0) not in self._made:
+            self._made[dtype, 1.0] = SharedMatrix(
+                stored.to(device_for(stored.shape, self._device), dtype), 1.0
+            )
+        return self._made[dtype, 1.0]
+
+    def magnitude(self, wide: SharedMatrix) -> float:
+        """Return the magnitude of its largest number; computed once."""
+        dtype = wide.matrix.dtype
+        if dtype not in self._magnitudes:
+            self._magnitudes[dtype] = largest_magnitude(wide.matrix)
+        return self._magnitudes[dtype]
+
+    def over(self, wide: SharedMatrix, unit: float) -> SharedMatrix:
+        """Return the matrix divided by a unit; made once."""
+        key = wide.matrix.dtype, unit
+        if key not in self._made:
+            self._made[key] = SharedMatrix(wide.matrix / unit, unit)
+        return self._made[key]
+
+
+def _is_same(mine: Tensor, other: Tensor) -> bool:
+    if mine.shape != other.shape or mine.dtype != other.dtype:
+        return False
+    return (mine.data_ptr() == other.data_ptr() and mine.stride() == other.stride()) or torch.equal(
+        mine, other
+    )
+
+
+def _read(
+    matrix: PairedMatrix, forms: _Forms, skip_non_finite: bool
+) -> tuple[SharedMatrix, Tensor | LowRank] | Skipped:
+    """Return the base's matrix and the tuned one or its update, in the base's unit; or why it is skipped."""
+    loaded = loaded_or_skipped(matrix)
+    if isinstance(loaded, Skipped):
+        return loaded
+    is_double = any(part.dtype == torch.float64 for part in loaded.parts)
+    wide = forms.widened(loaded.base, torch.float64 if is_double else torch.float32)
+    tuned = loaded.tuned.to(wide.matrix.device, wide.matrix.dtype)
+    del loaded
+    pair = Pair(wide.matrix, tuned)
+    largest = {"base": forms.magnitude(wide), "tuned model": _largest_of(pair.parts[1:])}
+    side = next((side for side, magnitude in largest.items() if not math.isfinite(magnitude)), None)
+    if side is not None:
+        if not skip_non_finite:
+            raise non_finite(matrix.name, side)
+        return Skipped(matrix.name, f"NaN or infinity in the {side}", SkipKind.NOT_FINITE)
+    unit = unit_of(pair.rank, largest)
+    return (wide, tuned) if unit == 1.0 else (forms.over(wide, unit), over_unit(tuned, unit))
 
 
 def loaded_or_skipped(matrix: PairedMatrix) -> Pair | Skipped:
@@ -85,20 +325,6 @@ def loaded_or_skipped(matrix: PairedMatrix) -> Pair | Skipped:
     return loaded
 
 
-def skipped_if_not_finite(name: str, largest: dict[str, float], skip_non_finite: bool) -> Skipped | None:
-    """Return the reason to skip a matrix, by the largest magnitude of each side; None if all numbers are finite.
-
-    Raises:
-      NonFiniteError: some are not, and such matrices are not to be skipped.
-    """
-    side = next((side for side, magnitude in largest.items() if not math.isfinite(magnitude)), None)
-    if side is None:
-        return None
-    if not skip_non_finite:
-        raise non_finite(name, side)
-    return Skipped(name, f"NaN or infinity in the {side}", SkipKind.NOT_FINITE)
-
-
 def non_finite(name: str, side: str) -> NonFiniteError:
     """The error about a matrix without singular values."""
     return NonFiniteError(
@@ -107,18 +333,11 @@ def non_finite(name: str, side: str) -> NonFiniteError:
     )
 
 
-def largest_magnitudes(pair: Pair) -> dict[str, float]:
-    """Return each side's largest magnitude; not finite where a number of the side is not."""
-    return {"base": largest_magnitude(pair.base), "tuned model": largest_magnitude_of(pair.parts[1:])}
-
-
-def largest_magnitude_of(parts: Sequence[Tensor]) -> float:
+def _largest_of(parts: Sequence[Tensor]) -> float:
     """Return the largest magnitude in several tensors, some of which may be empty."""
     # Not Python's maximum, which may pass by a NaN.
-    ends = torch.tensor(
-        [0.0, *(largest_magnitude(part) for part in parts if part.numel())], dtype=torch.float64
-    )
-    return float(ends.max())
+    ends = [0.0, *(largest_magnitude(part) for part in parts if part.numel())]
+    return float(torch.tensor(ends, dtype=torch.float64).max())
 
 
 def largest_magnitude(tensor: Tensor) -> float:
@@ -137,11 +356,3 @@ def unit_of(rank: int | None, largest: dict[str, float]) -> float:
     if magnitude == 0 or 2.0**-20 <= magnitude <= 2.0**20:
         return 1.0
     return float(2.0 ** torch.frexp(torch.tensor(magnitude, dtype=torch.float64)).exponent.item())
-
-
-def _joined(members: list[tuple[PairedMatrix, Pair, float]]) -> Batch:
-    return Batch(
-        [matrix for matrix, _, _ in members],
-        Pair.joined([pair.over(unit) for _, pair, unit in members]),
-        [unit for _, _, unit in members],
-    )

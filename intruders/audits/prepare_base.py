@@ -5,16 +5,132 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from math import isfinite
 
-from ..checkpoints.opening.open import Source
+import torch
+from torch import Tensor
+
+from ..checkpoints.opening.many_sources import wherever_it_is
+from ..checkpoints.opening.open import Source, open_checkpoint
+from ..checkpoints.stored.checkpoint import Checkpoint
+from ..checkpoints.stored.matrices import MatrixView, selected_matrices
 from ..checkpoints.stored.selection import Selection
+from ..engine.known_base import KnownBase
+from ..errors import SettingError
+from ..linalg.whole_base import WholeBase
 from ..system.callers_process import usual_settings
 from ..system.progress import Progress, silent
+from ..system.remote_folder import is_url
 from .audit import patterns
 from .audit_settings import Compute
-from .choose_cache import cache_at
-from .preparation import Preparation, PreparedBase, decompose
-from .prepare_on_ray import prepare_on_ray
+from .base_cache import BaseKeys, DiskCache, cache_at
+from .batches import largest_magnitude, non_finite, unit_of
+
+# Side of the matrix whose decomposition is timed to tell how long a base will take.
+_SAMPLE = 256
+
+
+@dataclass(frozen=True)
+class PreparedBase:
+    """The result of :func:`prepare`.
+
+    Attributes:
+      folder: the folder or URL of the base cache.
+      matrices: number of matrices of the base that are decomposed now.
+      decomposed: how many of them this call decomposed; the others had been before.
+      bytes: size of the entries of all of them, without names and shapes.
+      seconds: the time it took.
+    """
+
+    folder: str
+    matrices: int
+    decomposed: int
+    bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """The matrices to decompose, before any is decomposed."""
+
+    base: Checkpoint
+    matrices: tuple[MatrixView, ...]
+
+    @classmethod
+    def of(cls, base: Source, selection: Selection) -> Preparation:
+        """Choose the matrices that audits of this base examine with the same selection.
+
+        Raises:
+          SettingError: none is left.
+        """
+        opened = open_checkpoint(base)
+        selection.require_matches(opened.names(), opened.source)
+        chosen = selected_matrices(opened, selection)
+        if not chosen:
+            raise SettingError(f"'{opened.source}' has no matrix to decompose; choose others with --include")
+        return cls(opened, tuple(chosen))
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all entries: ``4 (m + n) min(m, n)`` for a matrix in single precision."""
+        return sum(
+            (8 if self.base.tensors[view.tensor].dtype == torch.float64 else 4)
+            * sum(view.shape)
+            * min(view.shape)
+            for view in self.matrices
+        )
+
+    @cached_property
+    def by_name(self) -> dict[str, MatrixView]:
+        """The matrices by name."""
+        return {view.name: view for view in self.matrices}
+
+    def read(self, name: str, device: torch.device) -> Tensor:
+        """Read a matrix (m, n) in the precision and unit that audits of low-rank updates use.
+
+        Raises:
+          NonFiniteError: it contains NaN or infinity.
+        """
+        view = self.by_name[name]
+        stored = view.read(self.base.tensors[view.tensor])
+        wide = stored.to(device, torch.float64 if stored.dtype == torch.float64 else torch.float32)
+        largest = largest_magnitude(wide)
+        if not isfinite(largest):
+            raise non_finite(view.name, "base")
+        unit = unit_of(1, {"base": largest})
+        return wide if unit == 1.0 else wide / unit
+
+    def expected_seconds(self, device: torch.device) -> float:
+        """Estimate the time roughly, from the time that one small matrix takes here."""
+        sample = torch.randn(1, _SAMPLE, _SAMPLE, generator=torch.Generator().manual_seed(0)).to(device)
+        times = []
+        for _ in range(2):
+            started = time.perf_counter()
+            WholeBase.of(sample)
+            times.append(time.perf_counter() - started)
+        rate = min(times) / _work((_SAMPLE, _SAMPLE))
+        return rate * sum(_work(view.shape) for view in self.matrices)
+
+
+def _work(shape: tuple[int, int]) -> float:
+    """Return a relative cost: an eigenvalue decomposition of the smaller side, and products with the matrix."""
+    smaller, larger = min(shape), max(shape)
+    return float(smaller**2 * (10 * smaller + 4 * larger))
+
+
+def decompose(matrix: Tensor, store: DiskCache) -> bool:
+    """Decompose a matrix (m, n) into the cache; return False if the cache has it already.
+
+    Raises:
+      CacheError: the entry, which is all that a preparation leaves, cannot be written. StoreError: nor sent.
+    """
+    key = BaseKeys.of(matrix, 0).whole
+    if store.read(key) is not None:
+        return False
+    store.write(key, KnownBase.decomposed(matrix.unsqueeze(0)))
+    return True
 
 
 @usual_settings()
@@ -96,31 +212,66 @@ def prepare_chosen(
     gpus: float,
     progress: Progress,
 ) -> PreparedBase:
-    """Decompose the matrices that ``selection`` chose of ``base`` already."""
+    """Decompose the matrices that ``selection`` chose of ``base`` already: here, or each by a worker on Ray.
+
+    Raises:
+      SettingError: Ray is asked for and the base is in memory, so that workers cannot open it.
+      IntrudersError: the cluster lacks the resources, or workers were lost; what is finished is kept.
+    """
     started = time.perf_counter()
-    if ray is False:
-        decomposed = _prepare_here(preparation, compute, out, progress)
-    else:
-        decomposed = prepare_on_ray(
-            base, preparation, selection, compute, out, ray=ray, cpus=cpus, gpus=gpus, progress=progress
+    if ray is not False and not isinstance(base, str | os.PathLike):
+        raise SettingError(
+            f"Ray was asked for, and the base is in memory ({type(base).__name__}); expected a path or a hub id that "
+            "workers can open; save it first"
         )
-    seconds = time.perf_counter() - started
-    return PreparedBase(
-        cache_at(out).where, len(preparation.matrices), decomposed, preparation.bytes, seconds
-    )
-
-
-def _prepare_here(
-    preparation: Preparation, compute: Compute, out: str | os.PathLike[str] | None, progress: Progress
-) -> int:
-    """Decompose one matrix after another, and return how many were not decomposed before."""
-    device = compute.torch_device()
     store = cache_at(out)
     store.require_writable()
     names = list(preparation.by_name)
     decomposed = 0
-    for done, name in enumerate(names):
-        progress("prepare", done, len(names))
-        decomposed += decompose(preparation.read(name, device), store)
-    progress("prepare", len(names), len(names))
-    return decomposed
+    if ray is False:
+        device = compute.torch_device()
+        for done, name in enumerate(names):
+            progress("prepare", done, len(names))
+            decomposed += decompose(preparation.read(name, device), store)
+        progress("prepare", len(names), len(names))
+    else:
+        from ..system.ray_cluster import finish_on_ray
+
+        def on_result(name: str, is_new: bool) -> None:
+            nonlocal decomposed
+            decomposed += is_new
+
+        where = store.where if is_url(store.where) else os.path.abspath(store.where)
+        finish_on_ray(
+            names,
+            PrepareOnRay(wherever_it_is(str(base)), selection, compute, where),
+            ray=ray,
+            cpus=cpus,
+            gpus=gpus,
+            what="matrices",
+            told=lambda _, done: progress("prepare", done, len(names)),
+            on_result=on_result,
+        )
+    seconds = time.perf_counter() - started
+    return PreparedBase(store.where, len(names), decomposed, preparation.bytes, seconds)
+
+
+@dataclass(frozen=True)
+class PrepareOnRay:
+    """The task of a worker: decompose the matrix of a given name, unless the cache has it."""
+
+    base: str
+    selection: Selection
+    compute: Compute
+    where: str  # folder or URL of the cache
+
+    def __call__(self, name: str) -> bool:
+        """Return whether the matrix was decomposed now."""
+        matrices = _opened_by_worker(self.base, self.selection)
+        return decompose(matrices.read(name, self.compute.torch_device()), cache_at(self.where))
+
+
+@lru_cache(maxsize=1)
+def _opened_by_worker(base: str, selection: Selection) -> Preparation:
+    """Open the base for the first matrix of a worker, and keep it for the others."""
+    return Preparation.of(base, selection)

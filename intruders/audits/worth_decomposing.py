@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..engine.coordinate_certificate import NAME, fits_coordinates
+from ..engine.certificates import NAME, fits_coordinates
 from ..engine.decisions import Decisions
 from ..engine.known_base import KnownBase
 from ..linalg.pair import Pair

@@ -1,4 +1,4 @@
-"""Figures for papers: one style, and each as PNG, SVG, and the numbers that it shows as CSV.
+"""Figures for papers: one style, colors for things in an order, and each as PNG, SVG, and its numbers as CSV.
 
 Colours are Okabe and Ito's and single-hue scales of even lightness, so that the colour-blind read them, and a
 grey print too; lines differ in dash and points in shape as well.
@@ -23,7 +23,7 @@ import pandas as pd
 
 from ..errors import ResultFileError, missing_extra, os_reason
 from ..system.files import user_path, write_atomically
-from .text import plural
+from .text import plural, shorten
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -163,3 +163,38 @@ def _file_names(drawings: Sequence[Drawing]) -> list[str]:
             name = f"{name[: _LONGEST - len(digest) - 1]}-{digest}"
         names.append(name)
     return names
+
+
+MANY = 12  # names that a legend tells apart by color and dash; above it, a color tells the order alone
+BAR_WIDTH = 1.3  # inches that the bar takes with its names
+_LIGHTEST = 0.88  # of viridis; what is above is too light for a line on white
+_NAMED = 6  # names beside the bar
+
+
+def evenly(count: int, most: int) -> list[int]:
+    """Return at most `most` of the positions 0, ..., `count` - 1: evenly apart, with the first and the last."""
+    if count <= most:
+        return list(range(count))
+    return [round(i * (count - 1) / (most - 1)) for i in range(most)]
+
+
+def order_colors(count: int) -> list[tuple[float, float, float, float]]:
+    """Return `count` colors (RGBA) from dark to light, which the color-blind and a gray print keep in order."""
+    from matplotlib import colormaps
+
+    return [colormaps["viridis"](_LIGHTEST * i / max(1, count - 1)) for i in range(count)]
+
+
+def add_order_bar(figure: Figure, axes: Axes, names: Sequence[str], title: str) -> None:
+    """Add the bar of these colors, with the names of the first, the last, and some between."""
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import ListedColormap, Normalize
+
+    count = len(names)
+    scale = ScalarMappable(Normalize(-0.5, count - 0.5), ListedColormap(order_colors(count)))
+    bar = figure.colorbar(scale, ax=axes)
+    named = evenly(count, _NAMED)
+    bar.ax.minorticks_off()
+    bar.set_ticks(named, labels=[shorten(names[i], 18) for i in named])
+    bar.ax.tick_params(labelsize=7)
+    bar.set_label(title, fontsize=8)

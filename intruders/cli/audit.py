@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..audits.audit_settings import AuditSettings, Compute
-from ..checkpoints.stored.demo_models import DEMO_ADAPTER
+from ..checkpoints.stored.locate import DEMO_ADAPTER
 from ..errors import SettingError
-from ..system.exit_status import ExitStatus
+from ..system.this_process import ExitStatus
 from . import options, setting_options
 from .command import examples
 from .output import (

@@ -20,7 +20,7 @@ def cache(
     clear: Annotated[bool, typer.Option("--clear", help="Remove all entries.")] = False,
 ) -> None:
     """Show the size of the base cache, or clear it."""
-    from ..audits.choose_cache import cache_at
+    from ..audits.base_cache import cache_at
     from ..errors import CacheError
     from ..system.files import user_path
     from ..system.remote_folder import is_url

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 
-from ..checkpoints.stored.demo_models import DEMO_ADAPTERS, DEMO_MODELS
+from ..checkpoints.stored.locate import DEMO_ADAPTERS, DEMO_MODELS
 
 
 def one_of(choices: Collection[str]) -> Callable[[str], list[str]]:

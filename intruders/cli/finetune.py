@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from ..system.exit_status import ExitStatus
+from ..system.this_process import ExitStatus
 from ..training.finetune_config import FinetuneConfig
 from . import options, setting_options
 from .command import examples

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..audits.audit_settings import AuditSettings, Compute
-from ..system.exit_status import ExitStatus
+from ..system.this_process import ExitStatus
 from . import options, setting_options
 from .command import examples
 from .output import check_json, check_limit, note, put_json, refusal_as_sarif, report_if_possible, resumable

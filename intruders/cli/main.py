@@ -11,10 +11,9 @@ import typer
 
 from ..errors import IntrudersError, missing_extra
 from ..models.quiet import hush_imports
-from ..system.allocator import keep_freed_memory, use_large_pages
-from ..system.busy_cores import leave_busy_cores
-from ..system.exit_status import ExitStatus
 from ..system.out_of_memory import is_out_of_memory, told_in_one_line
+from ..system.this_process import ExitStatus, keep_freed_memory, use_large_pages
+from ..system.versions import leave_busy_cores
 from ..version import __version__
 from .advise import advise
 from .attribute import attribute

@@ -15,7 +15,7 @@ import typer
 
 from ..charts.text import printable
 from ..errors import IntrudersError, MissingDependencyError, SettingError
-from ..system.exit_status import ExitStatus
+from ..system.this_process import ExitStatus
 
 WIDE = 1000  # columns where there is no terminal: a line of a file or a pipe is never broken
 

@@ -44,8 +44,7 @@ def prepare(
 
     Audits of adapters of this base then take a fraction of their time. Resumes where an earlier call ended.
     """
-    from ..audits.preparation import Preparation
-    from ..audits.prepare_base import prepare_chosen
+    from ..audits.prepare_base import Preparation, prepare_chosen
     from .progress import progress_bar
 
     preparation = Preparation.of(base, selection)

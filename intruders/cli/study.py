@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ..system.exit_status import ExitStatus
+from ..system.this_process import ExitStatus
 from . import options
 from .command import examples
 from .output import resumable

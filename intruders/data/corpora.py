@@ -1,4 +1,4 @@
-"""Texts that stand for what a model was pre-trained on, as documents."""
+"""Texts that stand for what a model was pre-trained on, as documents; and the files of local copies of public sets."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import re
 import warnings
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -16,9 +17,10 @@ from pathlib import Path
 from ..charts.text import plural
 from ..errors import SettingError, missing_extra
 from ..system.files import user_path
+from ..system.notes import errors_only
 from ..system.plugins import CORPORA, plugins_of
-from ..system.quiet_logger import errors_only
-from .local_copies import file_of_split, folder_of_copy
+from .hub_tasks import HUB_TASKS, files_of_copied_task
+from .local_copies import VARIABLE, file_of_split, folder_of_copy
 from .local_files import COMPRESSED, SUFFIXES, ending, open_text, read_rows
 from .values import as_text, is_missing, require_utf8
 
@@ -347,3 +349,19 @@ def _sample(documents: Sequence[str], most: int | None, seed: int) -> list[str]:
         return list(documents)
     chosen = sorted(random.Random(f"documents {seed}").sample(range(len(documents)), most))
     return [documents[index] for index in chosen]
+
+
+def files_of_copies(tasks: Iterable[str], texts: Iterable[str]) -> dict[str, list[Path]]:
+    """Return the files of every copy that these tasks and texts are read from, by ``NAME in INTRUDERS_DATA``.
+
+    A set that comes from the hub has none. Neither has a copy that cannot be used: the error comes where it is loaded.
+    """
+    files: dict[str, list[Path]] = {}
+    for name in tasks:
+        if name in HUB_TASKS:
+            with suppress(SettingError):
+                files[name] = files_of_copied_task(name)
+    for name in texts:
+        with suppress(SettingError):
+            files |= files_of_copied_corpora(name)
+    return {f"{name} in {VARIABLE}": of_copy for name, of_copy in files.items() if of_copy}

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import SettingError, missing_extra
-from ..system.quiet_logger import errors_only
+from ..system.notes import errors_only
 from .local_copies import digest_of_files, file_of_split, folder_of_copy
 from .local_files import DataFile, ending, read_rows
 from .task import SPLITS, Example, Kind, Score, Task

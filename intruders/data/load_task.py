@@ -13,13 +13,12 @@ from ..settings import told_at
 from ..system.files import user_path
 from ..system.plugins import TASKS, plugins_of
 from .columns import Columns
+from .generated_tasks import GROUPS, pydoc_topics, word_problems
 from .hub_tasks import HUB_TASKS, hub_task
 from .local_copies import folder_of_copy
 from .local_files import COMPRESSED, SUFFIXES, ending, local_task
-from .pydoc_topics import GROUPS, pydoc_topics
 from .task import Task, checked
 from .values import require_utf8
-from .word_problems import word_problems
 
 _SUBTASKS = {f"pydoc-topics-{group}": group for group in range(1, len(GROUPS) + 1)}
 _COLUMNS_IN_NAMES = {

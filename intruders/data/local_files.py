@@ -22,10 +22,8 @@ from ..charts.text import plural
 from ..errors import SettingError, all_lines
 from ..system.files import user_path
 from .columns import Columns
-from .conversations import NotTextError, causal_example
-from .final_number import final_number
-from .task import Example, Kind, Task
-from .values import as_text, empty_value, is_missing
+from .task import Example, Kind, Task, final_number
+from .values import NotTextError, as_text, causal_example, empty_value, is_missing
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow")  # each may have .gz behind it
 COMPRESSED = (

@@ -1,11 +1,14 @@
-"""The records of a task, whatever its source."""
+"""The records of a task, whatever its source; the number that scores an answer in words, and the names of tasks."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import math
+import os
+import re
 import warnings
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
@@ -159,3 +162,40 @@ def _fingerprint(examples: list[Example]) -> dict[str, int | str]:
             content["conversation"] = asdict(example.conversation)
         digest.update(json.dumps(content, sort_keys=True).encode() + b"\n")
     return {"rows": len(examples), "sha256": digest.hexdigest()}
+
+
+def names_given(given: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[str]:
+    """Return one name or path, or several, as a list of texts.
+
+    >>> names_given("pydoc"), names_given(("pydoc", "notes.txt"))
+    (['pydoc'], ['pydoc', 'notes.txt'])
+    """
+    if isinstance(given, str | os.PathLike):
+        return [os.fspath(given)]
+    return [os.fspath(name) for name in given]
+
+
+_UNSIGNED = r"(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?"
+_NUMBER = re.compile(
+    rf"(?P<sign>-?)(?:\\[dt]?frac\{{(?P<above>-?{_UNSIGNED})\}}\{{(?P<below>-?{_UNSIGNED})\}}"
+    rf"|(?P<first>{_UNSIGNED})(?:/(?P<divisor>{_UNSIGNED}))?)"
+)
+
+
+def final_number(text: str) -> float | None:
+    r"""Return the last number in ``text``, without thousands separators; None if it has no number.
+
+    A fraction, written ``a/b`` or as LaTeX does, is one number.
+
+    >>> final_number("8 / 2 = 4, so 1,204.50"), final_number(r"\frac{1}{2}"), final_number("-3/4"), final_number("none")
+    (1204.5, 0.5, -0.75, None)
+    """
+    numbers = [*_NUMBER.finditer(text.replace(",", "").replace("\N{MINUS SIGN}", "-"))]
+    if not numbers:
+        return None
+    last = numbers[-1]
+    value = float(last["above"] or last["first"])
+    divisor = float(last["below"] or last["divisor"] or 1)
+    if divisor == 0 or not math.isfinite(value):
+        return None
+    return -value / divisor if last["sign"] else value / divisor

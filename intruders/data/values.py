@@ -1,4 +1,4 @@
-"""Single values of a data file: which of them are missing, and which are text."""
+"""What the values of a data file are: missing, text, or a conversation, which a chat template renders later."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from ..errors import SettingError
 from ..system.files import as_utf8, is_utf8
+from .task import Conversation, Example, Message
 
 _SHOWN = 8  # rows that an error names
 
@@ -73,3 +74,92 @@ def described(value: Any) -> str:
     if is_list(value):
         return "a list"
     return "an object" if isinstance(value, dict) else f"a value of type {type(value).__name__}"
+
+
+_KEYS = {"role", "content"}
+
+
+class NotTextError(SettingError):
+    """A message has tool calls, an image or another part that is no text."""
+
+
+def causal_example(names: Sequence[str], values: Sequence[Any], origin: str) -> Example:
+    """Return the example of a row: prompt and completion as texts or as messages, or a complete conversation.
+
+    Args:
+      names: the columns: prompt and completion, or only the conversation.
+      values: the values of these columns in this row.
+      origin: the location of the row, for errors.
+
+    Raises:
+      NotTextError: a message has more than a text.
+      SettingError: a value is neither text nor messages, or the last message is not an answer of the assistant.
+    """
+    if len(names) == 1:
+        messages = _messages(values[0], names[0], origin)
+        return _of_conversation(names[0], origin, messages[:-1], messages[-1:])
+    if any(map(is_list, values)):
+        prompt, completion = (
+            _messages(value, name, origin) for name, value in zip(names, values, strict=True)
+        )
+        return _of_conversation(names[1], origin, prompt, completion)
+    prompt_text, completion_text = (
+        as_text(value, name, origin) for name, value in zip(names, values, strict=True)
+    )
+    if not completion_text:
+        raise empty_value(names[1], origin)
+    return Example(text=prompt_text, target=completion_text, origin=origin)
+
+
+def _of_conversation(
+    name: str, origin: str, prompt: tuple[Message, ...], completion: tuple[Message, ...]
+) -> Example:
+    if not prompt or not completion or completion[-1][0] != "assistant":
+        raise SettingError(
+            f"column {name!r} of {origin} does not end with an answer to a prompt; expected messages before it, "
+            "and a last one with the role 'assistant'"
+        )
+    return Example(
+        text="\n".join(content for _, content in prompt),
+        target=completion[-1][1],
+        origin=origin,
+        conversation=Conversation(prompt, completion),
+    )
+
+
+def _messages(value: Any, name: str, origin: str) -> tuple[Message, ...]:
+    if not is_list(value):
+        raise SettingError(
+            f"column {name!r} of {origin} is {described(value)}; expected a list of messages with role and content"
+        )
+    return tuple(
+        _message(message, f"message {number} in column {name!r} of {origin}")
+        for number, message in enumerate(value, start=1)
+    )
+
+
+def _message(message: Any, where: str) -> Message:
+    """Return role and content of a message; parts of text are one text, as chat templates join them."""
+    given: dict[str, Any] = {}
+    if isinstance(message, dict):
+        given = {key: value for key, value in message.items() if value is not None}
+    role: Any = given.get("role")
+    content: Any = given.get("content")
+    parts = [content] if isinstance(content, str) else [*content] if is_list(content) else []
+    texts = [text for part in parts if (text := _text_of(part)) is not None]
+    if given.keys() == _KEYS and isinstance(role, str) and parts and len(texts) == len(parts):
+        return role, whole("".join(texts), where)
+    said = (
+        f"{where} is not a role and a content of text; expected "
+        '{"role": "user", "content": "..."} and nothing else'
+    )
+    if given.keys() - _KEYS or len(texts) < len(parts):
+        raise NotTextError(f"{said}; leave out rows with tool calls or images with --drop-not-text")
+    raise SettingError(said)
+
+
+def _text_of(part: Any) -> str | None:
+    """Return a content, or the text of a part of one; None for an image and whatever else a part may be."""
+    if isinstance(part, dict) and part.get("type") == "text":
+        part = part.get("text")
+    return part if isinstance(part, str) else None

@@ -1,7 +1,11 @@
 """The certificates that need no dense decomposition of the tuned matrices, cheapest first.
 
-The vectors of a batch are computed more closely in rounds, until every leading vector is decided, or until more
-accuracy is out of reach. Matrices that need no more leave the rounds.
+`coordinates` decides low-rank updates of bases that are known whole, in the base's coordinates. It needs no start at
+random, no probe and no product in single precision. What it leaves open, because singular values are too close or a
+cosine is within the stated error of epsilon, is left to the others.
+
+For these the vectors of a batch are computed more closely in rounds, until every leading vector is decided, or until
+more accuracy is out of reach. Matrices that need no more leave the rounds.
 """
 
 from __future__ import annotations
@@ -12,20 +16,21 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..linalg.batched import Batched
+from ..linalg.coordinates import Coordinates
 from ..linalg.krylov import BLOCK, KrylovSpace, may_hide_copies, refine
 from ..linalg.low_rank import LowRank
 from ..linalg.operators import Dense
 from ..linalg.overlap import Intervals, overlap_intervals
 from ..linalg.pair import Pair
+from ..linalg.products import Batched
 from ..linalg.ritz import Triplets
+from ..linalg.secular import CoordinateCosines, LeadingVectors, coordinate_cosines, far_below, leading_vectors
 from ..linalg.svd import gram_svd
-from .base_vectors import LOOSE_ANGLE, BaseVectors
-from .decisions import Decisions, decide_dense
-from .known_base import KnownBase
+from ..linalg.whole_base import WholeBase
+from .decisions import Decisions, MeasuredUpdate, decide_dense
+from .known_base import LOOSE_ANGLE, BaseVectors, KnownBase
 from .moment_certificate import bound_by_moments
-from .spectral_change import spectral_change
-from .update_size import MeasuredUpdate
+from .spectral_change import SpectralChange, change_in_coordinates, spectral_change
 
 # Angle (as a sine) to which vectors are computed at most before the moment certificate is tried.
 _TIGHT_ANGLE = 0.02
@@ -41,8 +46,9 @@ _MOST_ROUNDS = 16
 _ROOM = 64
 # Steps of the random chain that looks for directions of an update beyond its leading ones.
 _SEARCH_STEPS = 4
-# Bounds are compared with epsilon at this distance: they come from single-precision products.
-_MARGIN = 1e-4
+# Bounds are compared with epsilon at this distance: they come from single-precision products, or from sums in the
+# base's coordinates in double precision.
+_MARGIN, _COORDINATE_MARGIN = 1e-4, 1e-9
 _NAMES = ("overlap", "mass", "moment", "")
 
 
@@ -250,3 +256,81 @@ def _certificates(by_overlap: Tensor, by_mass: Tensor, intruder: Tensor) -> list
 def _is_rank_deficient(triplets: Triplets, k: int) -> Tensor:
     """Return a mask of matrices with fewer than k singular values that single precision tells from zero."""
     return triplets.values[:, k - 1] <= 1e-5 * triplets.values[:, 0]
+
+
+NAME = "coordinates"
+# The problem in coordinates has 2r unknowns a vector: beyond this share of the smaller side products with the matrix
+# itself cost less.
+_LARGEST_SHARE = 8
+LARGEST_RANK = 64
+
+
+def fits_coordinates(rank: int, k: int, shape: torch.Size) -> bool:
+    """Return whether updates of that rank of matrices of that shape are decided in coordinates."""
+    smaller = min(shape[-2:])
+    return 0 < rank <= min(LARGEST_RANK, smaller // _LARGEST_SHARE) and 4 * (k + 4) <= smaller
+
+
+def coordinates_of(batch: Pair, whole: WholeBase, k: int) -> Coordinates | None:
+    """Return a batch in its bases' coordinates, or None where it is not decided there."""
+    tuned = batch.tuned
+    if not isinstance(tuned, LowRank) or not fits_coordinates(tuned.rank, k, batch.base.shape):
+        return None
+    return Coordinates.of(whole, tuned.svd())
+
+
+def decide_in_coordinates(
+    coordinates: Coordinates,
+    whole: WholeBase,
+    k: int,
+    epsilon: float,
+    base_count: int,
+    update: MeasuredUpdate,
+    known: KnownBase,
+) -> tuple[Decisions, Tensor]:
+    """Decide the k leading vectors of a batch, and return a mask ``(batch)`` of matrices left open.
+
+    Both ends of a max cosine are the number itself; what rounding and the base's decomposition may have done to it
+    counts in the decision.
+    """
+    leading = leading_vectors(coordinates.problem(), k, allowed=far_below(coordinates.off))
+    cosines = coordinate_cosines(coordinates, leading, whole.off)
+    intruder, resembles = decided(cosines, epsilon)
+    decisions = Decisions(
+        values=leading.values,
+        lower=cosines.cosines,
+        upper=cosines.cosines,
+        intruder=intruder,
+        certificate=[[NAME] * k for _ in range(len(intruder))],
+        ambiguous=torch.zeros_like(intruder),
+        base_values=whole.values[:, :base_count],
+        similarity=leading.rows[:, :, :base_count].mT.abs(),
+        change=_change(coordinates, leading, k),
+        update=update,
+        known=known,
+    )
+    return decisions, ~(intruder | resembles).all(-1)
+
+
+def decided(cosines: CoordinateCosines, epsilon: float) -> tuple[Tensor, Tensor]:
+    """Masks ``(batch, k)`` of intruders, and of vectors that resemble a base vector."""
+    return cosines.upper < epsilon - _COORDINATE_MARGIN, cosines.lower >= epsilon + _COORDINATE_MARGIN
+
+
+def _change(coordinates: Coordinates, leading: LeadingVectors, k: int) -> SpectralChange:
+    """Measure how the leading triplets moved from their coordinates: inner products are the same there."""
+    update = coordinates.update()
+    p = coordinates.values.shape[-1]
+    values = coordinates.values[:, : k + 1]
+    none = torch.zeros_like(values)
+    no_vectors = values.new_zeros(len(values), 0, 0)
+    base = Triplets(values, no_vectors, no_vectors, none, none)
+    products = update.apply_transpose(leading.rows)
+    products[..., :p] += leading.rows[..., :p] * coordinates.values.unsqueeze(-2)
+    right = products / leading.values.unsqueeze(-1).clamp_min(torch.finfo(values.dtype).tiny)
+    after = torch.cat(
+        [leading.values, leading.floor.clamp_max(torch.finfo(values.dtype).max).unsqueeze(-1)], -1
+    )
+    residuals = torch.nn.functional.pad(leading.residuals, (0, 1))
+    tuned = Triplets(after, leading.rows, right, residuals, torch.zeros_like(after))
+    return change_in_coordinates(base, tuned, update, k)

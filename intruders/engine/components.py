@@ -1,4 +1,4 @@
-"""Single singular triplets of tuned matrices, to the accuracy that changing the weights needs.
+"""Single singular triplets of tuned matrices, to the accuracy that changing the weights needs, and of a base.
 
 An audit knows which of the k leading vectors are wanted and their singular values, but it computed the vectors
 only as well as its decisions needed. Here they are computed again. An intruder is mostly the update's doing,
@@ -18,9 +18,10 @@ from ..linalg.full_precision import full_precision
 from ..linalg.krylov import BLOCK, KrylovSpace, converge
 from ..linalg.low_rank import LowRank
 from ..linalg.operators import Dense, Update
-from ..linalg.own_random import own_generator
 from ..linalg.pair import Pair
-from ..linalg.svd import leading_svd, settle_clusters
+from ..linalg.random_directions import own_generator
+from ..linalg.svd import dense_svd, leading_svd, settle_clusters
+from .known_base import KnownBase
 
 # Largest sine of the angle between a computed vector and the true one. Turned by it, a component s y v^T moves by
 # at most about this share of s times the vectors' largest entries: well below 1e-3 of the matrix's largest entry.
@@ -234,3 +235,30 @@ def converged_components(space: KrylovSpace, count: int, angle: float, rounds: i
     return Components(
         *(part[0, :count].double() for part in (triplets.values, triplets.left, triplets.right))
     )
+
+
+# Sine of the angle to the true vectors: far below the rounding of single-precision weights.
+_ANGLE = 1e-9
+_ROUNDS = 12
+_STEPS = 12
+
+
+@full_precision()
+def base_directions(matrix: Tensor, k: int, known: KnownBase | None = None) -> Components:
+    """Compute the ``k`` leading singular triplets of a matrix ``(m, n)``, in double precision.
+
+    ``known`` is what an audit has computed of it (a base cache's entry): a start that spares passes, and changes
+    nothing about the result beyond rounding.
+    """
+    wide = matrix.double()
+    if min(wide.shape) > _SMALL * (k + BLOCK):
+        operator = Dense(wide.unsqueeze(0))
+        space = KrylovSpace.empty(operator)
+        if known is not None and not known.is_complete:
+            space.grow(known.basis.to(wide.device).double())
+        space.grow_randomly(BLOCK, max(_STEPS, k // 2))
+        parts = converged_components(space, k, _ANGLE, _ROUNDS)
+        if parts is not None:
+            return parts
+    svd = dense_svd(wide)
+    return Components(svd.values[:k], svd.left[:k], svd.right[:k])

@@ -19,16 +19,12 @@ from dataclasses import replace
 
 import torch
 
-from ..linalg.covered_devices import is_covered
-from ..linalg.full_precision import full_precision
+from ..linalg.full_precision import full_precision, is_covered
 from ..linalg.pair import Pair
 from ..linalg.svd import dense_svd, gram_svd, leading_count
-from .base_vectors import WHOLE_BELOW, least_side
-from .certificates import decide_by_certificates
-from .coordinate_certificate import coordinates_of, decide_in_coordinates
-from .decisions import Decisions, decide_dense
-from .known_base import KnownBase
-from .update_size import MeasuredUpdate, measure_update
+from .certificates import coordinates_of, decide_by_certificates, decide_in_coordinates
+from .decisions import Decisions, MeasuredUpdate, decide_dense, measure_update
+from .known_base import WHOLE_BELOW, KnownBase, least_side
 
 # Below this smaller side the dense decompositions of both matrices are the fastest way.
 DENSE_BELOW = 128

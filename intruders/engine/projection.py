@@ -16,11 +16,10 @@ from ..linalg.operators import Dense, Update
 from ..linalg.orthonormal import orthonormalize
 from ..linalg.pair import Pair
 from ..linalg.ritz import Triplets
-from ..linalg.small_cores import eigh
 from ..linalg.spiked_threshold import Spectrum, sampled_spectra, spiked_threshold
-from ..linalg.svd import leading_count
+from ..linalg.svd import eigh, leading_count
+from .decisions import MeasuredUpdate, measure_update
 from .known_base import KnownBase
-from .update_size import MeasuredUpdate, measure_update
 
 # Leading directions of the update that are followed, and rows that they and their powers may take.
 _FOLLOWED = 8

@@ -19,13 +19,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..linalg.batched import Batched
 from ..linalg.low_rank import LowRank
 from ..linalg.operators import Update
-from ..linalg.products import rounding
+from ..linalg.products import Batched, rounding
 from ..linalg.ritz import Triplets
-from ..linalg.small_cores import eigvalsh
-from ..linalg.svd import CLUSTER_TOLERANCE
+from ..linalg.svd import CLUSTER_TOLERANCE, eigvalsh
 
 # Largest errors: of an angle, as a sine; of a mean squared sine or a share, absolute.
 ANGLE_ERROR, SHARE_ERROR = 0.05, 0.01

@@ -15,8 +15,7 @@ from ..audits.result.audit_result import Audit
 from ..checkpoints.stored.names import ModulePath, module_paths
 from ..data.columns import Columns
 from ..data.corpora import Corpora, digests_of, load_all
-from ..data.names_given import names_given
-from ..data.task import Task
+from ..data.task import Task, names_given
 from ..errors import SettingError
 from ..linalg.low_rank import LowRank
 from ..measures.intervals import RESAMPLES, Interval, expanded_percentiles

@@ -23,11 +23,10 @@ from ..measures.losses import DocumentLosses
 from ..measures.measure_settings import NO_HARNESS, HarnessSettings, LossSettings, ScoreSettings
 from ..measures.outcome import Outcome, TaskOutcome
 from ..measures.sensitivities import SingularDirections, sensitivities, task_batches
-from ..mitigation.elsewhere import not_audited
 from ..mitigation.live_weights import LiveInterventions
 from ..mitigation.remedies.interpolate import Interpolate
 from ..mitigation.remedies.remedy import Case, Remedy
-from ..mitigation.tuned_matrices import TunedMatrices
+from ..mitigation.tuned_matrices import TunedMatrices, not_audited
 from ..models.answers import graded
 from ..models.finetuned_folder import FinetunedFolder
 from ..models.loading_settings import Loading, require_whole_weights

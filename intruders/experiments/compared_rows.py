@@ -11,12 +11,11 @@ from ..errors import IntrudersError, NonFiniteError, SettingError
 from ..measures.outcome import Outcome, joined
 from ..measures.sensitivities import SingularDirections
 from ..mitigation.remedies.at_random import RANDOM, at_random
-from ..mitigation.remedies.controls import Complement, Neighbours
+from ..mitigation.remedies.controls import Complement, EqualNorm, EqualOutput, EqualSize, Neighbours
 from ..mitigation.remedies.doses import Doses
 from ..mitigation.remedies.every_remedy import published_remedy
 from ..mitigation.remedies.interpolate import Interpolate
 from ..mitigation.remedies.intruders import ScaledIntruders
-from ..mitigation.remedies.matched import EqualNorm, EqualOutput, EqualSize
 from ..mitigation.remedies.remedy import Case, Remedy
 from ..mitigation.remedies.remedy_table import INTRUDERS, SHRINK_OUTPUT, TOP
 from ..mitigation.remedies.surgery import Surgery

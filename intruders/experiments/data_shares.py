@@ -9,7 +9,7 @@ from typing import Any
 from ..data.corpora import Corpora, documents_in
 from ..data.halves import halves_of_corpus, halves_of_task
 from ..data.task import Example, Task
-from ..system.json_digest import json_digest
+from ..system.digests import json_digest
 
 # The least number of documents per corpus, and of examples per task, in a first pass, with as many that follow it.
 _LEAST_OF_A_PASS = 3

@@ -17,7 +17,7 @@ from ..checkpoints.stored.names import tensor_of
 from ..data.columns import Columns
 from ..data.corpora import digests_of
 from ..data.load_task import described_task
-from ..data.names_given import names_given
+from ..data.task import names_given
 from ..errors import SettingError
 from ..linalg.low_rank import LowRank
 from ..measures.kept_outcomes import digest_of_intruders

@@ -21,10 +21,10 @@ from ..measures.measure_settings import NO_LOSSES, NO_SCORES, LossSettings, Scor
 from ..measures.outcome import Outcome
 from ..measures.task_score import score_of_answers, scored_examples
 from ..mitigation.live_weights import LiveInterventions
-from ..mitigation.norm_left import norm_left
+from ..mitigation.mitigation_result import norm_left
+from ..mitigation.remedies.controls import EqualOutput
 from ..mitigation.remedies.every_remedy import remedy_named
 from ..mitigation.remedies.intruders import ScaledIntruders
-from ..mitigation.remedies.matched import EqualOutput
 from ..mitigation.remedies.remedy import Case, Remedy
 from ..mitigation.remedies.remedy_table import INTRUDERS, SHRINK_OUTPUT
 from ..mitigation.tuned_matrices import TunedMatrices

@@ -6,12 +6,12 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from ..checkpoints.pairing.sides_on_disk import sides_on_disk
+from ..checkpoints.pairing.open_sides import sides_on_disk
 from ..data.corpora import Corpora
 from ..data.task import Task
 from ..errors import SettingError
 from ..mitigation.remedies.doses import Doses as DosesRemedy
-from ..models.model_digest import digest_of_model
+from ..models.base_model import digest_of_model
 from .experiment_settings import WEIGHTS, HealSettings
 from .heal_bench import open_to_heal
 from .healing import Healing

@@ -96,6 +96,7 @@ class Learning:
         self._keep, self._told = keep, told
         groups = [{"params": list(learnable.tensors), "lr": learnable.rate} for learnable in learnables]
         self._adam = torch.optim.Adam(groups, betas=_BETAS, eps=_EPS)
+        self._learns_weights = len(learnables) > 1
         self._weight = weight
         self._step = 0
         self._best: tuple[Measured, list[Tensor]] | None = None
@@ -168,7 +169,9 @@ class Learning:
         the tuned model's, which is allowed by definition.
         """
         last = [tensor.detach().clone() for tensor in self._tensors]
-        low, high = _BEYOND, 1.0
+        if self._learns_weights and self.measured[-1].text_loss is not None:
+            return  # weights need not be moved away from the tuned model: that would cost the task what it has left
+        low, high = (0.0 if self._learns_weights else _BEYOND), 1.0
         for _ in range(_HALVINGS):
             middle = (low + high) / 2
             self._go(last, middle)

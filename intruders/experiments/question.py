@@ -15,23 +15,22 @@ from ..audits.audit_settings import ANYWHERE, AS_USUAL, AuditSettings, Compute
 from ..audits.result.audit_result import Audit
 from ..checkpoints.opening.open import Opened
 from ..checkpoints.pairing.names_of_base import with_stacks_of
-from ..checkpoints.pairing.open_sides import open_sides
+from ..checkpoints.pairing.open_sides import open_sides, sides_on_disk
 from ..checkpoints.pairing.pair_sides import pair_sides
 from ..checkpoints.pairing.pairing import PairedMatrix
-from ..checkpoints.pairing.sides_on_disk import sides_on_disk
 from ..checkpoints.stored.checkpoint import Checkpoint
 from ..checkpoints.stored.selection import EVERY_MATRIX
-from ..checkpoints.writing.own_tokenizer import own_tokenizer_files
+from ..checkpoints.writing.companions import own_tokenizer_files
 from ..data.columns import Columns
 from ..data.load_task import load_task
 from ..data.task import Example, Task
+from ..models.base_model import digest_of_model
 from ..models.encoding import fitting
 from ..models.finetuned_folder import data_seed_of
 from ..models.loading_settings import AS_STORED, Loading
-from ..models.model_digest import digest_of_model
 from ..models.stored_dtype import recorded_dtypes
 from ..models.tuned_model import open_for_task
-from ..settings.seeds import check_seeds
+from ..settings.numbers import check_seeds
 from ..system.files import user_path
 from ..system.folders import working_folder
 from ..system.progress import Progress, silent

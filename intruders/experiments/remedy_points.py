@@ -21,7 +21,7 @@ from .yardstick import Yardstick
 class UpdateSizes:
     """Norm and output energy of what a remedy leaves of all tuned tensors together, 1 being the tuned model's.
 
-    :func:`intruders.mitigation.norm_left.norm_left` is of the changed matrices alone.
+    :func:`intruders.mitigation.mitigation_result.norm_left` is of the changed matrices alone.
     """
 
     def __init__(self, bench: Bench, cases: Sequence[Case], inputs: Mapping[str, Tensor]) -> None:

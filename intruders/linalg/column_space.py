@@ -23,8 +23,8 @@ import torch
 from torch import Tensor
 
 from .operators import Dense
-from .own_random import own_generator
 from .products import times_transpose
+from .random_directions import own_generator
 from .svd import CLUSTER_TOLERANCE
 
 # The Gram matrix is taken in strips of this many rows, up to its diagonal.

@@ -25,10 +25,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from .batched import Batched
 from .low_rank import LowRank
-from .small_cores import eigvalsh
-from .svd import DenseSVD
+from .products import Batched
+from .svd import DenseSVD, eigvalsh
 from .whole_base import WholeBase, columns_times, times_columns
 
 # Numbers that weighted copies of F may have at once.

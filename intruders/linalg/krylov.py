@@ -16,11 +16,10 @@ from torch import Tensor
 from .low_rank import LowRank
 from .operators import Dense, Operator, Sum
 from .orthonormal import GrowingRows, orthonormalize
-from .own_random import own_generator
 from .products import rounding
+from .random_directions import own_generator
 from .ritz import Triplets, angle_bounds
-from .small_cores import eigh
-from .svd import cluster_ids
+from .svd import cluster_ids, eigh
 
 # Rows of a block. A narrow block reaches a higher polynomial degree for the same basis size, which is what
 # flat spectra need: on SmolLM2-135M's projections 24 steps of 4 rows resolve what 10 steps of 16 do not. Blocks of 8

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .own_random import own_generator
+from .random_directions import own_generator
 
 # A row of which projections leave less than this many roundings is refilled: what is left of it is noise, and noise
 # of sparse rows can lie in the very span that was projected out.

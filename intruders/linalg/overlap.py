@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .batched import Batched
+from .products import Batched
 from .ritz import Triplets
 from .svd import are_alone, cluster_projections
 

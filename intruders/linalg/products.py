@@ -1,4 +1,4 @@
-"""Products of a few rows with a large matrix, which are nearly all of the engine's time.
+"""Products of a few rows with a large matrix, which are nearly all of the engine's time; and the batches they are of.
 
 On CPUs, torch multiplies single-precision matrices by MKL, whose thin products are two to three times slower than
 oneDNN's on processors that MKL does not favour (and no faster on others: both read the matrix once). torch has oneDNN
@@ -10,7 +10,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from functools import cache
+from math import prod
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -109,3 +112,78 @@ def _has_linear() -> bool:
         return False
     wanted = rows.double() @ matrix.double().mT
     return bool((product - wanted).abs().max() <= 1e-5 * wanted.abs().max())
+
+
+# Numbers that are made at once.
+_AT_ONCE = 2**20
+
+
+def made_by_rows(
+    rows: Callable[[slice], Tensor], shape: Sequence[int], dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """Return a tensor whose rows are made some at a time and rounded to ``dtype``, once.
+
+    Args:
+      rows: gives the rows at a slice, of any floating-point type.
+      shape: (rows, ...).
+      dtype: of the tensor.
+      device: of the tensor.
+
+    >>> made_by_rows(lambda at: torch.arange(4.0)[at], (4,), torch.bfloat16, torch.device("cpu"))
+    tensor([0., 1., 2., 3.], dtype=torch.bfloat16)
+    """
+    made = torch.empty(*shape, dtype=dtype, device=device)
+    step = max(1, _AT_ONCE // max(1, prod(shape[1:])))
+    for first in range(0, shape[0], step):
+        some = slice(first, first + step)
+        made[some] = rows(some)
+    return made
+
+
+class Batched:
+    """A dataclass whose fields are tensors, or values of this kind, with the matrices as their first dimension."""
+
+    def select(self, index: Tensor) -> Self:
+        """Return the values of the matrices at ``index`` (a vector of integers)."""
+        return type(self)(**{name: _selected(value, index) for name, value in _fields(self).items()})
+
+    def repeated(self, count: int) -> Self:
+        """Repeat a batch of one matrix ``count`` times, without copies."""
+        return type(self)(**{name: _repeated(value, count) for name, value in _fields(self).items()})
+
+    @classmethod
+    def together(cls, groups: Sequence[Self]) -> Self:
+        """Join the matrices of groups, whose values have equal shapes but for their numbers."""
+        return cls(**{name: _joined([getattr(group, name) for group in groups]) for name in _names(cls)})
+
+    def with_rows(self, index: Tensor, other: Self) -> Self:
+        """Replace the values of the matrices at ``index`` by those of ``other``."""
+        others = _fields(other)
+        return type(self)(
+            **{name: _replaced(value, index, others[name]) for name, value in _fields(self).items()}
+        )
+
+
+def _names(kind: Any) -> list[str]:
+    return [field.name for field in fields(kind)]
+
+
+def _joined(values: Sequence[Any]) -> Any:
+    first = values[0]
+    return torch.cat(list(values)) if isinstance(first, Tensor) else type(first).together(values)
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    return {name: getattr(value, name) for name in _names(value)}
+
+
+def _selected(value: Any, index: Tensor) -> Any:
+    return value[index] if isinstance(value, Tensor) else value.select(index)
+
+
+def _repeated(value: Any, count: int) -> Any:
+    return value.expand(count, *value.shape[1:]) if isinstance(value, Tensor) else value.repeated(count)
+
+
+def _replaced(value: Any, index: Tensor, other: Any) -> Any:
+    return value.index_copy(0, index, other) if isinstance(value, Tensor) else value.with_rows(index, other)

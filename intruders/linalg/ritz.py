@@ -8,7 +8,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from .batched import Batched
+from .products import Batched
 from .svd import CLUSTER_TOLERANCE, cluster_ids
 
 # A gap that an unconverged neighbour may have closed.

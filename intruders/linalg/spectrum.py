@@ -7,8 +7,7 @@ from torch import Tensor
 
 from .krylov import KrylovSpace
 from .ritz import Triplets
-from .small_cores import eigh
-from .svd import cluster_ids
+from .svd import cluster_ids, eigh
 
 # Triplets with a larger angle (a sine) to the true ones are left to the probes.
 _CONVERGED = 0.02

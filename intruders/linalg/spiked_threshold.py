@@ -28,7 +28,7 @@ from torch import Tensor
 
 from .krylov import BLOCK, KrylovSpace
 from .operators import Dense, Operator
-from .own_random import own_generator
+from .random_directions import own_generator
 from .ritz import Triplets
 from .svd import leading_count
 

@@ -19,9 +19,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .batched import Batched
 from .full_precision import full_precision
-from .products import is_shared
+from .products import Batched, is_shared
 from .svd import DenseSVD, dense_svd, gram_svd
 
 # Singular values below this share of the largest are noise in the eigenvalues of the Gram matrix, or their vectors on

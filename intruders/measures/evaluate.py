@@ -7,18 +7,18 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from ..checkpoints.pairing.sides_on_disk import on_disk
+from ..checkpoints.pairing.open_sides import on_disk
 from ..data.corpora import Corpora, load_all
 from ..data.halves import halves_of_corpus, halves_of_task
 from ..data.load_task import load_task
 from ..data.task import Task
 from ..errors import SettingError
+from ..models.base_model import digest_of_model
 from ..models.finetuned_folder import data_seed_of
 from ..models.loading_settings import AS_STORED, Loading
-from ..models.model_digest import digest_of_model
 from ..models.stored_dtype import dtype_name, dtype_to_load, recorded_dtypes
 from ..models.tuned_model import base_location, check_for_task, weights_of
-from ..settings.seeds import check_seeds
+from ..settings.numbers import check_seeds
 from ..system.callers_process import apart_from_caller
 from ..system.files import user_path
 from ..system.folders import working_folder

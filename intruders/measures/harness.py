@@ -15,7 +15,7 @@ from typing import Any
 from ..errors import SettingError, missing_extra
 from ..models.quiet import quiet_transformers
 from ..models.tuned_model import OpenedModel
-from ..system.quiet_logger import errors_only
+from ..system.notes import errors_only
 from .measure_settings import HarnessSettings
 
 _BATCH = 8

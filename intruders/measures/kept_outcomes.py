@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ..audits.result.audit_result import Audit
+from ..system.digests import json_digest
 from ..system.files import write_atomically
-from ..system.json_digest import json_digest
 from .outcome import Outcome
 
 FOLDER = "evaluations"

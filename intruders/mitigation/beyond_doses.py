@@ -13,8 +13,7 @@ from ..checkpoints.pairing.names_of_base import under_common_names
 from ..checkpoints.pairing.pair_sides import pair_sides
 from ..checkpoints.pairing.side import Side, sides_of
 from ..checkpoints.stored.checkpoint import Checkpoint
-from ..checkpoints.stored.matching import match_names
-from ..checkpoints.stored.names import may_be_same, tensor_of
+from ..checkpoints.stored.names import match_names, may_be_same, tensor_of
 from ..checkpoints.stored.selection import EVERY_MATRIX
 from ..checkpoints.stored.tied import HEADS, tied_uses, ties
 from ..errors import SettingError, some_of

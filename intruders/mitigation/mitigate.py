@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
-from ..audits.audit import audited_whole
+import torch
+
+from ..audits.audit import audit_pairing, audited_whole
 from ..audits.audit_settings import ANYWHERE, AS_USUAL, AuditSettings, Compute
 from ..audits.base_cache import MemoryCache
 from ..audits.result.audit_result import Audit
@@ -16,25 +18,25 @@ from ..checkpoints.opening.open import Source
 from ..checkpoints.pairing.names_of_base import under_common_names
 from ..checkpoints.pairing.open_sides import named_sides, open_sides
 from ..checkpoints.pairing.pair_sides import pair_sides
+from ..checkpoints.pairing.pairing import PairedMatrix, Pairing
 from ..checkpoints.stored.checkpoint import Checkpoint
 from ..checkpoints.writing.lora_adapter import Rank
 from ..checkpoints.writing.shards import SHARD_BYTES
 from ..errors import SettingError
 from ..linalg.low_rank import LowRank
+from ..linalg.pair import Pair
 from ..system.callers_process import usual_settings
 from ..system.progress import Progress, silent
 from ..system.result_protocol import Result
 from .beyond_doses import require_same_head
-from .cases import reached
-from .left_out import warn_of_tensors_left_out
 from .mitigation_result import MitigatedMatrix, Mitigation, UsedRemedy
-from .recheck import audit_after
 from .remedies.every_remedy import remedy_named
 from .remedies.remedy import Case, Remedy
 from .remedies.remedy_table import ALL, INTRUDERS
 from .targets.choose_target import choose_target
+from .targets.new_adapter import warn_of_tensors_left_out
 from .targets.target import ChangedMatrix
-from .tuned_matrices import TunedMatrices
+from .tuned_matrices import TunedMatrices, reached
 
 RECORD = "intruders.json"
 
@@ -243,4 +245,53 @@ def _record(case: Case, remedy: Remedy, update: LowRank | None, norm_after: floa
         rank_after=None,
         relative_error=0.0,
         exists=remedy.exists(case),
+    )
+
+
+def audit_after(
+    before: Audit,
+    old: Sequence[PairedMatrix],
+    new: Pairing,
+    changed: Collection[str],
+    compute: Compute,
+    progress: Progress,
+) -> Audit:
+    """The audit of ``new``, with the settings of ``before``.
+
+    A matrix that is not among the ``changed``, and whose written update is bit for bit the one that was audited, keeps
+    its row: there is nothing to compute again.
+    """
+    started = time.perf_counter()
+    rows = {matrix.name: matrix for matrix in before.matrices}
+    by_name = {pair.name: pair for pair in old}
+    same = {
+        pair.name
+        for pair in new.pairs
+        if pair.name in rows
+        and pair.name not in changed
+        and pair.name in by_name
+        and _are_equal(by_name[pair.name].load(), pair.load())
+    }
+    again = audit_pairing(
+        replace(new, pairs=[pair for pair in new.pairs if pair.name not in same]),
+        AuditSettings.of(before),
+        compute,
+        progress,
+    )
+    matrices = {matrix.name: matrix for matrix in again.matrices} | {name: rows[name] for name in same}
+    return replace(
+        again,
+        matrices=[matrices[pair.name] for pair in new.pairs if pair.name in matrices],
+        seconds=time.perf_counter() - started,
+        settings={**before.settings, "matched": again.settings["matched"]},
+    )
+
+
+def _are_equal(first: Pair | None, second: Pair | None) -> bool:
+    """Return whether base and update are the same numbers, in the same form."""
+    if first is None or second is None or len(first.parts) != len(second.parts):
+        return False
+    return all(
+        part.dtype == other_part.dtype and torch.equal(part, other_part)
+        for part, other_part in zip(first.parts, second.parts, strict=True)
     )

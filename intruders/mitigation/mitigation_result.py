@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -11,7 +12,6 @@ from ..system.plain_values import from_plain, plain
 from ..system.result_protocol import JsonResult
 from ..system.versions import installed_versions
 from ..version import __version__
-from .norm_left import norm_left
 from .remedies.remedy import Remedy
 from .remedies.remedy_table import TOP
 
@@ -183,3 +183,9 @@ class Mitigation(JsonResult):
             seconds=document["totals"]["seconds"],
             versions=document["versions"],
         )
+
+
+def norm_left(before: Iterable[float], after: Iterable[float]) -> float:
+    """Return ``sqrt(sum ||W' - W0||_F^2 / sum ||W - W0||_F^2)`` from the norms by matrix; 1 without an update."""
+    whole = math.fsum(norm**2 for norm in before)
+    return math.sqrt(math.fsum(norm**2 for norm in after) / whole) if whole > 0 else 1.0

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from ..data.final_number import final_number
-from ..data.task import ANSWER_TOKENS, Example, Task
+from ..data.task import ANSWER_TOKENS, Example, Task, final_number
+from .chat import ends_of_answers
 from .encoding import (
     IGNORED,
     batches_by_length,
@@ -22,7 +22,6 @@ from .encoding import (
     labels_of_next,
     pad_token_id,
 )
-from .ends import ends_of_answers
 from .token_losses import losses_and_hits
 from .tuned_model import OpenedModel
 

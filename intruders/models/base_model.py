@@ -1,4 +1,4 @@
-"""Base models for training: what transformers can load, train and save, from an alias, a path or a hub id.
+"""Base models for training: what transformers loads, trains and saves, by alias, path or hub id; and their digest.
 
 Two real models install from PyPI. MiniLM is a plain folder already. SmolLM2 comes as one quantized GGUF file,
 which transformers loads but then refuses to train or save; it is de-quantized once into the user's cache.
@@ -10,11 +10,15 @@ import io
 from contextlib import redirect_stderr
 from pathlib import Path
 
+import xxhash
+
+from ..checkpoints.opening.many_sources import digest_of
 from ..checkpoints.opening.other_formats import other_format
-from ..checkpoints.stored.demo_models import DEMO_MODELS, DemoModel
-from ..checkpoints.stored.locate import locate
-from ..checkpoints.stored.training_folder import where_training_stopped, without_kept_state
+from ..checkpoints.stored.locate import DEMO_MODELS, DemoModel, locate
+from ..checkpoints.stored.model_folder import where_training_stopped, without_kept_state
+from ..checkpoints.writing.companions import own_tokenizer_files
 from ..errors import CacheError, CheckpointError, DiskFullError, os_reason, some_of
+from ..system.digests import add_files
 from ..system.files import user_path
 from ..system.folders import atomic_folder, follow_umask
 
@@ -127,3 +131,24 @@ def _write_dequantized(gguf: Path, folder: Path) -> None:
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
         tokenizer.model_max_length = config.max_position_embeddings
         tokenizer.save_pretrained(folder)
+
+
+def digest_of_model(source: str) -> str:
+    """128 bits of what is read of a model: of an adapter its config, its tensors and a tokenizer of its own.
+
+    A demo model in a GGUF file is de-quantized first. Its name means the copy from then on, so the digest would
+    otherwise be another one before the first use on a machine than after it.
+
+    Raises:
+      CheckpointError: it cannot be found or read.
+      MissingDependencyError: it is a demo model whose package is not installed.
+    """
+    if source in DEMO_MODELS:
+        base_model_location(source)
+    of_weights = digest_of(source)
+    files = own_tokenizer_files(source)
+    if not files:
+        return of_weights
+    digest = xxhash.xxh3_128(of_weights.encode())
+    add_files(digest, files)
+    return digest.hexdigest()

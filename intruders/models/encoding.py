@@ -11,8 +11,7 @@ from torch import Tensor
 
 from ..data.task import Example
 from ..errors import SettingError
-from .chat import rendered
-from .ends import end_in_template, learned_end
+from .chat import end_in_template, learned_end, rendered
 
 _TRAINED = (
     "shorten it, raise --max-length up to what the model has, or leave such rows out with --drop-too-long"

@@ -1,7 +1,8 @@
-"""Models and tokenizers through transformers' auto classes."""
+"""Models and tokenizers through transformers' auto classes, the tokenizer of an adapter among them."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..checkpoints.stored.locate import locate
+from ..checkpoints.writing.companions import own_tokenizer_files
 from ..data.task import Kind
 from ..errors import CheckpointError, MissingDependencyError, first_line, some_of
 from ..system.files import as_given
@@ -215,3 +218,37 @@ def _knows_no_token(tokenizer: Any) -> bool:
     """Return whether there is no token for a text, beside the special ones and the mark of a space."""
     special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
     return len(set(tokenizer.get_vocab()) - special - set(tokenizer.all_special_tokens)) < 2
+
+
+def as_trained(tokenizer: Any, source: str, model: Any) -> tuple[Any, list[str]]:
+    """Return the tokenizer that an adapter was trained with, and notes if it is not its base's.
+
+    Args:
+      tokenizer: the base's.
+      source: the adapter.
+      model: that the tokens are for. A token beyond its embeddings cannot be read, so then only the chat template is
+        taken.
+    """
+    if not own_tokenizer_files(source):
+        return tokenizer, []
+    try:
+        own = load_tokenizer(str(locate(source)))
+    except CheckpointError:
+        note = (
+            f"transformers cannot load the tokenizer beside adapter {source!r}, so its base's is used; results are "
+            "wrong if the adapter was trained with another chat template or other tokens"
+        )
+        return tokenizer, [note]
+    template = getattr(own, "chat_template", None)
+    has_template = template is not None and template != getattr(tokenizer, "chat_template", None)
+    tokens = own.get_vocab()
+    has_tokens = tokens != tokenizer.get_vocab()
+    if has_tokens and max(tokens.values(), default=0) < len(model.get_input_embeddings().weight):
+        if template is None:
+            own.chat_template = getattr(tokenizer, "chat_template", None)
+        return own, [f"the tokenizer is that of adapter {source!r}, whose tokens differ from its base's"]
+    if not has_template:
+        return tokenizer, []
+    written_so = copy.copy(tokenizer)  # the base may go on to be measured with its own
+    written_so.chat_template = template
+    return written_so, [f"the chat template is that of adapter {source!r}, which differs from its base's"]

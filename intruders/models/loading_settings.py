@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import SettingError
 from ..settings import Settings, setting
-from ..system.devices import device_named
+from ..system.versions import device_named
 
 if TYPE_CHECKING:
     import torch

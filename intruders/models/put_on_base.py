@@ -1,19 +1,19 @@
-"""A PEFT adapter put on its base, and signs that it was trained on another base."""
+"""A PEFT adapter put on its base, signs that it was trained on another base, and the model without it for a while."""
 
 from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..checkpoints.adapters.adapter_config import AdapterConfig
 from ..checkpoints.opening.named_base import other_base_note
 from ..checkpoints.stored.locate import locate
 from ..errors import CheckpointError, PairingError, first_line, some_of
-from .resized_vocabulary import resize_as_stored
 from .task_fit import adapter_config
 
 _FACTOR = re.compile(r"(?P<module>.+)\.lora_(?P<factor>[AB])\.weight")
@@ -184,3 +184,78 @@ def untrained_names(source: str, missing: Any) -> list[str]:
 
     brought = list(load_peft_weights(str(locate(source)), device="cpu"))
     return [name for name in missing if not any(key.endswith(f".{name}") for key in brought)]
+
+
+def resize_as_stored(model: Any, source: str, location: str, stored: Mapping[str, Tensor]) -> list[str]:
+    """Give the base the embeddings' rows that an adapter stores, and return a note if their number differed.
+
+    PEFT saves embeddings and output head with an adapter if the number of tokens was changed before the training
+    (``resize_token_embeddings``), and loads them only into as many rows.
+
+    Args:
+      model: the base at ``location``.
+      source: the adapter.
+      location: of the base.
+      stored: the tensors of the adapter, as PEFT names them.
+
+    Raises:
+      CheckpointError: the rows of the output head are not stored, so that those of new tokens would be random.
+    """
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    rows = _stored_rows(model, embedding, stored)
+    before = len(embedding.weight)
+    if rows is None or rows == before:
+        return []
+    is_apart = head is not None and head.weight is not embedding.weight
+    if is_apart and rows > before and _stored_rows(model, head, stored) != rows:
+        raise CheckpointError(
+            f"adapter {source!r} has embeddings of {rows:,} tokens, and base {location!r} of {before:,}, but it has no "
+            "weights of the output head for the others, which would be random; save it again with "
+            "save_embedding_layers=True"
+        )
+    model.resize_token_embeddings(rows, mean_resizing=False)
+    note = (
+        f"adapter {source!r} was trained with {rows:,} tokens and base {location!r} has {before:,}, so the embeddings "
+        "are resized as they were for the training"
+    )
+    return [note]
+
+
+def _stored_rows(model: nn.Module, module: Any, stored: Mapping[str, Tensor]) -> int | None:
+    """Return the rows of a module's weight in an adapter, which wraps it under several names; None if it has none."""
+    name = next(name for name, other in model.named_modules() if other is module)
+    for key, tensor in stored.items():
+        # A factor of a LoRA on the head, (r, n), is no weight of it.
+        is_weight = (
+            key.startswith(f"base_model.model.{name}.") and key.endswith(".weight") and ".lora_" not in key
+        )
+        if is_weight and tensor.dim() == 2 and tensor.shape[1] == module.weight.shape[1]:
+            return len(tensor)
+    return None
+
+
+@contextmanager
+def without_adapters(model: Any) -> Iterator[None]:
+    """Turn the adapters off within the block.
+
+    PEFT's own switch makes all of their parameters trainable when it turns them on again, also those that a method
+    has frozen; the layers' flags alone do not.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils.other import AuxiliaryTrainingWrapper
+
+    layers: list[Any] = [
+        m for m in model.modules() if isinstance(m, BaseTunerLayer | AuxiliaryTrainingWrapper)
+    ]
+    if not any(isinstance(layer, BaseTunerLayer) for layer in layers):  # prompts
+        with model.disable_adapter():
+            yield
+        return
+    flags = [layer._disable_adapters for layer in layers]
+    try:
+        for layer in layers:
+            layer._disable_adapters = True
+        yield
+    finally:
+        for layer, flag in zip(layers, flags, strict=True):
+            layer._disable_adapters = flag

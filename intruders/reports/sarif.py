@@ -18,7 +18,7 @@ from ..audits.result import left_open
 from ..audits.result.audit_result import Audit
 from ..charts.text import number, plural
 from ..checkpoints.merges.verdict import NOT_PROVED, TOO_SMALL, WRONG
-from ..checkpoints.merges.verification import Verification
+from ..checkpoints.merges.verify import Verification
 from ..checkpoints.opening.model_sum import is_sum, split_sum
 from ..errors import IntrudersError, in_one_line, some_of
 from ..system.files import as_utf8, user_path, write_atomically

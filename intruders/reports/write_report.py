@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..audits.result.audit_result import Audit
-from ..audits.scales.critical_scales_result import CriticalScales
-from ..audits.scales.scales_of_audit import scales_beside, scales_for
+from ..audits.scales.critical_scales_result import CriticalScales, scales_beside, scales_for
 from ..checkpoints.stored.names import natural_order
-from ..data.names_given import names_given
+from ..data.task import names_given
 from ..errors import ResultFileError, SettingError
 from ..experiments.healing import RECORD as HEALING
 from ..system.files import user_path

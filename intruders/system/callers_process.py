@@ -4,14 +4,35 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import random
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
+import numpy as np
 import torch
 
-from .importing_process import IMPORTING_PROCESS
-from .random_state import random_state_kept
+from .this_process import IMPORTING_PROCESS
+
+
+@contextmanager
+def random_state_kept(*, on_all_devices: bool = True) -> Iterator[None]:
+    """Give the generators of Python, numpy and torch their state back after the block.
+
+    Args:
+      on_all_devices: whether the generators of all CUDA devices are kept, or that of the current one alone. Asking for
+        one takes memory on its device, and a process of a distributed training uses no other than its own.
+    """
+    devices: list[int] = []
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        devices = list(range(torch.cuda.device_count())) if on_all_devices else [torch.cuda.current_device()]
+    in_python, in_numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices):
+        try:
+            yield
+        finally:
+            random.setstate(in_python)
+            np.random.set_state(in_numpy)
 
 
 @contextmanager

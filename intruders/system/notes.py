@@ -1,9 +1,11 @@
-"""Warnings as a person reads them: one plain line, without Python's file and line."""
+"""What a terminal is told besides results: warnings as one plain line, and no log of another library."""
 
 from __future__ import annotations
 
+import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -40,3 +42,15 @@ def as_note(
     """
     kind = "" if category is UserWarning else f" ({category.__name__})"
     return f"note: {' '.join(str(message).split())}{kind}\n"
+
+
+@contextmanager
+def errors_only(library: str) -> Iterator[None]:
+    """Let the logger of a library log errors only within the block; restore its level afterwards."""
+    logger = logging.getLogger(library)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

@@ -15,9 +15,8 @@ from typing import Any, Generic, TypeVar
 import torch
 
 from ..errors import IntrudersError
-from .allocator import keep_freed_memory
-from .exit_status import ExitStatus
 from .notes import show_warnings_as_notes
+from .this_process import ExitStatus, keep_freed_memory
 
 _PATIENCE = 10  # seconds for a process to end by itself
 

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from ..errors import IntrudersError, SettingError, first_line, in_one_line, missing_extra
-from .allocator import keep_freed_memory
 from .notes import show_warnings_as_notes
+from .this_process import keep_freed_memory
 
 _RETRIES = 3  # of an item whose worker was killed
 

@@ -27,8 +27,8 @@ from ..system.files import stop_on_full_disk
 from ..system.folders import removed_if_unused, scratch_folder
 from ..system.versions import machine, versions
 from .budget_clamp import BudgetClamp
-from .callback.a_movement import StartOfA
 from .callback.callback import IntruderCallback
+from .callback.training_start import StartOfA
 from .finetune_config import FinetuneConfig
 from .methods import make_optimizer, save_model
 from .oplora import ProjectedUpdates

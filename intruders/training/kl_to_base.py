@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..models.without_adapters import without_adapters
+from ..models.put_on_base import without_adapters
 from .finetune_config import FinetuneConfig
 
 

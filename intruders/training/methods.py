@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from ..checkpoints.adapters.adapter_config import fields_of_base
-from ..checkpoints.adapters.starts import changes_the_base
+from ..checkpoints.adapters.peft_types import changes_the_base
 from ..checkpoints.stored.matrices import holds_experts
 from ..errors import SettingError
 from ..models.base_model import base_model_location

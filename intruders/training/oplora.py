@@ -16,9 +16,8 @@ from torch import Tensor, nn
 from transformers import TrainerCallback
 
 from ..audits.audit_settings import AS_USUAL
-from ..audits.base_cache import content_key
-from ..audits.choose_cache import store_of_bases
-from ..engine.base_directions import base_directions
+from ..audits.base_cache import content_key, store_of_bases
+from ..engine.components import base_directions
 from ..engine.known_base import KnownBase
 from ..errors import SettingError
 from .adapted_modules import AdaptedModule, adapted_modules

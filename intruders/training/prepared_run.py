@@ -1,8 +1,9 @@
-"""What a run trains from: its rows, and the model prepared by its method."""
+"""What a run trains from: its rows, and the model prepared by its method, with the attention that is quickest."""
 
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,8 @@ from ..models.encoding import context_length, encode_classification, encode_comp
 from ..models.loading import load_model, load_tokenizer
 from ..models.task_fit import refuse_masked
 from .arguments import resolved_precision, steps_of_warmup, training_arguments
-from .attention_of_short_rows import attend_by_products_if_short
 from .callback.text_loss import TextLoss
-from .config_checks import check_steps
-from .finetune_config import FinetuneConfig
+from .finetune_config import FinetuneConfig, check_steps
 from .kl_to_base import KLToBase
 from .methods import go_on_from, prepare, prepared_for_qlora, save_start
 from .replay import Replay, ReplaySampler, read_replay, replayed_text
@@ -176,3 +175,25 @@ def _measured_text(config: FinetuneConfig) -> Corpus | None:
         return None
     text = TextLoss(config.loss_on, config.loss_documents, config.loss_tokens)
     return Corpus(config.loss_on, text.documents)
+
+
+_LONGEST = 128  # tokens
+
+
+def attend_by_products_if_short(model: Any, longest: int, precision: str) -> None:
+    """Let a model compute attention by products and a softmax (transformers' ``eager``) where that is quicker.
+
+    The fused kernel keeps no scores, and its gradient computes them again in small tiles. In bf16 on a processor that
+    takes longer than the products where rows are short (``python -m benchmarks.attention_of_short_rows``).
+
+    Args:
+      model: of transformers, before it is wrapped.
+      longest: tokens of the longest row.
+      precision: ``bf16``, ``fp16`` or ``fp32``, as it trains.
+    """
+    is_fused = getattr(model.config, "_attn_implementation", None) == "sdpa"
+    if is_fused and precision == "bf16" and longest <= _LONGEST and model.device.type == "cpu":
+        with warnings.catch_warnings():
+            # transformers 5.24 reads a property that it deprecated.
+            warnings.simplefilter("ignore", FutureWarning)
+            model.set_attn_implementation("eager")

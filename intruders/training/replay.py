@@ -16,8 +16,7 @@ from torch.utils.data import Sampler
 from ..data.corpora import Corpus, load_corpora
 from ..errors import SettingError
 from ..models.encoding import IGNORED
-from .config_checks import rows_of_text
-from .finetune_config import FinetuneConfig
+from .finetune_config import FinetuneConfig, rows_of_text
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import xxhash
 from ..data.corpora import Corpus
 from ..data.task import Task
 from ..errors import SettingError
-from ..system.file_digests import add_files
+from ..system.digests import add_files
 from ..system.files import user_path
 from .finetune_config import FinetuneConfig
 from .run_folder import RunFolder

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ..data.columns import Columns
 from ..models.loading_settings import DTYPES
 from ..settings import Settings, setting
-from ..settings.seeds import A_SEED, SEEDS
+from ..settings.numbers import A_SEED, SEEDS
 from .method_table import FROZEN_A, METHODS, Method
 
 

@@ -17,7 +17,7 @@ from ..data.task import Task
 from ..errors import NonFiniteError
 from ..models.answers import outcomes_until_decided
 from ..models.encoding import IGNORED, labels_of_next
-from ..models.target_loss import in_single
+from ..models.token_losses import in_single
 from ..models.tuned_model import OpenedModel
 from .kl_to_base import KLToBase
 from .replay import ReplaySampler

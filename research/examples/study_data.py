@@ -23,8 +23,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from intruders.data.corpora import Corpus
+from intruders.data.generated_tasks import word_problems
 from intruders.data.halves import halves_of_corpus
-from intruders.data.word_problems import word_problems
 
 HELD_OUT = 100  # instructions that are not trained on
 REPORTED = 500  # examples of a task whose loss is measured

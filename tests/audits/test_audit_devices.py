@@ -14,7 +14,7 @@ from intruders.audits.audit_settings import Compute
 from intruders.audits.batches import device_for
 from intruders.engine import decide as decide_module
 from intruders.errors import SettingError
-from intruders.linalg import covered_devices
+from intruders.linalg import full_precision
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -59,7 +59,7 @@ def test_auto_takes_cuda_only_where_the_proofs_cover_it(
     covered: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(covered_devices, "is_covered", lambda device: covered or device.type == "cpu")
+    monkeypatch.setattr(full_precision, "is_covered", lambda device: covered or device.type == "cpu")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert Compute("auto").torch_device() == (CUDA if covered else CPU)
@@ -68,7 +68,7 @@ def test_auto_takes_cuda_only_where_the_proofs_cover_it(
 def test_a_device_that_is_named_and_not_covered_decides_in_full_and_says_so(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for module in (covered_devices, decide_module):
+    for module in (full_precision, decide_module):
         monkeypatch.setattr(module, "is_covered", lambda device: False)
     with pytest.warns(UserWarning, match="on device 'cpu' are not known to be as exact as the proofs need"):
         certificates = {record[-1] for record in records(device="cpu")}

@@ -193,10 +193,7 @@ def test_size_and_clear(tmp_path: Path) -> None:
     audit(*models(), cache=store)
     files = entries(store.folder)
     assert store.size() == (2, sum(path.stat().st_size for path in files))
-    (files[0].parent / "left-by-a-kill.partial").write_bytes(b"half")
     sibling(files[0]).write_bytes(b"half a download")
-    (files[0].parent / "tmp0a.partial").mkdir()  # of the downloads of earlier versions
-    (files[0].parent / "tmp0a.partial" / files[0].name).write_bytes(b"half a download")
     (files[0].parent / f"{'0' * len(files[0].stem)}.safetensors").mkdir()  # a folder is no entry
     keepsake = store.folder / "notes.txt"
     keepsake.write_text("not an entry")
@@ -319,7 +316,7 @@ def test_what_another_user_may_not_remove_stays(open_folder: Path) -> None:
     [mine, theirs] = entries(open_folder)
     theirs.parent.chmod(0o555)
     mine.parent.chmod(0o777)
-    (theirs.parent / "left-by-a-kill.partial").touch()
+    sibling(theirs).touch()
     with another_user():
         assert DiskCache(open_folder).clear() == (1, 1)
     assert entries(open_folder) == [theirs]

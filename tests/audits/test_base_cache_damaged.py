@@ -197,29 +197,6 @@ def test_what_a_kill_leaves_is_removed_by_the_next_entry_beside_it_and_no_sooner
     assert {path.suffix for path in tmp_path.glob("*/*")} == {".safetensors"}
 
 
-def test_what_kills_of_earlier_versions_left_is_removed_when_it_is_old(tmp_path: Path) -> None:
-    key, known = a_key_and_what_is_known()
-    folder = tmp_path / key[0]
-    folder.mkdir()
-    ages = {
-        f"{0:016x}.partial": 25,
-        ".tmpAb3dE9": 25,
-        f"{1:016x}.partial": 1,
-        "mine.partial": 9000,
-        ".tmpAb3dE8": 1,
-        "notes.txt": 9000,
-    }
-    for name, hours in ages.items():
-        (folder / name).write_bytes(b"half")
-        then = time.time() - hours * 3600
-        os.utime(folder / name, (then, then))
-    DiskCache(tmp_path).write(key, known)
-    kept = {f"{1:016x}.partial", "mine.partial", ".tmpAb3dE8", "notes.txt", f"{key}.safetensors"}
-    assert {path.name for path in folder.iterdir()} == kept
-    DiskCache(tmp_path).clear()
-    assert {path.name for path in folder.iterdir()} == {"notes.txt"}
-
-
 def test_a_network_folder_without_locks_keeps_entries(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

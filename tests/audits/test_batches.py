@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from intruders.audits.batches import Batch, read_batches
+from intruders.audits.batches import Batch, of_one_model, read_batches
 from intruders.checkpoints.pairing.pairing import PairedMatrix
 from intruders.errors import NonFiniteError
 from intruders.linalg.low_rank import LowRank
@@ -15,7 +15,7 @@ from intruders.linalg.pair import Pair
 
 def read(base: Tensor, tuned: Tensor | LowRank) -> Batch:
     pair = PairedMatrix("w", (base.shape[0], base.shape[1]), None, lambda: Pair(base, tuned))
-    (batch,) = read_batches([pair], torch.device("cpu"), False, [])
+    (batch,) = read_batches(of_one_model([pair]), torch.device("cpu"))
     return batch
 
 

@@ -128,7 +128,7 @@ def test_a_matrix_that_is_not_finite_is_refused_by_name(tmp_path: Path) -> None:
 
 
 def test_the_size_is_told_before(tmp_path: Path) -> None:
-    from intruders.audits.preparation import Preparation
+    from intruders.audits.prepare_base import Preparation
 
     preparation = Preparation.of(model(), AS_AUDITED)
     prepared = intruders.prepare(model(), out=tmp_path)

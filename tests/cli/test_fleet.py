@@ -18,7 +18,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from intruders.audits.fleet.kept_blocks import KeptBlocks
+from intruders.audits.fleet.fleet_files import FleetFiles
 from tests.checkpoints.models import saved, tiny_llama
 from tests.commands import forked, in_this_process
 from tests.mitigation.hot import hot_llama
@@ -114,15 +114,15 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_killed_it_goes_on_with_what_is_finished(large: Path, tmp_path: Path, stop: signal.Signals) -> None:
     """The tables are those of an undisturbed run. It is killed when its first block is kept."""
     arguments = [f"{large}/base", f"{large}/adapters/*", "--no-cache", "--out", str(tmp_path / "out")]
-    waiting, keep = multiprocessing.get_context("fork").Event(), KeptBlocks.keep
+    waiting, keep = multiprocessing.get_context("fork").Event(), FleetFiles.keep
 
-    def keep_one(blocks: KeptBlocks, *given: Any) -> None:
-        keep(blocks, *given)
+    def keep_one(files: FleetFiles, *given: Any) -> None:
+        keep(files, *given)
         waiting.set()
         time.sleep(600)
 
     def first_block() -> None:
-        with mock.patch.object(KeptBlocks, "keep", keep_one):
+        with mock.patch.object(FleetFiles, "keep", keep_one):
             done = in_this_process("fleet", *arguments)
         (tmp_path / "said").write_text(done.stderr)
         os._exit(done.returncode)
@@ -140,7 +140,7 @@ def test_killed_it_goes_on_with_what_is_finished(large: Path, tmp_path: Path, st
     blocks = tmp_path / "out" / "blocks"
     assert len(list(blocks.glob("*.parquet"))) == 1
     kept: list[str] = []
-    with mock.patch.object(KeptBlocks, "keep", lambda *given: (kept.append(given[1]), keep(*given))):
+    with mock.patch.object(FleetFiles, "keep", lambda *given: (kept.append(given[1]), keep(*given))):
         assert in_this_process("fleet", *arguments).returncode == 0
     assert len(kept) == LAYERS - 1, "the block that is there is not judged again"
     assert not list(blocks.glob("*.parquet"))  # the adapters have files of their own

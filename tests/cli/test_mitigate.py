@@ -12,8 +12,7 @@ import pytest
 import torch
 
 from intruders.errors import SettingError
-from intruders.mitigation.remedies.position import Position
-from intruders.mitigation.remedies.remedy import ShareRemedy
+from intruders.mitigation.remedies.remedy import Position, ShareRemedy
 from intruders.settings import setting
 from tests.cli.in_an_app import run
 from tests.mitigation.hot import deviation, merged_from

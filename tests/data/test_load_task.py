@@ -12,9 +12,9 @@ import pandas as pd
 import pytest
 
 from intruders.data.columns import Columns
+from intruders.data.generated_tasks import word_problems
 from intruders.data.load_task import described_task, load_task
 from intruders.data.task import Conversation, Example, Task, checked
-from intruders.data.word_problems import word_problems
 from intruders.errors import SettingError
 from tests.json_lines import write_rows
 

@@ -136,7 +136,7 @@ def keys_within_matrix() -> set[str]:
 
 
 def columns_of_audit() -> set[str]:
-    from intruders.audits.result.parquet_form import vector_schema
+    from intruders.audits.result.vector_table import vector_schema
 
     return set(vector_schema().names)
 
@@ -182,13 +182,13 @@ def extras() -> set[str]:
 
 
 def exit_statuses() -> set[str]:
-    from intruders.system.exit_status import ExitStatus
+    from intruders.system.this_process import ExitStatus
 
     return {str(int(status)) for status in ExitStatus}
 
 
 def exit_statuses_of_a_gate() -> set[str]:
-    from intruders.system.exit_status import ExitStatus
+    from intruders.system.this_process import ExitStatus
 
     return exit_statuses() - {str(int(ExitStatus.NOT_TOLD))}  # verify alone
 

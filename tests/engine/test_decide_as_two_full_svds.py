@@ -14,10 +14,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from intruders.engine.base_vectors import COMPLETE_BELOW
 from intruders.engine.decide import DENSE_BELOW, decide
-from intruders.engine.decisions import Decisions
-from intruders.engine.update_size import measure_update
+from intruders.engine.decisions import Decisions, measure_update
+from intruders.engine.known_base import COMPLETE_BELOW
 from intruders.linalg.low_rank import LowRank
 from intruders.linalg.pair import Pair
 from tests.matrices import (

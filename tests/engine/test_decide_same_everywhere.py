@@ -10,7 +10,7 @@ import torch
 
 from benchmarks.inputs import llm_like, lora_update
 from intruders.engine import decide as decide_module
-from intruders.engine.base_directions import base_directions
+from intruders.engine.components import base_directions
 from intruders.engine.decide import decide
 from intruders.engine.decisions import Decisions
 from intruders.linalg.low_rank import LowRank

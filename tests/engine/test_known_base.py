@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from intruders.engine.base_vectors import BaseVectors
-from intruders.engine.known_base import KnownBase
+from intruders.engine.known_base import BaseVectors, KnownBase
 from intruders.linalg.operators import Dense
 
 

@@ -21,10 +21,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from intruders.linalg.coordinate_cosines import coordinate_cosines
 from intruders.linalg.coordinates import Coordinates
-from intruders.linalg.leading_secular import far_below, leading_vectors
 from intruders.linalg.low_rank import LowRank
+from intruders.linalg.secular import coordinate_cosines, far_below, leading_vectors
 from intruders.linalg.svd import CLUSTER_TOLERANCE
 from intruders.linalg.whole_base import WholeBase
 from tests.matrices import (

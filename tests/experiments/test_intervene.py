@@ -345,8 +345,8 @@ def load_model(folder: Path) -> dict[str, torch.Tensor]:
 def test_weights_in_memory_are_the_formula_and_come_back(tmp_path: Path) -> None:
     from intruders.checkpoints.pairing.open_sides import open_sides
     from intruders.checkpoints.pairing.pair_sides import pair_sides
-    from intruders.mitigation.cases import read_cases
     from intruders.mitigation.remedies.intruders import ScaledIntruders
+    from intruders.mitigation.tuned_matrices import read_cases
 
     base = tiny_gpt2()
     saved(base, tmp_path / "base")

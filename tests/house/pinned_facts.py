@@ -33,7 +33,7 @@ def options() -> list[str]:
 def columns() -> list[str]:
     """One line per column of a study's tables, of an audit's Parquet and of a fleet's, with its Arrow type."""
     from intruders.audits.fleet.fleet_table import COLUMNS as ADAPTERS
-    from intruders.audits.result.parquet_form import vector_schema
+    from intruders.audits.result.vector_table import vector_schema
     from intruders.studies.tables.table_columns import COLUMNS, arrow_schema
 
     tables = {**{table: arrow_schema(table) for table in COLUMNS}, "audit": vector_schema()}

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -18,7 +17,6 @@ import torch
 from jsonschema import Draft202012Validator
 
 import intruders
-from intruders.audits.fleet.kept_blocks import KeptBlocks
 from intruders.audits.result.audit_result import Audit
 from intruders.audits.scales.critical_scales_result import CriticalScales
 from intruders.errors import ResultFileError
@@ -72,11 +70,10 @@ WRITTEN: dict[str, str] = {
     "studies/work/study_folder.py": "study/study.json",
     "experiments/choose_scale.py": "in the document of the scales, under choice",
     "studies/run_study.py": "what one call did; the results are the tables of the folder",
-    "audits/fleet/adapter_files.py": "in the metadata of a file whose audit has its own number",
-    "audits/fleet/kept_blocks.py": "kept work: another number is computed again",
+    "audits/fleet/fleet_files.py": "kept work: another number is computed again",
     "cli/plugins.py": "a list for the terminal, which no command reads",
     "measures/kept_outcomes.py": "kept work: another number is measured again",
-    "training/callback/start_digests.py": "beside the trace of a training, and read by one that resumes it alone",
+    "training/callback/training_start.py": "beside the trace of a training, and read by one that resumes it alone",
     "training/callback/kept_state.py": "beside the weights of a training that goes on, and read by that training alone",
     "measures/kl_on_task.py": "in the folder of a study's run, whose tables have its numbers",
     "measures/output_energy.py": "in the folder of a study's run, whose tables have its numbers",
@@ -250,7 +247,6 @@ def test_an_intervention_without_values_of_documents_is_refused_in_words() -> No
 
 def test_a_fleet_of_schema_1_is_read_without_what_the_report_says(tmp_path: Path) -> None:
     shutil.copy(FIXTURES / "adapters.parquet", tmp_path)
-    shutil.copy(FIXTURES / "vectors.parquet", tmp_path)
     rows = pq.read_table(FIXTURES / "adapters.parquet").to_pylist()
     assert [row["status"] for row in rows] == ["audited", "refused"]
     fleet = intruders.FleetAudit.load(tmp_path)
@@ -258,34 +254,10 @@ def test_a_fleet_of_schema_1_is_read_without_what_the_report_says(tmp_path: Path
     assert fleet.records() == [
         {name: value for name, value in row.items() if name not in opinions} for row in rows
     ]
-    assert len(fleet.to_pandas()) == pq.read_table(FIXTURES / "vectors.parquet").num_rows > 0
     document = json.loads(NEWEST["fleet.json"].read_text(encoding="utf-8"))
     assert fleet.to_document()["totals"] == document["totals"]
     with pytest.raises(ResultFileError, match="run intruders fleet again"):
         fleet.audit(0)
-
-
-def test_a_folder_of_a_fleet_of_schema_1_gets_a_file_per_adapter_without_a_new_audit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The folder, base and adapters are as the version before wrote them."""
-    shutil.copytree(FIXTURES.parent / "fleet-schema-1", tmp_path, dirs_exist_ok=True)
-    monkeypatch.chdir(tmp_path)
-    before = intruders.FleetAudit.load("fleet")
-    vectors = before.to_pandas()
-    monkeypatch.setattr(KeptBlocks, "keep", lambda *given: pytest.fail("a block is audited again"))
-    fleet = intruders.audit_fleet("base", ["adapter-1", "adapter-2", "missing"], cache=False, out="fleet")
-    files = sorted(file.relative_to("fleet").parts[0] for file in Path("fleet").rglob("*.parquet"))
-    assert files == ["adapters.parquet", "vectors", "vectors"]
-    assert not (Path("fleet") / "finished").exists()
-    keys = ["adapter", "name", "index"]
-    pd.testing.assert_frame_equal(
-        fleet.to_pandas().sort_values(keys, ignore_index=True), vectors.sort_values(keys, ignore_index=True)
-    )
-    same = [name for name in before.adapters if name != "reason"]  # which depends on the machine
-    pd.testing.assert_frame_equal(fleet.adapters[same], before.adapters[same])
-    assert fleet.audit("adapter-1").intruders == fleet.adapters["intruders"][0] > 0
-    assert intruders.FleetAudit.load("fleet").to_document() == fleet.to_document()
 
 
 def test_a_newer_fleet_is_refused(tmp_path: Path) -> None:

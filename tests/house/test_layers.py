@@ -200,7 +200,7 @@ def test_numbers_know_no_model_no_file_and_no_console(room: str) -> None:
 
 def test_checkpoints_decompose_nothing() -> None:
     # What a tensor is, and no decomposition.
-    values = {f"intruders.linalg.{name}" for name in ("by_rows", "operators", "low_rank", "pair")}
+    values = {f"intruders.linalg.{name}" for name in ("products", "operators", "low_rank", "pair")}
     for file in FILES:
         if room_of(file) != "checkpoints":
             continue

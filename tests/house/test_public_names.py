@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import inspect
 import re
+from pathlib import Path
 
 import pytest
 
@@ -48,8 +50,12 @@ def test_every_public_name_says_what_it_is() -> None:
             assert (getattr(intruders, name).__doc__ or "").strip(), name
 
 
-def test_the_names_are_listed_once() -> None:
-    assert sorted(intruders.__all__) == sorted({*intruders._HOMES, "IntrudersError", "__version__"})
+def test_type_checkers_find_every_name_where_the_package_loads_it_from() -> None:
+    stub = Path(intruders.__file__).with_suffix(".pyi").read_text(encoding="utf-8")
+    imports = [node for node in ast.parse(stub).body if isinstance(node, ast.ImportFrom)]
+    homes = {alias.asname: node.module for node in imports for alias in node.names}
+    assert homes == {**intruders._HOMES, "IntrudersError": "errors", "__version__": "version"}
+    assert sorted(intruders.__all__) == sorted(homes)
 
 
 def documented(cls: type) -> list[str]:

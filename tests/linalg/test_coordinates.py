@@ -8,10 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from intruders.linalg.coordinate_cosines import coordinate_cosines
 from intruders.linalg.coordinates import Coordinates, SecularProblem
-from intruders.linalg.leading_secular import leading_vectors
 from intruders.linalg.low_rank import LowRank
+from intruders.linalg.secular import coordinate_cosines, leading_vectors
 from intruders.linalg.whole_base import WholeBase, columns_times, times_columns
 from tests.matrices import SPECTRA, Array, ugly, with_values
 

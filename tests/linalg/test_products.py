@@ -1,15 +1,18 @@
-"""Thin products against double precision, in every layout that a caller may bring."""
+"""Thin products against double precision, in every layout that a caller may bring; and batches of them."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import pytest
 import torch
+from torch import Tensor
 
 from intruders.linalg import products
 from intruders.linalg.low_rank import LowRank
 from intruders.linalg.operators import Dense
 from intruders.linalg.pair import Pair
-from intruders.linalg.products import rounding, selected, times_transpose
+from intruders.linalg.products import Batched, made_by_rows, rounding, selected, times_transpose
 
 
 def layouts(m: int, n: int) -> dict[str, torch.Tensor]:
@@ -125,3 +128,41 @@ def test_a_matrix_that_a_stack_shares_is_never_copied() -> None:
         assert part.shape == (2, 512, 640)
     one = selected(torch.randn(3, 4, 5), chosen % 3)
     assert one.shape == (2, 4, 5)
+
+
+@pytest.mark.parametrize("shape", [(11, 7), (1, 40), (5,), (4, 3, 2), (0, 7), (3, 0)])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_it_is_what_was_given_rounded_once(
+    shape: tuple[int, ...], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("intruders.linalg.products._AT_ONCE", 15)
+    given = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    sizes = []
+
+    def rows(some: slice) -> torch.Tensor:
+        sizes.append(given[some].numel())
+        return given[some]
+
+    assert torch.equal(made_by_rows(rows, shape, dtype, torch.device("cpu")), given.to(dtype))
+    assert max(sizes, default=0) <= max(15, given[:1].numel())
+
+
+@dataclass(frozen=True)
+class Inner(Batched):
+    numbers: Tensor  # (batch)
+
+
+@dataclass(frozen=True)
+class Outer(Batched):
+    rows: Tensor  # (batch, 2, 3)
+    inner: Inner
+
+
+def test_a_batch_of_one_matrix_is_repeated_with_what_is_nested_in_it_and_not_copied() -> None:
+    single = Outer(torch.randn(1, 2, 3), Inner(torch.tensor([7.0])))
+    repeated = single.repeated(4)
+    assert repeated.rows.tolist() == single.rows.tolist() * 4
+    assert repeated.inner.numbers.tolist() == [7.0] * 4
+    assert repeated.rows.data_ptr() == single.rows.data_ptr()
+    assert repeated.rows.stride(0) == 0
+    assert repeated.inner.numbers.stride() == (0,)

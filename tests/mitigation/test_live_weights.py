@@ -14,9 +14,9 @@ from intruders.audits.audit_settings import AuditSettings, Compute
 from intruders.checkpoints.pairing.names_of_base import with_stacks_of
 from intruders.checkpoints.pairing.open_sides import open_sides
 from intruders.experiments.open_dosed import tuned_elsewhere
-from intruders.mitigation.cases import read_cases
 from intruders.mitigation.live_weights import LiveInterventions
 from intruders.mitigation.remedies.interpolate import Interpolate
+from intruders.mitigation.tuned_matrices import read_cases
 from intruders.models.loading import load_model
 from tests.checkpoints.models import moved, moved_mixtral, saved, set_factors
 from tests.checkpoints.renamed_families import FAMILIES

@@ -57,7 +57,7 @@ def weights(folder: Path, adapter: Path | None = None) -> dict[str, Tensor]:
 def test_every_tensor_has_that_share_of_its_update(
     folder: Path, tmp_path: Path, tuned: str, form: str, scale: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("intruders.linalg.by_rows._AT_ONCE", 500)  # of 160 columns: three rows
+    monkeypatch.setattr("intruders.linalg.products._AT_ONCE", 500)  # of 160 columns: three rows
     written = write_at_scale(folder / "base", folder / tuned, scale, tmp_path / "out", form=form)
     is_adapter = written.form == "adapter"
     assert is_adapter is (tuned == "adapter" and form == "auto")

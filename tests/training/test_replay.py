@@ -14,9 +14,8 @@ from intruders.data import corpora
 from intruders.errors import SettingError
 from intruders.measures.evaluate import evaluate
 from intruders.measures.measure_settings import LossSettings
-from intruders.training.config_checks import rows_of_text
 from intruders.training.finetune import finetune
-from intruders.training.finetune_config import FinetuneConfig
+from intruders.training.finetune_config import FinetuneConfig, rows_of_text
 from intruders.training.replay import ReplaySampler, read_replay
 from intruders.training.run_folder import RunFolder
 from tests.tiny import save_bert, short_task

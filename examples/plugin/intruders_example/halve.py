@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from intruders.mitigation.remedies.position import Position
-from intruders.mitigation.remedies.remedy import ShareRemedy
+from intruders.mitigation.remedies.remedy import Position, ShareRemedy
 from intruders.settings import setting
 
 

@@ -17,9 +17,8 @@ from torch import nn
 
 from ...checkpoints.opening.many_sources import each_source, wherever_it_is
 from ...checkpoints.opening.open import Source, open_checkpoint
-from ...checkpoints.stored.checkpoint import Checkpoint
+from ...checkpoints.stored.checkpoint import Checkpoint, read_once
 from ...checkpoints.stored.content import Digests, content_digests, require_content
-from ...checkpoints.stored.read_once import read_once
 from ...errors import SettingError, os_reason
 from ...system.callers_process import usual_settings
 from ...system.files import as_utf8
@@ -30,20 +29,18 @@ from ...system.remote_folder import RemoteFolder, local_folder
 from ..audit import patterns
 from ..audit_settings import AuditSettings, Compute, shown_settings
 from ..base_cache import CacheChoice
-from .adapter_files import VECTORS, AdapterFiles
-from .earlier_fleets import EARLIER_VECTORS, remove_earlier_tables
 from .finish_adapters import finish_adapters
+from .fleet_files import BLOCKS, VECTORS, FleetFiles
 from .fleet_members import open_members
-from .fleet_on_ray import BlockOnRay, do_on_ray, wherever_the_cache_is
+from .fleet_on_ray import BlockOnRay, wherever_the_cache_is
 from .fleet_result import ADAPTERS, FleetAudit, key_of_tables
 from .fleet_table import adapter_table
 from .fleet_work import FleetWork
-from .kept_blocks import FOLDER, KeptBlocks
 
 # Part of the key of what is kept: raise it when the meaning of a row changes.
 _VERSION = 2
 # By one of these a folder is that of a fleet.
-MARKS = (ADAPTERS, VECTORS, EARLIER_VECTORS, FOLDER)
+MARKS = (ADAPTERS, VECTORS, BLOCKS)
 
 
 @usual_settings()
@@ -157,13 +154,12 @@ def audit_many(
         digests = None if folder.is_kept else [f"model {position}" for position in range(len(sources))]
         key = _key(opened, content, settings)
         absolute = folder.path.absolute()
-        mirrored = MirroredFolder(absolute, folder.remote)
-        kept, files = KeptBlocks(mirrored, key), AdapterFiles(mirrored, key)
+        files = FleetFiles(MirroredFolder(absolute, folder.remote), key)
         # The cause of a refusal may be gone by now: such a model is opened and audited again.
-        earlier = {file.path.name: file for file in files.each() if file.refused is None}
+        earlier = {file.path.name: file for file in files.adapters() if file.refused is None}
         finished = frozenset(file.digest for file in earlier.values())
         members = open_members(opened, sources, settings, digests, finished)
-        work = FleetWork(opened, members, settings, compute, kept)
+        work = FleetWork(opened, members, settings, compute, files)
         blocks = work.missing()
         if ray is False:
             work.do(blocks, progress)
@@ -175,15 +171,25 @@ def audit_many(
                 content=tuple(content.items()),
                 settings=settings,
                 compute=wherever_the_cache_is(compute),
-                kept=kept,
+                files=files,
                 finished=finished,
             )
-            do_on_ray(list(blocks), task, ray, cpus, gpus, progress)
+            from ...system.ray_cluster import finish_on_ray
+
+            finish_on_ray(
+                list(blocks),
+                task,
+                ray=ray,
+                cpus=cpus,
+                gpus=gpus,
+                what="blocks",
+                told=lambda block, done: progress(f"fleet, {block}", done, len(blocks)),
+            )
         seconds = time.perf_counter() - started
         if folder.is_kept:
             _warn_of_other_tables(folder.path, key)
         seconds_each = seconds / max(1, len(members))
-        written = finish_adapters(members, kept, files, earlier, settings, seconds_each, opened)
+        written = finish_adapters(members, files, earlier, settings, seconds_each, opened)
         files.arrange({file.path.name for file in written.values()})
         fleet = FleetAudit(
             base_source=opened.source,
@@ -196,8 +202,10 @@ def audit_many(
             temporary=folder.temporary,
         )
         if folder.is_kept:
-            _keep_tables(fleet, folder)
-        kept.forget(finished | {file.digest for file in written.values()})
+            fleet.write_table(folder.path)
+            if folder.remote is not None:
+                folder.remote.put(folder.path / ADAPTERS, ADAPTERS)
+        files.forget(finished | {file.digest for file in written.values()})
     return fleet
 
 
@@ -254,14 +262,6 @@ def _opened_base(base: Source, is_kept: bool) -> tuple[Checkpoint, Digests]:
         content = content_digests(opened)
         opened = require_content(opened, content)
     return read_once(opened), content
-
-
-def _keep_tables(fleet: FleetAudit, folder: _FleetFolder) -> None:
-    """Write the table of adapters, send it where the results go, and remove tables of earlier versions."""
-    fleet.write_table(folder.path)
-    if folder.remote is not None:
-        folder.remote.put(folder.path / ADAPTERS, ADAPTERS)
-    remove_earlier_tables(folder.path)
 
 
 def _sources(adapters: Sequence[Source]) -> tuple[list[Source], dict[str, str]]:

@@ -17,10 +17,9 @@ from ...errors import ResultFileError, some_of
 from ..audit import audit_of
 from ..audit_settings import AuditSettings
 from ..result.audit_result import header
-from .adapter_files import AdapterFile, AdapterFiles
+from .fleet_files import AdapterFile, FleetFiles, rows_of
 from .fleet_members import Member
 from .fleet_table import counts_of_model
-from .kept_blocks import KeptBlocks, rows_of
 
 # Vectors of which the rows are in memory at a time, with their columns of the similarity matrix.
 _VECTORS_AT_ONCE = 200_000
@@ -28,8 +27,7 @@ _VECTORS_AT_ONCE = 200_000
 
 def finish_adapters(
     members: Sequence[Member],
-    blocks: KeptBlocks,
-    files: AdapterFiles,
+    files: FleetFiles,
     earlier: Mapping[str, AdapterFile],
     settings: AuditSettings,
     seconds: float,
@@ -39,8 +37,7 @@ def finish_adapters(
 
     Args:
       members: the fleet.
-      blocks: what is done of those that are not finished.
-      files: where the files are.
+      files: the folder of the fleet, with the blocks of those that are not finished.
       earlier: files of earlier calls, by their names.
       settings: the settings of the audits.
       seconds: the time that one model took.
@@ -64,7 +61,7 @@ def finish_adapters(
         elif member.reason is None and member.pairing is not None:
             new.setdefault(member.digest, member)
     for group in _groups(list(new.values()), settings.k):
-        for digest, parts in _parts_of(group, blocks).items():
+        for digest, parts in _parts_of(group, files).items():
             member = new[digest]
             file, head, rows = parts.finished(member, files, settings, seconds)
             files.write(file, head, rows)
@@ -86,7 +83,7 @@ class _Parts:
     refused: str | None = None
 
     def finished(
-        self, member: Member, files: AdapterFiles, settings: AuditSettings, seconds: float
+        self, member: Member, files: FleetFiles, settings: AuditSettings, seconds: float
     ) -> tuple[AdapterFile, dict[str, Any], pa.Table]:
         """Return the file of the model, the header of its audit, and its rows in the order of an audit's."""
         pairing = member.pairing
@@ -145,17 +142,17 @@ def _groups(members: Sequence[Member], k: int) -> Iterator[dict[str, Member]]:
         yield group
 
 
-def _parts_of(group: Mapping[str, Member], blocks: KeptBlocks) -> dict[str, _Parts]:
+def _parts_of(group: Mapping[str, Member], files: FleetFiles) -> dict[str, _Parts]:
     """Read what the blocks have of these models, each block of a model once: what was judged before a refusal."""
     parts = {digest: _Parts() for digest in group}
     judged = {
         (kept.block, digest)
-        for kept in blocks.each()
+        for kept in files.blocks()
         for digest, unit in kept.units.items()
         if unit.refused is None
     }
     seen: set[tuple[str, str]] = set()
-    for kept in blocks.each():
+    for kept in files.blocks():
         mine = [
             digest
             for digest, unit in kept.units.items()
@@ -169,7 +166,7 @@ def _parts_of(group: Mapping[str, Member], blocks: KeptBlocks) -> dict[str, _Par
         rows = kept.rows()
         for digest in mine:
             unit, own = kept.units[digest], parts[digest]
-            own.rows.append(rows.filter(pc.equal(rows["digest"], digest)))
+            own.rows.append(rows.filter(pc.equal(rows["adapter"], digest)))
             own.skipped += unit.skipped
             own.refused = own.refused or unit.refused
             if unit.sketch is not None:

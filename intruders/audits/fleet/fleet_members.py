@@ -11,15 +11,15 @@ from ...checkpoints.formats.memory import describe_module
 from ...checkpoints.opening.many_sources import digest_of
 from ...checkpoints.opening.model_sum import ModelSum
 from ...checkpoints.opening.open import Opened, Source, open_source
-from ...checkpoints.pairing.pair_sides import pair_sides
+from ...checkpoints.pairing.pair_sides import pair_sides, with_rounded_base
 from ...checkpoints.pairing.pairing import PairedMatrix, Pairing
-from ...checkpoints.pairing.rounded_base import with_rounded_base
 from ...checkpoints.stored.checkpoint import Checkpoint
+from ...checkpoints.stored.matrices import require_selection
 from ...checkpoints.stored.names import module_paths, tensor_of
-from ...checkpoints.stored.selected import require_selection
 from ...errors import IntrudersError, in_one_line
 from ...system.files import as_utf8
 from ..audit_settings import AuditSettings
+from ..batches import Sharers
 
 _LAYER = re.compile(r"^(.*?)\.(\d+)(?:\.|$)")
 
@@ -147,15 +147,12 @@ def block_of(name: str) -> str:
     return f"{layer[1]}.{layer[2]}" if layer else "outside the layers"
 
 
-Sharers = list[tuple[int, PairedMatrix]]  # the models that change one matrix, by their numbers
-
-
 def matrices_by_block(base: Checkpoint, members: Sequence[Member]) -> dict[str, dict[str, Sharers]]:
     """Return for every block and matrix, in the base's order, the members that change it.
 
     Equal members come once, and those that an earlier call finished do not come.
     """
-    shared: dict[str, Sharers] = {}
+    shared: dict[str, list[tuple[int, PairedMatrix]]] = {}
     seen: set[str] = set()
     for number, member in enumerate(members):
         if member.pairing is None or member.digest in seen:

@@ -3,43 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from ...checkpoints.opening.open import open_checkpoint
-from ...checkpoints.stored.checkpoint import Checkpoint
+from ...checkpoints.stored.checkpoint import Checkpoint, read_once
 from ...checkpoints.stored.content import require_content
-from ...checkpoints.stored.read_once import read_once
 from ...errors import CheckpointError, what_is_wrong
-from ...system.progress import Progress
 from ...system.remote_folder import is_url
 from ..audit_settings import AuditSettings, Compute
+from .fleet_files import FleetFiles
 from .fleet_members import Member, open_members
 from .fleet_work import FleetWork
-from .kept_blocks import KeptBlocks
-
-
-def do_on_ray(
-    blocks: Sequence[str],
-    task: BlockOnRay,
-    ray: str | bool,
-    cpus: float,
-    gpus: float,
-    progress: Progress,
-) -> None:
-    """Give the blocks to Ray, each with all models; workers open the models themselves and keep what they did."""
-    from ...system.ray_cluster import finish_on_ray
-
-    finish_on_ray(
-        blocks,
-        task,
-        ray=ray,
-        cpus=cpus,
-        gpus=gpus,
-        what="blocks",
-        told=lambda block, done: progress(f"fleet, {block}", done, len(blocks)),
-    )
 
 
 def wherever_the_cache_is(compute: Compute) -> Compute:
@@ -60,14 +35,14 @@ class BlockOnRay:
     content: tuple[tuple[str, str], ...]  # digests of the base's tensors there
     settings: AuditSettings
     compute: Compute
-    kept: KeptBlocks
+    files: FleetFiles
     finished: frozenset[str]  # digests
 
     def __call__(self, block: str) -> None:
         base, members = _opened_by_worker(
             self.base, self.sources, self.digests, self.content, self.settings, self.finished
         )
-        work = FleetWork(base, members, self.settings, self.compute, self.kept)
+        work = FleetWork(base, members, self.settings, self.compute, self.files)
         missing = work.missing()
         if block in missing:
             work.do({block: missing[block]})

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from ...checkpoints.opening.many_sources import DEEPER, MODEL, NO_CONFIG
 from ...checkpoints.pairing.pairing import Skipped
 from ...errors import ResultFileError, SettingError, os_reason
-from ...system.documents import migrated
+from ...system.documents import Migrations, migrated
 from ...system.files import user_path, write_atomically
 from ...system.mirrored_folder import MirroredFolder
 from ...system.parquet import document_in, parquet_bytes
@@ -26,16 +26,16 @@ from ...system.result_protocol import refuse_others
 from ...system.versions import installed_versions
 from ..audit_settings import AuditSettings, shown_settings
 from ..result.audit_result import Audit
-from ..result.frames import VECTOR_COLUMNS, matrix_columns
 from ..result.left_open import ON_ONE_SIDE, in_words, matrices_on_one_side
-from ..result.parquet_form import METADATA_KEY
 from ..result.summary import not_compared
-from .adapter_files import VECTORS, AdapterFiles, file_name
-from .earlier_fleets import EARLIER_VECTORS, MIGRATIONS, key_of_earlier_tables
-from .fleet_table import COUNTED, as_arrow, as_frame, matrices_of_rows
+from ..result.vector_table import COUNTED, MATRIX_COLUMNS, METADATA_KEY, VECTOR_COLUMNS, matrices_of_rows
+from .fleet_files import VECTORS, FleetFiles, file_name
+from .fleet_table import as_arrow, as_frame
 
 ADAPTERS = "adapters.parquet"
 SCHEMA = 2
+# Tables of schema 1 have columns more, which `as_frame` leaves out.
+_MIGRATIONS: Migrations = {1: dict}
 
 
 @dataclass(frozen=True)
@@ -172,18 +172,17 @@ class FleetAudit:
     def to_pandas(self) -> pd.DataFrame:
         """Return one row per vector of each audited adapter: the columns of ``Audit.to_pandas`` after ``adapter``."""
         columns = ["adapter", *VECTOR_COLUMNS]
-        files = [file for _, file in self._files()] or [
-            file for file in [self.folder / EARLIER_VECTORS] if file.is_file()
+        tables = [
+            pq.read_table(file, columns=columns).replace_schema_metadata(None) for _, file in self._files()
         ]
-        if not files:
+        if not tables:
             return pd.DataFrame(columns=columns)
-        tables = [pq.read_table(file, columns=columns).replace_schema_metadata(None) for file in files]
         frame: pd.DataFrame = pa.concat_tables(tables).to_pandas()
         return frame
 
     def matrices_to_pandas(self) -> pd.DataFrame:
         """Return one row per matrix of each audited adapter: the columns of ``Audit.matrices_to_pandas`` after it."""
-        return self._matrices("adapter", self._files())[["adapter", *matrix_columns()]]
+        return self._matrices("adapter", self._files())[["adapter", *MATRIX_COLUMNS]]
 
     def counted_matrices(self) -> pd.DataFrame:
         """Return one row per matrix of each model, by its digest: a model that is in the fleet twice comes once."""
@@ -196,8 +195,8 @@ class FleetAudit:
         for row, file in files:
             table = pq.read_table(file, columns=COUNTED).replace_schema_metadata(None)
             tables.append(table.add_column(0, owner, pa.array([row[owner]] * table.num_rows, pa.string())))
-        if not any(table.num_rows for table in tables):
-            return pd.DataFrame(columns=[owner, *matrix_columns()])
+        if not tables:
+            return pd.DataFrame(columns=[owner, *MATRIX_COLUMNS])
         return matrices_of_rows(pa.concat_tables(tables), owner)
 
     def to_document(self) -> dict[str, Any]:
@@ -236,7 +235,7 @@ class FleetAudit:
                 if not (target.exists() and target.samefile(file)):
                     shutil.copyfile(file, target)
             # What an earlier save left would be read with the files of this fleet as one table.
-            AdapterFiles(MirroredFolder(folder), self.key).arrange({file.name for file in files})
+            FleetFiles(MirroredFolder(folder), self.key).arrange({file.name for file in files})
         except OSError as error:
             raise ResultFileError(f"cannot write '{folder / VECTORS}': {os_reason(error)}") from error
         self.write_table(folder)
@@ -249,9 +248,6 @@ class FleetAudit:
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> FleetAudit:
         """Read the folder that ``save`` or ``intruders fleet --out`` wrote.
-
-        A folder of an earlier version has its tables, and no audits of single adapters: the same call of ``fleet``
-        with this folder writes them from the blocks that it keeps.
 
         Raises:
           ResultFileError: the table cannot be read, is of something else, or is of a newer version.
@@ -269,7 +265,7 @@ class FleetAudit:
                 str(file),
                 "the table of a fleet",
                 SCHEMA,
-                MIGRATIONS,
+                _MIGRATIONS,
             )
             return cls(
                 base_source=document["base"]["source"],
@@ -296,22 +292,16 @@ class FleetAudit:
             )
         return dict(rows.iloc[position])
 
-    def _file(self, row: Mapping[str, Any]) -> Path:
-        return self.folder / VECTORS / file_name(self.key, row["adapter"], row["digest"])
-
     def _files(self) -> list[tuple[dict[str, Any], Path]]:
-        """The audited adapters, as rows of the table, with their files; none in a folder of an earlier version.
+        """Return the audited adapters, as rows of the table, with their files.
 
         Raises:
           ResultFileError: the file of one is missing.
         """
-        audited = [row for row in self.records() if row["status"] == "audited"]
-        if (self.folder / EARLIER_VECTORS).is_file():
-            return [(row, self._file(row)) for row in audited if self._file(row).is_file()]
-        return [(row, self._present(row)) for row in audited]
+        return [(row, self._present(row)) for row in self.records() if row["status"] == "audited"]
 
     def _present(self, row: Mapping[str, Any]) -> Path:
-        file = self._file(row)
+        file = self.folder / VECTORS / file_name(self.key, row["adapter"], row["digest"])
         if not file.is_file():
             raise ResultFileError(
                 f"'{self.folder}' has no file of the adapter '{row['adapter']}'; run intruders fleet again with this "
@@ -323,7 +313,6 @@ class FleetAudit:
 def key_of_tables(folder: Path) -> str | None:
     """Return the key of the tables in a folder; None without any."""
     try:
-        key = document_in(pq.read_schema(folder / ADAPTERS), METADATA_KEY).get("key")
+        return str(document_in(pq.read_schema(folder / ADAPTERS), METADATA_KEY)["key"])
     except (pa.ArrowException, OSError, KeyError, ValueError):
         return None
-    return key_of_earlier_tables(folder) if key is None else str(key)

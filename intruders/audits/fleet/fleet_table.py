@@ -13,10 +13,10 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
-from ...linalg.sketch import normalized
-from ..result.records import CERTIFICATES, UPDATE_COLUMNS, energy_share_of
-from ..result.subspaces import SUBSPACE_COLUMNS
-from .adapter_files import AdapterFile
+from ...linalg.random_directions import normalized
+from ..result.records import energy_share_of
+from ..result.vector_table import relative_updates
+from .fleet_files import AdapterFile
 from .fleet_members import Member, ModelFacts
 
 # Name and Arrow type of every column of adapters.parquet.
@@ -54,39 +54,8 @@ COLUMNS: tuple[tuple[str, str], ...] = (
     ("digest", "string"),
 )
 _IN_PANDAS = {"string": "string", "int64": "Int64", "float64": "float64", "bool": "boolean"}
-# Columns of an audit's Parquet that are the same in all rows of a matrix, and those of single vectors.
-_OF_MATRIX = ["rows", "columns", "rank", *UPDATE_COLUMNS, *SUBSPACE_COLUMNS, "base_value"]
-_OF_VECTOR = ["singular_value", "intruder", "certificate", "ambiguous"]
-# Columns that the table of matrices is counted from, besides the one of the model.
-COUNTED = ["name", "index", *_OF_VECTOR, *_OF_MATRIX]
 # Models of which the cosines with all others are computed at a time.
 _TOGETHER = 1000
-
-
-def matrices_of_rows(rows: pa.Table, owner: str) -> pd.DataFrame:
-    """Return one row per model and matrix from rows of vectors, with the columns of ``Audit.matrices_to_pandas``.
-
-    The column ``owner`` tells the models apart and comes first. ``largest`` is the largest singular value of the
-    matrix, and ``energy`` the sum of squares of all examined ones over its square.
-    """
-    frame = rows.select([owner, *COUNTED]).to_pandas()
-    keys = [owner, "name"]
-    table = frame[frame["index"] == 0].set_index(keys)[["singular_value", *_OF_MATRIX]].copy()
-    largest = frame.groupby(keys, sort=False)["singular_value"].transform("max").replace(0.0, 1.0)
-    # As energy_share_of, for all matrices together: a call for each would take most of the time.
-    frame["energy"] = (frame["singular_value"] / largest) ** 2
-    frame["intruder_energy"] = frame["energy"] * frame["intruder"]
-    for name in CERTIFICATES:
-        frame[f"by_{name}"] = frame["certificate"] == name
-    groups = frame.groupby(keys, sort=False)
-    counted = ["intruder", "ambiguous", "energy", "intruder_energy", *(f"by_{name}" for name in CERTIFICATES)]
-    table["vectors"] = groups.size()
-    table = table.join(groups[counted].sum())
-    table["relative_update"] = _relative(table["spectral"].to_numpy(), table["base_value"].to_numpy())
-    table["intruder_energy_share"] = (table["intruder_energy"] / table["energy"]).fillna(0.0)
-    table["rank"] = table["rank"].astype("Int64")
-    renamed: pd.DataFrame = table.rename(columns={"intruder": "intruders", "singular_value": "largest"})
-    return renamed.reset_index()
 
 
 def counts_of_model(rows: pa.Table) -> dict[str, Any]:
@@ -96,7 +65,7 @@ def counts_of_model(rows: pa.Table) -> dict[str, Any]:
     values, intruder = _column(rows, "singular_value"), _column(rows, "intruder")
     intruders, vectors = int(intruder.sum()), len(values)
     of_matrices = rows.filter(pc.equal(rows["index"], 0))
-    relative = _relative(_column(of_matrices, "spectral"), _column(of_matrices, "base_value"))
+    relative = relative_updates(_column(of_matrices, "spectral"), _column(of_matrices, "base_value"))
     known = relative[~np.isnan(relative)]
     return {
         "matrices": len(relative),
@@ -159,17 +128,8 @@ def as_frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
 def as_arrow(adapters: pd.DataFrame) -> pa.Table:
     """The table with the types of its columns, whatever is missing in it."""
     schema = pa.schema([(name, pa.type_for_alias(kind)) for name, kind in COLUMNS])
-    columns = [
-        [None if pd.isna(value) else value for value in adapters[name].tolist()] for name in schema.names
-    ]
-    return pa.table([pa.array(c, t) for c, t in zip(columns, schema.types, strict=True)], schema=schema)
-
-
-def _relative(spectral: np.ndarray[Any, Any], base_value: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Return ``||D||_2 / s_1(W0)`` of every matrix; NaN where the base's largest singular value is zero or unknown."""
-    return np.asarray(
-        np.divide(spectral, base_value, out=np.full(len(spectral), np.nan), where=base_value > 0)
-    )
+    table = pa.Table.from_pandas(adapters, schema, preserve_index=False)
+    return table.replace_schema_metadata(None)
 
 
 def _column(rows: pa.Table, name: str) -> np.ndarray[Any, Any]:

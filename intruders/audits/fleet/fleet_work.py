@@ -1,8 +1,8 @@
-"""What a fleet leaves to do, and the doing of it: block by block of the base's matrices, each for all adapters."""
+"""Find the missing units of a fleet and audit them: block by block of the base's matrices, each for all adapters."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
@@ -11,26 +11,14 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from ...checkpoints.pairing.pairing import Skipped
 from ...checkpoints.stored.checkpoint import Checkpoint
-from ...errors import ChangedBaseError, IntrudersError, in_one_line
 from ...system.progress import Progress, silent
 from ...system.threads import run_side_by_side
-from ..audit import decide_batch, records_of
 from ..audit_settings import AuditSettings, Compute
-from ..batches import Batch, is_small_batch, read_batches
-from ..result.records import AuditedMatrix
-from .fleet_members import Member, Sharers, matrices_by_block
-from .kept_blocks import KeptBlocks, Unit, rows_of
-from .shared_base import (
-    Judged,
-    NotJudged,
-    SharedBatch,
-    directions_of,
-    is_small_shared_batch,
-    judge_shared_batch,
-    read_shared_batches,
-)
+from ..batches import Batch, NotJudged, Sharers, read_batches
+from ..judge import Judged, judge_batch
+from .fleet_files import FleetFiles, Unit, rows_of
+from .fleet_members import Member, matrices_by_block
 
 Missing = dict[str, dict[str, Sharers]]  # block -> matrix -> the models that it is to be judged for
 
@@ -48,18 +36,18 @@ class FleetWork:
     members: list[Member]
     settings: AuditSettings
     compute: Compute
-    kept: KeptBlocks
+    files: FleetFiles
 
     def missing(self) -> Missing:
         """Return the matrices and models of each block that are not kept yet."""
         done_of: dict[str, set[str]] = {}
-        for kept in self.kept.each():
+        for kept in self.files.blocks():
             done = (digest for digest, unit in kept.units.items() if unit.refused is None)
             done_of.setdefault(kept.block, set()).update(done)
         missing: Missing = {}
         for block, matrices in matrices_by_block(self.base, self.members).items():
             kept_here = done_of.get(block, set())
-            left = {
+            left: dict[str, Sharers] = {
                 name: [
                     (number, pair) for number, pair in sharers if self.members[number].digest not in kept_here
                 ]
@@ -71,97 +59,41 @@ class FleetWork:
 
     def do(self, blocks: Missing, progress: Progress = silent) -> None:
         """Audit what is missing, block by block, and keep each block when it is done."""
-        in_all = sum(len(matrices) for matrices in blocks.values())
-        on_matrix = partial(progress, f"fleet of {len(self.members):,}")
-        done = 0
-        for group in grouped_blocks(blocks):
-            only = _only_model(group)
-            if only is None:
-                for block, matrices in group.items():
-                    self._do_block(block, matrices, on_matrix, done, in_all)
-                    done += len(matrices)
-            else:
-                self._do_alone(only, group)
-                done += sum(len(matrices) for matrices in group.values())
-                on_matrix(done, in_all)
-
-    def _do_alone(self, model: int, blocks: Missing) -> None:
-        """Audit blocks of a single model: small matrices are then batched with each other, as in its own audit."""
-        settings, store = self.settings, None if self.settings.exact else self.compute.base_cache()
-        skipped: list[Skipped] = []
-        sketches: dict[str, Tensor] = {}
-        pairs = [
-            matrix for matrices in blocks.values() for sharers in matrices.values() for _, matrix in sharers
-        ]
-        batches = read_batches(pairs, self.compute.torch_device(), settings.skip_non_finite, skipped)
-
-        def judge(batch: Batch) -> list[AuditedMatrix]:
-            decisions = decide_batch(batch, settings.k, settings.epsilon, settings.exact, store)
-            for at, (matrix, base) in enumerate(zip(batch.matrices, batch.pair.base, strict=True)):
-                update = batch.pair.select(at).update
-                sketches[matrix.name] = batch.units[at] * directions_of(matrix.name, base).sketch(update)
-            return records_of(batch.matrices, decisions, batch.units)
-
-        records: list[AuditedMatrix] = []
-        refused = None
-        try:
-            with run_side_by_side(batches, judge, is_small_batch, self.compute.workers) as judged:
-                for some in judged:
-                    records += some
-        except ChangedBaseError:
-            raise
-        except IntrudersError as error:
-            refused = in_one_line(error)
-        digest = self.members[model].digest
-        for block, matrices in blocks.items():
-            mine = [record for record in records if record.name in matrices]
-            left_out = [entry for entry in skipped if entry.name in matrices]
-            rows = [rows_of([digest] * len(mine), mine)] if mine else []
-            sketch = _summed([sketches[name] for name in sketches if name in matrices])
-            self.kept.keep(block, {digest: Unit(left_out, refused, sketch)}, rows)
-
-    def _do_block(
-        self,
-        block: str,
-        matrices: Mapping[str, Sharers],
-        on_matrix: Callable[[int, int], None],
-        done: int,
-        in_all: int,
-    ) -> None:
         store = None if self.settings.exact else self.compute.base_cache()
-        left_out = NotJudged()
+        judge = partial(judge_batch, settings=self.settings, store=store)
+        stage = f"fleet of {len(self.members):,}"
+        in_all = sum(len(matrices) for matrices in blocks.values())
         read: set[str] = set()
-        device = self.compute.torch_device()
-        batches = read_shared_batches(list(matrices.values()), self.settings, device, left_out)
 
-        def counted(batches: Iterator[SharedBatch]) -> Iterator[SharedBatch]:
+        def counted(batches: Iterator[Batch]) -> Iterator[Batch]:
             for batch in batches:
                 read.update(matrix.name for matrix in batch.matrices)
-                on_matrix(done + len(read), in_all)
+                progress(stage, len(read), in_all)
                 yield batch
 
-        judge = partial(judge_shared_batch, settings=self.settings, store=store)
-        rows = _Rows(self.members)
-        sketches: dict[int, list[Tensor]] = {}
-        works = counted(batches)
-        with run_side_by_side(works, judge, is_small_shared_batch, self.compute.workers) as judged:
-            for result in chain.from_iterable(judged):
-                rows.add(result)
-                sketches.setdefault(result.model, []).append(result.sketch)
-        units = {
-            self.members[number].digest: Unit(
-                left_out.skipped.get(number, []),
-                left_out.refused.get(number),
-                _summed(sketches.get(number, [])),
-            )
-            for sharers in matrices.values()
-            for number, _ in sharers
-        }
-        self.kept.keep(block, units, rows.tables())
-
-
-def _summed(sketches: Sequence[Tensor]) -> Tensor | None:
-    return torch.stack(list(sketches)).sum(0).cpu() if sketches else None
+        for group in grouped_blocks(blocks):
+            left_out = NotJudged(self.settings.skip_non_finite, goes_on=True)
+            block_of = {name: block for block, matrices in group.items() for name in matrices}
+            judged_of = {block: _JudgedBlock(self.members) for block in group}
+            matrices = chain.from_iterable(of_block.values() for of_block in group.values())
+            works = counted(read_batches(matrices, self.compute.torch_device(), left_out))
+            with run_side_by_side(works, judge, Batch.is_small, self.compute.workers) as judged:
+                for result in chain.from_iterable(judged):
+                    judged_of[block_of[result.matrix.name]].add(result)
+            read.update(block_of)
+            for block in group:
+                models = {number for sharers in group[block].values() for number, _ in sharers}
+                units = {
+                    self.members[number].digest: Unit(
+                        [skip for skip in left_out.skipped.get(number, ()) if block_of[skip.name] == block],
+                        left_out.refused.get(number),
+                        judged_of[block].sketch(number),
+                    )
+                    for number in models
+                }
+                self.files.keep(block, units, judged_of[block].tables())
+        if blocks:
+            progress(stage, in_all, in_all)
 
 
 def _only_model(blocks: Missing) -> int | None:
@@ -173,7 +105,10 @@ def _only_model(blocks: Missing) -> int | None:
 
 
 def grouped_blocks(blocks: Missing) -> Iterator[Missing]:
-    """Yield blocks; merge neighbors that lack only one and the same model, up to a limit."""
+    """Yield blocks; merge neighbors that lack only one and the same model, up to a limit.
+
+    The small matrices of a single model are then batched with each other, as in its own audit.
+    """
     group: Missing = {}
     for block, matrices in blocks.items():
         both = {**group, block: matrices}
@@ -187,24 +122,30 @@ def grouped_blocks(blocks: Missing) -> Iterator[Missing]:
 
 
 @dataclass
-class _Rows:
-    """The rows of a block, made for a hundred matrices at a time."""
+class _JudgedBlock:
+    """The rows of a block, made for a hundred matrices at a time, and the sketches of its updates."""
 
-    members: list[Member]
+    members: Sequence[Member]
+    _sketches: dict[int, list[Tensor]] = field(default_factory=dict)
     _waiting: list[Judged] = field(default_factory=list)
     _tables: list[pa.Table] = field(default_factory=list)
 
     def add(self, judged: Judged) -> None:
+        self._sketches.setdefault(judged.model, []).append(judged.sketch)
         self._waiting.append(judged)
         if len(self._waiting) >= _MATRICES_A_TABLE:
-            self._make()
+            self._make_table()
+
+    def sketch(self, model: int) -> Tensor | None:
+        """Return the sketch of all updates of a model in this block."""
+        return torch.stack(self._sketches[model]).sum(0).cpu() if model in self._sketches else None
 
     def tables(self) -> list[pa.Table]:
-        self._make()
+        if self._waiting:
+            self._make_table()
         return self._tables
 
-    def _make(self) -> None:
-        if self._waiting:
-            digests = [self.members[judged.model].digest for judged in self._waiting]
-            self._tables.append(rows_of(digests, [judged.matrix for judged in self._waiting]))
-            self._waiting = []
+    def _make_table(self) -> None:
+        digests = [self.members[judged.model].digest for judged in self._waiting]
+        self._tables.append(rows_of(digests, [judged.matrix for judged in self._waiting]))
+        self._waiting = []

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...checkpoints.pairing.pairing import SkipKind, Skipped
-from ...checkpoints.stored.hub import HubOrigin, origins_in
+from ...checkpoints.stored.locate import HubOrigin, origins_in
 from ...errors import BrokenDocumentError, ResultFileError, SettingError, all_lines
-from ...settings.number_kinds import is_number, is_whole
+from ...settings.numbers import is_number, is_whole
 from ...system.documents import get_field, get_float, json_number, migrated
 from ...system.files import read_bytes, write_atomically
+from ...system.plain_values import plain
 from ...system.result_protocol import json_bytes
 from ...system.versions import installed_versions
 from .records import AuditedMatrix, energy_share, matrix_from_record, matrix_to_record
@@ -142,13 +143,13 @@ class Audit:
 
     def to_pandas(self) -> pd.DataFrame:
         """Return one row per vector, with the name and shape of its matrix."""
-        from .frames import vector_frame
+        from .vector_table import vector_frame
 
         return vector_frame(self.matrices)
 
     def matrices_to_pandas(self) -> pd.DataFrame:
         """Return one row per matrix: shape, rank, intruders, energy share, update size, certificates."""
-        from .frames import matrix_frame
+        from .vector_table import matrix_frame
 
         return matrix_frame(self.matrices)
 
@@ -159,7 +160,8 @@ class Audit:
     @classmethod
     def from_document(cls, document: object) -> Audit:
         """Make it from its document; BrokenDocumentError if that does not describe an audit."""
-        return _from_document(document)
+        records = get_field(document, "matrices", "document", list)
+        return _from_header(document, [matrix_from_record(record) for record in records])
 
     def to_json(self) -> str:
         """Return the document as JSON text. Numbers are written so that reading gives the same ones."""
@@ -167,9 +169,10 @@ class Audit:
 
     def to_parquet(self) -> bytes:
         """Return the audit as the content of a Parquet file: one row per vector."""
-        from .parquet_form import to_parquet
+        from ...system.parquet import parquet_bytes
+        from .vector_table import METADATA_KEY, vector_table
 
-        return to_parquet(header(self), self.matrices)
+        return parquet_bytes(vector_table(self.matrices), {METADATA_KEY: header(self)})
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the audit to a `.json` or `.parquet` file, atomically; ResultFileError if that cannot be."""
@@ -185,29 +188,28 @@ class Audit:
             if is_json:
                 document = json.loads(content)
                 _refuse_another_result(document, path)
-            else:
-                from .parquet_form import document_from_parquet
+                return cls.from_document(_of_this_schema(document, path))
+            from .vector_table import matrices_in, read_vector_table
 
-                document = document_from_parquet(content)
-            get_field(document, "schema", "document", int)
-            return cls.from_document(migrated(document, str(path), "a saved audit", SCHEMA))
+            document, table = read_vector_table(content)
+            return _from_header(_of_this_schema(document, path), matrices_in(table))
         except (ValueError, OverflowError, RecursionError) as error:
             raise ResultFileError(f"'{path}' cannot be read as a saved audit: {all_lines(error)}") from error
 
     def plot_similarity(self, name: str) -> Figure:
         """Draw |<x_i, y_j>| of one matrix as a matplotlib figure: base vectors down, tuned vectors across."""
-        from .figures import similarity_figure
+        from .figures import draw_similarity
 
-        return similarity_figure(self.matrix(name))
+        return draw_similarity(self.matrix(name)).figure
 
     def plot_layers(self) -> Figure:
         """Draw the number of intruders by layer and module type as a matplotlib figure."""
-        from .figures import layers_figure
+        from .figures import draw_layers
 
-        return layers_figure(self.matrices)
+        return draw_layers(self.matrices).figure
 
     def _repr_html_(self) -> str:
-        from .notebook import audit_as_html
+        from .summary import audit_as_html
 
         sources = f"{self.base_source} → {self.tuned_source} ({self.tuned_kind})"
         return audit_as_html(sources, self.matrices, self.k, self.epsilon)
@@ -230,6 +232,11 @@ def _refuse_another_result(document: object, path: str | os.PathLike[str]) -> No
             f"'{path}' is not a saved audit, since it has no '{missing[0]}'; "
             "pass a file that `intruders audit --json` wrote"
         )
+
+
+def _of_this_schema(document: dict[str, Any], path: str | os.PathLike[str]) -> dict[str, Any]:
+    get_field(document, "schema", "document", int)
+    return migrated(document, str(path), "a saved audit", SCHEMA)
 
 
 def check_suffix(path: str | os.PathLike[str]) -> str:
@@ -259,10 +266,7 @@ def header(audit: Audit) -> dict[str, Any]:
             "seconds": json_number(audit.seconds),
         },
         "versions": dict(audit.versions),
-        "skipped": [
-            {"name": skipped.name, "reason": skipped.reason, "kind": skipped.kind.value}
-            for skipped in audit.skipped
-        ],
+        "skipped": plain(audit.skipped),
     }
 
 
@@ -275,8 +279,8 @@ def _skipped(record: object) -> Skipped:
     return Skipped.from_stored(name, reason, kind)
 
 
-def _from_document(document: object) -> Audit:
-    """The audit that a document describes; raises BrokenDocumentError where it does not describe one."""
+def _from_header(document: object, matrices: list[AuditedMatrix]) -> Audit:
+    """The audit of a document and of these matrices; raises BrokenDocumentError where it does not describe one."""
     schema = get_field(document, "schema", "document", int)
     if schema != SCHEMA:
         raise BrokenDocumentError(f"it has schema {schema}; expected {SCHEMA}")
@@ -284,7 +288,6 @@ def _from_document(document: object) -> Audit:
     settings = dict(get_field(document, "settings", "document", dict))
     totals = get_field(document, "totals", "document", dict)
     versions = get_field(document, "versions", "document", dict)
-    matrices = [matrix_from_record(record) for record in get_field(document, "matrices", "document", list)]
     audit = Audit(
         base_source=get_field(base, "source", "base", str),
         tuned_source=get_field(tuned, "source", "tuned", str),

@@ -15,21 +15,11 @@ from .records import AuditedMatrix
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
 
 
-def similarity_figure(matrix: AuditedMatrix) -> Figure:
-    """|<x_i, y_j>| of the leading base vectors (down) and tuned vectors (across)."""
-    return draw_similarity(matrix).figure
-
-
-def layers_figure(matrices: Sequence[AuditedMatrix]) -> Figure:
-    """Number of intruders by module kind (down) and layer (across)."""
-    return draw_layers(matrices).figure
-
-
 def draw_similarity(matrix: AuditedMatrix) -> Drawing:
+    """|<x_i, y_j>| of the leading base vectors (down) and tuned vectors (across)."""
     with styled():
         figure, [axes] = new_figure(3.4, 3.4)
         image = similarity_image(axes, matrix)
@@ -71,6 +61,7 @@ def similarity_data(matrix: AuditedMatrix) -> pd.DataFrame:
 
 
 def draw_layers(matrices: Sequence[AuditedMatrix]) -> Drawing:
+    """Number of intruders by module kind (down) and layer (across)."""
     paths = module_paths([matrix.name for matrix in matrices])
     frame = pd.DataFrame(
         {

@@ -14,7 +14,8 @@ import numpy.typing as npt
 
 from ...errors import BrokenDocumentError
 from ...system.documents import get_field, get_float, is_of_kind, json_number, read_float
-from .subspaces import Subspaces
+from ...system.plain_values import plain
+from .subspaces import SUBSPACE_COLUMNS, Subspaces
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class AuditedMatrix:
       update: the norms and the effective rank of the update.
       base_singular_values: the leading singular values of the base, descending.
       similarity: (base vectors, tuned vectors), the absolute cosines of left singular vectors.
-      subspaces: how the leading subspaces moved, and where the update lies; None in a file of an older version.
+      subspaces: how the leading subspaces moved, and where the update lies; None if that was not measured.
     """
 
     name: str
@@ -99,25 +100,13 @@ class AuditedMatrix:
         return energy_share(self.vectors)
 
     def __eq__(self, other: object) -> bool:
-        # The generated comparison would ask an array for its truth value.
         if not isinstance(other, AuditedMatrix):
             return NotImplemented
-        return self._plain_fields() == other._plain_fields() and np.array_equal(
-            self.similarity, other.similarity
-        )
+        # The generated comparison would ask an array for its truth value.
+        mine, theirs = dict(vars(self)), dict(vars(other))
+        return np.array_equal(mine.pop("similarity"), theirs.pop("similarity")) and mine == theirs
 
     __hash__: ClassVar[None] = None  # type: ignore[assignment]
-
-    def _plain_fields(self) -> tuple[object, ...]:
-        return (
-            self.name,
-            self.shape,
-            self.rank,
-            self.vectors,
-            self.update,
-            self.base_singular_values,
-            self.subspaces,
-        )
 
 
 def energy_share(vectors: Iterable[Vector]) -> float:
@@ -150,20 +139,10 @@ def matrix_to_record(matrix: AuditedMatrix) -> dict[str, Any]:
         "rank": matrix.rank,
         "intruders": matrix.intruders,
         "intruder_energy_share": json_number(matrix.intruder_energy_share),
-        "update": {name: json_number(getattr(matrix.update, name)) for name in UPDATE_COLUMNS},
-        "subspaces": None if matrix.subspaces is None else matrix.subspaces.to_record(),
-        "vectors": [
-            {
-                "index": vector.index,
-                "singular_value": json_number(vector.singular_value),
-                "max_cosine": [json_number(bound) for bound in vector.max_cosine],
-                "intruder": vector.intruder,
-                "certificate": vector.certificate,
-                "ambiguous": vector.ambiguous,
-            }
-            for vector in matrix.vectors
-        ],
-        "base_singular_values": [json_number(value) for value in matrix.base_singular_values],
+        "update": plain(matrix.update),
+        "subspaces": plain(matrix.subspaces),
+        "vectors": plain(matrix.vectors),
+        "base_singular_values": plain(matrix.base_singular_values),
         # Little-endian single precision in base64: a tenth of its size in digits, and exact.
         "similarity": {
             "shape": list(similarity.shape),
@@ -176,6 +155,7 @@ def matrix_from_record(record: object) -> AuditedMatrix:
     name = get_field(record, "name", "matrix", str)
     rows, columns = _pair(record, "shape", name, int)
     update = get_field(record, "update", name, dict)
+    subspaces = get_field(record, "subspaces", name, (dict, type(None)))
     return AuditedMatrix(
         name=name,
         shape=(rows, columns),
@@ -186,14 +166,10 @@ def matrix_from_record(record: object) -> AuditedMatrix:
             read_float(v, name) for v in get_field(record, "base_singular_values", name, list)
         ],
         similarity=_similarity_from_record(get_field(record, "similarity", name, dict), name),
-        subspaces=_subspaces_from_record(record, name),
+        subspaces=None
+        if subspaces is None
+        else Subspaces(**{column: get_float(subspaces, column, name) for column in SUBSPACE_COLUMNS}),
     )
-
-
-def _subspaces_from_record(record: object, name: str) -> Subspaces | None:
-    if not isinstance(record, dict) or record.get("subspaces") is None:
-        return None
-    return Subspaces.from_record(get_field(record, "subspaces", name, dict), name)
 
 
 def _vector_from_record(record: object, name: str) -> Vector:

@@ -8,8 +8,8 @@ from dataclasses import dataclass, fields
 from statistics import median
 from typing import TYPE_CHECKING, ClassVar
 
-from ...linalg.chance import chance_angle, chance_max_cosine, chance_share
-from ...system.documents import get_float, json_number
+from ...linalg.random_directions import chance_angle, chance_max_cosine, chance_share
+from ...system.plain_values import plain
 
 if TYPE_CHECKING:  # a saved audit is read without torch
     from ...engine.spectral_change import SpectralChange
@@ -75,17 +75,9 @@ class Subspaces:
             max_cosine_chance=chance_max_cosine(m, min(m, n)),
         )
 
-    def to_record(self) -> dict[str, float | None]:
-        # Not `asdict`, which copies every number deeply.
-        return {name: json_number(getattr(self, name)) for name in SUBSPACE_COLUMNS}
-
-    @classmethod
-    def from_record(cls, record: Mapping[str, object], where: str) -> Subspaces:
-        return cls(**{name: get_float(record, name, where) for name in SUBSPACE_COLUMNS})
-
     def __eq__(self, other: object) -> bool:
         # A number that is not known is equal to itself here: NaN is not.
-        return isinstance(other, Subspaces) and self.to_record() == other.to_record()
+        return isinstance(other, Subspaces) and plain(self) == plain(other)
 
     __hash__: ClassVar[None] = None  # type: ignore[assignment]
 

@@ -7,8 +7,10 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from html import escape
 from statistics import median
 
+from ...charts.text import number, percent, plural
 from ...checkpoints.pairing.pairing import SkipKind, Skipped
 from ...checkpoints.stored.names import module_paths
 from .records import CERTIFICATES, AuditedMatrix, energy_share
@@ -118,3 +120,34 @@ def certificates(matrices: Iterable[AuditedMatrix]) -> list[tuple[str, int]]:
 def ambiguous(matrices: Iterable[AuditedMatrix]) -> int:
     """Count the decisions that depend on the choice of vectors within a cluster of equal singular values."""
     return sum(vector.ambiguous for matrix in matrices for vector in matrix.vectors)
+
+
+def audit_as_html(sources: str, matrices: Sequence[AuditedMatrix], k: int, epsilon: float) -> str:
+    """An audit as a notebook shows it: a table in the notebook's own style; every name is escaped."""
+    vectors = [vector for matrix in matrices for vector in matrix.vectors]
+    totals = (
+        f"{plural(sum(vector.intruder for vector in vectors), 'intruder dimension')} in "
+        f"{plural(len(vectors), 'vector')} of {plural(len(matrices), 'matrix', 'matrices')}, "
+        f"energy share {percent(energy_share(vectors))}, update norm {number(update_norm(matrices))}; "
+        f"k = {k}, epsilon = {epsilon:g}"
+    )
+    titles = (
+        "module",
+        "matrices",
+        "intruders",
+        "energy share",
+        "update norm",
+        "relative update",
+        "effective rank",
+    )
+    head = "".join(f"<th>{title}</th>" for title in titles)
+    rows = "".join(
+        f"<tr><td>{escape(kind.kind)}</td><td>{kind.matrices}</td><td>{kind.intruders}</td>"
+        f"<td>{percent(kind.energy_share)}</td><td>{number(kind.frobenius)}</td>"
+        f"<td>{percent(kind.relative_update)}</td><td>{number(kind.effective_rank)}</td></tr>"
+        for kind in by_kind(matrices)
+    ).replace("<0.1 %", "&lt;0.1 %")
+    return (
+        f"<div><p>{escape(sources)}<br><strong>{escape(totals)}</strong></p>"
+        f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
+    )

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-import torch
-
-from ...engine.coordinate_certificate import coordinates_of, fits_coordinates
-from ...engine.coordinate_projection import project_in_coordinates
-from ...engine.coordinate_scales import Followed, count_at, settled_scales
+from ...engine.certificates import coordinates_of, fits_coordinates
+from ...engine.coordinate_scales import Followed, count_at, project_in_coordinates, settled_scales
 from ...engine.decisions import Decisions
 from ...engine.known_base import KnownBase
 from ...engine.projection import Projection, project
 from ...engine.scale_search import ScaleWindow, first_starts, first_window, windows_from
 from ...linalg.low_rank import LowRank
 from ...linalg.whole_base import WholeBase
-from ..audit import decide_batch
 from ..base_cache import BaseCache, BaseKeys, look_up
 from ..batches import Batch
-from .followed_group import FollowedGroup, FollowedRoom
+from ..judge import decide_batch
 
 # The model's answer keeps this distance below the first scale with an intruder too many.
 SLACK = 0.01
@@ -33,6 +30,52 @@ _BISECTIONS = 2
 # Smaller sides up to which a base is decomposed for a low-rank update: a search in its coordinates is exact. With the
 # decomposition it takes 0.3 of the time of a search on projections at 320, and 0.9 at 576.
 _WHOLE_UP_TO = 640
+# Memory of what is followed and not read again, and matrices of one shape that are followed together.
+_KEPT_BYTES = 256 * 2**20
+_TOGETHER = 32
+
+
+@dataclass(frozen=True)
+class FollowedGroup:
+    """Matrices by name, with their projections and their coordinates."""
+
+    names: list[str]
+    projections: list[Projection]
+    followed: Followed
+
+
+def joined(groups: Sequence[FollowedGroup]) -> list[FollowedGroup]:
+    """Join groups of one kind, up to a number of matrices: small problems cost less in one call."""
+    kinds: dict[object, list[list[FollowedGroup]]] = {}
+    for group in groups:
+        of_kind = kinds.setdefault(group.followed.kind, [[]])
+        if sum(len(part.names) for part in of_kind[-1]) >= _TOGETHER:
+            of_kind.append([])
+        of_kind[-1].append(group)
+    return [
+        FollowedGroup(
+            [name for part in parts for name in part.names],
+            [projection for part in parts for projection in part.projections],
+            Followed.together([part.followed for part in parts]),
+        )
+        for of_kind in kinds.values()
+        for parts in of_kind
+    ]
+
+
+class FollowedRoom:
+    """The memory that groups may take until they are joined, for several threads."""
+
+    def __init__(self) -> None:
+        self._left, self._lock = _KEPT_BYTES, threading.Lock()
+
+    def takes(self, group: FollowedGroup) -> bool:
+        """Return whether there is room for a group, which then takes it."""
+        nbytes = group.followed.nbytes
+        with self._lock:
+            has_room = nbytes <= self._left
+            self._left -= nbytes if has_room else 0
+            return has_room
 
 
 @dataclass(frozen=True)
@@ -208,12 +251,9 @@ def _windows(projections: Mapping[str, Projection], starts: Mapping[str, float])
 
 def _named(batch: Batch, names: Container[str]) -> Batch:
     """The matrices of a batch with these names."""
-    indices = [index for index, pair in enumerate(batch.matrices) if pair.name in names]
-    chosen = torch.tensor(indices, dtype=torch.long, device=batch.pair.base.device)
-    units = [batch.units[index] for index in indices]
-    return Batch([batch.matrices[index] for index in indices], batch.pair.select(chosen), units)
+    return batch.select([index for index, pair in enumerate(batch.matrices) if pair.name in names])
 
 
 def _at(batch: Batch, scales: Sequence[float]) -> Batch:
     """Return the same matrices with each update at its own scale."""
-    return Batch(batch.matrices, batch.pair.scaled(scales), batch.units)
+    return replace(batch, pair=batch.pair.scaled(scales))

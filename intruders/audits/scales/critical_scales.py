@@ -16,16 +16,15 @@ from ...checkpoints.pairing.pair_sides import pair_sides
 from ...checkpoints.pairing.pairing import PairedMatrix, Pairing
 from ...engine.scale_search import largest_scale, search_end
 from ...errors import SettingError
-from ...settings.number_kinds import is_whole
+from ...settings.numbers import is_whole
 from ...system.callers_process import usual_settings
 from ...system.progress import Progress, silent
 from ...system.threads import run_side_by_side
 from ..audit_settings import ANYWHERE, AS_USUAL, AuditSettings, Compute
 from ..base_cache import MemoryCache
-from ..batches import Batch, is_small_batch, read_batches
-from .batch_scales import SLACK, BatchScales
+from ..batches import Batch, NotJudged, of_one_model, read_batches
+from .batch_scales import SLACK, BatchScales, FollowedGroup, FollowedRoom, joined
 from .critical_scales_result import CriticalScales, MatrixScale
-from .followed_group import FollowedGroup, FollowedRoom, joined
 
 Result = TypeVar("Result")
 
@@ -149,9 +148,9 @@ class _Search:
         """Do something with every batch of some of the pairs; those left out count as done."""
         in_all = len(self.pairing.pairs)
         results, done = [], in_all - len(pairs)
-        batches = read_batches(pairs, self.device, self.audit.skip_non_finite, [])
+        batches = read_batches(of_one_model(pairs), self.device, NotJudged(self.audit.skip_non_finite))
         with run_side_by_side(
-            batches, lambda batch: (len(batch.matrices), do(batch)), is_small_batch, self.compute.workers
+            batches, lambda batch: (len(batch.matrices), do(batch)), Batch.is_small, self.compute.workers
         ) as judged:
             for size, result in judged:
                 results.append(result)

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from ...charts.chart import Axis, Chart, Rule, Series
 from ...charts.text import number, plural
-from ...checkpoints.stored.hub import HubOrigin, origins_in
+from ...checkpoints.stored.locate import HubOrigin, origins_in
+from ...errors import SettingError
 from ...system.documents import json_number
+from ...system.plain_values import plain
 from ...system.result_protocol import JsonResult
 from ...version import __version__
+from ..result.audit_result import Audit
 
 SCHEMA = 1
+SCALE_NAME = "scale.json"  # the name of the file that is looked for next to an audit
 
 
 @dataclass(frozen=True)
@@ -26,15 +32,6 @@ class MatrixScale:
     measured: float  # infinite where there is no intruder up to ``searched``
     predicted: float  # theta / sigma_1(D), theta from the spectrum of W0 alone; infinite where there is none
     searched: float
-
-    def as_dict(self) -> dict[str, Any]:
-        return {
-            "name": self.name,
-            "shape": list(self.shape),
-            "measured": json_number(self.measured),
-            "predicted": json_number(self.predicted),
-            "searched": self.searched,
-        }
 
 
 @dataclass(frozen=True)
@@ -140,7 +137,7 @@ class CriticalScales(JsonResult):
             "within_factor_two": json_number(self.within_factor_two),
             "rank_correlation": json_number(self.rank_correlation),
             "seconds": self.seconds,
-            "matrices": [matrix.as_dict() for matrix in self.matrices],
+            "matrices": plain(self.matrices),
         }
 
     def chart(self) -> Chart:
@@ -189,3 +186,46 @@ def _matrix_scale(record: dict[str, Any]) -> MatrixScale:
 def _infinite_if_null(value: Any) -> float:
     """JSON has no infinity: null stands for it."""
     return math.inf if value is None else float(value)
+
+
+def scales_for(audit: Audit, path: str | os.PathLike[str]) -> CriticalScales:
+    """Return the critical scales in ``path``.
+
+    Raises:
+      SettingError: they are of other matrices, or another k or epsilon, than the audit.
+      ResultFileError: as :meth:`CriticalScales.load`.
+    """
+    scales = CriticalScales.load(path)
+    if (scales.k, scales.epsilon) != (audit.k, audit.epsilon):
+        raise SettingError(
+            f"'{path}' was made with k = {scales.k} and epsilon = {scales.epsilon:g}, and the audit with "
+            f"k = {audit.k} and epsilon = {audit.epsilon:g}; make it again with the audit's"
+        )
+    names = {matrix.name for matrix in audit.matrices}
+    unknown = sorted(matrix.name for matrix in scales.matrices if matrix.name not in names)
+    if unknown or not scales.matrices:
+        raise SettingError(
+            f"'{path}' has critical scales of {scales.tuned_source!r}, and the audit is of {audit.tuned_source!r}"
+            + (f": it has no {unknown[0]!r}" if unknown else ", without any matrix")
+        )
+    return scales
+
+
+def scales_beside(audit: Audit, folder: Path) -> CriticalScales | None:
+    """Return the scales of scale.json in the audit's folder; None unless they are of the same update and settings."""
+    file = folder / SCALE_NAME
+    if not file.is_file():
+        return None
+    try:
+        scales = scales_for(audit, file)
+    except SettingError:
+        return None
+    same = (scales.base_source, scales.tuned_source) == (audit.base_source, audit.tuned_source)
+    same = same and _may_be_equal(scales.base_hub, audit.base_hub)
+    return scales if same and _may_be_equal(scales.tuned_hub, audit.tuned_hub) else None
+
+
+def _may_be_equal(ours: tuple[HubOrigin, ...], theirs: tuple[HubOrigin, ...]) -> bool:
+    """Return False for the models of one name whose commits are known and differ: a branch of the hub moves."""
+    commits = [{(origin.repository, origin.commit) for origin in origins} for origins in (ours, theirs)]
+    return not all(commits) or commits[0] == commits[1]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ..stored.checkpoint import Checkpoint, StoredTensor
-from ..stored.hub import HubOrigin
+from ..stored.locate import HubOrigin
 
 if TYPE_CHECKING:
     import torch

@@ -10,8 +10,7 @@ from collections.abc import Mapping
 from typing import Any, TypeGuard
 
 from ...errors import CheckpointError, first_line
-from ..stored.demo_models import DEMO_MODELS
-from ..stored.hub import split_revision
+from ..stored.locate import DEMO_MODELS, split_revision
 
 OF_MLX = (
     "is an adapter of MLX, not of PEFT; merge it into its model (mlx_lm.fuse --model MODEL --adapter-path ADAPTER "

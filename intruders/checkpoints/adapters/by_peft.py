@@ -7,9 +7,10 @@ share tensors are made in a skeleton of all their modules, whose weights take no
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from math import prod
 from typing import Any
 
@@ -21,8 +22,85 @@ from ..stored.checkpoint import StoredTensor
 from .adapter import AdaptedWeight, BaseWeight
 from .adapter_config import AdapterConfig
 from .peft_at_work import peft_at_work
-from .peft_settings import peft_settings
 from .peft_types import SHARED_AND_DECOMPOSED, WITH_BIAS
+
+# Choose modules, say how to train or where to run. The modules are given by name here.
+_LEFT_OUT = {
+    "alora_invocation_tokens", "auto_mapping", "base_model_name_or_path", "bias", "corda_config", "ensure_weight_tying",
+    "eva_config", "exclude_modules", "feedforward_modules", "inference_mode", "layer_replication", "layers_pattern",
+    "layers_to_transform", "loftq_config", "lora_bias", "lora_ga_config", "megatron_config", "megatron_core",
+    "modules_to_save", "monteclora_config", "peft_type", "peft_version", "progressbar", "revision", "runtime_config",
+    "runtime_offload_base_weight", "target_modules", "target_parameters", "task_type", "trainable_token_indices",
+    "velora_config",
+}  # fmt: skip
+_PATTERNS = ("rank_pattern", "alpha_pattern", "lambda_pattern", "block_size_pattern", "n_frequency_pattern")
+# Whole numbers that count nothing that is made.
+_NO_SIZES = ("seed", "_key", "alpha", "scaling", "warmup", "interval")
+_LEAST_BOUND = 1024  # defaults that count nothing here are below it
+
+
+def peft_settings(
+    config: AdapterConfig, modules: Sequence[str], largest: int, feedforward: Sequence[str] = ()
+) -> Any:
+    """PEFT's config object for these modules alone.
+
+    Args:
+      config: as it stands in the file or the model.
+      modules: full paths; no pattern of the file reaches PEFT.
+      largest: no size in the config may be above it.
+      feedforward: those of them that IA3 scales on the input side.
+
+    Raises:
+      CheckpointError: a size out of proportion, a pattern that could match for ever, a type or a setting that the
+        installed PEFT does not know.
+    """
+    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+
+    kinds = {kind.value: made for kind, made in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
+    if config.peft_type not in kinds:
+        raise CheckpointError(
+            f"the adapter '{config.source}' is of type {config.peft_type}, which the installed PEFT does not know; "
+            "expected a PEFT as new as the one that made it; install a newer one"
+        )
+    kind = kinds[config.peft_type]
+    known = {field.name for field in fields(kind)}
+    values = {key: value for key, value in config.values.items() if key not in {*_LEFT_OUT, *_PATTERNS}}
+    unknown = sorted(key for key, value in values.items() if key not in known and value)
+    if unknown:
+        raise CheckpointError(
+            f"the adapter config of '{config.source}' has {unknown[0][:60]!r}, which the installed PEFT does not know, "
+            "so that its weights could be other ones; install the version of PEFT that made it"
+        )
+    values = {key: value for key, value in values.items() if key in known}
+    values |= {key: _matched(config, key, modules) for key in _PATTERNS if key in known}
+    _require_proportion(values, config, largest)
+    values |= {"target_modules": list(modules), "inference_mode": True}
+    if "progressbar" in known:  # FROD's, on the terminal
+        values["progressbar"] = False
+    if "feedforward_modules" in known:
+        values["feedforward_modules"] = list(feedforward)
+    return kind(**values)
+
+
+def _matched(config: AdapterConfig, key: str, modules: Sequence[str]) -> dict[str, int | float]:
+    """The pattern's value for each module by its full path, matched by us, so that PEFT's ``re`` sees no pattern."""
+    anywhere = config.peft_type == "OSF"
+    values = {module: config.pattern_value(key, module, math.nan, anywhere=anywhere) for module in modules}
+    return {module: value for module, value in values.items() if not math.isnan(value)}
+
+
+def _require_proportion(values: Mapping[str, Any], config: AdapterConfig, largest: int) -> None:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            _require_proportion(value, config, largest)
+        elif key.endswith(_NO_SIZES) or isinstance(value, bool) or not isinstance(value, int | float):
+            continue
+        elif not abs(value) <= max(largest, _LEAST_BOUND):
+            raise CheckpointError(
+                f"the adapter config of '{config.source}' has {key[:60]} = {str(value)[:40]!r}, out of proportion to "
+                f"its tensors; expected {max(largest, _LEAST_BOUND):,} at most"
+            )
+
 
 Tensors = Mapping[str, StoredTensor]
 # The weight that PEFT makes of the base's; in single precision at least, or in the base's own type.
@@ -52,10 +130,7 @@ def updates_one_by_one(
 ) -> list[AdaptedWeight]:
     """One update a module, made by PEFT from that module's tensors and its base weight.
 
-    Args:
-      tensors: the adapter's.
-      config: its config.
-      scales: by module, where a model in memory has its own idea of the scale.
+    ``scales`` are by module, where a model in memory has its own idea of the scale.
     """
     modules = modules_of(tensors, config)
     if config.peft_type == "LN_TUNING":  # made for norms, which are no matrices
@@ -78,14 +153,7 @@ def shared_updates(
     modules: Mapping[str, BaseWeight],
     scales: Mapping[str, float] = NO_SCALES,
 ) -> list[AdaptedWeight]:
-    """One update a module, all made by PEFT in one skeleton.
-
-    Args:
-      tensors: the adapter's.
-      config: its config.
-      modules: those that it changes, in the order of the model.
-      scales: as for :func:`updates_one_by_one`.
-    """
+    """One update for each of ``modules``, which are in the order of the model, all made by PEFT in one skeleton."""
     own = {name for tensors_of_one in modules_of(tensors, config).values() for name in tensors_of_one}
     # The rest are modules saved in full and the base's own weights beside the adapter's.
     of_method = {
@@ -177,12 +245,15 @@ class _Skeleton:
         return max(_ROOM * (largest**2 + _numbers(self.tensors)), _LEAST_ROOM)
 
     def _made(self) -> nn.Module:
+        def hollow(weight: BaseWeight) -> Tensor:  # in the memory of one number
+            return torch.zeros(1, dtype=weight.dtype).expand(*weight.shape)
+
         shapes = [weight.shape for weight in self.modules.values()]
         largest = max(
             size for shape in [*shapes, *(t.shape for t in self.tensors.values())] for size in shape
         )
         settings = peft_settings(self.config, list(self.modules), largest)
-        tree = _tree({module: _hollow(weight) for module, weight in self.modules.items()})
+        tree = _tree({module: hollow(weight) for module, weight in self.modules.items()})
         self._stored = {_full(name): tensor.read() for name, tensor in self.tensors.items()}
         self._settings = settings
         return _with_adapter(tree, settings, self._stored)
@@ -227,11 +298,6 @@ def _tree(weights: Mapping[str, Tensor]) -> nn.Module:
     return root
 
 
-def _hollow(weight: BaseWeight) -> Tensor:
-    """Return a tensor of the right shape, dtype and device, in the memory of one number."""
-    return torch.zeros(1, dtype=weight.dtype).expand(*weight.shape)
-
-
 def _with_adapter(tree: nn.Module, settings: Any, tensors: dict[str, Tensor]) -> nn.Module:
     from peft import get_peft_model, set_peft_model_state_dict
 
@@ -240,17 +306,13 @@ def _with_adapter(tree: nn.Module, settings: Any, tensors: dict[str, Tensor]) ->
     lost = list(loaded.unexpected_keys)
     if lost:
         raise ValueError(f"the file has {some_of(lost)}, which it has no use for")
-    absent = _absent(model, list(loaded.missing_keys))
+    # Missing, and under no other name the same tensor.
+    state, missing = model.state_dict(keep_vars=True), set(loaded.missing_keys)
+    filled = {id(tensor) for name, tensor in state.items() if name not in missing}
+    absent = [name for name in loaded.missing_keys if f".{_NAME}" in name and id(state[name]) not in filled]
     if absent:
         raise ValueError(f"the file lacks {some_of(absent)}")
     return model.eval()
-
-
-def _absent(model: nn.Module, missing: list[str]) -> list[str]:
-    """The adapter's tensors that the file did not fill: missing, and under no other name the same tensor."""
-    state = model.state_dict(keep_vars=True)
-    filled = {id(tensor) for name, tensor in state.items() if name not in set(missing)}
-    return [name for name in missing if f".{_NAME}" in name and id(state[name]) not in filled]
 
 
 def _layer(model: nn.Module, module: str, scales: Mapping[str, float]) -> Any:

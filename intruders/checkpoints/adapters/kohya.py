@@ -1,7 +1,7 @@
 """LoRA files without a config: kohya, LyCORIS and diffusers, told by the names of their tensors.
 
-    kohya     lora_unet_down_blocks_0_attentions_0_..._to_q.lora_down.weight, .lora_up.weight, .alpha,
-    .dora_scale LyCORIS   the same module names with .hada_w1_a, ..., .lokr_w1, ... or .diff, the update itself
+    kohya     lora_unet_down_blocks_0_attentions_0_..._to_q.lora_down.weight, .lora_up.weight, .alpha, .dora_scale
+    LyCORIS   the same module names with .hada_w1_a, ..., .lokr_w1, ... or .diff, the update itself
     diffusers unet.down_blocks.0.attentions.0...to_q.lora_A.weight, .lora_B.weight; older: .lora.down.weight
 
 The scale is alpha / r, and 1 where no alpha is stored. diffusers keeps PEFT's configs in the file's metadata.
@@ -18,13 +18,137 @@ from typing import Any
 
 from ...errors import CheckpointError
 from ..stored.checkpoint import Checkpoint, StoredTensor
+from ..stored.names import same_shape
 from .adapter import AdaptedWeight, Adapter, Shape
 from .adapter_config import AdapterConfig
-from .dora_scales import dora_is_per_input, scales_inputs
-from .formulas import low_rank
-from .kohya_names import unflattened
-from .lora import lora_scale
-from .other_methods import hadamard, kronecker, whole_update
+from .by_formula import hadamard, kronecker, lora_scale, low_rank, whole_update
+
+
+def scales_inputs(
+    scale: StoredTensor, down: StoredTensor, up: StoredTensor, per_input: bool | None
+) -> bool | None:
+    """Return whether a module's ``dora_scale`` is over its inputs; None where that cannot be known.
+
+    Args:
+      scale: the module's.
+      down: (r, in), or (r, in, kh, kw) of a convolution.
+      up: (out, r), or (out, r, 1, 1).
+      per_input: whether the others in its file are over the inputs, as :func:`dora_is_per_input` tells.
+    """
+    if len(scale.shape) < 2 or scale.shape[0] != 1:
+        return False
+    inputs, outputs = down.shape[1], up.shape[0]
+    if len(scale.shape) == 2 or scale.shape[1] != outputs:
+        return True
+    return per_input if inputs == outputs > 1 else False
+
+
+def dora_is_per_input(modules: Iterable[Mapping[str, StoredTensor]]) -> bool | None:
+    """Return whether the file's ``dora_scale`` are over inputs, by those modules that tell; None if none does."""
+    told: set[bool | None] = set()
+    for parts in modules:
+        scale, down, up = (parts.get(part) for part in ("dora_scale", "down", "up"))
+        if scale is None or down is None or up is None or min(len(down.shape), len(up.shape)) < 2:
+            continue
+        if len(scale.shape) == 1:
+            told.add(False)
+        elif scale.shape and scale.shape[0] == 1:
+            told.add(scales_inputs(scale, down, up, None))
+    told.discard(None)
+    return told.pop() if len(told) == 1 else None
+
+
+# The part of a pipeline that a name is for stands before it, and is not in the part's own checkpoint.
+_PREFIX = re.compile(r"^(?:lora|lycoris)_(?:(?:unet|te\d?|transformer|text_encoder(?:_\d)?|prior)_)?")
+
+# The UNet of Stable Diffusion in its authors' names, as kohya's SDXL files have them.
+_OUTER = re.compile(r"(?P<side>input|output)_blocks_(?P<block>\d{1,3})_(?P<part>[012])_(?P<rest>.+)")
+_MIDDLE = re.compile(r"middle_block_(?P<part>[012])_(?P<rest>.+)")
+_MIDDLE_PARTS = ("resnets_0", "attentions_0", "resnets_1")
+_RESNET = {
+    "in_layers_2": "conv1",
+    "out_layers_3": "conv2",
+    "emb_layers_1": "time_emb_proj",
+    "skip_connection": "conv_shortcut",
+}
+
+
+def unflattened(
+    updates: list[AdaptedWeight], shapes: Mapping[str, Shape], config: Mapping[str, Any] | None
+) -> list[AdaptedWeight]:
+    """The updates, which have flat names, under the base's: of the same path, or the only one whose path ends alike."""
+    by_path: dict[str, str] = {}
+    by_ending: dict[str, set[str]] = {}
+    for name in shapes:
+        if name.endswith(".weight"):
+            parts = name.removesuffix(".weight").split(".")
+            by_path["_".join(parts)] = name
+            for start in range(len(parts)):
+                by_ending.setdefault("_".join(parts[start:]), set()).add(name)
+    layers = (config or {}).get("layers_per_block")
+    base_names: list[str | None] = []
+    for update in updates:
+        flat = _PREFIX.sub("", update.name.removesuffix(".weight"))
+        ending = by_ending.get(flat, set())
+        base_name = by_path.get(flat) or (next(iter(ending)) if len(ending) == 1 else None)
+        base_name = base_name or by_path.get(
+            in_diffusers_names(flat, layers if isinstance(layers, int) else 2)
+        )
+        base_names.append(base_name)
+    elsewhere = _parts_elsewhere(updates, base_names, shapes)
+    return [
+        replace(update, name=base_name)
+        if base_name is not None and update.component not in elsewhere
+        else update
+        for update, base_name in zip(updates, base_names, strict=True)
+    ]
+
+
+def _parts_elsewhere(
+    updates: list[AdaptedWeight], base_names: list[str | None], shapes: Mapping[str, Shape]
+) -> set[str]:
+    """Return the parts of a pipeline whose modules are called as those of another part, which the base is.
+
+    Both text encoders of SDXL have ``text_model.encoder.layers.0.self_attn.q_proj``; by the shapes the base is one.
+    """
+    claims: dict[str, list[AdaptedWeight]] = {}
+    for update, name in zip(updates, base_names, strict=True):
+        if name is not None:
+            claims.setdefault(name, []).append(update)
+    elsewhere: set[str] = set()
+    for name, several in claims.items():
+        fitting = {u.component for u in several if same_shape(shapes[name], u.full_shape)}
+        if fitting:
+            elsewhere |= {update.component for update in several} - fitting
+    return elsewhere
+
+
+def in_diffusers_names(flat: str, layers: int) -> str:
+    """``input_blocks_4_1_proj_in`` of the original UNet -> ``down_blocks_1_attentions_0_proj_in`` of diffusers'.
+
+    The original counts blocks through, the convolution that goes in being number 0; diffusers counts levels
+    of ``layers`` blocks and one that changes the resolution (going down), or of one block more (going up).
+    """
+    if match := _MIDDLE.fullmatch(flat):
+        part = _MIDDLE_PARTS[int(match["part"])]
+        return f"mid_block_{part}_{_inside(part, match['rest'])}"
+    match = _OUTER.fullmatch(flat)
+    if match is None or layers < 1:
+        return flat
+    down = match["side"] == "input"
+    level, number = divmod(int(match["block"]) - down, layers + 1)
+    side, rest = ("down" if down else "up"), match["rest"]
+    if down and rest == "op":
+        return f"down_blocks_{level}_downsamplers_0_conv"
+    if not down and rest == "conv":
+        return f"up_blocks_{level}_upsamplers_0_conv"
+    part = "attentions" if match["part"] == "1" else "resnets"
+    return f"{side}_blocks_{level}_{part}_{number}_{_inside(part, rest)}"
+
+
+def _inside(part: str, rest: str) -> str:
+    return _RESNET.get(rest, rest) if part.startswith("resnets") else rest
+
 
 _FACTOR_NAME = re.compile(
     r"(?P<module>.+?)(?:\.processor)?(?:\.|_)"
@@ -64,12 +188,7 @@ def looks_like_adapter(names: Iterable[str]) -> bool:
 def single_file_adapter(
     stored: Mapping[str, StoredTensor], metadata: Mapping[str, str], source: str
 ) -> Adapter:
-    """The adapter in one file.
-
-    Args:
-      stored: its tensors.
-      metadata: the safetensors file's own, in which diffusers keeps PEFT's configs.
-      source: how the user named it.
+    """The adapter in one file, in whose ``metadata`` diffusers keeps PEFT's configs.
 
     Raises:
       CheckpointError: factors that are missing or do not fit, or tensors of a kind that is not known.

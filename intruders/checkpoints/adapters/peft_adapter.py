@@ -20,22 +20,30 @@ from ..stored.json_file import read_json_object
 from .adapter import AdaptedWeight, Adapter, BaseWeight, Shape, Start
 from .adapter_config import AdapterConfig
 from .binding import bound_updates
+from .by_formula import BY_PEFT as LORA_BY_PEFT
+from .by_formula import (
+    adalora_updates,
+    loha_updates,
+    lokr_updates,
+    lora_modules,
+    module_update,
+    require_weights,
+)
 from .by_peft import modules_by_target, modules_of, names_alone, shared_updates, updates_one_by_one
-from .lora import BY_PEFT as LORA_BY_PEFT
-from .lora import lora_modules, module_update, require_weights
-from .other_methods import adalora_updates, loha_updates, lokr_updates
 from .peft_types import (
     BY_FORMULA,
     DECOMPOSING,
+    KASA,
     NOTES,
     ONE_BY_ONE,
     ORDERED,
     SHARED_VECTOR,
+    can_be_repeated,
+    changes_the_base,
     require_matrices,
     require_read,
     require_settings,
 )
-from .starts import KASA, can_be_repeated, changes_the_base
 from .target_parameters import UndecidedModule, decided_by_base, parameters_meant, undecided_module
 
 Tensors = Mapping[str, StoredTensor]
@@ -60,10 +68,15 @@ def peft_folder(folder: Path, source: str) -> Adapter:
         here.
     """
     config = AdapterConfig(read_json_object(folder / ADAPTER_CONFIG), source)
+    return _adapter(tensors_of_folder(folder, source), config, {})
+
+
+def tensors_of_folder(folder: Path, source: str) -> dict[str, StoredTensor]:
+    """The tensors of the adapter in a folder, under PEFT's names."""
     if (folder / _WEIGHTS).is_file():
-        return _adapter(safetensors_file(folder / _WEIGHTS), config, {})
+        return safetensors_file(folder / _WEIGHTS)
     if (folder / _PICKLE).is_file():
-        return _adapter(pickle_file(folder / _PICKLE), config, {})
+        return pickle_file(folder / _PICKLE)
     raise CheckpointError(
         f"'{source}' has an {ADAPTER_CONFIG} and no weights; expected {_WEIGHTS} in the same folder"
     )
@@ -249,7 +262,9 @@ def _with_updates(
         config.base_source,
         Checkpoint(config.source, "adapter", "modules to save", replaced),
         updates,
-        ignored=_ignored(tensors),
+        # Tensors of the method that change no matrix.
+        ignored=[(name, "a bias") for name in tensors if name.endswith(".lora_B.bias")]
+        + [(name, "single tokens, retrained") for name in tensors if "trainable_tokens" in name],
         beneath={
             name.replace(_BENEATH, ".weight"): tensor
             for name, tensor in tensors.items()
@@ -272,13 +287,6 @@ def _saved_in_full(tensors: Tensors, method_tensor: re.Pattern[str]) -> dict[str
         for name, tensor in tensors.items()
         if not method_tensor.search(name) and (".base_layer." not in name or name.endswith(".bias"))
     }
-
-
-def _ignored(tensors: Mapping[str, StoredTensor]) -> list[tuple[str, str]]:
-    """Tensors of the method that change no matrix."""
-    biases = [(name, "a bias") for name in tensors if name.endswith(".lora_B.bias")]
-    tokens = [(name, "single tokens, retrained") for name in tensors if "trainable_tokens" in name]
-    return biases + tokens
 
 
 def _changes_its_base(config: AdapterConfig) -> str | None:

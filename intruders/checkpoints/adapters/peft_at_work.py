@@ -14,7 +14,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ...errors import CheckpointError, IntrudersError, all_lines, missing_extra
-from ...system.random_state import random_state_kept
+from ...system.callers_process import random_state_kept
 
 _LOCK = threading.RLock()  # the random state and the warnings are the process's
 
@@ -24,12 +24,7 @@ def peft_at_work(module: str, source: str, most_numbers: int) -> Iterator[None]:
     """Let PEFT make layers and merge them; afterwards the process is as it was.
 
     Random state and filters of warnings are put back, so that reading an adapter moves no training's seed; nothing is
-    compiled; tensors are made on the CPU.
-
-    Args:
-      module: whose weight is made, for the error.
-      source: the adapter's.
-      most_numbers: in a tensor that PEFT may make out of sizes alone.
+    compiled; tensors are made on the CPU. One that PEFT makes out of sizes alone has ``most_numbers`` at most.
 
     Raises:
       CheckpointError: in one line, whatever PEFT raises. MissingDependencyError: PEFT is not installed.

@@ -14,12 +14,11 @@ from torch import Tensor
 from ...errors import CheckpointError, PairingError, some_of
 from ...linalg.low_rank import LowRank
 from ..stored.checkpoint import Checkpoint
-from ..stored.layout import text_config
-from ..stored.matching import match_names, plain
+from ..stored.matrices import text_config
+from ..stored.names import match_names, plain
 from .adapter import AdaptedWeight, Shape
 from .adapter_config import AdapterConfig
-from .formulas import low_rank, widened
-from .lora import LoraTensors, lora_scale, module_update
+from .by_formula import LoraTensors, lora_scale, low_rank, module_update, widened
 
 # The models whose stacks of experts PEFT knows to be stored input side first (``is_transposed`` of their modules).
 _KNOWN_AS_INPUT_FIRST = {"aria", "aria_text", "gpt_oss", "openai_privacy_filter"}
@@ -66,11 +65,6 @@ def undecided_module(
 ) -> UndecidedModule:
     """The updates that the tensors of a module may be, where a target means one of its parameters.
 
-    Args:
-      tensors: of the module.
-      config: the adapter's config.
-      scales: by module, where a model in memory has its own idea of the scale.
-
     Raises:
       CheckpointError: a lora_A without its lora_B, or shapes that contradict each other.
     """
@@ -90,15 +84,9 @@ def undecided_module(
 def decided_by_base(
     undecided: list[UndecidedModule], source: str, base: Checkpoint, shapes: Mapping[str, Shape]
 ) -> list[AdaptedWeight]:
-    """The update of each module on a base.
+    """The update of each module on a base, whose ``shapes`` are those that an adapter sees.
 
     PEFT nests the adapters of one module's parameters and does not write which is whose: their shapes tell.
-
-    Args:
-      undecided: the modules.
-      source: of the adapter.
-      base: what it acts on.
-      shapes: of the base's tensors as an adapter sees them, (m, n) with the output side first, or (experts, m, n).
 
     Raises:
       CheckpointError: a parameter of the base with tensors of another rank.
@@ -139,7 +127,6 @@ def _in_base(module: UndecidedModule, source: str, ends: set[str]) -> list[Adapt
 
 
 def _end(name: str) -> str:
-    """Return the module's own name and the parameter's."""
     return ".".join(plain(name).split(".")[-2:])
 
 

@@ -4,6 +4,9 @@ llama.cpp's converter renames tensors and, for some architectures, rearranges th
 Llama, norms of Gemma, Conv1D of GPT-2, experts). transformers undoes both when it loads a GGUF file; the
 same tables and tensor processors are used here, one tensor at a time instead of a whole model at once, on metadata from
 our own walk through the header (:mod:`gguf_layout`).
+
+transformers finds its names by building the model, and importing the model's code takes longer than importing torch.
+For the families that are read most, tables say the same at once; tests compare them with what transformers finds.
 """
 
 from __future__ import annotations
@@ -11,7 +14,8 @@ from __future__ import annotations
 import functools
 import importlib.util
 import inspect
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
@@ -25,9 +29,66 @@ from torch import Tensor
 from ...errors import CheckpointError, IntrudersError, first_line, missing_extra
 from ..stored.checkpoint import StoredTensor
 from ..stored.names import natural_order
-from .gguf_layout import GgufField, GgufLayout, GgufTensor
-from .gguf_names import NOT_LOADED, known_names
-from .gguf_split import read_whole_layout
+from .gguf_layout import GgufField, GgufLayout, GgufTensor, read_whole_layout
+
+# Stems of names in the order of transformers' modules.
+_BEFORE = {"token_embd": "model.embed_tokens"}
+_AFTER = {"output_norm": "model.norm", "output": "lm_head"}
+_PROJECTIONS = {
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "attn_qkv": "self_attn.qkv_proj",
+    "attn_q_norm": "self_attn.q_norm",
+    "attn_k_norm": "self_attn.k_norm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+    "attn_norm": "input_layernorm",
+}
+_LLAMA = _PROJECTIONS | {"ffn_norm": "post_attention_layernorm"}
+_GEMMA = _PROJECTIONS | {
+    "post_attention_norm": "post_attention_layernorm",
+    "ffn_norm": "pre_feedforward_layernorm",
+    "post_ffw_norm": "post_feedforward_layernorm",
+}
+_LAYER = {
+    "llama": _LLAMA,
+    "qwen2": _LLAMA,
+    "qwen3": _LLAMA,
+    "gemma2": _GEMMA,
+    "gemma3": _GEMMA,
+    "phi3": _LLAMA | {"ffn_up": "mlp.gate_up_proj"},
+}
+# Tables of rotary frequencies, which transformers computes.
+NOT_LOADED = {"rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"}
+_NAME = re.compile(r"(?:blk\.(?P<layer>\d{1,6})\.)?(?P<stem>\w+)\.(?P<end>weight|bias)")
+
+
+def known_names(architecture: str, names: Iterable[str]) -> dict[str, str] | None:
+    """transformers' name by llama.cpp's; None where one is not known.
+
+    ``architecture`` is llama.cpp's word for the family.
+    """
+    if architecture not in _LAYER:
+        return None
+    of_layer = _LAYER[architecture]
+    renamed = {}
+    for name in names:
+        if name in NOT_LOADED:
+            continue
+        parts = _NAME.fullmatch(name)
+        if parts is None:
+            return None
+        layer, stem, end = parts.groups()
+        known = (_BEFORE | _AFTER if layer is None else of_layer).get(stem)
+        if known is None:
+            return None
+        start = "" if layer is None else f"model.layers.{int(layer)}."
+        renamed[name] = f"{start}{known}.{end}"
+    return renamed
+
 
 _TOKENS = "tokenizer.ggml.tokens"
 # transformers is told this number of tokens for a vocabulary that is too long to keep.
@@ -52,7 +113,9 @@ def gguf_file(path: Path) -> GgufModel:
       CheckpointError: not a whole GGUF file, an adapter, or an architecture that transformers does not load from GGUF.
       MissingDependencyError: gguf or transformers is not installed.
     """
-    _require_packages(path)
+    for package in ("gguf", "transformers"):
+        if importlib.util.find_spec(package) is None:
+            raise missing_extra(f"the GGUF file '{path}'", package, "gguf")
     layout = read_whole_layout(path)
     if layout.is_adapter:
         raise CheckpointError(
@@ -75,7 +138,7 @@ def gguf_file(path: Path) -> GgufModel:
     for tensor in layout.tensors:
         # Expert tensors are mapped without their ".weight", and gate and up to the same fused parameter.
         name = renamed.get(tensor.name) or renamed.get(tensor.name.removesuffix(".weight"))
-        if name in shapes:
+        if name is not None and name in shapes:
             parts.setdefault(name, []).append(tensor)
         elif len(tensor.shape) > 1 and tensor.name not in NOT_LOADED:
             unnamed.append(tensor.name)
@@ -254,12 +317,6 @@ def _replaced(name: str, value: Any) -> Iterator[None]:
         yield
     finally:
         setattr(gguf, name, original)
-
-
-def _require_packages(path: Path) -> None:
-    for name in ("gguf", "transformers"):
-        if importlib.util.find_spec(name) is None:
-            raise missing_extra(f"the GGUF file '{path}'", name, "gguf")
 
 
 @contextmanager

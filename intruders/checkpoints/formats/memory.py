@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ...errors import CheckpointError, some_of
 from ..quantized.restore import restored
 from ..stored.checkpoint import Checkpoint, StoredTensor
-from ..stored.layout import stored_input_first
+from ..stored.matrices import stored_input_first
 from ..stored.names import scores_tokens
 
 # FSDP 1 puts itself into the names of modules, not into those of their weights.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -111,15 +112,17 @@ def safetensors_file(path: Path) -> dict[str, StoredTensor]:
     return {name: _stored(path, name, entry) for name, entry in read_header(path).items()}
 
 
-def safetensors_shards(index: Path) -> dict[str, StoredTensor]:
-    """The tensors of a sharded checkpoint, by its ``*.safetensors.index.json``.
+def tensors_of_shards(
+    index: Path, read_file: Callable[[Path], dict[str, StoredTensor]]
+) -> dict[str, StoredTensor]:
+    """The tensors of a sharded checkpoint, by its ``*.index.json``.
 
     Raises:
       CheckpointError: the index points outside its folder, names a missing shard, or a tensor its shard
         lacks.
     """
-    where = read_weight_map(index)
-    shards = {shard: safetensors_file(index.parent / shard) for shard in sorted(set(where.values()))}
+    where = _weight_map(index)
+    shards = {shard: read_file(index.parent / shard) for shard in sorted(set(where.values()))}
     astray = [name for name, shard in where.items() if name not in shards[shard]]
     if astray:
         raise CheckpointError(
@@ -129,7 +132,7 @@ def safetensors_shards(index: Path) -> dict[str, StoredTensor]:
     return {name: shards[where[name]][name] for name in sorted(where, key=natural_order)}
 
 
-def read_weight_map(index: Path) -> dict[str, str]:
+def _weight_map(index: Path) -> dict[str, str]:
     """Tensor name -> shard file name, from an index whose every entry is a file of the index's own folder."""
     where = read_json_object(index).get("weight_map")
     if not isinstance(where, dict) or not where:
@@ -241,10 +244,7 @@ def _read(path: Path, name: str, entry: HeaderEntry, index: int | None) -> Tenso
 def require_unchanged(path: Path, size: int, changed: int) -> None:
     """Refuse a file that was written or replaced since it was opened, if only with tensors of the same shapes.
 
-    Args:
-      path: The file.
-      size: Its bytes when it was opened.
-      changed: When it had been written last, in nanoseconds.
+    It had ``size`` bytes then, and had been written last at ``changed``, in nanoseconds.
 
     Raises:
       ChangedFileError: it is another one now, so that what was read before is of another model.

@@ -18,9 +18,8 @@ from torch import Tensor
 
 from ...errors import CheckpointError, first_line, os_reason, some_of
 from ..stored.checkpoint import StoredTensor
-from ..stored.names import natural_order
 from .memory import is_state_dict
-from .safetensors import read_weight_map, require_unchanged
+from .safetensors import require_unchanged
 
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
 PICKLE_INDEX_SUFFIX = ".bin.index.json"
@@ -59,16 +58,6 @@ def pickle_file(path: Path) -> dict[str, StoredTensor]:
         read, read_slice = _kept(tensor) if is_old else _readers(path, name, stamp)
         result[name] = StoredTensor(tuple(tensor.shape), tensor.dtype, stored_as, read, read_slice)
     return result
-
-
-def pickle_shards(index: Path) -> dict[str, StoredTensor]:
-    """The tensors of a sharded checkpoint, by its ``pytorch_model.bin.index.json``."""
-    where = read_weight_map(index)
-    shards = {shard: pickle_file(index.parent / shard) for shard in sorted(set(where.values()))}
-    astray = [name for name, shard in where.items() if name not in shards[shard]]
-    if astray:
-        raise CheckpointError(f"'{index}' puts {some_of(astray)} into shards that do not contain them")
-    return {name: shards[where[name]][name] for name in sorted(where, key=natural_order)}
 
 
 def _readers(

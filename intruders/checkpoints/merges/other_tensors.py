@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,12 +13,10 @@ from ..adapters.adapter import Adapter
 from ..opening.model_sum import ModelSum
 from ..pairing.side import Side
 from ..stored.checkpoint import Checkpoint, StoredTensor
-from ..stored.matching import plain
 from ..stored.matrices import is_class_token, not_a_matrix
-from ..stored.names import may_be_same
+from ..stored.names import may_be_same, plain
 from ..stored.tied import stored_twice
-from .rounding import stored_type
-from .verification import OtherTensor
+from .merged_matrix import stored_type
 
 # Types that a merge may have rounded to before the file's own type.
 _BETWEEN = (torch.bfloat16, torch.float16)
@@ -36,6 +35,14 @@ _NOT_IN_CLASS = {
 }
 
 
+@dataclass(frozen=True)
+class OtherTensor:
+    """A tensor that the adapter leaves alone, and how the merged model has it otherwise."""
+
+    name: str
+    reason: str
+
+
 def tensors_not_compared(base: Checkpoint, sides: Sequence[Side], is_sum: bool) -> list[OtherTensor]:
     """Tensors of the base that the adapter changes in a way that is not followed here, by the base's names."""
     unchecked = []
@@ -46,7 +53,8 @@ def tensors_not_compared(base: Checkpoint, sides: Sequence[Side], is_sum: bool) 
         for name, reason in part.ignored:
             if match := _ADDED.fullmatch(name):
                 end = "bias" if match["part"] == "lora_B.bias" else "weight"
-                changed = _name_in(base, f"{match['module']}.{end}")
+                own = f"{match['module']}.{end}"  # to which an adapter may give another prefix than the base
+                changed = next((name for name in base.names() if may_be_same(name, own)), own)
                 unchecked.append(OtherTensor(changed, f"the adapter changes it: {reason}"))
         unchecked += [OtherTensor(bias, "the adapter changes it: a bias") for bias in side.biases]
         if is_sum:
@@ -55,11 +63,6 @@ def tensors_not_compared(base: Checkpoint, sides: Sequence[Side], is_sum: bool) 
                 OtherTensor(name, "saved in full by a part of the sum") for name in (*side.tensors, *lacking)
             ]
     return unchecked
-
-
-def _name_in(base: Checkpoint, name: str) -> str:
-    """The base's name of a tensor to which an adapter may give another prefix."""
-    return next((own for own in base.names() if may_be_same(own, name)), name)
 
 
 def differences(

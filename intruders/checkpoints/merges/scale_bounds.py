@@ -9,8 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .merged_matrix import Block, MergedMatrix
-from .rounding import SINGLE, Rounding, half_spacing, is_half
+from .merged_matrix import SINGLE, Block, MergedMatrix, Rounding, half_spacing, is_half
 
 # What the roundings of the computation here may add to a bound, as a share of it.
 _OURS = 2.0**-20

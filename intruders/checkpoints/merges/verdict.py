@@ -10,8 +10,7 @@ from typing import Any
 import torch
 
 from ...system.documents import json_number
-from .merged_matrix import MergedMatrix
-from .rounding import EVERY_STEP, SUM_TWICE, Rounding, half_types, type_name, ways_to_round
+from .merged_matrix import EVERY_STEP, SUM_TWICE, MergedMatrix, Rounding, half_types, type_name, ways_to_round
 from .scale_bounds import Estimate, ScaleBounds, estimate_scale, scale_bounds
 
 APPLIED = "applied"

@@ -11,15 +11,13 @@ from pathlib import Path
 import xxhash
 
 from ...errors import CheckpointError, SettingError, first_line, os_reason
-from ...system.file_digests import add_files
+from ...system.digests import add_files
 from ...system.files import user_path
 from ..adapters.peft_adapter import ADAPTER_CONFIG
-from ..stored.demo_models import DEMO_ADAPTERS, DEMO_MODELS
 from ..stored.json_file import read_json_object
-from ..stored.locate import locate
+from ..stored.locate import DEMO_ADAPTERS, DEMO_MODELS, locate
+from ..stored.model_folder import SAVED_RESULTS, index_of_shard, split_names
 from ..stored.names import natural_order
-from ..stored.saved_results import SAVED_RESULTS
-from ..stored.split_names import index_of_shard, split_names
 from .model_sum import is_sum, split_sum
 from .open import suffixes_of_plugins
 

@@ -11,7 +11,7 @@ from ...errors import SettingError
 from ...system.files import user_path
 from ..adapters.adapter import Adapter
 from ..stored.checkpoint import Checkpoint
-from ..stored.hub import HubOrigin
+from ..stored.locate import HubOrigin
 
 # A commit is no weight, even where all its digits are decimal.
 _WEIGHTED = re.compile(

@@ -26,17 +26,15 @@ from ..formats.memory import (
     module_checkpoint,
     state_dict_checkpoint,
 )
-from ..formats.safetensors import INDEX_SUFFIX, read_metadata, safetensors_file, safetensors_shards
-from ..formats.torch_pickle import PICKLE_INDEX_SUFFIX, PICKLE_SUFFIXES, pickle_file, pickle_shards
+from ..formats.safetensors import INDEX_SUFFIX, read_metadata, safetensors_file, tensors_of_shards
+from ..formats.torch_pickle import PICKLE_INDEX_SUFFIX, PICKLE_SUFFIXES, pickle_file
 from ..quantized.restore import restored
 from ..stored.checkpoint import Checkpoint, StoredTensor
-from ..stored.hub import origin_of
 from ..stored.json_file import read_json_object
-from ..stored.layout import stored_input_first
-from ..stored.locate import locate
-from ..stored.split_names import index_of_shard, one_file_each
+from ..stored.locate import locate, origin_of
+from ..stored.matrices import stored_input_first
+from ..stored.model_folder import index_of_shard, one_file_each, where_training_stopped, without_kept_state
 from ..stored.tied import stored_twice
-from ..stored.training_folder import where_training_stopped, without_kept_state
 from .model_sum import ModelSum, is_sum, split_sum
 from .other_formats import is_of_mlx, other_format
 
@@ -192,11 +190,11 @@ def _read(file: Path) -> _Content:
     config = _config_beside(file)
     file = _whole_model_of(file)
     if file.name.endswith(INDEX_SUFFIX):
-        return _Content("safetensors", safetensors_shards(file), config)
+        return _Content("safetensors", tensors_of_shards(file, safetensors_file), config)
     if file.suffix == ".safetensors":
         return _Content("safetensors", safetensors_file(file), config)
     if file.name.endswith(PICKLE_INDEX_SUFFIX):
-        return _Content("pytorch", pickle_shards(file), config)
+        return _Content("pytorch", tensors_of_shards(file, pickle_file), config)
     if file.suffix in PICKLE_SUFFIXES:
         return _Content("pytorch", pickle_file(file), config)
     for plugin in plugins_of(FORMATS).values():

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from ...errors import PairingError
 from ..stored.checkpoint import Checkpoint
-from ..stored.matching import match_names
 from ..stored.matrices import MatrixView, every_matrix
+from ..stored.names import match_names
 from .experts import InStacks, positions_in_stacks, with_experts_as
 
 

@@ -13,7 +13,7 @@ from ..adapters.adapter import AdaptedWeight, Adapter
 from ..opening.model_sum import Part, parts_of
 from ..opening.open import Opened, Source, open_checkpoint, open_source
 from ..stored.checkpoint import Checkpoint, StoredTensor
-from ..stored.selected import reason_to_skip, selected_matrices
+from ..stored.matrices import reason_to_skip, selected_matrices
 from ..stored.selection import AS_AUDITED
 from .pair_sides import pair_sides
 

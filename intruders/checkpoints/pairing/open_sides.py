@@ -17,8 +17,8 @@ from ..opening.open import Opened, Source, open_checkpoint, open_source
 from ..quantized.settings import quantization_of
 from ..stored.checkpoint import Checkpoint
 from ..stored.selection import Selection
+from .names_of_base import with_tied_head
 from .pair_sides import pair_sides
-from .tied_head import with_tied_head
 
 
 def open_sides(
@@ -173,3 +173,30 @@ def _base_named_by(opened: Opened) -> str:
         stated = f"names {len(names)} bases" if names else "does not name its base"
         raise CheckpointError(f"the adapter '{opened.source}' {stated}; pass the base too")
     return names.pop()
+
+
+def sides_on_disk(base: object, tuned: object) -> tuple[str | None, str]:
+    """Return base and tuned model as texts; one alone is the tuned one, whose adapter names its base.
+
+    Raises:
+      CheckpointError: neither is given, or one is a model in memory or no name at all.
+    """
+    before, after = named_sides(base, tuned)  # type: ignore[arg-type]
+    return None if before is None else on_disk(before, "base"), on_disk(after, "tuned")
+
+
+def on_disk(source: object, name: str) -> str:
+    """Return the name or path of a model as text; ``name`` is that of the argument, for the error.
+
+    >>> on_disk("my-adapter", "tuned")
+    'my-adapter'
+
+    Raises:
+      CheckpointError: it is neither.
+    """
+    if isinstance(source, str) or (isinstance(source, os.PathLike) and isinstance(os.fspath(source), str)):
+        return str(source)
+    raise CheckpointError(
+        f"{name} is of type {type(source).__name__}; expected a folder, a hub id or a demo model, because every "
+        "measurement loads the model itself; save it with save_pretrained, and pass the folder"
+    )

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import torch
+
+from ...linalg.pair import Pair
 from ..opening.model_sum import ModelSum, parts_of
+from ..opening.named_base import notes_on_trained_base
 from ..opening.open import Opened
 from ..stored.checkpoint import Checkpoint
-from ..stored.selected import require_selection
+from ..stored.matrices import require_selection
 from ..stored.selection import AS_AUDITED, Selection
 from .names_of_base import under_common_names
 from .paired_rows import paired_rows
-from .pairing import Pairing
+from .pairing import PairedMatrix, Pairing
 from .side import sides_of
-from .trained_base import notes_on_trained_base
 
 
 def pair_sides(base: Checkpoint, tuned: Opened, selection: Selection = AS_AUDITED) -> Pairing:
@@ -49,3 +54,27 @@ def pair_sides(base: Checkpoint, tuned: Opened, selection: Selection = AS_AUDITE
         base_hub=base.hub,
         tuned_hub=tuned.hub,
     )
+
+
+DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+def with_rounded_base(pairing: Pairing, dtype: str | None) -> Pairing:
+    """Return the pairing with each base matrix rounded to ``dtype``; None leaves it as it is."""
+    if dtype is None:
+        return pairing
+    return replace(pairing, pairs=[_rounded(matrix, DTYPES[dtype]) for matrix in pairing.pairs])
+
+
+def _rounded(matrix: PairedMatrix, dtype: torch.dtype) -> PairedMatrix:
+    def load() -> Pair | None:
+        pair = matrix.load()
+        if pair is None:
+            return None
+        rounded = pair.base.to(dtype).to(pair.base.dtype)
+        if torch.equal(rounded, pair.base):
+            return pair  # a base that is stored so loses nothing, and an update of low rank keeps it
+        is_double = any(part.dtype == torch.float64 for part in pair.parts)
+        return Pair(rounded, pair.dense().to(torch.float64 if is_double else torch.float32))
+
+    return replace(matrix, load=load)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from ..stored.hub import HubOrigin
+from ..stored.locate import HubOrigin
 
 if TYPE_CHECKING:  # what reads a saved result, such as a model card, needs the records here and no torch
     import torch

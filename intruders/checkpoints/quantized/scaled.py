@@ -76,7 +76,9 @@ def _require_bytes(
     name: str, key: str, tensors: Mapping[str, StoredTensor], settings: Mapping[str, Any]
 ) -> None:
     """Refuse bytes that are no 8-bit numbers of the matrix, and scales that do not lie as the matrix does."""
-    is_float, has_exponents = tensors[name].dtype.is_floating_point, _is_exponent(tensors[key].dtype)
+    is_float = tensors[name].dtype.is_floating_point
+    # Scales that are exponents of powers of two: E8M0, or the same as bytes.
+    has_exponents = tensors[key].dtype in {torch.uint8, getattr(torch, "float8_e8m0fnu", None)}
     if f"{name}_scale_2" in tensors or (has_exponents and not is_float):
         raise CheckpointError(
             f"'{name}' is packed in 4 bits (NVFP4 or MXFP4), which is not restored here; pass the model before it "
@@ -109,11 +111,6 @@ def _scaled(
         return values * spread(_factors(scale.read()), weight.shape, block)
 
     return StoredTensor(weight.shape, torch.float32, f"{weight.stored_as} with scales", read)
-
-
-def _is_exponent(dtype: torch.dtype) -> bool:
-    """Return whether a scale of this type is the exponent of a power of two (E8M0, or the same as bytes)."""
-    return dtype in {torch.uint8, getattr(torch, "float8_e8m0fnu", None)}
 
 
 def _factors(scale: Tensor) -> Tensor:

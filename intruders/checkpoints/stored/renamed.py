@@ -12,7 +12,8 @@ from collections import Counter
 from collections.abc import Container, Iterable, Mapping
 from functools import cache
 
-from .names import WRAPPERS
+# Parts that wrappers (torch.compile, FSDP, activation checkpointing, PEFT) put between a module and its weight.
+WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "base_layer"})
 
 # The part in a file: the part in memory. "^" stands for the start of the name, and "#" for a number.
 Renames = Mapping[str, str]

@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -16,17 +17,14 @@ from torch import Tensor
 from ...errors import CheckpointError, SettingError
 from ...linalg.low_rank import LowRank
 from ..adapters.adapter_config import AdapterConfig
-from ..adapters.formulas import widened
-from ..adapters.lora import BY_PEFT, lora_modules, lora_scale
-from ..adapters.peft_adapter import ADAPTER_CONFIG
-from ..adapters.starts import changes_the_base
-from ..formats.safetensors import safetensors_file
-from ..formats.torch_pickle import pickle_file
+from ..adapters.by_formula import BY_PEFT, lora_modules, lora_scale, widened
+from ..adapters.peft_adapter import ADAPTER_CONFIG, tensors_of_folder
+from ..adapters.peft_types import changes_the_base
 from ..stored.checkpoint import Checkpoint, StoredTensor
 from ..stored.json_file import read_json_object
-from ..stored.matching import Matching, match_names
 from ..stored.matrices import holds_experts, matrices_of
-from .finite import require_finite
+from ..stored.names import Matching, match_names
+from .shards import require_finite
 
 Number = TypeVar("Number", int, float)
 Rank = int | str | None  # a number, "keep", or None for what the update needs
@@ -34,7 +32,6 @@ Rank = int | str | None  # a number, "keep", or None for what the update needs
 _PREFIX = "base_model.model."
 # Add something else than B A, or hold tensors beside it that fit one rank alone.
 _VARIANTS = (*BY_PEFT, "monteclora_config")
-_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 # Of tensors that are none of the base's: biases of B, rows of embeddings.
 _OF_UPDATES = re.compile(r"\.(?:lora_B|token_adapter)\.")
 _NONE: Mapping[str, float] = MappingProxyType({})
@@ -121,14 +118,7 @@ def read_lora_folder(folder: Path, source: str) -> LoraAdapter:
       CheckpointError: it is no plain sum of B A.
     """
     config = read_json_object(folder / ADAPTER_CONFIG)
-    file = next((folder / name for name in _WEIGHTS if (folder / name).is_file()), None)
-    if file is None:
-        raise CheckpointError(
-            f"'{source}' has an {ADAPTER_CONFIG} and no weights; expected {_WEIGHTS[0]} in the same folder"
-        )
-    return lora_adapter(
-        safetensors_file(file) if file.suffix == ".safetensors" else pickle_file(file), config, source
-    )
+    return lora_adapter(tensors_of_folder(folder, source), config, source)
 
 
 def lora_adapter(
@@ -205,7 +195,7 @@ def _matching(base: Checkpoint, adapter: LoraAdapter) -> Matching:
         _plain(name): stored.shape for name, stored in adapter.rest.items() if not _OF_UPDATES.search(name)
     }
     for module in adapter.modules.values():
-        left, right = (module.up.shape[0], _columns(module.down.shape))
+        left, right = (module.up.shape[0], prod(module.down.shape[1:]))
         weights[f"{_plain(module.name)}.weight"] = (right, left) if module.is_embedding else (left, right)
     return match_names(shapes, weights)
 
@@ -305,10 +295,6 @@ def _plain_number(value: float) -> float | int:
     """16 rather than 16.000000000000004: alphas are whole numbers nearly always."""
     nearest = round(value)
     return nearest if abs(value - nearest) < 1e-9 * max(1.0, abs(value)) else value
-
-
-def _columns(shape: tuple[int, ...]) -> int:
-    return torch.Size(shape[1:]).numel()
 
 
 def _not_plain(config: AdapterConfig) -> str | None:

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from ...errors import CheckpointError, some_of
-from ...linalg.by_rows import made_by_rows
 from ...linalg.low_rank import LowRank
 from ...linalg.pair import Pair
+from ...linalg.products import made_by_rows
 from ..adapters.adapter import Adapter
 from ..opening.model_sum import ModelSum, parts_of
 from ..opening.open import Opened
@@ -23,14 +23,11 @@ from ..pairing.pair_sides import pair_sides
 from ..pairing.pairing import SkipKind
 from ..pairing.side import Side, sides_of
 from ..stored.checkpoint import Checkpoint, StoredTensor
-from ..stored.matching import Matching, match_names
-from ..stored.matrices import MatrixView, common_matrices, matrices_of, not_a_matrix
-from ..stored.names import may_be_same
-from ..stored.selected import reason_to_skip
+from ..stored.matrices import MatrixView, common_matrices, matrices_of, not_a_matrix, reason_to_skip
+from ..stored.names import Matching, match_names, may_be_same
 from ..stored.selection import EVERY_MATRIX
 from ..stored.tied import HEADS, is_separated, tied_uses
-from .finite import require_finite
-from .shards import PlannedTensor
+from .shards import PlannedTensor, require_finite
 from .written_matrices import WrittenMatrix, WrittenNames, require_written, written_matrices
 
 # A matrix in its new form, computed in double precision and rounded once, from the two matrices as they are stored.

@@ -28,9 +28,8 @@ from .heads import Head, Heads
 from .intruders import ScaledIntruders
 from .layers import Layers
 from .lines import Lines
-from .position import Position
 from .project import Project
-from .remedy import Case, EntryRemedy, Remedy, WantedTriplets
+from .remedy import Case, EntryRemedy, Position, Remedy, WantedTriplets
 from .surgery import Surgery
 from .trim import Trim
 from .truncate import Truncate

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...linalg.by_rows import made_by_rows
 from ...linalg.low_rank import LowRank
 from ...linalg.operators import Dense, Update
 from ...linalg.pair import Pair
+from ...linalg.products import made_by_rows
 
 # What rounding in double precision leaves of no difference, as a share of an update's norm.
 _ROUNDING = 1e-7

@@ -1,14 +1,18 @@
-"""Controls: what is changed in the intruders' place, to test whether the intruders mattered.
+"""Controls: what is changed in the place of what a remedy changes, to test whether its choice mattered.
 
-An intervention shows a cause only against what else could explain its effect. Every control is applied at the same
-scale, to the same matrices, and to as many directions. Controls of any remedy are in ``matched.py``.
+An intervention shows a cause only against what else could explain its effect. Controls of the intruders are applied at
+the same scale, to the same matrices, and to as many directions. A matched control takes the dose of any remedy without
+its directions, or its directions without the dose.
 """
 
 from __future__ import annotations
 
 import math
 import random
-from dataclasses import dataclass
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
 
 from torch import Tensor
 
@@ -16,7 +20,8 @@ from ...audits.result.records import AuditedMatrix
 from ...linalg.low_rank import LowRank
 from .changes import Change
 from .intruders import ScaledIntruders, intruder_indices, intruders_of
-from .remedy import Case, ScaledRemedy, WantedTriplets
+from .remedy import Case, Remedy, ScaledRemedy, WantedTriplets
+from .remedy_table import SHRINK_OUTPUT
 
 # Norms that agree to this share of their square are equal.
 _ROUNDING = 1e-12
@@ -59,7 +64,7 @@ class Complement(ScaledRemedy):
             return None
         whole = case.update.norm() ** 2
         inside = float(_inside(case, left).square().sum())
-        wanted = _mitigation(self).change(case).norm_of(case.update) ** 2
+        wanted = ScaledIntruders(self.scale, which=self.which).change(case).norm_of(case.update) ** 2
         outside = whole - inside
         if (
             outside <= _ROUNDING * whole
@@ -69,56 +74,57 @@ class Complement(ScaledRemedy):
         return math.sqrt(min(1.0, max(0.0, (wanted - inside) / outside)))
 
 
-def _mitigation(control: ScaledRemedy) -> ScaledIntruders:
-    """The intruders that a control is matched to, scaled."""
-    return ScaledIntruders(control.scale, which=control.which)
-
-
 def _inside(case: Case, left: Tensor) -> Tensor:
     """Y^T D, (c, n)."""
     return case.update.double().apply_transpose(left.to(case.update.device))
 
 
 @dataclass(frozen=True)
-class RandomVectors(ScaledIntruders):
-    """The same number of top-k singular vectors that are not intruders, drawn by seed; fewer if necessary.
+class OtherVectors(ScaledIntruders):
+    """Top-k singular vectors that are not intruders, scaled in their place; fewer where there are fewer."""
 
-    Did it matter that they were intruders?
-    """
+    @abstractmethod
+    def chosen(self, intruders: tuple[int, ...], others: list[int], matrix: AuditedMatrix) -> list[int]:
+        """Choose among the indices of the others."""
+
+    def scaled(self, matrix: AuditedMatrix) -> WantedTriplets:
+        others = [vector.index for vector in matrix.vectors if not vector.intruder]
+        chosen = self.chosen(intruder_indices(matrix, self.which), others, matrix)
+        return WantedTriplets("tuned", tuple(sorted(chosen)))
+
+    def exists(self, case: Case) -> bool:
+        return bool(self.scaled(case.matrix).indices) or not intruder_indices(case.matrix, self.which)
+
+
+@dataclass(frozen=True)
+class RandomVectors(OtherVectors):
+    """As many of them as there are intruders, drawn by seed. Did it matter that they were intruders?"""
 
     name = "random"
 
-    def exists(self, case: Case) -> bool:
-        return _has_others(self, case.matrix)
-
-    def scaled(self, matrix: AuditedMatrix) -> WantedTriplets:
-        count, others = len(intruder_indices(matrix, self.which)), _other_indices(matrix)
-        drawn = random.Random(f"{self.seed} {matrix.name}").sample(others, min(count, len(others)))
-        return WantedTriplets("tuned", tuple(sorted(drawn)))
+    def chosen(self, intruders: tuple[int, ...], others: list[int], matrix: AuditedMatrix) -> list[int]:
+        drawn = random.Random(f"{self.seed} {matrix.name}")
+        return drawn.sample(others, min(len(intruders), len(others)))
 
     def sentence(self, vectors: int) -> str:
         return f"control: {vectors:,} random vectors that are not intruders scaled by {self.scale:g}"
 
 
 @dataclass(frozen=True)
-class Neighbours(ScaledIntruders):
-    """For each intruder the vector nearest to it in rank that is not an intruder; fewer if there are fewer.
+class Neighbours(OtherVectors):
+    """For each intruder the one nearest to it in rank.
 
     Did it matter that they were intruders, at similar singular values?
     """
 
     name = "neighbours"
 
-    def exists(self, case: Case) -> bool:
-        return _has_others(self, case.matrix)
-
-    def scaled(self, matrix: AuditedMatrix) -> WantedTriplets:
-        left, chosen = _other_indices(matrix), []
-        for intruder in intruder_indices(matrix, self.which):
-            if left:
-                chosen.append(min(left, key=lambda other: (abs(other - intruder), other)))
-                left.remove(chosen[-1])
-        return WantedTriplets("tuned", tuple(sorted(chosen)))
+    def chosen(self, intruders: tuple[int, ...], others: list[int], matrix: AuditedMatrix) -> list[int]:
+        chosen: list[int] = []
+        for intruder in intruders[: len(others)]:
+            left = set(others).difference(chosen)
+            chosen.append(min(left, key=lambda other: (abs(other - intruder), other)))
+        return chosen
 
     def sentence(self, vectors: int) -> str:
         return f"control: {vectors:,} vectors next in rank to intruders scaled by {self.scale:g}"
@@ -140,11 +146,106 @@ class UpdateDirections(ScaledIntruders):
         return f"control: {vectors:,} leading directions of the update scaled by {self.scale:g}"
 
 
-def _has_others(control: ScaledRemedy, matrix: AuditedMatrix) -> bool:
-    """Return whether a control scales a vector in the place of the intruders; all of the top k may be intruders."""
-    wanted = control.scaled(matrix)
-    return bool(wanted and wanted.indices) or not intruder_indices(matrix, control.which)
+def _of_the_remedy(name: str) -> Any:
+    """A member that is the remedy's own, and differs from value to value."""
+    return property(lambda control: getattr(control.remedy, name))
 
 
-def _other_indices(matrix: AuditedMatrix) -> list[int]:
-    return [vector.index for vector in matrix.vectors if not vector.intruder]
+@dataclass(frozen=True)
+class MatchedControl(Remedy):
+    """A control that is matched to what ``remedy`` makes of a matrix."""
+
+    reach = _of_the_remedy("reach")
+    needs_threshold = _of_the_remedy("needs_threshold")
+    needs_base = _of_the_remedy("needs_base")
+    changes_nothing = _of_the_remedy("changes_nothing")
+    intruder_scale = _of_the_remedy("intruder_scale")
+    refusal = _of_the_remedy("refusal")
+    needs = _of_the_remedy("needs")
+    scaled = _of_the_remedy("scaled")
+
+    remedy: Remedy
+
+    @classmethod
+    def at_scale(cls, scale: float, seed: int, which: str) -> Self:
+        """Return the control of intruders at a scale; ``which`` of a matrix's intruders."""
+        return cls(ScaledIntruders(scale, seed, which))
+
+    @abstractmethod
+    def matched(self, case: Case, change: Change) -> Change:
+        """The control of a change of a matrix."""
+
+    def change(self, case: Case) -> Change:
+        change = self.remedy.change(case)
+        return change if change.keeps_all else self.matched(case, change)
+
+    def recorded(self) -> dict[str, Any]:
+        return {"of": self.remedy.name, **self.remedy.recorded()}
+
+    def recorded_by_name(self) -> dict[str, Any]:
+        return self.recorded() if self.intruder_scale is None else self.remedy.recorded()
+
+    @property
+    def _what_leaves(self) -> str:
+        """What it is matched to, in words."""
+        scale = self.intruder_scale
+        return (
+            f"remedy {self.remedy.name} leaves"
+            if scale is None
+            else f"scaling their intruders by {scale:g} leaves"
+        )
+
+
+@dataclass(frozen=True)
+class EqualNorm(MatchedControl):
+    """The whole update times one number per matrix: ``||W' - W0||_F`` is the remedy's. Do directions matter?"""
+
+    name = "shrink"
+
+    def matched(self, case: Case, change: Change) -> Change:
+        return Change(share=change.norm_of(case.update, case.base) / case.update.norm())
+
+    def sentence(self, vectors: int) -> str:
+        return f"control: updates shrunk to the norms that {self._what_leaves}"
+
+
+@dataclass(frozen=True)
+class EqualOutput(MatchedControl):
+    """The whole update times one number per matrix: the mean of ``||(W' - W0) h||^2`` is the remedy's.
+
+    h are inputs of the matrix in the base model, ``inputs[name]`` of shape (count, n). A matrix without inputs is
+    matched by its norm. Is it the dose alone, as the model feels it?
+    """
+
+    name = SHRINK_OUTPUT
+
+    inputs: Mapping[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
+
+    def matched(self, case: Case, change: Change) -> Change:
+        inputs = self.inputs.get(case.matrix.name)
+        if inputs is not None:
+            before = Change().output_energy(case.update, inputs)
+            if before > 0:
+                return Change(share=math.sqrt(change.output_energy(case.update, inputs, case.base) / before))
+        return EqualNorm(self.remedy).matched(case, change)
+
+    def sentence(self, vectors: int) -> str:
+        return f"control: updates shrunk to the output energies that {self._what_leaves}"
+
+
+@dataclass(frozen=True)
+class EqualSize(MatchedControl):
+    """The remedy's result scaled back to ``||D||_F`` per matrix, to tell the removal from the shrinking."""
+
+    name = "resized"
+    fits_an_adapter = _of_the_remedy("fits_an_adapter")
+
+    def exists(self, case: Case) -> bool:
+        return self.remedy.change(case).norm_of(case.update, case.base) > 0
+
+    def matched(self, case: Case, change: Change) -> Change:
+        left = change.norm_of(case.update, case.base)
+        return change.times(case.update.norm() / left) if left > 0 else Change()
+
+    def sentence(self, vectors: int) -> str:
+        return f"control: {self.remedy.sentence(vectors)}, and updates brought back to their norms"

@@ -13,10 +13,9 @@ from ...errors import SettingError
 from ...linalg.low_rank import LowRank
 from ...linalg.svd import significant
 from ...settings import setting
-from ...system.json_digest import json_digest
+from ...system.digests import json_digest
 from .changes import Change
-from .position import Position
-from .remedy import Case, PublishedRemedy, WantedTriplets
+from .remedy import Case, Position, PublishedRemedy, WantedTriplets
 
 
 @dataclass(frozen=True)

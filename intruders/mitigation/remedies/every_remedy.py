@@ -8,8 +8,8 @@ from typing import Any
 from ...errors import SettingError
 from ...settings import settings_of
 from ...system.plugins import REMEDIES, plugins_of
+from .controls import MatchedControl
 from .intruders import ScaledIntruders
-from .matched import MatchedControl
 from .remedy import PublishedRemedy, Remedy, ScaledRemedy
 from .remedy_table import ALL, CONTROLS, HOMES_OF_CONTROLS, HOMES_OF_PUBLISHED, INTRUDERS
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...audits.result.records import AuditedMatrix
 from ...checkpoints.pairing.pairing import PairedMatrix
-from ...checkpoints.stored.layout import fused_rows, settings_of
+from ...checkpoints.stored.matrices import fused_rows, settings_of
 from ...errors import SettingError
 from ...linalg.low_rank import LowRank
 from ...linalg.operators import Update

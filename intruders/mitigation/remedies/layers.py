@@ -6,8 +6,7 @@ import math
 from dataclasses import dataclass
 
 from ...settings import setting
-from .position import Position
-from .remedy import ShareRemedy
+from .remedy import Position, ShareRemedy
 
 
 @dataclass(frozen=True)

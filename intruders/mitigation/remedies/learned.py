@@ -12,8 +12,7 @@ from ...audits.result.records import AuditedMatrix
 from ...linalg.low_rank import LowRank
 from .changes import Change
 from .doses import Doses
-from .position import Position
-from .remedy import Case, Remedy, WantedTriplets
+from .remedy import Case, Position, Remedy, WantedTriplets
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ...settings import setting
-from .position import Position
-from .remedy import ShareRemedy
+from .remedy import Position, ShareRemedy
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self
 
@@ -12,13 +12,13 @@ from torch import Tensor
 
 from ...audits.result.records import AuditedMatrix
 from ...checkpoints.pairing.pairing import PairedMatrix
+from ...checkpoints.stored.names import is_embedding_or_head, module_paths
 from ...engine.components import Components
 from ...errors import SettingError
 from ...linalg.operators import Update
 from ...linalg.svd import significant
 from ...settings import Settings
 from .changes import Change
-from .position import Position
 from .remedy_table import ALL, WHICH
 
 # Where a remedy changes weights: in matrices with intruders, in every audited matrix that was tuned, or there and in
@@ -37,6 +37,37 @@ class WantedTriplets:
     def leading(cls, of: Literal["base", "tuned", "update"], count: int) -> WantedTriplets:
         """The first ``count``."""
         return cls(of, tuple(range(count)))
+
+
+@dataclass(frozen=True)
+class Position:
+    """A layer of a stack, or none.
+
+    >>> positions_of(["h.0.w", "h.1.w", "norm"])["h.1.w"]
+    Position(layer=1, layers=2, is_embedding_or_head=False)
+    """
+
+    layer: int | None  # counted from 0; None outside of the layers
+    layers: int  # how many there are in its stack; 0 outside of them
+    is_embedding_or_head: bool = False
+
+
+def positions_of(names: Iterable[str]) -> Mapping[str, Position]:
+    """Return the position of every name; the layers of encoder and decoder are counted separately."""
+    listed = list(names)
+    paths = module_paths(listed)
+    layers: dict[str, int] = {}
+    for path in paths:
+        if path.layer is not None:
+            layers[path.stack] = max(layers.get(path.stack, 0), path.layer + 1)
+    return {
+        name: Position(
+            path.layer,
+            0 if path.layer is None else layers[path.stack],
+            path.layer is None and is_embedding_or_head(name),
+        )
+        for name, path in zip(listed, paths, strict=True)
+    }
 
 
 @dataclass(frozen=True)

@@ -25,11 +25,11 @@ HOMES_OF_PUBLISHED = {
 
 # Controls that change a model in the place of its intruders, and need the weights alone.
 HOMES_OF_CONTROLS = {
-    "shrink": "matched.EqualNorm",
+    "shrink": "controls.EqualNorm",
     "random": "controls.RandomVectors",
     "neighbours": "controls.Neighbours",
     "update": "controls.UpdateDirections",
-    "resized": "matched.EqualSize",
+    "resized": "controls.EqualSize",
     "complement": "controls.Complement",
 }
 PUBLISHED, CONTROLS = tuple(HOMES_OF_PUBLISHED), tuple(HOMES_OF_CONTROLS)

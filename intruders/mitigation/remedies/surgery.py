@@ -15,7 +15,7 @@ from ...checkpoints.pairing.pairing import PairedMatrix
 from ...errors import SettingError
 from ...linalg.low_rank import LowRank
 from ...settings import setting
-from ...system.json_digest import json_digest
+from ...system.digests import json_digest
 from .changes import Change
 from .remedy import Case, SpectralRemedy
 

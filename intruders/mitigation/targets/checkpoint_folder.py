@@ -13,9 +13,8 @@ from ...checkpoints.opening.open import Opened
 from ...checkpoints.stored.checkpoint import Checkpoint
 from ...checkpoints.stored.locate import locate
 from ...checkpoints.stored.tied import is_separated
-from ...checkpoints.writing.companions import companion_folder, write_companions
+from ...checkpoints.writing.companions import companion_folder, copy_own_tokenizer, write_companions
 from ...checkpoints.writing.merged import Elsewhere, planned_checkpoint
-from ...checkpoints.writing.own_tokenizer import copy_own_tokenizer
 from ...checkpoints.writing.shards import write_checkpoint
 from ...system.progress import Progress
 from .target import ChangedMatrix, Cut

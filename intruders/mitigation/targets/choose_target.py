@@ -19,8 +19,7 @@ from ...checkpoints.writing.training_record import training_record
 from ...errors import CheckpointError, SettingError
 from ...system.files import user_path
 from ...system.folders import check_target
-from .adapter_folder import LoraContent
-from .adapter_in_model import ModelTarget, active_lora, check_name
+from .changed_adapter import LoraContent, ModelTarget, active_lora, check_name
 from .checkpoint_folder import CheckpointContent
 from .new_adapter import NewLoraContent
 from .target import FolderContent, FolderTarget, Target

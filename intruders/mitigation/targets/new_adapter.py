@@ -8,36 +8,39 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ...checkpoints.adapters.adapter import Adapter
 from ...checkpoints.adapters.adapter_config import fields_of_base
+from ...checkpoints.adapters.binding import shapes_of_class
 from ...checkpoints.adapters.peft_adapter import ADAPTER_CONFIG
 from ...checkpoints.opening.model_sum import parts_of
 from ...checkpoints.opening.open import Opened
+from ...checkpoints.pairing.names_of_base import under_common_names
 from ...checkpoints.pairing.pair_sides import pair_sides
 from ...checkpoints.pairing.pairing import PairedMatrix
+from ...checkpoints.pairing.side import Side, sides_of
 from ...checkpoints.stored.checkpoint import Checkpoint
-from ...checkpoints.stored.names import looks_up_tokens, may_be_same, tensor_of
+from ...checkpoints.stored.names import looks_up_tokens, match_names, may_be_same, tensor_of
 from ...checkpoints.stored.selection import Selection
-from ...checkpoints.writing.finite import require_finite
 from ...checkpoints.writing.lora_adapter import Rank
 from ...checkpoints.writing.merged import Elsewhere
-from ...checkpoints.writing.shards import planned, write_safetensors
+from ...checkpoints.writing.shards import planned, require_finite, write_safetensors
 from ...engine.components import leading_components
-from ...errors import CheckpointError, SettingError
+from ...errors import CheckpointError, SettingError, some_of
 from ...linalg.low_rank import LowRank
 from ...linalg.operators import Dense
 from ...linalg.pair import Pair
 from ...system.progress import Progress
 from ..remedies.changes import Change
-from .module_names import names_for_peft
 from .target import ChangedMatrix, Cut
 
 
@@ -181,3 +184,82 @@ def _cut(pair: Pair, change: Change, rank: int | None) -> tuple[LowRank, float]:
     cut = LowRank((roots * parts.left).mT, roots * parts.right).padded(rank)
     norm, rest = float(dense.norm()), float((dense - cut.dense()).norm())
     return cut, rest / norm if norm > 0 else 0.0
+
+
+def names_for_peft(base: Checkpoint, tuned: Opened, weights: Iterable[str]) -> dict[str, str]:
+    """The base's name of each weight -> its name in the model that PEFT puts an adapter on.
+
+    An adapter of PEFT has these names itself. Files of whole models often lack what a class puts before them (hub
+    ``gpt2`` has ``h.0.attn``, its class ``transformer.h.0.attn``), or have those of an earlier class. So the names are
+    those of the class that the tuned model's config names, or the base's. Without such a class they stay as the tuned
+    model has them. A weight is left out that is not known to be one of the class.
+    """
+    before, parts, _ = under_common_names(base, [part for part, _ in parts_of(tuned)])
+    names: dict[str, str] = {}
+    models: list[tuple[Checkpoint, Mapping[str, str]]] = []
+    for side in sides_of(before, parts):
+        part = side.acting.part
+        if isinstance(part, Checkpoint):
+            models.append((part, side.own_names))
+        else:
+            names = _of_peft(part, side) | names
+    models.append((before, {name: name for name in before.tensors}))
+    rest = [name for name in weights if name not in names]
+    return names | _of_models(rest, models) if rest else names
+
+
+def _of_peft(adapter: Adapter, side: Side) -> dict[str, str]:
+    """Of files of other families, and of parts of a pipeline, the names are no modules of a model."""
+    return {
+        name: own
+        for name, own in side.own_names.items()
+        if adapter.family == "PEFT" and not (name in side.updates and side.updates[name].component)
+    }
+
+
+def _of_models(weights: list[str], models: list[tuple[Checkpoint, Mapping[str, str]]]) -> dict[str, str]:
+    """Each weight's name in the first of the models that is in memory, or whose class is known."""
+    for model, own_names in models:
+        in_class = _names_in_class(model)
+        if in_class is not None:
+            return {name: in_class[own_names[name]] for name in weights if own_names.get(name) in in_class}
+    own_names = models[0][1]
+    return {name: own_names.get(name, name) for name in weights}
+
+
+def _names_in_class(model: Checkpoint) -> Mapping[str, str] | None:
+    """The model's name of each tensor -> its class's; None where transformers has no class for its config."""
+    if model.kind != "checkpoint":
+        return {name: name for name in model.tensors}
+    try:
+        shapes = shapes_of_class(model.config)
+    except Exception:  # no transformers, no such class, or a config that its class does not take
+        return None
+    return match_names(model.shapes(), shapes).tuned_of
+
+
+def warn_of_tensors_left_out(base: Checkpoint, tuned: Checkpoint) -> None:
+    """Warn of the tensors that the fine-tuning changed and that an adapter of its linear layers leaves as the base's.
+
+    These are embeddings, heads, norms and biases.
+    """
+    base, (part,), _ = under_common_names(base, [tuned])
+    assert isinstance(part, Checkpoint)
+    adapted = {tensor_of(pair.name) for pair in pair_sides(base, part).pairs}
+    matched = match_names(base.shapes(), part.shapes()).tuned_of
+    changed = [
+        name
+        for name, other in matched.items()
+        if name not in adapted and not _is_same(base.read(name), part.read(other))
+    ]
+    if changed:
+        warnings.warn(
+            f"the adapter leaves out {len(changed)} tensors of the fine-tuning that are no linear layers: "
+            f"{some_of(changed)}; write a checkpoint (--as checkpoint) to keep them",
+            stacklevel=3,
+        )
+
+
+def _is_same(before: torch.Tensor, after: torch.Tensor) -> bool:
+    """Return whether a tensor is the base's, or a rounding of it."""
+    return torch.equal(before, after) or torch.equal(before.to(after.dtype), after)

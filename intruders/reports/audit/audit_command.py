@@ -10,7 +10,7 @@ from ...audits.audit_settings import AuditSettings
 from ...audits.command_line import changed_options, is_from_files
 from ...audits.result.audit_result import Audit
 from ...checkpoints.opening.model_sum import each_part
-from ...checkpoints.stored.hub import HubOrigin, split_revision
+from ...checkpoints.stored.locate import HubOrigin, split_revision
 
 # In the order in which the line names them, after k and epsilon, which it always names.
 _NAMED_IF_CHANGED = (

@@ -12,9 +12,19 @@ import pandas as pd
 from ...audits.result.audit_result import Audit
 from ...audits.result.figures import similarity_data, similarity_image
 from ...charts.chart import TONES, Axis
-from ...charts.drawing import DASHES, LINES, Drawing, new_figure, styled
+from ...charts.drawing import (
+    BAR_WIDTH,
+    DASHES,
+    LINES,
+    MANY,
+    Drawing,
+    add_order_bar,
+    evenly,
+    new_figure,
+    order_colors,
+    styled,
+)
 from ...charts.figure import LEGEND_ROW, MARKERS, set_axis
-from ...charts.order import BAR_WIDTH, MANY, add_order_bar, evenly, order_colors
 from ...charts.text import plural, shorten
 from ...checkpoints.stored.names import module_paths
 from .audit_figures import EPSILONS

@@ -12,7 +12,7 @@ from ...audits.result.audit_result import Audit
 from ...audits.result.summary import by_kind
 from ...charts.text import percent, printable
 from ...checkpoints.opening.model_sum import each_part
-from ...checkpoints.stored.hub import HubOrigin
+from ...checkpoints.stored.locate import HubOrigin
 from ...errors import ResultFileError
 from ...studies.advice.steps import UNMEASURED
 from ...system.files import check_writable, read_bytes, user_path, write_atomically

@@ -16,6 +16,7 @@ from ...audits.scales.critical_scales_result import CriticalScales
 from ...charts.chart import numbers
 from ...checkpoints.stored.names import ModulePath, module_paths
 from ...system.documents import json_number
+from ...system.plain_values import plain
 
 
 def audit_payload(audit: Audit, label: str | None = None) -> dict[str, Any]:
@@ -63,8 +64,9 @@ def _matrix(matrix: AuditedMatrix, path: ModulePath) -> dict[str, Any]:
 def _subspaces(matrix: AuditedMatrix) -> dict[str, float | None] | None:
     if matrix.subspaces is None:
         return None
-    record = matrix.subspaces.to_record()
-    return {name: None if value is None else _rounded(value) for name, value in record.items()}
+    return {
+        name: None if value is None else _rounded(value) for name, value in plain(matrix.subspaces).items()
+    }
 
 
 def scales_payload(scales: CriticalScales) -> dict[str, Any]:

@@ -9,10 +9,11 @@ from rich.console import Console
 from rich.table import Table
 
 from ...charts.text import duration, percent, plural, shorten
+from ...checkpoints.merges.other_tensors import OtherTensor
 from ...checkpoints.merges.verdict import NOT_PROVED, TOO_SMALL, VERDICTS, WRONG
-from ...checkpoints.merges.verification import OtherTensor, Verification, VerifiedMatrix
+from ...checkpoints.merges.verify import Verification, VerifiedMatrix
 from ...checkpoints.stored.names import module_paths
-from ...system.exit_status import ExitStatus
+from ...system.this_process import ExitStatus
 from ..shared.page import WIDTH, Column, Page, lined_up
 
 _LISTED = 10  # matrices or tensors, unless verbose

@@ -26,7 +26,7 @@ from ...audits.result.summary import (
 )
 from ...audits.scales.critical_scales_result import CriticalScales
 from ...charts.chart import Chart, Grid
-from ...charts.order import MANY
+from ...charts.drawing import MANY
 from ...charts.text import duration, number, percent, plural
 from ...errors import missing_extra
 from ...studies.advice.steps import INTERPRETATION

@@ -10,7 +10,7 @@ from typing import Any
 
 from ...audits.audit_settings import AuditSettings, refuse_beside_saved
 from ...audits.result.audit_result import Audit
-from ...audits.scales.scales_of_audit import scales_beside
+from ...audits.scales.critical_scales_result import scales_beside
 from ...errors import ResultFileError, SettingError
 from ...measures.intervals import Interval
 from ...models.finetuned_folder import FinetunedFolder

@@ -10,8 +10,8 @@ from statistics import median
 import torch
 
 from ...checkpoints.stored.checkpoint import Checkpoint
+from ...checkpoints.stored.matrices import selected_matrices
 from ...checkpoints.stored.names import module_paths
-from ...checkpoints.stored.selected import selected_matrices
 from ...checkpoints.stored.selection import AS_AUDITED
 from ...errors import CheckpointError, NonFiniteError
 from ...linalg.spiked_threshold import spectrum_of, spiked_threshold

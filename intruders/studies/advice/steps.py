@@ -17,7 +17,7 @@ from ...audits.result.audit_result import Audit
 from ...audits.scales.critical_scales_result import CriticalScales
 from ...charts.text import number, plural
 from ...checkpoints.opening.model_sum import is_sum
-from ...checkpoints.stored.demo_models import DEMO_MODELS
+from ...checkpoints.stored.locate import DEMO_MODELS
 from ...measures.intervals import Interval
 
 # Where every number is explained, with reference values.

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from ...checkpoints.stored.demo_models import DEMO_MODELS
 from ...checkpoints.stored.json_file import read_json_object
+from ...checkpoints.stored.locate import DEMO_MODELS
 from ...data.columns import Columns
-from ...data.copies_in_use import files_of_copies
-from ...data.corpora import files_of_source, local_sources, require_corpus
+from ...data.corpora import files_of_copies, files_of_source, local_sources, require_corpus
 from ...data.load_task import files_of_task, require_task
 from ...data.local_copies import digest_of_files
 from ...errors import SettingError

@@ -19,7 +19,7 @@ from ...settings import (
     shown,
     told_at,
 )
-from ...settings.seeds import A_SEED, SEEDS
+from ...settings.numbers import A_SEED, SEEDS
 from ...training.finetune_config import FinetuneConfig
 from .measures import Measure
 

@@ -14,6 +14,7 @@ import pandas as pd
 from ...audits.result.audit_result import Audit
 from ...audits.result.records import energy_share_of
 from ...audits.result.summary import median_relative, update_norm
+from ...audits.result.vector_table import vector_table
 from ...audits.scales.critical_scales_result import CriticalScales, MatrixScale
 from ...checkpoints.stored.names import may_be_same, module_paths
 from ...errors import IntrudersError, NewerVersionError, ResultFileError, in_one_line, what_is_wrong
@@ -41,7 +42,7 @@ from ..work.stages import (
     stages_of,
 )
 from ..work.study_folder import MODEL
-from .table_columns import SETTINGS
+from .table_columns import COLUMNS, SETTINGS
 from .table_files import Rows
 from .taken_rows import taken_rows
 
@@ -80,7 +81,7 @@ def _add_results(
         case "audit":
             audit = Audit.load(folder / AUDIT)
             tables["matrices"] = list(_matrices(audit, scales))
-            tables["vectors"] = list(_vectors(audit))
+            tables["vectors"] = vector_table(audit.matrices, COLUMNS["vectors"]).to_pylist()
             with _told_what_to_remove(folder, "train", folder / TRACE):
                 tables["traces"] = list(_traces(folder / TRACE, audit))
             row |= _audit(audit, tables["matrices"])
@@ -298,20 +299,6 @@ def _matrices(audit: Audit, scales: dict[str, MatrixScale]) -> Iterator[dict[str
             "critical_scale": None if scale is None else scale.measured,
             "predicted_scale": None if scale is None else scale.predicted,
         }
-
-
-def _vectors(audit: Audit) -> Iterator[dict[str, Any]]:
-    for matrix in audit.matrices:
-        for vector in matrix.vectors:
-            yield {
-                "name": matrix.name,
-                "index": vector.index,
-                "singular_value": vector.singular_value,
-                "max_cosine_lower": vector.max_cosine[0],
-                "max_cosine_upper": vector.max_cosine[1],
-                "intruder": vector.intruder,
-                "certificate": vector.certificate,
-            }
 
 
 def _traces(file: Path, audit: Audit) -> Iterator[dict[str, Any]]:

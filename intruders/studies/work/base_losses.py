@@ -20,10 +20,10 @@ from ...measures.measure_settings import LossSettings
 from ...models.loading_settings import Loading
 from ...models.stored_dtype import recorded_dtypes
 from ...models.tuned_model import open_language_model
+from ...system.digests import json_digest
 from ...system.documents import read_document
 from ...system.files import write_together
 from ...system.folders import locked_folder
-from ...system.json_digest import json_digest
 
 SCHEMA = 1
 # The documents are a sample that is the same for all runs of a study, whatever their seed: all can be compared.
@@ -71,7 +71,7 @@ def losses_of(
 
 def _content(base: str) -> str | None:
     """Return a digest of the base's files; None where they are not on this machine yet."""
-    from ...models.model_digest import digest_of_model
+    from ...models.base_model import digest_of_model
 
     try:
         return digest_of_model(base)

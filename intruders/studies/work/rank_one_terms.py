@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ...audits.audit_settings import AS_USUAL, AuditSettings
 from ...checkpoints.opening.open import open_checkpoint
-from ...checkpoints.stored.selected import selected_matrices
+from ...checkpoints.stored.matrices import selected_matrices
 from ...checkpoints.stored.selection import Selection
 from ...engine.decide import decide
 from ...linalg.low_rank import LowRank

@@ -9,11 +9,10 @@ from urllib.parse import parse_qsl
 
 import xxhash
 
-from ...data.copies_in_use import files_of_copies
-from ...data.corpora import files_of_source, local_sources
+from ...data.corpora import files_of_copies, files_of_source, local_sources
 from ...data.local_copies import digest_of_files
 from ...errors import IntrudersError
-from ...system.file_digests import add_files, digest_of_file
+from ...system.digests import add_files, digest_of_file
 from ...system.files import user_path
 from ..describe.runs import Run
 from .study_folder import MODEL
@@ -31,7 +30,7 @@ def inputs_of(run: Run, known: dict[str, str] | None = None) -> Inputs:
       known: digests of this call by input, so that the base of many runs is read once; gets those that are new.
     """
     # Loads torch, which the plan of a study does without.
-    from ...models.model_digest import digest_of_model
+    from ...models.base_model import digest_of_model
 
     known = {} if known is None else known
     inputs = {}

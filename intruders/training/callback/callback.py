@@ -23,22 +23,23 @@ from ...checkpoints.formats.memory import has_adapters
 from ...checkpoints.opening.open import Opened, Source
 from ...checkpoints.pairing.pair_sides import pair_sides
 from ...errors import NonFiniteError, SettingError
-from ...system.random_state import random_state_kept
-from .alerts import alert
-from .audited_base import AuditedBase
-from .files_in_use import FilesInUse, GivenFiles, check_files
-from .first_process import decided_by_first
-from .gathered import gathered, opened, require_gatherable
-from .kept_state import KeptState, put_back_last
-from .limits import Look, check_counts, checked_limits
+from ...system.callers_process import random_state_kept
+from .kept_state import FilesInUse, GivenFiles, KeptState, check_files, put_back_last
+from .limits import Look, alert, check_counts, checked_limits, totals_of_audit, totals_of_text
 from .logging_hooks import log_totals
-from .scattered import require_scatterable
-from .sharding import sharded_by, will_be_sharded_by
+from .sharding import (
+    decided_by_first,
+    gathered,
+    opened,
+    require_gatherable,
+    require_scatterable,
+    sharded_by,
+    will_be_sharded_by,
+)
 from .text_loss import TextLoss, measure_base_of_sharded, require_language_model
-from .totals import totals_of_audit, totals_of_text
 from .trace import append_to_trace, set_aside
 from .training_start import TrainingStart
-from .weights_before import base_of_sharded, question_checkpoint
+from .weights_before import AuditedBase, base_of_sharded, question_checkpoint
 
 
 class IntruderCallback(TrainerCallback):  # type: ignore[misc]
@@ -188,27 +189,15 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         """The share of the time since training began that went into the loss on ``loss_on``."""
         return 0.0 if self._text is None else self._text.share_of_time
 
-    def on_init_end(
-        self,
-        args: Any,
-        state: Any,
-        control: Any,
-        model: Any = None,
-        processing_class: Any = None,
-        **kwargs: Any,
-    ) -> None:
-        if not self._is_ready and model is not None:
-            self._get_ready(model, args, state.is_world_process_zero, processing_class)
+    def on_init_end(self, args: Any, state: Any, control: Any, **objects: Any) -> None:
+        if not self._is_ready and objects.get("model") is not None:
+            self._get_ready(
+                objects["model"], args, state.is_world_process_zero, objects.get("processing_class")
+            )
 
-    def on_train_begin(
-        self,
-        args: Any,
-        state: Any,
-        control: Any,
-        model: Any = None,
-        processing_class: Any = None,
-        **kwargs: Any,
-    ) -> None:
+    def on_train_begin(self, args: Any, state: Any, control: Any, **objects: Any) -> None:
+        model: Any = objects.get("model")
+        processing_class = objects.get("processing_class")
         is_first, is_resumed = state.is_world_process_zero, state.global_step > 0
         if not is_resumed:
             self.has_stopped = self.has_stopped_at_limit = False
@@ -244,20 +233,12 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         if self._text is not None:
             self._text.training_begins()
 
-    def on_step_end(
-        self,
-        args: Any,
-        state: Any,
-        control: Any,
-        model: Any = None,
-        processing_class: Any = None,
-        **kwargs: Any,
-    ) -> None:
+    def on_step_end(self, args: Any, state: Any, control: Any, **objects: Any) -> None:
         is_regular = state.global_step % self._every == 0
         # The last step is audited here and not in on_train_end, where trackers have closed their runs.
         if not is_regular and state.global_step != state.max_steps:
             return
-        look = self._look_at(model, args, state, control, processing_class)
+        look = self._look_at(objects["model"], args, state, control, objects.get("processing_class"))
         if not is_regular:
             return
         self.has_stopped = self.has_stopped or look.has_too_many
@@ -266,23 +247,15 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         if look.has_too_many or at_limit:
             control.should_training_stop = True
 
-    def on_train_end(
-        self,
-        args: Any,
-        state: Any,
-        control: Any,
-        model: Any = None,
-        processing_class: Any = None,
-        **kwargs: Any,
-    ) -> None:
+    def on_train_end(self, args: Any, state: Any, control: Any, **objects: Any) -> None:
         # A training that another callback ended before its last step is audited here, unless the Trainer has put its
         # best checkpoint in the place of the model of that step.
         if state.global_step != self._audited_step and not _is_earlier_best(args, state):
-            self._look_at(model, args, state, control, processing_class)
+            self._look_at(objects["model"], args, state, control, objects.get("processing_class"))
         if self._text is not None:
             self._text.training_ends()
         if self._limits.is_given and not self._look.is_below:
-            self._put_back(model, args, state)
+            self._put_back(objects["model"], args, state)
             if not self._look.is_finite and self.put_back is None:
                 raise NonFiniteError(
                     f"the model contains NaN or infinity at step {state.global_step}, and no earlier state of it was "

@@ -1,4 +1,7 @@
-"""The last state of a training that was under a limit, kept in a folder and put back at the end."""
+"""The last state of a training that was under a limit, kept in a folder and put back at the end; and the files in use.
+
+Two callbacks of one Trainer would replace each other's.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,8 @@ import json
 import math
 import os
 import warnings
+import weakref
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +19,14 @@ from torch import Tensor, nn
 
 from ...checkpoints.formats.memory import has_adapters
 from ...errors import ResultFileError, SettingError, os_reason, some_of
+from ...system.callers_process import random_state_kept
 from ...system.documents import read_document
-from ...system.files import free_name, write_atomically
+from ...system.files import free_name, user_path, write_atomically
 from ...system.folders import atomic_folder, check_target, follow_umask
-from ...system.random_state import random_state_kept
-from .first_process import decided_by_first
 from .limits import Limits
-from .scattered import scatter
-from .sharding import sharded_by
+from .sharding import decided_by_first, scatter, sharded_by
 from .text_loss import inner_model
+from .trace import check_trace
 
 _RECORD = "kept.json"
 _SCHEMA = 1
@@ -200,3 +204,65 @@ def put_back_last(kept: KeptState, model: nn.Module, way: str | None, state: Any
         )
         warnings.warn(f"the state at step {state.global_step} is over the limit; {missing}", stacklevel=3)
     return None
+
+
+@dataclass(frozen=True)
+class GivenFiles:
+    """What a user says about the files, which may serve several Trainers: None is a name in the output folder."""
+
+    trace: Path | None
+    kept: Path | None
+    has_trace: bool
+
+    @classmethod
+    def of(
+        cls, trace: str | os.PathLike[str] | bool | None, kept: str | os.PathLike[str] | None
+    ) -> GivenFiles:
+        """Return the choice that the callback's arguments state."""
+        has_trace = trace is not False and trace is not None
+        named = None if trace is None or isinstance(trace, bool) else user_path(trace)
+        return cls(named, None if kept is None else user_path(kept), has_trace)
+
+    def in_folder(self, output: Path) -> tuple[Path | None, Path]:
+        """Return the trace, None if there is to be none, and the folder of the kept state of one training."""
+        trace = (self.trace or output / "intruders.parquet") if self.has_trace else None
+        return trace, self.kept or output / "kept"
+
+
+def check_files(trace: Path | None, kept: KeptState | None, model: nn.Module) -> None:
+    """Raise now what writing the files of a training would raise at its first audit."""
+    if trace is not None:
+        check_trace(trace)
+    if kept is not None:
+        kept.check(model)
+
+
+class FilesInUse:
+    """The claim of a callback on its files, which ends when the callback lets go of it."""
+
+    def __init__(self, state: Any, paths: dict[str, Path]) -> None:
+        self._state = state  # the Trainer passes one and the same to all callbacks of a training
+        self._paths = paths
+
+    @classmethod
+    def claimed(cls, state: Any, *, trace: Path | None, kept: Path | None) -> FilesInUse:
+        """Claim the files of a training whose state is ``state``.
+
+        Raises:
+          SettingError: another callback of the same training has claimed one of them.
+        """
+        given = {"trace": trace, "kept": kept}
+        paths = {name: path.resolve() for name, path in given.items() if path is not None}
+        for other in _claims:
+            for name, path in paths.items():
+                if other._state is state and other._paths.get(name) == path:
+                    raise SettingError(
+                        f"two callbacks of one Trainer write '{given[name]}'; expected one for each; pass {name}= with "
+                        "another path to one of them"
+                    )
+        claim = cls(state, paths)
+        _claims.add(claim)
+        return claim
+
+
+_claims: weakref.WeakSet[FilesInUse] = weakref.WeakSet()

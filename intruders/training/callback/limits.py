@@ -1,12 +1,18 @@
-"""What the callback is told: how often it audits, when it warns or stops, and below which limits a state is kept."""
+"""What the callback is told, when it audits, warns, stops or keeps a state; its warning, and what it logs."""
 
 from __future__ import annotations
 
 import math
+import sys
+import warnings
+from contextlib import suppress
 from dataclasses import dataclass
 
+from ...audits.result.audit_result import Audit
+from ...audits.result.summary import by_kind, update_norm
 from ...errors import SettingError
-from ...settings.number_kinds import is_number, is_whole
+from ...settings.numbers import is_number, is_whole
+from .text_loss import TextLoss
 
 
 @dataclass(frozen=True)
@@ -71,3 +77,44 @@ def checked_limits(
             f"keep_intruders_below is {intruders!r}; expected a whole number of intruders, 1 or more"
         )
     return Limits(forgetting, intruders)
+
+
+def alert(intruders: int, above: int, step: int) -> None:
+    """Warn that an audit found more ``intruders`` than ``above``, here and in Weights & Biases and trackio.
+
+    Both are called only if the program has loaded them; TensorBoard has no alerts.
+    """
+    title = f"More than {above} intruders"
+    text = f"The audit at step {step} found {intruders} intruders; alert_above is {above}."
+    warnings.warn(text, stacklevel=2)
+    wandb = sys.modules.get("wandb")
+    if wandb is not None and wandb.run is not None:
+        wandb.run.alert(title=title, text=text, level="WARN")
+    trackio = sys.modules.get("trackio")
+    if trackio is not None:
+        with suppress(RuntimeError):  # raised if no run is active
+            trackio.alert(title=title, text=text)
+
+
+def totals_of_audit(audit: Audit) -> dict[str, float]:
+    """Return the totals of an audit, each as the audit's own summary defines it."""
+    kinds = {summary.kind: summary.intruders for summary in by_kind(audit.matrices)}
+    return {
+        "intruders/total": audit.intruders,
+        "intruders/vectors": audit.vectors,
+        "intruders/energy_share": audit.intruder_energy_share,
+        "intruders/update_frobenius": update_norm(audit.matrices),
+        "intruders/seconds": round(audit.seconds, 4),
+        **{f"intruders/by_module/{kind}": count for kind, count in sorted(kinds.items())},
+    }
+
+
+def totals_of_text(text: TextLoss | None) -> dict[str, float]:
+    """Return the loss on text, its rise over the base, and the share of the time that measuring it took."""
+    if text is None or text.last is None or text.rise is None:
+        return {}
+    return {
+        f"forgetting/{text.label}": text.rise,
+        f"forgetting/{text.label}/loss": text.last,
+        "forgetting/share_of_time": round(text.share_of_time, 4),
+    }

@@ -1,11 +1,19 @@
-"""Whether a training splits the matrices of its model over processes, so that none has a complete one."""
+"""Trainings in several processes: what the first one decides, and a model that is split over them.
+
+The tensors of such a model are put together on the first process, and complete ones are given back to it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+from ...checkpoints.formats.memory import FSDP_1_WRAPPER, adapter_tensors, has_adapters
+from ...checkpoints.opening.open import Opened, open_gathered
+from ...errors import IntrudersError, SettingError, first_line
 
 FSDP_1, FSDP_2, ZERO_3 = "FSDP 1", "FSDP 2 or tensor parallelism", "DeepSpeed ZeRO-3"
 
@@ -47,3 +55,210 @@ def _ways_in(model: nn.Module) -> Iterator[str]:
             yield FSDP_2
         elif getattr(parameter, "_is_flat_param", False):
             yield FSDP_1
+
+
+Decision = TypeVar("Decision")
+
+
+def decided_by_first(decide: Callable[[], Decision], state: Any) -> Decision:
+    """Return on all processes what ``decide`` answers on the first; each raises if the first does.
+
+    A process without the answer would wait for the others at the next step until the group's timeout.
+    """
+    from accelerate.utils import broadcast_object_list
+
+    decided: Decision | None = None
+    failure: Exception | None = None
+    if state.is_world_process_zero:
+        try:
+            decided = decide()
+        except Exception as error:
+            failure = error
+    told: list[Any] = [decided, None if failure is None else first_line(failure)]
+    answer, text = broadcast_object_list(told)
+    if failure is not None:
+        raise failure
+    if text is not None:
+        raise IntrudersError(f"the audit at step {state.global_step} failed on the first process: {text}")
+    decision: Decision = answer
+    return decision
+
+
+def require_gatherable(way: str, trainer: Any) -> None:
+    """Raise SettingError if only a Trainer can gather the shards of a model, and none is given."""
+    if way == ZERO_3 and trainer is None:
+        raise SettingError(
+            "the model is sharded by DeepSpeed ZeRO-3, and its engine alone can gather it; expected the Trainer "
+            "that has it; make the callback with trainer=trainer"
+        )
+
+
+def gathered(model: nn.Module, way: str, trainer: Any, is_first: bool) -> dict[str, Tensor]:
+    """Return a sharded model's current tensors, or its adapters' if it has some, on the first process's CPU.
+
+    Every process has to call this, otherwise all wait.
+
+    Args:
+      model: the model, as the Trainer passes it to callbacks.
+      way: how it is sharded.
+      trainer: the Trainer with DeepSpeed's engine; only ZeRO-3 needs it.
+      is_first: whether this process puts the model together.
+    """
+    return _GATHER[way](model, trainer, is_first)
+
+
+def opened(model: nn.Module, state: dict[str, Tensor]) -> Opened:
+    """Return what an audit reads of a sharded model whose tensors were gathered into ``state``."""
+    return open_gathered(_unwrapped(model), state)
+
+
+def _from_dtensors(model: nn.Module, trainer: Any, is_first: bool) -> dict[str, Tensor]:
+    """Gather under FSDP 2 tensor by tensor, so that one complete matrix at a time is on the device."""
+    whole: dict[int, Tensor] = {}  # a tied weight is one parameter under two names, and stays one tensor
+    state: dict[str, Tensor] = {}
+    for name, tensor in to_gather(model).items():
+        if id(tensor) not in whole:
+            shard: Any = tensor.detach()
+            full = shard.full_tensor() if hasattr(shard, "full_tensor") else shard
+            whole[id(tensor)] = full.cpu() if is_first else full.new_empty(0)
+        state[name] = whole[id(tensor)]
+    return state
+
+
+def _from_fsdp_1(model: nn.Module, trainer: Any, is_first: bool) -> dict[str, Tensor]:
+    """Gather under FSDP 1 unit by unit, as its forward pass does, so that one complete unit is on the device."""
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    state: dict[str, Tensor] = {}
+    for path, unit in units_of_fsdp_1(model):
+        with FullyShardedDataParallel.summon_full_params(unit, recurse=False, writeback=False):
+            own = own_of_unit(path, unit)
+            if is_first:
+                wanted = adapter_tensors(model, own) if has_adapters(model) else own
+                state |= {name: tensor.detach().to("cpu", copy=True) for name, tensor in wanted.items()}
+    return state
+
+
+def units_of_fsdp_1(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Return the units by which FSDP 1 splits a model, with their paths in it."""
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    return [
+        (path, unit) for path, unit in model.named_modules() if isinstance(unit, FullyShardedDataParallel)
+    ]
+
+
+def own_of_unit(path: str, unit: nn.Module) -> dict[str, Tensor]:
+    """Return a unit's tensors by their names in the model, without those of units inside it."""
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    # FSDP 1 leaves itself out of the names of weights, and not of those of modules.
+    inside = [
+        name.replace(FSDP_1_WRAPPER, "")
+        for name, inner in unit.named_modules()
+        if name and isinstance(inner, FullyShardedDataParallel)
+    ]
+    named = [*unit.named_parameters(), *unit.named_buffers()]
+    own = {name.replace(FSDP_1_WRAPPER, ""): tensor for name, tensor in named}
+    return {
+        f"{path}.{name}".replace(FSDP_1_WRAPPER, "").removeprefix("."): tensor
+        for name, tensor in own.items()
+        if not any(name.startswith(f"{nested}.") for nested in inside)
+    }
+
+
+def _from_zero_3(model: nn.Module, trainer: Any, is_first: bool) -> dict[str, Tensor]:
+    """Gather under ZeRO-3 what its engine saves, in 16 bits if the model is trained in them."""
+    trained_alone = all(
+        tensor.requires_grad for tensor in to_gather(model).values() if tensor.is_floating_point()
+    )
+    state: dict[str, Tensor] | None = trainer.deepspeed._zero3_consolidated_16bit_state_dict(
+        exclude_frozen_parameters=trained_alone and has_adapters(model)
+    )
+    return state or {}
+
+
+_GATHER: dict[str, Callable[[nn.Module, Any, bool], dict[str, Tensor]]] = {
+    FSDP_1: _from_fsdp_1,
+    FSDP_2: _from_dtensors,
+    ZERO_3: _from_zero_3,
+}
+
+
+def to_gather(model: nn.Module) -> dict[str, Tensor]:
+    """Return the model's tensors, or only the adapters' if it has some."""
+    state = model.state_dict(keep_vars=True)
+    return adapter_tensors(model, state) if has_adapters(model) else state
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    return model.module if isinstance(model, FullyShardedDataParallel) else model
+
+
+def require_scatterable(way: str) -> None:
+    """Raise SettingError if complete tensors cannot be given back to a model that is sharded this way."""
+    if way == ZERO_3:
+        raise SettingError(
+            "the model is sharded by DeepSpeed ZeRO-3, into which a kept state cannot be put; expected FSDP or a "
+            "model that is not sharded; leave keep_forgetting_below and keep_intruders_below out, and stop with "
+            "stop_above"
+        )
+
+
+@torch.no_grad()
+def scatter(model: nn.Module, way: str, state: dict[str, Tensor] | None, is_first: bool) -> None:
+    """Give a sharded model the tensors that were gathered from it. Every process has to call this.
+
+    Args:
+      model: the model, as the Trainer passes it to callbacks.
+      way: how it is sharded.
+      state: what :func:`gathered` returned, on the first process; ignored on the others.
+      is_first: whether this process has the tensors.
+    """
+    given = state if is_first and state is not None else {}
+    if way == FSDP_1:
+        _to_fsdp_1(model, given, is_first)
+    else:
+        _to_dtensors(model, given, is_first)
+
+
+def _to_dtensors(model: nn.Module, state: dict[str, Tensor], is_first: bool) -> None:
+    """Give FSDP 2 its shards tensor by tensor, so that one complete tensor at a time is on the device."""
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    done: set[int] = set()  # a tied weight is one parameter under two names
+    for name, tensor in to_gather(model).items():
+        if id(tensor) in done:
+            continue
+        done.add(id(tensor))
+        own: Any = tensor.detach()
+        if isinstance(own, DTensor):
+            shape, device = own.shape, own.to_local().device
+            whole = (
+                state[name].to(device, own.dtype)
+                if is_first
+                else torch.empty(shape, dtype=own.dtype, device=device)
+            )
+            own.to_local().copy_(distribute_tensor(whole, own.device_mesh, own.placements).to_local())
+        else:
+            if is_first:
+                own.copy_(state[name])
+            torch.distributed.broadcast(own, src=0)
+
+
+def _to_fsdp_1(model: nn.Module, state: dict[str, Tensor], is_first: bool) -> None:
+    """Give FSDP 1 its shards unit by unit, as its forward pass gathers them."""
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    names: list[Any] = [sorted(state) if is_first else None]
+    torch.distributed.broadcast_object_list(names, src=0)
+    wanted = set(names[0])
+    for path, unit in units_of_fsdp_1(model):
+        with FullyShardedDataParallel.summon_full_params(unit, recurse=False, writeback=True):
+            for name, tensor in own_of_unit(path, unit).items():
+                if name in wanted:
+                    if is_first:
+                        tensor.copy_(state[name])
+                    torch.distributed.broadcast(tensor.data, src=0)

@@ -24,11 +24,11 @@ from ...measures.masked_loss import masked_estimate
 from ...models.encoding import context_length
 from ...models.loading import load_tokenizer
 from ...models.loading_settings import AS_STORED, DTYPES, Loading
+from ...models.put_on_base import without_adapters
 from ...models.stored_dtype import dtype_name
 from ...models.tuned_model import open_language_model
-from ...models.without_adapters import without_adapters
-from ...system.random_state import random_state_kept
-from .first_process import decided_by_first
+from ...system.callers_process import random_state_kept
+from .sharding import decided_by_first
 
 
 class TextLoss:

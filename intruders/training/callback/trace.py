@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from ...audits.result.audit_result import Audit
-from ...audits.result.frames import vector_frame
+from ...audits.result.vector_table import vector_frame
 from ...errors import ResultFileError, SettingError, os_reason
 from ...system.files import check_writable, free_name, write_atomically
 

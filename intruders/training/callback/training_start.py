@@ -1,29 +1,210 @@
-"""What the audits of a training count from: the base, and the factors A that an adapter began with."""
+"""What the audits of a training count from: the base, the factors A that an adapter began with, and digests of both.
+
+A LoRA's A moves by ``||A - A_0||_F / ||A_0||_F``. The digests are kept beside the trace, since a resumed script may
+draw another start.
+"""
 
 from __future__ import annotations
 
+import json
+import math
+import re
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
 from ...audits.audit_settings import AuditSettings
-from ...checkpoints.formats.memory import addresses_of_matrices, has_adapters, trained_matrices
+from ...checkpoints.adapters.peft_adapter import start_that_changed
+from ...checkpoints.formats.memory import (
+    COMPILED_WRAPPER,
+    addresses_of_matrices,
+    describe_module,
+    has_adapters,
+    state_dict_checkpoint,
+    trained_matrices,
+)
 from ...checkpoints.opening.open import Opened, Source
-from .a_movement import StartOfA
-from .audited_base import AuditedBase
+from ...checkpoints.stored.checkpoint import Checkpoint
+from ...checkpoints.stored.content import Digests, content_digests
+from ...errors import SettingError, some_of
+from ...system.documents import get_field, read_document
+from ...system.files import write_atomically
 from .sharding import sharded_by, will_be_sharded_by
-from .start_digests import StartDigests
 from .weights_before import (
+    AuditedBase,
     UnfrozenSince,
+    audited_in_training,
     base_of_sharded,
     checkpoint_of_training,
     require_matrices,
     require_trained_matrix,
     weights_before,
 )
+
+_FACTOR = re.compile(
+    r"^(?:base_model\.model\.)?(?P<module>.+)\.lora_(?:embedding_)?A\.(?P<adapter>[^.]+)(?:\.weight)?$"
+)
+
+
+class StartOfA:
+    """The factors A of a model's LoRA as they are now, kept to measure from.
+
+    A script that is resumed may make another start: :mod:`intruders.training.callback.training_start` tells whether it
+    made the same one.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self._start = {
+            name: tensor.detach().cpu().clone() for name, _, tensor in _factors(tensors) if tensor.numel()
+        }
+
+    @classmethod
+    def of(cls, model: nn.Module) -> StartOfA:
+        """Keep the factors of a model's active adapters, whose weights are not split over processes.
+
+        An adapter that is not active is not part of the update, nor does training move it.
+        """
+        layers = [module for module in model.modules() if hasattr(module, "lora_A")]
+        active = {adapter for layer in layers for adapter in getattr(layer, "active_adapters", ())}
+        factors = _factors(dict(model.named_parameters()))
+        return cls({name: tensor for name, _, tensor in factors if _adapter(name) in active})
+
+    @property
+    def factors(self) -> Mapping[str, Tensor]:
+        """The factors by name."""
+        return self._start
+
+    def movement(self, tensors: Mapping[str, Tensor]) -> float | None:
+        """Return ``sqrt(sum ||A - A_0||_F^2 / sum ||A_0||_F^2)`` over all modules; None without a LoRA."""
+        squares = list(self._squares(tensors))
+        return _ratio(sum(moved for _, moved, _ in squares), sum(start for _, _, start in squares))
+
+    def by_matrix(self, tensors: Mapping[str, Tensor]) -> dict[str, float]:
+        """Return ``||A - A_0||_F / ||A_0||_F`` by the name of the base's matrix."""
+        squares: dict[str, tuple[float, float]] = {}
+        for module, moved, start in self._squares(tensors):  # a module may have several active adapters
+            before = squares.get(f"{module}.weight", (0.0, 0.0))
+            squares[f"{module}.weight"] = before[0] + moved, before[1] + start
+        ratios = {name: _ratio(moved, start) for name, (moved, start) in squares.items()}
+        return {name: ratio for name, ratio in ratios.items() if ratio is not None}
+
+    def _squares(self, tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, float, float]]:
+        """Yield module, ``||A - A_0||_F^2`` and ``||A_0||_F^2``, in double precision."""
+        for name, module, tensor in _factors(tensors):
+            start = self._start.get(name)
+            if start is not None and start.shape == tensor.shape:
+                now, then = tensor.detach().cpu().double(), start.double()
+                yield module, float((now - then).square().sum()), float(then.square().sum())
+
+
+def _factors(tensors: Mapping[str, Any]) -> Iterator[tuple[str, str, Tensor]]:
+    """Yield each factor A with its name and the name of its module, as in a model that is not compiled."""
+    for name, tensor in tensors.items():
+        match = _FACTOR.match(name.replace(COMPILED_WRAPPER, ""))
+        if match is not None:
+            yield match[0], match["module"], tensor
+
+
+def _adapter(factor: str) -> str:
+    """The adapter that a factor of this name belongs to."""
+    match = _FACTOR.match(factor)
+    assert match is not None
+    return match["adapter"]
+
+
+def _ratio(moved: float, start: float) -> float | None:
+    return math.sqrt(moved / start) if start > 0 else None
+
+
+_SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class StartDigests:
+    """The content of the weights before training, by name, as far as the audits count from these in memory."""
+
+    matrices: Digests = field(default_factory=dict)
+    factors: Digests = field(default_factory=dict)  # the factors A of a LoRA
+
+    @classmethod
+    def of(
+        cls,
+        model: nn.Module,
+        copied: Checkpoint | None,
+        is_own_base: bool,
+        factors: Mapping[str, Tensor],
+        settings: AuditSettings,
+    ) -> StartDigests:
+        """Digest a model before training.
+
+        Args:
+          model: the model; beneath its adapters, the modules that they train in full and what was unfrozen are
+            digested.
+          copied: the copies of its matrices that the audits count from, if it has no adapters.
+          is_own_base: whether the audits count from the model's own weights at all.
+          factors: the factors A of its LoRA.
+          settings: those of the audits.
+        """
+        matrices: Digests = {}
+        if is_own_base and has_adapters(model):
+            beneath = _beneath_modules_to_save(model)
+            if start_that_changed(model) is None:  # such a start may round otherwise in another process
+                beneath |= audited_in_training(model, settings)
+            matrices = content_digests(state_dict_checkpoint(beneath))
+        elif is_own_base and copied is not None:
+            matrices = content_digests(copied)
+        return cls(matrices, content_digests(state_dict_checkpoint(factors)))
+
+    def write_beside(self, trace: Path) -> None:
+        """Keep them for a training that resumes this one."""
+        content = json.dumps({"schema": _SCHEMA} | asdict(self), indent=2).encode()
+        write_atomically(_file_beside(trace), content)
+
+    def require_same(self, trace: Path, model: nn.Module) -> bool:
+        """Compare with the training that is resumed, and return whether the factors A are those that it began with.
+
+        Without a record, as of an earlier version, they count as the same.
+
+        Raises:
+          SettingError: a matrix is not what that training began with.
+        """
+        file = _file_beside(trace)
+        document = read_document(file, "the record of a training's start", _SCHEMA)
+        if document is None:
+            return True
+        kept = StartDigests(*(get_field(document, key, str(file), dict) for key in ("matrices", "factors")))
+        if changed := _changed(kept.matrices, self.matrices):
+            raise SettingError(
+                f"the weights of {describe_module(model)} are not those that the resumed training began with "
+                f"({some_of(changed)}), and the audits need those; pass base= with the model before fine-tuning, or "
+                "set the same seed before you make the model"
+            )
+        return not _changed(kept.factors, self.factors)
+
+
+def _file_beside(trace: Path) -> Path:
+    return trace.with_name(f"{trace.stem}-start.json")
+
+
+def _changed(kept: Digests, now: Digests) -> list[str]:
+    return [name for name, digest in now.items() if name in kept and kept[name] != digest]
+
+
+def _beneath_modules_to_save(model: nn.Module) -> dict[str, Tensor]:
+    """Return the matrices of which adapters train a copy, by their names in the base."""
+    from peft.utils.other import ModulesToSaveWrapper
+
+    return {
+        f"{path}.{name}".removeprefix("base_model.model."): parameter
+        for path, module in model.named_modules()
+        if isinstance(module, ModulesToSaveWrapper)
+        for name, parameter in module.original_module.named_parameters()
+        if parameter.ndim >= 2
+    }
 
 
 @dataclass

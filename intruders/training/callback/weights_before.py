@@ -1,4 +1,4 @@
-"""The model before a training, which its audits compare with, taken while it is still available."""
+"""The model before a training, with which its audits compare: taken while it is available, and opened once."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ from torch import Tensor, nn
 
 from ...audits.audit_settings import AuditSettings
 from ...checkpoints.adapters.adapter import Adapter
-from ...checkpoints.adapters.formulas import widened
+from ...checkpoints.adapters.by_formula import widened
 from ...checkpoints.adapters.peft_adapter import start_that_changed
 from ...checkpoints.formats.memory import (
     describe_module,
     has_adapters,
+    has_frozen_base,
     module_checkpoint,
     trained_matrices,
     with_copies,
 )
 from ...checkpoints.opening.model_sum import ModelSum
-from ...checkpoints.opening.open import Source, open_checkpoint, open_source
+from ...checkpoints.opening.open import Opened, Source, open_checkpoint, open_source
 from ...checkpoints.pairing.open_sides import open_sides
 from ...checkpoints.pairing.pair_sides import pair_sides
 from ...checkpoints.stored.checkpoint import Checkpoint
@@ -199,3 +200,45 @@ def _tuned_weights(model: nn.Module) -> Checkpoint:
         stored = whole.mT if matrix.name in own.input_first else whole
         weights[matrix.name] = stored.reshape(own.shape(matrix.name)).clone()
     return with_copies(own, weights)
+
+
+class AuditedBase:
+    """A base; None stands for the weights in memory, beneath an adapter.
+
+    ``with_embeddings`` says whether the audits examine embeddings and heads, which may be trained beneath an adapter.
+    """
+
+    def __init__(
+        self,
+        base: Source | None = None,
+        unfrozen: UnfrozenSince | None = None,
+        *,
+        with_embeddings: bool = False,
+    ) -> None:
+        self._base = base
+        self._with_embeddings = with_embeddings
+        self._unfrozen = unfrozen  # if the base was taken from the weights in memory
+        # The same, open, once it is known to be what the model acts on.
+        self._frozen: Checkpoint | None = None
+
+    def sides(self, tuned: nn.Module | Opened) -> tuple[Checkpoint, Opened]:
+        """Return the base and the model as it is now.
+
+        The check that weights beneath an adapter are those of the base reads both. If training leaves them unchanged,
+        it runs once. Weights that are split over processes are not read: they count as those of the base.
+        """
+        if not isinstance(tuned, nn.Module):
+            assert self._base is not None
+            self._frozen = self._frozen or open_checkpoint(self._base)
+            return self._frozen, tuned
+        if self._unfrozen is not None:
+            self._unfrozen.warn(tuned)
+        if self._frozen is not None:
+            return self._frozen, open_source(tuned)
+        base, now = open_sides(self._base, tuned, with_embeddings=self._with_embeddings)
+        acts_on_base = isinstance(now, Adapter) or (
+            isinstance(now, ModelSum) and all(isinstance(part, Adapter) for part, _ in now.parts)
+        )
+        if has_adapters(tuned) and acts_on_base and has_frozen_base(tuned):
+            self._frozen = base
+        return base, now

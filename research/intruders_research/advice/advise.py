@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 
 from intruders.audits.audit_settings import AuditSettings, refuse_beside_saved
-from intruders.data.names_given import names_given
+from intruders.data.task import names_given
 from intruders.errors import SettingError
 from intruders.studies.advice.advice import Advised
 from intruders.studies.advice.advise import advised_with_bases, is_there

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
-from intruders.checkpoints.stored.demo_models import DEMO_MODELS
+from intruders.checkpoints.stored.locate import DEMO_MODELS
 from intruders.errors import MissingDependencyError
 from intruders.studies.advice.advice import Advised
 from intruders.studies.tables.results import load_results

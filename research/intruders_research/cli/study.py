@@ -17,7 +17,7 @@ from intruders.cli.study_progress import print_outcome, print_plan, print_refuse
 from intruders.studies.describe.runs import Run, expand
 from intruders.studies.describe.study import Study
 from intruders.studies.run_study import StudyOutcome
-from intruders.system.exit_status import ExitStatus
+from intruders.system.this_process import ExitStatus
 
 from ..claims.shared.claim import Finding
 from ..published.take_over import plan_take_over

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from intruders.data.names_given import names_given
+from intruders.data.task import names_given
 from intruders.reports import write_report as without_claims
 from intruders.reports.write_report import AnyPath, study_among
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from intruders.checkpoints.stored.demo_models import DEMO_MODELS
+from intruders.checkpoints.stored.locate import DEMO_MODELS
 from intruders.measures.intervals import Interval
 from intruders.studies.tables.table_columns import COLUMNS
 from intruders.studies.tables.table_files import to_parquet

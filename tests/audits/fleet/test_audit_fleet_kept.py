@@ -16,7 +16,7 @@ import pytest
 import intruders
 from intruders.audits.batches import loaded_or_skipped
 from intruders.audits.fleet.audit_fleet import audit_fleet
-from intruders.audits.fleet.kept_blocks import KeptBlocks
+from intruders.audits.fleet.fleet_files import FleetFiles
 from intruders.checkpoints.opening.open import open_source
 from intruders.errors import IntrudersError, ResultFileError
 from intruders.reports.fleet.fleet_page import fleet_payload
@@ -268,7 +268,7 @@ def test_a_disk_that_fills_is_one_line_and_leaves_no_part(
             audit_fleet(str(base), sources, out=tmp_path / "out", cache=False)
     assert not list((tmp_path / "out").rglob("*.part"))
     assert len(list((tmp_path / "out" / "blocks").iterdir())) == 2
-    monkeypatch.setattr(KeptBlocks, "keep", lambda *given: pytest.fail("a block is audited again"))
+    monkeypatch.setattr(FleetFiles, "keep", lambda *given: pytest.fail("a block is audited again"))
     audit_fleet(str(base), sources, out=tmp_path / "out", cache=False)
     assert not list((tmp_path / "out" / "blocks").iterdir())
 
@@ -307,8 +307,7 @@ def test_a_refusal_is_not_kept_when_its_cause_is_gone(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        for module in ("intruders.audits.fleet.shared_base", "intruders.audits.batches"):
-            patched.setattr(f"{module}.loaded_or_skipped", failing)
+        patched.setattr("intruders.audits.batches.loaded_or_skipped", failing)
         if is_killed:
             patched.setattr("intruders.audits.fleet.audit_fleet.finish_adapters", stopped)
             with pytest.raises(KeyboardInterrupt):

@@ -11,8 +11,8 @@ import pytest
 from intruders.audits.audit import audit_pairing
 from intruders.audits.audit_settings import AuditSettings, Compute
 from intruders.audits.fleet import finish_adapters as module
-from intruders.audits.fleet.adapter_files import AdapterFile, AdapterFiles
 from intruders.audits.fleet.finish_adapters import finish_adapters
+from intruders.audits.fleet.fleet_files import AdapterFile, FleetFiles
 from intruders.audits.fleet.fleet_members import Member
 from intruders.audits.result.audit_result import Audit
 from intruders.checkpoints.stored.checkpoint import Checkpoint
@@ -31,13 +31,13 @@ def finished(
     folder: Path, members: list[Member], base: Checkpoint = BASE
 ) -> dict[tuple[str, str], AdapterFile]:
     """Audit what is missing, and write the files, as a call of a fleet does."""
-    files = AdapterFiles(MirroredFolder(folder), KEY)
-    earlier = {file.path.name: file for file in files.each()}
+    files = FleetFiles(MirroredFolder(folder), KEY)
+    earlier = {file.path.name: file for file in files.adapters()}
     known = {file.digest for file in earlier.values()}
     members = [replace(one, is_finished=one.digest in known) for one in members]
     fleet = work(folder, *(one for one in members if not one.is_finished))
     fleet.do(fleet.missing())
-    return finish_adapters(members, fleet.kept, files, earlier, SETTINGS, 1.5, base)
+    return finish_adapters(members, files, earlier, SETTINGS, 1.5, base)
 
 
 @pytest.mark.parametrize("at_once", [1, 200_000])
@@ -95,10 +95,10 @@ def test_the_audits_of_a_base_that_was_moved_name_where_it_is_now(tmp_path: Path
     first = member(0)
     finished(tmp_path, [first])
     if waits:
-        AdapterFiles(MirroredFolder(tmp_path), KEY).arrange(set())
+        FleetFiles(MirroredFolder(tmp_path), KEY).arrange(set())
     moved = replace(BASE, source="moved/base")
     written = finished(tmp_path, [first, replace(first, source="a copy")], moved)
-    AdapterFiles(MirroredFolder(tmp_path), KEY).arrange({file.path.name for file in written.values()})
+    FleetFiles(MirroredFolder(tmp_path), KEY).arrange({file.path.name for file in written.values()})
     files = sorted((tmp_path / "vectors").iterdir())
     assert len(files) == 2
     audits = [Audit.load(file) for file in files]
@@ -116,9 +116,9 @@ def test_a_model_of_which_a_block_was_lost_is_not_written(tmp_path: Path) -> Non
     fleet = work(tmp_path, one)
     missing = fleet.missing()
     fleet.do({block: missing[block] for block in ("layers.0", "layers.1")})
-    files = AdapterFiles(MirroredFolder(tmp_path), KEY)
+    files = FleetFiles(MirroredFolder(tmp_path), KEY)
     with pytest.raises(
         ResultFileError, match=r"lack 3 of its 7 matrices: 'layers\.2\.q\.weight', .*; run the same"
     ):
-        finish_adapters([one], fleet.kept, files, {}, SETTINGS, 1.5, BASE)
+        finish_adapters([one], files, {}, SETTINGS, 1.5, BASE)
     assert not (tmp_path / "vectors").exists()

@@ -11,8 +11,8 @@ import torch
 
 from intruders.audits.audit_settings import AuditSettings, Compute
 from intruders.audits.fleet.audit_fleet import audit_fleet
+from intruders.audits.fleet.fleet_files import FleetFiles
 from intruders.audits.fleet.fleet_on_ray import BlockOnRay
-from intruders.audits.fleet.kept_blocks import KeptBlocks
 from intruders.audits.prepare_base import prepare
 from intruders.checkpoints.opening.many_sources import digest_of
 from intruders.checkpoints.opening.open import open_checkpoint
@@ -85,7 +85,7 @@ def test_a_worker_that_cannot_open_what_the_driver_opened_stops_the_fleet(tmp_pa
     """Without it the adapter would have no rows, and be written as one without intruders."""
     base = saved(tiny_llama(), tmp_path / "base")
     adapter = str(saved(hot_llama(0, 0.8), tmp_path / "adapter"))
-    kept = KeptBlocks(MirroredFolder(tmp_path), "0" * 64)
+    files = FleetFiles(MirroredFolder(tmp_path), "0" * 64)
     task = BlockOnRay(
         base=str(base),
         sources=(adapter, "/refused/by/the/driver"),
@@ -93,7 +93,7 @@ def test_a_worker_that_cannot_open_what_the_driver_opened_stops_the_fleet(tmp_pa
         content=tuple(content_digests(open_checkpoint(base)).items()),
         settings=AuditSettings(),
         compute=Compute(cache=False, workers=1),
-        kept=kept,
+        files=files,
         finished=frozenset(),
     )
     with pytest.raises(
@@ -105,9 +105,9 @@ def test_a_worker_that_cannot_open_what_the_driver_opened_stops_the_fleet(tmp_pa
         CheckpointError, match="adapter': its files are others than when the command began; exp"
     ):
         replace(task, digests=("0" * 32, ""))("model.layers.0")
-    assert list(kept.each()) == []
+    assert list(files.blocks()) == []
     replace(task, finished=frozenset(task.digests))("model.layers.0")
-    assert list(kept.each()) == [], "a finished model is not opened"
+    assert list(files.blocks()) == [], "a finished model is not opened"
     task("model.layers.0")
-    [block] = kept.each()
+    [block] = files.blocks()
     assert (block.block, list(block.units)) == ("model.layers.0", [task.digests[0]])

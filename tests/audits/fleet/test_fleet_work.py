@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from intruders.audits.audit_settings import AuditSettings, Compute
+from intruders.audits.fleet.fleet_files import FleetFiles
 from intruders.audits.fleet.fleet_members import Member
 from intruders.audits.fleet.fleet_work import FleetWork, grouped_blocks
-from intruders.audits.fleet.kept_blocks import KeptBlocks
 from intruders.checkpoints.pairing.pairing import PairedMatrix, Pairing
 from intruders.linalg.low_rank import LowRank
 from intruders.linalg.pair import Pair
@@ -43,17 +43,17 @@ def member(number: int, names: Sequence[str] = NAMES, digest: str | None = None)
 
 def work(folder: Path, *members: Member) -> FleetWork:
     base: Any = SimpleNamespace(names=lambda: NAMES, tied={})
-    kept = KeptBlocks(MirroredFolder(folder), "0" * 64)
+    files = FleetFiles(MirroredFolder(folder), "0" * 64)
     settings = AuditSettings(k=5)
-    return FleetWork(base, list(members), settings, Compute(cache=False, workers=1), kept)
+    return FleetWork(base, list(members), settings, Compute(cache=False, workers=1), files)
 
 
 def rows_of(folder: Path) -> dict[tuple[str, str], list[tuple[int, bool]]]:
     """By model and matrix, the decision about every vector."""
     rows: dict[tuple[str, str], list[tuple[int, bool]]] = {}
-    for block in KeptBlocks(MirroredFolder(folder), "0" * 64).each():
+    for block in FleetFiles(MirroredFolder(folder), "0" * 64).blocks():
         for row in block.rows().to_pylist():
-            rows.setdefault((row["digest"], row["name"]), []).append((row["index"], row["intruder"]))
+            rows.setdefault((row["adapter"], row["name"]), []).append((row["index"], row["intruder"]))
     return rows
 
 
@@ -91,7 +91,7 @@ def test_a_model_is_the_same_alone_and_with_others(tmp_path: Path) -> None:
     sketches = [
         {
             (block.block, digest): unit.sketch
-            for block in KeptBlocks(MirroredFolder(tmp_path / way), "0" * 64).each()
+            for block in FleetFiles(MirroredFolder(tmp_path / way), "0" * 64).blocks()
             for digest, unit in block.units.items()
         }
         for way in ("together", "alone")

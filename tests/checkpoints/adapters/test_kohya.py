@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from intruders.checkpoints.adapters.adapter import Adapter
-from intruders.checkpoints.adapters.kohya_names import in_diffusers_names
+from intruders.checkpoints.adapters.kohya import in_diffusers_names
 from intruders.checkpoints.opening.open import open_source
 from intruders.checkpoints.pairing.open_sides import open_sides
 from intruders.checkpoints.pairing.pair_sides import pair_sides

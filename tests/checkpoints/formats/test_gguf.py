@@ -12,12 +12,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from intruders.checkpoints.formats.gguf import known_names
 from intruders.checkpoints.formats.gguf_layout import read_gguf_layout
-from intruders.checkpoints.formats.gguf_names import known_names
 from intruders.checkpoints.opening.open import open_checkpoint
 from intruders.checkpoints.pairing.open_sides import open_sides
 from intruders.checkpoints.pairing.pair_sides import pair_sides
-from intruders.checkpoints.stored.demo_models import DEMO_MODELS
+from intruders.checkpoints.stored.locate import DEMO_MODELS
 from intruders.checkpoints.writing.merged import planned_checkpoint
 from intruders.errors import CheckpointError
 from intruders.models.base_model import base_model_location

@@ -11,8 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from intruders.checkpoints.merges.merged_matrix import MergedMatrix
-from intruders.checkpoints.merges.rounding import Rounding, coarsest_type, half_spacing
+from intruders.checkpoints.merges.merged_matrix import MergedMatrix, Rounding, coarsest_type, half_spacing
 from intruders.checkpoints.merges.scale_bounds import estimate_scale, scale_bounds, scale_by_least_squares
 from intruders.checkpoints.merges.verdict import APPLIED, NOT_APPLIED, NOT_PROVED, TOO_SMALL, judge
 from intruders.linalg.low_rank import LowRank

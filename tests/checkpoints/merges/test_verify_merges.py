@@ -276,8 +276,7 @@ def test_parts_of_a_fused_weight(tmp_path: Path) -> None:
 
 def test_each_matrix_of_the_base_is_read_once(models: Models) -> None:
     from intruders.checkpoints.opening.open import open_checkpoint
-    from intruders.checkpoints.stored.checkpoint import StoredTensor
-    from intruders.checkpoints.stored.read_once import read_once
+    from intruders.checkpoints.stored.checkpoint import StoredTensor, read_once
 
     reads: list[str] = []
     opened = open_checkpoint(models.folder / "base")

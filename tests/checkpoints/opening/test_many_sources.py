@@ -11,7 +11,7 @@ import xxhash
 
 from intruders.checkpoints.opening.many_sources import digest_of, each_source, wherever_it_is
 from intruders.errors import CheckpointError, SettingError
-from intruders.system.file_digests import add_files
+from intruders.system.digests import add_files
 from tests.checkpoints.models import not_to_be_read
 from tests.tiny import write_files_of_a_model
 

@@ -7,10 +7,9 @@ import torch
 from torch import Tensor
 
 from intruders.checkpoints.adapters.adapter import AdaptedWeight
-from intruders.checkpoints.pairing.acted_on import Acting
 from intruders.checkpoints.pairing.paired_rows import Rows, paired_rows
 from intruders.checkpoints.pairing.pairing import SkipKind
-from intruders.checkpoints.pairing.side import Side
+from intruders.checkpoints.pairing.side import Acting, Side
 from intruders.checkpoints.stored.checkpoint import Checkpoint, StoredTensor
 from intruders.checkpoints.stored.selection import Selection
 from intruders.linalg.low_rank import LowRank

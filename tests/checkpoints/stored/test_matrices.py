@@ -14,7 +14,7 @@ from torch import nn
 from intruders.checkpoints.opening.open import open_checkpoint
 from intruders.checkpoints.pairing.open_sides import open_sides
 from intruders.checkpoints.pairing.pair_sides import pair_sides
-from intruders.checkpoints.stored.layout import fused_rows, stored_input_first
+from intruders.checkpoints.stored.matrices import fused_rows, stored_input_first
 from intruders.checkpoints.stored.selection import EVERY_MATRIX, Selection
 from intruders.errors import CheckpointError, PairingError
 from intruders.linalg.low_rank import LowRank

@@ -15,10 +15,10 @@ from intruders.checkpoints.pairing.pair_sides import pair_sides
 from intruders.linalg.low_rank import LowRank
 from intruders.linalg.operators import Dense
 from intruders.linalg.pair import Pair
-from intruders.mitigation.cases import read_cases
 from intruders.mitigation.remedies.changes import Change
+from intruders.mitigation.remedies.controls import EqualNorm
 from intruders.mitigation.remedies.intruders import ScaledIntruders
-from intruders.mitigation.remedies.matched import EqualNorm
+from intruders.mitigation.tuned_matrices import read_cases
 from tests.checkpoints.models import saved, tiny_llama
 from tests.matrices import random
 from tests.mitigation.hot import hot_llama
@@ -75,7 +75,7 @@ def test_weights_of_any_size_are_shrunk(tmp_path: Path) -> None:
 def test_rows_at_once_make_the_same_matrix(
     share: float, with_added: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("intruders.linalg.by_rows._AT_ONCE", 21)  # of 7 columns: 3 rows
+    monkeypatch.setattr("intruders.linalg.products._AT_ONCE", 21)  # of 7 columns: 3 rows
     generator = torch.Generator().manual_seed(0)
     base = torch.randn(11, 7, generator=generator).bfloat16()
     left, right = torch.randn(11, 2, generator=generator), torch.randn(2, 7, generator=generator)

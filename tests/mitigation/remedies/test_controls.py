@@ -1,8 +1,10 @@
-"""Controls change what they claim to, by as much as they claim."""
+"""Controls change what they claim to, by as much as they claim: by their formulas in dense arithmetic."""
 
 from __future__ import annotations
 
 import copy
+import math
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -10,20 +12,37 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from intruders.audits.audit import audited_whole
+from intruders.audits.audit_settings import AuditSettings, Compute
+from intruders.audits.result.audit_result import Audit
 from intruders.audits.result.records import AuditedMatrix, UpdateSize, Vector
+from intruders.checkpoints.pairing.open_sides import open_sides
+from intruders.checkpoints.pairing.pairing import Pairing
+from intruders.checkpoints.stored.checkpoint import Checkpoint
 from intruders.linalg.operators import Dense
+from intruders.mitigation.live_weights import LiveInterventions
 from intruders.mitigation.mitigate import mitigate
-from intruders.mitigation.remedies.every_remedy import remedy_named
-from intruders.mitigation.remedies.position import positions_of
-from intruders.mitigation.remedies.remedy import Case
+from intruders.mitigation.remedies.at_random import at_random
+from intruders.mitigation.remedies.budget import Budget
+from intruders.mitigation.remedies.changes import Change
+from intruders.mitigation.remedies.controls import Complement, EqualNorm, EqualOutput, EqualSize
+from intruders.mitigation.remedies.directions import Directions
+from intruders.mitigation.remedies.every_remedy import published_remedy, remedy_named
+from intruders.mitigation.remedies.interpolate import Interpolate
+from intruders.mitigation.remedies.intruders import ScaledIntruders
+from intruders.mitigation.remedies.lines import Lines
+from intruders.mitigation.remedies.remedy import Case, Remedy, positions_of
 from intruders.mitigation.remedies.remedy_table import CONTROLS
-from tests.checkpoints.models import saved
+from intruders.mitigation.tuned_matrices import read_cases
+from intruders.reports.mitigation.mitigation_text import mitigation_lines
+from tests.checkpoints.models import saved, tiny_llama
 from tests.mitigation.hot import (
     deviation,
     merged_from,
     places_of_intruders,
     scaled,
 )
+from tests.mitigation.remedies.conftest import Tuned
 
 SCALE = 0.3
 
@@ -163,3 +182,174 @@ def test_a_control_exists_where_a_vector_is_none_of_the_intruders(
     matrix = made(intruders)
     case = Case(matrix, Dense(torch.eye(8)), {}, positions_of(["w"])["w"])
     assert remedy_named(control, 0.5, 0).exists(case) is exists
+
+
+@cache
+def audited(folder: Path) -> tuple[Checkpoint, Pairing, Audit]:
+    base, tuned = open_sides(folder / "base", folder / "tuned")
+    return base, *audited_whole(base, tuned, AuditSettings(), Compute(cache=False))[:2]
+
+
+def cases_of(one: Tuned, *remedies: Remedy) -> list[Case]:
+    base, pairing, audit = audited(one.folder)
+    return list(read_cases(pairing.pairs, audit, remedies, base.names(), torch.device("cpu")))
+
+
+def left_of(one: Tuned, remedy: Remedy, case: Case) -> torch.Tensor:
+    """W' - W0 in double precision."""
+    name = case.matrix.name
+    return remedy.change(case).applied(one.tuned[name], case.update) - one.base[name]
+
+
+def test_complement_shrinks_outside_of_the_intruders_to_the_norm_that_they_leave(by_adapter: Tuned) -> None:
+    control, existing = Complement(mild := 0.9), 0
+    for case in cases_of(by_adapter, control):
+        name = case.matrix.name
+        base, tuned, update = by_adapter.base[name], by_adapter.tuned[name], by_adapter.update(name)
+        places = places_of_intruders(base, tuned)
+        if not places:
+            continue
+        y = torch.linalg.svd(tuned)[0][:, places]
+        inside, after = y @ (y.mT @ update), scaled(tuned, places, mild) - base
+        if inside.norm() <= after.norm() <= update.norm():
+            found = left_of(by_adapter, control, case)
+            a = 1 - math.sqrt(
+                (after.norm() ** 2 - inside.norm() ** 2) / (update.norm() ** 2 - inside.norm() ** 2)
+            )
+            torch.testing.assert_close(found, (1 - a) * update + a * inside, rtol=1e-3, atol=1e-5)
+            assert float(found.norm()) == pytest.approx(float(after.norm()), rel=1e-4)
+            existing += 1
+        else:
+            assert not control.exists(case)
+            assert control.change(case) == Change()
+    assert existing
+
+
+def test_resized_is_what_scaling_the_intruders_leaves_at_the_norm_of_the_update(by_adapter: Tuned) -> None:
+    resized = EqualSize(ScaledIntruders(SCALE))
+    for case in cases_of(by_adapter, resized):
+        name = case.matrix.name
+        base, tuned, update = by_adapter.base[name], by_adapter.tuned[name], by_adapter.update(name)
+        after = scaled(tuned, places_of_intruders(base, tuned), SCALE) - base
+        wanted = after * update.norm() / after.norm()
+        torch.testing.assert_close(left_of(by_adapter, resized, case), wanted, rtol=1e-3, atol=1e-5)
+
+
+def test_mitigate_says_in_how_many_matrices_there_is_no_complement(by_adapter: Tuned, tmp_path: Path) -> None:
+    sides = by_adapter.folder / "base", by_adapter.folder / "tuned"
+    result = mitigate(
+        *sides, scale=3, control="complement", out=tmp_path / "out", compute=Compute(cache=False)
+    )
+    # Three times the intruders is more than the update has: nowhere.
+    assert not any(matrix.exists for matrix in result.matrices)
+    assert f"{len(result.matrices)} matrices have no such control and stay as they were" in mitigation_lines(
+        result
+    )
+
+
+@pytest.mark.parametrize("kind", ["by_adapter", "in_full"])
+@pytest.mark.parametrize("name", ["intruders", "truncate", "project", "trim"])
+def test_matched_controls_have_the_norm_and_the_output_of_the_remedy(
+    kind: str, name: str, request: pytest.FixtureRequest
+) -> None:
+    one: Tuned = request.getfixturevalue(kind)
+    remedy: Remedy = (
+        ScaledIntruders(SCALE)
+        if name == "intruders"
+        else published_remedy(name, {"project": 2}.get(name, 0.3))
+    )
+    for case in cases_of(one, remedy)[:5]:
+        update = one.update(case.matrix.name)
+        after = left_of(one, remedy, case)
+        size = float(after.norm() / update.norm())
+        torch.testing.assert_close(left_of(one, EqualNorm(remedy), case), size * update, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(left_of(one, EqualSize(remedy), case), after / size, rtol=1e-4, atol=1e-6)
+        inputs = torch.randn(50, update.shape[1], generator=torch.Generator().manual_seed(3))
+        control = EqualOutput(remedy, {case.matrix.name: inputs})
+        outputs = [(inputs.double() @ one_of.mT).square().sum() for one_of in (after, update)]
+        wanted = math.sqrt(outputs[0] / outputs[1])
+        torch.testing.assert_close(left_of(one, control, case), wanted * update, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "strength"),
+    [
+        ("heads", 0.5), ("layers", 0.5), ("lines", 0.2), ("truncate", 0.5), ("trim", 0.3), ("project", 3),
+        ("directions", 3), ("budget", 0.5),
+    ],
+)  # fmt: skip
+def test_random_controls_draw_as_many_by_seed(by_adapter: Tuned, name: str, strength: float) -> None:
+    remedy = published_remedy(name, strength)
+    base, pairing, _ = audited(by_adapter.folder)
+    drawn = []
+    for seed in (1, 1, 2, 3):
+        control = at_random(remedy, seed, cases_of(by_adapter, remedy.fitted(pairing.pairs, base.config)))
+        assert control is not None
+        fitted = control.fitted(pairing.pairs, base.config)
+        drawn.append([left_of(by_adapter, fitted, case) for case in cases_of(by_adapter, fitted)])
+    assert all(map(torch.equal, drawn[0], drawn[1]))
+    assert any(not all(map(torch.equal, drawn[0], other)) for other in drawn[2:])
+    if name in ("trim", "heads"):
+        fitted = remedy.fitted(pairing.pairs, base.config)
+        chosen = [left_of(by_adapter, fitted, case) for case in cases_of(by_adapter, fitted)]
+        zeros = [sum(int((one.abs() < 1e-6).sum()) for one in models) for models in (chosen, drawn[0])]
+        assert zeros[0] == pytest.approx(zeros[1], rel=0.02)
+    assert at_random(Interpolate(0.5), 0, []) is None
+
+
+def test_a_random_budget_leaves_the_same_factors_on_other_matrices(by_adapter: Tuned) -> None:
+    cases = cases_of(by_adapter, Budget(0.5))
+
+    def factors(remedy: Remedy | None) -> list[float]:
+        assert remedy is not None
+        return [
+            float(left_of(by_adapter, remedy, case).norm() / by_adapter.update(case.matrix.name).norm())
+            for case in cases
+        ]
+
+    chosen, drawn = factors(Budget(0.5)), factors(at_random(Budget(0.5), 1, cases))
+    assert sorted(drawn) == pytest.approx(sorted(chosen), rel=1e-4)
+    assert drawn != pytest.approx(chosen, rel=1e-2)
+
+
+def test_random_directions_are_of_the_bases_at_the_tuned_values(in_full: Tuned) -> None:
+    """By two dense decompositions: what is added are k of the first 2k differences, whichever."""
+    k = 2
+    remedy = at_random(Directions(k), 3, [])
+    assert remedy is not None
+    for case in cases_of(in_full, remedy)[:6]:
+        name = case.matrix.name
+        x, _, z = torch.linalg.svd(in_full.base[name], full_matrices=False)
+        y, s, v = torch.linalg.svd(in_full.tuned[name], full_matrices=False)
+        terms = [s[i] * (torch.outer(x[:, i], z[i]) - torch.outer(y[:, i], v[i])) for i in range(2 * k)]
+        added = left_of(in_full, remedy, case) - in_full.update(name)
+        sums = [added - terms[i] - terms[j] for i in range(2 * k) for j in range(i)]
+        assert min(float(one.norm()) for one in sums) < 1e-3 * float(s[0])
+
+
+@pytest.mark.parametrize("kind", ["by_adapter", "in_full"])
+def test_live_weights_reach_everything_that_was_tuned_and_come_back_bit_for_bit(
+    kind: str, request: pytest.FixtureRequest
+) -> None:
+    one: Tuned = request.getfixturevalue(kind)
+    base, _ = open_sides(one.folder / "base", one.folder / "tuned")
+    model = tiny_llama(num_hidden_layers=4)
+    model.load_state_dict({name: tensor.float() for name, tensor in one.tuned.items()})
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    cases = cases_of(one, Lines())
+    others = [name for name in base.names() if name not in {case.matrix.name for case in cases}]
+    with LiveInterventions(model, base, cases, others) as live:
+        live.set(Interpolate(0.0), lambda name: 0.0)
+        for name, tensor in model.state_dict().items():
+            assert torch.equal(tensor, one.base[name].float()), name
+        live.set(Interpolate(0.3), lambda name: 0.3)
+        for name, tensor in model.state_dict().items():
+            wanted = one.base[name] + 0.3 * one.update(name)
+            torch.testing.assert_close(tensor.double(), wanted, rtol=1e-5, atol=1e-6)
+        rest = [one.update(name) for name in others]
+        assert live.norm_of_others() == pytest.approx(
+            math.sqrt(sum(float(d.norm() ** 2) for d in rest)), rel=1e-5
+        )
+        assert set(live.other_names) == {name for name, d in zip(others, rest, strict=True) if d.norm() > 0}
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name])

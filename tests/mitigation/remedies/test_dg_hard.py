@@ -12,9 +12,9 @@ from intruders.audits.audit import audit
 from intruders.checkpoints.pairing.open_sides import open_sides
 from intruders.checkpoints.pairing.pair_sides import pair_sides
 from intruders.errors import SettingError
-from intruders.mitigation.cases import read_cases
 from intruders.mitigation.remedies.at_random import at_random
 from intruders.mitigation.remedies.dg_hard import DGHard, median_of_noise, omega
+from intruders.mitigation.tuned_matrices import read_cases
 from tests.mitigation.remedies.conftest import Tuned
 
 

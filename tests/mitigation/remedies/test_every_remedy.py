@@ -11,9 +11,9 @@ import torch
 
 from intruders.errors import SettingError
 from intruders.mitigation.mitigate import mitigate
+from intruders.mitigation.remedies.controls import EqualNorm, EqualSize
 from intruders.mitigation.remedies.every_remedy import PUBLISHED, published_remedy, remedy_named
 from intruders.mitigation.remedies.interpolate import Interpolate
-from intruders.mitigation.remedies.matched import EqualNorm, EqualSize
 from intruders.mitigation.remedies.project import Project
 from intruders.mitigation.remedies.remedy_table import CONTROLS, INTRUDERS
 from intruders.mitigation.remedies.trim import Trim

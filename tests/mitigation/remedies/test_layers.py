@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from intruders.mitigation.remedies.layers import Layers
-from intruders.mitigation.remedies.position import Position, positions_of
+from intruders.mitigation.remedies.remedy import Position, positions_of
 from tests.mitigation.remedies.conftest import Tuned
 
 

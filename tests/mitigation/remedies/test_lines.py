@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from intruders.mitigation.remedies.lines import Lines
-from intruders.mitigation.remedies.position import Position
+from intruders.mitigation.remedies.remedy import Position
 from tests.mitigation.remedies.conftest import Tuned
 
 

@@ -10,8 +10,8 @@ import torch
 from intruders.audits.audit import audited_whole
 from intruders.audits.audit_settings import AS_USUAL
 from intruders.checkpoints.pairing.open_sides import open_sides
-from intruders.mitigation.cases import read_cases
 from intruders.mitigation.remedies.truncate import Truncate
+from intruders.mitigation.tuned_matrices import read_cases
 from intruders.system.progress import silent
 from tests.mitigation.remedies.conftest import NO_CACHE, Tuned
 

@@ -1,4 +1,4 @@
-"""New adapters on bases whose files name their tensors otherwise than their classes do, loaded by PEFT itself."""
+"""New adapters, loaded by PEFT itself: on bases whose files name tensors otherwise, and what they cannot hold."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from intruders.errors import CheckpointError
 from intruders.mitigation.mitigate import mitigate
 from intruders.mitigation.write_at_scale import write_at_scale
 from tests.checkpoints.models import (
+    moved,
     randomize_adapter,
     saved,
     tiny_bert,
@@ -165,3 +166,32 @@ def test_names_stay_where_transformers_has_no_class_for_the_config(tmp_path: Pat
     mitigate(base, tuned, scale=1.0, form="adapter", rank=2, out=tmp_path / "out")
     found = logits(with_adapter(copy.deepcopy(model), tmp_path / "out"))
     torch.testing.assert_close(found, logits(trained(model, "q_proj")), atol=1e-5, rtol=1e-4)
+
+
+NO_LINEAR_LAYERS = {"model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"}
+
+
+def moved_sides(folder: Path, also: set[str]) -> tuple[Path, Path]:
+    """A base, and a fine-tuning of its projections and of the tensors in ``also``."""
+    base = tiny_llama()
+    tuned = moved(copy.deepcopy(base), 0.1, 1, only=lambda name, parameter: "proj" in name or name in also)
+    return saved(base, folder / "base"), saved(tuned, folder / "tuned")
+
+
+def test_tensors_that_are_no_linear_layers_are_told(tmp_path: Path) -> None:
+    base, tuned = moved_sides(tmp_path, NO_LINEAR_LAYERS)
+    with pytest.warns(UserWarning, match="leaves out 3 tensors") as told:
+        mitigate(base, tuned, scale=0.5, form="adapter", rank=4, out=tmp_path / "out", check=False)
+    (text,) = (str(warning.message) for warning in told if "leaves out" in str(warning.message))
+    assert all(name in text for name in NO_LINEAR_LAYERS)
+    assert "--as checkpoint" in text
+
+
+@pytest.mark.parametrize("form", ["adapter", "checkpoint"])
+def test_nothing_is_told_where_nothing_is_left_out(
+    tmp_path: Path, form: str, recwarn: pytest.WarningsRecorder
+) -> None:
+    base, tuned = moved_sides(tmp_path, set() if form == "adapter" else NO_LINEAR_LAYERS)
+    rank = 4 if form == "adapter" else None
+    mitigate(base, tuned, scale=0.5, form=form, rank=rank, out=tmp_path / "out", check=False)
+    assert not [warning for warning in recwarn if "leaves out" in str(warning.message)]

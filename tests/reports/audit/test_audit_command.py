@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from dataclasses import replace
 
-from intruders.checkpoints.stored.hub import HubOrigin
+from intruders.checkpoints.stored.locate import HubOrigin
 from intruders.reports.audit.audit_command import audit_command
 from tests.made_up import made_up_audit
 

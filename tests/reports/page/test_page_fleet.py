@@ -10,12 +10,11 @@ import numpy as np
 import pytest
 
 from intruders.audits.audit_settings import AuditSettings
-from intruders.audits.fleet.adapter_files import AdapterFiles
 from intruders.audits.fleet.finish_adapters import finish_adapters
+from intruders.audits.fleet.fleet_files import FleetFiles, Unit, rows_of
 from intruders.audits.fleet.fleet_members import Member, ModelFacts
 from intruders.audits.fleet.fleet_result import FleetAudit
 from intruders.audits.fleet.fleet_table import adapter_table
-from intruders.audits.fleet.kept_blocks import KeptBlocks, Unit, rows_of
 from intruders.charts.text import number, percent
 from intruders.checkpoints.pairing.pairing import PairedMatrix, Pairing
 from intruders.checkpoints.stored.checkpoint import Checkpoint
@@ -30,8 +29,7 @@ pytestmark = pytest.mark.browser
 def made_up_fleet(folder: Path, count: int, layers: int) -> FleetAudit:
     """So many adapters with intruders of every frequency, the last of them refused."""
     key, settings = "0" * 64, AuditSettings()
-    mirrored = MirroredFolder(folder)
-    blocks, files = KeptBlocks(mirrored, key), AdapterFiles(mirrored, key)
+    files = FleetFiles(MirroredFolder(folder), key)
     members, rows, units = [], [], {}
     # To make an audit up takes longer than to show it, so that of a thousand adapters some have the same numbers.
     different = min(count, 40)
@@ -44,10 +42,10 @@ def made_up_fleet(folder: Path, count: int, layers: int) -> FleetAudit:
         pairs = [PairedMatrix(one.name, one.shape, one.rank, lambda: None) for one in audit.matrices]
         pairing = Pairing("base", audit.tuned_source, "adapter", pairs, [])
         members.append(Member(audit.tuned_source, digest, ModelFacts("lora", (8,), (1.0,)), pairing))
-    blocks.keep("layers", units, rows)
+    files.keep("layers", units, rows)
     members.append(Member("<b>odd & refused</b>", "refused", ModelFacts(), None, "it is for another base"))
     base = Checkpoint("base", "checkpoint", "memory", {})
-    written = finish_adapters(members, blocks, files, {}, settings, 1.0, base)
+    written = finish_adapters(members, files, {}, settings, 1.0, base)
     return FleetAudit("base", settings, 12.0, adapter_table(members, written, "base"), folder, key)
 
 

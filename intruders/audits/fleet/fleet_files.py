@@ -1,0 +1,236 @@
+"""The folder of a fleet: what is done of it, block by block, and a Parquet file per finished adapter.
+
+A block is what one layer's matrices are in each of the models. A file in ``blocks`` holds the rows of some models in
+one block, and says in its metadata which models these are. The unit that is kept is thus a block of one model, named by
+the digest of the model's files: a further model costs only itself.
+
+A file in ``vectors`` is a saved audit with the adapter in front. A further adapter adds a file and rewrites none. What
+a table of the fleet needs besides the rows is in the metadata of each file. Files of adapters that a call does not
+list, and of other settings, wait in the folder ``others``, so that ``vectors`` as a whole is the table of the call.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from ...checkpoints.pairing.pairing import SkipKind, Skipped
+from ...checkpoints.stored.checkpoint import Checkpoint
+from ...errors import ResultFileError
+from ...system.mirrored_folder import MirroredFolder
+from ...system.parquet import document_in, parquet_bytes
+from ...system.plain_values import from_plain, plain
+from ..result.records import AuditedMatrix
+from ..result.vector_table import METADATA_KEY, vector_schema, vector_table, with_base_values
+from .fleet_members import ModelFacts
+
+BLOCKS, VECTORS, OTHERS = "blocks", "vectors", "others"
+_OF_FLEET = b"intruders_fleet"
+_SCHEMA = 1
+_SCHEMA_OF_BLOCKS = 4
+_UNREADABLE = (pa.ArrowException, OSError, LookupError, TypeError, ValueError)
+# Columns of both: those of an audit, after the adapter, and the largest singular value of the base.
+_ROWS = pa.schema([("adapter", pa.string()), *vector_schema(), ("base_value", pa.float64())])
+
+
+@dataclass
+class Unit:
+    """One block of one model."""
+
+    skipped: list[Skipped] = field(default_factory=list)  # of the block's matrices, with reasons
+    refused: str | None = None  # why the model as a whole cannot be judged
+    sketch: Tensor | None = None  # (SIZE), double: of its updates in this block; None where there are none
+
+
+@dataclass(frozen=True)
+class KeptBlock:
+    """One file of a block; its rows are read when they are asked for."""
+
+    block: str
+    units: Mapping[str, Unit]  # by the model's digest
+    file: Path
+
+    def rows(self) -> pa.Table:
+        """Read its vectors, with their model's digest as the adapter."""
+        with pq.ParquetFile(self.file) as file:
+            return file.read().replace_schema_metadata(None)
+
+
+@dataclass(frozen=True)
+class AdapterFile:
+    """What a file says of its adapter as a whole."""
+
+    path: Path
+    source: str
+    digest: str
+    facts: ModelFacts
+    counts: Mapping[str, Any]  # columns of the table of the fleet that are counted from the rows
+    refused: str | None = None  # why the model cannot be audited
+    sketch: Tensor | None = None  # (SIZE), double: of all its updates
+
+    @classmethod
+    def read(cls, path: Path, key: str) -> AdapterFile | None:
+        """Read the metadata of a file; None if it is broken or of another key."""
+        try:
+            record = document_in(pq.read_schema(path), _OF_FLEET)
+            if (record["schema"], record["key"]) != (_SCHEMA, key):
+                return None
+            sketch = _sketch_of_text(record["sketch"])
+            facts: ModelFacts = from_plain(ModelFacts, record["facts"])
+        except _UNREADABLE:
+            return None
+        return cls(
+            path, record["source"], record["digest"], facts, record["counts"], record["refused"], sketch
+        )
+
+
+@dataclass(frozen=True)
+class FleetFiles:
+    """All files under one key: of one base, by one set of settings. A value that can be sent away."""
+
+    folder: MirroredFolder
+    key: str
+
+    def blocks(self) -> Iterator[KeptBlock]:
+        """Yield block after block; skip a broken file and one of another key, whose units are made again."""
+        for name in self._names(BLOCKS):
+            if not name.startswith(self.key[:12]):
+                continue
+            file = self.folder.fetched(f"{BLOCKS}/{name}")
+            try:
+                header = document_in(pq.read_schema(file), METADATA_KEY)
+                if (header["schema"], header["key"]) != (_SCHEMA_OF_BLOCKS, self.key):
+                    continue
+                units = {digest: _unit_of(record) for digest, record in header["units"].items()}
+            except _UNREADABLE:
+                continue
+            yield KeptBlock(header["block"], units, file)
+
+    def keep(self, block: str, units: Mapping[str, Unit], rows: Sequence[pa.Table]) -> None:
+        """Keep the units of a block, all or none; ``rows`` are theirs, from :func:`rows_of`."""
+        header = {
+            "schema": _SCHEMA_OF_BLOCKS,
+            "key": self.key,
+            "block": block,
+            "units": {
+                digest: {
+                    "skipped": [[skipped.name, skipped.reason, skipped.kind] for skipped in unit.skipped],
+                    "refused": unit.refused,
+                    "sketch": _text_of_sketch(unit.sketch),
+                }
+                for digest, unit in units.items()
+            },
+        }
+        table = pa.concat_tables(rows) if rows else _ROWS.empty_table()
+        readable = re.sub(r"[^\w.-]+", "-", block)[:60]
+        name = f"{self.key[:12]}_{readable}_{_hash(block)[:6]}_{_hash(' '.join(sorted(units)))[:12]}.parquet"
+        self.folder.put(f"{BLOCKS}/{name}", parquet_bytes(table, {METADATA_KEY: header}))
+
+    def forget(self, finished: Collection[str]) -> None:
+        """Remove the blocks whose models are all finished, by their digests."""
+        for kept in list(self.blocks()):
+            if kept.units.keys() <= set(finished):
+                self.folder.remove(f"{BLOCKS}/{kept.file.name}")
+
+    def adapters(self) -> Iterator[AdapterFile]:
+        """Yield what the file of every adapter says, those of earlier calls too; broken ones are left out."""
+        for under in (VECTORS, OTHERS):
+            for name in self._names(under):
+                file = AdapterFile.read(self.folder.fetched(f"{under}/{name}"), self.key)
+                if file is not None:
+                    yield file
+
+    def write(self, file: AdapterFile, header: Mapping[str, Any], rows: pa.Table) -> None:
+        """Write the file of an adapter, completely or not at all: the header of its audit, and its rows.
+
+        Raises:
+          ResultFileError: there is no room for it.
+        """
+        names = pa.array([file.source] * rows.num_rows, pa.string())
+        record = {
+            "schema": _SCHEMA,
+            "key": self.key,
+            **{name: plain(value) for name, value in vars(file).items() if name not in ("path", "sketch")},
+            "sketch": _text_of_sketch(file.sketch),
+        }
+        documents = {METADATA_KEY: header, _OF_FLEET: record}
+        content = parquet_bytes(rows.set_column(0, "adapter", names), documents, only_texts=True)
+        try:
+            self.folder.put(f"{file.path.parent.name}/{file.path.name}", content)
+        except ResultFileError as error:
+            raise ResultFileError(
+                f"{error}; what is audited is kept; run the same command again when there is room"
+            ) from error
+
+    def path(self, source: str, digest: str) -> Path:
+        return self.folder.path / VECTORS / file_name(self.key, source, digest)
+
+    def under_base(self, file: AdapterFile, base: Checkpoint) -> AdapterFile:
+        """Return a finished file, which is written again if its audit names an equal base that is elsewhere."""
+        named = document_in(pq.read_schema(file.path), METADATA_KEY)["base"]["source"]
+        return file if named == base.source else self.rename(file, file.source, base)
+
+    def rename(self, file: AdapterFile, source: str, base: Checkpoint) -> AdapterFile:
+        """Write the file of an adapter of the same content with these sources of the adapter and of the base."""
+        # One under its own name stays in its folder: from ``others``, the old one would replace it.
+        path = file.path if source == file.source else self.path(source, file.digest)
+        renamed = replace(file, path=path, source=source)
+        table = pq.read_table(file.path)
+        header = document_in(table.schema, METADATA_KEY)
+        header["tuned"]["source"] = source
+        header["base"] = {"source": base.source, "hub": [origin.as_dict() for origin in base.hub]}
+        self.write(renamed, header, table)
+        return renamed
+
+    def arrange(self, wanted: Collection[str]) -> None:
+        """Leave in ``vectors`` the files of these names alone: others wait in ``others``, and come back from there."""
+        for name in self._names(OTHERS):
+            if name in wanted:
+                self.folder.move(f"{OTHERS}/{name}", f"{VECTORS}/{name}")
+        for name in self._names(VECTORS):
+            if name not in wanted:
+                self.folder.move(f"{VECTORS}/{name}", f"{OTHERS}/{name}")
+
+    def _names(self, under: str) -> list[str]:
+        return [name for name in self.folder.names(under) if name.endswith(".parquet")]
+
+
+def file_name(key: str, source: str, digest: str) -> str:
+    """Return the name of an adapter's file, by which it is known: equal names have equal content."""
+    content = _hash("\n".join((key, source, digest)))
+    return f"{re.sub(r'[^A-Za-z0-9.-]+', '-', source)[-60:].strip('.-')}_{content[:12]}.parquet"
+
+
+def rows_of(digests: Sequence[str], matrices: Sequence[AuditedMatrix]) -> pa.Table:
+    """Return the rows of matrices, each with the digest of its model as the adapter."""
+    owners = [digest for digest, matrix in zip(digests, matrices, strict=True) for _ in matrix.vectors]
+    table = with_base_values(vector_table(matrices), matrices)
+    return table.add_column(0, "adapter", pa.array(owners, pa.string())).cast(_ROWS)
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _unit_of(record: Mapping[str, Any]) -> Unit:
+    skipped = [Skipped(name, reason, SkipKind(kind)) for name, reason, kind in record["skipped"]]
+    return Unit(skipped, record["refused"], _sketch_of_text(record["sketch"]))
+
+
+def _text_of_sketch(sketch: Tensor | None) -> str | None:
+    return None if sketch is None else base64.b64encode(sketch.numpy().astype("<f8").tobytes()).decode()
+
+
+def _sketch_of_text(text: str | None) -> Tensor | None:
+    return None if text is None else torch.from_numpy(np.frombuffer(base64.b64decode(text), "<f8").copy())

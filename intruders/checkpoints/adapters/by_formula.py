@@ -1,0 +1,408 @@
+"""The formulas by which adapters change a weight, from their stored tensors: LoRA and DoRA, LoHa, LoKr and AdaLoRA.
+
+They give factors where there are some, serve files of LyCORIS that have no config, and need nothing but the file.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from math import prod
+
+import torch
+from torch import Tensor
+
+from ...errors import CheckpointError
+from ...linalg.low_rank import LowRank
+from ..stored.checkpoint import StoredTensor
+from .adapter import AdaptedWeight
+from .adapter_config import AdapterConfig
+
+
+def low_rank(
+    name: str,
+    down: StoredTensor,
+    up: StoredTensor,
+    scale: float,
+    *,
+    transposed: bool = False,
+    magnitude: StoredTensor | None = None,
+    by_column: bool = False,
+) -> AdaptedWeight:
+    """D = scale * up @ down; with a magnitude m, DoRA's W = m * (W0 + D) / ||W0 + D||.
+
+    Args:
+      name: the weight, as the adapter names it.
+      down: (r, in), or (r, in, kh, kw) for a convolution.
+      up: (out, r), or (out, r, 1, 1).
+      scale: alpha / r, or what stands for it.
+      transposed: D^T is added instead, as to an embedding's weight (tokens, dim).
+      magnitude: DoRA's, one number an output (of an embedding: one a dimension).
+      by_column: the magnitude has one number an input instead.
+    """
+    rank, columns, rows = down.shape[0], prod(down.shape[1:]), up.shape[0]
+
+    def factors() -> LowRank:
+        left = scale * widened(up.read()).reshape(rows, rank)  # (out, r)
+        right = widened(down.read()).reshape(rank, columns)  # (r, in), a kernel flattened
+        return LowRank(right.mT, left.mT) if transposed else LowRank(left, right)
+
+    shape = (columns, rows) if transposed else (rows, columns)
+    if magnitude is None:
+        return AdaptedWeight(name, shape, rank, scale, "lora", lambda base, expert: factors())
+
+    def dora(base: Tensor, expert: int | None) -> Tensor:
+        both = factors()
+        return decomposed(
+            widened(base) + both.left @ both.right, magnitude.read(), by_column=transposed or by_column
+        )
+
+    return AdaptedWeight(name, shape, None, scale, "dora", dora, factor_rank=rank)
+
+
+def decomposed(direction: Tensor, magnitude: Tensor, *, by_column: bool) -> Tensor:
+    """m * V / ||V||, the norm over each row of V (m, n), or over each column (DoRA, Liu et al. 2024).
+
+    The columns of a convolution are its inputs, each with the norm over its part of the kernel.
+    """
+    inputs = magnitude.numel() if by_column else 1
+    grouped = direction.reshape(direction.shape[0], inputs, -1)  # (m, in, kh * kw), or (m, 1, n)
+    norm: Tensor = torch.linalg.vector_norm(grouped, dim=(0, 2) if by_column else (1, 2), keepdim=True)
+    factor: Tensor = widened(magnitude).reshape(norm.shape) / norm
+    return (grouped * factor).reshape(direction.shape)
+
+
+def dense(
+    name: str,
+    shape: tuple[int, int],
+    rank: int | None,
+    scale: float,
+    method: str,
+    delta: Callable[[], Tensor],
+    magnitude: StoredTensor | None = None,
+    by_column: bool = False,
+) -> AdaptedWeight:
+    """W = W0 + D for a D that is not stored as two factors; DoRA's W where there is a magnitude."""
+
+    def change(base: Tensor, expert: int | None) -> Tensor:
+        tuned = widened(base) + delta().reshape(shape)
+        return tuned if magnitude is None else decomposed(tuned, magnitude.read(), by_column=by_column)
+
+    return AdaptedWeight(name, shape, None, scale, method, change, factor_rank=rank)
+
+
+def kronecker_delta(first: Tensor, second: Tensor, scale: float) -> Tensor:
+    """LoKr: D = scale * kron(w1, w2), a kernel's dimensions being w2's alone."""
+    left = first.reshape(*first.shape, *(1,) * (second.dim() - first.dim()))
+    return scale * torch.kron(left, second)
+
+
+def product(a: StoredTensor, b: StoredTensor, core: StoredTensor | None = None) -> Tensor:
+    """a @ b, or with a core t (r, r, kh, kw) for a convolution: sum_ij a_ip t_ij.. b_jq -> (p, q, kh, kw)."""
+    if core is None:
+        return widened(a.read()) @ widened(b.read())
+    return torch.einsum("ij...,jq,ip->pq...", widened(core.read()), widened(b.read()), widened(a.read()))
+
+
+def widened(tensor: Tensor) -> Tensor:
+    """Convert to single precision or more, so that folding in the scale does not round half-precision factors."""
+    return tensor if tensor.dtype == torch.float64 else tensor.to(torch.float32)
+
+
+# "q_proj.lora_A.weight", "q_proj.lora_A.default.weight" (a state dict saved by hand), "wte.lora_embedding_A"
+_LORA_NAME = re.compile(
+    r"(?P<module>.+)\.lora_(?P<part>A|B|E|embedding_A|embedding_B|magnitude_vector)"
+    r"(?:\.[^.]+)??(?P<kind>\.weight|\.bias)?"
+)
+
+# Settings under which B A is not what is added to a weight, and no one weight is what the model computes.
+_REFUSED = {
+    "layer_replication": "it repeats layers that the base has once; merge it with PEFT, and pass the merged model",
+    "arrow_config": "it decides for each input what it adds, so that no one weight stands for it, and PEFT "
+    "cannot merge it either; audit the adapters that it chooses among",
+    "use_qalora": "it acts on groups of inputs of a GPTQ base, and PEFT cannot merge it; audit an adapter trained "
+    "without it",
+}
+# Settings under which PEFT's own code makes the weight.
+BY_PEFT = ("kasa_config", "use_bdlora")
+
+
+@dataclass
+class LoraTensors:
+    """The tensors of one module by part, before they are checked against each other."""
+
+    name: (
+        str  # of the module; of one whose parameters are adapted, with ".base_layer" for each that PEFT nests
+    )
+    parts: dict[str, StoredTensor] = field(default_factory=dict)
+
+    @property
+    def module(self) -> str:
+        """The module's path in the base."""
+        return self.name.replace(".base_layer", "")
+
+    def pair(self, source: str) -> tuple[StoredTensor, StoredTensor, bool]:
+        """(A, B, whether they are an embedding's), whose shapes fit together."""
+        embedding = "embedding_A" in self.parts
+        down, up = (self.parts.get(f"embedding_{part}" if embedding else part) for part in ("A", "B"))
+        if down is None or up is None:
+            raise CheckpointError(
+                f"'{source}' has only one of lora_A and lora_B for '{self.name}'; expected both"
+            )
+        fitting = len(down.shape) >= 2 and len(up.shape) >= 2 and down.shape[0] > 0
+        if not fitting or up.shape[1] != down.shape[0] or prod(up.shape[2:]) != 1:
+            raise CheckpointError(
+                f"'{source}' has lora_A {down.shape} and lora_B {up.shape} for '{self.name}'; "
+                "expected (r, in) and (out, r), "
+                "and no grouped convolution, whose LoRA PEFT cannot merge either"
+            )
+        return down, up, embedding
+
+
+def require_weights(config: AdapterConfig) -> None:
+    """Raise CheckpointError for a variant of LoRA of which no one weight is what the model computes."""
+    for key, reason in _REFUSED.items():
+        if config.values.get(key):
+            raise CheckpointError(f"the adapter '{config.source}' uses {key}, and {reason}")
+
+
+def lora_modules(tensors: Mapping[str, StoredTensor], source: str) -> list[LoraTensors]:
+    """The adapter's tensors by module; raises CheckpointError when two adapters are in one file."""
+    modules: dict[str, LoraTensors] = {}
+    for name, tensor in tensors.items():
+        match = _LORA_NAME.fullmatch(name)
+        if match is None or match["kind"] == ".bias":
+            continue
+        module = modules.setdefault(match["module"], LoraTensors(match["module"]))
+        if match["part"] in module.parts:
+            raise CheckpointError(
+                f"'{source}' contains more than one adapter ('{name}' among them); expected one adapter a file"
+            )
+        module.parts[match["part"]] = tensor
+    return list(modules.values())
+
+
+def lora_scale(module: str, rank: int, config: AdapterConfig) -> float:
+    """PEFT's scale of a module's B A: alpha / r or alpha / sqrt(r), with the module's own alpha.
+
+    Raises:
+      CheckpointError: the rank of the tensors is not the one the config gives the module.
+    """
+    expected = config.pattern_value("rank_pattern", module, config.number("r"))
+    if rank != expected:
+        raise CheckpointError(
+            f"'{config.source}' has rank {rank} in '{module}' and its config says {expected:g}; "
+            "expected tensors and config of one training"
+        )
+    alpha = config.pattern_value("alpha_pattern", module, config.number("lora_alpha"))
+    return alpha / math.sqrt(rank) if config.flag("use_rslora") else alpha / rank
+
+
+def module_update(module: LoraTensors, config: AdapterConfig, scales: Mapping[str, float]) -> AdaptedWeight:
+    """The update of a module's weight; ``scales`` are by module, where a model in memory has its own.
+
+    Raises:
+      CheckpointError: a lora_A without its lora_B, shapes and ranks that contradict each other or the config.
+    """
+    name = module.module
+    down, up, embedding = module.pair(config.source)
+    scale = scales[name] if name in scales else lora_scale(name, down.shape[0], config)
+    magnitude = module.parts.get("magnitude_vector")
+    if (magnitude is None) == config.flag("use_dora"):
+        raise CheckpointError(
+            f"'{config.source}' has use_dora = {config.flag('use_dora')} and "
+            f"{'no' if magnitude is None else 'a'} lora_magnitude_vector for '{module.name}'"
+        )
+    if magnitude is not None and prod(magnitude.shape) != up.shape[0]:
+        raise CheckpointError(
+            f"'{config.source}' has a lora_magnitude_vector {magnitude.shape} for '{module.name}'; "
+            f"expected {up.shape[0]} numbers"
+        )
+    return low_rank(f"{name}.weight", down, up, scale, transposed=embedding, magnitude=magnitude)
+
+
+Tensors = Mapping[str, StoredTensor]
+Scales = Mapping[str, float]
+
+_LYCORIS_PART = re.compile(
+    r"(?P<module>.+)\.(?P<part>hada_(?:w[12]_[ab]|t[12])|lokr_(?:w[12](?:_[ab])?|t2))(?:\.[^.]+)?"
+)
+
+
+def loha_updates(tensors: Tensors, config: AdapterConfig, scales: Scales) -> list[AdaptedWeight]:
+    """D = alpha / r * (w1_a w1_b) * (w2_a w2_b), elementwise."""
+    modules = by_module(tensors, _LYCORIS_PART)
+    return [
+        hadamard(name, parts, config.source, _scale(name, config, scales)) for name, parts in modules.items()
+    ]
+
+
+def lokr_updates(tensors: Tensors, config: AdapterConfig, scales: Scales) -> list[AdaptedWeight]:
+    """D = alpha / r * kron(w1, w2)."""
+    modules = by_module(tensors, _LYCORIS_PART)
+    return [
+        kronecker(name, parts, config.source, _scale(name, config, scales)) for name, parts in modules.items()
+    ]
+
+
+def adalora_updates(tensors: Tensors, config: AdapterConfig, scales: Scales) -> list[AdaptedWeight]:
+    """D = alpha / (init_r + 1e-5) * B (E * A), of which pruning leaves some rows."""
+    alpha, rank = config.number("lora_alpha"), config.number("init_r")
+    # PEFT's own 1e-5, which keeps a rank of zero from dividing.
+    scale = (alpha if alpha > 0 else rank) / (rank + 1e-5)
+    updates = []
+    for module in lora_modules(tensors, config.source):
+        values = module.parts.get("E")
+        if values is not None and prod(values.shape) == 0:  # pruned to nothing
+            continue
+        down, up, _ = module.pair(config.source)
+        if values is None or prod(values.shape) != down.shape[0]:
+            raise CheckpointError(
+                f"'{config.source}' has no lora_E of {down.shape[0]} numbers for '{module.name}'"
+            )
+        updates.append(_adalora(module.name, down, up, values, scales.get(module.name, scale)))
+    return updates
+
+
+def by_module(tensors: Tensors, pattern: re.Pattern[str]) -> dict[str, dict[str, StoredTensor]]:
+    """module -> part -> tensor, for the names that match."""
+    result: dict[str, dict[str, StoredTensor]] = {}
+    for name, tensor in tensors.items():
+        if match := pattern.fullmatch(name):
+            result.setdefault(match["module"], {})[match["part"]] = tensor
+    return result
+
+
+def hadamard(
+    module: str,
+    parts: Tensors,
+    source: str,
+    scale: Callable[[int | None], float],
+    magnitude: StoredTensor | None = None,
+) -> AdaptedWeight:
+    """LoHa's update of one module, from ``hada_w1_a``, ``hada_w1_b``, ``hada_w2_a`` and ``hada_w2_b``."""
+    pairs = []
+    for number in "12":
+        a, b, core = (parts.get(f"hada_{key}") for key in (f"w{number}_a", f"w{number}_b", f"t{number}"))
+        if a is None or b is None or len(a.shape) != 2 or len(b.shape) != 2:
+            raise CheckpointError(
+                f"'{source}' lacks a factor hada_w{number} for '{module}'; expected all four"
+            )
+        pairs.append((a, b, core))
+    (a, b, core), (other_a, other_b, other_core) = pairs
+    shape, rank = _product_shape(a, b, core, module, source), b.shape[0]
+    if _product_shape(other_a, other_b, other_core, module, source) != shape:
+        raise CheckpointError(f"'{source}' has hada_w1 and hada_w2 of different shapes for '{module}'")
+    value = scale(rank)
+
+    def delta() -> Tensor:
+        return value * product(a, b, core) * product(other_a, other_b, other_core)
+
+    by_column = _is_per_input(magnitude, shape, module, source)
+    return dense(f"{module}.weight", shape, rank, value, "loha", delta, magnitude, by_column)
+
+
+def kronecker(
+    module: str,
+    parts: Tensors,
+    source: str,
+    scale: Callable[[int | None], float],
+    magnitude: StoredTensor | None = None,
+) -> AdaptedWeight:
+    """LoKr's update of one module, from ``lokr_w1`` and ``lokr_w2`` or the factors of either."""
+    first = _kronecker_factor(module, parts, "1", source)
+    second = _kronecker_factor(module, parts, "2", source)
+    shape = (first.shape[0] * second.shape[0], first.shape[1] * prod(second.shape[1:]))
+    rank = first.rank if first.rank is not None else second.rank
+    value = scale(rank)
+
+    def delta() -> Tensor:
+        return kronecker_delta(first.read(), second.read(), value)
+
+    by_column = _is_per_input(magnitude, shape, module, source)
+    return dense(f"{module}.weight", shape, rank, value, "lokr", delta, magnitude, by_column)
+
+
+def whole_update(module: str, difference: StoredTensor) -> AdaptedWeight:
+    """LyCORIS's update of one module that is stored as it is, (m, n) or (out, in, kh, kw), and has no alpha."""
+    shape = (difference.shape[0], prod(difference.shape[1:]))
+    return dense(f"{module}.weight", shape, None, 1.0, "full", lambda: widened(difference.read()))
+
+
+@dataclass(frozen=True)
+class _Factor:
+    """w1 or w2 of a Kronecker product, stored whole or as two factors itself."""
+
+    shape: tuple[int, ...]
+    rank: int | None
+    read: Callable[[], Tensor]
+
+
+def _kronecker_factor(module: str, parts: Tensors, number: str, source: str) -> _Factor:
+    whole, a, b = (parts.get(f"lokr_w{number}{end}") for end in ("", "_a", "_b"))
+    core = parts.get("lokr_t2") if number == "2" else None
+    if whole is not None and (len(whole.shape) == 2 or (number == "2" and len(whole.shape) > 2)):
+        stored = whole
+        return _Factor(whole.shape, None, lambda: widened(stored.read()))
+    if a is None or b is None or len(a.shape) != 2 or len(b.shape) != 2:
+        raise CheckpointError(f"'{source}' lacks lokr_w{number} or its two factors for '{module}'")
+    left, right = a, b
+    rows, columns = _product_shape(a, b, core, module, source)
+    shape = (rows, columns) if core is None else (rows, b.shape[1], *core.shape[2:])
+    return _Factor(shape, b.shape[0], lambda: product(left, right, core))
+
+
+def _is_per_input(magnitude: StoredTensor | None, shape: tuple[int, int], module: str, source: str) -> bool:
+    """Return whether it is a LyCORIS ``dora_scale`` over the inputs, (1, in) or (1, in, 1, 1), and not over the rows.
+
+    Raises:
+      CheckpointError: it has not a number for each of the inputs or rows of a weight of this shape.
+    """
+    if magnitude is None:
+        return False
+    numbers, is_kernel = prod(magnitude.shape), len(magnitude.shape) > 2
+    per_input = len(magnitude.shape) >= 2 and magnitude.shape[0] == 1
+    columns = numbers > 0 and shape[1] % numbers == 0 if is_kernel else numbers == shape[1]
+    if not (columns if per_input else numbers == shape[0]):
+        raise CheckpointError(
+            f"'{source}' has a dora_scale of shape {magnitude.shape} for '{module}'; "
+            f"expected one number for each output or input of a weight {shape}"
+        )
+    return per_input
+
+
+def _product_shape(
+    a: StoredTensor, b: StoredTensor, core: StoredTensor | None, module: str, source: str
+) -> tuple[int, int]:
+    """(out, in * kh * kw) of ``product(a, b, core)``."""
+    if core is None and a.shape[1] == b.shape[0]:
+        return a.shape[0], b.shape[1]
+    if core is not None and len(core.shape) >= 2 and core.shape[:2] == (a.shape[0], b.shape[0]):
+        return a.shape[1], b.shape[1] * prod(core.shape[2:])
+    raise CheckpointError(
+        f"'{source}' has factors for '{module}' that do not multiply: {a.shape} and {b.shape}"
+    )
+
+
+def _scale(module: str, config: AdapterConfig, scales: Scales) -> Callable[[int | None], float]:
+    """alpha / r, r being the config's, which LoKr has even where its factors are stored whole."""
+    if module in scales:
+        return lambda rank: scales[module]
+    rank = config.pattern_value("rank_pattern", module, config.number("r"))
+    alpha = config.pattern_value("alpha_pattern", module, config.number("alpha"))
+    if rank <= 0:
+        raise config.wrong("r", "a positive number")
+    return lambda _: alpha / rank
+
+
+def _adalora(
+    module: str, down: StoredTensor, up: StoredTensor, values: StoredTensor, scale: float
+) -> AdaptedWeight:
+    def change(base: Tensor, expert: int | None) -> LowRank:
+        left = scale * widened(up.read()) * widened(values.read()).reshape(1, -1)
+        return LowRank(left, widened(down.read()).flatten(1))
+
+    shape = (up.shape[0], prod(down.shape[1:]))
+    return AdaptedWeight(f"{module}.weight", shape, down.shape[0], scale, "adalora", change)

@@ -1,0 +1,174 @@
+"""4-bit codes behind a table of 16 values: bitsandbytes' NF4 and FP4, beside its 8-bit rows, and MXFP4 of gpt-oss."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from math import ceil, prod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...errors import CheckpointError
+from ..stored.checkpoint import StoredTensor
+from ..stored.json_file import parse_json_object
+
+_STATE = ".quant_state.bitsandbytes__"
+_LARGEST_STATE = 100_000  # bytes of JSON that describe one weight; usually about a hundred
+
+
+def four_bit_weights(
+    tensors: Mapping[str, StoredTensor], settings: Mapping[str, Any]
+) -> tuple[dict[str, StoredTensor], set[str]]:
+    """``w.weight`` out of its packed bytes, ``.absmax``, ``.quant_map`` and ``.quant_state...``.
+
+    A weight is table[4 bits] * absmax of its block; with double quantization absmax is itself
+    table[8 bits] * absmax of a block of blocks, plus one offset.
+    """
+    weights: dict[str, StoredTensor] = {}
+    used: set[str] = set()
+    for key in tensors:
+        name, mark, kind = key.partition(_STATE)
+        if not mark:
+            continue
+        parts = {
+            part: tensors.get(f"{name}{part}")
+            for part in ("", ".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map")
+        }
+        weights[name] = _four_bit(name, parts, tensors[key], kind)
+        used |= {key, *(f"{name}{part}" for part in parts)}
+    return weights, used
+
+
+def int8_weights(
+    tensors: Mapping[str, StoredTensor], settings: Mapping[str, Any]
+) -> tuple[dict[str, StoredTensor], set[str]]:
+    """W = int8 * SCB / 127, SCB being the largest absolute value of each row."""
+    weights: dict[str, StoredTensor] = {}
+    used: set[str] = set()
+    for key, scale in tensors.items():
+        module, _, part = key.rpartition(".")
+        weight = tensors.get(f"{module}.weight")
+        if part != "SCB" or weight is None or weight.dtype != torch.int8:
+            continue
+        if len(weight.shape) != 2 or prod(scale.shape) != weight.shape[0]:
+            raise CheckpointError(
+                f"'{key}' has the shape {scale.shape}; expected a number for each row of {weight.shape}"
+            )
+        weights[f"{module}.weight"] = _int8(weight, scale)
+        used |= {key, f"{module}.weight", f"{module}.weight_format"}
+    return weights, used
+
+
+def _int8(weight: StoredTensor, scale: StoredTensor) -> StoredTensor:
+    def read() -> Tensor:
+        return weight.read().to(torch.float32) * (scale.read().to(torch.float32).reshape(-1, 1) / 127)
+
+    return StoredTensor(weight.shape, torch.float32, "int8 (bitsandbytes)", read)
+
+
+def _four_bit(
+    name: str, parts: Mapping[str, StoredTensor | None], state: StoredTensor, kind: str
+) -> StoredTensor:
+    packed, absmax, table = parts[""], parts[".absmax"], parts[".quant_map"]
+    if packed is None or absmax is None or table is None or prod(state.shape) > _LARGEST_STATE:
+        raise CheckpointError(
+            f"'{name}' lacks a part of a bitsandbytes 4-bit weight; expected absmax and quant_map"
+        )
+    values = parse_json_object(
+        bytes(state.read().to(torch.uint8).flatten().tolist()), f"the quant_state of '{name}'"
+    )
+    shape, block = _shape_of(name, values), _positive(name, values, "blocksize")
+    count = prod(shape)
+    nested, nested_table = parts[".nested_absmax"], parts[".nested_quant_map"]
+    nested_block = _positive(name, values, "nested_blocksize") if nested is not None else 1
+    fitting = (
+        packed.dtype.itemsize * prod(packed.shape) == ceil(count / 2)
+        and prod(absmax.shape) == ceil(count / block)
+        and prod(table.shape) == 16
+        and (nested is None or prod(nested.shape) == ceil(prod(absmax.shape) / nested_block))
+        and (nested is None or (nested_table is not None and prod(nested_table.shape) == 256))
+    )
+    if not fitting:
+        raise CheckpointError(
+            f"'{name}' of shape {shape} has parts of other lengths; download the checkpoint again"
+        )
+    offset = values.get("nested_offset", 0.0)
+    if not isinstance(offset, int | float) or not math.isfinite(offset):
+        raise CheckpointError(f"'{name}' has nested_offset = {str(offset)[:40]!r}; expected a number")
+
+    def read() -> Tensor:
+        scale = absmax.read()
+        if nested is not None and nested_table is not None:
+            coarse = nested.read().to(torch.float32).repeat_interleave(nested_block)[: scale.numel()]
+            scale = nested_table.read().to(torch.float32)[scale.flatten().long()] * coarse + offset
+        pairs = packed.read().contiguous().view(torch.uint8).flatten()
+        codes = torch.stack((pairs >> 4, pairs & 15), dim=1).flatten()[:count]
+        each = scale.to(torch.float32).flatten().repeat_interleave(block)[:count]
+        return (table.read().to(torch.float32).flatten()[codes.long()] * each).reshape(shape)
+
+    return StoredTensor(shape, torch.float32, f"{kind} (bitsandbytes)", read)
+
+
+def _shape_of(name: str, values: Mapping[str, Any]) -> tuple[int, ...]:
+    shape = values.get("shape")
+    if not isinstance(shape, list) or not all(type(size) is int and 0 < size < 2**31 for size in shape):
+        raise CheckpointError(
+            f"'{name}' has the quantized shape {str(shape)[:60]!r}; expected a list of sizes"
+        )
+    return tuple(shape)
+
+
+def _positive(name: str, values: Mapping[str, Any], key: str) -> int:
+    value = values.get(key)
+    if type(value) is not int or not 0 < value < 2**31:
+        raise CheckpointError(f"'{name}' has {key} = {str(value)[:40]!r}; expected a positive integer")
+    return value
+
+
+_VALUES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0)
+_BIAS = 127  # of the scales' exponents
+
+
+def mxfp4_weights(
+    tensors: Mapping[str, StoredTensor], settings: Mapping[str, Any]
+) -> tuple[dict[str, StoredTensor], set[str]]:
+    """``w`` (e, in, out) as transformers holds it, from ``w_blocks`` (e, out, in / 32, 16) and ``w_scales``."""
+    weights: dict[str, StoredTensor] = {}
+    used: set[str] = set()
+    for key, blocks in tensors.items():
+        name = key.removesuffix("_blocks")
+        scales = tensors.get(f"{name}_scales")
+        if name == key or scales is None:
+            continue
+        bytes_only = blocks.dtype == scales.dtype == torch.uint8
+        if (
+            not bytes_only
+            or len(blocks.shape) != 4
+            or blocks.shape[3] != 16
+            or scales.shape != blocks.shape[:3]
+        ):
+            raise CheckpointError(
+                f"'{key}' has the shape {blocks.shape} and its scales {scales.shape}; expected bytes "
+                "(experts, out, blocks, 16) and (experts, out, blocks)"
+            )
+        weights[name] = _weight(blocks, scales)
+        used |= {key, f"{name}_scales"}
+    return weights, used
+
+
+def _weight(blocks: StoredTensor, scales: StoredTensor) -> StoredTensor:
+    experts, outputs = blocks.shape[:2]
+    inputs = prod(blocks.shape[2:]) * 2
+
+    def read_one(index: int) -> Tensor:
+        pairs = blocks.read_slice(index).long()  # (out, blocks, 16), the first number in the low bits
+        codes = torch.stack((pairs & 15, pairs >> 4), dim=-1).flatten(2)  # (out, blocks, 32)
+        power = scales.read_slice(index).to(torch.int32).unsqueeze(-1) - _BIAS
+        return torch.ldexp(torch.tensor(_VALUES)[codes], power).reshape(outputs, inputs).mT
+
+    def read() -> Tensor:
+        return torch.stack([read_one(index) for index in range(experts)])
+
+    return StoredTensor((experts, inputs, outputs), torch.float32, "MXFP4", read, read_one)

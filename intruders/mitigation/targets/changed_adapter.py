@@ -1,0 +1,280 @@
+"""A LoRA adapter in a folder, with new factors where it changes."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from ...checkpoints.adapters.peft_adapter import ADAPTER_CONFIG
+from ...checkpoints.formats.memory import describe_module, tensors_of_adapter
+from ...checkpoints.opening.open import Source
+from ...checkpoints.pairing.experts import with_experts_as
+from ...checkpoints.stored.checkpoint import Checkpoint
+from ...checkpoints.stored.names import looks_up_tokens, may_be_same, tensor_of
+from ...checkpoints.stored.tied import HEADS
+from ...checkpoints.writing.companions import copy_tokenizer
+from ...checkpoints.writing.lora_adapter import (
+    LoraAdapter,
+    Rank,
+    Rewritten,
+    biases_in_shares,
+    is_beneath_factors,
+    lora_adapter,
+    modules_of_pairs,
+    not_matched,
+    read_lora_folder,
+    retrained_tokens,
+    rewritten,
+    stored_in_full,
+)
+from ...checkpoints.writing.merged import Elsewhere, changed_tensor, everywhere_as_tuned
+from ...checkpoints.writing.shards import planned, write_safetensors
+from ...errors import CheckpointError, SettingError, some_of
+from ...system.progress import Progress
+from ..remedies.changes import Change
+from .target import ChangedMatrix, Cut, Written
+
+
+@dataclass(frozen=True)
+class LoraContent:
+    """The LoRA adapter that was given, with new factors where it changes."""
+
+    form = "adapter"
+
+    base: Checkpoint
+    adapter: LoraAdapter
+    modules: dict[str, str]  # base's matrix -> the adapter's module
+    in_full: dict[str, str]  # the adapter's tensor -> the base's
+    rank: Rank
+    beside: Path | None = None  # the adapter's folder, which may have a tokenizer
+
+    @classmethod
+    def of(cls, base: Checkpoint, adapter: LoraAdapter, rank: Rank) -> LoraContent:
+        """Build the target; raise PairingError if the adapter is of other modules than the base's."""
+        base = with_experts_as(adapter.rest, base)
+        return cls(base, adapter, modules_of_pairs(base, adapter), stored_in_full(base, adapter), rank)
+
+    @classmethod
+    def read(cls, base: Checkpoint, folder: Path, source: str, rank: Rank) -> LoraContent:
+        """That of an adapter's folder."""
+        return replace(cls.of(base, read_lora_folder(folder, source), rank), beside=folder)
+
+    def rewritten(self, changed: Mapping[str, ChangedMatrix], elsewhere: Elsewhere) -> tuple[Rewritten, Cut]:
+        """The new adapter, and what became of its ranks."""
+        changed, elsewhere = self._for_both_uses(changed, elsewhere)
+        self._require_written(changed)
+        shares = {
+            self.modules[name]: matrix.change.share
+            for name, matrix in changed.items()
+            if matrix.change.is_a_share and name in self.modules
+        }
+        shares |= {module: elsewhere(name) for name, module in self.modules.items() if name not in changed}
+        updates = {
+            self.modules[name]: partial(matrix.change.updated, matrix.update)
+            for name, matrix in changed.items()
+            if not matrix.change.is_a_share and matrix.update is not None
+        }
+        in_full = {own: self._in_full(own, name, changed, elsewhere) for own, name in self.in_full.items()}
+        shares = {module: share for module, share in shares.items() if share != 1}
+        in_full |= biases_in_shares(self.adapter, shares)
+        self._require_no_tokens(elsewhere)
+        self._require_matched(elsewhere)
+        content = rewritten(self.adapter, updates, self.rank, shares, in_full)
+        content.tensors.update(self._factors_of_heads(content.tensors))
+        names = {module: name for name, module in self.modules.items()}
+        known = {module: names.get(module, module) for module in content.ranks}
+        return content, Cut(
+            {known[module]: rank for module, rank in content.ranks.items()},
+            {known[module]: error for module, error in content.errors.items()},
+        )
+
+    def _for_both_uses(
+        self, changed: Mapping[str, ChangedMatrix], elsewhere: Elsewhere
+    ) -> tuple[Mapping[str, ChangedMatrix], Elsewhere]:
+        """What is done to an embedding is done to the head that is tied to it and stored in the adapter too."""
+        own = {*self.modules, *self.in_full.values()}
+        tied = {name: other for name, other in self.base.tied.items() if name in own}
+        heads = {name: changed[other] for name, other in tied.items() if other in changed}
+        return {**changed, **heads}, lambda name: elsewhere(tied.get(name, name))
+
+    def _factors_of_heads(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The factors of heads whose embeddings are changed alike: PEFT has one tensor for each A and the other's B."""
+        factors: dict[str, Tensor] = {}
+        for name, other in self.base.tied.items():
+            if name in self.modules and other in self.modules:
+                head, embedding = (self.adapter.modules[self.modules[use]] for use in (name, other))
+                crossed = zip(head.tensor_names(), reversed(embedding.tensor_names()), strict=True)
+                factors |= {own: tensors[theirs].mT.contiguous() for own, theirs in crossed}
+        return factors
+
+    def _in_full(
+        self, own: str, name: str, changed: Mapping[str, ChangedMatrix], elsewhere: Elsewhere
+    ) -> Tensor:
+        """A tensor that the adapter stores in full, with its changed matrices or its share of the update."""
+        stored = self.adapter.rest[own]
+        if not is_beneath_factors(own):
+            changes = {matrix: both.change.applied_to for matrix, both in changed.items()}
+            return changed_tensor(stored, self.base, name, changes, elsewhere, stored.dtype)
+        # The factors carry the change. The weight beneath them is the base's, or what a start left of it.
+        change = changed[name].change if name in changed else Change(share=elsewhere(name))
+        share = change.share if change.is_a_share else 1.0
+        return changed_tensor(stored, self.base, name, {}, lambda _: share, stored.dtype)
+
+    def _require_written(self, changed: Iterable[str]) -> None:
+        """Refuse a changed matrix that is in no tensor of the adapter, which would stay as it was tuned."""
+        lost = [n for n in changed if n not in self.modules and tensor_of(n) not in self.in_full.values()]
+        if lost:
+            raise CheckpointError(
+                f"'{self.adapter.source}' changes {some_of(lost)}, for which it has no tensor of its own; expected "
+                "LoRA factors or a tensor stored in full under a name of the base; write a checkpoint (--as checkpoint)"
+            )
+
+    def _require_no_tokens(self, elsewhere: Elsewhere) -> None:
+        """Refuse retrained tokens of an embedding that keeps only a share of its update: PEFT stores complete rows."""
+        for own, weight in retrained_tokens(self.adapter).items():
+            if any(elsewhere(name) != 1 for name in self.base.names() if may_be_same(name, weight)):
+                raise SettingError(
+                    f"'{self.adapter.source}' retrained single tokens ('{own}'), of which no share can be written; "
+                    "merge it into its base (merge_and_unload in PEFT, save_pretrained), and pass the merged checkpoint"
+                )
+
+    def _require_matched(self, elsewhere: Elsewhere) -> None:
+        """Refuse a tensor stored in full that would stay as tuned where its counterpart keeps a share of its update.
+
+        A classifier's new head has no counterpart.
+        """
+        names = set(self.base.names()) - set(self.in_full.values())
+        for own, plain in not_matched(self.adapter, self.in_full).items():
+            counterparts = [name for name in names if may_be_same(name, plain)]
+            if plain in HEADS and not counterparts:
+                everything = self.base.names()
+                counterparts = [name for name in everything if looks_up_tokens(name)] or everything
+            if any(elsewhere(name) != 1 for name in counterparts):
+                raise CheckpointError(
+                    f"'{self.adapter.source}' contains '{own}' in full, and no tensor of '{self.base.source}' is known "
+                    "to be what it was trained from, so no share of its update can be written; merge it into its base "
+                    "(merge_and_unload in PEFT, save_pretrained), and pass the merged checkpoint"
+                )
+
+    def write(
+        self, folder: Path, changed: Mapping[str, ChangedMatrix], elsewhere: Elsewhere, progress: Progress
+    ) -> Cut:
+        content, cut = self.rewritten(changed, elsewhere)
+        tensors = [planned(name, tensor) for name, tensor in content.tensors.items()]
+        write_safetensors(folder / "adapter_model.safetensors", tensors)
+        config = json.dumps(content.config, indent=2, sort_keys=True, default=_plain)
+        (folder / ADAPTER_CONFIG).write_text(config + "\n", encoding="utf-8")
+        if self.beside is not None:
+            copy_tokenizer(self.beside, folder)
+        return cut
+
+
+def _plain(value: object) -> object:
+    """Convert sets and enumerations, which a config in memory has, to JSON types."""
+    return sorted(value) if isinstance(value, set | frozenset) else str(getattr(value, "value", value))
+
+
+_PREFIX = "base_model.model."
+
+
+@dataclass(frozen=True)
+class ModelTarget:
+    """A PeftModel, whose active adapter gets a sibling of another name, which becomes the active one."""
+
+    form = "adapter"
+
+    model: nn.Module
+    old_name: str
+    new_name: str
+    content: LoraContent
+    sides: tuple[Source | None, Source]
+
+    @classmethod
+    def of(
+        cls,
+        base: Checkpoint,
+        model: nn.Module,
+        name: str,
+        rank: Rank,
+        sides: tuple[Source | None, Source],
+    ) -> ModelTarget:
+        """Build the target; raise CheckpointError if the model's active adapter is not a plain LoRA, or ties two."""
+        old_name, adapter = active_lora(model)
+        content = LoraContent.of(base, adapter, rank)
+        tied = next((own for own in base.tied if own in {*content.modules, *content.in_full.values()}), None)
+        if tied is not None:
+            raise CheckpointError(
+                f"{adapter.source} changes '{tied}' with '{base.tied[tied]}', and PEFT gives a tied head no second "
+                "adapter; pass out, the folder to write"
+            )
+        return cls(model, old_name, name, content, sides)
+
+    @contextmanager
+    def writing(
+        self,
+        changed: Mapping[str, ChangedMatrix],
+        progress: Progress,
+        elsewhere: Elsewhere = everywhere_as_tuned,
+    ) -> Iterator[Written]:
+        content, cut = self.content.rewritten(changed, elsewhere)
+        add_adapter(self.model, self.old_name, self.new_name, content)
+        yield Written(*self.sides, cut)
+
+
+def active_lora(model: nn.Module) -> tuple[str, LoraAdapter]:
+    """Name and content of the one active adapter of a PeftModel.
+
+    Raises:
+      CheckpointError: several adapters are active, or it is no plain LoRA.
+    """
+    from peft import get_peft_model_state_dict
+    from peft.tuners.lora import LoraLayer
+
+    source = describe_module(model)
+    peft: Any = model
+    active = [peft.active_adapters] if isinstance(peft.active_adapters, str) else list(peft.active_adapters)
+    if len(active) != 1:
+        raise CheckpointError(f"{source} has {len(active)} active adapters; make one active with set_adapter")
+    name = active[0]
+    state = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
+    scales = {
+        path.removeprefix(_PREFIX): float(module.scaling[name])
+        for path, module in model.named_modules()
+        if isinstance(module, LoraLayer) and name in module.scaling
+    }
+    config = peft.peft_config[name].to_dict()
+    return name, lora_adapter(tensors_of_adapter(state), config, f"{source}, adapter '{name}'", scales)
+
+
+def check_name(model: nn.Module, adapter_name: str) -> None:
+    peft: Any = model
+    if adapter_name in peft.peft_config:
+        raise SettingError(f"the model has an adapter '{adapter_name}' already; pass another adapter_name")
+    if not adapter_name or "." in adapter_name:
+        raise SettingError(f"adapter_name is {adapter_name!r}; expected a name without dots")
+
+
+def add_adapter(model: nn.Module, old: str, adapter_name: str, content: Rewritten) -> None:
+    """Put the adapter into the model under ``adapter_name`` and make it the active one; ``old`` stays as it is."""
+    from peft import set_peft_model_state_dict
+
+    peft: Any = model
+    config = copy.deepcopy(peft.peft_config[old])
+    config.r, config.lora_alpha = content.config["r"], content.config["lora_alpha"]
+    config.rank_pattern, config.alpha_pattern = (
+        content.config["rank_pattern"],
+        content.config["alpha_pattern"],
+    )
+    # The values that the new layers start from are overwritten; some starts cost minutes, or need data.
+    config.init_lora_weights = False
+    peft.add_adapter(adapter_name, config)
+    set_peft_model_state_dict(model, content.tensors, adapter_name=adapter_name)
+    peft.set_adapter(adapter_name)

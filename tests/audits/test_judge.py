@@ -1,0 +1,164 @@
+"""One matrix of a base and many models of it, against two full decompositions in double precision."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import xxhash
+from torch import Tensor
+
+from intruders.audits.audit_settings import AuditSettings
+from intruders.audits.base_cache import BaseKeys, MemoryCache
+from intruders.audits.batches import BATCH_UPDATES, Batch, NotJudged, directions_of, read_batches
+from intruders.audits.judge import Judged, judge_batch
+from intruders.checkpoints.pairing.pairing import PairedMatrix, SkipKind
+from intruders.errors import ChangedBaseError
+from intruders.linalg.low_rank import LowRank
+from intruders.linalg.operators import Dense
+from intruders.linalg.pair import Pair
+
+NAME, K, EPSILON = "h.0.weight", 5, 0.5
+SETTINGS = AuditSettings(k=K, epsilon=EPSILON)
+CPU = torch.device("cpu")
+GENERATOR = np.random.default_rng(0)
+BASE = torch.from_numpy(GENERATOR.standard_normal((60, 45)) / 5).float()
+
+
+def update(size: float, rank: int = 2) -> LowRank:
+    """Random directions of that spectral size; from about 2.8 on, the base's own, they are intruders."""
+    left, right = GENERATOR.standard_normal((60, rank)), GENERATOR.standard_normal((rank, 45))
+    factor = size / np.linalg.norm(left @ right, 2)
+    return LowRank(torch.from_numpy(factor * left).float(), torch.from_numpy(right).float())
+
+
+def paired(load: Callable[[], Pair | None], name: str = NAME) -> PairedMatrix:
+    return PairedMatrix(name, (60, 45), None, load)
+
+
+def of(tuned: Tensor | LowRank, base: Tensor = BASE) -> PairedMatrix:
+    return paired(lambda: Pair(base, tuned))
+
+
+def judged(
+    models: Sequence[PairedMatrix], settings: AuditSettings = SETTINGS, left_out: NotJudged | None = None
+) -> dict[int, Judged]:
+    """By model, in the numbers that they were given."""
+    batches = read_batches([list(enumerate(models))], CPU, left_out)
+    results = [result for batch in batches for result in judge_batch(batch, settings, MemoryCache())]
+    assert len({result.model for result in results}) == len(results)
+    return {result.model: result for result in results}
+
+
+def truth(base: Tensor, change: Tensor) -> tuple[list[bool], np.ndarray]:
+    """Which of the k leading vectors are intruders, and the singular values."""
+    before = np.linalg.svd(base.double().numpy(), full_matrices=False)[0]
+    after, values, _ = np.linalg.svd((base.double() + change.double()).numpy(), full_matrices=False)
+    nearest = np.abs(before.T @ after[:, :K]).max(axis=0)
+    assert np.abs(nearest - EPSILON).min() > 1e-3  # no decision hangs on rounding
+    return list(nearest < EPSILON), values[:K]
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_every_model_is_what_two_full_decompositions_find(exact: bool) -> None:
+    changes: list[Tensor | LowRank] = [update(size) for size in (0.1, 2.0, 4.0, 8.0)]
+    changes += [update(6.0, rank=4), update(5.0).dense(), update(0.5).dense()]
+    models = [of(change if isinstance(change, LowRank) else BASE + change) for change in changes]
+    results = judged(models, AuditSettings(k=K, epsilon=EPSILON, exact=exact))
+    assert sorted(results) == list(range(len(changes)))
+    counts = []
+    for model, change in enumerate(changes):
+        dense = change.dense() if isinstance(change, LowRank) else change
+        intruders, values = truth(BASE, dense)
+        matrix = results[model].matrix
+        assert [vector.intruder for vector in matrix.vectors] == intruders
+        # Values are as near as a decision asks: a sine of 0.2 of their vectors leaves 0.02 of them.
+        np.testing.assert_allclose(
+            [vector.singular_value for vector in matrix.vectors], values, rtol=1e-5 if exact else 0.02
+        )
+        assert matrix.update.frobenius == pytest.approx(float(dense.double().norm()), rel=1e-4)
+        sketch = directions_of(NAME, BASE).sketch(Dense(dense))
+        # The tuned matrix is stored in single precision: its update is W - W0 to a rounding of W.
+        torch.testing.assert_close(results[model].sketch, sketch, rtol=1e-3, atol=1e-4)
+        counts.append(sum(intruders))
+    assert max(counts) > 0
+    assert min(counts) == 0
+
+
+@pytest.mark.parametrize("power", [-100, 90])
+def test_weights_of_any_size_are_judged_alike_and_come_back_in_their_own_units(power: int) -> None:
+    change = update(6.0)
+    scale = 2.0**power
+    plain = judged([of(change)])[0].matrix
+    scaled = judged([of(LowRank(scale * change.left, change.right), scale * BASE)])[0].matrix
+    assert [v.intruder for v in scaled.vectors] == [v.intruder for v in plain.vectors]
+    assert [v.singular_value for v in scaled.vectors] == pytest.approx(
+        [scale * v.singular_value for v in plain.vectors], rel=1e-5
+    )
+
+
+def test_updates_share_batches_with_those_of_their_size_and_rank() -> None:
+    sizes = [float(size) for size in GENERATOR.permutation(np.linspace(0.1, 9, 30))]
+    models = [of(update(size)) for size in sizes] + [of(update(1.0, rank=3)), of(BASE + update(1.0).dense())]
+    batches = list(read_batches([list(enumerate(models))], CPU))
+    by_rank: dict[int | None, list[Batch]] = {}
+    for batch in batches:
+        by_rank.setdefault(batch.pair.rank, []).append(batch)
+    assert [len(batch.models) for batch in by_rank[2]] == [BATCH_UPDATES, BATCH_UPDATES, 6]
+    in_turn = [model for batch in by_rank[2] for model in batch.models]
+    assert in_turn == sorted(range(30), key=lambda model: float(models[model].load().update.norm()))  # type: ignore[union-attr]
+    assert [batch.models for batch in (*by_rank[3], *by_rank[None])] == [[30], [31]]
+    assert len({id(batch.shared) for batch in batches}) == 1  # the base is widened once
+
+
+def test_what_cannot_be_judged_is_told_and_costs_the_others_nothing() -> None:
+    broken = update(1.0)
+    broken.left[3, 0] = float("nan")
+    models = [of(update(6.0)), paired(lambda: None), of(broken), of(update(0.2))]
+    second = [(model, paired(matrix.load, "h.1.weight")) for model, matrix in enumerate(models)]
+    left_out = NotJudged(goes_on=True)
+    batches = read_batches([list(enumerate(models)), second], CPU, left_out)
+    assert [(batch.matrices[0].name, sorted(batch.models)) for batch in batches] == [
+        (NAME, [0, 3]),
+        ("h.1.weight", [0, 3]),
+    ]
+    assert list(left_out.refused) == [2]  # at its first matrix, and its second is not read
+    assert "NaN or infinity" in left_out.refused[2]
+    assert {
+        model: [(skipped.name, skipped.kind) for skipped in several]
+        for model, several in left_out.skipped.items()
+    } == {1: [(NAME, SkipKind.UNCHANGED), ("h.1.weight", SkipKind.UNCHANGED)]}
+    left_out = NotJudged(skip_non_finite=True, goes_on=True)
+    results = judged(models, SETTINGS, left_out)
+    assert sorted(results) == [0, 3]
+    assert left_out.refused == {}
+    assert [skipped.kind for skipped in left_out.skipped[2]] == [SkipKind.NOT_FINITE]
+
+
+def test_a_base_that_changes_meanwhile_ends_the_work() -> None:
+    def changed() -> Pair:
+        raise ChangedBaseError("the base is not what it was")
+
+    with pytest.raises(ChangedBaseError):
+        judged([of(update(1.0)), paired(changed)], left_out=NotJudged(goes_on=True))
+
+
+def test_the_bytes_of_a_base_matrix_are_hashed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looking a matrix up and keeping what was learned of it name it alike; hashing it is a pass over its bytes."""
+    hashed: list[int] = []
+    digest = xxhash.xxh3_128
+
+    def counted(data: memoryview | bytes) -> Any:
+        hashed.append(memoryview(data).nbytes)
+        return digest(data)
+
+    monkeypatch.setattr(xxhash, "xxh3_128", counted)
+    models = [of(update(size, rank)) for rank in (1, 2) for size in (0.5, 6.0)]
+    store = MemoryCache()
+    for batch in read_batches([list(enumerate(models))], CPU):
+        judge_batch(batch, SETTINGS, store)
+    assert hashed == [BASE.nbytes]
+    assert store.get(BaseKeys.of(BASE, K).leading) is not None

@@ -1,0 +1,51 @@
+"""What is hashed of files and of JSON values: against one hash of the bytes that it is said to be of."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+import xxhash
+
+from intruders.system import digests
+from intruders.system.digests import add_content, add_files, digest_of_file, json_digest
+
+
+def test_name_size_and_content_of_every_file_follow_each_other(tmp_path: Path) -> None:
+    (tmp_path / "inner").mkdir()
+    files = [tmp_path / "b.json", tmp_path / "inner" / "a.bin", tmp_path / "empty"]
+    for file, content in zip(files, (b"{}", bytes(range(256)), b""), strict=True):
+        file.write_bytes(content)
+    expected = b"b.json 2 {}" + b"a.bin 256 " + bytes(range(256)) + b"empty 0 "
+    # By a hash of the standard library, which has another implementation of the pieces.
+    digest = hashlib.sha256(b"before ")
+    add_files(digest, files)  # type: ignore[arg-type]
+    assert digest.hexdigest() == hashlib.sha256(b"before " + expected).hexdigest()
+    used = xxhash.xxh3_128()
+    add_files(used, files)
+    assert used.hexdigest() == xxhash.xxh3_128(expected).hexdigest()
+    turned = xxhash.xxh3_128()
+    add_files(turned, files[::-1])
+    assert turned.hexdigest() != used.hexdigest()
+
+
+@pytest.mark.parametrize("size", [0, 6, 7, 8, 21, 22])
+def test_content_is_hashed_complete_where_it_ends_within_a_piece_or_with_it(
+    size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(digests, "_CHUNK", 7)
+    content = bytes(range(size))
+    (tmp_path / "file").write_bytes(content)
+    digest = hashlib.sha256()
+    add_content(digest, tmp_path / "file")  # type: ignore[arg-type]
+    assert digest.hexdigest() == hashlib.sha256(content).hexdigest()
+    assert digest_of_file(tmp_path / "file") == xxhash.xxh3_128(content).hexdigest()
+
+
+def test_it_is_the_hash_of_the_text_with_sorted_keys() -> None:
+    value = {"b": [1, 0.5, None], "a": {"é": True, "": "x"}}
+    text = r'{"a": {"": "x", "\u00e9": true}, "b": [1, 0.5, null]}'
+    wanted = hashlib.sha256(text.encode()).hexdigest()
+    assert json_digest(value) == wanted
+    assert json_digest(value, 16) == wanted[:16]

@@ -1,0 +1,81 @@
+"""Memory that tensors leave is kept for the next ones, by processes that run models and by no others."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+import sys
+from importlib import import_module
+
+import pytest
+
+from intruders.cli.main import GROUPS
+
+# Each case in a fork of one process, which has loaded torch once for them: what malloc is told dies with the fork.
+_FAULTS = """
+import json, os, resource
+from intruders.system.this_process import keep_freed_memory
+import torch
+sizes = [10 * 2**20] * 2  # of 4 bytes each: too large for glibc to keep
+for how in ("as it is", "kept", "tuned by somebody"):
+    if os.fork():
+        os.wait()
+        continue
+    if how == "tuned by somebody":
+        os.environ["MALLOC_TOP_PAD_"] = "4096"
+    if how != "as it is":
+        keep_freed_memory()
+    faults = []
+    for _ in range(6):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        blocks = [torch.ones(size) for size in sizes]
+        del blocks
+        faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    print(json.dumps([how, faults]), flush=True)
+    os._exit(0)
+"""
+_PAGES = 2 * 10 * 2**20 * 4 // 4096
+
+
+def page_faults() -> dict[str, list[int]]:
+    told = subprocess.run(
+        [sys.executable, "-c", _FAULTS],
+        capture_output=True, text=True, check=True, env={"PATH": "/usr/bin:/bin"},
+    )  # fmt: skip
+    return dict(map(json.loads, told.stdout.splitlines()))
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a parameter of glibc")
+def test_a_block_as_large_as_one_that_was_freed_is_not_cleared_again() -> None:
+    faults = page_faults()
+    assert min(faults["as it is"][1:]) > 0.9 * _PAGES
+    # The least of five steps: on a busy machine two and three of five took one of the two blocks from the system again,
+    # for a reason that is not known, and in 67 other runs no step did. Without the setting all do.
+    assert min(faults["kept"][1:]) < 0.01 * _PAGES
+    # Somebody who tunes the allocator is left alone.
+    assert min(faults["tuned by somebody"][1:]) > 0.9 * _PAGES
+
+
+def test_commands_that_run_models_do_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    from tests.commands import in_this_process
+
+    kept: list[str] = []
+    application = import_module("intruders.cli.main")  # the package has a function of that name
+    monkeypatch.setattr(application, "keep_freed_memory", lambda: kept.append(name))
+    for members in GROUPS.values():
+        for member in members:
+            name = member.__name__
+            in_this_process(name, "--help")
+    run_models = {
+        "attribute",
+        "evaluate",
+        "finetune",
+        "heal",
+        "intervene",
+        "remedies",
+        "scale",
+        "sequence",
+        "study",
+    }
+    assert set(kept) == run_models
