@@ -1,1 +1,1 @@
-"""Changes of a model, measured: interventions, remedies side by side, healing, attribution, tasks in sequence."""
+"""Changes of a model, measured: interventions, remedies side by side, healing, attribution."""

@@ -35,10 +35,10 @@ from ..system.progress import Progress, silent
 from .bench import ALONG_CURVE, Bench, Measuring, Tally, kept_outcomes, open_bench
 from .data_shares import DataShare
 from .experiment_settings import IN_QUARTERS, INTERPOLATE, SweepSettings
-from .point import Intervention, Point
+from .point import Point
 from .question import Question
 from .remedy_points import UpdateSizes, points_of_curve
-from .sweep import InterventionSweep
+from .sweep import Intervention, InterventionSweep
 from .yardstick import Yardstick
 
 _OF_BASE = {"remedy": None}  # the unit of its evaluation

@@ -42,7 +42,7 @@ class Question:
 
     base: str | None  # None where an adapter names it
     tuned: str
-    rows_by: int = 0  # seed of the tasks' rows
+    data_seed: int | None = None  # of the tasks' rows; None for that of the run that trained the model
     seed: int = 0
     audit: AuditSettings | Audit | str | os.PathLike[str] = AS_USUAL
     loading: Loading = AS_STORED
@@ -55,16 +55,18 @@ class Question:
     ) -> Question:
         """Take the models as a person gave them; one alone is the tuned one, whose adapter names its base.
 
-        Without ``data_seed`` the rows are those of the run that trained the model.
-
         Raises:
           SettingError: a seed is out of range.
           CheckpointError: neither model is given, or one is a model in memory or no name at all.
         """
         check_seeds(seed=seed, data_seed=data_seed)
         source, model = sides_on_disk(base, tuned)
-        rows_by = data_seed_of(model) if data_seed is None else data_seed
-        return cls(source, model, rows_by, seed, **settings)
+        return cls(source, model, data_seed, seed, **settings)
+
+    @cached_property
+    def rows_by(self) -> int:
+        """The seed of the tasks' rows."""
+        return data_seed_of(self.tuned) if self.data_seed is None else self.data_seed
 
     def tasks(self, names: Iterable[str], columns: Columns) -> dict[str, Task]:
         """Load tasks by name."""
@@ -87,7 +89,7 @@ class Question:
     @contextmanager
     def working_in(self, folder: str | os.PathLike[str] | None, name: str) -> Iterator[Path | None]:
         """Hold a folder of finished measurements; models that cannot be opened are refused before it is made."""
-        self.both  # noqa: B018
+        _ = self.both
         with working_folder(None if folder is None else user_path(folder), name) as held:
             yield held
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..experiments.point import Intervention
-from ..experiments.sweep import CHANGE, InterventionSweep
+from ...experiments.sweep import CHANGE, Intervention, InterventionSweep
+from ..experiments.sweep import CHANGE, Intervention, InterventionSweep
 
 MEASURE = ".4f"  # the format of a loss or an accuracy
 

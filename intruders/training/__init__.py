@@ -1,1 +1,1 @@
-"""Fine-tuning: one run from its settings to its folder, and the audit during any training."""
+"""Fine-tuning: one run from its settings to its folder, the audit during any training, and tasks in sequence."""

@@ -21,8 +21,7 @@ from intruders.checkpoints.opening.open import open_checkpoint
 from intruders.errors import PairingError, SettingError
 from intruders.experiments.experiment_settings import AS_IN_THE_PAPER, SweepSettings
 from intruders.experiments.intervene import intervene
-from intruders.experiments.point import Intervention
-from intruders.experiments.sweep import InterventionSweep
+from intruders.experiments.sweep import Intervention, InterventionSweep
 from intruders.measures.corpus_loss import CorpusLoss
 from intruders.measures.evaluate import evaluate
 from intruders.measures.intervals import Interval
