@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from ...experiments.sweep import CHANGE, Intervention, InterventionSweep
 from ..experiments.sweep import CHANGE, Intervention, InterventionSweep
 
 MEASURE = ".4f"  # the format of a loss or an accuracy
