@@ -59,9 +59,9 @@ if TYPE_CHECKING:
     from .reports.write_report import write_report
     from .studies.advice.advice import Advised
     from .studies.advice.advise import advise
-    from .studies.describe.study import Study, read_study
+    from .studies.results import Results, load_results
     from .studies.run_study import StudyOutcome, run_study
-    from .studies.tables.results import Results, load_results
+    from .studies.study import Study, read_study
     from .system.plugins import Plugin, load_plugins
     from .training.callback.callback import IntruderCallback
     from .training.callback.trace import read_trace
@@ -168,12 +168,12 @@ _HOMES = {
     "Plugin": "system.plugins",
     "PreparedBase": "audits.preparation",
     "RemedyComparison": "experiments.compare.compared",
-    "Results": "studies.tables.results",
+    "Results": "studies.results",
     "RunFolder": "training.run_folder",
     "ScaleChoice": "experiments.heal.scale_choice",
     "ScoreSettings": "measures.measure_settings",
     "SequenceResult": "experiments.sequence.sequence_result",
-    "Study": "studies.describe.study",
+    "Study": "studies.study",
     "StudyOutcome": "studies.run_study",
     "SweepSettings": "experiments.intervene.sweep_settings",
     "UpdateAlone": "audits.update_alone",
@@ -195,10 +195,10 @@ _HOMES = {
     "inspect_update": "audits.update_alone",
     "intervene": "experiments.intervene.intervene",
     "load_plugins": "system.plugins",
-    "load_results": "studies.tables.results",
+    "load_results": "studies.results",
     "mitigate": "mitigation.mitigate",
     "prepare": "audits.prepare_base",
-    "read_study": "studies.describe.study",
+    "read_study": "studies.study",
     "read_trace": "training.callback.trace",
     "run_study": "studies.run_study",
     "train_in_sequence": "experiments.sequence.train_in_sequence",

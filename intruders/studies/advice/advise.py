@@ -17,8 +17,8 @@ from ...models.finetuned_folder import FinetunedFolder
 from ...system.documents import read_document
 from ...system.files import user_path
 from ...system.progress import Progress, silent
-from ..work.run_record import RunRecord
-from ..work.study_folder import MODEL
+from ..run_record import RunRecord
+from ..study_folder import MODEL
 from .advice import Advised
 from .on_model import Sweep, SweepRow, advise_model, scaled_gain
 from .steps import Facts, Forgetting, Step, steps

@@ -10,7 +10,7 @@ from intruders.data.names_given import names_given
 from intruders.errors import SettingError
 from intruders.studies.advice.advice import Advised
 from intruders.studies.advice.advise import advised_with_bases, is_there
-from intruders.studies.tables.results import load_results
+from intruders.studies.results import load_results
 from intruders.system.files import user_path
 from intruders.system.progress import Progress, silent
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from intruders.charts.text import plural
 from intruders.errors import ResultFileError
-from intruders.studies.work.run_record import RunRecord
-from intruders.studies.work.study_folder import PUBLISHED
+from intruders.studies.run_record import RunRecord
+from intruders.studies.study_folder import PUBLISHED
 
 from ..published.publish import DEVIATIONS
 from ..published.published_study import PublishedStudy

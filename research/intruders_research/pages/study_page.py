@@ -14,8 +14,8 @@ from intruders.charts.chart import Chart, Grid
 from intruders.charts.drawing import Drawing, write_drawings
 from intruders.reports.study.page_tables import PageTable, failures, page_table, run_table
 from intruders.reports.study.study_page import results_to_report, settings_text
-from intruders.studies.tables.results import Results
-from intruders.studies.work.study_folder import REPORT, StudyFolder
+from intruders.studies.results import Results
+from intruders.studies.study_folder import REPORT, StudyFolder
 from intruders.system.files import user_path, write_atomically
 
 from ..claims.every_claim import charts_of, every_claim

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from intruders.charts.text import number, plural
-from intruders.studies.tables.results import Results
+from intruders.studies.results import Results
 
 from ..claims.every_claim import every_claim
 from ..claims.shared.claim import DECISIONS, NOT_RUN, SUPPORTED, Finding

@@ -10,9 +10,9 @@ from typing import Any
 from intruders.charts.text import duration, plural
 from intruders.errors import SettingError
 from intruders.reports.shared.markdown import table_row
-from intruders.studies.tables.results import Results, load_results
-from intruders.studies.work.run_record import RunRecord
-from intruders.studies.work.study_folder import PUBLISHED, StudyFolder
+from intruders.studies.results import Results, load_results
+from intruders.studies.run_record import RunRecord
+from intruders.studies.study_folder import PUBLISHED, StudyFolder
 
 from ..claim_names import CLAIMS
 from ..claims.every_claim import analyse_all, every_claim

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 
 from intruders.charts.text import duration, plural
 from intruders.data.hub_tasks import HUB_TASKS
-from intruders.studies.describe.measures import Measure
-from intruders.studies.describe.plan import models_of_sweep
-from intruders.studies.describe.runs import Run
+from intruders.studies.measures import Measure
+from intruders.studies.runs import Run
+from intruders.studies.stages import models_of_sweep
 from intruders.training.finetune_config import FinetuneConfig
 
 from .known_sizes import ASSUMED_ROW_TOKENS, ROW_TOKENS, TRAIN_ROWS, ModelSize, model_size
