@@ -12,7 +12,7 @@ import intruders
 from benchmarks.usual_settings import said
 from intruders.experiments.experiment_settings import HealSettings
 from intruders.experiments.healing import HEALED, TUNED, Healing
-from intruders.studies.tables.results import load_results
+from intruders.studies.results import load_results
 from intruders_research.claims.shared.statistics import mean_interval
 
 CHOSEN, REPORTED = "data/c4/healing.jsonl", "wikitext-2"

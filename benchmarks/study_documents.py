@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from intruders.studies.tables.results import Results, load_results
+from intruders.studies.results import Results, load_results
 
 Losses = pd.DataFrame  # of one model: corpus, document, loss_sum, tokens
 

@@ -23,8 +23,8 @@ from intruders.cli.main import app
 from intruders.experiments.experiment_settings import AttributionSettings, HealSettings, SweepSettings
 from intruders.measures.measure_settings import HarnessSettings, LossSettings, ScoreSettings
 from intruders.settings import Setting, settings_of
-from intruders.studies.describe.measures import ComparisonMeasure, KLMeasure, Measure
-from intruders.studies.describe.study import OfEveryKind, OfRandomTerms, OfSequence, Resources, Study
+from intruders.studies.measures import ComparisonMeasure, KLMeasure, Measure
+from intruders.studies.study import OfEveryKind, OfRandomTerms, OfSequence, Resources, Study
 from intruders.training.finetune_config import FinetuneConfig
 from intruders_research.read_study import Power
 

@@ -51,12 +51,12 @@ from .reports.advice import Advised as Advised
 from .reports.advise import advise as advise
 from .reports.model_card import write_card as write_card
 from .reports.write_report import write_report as write_report
-from .studies.describe.study import Study as Study
-from .studies.describe.study import read_study as read_study
+from .studies.results import Results as Results
+from .studies.results import load_results as load_results
 from .studies.run_study import StudyOutcome as StudyOutcome
 from .studies.run_study import run_study as run_study
-from .studies.tables.results import Results as Results
-from .studies.tables.results import load_results as load_results
+from .studies.study import Study as Study
+from .studies.study import read_study as read_study
 from .system.plugins import Plugin as Plugin
 from .system.plugins import load_plugins as load_plugins
 from .training.callback.callback import IntruderCallback as IntruderCallback

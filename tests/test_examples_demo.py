@@ -74,8 +74,8 @@ PAGES = [str(path.relative_to(ROOT)) for path in READ]
 
 
 def test_the_runs_that_the_documentation_names_are_those_of_make_study() -> None:
-    from intruders.studies.describe.runs import expand
-    from intruders.studies.describe.study import read_study
+    from intruders.studies.runs import expand
+    from intruders.studies.study import read_study
 
     ids = {run.id for run in expand(read_study(ROOT / "examples" / "quickstart.yaml"))}
     text = "".join((ROOT / page).read_text(encoding="utf-8") for page in PAGES)

@@ -59,7 +59,7 @@ def study(
     Skips finished runs, then prints the settings side by side.
     """
     from ..errors import SettingError
-    from ..studies.describe.study import read_study
+    from ..studies.study import read_study
     from .study_progress import print_outcome, print_plan, print_settings, study_progress
 
     described = read_study(file)

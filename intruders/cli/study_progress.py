@@ -12,9 +12,9 @@ from ..system.words import duration, plural
 from .output import say
 
 if TYPE_CHECKING:
-    from ..studies.describe.runs import Run
-    from ..studies.describe.study import Study
     from ..studies.run_study import StudyOutcome, StudyProgress
+    from ..studies.runs import Run
+    from ..studies.study import Study
 
 
 def print_plan(
@@ -27,10 +27,10 @@ def print_plan(
 
     Raises SettingError where the study could not run in ``out``, or could not resume there if it ``must_exist``.
     """
-    from ..studies.describe.inputs import require_contents, require_inputs, taken_from_the_hub
-    from ..studies.describe.plan import plan
-    from ..studies.describe.runs import expand
-    from ..studies.work.study_folder import StudyFolder
+    from ..studies.inputs import require_contents, require_inputs, taken_from_the_hub
+    from ..studies.plan import plan
+    from ..studies.runs import expand
+    from ..studies.study_folder import StudyFolder
     from ..system.files import user_path
     from ..system.remote_folder import is_url
 
@@ -121,7 +121,7 @@ def print_settings(outcome: StudyOutcome) -> None:
     """Print the settings side by side, and where the results and verdicts are."""
     from ..reports.study import WITHOUT_VERDICTS
     from ..studies.compare_settings import compare_settings, settings_frame
-    from ..studies.tables.results import load_results
+    from ..studies.results import load_results
 
     frame = settings_frame(compare_settings(load_results(outcome.folder)))
     if len(frame):

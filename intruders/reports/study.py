@@ -15,8 +15,8 @@ from pandas.api import types
 
 from ..errors import SettingError
 from ..studies.compare_settings import compare_settings, settings_frame
-from ..studies.tables.results import Results, load_results
-from ..studies.work.study_folder import REPORT, StudyFolder
+from ..studies.results import Results, load_results
+from ..studies.study_folder import REPORT, StudyFolder
 from ..system.files import user_path, write_atomically
 from ..system.words import number
 from .page.html_page import sort_key

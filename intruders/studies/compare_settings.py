@@ -13,8 +13,8 @@ import pandas as pd
 
 from ..errors import SettingError
 from ..measures.intervals import Interval, mean_interval
-from .tables.results import Results
-from .tables.run_labels import labels_of, rows_in, settings_in, text_of
+from .results import Results
+from .run_labels import labels_of, rows_in, settings_in, text_of
 
 # The columns of ``runs`` that are compared, with what they are called.
 MEASURES: Mapping[str, str] = {

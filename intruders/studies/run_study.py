@@ -11,15 +11,15 @@ from typing import Protocol
 
 from ..errors import SettingError
 from ..system.result_protocol import JsonResult
-from .describe.inputs import digests_of_inputs, require_inputs
-from .describe.runs import Run, expand
-from .describe.study import Study
-from .tables.write_tables import Tables, refuse_newer_tables
-from .work.run_record import RunRecord
-from .work.stages import Callbacks
-from .work.study_folder import StudyFolder
-from .work.training_precision import most_common, precisions_of
-from .work.workplace import Workplace
+from .inputs import digests_of_inputs, require_inputs
+from .run_record import RunRecord
+from .runs import Run, expand
+from .stage import Callbacks
+from .study import Study
+from .study_folder import StudyFolder
+from .tables import Tables, refuse_newer_tables
+from .training_precision import most_common, precisions_of
+from .workplace import Workplace
 
 SCHEMA = 1
 

@@ -23,7 +23,7 @@ from result_tables.remedies import remedied_runs, remedy_gains, scaled_intruders
 from result_tables.sequences import sequence_runs, sequence_verdicts
 from result_tables.where_forgetting_sits import runs_with_places
 
-from intruders.studies.tables.results import load_results
+from intruders.studies.results import load_results
 from intruders_research.effects.conclusions import conclusions
 from intruders_research.effects.read_effects import read_effects
 from intruders_research.effects.study_effect import StudyEffect

@@ -9,8 +9,8 @@ from typing import Any
 
 from intruders.errors import SettingError
 from intruders.settings import Settings, mapping, setting, shown, told_at
-from intruders.studies.describe import study as described
-from intruders.studies.describe.study import Study
+from intruders.studies import study as described
+from intruders.studies.study import Study
 
 from .claim_names import CLAIMS, NOT_OVER_SEEDS, OVER_SETTINGS, check_analyses
 

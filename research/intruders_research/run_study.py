@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from intruders.studies import run_study as without_published
-from intruders.studies.describe.runs import expand
-from intruders.studies.describe.study import Study
 from intruders.studies.run_study import StudyOutcome
+from intruders.studies.runs import expand
+from intruders.studies.study import Study
 
 from .published.take_over import plan_take_over
 

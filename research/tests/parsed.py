@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from intruders.studies.describe.study import Study
+from intruders.studies.study import Study
 from intruders_research.read_study import with_claims
 from tests.studies import tiny_study
 

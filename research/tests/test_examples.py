@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 import yaml
 
+from intruders.studies.results import Results, load_results
 from intruders.studies.run_study import run_study
-from intruders.studies.tables.results import Results, load_results
 from intruders_research.claim_names import CLAIMS
 from intruders_research.claims.every_claim import conclude
 from intruders_research.cli.study import print_expected

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from intruders.studies.describe.study import study_from_text
+from intruders.studies.study import study_from_text
 from intruders_research.read_study import with_claims
 from tests.system.test_plugins import example, installed
 

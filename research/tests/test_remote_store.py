@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from tests.commands import in_this_process
+from tests.studies.test_remote_store import on_machine, url
 from tests.studies.tiny_study import BRIEF, tiny_study
-from tests.studies.work.test_remote_store import on_machine, url
 
 __all__ = ["url"]
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from intruders.cli.study_progress import study_progress
-from intruders.studies.describe.runs import Run
 from intruders.studies.run_study import StudyProgress
+from intruders.studies.runs import Run
 from intruders.training import arguments
 from intruders_research.published.publish import publish_study
 from intruders_research.run_study import run_study

@@ -12,7 +12,7 @@ import yaml
 from typer.testing import CliRunner
 
 from intruders.cli.main import app
-from intruders.studies.describe.runs import expand
+from intruders.studies.runs import expand
 from tests.commands import in_this_process, without_loading
 from tests.house.pinned_facts import STUDIES
 from tests.studies.tiny_study import BRIEF, parsed, tiny_study

@@ -34,7 +34,7 @@ def columns() -> list[str]:
     """One line per column of a study's tables, of an audit's Parquet and of a fleet's, with its Arrow type."""
     from intruders.audits.fleet.fleet_table import COLUMNS as ADAPTERS
     from intruders.audits.result.vector_table import vector_schema
-    from intruders.studies.tables.table_columns import COLUMNS, arrow_schema
+    from intruders.studies.table_columns import COLUMNS, arrow_schema
 
     tables = {**{table: arrow_schema(table) for table in COLUMNS}, "audit": vector_schema()}
     lines = [f"{table}.{field.name}: {field.type}" for table, schema in tables.items() for field in schema]
@@ -43,14 +43,14 @@ def columns() -> list[str]:
 
 def runs() -> list[str]:
     """One line per run of every example study: its id, its stages, and a hash of the settings that each was done by."""
-    from intruders.studies.describe.runs import expand
-    from intruders.studies.describe.study import read_study
-    from intruders.studies.work.stages import stages_of
+    from intruders.studies.runs import expand
+    from intruders.studies.stages import stages_of
+    from intruders.studies.study import read_study
 
     lines = []
     for file in sorted(STUDIES, key=lambda file: file.name):
         for run in expand(read_study(file)):
-            stages = {stage.name: stage.settings for stage in stages_of(run)}
+            stages = {stage.name: stage.settings(run) for stage in stages_of(run)}
             content = json.dumps(stages, sort_keys=True, default=list).encode()
             digest = hashlib.sha256(content).hexdigest()[:12]
             lines.append(f"{file.name} {run.id} {' '.join(stages)} {digest}")

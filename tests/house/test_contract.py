@@ -21,9 +21,9 @@ from intruders.audits.result.audit_result import Audit
 from intruders.audits.scales.critical_scales_result import CriticalScales
 from intruders.errors import ResultFileError
 from intruders.experiments.healing import Healing
-from intruders.studies.tables.results import check_table_schema
-from intruders.studies.work.run_record import RunRecord
-from intruders.studies.work.study_folder import StudyFolder
+from intruders.studies.results import check_table_schema
+from intruders.studies.run_record import RunRecord
+from intruders.studies.study_folder import StudyFolder
 from intruders.system.documents import migrated, read_document
 from intruders.training.run_folder import RunFolder
 
@@ -65,9 +65,9 @@ WRITTEN: dict[str, str] = {
     "mitigation/write_at_scale.py": "written.json",
     "checkpoints/writing/training_record.py": "run.json",
     "reports/advice.py": "advice.json",
-    "studies/tables/table_columns.py": "findings.json",
-    "studies/work/run_record.py": "study/killed/run.json",
-    "studies/work/study_folder.py": "study/study.json",
+    "studies/table_columns.py": "findings.json",
+    "studies/run_record.py": "study/killed/run.json",
+    "studies/study_folder.py": "study/study.json",
     "experiments/choose_scale.py": "in the document of the scales, under choice",
     "studies/run_study.py": "what one call did; the results are the tables of the folder",
     "audits/fleet/fleet_files.py": "kept work: another number is computed again",
@@ -77,8 +77,8 @@ WRITTEN: dict[str, str] = {
     "training/callback/kept_state.py": "beside the weights of a training that goes on, and read by that training alone",
     "measures/kl_on_task.py": "in the folder of a study's run, whose tables have its numbers",
     "measures/output_energy.py": "in the folder of a study's run, whose tables have its numbers",
-    "studies/work/base_losses.py": "in the folder of a study, whose tables have its numbers",
-    "studies/work/do_stage.py": "in the folder of a study's run, whose tables have its numbers",
+    "studies/base_losses.py": "in the folder of a study, whose tables have its numbers",
+    "studies/stage.py": "in the folder of a study's run, whose tables have its numbers",
 }
 _NUMBERS = re.compile(r"^_?SCHEMA = \d|\"schema\": \d", re.MULTILINE)
 

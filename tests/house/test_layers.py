@@ -35,10 +35,20 @@ STOREYS = [
 ]
 # Within a room, from the ground up: folders and files that come late know those that come early, never the reverse.
 STUDIES = [
-    {"describe"},
-    {"work"},
-    {"tables"},
-    {"run_study", "compare_settings"},
+    {"measures", "study", "runs", "inputs"},
+    {
+        "study_folder",
+        "run_record",
+        "stage_inputs",
+        "training_precision",
+        "base_losses",
+        "rank_one_terms",
+        "stage",
+        "stages",
+    },
+    {"plan", "perform", "remote_store", "workplace"},
+    {"table_columns", "results", "run_labels", "tables"},
+    {"advice", "run_study", "compare_settings"},
 ]
 CHECKPOINTS = [
     {"stored"},

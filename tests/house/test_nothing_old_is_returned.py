@@ -26,8 +26,8 @@ from intruders.experiments.experiment_settings import ComparisonSettings, SweepS
 from intruders.experiments.intervene import intervene
 from intruders.measures.measure_settings import LossSettings, ScoreSettings
 from intruders.models.quiet import quiet_transformers
-from intruders.studies.describe.runs import expand
-from intruders.studies.work.perform import is_done, perform
+from intruders.studies.perform import is_done, perform
+from intruders.studies.runs import expand
 from intruders.training.finetune import finetune
 from intruders.training.finetune_config import FinetuneConfig
 from intruders.training.train_in_sequence import train_in_sequence

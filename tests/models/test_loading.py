@@ -27,7 +27,7 @@ from intruders.models.loading import load_model, load_tokenizer
 from intruders.models.loading_settings import Loading, require_whole_weights
 from intruders.models.stored_dtype import dtype_to_load, recorded_dtypes
 from intruders.models.tuned_model import open_language_model
-from intruders.studies.work.base_losses import base_losses, corpora_of
+from intruders.studies.base_losses import base_losses, corpora_of
 from intruders.system.out_of_memory import Halving, is_out_of_memory
 from intruders.training.finetune_config import FinetuneConfig
 from tests.checkpoints.models import set_factors

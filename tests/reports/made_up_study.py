@@ -16,8 +16,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from intruders.studies.tables.results import Results, typed
-from intruders.studies.tables.table_columns import COLUMNS, SCHEMA
+from intruders.studies.results import Results, typed
+from intruders.studies.table_columns import COLUMNS, SCHEMA
 from intruders.training.finetune_config import FinetuneConfig
 from tests.made_up import made_up_audit
 from tests.studies.planted import comparisons
@@ -63,7 +63,7 @@ def made_up_study(folder: Path, name: str = "made-up", audits: bool = True) -> R
         )
         | {"status": "failed", "error": "rank 4096 is above <b>576</b>, the smaller side of q_proj"}
     )
-    frames = {table: pd.DataFrame(rows, columns=COLUMNS[table]) for table, rows in tables.items()}
+    frames = {table: pd.DataFrame(rows, columns=list(COLUMNS[table])) for table, rows in tables.items()}
     frames["runs"]["alpha"] = frames["runs"]["alpha"].astype(str)
     folder.mkdir(parents=True, exist_ok=True)
     for table, frame in frames.items():

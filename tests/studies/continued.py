@@ -9,8 +9,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from intruders.studies.tables.results import Results
-from intruders.studies.work import do_stage
+from intruders.studies.results import Results
+from tests.studies.tiny_study import stages_do
 
 TABLES = ("runs", "losses", "matrices", "vectors", "interventions", "traces")
 
@@ -19,7 +19,7 @@ def nothing_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
     def not_again(*arguments: object) -> None:
         raise AssertionError("trained or measured again")
 
-    monkeypatch.setattr(do_stage, "do", not_again)
+    stages_do(monkeypatch, not_again)
 
 
 def same_tables(own: Results, other: Results, run_ids: list[str] | None = None) -> None:

@@ -9,7 +9,7 @@ from scipy import stats
 
 from intruders.errors import SettingError
 from intruders.studies.compare_settings import compare_settings, settings_frame
-from intruders.studies.tables.results import Results
+from intruders.studies.results import Results
 from tests.studies.planted import run, study
 
 LORA, FULL = [0.80, 0.90, 0.85], [0.70, 0.90, 0.74]

@@ -10,7 +10,6 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +22,18 @@ from intruders.errors import DiskFullError, IntrudersError, SettingError
 from intruders.linalg.low_rank import LowRank
 from intruders.measures.evaluate import evaluate
 from intruders.measures.measure_settings import LossSettings, ScoreSettings
-from intruders.studies.describe.inputs import digests_of_inputs
-from intruders.studies.describe.runs import Run, expand
+from intruders.studies.inputs import digests_of_inputs
+from intruders.studies.results import load_results
+from intruders.studies.run_record import RunRecord
 from intruders.studies.run_study import StudyOutcome, StudyProgress, run_study
-from intruders.studies.tables.results import load_results
-from intruders.studies.work import do_stage
-from intruders.studies.work.run_record import RunRecord
-from intruders.studies.work.study_folder import StudyFolder
+from intruders.studies.runs import Run, expand
+from intruders.studies.stage import RunAtWork
+from intruders.studies.stages import STAGES
+from intruders.studies.study_folder import StudyFolder
 from intruders.system import processes
 from intruders.system.files import stop_on_full_disk
 from tests.json_lines import write_rows
-from tests.studies.tiny_study import BRIEF, parsed, tiny_study
+from tests.studies.tiny_study import BRIEF, parsed, stages_do, tiny_study
 from tests.tiny import short_task
 
 
@@ -180,14 +180,14 @@ def test_a_run_that_leaves_the_file_stays_in_the_folder_and_leaves_the_tables(
 
 def breaking(monkeypatch: pytest.MonkeyPatch, name: str, error: BaseException, for_run: str = "") -> None:
     """Let a stage of some runs end in an error."""
-    whole: Callable[..., Any] = getattr(do_stage, name)
+    [whole] = [stage.do for stage in STAGES if stage.name == name]
 
-    def broken(*arguments: Any) -> Any:
-        if for_run in str(arguments):
+    def broken(at: RunAtWork) -> None:
+        if for_run in str(at.run):
             raise error
-        return whole(*arguments)
+        whole(at)
 
-    monkeypatch.setattr(do_stage, name, broken)
+    stages_do(monkeypatch, broken, name)
 
 
 def test_a_run_that_fails_leaves_the_others_alone_and_is_tried_again(
@@ -195,7 +195,7 @@ def test_a_run_that_fails_leaves_the_others_alone_and_is_tried_again(
 ) -> None:
     study = parsed(tiny_study(llama, measure=BRIEF))
     with monkeypatch.context() as patched:
-        breaking(patched, "_audit", RuntimeError("out\nof luck"), "method='lora'")
+        breaking(patched, "audit", RuntimeError("out\nof luck"), "method='lora'")
         outcome = run_study(study, tmp_path / "out")
     assert outcome.finished == 1
     ((failed, said),) = outcome.failed.items()
@@ -205,7 +205,7 @@ def test_a_run_that_fails_leaves_the_others_alone_and_is_tried_again(
     assert list(results.runs["status"]) == ["failed", "finished"]
     assert results.runs["error"].iloc[0] == said
     assert results.failed == [failed]
-    assert "_audit" in (tmp_path / "out" / "runs" / failed / "error.txt").read_text(), "where it happened"
+    assert "in broken" in (tmp_path / "out" / "runs" / failed / "error.txt").read_text(), "where it happened"
     trained = files(tmp_path / "out" / "runs" / failed / "model")
     again = run_study(study, tmp_path / "out")
     assert (again.finished, again.failed) == (2, {})
@@ -233,7 +233,7 @@ def test_a_text_that_cannot_be_read_fails_its_run_before_it_is_trained(llama: Pa
 def test_ctrl_c_keeps_what_is_finished(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     study = parsed(tiny_study(llama, measure=BRIEF))
     with monkeypatch.context() as patched:
-        breaking(patched, "_audit", KeyboardInterrupt(), "method='full'")
+        breaking(patched, "audit", KeyboardInterrupt(), "method='full'")
         with pytest.raises(KeyboardInterrupt):
             run_study(study, tmp_path / "out")
     assert list(load_results(tmp_path / "out").runs["status"]) == ["finished", "pending"]
@@ -264,7 +264,7 @@ def test_a_full_disk_ends_the_study_and_says_so(
     }
     study = parsed(tiny_study(llama, measure=BRIEF))
     with monkeypatch.context() as patched:
-        breaking(patched, "_audit", errors[by], "method='full'")
+        breaking(patched, "audit", errors[by], "method='full'")
         with pytest.raises(DiskFullError, match=r"the disk of .* is full.* run the same command again"):
             run_study(study, tmp_path / "out")
     assert list(load_results(tmp_path / "out").runs["status"]) == ["finished", "pending"]

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from intruders.studies.describe.runs import expand
-from intruders.studies.tables.results import load_results
+from intruders.studies.results import load_results
+from intruders.studies.runs import expand
 from tests.commands import forked, in_this_process
 from tests.studies.tiny_study import BRIEF, parsed, tiny_study
 

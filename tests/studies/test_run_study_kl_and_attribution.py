@@ -11,11 +11,10 @@ from intruders.data.columns import Columns
 from intruders.data.load_task import load_task
 from intruders.errors import SettingError
 from intruders.measures.kl_on_task import kl_on_task
-from intruders.studies.describe.plan import plan
-from intruders.studies.describe.runs import expand
+from intruders.studies.plan import plan
+from intruders.studies.results import load_results
 from intruders.studies.run_study import run_study
-from intruders.studies.tables.results import load_results
-from intruders.studies.work.stages import EVALUATION, INTERVENTION, KL, REMEDIES_RESULT
+from intruders.studies.runs import expand
 from tests.json_lines import write_rows
 from tests.studies.tiny_study import BRIEF, parsed, tiny_study
 from tests.tiny import short_task
@@ -94,18 +93,18 @@ def test_rows_that_the_training_drops_are_not_measured_either(llama: Path, tmp_p
     outcome = run_study(parsed({"name": "tiny", "experiments": experiments}), tmp_path / "out")
     assert outcome.failed == {}
     folders = sorted((tmp_path / "out" / "runs").iterdir())
-    kls = [json.loads((folder / KL).read_text()) for folder in folders]
+    kls = [json.loads((folder / "kl.json").read_text()) for folder in folders]
     assert len(kls) == 2
     assert [kl["examples"] for kl in kls] == [3, 3]
     assert kls[0]["answers"] == pytest.approx(kls[1]["answers"])
     scores = [
-        json.loads((folder / EVALUATION / "evaluation.json").read_text())["tasks"] for folder in folders
+        json.loads((folder / "evaluation" / "evaluation.json").read_text())["tasks"] for folder in folders
     ]
     assert [score["examples"] for (score,) in scores] == [3, 3]
     assert scores[0][0]["accuracy"] == scores[1][0]["accuracy"]
-    swept = [json.loads((folder / INTERVENTION).read_text())["rows"] for folder in folders]
+    swept = [json.loads((folder / "intervention.json").read_text())["rows"] for folder in folders]
     assert {row["measure"] for row in swept[0]} == {"loss", "accuracy"}
-    compared = [json.loads((folder / REMEDIES_RESULT).read_text()) for folder in folders]
+    compared = [json.loads((folder / "remedies" / "remedies.json").read_text()) for folder in folders]
     assert [comparison["data"]["report"]["examples"] for comparison in compared] == [3, 3]
     measured = [[row["value"] for row in rows] for rows in swept]
     assert measured[0] == pytest.approx(measured[1])

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from intruders.errors import IntrudersError, SettingError
-from intruders.studies.describe.runs import expand
+from intruders.studies.results import load_results
 from intruders.studies.run_study import run_study
-from intruders.studies.tables.results import load_results
+from intruders.studies.runs import expand
 from tests.studies.tiny_study import BRIEF, parsed, tiny_study
 
 # A Ray that starts and stops takes a minute; fleets on Ray are looked at in every run of the tests.

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from intruders.studies.describe.study import Study, study_from_text
+from intruders.studies import stages
 from intruders.studies.run_study import run_study
-from intruders.studies.work import do_stage
+from intruders.studies.stage import RunAtWork
+from intruders.studies.study import Study, study_from_text
 from tests.tiny import short_task
 
 # Where it does not matter what is measured: a score on 200 examples, the default, takes longer than the training.
@@ -55,13 +58,19 @@ def parsed(document: dict[str, Any]) -> Study:
     return study_from_text(yaml.safe_dump(document, sort_keys=False), name="file", where="study 'file.yaml'")
 
 
+def stages_do(monkeypatch: pytest.MonkeyPatch, do: Callable[[RunAtWork], None], work: str = "") -> None:
+    """Let the stage of that name, or every one for "", do something else."""
+    others = (replace(stage, do=do) if work in ("", stage.name) else stage for stage in stages.STAGES)
+    monkeypatch.setattr(stages, "STAGES", tuple(others))
+
+
 def cut_off_at(work: str, study: Study, out: str | Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run a study until it comes to a function of :mod:`do_stage`, as Ctrl-C ends it there."""
+    """Run a study until it comes to a stage, or to any for "", as Ctrl-C ends it there."""
 
     def stopped(*arguments: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(do_stage, work, stopped)
+        stages_do(patched, stopped, work)
         with pytest.raises(KeyboardInterrupt):
             run_study(study, out)

@@ -11,7 +11,7 @@ import pytest
 
 from intruders.audits.fleet.audit_fleet import MARKS
 from intruders.measures.evaluation import check_evaluation_folder
-from intruders.studies.work.study_folder import StudyFolder
+from intruders.studies.study_folder import StudyFolder
 from intruders.system.files import is_left_behind, write_atomically
 from intruders.system.folders import atomic_folder, locked_folder, require_ours
 from intruders.training.run_folder import RunFolder

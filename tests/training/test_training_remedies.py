@@ -352,8 +352,8 @@ def test_the_threshold_and_the_pattern_are_of_the_base_on_disk(llama: Path, runs
 
 
 def test_a_study_takes_them_as_settings() -> None:
-    from intruders.studies.describe.runs import expand
-    from intruders.studies.describe.study import study_from_text
+    from intruders.studies.runs import expand
+    from intruders.studies.study import study_from_text
 
     runs = expand(
         study_from_text(

@@ -7,7 +7,7 @@ import math
 import pandas as pd
 
 from intruders.mitigation.remedies.remedy_table import INTRUDERS
-from intruders.studies.tables.results import load_results
+from intruders.studies.results import load_results
 from intruders_research.claims import (
     intervention,
     remedies,

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from intruders.studies.tables.results import Results
+from intruders.studies.results import Results
 from intruders_research.claims import sequence
 
 from .published_data import NAMES, finding_of, is_setting, settings_in

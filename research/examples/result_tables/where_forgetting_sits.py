@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from intruders.studies.tables.results import load_results
+from intruders.studies.results import load_results
 from intruders_research.claims import places
 from intruders_research.claims.every_claim import analyse_all
 

@@ -10,7 +10,7 @@ from intruders.data.task import names_given
 from intruders.errors import SettingError
 from intruders.reports.advice import Advised
 from intruders.reports.advise import advised_with_bases, is_there
-from intruders.studies.tables.results import load_results
+from intruders.studies.results import load_results
 from intruders.system.files import user_path
 from intruders.system.progress import Progress, silent
 

@@ -9,7 +9,7 @@ from intruders.measures.intervals import Interval
 from intruders.mitigation.remedies.remedy_table import INTRUDERS
 from intruders.reports.advice import Advice
 from intruders.reports.next_steps import COMPARE_FIRST, DOWN_INSTEAD
-from intruders.studies.tables.results import Results
+from intruders.studies.results import Results
 
 from ..claims import causes, intervention, rank, remedies
 from ..claims.every_claim import analyse_all

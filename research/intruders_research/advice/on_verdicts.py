@@ -11,8 +11,8 @@ from pathlib import Path
 from intruders.checkpoints.stored.locate import DEMO_MODELS
 from intruders.errors import MissingDependencyError
 from intruders.reports.advice import Advised
-from intruders.studies.tables.results import load_results
-from intruders.studies.work.study_folder import StudyFolder
+from intruders.studies.results import load_results
+from intruders.studies.study_folder import StudyFolder
 from intruders.system.files import user_path
 
 from ..claims.causes import NUMBERS

@@ -9,7 +9,7 @@ import pandas as pd
 
 from intruders.charts.chart import Axis, Chart, Rule
 from intruders.measures.intervals import mean_interval
-from intruders.studies.tables.results import Results
+from intruders.studies.results import Results
 
 from .shared.claim import Claim, Finding
 from .shared.evidence import Evidence

@@ -9,7 +9,7 @@ import pandas as pd
 
 from intruders.charts.chart import Axis, Chart
 from intruders.measures.intervals import Interval
-from intruders.studies.tables.results import Results
+from intruders.studies.results import Results
 
 from .shared.chosen_rates import Choice, choices
 from .shared.claim import Claim, Finding, Where

@@ -10,7 +10,7 @@ import pandas as pd
 
 from intruders.measures.intervals import Interval, mean_interval
 from intruders.mitigation.remedies.remedy_table import CONTROL_NAMES, INTRUDERS
-from intruders.studies.tables.results import Results
+from intruders.studies.results import Results
 
 from .intervention_charts import charts
 from .shared.claim import Claim, Finding, Where

@@ -11,7 +11,7 @@ import pandas as pd
 from intruders.charts.chart import Axis, Chart, Rule
 from intruders.linalg.rank_correlation import spearman
 from intruders.measures.intervals import mean_interval
-from intruders.studies.tables.results import Results
+from intruders.studies.results import Results
 
 from .shared.claim import Claim, Finding
 from .shared.equal_score import without_missed

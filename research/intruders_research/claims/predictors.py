@@ -11,7 +11,7 @@ import pandas as pd
 
 from intruders.charts.chart import Axis, Chart, Rule
 from intruders.measures.intervals import Interval, mean_interval
-from intruders.studies.tables.results import Results
+from intruders.studies.results import Results
 
 from .shared.chosen_rates import choices
 from .shared.claim import Claim, Finding, Where

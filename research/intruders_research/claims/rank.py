@@ -6,7 +6,7 @@ import pandas as pd
 
 from intruders.charts.chart import Axis, Chart
 from intruders.measures.intervals import mean_interval
-from intruders.studies.tables.results import Results
+from intruders.studies.results import Results
 
 from .rank_series import PER_DOUBLING, RankSeries, Valley, main_series, series, valley
 from .shared.chosen_rates import choices

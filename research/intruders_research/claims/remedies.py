@@ -12,7 +12,7 @@ import pandas as pd
 from intruders.charts.chart import Axis, Chart, Rule, Series
 from intruders.measures.intervals import LEVEL, Interval, mean_interval
 from intruders.mitigation.remedies.remedy_table import INTRUDERS
-from intruders.studies.tables.results import Results
+from intruders.studies.results import Results
 
 from . import remedies_at_equal_task_loss as at_equal_task_loss
 from .intervention import OF_TOP

@@ -14,7 +14,7 @@ import pandas as pd
 
 from intruders.charts.chart import Axis, Chart, Rule
 from intruders.measures.intervals import LEVEL, Interval, mean_interval
-from intruders.studies.tables.results import Results
+from intruders.studies.results import Results
 
 from .shared.claim import NOT_RUN, SUPPORTED, UNDECIDED, Effect, Finding, Where
 from .shared.evidence import Evidence

@@ -9,7 +9,7 @@ import pandas as pd
 
 from intruders.charts.chart import Axis, Chart, Grid
 from intruders.measures.intervals import mean_interval
-from intruders.studies.tables.results import Results
+from intruders.studies.results import Results
 
 from .rank_series import ADAPTERS, PER_DOUBLING, main_series, series
 from .shared.chosen_rates import Choice, choices, chosen_in

@@ -8,7 +8,7 @@ import pandas as pd
 
 from intruders.charts.chart import Axis, Chart
 from intruders.measures.intervals import mean_interval
-from intruders.studies.tables.results import Results
+from intruders.studies.results import Results
 
 from .shared.chosen_rates import Choice, choices, chosen_in
 from .shared.claim import Claim, Finding

@@ -10,7 +10,7 @@ import pandas as pd
 
 from intruders.charts.chart import Axis, Chart, Rule, Series
 from intruders.measures.intervals import Interval, mean_interval
-from intruders.studies.tables.results import Results
+from intruders.studies.results import Results
 from intruders.system.words import plural
 
 from .shared.claim import Claim, Finding

@@ -13,9 +13,9 @@ from intruders.cli.command import examples
 from intruders.cli.output import resumable, say
 from intruders.cli.study import EXAMPLES, DryRun, Jobs, Out, Resume, StudyFile
 from intruders.cli.study_progress import print_outcome, print_plan, print_refused, study_progress
-from intruders.studies.describe.runs import Run, expand
-from intruders.studies.describe.study import Study
 from intruders.studies.run_study import StudyOutcome
+from intruders.studies.runs import Run, expand
+from intruders.studies.study import Study
 from intruders.system.this_process import ExitStatus
 from intruders.system.words import plural
 
@@ -60,7 +60,7 @@ def study(
     if out is None:
         raise SettingError("--out is missing; expected the folder of the study; pass --out FOLDER")
 
-    from intruders.studies.work.workplace import Workplace
+    from intruders.studies.workplace import Workplace
 
     from ..claims.every_claim import conclude
     from ..run_study import run_study
@@ -110,7 +110,7 @@ def _print_take_over(study: Study, published: Path) -> None:
 
 def _print_beside_paper(folder: Path) -> None:
     """Print the paper's own figures beside those of the study, table by table."""
-    from intruders.studies.tables.results import load_results
+    from intruders.studies.results import load_results
 
     from ..pages.beside_paper_text import beside_paper_lines
     from ..published.beside_paper import beside_paper

@@ -14,9 +14,9 @@ from typing import Any
 import pandas as pd
 
 from intruders.errors import ResultFileError
-from intruders.studies.tables.results import load_results
-from intruders.studies.tables.table_columns import SCHEMA
-from intruders.studies.work.study_folder import PUBLISHED
+from intruders.studies.results import load_results
+from intruders.studies.study_folder import PUBLISHED
+from intruders.studies.table_columns import SCHEMA
 from intruders.system.documents import read_document
 from intruders.system.files import read_bytes
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from intruders.errors import ResultFileError
-from intruders.studies.work.run_record import RunRecord
-from intruders.studies.work.study_folder import PUBLISHED
+from intruders.studies.run_record import RunRecord
+from intruders.studies.study_folder import PUBLISHED
 from intruders.system.words import plural
 
 from ..published.publish import DEVIATIONS

@@ -13,7 +13,7 @@ from intruders.audits.result.audit_result import Audit
 from intruders.errors import IntrudersError
 from intruders.reports.audit import packed_cosines
 from intruders.reports.compare_audits import common_matrices
-from intruders.studies.tables.results import Results
+from intruders.studies.results import Results
 
 from ..claims.shared.pictures import by_method_and_rank, parts
 from ..claims.shared.strata import finished

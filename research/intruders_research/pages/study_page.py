@@ -20,8 +20,8 @@ from intruders.reports.study import (
     run_table,
     settings_text,
 )
-from intruders.studies.tables.results import Results
-from intruders.studies.work.study_folder import REPORT, StudyFolder
+from intruders.studies.results import Results
+from intruders.studies.study_folder import REPORT, StudyFolder
 from intruders.system.files import user_path, write_atomically
 
 from ..claims.every_claim import charts_of, every_claim

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from intruders.studies.tables.results import Results
+from intruders.studies.results import Results
 from intruders.system.words import number, plural
 
 from ..claims.every_claim import every_claim

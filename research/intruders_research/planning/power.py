@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from intruders.errors import ResultFileError
-from intruders.studies.describe.runs import expand
-from intruders.studies.describe.study import Study
-from intruders.studies.tables.results import load_results
-from intruders.studies.tables.run_labels import setting_of
+from intruders.studies.results import load_results
+from intruders.studies.run_labels import setting_of
+from intruders.studies.runs import expand
+from intruders.studies.study import Study
 
 from ..claim_names import DIFFERENCES_OVER_SETTINGS, NOT_OVER_SEEDS
 from ..claims.every_claim import analyse_all

@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from intruders.errors import ResultFileError, SettingError
-from intruders.studies.describe.runs import Run
-from intruders.studies.tables.rows import settings_row
-from intruders.studies.tables.taken_rows import keep_taken_rows
-from intruders.studies.work.perform import is_done
-from intruders.studies.work.run_record import RunRecord, changed_input
-from intruders.studies.work.stage_inputs import inputs_of
-from intruders.studies.work.stages import stages_of
-from intruders.studies.work.study_folder import PUBLISHED, StudyFolder
+from intruders.studies.perform import is_done
+from intruders.studies.run_record import RunRecord, changed_input
+from intruders.studies.runs import Run
+from intruders.studies.stage_inputs import inputs_of
+from intruders.studies.stages import stages_of
+from intruders.studies.study_folder import PUBLISHED, StudyFolder
+from intruders.studies.tables import keep_taken_rows, settings_row
 from intruders.system.files import user_path
 
 from .published_study import PublishedRun, PublishedStudy
@@ -111,7 +110,7 @@ def _other_measures(own: Run, theirs: PublishedRun) -> str:
     """Return why a run's measures cannot be used: missing, or with other settings; empty if they can."""
     for stage in stages_of(own):
         kept = theirs.stages.get(stage.name)
-        wanted = json.loads(json.dumps(stage.settings))
+        wanted = json.loads(json.dumps(stage.settings(own)))
         if not isinstance(kept, dict):
             return f"'{stage.name}' was not measured, and the model is not published"
         settings = kept.get("settings")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from intruders.studies.tables.results import load_results
+from intruders.studies.results import load_results
 from intruders_research.claims.every_claim import analyse_all, charts_of
 from tests.studies.test_run_study_remedies import done
 

@@ -6,7 +6,7 @@ import random
 from functools import cache
 from typing import Any
 
-from intruders.studies.tables.results import Results
+from intruders.studies.results import Results
 from intruders_research.claims.every_claim import analyse_all
 from intruders_research.claims.shared.claim import Finding
 from tests.studies.planted import (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from intruders.studies.tables.results import Results
+from intruders.studies.results import Results
 from intruders_research.claims.every_claim import analyse_all
 from intruders_research.claims.shared.claim import Finding
 from tests.reports.made_up_study import made_up_study

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from intruders.audits.result.audit_result import Audit
-from intruders.studies.tables.results import Results
+from intruders.studies.results import Results
 from intruders_research.claim_names import CLAIMS
 from intruders_research.claims.every_claim import analyse_all
 from intruders_research.claims.shared.claim import Finding

@@ -19,7 +19,7 @@ from intruders.charts.figure import draw, draw_chart
 from intruders.errors import ResultFileError, SettingError
 from intruders.measures.intervals import Interval
 from intruders.reports.study import page_table, run_table
-from intruders.studies.tables.results import Results
+from intruders.studies.results import Results
 from intruders_research.claim_names import CLAIMS
 from intruders_research.claims import every_claim
 from intruders_research.claims.every_claim import analyse_all, charts_of

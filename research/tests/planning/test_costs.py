@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from intruders.studies.describe.runs import Run, expand
+from intruders.studies.runs import Run, expand
 from intruders_research.planning import costs
 from intruders_research.planning.costs import cost_lines, matrix_product_speed, run_cost
 from intruders_research.planning.known_sizes import TRAIN_ROWS, ModelSize, model_size

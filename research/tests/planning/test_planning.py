@@ -13,11 +13,11 @@ import pandas as pd
 import pytest
 
 from intruders.errors import SettingError
-from intruders.studies.describe.runs import Run, expand
-from intruders.studies.describe.study import study_from_text
-from intruders.studies.tables.table_columns import COLUMNS
-from intruders.studies.tables.table_files import to_parquet
-from intruders.studies.work.study_folder import StudyFolder
+from intruders.studies.runs import Run, expand
+from intruders.studies.study import study_from_text
+from intruders.studies.study_folder import StudyFolder
+from intruders.studies.table_columns import COLUMNS
+from intruders.studies.tables import to_parquet
 from intruders_research.claim_names import CLAIMS
 from intruders_research.claims.shared.prediction import correlation_difference
 from intruders_research.claims.shared.statistics import settings_needed, spearman

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from intruders.errors import ResultFileError
-from intruders.studies.describe.runs import expand
-from intruders.studies.tables.results import Results
+from intruders.studies.results import Results
+from intruders.studies.runs import expand
 from intruders_research.pages.beside_paper_text import beside_paper_lines
 from intruders_research.published.beside_paper import BesidePaper, beside_paper, published_figures
 from intruders_research.read_study import PAPER_STUDIES, read_study

@@ -14,10 +14,10 @@ import pytest
 import yaml
 
 from intruders.errors import ResultFileError, SettingError
-from intruders.studies.describe.runs import expand
-from intruders.studies.tables.results import load_results
-from intruders.studies.tables.write_tables import Tables
-from intruders.studies.work.study_folder import StudyFolder
+from intruders.studies.results import load_results
+from intruders.studies.runs import expand
+from intruders.studies.study_folder import StudyFolder
+from intruders.studies.tables import Tables
 from intruders_research.claims.every_claim import analyse_all
 from intruders_research.planning.earlier_times import time_lines
 from intruders_research.published.publish import publish_study
@@ -150,7 +150,7 @@ def test_runs_that_a_changed_file_makes_unfinished_do_not_replace_finished_ones(
     shutil.copytree(published[1], data)
     before = {file.name: file.read_bytes() for file in data.iterdir()}
     document["experiments"]["matched"]["measure"]["audit"]["epsilon"] = 0.8
-    cut_off_at("do", parsed(document), out, monkeypatch)
+    cut_off_at("", parsed(document), out, monkeypatch)
     runs = load_results(out).runs
     assert list(runs["status"]) == ["pending"]
     assert runs["intruders"].isna().all(), "nothing of the earlier settings"

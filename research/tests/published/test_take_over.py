@@ -13,10 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from intruders.errors import ResultFileError, SettingError
-from intruders.studies.describe.runs import expand
-from intruders.studies.describe.study import Study
-from intruders.studies.tables.results import load_results
-from intruders.studies.work.run_record import RunRecord
+from intruders.studies.results import load_results
+from intruders.studies.run_record import RunRecord
+from intruders.studies.runs import expand
+from intruders.studies.study import Study
 from intruders_research.run_study import run_study
 from research.tests.parsed import parsed
 from tests.studies.continued import TABLES, nothing_is_trained, only_of, same_tables
@@ -245,7 +245,7 @@ def test_a_run_that_was_begun_here_and_taken_over_stays_taken_over(
 ) -> None:
     """Its folder has a model of its own, trained further than the measures: what is taken over is not of that one."""
     study, out = parsed(tiny_study(llama)), tmp_path / "out"
-    cut_off_at("_evaluate", study, out, monkeypatch)
+    cut_off_at("evaluate", study, out, monkeypatch)
     [weights] = (out / "runs").rglob("adapter_model.safetensors")
     flip_last_byte(weights)
     nothing_is_trained(monkeypatch)

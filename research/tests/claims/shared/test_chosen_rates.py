@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from intruders.studies.tables.results import Results
+from intruders.studies.results import Results
 from intruders_research.claims import forgetting, rank, sequence, structure
 from tests.studies.planted import noise, run, study
 

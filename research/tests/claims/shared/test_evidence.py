@@ -11,7 +11,7 @@ from scipy import stats
 
 from intruders.errors import SettingError
 from intruders.measures.intervals import Interval, mean_interval
-from intruders.studies.describe.study import study_from_text
+from intruders.studies.study import study_from_text
 from intruders_research.claims.every_claim import analyse_all
 from intruders_research.claims.shared.claim import Effect, Where
 from intruders_research.claims.shared.evidence import Evidence

@@ -1,1 +1,0 @@
-"""A study's file: its experiments, runs and plan."""

@@ -1,0 +1,98 @@
+"""The local files and folders that the runs of a study read: a check that they exist, and their digests."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from ..checkpoints.stored.json_file import read_json_object
+from ..checkpoints.stored.locate import DEMO_MODELS
+from ..data.columns import Columns
+from ..data.corpora import files_of_copies, files_of_source, local_sources, require_corpus
+from ..data.load_task import files_of_task, require_task
+from ..data.local_copies import digest_of_files
+from ..errors import SettingError
+from ..models.base_model import base_model_location
+from ..system.files import user_path
+from ..training.run_inputs import contents_of
+from .runs import Run
+
+
+def require_inputs(runs: Sequence[Run]) -> None:
+    """Refuse a local data file or base that does not exist, without reading one.
+
+    Raises:
+      SettingError: a data file does not exist. CheckpointError: a path is not the folder of a model.
+    """
+    for file in _data_files(runs):
+        if not file.is_file():
+            raise SettingError(
+                f"data file {str(file)!r} does not exist; fix the study, or make the file first"
+            )
+    for base in _bases(runs):
+        if _is_path(base):
+            base_model_location(base)
+
+
+def require_contents(runs: Sequence[Run]) -> None:
+    """Read every task and text of the runs that is on this machine, and what describes a local base.
+
+    A study does so run by run, where one that cannot be read costs its runs alone. Its plan does so for all of them.
+
+    Raises:
+      SettingError: a task or text is not known or cannot be used. CheckpointError: a base's config cannot be read.
+    """
+    for base in _bases(runs):
+        if _is_path(base):
+            read_json_object(user_path(base) / "config.json")
+    read = set()
+    for run in runs:
+        for task in run.trained_tasks:
+            assert run.config is not None
+            source = (task, run.config.part(Columns), run.config.data_seed)
+            if source not in read:
+                require_task(*source)
+                read.add(source)
+    for text in dict.fromkeys(text for run in runs for text in run.texts):
+        require_corpus(text)
+
+
+def taken_from_the_hub(runs: Sequence[Run]) -> list[str]:
+    """Return the bases that are neither a local folder nor OWNER/NAME, as a misspelled folder would be."""
+    return [base for base in _bases(runs) if "/" not in base and not _is_path(base)]
+
+
+def digests_of_inputs(runs: Sequence[Run]) -> dict[str, str]:
+    """Return a digest of the content of every local data file, text, copy of a public set and base folder.
+
+    The keys are paths; that of a copy is its name, wherever the folder of copies is.
+    """
+    digests = {str(file): digest_of_files([file]) for file in _data_files(runs)}
+    texts = list(dict.fromkeys(text for run in runs for text in run.texts))
+    for name in texts:
+        for path in local_sources(name):
+            with suppress(OSError):  # a text that cannot be read is told of where it is loaded
+                digests[str(path)] = digest_of_files(files_of_source(path))
+    tasks = dict.fromkeys(task for run in runs for task in run.trained_tasks)
+    for copy, files in files_of_copies(tasks, texts).items():
+        with suppress(OSError):
+            digests[copy] = digest_of_files(files)
+    return digests | contents_of({base: base for base in _bases(runs) if _is_path(base)})
+
+
+def _data_files(runs: Sequence[Run]) -> list[Path]:
+    files: dict[Path, None] = {}
+    for run in runs:
+        if run.config is not None:
+            for task in run.trained_tasks:
+                files |= dict.fromkeys(files_of_task(task, run.config))
+    return list(files)
+
+
+def _bases(runs: Sequence[Run]) -> list[str]:
+    return [base for base in dict.fromkeys(run.base for run in runs) if base not in DEMO_MODELS]
+
+
+def _is_path(base: str) -> bool:
+    return user_path(base).exists() or base.startswith(("/", ".", "~")) or base.count("/") > 1

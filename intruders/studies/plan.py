@@ -1,0 +1,70 @@
+"""The plan of a study before it runs: every run with its settings, and the amount of work."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..system.words import plural
+from .runs import Run
+from .stages import STAGES
+
+_ALWAYS = ("base", "task", "method", "rank", "alpha", "lr")
+_HIDDEN = {"out", "seed"}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A table of runs, one row each, and the amount of work in words."""
+
+    columns: list[str]
+    rows: list[list[str]]
+    amounts: list[str]
+
+
+def plan(runs: Sequence[Run]) -> Plan:
+    """List the runs in their order, with the usual settings and those in which runs differ."""
+    configs = [run.description()["config"] or {} for run in runs]
+    names = list(dict.fromkeys(name for config in configs for name in config if name not in _HIDDEN))
+    differing = [name for name in names if len({str(config.get(name)) for config in configs if config}) > 1]
+    shown = [name for name in names if name in _ALWAYS or name in differing]
+    rows = []
+    for run, config in zip(runs, configs, strict=True):
+        values = dict(config)
+        if run.kind == "sequence":
+            values["task"] = " > ".join(run.tasks)
+        if not config:
+            values["base"] = run.base
+        if config.get("method") == "full":
+            values |= {"rank": None, "alpha": None}
+        cells = ["" if values.get(name) in (None, []) else _text(values[name]) for name in shown]
+        rows.append([run.id, run.kind, str(run.seed), *cells])
+    return Plan(["run", "kind", "seed", *shown], rows, _amounts(runs))
+
+
+def _amounts(runs: Sequence[Run]) -> list[str]:
+    kinds = Counter(run.kind for run in runs)
+    seeds = len({run.seed for run in runs})
+    by_kind = ", ".join(f"{count:,} {kind}" for kind, count in kinds.items())
+    amounts = [f"{len(runs):,} runs ({by_kind}) over {plural(seeds, 'seed')}"]
+    trained = [run for run in runs if run.config is not None]
+    steps = sum((run.config.steps or 0) * max(1, len(run.tasks)) for run in trained if run.config is not None)
+    by_epochs = sum(run.config is not None and run.config.epochs is not None for run in trained)
+    if trained:
+        parts = [f"up to {steps:,} steps"] if steps else []
+        parts += [f"{by_epochs:,} runs by epochs"] if by_epochs else []
+        amounts.append(f"training: {' and '.join(parts)}")
+    for stage in STAGES:
+        having, amount = [run for run in runs if stage.is_of(run)], stage.amount
+        if having and isinstance(amount, str):
+            amounts += [f"{amount}: {len(having):,} runs"] if amount else []
+        elif having and not isinstance(amount, str):
+            amounts += filter(None, [amount(having)])
+    return amounts
+
+
+def _text(value: object) -> str:
+    if isinstance(value, list):
+        return ",".join(map(str, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,179 @@
+"""The tables of a study as the claims read them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..errors import NewerVersionError, ResultFileError
+from ..system.files import user_path
+from ..system.parquet import document_in
+from .study_folder import PUBLISHED, StudyFolder
+from .table_columns import COLUMNS, METADATA_KEY, SCHEMA, arrow_schema
+
+
+@dataclass(frozen=True)
+class Results:
+    """The tables of a study's folder; a table that does not exist yet is empty, with its columns.
+
+    Attributes:
+      folder: the folder of the study, or of its published tables.
+      runs: one row per run: settings, scores, losses, totals of the audit.
+      losses: one row per run and corpus, in nats per token.
+      matrices: one row per run and matrix.
+      vectors: one row per run and examined singular vector.
+      interventions: one row per run, intervention and measure.
+      remedies: one row per run and point of its comparison of remedies.
+      attributions: one row per matrix of a run whose loss was split.
+      sequences: one row per run, stage and task seen so far.
+      traces: one row per matrix of a run and step at which it was audited.
+      mechanism: one row per base matrix and size of a random rank-one term.
+      name: the name of the study.
+      failed: ids of failed runs.
+      select: at which learning rates methods are compared: fastest, mildest; empty for all.
+      support: by claim, what counts as support, as it was written in advance.
+      primary: by claim, a part of the name of the one effect that decides.
+      compare_with: the study of the paper whose figures are shown with these, or None.
+    """
+
+    folder: Path
+    runs: pd.DataFrame
+    losses: pd.DataFrame
+    matrices: pd.DataFrame
+    vectors: pd.DataFrame
+    interventions: pd.DataFrame
+    remedies: pd.DataFrame
+    attributions: pd.DataFrame
+    sequences: pd.DataFrame
+    traces: pd.DataFrame
+    mechanism: pd.DataFrame
+    name: str = ""
+    failed: list[str] = field(default_factory=list)
+    select: tuple[str, ...] = ()
+    support: dict[str, str] = field(default_factory=dict)
+    primary: dict[str, str] = field(default_factory=dict)
+    compare_with: str | None = None
+
+    def __eq__(self, other: object) -> bool:
+        """Return whether the other has the same folder, tables and settings; missing values are equal."""
+        if not isinstance(other, Results):
+            return NotImplemented
+        theirs = vars(other)
+        return all(
+            value.equals(theirs[name]) if isinstance(value, pd.DataFrame) else value == theirs[name]
+            for name, value in vars(self).items()
+        )
+
+
+def load_results(path: str | Path) -> Results:
+    """Load the tables of a study's folder.
+
+    Args:
+      path: Folder of the study, or of its published tables.
+
+    Returns:
+      The tables as pandas data frames: ``runs``, ``matrices``, ``vectors`` and others. A table that does not exist yet
+      is empty, with its columns. Local bases of the same content have one name, that of the first run.
+
+    Raises:
+      ResultFileError: the folder is not a study, is broken, or was written by a newer version.
+
+    Examples:
+      >>> runs = load_results("docs/results/data/minilm").runs  # tables that are in this repository
+      >>> runs.loc[runs["status"] == "finished", ["method", "rank", "intruders"]].values.tolist()
+      [['lora', 1.0, 3.0]]
+    """
+    folder = StudyFolder(user_path(path))
+    document = folder.document()
+    frames = {table: _read(folder.table(table), table) for table in COLUMNS}
+    frames["runs"]["base"] = _one_name_per_base(frames["runs"]["base"], document.get("inputs", {}))
+    failed = frames["runs"].loc[frames["runs"]["status"] == "failed", "run_id"]
+    return Results(
+        folder=folder.path,
+        name=document["name"],
+        failed=list(failed),
+        select=tuple(document.get("select", ())),
+        support=dict(document.get("support", {})),
+        primary=dict(document.get("primary", {})),
+        compare_with=document.get("compare_with"),
+        **frames,
+    )
+
+
+def _one_name_per_base(bases: pd.Series[Any], digests: Mapping[str, str]) -> pd.Series[Any]:
+    """Return the names of bases, of those with the same content the first: two spellings of a path are one base."""
+    names: dict[tuple[str, str | None], str] = {}
+    first = {
+        base: names.setdefault((digests[base], digests.get(f"tokenizer of {base}")), base)
+        for base in bases.unique()
+        if base in digests
+    }
+    return bases.map(lambda base: first.get(base, base)).astype(object)
+
+
+def _read(file: Path, table: str) -> pd.DataFrame:
+    """Read a table; empty if it does not exist yet. Columns that an older version lacks are missing values."""
+    if not file.is_file():
+        return typed(pd.DataFrame(), table)
+    return typed(read_complete(file).to_pandas(), table)
+
+
+def typed(frame: pd.DataFrame, table: str) -> pd.DataFrame:
+    """Return the frame with the columns of ``table``, each of its type: number, nullable flag or text."""
+    frame = frame.reindex(columns=list(COLUMNS[table]))
+    columns: dict[str, pd.Series[Any]] = {}
+    for column in arrow_schema(table):
+        values = frame[column.name]
+        if pa.types.is_boolean(column.type):
+            columns[column.name] = values.astype("boolean")
+        elif pa.types.is_string(column.type):
+            columns[column.name] = values.astype(object)
+        else:
+            columns[column.name] = pd.to_numeric(values, errors="coerce")
+    # At once: a column set alone is an array of its own, and a hundred of them are gone through by every selection.
+    return pd.DataFrame(columns, index=frame.index)
+
+
+def read_complete(file: Path) -> pa.Table:
+    """Read a table of a study, all of it.
+
+    Raises:
+      ResultFileError: it is not a complete table of its name. NewerVersionError: a newer version wrote it.
+    """
+    check_table_schema(file)
+    try:
+        return pq.read_table(file)
+    except (pa.ArrowException, OSError) as error:
+        raise _incomplete(file) from error
+
+
+def _incomplete(file: Path) -> ResultFileError:
+    is_published = (file.parent / PUBLISHED).is_file()
+    how = "fetch it again" if is_published else "remove it, and intruders study makes it again from the runs"
+    return ResultFileError(f"'{file}' is not a complete Parquet file; {how}")
+
+
+def check_table_schema(file: Path) -> None:
+    """Raise ResultFileError if a file is not a complete table of its name, NewerVersionError of a newer version's."""
+    try:
+        document = document_in(pq.read_schema(file), METADATA_KEY)
+    except (pa.ArrowException, OSError) as error:
+        raise _incomplete(file) from error
+    except KeyError:
+        raise ResultFileError(f"'{file}' is not a table that intruders study wrote; move it away") from None
+    schema = document.get("schema")
+    if not isinstance(schema, int) or schema > SCHEMA:
+        raise NewerVersionError(
+            f"'{file}' was written by a newer version of intruders (schema {schema}, this one reads {SCHEMA}); "
+            "update intruders, or pass another path"
+        )
+    if document.get("table") != file.stem:
+        raise ResultFileError(
+            f"'{file}' is the table {document.get('table')!r} of a study; expected {file.stem!r}; move it away"
+        )

@@ -1,0 +1,204 @@
+"""From a study to its runs: every combination of a grid, under an id that tells it apart and stays the same.
+
+An id such as ``matched-word-problems-lora-rank8-alpha16-lr0.001-seed0-3f9a1c2e`` ends in a hash over every setting
+that is not its default. It depends on that run alone, so that a study that grows keeps the runs that it has; what is
+measured is no part of it, so that a new measure trains nothing again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ..errors import SettingError
+from ..settings import settings_of
+from ..training.finetune_config import FinetuneConfig
+from .measures import Measure
+from .study import Experiment, Study
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a study, with all that it takes to perform it."""
+
+    id: str
+    experiment: str
+    kind: str
+    seed: int
+    base: str
+    measure: Measure
+    config: FinetuneConfig | None = None  # None where nothing is trained
+    tasks: tuple[str, ...] = ()
+    adapters: str = "merge"
+    retrain_heads: bool = False
+    multiples: tuple[float, ...] = ()
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+
+    @property
+    def trained_tasks(self) -> tuple[str, ...]:
+        """The tasks of a sequence, or the one task; none where nothing is trained."""
+        return self.tasks or (() if self.config is None else (self.config.task,))
+
+    @property
+    def texts(self) -> list[str]:
+        """The corpora that the run is measured on, then or while it trains, and the one that its training replays."""
+        texts = list(self.measure.loss_on)
+        if self.config is not None:
+            texts += [] if self.config.replay is None else [self.config.replayed[0]]
+            texts += [] if self.config.loss_on is None else [self.config.loss_on]
+        return texts
+
+    def settings(self) -> dict[str, Any]:
+        """Return everything that a result depends on, except measures, as plain JSON values."""
+        settings: dict[str, Any] = {"kind": self.kind, "base": self.base, "seed": self.seed}
+        if self.config is not None:
+            settings["config"] = {k: value for k, value in self.config.changed().items() if k != "out"}
+        if self.kind == "sequence":
+            settings |= {"tasks": list(self.tasks), "adapters": self.adapters}
+            settings |= {"retrain_heads": True} if self.retrain_heads else {}  # new in 0.2
+        if self.kind == "random-rank-one":
+            settings |= {"multiples": list(self.multiples), "audit": self.measure.audit.recorded()}
+            settings |= {"include": list(self.include), "exclude": list(self.exclude)}
+        return settings
+
+    @property
+    def digest(self) -> str:
+        """The SHA-256 of the experiment's name and the settings; a run's id ends in its first eight digits."""
+        content = json.dumps(self.settings(), sort_keys=True, ensure_ascii=False)
+        return hashlib.sha256(f"{self.experiment}\n{content}".encode()).hexdigest()
+
+    def description(self) -> dict[str, Any]:
+        """Return what a run is, as plain JSON values; its record begins with them."""
+        return {
+            "id": self.id,
+            "experiment": self.experiment,
+            "kind": self.kind,
+            "seed": self.seed,
+            "base": self.base,
+            "config": None if self.config is None else self.config.as_dict() | {"out": "model"},
+            "tasks": list(self.tasks),
+        }
+
+
+def expand(study: Study) -> list[Run]:
+    """Return all runs, seed by seed, so that the first part of a study is a study already.
+
+    Raises SettingError for a grid that expands to nothing, settings that fine-tuning refuses, and two runs of one id.
+    """
+    runs = [run for experiment in study.experiments for run in _runs_of(experiment)]
+    seen: dict[str, Run] = {}
+    for run in runs:
+        if run.id in seen:
+            raise SettingError(
+                f"study {study.name!r}: two runs are the same, {run.id!r} (experiment {run.experiment!r}); "
+                "remove a method or a value that its grid has twice"
+            )
+        seen[run.id] = run
+    seeds = dict.fromkeys(seed for experiment in study.experiments for seed in experiment.seeds)
+    position_of = {seed: number for number, seed in enumerate(seeds)}
+    return sorted(runs, key=lambda run: position_of[run.seed])
+
+
+def _runs_of(experiment: Experiment) -> Iterator[Run]:
+    for number, method in enumerate(experiment.methods, start=1):
+        where = f"experiment {experiment.name!r}, method {number}"
+        if experiment.kind == "random-rank-one":
+            where = f"experiment {experiment.name!r}"
+        for settings in _grid(experiment.settings | method, where):
+            for tasks in _orders(experiment):
+                for seed in experiment.seeds:
+                    yield _run(replace(experiment, tasks=tasks), settings, seed, where)
+
+
+def _orders(experiment: Experiment) -> list[tuple[str, ...]]:
+    """Return the tasks of a sequence in every order that the study lists."""
+    tasks = experiment.tasks
+    return [tuple(tasks[index] for index in order) for order in experiment.orders] or [tasks]
+
+
+def _grid(settings: dict[str, Any], where: str) -> Iterator[dict[str, Any]]:
+    """Yield every combination of the listed values."""
+    choices, known = [], settings_of(FinetuneConfig)
+    for name, value in settings.items():
+        # Of a setting that is a list itself, a grid is a list of lists.
+        is_list = name in known and known[name].is_list
+        is_grid = isinstance(value, list) and (
+            not is_list or any(isinstance(element, list) for element in value)
+        )
+        if is_grid and not value:
+            raise SettingError(f"{where}: {name} is an empty list, so the study has no runs; pass a value")
+        choices.append([(name, item) for item in (value if is_grid else [value])])
+    for combination in itertools.product(*choices):
+        yield dict(combination)
+
+
+def _run(experiment: Experiment, settings: dict[str, Any], seed: int, where: str) -> Run:
+    if experiment.kind == "random-rank-one":
+        run = Run(
+            "",
+            experiment.name,
+            experiment.kind,
+            seed,
+            settings["base"],
+            experiment.measure,
+            multiples=experiment.multiples,
+            include=experiment.include,
+            exclude=experiment.exclude,
+        )
+        return replace(run, id=_id(run))
+    # What every stage of a sequence replaces by its own.
+    task = {"task": experiment.tasks[0]} if experiment.kind == "sequence" else {}
+    config = FinetuneConfig.from_mapping(settings | task | {"seed": seed, "out": "."}, where)
+    if config.method == "full":
+        known = settings_of(FinetuneConfig).items()
+        config = replace(config, **{name: setting.default for name, setting in known if setting.adapter_only})
+    run = Run(
+        "",
+        experiment.name,
+        experiment.kind,
+        seed,
+        config.base,
+        experiment.measure,
+        config,
+        experiment.tasks,
+        experiment.adapters,
+        experiment.retrain_heads,
+    )
+    return replace(run, id=_id(run))
+
+
+def _id(run: Run) -> str:
+    parts = [_slug(run.experiment), *_spelled(run), f"seed{run.seed}", run.digest[:8]]
+    return "-".join(part for part in parts if part)
+
+
+def _spelled(run: Run) -> Iterator[str]:
+    config = run.config
+    if config is None:
+        yield _slug(Path(run.base).name)
+        return
+    if run.kind == "finetune":
+        yield _slug(Path(config.task.partition("?")[0]).stem)
+    yield config.method
+    if config.method != "full":
+        alpha = config.alpha if isinstance(config.alpha, str) else f"{config.alpha:g}"
+        yield f"rank{config.rank}-alpha{_slug(alpha)}"
+    yield f"lr{config.lr:g}"
+    spelled = [setting for setting in settings_of(FinetuneConfig).values() if setting.in_id is not None]
+    # Texts, then numbers, then switches: as the ids of earlier studies.
+    for setting in sorted(spelled, key=lambda setting: (bool in setting.kinds, str not in setting.kinds)):
+        value = getattr(config, setting.name)
+        if setting.in_id is not None and value != setting.default:
+            yield setting.in_id.format(value)
+
+
+def _slug(text: str) -> str:
+    """Keep only what is safe in the name of a folder, on every system and in a URL."""
+    return re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-.")[:32].strip("-.") or "x"

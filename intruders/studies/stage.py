@@ -1,0 +1,182 @@
+"""A stage of a run as a value: its work, its files, its columns of the tables, and its line of the plan."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import (
+    IntrudersError,
+    NewerVersionError,
+    ResultFileError,
+    in_one_line,
+    what_is_wrong,
+)
+from ..measures.measure_settings import LossSettings
+from ..models.loading_settings import Loading
+from ..system.documents import read_document
+from ..system.files import write_atomically
+from ..training.finetune_config import FinetuneConfig
+from .measures import Measure
+from .runs import Run
+from .study_folder import AUDIT, MODEL
+from .training_precision import as_the_others
+
+if TYPE_CHECKING:
+    from ..audits.result.audit_result import Audit
+    from ..data.task import Task
+
+Callbacks = Callable[[], Sequence[Any]]  # makes those of transformers' Trainer, new ones for every training
+Rows = dict[str, list[dict[str, Any]]]  # by table
+Columns = Mapping[str, type]  # str, int, float or bool
+
+
+@dataclass(frozen=True)
+class RunAtWork:
+    """A run, and what a stage works with.
+
+    Attributes:
+      run: the run.
+      folder: its folder.
+      bases: where losses of bases are kept for all runs.
+      callbacks: makes those of a training.
+      precision: of a training whose own is auto.
+    """
+
+    run: Run
+    folder: Path
+    bases: Path
+    callbacks: Callbacks = tuple
+    precision: str | None = None
+
+    @cached_property
+    def config(self) -> FinetuneConfig:
+        assert self.run.config is not None
+        return replace(as_the_others(self.run.config, self.folder, self.precision), out=self.model)
+
+    @property
+    def model(self) -> str:
+        return str(self.folder / MODEL)
+
+    @property
+    def losses(self) -> LossSettings:
+        return self.run.measure.part(LossSettings)
+
+    @property
+    def loading(self) -> Loading:
+        return self.run.measure.part(Loading)
+
+    def task(self) -> Task:
+        from ..data.load_task import load_task
+
+        return load_task(self.config.task, self.config, self.config.data_seed)
+
+    def audit(self) -> Audit:
+        from ..audits.result.audit_result import Audit
+
+        return Audit.load(self.folder / AUDIT)
+
+    def write(self, name: str, document: dict[str, Any]) -> None:
+        """Write the result of a stage into the run's folder."""
+        content = json.dumps({"schema": 1} | document, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+        write_atomically(self.folder / name, content.encode())
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """One piece of work of a run, finished on its own. All that a study knows of it is here.
+
+    What ``do`` needs is imported inside it: the plan of a study, and one that is finished, load no torch.
+
+    Attributes:
+      name: as the record of a run calls it.
+      results: files and folders in the run's folder; all of them exist when the stage is finished.
+      do: does the work, and writes the results.
+      kind: of the runs that have it.
+      wanted: whether a run with these measures has it.
+      settings: on which its result depends, besides the run's own.
+      row: reads from the run's folder what the run's row gets; may add rows to other tables, or columns to those of
+        stages before.
+      columns: those of ``runs`` that it fills.
+      after: the columns behind which the named ones, and those that follow them, stand; the others come last.
+      tables: the columns of further tables.
+      for_tables: the files that ``row`` reads, each a result or a file in one. Another machine brings these alone:
+        weights stay where they are.
+      amount: its line of the plan, of the runs that have it, or what to call it there; empty for none.
+    """
+
+    name: str
+    results: tuple[str, ...]
+    do: Callable[[RunAtWork], None]
+    row: Callable[[Path, Rows], dict[str, Any]]
+    kind: str = "finetune"
+    wanted: Callable[[Measure], object] = lambda measure: True
+    settings: Callable[[Run], dict[str, Any]] = lambda run: {}
+    columns: Columns = field(default_factory=dict)
+    after: Mapping[str, str] = field(default_factory=dict)
+    tables: Mapping[str, Columns] = field(default_factory=dict)
+    for_tables: tuple[str, ...] = ()
+    amount: str | Callable[[Sequence[Run]], str] = ""
+
+    @property
+    def trains(self) -> bool:
+        return MODEL in self.results
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        return self.for_tables or self.results
+
+    def is_of(self, run: Run) -> bool:
+        return run.kind == self.kind and bool(self.wanted(run.measure))
+
+    def is_there(self, folder: Path) -> bool:
+        return all((folder / result).exists() for result in self.results)
+
+    def add_rows(self, folder: Path, tables: Rows) -> None:
+        """Add what the finished stage left in a run's folder.
+
+        Raises:
+          ResultFileError: a result is damaged or is something else; the message says what to remove.
+        """
+        # A model without its record cannot be told from another one.
+        removed = folder if self.results[0] == MODEL else folder / self.results[0]
+        with told_what_to_remove(removed, folder / self.files[0]):
+            tables["runs"][0] |= self.row(folder, tables)
+
+
+class _DamagedResultError(ResultFileError):
+    """A result of a run cannot be read; the message says what to remove."""
+
+
+@contextmanager
+def told_what_to_remove(removed: Path, file: Path) -> Iterator[None]:
+    """Say of a ``file`` that cannot be read what to remove of the run, so that the study makes it again.
+
+    Raises:
+      ResultFileError: the block met a file that is damaged or is something else.
+    """
+    try:
+        yield
+    except (NewerVersionError, _DamagedResultError):
+        raise
+    except (IntrudersError, ValueError, LookupError, TypeError, AttributeError, OSError) as error:
+        told = f"'{file}' is something else ({in_one_line(error)})"
+        if isinstance(error, ResultFileError):
+            told = what_is_wrong(error)  # without what to do where it is no result of a study
+        raise _DamagedResultError(
+            f"{told}; expected what the study wrote; remove '{removed}', and run the study again, which makes it "
+            "again and keeps all else"
+        ) from error
+
+
+def read_result(file: Path) -> dict[str, Any]:
+    """Read a result that :meth:`RunAtWork.write` wrote."""
+    document = read_document(file, "a result of intruders", 1)
+    if document is None:
+        raise ResultFileError(f"'{file}' is missing; run the study again")
+    return document

@@ -1,0 +1,200 @@
+"""The folder of a study: its name, its lock, and the paths of its files.
+
+study.yaml     the file as it was given last
+study.json     its name, settings and runs, with the number of the schema
+runs/ID/       everything of one run; run.json says which stages are finished
+bases/HASH/    losses of a base, measured once
+*.parquet      the tables; findings.json the verdicts of the analyses
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ..errors import ResultFileError, SettingError
+from ..settings import shown
+from ..system.documents import read_document
+from ..system.files import write_atomically
+from ..system.folders import locked_folder, make_folder, other_entries
+from .runs import Run
+from .study import Study
+
+SCHEMA = 1
+FINDINGS = "findings.json"
+TABLES = (
+    "runs",
+    "losses",
+    "matrices",
+    "vectors",
+    "interventions",
+    "remedies",
+    "attributions",
+    "sequences",
+    "traces",
+    "mechanism",
+)
+MODEL = "model"  # the folder of a run's fine-tuning
+AUDIT = "audit.json"  # the audit of that model
+TAKEN_OVER = "taken-over"  # the rows of a run that another study published, in the place of its results
+REPORT = "report.html"  # the page of the study, where no other place is given
+PUBLISHED = "published.json"  # in a folder of published tables, which has no runs
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+
+def _is_by_name(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(item, str) for item in value.values())
+
+
+def _are_versions(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        _is_by_name(item) and {"date", "sha256"} <= item.keys() for item in value
+    )
+
+
+# What is read of study.json, where it exists: what it must be, and in words.
+_EXPECTED: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "name": (lambda value: isinstance(value, str), "a text"),
+    "file": (lambda value: isinstance(value, str), "a text"),
+    "files": (_are_versions, "a list of versions, each with its date and sha256"),
+    "analyses": (_is_list, "a list of texts"),
+    "select": (_is_list, "a list of texts"),
+    "support": (_is_by_name, "texts by claim"),
+    "primary": (_is_by_name, "texts by claim"),
+    "compare_with": (lambda value: value is None or isinstance(value, str), "null or a text"),
+    "inputs": (_is_by_name, "digests by path"),
+}
+
+
+@dataclass(frozen=True)
+class StudyFolder:
+    """The folder of a study; files are read only when a method needs them."""
+
+    path: Path
+
+    @property
+    def bases(self) -> Path:
+        return self.path / "bases"
+
+    def run(self, run_id: str) -> Path:
+        return self.path / "runs" / run_id
+
+    def table(self, name: str) -> Path:
+        return self.path / f"{name}.parquet"
+
+    @property
+    def is_study(self) -> bool:
+        return (self.path / "study.json").is_file()
+
+    def document(self) -> dict[str, Any]:
+        """Read study.json. ResultFileError if it does not exist, is broken, or is of a newer version."""
+        file = self.path / "study.json"
+        if self.path.is_file():
+            raise ResultFileError(f"'{self.path}' is a file, and not the folder of a study; pass the folder")
+        document = read_document(file, "the record of a study", SCHEMA)
+        if document is None:
+            raise ResultFileError(f"'{self.path}' is not the folder of a study: it has no study.json")
+        if "name" not in document:
+            raise ResultFileError(f"'{file}' is not the record of a study; choose another folder")
+        for key, (is_valid, expected) in _EXPECTED.items():
+            if key in document and not is_valid(document[key]):
+                how = "fetch the folder again" if (self.path / PUBLISHED).is_file() else "restore the file"
+                raise ResultFileError(
+                    f"'{file}' is damaged: its {key} is {shown(document[key])}; expected {expected}; {how}, or choose "
+                    "another folder"
+                )
+        return document
+
+    def open_for(self, study: Study, *, must_exist: bool) -> None:
+        """Make the folder, or accept it if it contains a study of the same name.
+
+        A file that has changed since is still the same study: the ids of its runs tell which ones are missing.
+        Raises SettingError if the folder is something else, cannot be written, or must exist and does not.
+        """
+        self.require_is_for(study, must_exist=must_exist)
+        make_folder(self.path)
+
+    def require_is_for(self, study: Study, *, must_exist: bool) -> None:
+        """Raise SettingError as :meth:`open_for` does, without making the folder or writing in it."""
+        if must_exist and not self.is_study:
+            raise SettingError(
+                f"out '{self.path}' contains no study to resume; remove --resume, or pass its folder"
+            )
+        if self.path.exists() and not self.path.is_dir():
+            raise SettingError(
+                f"out '{self.path}' cannot be written: it is a file, and no folder; choose another folder"
+            )
+        if (self.path / PUBLISHED).is_file():
+            raise SettingError(
+                f"out '{self.path}' contains the published tables of a study; pass another folder as --out, and this "
+                "one as --from to take its runs over"
+            )
+        if not self.is_study:
+            if self.path.is_dir() and {*other_entries(self.path)} - {"study.yaml"}:
+                raise SettingError(f"out '{self.path}' is not empty and not a study; choose another folder")
+            return
+        name = self.document()["name"]
+        if name != study.name:
+            raise SettingError(
+                f"out '{self.path}' contains the study {name!r}, and this file is {study.name!r}; choose another "
+                f"folder, or write name: {name} into the file if it is the same study"
+            )
+
+    def locked(self) -> AbstractContextManager[None]:
+        """Lock the folder for this process; a kill unlocks it. SettingError while another process has it."""
+        return locked_folder(self.path)
+
+    def require_same_inputs(self, inputs: Mapping[str, str], seen: StudyFolder | None = None) -> None:
+        """Raise SettingError if runs were begun on other data, or from another base, of the same path.
+
+        ``seen`` has the records of runs that other machines began too, where that is another folder than this.
+        """
+        if not any((seen or self).path.glob("runs/*/run.json")):
+            return
+        before = self.document().get("inputs", {})
+        for path, digest in inputs.items():
+            if before.get(path, digest) != digest:
+                raise SettingError(
+                    f"{path!r} has changed since runs of the study in '{self.path}' were begun, which could not be "
+                    "compared with others; restore it, or choose another folder"
+                )
+
+    def keep(self, study: Study, runs: Sequence[Run], inputs: Mapping[str, str] | None = None) -> None:
+        """Write down what is to be done, since when the file says so, and the digests of its data and bases."""
+        files = self.document().get("files", []) if self.is_study else []
+        digest = hashlib.sha256(study.text.encode()).hexdigest()
+        if not files or files[-1]["sha256"] != digest:
+            files.append({"sha256": digest, "date": datetime.now(UTC).date().isoformat()})
+        write_atomically(self.path / "study.yaml", study.text.encode())
+        document = {
+            "schema": SCHEMA,
+            "name": study.name,
+            "analyses": list(study.analyses),
+            "file": study.file,
+            "files": files,  # every version of the file that was run, the first one first
+            "select": list(study.select),
+            "support": study.support,
+            "primary": study.primary,
+            "compare_with": study.compare_with,
+            "resources": asdict(study.resources),
+            "experiments": [asdict(experiment) for experiment in study.experiments],
+            "runs": [run.id for run in runs],
+            "inputs": dict(inputs or {}),
+        }
+        content = json.dumps(document, indent=2, ensure_ascii=False, default=str) + "\n"
+        write_atomically(self.path / "study.json", content.encode())
+
+    def others(self, runs: Sequence[Run]) -> list[str]:
+        """List the runs in this folder that are not in the file any more."""
+        folder = self.path / "runs"
+        known = {run.id for run in runs}
+        return sorted(item.name for item in folder.glob("*") if item.name not in known and item.is_dir())

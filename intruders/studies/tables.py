@@ -1,0 +1,192 @@
+"""The study's tables as Parquet: made from the runs' folders, and written completely or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ..errors import NewerVersionError, ResultFileError, what_is_wrong
+from ..settings import settings_of
+from ..system.files import write_atomically
+from ..system.parquet import parquet_bytes
+from ..training.finetune_config import FinetuneConfig
+from .results import check_table_schema, read_complete
+from .run_record import RunRecord, is_finished
+from .runs import Run
+from .stage import Rows
+from .stages import stages_of
+from .study_folder import TAKEN_OVER, StudyFolder
+from .table_columns import COLUMNS, METADATA_KEY, SCHEMA, SETTINGS, arrow_schema
+
+# Of bounds of max cosines: about a millionth, and single precision proves them no better. With all 53 digits of doubles
+# they were nearly half of the bytes of a published study.
+_DIGITS = 20  # binary
+_OUTWARD = {"max_cosine_lower": pc.floor, "max_cosine_upper": pc.ceil}
+
+
+def to_parquet(table: str, rows: list[dict[str, Any]]) -> bytes:
+    """Return the content of the file; columns that a row does not have are missing values.
+
+    Bounds of max cosines are rounded outward, so that they stay proved.
+    """
+    # By Arrow and not by pandas, so that a column without a value yet has its type, and a whole number stays whole.
+    arrow = pa.Table.from_pylist(
+        [{name: row.get(name) for name in COLUMNS[table]} for row in rows], arrow_schema(table)
+    )
+    for column in sorted(_OUTWARD.keys() & set(COLUMNS[table])):
+        units = _OUTWARD[column](pc.multiply(arrow[column], 2.0**_DIGITS))
+        arrow = arrow.set_column(
+            arrow.schema.get_field_index(column), arrow.field(column), pc.divide(units, 2.0**_DIGITS)
+        )
+    return parquet_bytes(
+        arrow, {METADATA_KEY: {"schema": SCHEMA, "table": table}}, only_texts=True, is_small=True
+    )
+
+
+def read_rows(file: Path) -> list[dict[str, Any]]:
+    """Read the rows of a table's file, integers as such and missing values as None.
+
+    Raises:
+      ResultFileError: it is not such a file, or of a newer version.
+    """
+    rows: list[dict[str, Any]] = read_complete(file).to_pylist()
+    return rows
+
+
+class Tables:
+    """The tables of one study. A run whose record has not changed since is not read again."""
+
+    def __init__(self, folder: StudyFolder, seen: StudyFolder, runs: Sequence[Run]) -> None:
+        """Write tables to ``folder``, made from the runs in ``seen``."""
+        self._folder, self._seen, self._runs = folder, seen, runs
+        self._known: dict[str, tuple[bytes, Rows]] = {}
+
+    def write(self) -> None:
+        """Write every table from what the runs' folders contain now."""
+        tables: dict[str, list[dict[str, Any]]] = {table: [] for table in COLUMNS}
+        for run in self._runs:
+            for table, rows in self._rows(run).items():
+                tables[table] += rows
+        for table, rows in tables.items():
+            write_atomically(self._folder.table(table), to_parquet(table, rows))
+
+    def forget(self, run_id: str) -> None:
+        """Read a run again, which was worked on: its record may be what it was, if a stage took as long as before."""
+        self._known.pop(run_id, None)
+
+    def _rows(self, run: Run) -> Rows:
+        folder = self._seen.run(run.id)
+        record = folder / "run.json"
+        content = record.read_bytes() if record.is_file() else b""
+        if run.id not in self._known or self._known[run.id][0] != content:
+            self._known[run.id] = (content, rows_of(run, folder))
+        return self._known[run.id][1]
+
+
+def refuse_newer_tables(folder: StudyFolder) -> None:
+    """Raise ResultFileError if a newer version wrote a table, before it is overwritten."""
+    for table in COLUMNS:
+        file = folder.table(table)
+        if file.is_file():
+            check_table_schema(file)
+
+
+def rows_of(run: Run, folder: Path) -> Rows:
+    """Return what is known of ``run`` so far, by table. An unfinished run has a row in ``runs`` at least."""
+    kept = RunRecord(folder)
+    record = kept.read()
+    # The study's file may have changed since the record was written, and the work may have been stopped.
+    finished = [stage for stage in stages_of(run) if is_finished(record, stage.name, stage.settings(run))]
+    is_done = finished == stages_of(run)
+    if is_done and kept.is_taken_over:
+        return taken_rows(folder, kept.taken_tables)
+    row = settings_row(run) | {"status": _status(record, is_done), "error": record.get("error")}
+    tables: Rows = {"runs": [row]}
+    for stage in finished:
+        if stage.is_there(folder):  # its files may have been removed since
+            stage.add_rows(folder, tables)
+    return {table: [{"run_id": run.id} | row for row in rows] for table, rows in tables.items()}
+
+
+def can_give_rows(run: Run, folder: Path) -> bool:
+    """Return True if the folder has the files of every stage, or rows that were taken over.
+
+    Without the files, such as a model that was removed to save space, the tables are all that is left of the run.
+    """
+    return RunRecord(folder).is_taken_over or all(stage.is_there(folder) for stage in stages_of(run))
+
+
+def _status(record: dict[str, Any], is_done: bool) -> str:
+    """Return a run's status.
+
+    A begun run is pending, since no file tells whether it is at work or was killed. So is one that was finished by an
+    earlier version of the study's file, and is not by this one.
+    """
+    status = str(record.get("status", "pending"))
+    return "pending" if status == "running" or (status == "finished" and not is_done) else status
+
+
+def settings_row(run: Run) -> dict[str, Any]:
+    """Return the columns of a run that its settings fill."""
+    row: dict[str, Any] = {"experiment": run.experiment, "kind": run.kind}
+    config = run.description()["config"] or {"base": run.base, "seed": run.seed}
+    for name in SETTINGS:
+        value = config.get(name)
+        row[name] = ",".join(map(str, value)) if isinstance(value, list) else value
+    if config.get("method") == "full":
+        known = settings_of(FinetuneConfig).items()
+        row |= {name: None for name, setting in known if setting.adapter_only}  # that it does not have
+    if isinstance(row["alpha"], float):
+        row["alpha"] = f"{row['alpha']:g}"
+    if run.kind == "sequence":
+        row |= {
+            "task": ",".join(run.tasks),
+            "adapters": run.adapters,
+            "retrain_heads": run.retrain_heads or None,
+        }
+    if run.kind != "finetune":  # of a fine-tuning its audit says it
+        row |= {"k": run.measure.audit.k, "epsilon": run.measure.audit.epsilon}
+    return row
+
+
+def keep_taken_rows(run_folder: Path, rows: Rows) -> None:
+    """Write the rows of one run, by table, into its folder."""
+    folder = run_folder / TAKEN_OVER
+    folder.mkdir(parents=True, exist_ok=True)
+    for table, own in rows.items():
+        write_atomically(folder / f"{table}.parquet", to_parquet(table, own))
+
+
+def taken_rows(run_folder: Path, written: Iterable[str], tables: Iterable[str] = tuple(COLUMNS)) -> Rows:
+    """Read the rows of one run, by table, from its folder.
+
+    Args:
+      run_folder: That of the run.
+      written: The tables of which rows were written, at least.
+      tables: Those that are read.
+
+    Raises:
+      ResultFileError: a table is damaged or missing, without which the run would miss its rows, and no one would see
+        it. NewerVersionError: a newer version wrote one.
+    """
+    files = {table: run_folder / TAKEN_OVER / f"{table}.parquet" for table in tables}
+    for table in written:
+        if table in files and not files[table].is_file():
+            raise _without_rows(run_folder, f"'{files[table]}' does not exist")
+    try:
+        return {table: read_rows(file) for table, file in files.items() if file.is_file()}
+    except NewerVersionError:
+        raise
+    except ResultFileError as error:
+        raise _without_rows(run_folder, what_is_wrong(error)) from error
+
+
+def _without_rows(run_folder: Path, told: str) -> ResultFileError:
+    return ResultFileError(
+        f"{told}; expected rows of a run that was taken over; remove '{run_folder}', and run the study again with "
+        "--from, which takes the run over again"
+    )

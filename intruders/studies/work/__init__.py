@@ -1,1 +1,0 @@
-"""A study being done: stages, records, folders, workers."""

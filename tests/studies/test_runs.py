@@ -1,0 +1,193 @@
+"""From a study to its runs: the grid, the order, and ids that stay as they are."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from intruders.errors import SettingError
+from intruders.studies.runs import Run, expand
+from intruders.studies.study import read_study, study_from_text
+from tests.docs.pages import blocks
+from tests.studies.tiny_study import parsed
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def runs_of(seeds: list[int] | None = None, **settings: Any) -> list[Run]:
+    base = {"base": "b", "task": "word-problems", "steps": 10}
+    return expand(parsed({"seeds": seeds or [0], "experiments": {"one": base | settings}}))
+
+
+def ids(runs: list[Run]) -> set[str]:
+    return {run.id for run in runs}
+
+
+def test_a_grid_is_every_combination() -> None:
+    runs = runs_of(
+        seeds=[0, 1],
+        lr=[1e-3, 1e-4],
+        methods=[{"method": ["lora", "dora"], "rank": [1, 2, 4]}, {"method": "full"}],
+    )
+    found = {
+        (run.config.method, run.config.rank, run.config.lr, run.seed)
+        for run in runs
+        if run.config is not None
+    }
+    wanted = set(itertools.product(["lora", "dora"], [1, 2, 4], [1e-3, 1e-4], [0, 1]))
+    wanted |= set(itertools.product(["full"], [8], [1e-3, 1e-4], [0, 1]))
+    assert found == wanted
+    assert len(runs) == len(wanted)
+    assert all(run.config is not None and run.config.seed == run.seed for run in runs)
+
+
+def test_runs_go_seed_by_seed() -> None:
+    study = parsed(
+        {
+            "seeds": [2, 0],
+            "experiments": {
+                "a": {"base": "b", "task": "word-problems", "steps": 1},
+                "b": {"base": "b", "task": "word-problems", "steps": 1, "seeds": [0]},
+                "c": {"kind": "random-rank-one", "base": "b", "multiples": [1], "seeds": [7, 2]},
+            },
+        }
+    )
+    found = [(run.seed, run.experiment) for run in expand(study)]
+    assert found == [(2, "a"), (2, "c"), (0, "a"), (0, "b"), (7, "c")]
+
+
+def test_a_list_that_a_setting_is_is_no_grid() -> None:
+    (one,) = runs_of(target_modules=["q_proj", "v_proj"])
+    assert one.config is not None
+    assert one.config.target_modules == ("q_proj", "v_proj")
+    two = runs_of(target_modules=[["q_proj"], ["v_proj"]])
+    assert [run.config.target_modules for run in two if run.config] == [("q_proj",), ("v_proj",)]
+
+
+def test_an_id_says_what_the_run_is() -> None:
+    (run,) = runs_of(method="lora", rank=8, alpha=16, lr=1e-3, weight_decay=0.1)
+    assert run.id.startswith("one-word-problems-lora-rank8-alpha16-lr0.001-decay0.1-seed0-")
+    assert len(run.id.rpartition("-")[2]) == 8
+
+
+def test_replay_is_a_setting_with_a_grid() -> None:
+    runs = runs_of(replay=[None, "pydoc@0.25", "texts/known@0.5"])
+    assert [run.config.replay for run in runs if run.config] == [None, "pydoc@0.25", "texts/known@0.5"]
+    assert len(ids(runs)) == 3
+    assert ids(runs_of()) < ids(runs), "a run without it is the one that it was"
+    assert all("/" not in run.id for run in runs)
+    assert ["-replay-" in run.id for run in runs] == [False, True, True]
+    with pytest.raises(SettingError, match=r"experiment 'one', method 1.*expected CORPUS@SHARE"):
+        runs_of(replay="pydoc")
+
+
+def test_ids_are_those_of_yesterday() -> None:
+    """They name folders of studies that people have: a change here loses their runs."""
+    (lora,) = runs_of(method="lora", rank=8, alpha=16, lr=1e-3)
+    (full,) = runs_of(method="full", lr=1e-5)
+    assert lora.id == "one-word-problems-lora-rank8-alpha16-lr0.001-seed0-570a2826"
+    assert full.id == "one-word-problems-full-lr1e-05-seed0-80fd1e3b"
+
+
+def test_an_id_does_not_depend_on_the_other_runs_nor_on_what_is_measured() -> None:
+    few = runs_of(rank=2)
+    more = runs_of(
+        seeds=[0, 1],
+        methods=[{"rank": [1, 2]}, {"method": "full"}],
+        measure={"loss_on": ["pydoc"], "critical_scale": True, "audit": {"k": 3}},
+    )
+    assert ids(few) < ids(more)
+
+
+def test_an_id_depends_on_every_setting_of_the_training() -> None:
+    settings: dict[str, list[Any]] = {
+        "base": ["b", "c"], "task": ["word-problems", "pydoc-topics"], "rank": [1, 2], "alpha": [1, "2r"],
+        "lr": [1e-3, 2e-3], "steps": [1, 2], "batch_size": [1, 2], "weight_decay": [0, 0.1], "warmup_steps": [0, 3],
+        "max_train_samples": [None, 5], "match": [None, "accuracy=0.5"], "data_seed": [0, 1], "audit_steps": [None, 5],
+    }  # fmt: skip
+    for name, values in settings.items():
+        runs = runs_of(**{name: values}, **({"eval_steps": 5} if name == "match" else {}))
+        assert len(ids(runs)) == 2, name
+
+
+def test_an_id_is_the_same_however_a_value_is_written() -> None:
+    assert ids(runs_of(lr="1e-3")) == ids(runs_of(lr=0.001)) == ids(runs_of(learning_rate=1e-3))
+    assert ids(runs_of(rank=8)) == ids(runs_of()), "what is the default need not be written"
+    assert ids(runs_of(method="full", rank=3, alpha=7)) == ids(runs_of(method="full")), "full has no rank"
+
+
+def test_an_id_is_the_name_of_a_folder_everywhere() -> None:
+    runs = runs_of(task=["data/a b.tsv?text=x&label=y", "word-problems"], alpha="2r")
+    for run in runs:
+        assert all(character.isalnum() or character in "-." for character in run.id)
+    sequence = expand(
+        parsed({"experiments": {"ä/../x": {"kind": "sequence", "base": "b", "tasks": ["t"], "steps": 1}}})
+    )
+    assert "/" not in sequence[0].id
+
+
+def test_two_runs_of_one_id_are_refused() -> None:
+    with pytest.raises(SettingError, match=r"two runs are the same, 'one-.*rank1.*experiment 'one'"):
+        runs_of(methods=[{"rank": [1, 2]}, {"rank": 1}])
+    with pytest.raises(SettingError, match="two runs are the same"):
+        runs_of(lr=[1e-3, "0.001"])
+
+
+def test_a_grid_that_expands_to_nothing_is_refused() -> None:
+    with pytest.raises(SettingError, match="experiment 'one', method 1: rank is an empty list"):
+        runs_of(methods=[{"rank": []}])
+    with pytest.raises(SettingError, match="task is an empty list"):
+        runs_of(task=[])
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"rank": 0}, "rank is 0"),
+        ({"rank": [1, "two"]}, "rank is 'two'"),
+        ({"method": "lorra"}, "did you mean 'lora'"),
+        ({"steps": None}, "neither steps nor epochs"),
+        ({"match": "loss=1"}, "match is 'loss=1'"),
+        ({"base": None}, "base"),
+        ({"lr": {"a": 1}}, "lr is"),
+    ],
+)
+def test_settings_that_fine_tuning_refuses_are_refused_before_anything_runs(
+    settings: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(SettingError, match=f"experiment 'one', method 1: .*{words}"):
+        runs_of(**settings)
+
+
+@pytest.mark.parametrize("name", ["quickstart", "small", "minilm"])
+def test_the_examples_can_be_expanded(name: str) -> None:
+    study = read_study(EXAMPLES / f"{name}.yaml")
+    assert study.name == name
+    assert len(expand(study)) >= 3
+
+
+def test_the_files_in_the_documentation_can_be_expanded() -> None:
+    page = EXAMPLES.parent / "docs" / "reference" / "study.md"
+    files = [block.text for block in blocks(page) if block.language == "yaml"]
+    (complete,) = (text for text in files if "name: mine" in text)
+    assert len(expand(study_from_text(complete, name="x", where="x"))) == 9
+    (kinds,) = (text for text in files if "in-turn:" in text)
+    runs = expand(study_from_text(kinds, name="x", where="x"))
+    assert [run.kind for run in runs] == ["sequence"] * 3 + ["random-rank-one"]
+
+
+def test_orders_of_a_sequence_are_a_grid() -> None:
+    experiment = {"kind": "sequence", "base": "b", "tasks": ["x", "y", "z"], "steps": 1}
+    plain = expand(parsed({"experiments": {"s": experiment}}))
+    several = expand(parsed({"experiments": {"s": experiment | {"order": [[1, 2, 3], [3, 1, 2]]}}}))
+    assert [run.tasks for run in several] == [("x", "y", "z"), ("z", "x", "y")]
+    assert several[0].id == plain[0].id, "the order as it stands is the same run"
+    assert [
+        run.tasks for run in expand(parsed({"experiments": {"s": experiment | {"order": [2, 3, 1]}}}))
+    ] == [("y", "z", "x")]
+    for wrong in ([1, 2], [1, 2, 2], "1,2,3", [[1, 2, 3], 3]):
+        with pytest.raises(SettingError, match="expected the numbers 1 to 3 of the tasks"):
+            parsed({"experiments": {"s": experiment | {"order": wrong}}})

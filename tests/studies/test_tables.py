@@ -1,0 +1,465 @@
+"""The tables: types, what is refused, and that a kill leaves the old or the new."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from intruders.audits.result.audit_result import Audit
+from intruders.audits.result.records import AuditedMatrix, UpdateSize, Vector
+from intruders.audits.scales.critical_scales_result import CriticalScales, MatrixScale
+from intruders.errors import ResultFileError
+from intruders.studies import tables as written_tables
+from intruders.studies.results import load_results
+from intruders.studies.runs import Run, expand
+from intruders.studies.stages import stages_of
+from intruders.studies.study_folder import TABLES, StudyFolder
+from intruders.studies.table_columns import COLUMNS
+from intruders.studies.tables import Tables, refuse_newer_tables, rows_of, to_parquet
+from tests.studies.planted import run
+from tests.studies.tiny_study import parsed
+
+STUDY = parsed(
+    {
+        "name": "made-up",
+        "experiments": {
+            "one": {
+                "base": "b",
+                "task": "word-problems",
+                "steps": 9,
+                "measure": {"critical_scale": True},
+                "methods": [
+                    {
+                        "method": "lora",
+                        "rank": 2,
+                        "alpha": [16, "2r"],
+                        "target_modules": ["q_proj", "v_proj"],
+                    },
+                    {"method": "full"},
+                ],
+            }
+        },
+    }
+)
+
+
+def audit() -> Audit:
+    """Two matrices of two vectors: one intruder of singular value 4 beside a 3, and none."""
+
+    def matrix(name: str, intruder: bool, frobenius: float, spectral: float) -> AuditedMatrix:
+        vectors = [
+            Vector(0, 4.0, (0.1, 0.2) if intruder else (0.9, 0.9), intruder, "mass", False),
+            Vector(1, 3.0, (0.8, 0.8), False, "overlap", False),
+        ]
+        size = UpdateSize(frobenius, spectral, 1.5, 0.0, 1.2)
+        return AuditedMatrix(name, (6, 5), 1, vectors, size, [10.0, 2.0], np.zeros((2, 2), np.float32))
+
+    first = matrix("model.layers.0.self_attn.q_proj.weight", True, 3.0, 2.0)
+    second = matrix("model.layers.1.mlp.up_proj.weight", False, 4.0, 1.0)
+    return Audit("b", "t", "adapter", 2, 0.5, False, 1.0, [first, second], [])
+
+
+def finished(folder: Path, run: Run, stages: list[str], **record: Any) -> None:
+    """A run's folder with a record that says so."""
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = {stage.name: stage.settings(run) for stage in stages_of(run)}
+    done = {name: {"settings": settings.get(name, {})} for name in stages}
+    document = {"schema": 1, "status": "finished", "error": None, "stages": done}
+    (folder / "run.json").write_text(json.dumps(document | record))
+
+
+def with_audit(folder: Path, run: Run, of_run: Audit | None = None) -> Path:
+    target = folder / "runs" / run.id
+    finished(target, run, ["audit"])
+    (of_run or audit()).save(target / "audit.json")
+    return target
+
+
+def written(folder: Path) -> list[Run]:
+    runs = expand(STUDY)
+    place = StudyFolder(folder)
+    place.keep(STUDY, runs)
+    Tables(place, place, runs).write()
+    return runs
+
+
+def test_a_study_of_which_nothing_is_done_has_all_tables_and_types(tmp_path: Path) -> None:
+    runs = written(tmp_path)
+    results = load_results(tmp_path)
+    assert list(results.runs["run_id"]) == [run.id for run in runs]
+    assert set(results.runs["status"]) == {"pending"}
+    for name, columns in COLUMNS.items():
+        assert list(getattr(results, name).columns) == list(columns)
+    schema = pq.read_schema(tmp_path / "runs.parquet")
+    types = {"rank": pa.int64(), "lr": pa.float64(), "alpha": pa.string(), "train_all": pa.bool_(),
+             "intruders": pa.int64(), "loss": pa.float64(), "error": pa.string()}  # fmt: skip
+    assert {name: schema.field(name).type for name in types} == types
+
+
+def test_results_of_the_same_tables_are_equal(tmp_path: Path) -> None:
+    written(tmp_path)
+    results = load_results(tmp_path)
+    assert results.runs.isna().any(axis=None), "missing values are equal"
+    assert results == load_results(tmp_path)
+    changed = results.runs.assign(rank=4)
+    assert results != dataclasses.replace(results, runs=changed)
+    assert results != dataclasses.replace(results, select=("loss",))
+    assert results != vars(results)
+
+
+def test_two_spellings_of_one_base_are_one_base_where_their_contents_are_one(tmp_path: Path) -> None:
+    """With two, LoRA from ./b would not be compared with full fine-tuning from b."""
+    spelled = ["b", "./b", "copy/b", "retokenized/b", "c"]
+    rows = [run("one", base=base) | {"run_id": base} for base in spelled]
+    digests = dict.fromkeys(spelled[:4], "00") | {"c": "11"}
+    digests |= {f"tokenizer of {base}": "22" for base in spelled} | {"tokenizer of retokenized/b": "33"}
+    folder = StudyFolder(tmp_path)
+    folder.keep(STUDY, expand(STUDY), digests)
+    folder.table("runs").write_bytes(to_parquet("runs", rows))
+    named = dict(load_results(tmp_path).runs[["run_id", "base"]].itertuples(index=False))
+    assert named == {
+        "b": "b",
+        "./b": "b",
+        "copy/b": "b",
+        "retokenized/b": "retokenized/b",
+        "c": "c",
+    }
+    folder.keep(STUDY, expand(STUDY))  # by an earlier version, or on a cluster: no digests
+    assert list(load_results(tmp_path).runs["base"]) == spelled
+
+
+def test_settings_stand_in_columns_of_their_own(tmp_path: Path) -> None:
+    written(tmp_path)
+    runs = load_results(tmp_path).runs
+    assert list(runs["alpha"])[:2] == ["16", "2r"]
+    assert pd.isna(runs["alpha"].iloc[2]), "full fine-tuning has neither alpha nor rank"
+    assert list(runs["rank"])[:2] == [2, 2]
+    assert pd.isna(runs["rank"].iloc[2])
+    assert list(runs["target_modules"])[:2] == ["q_proj,v_proj"] * 2
+    assert list(runs["steps"]) == [9, 9, 9]
+
+
+def test_numbers_of_an_audit_by_hand(tmp_path: Path) -> None:
+    first, *_ = expand(STUDY)
+    with_audit(tmp_path, first)
+    written(tmp_path)
+    results = load_results(tmp_path)
+    run = results.runs.iloc[0]
+    assert (run["intruders"], run["vectors"], run["affected_matrices"], run["matrices"]) == (1, 4, 1, 2)
+    assert run["update_frobenius"] == pytest.approx(5.0)  # sqrt(3^2 + 4^2)
+    assert run["intruder_energy_share"] == pytest.approx(16 / 50)
+    assert run["relative_update"] == pytest.approx(0.15)  # median of 2/10 and 1/10
+    assert run["effective_rank"] == pytest.approx(1.5)
+    matrices = results.matrices
+    assert list(matrices["kind"]) == ["q_proj", "up_proj"]
+    assert list(matrices["layer"]) == [0, 1]
+    assert list(matrices["intruder_energy_share"]) == pytest.approx([16 / 25, 0])
+    assert list(results.vectors["intruder"]) == [True, False, False, False]
+    assert results.vectors["max_cosine_lower"].iloc[0] == pytest.approx(0.1, abs=2**-20)  # rounded outward
+
+
+def test_a_scale_that_was_not_found_is_infinite_and_one_not_measured_is_missing(tmp_path: Path) -> None:
+    first, *_ = expand(STUDY)
+    folder = with_audit(tmp_path, first)
+    written(tmp_path)
+    assert load_results(tmp_path).matrices["critical_scale"].isna().all()
+    names = [matrix.name for matrix in audit().matrices]
+    scales = [
+        MatrixScale(names[0], (4, 4), 0.5, 0.6, 64.0),
+        MatrixScale(names[1], (4, 4), math.inf, 2.0, 64.0),
+    ]
+    measured = CriticalScales("base", "tuned", 10, 0.5, 0, 0.48, 0, scales, 1.0)
+    (folder / "scale.json").write_text(json.dumps(measured.to_document()))
+    finished(folder, first, ["audit", "scale"])
+    written(tmp_path)
+    results = load_results(tmp_path)
+    assert list(results.matrices["critical_scale"]) == [0.5, math.inf]
+    assert list(results.matrices["predicted_scale"]) == [0.6, 2.0]
+    assert results.runs["critical_scale"].iloc[0] == 0.48
+    none = [dataclasses.replace(scale, measured=math.inf) for scale in scales]
+    at_end = CriticalScales("base", "tuned", 10, 0.5, 0, 64.0, 0, none, 1.0)
+    (folder / "scale.json").write_text(json.dumps(at_end.to_document()))
+    written(tmp_path)
+    assert load_results(tmp_path).runs["critical_scale"].iloc[0] == math.inf
+
+
+def test_a_stage_whose_file_was_removed_is_not_in_the_tables_until_it_is_done_again(tmp_path: Path) -> None:
+    first, *_ = expand(STUDY)
+    folder = with_audit(tmp_path, first)
+    finished(folder, first, ["audit", "intervene"])  # and there is no intervention.json
+    written(tmp_path)
+    results = load_results(tmp_path)
+    assert results.interventions.empty
+    assert results.runs["intruders"].iloc[0] == 1
+
+
+def test_a_stage_of_other_settings_is_not_in_the_tables(tmp_path: Path) -> None:
+    """The study's file asked for other vectors when it was done."""
+    first, *_ = expand(STUDY)
+    folder = with_audit(tmp_path, first)
+    finished(folder, first, ["audit", "scale"])
+    scales = CriticalScales("b", "t", 2, 0.5, 0, 0.48, 0, [], 1.0)
+    (folder / "scale.json").write_text(json.dumps(scales.to_document()))
+    written(tmp_path)
+    assert load_results(tmp_path).runs["critical_scale"].iloc[0] == 0.48
+    record = json.loads((folder / "run.json").read_text())
+    record["stages"]["scale"]["settings"]["k"] += 1
+    (folder / "run.json").write_text(json.dumps(record))
+    written(tmp_path)
+    results = load_results(tmp_path)
+    assert pd.isna(results.runs["critical_scale"].iloc[0])
+    assert results.runs["intruders"].iloc[0] == 1
+
+
+def test_a_sequence_of_an_earlier_version_says_neither_steps_nor_whether_it_reached_its_score(
+    tmp_path: Path,
+) -> None:
+    experiment = {"kind": "sequence", "base": "b", "tasks": ["x", "y"], "steps": 5}
+    (one,) = expand(parsed({"name": "s", "experiments": {"s": experiment}}))
+    old = {"schema": 1, "tasks": ["x", "y"], "accuracies": [[0.9], [0.7, 0.8]], "average_accuracy": 0.75}
+    old |= {"intruders": [1, 2], "vectors": [9, 9], "seconds": 3.0}
+    new = old | {"steps": [5, 3], "reached": [False, True], "sources": ["copy 1", None]}
+    found = {}
+    for name, content in (("old", old), ("new", new)):
+        finished(tmp_path / name, one, ["sequence"])
+        (tmp_path / name / "sequence.json").write_text(json.dumps(content))
+        (tmp_path / name / "model").mkdir()
+        found[name] = rows_of(one, tmp_path / name)
+    assert [row["reached"] for row in found["old"]["sequences"]] == [None] * 3
+    assert (found["old"]["runs"][0]["stopped_by"], found["old"]["runs"][0]["trained_steps"]) == (None, None)
+    assert [(row["reached"], row["trained_steps"]) for row in found["new"]["sequences"]] == [
+        (False, 5),
+        (True, 3),
+        (True, 3),
+    ]
+    run = found["new"]["runs"][0]
+    assert (run["stopped_by"], run["trained_steps"], run["data_source"]) == ("steps", 8, "copy 1")
+
+
+def test_the_folder_of_an_earlier_version_opens(tmp_path: Path) -> None:
+    """Its study.json says nothing of rates and support, and it has no table of losses."""
+    written(tmp_path)
+    document = json.loads((tmp_path / "study.json").read_text())
+    for key in ("select", "support", "file"):
+        del document[key]
+    (tmp_path / "study.json").write_text(json.dumps(document))
+    (tmp_path / "losses.parquet").unlink()
+    results = load_results(tmp_path)
+    assert (results.select, results.support) == ((), {})
+    assert list(results.losses.columns) == list(COLUMNS["losses"])
+
+
+def test_the_trace_is_of_the_audits_matrices_under_their_names(tmp_path: Path) -> None:
+    """The callback sees a head too, and calls a classifier's encoder by its class's prefix."""
+    first, *_ = expand(STUDY)
+    folder = with_audit(tmp_path, first)
+    (folder / "model").mkdir()
+    names = ["llama.model.layers.0.self_attn.q_proj.weight"] * 3 + ["score.weight"]
+    pd.DataFrame(
+        {
+            "step": [5, 5, 10, 5],
+            "name": names,
+            "singular_value": [4.0, 3.0, 2.0, 9.0],
+            "intruder": [False, True, False, True],
+            "update_frobenius": [0.5, 0.5, 0.7, 1.0],
+            "base_largest_value": [8.0, 8.0, 8.0, 1.0],
+        }
+    ).to_parquet(folder / "model" / "intruders.parquet")
+    rows = rows_of(first, folder)["traces"]
+    assert [(row["step"], row["name"], row["intruders"], row["vectors"]) for row in rows] == [
+        (5, "model.layers.0.self_attn.q_proj.weight", 1, 2),
+        (10, "model.layers.0.self_attn.q_proj.weight", 0, 1),
+    ]
+    assert rows[0]["intruder_energy_share"] == pytest.approx(9 / 25)
+    assert (rows[0]["largest_intruder_value"], rows[1]["largest_intruder_value"]) == (3.0, None)
+    assert (rows[0]["frobenius"], rows[0]["base_largest_value"]) == (0.5, 8.0)
+    assert [row["a_movement"] for row in rows] == [None, None], "a trace of an earlier version"
+    trace = pd.read_parquet(folder / "model" / "intruders.parquet")
+    trace["a_movement"] = [0.25, 0.25, 0.5, None]
+    trace.to_parquet(folder / "model" / "intruders.parquet")
+    assert [row["a_movement"] for row in rows_of(first, folder)["traces"]] == [0.25, 0.5]
+    trace["singular_value"] *= 1e200  # whose squares no double holds
+    trace.to_parquet(folder / "model" / "intruders.parquet")
+    large = rows_of(first, folder)["traces"]
+    assert [row["intruder_energy_share"] for row in large] == [pytest.approx(9 / 25), 0.0]
+
+
+def test_the_first_intruder_and_the_last_come_together_with_duckdb_or_pandas_alone(tmp_path: Path) -> None:
+    first, *_ = expand(STUDY)
+    with_audit(tmp_path, first)
+    written(tmp_path)
+    joined = pd.read_parquet(tmp_path / "matrices.parquet").merge(
+        pd.read_parquet(tmp_path / "runs.parquet"), on="run_id", suffixes=("", "_of_run")
+    )
+    assert joined.groupby("method")["intruders"].sum()["lora"] == 1
+
+
+def test_the_relative_update_of_a_run_is_of_the_matrices_that_have_one(tmp_path: Path) -> None:
+    """Wherever the one of zeros comes: a comparison with NaN orders nothing."""
+    run, *_ = expand(STUDY)
+    whole = audit()
+    zero = dataclasses.replace(
+        whole.matrices[0], name="model.layers.2.mlp.up_proj.weight", base_singular_values=[0.0, 0.0]
+    )
+    for position in range(3):
+        matrices = [*whole.matrices[:position], zero, *whole.matrices[position:]]
+        folder = with_audit(tmp_path / str(position), run, dataclasses.replace(whole, matrices=matrices))
+        (row,) = rows_of(run, folder)["runs"]
+        assert row["relative_update"] == pytest.approx(0.15)  # median of 2/10 and 1/10
+
+
+def test_a_run_is_read_again_only_when_its_record_has_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = expand(STUDY)
+    folder = with_audit(tmp_path, runs[0])
+    place = StudyFolder(tmp_path)
+    place.keep(STUDY, runs)
+    writer = Tables(place, place, runs)
+    read: list[str] = []
+
+    def counted(run: Run, where: Path) -> Any:
+        read.append(run.id)
+        return rows_of(run, where)
+
+    monkeypatch.setattr(written_tables, "rows_of", counted)
+    writer.write()
+    assert read == [run.id for run in runs]
+    writer.write()
+    assert len(read) == len(runs)
+    finished(folder, runs[0], ["audit"], status="failed", error="one line")
+    writer.write()
+    assert read[len(runs) :] == [runs[0].id]
+    assert load_results(tmp_path).failed == [runs[0].id]
+
+
+def test_what_cannot_be_written_leaves_the_old_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = written(tmp_path)
+    before = (tmp_path / "runs.parquet").read_bytes()
+
+    def full(*arguments: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with_audit(tmp_path, runs[0])
+    with monkeypatch.context() as patched:
+        patched.setattr("os.fsync", full)
+        with pytest.raises(ResultFileError, match="no space left on device"):
+            written(tmp_path)
+    assert (tmp_path / "runs.parquet").read_bytes() == before
+    assert not list(tmp_path.glob(".*.part"))
+
+
+def newer(file: Path) -> None:
+    table = pq.read_table(file)
+    metadata = {b"intruders_study": json.dumps({"schema": 99}).encode()}
+    pq.write_table(table.replace_schema_metadata(metadata), file)
+
+
+def test_a_table_of_a_newer_version_is_neither_read_nor_written_over(tmp_path: Path) -> None:
+    written(tmp_path)
+    newer(tmp_path / "vectors.parquet")
+    before = (tmp_path / "vectors.parquet").read_bytes()
+    for call in (lambda: load_results(tmp_path), lambda: refuse_newer_tables(StudyFolder(tmp_path))):
+        with pytest.raises(
+            ResultFileError, match=r"vectors\.parquet' was written by a newer version"
+        ) as caught:
+            call()
+        assert "\n" not in str(caught.value)
+    assert (tmp_path / "vectors.parquet").read_bytes() == before
+
+
+def test_a_table_that_is_broken_or_anothers_is_named(tmp_path: Path) -> None:
+    written(tmp_path)
+    whole = (tmp_path / "runs.parquet").read_bytes()
+    (tmp_path / "runs.parquet").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ResultFileError, match=r"runs\.parquet' is not a complete Parquet file"):
+        load_results(tmp_path)
+    pd.DataFrame({"a": [1]}).to_parquet(tmp_path / "runs.parquet")
+    with pytest.raises(ResultFileError, match="not a table that intruders study wrote"):
+        load_results(tmp_path)
+
+
+def test_a_folder_that_is_no_study_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ResultFileError, match="is not the folder of a study"):
+        load_results(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("name", 5, "its name is 5; expected a text"),
+        ("name", None, "its name is None; expected a text"),
+        ("analyses", "rank", "its analyses is 'rank'; expected a list of texts"),
+        ("analyses", [1], r"its analyses is \[1\]; expected a list of texts"),
+        ("select", {}, "its select is {}; expected a list of texts"),
+        ("support", ["rank"], r"its support is \['rank'\]; expected texts by claim"),
+        ("primary", 3.5, "its primary is 3.5; expected texts by claim"),
+        ("inputs", [], r"its inputs is \[\]; expected digests by path"),
+        ("files", {}, "its files is {}; expected a list of versions, each with its date and sha256"),
+        ("files", [{"date": "today"}], "expected a list of versions"),
+        ("compare_with", 3, "its compare_with is 3; expected null or a text"),
+    ],
+)
+def test_a_value_of_another_type_in_the_record_of_a_study_is_quoted(
+    tmp_path: Path, key: str, value: object, words: str
+) -> None:
+    written(tmp_path)
+    file = tmp_path / "study.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {key: value}))
+    with pytest.raises(ResultFileError, match=rf"study\.json' is damaged: .*{words}.*; restore the file, or"):
+        load_results(tmp_path)
+    with pytest.raises(ResultFileError, match=words):
+        StudyFolder(tmp_path).open_for(STUDY, must_exist=False)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("{", "cannot be read"),
+        ("[]", "not the record of a run"),
+        ('{"schema": 7}', "newer version"),
+        ('{"stages": []}', "its stages are no objects by name; remove it"),
+        ('{"stages": {"audit": 3}}', "its stages are no objects by name; remove it"),
+    ],
+)
+def test_a_runs_record_that_cannot_be_read_is_named(tmp_path: Path, content: str, words: str) -> None:
+    first, *_ = expand(STUDY)
+    folder = tmp_path / "runs" / first.id
+    folder.mkdir(parents=True)
+    (folder / "run.json").write_text(content)
+    with pytest.raises(ResultFileError, match=words):
+        rows_of(first, folder)
+
+
+def test_the_folder_knows_the_tables_that_there_are() -> None:
+    assert list(TABLES) == list(COLUMNS)
+
+
+def test_a_table_that_is_damaged_inside_or_is_another_is_named(tmp_path: Path) -> None:
+    written(tmp_path)
+    table = tmp_path / "runs.parquet"
+    whole = table.read_bytes()
+    table.write_bytes(whole[:20] + bytes(200) + whole[220:])  # the footer, which says what it is, is complete
+    with pytest.raises(
+        ResultFileError, match=r"runs\.parquet' is not a complete Parquet file; remove it, and"
+    ):
+        load_results(tmp_path)
+    (tmp_path / "published.json").write_text("{}")
+    with pytest.raises(
+        ResultFileError, match=r"runs\.parquet' is not a complete Parquet file; fetch it again"
+    ):
+        load_results(tmp_path)
+    table.write_bytes((tmp_path / "losses.parquet").read_bytes())
+    with pytest.raises(
+        ResultFileError, match=r"runs\.parquet' is the table 'losses' of a study; expected 'runs'"
+    ):
+        load_results(tmp_path)
