@@ -11,7 +11,7 @@ from ..audits.audit_settings import AuditSettings
 from ..audits.result.audit_result import Audit
 from ..checkpoints.opening.model_sum import each_part
 from ..checkpoints.stored.locate import HubOrigin, split_revision
-from ..system.commands import changed_options
+from ..system.commands import changed_options, command_of, options_of
 
 # How models that Python had in memory are named: "LlamaForCausalLM (HuggingFaceTB/SmolLM2-135M), adapter 'default'".
 _IN_MEMORY = re.compile(r"state dict of .*|\w+ \(.*\)|.*, adapter '.*'")
@@ -31,15 +31,14 @@ def audit_command(audit: Audit) -> str | None:
     """Return a shell line with the audit's own settings; None for models from Python, not from files."""
     if not is_from_files(audit):
         return None
-    parts = ["intruders", "audit"]
-    parts += [each_part(audit.base_source, partial(_at_its_commit, hub=audit.base_hub))]
-    parts += [each_part(audit.tuned_source, partial(_at_its_commit, hub=audit.tuned_hub))]
-    return shlex.join([*parts, *options_of_audit(AuditSettings.of(audit))])
+    base = each_part(audit.base_source, partial(_at_its_commit, hub=audit.base_hub))
+    tuned = each_part(audit.tuned_source, partial(_at_its_commit, hub=audit.tuned_hub))
+    return shlex.join([*command_of("audit", base, tuned), *options_of_audit(AuditSettings.of(audit))])
 
 
 def options_of_audit(settings: AuditSettings) -> list[str]:
     """Return the options of an audit with these settings: k and epsilon, and others that differ from the defaults."""
-    named = ["--k", str(settings.k), "--epsilon", f"{settings.epsilon:g}"]
+    named = options_of({"k": settings.k, "epsilon": settings.epsilon})
     return [*named, *changed_options(settings, _NAMED_IF_CHANGED)]
 
 

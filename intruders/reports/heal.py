@@ -38,7 +38,7 @@ from ..experiments.healing import (
 from ..experiments.point import HealedPoint
 from ..measures.intervals import Interval
 from ..models.loading_settings import LOAD_IN
-from ..system.commands import options_of
+from ..system.commands import command_of, options_of
 from ..system.words import duration, number, percent, plural
 from .layer_grid import layer_grid
 from .page.html_page import render_figures, write_page
@@ -168,15 +168,14 @@ def check_command(healing: Healing) -> str:
     settings = healing.settings
     # What the base wrote itself is in no file.
     names = [name for name in healing.healed_point.corpora if name not in OWN_TEXT]
-    corpora = [part for corpus in names for part in ("--loss-on", corpus)]
     # A record of an earlier release may lack some of them.
     given = {name: settings[name] for name in ("max_documents", "max_tokens", "seed") if settings.get(name)}
     if settings.get("dtype"):
         given["load_in" if settings["dtype"] in LOAD_IN else "dtype"] = settings["dtype"]
     if settings.get("estimate"):
         given["estimate"] = True
-    command = ["intruders", "evaluate", healing.out or "", "--base", healing.base, *corpora]
-    return shlex.join([*command, *options_of(given), *_scoring(healing), "--reported-half"])
+    measured = command_of("evaluate", healing.out or "", base=healing.base, loss_on=names, **given)
+    return shlex.join([*measured, *_scoring(healing), "--reported-half"])
 
 
 def _scoring(healing: Healing) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from ..audits.scales.critical_scales_result import CriticalScales
 from ..checkpoints.opening.model_sum import is_sum
 from ..checkpoints.stored.locate import DEMO_MODELS
 from ..measures.intervals import Interval
-from ..system.commands import changed_options
+from ..system.commands import changed_options, command_of
 from ..system.words import number, plural
 from .audit_command import is_from_files
 
@@ -146,7 +146,7 @@ class Facts:
 
     def command(self, name: str, *options: str, only: Sequence[str] = ()) -> tuple[str, ...]:
         """Return a command on the two models, with the audit's changed settings that are in ``only``."""
-        return ("intruders", name, self.base, self.tuned, *options, *changed_options(self.settings, only))
+        return (*command_of(name, self.base, self.tuned), *options, *changed_options(self.settings, only))
 
 
 def steps(facts: Facts) -> list[Step]:
@@ -195,9 +195,8 @@ def _measured(facts: Facts) -> Step:
     return Step(
         f"{UNMEASURED} Measure it first, as the rise of the loss on text; if that is not clearly above zero, there "
         f"is nothing to do. This takes {PROPOSED_DOCUMENTS} documents:",
-        (
-            *("intruders", "evaluate", facts.tuned, "--base", facts.base),
-            *("--loss-on", "pydoc", "--max-documents", str(PROPOSED_DOCUMENTS)),
+        command_of(
+            "evaluate", facts.tuned, base=facts.base, loss_on="pydoc", max_documents=PROPOSED_DOCUMENTS
         ),
     )
 
@@ -331,6 +330,6 @@ def _nothing_audited(audit: Audit) -> NextSteps:
         meaning = "This says nothing about the tensors that were not selected."
     if not is_from_files(audit):
         return NextSteps(finding, meaning, [])
-    command = ("intruders", "inspect", audit.tuned_source, "--base", audit.base_source)
+    command = command_of("inspect", audit.tuned_source, base=audit.base_source)
     step = Step("Check that the paths are the intended ones, and what they contain:", command)
     return NextSteps(finding, meaning, [step])

@@ -1,4 +1,4 @@
-"""Shell lines of this command: options of values and settings, and how a line is broken."""
+"""Shell lines of this command: their words, options of values and settings, and how a line is broken."""
 
 from __future__ import annotations
 
@@ -6,6 +6,17 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 
 from ..settings import Settings, option_of, settings_of
+
+
+def command_of(verb: str, *words: str, **options: object) -> tuple[str, ...]:
+    """Return the words of a command: its name, what it is given, and the options whose value is not None.
+
+    Examples:
+      >>> command_of("evaluate", "healed", base="smollm2-135m", loss_on=["pydoc"], max_examples=None)
+      ('intruders', 'evaluate', 'healed', '--base', 'smollm2-135m', '--loss-on', 'pydoc')
+    """
+    given = {name: value for name, value in options.items() if value is not None}
+    return ("intruders", verb, *words, *options_of(given))
 
 
 def changed_options(settings: Settings, only: Sequence[str] | None = None) -> tuple[str, ...]:

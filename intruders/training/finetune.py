@@ -23,6 +23,7 @@ from ..models.encoding import PadRight, pad_token_id
 from ..models.quiet import quiet_transformers
 from ..models.tuned_model import OpenedModel
 from ..system.callers_process import apart_from_caller
+from ..system.commands import command_of
 from ..system.files import stop_on_full_disk
 from ..system.folders import removed_if_unused, scratch_folder
 from ..system.versions import machine, versions
@@ -319,11 +320,12 @@ def _require_finite(model: nn.Module) -> None:
 
 def _scoring(config: FinetuneConfig, run: RunFolder) -> str:
     """Return the command that scores the rows which the run itself would have scored."""
-    words = ["intruders", "evaluate", str(run.path), "--task", described_task(config.task, config)]
-    words += ["--split", "validation"]
-    if config.max_eval_samples is not None:
-        words += ["--max-examples", str(config.max_eval_samples)]
-    return shlex.join(words)
+    task = described_task(config.task, config)
+    return shlex.join(
+        command_of(
+            "evaluate", str(run.path), task=task, split="validation", max_examples=config.max_eval_samples
+        )
+    )
 
 
 def _kept_in_bounds(model: nn.Module, config: FinetuneConfig) -> list[Any]:

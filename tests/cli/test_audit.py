@@ -21,7 +21,7 @@ from torch import Tensor
 
 import intruders
 from intruders.models.put_on_base import named_base_note
-from intruders.reports.page import html_page
+from intruders.reports import audit as audit_report
 from tests.commands import environment, forked, in_a_process, in_this_process
 from tests.tiny import save_weights
 
@@ -189,7 +189,7 @@ def test_a_fault_of_the_report_loses_neither_the_result_nor_the_findings(
     def broken(*arguments: object) -> None:
         raise RuntimeError("a template is broken")
 
-    monkeypatch.setattr(html_page, "write_html", broken)
+    monkeypatch.setattr(audit_report, "write_html", broken)
     files = {name: tmp_path / f"out.{name}" for name in ("json", "sarif", "html")}
     options = [word for name, file in files.items() for word in (f"--{name}", file)]
     done = run(*models, "--fail-above", "0", *options)
