@@ -14,8 +14,8 @@ from ..checkpoints.adapters.adapter import AdaptedWeight, Adapter
 from ..checkpoints.opening.open import Source, open_source
 from ..checkpoints.stored.names import tensor_of
 from ..errors import CheckpointError, PairingError, SettingError
+from ..linalg.chance import chance_share
 from ..linalg.low_rank import LowRank
-from ..linalg.random_directions import chance_share
 from ..linalg.spectrum import effective_rank, rank_of_energy, stable_rank
 from ..linalg.svd import DenseSVD
 from ..settings.numbers import is_number

@@ -12,11 +12,9 @@ from pathlib import Path
 
 import xxhash
 
-from ..checkpoints.opening.many_sources import digest_of
 from ..checkpoints.opening.other_formats import other_format
 from ..checkpoints.stored.locate import DEMO_MODELS, DemoModel, locate
 from ..checkpoints.stored.model_folder import where_training_stopped, without_kept_state
-from ..checkpoints.writing.companions import own_tokenizer_files
 from ..errors import CacheError, CheckpointError, DiskFullError, os_reason, some_of
 from ..system.digests import add_files
 from ..system.files import user_path
@@ -143,6 +141,10 @@ def digest_of_model(source: str) -> str:
       CheckpointError: it cannot be found or read.
       MissingDependencyError: it is a demo model whose package is not installed.
     """
+    # Reading weights needs torch, which finding a model does not.
+    from ..checkpoints.opening.many_sources import digest_of
+    from ..checkpoints.writing.companions import own_tokenizer_files
+
     if source in DEMO_MODELS:
         base_model_location(source)
     of_weights = digest_of(source)

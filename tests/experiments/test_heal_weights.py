@@ -23,7 +23,7 @@ from tests.tiny import short_task
 from .healed_models import QUICK, tuned_in_full
 
 BRIEF = intruders.Columns(max_new_tokens=8)
-WEIGHTS = HealSettings(**{**QUICK.values(), "learn": "weights", "rate": 0.02, "weight": 0.1, "allow": 1.0})
+WEIGHTS = HealSettings(**{**QUICK.values(), "learn": "weights", "rate": 0.01, "weight": 1.0})
 IDS = torch.tensor([[5, 20, 31, 7, 44, 12]])
 
 

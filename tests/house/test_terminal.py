@@ -9,7 +9,7 @@ import pytest
 from tests.house.test_layers import PACKAGE
 
 REPORTS = PACKAGE / "reports"
-PAGE = REPORTS / "shared" / "page.py"
+PAGE = REPORTS / "terminal.py"
 # What makes text or tables of rich. A `str` that rich prints is read as markup, and a `Text` as it is.
 OF_RICH = {"Text", "Table", "add_column", "add_row"}
 

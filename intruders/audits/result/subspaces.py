@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from statistics import median
 from typing import TYPE_CHECKING, ClassVar
 
-from ...linalg.random_directions import chance_angle, chance_max_cosine, chance_share
+from ...linalg.chance import chance_angle, chance_max_cosine, chance_share
 from ...system.plain_values import plain
 
 if TYPE_CHECKING:  # a saved audit is read without torch

@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ...errors import CheckpointError
-from ..formats.safetensors import safetensors_file
 from ..stored.json_file import read_json_object
 
 _MLX_MODEL = (
@@ -63,6 +62,8 @@ def _by_folder(folder: Path) -> str:
 
 def _by_file(file: Path) -> str:
     try:
+        from ..formats.safetensors import safetensors_file  # loads torch
+
         return format_of_names(safetensors_file(file))
     except CheckpointError:  # the file is damaged, which its reader says better
         return ""

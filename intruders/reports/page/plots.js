@@ -77,7 +77,7 @@ const bar = (title) => ({ title: { text: title, side: "right" }, thickness: 12, 
 /** The bar of counts, which has no ticks between two of them. */
 const countBar = (title, largest) => ({ ...bar(title), tickformat: "d", ...(largest <= 5 ? { dtick: 1 } : {}) });
 
-/** Rows of cosines from the bytes that page_payload.py packed. */
+/** Rows of cosines from the bytes that reports/audit.py packed. */
 function similarityRows(matrix) {
   const bytes = Uint8Array.from(atob(matrix.similarity.bytes), (character) => character.charCodeAt(0));
   const [rows, columns] = matrix.similarity.shape;
