@@ -82,6 +82,7 @@ class HealSettings(Settings):
         "tokens.",
         choices=RIVALS,
         by_commas=True,
+        unless_given="default: none",
         metavar="NAMES",
         panel="Healing",
     )
