@@ -21,7 +21,7 @@ from tests.json_lines import write_rows
 from tests.tiny import save_llama, short_texts
 from tests.training.tiny_runs import config_of
 
-RECORD = Path(__file__).parents[2] / "fixtures" / "schema-1" / "heal.json"
+RECORD = Path(__file__).parents[1] / "fixtures" / "schema-1" / "heal.json"
 
 
 def healing_with(task_losses: dict[str, float]) -> Healing:
