@@ -68,7 +68,7 @@ def columns_of(stages: Iterable[Stage]) -> dict[str, Columns]:
 def _with(columns: Columns, name: str, kind: type, before: str) -> dict[str, type]:
     names = list(columns)
     names.insert(names.index(before) + 1, name)
-    return {one: kind if one == name else columns[one] for one in names}
+    return {column: kind if column == name else columns[column] for column in names}
 
 
 COLUMNS = columns_of(STAGES)

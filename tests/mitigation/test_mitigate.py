@@ -249,7 +249,7 @@ def test_bfloat16_to_its_rounding(tmp_path: Path) -> None:
     found = merged_from(tmp_path / "out", base)
     for layer, matrix in ((layer, m) for m in result.matrices for layer in [m.name.removesuffix(".weight")]):
         module = model.get_submodule(f"base_model.model.{layer}")
-        a, b = (part["default"].weight.double() for part in (module.lora_A, module.lora_B))
+        a, b = (part["default"].weight.detach().double() for part in (module.lora_A, module.lora_B))
         old = before[matrix.name].double()
         tuned = old + module.scaling["default"] * b @ a
         wanted = scaled(tuned, places_of_intruders(old, tuned), 0.3)
