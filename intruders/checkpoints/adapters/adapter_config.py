@@ -12,7 +12,9 @@ from typing import Any, TypeGuard
 from ...errors import CheckpointError, first_line
 from ..stored.locate import DEMO_MODELS, split_revision
 
-OF_MLX = "is an adapter of MLX, not of PEFT; merge it into its model with mlx_lm.fuse, and pass what it writes"
+OF_MLX = (
+    "is an adapter of MLX, not of PEFT; merge it into its model with mlx_lm.fuse, and pass what it writes"
+)
 # Some seconds' worth. Patterns come from strangers, and Python's re backtracks without a limit.
 _MOST_STEPS = 1e9
 

@@ -80,7 +80,8 @@ def test_an_adapter_of_mlx(tmp_path: Path) -> None:
     adapter = an_mlx_adapter(tmp_path / "mlx")
     for given in (adapter, adapter / "adapters.safetensors"):
         with pytest.raises(
-            CheckpointError, match=rf"^'{given}' is an adapter of MLX, .*mlx_lm\.fuse .* pass what it writes"
+            CheckpointError,
+            match=rf"^'{given}' is an adapter of MLX, .*mlx_lm\.fuse, and pass what it writes",
         ):
             open_source(given)
     with pytest.raises(CheckpointError, match="is an adapter of MLX"):
