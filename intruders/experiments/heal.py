@@ -36,7 +36,7 @@ from .experiment_settings import HEALING, WEIGHTS, HealSettings
 from .heal_bench import HealBench, open_to_heal
 from .heal_data import how_drawn, load_tasks, load_texts, read_prompts
 from .healing import RECORD, Healing
-from .learn import Told, learn, learn_rivals, untold
+from .learn import Told, learn, untold
 from .learned_doses import remedy_of
 from .question import Question
 from .report_healing import reported_healing
@@ -213,8 +213,7 @@ def _healed(
     with in_bench as bench:
         known = {matrix.name for matrix in matrices.audit.matrices}
         learned = learn(bench, settings, matrices=known, told=told, work=work)
-        rivals = learn_rivals(bench, settings, matrices=known, work=work)
-        healing = reported_healing(bench, learned, rivals, matrices, settings, of_tasks, key)
+        healing = reported_healing(bench, learned, matrices, settings, of_tasks, key)
         return healing, learned.state
 
 

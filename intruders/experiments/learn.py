@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -43,6 +43,7 @@ class Learned:
     start: float  # the interpolation that learning started from
     measured: Sequence[Measured]  # of every state on the half that chooses
     notes: Sequence[str] = ()  # what a person should know before the learning starts
+    rivals: Mapping[str, Learned] = field(default_factory=dict)  # what was learned beside it, by name
 
 
 def learn(
@@ -53,23 +54,15 @@ def learn(
     told: Told = untold,
     work: WorkFolder = NOWHERE,
 ) -> Learned:
-    """Learn what the settings say on the half that chooses; an interrupted learning in ``work`` resumes."""
+    """Learn what the settings say on the half that chooses, and their rivals on the same data and by the same rule.
+
+    An interrupted learning in ``work`` resumes.
+    """
     notes, learner = _start(bench, settings, told, work, matrices)
-    return replace(learner.learned(settings.learn), notes=notes)
-
-
-def learn_rivals(
-    bench: HealBench,
-    settings: HealSettings,
-    *,
-    matrices: Collection[str] = (),
-    work: WorkFolder = NOWHERE,
-) -> dict[str, Learned]:
-    """Learn what is reported beside the healing, each on the same data and by the same rule."""
-    if not settings.rivals:
-        return {}
-    _, learner = _start(bench, settings, untold, work, matrices)
-    return {name: learner.learned(name) for name in settings.rivals}
+    learned = learner.learned(settings.learn)
+    quiet = replace(learner, told=untold)
+    rivals = {name: learned if name == settings.learn else quiet.learned(name) for name in settings.rivals}
+    return replace(learned, notes=notes, rivals=rivals)
 
 
 @dataclass(frozen=True)

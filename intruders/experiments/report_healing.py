@@ -37,7 +37,6 @@ _MEASURES = 11  # on the half that is reported, about
 def reported_healing(
     bench: HealBench,
     learned: Learned,
-    rivals: Mapping[str, Learned],
     matrices: TunedMatrices,
     settings: HealSettings,
     of_tasks: Mapping[str, Any],
@@ -48,14 +47,13 @@ def reported_healing(
     Args:
       bench: the models and the data.
       learned: the state that is kept.
-      rivals: what was learned beside it, by name.
       matrices: the audited matrices, whose intruders a control removes.
       settings: by which it was learned.
       of_tasks: the settings by which the tasks are scored again.
       key: what the healing is known again by.
     """
     data, doses, question = bench.data, learned.state.doses, bench.question
-    states = {name: rival.state for name, rival in rivals.items()}
+    states = {name: rival.state for name, rival in learned.rivals.items()}
     points = _reported_points(bench, learned.state, states, _removing(matrices, bench.updates))
     notes = list(learned.notes)
     count = at_bounds(doses) if learned.state.learned is None else 0
@@ -78,7 +76,7 @@ def reported_healing(
         learning=[asdict(measured) for measured in learned.measured],
         rivals={
             name: [asdict(measured) for measured in (rival.best, *rival.measured)]
-            for name, rival in rivals.items()
+            for name, rival in learned.rivals.items()
         },
         documents={name: documents_in(parts) for name, parts in data.report.corpora.items()},
         examples={name: len(rows) for name, rows in data.report.examples.items()},
