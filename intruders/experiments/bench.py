@@ -24,8 +24,8 @@ from ..measures.measure_settings import NO_HARNESS, HarnessSettings, LossSetting
 from ..measures.outcome import Outcome, TaskOutcome
 from ..measures.sensitivities import SingularDirections, sensitivities, task_batches
 from ..mitigation.live_weights import LiveInterventions
-from ..mitigation.remedies.interpolate import Interpolate
 from ..mitigation.remedies.remedy import Case, Remedy
+from ..mitigation.remedies.shares import Interpolate
 from ..mitigation.tuned_matrices import TunedMatrices, not_audited
 from ..models.answers import graded
 from ..models.finetuned_folder import FinetunedFolder

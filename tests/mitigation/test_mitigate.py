@@ -14,7 +14,7 @@ import intruders
 from intruders.audits.audit_settings import AuditSettings
 from intruders.errors import CheckpointError, IntrudersError, NonFiniteError, PairingError, SettingError
 from intruders.mitigation.mitigate import mitigate
-from intruders.mitigation.remedies.interpolate import Interpolate
+from intruders.mitigation.remedies.shares import Interpolate
 from intruders.reports.mitigation import mitigation_lines
 from tests.checkpoints.models import merged_weights, saved, tiny_gpt2, tiny_llama
 from tests.mitigation.hot import (

@@ -11,7 +11,7 @@ import pytest
 from intruders.checkpoints.writing.training_record import training_record
 from intruders.errors import ResultFileError
 from intruders.mitigation.mitigate import mitigate
-from intruders.mitigation.remedies.interpolate import Interpolate
+from intruders.mitigation.remedies.shares import Interpolate
 from intruders.mitigation.write_at_scale import write_at_scale
 from intruders.models.finetuned_folder import FinetunedFolder, data_seed_of
 from tests.checkpoints.models import saved, tiny_llama
