@@ -13,6 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from ..checkpoints.writing.merged import Elsewhere
+from ..checkpoints.writing.training_record import FinetunedFolder
 from ..data.task import Example, Task
 from ..errors import PairingError
 from ..measures.base_inputs import documents_of, sample_inputs
@@ -28,7 +29,6 @@ from ..mitigation.remedies.remedy import Case, Remedy
 from ..mitigation.remedies.shares import Interpolate
 from ..mitigation.tuned_matrices import TunedMatrices, not_audited
 from ..models.answers import graded
-from ..models.finetuned_folder import FinetunedFolder
 from ..models.loading_settings import Loading, require_whole_weights
 from ..models.tuned_model import OpenedModel, open_for_task, open_language_model
 from ..system.progress import Progress
