@@ -11,9 +11,9 @@ from typing import Any
 from ..audits.audit_settings import AuditSettings, refuse_beside_saved
 from ..audits.result.audit_result import Audit
 from ..audits.scales.critical_scales_result import scales_beside
+from ..checkpoints.writing.training_record import FinetunedFolder
 from ..errors import ResultFileError, SettingError
 from ..measures.intervals import Interval
-from ..models.finetuned_folder import FinetunedFolder
 from ..studies.run_record import RunRecord
 from ..studies.study_folder import MODEL
 from ..system.documents import read_document

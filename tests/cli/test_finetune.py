@@ -69,6 +69,7 @@ def test_errors_are_one_line_and_leave_nothing(llama: Path, tmp_path: Path) -> N
         (["--task", "word-problems", "--method", "lorra"], "did you mean 'lora'?"),
         (["--task", str(tmp_path / "none.csv"), "--text", "a", "--label", "b"], "does not exist"),
         (["--task", "word-problems", "--max-length", "9999"], "the model has 512 positions"),
+        (["--task", "word-problems", "--max-length", "1"], "expected 2 or more"),
     ]
     for options, said in cases:
         done = in_this_process(*common, *options)
