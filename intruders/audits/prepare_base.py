@@ -187,37 +187,7 @@ def prepare(
       (1, 0, 1)
     """
     selection = Selection(patterns(include), patterns(exclude), include_embeddings, split_fused)
-    return prepare_chosen(
-        base,
-        Preparation.of(base, selection),
-        selection,
-        Compute(device, cache=True),
-        out,
-        ray=ray,
-        cpus=cpus,
-        gpus=gpus,
-        progress=progress,
-    )
-
-
-def prepare_chosen(
-    base: Source,
-    preparation: Preparation,
-    selection: Selection,
-    compute: Compute,
-    out: str | os.PathLike[str] | None,
-    *,
-    ray: str | bool,
-    cpus: float,
-    gpus: float,
-    progress: Progress,
-) -> PreparedBase:
-    """Decompose the matrices that ``selection`` chose of ``base`` already: here, or each by a worker on Ray.
-
-    Raises:
-      SettingError: Ray is asked for and the base is in memory, so that workers cannot open it.
-      IntrudersError: the cluster lacks the resources, or workers were lost; what is finished is kept.
-    """
+    preparation, compute = Preparation.of(base, selection), Compute(device, cache=True)
     started = time.perf_counter()
     if ray is not False and not isinstance(base, str | os.PathLike):
         raise SettingError(

@@ -70,7 +70,7 @@ def audit(
     """
     from rich.console import Console
 
-    from ..audits.audit import audit_sides
+    from ..audits.audit import audit as find_intruders
     from ..reports.audit import print_audit, write_html
     from ..system.files import check_writable, write_atomically
     from .progress import progress_bar
@@ -91,13 +91,7 @@ def audit(
         if parquet is not None:
             check_writable(parquet)
         check_html(html)
-        result = audit_sides(
-            base,
-            tuned,
-            settings,
-            compute,
-            progress,
-        )
+        result = find_intruders(base, tuned, **vars(settings), **vars(compute), progress=progress)
     notes, status = ([], None) if fail_above is None else _verdict(result, fail_above)
     # Write files first: they must survive a reader of the table that stops early (`| head`).
     if parquet is not None:

@@ -124,27 +124,9 @@ def audit_fleet(
     else:
         given = list(adapters)
     compute = Compute(device, workers, cache)
-    return audit_many(
-        base, given, settings, compute, out=out, ray=ray, cpus=cpus, gpus=gpus, progress=progress
-    )
-
-
-def audit_many(
-    base: Source,
-    adapters: Sequence[Source],
-    settings: AuditSettings,
-    compute: Compute,
-    *,
-    out: str | os.PathLike[str] | None,
-    ray: str | bool,
-    cpus: float,
-    gpus: float,
-    progress: Progress,
-) -> FleetAudit:
-    """Audit a fleet with given AuditSettings."""
     started = time.perf_counter()
     compute.torch_device()
-    sources, passed_over = _sources(adapters)
+    sources, passed_over = _sources(given)
     if out is None and ray is not False:
         raise SettingError("Ray was asked for without a folder for its workers' results; pass out too")
     if out is not None:
