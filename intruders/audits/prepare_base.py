@@ -199,10 +199,10 @@ def prepare(
     names = list(preparation.by_name)
     decomposed = 0
     if ray is False:
-        device = compute.torch_device()
+        decided_on = compute.torch_device()
         for done, name in enumerate(names):
             progress("prepare", done, len(names))
-            decomposed += decompose(preparation.read(name, device), store)
+            decomposed += decompose(preparation.read(name, decided_on), store)
         progress("prepare", len(names), len(names))
     else:
         from ..system.ray_cluster import finish_on_ray
