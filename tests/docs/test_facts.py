@@ -136,9 +136,9 @@ def keys_within_matrix() -> set[str]:
 
 
 def columns_of_audit() -> set[str]:
-    from intruders.audits.result.vector_table import vector_schema
+    from intruders.audits.result.vector_table import VECTOR_SCHEMA
 
-    return set(vector_schema().names)
+    return set(VECTOR_SCHEMA.names)
 
 
 def columns_of_subspaces() -> set[str]:

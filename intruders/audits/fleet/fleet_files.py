@@ -32,7 +32,7 @@ from ...system.mirrored_folder import MirroredFolder
 from ...system.parquet import document_in, parquet_bytes
 from ...system.plain_values import from_plain, plain
 from ..result.records import AuditedMatrix
-from ..result.vector_table import METADATA_KEY, vector_schema, vector_table, with_base_values
+from ..result.vector_table import METADATA_KEY, WITH_BASE_VALUE, rows_of_matrix
 from .fleet_members import ModelFacts
 
 BLOCKS, VECTORS, OTHERS = "blocks", "vectors", "others"
@@ -40,8 +40,8 @@ _OF_FLEET = b"intruders_fleet"
 _SCHEMA = 2
 _SCHEMA_OF_BLOCKS = 5
 _UNREADABLE = (pa.ArrowException, OSError, LookupError, TypeError, ValueError)
-# Columns of both: those of an audit, after the adapter, and the largest singular value of the base.
-_ROWS = pa.schema([("adapter", pa.string()), *vector_schema(), ("base_value", pa.float64())])
+# Columns of both.
+_ROWS = WITH_BASE_VALUE.insert(0, pa.field("adapter", pa.string()))
 
 
 @dataclass
@@ -210,9 +210,9 @@ def file_name(key: str, source: str, digest: str) -> str:
 
 def rows_of(digests: Sequence[str], matrices: Sequence[AuditedMatrix]) -> pa.Table:
     """Return the rows of matrices, each with the digest of its model as the adapter."""
-    owners = [digest for digest, matrix in zip(digests, matrices, strict=True) for _ in matrix.vectors]
-    table = with_base_values(vector_table(matrices), matrices)
-    return table.add_column(0, "adapter", pa.array(owners, pa.string())).cast(_ROWS)
+    owned = zip(digests, matrices, strict=True)
+    rows = [{"adapter": digest, **row} for digest, matrix in owned for row in rows_of_matrix(matrix)]
+    return pa.Table.from_pylist(rows, _ROWS)
 
 
 def _hash(text: str) -> str:

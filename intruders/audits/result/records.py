@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_type_hints
 
 import numpy as np
 import numpy.typing as npt
 
-from ...errors import BrokenDocumentError
-from ...system.documents import get_field, get_float, is_of_kind, json_number, read_float
-from ...system.plain_values import plain
-from .subspaces import SUBSPACE_COLUMNS, Subspaces
+from ...system.documents import json_number
+from ...system.plain_values import from_plain, plain
+from .subspaces import Subspaces
 
 
 @dataclass(frozen=True)
@@ -129,6 +127,8 @@ def energy_share_of(values: Sequence[float], intruder: Sequence[bool]) -> float:
 
 
 CERTIFICATES = ("coordinates", "overlap", "mass", "moment", "exact")
+_KINDS = get_type_hints(AuditedMatrix)
+del _KINDS["similarity"], _KINDS["__hash__"]
 
 
 def matrix_to_record(matrix: AuditedMatrix) -> dict[str, Any]:
@@ -151,59 +151,19 @@ def matrix_to_record(matrix: AuditedMatrix) -> dict[str, Any]:
     }
 
 
-def matrix_from_record(record: object) -> AuditedMatrix:
-    name = get_field(record, "name", "matrix", str)
-    rows, columns = _pair(record, "shape", name, int)
-    update = get_field(record, "update", name, dict)
-    subspaces = get_field(record, "subspaces", name, (dict, type(None)))
-    return AuditedMatrix(
-        name=name,
-        shape=(rows, columns),
-        rank=get_field(record, "rank", name, (int, type(None))),
-        vectors=[_vector_from_record(vector, name) for vector in get_field(record, "vectors", name, list)],
-        update=UpdateSize(**{column: get_float(update, column, name) for column in UPDATE_COLUMNS}),
-        base_singular_values=[
-            read_float(v, name) for v in get_field(record, "base_singular_values", name, list)
-        ],
-        similarity=_similarity_from_record(get_field(record, "similarity", name, dict), name),
-        subspaces=None
-        if subspaces is None
-        else Subspaces(**{column: get_float(subspaces, column, name) for column in SUBSPACE_COLUMNS}),
-    )
+def matrix_from_record(record: Mapping[str, Any]) -> AuditedMatrix:
+    """Make a matrix of :func:`matrix_to_record`; LookupError, TypeError or ValueError if it is none."""
+    content = base64.b64decode(record["similarity"]["float32"], validate=True)
+    shape = from_plain(tuple[int, int], record["similarity"]["shape"])
+    return matrix_of(record, np.frombuffer(content, dtype="<f4").reshape(shape))
 
 
-def _vector_from_record(record: object, name: str) -> Vector:
-    lower, upper = _pair(record, "max_cosine", name, (int, float, type(None)))
-    certificate = get_field(record, "certificate", name, str)
-    if certificate not in CERTIFICATES:
-        raise BrokenDocumentError(
-            f"'{name}' has the certificate '{certificate}'; expected one of {CERTIFICATES}"
+def matrix_of(record: Mapping[str, Any], similarity: npt.ArrayLike) -> AuditedMatrix:
+    """Make a matrix of its plain values and its similarity matrix; errors as :func:`matrix_from_record`."""
+    values = {name: from_plain(kind, record[name]) for name, kind in _KINDS.items()}
+    matrix = AuditedMatrix(**values, similarity=np.ascontiguousarray(similarity, dtype=np.float32))
+    if unknown := {vector.certificate for vector in matrix.vectors} - set(CERTIFICATES):
+        raise ValueError(
+            f"'{matrix.name}' has the certificate '{unknown.pop()}'; expected one of {CERTIFICATES}"
         )
-    return Vector(
-        index=get_field(record, "index", name, int),
-        singular_value=get_float(record, "singular_value", name),
-        max_cosine=(read_float(lower, name), read_float(upper, name)),
-        intruder=get_field(record, "intruder", name, bool),
-        certificate=certificate,
-        ambiguous=get_field(record, "ambiguous", name, bool),
-    )
-
-
-def _similarity_from_record(record: dict[str, Any], name: str) -> npt.NDArray[np.float32]:
-    rows, columns = _pair(record, "shape", name, int)
-    try:
-        raw = base64.b64decode(get_field(record, "float32", name, str), validate=True)
-    except binascii.Error as error:
-        raise BrokenDocumentError(f"the similarity matrix of '{name}' is not base64 ({error})") from error
-    if rows < 0 or columns < 0 or len(raw) != 4 * rows * columns:
-        raise BrokenDocumentError(
-            f"the similarity matrix of '{name}' has {len(raw)} bytes; expected {rows} x {columns} x 4"
-        )
-    return np.frombuffer(raw, dtype="<f4").reshape(rows, columns).astype(np.float32)
-
-
-def _pair(record: object, key: str, where: str, kind: type | tuple[type, ...]) -> tuple[Any, Any]:
-    values = get_field(record, key, where, list)
-    if len(values) != 2:
-        raise BrokenDocumentError(f"'{where}.{key}' has {len(values)} entries; expected 2")
-    return is_of_kind(values[0], f"{where}.{key}", kind), is_of_kind(values[1], f"{where}.{key}", kind)
+    return matrix
