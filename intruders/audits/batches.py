@@ -23,7 +23,6 @@ from ..linalg.low_rank import LowRank
 from ..linalg.pair import Pair, over_unit
 from ..linalg.random_directions import SketchDirections
 from .base_cache import BaseCache, BaseKeys, look_up
-from .worth_decomposing import UpdatesAhead
 
 # Matrices are judged together up to this many bytes, so that the calls do not dominate small ones. In a larger batch
 # all wait longer for the one that converges last.
@@ -83,6 +82,20 @@ def directions_of(name: str, matrix: Tensor) -> SketchDirections:
     seed = xxhash.xxh3_64_intdigest(name.encode()) >> 1  # torch takes 63 bits
     m, n = matrix.shape
     return SketchDirections.of(m, n, seed, matrix)
+
+
+@dataclass(frozen=True)
+class UpdatesAhead:
+    """The updates of one base matrix that are still to be decided, as far as they are read."""
+
+    sizes: Sequence[float]  # Frobenius norms, in the unit that the base is judged in
+    unread: int
+
+    def expected_from(self, size: float) -> float:
+        """Return how many are expected to be of that size or larger; those not read are taken to be like the others."""
+        if not self.sizes:
+            return 0.0
+        return sum(own >= size for own in self.sizes) * (1 + self.unread / len(self.sizes))
 
 
 @dataclass(frozen=True)

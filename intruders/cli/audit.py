@@ -112,16 +112,16 @@ def audit(
 
 def _verdict(result: Audit, fail_above: int) -> tuple[list[str], ExitStatus | None]:
     """Return what is told beside the result, and the status to exit with; None where the gate passes."""
-    from ..audits.result import left_open
+    from ..audits.result import summary
 
-    why = left_open.why_left_open(result, fail_above)
+    why = summary.why_left_open(result.matrices, result.skipped, result.settings, fail_above)
     if why is not None:
         what = "does not count every matrix" if result.matrices else "has nothing to count"
         return [f"error: --fail-above {what}: {why}"], ExitStatus.REFUSED
     if not result.matrices:
-        return [left_open.unchanged_in_words(result.base_source, result.tuned_source)], None
-    spoilt = left_open.matrices_not_finite(result)
-    notes = [left_open.not_finite_in_words(spoilt)] if spoilt else []
+        return [summary.unchanged_in_words(result.base_source, result.tuned_source)], None
+    spoilt = summary.matrices_not_finite(result.skipped)
+    notes = [summary.not_finite_in_words(spoilt)] if spoilt else []
     if result.intruders <= fail_above:
         return notes, None
     above = f"{result.intruders} intruders, more than the {fail_above} that --fail-above allows"

@@ -106,8 +106,8 @@ TRAIN = Stage(
 def _audit(at: RunAtWork) -> None:
     from ..audits.audit import audit
 
-    found = audit(at.run.base, at.folder / MODEL, **vars(at.run.measure.audit))
-    found.save(at.folder / AUDIT_RESULT)
+    audited = audit(at.run.base, at.folder / MODEL, **vars(at.run.measure.audit))
+    audited.save(at.folder / AUDIT_RESULT)
 
 
 def _audit_row(folder: Path, tables: Rows) -> dict[str, Any]:

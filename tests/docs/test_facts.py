@@ -143,7 +143,7 @@ def columns_of_audit() -> set[str]:
 
 def columns_of_subspaces() -> set[str]:
     """Those without the chance of another column, which has that column's name and ``_chance``."""
-    from intruders.audits.result.subspaces import SUBSPACE_COLUMNS
+    from intruders.audits.result.records import SUBSPACE_COLUMNS
 
     return {
         name

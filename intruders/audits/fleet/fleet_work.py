@@ -247,7 +247,7 @@ def _write(
     pairing = member.pairing
     assert pairing is not None
     names = [pair.name for pair in pairing.pairs]
-    skipped = {one.name: one for unit, _ in units.values() for one in unit.skipped}
+    skipped = {left.name: left for unit, _ in units.values() for left in unit.skipped}
     rows = pa.concat_tables([rows_of([], []), *(table for _, table in units.values())])
     judged = {*skipped, *pc.unique(rows["name"]).to_pylist()}
     if lost := [name for name in names if name not in judged]:  # the counts would be too small
@@ -257,7 +257,7 @@ def _write(
         )
     places = pc.index_in(rows["name"], value_set=pa.array(names, pa.string())).to_numpy()
     rows = rows.take(pa.array(np.argsort(places, kind="stable")))
-    kinds = [one.kind for one in skipped.values()]
+    kinds = [left.kind for left in skipped.values()]
     counts = {
         "zero_updates": kinds.count(SkipKind.UNCHANGED),
         "non_finite": kinds.count(SkipKind.NOT_FINITE),

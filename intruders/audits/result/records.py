@@ -6,14 +6,17 @@ import base64
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, get_type_hints
 
 import numpy as np
 import numpy.typing as npt
 
+from ...linalg.chance import chance_angle, chance_max_cosine, chance_share
 from ...system.documents import json_number
 from ...system.plain_values import from_plain, plain
-from .subspaces import Subspaces
+
+if TYPE_CHECKING:  # a saved audit is read without torch
+    from ...engine.spectral_change import SpectralChange
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,80 @@ class UpdateSize:
 
 
 UPDATE_COLUMNS = tuple(field.name for field in fields(UpdateSize))
+
+
+@dataclass(frozen=True)
+class Subspaces:
+    """The subspaces of one matrix; NaN for what the audit did not need or what is not defined.
+
+    Chance is what random directions give: tuned leading vectors that have nothing to do with the base's, or an
+    update in random directions. Docs: docs/reference/subspaces.md, formulas: intruders/engine/spectral_change.py.
+    """
+
+    rotation_left_angle: float  # largest principal angle, degrees
+    rotation_left_angle_chance: float
+    rotation_left_sine2: float  # mean squared sine of the principal angles
+    rotation_left_sine2_chance: float
+    rotation_right_angle: float
+    rotation_right_angle_chance: float
+    rotation_right_sine2: float
+    rotation_right_sine2_chance: float
+    spectral_drift: float  # relative change of the k leading singular values
+    spectral_drift_bound: float  # the most that an update of this norm can cause (Mirsky 1960)
+    rho_k: float  # share of the update in the base's k leading left directions
+    rho_k_chance: float
+    off_principal: float  # share of it outside both the left and the right ones
+    off_principal_chance: float
+    max_cosine_chance: float  # of a random vector with all left vectors of a base of this shape
+
+    @staticmethod
+    def measured(change: SpectralChange) -> list[dict[str, float]]:
+        """Return the numbers of each matrix of a batch."""
+        columns = {field.name: getattr(change, field.name).tolist() for field in fields(change)}
+        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+    @classmethod
+    def of(
+        cls,
+        change: Mapping[str, float],
+        shape: tuple[int, int],
+        k: int,
+        update_norm: float,
+        base_norm: float,
+    ) -> Subspaces:
+        """Build from what was :meth:`measured`, with the norms of the update and of the base's leading values."""
+        m, n = shape
+        left_share, right_share = chance_share(k, m), chance_share(k, n)
+        return cls(
+            rotation_left_angle=change["left_angle"],
+            rotation_left_angle_chance=_number(chance_angle(k, m)),
+            rotation_left_sine2=change["left_sine2"],
+            rotation_left_sine2_chance=1 - left_share,
+            rotation_right_angle=change["right_angle"],
+            rotation_right_angle_chance=_number(chance_angle(k, n)),
+            rotation_right_sine2=change["right_sine2"],
+            rotation_right_sine2_chance=1 - right_share,
+            spectral_drift=change["drift"],
+            spectral_drift_bound=update_norm / base_norm if base_norm > 0 else math.nan,
+            rho_k=change["rho"],
+            rho_k_chance=left_share,
+            off_principal=change["off_principal"],
+            off_principal_chance=(1 - left_share) * (1 - right_share),
+            max_cosine_chance=chance_max_cosine(m, min(m, n)),
+        )
+
+    def __eq__(self, other: object) -> bool:
+        # A number that is not known is equal to itself here: NaN is not.
+        return isinstance(other, Subspaces) and plain(self) == plain(other)
+
+    __hash__: ClassVar[None] = None  # type: ignore[assignment]
+
+
+SUBSPACE_COLUMNS = tuple(field.name for field in fields(Subspaces))
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
 
 
 @dataclass(frozen=True)

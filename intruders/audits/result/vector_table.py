@@ -20,8 +20,7 @@ import pyarrow.parquet as pq
 from ...errors import BrokenDocumentError
 from ...system.parquet import document_in
 from ...system.plain_values import plain
-from .records import CERTIFICATES, UPDATE_COLUMNS, AuditedMatrix, matrix_of
-from .subspaces import SUBSPACE_COLUMNS
+from .records import CERTIFICATES, SUBSPACE_COLUMNS, UPDATE_COLUMNS, AuditedMatrix, matrix_of
 
 METADATA_KEY = b"intruders"
 
