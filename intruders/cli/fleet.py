@@ -78,18 +78,18 @@ def fleet(
     """
     from rich.console import Console
 
-    from ..audits.fleet.audit_fleet import audit_many
+    from ..audits.fleet.audit_fleet import audit_fleet
     from ..reports.fleet import print_fleet
     from .progress import progress_bar
 
     with resumable("finished blocks are kept"), refusal_as_sarif(sarif, base), progress_bar() as progress:
         check_json(json)
         check_limit(fail_above)
-        result = audit_many(
+        result = audit_fleet(
             base,
             adapters,
-            settings,
-            compute,
+            **vars(settings),
+            **vars(compute),
             out=out,
             ray=options.chosen_ray(ray, cpus, gpus),
             cpus=cpus,

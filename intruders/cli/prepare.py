@@ -44,7 +44,8 @@ def prepare(
 
     Audits of adapters of this base then take a fraction of their time. Resumes where an earlier call ended.
     """
-    from ..audits.prepare_base import Preparation, prepare_chosen
+    from ..audits.prepare_base import Preparation
+    from ..audits.prepare_base import prepare as prepare_base
     from .progress import progress_bar
 
     preparation = Preparation.of(base, selection)
@@ -54,12 +55,11 @@ def prepare(
         f"about {_in_words(expected)} if none is decomposed yet"
     )
     with progress_bar() as progress:
-        result = prepare_chosen(
+        result = prepare_base(
             base,
-            preparation,
-            selection,
-            compute,
-            out,
+            out=out,
+            **vars(selection),
+            device=compute.device,
             ray=options.chosen_ray(ray, cpus, gpus),
             cpus=cpus,
             gpus=gpus,

@@ -124,10 +124,10 @@ def _on_weights(source: str, settings: AuditSettings, progress: Progress) -> tup
 def _on_model(
     base: str | None, source: str, settings: AuditSettings, progress: Progress
 ) -> tuple[Advised, list[str]]:
-    from ..audits.audit import audit_sides
+    from ..audits.audit import audit as find_intruders
     from ..audits.scales.critical_scales import critical_scales
 
-    audit = audit_sides(base, source, settings, progress=progress)
+    audit = find_intruders(base, source, **vars(settings), progress=progress)
     scale = None
     if audit.intruders:
         scale = critical_scales(base, source, audit=settings, progress=progress)

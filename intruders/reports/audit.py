@@ -15,7 +15,6 @@ from rich.console import Console
 
 from ..audits.result.audit_result import Audit
 from ..audits.result.records import CERTIFICATES, AuditedMatrix
-from ..audits.result.subspaces import medians
 from ..audits.result.summary import (
     KindSummary,
     LayerStrip,
@@ -24,6 +23,7 @@ from ..audits.result.summary import (
     by_layer,
     certificates,
     median_relative,
+    medians,
     skipped_by_reason,
     summarize,
     update_norm,
