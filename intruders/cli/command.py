@@ -142,7 +142,7 @@ class Command(TyperCommand):
 
 
 # Commands that a plugin may have with further options; any other name of ours is ours.
-REPLACEABLE = {"advise", "report", "study"}
+REPLACEABLE = {"report", "study"}
 
 
 class Commands(TyperGroup):

@@ -15,7 +15,6 @@ from ..system.out_of_memory import is_out_of_memory, told_in_one_line
 from ..system.this_process import ExitStatus, keep_freed_memory, use_large_pages
 from ..system.versions import leave_busy_cores
 from ..version import __version__
-from .advise import advise
 from .attribute import attribute
 from .audit import audit
 from .cache import cache
@@ -54,7 +53,7 @@ app = typer.Typer(
 )
 # The commands in the groups that `intruders --help` shows.
 GROUPS: Mapping[str, Sequence[Callable[..., None]]] = {
-    "Look": (audit, fleet, inspect, report, card, verify, advise),
+    "Look": (audit, fleet, inspect, report, card, verify),
     "Measure": (evaluate, attribute, scale, intervene, remedies),
     "Heal and change": (heal, mitigate),
     "Train and study": (finetune, sequence, study),

@@ -77,3 +77,14 @@ def test_errors_are_one_line_and_leave_nothing(llama: Path, tmp_path: Path) -> N
         assert done.stderr.startswith("error: ")
         assert len(done.stderr.strip().splitlines()) == 1, done.stderr
         assert not (out / "run.json").exists()
+
+
+def test_a_dry_run_predicts_the_room_for_an_update_and_writes_nothing(llama: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    common = ["finetune", "--base", str(llama), "--steps", "2", "--out", str(out), "--dry-run"]
+    done = in_this_process(*common, "--task", "word-problems")
+    assert done.returncode == 0, done.stderr
+    assert "q_proj: " in done.stdout
+    assert not out.exists()
+    refused = in_this_process(*common, "--task", "pydoc-topics", "--kl-to-base", "0.1")
+    assert (refused.returncode, "classification" in refused.stderr) == (2, True)

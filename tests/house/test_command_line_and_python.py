@@ -29,7 +29,6 @@ VERBS: dict[str, tuple[str, ...]] = {
     "report": ("write_report",),
     "card": ("write_card",),
     "verify": ("verify",),
-    "advise": ("advise",),
     "evaluate": ("evaluate",),
     "attribute": ("attribute",),
     "scale": ("critical_scales", "choose_scale", "write_at_scale"),
@@ -67,6 +66,7 @@ ONLY_TYPED: dict[str, set[str]] = {
         "dtype",
     },  # of the remedy, an object in Python
     "study": {"dry_run"},  # printed
+    "finetune": {"dry_run"},
 }
 ONLY_IN_PYTHON: dict[str, set[str]] = {
     "*": {"progress", "callbacks", "measured", "told", "beside"},  # functions

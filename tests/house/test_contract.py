@@ -64,7 +64,6 @@ WRITTEN: dict[str, str] = {
     "mitigation/mitigation_result.py": "intruders.json",
     "mitigation/write_at_scale.py": "written.json",
     "checkpoints/writing/training_record.py": "run.json",
-    "reports/advice.py": "advice.json",
     "studies/table_columns.py": "findings.json",
     "studies/run_record.py": "study/killed/run.json",
     "studies/study_folder.py": "study/study.json",

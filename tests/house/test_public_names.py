@@ -28,7 +28,6 @@ VERB_OF_COMMAND = {
     "attribute": "attribute",
     "evaluate": "evaluate",
     "sequence": "train_in_sequence",
-    "advise": "advise",
     "cache": "DiskCache",
     "prepare": "prepare",
     "study": "run_study",

@@ -1,4 +1,4 @@
-"""Advice on a base before any training: how large an update may be, from the spectra of its matrices."""
+"""How large an update of a base may be before any training, from the spectra of its matrices."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from ..checkpoints.stored.selection import AS_AUDITED
 from ..errors import CheckpointError, NonFiniteError
 from ..linalg.spiked_threshold import spectrum_of, spiked_threshold
 from ..system.progress import Progress
-from .advice import Advice
 
 
 @dataclass(frozen=True)
@@ -28,9 +27,7 @@ class Room:
     norm: float  # ||W0||_2
 
 
-def advise_base(
-    checkpoint: Checkpoint, k: int, epsilon: float, progress: Progress
-) -> tuple[list[Advice], list[str]]:
+def room_lines(checkpoint: Checkpoint, k: int, epsilon: float, progress: Progress) -> list[str]:
     """Predict how large an update may be: the least and the median critical norm of each module type."""
     rooms = rooms_of(checkpoint, k, epsilon, progress)
     if not rooms:
@@ -40,28 +37,23 @@ def advise_base(
     by_kind: dict[str, list[Room]] = defaultdict(list)
     for module, room in zip(module_paths([room.name for room in rooms]), rooms, strict=True):
         by_kind[module.kind].append(room)
-    evidence = []
+    lines = []
     for kind, members in sorted(by_kind.items(), key=lambda item: min(room.threshold for room in item[1])):
         least = min(members, key=lambda room: room.threshold)
         if math.isfinite(least.threshold):
             middle = median(room.threshold for room in members)
-            evidence.append(
-                f"{kind}: {least.threshold:.3g} ({least.threshold / least.norm:.2g} of the largest singular value of "
-                f"{least.name}), {middle:.3g} in the median of {len(members)}"
+            lines.append(
+                f"  - {kind}: {least.threshold:.3g} ({least.threshold / least.norm:.2g} of the largest singular value "
+                f"of {least.name}), {middle:.3g} in the median of {len(members)}"
             )
-    change = "keep the largest singular value of a module's update, alpha/r B A, below where an intruder is predicted"
-    advice = [Advice("size of the update", change, evidence)] if evidence else []
-    notes = [
+    return [
+        "An intruder is predicted where the largest singular value of a module's update, alpha/r B A, is above:",
+        *lines,
         (
-            "predicted for an update in directions that have nothing to do with the base (the spiked-matrix "
-            f"threshold of its spectrum, k = {k}, epsilon = {epsilon:g}); a trained update follows the base more"
-        ),
-        (
-            "rank, alpha rule and learning rate cannot be told from a base alone: fine-tune, audit, and ask "
-            "again, or run a study"
+            "This is for an update in directions that have nothing to do with the base (the spiked-matrix threshold of "
+            f"its spectrum, k = {k}, epsilon = {epsilon:g}); a trained update follows the base more."
         ),
     ]
-    return advice, notes
 
 
 def rooms_of(checkpoint: Checkpoint, k: int, epsilon: float, progress: Progress) -> list[Room]:
