@@ -15,29 +15,22 @@ from ..system.out_of_memory import is_out_of_memory, told_in_one_line
 from ..system.this_process import ExitStatus, keep_freed_memory, use_large_pages
 from ..system.versions import leave_busy_cores
 from ..version import __version__
-from .attribute import attribute
 from .audit import audit
-from .cache import cache
-from .card import card
-from .command import Command, CommandOnRay, Commands, examples_of, summary_of
+from .command import Command, CommandOnRay, Commands, summary_of
 from .evaluate import evaluate
-from .finetune import finetune
+from .experiments import attribute, heal, intervene, remedies
 from .fleet import fleet
-from .heal import heal
-from .inspect import inspect
-from .intervene import intervene
+from .from_verb import examples_of
+from .housekeeping import cache, plugins, prepare
+from .look import inspect, verify
 from .mitigate import mitigate
 from .output import note, say
-from .plugins import plugins
-from .prepare import prepare
-from .remedies import remedies
-from .report import report
+from .report import card, report
 from .scale import scale
-from .sequence import sequence
 from .standard_streams import ready_streams
 from .study import study
+from .train import finetune, sequence
 from .usage_errors import asks_for_help, is_usage_error, usage_error_line
-from .verify import verify
 
 # What the extra `train` installs and training and evaluation import where they need it.
 _OF_TRAINING = {"accelerate", "datasets", "peft", "psutil", "scipy", "transformers", "yaml"}

@@ -3,60 +3,37 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
 from ..system.this_process import ExitStatus
 from . import options
-from .command import examples
+from .from_verb import argument, command, option
 from .output import resumable
 
-StudyFile = Annotated[
-    Path,
-    typer.Argument(metavar="FILE", help="YAML file of the study; docs/reference/study.md lists its keys."),
-]
-Out = Annotated[
+FILE = argument("file", Path, "FILE", "YAML file of the study; docs/reference/study.md lists its keys.")
+OUT = option(
+    "out",
     str | None,
-    typer.Option(
-        metavar="FOLDER",
-        help="Folder or URL of the study; its finished runs are skipped. [required without --dry-run]",
-    ),
-]
-Resume = Annotated[
-    bool,
-    typer.Option("--resume", help="Stop with an error if --out does not contain this study yet."),
-]
-DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Show the runs and the amount of work, and start nothing.")
-]
-Jobs = Annotated[int, typer.Option(metavar="N", help="Number of runs at a time, each in its own process.")]
-
-
-EXAMPLES = (
-    (
-        "Show the runs and the amount of work, and start nothing",
-        "intruders study examples/quickstart.yaml --dry-run",
-    ),
-    (
-        "Run or resume the study, two runs at a time",
-        "intruders study examples/quickstart.yaml --out runs/quickstart --jobs 2",
-    ),
+    "Folder or URL of the study; its finished runs are skipped. [required without --dry-run]",
+    metavar="FOLDER",
 )
+RESUME = option("resume", bool, "Stop with an error if --out does not contain this study yet.", False)
+DRY_RUN = option("dry_run", bool, "Show the runs and the amount of work, and start nothing.", False)
+JOBS = option("jobs", int, "Number of runs at a time, each in its own process.", 1, metavar="N")
 
 
-@examples(*EXAMPLES)
-def study(
-    file: StudyFile,
-    out: Out = None,
-    resume: Resume = False,
-    dry_run: DryRun = False,
-    jobs: Jobs = 1,
-    ray: options.Ray = None,
-) -> None:
+@command(FILE, OUT, RESUME, DRY_RUN, JOBS, options.RAY)
+def study(*, file: Path, out: str | None, resume: bool, dry_run: bool, jobs: int, ray: str | None) -> None:
     """Run or resume the study in a YAML file.
 
     Skips finished runs, then prints the settings side by side.
+
+    Examples:
+      # Show the runs and the amount of work, and start nothing
+      intruders study examples/quickstart.yaml --dry-run
+      # Run or resume the study, two runs at a time
+      intruders study examples/quickstart.yaml --out runs/quickstart --jobs 2
     """
     from ..errors import SettingError
     from ..studies.study import read_study

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
 from collections import defaultdict
 from dataclasses import dataclass
 from statistics import median
 
 import torch
 
+from ..checkpoints.opening.open import open_checkpoint
 from ..checkpoints.stored.checkpoint import Checkpoint
 from ..checkpoints.stored.matrices import selected_matrices
 from ..checkpoints.stored.names import module_paths
@@ -27,13 +29,11 @@ class Room:
     norm: float  # ||W0||_2
 
 
-def room_lines(checkpoint: Checkpoint, k: int, epsilon: float, progress: Progress) -> list[str]:
+def room_lines(base: str | os.PathLike[str], k: int, epsilon: float, progress: Progress) -> list[str]:
     """Predict how large an update may be: the least and the median critical norm of each module type."""
-    rooms = rooms_of(checkpoint, k, epsilon, progress)
+    rooms = rooms_of(open_checkpoint(base), k, epsilon, progress)
     if not rooms:
-        raise CheckpointError(
-            f"'{checkpoint.source}' has no weight matrices; expected a model to be fine-tuned"
-        )
+        raise CheckpointError(f"'{base}' has no weight matrices; expected a model to be fine-tuned")
     by_kind: dict[str, list[Room]] = defaultdict(list)
     for module, room in zip(module_paths([room.name for room in rooms]), rooms, strict=True):
         by_kind[module.kind].append(room)

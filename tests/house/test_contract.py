@@ -70,7 +70,7 @@ WRITTEN: dict[str, str] = {
     "experiments/choose_scale.py": "in the document of the scales, under choice",
     "studies/run_study.py": "what one call did; the results are the tables of the folder",
     "audits/fleet/fleet_files.py": "kept work: another number is computed again",
-    "cli/plugins.py": "a list for the terminal, which no command reads",
+    "cli/housekeeping.py": "a list for the terminal, which no command reads",
     "measures/kept_outcomes.py": "kept work: another number is measured again",
     "training/callback/training_start.py": "beside the trace of a training, and read by one that resumes it alone",
     "training/callback/kept_state.py": "beside the weights of a training that goes on, and read by that training alone",

@@ -15,7 +15,7 @@ from intruders.system.progress import silent
 
 
 def test_every_kind_of_module_has_a_line(llama: Path) -> None:
-    _, *kinds, _ = room_lines(open_checkpoint(llama), 4, 0.5, silent)
+    _, *kinds, _ = room_lines(llama, 4, 0.5, silent)
     assert {line.split(":")[0].removeprefix("  - ") for line in kinds} == {
         "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj",
     }  # fmt: skip
