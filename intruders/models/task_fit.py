@@ -14,6 +14,7 @@ from ..checkpoints.stored.json_file import read_json_object
 from ..checkpoints.stored.locate import locate
 from ..data.task import Task
 from ..errors import CheckpointError, SettingError, first_line
+from ..system.files import as_given
 
 _HEAD = re.compile(r"\.(?:score|classifier)(?:\.out_proj|\.out)?\.weight$")
 
@@ -94,9 +95,9 @@ def is_masked(location: str) -> bool:
     config = _model_config(location)
     if getattr(config, "is_encoder_decoder", False):
         raise CheckpointError(
-            f"{location!r} is an encoder-decoder ({config.model_type}), whose text and answers are not measured here; "
-            "expected a causal or masked language model; pass one, or see what changed in its weights with "
-            "'intruders audit'"
+            f"{as_given(location)!r} is an encoder-decoder ({config.model_type}), whose text and answers are not "
+            "measured here; expected a causal or masked language model; pass one, or see what changed in its weights "
+            "with 'intruders audit'"
         )
     return config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False)
 
