@@ -23,11 +23,6 @@ _PATHS = {"AUDIT", "FILE", "FOLDER", "FOLDER|URL", "README", "RUN"}
 _SOURCES = _PATHS | {"BASE", "CORPUS", "MODEL", "PATH", "SOURCE", "TASK", "TASKS"}
 
 
-def summary_of(function: Function) -> str:
-    """Return the first line of a command's help; given as the short help, it is wrapped and never cut."""
-    return (function.__doc__ or "").partition("\n")[0]
-
-
 class Command(TyperCommand):
     """A command with plain help: without rich, typer ignores ``rich_help_panel`` and would refill the examples."""
 
@@ -144,9 +139,18 @@ class Commands(TyperGroup):
 def as_command(name: str, function: Function) -> Any:
     """Return the command of a function that is not among ours."""
     app = Typer(rich_markup_mode=None, add_completion=False)
-    kind = CommandOnRay if "ray" in signature(function).parameters else Command
-    app.command(name, cls=kind, short_help=summary_of(function), epilog=examples_of(function))(function)
+    add_to(app, function, name=name)
     return get_command(app)
+
+
+def add_to(app: Typer, function: Function, **how: Any) -> None:
+    """Add the command of a function. The first line of its help is wrapped and never cut, as the short help."""
+    app.command(
+        cls=CommandOnRay if "ray" in signature(function).parameters else Command,
+        short_help=(function.__doc__ or "").partition("\n")[0],
+        epilog=examples_of(function),
+        **how,
+    )(function)
 
 
 class CommandOnRay(Command):

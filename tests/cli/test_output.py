@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from intruders.cli.output import Outputs, note, refuse_given, report_if_possible, say
-from intruders.cli.study_progress import print_outcome
+from intruders.cli.study import print_outcome
 from intruders.errors import MissingDependencyError, SettingError
 from intruders.studies.run_study import StudyOutcome
 

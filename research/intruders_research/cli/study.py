@@ -10,8 +10,17 @@ import typer
 from intruders.cli import options
 from intruders.cli.from_verb import command, option
 from intruders.cli.output import resumable, say
-from intruders.cli.study import DRY_RUN, FILE, JOBS, OUT, RESUME
-from intruders.cli.study_progress import print_outcome, print_plan, print_refused, study_progress
+from intruders.cli.study import (
+    DRY_RUN,
+    FILE,
+    JOBS,
+    OUT,
+    RESUME,
+    print_outcome,
+    print_plan,
+    print_refused,
+    study_progress,
+)
 from intruders.studies.run_study import StudyOutcome
 from intruders.studies.runs import Run, expand
 from intruders.studies.study import Study
