@@ -55,7 +55,6 @@ class FinetunedFolder:
     base: str | None
     labels: list[str] | None  # of a classifier, in the order of its classes
     data_seed: int  # by another one, rows that were trained on would be among those that are scored
-    is_finished: bool
     max_length: int | None = None  # tokens of a row that the training read
 
     @classmethod
@@ -75,7 +74,6 @@ class FinetunedFolder:
             base=base if isinstance(base, str) else None,
             labels=[str(label) for label in labels] if labels else None,
             data_seed=seed if isinstance(seed, int) else 0,
-            is_finished=record.get("status") == "finished",
             max_length=length if isinstance(length, int) else None,
         )
 

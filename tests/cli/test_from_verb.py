@@ -1,4 +1,4 @@
-"""Options made from settings: what is typed reaches the command as a value, checked as anywhere else."""
+"""Commands from what their verbs take: what is typed reaches the verb as a value, checked as anywhere else."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import typer
 from typer.testing import CliRunner
 
 from intruders.audits.audit_settings import Compute
-from intruders.cli import options, setting_options
+from intruders.cli import options
+from intruders.cli.from_verb import REQUIRED, Taken, argument, command, examples_of, of_settings, option
 from intruders.errors import SettingError
 from intruders.models.loading_settings import Loading
 from intruders.settings import Settings, setting
@@ -26,15 +27,18 @@ class Looks(Settings):
     alpha: float | str = setting("2r", "Alpha.")
 
 
-def run(found: dict[str, Any], *typed: str, **how: Any) -> str:
+def made_of(found: dict[str, Any], *taken: Taken) -> typer.Typer:
+    """An application with one command, which says what its function received."""
     app = typer.Typer(add_completion=False)
-    settings = how.pop("settings", Looks)
+    app.command()(command(*taken)(lambda **received: found.update(received)))
+    return app
 
-    @app.command()
-    @setting_options.of(settings, "looks", **how)
-    def command(name: str, out: str = "here", *, looks: Any) -> None:
-        found.update(name=name, out=out, looks=looks)
 
+def run(found: dict[str, Any], *typed: str, **how: Any) -> str:
+    settings = of_settings("looks", how.pop("settings", Looks), **how)
+    app = made_of(
+        found, argument("name", str, "NAME", "Its name."), option("out", str, "Where.", "here"), settings
+    )
     done = CliRunner().invoke(app, typed, env={"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"})
     if done.exception is not None and not isinstance(done.exception, SystemExit):
         raise done.exception
@@ -86,13 +90,7 @@ def test_the_error_is_that_of_the_settings() -> None:
 
 @pytest.mark.parametrize("over_a_file", [False, True])
 def test_the_help_says_what_holds_without_the_option(over_a_file: bool) -> None:
-    app = typer.Typer()
-
-    @app.command()
-    @setting_options.of(Looks, "looks", over_a_file=over_a_file)
-    def command(*, looks: Any) -> None:
-        pass
-
+    app = made_of({}, of_settings("looks", Looks, over_a_file=over_a_file))
     made = {one.name: one for one in typer.main.get_command(app).params}
     assert made["rank"].help == "Its rank. [default: as it needs]"
     assert made["rank"].opts == ["--rank", "--r"]
@@ -117,22 +115,47 @@ def test_a_command_gets_one_device_and_its_base_cache(
     typed: list[str], cache: str | bool, device: str, loads: bool
 ) -> None:
     got: dict[str, Any] = {}
-    app = typer.Typer(add_completion=False)
-
-    @options.with_cache_and_device
-    def audits(*, compute: Compute) -> None:
-        got.update(compute=compute)
-
-    @setting_options.of(Loading, "loading", only=["dtype"])
-    @options.with_cache_and_device
-    def measures(*, compute: Compute, loading: Loading, out: str = "here") -> None:
-        got.update(compute=compute, loading=loading)
-
-    app.command()(setting_options.of(Compute, "compute", only=["device"])(measures if loads else audits))
-    done = CliRunner().invoke(app, [*typed, *(["--dtype", "float16"] if loads else [])])
+    of_command = (
+        options.running_models("dtype")
+        if loads
+        else options.with_cache(of_settings("compute", Compute, only=["device"]))
+    )
+    done = CliRunner().invoke(made_of(got, of_command), [*typed, *(["--dtype", "float16"] if loads else [])])
     assert done.exit_code == 0, done.output
     wanted: dict[str, Any] = {"compute": Compute(device=device, cache=cache)}
     if loads:
         wanted["loading"] = Loading(dtype="float16", device=device)
         assert options.typed(got["loading"]) == {"dtype": "float16"}
     assert got == wanted
+
+
+def test_a_field_can_be_an_argument_of_its_own() -> None:
+    got: dict[str, Any] = {}
+    done = CliRunner().invoke(made_of(got, of_settings({"k": "number"}, Looks)), ["--k", "3"])
+    assert (done.exit_code, got) == (0, {"number": 3})
+
+
+def test_an_option_can_be_required() -> None:
+    app = made_of({}, option("out", str, "Where.", REQUIRED), option("fast", bool, "Fast.", False))
+    assert CliRunner().invoke(app, ["--fast"]).exit_code == 2
+
+
+def test_the_help_ends_where_the_examples_begin() -> None:
+    @command()
+    def audits() -> None:
+        """Audit.
+
+        With words.
+
+        Examples:
+          # One of a model
+          intruders audit base tuned \\
+            --k 3
+          # And another
+          intruders audit base 'a b'
+        """
+
+    assert audits.__doc__ == "Audit.\n\nWith words."
+    assert examples_of(audits) == (
+        "# One of a model\nintruders audit base tuned --k 3\n\n# And another\nintruders audit base 'a b'"
+    )

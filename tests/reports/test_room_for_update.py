@@ -1,4 +1,4 @@
-"""Advice on a base alone: how large a random term may be before it is an intruder."""
+"""How large a random term may be before it is an intruder, by the base alone."""
 
 from __future__ import annotations
 
@@ -10,15 +10,13 @@ import torch
 from intruders.checkpoints.opening.open import open_checkpoint
 from intruders.errors import IntrudersError
 from intruders.linalg import spiked_threshold
-from intruders.reports import advice_on_base as base_advice
-from intruders.reports.advise import advise
+from intruders.reports.room_for_update import room_lines, rooms_of
+from intruders.system.progress import silent
 
 
-def test_a_base_alone(llama: Path) -> None:
-    found = advise(llama, k=4)
-    assert found.kind == "base"
-    (one,) = found.advice
-    assert {line.split(":")[0] for line in one.evidence} == {
+def test_every_kind_of_module_has_a_line(llama: Path) -> None:
+    _, *kinds, _ = room_lines(llama, 4, 0.5, silent)
+    assert {line.split(":")[0].removeprefix("  - ") for line in kinds} == {
         "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj",
     }  # fmt: skip
 
@@ -28,7 +26,7 @@ def test_the_room_of_a_base_is_where_random_terms_become_intruders() -> None:
     generator = torch.Generator().manual_seed(0)
     w0 = torch.randn(60, 90, generator=generator) @ torch.diag(torch.linspace(1, 0.1, 90))
     checkpoint = open_checkpoint({"layers.0.q_proj.weight": w0})
-    (room,) = base_advice.rooms_of(checkpoint, 3, 0.5, lambda stage, done, total: None)
+    (room,) = rooms_of(checkpoint, 3, 0.5, silent)
     left = torch.linalg.svd(w0)[0]
     shares = []
     for factor in (0.5, 2.0):
@@ -49,7 +47,7 @@ def test_large_bases_are_sampled_to_the_same_answer(monkeypatch: pytest.MonkeyPa
     checkpoint = open_checkpoint({"layers.0.q_proj.weight": w0})
 
     def threshold() -> float:
-        return base_advice.rooms_of(checkpoint, 10, 0.5, lambda stage, done, total: None)[0].threshold
+        return rooms_of(checkpoint, 10, 0.5, silent)[0].threshold
 
     dense = threshold()
     monkeypatch.setattr(spiked_threshold, "_DENSE_SIDE", 100)
@@ -59,4 +57,4 @@ def test_large_bases_are_sampled_to_the_same_answer(monkeypatch: pytest.MonkeyPa
 def test_a_base_with_nan_is_refused() -> None:
     checkpoint = open_checkpoint({"layers.0.q_proj.weight": torch.full((8, 8), torch.nan)})
     with pytest.raises(IntrudersError, match=r"'layers.0.q_proj.weight' .* contains NaN or infinity"):
-        base_advice.rooms_of(checkpoint, 2, 0.5, lambda stage, done, total: None)
+        rooms_of(checkpoint, 2, 0.5, silent)

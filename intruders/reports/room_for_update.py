@@ -1,14 +1,16 @@
-"""Advice on a base before any training: how large an update may be, from the spectra of its matrices."""
+"""How large an update of a base may be before any training, from the spectra of its matrices."""
 
 from __future__ import annotations
 
 import math
+import os
 from collections import defaultdict
 from dataclasses import dataclass
 from statistics import median
 
 import torch
 
+from ..checkpoints.opening.open import open_checkpoint
 from ..checkpoints.stored.checkpoint import Checkpoint
 from ..checkpoints.stored.matrices import selected_matrices
 from ..checkpoints.stored.names import module_paths
@@ -16,7 +18,6 @@ from ..checkpoints.stored.selection import AS_AUDITED
 from ..errors import CheckpointError, NonFiniteError
 from ..linalg.spiked_threshold import spectrum_of, spiked_threshold
 from ..system.progress import Progress
-from .advice import Advice
 
 
 @dataclass(frozen=True)
@@ -28,40 +29,31 @@ class Room:
     norm: float  # ||W0||_2
 
 
-def advise_base(
-    checkpoint: Checkpoint, k: int, epsilon: float, progress: Progress
-) -> tuple[list[Advice], list[str]]:
+def room_lines(base: str | os.PathLike[str], k: int, epsilon: float, progress: Progress) -> list[str]:
     """Predict how large an update may be: the least and the median critical norm of each module type."""
-    rooms = rooms_of(checkpoint, k, epsilon, progress)
+    rooms = rooms_of(open_checkpoint(base), k, epsilon, progress)
     if not rooms:
-        raise CheckpointError(
-            f"'{checkpoint.source}' has no weight matrices; expected a model to be fine-tuned"
-        )
+        raise CheckpointError(f"'{base}' has no weight matrices; expected a model to be fine-tuned")
     by_kind: dict[str, list[Room]] = defaultdict(list)
     for module, room in zip(module_paths([room.name for room in rooms]), rooms, strict=True):
         by_kind[module.kind].append(room)
-    evidence = []
+    lines = []
     for kind, members in sorted(by_kind.items(), key=lambda item: min(room.threshold for room in item[1])):
         least = min(members, key=lambda room: room.threshold)
         if math.isfinite(least.threshold):
             middle = median(room.threshold for room in members)
-            evidence.append(
-                f"{kind}: {least.threshold:.3g} ({least.threshold / least.norm:.2g} of the largest singular value of "
-                f"{least.name}), {middle:.3g} in the median of {len(members)}"
+            lines.append(
+                f"  - {kind}: {least.threshold:.3g} ({least.threshold / least.norm:.2g} of the largest singular value "
+                f"of {least.name}), {middle:.3g} in the median of {len(members)}"
             )
-    change = "keep the largest singular value of a module's update, alpha/r B A, below where an intruder is predicted"
-    advice = [Advice("size of the update", change, evidence)] if evidence else []
-    notes = [
+    return [
+        "An intruder is predicted where the largest singular value of a module's update, alpha/r B A, is above:",
+        *lines,
         (
-            "predicted for an update in directions that have nothing to do with the base (the spiked-matrix "
-            f"threshold of its spectrum, k = {k}, epsilon = {epsilon:g}); a trained update follows the base more"
-        ),
-        (
-            "rank, alpha rule and learning rate cannot be told from a base alone: fine-tune, audit, and ask "
-            "again, or run a study"
+            "This is for an update in directions that have nothing to do with the base (the spiked-matrix threshold of "
+            f"its spectrum, k = {k}, epsilon = {epsilon:g}); a trained update follows the base more."
         ),
     ]
-    return advice, notes
 
 
 def rooms_of(checkpoint: Checkpoint, k: int, epsilon: float, progress: Progress) -> list[Room]:
