@@ -71,9 +71,8 @@ def layer_grid(
 def counted(name: str, steps: Sequence[float], counts: Sequence[tuple[int, int]], tone: int = 0) -> Series:
     """Return a line of numbers of intruders, (at least, at most), with a band where the bounds leave them open."""
     least, most = (list(ends) for ends in zip(*counts, strict=True))
-    is_open = least != most
-    ends = (least, most) if is_open else (None, None)
-    return Series(name, steps, least, *ends, look="line", tone=tone, band=is_open)
+    low, high = (least, most) if least != most else (None, None)
+    return Series(name, steps, least, low, high, look="line", tone=tone, band=low is not None)
 
 
 def cosines(matrix: AuditedMatrix, epsilon: float) -> Chart:
