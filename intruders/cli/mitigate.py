@@ -276,7 +276,7 @@ def _remedy_of(
                 "remedy 'doses' needs the doses of these two models; pass --doses with the heal.json of them, or "
                 "learn them with intruders heal"
             )
-        from ..experiments.learned_doses import doses_for
+        from ..experiments.heal import doses_for
 
         return doses_for(record, base, tuned, remedy.share)
     refuse_given({"doses": record}, "only the remedy doses takes", "pass --remedy doses, or leave it out")
