@@ -1,4 +1,4 @@
-"""Table of docs/results/healing-remedies.md: what published remedies did to several models, as means over seeds.
+"""Table of docs/results/remedies.md: what published remedies did to several models, as means over seeds.
 
     python -m benchmarks.compared_remedies FOLDER/remedies.json ... [--healed FILE] [--csv FILE]
 
@@ -81,7 +81,7 @@ def table_row(
         "task": compared.target,
         "remedy": remedy.name,
         "strength": point.strength,
-        "over_allowance": remedy.is_over_allowance,
+        "over_allowance": remedy.over_allowance,
         **compared.counts["report"],
         "base_loss": compared.base_point.loss.estimate,
         "tuned_loss": compared.tuned_point.loss.estimate,

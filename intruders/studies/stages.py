@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..checkpoints.stored.names import may_be_same, module_paths
 from ..checkpoints.stored.selection import Selection
-from ..experiments.comparison_rows import INTERVALS
 from ..experiments.experiment_settings import INTERPOLATE, ComparisonSettings, SweepSettings
 from ..experiments.experiment_settings import REMEDIES as EVERY_REMEDY
+from ..experiments.point import INTERVALS
 from ..experiments.yardstick import ALPHAS
 from ..measures.intervals import Interval
 from ..measures.measure_settings import LossSettings
@@ -104,18 +104,20 @@ TRAIN = Stage(
 
 
 def _audit(at: RunAtWork) -> None:
-    from ..audits.audit import audit_sides
+    from ..audits.audit import audit
 
-    audit_sides(at.run.base, at.folder / MODEL, at.run.measure.audit).save(at.folder / AUDIT_RESULT)
+    audited = audit(at.run.base, at.folder / MODEL, **vars(at.run.measure.audit))
+    audited.save(at.folder / AUDIT_RESULT)
 
 
 def _audit_row(folder: Path, tables: Rows) -> dict[str, Any]:
     from ..audits.result.audit_result import Audit
     from ..audits.result.summary import median_relative, update_norm
+    from ..audits.result.vector_table import vector_table
 
     audit = Audit.load(folder / AUDIT_RESULT)
     matrices = tables["matrices"] = list(_matrices(audit))
-    tables["vectors"] = list(_vectors(audit))
+    tables["vectors"] = vector_table(audit.matrices, list(AUDIT.tables["vectors"])).to_pylist()
     with told_what_to_remove(folder, folder / TRACE):
         tables["traces"] = list(_traces(folder / TRACE, audit))
     return {
@@ -161,20 +163,6 @@ def _matrices(audit: Audit) -> Iterator[dict[str, Any]]:
             "effective_rank": matrix.update.effective_rank,
             "stable_rank": matrix.update.stable_rank,
         }
-
-
-def _vectors(audit: Audit) -> Iterator[dict[str, Any]]:
-    for matrix in audit.matrices:
-        for vector in matrix.vectors:
-            yield {
-                "name": matrix.name,
-                "index": vector.index,
-                "singular_value": vector.singular_value,
-                "max_cosine_lower": vector.max_cosine[0],
-                "max_cosine_upper": vector.max_cosine[1],
-                "intruder": vector.intruder,
-                "certificate": vector.certificate,
-            }
 
 
 def _traces(file: Path, audit: Audit) -> Iterator[dict[str, Any]]:
@@ -352,8 +340,7 @@ EVALUATE = Stage(
 
 
 def _outputs(at: RunAtWork) -> None:
-    from ..measures.base_inputs import documents_of
-    from ..measures.output_energy import output_energy
+    from ..measures.output_energy import documents_of, output_energy
     from .base_losses import corpora_of
 
     measure = at.run.measure
@@ -661,7 +648,7 @@ def _remedies(at: RunAtWork) -> None:
 
 
 def _remedies_row(folder: Path, tables: Rows) -> dict[str, Any]:
-    from ..experiments.comparison_rows import rows_of_document
+    from ..experiments.point import rows_of_document
 
     [file] = REMEDIES.results
     document = read_result(folder / file)
