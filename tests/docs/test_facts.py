@@ -217,12 +217,12 @@ TABLES = [
     Table("reference/files.md", "key", keys_of_audit, under="JSON of an audit, schema 1"),
     Table("reference/files.md", "key", keys_of_matrix, under="Keys of a matrix"),
     Table("reference/files.md", "columns", columns_of_audit, under="Parquet of an audit"),
-    Table("reference/subspaces.md", "column", columns_of_subspaces, columns=(0, 2), pattern=r"`(?!_)([a-z0-9_]+)`"),
-    Table("reference/fleet.md", "column", columns_of_fleet),
+    Table("reference/files.md", "column", columns_of_subspaces, under="Subspaces", columns=(0, 2), pattern=r"`(?!_)([a-z0-9_]+)`"),
+    Table("how-to/fleet.md", "column", columns_of_fleet),
     Table("reference/remedies.md", "`--remedy`", published_remedies),
-    Table("how-to/stop-forgetting.md", "argument", limits, columns=(1,), pattern=r"`--([a-z-]+)"),
-    Table("reference/analyses.md", "analysis", analyses),
-    Table("concepts/controls.md", "`--control`", controls),
+    Table("how-to/forget-less.md", "argument", limits, columns=(1,), pattern=r"`--([a-z-]+)"),
+    Table("concepts/statistics.md", "analysis", analyses),
+    Table("reference/remedies.md", "`--control`", controls),
     Table("install.md", "extra", extras),
 ]  # fmt: skip
 
@@ -318,7 +318,7 @@ def test_times_that_other_pages_copy_are_those_of_the_benchmark() -> None:
 
 def test_the_notebook_and_its_page_install_the_same() -> None:
     first = json.loads((ROOT / "examples" / "tour.ipynb").read_text(encoding="utf-8"))["cells"][0]
-    page = (DOCS / "tutorials" / "tour.md").read_text(encoding="utf-8")
+    page = (DOCS / "tutorials" / "audit.md").read_text(encoding="utf-8")
     installs = re.compile(r"^pip install .+$", re.MULTILINE)
     assert installs.findall("".join(first["source"])) == installs.findall(page)
 

@@ -10,7 +10,7 @@ REFERENCE = ROOT / "docs" / "reference"
 FILES = {file.name: file for file in (ROOT / "tests" / "checkpoints").rglob("test_*.py")}
 PAGE = "\n".join(
     (REFERENCE / name).read_text(encoding="utf-8")
-    for name in ("formats.md", "adapters.md", "adapter-types.md")
+    for name in ("formats.md", "adapters.md")
 )
 
 

@@ -14,7 +14,7 @@ from tests.docs.reference import reference
 
 LONGEST = 120  # lines
 FIRST_SCREEN = 30  # lines
-API = ("audits.md", "mitigation.md", "training.md", "studies.md")
+API = ("audits.md", "training.md")
 NAMES = [page.relative_to(DOCS).as_posix() for page in PAGES]
 
 
