@@ -119,7 +119,7 @@ def index_page(commands: dict[str, Any]) -> str:
             "|---|---|---|",
             *rows,
             "",
-            "**Next:** [exit status](../environment.md) · [Python](../api/audits.md)",
+            "**Next:** [exit status](../environment.md) · [Python](../python.md)",
             "",
         ]
     )
