@@ -96,7 +96,9 @@ def research_page(commands: dict[str, Any]) -> str:
         about = command.short_help if ours is None else f"Beside the options of [{name}]({name}.md):"
         parts += [f"## {name}", "", about, "", "```text", usage, "```", ""]
         parts += ["| name | meaning |", "|---|---|", *rows, ""]
-    return "\n".join([*parts, "**Next:** [all commands](index.md) · [analyses](../../concepts/statistics.md#analyses)", ""])
+    return "\n".join(
+        [*parts, "**Next:** [all commands](index.md) · [analyses](../../concepts/statistics.md#analyses)", ""]
+    )
 
 
 def index_page(commands: dict[str, Any]) -> str:

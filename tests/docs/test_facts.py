@@ -217,7 +217,10 @@ TABLES = [
     Table("reference/files.md", "key", keys_of_audit, under="JSON of an audit, schema 1"),
     Table("reference/files.md", "key", keys_of_matrix, under="Keys of a matrix"),
     Table("reference/files.md", "columns", columns_of_audit, under="Parquet of an audit"),
-    Table("reference/files.md", "column", columns_of_subspaces, under="Subspaces", columns=(0, 2), pattern=r"`(?!_)([a-z0-9_]+)`"),
+    Table(
+        "reference/files.md", "column", columns_of_subspaces, under="Subspaces", columns=(0, 2),
+        pattern=r"`(?!_)([a-z0-9_]+)`",
+    ),
     Table("how-to/fleet.md", "column", columns_of_fleet),
     Table("reference/remedies.md", "`--remedy`", published_remedies),
     Table("how-to/forget-less.md", "argument", limits, columns=(1,), pattern=r"`--([a-z-]+)"),
