@@ -19,19 +19,19 @@ from ..data.task import Task, names_given
 from ..errors import SettingError
 from ..linalg.low_rank import LowRank
 from ..measures.intervals import RESAMPLES, Interval, expanded_percentiles
-from ..measures.kept_outcomes import KeptOutcomes, digest_of_intruders
 from ..mitigation.remedies.intruders import ScaledIntruders
 from ..mitigation.tuned_matrices import TunedMatrices
 from ..models.loading_settings import AS_STORED, Loading
 from ..system.callers_process import apart_from_caller
 from ..system.progress import Progress, silent
+from ..system.store import Kept
 from .attribution import Attribution, LeftOut, MatrixShare, MeasuredRise, Share, rank_correlation
 from .dose_groups import ELSEWHERE, DoseGroups
 from .dosed_model import DoseVector
 from .experiment_settings import ATTRIBUTION, AttributionSettings
 from .open_dosed import Updates, open_dosed
 from .path_integral import DocumentMeasure, DosePath, Floats, PathIntegral, task_measure, text_measure
-from .question import Question
+from .question import Question, digest_of_intruders
 
 
 @apart_from_caller()
@@ -119,7 +119,7 @@ def attribute(
             "text": digests_of(corpora),
             "tasks": {name: one_task.fingerprint() for name, one_task in tasks.items()},
         }
-        measured = _measured(question, settings, corpora, tasks, KeptOutcomes(folder, key))
+        measured = _measured(question, settings, corpora, tasks, Kept(folder, key))
         return _attribution(measured, question, settings, started)
 
 
@@ -139,7 +139,7 @@ def _measured(
     settings: AttributionSettings,
     corpora: Corpora,
     tasks: Mapping[str, Task],
-    kept: KeptOutcomes,
+    kept: Kept,
 ) -> _Measured:
     # On the CPU: the parts inside the intruders need double precision, which not every device has.
     matrices = TunedMatrices.of(question.both[0], question.audited, torch.device("cpu"))

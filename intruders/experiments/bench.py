@@ -18,7 +18,6 @@ from ..errors import PairingError
 from ..measures.base_inputs import documents_of, sample_inputs
 from ..measures.corpus_loss import losses_by_corpus
 from ..measures.harness import digest_of_own_tasks, harness_items
-from ..measures.kept_outcomes import KeptOutcomes, digest_of_intruders
 from ..measures.losses import DocumentLosses
 from ..measures.measure_settings import NO_HARNESS, HarnessSettings, LossSettings, ScoreSettings
 from ..measures.outcome import Outcome, TaskOutcome
@@ -32,8 +31,9 @@ from ..models.finetuned_folder import FinetunedFolder
 from ..models.loading_settings import Loading, require_whole_weights
 from ..models.tuned_model import OpenedModel, open_for_task, open_language_model
 from ..system.progress import Progress
+from ..system.store import Kept
 from .data_shares import DataShare
-from .question import Question
+from .question import Question, digest_of_intruders
 from .yardstick import ALPHAS
 
 # From the base to the tuned model.
@@ -140,15 +140,15 @@ def kept_outcomes(
     measuring: Measuring,
     scores: ScoreSettings,
     data: DataShare | None = None,
-) -> KeptOutcomes:
+) -> Kept:
     """Return the evaluations that a folder keeps of the models under remedies; without a folder nothing is hashed.
 
     With ``data`` all evaluations are of these documents and examples.
     """
     if folder is None:
-        return KeptOutcomes(None, {})
+        return Kept(None, {})
     trained, losses = FinetunedFolder.of(question.tuned), measuring.losses
-    return KeptOutcomes(
+    return Kept(
         folder,
         {
             **question.key(),
@@ -177,7 +177,7 @@ class Bench:
     live: Mapping[int, LiveInterventions]  # of every model by its id, those of the language model first
     measuring: Measuring
     matrices: TunedMatrices
-    kept: KeptOutcomes
+    kept: Kept
     tally: Tally
     has_one_share: bool  # all evaluations are on the data that the folder is of
     # Of this call, so that nothing is measured twice where there is no folder.
@@ -216,12 +216,9 @@ class Bench:
             unit |= {"settings": remedy.recorded(), "control": control, "inputs": inputs}
             unit |= self.measuring.unit(share, answers)
         key = json.dumps(unit, sort_keys=True)
-        outcome = self._seen.get(key) or self.kept.get(unit)
-        if outcome is None:
-            outcome = self.measured(remedy, share, answers)
-            self.kept.put(unit, outcome)
-        self._seen[key] = outcome
-        return outcome
+        if key not in self._seen:
+            self._seen[key] = self.kept.once(unit, Outcome, lambda: self.measured(remedy, share, answers))
+        return self._seen[key]
 
     def measured(self, remedy: Remedy, share: DataShare, answers: bool) -> Outcome:
         """Measure the tuned model under a remedy."""
@@ -260,10 +257,9 @@ class Bench:
         share = DataShare("training", {}, {task: self.measuring.tasks[task].train[:examples]})
         unit = {"sensitivities": sorted(directions), "task": task, "share": share.fingerprint()}
         self.tally.step("sensitivities")
-        measured: dict[str, list[float]] | None = self.kept.get_plain(unit)
-        if measured is None:
-            measured = self._sensitivities(directions, task, share)
-            self.kept.put_plain(unit, measured)
+        measured: dict[str, list[float]] = self.kept.once(
+            unit, dict[str, list[float]], lambda: self._sensitivities(directions, task, share)
+        )
         return measured
 
     @property
@@ -302,7 +298,7 @@ def open_bench(
     question: Question,
     measuring: Measuring,
     matrices: TunedMatrices,
-    kept: KeptOutcomes,
+    kept: Kept,
     tally: Tally,
     *,
     changes_others: bool = True,

@@ -12,7 +12,6 @@ from ..data.corpora import Corpora, documents_in, load_all
 from ..data.load_task import described_task
 from ..errors import IntrudersError, SettingError
 from ..measures.harness import check_harness
-from ..measures.kept_outcomes import FOLDER, KeptOutcomes
 from ..measures.measure_settings import (
     NO_HARNESS,
     NO_LOSSES,
@@ -30,6 +29,7 @@ from ..system.callers_process import apart_from_caller
 from ..system.files import user_path
 from ..system.folders import require_ours
 from ..system.progress import Progress, silent
+from ..system.store import EVALUATIONS, Kept
 from .bench import ALONG_CURVE, Measuring, Tally, answered_by, kept_outcomes, open_bench
 from .compared_rows import REPORT, Compared, compared_rows, measured_curve, planned_evaluations
 from .data_shares import DataShare, DataShares, split_data
@@ -109,7 +109,7 @@ def compare_remedies(
         progress=progress,
     )
     if out is not None:
-        require_ours(user_path(out), (RemedyComparison.file_name, FOLDER), "a comparison of remedies")
+        require_ours(user_path(out), (RemedyComparison.file_name, EVALUATIONS), "a comparison of remedies")
     _require_measures(losses, scores)
     if harness.lm_eval:
         check_harness(harness)
@@ -179,7 +179,7 @@ def _learned(
     data: DataShares,
     max_examples: int | None,
     allow: float,
-    kept: KeptOutcomes,
+    kept: Kept,
 ) -> Doses | str:
     """Learn the remedy ``doses`` on the text and on training rows of the first task, or read it where it was kept.
 
@@ -197,13 +197,13 @@ def _learned(
         "learned on": [first, next(iter(corpora))],
         **how_drawn(corpora),
     }
-    if (record := kept.get_plain(unit)) is not None:
+    if (record := kept.get(unit)) is not None:
         return Doses(doses=record["doses"], elsewhere=record["elsewhere"])
     try:
         learned = learned_doses(question, corpora, tasks, settings, max_examples)
     except IntrudersError as error:
         return str(error)
-    kept.put_plain(unit, {"doses": dict(learned.doses or {}), "elsewhere": learned.elsewhere})
+    kept.put(unit, {"doses": dict(learned.doses or {}), "elsewhere": learned.elsewhere})
     return learned
 
 
@@ -236,7 +236,7 @@ def _base_outcomes(
     question: Question,
     measuring: Measuring,
     data: DataShares,
-    kept: KeptOutcomes,
+    kept: Kept,
     tally: Tally,
 ) -> list[Outcome]:
     """Measure the base on every share, as the tuned model reads it; it is open only while it is measured.
@@ -248,7 +248,7 @@ def _base_outcomes(
         {"remedy": None, "tasks": list(measuring.tasks), **measuring.unit(share, share is data.report)}
         for share in shares
     ]
-    outcomes = [kept.get(unit) for unit in units]
+    outcomes: list[Outcome | None] = [kept.get(unit, Outcome) for unit in units]
     if None in outcomes:
         opened = reading_as(
             open_language_model(question.base_source, loading=question.loading), question.tuned

@@ -20,7 +20,6 @@ from ..data.load_task import described_task
 from ..data.task import names_given
 from ..errors import SettingError
 from ..linalg.low_rank import LowRank
-from ..measures.kept_outcomes import digest_of_intruders
 from ..mitigation.beyond_doses import require_same_vocabulary
 from ..mitigation.mitigate import mitigate
 from ..mitigation.mitigation_result import Mitigation
@@ -38,7 +37,7 @@ from .heal_data import how_drawn, load_tasks, load_texts, read_prompts
 from .healing import RECORD, Healing
 from .learn import Told, learn, untold
 from .learned_doses import remedy_of
-from .question import Question
+from .question import Question, digest_of_intruders
 from .report_healing import reported_healing
 from .work_folder import WorkFolder, finished_healing
 

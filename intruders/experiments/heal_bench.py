@@ -13,13 +13,13 @@ from ..checkpoints.pairing.pairing import PairedMatrix
 from ..data.corpora import Corpora, Corpus
 from ..data.task import Task
 from ..errors import NotEnoughMemoryError, SettingError
-from ..measures.kept_outcomes import KeptOutcomes
 from ..measures.losses import mean_loss
 from ..measures.measure_settings import LossSettings
 from ..measures.outcome import Outcome, TaskOutcome
 from ..models.loading_settings import Loading
 from ..models.memory_plan import available_memory
 from ..models.tuned_model import OpenedModel
+from ..system.store import Kept
 from .bench import Measuring
 from .data_shares import DataShare
 from .dosed_model import TunedState
@@ -44,7 +44,7 @@ class HealBench(DosedModels):
     question: Question
     measuring: Measuring
     data: HealData
-    kept: KeptOutcomes
+    kept: Kept
 
     def outcome(self, state: TunedState, share: DataShare, *, answers: bool, removed: str = "") -> Outcome:
         """Measure the losses of documents and examples of a state; with ``answers`` also which answers are right.
@@ -54,14 +54,15 @@ class HealBench(DosedModels):
         unit = {**state.unit(), **self.measuring.unit(share, answers)}
         if removed:
             unit["removed"] = removed
-        outcome = self.kept.get(unit)
-        if outcome is None:
+
+        def measured() -> Outcome:
             own = self.doses.values
             doses = torch.tensor(state.doses, dtype=own.dtype, device=own.device)
             with self.doses.at(doses, state.learned):
                 scored = {name: self.scored[name] for name in share.examples}
-                outcome = self.measuring.outcome(self.language, scored, share, answers)
-            self.kept.put(unit, outcome)
+                return self.measuring.outcome(self.language, scored, share, answers)
+
+        outcome: Outcome = self.kept.once(unit, Outcome, measured)
         return outcome
 
     def everywhere(self, dose: float) -> TunedState:
@@ -122,7 +123,7 @@ def open_to_heal(
                 f"'{question.base_source}' is a masked language model, and {what} one that writes; pass a "
                 "task of classes"
             )
-        kept = KeptOutcomes(work.folder, dict(key or {}))
+        kept = Kept(work.folder, dict(key or {}))
         if prompts is not None:
             task = _task_of(prompts, language, kept, question)
             tasks, scored = {task.name: task}, {task.name: (language, [])}
@@ -160,25 +161,23 @@ def _require_memory(pairs: Sequence[PairedMatrix], loading: Loading) -> None:
         )
 
 
-def _own_text(
-    models: DosedModels, kept: KeptOutcomes, kind: str, count: int, tokens: int, seed: int
-) -> list[Corpus]:
+def _own_text(models: DosedModels, kept: Kept, kind: str, count: int, tokens: int, seed: int) -> list[Corpus]:
     unit = {"text": kind, "count": count, "tokens": tokens, "seed": seed}
-    documents: list[str] | None = kept.get_plain(unit)
-    if documents is None:
+
+    def written() -> list[str]:
         with models.doses.off():
-            documents = own_documents(models.language, kind, count, tokens, seed)
-        kept.put_plain(unit, documents)
-    return [Corpus(kind, documents)]
+            return own_documents(models.language, kind, count, tokens, seed)
+
+    return [Corpus(kind, kept.once(unit, list[str], written))]
 
 
-def _task_of(prompts: Sequence[str], language: OpenedModel, kept: KeptOutcomes, question: Question) -> Task:
+def _task_of(prompts: Sequence[str], language: OpenedModel, kept: Kept, question: Question) -> Task:
     unit = {"answers": list(prompts)}
-    answers = kept.get_plain(unit)
+    answers = kept.get(unit)
     if answers is None:
         question.progress(f"answer {len(prompts)} prompts", 0, 1)
         answers = own_answers(language, prompts)
-        kept.put_plain(unit, answers)
+        kept.put(unit, answers)
     return task_of_prompts(prompts, answers, question.seed)
 
 

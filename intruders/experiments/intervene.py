@@ -15,7 +15,6 @@ from ..data.corpora import load_all
 from ..errors import SettingError
 from ..measures.base_inputs import documents_of, sample_inputs
 from ..measures.corpus_loss import CorpusLoss, summarize_losses
-from ..measures.kept_outcomes import KeptOutcomes
 from ..measures.losses import DocumentLosses
 from ..measures.measure_settings import NO_LOSSES, NO_SCORES, LossSettings, ScoreSettings
 from ..measures.outcome import Outcome
@@ -32,6 +31,7 @@ from ..models.loading_settings import AS_STORED, Loading
 from ..models.tuned_model import open_language_model
 from ..system.callers_process import apart_from_caller
 from ..system.progress import Progress, silent
+from ..system.store import Kept
 from .bench import ALONG_CURVE, Bench, Measuring, Tally, kept_outcomes, open_bench
 from .data_shares import DataShare
 from .experiment_settings import IN_QUARTERS, INTERPOLATE, SweepSettings
@@ -180,7 +180,7 @@ def _of_base(
     question: Question,
     measuring: Measuring,
     data: DataShare,
-    kept: KeptOutcomes,
+    kept: Kept,
     base: Checkpoint,
     names: Sequence[str],
 ) -> tuple[Mapping[str, list[DocumentLosses]], dict[str, Tensor]]:
@@ -188,7 +188,7 @@ def _of_base(
 
     The model is open only within this function, since the tuned one needs its memory.
     """
-    outcome = kept.get(_OF_BASE)
+    outcome: Outcome | None = kept.get(_OF_BASE, Outcome)
     if not data.corpora or (outcome is not None and not names):
         return {} if outcome is None else outcome.corpora, {}
     opened = open_language_model(question.base_source, loading=question.loading)

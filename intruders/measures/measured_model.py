@@ -22,10 +22,10 @@ from ..models.tuned_model import (
     put_on,
 )
 from ..system.progress import Progress
+from ..system.store import Kept
 from ..system.words import plural
 from .corpus_loss import losses_by_corpus, tokens_to_read
 from .harness import HarnessScore, digest_of_own_tasks, harness_scores
-from .kept_outcomes import KeptOutcomes
 from .losses import DocumentLosses
 from .measure_settings import HarnessSettings, LossSettings
 from .outcome import Outcome
@@ -39,7 +39,7 @@ class MeasuredModel:
 
     source: str
     base: str | None
-    kept: KeptOutcomes
+    kept: Kept
     losses: LossSettings
     seed: int
     loading: Loading
@@ -82,7 +82,7 @@ class MeasuredModel:
             "task": [task.kind, task.score, task.labels, task.max_new_tokens],
             "examples": [_content(example) for example in examples],
         }
-        record = self.kept.get_plain(unit)
+        record = self.kept.get(unit)
         if record is not None:
             self._note_as_kept(unit)
             return score_of_answers(task, split, record["right"], record["unfinished"])
@@ -112,7 +112,7 @@ class MeasuredModel:
         """Return the scores of tasks of lm-evaluation-harness."""
         own = digest_of_own_tasks(settings)
         unit = {"harness": list(settings.lm_eval), "own": own, "limit": limit, "seed": self.seed}
-        records = self.kept.get_plain(unit)
+        records = self.kept.get(unit)
         if records is None:
             self.progress("score by lm-evaluation-harness", 0, 1)
             scores = harness_scores(self._open(), settings, limit=limit, seed=self.seed)
@@ -126,7 +126,7 @@ class MeasuredModel:
         self, which: str, corpora: Corpora, opened: Callable[[], OpenedModel]
     ) -> dict[str, list[DocumentLosses]]:
         units = {name: self._unit(which, parts) for name, parts in corpora.items()}
-        kept = {name: self.kept.get(unit) for name, unit in units.items()}
+        kept = {name: self.kept.get(unit, Outcome) for name, unit in units.items()}
         # A unit is found by its documents, whatever the corpus was called when it was kept.
         losses = {
             name: of_parts
@@ -153,7 +153,7 @@ class MeasuredModel:
         for name, parts in missing.items():
             losses |= losses_by_corpus(model, {name: parts}, self.losses, self.seed, advance)
             notes = model.notes if which == "model" else ()
-            self._keep(units[name], Outcome({name: losses[name]}, {}).as_dict(), notes)
+            self._keep(units[name], Outcome({name: losses[name]}, {}), notes)
         return {name: losses[name] for name in corpora}
 
     def _location(self, which: str) -> str:
@@ -190,12 +190,12 @@ class MeasuredModel:
         """Keep a measurement, and before it its notes: a process may be killed between the two."""
         noted = list(notes)
         if noted:
-            self.kept.put_plain({"notes on": unit}, noted)
-        self.kept.put_plain(unit, outcome)
+            self.kept.put({"notes on": unit}, noted)
+        self.kept.put(unit, outcome)
 
     def _note_as_kept(self, unit: dict[str, Any]) -> None:
-        """Note what was noted when a kept measurement was made; earlier versions have not kept that."""
-        self._note(self.kept.get_plain({"notes on": unit}) or ())
+        """Note what was noted when a kept measurement was made."""
+        self._note(self.kept.get({"notes on": unit}) or ())
 
     def _note_on_longer_rows(
         self, opened: OpenedModel, task: Task, examples: Sequence[Example]
@@ -216,7 +216,7 @@ class MeasuredModel:
 
 
 def _content(example: Example) -> list[Any]:
-    """Return what a score of an example depends on. That of a plain row is as earlier versions kept it."""
+    """Return what a score of an example depends on."""
     content: list[Any] = [example.text, example.pair, example.target]
     # The text of a conversation has neither roles nor all of its messages.
     return content if example.conversation is None else [*content, asdict(example.conversation)]

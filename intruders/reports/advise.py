@@ -14,8 +14,7 @@ from ..audits.scales.critical_scales_result import scales_beside
 from ..errors import ResultFileError, SettingError
 from ..measures.intervals import Interval
 from ..models.finetuned_folder import FinetunedFolder
-from ..studies.run_record import RunRecord
-from ..studies.study_folder import MODEL
+from ..studies.study_folder import MODEL, RunRecord
 from ..system.documents import read_document
 from ..system.files import user_path
 from ..system.progress import Progress, silent

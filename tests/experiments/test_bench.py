@@ -42,7 +42,7 @@ def test_a_kept_evaluation_has_the_name_that_earlier_versions_gave_it(tmp_path: 
     data = DataShare("all", {"notes": [Corpus("notes", ["One.", "Two."])]}, {"sums": task.test})
     scores = ScoreSettings(tasks=("sums",), max_new_tokens=4)
     kept = kept_outcomes(tmp_path, question, measuring, scores, data)
-    kept.put_plain({"remedy": "intruders"}, 1)
+    kept.put({"remedy": "intruders"}, 1)
     assert [file.name for file in (tmp_path / "evaluations").iterdir()] == ["bee45dff5363592a7b4c6149.json"]
 
 
@@ -51,7 +51,7 @@ def test_without_a_folder_nothing_is_read(tmp_path: Path) -> None:
     for name in ("base", "tuned"):
         (tmp_path / name / "model.safetensors").unlink()
     kept = kept_outcomes(None, question, Measuring(LossSettings(), {}, 0), ScoreSettings())
-    assert kept.get_plain({"remedy": "intruders"}) is None
+    assert kept.get({"remedy": "intruders"}) is None
 
 
 def test_a_task_without_right_answers_has_losses_and_no_answers(tmp_path: Path) -> None:

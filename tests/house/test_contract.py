@@ -21,9 +21,8 @@ from intruders.audits.result.audit_result import Audit
 from intruders.audits.scales.critical_scales_result import CriticalScales
 from intruders.errors import ResultFileError
 from intruders.experiments.healing import Healing
-from intruders.studies.results import check_table_schema
-from intruders.studies.run_record import RunRecord
-from intruders.studies.study_folder import StudyFolder
+from intruders.studies.study_folder import RunRecord, StudyFolder
+from intruders.studies.tables import check_table_schema
 from intruders.system.documents import migrated, read_document
 from intruders.training.run_folder import RunFolder
 
@@ -65,19 +64,17 @@ WRITTEN: dict[str, str] = {
     "mitigation/write_at_scale.py": "written.json",
     "checkpoints/writing/training_record.py": "run.json",
     "reports/advice.py": "advice.json",
-    "studies/table_columns.py": "findings.json",
-    "studies/run_record.py": "study/killed/run.json",
-    "studies/study_folder.py": "study/study.json",
+    "studies/tables.py": "findings.json",
+    "studies/study_folder.py": "study/study.json study/killed/run.json",
     "experiments/choose_scale.py": "in the document of the scales, under choice",
     "studies/run_study.py": "what one call did; the results are the tables of the folder",
     "audits/fleet/fleet_files.py": "kept work: another number is computed again",
     "cli/plugins.py": "a list for the terminal, which no command reads",
-    "measures/kept_outcomes.py": "kept work: another number is measured again",
+    "system/store.py": "kept work: another number is measured again",
     "training/callback/training_start.py": "beside the trace of a training, and read by one that resumes it alone",
     "training/callback/kept_state.py": "beside the weights of a training that goes on, and read by that training alone",
     "measures/kl_on_task.py": "in the folder of a study's run, whose tables have its numbers",
     "measures/output_energy.py": "in the folder of a study's run, whose tables have its numbers",
-    "studies/base_losses.py": "in the folder of a study, whose tables have its numbers",
     "studies/stage.py": "in the folder of a study's run, whose tables have its numbers",
 }
 _NUMBERS = re.compile(r"^_?SCHEMA = \d|\"schema\": \d", re.MULTILINE)

@@ -14,7 +14,7 @@ from intruders.audits.result.audit_result import Audit
 from intruders.audits.scales.critical_scales_result import CriticalScales, MatrixScale
 from intruders.reports.advise import advise
 from intruders.studies.results import Results
-from intruders.studies.table_columns import COLUMNS
+from intruders.studies.tables import COLUMNS
 
 
 def topics(source: str | Path, **settings: Any) -> list[str]:

@@ -23,9 +23,8 @@ from ...errors import SettingError, os_reason
 from ...system.callers_process import usual_settings
 from ...system.files import as_utf8
 from ...system.folders import locked_folder, make_folder, require_ours
-from ...system.mirrored_folder import MirroredFolder
 from ...system.progress import Progress, silent
-from ...system.remote_folder import RemoteFolder, local_folder
+from ...system.store import Store
 from ..audit import patterns
 from ..audit_settings import AuditSettings, Compute, shown_settings
 from ..base_cache import CacheChoice
@@ -154,7 +153,8 @@ def audit_many(
         digests = None if folder.is_kept else [f"model {position}" for position in range(len(sources))]
         key = _key(opened, content, settings)
         absolute = folder.path.absolute()
-        files = FleetFiles(MirroredFolder(absolute, folder.remote), key)
+        store = Store(absolute, folder.url)
+        files = FleetFiles(store, key)
         # The cause of a refusal may be gone by now: such a model is opened and audited again.
         earlier = {file.path.name: file for file in files.adapters() if file.refused is None}
         finished = frozenset(file.digest for file in earlier.values())
@@ -203,8 +203,7 @@ def audit_many(
         )
         if folder.is_kept:
             fleet.write_table(folder.path)
-            if folder.remote is not None:
-                folder.remote.put(folder.path / ADAPTERS, ADAPTERS)
+            store.send(ADAPTERS)
         files.forget(finished | {file.digest for file in written.values()})
     return fleet
 
@@ -214,7 +213,7 @@ class _FleetFolder:
     """Where a fleet's results are written."""
 
     path: Path
-    remote: RemoteFolder | None = None  # where they are sent, too
+    url: str | None = None  # where they are sent, too
     temporary: tempfile.TemporaryDirectory[str] | None = None  # lasts as long as the fleet's result does
 
     @property
@@ -230,12 +229,11 @@ def _fleet_folder(out: str | os.PathLike[str] | None) -> Iterator[_FleetFolder]:
         temporary = _temporary_folder()
         yield _FleetFolder(Path(temporary.name), temporary=temporary)
         return
-    path = local_folder(str(out), "fleets")
-    require_ours(path, MARKS, "a fleet")
-    make_folder(path)
-    remote = RemoteFolder.at(str(out))
-    with locked_folder(path):
-        yield _FleetFolder(path, remote)
+    store = Store.at(str(out), "fleets")
+    require_ours(store.path, MARKS, "a fleet")
+    make_folder(store.path)
+    with locked_folder(store.path):
+        yield _FleetFolder(store.path, store.url)
 
 
 def _temporary_folder() -> tempfile.TemporaryDirectory[str]:

@@ -10,7 +10,7 @@ from ...checkpoints.opening.open import open_checkpoint
 from ...checkpoints.stored.checkpoint import Checkpoint, read_once
 from ...checkpoints.stored.content import require_content
 from ...errors import CheckpointError, what_is_wrong
-from ...system.remote_folder import is_url
+from ...system.store import is_url
 from ..audit_settings import AuditSettings, Compute
 from .fleet_files import FleetFiles
 from .fleet_members import Member, open_members

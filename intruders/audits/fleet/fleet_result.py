@@ -20,9 +20,9 @@ from ...checkpoints.pairing.pairing import Skipped
 from ...errors import ResultFileError, SettingError, os_reason
 from ...system.documents import Migrations, migrated
 from ...system.files import user_path, write_atomically
-from ...system.mirrored_folder import MirroredFolder
 from ...system.parquet import document_in, parquet_bytes
 from ...system.result_protocol import refuse_others
+from ...system.store import Store
 from ...system.versions import installed_versions
 from ..audit_settings import AuditSettings, shown_settings
 from ..result.audit_result import Audit
@@ -235,7 +235,7 @@ class FleetAudit:
                 if not (target.exists() and target.samefile(file)):
                     shutil.copyfile(file, target)
             # What an earlier save left would be read with the files of this fleet as one table.
-            FleetFiles(MirroredFolder(folder), self.key).arrange({file.name for file in files})
+            FleetFiles(Store(folder), self.key).arrange({file.name for file in files})
         except OSError as error:
             raise ResultFileError(f"cannot write '{folder / VECTORS}': {os_reason(error)}") from error
         self.write_table(folder)

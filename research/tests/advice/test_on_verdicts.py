@@ -12,8 +12,7 @@ import pytest
 from intruders.checkpoints.stored.locate import DEMO_MODELS
 from intruders.measures.intervals import Interval
 from intruders.studies.study_folder import StudyFolder
-from intruders.studies.table_columns import COLUMNS
-from intruders.studies.tables import to_parquet
+from intruders.studies.tables import COLUMNS, to_parquet
 from intruders_research.advice.advise import advise
 from intruders_research.advice.on_verdicts import StudyVerdict, is_on, verdicts_of
 from intruders_research.claims.shared.claim import Effect, Where

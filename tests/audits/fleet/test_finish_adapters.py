@@ -17,7 +17,7 @@ from intruders.audits.fleet.fleet_members import Member
 from intruders.audits.result.audit_result import Audit
 from intruders.checkpoints.stored.checkpoint import Checkpoint
 from intruders.errors import ResultFileError
-from intruders.system.mirrored_folder import MirroredFolder
+from intruders.system.store import Store
 from tests.audits.fleet.test_fleet_work import NAMES, member, work
 
 SETTINGS = AuditSettings(k=5)
@@ -31,7 +31,7 @@ def finished(
     folder: Path, members: list[Member], base: Checkpoint = BASE
 ) -> dict[tuple[str, str], AdapterFile]:
     """Audit what is missing, and write the files, as a call of a fleet does."""
-    files = FleetFiles(MirroredFolder(folder), KEY)
+    files = FleetFiles(Store(folder), KEY)
     earlier = {file.path.name: file for file in files.adapters()}
     known = {file.digest for file in earlier.values()}
     members = [replace(one, is_finished=one.digest in known) for one in members]
@@ -95,10 +95,10 @@ def test_the_audits_of_a_base_that_was_moved_name_where_it_is_now(tmp_path: Path
     first = member(0)
     finished(tmp_path, [first])
     if waits:
-        FleetFiles(MirroredFolder(tmp_path), KEY).arrange(set())
+        FleetFiles(Store(tmp_path), KEY).arrange(set())
     moved = replace(BASE, source="moved/base")
     written = finished(tmp_path, [first, replace(first, source="a copy")], moved)
-    FleetFiles(MirroredFolder(tmp_path), KEY).arrange({file.path.name for file in written.values()})
+    FleetFiles(Store(tmp_path), KEY).arrange({file.path.name for file in written.values()})
     files = sorted((tmp_path / "vectors").iterdir())
     assert len(files) == 2
     audits = [Audit.load(file) for file in files]
@@ -116,7 +116,7 @@ def test_a_model_of_which_a_block_was_lost_is_not_written(tmp_path: Path) -> Non
     fleet = work(tmp_path, one)
     missing = fleet.missing()
     fleet.do({block: missing[block] for block in ("layers.0", "layers.1")})
-    files = FleetFiles(MirroredFolder(tmp_path), KEY)
+    files = FleetFiles(Store(tmp_path), KEY)
     with pytest.raises(
         ResultFileError, match=r"lack 3 of its 7 matrices: 'layers\.2\.q\.weight', .*; run the same"
     ):

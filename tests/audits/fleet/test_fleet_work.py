@@ -18,7 +18,7 @@ from intruders.audits.fleet.fleet_work import FleetWork, grouped_blocks
 from intruders.checkpoints.pairing.pairing import PairedMatrix, Pairing
 from intruders.linalg.low_rank import LowRank
 from intruders.linalg.pair import Pair
-from intruders.system.mirrored_folder import MirroredFolder
+from intruders.system.store import Store
 
 NAMES = [f"layers.{layer}.{part}.weight" for layer in range(3) for part in ("q", "o")] + ["head.weight"]
 
@@ -43,7 +43,7 @@ def member(number: int, names: Sequence[str] = NAMES, digest: str | None = None)
 
 def work(folder: Path, *members: Member) -> FleetWork:
     base: Any = SimpleNamespace(names=lambda: NAMES, tied={})
-    files = FleetFiles(MirroredFolder(folder), "0" * 64)
+    files = FleetFiles(Store(folder), "0" * 64)
     settings = AuditSettings(k=5)
     return FleetWork(base, list(members), settings, Compute(cache=False, workers=1), files)
 
@@ -51,7 +51,7 @@ def work(folder: Path, *members: Member) -> FleetWork:
 def rows_of(folder: Path) -> dict[tuple[str, str], list[tuple[int, bool]]]:
     """By model and matrix, the decision about every vector."""
     rows: dict[tuple[str, str], list[tuple[int, bool]]] = {}
-    for block in FleetFiles(MirroredFolder(folder), "0" * 64).blocks():
+    for block in FleetFiles(Store(folder), "0" * 64).blocks():
         for row in block.rows().to_pylist():
             rows.setdefault((row["adapter"], row["name"]), []).append((row["index"], row["intruder"]))
     return rows
@@ -91,7 +91,7 @@ def test_a_model_is_the_same_alone_and_with_others(tmp_path: Path) -> None:
     sketches = [
         {
             (block.block, digest): unit.sketch
-            for block in FleetFiles(MirroredFolder(tmp_path / way), "0" * 64).blocks()
+            for block in FleetFiles(Store(tmp_path / way), "0" * 64).blocks()
             for digest, unit in block.units.items()
         }
         for way in ("together", "alone")
