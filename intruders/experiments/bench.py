@@ -161,9 +161,9 @@ def kept_outcomes(
             "estimate": losses.estimate,
             "seed": measuring.seed,
             "max_new_tokens": scores.max_new_tokens,
-            **({} if losses.max_tokens is None else {"max_tokens": losses.max_tokens}),
-            **({} if scores.score is None else {"score": scores.score}),
-            **({} if data is None else {"data": data.fingerprint()}),
+            "max_tokens": losses.max_tokens,
+            "score": scores.score,
+            "data": None if data is None else data.fingerprint(),
         },
     )
 

@@ -34,7 +34,6 @@ from .bench import ALONG_CURVE, Measuring, Tally, answered_by, kept_outcomes, op
 from .compared_rows import REPORT, Compared, compared_rows, measured_curve, planned_evaluations
 from .data_shares import DataShare, DataShares, split_data
 from .experiment_settings import EVERY_REMEDY, HEALING, ComparisonSettings, HealSettings
-from .heal_data import how_drawn
 from .learned_doses import learned_doses
 from .question import Question
 from .remedy_comparison import RemedyComparison
@@ -195,7 +194,6 @@ def _learned(
         "doses": settings.recorded(),
         "share": [share.fingerprint() for share in (trained, *data.choice)],
         "learned on": [first, next(iter(corpora))],
-        **how_drawn(corpora),
     }
     if (record := kept.get(unit)) is not None:
         return Doses(doses=record["doses"], elsewhere=record["elsewhere"])

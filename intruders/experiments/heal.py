@@ -33,7 +33,7 @@ from ..system.progress import Progress, silent
 from .dosed_model import TunedState
 from .experiment_settings import HEALING, WEIGHTS, HealSettings
 from .heal_bench import HealBench, open_to_heal
-from .heal_data import how_drawn, load_tasks, load_texts, read_prompts
+from .heal_data import load_tasks, load_texts, read_prompts
 from .healing import RECORD, Healing
 from .learn import Told, learn, untold
 from .learned_doses import remedy_of
@@ -138,7 +138,6 @@ def heal(
         "audit": _audit_key(given),
         "prompts": asked,
         "form": written_form,
-        **how_drawn(corpora),
     }
     folder = None if out is None else user_path(out)
 

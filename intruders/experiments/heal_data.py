@@ -164,11 +164,6 @@ def data_of(corpora: Corpora, tasks: Mapping[str, Task], settings: HealSettings,
     )
 
 
-def how_drawn(corpora: Corpora) -> dict[str, str]:
-    """Return what tells a learning on a mixture from one of earlier versions, which drew from the parts alike."""
-    return {"drawn": "by weight"} if len(next(iter(corpora.values()))) > 1 else {}
-
-
 def read_prompts(file: str) -> list[str]:
     """Read the prompts of a text file, one per line, or of the column ``prompt`` of a data file.
 

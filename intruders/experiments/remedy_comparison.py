@@ -278,7 +278,7 @@ class RemedyComparison(JsonResult):
         return f"{shlex.join(parts)} && {shlex.join([*share, '--strength', f'{strength:g}', '--out', out])}"
 
     def _loading(self) -> tuple[str, ...]:
-        """Return the options that load the models as they were compared; earlier versions did not record how."""
+        """Return the options that load the models as they were compared."""
         return changed_options(Loading(dtype=self.settings.get("dtype", "auto")))
 
     def _needs_a_checkpoint(self, remedy: ComparedRemedy) -> bool:

@@ -40,7 +40,7 @@ class SweepRow:
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> SweepRow:
-        """Read a row of the study's table of interventions. Earlier versions scaled no intruders but all."""
+        """Read a row of the study's table of interventions."""
         return cls(
             control=row["control"],
             scale=float(row["scale"]),

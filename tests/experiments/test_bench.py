@@ -6,16 +6,11 @@ import json
 import struct
 from pathlib import Path
 
-import intruders
 from intruders.data.columns import Columns
-from intruders.data.corpora import Corpus
 from intruders.data.load_task import load_task
-from intruders.data.task import Example, Task
 from intruders.experiments.bench import Measuring, kept_outcomes, task_outcome
-from intruders.experiments.data_shares import DataShare
 from intruders.experiments.question import Question
 from intruders.measures.measure_settings import LossSettings, ScoreSettings
-from intruders.models.loading_settings import Loading
 from intruders.models.tuned_model import open_for_task
 from tests.json_lines import write_rows
 from tests.tiny import save_llama
@@ -29,21 +24,6 @@ def save(folder: Path, rows: list[list[float]]) -> str:
     (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + numbers)
     (folder / "config.json").write_bytes(b'{"model_type": "llama"}')
     return str(folder)
-
-
-def test_a_kept_evaluation_has_the_name_that_earlier_versions_gave_it(tmp_path: Path) -> None:
-    base = save(tmp_path / "base", [[4, 0, 0, 0], [0, 3, 0, 0], [0, 0, 2, 0], [0, 0, 0, 1]])
-    tuned = save(tmp_path / "tuned", [[4, 9, 9, 9], [0, 3, 9, 9], [0, 0, 2, 9], [0, 0, 0, 1]])
-    audited = intruders.audit(base, tuned, k=2, epsilon=0.9, cache=False)
-    assert audited.intruders == 2
-    task = Task("sums", "causal", "exact", [], [], [Example(text="1+1=", target="2")])
-    measuring = Measuring(LossSettings(loss_on=("notes",), max_tokens=32), {"sums": task}, 3)
-    question = Question.about(base, tuned, audit=audited, loading=Loading(dtype="bfloat16"))
-    data = DataShare("all", {"notes": [Corpus("notes", ["One.", "Two."])]}, {"sums": task.test})
-    scores = ScoreSettings(tasks=("sums",), max_new_tokens=4)
-    kept = kept_outcomes(tmp_path, question, measuring, scores, data)
-    kept.put({"remedy": "intruders"}, 1)
-    assert [file.name for file in (tmp_path / "evaluations").iterdir()] == ["bee45dff5363592a7b4c6149.json"]
 
 
 def test_without_a_folder_nothing_is_read(tmp_path: Path) -> None:

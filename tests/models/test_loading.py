@@ -151,7 +151,6 @@ def test_a_masked_model_and_its_classifier_have_the_type_asked_for(tmp_path: Pat
 def test_what_is_kept_in_one_type_is_not_found_in_another(tmp_path: Path) -> None:
     half = str(in_half(tmp_path))
     assert recorded_dtypes(Loading(), [half]) == {"dtype": ["bfloat16"]}
-    # As earlier versions kept it, which measured every model in single precision.
     assert recorded_dtypes(Loading(dtype="float32"), [half]) == {}
     kept = Kept(tmp_path / "kept", {"weights": 1, **recorded_dtypes(Loading(), [half])})
     kept.put({"part": 1}, 3.0)

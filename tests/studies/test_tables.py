@@ -132,7 +132,7 @@ def test_two_spellings_of_one_base_are_one_base_where_their_contents_are_one(tmp
         "retokenized/b": "retokenized/b",
         "c": "c",
     }
-    folder.keep(STUDY, expand(STUDY))  # by an earlier version, or on a cluster: no digests
+    folder.keep(STUDY, expand(STUDY))  # on a cluster: no digests
     assert list(load_results(tmp_path).runs["base"]) == spelled
 
 

@@ -12,7 +12,7 @@ from ...checkpoints.pairing.pairing import SkipKind, Skipped
 from ...checkpoints.stored.locate import HubOrigin, origins_in
 from ...errors import BrokenDocumentError, ResultFileError, SettingError, all_lines
 from ...settings.numbers import is_number, is_whole
-from ...system.documents import get_field, get_float, json_number, migrated
+from ...system.documents import get_field, get_float, json_number, of_schema
 from ...system.files import read_bytes, write_atomically
 from ...system.plain_values import plain
 from ...system.result_protocol import json_bytes
@@ -236,7 +236,7 @@ def _refuse_another_result(document: object, path: str | os.PathLike[str]) -> No
 
 def _of_this_schema(document: dict[str, Any], path: str | os.PathLike[str]) -> dict[str, Any]:
     get_field(document, "schema", "document", int)
-    return migrated(document, str(path), "a saved audit", SCHEMA)
+    return of_schema(document, str(path), "a saved audit", SCHEMA)
 
 
 def check_suffix(path: str | os.PathLike[str]) -> str:
@@ -271,12 +271,10 @@ def header(audit: Audit) -> dict[str, Any]:
 
 
 def _skipped(record: object) -> Skipped:
-    name, reason = (get_field(record, key, "skipped", str) for key in ("name", "reason"))
-    has_kind = isinstance(record, dict) and "kind" in record
-    kind = get_field(record, "kind", "skipped", str) if has_kind else None
-    if kind is not None and kind not in tuple(SkipKind):
+    name, reason, kind = (get_field(record, key, "skipped", str) for key in ("name", "reason", "kind"))
+    if kind not in tuple(SkipKind):
         raise BrokenDocumentError(f"skipped has kind '{kind}'; expected one of {', '.join(SkipKind)}")
-    return Skipped.from_stored(name, reason, kind)
+    return Skipped(name, reason, SkipKind(kind))
 
 
 def _from_header(document: object, matrices: list[AuditedMatrix]) -> Audit:
