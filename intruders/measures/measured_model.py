@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from ..checkpoints.writing.training_record import FinetunedFolder
 from ..data.corpora import Corpora, Corpus
 from ..data.task import Example, Task
 from ..models.encoding import encode_classification
-from ..models.finetuned_folder import FinetunedFolder
 from ..models.loading import load_tokenizer
 from ..models.loading_settings import Loading
 from ..models.memory_plan import memory_plan
@@ -24,12 +24,11 @@ from ..models.tuned_model import (
 from ..system.progress import Progress
 from ..system.store import Kept
 from ..system.words import plural
-from .corpus_loss import losses_by_corpus, tokens_to_read
+from .corpus_loss import losses_by_corpus, require_read_alike, tokens_to_read
 from .harness import HarnessScore, digest_of_own_tasks, harness_scores
 from .losses import DocumentLosses
 from .measure_settings import HarnessSettings, LossSettings
 from .outcome import Outcome
-from .read_alike import require_read_alike
 from .task_score import BATCH, TaskScore, score_of_answers, score_task
 
 
@@ -80,7 +79,7 @@ class MeasuredModel:
         examples = task.split(split)[:most]
         unit = {
             "task": [task.kind, task.score, task.labels, task.max_new_tokens],
-            "examples": [_content(example) for example in examples],
+            "examples": [asdict(example) for example in examples],
         }
         record = self.kept.get(unit)
         if record is not None:
@@ -213,10 +212,3 @@ class MeasuredModel:
                 f"that the training read of a row (max_length); up to {opened.context} of them are scored here, so the "
                 "accuracy may differ from that of the run's own validation"
             )
-
-
-def _content(example: Example) -> list[Any]:
-    """Return what a score of an example depends on."""
-    content: list[Any] = [example.text, example.pair, example.target]
-    # The text of a conversation has neither roles nor all of its messages.
-    return content if example.conversation is None else [*content, asdict(example.conversation)]

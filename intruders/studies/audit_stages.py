@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 
 def _audit(at: RunAtWork) -> None:
-    from ..audits.audit import audit_sides
+    from ..audits.audit import audit
 
-    audit_sides(at.run.base, at.folder / MODEL, at.run.measure.audit).save(at.folder / AUDIT_RESULT)
+    audit(at.run.base, at.folder / MODEL, **vars(at.run.measure.audit)).save(at.folder / AUDIT_RESULT)
 
 
 def _audit_row(folder: Path, tables: Rows) -> dict[str, Any]:

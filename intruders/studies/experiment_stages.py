@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..experiments.comparison_rows import INTERVALS
 from ..experiments.experiment_settings import INTERPOLATE, ComparisonSettings, SweepSettings
 from ..experiments.experiment_settings import REMEDIES as EVERY_REMEDY
+from ..experiments.point import INTERVALS
 from ..experiments.yardstick import ALPHAS
 from ..measures.intervals import Interval
 from ..mitigation.remedies.remedy_table import INTRUDERS
@@ -203,7 +203,7 @@ def _remedies(at: RunAtWork) -> None:
 
 
 def _remedies_row(folder: Path, tables: Rows) -> dict[str, Any]:
-    from ..experiments.comparison_rows import rows_of_document
+    from ..experiments.point import rows_of_document
 
     [file] = REMEDIES.results
     document = read_result(folder / file)

@@ -148,8 +148,7 @@ EVALUATE = Stage(
 
 
 def _outputs(at: RunAtWork) -> None:
-    from ..measures.base_inputs import documents_of
-    from ..measures.output_energy import output_energy
+    from ..measures.output_energy import documents_of, output_energy
 
     measure = at.run.measure
     energy = output_energy(

@@ -8,19 +8,26 @@ import os
 import types
 import typing
 from collections.abc import Mapping
+from enum import Enum
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 
-def plain(value: Any) -> Any:
-    """Return a value for JSON, which has no NaN and no infinity: both become None."""
+def plain(value: Any, *, short: bool = False) -> Any:
+    """Return a value for JSON, which has no NaN and no infinity: both become None.
+
+    With ``short``, what has an ``as_dict`` writes itself.
+    """
+    if short and hasattr(value, "as_dict"):
+        return value.as_dict()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        fields = dataclasses.fields(value)
+        return {field.name: plain(getattr(value, field.name), short=short) for field in fields}
     if isinstance(value, Mapping):
-        return {name: plain(item) for name, item in value.items()}
+        return {name: plain(item, short=short) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
+        return [plain(item, short=short) for item in value]
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if hasattr(value, "tolist"):  # an array of numpy, which need not be loaded here
@@ -35,7 +42,7 @@ def from_plain(kind: Any, value: Any) -> Any:
 
     Raises:
       KeyError: a field without a default is missing.
-      TypeError: a value is of another type.
+      TypeError, ValueError: a value is of another type, or none of an enumeration.
 
     >>> from_plain(dict[str, tuple[float, ...]], {"a": [1, None]})
     {'a': (1.0, nan)}
@@ -54,7 +61,7 @@ def from_plain(kind: Any, value: Any) -> Any:
     if kind is Path:
         return Path(_of(value, str))
     if origin is None:
-        return _of(value, kind)
+        return kind(value) if issubclass(kind, Enum) else _of(value, kind)
     if issubclass(origin, Mapping):
         return {name: from_plain(inner[1], item) for name, item in _of(value, Mapping).items()}
     if origin is tuple and inner[-1] is not Ellipsis:

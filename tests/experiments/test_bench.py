@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import struct
 from pathlib import Path
 
 from intruders.data.columns import Columns
@@ -16,18 +14,8 @@ from tests.json_lines import write_rows
 from tests.tiny import save_llama
 
 
-def save(folder: Path, rows: list[list[float]]) -> str:
-    """Write a model byte by byte, so that no version of a package changes its digest."""
-    folder.mkdir()
-    header = json.dumps({"up.weight": {"dtype": "F32", "shape": [4, 4], "data_offsets": [0, 64]}}).encode()
-    numbers = struct.pack("<16f", *(number for row in rows for number in row))
-    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + numbers)
-    (folder / "config.json").write_bytes(b'{"model_type": "llama"}')
-    return str(folder)
-
-
 def test_without_a_folder_nothing_is_read(tmp_path: Path) -> None:
-    question = Question.about(*(save(tmp_path / name, [[1, 0, 0, 0]] * 4) for name in ("base", "tuned")))
+    question = Question.about(*(str(save_llama(tmp_path / name)) for name in ("base", "tuned")))
     for name in ("base", "tuned"):
         (tmp_path / name / "model.safetensors").unlink()
     kept = kept_outcomes(None, question, Measuring(LossSettings(), {}, 0), ScoreSettings())

@@ -81,6 +81,7 @@ def test_a_score_is_of_every_role_and_message(tmp_path: Path, monkeypatch: pytes
     for first in ("assistant: let me think", "assistant: easy"):
         row = {"p": talk(question), "c": talk(first, "user: well?", answer)}
         assert [calls("prompt=p&completion=c", row) for _ in range(2)] == [1, 0]
+    assert calls("prompt=p&completion=c", {"p": "2+2?", "c": "4"}) == 1
 
 
 @pytest.mark.parametrize("name", ["documents.parquet", "examples.parquet", "evaluation.json"])

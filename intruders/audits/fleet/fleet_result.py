@@ -16,18 +16,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ...checkpoints.opening.many_sources import DEEPER, MODEL, NO_CONFIG
-from ...checkpoints.pairing.pairing import SkipKind, Skipped
+from ...checkpoints.pairing.pairing import Skipped
 from ...errors import ResultFileError, SettingError, os_reason
 from ...system.documents import of_schema
 from ...system.files import user_path, write_atomically
 from ...system.parquet import document_in, parquet_bytes
+from ...system.plain_values import from_plain
 from ...system.result_protocol import refuse_others
 from ...system.store import Store
 from ...system.versions import installed_versions
 from ..audit_settings import AuditSettings, shown_settings
 from ..result.audit_result import Audit
-from ..result.left_open import ON_ONE_SIDE, in_words, matrices_on_one_side
-from ..result.summary import not_compared
+from ..result.summary import ON_ONE_SIDE, left_open_in_words, matrices_on_one_side, not_compared
 from ..result.vector_table import COUNTED, MATRIX_COLUMNS, METADATA_KEY, VECTOR_COLUMNS, matrices_of_rows
 from .fleet_files import VECTORS, FleetFiles, file_name
 from .fleet_table import as_arrow, as_frame
@@ -121,12 +121,10 @@ class FleetAudit:
             if not row["matrices"] or row["intruders"] > limit:
                 continue
             header = document_in(pq.read_schema(file), METADATA_KEY)
-            skipped = [
-                Skipped(each["name"], each["reason"], SkipKind(each["kind"])) for each in header["skipped"]
-            ]
+            skipped = from_plain(list[Skipped], header["skipped"])
             if any(entry.kind in ON_ONE_SIDE for entry in skipped):
                 names = pq.read_table(file, columns=["name"])["name"].unique().to_pylist()
-                left_open = in_words(matrices_on_one_side(names, skipped, self.settings))
+                left_open = left_open_in_words(matrices_on_one_side(names, skipped, self.settings))
                 reasons |= {} if left_open is None else {str(row["adapter"]): left_open}
         return reasons
 
