@@ -20,18 +20,18 @@ from ..data.task import names_given
 from ..errors import SettingError
 from ..linalg.low_rank import LowRank
 from ..measures.intervals import RESAMPLES, Interval, expanded_percentiles
-from ..measures.kept_outcomes import KeptOutcomes, digest_of_intruders
 from ..mitigation.remedies.intruders import ScaledIntruders
 from ..mitigation.tuned_matrices import TunedMatrices
 from ..models.loading_settings import AS_STORED, Loading
 from ..system.callers_process import apart_from_caller
 from ..system.progress import Progress, silent
+from ..system.store import Kept
 from .attribution import Attribution, LeftOut, MatrixShare, MeasuredRise, Share, rank_correlation
 from .dosed_model import ELSEWHERE, DoseGroups, DoseVector
 from .experiment_settings import ATTRIBUTION, AttributionSettings
 from .open_dosed import Updates, open_dosed
 from .path_integral import DocumentMeasure, DosePath, Floats, PathIntegral, task_measure, text_measure
-from .question import Question
+from .question import Question, digest_of_intruders
 
 
 @apart_from_caller()
@@ -132,7 +132,7 @@ def attribute(
                     for name, (opened, labels) in dosed.scored.items()
                 ]
                 of_inside = digest_of_intruders(matrices.audit)
-                path = DosePath(dosed.doses, inside, of_inside, KeptOutcomes(folder, key), question.progress)
+                path = DosePath(dosed.doses, inside, of_inside, Kept(folder, key), question.progress)
                 integrals = [path.integral(measure, settings.nodes) for measure in measures]
                 checks = _checks(path, measures[0], integrals[0], groups, settings.check)
     splits = {

@@ -19,7 +19,6 @@ from ..data.task import Example, Task
 from ..errors import PairingError
 from ..measures.corpus_loss import losses_by_corpus
 from ..measures.harness import digest_of_own_tasks, harness_items
-from ..measures.kept_outcomes import KeptOutcomes, digest_of_intruders
 from ..measures.losses import DocumentLosses, mean_loss
 from ..measures.measure_settings import NO_HARNESS, HarnessSettings, LossSettings, ScoreSettings
 from ..measures.outcome import Outcome, TaskOutcome
@@ -34,9 +33,10 @@ from ..models.answers import graded
 from ..models.loading_settings import Loading, require_whole_weights
 from ..models.tuned_model import OpenedModel, open_for_task, open_language_model, reading_as
 from ..system.progress import Progress
+from ..system.store import Kept
 from .data_shares import DataShare
 from .point import Point
-from .question import Question
+from .question import Question, digest_of_intruders
 from .yardstick import ALPHAS, Yardstick
 
 # From the base to the tuned model.
@@ -134,12 +134,12 @@ class Measuring:
 
 def kept_outcomes(
     folder: Path | None, question: Question, measuring: Measuring, scores: ScoreSettings
-) -> KeptOutcomes:
+) -> Kept:
     """Return the evaluations that a folder keeps of the models under remedies; without a folder nothing is hashed."""
     if folder is None:
-        return KeptOutcomes(None, {})
+        return Kept(None)
     trained, losses = FinetunedFolder.of(question.tuned), measuring.losses
-    return KeptOutcomes(
+    return Kept(
         folder,
         {
             **question.key(),
@@ -168,7 +168,7 @@ class Bench:
     question: Question
     measuring: Measuring
     matrices: TunedMatrices
-    kept: KeptOutcomes
+    kept: Kept
     tally: Tally
     language: OpenedModel | None = None  # None where no text is measured
     scored: Scored = field(default_factory=dict)
@@ -189,7 +189,7 @@ class Bench:
             {"remedy": None, "tasks": list(tasks), **self.measuring.unit(share, share is answers_on)}
             for share in shares
         ]
-        outcomes = [self.kept.get(unit) for unit in units]
+        outcomes: list[Outcome | None] = [self.kept.get(unit, Outcome) for unit in units]
         if None not in outcomes:
             self.tally.skip(len(shares))
             return [outcome for outcome in outcomes if outcome is not None]
@@ -256,12 +256,9 @@ class Bench:
             **self.measuring.unit(share, answers),
         }
         key = json.dumps(unit, sort_keys=True)
-        outcome = self._seen.get(key) or self.kept.get(unit)
-        if outcome is None:
-            outcome = self.measured(remedy, share, answers)
-            self.kept.put(unit, outcome)
-        self._seen[key] = outcome
-        return outcome
+        if key not in self._seen:
+            self._seen[key] = self.kept.once(unit, Outcome, lambda: self.measured(remedy, share, answers))
+        return self._seen[key]
 
     def measured(self, remedy: Remedy, share: DataShare, answers: bool) -> Outcome:
         """Measure the tuned model under a remedy."""
@@ -301,7 +298,7 @@ class Bench:
         share = DataShare("training", {}, {task: of_task.train[:examples]})
         unit = {"sensitivities": sorted(directions), "task": task, "share": share.fingerprint()}
         self.tally.step("sensitivities")
-        measured: dict[str, list[float]] | None = self.kept.get_plain(unit)
+        measured: dict[str, list[float]] | None = self.kept.get(unit)
         if measured is None:
             opened, labels = self.scored[task]
             live = self.live[id(opened.model)]
@@ -316,7 +313,7 @@ class Bench:
             at = {modules[name]: part for name, part in directions.items()}
             by_module = sensitivities(opened.model, batches, at)
             measured = {name: by_module[module].tolist() for name, module in modules.items()}
-            self.kept.put_plain(unit, measured)
+            self.kept.put(unit, measured)
         return measured
 
     @property

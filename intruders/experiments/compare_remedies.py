@@ -12,7 +12,6 @@ from ..data.corpora import Corpora, documents_in, load_all
 from ..data.load_task import described_task
 from ..errors import IntrudersError, SettingError
 from ..measures.harness import check_harness
-from ..measures.kept_outcomes import FOLDER, KeptOutcomes
 from ..measures.measure_settings import (
     NO_HARNESS,
     NO_LOSSES,
@@ -28,6 +27,7 @@ from ..system.callers_process import apart_from_caller
 from ..system.files import user_path
 from ..system.folders import require_ours
 from ..system.progress import Progress, silent
+from ..system.store import EVALUATIONS, Kept
 from .bench import (
     ALONG_CURVE,
     Bench,
@@ -115,7 +115,7 @@ def compare_remedies(
         progress=progress,
     )
     if out is not None:
-        require_ours(user_path(out), (RemedyComparison.file_name, FOLDER), "a comparison of remedies")
+        require_ours(user_path(out), (RemedyComparison.file_name, EVALUATIONS), "a comparison of remedies")
     if not losses.loss_on:
         raise SettingError("nothing to measure forgetting on; expected a corpus; pass --loss-on CORPUS")
     if not scores.tasks:
@@ -191,7 +191,7 @@ def _learned(
     data: DataShares,
     max_examples: int | None,
     allow: float,
-    kept: KeptOutcomes,
+    kept: Kept,
 ) -> Doses | str:
     """Learn the remedy ``doses`` on the text and on training rows of the first task, or read it where it was kept.
 
@@ -210,7 +210,7 @@ def _learned(
         "share": [share.fingerprint() for share in (trained, *data.choice)],
         "learned on": [first, next(iter(corpora))],
     }
-    if (record := kept.get_plain(unit)) is not None:
+    if (record := kept.get(unit)) is not None:
         return Doses(doses=record["doses"], elsewhere=record["elsewhere"])
     try:
         with open_to_heal(question, corpora, tasks, settings) as bench:
@@ -218,7 +218,7 @@ def _learned(
     except IntrudersError as error:
         return str(error)
     learned = doses_in(groups.by_matrix(doses), groups.elsewhere(doses))
-    kept.put_plain(unit, {"doses": dict(learned.doses or {}), "elsewhere": learned.elsewhere})
+    kept.put(unit, {"doses": dict(learned.doses or {}), "elsewhere": learned.elsewhere})
     return learned
 
 

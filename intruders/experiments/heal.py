@@ -20,7 +20,6 @@ from ..data.load_task import described_task
 from ..data.task import names_given
 from ..errors import SettingError
 from ..linalg.low_rank import LowRank
-from ..measures.kept_outcomes import KeptOutcomes, digest_of_intruders
 from ..mitigation.beyond_doses import require_same_vocabulary
 from ..mitigation.mitigate import mitigate
 from ..mitigation.mitigation_result import Mitigation
@@ -32,13 +31,14 @@ from ..models.loading_settings import AS_STORED, Loading
 from ..system.callers_process import apart_from_caller
 from ..system.files import user_path
 from ..system.progress import Progress, silent
+from ..system.store import Kept
 from .data_shares import load_tasks, load_texts, read_prompts
 from .dosed_model import TunedState
 from .experiment_settings import HEALING, WEIGHTS, HealSettings
 from .healing import RECORD, Healing
 from .learn import Told, learn, untold
 from .open_dosed import HealBench, open_to_heal
-from .question import Question
+from .question import Question, digest_of_intruders
 from .report_healing import reported_healing
 from .work_folder import WorkFolder, finished_healing
 
@@ -177,7 +177,7 @@ def heal(
             "max_new_tokens": columns.max_new_tokens,
             "data_seed": question.rows_by,
         }
-        kept = KeptOutcomes(work.folder, key)
+        kept = Kept(work.folder, key)
         in_bench = open_to_heal(question, corpora, tasks, settings, prompts=asked, kept=kept)
         healing, state = _healed(in_bench, settings, of_tasks, key, matrices, work, told)
 

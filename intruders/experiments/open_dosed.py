@@ -18,7 +18,6 @@ from ..data.task import Task
 from ..errors import NonFiniteError, NotEnoughMemoryError, SettingError
 from ..linalg.low_rank import LowRank
 from ..linalg.svd import significant
-from ..measures.kept_outcomes import KeptOutcomes
 from ..measures.losses import mean_loss
 from ..measures.measure_settings import LossSettings
 from ..measures.outcome import Outcome, TaskOutcome
@@ -28,6 +27,7 @@ from ..models.loading_settings import Loading, require_one_device, require_whole
 from ..models.memory_plan import available_memory
 from ..models.tuned_model import OpenedModel, open_language_model, reading_as
 from ..system.progress import Progress
+from ..system.store import Kept
 from .bench import Measuring, Scored, opened_for_tasks
 from .data_shares import DataShare, HealData, data_of, own_answers, own_documents, task_of_prompts
 from .dosed_model import DosedModel, DosedUpdate, DoseGroups, DoseVector, TunedState, dose_groups
@@ -236,7 +236,7 @@ def _distinct_models(language: OpenedModel, scored: Scored) -> list[nn.Module]:
 
 
 _HALVINGS = 5  # of the range of a dose; each is one measure of the task
-NOT_KEPT = KeptOutcomes(None, {})
+NOT_KEPT = Kept(None)
 # Of a learned weight in single precision: the tuned value, the present and the kept one, the gradient, Adam's moments.
 _BYTES_OF_LEARNED = 6 * 4
 
@@ -248,7 +248,7 @@ class HealBench(DosedModels):
     question: Question
     measuring: Measuring
     data: HealData
-    kept: KeptOutcomes
+    kept: Kept
 
     def outcome(self, state: TunedState, share: DataShare, *, answers: bool, removed: str = "") -> Outcome:
         """Measure the losses of documents and examples of a state; with ``answers`` also which answers are right.
@@ -258,14 +258,15 @@ class HealBench(DosedModels):
         unit = {**state.unit(), **self.measuring.unit(share, answers)}
         if removed:
             unit["removed"] = removed
-        outcome = self.kept.get(unit)
-        if outcome is None:
+
+        def measured() -> Outcome:
             own = self.doses.values
             doses = torch.tensor(state.doses, dtype=own.dtype, device=own.device)
             with self.doses.at(doses, state.learned):
                 scored = {name: self.scored[name] for name in share.examples}
-                outcome = self.measuring.outcome(self.language, scored, share, answers)
-            self.kept.put(unit, outcome)
+                return self.measuring.outcome(self.language, scored, share, answers)
+
+        outcome: Outcome = self.kept.once(unit, Outcome, measured)
         return outcome
 
     def everywhere(self, dose: float) -> TunedState:
@@ -297,7 +298,7 @@ def open_to_heal(
     settings: HealSettings,
     *,
     prompts: Sequence[str] | None = None,
-    kept: KeptOutcomes = NOT_KEPT,
+    kept: Kept = NOT_KEPT,
 ) -> Iterator[HealBench]:
     """Open the models with their updates in doses, and the data, within the block.
 
@@ -320,10 +321,10 @@ def open_to_heal(
             )
         if prompts is not None:
             unit = {"answers": list(prompts)}
-            if (answers := kept.get_plain(unit)) is None:
+            if (answers := kept.get(unit)) is None:
                 question.progress(f"answer {len(prompts)} prompts", 0, 1)
                 answers = own_answers(language, prompts)
-                kept.put_plain(unit, answers)
+                kept.put(unit, answers)
             task = task_of_prompts(prompts, answers, seed)
             tasks, scored = {task.name: task}, {task.name: (language, [])}
         corpora = {
@@ -357,16 +358,14 @@ def _require_memory(question: Question) -> None:
         )
 
 
-def _own_text(
-    models: DosedModels, kept: KeptOutcomes, kind: str, count: int, tokens: int, seed: int
-) -> list[Corpus]:
+def _own_text(models: DosedModels, kept: Kept, kind: str, count: int, tokens: int, seed: int) -> list[Corpus]:
     unit = {"text": kind, "count": count, "tokens": tokens, "seed": seed}
-    documents: list[str] | None = kept.get_plain(unit)
-    if documents is None:
+
+    def written() -> list[str]:
         with models.doses.off():
-            documents = own_documents(models.language, kind, count, tokens, seed)
-        kept.put_plain(unit, documents)
-    return [Corpus(kind, documents)]
+            return own_documents(models.language, kind, count, tokens, seed)
+
+    return [Corpus(kind, kept.once(unit, list[str], written))]
 
 
 def least_dose(is_enough: Callable[[float], bool], halvings: int = _HALVINGS) -> float:

@@ -22,10 +22,10 @@ from torch.nn.functional import cross_entropy
 from ..data.corpora import Corpus
 from ..data.task import Task
 from ..errors import NonFiniteError
-from ..measures.kept_outcomes import KeptOutcomes
 from ..measures.task_score import encoded_examples
 from ..models.encoding import IGNORED, PadRight, pad_token_id
 from ..models.tuned_model import OpenedModel
+from ..system.store import Kept
 from .dosed_model import DoseVector
 from .objective import read_rows
 from .open_dosed import encoded_texts
@@ -161,7 +161,7 @@ class DosePath:
     doses: DoseVector  # of all updates
     inside: DoseVector  # zeros: what they scale is part of the updates already
     of_inside: str  # digest of what they scale
-    kept: KeptOutcomes
+    kept: Kept
     progress: Callable[[str, int, int], None]
 
     def integral(self, measure: DocumentMeasure, nodes: int) -> PathIntegral:
@@ -191,7 +191,7 @@ class DosePath:
         """Return the loss of every document with one dose for all updates, except those numbered in ``without``."""
         numbers = [] if without is None else without.tolist()
         unit = {"measure": measure.name, "at": at, "without": numbers}
-        kept = self.kept.get_plain(unit)
+        kept = self.kept.get(unit)
         if kept is not None:
             return np.array(kept, dtype=np.float64)
         values = torch.full_like(self.doses.values, at)
@@ -202,7 +202,7 @@ class DosePath:
             for index in range(len(measure.rows)):
                 self.progress(f"measure {measure.name}", index, len(measure.rows))
                 losses[index] = _finite(measure.loss(index), measure)
-        self.kept.put_plain(unit, losses.tolist())
+        self.kept.put(unit, losses)
         return losses
 
     def _integrated(self, measure: DocumentMeasure, nodes: int) -> tuple[Floats, Floats]:
@@ -219,7 +219,7 @@ class DosePath:
     def _gradients(self, measure: DocumentMeasure, at: float, number: int, nodes: int) -> Floats:
         """Return dL_i/da of every document at one node, ``(documents, factors + further factors)``."""
         unit = {"measure": measure.name, "gradient at": at, "inside": self.of_inside}
-        kept = self.kept.get_plain(unit)
+        kept = self.kept.get(unit)
         if kept is not None:
             return np.array(kept, dtype=np.float64).reshape(len(measure.rows), -1)
         count = len(measure.rows)
@@ -242,7 +242,7 @@ class DosePath:
                 f"the gradient of the loss on {measure.name!r} is NaN or infinite; expected finite numbers; check the "
                 "tuned model"
             )
-        self.kept.put_plain(unit, gradients.tolist())
+        self.kept.put(unit, gradients)
         return gradients
 
     @contextmanager

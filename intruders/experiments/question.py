@@ -31,6 +31,7 @@ from ..models.loading_settings import AS_STORED, Loading
 from ..models.stored_dtype import recorded_dtypes
 from ..models.tuned_model import open_for_task
 from ..settings.numbers import check_seeds
+from ..system.digests import json_digest
 from ..system.files import user_path
 from ..system.folders import working_folder
 from ..system.progress import Progress, silent
@@ -136,3 +137,12 @@ class Question:
             # Without its own tokenizer an adapter's examples are read with its base's.
             **({"reads": "as trained"} if own_tokenizer_files(self.tuned) else {}),
         }
+
+
+def digest_of_intruders(audit: Audit) -> str:
+    """Return a hash of which vectors are intruders: a given audit may differ from what its settings would find."""
+    names = [
+        [matrix.name, [vector.index for vector in matrix.vectors if vector.intruder]]
+        for matrix in audit.matrices
+    ]
+    return json_digest(names)

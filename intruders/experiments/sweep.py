@@ -243,7 +243,7 @@ class InterventionSweep(JsonResult):
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> InterventionSweep:
-        """Make it from its document; files of earlier versions have no values of single documents."""
+        """Make it from its document."""
         values, settings = document["values"], document["settings"]
         return cls(
             base=document["base"]["source"],

@@ -261,7 +261,7 @@ def test_a_disk_that_fills_is_one_line_and_leaves_no_part(
 
     sources = [adapters["strong"], adapters["weak"]]
     with monkeypatch.context() as patched:
-        patched.setattr("intruders.system.mirrored_folder.write_atomically", full)
+        patched.setattr("intruders.system.store.write_atomically", full)
         with pytest.raises(
             IntrudersError, match=r"parquet': no space left on device; what is audited is kept"
         ):

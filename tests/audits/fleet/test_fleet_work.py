@@ -25,7 +25,7 @@ from intruders.checkpoints.stored.checkpoint import Checkpoint
 from intruders.errors import ResultFileError
 from intruders.linalg.low_rank import LowRank
 from intruders.linalg.pair import Pair
-from intruders.system.mirrored_folder import MirroredFolder
+from intruders.system.store import Store
 
 NAMES = [f"layers.{layer}.{part}.weight" for layer in range(3) for part in ("q", "o")] + ["head.weight"]
 
@@ -34,7 +34,7 @@ BASE = Checkpoint("base", "checkpoint", "memory", {})
 
 
 def files_in(folder: Path) -> FleetFiles:
-    return FleetFiles(MirroredFolder(folder), KEY)
+    return FleetFiles(Store(folder), KEY)
 
 
 def member(number: int, names: Sequence[str] = NAMES, digest: str | None = None) -> Member:

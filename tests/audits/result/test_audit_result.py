@@ -420,22 +420,8 @@ def test_an_audit_shows_itself_in_one_line(audit: Audit) -> None:
 
 # --- kinds of skipped tensors
 
-KINDS = {
-    "unchanged": SkipKind.UNCHANGED,
-    "NaN or infinity in the base": SkipKind.NOT_FINITE,
-    "other shape: (2, 3) and (3, 3)": SkipKind.OTHER_SHAPE,
-    "missing in tuned": SkipKind.NO_COUNTERPART,
-    "one-dimensional": SkipKind.OTHER,
-}
-
 
 def test_kinds_are_kept_with_the_audit() -> None:
     skipped = [Skipped("a", "in words that say nothing of it", kind) for kind in SkipKind]
     audit = dataclasses.replace(made_up_audit(1), skipped=skipped)
     assert Audit.from_document(audit.to_document()).skipped == skipped
-
-
-def test_an_audit_of_an_earlier_version_has_the_kinds_of_its_reasons() -> None:
-    document = made_up_audit(1).to_document()
-    document["skipped"] = [{"name": "a", "reason": reason} for reason in KINDS]
-    assert [one.kind for one in Audit.from_document(document).skipped] == list(KINDS.values())
