@@ -17,6 +17,8 @@ from .from_verb import command, of_settings, option
 from .output import Outputs, check_limit, note, refusal_as_sarif, report_if_possible, say
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from ..audits.result.audit_result import Audit
 
 DEMO_REPORT = Path("intruders-demo.html")
@@ -59,8 +61,6 @@ def audit(
       # Exit with status 1 if there are more than 20 intruders
       intruders audit base-model tuned-model --fail-above 20
     """
-    from rich.console import Console
-
     from ..audits.audit import audit_sides
     from ..reports.audit import print_audit, write_html
     from ..system.files import write_atomically
@@ -87,12 +87,12 @@ def audit(
 
         write_sarif(audit_findings(result, fail_above), to.sarif, is_refused=status is ExitStatus.REFUSED)
 
-    def show() -> None:
-        print_audit(result, Console(), verbose=verbose)
+    def show(result: Audit, console: Console) -> None:
+        print_audit(result, console, verbose=verbose)
         if demo and to.html is not None:
             say(["", f"report: {to.html.resolve()}"], whole=True)
 
-    to.put(result.to_document(), show, lambda file: write_html(result, file))
+    to.put(result, show, write_html)
     for line in notes:
         note(line)
     if status is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import typer
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
         "Adapters or tuned models: folders, files, Hub ids, globs, folders of adapters, @FILE with one per line, or "
         "collection:OWNER/SLUG of the Hub.",
     ),
-    options.out_folder(
+    options.folder(
+        "out",
         "Folder or URL of the results. Run the same command again to resume or to add adapters.",
         REQUIRED,
         str,
@@ -71,8 +73,6 @@ def fleet(
       # Exit with status 1 at an intruder or a refusal
       intruders fleet base-model @list.txt --out fleet --fail-above 0 --fail-refused
     """
-    from rich.console import Console
-
     from ..audits.fleet.audit_fleet import audit_many
     from ..reports.fleet import print_fleet
 
@@ -95,7 +95,7 @@ def fleet(
 
         write_sarif(fleet_findings(result, fail_above), to.sarif, is_refused=status is ExitStatus.REFUSED)
     try:
-        to.put(result.to_document(), lambda: print_fleet(result, Console(), verbose=verbose))
+        to.put(result, partial(print_fleet, verbose=verbose))
         for line in notes:
             note(line)
     finally:  # last, because its fault must lose nothing; also for a reader of the table that stops early

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,12 +28,19 @@ def test_options_that_were_not_given_are_not_refused() -> None:
     refuse_given({"task": None, "data_seed": None}, "is for a measured model", "pass --measure")
 
 
+class Scales:
+    def to_document(self) -> dict[str, Any]:
+        return {"k": 10}
+
+
 def test_a_report_that_fails_leaves_the_result(tmp_path: Path) -> None:
-    def fail(page: Path) -> None:
+    def fail(result: Scales, page: Path) -> None:
         raise OSError(f"{page} cannot be written")
 
     with pytest.raises(OSError, match=r"page\.html cannot be written"):
-        Outputs(str(tmp_path / "r.json"), tmp_path / "page.html").put({"k": 10}, lambda: None, fail)
+        Outputs(str(tmp_path / "r.json"), tmp_path / "page.html").put(
+            Scales(), lambda result, console: None, fail
+        )
     assert json.loads((tmp_path / "r.json").read_text(encoding="utf-8")) == {"k": 10}
 
 

@@ -26,5 +26,4 @@ def advise(*, study: str, to: Outputs) -> None:
     from ..advice.advised import advice_lines
 
     to.check()
-    advised = run(study)
-    to.put(advised.to_document(), lambda: say(advice_lines(advised)))
+    to.put(run(study), lambda advised, _: say(advice_lines(advised)))
