@@ -61,7 +61,7 @@ def audit(
       # Exit with status 1 if there are more than 20 intruders
       intruders audit base-model tuned-model --fail-above 20
     """
-    from ..audits.audit import audit_sides
+    from ..audits.audit import audit as find_intruders
     from ..reports.audit import print_audit, write_html
     from ..system.files import write_atomically
 
@@ -77,7 +77,7 @@ def audit(
         )
     with refusal_as_sarif(to.sarif, str(tuned or base)), to.work() as progress:
         check_limit(fail_above)
-        result = audit_sides(base, tuned, settings, compute, progress)
+        result = find_intruders(base, tuned, **vars(settings), **vars(compute), progress=progress)
     notes, status = ([], None) if fail_above is None else _verdict(result, fail_above)
     # Write files first: they must survive a reader of the table that stops early (`| head`).
     if to.parquet is not None:
@@ -101,16 +101,16 @@ def audit(
 
 def _verdict(result: Audit, fail_above: int) -> tuple[list[str], ExitStatus | None]:
     """Return what is told beside the result, and the status to exit with; None where the gate passes."""
-    from ..audits.result import left_open
+    from ..audits.result import summary
 
-    why = left_open.why_left_open(result, fail_above)
+    why = summary.why_left_open(result.matrices, result.skipped, result.settings, fail_above)
     if why is not None:
         what = "does not count every matrix" if result.matrices else "has nothing to count"
         return [f"error: --fail-above {what}: {why}"], ExitStatus.REFUSED
     if not result.matrices:
-        return [left_open.unchanged_in_words(result.base_source, result.tuned_source)], None
-    spoilt = left_open.matrices_not_finite(result)
-    notes = [left_open.not_finite_in_words(spoilt)] if spoilt else []
+        return [summary.unchanged_in_words(result.base_source, result.tuned_source)], None
+    spoilt = summary.matrices_not_finite(result.skipped)
+    notes = [summary.not_finite_in_words(spoilt)] if spoilt else []
     if result.intruders <= fail_above:
         return notes, None
     above = f"{result.intruders} intruders, more than the {fail_above} that --fail-above allows"

@@ -73,16 +73,16 @@ def fleet(
       # Exit with status 1 at an intruder or a refusal
       intruders fleet base-model @list.txt --out fleet --fail-above 0 --fail-refused
     """
-    from ..audits.fleet.audit_fleet import audit_many
+    from ..audits.fleet.audit_fleet import audit_fleet
     from ..reports.fleet import print_fleet
 
     with resumable("finished blocks are kept"), refusal_as_sarif(to.sarif, base), to.work() as progress:
         check_limit(fail_above)
-        result = audit_many(
+        result = audit_fleet(
             base,
             adapters,
-            settings,
-            compute,
+            **vars(settings),
+            **vars(compute),
             out=out,
             ray=options.chosen_ray(ray, cpus, gpus),
             cpus=cpus,

@@ -46,7 +46,8 @@ def prepare(
       # Keep it where a team shares it
       intruders prepare smollm2-135m --out s3://team/bases
     """
-    from ..audits.prepare_base import Preparation, prepare_chosen
+    from ..audits.prepare_base import Preparation
+    from ..audits.prepare_base import prepare as prepare_base
     from .progress import progress_bar
 
     preparation = Preparation.of(base, selection)
@@ -56,12 +57,11 @@ def prepare(
         f"about {_in_words(expected)} if none is decomposed yet"
     )
     with progress_bar() as progress:
-        result = prepare_chosen(
+        result = prepare_base(
             base,
-            preparation,
-            selection,
-            compute,
-            out,
+            out=out,
+            **vars(selection),
+            device=compute.device,
             ray=options.chosen_ray(ray, cpus, gpus),
             cpus=cpus,
             gpus=gpus,

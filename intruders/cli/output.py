@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
@@ -22,16 +22,10 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from ..system.progress import Progress
+    from ..system.result_protocol import Result
 
 
-class Result(Protocol):
-    """What a command gives."""
-
-    def to_document(self) -> dict[str, Any]:
-        """Return it as plain JSON values."""
-
-
-Given = TypeVar("Given", bound=Result)
+Given = TypeVar("Given", bound="Result")
 
 STANDARD_OUTPUT = "-"
 WIDE = 1000  # columns where there is no terminal: a line of a file or a pipe is never broken

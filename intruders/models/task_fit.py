@@ -92,7 +92,7 @@ def is_masked(location: str) -> bool:
     """
     from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
-    config = _model_config(location)
+    config = model_config(location)
     if getattr(config, "is_encoder_decoder", False):
         raise CheckpointError(
             f"{as_given(location)!r} is an encoder-decoder ({config.model_type}), whose text and answers are not "
@@ -113,7 +113,7 @@ def labels_of(source: str, location: str, stored: Sequence[str] | None, labels: 
     """
     if stored:
         return list(stored)
-    names = _model_config(location).id2label
+    names = model_config(location).id2label
     named = [str(names[index]) for index in sorted(names)]
     if named != [f"LABEL_{index}" for index in range(len(named))]:
         return named
@@ -150,11 +150,12 @@ def _no_head(source: str, why: str, task: Task) -> SettingError:
 
 def _is_named_classifier(location: str) -> bool:
     """Return whether a configuration without an architecture is a classifier, from its weights."""
-    architectures = _model_config(location).architectures
+    architectures = model_config(location).architectures
     return not architectures or any(name.endswith("ForSequenceClassification") for name in architectures)
 
 
-def _model_config(location: str) -> Any:
+def model_config(location: str) -> Any:
+    """Return transformers' configuration of a model; CheckpointError if it cannot read one."""
     from transformers import AutoConfig
 
     try:

@@ -70,6 +70,7 @@ def test_an_interrupted_run_says_how_it_goes_on(
         (["--task", "word-problems", "--method", "lorra"], "did you mean 'lora'?"),
         (["--task", "none.csv", "--text", "a", "--label", "b"], "does not exist"),
         (["--task", "word-problems", "--max-length", "9999"], "the model has 512 positions"),
+        (["--task", "word-problems", "--max-length", "1"], "expected 2 or more"),
         (["--task", "pydoc-topics", "--kl-to-base", "0.1", "--dry-run"], "is classification"),
     ],
 )

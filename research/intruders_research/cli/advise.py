@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from intruders.cli import options
 from intruders.cli.from_verb import argument, command
-from intruders.cli.output import Outputs, say
+from intruders.cli.output import Outputs, put_json, say
 
 
 @command(
@@ -26,4 +26,6 @@ def advise(*, study: str, to: Outputs) -> None:
     from ..advice.advised import advice_lines
 
     to.check()
-    to.put(run(study), lambda advised, _: say(advice_lines(advised)))
+    advised = run(study)
+    if not put_json(advised.to_document(), to.json):
+        say(advice_lines(advised))

@@ -8,12 +8,11 @@ from typing import Any
 
 import pytest
 
-from intruders.checkpoints.writing.training_record import training_record
+from intruders.checkpoints.writing.training_record import FinetunedFolder, data_seed_of, training_record
 from intruders.errors import ResultFileError
 from intruders.mitigation.mitigate import mitigate
-from intruders.mitigation.remedies.interpolate import Interpolate
+from intruders.mitigation.remedies.shares import Interpolate
 from intruders.mitigation.write_at_scale import write_at_scale
-from intruders.models.finetuned_folder import FinetunedFolder, data_seed_of
 from tests.checkpoints.models import saved, tiny_llama
 from tests.mitigation.hot import hot_llama
 

@@ -1,8 +1,8 @@
-"""Remedies that act while training: what they promise of the weights, and that PEFT's merge is the trained model."""
+"""Methods that act while training: what they promise of the weights, and that PEFT's merge is the trained model."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +14,25 @@ from intruders.audits.audit import audit
 from intruders.errors import SettingError
 from intruders.models.base_model import base_model_location
 from intruders.models.loading import load_model
-from intruders.training.adapted_modules import adapted_modules
-from intruders.training.budget_clamp import alpha_pattern, largest_value, threshold
 from intruders.training.finetune import finetune
 from intruders.training.finetune_config import FinetuneConfig
-from intruders.training.kl_to_base import KLToBase, kl_of_tokens
-from intruders.training.method_table import PLAIN_LORA
-from intruders.training.methods import make_optimizer, prepare
-from intruders.training.oplora import ProjectedUpdates
-from tests.tiny import save_bert, save_gpt2, short_task
+from intruders.training.kl_to_base import KLToBase
+from intruders.training.methods import prepare
+from intruders_research.methods.adapted_modules import adapted_modules
+from intruders_research.methods.budget import alpha_pattern, largest_value, threshold
+from intruders_research.methods.oplora import ProjectedUpdates
+from tests.research_commands import methods_of
+from tests.tiny import save_gpt2, short_task
 
 K = 4
+
+
+@pytest.fixture(scope="module", autouse=True)
+def installed() -> Iterator[None]:
+    """The methods are plugins, and the tests load none unless they ask."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("intruders.training.methods.plugins_of", methods_of)
+        yield
 
 
 def config(base: Path, out: Path | str = "out", **settings: Any) -> FinetuneConfig:
@@ -86,7 +94,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "oplora": {"method": "oplora"},
     "milora": {"method": "milora", "audit_steps": 3},
     "budget": {"budget": 0.05},
-    "kl": {"kl_to_base": 0.5, "weight_decay": 0.1},
+    "plain": {},
     "pilot": {},
 }
 
@@ -100,7 +108,7 @@ def runs(
     found = {}
     for name, settings in METHODS.items():
         if name == "pilot":
-            settings = {"budget_pilot": str(folder / "kl"), "budget": 0.05}
+            settings = {"budget_pilot": str(folder / "plain"), "budget": 0.05}
         one = config(llama, folder / name, save_steps=1, **settings)
         if "method" in settings:
             with pytest.raises(KeyboardInterrupt):
@@ -215,7 +223,7 @@ def test_the_clamp_keeps_every_update_in_its_budget(llama: Path, runs: Any) -> N
 def test_a_pilot_sets_the_alpha_of_each_matrix(llama: Path, runs: Any) -> None:
     import json
 
-    before, pilot = base_weights(llama), runs["kl"][1]
+    before, pilot = base_weights(llama), runs["plain"][1]
     alphas = json.loads((runs["pilot"][0] / "adapter_config.json").read_text())["alpha_pattern"]
     shares = {
         name: budget_of(before[name]) / float(torch.linalg.matrix_norm(weight - before[name], 2))
@@ -235,93 +243,6 @@ def test_the_largest_value_of_a_product_is_that_of_its_decomposition(runs: Any) 
     assert largest_value(LowRank(torch.zeros(9, 3).double(), torch.randn(3, 7).double())) == 0
 
 
-def test_kl_is_zero_at_the_start_and_its_gradient_that_of_differences(tmp_path: Path) -> None:
-    # GPT-2's layers compute in the precision of their weights; Llama's norms are in single precision always.
-    settings = config(save_gpt2(tmp_path / "gpt2"), kl_to_base=0.7)
-    base = load_model(settings.base, "causal").double().eval()
-    kl = KLToBase.of(settings, base)
-    assert kl is not None
-    model: Any = prepare(base, settings, "causal").double().eval()
-    ids = torch.randint(5, 60, (2, 12), generator=torch.Generator().manual_seed(0))
-    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    inputs["attention_mask"][1, 7:] = 0
-
-    def value() -> torch.Tensor:
-        return kl(model, inputs, model(**inputs).logits)
-
-    assert float(value().detach()) == 0
-    module = next(iter(adapted_modules(model)))
-    with torch.no_grad():
-        for one in adapted_modules(model):
-            one.b.normal_(0, 0.3, generator=torch.Generator().manual_seed(1))
-    loss = value()
-    assert float(loss.detach()) > 0
-    loss.backward()
-    for parameter, place in ((module.a, (1, 3)), (module.b, (5, 0))):
-        at = []
-        for step in (1e-5, -1e-5):
-            with torch.no_grad():
-                parameter[place] += step
-                at.append(float(value().detach()))
-                parameter[place] -= step
-        assert float(parameter.grad[place]) == pytest.approx((at[0] - at[1]) / 2e-5, rel=1e-5)
-
-
-def test_kl_by_hand_leaves_padding_out() -> None:
-    torch.manual_seed(0)
-    base, tuned = torch.randn(2, 4, 6).double(), torch.randn(2, 4, 6).double()
-    attended = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
-    p, q = base.softmax(-1), tuned.softmax(-1)
-    rows = [(0, 0), (0, 1), (0, 2), (1, 0)]  # the tokens whose next one is attended
-    expected = sum(float((p[i, j] * (p[i, j] / q[i, j]).log()).sum()) for i, j in rows) / len(rows)
-    assert float(kl_of_tokens(base, tuned, attended)) == pytest.approx(expected)
-
-
-@pytest.mark.parametrize("method", ["full", "pissa", "milora", "lora", "dora", "b-only", "lora-fa"])
-def test_the_logits_that_kl_compares_with_are_the_bases(method: str, llama: Path) -> None:
-    settings = config(llama, method=method, kl_to_base=1.0)
-    base = load_model(str(llama), "causal")
-    ids = torch.arange(5, 45)[None]
-    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    expected = base(**inputs).logits
-    kl = KLToBase.of(settings, base)
-    assert kl is not None
-    model: Any = prepare(base, settings, "causal")
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter += 0.1
-    trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    found = kl.base_logits(model, inputs)
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
-    still = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    assert still == trainable, "what a method freezes stays frozen"
-
-
-def test_the_log_tells_how_far_the_model_moved(runs: Any) -> None:
-    from intruders.training.run_folder import RunFolder
-
-    moved = [line["kl_to_base"] for line in RunFolder(runs["kl"][0]).log if "kl_to_base" in line]
-    assert moved
-    assert all(number >= 0 for number in moved)
-
-
-@pytest.mark.parametrize("method", sorted({*PLAIN_LORA, "dora", "pissa", "milora"}))
-def test_weight_decay_reaches_a_and_b(method: str, llama: Path) -> None:
-    from transformers import Trainer, TrainingArguments
-
-    settings = config(llama, method=method, weight_decay=0.3)
-    model = prepare(load_model(str(llama), "causal"), settings, "causal")
-    optimizer = make_optimizer(model, settings)
-    if optimizer is None:
-        arguments = TrainingArguments("unused", weight_decay=settings.weight_decay, use_cpu=True)
-        optimizer = Trainer(model, arguments).create_optimizer()
-    decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
-    for module in adapted_modules(model):
-        for parameter in (module.a, module.b):
-            assert not parameter.requires_grad or decay[id(parameter)] == 0.3
-
-
 def test_what_cannot_be_is_refused(llama: Path, tmp_path: Path) -> None:
     with pytest.raises(SettingError, match=r"budget is 1.0, but the update of method 'dora'"):
         config(llama, method="dora", budget=1.0)
@@ -330,9 +251,6 @@ def test_what_cannot_be_is_refused(llama: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "wide" / "run.json").exists()
     with pytest.raises(SettingError, match=r"budget_pilot is .* which is not an adapter"):
         finetune(config(llama, tmp_path / "pilot", budget_pilot=str(llama)))
-    bert = save_bert(tmp_path / "bert")
-    with pytest.raises(SettingError, match=r"kl_to_base is 1, but task 'pydoc-topics' is classification"):
-        finetune(replace(config(bert, tmp_path / "kl", kl_to_base=1.0), task="pydoc-topics"))
 
 
 def test_matrices_that_are_stored_the_other_way_round(tmp_path: Path) -> None:
@@ -348,7 +266,7 @@ def test_the_threshold_and_the_pattern_are_of_the_base_on_disk(llama: Path, runs
     before = base_weights(llama)
     name = "model.layers.0.mlp.up_proj"
     assert 0.05 * threshold(before[name]) == pytest.approx(budget_of(before[name]))
-    assert alpha_pattern(base_model_location(str(llama)), str(runs["kl"][0]), 1e9, 4.0) == {}
+    assert alpha_pattern(base_model_location(str(llama)), str(runs["plain"][0]), 1e9, 4.0) == {}
 
 
 def test_a_study_takes_them_as_settings() -> None:
@@ -378,3 +296,23 @@ def test_a_study_takes_them_as_settings() -> None:
     assert any("kl0.1" in one and "budget0.5" in one for one in ids)
     full = next(run.config for run in runs if run.config is not None and run.config.method == "full")
     assert (full.kl_to_base, full.budget) == (1.0, None)
+
+
+def test_the_kl_of_milora_is_to_the_base_as_it_was(llama: Path) -> None:
+    settings = config(llama, method="milora", kl_to_base=1.0)
+    base = load_model(str(llama), "causal")
+    ids = torch.arange(5, 45)[None]
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    expected = base(**inputs).logits
+    kl = KLToBase.of(settings, base)
+    assert kl is not None
+    model: Any = prepare(base, settings, "causal")
+    with torch.no_grad():
+        for one in adapted_modules(model):
+            one.b.add_(0.1)
+    torch.testing.assert_close(kl.base_logits(model, inputs), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_what_oplora_takes_out_of_a_before_the_first_step_is_no_movement(llama: Path, tmp_path: Path) -> None:
+    run = finetune(config(llama, tmp_path / "run", method="oplora", lr=1e-7, steps=1))
+    assert run.record["a_movement"] < 1e-5

@@ -16,7 +16,7 @@ from intruders.checkpoints.writing.merged import planned_checkpoint
 from intruders.errors import CheckpointError, NonFiniteError
 from intruders.mitigation.mitigate import mitigate
 from intruders.mitigation.remedies.doses import Doses
-from intruders.mitigation.remedies.interpolate import Interpolate
+from intruders.mitigation.remedies.shares import Interpolate
 from intruders.mitigation.write_at_scale import write_at_scale
 from tests.checkpoints.models import merged_weights, randomize_adapter, saved, tiny_gpt2, tiny_llama
 from tests.checkpoints.stored.test_matrices import tiny_mixtral

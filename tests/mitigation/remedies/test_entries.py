@@ -9,10 +9,8 @@ import torch
 from torch import Tensor
 
 from intruders.errors import SettingError
-from intruders.mitigation.remedies.drop import Drop
-from intruders.mitigation.remedies.fapm import FAPM
+from intruders.mitigation.remedies.entries import FAPM, Drop, Trim
 from intruders.mitigation.remedies.remedy import EntryRemedy
-from intruders.mitigation.remedies.trim import Trim
 from tests.mitigation.remedies.conftest import Tuned
 
 KINDS = pytest.mark.parametrize("kind", ["by_adapter", "in_full"])

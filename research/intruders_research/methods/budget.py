@@ -15,15 +15,47 @@ import torch
 from torch import nn
 from transformers import TrainerCallback
 
-from ..audits.audit_settings import AS_USUAL
-from ..checkpoints.adapters.adapter import Adapter
-from ..checkpoints.pairing.open_sides import open_sides
-from ..checkpoints.pairing.pair_sides import pair_sides
-from ..errors import SettingError
-from ..linalg.low_rank import LowRank
-from ..linalg.spiked_threshold import spectrum_of, spiked_threshold
-from ..system.files import user_path
-from .adapted_modules import adapted_modules
+from intruders.audits.audit_settings import AS_USUAL
+from intruders.checkpoints.adapters.adapter import Adapter
+from intruders.checkpoints.pairing.open_sides import open_sides
+from intruders.checkpoints.pairing.pair_sides import pair_sides
+from intruders.errors import SettingError
+from intruders.linalg.low_rank import LowRank
+from intruders.linalg.spiked_threshold import spectrum_of, spiked_threshold
+from intruders.models.base_model import base_model_location
+from intruders.system.files import user_path
+from intruders.training.finetune_config import FinetuneConfig
+
+from .adapted_modules import ADAPTER, adapted_modules
+
+
+def start(model: Any, config: FinetuneConfig) -> None:
+    """Give every matrix in which the pilot exceeds the budget an alpha of its own; without a pilot, none."""
+    if config.budget_pilot is None:
+        return
+    from peft.tuners.lora import LoraLayer
+    from peft.utils.other import get_pattern_key
+
+    kappa = 1.0 if config.budget is None else config.budget
+    base = base_model_location(config.base)
+    alphas = alpha_pattern(base, config.budget_pilot, kappa, config.lora_alpha)
+    model.peft_config[ADAPTER].alpha_pattern = alphas
+    for name, module in model.base_model.model.named_modules():
+        if isinstance(module, LoraLayer):
+            alpha = alphas.get(get_pattern_key(alphas, name), config.lora_alpha)
+            module.scaling[ADAPTER] *= alpha / config.lora_alpha
+
+
+def callbacks(model: nn.Module, config: FinetuneConfig) -> list[Any]:
+    """Return the clamp, which acts before every look at the model too; none with a pilot."""
+    if config.budget is None or config.budget_pilot is not None:
+        return []
+    looks = (
+        config.audit_steps,
+        config.eval_steps if config.match is not None else None,
+        config.save_steps,
+    )
+    return [BudgetClamp(model, config.budget, [config.budget_steps, *(n for n in looks if n)])]
 
 
 def threshold(weight: torch.Tensor) -> float:

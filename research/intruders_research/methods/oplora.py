@@ -15,12 +15,23 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
-from ..audits.audit_settings import AS_USUAL
-from ..audits.base_cache import content_key, store_of_bases
-from ..engine.components import base_directions
-from ..engine.known_base import KnownBase
-from ..errors import SettingError
+from intruders.audits.audit_settings import AS_USUAL
+from intruders.audits.base_cache import content_key, store_of_bases
+from intruders.engine.components import base_directions
+from intruders.engine.known_base import KnownBase
+from intruders.errors import SettingError
+from intruders.training.finetune_config import FinetuneConfig
+
 from .adapted_modules import AdaptedModule, adapted_modules
+
+
+def start(model: nn.Module, config: FinetuneConfig) -> None:
+    """Leave the adapter as PEFT made it; the callback projects it once it has the weights that it begins with."""
+
+
+def callbacks(model: nn.Module, config: FinetuneConfig) -> list[Any]:
+    """Return the callback that keeps the projections, which projects the adapter at once."""
+    return [ProjectedUpdates(model, config.oplora_k)]
 
 
 class ProjectedUpdates(TrainerCallback):  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""Hard thresholding of the update's singular values (DG-Hard; arXiv 2605.20296)."""
+"""The singular values of updates: made equal, cut to the leading ones, or to those above their noise."""
 
 from __future__ import annotations
 
@@ -10,13 +10,98 @@ import torch
 
 from ...engine.components import Components
 from ...linalg.low_rank import LowRank
+from ...linalg.svd import ZERO_SHARE
 from ...settings import setting
 from .changes import Change
 from .remedy import Case, SpectralRemedy
 
-# Smaller tensors are left alone, as in the authors' code.
+# Of DG-Hard: smaller tensors are left alone, as in the authors' code.
 _FEWEST_ENTRIES = 1024
 _POINTS = 200_001
+
+
+@dataclass(frozen=True)
+class Flatten(SpectralRemedy):
+    """``W' = W0 + c sum_i p_i q_i^T``: all r singular values of D become one value c.
+
+    ``c = sum_i d_i / r`` keeps the nuclear norm of D (the default), ``c = ||D||_F / sqrt(r)`` the Frobenius norm.
+    ``strength`` multiplies c; 1 is the report's. A rank-one update stays as it is at strength 1.
+    """
+
+    name = "flatten"
+    strength = "factor"
+    strengths = (1.0, 0.8, 0.6, 0.4)
+    source = "report on 18 LoRA adapters, 2026, not peer reviewed"
+    rank_after = "r"
+
+    factor: float = setting(1.0, "Multiple of the flat singular value, 0 or more.", least=0)
+    norm: str = setting(
+        "nuclear", "Norm of the update that factor 1 keeps.", choices=("nuclear", "frobenius")
+    )
+
+    def refusal(self, name: str, shape: tuple[int, int], rank: int | None) -> str | None:
+        if rank is not None:
+            return None
+        return (
+            f"remedy 'flatten' cannot change '{name}', whose update has no low rank to spread over; pass an adapter, "
+            "or choose another remedy"
+        )
+
+    def change(self, case: Case) -> Change:
+        part = self.directions(case)
+        values = part.values
+        if len(values) == 0:
+            return Change()  # D is zero, and stays
+        flat = values.mean() if self.norm == "nuclear" else values.square().mean().sqrt()
+        level = part.with_values(torch.full_like(values, self.factor * float(flat)))
+        return Change(share=0.0, added=LowRank(*level.factors(1.0)))
+
+    def sentence(self, vectors: int) -> str:
+        times = "" if self.factor == 1 else f", times {self.factor:g}"
+        return f"every update's singular values made equal at its {self.norm} norm{times}"
+
+
+@dataclass(frozen=True)
+class Truncate(SpectralRemedy):
+    """``W' = W0 + sum_{i <= r'} d_i p_i q_i^T``: the fewest leading terms of D with a share of ``sum_i d_i^2``.
+
+    The paper names no share that could be read; 0.9 is this package's default.
+    """
+
+    name = "truncate"
+    strength = "energy"
+    strengths = (0.95, 0.9, 0.75, 0.5)
+    source = "arXiv 2606.07596"
+    rank_after = "at most r"
+
+    energy: float = setting(
+        0.9,
+        "Share of the update's squared singular values that stays, above 0 and at most 1.",
+        above=0,
+        most=1,
+    )
+
+    @property
+    def changes_nothing(self) -> bool:
+        return self.energy == 1
+
+    def change(self, case: Case) -> Change:
+        part = self.components(case)
+        squares = part.values.square()
+        # A share that a sum of leading squares has exactly may not cost a term more by rounding.
+        wanted = self.energy * squares.sum() * (1 - 1e-12)
+        count = int((squares.cumsum(0) < wanted).sum()) + 1
+        if not bool((part.values[count:] > ZERO_SHARE * part.values[0]).any()):
+            return Change()  # every term stays, as the only one of a rank-one update does
+        left, right = self.kept(part, count, case.matrix.name).factors(1.0)
+        return Change(share=0.0, added=LowRank(left, right))
+
+    def kept(self, part: Components, count: int, name: str) -> Components:
+        """``count`` terms of the update of a matrix."""
+        return part.first(count)
+
+    def sentence(self, vectors: int) -> str:
+        return f"updates cut to the leading directions with {self.energy:.1%} of their energy"
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..linalg.low_rank import LowRank
+from intruders.linalg.low_rank import LowRank
 
-_ADAPTER = "default"
+ADAPTER = "default"
 
 
 @dataclass(frozen=True)
@@ -50,12 +50,12 @@ def adapted_modules(model: nn.Module) -> Iterator[AdaptedModule]:
     base_model: Any = getattr(model, "base_model", None)
     wrapped = model if base_model is None else base_model.model
     for name, module in wrapped.named_modules():
-        if isinstance(module, LoraLayer) and _ADAPTER in module.lora_A:
+        if isinstance(module, LoraLayer) and ADAPTER in module.lora_A:
             yield AdaptedModule(
                 name,
-                module.lora_A[_ADAPTER].weight,
-                module.lora_B[_ADAPTER].weight,
-                float(module.scaling[_ADAPTER]),
+                module.lora_A[ADAPTER].weight,
+                module.lora_B[ADAPTER].weight,
+                float(module.scaling[ADAPTER]),
                 module.get_base_layer().weight,
                 bool(getattr(module, "fan_in_fan_out", False)),
             )

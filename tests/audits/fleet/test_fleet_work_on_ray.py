@@ -12,7 +12,7 @@ import torch
 from intruders.audits.audit_settings import AuditSettings, Compute
 from intruders.audits.fleet.audit_fleet import audit_fleet
 from intruders.audits.fleet.fleet_files import FleetFiles
-from intruders.audits.fleet.fleet_on_ray import BlockOnRay
+from intruders.audits.fleet.fleet_work import BlockOnRay
 from intruders.audits.prepare_base import prepare
 from intruders.checkpoints.opening.many_sources import digest_of
 from intruders.checkpoints.opening.open import open_checkpoint
@@ -88,26 +88,22 @@ def test_a_worker_that_cannot_open_what_the_driver_opened_stops_the_fleet(tmp_pa
     files = FleetFiles(MirroredFolder(tmp_path), "0" * 64)
     task = BlockOnRay(
         base=str(base),
-        sources=(adapter, "/refused/by/the/driver"),
-        digests=(digest_of(adapter), ""),
         content=tuple(content_digests(open_checkpoint(base)).items()),
+        models=((digest_of(adapter), adapter),),
         settings=AuditSettings(),
         compute=Compute(cache=False, workers=1),
         files=files,
-        finished=frozenset(),
     )
     with pytest.raises(
         CheckpointError,
         match=r"worker on Ray cannot audit '/not/there': .* does not exist; expected every worker",
     ):
-        replace(task, sources=("/not/there",), digests=("0" * 32,))("model.layers.0")
+        replace(task, models=(("0" * 32, "/not/there"),))("model.layers.0")
     with pytest.raises(
         CheckpointError, match="adapter': its files are others than when the command began; exp"
     ):
-        replace(task, digests=("0" * 32, ""))("model.layers.0")
+        replace(task, models=(("0" * 32, adapter),))("model.layers.0")
     assert list(files.blocks()) == []
-    replace(task, finished=frozenset(task.digests))("model.layers.0")
-    assert list(files.blocks()) == [], "a finished model is not opened"
-    task("model.layers.0")
+    assert task("model.layers.0") == {}  # nothing is refused
     [block] = files.blocks()
-    assert (block.block, list(block.units)) == ("model.layers.0", [task.digests[0]])
+    assert (block.block, list(block.units)) == ("model.layers.0", [task.models[0][0]])

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
-from ..linalg.svd import dense_svd
+from intruders.linalg.svd import dense_svd
+from intruders.training.finetune_config import FinetuneConfig
+
 from .adapted_modules import adapted_modules
 
 
+def callbacks(model: nn.Module, config: FinetuneConfig) -> list[Any]:
+    """Return none: only the start differs from a LoRA's."""
+    return []
+
+
 @torch.no_grad()
-def start_from_smallest(model: nn.Module) -> None:
+def start(model: nn.Module, config: FinetuneConfig) -> None:
     """Set ``scaling B A`` to the r smallest singular triplets of W0, and take it off the frozen W0, in every module.
 
     The model's outputs do not change. This takes one full decomposition per matrix, like PiSSA's start.

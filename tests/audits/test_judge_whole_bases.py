@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 import intruders
-from intruders.audits import worth_decomposing
+from intruders.audits import judge
 from intruders.audits.base_cache import MemoryCache
-from intruders.audits.worth_decomposing import AuditsAhead, UpdatesAhead
+from intruders.audits.batches import UpdatesAhead
+from intruders.audits.judge import AuditsAhead
 from intruders.linalg.whole_base import WholeBase
 
 SIDE, ADAPTERS = 288, 6
@@ -67,7 +68,7 @@ def test_small_updates_do_not_hide_the_large_ones(monkeypatch: pytest.MonkeyPatc
 
 def test_updates_of_several_ranks_pay_together(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three large updates pay, and here no rank has more than two."""
-    monkeypatch.setattr(worth_decomposing, "_PAID_BY_ONE", SIDE**2 / 3)
+    monkeypatch.setattr(judge, "_PAID_BY_ONE", SIDE**2 / 3)
     base, tuned = base_and_tuned(80.0)
     wider = {name: tensor.repeat((2, 1) if "_A" in name else (1, 2)) for name, tensor in tuned[1].items()}
     calls = []
@@ -116,7 +117,7 @@ def test_a_copy_begins_anew() -> None:
 
 
 def test_whole_bases_of_a_training_have_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worth_decomposing, "_MOST_BYTES", 4 * 2 * SIDE * SIDE - 1)
+    monkeypatch.setattr(judge, "_MOST_BYTES", 4 * 2 * SIDE * SIDE - 1)
     base, tuned = base_and_tuned(80.0)
     store = AuditsAhead()
     for model in tuned[:2]:
