@@ -36,7 +36,7 @@ def test_a_report_that_fails_leaves_the_result(tmp_path: Path) -> None:
 
     with pytest.raises(OSError, match=r"page\.html cannot be written"):
         Outputs(str(tmp_path / "r.json"), tmp_path / "page.html").put(
-            Scales(), lambda result, console: None, fail
+            audit, lambda result, console: None, fail
         )
     assert Audit.load(tmp_path / "r.json").matrices == audit.matrices
 
