@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from ..audits.audit_settings import AuditSettings, Compute
 from ..system.this_process import ExitStatus
 from . import options
-from .from_verb import REQUIRED, argument, command, of_settings, option
+from .from_verb import REQUIRED, argument, command, option
 from .output import Outputs, check_limit, note, refusal_as_sarif, report_if_possible, resumable
 
 if TYPE_CHECKING:
@@ -32,11 +31,8 @@ if TYPE_CHECKING:
         REQUIRED,
         str,
     ),
-    of_settings("settings", AuditSettings, first=["k", "epsilon"]),
-    options.with_cache(of_settings("compute", Compute)),
-    options.RAY,
-    options.CPUS,
-    options.GPUS,
+    options.auditing(),
+    options.WORKERS_ON_RAY,
     options.outputs(options.JSON, options.SARIF),
     options.fail_above_of("any adapter has"),
     option(
@@ -53,15 +49,11 @@ def fleet(
     base: str,
     adapters: list[str],
     out: str,
-    settings: AuditSettings,
-    compute: Compute,
-    ray: str | None,
-    cpus: float,
-    gpus: float,
     to: Outputs,
     fail_above: int | None,
     fail_refused: bool,
     verbose: bool,
+    **asked: Any,
 ) -> None:
     """Audit many adapters of one base in one pass.
 
@@ -78,17 +70,7 @@ def fleet(
 
     with resumable("finished blocks are kept"), refusal_as_sarif(to.sarif, base), to.work() as progress:
         check_limit(fail_above)
-        result = audit_fleet(
-            base,
-            adapters,
-            **vars(settings),
-            **vars(compute),
-            out=out,
-            ray=options.chosen_ray(ray, cpus, gpus),
-            cpus=cpus,
-            gpus=gpus,
-            progress=progress,
-        )
+        result = audit_fleet(base, adapters, out=out, **asked, progress=progress)
     notes, status = _verdict(result, fail_above, fail_refused)
     if to.sarif is not None:
         from ..reports.sarif import fleet_findings, write_sarif

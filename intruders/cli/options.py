@@ -91,15 +91,6 @@ DATA_SEED = option(
     metavar="N",
     panel=MEASURES,
 )
-RAY = option(
-    "ray",
-    str | None,
-    "Run on the Ray cluster at this address; without an address, on a Ray of this machine. [default: without Ray]",
-    metavar="[ADDRESS]",
-    panel=COMPUTATION,
-)
-CPUS = option("cpus", float, "Number of processors of each worker on Ray.", 1, metavar="N", panel=COMPUTATION)
-GPUS = option("gpus", float, "Number of GPUs of each worker on Ray.", 0, metavar="N", panel=COMPUTATION)
 FORM = option(
     "form",
     str,
@@ -204,13 +195,42 @@ def chosen_cache(folder: str | None, no_cache: bool) -> str | bool:
     return False if no_cache else folder or True
 
 
-def chosen_ray(address: str | None, cpus: float = 1, gpus: float = 0) -> str | bool:
-    """Return the Ray cluster as the functions take it: none, one of this machine, or that at an address.
+def auditing() -> Taken:
+    """Take every setting of an audit, and where it is computed, each as an argument of its own."""
+    settings = of_settings("settings", AuditSettings, first=["k", "epsilon"])
+    compute = with_cache(of_settings("compute", Compute))
+
+    def read(values: dict[str, Any]) -> Mapping[str, Any]:
+        return vars(settings.of(values)["settings"]) | vars(compute.of(values)["compute"])
+
+    return Taken([*settings.parameters, *compute.parameters], read)
+
+
+def _chosen_ray(values: dict[str, Any]) -> Mapping[str, Any]:
+    """Read the Ray cluster as the verbs take it: none, one of this machine, or that at an address.
 
     Raises:
       SettingError: processors are asked for, and no cluster to give them.
     """
+    address = values["ray"]
     if address is None:
+        cpus, gpus = values.get("cpus", 1), values.get("gpus")
         given = {"cpus": cpus if cpus != 1 else None, "gpus": gpus or None}
         refuse_given(given, "is for workers on Ray", "pass --ray too, or leave it out")
-    return False if address is None else (address or True)
+    return values | {"ray": False if address is None else address or True}
+
+
+_ADDRESS = option(
+    "ray",
+    str | None,
+    "Run on the Ray cluster at this address; without an address, on a Ray of this machine. [default: without Ray]",
+    metavar="[ADDRESS]",
+    panel=COMPUTATION,
+)
+_CPUS = option(
+    "cpus", float, "Number of processors of each worker on Ray.", 1, metavar="N", panel=COMPUTATION
+)
+_GPUS = option("gpus", float, "Number of GPUs of each worker on Ray.", 0, metavar="N", panel=COMPUTATION)
+
+RAY = Taken(_ADDRESS.parameters, _chosen_ray)
+WORKERS_ON_RAY = Taken([*_ADDRESS.parameters, *_CPUS.parameters, *_GPUS.parameters], _chosen_ray)
