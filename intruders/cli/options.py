@@ -201,7 +201,7 @@ def auditing() -> Taken:
     compute = with_cache(of_settings("compute", Compute))
 
     def read(values: dict[str, Any]) -> Mapping[str, Any]:
-        return vars(settings.of(values)["settings"]) | vars(compute.of(values)["compute"])
+        return {**vars(settings.of(values)["settings"]), **vars(compute.of(values)["compute"])}
 
     return Taken([*settings.parameters, *compute.parameters], read)
 
