@@ -13,7 +13,6 @@ import pytest
 import torch
 from torch import Tensor
 
-import intruders
 from intruders.audits.update_alone import compare_updates, inspect_update
 from intruders.errors import CheckpointError, PairingError, SettingError
 from intruders.reports.inspection import lora_config_text, overlap_lines, update_lines
@@ -293,11 +292,6 @@ def test_without_transformers(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "LoraConfig(" in done.stdout
-
-
-def test_the_names_are_public() -> None:
-    assert intruders.inspect_update is inspect_update
-    assert intruders.compare_updates is compare_updates
 
 
 def test_a_module_that_both_change_and_one_cannot_show_is_not_only_in_the_other(tmp_path: Path) -> None:

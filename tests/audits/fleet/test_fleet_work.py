@@ -188,13 +188,6 @@ def test_adapters_of_the_same_content_have_a_file_each_with_the_same_rows(tmp_pa
     assert late.counts == written[first.source, first.digest].counts
 
 
-def test_a_member_that_cannot_be_opened_has_no_file(tmp_path: Path) -> None:
-    refused = Member("missing", "refused missing", reason="there is nothing")
-    written = finished(tmp_path, [member(0), refused])
-    assert [source for source, _ in written] == ["model 0"]
-    assert len(list((tmp_path / "vectors").iterdir())) == 1
-
-
 @pytest.mark.parametrize("waits", [False, True])
 def test_the_audits_of_a_base_that_was_moved_name_where_it_is_now(tmp_path: Path, waits: bool) -> None:
     """Its content is what finished files are known by. An adapter of the call before last has its file elsewhere."""
