@@ -123,13 +123,13 @@ class Compute(Settings):
             device = cuda if torch.cuda.is_available() and is_covered(cuda) else torch.device("cpu")
         else:
             device = device_named(self.device)
-        if device.type == "meta":
-            raise SettingError("device 'meta' has no numbers; expected 'auto', 'cpu' or 'cuda'")
-        if not _has_double_precision(device):
-            raise SettingError(
-                f"device '{self.device}' has no double precision, which decisions need; expected 'auto', 'cpu' or "
-                "'cuda'; pass 'cpu'"
-            )
+            if device.type == "meta":
+                raise SettingError("device 'meta' has no numbers; expected 'auto', 'cpu' or 'cuda'")
+            if not _has_double_precision(device):
+                raise SettingError(
+                    f"device '{self.device}' has no double precision, which decisions need; expected 'auto', 'cpu' "
+                    "or 'cuda'; pass 'cpu'"
+                )
         if not is_covered(device):
             warnings.warn(
                 f"single-precision products on device '{device}' are not known to be as exact as the proofs need, so "
