@@ -204,15 +204,17 @@ class Audit:
 
     def plot_similarity(self, name: str) -> Figure:
         """Draw |<x_i, y_j>| of one matrix as a matplotlib figure: base vectors down, tuned vectors across."""
-        from .figures import draw_similarity
+        from ...charts.figure import draw
+        from .figures import similarity
 
-        return draw_similarity(self.matrix(name)).figure
+        return draw(similarity(self.matrix(name))).figure
 
     def plot_layers(self) -> Figure:
         """Draw the number of intruders by layer and module type as a matplotlib figure."""
-        from .figures import draw_layers
+        from ...charts.figure import draw
+        from .figures import intruders_by_layer
 
-        return draw_layers(self.matrices).figure
+        return draw(intruders_by_layer(self.matrices)).figure
 
     def _repr_html_(self) -> str:
         from .summary import audit_as_html
