@@ -155,11 +155,6 @@ def _has_double_precision(device: torch.device) -> bool:
     return True
 
 
-def base_dtype_of(settings: AuditSettings) -> dict[str, str]:
-    """Return the type that the base is rounded to, for the record of an audit; nothing where it is as stored."""
-    return {} if settings.base_dtype is None else {"base_dtype": settings.base_dtype}
-
-
 def refuse_beside_saved(settings: AuditSettings, saved: str) -> None:
     """Raise SettingError for settings that are given with a saved result, which would ignore them.
 
