@@ -105,14 +105,7 @@ def compare_remedies(
       ('word-problems', 'adapter')
     """
     question = Question.about(
-        base,
-        tuned,
-        data_seed=data_seed,
-        seed=seed,
-        audit=audit,
-        loading=loading,
-        compute=compute,
-        progress=progress,
+        base, tuned, data_seed, seed, audit=audit, loading=loading, compute=compute, progress=progress
     )
     if out is not None:
         require_ours(user_path(out), (RemedyComparison.file_name, FOLDER), "a comparison of remedies")

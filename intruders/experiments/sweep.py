@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..audits.result.audit_result import Audit
-from ..measures.corpus_loss import CorpusLoss, mixed
+from ..measures.corpus_loss import CorpusLoss, mixed_difference
 from ..measures.intervals import NOTHING, Interval, paired_difference
 from ..measures.losses import DocumentLosses
 from ..measures.task_score import TaskScore
@@ -159,13 +159,7 @@ class InterventionSweep(JsonResult):
         """Return paired differences of a point from another one, or from the tuned model."""
         other = against or self.tuned_point
         losses = {
-            name: mixed(
-                [
-                    paired_difference(after, before, seed=self.seed)
-                    for after, before in zip(loss.losses, other.losses[name].losses, strict=True)
-                ],
-                loss.weights,
-            )
+            name: mixed_difference(loss.losses, other.losses[name].losses, loss.weights, seed=self.seed)
             for name, loss in point.losses.items()
         }
         accuracies = {
@@ -243,7 +237,7 @@ class InterventionSweep(JsonResult):
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> InterventionSweep:
-        """Make it from its document; files of earlier versions have no values of single documents."""
+        """Make it from its document."""
         values, settings = document["values"], document["settings"]
         return cls(
             base=document["base"]["source"],
