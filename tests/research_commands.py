@@ -1,4 +1,4 @@
-"""The commands of ``intruders-research`` in this process, by its ``pyproject.toml``: nothing is installed."""
+"""The commands and methods of ``intruders-research``, by its ``pyproject.toml``: nothing is installed."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ IN_A_PROCESS = (
     "command.plugin_command = command_of\n"
 )
 COMMANDS: dict[str, str] = _PROJECT["project"]["entry-points"][_GROUP]
+_METHODS = "intruders.methods"
 
 
 def command_of(name: str) -> Any:
@@ -31,6 +32,13 @@ def command_of(name: str) -> Any:
     return EntryPoint(name, COMMANDS[name], _GROUP).load() if name in COMMANDS else None
 
 
+def methods_of(_group: str) -> dict[str, Any]:
+    """The methods of fine-tuning, by name."""
+    methods = _PROJECT["project"]["entry-points"][_METHODS]
+    return {name: EntryPoint(name, value, _METHODS).load() for name, value in methods.items()}
+
+
 def with_research(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have the commands of research from here on."""
+    """Have the commands and methods of research from here on."""
     monkeypatch.setattr(command, "plugin_command", command_of)
+    monkeypatch.setattr("intruders.training.methods.plugins_of", methods_of)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # half a second, and an audit that is printed needs no table
     import pandas as pd
 
 TONES = 6  # of the palette; a tone beyond has the colour of an earlier one with another dash and shape
+MANY = 12  # names that a legend tells apart by color and dash; above it, a color tells the order alone
 Look = Literal["line", "points", "both"]
 
 
@@ -71,6 +72,9 @@ class Chart:
     rules: Sequence[Rule] = ()
     caption: str = ""
     wide: bool = False
+    in_order: str = (
+        ""  # what the series are in the order of: a bar of colors names some, in the place of a legend
+    )
 
     def frame(self) -> pd.DataFrame:
         """One row a point; columns without any value are left out. Without any point there are headings alone."""
@@ -113,6 +117,7 @@ class Chart:
             "title": self.title,
             "caption": self.caption,
             "wide": self.wide,
+            "inOrder": self.in_order,
             "x": _axis(self.x),
             "y": _axis(self.y),
             "series": [_series(series) for series in self.series],
@@ -134,6 +139,7 @@ class Grid:
     values: Sequence[Sequence[float]]  # NaN for a cell without a number
     caption: str = ""
     signed: bool = False  # numbers around zero, with a color for each side; the limits are as far from it
+    has_numbers: bool = True  # written in the cells, which are small without them
 
     @property
     def are_counts(self) -> bool:
@@ -167,6 +173,7 @@ class Grid:
             "columns": list(self.columns),
             "values": [numbers(row) for row in self.values],
             "signed": self.signed,
+            "hasNumbers": self.has_numbers,
             "counts": self.are_counts,
         }
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import math
 import os
 import re
 import warnings
@@ -29,13 +28,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-INTRUDER = "#D55E00"
-BASE = "#0072B2"
-OPEN = "#777777"
 LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#222222")
 DASHES = ("-", "--", ":", "-.", (0, (5, 1)), (0, (3, 1, 1, 1, 1, 1)))
 COSINES = "Blues"
-COUNTS = "Oranges"
 SIGNED = "RdBu_r"
 
 _LONGEST = 150  # characters of a file's name, to which its suffix comes
@@ -73,13 +68,8 @@ def styled() -> Iterator[None]:
         yield
 
 
-def new_figure(
-    width: float, height: float, columns: int = 1, count: int | None = None
-) -> tuple[Figure, list[Axes]]:
-    """A figure of `width` x `height` inches with `count` axes in rows of `columns` (default: one row).
-
-    It shows itself in a notebook.
-    """
+def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
+    """A figure of `width` x `height` inches, which shows itself in a notebook."""
     from matplotlib.figure import Figure
 
     class NotebookFigure(Figure):
@@ -89,9 +79,7 @@ def new_figure(
             return picture(self, "png")
 
     figure = NotebookFigure(figsize=(width, height), layout="constrained")
-    count = columns if count is None else count
-    rows = math.ceil(count / columns)
-    return figure, [figure.add_subplot(rows, columns, i + 1) for i in range(count)]
+    return figure, figure.add_subplot()
 
 
 def picture(figure: Figure, kind: str, *, transparent: bool = False) -> bytes:
@@ -165,7 +153,6 @@ def _file_names(drawings: Sequence[Drawing]) -> list[str]:
     return names
 
 
-MANY = 12  # names that a legend tells apart by color and dash; above it, a color tells the order alone
 BAR_WIDTH = 1.3  # inches that the bar takes with its names
 _LIGHTEST = 0.88  # of viridis; what is above is too light for a line on white
 _NAMED = 6  # names beside the bar

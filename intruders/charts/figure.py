@@ -11,7 +11,18 @@ import numpy as np
 
 from ..system.words import number, shorten
 from .chart import TONES, Axis, Chart, Grid, Series
-from .drawing import COSINES, DASHES, LINES, SIGNED, Drawing, new_figure, styled
+from .drawing import (
+    BAR_WIDTH,
+    COSINES,
+    DASHES,
+    LINES,
+    SIGNED,
+    Drawing,
+    add_order_bar,
+    new_figure,
+    order_colors,
+    styled,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,49 +31,60 @@ if TYPE_CHECKING:
 MARKERS = ("o", "s", "D", "^", "X", "v")
 _WIDTH, _HEIGHT = 3.6, 2.7
 _LONG = 30  # characters of a name above which the legend has one column
-LEGEND_ROW = 0.17  # inches that a row of the legend takes
+_LEGEND_ROW = 0.17  # inches that a row of the legend takes
+_TICKS = 12  # of a side of a grid whose cells are small
 
 
 def draw_chart(chart: Chart) -> Drawing:
-    """The chart as a figure for a paper: axes with units, intervals, and a legend below."""
-    named = [len(series.name) for series in chart.series if series.in_legend]
+    """The chart as a figure for a paper: axes with units, intervals, and a legend below or a bar at the side."""
+    named = [len(series.name) for series in chart.series if series.in_legend and not chart.in_order]
+    colors: Sequence[Any] = order_colors(len(chart.series)) if chart.in_order else [None] * len(chart.series)
     categories = len(chart.y.ticks) if chart.y.ticks is not None else 0
     columns = 1 if max(named, default=0) > _LONG else 2
     rows = 0 if len(named) < 2 else math.ceil(len(named) / columns)
-    height = max(_HEIGHT, 0.9 + 0.24 * categories) + LEGEND_ROW * rows
+    height = max(_HEIGHT, 0.9 + 0.24 * categories) + _LEGEND_ROW * rows
+    width = _WIDTH * (1.4 if categories or chart.wide else 1.0) + (BAR_WIDTH if chart.in_order else 0)
     with styled():
-        figure, [axes] = new_figure(_WIDTH * (1.4 if categories or chart.wide else 1.0), height)
-        for series in chart.series:
-            _draw_series(axes, series)
+        figure, axes = new_figure(width, height)
+        for series, color in zip(chart.series, colors, strict=True):
+            _draw_series(axes, series, color)
         _draw_rules(axes, chart)
         set_axis(axes, "x", chart.x)
         set_axis(axes, "y", chart.y)
         axes.set_title(_wrapped(chart.title, 46), fontsize=9)
         if rows:
             figure.legend(loc="outside lower center", ncols=columns, fontsize=6.5)
+        if chart.in_order:
+            add_order_bar(figure, axes, [series.name for series in chart.series], chart.in_order)
     return Drawing(chart.name, figure, chart.frame(), chart.title)
 
 
 def draw_grid(grid: Grid) -> Drawing:
-    """The grid with its numbers in the cells."""
+    """The grid as a figure for a paper, with its numbers in the cells if it has room for them."""
     from matplotlib.ticker import MaxNLocator
 
     values = np.array(grid.values, dtype=float)
     low, high = grid.value.limits or (float(np.nanmin(values)), float(np.nanmax(values)))
     with styled():
-        width = 1.9 + 0.62 * len(grid.columns)
-        figure, [axes] = new_figure(max(3.0, width), 1.3 + 0.34 * len(grid.rows))
+        cell_width, cell_height = (0.62, 0.34) if grid.has_numbers else (0.16, 0.12)
+        width, height = 1.9 + cell_width * len(grid.columns), 1.3 + cell_height * len(grid.rows)
+        figure, axes = new_figure(max(3.0, width), height)
         image = axes.imshow(
             values, vmin=low, vmax=high, cmap=SIGNED if grid.signed else COSINES, aspect="auto"
         )
         form = ".0f" if grid.are_counts else ".2f"
         for (row, column), value in np.ndenumerate(values):
-            if math.isfinite(value):
+            if math.isfinite(value) and grid.has_numbers:
                 dark = abs(value) > 0.6 * high if grid.signed else value > low + 0.6 * (high - low)
                 colour = "white" if dark else "black"
                 axes.text(column, row, f"{value:{form}}", ha="center", va="center", fontsize=8, color=colour)
-        axes.set_xticks(range(len(grid.columns)), [shorten(name, 14) for name in grid.columns])
-        axes.set_yticks(range(len(grid.rows)), [shorten(name, 22) for name in grid.rows])
+        for set_ticks, names, length in (
+            (axes.set_xticks, grid.columns, 14),
+            (axes.set_yticks, grid.rows, 22),
+        ):
+            step = 1 if grid.has_numbers else math.ceil(len(names) / _TICKS)
+            named = range(0, len(names), step)
+            set_ticks(named, [shorten(names[i], length) for i in named])
         axes.set(xlabel=grid.column_title, ylabel=grid.row_title)
         axes.set_title(_wrapped(grid.title, 40), fontsize=9)
         ticks = MaxNLocator(integer=True) if grid.are_counts else None
@@ -80,9 +102,10 @@ def _wrapped(text: str, width: int) -> str:
     return "\n".join(textwrap.wrap(shorten(text, 3 * width), width))
 
 
-def _draw_series(axes: Axes, series: Series) -> None:
-    tone = series.tone
-    colour = LINES[tone % TONES]
+def _draw_series(axes: Axes, series: Series, in_order: Any = None) -> None:
+    """Draw a series in its tone, or in the color of its place among many, which have one dash and one shape."""
+    tone = series.tone if in_order is None else 0
+    colour = LINES[tone % TONES] if in_order is None else in_order
     has_line = series.look != "points"
     alpha = 0.35 if series.faint else 1.0
     common: dict[str, Any] = {

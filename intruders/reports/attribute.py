@@ -10,10 +10,10 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from ..audits.result.figures import layer_grid
 from ..charts.chart import Axis, Grid
 from ..experiments.attribution import Attribution, MatrixShare, MeasuredRise, Share
 from ..system.words import duration, plural
-from .layer_grid import layer_grid
 from .page.html_page import render_figures, write_page
 from .terminal import Column, Page, lined_up
 

@@ -14,8 +14,15 @@ import numpy.typing as npt
 from rich.console import Console
 
 from ..audits.result.audit_result import Audit
+from ..audits.result.figures import (
+    EPSILONS,
+    cosines,
+    counted,
+    intruders_by_layer,
+    similarity,
+    singular_values,
+)
 from ..audits.result.records import CERTIFICATES, AuditedMatrix
-from ..audits.result.subspaces import medians
 from ..audits.result.summary import (
     KindSummary,
     LayerStrip,
@@ -24,13 +31,14 @@ from ..audits.result.summary import (
     by_layer,
     certificates,
     median_relative,
+    medians,
     skipped_by_reason,
     summarize,
     update_norm,
     worst,
 )
 from ..audits.scales.critical_scales_result import CriticalScales
-from ..charts.chart import numbers
+from ..charts.chart import Axis, Chart, Grid, Rule, numbers
 from ..checkpoints.stored.names import ModulePath, module_paths
 from ..system.commands import shell_lines
 from ..system.documents import json_number
@@ -41,6 +49,7 @@ from .next_steps import INTERPRETATION, next_steps
 from .page.html_page import render_page, write_page
 from .terminal import Page
 
+WORST_DRAWN = 3  # matrices that get figures of their own
 KINDS_SHOWN = 20  # module types, unless verbose
 WORST_SHOWN = 5
 NAMES_AT_LEAST = 22  # characters, before a column gives way in a narrow terminal
@@ -266,6 +275,24 @@ def _next_steps(audit: Audit, page: Page) -> None:
 
 def _wrapped(text: str, page: Page) -> list[str]:
     return textwrap.wrap(text, page.width, break_long_words=False, break_on_hyphens=False)
+
+
+def audit_figures(audit: Audit) -> list[Chart | Grid]:
+    """Return the layers, the intruders over epsilon, and three figures for each of the worst matrices."""
+    if not audit.matrices:
+        return []
+    figures: list[Chart | Grid] = [intruders_by_layer(audit.matrices), intruders_over_epsilon(audit)]
+    for matrix in worst(audit.matrices, WORST_DRAWN) or audit.matrices[:1]:
+        figures += [similarity(matrix), cosines(matrix, audit.epsilon), singular_values(matrix)]
+    return figures
+
+
+def intruders_over_epsilon(audit: Audit) -> Chart:
+    """Return the number of intruders at every epsilon."""
+    line = counted("intruders", EPSILONS, [audit.count(epsilon=epsilon) for epsilon in EPSILONS], tone=1)
+    x = Axis("epsilon", "epsilon", limits=(0.0, 1.0))
+    y = Axis("intruders", f"intruders (k = {audit.k})", from_zero=True)
+    return Chart("over-epsilon", "Intruders over epsilon", x, y, [line], [Rule("x", audit.epsilon)])
 
 
 def write_html(audit: Audit, path: str | os.PathLike[str], scales: CriticalScales | None = None) -> None:

@@ -11,12 +11,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..audits.result.audit_result import Audit
-from ..audits.result.records import AuditedMatrix, UpdateSize, Vector
-from ..charts.drawing import MANY
+from ..audits.result.figures import COUNT, EPSILONS, counted, similarity
+from ..audits.result.records import AuditedMatrix, UpdateSize, Vector, energy_share_of
+from ..audits.result.summary import median_relative, update_norm
+from ..charts.chart import MANY, Axis, Chart, Grid, Rule, Series
+from ..charts.drawing import evenly
 from ..checkpoints.pairing.pairing import SkipKind
+from ..checkpoints.stored.names import module_paths
 from ..errors import SettingError
-from .audit import audit_payload
-from .page.html_page import render_page, write_page
+from ..system.words import number, percent, plural
+from .page.html_page import render_figures, write_page
 
 SAME_VALUE = 0.01  # relative difference of leading singular values up to which two bases count as one
 
@@ -32,6 +36,16 @@ class Shared:
     @property
     def matrices(self) -> int:
         return len(self.audits[0].matrices)
+
+    @property
+    def k(self) -> int:
+        """The number of vectors that every audit examined."""
+        return min(audit.k for audit in self.audits)
+
+    @property
+    def epsilon(self) -> float:
+        """The epsilon at which all are counted: the first audit's."""
+        return self.audits[0].epsilon
 
 
 def common_matrices(audits: Sequence[Audit]) -> Shared:
@@ -118,6 +132,178 @@ def labels_for(audits: Sequence[Audit]) -> list[str]:
     return ["/".join(part[shared:]) for part in parts]
 
 
+_MOST_SIMILARITIES = 24  # audits whose similarity matrices are shown
+_ORDER = "audit, in the order given"
+
+
+def comparison_figures(shared: Shared, labels: Sequence[str]) -> list[Chart | Grid]:
+    """Return intruders over epsilon, k, layers and rank; effective ranks; similarities of one matrix."""
+    audits, k, epsilon = shared.audits, shared.k, shared.epsilon
+    inside = [by_layer_of(audit) for audit in audits]
+    layers = sorted(inside[0])
+    figures: list[Chart | Grid] = [
+        _over(
+            Axis("epsilon", "epsilon", limits=(0.0, 1.0)),
+            EPSILONS,
+            labels,
+            [[audit.count(k, at) for at in EPSILONS] for audit in audits],
+            [Rule("x", epsilon)],
+        ),
+        _over(
+            Axis("k", "k, leading vectors examined"),
+            range(1, k + 1),
+            labels,
+            [[audit.count(at, epsilon) for at in range(1, k + 1)] for audit in audits],
+            [Rule("x", k)],
+        ),
+    ]
+    if layers:
+        counts = [[own[layer].count(k, epsilon) for layer in layers] for own in inside]
+        figures.append(_over(Axis("layer", "layer"), layers, labels, counts))
+    return [
+        *figures,
+        _over_rank(shared, labels),
+        effective_ranks(audits, labels),
+        *similarities(audits, labels),
+    ]
+
+
+def by_layer_of(audit: Audit) -> dict[int, Audit]:
+    """Return the audit of every layer alone; matrices outside of layers are in none."""
+    inside: dict[int, list[AuditedMatrix]] = {}
+    paths = module_paths([matrix.name for matrix in audit.matrices])
+    for matrix, path in zip(audit.matrices, paths, strict=True):
+        if path.layer is not None:
+            inside.setdefault(path.layer, []).append(matrix)
+    return {layer: dataclasses.replace(audit, matrices=matrices) for layer, matrices in inside.items()}
+
+
+def _over(
+    x: Axis,
+    steps: Sequence[float],
+    labels: Sequence[str],
+    counts: Sequence[Sequence[tuple[int, int]]],
+    rules: Sequence[Rule] = (),
+) -> Chart:
+    """Return a line of intruders for each audit; ``counts`` has (at least, at most) for every audit and step."""
+    plural_of = {"epsilon": "epsilon", "k": "k", "layer": "layers"}[x.column]
+    lines = [
+        counted(label, list(steps), own, tone)
+        for tone, (label, own) in enumerate(zip(labels, counts, strict=True))
+    ]
+    return Chart(
+        f"over-{plural_of}",
+        f"Intruders over {plural_of}",
+        x,
+        COUNT,
+        lines,
+        rules,
+        "One line for each audit. Where the proved bounds on the max cosines leave a count open, a band shows its "
+        "bounds.",
+        in_order=_order(labels),
+    )
+
+
+def _order(labels: Sequence[str]) -> str:
+    return _ORDER if len(labels) > MANY else ""
+
+
+def update_rank(audit: Audit) -> int | None:
+    """Return the largest rank of the audit's updates; None if one of them came as a dense matrix."""
+    ranks = [matrix.rank for matrix in audit.matrices]
+    known = [rank for rank in ranks if rank is not None]
+    return max(known) if known and len(known) == len(ranks) else None
+
+
+def _over_rank(shared: Shared, labels: Sequence[str]) -> Chart:
+    ranks = [update_rank(audit) for audit in shared.audits]
+    known = sorted({rank for rank in ranks if rank is not None})
+    ticks = [str(rank) for rank in known] + ["full"] * (None in ranks)
+    order, last = _order(labels), len(labels) - 1
+    series = []
+    for i, (audit, label, rank) in enumerate(zip(shared.audits, labels, ranks, strict=True)):
+        # Many audits of one rank would lie on one another: they are put side by side in their order.
+        aside = 0.7 * (i / last - 0.5) if order else 0.0
+        at = [(len(known) if rank is None else known.index(rank)) + aside]
+        least, most = audit.count(shared.k, shared.epsilon)
+        series.append(Series(label, at, [least], [least], [most], tone=i))
+    caption = "One mark for each audit, at the largest rank of an update that is stored as low-rank factors."
+    beside = " Audits of one rank are side by side in the order given." if order else ""
+    x = Axis("rank", "rank of the update", ticks=ticks)
+    return Chart(
+        "over-rank", "Intruders over rank", x, COUNT, series, caption=caption + beside, in_order=order
+    )
+
+
+def effective_ranks(audits: Sequence[Audit], labels: Sequence[str]) -> Chart:
+    """Return the median and the quartiles of the updates' effective ranks in every audit."""
+    low, middle, high = (list(ends) for ends in zip(*map(_quartiles, audits), strict=True))
+    series = Series("median", middle, range(len(audits)), x_low=low, x_high=high)
+    least, most = np.nanmin(low), np.nanmax(high)
+    # Of rank-1 updates, which differ by rounding alone, the axis would be as narrow as the rounding.
+    limits = (float(least) / 1.1, float(most) * 1.1) if most < 1.1 * least else None
+    return Chart(
+        "effective-ranks",
+        "Effective rank of the updates",
+        Axis("effective_rank", "effective rank of the update", log=True, limits=limits),
+        Axis("audit", "", ticks=labels),
+        [series],
+        caption="The median over the matrices of each audit, with the first and the third quartile.",
+    )
+
+
+def _quartiles(audit: Audit) -> list[float]:
+    ranks = np.array([matrix.update.effective_rank for matrix in audit.matrices])
+    known = ranks[np.isfinite(ranks)]
+    return np.quantile(known, (0.25, 0.5, 0.75)).tolist() if len(known) else [math.nan] * 3
+
+
+def most_different(audits: Sequence[Audit]) -> int:
+    """Return the position of the matrix whose number of intruders differs most between the audits."""
+    spreads = [
+        max(counts) - min(counts)
+        for counts in zip(*([matrix.intruders for matrix in audit.matrices] for audit in audits), strict=True)
+    ]
+    return spreads.index(max(spreads))
+
+
+def similarities(audits: Sequence[Audit], labels: Sequence[str]) -> list[Grid]:
+    """Return the similarities of one matrix in every audit, or in evenly chosen ones of more than fit in a page."""
+    at = most_different(audits)
+    return [
+        similarity(
+            audits[i].matrices[at],
+            labels[i],
+            f"{labels[i]}: {plural(audits[i].matrices[at].intruders, 'intruder')} in {audits[i].matrices[at].name}",
+        )
+        for i in evenly(len(audits), _MOST_SIMILARITIES)
+    ]
+
+
+def compared_rows(shared: Shared, labels: Sequence[str]) -> list[list[str]]:
+    """Return the rows of the page's table: the numbers of every audit, at one k and epsilon for all."""
+    rows = []
+    for audit, label in zip(shared.audits, labels, strict=True):
+        kept = [vector for matrix in audit.matrices for vector in matrix.vectors if vector.index < shared.k]
+        is_own = audit.epsilon == shared.epsilon
+        are_intruders = [(v.intruder if is_own else v.is_intruder_at(shared.epsilon)) is True for v in kept]
+        rank = update_rank(audit)
+        least, most = audit.count(shared.k, shared.epsilon)
+        rows.append(
+            [
+                label,
+                audit.tuned_kind,
+                "full" if rank is None else str(rank),
+                f"{least:,}" if least == most else f"{least:,}–{most:,}",
+                percent(energy_share_of([vector.singular_value for vector in kept], are_intruders)),
+                number(update_norm(audit.matrices)),
+                percent(median_relative(audit.matrices)),
+                number(_quartiles(audit)[1]),
+            ]
+        )
+    return rows
+
+
 def write_comparison_html(audits: Sequence[Audit], path: str | os.PathLike[str]) -> None:
     """Write the report that compares several audits of one base.
 
@@ -132,14 +318,14 @@ def render_comparison(audits: Sequence[Audit]) -> str:
     """Return the HTML text of the report of several audits, on the matrices that all of them have."""
     shared = common_matrices(audits)
     names = labels_for(audits)
-    return render_page(
+    return render_figures(
         "compare.html.j2",
-        ["count.js", "plots.js", "compare.js"],
-        {"audits": [audit_payload(audit, name) for audit, name in zip(shared.audits, names, strict=True)]},
+        comparison_figures(shared, names),
         shared=shared,
+        rows=compared_rows(shared, names),
+        matrix=shared.audits[0].matrices[most_different(shared.audits)].name,
         audits=list(zip(names, audits, strict=True)),
-        many=MANY,
-        versions=_grouped_versions(names, audits),
+        versions_of=_grouped_versions(names, audits),
     )
 
 

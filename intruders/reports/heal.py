@@ -11,6 +11,7 @@ from statistics import median
 from rich.console import Console
 from rich.table import Table
 
+from ..audits.result.figures import layer_grid
 from ..charts.chart import Axis, Chart, Grid, Series
 from ..checkpoints.stored.names import module_paths
 from ..data.columns import Columns
@@ -40,7 +41,6 @@ from ..measures.intervals import Interval
 from ..models.loading_settings import LOAD_IN
 from ..system.commands import command_of, options_of
 from ..system.words import duration, number, percent, plural
-from .layer_grid import layer_grid
 from .page.html_page import render_figures, write_page
 from .terminal import Column, Page, lined_up
 

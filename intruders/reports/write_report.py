@@ -113,13 +113,15 @@ def _write_figures(
     audits: list[Audit], folder: Path, side_by_side: bool, scales: CriticalScales | None
 ) -> list[Path]:
     from ..charts.drawing import write_drawings
-    from ..charts.figure import draw_chart
-    from .figures import audit_drawings, comparison_drawings
+    from ..charts.figure import draw
+    from .audit import audit_figures
+    from .compare_audits import comparison_figures
 
     if side_by_side:
-        return write_drawings(comparison_drawings(common_matrices(audits), labels_for(audits)), folder)
-    own = [] if scales is None else [draw_chart(scales.chart())]
-    return write_drawings([*audit_drawings(audits[0]), *own], folder)
+        figures = comparison_figures(common_matrices(audits), labels_for(audits))
+    else:
+        figures = [*audit_figures(audits[0]), *([] if scales is None else [scales.chart()])]
+    return write_drawings([draw(figure) for figure in figures], folder)
 
 
 def audit_files(path: Path) -> list[Path]:

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FORMATS, REMEDIES, TASKS, CORPORA, CLAIMS = "formats", "remedies", "tasks", "corpora", "claims"
-COMMANDS = "commands"
-GROUPS = (FORMATS, REMEDIES, TASKS, CORPORA, CLAIMS, COMMANDS)
+COMMANDS, METHODS = "commands", "methods"
+GROUPS = (FORMATS, REMEDIES, TASKS, CORPORA, CLAIMS, COMMANDS, METHODS)
 # "0" loads no plugin, as in the tests.
 VARIABLE = "INTRUDERS_PLUGINS"
 
@@ -80,6 +80,21 @@ class CommandPlugin(Protocol):
         ...
 
 
+class MethodPlugin(Protocol):
+    """What a method of fine-tuning does beside PEFT: the entry point is such an object or module.
+
+    Its name is the method that ``--method`` takes, or ``budget`` for what ``--budget`` asks.
+    """
+
+    def start(self, model: Any, config: Any) -> None:
+        """Change the adapter that PEFT has just made for a ``training.finetune_config.FinetuneConfig``."""
+        ...
+
+    def callbacks(self, model: Any, config: Any) -> Sequence[Any]:
+        """Return transformers' callbacks; the adapter now has the weights that the training begins with."""
+        ...
+
+
 # What an object of each group must have, so that a wrong one is named when it is loaded and not when it is used.
 _NEEDED: dict[str, tuple[str, ...]] = {
     FORMATS: ("suffixes", "read"),
@@ -88,6 +103,7 @@ _NEEDED: dict[str, tuple[str, ...]] = {
     CORPORA: ("__call__",),
     CLAIMS: ("CLAIM", "analyse", "charts"),
     COMMANDS: ("__call__",),
+    METHODS: ("start", "callbacks"),
 }
 
 

@@ -27,12 +27,10 @@ from ..system.commands import command_of
 from ..system.files import stop_on_full_disk
 from ..system.folders import removed_if_unused, scratch_folder
 from ..system.versions import machine, versions
-from .budget_clamp import BudgetClamp
 from .callback.callback import IntruderCallback
 from .callback.training_start import StartOfA
 from .finetune_config import FinetuneConfig
-from .methods import make_optimizer, save_model
-from .oplora import ProjectedUpdates
+from .methods import make_optimizer, plugins_for, save_model
 from .prepared_run import PreparedRun, prepare_run, require_same_texts
 from .run_folder import RunFolder
 from .run_inputs import models_of, require_same
@@ -106,6 +104,7 @@ def train_unless_finished(config: FinetuneConfig, callbacks: Sequence[Any] = ())
 def check_task(config: FinetuneConfig, task: Task) -> None:
     """Raise SettingError for settings that this task cannot be trained by."""
     config.loading(task.kind)
+    plugins_for(config)
     if config.match is not None and task.score == "none":
         raise SettingError(f"match is {config.match!r}, but task {task.name!r} has no right answers to count")
     if config.kl_to_base and task.kind == "classification":
@@ -157,8 +156,8 @@ def _train(
         config = replace(config, precision=run.record.get("precision", "auto"))
     prepared = prepare_run(config, run, given.location, given.task, scratch)
     model = prepared.model
-    bounds = _kept_in_bounds(model, config)
-    start_of_a = StartOfA.of(model)  # as the steps find it: the bounds of oplora have projected it
+    bounds = [callback for plugin in plugins_for(config) for callback in plugin.callbacks(model, config)]
+    start_of_a = StartOfA.of(model)  # as the steps find it: the callback of oplora has projected it
     record = _record_of_start(asked, given, prepared)
     run.write_record(record)
 
@@ -277,8 +276,8 @@ def _auditor(
         every=config.audit_steps,
         stop_above=config.stop_above,
         trace=run.path / _TRACE,
-        # PEFT does not know of this start, and what is beneath the adapter is not the base.
-        base=location if config.method == "milora" else None,
+        # PEFT does not know of a plugin's start, and what is beneath the adapter is not the base.
+        base=location if config.starts_from_changed_base and config.kind_of_method.is_plugin else None,
         loss_on=config.loss_on,
         loss_documents=config.loss_documents,
         loss_tokens=config.loss_tokens,
@@ -326,24 +325,6 @@ def _scoring(config: FinetuneConfig, run: RunFolder) -> str:
             "evaluate", str(run.path), task=task, split="validation", max_examples=config.max_eval_samples
         )
     )
-
-
-def _kept_in_bounds(model: nn.Module, config: FinetuneConfig) -> list[Any]:
-    """Return callbacks that change the adapter after the optimizer's steps, before it is measured.
-
-    That of oplora changes it here already.
-    """
-    callbacks: list[Any] = []
-    if config.method == "oplora":
-        callbacks.append(ProjectedUpdates(model, config.oplora_k))
-    if config.budget is not None and config.budget_pilot is None and config.method != "full":
-        looks = (
-            config.audit_steps,
-            config.eval_steps if config.match is not None else None,
-            config.save_steps,
-        )
-        callbacks.append(BudgetClamp(model, config.budget, [config.budget_steps, *(n for n in looks if n)]))
-    return callbacks
 
 
 def _reason(accuracy: StopAtAccuracy | None, auditor: IntruderCallback | None) -> str:

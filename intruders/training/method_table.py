@@ -17,6 +17,8 @@ class Method:
     starts_from_changed_base: bool = False
     # It reads the base's own weights while it trains, which quantized ones are not.
     reads_base_weights: bool = False
+    # A plugin of that name does what PEFT does not.
+    is_plugin: bool = False
 
 
 METHODS = {
@@ -40,10 +42,12 @@ METHODS = {
         "LoRA whose update leaves the leading singular triplets of W0 where they are (arXiv 2510.13003)",
         is_plain_lora=True,
         reads_base_weights=True,
+        is_plugin=True,
     ),
     "milora": Method(
         "LoRA that starts from the smallest singular triplets of W0 (Wang et al. 2024)",
         starts_from_changed_base=True,
+        is_plugin=True,
     ),
 }
 

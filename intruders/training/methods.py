@@ -15,13 +15,11 @@ from ..checkpoints.adapters.adapter_config import fields_of_base
 from ..checkpoints.adapters.peft_types import changes_the_base
 from ..checkpoints.stored.matrices import holds_experts
 from ..errors import SettingError
-from ..models.base_model import base_model_location
 from ..models.loading import heads
 from ..models.put_on_base import named_base_note
 from ..models.task_fit import adapter_config
 from ..system.files import user_path
-from .budget_clamp import alpha_pattern
-from .milora import start_from_smallest
+from ..system.plugins import METHODS, plugins_of
 
 if TYPE_CHECKING:
     from ..data.task import Kind
@@ -42,6 +40,26 @@ def prepare(model: nn.Module, config: FinetuneConfig, kind: Kind) -> nn.Module:
     if config.method == "full":
         return _full(model, train_all=config.train_all)
     return _adapted(model, config, kind)
+
+
+def plugins_for(config: FinetuneConfig) -> list[Any]:
+    """Return the plugins that the method and its budget ask for.
+
+    Raises:
+      SettingError: one of them is not installed.
+    """
+    asked = {"method": config.method} if config.kind_of_method.is_plugin else {}
+    if config.method != "full":  # which ignores all settings of adapters
+        budgets = ("budget", "budget_pilot")
+        asked |= {name: "budget" for name in budgets if getattr(config, name) is not None}
+    known = plugins_of(METHODS) if asked else {}
+    for setting, plugin in asked.items():
+        if plugin not in known:
+            raise SettingError(
+                f"{setting} is {getattr(config, setting)!r}, which is a plugin that is not installed; expected the "
+                "package intruders-research; install it: pip install ./research"
+            )
+    return [known[name] for name in dict.fromkeys(asked.values())]
 
 
 def prepared_for_qlora(model: Any, config: FinetuneConfig) -> nn.Module:
@@ -202,7 +220,6 @@ def _adapted(model: nn.Module, config: FinetuneConfig, kind: Kind) -> nn.Module:
                 use_rslora=config.method == "rslora",
                 use_dora=config.method == "dora",
                 init_lora_weights=config.method if changes_the_base(config.method) else True,
-                alpha_pattern=_pilots_alphas(config),
             ),
         )
     except ValueError as error:
@@ -217,8 +234,8 @@ def _adapted(model: nn.Module, config: FinetuneConfig, kind: Kind) -> nn.Module:
         of_peft: Any = adapted.peft_config
         for name, value in named.items():
             setattr(of_peft["default"], name, value)
-    if config.method == "milora":
-        start_from_smallest(adapted)
+    for plugin in plugins_for(config):
+        plugin.start(adapted, config)
     if config.kind_of_method.freezes_a:
         _freeze_a(adapted, orthonormal=config.init_a == "orthonormal")
     return adapted
@@ -242,13 +259,6 @@ def _targets(given: str | Sequence[str]) -> str | list[str]:
             "such as q_proj, or a pattern of complete paths; use '.*q_proj' for every path that ends so"
         ) from error
     return given
-
-
-def _pilots_alphas(config: FinetuneConfig) -> dict[str, float]:
-    if config.budget_pilot is None:
-        return {}
-    kappa = 1.0 if config.budget is None else config.budget
-    return alpha_pattern(base_model_location(config.base), config.budget_pilot, kappa, config.lora_alpha)
 
 
 def _check_rank(model: nn.Module, config: FinetuneConfig) -> None:

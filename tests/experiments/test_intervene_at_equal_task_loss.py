@@ -15,7 +15,7 @@ from intruders.experiments.sweep import InterventionSweep, intervention_rows
 from intruders.measures.evaluate import evaluate
 from intruders.measures.intervals import Interval
 from intruders.measures.measure_settings import LossSettings, ScoreSettings
-from intruders.mitigation.remedies.interpolate import Interpolate
+from intruders.mitigation.remedies.shares import Interpolate
 from intruders.reports.intervene import sweep_lines
 from tests.tiny import character_tokenizer
 

@@ -15,12 +15,11 @@ from transformers import TrainerCallback
 
 from intruders.errors import NonFiniteError, SettingError
 from intruders.training.finetune import finetune
-from intruders.training.method_table import METHODS
 from intruders.training.run_folder import RunFolder
 from tests.commands import in_this_process
 from tests.json_lines import write_rows
 from tests.tiny import save_llama
-from tests.training.tiny_runs import assert_equal, config_of, weights_of
+from tests.training.tiny_runs import OURS, assert_equal, config_of, weights_of
 
 
 class KeepLogits(TrainerCallback):  # type: ignore[misc]
@@ -31,7 +30,7 @@ class KeepLogits(TrainerCallback):  # type: ignore[misc]
             self.logits = model.eval()(input_ids=torch.arange(5, 45)[None]).logits
 
 
-@pytest.mark.parametrize("method", sorted(METHODS))
+@pytest.mark.parametrize("method", OURS)
 def test_what_is_saved_is_what_was_trained(method: str, llama: Path, tmp_path: Path) -> None:
     """The saved model, merged by PEFT onto the base as it is on disk, computes what training left."""
     from peft import PeftModel

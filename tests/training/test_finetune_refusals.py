@@ -192,3 +192,21 @@ def test_rows_that_are_too_long_to_be_scored_are_known_before_the_first_step(
     given = settings | {"validation_file": str(every), "drop_too_long": True}
     with pytest.raises(SettingError, match="no row of the validation split of task"):
         finetune(config_of(llama, tmp_path / "none", **given))
+
+
+@pytest.mark.parametrize(
+    ("settings", "refusal"),
+    [
+        ({"method": "milora"}, "method is 'milora', which is a plugin that is not installed; expected"),
+        ({"method": "oplora"}, "method is 'oplora', which is a plugin that is not installed; expected"),
+        ({"budget": 0.5}, "budget is 0.5, which is a plugin that is not installed; expected"),
+        ({"budget_pilot": "pilot"}, "budget_pilot is 'pilot', which is a plugin that is not installed"),
+    ],
+)
+def test_a_method_whose_plugin_is_not_installed_is_refused_before_a_model_is_opened(
+    settings: dict[str, Any], refusal: str, llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("intruders.training.prepared_run.load_model", None)
+    with pytest.raises(SettingError, match=f"^{refusal}.* install it: pip install ./research$"):
+        finetune(config_of(llama, tmp_path / "run", **settings))
+    assert not (tmp_path / "run").exists()

@@ -10,8 +10,11 @@ from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 from intruders.training.finetune_config import FinetuneConfig
+from intruders.training.method_table import METHODS
 from tests.json_lines import write_rows
 from tests.tiny import short_task
+
+OURS = sorted(name for name, method in METHODS.items() if not method.is_plugin)
 
 
 def config_of(base: Path, out: Path, **settings: Any) -> FinetuneConfig:
@@ -26,7 +29,6 @@ def config_of(base: Path, out: Path, **settings: Any) -> FinetuneConfig:
         "max_train_samples": 40,
         "max_eval_samples": 4,
         "max_new_tokens": 8,  # a tiny model never ends an answer by itself
-        "oplora_k": 4,
         "precision": "fp32",
     } | settings
     return FinetuneConfig(base=str(base), out=str(out), **given)

@@ -87,41 +87,35 @@ function ticks(count) {
 // --- one matrix
 
 const MARKS = {
-  true: { name: "intruder", colour: "intruder", symbol: "x" },
-  false: { name: "not an intruder", colour: "base", symbol: "circle" },
-  null: { name: "open at this epsilon", colour: "open", symbol: "diamond-open" },
+  true: { name: "intruder", tone: 1 },
+  false: { name: "not an intruder", tone: 0 },
+  null: { name: "open at this epsilon", tone: 3 },
 };
 
-function judged(matrix) {
+/** The vectors of a matrix as series of a chart, one for each decision; `more` gives what only one of the figures has. */
+function judged(matrix, more) {
   const inside = matrix.index.map((_, j) => j).filter((j) => matrix.index[j] < state.k);
-  return Object.entries(MARKS).map(([verdict, mark]) => ({ mark, members: inside.filter((j) => String(judge(audit, matrix, j, state.epsilon)) === verdict) }))
-    .filter((group) => group.members.length);
+  return Object.entries(MARKS).map(([verdict, mark]) => [mark, inside.filter((j) => String(judge(audit, matrix, j, state.epsilon)) === verdict)])
+    .filter(([, members]) => members.length)
+    .map(([mark, members]) => ({ ...mark, look: "points", inLegend: true, x: members.map((j) => matrix.index[j] + 1), ...more(members, mark) }));
 }
 
 function drawCosines(matrix) {
-  const traces = judged(matrix).map(({ mark, members }) => ({
-    x: members.map((j) => matrix.index[j] + 1), y: members.map((j) => matrix.lower[j]), name: mark.name, mode: "markers",
-    marker: { color: colour(mark.colour), symbol: mark.symbol, size: 9 },
-    error_y: { type: "data", symmetric: false, array: members.map((j) => matrix.upper[j] - matrix.lower[j]), arrayminus: members.map(() => 0), color: colour(mark.colour), thickness: 1.5, width: 4 },
-    text: members.map((j) => `vector ${matrix.index[j] + 1}: max cosine in [${matrix.lower[j].toFixed(3)}, ${matrix.upper[j].toFixed(3)}]<br>by ${CERTIFICATES[matrix.certificate[j]]}${matrix.ambiguous.includes(matrix.index[j]) ? ", ambiguous" : ""}`),
-    hovertemplate: "%{text}<extra></extra>",
-  }));
-  draw("cosine-plot", traces, {
-    xaxis: axis("tuned vector, by singular value", { range: [0.4, audit.k + 0.6], dtick: audit.k > 20 ? 5 : 1, showgrid: false }),
-    yaxis: axis("max cosine", { range: [-0.02, 1.05] }), showlegend: true,
-    shapes: [{ type: "line", xref: "paper", x0: 0, x1: 1, y0: state.epsilon, y1: state.epsilon, line: { color: colour("text"), width: 1, dash: "dash" } }],
-    annotations: [{ xref: "paper", x: 1, y: state.epsilon, text: `ε = ${state.epsilon}`, showarrow: false, xanchor: "right", yanchor: "bottom" }],
+  const series = judged(matrix, (members) => {
+    const [low, high] = [matrix.lower, matrix.upper].map((ends) => members.map((j) => ends[j]));
+    return { y: low, low, high, notes: members.map((j) => `by ${CERTIFICATES[matrix.certificate[j]]}${matrix.ambiguous.includes(matrix.index[j]) ? ", ambiguous" : ""}`) };
+  });
+  drawChart($("cosine-plot"), {
+    x: { title: "tuned vector, by singular value", limits: [0.4, audit.k + 0.6] }, y: { title: "max cosine", limits: [-0.02, 1.05] },
+    series, rules: [{ side: "y", at: state.epsilon, label: `ε = ${state.epsilon}` }],
   });
   describe("cosine-plot", `Max cosine of the leading ${matrix.index.length} vectors of ${matrix.name}`);
 }
 
 function drawValues(matrix) {
-  const base = { x: matrix.baseValues.map((_, i) => i + 1), y: matrix.baseValues, name: "base", mode: "lines", line: { color: colour("muted"), width: 2 }, hovertemplate: "base %{x}: %{y:.4g}<extra></extra>" };
-  const tuned = judged(matrix).map(({ mark, members }) => ({
-    x: members.map((j) => matrix.index[j] + 1), y: members.map((j) => matrix.values[j]), name: `tuned, ${mark.name}`, mode: "markers",
-    marker: { color: colour(mark.colour), symbol: mark.symbol, size: 9 }, hovertemplate: "tuned %{x}: %{y:.4g}<extra></extra>",
-  }));
-  draw("values-plot", [base, ...tuned], { xaxis: axis("position, largest first", { showgrid: false, tick0: 1, dtick: 5 }), yaxis: axis("singular value", { rangemode: "tozero" }), showlegend: true });
+  const base = { name: "base", tone: 5, look: "line", inLegend: true, x: matrix.baseValues.map((_, i) => i + 1), y: matrix.baseValues };
+  const tuned = judged(matrix, (members, mark) => ({ name: `tuned, ${mark.name}`, y: members.map((j) => matrix.values[j]) }));
+  drawChart($("values-plot"), { x: { title: "position, largest first" }, y: { title: "singular value", fromZero: true }, series: [base, ...tuned], rules: [] });
   describe("values-plot", `Leading singular values of ${matrix.name} before and after fine-tuning`);
 }
 
@@ -191,8 +185,11 @@ function select(index, scroll) {
 
 function drawCurve() {
   const rows = curveOverEpsilon(audit, state.k);
-  draw("curve-plot", countLines(rows, "intruders", { color: colour("intruder"), width: 2 }), {
-    height: 240, xaxis: axis("epsilon", { range: [0, 1] }), yaxis: axis("intruders", { rangemode: "tozero" }), showlegend: false, shapes: [verticalLine(state.epsilon)],
+  const [x, y, high] = [0, 1, 2].map((at) => rows.map((row) => row[at]));
+  const open = y.some((least, i) => least !== high[i]);
+  drawChart($("curve-plot"), {
+    x: { title: "epsilon", limits: [0, 1] }, y: { title: "intruders", fromZero: true }, rules: [{ side: "x", at: state.epsilon }],
+    series: [{ name: "intruders", tone: 1, look: "line", inLegend: true, x, y, ...(open ? { low: y, high, band: true } : {}) }],
   });
 }
 

@@ -20,9 +20,10 @@ function pointText(chart, series, i) {
   return lines.join("<br>");
 }
 
-function seriesTraces(chart, series) {
-  const shade = lineColour(series.tone);
-  const mark = markOf(series.tone);
+/** The traces of series i. Of many in an order, a colour tells its place. */
+function seriesTraces(chart, series, i) {
+  const shade = chart.inOrder ? orderColour(i, chart.series.length) : lineColour(series.tone);
+  const mark = chart.inOrder ? 0 : markOf(series.tone);
   const banded = series.band && series.low && series.high;
   const traces = banded
     ? [
@@ -91,22 +92,31 @@ function diagonal(chart) {
 
 /** Its height: that of the axes, and of the rows of the legend above them. */
 function heightOf(target, figure) {
+  if (figure.kind === "grid" && !figure.hasNumbers) return 300;
   if (figure.kind === "grid") return 130 + (figure.rows.length > 12 ? 22 : 42) * figure.rows.length;
   const named = figure.series.filter((series) => series.inLegend).map((series) => series.name.length);
   const across = Math.max(1, Math.floor((target.clientWidth - 80) / (55 + 6.5 * Math.max(...named, 1))));
   const axes = Math.max(figure.wide ? 400 : 270, 90 + 30 * (figure.y.ticks ?? []).length);
-  return axes + (named.length > 1 ? 19 * Math.ceil(named.length / across) : 0);
+  return axes + (named.length > 1 && !figure.inOrder ? 19 * Math.ceil(named.length / across) : 0);
 }
 
 function drawChart(target, chart) {
   const straight = chart.rules.filter((rule) => rule.side !== "diagonal");
-  const traces = chart.series.flatMap((series) => seriesTraces(chart, series));
+  const traces = chart.series.flatMap((series, i) => seriesTraces(chart, series, i));
   if (straight.length < chart.rules.length) traces.unshift(diagonal(chart));
+  if (chart.inOrder) traces.push(orderBar(chart.series.map((series) => series.name), chart.inOrder));
   draw(target, traces, {
     height: heightOf(target, chart), hovermode: "closest",
-    xaxis: chartAxis(chart.x, chart.series.flatMap((series) => series.x), false), yaxis: chartAxis(chart.y, chart.series.flatMap((series) => series.y), true), showlegend: chart.series.filter((series) => series.inLegend).length > 1,
+    xaxis: chartAxis(chart.x, chart.series.flatMap((series) => series.x), false), yaxis: chartAxis(chart.y, chart.series.flatMap((series) => series.y), true), showlegend: !chart.inOrder && chart.series.filter((series) => series.inLegend).length > 1,
     shapes: straight.map(ruleShape), annotations: straight.filter((rule) => rule.label).map((rule) => ruleLabel(chart, rule)),
   });
+}
+
+/** A side of a grid: every name, or those at equal steps where the cells are small. */
+function gridAxis(grid, title, names, length, more) {
+  const step = grid.hasNumbers ? 1 : Math.ceil(names.length / 8);
+  const named = names.map((_, i) => i).filter((i) => i % step === 0);
+  return axis(plain(title), { tickvals: named, ticktext: named.map((i) => plain(cut(names[i], length))), showgrid: false, ...more });
 }
 
 function drawGrid(target, grid) {
@@ -114,14 +124,10 @@ function drawGrid(target, grid) {
   draw(
     target,
     [{
-      type: "heatmap", z: grid.values, text, texttemplate: "%{text}", hoverongaps: false, xgap: 2, ygap: 2, colorscale: grid.signed ? signedScale() : coolScale(), colorbar: grid.counts ? countBar(plain(grid.value.title), Math.max(...grid.values.flat())) : bar(plain(grid.value.title)),
+      type: "heatmap", z: grid.values, text, ...(grid.hasNumbers ? { texttemplate: "%{text}" } : {}), hoverongaps: false, xgap: grid.hasNumbers ? 2 : 1, ygap: grid.hasNumbers ? 2 : 1, colorscale: grid.signed ? signedScale() : coolScale(), colorbar: grid.counts ? countBar(plain(grid.value.title), Math.max(...grid.values.flat())) : bar(plain(grid.value.title)),
       ...(grid.value.limits ? { zmin: grid.value.limits[0], zmax: grid.value.limits[1] } : {}),
       hovertemplate: "%{text}<extra></extra>",
     }],
-    {
-      height: heightOf(target, grid),
-      xaxis: axis(plain(grid.columnTitle), { tickvals: grid.columns.map((_, i) => i), ticktext: grid.columns.map((name) => plain(cut(name, 16))), showgrid: false }),
-      yaxis: axis(plain(grid.rowTitle), { tickvals: grid.rows.map((_, i) => i), ticktext: grid.rows.map((name) => plain(cut(name, 20))), showgrid: false, range: [grid.rows.length - 0.5, -0.5] }),
-    },
+    { height: heightOf(target, grid), xaxis: gridAxis(grid, grid.columnTitle, grid.columns, 16), yaxis: gridAxis(grid, grid.rowTitle, grid.rows, 20, { range: [grid.rows.length - 0.5, -0.5] }) },
   );
 }

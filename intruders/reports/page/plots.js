@@ -12,8 +12,6 @@ const lineColour = (i) => LINES[document.documentElement.dataset.theme][i % 6];
 /** The dash and the symbol of series i: a colour that comes again has another of each. */
 const markOf = (i) => (i + Math.floor(i / 6)) % 6;
 
-// Of more series than these, a colour tells the order and no longer the name; intruders/charts/drawing.py has the same limit.
-const MANY = 12;
 const ORDER = { light: ["#440154", "#3e4a89", "#25848e", "#35b779", "#aadc32"], dark: ["#5a64b0", "#2f7f9e", "#22a884", "#7ad151", "#fde725"] };
 const orderColours = () => ORDER[document.documentElement.dataset.theme];
 
@@ -30,14 +28,14 @@ function orderColour(i, count) {
 const evenly = (count, most) => (count <= most ? Array.from({ length: count }, (_, i) => i) : Array.from({ length: most }, (_, i) => Math.round((i * (count - 1)) / (most - 1))));
 
 /** A trace without points that brings the bar of these colours, with some of the names. */
-function orderBar(names) {
+function orderBar(names, title) {
   const named = evenly(names.length, 6);
   const colours = orderColours();
   return {
     x: [null], y: [null], mode: "markers", showlegend: false, hoverinfo: "skip",
     marker: {
       color: [0], cmin: 0, cmax: names.length - 1, showscale: true, colorscale: colours.map((shade, i) => [i / (colours.length - 1), shade]),
-      colorbar: { ...bar("in the order given"), tickvals: named, ticktext: named.map((i) => plain(cut(names[i], isNarrow() ? 12 : 20))) },
+      colorbar: { ...bar(plain(title)), tickvals: named, ticktext: named.map((i) => plain(cut(names[i], isNarrow() ? 12 : 20))) },
     },
   };
 }
@@ -96,24 +94,12 @@ function drawSimilarity(id, matrix, layout, trace) {
   );
 }
 
-/** A line of counts over x, with a band where the count is open. rows: [x, least, most]. */
-function countLines(rows, name, style) {
-  const x = rows.map((row) => row[0]);
-  const traces = [{ x, y: rows.map((row) => row[1]), name: plain(name), mode: "lines", line: style, hovertemplate: "%{x}: %{y}<extra></extra>" }];
-  if (rows.some((row) => row[1] !== row[2])) {
-    traces.push({ x, y: rows.map((row) => row[2]), mode: "lines", line: { width: 0 }, fill: "tonexty", fillcolor: faint(style.color), showlegend: false, hovertemplate: "%{x}: at most %{y}<extra></extra>" });
-  }
-  return traces;
-}
-
 function faint(hex) {
   const [r, g, b] = [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16));
   return `rgba(${r},${g},${b},0.22)`;
 }
 
-const verticalLine = (x) => ({ type: "line", x0: x, x1: x, yref: "paper", y0: 0, y1: 1, line: { color: colour("text"), width: 1, dash: "dash" } });
-
-// --- the sliders that every page with counts has
+// --- the sliders of a page that counts again
 
 function wireSliders(state, largestK, changed) {
   const epsilon = $("epsilon");

@@ -139,13 +139,13 @@ def _in_order(frame: pd.DataFrame) -> pd.DataFrame:
 def study_drawings(results: Results, findings: Sequence[Finding]) -> list[Drawing]:
     """Draw every figure of the report for papers, similarity matrices among them."""
     from intruders.charts.figure import draw
-    from intruders.reports.figures import draw_similarities
+    from intruders.reports.compare_audits import similarities
 
     drawings = [draw(chart) for charts in charts_of(findings).values() for chart in charts]
     for row in _similarities(results, findings):
-        drawing = draw_similarities(row.audits, row.labels)
         name = f"structure-similarities{slug(row.title)}" if row.title else "structure-similarities"
-        drawings.append(replace(drawing, name=name, title=row.title))
+        grids = zip(row.labels, similarities(row.audits, row.labels), strict=True)
+        drawings += [draw(replace(grid, name=f"{name}{slug(label)}")) for label, grid in grids]
     return drawings
 
 

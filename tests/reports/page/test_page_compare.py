@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from intruders.audits.result.audit_result import Audit
-from intruders.reports.compare_audits import write_comparison_html
+from intruders.reports.compare_audits import most_different, write_comparison_html
+from intruders.system.words import percent
 from tests.made_up import made_up_audit
-from tests.reports.browsing import WINDOWS, range_text, serious_faults, shown, slide
+from tests.reports.browsing import WINDOWS, range_text, serious_faults, shown
 
 pytestmark = pytest.mark.browser
 
@@ -40,33 +41,33 @@ def rows(page: Any) -> list[list[str]]:
     return cells
 
 
-@pytest.mark.parametrize(("k", "epsilon"), [(10, 0.5), (5, 0.35), (10, 0.9)])
-def test_counts_are_the_librarys(page: Any, audits: list[Audit], k: int, epsilon: float) -> None:
-    slide(page, "epsilon", epsilon)
-    slide(page, "k", k)
-    assert [row[:4] for row in rows(page)] == [
-        ["lora-r1", "adapter", "1", range_text(*audits[0].count(k, epsilon))],
-        ["lora-r8", "adapter", "8", range_text(*audits[1].count(k, epsilon))],
-        ["full", "checkpoint", "full", range_text(*audits[2].count(k, epsilon))],
+def test_counts_are_the_librarys(page: Any, audits: list[Audit]) -> None:
+    assert [row[:5] for row in rows(page)] == [
+        [name, kind, rank, range_text(*one.count()), percent(one.intruder_energy_share)]
+        for one, (name, kind, rank) in zip(
+            audits,
+            [("lora-r1", "adapter", "1"), ("lora-r8", "adapter", "8"), ("full", "checkpoint", "full")],
+            strict=True,
+        )
     ]
     lines = page.evaluate(
-        """document.getElementById("k-plot").data
-             .filter((trace) => trace.showlegend !== false)
+        """[...document.querySelectorAll("figure .plot")][1].data.filter((trace) => trace.name)
              .map((trace) => [trace.name, trace.x, trace.y])"""
     )
-    for (name, steps, counts), audit in zip(lines, audits, strict=True):
-        assert audit.tuned_source.endswith(name)
-        assert counts == [audit.count(step, epsilon)[0] for step in steps]
+    for (name, steps, counts), one in zip(lines, audits, strict=True):
+        assert one.tuned_source.endswith(name)
+        assert counts == [one.count(step)[0] for step in steps]
 
 
-def test_the_similarity_matrices_are_those_of_the_chosen_matrix(page: Any, audits: list[Audit]) -> None:
-    page.locator("#choose").select_option(label="model.layers.20.mlp.up_proj.weight")
+def test_the_similarity_matrices_are_those_of_the_most_different_matrix(
+    page: Any, audits: list[Audit]
+) -> None:
     drawn = page.evaluate(
-        "[...document.querySelectorAll('#similarities .plot')].map((plot) => plot.data[0].z[0])"
+        "[...document.querySelectorAll('.small-multiples .plot')].map((plot) => plot.data[0].z[0])"
     )
-    for row, audit in zip(drawn, audits, strict=True):
-        expected = audit.matrix("model.layers.20.mlp.up_proj.weight").similarity[0]
-        assert row == pytest.approx(list(expected), abs=0.5 / 255 + 1e-6)
+    at = most_different(audits)
+    for row, one in zip(drawn, audits, strict=True):
+        assert row == pytest.approx(list(one.matrices[at].similarity[0]), abs=1e-6)
 
 
 def test_a_light_window_does_not_break_it_and_axe_finds_no_serious_fault(page: Any) -> None:
@@ -117,7 +118,7 @@ def test_no_two_of_many_audits_look_alike_and_plots_keep_their_height(
     browser: Any, many: dict[int, Path], count: int, window: str
 ) -> None:
     with shown(browser, many[count], **WINDOWS[window]) as page:
-        for plot in ("epsilon-plot", "k-plot", "layers-plot", "rank-plot"):
+        for plot in ("figure-0", "figure-1", "figure-2", "figure-3"):
             page.locator(f"#{plot}").scroll_into_view_if_needed()
             page.wait_for_function("(id) => document.getElementById(id)._fullLayout", arg=plot)
             looks, height, legend, names, hover = page.evaluate(
@@ -129,7 +130,7 @@ def test_no_two_of_many_audits_look_alike_and_plots_keep_their_height(
                     traces.map(({ line, marker }) =>
                       JSON.stringify([line?.color, line?.dash, marker?.color, marker?.symbol])),
                     plot._fullLayout._size.h, plot._fullLayout.showlegend,
-                    bars.flatMap((trace) => trace.marker.colorbar.ticktext), traces[0].hovertemplate,
+                    bars.flatMap((trace) => trace.marker.colorbar.ticktext), traces[0].text[0],
                   ];
                 }""",
                 plot,
@@ -141,19 +142,9 @@ def test_no_two_of_many_audits_look_alike_and_plots_keep_their_height(
                 assert (names[0], names[-1]) == ("step-0", "step-39")
                 assert "step-0" in hover
         assert ("in the order given" in page.locator("main").inner_text()) == (count == 40)
-        page.locator("#effective-plot").scroll_into_view_if_needed()
-        page.wait_for_selector("#effective-plot .xtick text")
-        ticks = page.locator("#effective-plot .xtick text:visible").all_text_contents()
+        page.locator("#figure-4").scroll_into_view_if_needed()
+        page.wait_for_selector("#figure-4 .ytick text")
+        ticks = page.locator("#figure-4 .ytick text:visible").all_text_contents()
         assert (ticks[0], ticks[-1]) == ("step-0", f"step-{count - 1}")
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
         assert serious_faults(page) == []
-
-
-def test_a_slider_counts_anew_and_leaves_the_similarity_matrices_drawn(page: Any) -> None:
-    """They show the same for every k and epsilon, and those of many audits take seconds to draw."""
-    page.evaluate("() => { window.drawn = frames.map((frame) => frame.data); }")
-    slide(page, "epsilon", 0.01)
-    none = page.locator("#similarity-count-0").inner_text()
-    slide(page, "epsilon", 0.99)
-    assert page.locator("#similarity-count-0").inner_text() != none
-    assert page.evaluate("() => frames.every((frame, i) => frame.data === window.drawn[i])")

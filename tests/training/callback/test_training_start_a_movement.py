@@ -115,7 +115,7 @@ def test_a_resumed_training_whose_start_is_unknown_says_nothing_of_it(llama: Pat
     assert read_trace(tmp_path / "intruders.parquet")["a_movement"].isna().all()
 
 
-@pytest.mark.parametrize("method", ["lora", "b-only", "oplora", "full"])
+@pytest.mark.parametrize("method", ["lora", "b-only", "full"])
 def test_a_run_records_it_also_after_a_kill(method: str, llama: Path, tmp_path: Path) -> None:
     class Watch(TrainerCallback):  # type: ignore[misc]
         """The factors at the start of a run and at its end, and a kill before the last step of the first attempt."""
@@ -141,7 +141,7 @@ def test_a_run_records_it_also_after_a_kill(method: str, llama: Path, tmp_path: 
     config = FinetuneConfig(
         base=str(llama), task=short_task(llama.parent), out=str(tmp_path / "run"), rank=2, lr=1e-2, steps=4,
         batch_size=2, max_train_samples=8, max_eval_samples=1, max_new_tokens=8, precision="fp32", save_steps=2,
-        method=method, oplora_k=4,
+        method=method,
     )  # fmt: skip
     watch = Watch()
     with pytest.raises(KeyboardInterrupt):
@@ -154,12 +154,3 @@ def test_a_run_records_it_also_after_a_kill(method: str, llama: Path, tmp_path: 
     began = sum(float(watch.before[name].square().sum()) for name in watch.before)
     assert recorded == pytest.approx((moved / began) ** 0.5, rel=1e-6)
     assert (recorded == 0) == (method == "b-only")
-
-
-def test_what_oplora_takes_out_of_a_before_the_first_step_is_no_movement(llama: Path, tmp_path: Path) -> None:
-    config = FinetuneConfig(
-        base=str(llama), task=short_task(llama.parent), out=str(tmp_path / "run"), rank=2, lr=1e-7, steps=1,
-        batch_size=2, max_train_samples=4, max_eval_samples=1, max_new_tokens=8, precision="fp32",
-        method="oplora", oplora_k=4,
-    )  # fmt: skip
-    assert finetune(config).record["a_movement"] < 1e-5

@@ -1,0 +1,98 @@
+"""OPLoRA: a LoRA whose update leaves the base's leading singular triplets where they are (arXiv 2510.13003).
+
+``W = W0 + scaling (I - X X^T) B A (I - Z Z^T)`` with the k leading left and right singular vectors X and Z of W0. The
+gradients of B and A are projected, and B and A themselves after every step of the optimizer. That is the same
+training as with the projections in the model (the optimizer sees the same gradients, and steps are linear in what it
+makes of them), but B and A are at all times those of a plain LoRA: checkpoints and the saved adapter need no folding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import TrainerCallback
+
+from intruders.audits.audit_settings import AS_USUAL
+from intruders.audits.base_cache import content_key, store_of_bases
+from intruders.engine.components import base_directions
+from intruders.engine.known_base import KnownBase
+from intruders.errors import SettingError
+from intruders.training.finetune_config import FinetuneConfig
+
+from .adapted_modules import AdaptedModule, adapted_modules
+
+
+def start(model: nn.Module, config: FinetuneConfig) -> None:
+    """Leave the adapter as PEFT made it; the callback projects it once it has the weights that it begins with."""
+
+
+def callbacks(model: nn.Module, config: FinetuneConfig) -> list[Any]:
+    """Return the callback that keeps the projections, which projects the adapter at once."""
+    return [ProjectedUpdates(model, config.oplora_k)]
+
+
+class ProjectedUpdates(TrainerCallback):  # type: ignore[misc]
+    """Keep the updates of a model off the ``k`` leading directions of its base.
+
+    Raises:
+      SettingError: a matrix has no directions beyond the k leading ones.
+    """
+
+    def __init__(self, model: nn.Module, k: int) -> None:
+        self._parts = []
+        for module in adapted_modules(model):
+            if min(module.weight.shape) <= k:
+                raise SettingError(
+                    f"oplora_k is {k}, but {module.name} is only {min(module.weight.shape)} wide, which leaves no "
+                    "direction to train; lower it"
+                )
+            self._parts.append(_Projection(module, k))
+        self._project()
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._project()
+
+    def _project(self) -> None:
+        for part in self._parts:
+            part.project()
+
+
+class _Projection:
+    """The two projections of one module."""
+
+    def __init__(self, module: AdaptedModule, k: int) -> None:
+        directions = base_directions(module.weight.float(), k, _known(module.weight))
+        self._sides = [
+            (module.a, _without(directions.right)),
+            (module.b, _without(directions.left, from_left=True)),
+        ]
+        for parameter, without in self._sides:
+            if parameter.requires_grad:
+                parameter.register_hook(without)  # type: ignore[no-untyped-call]
+
+    @torch.no_grad()
+    def project(self) -> None:
+        for parameter, without in self._sides:
+            parameter.copy_(without(parameter))
+
+
+def _known(weight: Tensor) -> KnownBase | None:
+    """Return what earlier audits have left of this matrix in the user's base cache."""
+    store = store_of_bases(True)
+    return None if store is None else store.get(content_key(weight.float(), AS_USUAL.k))
+
+
+def _without(vectors: Tensor, from_left: bool = False) -> Callable[[Tensor], Tensor]:
+    """Return the map of a matrix M to ``M (I - Q Q^T)``, or ``(I - Q Q^T) M``; Q^T is given, ``(k, n)``."""
+    rows = vectors.float()
+
+    def without(matrix: Tensor) -> Tensor:
+        known = rows.to(matrix.device, matrix.dtype)
+        if from_left:
+            return matrix - known.mT @ (known @ matrix)
+        return matrix - (matrix @ known.mT) @ known
+
+    return without
