@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -164,7 +164,7 @@ def attribute(
         kinds=grouped(lambda path: path.kind),
         elsewhere=Share(ELSEWHERE, parts_of([ELSEWHERE]), 0) if ELSEWHERE in groups.places else None,
         checks=checks,
-        correlations=dict(_correlations(shares, texts[0], audited)),
+        correlations=_correlations(shares, texts[0], audited),
         settings=recorded,
         seconds=time.perf_counter() - started,
     )
@@ -180,11 +180,7 @@ def _checks(
     }
     largest = sorted(parts, key=lambda name: -abs(parts[name]))[:count]
     return [
-        LeftOut(
-            name,
-            parts[name],
-            float((integral.tuned - integral.weights * without).sum() / tokens),
-        )
+        LeftOut(name, parts[name], float((integral.tuned - integral.weights * without).sum() / tokens))
         for name in largest
         for without in [path.losses(measure, 1.0, torch.tensor(groups.places[name]))]
     ]
@@ -204,17 +200,15 @@ def _inside_intruders(matrices: TunedMatrices, updates: Updates) -> dict[str, Lo
 
 def _correlations(
     matrices: Sequence[MatrixShare], text: str, audited: Mapping[str, AuditedMatrix]
-) -> Iterator[tuple[str, float]]:
+) -> dict[str, float]:
     """Correlate forgetting with intruders and with the size of the update, over matrices."""
     both = [(share.parts[text].estimate, audited[share.name]) for share in matrices if share.name in audited]
     parts = [part for part, _ in both]
-    for name, values in (
-        ("intruders", [float(matrix.intruders) for _, matrix in both]),
-        ("update_norm", [float(matrix.update.frobenius) for _, matrix in both]),
-    ):
-        correlation = rank_correlation(parts, values)
-        if correlation is not None:
-            yield name, correlation
+    found = {
+        "intruders": rank_correlation(parts, [float(matrix.intruders) for _, matrix in both]),
+        "update_norm": rank_correlation(parts, [float(matrix.update.frobenius) for _, matrix in both]),
+    }
+    return {name: correlation for name, correlation in found.items() if correlation is not None}
 
 
 def _rise(measure: DocumentMeasure, integral: PathIntegral) -> MeasuredRise:

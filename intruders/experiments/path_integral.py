@@ -25,7 +25,7 @@ from ..errors import NonFiniteError
 from ..measures.intervals import RESAMPLES, Interval, expanded_percentiles
 from ..measures.kept_outcomes import KeptOutcomes
 from ..measures.task_score import encoded_examples
-from ..models.encoding import IGNORED, PadRight, pad_token_id
+from ..models.encoding import IGNORED, PadRight, labels_of_next, pad_token_id
 from ..models.tuned_model import OpenedModel
 from .dosed_model import DoseVector
 from .objective import read_rows
@@ -50,14 +50,15 @@ class DocumentMeasure:
     kind: Literal["text", "task"]
     measure: str  # "cross-entropy", "masked-15%-estimate" or "classification"
     model: Any = field(repr=False)
-    rows: Sequence[Mapping[str, Tensor]] = field(repr=False)  # (1, width) each, with the labels
+    # (1, width) each; labels are where they are predicted: (1, width), or (1,) of a class.
+    rows: Sequence[Mapping[str, Tensor]] = field(repr=False)
     # By row, the weight of its corpus in a mixture, and which corpus it is of; None where all are of one.
     mixed: Sequence[tuple[float, int]] | None = None
 
     @property
     def tokens(self) -> list[int]:
         """The number of scored tokens of each document; 1 for an example whose label is scored."""
-        return [self._scored(row) for row in self.rows]
+        return [int((row["labels"] != IGNORED).sum()) for row in self.rows]
 
     @property
     def weights(self) -> list[float]:
@@ -76,19 +77,8 @@ class DocumentMeasure:
         row = dict(self.rows[index])
         labels = row.pop("labels")
         logits = self.model(**row).logits
-        if self.measure == "classification":
-            return cross_entropy(logits.float(), labels, reduction="sum")
-        if self.measure == "cross-entropy":
-            logits, labels = logits[:, :-1], labels[:, 1:]
         scored = labels != IGNORED
         return cross_entropy(logits[scored].float(), labels[scored], reduction="sum")
-
-    def _scored(self, row: Mapping[str, Tensor]) -> int:
-        labels = row["labels"]
-        if self.measure == "classification":
-            return 1
-        shifted = labels[:, 1:] if self.measure == "cross-entropy" else labels
-        return int((shifted != IGNORED).sum())
 
 
 def text_measure(
@@ -107,8 +97,8 @@ def text_measure(
     rows = []
     for number, ids in enumerate(documents):
         inputs, scored = read_rows(opened, [ids], f"{seed} {number}")
-        tokens = torch.tensor([ids], device=device)
-        rows.append({**inputs, "labels": tokens.masked_fill(~scored, IGNORED)})
+        labels = torch.tensor([ids], device=device).masked_fill(~scored, IGNORED)
+        rows.append({**inputs, "labels": labels if opened.is_masked else labels_of_next(labels)})
     return DocumentMeasure(name, "text", measure, opened.model, rows, mixed)
 
 
@@ -120,8 +110,10 @@ def task_measure(
     encoded = encoded_examples(opened, task, task.validation[:max_examples], labels)
     pad = PadRight(pad_token_id(opened.tokenizer))
     rows = [{key: tensor.to(device) for key, tensor in pad([row]).items()} for row in encoded]
-    measure = "classification" if task.kind == "classification" else "cross-entropy"
-    return DocumentMeasure(task.name, "task", measure, opened.model, rows)
+    if task.kind == "classification":
+        return DocumentMeasure(task.name, "task", "classification", opened.model, rows)
+    rows = [{**row, "labels": labels_of_next(row["labels"])} for row in rows]
+    return DocumentMeasure(task.name, "task", "cross-entropy", opened.model, rows)
 
 
 @dataclass(frozen=True)
