@@ -134,7 +134,7 @@ class RandomFrames(_Drawn, Project):
 
 
 @dataclass(frozen=True)
-class RandomEntries(EntryRemedy):
+class RandomEntries(_Drawn, EntryRemedy):
     """The same number of entries of every update, drawn at random."""
 
     name = RANDOM
@@ -142,7 +142,6 @@ class RandomEntries(EntryRemedy):
     source = "control"
 
     density: float = setting(0.2, "Share of an update's entries that stays.", above=0, most=1)
-    seed: int = setting(0, "Seed of what is drawn.")
 
     def change(self, case: Case) -> Change:
         seed = _seed(f"entries {self.seed} {case.matrix.name}")
