@@ -16,7 +16,7 @@ import pandas as pd
 
 from benchmarks.study_documents import loss_of_completions, mean_loss, runs_with_losses
 from benchmarks.usual_settings import said
-from intruders_research.claims.shared.statistics import mean_interval
+from intruders.measures.intervals import mean_interval
 
 SKILL = {"word-problems": 0.02, "sst2-prompts": 0.40}  # task loss in nats per token of the answer
 CHOOSING = (10, 11)

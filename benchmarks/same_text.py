@@ -12,8 +12,8 @@ import intruders
 from benchmarks.usual_settings import said
 from intruders.experiments.experiment_settings import HealSettings
 from intruders.experiments.healing import HEALED, TUNED, Healing
+from intruders.measures.intervals import mean_interval
 from intruders.studies.results import load_results
-from intruders_research.claims.shared.statistics import mean_interval
 
 CHOSEN, REPORTED = "data/c4/healing.jsonl", "wikitext-2"
 RIVALS = ("share", "blocks", "doses", "replay", "self")
@@ -37,6 +37,7 @@ def main(folder: Path, *, heals: bool) -> None:
         for run in group[group["replay"].isna()].itertuples():
             out = folder / "healed" / str(run.run_id)
             if heals and not (out / "heal.json").is_file():
+                out.parent.mkdir(exist_ok=True)
                 intruders.heal(
                     "smollm2-135m",
                     str(folder / "runs" / str(run.run_id) / "model"),

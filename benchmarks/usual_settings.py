@@ -12,8 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.study_documents import loss_of_completions, mean_loss, right_answers, runs_with_losses
-from intruders.measures.intervals import Interval
-from intruders_research.claims.shared.statistics import mean_interval
+from intruders.measures.intervals import Interval, mean_interval
 
 PIQA, INSTRUCTIONS = "data/piqa", "data/instructions"
 

@@ -18,7 +18,6 @@ from .version import __version__ as __version__
 
 # Names are loaded on first use, so that importing the package stays fast. __init__.pyi tells type checkers of them.
 _HOMES = {
-    "Advised": "reports.advice",
     "Attribution": "experiments.attribution",
     "AttributionSettings": "experiments.experiment_settings",
     "Audit": "audits.result.audit_result",
@@ -57,7 +56,6 @@ _HOMES = {
     "UpdateOverlap": "audits.update_alone",
     "Verification": "checkpoints.merges.verify",
     "WrittenScale": "mitigation.write_at_scale",
-    "advise": "reports.advise",
     "attribute": "experiments.attribute",
     "audit": "audits.audit",
     "audit_fleet": "audits.fleet.audit_fleet",

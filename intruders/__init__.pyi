@@ -47,8 +47,6 @@ from .mitigation.mitigation_result import Mitigation as Mitigation
 from .mitigation.write_at_scale import WrittenScale as WrittenScale
 from .mitigation.write_at_scale import write_at_scale as write_at_scale
 from .models.loading_settings import Loading as Loading
-from .reports.advice import Advised as Advised
-from .reports.advise import advise as advise
 from .reports.model_card import write_card as write_card
 from .reports.write_report import write_report as write_report
 from .studies.results import Results as Results

@@ -59,6 +59,15 @@ def in_this_process(*arguments: str | Path, cwd: Path | None = None) -> subproce
     return subprocess.CompletedProcess(argv, status, said.getvalue(), complained.getvalue())
 
 
+def refusal(*arguments: str | Path, cwd: Path | None = None) -> str:
+    """The one line of a command that is refused: with status 2, and nothing on standard output."""
+    done = in_this_process(*arguments, cwd=cwd)
+    assert (done.returncode, done.stdout) == (2, ""), done
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ")
+    return line
+
+
 def forked(do: Callable[..., Any], *arguments: Any) -> ForkProcess:
     """A process that calls ``do``, for what kills it or where several are at once; it has loaded what this one has.
 

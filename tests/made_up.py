@@ -9,8 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from intruders.audits.result.audit_result import Audit
-from intruders.audits.result.records import AuditedMatrix, UpdateSize, Vector
-from intruders.audits.result.subspaces import Subspaces
+from intruders.audits.result.records import AuditedMatrix, Subspaces, UpdateSize, Vector
 from intruders.checkpoints.pairing.pairing import Skipped
 
 LLAMA = {

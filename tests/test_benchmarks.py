@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 from pathlib import Path
 
@@ -26,6 +27,11 @@ from benchmarks.table import print_results
 from intruders.engine.decide import decide
 from intruders.linalg.operators import Dense
 from tests.reports.browsing import chromium
+
+
+@pytest.mark.parametrize("file", sorted(Path("benchmarks").glob("*.py")), ids=lambda file: file.stem)
+def test_every_benchmark_finds_what_it_imports(file: Path) -> None:
+    importlib.import_module(f"benchmarks.{file.stem}")
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from ..errors import SettingError
 from ..system.callers_process import usual_settings
 from ..system.progress import Progress, silent
 from ..system.threads import run_side_by_side
-from .audit_settings import ANYWHERE, AuditSettings, Compute, base_dtype_of
+from .audit_settings import AuditSettings, Compute, base_dtype_of
 from .base_cache import CacheChoice
 from .batches import Batch, NotJudged, of_one_model, read_batches
 from .judge import decide_batch, records_of
@@ -108,27 +108,17 @@ def audit(
         skip_non_finite=skip_non_finite,
         base_dtype=base_dtype,
     )
-    return audit_sides(base, tuned, settings, Compute(device, workers, cache), progress)
+    compute = Compute(device, workers, cache)
+    started = time.perf_counter()
+    compute.torch_device()  # fail on a missing device before reading weights
+    pairing = pair_sides(*open_sides(base, tuned, with_embeddings=include_embeddings), settings)
+    audited = audit_pairing(pairing, settings, compute, progress)
+    return replace(audited, seconds=time.perf_counter() - started)
 
 
 def patterns(given: str | Sequence[str] | None) -> tuple[str, ...]:
     """Return the patterns as a tuple; a string is one pattern, and None is none."""
     return (given,) if isinstance(given, str) else tuple(given or ())
-
-
-def audit_sides(
-    base: Source | None,
-    tuned: Source | None,
-    settings: AuditSettings,
-    compute: Compute = ANYWHERE,
-    progress: Progress = silent,
-) -> Audit:
-    """Audit with given AuditSettings."""
-    started = time.perf_counter()
-    compute.torch_device()  # fail on a missing device before reading weights
-    pairing = pair_sides(*open_sides(base, tuned, with_embeddings=settings.include_embeddings), settings)
-    audited = audit_pairing(pairing, settings, compute, progress)
-    return replace(audited, seconds=time.perf_counter() - started)
 
 
 def audit_pairing(

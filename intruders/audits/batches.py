@@ -10,6 +10,7 @@ import math
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import torch
 import xxhash
@@ -23,7 +24,6 @@ from ..linalg.low_rank import LowRank
 from ..linalg.pair import Pair, over_unit
 from ..linalg.random_directions import SketchDirections
 from .base_cache import BaseCache, BaseKeys, look_up
-from .worth_decomposing import UpdatesAhead
 
 # Matrices are judged together up to this many bytes, so that the calls do not dominate small ones. In a larger batch
 # all wait longer for the one that converges last.
@@ -49,6 +49,18 @@ class SharedMatrix:
         self.known: KnownBase | None = None
         self._keys: BaseKeys | None = None
         self._directions: SketchDirections | None = None
+        self._over: dict[float, SharedMatrix] = {}
+
+    @cached_property
+    def magnitude(self) -> float:
+        """The magnitude of its largest number."""
+        return largest_magnitude(self.matrix)
+
+    def over(self, unit: float) -> SharedMatrix:
+        """Return the matrix divided by a unit; made once."""
+        if unit not in self._over:
+            self._over[unit] = SharedMatrix(self.matrix / unit, unit)
+        return self._over[unit]
 
     def keys(self, k: int) -> BaseKeys:
         """Return the names of its entries in the base cache; hashed once."""
@@ -83,6 +95,20 @@ def directions_of(name: str, matrix: Tensor) -> SketchDirections:
     seed = xxhash.xxh3_64_intdigest(name.encode()) >> 1  # torch takes 63 bits
     m, n = matrix.shape
     return SketchDirections.of(m, n, seed, matrix)
+
+
+@dataclass(frozen=True)
+class UpdatesAhead:
+    """The updates of one base matrix that are still to be decided, as far as they are read."""
+
+    sizes: Sequence[float]  # Frobenius norms, in the unit that the base is judged in
+    unread: int
+
+    def expected_from(self, size: float) -> float:
+        """Return how many are expected to be of that size or larger; those not read are taken to be like the others."""
+        if not self.sizes:
+            return 0.0
+        return sum(own >= size for own in self.sizes) * (1 + self.unread / len(self.sizes))
 
 
 @dataclass(frozen=True)
@@ -249,40 +275,24 @@ def _ahead(base: SharedMatrix, waiting: dict[object, _Waiting], unread: int) -> 
 
 
 class _Forms:
-    """One base matrix in each precision and unit that is needed; kept for the other models that share it."""
+    """One base matrix in each precision that is needed; kept for the other models that share it."""
 
     def __init__(self, device: torch.device, is_shared: bool) -> None:
         self._device = device
         self._is_shared = is_shared
         self._stored: Tensor | None = None
-        self._made: dict[tuple[torch.dtype, float], SharedMatrix] = {}
-        self._magnitudes: dict[torch.dtype, float] = {}
+        self._made: dict[torch.dtype, SharedMatrix] = {}
 
     def widened(self, stored: Tensor, dtype: torch.dtype) -> SharedMatrix:
         """Return the stored matrix in that precision; made once."""
         if self._stored is None or not _is_same(self._stored, stored):
             # Of a single model, what the file holds is not kept in memory beside what is computed with.
             self._stored = stored if self._is_shared else None
-            self._made, self._magnitudes = {}, {}
-        if (dtype, 1.0) not in self._made:
-            self._made[dtype, 1.0] = SharedMatrix(
-                stored.to(device_for(stored.shape, self._device), dtype), 1.0
-            )
-        return self._made[dtype, 1.0]
-
-    def magnitude(self, wide: SharedMatrix) -> float:
-        """Return the magnitude of its largest number; computed once."""
-        dtype = wide.matrix.dtype
-        if dtype not in self._magnitudes:
-            self._magnitudes[dtype] = largest_magnitude(wide.matrix)
-        return self._magnitudes[dtype]
-
-    def over(self, wide: SharedMatrix, unit: float) -> SharedMatrix:
-        """Return the matrix divided by a unit; made once."""
-        key = wide.matrix.dtype, unit
-        if key not in self._made:
-            self._made[key] = SharedMatrix(wide.matrix / unit, unit)
-        return self._made[key]
+            self._made = {}
+        if dtype not in self._made:
+            on = device_for(stored.shape, self._device)
+            self._made[dtype] = SharedMatrix(stored.to(on, dtype), 1.0)
+        return self._made[dtype]
 
 
 def _is_same(mine: Tensor, other: Tensor) -> bool:
@@ -305,14 +315,14 @@ def _read(
     tuned = loaded.tuned.to(wide.matrix.device, wide.matrix.dtype)
     del loaded
     pair = Pair(wide.matrix, tuned)
-    largest = {"base": forms.magnitude(wide), "tuned model": _largest_of(pair.parts[1:])}
+    largest = {"base": wide.magnitude, "tuned model": _largest_of(pair.parts[1:])}
     side = next((side for side, magnitude in largest.items() if not math.isfinite(magnitude)), None)
     if side is not None:
         if not skip_non_finite:
             raise non_finite(matrix.name, side)
         return Skipped(matrix.name, f"NaN or infinity in the {side}", SkipKind.NOT_FINITE)
     unit = unit_of(pair.rank, largest)
-    return (wide, tuned) if unit == 1.0 else (forms.over(wide, unit), over_unit(tuned, unit))
+    return (wide, tuned) if unit == 1.0 else (wide.over(unit), over_unit(tuned, unit))
 
 
 def loaded_or_skipped(matrix: PairedMatrix) -> Pair | Skipped:

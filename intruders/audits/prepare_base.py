@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from math import isfinite
 
 import torch
@@ -56,7 +56,7 @@ class Preparation:
     """The matrices to decompose, before any is decomposed."""
 
     base: Checkpoint
-    matrices: tuple[MatrixView, ...]
+    matrices: dict[str, MatrixView]  # by name
 
     @classmethod
     def of(cls, base: Source, selection: Selection) -> Preparation:
@@ -70,7 +70,7 @@ class Preparation:
         chosen = selected_matrices(opened, selection)
         if not chosen:
             raise SettingError(f"'{opened.source}' has no matrix to decompose; choose others with --include")
-        return cls(opened, tuple(chosen))
+        return cls(opened, {view.name: view for view in chosen})
 
     @property
     def bytes(self) -> int:
@@ -79,13 +79,8 @@ class Preparation:
             (8 if self.base.tensors[view.tensor].dtype == torch.float64 else 4)
             * sum(view.shape)
             * min(view.shape)
-            for view in self.matrices
+            for view in self.matrices.values()
         )
-
-    @cached_property
-    def by_name(self) -> dict[str, MatrixView]:
-        """The matrices by name."""
-        return {view.name: view for view in self.matrices}
 
     def read(self, name: str, device: torch.device) -> Tensor:
         """Read a matrix (m, n) in the precision and unit that audits of low-rank updates use.
@@ -93,7 +88,7 @@ class Preparation:
         Raises:
           NonFiniteError: it contains NaN or infinity.
         """
-        view = self.by_name[name]
+        view = self.matrices[name]
         stored = view.read(self.base.tensors[view.tensor])
         wide = stored.to(device, torch.float64 if stored.dtype == torch.float64 else torch.float32)
         largest = largest_magnitude(wide)
@@ -111,7 +106,7 @@ class Preparation:
             WholeBase.of(sample)
             times.append(time.perf_counter() - started)
         rate = min(times) / _work((_SAMPLE, _SAMPLE))
-        return rate * sum(_work(view.shape) for view in self.matrices)
+        return rate * sum(_work(view.shape) for view in self.matrices.values())
 
 
 def _work(shape: tuple[int, int]) -> float:
@@ -187,37 +182,7 @@ def prepare(
       (1, 0, 1)
     """
     selection = Selection(patterns(include), patterns(exclude), include_embeddings, split_fused)
-    return prepare_chosen(
-        base,
-        Preparation.of(base, selection),
-        selection,
-        Compute(device, cache=True),
-        out,
-        ray=ray,
-        cpus=cpus,
-        gpus=gpus,
-        progress=progress,
-    )
-
-
-def prepare_chosen(
-    base: Source,
-    preparation: Preparation,
-    selection: Selection,
-    compute: Compute,
-    out: str | os.PathLike[str] | None,
-    *,
-    ray: str | bool,
-    cpus: float,
-    gpus: float,
-    progress: Progress,
-) -> PreparedBase:
-    """Decompose the matrices that ``selection`` chose of ``base`` already: here, or each by a worker on Ray.
-
-    Raises:
-      SettingError: Ray is asked for and the base is in memory, so that workers cannot open it.
-      IntrudersError: the cluster lacks the resources, or workers were lost; what is finished is kept.
-    """
+    preparation, compute = Preparation.of(base, selection), Compute(device, cache=True)
     started = time.perf_counter()
     if ray is not False and not isinstance(base, str | os.PathLike):
         raise SettingError(
@@ -226,13 +191,13 @@ def prepare_chosen(
         )
     store = cache_at(out)
     store.require_writable()
-    names = list(preparation.by_name)
+    names = list(preparation.matrices)
     decomposed = 0
     if ray is False:
-        device = compute.torch_device()
+        decided_on = compute.torch_device()
         for done, name in enumerate(names):
             progress("prepare", done, len(names))
-            decomposed += decompose(preparation.read(name, device), store)
+            decomposed += decompose(preparation.read(name, decided_on), store)
         progress("prepare", len(names), len(names))
     else:
         from ..system.ray_cluster import finish_on_ray

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -11,18 +12,9 @@ from ..audits.audit_settings import AuditSettings, Compute
 from ..checkpoints.stored.locate import DEMO_ADAPTER
 from ..errors import SettingError
 from ..system.this_process import ExitStatus
-from . import options, setting_options
-from .command import examples
-from .output import (
-    check_html,
-    check_json,
-    check_limit,
-    note,
-    put_results,
-    refusal_as_sarif,
-    report_if_possible,
-    say,
-)
+from . import options
+from .from_verb import command, of_settings, option
+from .output import Outputs, check_limit, note, refusal_as_sarif, report_if_possible, say
 
 if TYPE_CHECKING:
     from ..audits.result.audit_result import Audit
@@ -30,86 +22,77 @@ if TYPE_CHECKING:
 DEMO_REPORT = Path("intruders-demo.html")
 
 
-@examples(
-    (
-        "Audit a LoRA adapter and save the report as HTML",
-        "intruders audit smollm2-135m my-adapter --html report.html",
-    ),
-    (
-        "Exit with status 1 if there are more than 20 intruders",
-        "intruders audit base-model tuned-model --fail-above 20",
-    ),
-)
-@setting_options.of(AuditSettings, "settings", first=["k", "epsilon"])
-@setting_options.of(Compute, "compute")
-@options.with_cache_and_device
-def audit(
-    base: options.BaseUnlessDemo = None,
-    tuned: options.Tuned = None,
-    demo: Annotated[
+@command(
+    options.BASE_UNLESS_DEMO,
+    options.TUNED,
+    option(
+        "demo",
         bool,
-        typer.Option(
-            "--demo",
-            help=f"Audit a small adapter that ships with the package and write the report {DEMO_REPORT}. "
-            "The model minilm-l6 must be installed.",
-        ),
-    ] = False,
+        f"Audit a small adapter that ships with the package and write the report {DEMO_REPORT}. The model minilm-l6 "
+        "must be installed.",
+        False,
+    ),
+    of_settings("settings", AuditSettings, first=["k", "epsilon"]),
+    options.with_cache(of_settings("compute", Compute)),
+    options.outputs(options.JSON, options.parquet_of("vector"), options.HTML, options.SARIF),
+    options.fail_above_of("there are"),
+    options.verbose_of("matrix"),
+)
+def audit(
     *,
+    base: str | None,
+    tuned: str | None,
+    demo: bool,
     settings: AuditSettings,
     compute: Compute,
-    json: options.JsonOrStdout = None,
-    parquet: Annotated[Path | None, options.parquet_of("vector")] = None,
-    html: options.Html = None,
-    sarif: options.Sarif = None,
-    fail_above: Annotated[int | None, options.fail_above_of("there are")] = None,
-    verbose: Annotated[bool, options.verbose_of("matrix")] = False,
+    to: Outputs,
+    fail_above: int | None,
+    verbose: bool,
 ) -> None:
     """Find the intruder dimensions of a fine-tuned model.
 
     Prints a table. --json, --parquet and --html save the result.
+
+    Examples:
+      # Audit a LoRA adapter and save the report as HTML
+      intruders audit smollm2-135m my-adapter --html report.html
+      # Exit with status 1 if there are more than 20 intruders
+      intruders audit base-model tuned-model --fail-above 20
     """
     from rich.console import Console
 
-    from ..audits.audit import audit_sides
+    from ..audits.audit import audit as find_intruders
     from ..reports.audit import print_audit, write_html
-    from ..system.files import check_writable, write_atomically
-    from .progress import progress_bar
+    from ..system.files import write_atomically
 
     if demo:
         if base is not None:
             raise SettingError(f"--demo was given together with the model '{base}'; pass one of the two")
         base, tuned = DEMO_ADAPTER.base, DEMO_ADAPTER.alias
-        html = html or _demo_report()
+        to = to if to.html is not None else replace(to, html=_demo_report())
     elif base is None:
         raise SettingError(
             "no model was given; expected BASE TUNED, or an adapter that names its base; "
             "run intruders audit --demo to see an example"
         )
-    with refusal_as_sarif(sarif, str(tuned or base)), progress_bar() as progress:
-        check_json(json)
+    with refusal_as_sarif(to.sarif, str(tuned or base)), to.work() as progress:
         check_limit(fail_above)
-        if parquet is not None:
-            check_writable(parquet)
-        check_html(html)
-        result = audit_sides(
-            base,
-            tuned,
-            settings,
-            compute,
-            progress,
-        )
+        result = find_intruders(base, tuned, **vars(settings), **vars(compute), progress=progress)
     notes, status = ([], None) if fail_above is None else _verdict(result, fail_above)
     # Write files first: they must survive a reader of the table that stops early (`| head`).
-    if parquet is not None:
-        write_atomically(parquet, result.to_parquet())
-    if sarif is not None:
+    if to.parquet is not None:
+        write_atomically(to.parquet, result.to_parquet())
+    if to.sarif is not None:
         from ..reports.sarif import audit_findings, write_sarif
 
-        write_sarif(audit_findings(result, fail_above), sarif, is_refused=status is ExitStatus.REFUSED)
-    if not put_results(result.to_document(), json, html, lambda file: write_html(result, file)):
+        write_sarif(audit_findings(result, fail_above), to.sarif, is_refused=status is ExitStatus.REFUSED)
+
+    def show() -> None:
         print_audit(result, Console(), verbose=verbose)
-        if demo and html is not None:
-            say(["", f"report: {html.resolve()}"], whole=True)
+        if demo and to.html is not None:
+            say(["", f"report: {to.html.resolve()}"], whole=True)
+
+    to.put(result.to_document(), show, lambda file: write_html(result, file))
     for line in notes:
         note(line)
     if status is not None:
@@ -118,16 +101,16 @@ def audit(
 
 def _verdict(result: Audit, fail_above: int) -> tuple[list[str], ExitStatus | None]:
     """Return what is told beside the result, and the status to exit with; None where the gate passes."""
-    from ..audits.result import left_open
+    from ..audits.result import summary
 
-    why = left_open.why_left_open(result, fail_above)
+    why = summary.why_left_open(result.matrices, result.skipped, result.settings, fail_above)
     if why is not None:
         what = "does not count every matrix" if result.matrices else "has nothing to count"
         return [f"error: --fail-above {what}: {why}"], ExitStatus.REFUSED
     if not result.matrices:
-        return [left_open.unchanged_in_words(result.base_source, result.tuned_source)], None
-    spoilt = left_open.matrices_not_finite(result)
-    notes = [left_open.not_finite_in_words(spoilt)] if spoilt else []
+        return [summary.unchanged_in_words(result.base_source, result.tuned_source)], None
+    spoilt = summary.matrices_not_finite(result.skipped)
+    notes = [summary.not_finite_in_words(spoilt)] if spoilt else []
     if result.intruders <= fail_above:
         return notes, None
     above = f"{result.intruders} intruders, more than the {fail_above} that --fail-above allows"

@@ -4,55 +4,23 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
-from collections.abc import Callable
 from inspect import signature
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from typer import Typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 from ..errors import SettingError
-from ..system.commands import shell_lines
 from ..system.plugins import plugin_command
-
-Function = TypeVar("Function", bound=Callable[..., None])
-
-# Columns of the help in which every example fits, in a terminal of 60.
-EXAMPLE_WIDTH = 58
+from .from_verb import EXAMPLE_WIDTH, Function, examples_of
 
 # Metavars of options and arguments whose values are paths.
 _PATHS = {"AUDIT", "FILE", "FOLDER", "FOLDER|URL", "README", "RUN"}
 
 # Of those whose values are paths, or names of models and data.
 _SOURCES = _PATHS | {"BASE", "CORPUS", "MODEL", "PATH", "SOURCE", "TASK", "TASKS"}
-
-_EXAMPLES: dict[Callable[..., None], str] = {}
-
-
-def examples(*shown: tuple[str, str]) -> Callable[[Function], Function]:
-    """Attach examples, each a line of what it does and the command as it is typed, to a command's function."""
-
-    def attach(function: Function) -> Function:
-        _EXAMPLES[function] = "\n\n".join(
-            "\n".join([f"# {what}", *shell_lines(shlex.split(command), EXAMPLE_WIDTH)])
-            for what, command in shown
-        )
-        return function
-
-    return attach
-
-
-def examples_of(function: Callable[..., None]) -> str:
-    """Return the examples of a command's function as text."""
-    return _EXAMPLES[function]
-
-
-def summary_of(function: Callable[..., None]) -> str:
-    """Return the first line of a command's help; given as the short help, it is wrapped and never cut."""
-    return (function.__doc__ or "").partition("\n")[0]
 
 
 class Command(TyperCommand):
@@ -142,7 +110,7 @@ class Command(TyperCommand):
 
 
 # Commands that a plugin may have with further options; any other name of ours is ours.
-REPLACEABLE = {"advise", "report", "study"}
+REPLACEABLE = {"report", "study"}
 
 
 class Commands(TyperGroup):
@@ -171,9 +139,18 @@ class Commands(TyperGroup):
 def as_command(name: str, function: Function) -> Any:
     """Return the command of a function that is not among ours."""
     app = Typer(rich_markup_mode=None, add_completion=False)
-    kind = CommandOnRay if "ray" in signature(function).parameters else Command
-    app.command(name, cls=kind, short_help=summary_of(function), epilog=_EXAMPLES.get(function, ""))(function)
+    add_to(app, function, name=name)
     return get_command(app)
+
+
+def add_to(app: Typer, function: Function, **how: Any) -> None:
+    """Add the command of a function. The first line of its help is wrapped and never cut, as the short help."""
+    app.command(
+        cls=CommandOnRay if "ray" in signature(function).parameters else Command,
+        short_help=(function.__doc__ or "").partition("\n")[0],
+        epilog=examples_of(function),
+        **how,
+    )(function)
 
 
 class CommandOnRay(Command):

@@ -2,94 +2,87 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
 from ..audits.audit_settings import AuditSettings, Compute
 from ..system.this_process import ExitStatus
-from . import options, setting_options
-from .command import examples
-from .output import check_json, check_limit, note, put_json, refusal_as_sarif, report_if_possible, resumable
+from . import options
+from .from_verb import REQUIRED, argument, command, of_settings, option
+from .output import Outputs, check_limit, note, refusal_as_sarif, report_if_possible, resumable
 
 if TYPE_CHECKING:
     from ..audits.fleet.fleet_result import FleetAudit
 
 
-Adapters = Annotated[
-    list[str],
-    typer.Argument(
-        metavar="ADAPTER...",
-        help="Adapters or tuned models: folders, files, Hub ids, globs, folders of adapters, @FILE with one per "
-        "line, or collection:OWNER/SLUG of the Hub.",
+@command(
+    options.BASE_ALONE,
+    argument(
+        "adapters",
+        list[str],
+        "ADAPTER...",
+        "Adapters or tuned models: folders, files, Hub ids, globs, folders of adapters, @FILE with one per line, or "
+        "collection:OWNER/SLUG of the Hub.",
     ),
-]
-Out = Annotated[
-    str,
-    typer.Option(
-        metavar="FOLDER",
-        help="Folder or URL of the results. Run the same command again to resume or to add adapters.",
-        rich_help_panel=options.OUTPUT,
+    options.out_folder(
+        "Folder or URL of the results. Run the same command again to resume or to add adapters.",
+        REQUIRED,
+        str,
     ),
-]
-FailRefused = Annotated[
-    bool,
-    typer.Option(
-        "--fail-refused",
-        help="Exit with status 1 if any adapter could not be audited, or a folder has other weights that were "
-        "passed over.",
-        rich_help_panel=options.OUTPUT,
+    of_settings("settings", AuditSettings, first=["k", "epsilon"]),
+    options.with_cache(of_settings("compute", Compute)),
+    options.RAY,
+    options.CPUS,
+    options.GPUS,
+    options.outputs(options.JSON, options.SARIF),
+    options.fail_above_of("any adapter has"),
+    option(
+        "fail_refused",
+        bool,
+        "Exit with status 1 if any adapter could not be audited, or a folder has other weights that were passed over.",
+        False,
+        panel=options.OUTPUT,
     ),
-]
-
-
-@examples(
-    (
-        "Audit every adapter in a folder and write the report",
-        "intruders fleet smollm2-135m adapters --out fleet",
-    ),
-    (
-        "Exit with status 1 at an intruder or a refusal",
-        "intruders fleet base-model @list.txt --out fleet --fail-above 0 --fail-refused",
-    ),
+    options.verbose_of("adapter"),
 )
-@setting_options.of(AuditSettings, "settings", first=["k", "epsilon"])
-@setting_options.of(Compute, "compute")
-@options.with_cache_and_device
 def fleet(
-    base: options.BaseAlone,
-    adapters: Adapters,
     *,
-    out: Out,
+    base: str,
+    adapters: list[str],
+    out: str,
     settings: AuditSettings,
     compute: Compute,
-    ray: options.Ray = None,
-    cpus: options.Cpus = 1,
-    gpus: options.Gpus = 0,
-    json: options.JsonOrStdout = None,
-    sarif: options.Sarif = None,
-    fail_above: Annotated[int | None, options.fail_above_of("any adapter has")] = None,
-    fail_refused: FailRefused = False,
-    verbose: Annotated[bool, options.verbose_of("adapter")] = False,
+    ray: str | None,
+    cpus: float,
+    gpus: float,
+    to: Outputs,
+    fail_above: int | None,
+    fail_refused: bool,
+    verbose: bool,
 ) -> None:
     """Audit many adapters of one base in one pass.
 
     Writes adapters.parquet, the folder vectors with a file per adapter, and report.html to --out.
+
+    Examples:
+      # Audit every adapter in a folder and write the report
+      intruders fleet smollm2-135m adapters --out fleet
+      # Exit with status 1 at an intruder or a refusal
+      intruders fleet base-model @list.txt --out fleet --fail-above 0 --fail-refused
     """
     from rich.console import Console
 
-    from ..audits.fleet.audit_fleet import audit_many
+    from ..audits.fleet.audit_fleet import audit_fleet
     from ..reports.fleet import print_fleet
-    from .progress import progress_bar
 
-    with resumable("finished blocks are kept"), refusal_as_sarif(sarif, base), progress_bar() as progress:
-        check_json(json)
+    with resumable("finished blocks are kept"), refusal_as_sarif(to.sarif, base), to.work() as progress:
         check_limit(fail_above)
-        result = audit_many(
+        result = audit_fleet(
             base,
             adapters,
-            settings,
-            compute,
+            **vars(settings),
+            **vars(compute),
             out=out,
             ray=options.chosen_ray(ray, cpus, gpus),
             cpus=cpus,
@@ -97,13 +90,12 @@ def fleet(
             progress=progress,
         )
     notes, status = _verdict(result, fail_above, fail_refused)
-    if sarif is not None:
+    if to.sarif is not None:
         from ..reports.sarif import fleet_findings, write_sarif
 
-        write_sarif(fleet_findings(result, fail_above), sarif, is_refused=status is ExitStatus.REFUSED)
+        write_sarif(fleet_findings(result, fail_above), to.sarif, is_refused=status is ExitStatus.REFUSED)
     try:
-        if not put_json(result.to_document(), json):
-            print_fleet(result, Console(), verbose=verbose)
+        to.put(result.to_document(), lambda: print_fleet(result, Console(), verbose=verbose))
         for line in notes:
             note(line)
     finally:  # last, because its fault must lose nothing; also for a reader of the table that stops early

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import typer
 
@@ -15,30 +15,20 @@ from ..system.out_of_memory import is_out_of_memory, told_in_one_line
 from ..system.this_process import ExitStatus, keep_freed_memory, use_large_pages
 from ..system.versions import leave_busy_cores
 from ..version import __version__
-from .advise import advise
-from .attribute import attribute
 from .audit import audit
-from .cache import cache
-from .card import card
-from .command import Command, CommandOnRay, Commands, examples_of, summary_of
+from .command import Commands, add_to
 from .evaluate import evaluate
-from .finetune import finetune
+from .experiments import attribute, heal, intervene, remedies
 from .fleet import fleet
-from .heal import heal
-from .inspect import inspect
-from .intervene import intervene
+from .housekeeping import cache, plugins, prepare
+from .look import inspect, verify
 from .mitigate import mitigate
 from .output import note, say
-from .plugins import plugins
-from .prepare import prepare
-from .remedies import remedies
-from .report import report
+from .report import card, report
 from .scale import scale
-from .sequence import sequence
 from .standard_streams import ready_streams
 from .study import study
-from .usage_errors import asks_for_help, is_usage_error, usage_error_line
-from .verify import verify
+from .train import finetune, sequence
 
 # What the extra `train` installs and training and evaluation import where they need it.
 _OF_TRAINING = {"accelerate", "datasets", "peft", "psutil", "scipy", "transformers", "yaml"}
@@ -54,25 +44,19 @@ app = typer.Typer(
 )
 # The commands in the groups that `intruders --help` shows.
 GROUPS: Mapping[str, Sequence[Callable[..., None]]] = {
-    "Look": (audit, fleet, inspect, report, card, verify, advise),
+    "Look": (audit, fleet, inspect, report, card, verify),
     "Measure": (evaluate, attribute, scale, intervene, remedies),
     "Heal and change": (heal, mitigate),
     "Train and study": (finetune, sequence, study),
     "Housekeeping": (prepare, cache, plugins),
 }
-_ON_RAY = (fleet, prepare, study)
 # Their memory is that of a model and its activations. Others take one matrix after another, and give back each.
 _RUN_MODELS = {member.__name__ for group in ("Measure", "Train and study") for member in GROUPS[group]} | {
     "heal"
 }
 for group, members in GROUPS.items():
     for member in members:
-        app.command(
-            cls=CommandOnRay if member in _ON_RAY else Command,
-            short_help=summary_of(member),
-            epilog=examples_of(member),
-            rich_help_panel=group,
-        )(member)
+        add_to(app, member, rich_help_panel=group)
 
 
 def _print_version(wanted: bool) -> None:
@@ -112,11 +96,12 @@ def main() -> None:
         note("interrupted")
         sys.exit(ExitStatus.INTERRUPTED)
     except Exception as error:
-        if asks_for_help(error):
+        if type(error).__name__ == "NoArgsIsHelpError":  # nothing was typed at all, which the help answers
             error.show()  # type: ignore[attr-defined]
             sys.exit(ExitStatus.REFUSED)
-        if is_usage_error(error):
-            _refuse(usage_error_line(error))
+        # The home of typer's errors differs between its versions.
+        if callable(getattr(error, "format_message", None)) and hasattr(error, "exit_code"):
+            _refuse(_usage_error_line(error))
         if is_out_of_memory(error):
             _refuse(told_in_one_line(error))
         _confess()
@@ -135,3 +120,26 @@ def _confess() -> NoReturn:
     """Print the traceback and exit with 70, so that CI does not read it as status 1."""
     traceback.print_exc()
     sys.exit(ExitStatus.FAULT)
+
+
+def _usage_error_line(error: Any) -> str:
+    """Return the error in one line, with the typed value and the command whose help lists the others."""
+    message = " ".join(str(error.format_message()).split()).rstrip(".")
+    parameter = getattr(error, "param", None)
+    typed = None if parameter is None else _typed(parameter.opts, sys.argv)
+    if typed is not None:
+        message = message.replace("Invalid value for", f"'{typed}' is not a value of", 1)
+    context = getattr(error, "ctx", None)
+    # As people type it, also if Python was asked to run the package.
+    command = "intruders" if context is None or context.parent is None else f"intruders {context.info_name}"
+    return f"{message}; see '{command} --help'"
+
+
+def _typed(names: Sequence[str], words: Sequence[str]) -> str | None:
+    """Return the word after the last of an option's names; None for an argument, or if it was not typed."""
+    typed = None
+    for word, following in zip(words, [*words[1:], None], strict=True):
+        name, is_joined, value = word.partition("=")
+        if name in names and name.startswith("-"):
+            typed = value if is_joined else following
+    return typed

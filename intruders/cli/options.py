@@ -5,19 +5,16 @@ Help texts say the value, its unit, the choices and the default; typer adds a de
 
 from __future__ import annotations
 
-import functools
-import inspect
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
-
-from ..audits.audit_settings import Compute
+from ..audits.audit_settings import AuditSettings, Compute, refuse_beside_saved
+from ..checkpoints.stored.locate import DEMO_ADAPTERS, DEMO_MODELS
 from ..models.loading_settings import Loading
-from .completion import demo_model
-from .output import refuse_given
+from .from_verb import REQUIRED, Taken, argument, of_settings, option, together
+from .output import Outputs, refuse_given
 
 # Groups of options in the help; those of settings are named by their fields.
 INTRUDERS = "Intruders"
@@ -26,183 +23,200 @@ OUTPUT = "Output"
 MEASURES = "Measures"
 RUN = "Run"
 
-# Of commands that run the models as well; those that only audit have the help of the field.
-DEVICE_OF_BOTH = (
-    "Device of the models and of the decompositions: auto, cpu or cuda. auto uses CUDA if available, and for "
-    "decompositions only if it is covered by the proofs too."
-)
-
 MODEL_IS = "a folder, a file, a Hub id (also as ID@REVISION), smollm2-135m or minilm-l6"
 
-Base = Annotated[
-    str,
-    typer.Argument(
-        metavar="BASE",
-        help=f"Model before fine-tuning: {MODEL_IS}. Omit it if TUNED is an adapter that names its base.",
-        autocompletion=demo_model,
-    ),
-]
-BaseAlone = Annotated[
-    str,
-    typer.Argument(
-        metavar="BASE",
-        help=f"Base model: {MODEL_IS}.",
-        autocompletion=demo_model,
-    ),
-]
-BaseUnlessDemo = Annotated[
-    str | None,
-    typer.Argument(
-        metavar="BASE",
-        help=f"Model before fine-tuning: {MODEL_IS}. "
-        "Omit it if TUNED is an adapter that names its base. [required without --demo]",
-        show_default=False,
-        autocompletion=demo_model,
-    ),
-]
-Tuned = Annotated[
-    str | None,
-    typer.Argument(
-        metavar="TUNED",
-        help="Model after fine-tuning, or its adapter: as BASE, or a sum such as A@0.7+B@0.3.",
-        show_default=False,
-        autocompletion=demo_model,
-    ),
-]
 
-CacheFolder = Annotated[
-    str | None,
-    typer.Option(
-        "--cache",
-        metavar="FOLDER|URL",
-        help="Folder or URL of the base cache. [default: the user's cache folder]",
-        rich_help_panel=COMPUTATION,
-    ),
-]
-NoCache = Annotated[
-    bool,
-    typer.Option("--no-cache", help="Do not read or write the base cache.", rich_help_panel=COMPUTATION),
-]
-JsonOrStdout = Annotated[
-    str | None,
-    typer.Option(
-        "--json",
-        metavar="FILE",
-        help="Write the result as JSON to this file; - prints it, and nothing else, to standard output. "
-        "[default: not written]",
-        rich_help_panel=OUTPUT,
-    ),
-]
+def model(name: str, text: str, default: Any = REQUIRED, kind: Any = str) -> Taken:
+    """Take a model by its place; the name of a demo model is completed once it is begun, and names of files before."""
 
-Sarif = Annotated[
+    def complete(incomplete: str) -> list[str]:
+        return [
+            alias for alias in (*DEMO_MODELS, *DEMO_ADAPTERS) if incomplete and alias.startswith(incomplete)
+        ]
+
+    how = {} if default is REQUIRED else {"show_default": False}
+    return argument(name, kind, name.upper(), text, default, autocompletion=complete, **how)
+
+
+_OF_BASE = f"Model before fine-tuning: {MODEL_IS}. Omit it if TUNED is an adapter that names its base."
+BASE = model("base", _OF_BASE)
+BASE_UNLESS_DEMO = model("base", f"{_OF_BASE} [required without --demo]", None, str | None)
+BASE_ALONE = model("base", f"Base model: {MODEL_IS}.")
+TUNED = model(
+    "tuned",
+    "Model after fine-tuning, or its adapter: as BASE, or a sum such as A@0.7+B@0.3.",
+    None,
+    str | None,
+)
+
+CACHE = option(
+    "cache",
+    str | None,
+    "Folder or URL of the base cache. [default: the user's cache folder]",
+    metavar="FOLDER|URL",
+    panel=COMPUTATION,
+)
+NO_CACHE = option("no_cache", bool, "Do not read or write the base cache.", False, panel=COMPUTATION)
+JSON = option(
+    "json",
+    str | None,
+    "Write the result as JSON to this file; - prints it, and nothing else, to standard output. [default: not written]",
+    metavar="FILE",
+    panel=OUTPUT,
+)
+HTML = option(
+    "html",
     Path | None,
-    typer.Option(
-        "--sarif",
-        metavar="FILE",
-        help="Write what fails as SARIF 2.1.0 to this file, for GitHub's code scanning. [default: not written]",
-        rich_help_panel=OUTPUT,
-    ),
-]
-SavedAudit = Annotated[
+    "Write the report as one HTML file. [default: not written]",
+    metavar="FILE",
+    panel=OUTPUT,
+)
+SARIF = option(
+    "sarif",
     Path | None,
-    typer.Option(
-        metavar="FILE",
-        help="Saved audit of these two models, to use instead of a new one. [default: a new audit]",
-        rich_help_panel=INTRUDERS,
-    ),
-]
-DataSeed = Annotated[
+    "Write what fails as SARIF 2.1.0 to this file, for GitHub's code scanning. [default: not written]",
+    metavar="FILE",
+    panel=OUTPUT,
+)
+SAVED_AUDIT = option(
+    "audit",
+    Path | None,
+    "Saved audit of these two models, to use instead of a new one. [default: a new audit]",
+    metavar="FILE",
+    panel=INTRUDERS,
+)
+DATA_SEED = option(
+    "data_seed",
     int | None,
-    typer.Option(
-        metavar="N",
-        help="Seed of generated tasks and of held-out rows. [default: that of the run, or 0]",
-        rich_help_panel=MEASURES,
-    ),
-]
-Ray = Annotated[
+    "Seed of generated tasks and of held-out rows. [default: that of the run, or 0]",
+    metavar="N",
+    panel=MEASURES,
+)
+RAY = option(
+    "ray",
     str | None,
-    typer.Option(
-        help="Run on the Ray cluster at this address; without an address, on a Ray of this machine. "
-        "[default: without Ray]",
-        metavar="[ADDRESS]",
-        rich_help_panel=COMPUTATION,
-    ),
-]
-Cpus = Annotated[
-    float,
-    typer.Option(
-        metavar="N", help="Number of processors of each worker on Ray.", rich_help_panel=COMPUTATION
-    ),
-]
-Gpus = Annotated[
-    float,
-    typer.Option(metavar="N", help="Number of GPUs of each worker on Ray.", rich_help_panel=COMPUTATION),
-]
-Form = Annotated[
+    "Run on the Ray cluster at this address; without an address, on a Ray of this machine. [default: without Ray]",
+    metavar="[ADDRESS]",
+    panel=COMPUTATION,
+)
+CPUS = option("cpus", float, "Number of processors of each worker on Ray.", 1, metavar="N", panel=COMPUTATION)
+GPUS = option("gpus", float, "Number of GPUs of each worker on Ray.", 0, metavar="N", panel=COMPUTATION)
+FORM = option(
+    "form",
     str,
-    typer.Option(
-        "--as",
-        metavar="FORM",
-        help="What to write: adapter, checkpoint or auto. auto writes what TUNED is.",
-        rich_help_panel=OUTPUT,
-    ),
-]
-Force = Annotated[
-    bool,
-    typer.Option("--force", help="Replace --out if it is a model or adapter.", rich_help_panel=OUTPUT),
-]
-Html = Annotated[
+    "What to write: adapter, checkpoint or auto. auto writes what TUNED is.",
+    "auto",
+    names=["--as"],
+    metavar="FORM",
+    panel=OUTPUT,
+)
+FORCE = option("force", bool, "Replace --out if it is a model or adapter.", False, panel=OUTPUT)
+KEEP = option(
+    "keep",
     Path | None,
-    typer.Option(
-        metavar="FILE",
-        help="Write the report as one HTML file. [default: not written]",
-        rich_help_panel=OUTPUT,
-    ),
-]
-Keep = Annotated[
+    "Folder for finished measurements. Run the same command again to resume. [default: nothing is kept]",
+    metavar="FOLDER",
+    panel=OUTPUT,
+)
+CONFIG = option(
+    "config",
     Path | None,
-    typer.Option(
-        metavar="FOLDER",
-        help="Folder for finished measurements. Run the same command again to resume. [default: nothing is kept]",
-        rich_help_panel=OUTPUT,
-    ),
-]
-Config = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="FILE",
-        help="YAML file of settings; options given here override it. [default: none]",
-        rich_help_panel=RUN,
-    ),
-]
+    "YAML file of settings; options given here override it. [default: none]",
+    metavar="FILE",
+    panel=RUN,
+)
 
 
-def seed_of(what: str) -> Any:
-    """Return the option of a seed: a whole number, of what is said."""
-    return typer.Option(metavar="N", help=f"Seed of {what}.", rich_help_panel=MEASURES)
+def out_folder(text: str, default: Any = None, kind: Any = Path | None) -> Taken:
+    """Take the folder to write; ``text`` says of what."""
+    return option("out", kind, text, default, metavar="FOLDER", panel=OUTPUT)
 
 
-def parquet_of(what: str) -> Any:
-    """Return the option of a Parquet file: of what it has one row."""
-    return typer.Option(
-        metavar="FILE",
-        help=f"Write the result as Parquet to this file, one row per {what}. [default: not written]",
-        rich_help_panel=OUTPUT,
+def seed_of(what: str) -> Taken:
+    """Take a seed: a whole number, of what is said."""
+    return option("seed", int, f"Seed of {what}.", 0, metavar="N", panel=MEASURES)
+
+
+def parquet_of(what: str) -> Taken:
+    """Take a Parquet file: of what it has one row."""
+    text = f"Write the result as Parquet to this file, one row per {what}. [default: not written]"
+    return option("parquet", Path | None, text, metavar="FILE", panel=OUTPUT)
+
+
+def fail_above_of(who: str) -> Taken:
+    """Take a limit: who has the intruders, with the verb."""
+    text = f"Exit with status 1 if {who} more intruders than this number. [default: no limit]"
+    return option("fail_above", int | None, text, metavar="N", panel=OUTPUT)
+
+
+def verbose_of(what: str) -> Taken:
+    """Take the switch that lists every one of what is otherwise summarized."""
+    return option("verbose", bool, f"List every {what}.", False, names=["--verbose", "-v"], panel=OUTPUT)
+
+
+def outputs(*taken: Taken) -> Taken:
+    """Take where the results go, as ``to``."""
+    return together("to", Outputs, *taken)
+
+
+def audited(only: Sequence[str]) -> Taken:
+    """Take a saved audit, or the settings of one to make, as ``audit``."""
+    settings = of_settings("settings", AuditSettings, only=only)
+
+    def read(values: dict[str, Any]) -> Mapping[str, Any]:
+        return {"audit": audit_or_settings(values.pop("audit"), settings.read(values)["settings"])}
+
+    return Taken([*SAVED_AUDIT.parameters, *settings.parameters], read)
+
+
+def audit_or_settings(audit: Path | None, settings: AuditSettings) -> Path | AuditSettings:
+    """Return the saved audit, or the settings of one to make.
+
+    Raises:
+      SettingError: a saved audit is given with settings of another, which would be ignored.
+    """
+    if audit is None:
+        return settings
+    refuse_beside_saved(settings, f"the audit '{audit}'")
+    return audit
+
+
+def with_cache(*taken: Taken) -> Taken:
+    """Take the base cache after ``compute`` and, if it is there, ``loading``, which gets the device of ``compute``."""
+
+    def read(values: dict[str, Any]) -> Mapping[str, Any]:
+        cache = chosen_cache(values.pop("cache"), values.pop("no_cache"))
+        made: dict[str, Any] = {}
+        for part in taken:
+            made |= part.of(values)
+        compute = replace(made["compute"], cache=cache)
+        loading = {"loading": replace(made["loading"], device=compute.device)} if "loading" in made else {}
+        return made | {"compute": compute} | loading
+
+    parameters = [parameter for part in (*taken, CACHE, NO_CACHE) for parameter in part.parameters]
+    return Taken(parameters, read)
+
+
+def running_models(*loading: str, **reworded: str) -> Taken:
+    """Take the device, how models are loaded and the base cache, of a command that audits and runs the models."""
+    device = (
+        "Device of the models and of the decompositions: auto, cpu or cuda. auto uses CUDA if available, and for "
+        "decompositions only if it is covered by the proofs too."
+    )
+    return with_cache(
+        of_settings("compute", Compute, only=["device"], reworded={"device": device}),
+        of_settings("loading", Loading, only=loading, reworded=reworded),
     )
 
 
-def fail_above_of(who: str) -> Any:
-    """Return the option of a limit: who has the intruders, with the verb."""
-    return typer.Option(
-        metavar="N",
-        help=f"Exit with status 1 if {who} more intruders than this number. [default: no limit]",
-        rich_help_panel=OUTPUT,
-    )
+def typed(loading: Loading) -> dict[str, Any]:
+    """Return the options of loading that were typed: the device is that of the audit too."""
+    return replace(loading, device=Loading().device).changed()
 
 
-def verbose_of(what: str) -> Any:
-    """Return the switch that lists every one of what is otherwise summarized."""
-    return typer.Option("--verbose", "-v", help=f"List every {what}.", rich_help_panel=OUTPUT)
+def chosen_cache(folder: str | None, no_cache: bool) -> str | bool:
+    """Return the base cache as :func:`intruders.audit` takes it."""
+    return False if no_cache else folder or True
 
 
 def chosen_ray(address: str | None, cpus: float = 1, gpus: float = 0) -> str | bool:
@@ -215,40 +229,3 @@ def chosen_ray(address: str | None, cpus: float = 1, gpus: float = 0) -> str | b
         given = {"cpus": cpus if cpus != 1 else None, "gpus": gpus or None}
         refuse_given(given, "is for workers on Ray", "pass --ray too, or leave it out")
     return False if address is None else (address or True)
-
-
-def with_cache_and_device(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options of the base cache to a command, and complete what it receives.
-
-    Its ``compute`` then has the base cache, and its ``loading``, if it takes one, the device of ``compute``.
-    """
-
-    @functools.wraps(command)
-    def with_both(*, compute: Compute, cache: str | None, no_cache: bool, **values: Any) -> None:
-        if "loading" in values:
-            values["loading"] = replace(values["loading"], device=compute.device)
-        command(compute=replace(compute, cache=chosen_cache(cache, no_cache)), **values)
-
-    parameters: list[inspect.Parameter] = []
-    given = inspect.signature(command, eval_str=True).parameters
-    for parameter in given.values():
-        parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
-        if parameter.name == ("loading" if "loading" in given else "compute"):
-            parameters += [
-                inspect.Parameter(
-                    name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation
-                )
-                for name, default, annotation in (("cache", None, CacheFolder), ("no_cache", False, NoCache))
-            ]
-    with_both.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    return with_both
-
-
-def typed(loading: Loading) -> dict[str, Any]:
-    """Return the options of loading that were typed: the device is that of the audit too."""
-    return replace(loading, device=Loading().device).changed()
-
-
-def chosen_cache(folder: str | None, no_cache: bool) -> str | bool:
-    """Return the base cache as :func:`intruders.audit` takes it."""
-    return False if no_cache else folder or True

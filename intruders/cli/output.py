@@ -7,9 +7,10 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -17,6 +18,10 @@ from ..errors import IntrudersError, MissingDependencyError, SettingError
 from ..system.this_process import ExitStatus
 from ..system.words import printable
 
+if TYPE_CHECKING:
+    from ..system.progress import Progress
+
+STANDARD_OUTPUT = "-"
 WIDE = 1000  # columns where there is no terminal: a line of a file or a pipe is never broken
 
 
@@ -85,28 +90,54 @@ def refuse_given(given: Mapping[str, object], why: str, instead: str) -> None:
             raise SettingError(f"{name.replace('_', '-')} is {shown}, which {why}; {instead}")
 
 
-def check_json(json: str | None) -> None:
-    """Refuse a file that cannot be written, before the work that fills it.
+@dataclass(frozen=True)
+class Outputs:
+    """Where the results of a command go, as its options say."""
 
-    Raises:
-      ResultFileError: as :func:`intruders.system.files.check_writable`.
-    """
-    from ..system.files import check_writable
+    json: str | None = None
+    html: Path | None = None
+    parquet: Path | None = None
+    sarif: Path | None = None
 
-    if json is not None and not _is_standard_output(json):
-        check_writable(json)
+    def check(self) -> None:
+        """Refuse a file that cannot be made or written, before the work that fills it.
 
+        Raises:
+          IntrudersError: as :func:`intruders.reports.page.html_page.check_can_write_html`.
+        """
+        from ..reports.page.html_page import check_can_write_html
+        from ..system.files import check_writable
 
-def check_html(html: Path | None) -> None:
-    """Refuse a report that cannot be made or written, before the work that fills it.
+        for file in (None if self.json == STANDARD_OUTPUT else self.json, self.parquet):
+            if file is not None:
+                check_writable(file)
+        if self.html is not None:
+            check_can_write_html(self.html)
 
-    Raises:
-      IntrudersError: as :func:`intruders.reports.page.html_page.check_can_write_html`.
-    """
-    from ..reports.page.html_page import check_can_write_html
+    @contextmanager
+    def work(self, kept: str = "", folder: Path | None = None) -> Iterator[Progress]:
+        """Check them, and show the progress of the work that fills them; on Ctrl-C say what is kept in a folder."""
+        from .progress import progress_bar
 
-    if html is not None:
-        check_can_write_html(html)
+        self.check()
+        with (
+            nullcontext() if folder is None else resumable(kept.format(folder), folder),
+            progress_bar() as progress,
+        ):
+            yield progress
+
+    def put(
+        self,
+        document: Mapping[str, Any] | Sequence[Any],
+        show: Callable[[], None],
+        write_html: Callable[[Path], None] | None = None,
+    ) -> None:
+        """Write the document, then the report, whose fault loses no result; and show what it says to a person."""
+        is_printed = put_json(document, self.json)
+        if self.html is not None and write_html is not None:
+            write_html(self.html)
+        if not is_printed:
+            show()
 
 
 def put_json(document: Mapping[str, Any] | Sequence[Any], json: str | None) -> bool:
@@ -123,27 +154,13 @@ def put_json(document: Mapping[str, Any] | Sequence[Any], json: str | None) -> b
 
     if json is None:
         return False
-    if _is_standard_output(json):
+    if json == STANDARD_OUTPUT:
         # Another encoding than UTF-8 lacks characters, and a replaced one would be another name.
         is_utf8 = (sys.stdout.encoding or "utf-8").lower().replace("-", "") == "utf8"
         sys.stdout.write(dumps(document, allow_nan=False, ensure_ascii=not is_utf8) + "\n")
         return True
     write_atomically(json, (dumps(document, allow_nan=False, ensure_ascii=False) + "\n").encode())
     return False
-
-
-def put_results(
-    document: Mapping[str, Any], json: str | None, html: Path | None, write_html: Callable[[Path], None]
-) -> bool:
-    """Write JSON as :func:`put_json`, and then the report: its fault loses no result.
-
-    Returns:
-      True if JSON went to standard output, where nothing else may follow.
-    """
-    is_printed = put_json(document, json)
-    if html is not None:
-        write_html(html)
-    return is_printed
 
 
 @contextmanager
@@ -185,7 +202,3 @@ def refusal_as_sarif(sarif: Path | None, source: str) -> Iterator[None]:
 
             write_sarif([refusal(source, error)], sarif, is_refused=True)
         raise
-
-
-def _is_standard_output(json: str) -> bool:
-    return json == "-"

@@ -1,66 +1,53 @@
-"""``intruders study``."""
+"""``intruders study``: its plan, a bar or one line per run, and the outcome."""
 
 from __future__ import annotations
 
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
+from ..errors import SettingError
 from ..system.this_process import ExitStatus
+from ..system.words import duration, plural
 from . import options
-from .command import examples
-from .output import resumable
+from .from_verb import argument, command, option
+from .output import resumable, say
 
-StudyFile = Annotated[
-    Path,
-    typer.Argument(metavar="FILE", help="YAML file of the study; docs/reference/study.md lists its keys."),
-]
-Out = Annotated[
+if TYPE_CHECKING:
+    from ..studies.run_study import StudyOutcome, StudyProgress
+    from ..studies.runs import Run
+    from ..studies.study import Study
+
+FILE = argument("file", Path, "FILE", "YAML file of the study; docs/reference/study.md lists its keys.")
+OUT = option(
+    "out",
     str | None,
-    typer.Option(
-        metavar="FOLDER",
-        help="Folder or URL of the study; its finished runs are skipped. [required without --dry-run]",
-    ),
-]
-Resume = Annotated[
-    bool,
-    typer.Option("--resume", help="Stop with an error if --out does not contain this study yet."),
-]
-DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Show the runs and the amount of work, and start nothing.")
-]
-Jobs = Annotated[int, typer.Option(metavar="N", help="Number of runs at a time, each in its own process.")]
-
-
-EXAMPLES = (
-    (
-        "Show the runs and the amount of work, and start nothing",
-        "intruders study examples/quickstart.yaml --dry-run",
-    ),
-    (
-        "Run or resume the study, two runs at a time",
-        "intruders study examples/quickstart.yaml --out runs/quickstart --jobs 2",
-    ),
+    "Folder or URL of the study; its finished runs are skipped. [required without --dry-run]",
+    metavar="FOLDER",
 )
+RESUME = option("resume", bool, "Stop with an error if --out does not contain this study yet.", False)
+DRY_RUN = option("dry_run", bool, "Show the runs and the amount of work, and start nothing.", False)
+JOBS = option("jobs", int, "Number of runs at a time, each in its own process.", 1, metavar="N")
 
 
-@examples(*EXAMPLES)
-def study(
-    file: StudyFile,
-    out: Out = None,
-    resume: Resume = False,
-    dry_run: DryRun = False,
-    jobs: Jobs = 1,
-    ray: options.Ray = None,
-) -> None:
+@command(FILE, OUT, RESUME, DRY_RUN, JOBS, options.RAY)
+def study(*, file: Path, out: str | None, resume: bool, dry_run: bool, jobs: int, ray: str | None) -> None:
     """Run or resume the study in a YAML file.
 
     Skips finished runs, then prints the settings side by side.
+
+    Examples:
+      # Show the runs and the amount of work, and start nothing
+      intruders study examples/quickstart.yaml --dry-run
+      # Run or resume the study, two runs at a time
+      intruders study examples/quickstart.yaml --out runs/quickstart --jobs 2
     """
-    from ..errors import SettingError
     from ..studies.study import read_study
-    from .study_progress import print_outcome, print_plan, print_settings, study_progress
 
     described = read_study(file)
     if dry_run:
@@ -84,3 +71,117 @@ def study(
     print_settings(outcome)
     if outcome.failed:
         raise typer.Exit(ExitStatus.FAILED)
+
+
+def print_plan(
+    study: Study,
+    out: str | None,
+    must_exist: bool = False,
+    expected: Callable[[Sequence[Run]], Iterable[str]] = lambda runs: (),
+) -> None:
+    """Print the runs as a table and the amount of work, with the lines that are ``expected`` of the runs.
+
+    Raises SettingError where the study could not run in ``out``, or could not resume there if it ``must_exist``.
+    """
+    from ..studies.inputs import require_contents, require_inputs, taken_from_the_hub
+    from ..studies.plan import plan
+    from ..studies.runs import expand
+    from ..studies.study_folder import StudyFolder
+    from ..system.files import user_path
+    from ..system.remote_folder import is_url
+
+    runs = expand(study)
+    require_inputs(runs)
+    require_contents(runs)
+    if out is not None and not is_url(out):
+        StudyFolder(user_path(out)).require_is_for(study, must_exist=must_exist)
+    work = plan(runs)
+    _print_table(work.columns, work.rows)
+    say(["", *work.amounts, *expected(runs)])
+    say(
+        f"base: {base!r} names no local folder and is taken from the Hub" for base in taken_from_the_hub(runs)
+    )
+
+
+def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table without a frame, whose rows are never broken."""
+    widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
+    say(("  ".join(map(str.ljust, row, widths)).rstrip() for row in (columns, *rows)), whole=True)
+
+
+@contextmanager
+def study_progress() -> Iterator[StudyProgress]:
+    """Show a bar over the runs on a terminal, elsewhere one line per completed run, on standard error."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+    from rich.progress import Progress as Bar
+
+    from ..studies.run_study import StudyProgress
+
+    console = Console(file=sys.stderr)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    bar = Bar(*columns, console=console, transient=True, disable=not console.is_terminal)
+    task = bar.add_task("")
+    began = time.monotonic()
+
+    def on_start(done: int, total: int) -> None:
+        bar.update(task, completed=done, total=total)
+        if done:
+            console.print(f"{done} of {total} runs are finished already", highlight=False)
+
+    def on_precision(precision: str) -> None:
+        console.print(
+            f"runs whose precision is auto are trained in {precision}, as the finished ones", highlight=False
+        )
+
+    at_work = ""
+
+    def on_stage(run: Run, stage: str) -> None:
+        nonlocal at_work
+        at_work = f"{run.id}: {stage}"
+        bar.update(task, description=at_work)
+
+    def on_step(step: int, steps: int) -> None:
+        bar.update(task, description=f"{at_work}, step {step} of {steps}")
+
+    def on_run(run: Run, status: str, done: int, total: int) -> None:
+        bar.update(task, completed=done)
+        passed = duration(time.monotonic() - began)
+        console.print(
+            f"{done}/{total} {run.id} {status}, {passed} since the start", highlight=False, soft_wrap=True
+        )
+
+    with bar:
+        steps = on_step if console.is_terminal else None
+        yield StudyProgress(on_start, on_stage, on_run, steps, on_precision)
+
+
+def print_outcome(outcome: StudyOutcome) -> None:
+    """Print how many runs are finished, what failed and why."""
+    say([f"{outcome.finished} of {outcome.runs} runs finished, {len(outcome.failed)} failed"])
+    if outcome.taken_over:
+        say([f"  {len(outcome.taken_over)} of them taken over from published tables"])
+    print_refused(outcome.refused)
+    say(f"  {run_id}: {error}" for run_id, error in outcome.failed.items())
+    if outcome.others:
+        others = plural(len(outcome.others), "run")
+        say([f"  {others} of an earlier version of the file kept, not in the tables"])
+
+
+def print_refused(refused: dict[str, str]) -> None:
+    """Print why runs of another study were not taken over."""
+    say(f"  not taken over: {run_id}: {reason}" for run_id, reason in refused.items())
+
+
+def print_settings(outcome: StudyOutcome) -> None:
+    """Print the settings side by side, and where the results and verdicts are."""
+    from ..reports.study import WITHOUT_VERDICTS
+    from ..studies.compare_settings import compare_settings, settings_frame
+    from ..studies.results import load_results
+
+    frame = settings_frame(compare_settings(load_results(outcome.folder)))
+    if len(frame):
+        say([""])
+        _print_table([str(column) for column in frame], frame.astype(str).values.tolist())
+    say(["", f"tables:     {outcome.folder}", f"the report: intruders report {outcome.folder}"], whole=True)
+    say([WITHOUT_VERDICTS])

@@ -13,6 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from ..checkpoints.writing.merged import Elsewhere
+from ..checkpoints.writing.training_record import FinetunedFolder
 from ..data.task import Example, Task
 from ..errors import PairingError
 from ..measures.base_inputs import documents_of, sample_inputs
@@ -24,11 +25,10 @@ from ..measures.measure_settings import NO_HARNESS, HarnessSettings, LossSetting
 from ..measures.outcome import Outcome, TaskOutcome
 from ..measures.sensitivities import SingularDirections, sensitivities, task_batches
 from ..mitigation.live_weights import LiveInterventions
-from ..mitigation.remedies.interpolate import Interpolate
 from ..mitigation.remedies.remedy import Case, Remedy
+from ..mitigation.remedies.shares import Interpolate
 from ..mitigation.tuned_matrices import TunedMatrices, not_audited
 from ..models.answers import graded
-from ..models.finetuned_folder import FinetunedFolder
 from ..models.loading_settings import Loading, require_whole_weights
 from ..models.tuned_model import OpenedModel, open_for_task, open_language_model
 from ..system.progress import Progress

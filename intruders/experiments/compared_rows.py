@@ -14,10 +14,10 @@ from ..mitigation.remedies.at_random import RANDOM, at_random
 from ..mitigation.remedies.controls import Complement, EqualNorm, EqualOutput, EqualSize, Neighbours
 from ..mitigation.remedies.doses import Doses
 from ..mitigation.remedies.every_remedy import published_remedy
-from ..mitigation.remedies.interpolate import Interpolate
 from ..mitigation.remedies.intruders import ScaledIntruders
 from ..mitigation.remedies.remedy import Case, Remedy
 from ..mitigation.remedies.remedy_table import INTRUDERS, SHRINK_OUTPUT, TOP
+from ..mitigation.remedies.shares import Interpolate
 from ..mitigation.remedies.surgery import Surgery
 from .bench import ALONG_CURVE, Bench
 from .data_shares import DataShare, DataShares

@@ -24,7 +24,7 @@ from ..measures.kept_outcomes import digest_of_intruders
 from ..mitigation.beyond_doses import require_same_vocabulary
 from ..mitigation.mitigate import mitigate
 from ..mitigation.mitigation_result import Mitigation
-from ..mitigation.remedies.learned import LearnedUpdates
+from ..mitigation.remedies.doses import LearnedUpdates
 from ..mitigation.targets.choose_target import choose_target, chosen_form
 from ..mitigation.tuned_matrices import TunedMatrices
 from ..models.loading_settings import AS_STORED, Loading

@@ -21,12 +21,12 @@ from ..checkpoints.pairing.pairing import PairedMatrix
 from ..checkpoints.stored.checkpoint import Checkpoint
 from ..checkpoints.stored.selection import EVERY_MATRIX
 from ..checkpoints.writing.companions import own_tokenizer_files
+from ..checkpoints.writing.training_record import data_seed_of
 from ..data.columns import Columns
 from ..data.load_task import load_task
 from ..data.task import Example, Task
 from ..models.base_model import digest_of_model
 from ..models.encoding import fitting
-from ..models.finetuned_folder import data_seed_of
 from ..models.loading_settings import AS_STORED, Loading
 from ..models.stored_dtype import recorded_dtypes
 from ..models.tuned_model import open_for_task

@@ -11,8 +11,8 @@ from torch import Tensor
 from ..measures.losses import mean_loss
 from ..measures.outcome import Outcome
 from ..mitigation.remedies.changes import Change
-from ..mitigation.remedies.interpolate import Interpolate
 from ..mitigation.remedies.remedy import Case, Remedy
+from ..mitigation.remedies.shares import Interpolate
 from .bench import ALONG_CURVE, Bench
 from .point import Point
 from .yardstick import Yardstick

@@ -8,13 +8,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from ..checkpoints.pairing.open_sides import on_disk
+from ..checkpoints.writing.training_record import data_seed_of
 from ..data.corpora import Corpora, load_all
 from ..data.halves import halves_of_corpus, halves_of_task
 from ..data.load_task import load_task
 from ..data.task import Task
 from ..errors import SettingError
 from ..models.base_model import digest_of_model
-from ..models.finetuned_folder import data_seed_of
 from ..models.loading_settings import AS_STORED, Loading
 from ..models.stored_dtype import dtype_name, dtype_to_load, recorded_dtypes
 from ..models.tuned_model import base_location, check_for_task, weights_of

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from ..checkpoints.writing.training_record import FinetunedFolder
 from ..data.corpora import Corpora, Corpus
 from ..data.task import Example, Task
 from ..models.encoding import encode_classification
-from ..models.finetuned_folder import FinetunedFolder
 from ..models.loading import load_tokenizer
 from ..models.loading_settings import Loading
 from ..models.memory_plan import memory_plan

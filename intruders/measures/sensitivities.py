@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..checkpoints.pairing.open_sides import open_sides
 from ..checkpoints.pairing.pair_sides import pair_sides
 from ..checkpoints.stored.names import match_names
+from ..checkpoints.writing.training_record import data_seed_of
 from ..data.columns import Columns
 from ..data.load_task import load_task
 from ..data.task import Example, Task
@@ -20,7 +21,6 @@ from ..errors import NonFiniteError, PairingError, SettingError
 from ..linalg.low_rank import LowRank
 from ..mitigation.remedies.surgery import Surgery
 from ..models.encoding import PadRight, encode_classification, encode_completions, pad_token_id
-from ..models.finetuned_folder import data_seed_of
 from ..models.loading_settings import AS_STORED, Loading
 from ..models.token_losses import target_loss
 from ..models.tuned_model import OpenedModel, open_for_task

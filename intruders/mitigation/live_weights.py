@@ -9,7 +9,7 @@ from types import TracebackType
 
 from torch import Tensor, nn
 
-from ..checkpoints.pairing.in_memory import BaseInMemory, ChangedPart
+from ..checkpoints.pairing.in_memory import BaseInMemory
 from ..checkpoints.stored.checkpoint import Checkpoint
 from ..checkpoints.stored.matrices import MatrixView, put_back
 from ..checkpoints.writing.merged import Elsewhere, everywhere_as_tuned
@@ -72,8 +72,16 @@ class LiveInterventions:
         # By its name: what differs from the tuned matrix, which is computed again.
         self._changed: dict[str, tuple[Case, MatrixView, Tensor]] = {}
         # Of two names for one tensor the first alone: a share of a share would be left otherwise.
-        tuned = map(self._other, self._base.changed(others, self._tensors))
-        self._others = list({other.part.data_ptr(): other for other in tuned}.values())
+        tuned = {part.part.data_ptr(): part for part in self._base.changed(others, self._tensors)}
+        self._others = [
+            _Other(
+                part.name,
+                self._tensors[part.key].data,
+                part.part,
+                float((part.part.double() - part.before.double()).norm()),
+            )
+            for part in tuned.values()
+        ]
         self._matrices: list[tuple[Case, MatrixView, Tensor]] = []
         self.use(cases)
 
@@ -97,7 +105,12 @@ class LiveInterventions:
 
     def modules_of(self, names: Iterable[str]) -> dict[str, str]:
         """By matrix of the base, the model's module whose whole weight it is; without those that have none such."""
-        return {name: module for name in names if (module := self._module_of(name)) is not None}
+        keys = {name: self._base.key_of_matrix(name) for name in names}
+        return {
+            name: key.removesuffix(".weight")
+            for name, key in keys.items()
+            if key is not None and key.endswith(".weight") and self._base.views[name].expert is None
+        }
 
     def use(self, cases: Sequence[Case]) -> None:
         """Take other cases; the weights are the tuned ones afterwards.
@@ -136,7 +149,7 @@ class LiveInterventions:
                 if change.added is not None:
                     changed = changed + change.added.dense().double().to(changed.device)
             else:
-                tuned = _matrix_in(matrix, tensor)
+                tuned = matrix.of_part(tensor if matrix.expert is None else tensor[matrix.expert])
                 changed = change.applied(tuned.to(case.update.device), case.update)
             put_back(matrix, tensor, changed.to(tensor.dtype))
         self._recompute(unchanged)
@@ -171,12 +184,6 @@ class LiveInterventions:
         """``||W' - W0||_F`` over the tuned tensors of which no case is."""
         return math.hypot(*(elsewhere(other.name) * other.update_norm for other in self._others))
 
-    def _module_of(self, name: str) -> str | None:
-        key = self._base.key_of_matrix(name)
-        if key is None or self._base.views[name].expert is not None or not key.endswith(".weight"):
-            return None
-        return key.removesuffix(".weight")
-
     def _set_other(self, other: _Other, share: float) -> None:
         if share == 1:
             return
@@ -186,17 +193,6 @@ class LiveInterventions:
             base = base.double() + share * (other.part.double() - base.double())
         other.part.copy_(base.to(other.part.dtype))
 
-    def _other(self, changed: ChangedPart) -> _Other:
-        update = float((changed.part.double() - changed.before.double()).norm())
-        return _Other(changed.name, self._tensors[changed.key].data, changed.part, update)
-
     def _keep(self, tensor: Tensor) -> None:
         if tensor.data_ptr() not in self._own:
             self._own[tensor.data_ptr()] = (tensor, tensor.clone())
-
-
-def _matrix_in(matrix: MatrixView, tensor: Tensor) -> Tensor:
-    """The matrix (m, n), output side first, out of the tensor that holds it."""
-    part = tensor if matrix.expert is None else tensor[matrix.expert]
-    part = part.flatten(1) if part.dim() > 2 else part
-    return matrix.cut(part.mT if matrix.input_first else part)

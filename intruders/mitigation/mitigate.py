@@ -40,13 +40,6 @@ from .tuned_matrices import TunedMatrices, reached
 
 RECORD = "intruders.json"
 
-Records = Callable[[Mitigation], Mapping[str, Result]]
-
-
-def no_records(result: Mitigation) -> Mapping[str, Result]:
-    """Return no further files."""
-    return {}
-
 
 @usual_settings()
 def mitigate(
@@ -68,7 +61,7 @@ def mitigate(
     shard_bytes: int = SHARD_BYTES,
     compute: Compute = ANYWHERE,
     progress: Progress = silent,
-    beside: Records = no_records,
+    beside: Callable[[Mitigation], Mapping[str, Result]] | None = None,
 ) -> Mitigation:
     """Scale the intruder dimensions of every matrix, or apply another remedy.
 
@@ -174,7 +167,14 @@ def mitigate(
             form=target.form,
             remedy=UsedRemedy.of(remedy, sum(len(record.scaled) for record in records)),
             rank=rank,
-            matrices=[record.after_cut(written.cut.ranks, written.cut.errors) for record in records],
+            matrices=[
+                replace(
+                    record,
+                    rank_after=written.cut.ranks.get(record.name),
+                    relative_error=written.cut.errors.get(record.name, 0.0),
+                )
+                for record in records
+            ],
             before=before,
             after=after,
             cut={
@@ -182,7 +182,7 @@ def mitigate(
             },
             seconds=time.perf_counter() - started,
         )
-        for name, record in {RECORD: result, **beside(result)}.items():
+        for name, record in {RECORD: result, **(beside(result) if beside else {})}.items():
             written.keep(name, record)
     return result
 

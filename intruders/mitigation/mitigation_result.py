@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from ..audits.result.audit_result import Audit
@@ -33,10 +33,6 @@ class MitigatedMatrix:
     rank_after: int | None  # None in a checkpoint
     relative_error: float  # of the written update, in the Frobenius norm, from cutting its rank
     exists: bool = True  # whether there is such a control of the matrix; one without it stays as it was
-
-    def after_cut(self, ranks: Mapping[str, int], errors: Mapping[str, float]) -> MitigatedMatrix:
-        """The same with what writing did to its rank."""
-        return replace(self, rank_after=ranks.get(self.name), relative_error=errors.get(self.name, 0.0))
 
 
 @dataclass(frozen=True)

@@ -214,8 +214,6 @@ def context_length(model_config: Any, max_length: int | None) -> int:
     positions = _positions(model_config)
     if max_length is None:
         return positions or 1024
-    if max_length < 2:
-        raise SettingError(f"max_length is {max_length}; expected at least 2 tokens")
     if positions and max_length > positions:
         raise SettingError(f"max_length is {max_length}, but the model has {positions} positions; lower it")
     return max_length

@@ -216,7 +216,7 @@ def _stored(location: str) -> _Stored:
     sizes = [0]
     for file in sorted(folder.glob("*.safetensors")) if folder is not None else []:
         sizes.append(file.stat().st_size)
-        for entry in read_header(file).values():
+        for entry in read_header(file, mapped=False).values():
             size = entry.end - entry.begin
             if entry.dtype in _FLOATS:
                 weights += prod(entry.shape)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from ..checkpoints.formats.safetensors import read_header
 from ..checkpoints.stored.locate import locate
-from ..errors import CheckpointError, first_line
 from .base_model import base_model_location
 from .loading_settings import Loading
 from .quiet import quiet_transformers
+from .task_fit import model_config
 
 _NAMES = {"BF16": torch.bfloat16, "F16": torch.float16}
 
@@ -50,14 +50,7 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 def _named_by_config(location: str) -> torch.dtype | None:
     with quiet_transformers():
-        from transformers import AutoConfig
-
-        try:
-            config: Any = AutoConfig.from_pretrained(location)
-        except (OSError, ValueError) as error:
-            raise CheckpointError(
-                f"{location!r} cannot be loaded by transformers: {first_line(error)}"
-            ) from error
+        config = model_config(location)
     for part in (config, config.get_text_config()):
         named = getattr(part, "dtype", None) or getattr(part, "torch_dtype", None)
         if isinstance(named, str):
@@ -69,14 +62,8 @@ def _named_by_config(location: str) -> torch.dtype | None:
 
 def _of_headers(location: str) -> torch.dtype | None:
     """Return the type of all matrices in the safetensors files of a folder; None where they have several."""
-    from safetensors import safe_open
-
     folder = Path(location)
-    dtypes = set()
-    for file in sorted((folder if folder.is_dir() else Path(locate(location))).glob("*.safetensors")):
-        with safe_open(file, framework="pt") as opened:
-            for name in opened.keys():  # noqa: SIM118 (it is no mapping)
-                part = opened.get_slice(name)
-                if len(part.get_shape()) > 1:
-                    dtypes.add(part.get_dtype())
+    files = (folder if folder.is_dir() else Path(locate(location))).glob("*.safetensors")
+    entries = [entry for file in files for entry in read_header(file, mapped=False).values()]
+    dtypes = {entry.dtype for entry in entries if len(entry.shape) > 1}
     return _NAMES.get(dtypes.pop()) if len(dtypes) == 1 else None

@@ -14,6 +14,7 @@ from ..checkpoints.stored.json_file import read_json_object
 from ..checkpoints.stored.locate import locate
 from ..data.task import Task
 from ..errors import CheckpointError, SettingError, first_line
+from ..system.files import as_given
 
 _HEAD = re.compile(r"\.(?:score|classifier)(?:\.out_proj|\.out)?\.weight$")
 
@@ -91,12 +92,12 @@ def is_masked(location: str) -> bool:
     """
     from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
-    config = _model_config(location)
+    config = model_config(location)
     if getattr(config, "is_encoder_decoder", False):
         raise CheckpointError(
-            f"{location!r} is an encoder-decoder ({config.model_type}), whose text and answers are not measured here; "
-            "expected a causal or masked language model; pass one, or see what changed in its weights with "
-            "'intruders audit'"
+            f"{as_given(location)!r} is an encoder-decoder ({config.model_type}), whose text and answers are not "
+            "measured here; expected a causal or masked language model; pass one, or see what changed in its weights "
+            "with 'intruders audit'"
         )
     return config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False)
 
@@ -112,7 +113,7 @@ def labels_of(source: str, location: str, stored: Sequence[str] | None, labels: 
     """
     if stored:
         return list(stored)
-    names = _model_config(location).id2label
+    names = model_config(location).id2label
     named = [str(names[index]) for index in sorted(names)]
     if named != [f"LABEL_{index}" for index in range(len(named))]:
         return named
@@ -149,11 +150,12 @@ def _no_head(source: str, why: str, task: Task) -> SettingError:
 
 def _is_named_classifier(location: str) -> bool:
     """Return whether a configuration without an architecture is a classifier, from its weights."""
-    architectures = _model_config(location).architectures
+    architectures = model_config(location).architectures
     return not architectures or any(name.endswith("ForSequenceClassification") for name in architectures)
 
 
-def _model_config(location: str) -> Any:
+def model_config(location: str) -> Any:
+    """Return transformers' configuration of a model; CheckpointError if it cannot read one."""
     from transformers import AutoConfig
 
     try:

@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 from ..checkpoints.adapters.adapter_config import AdapterConfig
+from ..checkpoints.writing.training_record import FinetunedFolder
 from ..data.task import Task
 from ..errors import CheckpointError, SettingError
 from .base_model import base_model_location
 from .encoding import context_length, longest_read
-from .finetuned_folder import FinetunedFolder
 from .loading import as_trained, load_masked_model, load_model, load_tokenizer
 from .loading_settings import AS_STORED, Loading
 from .put_on_base import adapted, named_base_note, untrained_names

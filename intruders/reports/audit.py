@@ -23,7 +23,6 @@ from ..audits.result.figures import (
     singular_values,
 )
 from ..audits.result.records import CERTIFICATES, AuditedMatrix
-from ..audits.result.subspaces import medians
 from ..audits.result.summary import (
     KindSummary,
     LayerStrip,
@@ -32,6 +31,7 @@ from ..audits.result.summary import (
     by_layer,
     certificates,
     median_relative,
+    medians,
     skipped_by_reason,
     summarize,
     update_norm,

@@ -1,11 +1,10 @@
 """The finding of an audit, its meaning, and the next steps: measure, heal or scale the update, retrain.
 
-These words and commands are in the terminal, in the HTML report, in a model card and in ``intruders advise``.
+These words and commands are in the terminal, in the HTML report and in a model card.
 """
 
 from __future__ import annotations
 
-import math
 import re
 import shlex
 from collections.abc import Iterator, Sequence
@@ -17,7 +16,6 @@ from ..audits.result.summary import not_compared
 from ..audits.scales.critical_scales_result import CriticalScales
 from ..checkpoints.opening.model_sum import is_sum
 from ..checkpoints.stored.locate import DEMO_MODELS
-from ..measures.intervals import Interval
 from ..system.commands import changed_options, command_of
 from ..system.words import number, plural
 from .audit_command import is_from_files
@@ -40,25 +38,9 @@ _OF_RATES = (
     "In our runs of MiniLM-L6 on two tasks, a third left at most one intruder in every setting that had reached the "
     "accuracy with some."
 )
-# Advice of a study, whose models are many: the commands name none.
-DOWN_INSTEAD = (
-    "turn the complete update down instead of its intruders: a share of it has a lower loss on text at the same task "
-    "loss; intruders scale BASE TUNED --task TASK --loss-on CORPUS --out DIR finds the share and writes the model"
-)
-COMPARE_FIRST = (
-    "compare before you scale intruders: whether that beats a share of the complete update at equal task loss is not "
-    "clear here; intruders remedies BASE TUNED --task TASK --loss-on CORPUS measures it"
-)
-
 # What the commands propose: documents of pydoc (all 79 take minutes on two cores), and folders to write.
 PROPOSED_DOCUMENTS = 20
-HEALED, SCALED, INTERPOLATED, MITIGATED, COMPARED = (
-    "healed",
-    "scaled",
-    "interpolated",
-    "mitigated",
-    "compared",
-)
+HEALED, SCALED, INTERPOLATED, COMPARED = "healed", "scaled", "interpolated", "compared"
 # What only the user knows, in the place of a value.
 TASK, SHARE = "TASK", "S"
 
@@ -81,27 +63,6 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Forgetting:
-    """The measured rise of the loss on one corpus over the base's, in nats per token."""
-
-    corpus: str
-    rise: Interval
-
-    def __str__(self) -> str:
-        rise = f"{self.rise.text('+.3f')} nats per token"
-        return f"on {self.corpus} by {rise}, perplexity times {math.exp(self.rise.estimate):.2f}"
-
-
-@dataclass(frozen=True)
-class ScaledGain:
-    """The gain of intruders at one scale over interpolation at equal task loss, in nats per token."""
-
-    scale: float
-    gain: Interval
-    which: str = "all"  # of a matrix's intruders
-
-
-@dataclass(frozen=True)
 class Facts:
     """The known facts on a tuned model, from which the next steps follow."""
 
@@ -112,17 +73,9 @@ class Facts:
     has_commands: bool  # a command can name both models
     writes_merged: bool  # an adapter whose updates have no factors: what is written is a checkpoint
     scales: CriticalScales | None = None
-    forgetting: Sequence[Forgetting] = ()  # by corpus; none where it was not measured
-    gain: ScaledGain | None = None
 
     @classmethod
-    def of(
-        cls,
-        audit: Audit,
-        scales: CriticalScales | None = None,
-        forgetting: Sequence[Forgetting] = (),
-        gain: ScaledGain | None = None,
-    ) -> Facts:
+    def of(cls, audit: Audit, scales: CriticalScales | None = None) -> Facts:
         """Collect the facts of an audit, with what else was measured of the model."""
         return cls(
             base=audit.base_source,
@@ -134,8 +87,6 @@ class Facts:
             and not is_sum(audit.tuned_source)
             and None in [matrix.rank for matrix in audit.matrices],
             scales=scales,
-            forgetting=forgetting,
-            gain=gain,
         )
 
     @property
@@ -151,9 +102,6 @@ class Facts:
 
 def steps(facts: Facts) -> list[Step]:
     """Return what to do, in order: measure, heal or turn down, retrain, and scale intruders only where it pays."""
-    # A rise without an interval, as of one document, may be forgetting or not: no ground to keep the model.
-    if facts.forgetting and all(of.rise.has_ends and not of.rise.is_above_zero for of in facts.forgetting):
-        return [_nothing_to_do(facts), *_on_scales(facts)]
     return [
         _measured(facts),
         *_heal(facts),
@@ -169,22 +117,8 @@ def is_loadable(source: str) -> bool:
     return source in DEMO_MODELS or not (is_sum(source) or _WEIGHTS_FILE.search(source))
 
 
-def _nothing_to_do(facts: Facts) -> Step:
-    measured = "; ".join(str(forgetting) for forgetting in facts.forgetting)
-    return Step(f"Keep the model: no forgetting was measured. Its loss did not clearly rise ({measured}).")
-
-
 def _measured(facts: Facts) -> Step:
-    """Report the measured forgetting, or how to measure it."""
-    rises = [str(forgetting) for forgetting in facts.forgetting if forgetting.rise.is_above_zero]
-    if rises:
-        return Step(f"Fine-tuning raised the loss {'; '.join(rises)}.")
-    if facts.forgetting:
-        unknown = "; ".join(str(of) for of in facts.forgetting if not of.rise.has_ends)
-        return Step(
-            f"The loss was measured on too few documents to tell whether it rose: it changed {unknown}. Measure it on "
-            "more with `intruders evaluate` before you change the model."
-        )
+    """Say how forgetting is measured."""
     if facts.base in _HEADLESS:
         return Step(
             f"{UNMEASURED} '{facts.base}' has no language-model head, so its pre-training loss is not defined. "
@@ -232,32 +166,17 @@ def _retrain() -> Step:
 
 
 def _scale_intruders(facts: Facts) -> Iterator[Step]:
-    """Suggest scaled intruders if there are some; with a command to write them only if a comparison favors it."""
+    """Suggest a comparison of scaled intruders, if there are some."""
     if not facts.intruders:
         return
-    if facts.gain is not None and facts.gain.gain.is_above_zero:
-        gain = facts.gain.gain
-        yield Step(
-            f"On this model, scaling the intruders to {facts.gain.scale:g} beat a share of the complete update at "
-            f"equal task loss, by {gain.text('.3f')} nats per token:",
-            scale_command(facts, facts.gain.scale, facts.gain.which),
-        )
-        return
     sentence = f"Scale the intruders only if a comparison on your own model favors it. {_OF_DOSES}"
-    if facts.gain is not None or not facts.has_loss:
+    if not facts.has_loss:
         yield Step(sentence)
     else:
         yield Step(
             f"{sentence} This compares them:",
             facts.command("remedies", "--only", "intruders", *_measuring(COMPARED), only=FINDING_INTRUDERS),
         )
-
-
-def scale_command(facts: Facts, scale: float, which: str) -> tuple[str, ...]:
-    """Return the command that scales the intruders, all or the top one of a matrix, and writes the model."""
-    chosen = () if which == "all" else ("--which", which)
-    options = ("--scale", f"{scale:g}", *chosen, "--out", MITIGATED, *_merged(facts))
-    return facts.command("mitigate", *options, only=OF_WHOLE_WEIGHTS)
 
 
 def _merged(facts: Facts) -> tuple[str, ...]:

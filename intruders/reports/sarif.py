@@ -14,7 +14,7 @@ from typing import Any, Literal
 from urllib.parse import quote
 
 from ..audits.fleet.fleet_result import FleetAudit
-from ..audits.result import left_open
+from ..audits.result import summary
 from ..audits.result.audit_result import Audit
 from ..checkpoints.merges.verdict import NOT_PROVED, TOO_SMALL, WRONG
 from ..checkpoints.merges.verify import Verification
@@ -121,10 +121,12 @@ def audit_findings(audit: Audit, fail_above: int | None) -> list[GateFinding]:
         default=(0.0, ""),
     )
     source = audit.tuned_source
-    why = None if fail_above is None else left_open.why_left_open(audit, fail_above)
+    why = None
+    if fail_above is not None:
+        why = summary.why_left_open(audit.matrices, audit.skipped, audit.settings, fail_above)
     findings = [] if why is None else [refusal(source, why)]
     if fail_above is not None and why is None:
-        spoilt = left_open.matrices_not_finite(audit)
+        spoilt = summary.matrices_not_finite(audit.skipped)
         findings += _notes_on_count(source, audit.base_source, len(audit.matrices), spoilt)
     return [*findings, *_findings_of_model(source, audit.intruders, fail_above, *largest)]
 
@@ -231,11 +233,11 @@ def _findings_of_model(
 def _notes_on_count(source: str, base: str, matrices: int, spoilt: int) -> list[GateFinding]:
     """Return what a number of intruders within a limit does not say: that nothing differs, or that some is unread."""
     if not matrices:
-        return [GateFinding(UNCHANGED, "note", left_open.unchanged_in_words(base, source), source)]
+        return [GateFinding(UNCHANGED, "note", summary.unchanged_in_words(base, source), source)]
     if not spoilt:
         return []
     return [
-        GateFinding(LEFT_OUT, "warning", left_open.not_finite_in_words(spoilt), source, {"matrices": spoilt})
+        GateFinding(LEFT_OUT, "warning", summary.not_finite_in_words(spoilt), source, {"matrices": spoilt})
     ]
 
 

@@ -104,18 +104,20 @@ TRAIN = Stage(
 
 
 def _audit(at: RunAtWork) -> None:
-    from ..audits.audit import audit_sides
+    from ..audits.audit import audit
 
-    audit_sides(at.run.base, at.folder / MODEL, at.run.measure.audit).save(at.folder / AUDIT_RESULT)
+    audited = audit(at.run.base, at.folder / MODEL, **vars(at.run.measure.audit))
+    audited.save(at.folder / AUDIT_RESULT)
 
 
 def _audit_row(folder: Path, tables: Rows) -> dict[str, Any]:
     from ..audits.result.audit_result import Audit
     from ..audits.result.summary import median_relative, update_norm
+    from ..audits.result.vector_table import vector_table
 
     audit = Audit.load(folder / AUDIT_RESULT)
     matrices = tables["matrices"] = list(_matrices(audit))
-    tables["vectors"] = list(_vectors(audit))
+    tables["vectors"] = vector_table(audit.matrices, list(AUDIT.tables["vectors"])).to_pylist()
     with told_what_to_remove(folder, folder / TRACE):
         tables["traces"] = list(_traces(folder / TRACE, audit))
     return {
@@ -161,20 +163,6 @@ def _matrices(audit: Audit) -> Iterator[dict[str, Any]]:
             "effective_rank": matrix.update.effective_rank,
             "stable_rank": matrix.update.stable_rank,
         }
-
-
-def _vectors(audit: Audit) -> Iterator[dict[str, Any]]:
-    for matrix in audit.matrices:
-        for vector in matrix.vectors:
-            yield {
-                "name": matrix.name,
-                "index": vector.index,
-                "singular_value": vector.singular_value,
-                "max_cosine_lower": vector.max_cosine[0],
-                "max_cosine_upper": vector.max_cosine[1],
-                "intruder": vector.intruder,
-                "certificate": vector.certificate,
-            }
 
 
 def _traces(file: Path, audit: Audit) -> Iterator[dict[str, Any]]:

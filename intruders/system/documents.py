@@ -73,15 +73,6 @@ def get_field(record: object, key: str, where: str, kind: type | tuple[type, ...
     return is_of_kind(record[key], f"{where}.{key}", kind)
 
 
-def get_float(record: object, key: str, where: str) -> float:
-    return read_float(get_field(record, key, where, (int, float, type(None))), f"{where}.{key}")
-
-
-def read_float(value: object, where: str) -> float:
-    number = is_of_kind(value, where, (int, float, type(None)))
-    return math.nan if number is None else float(number)
-
-
 def is_of_kind(value: object, where: str, kind: type | tuple[type, ...]) -> Any:
     kinds = kind if isinstance(kind, tuple) else (kind,)
     # bool is an int to isinstance, and True is no matrix size.

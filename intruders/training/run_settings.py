@@ -267,6 +267,7 @@ class Training(Settings):
     max_length: int | None = setting(
         None,
         "Longest row in tokens, 2 or more.",
+        least=2,
         metavar="TOKENS",
         panel="Training",
         unless_given="default: the model's context",

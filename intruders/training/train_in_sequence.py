@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..audits.audit import audit_sides
+from ..audits.audit import audit as find_intruders
 from ..audits.audit_settings import AS_USUAL, AuditSettings, Compute
 from ..audits.base_cache import MemoryCache
 from ..data.load_task import load_task
@@ -222,7 +222,8 @@ def _measured(
         # The head of the last stage has just been trained.
         steps = [*(head_steps or [0] * len(stages[:-1])), 0]
         row = [accuracy(config, last, stage, of_head) for stage, of_head in zip(stages, steps, strict=True)]
-        audited = audit_sides(base_model_location(config.base), last.backbone, audit, compute)
+        base = base_model_location(config.base)
+        audited = find_intruders(base, last.backbone, **vars(audit), **vars(compute))
         record = {
             "accuracies": row,
             "intruders": audited.intruders,

@@ -23,7 +23,6 @@ CASES = [
     Case("study-from-plan", "study study.yaml --from data/tiny --dry-run"),
     Case("study-from", "study study.yaml --from data/tiny --out taken", noise=MEASURED, contents=False),
     Case("advise-study", "advise study --json advice.json", noise=MEASURED),
-    Case("advise-verdicts", "advise study/runs/*lora*seed0*/audit.json --study study", noise=MEASURED),
     Case("study-refused", "study study.yaml --from nowhere --out other"),
     Case("verdicts", "verdicts study", noise=MEASURED),
     Case("publish", "publish study again/tiny", noise=MEASURED, contents=False),

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from intruders.cli.study_progress import study_progress
+from intruders.cli.study import study_progress
 from intruders.studies.run_study import StudyProgress
 from intruders.studies.runs import Run
 from intruders.training import arguments

@@ -6,7 +6,7 @@ import copy
 import errno
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from intruders.checkpoints.adapters.adapter import AdaptedWeight
+from intruders.checkpoints.opening.open import Source
+from intruders.checkpoints.pairing.open_sides import open_sides
+from intruders.checkpoints.pairing.pair_sides import pair_sides
 from intruders.checkpoints.pairing.pairing import Pairing
+from intruders.checkpoints.stored.selection import AS_AUDITED, Selection
 from intruders.linalg.low_rank import LowRank
 from intruders.linalg.pair import Pair
 
@@ -200,6 +204,19 @@ def loaded(pairing: Pairing) -> dict[str, Pair]:
             assert tuple(both.base.shape) == pair.shape
             result[pair.name] = copy.deepcopy(both)
     return result
+
+
+def differing(
+    base: Source | None, tuned: Source | None = None, selection: Selection = AS_AUDITED
+) -> dict[str, Pair]:
+    """Every pair of two sides that differs, by name."""
+    return loaded(pair_sides(*open_sides(base, tuned), selection))
+
+
+def assert_tuned(found: Mapping[str, Pair], truth: Mapping[str, Tensor], **tolerance: float) -> None:
+    """Compare every tuned matrix with its weight of a model, a kernel counted to its input."""
+    for name, both in found.items():
+        torch.testing.assert_close(tuned_of(both), truth[name].flatten(1), **tolerance)
 
 
 def tuned_of(pair: Pair) -> Tensor:

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from intruders.cli.audit import audit
 from intruders.cli.evaluate import evaluate
-from intruders.cli.intervene import intervene
+from intruders.cli.experiments import intervene
 from intruders.cli.mitigate import mitigate
 from intruders.cli.scale import scale
 

@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import signal
-import struct
 import subprocess
 import sys
 import time
@@ -22,7 +21,7 @@ from torch import Tensor
 import intruders
 from intruders.models.put_on_base import named_base_note
 from intruders.reports import audit as audit_report
-from tests.commands import environment, forked, in_a_process, in_this_process
+from tests.commands import environment, forked, in_a_process, in_this_process, refusal
 from tests.tiny import save_weights
 
 NAMES = [f"model.layers.{i}.self_attn.{kind}.weight" for i in range(3) for kind in ("q_proj", "v_proj")]
@@ -33,15 +32,9 @@ def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return in_this_process("audit", "--no-cache", *arguments)
 
 
-def refused(done: subprocess.CompletedProcess[str], *said: str) -> None:
-    """Status 2, one line on standard error that says all of these, nothing on standard output."""
-    assert done.returncode == 2, (done.stdout, done.stderr)
-    assert done.stdout == ""
-    lines = done.stderr.strip().splitlines()
-    assert len(lines) == 1, done.stderr
-    assert "Traceback" not in lines[0]
-    for text in said:
-        assert text in lines[0]
+def refused(*arguments: str | Path) -> str:
+    """The one line that says why."""
+    return refusal("audit", "--no-cache", *arguments)
 
 
 def succeeded(sarif: Path) -> tuple[bool, list[str]]:
@@ -73,19 +66,16 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return save_weights(folder / "base", base_weights()), save_weights(folder / "tuned", tuned_weights())
 
 
-def save_adapter(
-    folder: Path, *, kind: str = "LORA", modules: list[str] | None = None, width: int = 16
-) -> Path:
+def save_adapter(folder: Path, *, width: int = 16) -> Path:
     """A PEFT adapter of rank 2 as it lies on disk, made by hand."""
     folder.mkdir()
-    modules = [name.removesuffix(".weight") for name in NAMES[:2]] if modules is None else modules
     tensors = {}
     generator = torch.Generator().manual_seed(1)
-    for module in modules:
+    for module in (name.removesuffix(".weight") for name in NAMES[:2]):
         tensors[f"base_model.model.{module}.lora_A.weight"] = torch.randn(2, width, generator=generator)
         tensors[f"base_model.model.{module}.lora_B.weight"] = torch.randn(24, 2, generator=generator)
     save_file(tensors, folder / "adapter_model.safetensors")
-    config = {"peft_type": kind, "r": 2, "lora_alpha": 4, "target_modules": ["q_proj", "v_proj"]}
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj", "v_proj"]}
     (folder / "adapter_config.json").write_text(json.dumps(config))
     return folder
 
@@ -166,7 +156,7 @@ def test_an_adapter_with_its_base_and_with_the_base_it_names(
         key = f"base_model.model.{matrix['name'].removesuffix('.weight')}"
         update = 2.0 * factors[f"{key}.lora_B.weight"].double() @ factors[f"{key}.lora_A.weight"].double()
         assert matrix["update"]["frobenius"] == pytest.approx(update.norm().item(), rel=1e-6)
-    refused(run(adapter), "does not name its base")
+    assert "does not name its base" in refused(adapter)
     config = json.loads((adapter / "adapter_config.json").read_text())
     (adapter / "adapter_config.json").write_text(
         json.dumps(config | {"base_model_name_or_path": str(models[0])})
@@ -223,7 +213,9 @@ def test_the_report_of_an_adapter_that_the_bases_coordinates_decide(tmp_path: Pa
 
 
 def test_a_gate_that_everything_exceeds_is_refused(models: tuple[Path, Path]) -> None:
-    refused(run(*models, "--fail-above", "-1"), "fail_above is -1; expected a number of intruders, 0 or more")
+    assert "fail_above is -1; expected a number of intruders, 0 or more" in refused(
+        *models, "--fail-above", "-1"
+    )
 
 
 def test_a_model_against_itself(models: tuple[Path, Path]) -> None:
@@ -258,68 +250,32 @@ def test_a_reader_that_goes_away_is_no_error(models: tuple[Path, Path]) -> None:
 
 
 def test_paths_that_are_not_there(models: tuple[Path, Path], tmp_path: Path) -> None:
-    refused(run(tmp_path / "gone", models[1]), "gone")
-    refused(run(models[0], tmp_path / "gone"), "gone")
+    assert "gone" in refused(tmp_path / "gone", models[1])
+    assert "gone" in refused(models[0], tmp_path / "gone")
     (tmp_path / "empty").mkdir()
-    refused(run(models[0], tmp_path / "empty"), "empty")
-    refused(run(models[0]), "full checkpoint")
+    assert "empty" in refused(models[0], tmp_path / "empty")
+    assert "full checkpoint" in refused(models[0])
 
 
-def broken(folder: Path, content: bytes) -> Path:
+@pytest.mark.parametrize("content", [b"1234567", b"PK\x03\x04" + b"\0" * 500, None])
+def test_a_broken_file_leaves_the_last_result_alone(
+    models: tuple[Path, Path], tmp_path: Path, content: bytes | None
+) -> None:
+    out, folder = tmp_path / "out.json", tmp_path / "broken"
+    out.write_text("the last result")
     folder.mkdir()
-    (folder / "model.safetensors").write_bytes(content)
-    return folder
-
-
-def test_files_that_are_broken(models: tuple[Path, Path], tmp_path: Path) -> None:
     whole = (models[1] / "model.safetensors").read_bytes()
-    (length,) = struct.unpack("<Q", whole[:8])
-    header = json.loads(whole[8 : 8 + length])
-    header[NAMES[0]]["data_offsets"] = [0, 2**40]
-    lie = json.dumps(header).encode()
-    files = {
-        "truncated": whole[:-100],
-        "with a lie about a tensor": struct.pack("<Q", len(lie)) + lie + whole[8 + length :],
-        "of something else": b"PK\x03\x04" + b"\0" * 500,
-    }
-    for name, content in files.items():
-        where = broken(tmp_path / name, content)
-        refused(run(models[0], where, "--json", tmp_path / "out.json"), "model.safetensors", name)
-        assert not (tmp_path / "out.json").exists()
+    (folder / "model.safetensors").write_bytes(whole[:-100] if content is None else content)
+    assert "broken/model.safetensors" in refused(models[0], folder, "--json", out)
+    assert out.read_text() == "the last result"
 
 
-def test_an_index_that_names_a_missing_shard(models: tuple[Path, Path], tmp_path: Path) -> None:
-    folder = tmp_path / "sharded"
-    folder.mkdir()
-    tensors = tuned_weights()
-    save_file({name: tensors[name] for name in NAMES[:3]}, folder / "model-00001-of-00002.safetensors")
-    where = {name: f"model-0000{1 + (i > 2)}-of-00002.safetensors" for i, name in enumerate(NAMES)}
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": where}))
-    refused(run(models[0], folder), "model-00002-of-00002.safetensors")
-
-
-def test_another_architecture(models: tuple[Path, Path], tmp_path: Path) -> None:
-    other = save_weights(
-        tmp_path / "other", {f"transformer.h.{i}.attn.weight": torch.randn(8, 8) for i in range(5)}
-    )
-    done = run(models[0], other)
-    refused(done, "model.layers.0")
-    assert any(character.isdigit() for character in done.stderr)
-
-
-def test_adapters_that_do_not_fit(models: tuple[Path, Path], tmp_path: Path) -> None:
-    elsewhere = save_adapter(tmp_path / "elsewhere", modules=["model.layers.9.self_attn.q_proj"])
-    refused(run(models[0], elsewhere), "another base", "model.layers.9.self_attn.q_proj")
-    wide = save_adapter(tmp_path / "wide", width=32)
-    refused(run(models[0], wide), "another base", "(24, 32)")
-    prompt = save_adapter(tmp_path / "prompt", kind="PROMPT_TUNING")
-    refused(run(models[0], prompt), "PROMPT_TUNING")
-    half = save_adapter(tmp_path / "half")
-    (half / "adapter_model.safetensors").unlink()
-    refused(run(models[0], half), "half")
-    garbled = save_adapter(tmp_path / "garbled")
-    (garbled / "adapter_config.json").write_text("{")
-    refused(run(models[0], garbled), "adapter_config.json")
+def test_what_does_not_fit_the_base(models: tuple[Path, Path], tmp_path: Path) -> None:
+    other = {f"transformer.h.{i}.attn.weight": torch.randn(8, 8) for i in range(5)}
+    assert "model.layers.0" in refused(models[0], save_weights(tmp_path / "other", other))
+    line = refused(models[0], save_adapter(tmp_path / "wide", width=32))
+    assert "another base" in line
+    assert "(24, 32)" in line
 
 
 def test_not_a_number(models: tuple[Path, Path], tmp_path: Path) -> None:
@@ -327,7 +283,9 @@ def test_not_a_number(models: tuple[Path, Path], tmp_path: Path) -> None:
     tensors[CHANGED[1]][3, 3] = float("nan")
     spoilt = save_weights(tmp_path / "spoilt", tensors)
     out = tmp_path / "out.json"
-    refused(run(models[0], spoilt, "--json", out), CHANGED[1], "--skip-non-finite")
+    line = refused(models[0], spoilt, "--json", out)
+    assert CHANGED[1] in line
+    assert "--skip-non-finite" in line
     assert not out.exists()
     done = run(models[0], spoilt, "--skip-non-finite", "--json", out)
     assert done.returncode == 0
@@ -349,7 +307,7 @@ def test_not_a_number(models: tuple[Path, Path], tmp_path: Path) -> None:
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_settings(models: tuple[Path, Path], tmp_path: Path, arguments: list[str], said: str) -> None:
-    refused(run(*models, *arguments, "--json", tmp_path / "out.json"), said)
+    assert said in refused(*models, *arguments, "--json", tmp_path / "out.json")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -357,15 +315,8 @@ def test_settings(models: tuple[Path, Path], tmp_path: Path, arguments: list[str
 def test_outputs_that_cannot_be_written_are_found_out_before_the_work(tmp_path: Path, option: str) -> None:
     """Before: the models given do not even exist, and it is still the output that is complained of."""
     where = tmp_path / "no" / "such" / "out.x"
-    refused(run(tmp_path / "gone", tmp_path / "gone", option, where), str(where))
+    assert str(where) in refused(tmp_path / "gone", tmp_path / "gone", option, where)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_failure_leaves_the_last_result_alone(models: tuple[Path, Path], tmp_path: Path) -> None:
-    out = tmp_path / "out.json"
-    out.write_text("the last result")
-    refused(run(models[0], broken(tmp_path / "broken", b"1234567"), "--json", out), "broken")
-    assert out.read_text() == "the last result"
 
 
 def test_interrupted_it_stops_in_one_line_and_writes_nothing(tmp_path: Path) -> None:
@@ -481,7 +432,7 @@ def test_a_base_that_the_adapter_does_not_name_is_noted(
 
 def test_a_refused_option_is_in_the_sarif_file_too(models: tuple[Path, Path], tmp_path: Path) -> None:
     sarif = tmp_path / "out.sarif"
-    refused(run(*models, "--sarif", sarif, "--parquet", tmp_path / "no" / "x.parquet"), "x.parquet")
+    assert "x.parquet" in refused(*models, "--sarif", sarif, "--parquet", tmp_path / "no" / "x.parquet")
     (only,) = json.loads(sarif.read_text())["runs"][0]["results"]
     assert "x.parquet" in only["message"]["text"]
     assert succeeded(sarif) == (False, [only["message"]["text"]])

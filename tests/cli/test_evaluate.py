@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands import in_this_process
+from tests.commands import in_this_process, refusal
 from tests.tiny import save_bert, save_llama
 
 
@@ -55,30 +55,17 @@ def test_a_tilde_that_the_shell_left_is_the_home(
     assert not list(work.iterdir())
 
 
-def test_errors_are_one_line(place: Path, tmp_path: Path) -> None:
-    cases = [
-        (["evaluate", str(place / "llama")], "nothing to measure"),
-        (
-            ["evaluate", str(place / "llama"), "--loss-on", "pydoc", "--force"],
-            "force is given, which is for a folder",
-        ),
-        (
-            ["evaluate", str(tmp_path / "none"), "--loss-on", "pydoc"],
-            "does not exist; expected a path, a hub id",
-        ),
-        (["evaluate", str(place / "llama"), "--loss-on", "nowhere"], "corpus 'nowhere' is not known"),
-        (
-            ["evaluate", str(place / "llama"), "--task", "~nobody-here/rows.jsonl"],
-            "'~nobody-here/rows.jsonl' does not",
-        ),
-        (
-            ["evaluate", str(place / "llama"), "--loss-on", "~nobody-here/a.txt"],
-            "'~nobody-here/a.txt' is not known",
-        ),
-        (["evaluate", str(place / "bert"), "--loss-on", "pydoc"], "no masked-language-model head"),
-    ]
-    for arguments, said in cases:
-        done = in_this_process(*arguments)
-        assert done.returncode == 2, done.stderr
-        assert said in done.stderr
-        assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+@pytest.mark.parametrize(
+    ("model", "options", "said"),
+    [
+        ("llama", [], "nothing to measure"),
+        ("llama", ["--loss-on", "pydoc", "--force"], "force is given, which is for a folder"),
+        ("none", ["--loss-on", "pydoc"], "does not exist; expected a path, a hub id"),
+        ("llama", ["--loss-on", "nowhere"], "corpus 'nowhere' is not known"),
+        ("llama", ["--task", "~nobody-here/rows.jsonl"], "'~nobody-here/rows.jsonl' does not"),
+        ("llama", ["--loss-on", "~nobody-here/a.txt"], "'~nobody-here/a.txt' is not known"),
+        ("bert", ["--loss-on", "pydoc"], "no masked-language-model head"),
+    ],
+)
+def test_errors_are_one_line(place: Path, model: str, options: list[str], said: str) -> None:
+    assert said in refusal("evaluate", place / model, *options)

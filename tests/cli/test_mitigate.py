@@ -30,17 +30,8 @@ def test_mitigate(folder: Path, tmp_path: Path) -> None:
     # The adapter names its base.
     text = run("mitigate", folder / "tuned", "--scale", 0.3, "--out", out, "--control", "shrink", "--force")
     assert text.startswith("control: updates shrunk to the norms")
-    run(
-        "mitigate",
-        folder / "base",
-        folder / "tuned",
-        "--scale",
-        0,
-        "--as",
-        "checkpoint",
-        "--out",
-        tmp_path / "whole",
-    )
+    models = (folder / "base", folder / "tuned")
+    run("mitigate", *models, "--scale", 0, "--as", "checkpoint", "--out", tmp_path / "whole")
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "whole")
 
 
@@ -102,19 +93,8 @@ def test_options_that_nothing_reads_are_refused(
 
 def test_the_control_that_draws_takes_a_seed(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    run(
-        "mitigate",
-        folder / "base",
-        folder / "tuned",
-        "--scale",
-        0.5,
-        "--control",
-        "random",
-        "--seed",
-        3,
-        "--out",
-        out,
-    )
+    models = (folder / "base", folder / "tuned")
+    run("mitigate", *models, "--scale", 0.5, "--control", "random", "--seed", 3, "--out", out)
     assert out.is_dir()
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from intruders.cli.output import note, put_results, refuse_given, report_if_possible, say
-from intruders.cli.study_progress import print_outcome
+from intruders.cli.output import Outputs, note, refuse_given, report_if_possible, say
+from intruders.cli.study import print_outcome
 from intruders.errors import MissingDependencyError, SettingError
 from intruders.studies.run_study import StudyOutcome
 
@@ -32,7 +32,7 @@ def test_a_report_that_fails_leaves_the_result(tmp_path: Path) -> None:
         raise OSError(f"{page} cannot be written")
 
     with pytest.raises(OSError, match=r"page\.html cannot be written"):
-        put_results({"k": 10}, str(tmp_path / "r.json"), tmp_path / "page.html", fail)
+        Outputs(str(tmp_path / "r.json"), tmp_path / "page.html").put({"k": 10}, lambda: None, fail)
     assert json.loads((tmp_path / "r.json").read_text(encoding="utf-8")) == {"k": 10}
 
 

@@ -1,4 +1,4 @@
-"""`intruders report` as a person types it."""
+"""`intruders report` and `intruders card` as a person types them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands import in_this_process
+from tests.commands import in_this_process, refusal, without_loading
 from tests.made_up import BERT, made_up_audit
 
 ONE = made_up_audit(2, BERT, width=32, tuned="runs/r1")
@@ -36,17 +36,36 @@ def done_files(output: str, folder: Path) -> list[Path]:
 
 
 def test_what_cannot_be_done_is_one_line_and_status_2(saved: tuple[Path, Path], tmp_path: Path) -> None:
-    broken = tmp_path / "broken.json"
+    broken, page = tmp_path / "broken.json", tmp_path / "r.html"
     broken.write_bytes(saved[0].read_bytes()[:500])
     for arguments, said in [
-        ((saved[0],), "nothing to write"),
-        ((tmp_path / "gone.json", "--out", tmp_path / "r.html"), "gone.json"),
-        ((broken, "--out", tmp_path / "r.html"), "broken.json"),
-        ((saved[0], "--out", tmp_path / "no" / "r.html"), "does not exist; make it first"),
+        (("report", saved[0]), "nothing to write"),
+        (("report", tmp_path / "gone.json", "--out", page), "gone.json"),
+        (("report", broken, "--out", page), "broken.json"),
+        (("report", saved[0], "--out", tmp_path / "no" / "r.html"), "does not exist; make it first"),
+        (("card", tmp_path / "gone.json"), "gone.json"),
+        (("card", saved[0], tmp_path), "is a folder"),
+        (("card", saved[0], tmp_path / "no" / "README.md"), "does not exist; make it first"),
     ]:
-        done = in_this_process("report", *arguments)
-        assert done.returncode == 2
-        assert said in done.stderr
-        assert len(done.stderr.strip().splitlines()) == 1
-        assert done.stdout == ""
-    assert not (tmp_path / "r.html").exists()
+        assert said in refusal(*arguments, cwd=tmp_path)
+    assert not page.exists()
+    assert not (tmp_path / "README.md").exists()
+
+
+def test_the_card_is_written_and_named(saved: tuple[Path, Path], tmp_path: Path) -> None:
+    done = in_this_process("card", saved[0], cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "README.md\n", "")
+    first = (tmp_path / "README.md").read_bytes()
+    assert in_this_process("card", saved[0], tmp_path / "README.md").returncode == 0
+    assert (tmp_path / "README.md").read_bytes() == first
+
+
+def test_a_saved_audit_is_described_without_loading_torch(saved: tuple[Path, Path], tmp_path: Path) -> None:
+    """Which takes four times as long as the rest of the command."""
+    commands = [
+        ["card", saved[0], tmp_path / "card.md"],
+        ["report", saved[0], "--out", tmp_path / "report.html"],
+    ]
+    done = without_loading(["torch"], *commands)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "report.html").is_file()

@@ -136,14 +136,14 @@ def keys_within_matrix() -> set[str]:
 
 
 def columns_of_audit() -> set[str]:
-    from intruders.audits.result.vector_table import vector_schema
+    from intruders.audits.result.vector_table import VECTOR_SCHEMA
 
-    return set(vector_schema().names)
+    return set(VECTOR_SCHEMA.names)
 
 
 def columns_of_subspaces() -> set[str]:
     """Those without the chance of another column, which has that column's name and ``_chance``."""
-    from intruders.audits.result.subspaces import SUBSPACE_COLUMNS
+    from intruders.audits.result.records import SUBSPACE_COLUMNS
 
     return {
         name

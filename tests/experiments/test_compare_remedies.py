@@ -25,7 +25,7 @@ from intruders.measures.intervals import Interval
 from intruders.measures.measure_settings import HarnessSettings, LossSettings, ScoreSettings
 from intruders.mitigation.mitigate import mitigate
 from intruders.mitigation.remedies.every_remedy import PUBLISHED
-from intruders.mitigation.remedies.layers import Layers
+from intruders.mitigation.remedies.shares import Layers
 from tests.checkpoints.models import saved
 from tests.commands import in_this_process
 from tests.json_lines import write_rows

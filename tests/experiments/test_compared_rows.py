@@ -14,9 +14,8 @@ from intruders.experiments.compared_rows import MeasuredCurve, at_strengths, cho
 from intruders.experiments.experiment_settings import ComparisonSettings
 from intruders.experiments.yardstick import ALPHAS, Yardstick
 from intruders.measures.outcome import Outcome
-from intruders.mitigation.remedies.interpolate import Interpolate
 from intruders.mitigation.remedies.intruders import ScaledIntruders
-from intruders.mitigation.remedies.lines import Lines
+from intruders.mitigation.remedies.shares import Interpolate, Lines
 from intruders.reports.remedies import remarks
 from tests.experiments.test_yardstick import made, yardstick
 from tests.reports.made_up_remedies import around, made_up_comparison, made_up_row

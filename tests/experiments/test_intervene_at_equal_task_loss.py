@@ -20,7 +20,7 @@ from intruders.measures.evaluate import evaluate
 from intruders.measures.intervals import Interval
 from intruders.measures.measure_settings import LossSettings, ScoreSettings
 from intruders.mitigation.mitigate import mitigate
-from intruders.mitigation.remedies.interpolate import Interpolate
+from intruders.mitigation.remedies.shares import Interpolate
 from intruders.reports.intervene import sweep_lines
 from tests.checkpoints.models import saved
 from tests.json_lines import write_rows

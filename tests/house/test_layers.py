@@ -48,7 +48,7 @@ STUDIES = [
     },
     {"plan", "perform", "remote_store", "workplace"},
     {"table_columns", "results", "run_labels", "tables"},
-    {"advice", "run_study", "compare_settings"},
+    {"run_study", "compare_settings"},
 ]
 CHECKPOINTS = [
     {"stored"},

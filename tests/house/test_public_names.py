@@ -7,6 +7,7 @@ import dataclasses
 import inspect
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,7 +29,6 @@ VERB_OF_COMMAND = {
     "attribute": "attribute",
     "evaluate": "evaluate",
     "sequence": "train_in_sequence",
-    "advise": "advise",
     "cache": "DiskCache",
     "prepare": "prepare",
     "study": "run_study",
@@ -42,6 +42,26 @@ def test_every_command_has_its_verb() -> None:
     commands = {(info.name or getattr(info.callback, "__name__", "")) for info in app.registered_commands}
     assert commands == set(VERB_OF_COMMAND)
     assert set(VERB_OF_COMMAND.values()) <= set(intruders.__all__)
+
+
+@pytest.mark.parametrize("command", VERB_OF_COMMAND)
+def test_an_option_has_the_default_of_its_argument(command: str) -> None:
+    """Those of settings have it by what they are made of."""
+    import typer
+
+    from intruders.cli.main import app
+
+    group: Any = typer.main.get_command(app)
+    arguments = inspect.signature(getattr(intruders, VERB_OF_COMMAND[command])).parameters
+    shared = {option.name: option for option in group.commands[command].params if option.name in arguments}
+    assert shared or command in ("cache", "finetune", "plugins")
+    for name, option in shared.items():
+        default = arguments[name].default
+        if not option.required and option.default not in (
+            None,
+            [],
+        ):  # the verb's own holds where none is passed
+            assert option.default == default, name
 
 
 def test_every_public_name_says_what_it_is() -> None:

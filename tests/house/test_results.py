@@ -30,7 +30,6 @@ NO_RESULTS = {
 }
 # The file of the fixtures that a result is loaded from; others are made below.
 FROM_FIXTURES = {
-    "Advised": "advice.json",
     "Attribution": "attribution.json",
     "Audit": "audit.json",
     "CriticalScales": "scale.json",

@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from intruders.checkpoints.writing.training_record import data_seed_of
 from intruders.data.columns import Columns
 from intruders.data.load_task import load_task
 from intruders.errors import CheckpointError, SettingError
@@ -23,7 +24,6 @@ from intruders.measures.harness import check_harness
 from intruders.measures.masked_loss import pseudo_losses
 from intruders.measures.measure_settings import HarnessSettings, LossSettings, ScoreSettings
 from intruders.measures.task_score import score_task
-from intruders.models.finetuned_folder import data_seed_of
 from intruders.models.loading import load_tokenizer
 from intruders.models.tuned_model import open_language_model
 from intruders.reports.evaluation import measure_lines

@@ -8,11 +8,10 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from intruders.checkpoints.writing.training_record import keep_training
+from intruders.checkpoints.writing.training_record import data_seed_of, keep_training
 from intruders.measures.evaluate import evaluate
 from intruders.measures.evaluation import Evaluation
 from intruders.measures.measure_settings import LossSettings
-from intruders.models.finetuned_folder import data_seed_of
 from intruders.models.tuned_model import can_go_on, open_language_model
 from tests.experiments.healed_models import adapter_of
 from tests.hub_cache import hub_with_base, keep, snapshot

@@ -15,7 +15,7 @@ from intruders.checkpoints.pairing.names_of_base import with_stacks_of
 from intruders.checkpoints.pairing.open_sides import open_sides
 from intruders.experiments.open_dosed import tuned_elsewhere
 from intruders.mitigation.live_weights import LiveInterventions
-from intruders.mitigation.remedies.interpolate import Interpolate
+from intruders.mitigation.remedies.shares import Interpolate
 from intruders.mitigation.tuned_matrices import read_cases
 from intruders.models.loading import load_model
 from tests.checkpoints.models import moved, moved_mixtral, saved, set_factors

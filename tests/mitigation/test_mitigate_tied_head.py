@@ -14,7 +14,7 @@ from torch import Tensor
 from intruders.audits.audit_settings import AuditSettings
 from intruders.errors import SettingError
 from intruders.mitigation.mitigate import mitigate
-from intruders.mitigation.remedies.interpolate import Interpolate
+from intruders.mitigation.remedies.shares import Interpolate
 from intruders.mitigation.write_at_scale import write_at_scale
 from tests.checkpoints.models import saved, tiny_llama
 from tests.mitigation.hot import hot_llama

@@ -123,7 +123,7 @@ def test_another_word_is_refused() -> None:
 
 
 def test_a_published_remedy_takes_none(tmp_path: Path, folder: Path) -> None:
-    from intruders.mitigation.remedies.interpolate import Interpolate
+    from intruders.mitigation.remedies.shares import Interpolate
 
     with pytest.raises(SettingError, match="which is 'top', and the remedy 'interpolate' takes none"):
         mitigate(

@@ -12,7 +12,7 @@ from intruders import audit
 from intruders.checkpoints.pairing.open_sides import open_sides
 from intruders.checkpoints.pairing.pair_sides import pair_sides
 from intruders.errors import PairingError
-from intruders.mitigation.remedies.interpolate import Interpolate
+from intruders.mitigation.remedies.shares import Interpolate
 from intruders.mitigation.tuned_matrices import read_cases
 
 SIDE, LAYERS = 24, 12

@@ -17,7 +17,7 @@ from intruders.audits.audit_settings import AuditSettings
 from intruders.checkpoints.stored.selection import Selection
 from intruders.errors import CheckpointError, NonFiniteError, SettingError
 from intruders.mitigation.mitigate import mitigate
-from intruders.mitigation.remedies.interpolate import Interpolate
+from intruders.mitigation.remedies.shares import Interpolate
 from intruders.mitigation.write_at_scale import WrittenScale, write_at_scale
 from tests.checkpoints.models import merged_weights, moved, saved, tiny_llama
 from tests.mitigation.hot import hot_llama, medium_llama

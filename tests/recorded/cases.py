@@ -62,8 +62,6 @@ CHAINS: dict[str, Sequence[Case]] = {
         Case("mitigate-remedy", "mitigate base hot --remedy trim --as checkpoint --out trim --no-cache", noise=ANGLES),
         Case("scale", "scale base hot --k 3 --no-cache --json scale.json"),
         Case("scale-at", "scale base hot --no-cache --at 0.5 --out half"),
-        Case("advise", "advise audit.json --json advice.json"),
-        Case("advise-base", "advise base --k 3"),
         Case("fleet", "fleet base tuned other --k 2 --no-cache --out fleet --json fleet.json"),
     ],
     "measures": [
@@ -83,6 +81,7 @@ CHAINS: dict[str, Sequence[Case]] = {
     "training": [
         Case("finetune", f"finetune --base base --task {_SUMS} --rank 2 --alpha 16 --lr 1e-2 --steps 2 "
              f"--audit-steps 1 {_RUN} --out run", noise=MEASURED),
+        Case("finetune-dry", f"finetune --base base --task {_SUMS} --lr 1e-2 --steps 2 --dry-run --out dry"),
         Case("finetune-again", f"finetune --base base --task {_SUMS} --rank 2 --alpha 16 --lr 1e-2 --steps 2 "
              f"--audit-steps 1 {_RUN} --out run", noise=MEASURED),
         Case("sequence", "sequence --base bert --tasks 'az.tsv?text=text&label=label,mq.tsv?text=text&label=label' "
@@ -92,7 +91,6 @@ CHAINS: dict[str, Sequence[Case]] = {
         Case("study-plan", "study study.yaml --dry-run --out study"),
         Case("study", "study study.yaml --out study", noise=MEASURED, contents=False),
         Case("report-study", "report study --out study.html", noise=MEASURED),
-        Case("advise-study", "advise study"),
     ],
 }  # fmt: skip
 

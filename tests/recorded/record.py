@@ -207,7 +207,8 @@ def _are_close(old: str, new: str, noise: float) -> bool:
     first, second = (float(text.rstrip("% ")) for text in (old, new))
     digits = max(len(text.rstrip("% ").partition(".")[2]) for text in (old, new))
     unit = 0.0 if digits > 5 or "e" in old + new else 1.001 * 10.0**-digits
-    return abs(first - second) <= max(RELATIVE * max(abs(first), abs(second)), noise, unit)
+    size = max(abs(first), abs(second))
+    return abs(first - second) <= max(RELATIVE * size, noise * max(size, 1.0), unit)
 
 
 def main() -> None:

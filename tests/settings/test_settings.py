@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import intruders
-from intruders.audits.audit import audit_sides
+from intruders.audits.audit import audit
 from intruders.audits.audit_settings import AuditSettings, Compute
 from intruders.errors import SettingError
 from intruders.experiments.experiment_settings import INTERPOLATE, SweepSettings
@@ -300,7 +300,7 @@ def test_an_audit_gives_its_settings_back() -> None:
     settings = AuditSettings(
         ("*.q_proj.*",), include_embeddings=True, k=3, epsilon=0.25, skip_non_finite=True
     )
-    found = audit_sides(tiny_llama(0), tiny_llama(1), settings, Compute(cache=False))
+    found = audit(tiny_llama(0), tiny_llama(1), **vars(settings), cache=False)
     assert AuditSettings.of(found) == settings
     assert {matrix.name.split(".")[-2] for matrix in found.matrices} == {"q_proj"}
 

@@ -10,7 +10,7 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 from torch import nn
@@ -25,17 +25,15 @@ from ...system.files import as_utf8
 from ...system.folders import locked_folder, make_folder, require_ours
 from ...system.mirrored_folder import MirroredFolder
 from ...system.progress import Progress, silent
-from ...system.remote_folder import RemoteFolder, local_folder
+from ...system.remote_folder import RemoteFolder, is_url, local_folder
 from ..audit import patterns
 from ..audit_settings import AuditSettings, Compute, shown_settings
 from ..base_cache import CacheChoice
-from .finish_adapters import finish_adapters
 from .fleet_files import BLOCKS, VECTORS, FleetFiles
 from .fleet_members import open_members
-from .fleet_on_ray import BlockOnRay, wherever_the_cache_is
 from .fleet_result import ADAPTERS, FleetAudit, key_of_tables
 from .fleet_table import adapter_table
-from .fleet_work import FleetWork
+from .fleet_work import BlockOnRay, FleetWork, finish_adapters
 
 # Part of the key of what is kept: raise it when the meaning of a row changes.
 _VERSION = 2
@@ -124,118 +122,101 @@ def audit_fleet(
     else:
         given = list(adapters)
     compute = Compute(device, workers, cache)
-    return audit_many(
-        base, given, settings, compute, out=out, ray=ray, cpus=cpus, gpus=gpus, progress=progress
-    )
-
-
-def audit_many(
-    base: Source,
-    adapters: Sequence[Source],
-    settings: AuditSettings,
-    compute: Compute,
-    *,
-    out: str | os.PathLike[str] | None,
-    ray: str | bool,
-    cpus: float,
-    gpus: float,
-    progress: Progress,
-) -> FleetAudit:
-    """Audit a fleet with given AuditSettings."""
     started = time.perf_counter()
     compute.torch_device()
-    sources, passed_over = _sources(adapters)
+    sources, passed_over = _sources(given)
     if out is None and ray is not False:
         raise SettingError("Ray was asked for without a folder for its workers' results; pass out too")
     if out is not None:
         _require_paths([base, *sources])
-    with _fleet_folder(out) as folder:
-        opened, content = _opened_base(base, folder.is_kept)
-        digests = None if folder.is_kept else [f"model {position}" for position in range(len(sources))]
+    with _fleet_folder(out) as (folder, temporary):
+        is_kept = temporary is None
+        opened, content = _opened_base(base, is_kept)
+        digests = None if is_kept else [f"model {position}" for position in range(len(sources))]
         key = _key(opened, content, settings)
-        absolute = folder.path.absolute()
-        files = FleetFiles(MirroredFolder(absolute, folder.remote), key)
-        # The cause of a refusal may be gone by now: such a model is opened and audited again.
-        earlier = {file.path.name: file for file in files.adapters() if file.refused is None}
+        files = FleetFiles(folder, key)
+        earlier = {file.path.name: file for file in files.adapters()}
         finished = frozenset(file.digest for file in earlier.values())
         members = open_members(opened, sources, settings, digests, finished)
         work = FleetWork(opened, members, settings, compute, files)
         blocks = work.missing()
+        refused: dict[str, str] = {}
         if ray is False:
-            work.do(blocks, progress)
+            refused = work.do(blocks, progress)
         else:
-            task = BlockOnRay(
-                base=wherever_it_is(str(base)),
-                sources=tuple(wherever_it_is(str(source)) for source in sources),
-                digests=tuple("" if member.reason is not None else member.digest for member in members),
-                content=tuple(content.items()),
-                settings=settings,
-                compute=wherever_the_cache_is(compute),
-                files=files,
-                finished=finished,
-            )
             from ...system.ray_cluster import finish_on_ray
 
+            source_of = {
+                member.digest: wherever_it_is(str(source))
+                for member, source in zip(reversed(members), reversed(sources), strict=True)
+                if member.pairing is not None
+            }
             finish_on_ray(
                 list(blocks),
-                task,
+                BlockOnRay(
+                    base=wherever_it_is(str(base)),
+                    content=tuple(content.items()),
+                    models=tuple(source_of.items()),
+                    settings=settings,
+                    compute=replace(compute, cache=wherever_the_cache_is(cache)),
+                    files=files,
+                ),
                 ray=ray,
                 cpus=cpus,
                 gpus=gpus,
                 what="blocks",
                 told=lambda block, done: progress(f"fleet, {block}", done, len(blocks)),
+                on_result=lambda _, of_block: refused.update(of_block),
             )
         seconds = time.perf_counter() - started
-        if folder.is_kept:
-            _warn_of_other_tables(folder.path, key)
-        seconds_each = seconds / max(1, len(members))
-        written = finish_adapters(members, files, earlier, settings, seconds_each, opened)
+        if is_kept:
+            _warn_of_other_tables(folder.path, key, out)
+        members = [
+            replace(member, reason=refused[member.digest]) if member.digest in refused else member
+            for member in members
+        ]
+        written = finish_adapters(members, files, earlier, settings, seconds / max(1, len(members)), opened)
         files.arrange({file.path.name for file in written.values()})
         fleet = FleetAudit(
             base_source=opened.source,
             settings=settings,
             seconds=seconds,
             adapters=adapter_table(members, written, opened.source),
-            folder=absolute,
+            folder=folder.path,
             key=key,
             passed_over=passed_over,
-            temporary=folder.temporary,
+            temporary=temporary,
         )
-        if folder.is_kept:
+        if is_kept:
             fleet.write_table(folder.path)
             if folder.remote is not None:
                 folder.remote.put(folder.path / ADAPTERS, ADAPTERS)
-        files.forget(finished | {file.digest for file in written.values()})
+        files.forget({*finished, *refused, *(file.digest for file in written.values())})
     return fleet
 
 
-@dataclass(frozen=True)
-class _FleetFolder:
-    """Where a fleet's results are written."""
-
-    path: Path
-    remote: RemoteFolder | None = None  # where they are sent, too
-    temporary: tempfile.TemporaryDirectory[str] | None = None  # lasts as long as the fleet's result does
-
-    @property
-    def is_kept(self) -> bool:
-        """Whether a later call finds what is finished."""
-        return self.temporary is None
-
-
 @contextmanager
-def _fleet_folder(out: str | os.PathLike[str] | None) -> Iterator[_FleetFolder]:
+def _fleet_folder(
+    out: str | os.PathLike[str] | None,
+) -> Iterator[tuple[MirroredFolder, tempfile.TemporaryDirectory[str] | None]]:
     """Make the folder of a fleet, which is this process's alone until the end; a temporary one without ``out``."""
     if out is None:
         temporary = _temporary_folder()
-        yield _FleetFolder(Path(temporary.name), temporary=temporary)
+        yield MirroredFolder(Path(temporary.name).absolute()), temporary
         return
     path = local_folder(str(out), "fleets")
     require_ours(path, MARKS, "a fleet")
     make_folder(path)
     remote = RemoteFolder.at(str(out))
     with locked_folder(path):
-        yield _FleetFolder(path, remote)
+        yield MirroredFolder(path.absolute(), remote), None
+
+
+def wherever_the_cache_is(cache: CacheChoice) -> CacheChoice:
+    """Make the path of a cache absolute: workers have another working directory."""
+    if isinstance(cache, str | os.PathLike) and not is_url(str(cache)):
+        return os.path.abspath(cache)
+    return cache
 
 
 def _temporary_folder() -> tempfile.TemporaryDirectory[str]:
@@ -295,12 +276,12 @@ def _require_paths(sources: Sequence[Source]) -> None:
             )
 
 
-def _warn_of_other_tables(folder: Path, key: str) -> None:
+def _warn_of_other_tables(folder: Path, key: str, out: object) -> None:
     """Warn that this call replaces the tables of another base or of other settings."""
     before = key_of_tables(folder)
     if before is not None and before != key:
         warnings.warn(
-            f"the tables in '{folder}' are of another base or of other settings and are replaced; what is finished of "
+            f"the tables in '{out}' are of another base or of other settings and are replaced; what is finished of "
             "these audits stays there, and the command that made them writes them again",
             stacklevel=2,
         )

@@ -15,7 +15,7 @@ import base64
 import hashlib
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,32 +25,31 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from ...checkpoints.pairing.pairing import SkipKind, Skipped
+from ...checkpoints.pairing.pairing import Skipped
 from ...checkpoints.stored.checkpoint import Checkpoint
 from ...errors import ResultFileError
 from ...system.mirrored_folder import MirroredFolder
 from ...system.parquet import document_in, parquet_bytes
 from ...system.plain_values import from_plain, plain
 from ..result.records import AuditedMatrix
-from ..result.vector_table import METADATA_KEY, vector_schema, vector_table, with_base_values
+from ..result.vector_table import METADATA_KEY, WITH_BASE_VALUE, rows_of_matrix
 from .fleet_members import ModelFacts
 
 BLOCKS, VECTORS, OTHERS = "blocks", "vectors", "others"
 _OF_FLEET = b"intruders_fleet"
-_SCHEMA = 1
-_SCHEMA_OF_BLOCKS = 4
+_SCHEMA = 2
+_SCHEMA_OF_BLOCKS = 5
 _UNREADABLE = (pa.ArrowException, OSError, LookupError, TypeError, ValueError)
-# Columns of both: those of an audit, after the adapter, and the largest singular value of the base.
-_ROWS = pa.schema([("adapter", pa.string()), *vector_schema(), ("base_value", pa.float64())])
+# Columns of both.
+_ROWS = WITH_BASE_VALUE.insert(0, pa.field("adapter", pa.string()))
 
 
 @dataclass
 class Unit:
     """One block of one model."""
 
-    skipped: list[Skipped] = field(default_factory=list)  # of the block's matrices, with reasons
-    refused: str | None = None  # why the model as a whole cannot be judged
-    sketch: Tensor | None = None  # (SIZE), double: of its updates in this block; None where there are none
+    skipped: list[Skipped]  # of the block's matrices, with reasons
+    sketch: Tensor | None  # (SIZE), double: of its updates in this block; None where there are none
 
 
 @dataclass(frozen=True)
@@ -76,7 +75,6 @@ class AdapterFile:
     digest: str
     facts: ModelFacts
     counts: Mapping[str, Any]  # columns of the table of the fleet that are counted from the rows
-    refused: str | None = None  # why the model cannot be audited
     sketch: Tensor | None = None  # (SIZE), double: of all its updates
 
     @classmethod
@@ -90,9 +88,7 @@ class AdapterFile:
             facts: ModelFacts = from_plain(ModelFacts, record["facts"])
         except _UNREADABLE:
             return None
-        return cls(
-            path, record["source"], record["digest"], facts, record["counts"], record["refused"], sketch
-        )
+        return cls(path, record["source"], record["digest"], facts, record["counts"], sketch)
 
 
 @dataclass(frozen=True)
@@ -112,30 +108,31 @@ class FleetFiles:
                 header = document_in(pq.read_schema(file), METADATA_KEY)
                 if (header["schema"], header["key"]) != (_SCHEMA_OF_BLOCKS, self.key):
                     continue
-                units = {digest: _unit_of(record) for digest, record in header["units"].items()}
+                units = {
+                    digest: Unit(
+                        [Skipped.from_stored(**skipped) for skipped in record["skipped"]],
+                        _sketch_of_text(record["sketch"]),
+                    )
+                    for digest, record in header["units"].items()
+                }
             except _UNREADABLE:
                 continue
             yield KeptBlock(header["block"], units, file)
 
-    def keep(self, block: str, units: Mapping[str, Unit], rows: Sequence[pa.Table]) -> None:
+    def keep(self, block: str, units: Mapping[str, Unit], rows: pa.Table) -> None:
         """Keep the units of a block, all or none; ``rows`` are theirs, from :func:`rows_of`."""
         header = {
             "schema": _SCHEMA_OF_BLOCKS,
             "key": self.key,
             "block": block,
             "units": {
-                digest: {
-                    "skipped": [[skipped.name, skipped.reason, skipped.kind] for skipped in unit.skipped],
-                    "refused": unit.refused,
-                    "sketch": _text_of_sketch(unit.sketch),
-                }
+                digest: {"skipped": plain(unit.skipped), "sketch": _text_of_sketch(unit.sketch)}
                 for digest, unit in units.items()
             },
         }
-        table = pa.concat_tables(rows) if rows else _ROWS.empty_table()
         readable = re.sub(r"[^\w.-]+", "-", block)[:60]
         name = f"{self.key[:12]}_{readable}_{_hash(block)[:6]}_{_hash(' '.join(sorted(units)))[:12]}.parquet"
-        self.folder.put(f"{BLOCKS}/{name}", parquet_bytes(table, {METADATA_KEY: header}))
+        self.folder.put(f"{BLOCKS}/{name}", parquet_bytes(rows, {METADATA_KEY: header}))
 
     def forget(self, finished: Collection[str]) -> None:
         """Remove the blocks whose models are all finished, by their digests."""
@@ -176,21 +173,20 @@ class FleetFiles:
     def path(self, source: str, digest: str) -> Path:
         return self.folder.path / VECTORS / file_name(self.key, source, digest)
 
-    def under_base(self, file: AdapterFile, base: Checkpoint) -> AdapterFile:
-        """Return a finished file, which is written again if its audit names an equal base that is elsewhere."""
-        named = document_in(pq.read_schema(file.path), METADATA_KEY)["base"]["source"]
-        return file if named == base.source else self.rename(file, file.source, base)
+    def named(self, file: AdapterFile, source: str, base: Checkpoint) -> AdapterFile:
+        """Return a file with these sources of the adapter and of the base, written anew where one of them is another's.
 
-    def rename(self, file: AdapterFile, source: str, base: Checkpoint) -> AdapterFile:
-        """Write the file of an adapter of the same content with these sources of the adapter and of the base."""
+        The contents are equal: of an adapter that is in the fleet twice, and of a model that was moved.
+        """
+        header = document_in(pq.read_schema(file.path), METADATA_KEY)
+        if (file.source, header["base"]["source"]) == (source, base.source):
+            return file
         # One under its own name stays in its folder: from ``others``, the old one would replace it.
         path = file.path if source == file.source else self.path(source, file.digest)
         renamed = replace(file, path=path, source=source)
-        table = pq.read_table(file.path)
-        header = document_in(table.schema, METADATA_KEY)
         header["tuned"]["source"] = source
         header["base"] = {"source": base.source, "hub": [origin.as_dict() for origin in base.hub]}
-        self.write(renamed, header, table)
+        self.write(renamed, header, pq.read_table(file.path))
         return renamed
 
     def arrange(self, wanted: Collection[str]) -> None:
@@ -214,18 +210,13 @@ def file_name(key: str, source: str, digest: str) -> str:
 
 def rows_of(digests: Sequence[str], matrices: Sequence[AuditedMatrix]) -> pa.Table:
     """Return the rows of matrices, each with the digest of its model as the adapter."""
-    owners = [digest for digest, matrix in zip(digests, matrices, strict=True) for _ in matrix.vectors]
-    table = with_base_values(vector_table(matrices), matrices)
-    return table.add_column(0, "adapter", pa.array(owners, pa.string())).cast(_ROWS)
+    owned = zip(digests, matrices, strict=True)
+    rows = [{"adapter": digest, **row} for digest, matrix in owned for row in rows_of_matrix(matrix)]
+    return pa.Table.from_pylist(rows, _ROWS)
 
 
 def _hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _unit_of(record: Mapping[str, Any]) -> Unit:
-    skipped = [Skipped(name, reason, SkipKind(kind)) for name, reason, kind in record["skipped"]]
-    return Unit(skipped, record["refused"], _sketch_of_text(record["sketch"]))
 
 
 def _text_of_sketch(sketch: Tensor | None) -> str | None:

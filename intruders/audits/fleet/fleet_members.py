@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import cache
 
-from ...checkpoints.adapters.adapter import AdaptedWeight, Adapter
 from ...checkpoints.formats.memory import describe_module
 from ...checkpoints.opening.many_sources import digest_of
 from ...checkpoints.opening.model_sum import ModelSum
 from ...checkpoints.opening.open import Opened, Source, open_source
 from ...checkpoints.pairing.pair_sides import pair_sides, with_rounded_base
-from ...checkpoints.pairing.pairing import PairedMatrix, Pairing
+from ...checkpoints.pairing.pairing import Pairing
 from ...checkpoints.stored.checkpoint import Checkpoint
 from ...checkpoints.stored.matrices import require_selection
 from ...checkpoints.stored.names import module_paths, tensor_of
 from ...errors import IntrudersError, in_one_line
 from ...system.files import as_utf8
 from ..audit_settings import AuditSettings
-from ..batches import Sharers
 
 _LAYER = re.compile(r"^(.*?)\.(\d+)(?:\.|$)")
 
@@ -77,28 +77,23 @@ def _open_member(
 ) -> Member:
     name = _name_of(source)
     facts = ModelFacts()
-    if finished:
-        digest = digest if digest is not None else _digest_if_readable(source)
-        if digest in finished:
-            return Member(name, str(digest), is_finished=True)
+    if finished and digest is None:
+        with suppress(IntrudersError, OSError):  # opening the model will say what is wrong with it
+            digest = digest_of(str(source))
+    if digest is not None and digest in finished:
+        return Member(name, digest, is_finished=True)
     try:
         opened = open_source(source)
         facts = _facts_of(opened)
         digest = digest if digest is not None else digest_of(str(source))
         pairing = with_rounded_base(pair_sides(base, opened, settings), settings.base_dtype)
-    except IntrudersError as error:
-        return Member(name, digest or f"refused {name}", facts, None, in_one_line(error))
-    except OSError as error:
-        return Member(name, digest or f"refused {name}", facts, None, f"'{name}' cannot be read: {error}")
-    return Member(name, digest, _with_pairing(facts, pairing), pairing)
-
-
-def _digest_if_readable(source: Source) -> str | None:
-    """Return the digest; None where opening the model will say what is wrong with it."""
-    try:
-        return digest_of(str(source))
-    except (IntrudersError, OSError):
-        return None
+    except (IntrudersError, OSError) as error:
+        is_ours = isinstance(error, IntrudersError)
+        reason = in_one_line(error) if is_ours else f"'{name}' cannot be read: {error}"
+        return Member(name, digest or f"refused {name}", facts, reason=reason)
+    kinds = {path.kind for path in module_paths([matrix.name for matrix in pairing.pairs])}
+    facts = replace(facts, targets=tuple(sorted(kinds)), matched_by=tuple(pairing.matched))
+    return Member(name, digest, facts, pairing)
 
 
 def _name_of(source: Source) -> str:
@@ -117,52 +112,20 @@ def _facts_of(opened: Opened) -> ModelFacts:
     if isinstance(opened, ModelSum):
         return ModelFacts(method="sum")
     updates = opened.updates
+    methods = {update.method for update in updates}
+    ranks = {update.factor_rank if update.rank is None else update.rank for update in updates}
     return ModelFacts(
-        method=_method_of(opened, updates),
-        ranks=tuple(sorted({rank for update in updates if (rank := _rank_of(update)) is not None})),
+        # PEFT's type in small letters, or "dora" where all updates are of that kind.
+        method="dora" if methods == {"dora"} else opened.peft_type.lower(),
+        ranks=tuple(sorted(rank for rank in ranks if rank is not None)),
         scales=tuple(sorted({update.scale for update in updates if update.scale is not None})),
         named_base=opened.base_source,
         saved_in_full=len(opened.replaced.tensors),
     )
 
 
-def _method_of(adapter: Adapter, updates: Sequence[AdaptedWeight]) -> str:
-    """Return PEFT's type in small letters, or "dora" where all updates are of that kind."""
-    methods = {update.method for update in updates}
-    return methods.pop() if methods == {"dora"} else adapter.peft_type.lower()
-
-
-def _rank_of(update: AdaptedWeight) -> int | None:
-    return update.rank if update.rank is not None else update.factor_rank
-
-
-def _with_pairing(facts: ModelFacts, pairing: Pairing) -> ModelFacts:
-    kinds = {path.kind for path in module_paths([matrix.name for matrix in pairing.pairs])}
-    return replace(facts, targets=tuple(sorted(kinds)), matched_by=tuple(pairing.matched))
-
-
+@cache
 def block_of(name: str) -> str:
     """Return the layer of a matrix by its name alone: no further model moves a matrix to another block."""
     layer = _LAYER.match(tensor_of(name))
     return f"{layer[1]}.{layer[2]}" if layer else "outside the layers"
-
-
-def matrices_by_block(base: Checkpoint, members: Sequence[Member]) -> dict[str, dict[str, Sharers]]:
-    """Return for every block and matrix, in the base's order, the members that change it.
-
-    Equal members come once, and those that an earlier call finished do not come.
-    """
-    shared: dict[str, list[tuple[int, PairedMatrix]]] = {}
-    seen: set[str] = set()
-    for number, member in enumerate(members):
-        if member.pairing is None or member.digest in seen:
-            continue
-        seen.add(member.digest)
-        for matrix in member.pairing.pairs:
-            shared.setdefault(matrix.name, []).append((number, matrix))
-    # All matrices of one tensor follow each other, or it would be read for each of them.
-    order = {name: position for position, name in enumerate((*base.names(), *base.tied))}
-    blocks: dict[str, dict[str, Sharers]] = {}
-    for name in sorted(shared, key=lambda name: order.get(tensor_of(name), len(order))):
-        blocks.setdefault(block_of(name), {})[name] = shared[name]
-    return blocks

@@ -26,8 +26,7 @@ from ...system.result_protocol import refuse_others
 from ...system.versions import installed_versions
 from ..audit_settings import AuditSettings, shown_settings
 from ..result.audit_result import Audit
-from ..result.left_open import ON_ONE_SIDE, in_words, matrices_on_one_side
-from ..result.summary import not_compared
+from ..result.summary import ON_ONE_SIDE, left_open_in_words, matrices_on_one_side, not_compared
 from ..result.vector_table import COUNTED, MATRIX_COLUMNS, METADATA_KEY, VECTOR_COLUMNS, matrices_of_rows
 from .fleet_files import VECTORS, FleetFiles, file_name
 from .fleet_table import as_arrow, as_frame
@@ -126,7 +125,7 @@ class FleetAudit:
             skipped = [Skipped.from_stored(**entry) for entry in header["skipped"]]
             if any(entry.kind in ON_ONE_SIDE for entry in skipped):
                 names = pq.read_table(file, columns=["name"])["name"].unique().to_pylist()
-                left_open = in_words(matrices_on_one_side(names, skipped, self.settings))
+                left_open = left_open_in_words(matrices_on_one_side(names, skipped, self.settings))
                 reasons |= {} if left_open is None else {str(row["adapter"]): left_open}
         return reasons
 

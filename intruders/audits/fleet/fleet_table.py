@@ -97,17 +97,16 @@ def adapter_table(
     rows = []
     for member in members:
         file = files.get((member.source, member.digest))
-        reason = member.reason or (None if file is None else file.refused)
         row: dict[str, Any] = {
             "adapter": member.source,
-            "status": "audited" if reason is None else "refused",
-            "reason": reason,
+            "status": "audited" if member.reason is None else "refused",
+            "reason": member.reason,
             "duplicate_of": first_of.get(member.digest),
             "digest": member.digest,
             **_of_config(member.facts if file is None else file.facts, base),
         }
         first_of.setdefault(member.digest, member.source)
-        if reason is None and file is not None:
+        if file is not None:
             row |= file.counts
         rows.append(row)
     # An update whose numbers are too large for any product has no direction that could be compared.

@@ -1,31 +1,40 @@
-"""Find the missing units of a fleet and audit them: block by block of the base's matrices, each for all adapters."""
+"""Find the missing units of a fleet and audit them, block by block of the base's matrices; then finish the adapters."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass
+from functools import lru_cache, partial
 from itertools import chain
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
-from torch import Tensor
 
-from ...checkpoints.stored.checkpoint import Checkpoint
+from ...checkpoints.opening.open import open_checkpoint
+from ...checkpoints.pairing.pairing import PairedMatrix, SkipKind
+from ...checkpoints.stored.checkpoint import Checkpoint, read_once
+from ...checkpoints.stored.content import require_content
+from ...checkpoints.stored.names import tensor_of
+from ...errors import CheckpointError, ResultFileError, some_of, what_is_wrong
 from ...system.progress import Progress, silent
 from ...system.threads import run_side_by_side
+from ..audit import audit_of
 from ..audit_settings import AuditSettings, Compute
 from ..batches import Batch, NotJudged, Sharers, read_batches
 from ..judge import Judged, judge_batch
-from .fleet_files import FleetFiles, Unit, rows_of
-from .fleet_members import Member, matrices_by_block
+from ..result.audit_result import header
+from .fleet_files import AdapterFile, FleetFiles, Unit, rows_of
+from .fleet_members import Member, block_of, open_members
+from .fleet_table import counts_of_model
 
 Missing = dict[str, dict[str, Sharers]]  # block -> matrix -> the models that it is to be judged for
 
-# Matrices of a single model that are judged before what is finished of it is kept.
+# Matrices that are judged before what is finished is kept: as many of a few models as fill batches.
 _MATRICES_TOGETHER = 60
-# Arrow tables are built for this many matrices at a time; small ones cost mostly overhead.
-_MATRICES_A_TABLE = 100
+# Vectors of which the rows are in memory at a time, with their columns of the similarity matrix.
+_VECTORS_AT_ONCE = 200_000
 
 
 @dataclass
@@ -39,30 +48,36 @@ class FleetWork:
     files: FleetFiles
 
     def missing(self) -> Missing:
-        """Return the matrices and models of each block that are not kept yet."""
-        done_of: dict[str, set[str]] = {}
-        for kept in self.files.blocks():
-            done = (digest for digest, unit in kept.units.items() if unit.refused is None)
-            done_of.setdefault(kept.block, set()).update(done)
+        """Return the matrices of each block with the models that are not kept yet, in the base's order.
+
+        Equal members come once, and those that an earlier call finished do not come.
+        """
+        seen = {(kept.block, digest) for kept in self.files.blocks() for digest in kept.units}
+        shared: dict[str, list[tuple[int, PairedMatrix]]] = {}
+        for number, member in enumerate(self.members):
+            if member.pairing is None:
+                continue
+            left = [pair for pair in member.pairing.pairs if (block_of(pair.name), member.digest) not in seen]
+            seen |= {(block_of(pair.name), member.digest) for pair in left}
+            for pair in left:
+                shared.setdefault(pair.name, []).append((number, pair))
+        # All matrices of one tensor follow each other, or it would be read for each of them.
+        order = {name: position for position, name in enumerate((*self.base.names(), *self.base.tied))}
         missing: Missing = {}
-        for block, matrices in matrices_by_block(self.base, self.members).items():
-            kept_here = done_of.get(block, set())
-            left: dict[str, Sharers] = {
-                name: [
-                    (number, pair) for number, pair in sharers if self.members[number].digest not in kept_here
-                ]
-                for name, sharers in matrices.items()
-            }
-            if left := {name: sharers for name, sharers in left.items() if sharers}:
-                missing[block] = left
+        for name in sorted(shared, key=lambda name: order.get(tensor_of(name), len(order))):
+            missing.setdefault(block_of(name), {})[name] = shared[name]
         return missing
 
-    def do(self, blocks: Missing, progress: Progress = silent) -> None:
-        """Audit what is missing, block by block, and keep each block when it is done."""
+    def do(self, blocks: Missing, progress: Progress = silent) -> dict[str, str]:
+        """Audit what is missing and keep each block when it is done; return why models are refused, by digest.
+
+        Of a model that is refused no unit is kept: the cause may be gone at the next call.
+        """
         store = None if self.settings.exact else self.compute.base_cache()
         judge = partial(judge_batch, settings=self.settings, store=store)
         stage = f"fleet of {len(self.members):,}"
         in_all = sum(len(matrices) for matrices in blocks.values())
+        left_out = NotJudged(self.settings.skip_non_finite, goes_on=True)
         read: set[str] = set()
 
         def counted(batches: Iterator[Batch]) -> Iterator[Batch]:
@@ -72,80 +87,193 @@ class FleetWork:
                 yield batch
 
         for group in grouped_blocks(blocks):
-            left_out = NotJudged(self.settings.skip_non_finite, goes_on=True)
             block_of = {name: block for block, matrices in group.items() for name in matrices}
-            judged_of = {block: _JudgedBlock(self.members) for block in group}
+            judged_of: dict[str, list[Judged]] = {block: [] for block in group}
             matrices = chain.from_iterable(of_block.values() for of_block in group.values())
             works = counted(read_batches(matrices, self.compute.torch_device(), left_out))
             with run_side_by_side(works, judge, Batch.is_small, self.compute.workers) as judged:
                 for result in chain.from_iterable(judged):
-                    judged_of[block_of[result.matrix.name]].add(result)
+                    judged_of[block_of[result.matrix.name]].append(result)
             read.update(block_of)
-            for block in group:
-                models = {number for sharers in group[block].values() for number, _ in sharers}
-                units = {
-                    self.members[number].digest: Unit(
-                        [skip for skip in left_out.skipped.get(number, ()) if block_of[skip.name] == block],
-                        left_out.refused.get(number),
-                        judged_of[block].sketch(number),
-                    )
-                    for number in models
-                }
-                self.files.keep(block, units, judged_of[block].tables())
+            for block, results in judged_of.items():
+                self._keep(block, group[block], results, left_out)
         if blocks:
             progress(stage, in_all, in_all)
+        return {self.members[number].digest: reason for number, reason in left_out.refused.items()}
 
-
-def _only_model(blocks: Missing) -> int | None:
-    """Return the only model that these blocks lack; None if they lack several."""
-    models = {
-        number for matrices in blocks.values() for sharers in matrices.values() for number, _ in sharers
-    }
-    return models.pop() if len(models) == 1 else None
+    def _keep(
+        self, block: str, matrices: Mapping[str, Sharers], judged: Sequence[Judged], left_out: NotJudged
+    ) -> None:
+        models = {number for sharers in matrices.values() for number, _ in sharers} - left_out.refused.keys()
+        of_model: dict[int, list[Judged]] = {number: [] for number in models}
+        for result in judged:
+            if result.model in of_model:
+                of_model[result.model].append(result)
+        units = {
+            self.members[number].digest: Unit(
+                [skipped for skipped in left_out.skipped.get(number, ()) if skipped.name in matrices],
+                torch.stack([result.sketch for result in results]).sum(0).cpu() if results else None,
+            )
+            for number, results in of_model.items()
+        }
+        if units:
+            digests = [self.members[n].digest for n, results in of_model.items() for _ in results]
+            rows = rows_of(digests, [result.matrix for results in of_model.values() for result in results])
+            self.files.keep(block, units, rows)
 
 
 def grouped_blocks(blocks: Missing) -> Iterator[Missing]:
-    """Yield blocks; merge neighbors that lack only one and the same model, up to a limit.
-
-    The small matrices of a single model are then batched with each other, as in its own audit.
-    """
+    """Yield blocks that are judged and then kept together: of a few models, several fill batches."""
     group: Missing = {}
     for block, matrices in blocks.items():
-        both = {**group, block: matrices}
-        is_full = sum(len(matrices_of_block) for matrices_of_block in group.values()) >= _MATRICES_TOGETHER
-        if group and (is_full or _only_model(both) is None):
+        group[block] = matrices
+        to_judge = sum(len(sharers) for of_block in group.values() for sharers in of_block.values())
+        if to_judge >= _MATRICES_TOGETHER:
             yield group
             group = {}
-        group[block] = matrices
     if group:
         yield group
 
 
-@dataclass
-class _JudgedBlock:
-    """The rows of a block, made for a hundred matrices at a time, and the sketches of its updates."""
+@dataclass(frozen=True)
+class BlockOnRay:
+    """The task of a worker on a Ray cluster: audit the block of a given name."""
 
-    members: Sequence[Member]
-    _sketches: dict[int, list[Tensor]] = field(default_factory=dict)
-    _waiting: list[Judged] = field(default_factory=list)
-    _tables: list[pa.Table] = field(default_factory=list)
+    base: str
+    content: tuple[tuple[str, str], ...]  # digests of the base's tensors where the work was given out
+    models: tuple[tuple[str, str], ...]  # digest there and source of each that is to be audited
+    settings: AuditSettings
+    compute: Compute
+    files: FleetFiles
 
-    def add(self, judged: Judged) -> None:
-        self._sketches.setdefault(judged.model, []).append(judged.sketch)
-        self._waiting.append(judged)
-        if len(self._waiting) >= _MATRICES_A_TABLE:
-            self._make_table()
+    def __call__(self, block: str) -> dict[str, str]:
+        work = _opened_by_worker(self)
+        return work.do({name: matrices for name, matrices in work.missing().items() if name == block})
 
-    def sketch(self, model: int) -> Tensor | None:
-        """Return the sketch of all updates of a model in this block."""
-        return torch.stack(self._sketches[model]).sum(0).cpu() if model in self._sketches else None
 
-    def tables(self) -> list[pa.Table]:
-        if self._waiting:
-            self._make_table()
-        return self._tables
+@lru_cache(maxsize=1)
+def _opened_by_worker(task: BlockOnRay) -> FleetWork:
+    """Open the base and the models for the first block of a worker, and keep them for the others.
 
-    def _make_table(self) -> None:
-        digests = [self.members[judged.model].digest for judged in self._waiting]
-        self._tables.append(rows_of(digests, [judged.matrix for judged in self._waiting]))
-        self._waiting = []
+    The worker hashes the models itself: under the digest of the driver, what it reads could be another model.
+
+    Raises:
+      CheckpointError: a model cannot be opened here, or is another one than where the work was given out.
+    """
+    base = read_once(require_content(open_checkpoint(task.base), dict(task.content)))
+    members = open_members(base, [source for _, source in task.models], task.settings, None, ())
+    for member, (digest, _) in zip(members, task.models, strict=True):
+        if member.reason is not None or member.digest != digest:
+            reason = (
+                "its files are others than when the command began"
+                if member.reason is None
+                else what_is_wrong(CheckpointError(member.reason))
+            )
+            raise CheckpointError(
+                f"a worker on Ray cannot audit '{member.source}': {reason}; expected every worker to reach the same "
+                "files; put them where all workers can read them, and run the same command again"
+            )
+    return FleetWork(base, members, task.settings, task.compute, task.files)
+
+
+def finish_adapters(
+    members: Sequence[Member],
+    files: FleetFiles,
+    earlier: Mapping[str, AdapterFile],
+    settings: AuditSettings,
+    seconds: float,
+    base: Checkpoint,
+) -> dict[tuple[str, str], AdapterFile]:
+    """Write the file of every audited model that has none; return all of them by source and digest.
+
+    Args:
+      members: the fleet.
+      files: the folder of the fleet, with the blocks of those that are not finished.
+      earlier: files of earlier calls, by their names.
+      settings: the settings of the audits.
+      seconds: the time that one model took.
+      base: the base of the fleet, which has another source than earlier calls gave if it was moved since.
+
+    Raises:
+      ResultFileError: a file cannot be written, or the blocks lack matrices of a model.
+    """
+    of_digest = {file.digest: file for file in earlier.values()}
+    audited = [member for member in members if member.reason is None]
+    new = {member.digest: member for member in reversed(audited) if not member.is_finished}
+    for group in _groups(list(new.values()), settings.k):
+        for digest, units in _units_of(group, files).items():
+            of_digest[digest] = _write(new[digest], units, files, settings, seconds)
+    written: dict[tuple[str, str], AdapterFile] = {}
+    for member in audited:
+        file = earlier.get(files.path(member.source, member.digest).name, of_digest[member.digest])
+        written[member.source, member.digest] = files.named(file, member.source, base)
+    return written
+
+
+def _groups(members: Sequence[Member], k: int) -> Iterator[set[str]]:
+    """Yield the digests of as many models together as fit in memory."""
+    group: set[str] = set()
+    vectors = 0
+    for member in members:
+        own = k * len(member.pairing.pairs if member.pairing is not None else ())
+        if group and vectors + own > _VECTORS_AT_ONCE:
+            yield group
+            group, vectors = set(), 0
+        group.add(member.digest)
+        vectors += own
+    if group:
+        yield group
+
+
+def _units_of(digests: Set[str], files: FleetFiles) -> dict[str, dict[str, tuple[Unit, pa.Table]]]:
+    """Read what the blocks have of these models: for each, its units and their rows by block."""
+    units: dict[str, dict[str, tuple[Unit, pa.Table]]] = {digest: {} for digest in digests}
+    for kept in files.blocks():
+        if mine := kept.units.keys() & digests:
+            rows = kept.rows()
+            for digest in mine:
+                units[digest][kept.block] = kept.units[digest], rows.filter(pc.equal(rows["adapter"], digest))
+    return units
+
+
+def _write(
+    member: Member,
+    units: Mapping[str, tuple[Unit, pa.Table]],
+    files: FleetFiles,
+    settings: AuditSettings,
+    seconds: float,
+) -> AdapterFile:
+    """Write the file of a model from its units, with the rows in the order of an audit's."""
+    pairing = member.pairing
+    assert pairing is not None
+    names = [pair.name for pair in pairing.pairs]
+    skipped = {left.name: left for unit, _ in units.values() for left in unit.skipped}
+    rows = pa.concat_tables([rows_of([], []), *(table for _, table in units.values())])
+    judged = {*skipped, *pc.unique(rows["name"]).to_pylist()}
+    if lost := [name for name in names if name not in judged]:  # the counts would be too small
+        raise ResultFileError(
+            f"the blocks of '{member.source}' lack {len(lost)} of its {len(names)} matrices: {some_of(lost)}; "
+            "expected vectors or a reason for each; run the same command again"
+        )
+    places = pc.index_in(rows["name"], value_set=pa.array(names, pa.string())).to_numpy()
+    rows = rows.take(pa.array(np.argsort(places, kind="stable")))
+    kinds = [left.kind for left in skipped.values()]
+    counts = {
+        "zero_updates": kinds.count(SkipKind.UNCHANGED),
+        "non_finite": kinds.count(SkipKind.NOT_FINITE),
+        **counts_of_model(rows),
+    }
+    sketches = [unit.sketch for unit, _ in units.values() if unit.sketch is not None]
+    file = AdapterFile(
+        path=files.path(member.source, member.digest),
+        source=member.source,
+        digest=member.digest,
+        facts=member.facts,
+        counts=counts,
+        sketch=torch.stack(sketches).sum(0) if sketches else None,
+    )
+    left_out = [*pairing.skipped, *(skipped[name] for name in names if name in skipped)]
+    head = header(audit_of(pairing, settings, [], left_out, seconds))
+    head["totals"] |= {name: counts[name] for name in ("matrices", "vectors", "intruders")}
+    files.write(file, head, rows)
+    return file

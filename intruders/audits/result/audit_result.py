@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...checkpoints.pairing.pairing import SkipKind, Skipped
+from ...checkpoints.pairing.pairing import Skipped
 from ...checkpoints.stored.locate import HubOrigin, origins_in
-from ...errors import BrokenDocumentError, ResultFileError, SettingError, all_lines
+from ...errors import ResultFileError, SettingError, all_lines
 from ...settings.numbers import is_number, is_whole
-from ...system.documents import get_field, get_float, json_number, migrated
+from ...system.documents import json_number, migrated
 from ...system.files import read_bytes, write_atomically
-from ...system.plain_values import plain
+from ...system.plain_values import from_plain, plain
 from ...system.result_protocol import json_bytes
 from ...system.versions import installed_versions
 from .records import AuditedMatrix, energy_share, matrix_from_record, matrix_to_record
@@ -143,25 +144,25 @@ class Audit:
 
     def to_pandas(self) -> pd.DataFrame:
         """Return one row per vector, with the name and shape of its matrix."""
-        from .vector_table import vector_frame
+        from .vector_table import VECTOR_COLUMNS, vector_table
 
-        return vector_frame(self.matrices)
+        frame: pd.DataFrame = vector_table(self.matrices, VECTOR_COLUMNS).to_pandas()
+        return frame
 
     def matrices_to_pandas(self) -> pd.DataFrame:
         """Return one row per matrix: shape, rank, intruders, energy share, update size, certificates."""
-        from .vector_table import matrix_frame
+        from .vector_table import COUNTED, MATRIX_COLUMNS, matrices_of_rows, vector_table
 
-        return matrix_frame(self.matrices)
+        return matrices_of_rows(vector_table(self.matrices, COUNTED))[MATRIX_COLUMNS]
 
     def to_document(self) -> dict[str, Any]:
         """Return plain JSON values of schema 1 (docs/reference/files.md)."""
         return {**header(self), "matrices": [matrix_to_record(matrix) for matrix in self.matrices]}
 
     @classmethod
-    def from_document(cls, document: object) -> Audit:
-        """Make it from its document; BrokenDocumentError if that does not describe an audit."""
-        records = get_field(document, "matrices", "document", list)
-        return _from_header(document, [matrix_from_record(record) for record in records])
+    def from_document(cls, document: Mapping[str, Any]) -> Audit:
+        """Make it from its document; an error of a missing or wrong value where it is another one's."""
+        return _from_header(document, [matrix_from_record(record) for record in document["matrices"]])
 
     def to_json(self) -> str:
         """Return the document as JSON text. Numbers are written so that reading gives the same ones."""
@@ -188,11 +189,16 @@ class Audit:
             if is_json:
                 document = json.loads(content)
                 _refuse_another_result(document, path)
-                return cls.from_document(_of_this_schema(document, path))
+                return cls.from_document(migrated(document, str(path), "a saved audit", SCHEMA))
             from .vector_table import matrices_in, read_vector_table
 
             document, table = read_vector_table(content)
-            return _from_header(_of_this_schema(document, path), matrices_in(table))
+            document = migrated(document, str(path), "a saved audit", SCHEMA)
+            return _from_header(document, matrices_in(table))
+        except (AttributeError, LookupError, TypeError) as error:
+            raise ResultFileError(
+                f"'{path}' is not a saved audit; pass a file that `intruders audit --json` wrote"
+            ) from error
         except (ValueError, OverflowError, RecursionError) as error:
             raise ResultFileError(f"'{path}' cannot be read as a saved audit: {all_lines(error)}") from error
 
@@ -236,11 +242,6 @@ def _refuse_another_result(document: object, path: str | os.PathLike[str]) -> No
         )
 
 
-def _of_this_schema(document: dict[str, Any], path: str | os.PathLike[str]) -> dict[str, Any]:
-    get_field(document, "schema", "document", int)
-    return migrated(document, str(path), "a saved audit", SCHEMA)
-
-
 def check_suffix(path: str | os.PathLike[str]) -> str:
     """Return the ending of `path`; SettingError unless it is that of one of the two formats."""
     ending = Path(path).suffix.lower()
@@ -272,53 +273,30 @@ def header(audit: Audit) -> dict[str, Any]:
     }
 
 
-def _skipped(record: object) -> Skipped:
-    name, reason = (get_field(record, key, "skipped", str) for key in ("name", "reason"))
-    has_kind = isinstance(record, dict) and "kind" in record
-    kind = get_field(record, "kind", "skipped", str) if has_kind else None
-    if kind is not None and kind not in tuple(SkipKind):
-        raise BrokenDocumentError(f"skipped has kind '{kind}'; expected one of {', '.join(SkipKind)}")
-    return Skipped.from_stored(name, reason, kind)
-
-
-def _from_header(document: object, matrices: list[AuditedMatrix]) -> Audit:
-    """The audit of a document and of these matrices; raises BrokenDocumentError where it does not describe one."""
-    schema = get_field(document, "schema", "document", int)
-    if schema != SCHEMA:
-        raise BrokenDocumentError(f"it has schema {schema}; expected {SCHEMA}")
-    base, tuned = (get_field(document, key, "document", dict) for key in ("base", "tuned"))
-    settings = dict(get_field(document, "settings", "document", dict))
-    totals = get_field(document, "totals", "document", dict)
-    versions = get_field(document, "versions", "document", dict)
+def _from_header(document: Mapping[str, Any], matrices: list[AuditedMatrix]) -> Audit:
+    """The audit of a document and of these matrices; LookupError, TypeError or ValueError if it is of no audit."""
+    base, tuned, totals = document["base"], document["tuned"], document["totals"]
+    settings = from_plain(dict[str, Any], document["settings"])
     audit = Audit(
-        base_source=get_field(base, "source", "base", str),
-        tuned_source=get_field(tuned, "source", "tuned", str),
-        tuned_kind=get_field(tuned, "kind", "tuned", str),
-        k=get_field(settings, "k", "settings", int),
-        epsilon=get_float(settings, "epsilon", "settings"),
-        exact=get_field(settings, "exact", "settings", bool),
-        seconds=get_float(totals, "seconds", "totals"),
+        base_source=from_plain(str, base["source"]),
+        tuned_source=from_plain(str, tuned["source"]),
+        tuned_kind=from_plain(str, tuned["kind"]),
+        k=from_plain(int, settings.pop("k")),
+        epsilon=from_plain(float, settings.pop("epsilon")),
+        exact=from_plain(bool, settings.pop("exact")),
+        seconds=from_plain(float, totals["seconds"]),
         matrices=matrices,
-        skipped=[_skipped(record) for record in get_field(document, "skipped", "document", list)],
-        settings={key: value for key, value in settings.items() if key not in ("k", "epsilon", "exact")},
-        versions={key: get_field(versions, key, "versions", str) for key in versions},
-        base_hub=_origins(base, "base"),
-        tuned_hub=_origins(tuned, "tuned"),
+        skipped=[
+            Skipped.from_stored(**skipped)
+            for skipped in from_plain(list[dict[str, str]], document["skipped"])
+        ],
+        settings=settings,
+        versions=from_plain(dict[str, str], document["versions"]),
+        base_hub=origins_in(base),
+        tuned_hub=origins_in(tuned),
     )
-    _check_totals(audit, totals)
-    return audit
-
-
-def _origins(side: dict[str, Any], where: str) -> tuple[HubOrigin, ...]:
-    if "hub" in side:
-        for record in get_field(side, "hub", where, list):
-            if not isinstance(record, dict):
-                raise BrokenDocumentError(f"its {where} has an entry of 'hub' that is not an object")
-    return origins_in(side)
-
-
-def _check_totals(audit: Audit, totals: dict[str, Any]) -> None:
-    counted = {"matrices": len(audit.matrices), "vectors": audit.vectors, "intruders": audit.intruders}
+    counted = {"matrices": len(matrices), "vectors": audit.vectors, "intruders": audit.intruders}
     for key, count in counted.items():
-        if (stated := get_field(totals, key, "totals", int)) != count:
-            raise BrokenDocumentError(f"its totals say {stated} {key}, and it contains {count}")
+        if totals[key] != count:
+            raise ValueError(f"its totals say {totals[key]} {key}, and it contains {count}")
+    return audit

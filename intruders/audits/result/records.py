@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, get_type_hints
 
 import numpy as np
 import numpy.typing as npt
 
-from ...errors import BrokenDocumentError
-from ...system.documents import get_field, get_float, is_of_kind, json_number, read_float
-from ...system.plain_values import plain
-from .subspaces import SUBSPACE_COLUMNS, Subspaces
+from ...linalg.chance import chance_angle, chance_max_cosine, chance_share
+from ...system.documents import json_number
+from ...system.plain_values import from_plain, plain
+
+if TYPE_CHECKING:  # a saved audit is read without torch
+    from ...engine.spectral_change import SpectralChange
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,80 @@ class UpdateSize:
 
 
 UPDATE_COLUMNS = tuple(field.name for field in fields(UpdateSize))
+
+
+@dataclass(frozen=True)
+class Subspaces:
+    """The subspaces of one matrix; NaN for what the audit did not need or what is not defined.
+
+    Chance is what random directions give: tuned leading vectors that have nothing to do with the base's, or an
+    update in random directions. Docs: docs/reference/subspaces.md, formulas: intruders/engine/spectral_change.py.
+    """
+
+    rotation_left_angle: float  # largest principal angle, degrees
+    rotation_left_angle_chance: float
+    rotation_left_sine2: float  # mean squared sine of the principal angles
+    rotation_left_sine2_chance: float
+    rotation_right_angle: float
+    rotation_right_angle_chance: float
+    rotation_right_sine2: float
+    rotation_right_sine2_chance: float
+    spectral_drift: float  # relative change of the k leading singular values
+    spectral_drift_bound: float  # the most that an update of this norm can cause (Mirsky 1960)
+    rho_k: float  # share of the update in the base's k leading left directions
+    rho_k_chance: float
+    off_principal: float  # share of it outside both the left and the right ones
+    off_principal_chance: float
+    max_cosine_chance: float  # of a random vector with all left vectors of a base of this shape
+
+    @staticmethod
+    def measured(change: SpectralChange) -> list[dict[str, float]]:
+        """Return the numbers of each matrix of a batch."""
+        columns = {field.name: getattr(change, field.name).tolist() for field in fields(change)}
+        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+    @classmethod
+    def of(
+        cls,
+        change: Mapping[str, float],
+        shape: tuple[int, int],
+        k: int,
+        update_norm: float,
+        base_norm: float,
+    ) -> Subspaces:
+        """Build from what was :meth:`measured`, with the norms of the update and of the base's leading values."""
+        m, n = shape
+        left_share, right_share = chance_share(k, m), chance_share(k, n)
+        return cls(
+            rotation_left_angle=change["left_angle"],
+            rotation_left_angle_chance=_number(chance_angle(k, m)),
+            rotation_left_sine2=change["left_sine2"],
+            rotation_left_sine2_chance=1 - left_share,
+            rotation_right_angle=change["right_angle"],
+            rotation_right_angle_chance=_number(chance_angle(k, n)),
+            rotation_right_sine2=change["right_sine2"],
+            rotation_right_sine2_chance=1 - right_share,
+            spectral_drift=change["drift"],
+            spectral_drift_bound=update_norm / base_norm if base_norm > 0 else math.nan,
+            rho_k=change["rho"],
+            rho_k_chance=left_share,
+            off_principal=change["off_principal"],
+            off_principal_chance=(1 - left_share) * (1 - right_share),
+            max_cosine_chance=chance_max_cosine(m, min(m, n)),
+        )
+
+    def __eq__(self, other: object) -> bool:
+        # A number that is not known is equal to itself here: NaN is not.
+        return isinstance(other, Subspaces) and plain(self) == plain(other)
+
+    __hash__: ClassVar[None] = None  # type: ignore[assignment]
+
+
+SUBSPACE_COLUMNS = tuple(field.name for field in fields(Subspaces))
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
 
 
 @dataclass(frozen=True)
@@ -129,6 +204,8 @@ def energy_share_of(values: Sequence[float], intruder: Sequence[bool]) -> float:
 
 
 CERTIFICATES = ("coordinates", "overlap", "mass", "moment", "exact")
+_KINDS = get_type_hints(AuditedMatrix)
+del _KINDS["similarity"], _KINDS["__hash__"]
 
 
 def matrix_to_record(matrix: AuditedMatrix) -> dict[str, Any]:
@@ -151,59 +228,19 @@ def matrix_to_record(matrix: AuditedMatrix) -> dict[str, Any]:
     }
 
 
-def matrix_from_record(record: object) -> AuditedMatrix:
-    name = get_field(record, "name", "matrix", str)
-    rows, columns = _pair(record, "shape", name, int)
-    update = get_field(record, "update", name, dict)
-    subspaces = get_field(record, "subspaces", name, (dict, type(None)))
-    return AuditedMatrix(
-        name=name,
-        shape=(rows, columns),
-        rank=get_field(record, "rank", name, (int, type(None))),
-        vectors=[_vector_from_record(vector, name) for vector in get_field(record, "vectors", name, list)],
-        update=UpdateSize(**{column: get_float(update, column, name) for column in UPDATE_COLUMNS}),
-        base_singular_values=[
-            read_float(v, name) for v in get_field(record, "base_singular_values", name, list)
-        ],
-        similarity=_similarity_from_record(get_field(record, "similarity", name, dict), name),
-        subspaces=None
-        if subspaces is None
-        else Subspaces(**{column: get_float(subspaces, column, name) for column in SUBSPACE_COLUMNS}),
-    )
+def matrix_from_record(record: Mapping[str, Any]) -> AuditedMatrix:
+    """Make a matrix of :func:`matrix_to_record`; LookupError, TypeError or ValueError if it is none."""
+    content = base64.b64decode(record["similarity"]["float32"], validate=True)
+    shape = from_plain(tuple[int, int], record["similarity"]["shape"])
+    return matrix_of(record, np.frombuffer(content, dtype="<f4").reshape(shape))
 
 
-def _vector_from_record(record: object, name: str) -> Vector:
-    lower, upper = _pair(record, "max_cosine", name, (int, float, type(None)))
-    certificate = get_field(record, "certificate", name, str)
-    if certificate not in CERTIFICATES:
-        raise BrokenDocumentError(
-            f"'{name}' has the certificate '{certificate}'; expected one of {CERTIFICATES}"
+def matrix_of(record: Mapping[str, Any], similarity: npt.ArrayLike) -> AuditedMatrix:
+    """Make a matrix of its plain values and its similarity matrix; errors as :func:`matrix_from_record`."""
+    values = {name: from_plain(kind, record[name]) for name, kind in _KINDS.items()}
+    matrix = AuditedMatrix(**values, similarity=np.ascontiguousarray(similarity, dtype=np.float32))
+    if unknown := {vector.certificate for vector in matrix.vectors} - set(CERTIFICATES):
+        raise ValueError(
+            f"'{matrix.name}' has the certificate '{unknown.pop()}'; expected one of {CERTIFICATES}"
         )
-    return Vector(
-        index=get_field(record, "index", name, int),
-        singular_value=get_float(record, "singular_value", name),
-        max_cosine=(read_float(lower, name), read_float(upper, name)),
-        intruder=get_field(record, "intruder", name, bool),
-        certificate=certificate,
-        ambiguous=get_field(record, "ambiguous", name, bool),
-    )
-
-
-def _similarity_from_record(record: dict[str, Any], name: str) -> npt.NDArray[np.float32]:
-    rows, columns = _pair(record, "shape", name, int)
-    try:
-        raw = base64.b64decode(get_field(record, "float32", name, str), validate=True)
-    except binascii.Error as error:
-        raise BrokenDocumentError(f"the similarity matrix of '{name}' is not base64 ({error})") from error
-    if rows < 0 or columns < 0 or len(raw) != 4 * rows * columns:
-        raise BrokenDocumentError(
-            f"the similarity matrix of '{name}' has {len(raw)} bytes; expected {rows} x {columns} x 4"
-        )
-    return np.frombuffer(raw, dtype="<f4").reshape(rows, columns).astype(np.float32)
-
-
-def _pair(record: object, key: str, where: str, kind: type | tuple[type, ...]) -> tuple[Any, Any]:
-    values = get_field(record, key, where, list)
-    if len(values) != 2:
-        raise BrokenDocumentError(f"'{where}.{key}' has {len(values)} entries; expected 2")
-    return is_of_kind(values[0], f"{where}.{key}", kind), is_of_kind(values[1], f"{where}.{key}", kind)
+    return matrix

@@ -1,22 +1,25 @@
-"""The numbers that every report of an audit shows, gathered once: by module kind, by layer, by reason."""
+"""The numbers that every report of an audit shows, by module kind, layer and reason, and what they leave out."""
 
 from __future__ import annotations
 
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from statistics import median
+from typing import Any
 
 from ...checkpoints.pairing.pairing import SkipKind, Skipped
 from ...checkpoints.stored.names import module_paths
+from ...checkpoints.stored.selection import Selection
 from ...system.words import number, percent, plural
-from .records import CERTIFICATES, AuditedMatrix, energy_share
+from .records import CERTIFICATES, AuditedMatrix, Subspaces, energy_share
 
 # Kinds of reasons to skip a tensor that leave open whether fine-tuning changed it, though it was selected.
 _NOT_COMPARED = (SkipKind.OTHER_SHAPE, SkipKind.NO_COUNTERPART, SkipKind.NOT_FINITE)
+ON_ONE_SIDE = (SkipKind.NO_COUNTERPART, SkipKind.OTHER_SHAPE)
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,37 @@ def ambiguous(matrices: Iterable[AuditedMatrix]) -> int:
     return sum(vector.ambiguous for matrix in matrices for vector in matrix.vectors)
 
 
+@dataclass(frozen=True)
+class BesideChance:
+    """A number over all matrices of an audit: the median of those that are known, and of what it is read beside."""
+
+    name: str
+    value: float
+    chance: float
+
+
+_SHOWN = {
+    "rotation, left (mean sin²)": ("rotation_left_sine2", "rotation_left_sine2_chance"),
+    "rotation, right (mean sin²)": ("rotation_right_sine2", "rotation_right_sine2_chance"),
+    "update in leading left (rho_k)": ("rho_k", "rho_k_chance"),
+    "update off principal": ("off_principal", "off_principal_chance"),
+}
+
+
+def medians(subspaces: Sequence[Subspaces]) -> list[BesideChance]:
+    """Return the medians over the matrices that have a number. Omit quantities that no matrix has.
+
+    How many have one depends on what was known of the base before the audit, so that it is not shown.
+    """
+    rows = []
+    for name, (measured, chance) in _SHOWN.items():
+        known = [matrix for matrix in subspaces if math.isfinite(getattr(matrix, measured))]
+        if known:
+            value, beside = (median(getattr(matrix, key) for matrix in known) for key in (measured, chance))
+            rows.append(BesideChance(name, value, beside))
+    return rows
+
+
 def audit_as_html(sources: str, matrices: Sequence[AuditedMatrix], k: int, epsilon: float) -> str:
     """An audit as a notebook shows it: a table in the notebook's own style; every name is escaped."""
     vectors = [vector for matrix in matrices for vector in matrix.vectors]
@@ -151,3 +185,73 @@ def audit_as_html(sources: str, matrices: Sequence[AuditedMatrix], k: int, epsil
         f"<div><p>{escape(sources)}<br><strong>{escape(totals)}</strong></p>"
         f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
     )
+
+
+def matrices_on_one_side(
+    audited: Sequence[str], left_out: Sequence[Skipped], selection: Selection
+) -> list[Skipped]:
+    """Return the matrices that one of two models lacks, or has in another shape, though an audit would examine them.
+
+    Heads, poolers and embeddings, which are outside the numbered layers, do not count: a model for another task has
+    its own. Of tensors that the base lacks, only those of a kind that is compared in other layers are matrices to
+    examine, and of those that the tuned model lacks also every weight; norms, biases and buffers are of neither.
+
+    Args:
+      audited: names of the matrices that differ.
+      left_out: the other tensors, with reasons.
+      selection: what was to be audited.
+    """
+    open_ones = [skipped for skipped in left_out if skipped.kind in ON_ONE_SIDE]
+    compared = [*audited, *(skipped.name for skipped in left_out if skipped.kind == SkipKind.UNCHANGED)]
+    paths = module_paths([*compared, *(skipped.name for skipped in open_ones)])
+    kinds = {path.kind for path in paths[: len(compared)]}
+    has_layers = any(path.layer is not None for path in paths[: len(compared)])
+    return [
+        skipped
+        for skipped, path in zip(open_ones, paths[len(compared) :], strict=True)
+        if (path.layer is not None or not has_layers)
+        and (path.kind in kinds or (skipped.reason != "missing in base" and "weight" in skipped.name))
+        and not skipped.name.endswith("bias")  # as the causal masks that old files of GPT-2 name attn.bias
+        and selection.reason_to_leave_out(skipped.name) is None
+    ]
+
+
+def why_left_open(
+    matrices: Sequence[AuditedMatrix], left_out: Sequence[Skipped], settings: Mapping[str, Any], limit: int
+) -> str | None:
+    """Return why the number of intruders does not tell whether a model keeps to a limit; None where it does."""
+    nothing = not_compared(matrices, left_out)
+    if nothing is not None:
+        return f"no matrix could be compared; {nothing.name}: {nothing.reason}"
+    if sum(matrix.intruders for matrix in matrices) > limit:
+        return None
+    selection = Selection(
+        include=tuple(settings.get("include", ())), exclude=tuple(settings.get("exclude", ()))
+    )
+    return left_open_in_words(matrices_on_one_side([matrix.name for matrix in matrices], left_out, selection))
+
+
+def left_open_in_words(left_open: Sequence[Skipped]) -> str | None:
+    """Return what to tell of matrices that could not be compared; None of no matrix."""
+    if not left_open:
+        return None
+    first = left_open[0]
+    return (
+        f"{plural(len(left_open), 'matrix', 'matrices')} could not be compared, the first '{first.name}' "
+        f"({first.reason}); leave out what is meant to be absent with --exclude"
+    )
+
+
+def not_finite_in_words(matrices: int) -> str:
+    """Return what to tell of matrices that were left out because the caller wanted it so."""
+    return f"{plural(matrices, 'matrix', 'matrices')} with NaN or infinity left out of the count (--skip-non-finite)"
+
+
+def matrices_not_finite(left_out: Sequence[Skipped]) -> int:
+    """Count the matrices that were left out for NaN or infinity."""
+    return sum(skipped.kind == SkipKind.NOT_FINITE for skipped in left_out)
+
+
+def unchanged_in_words(base: str, tuned: str) -> str:
+    """Return what to tell of a model that equals its base in every matrix that was to be audited."""
+    return f"nothing differs between '{base}' and '{tuned}'; check that the paths are the intended ones"

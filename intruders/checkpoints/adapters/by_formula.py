@@ -133,9 +133,7 @@ BY_PEFT = ("kasa_config", "use_bdlora")
 class LoraTensors:
     """The tensors of one module by part, before they are checked against each other."""
 
-    name: (
-        str  # of the module; of one whose parameters are adapted, with ".base_layer" for each that PEFT nests
-    )
+    name: str  # of the module; with ".base_layer" for each that PEFT nests around adapted parameters
     parts: dict[str, StoredTensor] = field(default_factory=dict)
 
     @property

@@ -72,6 +72,7 @@ def peft_settings(
             "so that its weights could be other ones; install the version of PEFT that made it"
         )
     values = {key: value for key, value in values.items() if key in known}
+    # By full paths, matched by us, so that PEFT's ``re`` sees no pattern.
     values |= {key: _matched(config, key, modules) for key in _PATTERNS if key in known}
     _require_proportion(values, config, largest)
     values |= {"target_modules": list(modules), "inference_mode": True}
@@ -83,7 +84,6 @@ def peft_settings(
 
 
 def _matched(config: AdapterConfig, key: str, modules: Sequence[str]) -> dict[str, int | float]:
-    """The pattern's value for each module by its full path, matched by us, so that PEFT's ``re`` sees no pattern."""
     anywhere = config.peft_type == "OSF"
     values = {module: config.pattern_value(key, module, math.nan, anywhere=anywhere) for module in modules}
     return {module: value for module, value in values.items() if not math.isnan(value)}
@@ -187,7 +187,9 @@ def _single(
     scales: Mapping[str, float],
     bias: StoredTensor | None = None,
 ) -> AdaptedWeight:
-    feedforward = [module] if _is_on_input(own) else []
+    # IA3 scales the input of feed-forward modules.
+    is_on_input = any(name.endswith(".ia3_l") and tensor.shape[:-1] == (1,) for name, tensor in own.items())
+    feedforward = [module] if is_on_input else []
 
     def layer(base: Tensor, is_widened: bool) -> nn.Linear:
         largest = max(*base.shape, *(size for tensor in own.values() for size in tensor.shape))
@@ -208,14 +210,6 @@ def _single(
     if bias is None:
         return replace(made, with_bias=lambda base: _single(module, own, config, scales, base))
     return replace(made, bias=lambda base: layer(base, True).bias.detach())
-
-
-def _is_on_input(own: Mapping[str, StoredTensor]) -> bool:
-    """Return whether IA3 scales the module's input, as it does with feed-forward modules."""
-    return any(
-        name.endswith(".ia3_l") and len(tensor.shape) == 2 and tensor.shape[0] == 1
-        for name, tensor in own.items()
-    )
 
 
 @dataclass

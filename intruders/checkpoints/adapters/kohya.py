@@ -210,7 +210,10 @@ def single_file_adapter(
     configs = _configs(metadata, source)
     per_input = dora_is_per_input(modules.values())
     updates = [
-        replace(_update(module, parts, configs, source, per_input), component=_component(module))
+        replace(
+            _update(module, parts, configs, source, per_input),
+            component=match["part"] if (match := _COMPONENT.match(module)) else "",
+        )
         for module, parts in modules.items()
     ]
     if modules and all(f"{module}.base_layer.weight" in stored for module in modules):
@@ -242,11 +245,6 @@ def single_file_adapter(
         family="kohya" if flat else "PEFT",
         notes=notes,
     )
-
-
-def _component(module: str) -> str:
-    match = _COMPONENT.match(module)
-    return match["part"] if match else ""
 
 
 def _update(

@@ -255,7 +255,13 @@ def _by_peft(
 def _with_updates(
     tensors: Tensors, config: AdapterConfig, updates: list[AdaptedWeight], method_tensor: re.Pattern[str]
 ) -> Adapter:
-    replaced = _saved_in_full(tensors, method_tensor)
+    # Modules of ``modules_to_save``, and embeddings that PEFT saved because tokens were added. A ``base_layer`` is what
+    # an adapter of the same weight acts on, and not in its place; but for its bias, saved where it was trained.
+    replaced = {
+        name.replace(".base_layer.bias", ".bias"): tensor
+        for name, tensor in tensors.items()
+        if not method_tensor.search(name) and (".base_layer." not in name or name.endswith(".bias"))
+    }
     return Adapter(
         config.source,
         config.peft_type,
@@ -274,19 +280,6 @@ def _with_updates(
         decomposes=config.peft_type in DECOMPOSING,
         notes=[NOTES[config.peft_type].format(config.source)] if config.peft_type in NOTES else [],
     )
-
-
-def _saved_in_full(tensors: Tensors, method_tensor: re.Pattern[str]) -> dict[str, StoredTensor]:
-    """Modules of ``modules_to_save``, and embeddings that PEFT saved because tokens were added.
-
-    A ``base_layer`` is what an adapter of the same weight acts on, and not in its place; but for its bias, which PEFT
-    saves where it was trained.
-    """
-    return {
-        name.replace(".base_layer.bias", ".bias"): tensor
-        for name, tensor in tensors.items()
-        if not method_tensor.search(name) and (".base_layer." not in name or name.endswith(".bias"))
-    }
 
 
 def _changes_its_base(config: AdapterConfig) -> str | None:

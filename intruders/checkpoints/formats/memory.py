@@ -106,7 +106,6 @@ def module_checkpoint(module: nn.Module, state: Mapping[str, Tensor] | None = No
 
 
 def _not_compiled(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict under the names that its tensors have in a model that is not compiled."""
     return {name.replace(COMPILED_WRAPPER, ""): tensor for name, tensor in state.items()}
 
 
@@ -165,7 +164,7 @@ def _in_memory(
 
 
 def _reader(tensor: Tensor) -> Callable[[], Tensor]:
-    """Return a reader to the CPU, where files are read too, so that a model on a GPU and a file go together."""
+    # To the CPU, where files are read too, so that a model on a GPU and a file go together.
     return lambda: tensor.detach().cpu()
 
 

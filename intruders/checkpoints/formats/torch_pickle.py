@@ -65,7 +65,7 @@ def _readers(
 ) -> tuple[Callable[[], Tensor], Callable[[int], Tensor]]:
     def read() -> Tensor:
         tensors = _load(path)
-        require_unchanged(path, stamp.st_size, stamp.st_mtime_ns)
+        require_unchanged(path, stamp)
         return tensors[name].detach()
 
     return read, lambda index: read()[index]

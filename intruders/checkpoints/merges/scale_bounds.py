@@ -25,14 +25,12 @@ class ScaleBounds:
     high: float
     outside: int  # numbers of M that scale 1 does not explain
 
-    @property
     def is_empty(self) -> bool:
         return not self.low <= self.high
 
-    @property
     def is_without_one(self) -> bool:
-        """Whether none of the scales is the adapter's own."""
-        return self.is_empty or self.low > 1 + _OF_SCALE or self.high < 1 - _OF_SCALE
+        """Return whether none of the scales is the adapter's own."""
+        return self.is_empty() or self.low > 1 + _OF_SCALE or self.high < 1 - _OF_SCALE
 
     def holds(self, scale: float) -> bool:
         return self.low <= scale <= self.high
@@ -84,18 +82,14 @@ def scale_bounds(
         if needed is not None:
             least = max(least, float(needed.max()))
             outside += int((needed > 1).sum())
-        bounds = _with_our_rounding(low, high, least, outside)
+        # What the computation here rounded is allowed too; and no |s| below ``least``.
+        ends_low, ends_high = low - _OURS * abs(low), high + _OURS * abs(high)
+        if max(abs(ends_low), abs(ends_high)) < least * (1 - _OURS):
+            ends_low, ends_high = math.inf, -math.inf
+        bounds = ScaleBounds(ends_low, ends_high, outside)
         if stop_when is not None and stop_when(bounds):
             break
     return bounds
-
-
-def _with_our_rounding(low: float, high: float, least: float, outside: int) -> ScaleBounds:
-    """Bounds that also allow what the computation here rounded; none of |s| below ``least``."""
-    low, high = low - _OURS * abs(low), high + _OURS * abs(high)
-    if max(abs(low), abs(high)) < least * (1 - _OURS):
-        low, high = math.inf, -math.inf
-    return ScaleBounds(low, high, outside)
 
 
 def _allowed(block: Block, matrix: MergedMatrix, rounding: Rounding) -> tuple[Tensor, Tensor, Tensor | None]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ...system.documents import json_number
+from ...system.plain_values import plain
 from .merged_matrix import EVERY_STEP, SUM_TWICE, MergedMatrix, Rounding, half_types, type_name, ways_to_round
 from .scale_bounds import Estimate, ScaleBounds, estimate_scale, scale_bounds
 
@@ -68,11 +68,9 @@ class Verdict:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        scale = None if self.scale is None else [_number(end) for end in self.scale]
-        numbers = {key: _number(getattr(self, key)) for key in ("estimate", "error", "rest")}
-        said = {"verdict": self.verdict, "words": self.words, "scale": scale}
-        how = {"precision": self.precision, "outside": self.outside, "quantized": self.is_quantized}
-        return said | numbers | how
+        record: dict[str, Any] = plain(self)
+        record["quantized"] = record.pop("is_quantized")
+        return record
 
 
 def judge(matrix: MergedMatrix, scaling: float | None = None, in_steps: bool = False) -> Verdict:
@@ -89,7 +87,7 @@ def judge(matrix: MergedMatrix, scaling: float | None = None, in_steps: bool = F
         return replace(_of_quantized(matrix, scaling), is_quantized=True)
     ways = _ways(matrix)
     verdict: Verdict | None
-    fitting = _first_not_empty(matrix, ways)
+    fitting = _first_to_fit(matrix, ways, ScaleBounds.is_empty)
     if fitting is not None:
         verdict = _within(*fitting, scaling)
         if verdict.verdict not in WRONG:
@@ -101,7 +99,7 @@ def judge(matrix: MergedMatrix, scaling: float | None = None, in_steps: bool = F
     if in_steps:
         verdict = _of_steps(matrix)
     elif scaling is not None:
-        verdict = _of_rounded_adapter(matrix, scaling, _is_empty)
+        verdict = _of_rounded_adapter(matrix, scaling, ScaleBounds.is_empty)
         if verdict is not None and verdict.verdict in WRONG:
             verdict = _unless_right(matrix, scaling, in_steps, verdict)
     if verdict is None:
@@ -115,13 +113,13 @@ def _unless_right(matrix: MergedMatrix, scaling: float | None, in_steps: bool, w
     Where rounding is as large as the update, a stricter way may explain M by another scale, such as W0 alone, rounded.
     """
     right = None
-    fitting = _first_to_fit(matrix, _ways(matrix), _is_without_one)
+    fitting = _first_to_fit(matrix, _ways(matrix), ScaleBounds.is_without_one)
     if fitting is not None:
         right = _within(*fitting, scaling)
     elif in_steps and wrong.verdict != NOT_APPLIED:
         right = _of_steps(matrix)
     elif not in_steps and scaling is not None:
-        right = _of_rounded_adapter(matrix, scaling, _is_without_one)
+        right = _of_rounded_adapter(matrix, scaling, ScaleBounds.is_without_one)
     if right is None or right.verdict != APPLIED:
         return right or wrong
     assert wrong.scale is not None
@@ -129,19 +127,6 @@ def _unless_right(matrix: MergedMatrix, scaling: float | None, in_steps: bool, w
     (low, high), ends = wrong.scale, right.scale
     words = "scale 1 fits, and with less rounding another scale as well"
     return replace(right, verdict=NOT_PROVED, words=words, scale=(min(low, ends[0]), max(high, ends[1])))
-
-
-def _is_empty(bounds: ScaleBounds) -> bool:
-    return bounds.is_empty
-
-
-def _is_without_one(bounds: ScaleBounds) -> bool:
-    return bounds.is_without_one
-
-
-def _first_not_empty(matrix: MergedMatrix, ways: Sequence[Rounding]) -> tuple[ScaleBounds, Rounding] | None:
-    """The bounds of the strictest way to round that explains M."""
-    return _first_to_fit(matrix, ways, _is_empty)
 
 
 def _first_to_fit(
@@ -162,7 +147,7 @@ def _ways(matrix: MergedMatrix) -> list[Rounding]:
 def _within(bounds: ScaleBounds, way: Rounding, scaling: float | None) -> Verdict:
     """The verdict of bounds that are not empty."""
     words = ""
-    is_one = not bounds.is_without_one
+    is_one = not bounds.is_without_one()
     if bounds.holds(0) and is_one:
         verdict, words = TOO_SMALL, "W0 and W0 + D round to the same numbers"
     elif is_one:
@@ -221,8 +206,8 @@ def _without_bounds(matrix: MergedMatrix, scaling: float | None) -> Verdict:
         return _of_estimate(ON_OTHER_WEIGHTS, words, estimate)
     if not estimate.is_seen:
         return _of_estimate(OTHER_WEIGHTS, "the difference does not contain the update", estimate)
-    again = scale_bounds(matrix, SUM_TWICE, stop_when=_is_empty)
-    if not again.is_empty and not again.holds(1):
+    again = scale_bounds(matrix, SUM_TWICE, stop_when=ScaleBounds.is_empty)
+    if not again.is_empty() and not again.holds(1):
         return _within(again, SUM_TWICE, scaling)
     known = _scale_in_words(estimate.is_near, scaling)
     words = f"contains the update at scale {estimate.scale:.3g}, and other changes"
@@ -230,7 +215,7 @@ def _without_bounds(matrix: MergedMatrix, scaling: float | None) -> Verdict:
 
 
 def _is_applied(matrix: MergedMatrix) -> bool:
-    fitting = _first_not_empty(matrix, _ways(matrix))
+    fitting = _first_to_fit(matrix, _ways(matrix), ScaleBounds.is_empty)
     return fitting is not None and fitting[0].holds(1) and not fitting[0].holds(0)
 
 
@@ -251,7 +236,3 @@ def _scale_in_words(holds: Callable[[float], bool], scaling: float | None) -> st
 
 def _of_estimate(verdict: str, words: str, estimate: Estimate) -> Verdict:
     return Verdict(verdict, words, estimate=estimate.scale, error=estimate.error, rest=estimate.rest)
-
-
-def _number(value: float | None) -> float | None:
-    return None if value is None else json_number(value)

@@ -101,7 +101,14 @@ def open_gathered(model: nn.Module, state: Mapping[str, Tensor]) -> Opened:
 def _sum_of_active(model: nn.Module, adapters: list[Adapter]) -> Adapter | ModelSum:
     if len(adapters) == 1:
         return adapters[0]
-    acting = [_kind(adapter) for adapter in adapters if not _is_additive(adapter)]
+    # A variant of LoRA that PEFT makes, such as KaSA, adds no update whatever others have added before.
+    acting = [
+        _kind(adapter)
+        for adapter in adapters
+        if adapter.peft_type not in ADDITIVE
+        or _kind(adapter) == "DoRA"
+        or (adapter.peft_type == "LORA" and any(update.merged is not None for update in adapter.updates))
+    ]
     if acting:
         raise CheckpointError(
             f"{describe_module(model)} has {len(adapters)} active adapters, of which {acting[0]} acts on what the "
@@ -111,13 +118,6 @@ def _sum_of_active(model: nn.Module, adapters: list[Adapter]) -> Adapter | Model
     return ModelSum(
         " + ".join(adapter.source for adapter in adapters), [(adapter, 1.0) for adapter in adapters]
     )
-
-
-def _is_additive(adapter: Adapter) -> bool:
-    """Return whether PEFT adds the adapter's update to a weight whatever others have added before."""
-    # A variant of LoRA that PEFT makes, such as KaSA, does not.
-    is_made = adapter.peft_type == "LORA" and any(update.merged is not None for update in adapter.updates)
-    return adapter.peft_type in ADDITIVE and not is_made and _kind(adapter) != "DoRA"
 
 
 def _kind(adapter: Adapter) -> str:
@@ -132,7 +132,10 @@ def _located(text: str) -> Checkpoint | Adapter:
 
 
 def _opened(text: str) -> Checkpoint | Adapter:
-    path = _file_of_known_adapter(locate(text))
+    path = locate(text)
+    is_weights = path.name in {"adapter_model.safetensors", "adapter_model.bin"} and path.is_file()
+    if is_weights and (path.parent / ADAPTER_CONFIG).is_file():
+        path = path.parent
     origin = origin_of(path, text)
     opened = _read_at(path, text)
     return opened if origin is None else replace(opened, hub=(origin,))
@@ -165,12 +168,6 @@ def _read_at(path: Path, text: str) -> Checkpoint | Adapter:
     )
 
 
-def _file_of_known_adapter(path: Path) -> Path:
-    """The folder of ``adapter_model.safetensors``, where its config lies beside it."""
-    is_weights = path.name in {"adapter_model.safetensors", "adapter_model.bin"} and path.is_file()
-    return path.parent if is_weights and (path.parent / ADAPTER_CONFIG).is_file() else path
-
-
 @dataclass(frozen=True)
 class _Content:
     """What a file of weights holds."""
@@ -187,7 +184,8 @@ def _read(file: Path) -> _Content:
     if file.suffix == ".gguf":
         model = gguf_file(file)
         return _Content("gguf", model.tensors, model.config, model.unnamed)
-    config = _config_beside(file)
+    beside = file.parent / "config.json"
+    config = read_json_object(beside) if beside.is_file() else None
     file = _whole_model_of(file)
     if file.name.endswith(INDEX_SUFFIX):
         return _Content("safetensors", tensors_of_shards(file, safetensors_file), config)
@@ -275,11 +273,6 @@ def _how_to_merge_shards(folder: Path) -> str:
 def suffixes_of_plugins() -> tuple[str, ...]:
     """Return what names of weights end with that installed plugins read."""
     return tuple(suffix for plugin in plugins_of(FORMATS).values() for suffix in plugin.suffixes)
-
-
-def _config_beside(file: Path) -> Mapping[str, Any] | None:
-    config = file.parent / "config.json"
-    return read_json_object(config) if config.is_file() else None
 
 
 __all__ = ["ModelSum", "Opened", "Source", "open_checkpoint", "open_gathered", "open_source"]

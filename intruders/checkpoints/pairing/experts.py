@@ -52,7 +52,12 @@ def aligned_experts(
     base: Checkpoint, tuned: Checkpoint | Adapter
 ) -> tuple[Checkpoint, Checkpoint | Adapter, list[str]]:
     """Both sides with stacked experts, where one had them stacked and the other one by one; and a note of it."""
-    before = with_experts_as(_names_in(tuned), base)
+    names = (
+        tuned.names()
+        if isinstance(tuned, Checkpoint)
+        else [*(update.name for update in tuned.updates), *tuned.replaced.names()]
+    )
+    before = with_experts_as(names, base)
     if before is not base:
         return before, tuned, ["experts that base stores one by one, as the stacks that tuned has"]
     after = with_experts_as(base.names(), tuned) if isinstance(tuned, Checkpoint) else tuned
@@ -142,12 +147,6 @@ def _stack(parts: list[dict[int, StoredTensor]]) -> StoredTensor:
 
     shape = (count, sum(part[0].shape[0] for part in parts), first.shape[1])
     return StoredTensor(shape, first.dtype, first.stored_as, read, read_one)
-
-
-def _names_in(tuned: Checkpoint | Adapter) -> list[str]:
-    if isinstance(tuned, Checkpoint):
-        return tuned.names()
-    return [*(update.name for update in tuned.updates), *tuned.replaced.names()]
 
 
 def _any_stacked(names: Iterable[str]) -> bool:

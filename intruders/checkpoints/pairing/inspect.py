@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from math import prod
-from typing import Any
 
 from ...system.result_protocol import JsonResult
 from ..adapters.adapter import AdaptedWeight, Adapter
@@ -43,13 +41,13 @@ class Inspection(JsonResult):
       weight: its factor in a sum of models; 1 otherwise.
       base_source: the base that an adapter names, or None.
       rows: its tensors, or the weights that an adapter changes.
+      parameters: numbers in the tensors; of an adapter, in its factors if they are of low rank.
       input_first: number of weights that are stored as (inputs, outputs), as Conv1D.
       tied: names of tensors that are stored under another name, with that name.
       base: the base that was given, or None; the fields below are of it.
       audited: number of matrices that would be audited, before it is known which are unchanged.
       left_out: number of tensors that would not be, by reason.
       matched: in words, what was matched other than by equal names.
-      stored: number of values of an adapter's method, where the shapes of its updates do not tell.
     """
 
     schema = SCHEMA
@@ -62,37 +60,13 @@ class Inspection(JsonResult):
     weight: float
     base_source: str | None
     rows: list[Row] = field(repr=False)
+    parameters: int
     input_first: int
     tied: dict[str, str]
     base: str | None = None
     audited: int | None = None
     left_out: dict[str, int] = field(default_factory=dict)
     matched: list[str] = field(default_factory=list)
-    stored: int | None = None
-
-    @property
-    def parameters(self) -> int:
-        """Numbers in the tensors; of an adapter, in its factors if they are of low rank."""
-        counted = [row for row in self.rows if row.stored_as or self.stored is None]
-        return (self.stored or 0) + sum(
-            prod(row.shape) if row.rank is None or row.stored_as else row.rank * sum(row.shape)
-            for row in counted
-        )
-
-    def to_document(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        facts = super().to_document()
-        del facts["stored"]
-        return facts | {"parameters": self.parameters}
-
-    @classmethod
-    def from_document(cls, document: Mapping[str, Any]) -> Inspection:
-        """Make it from its document."""
-        inspection = super().from_document(document)
-        if inspection.parameters == document["parameters"]:
-            return inspection
-        counted = replace(inspection, stored=0).parameters  # without the weights of the adapter's method
-        return replace(inspection, stored=document["parameters"] - counted)
 
 
 def inspect(source: Source, base: Source | None = None) -> list[Inspection]:
@@ -151,28 +125,31 @@ def _checkpoint_facts(opened: Checkpoint) -> Inspection:
         weight=1.0,
         base_source=None,
         rows=rows,
+        parameters=sum(prod(row.shape) for row in rows),
         input_first=len(opened.input_first),
         tied=dict(opened.tied),
     )
 
 
 def _adapter_facts(opened: Adapter) -> Inspection:
-    rows = [_update_row(update) for update in opened.updates]
-    rows += [
+    updates = [_update_row(update) for update in opened.updates]
+    saved = [
         inspection_row(name, stored, "saved in full") for name, stored in opened.replaced.tensors.items()
     ]
-    family = f"{opened.family} {opened.peft_type}"
-    stored = opened.numbers if any(-1 in row.shape for row in rows) else None
+    if any(-1 in row.shape for row in updates):  # shapes that the base alone tells
+        numbers = opened.numbers or 0
+    else:
+        numbers = sum(prod(row.shape) if row.rank is None else row.rank * sum(row.shape) for row in updates)
     return Inspection(
         source=opened.source,
         kind=opened.kind,
-        format=family,
+        format=f"{opened.family} {opened.peft_type}",
         weight=1.0,
         base_source=opened.base_source,
-        rows=rows,
+        rows=updates + saved,
+        parameters=numbers + sum(prod(row.shape) for row in saved),
         input_first=0,
         tied={},
-        stored=stored,
     )
 
 

@@ -220,7 +220,9 @@ def _checkpoint_side(acting: Acting, tuned: Checkpoint) -> Side:
 
 def _adapter_side(acting: Acting, adapter: Adapter) -> Side:
     base, replaced = acting.base, adapter.replaced
-    shapes = _shapes_for_adapters(base)
+    names = (*base.names(), *base.tied)
+    # As an adapter sees them: (out, in), or (experts, out, in).
+    shapes = {name: _shape_for_adapters(base, base.tied.get(name, name)) for name in names}
     updates = adapter.updates_for(base, shapes)
     matching = match_names(shapes, replaced.shapes() | {update.name: update.full_shape for update in updates})
     elsewhere = _require_modules(base, adapter, updates, shapes, matching)
@@ -356,13 +358,6 @@ def _require_modules(
         for update in updates
         if update.name not in base_of
     ]
-
-
-def _shapes_for_adapters(base: Checkpoint) -> dict[str, Shape]:
-    """Every tensor's shape as an adapter sees it: (out, in), or (experts, out, in)."""
-    return {
-        name: _shape_for_adapters(base, base.tied.get(name, name)) for name in (*base.names(), *base.tied)
-    }
 
 
 def _shape_for_adapters(base: Checkpoint, name: str) -> Shape:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from math import ceil, prod
 from typing import Any
 
@@ -56,16 +57,14 @@ def int8_weights(
             raise CheckpointError(
                 f"'{key}' has the shape {scale.shape}; expected a number for each row of {weight.shape}"
             )
-        weights[f"{module}.weight"] = _int8(weight, scale)
+        read = partial(_of_int8, weight, scale)
+        weights[f"{module}.weight"] = StoredTensor(weight.shape, torch.float32, "int8 (bitsandbytes)", read)
         used |= {key, f"{module}.weight", f"{module}.weight_format"}
     return weights, used
 
 
-def _int8(weight: StoredTensor, scale: StoredTensor) -> StoredTensor:
-    def read() -> Tensor:
-        return weight.read().to(torch.float32) * (scale.read().to(torch.float32).reshape(-1, 1) / 127)
-
-    return StoredTensor(weight.shape, torch.float32, "int8 (bitsandbytes)", read)
+def _of_int8(weight: StoredTensor, scale: StoredTensor) -> Tensor:
+    return weight.read().to(torch.float32) * (scale.read().to(torch.float32).reshape(-1, 1) / 127)
 
 
 def _four_bit(

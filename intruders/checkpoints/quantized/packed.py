@@ -18,6 +18,7 @@ from .scaled import spread
 from .settings import weight_schemes
 
 Tensors = Mapping[str, StoredTensor]
+# What a format's reader answers: the restored weights, and the names of the parts that they were made of.
 Restored = tuple[dict[str, StoredTensor], set[str]]
 
 # Within a word AWQ stores the outputs in this order.
@@ -36,7 +37,10 @@ def gptq_weights(tensors: Tensors, settings: Mapping[str, Any]) -> Restored:
     used: set[str] = set()
     for module, parts in _modules(tensors, "qweight", ("qzeros", "scales", "g_idx")).items():
         packed, zeros, scales, index = (parts[key] for key in ("qweight", "qzeros", "scales", "g_idx"))
-        bits = _bits_for(module, packed, index)
+        # The inputs fill the words to the last.
+        _require(module, len(index.shape) == 1 and index.shape[0] > 0, "g_idx")
+        bits, over = divmod(packed.shape[0] * 32, index.shape[0])
+        _require(module, over == 0 and bits in {2, 3, 4, 8}, "qweight and g_idx")
         _require(
             module, len(scales.shape) == 2 and packed.shape[1:] == scales.shape[1:], "qweight and scales"
         )
@@ -79,7 +83,12 @@ def compressed_weights(tensors: Tensors, settings: Mapping[str, Any]) -> Restore
             _require(module, scale.shape[1] > 0 and shape[1] % scale.shape[1] == 0, "weight_scale")
         bits = _compressed_bits(settings, module, packed.shape[1], shape[1])
         zero, order = (tensors.get(f"{module}.weight_{part}") for part in ("zero_point", "g_idx"))
-        _require(module, zero is None or _zero_fits(zero, scale, shape[0], bits), "weight_zero_point")
+        if zero is not None:
+            # Zero points are packed as the numbers are, save the single zero point of a whole tensor.
+            groups = scale.shape[1] if len(scale.shape) == 2 else 1
+            is_packed = zero.dtype == torch.int32 and zero.shape == (ceil(shape[0] * bits / 32), groups)
+            is_single = zero.dtype != torch.int32 and prod(zero.shape) == prod(scale.shape) == 1
+            _require(module, is_packed or is_single, "weight_zero_point")
         _require(module, order is None or order.shape == (shape[1],), "weight_g_idx")
         weights[f"{module}.weight"] = _compressed(shape, bits, packed, scale, zero, order)
         used |= {f"{module}.{part}" for part in (*parts, "weight_zero_point", "weight_g_idx")}
@@ -156,14 +165,6 @@ def _compressed(
     return StoredTensor((shape[0], shape[1]), torch.float32, f"int{bits} (compressed-tensors)", read)
 
 
-def _zero_fits(zero: StoredTensor, scale: StoredTensor, outputs: int, bits: int) -> bool:
-    """Zero points are packed as the numbers are, save the single zero point of a whole tensor."""
-    if zero.dtype != torch.int32:
-        return prod(zero.shape) == prod(scale.shape) == 1
-    groups = scale.shape[1] if len(scale.shape) == 2 else 1
-    return zero.shape == (ceil(outputs * bits / 32), groups)
-
-
 def _per_input(values: Tensor, shape: tuple[int, ...], order: StoredTensor | None) -> Tensor:
     """(out, groups) -> (out, in), by the inputs' own groups where they were reordered."""
     if values.numel() == 1 or values.shape[1] == 1:
@@ -190,14 +191,6 @@ def _modules(tensors: Tensors, main: str, others: tuple[str, ...]) -> dict[str, 
             part: tensor for part, tensor in parts.items() if tensor is not None
         }
     return result
-
-
-def _bits_for(module: str, packed: StoredTensor, index: StoredTensor) -> int:
-    """The bits of a number of GPTQ's, of which the inputs fill the words to the last."""
-    _require(module, len(index.shape) == 1 and index.shape[0] > 0, "g_idx")
-    bits, over = divmod(packed.shape[0] * 32, index.shape[0])
-    _require(module, over == 0 and bits in {2, 3, 4, 8}, "qweight and g_idx")
-    return bits
 
 
 def _compressed_bits(settings: Mapping[str, Any], module: str, words: int, inputs: int) -> int:

@@ -10,7 +10,7 @@ import torch
 from ...errors import CheckpointError
 from ..stored.checkpoint import StoredTensor
 from .by_table import four_bit_weights, int8_weights, mxfp4_weights
-from .packed import awq_weights, compressed_weights, gptq_weights
+from .packed import Restored, Tensors, awq_weights, compressed_weights, gptq_weights
 from .scaled import scaled_weights
 from .settings import quantization_of
 
@@ -76,10 +76,6 @@ def _may_be_codes(name: str, stored: StoredTensor) -> bool:
         and "scale" not in name.rpartition(".")[2]
     )
 
-
-Tensors = Mapping[str, StoredTensor]
-# What a format's reader answers: the restored weights, and the names of the parts that they were made of.
-Restored = tuple[dict[str, StoredTensor], set[str]]
 
 _READERS: dict[str, list[Callable[[Tensors, Mapping[str, Any]], Restored]]] = {
     "bitsandbytes": [four_bit_weights, int8_weights],

@@ -20,7 +20,10 @@ def parse_json_object(text: bytes, where: str) -> dict[str, Any]:
     """
     try:
         value = json.loads(
-            text.decode("utf-8"), object_pairs_hook=_unique_keys, parse_constant=_named_constant
+            text.decode("utf-8"),
+            object_pairs_hook=_unique_keys,
+            # Infinity and NaN are not JSON, but transformers writes them into configs; they stay floats.
+            parse_constant=lambda constant: float(constant.replace("Infinity", "inf")),
         )
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
         reason = "nested too deeply" if isinstance(error, RecursionError) else first_line(error)
@@ -51,8 +54,3 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
             raise ValueError(f"the key {key[:80]!r} is in it twice")
         result[key] = value
     return result
-
-
-def _named_constant(text: str) -> float:
-    """Infinity and NaN are not JSON, but transformers writes them into configs; keep them as floats."""
-    return float(text.replace("Infinity", "inf"))

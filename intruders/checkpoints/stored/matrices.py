@@ -172,7 +172,10 @@ class MatrixView:
 
     def read(self, stored: StoredTensor) -> Tensor:
         """The matrix (m, n), out of its own tensor or of the tuned side's."""
-        tensor = stored.read() if self.expert is None else stored.read_slice(self.expert)
+        return self.of_part(stored.read() if self.expert is None else stored.read_slice(self.expert))
+
+    def of_part(self, tensor: Tensor) -> Tensor:
+        """The matrix (m, n), out of the tensor that holds it alone or with others of its rows."""
         matrix = tensor.flatten(1) if tensor.dim() > 2 else tensor
         return self.cut(matrix.mT if self.input_first else matrix)
 

@@ -49,7 +49,6 @@ def one_file_each(names: Iterable[str]) -> list[str]:
 # As commands, pages and a study's runs name them. A record that is written together with the weights is not of these.
 SAVED_RESULTS = frozenset(
     {
-        "advice.json",
         "attribution.json",
         "audit.json",
         "evaluation.json",

@@ -334,7 +334,6 @@ def _chosen_rule(
 
 
 def _explained(left_base: list[str], left_tuned: list[str], rule: tuple[str, str]) -> dict[str, str]:
-    """Base name -> tuned name, for what a pair of prefixes matches."""
     base_rests, tuned_rests = _rests(left_base, rule[0]), _rests(left_tuned, rule[1])
     return {name: tuned_rests[rest] for rest, name in base_rests.items() if rest in tuned_rests}
 
@@ -353,7 +352,6 @@ def plain(name: str) -> str:
 
 
 def _rests(names: list[str], prefix: str) -> dict[str, str]:
-    """Map what follows the prefix to the name, for the names that have it."""
     return {plain(name).removeprefix(prefix): name for name in names if plain(name).startswith(prefix)}
 
 

@@ -251,7 +251,7 @@ _START = rf"^(?P<start>(?:(?:module|{'|'.join(sorted(WRAPPERS))})\.)*)"
 
 @cache
 def _compiled(part: str, other: str) -> tuple[re.Pattern[str], str]:
-    """A rule of a table as a regular expression with its replacement; a part ends where a word ends."""
     inner = re.escape(part.removeprefix("^")).replace(r"\#", r"(?P<number>\d+)")
+    # A part ends where a word ends.
     start, end = _START if part.startswith("^") else "(?P<start>)", r"(?!\w)" if part[-1].isalnum() else ""
     return re.compile(start + inner + end), r"\g<start>" + other.replace("#", r"\g<number>")

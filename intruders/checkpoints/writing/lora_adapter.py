@@ -201,7 +201,6 @@ def _matching(base: Checkpoint, adapter: LoraAdapter) -> Matching:
 
 
 def _plain(name: str) -> str:
-    """A name of PEFT as the base has it, but for what the base's class puts before it."""
     return name.removeprefix(_PREFIX).replace(".base_layer", "")
 
 
@@ -292,7 +291,7 @@ def _key(module: str) -> str:
 
 
 def _plain_number(value: float) -> float | int:
-    """16 rather than 16.000000000000004: alphas are whole numbers nearly always."""
+    # 16 rather than 16.000000000000004: alphas are whole numbers nearly always.
     nearest = round(value)
     return nearest if abs(value - nearest) < 1e-9 * max(1.0, abs(value)) else value
 

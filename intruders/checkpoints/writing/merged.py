@@ -1,10 +1,14 @@
-"""A whole model with changed matrices, planned tensor by tensor."""
+"""A whole model with changed matrices, planned tensor by tensor.
+
+Experts that a file has one by one are paired, and changed, as stacks where the other side has stacks. The file keeps
+its own names and shapes: each of its tensors takes its rows of the matrix.
+"""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
@@ -17,18 +21,17 @@ from ...linalg.products import made_by_rows
 from ..adapters.adapter import Adapter
 from ..opening.model_sum import ModelSum, parts_of
 from ..opening.open import Opened
-from ..pairing.experts import InStacks
+from ..pairing.experts import InStacks, positions_in_stacks
 from ..pairing.names_of_base import under_common_names
 from ..pairing.pair_sides import pair_sides
 from ..pairing.pairing import SkipKind
 from ..pairing.side import Side, sides_of
 from ..stored.checkpoint import Checkpoint, StoredTensor
-from ..stored.matrices import MatrixView, common_matrices, matrices_of, not_a_matrix, reason_to_skip
+from ..stored.matrices import MatrixView, common_matrices, matrices_of, not_a_matrix, put_back, reason_to_skip
 from ..stored.names import Matching, match_names, may_be_same
 from ..stored.selection import EVERY_MATRIX
 from ..stored.tied import HEADS, is_separated, tied_uses
 from .shards import PlannedTensor, require_finite
-from .written_matrices import WrittenMatrix, WrittenNames, require_written, written_matrices
 
 # A matrix in its new form, computed in double precision and rounded once, from the two matrices as they are stored.
 Changed = Callable[[Pair, torch.dtype], Tensor]
@@ -39,6 +42,63 @@ Elsewhere = Callable[[str], float]
 def everywhere_as_tuned(name: str) -> float:
     """Keep the complete update of every other tensor."""
     return 1.0
+
+
+@dataclass(frozen=True)
+class WrittenMatrix:
+    """A matrix as it was paired, and where a written tensor contains it."""
+
+    matrix: MatrixView
+    position: InStacks
+
+    @property
+    def name(self) -> str:
+        """That of its pair."""
+        return self.matrix.name
+
+    def put(self, tensor: Tensor, values: Tensor) -> None:
+        """Write the matrix (m, n), or the part of it that the tensor contains, into the tensor."""
+        if self.position.expert is None:
+            put_back(self.matrix, tensor, values)
+        else:
+            put_back(replace(self.matrix, expert=None), tensor, values[self.position.rows])
+
+
+@dataclass(frozen=True)
+class WrittenNames:
+    """The positions of a file's tensors among those that were paired."""
+
+    positions: Mapping[str, InStacks] = field(repr=False)  # empty where all names are the same
+
+    @classmethod
+    def of(cls, own: Checkpoint, paired: Checkpoint) -> WrittenNames:
+        """Those of a checkpoint as it is stored, and under the names that it was paired by."""
+        return cls({} if paired.tensors is own.tensors else positions_in_stacks(own))
+
+    def position(self, name: str) -> InStacks:
+        """The position of the file's tensor of that name."""
+        return self.positions.get(name, InStacks(name))
+
+    def own_name(self, paired: str) -> str:
+        """The file's tensor, or the first of those, that a paired one was made of."""
+        return next((own for own, position in self.positions.items() if position.tensor == paired), paired)
+
+
+def written_matrices(position: InStacks, matrices: Sequence[MatrixView]) -> list[WrittenMatrix]:
+    """Those matrices of a paired tensor that the written tensor at a position of it contains a part of."""
+    chosen = matrices if position.expert is None else [m for m in matrices if m.expert == position.expert]
+    return [WrittenMatrix(matrix, position) for matrix in chosen]
+
+
+def require_written(names: Iterable[str], written: Collection[str], source: str) -> None:
+    """Raise CheckpointError unless every changed matrix belongs to a tensor that is written."""
+    lost = [name for name in dict.fromkeys(names) if name not in written]
+    if lost:
+        raise CheckpointError(
+            f"'{source}' changes {some_of(lost)}, which no tensor of the written checkpoint contains; expected a base "
+            "with the same matrices; merge it into its base (merge_and_unload in PEFT, save_pretrained), and pass the "
+            "merged checkpoint"
+        )
 
 
 def planned_checkpoint(
@@ -90,7 +150,10 @@ def _changed_checkpoint(
         if name is None:
             return PlannedTensor(own, stored.shape, stored.dtype, stored.read)
         first, second = before.tensors[name], after.tensors[position.tensor]
-        dtype = _written_dtype(first.dtype, stored.dtype)
+        dtype = first.dtype
+        if dtype.is_floating_point and stored.dtype.is_floating_point:
+            # The type that holds the numbers of both: an update may be smaller than the base's type resolves.
+            dtype = torch.promote_types(dtype, stored.dtype)
         matrices = written_matrices(position, views[name])
         written.update(matrix.name for matrix in matrices)
         wanted = [(matrix, changes[matrix.name]) for matrix in matrices if matrix.name in changes]
@@ -121,12 +184,6 @@ def _warn_of_other_names(
             "others of the same shape, which stay as they were tuned; pass a tuned model with the names of the base",
             stacklevel=3,
         )
-
-
-def _written_dtype(base: torch.dtype, tuned: torch.dtype) -> torch.dtype:
-    """Return the type that holds the numbers of both sides: an update may be smaller than the base's type resolves."""
-    is_floating = base.is_floating_point and tuned.is_floating_point
-    return torch.promote_types(base, tuned) if is_floating else base
 
 
 def changed_tensor(
@@ -170,7 +227,6 @@ def _with_changes(
 
 
 def _matrices(base: Checkpoint, name: str, theirs: tuple[int, ...]) -> list[MatrixView]:
-    """The matrices of the base's tensor that one of another shape has too."""
     matrices = [] if not_a_matrix(base.tensors[name]) else matrices_of(base, name)
     return common_matrices(matrices, base.shape(name), theirs)
 
@@ -211,7 +267,11 @@ def _merged_checkpoint(
     _require_can_be_separated(before, tuned)
     tensors = [planned(own) for own in base.tensors]
     require_written([*pairs, *changes, *whole], written, tuned.source)
-    return tensors + _added_tensors(tuned, sides)
+    # What an adapter stores in full and the base has no tensor for, such as a new classification head: as tuned.
+    for name, stored in (item for side, _ in sides for item in side.added.items()):
+        _require_alone(tuned, sides, f"store '{name}' in full")
+        tensors.append(PlannedTensor(name, stored.shape, stored.dtype, stored.read))
+    return tensors
 
 
 def _require_can_be_separated(base: Checkpoint, tuned: Opened) -> None:
@@ -316,14 +376,6 @@ def _replaced_whole(
             _require_alone(tuned, sides, f"change '{bias}'")
             whole[bias] = partial(_bias_of, side, name), weight
     return whole
-
-
-def _added_tensors(tuned: Adapter | ModelSum, sides: Sequence[tuple[Side, float]]) -> list[PlannedTensor]:
-    """What an adapter stores in full and the base has no tensor for, such as a new classification head: as tuned."""
-    added = [(name, stored) for side, _ in sides for name, stored in side.added.items()]
-    for name, _ in added:
-        _require_alone(tuned, sides, f"store '{name}' in full")
-    return [PlannedTensor(name, stored.shape, stored.dtype, stored.read) for name, stored in added]
 
 
 def _require_alone(tuned: Adapter | ModelSum, sides: Sequence[tuple[Side, float]], what: str) -> None:

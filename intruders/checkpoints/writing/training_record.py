@@ -7,11 +7,14 @@ a copy of ``run.json`` would pass for the run itself.
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ...system.documents import read_document
 from ...system.files import write_atomically
+from ..opening.model_sum import is_sum
+from ..stored.locate import locate
 
 RUN, TRAINING = "run.json", "training.json"
 # Of both files.
@@ -39,12 +42,52 @@ def keep_training(record: dict[str, Any], folder: Path) -> None:
     facts = {
         "schema": SCHEMA,
         "status": record.get("status"),
-        "config": _some_of(record, "config", ("base", "data_seed")),
-        "task": _some_of(record, "task", ("labels",)),
+        "config": _some_of(_section(record, "config"), "base", "data_seed"),
+        "task": _some_of(_section(record, "task"), "labels"),
     }
     write_atomically(folder / TRAINING, (json.dumps(facts, indent=2) + "\n").encode())
 
 
-def _some_of(record: dict[str, Any], part: str, keys: tuple[str, ...]) -> dict[str, Any]:
-    section = record.get(part)
-    return {key: section[key] for key in keys if key in section} if isinstance(section, dict) else {}
+@dataclass(frozen=True)
+class FinetunedFolder:
+    """The facts about a model from the record of its run."""
+
+    base: str | None
+    labels: list[str] | None  # of a classifier, in the order of its classes
+    data_seed: int  # by another one, rows that were trained on would be among those that are scored
+    max_length: int | None = None  # tokens of a row that the training read
+
+    @classmethod
+    def of(cls, source: str | Path) -> FinetunedFolder | None:
+        """Read the record in a folder; None for a model that no run of this package trained, and for a sum of models.
+
+        Raises:
+          ResultFileError: the record cannot be read.
+        """
+        record = None if is_sum(str(source)) else training_record(locate(str(source)))
+        if record is None:
+            return None
+        config, task = _section(record, "config"), _section(record, "task")
+        base, labels, seed = config.get("base"), task.get("labels"), config.get("data_seed")
+        length = config.get("max_length")
+        return cls(
+            base=base if isinstance(base, str) else None,
+            labels=[str(label) for label in labels] if labels else None,
+            data_seed=seed if isinstance(seed, int) else 0,
+            max_length=length if isinstance(length, int) else None,
+        )
+
+
+def data_seed_of(model: str) -> int:
+    """Return the data seed of the run that trained a model; 0 for a model that no run of this package trained."""
+    folder = FinetunedFolder.of(model)
+    return 0 if folder is None else folder.data_seed
+
+
+def _section(record: dict[str, Any], name: str) -> dict[str, Any]:
+    section = record.get(name)
+    return section if isinstance(section, dict) else {}
+
+
+def _some_of(section: dict[str, Any], *keys: str) -> dict[str, Any]:
+    return {key: section[key] for key in keys if key in section}

@@ -16,23 +16,19 @@ from torch import Tensor
 
 from ...audits.result.records import AuditedMatrix
 from ...engine.components import Components
-from ...settings import setting
+from ...settings import Settings, setting
+from .base_directions import Directions, Project
 from .budget import Budget
 from .changes import Change, largest_entries
 from .controls import RandomVectors
-from .dg_hard import DGHard
-from .directions import Directions
 from .doses import Doses
-from .fapm import FAPM
+from .entries import FAPM, Trim
 from .heads import Head, Heads
 from .intruders import ScaledIntruders
-from .layers import Layers
-from .lines import Lines
-from .project import Project
 from .remedy import Case, EntryRemedy, Position, Remedy, WantedTriplets
+from .shares import Layers, Lines
+from .singular_values import DGHard, Truncate
 from .surgery import Surgery
-from .trim import Trim
-from .truncate import Truncate
 
 RANDOM = "random"
 
@@ -47,10 +43,15 @@ def at_random(remedy: Remedy, seed: int, cases: Sequence[Case]) -> Remedy | None
 
 
 @dataclass(frozen=True)
-class RandomHeads(Heads):
-    """The same number of heads, drawn at random."""
+class _Drawn(Settings):
+    """What is drawn has a seed, which follows the remedy's own settings."""
 
     seed: int = setting(0, "Seed of what is drawn.")
+
+
+@dataclass(frozen=True)
+class RandomHeads(_Drawn, Heads):
+    """The same number of heads, drawn at random."""
 
     def in_order(self, heads: Sequence[Head], moved: Mapping[Head, float]) -> list[Head]:
         shuffled = list(heads)
@@ -59,50 +60,40 @@ class RandomHeads(Heads):
 
 
 @dataclass(frozen=True)
-class RandomLayers(Layers):
+class RandomLayers(_Drawn, Layers):
     """The same number of layers, drawn at random; embeddings and head as the remedy treats them."""
 
-    seed: int = setting(0, "Seed of what is drawn.")
-
     def share(self, position: Position) -> float:
         return super().share(_moved(position, self.seed))
 
 
 @dataclass(frozen=True)
-class RandomLines(Lines):
+class RandomLines(_Drawn, Lines):
     """The same shares, in an order of the layers that is drawn."""
 
-    seed: int = setting(0, "Seed of what is drawn.")
-
     def share(self, position: Position) -> float:
         return super().share(_moved(position, self.seed))
 
 
 @dataclass(frozen=True)
-class RandomTerms(Truncate):
+class RandomTerms(_Drawn, Truncate):
     """The same number of terms of the update, drawn at random."""
 
-    seed: int = setting(0, "Seed of what is drawn.")
-
     def kept(self, part: Components, count: int, name: str) -> Components:
         return _drawn(part, count, f"terms {self.seed} {name}")
 
 
 @dataclass(frozen=True)
-class RandomTermsOfNoise(DGHard):
+class RandomTermsOfNoise(_Drawn, DGHard):
     """As many random terms of the update as are above the threshold of its noise."""
 
-    seed: int = setting(0, "Seed of what is drawn.")
-
     def kept(self, part: Components, count: int, name: str) -> Components:
         return _drawn(part, count, f"terms {self.seed} {name}")
 
 
 @dataclass(frozen=True)
-class RandomDirections(Directions):
+class RandomDirections(_Drawn, Directions):
     """As many random ones of the 2k leading directions; a draw from all would mostly rewind negligible ones."""
-
-    seed: int = setting(0, "Seed of what is drawn.")
 
     def needs(self, matrix: AuditedMatrix) -> tuple[WantedTriplets, ...]:
         count = min(2 * self.k, *matrix.shape)
@@ -114,12 +105,11 @@ class RandomDirections(Directions):
 
 
 @dataclass(frozen=True)
-class PermutedBudget(Budget):
+class PermutedBudget(_Drawn, Budget):
     """The factors that the budget leaves of all updates, on other matrices, in an order that is drawn."""
 
     needs_threshold = False
 
-    seed: int = setting(0, "Seed of what is drawn.")
     factors: Mapping[str, float] = field(default_factory=dict, repr=False, compare=False)  # by matrix
 
     def needs(self, matrix: AuditedMatrix) -> tuple[WantedTriplets, ...]:
@@ -130,10 +120,8 @@ class PermutedBudget(Budget):
 
 
 @dataclass(frozen=True)
-class RandomFrames(Project):
+class RandomFrames(_Drawn, Project):
     """The same number of directions on either side, drawn evenly from all."""
-
-    seed: int = setting(0, "Seed of what is drawn.")
 
     def frames(self, case: Case) -> tuple[Tensor, Tensor]:
         left, right = super().frames(case)
@@ -146,7 +134,7 @@ class RandomFrames(Project):
 
 
 @dataclass(frozen=True)
-class RandomEntries(EntryRemedy):
+class RandomEntries(_Drawn, EntryRemedy):
     """The same number of entries of every update, drawn at random."""
 
     name = RANDOM
@@ -154,7 +142,6 @@ class RandomEntries(EntryRemedy):
     source = "control"
 
     density: float = setting(0.2, "Share of an update's entries that stays.", above=0, most=1)
-    seed: int = setting(0, "Seed of what is drawn.")
 
     def change(self, case: Case) -> Change:
         seed = _seed(f"entries {self.seed} {case.matrix.name}")
@@ -220,8 +207,8 @@ _DRAWN: dict[type[Remedy], Callable[..., Remedy]] = {
     DGHard: lambda remedy, seed, _: RandomTermsOfNoise(remedy.factor, seed=seed),
     Directions: lambda remedy, seed, _: RandomDirections(remedy.k, seed=seed),
     Project: lambda remedy, seed, _: RandomFrames(remedy.k, seed=seed),
-    Trim: lambda remedy, seed, _: RandomEntries(remedy.density, seed),
-    FAPM: lambda remedy, seed, _: RandomEntries(remedy.density, seed),
+    Trim: lambda remedy, seed, _: RandomEntries(density=remedy.density, seed=seed),
+    FAPM: lambda remedy, seed, _: RandomEntries(density=remedy.density, seed=seed),
     Surgery: lambda remedy, seed, _: replace(remedy, mode="random_index", seed=seed),
     Budget: _permuted,
     Doses: _exchanged,

@@ -68,14 +68,13 @@ class Change:
             return (both.base + self.entries(both.base, both.update.dense())).to(dtype)
         # Some rows at once: W0, D and what is made of them in double precision are each four times W in 16 bits.
         return made_by_rows(
-            lambda rows: self._of_rows(rows)._applied_to_rows(pair.rows(rows)),
+            lambda rows: Change(
+                self.share, None if self.added is None else self.added.rows(rows)
+            )._applied_to_rows(pair.rows(rows)),
             pair.base.shape,
             dtype,
             pair.base.device,
         )
-
-    def _of_rows(self, rows: slice) -> Change:
-        return Change(self.share, None if self.added is None else self.added.rows(rows))
 
     def _applied_to_rows(self, pair: Pair) -> Tensor:
         if self.share == 0:

@@ -74,8 +74,7 @@ class Complement(ScaledRemedy):
         return math.sqrt(min(1.0, max(0.0, (wanted - inside) / outside)))
 
 
-def _inside(case: Case, left: Tensor) -> Tensor:
-    """Y^T D, (c, n)."""
+def _inside(case: Case, left: Tensor) -> Tensor:  # Y^T D, (c, n)
     return case.update.double().apply_transpose(left.to(case.update.device))
 
 

@@ -85,7 +85,7 @@ class Case:
 class Remedy(ABC):
     """A change of tuned matrices.
 
-    A remedy is a file of this folder and a line of ``remedy_table.py``.
+    A remedy is a class in a file of this folder and a line of ``remedy_table.py``.
     """
 
     name: ClassVar[str]

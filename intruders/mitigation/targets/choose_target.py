@@ -1,9 +1,14 @@
-"""Which target a mitigation writes to: refused now, whatever could not be written later."""
+"""The folder or model that a mitigation writes to: refused now, whatever could not be written later."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -13,21 +18,110 @@ from ...checkpoints.opening.model_sum import ModelSum
 from ...checkpoints.opening.open import Opened, Source
 from ...checkpoints.stored.checkpoint import Checkpoint
 from ...checkpoints.stored.locate import locate
+from ...checkpoints.stored.tied import is_separated
+from ...checkpoints.writing.companions import companion_folder, copy_own_tokenizer, write_companions
 from ...checkpoints.writing.lora_adapter import Rank, check_rank, is_plain_lora
-from ...checkpoints.writing.shards import SHARD_BYTES
-from ...checkpoints.writing.training_record import training_record
+from ...checkpoints.writing.merged import Elsewhere, everywhere_as_tuned, planned_checkpoint
+from ...checkpoints.writing.shards import SHARD_BYTES, write_checkpoint
+from ...checkpoints.writing.training_record import keep_training, training_record
 from ...errors import CheckpointError, SettingError
 from ...system.files import user_path
-from ...system.folders import check_target
+from ...system.folders import atomic_folder, check_target
+from ...system.progress import Progress
 from .changed_adapter import LoraContent, ModelTarget, active_lora, check_name
-from .checkpoint_folder import CheckpointContent
 from .new_adapter import NewLoraContent
-from .target import FolderContent, FolderTarget, Target
+from .target import ChangedMatrix, Cut, Written
 
 FORMS = ("auto", "adapter", "checkpoint")
 
 # Base and tuned, as they were given; no base where an adapter names it.
 Sources = tuple[Source | None, Source]
+
+
+@dataclass(frozen=True)
+class CheckpointContent:
+    """The whole model, with everything that the tuned side changed, in shards."""
+
+    form = "checkpoint"
+
+    base: Checkpoint
+    tuned: Opened
+    companions: Path  # where config and tokenizer are
+    shard_bytes: int
+    adapter: Path | None = None  # its folder, which may have another tokenizer
+
+    @classmethod
+    def of(
+        cls, base: Checkpoint, tuned: Opened, sources: tuple[object, object], shard_bytes: int
+    ) -> CheckpointContent:
+        """Build the target; raise CheckpointError if the tuned side cannot be written as a complete model."""
+        planned_checkpoint(base, tuned, {})
+        companions, adapter = companion_folder(base, tuned, *sources), None
+        given = sources[0] if sources[1] is None else sources[1]  # an adapter may come alone
+        if isinstance(tuned, Adapter) and isinstance(given, str | os.PathLike):
+            adapter = locate(os.fspath(given))
+        return cls(base, tuned, companions, shard_bytes, adapter)
+
+    def write(
+        self, folder: Path, changed: Mapping[str, ChangedMatrix], elsewhere: Elsewhere, progress: Progress
+    ) -> Cut:
+        whole = self.tuned if isinstance(self.tuned, Checkpoint) else self.base
+        tensors = planned_checkpoint(
+            self.base,
+            self.tuned,
+            {name: matrix.change.applied_to for name, matrix in changed.items()},
+            elsewhere,
+        )
+        largest = max(tensors, key=lambda tensor: tensor.nbytes)
+        write_companions(
+            self.companions,
+            folder,
+            largest.dtype,
+            is_gguf=whole.format == "gguf",
+            has_own_head=is_separated(whole),
+        )
+        if self.adapter is not None:
+            copy_own_tokenizer(self.adapter, folder, rows=self._tokens())
+        write_checkpoint(folder, tensors, shard_bytes=self.shard_bytes, progress=partial(progress, "write"))
+        return Cut()
+
+    def _tokens(self) -> int:
+        """The number of tokens that the model has embeddings for, as its config says; 0 if it does not."""
+        config = self.base.config or {}
+        number = config.get("text_config", config).get("vocab_size")
+        return number if isinstance(number, int) else 0
+
+
+@dataclass(frozen=True)
+class FolderTarget:
+    """A folder that appears whole or not at all."""
+
+    content: LoraContent | NewLoraContent | CheckpointContent
+    folder: Path
+    force: bool
+    base: Source | None  # what the content is of
+    training: dict[str, Any] | None = None  # the record of the run that trained the tuned model
+
+    @property
+    def form(self) -> str:
+        return self.content.form
+
+    @contextmanager
+    def writing(
+        self,
+        changed: Mapping[str, ChangedMatrix],
+        progress: Progress,
+        elsewhere: Elsewhere = everywhere_as_tuned,
+    ) -> Iterator[Written]:
+        """Write the tuned model with the changed matrices; what is written is there for good when the block ends.
+
+        ``elsewhere`` says what share of its update any other tensor keeps.
+        """
+        with atomic_folder(self.folder, force=self.force) as folder:
+            cut = self.content.write(folder, changed, elsewhere, progress)
+            if self.training is not None:
+                keep_training(self.training, folder)
+            yield Written(self.base, folder, cut, folder)
 
 
 def choose_target(
@@ -40,7 +134,7 @@ def choose_target(
     adapter_name: str,
     force: bool,
     shard_bytes: int = SHARD_BYTES,
-) -> Target:
+) -> FolderTarget | ModelTarget:
     """A folder for what was given or in the form that was asked for; without ``out`` the PeftModel itself.
 
     Raises:
@@ -95,7 +189,7 @@ def _content(
     form: str,
     rank: Rank,
     shard_bytes: int,
-) -> FolderContent:
+) -> LoraContent | NewLoraContent | CheckpointContent:
     base, tuned = sides
     if form == "checkpoint":
         return CheckpointContent.of(base, tuned, sources, shard_bytes)

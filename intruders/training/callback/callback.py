@@ -18,8 +18,8 @@ from transformers import TrainerCallback
 
 from ...audits.audit import audit_pairing
 from ...audits.audit_settings import AS_USUAL, AuditSettings, Compute
+from ...audits.judge import AuditsAhead
 from ...audits.result.audit_result import Audit
-from ...audits.worth_decomposing import AuditsAhead
 from ...checkpoints.formats.memory import has_adapters
 from ...checkpoints.opening.open import Opened, Source
 from ...checkpoints.pairing.pair_sides import pair_sides

@@ -12,7 +12,6 @@ from typing import Any
 import pandas as pd
 
 from ...audits.result.audit_result import Audit
-from ...audits.result.vector_table import vector_frame
 from ...errors import ResultFileError, SettingError, os_reason
 from ...system.files import check_writable, free_name, write_atomically
 
@@ -108,7 +107,7 @@ def read_trace(path: str | os.PathLike[str]) -> pd.DataFrame:
 
 def _rows(audit: Audit) -> pd.DataFrame:
     """Return one row per vector, with its matrix's update norm and the base's largest singular value."""
-    frame = vector_frame(audit.matrices)
+    frame = audit.to_pandas()
     frobenius = {matrix.name: matrix.update.frobenius for matrix in audit.matrices}
     largest = {matrix.name: matrix.base_singular_values[0] for matrix in audit.matrices}
     frame["update_frobenius"] = frame["name"].map(frobenius).astype(float)

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 
 from intruders.measures.intervals import Interval
 from intruders.mitigation.remedies.remedy_table import INTRUDERS
-from intruders.reports.advice import Advice
-from intruders.reports.next_steps import COMPARE_FIRST, DOWN_INSTEAD
 from intruders.studies.results import Results
 
 from ..claims import causes, intervention, rank, remedies
@@ -17,6 +15,7 @@ from ..claims.shared.claim import ALPHA, SUPPORTED, Finding, Where
 from ..claims.shared.equal_score import below_score
 from ..claims.shared.strata import finished
 from ..claims.shared.words import points_said, said, seeds_said
+from .advised import Advice
 from .study_rows import CauseRow, RemedyRow, SweptRow, TrendRow, ValleyRow, rows_of
 
 # The topic of each kind of remedy.
@@ -29,6 +28,15 @@ _TOPICS = {
     "initialization": "method",
 }
 _NOT_REMEDIES = ("baseline", remedies.CONTROL, remedies.REFERENCE)
+# The models of a study are many: the commands name none.
+_DOWN_INSTEAD = (
+    "turn the complete update down instead of its intruders: a share of it has a lower loss on text at the same task "
+    "loss; intruders scale BASE TUNED --task TASK --loss-on CORPUS --out DIR finds the share and writes the model"
+)
+_COMPARE_FIRST = (
+    "compare before you scale intruders: whether that beats a share of the complete update at equal task loss is not "
+    "clear here; intruders remedies BASE TUNED --task TASK --loss-on CORPUS measures it"
+)
 
 
 def advise_study(results: Results) -> tuple[list[Advice], list[str]]:
@@ -115,7 +123,7 @@ def _on_remedies(rows: Sequence[RemedyRow], swept: Sequence[SweptRow]) -> list[A
         if gain is not None:
             evidence.append(f"gain over interpolation at equal task loss: {said(gain, 3)} nats per token")
         if kind == remedies.AFTERWARDS and (gain is None or not gain.is_above_zero):
-            change = DOWN_INSTEAD if gain is not None and gain.is_below_zero else COMPARE_FIRST
+            change = _DOWN_INSTEAD if gain is not None and gain.is_below_zero else _COMPARE_FIRST
         advice.append(Advice(_TOPICS.get(kind, kind), change, evidence))
     return advice
 

@@ -3,64 +3,69 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
-import typer
-
-from intruders.cli.command import examples
+from intruders.cli.from_verb import argument, command, option
 from intruders.cli.output import refuse_given, say
-from intruders.cli.report import EXAMPLES, Out, Png, Results, Scale
+from intruders.cli.report import OUT, PNG, RESULTS, SCALE
 
 ONE_OF_BOTH = "leave one of the two out"
 
-Verdicts = Annotated[
-    bool,
-    typer.Option(
-        "--verdicts",
-        help="Print one Markdown table of the verdicts of one or several studies; write no file.",
+
+@command(
+    RESULTS,
+    OUT,
+    PNG,
+    option(
+        "verdicts",
+        bool,
+        "Print one Markdown table of the verdicts of one or several studies; write no file.",
+        False,
     ),
-]
-Data = Annotated[
-    Path | None,
-    typer.Option(
+    option(
+        "data",
+        Path | None,
+        "Publish the tables of a study to this folder, without its models; write no report. [default: not written]",
         metavar="FOLDER",
-        help="Publish the tables of a study to this folder, without its models; write no report. "
-        "[default: not written]",
     ),
-]
-Forest = Annotated[
-    Path | None,
-    typer.Option(
+    option(
+        "forest",
+        Path | None,
+        "Draw all effects of a folder of published studies, for light and for dark pages, and print them as a Markdown "
+        "table. [default: not written]",
         metavar="FILE.svg",
-        help="Draw all effects of a folder of published studies, for light and for dark pages, and print them "
-        "as a Markdown table. [default: not written]",
     ),
-]
-
-
-@examples(*EXAMPLES)
+    SCALE,
+)
 def report(
-    results: Results,
-    out: Out = None,
-    png: Png = None,
-    verdicts: Verdicts = False,
-    data: Data = None,
-    forest: Forest = None,
-    scale: Scale = None,
+    *,
+    results: list[Path],
+    out: Path | None,
+    png: Path | None,
+    verdicts: bool,
+    data: Path | None,
+    forest: Path | None,
+    scale: Path | None,
 ) -> None:
-    """Write an HTML report or figures from saved results."""
+    """Write an HTML report or figures from saved results.
+
+    Examples:
+      # Write the report of one saved audit
+      intruders report audit.json --out report.html
+      # Compare two runs in one report, and save the figures
+      intruders report runs/rank1 runs/full --out compare.html --png figures
+    """
     of_pages: dict[str, object] = {"out": out, "png": png, "scale": scale}
     if data is not None:
         others = of_pages | {"forest": forest, "verdicts": verdicts or None}
         refuse_given(others, "has no effect beside --data", ONE_OF_BOTH)
-        publish(_only(results, "--data publishes one study"), data)
+        publish(study=_only(results, "--data publishes one study"), out=data)
     elif forest is not None:
         others = of_pages | {"verdicts": verdicts or None}
         refuse_given(others, "has no effect beside --forest", ONE_OF_BOTH)
-        draw_forest(_only(results, "--forest draws the effects of one folder"), forest)
+        draw_forest(folder=_only(results, "--forest draws the effects of one folder"), out=forest)
     elif verdicts:
         refuse_given(of_pages, "has no effect beside --verdicts", ONE_OF_BOTH)
-        print_verdicts(results)
+        print_verdicts(studies=results)
     else:
         from ..pages.write_report import write_report
 
@@ -76,35 +81,48 @@ def _only(paths: list[Path], what: str) -> Path:
     return paths[0]
 
 
-Study = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a study.")]
-Studies = Annotated[list[Path], typer.Argument(metavar="RUN...", help="The folders of studies.")]
+@command(
+    argument("studies", list[Path], "RUN...", "The folders of studies."),
+)
+def print_verdicts(*, studies: list[Path]) -> None:
+    """Print one Markdown table of the verdicts of one or several studies.
 
-
-@examples(("Compare the verdicts of two studies", "intruders verdicts runs/one runs/two"))
-def print_verdicts(studies: Studies) -> None:
-    """Print one Markdown table of the verdicts of one or several studies."""
+    Examples:
+      # Compare the verdicts of two studies
+      intruders verdicts runs/one runs/two
+    """
     from ..pages.verdict_table import verdict_table
 
     say(verdict_table(studies), whole=True)
 
 
-@examples(("Publish the tables of a study", "intruders publish runs/quickstart data/quickstart"))
-def publish(
-    study: Study,
-    out: Annotated[Path, typer.Argument(metavar="FOLDER", help="A new folder, or one of the same study.")],
-) -> None:
-    """Publish the tables of a study, without its models."""
+@command(
+    argument("study", Path, "RUN", "The folder of a study."),
+    argument("out", Path, "FOLDER", "A new folder, or one of the same study."),
+)
+def publish(*, study: Path, out: Path) -> None:
+    """Publish the tables of a study, without its models.
+
+    Examples:
+      # Publish the tables of a study
+      intruders publish runs/quickstart data/quickstart
+    """
     from ..published.publish import publish_study
 
     say(map(str, publish_study(study, out)), whole=True)
 
 
-@examples(("Draw all effects of published studies", "intruders forest docs/results/data effects.svg"))
-def draw_forest(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder of published studies.")],
-    out: Annotated[Path, typer.Argument(metavar="FILE", help="The picture, an SVG file.")],
-) -> None:
-    """Draw all effects of published studies, for light and for dark pages, and print them as a Markdown table."""
+@command(
+    argument("folder", Path, "FOLDER", "A folder of published studies."),
+    argument("out", Path, "FILE", "The picture, an SVG file."),
+)
+def draw_forest(*, folder: Path, out: Path) -> None:
+    """Draw all effects of published studies, for light and for dark pages, and print them as a Markdown table.
+
+    Examples:
+      # Draw all effects of published studies
+      intruders forest docs/results/data effects.svg
+    """
     from ..effects.write_effects import write_forest
 
     paths, table = write_forest(folder, out)

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
 from intruders.cli import options
-from intruders.cli.command import examples
+from intruders.cli.from_verb import command, option
 from intruders.cli.output import resumable, say
-from intruders.cli.study import EXAMPLES, DryRun, Jobs, Out, Resume, StudyFile
-from intruders.cli.study_progress import print_outcome, print_plan, print_refused, study_progress
+from intruders.cli.study import (
+    DRY_RUN,
+    FILE,
+    JOBS,
+    OUT,
+    RESUME,
+    print_outcome,
+    print_plan,
+    print_refused,
+    study_progress,
+)
 from intruders.studies.run_study import StudyOutcome
 from intruders.studies.runs import Run, expand
 from intruders.studies.study import Study
@@ -22,30 +30,42 @@ from intruders.system.words import plural
 from ..claims.shared.claim import Finding
 from ..published.take_over import plan_take_over
 
-Published = Annotated[
-    Path | None,
-    typer.Option(
-        "--from",
+
+@command(
+    FILE,
+    OUT,
+    RESUME,
+    option(
+        "published",
+        Path | None,
+        "Take finished runs over from published tables, where every setting is the same. [default: nothing is taken "
+        "over]",
+        names=["--from"],
         metavar="FOLDER",
-        help="Take finished runs over from published tables, where every setting is the same. "
-        "[default: nothing is taken over]",
     ),
-]
-
-
-@examples(*EXAMPLES)
+    DRY_RUN,
+    JOBS,
+    options.RAY,
+)
 def study(
-    file: StudyFile,
-    out: Out = None,
-    resume: Resume = False,
-    published: Published = None,
-    dry_run: DryRun = False,
-    jobs: Jobs = 1,
-    ray: options.Ray = None,
+    *,
+    file: Path,
+    out: str | None,
+    resume: bool,
+    published: Path | None,
+    dry_run: bool,
+    jobs: int,
+    ray: str | None,
 ) -> None:
     """Run or resume the study in a YAML file.
 
     Skips finished runs, then prints one verdict per claim.
+
+    Examples:
+      # Show the runs and the amount of work, and start nothing
+      intruders study examples/quickstart.yaml --dry-run
+      # Run or resume the study, two runs at a time
+      intruders study examples/quickstart.yaml --out runs/quickstart --jobs 2
     """
     from intruders.errors import SettingError
 

@@ -11,7 +11,7 @@ from intruders.errors import IntrudersError
 from intruders_research.advice.advise import advise
 from intruders_research.advice.on_study import advise_study
 from intruders_research.claims.every_claim import analyse_all
-from tests.reports.advised import write_study
+from research.tests.advice.study_folder import write_study
 from tests.studies.planted import interventions, matched, noise, run, study
 
 
@@ -43,7 +43,6 @@ def test_a_study_where_interpolation_was_measured(
 def test_a_study_with_clear_effects(tmp_path: Path) -> None:
     rows = [row | {"critical_scale": 0.3 + 0.01 * row["seed"]} for row in matched(effect=1.0)]
     found = advise(write_study(tmp_path, study(runs=rows, interventions=interventions(rows))))
-    assert found.kind == "study"
     by_topic = {one.topic: one for one in found.advice}
     assert {"rank", "mitigation", "scale"} <= by_topic.keys()
     assert "the norm-matched shrink of the complete update saves" in " ".join(by_topic["mitigation"].evidence)

@@ -294,7 +294,7 @@ def test_a_refusal_is_not_kept_when_its_cause_is_gone(
     count: int,
     is_killed: bool,
 ) -> None:
-    """One matrix cannot be read at first. The folder then has refused blocks, or a file of a refused adapter."""
+    """One matrix cannot be read at first. Of a refused adapter nothing but earlier blocks is kept."""
     out, sources = tmp_path / "out", [adapters[name] for name in ("strong", "weak", "of rank 4")][:count]
     lost = "model.layers.1.self_attn.q_proj.weight"
 
@@ -306,6 +306,7 @@ def test_a_refusal_is_not_kept_when_its_cause_is_gone(
     def stopped(*given: Any) -> None:
         raise KeyboardInterrupt
 
+    monkeypatch.setattr("intruders.audits.fleet.fleet_work._MATRICES_TOGETHER", 1)  # a block at a time
     with monkeypatch.context() as patched:
         patched.setattr("intruders.audits.batches.loaded_or_skipped", failing)
         if is_killed:

@@ -1,26 +1,40 @@
-"""What a fleet leaves to do, and that a model is the same done alone or with others."""
+"""What a fleet leaves to do, a model done alone or with others, and its file against its own audit."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
+from intruders.audits.audit import audit_pairing
 from intruders.audits.audit_settings import AuditSettings, Compute
-from intruders.audits.fleet.fleet_files import FleetFiles
+from intruders.audits.fleet import fleet_work
+from intruders.audits.fleet.fleet_files import AdapterFile, FleetFiles
 from intruders.audits.fleet.fleet_members import Member
-from intruders.audits.fleet.fleet_work import FleetWork, grouped_blocks
+from intruders.audits.fleet.fleet_work import FleetWork, finish_adapters, grouped_blocks
+from intruders.audits.result.audit_result import Audit
 from intruders.checkpoints.pairing.pairing import PairedMatrix, Pairing
+from intruders.checkpoints.stored.checkpoint import Checkpoint
+from intruders.errors import ResultFileError
 from intruders.linalg.low_rank import LowRank
 from intruders.linalg.pair import Pair
 from intruders.system.mirrored_folder import MirroredFolder
 
 NAMES = [f"layers.{layer}.{part}.weight" for layer in range(3) for part in ("q", "o")] + ["head.weight"]
+
+KEY, SETTINGS = "0" * 64, AuditSettings(k=5)
+BASE = Checkpoint("base", "checkpoint", "memory", {})
+
+
+def files_in(folder: Path) -> FleetFiles:
+    return FleetFiles(MirroredFolder(folder), KEY)
 
 
 def member(number: int, names: Sequence[str] = NAMES, digest: str | None = None) -> Member:
@@ -43,15 +57,13 @@ def member(number: int, names: Sequence[str] = NAMES, digest: str | None = None)
 
 def work(folder: Path, *members: Member) -> FleetWork:
     base: Any = SimpleNamespace(names=lambda: NAMES, tied={})
-    files = FleetFiles(MirroredFolder(folder), "0" * 64)
-    settings = AuditSettings(k=5)
-    return FleetWork(base, list(members), settings, Compute(cache=False, workers=1), files)
+    return FleetWork(base, list(members), SETTINGS, Compute(cache=False, workers=1), files_in(folder))
 
 
 def rows_of(folder: Path) -> dict[tuple[str, str], list[tuple[int, bool]]]:
     """By model and matrix, the decision about every vector."""
     rows: dict[tuple[str, str], list[tuple[int, bool]]] = {}
-    for block in FleetFiles(MirroredFolder(folder), "0" * 64).blocks():
+    for block in files_in(folder).blocks():
         for row in block.rows().to_pylist():
             rows.setdefault((row["adapter"], row["name"]), []).append((row["index"], row["intruder"]))
     return rows
@@ -91,7 +103,7 @@ def test_a_model_is_the_same_alone_and_with_others(tmp_path: Path) -> None:
     sketches = [
         {
             (block.block, digest): unit.sketch
-            for block in FleetFiles(MirroredFolder(tmp_path / way), "0" * 64).blocks()
+            for block in files_in(tmp_path / way).blocks()
             for digest, unit in block.units.items()
         }
         for way in ("together", "alone")
@@ -109,24 +121,110 @@ def test_equal_models_are_done_once(tmp_path: Path) -> None:
     assert {digest for digest, _ in rows_of(tmp_path)} == {"same"}
 
 
-@pytest.mark.parametrize(
-    ("missing", "groups"),
-    [
-        ({"a": [0], "b": [0], "c": [0]}, [["a", "b", "c"]]),
-        ({"a": [0, 1], "b": [0], "c": [0], "d": [1]}, [["a"], ["b", "c"], ["d"]]),
-        ({"a": [0], "b": [1], "c": [0]}, [["a"], ["b"], ["c"]]),
-        ({}, []),
-    ],
-)
-def test_neighbors_that_lack_one_and_the_same_model_are_done_together(
-    missing: dict[str, list[int]], groups: list[list[str]]
-) -> None:
-    matrix: Any = None
-    blocks = {block: {"m": [(model, matrix) for model in models]} for block, models in missing.items()}
-    assert [list(group) for group in grouped_blocks(blocks)] == groups
-
-
 def test_blocks_are_done_together_up_to_a_number_of_matrices() -> None:
+    """A matrix of three models counts three times."""
     matrix: Any = None
     blocks = {str(block): {f"m{at}": [(0, matrix)] for at in range(25)} for block in range(7)}
     assert [len(group) for group in grouped_blocks(blocks)] == [3, 3, 1]  # full from 60 matrices on
+    shared = {
+        block: {name: [(0, matrix), (1, matrix), (2, matrix)] for name in blocks[block]} for block in blocks
+    }
+    assert [list(group) for group in grouped_blocks(shared)] == [[block] for block in blocks]
+    assert list(grouped_blocks({})) == []
+
+
+def finished(
+    folder: Path, members: list[Member], base: Checkpoint = BASE
+) -> dict[tuple[str, str], AdapterFile]:
+    """Audit what is missing, and write the files, as a call of a fleet does."""
+    files = files_in(folder)
+    earlier = {file.path.name: file for file in files.adapters()}
+    known = {file.digest for file in earlier.values()}
+    members = [replace(one, is_finished=one.digest in known) for one in members]
+    fleet = work(folder, *(one for one in members if not one.is_finished))
+    fleet.do(fleet.missing())
+    return finish_adapters(members, files, earlier, SETTINGS, 1.5, base)
+
+
+@pytest.mark.parametrize("at_once", [1, 200_000])
+def test_each_file_is_the_audit_of_its_adapter_in_the_order_of_its_pairing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    """Whether the rows of all are read together or of one after the other."""
+    monkeypatch.setattr(fleet_work, "_VECTORS_AT_ONCE", at_once)
+    members = [member(0), member(1, NAMES[3:5]), member(2, [NAMES[-1]])]
+    written = finished(tmp_path, members)
+    assert set(written) == {(one.source, one.digest) for one in members}
+    for one in members:
+        assert one.pairing is not None
+        file = written[one.source, one.digest]
+        wanted = audit_pairing(one.pairing, SETTINGS, Compute(cache=False, workers=1))
+        found = Audit.load(file.path)
+        assert [matrix.name for matrix in found.matrices] == [matrix.name for matrix in one.pairing.pairs]
+        assert [[v.intruder for v in matrix.vectors] for matrix in found.matrices] == [
+            [v.intruder for v in matrix.vectors] for matrix in wanted.matrices
+        ]
+        assert (found.tuned_source, found.seconds) == (one.source, 1.5)
+        counts = (file.counts["matrices"], file.counts["vectors"], file.counts["intruders"])
+        assert counts == (len(wanted.matrices), wanted.vectors, wanted.intruders)
+        assert set(pd.read_parquet(file.path)["adapter"]) == {one.source}
+        assert AdapterFile.read(file.path, KEY) is not None
+    assert sum(file.counts["intruders"] for file in written.values()) > 0
+
+
+def test_adapters_of_the_same_content_have_a_file_each_with_the_same_rows(tmp_path: Path) -> None:
+    first, copy = member(0), replace(member(0), source="a copy")
+    written = finished(tmp_path, [first, copy])
+    rows = [
+        pd.read_parquet(written[one.source, one.digest].path).drop(columns="adapter") for one in (first, copy)
+    ]
+    pd.testing.assert_frame_equal(*rows)
+    times = {file.path: file.path.stat().st_mtime_ns for file in written.values()}
+    again = finished(tmp_path, [first, copy, member(1), replace(first, source="a late copy")])
+    assert {file.path for file in again.values()} > set(times)
+    assert {path: path.stat().st_mtime_ns for path in times} == times, "a finished file is not written again"
+    late = again["a late copy", first.digest]
+    assert Audit.load(late.path).tuned_source == "a late copy"
+    assert late.counts == written[first.source, first.digest].counts
+
+
+def test_a_member_that_cannot_be_opened_has_no_file(tmp_path: Path) -> None:
+    refused = Member("missing", "refused missing", reason="there is nothing")
+    written = finished(tmp_path, [member(0), refused])
+    assert [source for source, _ in written] == ["model 0"]
+    assert len(list((tmp_path / "vectors").iterdir())) == 1
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_the_audits_of_a_base_that_was_moved_name_where_it_is_now(tmp_path: Path, waits: bool) -> None:
+    """Its content is what finished files are known by. An adapter of the call before last has its file elsewhere."""
+    first = member(0)
+    finished(tmp_path, [first])
+    if waits:
+        files_in(tmp_path).arrange(set())
+    moved = replace(BASE, source="moved/base")
+    written = finished(tmp_path, [first, replace(first, source="a copy")], moved)
+    files_in(tmp_path).arrange({file.path.name for file in written.values()})
+    files = sorted((tmp_path / "vectors").iterdir())
+    assert len(files) == 2
+    audits = [Audit.load(file) for file in files]
+    assert [audit.base_source for audit in audits] == ["moved/base"] * 2
+    assert {audit.tuned_source for audit in audits} == {first.source, "a copy"}
+    assert audits[0].matrices == audits[1].matrices
+    times = [file.stat().st_mtime_ns for file in files]
+    finished(tmp_path, [first, replace(first, source="a copy")], moved)
+    assert [file.stat().st_mtime_ns for file in files] == times
+
+
+def test_a_model_of_which_a_block_was_lost_is_not_written(tmp_path: Path) -> None:
+    """Its counts would be too small."""
+    one = member(0)
+    fleet = work(tmp_path, one)
+    missing = fleet.missing()
+    fleet.do({block: missing[block] for block in ("layers.0", "layers.1")})
+    files = files_in(tmp_path)
+    with pytest.raises(
+        ResultFileError, match=r"lack 3 of its 7 matrices: 'layers\.2\.q\.weight', .*; run the same"
+    ):
+        finish_adapters([one], files, {}, SETTINGS, 1.5, BASE)
+    assert not (tmp_path / "vectors").exists()

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from intruders.audits.result.audit_result import Audit
 from intruders.audits.result.records import AuditedMatrix, UpdateSize, Vector
-from intruders.checkpoints.pairing.pairing import Skipped
+from intruders.checkpoints.pairing.pairing import SkipKind, Skipped
 from intruders.errors import ResultFileError, SettingError
 from tests.made_up import BERT, made_up_audit, made_up_matrix, made_up_subspaces
 
@@ -306,6 +306,9 @@ def test_a_truncated_or_changed_file_is_refused_in_one_line(
         assert "\n" not in str(caught.value)
 
 
+OTHER = "is not a saved audit; pass a file that `intruders audit --json` wrote"
+
+
 def replaced(document: dict[str, Any], path: str, value: object) -> dict[str, Any]:
     changed = json.loads(json.dumps(document))
     *keys, last = (int(key) if key.isdecimal() else key for key in path.split("."))
@@ -323,28 +326,30 @@ def replaced(document: dict[str, Any], path: str, value: object) -> dict[str, An
     ("where", "value", "said"),
     [
         ("schema", 2, "schema 2"),
-        ("schema", "1", "schema"),
+        ("schema", "1", "is not a saved audit"),
         ("schema", 0, "schema 0"),
         ("base", ..., "no 'base'"),
-        ("base.source", 3, "base.source"),
-        ("settings.k", True, "settings.k"),
-        ("settings.epsilon", "0.5", "settings.epsilon"),
+        ("base.source", 3, OTHER),
+        ("settings.k", True, OTHER),
+        ("settings.k", ..., OTHER),
+        ("settings.epsilon", "0.5", OTHER),
         ("totals.intruders", 10**9, "totals say"),
-        ("matrices", {}, "document.matrices"),
-        ("matrices.0", None, "no 'name'"),
-        ("matrices.1.shape", [4], "expected 2"),
+        ("matrices", {}, "totals say"),
+        ("matrices.0", None, OTHER),
+        ("matrices.1.shape", [4], "cannot be read"),
         ("matrices.1.vectors", [], "vectors"),
         ("matrices.1.vectors.0.certificate", "hearsay", "hearsay"),
-        ("matrices.1.vectors.0.max_cosine", ["a", "b"], "max_cosine"),
+        ("matrices.1.vectors.0.max_cosine", ["a", "b"], OTHER),
         ("matrices.1.vectors.0.singular_value", 10**400, "too large"),
         ("matrices.1.similarity.float32", "%%%", "base64"),
-        ("matrices.1.similarity.shape", [1, 1], "bytes"),
-        ("matrices.1.base_singular_values", ["x"], "expected"),
-        ("skipped", [1], "no 'name'"),
-        ("versions", {"torch": 2}, "torch"),
+        ("matrices.1.similarity.shape", [1, 1], "size"),
+        ("matrices.1.base_singular_values", ["x"], OTHER),
+        ("skipped", [1], OTHER),
+        ("skipped", [{"name": "a", "reason": "unchanged", "kind": "other things"}], "other things"),
+        ("versions", {"torch": 2}, OTHER),
     ],
 )
-def test_a_document_that_is_not_an_audit_says_where(
+def test_a_document_that_is_not_an_audit_is_refused_in_one_line(
     audit: Audit, tmp_path: Path, where: str, value: object, said: str
 ) -> None:
     path = tmp_path / "a.json"
@@ -411,3 +416,26 @@ def test_an_audit_shows_itself_in_one_line(audit: Audit) -> None:
         f"Audit({audit.base_source!r}, {audit.tuned_source!r}: {audit.intruders} intruders in {audit.vectors} vectors "
         f"of {len(audit.matrices)} matrices, k={audit.k}, epsilon={audit.epsilon})"
     )
+
+
+# --- kinds of skipped tensors
+
+KINDS = {
+    "unchanged": SkipKind.UNCHANGED,
+    "NaN or infinity in the base": SkipKind.NOT_FINITE,
+    "other shape: (2, 3) and (3, 3)": SkipKind.OTHER_SHAPE,
+    "missing in tuned": SkipKind.NO_COUNTERPART,
+    "one-dimensional": SkipKind.OTHER,
+}
+
+
+def test_kinds_are_kept_with_the_audit() -> None:
+    skipped = [Skipped("a", "in words that say nothing of it", kind) for kind in SkipKind]
+    audit = dataclasses.replace(made_up_audit(1), skipped=skipped)
+    assert Audit.from_document(audit.to_document()).skipped == skipped
+
+
+def test_an_audit_of_an_earlier_version_has_the_kinds_of_its_reasons() -> None:
+    document = made_up_audit(1).to_document()
+    document["skipped"] = [{"name": "a", "reason": reason} for reason in KINDS]
+    assert [one.kind for one in Audit.from_document(document).skipped] == list(KINDS.values())

@@ -1,4 +1,4 @@
-"""What reports say of several matrices at once, where one of the base's is zero."""
+"""What reports say of several matrices at once, and which matrices leave a gate open."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import pytest
 import torch
 
 import intruders
-from intruders.audits.result.summary import by_kind, median_relative
+from intruders.audits.result.summary import by_kind, left_open_in_words, matrices_on_one_side, median_relative
+from intruders.checkpoints.pairing.pairing import Skipped
+from intruders.checkpoints.stored.selection import AS_AUDITED, Selection
 from intruders.reports.audit import render_audit
 
 
@@ -44,3 +46,69 @@ def test_without_a_relative_update_it_is_not_a_number() -> None:
     base = {"model.layers.0.q_proj.weight": torch.zeros(8, 8)}
     audit = intruders.audit(base, {name: torch.eye(8) for name in base}, cache=False)
     assert math.isnan(median_relative(audit.matrices))
+
+
+# --- matrices of the layers that one model lacks, and not what another task exchanges
+
+AUDITED = ["model.layers.0.self_attn.q_proj.weight", "model.layers.1.self_attn.q_proj.weight"]
+
+
+def lacking(reason: str, *names: str, selection: Selection = AS_AUDITED) -> list[str]:
+    """By the reasons as an audit states them."""
+    left_out = [
+        Skipped.from_stored("model.layers.0.mlp.up_proj.weight", "unchanged"),
+        Skipped.from_stored("model.norm.weight", "one-dimensional"),
+        *(Skipped.from_stored(name, reason) for name in names),
+    ]
+    return [skipped.name for skipped in matrices_on_one_side(AUDITED, left_out, selection)]
+
+
+def test_matrices_of_the_layers_that_one_model_lacks() -> None:
+    lost = ["model.layers.2.self_attn.q_proj.weight", "model.layers.2.mlp.up_proj.weight"]
+    for reason in ("missing in tuned", "missing in base", "other shape: (4, 4) and (4, 3)"):
+        assert lacking(reason, *lost) == lost
+    assert lacking("missing in tuned", "model.layers.2.self_attn.k_proj.weight")
+    assert not lacking("NaN or infinity in the tuned model", *lost)
+    assert not lacking("unchanged", *lost)
+
+
+def test_heads_of_another_task_norms_and_buffers_are_meant_to_be_absent() -> None:
+    heads = (
+        "lm_head.weight",
+        "score.weight",
+        "pooler.dense.weight",
+        "cls.predictions.transform.dense.weight",
+    )
+    assert not lacking("missing in tuned", *heads, "h.0.attn.bias")
+    assert not lacking("missing in tuned", "model.layers.0.self_attn.rotary_emb.cos_cached")
+    assert not lacking("other shape: (3, 16) and (2, 16)", "classifier.out_proj.weight")
+    added = (
+        *heads,
+        "model.layers.0.self_attn.rotary_emb.inv_freq",
+        "model.layers.0.self_attn.q_proj.bias",
+        "model.layers.0.attn.bias",
+        "model.layers.0.self_attn.q_norm.weight",
+        "model.norm.weight",
+    )
+    assert not lacking("missing in base", *added)
+
+
+def test_what_the_caller_leaves_out_is_not_missed() -> None:
+    name = "model.layers.2.self_attn.q_proj.weight"
+    for reason in ("missing in base", "missing in tuned"):
+        assert not lacking(reason, name, selection=Selection(exclude=("model.layers.2.*",)))
+        assert not lacking(reason, name, selection=Selection(include=("model.layers.0.*",)))
+
+
+def test_a_model_without_numbered_layers_has_no_other_matrices() -> None:
+    left_out = [Skipped.from_stored("fc2.weight", "missing in tuned")]
+    assert matrices_on_one_side(["fc1.weight"], left_out, AS_AUDITED) == left_out
+
+
+def test_words() -> None:
+    assert left_open_in_words([]) is None
+    one, two = (Skipped.from_stored(f"h.{layer}.q.weight", "missing in tuned") for layer in (0, 1))
+    assert left_open_in_words([one, two]) == (
+        "2 matrices could not be compared, the first 'h.0.q.weight' (missing in tuned); "
+        "leave out what is meant to be absent with --exclude"
+    )

@@ -40,7 +40,9 @@ from intruders.checkpoints.writing.lora_adapter import is_plain_lora
 from intruders.errors import CheckpointError, MissingDependencyError, PairingError
 from tests.checkpoints.adapted import move, require_audit
 from tests.checkpoints.models import (
+    assert_tuned,
     change_config,
+    differing,
     loaded,
     merged_weights,
     reasons,
@@ -85,7 +87,7 @@ def test_weight_is_what_peft_merges(make: Make, dtype: torch.dtype, tmp_path: Pa
     base = tiny_llama().to(dtype)
     before = {name: tensor.clone() for name, tensor in base.state_dict().items()}
     folder = saved(trained(make, dtype=dtype), tmp_path / "adapter")
-    found = loaded(pair_sides(*open_sides(saved(base, tmp_path / "base"), folder)))
+    found = differing(saved(base, tmp_path / "base"), folder)
     truth = merged_from(folder, dtype)
     assert set(found) == {n for n in truth if n in before and not torch.equal(truth[n], before[n].float())}
     assert found
@@ -142,7 +144,7 @@ ON_CONV1D: dict[str, Make] = {
 def test_conv1d_is_what_peft_merges(make: Make, tmp_path: Path) -> None:
     model = peft.get_peft_model(tiny_gpt2(), make())
     move(model, 3)
-    found = loaded(pair_sides(*open_sides(tiny_gpt2(), saved(model, tmp_path))))
+    found = differing(tiny_gpt2(), saved(model, tmp_path))
     truth = merged_weights(model)
     assert found
     for name, both in found.items():
@@ -236,7 +238,7 @@ def test_boft_starts_no_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     started: list[Any] = []
     monkeypatch.setattr("torch.utils.cpp_extension.load", lambda *args, **kwargs: started.append(args))
     monkeypatch.setattr(boft, "_FBD_CUDA", None)
-    assert loaded(pair_sides(*open_sides(tiny_llama(), folder)))
+    assert differing(tiny_llama(), folder)
     assert not started
     assert boft._FBD_CUDA is None  # a training in the same process may compile its own
 
@@ -279,7 +281,7 @@ def test_configs_of_strangers(kind: str, settings: dict[str, Any], words: str, t
     folder = change_config(saved(trained(MADE_BY_PEFT[kind]), tmp_path / "adapter"), **settings)
     base = saved(tiny_llama(), tmp_path / "base")
     with pytest.raises(CheckpointError, match=words) as caught:
-        loaded(pair_sides(*open_sides(base, folder)))
+        differing(base, folder)
     assert "\n" not in str(caught.value)
 
 
@@ -314,7 +316,7 @@ def test_what_must_be_installed_is_named(
     base = saved(tiny_llama(), tmp_path / "base")
     monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(MissingDependencyError, match=f"needs the package '{missing}', .* pip install"):
-        loaded(pair_sides(*open_sides(base, folder)))
+        differing(base, folder)
 
 
 @pytest.mark.parametrize("kind", ["shira", "lora, bd", "lora, kasa"])
@@ -324,7 +326,7 @@ def test_a_scale_set_in_memory_counts(kind: str) -> None:
         if hasattr(module, "set_scale"):
             module.set_scale("default", 0.25)
     before = tiny_llama().state_dict()
-    for name, both in loaded(pair_sides(*open_sides(before, model))).items():
+    for name, both in differing(before, model).items():
         torch.testing.assert_close(tuned_of(both), copy.deepcopy(model).merge_and_unload().state_dict()[name])  # type: ignore[operator]
 
 
@@ -348,7 +350,7 @@ def test_settings_that_choose_modules_do_not_reach_peft(settings: dict[str, Any]
     folder = saved(trained(MADE_BY_PEFT["hira"]), tmp_path)
     truth = merged_from(folder)
     change_config(folder, **settings)
-    for name, both in loaded(pair_sides(*open_sides(tiny_llama(), folder))).items():
+    for name, both in differing(tiny_llama(), folder).items():
         assert torch.equal(tuned_of(both), truth[name])
 
 
@@ -363,7 +365,7 @@ def test_tensors_that_are_missing_are_named(tmp_path: Path) -> None:
     with pytest.raises(
         CheckpointError, match=r"PEFT cannot make the weight of .*: the file lacks '.*glora_A.*Xd'"
     ):
-        loaded(pair_sides(*open_sides(tiny_llama(), folder)))
+        differing(tiny_llama(), folder)
 
 
 def test_convolutions_are_refused() -> None:
@@ -396,14 +398,14 @@ def test_a_head_that_is_tied_to_the_embeddings(tmp_path: Path) -> None:
     model = tied_llama_with_adapted_head(peft.VeraConfig(r=4, target_modules=["lm_head", "q_proj"]))
     base = tiny_llama(tie_word_embeddings=True)
     selection = EVERY_MATRIX
-    both = loaded(pair_sides(*open_sides(base, saved(model, tmp_path)), selection))["lm_head.weight"]
+    both = differing(base, saved(model, tmp_path), selection)["lm_head.weight"]
     assert torch.equal(tuned_of(both), base.lm_head.weight + model.lm_head.get_delta_weight("default"))
 
 
 def test_a_tied_head_comes_last_in_the_order(tmp_path: Path) -> None:
     model = tied_llama_with_adapted_head(peft.TinyLoraConfig(r=2, u=4, target_modules=["lm_head", "q_proj"]))
     base = tiny_llama(tie_word_embeddings=True)
-    both = loaded(pair_sides(*open_sides(base, saved(model, tmp_path)), EVERY_MATRIX))["lm_head.weight"]
+    both = differing(base, saved(model, tmp_path), EVERY_MATRIX)["lm_head.weight"]
     assert torch.equal(tuned_of(both), base.lm_head.weight + model.lm_head.get_delta_weight("default"))
 
 
@@ -476,9 +478,7 @@ def test_no_variant_is_taken_for_a_plain_lora_to_write_back(kind: str, tmp_path:
 def test_modules_saved_in_full_beside_a_type_made_by_peft(config: Any, tmp_path: Path) -> None:
     model = trained(lambda: config)
     pairing = pair_sides(*open_sides(tiny_llama(), saved(model, tmp_path)))
-    truth = merged_weights(model)
     found = loaded(pairing)
     assert {name.split(".")[-2] for name in found} == {"q_proj", "k_proj"}
-    for name, both in found.items():
-        torch.testing.assert_close(tuned_of(both), truth[name])
+    assert_tuned(found, merged_weights(model))
     assert reasons(pairing)["model.layers.0.self_attn.v_proj.weight"] == "unchanged"

@@ -19,6 +19,8 @@ from intruders.checkpoints.pairing.open_sides import open_sides
 from intruders.checkpoints.pairing.pair_sides import pair_sides
 from intruders.errors import CheckpointError, PairingError
 from tests.checkpoints.models import (
+    assert_tuned,
+    differing,
     loaded,
     merged_weights,
     randomize_adapter,
@@ -70,8 +72,7 @@ def require_fused(different: dict[str, Any], unet: nn.Module) -> None:
     changed = {name for name in base if not torch.equal(base[name], truth[name])}
     assert set(different) == changed
     assert len(changed) > 6
-    for name, both in different.items():
-        torch.testing.assert_close(tuned_of(both), truth[name].flatten(1), rtol=1e-5, atol=1e-5)
+    assert_tuned(different, truth, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("dora", [False, True])
@@ -93,9 +94,7 @@ def test_diffusers_file_without_metadata_has_scale_one(tmp_path: Path) -> None:
 
     unet = adapted_unet(lora_alpha=2)  # alpha = r: what a file without alpha means
     StableDiffusionPipeline.save_lora_weights(tmp_path, peft.get_peft_model_state_dict(unet))
-    require_fused(
-        loaded(pair_sides(*open_sides(tiny_unet(), tmp_path / "pytorch_lora_weights.safetensors"))), unet
-    )
+    require_fused(differing(tiny_unet(), tmp_path / "pytorch_lora_weights.safetensors"), unet)
 
 
 def kohya_file(unet: nn.Module, path: Path, alpha: float = 3.0) -> dict[str, Tensor]:
@@ -115,7 +114,7 @@ def kohya_file(unet: nn.Module, path: Path, alpha: float = 3.0) -> dict[str, Ten
 def test_kohya_file(tmp_path: Path, dora: bool) -> None:
     unet = adapted_unet(use_dora=dora)
     kohya_file(unet, tmp_path / "style.safetensors")
-    different = loaded(pair_sides(*open_sides(tiny_unet(), tmp_path / "style.safetensors")))
+    different = differing(tiny_unet(), tmp_path / "style.safetensors")
     require_fused(different, unet)
 
 
@@ -124,7 +123,7 @@ def test_kohya_file_on_the_original_single_file_checkpoint(tmp_path: Path) -> No
     unet = adapted_unet()
     kohya_file(unet, tmp_path / "style.safetensors")
     base = {f"model.diffusion_model.{name}": tensor for name, tensor in tiny_unet().state_dict().items()}
-    different = loaded(pair_sides(*open_sides(base, tmp_path / "style.safetensors")))
+    different = differing(base, tmp_path / "style.safetensors")
     require_fused(
         {name.removeprefix("model.diffusion_model."): both for name, both in different.items()}, unet
     )
@@ -218,8 +217,7 @@ def test_of_two_text_encoders_the_base_is_the_one_of_its_shapes(part: str, other
     pairing = pair_sides(*open_sides(weights[part], state))
     different = loaded(pairing)
     assert different.keys() == truth.keys()
-    for name, both in different.items():
-        torch.testing.assert_close(tuned_of(both), truth[name])
+    assert_tuned(different, truth)
     elsewhere = [name for name, reason in reasons(pairing).items() if reason.endswith(f"pipeline ({other})")]
     assert len(elsewhere) == layers[other]
 
@@ -229,11 +227,9 @@ def test_lora_a_and_b_without_a_config(tmp_path: Path) -> None:
     randomize_adapter(model)
     folder = saved(model, tmp_path)
     (folder / "adapter_config.json").unlink()
-    different = loaded(pair_sides(*open_sides(tiny_llama(), folder)))
-    truth = merged_weights(model)
+    different = differing(tiny_llama(), folder)
     assert len(different) == 2
-    for name, both in different.items():
-        torch.testing.assert_close(tuned_of(both), truth[name])
+    assert_tuned(different, merged_weights(model))
 
 
 @pytest.mark.parametrize("where", ["folder", "memory"])
@@ -270,7 +266,7 @@ def test_old_diffusers_names() -> None:
         "attn1.to_q.lora.{}.weight",
     ):
         state = {f"unet.down.{middle.format('down')}": down, f"unet.down.{middle.format('up')}": up}
-        different = loaded(pair_sides(*open_sides(base, state)))
+        different = differing(base, state)
         torch.testing.assert_close(tuned_of(different["down.attn1.to_q.weight"]), weight + up @ down)
 
 
@@ -286,18 +282,16 @@ def test_lycoris_file(tmp_path: Path, kind: str) -> None:
         state[f"{name}.{part}"] = tensor.contiguous()
         state[f"{name}.alpha"] = torch.tensor(3.0)
     save_file(state, tmp_path / "x.safetensors")
-    different = loaded(pair_sides(*open_sides(tiny_llama(), tmp_path / "x.safetensors")))
-    truth = merged_weights(model)
+    different = differing(tiny_llama(), tmp_path / "x.safetensors")
     assert len(different) == 4
-    for name, both in different.items():
-        torch.testing.assert_close(tuned_of(both), truth[name], rtol=1e-5, atol=1e-5)
+    assert_tuned(different, merged_weights(model), rtol=1e-5, atol=1e-5)
 
 
 def test_lokr_of_two_whole_factors_has_scale_one() -> None:
     """LyCORIS sets alpha aside there; PEFT, whose files have a config, does not."""
     first, second, weight = torch.randn(2, 2), torch.randn(2, 3), torch.randn(4, 6)
     state = {"lora_a.lokr_w1": first, "lora_a.lokr_w2": second, "lora_a.alpha": torch.tensor(7.0)}
-    both = loaded(pair_sides(*open_sides({"a.weight": weight}, state)))["a.weight"]
+    both = differing({"a.weight": weight}, state)["a.weight"]
     torch.testing.assert_close(tuned_of(both), weight + torch.kron(first, second))
 
 
@@ -320,8 +314,7 @@ def test_a_difference_is_the_update_itself(beside: str) -> None:
     pairing = pair_sides(*open_sides(base, state | vectors))
     different = loaded(pairing)
     assert different.keys() == truth.keys()
-    for name, both in different.items():
-        torch.testing.assert_close(tuned_of(both), truth[name].flatten(1))
+    assert_tuned(different, truth)
     assert {name: reasons(pairing)[name] for name in vectors} == dict.fromkeys(
         vectors, "changes a bias or a norm"
     )
@@ -332,7 +325,7 @@ def test_lycoris_dora_scale_over_the_inputs() -> None:
     weight, down, up = torch.randn(6, 4), torch.randn(2, 4), torch.randn(6, 2)
     scale = torch.rand(1, 4)
     state = {"lora_a.lora_down.weight": down, "lora_a.lora_up.weight": up, "lora_a.dora_scale": scale}
-    both = loaded(pair_sides(*open_sides({"a.weight": weight}, state)))["a.weight"]
+    both = differing({"a.weight": weight}, state)["a.weight"]
     direction = weight + up @ down
     torch.testing.assert_close(tuned_of(both), direction * scale / direction.norm(dim=0, keepdim=True))
 
@@ -367,7 +360,7 @@ def test_lycoris_dora_scale_over_the_inputs_of_a_convolution(beside: str) -> Non
     state |= {f"lora_b.{part}": tensor for part, tensor in others.items()} | {
         "lora_b.dora_scale": other_scale
     }
-    different = loaded(pair_sides(*open_sides(base, state)))
+    different = differing(base, state)
     for name, module, its_scale in (("a", factors, scale), ("b", others, other_scale)):
         down, up = module["lora_down.weight"], module["lora_up.weight"]
         direction = base[f"{name}.weight"] + (up.flatten(1) @ down.flatten(1)).reshape(
@@ -390,7 +383,7 @@ def test_a_square_convolution_alone(name: str, refused: bool) -> None:
         with pytest.raises(CheckpointError, match="as many inputs as outputs, and nothing in the file says"):
             open_sides({"a.weight": weight}, state)
         return
-    both = loaded(pair_sides(*open_sides({"a.weight": weight}, state)))["a.weight"]
+    both = differing({"a.weight": weight}, state)["a.weight"]
     direction = weight.flatten(1) + factors["lora_up.weight"].flatten(1) @ factors[
         "lora_down.weight"
     ].flatten(1)
@@ -403,7 +396,7 @@ def test_lycoris_dora_scale_of_a_hadamard_product_over_the_inputs_of_a_convoluti
     parts = {f"hada_w{number}_a": torch.randn(8, 2) for number in "12"}
     parts |= {f"hada_w{number}_b": torch.randn(2, 72) for number in "12"}
     state = {f"lora_a.{part}": tensor for part, tensor in parts.items()} | {"lora_a.dora_scale": scale}
-    both = loaded(pair_sides(*open_sides({"a.weight": weight}, state)))["a.weight"]
+    both = differing({"a.weight": weight}, state)["a.weight"]
     delta = (parts["hada_w1_a"] @ parts["hada_w1_b"]) * (parts["hada_w2_a"] @ parts["hada_w2_b"])
     truth = scaled_as_lycoris(weight + delta.reshape(weight.shape), scale)
     torch.testing.assert_close(tuned_of(both), truth.flatten(1))
@@ -411,50 +404,19 @@ def test_lycoris_dora_scale_of_a_hadamard_product_over_the_inputs_of_a_convoluti
         open_sides({"a.weight": weight}, state | {"lora_a.dora_scale": torch.rand(5, 1, 1, 1)})
 
 
+BOTH = {"lora_a.lora_down.weight": torch.ones(2, 4), "lora_a.lora_up.weight": torch.ones(4, 2)}
 WRONG: dict[str, tuple[dict[str, Tensor], str]] = {
     "one factor": ({"lora_a.lora_down.weight": torch.ones(2, 4)}, "expected both factors"),
     "ranks that differ": (
-        {"lora_a.lora_down.weight": torch.ones(2, 4), "lora_a.lora_up.weight": torch.ones(4, 3)},
+        BOTH | {"lora_a.lora_up.weight": torch.ones(4, 3)},
         r"expected \(r, in\) and \(out, r\)",
     ),
-    "an alpha of four numbers": (
-        {
-            "lora_a.lora_down.weight": torch.ones(2, 4),
-            "lora_a.lora_up.weight": torch.ones(4, 2),
-            "lora_a.alpha": torch.ones(4),
-        },
-        "expected one number",
-    ),
-    "an infinite alpha": (
-        {
-            "lora_a.lora_down.weight": torch.ones(2, 4),
-            "lora_a.lora_up.weight": torch.ones(4, 2),
-            "lora_a.alpha": torch.tensor(float("inf")),
-        },
-        "expected a number",
-    ),
-    "a dora_scale of neither side": (
-        {
-            "lora_a.lora_down.weight": torch.ones(2, 4),
-            "lora_a.lora_up.weight": torch.ones(6, 2),
-            "lora_a.dora_scale": torch.ones(1, 5),
-        },
-        "expected 4 numbers",
-    ),
-    "a Tucker core": (
-        {
-            "lora_a.lora_down.weight": torch.ones(2, 4),
-            "lora_a.lora_up.weight": torch.ones(4, 2),
-            "lora_a.lora_mid.weight": torch.ones(2, 2, 3, 3),
-        },
-        "Tucker decomposition",
-    ),
+    "an alpha of four numbers": (BOTH | {"lora_a.alpha": torch.ones(4)}, "expected one number"),
+    "an infinite alpha": (BOTH | {"lora_a.alpha": torch.tensor(float("inf"))}, "expected a number"),
+    "a dora_scale of neither side": (BOTH | {"lora_a.dora_scale": torch.ones(1, 5)}, "expected 4 numbers"),
+    "a Tucker core": (BOTH | {"lora_a.lora_mid.weight": torch.ones(2, 2, 3, 3)}, "Tucker decomposition"),
     "a difference beside factors": (
-        {
-            "lora_a.lora_down.weight": torch.ones(2, 4),
-            "lora_a.lora_up.weight": torch.ones(4, 2),
-            "lora_a.diff": torch.ones(4, 4),
-        },
+        BOTH | {"lora_a.diff": torch.ones(4, 4)},
         "a diff beside the factors",
     ),
     "half of a Hadamard product": (

@@ -20,7 +20,9 @@ from intruders.checkpoints.pairing.pair_sides import pair_sides
 from intruders.checkpoints.stored.selection import EVERY_MATRIX
 from intruders.errors import CheckpointError, PairingError
 from tests.checkpoints.models import (
+    assert_tuned,
     change_config,
+    differing,
     loaded,
     merged_weights,
     randomize_adapter,
@@ -63,15 +65,14 @@ METHODS: dict[str, peft.PeftConfig] = {
 def test_method_is_what_peft_merges(tmp_path: Path, config: Any, where: str) -> None:
     model = llama(config)
     if where == "folder":
-        different = loaded(pair_sides(*open_sides(tiny_llama(), saved(model, tmp_path)), EVERY_MATRIX))
+        different = differing(tiny_llama(), saved(model, tmp_path), EVERY_MATRIX)
     else:
-        different = loaded(pair_sides(*open_sides(model), EVERY_MATRIX))
+        different = differing(model, selection=EVERY_MATRIX)
     truth, base = merged_weights(model), base_weights()
     changed = {name for name in truth if name in base and not torch.equal(truth[name], base[name])}
     assert set(different) == changed
     assert changed
-    for name, both in different.items():
-        torch.testing.assert_close(tuned_of(both), truth[name], rtol=1e-5, atol=1e-5)
+    assert_tuned(different, truth, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("effective", [False, True])
@@ -83,11 +84,9 @@ def test_lycoris_methods_on_convolutions(make: Any, effective: bool) -> None:
         net, make(r=2, alpha=3, target_modules=["0", "1"], use_effective_conv2d=effective)
     )
     randomize_adapter(model)
-    different = loaded(pair_sides(*open_sides(model)))
-    truth = merged_weights(model)
+    different = differing(model)
     assert list(different) == ["0.weight", "1.weight"]
-    for name, both in different.items():
-        torch.testing.assert_close(tuned_of(both), truth[name].flatten(1))
+    assert_tuned(different, merged_weights(model))
 
 
 @pytest.mark.parametrize("dora", [False, True])
@@ -100,7 +99,7 @@ def test_dora_and_ia3_on_conv1d(tmp_path: Path, dora: bool) -> None:
         )
     model = peft.get_peft_model(tiny_gpt2(), config)
     randomize_adapter(model)
-    different = loaded(pair_sides(*open_sides(tiny_gpt2(), saved(model, tmp_path))))
+    different = differing(tiny_gpt2(), saved(model, tmp_path))
     truth = merged_weights(model)
     assert different
     for name, both in different.items():
@@ -125,11 +124,9 @@ def test_adalora_after_pruning(tmp_path: Path) -> None:
         model.zero_grad()
     folder = saved(model, tmp_path)
     again = peft.PeftModel.from_pretrained(tiny_llama(), folder)
-    different = loaded(pair_sides(*open_sides(tiny_llama(), folder)))
-    truth = merged_weights(again)
+    different = differing(tiny_llama(), folder)
     assert different
-    for name, both in different.items():
-        torch.testing.assert_close(tuned_of(both), truth[name])
+    assert_tuned(different, merged_weights(again))
 
 
 def test_layer_replication_is_refused(tmp_path: Path) -> None:
@@ -168,15 +165,15 @@ def test_starts_that_change_the_base(tmp_path: Path, start: str) -> None:
     residual = tiny_llama()
     residual.load_state_dict(own_base)
     saved(residual, changed)
-    in_memory = loaded(pair_sides(*open_sides(tiny_llama(), model)))
+    in_memory = differing(tiny_llama(), model)
     with pytest.raises(
         CheckpointError, match=f"the start '{start}' changed .* pass the base too .* name its base"
     ):
         open_sides(model)
     model.save_pretrained(tmp_path / "converted", path_initial_model_for_weight_conversion=tmp_path / "start")
     ways = {
-        "converted": loaded(pair_sides(*open_sides(tiny_llama(), tmp_path / "converted"))),
-        "with the base that it changed": loaded(pair_sides(*open_sides(tiny_llama(), f"{changed}+{plain}"))),
+        "converted": differing(tiny_llama(), tmp_path / "converted"),
+        "with the base that it changed": differing(tiny_llama(), f"{changed}+{plain}"),
         "in memory": in_memory,
     }
     truth = merged_weights(model)
@@ -196,10 +193,8 @@ def test_lora_bias(tmp_path: Path) -> None:
     randomize_adapter(model)
     pairing = pair_sides(*open_sides(tiny_llama(attention_bias=True), saved(model, tmp_path)))
     different = loaded(pairing)
-    truth = merged_weights(model)
     assert len(different) == 2
-    for name, both in different.items():
-        torch.testing.assert_close(tuned_of(both), truth[name])
+    assert_tuned(different, merged_weights(model))
     assert reasons(pairing)["model.layers.0.self_attn.q_proj.lora_B.bias"] == "a bias"
 
 
@@ -246,8 +241,8 @@ def test_several_adapters_in_one_folder(tmp_path: Path) -> None:
     model.set_adapter("second")
     randomize_adapter(model, 5)
     saved(model, tmp_path)
-    first = loaded(pair_sides(*open_sides(tiny_llama(), tmp_path)))
-    second = loaded(pair_sides(*open_sides(tiny_llama(), tmp_path / "second")))
+    first = differing(tiny_llama(), tmp_path)
+    second = differing(tiny_llama(), tmp_path / "second")
     assert all("q_proj" in name for name in first)
     assert all("k_proj" in name for name in second)
     only = tmp_path / "only"
@@ -262,18 +257,16 @@ def test_several_adapters_in_one_folder(tmp_path: Path) -> None:
 def test_adapter_saved_as_a_pickle(tmp_path: Path) -> None:
     model = llama(peft.LoraConfig(r=2, target_modules=["q_proj"]))
     model.save_pretrained(tmp_path, safe_serialization=False)
-    different = loaded(pair_sides(*open_sides(tiny_llama(), tmp_path)))
-    truth = merged_weights(model)
+    different = differing(tiny_llama(), tmp_path)
     assert len(different) == 2
-    for name, both in different.items():
-        torch.testing.assert_close(tuned_of(both), truth[name])
+    assert_tuned(different, merged_weights(model))
 
 
 def test_state_dict_of_a_peft_model_as_a_checkpoint(tmp_path: Path) -> None:
     """An adapter's weights file given by its own path is read with the config beside it."""
     folder = saved(llama(peft.LoraConfig(r=2, lora_alpha=6, target_modules=["q_proj"])), tmp_path)
-    by_file = loaded(pair_sides(*open_sides(tiny_llama(), folder / "adapter_model.safetensors")))
-    by_folder = loaded(pair_sides(*open_sides(tiny_llama(), folder)))
+    by_file = differing(tiny_llama(), folder / "adapter_model.safetensors")
+    by_folder = differing(tiny_llama(), folder)
     assert list(by_file) == list(by_folder)
     for name, both in by_file.items():
         assert torch.equal(tuned_of(both), tuned_of(by_folder[name]))
@@ -334,6 +327,6 @@ def test_factors_of_an_embedding_with_other_values_than_the_base_are_refused(tmp
 
 def test_an_embedding_beneath_factors_may_be_the_base_as_it_was_rounded(tmp_path: Path) -> None:
     merged = on_an_embedding(tmp_path, torch.bfloat16, 0.0)
-    found = loaded(pair_sides(*open_sides(tiny_llama(), tmp_path), EVERY_MATRIX))
+    found = differing(tiny_llama(), tmp_path, EVERY_MATRIX)
     name = "model.embed_tokens.weight"
     torch.testing.assert_close(tuned_of(found[name]), merged[name].float(), atol=2e-2, rtol=2e-2)

@@ -20,6 +20,7 @@ from intruders.errors import CheckpointError, PairingError
 from intruders.linalg.pair import Pair
 from tests.checkpoints.models import (
     change_config,
+    differing,
     loaded,
     merged_weights,
     randomize_adapter,
@@ -85,7 +86,7 @@ def test_a_bare_name_on_a_base_with_another_prefix(tmp_path: Path) -> None:
         name.replace("model.", "model.language_model.", 1): tensor.clone()
         for name, tensor in tiny_mixtral().state_dict().items()
     }
-    different = loaded(pair_sides(*open_sides(base, saved(model, tmp_path))))
+    different = differing(base, saved(model, tmp_path))
     renamed = {name.replace("language_model.", ""): both for name, both in different.items()}
     require_merged(renamed, model, tiny_mixtral)
 
@@ -93,7 +94,7 @@ def test_a_bare_name_on_a_base_with_another_prefix(tmp_path: Path) -> None:
 def test_a_bare_name_on_experts_that_are_stored_one_by_one(tmp_path: Path) -> None:
     model = adapted(tiny_mixtral(), ["q_proj"], ["down_proj"])
     base = saved(tiny_mixtral(), tmp_path / "base")
-    different = loaded(pair_sides(*open_sides(base, saved(model, tmp_path / "adapter"))))
+    different = differing(base, saved(model, tmp_path / "adapter"))
     require_merged(different, model, tiny_mixtral)
 
 
@@ -119,8 +120,8 @@ def test_experts_stored_input_first_that_peft_takes_as_output_first(tmp_path: Pa
     model = adapted(tiny_llama4(inner), [], ["experts.gate_up_proj", "experts.down_proj"])
     saved(model, tmp_path)
     both_ways = [
-        loaded(pair_sides(*open_sides(tiny_llama4(inner), tmp_path))),
-        loaded(pair_sides(*open_sides(model))),
+        differing(tiny_llama4(inner), tmp_path),
+        differing(model),
     ]
     truth = merged_weights(model)
     for different in both_ways:
@@ -142,19 +143,19 @@ def test_square_experts_stored_input_first_of_an_unknown_model(tmp_path: Path) -
 
 def test_square_experts_that_peft_knows_to_be_input_first(tmp_path: Path) -> None:
     model = adapted(tiny_gpt_oss(), ["q_proj"], ["down_proj"])
-    different = loaded(pair_sides(*open_sides(tiny_gpt_oss(), saved(model, tmp_path))))
+    different = differing(tiny_gpt_oss(), saved(model, tmp_path))
     require_merged(different, model, tiny_gpt_oss)
 
 
 def test_weights_of_conv1d_as_parameters(tmp_path: Path) -> None:
     """PEFT takes two-dimensional parameters as they are stored; the square attn.c_proj among them."""
     model = adapted(tiny_gpt2(), [], ["c_attn.weight", "c_proj.weight"])
-    different = loaded(pair_sides(*open_sides(tiny_gpt2(), saved(model, tmp_path))))
+    different = differing(tiny_gpt2(), saved(model, tmp_path))
     require_merged(different, model, tiny_gpt2)
 
 
 def test_a_scale_that_was_changed_in_memory() -> None:
     model = adapted(tiny_mixtral(), ["q_proj"], ["experts.down_proj", "experts.gate_up_proj"])
     with rescale_adapter_scale(model, 0.5):
-        different = loaded(pair_sides(*open_sides(model)))
+        different = differing(model)
         require_merged(different, model, tiny_mixtral)

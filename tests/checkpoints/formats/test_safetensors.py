@@ -77,11 +77,12 @@ LIES = {
 }
 
 
+@pytest.mark.parametrize("mapped", [True, False])
 @pytest.mark.parametrize("content", LIES.values(), ids=LIES.keys())
-def test_files_that_are_no_safetensors(tmp_path: Path, content: bytes) -> None:
+def test_files_that_are_no_safetensors(tmp_path: Path, content: bytes, mapped: bool) -> None:
     (tmp_path / "x.safetensors").write_bytes(content)
     with pytest.raises(CheckpointError, match=r"x\.safetensors"):
-        read_header(tmp_path / "x.safetensors")
+        read_header(tmp_path / "x.safetensors", mapped=mapped)
 
 
 WRONG_ENTRIES = {
@@ -103,6 +104,7 @@ WRONG_ENTRIES = {
     "a shape of a thousand dimensions": (entry(shape=[1] * 1000, offsets=(0, 4)), 4),
     "no shape": ({"dtype": "F32", "data_offsets": [0, 16]}, 16),
     "no object": ("F32", 16),
+    "one byte short": (entry(), 15),
 }
 
 
@@ -118,9 +120,7 @@ def test_entries_that_cannot_be(tmp_path: Path, value: Any, size: int) -> None:
 def test_a_header_larger_than_the_format_allows(tmp_path: Path) -> None:
     path = write_raw(tmp_path / "x.safetensors", b"{}", length=10**9)
     os.truncate(path, 2 * 10**9)  # sparse: it takes no room
-    with pytest.raises(
-        CheckpointError, match="a header of 1,000,000,000 bytes, over the format's 100,000,000"
-    ):
+    with pytest.raises(CheckpointError, match="header too large"):
         read_header(path)
 
 
@@ -145,7 +145,7 @@ def test_one_tensor_in_memory_at_a_time(tmp_path: Path) -> None:
 
 def test_overlapping_tensors(tmp_path: Path) -> None:
     header = {"a": entry(), "b": entry(offsets=(8, 24))}
-    with pytest.raises(CheckpointError, match="'b' overlaps 'a'"):
+    with pytest.raises(CheckpointError, match="invalid offset for tensor `b`"):
         read_header(write_raw(tmp_path / "x.safetensors", header, bytes(24)))
 
 
@@ -156,7 +156,8 @@ def test_a_name_that_a_terminal_would_obey(tmp_path: Path) -> None:
 
 
 def test_the_same_name_twice(tmp_path: Path) -> None:
-    text = b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}, "a": 1}'
+    one = b'"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}'
+    text = b"{" + one + b", " + one + b"}"
     with pytest.raises(CheckpointError, match="is in it twice"):
         read_header(write_raw(tmp_path / "x.safetensors", text, bytes(4)))
 
@@ -176,14 +177,6 @@ def test_a_file_that_is_replaced_after_its_header_was_read(
     os.replace(other, file)
     with pytest.raises(ChangedFileError, match=r"x\.safetensors' changed while it was being read; expected"):
         stored.read() if index is None else stored.read_slice(index)
-
-
-def test_truncated_file(tmp_path: Path) -> None:
-    path = tmp_path / "x.safetensors"
-    save_file({"a": torch.randn(8, 8)}, path)
-    path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(CheckpointError, match="256 bytes, and it has 255"):
-        read_header(path)
 
 
 def sharded(folder: Path) -> dict[str, torch.Tensor]:

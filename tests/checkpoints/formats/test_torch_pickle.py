@@ -15,10 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from intruders.checkpoints.opening.open import open_checkpoint
-from intruders.checkpoints.pairing.open_sides import open_sides
-from intruders.checkpoints.pairing.pair_sides import pair_sides
 from intruders.errors import ChangedFileError, CheckpointError
-from tests.checkpoints.models import loaded, tiny_llama
+from tests.checkpoints.models import differing, tiny_llama
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "model.pth", "last.ckpt"])
@@ -30,7 +28,7 @@ def test_one_file(tmp_path: Path, name: str) -> None:
         assert checkpoint.format == "pytorch"
         assert checkpoint.names() == list(state)
         assert all(torch.equal(checkpoint.read(key), tensor) for key, tensor in state.items())
-    different = loaded(pair_sides(*open_sides(tmp_path, tiny_llama(1).state_dict())))
+    different = differing(tmp_path, tiny_llama(1).state_dict())
     assert len(different) == 14
 
 

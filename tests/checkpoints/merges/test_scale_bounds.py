@@ -12,7 +12,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from intruders.checkpoints.merges.merged_matrix import MergedMatrix, Rounding, coarsest_type, half_spacing
-from intruders.checkpoints.merges.scale_bounds import estimate_scale, scale_bounds, scale_by_least_squares
+from intruders.checkpoints.merges.scale_bounds import (
+    ScaleBounds,
+    estimate_scale,
+    scale_bounds,
+    scale_by_least_squares,
+)
 from intruders.checkpoints.merges.verdict import APPLIED, NOT_APPLIED, NOT_PROVED, TOO_SMALL, judge
 from intruders.linalg.low_rank import LowRank
 from intruders.linalg.pair import Pair
@@ -112,7 +117,7 @@ def test_numbers_that_the_update_leaves_alone_must_stay() -> None:
     assert scale_bounds(MergedMatrix(Pair(base, update), after, torch.float32), STRICT).holds(1)
     after[4, 2] += 1e-3
     found = scale_bounds(MergedMatrix(Pair(base, update), after, torch.float32), STRICT)
-    assert found.is_empty
+    assert found.is_empty()
     assert found.outside == 1
 
 
@@ -121,7 +126,7 @@ def test_one_number_that_was_changed_leaves_no_scale() -> None:
     after = merged(base, update)
     after[250, 17] = next_up(next_up(after[250, 17]))
     found = scale_bounds(MergedMatrix(Pair(base, update), after, torch.bfloat16), STRICT)
-    assert found.is_empty
+    assert found.is_empty()
     assert found.outside == 1
 
 
@@ -133,8 +138,8 @@ def test_stopping_early_gives_the_same_bounds_or_none() -> None:
         after[-1, -1] = last
         matrix = MergedMatrix(Pair(base, update), after, torch.float32)
         whole = scale_bounds(matrix, STRICT)
-        early = scale_bounds(matrix, STRICT, stop_when=lambda bounds: bounds.is_empty)
-        assert whole.is_empty == early.is_empty == (last != 1.0)
+        early = scale_bounds(matrix, STRICT, stop_when=ScaleBounds.is_empty)
+        assert whole.is_empty() == early.is_empty() == (last != 1.0)
         assert whole.outside == (0 if last == 1.0 else 1)
 
 
@@ -143,7 +148,7 @@ def test_updates_rounded_first_are_held_by_the_wider_bounds_alone(dtype: torch.d
     base, update = example(torch.float32, 64, 48, size=1e-4)
     after = (base.double() + update.dense().to(dtype).double()).float()
     matrix = MergedMatrix(Pair(base, update), after, torch.float32)
-    assert scale_bounds(matrix, STRICT).is_empty
+    assert scale_bounds(matrix, STRICT).is_empty()
     found = scale_bounds(matrix, Rounding("", (dtype,)))
     assert found.holds(1)
     assert not found.holds(1.001)
@@ -172,7 +177,7 @@ def test_a_base_rounded_first() -> None:
     after = merged(base.bfloat16(), update)
     matrix = MergedMatrix(Pair(base, update), after, torch.bfloat16)
     assert matrix.base_needs_rounding
-    assert scale_bounds(matrix, STRICT).is_empty
+    assert scale_bounds(matrix, STRICT).is_empty()
     assert scale_bounds(matrix, Rounding("", of_base=True)).holds(1)
 
 

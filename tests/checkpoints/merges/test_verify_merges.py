@@ -20,7 +20,7 @@ from intruders.checkpoints.merges.verdict import (
     NOT_PROVED,
     WITHIN_QUANTIZATION,
 )
-from intruders.mitigation.remedies.interpolate import Interpolate
+from intruders.mitigation.remedies.shares import Interpolate
 from tests.checkpoints.gguf_files import write_llama_gguf
 from tests.checkpoints.merged_models import (
     QUERY,

@@ -12,7 +12,7 @@ from typer import Typer
 from typer.testing import CliRunner
 
 from intruders.checkpoints.pairing.inspect import inspect
-from intruders.cli.inspect import inspect as command
+from intruders.cli.look import inspect as command
 from intruders.errors import PairingError
 from intruders.reports.inspection import inspection_lines
 from tests.checkpoints.models import randomize_adapter, saved, tiny_gpt2, tiny_llama

@@ -21,7 +21,9 @@ from intruders.checkpoints.pairing.pair_sides import pair_sides
 from intruders.checkpoints.stored.selection import EVERY_MATRIX, Selection
 from intruders.errors import CheckpointError, PairingError, SettingError
 from tests.checkpoints.models import (
+    assert_tuned,
     change_config,
+    differing,
     loaded,
     merged_weights,
     randomize_adapter,
@@ -63,8 +65,8 @@ def test_two_checkpoints_on_disk(tmp_path: Path) -> None:
 
 def test_modules_and_state_dicts() -> None:
     base, tuned = tiny_llama(0), tiny_llama(1)
-    by_module = loaded(pair_sides(*open_sides(base, tuned)))
-    by_state = loaded(pair_sides(*open_sides(base.state_dict(), tuned.state_dict())))
+    by_module = differing(base, tuned)
+    by_state = differing(base.state_dict(), tuned.state_dict())
     assert len(by_module) == len(by_state) == INNER
     for name, both in by_state.items():
         assert torch.equal(both.base, base.state_dict()[name])
@@ -205,11 +207,10 @@ def test_the_active_adapter_of_several() -> None:
     model.add_adapter("second", LoraConfig(r=2, lora_alpha=3, target_modules=["k_proj"]))
     model.set_adapter("second")
     randomize_adapter(model, seed=5)
-    different = loaded(pair_sides(*open_sides(None, model)))
+    different = differing(None, model)
     truth = merged_weights(model)
     assert set(different) == {f"model.layers.{i}.self_attn.k_proj.weight" for i in range(2)}
-    for name, both in different.items():
-        torch.testing.assert_close(tuned_of(both), truth[name])
+    assert_tuned(different, truth)
 
 
 def test_weights_that_were_kept_without_copies_are_refused() -> None:
@@ -224,10 +225,10 @@ def test_weights_that_were_kept_without_copies_are_refused() -> None:
         PairingError, match=r"are the same tensors in memory, .*; copy the base before training"
     ):
         open_sides(kept, model)
-    different = loaded(pair_sides(*open_sides(copied, model)))
+    different = differing(copied, model)
     assert list(different) == ["model.layers.1.mlp.up_proj.weight"]
     assert torch.equal(different["model.layers.1.mlp.up_proj.weight"].base, before)
-    assert loaded(pair_sides(*open_sides(model, model))) == {}  # a model beside itself, by intention
+    assert differing(model, model) == {}  # a model beside itself, by intention
 
 
 class Wrapper(nn.Module):
@@ -246,17 +247,35 @@ def test_a_wrapper_around_a_model_with_adapters_is_refused(wrapper: Callable[[nn
         CheckpointError, match="around a model with PEFT adapters; pass that model, its 'module'"
     ):
         open_sides(tiny_llama(), wrapper(model))
-    assert loaded(pair_sides(*open_sides(tiny_llama(), wrapper(model).module)))
+    assert differing(tiny_llama(), wrapper(model).module)
     # Without adapters a wrapper is only a prefix of names.
     assert len(pair_sides(*open_sides(tiny_llama(), wrapper(tiny_llama()))).pairs) > 0
 
 
-def test_a_part_of_a_model_with_adapters_is_refused() -> None:
-    layers = llama_adapter().get_base_model().model.layers
-    with pytest.raises(
-        CheckpointError, match="is a part of a model with PEFT adapters; pass the complete model"
-    ):
-        open_sides(tiny_llama(), layers)
+def merged_in_place() -> nn.Module:
+    model = llama_adapter()
+    model.merge_adapter()
+    return model
+
+
+IN_MEMORY: dict[str, tuple[Callable[[], nn.Module], str]] = {
+    "a part of a model with adapters": (
+        lambda: llama_adapter().get_base_model().model.layers,
+        "is a part of a model with PEFT adapters; pass the complete model",
+    ),
+    "prompts": (
+        lambda: get_peft_model(tiny_llama(), PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)),
+        "of type PROMPT_TUNING, which adds activations and changes no weight",
+    ),
+    "a merged adapter": (merged_in_place, "unmerge_adapter"),
+}
+
+
+@pytest.mark.parametrize("case", IN_MEMORY)
+def test_what_is_no_adapter_in_memory_is_refused(case: str) -> None:
+    made, words = IN_MEMORY[case]
+    with pytest.raises(CheckpointError, match=words):
+        open_sides(None, made())
 
 
 def test_adapters_that_are_turned_off_are_refused() -> None:
@@ -269,7 +288,7 @@ def test_adapters_that_are_turned_off_are_refused() -> None:
             CheckpointError, match=r"of LlamaForCausalLM are turned off, .*leave the block of disable_adapter"
         ):
             open_sides(tiny_llama(), model)
-    assert loaded(pair_sides(*open_sides(tiny_llama(), model)))
+    assert differing(tiny_llama(), model)
 
 
 def test_merged_adapters_that_are_not_the_active_ones_are_refused() -> None:
@@ -286,7 +305,7 @@ def test_merged_adapters_that_are_not_the_active_ones_are_refused() -> None:
     model.unmerge_adapter()
     model.merge_adapter()
     torch.testing.assert_close(model(tokens).logits, as_active)
-    different = loaded(pair_sides(*open_sides(tiny_llama(), model)))
+    different = differing(tiny_llama(), model)
     for name, both in different.items():
         layer = model.get_submodule(f"base_model.model.{name.removesuffix('.weight')}")
         torch.testing.assert_close(tuned_of(both), layer.base_layer.weight)
@@ -299,7 +318,7 @@ def test_the_adapter_that_acts_after_the_active_one_is_deleted() -> None:
     model.add_adapter("second", LoraConfig(r=2, target_modules=["q_proj"]))
     set_factors(model, 0.3, seed=1)
     model.delete_adapter("default")
-    different = loaded(pair_sides(*open_sides(tiny_llama(), model)))
+    different = differing(tiny_llama(), model)
     assert len(different) == 2
     for name, both in different.items():
         layer = model.get_submodule(f"base_model.model.{name.removesuffix('.weight')}")
@@ -317,7 +336,7 @@ def test_adapter_inside_a_transformers_model() -> None:
     model = inject_adapter_in_model(config, tiny_llama(), "mine")
     model.peft_config = {"mine": config}
     randomize_adapter(model)
-    different = loaded(pair_sides(*open_sides(model)))
+    different = differing(model)
     assert len(different) == 2
     layer = model.model.layers[1].self_attn.q_proj
     both = different["model.layers.1.self_attn.q_proj.weight"]
@@ -325,35 +344,18 @@ def test_adapter_inside_a_transformers_model() -> None:
     assert torch.equal(both.base, tiny_llama().model.layers[1].self_attn.q_proj.weight)
 
 
-def test_prompts_in_memory_are_named() -> None:
-    model = get_peft_model(tiny_llama(), PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2))
-    with pytest.raises(
-        CheckpointError, match="of type PROMPT_TUNING, which adds activations and changes no weight"
-    ):
-        open_sides(model)
-
-
 def test_a_scale_set_in_memory_counts() -> None:
     model = llama_adapter()
     for module in model.modules():
         if hasattr(module, "set_scale"):
             module.set_scale("default", 0.25)
-    different = loaded(pair_sides(*open_sides(model)))
-    truth = merged_weights(model)
-    for name, both in different.items():
-        torch.testing.assert_close(tuned_of(both), truth[name])
-
-
-def test_merged_adapter_in_memory() -> None:
-    model = llama_adapter()
-    model.merge_adapter()
-    with pytest.raises(CheckpointError, match="unmerge_adapter"):
-        open_sides(model)
+    different = differing(model)
+    assert_tuned(different, merged_weights(model))
 
 
 def test_untrained_adapter_changes_nothing() -> None:
     model = get_peft_model(tiny_llama(), LoraConfig(r=2, target_modules=["q_proj"]))
-    assert loaded(pair_sides(*open_sides(model))) == {}
+    assert differing(model) == {}
 
 
 def test_base_named_by_the_adapter(tmp_path: Path) -> None:
@@ -381,7 +383,7 @@ def test_adapter_for_a_sequence_classifier_on_the_bare_model(tmp_path: Path) -> 
     )
     randomize_adapter(model)
     base = tiny_bert(0)
-    different = loaded(pair_sides(*open_sides(base, saved(model, tmp_path))))
+    different = differing(base, saved(model, tmp_path))
     truth = merged_weights(model)
     for name, both in different.items():
         torch.testing.assert_close(

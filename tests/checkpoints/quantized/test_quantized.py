@@ -16,7 +16,7 @@ from intruders.checkpoints.opening.open import open_checkpoint
 from intruders.checkpoints.pairing.open_sides import open_sides
 from intruders.checkpoints.pairing.pair_sides import pair_sides
 from intruders.errors import CheckpointError
-from tests.checkpoints.models import loaded, randomize_adapter, saved, tiny_llama, tuned_of
+from tests.checkpoints.models import differing, randomize_adapter, saved, tiny_llama, tuned_of
 
 NAME = "model.layers.0.self_attn.q_proj"
 
@@ -98,7 +98,7 @@ def test_qlora_adapter_on_either_base(tmp_path: Path) -> None:
     delta = module.get_delta_weight("default")
     original = wide_llama().state_dict()[f"{NAME}.weight"]
     for base, weight in ((quantized, restored), (tmp_path / "plain", original), (None, restored)):
-        different = loaded(pair_sides(*open_sides(base, tuned if base is None else adapter)))
+        different = differing(base, tuned if base is None else adapter)
         assert len(different) == 2
         torch.testing.assert_close(different[f"{NAME}.weight"].base, weight, rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(

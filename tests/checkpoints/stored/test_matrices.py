@@ -19,6 +19,8 @@ from intruders.checkpoints.stored.selection import EVERY_MATRIX, Selection
 from intruders.errors import CheckpointError, PairingError
 from intruders.linalg.low_rank import LowRank
 from tests.checkpoints.models import (
+    assert_tuned,
+    differing,
     loaded,
     merged_weights,
     randomize_adapter,
@@ -38,7 +40,7 @@ def test_conv1d_is_output_first(tmp_path: Path, where: str) -> None:
     sources = (
         (base, tuned) if where == "memory" else (saved(base, tmp_path / "a"), saved(tuned, tmp_path / "b"))
     )
-    different = loaded(pair_sides(*open_sides(*sources)))
+    different = differing(*sources)
     assert len(different) == 8
     for name, both in different.items():
         short = name if name.startswith("transformer.") else f"transformer.{name}"
@@ -54,7 +56,7 @@ def test_a_normalized_convolution_is_one_matrix(normalize: Callable[..., nn.Modu
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
     after = {name: tensor + torch.randn(tensor.shape) for name, tensor in before.items()}
     # Its length, one number for every entry of the kernel, is no matrix.
-    ((name, both),) = loaded(pair_sides(*open_sides(before, after))).items()
+    ((name, both),) = differing(before, after).items()
     assert torch.equal(both.base, before[name].flatten(1))
     assert torch.equal(tuned_of(both), after[name].reshape(8, 6 * 5))
 
@@ -64,7 +66,7 @@ def test_lora_on_conv1d(tmp_path: Path) -> None:
         tiny_gpt2(), LoraConfig(r=3, target_modules=["c_attn", "c_proj"], fan_in_fan_out=True)
     )
     randomize_adapter(model)
-    different = loaded(pair_sides(*open_sides(tiny_gpt2(), saved(model, tmp_path))))
+    different = differing(tiny_gpt2(), saved(model, tmp_path))
     truth = merged_weights(model)
     assert len(different) == 6
     for name, both in different.items():
@@ -95,7 +97,7 @@ def test_convolutions_are_flattened() -> None:
         "linear.weight": torch.randn(4, 4),
     }
     tuned = {name: tensor + 0.1 for name, tensor in base.items()}
-    different = loaded(pair_sides(*open_sides(base, tuned)))
+    different = differing(base, tuned)
     assert different["conv.weight"].base.shape == (6, 12)
     assert different["conv1d.weight"].base.shape == (5, 12)
     assert torch.equal(tuned_of(different["conv.weight"])[4], tuned["conv.weight"][4].flatten())
@@ -111,11 +113,9 @@ def conv_net(kernel: int, groups: int) -> nn.Module:
 def test_lora_on_convolutions(kernel: int, dora: bool) -> None:
     model = get_peft_model(conv_net(kernel, 1), LoraConfig(r=2, target_modules=["0", "1"], use_dora=dora))
     randomize_adapter(model)
-    different = loaded(pair_sides(*open_sides(model)))
-    truth = merged_weights(model)
+    different = differing(model)
     assert list(different) == ["0.weight", "1.weight"]
-    for name, both in different.items():
-        torch.testing.assert_close(tuned_of(both), truth[name].flatten(1))
+    assert_tuned(different, merged_weights(model))
 
 
 def test_grouped_convolution_is_refused() -> None:
@@ -127,7 +127,7 @@ def test_grouped_convolution_is_refused() -> None:
 @pytest.mark.parametrize("make", [tiny_mixtral, tiny_gpt_oss])
 def test_stacked_experts_are_matrices_of_their_own(make: Any) -> None:
     base, tuned = make(0), make(1)
-    different = loaded(pair_sides(*open_sides(base, tuned)))
+    different = differing(base, tuned)
     stack = tuned.model.layers[0].mlp.experts.gate_up_proj
     transposed = make is tiny_gpt_oss
     for expert in range(3):
@@ -140,7 +140,7 @@ def test_stacked_experts_are_matrices_of_their_own(make: Any) -> None:
 def test_experts_as_separate_tensors(tmp_path: Path) -> None:
     """transformers writes Mixtral's experts one by one."""
     base, tuned = saved(tiny_mixtral(0), tmp_path / "a"), saved(tiny_mixtral(1), tmp_path / "b")
-    different = loaded(pair_sides(*open_sides(base, tuned)))
+    different = differing(base, tuned)
     assert sum("experts" in name for name in different) == 9
     gate = tiny_mixtral(1).model.layers[0].mlp.experts.gate_up_proj[2, :24]
     assert torch.equal(tuned_of(different["model.layers.0.block_sparse_moe.experts.2.w1.weight"]), gate)
@@ -166,7 +166,7 @@ def test_target_parameters(tmp_path: Path, make: Any) -> None:
     model = get_peft_model(make(), config)
     randomize_adapter(model)
     saved(model, tmp_path)
-    both_ways = loaded(pair_sides(*open_sides(make(), tmp_path))), loaded(pair_sides(*open_sides(model)))
+    both_ways = differing(make(), tmp_path), differing(model)
     truth = merged_weights(model)
     for different in both_ways:
         assert sum("experts" in name for name in different) == 6
@@ -180,7 +180,7 @@ def test_target_parameters(tmp_path: Path, make: Any) -> None:
 def test_experts_stacked_on_one_side_and_separate_on_the_other(tmp_path: Path) -> None:
     base, tuned = tiny_mixtral(0), tiny_mixtral(1)
     on_disk = {0: saved(base, tmp_path / "a"), 1: saved(tuned, tmp_path / "b")}
-    truth = loaded(pair_sides(*open_sides(base, tuned)))
+    truth = differing(base, tuned)
     for sources, side in (((on_disk[0], tuned), "base"), ((base, on_disk[1]), "tuned")):
         pairing = pair_sides(*open_sides(*sources))
         different = loaded(pairing)
@@ -196,7 +196,7 @@ def test_target_parameters_on_a_base_from_disk(tmp_path: Path) -> None:
     model = get_peft_model(tiny_mixtral(), config)
     randomize_adapter(model)
     base = saved(tiny_mixtral(), tmp_path / "base")
-    different = loaded(pair_sides(*open_sides(base, saved(model, tmp_path / "adapter"))))
+    different = differing(base, saved(model, tmp_path / "adapter"))
     truth = merged_weights(model)["model.layers.0.mlp.experts.gate_up_proj"]
     for expert in range(3):
         torch.testing.assert_close(
@@ -223,9 +223,9 @@ def phi3(seed: int) -> nn.Module:
 
 def test_fused_weights_whole_and_split() -> None:
     base, tuned = phi3(0), phi3(1)
-    whole = loaded(pair_sides(*open_sides(base, tuned)))
+    whole = differing(base, tuned)
     assert "model.layers.0.self_attn.qkv_proj.weight" in whole
-    split = loaded(pair_sides(*open_sides(base, tuned), Selection(split_fused=True)))
+    split = differing(base, tuned, Selection(split_fused=True))
     qkv = tuned.model.layers[0].self_attn.qkv_proj.weight
     name = "model.layers.0.self_attn.qkv_proj.weight"
     for part, rows in (("q", slice(0, 16)), ("k", slice(16, 24)), ("v", slice(24, 32))):
@@ -236,7 +236,7 @@ def test_fused_weights_whole_and_split() -> None:
 def test_split_of_a_low_rank_update() -> None:
     model = get_peft_model(phi3(0), LoraConfig(r=2, target_modules=["qkv_proj"]))
     randomize_adapter(model)
-    split = loaded(pair_sides(*open_sides(model), Selection(split_fused=True)))
+    split = differing(model, selection=Selection(split_fused=True))
     merged = merged_weights(model)["model.layers.0.self_attn.qkv_proj.weight"]
     both = split["model.layers.0.self_attn.qkv_proj.weight[k]"]
     assert isinstance(both.tuned, LowRank)
@@ -381,7 +381,7 @@ def test_dora_beside_a_full_checkpoint_acts_on_it(tmp_path: Path, method: str) -
             assert torch.equal(both.base, base[name])
         assert pairing.base_source == str(tmp_path / "base")
         assert f"'{adapter}' acts on '{full}'" in pairing.matched
-    two = loaded(pair_sides(*open_sides(tmp_path / "base", f"{full}+{other}+{adapter}")))
+    two = differing(tmp_path / "base", f"{full}+{other}+{adapter}")
     for name, both in two.items():
         changed = on[name] + beside[name] - base[name]
         if "q_proj" in name:
@@ -403,8 +403,7 @@ def test_an_adapter_in_memory_on_a_model_that_was_trained_before(tmp_path: Path,
     different = loaded(pairing)
     after = merged_weights(model)
     assert len(different) == 14
-    for name, both in different.items():
-        torch.testing.assert_close(tuned_of(both), after[name])
+    assert_tuned(different, after)
     assert any(note.startswith("the weights in memory beneath the adapter") for note in pairing.matched)
 
 
@@ -417,11 +416,10 @@ def test_an_adapter_in_memory_on_a_model_whose_embeddings_alone_were_trained_bef
     alone = loaded(pair_sides(*open_sides(first, model, with_embeddings=False)))
     assert {both.rank for both in alone.values()} == {2}
     selection = Selection(include_embeddings=True)
-    different = loaded(pair_sides(*open_sides(first, model), selection))
+    different = differing(first, model, selection)
     after = merged_weights(model)
     assert {name.split(".")[-2] for name in different} == {"q_proj", "embed_tokens"}
-    for name, both in different.items():
-        torch.testing.assert_close(tuned_of(both), after[name])
+    assert_tuned(different, after)
 
 
 def test_several_active_adapters_are_summed() -> None:
@@ -429,11 +427,9 @@ def test_several_active_adapters_are_summed() -> None:
     model.add_adapter("second", LoraConfig(r=2, target_modules=["q_proj", "v_proj"]))
     model.base_model.set_adapter(["default", "second"])
     randomize_adapter(model)
-    different = loaded(pair_sides(*open_sides(model)))
-    truth = merged_weights(model)
+    different = differing(model)
     assert len(different) == 4
-    for name, both in different.items():
-        torch.testing.assert_close(tuned_of(both), truth[name])
+    assert_tuned(different, merged_weights(model))
 
 
 def test_sums_that_cannot_be() -> None:

@@ -8,12 +8,11 @@ from typing import Any
 
 import pytest
 
-from intruders.checkpoints.writing.training_record import training_record
+from intruders.checkpoints.writing.training_record import FinetunedFolder, data_seed_of, training_record
 from intruders.errors import ResultFileError
 from intruders.mitigation.mitigate import mitigate
-from intruders.mitigation.remedies.interpolate import Interpolate
+from intruders.mitigation.remedies.shares import Interpolate
 from intruders.mitigation.write_at_scale import write_at_scale
-from intruders.models.finetuned_folder import FinetunedFolder, data_seed_of
 from tests.checkpoints.models import saved, tiny_llama
 from tests.mitigation.hot import hot_llama
 
@@ -44,7 +43,7 @@ def test_a_scaled_model_keeps_labels_and_data_seed_and_is_no_run(
     write_at_scale(base, tuned, 0.5, tmp_path / "half", form=written_as)
     mitigate(base, tmp_path / "half", remedy=Interpolate(alpha=0.5), out=tmp_path / "quarter", check=False)
     for name in ("half", "quarter"):
-        assert FinetunedFolder.of(tmp_path / name) == FinetunedFolder("base", ["bad", "good"], 5, True)
+        assert FinetunedFolder.of(tmp_path / name) == FinetunedFolder("base", ["bad", "good"], 5)
         assert data_seed_of(str(tmp_path / name)) == 5
         assert not (tmp_path / name / "run.json").exists()
     assert not (tmp_path / "quarter" / "written.json").exists()

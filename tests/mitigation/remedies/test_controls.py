@@ -23,16 +23,15 @@ from intruders.linalg.operators import Dense
 from intruders.mitigation.live_weights import LiveInterventions
 from intruders.mitigation.mitigate import mitigate
 from intruders.mitigation.remedies.at_random import at_random
+from intruders.mitigation.remedies.base_directions import Directions
 from intruders.mitigation.remedies.budget import Budget
 from intruders.mitigation.remedies.changes import Change
 from intruders.mitigation.remedies.controls import Complement, EqualNorm, EqualOutput, EqualSize
-from intruders.mitigation.remedies.directions import Directions
 from intruders.mitigation.remedies.every_remedy import published_remedy, remedy_named
-from intruders.mitigation.remedies.interpolate import Interpolate
 from intruders.mitigation.remedies.intruders import ScaledIntruders
-from intruders.mitigation.remedies.lines import Lines
 from intruders.mitigation.remedies.remedy import Case, Remedy, positions_of
 from intruders.mitigation.remedies.remedy_table import CONTROLS
+from intruders.mitigation.remedies.shares import Interpolate, Lines
 from intruders.mitigation.tuned_matrices import read_cases
 from intruders.reports.mitigation import mitigation_lines
 from tests.checkpoints.models import saved, tiny_llama

@@ -11,12 +11,12 @@ import torch
 
 from intruders.errors import SettingError
 from intruders.mitigation.mitigate import mitigate
+from intruders.mitigation.remedies.base_directions import Project
 from intruders.mitigation.remedies.controls import EqualNorm, EqualSize
+from intruders.mitigation.remedies.entries import Trim
 from intruders.mitigation.remedies.every_remedy import PUBLISHED, published_remedy, remedy_named
-from intruders.mitigation.remedies.interpolate import Interpolate
-from intruders.mitigation.remedies.project import Project
 from intruders.mitigation.remedies.remedy_table import CONTROLS, INTRUDERS
-from intruders.mitigation.remedies.trim import Trim
+from intruders.mitigation.remedies.shares import Interpolate
 from intruders.reports.mitigation import mitigation_lines
 from tests.commands import in_this_process
 from tests.mitigation.remedies.conftest import NO_CACHE, Tuned

@@ -20,7 +20,7 @@ from intruders.checkpoints.writing.merged import everywhere_as_tuned
 from intruders.errors import CheckpointError
 from intruders.mitigation.mitigate import mitigate
 from intruders.mitigation.remedies.changes import Change
-from intruders.mitigation.remedies.interpolate import Interpolate
+from intruders.mitigation.remedies.shares import Interpolate
 from intruders.mitigation.targets.changed_adapter import LoraContent
 from intruders.mitigation.targets.target import ChangedMatrix
 from intruders.mitigation.write_at_scale import write_at_scale

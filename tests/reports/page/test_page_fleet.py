@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from intruders.audits.audit_settings import AuditSettings
-from intruders.audits.fleet.finish_adapters import finish_adapters
 from intruders.audits.fleet.fleet_files import FleetFiles, Unit, rows_of
 from intruders.audits.fleet.fleet_members import Member, ModelFacts
 from intruders.audits.fleet.fleet_result import FleetAudit
 from intruders.audits.fleet.fleet_table import adapter_table
+from intruders.audits.fleet.fleet_work import finish_adapters
 from intruders.checkpoints.pairing.pairing import PairedMatrix, Pairing
 from intruders.checkpoints.stored.checkpoint import Checkpoint
 from intruders.reports.fleet import write_fleet_html
@@ -30,19 +30,20 @@ def made_up_fleet(folder: Path, count: int, layers: int) -> FleetAudit:
     """So many adapters with intruders of every frequency, the last of them refused."""
     key, settings = "0" * 64, AuditSettings()
     files = FleetFiles(MirroredFolder(folder), key)
-    members, rows, units = [], [], {}
+    members, matrices, digests, units = [], [], [], {}
     # To make an audit up takes longer than to show it, so that of a thousand adapters some have the same numbers.
     different = min(count, 40)
     audits = [made_up_audit(layers, LLAMA, intruder_rate=0.3 * i / different) for i in range(different)]
     for i in range(count):
         audit = dataclasses.replace(audits[i % different], tuned_source=f"runs/adapter-{i}")
         digest = f"{i:032x}"
-        rows.append(rows_of([digest] * len(audit.matrices), audit.matrices))
-        units[digest] = Unit()
+        digests += [digest] * len(audit.matrices)
+        matrices += audit.matrices
+        units[digest] = Unit([], None)
         pairs = [PairedMatrix(one.name, one.shape, one.rank, lambda: None) for one in audit.matrices]
         pairing = Pairing("base", audit.tuned_source, "adapter", pairs, [])
         members.append(Member(audit.tuned_source, digest, ModelFacts("lora", (8,), (1.0,)), pairing))
-    files.keep("layers", units, rows)
+    files.keep("layers", units, rows_of(digests, matrices))
     members.append(Member("<b>odd & refused</b>", "refused", ModelFacts(), None, "it is for another base"))
     base = Checkpoint("base", "checkpoint", "memory", {})
     written = finish_adapters(members, files, {}, settings, 1.0, base)

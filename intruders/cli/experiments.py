@@ -1,0 +1,254 @@
+"""``intruders attribute``, ``intervene``, ``remedies`` and ``heal``: base and tuned model, measured and changed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ..audits.audit_settings import FINDING_INTRUDERS
+from ..data.columns import Columns
+from ..experiments.experiment_settings import (
+    AS_IN_THE_PAPER,
+    IN_QUARTERS,
+    AttributionSettings,
+    ComparisonSettings,
+    HealSettings,
+    SweepSettings,
+)
+from ..measures.measure_settings import HarnessSettings, LossSettings, ScoreSettings
+from . import options
+from .from_verb import REQUIRED, command, of_settings, option
+from .output import Outputs, note, report_if_possible, say
+
+_TRAINED_ON = (
+    "Text such as the base was trained on: pydoc, a text or data file, a folder or a Hub corpus such as c4. "
+)
+
+
+@command(
+    options.BASE,
+    options.TUNED,
+    of_settings(
+        {"loss_on": "loss_on"},
+        LossSettings,
+        reworded={"loss_on": f"{_TRAINED_ON}The tables are sorted by the first; repeatable."},
+    ),
+    of_settings(
+        {"tasks": "task"},
+        ScoreSettings,
+        reworded={
+            "tasks": "Task that was learned, whose loss is split too: word-problems, a Hub task such as sst2, or a "
+            "data file; repeatable.",
+        },
+    ),
+    of_settings("columns", Columns),
+    of_settings("settings", AttributionSettings),
+    options.DATA_SEED,
+    options.seed_of("samples, masked tokens and the bootstrap"),
+    options.audited(FINDING_INTRUDERS),
+    options.running_models("dtype", "load_in"),
+    options.KEEP,
+    options.outputs(options.parquet_of("matrix and measure"), options.HTML, options.JSON),
+)
+def attribute(*, to: Outputs, keep: Path | None, **asked: Any) -> None:
+    """Show which matrices made a model forget.
+
+    Splits the rise of the loss into parts by matrix, layer and kind of module, which sum to the measured rise.
+
+    Examples:
+      # Show which matrices made a model forget
+      intruders attribute smollm2-135m my-adapter --loss-on pydoc
+      # Add what they do for the task, and save the parts
+      intruders attribute smollm2-135m my-adapter --loss-on pydoc --task word-problems --parquet parts.parquet
+    """
+    from rich.console import Console
+
+    from ..experiments.attribute import attribute as run
+    from ..reports.attribute import print_attribution, write_attribution_report
+    from ..system.files import write_atomically
+
+    with to.work("finished parts are kept in {}", keep) as progress:
+        result = run(**asked, keep=keep, progress=progress)
+    if to.parquet is not None:
+        write_atomically(to.parquet, result.to_pandas().to_parquet(index=False))
+    to.put(
+        result.to_document(),
+        lambda: print_attribution(result, Console()),
+        lambda file: write_attribution_report(result, file),
+    )
+
+
+@command(
+    options.BASE,
+    options.TUNED,
+    option(
+        "paper",
+        bool,
+        "Measure the paper's intervention: --which top --controls neighbours --scales 0.1,0.3,0.5,0.7,0.9, where you "
+        "give no others.",
+        False,
+        panel="Intervention",
+    ),
+    of_settings("given", IN_QUARTERS, only=["scales", "controls", "which"], over_a_file=True),
+    of_settings("losses", LossSettings),
+    options.DATA_SEED,
+    options.seed_of("the control random, of document samples and of the bootstrap"),
+    of_settings("scores", ScoreSettings),
+    options.audited(FINDING_INTRUDERS),
+    options.running_models("dtype"),
+    options.KEEP,
+    options.outputs(options.JSON),
+)
+def intervene(*, to: Outputs, keep: Path | None, paper: bool, given: dict[str, Any], **asked: Any) -> None:
+    """Measure the effect of scaling intruders, with controls.
+
+    Changes weights in memory only and writes no model.
+
+    Examples:
+      # Measure the pre-training loss with scaled intruders
+      intruders intervene smollm2-135m my-adapter --loss-on pydoc --max-documents 40
+      # Compare two intruder scales with one control, on a task
+      intruders intervene smollm2-135m my-adapter --scales 0.3,0.6 --controls shrink --task word-problems
+    """
+    from ..experiments.intervene import intervene as run
+    from ..reports.intervene import sweep_lines
+
+    sweep = SweepSettings.from_mapping((AS_IN_THE_PAPER if paper else IN_QUARTERS).values() | given)
+    with to.work("finished measures are kept in {}", keep) as progress:
+        result = run(**asked, sweep=sweep, keep=keep, progress=progress)
+    to.put(result.to_document(), lambda: say(sweep_lines(result)))
+
+
+@command(
+    options.BASE,
+    options.TUNED,
+    of_settings("comparison", ComparisonSettings),
+    of_settings(
+        "losses",
+        LossSettings,
+        reworded={
+            "loss_on": "Text to measure forgetting on: pydoc, a text or data file, a folder, a Hub corpus such as c4, "
+            "or a mixture A@0.7+B@0.3; repeatable.",
+            "max_documents": "Number of documents per corpus, sampled with --seed: half choose strengths, half are "
+            "reported.",
+        },
+    ),
+    of_settings(
+        "scores",
+        ScoreSettings,
+        without=["split"],  # strengths are chosen on the validation split, and the test split is reported
+        reworded={
+            "tasks": "Task that the model was tuned for: word-problems, pydoc-topics, a Hub task such as sst2, or a "
+            "data file; further ones are measured too.",
+            "max_examples": "Number of examples per task and split, from the first.",
+        },
+    ),
+    of_settings(
+        "harness",
+        HarnessSettings,
+        reworded={
+            "lm_eval": "Comma-separated tasks of lm-evaluation-harness, scored on --max-examples of each; they count "
+            "among the four parts."
+        },
+    ),
+    options.DATA_SEED,
+    options.seed_of("halves, samples, random controls and of the bootstrap"),
+    options.audited(FINDING_INTRUDERS),
+    options.running_models("dtype"),
+    options.out_folder(
+        "Folder for remedies.json, remedies.parquet, report.html, figures and finished evaluations. Run the same "
+        "command again to resume. [default: nothing is written]"
+    ),
+    options.outputs(options.JSON),
+)
+def remedies(*, to: Outputs, out: Path | None, **asked: Any) -> None:
+    """Compare remedies against forgetting on your model.
+
+    Changes weights in memory only. Names the remedy to use and the command that writes it.
+
+    Examples:
+      # Find the remedy for your model, and resume if stopped
+      intruders remedies smollm2-135m my-adapter --loss-on pydoc --task word-problems --out found
+      # Compare two remedies only
+      intruders remedies smollm2-135m my-adapter --loss-on pydoc --task word-problems --only lines,budget
+    """
+    from rich.console import Console
+
+    from ..experiments.compare_remedies import compare_remedies
+    from ..reports.remedies import print_comparison, write_remedies_report
+
+    with to.work("finished evaluations are kept", out) as progress:
+        result = compare_remedies(**asked, out=out, progress=progress)
+    if out is not None:
+        result.save(out)
+        with report_if_possible():
+            write_remedies_report(result, out)
+    to.put(result.to_document(), lambda: print_comparison(result, Console()))
+
+
+@command(
+    options.BASE,
+    options.TUNED,
+    of_settings(
+        {"loss_on": "loss_on"},
+        LossSettings,
+        reworded={
+            "loss_on": f"{_TRAINED_ON}The doses are learned on the first; further ones are reported; repeatable."
+        },
+    ),
+    of_settings(
+        {"tasks": "task"},
+        ScoreSettings,
+        reworded={
+            "tasks": "Task to keep: word-problems, a Hub task such as sst2, or a data file with --prompt and "
+            "--completion; further ones are reported; repeatable.",
+        },
+    ),
+    option(
+        "prompts",
+        Path | None,
+        "Prompts alone, in the place of --task: one a line, or a data file with the column prompt. The tuned model's "
+        "own greedy answers are what to keep. [default: none]",
+        metavar="FILE",
+        panel=options.MEASURES,
+    ),
+    of_settings("settings", HealSettings),
+    options.DATA_SEED,
+    options.seed_of("halves, samples, the order of learning, the shuffled control and the bootstrap"),
+    of_settings("columns", Columns),
+    options.audited(FINDING_INTRUDERS),
+    options.running_models("dtype", "load_in"),
+    options.out_folder(
+        "Folder for the healed model and heal.json. Unfinished work is in FOLDER.unfinished; run the same command "
+        "again to resume.",
+        REQUIRED,
+        Path,
+    ),
+    options.FORM,
+    options.FORCE,
+    options.outputs(options.HTML, options.JSON),
+)
+def heal(*, to: Outputs, out: Path, **asked: Any) -> None:
+    """Give back what fine-tuning forgot, keep what it learned.
+
+    Learns one dose for every changed matrix from a little text and a few examples, and writes the model.
+
+    Examples:
+      # Give back what an adapter forgot, and keep its task
+      intruders heal smollm2-135m my-adapter --task word-problems --loss-on pydoc --out healed
+      # Keep what your own examples show; report a second text
+      intruders heal my-base my-adapter --task mine.jsonl --prompt question --completion answer --loss-on c4 \\
+        --loss-on wikitext --out healed
+    """
+    from rich.console import Console
+
+    from ..experiments.heal import heal as run
+    from ..reports.heal import print_healing, write_heal_report
+
+    with to.work("what was done is kept in {}", Path(f"{out}.unfinished")) as progress:
+        healing = run(**asked, out=out, progress=progress, told=lambda line: note(f"note: {line}"))
+    to.put(
+        healing.to_document(),
+        lambda: print_healing(healing, Console()),
+        lambda file: write_heal_report(healing, file),
+    )

@@ -1,0 +1,200 @@
+"""A command from what its verb takes: options of settings and of single arguments, and a function that calls the verb.
+
+A verb is imported when its command runs, since torch takes seconds to load and ``--help`` none. So a command lists what
+the verb takes, and its function passes that on by name.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import re
+import shlex
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import MISSING, dataclass, replace
+from types import MappingProxyType
+from typing import Annotated, Any
+
+import typer
+
+from ..settings import Setting, Settings, option_of, settings_of
+from ..system.commands import shell_lines
+
+Function = Callable[..., None]
+
+# Columns of the help in which every example fits, in a terminal of 60.
+EXAMPLE_WIDTH = 58
+REQUIRED = inspect.Parameter.empty
+
+_AS_ITS_FIELD_SAYS: Mapping[str, str] = MappingProxyType({})
+_EXAMPLES: dict[Function, str] = {}
+
+
+@dataclass(frozen=True)
+class Taken:
+    """Options and arguments of a command, and what their values are as arguments of its function."""
+
+    parameters: Sequence[inspect.Parameter]
+    read: Callable[[dict[str, Any]], Mapping[str, Any]] = dict
+
+    def of(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Read its own among the values of a command."""
+        return self.read({parameter.name: values[parameter.name] for parameter in self.parameters})
+
+
+def command(*taken: Taken) -> Callable[[Function], Function]:
+    """Make a command of a function, which receives what the options and arguments that it takes are read as.
+
+    Its docstring is the help. The examples at the end are each a comment and the command as it is typed.
+    """
+
+    def attach(function: Function) -> Function:
+        @functools.wraps(function)
+        def run(**values: Any) -> None:
+            read: dict[str, Any] = {}
+            for part in taken:
+                read |= part.of(values)
+            function(**read)
+
+        # Typer reads the signature and the types.
+        parameters = [parameter for part in taken for parameter in part.parameters]
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        run.__doc__, _, examples = inspect.cleandoc(function.__doc__ or "").partition("\n\nExamples:\n")
+        _EXAMPLES[run] = "\n\n".join(
+            "\n".join([f"# {what}", *shell_lines(shlex.split(line.replace("\\\n", " ")), EXAMPLE_WIDTH)])
+            for what, line in re.findall(r"^  # (.+)\n((?:.*\\\n)*.*)", examples, re.MULTILINE)
+        )
+        return run
+
+    return attach
+
+
+def examples_of(function: Function) -> str:
+    """Return the examples of a command's function as text; none for a function of another package."""
+    return _EXAMPLES.get(function, "")
+
+
+def argument(name: str, kind: Any, metavar: str, text: str, default: Any = REQUIRED, **how: Any) -> Taken:
+    """Take a value by its place; ``how`` is as typer takes it."""
+    return _one(name, kind, default, typer.Argument(metavar=metavar, help=text, **how))
+
+
+def option(
+    name: str,
+    kind: Any,
+    text: str,
+    default: Any = None,
+    *,
+    metavar: str | None = None,
+    panel: str | None = None,
+    names: Sequence[str] = (),
+    choices: Collection[str] = (),
+) -> Taken:
+    """Take a value by its option, ``names`` or that of its name; typer adds a default that is a literal to its help."""
+    names = names or ([option_of(name)] if kind is bool else [])
+    return _one(
+        name,
+        kind,
+        default,
+        typer.Option(
+            *names, metavar=metavar, help=text, rich_help_panel=panel, autocompletion=_completing(choices)
+        ),
+    )
+
+
+def _one(name: str, kind: Any, default: Any, how: Any) -> Taken:
+    kept = inspect.Parameter.KEYWORD_ONLY
+    return Taken([inspect.Parameter(name, kept, default=default, annotation=Annotated[kind, how])])
+
+
+def together(into: str, made: Callable[..., Any], *taken: Taken) -> Taken:
+    """Take several as one argument, which is ``made`` of their values by name."""
+    parameters = [parameter for part in taken for parameter in part.parameters]
+    return Taken(parameters, lambda values: {into: made(**values)})
+
+
+def of_settings(
+    into: str | Mapping[str, str],
+    settings: type[Settings] | Settings,
+    *,
+    only: Sequence[str] = (),
+    first: Sequence[str] = (),
+    without: Collection[str] = (),
+    over_a_file: bool = False,
+    reworded: Mapping[str, str] = _AS_ITS_FIELD_SAYS,
+) -> Taken:
+    """Take one option per field, each with its help, its type and its default.
+
+    Args:
+      into: The argument that receives the settings; or the argument of each field, by its name.
+      settings: The class, or settings of it whose values are the defaults.
+      only: Names of the fields, in the order of their options (default: all).
+      first: Names of the fields that come before the rest (default: none).
+      without: Names of fields that have no option (default: none).
+      over_a_file: Whether the command takes a file of settings too. ``into`` then receives only the typed values, by
+        name, and the file gives the others (default: False).
+      reworded: The help of fields that have a special meaning in this command (default: the field's help).
+    """
+    cls = settings if isinstance(settings, type) else type(settings)
+    defaults = {} if isinstance(settings, type) else settings.values()
+    known = settings_of(cls)
+    names = only or ([*into] if not isinstance(into, str) else known)
+    names = [name for name in dict.fromkeys([*first, *names]) if name not in without]
+    chosen = [replace(known[name], help=reworded.get(name, known[name].help)) for name in names]
+
+    def read(values: dict[str, Any]) -> Mapping[str, Any]:
+        typed = {name: value for name, value in values.items() if value is not None}
+        if over_a_file:
+            return {str(into): typed}
+        made = cls.from_mapping(defaults | typed)
+        if isinstance(into, str):
+            return {into: made}
+        return {taken: getattr(made, name) for name, taken in into.items()}
+
+    return Taken(
+        [_parameter(setting, defaults.get(setting.name, setting.default), over_a_file) for setting in chosen],
+        read,
+    )
+
+
+def _parameter(setting: Setting, default: Any, over_a_file: bool) -> inspect.Parameter:
+    if isinstance(default, tuple):
+        default = ",".join(f"{part:g}" if isinstance(part, float) else part for part in default)
+    if default is MISSING or default == "":
+        default = None
+    shown = None if over_a_file else default
+    said = setting.unless_given
+    if said is None and shown is None and setting.kinds != (bool,):
+        said = f"default: {default}" if default is not None else None
+        said = "required, here or in --config" if setting.must_be_given else said
+    (made,) = option(
+        setting.name,
+        _type(setting) if shown is not None else _type(setting) | None,
+        setting.help if said is None else f"{setting.help} [{said}]",
+        shown,
+        metavar=setting.metavar,
+        panel=setting.panel,
+        names=[option_of(name) for name in (setting.option_name, *setting.long_names)],
+        choices=setting.choices,
+    ).parameters
+    return made
+
+
+def _type(setting: Setting) -> Any:
+    """Return the type of an option's value: one text for a comma-separated list, a list for any other."""
+    if setting.is_list:
+        return str if setting.by_commas else list[str]
+    return setting.kinds[0] if len(setting.kinds) == 1 else str
+
+
+def _completing(choices: Collection[str]) -> Callable[[str], list[str]] | None:
+    """Complete one of the choices, or the last of a comma-separated list; None without choices: names of files."""
+    if not choices:
+        return None
+
+    def complete(incomplete: str) -> list[str]:
+        before, comma, last = incomplete.rpartition(",")
+        return [f"{before}{comma}{choice}" for choice in choices if choice.startswith(last)]
+
+    return complete

@@ -1,0 +1,146 @@
+"""``intruders prepare``, ``intruders cache`` and ``intruders plugins``."""
+
+from __future__ import annotations
+
+from ..audits.audit_settings import Compute
+from ..checkpoints.stored.selection import Selection
+from . import options
+from .from_verb import command, of_settings, option
+from .output import note, put_json, say
+
+SCHEMA = 1  # of the list of plugins
+
+
+@command(
+    options.BASE_ALONE,
+    option(
+        "out",
+        str | None,
+        "Folder or URL of the base cache; pass it to audits as --cache. [default: the user's cache folder]",
+        metavar="FOLDER|URL",
+        panel=options.OUTPUT,
+    ),
+    of_settings("selection", Selection),
+    of_settings("compute", Compute, only=["device"]),
+    options.RAY,
+    options.CPUS,
+    options.GPUS,
+)
+def prepare(
+    *,
+    base: str,
+    out: str | None,
+    selection: Selection,
+    compute: Compute,
+    ray: str | None,
+    cpus: float,
+    gpus: float,
+) -> None:
+    """Decompose a base ahead of many audits.
+
+    Audits of adapters of this base then take a fraction of their time. Resumes where an earlier call ended.
+
+    Examples:
+      # Decompose a base ahead of many audits
+      intruders prepare smollm2-135m
+      # Keep it where a team shares it
+      intruders prepare smollm2-135m --out s3://team/bases
+    """
+    from ..audits.prepare_base import Preparation
+    from ..audits.prepare_base import prepare as prepare_base
+    from .progress import progress_bar
+
+    preparation = Preparation.of(base, selection)
+    expected = preparation.expected_seconds(compute.torch_device())
+    note(
+        f"{len(preparation.matrices):,} matrices, {preparation.bytes / 2**30:,.2f} GiB, "
+        f"about {_in_words(expected)} if none is decomposed yet"
+    )
+    with progress_bar() as progress:
+        result = prepare_base(
+            base,
+            out=out,
+            **vars(selection),
+            device=compute.device,
+            ray=options.chosen_ray(ray, cpus, gpus),
+            cpus=cpus,
+            gpus=gpus,
+            progress=progress,
+        )
+    done = f"{result.decomposed:,} of them now in {_in_words(result.seconds)}"
+    say([f"{result.folder}: {result.matrices:,} matrices are decomposed, {done}"], whole=True)
+
+
+def _in_words(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+@command(
+    options.CACHE,
+    option("clear", bool, "Remove all entries.", False),
+)
+def cache(*, cache: str | None, clear: bool) -> None:
+    """Show the size of the base cache, or clear it.
+
+    Examples:
+      # Show where the base cache is and how large it is
+      intruders cache
+      # Clear the base cache in another folder
+      intruders cache --cache /data/intruders --clear
+    """
+    from ..audits.base_cache import cache_at
+    from ..errors import CacheError
+    from ..system.files import user_path
+    from ..system.remote_folder import is_url
+
+    # To open a cache makes its folder, which is not what a person who looks at a mistyped one wants.
+    if cache is not None and not is_url(cache) and not user_path(cache).exists():
+        say([f"{cache}: this folder does not exist, so it has no cache"], whole=True)
+        return
+    store = cache_at(cache)
+    entries, size = store.size()
+    say([f"{store.folder}: {entries:,} matrices, {size / 2**20:,.1f} MiB"], whole=True)
+    whole, of_whole = store.size_of_whole_bases()
+    if whole:
+        say([f"of these {whole:,} are decomposed in full (intruders prepare), {of_whole / 2**20:,.1f} MiB"])
+    if clear:
+        removed, left = store.clear()
+        say([f"removed {removed:,} matrices"])
+        if left:
+            raise CacheError(
+                f"{left:,} matrices in '{store.folder}' cannot be removed; expected entries of this user in a folder "
+                "that can be written to; ask their owner to run this command"
+            )
+
+
+@command(
+    option("json", bool, "Print JSON, and nothing else.", False),
+)
+def plugins(*, json: bool) -> None:
+    """List the formats, remedies and tasks of other packages.
+
+    Lists corpora and claims too, each with its package, and names each plugin that could not be loaded.
+
+    Examples:
+      # List what other packages add, and what failed to load
+      intruders plugins
+      # The same as JSON
+      intruders plugins --json
+    """
+    from ..system.plugins import load_plugins
+
+    loaded = load_plugins()
+    if json:
+        rows = [
+            {key: getattr(plugin, key) for key in ("group", "name", "value", "package", "error")}
+            for plugin in loaded
+        ]
+        put_json({"schema": SCHEMA, "plugins": rows}, "-")
+        return
+    if not loaded:
+        say(["no plugins are installed"])
+    for plugin in loaded:
+        failed = "" if plugin.error is None else f", not loaded: {plugin.error}"
+        say([f"{plugin.group}: {plugin.name} from {plugin.package} ({plugin.value}){failed}"])

@@ -1,0 +1,147 @@
+"""``intruders inspect`` and ``intruders verify``: what weights are, and what a merged model contains."""
+
+from __future__ import annotations
+
+import typer
+
+from ..errors import SettingError
+from . import options
+from .from_verb import argument, command, option
+from .output import Outputs, put_json, refusal_as_sarif, say, terminal_width
+
+
+@command(
+    argument("path", str, "PATH", f"A model or adapter: {options.MODEL_IS}, or a sum such as A@0.7+B@0.3."),
+    argument(
+        "other",
+        str | None,
+        "OTHER",
+        "A second adapter, to compare the updates of both. [default: none]",
+        None,
+        show_default=False,
+    ),
+    option(
+        "base",
+        str | None,
+        "Base model of the audit: adds the matrices to examine. [default: none]",
+        metavar="MODEL",
+    ),
+    option(
+        "energy",
+        float,
+        "Share of the squared singular values of an adapter's update that the shown ranks and subspaces keep, above 0 "
+        "and at most 1.",
+        0.99,
+        metavar="SHARE",
+    ),
+    option("json", bool, "Print JSON, and nothing else.", False, panel=options.OUTPUT),
+    options.verbose_of("tensor"),
+)
+def inspect(
+    *, path: str, other: str | None, base: str | None, energy: float, json: bool, verbose: bool
+) -> None:
+    """Show what a model or adapter path contains.
+
+    Lists format, tensors and the matrices that an audit would examine. Of an adapter it measures the update without
+    the base. Of two adapters it compares the updates.
+
+    Examples:
+      # Show the format of an adapter and its ranks in use
+      intruders inspect my-adapter
+      # Compare the updates of two adapters
+      intruders inspect first-adapter second-adapter
+    """
+    from ..audits.update_alone import compare_updates, update_of
+    from ..checkpoints.adapters.adapter import Adapter
+    from ..checkpoints.pairing.inspect import inspect_parts, open_parts
+    from ..reports.inspection import inspection_lines, overlap_lines, update_lines
+
+    file = next((given for given in (path, other) if given is not None and given.endswith(".json")), None)
+    if json and file is not None:
+        raise SettingError(
+            f"'{file}' was passed with --json, which takes no file here; expected an adapter or model; leave it out, "
+            f"and write > {file} at the end of the command"
+        )
+    if other is not None:
+        if base is not None:
+            raise SettingError(
+                f"--base '{base}' was passed with two adapters; expected one of the two; omit --base"
+            )
+        overlap = compare_updates(path, other, energy)
+        if json:
+            put_json(overlap.to_document(), "-")
+        else:
+            say(overlap_lines(overlap, verbose))
+        return
+    parts = open_parts(path)
+    inspections = inspect_parts(parts, base)
+    updates = [update_of(part, energy) if isinstance(part, Adapter) else None for part, _ in parts]
+    if json:
+        documents = [
+            inspection.to_document() | {"update": None if update is None else update.to_document()}
+            for inspection, update in zip(inspections, updates, strict=True)
+        ]
+        put_json(documents, "-")
+        return
+    for inspection, update in zip(inspections, updates, strict=True):
+        say(inspection_lines(inspection, verbose, terminal_width()))
+        if update is not None:
+            say(update_lines(update, verbose))
+
+
+@command(
+    argument("base", str, "BASE", f"Model before the merge: {options.MODEL_IS}."),
+    argument(
+        "adapter",
+        str,
+        "ADAPTER",
+        "Adapter that was merged: a folder, a file, a Hub id, or a sum: A@0.7+B@0.3.",
+    ),
+    argument("merged", str, "MERGED", "Model that should contain the adapter: as BASE."),
+    option("split_fused", bool, "Check the q, k and v parts of fused weights as separate matrices.", False),
+    option(
+        "allow_other",
+        bool,
+        "Accept a merged model that also changed tensors outside the adapter.",
+        False,
+    ),
+    options.outputs(options.JSON, options.SARIF),
+    options.verbose_of("matrix and every other tensor"),
+)
+def verify(
+    *,
+    base: str,
+    adapter: str,
+    merged: str,
+    split_fused: bool,
+    allow_other: bool,
+    to: Outputs,
+    verbose: bool,
+) -> None:
+    """Check that a merged model is its base plus an adapter.
+
+    Exits with status 0 if the adapter is applied, 1 if something is wrong, 2 if a model cannot be read, and 3 if
+    rounding or quantization hides the answer.
+
+    Examples:
+      # Check that a merged model contains its adapter
+      intruders verify smollm2-135m my-adapter merged-model
+      # Check the sum of two adapters, and save the verdicts
+      intruders verify base-model A@0.7+B@0.3 merged-model --json verdicts.json
+    """
+    from rich.console import Console
+
+    from ..checkpoints.merges.verify import verify as run
+    from ..reports.verification import print_verification
+
+    with refusal_as_sarif(to.sarif, merged), to.work() as progress:
+        result = run(base, adapter, merged, split_fused=split_fused, progress=progress)
+    if to.sarif is not None:
+        from ..reports.sarif import verification_findings, write_sarif
+
+        write_sarif(verification_findings(result, allow_other), to.sarif)
+    to.put(
+        result.to_document(allow_other),
+        lambda: print_verification(result, Console(), verbose=verbose, allow_other=allow_other),
+    )
+    raise typer.Exit(result.exit_status(allow_other))

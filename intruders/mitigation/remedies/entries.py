@@ -1,0 +1,98 @@
+"""Single entries of every update: TIES' trimming (arXiv 2306.01708), DARE (2311.03099) and FAPM (2509.08255)."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ...settings import setting
+from .changes import Change, largest_entries
+from .remedy import Case, EntryRemedy
+
+
+@dataclass(frozen=True)
+class Trim(EntryRemedy):
+    """``W' = W0 + mask * D``, where the mask keeps the entries of D with the largest absolute values.
+
+    The share that stays is of every matrix, as in PEFT; TIES takes it of the whole model. 0.2 is the paper's.
+    """
+
+    name = "trim"
+    strength = "density"
+    strengths = (0.5, 0.2, 0.1)
+    source = "TIES, arXiv 2306.01708"
+
+    density: float = setting(
+        0.2, "Share of an update's entries that stays, above 0 and at most 1.", above=0, most=1
+    )
+
+    def change(self, case: Case) -> Change:
+        def entries(base: Tensor, update: Tensor) -> Tensor:
+            return update * largest_entries(update.abs(), self.density)
+
+        return Change(entries=entries)
+
+    def sentence(self, vectors: int) -> str:
+        return f"updates trimmed to the {self.density:.1%} of their entries that are largest"
+
+
+@dataclass(frozen=True)
+class Drop(EntryRemedy):
+    """``W' = W0 + mask * D / (1 - p)``: every entry of D is dropped with the probability p, drawn by seed.
+
+    The mean over masks is D. 0.9 is the paper's.
+    """
+
+    name = "drop"
+    strength = "probability"
+    strengths = (0.5, 0.7, 0.9)
+    source = "DARE, arXiv 2311.03099"
+
+    probability: float = setting(
+        0.9, "Probability of an entry to be dropped, 0 or more and below 1.", least=0, below=1
+    )
+    seed: int = setting(0, "Seed of the entries that are drawn.")
+
+    def change(self, case: Case) -> Change:
+        seed = random.Random(f"{self.seed} {case.matrix.name}").getrandbits(62)
+
+        def entries(base: Tensor, update: Tensor) -> Tensor:
+            generator = torch.Generator().manual_seed(seed)
+            kept = torch.rand(update.shape, generator=generator, dtype=torch.float64) >= self.probability
+            return update * kept.to(update.device) / (1 - self.probability)
+
+        return Change(entries=entries)
+
+    def sentence(self, vectors: int) -> str:
+        return f"{self.probability:.0%} of the updates' entries dropped at random, the others scaled up"
+
+
+@dataclass(frozen=True)
+class FAPM(EntryRemedy):
+    """``W' = W0 + mask * D``, where the mask keeps the largest ``|D| - mean|W0| |D| / |W0|``.
+
+    A large change of a small weight counts against an entry. The share of 0.1 is from a summary of the paper.
+    """
+
+    name = "fapm"
+    strength = "density"
+    strengths = (0.5, 0.2, 0.1)
+    source = "FAPM, arXiv 2509.08255"
+
+    density: float = setting(
+        0.1, "Share of an update's entries that stays, above 0 and at most 1.", above=0, most=1
+    )
+
+    def change(self, case: Case) -> Change:
+        def entries(base: Tensor, update: Tensor) -> Tensor:
+            weights = base.abs()
+            relative = update.abs() / weights.clamp_min(torch.finfo(weights.dtype).tiny)
+            return update * largest_entries(update.abs() - weights.mean() * relative, self.density)
+
+        return Change(entries=entries)
+
+    def sentence(self, vectors: int) -> str:
+        return f"updates trimmed to {self.density:.1%} of their entries, large ones of large weights first"

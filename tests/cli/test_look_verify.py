@@ -1,0 +1,155 @@
+"""``intruders verify`` as a person types it: what it prints, its exit status, and what it refuses in one line."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from tests.commands import in_this_process, refusal
+from tests.tiny import save_weights
+
+NAMES = [f"model.layers.{layer}.self_attn.{kind}.weight" for layer in (0, 1) for kind in ("q_proj", "v_proj")]
+NORM = "model.norm.weight"
+
+
+def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return in_this_process("verify", *arguments)
+
+
+@pytest.fixture(scope="module")
+def base() -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    found = {name: torch.randn(24, 16, generator=generator).bfloat16() for name in NAMES}
+    return found | {NORM: torch.ones(16)}
+
+
+@pytest.fixture(scope="module")
+def factors() -> dict[str, tuple[Tensor, Tensor]]:
+    generator = torch.Generator().manual_seed(1)
+    return {
+        name: (torch.randn(24, 2, generator=generator) / 10, torch.randn(2, 16, generator=generator))
+        for name in NAMES
+    }
+
+
+@pytest.fixture(scope="module")
+def folder(
+    tmp_path_factory: pytest.TempPathFactory,
+    base: dict[str, Tensor],
+    factors: dict[str, tuple[Tensor, Tensor]],
+) -> Path:
+    """A base, an adapter of scale 2, and five models: merged, unmerged, half merged, with another norm, of NaN."""
+    folder = tmp_path_factory.mktemp("models")
+    save_weights(folder / "base", base)
+    tensors = {}
+    for name, (up, down) in factors.items():
+        module = "base_model.model." + name.removesuffix(".weight")
+        tensors |= {f"{module}.lora_A.weight": down, f"{module}.lora_B.weight": up}
+    (folder / "adapter").mkdir()
+    save_file(tensors, folder / "adapter" / "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj", "v_proj"]}
+    (folder / "adapter" / "adapter_config.json").write_text(json.dumps(config))
+    merged = base | {
+        name: (base[name].float() + 2 * up @ down).bfloat16() for name, (up, down) in factors.items()
+    }
+    save_weights(folder / "merged", merged)
+    save_weights(folder / "one-missing", merged | {NAMES[1]: base[NAMES[1]]})
+    unscaled = base | {
+        name: (base[name].float() + up @ down).bfloat16() for name, (up, down) in factors.items()
+    }
+    save_weights(folder / "unscaled", unscaled)
+    save_weights(folder / "norm", merged | {NORM: 2 * base[NORM]})
+    return folder
+
+
+def test_a_good_merge(folder: Path) -> None:
+    done = run(folder / "base", folder / "adapter", folder / "merged")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "4 matrices; applied: 4\n" in done.stdout
+    assert "scale: proved bounds; one rounding (4)" in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    rows = [line.split() for line in done.stdout.splitlines() if line.startswith(("q_proj", "v_proj"))]
+    assert [row[:3] for row in rows] == [["q_proj", "2", "applied"], ["v_proj", "2", "applied"]]
+    for row in rows:
+        assert float(row[3]) <= 1 <= float(row[5])
+
+
+def test_one_matrix_without_the_update(folder: Path) -> None:
+    done = run(folder / "base", folder / "adapter", folder / "one-missing")
+    assert done.returncode == 1
+    assert "4 matrices; applied: 3, not applied: 1" in done.stdout
+    assert f"\n{NAMES[1]}\n  not applied, scale " in done.stdout
+    assert NAMES[0] not in done.stdout
+    assert NAMES[0] in run(folder / "base", folder / "adapter", folder / "one-missing", "--verbose").stdout
+
+
+def test_a_merge_without_the_adapters_scale_is_told_in_words(folder: Path) -> None:
+    done = run(folder / "base", folder / "adapter", folder / "unscaled")
+    assert done.returncode == 1
+    assert "\napplied at another scale (4): the adapter's own scale of 2 was left out\n" in done.stdout
+
+
+def test_other_tensors_count_unless_they_are_allowed(folder: Path) -> None:
+    done = run(folder / "base", folder / "adapter", folder / "norm")
+    assert done.returncode == 1
+    assert "changed outside the adapter: 1 tensor (other numbers: 1)\n" in done.stdout
+    assert f"  {NORM}: other numbers\n" in done.stdout
+    allowed = run(folder / "base", folder / "adapter", folder / "norm", "--allow-other")
+    assert allowed.returncode == 0
+    assert "1 other tensor changed, which is accepted" in allowed.stdout
+
+
+def test_nothing_that_can_be_told(folder: Path, tmp_path: Path, base: dict[str, Tensor]) -> None:
+    config = json.loads((folder / "adapter" / "adapter_config.json").read_text()) | {"lora_alpha": 1e-7}
+    (tmp_path / "adapter").mkdir()
+    weights = (folder / "adapter" / "adapter_model.safetensors").read_bytes()
+    (tmp_path / "adapter" / "adapter_model.safetensors").write_bytes(weights)
+    (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(config))
+    done = run(folder / "base", tmp_path / "adapter", folder / "base")
+    assert done.returncode == 3
+    assert "4 matrices; too small to tell: 4" in done.stdout
+
+
+def test_json_to_a_file_and_to_standard_output(folder: Path, tmp_path: Path) -> None:
+    arguments = (folder / "base", folder / "adapter", folder / "norm")
+    printed = run(*arguments, "--json", "-")
+    document = json.loads(printed.stdout)
+    assert (printed.returncode, document["exit_status"]) == (1, 1)
+    assert document["others"] == [{"name": NORM, "reason": "other numbers"}]
+    assert document["counts"] == {"applied": 4}
+    file = tmp_path / "verdicts.json"
+    assert run(*arguments, "--json", file, "--allow-other").returncode == 0
+    written = json.loads(file.read_text())
+    assert written["exit_status"] == 0
+    assert written["matrices"] == document["matrices"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["base", "base", "merged"], "is a full checkpoint; expected the adapter"),
+        (["base", "adapter", "adapter"], "is an adapter; expected a full checkpoint"),
+        (["base", "adapter", "nowhere"], "nowhere"),
+        (["base", "adapter", "merged", "--json", "/nowhere/verdicts.json"], "cannot write '/nowhere/"),
+    ],
+)
+def test_refused_in_one_line(folder: Path, arguments: list[str], said: str) -> None:
+    paths = [folder / one if index < 3 else one for index, one in enumerate(arguments)]
+    assert said in refusal("verify", *paths)
+
+
+def test_a_file_that_cannot_be_written_is_a_finding_too(folder: Path, tmp_path: Path) -> None:
+    sarif = tmp_path / "verify.sarif"
+    paths = [folder / name for name in ("base", "adapter", "merged")]
+    done = run(*paths, "--json", "/nowhere/verdicts.json", "--sarif", sarif)
+    assert done.returncode == 2
+    [written] = json.loads(sarif.read_text())["runs"]
+    [result] = written["results"]
+    assert result["ruleId"] == "refused"
+    assert "cannot write '/nowhere/verdicts.json'" in result["message"]["text"]

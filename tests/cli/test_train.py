@@ -1,0 +1,135 @@
+"""`intruders finetune` and `intruders sequence` as a person types them."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import Trainer
+
+from tests.commands import in_this_process, refusal
+from tests.tiny import save_bert
+
+
+def test_a_run_and_its_second_call(llama: Path, tmp_path: Path) -> None:
+    options = [
+        "finetune", "--base", str(llama), "--task", "word-problems", "--method", "lora", "--rank", "2",
+        "--lr", "1e-2", "--steps", "20", "--max-train-samples", "40", "--max-eval-samples", "2",
+        "--precision", "fp32", "--max-new-tokens", "8", "--out", str(tmp_path / "run"),
+    ]  # fmt: skip
+    first = in_this_process(*options)
+    assert first.returncode == 0, first.stderr
+    assert first.stdout.startswith("lora on word-problems: 20 steps in ")
+    assert re.search(r"step 20/20 loss \d+\.\d{3} up to step 10$", first.stderr, re.MULTILINE)
+    assert "\r" not in first.stderr, "no progress bar where there is no terminal"
+    assert (tmp_path / "run" / "adapter_config.json").is_file()
+    second = in_this_process(*options)
+    assert second.returncode == 0
+    assert second.stdout == "already finished; nothing was trained\n" + first.stdout
+    assert "step" not in second.stderr, "a finished run is not repeated"
+
+
+def test_an_interrupted_run_says_how_it_goes_on(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = [
+        "finetune", "--base", str(llama), "--task", "word-problems", "--rank", "2", "--steps", "4",
+        "--max-train-samples", "40", "--max-eval-samples", "2", "--save-steps", "2", "--precision", "fp32",
+        "--max-new-tokens", "8", "--out", str(tmp_path / "run"),
+    ]  # fmt: skip
+    train = Trainer.training_step
+    cases = [
+        (1, "interrupted; no checkpoint was complete yet; run the same command again to start over"),
+        (3, "interrupted; the run is kept up to step 2; run the same command again to resume from there"),
+    ]
+    for step, said in cases:
+
+        def interrupted(trainer: Trainer, *args: Any, stop_at: int = step, **kwargs: Any) -> Any:
+            if trainer.state.global_step == stop_at:
+                raise KeyboardInterrupt
+            return train(trainer, *args, **kwargs)
+
+        monkeypatch.setattr(Trainer, "training_step", interrupted)
+        done = in_this_process(*options)
+        assert done.returncode == 130
+        assert done.stderr.splitlines()[-1] == said
+    monkeypatch.undo()
+    done = in_this_process(*options)
+    assert done.returncode == 0
+    assert "resuming from step 2 of 4" in done.stderr.splitlines()
+    assert "already finished" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--task", "word-problem"], "did you mean 'word-problems'?"),
+        (["--task", "word-problems", "--method", "lorra"], "did you mean 'lora'?"),
+        (["--task", "none.csv", "--text", "a", "--label", "b"], "does not exist"),
+        (["--task", "word-problems", "--max-length", "9999"], "the model has 512 positions"),
+        (["--task", "word-problems", "--max-length", "1"], "expected 2 or more"),
+        (["--task", "pydoc-topics", "--kl-to-base", "0.1", "--dry-run"], "is classification"),
+    ],
+)
+def test_errors_are_one_line_and_leave_nothing(
+    llama: Path, tmp_path: Path, options: list[str], said: str
+) -> None:
+    common = ["finetune", "--base", str(llama), "--out", "run", "--steps", "2"]
+    assert said in refusal(*common, *options, cwd=tmp_path)
+    assert not (tmp_path / "run" / "run.json").exists()
+
+
+def test_a_dry_run_predicts_the_room_for_an_update_and_writes_nothing(llama: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    options = ["--base", llama, "--task", "word-problems", "--steps", "2", "--out", out, "--dry-run"]
+    done = in_this_process("finetune", *options)
+    assert done.returncode == 0, done.stderr
+    assert "q_proj: " in done.stdout
+    assert not out.exists()
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("place")
+    save_bert(folder / "bert", with_head=False)
+    for number, letters in enumerate(("az", "mq")):
+        rows = [f"{letters[i % 2] * 4}\t{i % 2}" for i in range(40)]
+        (folder / f"task{number}.tsv").write_text("text\tlabel\n" + "\n".join(rows) + "\n")
+    return folder
+
+
+def test_sequence_prints_and_keeps_the_accuracy_matrix(place: Path, tmp_path: Path) -> None:
+    tasks = ",".join(f"{place / f'task{number}.tsv'}?text=text&label=label" for number in (0, 1))
+    options = [
+        "sequence", "--base", str(place / "bert"), "--tasks", tasks, "--method", "lora", "--rank", "2",
+        "--lr", "1e-2", "--steps", "5", "--out", str(tmp_path / "out"),
+    ]  # fmt: skip
+    done = in_this_process(*options)
+    assert done.returncode == 0, done.stderr
+    assert "after" in done.stdout
+    assert "backward transfer" in done.stdout
+    record = json.loads((tmp_path / "out" / "sequence.json").read_text())
+    assert [len(row) for row in record["accuracies"]] == [1, 2]
+    assert len(record["intruders"]) == 2
+    again = in_this_process(*options)
+    assert again.stdout == "already finished; nothing was trained\n" + done.stdout
+    fewer = [word.partition(",")[0] if word == tasks else word for word in options]
+    assert "contains a sequence of other tasks" in in_this_process(*fewer).stderr
+    assert json.loads((tmp_path / "out" / "sequence.json").read_text()) == record
+
+
+@pytest.mark.parametrize("tasks", ["pydoc-topics-1,", ",", "pydoc-topics-1, ,pydoc-topics-2"])
+def test_an_empty_name_among_the_tasks_is_told_as_that(tasks: str) -> None:
+    assert refusal("sequence", "--base", "none", "--tasks", tasks, "--out", "out") == (
+        f"error: --tasks '{tasks}' has an empty name between or beside its commas; expected names of tasks or data "
+        "files, with a comma between two; remove the comma that is too many"
+    )
+
+
+def test_spaces_after_commas_are_no_part_of_a_name(tmp_path: Path) -> None:
+    tasks = "pydoc-topics-1, pydoc-topcs-2"
+    said = refusal("sequence", "--base", "none", "--tasks", tasks, "--steps", "1", "--out", tmp_path)
+    assert said.startswith("error: task 'pydoc-topcs-2' is not known; did you mean 'pydoc-topics-2'?")

@@ -1,0 +1,347 @@
+"""Mitigated checkpoints against the formula by dense decompositions, loaded by transformers."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from intruders.checkpoints.opening.open import open_checkpoint
+from intruders.checkpoints.writing.merged import planned_checkpoint
+from intruders.errors import CheckpointError, NonFiniteError
+from intruders.mitigation.mitigate import mitigate
+from intruders.mitigation.remedies.doses import Doses
+from intruders.mitigation.remedies.shares import Interpolate
+from intruders.mitigation.write_at_scale import write_at_scale
+from tests.checkpoints.models import merged_weights, randomize_adapter, saved, tiny_gpt2, tiny_llama
+from tests.checkpoints.stored.test_matrices import tiny_mixtral
+from tests.experiments.healed_models import llama_and_adapter
+from tests.mitigation.hot import deviation, hot_llama, medium_llama, places_of_intruders, scaled
+from tests.tiny import character_tokenizer
+
+CLOSE = 1e-3
+
+
+def loaded(folder: Path) -> dict[str, Tensor]:
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def tuned_in_full(base: nn.Module, strength: float = 3.0, seed: int = 3) -> nn.Module:
+    """Every tensor changed: the matrices by a few strong directions and noise, the norms by noise."""
+    model = copy.deepcopy(base)
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in model.parameters():
+        noise = 0.01 * torch.randn(parameter.shape, generator=generator)
+        if parameter.dim() == 2:
+            u, v = (torch.randn(2, side, generator=generator) for side in parameter.shape)
+            size = (
+                strength
+                * torch.linalg.matrix_norm(parameter.data.float(), 2)
+                / (u.norm(dim=1) * v.norm(dim=1))
+            )
+            noise = noise * parameter.data.std() + (u.mT * size) @ v
+        parameter.data = (parameter.data.float() + noise).to(parameter.dtype)
+    return model
+
+
+def check(
+    before: dict[str, Tensor],
+    tuned: dict[str, Tensor],
+    found: dict[str, Tensor],
+    changed: set[str],
+    scale: float,
+    bar: float = CLOSE,
+) -> None:
+    for name, tensor in tuned.items():
+        wanted = tensor.double()
+        if name in changed:
+            wanted = scaled(tensor, places_of_intruders(before[name], tensor), scale)
+        assert deviation(found[name], wanted) < bar, name
+
+
+@pytest.mark.parametrize("shard_bytes", [10**9, 30_000])
+def test_adapter_as_checkpoint(tmp_path: Path, shard_bytes: int) -> None:
+    base = medium_llama()
+    saved(base, tmp_path / "base")
+    character_tokenizer().save_pretrained(tmp_path / "base")
+    model = hot_llama(
+        model=copy.deepcopy(base), gain=1.2, target_modules=["q_proj", "up_proj", "embed_tokens"]
+    )
+    saved(model, tmp_path / "tuned")
+    result = mitigate(
+        tmp_path / "base", tmp_path / "tuned", scale=0.3, form="checkpoint", out=tmp_path / "out",
+        shard_bytes=shard_bytes,
+    )  # fmt: skip
+    changed = {matrix.name for matrix in result.matrices}
+    assert changed
+    assert not any("embed" in name for name in changed)
+    # The embedding's adapter is merged though embeddings are not mitigated.
+    check(base.state_dict(), merged_weights(model), loaded(tmp_path / "out"), changed, 0.3)
+    from transformers import AutoTokenizer
+
+    assert AutoTokenizer.from_pretrained(tmp_path / "out")("abc")["input_ids"]
+    assert (tmp_path / "out" / "model.safetensors.index.json").exists() == (shard_bytes < 10**9)
+    record = json.loads((tmp_path / "out" / "intruders.json").read_text())
+    assert record["form"] == "checkpoint"
+    assert result.after is not None
+    assert record["totals"]["intruders_after"] == result.after.intruders
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_checkpoint_in_checkpoint_out(tmp_path: Path, dtype: torch.dtype) -> None:
+    base = medium_llama().to(dtype)
+    saved(base, tmp_path / "base")
+    tuned = tuned_in_full(base)
+    saved(tuned, tmp_path / "tuned")
+    result = mitigate(tmp_path / "base", tmp_path / "tuned", scale=0.25, out=tmp_path / "out")
+    found = loaded(tmp_path / "out")
+    assert {tensor.dtype for tensor in found.values()} == {dtype}
+    assert len(result.matrices) > 5
+    assert all(matrix.rank_after is None for matrix in result.matrices)
+    changed = {matrix.name for matrix in result.matrices}
+    check(
+        base.state_dict(),
+        tuned.state_dict(),
+        found,
+        changed,
+        0.25,
+        CLOSE if dtype == torch.float32 else 2**-7,
+    )
+
+
+@pytest.mark.parametrize("share", [1.0, 0.5])
+def test_a_tuned_model_in_single_precision_keeps_updates_that_the_type_of_its_base_loses(
+    share: float, tmp_path: Path
+) -> None:
+    """``W0 + s D`` in double precision, of updates a hundred times finer than bfloat16 resolves."""
+    base = tiny_llama().to(torch.bfloat16)
+    saved(base, tmp_path / "base")
+    tuned = copy.deepcopy(base).float()
+    generator = torch.Generator().manual_seed(3)
+    for parameter in tuned.parameters():
+        parameter.data += 1e-5 * torch.randn(parameter.shape, generator=generator)
+    saved(tuned, tmp_path / "tuned")
+    remedy = Interpolate(alpha=share)
+    mitigate(tmp_path / "base", tmp_path / "tuned", remedy=remedy, out=tmp_path / "out", check=False)
+    before, after, now = base.state_dict(), tuned.state_dict(), loaded(tmp_path / "out")
+    assert {tensor.dtype for tensor in now.values()} == {torch.float32}
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "float32"
+    for name, tensor in now.items():
+        update = share * (after[name].double() - before[name].double())
+        wanted = before[name].double() + update
+        assert (tensor.double() - wanted).abs().max() <= 2**-23 * wanted.abs().max(), name
+
+
+@pytest.mark.parametrize(
+    ("base", "tuned", "written"),
+    [
+        (torch.float16, torch.bfloat16, torch.float32),
+        (torch.float32, torch.bfloat16, torch.float32),
+        (torch.float8_e4m3fn, torch.bfloat16, torch.float32),  # read in single precision
+        (torch.int64, torch.float32, torch.int64),
+    ],
+)
+def test_the_written_type_holds_the_numbers_of_both(
+    base: torch.dtype, tuned: torch.dtype, written: torch.dtype
+) -> None:
+    sides = [
+        open_checkpoint({"a.weight": torch.ones(4, 4), "b.weight": torch.ones(3, 3).to(dtype)})
+        for dtype in (base, tuned)
+    ]
+    [tensor] = [tensor for tensor in planned_checkpoint(*sides, {}) if tensor.name == "b.weight"]
+    assert tensor.dtype == written
+
+
+def test_a_tensor_that_an_adapter_stores_in_full_and_the_type_of_the_base_cannot_hold_is_refused(
+    tmp_path: Path,
+) -> None:
+    base = tiny_llama().half()
+    saved(base, tmp_path / "base")
+    model = hot_llama(model=tiny_llama(), target_modules=["q_proj"], modules_to_save=["norm"])
+    model.base_model.model.model.norm.modules_to_save["default"].weight.data[0] = 1e5
+    saved(model, tmp_path / "tuned")
+    with pytest.raises(NonFiniteError, match=r"'model\.norm\.weight' .* written in float16"):
+        write_at_scale(tmp_path / "base", tmp_path / "tuned", 1.0, tmp_path / "out", form="checkpoint")
+
+
+@pytest.mark.parametrize("name", ["model.layers.0.self_attn.q_proj.weight", "model.norm.weight"])
+def test_what_the_type_of_the_base_cannot_hold_is_refused(tmp_path: Path, name: str) -> None:
+    """60,000 is a number of half precision; half as much again is none."""
+    base = tiny_llama().half()
+    saved(base, tmp_path / "base")
+    tuned = tuned_in_full(base)
+    tuned.state_dict()[name].view(-1)[0] = 60_000
+    saved(tuned, tmp_path / "tuned")
+    doses = Doses(doses={key: [1.0] for key in tuned.state_dict()} | {name: [1.5]})
+    with pytest.raises(
+        NonFiniteError, match=rf"'{name}' .* written in float16, whose largest number is 65504"
+    ):
+        mitigate(tmp_path / "base", tmp_path / "tuned", remedy=doses, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"use_dora": True},
+        {"init_lora_weights": "pissa"},
+        {"modules_to_save": ["norm"], "target_modules": ["q_proj", "v_proj"]},
+    ],
+)
+def test_what_is_not_a_plain_sum_becomes_a_checkpoint(tmp_path: Path, settings: dict[str, Any]) -> None:
+    base = medium_llama()
+    saved(base, tmp_path / "base")
+    model = hot_llama(model=copy.deepcopy(base), **settings)
+    for name, parameter in model.named_parameters():
+        if "modules_to_save" in name:
+            parameter.data += 0.5
+    saved(model, tmp_path / "tuned")
+    result = mitigate(
+        tmp_path / "base", tmp_path / "tuned", scale=0.3, form="checkpoint", out=tmp_path / "out"
+    )
+    changed = {matrix.name for matrix in result.matrices}
+    assert changed
+    check(base.state_dict(), merged_weights(model), loaded(tmp_path / "out"), changed, 0.3)
+
+
+def test_a_sum_of_adapters(tmp_path: Path) -> None:
+    base = tiny_llama()
+    saved(base, tmp_path / "base")
+    saved(hot_llama(seed=1, model=copy.deepcopy(base)), tmp_path / "one")
+    saved(hot_llama(seed=2, model=copy.deepcopy(base)), tmp_path / "two")
+    before = base.state_dict()
+    parts = [merged_weights(hot_llama(seed=seed, model=copy.deepcopy(base))) for seed in (1, 2)]
+    tuned = {
+        name: before[name] + 0.7 * (parts[0][name] - before[name]) + 0.4 * (parts[1][name] - before[name])
+        for name in before
+    }
+    both = f"{tmp_path / 'one'}@0.7+{tmp_path / 'two'}@0.4"
+    result = mitigate(tmp_path / "base", both, scale=0.3, form="checkpoint", out=tmp_path / "out")
+    check(before, tuned, loaded(tmp_path / "out"), {matrix.name for matrix in result.matrices}, 0.3)
+
+
+def test_conv1d(tmp_path: Path) -> None:
+    base = tiny_gpt2()
+    saved(base, tmp_path / "base")
+    tuned = tuned_in_full(base)
+    tuned.tie_weights()  # type: ignore[operator]
+    saved(tuned, tmp_path / "tuned")
+    result = mitigate(tmp_path / "base", tmp_path / "tuned", scale=0.3, out=tmp_path / "out")
+    before, after, found = base.state_dict(), tuned.state_dict(), loaded(tmp_path / "out")
+    assert len(result.matrices) >= 6
+    for name, tensor in after.items():
+        if name in {matrix.name for matrix in result.matrices}:
+            wanted = scaled(tensor.mT, places_of_intruders(before[name].mT, tensor.mT), 0.3).mT
+            assert deviation(found[name], wanted) < CLOSE
+        else:
+            assert torch.equal(found[name], tensor)
+
+
+def test_stacked_experts(tmp_path: Path) -> None:
+    from transformers import MixtralConfig, MixtralForCausalLM
+
+    torch.manual_seed(0)
+    base = MixtralForCausalLM(
+        MixtralConfig(
+            vocab_size=40, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2,
+            num_key_value_heads=2, num_local_experts=3,
+        )
+    )  # fmt: skip
+    from safetensors.torch import save_file
+
+    tuned = tuned_in_full(base)
+    for name, parameter in tuned.named_parameters():
+        if parameter.dim() == 3:
+            generator = torch.Generator().manual_seed(9)
+            u, v = (torch.randn(len(parameter), side, generator=generator) for side in parameter.shape[1:])
+            parameter.data = parameter.data + u[:, :, None] * v[:, None, :]
+            assert "experts" in name
+    for side, model in (("base", base), ("tuned", tuned)):
+        (tmp_path / side).mkdir()
+        model.config.save_pretrained(tmp_path / side)
+        # As the module holds them: transformers' own files have one tensor an expert.
+        state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+        save_file(state, tmp_path / side / "model.safetensors", metadata={"format": "pt"})
+    result = mitigate(tmp_path / "base", tmp_path / "tuned", scale=0.3, out=tmp_path / "out")
+    experts = [matrix.name for matrix in result.matrices if matrix.name.endswith("]")]
+    assert len(experts) == 6
+    from safetensors.torch import load_file
+
+    found = load_file(tmp_path / "out" / "model.safetensors")
+    for name in experts:
+        tensor, index = name[:-3], int(name[-2])
+        old, new = base.state_dict()[tensor][index], tuned.state_dict()[tensor][index]
+        assert deviation(found[tensor][index], scaled(new, places_of_intruders(old, new), 0.3)) < CLOSE
+
+
+def test_without_a_config_there_is_no_checkpoint(tmp_path: Path) -> None:
+    base = tiny_llama()
+    saved(base, tmp_path / "base")
+    saved(tuned_in_full(base), tmp_path / "tuned")
+    (tmp_path / "tuned" / "config.json").unlink()
+    with pytest.raises(CheckpointError, match=r"has no config\.json"):
+        mitigate(tmp_path / "base", tmp_path / "tuned", scale=0.3, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(CheckpointError, match="is in memory; pass paths"):
+        mitigate(base.state_dict(), tuned_in_full(base).state_dict(), scale=0.3, out=tmp_path / "out")
+
+
+def test_experts_that_the_base_has_one_by_one_are_written_and_audited_again(tmp_path: Path) -> None:
+    """The adapter acts on stacks of them; the written checkpoint has the names of the base's file."""
+    from peft import LoraConfig, get_peft_model
+    from safetensors.torch import load_file
+
+    base = tiny_mixtral()
+    saved(base, tmp_path / "base")
+    parameters = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
+    model = get_peft_model(
+        copy.deepcopy(base), LoraConfig(r=2, target_modules=["q_proj"], target_parameters=parameters)
+    )
+    randomize_adapter(model)
+    saved(model, tmp_path / "tuned")
+    tuned = merged_weights(model)
+    result = mitigate(
+        tmp_path / "base", tmp_path / "tuned", scale=0.3, form="checkpoint", out=tmp_path / "out"
+    )
+    assert result.after is not None
+    assert [m.name for m in result.after.matrices] == [m.name for m in result.before.matrices]
+    changed = {matrix.name for matrix in result.matrices}
+    assert any("experts" in name for name in changed)
+    written = load_file(tmp_path / "out" / "model.safetensors")
+    assert written.keys() == load_file(tmp_path / "base" / "model.safetensors").keys()
+    found = loaded(tmp_path / "out")
+    for name, tensor in tuned.items():
+        for part in range(3) if tensor.dim() == 3 else [None]:
+            old, new, wanted_name = base.state_dict()[name], tensor, name
+            if part is not None:
+                old, new, wanted_name = old[part], tensor[part], f"{name}[{part}]"
+            wanted = (
+                scaled(new, places_of_intruders(old, new), 0.3) if wanted_name in changed else new.double()
+            )
+            assert deviation(found[name] if part is None else found[name][part], wanted) < CLOSE, wanted_name
+
+
+@pytest.mark.parametrize("tokens", [[], ["<|im|>"]])
+def test_a_merged_checkpoint_has_the_template_that_its_adapter_was_trained_with(
+    tokens: list[str], tmp_path: Path
+) -> None:
+    """And the tokens, unless the embedding has no row for one of them."""
+    from transformers import AutoTokenizer
+
+    base, tuned = llama_and_adapter(tmp_path)
+    own = AutoTokenizer.from_pretrained(base)
+    own.chat_template = "{{ messages[0]['content'] }}"
+    own.add_special_tokens({"additional_special_tokens": tokens})
+    own.save_pretrained(tuned)
+    write_at_scale(base, tuned, 0.5, tmp_path / "half", form="checkpoint")
+    written = AutoTokenizer.from_pretrained(tmp_path / "half")
+    assert written.chat_template == own.chat_template
+    assert written.get_vocab() == AutoTokenizer.from_pretrained(base).get_vocab()
