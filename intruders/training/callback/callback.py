@@ -11,7 +11,7 @@ import warnings
 import weakref
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from torch import Tensor, nn
 from transformers import TrainerCallback
@@ -23,16 +23,19 @@ from ...audits.result.audit_result import Audit
 from ...checkpoints.formats.memory import has_adapters
 from ...checkpoints.opening.open import Opened, Source
 from ...checkpoints.pairing.pair_sides import pair_sides
-from ...errors import NonFiniteError
+from ...errors import NonFiniteError, SettingError
 from ...system.callers_process import random_state_kept
 from ...system.files import user_path
 from .limits import (
     KeptState,
+    Limits,
     Look,
-    check_counts,
-    checked_limits,
+    Named,
+    Text,
+    Watch,
     require_loadable,
     require_loadable_shards,
+    taken,
 )
 from .logging_hooks import alert, log_totals, totals_of_audit, totals_of_text
 from .sharding import (
@@ -70,23 +73,16 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
       trainer: the Trainer, before it trains: its model's matrices now are the base, without its adapters, unless
         ``base`` is given. Where an adapter's start took a part of them (PiSSA, ...), that part counts as theirs.
         Without it the model is the one that the Trainer names to its callbacks.
-      every: number of steps between audits.
+      watch: when the training is audited, and what ends it or warns.
+      text: the text on which each audit measures the loss too.
+      limits: the last state below them is kept.
       settings: settings of the audits.
-      stop_above: end training when an audit finds more intruders than this.
-      alert_above: warn when an audit finds more intruders than this, in Weights & Biases and trackio too.
       trace: the Parquet file, or False or None for none. A training that begins keeps the trace of an earlier one under
         another name; one that resumes adds to it.
       base: the model before fine-tuning, if the Trainer's model has changed since.
-      loss_on: a corpus, such as ``pydoc``, on which each audit measures the loss too. Its rise over the base, in nats
-        per token, is logged as ``forgetting/pydoc``.
-      loss_documents: number of documents of the corpus, the same ones at every audit.
-      loss_tokens: number of tokens of each document, from its start.
-      tokenizer: the model's; that of the Trainer if not given, else that of the folder which the model names.
-      keep_forgetting_below: a rise in nats per token. The Trainer saves every audited state below it as a checkpoint,
-        keeps the last one, and loads it when the training ends above, so that it is what is saved.
-      keep_intruders_below: a number of intruders, likewise. With both, a state is below both limits.
-      go_on_over_limit: continue after an audit at or above a limit, since a later state may be below it again;
-        otherwise the training ends there.
+      named: the fields of ``Watch``, ``Text`` and ``Limits`` (in ``intruders.training.callback.limits``) by their
+        names, in the place of these objects: ``every``, ``stop_above``, ``alert_above``; ``loss_on``, ``loss_documents``, ``loss_tokens``,
+        ``tokenizer``; ``keep_forgetting_below``, ``keep_intruders_below``, ``go_on_over_limit``.
 
     A model that has become NaN or infinite is below no limit; without a limit or a kept state that ends the training
     with a NonFiniteError.
@@ -103,36 +99,35 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         self,
         trainer: Any = None,
         *,
-        every: int = 100,
+        watch: Watch | None = None,
+        text: Text | None = None,
+        limits: Limits | None = None,
         settings: AuditSettings = AS_USUAL,
-        stop_above: int | None = None,
-        alert_above: int | None = None,
         trace: str | os.PathLike[str] | bool | None = True,
         base: Source | None = None,
-        loss_on: str | os.PathLike[str] | None = None,
-        loss_documents: int = 8,
-        loss_tokens: int = 256,
-        tokenizer: Any = None,
-        keep_forgetting_below: float | None = None,
-        keep_intruders_below: int | None = None,
-        go_on_over_limit: bool = False,
+        **named: Unpack[Named],
     ) -> None:
-        check_counts(every, stop_above, alert_above)
-        loss_on = None if loss_on is None else os.fspath(loss_on)
-        self._limits = checked_limits(
-            loss_on, loss_documents, loss_tokens, keep_forgetting_below, keep_intruders_below
-        )
+        rest: dict[str, Any] = {**named}
+        self._watch, self._limits = taken(Watch, watch, rest), taken(Limits, limits, rest)
+        text = taken(Text, text, rest)
+        if rest:
+            raise TypeError(f"IntruderCallback got an unexpected keyword argument {next(iter(rest))!r}")
+        if self._limits.keep_forgetting_below is not None and text.loss_on is None:
+            raise SettingError(
+                f"keep_forgetting_below is {self._limits.keep_forgetting_below!r}, but no loss is measured; pass "
+                "loss_on with a corpus, such as 'pydoc'"
+            )
         self._trainer = trainer
-        self._every = every
         self._settings = settings
-        self._stop_above = stop_above
-        self._alert_above = alert_above
         self._has_trace = trace is not False and trace is not None
         self._given_trace = None if trace is None or isinstance(trace, bool) else user_path(trace)
         self._given_base = base
         self._take_cache()
-        self._text = None if loss_on is None else TextLoss(loss_on, loss_documents, loss_tokens, tokenizer)
-        self._go_on = go_on_over_limit
+        self._text = (
+            None
+            if text.loss_on is None
+            else TextLoss(os.fspath(text.loss_on), text.loss_documents, text.loss_tokens, text.tokenizer)
+        )
         self._forget_model()
         self.last: Audit | None = None
         self.has_stopped: bool = False
@@ -238,7 +233,7 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
             self._text.training_begins()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **objects: Any) -> None:
-        is_regular = state.global_step % self._every == 0
+        is_regular = state.global_step % self._watch.every == 0
         # The last step is audited here and not in on_train_end, where trackers have closed their runs.
         if not is_regular and state.global_step != state.max_steps:
             return
@@ -246,7 +241,7 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         if not is_regular:
             return
         self.has_stopped = self.has_stopped or look.has_too_many
-        at_limit = self._limits.is_given and not look.is_below and not self._go_on
+        at_limit = self._limits.is_given and not look.is_below and not self._limits.go_on_over_limit
         self.has_stopped_at_limit = self.has_stopped_at_limit or at_limit
         if look.has_too_many or at_limit:
             control.should_training_stop = True
@@ -353,10 +348,10 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
                 tuned = model if tensors is None else opened(model, tensors)
                 audit = self._audit(tuned, args, state, control, tensors)
             below = self._limits.is_below(audit.intruders, self.forgetting)
-            has_too_many = self._stop_above is not None and audit.intruders > self._stop_above
+            has_too_many = self._watch.stop_above is not None and audit.intruders > self._watch.stop_above
             return Look(has_too_many, below, record=self._record_of(audit, state.global_step))
 
-        if self._sharded is not None or self._stop_above is not None or self._limits.is_given:
+        if self._sharded is not None or self._watch.stop_above is not None or self._limits.is_given:
             self._look = decided_by_first(look, state)
         else:
             self._look = look() if is_first else Look()
@@ -374,7 +369,7 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
     ) -> Audit:
         started = time.perf_counter()
         pairing = pair_sides(*self._start.base.sides(tuned), self._settings)
-        self._bases.expect(1 + max(0, state.max_steps - state.global_step) // self._every)
+        self._bases.expect(1 + max(0, state.max_steps - state.global_step) // self._watch.every)
         audit = audit_pairing(pairing, self._settings, self._compute)
         self.last = audit = replace(audit, seconds=time.perf_counter() - started)
         movement, moved = self._start.movement(tuned, tensors)
@@ -385,8 +380,8 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         log_totals(self._trainer, args, state, control, totals)
         if self.trace is not None:
             append_to_trace(self.trace, state.global_step, audit, moved)
-        if self._alert_above is not None and audit.intruders > self._alert_above:
-            alert(audit.intruders, self._alert_above, state.global_step)
+        if self._watch.alert_above is not None and audit.intruders > self._watch.alert_above:
+            alert(audit.intruders, self._watch.alert_above, state.global_step)
         return audit
 
     def _record_of(self, audit: Audit, step: int) -> dict[str, Any]:

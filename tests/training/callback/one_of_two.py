@@ -128,7 +128,9 @@ def kept_whole(base: Path, folder: Path) -> dict[str, Any]:
     class LowerTheLimit(TrainerCallback):  # type: ignore[misc]
         def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             if state.global_step == 2:
-                callback._limits = replace(callback._limits, intruders=0)  # from here on no state is below
+                callback._limits = replace(
+                    callback._limits, keep_intruders_below=1
+                )  # from here on no state is below
 
     states = KeepStates()
     for observer in (states, LowerTheLimit(), callback):
