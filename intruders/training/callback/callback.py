@@ -81,8 +81,9 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         another name; one that resumes adds to it.
       base: the model before fine-tuning, if the Trainer's model has changed since.
       named: the fields of ``Watch``, ``Text`` and ``Limits`` (in ``intruders.training.callback.limits``) by their
-        names, in the place of these objects: ``every``, ``stop_above``, ``alert_above``; ``loss_on``, ``loss_documents``, ``loss_tokens``,
-        ``tokenizer``; ``keep_forgetting_below``, ``keep_intruders_below``, ``go_on_over_limit``.
+        names, in the place of these objects: ``every``, ``stop_above``, ``alert_above``; ``loss_on``,
+        ``loss_documents``, ``loss_tokens``, ``tokenizer``; ``keep_forgetting_below``, ``keep_intruders_below``,
+        ``go_on_over_limit``.
 
     A model that has become NaN or infinite is below no limit; without a limit or a kept state that ends the training
     with a NonFiniteError.
