@@ -81,7 +81,7 @@ def table_row(
         "task": compared.target,
         "remedy": remedy.name,
         "strength": point.strength,
-        "over_allowance": remedy.is_over_allowance,
+        "over_allowance": remedy.over_allowance,
         **compared.counts["report"],
         "base_loss": compared.base_point.loss.estimate,
         "tuned_loss": compared.tuned_point.loss.estimate,

@@ -42,13 +42,13 @@ def measure(kind: str, tokens: int, dtype: str) -> dict[str, float]:
     from intruders.data.load_task import load_task
     from intruders.experiments.experiment_settings import HealSettings
     from intruders.experiments.objective import Objective
-    from intruders.experiments.open_dosed import encoded_examples, encoded_texts
+    from intruders.experiments.open_dosed import encoded_texts, open_to_heal
+    from intruders.measures.task_score import encoded_examples
 
     settings = HealSettings(max_documents=8, max_tokens=tokens)
     (corpus,) = load_corpora("pydoc", max_documents=8)
     task = load_task("word-problems")
     if kind == HEAL:
-        from intruders.experiments.heal_bench import open_to_heal
         from intruders.experiments.question import Question
         from intruders.models.loading_settings import Loading
 

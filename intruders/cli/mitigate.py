@@ -78,7 +78,7 @@ class _Asked:
                     "remedy 'doses' needs the doses of these two models; pass --doses with the heal.json of them, or "
                     "learn them with intruders heal"
                 )
-            from ..experiments.learned_doses import doses_for
+            from ..experiments.heal import doses_for
 
             return doses_for(self.doses, base, tuned, remedy.share)
         refuse_given(

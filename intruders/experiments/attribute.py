@@ -5,17 +5,18 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
 
 from ..audits.audit_settings import ANYWHERE, AS_USUAL, AuditSettings, Compute
 from ..audits.result.audit_result import Audit
+from ..audits.result.records import AuditedMatrix
 from ..checkpoints.stored.names import ModulePath, module_paths
 from ..data.columns import Columns
-from ..data.corpora import Corpora, digests_of, load_all
-from ..data.task import Task, names_given
+from ..data.corpora import digests_of, load_all
+from ..data.task import names_given
 from ..errors import SettingError
 from ..linalg.low_rank import LowRank
 from ..measures.intervals import RESAMPLES, Interval, expanded_percentiles
@@ -26,8 +27,7 @@ from ..models.loading_settings import AS_STORED, Loading
 from ..system.callers_process import apart_from_caller
 from ..system.progress import Progress, silent
 from .attribution import Attribution, LeftOut, MatrixShare, MeasuredRise, Share, rank_correlation
-from .dose_groups import ELSEWHERE, DoseGroups
-from .dosed_model import DoseVector
+from .dosed_model import ELSEWHERE, DoseGroups, DoseVector
 from .experiment_settings import ATTRIBUTION, AttributionSettings
 from .open_dosed import Updates, open_dosed
 from .path_integral import DocumentMeasure, DosePath, Floats, PathIntegral, task_measure, text_measure
@@ -110,56 +110,72 @@ def attribute(
     tasks = question.tasks(names, columns or Columns())
     corpora = load_all(texts, max_documents=settings.max_documents, seed=seed)
     with question.working_in(keep, "keep") as folder:
+        recorded = settings.recorded()
         key = {
             **question.key(),
-            "settings": {
-                name: value for name, value in settings.recorded().items() if name not in ("nodes", "check")
-            },
+            "settings": {name: value for name, value in recorded.items() if name not in ("nodes", "check")},
             "seed": seed,
             "text": digests_of(corpora),
             "tasks": {name: one_task.fingerprint() for name, one_task in tasks.items()},
         }
-        measured = _measured(question, settings, corpora, tasks, KeptOutcomes(folder, key))
-        return _attribution(measured, question, settings, started)
+        # On the CPU: the parts inside the intruders need double precision, which not every device has.
+        matrices = TunedMatrices.of(question.both[0], question.audited, torch.device("cpu"))
+        with open_dosed(question, tasks, "direction", so="no loss rose", dense_in_one=True) as dosed:
+            groups, of_intruders = dosed.groups, _inside_intruders(matrices, dosed.updates)
+            inside = DoseVector(torch.zeros(len(of_intruders), device=dosed.doses.values.device))
+            with dosed.with_added(of_intruders, inside):
+                measures = [
+                    text_measure(name, dosed.language, parts, settings.max_tokens, seed)
+                    for name, parts in corpora.items()
+                ] + [
+                    replace(task_measure(opened, tasks[name], labels, settings.max_examples), name=name)
+                    for name, (opened, labels) in dosed.scored.items()
+                ]
+                of_inside = digest_of_intruders(matrices.audit)
+                path = DosePath(dosed.doses, inside, of_inside, KeptOutcomes(folder, key), question.progress)
+                integrals = [path.integral(measure, settings.nodes) for measure in measures]
+                checks = _checks(path, measures[0], integrals[0], groups, settings.check)
+    splits = {
+        measure.name: _Split(integral, seed) for measure, integral in zip(measures, integrals, strict=True)
+    }
 
+    def parts_of(members: Sequence[str]) -> dict[str, Interval]:
+        numbers = [number for name in members for number in groups.places[name]]
+        return {name: split.interval(numbers) for name, split in splits.items()}
 
-@dataclass(frozen=True)
-class _Measured:
-    """Everything that the models told."""
+    def grouped(label_of: Callable[[ModulePath], str]) -> list[Share]:
+        members: dict[str, list[str]] = {}
+        for name, path in zip(groups.matrices, module_paths(groups.matrices), strict=True):
+            members.setdefault(label_of(path), []).append(name)
+        return [Share(label, parts_of(own), len(own)) for label, own in members.items()]
 
-    measures: Sequence[DocumentMeasure]
-    integrals: Mapping[str, PathIntegral]
-    groups: DoseGroups
-    inside: Sequence[str]  # the matrices with intruders, in the order of the further factors
-    checks: Sequence[LeftOut]
-
-
-def _measured(
-    question: Question,
-    settings: AttributionSettings,
-    corpora: Corpora,
-    tasks: Mapping[str, Task],
-    kept: KeptOutcomes,
-) -> _Measured:
-    # On the CPU: the parts inside the intruders need double precision, which not every device has.
-    matrices = TunedMatrices.of(question.both[0], question.audited, torch.device("cpu"))
-    with open_dosed(question, tasks, "direction", so="no loss rose", dense_in_one=True) as dosed:
-        of_intruders = _inside_intruders(matrices, dosed.updates)
-        inside = DoseVector(torch.zeros(len(of_intruders), device=dosed.doses.values.device))
-        with dosed.with_added(of_intruders, inside):
-            measures = [
-                text_measure(name, dosed.language, parts, settings.max_tokens, question.seed)
-                for name, parts in corpora.items()
-            ] + [
-                replace(task_measure(opened, tasks[name], labels, settings.max_examples), name=name)
-                for name, (opened, labels) in dosed.scored.items()
-            ]
-            of_inside = digest_of_intruders(matrices.audit)
-            path = DosePath(dosed.doses, inside, of_inside, kept, question.progress)
-            integrals = {measure.name: path.integral(measure, settings.nodes) for measure in measures}
-            first = measures[0]
-            checks = _checks(path, first, integrals[first.name], dosed.groups, settings.check)
-    return _Measured(measures, integrals, dosed.groups, list(of_intruders), checks)
+    audited = {matrix.name: matrix for matrix in matrices.audit.matrices}
+    number_inside = {name: number for number, name in enumerate(of_intruders)}
+    shares = [
+        MatrixShare(
+            name=name,
+            parts=parts_of([name]),
+            intruders=audited[name].intruders if name in audited else None,
+            of_intruders={key: split.inside(number_inside[name]) for key, split in splits.items()}
+            if name in number_inside
+            else {},
+            directions={key: split.each(groups.places[name]) for key, split in splits.items()},
+        )
+        for name in groups.matrices
+    ]
+    return Attribution(
+        base=question.base_source,
+        tuned=question.tuned,
+        rises=[_rise(measure, splits[measure.name]) for measure in measures],
+        matrices=shares,
+        layers=grouped(lambda path: path.layer_label),
+        kinds=grouped(lambda path: path.kind),
+        elsewhere=Share(ELSEWHERE, parts_of([ELSEWHERE]), 0) if ELSEWHERE in groups.places else None,
+        checks=checks,
+        correlations=dict(_correlations(shares, texts[0], audited)),
+        settings=recorded,
+        seconds=time.perf_counter() - started,
+    )
 
 
 def _checks(
@@ -194,72 +210,23 @@ def _inside_intruders(matrices: TunedMatrices, updates: Updates) -> dict[str, Lo
     return inside
 
 
-def _attribution(
-    measured: _Measured, question: Question, settings: AttributionSettings, started: float
-) -> Attribution:
-    audit = question.audited.audit
-    names = measured.groups.matrices
-    intruders = {matrix.name: matrix.intruders for matrix in audit.matrices}
-    splits = {name: _Split(integral, question.seed) for name, integral in measured.integrals.items()}
-
-    def parts_of(members: Sequence[str]) -> dict[str, Interval]:
-        numbers = [number for name in members for number in measured.groups.places[name]]
-        return {name: split.interval(numbers) for name, split in splits.items()}
-
-    def matrix_share(name: str) -> MatrixShare:
-        numbers = list(measured.groups.places[name])
-        return MatrixShare(
-            name=name,
-            parts=parts_of([name]),
-            matrices=1,
-            intruders=intruders.get(name),
-            of_intruders={key: split.inside(measured.inside.index(name)) for key, split in splits.items()}
-            if name in measured.inside
-            else {},
-            directions={key: split.each(numbers) for key, split in splits.items()},
-        )
-
-    def grouped(label_of: Callable[[ModulePath], str]) -> list[Share]:
-        members: dict[str, list[str]] = {}
-        for name, path in zip(names, module_paths(names), strict=True):
-            members.setdefault(label_of(path), []).append(name)
-        return [Share(label, parts_of(own), len(own)) for label, own in members.items()]
-
-    matrices = [matrix_share(name) for name in names]
-    text = measured.measures[0].name
-    return Attribution(
-        base=question.base_source,
-        tuned=question.tuned,
-        rises=[
-            _rise(measure, measured.integrals[measure.name], splits[measure.name])
-            for measure in measured.measures
-        ],
-        matrices=matrices,
-        layers=grouped(lambda path: path.layer_label),
-        kinds=grouped(lambda path: path.kind),
-        elsewhere=Share(ELSEWHERE, parts_of([ELSEWHERE]), 0) if ELSEWHERE in measured.groups.places else None,
-        checks=measured.checks,
-        correlations=dict(_correlations(matrices, text, audit)),
-        settings=settings.recorded(),
-        seconds=time.perf_counter() - started,
-    )
-
-
-def _correlations(matrices: Sequence[MatrixShare], text: str, audit: Audit) -> Iterator[tuple[str, float]]:
+def _correlations(
+    matrices: Sequence[MatrixShare], text: str, audited: Mapping[str, AuditedMatrix]
+) -> Iterator[tuple[str, float]]:
     """Correlate forgetting with intruders and with the size of the update, over matrices."""
-    audited = {matrix.name: matrix for matrix in audit.matrices}
-    both = [share for share in matrices if share.name in audited]
-    parts = [share.parts[text].estimate for share in both]
+    both = [(share.parts[text].estimate, audited[share.name]) for share in matrices if share.name in audited]
+    parts = [part for part, _ in both]
     for name, values in (
-        ("intruders", [float(audited[share.name].intruders) for share in both]),
-        ("update_norm", [float(audited[share.name].update.frobenius) for share in both]),
+        ("intruders", [float(matrix.intruders) for _, matrix in both]),
+        ("update_norm", [float(matrix.update.frobenius) for _, matrix in both]),
     ):
         correlation = rank_correlation(parts, values)
         if correlation is not None:
             yield name, correlation
 
 
-def _rise(measure: DocumentMeasure, integral: PathIntegral, split: _Split) -> MeasuredRise:
+def _rise(measure: DocumentMeasure, split: _Split) -> MeasuredRise:
+    integral = split.integral
     tokens = int(integral.tokens.sum())
     return MeasuredRise(
         name=measure.name,
@@ -279,7 +246,7 @@ class _Split:
     """Parts per token with intervals over documents, all from the same resamples."""
 
     def __init__(self, integral: PathIntegral, seed: int) -> None:
-        self._integral = integral
+        self.integral = integral
         count = len(integral.tokens)
         drawn = np.random.default_rng(seed).multinomial(count, [1 / count] * count, size=RESAMPLES)
         self._drawn: Floats = drawn.astype(np.float64)  # (resamples, documents): how often each is drawn
@@ -287,15 +254,15 @@ class _Split:
 
     def of(self, sums: Floats) -> Interval:
         """Return the interval of sums over documents (documents,), per token."""
-        estimate = float(sums.sum() / self._integral.tokens.sum())
+        estimate = float(sums.sum() / self.integral.tokens.sum())
         return expanded_percentiles(estimate, self._drawn @ sums / self._tokens, len(sums))
 
     def interval(self, numbers: Sequence[int]) -> Interval:
-        return self.of(self._integral.parts[:, list(numbers)].sum(axis=1))
+        return self.of(self.integral.parts[:, list(numbers)].sum(axis=1))
 
     def each(self, numbers: Sequence[int]) -> list[float]:
-        per_token = self._integral.parts[:, list(numbers)].sum(axis=0) / self._integral.tokens.sum()
+        per_token = self.integral.parts[:, list(numbers)].sum(axis=0) / self.integral.tokens.sum()
         return [float(part) for part in per_token]
 
     def inside(self, number: int) -> float:
-        return float(self._integral.added[:, number].sum() / self._integral.tokens.sum())
+        return float(self.integral.added[:, number].sum() / self.integral.tokens.sum())

@@ -13,7 +13,7 @@ from ..linalg.rank_correlation import spearman
 from ..measures.intervals import Interval
 from ..system.plain_values import from_plain, plain
 from ..system.result_protocol import JsonResult
-from .dose_groups import ELSEWHERE
+from .dosed_model import ELSEWHERE
 
 SCHEMA = 1
 
@@ -147,7 +147,7 @@ class Attribution(JsonResult):
                 {
                     "name": share.name,
                     "part": share.parts[self.text].estimate,
-                    "parts": _plain(share.parts),
+                    "parts": plain(share.parts, short=True),
                     "intruders": share.intruders,
                     "part_of_intruders": plain(share.of_intruders),
                     "directions": plain(share.directions),
@@ -156,7 +156,7 @@ class Attribution(JsonResult):
             ],
             "layers": [_group(share) for share in self.layers],
             "kinds": [_group(share) for share in self.kinds],
-            "elsewhere": None if self.elsewhere is None else _plain(self.elsewhere.parts),
+            "elsewhere": None if self.elsewhere is None else plain(self.elsewhere.parts, short=True),
             "left_out": plain(self.checks),
             "correlations": dict(self.correlations),
             "settings": dict(self.settings),
@@ -166,27 +166,19 @@ class Attribution(JsonResult):
     def from_document(cls, document: Mapping[str, Any]) -> Attribution:
         """Make it from its document, which does not say how long it took."""
         elsewhere = document["elsewhere"]
-        layers, kinds = (
-            [Share(group["name"], _parts(group["parts"]), group["matrices"]) for group in document[key]]
-            for key in ("layers", "kinds")
-        )
         return cls(
             base=document["base"],
             tuned=document["tuned"],
             rises=from_plain(list[MeasuredRise], document["measures"]),
             matrices=[
-                MatrixShare(
-                    share["name"],
-                    _parts(share["parts"]),
-                    intruders=share["intruders"],
-                    of_intruders=share["part_of_intruders"],
-                    directions=share["directions"],
-                )
+                from_plain(MatrixShare, {**share, "of_intruders": share["part_of_intruders"]})
                 for share in document["modules"]
             ],
-            layers=layers,
-            kinds=kinds,
-            elsewhere=None if elsewhere is None else Share(ELSEWHERE, _parts(elsewhere), 0),
+            layers=from_plain(list[Share], document["layers"]),
+            kinds=from_plain(list[Share], document["kinds"]),
+            elsewhere=from_plain(
+                Share | None, elsewhere and {"name": ELSEWHERE, "parts": elsewhere, "matrices": 0}
+            ),
             checks=from_plain(list[LeftOut], document["left_out"]),
             correlations=document["correlations"],
             settings=document["settings"],
@@ -202,12 +194,4 @@ def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float |
 
 
 def _group(share: Share) -> dict[str, Any]:
-    return {"name": share.name, "matrices": share.matrices, "parts": _plain(share.parts)}
-
-
-def _plain(parts: Mapping[str, Interval]) -> dict[str, Any]:
-    return {name: part.as_dict() for name, part in parts.items()}
-
-
-def _parts(record: Mapping[str, Any]) -> dict[str, Interval]:
-    return {name: Interval.from_dict(part) for name, part in record.items()}
+    return {"name": share.name, "matrices": share.matrices, "parts": plain(share.parts, short=True)}

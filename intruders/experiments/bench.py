@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -16,25 +17,27 @@ from ..checkpoints.writing.merged import Elsewhere
 from ..checkpoints.writing.training_record import FinetunedFolder
 from ..data.task import Example, Task
 from ..errors import PairingError
-from ..measures.base_inputs import documents_of, sample_inputs
 from ..measures.corpus_loss import losses_by_corpus
 from ..measures.harness import digest_of_own_tasks, harness_items
 from ..measures.kept_outcomes import KeptOutcomes, digest_of_intruders
-from ..measures.losses import DocumentLosses
+from ..measures.losses import DocumentLosses, mean_loss
 from ..measures.measure_settings import NO_HARNESS, HarnessSettings, LossSettings, ScoreSettings
 from ..measures.outcome import Outcome, TaskOutcome
+from ..measures.output_energy import documents_of, sample_inputs
 from ..measures.sensitivities import SingularDirections, sensitivities, task_batches
 from ..mitigation.live_weights import LiveInterventions
+from ..mitigation.remedies.changes import Change
 from ..mitigation.remedies.remedy import Case, Remedy
 from ..mitigation.remedies.shares import Interpolate
 from ..mitigation.tuned_matrices import TunedMatrices, not_audited
 from ..models.answers import graded
 from ..models.loading_settings import Loading, require_whole_weights
-from ..models.tuned_model import OpenedModel, open_for_task, open_language_model
+from ..models.tuned_model import OpenedModel, open_for_task, open_language_model, reading_as
 from ..system.progress import Progress
 from .data_shares import DataShare
+from .point import Point
 from .question import Question
-from .yardstick import ALPHAS
+from .yardstick import ALPHAS, Yardstick
 
 # From the base to the tuned model.
 ALONG_CURVE = tuple(Interpolate(alpha) for alpha in ALPHAS)
@@ -105,13 +108,8 @@ class Measuring:
         """Return everything except the model that an evaluation depends on."""
         unit: dict[str, Any] = {"share": share.fingerprint(), "answers": answers}
         if answers and self.harness.lm_eval:
-            unit |= {
-                "harness": {
-                    "tasks": list(self.harness.lm_eval),
-                    "own": digest_of_own_tasks(self.harness),
-                    "limit": self.harness_limit,
-                }
-            }
+            own = digest_of_own_tasks(self.harness)
+            unit["harness"] = {"tasks": list(self.harness.lm_eval), "own": own, "limit": self.harness_limit}
         return unit
 
     def outcome(
@@ -135,16 +133,9 @@ class Measuring:
 
 
 def kept_outcomes(
-    folder: Path | None,
-    question: Question,
-    measuring: Measuring,
-    scores: ScoreSettings,
-    data: DataShare | None = None,
+    folder: Path | None, question: Question, measuring: Measuring, scores: ScoreSettings
 ) -> KeptOutcomes:
-    """Return the evaluations that a folder keeps of the models under remedies; without a folder nothing is hashed.
-
-    With ``data`` all evaluations are of these documents and examples.
-    """
+    """Return the evaluations that a folder keeps of the models under remedies; without a folder nothing is hashed."""
     if folder is None:
         return KeptOutcomes(None, {})
     trained, losses = FinetunedFolder.of(question.tuned), measuring.losses
@@ -161,27 +152,80 @@ def kept_outcomes(
             "estimate": losses.estimate,
             "seed": measuring.seed,
             "max_new_tokens": scores.max_new_tokens,
-            **({} if losses.max_tokens is None else {"max_tokens": losses.max_tokens}),
-            **({} if scores.score is None else {"score": scores.score}),
-            **({} if data is None else {"data": data.fingerprint()}),
+            "max_tokens": losses.max_tokens,
+            "score": scores.score,
         },
     )
 
 
 @dataclass
 class Bench:
-    """The models that measure a tuned model: as a language model, and one more for tasks of another kind."""
+    """A tuned model under remedies, and its base; what was measured before is kept.
 
-    language: OpenedModel | None  # None where no text is measured
-    scored: Scored
-    live: Mapping[int, LiveInterventions]  # of every model by its id, those of the language model first
+    Within :meth:`open` the tuned model is in memory: as a language model, and once more for tasks of another kind.
+    """
+
+    question: Question
     measuring: Measuring
     matrices: TunedMatrices
     kept: KeptOutcomes
     tally: Tally
-    has_one_share: bool  # all evaluations are on the data that the folder is of
+    language: OpenedModel | None = None  # None where no text is measured
+    scored: Scored = field(default_factory=dict)
+    # Of every model by its id, those of the language model first.
+    live: dict[int, LiveInterventions] = field(default_factory=dict)
     # Of this call, so that nothing is measured twice where there is no folder.
     _seen: dict[str, Outcome] = field(default_factory=dict)
+
+    def of_base(
+        self, shares: Sequence[DataShare], *, answers_on: DataShare | None = None, scored: bool = True
+    ) -> list[Outcome]:
+        """Measure the base on every share, as the tuned model reads it; it is open only while it is measured.
+
+        With ``scored`` also on the tasks that its language model can answer, whose answers count on one share.
+        """
+        tasks, question = self.measuring.tasks if scored else {}, self.question
+        units = [
+            {"remedy": None, "tasks": list(tasks), **self.measuring.unit(share, share is answers_on)}
+            for share in shares
+        ]
+        outcomes = [self.kept.get(unit) for unit in units]
+        if None not in outcomes:
+            self.tally.skip(len(shares))
+            return [outcome for outcome in outcomes if outcome is not None]
+        opened = open_language_model(question.base_source, loading=question.loading)
+        opened = reading_as(opened, question.tuned)
+        measured = []
+        for share, unit, outcome in zip(shares, units, outcomes, strict=True):
+            self.tally.step("base")
+            if outcome is None:
+                answered = answered_by(opened, tasks)
+                outcome = self.measuring.outcome(opened, answered, share, share is answers_on)
+                self.kept.put(unit, outcome)
+            measured.append(outcome)
+        return measured
+
+    @contextmanager
+    def open(self, *, changes_others: bool = True, reads_text: bool = True) -> Iterator[None]:
+        """Have the tuned model in memory within the block.
+
+        With ``changes_others`` remedies also change tuned tensors that an audit does not examine.
+        """
+        require_whole_weights(self.question.loading)
+        at = self.question.tuned, self.question.base, self.question.loading
+        self.language = open_language_model(*at, merged=True) if reads_text else None
+        self.scored = opened_for_tasks(self.language, *at, self.measuring.tasks)
+        opened = [
+            *([self.language] if self.language else []),
+            *(reader for reader, _ in self.scored.values()),
+        ]
+        base = self.matrices.base
+        others = not_audited(base, self.matrices.audit) if changes_others else []
+        with ExitStack() as contexts:
+            for number, model in {id(reader.model): reader.model for reader in opened}.items():
+                changed = LiveInterventions(model, base, (), others, recomputes=True)
+                self.live[number] = contexts.enter_context(changed)
+            yield
 
     def use(self, cases: Sequence[Case]) -> None:
         """Take the matrices that the next remedies change."""
@@ -198,23 +242,19 @@ class Bench:
         inputs: str | None = None,
         step: str | None = None,
     ) -> Outcome:
-        """Return the evaluation of the tuned model under a remedy.
+        """Return the evaluation of the tuned model under a remedy, which changes the matrices that are in use.
 
-        Args:
-          remedy: which changes the matrices that are in use.
-          share: the documents and examples.
-          answers: also measure which answers are right, and the tasks of lm-evaluation-harness.
-          control: label of the remedy as a control of another one.
-          inputs: what a control was matched on.
-          step: what the progress says; by default the control or the remedy.
+        With ``answers`` also which answers are right, and the tasks of lm-evaluation-harness. A ``control`` of another
+        remedy has a label, and was matched on ``inputs``. The progress says ``step``.
         """
         self.tally.step(step or control or remedy.name)
-        unit: dict[str, Any] = {"remedy": remedy.name}
-        if self.has_one_share:
-            unit |= {"settings": remedy.recorded_by_name(), "answers": answers}
-        else:
-            unit |= {"settings": remedy.recorded(), "control": control, "inputs": inputs}
-            unit |= self.measuring.unit(share, answers)
+        unit = {
+            "remedy": remedy.name,
+            "settings": remedy.recorded(),
+            "control": control,
+            "inputs": inputs,
+            **self.measuring.unit(share, answers),
+        }
         key = json.dumps(unit, sort_keys=True)
         outcome = self._seen.get(key) or self.kept.get(unit)
         if outcome is None:
@@ -257,12 +297,25 @@ class Bench:
         self, directions: Mapping[str, SingularDirections], task: str, examples: int
     ) -> dict[str, list[float]]:
         """Return the sensitivity of the loss on a task's training examples to every direction, by matrix."""
-        share = DataShare("training", {}, {task: self.measuring.tasks[task].train[:examples]})
+        of_task = self.measuring.tasks[task]
+        share = DataShare("training", {}, {task: of_task.train[:examples]})
         unit = {"sensitivities": sorted(directions), "task": task, "share": share.fingerprint()}
         self.tally.step("sensitivities")
         measured: dict[str, list[float]] | None = self.kept.get_plain(unit)
         if measured is None:
-            measured = self._sensitivities(directions, task, share)
+            opened, labels = self.scored[task]
+            live = self.live[id(opened.model)]
+            live.reset()
+            modules = live.modules_of(directions)
+            if missing := [name for name in directions if name not in modules]:
+                raise PairingError(
+                    f"the model that is measured has no module with the complete weight '{missing[0]}'; choose another "
+                    "remedy"
+                )
+            batches = task_batches(opened, of_task, share.examples[task], labels)
+            at = {modules[name]: part for name, part in directions.items()}
+            by_module = sensitivities(opened.model, batches, at)
+            measured = {name: by_module[module].tolist() for name, module in modules.items()}
             self.kept.put_plain(unit, measured)
         return measured
 
@@ -279,60 +332,94 @@ class Bench:
     def _first(self) -> LiveInterventions:
         return next(iter(self.live.values()))
 
-    def _sensitivities(
-        self, directions: Mapping[str, SingularDirections], task: str, share: DataShare
-    ) -> dict[str, list[float]]:
-        opened, labels = self.scored[task]
-        live = self.live[id(opened.model)]
-        live.reset()
-        modules = live.modules_of(directions)
-        if missing := [name for name in directions if name not in modules]:
-            raise PairingError(
-                f"the model that is measured has no module with the complete weight '{missing[0]}'; choose another "
-                "remedy"
-            )
-        batches = task_batches(opened, self.measuring.tasks[task], share.examples[task], labels)
-        at = {modules[name]: part for name, part in directions.items()}
-        by_module = sensitivities(opened.model, batches, at)
-        return {name: by_module[module].tolist() for name, module in modules.items()}
 
+class UpdateSizes:
+    """Norm and output energy of what a remedy leaves of all tuned tensors together, 1 being the tuned model's.
 
-@contextmanager
-def open_bench(
-    question: Question,
-    measuring: Measuring,
-    matrices: TunedMatrices,
-    kept: KeptOutcomes,
-    tally: Tally,
-    *,
-    changes_others: bool = True,
-    reads_text: bool = True,
-    has_one_share: bool = False,
-) -> Iterator[Bench]:
-    """Open the tuned model within the block.
-
-    Args:
-      question: the models.
-      measuring: what is measured of them.
-      matrices: that remedies may change.
-      kept: the evaluations that are done.
-      tally: of the evaluations to do.
-      changes_others: whether remedies also change tuned tensors that an audit does not examine.
-      reads_text: whether text is measured.
-      has_one_share: whether all evaluations are on the data that ``kept`` is of.
+    :func:`intruders.mitigation.mitigation_result.norm_left` is of the changed matrices alone.
     """
-    require_whole_weights(question.loading)
-    at = question.tuned, question.base, question.loading
-    language = open_language_model(*at, merged=True) if reads_text else None
-    scored = opened_for_tasks(language, *at, measuring.tasks)
-    opened = [*([] if language is None else [language]), *(of_task for of_task, _ in scored.values())]
-    models = {id(reader.model): reader.model for reader in opened}
-    others = not_audited(matrices.base, matrices.audit) if changes_others else []
-    with ExitStack() as contexts:
-        live = {
-            number: contexts.enter_context(
-                LiveInterventions(model, matrices.base, (), others, recomputes=True)
-            )
-            for number, model in models.items()
+
+    def __init__(self, bench: Bench, cases: Sequence[Case], inputs: Mapping[str, Tensor]) -> None:
+        """Take the cases of every audited matrix, and inputs (tokens, n) of the base for some of them."""
+        self._audited = {matrix.name: matrix.update.frobenius for matrix in bench.matrices.audit.matrices}
+        self._bench, self.inputs = bench, inputs
+        self._energies = {
+            case.matrix.name: Change().output_energy(case.update, inputs[case.matrix.name])
+            for case in cases
+            if case.matrix.name in inputs
         }
-        yield Bench(language, scored, live, measuring, matrices, kept, tally, has_one_share)
+
+    def norm(self, remedy: Remedy, cases: Sequence[Case]) -> float:
+        """Return ``||D'||_F`` over all tuned tensors, as a share of ``||D||_F``."""
+        squares = [remedy.change(case).norm_of(case.update, case.base) ** 2 for case in cases]
+        return self._norm(remedy, cases, squares)
+
+    def norm_and_output(self, remedy: Remedy, cases: Sequence[Case]) -> tuple[float, float | None]:
+        """Return :meth:`norm`, and the mean ``||D'h||^2`` over all matrices as a share of D's (None without inputs).
+
+        A change of a matrix can take longer than both numbers, so it is computed once.
+        """
+        squares, energies = [], dict(self._energies)
+        for case in cases:
+            name = case.matrix.name
+            change, update = remedy.change(case).formed(case.update, case.base)
+            squares.append(change.norm_of(update) ** 2)
+            if name in energies:
+                energies[name] = change.output_energy(update, self.inputs[name])
+        whole = math.fsum(self._energies.values())
+        output = math.fsum(energies.values()) / whole if whole > 0 else None
+        return self._norm(remedy, cases, squares), output
+
+    def _norm(self, remedy: Remedy, cases: Sequence[Case], squares: Sequence[float]) -> float:
+        """Return the norm from ``squares``, the ``||D'||_F^2`` of the cases."""
+        rest = self._bench.norm_of_others(lambda name: 1.0)
+        whole = math.fsum(norm**2 for norm in self._audited.values()) + rest**2
+        touched = {case.matrix.name for case in cases}
+        left = math.fsum(norm**2 for name, norm in self._audited.items() if name not in touched)
+        left += math.fsum(squares)
+        others = self._bench.norm_of_others(self._bench.matrices.elsewhere(remedy))
+        return math.sqrt((left + others**2) / whole)
+
+
+def point_of(
+    remedy: Remedy,
+    outcome: Outcome,
+    yardstick: Yardstick,
+    share: str,
+    norm: float,
+    output: float | None,
+    control: str | None = None,
+    of: Remedy | None = None,
+) -> Point:
+    """Return the point of a remedy, or of a ``control`` of the remedy ``of``.
+
+    ``norm`` and ``output`` are the norm of all updates and their output energy, 1 being the tuned model's.
+    """
+    is_curve = remedy.name == Interpolate.name
+    return Point(
+        remedy=(of or remedy).name,
+        settings=remedy.recorded(),
+        strength=(of or remedy).strength_value,
+        control=control,
+        share=share,
+        norm=norm,
+        output=output,
+        losses={name: mean_loss(parts, yardstick.weights[name]) for name, parts in outcome.corpora.items()},
+        task_losses={name: task.losses.mean for name, task in outcome.tasks.items()},
+        accuracies={name: task.accuracy for name, task in outcome.tasks.items()},
+        harness={name: sum(scores) / len(scores) for name, scores in outcome.harness.items()},
+        loss=yardstick.loss(outcome),
+        task_loss=yardstick.task_loss(outcome),
+        healed=yardstick.healed(outcome),
+        kept=yardstick.kept(outcome),
+        gain=None if is_curve else yardstick.gain(outcome),
+        gain_at_norm=None if is_curve else yardstick.gain_at_norm(outcome, norm),
+    )
+
+
+def points_of_curve(yardstick: Yardstick, norms: Sequence[float], share: str) -> list[Point]:
+    """Return the points of interpolation; a share alpha of D has the output energy alpha^2."""
+    return [
+        point_of(remedy, outcome, yardstick, share, norm, remedy.alpha**2)
+        for remedy, norm, outcome in zip(ALONG_CURVE, norms, yardstick.curve, strict=True)
+    ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..data.columns import Columns
@@ -12,10 +12,10 @@ from ..models.loading_settings import AS_STORED, Loading
 from ..system.callers_process import apart_from_caller
 from ..system.progress import Progress, silent
 from ..system.result_protocol import JsonResult
+from .data_shares import load_tasks, load_texts
 from .experiment_settings import HEALING, HealSettings
-from .heal_bench import HealBench, open_to_heal
-from .heal_data import load_tasks, load_texts
 from .healing import BASE, TUNED
+from .open_dosed import open_to_heal
 from .point import CurveOfScales, HealedPoint
 from .question import Question
 from .report_healing import Report
@@ -106,18 +106,30 @@ def choose_scale(
     question = Question.about(base, tuned, data_seed=data_seed, seed=seed, loading=loading, progress=progress)
     tasks = load_tasks(question, names_given(task), columns or Columns(), None)
     corpora = load_texts(names_given(loss_on), settings, seed)
-    with open_to_heal(question, corpora, tasks, settings) as bench:
-        curve: dict[float, CurveOfScales] = {}
-        for number, scale in enumerate(ALPHAS):
-            progress("measure scales", number, len(ALPHAS) + 2 * _FINER)
-            curve[scale] = _measured(bench, scale)
+    curve: dict[float, CurveOfScales] = {}
+    in_all = len(ALPHAS) + 2 * _FINER
+
+    def best_of(scales: Sequence[float]) -> float:
+        """Measure further scales, and return the best of all whose task loss is allowed."""
+        for scale in scales:
+            progress("measure scales", len(curve), in_all)
+            state, choice = bench.everywhere(scale), bench.data.choice
+            task_loss = bench.on_task(state, choice).losses.mean
+            curve[scale] = CurveOfScales(scale, bench.text_loss(state, choice), task_loss)
         most = curve[1.0].task_loss + settings.allow
-        best = _best(curve, most)
-        for number, scale in enumerate(_between_neighbors(best)):
-            progress("measure scales", len(ALPHAS) + number, len(ALPHAS) + 2 * _FINER)
-            curve[scale] = _measured(bench, scale)
-        best = _best(curve, most)
-        points = _reported(bench, best)
+        allowed = [point for point in curve.values() if point.task_loss <= most]
+        return min(allowed, key=lambda point: point.text_loss).scale
+
+    with open_to_heal(question, corpora, tasks, settings) as bench:
+        best, step = best_of(ALPHAS), 0.1 / (_FINER + 1)
+        around = [best + step * number for number in range(-_FINER, _FINER + 1) if number]
+        best = best_of([round(scale, 2) for scale in around if 0 < scale < 1])
+        doses = {BASE: 0.0, CHOSEN: best, TUNED: 1.0}
+        outcomes = {
+            name: bench.outcome(bench.everywhere(dose), bench.data.report, answers=True)
+            for name, dose in doses.items()
+        }
+        report = Report(bench, list(outcomes.values()))
     return ScaleChoice(
         base=question.base_source,
         tuned=question.tuned,
@@ -126,32 +138,5 @@ def choose_scale(
         allow=settings.allow,
         scale=best,
         curve=[curve[scale] for scale in sorted(curve)],
-        points=points,
+        points=[report.point(name, outcomes[name], doses[name]) for name in (BASE, TUNED, CHOSEN)],
     )
-
-
-def _measured(bench: HealBench, scale: float) -> CurveOfScales:
-    state, data = bench.everywhere(scale), bench.data
-    task = bench.on_task(state, data.choice)
-    return CurveOfScales(scale, bench.text_loss(state, data.choice), task.losses.mean)
-
-
-def _best(curve: Mapping[float, CurveOfScales], most: float) -> float:
-    allowed = [point for point in curve.values() if point.task_loss <= most]
-    return min(allowed, key=lambda point: point.text_loss).scale
-
-
-def _between_neighbors(best: float) -> list[float]:
-    step = 0.1 / (_FINER + 1)
-    around = [best + step * number for number in range(-_FINER, _FINER + 1) if number]
-    return [round(scale, 2) for scale in around if 0 < scale < 1]
-
-
-def _reported(bench: HealBench, scale: float) -> list[HealedPoint]:
-    doses = {BASE: 0.0, CHOSEN: scale, TUNED: 1.0}
-    outcomes = {
-        name: bench.outcome(bench.everywhere(dose), bench.data.report, answers=True)
-        for name, dose in doses.items()
-    }
-    report = Report(bench, list(outcomes.values()))
-    return [report.point(name, outcomes[name], doses[name]) for name in (BASE, TUNED, CHOSEN)]

@@ -21,24 +21,30 @@ from ..measures.measure_settings import (
     LossSettings,
     ScoreSettings,
 )
-from ..measures.outcome import Outcome
 from ..mitigation.remedies.doses import Doses
 from ..mitigation.tuned_matrices import TunedMatrices
 from ..models.loading_settings import AS_STORED, Loading
-from ..models.tuned_model import open_language_model, reading_as
 from ..system.callers_process import apart_from_caller
 from ..system.files import user_path
 from ..system.folders import require_ours
 from ..system.progress import Progress, silent
-from .bench import ALONG_CURVE, Measuring, Tally, answered_by, kept_outcomes, open_bench
-from .compared_rows import REPORT, Compared, compared_rows, measured_curve, planned_evaluations
+from .bench import (
+    ALONG_CURVE,
+    Bench,
+    Measuring,
+    Tally,
+    kept_outcomes,
+    point_of,
+    points_of_curve,
+)
+from .compared_rows import REPORT, comparing, planned_evaluations
 from .data_shares import DataShare, DataShares, split_data
 from .experiment_settings import EVERY_REMEDY, HEALING, ComparisonSettings, HealSettings
-from .heal_data import how_drawn
-from .learned_doses import learned_doses
+from .heal import doses_in
+from .learn import learn
+from .open_dosed import open_to_heal
 from .question import Question
 from .remedy_comparison import RemedyComparison
-from .remedy_points import point_of, points_of_curve
 
 
 @apart_from_caller()
@@ -110,7 +116,12 @@ def compare_remedies(
     )
     if out is not None:
         require_ours(user_path(out), (RemedyComparison.file_name, FOLDER), "a comparison of remedies")
-    _require_measures(losses, scores)
+    if not losses.loss_on:
+        raise SettingError("nothing to measure forgetting on; expected a corpus; pass --loss-on CORPUS")
+    if not scores.tasks:
+        raise SettingError(
+            "nothing to measure the task on; expected what the model was tuned for; pass --task TASK"
+        )
     if harness.lm_eval:
         check_harness(harness)
     corpora = load_all(losses.loss_on, max_documents=losses.max_documents, seed=seed)
@@ -127,32 +138,33 @@ def compare_remedies(
                 f"'{question.tuned}' changes no matrix of '{question.base_source}' that an audit examines, so nothing "
                 "can be compared; pass another model or a wider --include"
             )
-        names = comparison.names()
+        names, of_audit = comparison.names(), AuditSettings.of(audited).as_dict()
         measuring = Measuring(losses, tasks, seed, harness, scores.max_examples)
         kept = kept_outcomes(folder, question, measuring, scores)
         tally = Tally(progress, planned_evaluations(names, comparison.strengths, len(data.choice)))
-        of_base = _base_outcomes(question, measuring, data, kept, tally)
+        matrices = TunedMatrices.of(question.stacks, question.audited, compute.torch_device())
+        bench = Bench(question, measuring, matrices, kept, tally)
+        of_base = bench.of_base([*data.choice, data.report], answers_on=data.report)
         learned: Doses | str = "were not asked for"
         if of_doses := Doses.name in names:
             learned = _learned(
                 question, corpora, measuring, data, scores.max_examples, comparison.allow, kept
             )
-        matrices = TunedMatrices.of(question.stacks, question.audited, compute.torch_device())
-        with open_bench(question, measuring, matrices, kept, tally) as bench:
-            compared = Compared(bench, data, next(iter(tasks)), comparison, seed, learned)
-            curve = measured_curve(compared, of_base)
-            rows = compared_rows(compared, curve, names)
-            points = points_of_curve(curve.report, curve.norms, REPORT)
+        with bench.open():
+            compared = comparing(bench, data, comparison, learned, of_base)
+            report, target = compared.report, compared.report.target
+            rows = compared.rows(names)
+            points = points_of_curve(report, compared.norms, REPORT)
             return RemedyComparison(
                 base=question.base_source,
                 tuned=question.tuned,
                 tuned_kind=question.audited.pairing.tuned_kind,
-                target=compared.target,
+                target=target,
                 settings={
                     **comparison.recorded(),
-                    **_settings_of_audit(audited),
+                    **{name: of_audit[name] for name in FINDING_INTRUDERS},
                     "seed": seed,
-                    "task": described_task(compared.target, scores),
+                    "task": described_task(target, scores),
                     "data_seed": data_seed,
                     **(harness.recorded() if harness.lm_eval else {}),
                     **({"healing": _healing(losses, scores, corpora)} if of_doses else {}),
@@ -161,12 +173,12 @@ def compare_remedies(
                     "matrices": len(audited.matrices),
                 },
                 allow=comparison.allow,
-                level=curve.report.level,
+                level=report.level,
                 counts={share.name: share.counts for share in (data.first, data.rest, data.report)},
-                base_point=point_of(ALONG_CURVE[0], curve.report.base, curve.report, REPORT, 0.0, 0.0),
+                base_point=point_of(ALONG_CURVE[0], report.base, report, REPORT, 0.0, 0.0),
                 tuned_point=points[-1],
                 curve=points,
-                forgotten=curve.report.tuning_cost(),
+                forgotten=report.tuning_cost(),
                 remedies=rows,
                 others=bench.other_names,
             )
@@ -189,27 +201,25 @@ def _learned(
     settings = HealSettings(
         allow=allow, max_tokens=losses.max_tokens or HEALING.max_tokens, estimate=losses.estimate
     )
+    if max_examples is not None:
+        settings = replace(settings, max_examples=max_examples)
     first = next(iter(tasks))
     trained = DataShare("training", {}, {first: tasks[first].train[:max_examples]})
     unit = {
         "doses": settings.recorded(),
         "share": [share.fingerprint() for share in (trained, *data.choice)],
         "learned on": [first, next(iter(corpora))],
-        **how_drawn(corpora),
     }
     if (record := kept.get_plain(unit)) is not None:
         return Doses(doses=record["doses"], elsewhere=record["elsewhere"])
     try:
-        learned = learned_doses(question, corpora, tasks, settings, max_examples)
+        with open_to_heal(question, corpora, tasks, settings) as bench:
+            doses, groups = learn(bench, settings).state.doses, bench.groups
     except IntrudersError as error:
         return str(error)
+    learned = doses_in(groups.by_matrix(doses), groups.elsewhere(doses))
     kept.put_plain(unit, {"doses": dict(learned.doses or {}), "elsewhere": learned.elsewhere})
     return learned
-
-
-def _settings_of_audit(audited: Audit) -> dict[str, Any]:
-    settings = AuditSettings.of(audited).as_dict()
-    return {name: settings[name] for name in FINDING_INTRUDERS}
 
 
 def _healing(losses: LossSettings, scores: ScoreSettings, corpora: Corpora) -> dict[str, Any]:
@@ -221,46 +231,3 @@ def _healing(losses: LossSettings, scores: ScoreSettings, corpora: Corpora) -> d
         "max_examples": scores.max_examples or HEALING.max_examples,
         "estimate": losses.estimate,
     }
-
-
-def _require_measures(losses: LossSettings, scores: ScoreSettings) -> None:
-    if not losses.loss_on:
-        raise SettingError("nothing to measure forgetting on; expected a corpus; pass --loss-on CORPUS")
-    if not scores.tasks:
-        raise SettingError(
-            "nothing to measure the task on; expected what the model was tuned for; pass --task TASK"
-        )
-
-
-def _base_outcomes(
-    question: Question,
-    measuring: Measuring,
-    data: DataShares,
-    kept: KeptOutcomes,
-    tally: Tally,
-) -> list[Outcome]:
-    """Measure the base on every share, as the tuned model reads it; it is open only while it is measured.
-
-    Tasks that its language model cannot answer are skipped: the curve measures them at a share of 0 of the update.
-    """
-    shares = [*data.choice, data.report]
-    units = [
-        {"remedy": None, "tasks": list(measuring.tasks), **measuring.unit(share, share is data.report)}
-        for share in shares
-    ]
-    outcomes = [kept.get(unit) for unit in units]
-    if None in outcomes:
-        opened = reading_as(
-            open_language_model(question.base_source, loading=question.loading), question.tuned
-        )
-        for position, (share, unit) in enumerate(zip(shares, units, strict=True)):
-            tally.step("base")
-            if outcomes[position] is None:
-                outcome = measuring.outcome(
-                    opened, answered_by(opened, measuring.tasks), share, share is data.report
-                )
-                kept.put(unit, outcome)
-                outcomes[position] = outcome
-    else:
-        tally.skip(len(shares))
-    return [measured for measured in outcomes if measured is not None]

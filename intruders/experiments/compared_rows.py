@@ -19,12 +19,11 @@ from ..mitigation.remedies.remedy import Case, Remedy
 from ..mitigation.remedies.remedy_table import INTRUDERS, SHRINK_OUTPUT, TOP
 from ..mitigation.remedies.shares import Interpolate
 from ..mitigation.remedies.surgery import Surgery
-from .bench import ALONG_CURVE, Bench
+from .bench import ALONG_CURVE, Bench, UpdateSizes, point_of
 from .data_shares import DataShare, DataShares
 from .experiment_settings import ComparisonSettings
 from .point import Point
 from .remedy_comparison import ComparedRemedy, kind_of, source_of
-from .remedy_points import UpdateSizes, point_of
 from .yardstick import ALPHAS, Yardstick
 
 CHOICE, REPORT = "choice", "report"
@@ -59,151 +58,12 @@ def _spread(strengths: tuple[float, ...], count: int) -> list[float]:
 
 
 @dataclass(frozen=True)
-class Compared:
-    """One tuned model, as each remedy in turn is measured on it."""
-
-    bench: Bench
-    data: DataShares
-    target: str  # the task that the model was tuned for
-    comparison: ComparisonSettings
-    seed: int
-    learned: Doses | str = "were not asked for"  # the doses, or why there are none
-
-
-@dataclass(frozen=True)
-class MeasuredCurve:
-    """Interpolation on the shares of the data, and the sizes of the updates along it."""
-
-    first: Yardstick | None  # of the first pass; None where the data are too few for one
-    choice: Yardstick
-    report: Yardstick
-    norms: list[float]  # of the curve's points, 1 being the tuned model's
-    sizes: UpdateSizes
-    cases: list[Case]  # the matrices that interpolation changes
-
-    def point(
-        self,
-        remedy: Remedy,
-        outcome: Outcome,
-        share: str,
-        cases: Sequence[Case],
-        control: str | None = None,
-        of: Remedy | None = None,
-    ) -> Point:
-        """Return the point of a remedy, or of a ``control`` of the remedy ``of``, on the choice or the report."""
-        norm, output = self.sizes.norm_and_output(remedy, cases)
-        yardstick = self.choice if share == CHOICE else self.report
-        return point_of(remedy, outcome, yardstick, share, norm, output, control, of)
-
-
-def measured_curve(compared: Compared, of_base: Sequence[Outcome]) -> MeasuredCurve:
-    """Measure interpolation on every share, from the base, which was measured by itself, to the tuned model."""
-    bench, data = compared.bench, compared.data
-    cases = bench.matrices.cases([Interpolate()])
-    bench.use(cases)
-    names = [case.matrix.name for case in cases]
-    sizes = UpdateSizes(bench, cases, bench.inputs(names, data.choice[0]))
-    bases: dict[str, Outcome] = {}
-    curves: dict[str, list[Outcome]] = {}
-    for share, outcome in zip([*data.choice, data.report], of_base, strict=True):
-        is_report = share is data.report
-        base = bases[share.name] = _with_tasks(bench, outcome, share, is_report)
-        # Where tensors are left out by name, they stay as tuned at 0 too, and that is not the base.
-        first = None if bench.matrices.leave_some_out else base
-        curves[share.name] = bench.along_curve(share, answers=is_report, base=first)
-    chosen = [share.name for share in data.choice]
-    bases[CHOICE] = joined([bases[name] for name in chosen])
-    curves[CHOICE] = [joined(outcomes) for outcomes in zip(*(curves[name] for name in chosen), strict=True)]
-    norms = [sizes.norm(remedy, cases) for remedy in ALONG_CURVE]
-
-    def yardstick(share: str, level: float) -> Yardstick:
-        return Yardstick(
-            bases[share],
-            curves[share][-1],
-            curves[share],
-            target=compared.target,
-            weights=data.report.weights,
-            norms=norms,
-            level=level,
-            seed=compared.seed,
-        )
-
-    # The number of remedies that are compared with the curve at once.
-    rows = max(1, sum(name != Interpolate.name for name in compared.comparison.names()))
-    level = 1 - (1 - _LEVEL) / rows
-    return MeasuredCurve(
-        None if data.first.is_empty else yardstick(data.first.name, _LEVEL),
-        yardstick(CHOICE, level),
-        yardstick(REPORT, level),
-        norms,
-        sizes,
-        cases,
-    )
-
-
-def _with_tasks(bench: Bench, of_base: Outcome, share: DataShare, answers: bool) -> Outcome:
-    """Measure the base on tasks that its language model cannot answer, under the head that was tuned for them."""
-    if all(name in of_base.tasks for name in share.examples):
-        return of_base
-    headed = bench.outcome(ALONG_CURVE[0], share, answers=answers)
-    tasks = {name: of_base.tasks.get(name, headed.tasks[name]) for name in share.examples}
-    return Outcome(of_base.corpora, tasks, of_base.harness)
-
-
-@dataclass(frozen=True)
 class ChosenStrength:
     """A remedy at the strength that was chosen, and the strengths that it was chosen from."""
 
     remedy: Remedy
-    is_over_allowance: bool  # no strength kept the task loss within the allowance
+    over_allowance: bool  # no strength kept the task loss within the allowance
     tried: list[Point]
-
-
-def first_pass(
-    compared: Compared, curve: MeasuredCurve, remedies: Sequence[Remedy]
-) -> tuple[list[Remedy], list[Remedy]]:
-    """Separate the strengths to measure further from those clearly below the curve or without a finite loss."""
-    left: list[Remedy] = []
-    dropped: list[Remedy] = []
-    for remedy in remedies:
-        try:
-            # Without a first pass this finds a loss that is not finite; the evaluation is kept and used again.
-            outcome = compared.bench.outcome(remedy, compared.data.choice[0])
-        except NonFiniteError:
-            dropped.append(remedy)
-            continue
-        is_under = curve.first is not None and curve.first.gain(outcome).is_below_zero
-        (dropped if is_under else left).append(remedy)
-    return left, dropped
-
-
-def choose(
-    compared: Compared,
-    curve: MeasuredCurve,
-    remedies: Sequence[Remedy],
-    outcomes: Sequence[Outcome],
-    cases: Sequence[Case],
-) -> ChosenStrength:
-    """Choose the lowest loss on text within the allowance for the task; where none is within, the lowest task loss.
-
-    Args:
-      compared: the model.
-      curve: what its points are measured by.
-      remedies: one remedy at several strengths.
-      outcomes: of each on the half that strengths are chosen by.
-      cases: the matrices that it changes.
-    """
-    tried = [
-        curve.point(remedy, outcome, CHOICE, cases)
-        for remedy, outcome in zip(remedies, outcomes, strict=True)
-    ]
-    limit = curve.choice.tuned.tasks[compared.target].losses.mean + compared.comparison.allow
-    within = [position for position, point in enumerate(tried) if point.task_loss.estimate <= limit]
-    if within:
-        best = min(within, key=lambda position: tried[position].loss.estimate)
-    else:
-        best = min(range(len(tried)), key=lambda position: tried[position].task_loss.estimate)
-    return ChosenStrength(remedies[best], not within, tried)
 
 
 def controls_of(
@@ -211,11 +71,7 @@ def controls_of(
 ) -> tuple[dict[str, Remedy], dict[str, str]]:
     """Return the controls by label, and the reasons of missing ones; draws are not fitted to the model yet.
 
-    Args:
-      remedy: at the strength that was chosen.
-      cases: the matrices that it changes.
-      inputs: (tokens, n), a sample of the base's inputs, by matrix.
-      seed: seed of the random draws.
+    The remedy is at its chosen strength and changes ``cases``; ``inputs`` are the base's, (tokens, n) by matrix.
     """
     controls: dict[str, Remedy] = {}
     missing: dict[str, str] = {}
@@ -253,16 +109,10 @@ def controls_of(
     return controls, missing
 
 
-def is_draw(label: str) -> bool:
-    """Return whether a control is one of the random draws."""
-    return label.startswith(f"{RANDOM} ")
-
-
 def of_task(surgeries: Sequence[Surgery], task: str, cases: Sequence[Case], bench: Bench) -> list[Surgery]:
     """Return one remedy at several strengths with a task's sensitivities, which are measured once.
 
-    Raises:
-      SettingError: no update in reach has two singular values to compare.
+    Raises SettingError where no update in reach has two singular values to compare.
     """
     first = surgeries[0]
     reached = {case.matrix.name: first.directions(case) for case in cases if first.reaches(case.matrix.name)}
@@ -274,53 +124,6 @@ def of_task(surgeries: Sequence[Surgery], task: str, cases: Sequence[Case], benc
     directions = {name: SingularDirections(part.left, part.right) for name, part in reached.items()}
     sensitivities = bench.sensitivities(directions, task, first.examples) if directions else {}
     return [replace(surgery, task=task, sensitivities=sensitivities) for surgery in surgeries]
-
-
-def report(
-    compared: Compared, curve: MeasuredCurve, choice: ChosenStrength, cases: Sequence[Case], *, controls: bool
-) -> ComparedRemedy:
-    """Measure the chosen strength on the data that are reported, and its ``controls`` where they are wanted."""
-    remedy = choice.remedy
-    outcome = compared.bench.outcome(remedy, compared.data.report, answers=True)
-    row = ComparedRemedy(
-        remedy.name,
-        source_of(remedy.name),
-        chosen=curve.point(remedy, outcome, REPORT, cases),
-        parts=curve.report.four_parts(outcome),
-        items=curve.report.items(outcome),
-        tried=choice.tried,
-        is_over_allowance=choice.is_over_allowance,
-    )
-    if not controls:
-        return row
-    points, missing = _controls_measured(compared, curve, remedy, outcome, cases)
-    return replace(row, controls=points, no_control=missing)
-
-
-def _controls_measured(
-    compared: Compared, curve: MeasuredCurve, remedy: Remedy, outcome: Outcome, cases: Sequence[Case]
-) -> tuple[list[Point], dict[str, str]]:
-    """Measure every control; also return the reasons of those that are missing."""
-    bench, data = compared.bench, compared.data
-    controls, missing = controls_of(remedy, cases, curve.sizes.inputs, compared.seed)
-    if RANDOM not in missing:
-        controls = {
-            label: bench.matrices.fitted(drawn) if is_draw(label) else drawn
-            for label, drawn in controls.items()
-        }
-        cases = bench.matrices.cases([remedy, *controls.values()])
-        bench.use(cases)
-    points = []
-    for label, control in controls.items():
-        inputs = data.choice[0].fingerprint() if label == SHRINK_OUTPUT else None
-        try:
-            measured = bench.outcome(control, data.report, control=label, inputs=inputs)
-        except NonFiniteError as error:
-            missing[label] = str(error)
-            continue
-        point = curve.point(control, measured, REPORT, cases, label, remedy)
-        points.append(replace(point, margin=curve.report.margin(outcome, measured)))
-    return points, missing
 
 
 def evaluations_of_one_remedy(strengths: int, shares: int) -> int:
@@ -335,88 +138,240 @@ def planned_evaluations(names: Sequence[str], strengths: int, shares: int) -> in
     return on_curve + rows * evaluations_of_one_remedy(strengths, shares)
 
 
-def compared_rows(compared: Compared, curve: MeasuredCurve, names: Sequence[str]) -> list[ComparedRemedy]:
-    """Return one row for every remedy, in their order; interpolation is always there."""
-    on_curve = choose(compared, curve, ALONG_CURVE[1:-1], curve.choice.curve[1:-1], curve.cases)
-    return [
-        report(compared, curve, on_curve, curve.cases, controls=False),
-        *(_row_or_reason(compared, curve, name) for name in names if name != Interpolate.name),
-    ]
-
-
-def _row_or_reason(compared: Compared, curve: MeasuredCurve, name: str) -> ComparedRemedy:
-    tally, before = compared.bench.tally, compared.bench.tally.done
-    planned = evaluations_of_one_remedy(compared.comparison.strengths, len(compared.data.choice))
-    try:
-        return _row(compared, curve, name)
-    except (_CannotRunError, NonFiniteError) as error:
-        return ComparedRemedy(name, source_of(name), reason=str(error))
-    finally:
-        tally.skip(planned - (tally.done - before))
-
-
-def _row(compared: Compared, curve: MeasuredCurve, name: str) -> ComparedRemedy:
-    bench, data = compared.bench, compared.data
-    # Release the matrices of the last remedy before those of this one are read.
-    bench.use(())
-    remedies, cases = _prepared(compared, name)
-    bench.use(cases)
-    idle = [remedy for remedy in remedies if all(_does_nothing(remedy, case) for case in cases)]
-    remedies = [remedy for remedy in remedies if remedy not in idle]
-    if not remedies:
-        raise _CannotRunError(f"changes nothing in this model at {_listed(idle)}")
-    left, dropped = first_pass(compared, curve, remedies)
-    if not left:
-        counts = data.first.counts
-        raise _CannotRunError(
-            f"clearly under the interpolation curve at {_listed(remedies)} in a first pass on "
-            f"{counts['documents']} documents and {counts['examples']} examples"
-        )
-    outcomes = [joined([bench.outcome(remedy, share) for share in data.choice]) for remedy in left]
-    choice = choose(compared, curve, left, outcomes, cases)
-    row = report(compared, curve, choice, cases, controls=True)
-    return replace(
-        row,
-        dropped=[remedy.strength_value for remedy in dropped],
-        idle=[remedy.strength_value for remedy in idle],
-    )
-
-
-def _prepared(compared: Compared, name: str) -> tuple[list[Remedy], list[Case]]:
-    """Return the remedy at every strength, fitted to the model, and its matrices.
-
-    Raises:
-      _CannotRunError: the remedy does not fit the model or the data.
-    """
-    matrices = compared.bench.matrices
-    if name == INTRUDERS and matrices.audit.intruders == 0:
-        raise _CannotRunError(f"no intruders among the {matrices.audit.k} leading vectors of any matrix")
-    try:
-        remedies = at_strengths(name, compared.comparison.strengths, compared.seed, compared.comparison.which)
-        if surgeries := [remedy for remedy in remedies if isinstance(remedy, Surgery)]:
-            remedies = [*of_task(surgeries, compared.target, matrices.cases(surgeries[:1]), compared.bench)]
-        remedies = [
-            _with_doses(remedy, compared.learned) if isinstance(remedy, Doses) else remedy
-            for remedy in remedies
-        ]
-        remedies = [matrices.fitted(remedy) for remedy in remedies]
-        return remedies, matrices.cases(remedies)
-    except IntrudersError as error:
-        raise _CannotRunError(str(error)) from error
-
-
-def _with_doses(remedy: Doses, learned: Doses | str) -> Doses:
-    if isinstance(learned, str):
-        raise _CannotRunError(learned)
-    return replace(learned, share=remedy.share)
-
-
 class _CannotRunError(Exception):
     """The reason why a remedy was not measured."""
 
 
-def _does_nothing(remedy: Remedy, case: Case) -> bool:
-    return remedy.change(case).is_nothing(case.update)
+@dataclass(frozen=True)
+class Comparing:
+    """One tuned model, as each remedy in turn is measured on it and compared with interpolation."""
+
+    bench: Bench
+    data: DataShares
+    comparison: ComparisonSettings
+    learned: Doses | str  # the doses, or why there are none
+    # Interpolation on the shares of the data.
+    first: Yardstick | None  # of the first pass; None where the data are too few for one
+    choice: Yardstick
+    report: Yardstick
+    norms: list[float]  # of the curve's points, 1 being the tuned model's
+    sizes: UpdateSizes
+    cases: list[Case]  # the matrices that interpolation changes
+
+    def rows(self, names: Sequence[str]) -> list[ComparedRemedy]:
+        """Return one row for every remedy, in their order; interpolation is always there."""
+        on_curve = self.choose(ALONG_CURVE[1:-1], self.choice.curve[1:-1], self.cases)
+        row, _ = self._reported(on_curve, self.cases)
+        return [row, *(self._row_or_reason(name) for name in names if name != Interpolate.name)]
+
+    def first_pass(self, remedies: Sequence[Remedy]) -> tuple[list[Remedy], list[Remedy]]:
+        """Separate the strengths to measure further from those clearly below the curve or without a finite loss."""
+        left: list[Remedy] = []
+        dropped: list[Remedy] = []
+        for remedy in remedies:
+            try:
+                # Without a first pass this finds a loss that is not finite; the evaluation is kept and used again.
+                outcome = self.bench.outcome(remedy, self.data.choice[0])
+            except NonFiniteError:
+                dropped.append(remedy)
+                continue
+            is_under = self.first is not None and self.first.gain(outcome).is_below_zero
+            (dropped if is_under else left).append(remedy)
+        return left, dropped
+
+    def choose(
+        self, remedies: Sequence[Remedy], outcomes: Sequence[Outcome], cases: Sequence[Case]
+    ) -> ChosenStrength:
+        """Choose the lowest loss on text within the allowance for the task; where none is within, the lowest task loss.
+
+        ``remedies`` are one remedy at several strengths, with their ``outcomes`` on the half that strengths are chosen
+        by, and ``cases`` the matrices that it changes.
+        """
+        tried = [
+            self._point(self.choice, CHOICE, remedy, outcome, cases)
+            for remedy, outcome in zip(remedies, outcomes, strict=True)
+        ]
+        limit = self.choice.tuned.tasks[self.choice.target].losses.mean + self.comparison.allow
+        within = [position for position, point in enumerate(tried) if point.task_loss.estimate <= limit]
+        if within:
+            best = min(within, key=lambda position: tried[position].loss.estimate)
+        else:
+            best = min(range(len(tried)), key=lambda position: tried[position].task_loss.estimate)
+        return ChosenStrength(remedies[best], not within, tried)
+
+    def _point(
+        self,
+        yardstick: Yardstick,
+        share: str,
+        remedy: Remedy,
+        outcome: Outcome,
+        cases: Sequence[Case],
+        control: str | None = None,
+        of: Remedy | None = None,
+    ) -> Point:
+        norm, output = self.sizes.norm_and_output(remedy, cases)
+        return point_of(remedy, outcome, yardstick, share, norm, output, control, of)
+
+    def _reported(self, choice: ChosenStrength, cases: Sequence[Case]) -> tuple[ComparedRemedy, Outcome]:
+        """Measure the chosen strength on the data that are reported."""
+        remedy = choice.remedy
+        outcome = self.bench.outcome(remedy, self.data.report, answers=True)
+        row = ComparedRemedy(
+            remedy.name,
+            source_of(remedy.name),
+            chosen=self._point(self.report, REPORT, remedy, outcome, cases),
+            parts=self.report.four_parts(outcome),
+            items=self.report.items(outcome),
+            tried=choice.tried,
+            over_allowance=choice.over_allowance,
+        )
+        return row, outcome
+
+    def _controls(
+        self, remedy: Remedy, outcome: Outcome, cases: Sequence[Case]
+    ) -> tuple[list[Point], dict[str, str]]:
+        """Measure every control of a remedy with its outcome; also return the reasons of those that are missing."""
+        bench = self.bench
+        controls, missing = controls_of(remedy, cases, self.sizes.inputs, bench.measuring.seed)
+        if RANDOM not in missing:
+            for label, drawn in controls.items():
+                if label.startswith(f"{RANDOM} "):
+                    controls[label] = bench.matrices.fitted(drawn)
+            cases = bench.matrices.cases([remedy, *controls.values()])
+            bench.use(cases)
+        points = []
+        for label, control in controls.items():
+            inputs = self.data.choice[0].fingerprint() if label == SHRINK_OUTPUT else None
+            try:
+                measured = bench.outcome(control, self.data.report, control=label, inputs=inputs)
+            except NonFiniteError as error:
+                missing[label] = str(error)
+                continue
+            point = self._point(self.report, REPORT, control, measured, cases, label, remedy)
+            points.append(replace(point, margin=self.report.margin(outcome, measured)))
+        return points, missing
+
+    def _row_or_reason(self, name: str) -> ComparedRemedy:
+        tally, before = self.bench.tally, self.bench.tally.done
+        planned = evaluations_of_one_remedy(self.comparison.strengths, len(self.data.choice))
+        try:
+            return self._row(name)
+        except (_CannotRunError, NonFiniteError) as error:
+            return ComparedRemedy(name, source_of(name), reason=str(error))
+        finally:
+            tally.skip(planned - (tally.done - before))
+
+    def _row(self, name: str) -> ComparedRemedy:
+        bench, data = self.bench, self.data
+        # Release the matrices of the last remedy before those of this one are read.
+        bench.use(())
+        prepared, cases = self._prepared(name)
+        bench.use(cases)
+        idle = [
+            remedy
+            for remedy in prepared
+            if all(remedy.change(case).is_nothing(case.update) for case in cases)
+        ]
+        remedies = [remedy for remedy in prepared if remedy not in idle]
+        if not remedies:
+            raise _CannotRunError(f"changes nothing in this model at {_listed(idle)}")
+        left, dropped = self.first_pass(remedies)
+        if not left:
+            counts = data.first.counts
+            raise _CannotRunError(
+                f"clearly under the interpolation curve at {_listed(remedies)} in a first pass on "
+                f"{counts['documents']} documents and {counts['examples']} examples"
+            )
+        outcomes = [joined([bench.outcome(remedy, share) for share in data.choice]) for remedy in left]
+        choice = self.choose(left, outcomes, cases)
+        row, outcome = self._reported(choice, cases)
+        controls, missing = self._controls(choice.remedy, outcome, cases)
+        return replace(
+            row,
+            controls=controls,
+            no_control=missing,
+            dropped_in_first_pass=[remedy.strength_value for remedy in dropped],
+            changes_nothing=[remedy.strength_value for remedy in idle],
+        )
+
+    def _prepared(self, name: str) -> tuple[list[Remedy], list[Case]]:
+        """Return the remedy at every strength, fitted to the model, and its matrices.
+
+        Raises:
+          _CannotRunError: the remedy does not fit the model or the data.
+        """
+        matrices, comparison = self.bench.matrices, self.comparison
+        if name == INTRUDERS and matrices.audit.intruders == 0:
+            raise _CannotRunError(f"no intruders among the {matrices.audit.k} leading vectors of any matrix")
+        if name == Doses.name and isinstance(self.learned, str):
+            raise _CannotRunError(self.learned)
+        try:
+            remedies = at_strengths(name, comparison.strengths, self.bench.measuring.seed, comparison.which)
+            if surgeries := [remedy for remedy in remedies if isinstance(remedy, Surgery)]:
+                cases = matrices.cases(surgeries[:1])
+                remedies = [*of_task(surgeries, self.choice.target, cases, self.bench)]
+            remedies = [
+                replace(self.learned, share=remedy.share)
+                if isinstance(remedy, Doses) and isinstance(self.learned, Doses)
+                else remedy
+                for remedy in remedies
+            ]
+            remedies = [matrices.fitted(remedy) for remedy in remedies]
+            return remedies, matrices.cases(remedies)
+        except IntrudersError as error:
+            raise _CannotRunError(str(error)) from error
+
+
+def comparing(
+    bench: Bench,
+    data: DataShares,
+    comparison: ComparisonSettings,
+    learned: Doses | str,
+    of_base: Sequence[Outcome],
+) -> Comparing:
+    """Measure interpolation on every share, from the base, which was measured by itself, to the tuned model."""
+    cases = bench.matrices.cases([Interpolate()])
+    bench.use(cases)
+    sizes = UpdateSizes(bench, cases, bench.inputs([case.matrix.name for case in cases], data.choice[0]))
+    bases: dict[str, Outcome] = {}
+    curves: dict[str, list[Outcome]] = {}
+    for share, outcome in zip([*data.choice, data.report], of_base, strict=True):
+        is_report = share is data.report
+        base = bases[share.name] = _with_tasks(bench, outcome, share, is_report)
+        # Where tensors are left out by name, they stay as tuned at 0 too, and that is not the base.
+        first = None if bench.matrices.leave_some_out else base
+        curves[share.name] = bench.along_curve(share, answers=is_report, base=first)
+    chosen = [share.name for share in data.choice]
+    bases[CHOICE] = joined([bases[name] for name in chosen])
+    curves[CHOICE] = [joined(outcomes) for outcomes in zip(*(curves[name] for name in chosen), strict=True)]
+    norms = [sizes.norm(remedy, cases) for remedy in ALONG_CURVE]
+
+    def yardstick(share: str, level: float) -> Yardstick:
+        return Yardstick(
+            bases[share],
+            curves[share],
+            target=next(iter(bench.measuring.tasks)),
+            weights=data.report.weights,
+            norms=norms,
+            level=level,
+            seed=bench.measuring.seed,
+        )
+
+    # The number of remedies that are compared with the curve at once.
+    rows = max(1, sum(name != Interpolate.name for name in comparison.names()))
+    level = 1 - (1 - _LEVEL) / rows
+    first_pass = None if data.first.is_empty else yardstick(data.first.name, _LEVEL)
+    choice, report = yardstick(CHOICE, level), yardstick(REPORT, level)
+    return Comparing(bench, data, comparison, learned, first_pass, choice, report, norms, sizes, cases)
+
+
+def _with_tasks(bench: Bench, of_base: Outcome, share: DataShare, answers: bool) -> Outcome:
+    """Measure the base on tasks that its language model cannot answer, under the head that was tuned for them."""
+    if all(name in of_base.tasks for name in share.examples):
+        return of_base
+    headed = bench.outcome(ALONG_CURVE[0], share, answers=answers)
+    tasks = {name: of_base.tasks.get(name, headed.tasks[name]) for name in share.examples}
+    return Outcome(of_base.corpora, tasks, of_base.harness)
 
 
 def _listed(remedies: Sequence[Remedy]) -> str:

@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+import random
+import warnings
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from ..data.corpora import Corpora, documents_in
+import torch
+
+from ..data.columns import Columns
+from ..data.corpora import Corpora, Corpus, documents_in, load_corpora
 from ..data.halves import halves_of_corpus, halves_of_task
+from ..data.local_files import SUFFIXES, ending, open_text, read_rows
 from ..data.task import Example, Task
+from ..data.values import as_text, is_missing
+from ..errors import SettingError, os_reason
+from ..models.answers import evaluating, generated_answers, without_own_settings
+from ..models.encoding import encode_parts, pad_token_id
+from ..models.tuned_model import OpenedModel
 from ..system.digests import json_digest
+from ..system.files import user_path
+from ..system.words import plural
+from .experiment_settings import OWN_TEXT, SELF, HealSettings
+from .question import Question
 
 # The least number of documents per corpus, and of examples per task, in a first pass, with as many that follow it.
 _LEAST_OF_A_PASS = 3
@@ -106,3 +122,194 @@ def split_data(
         {task: second for task, (_, second) in rows.items()},
     )
     return DataShares(share("first", 0), share("rest", 1), report)
+
+
+_WRITTEN_AT_ONCE = 16  # documents; fixed, so that a document does not depend on how many are wanted
+
+
+PROMPTS = "prompts"  # the name of the task that prompts alone make
+# Of an answer to a prompt without one, in tokens.
+_ANSWER = 96
+
+
+def own_documents(opened: OpenedModel, kind: str, count: int, tokens: int, seed: int) -> list[str]:
+    """Return documents that are samples of a causal model, or random tokens of its vocabulary.
+
+    Samples begin at the first token of a sequence and are drawn at temperature 1 from all tokens; text of the model is
+    as good as its pre-training text to keep what it knows (arXiv 2505.13811, 2605.26097).
+    """
+    tokenizer, tokens = opened.tokenizer, min(tokens, opened.context)
+    documents: list[str] = []
+    for batch in range(0, count, _WRITTEN_AT_ONCE):
+        torch.manual_seed(seed + batch)
+        if kind == SELF:
+            rows = sampled_tokens(opened, _WRITTEN_AT_ONCE, tokens)
+        else:
+            ordinary = [number for number in range(len(tokenizer)) if number not in tokenizer.all_special_ids]
+            drawn = torch.randint(len(ordinary), (_WRITTEN_AT_ONCE, tokens))
+            rows = [[ordinary[position] for position in row] for row in drawn.tolist()]
+        documents += [tokenizer.decode(row) for row in rows]
+    return documents[:count]
+
+
+@torch.no_grad()
+def sampled_tokens(opened: OpenedModel, count: int, tokens: int) -> list[list[int]]:
+    """Return the tokens of samples without the first, and up to the end of the sequence."""
+    model: Any = opened.model
+    tokenizer = opened.tokenizer
+    end = tokenizer.eos_token_id
+    first = end if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    ids = torch.full((count, 1), first, device=next(model.parameters()).device)
+    with evaluating(model), without_own_settings(model):
+        written = model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=tokens - 1,
+            do_sample=True,
+            temperature=1.0,
+            top_k=0,
+            top_p=1.0,
+            use_cache=True,
+            pad_token_id=pad_token_id(tokenizer),
+            eos_token_id=end,
+        )
+    rows = [row[1:] for row in written.tolist()]
+    return [row[: row.index(end)] if end in row else row for row in rows]
+
+
+@dataclass(frozen=True)
+class HealData:
+    """The data to learn from and choose by, of the first corpus and task, and the reported data of all."""
+
+    learned_text: Sequence[Corpus]  # of the first corpus
+    learned_examples: Sequence[Example]  # of the first task's training split
+    choice: DataShare
+    report: DataShare
+    tasks: Mapping[str, Task]
+
+    @property
+    def task(self) -> str:
+        return next(iter(self.tasks))
+
+    @property
+    def corpus(self) -> str:
+        return next(iter(self.report.corpora))
+
+
+def load_texts(names: Sequence[str], settings: HealSettings, seed: int) -> Corpora:
+    """Load every corpus, with as many documents as are used."""
+    if not names:
+        raise SettingError(
+            "no text to measure forgetting on; expected text such as the base was trained on; pass --loss-on CORPUS"
+        )
+    # The base writes some when it is open.
+    return {
+        name: [Corpus(name, [])]
+        if name in OWN_TEXT
+        else load_corpora(name, max_documents=settings.max_documents, seed=seed)
+        for name in names
+    }
+
+
+def load_tasks(
+    question: Question, names: Sequence[str], columns: Columns, prompts: str | None
+) -> dict[str, Task]:
+    """Load the tasks; none if prompts are given instead."""
+    if prompts is not None and names:
+        raise SettingError(
+            f"prompts is '{prompts}' and task is '{names[0]}'; expected one of the two, since either says what to "
+            "keep; leave one out"
+        )
+    if prompts is None and not names:
+        raise SettingError(
+            "no task to keep; without one the least forgetting is the base itself; pass --task TASK, a data file with "
+            "--prompt and --completion, or --prompts FILE for the tuned model's own answers"
+        )
+    return question.tasks(names, columns)
+
+
+def data_of(corpora: Corpora, tasks: Mapping[str, Task], settings: HealSettings, seed: int) -> HealData:
+    """Split the data into the shares of a healing. Further corpora and tasks are only reported."""
+    most, reported = settings.max_examples, settings.report_examples or settings.max_examples
+    halves = {name: [halves_of_corpus(part, seed) for part in parts] for name, parts in corpora.items()}
+    rows = {name: halves_of_task(given, most)[0] for name, given in tasks.items()}
+    corpus, task = next(iter(corpora)), next(iter(tasks))
+    text = [first for first, _ in halves[corpus]]
+    return HealData(
+        learned_text=text,
+        learned_examples=tasks[task].train[:most],
+        choice=DataShare("choice", {corpus: text}, {task: rows[task]}),
+        report=DataShare(
+            "report",
+            {name: [second for _, second in parts] for name, parts in halves.items()},
+            {name: halves_of_task(given, reported)[1] for name, given in tasks.items()},
+        ),
+        tasks=tasks,
+    )
+
+
+def read_prompts(file: str) -> list[str]:
+    """Read the prompts, six or more, of a text file, one per line, or of the column ``prompt`` of a data file."""
+    path = user_path(file)
+    if ending(path) in SUFFIXES:
+        data = read_rows(path)
+        if data.rows and "prompt" not in data.rows[0]:
+            raise SettingError(
+                f"prompts '{file}' has no column 'prompt'; it has {', '.join(map(repr, data.rows[0]))}; rename one"
+            )
+        given = [(row["prompt"], data.origin(index)) for index, row in enumerate(data.rows)]
+        texts = [as_text(value, "prompt", origin) for value, origin in given if not is_missing(value)]
+        prompts = [text for text in texts if text.strip()]
+    else:
+        try:
+            # Not by splitlines, which also splits at characters inside a line, such as U+2028.
+            with open_text(path) as lines:
+                prompts = [line for line in lines.read().split("\n") if line.strip()]
+        except (OSError, EOFError, zlib.error, ValueError) as error:
+            reason = os_reason(error)
+            raise SettingError(
+                f"prompts '{file}' cannot be read: {reason}; pass a text or data file"
+            ) from error
+    if len(prompts) < 6:
+        raise SettingError(
+            f"prompts '{file}' has {plural(len(prompts), 'prompt')}; expected 6 or more, a third to learn from, a "
+            "third to choose by and a third to report; add some"
+        )
+    return prompts
+
+
+def task_of_prompts(prompts: Sequence[str], answers: Sequence[str], seed: int) -> Task:
+    """Return prompts with the tuned model's answers as a task, in three equal splits."""
+    examples = [
+        Example(text=prompt, target=answer)
+        for prompt, answer in zip(prompts, answers, strict=True)
+        if answer.strip()
+    ]
+    if len(examples) < 6:
+        raise SettingError(
+            f"the tuned model answers {len(examples)} of {len(prompts)} prompts with text; expected 6 or more; pass "
+            "prompts in the form that it was trained on"
+        )
+    random.Random(f"prompts {seed}").shuffle(examples)
+    third = len(examples) // 3
+    learned, choice = len(examples) - 2 * third, len(examples) - third
+    return Task(PROMPTS, "causal", "none", examples[:learned], examples[learned:choice], examples[choice:])
+
+
+def own_answers(opened: OpenedModel, prompts: Sequence[str]) -> list[str]:
+    """Return a causal model's greedy answers, in the order of the prompts; nothing where both do not fit its context.
+
+    An answer does not depend on the other prompts.
+    """
+    asked = [Example(text=prompt, target="") for prompt in prompts]
+    given = generated_answers(opened, asked, max_new_tokens=_ANSWER)
+    answered = [replace(example, target=answer.text) for example, answer in zip(asked, given, strict=True)]
+    lengths = [len(prompt) + len(answer) for prompt, answer in encode_parts(opened.tokenizer, answered)]
+    fits = [length <= opened.context for length in lengths]
+    if not all(fits):
+        warnings.warn(
+            f"{fits.count(False):,} of {plural(len(prompts), 'prompt')} and the answer are longer than the context of "
+            f"{opened.context:,} tokens and are left out",
+            stacklevel=2,
+        )
+    return [example.target if has_room else "" for example, has_room in zip(answered, fits, strict=True)]

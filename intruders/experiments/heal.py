@@ -11,7 +11,7 @@ from typing import Any
 from ..audits.audit_settings import ANYWHERE, AS_USUAL, AuditSettings, Compute
 from ..audits.result.audit_result import Audit
 from ..checkpoints.adapters.adapter import Adapter
-from ..checkpoints.opening.open import Opened
+from ..checkpoints.pairing.open_sides import sides_on_disk
 from ..checkpoints.pairing.pairing import PairedMatrix, SkipKind
 from ..checkpoints.stored.names import tensor_of
 from ..data.columns import Columns
@@ -20,24 +20,24 @@ from ..data.load_task import described_task
 from ..data.task import names_given
 from ..errors import SettingError
 from ..linalg.low_rank import LowRank
-from ..measures.kept_outcomes import digest_of_intruders
+from ..measures.kept_outcomes import KeptOutcomes, digest_of_intruders
 from ..mitigation.beyond_doses import require_same_vocabulary
 from ..mitigation.mitigate import mitigate
 from ..mitigation.mitigation_result import Mitigation
-from ..mitigation.remedies.doses import LearnedUpdates
+from ..mitigation.remedies.doses import Doses, LearnedUpdates
 from ..mitigation.targets.choose_target import choose_target, chosen_form
 from ..mitigation.tuned_matrices import TunedMatrices
+from ..models.base_model import digest_of_model
 from ..models.loading_settings import AS_STORED, Loading
 from ..system.callers_process import apart_from_caller
 from ..system.files import user_path
 from ..system.progress import Progress, silent
+from .data_shares import load_tasks, load_texts, read_prompts
 from .dosed_model import TunedState
 from .experiment_settings import HEALING, WEIGHTS, HealSettings
-from .heal_bench import HealBench, open_to_heal
-from .heal_data import how_drawn, load_tasks, load_texts, read_prompts
 from .healing import RECORD, Healing
 from .learn import Told, learn, untold
-from .learned_doses import remedy_of
+from .open_dosed import HealBench, open_to_heal
 from .question import Question
 from .report_healing import reported_healing
 from .work_folder import WorkFolder, finished_healing
@@ -136,10 +136,12 @@ def heal(
         "tasks": {name: task.fingerprint() for name, task in tasks.items()},
         "answers": {name: [task.score, task.max_new_tokens] for name, task in tasks.items()},
         "order": [*corpora, *tasks],  # doses are learned on the first text and the first task
-        "audit": _audit_key(given),
+        # Which vectors are intruders: by the settings that tell it, or as a given audit says.
+        "audit": given.recorded()
+        if isinstance(given, AuditSettings)
+        else {**AuditSettings.of(given).recorded(), "intruders": digest_of_intruders(given)},
         "prompts": asked,
         "form": written_form,
-        **how_drawn(corpora),
     }
     folder = None if out is None else user_path(out)
 
@@ -175,7 +177,8 @@ def heal(
             "max_new_tokens": columns.max_new_tokens,
             "data_seed": question.rows_by,
         }
-        in_bench = open_to_heal(question, corpora, tasks, settings, prompts=asked, work=work, key=key)
+        kept = KeptOutcomes(work.folder, key)
+        in_bench = open_to_heal(question, corpora, tasks, settings, prompts=asked, kept=kept)
         healing, state = _healed(in_bench, settings, of_tasks, key, matrices, work, told)
 
         def done() -> Healing:
@@ -183,14 +186,19 @@ def heal(
 
         if folder is None:
             return healing
-        keeps_rank = settings.learn == WEIGHTS or settings.per == "direction"
+        adapter = question.both[1]
+        keeps_rank = (
+            (settings.learn == WEIGHTS or settings.per == "direction")
+            and isinstance(adapter, Adapter)
+            and (written_form, adapter.peft_type, adapter.family) == ("adapter", "LORA", "PEFT")
+        )
         written = mitigate(
             question.base,
             question.tuned,
-            remedy=remedy_of(healing) if state.learned is None else _learned_updates(state, healing),
+            remedy=_remedy(state, healing),
             out=folder,
             form=form,
-            rank="keep" if keeps_rank and _is_plain(question.both[1], written_form) else None,
+            rank="keep" if keeps_rank else None,
             audit=audited,
             force=force,
             compute=compute,
@@ -217,24 +225,59 @@ def _healed(
         return healing, learned.state
 
 
-def _learned_updates(state: TunedState, healing: Healing) -> LearnedUpdates:
-    """Return learned weights, in their doses, as what is written."""
-    assert state.learned is not None
+def doses_for(
+    record: str | os.PathLike[str], base: object, tuned: object = None, share: float = 1.0
+) -> Doses:
+    """Return the remedy `doses` from the record of a healing of the same tuned model.
+
+    Args:
+      record: the ``heal.json`` that :func:`heal` wrote, or its folder.
+      base: base model, or an adapter that names its own.
+      tuned: tuned model or adapter.
+      share: share of the way from the tuned model to the doses.
+
+    Raises:
+      SettingError: the doses were learned for another tuned model.
+      ResultFileError: the record cannot be read.
+      CheckpointError: no model was given, or it is in memory.
+    """
+    healing = Healing.load(record)
+    if healing.learn == WEIGHTS:
+        raise SettingError(
+            f"doses is '{record}', whose healing learned weights and no doses; pass the healed model itself, or run "
+            "intruders heal --learn doses"
+        )
+    _, model = sides_on_disk(base, tuned)
+    digest = digest_of_model(model)
+    if healing.of.get("tuned", digest) != digest:
+        raise SettingError(
+            f"doses is '{record}', which intruders heal learned for '{healing.tuned}' and not for '{model}'; pass the "
+            "record of these two models, or learn it with intruders heal"
+        )
+    return doses_in(healing.doses, healing.elsewhere, share)
+
+
+def doses_in(doses: Mapping[str, Sequence[float]], elsewhere: float | None, share: float = 1.0) -> Doses:
+    """Return learned doses as a remedy; ``elsewhere`` is None where no other tensor was tuned."""
+    return Doses(share=share, doses=doses, elsewhere=1.0 if elsewhere is None else elsewhere)
+
+
+def _remedy(state: TunedState, healing: Healing) -> Doses | LearnedUpdates:
+    """Return what is written: the doses, or learned weights in their doses."""
+    doses = doses_in(healing.doses, healing.elsewhere)
+    if state.learned is None:
+        return doses
     updates = {
         name: healing.doses[name][0] * update.right
         if update.left is None
         else LowRank(healing.doses[name][0] * update.left, update.right)
         for name, update in state.learned.items()
     }
-    return LearnedUpdates(updates, remedy_of(healing))
+    return LearnedUpdates(updates, doses)
 
 
 def _checked_form(form: str, question: Question) -> str:
-    """Return the form to write.
-
-    Raises:
-      SettingError: an adapter cannot store the doses, or it was trained with other tokens than the base has.
-    """
+    """Return the form to write; SettingError where an adapter cannot store the doses."""
     require_same_vocabulary(question.both)  # a base that is resized first may do in any form
     chosen = chosen_form(form, None, question.both[1])
     dense = [pair.name for pair in question.pairs if pair.rank is None]
@@ -247,11 +290,7 @@ def _checked_form(form: str, question: Question) -> str:
 
 
 def _require_written(pairs: Sequence[PairedMatrix], audit: Audit, per: str) -> None:
-    """Refuse doses that cannot be written: what no audit examines is written in one dose for each tensor.
-
-    Raises:
-      SettingError: a matrix that is not audited has a dose for each direction, or is one of several experts.
-    """
+    """Refuse doses that cannot be written: what no audit examines is written in one dose for each tensor."""
     known = {matrix.name for matrix in audit.matrices}
     known |= {skipped.name for skipped in audit.skipped if skipped.kind is SkipKind.UNCHANGED}
     for pair in pairs:
@@ -269,15 +308,6 @@ def _require_written(pairs: Sequence[PairedMatrix], audit: Audit, per: str) -> N
             )
 
 
-def _is_plain(tuned: Opened, form: str) -> bool:
-    return (
-        isinstance(tuned, Adapter)
-        and form == "adapter"
-        and tuned.peft_type == "LORA"
-        and tuned.family == "PEFT"
-    )
-
-
 def _with_audits(healing: Healing, written: Mitigation, out: str) -> Healing:
     """Return the healing with the intruders before and after, and where it was written."""
     after = written.after
@@ -292,10 +322,3 @@ def _with_audits(healing: Healing, written: Mitigation, out: str) -> Healing:
             matrix.name: [matrix.update_norm_before, matrix.update_norm_after] for matrix in written.matrices
         },
     )
-
-
-def _audit_key(audit: AuditSettings | Audit) -> dict[str, Any]:
-    """Return which vectors are intruders: the settings that tell it, or what a given audit says."""
-    if isinstance(audit, AuditSettings):
-        return audit.recorded()
-    return {**AuditSettings.of(audit).recorded(), "intruders": digest_of_intruders(audit)}

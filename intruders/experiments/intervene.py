@@ -10,17 +10,14 @@ from torch import Tensor
 
 from ..audits.audit_settings import ANYWHERE, AS_USUAL, AuditSettings, Compute
 from ..audits.result.audit_result import Audit
-from ..checkpoints.stored.checkpoint import Checkpoint
 from ..data.corpora import load_all
+from ..data.task import Example
 from ..errors import SettingError
-from ..measures.base_inputs import documents_of, sample_inputs
 from ..measures.corpus_loss import CorpusLoss, summarize_losses
-from ..measures.kept_outcomes import KeptOutcomes
 from ..measures.losses import DocumentLosses
 from ..measures.measure_settings import NO_LOSSES, NO_SCORES, LossSettings, ScoreSettings
 from ..measures.outcome import Outcome
 from ..measures.task_score import score_of_answers, scored_examples
-from ..mitigation.live_weights import LiveInterventions
 from ..mitigation.mitigation_result import norm_left
 from ..mitigation.remedies.controls import EqualOutput
 from ..mitigation.remedies.every_remedy import remedy_named
@@ -29,19 +26,23 @@ from ..mitigation.remedies.remedy import Case, Remedy
 from ..mitigation.remedies.remedy_table import INTRUDERS, SHRINK_OUTPUT
 from ..mitigation.tuned_matrices import TunedMatrices
 from ..models.loading_settings import AS_STORED, Loading
-from ..models.tuned_model import open_language_model
 from ..system.callers_process import apart_from_caller
 from ..system.progress import Progress, silent
-from .bench import ALONG_CURVE, Bench, Measuring, Tally, kept_outcomes, open_bench
+from .bench import (
+    ALONG_CURVE,
+    Bench,
+    Measuring,
+    Tally,
+    UpdateSizes,
+    kept_outcomes,
+    points_of_curve,
+)
 from .data_shares import DataShare
 from .experiment_settings import IN_QUARTERS, INTERPOLATE, SweepSettings
 from .point import Point
 from .question import Question
-from .remedy_points import UpdateSizes, points_of_curve
 from .sweep import Intervention, InterventionSweep
 from .yardstick import Yardstick
-
-_OF_BASE = {"remedy": None}  # the unit of its evaluation
 
 
 @apart_from_caller()
@@ -112,8 +113,12 @@ def intervene(
         compute=compute,
         progress=progress,
     )
-    is_curve_wanted = _wants_curve(sweep, losses, scores)
-    asks_inputs = SHRINK_OUTPUT in sweep.controls
+    is_curve_wanted, asks_inputs = INTERPOLATE in sweep.controls, SHRINK_OUTPUT in sweep.controls
+    if is_curve_wanted and not (losses.loss_on and scores.tasks):
+        raise SettingError(
+            "control 'interpolate' compares the loss on text at equal task loss; expected a corpus and a task; pass "
+            "--loss-on CORPUS and --task TASK"
+        )
     if not (losses.loss_on or scores.tasks):
         raise SettingError("nothing to measure; expected a corpus (--loss-on) or a task (--task)")
     if asks_inputs and not losses.loss_on:
@@ -124,14 +129,11 @@ def intervene(
     tasks = question.tasks(scores.tasks, scores)
     corpora = load_all(losses.loss_on, max_documents=sweep.max_documents or losses.max_documents, seed=seed)
     most = sweep.max_examples or scores.max_examples
-    scored = {name: scored_examples(task, scores.split, most) for name, task in tasks.items()}
-    splits = {name: split for name, (split, _) in scored.items()}
-    examples = {name: rows for name, (_, rows) in scored.items()}
-    if drop_too_long:
-        examples = {
-            name: question.fitting(tasks[name], {split: examples[name]})[split]
-            for name, split in splits.items()
-        }
+    splits, examples = dict[str, str](), dict[str, list[Example]]()
+    for name, task in tasks.items():
+        split, rows = scored_examples(task, scores.split, most)
+        splits[name] = split
+        examples[name] = question.fitting(task, {split: rows})[split] if drop_too_long else rows
     data = DataShare("all", corpora, examples)
     measuring = Measuring(losses, tasks, seed)
     with question.working_in(keep, "keep") as folder:
@@ -141,27 +143,23 @@ def intervene(
                 f"'{question.tuned}' has no intruders among the {audited.k} leading vectors of any matrix, so there is "
                 "nothing to scale; pass a larger --epsilon or --k, or another model"
             )
-        kept = kept_outcomes(folder, question, measuring, scores, data)
+        kept = kept_outcomes(folder, question, measuring, scores)
         matrices = TunedMatrices.of(question.stacks, question.audited, compute.torch_device())
         # An audit of other weights is refused before anything is measured. No case depends on the base's inputs.
         cases = matrices.cases(_remedies(sweep, seed, {}))
-        names = [case.matrix.name for case in cases] if asks_inputs else []
-        of_base, inputs = _of_base(question, measuring, data, kept, matrices.base, names)
-        remedies = [remedy_named(INTRUDERS, 1.0, seed, sweep.which), *_remedies(sweep, seed, inputs)]
-        tally = Tally(progress, len(remedies) + (len(ALONG_CURVE) if is_curve_wanted else 0))
-        in_bench = open_bench(
-            question,
-            measuring,
-            matrices,
-            kept,
-            tally,
-            changes_others=is_curve_wanted,
-            reads_text=bool(corpora),
-            has_one_share=True,
+        on_curve = matrices.cases(ALONG_CURVE) if is_curve_wanted or asks_inputs else []
+        planned = (
+            1 + bool(corpora) + len(_remedies(sweep, seed, {})) + (len(ALONG_CURVE) if is_curve_wanted else 0)
         )
-        with in_bench as bench:
-            stick, along = _yardstick(bench, data) if is_curve_wanted else (None, [])
+        tally = Tally(progress, planned)
+        bench = Bench(question, measuring, matrices, kept, tally)
+        of_base = bench.of_base([data], scored=False)[0].corpora if corpora else {}
+        with bench.open(changes_others=bool(on_curve), reads_text=bool(corpora)):
+            bench.use(on_curve)
+            inputs = bench.inputs([case.matrix.name for case in cases], data) if asks_inputs else {}
+            stick, along = _yardstick(bench, data, on_curve) if is_curve_wanted else (None, [])
             bench.use(cases)
+            remedies = [remedy_named(INTRUDERS, 1.0, seed, sweep.which), *_remedies(sweep, seed, inputs)]
             tuned_point, *points = _interventions(bench, data, splits, cases, remedies, stick)
         return InterventionSweep(
             base=question.base_source,
@@ -176,55 +174,11 @@ def intervene(
         )
 
 
-def _of_base(
-    question: Question,
-    measuring: Measuring,
-    data: DataShare,
-    kept: KeptOutcomes,
-    base: Checkpoint,
-    names: Sequence[str],
-) -> tuple[Mapping[str, list[DocumentLosses]], dict[str, Tensor]]:
-    """Measure the base's losses, and sample the inputs (tokens, n) of matrices by their names.
-
-    The model is open only within this function, since the tuned one needs its memory.
-    """
-    outcome = kept.get(_OF_BASE)
-    if not data.corpora or (outcome is not None and not names):
-        return {} if outcome is None else outcome.corpora, {}
-    opened = open_language_model(question.base_source, loading=question.loading)
-    if outcome is None:
-        outcome = measuring.outcome(opened, {}, data, answers=False)
-        kept.put(_OF_BASE, outcome)
-    if not names:
-        return outcome.corpora, {}
-    modules = LiveInterventions(opened.model, base).modules_of(names)
-    return outcome.corpora, sample_inputs(opened, modules, documents_of(data.corpora), measuring.seed)
-
-
-def _wants_curve(sweep: SweepSettings, losses: LossSettings, scores: ScoreSettings) -> bool:
-    """Return whether interpolation is among the controls.
-
-    Raises:
-      SettingError: interpolation is wanted without a text or a task to compare on.
-    """
-    if INTERPOLATE not in sweep.controls:
-        return False
-    if not (losses.loss_on and scores.tasks):
-        raise SettingError(
-            "control 'interpolate' compares the loss on text at equal task loss; expected a corpus and a task; pass "
-            "--loss-on CORPUS and --task TASK"
-        )
-    return True
-
-
-def _yardstick(bench: Bench, data: DataShare) -> tuple[Yardstick, list[Point]]:
+def _yardstick(bench: Bench, data: DataShare, cases: Sequence[Case]) -> tuple[Yardstick, list[Point]]:
     """Measure interpolation from the base to the tuned model, and return what gains are read off, on the first task."""
-    cases = bench.matrices.cases(ALONG_CURVE)
-    bench.use(cases)
-    step = "measure interpolation"
-    outcomes = bench.along_curve(data, step=step)
+    outcomes = bench.along_curve(data, step="measure interpolation")
     task, seed = next(iter(data.examples)), bench.measuring.seed
-    stick = Yardstick(outcomes[0], outcomes[-1], outcomes, target=task, weights=data.weights, seed=seed)
+    stick = Yardstick(outcomes[0], outcomes, target=task, weights=data.weights, seed=seed)
     sizes = UpdateSizes(bench, cases, {})
     norms = [sizes.norm(remedy, cases) for remedy in ALONG_CURVE]
     return stick, points_of_curve(stick, norms, data.name)
@@ -257,7 +211,7 @@ def _interventions(
                 name: score_of_answers(tasks[name], splits[name], of_task.right or [])
                 for name, of_task in outcome.tasks.items()
             },
-            update_norm=_norm_left(cases, remedy),
+            update_norm=1.0 if remedy.changes_nothing else _norm_left(cases, remedy),
             left_alone=0 if remedy.changes_nothing else sum(not remedy.exists(case) for case in cases),
         )
         if stick is not None and points:
@@ -299,7 +253,5 @@ def _summarized(
 
 def _norm_left(cases: Sequence[Case], remedy: Remedy) -> float:
     """Return the share of the audited matrices' norm that a remedy leaves."""
-    if remedy.changes_nothing:
-        return 1.0
     after = (remedy.change(case).norm_of(case.update) for case in cases)
     return norm_left((case.update.norm() for case in cases), after)

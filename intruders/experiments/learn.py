@@ -9,17 +9,15 @@ import torch
 from torch import Tensor
 
 from ..data.corpora import documents_in
+from ..measures.task_score import encoded_examples
 from ..system.words import plural
-from .data_shares import DataShare
-from .dose_groups import ELSEWHERE, dose_groups
-from .dosed_model import TunedState, parameters_of, with_parameters
+from .data_shares import HealData
+from .dosed_model import ELSEWHERE, TunedState, dose_groups, parameters_of, with_parameters
 from .experiment_settings import BLOCKS, DOSES, RANDOM_TOKENS, REPLAY, SELF, SHARE, WEIGHTS, HealSettings
-from .heal_bench import HealBench, least_dose
-from .heal_data import HealData
 from .healing import LITTLE
 from .learning import LEAST, MOST, Allowance, Learnable, Learning, Measured
 from .objective import Objective, StepLosses
-from .open_dosed import encoded_examples, encoded_texts
+from .open_dosed import HealBench, encoded_texts, least_dose
 from .work_folder import NOWHERE, WorkFolder
 
 Told = Callable[[str], None]
@@ -81,7 +79,7 @@ class _Learner:
         """Learn the doses, the weights, or a rival of them."""
         if name == SHARE:
             state = self.bench.everywhere(self.start)
-            return Learned(state, self._measured(state, self.bench.data.choice), self.start, [])
+            return Learned(state, _measured(self.bench, state), self.start, [])
         if name in (DOSES, BLOCKS):
             return self._doses(name)
         return self._weights(name, self._data_of(name))
@@ -184,11 +182,6 @@ class _Learner:
             kept = TunedState(tensors[0].tolist(), with_parameters(kept.learned, tensors[1:]))
         return Learned(kept, best, self.start, learning.measured)
 
-    def _measured(self, state: TunedState, share: DataShare) -> Measured:
-        task = self.bench.on_task(state, share)
-        text = self.bench.text_loss(state, share)
-        return Measured(0, task.losses.mean, sum(task.reproduced), text)
-
     def _data_of(self, name: str) -> HealData:
         """Return the data that a rival learns from and is chosen by: of some, other text."""
         if name not in (SELF, RANDOM_TOKENS):
@@ -199,25 +192,20 @@ class _Learner:
 
 
 def _start(
-    bench: HealBench,
-    settings: HealSettings,
-    told: Told,
-    work: WorkFolder,
-    matrices: Collection[str],
+    bench: HealBench, settings: HealSettings, told: Told, work: WorkFolder, matrices: Collection[str]
 ) -> tuple[list[str], _Learner]:
     """Return the notes before the start, and what learns from the smallest interpolation that is allowed."""
     data, progress = bench.data, bench.question.progress
     steps = 4 + _HALVINGS
-    base, tuned = bench.everywhere(0.0), bench.everywhere(1.0)
     progress("measure the base", 0, steps)
-    text_base, task_base = bench.text_loss(base, data.choice), bench.on_task(base, data.choice)
+    base = _measured(bench, bench.everywhere(0.0))
     progress("measure the tuned model", 2, steps)
-    text_tuned, task_tuned = bench.text_loss(tuned, data.choice), bench.on_task(tuned, data.choice)
-    notes = _warnings(data, text_base, text_tuned, task_base.losses.mean, task_tuned.losses.mean)
+    tuned = _measured(bench, bench.everywhere(1.0))
+    notes = _warnings(data, base, tuned)
     for note in notes:
         told(note)
-    fewer = max(1, int(_POINT * len(task_tuned.reproduced)))
-    allowance = Allowance(task_tuned.losses.mean + settings.allow, sum(task_tuned.reproduced) - fewer)
+    fewer = max(1, int(_POINT * len(data.choice.examples[data.task])))
+    allowance = Allowance(tuned.task_loss + settings.allow, tuned.reproduced - fewer)
     progress("find the interpolation to start from", 4, steps)
 
     def is_allowed(dose: float) -> bool:
@@ -236,11 +224,17 @@ def _blocks_of(bench: HealBench, device: torch.device) -> Tensor:
     return torch.tensor([own[dose] for dose in range(len(groups.names))], device=device)
 
 
-def _warnings(
-    data: HealData, text_base: float, text_tuned: float, task_base: float, task_tuned: float
-) -> list[str]:
+def _measured(bench: HealBench, state: TunedState) -> Measured:
+    """Measure a state on the half that chooses."""
+    task, text = bench.on_task(state, bench.data.choice), bench.text_loss(state, bench.data.choice)
+    return Measured(0, task.losses.mean, sum(task.reproduced), text)
+
+
+def _warnings(data: HealData, base: Measured, tuned: Measured) -> list[str]:
     """Return what a person should know before the learning starts."""
     warnings = []
+    assert base.text_loss is not None
+    assert tuned.text_loss is not None
     documents = documents_in(data.choice.corpora[data.corpus])
     for name, what, count, more in (
         (data.corpus, "document", documents, "--max-documents"),
@@ -251,20 +245,20 @@ def _warnings(
                 f"{plural(count, what)} of {name} choose which doses are kept; expected {_FEW} or more; pass more "
                 f"data, or a larger {more}"
             )
-    forgotten = text_tuned - text_base
+    forgotten = tuned.text_loss - base.text_loss
     if forgotten < LITTLE:
         warnings.append(
             f"little was forgotten: the loss on {data.corpus} changed by {forgotten:+.3f} nats per token, so there is "
             "little to heal"
         )
-    if text_base > _STRANGE:
+    if base.text_loss > _STRANGE:
         warnings.append(
-            f"the base itself has a loss of {text_base:.1f} nats per token on {data.corpus}: expected text such as it "
-            "was trained on, in a language that it knows"
+            f"the base itself has a loss of {base.text_loss:.1f} nats per token on {data.corpus}: expected text such "
+            "as it was trained on, in a language that it knows"
         )
-    if task_tuned >= task_base:
+    if tuned.task_loss >= base.task_loss:
         warnings.append(
-            f"the tuned model is not better at {data.task} than the base (loss {task_tuned:.4f} and {task_base:.4f}): "
-            "check that this is the task that it was tuned for"
+            f"the tuned model is not better at {data.task} than the base (loss {tuned.task_loss:.4f} and "
+            f"{base.task_loss:.4f}): check that this is the task that it was tuned for"
         )
     return warnings

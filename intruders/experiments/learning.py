@@ -76,17 +76,10 @@ class Learning:
     ) -> None:
         """Prepare to learn.
 
-        Args:
-          learnables: what is learned.
-          steps: their number.
-          weight: of the task beside the text, at the first step.
-          gradient: adds the gradient of the objective at a step, with a weight of the task.
-          on_task: returns the task loss of the present state, and how many targets it reproduces.
-          on_text: returns the loss on text of the present state.
-          allowance: what a state that is kept may cost.
-          allow: the rise of the task loss that is allowed, which scales the steps of the weight.
-          keep: called with the state after every measure.
-          told: called with the losses of every step.
+        ``weight`` is that of the task beside the text at the first step; ``gradient`` adds that of the objective at a
+        step and a weight. Of the present state ``on_task`` returns the task loss and how many targets it reproduces,
+        ``on_text`` the loss on text. ``allow``, the rise that is allowed, scales the steps of the weight. ``keep`` is
+        called with the state after every measure, ``told`` with the losses of every step.
         """
         self._learnables, self._steps, self._first_weight = learnables, steps, weight
         self._tensors = [tensor for learnable in learnables for tensor in learnable.tensors]

@@ -108,12 +108,9 @@ class KeptAnswers:
 
     @classmethod
     def of(cls, model: Any, encoded: Encoded, lengths: Sequence[int]) -> KeptAnswers | None:
-        """Prepare to keep what a model answers; None if it cannot be taken apart.
+        """Prepare to keep what a causal model answers; None if it cannot be taken apart.
 
-        Args:
-          model: a causal model.
-          encoded: encodes texts by their numbers.
-          lengths: tokens of every text; texts of similar length share a batch.
+        Texts of similar ``lengths`` share a batch.
         """
         split = SplitModel.of(model)
         return None if split is None else cls(split, encoded, lengths)
@@ -166,17 +163,9 @@ class Objective:
         *,
         replays: bool = False,
     ) -> None:
-        """Prepare the objective.
+        """Prepare the objective on two models with the same ``doses``, of text and of the task; they may be one.
 
-        Args:
-          language: the model that measures text, with the doses.
-          scored: the model that measures the task; it may be the same.
-          doses: the doses of both models.
-          texts: token ids of every document, by the part of the mixture.
-          weights: the weight of every part.
-          rows: encoded examples with their labels.
-          seed: seed of the order and of masked tokens.
-          replays: learn from tokens and labels, and not from the two models.
+        ``texts`` are the token ids of every document by the part of a mixture, with the ``weights`` of the parts.
         """
         self._language, self._scored, self._doses = language, scored, doses
         self._replays = replays
@@ -195,30 +184,26 @@ class Objective:
             self._tuned = KeptAnswers.of(scored.model, self._targets, lengths)
 
     def gradient(self, step: int, weight: float) -> StepLosses:
-        """Add the gradient of a step to that of what is learned.
-
-        Raises:
-          NonFiniteError: a loss is NaN or infinite.
-        """
+        """Add the gradient of a step to that of what is learned; NonFiniteError where a loss is not finite."""
         rows = turn(len(self._rows), EXAMPLES, step, self._seed)
         return StepLosses(self._text_gradient(step), self._task_gradient(rows, weight))
 
-    def _drawn_texts(self, step: int) -> list[list[int]]:
-        """Return the numbers of a step's documents, by the part of the mixture."""
-        turns = turns_of_parts(self._counts, self._weights, DOCUMENTS, step, self._seed)
-        before = [sum(self._counts[:part]) for part in range(len(turns))]
-        return [[first + position for position in drawn] for first, drawn in zip(before, turns, strict=True)]
-
     def _text_gradient(self, step: int) -> float:
         """Add the gradient of the divergence on text: the mean over its documents of that of their part, per token."""
-        drawn = [numbers for numbers in self._drawn_texts(step) if numbers]
-        documents = sum(len(numbers) for numbers in drawn)
-        return sum(self._part_gradient(numbers, len(numbers) / documents, step) for numbers in drawn)
+        drawn = turns_of_parts(self._counts, self._weights, DOCUMENTS, step, self._seed)
+        before = [sum(self._counts[:part]) for part in range(len(drawn))]
+        numbers = [
+            [first + position for position in positions]
+            for first, positions in zip(before, drawn, strict=True)
+        ]
+        documents = sum(map(len, numbers))
+        return sum(self._part_gradient(part, len(part) / documents, step) for part in numbers if part)
 
     def _part_gradient(self, numbers: Sequence[int], share: float, step: int) -> float:
         """Add the gradient of ``share`` times the divergence per token on some documents."""
-        model = self._language.model
-        batches = list(_batches(numbers, self._texts, max(1, _LOGITS // _vocabulary(model))))
+        model: Any = self._language.model
+        vocabulary = int(model.config.get_text_config().vocab_size)
+        batches = list(_batches(numbers, self._texts, max(1, _LOGITS // vocabulary)))
         encoded = [self._inputs(batch, step) for batch in batches]
         tokens = sum(int(scored.sum()) for _, scored in encoded) / share
         total = 0.0
@@ -228,9 +213,9 @@ class Objective:
             else:
                 with torch.no_grad(), self._doses.off():
                     known = None if self._base is None else self._base.logits(batch)
-                    known = _logits(model, inputs)[scored] if known is None else known
+                    known = model(**inputs).logits[scored] if known is None else known
                     base = log_softmax(known.float(), dim=-1)
-                predicted = log_softmax(_logits(model, inputs)[scored].float(), dim=-1)
+                predicted = log_softmax(model(**inputs).logits[scored].float(), dim=-1)
                 loss = kl_div(predicted, base, reduction="sum", log_target=True) / tokens
             total += _finite(loss, "divergence from the base on text")
             loss.backward()  # type: ignore[no-untyped-call]
@@ -244,7 +229,7 @@ class Objective:
             wanted = wanted.roll(-1, dims=1)
             scored = scored & inputs["attention_mask"].roll(-1, dims=1).bool()
             scored[:, -1] = False
-        logits = _logits(self._language.model, inputs)[scored].float()
+        logits = self._language.model(**inputs).logits[scored].float()
         return cross_entropy(logits, wanted[scored], reduction="sum")
 
     def _task_gradient(self, numbers: Sequence[int], weight: float) -> float:
@@ -277,29 +262,33 @@ class Objective:
 
     def _inputs(self, numbers: Sequence[int], step: int) -> tuple[dict[str, Tensor], Tensor]:
         """Return the inputs of some texts, and where the model's predictions count: (texts, width)."""
-        device = next(self._language.model.parameters()).device
         texts = [self._texts[number] for number in numbers]
-        pad = pad_token_id(self._language.tokenizer)
-        width = max(len(ids) for ids in texts)
-        ids = torch.tensor([row + [pad] * (width - len(row)) for row in texts])
-        attended = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in texts])
-        scored = attended.bool()
-        if self._language.is_masked:
-            generator = torch.Generator().manual_seed(zlib.crc32(f"{self._seed} {step}".encode()))
-            chosen = torch.rand(ids.shape, generator=generator) < _MASKED
-            special = torch.tensor(
-                [
-                    self._language.tokenizer.get_special_tokens_mask(row, already_has_special_tokens=True)
-                    + [1] * (width - len(row))
-                    for row in texts
-                ]
-            ).bool()
-            scored = ~special & chosen
-            if not scored.any():
-                scored = ~special
-            ids = ids.masked_fill(scored, self._language.tokenizer.mask_token_id)
-        inputs = {"input_ids": ids.to(device), "attention_mask": attended.to(device)}
-        return inputs, scored.to(device)
+        return read_rows(self._language, texts, f"{self._seed} {step}")
+
+
+def read_rows(
+    opened: OpenedModel, texts: Sequence[list[int]], drawn_by: str
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Return texts as a model's inputs, and where its predictions count: (texts, width).
+
+    A masked model predicts a random 15 % of the ordinary tokens; where none is drawn, all.
+    """
+    device, tokenizer = next(opened.model.parameters()).device, opened.tokenizer
+    pad, width = pad_token_id(tokenizer), max(len(ids) for ids in texts)
+    ids = torch.tensor([row + [pad] * (width - len(row)) for row in texts])
+    attended = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in texts])
+    scored = attended.bool()
+    if opened.is_masked:
+        generator = torch.Generator().manual_seed(zlib.crc32(drawn_by.encode()))
+        chosen = torch.rand(ids.shape, generator=generator) < _MASKED
+        masks = [tokenizer.get_special_tokens_mask(row, already_has_special_tokens=True) for row in texts]
+        ordinary = ~torch.tensor([mask + [1] * (width - len(mask)) for mask in masks]).bool()
+        scored = ordinary & chosen
+        if not scored.any():
+            scored = ordinary
+        ids = ids.masked_fill(scored, tokenizer.mask_token_id)
+    inputs = {"input_ids": ids.to(device), "attention_mask": attended.to(device)}
+    return inputs, scored.to(device)
 
 
 def _batches(numbers: Sequence[int], texts: Sequence[list[int]], tokens: int) -> Iterator[list[int]]:
@@ -312,15 +301,6 @@ def _batches(numbers: Sequence[int], texts: Sequence[list[int]], tokens: int) ->
         batch.append(number)
     if batch:
         yield batch
-
-
-def _logits(model: Any, inputs: dict[str, Tensor]) -> Tensor:
-    logits: Tensor = model(**inputs).logits
-    return logits
-
-
-def _vocabulary(model: Any) -> int:
-    return int(model.config.get_text_config().vocab_size)
 
 
 def _finite(loss: Tensor, what: str) -> float:

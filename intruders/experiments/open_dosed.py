@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -14,19 +13,25 @@ from ..checkpoints.pairing.in_memory import BaseInMemory
 from ..checkpoints.pairing.pairing import PairedMatrix
 from ..checkpoints.stored.checkpoint import Checkpoint
 from ..checkpoints.stored.names import tensor_of
-from ..data.corpora import Corpus
-from ..data.task import Example, Task
-from ..errors import NonFiniteError, SettingError
+from ..data.corpora import Corpora, Corpus
+from ..data.task import Task
+from ..errors import NonFiniteError, NotEnoughMemoryError, SettingError
 from ..linalg.low_rank import LowRank
 from ..linalg.svd import significant
+from ..measures.kept_outcomes import KeptOutcomes
+from ..measures.losses import mean_loss
+from ..measures.measure_settings import LossSettings
+from ..measures.outcome import Outcome, TaskOutcome
 from ..mitigation.beyond_doses import require_only_matrices, require_same_head, require_same_vocabulary
-from ..models.encoding import encode_classification, encode_completions, ids_at_start
+from ..models.encoding import ids_at_start
 from ..models.loading_settings import Loading, require_one_device, require_whole_weights
+from ..models.memory_plan import available_memory
 from ..models.tuned_model import OpenedModel, open_language_model, reading_as
 from ..system.progress import Progress
-from .bench import Scored, opened_for_tasks
-from .dose_groups import DoseGroups, dose_groups
-from .dosed_model import DosedModel, DosedUpdate, DoseVector
+from .bench import Measuring, Scored, opened_for_tasks
+from .data_shares import DataShare, HealData, data_of, own_answers, own_documents, task_of_prompts
+from .dosed_model import DosedModel, DosedUpdate, DoseGroups, DoseVector, TunedState, dose_groups
+from .experiment_settings import LEARNED_AS_WEIGHTS, OWN_TEXT, HealSettings
 from .question import Question
 
 
@@ -127,16 +132,6 @@ def encoded_texts(opened: OpenedModel, corpus: Corpus, max_tokens: int) -> list[
     return kept
 
 
-def encoded_examples(
-    opened: OpenedModel, task: Task, examples: Sequence[Example], labels: Sequence[str]
-) -> list[dict[str, Any]]:
-    """Encode examples with their targets for the model; those too long for it are skipped."""
-    if task.kind == "classification":
-        return encode_classification(opened.tokenizer, examples, labels, opened.context)
-    where = f"train split of task {task.name!r}"
-    return encode_completions(opened.tokenizer, examples, opened.context, drop_too_long=True, where=where)
-
-
 def open_models(
     tuned: str, base: str | None, tasks: Mapping[str, Task], loading: Loading, *, read_as: str | None = None
 ) -> tuple[OpenedModel, Scored]:
@@ -191,14 +186,9 @@ def open_dosed(
 ) -> Iterator[DosedModels]:
     """Open the models, and let them compute with their updates in doses within the block, each dose 1 at first.
 
-    Of an adapter on causal tasks the base is opened, to whose weights the updates are added.
-
-    Args:
-      question: base and tuned model.
-      tasks: that are to be measured.
-      per: what has a dose of its own.
-      so: what follows where the tuned model changes nothing, for the error.
-      dense_in_one: whether a dense update may have one dose where others have one for each direction.
+    Of an adapter on causal tasks the base is opened, to whose weights the updates are added. With ``dense_in_one`` a
+    dense update may have one dose where others have one ``per`` direction. ``so`` says in an error what follows where
+    the tuned model changes nothing.
 
     Raises:
       SettingError: an adapter changes what no dose acts on, or nothing is changed.
@@ -243,3 +233,149 @@ def _distinct_models(language: OpenedModel, scored: Scored) -> list[nn.Module]:
     """Return each model once, the language model first."""
     opened = [language, *(opened_model for opened_model, _ in scored.values())]
     return list({id(opened_model.model): opened_model.model for opened_model in opened}.values())
+
+
+_HALVINGS = 5  # of the range of a dose; each is one measure of the task
+NOT_KEPT = KeptOutcomes(None, {})
+# Of a learned weight in single precision: the tuned value, the present and the kept one, the gradient, Adam's moments.
+_BYTES_OF_LEARNED = 6 * 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class HealBench(DosedModels):
+    """The tuned model, measured in any state on any share of the data; what was measured before is kept."""
+
+    question: Question
+    measuring: Measuring
+    data: HealData
+    kept: KeptOutcomes
+
+    def outcome(self, state: TunedState, share: DataShare, *, answers: bool, removed: str = "") -> Outcome:
+        """Measure the losses of documents and examples of a state; with ``answers`` also which answers are right.
+
+        ``removed`` names another change of the model during the measurement.
+        """
+        unit = {**state.unit(), **self.measuring.unit(share, answers)}
+        if removed:
+            unit["removed"] = removed
+        outcome = self.kept.get(unit)
+        if outcome is None:
+            own = self.doses.values
+            doses = torch.tensor(state.doses, dtype=own.dtype, device=own.device)
+            with self.doses.at(doses, state.learned):
+                scored = {name: self.scored[name] for name in share.examples}
+                outcome = self.measuring.outcome(self.language, scored, share, answers)
+            self.kept.put(unit, outcome)
+        return outcome
+
+    def everywhere(self, dose: float) -> TunedState:
+        """Return the interpolation with this dose: 1 is the tuned model, 0 the base."""
+        return TunedState(self.groups.everywhere(dose))
+
+    def on_task(self, state: TunedState, share: DataShare) -> TaskOutcome:
+        """Return the losses on the examples of the task that is kept, and which targets the model reproduces."""
+        task = self.data.task
+        alone = replace(share, corpora={}, examples={task: share.examples[task]})
+        return self.outcome(state, alone, answers=False).tasks[task]
+
+    def text_loss(self, state: TunedState, share: DataShare) -> float:
+        """Return the mean loss on text, in nats per token."""
+        outcome = self.outcome(state, replace(share, examples={}), answers=False)
+        means = [mean_loss(parts, share.weights[name]) for name, parts in outcome.corpora.items()]
+        return sum(means) / len(means)
+
+    def own_text(self, kind: str, count: int, tokens: int) -> list[Corpus]:
+        """Return a corpus that the base itself writes, as :func:`own_documents`."""
+        return _own_text(self, self.kept, kind, count, tokens, self.question.seed)
+
+
+@contextmanager
+def open_to_heal(
+    question: Question,
+    corpora: Corpora,
+    tasks: Mapping[str, Task],
+    settings: HealSettings,
+    *,
+    prompts: Sequence[str] | None = None,
+    kept: KeptOutcomes = NOT_KEPT,
+) -> Iterator[HealBench]:
+    """Open the models with their updates in doses, and the data, within the block.
+
+    Where there are no tasks, the tuned model's answers to ``prompts`` are one. Answers and measures are ``kept``.
+
+    Raises:
+      SettingError: the tuned model changes nothing, or cannot answer; or there is too little data.
+      IntrudersError: the models do not match, or cannot be loaded.
+    """
+    if {settings.learn, *settings.rivals} & set(LEARNED_AS_WEIGHTS):
+        _require_memory(question)
+    with open_dosed(question, tasks, settings.per, so="there is nothing to heal") as dosed:
+        language, scored, seed = dosed.language, dosed.scored, question.seed
+        causal = [name for name, task in tasks.items() if task.kind == "causal"]
+        if language.is_masked and (causal or not tasks):
+            what = f"task {causal[0]!r} wants" if causal else "prompts want"
+            raise SettingError(
+                f"'{question.base_source}' is a masked language model, and {what} one that writes; pass a "
+                "task of classes"
+            )
+        if prompts is not None:
+            unit = {"answers": list(prompts)}
+            if (answers := kept.get_plain(unit)) is None:
+                question.progress(f"answer {len(prompts)} prompts", 0, 1)
+                answers = own_answers(language, prompts)
+                kept.put_plain(unit, answers)
+            task = task_of_prompts(prompts, answers, seed)
+            tasks, scored = {task.name: task}, {task.name: (language, [])}
+        corpora = {
+            name: _own_text(dosed, kept, name, settings.max_documents, settings.max_tokens, seed)
+            if name in OWN_TEXT
+            else parts
+            for name, parts in corpora.items()
+        }
+        losses = LossSettings(max_tokens=settings.max_tokens, estimate=settings.estimate)
+        yield HealBench(
+            **{**vars(dosed), "scored": scored},
+            question=question,
+            measuring=Measuring(losses, tasks, seed),
+            data=data_of(corpora, tasks, settings, seed),
+            kept=kept,
+        )
+
+
+def _require_memory(question: Question) -> None:
+    """Raise NotEnoughMemoryError where there is too little to learn weights in, before a model is opened."""
+    numbers = sum(
+        rows * columns if pair.rank is None else pair.rank * (rows + columns)
+        for pair in question.pairs
+        for rows, columns in [pair.shape]
+    )
+    needed, available = numbers * _BYTES_OF_LEARNED, available_memory(question.loading.torch_device())
+    if needed > available:
+        raise NotEnoughMemoryError(
+            f"{numbers:,} weights to learn need {needed / 2**30:.1f} GiB of {available / 2**30:.1f} GiB beside the "
+            "model; pass --learn doses, which needs none of it, or use a machine with more memory"
+        )
+
+
+def _own_text(
+    models: DosedModels, kept: KeptOutcomes, kind: str, count: int, tokens: int, seed: int
+) -> list[Corpus]:
+    unit = {"text": kind, "count": count, "tokens": tokens, "seed": seed}
+    documents: list[str] | None = kept.get_plain(unit)
+    if documents is None:
+        with models.doses.off():
+            documents = own_documents(models.language, kind, count, tokens, seed)
+        kept.put_plain(unit, documents)
+    return [Corpus(kind, documents)]
+
+
+def least_dose(is_enough: Callable[[float], bool], halvings: int = _HALVINGS) -> float:
+    """Return the smallest common dose, to ``0.5 ** halvings``, that is enough; 1 if none is."""
+    low, high = 0.0, 1.0
+    for _ in range(halvings):
+        middle = (low + high) / 2
+        if is_enough(middle):
+            high = middle
+        else:
+            low = middle
+    return high

@@ -8,7 +8,6 @@ matrix. Gauss-Legendre quadrature with n nodes is exact for polynomials of degre
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,14 +23,12 @@ from ..data.corpora import Corpus
 from ..data.task import Task
 from ..errors import NonFiniteError
 from ..measures.kept_outcomes import KeptOutcomes
+from ..measures.task_score import encoded_examples
 from ..models.encoding import IGNORED, PadRight, pad_token_id
 from ..models.tuned_model import OpenedModel
 from .dosed_model import DoseVector
-from .open_dosed import encoded_examples, encoded_texts
-
-# Share of the tokens that is masked in one pass of a masked language model.
-_MASKED = 0.15
-
+from .objective import read_rows
+from .open_dosed import encoded_texts
 
 Floats = npt.NDArray[np.float64]
 # The parts may miss the measured rise by this share of it, or by this many nats per token where it is small.
@@ -109,15 +106,13 @@ def text_measure(
         for number, (part, of_part) in enumerate(zip(parts, of_parts, strict=True))
         for _ in of_part
     ]
-    if not opened.is_masked:
-        rows = []
-        for ids in documents:
-            tokens = torch.tensor([ids], device=device)
-            rows.append({"input_ids": tokens, "labels": tokens})
-        return DocumentMeasure(name, "text", "cross-entropy", opened.model, rows, mixed)
-    rows = [_masked(opened.tokenizer, ids, f"{seed} {number}") for number, ids in enumerate(documents)]
-    placed = [{key: tensor.to(device) for key, tensor in row.items()} for row in rows]
-    return DocumentMeasure(name, "text", "masked-15%-estimate", opened.model, placed, mixed)
+    measure = "masked-15%-estimate" if opened.is_masked else "cross-entropy"
+    rows = []
+    for number, ids in enumerate(documents):
+        inputs, scored = read_rows(opened, [ids], f"{seed} {number}")
+        tokens = torch.tensor([ids], device=device)
+        rows.append({**inputs, "labels": tokens.masked_fill(~scored, IGNORED)})
+    return DocumentMeasure(name, "text", measure, opened.model, rows, mixed)
 
 
 def task_measure(
@@ -130,21 +125,6 @@ def task_measure(
     rows = [{key: tensor.to(device) for key, tensor in pad([row]).items()} for row in encoded]
     measure = "classification" if task.kind == "classification" else "cross-entropy"
     return DocumentMeasure(task.name, "task", measure, opened.model, rows)
-
-
-def _masked(tokenizer: Any, ids: list[int], drawn_by: str) -> dict[str, Tensor]:
-    special = tokenizer.get_special_tokens_mask(ids, already_has_special_tokens=True)
-    plain = ~torch.tensor([special]).bool()
-    generator = torch.Generator().manual_seed(zlib.crc32(drawn_by.encode()))
-    chosen = plain & (torch.rand(1, len(ids), generator=generator) < _MASKED)
-    if not chosen.any():
-        chosen = plain
-    tokens = torch.tensor([ids])
-    return {
-        "input_ids": tokens.masked_fill(chosen, tokenizer.mask_token_id),
-        "attention_mask": torch.ones_like(tokens),
-        "labels": tokens.masked_fill(~chosen, IGNORED),
-    }
 
 
 @dataclass(frozen=True)

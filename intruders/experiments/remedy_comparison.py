@@ -16,16 +16,14 @@ from ..mitigation.remedies.every_remedy import known_remedies
 from ..mitigation.remedies.intruders import ScaledIntruders
 from ..mitigation.remedies.remedy import Remedy
 from ..mitigation.remedies.remedy_table import INTRUDERS
-from ..models.loading_settings import Loading
-from ..system.commands import changed_options, options_of
+from ..system.commands import changed_options, command_of
 from ..system.files import user_path, write_together
 from ..system.parquet import parquet_bytes
-from ..system.plain_values import from_plain
+from ..system.plain_values import from_plain, plain
 from ..system.result_protocol import JsonResult, json_bytes
 from ..version import __version__
-from .comparison_rows import INTERVALS, rows_of_document
 from .experiment_settings import HealSettings
-from .point import Point
+from .point import INTERVALS, Point, rows_of_document
 from .yardstick import FourParts, Items
 
 SCHEMA = 1
@@ -51,10 +49,10 @@ class ComparedRemedy:
     source: str
     reason: str | None = None  # why it was not measured to the end
     chosen: Point | None = None  # on the data that are reported
-    is_over_allowance: bool = False  # no strength kept the task loss within the allowance
+    over_allowance: bool = False  # no strength kept the task loss within the allowance
     tried: list[Point] = field(default_factory=list)  # on the data that strengths were chosen by
-    dropped: list[float] = field(default_factory=list)  # strengths clearly under the curve in the first pass
-    idle: list[float] = field(default_factory=list)  # strengths that change nothing in this model
+    dropped_in_first_pass: list[float] = field(default_factory=list)  # strengths clearly under the curve
+    changes_nothing: list[float] = field(default_factory=list)  # strengths
     controls: list[Point] = field(default_factory=list)
     no_control: Mapping[str, str] = field(default_factory=dict)  # why there is no such control
     parts: FourParts | None = None
@@ -130,7 +128,11 @@ class RemedyComparison(JsonResult):
         A remedy that clearly beats its dose comes before one that does not.
         """
         ranked = [*self.beyond_dose, *self.better]
-        return next((remedy for remedy in ranked if not remedy.is_over_allowance), None)
+        return next((remedy for remedy in ranked if not remedy.over_allowance), None)
+
+    @property
+    def _interpolation(self) -> ComparedRemedy | None:
+        return next((remedy for remedy in self.remedies if remedy.name == "interpolate"), None)
 
     @property
     def has_forgotten(self) -> bool:
@@ -154,54 +156,46 @@ class RemedyComparison(JsonResult):
             if best not in self.beyond_dose and best.controls:
                 text += "; the same dose without its directions is not clearly worse"
             return f"{text}.{self._accuracies(best.chosen)}"
-        chosen = next((remedy for remedy in self.remedies if remedy.name == "interpolate"), None)
+        chosen = self._interpolation
         if chosen is None or chosen.chosen is None:
             return "No remedy is clearly better than turning the update down."
         text = f"No remedy is clearly better than turning the update down: use interpolate at {_strength(chosen)}"
-        if chosen.is_over_allowance:
+        if chosen.over_allowance:
             text += f", though no alpha keeps the task loss within {self.allow:.3g} nats per token"
         return f"{text}.{self._accuracies(chosen.chosen)}"
 
     def command(self, out: str = "DIR") -> str | None:
         """Return the shell line that writes the model that :meth:`sentence` names."""
-        if not self.has_forgotten:
+        best = self.winner or self._interpolation
+        if not self.has_forgotten or best is None or best.chosen is None or best.chosen.strength is None:
             return None
-        best = self.winner or next((remedy for remedy in self.remedies if remedy.name == "interpolate"), None)
-        if best is None or best.chosen is None or best.chosen.strength is None:
-            return None
-        parts = ["intruders", "mitigate", self.base, self.tuned]
-        strength = f"{best.chosen.strength:g}"
         if best.name == "doses":
             return self._healing_command(out, best.chosen.strength)
+        settings, which = self.settings, self.settings.get("which", "all")
+        options: dict[str, object] = {"remedy": best.name, "strength": best.chosen.strength}
         if best.name == INTRUDERS:
-            parts += ["--scale", strength]
-            if (which := self.settings.get("which", "all")) != "all":
-                parts += ["--which", str(which)]
-        else:
-            parts += ["--remedy", best.name, "--strength", strength]
+            options = {"scale": best.chosen.strength, "which": None if which == "all" else which}
         if best.name == "surgery":
-            parts += self._loading()
-            parts += ["--task", str(self.settings.get("task") or self.target)]
-            if (data_seed := self.settings.get("data_seed")) is not None:
-                parts += ["--data-seed", str(data_seed)]
-        if best.name == "drop" and self.settings["seed"]:
-            parts += ["--seed", str(self.settings["seed"])]
+            options |= self._of_loading() | self._of_task()
+        if best.name == "drop":
+            options["seed"] = settings["seed"] or None
         if self.tuned_kind != "checkpoint" and self._needs_a_checkpoint(best):
-            parts += ["--as", "checkpoint"]
-        audited: dict[str, Any] = {name: self.settings.get(name) or () for name in FINDING_INTRUDERS}
-        parts += changed_options(AuditSettings(**audited), FINDING_INTRUDERS)
-        return shlex.join([*parts, "--out", out])
+            options["as"] = "checkpoint"
+        words = command_of("mitigate", self.base, self.tuned, **options)
+        audited: dict[str, Any] = {name: settings.get(name) or () for name in FINDING_INTRUDERS}
+        words += changed_options(AuditSettings(**audited), FINDING_INTRUDERS)
+        return shlex.join([*words, "--out", out])
 
     def to_document(self) -> dict[str, Any]:
         """Return plain JSON values: points with their intervals, refusals with their reasons, and the sentence."""
         return {
             "schema": SCHEMA,
             "intruders_version": __version__,
-            "base": {"source": self.base, **_point(self.base_point)},
+            "base": {"source": self.base, **plain(self.base_point, short=True)},
             "tuned": {
                 "source": self.tuned,
                 "kind": self.tuned_kind,
-                **_point(self.tuned_point),
+                **plain(self.tuned_point, short=True),
             },
             "target": self.target,
             "settings": dict(self.settings),
@@ -209,8 +203,8 @@ class RemedyComparison(JsonResult):
             "level": self.level,
             "data": {name: dict(counts) for name, counts in self.counts.items()},
             "forgotten": self.forgotten.as_dict(),
-            "curve": [_point(point) for point in self.curve],
-            "remedies": [_remedy(remedy) for remedy in self.remedies],
+            "curve": plain(self.curve, short=True),
+            "remedies": plain(self.remedies, short=True),
             "tuned_tensors_not_audited": list(self.others),
             "better": [remedy.name for remedy in self.better],
             "beyond_dose": [remedy.name for remedy in self.beyond_dose],
@@ -235,7 +229,7 @@ class RemedyComparison(JsonResult):
             tuned_point=from_plain(Point, tuned),
             curve=from_plain(list[Point], document["curve"]),
             forgotten=Interval.from_dict(document["forgotten"]),
-            remedies=[_remedy_from(record) for record in document["remedies"]],
+            remedies=from_plain(list[ComparedRemedy], document["remedies"]),
             others=document["tuned_tensors_not_audited"],
         )
 
@@ -261,25 +255,34 @@ class RemedyComparison(JsonResult):
 
     def _healing_command(self, out: str, strength: float) -> str:
         """Return the command that learns the same doses again and writes the model at their share."""
-        parts = ["intruders", "heal", self.base, self.tuned]
-        parts += ["--task", str(self.settings.get("task") or self.target)]
-        for corpus in self.base_point.losses:
-            parts += ["--loss-on", corpus]
-        parts += ["--allow", f"{self.allow:g}"]
-        parts += changed_options(HealSettings(**self.settings.get("healing", {})))
-        parts += self._loading()
-        seeds = {"seed": self.settings.get("seed") or None, "data_seed": self.settings.get("data_seed")}
-        parts += options_of({name: seed for name, seed in seeds.items() if seed is not None})
+        task = self._of_task()
+        words = command_of(
+            "heal",
+            self.base,
+            self.tuned,
+            task=task["task"],
+            loss_on=list(self.base_point.losses),
+            allow=self.allow,
+        )
+        words += changed_options(HealSettings(**self.settings.get("healing", {})))
+        seed = {"seed": self.settings.get("seed") or None, "data_seed": task["data_seed"]}
+        words += command_of("heal", **self._of_loading(), **seed)[2:]
         if strength == 1:
-            return shlex.join([*parts, "--out", out])
+            return shlex.join([*words, "--out", out])
         learned = f"{out}-doses"
-        parts = [*parts, "--out", learned]
-        share = ["intruders", "mitigate", self.base, self.tuned, "--remedy", "doses", "--doses", learned]
-        return f"{shlex.join(parts)} && {shlex.join([*share, '--strength', f'{strength:g}', '--out', out])}"
+        share = command_of(
+            "mitigate", self.base, self.tuned, remedy="doses", doses=learned, strength=strength, out=out
+        )
+        return f"{shlex.join([*words, '--out', learned])} && {shlex.join(share)}"
 
-    def _loading(self) -> tuple[str, ...]:
-        """Return the options that load the models as they were compared; earlier versions did not record how."""
-        return changed_options(Loading(dtype=self.settings.get("dtype", "auto")))
+    def _of_task(self) -> dict[str, object]:
+        return {
+            "task": str(self.settings.get("task") or self.target),
+            "data_seed": self.settings.get("data_seed"),
+        }
+
+    def _of_loading(self) -> dict[str, object]:
+        return {"dtype": self.settings.get("dtype")}
 
     def _needs_a_checkpoint(self, remedy: ComparedRemedy) -> bool:
         """Return whether a remedy needs a checkpoint: adapters cannot store single entries or change full tensors."""
@@ -297,48 +300,6 @@ def _beats(remedy: ComparedRemedy, control: str) -> bool:
 def _strength(remedy: ComparedRemedy) -> str:
     assert remedy.chosen is not None
     return f"{strength_name(remedy.name)} {remedy.chosen.strength:g}"
-
-
-def _remedy(remedy: ComparedRemedy) -> dict[str, Any]:
-    return {
-        "name": remedy.name,
-        "source": remedy.source,
-        "reason": remedy.reason,
-        "chosen": None if remedy.chosen is None else _point(remedy.chosen),
-        "over_allowance": remedy.is_over_allowance,
-        "tried": [_point(point) for point in remedy.tried],
-        "dropped_in_first_pass": list(remedy.dropped),
-        "changes_nothing": list(remedy.idle),
-        "controls": [_point(point) for point in remedy.controls],
-        "no_control": dict(remedy.no_control),
-        "parts": None
-        if remedy.parts is None
-        else {**remedy.parts.__dict__, "harmonic_mean": remedy.parts.harmonic_mean},
-        "items": None if remedy.items is None else remedy.items.as_dict(),
-    }
-
-
-def _remedy_from(record: Mapping[str, Any]) -> ComparedRemedy:
-    """Read what :func:`_remedy` gave."""
-    other_keys = {
-        "is_over_allowance": "over_allowance",
-        "dropped": "dropped_in_first_pass",
-        "idle": "changes_nothing",
-    }
-    own = {name: record[key] for name, key in other_keys.items()}
-    remedy: ComparedRemedy = from_plain(ComparedRemedy, {**record, **own})
-    return remedy
-
-
-def _point(point: Point) -> dict[str, Any]:
-    return {
-        key: value.as_dict()
-        if isinstance(value, Interval)
-        else dict(value)
-        if isinstance(value, Mapping)
-        else value
-        for key, value in point.__dict__.items()
-    }
 
 
 def strength_name(name: str) -> str:

@@ -17,14 +17,13 @@ from ..measures.outcome import Outcome, TaskOutcome
 from ..mitigation.remedies.intruders import ScaledIntruders
 from ..mitigation.tuned_matrices import TunedMatrices
 from ..models.stored_dtype import dtype_name
-from .dose_groups import DoseGroups
-from .dosed_model import DoseVector, TunedState
+from .bench import Tally
+from .dosed_model import DoseGroups, DoseVector, TunedState
 from .experiment_settings import HealSettings
-from .heal_bench import HealBench, least_dose
 from .healing import BASE, CURVE, HEALED, INTERPOLATION, INTRUDERS, MEAN_DOSE, SHUFFLED, TUNED, Healing
 from .learn import Learned
 from .learning import LEAST, MOST, at_bounds
-from .open_dosed import Updates
+from .open_dosed import HealBench, Updates, least_dose
 from .point import CorpusMeasure, HealedPoint, TaskMeasure
 from .yardstick import Yardstick
 
@@ -44,13 +43,8 @@ def reported_healing(
 ) -> Healing:
     """Measure what was learned beside its controls and rivals, before anything is written.
 
-    Args:
-      bench: the models and the data.
-      learned: the state that is kept.
-      matrices: the audited matrices, whose intruders a control removes.
-      settings: by which it was learned.
-      of_tasks: the settings by which the tasks are scored again.
-      key: what the healing is known again by.
+    A control removes the intruders of the audited ``matrices``. The tasks are scored again by the settings
+    ``of_tasks``, and the healing is known again by its ``key``.
     """
     data, doses, question = bench.data, learned.state.doses, bench.question
     states = {name: rival.state for name, rival in learned.rivals.items()}
@@ -104,21 +98,17 @@ def _reported_points(
 
     ``intruders`` are the low-rank matrices that remove them.
     """
-    in_all = _MEASURES + len(rivals)
-    done = iter(range(in_all + 1))
-
-    def step(name: str) -> None:
-        bench.question.progress(name, min(next(done, in_all), in_all), in_all)
+    tally = Tally(bench.question.progress, _MEASURES + len(rivals))
 
     def measure(name: str, state: TunedState, *, answers: bool = False, removed: str = "") -> Outcome:
-        step(f"measure {name}")
+        tally.step(f"measure {name}")
         return bench.outcome(state, bench.data.report, answers=answers, removed=removed)
 
     task, seed = bench.data.task, bench.question.seed
     base = measure(BASE, bench.everywhere(0.0), answers=True)
     tuned = measure(TUNED, bench.everywhere(1.0), answers=True)
     healed = measure(HEALED, state, answers=True)
-    step("find interpolation at that task loss")
+    tally.step("find interpolation at that task loss")
     equal = same_dose(bench, healed.tasks[task].losses.mean, tuned.tasks[task].losses.mean)
     at_equal = measure(INTERPOLATION, bench.everywhere(equal), answers=True)
     curve = {0.0: base, 1.0: tuned, equal: at_equal}
@@ -205,7 +195,6 @@ class Report:
         self._sticks = {
             name: Yardstick(
                 _of_corpus(self._base, name),
-                _of_corpus(self._tuned, name),
                 [_of_corpus(outcome, name) for outcome in curve],
                 target=bench.data.task,
                 weights={name: self._share.weights[name]},

@@ -226,13 +226,8 @@ class InterventionSweep(JsonResult):
                     "update_norm": point.update_norm,
                     "left_alone": point.left_alone,
                     **_measures(point),
-                    "gain_at_equal_task_loss": None if point.gain is None else point.gain.as_dict(),
-                    "change": {
-                        "losses": {name: value.as_dict() for name, value in self.trade(point).losses.items()},
-                        "accuracies": {
-                            name: value.as_dict() for name, value in self.trade(point).accuracies.items()
-                        },
-                    },
+                    "gain_at_equal_task_loss": plain(point.gain, short=True),
+                    "change": plain(self.trade(point), short=True),
                 }
                 for point in self.points
             ],
@@ -283,49 +278,35 @@ def intervention_rows(sweep: InterventionSweep) -> list[dict[str, Any]]:
     for point in [sweep.tuned_point, *sweep.points]:
         is_tuned = point is sweep.tuned_point
         other = None if is_tuned or point.control == INTRUDERS else of_intruders.get(point.scale)
-        change, against = sweep.trade(point), None if other is None else sweep.trade(point, other)
-        for measure, values, changes, compared in (
-            ("loss", _losses_of(point), change.losses, against and against.losses),
-            ("accuracy", _accuracies_of(point), change.accuracies, against and against.accuracies),
-        ):
-            for on, value in values.items():
-                base = sweep.base_losses.get(on) if measure == "loss" else None
-                rows.append(
-                    {
-                        "which": sweep.which,
-                        "control": point.control,
-                        "scale": point.scale,
-                        "measure": measure,
-                        "on": on,
-                        "value": value,
-                        **changes[on].json_cells("change"),
-                        **(compared[on] if compared else NOTHING).json_cells("against_intruders"),
-                        "base_value": None if base is None else base.loss.estimate,
-                    }
-                )
+        change = sweep.trade(point)
+        against = Trade({}, {}) if other is None else sweep.trade(point, other)
+        of_losses = {name: loss.loss.estimate for name, loss in point.losses.items()}
+        of_scores = {name: score.accuracy.estimate for name, score in point.scores.items()}
+        measures: list[tuple[str, dict[str, float | None], dict[str, Interval], dict[str, Interval]]] = [
+            ("loss", {**of_losses}, change.losses, against.losses),
+            ("accuracy", {**of_scores}, change.accuracies, against.accuracies),
+        ]
         if sweep.curve:
-            rows.append({"which": sweep.which} | _gain_row(point, next(iter(point.scores)), is_tuned))
+            task = next(iter(point.scores))
+            gain = Interval(0.0, 0.0, 0.0) if is_tuned else point.gain  # the tuned model is the curve's end
+            of_gain = {} if point.gain_against_intruders is None else {task: point.gain_against_intruders}
+            value = {task: None if gain is None else gain.estimate}
+            measures.append(("gain", value, {task: gain or NOTHING}, of_gain))
+        rows += [
+            {
+                "which": sweep.which,
+                "control": point.control,
+                "scale": point.scale,
+                "measure": measure,
+                "on": on,
+                "value": value,
+                **changes[on].json_cells("change"),
+                **compared.get(on, NOTHING).json_cells("against_intruders"),
+                "base_value": sweep.base_losses[on].loss.estimate
+                if measure == "loss" and on in sweep.base_losses
+                else None,
+            }
+            for measure, values, changes, compared in measures
+            for on, value in values.items()
+        ]
     return rows
-
-
-def _gain_row(point: Intervention, task: str, is_tuned: bool) -> dict[str, Any]:
-    """Return the row of a gain; the tuned model is the curve's end and gains nothing."""
-    gain = Interval(0.0, 0.0, 0.0) if is_tuned else point.gain
-    return {
-        "control": point.control,
-        "scale": point.scale,
-        "measure": "gain",
-        "on": task,
-        "value": None if gain is None else gain.estimate,
-        **(gain or NOTHING).json_cells("change"),
-        **(point.gain_against_intruders or NOTHING).json_cells("against_intruders"),
-        "base_value": None,
-    }
-
-
-def _losses_of(point: Intervention) -> dict[str, float]:
-    return {name: loss.loss.estimate for name, loss in point.losses.items()}
-
-
-def _accuracies_of(point: Intervention) -> dict[str, float]:
-    return {name: score.accuracy.estimate for name, score in point.scores.items()}

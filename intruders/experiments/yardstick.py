@@ -130,6 +130,9 @@ class FourParts:
     non_damage: float | None  # of the others, the share that is not clearly worse than the base
     target: float | None  # (s' - s_base) / (s_tuned - s_base) of the target
 
+    def as_dict(self) -> dict[str, float | None]:
+        return {**self.__dict__, "harmonic_mean": self.harmonic_mean}
+
     @property
     def harmonic_mean(self) -> float | None:
         parts = [
@@ -152,9 +155,6 @@ class Items:
     still_right: int  # of those
     new_failures: int  # right in both, wrong now
 
-    def as_dict(self) -> dict[str, int]:
-        return dict(self.__dict__)
-
 
 class Yardstick:
     """The metrics of evaluations on one share of the data, with paired intervals over documents and examples."""
@@ -162,7 +162,6 @@ class Yardstick:
     def __init__(
         self,
         base: Outcome,
-        tuned: Outcome,
         curve: Sequence[Outcome],
         *,
         target: str,
@@ -172,7 +171,13 @@ class Yardstick:
         seed: int = 0,
     ) -> None:
         """Take a ``curve`` of interpolation at ``ALPHAS``, with the updates' ``norms``; the tuned model is last."""
-        self.base, self.tuned, self.curve, self.target, self.level = base, tuned, list(curve), target, level
+        self.base, self.tuned, self.curve, self.target, self.level = (
+            base,
+            curve[-1],
+            list(curve),
+            target,
+            level,
+        )
         self.weights, self._norms = weights, list(norms)
         self._resamples = Resamples(base, dict(weights), seed)
         # (rows, points)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..data.corpora import Corpora, Corpus
+from ..errors import SettingError
 from ..models.tuned_model import OpenedModel
 from ..system.out_of_memory import Halving
 from .causal_loss import causal_losses, ids_of
@@ -131,3 +132,28 @@ def mixed(parts: Sequence[Interval], weights: Sequence[float]) -> Interval:
     below = sum((share * (part.estimate - part.low)) ** 2 for share, part in zip(shares, parts, strict=True))
     above = sum((share * (part.high - part.estimate)) ** 2 for share, part in zip(shares, parts, strict=True))
     return Interval(estimate, estimate - below**0.5, estimate + above**0.5)
+
+
+def require_read_alike(
+    tokenizer: Any, of_base: Any, corpora: Corpora, max_tokens: int | None, model: str, base: str
+) -> None:
+    """Raise SettingError if a document has a token, after its first, that the base's tokenizer does not have.
+
+    Of each document ``max_tokens`` are read. ``model`` and ``base`` are what the error calls them.
+    """
+    known = of_base.get_vocab()
+    if not tokenizer.get_vocab().keys() - known.keys():
+        return
+    for name, parts in corpora.items():
+        for part in parts:
+            for number, text in enumerate(part.documents, start=1):
+                ids = ids_of(tokenizer, text, max_tokens)[1:]
+                other = next(
+                    (token for token in tokenizer.convert_ids_to_tokens(ids) if token not in known), None
+                )
+                if other is not None:
+                    raise SettingError(
+                        f"document {number} of corpus {name!r} has the token {other!r}, which the tokenizer of "
+                        f"{model!r} has and that of {base!r} does not, so their losses cannot be paired; pass text "
+                        "without such tokens, or measure the model alone, without --base"
+                    )

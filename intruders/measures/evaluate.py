@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import Any
 
 from ..checkpoints.pairing.open_sides import on_disk
 from ..checkpoints.writing.training_record import data_seed_of
-from ..data.corpora import Corpora, load_all
+from ..data.corpora import load_all
 from ..data.halves import halves_of_corpus, halves_of_task
 from ..data.load_task import load_task
 from ..data.task import Task
@@ -97,85 +98,9 @@ def evaluate(
     if folder is not None:
         check_evaluation_folder(folder, force)
     # Everything that can be wrong is found out before the first model is loaded.
-    given = _checked(
-        model,
-        base,
-        losses,
-        scores,
-        harness,
-        data_seed=data_seed_of(model) if data_seed is None else data_seed,
-        seed=seed,
-        reported_half=reported_half,
-        loading=loading,
-        is_kept=folder is not None,
-    )
-    with working_folder(folder):
-        work = MeasuredModel(
-            source=model,
-            base=base,
-            kept=KeptOutcomes(folder, given.of),
-            losses=losses,
-            seed=seed,
-            loading=loading,
-            progress=progress,
-            notes=given.notes,
-        )
-        evaluation = Evaluation(model=model, base=base, losses=[], scores=[], harness=[], notes=work.notes)
-        after, before = work.losses_of_both(given.corpora)
-        for name, parts in given.corpora.items():
-            told = summarize_losses(
-                name, parts, after[name], None if before is None else before[name], seed=seed
-            )
-            evaluation.losses.append(told)
-            measured(told)
-        for task, split in zip(given.tasks, given.splits, strict=True):
-            score = work.score(task, split, scores.max_examples)
-            evaluation.scores.append(score)
-            measured(score)
-        if harness.lm_eval:
-            for told_by_harness in work.harness(harness, scores.max_examples):
-                evaluation.harness.append(told_by_harness)
-                measured(told_by_harness)
-        for note in work.notes:
-            measured(note)
-        if folder is not None:
-            evaluation.save(folder)
-            shutil.rmtree(folder / FOLDER, ignore_errors=True)
-    return evaluation
-
-
-@dataclass(frozen=True)
-class _Checked:
-    """Data and models of an evaluation, found usable before a model is loaded."""
-
-    corpora: Corpora
-    tasks: list[Task]
-    splits: list[str]  # the one of each task that is scored
-    of: dict[str, list[str]]  # what a kept measurement depends on; empty if none is kept
-    notes: list[str]
-
-
-def _checked(
-    model: str,
-    base: str | None,
-    losses: LossSettings,
-    scores: ScoreSettings,
-    harness: HarnessSettings,
-    *,
-    data_seed: int,
-    seed: int,
-    reported_half: bool,
-    loading: Loading,
-    is_kept: bool,
-) -> _Checked:
-    """Load the data, with ``reported_half`` that half of it alone, and look at the files of the models.
-
-    Raises:
-      SettingError: a setting, corpus or task cannot be used.
-      CheckpointError: the model or the base cannot be used.
-    """
     corpora = load_all(losses.loss_on, max_documents=losses.max_documents, seed=seed)
-    tasks = [load_task(task, scores, data_seed) for task in scores.tasks]
+    rows_by = data_seed_of(model) if data_seed is None else data_seed
+    tasks = [load_task(task, scores, rows_by) for task in scores.tasks]
     if reported_half:
         _refuse_without_halves(scores, harness)
         corpora = {
@@ -189,11 +114,43 @@ def _checked(
     loaded = [base_location(model, base), *([] if base is None else [base_location(base, None)])]
     if harness.lm_eval:
         check_harness(harness)
-    of: dict[str, list[str]] = {}
-    if is_kept:
+    of: dict[str, Any] = {}  # what a kept measurement depends on
+    if folder is not None:
         of = {"weights": [digest_of_model(source) for source in sources], **recorded_dtypes(loading, loaded)}
-    notes = _notes_on_dtypes(loading, loaded)
-    return _Checked(corpora, tasks, splits, of, [*notes, _ON_REPORTED_HALF] if reported_half else notes)
+    notes = _notes_on_dtypes(loading, loaded) + ([_ON_REPORTED_HALF] if reported_half else [])
+    with working_folder(folder):
+        work = MeasuredModel(
+            source=model,
+            base=base,
+            kept=KeptOutcomes(folder, of),
+            losses=losses,
+            seed=seed,
+            loading=loading,
+            progress=progress,
+            notes=notes,
+        )
+        evaluation = Evaluation(model=model, base=base, losses=[], scores=[], harness=[], notes=notes)
+        after, before = work.losses_of_both(corpora)
+        for name, parts in corpora.items():
+            told = summarize_losses(
+                name, parts, after[name], None if before is None else before[name], seed=seed
+            )
+            evaluation.losses.append(told)
+            measured(told)
+        for task, split in zip(tasks, splits, strict=True):
+            score = work.score(task, split, scores.max_examples)
+            evaluation.scores.append(score)
+            measured(score)
+        if harness.lm_eval:
+            for told_by_harness in work.harness(harness, scores.max_examples):
+                evaluation.harness.append(told_by_harness)
+                measured(told_by_harness)
+        for note in notes:
+            measured(note)
+        if folder is not None:
+            evaluation.save(folder)
+            shutil.rmtree(folder / FOLDER, ignore_errors=True)
+    return evaluation
 
 
 def _refuse_without_halves(scores: ScoreSettings, harness: HarnessSettings) -> None:

@@ -20,11 +20,38 @@ from ..system.plain_values import from_plain
 from ..system.result_protocol import json_bytes, refuse_others
 from ..system.versions import machine, versions
 from .corpus_loss import CorpusLoss
-from .document_table import losses_in, table_of
 from .harness import HarnessScore
 from .intervals import Interval
 from .kept_outcomes import FOLDER
+from .losses import DocumentLosses
 from .task_score import TaskScore
+
+
+def table_of(losses: Mapping[str, Sequence[DocumentLosses]]) -> pd.DataFrame:
+    """Return the losses by corpus, one entry per part of a mixture, as rows."""
+    return pd.DataFrame(
+        [
+            (corpus, part, index, of_part.measure, float(of_part.sums[index]), int(of_part.tokens[index]))
+            for corpus, parts in losses.items()
+            for part, of_part in enumerate(parts)
+            for index in range(len(of_part.sums))
+        ],
+        columns=["corpus", "part", "document", "measure", "loss_sum", "tokens"],
+    )
+
+
+def losses_in(table: pd.DataFrame, corpus: str) -> list[DocumentLosses]:
+    """Return the losses of one corpus in the table, one entry per part of a mixture."""
+    rows = table[table["corpus"] == corpus].sort_values(["part", "document"])
+    return [
+        DocumentLosses(
+            str(of_part["measure"].iloc[0]),
+            of_part["loss_sum"].to_numpy(np.float64),
+            of_part["tokens"].to_numpy(np.int64),
+        )
+        for _, of_part in rows.groupby("part")
+    ]
+
 
 SCHEMA = 1
 _FILES = ("evaluation.json", "documents.parquet", "examples.parquet")
@@ -148,36 +175,31 @@ def check_evaluation_folder(folder: Path, force: bool) -> None:
         )
 
 
+_COMPARED = ("base_loss", "difference")  # of a loss, where there is a base
+
+
 def _loss_record(loss: CorpusLoss) -> dict[str, Any]:
-    record: dict[str, Any] = {
+    intervals = {name: getattr(loss, name) for name in ("loss", *_COMPARED, "perplexity_ratio")}
+    return {
         "corpus": loss.name,
         "measure": loss.losses[0].measure,
         "documents": sum(len(part.sums) for part in loss.losses),
         "tokens": sum(int(part.tokens.sum()) for part in loss.losses),
         "weights": loss.weights,
         "digests": list(loss.digests),
-        "loss": loss.loss.as_dict(),
+        **{name: interval.as_dict() for name, interval in intervals.items() if interval is not None},
     }
-    for name in ("base_loss", "difference", "perplexity_ratio"):
-        interval: Interval | None = getattr(loss, name)
-        if interval is not None:
-            record[name] = interval.as_dict()
-    return record
 
 
 def _loss_from(record: Mapping[str, Any], documents: pd.DataFrame) -> CorpusLoss:
     """Read a corpus from its record, which has the measure, and the losses of its documents."""
-    base, difference = (
-        Interval.from_dict(record[name]) if name in record else None for name in ("base_loss", "difference")
-    )
     return CorpusLoss(
         name=record["corpus"],
         loss=Interval.from_dict(record["loss"]),
         losses=losses_in(documents.assign(measure=record["measure"]), record["corpus"]),
         weights=record["weights"],
-        base_loss=base,
-        difference=difference,
         digests=tuple(record["digests"]),
+        **{name: Interval.from_dict(record[name]) for name in _COMPARED if name in record},
     )
 
 
@@ -187,19 +209,15 @@ def _scores_from(records: Sequence[Mapping[str, Any]], examples: pd.DataFrame) -
     if len(examples) != sum(record["examples"] for record in records):
         raise ValueError("the examples are not those of the tasks")
     return [
-        _score_from(record, examples.iloc[end - record["examples"] : end])
+        TaskScore(
+            task=record["name"],
+            split=record["split"],
+            right=rows["right"].tolist(),
+            is_held_out=bool(rows["held_out"].any()),
+            source=record["source"],
+            max_new_tokens=record["max_new_tokens"],
+            unfinished=record["unfinished"],
+        )
         for record, end in zip(records, ends, strict=True)
+        for rows in [examples.iloc[end - record["examples"] : end]]
     ]
-
-
-def _score_from(record: Mapping[str, Any], rows: pd.DataFrame) -> TaskScore:
-    """Read a task from its record and the outcomes of its examples."""
-    return TaskScore(
-        task=record["name"],
-        split=record["split"],
-        right=rows["right"].tolist(),
-        is_held_out="held_out" in rows and bool(rows["held_out"].any()),
-        source=record["source"],
-        max_new_tokens=record["max_new_tokens"],
-        unfinished=record["unfinished"],
-    )

@@ -23,13 +23,12 @@ from ..models.tuned_model import (
 )
 from ..system.progress import Progress
 from ..system.words import plural
-from .corpus_loss import losses_by_corpus, tokens_to_read
+from .corpus_loss import losses_by_corpus, require_read_alike, tokens_to_read
 from .harness import HarnessScore, digest_of_own_tasks, harness_scores
 from .kept_outcomes import KeptOutcomes
 from .losses import DocumentLosses
 from .measure_settings import HarnessSettings, LossSettings
 from .outcome import Outcome
-from .read_alike import require_read_alike
 from .task_score import BATCH, TaskScore, score_of_answers, score_task
 
 
@@ -80,7 +79,7 @@ class MeasuredModel:
         examples = task.split(split)[:most]
         unit = {
             "task": [task.kind, task.score, task.labels, task.max_new_tokens],
-            "examples": [_content(example) for example in examples],
+            "examples": [asdict(example) for example in examples],
         }
         record = self.kept.get_plain(unit)
         if record is not None:
@@ -194,7 +193,7 @@ class MeasuredModel:
         self.kept.put_plain(unit, outcome)
 
     def _note_as_kept(self, unit: dict[str, Any]) -> None:
-        """Note what was noted when a kept measurement was made; earlier versions have not kept that."""
+        """Note what was noted when a kept measurement was made."""
         self._note(self.kept.get_plain({"notes on": unit}) or ())
 
     def _note_on_longer_rows(
@@ -213,10 +212,3 @@ class MeasuredModel:
                 f"that the training read of a row (max_length); up to {opened.context} of them are scored here, so the "
                 "accuracy may differ from that of the run's own validation"
             )
-
-
-def _content(example: Example) -> list[Any]:
-    """Return what a score of an example depends on. That of a plain row is as earlier versions kept it."""
-    content: list[Any] = [example.text, example.pair, example.target]
-    # The text of a conversation has neither roles nor all of its messages.
-    return content if example.conversation is None else [*content, asdict(example.conversation)]

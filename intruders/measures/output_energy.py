@@ -6,8 +6,10 @@ the base's outputs by very different amounts. No model is trained or changed her
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import random
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from statistics import fmean
 from typing import Any
 
@@ -19,6 +21,7 @@ from ..checkpoints.opening.open import Source
 from ..checkpoints.pairing.open_sides import open_sides
 from ..checkpoints.pairing.pair_sides import pair_sides
 from ..checkpoints.stored.names import may_be_same
+from ..data.corpora import Corpora
 from ..errors import CheckpointError
 from ..linalg.operators import Update
 from ..models.answers import evaluating
@@ -27,6 +30,57 @@ from ..models.encoding import ids_at_start
 from ..models.loading_settings import AS_STORED, Loading
 from ..models.tuned_model import OpenedModel, open_language_model
 from .corpus_loss import WINDOW
+
+_DOCUMENTS, _TOKENS, _WINDOW = 8, 32, 256  # how many documents, tokens of each, and of how many at its start
+
+
+def documents_of(corpora: Corpora) -> list[str]:
+    """Return the texts of all corpora in turn, so that the first few come from each of them."""
+    parts = [part.documents for several in corpora.values() for part in several]
+    return [text for turn in zip_longest(*parts) for text in turn if text is not None]
+
+
+@torch.no_grad()
+def sample_inputs(
+    opened: OpenedModel, modules: Mapping[str, str], documents: Sequence[str], seed: int
+) -> dict[str, Tensor]:
+    """Return module inputs (tokens, n) at tokens drawn by seed, on the CPU, by the names of their matrices.
+
+    ``modules`` are those that compute ``W h`` for a matrix W (m, n) and its inputs h. The first few documents are used.
+    Modules that are not reached, or whose inputs are not rows of n numbers, are skipped.
+    """
+    sampled: dict[str, list[Tensor]] = {name: [] for name in modules}
+    chosen: list[int] = []
+
+    def taken(name: str) -> Any:
+        def hook(module: Any, given: tuple[Any, ...]) -> None:
+            if given and isinstance(given[0], Tensor) and given[0].is_floating_point():
+                rows = given[0].reshape(-1, given[0].shape[-1])
+                sampled[name].append(rows[[row for row in chosen if row < len(rows)]].float().cpu())
+
+        return hook
+
+    handles = [
+        opened.model.get_submodule(module).register_forward_pre_hook(taken(name))
+        for name, module in modules.items()
+    ]
+    width = min(_WINDOW, opened.context)
+    device = next(opened.model.parameters()).device
+    try:
+        with evaluating(opened.model):
+            for number, text in enumerate(documents[:_DOCUMENTS]):
+                ids = ids_at_start(opened.tokenizer, text, width)
+                if not ids:
+                    continue
+                chosen[:] = sorted(
+                    random.Random(f"inputs {seed} {number}").sample(range(len(ids)), min(_TOKENS, len(ids)))
+                )
+                opened.model(input_ids=torch.tensor([ids], device=device))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {name: torch.cat(parts) for name, parts in sampled.items() if parts}
+
 
 SCHEMA = 1
 

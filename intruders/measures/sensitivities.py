@@ -20,11 +20,12 @@ from ..data.task import Example, Task
 from ..errors import NonFiniteError, PairingError, SettingError
 from ..linalg.low_rank import LowRank
 from ..mitigation.remedies.surgery import Surgery
-from ..models.encoding import PadRight, encode_classification, encode_completions, pad_token_id
+from ..models.encoding import PadRight, pad_token_id
 from ..models.loading_settings import AS_STORED, Loading
 from ..models.token_losses import target_loss
 from ..models.tuned_model import OpenedModel, open_for_task
 from ..system.progress import Progress, silent
+from .task_score import encoded_examples
 
 _BATCH = 8
 
@@ -157,11 +158,7 @@ def _probed(module: nn.Module, directions: SingularDirections) -> Iterator[Tenso
 def task_batches(
     opened: OpenedModel, task: Task, chosen: Sequence[Example], labels: Sequence[str]
 ) -> list[dict[str, Tensor]]:
-    """Encode training examples with their targets for the model; those too long for it are skipped."""
-    if task.kind == "classification":
-        rows = encode_classification(opened.tokenizer, chosen, labels, opened.context)
-    else:
-        where = f"train split of task {task.name!r}"
-        rows = encode_completions(opened.tokenizer, chosen, opened.context, drop_too_long=True, where=where)
+    """Return training examples in batches, encoded by :func:`encoded_examples`."""
+    rows = encoded_examples(opened, task, chosen, labels)
     collate = PadRight(pad_token_id(opened.tokenizer))
     return [collate(rows[start : start + _BATCH]) for start in range(0, len(rows), _BATCH)]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from ..data.task import Example, Task
 from ..errors import SettingError
 from ..models.answers import BEYOND_TARGET, graded, tokens_of_answers
-from ..models.encoding import encode_completions, fitting
+from ..models.encoding import encode_classification, encode_completions, fitting
 from ..models.tuned_model import OpenedModel
 from .intervals import Interval, proportion_interval
 
@@ -97,6 +98,16 @@ def first_examples(task: Task, split: str | None, max_examples: int | None) -> t
     if not examples:
         raise SettingError(f"the {chosen} split of task {task.name!r} is empty; choose another")
     return chosen, examples
+
+
+def encoded_examples(
+    opened: OpenedModel, task: Task, examples: Sequence[Example], labels: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Encode training examples with their targets for the model; those too long for it are skipped."""
+    if task.kind == "classification":
+        return encode_classification(opened.tokenizer, examples, labels, opened.context)
+    where = f"train split of task {task.name!r}"
+    return encode_completions(opened.tokenizer, examples, opened.context, drop_too_long=True, where=where)
 
 
 def readable(

@@ -95,13 +95,12 @@ def remarks(comparison: RemedyComparison) -> list[str]:
     for remedy in comparison.remedies:
         if remedy.reason is not None:
             lines.append(f"{remedy.name}: not measured: {remedy.reason}")
-        if remedy.dropped:
-            lines.append(
-                f"{remedy.name}: {_numbers(remedy.dropped)} dropped in the first pass, clearly under the curve"
-            )
-        if remedy.idle:
-            lines.append(f"{remedy.name}: {_numbers(remedy.idle)} changes nothing in this model")
-        if remedy.is_over_allowance:
+        if remedy.dropped_in_first_pass:
+            strengths = _numbers(remedy.dropped_in_first_pass)
+            lines.append(f"{remedy.name}: {strengths} dropped in the first pass, clearly under the curve")
+        if remedy.changes_nothing:
+            lines.append(f"{remedy.name}: {_numbers(remedy.changes_nothing)} changes nothing in this model")
+        if remedy.over_allowance:
             lines.append(
                 f"{remedy.name}: no strength keeps within the allowance; the one with the lowest task loss is shown"
             )

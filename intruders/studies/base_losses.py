@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from ..data.corpora import Corpora, digests_of, load_all
 from ..errors import IntrudersError
 from ..measures.corpus_loss import losses_by_corpus
-from ..measures.document_table import losses_in, table_of
+from ..measures.evaluation import losses_in, table_of
 from ..measures.losses import DocumentLosses
 from ..measures.measure_settings import LossSettings
 from ..models.loading_settings import Loading

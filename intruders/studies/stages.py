@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..checkpoints.stored.names import may_be_same, module_paths
 from ..checkpoints.stored.selection import Selection
-from ..experiments.comparison_rows import INTERVALS
 from ..experiments.experiment_settings import INTERPOLATE, ComparisonSettings, SweepSettings
 from ..experiments.experiment_settings import REMEDIES as EVERY_REMEDY
+from ..experiments.point import INTERVALS
 from ..experiments.yardstick import ALPHAS
 from ..measures.intervals import Interval
 from ..measures.measure_settings import LossSettings
@@ -340,8 +340,7 @@ EVALUATE = Stage(
 
 
 def _outputs(at: RunAtWork) -> None:
-    from ..measures.base_inputs import documents_of
-    from ..measures.output_energy import output_energy
+    from ..measures.output_energy import documents_of, output_energy
     from .base_losses import corpora_of
 
     measure = at.run.measure
@@ -649,7 +648,7 @@ def _remedies(at: RunAtWork) -> None:
 
 
 def _remedies_row(folder: Path, tables: Rows) -> dict[str, Any]:
-    from ..experiments.comparison_rows import rows_of_document
+    from ..experiments.point import rows_of_document
 
     [file] = REMEDIES.results
     document = read_result(folder / file)

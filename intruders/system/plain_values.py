@@ -13,14 +13,20 @@ from pathlib import Path
 from typing import Any
 
 
-def plain(value: Any) -> Any:
-    """Return a value for JSON, which has no NaN and no infinity: both become None."""
+def plain(value: Any, *, short: bool = False) -> Any:
+    """Return a value for JSON, which has no NaN and no infinity: both become None.
+
+    With ``short``, what has an ``as_dict`` writes itself.
+    """
+    if short and hasattr(value, "as_dict"):
+        return value.as_dict()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        fields = dataclasses.fields(value)
+        return {field.name: plain(getattr(value, field.name), short=short) for field in fields}
     if isinstance(value, Mapping):
-        return {name: plain(item) for name, item in value.items()}
+        return {name: plain(item, short=short) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
+        return [plain(item, short=short) for item in value]
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if hasattr(value, "tolist"):  # an array of numpy, which need not be loaded here

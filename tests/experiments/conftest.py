@@ -6,11 +6,11 @@ import pytest
 
 from tests.tiny import short_texts
 
-from .healed_models import llama_and_adapter
+from .healed_models import Models, llama_and_adapter
 
 
 @pytest.fixture(scope="session")
-def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
     """A base and an adapter of it."""
     return llama_and_adapter(tmp_path_factory.mktemp("models"))
 

@@ -5,11 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from intruders.checkpoints.pairing.open_sides import open_sides
+from intruders.checkpoints.pairing.pair_sides import pair_sides
+from intruders.checkpoints.stored.checkpoint import Checkpoint
+from intruders.experiments.dosed_model import DoseGroups, dose_groups
 from intruders.experiments.experiment_settings import HealSettings
-from intruders.models.loading import load_model
+from intruders.experiments.open_dosed import Updates, read_updates
+from intruders.models.loading import load_model, load_tokenizer
+from intruders.system.progress import silent
 from tests.checkpoints.models import moved, set_factors
 from tests.tiny import save_gpt2, save_llama
 
+Models = tuple[str, str]  # a base, and a tuned model
 QUICK = HealSettings(steps=6, max_documents=6, max_tokens=24, max_examples=4, allow=0.05)
 TARGETS = ("q_proj", "down_proj")
 
@@ -42,12 +51,17 @@ def adapter_of(
     return str(folder)
 
 
+def read_sides(models: Models, per: str = "matrix") -> tuple[Checkpoint, Updates, DoseGroups]:
+    """The base, the updates of its linear layers, and their doses."""
+    base, tuned = open_sides(*models)
+    updates = read_updates(pair_sides(base, tuned).pairs, per, torch.device("cpu"), silent)
+    return base, updates, dose_groups(updates.names, per, updates.ranks)
+
+
 def tuned_in_full(base: str, folder: Path) -> str:
     """The base with every matrix, embedding and norm moved a little."""
     model: Any = load_model(base, "causal")
     moved(model, 0.02, 3)
     model.save_pretrained(folder)
-    from intruders.models.loading import load_tokenizer
-
     load_tokenizer(base).save_pretrained(folder)
     return str(folder)

@@ -21,7 +21,7 @@ from tests.checkpoints.models import set_factors
 from tests.json_lines import write_rows
 from tests.tiny import save_bert, save_llama, short_texts
 
-from .healed_models import llama_and_adapter, tuned_in_full
+from .healed_models import Models, llama_and_adapter, tuned_in_full
 
 SETTINGS = AttributionSettings(nodes=5, check=3, max_documents=4, max_tokens=24, max_examples=3)
 AUDIT = intruders.AuditSettings(k=3)
@@ -32,7 +32,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return short_texts(tmp_path_factory.mktemp("text") / "text.jsonl", 4)
 
 
-def attributed(models: tuple[str, str], text: Path, **options: Any) -> intruders.Attribution:
+def attributed(models: Models, text: Path, **options: Any) -> intruders.Attribution:
     given: dict[str, Any] = {"settings": SETTINGS, "audit": AUDIT, **options}
     return intruders.attribute(*models, loss_on=str(text), **given)
 
@@ -67,16 +67,14 @@ def documents_of(base: str, text: Path) -> list[list[int]]:
     return [tokenizer(document)["input_ids"][:24] for document in texts]
 
 
-def merged(models: tuple[str, str]) -> dict[str, torch.Tensor]:
+def merged(models: Models) -> dict[str, torch.Tensor]:
     from peft import PeftModel
 
     opened: Any = PeftModel.from_pretrained(load_model(models[0], "causal"), models[1]).merge_and_unload()
     return dict(opened.state_dict())
 
 
-def test_the_parts_are_those_of_a_path_integral_over_whole_weights(
-    models: tuple[str, str], text: Path
-) -> None:
+def test_the_parts_are_those_of_a_path_integral_over_whole_weights(models: Models, text: Path) -> None:
     attribution = attributed(models, text)
     expected = by_hand(load_model(models[0], "causal"), merged(models), documents_of(models[0], text), 40)
     rise = attribution.rises[0]
@@ -87,7 +85,7 @@ def test_the_parts_are_those_of_a_path_integral_over_whole_weights(
         assert sum(share.directions[str(text)]) == pytest.approx(part, abs=1e-9)
 
 
-def test_groups_hold_the_parts_of_their_matrices(models: tuple[str, str], text: Path) -> None:
+def test_groups_hold_the_parts_of_their_matrices(models: Models, text: Path) -> None:
     attribution = attributed(models, text, task="word-problems")
     for rise in attribution.rises:
         whole = sum(share.parts[rise.name].estimate for share in attribution.matrices)
@@ -98,9 +96,7 @@ def test_groups_hold_the_parts_of_their_matrices(models: tuple[str, str], text: 
     assert {rise.kind for rise in attribution.rises} == {"text", "task"}
 
 
-def test_what_lies_in_the_span_of_intruders_is_part_of_the_matrix(
-    models: tuple[str, str], text: Path
-) -> None:
+def test_what_lies_in_the_span_of_intruders_is_part_of_the_matrix(models: Models, text: Path) -> None:
     """``<G, Y Y^T D>`` against gradients of whole weights."""
     audit = intruders.audit(*models, k=3)
     named = [matrix for matrix in audit.matrices if matrix.intruders]
@@ -141,7 +137,7 @@ def _contracted(
     return total
 
 
-def test_a_mixture_rises_by_the_weighted_mean_of_its_parts(models: tuple[str, str], tmp_path: Path) -> None:
+def test_a_mixture_rises_by_the_weighted_mean_of_its_parts(models: Models, tmp_path: Path) -> None:
     """The truth is the mean loss of each part from plain forward passes; the parts differ in length and number."""
     first, second = short_texts(tmp_path / "a.jsonl", 4), tmp_path / "b.jsonl"
     write_rows(second, [{"text": "zzzz"}, {"text": "(((((("}])
@@ -177,7 +173,7 @@ def mean_loss_by_hand(model: Any, documents: list[list[int]]) -> float:
 
 
 def test_the_start_of_a_document_is_read_with_a_tokenizer_that_cuts_on_the_left(
-    models: tuple[str, str], tmp_path: Path, text: Path
+    models: Models, tmp_path: Path, text: Path
 ) -> None:
     """As the tokenizers of many models that chat do."""
     base = Path(shutil.copytree(models[0], tmp_path / "base"))
@@ -249,7 +245,7 @@ def test_a_masked_model(tmp_path: Path, text: Path) -> None:
 
 
 def test_finished_passes_are_kept_and_other_models_do_not_find_them(
-    models: tuple[str, str], text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    models: Models, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = attributed(models, text, keep=tmp_path / "kept")
     from intruders.experiments.path_integral import DocumentMeasure
@@ -266,9 +262,7 @@ def test_finished_passes_are_kept_and_other_models_do_not_find_them(
     assert asked
 
 
-def test_what_is_kept_with_other_intruders_is_not_taken(
-    models: tuple[str, str], text: Path, tmp_path: Path
-) -> None:
+def test_what_is_kept_with_other_intruders_is_not_taken(models: Models, text: Path, tmp_path: Path) -> None:
     other = intruders.AuditSettings(k=3, epsilon=0.95)
     attributed(models, text, keep=tmp_path / "kept")
     again = attributed(models, text, keep=tmp_path / "kept", audit=other)
@@ -277,7 +271,7 @@ def test_what_is_kept_with_other_intruders_is_not_taken(
 
 
 def test_keep_that_is_in_use_or_no_folder_is_refused_by_its_name(
-    models: tuple[str, str], text: Path, tmp_path: Path
+    models: Models, text: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(SettingError, match=r"^keep '.*file' cannot be written"):
@@ -289,9 +283,7 @@ def test_keep_that_is_in_use_or_no_folder_is_refused_by_its_name(
         attributed(models, text, keep=tmp_path)
 
 
-def test_two_tasks_whose_files_have_one_name_are_two(
-    models: tuple[str, str], text: Path, tmp_path: Path
-) -> None:
+def test_two_tasks_whose_files_have_one_name_are_two(models: Models, text: Path, tmp_path: Path) -> None:
     files = []
     for name, answer in (("first", "57"), ("second", "1 2 3 4")):
         (tmp_path / name).mkdir()
@@ -307,6 +299,6 @@ def test_two_tasks_whose_files_have_one_name_are_two(
         attributed(models, text, task=str(text))
 
 
-def test_a_model_that_changes_nothing_is_refused(models: tuple[str, str], text: Path) -> None:
+def test_a_model_that_changes_nothing_is_refused(models: Models, text: Path) -> None:
     with pytest.raises(SettingError, match="changes nothing"):
         attributed((models[0], models[0]), text)

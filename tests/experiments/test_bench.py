@@ -2,52 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import struct
 from pathlib import Path
 
-import intruders
 from intruders.data.columns import Columns
-from intruders.data.corpora import Corpus
 from intruders.data.load_task import load_task
-from intruders.data.task import Example, Task
 from intruders.experiments.bench import Measuring, kept_outcomes, task_outcome
-from intruders.experiments.data_shares import DataShare
 from intruders.experiments.question import Question
 from intruders.measures.measure_settings import LossSettings, ScoreSettings
-from intruders.models.loading_settings import Loading
 from intruders.models.tuned_model import open_for_task
 from tests.json_lines import write_rows
 from tests.tiny import save_llama
 
 
-def save(folder: Path, rows: list[list[float]]) -> str:
-    """Write a model byte by byte, so that no version of a package changes its digest."""
-    folder.mkdir()
-    header = json.dumps({"up.weight": {"dtype": "F32", "shape": [4, 4], "data_offsets": [0, 64]}}).encode()
-    numbers = struct.pack("<16f", *(number for row in rows for number in row))
-    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + numbers)
-    (folder / "config.json").write_bytes(b'{"model_type": "llama"}')
-    return str(folder)
-
-
-def test_a_kept_evaluation_has_the_name_that_earlier_versions_gave_it(tmp_path: Path) -> None:
-    base = save(tmp_path / "base", [[4, 0, 0, 0], [0, 3, 0, 0], [0, 0, 2, 0], [0, 0, 0, 1]])
-    tuned = save(tmp_path / "tuned", [[4, 9, 9, 9], [0, 3, 9, 9], [0, 0, 2, 9], [0, 0, 0, 1]])
-    audited = intruders.audit(base, tuned, k=2, epsilon=0.9, cache=False)
-    assert audited.intruders == 2
-    task = Task("sums", "causal", "exact", [], [], [Example(text="1+1=", target="2")])
-    measuring = Measuring(LossSettings(loss_on=("notes",), max_tokens=32), {"sums": task}, 3)
-    question = Question.about(base, tuned, audit=audited, loading=Loading(dtype="bfloat16"))
-    data = DataShare("all", {"notes": [Corpus("notes", ["One.", "Two."])]}, {"sums": task.test})
-    scores = ScoreSettings(tasks=("sums",), max_new_tokens=4)
-    kept = kept_outcomes(tmp_path, question, measuring, scores, data)
-    kept.put_plain({"remedy": "intruders"}, 1)
-    assert [file.name for file in (tmp_path / "evaluations").iterdir()] == ["bee45dff5363592a7b4c6149.json"]
-
-
 def test_without_a_folder_nothing_is_read(tmp_path: Path) -> None:
-    question = Question.about(*(save(tmp_path / name, [[1, 0, 0, 0]] * 4) for name in ("base", "tuned")))
+    question = Question.about(*(str(save_llama(tmp_path / name)) for name in ("base", "tuned")))
     for name in ("base", "tuned"):
         (tmp_path / name / "model.safetensors").unlink()
     kept = kept_outcomes(None, question, Measuring(LossSettings(), {}, 0), ScoreSettings())

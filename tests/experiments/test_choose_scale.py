@@ -10,10 +10,10 @@ from intruders.experiments.choose_scale import choose_scale
 from tests.commands import in_this_process
 from tests.tiny import short_task
 
-from .healed_models import QUICK
+from .healed_models import QUICK, Models
 
 
-def test_the_scale_forgets_least_of_those_that_keep_the_task(models: tuple[str, str], text: str) -> None:
+def test_the_scale_forgets_least_of_those_that_keep_the_task(models: Models, text: str) -> None:
     found = choose_scale(*models, task=short_task(Path(models[0]).parent), loss_on=text, settings=QUICK)
     scales = [point.scale for point in found.curve]
     assert {round(0.1 * step, 1) for step in range(11)} <= set(scales)
@@ -32,9 +32,7 @@ def test_the_scale_forgets_least_of_those_that_keep_the_task(models: tuple[str, 
         (["--task", "word-problems", "--out", "OUT"], "no text to measure forgetting on"),
     ],
 )
-def test_what_is_missing_is_said(
-    models: tuple[str, str], tmp_path: Path, options: list[str], said: str
-) -> None:
+def test_what_is_missing_is_said(models: Models, tmp_path: Path, options: list[str], said: str) -> None:
     given = [str(tmp_path / "out") if one == "OUT" else one for one in options]
     done = in_this_process("scale", *models, *given)
     assert done.returncode == 2

@@ -7,6 +7,7 @@ import shlex
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -34,6 +35,8 @@ from tests.mitigation.hot import hot_llama
 from tests.tiny import character_tokenizer, save_llama
 
 from .stopped_bench import counted_measurements
+
+Found = tuple[RemedyComparison, Path]
 
 NO_CACHE = Compute(cache=False)
 
@@ -131,12 +134,18 @@ def found(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Remed
     return compared(folder, out), out
 
 
+def write(folder: Path, out: Path, tuned: Path | None = None, **remedy: Any) -> None:
+    """Write the model under a remedy."""
+    tuned = tuned or folder / "tuned"
+    mitigate(folder / "base", tuned, **remedy, out=out, check=False, compute=NO_CACHE)
+
+
 def row(comparison: RemedyComparison, name: str):  # type: ignore[no-untyped-def]
     return next(one for one in comparison.remedies if one.name == name)
 
 
 def test_the_remedy_that_truly_wins_is_named_with_the_command_that_writes_it(
-    folder: Path, found: tuple[RemedyComparison, Path]
+    folder: Path, found: Found
 ) -> None:
     comparison, _ = found
     assert comparison.forgotten.low > 0
@@ -155,9 +164,7 @@ def test_the_remedy_that_truly_wins_is_named_with_the_command_that_writes_it(
     assert healed.estimate > 0.3
 
 
-def test_where_no_remedy_wins_the_sentence_says_so(
-    folder: Path, found: tuple[RemedyComparison, Path]
-) -> None:
+def test_where_no_remedy_wins_the_sentence_says_so(folder: Path, found: Found) -> None:
     comparison = compared(folder, found[1], only=("drop",))
     assert not comparison.better
     assert comparison.sentence().startswith(
@@ -168,7 +175,7 @@ def test_where_no_remedy_wins_the_sentence_says_so(
     assert "--remedy interpolate" in shell
 
 
-def test_a_remedy_that_does_not_fit_is_a_row_with_its_reason(found: tuple[RemedyComparison, Path]) -> None:
+def test_a_remedy_that_does_not_fit_is_a_row_with_its_reason(found: Found) -> None:
     comparison, _ = found
     flatten = row(comparison, "flatten")
     assert flatten.chosen is None
@@ -176,21 +183,12 @@ def test_a_remedy_that_does_not_fit_is_a_row_with_its_reason(found: tuple[Remedy
     assert [one.name for one in comparison.remedies] == ["interpolate", "flatten", "layers", "drop"]
 
 
-def test_points_are_what_written_models_measure(
-    folder: Path, found: tuple[RemedyComparison, Path], tmp_path: Path
-) -> None:
+def test_points_are_what_written_models_measure(folder: Path, found: Found, tmp_path: Path) -> None:
     """The report half, scored on a model on disk by the ordinary evaluation."""
     comparison, _ = found
     point = row(comparison, "layers").chosen
     written = tmp_path / "written"
-    mitigate(
-        str(folder / "base"),
-        str(folder / "tuned"),
-        remedy=Layers(point.strength),
-        out=written,
-        check=False,
-        compute=NO_CACHE,
-    )
+    write(folder, written, remedy=Layers(point.strength))
     texts = _report_texts(folder)
     write_rows(tmp_path / "half.jsonl", [{"text": text} for text in texts])
     corpus = str(tmp_path / "half.jsonl")
@@ -204,7 +202,7 @@ def test_points_are_what_written_models_measure(
 
 
 def test_tasks_of_the_harness_are_scored_as_on_written_models(
-    folder: Path, found: tuple[RemedyComparison, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, found: Found, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Tuning spoiled letters, so a task about them is damaged, and the remedy that takes it back heals it."""
     pytest.importorskip("lm_eval")
@@ -221,14 +219,7 @@ def test_tasks_of_the_harness_are_scored_as_on_written_models(
     assert 0 < calls.made < without / 4  # only what is scored by them is measured again
     layers = row(comparison, "layers")
     written = tmp_path / "written"
-    mitigate(
-        str(folder / "base"),
-        str(folder / "tuned"),
-        remedy=Layers(layers.chosen.strength),
-        out=written,
-        check=False,
-        compute=NO_CACHE,
-    )
+    write(folder, written, remedy=Layers(layers.chosen.strength))
     scores = {}
     for model, point in (
         (folder / "base", comparison.base_point),
@@ -264,7 +255,7 @@ def _report_texts(folder: Path, max_documents: int | None = None) -> list[str]:
 
 
 def test_it_is_stopped_and_goes_on_and_other_settings_do_not_reuse_it(
-    folder: Path, found: tuple[RemedyComparison, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, found: Found, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     comparison, out = found
     whole = len(list((out / "evaluations").iterdir()))
@@ -290,19 +281,6 @@ def test_it_is_stopped_and_goes_on_and_other_settings_do_not_reuse_it(
     assert calls.made == 0
     compared(folder, tmp_path / "again", only=("layers",), score="final-number")
     assert calls.made > 20
-
-
-def test_evaluations_are_kept_under_the_keys_of_this_version(
-    found: tuple[RemedyComparison, Path],
-) -> None:
-    """A comparison of hours that is resumed measures nothing again, unless what it depends on is another."""
-    kept = [json.loads(file.read_text()) for file in (found[1] / "evaluations").iterdir()]
-    known = {"base", "tuned", "audit", "window", "stride", "estimate", "seed", "intruders", "labels"}
-    assert {frozenset(one["of"]) for one in kept} == {frozenset(known | {"max_new_tokens", "tasks"})}
-    of_remedy = {"remedy", "settings", "control", "inputs", "share", "answers"}
-    units = {frozenset(one["unit"]) for one in kept}
-    assert units == {frozenset(of_remedy), frozenset({"remedy", "share", "answers", "tasks"})}
-    assert {one["schema"] for one in kept} == {2}
 
 
 def test_an_adapter_with_its_controls_and_a_remedy_that_no_adapter_holds(
@@ -333,15 +311,7 @@ def test_an_adapter_with_its_controls_and_a_remedy_that_no_adapter_holds(
     )
     # As the model on disk that the command for it writes.
     out = tmp_path / "written"
-    strength = intruders.chosen.strength
-    mitigate(
-        str(folder / "base"),
-        str(tmp_path / "adapter"),
-        scale=strength,
-        out=out,
-        check=False,
-        compute=NO_CACHE,
-    )
+    write(folder, out, tmp_path / "adapter", scale=intruders.chosen.strength)
     write_rows(tmp_path / "half.jsonl", [{"text": text} for text in _report_texts(folder, max_documents=8)])
     measured = evaluate(
         str(out), base=str(folder / "base"), losses=LossSettings((str(tmp_path / "half.jsonl"),))
@@ -353,7 +323,7 @@ def test_an_adapter_with_its_controls_and_a_remedy_that_no_adapter_holds(
     )
 
 
-def test_files_hold_every_point(found: tuple[RemedyComparison, Path], tmp_path: Path) -> None:
+def test_files_hold_every_point(found: Found, tmp_path: Path) -> None:
     comparison, _ = found
     comparison.save(tmp_path)
     record = json.loads((tmp_path / "remedies.json").read_text())
@@ -400,29 +370,14 @@ def test_the_folder_of_another_result_is_refused_before_a_model_is_opened(tmp_pa
 
 
 @pytest.mark.usefixtures("without_pictures")  # the report's tests look at them
-def test_the_command_prints_the_table_and_writes_the_report(
-    folder: Path, found: tuple[RemedyComparison, Path]
-) -> None:
+def test_the_command_prints_the_table_and_writes_the_report(folder: Path, found: Found) -> None:
     _, out = found
-    arguments = [
-        "remedies",
-        folder / "base",
-        folder / "tuned",
-        "--loss-on",
-        folder / "text.jsonl",
-        "--no-cache",
-    ]
-    arguments += [
-        "--task",
-        f"{folder / 'task.jsonl'}?prompt=q&completion=a",
-        "--only",
-        "layers,flatten",
-        "--strengths",
-        2,
-        "--max-new-tokens",
-        4,
-    ]
-    done = in_this_process(*map(str, arguments), "--out", str(out))
+    options = "--no-cache --only layers,flatten --strengths 2 --max-new-tokens 4"
+    task = f"{folder / 'task.jsonl'}?prompt=q&completion=a"
+    files = ["--loss-on", folder / "text.jsonl", "--task", task, "--out", out]
+    done = in_this_process(
+        "remedies", *map(str, [folder / "base", folder / "tuned", *files]), *options.split()
+    )
     assert done.returncode == 0, done.stderr
     assert "flatten: not measured: remedy 'flatten' cannot change" in done.stdout
     assert "Use layers at quota" in done.stdout

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from intruders.errors import NonFiniteError
-from intruders.experiments.compared_rows import MeasuredCurve, at_strengths, choose, controls_of, first_pass
+from intruders.experiments.compared_rows import Comparing, at_strengths, controls_of
 from intruders.experiments.experiment_settings import ComparisonSettings
 from intruders.experiments.yardstick import ALPHAS, Yardstick
 from intruders.measures.outcome import Outcome
@@ -23,24 +23,24 @@ from tests.reports.made_up_remedies import around, made_up_comparison, made_up_r
 REMEDIES = [Lines(0.75), Lines(0.5), Lines(0.25), Lines(0.0)]
 
 
-def curve_of(stick: Yardstick, first: Yardstick | None = None) -> MeasuredCurve:
-    sizes: Any = SimpleNamespace(norm_and_output=lambda remedy, cases: (remedy.alpha, None))
-    return MeasuredCurve(first, stick, stick, list(ALPHAS), sizes, [])
-
-
-def compared(allow: float = 0.02, outcomes: Mapping[Any, Outcome] | None = None) -> Any:
+def comparing(
+    stick: Yardstick,
+    first: Yardstick | None = None,
+    *,
+    allow: float = 0.02,
+    outcomes: Mapping[Any, Outcome] | None = None,
+) -> Comparing:
     def outcome(remedy: Any, share: Any) -> Outcome:
         measured = (outcomes or {})[remedy]
         if not np.isfinite(measured.corpora["text"][0].sums).all():
             raise NonFiniteError("the loss is NaN")
         return measured
 
-    return SimpleNamespace(
-        bench=SimpleNamespace(outcome=outcome),
-        data=SimpleNamespace(choice=["first", "rest"]),
-        target="task",
-        comparison=ComparisonSettings(allow=allow),
-    )
+    bench: Any = SimpleNamespace(outcome=outcome)
+    data: Any = SimpleNamespace(choice=["first", "rest"])
+    sizes: Any = SimpleNamespace(norm_and_output=lambda remedy, cases: (remedy.alpha, None))
+    settings = ComparisonSettings(allow=allow)
+    return Comparing(bench, data, settings, "none", first, stick, stick, list(ALPHAS), sizes, [])
 
 
 @pytest.mark.parametrize(
@@ -55,9 +55,9 @@ def compared(allow: float = 0.02, outcomes: Mapping[Any, Outcome] | None = None)
 )
 def test_the_lowest_loss_within_the_allowance_is_chosen(allow: float, chosen: float, is_over: bool) -> None:
     outcomes = [made(4.5, 1.01), made(4.0, 1.2), made(3.0, 2.0), made(2.5, 3.0)]
-    choice = choose(compared(allow), curve_of(yardstick()), REMEDIES, outcomes, [])
+    choice = comparing(yardstick(), allow=allow).choose(REMEDIES, outcomes, [])
     assert choice.remedy == Lines(chosen)
-    assert choice.is_over_allowance is is_over
+    assert choice.over_allowance is is_over
     assert [point.strength for point in choice.tried] == [0.75, 0.5, 0.25, 0.0]
     assert [point.norm for point in choice.tried] == [0.75, 0.5, 0.25, 0.0]
     assert {point.share for point in choice.tried} == {"choice"}
@@ -68,7 +68,7 @@ def test_the_lowest_loss_within_the_allowance_is_chosen(allow: float, chosen: fl
 
 def test_points_of_interpolation_gain_nothing_over_themselves() -> None:
     stick = yardstick()
-    choice = choose(compared(1.6), curve_of(stick), [Interpolate(0.5)], [stick.curve[5]], [])
+    choice = comparing(stick, allow=1.6).choose([Interpolate(0.5)], [stick.curve[5]], [])
     [point] = choice.tried
     assert (point.remedy, point.gain, point.gain_at_norm) == ("interpolate", None, None)
 
@@ -78,11 +78,11 @@ def test_a_first_pass_drops_what_is_clearly_under_the_curve_or_not_finite() -> N
     losses = {0.75: 3.4, 0.5: 3.9, 0.25: float("nan"), 0.0: 3.5}
     outcomes = {Lines(alpha): made(loss, 2.5) for alpha, loss in losses.items()}
     stick = yardstick()
-    left, dropped = first_pass(compared(outcomes=outcomes), curve_of(stick, stick), REMEDIES)
+    left, dropped = comparing(stick, stick, outcomes=outcomes).first_pass(REMEDIES)
     assert left == [Lines(0.75), Lines(0.0)]
     assert dropped == [Lines(0.5), Lines(0.25)]
     # With too few data for a first pass only a loss that is no number is left out.
-    left, dropped = first_pass(compared(outcomes=outcomes), curve_of(stick), REMEDIES)
+    left, dropped = comparing(stick, outcomes=outcomes).first_pass(REMEDIES)
     assert left == [Lines(0.75), Lines(0.5), Lines(0.0)]
     assert dropped == [Lines(0.25)]
 
@@ -95,11 +95,6 @@ def test_every_strength_and_control_is_of_the_strongest() -> None:
     assert controls["random 1"].recorded()["which"] == "top"
     of_all, _ = controls_of(ScaledIntruders(0.5), [], {}, 0)
     assert "neighbours" not in of_all
-
-
-def test_settings_of_earlier_comparisons_stay_equal() -> None:
-    assert "which" not in ComparisonSettings().recorded()
-    assert ComparisonSettings(which="top").recorded()["which"] == "top"
 
 
 def test_the_command_and_the_remarks_name_it() -> None:

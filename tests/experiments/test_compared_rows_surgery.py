@@ -23,6 +23,8 @@ from tests.json_lines import write_rows
 from tests.mitigation.hot import hot_llama
 from tests.tiny import save_llama
 
+Found = tuple[RemedyComparison, Path]
+
 ROWS = [{"q": f"{number} + 1 =", "a": "57"} for number in range(100, 124)]
 
 
@@ -63,7 +65,7 @@ def surgery(comparison: RemedyComparison) -> ComparedRemedy:
     return next(one for one in comparison.remedies if one.name == "surgery")
 
 
-def test_it_runs_at_its_strengths_with_its_controls(found: tuple[RemedyComparison, Path]) -> None:
+def test_it_runs_at_its_strengths_with_its_controls(found: Found) -> None:
     row = surgery(found[0])
     assert row.reason is None
     assert row.chosen is not None
@@ -88,7 +90,7 @@ def _written(point: Point, shell: str | None, folder: Path, out: Path) -> float:
 
 @pytest.mark.parametrize("scored", [{}, {"prompt": "q", "completion": "a"}])
 def test_the_command_for_it_writes_the_model_that_was_measured(
-    scored: dict[str, str], folder: Path, found: tuple[RemedyComparison, Path], tmp_path: Path
+    scored: dict[str, str], folder: Path, found: Found, tmp_path: Path
 ) -> None:
     from intruders.data.corpora import load_corpora
     from intruders.data.load_task import load_task
@@ -100,7 +102,7 @@ def test_the_command_for_it_writes_the_model_that_was_measured(
     assert row.chosen.gain is not None
     # As if it had won clearly, over a tuning that forgot.
     won = replace(row, chosen=replace(row.chosen, gain=replace(row.chosen.gain, low=1e-9)))
-    won = replace(won, is_over_allowance=False)
+    won = replace(won, over_allowance=False)
     forgot = replace(comparison.forgotten, low=1e-9)
     shell = replace(comparison, remedies=[won], forgotten=forgot).command(str(tmp_path / "out"))
     task = load_task(f"{folder / 'task.jsonl'}?prompt=q&completion=a", ScoreSettings(), 0)
@@ -113,7 +115,7 @@ def test_the_command_for_it_writes_the_model_that_was_measured(
 
 
 def test_a_resumed_comparison_measures_no_sensitivity_again(
-    folder: Path, found: tuple[RemedyComparison, Path], monkeypatch: pytest.MonkeyPatch
+    folder: Path, found: Found, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def again(*given: object) -> None:
         raise AssertionError("measured again")

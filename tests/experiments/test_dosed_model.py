@@ -14,8 +14,7 @@ from intruders.checkpoints.pairing.open_sides import open_sides
 from intruders.checkpoints.pairing.pair_sides import pair_sides
 from intruders.checkpoints.stored.selection import EVERY_MATRIX
 from intruders.experiments import dosed_model
-from intruders.experiments.dose_groups import ELSEWHERE, dose_groups
-from intruders.experiments.dosed_model import DosedModel, DosedUpdate, DoseVector
+from intruders.experiments.dosed_model import ELSEWHERE, DosedModel, DosedUpdate, DoseVector, dose_groups
 from intruders.experiments.open_dosed import read_updates, tuned_elsewhere
 from intruders.linalg.low_rank import LowRank
 from intruders.models import half_products
@@ -24,7 +23,7 @@ from intruders.models.loading_settings import Loading
 from intruders.models.tuned_model import open_language_model
 from intruders.system.progress import silent
 from tests.checkpoints.models import moved_mixtral
-from tests.experiments.healed_models import gpt2_and_adapter, llama_and_adapter, tuned_in_full
+from tests.experiments.healed_models import gpt2_and_adapter, llama_and_adapter, read_sides, tuned_in_full
 
 IDS = torch.tensor([[5, 20, 31, 7, 44, 12]])
 
@@ -108,11 +107,9 @@ def test_without_doses_it_is_the_base_to_the_bit_and_with_all_the_tuned_model(
 
 def test_directions_are_those_of_the_update(tmp_path: Path) -> None:
     """``W0 + sum_i a_i d_i p_i q_i^T`` with d, p, q of a dense decomposition of D."""
-    base, tuned = llama_and_adapter(tmp_path)
-    before, after = open_sides(base, tuned)
-    pairs = pair_sides(before, after).pairs
-    updates = read_updates(pairs, "direction", torch.device("cpu"), silent)
-    groups = dose_groups(updates.names, "direction", updates.ranks)
+    models = llama_and_adapter(tmp_path)
+    _, updates, groups = read_sides(models, "direction")
+    pairs = pair_sides(*open_sides(*models)).pairs
     assert len(groups.names) == 2 * len(pairs)
     loaded = pairs[0].load()
     assert loaded is not None
@@ -133,12 +130,10 @@ def test_matrices_share_a_dose_by_layer_or_kind(per: str, count: int) -> None:
 
 
 def test_in_half_precision_the_branch_of_a_dose_is_in_single(tmp_path: Path) -> None:
-    base, tuned = llama_and_adapter(tmp_path)
-    before, after = open_sides(base, tuned)
-    updates = read_updates(pair_sides(before, after).pairs, "matrix", torch.device("cpu"), silent)
-    opened = open_language_model(base, loading=Loading(dtype="bfloat16"))
+    models = llama_and_adapter(tmp_path)
+    before, updates, groups = read_sides(models)
+    opened = open_language_model(models[0], loading=Loading(dtype="bfloat16"))
     opened.model.requires_grad_(False).eval()
-    groups = dose_groups(updates.names, "matrix")
     values = torch.full((len(groups.names),), 0.3, requires_grad=True)
     name = updates.names[0]
     layer: Any = opened.model.get_submodule(name.removesuffix(".weight"))
@@ -201,14 +196,10 @@ def test_two_dosed_models_share_stacked_experts(tmp_path: Path) -> None:
     for name, weight in stacked.items():
         weight.data += changes[name]
     whole.save_pretrained(tmp_path / "tuned")
-    before, after = open_sides(str(tmp_path / "base"), str(tmp_path / "tuned"))
-    pairs = pair_sides(before, after).pairs
-    updates = read_updates(pairs, "matrix", torch.device("cpu"), silent)
+    before, updates, groups = read_sides((str(tmp_path / "base"), str(tmp_path / "tuned")))
     name = next(name for name in updates.names if name.endswith("experts.down_proj[1]"))
     tensor = name.removesuffix("[1]")
-    added = LowRank(
-        torch.randn(16, 1), 0.1 * torch.randn(1, 24)
-    )  # output side first; stored input side first
+    added = LowRank(torch.randn(16, 1), 0.1 * torch.randn(1, 24))  # output first; stored input side first
 
     def by_hand(dose: float, extra: float) -> torch.Tensor:
         for own, weight in stacked.items():
@@ -218,7 +209,7 @@ def test_two_dosed_models_share_stacked_experts(tmp_path: Path) -> None:
 
     model: Any = load_model(str(tmp_path / "tuned"), "causal").eval()
     of_base = {own: before.read(own) for own in stacked}
-    groups, inner = dose_groups(updates.names, "matrix"), dose_groups([name], "matrix")
+    inner = dose_groups([name], "matrix")
     doses, full = DoseVector(torch.full((len(groups.names),), 0.5)), DoseVector(torch.ones(1))
     inside = {name: DosedUpdate.of(added, torch.device("cpu"))}
     with torch.no_grad():

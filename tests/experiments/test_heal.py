@@ -6,6 +6,7 @@ import dataclasses
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,8 @@ import torch
 
 import intruders
 from intruders.errors import NonFiniteError, SettingError
-from intruders.experiments.experiment_settings import HealSettings
+from intruders.experiments.heal import doses_for
 from intruders.experiments.healing import HEALED
-from intruders.experiments.learned_doses import doses_for, remedy_of
 from intruders.experiments.work_folder import WorkFolder
 from intruders.measures.measure_settings import LossSettings, ScoreSettings
 from intruders.models.loading import load_model, load_tokenizer
@@ -25,25 +25,27 @@ from tests.commands import in_this_process
 from tests.json_lines import write_rows
 from tests.tiny import save_bert, short_task
 
-from .healed_models import QUICK, TARGETS, adapter_of, tuned_in_full
+from .healed_models import QUICK, TARGETS, Models, adapter_of, tuned_in_full
+
+Healed = tuple[intruders.Healing, Path]
 
 IDS = torch.tensor([[5, 20, 31, 7, 44, 12]])
 
 
 # Where it does not matter what is learned.
-TWO_STEPS = HealSettings(**{**QUICK.values(), "steps": 2})
+TWO_STEPS = replace(QUICK, steps=2)
 BRIEF = intruders.Columns(max_new_tokens=8)  # a tiny model never ends an answer by itself
 
 
 @pytest.fixture(scope="module")
 def healed(
-    models: tuple[str, str], text: str, tmp_path_factory: pytest.TempPathFactory
+    models: Models, text: str, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[intruders.Healing, Path]:
     out = tmp_path_factory.mktemp("out") / "healed"
     return run(models, text, out), out
 
 
-def run(models: tuple[str, str], text: str, out: Path | None, **options: Any) -> intruders.Healing:
+def run(models: Models, text: str, out: Path | None, **options: Any) -> intruders.Healing:
     given: dict[str, Any] = {
         "task": sums(models),
         "columns": BRIEF,
@@ -54,7 +56,7 @@ def run(models: tuple[str, str], text: str, out: Path | None, **options: Any) ->
     return intruders.heal(*models, loss_on=text, out=out, **given)
 
 
-def sums(models: tuple[str, str]) -> str:
+def sums(models: Models) -> str:
     return short_task(Path(models[0]).parent)
 
 
@@ -62,9 +64,7 @@ def audit_settings() -> Any:
     return intruders.AuditSettings(k=3)
 
 
-def test_plain_peft_opens_the_adapter_with_the_doses_in_b(
-    models: tuple[str, str], healed: tuple[intruders.Healing, Path]
-) -> None:
+def test_plain_peft_opens_the_adapter_with_the_doses_in_b(models: Models, healed: Healed) -> None:
     from peft import PeftModel
     from safetensors.torch import load_file
 
@@ -88,7 +88,7 @@ def test_plain_peft_opens_the_adapter_with_the_doses_in_b(
 
 
 def test_an_evaluation_of_the_folder_gives_its_losses_again(
-    models: tuple[str, str], text: str, healed: tuple[intruders.Healing, Path]
+    models: Models, text: str, healed: Healed
 ) -> None:
     """On the half that is reported: by the doses, and by the folder."""
     found, out = healed
@@ -107,9 +107,7 @@ def test_an_evaluation_of_the_folder_gives_its_losses_again(
     assert loss.difference.estimate == pytest.approx(corpus.forgotten.estimate, abs=1e-5)
 
 
-def test_a_merge_of_it_is_verified(
-    models: tuple[str, str], healed: tuple[intruders.Healing, Path], tmp_path: Path
-) -> None:
+def test_a_merge_of_it_is_verified(models: Models, healed: Healed, tmp_path: Path) -> None:
     from peft import PeftModel
 
     merged = PeftModel.from_pretrained(load_model(models[0], "causal"), str(healed[1])).merge_and_unload()
@@ -119,7 +117,7 @@ def test_a_merge_of_it_is_verified(
 
 
 def test_the_record_is_what_was_returned_and_a_second_call_answers_with_it(
-    models: tuple[str, str], text: str, healed: tuple[intruders.Healing, Path]
+    models: Models, text: str, healed: Healed
 ) -> None:
     found, out = healed
     said: list[str] = []
@@ -131,9 +129,9 @@ def test_the_record_is_what_was_returned_and_a_second_call_answers_with_it(
 
 
 def test_a_healing_that_another_process_has_just_finished_is_the_answer(
-    models: tuple[str, str],
+    models: Models,
     text: str,
-    healed: tuple[intruders.Healing, Path],
+    healed: Healed,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -152,7 +150,7 @@ def test_a_healing_that_another_process_has_just_finished_is_the_answer(
 
 
 def test_a_copied_record_does_not_answer_for_another_model(
-    models: tuple[str, str], text: str, healed: tuple[intruders.Healing, Path], tmp_path: Path
+    models: Models, text: str, healed: Healed, tmp_path: Path
 ) -> None:
     shutil.copytree(healed[1], tmp_path / "another")
     with pytest.raises(SettingError, match="has the record of a healing that was written to"):
@@ -162,12 +160,12 @@ def test_a_copied_record_does_not_answer_for_another_model(
 @pytest.mark.parametrize(
     ("changed", "named"),
     [
-        ({"settings": HealSettings(**{**QUICK.values(), "steps": 7})}, "steps was 6 and is 7"),
+        ({"settings": replace(QUICK, steps=7)}, "steps was 6 and is 7"),
         ({"seed": 5}, "seed"),
     ],
 )
 def test_other_settings_are_refused_and_nothing_is_lost(
-    models: tuple[str, str], text: str, healed: tuple[intruders.Healing, Path], changed: Any, named: str
+    models: Models, text: str, healed: Healed, changed: Any, named: str
 ) -> None:
     before = (healed[1] / "heal.json").read_bytes()
     with pytest.raises(SettingError, match=named):
@@ -175,9 +173,7 @@ def test_other_settings_are_refused_and_nothing_is_lost(
     assert (healed[1] / "heal.json").read_bytes() == before
 
 
-def test_other_weights_are_refused(
-    models: tuple[str, str], text: str, healed: tuple[intruders.Healing, Path], tmp_path: Path
-) -> None:
+def test_other_weights_are_refused(models: Models, text: str, healed: Healed, tmp_path: Path) -> None:
     """By their content: the folder's name is the same."""
     other = tmp_path / "tuned"
     shutil.copytree(models[1], other)
@@ -187,7 +183,7 @@ def test_other_weights_are_refused(
 
 @pytest.mark.parametrize("last", ["learn doses: divergence", "measure healed", "scale"])
 def test_killed_it_goes_on_and_ends_as_if_it_had_not_been(
-    models: tuple[str, str], text: str, healed: tuple[intruders.Healing, Path], tmp_path: Path, last: str
+    models: Models, text: str, healed: Healed, tmp_path: Path, last: str
 ) -> None:
     seen = []
 
@@ -222,9 +218,7 @@ def test_killed_it_goes_on_and_ends_as_if_it_had_not_been(
     assert not (tmp_path / "healed.unfinished").exists()
 
 
-def test_an_unfinished_folder_of_other_settings_is_refused(
-    models: tuple[str, str], text: str, tmp_path: Path
-) -> None:
+def test_an_unfinished_folder_of_other_settings_is_refused(models: Models, text: str, tmp_path: Path) -> None:
     def killed(stage: str, done: int, in_all: int) -> None:
         if stage.startswith("learn"):
             raise KeyboardInterrupt
@@ -235,9 +229,7 @@ def test_an_unfinished_folder_of_other_settings_is_refused(
         run(models, text, tmp_path / "healed", seed=3)
 
 
-def test_a_full_fine_tuning_is_written_as_a_checkpoint(
-    models: tuple[str, str], text: str, tmp_path: Path
-) -> None:
+def test_a_full_fine_tuning_is_written_as_a_checkpoint(models: Models, text: str, tmp_path: Path) -> None:
     tuned = tuned_in_full(models[0], tmp_path / "full")
     found = run((models[0], tuned), text, tmp_path / "healed", settings=TWO_STEPS)
     assert found.form == "checkpoint"
@@ -253,10 +245,10 @@ def test_a_full_fine_tuning_is_written_as_a_checkpoint(
 
 
 def test_directions_of_a_matrix_that_is_not_audited_are_refused(
-    models: tuple[str, str], text: str, tmp_path: Path
+    models: Models, text: str, tmp_path: Path
 ) -> None:
     """They would be measured in their doses, and written in none."""
-    per_direction = HealSettings(**{**QUICK.values(), "per": "direction"})
+    per_direction = replace(QUICK, per="direction")
     audit = intruders.AuditSettings(k=3, exclude=("*down_proj*",))
     with pytest.raises(SettingError, match=r"down_proj.weight. is not audited.*pass --per matrix"):
         run(models, text, tmp_path / "healed", settings=per_direction, audit=audit)
@@ -264,7 +256,7 @@ def test_directions_of_a_matrix_that_is_not_audited_are_refused(
 
 
 def test_order_and_type_are_part_of_what_makes_a_healing_the_same(
-    models: tuple[str, str], text: str, tmp_path: Path
+    models: Models, text: str, tmp_path: Path
 ) -> None:
     """Doses are learned on the first task; a base in single precision has no word for its type in the record."""
     file, _, columns = sums(models).partition("?")
@@ -277,12 +269,8 @@ def test_order_and_type_are_part_of_what_makes_a_healing_the_same(
         run(models, text, tmp_path / "healed", task=both, settings=TWO_STEPS)
 
 
-def test_a_dose_for_every_direction_keeps_the_rank(
-    models: tuple[str, str], text: str, tmp_path: Path
-) -> None:
-    found = run(
-        models, text, tmp_path / "healed", settings=HealSettings(**{**TWO_STEPS.values(), "per": "direction"})
-    )
+def test_a_dose_for_every_direction_keeps_the_rank(models: Models, text: str, tmp_path: Path) -> None:
+    found = run(models, text, tmp_path / "healed", settings=replace(TWO_STEPS, per="direction"))
     assert {len(own) for own in found.doses.values()} == {2}
     config = json.loads((tmp_path / "healed" / "adapter_config.json").read_text())
     assert config["r"] == 2
@@ -304,7 +292,7 @@ def test_a_dose_for_every_direction_keeps_the_rank(
 
 
 def test_further_corpora_and_tasks_are_reported_and_choose_nothing(
-    models: tuple[str, str], text: str, healed: tuple[intruders.Healing, Path], tmp_path: Path
+    models: Models, text: str, healed: Healed, tmp_path: Path
 ) -> None:
     other = tmp_path / "other.jsonl"
     write_rows(other, [{"text": f"another text {number}"} for number in range(4)])
@@ -321,9 +309,7 @@ def test_further_corpora_and_tasks_are_reported_and_choose_nothing(
     assert found.out is None
 
 
-def test_prompts_alone_are_answered_by_the_tuned_model(
-    models: tuple[str, str], text: str, tmp_path: Path
-) -> None:
+def test_prompts_alone_are_answered_by_the_tuned_model(models: Models, text: str, tmp_path: Path) -> None:
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("\n".join(f"Question {number}?" for number in range(12)))
     found = run(models, text, None, task=(), prompts=prompts, settings=TWO_STEPS)
@@ -362,7 +348,7 @@ def test_a_masked_model_is_healed_on_a_task_of_classes(text: str, tmp_path: Path
         text,
         tmp_path / "healed",
         task=rows,
-        settings=HealSettings(**{**QUICK.values(), "estimate": True, "steps": 2}),
+        settings=replace(QUICK, estimate=True, steps=2),
     )
     assert found.healed_point.corpora[text].loss.estimate > 0
     assert (tmp_path / "healed" / "adapter_config.json").is_file()
@@ -395,13 +381,11 @@ def tuned_in_full_masked(base: Path, folder: Path) -> str:
 
 
 def test_a_remedy_of_the_record_gives_the_same_weights(
-    models: tuple[str, str], healed: tuple[intruders.Healing, Path], tmp_path: Path
+    models: Models, healed: Healed, tmp_path: Path
 ) -> None:
     from safetensors.torch import load_file
 
-    intruders.mitigate(
-        *models, remedy=remedy_of(intruders.Healing.load(healed[1])), out=tmp_path / "again", check=False
-    )
+    intruders.mitigate(*models, remedy=doses_for(healed[1], *models), out=tmp_path / "again", check=False)
     one, other = (
         load_file(folder / "adapter_model.safetensors") for folder in (healed[1], tmp_path / "again")
     )
@@ -409,7 +393,7 @@ def test_a_remedy_of_the_record_gives_the_same_weights(
 
 
 def test_doses_are_of_the_model_that_they_were_learned_for(
-    models: tuple[str, str], healed: tuple[intruders.Healing, Path], tmp_path: Path
+    models: Models, healed: Healed, tmp_path: Path
 ) -> None:
     """In Python as by the command; a copy of the adapter is the same model."""
     other = adapter_of(Path(models[0]), tmp_path / "other", TARGETS, seed=9)
@@ -421,7 +405,7 @@ def test_doses_are_of_the_model_that_they_were_learned_for(
 
 
 def test_the_command_refuses_a_record_of_another_model(
-    models: tuple[str, str], healed: tuple[intruders.Healing, Path], tmp_path: Path
+    models: Models, healed: Healed, tmp_path: Path
 ) -> None:
     other = adapter_of(Path(models[0]), tmp_path / "other", TARGETS, seed=9)
     options = ["--remedy", "doses", "--doses", str(healed[1]), "--out", str(tmp_path / "out"), "--no-check"]
@@ -432,23 +416,21 @@ def test_the_command_refuses_a_record_of_another_model(
     assert in_this_process("mitigate", *models, *options).returncode == 0
 
 
-def test_an_adapter_that_changes_nothing_is_refused(
-    models: tuple[str, str], text: str, tmp_path: Path
-) -> None:
+def test_an_adapter_that_changes_nothing_is_refused(models: Models, text: str, tmp_path: Path) -> None:
     idle = adapter_of(Path(models[0]), tmp_path / "idle", TARGETS, size=0.0)
     with pytest.raises(SettingError, match="nothing to heal"):
         run((models[0], idle), text, tmp_path / "healed")
     assert not (tmp_path / "healed").exists()
 
 
-def test_a_loss_that_is_no_number_is_refused(models: tuple[str, str], text: str, tmp_path: Path) -> None:
+def test_a_loss_that_is_no_number_is_refused(models: Models, text: str, tmp_path: Path) -> None:
     huge = adapter_of(Path(models[0]), tmp_path / "huge", TARGETS, size=1e30)
     with pytest.raises(NonFiniteError):
         run((models[0], huge), text, tmp_path / "healed")
     assert not (tmp_path / "healed").exists()
 
 
-def test_one_document_is_refused(models: tuple[str, str], tmp_path: Path) -> None:
+def test_one_document_is_refused(models: Models, tmp_path: Path) -> None:
     short = tmp_path / "short.txt"
     short.write_text("two lines\nof text\n")
     with pytest.raises(SettingError, match="expected 2 or more"):
@@ -465,7 +447,7 @@ def test_one_document_is_refused(models: tuple[str, str], tmp_path: Path) -> Non
     ],
 )
 def test_what_is_missing_is_said_before_a_model_is_opened(
-    models: tuple[str, str], text: str, tmp_path: Path, options: Any, said: str
+    models: Models, text: str, tmp_path: Path, options: Any, said: str
 ) -> None:
     given: dict[str, Any] = {"task": "word-problems", "loss_on": text, **options}
     with pytest.raises(SettingError, match=said):
@@ -473,7 +455,7 @@ def test_what_is_missing_is_said_before_a_model_is_opened(
 
 
 def test_dora_is_refused_as_an_adapter_and_healed_as_a_checkpoint(
-    models: tuple[str, str], text: str, tmp_path: Path
+    models: Models, text: str, tmp_path: Path
 ) -> None:
     dora = adapter_of(Path(models[0]), tmp_path / "dora", TARGETS, use_dora=True)
     with pytest.raises(SettingError, match="--as checkpoint"):
@@ -482,7 +464,7 @@ def test_dora_is_refused_as_an_adapter_and_healed_as_a_checkpoint(
     assert found.form == "checkpoint"
 
 
-def test_a_sum_of_adapters_is_healed(models: tuple[str, str], text: str, tmp_path: Path) -> None:
+def test_a_sum_of_adapters_is_healed(models: Models, text: str, tmp_path: Path) -> None:
     other = adapter_of(Path(models[0]), tmp_path / "other", ("v_proj", "q_proj"), seed=4)
     found = run((models[0], f"{models[1]}@0.7+{other}@0.3"), text, tmp_path / "healed", settings=TWO_STEPS)
     assert len(found.doses) == 6

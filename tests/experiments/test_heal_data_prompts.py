@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from intruders.errors import SettingError
-from intruders.experiments.heal_data import own_answers, read_prompts
+from intruders.experiments.data_shares import own_answers, read_prompts
 from intruders.models.tuned_model import open_language_model
 from tests.json_lines import write_rows
 from tests.tiny import save_llama

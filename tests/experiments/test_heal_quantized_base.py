@@ -9,22 +9,21 @@ import pytest
 import torch
 
 import intruders
-from intruders.checkpoints.pairing.open_sides import open_sides
-from intruders.checkpoints.pairing.pair_sides import pair_sides
 from intruders.data.corpora import load_corpora
 from intruders.data.load_task import load_task
 from intruders.errors import SettingError
-from intruders.experiments.dose_groups import dose_groups
+from intruders.experiments.data_shares import data_of
 from intruders.experiments.dosed_model import DosedModel, DoseVector
 from intruders.experiments.experiment_settings import HealSettings
-from intruders.experiments.heal_data import data_of
-from intruders.experiments.open_dosed import open_models, read_updates
+from intruders.experiments.open_dosed import open_models
 from intruders.measures.corpus_loss import measure_losses
 from intruders.measures.measure_settings import LossSettings
 from intruders.models.loading import load_model
 from intruders.models.tuned_model import open_language_model
-from tests.experiments.healed_models import TARGETS, adapter_of, tuned_in_full
+from tests.experiments.healed_models import TARGETS, adapter_of, read_sides, tuned_in_full
 from tests.tiny import save_llama, short_task
+
+from .healed_models import Models
 
 IDS = torch.tensor([[5, 20, 31, 7, 44, 12]])
 FEW = HealSettings(steps=2, max_documents=4, max_tokens=24, max_examples=4, allow=10.0)
@@ -40,7 +39,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
 
 @pytest.mark.parametrize("load_in", ["4bit", "8bit"])
 def test_the_healed_adapter_has_its_loss_in_peft(
-    load_in: str, models: tuple[str, str], text: str, tmp_path: Path
+    load_in: str, models: Models, text: str, tmp_path: Path
 ) -> None:
     pytest.importorskip("bitsandbytes")
     loading = intruders.Loading(load_in=load_in)
@@ -70,19 +69,16 @@ def test_the_healed_adapter_has_its_loss_in_peft(
 
 
 @pytest.mark.parametrize("load_in", ["4bit", "8bit"])
-def test_gradients_in_the_doses_are_those_of_peft(load_in: str, models: tuple[str, str]) -> None:
+def test_gradients_in_the_doses_are_those_of_peft(load_in: str, models: Models) -> None:
     """The gradient in a dose is the inner product of the gradient in PEFT's B with B."""
     pytest.importorskip("bitsandbytes")
     from peft import PeftModel
 
     loading = intruders.Loading(load_in=load_in)
     language, _ = open_models(models[0], None, {}, loading)
-    sides = open_sides(*models)
-    pairs = pair_sides(*sides).pairs
-    updates = read_updates(pairs, "matrix", torch.device("cpu"), lambda *_: None)
-    groups = dose_groups(updates.names, "matrix", updates.ranks)
+    before, updates, groups = read_sides(models)
     doses = DoseVector(torch.ones(len(groups.names), requires_grad=True))
-    with DosedModel(language.model, sides[0], updates.by_name, groups, doses, is_base=True):
+    with DosedModel(language.model, before, updates.by_name, groups, doses, is_base=True):
         with torch.no_grad():
             language.model(input_ids=IDS)  # bitsandbytes may repack a layer that is used without gradients
         language.model(input_ids=IDS, labels=IDS).loss.backward()
@@ -103,7 +99,7 @@ def test_gradients_in_the_doses_are_those_of_peft(load_in: str, models: tuple[st
         assert float(doses.values.grad[position]) == pytest.approx(expected, rel=0.05, abs=1e-4)
 
 
-def test_what_changes_weights_refuses_them(models: tuple[str, str], text: str, tmp_path: Path) -> None:
+def test_what_changes_weights_refuses_them(models: Models, text: str, tmp_path: Path) -> None:
     full = tuned_in_full(models[0], tmp_path / "full")
     with pytest.raises(
         SettingError, match="load_in is '4bit', but this measurement changes weights in memory"

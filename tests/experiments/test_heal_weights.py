@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,29 +14,29 @@ from safetensors.torch import load_file
 import intruders
 from intruders.errors import SettingError
 from intruders.experiments.experiment_settings import RIVALS, HealSettings
+from intruders.experiments.heal import doses_for
 from intruders.experiments.healing import Healing
-from intruders.experiments.learned_doses import doses_for
 from intruders.measures.measure_settings import LossSettings, ScoreSettings
 from intruders.models.loading import load_model, load_tokenizer
 from tests.json_lines import write_rows
 from tests.tiny import short_task
 
-from .healed_models import QUICK, tuned_in_full
+from .healed_models import QUICK, Models, tuned_in_full
+
+Healed = tuple[Healing, Path]
 
 BRIEF = intruders.Columns(max_new_tokens=8)
-WEIGHTS = HealSettings(**{**QUICK.values(), "learn": "weights", "rate": 0.01, "weight": 1.0})
+WEIGHTS = replace(QUICK, learn="weights", rate=0.01, weight=1.0)
 IDS = torch.tensor([[5, 20, 31, 7, 44, 12]])
 
 
 @pytest.fixture(scope="module")
-def healed(
-    models: tuple[str, str], text: str, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Healing, Path]:
+def healed(models: Models, text: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Healing, Path]:
     out = tmp_path_factory.mktemp("out") / "healed"
     return run(models, text, out), out
 
 
-def run(models: tuple[str, str], text: str | list[str], out: Path | None, **options: Any) -> Healing:
+def run(models: Models, text: str | list[str], out: Path | None, **options: Any) -> Healing:
     given: dict[str, Any] = {
         "task": short_task(Path(models[0]).parent),
         "columns": BRIEF,
@@ -46,7 +47,7 @@ def run(models: tuple[str, str], text: str | list[str], out: Path | None, **opti
     return intruders.heal(*models, loss_on=text, out=out, **given)
 
 
-def evaluated(models: tuple[str, str], out: Path, text: str, examples: int = 4) -> tuple[float, Any]:
+def evaluated(models: Models, out: Path, text: str, examples: int = 4) -> tuple[float, Any]:
     """The loss and the accuracy of a folder on the half that a healing reports, by transformers and PEFT."""
     task = short_task(Path(models[0]).parent)
     found = intruders.evaluate(
@@ -60,7 +61,7 @@ def evaluated(models: tuple[str, str], out: Path, text: str, examples: int = 4) 
 
 
 def test_an_adapter_keeps_its_rank_form_and_targets_and_opens_in_plain_peft(
-    models: tuple[str, str], text: str, healed: tuple[Healing, Path]
+    models: Models, text: str, healed: Healed
 ) -> None:
     found, out = healed
     before, after = (load_file(Path(folder) / "adapter_model.safetensors") for folder in (models[1], out))
@@ -85,7 +86,7 @@ def test_an_adapter_keeps_its_rank_form_and_targets_and_opens_in_plain_peft(
     assert accuracy == point.tasks[found.task].accuracy
 
 
-def test_norms_are_those_of_the_written_update(models: tuple[str, str], healed: tuple[Healing, Path]) -> None:
+def test_norms_are_those_of_the_written_update(models: Models, healed: Healed) -> None:
     found, out = healed
     for folder, which in ((models[1], 0), (out, 1)):
         stored = load_file(Path(folder) / "adapter_model.safetensors")
@@ -95,9 +96,7 @@ def test_norms_are_those_of_the_written_update(models: tuple[str, str], healed: 
             assert norms[which] == pytest.approx(float(update.norm()), rel=1e-4)
 
 
-def test_a_full_fine_tuning_learns_its_own_matrices(
-    models: tuple[str, str], text: str, tmp_path: Path
-) -> None:
+def test_a_full_fine_tuning_learns_its_own_matrices(models: Models, text: str, tmp_path: Path) -> None:
     tuned = tuned_in_full(models[0], tmp_path / "full")
     found = run((models[0], tuned), text, tmp_path / "healed")
     assert found.form == "checkpoint"
@@ -118,7 +117,7 @@ def test_a_full_fine_tuning_learns_its_own_matrices(
 
 
 def test_killed_it_goes_on_to_the_same_bytes(
-    models: tuple[str, str], text: str, healed: tuple[Healing, Path], tmp_path: Path
+    models: Models, text: str, healed: Healed, tmp_path: Path
 ) -> None:
     def killed(stage: str, done: int, in_all: int) -> None:
         if stage.startswith("learn weights: divergence") and done == 6:
@@ -134,8 +133,8 @@ def test_killed_it_goes_on_to_the_same_bytes(
     assert (out / name).read_bytes() == (healed[1] / name).read_bytes()
 
 
-def test_the_base_writes_the_text_itself(models: tuple[str, str], text: str, tmp_path: Path) -> None:
-    from intruders.experiments.heal_data import own_documents
+def test_the_base_writes_the_text_itself(models: Models, text: str, tmp_path: Path) -> None:
+    from intruders.experiments.data_shares import own_documents
     from intruders.models.tuned_model import open_language_model
 
     found = run(models, ["self", text], tmp_path / "healed")
@@ -150,9 +149,9 @@ def test_the_base_writes_the_text_itself(models: tuple[str, str], text: str, tmp
         assert set(opened.tokenizer(document)["input_ids"]) <= ordinary | {opened.tokenizer.unk_token_id}
 
 
-def test_samples_have_the_probabilities_of_the_base(models: tuple[str, str]) -> None:
+def test_samples_have_the_probabilities_of_the_base(models: Models) -> None:
     """Of 512 samples, the second token comes as often as the softmax of the logits after the first says."""
-    from intruders.experiments.heal_data import sampled_tokens
+    from intruders.experiments.data_shares import sampled_tokens
     from intruders.models.tuned_model import open_language_model
 
     opened = open_language_model(models[0])
@@ -169,19 +168,15 @@ def test_samples_have_the_probabilities_of_the_base(models: tuple[str, str]) -> 
     assert bool(((counts / 512 - wanted).abs() <= 5 * spread + 1 / 512).all())
 
 
-def test_more_examples_are_reported_than_learned_from(
-    models: tuple[str, str], text: str, tmp_path: Path
-) -> None:
-    settings = HealSettings(**{**WEIGHTS.values(), "max_examples": 2, "report_examples": 4, "steps": 2})
+def test_more_examples_are_reported_than_learned_from(models: Models, text: str, tmp_path: Path) -> None:
+    settings = replace(WEIGHTS, max_examples=2, report_examples=4, steps=2)
     found = run(models, text, tmp_path / "healed", settings=settings)
     assert found.examples == {found.task: 4}
     assert evaluated(models, tmp_path / "healed", text, 4)[1] == found.healed_point.tasks[found.task].accuracy
 
 
-def test_rivals_are_reported_on_the_same_documents(
-    models: tuple[str, str], text: str, tmp_path: Path
-) -> None:
-    settings = HealSettings(**{**WEIGHTS.values(), "rivals": RIVALS, "steps": 2})
+def test_rivals_are_reported_on_the_same_documents(models: Models, text: str, tmp_path: Path) -> None:
+    settings = replace(WEIGHTS, rivals=RIVALS, steps=2)
     found = run(models, text, tmp_path / "healed", settings=settings)
     for name in RIVALS:
         point = found.point(name)
@@ -195,7 +190,7 @@ def test_rivals_are_reported_on_the_same_documents(
 
 
 def test_what_does_not_go_together_is_refused(
-    models: tuple[str, str], text: str, healed: tuple[Healing, Path], tmp_path: Path
+    models: Models, text: str, healed: Healed, tmp_path: Path
 ) -> None:
     with pytest.raises(SettingError, match="learned weights and no doses"):
         doses_for(healed[1], *models)
@@ -208,10 +203,10 @@ def test_what_does_not_go_together_is_refused(
 
 
 def test_memory_is_planned_before_the_models_are_opened(
-    models: tuple[str, str], text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    models: Models, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from intruders.experiments import heal_bench
+    from intruders.experiments import open_dosed
 
-    monkeypatch.setattr(heal_bench, "available_memory", lambda device: 1000)
+    monkeypatch.setattr(open_dosed, "available_memory", lambda device: 1000)
     with pytest.raises(intruders.errors.NotEnoughMemoryError, match="--learn doses"):
         run(models, text, tmp_path / "healed")

@@ -224,7 +224,7 @@ def test_a_stopped_call_goes_on_from_what_it_kept(
     monkeypatch.setattr(bench, "losses_by_corpus", lambda *given: read.append(given[1]) or losses(*given))
 
     def stop(doing: str, done: int, in_all: int) -> None:
-        if doing == "measure" and done == 13:
+        if doing == "measure" and done == 14:
             raise KeyboardInterrupt
 
     def found(

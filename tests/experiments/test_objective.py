@@ -12,19 +12,21 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from intruders.checkpoints.pairing.open_sides import open_sides
-from intruders.checkpoints.pairing.pair_sides import pair_sides
-from intruders.experiments.dose_groups import dose_groups
-from intruders.experiments.dosed_model import DosedModel, DoseVector, parameters_of, with_parameters
+from intruders.experiments.dosed_model import (
+    DosedModel,
+    DoseVector,
+    parameters_of,
+    with_parameters,
+)
 from intruders.experiments.objective import KeptAnswers, Objective, turn, turns_of_parts
-from intruders.experiments.open_dosed import open_models, read_updates
+from intruders.experiments.open_dosed import open_models
 from intruders.models.encoding import IGNORED
 from intruders.models.loading import load_model
 from intruders.models.loading_settings import AS_STORED
 from intruders.models.split_model import SplitModel
 from tests.tiny import save_gpt2, save_llama
 
-from .healed_models import llama_and_adapter
+from .healed_models import Models, llama_and_adapter, read_sides
 
 TEXTS = [[5, 20, 31, 7, 44, 12], [9, 3, 17]]
 ROWS = [
@@ -39,7 +41,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     return llama_and_adapter(tmp_path_factory.mktemp("objective"), size=1.0)
 
 
-def merged(models: tuple[str, str], doses: dict[str, float]) -> Any:
+def merged(models: Models, doses: dict[str, float]) -> Any:
     """``W0 + a D`` in every adapted matrix, with D = 2 B A by the adapter's file."""
     model: Any = load_model(models[0], "causal").eval().double()
     stored = load_file(Path(models[1]) / "adapter_model.safetensors")
@@ -57,7 +59,7 @@ def log_probabilities(model: Any, ids: list[int]) -> Tensor:
         return model(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1)
 
 
-def divergences(models: tuple[str, str], doses: dict[str, float]) -> tuple[float, float]:
+def divergences(models: Models, doses: dict[str, float]) -> tuple[float, float]:
     now, base, tuned = (
         merged(models, values) for values in (doses, dict.fromkeys(doses, 0.0), dict.fromkeys(doses, 1.0))
     )
@@ -75,14 +77,12 @@ def divergences(models: tuple[str, str], doses: dict[str, float]) -> tuple[float
     return text / tokens, task / targets
 
 
-def test_divergences_and_their_gradient(models: tuple[str, str]) -> None:
+def test_divergences_and_their_gradient(models: Models) -> None:
     language, _ = open_models(models[0], None, {}, AS_STORED)
-    sides = open_sides(*models)
-    updates = read_updates(pair_sides(*sides).pairs, "matrix", torch.device("cpu"), lambda *_: None)
-    groups = dose_groups(updates.names, "matrix", updates.ranks)
+    before, updates, groups = read_sides(models)
     values = torch.linspace(0.2, 0.9, len(groups.names)).requires_grad_()
     doses = DoseVector(values)
-    with DosedModel(language.model, sides[0], updates.by_name, groups, doses, is_base=True):
+    with DosedModel(language.model, before, updates.by_name, groups, doses, is_base=True):
         objective = Objective(language, language, doses, [TEXTS], [1], ROWS, seed=0)
         losses = objective.gradient(0, WEIGHT)
         assert doses.values is values
@@ -105,15 +105,13 @@ def test_divergences_and_their_gradient(models: tuple[str, str]) -> None:
         assert float(values.grad[position]) == pytest.approx((up - down) / 2e-3, rel=2e-3, abs=1e-5)
 
 
-def test_parts_of_a_mixture_count_by_their_weights(models: tuple[str, str]) -> None:
+def test_parts_of_a_mixture_count_by_their_weights(models: Models) -> None:
     # One document per part, of 2 and of 40 tokens: tokens alone would give the first a share of 2 in 42.
     parts = [[[9, 3]], [[5 + number % 60 for number in range(40)]]]
     language, _ = open_models(models[0], None, {}, AS_STORED)
-    sides = open_sides(*models)
-    updates = read_updates(pair_sides(*sides).pairs, "matrix", torch.device("cpu"), lambda *_: None)
-    groups = dose_groups(updates.names, "matrix", updates.ranks)
+    before, updates, groups = read_sides(models)
     doses = DoseVector(torch.full((len(groups.names),), 0.5, requires_grad=True))
-    with DosedModel(language.model, sides[0], updates.by_name, groups, doses, is_base=True):
+    with DosedModel(language.model, before, updates.by_name, groups, doses, is_base=True):
         objective = Objective(language, language, doses, parts, [0.7, 0.3], ROWS, seed=0)
         told = [objective.gradient(step, WEIGHT).text for step in range(10)]
     base, now = (merged(models, dict.fromkeys(groups.places, dose)) for dose in (0.0, 0.5))
@@ -127,19 +125,18 @@ def test_parts_of_a_mixture_count_by_their_weights(models: tuple[str, str]) -> N
 
 
 @pytest.mark.parametrize("replays", [False, True])
-def test_the_gradient_of_learned_factors_is_that_of_pefts_own(models: tuple[str, str], replays: bool) -> None:
+def test_the_gradient_of_learned_factors_is_that_of_pefts_own(models: Models, replays: bool) -> None:
     """Both divergences of PEFT's live adapter, or with ``replays`` the losses of tokens and targets, by autograd."""
     from peft import PeftModel
 
     language, _ = open_models(models[0], None, {}, AS_STORED)
-    sides = open_sides(*models)
-    own = read_updates(pair_sides(*sides).pairs, "matrix", torch.device("cpu"), lambda *_: None).by_name
-    groups = dose_groups(list(own), "matrix")
+    before, updates, groups = read_sides(models)
+    own = updates.by_name
     doses = DoseVector(torch.ones(len(groups.names)))
     tensors = [(0.7 * tensor).requires_grad_() for tensor in parameters_of(own)]
     learned = with_parameters(own, tensors)
     with (
-        DosedModel(language.model, sides[0], own, groups, doses, is_base=True),
+        DosedModel(language.model, before, own, groups, doses, is_base=True),
         doses.at(doses.values, learned),
     ):
         objective = Objective(language, language, doses, [TEXTS], [1], ROWS, seed=0, replays=replays)

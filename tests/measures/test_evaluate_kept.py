@@ -81,10 +81,7 @@ def test_a_score_is_of_every_role_and_message(tmp_path: Path, monkeypatch: pytes
     for first in ("assistant: let me think", "assistant: easy"):
         row = {"p": talk(question), "c": talk(first, "user: well?", answer)}
         assert [calls("prompt=p&completion=c", row) for _ in range(2)] == [1, 0]
-    # What earlier versions kept of plain rows is under this key.
     assert calls("prompt=p&completion=c", {"p": "2+2?", "c": "4"}) == 1
-    units = [json.loads(file.read_text())["unit"] for file in (tmp_path / "out").rglob("evaluations/*.json")]
-    assert {"task": ["causal", "exact", [], 256], "examples": [["2+2?", None, "4"]] * 2} in units
 
 
 @pytest.mark.parametrize("name", ["documents.parquet", "examples.parquet", "evaluation.json"])

@@ -64,8 +64,8 @@ def made_up_comparison(**more: Any) -> RemedyComparison:
         "base_point": curve[0], "tuned_point": curve[-1], "curve": curve, "forgotten": around(3.0),
         "remedies": [
             interpolate,
-            made_up_row("trim", 0.2, 3.9, around(0.4), dropped=[0.1]),
-            made_up_row("lines", 0.5, 4.3, around(-0.03), controls=[], idle=[1.0]),
+            made_up_row("trim", 0.2, 3.9, around(0.4), dropped_in_first_pass=[0.1]),
+            made_up_row("lines", 0.5, 4.3, around(-0.03), controls=[], changes_nothing=[1.0]),
             ComparedRemedy("dg-hard", "a paper", reason=reason),
         ],
     }  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from intruders.measures.document_table import losses_in, table_of
+from intruders.measures.evaluation import losses_in, table_of
 from intruders.measures.losses import DocumentLosses
 
 
