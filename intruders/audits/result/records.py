@@ -54,7 +54,7 @@ class Subspaces:
     """The subspaces of one matrix; NaN for what the audit did not need or what is not defined.
 
     Chance is what random directions give: tuned leading vectors that have nothing to do with the base's, or an
-    update in random directions. Docs: docs/reference/subspaces.md, formulas: intruders/engine/spectral_change.py.
+    update in random directions. Docs: docs/reference/files.md, formulas: intruders/engine/spectral_change.py.
     """
 
     rotation_left_angle: float  # largest principal angle, degrees
