@@ -36,7 +36,7 @@ JOBS = option("jobs", int, "Number of runs at a time, each in its own process.",
 
 
 @command(FILE, OUT, RESUME, DRY_RUN, JOBS, options.RAY)
-def study(*, file: Path, out: str | None, resume: bool, dry_run: bool, jobs: int, ray: str | None) -> None:
+def study(*, file: Path, out: str | None, resume: bool, dry_run: bool, jobs: int, ray: str | bool) -> None:
     """Run or resume the study in a YAML file.
 
     Skips finished runs, then prints the settings side by side.
@@ -64,7 +64,7 @@ def study(*, file: Path, out: str | None, resume: bool, dry_run: bool, jobs: int
             out,
             resume=resume,
             jobs=jobs,
-            ray=options.chosen_ray(ray),
+            ray=ray,
             progress=progress,
         )
     print_outcome(outcome)
@@ -84,11 +84,11 @@ def print_plan(
     Raises SettingError where the study could not run in ``out``, or could not resume there if it ``must_exist``.
     """
     from ..studies.inputs import require_contents, require_inputs, taken_from_the_hub
-    from ..studies.plan import plan
     from ..studies.runs import expand
+    from ..studies.stages import plan
     from ..studies.study_folder import StudyFolder
     from ..system.files import user_path
-    from ..system.remote_folder import is_url
+    from ..system.store import is_url
 
     runs = expand(study)
     require_inputs(runs)

@@ -247,7 +247,7 @@ def test_a_row_taken_out_is_missed(table: Table) -> None:
 
 
 def test_every_table_of_a_study_is_named() -> None:
-    from intruders.studies.table_columns import COLUMNS
+    from intruders.studies.tables import COLUMNS
 
     table = Table("reference/study.md", "file", set, under="The folder", pattern=r"`([a-z]+)\.parquet`")
     assert table.named((DOCS / table.page).read_text(encoding="utf-8")) == set(COLUMNS)

@@ -55,7 +55,7 @@ def study(
     published: Path | None,
     dry_run: bool,
     jobs: int,
-    ray: str | None,
+    ray: str | bool,
 ) -> None:
     """Run or resume the study in a YAML file.
 
@@ -80,7 +80,7 @@ def study(
     if out is None:
         raise SettingError("--out is missing; expected the folder of the study; pass --out FOLDER")
 
-    from intruders.studies.workplace import Workplace
+    from intruders.studies.work import Workplace
 
     from ..claims.every_claim import conclude
     from ..run_study import run_study
@@ -91,7 +91,7 @@ def study(
             out,
             resume=resume,
             jobs=jobs,
-            ray=options.chosen_ray(ray),
+            ray=ray,
             progress=progress,
             published=published,
         )

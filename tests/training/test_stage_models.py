@@ -11,7 +11,7 @@ import torch
 from intruders.data.load_task import load_task
 from intruders.models.loading import heads, load_model, load_tokenizer
 from intruders.training.finetune_config import FinetuneConfig
-from intruders.training.retrain_head import retrain_head
+from intruders.training.stage_models import retrain_head
 from intruders.training.trainer import TargetTrainer
 from tests.json_lines import write_rows
 from tests.tiny import save_bert

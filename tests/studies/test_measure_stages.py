@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from intruders.data.corpora import Corpora, Corpus
+from intruders.data.corpora import Corpus
 from intruders.measures.losses import DocumentLosses
 from intruders.measures.measure_settings import LossSettings
 from intruders.models.loading_settings import AS_STORED
-from intruders.studies import base_losses as kept
-from intruders.system import files
+from intruders.studies import measure_stages as kept
 from tests.tiny import save_llama
 
 
@@ -39,39 +37,7 @@ def test_other_weights_under_the_same_path_are_measured_again(
     assert (first["text"][0].mean, again["text"][0].mean, len(measured)) == (1.0, 2.0, 2)
 
 
-def test_a_kill_between_losses_and_their_record_does_not_leave_losses_of_another_text(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    base = str(save_llama(tmp_path / "base"))
-
-    def losses_of(source: str, base: object, settings: object, corpora: Corpora, *_: object) -> Any:
-        """A document's loss is its length, so that it tells of which text it is."""
-        (part,) = corpora["text"]
-        sums = np.array([float(len(document)) for document in part.documents])
-        return {"text": [DocumentLosses("cross-entropy", sums, np.ones(len(sums), dtype=np.int64))]}
-
-    def of(text: str) -> list[float]:
-        corpora = {"text": [Corpus("text", [text])]}
-        return list(kept.base_losses(base, settings, corpora, tmp_path / "bases", AS_STORED)["text"][0].sums)
-
-    write = files.write_atomically
-
-    def killed(path: Path, content: bytes) -> None:
-        if path.name == "base.json":
-            raise KeyboardInterrupt
-        write(path, content)
-
-    monkeypatch.setattr(kept, "losses_of", losses_of)
-    settings = LossSettings(loss_on=("text",))
-    assert of("four") == [4.0]
-    with monkeypatch.context() as patched:
-        patched.setattr(files, "write_atomically", killed)
-        with pytest.raises(KeyboardInterrupt):
-            of("of another length")
-    assert of("four") == [4.0]
-
-
-@pytest.mark.parametrize("content", [None, b"", b"PAR1 cut off"])
+@pytest.mark.parametrize("content", [None, b"", b'{"schema": 2'])
 def test_losses_that_were_lost_or_cut_off_are_measured_again(
     content: bytes | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -80,9 +46,9 @@ def test_losses_that_were_lost_or_cut_off_are_measured_again(
     monkeypatch.setattr(kept, "losses_of", lambda *arguments: one)
     settings, corpora = LossSettings(loss_on=("text",)), {"text": [Corpus("text", ["a document"])]}
     kept.base_losses(base, settings, corpora, tmp_path / "bases", AS_STORED)
-    (table,) = (tmp_path / "bases").rglob("*.parquet")
+    (file,) = (tmp_path / "bases").rglob("*.json")
     if content is None:
-        table.unlink()
+        file.unlink()
     else:
-        table.write_bytes(content)
+        file.write_bytes(content)
     assert kept.base_losses(base, settings, corpora, tmp_path / "bases", AS_STORED)["text"][0].mean == 3.0

@@ -13,7 +13,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainerCallback
 
-from intruders.errors import CheckpointError, NonFiniteError, SettingError
+from intruders.errors import NonFiniteError, SettingError
 from intruders.models.loading import load_model
 from intruders.training.callback.callback import IntruderCallback
 from intruders.training.finetune import finetune
@@ -110,17 +110,15 @@ def test_the_last_state_below_the_limit_is_put_back(
     assert trainer.state.global_step == last
     assert callback.has_stopped_at_limit == (not goes_on)
     assert _equal(_trained(model), states.states[expected])
-    record = json.loads((tmp_path / "out" / "kept" / "kept.json").read_text())
-    assert record["step"] == expected
-    (tmp_path / "usual").touch()
-    modes = {file.stat().st_mode for file in (tmp_path / "out" / "kept").iterdir()}
-    assert modes == {(tmp_path / "usual").stat().st_mode}, "others may read what the umask says"
+    (kept,) = (tmp_path / "out").glob("checkpoint-*")  # of the others none is left
+    record = json.loads((kept / "kept.json").read_text())
+    assert (record["step"], kept.name) == (expected, f"checkpoint-{expected}")
     assert record["forgetting"] == rises[expected - 1] < limit
     assert callback.put_back == (None if expected == last else record)
     if method != "pissa":  # whose adapter belongs to a base that its start changed
         trainer.save_model(str(tmp_path / "saved"))
         before = loss_by_hand(load_model(str(llama), "causal"), llama, texts)
-        for folder in (tmp_path / "saved", tmp_path / "out" / "kept"):
+        for folder in (tmp_path / "saved", kept):
             base = load_model(str(llama), "causal")
             read = (
                 AutoModelForCausalLM.from_pretrained(folder)
@@ -213,65 +211,39 @@ def test_a_training_that_was_never_below_says_so(llama: Path, texts: Path, tmp_p
     with pytest.warns(UserWarning, match=r"step 2 is over the limit; no audit saw a state below"):
         trainer.train()
     assert callback.put_back is None
-    assert not (tmp_path / "kept").exists()
+    assert not list(tmp_path.glob("checkpoint-*"))
 
 
-def test_a_training_that_begins_keeps_the_state_of_an_earlier_one(
-    llama: Path, texts: Path, tmp_path: Path
+def test_a_resumed_training_puts_back_what_was_kept_below_the_limits_of_now_alone(
+    llama: Path, tmp_path: Path
 ) -> None:
-    for attempt in (1, 2):
-        callback = IntruderCallback(
-            every=4, loss_on=str(texts), loss_tokens=TOKENS, keep_forgetting_below=99.0
-        )
-        trainer = tiny_trainer(prepared(llama, "lora"), tmp_path, kind=partial(Trainer, callbacks=[callback]))
-        if attempt == 1:
-            trainer.train()
-        else:
-            with pytest.warns(UserWarning, match=r"kept' was kept by an earlier training, at step 4"):
-                trainer.train()
-    assert (tmp_path / "kept" / "adapter_model.safetensors").is_file()
-    assert (tmp_path / "kept-1" / "adapter_model.safetensors").is_file()
+    """And leaves the checkpoints that the Trainer would have written without a limit."""
 
-
-@pytest.mark.parametrize("why", ["of a later step", "over the limit"])
-def test_a_resumed_training_does_not_put_back_a_state_that_is_not_of_it(
-    why: str, llama: Path, tmp_path: Path
-) -> None:
-    """From an earlier checkpoint, or below another limit than that of the training which kept it."""
-
-    def trained(limit: int, steps: int, resume: Path | None) -> tuple[Any, KeepStates, IntruderCallback]:
+    def trained(limit: int, resume: Path | None) -> tuple[Any, KeepStates, IntruderCallback]:
         torch.manual_seed(0)
         model, states = prepared(llama, "lora"), KeepStates()
-        callback = IntruderCallback(every=1, keep_intruders_below=limit, go_on_over_limit=True)
-        kind = partial(Trainer, callbacks=[states, *([Ruin(3)] if resume and limit > 1 else []), callback])
-        settings: dict[str, Any] = {"save_strategy": "steps", "save_steps": 2} if resume is None else {}
+        callback = IntruderCallback(every=3, keep_intruders_below=limit, go_on_over_limit=True)
+        kind = partial(Trainer, callbacks=[states, *([Ruin(6)] if resume else []), callback])
+        settings: dict[str, Any] = {"save_strategy": "steps", "save_steps": 2, "save_total_limit": 1}
+        steps = 4 if resume is None else 6
         trainer = tiny_trainer(model, tmp_path, kind=kind, max_steps=steps, **settings)
         trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
         return model, states, callback
 
-    trained(10**6, 4, None)
-    record = json.loads((tmp_path / "kept" / "kept.json").read_text())
+    _, before, first = trained(10**6, None)
+    assert first.put_back is None
+    last = tmp_path / "checkpoint-4"
+    record = json.loads((last / "kept.json").read_text())
     assert record["step"] == 4
-    assert record["intruders"] >= 1, "the case shows something"
-
-    def resume() -> None:
-        if why == "of a later step":
-            with pytest.raises(NonFiniteError, match="no earlier state"):
-                trained(10**6, 3, tmp_path / "checkpoint-2")
-            return
-        model, states, callback = trained(1, 5, tmp_path / "checkpoint-4")
-        assert callback.put_back is None
-        assert not callback.is_below_limit
-        assert _equal(_trained(model), states.states[5])
-
-    said = "after the checkpoint that resumes" if why == "of a later step" else "above the limits of now"
+    assert not (tmp_path / "checkpoint-3").exists(), "of an audit alone, and not the last below the limit"
+    model, _, callback = trained(10**6, last)
+    assert callback.put_back == record
+    assert _equal(_trained(model), before.states[4])
     with (
+        pytest.raises(NonFiniteError, match="no earlier state"),
         pytest.warns(UserWarning, match="no audit saw a state below the limit"),
-        pytest.warns(UserWarning, match=rf"kept' was kept {said}, at step 4; it is now 'kept-1'"),
     ):
-        resume()
-    assert json.loads((tmp_path / "kept-1" / "kept.json").read_text()) == record
-    assert not (tmp_path / "kept").exists()
+        trained(1, last)
 
 
 def test_settings_that_do_not_go_together_are_refused(llama: Path, texts: Path, tmp_path: Path) -> None:
@@ -288,11 +260,10 @@ def test_settings_that_do_not_go_together_are_refused(llama: Path, texts: Path, 
             prepared(llama, "lora"), tmp_path, kind=partial(Trainer, callbacks=[callback], eval_dataset=[]),
             load_best_model_at_end=True, save_strategy="steps", save_steps=2, eval_strategy="steps", eval_steps=2,
         )  # fmt: skip
-    mine = tmp_path / "mine"
-    mine.mkdir()
-    (mine / "notes.txt").write_text("x")
-    with pytest.raises(CheckpointError, match="contains no model or adapter, so it is not replaced"):
-        IntruderCallback(tiny_trainer(prepared(llama, "lora"), tmp_path), keep_intruders_below=3, kept=mine)
+    two = [IntruderCallback(keep_intruders_below=3, trace=False) for _ in range(2)]
+    trainer = tiny_trainer(prepared(llama, "lora"), tmp_path, kind=partial(Trainer, callbacks=two))
+    with pytest.raises(SettingError, match="two callbacks of one Trainer have a limit; expected one"):
+        trainer.train()
 
 
 def _config(llama: Path, texts: Path, out: Path, **settings: Any) -> FinetuneConfig:
@@ -332,13 +303,14 @@ def test_finetune_saves_the_kept_state_also_after_a_kill(
     assert whole.record["saved_step"] == first_over - 1
     assert whole.record["forgetting"]["rise"] == rises[first_over - 2] < limit
     assert f"the state of step {first_over - 1} was saved, the last below the limit" in whole.summary()
-    assert not whole.kept.exists()
+    assert not whole.checkpoints.exists()
     # Others end without a checkpoint of every step, which takes longer than the step.
     killed_settings = settings | {"save_steps": 1, "keep_forgetting_below": limit}
     config = _config(llama, texts, tmp_path / "killed", **killed_settings)
     with pytest.raises(KeyboardInterrupt):
         finetune(config, [Kill(first_over - 1)])
-    assert RunFolder(tmp_path / "killed").kept.is_dir()
+    kept = RunFolder(tmp_path / "killed").checkpoints / f"checkpoint-{first_over - 1}"
+    assert json.loads((kept / "kept.json").read_text())["step"] == first_over - 1
     killed = finetune(config)
     assert killed.record["saved_step"] == first_over - 1
     name = "model.safetensors" if method == "full" else "adapter_model.safetensors"
@@ -376,21 +348,23 @@ def test_finetune_refuses_limits_without_what_they_need(llama: Path, texts: Path
         _config(llama, texts, tmp_path, go_on_over_limit=True)
 
 
-@pytest.mark.parametrize("name", ["default", "lora"])
-def test_a_named_adapter_that_transformers_put_in_is_put_back(
-    name: str, llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("has_two", [True, False])
+def test_adapters_that_the_trainer_does_not_load_are_refused(
+    has_two: bool, llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Two that act, and one that transformers has put in."""
     # Some versions ask for a PEFT that is not out yet.
     monkeypatch.setattr("transformers.integrations.peft.check_peft_version", lambda **least: None)
-    torch.manual_seed(0)
-    model, states = load_model(str(llama), "causal"), KeepStates()
-    model.add_adapter(LoraConfig(r=2, lora_alpha=4, target_modules=["q_proj"]), adapter_name=name)
-    callback = IntruderCallback(every=1, keep_intruders_below=10**6)
-    kind = partial(Trainer, callbacks=[states, Ruin(3), callback])
-    tiny_trainer(model, tmp_path, kind=kind, max_steps=3).train()
-    assert callback.put_back is not None
-    assert callback.put_back["step"] == 2
-    assert _equal(_trained(model), states.states[2])
+    model: Any = load_model(str(llama), "causal")
+    config = LoraConfig(r=2, target_modules=["q_proj"])
+    if has_two:
+        model = get_peft_model(model, config)
+        model.add_adapter("other", config)
+        model.base_model.set_adapter(["default", "other"])
+    else:
+        model.add_adapter(config)
+    with pytest.raises(SettingError, match=r"its Trainer loads one adapter of a PeftModel alone; wrap"):
+        IntruderCallback(tiny_trainer(model, tmp_path), keep_intruders_below=9)
 
 
 def test_what_is_trained_beneath_an_adapter_and_not_saved_with_it_is_refused(

@@ -1,4 +1,4 @@
-"""Results in a store: put whole, fetched on another machine, gone on with there."""
+"""Runs in a store: put whole, fetched on another machine, gone on with there."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from intruders.errors import IntrudersError, ResultFileError, SettingError, StoreError
-from intruders.studies.remote_store import Store
+from intruders.errors import ResultFileError, SettingError, StoreError
 from intruders.studies.results import load_results
 from intruders.studies.run_study import run_study
 from intruders.studies.runs import expand
-from intruders.system.remote_folder import is_url, local_folder
+from intruders.studies.work import Workplace
 from tests.studies.tiny_study import BRIEF, cut_off_at, parsed, stages_do, tiny_study
 from tests.tiny import short_task
 
@@ -26,35 +25,6 @@ def url(tmp_path: Path) -> str:
 def on_machine(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another machine has another cache folder."""
     monkeypatch.setenv("INTRUDERS_CACHE", str(tmp_path / name))
-
-
-def test_what_is_a_folder_and_what_a_url() -> None:
-    assert is_url("s3://bucket/a")
-    assert is_url("gs://bucket")
-    assert not is_url("runs/a")
-    assert not is_url("/abs/runs")
-    assert not is_url("file:///abs/runs")
-    assert local_folder("runs/a", "studies") == Path("runs/a")
-    assert local_folder("file:///abs/runs", "studies") == Path("/abs/runs")
-    assert Store.at("runs/a") is None
-
-
-def test_a_study_on_a_url_is_worked_on_in_the_cache_that_was_chosen(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("INTRUDERS_CACHE", raising=False)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
-    assert local_folder("s3://bucket/a", "studies").parent == tmp_path / "home" / "intruders" / "studies"
-    monkeypatch.setenv("INTRUDERS_CACHE", str(tmp_path / "chosen"))
-    assert local_folder("s3://bucket/a", "studies").parent == tmp_path / "chosen" / "studies"
-
-
-def test_a_protocol_that_is_not_known_is_refused() -> None:
-    with pytest.raises(
-        SettingError, match=r"out 'nonsense://bucket/a' cannot be opened: .*nonsense"
-    ) as caught:
-        Store.at("nonsense://bucket/a")
-    assert "\n" not in str(caught.value)
 
 
 def test_a_study_in_a_store_is_seen_from_another_machine_and_not_repeated(
@@ -120,20 +90,11 @@ def test_a_measure_that_is_added_fetches_the_model(
     assert load_results(outcome.folder).runs["critical_scale"].notna().all()
 
 
-def test_a_store_that_fails_is_named(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    folder = tmp_path / "r"
-    folder.mkdir()
-    (folder / "run.json").write_text("{}")
-    with pytest.raises(StoreError, match=r"failed to write runs/r/run\.json") as caught:
-        Store(f"local://{tmp_path}/file").put_record(folder)
-    assert "\n" not in str(caught.value)
-    assert isinstance(caught.value, IntrudersError)
-
-
 @pytest.mark.parametrize("is_here", [True, False])
-def test_a_damaged_record_is_named(tmp_path: Path, is_here: bool) -> None:
-    here, there = tmp_path / "here" / "r", tmp_path / "store" / "runs" / "r"
+def test_a_damaged_record_is_named(llama: Path, tmp_path: Path, url: str, is_here: bool) -> None:
+    [run] = expand(parsed(tiny_study(llama, methods=[{"method": "full", "lr": 1e-3}])))
+    place = Workplace.of(url)
+    here, there = place.folder.run(run.id), tmp_path / "store" / "runs" / run.id
     for folder in (here, there):
         folder.mkdir(parents=True)
         (folder / "run.json").write_text('{"stages": {"audit": {}}}')
@@ -143,7 +104,7 @@ def test_a_damaged_record_is_named(tmp_path: Path, is_here: bool) -> None:
         ResultFileError if is_here else StoreError,
         match=r"run\.json' cannot be read as the record of a run.*; restore it, or remove it",
     ) as caught:
-        Store(f"local://{tmp_path}/store").fetch_run(here)
+        place.perform(run)
     assert "\n" not in str(caught.value)
     assert str(damaged) in str(caught.value)
 

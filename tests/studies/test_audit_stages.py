@@ -11,7 +11,7 @@ from intruders.audits.audit_settings import AuditSettings
 from intruders.checkpoints.opening.open import open_checkpoint
 from intruders.errors import SettingError
 from intruders.linalg.spiked_threshold import Spectrum, spiked_threshold
-from intruders.studies.rank_one_terms import random_rank_one
+from intruders.studies.audit_stages import random_rank_one
 
 MULTIPLES = [0.05, 0.5, 1, 3]
 
@@ -36,22 +36,26 @@ def test_counts_are_those_of_the_dense_decomposition(llama: Path) -> None:
             width = min(matrix.shape)
             largest = (base.U[:, :width].mT @ left).abs().amax(0)
             wanted.append((name, *matrix.shape, multiple, int((largest < 0.5).sum())))
-    found = [(row.name, row.rows, row.columns, row.multiple, row.intruders) for row in rows]
+    columns = ("name", "rows", "columns", "multiple", "intruders")
+    found = [tuple(row[column] for column in columns) for row in rows]
     assert found == wanted
-    assert any(row.intruders for row in rows)
+    assert any(row["intruders"] for row in rows)
 
 
 def test_the_predicted_multiple_is_the_spiked_threshold_over_the_norm(llama: Path) -> None:
     rows = random_rank_one(str(llama), [1], audit=AuditSettings(("*.layers.0.self_attn.q_proj.*",)))
-    (name,) = {row.name for row in rows}
+    (name,) = {row["name"] for row in rows}
     values = torch.linalg.svdvals(open_checkpoint(str(llama)).read(name).double())
     theta = spiked_threshold(Spectrum.of_values(values, (32, 32), 32), 10, 0.5)
-    assert rows[0].predicted_multiple == pytest.approx(theta / float(values[0]), rel=1e-5)
+    assert rows[0]["predicted_multiple"] == pytest.approx(theta / float(values[0]), rel=1e-5)
 
 
 def test_a_seed_draws_other_directions(llama: Path) -> None:
     one, same, other = (
-        [row.intruders for row in random_rank_one(str(llama), [0.3, 0.6, 0.8, 1], seed=seed)]
+        [
+            row["intruders"]
+            for row in random_rank_one(str(llama), [0.3, 0.6, 0.8, 1], audit=AuditSettings(), seed=seed)
+        ]
         for seed in (0, 0, 1)
     )
     assert one == same
