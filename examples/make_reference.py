@@ -95,7 +95,9 @@ def research_page(commands: dict[str, Any]) -> str:
         about = command.short_help if ours is None else f"Beside the options of [{name}]({name}.md):"
         parts += [f"## {name}", "", about, "", "```text", usage, "```", ""]
         parts += ["| name | meaning |", "|---|---|", *rows, ""]
-    return "\n".join([*parts, "**Next:** [all commands](index.md) · [analyses](../analyses.md)", ""])
+    return "\n".join(
+        [*parts, "**Next:** [all commands](index.md) · [analyses](../../concepts/statistics.md#analyses)", ""]
+    )
 
 
 def index_page(commands: dict[str, Any]) -> str:
@@ -118,7 +120,7 @@ def index_page(commands: dict[str, Any]) -> str:
             "|---|---|---|",
             *rows,
             "",
-            "**Next:** [exit status](../environment.md) · [Python](../api/audits.md)",
+            "**Next:** [exit status](../environment.md) · [Python](../python.md)",
             "",
         ]
     )

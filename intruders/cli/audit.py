@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from ..audits.audit_settings import AuditSettings, Compute
 from ..checkpoints.stored.locate import DEMO_ADAPTER
 from ..errors import SettingError
 from ..system.this_process import ExitStatus
 from . import options
-from .from_verb import command, of_settings, option
+from .from_verb import command, option
 from .output import Outputs, check_limit, note, refusal_as_sarif, report_if_possible, say
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from ..audits.result.audit_result import Audit
 
 DEMO_REPORT = Path("intruders-demo.html")
@@ -32,8 +33,7 @@ DEMO_REPORT = Path("intruders-demo.html")
         "must be installed.",
         False,
     ),
-    of_settings("settings", AuditSettings, first=["k", "epsilon"]),
-    options.with_cache(of_settings("compute", Compute)),
+    options.auditing(),
     options.outputs(options.JSON, options.parquet_of("vector"), options.HTML, options.SARIF),
     options.fail_above_of("there are"),
     options.verbose_of("matrix"),
@@ -43,11 +43,10 @@ def audit(
     base: str | None,
     tuned: str | None,
     demo: bool,
-    settings: AuditSettings,
-    compute: Compute,
     to: Outputs,
     fail_above: int | None,
     verbose: bool,
+    **asked: Any,
 ) -> None:
     """Find the intruder dimensions of a fine-tuned model.
 
@@ -59,8 +58,6 @@ def audit(
       # Exit with status 1 if there are more than 20 intruders
       intruders audit base-model tuned-model --fail-above 20
     """
-    from rich.console import Console
-
     from ..audits.audit import audit as find_intruders
     from ..reports.audit import print_audit, write_html
     from ..system.files import write_atomically
@@ -77,7 +74,7 @@ def audit(
         )
     with refusal_as_sarif(to.sarif, str(tuned or base)), to.work() as progress:
         check_limit(fail_above)
-        result = find_intruders(base, tuned, **vars(settings), **vars(compute), progress=progress)
+        result = find_intruders(base, tuned, **asked, progress=progress)
     notes, status = ([], None) if fail_above is None else _verdict(result, fail_above)
     # Write files first: they must survive a reader of the table that stops early (`| head`).
     if to.parquet is not None:
@@ -87,12 +84,12 @@ def audit(
 
         write_sarif(audit_findings(result, fail_above), to.sarif, is_refused=status is ExitStatus.REFUSED)
 
-    def show() -> None:
-        print_audit(result, Console(), verbose=verbose)
+    def show(result: Audit, console: Console) -> None:
+        print_audit(result, console, verbose=verbose)
         if demo and to.html is not None:
             say(["", f"report: {to.html.resolve()}"], whole=True)
 
-    to.put(result.to_document(), show, lambda file: write_html(result, file))
+    to.put(result, show, write_html)
     for line in notes:
         note(line)
     if status is not None:

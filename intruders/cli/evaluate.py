@@ -40,7 +40,7 @@ from .output import Outputs, refuse_given, say
     of_settings("harness", HarnessSettings),
     of_settings("scores", ScoreSettings),
     of_settings("loading", Loading),
-    options.out_folder("Folder for the result as JSON and Parquet. [default: not written]"),
+    options.folder("out", "Folder for the result as JSON and Parquet. [default: not written]"),
     option("force", bool, "Replace the evaluation in the folder of --out.", False, panel=options.OUTPUT),
 )
 def evaluate(*, model: str, out: Path | None, force: bool, **asked: Any) -> None:

@@ -17,29 +17,28 @@ from ..experiments.experiment_settings import (
 )
 from ..measures.measure_settings import HarnessSettings, LossSettings, ScoreSettings
 from . import options
-from .from_verb import REQUIRED, command, of_settings, option
+from .from_verb import REQUIRED, Taken, command, of_settings, option
 from .output import Outputs, note, report_if_possible, say
 
-_TRAINED_ON = (
-    "Text such as the base was trained on: pydoc, a text or data file, a folder or a Hub corpus such as c4. "
-)
+
+def _loss_on(what_it_does: str) -> Taken:
+    """Take the text to measure on, as ``loss_on``."""
+    text = "Text such as the base was trained on: pydoc, a text or data file, a folder or a Hub corpus such as c4."
+    reworded = {"loss_on": f"{text} {what_it_does}; repeatable."}
+    return of_settings({"loss_on": "loss_on"}, LossSettings, reworded=reworded)
+
+
+def _task(text: str) -> Taken:
+    """Take the tasks, as ``task``."""
+    return of_settings({"tasks": "task"}, ScoreSettings, reworded={"tasks": f"{text}; repeatable."})
 
 
 @command(
     options.BASE,
     options.TUNED,
-    of_settings(
-        {"loss_on": "loss_on"},
-        LossSettings,
-        reworded={"loss_on": f"{_TRAINED_ON}The tables are sorted by the first; repeatable."},
-    ),
-    of_settings(
-        {"tasks": "task"},
-        ScoreSettings,
-        reworded={
-            "tasks": "Task that was learned, whose loss is split too: word-problems, a Hub task such as sst2, or a "
-            "data file; repeatable.",
-        },
+    _loss_on("The tables are sorted by the first"),
+    _task(
+        "Task that was learned, whose loss is split too: word-problems, a Hub task such as sst2, or a data file"
     ),
     of_settings("columns", Columns),
     of_settings("settings", AttributionSettings),
@@ -61,8 +60,6 @@ def attribute(*, to: Outputs, keep: Path | None, **asked: Any) -> None:
       # Add what they do for the task, and save the parts
       intruders attribute smollm2-135m my-adapter --loss-on pydoc --task word-problems --parquet parts.parquet
     """
-    from rich.console import Console
-
     from ..experiments.attribute import attribute as run
     from ..reports.attribute import print_attribution, write_attribution_report
     from ..system.files import write_atomically
@@ -71,11 +68,7 @@ def attribute(*, to: Outputs, keep: Path | None, **asked: Any) -> None:
         result = run(**asked, keep=keep, progress=progress)
     if to.parquet is not None:
         write_atomically(to.parquet, result.to_pandas().to_parquet(index=False))
-    to.put(
-        result.to_document(),
-        lambda: print_attribution(result, Console()),
-        lambda file: write_attribution_report(result, file),
-    )
+    to.put(result, print_attribution, write_attribution_report)
 
 
 @command(
@@ -116,7 +109,7 @@ def intervene(*, to: Outputs, keep: Path | None, paper: bool, given: dict[str, A
     sweep = SweepSettings.from_mapping((AS_IN_THE_PAPER if paper else IN_QUARTERS).values() | given)
     with to.work("finished measures are kept in {}", keep) as progress:
         result = run(**asked, sweep=sweep, keep=keep, progress=progress)
-    to.put(result.to_document(), lambda: say(sweep_lines(result)))
+    to.put(result, lambda sweep, _: say(sweep_lines(sweep)))
 
 
 @command(
@@ -155,9 +148,10 @@ def intervene(*, to: Outputs, keep: Path | None, paper: bool, given: dict[str, A
     options.seed_of("halves, samples, random controls and of the bootstrap"),
     options.audited(FINDING_INTRUDERS),
     options.running_models("dtype"),
-    options.out_folder(
+    options.folder(
+        "out",
         "Folder for remedies.json, remedies.parquet, report.html, figures and finished evaluations. Run the same "
-        "command again to resume. [default: nothing is written]"
+        "command again to resume. [default: nothing is written]",
     ),
     options.outputs(options.JSON),
 )
@@ -172,8 +166,6 @@ def remedies(*, to: Outputs, out: Path | None, **asked: Any) -> None:
       # Compare two remedies only
       intruders remedies smollm2-135m my-adapter --loss-on pydoc --task word-problems --only lines,budget
     """
-    from rich.console import Console
-
     from ..experiments.compare_remedies import compare_remedies
     from ..reports.remedies import print_comparison, write_remedies_report
 
@@ -183,33 +175,21 @@ def remedies(*, to: Outputs, out: Path | None, **asked: Any) -> None:
         result.save(out)
         with report_if_possible():
             write_remedies_report(result, out)
-    to.put(result.to_document(), lambda: print_comparison(result, Console()))
+    to.put(result, print_comparison)
 
 
 @command(
     options.BASE,
     options.TUNED,
-    of_settings(
-        {"loss_on": "loss_on"},
-        LossSettings,
-        reworded={
-            "loss_on": f"{_TRAINED_ON}The doses are learned on the first; further ones are reported; repeatable."
-        },
+    _loss_on("The doses are learned on the first; further ones are reported"),
+    _task(
+        "Task to keep: word-problems, a Hub task such as sst2, or a data file with --prompt and --completion; further "
+        "ones are reported"
     ),
-    of_settings(
-        {"tasks": "task"},
-        ScoreSettings,
-        reworded={
-            "tasks": "Task to keep: word-problems, a Hub task such as sst2, or a data file with --prompt and "
-            "--completion; further ones are reported; repeatable.",
-        },
-    ),
-    option(
+    options.file(
         "prompts",
-        Path | None,
         "Prompts alone, in the place of --task: one a line, or a data file with the column prompt. The tuned model's "
         "own greedy answers are what to keep. [default: none]",
-        metavar="FILE",
         panel=options.MEASURES,
     ),
     of_settings("settings", HealSettings),
@@ -218,7 +198,8 @@ def remedies(*, to: Outputs, out: Path | None, **asked: Any) -> None:
     of_settings("columns", Columns),
     options.audited(FINDING_INTRUDERS),
     options.running_models("dtype", "load_in"),
-    options.out_folder(
+    options.folder(
+        "out",
         "Folder for the healed model and heal.json. Unfinished work is in FOLDER.unfinished; run the same command "
         "again to resume.",
         REQUIRED,
@@ -240,15 +221,9 @@ def heal(*, to: Outputs, out: Path, **asked: Any) -> None:
       intruders heal my-base my-adapter --task mine.jsonl --prompt question --completion answer --loss-on c4 \\
         --loss-on wikitext --out healed
     """
-    from rich.console import Console
-
     from ..experiments.heal import heal as run
     from ..reports.heal import print_healing, write_heal_report
 
     with to.work("what was done is kept in {}", Path(f"{out}.unfinished")) as progress:
         healing = run(**asked, out=out, progress=progress, told=lambda line: note(f"note: {line}"))
-    to.put(
-        healing.to_document(),
-        lambda: print_healing(healing, Console()),
-        lambda file: write_heal_report(healing, file),
-    )
+    to.put(healing, print_healing, write_heal_report)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from ..audits.audit_settings import AuditSettings, Compute
 from ..system.this_process import ExitStatus
 from . import options
-from .from_verb import REQUIRED, argument, command, of_settings, option
+from .from_verb import REQUIRED, argument, command, option
 from .output import Outputs, check_limit, note, refusal_as_sarif, report_if_possible, resumable
 
 if TYPE_CHECKING:
@@ -25,16 +25,14 @@ if TYPE_CHECKING:
         "Adapters or tuned models: folders, files, Hub ids, globs, folders of adapters, @FILE with one per line, or "
         "collection:OWNER/SLUG of the Hub.",
     ),
-    options.out_folder(
+    options.folder(
+        "out",
         "Folder or URL of the results. Run the same command again to resume or to add adapters.",
         REQUIRED,
         str,
     ),
-    of_settings("settings", AuditSettings, first=["k", "epsilon"]),
-    options.with_cache(of_settings("compute", Compute)),
-    options.RAY,
-    options.CPUS,
-    options.GPUS,
+    options.auditing(),
+    options.WORKERS_ON_RAY,
     options.outputs(options.JSON, options.SARIF),
     options.fail_above_of("any adapter has"),
     option(
@@ -51,15 +49,11 @@ def fleet(
     base: str,
     adapters: list[str],
     out: str,
-    settings: AuditSettings,
-    compute: Compute,
-    ray: str | None,
-    cpus: float,
-    gpus: float,
     to: Outputs,
     fail_above: int | None,
     fail_refused: bool,
     verbose: bool,
+    **asked: Any,
 ) -> None:
     """Audit many adapters of one base in one pass.
 
@@ -71,31 +65,19 @@ def fleet(
       # Exit with status 1 at an intruder or a refusal
       intruders fleet base-model @list.txt --out fleet --fail-above 0 --fail-refused
     """
-    from rich.console import Console
-
     from ..audits.fleet.audit_fleet import audit_fleet
     from ..reports.fleet import print_fleet
 
     with resumable("finished blocks are kept"), refusal_as_sarif(to.sarif, base), to.work() as progress:
         check_limit(fail_above)
-        result = audit_fleet(
-            base,
-            adapters,
-            **vars(settings),
-            **vars(compute),
-            out=out,
-            ray=options.chosen_ray(ray, cpus, gpus),
-            cpus=cpus,
-            gpus=gpus,
-            progress=progress,
-        )
+        result = audit_fleet(base, adapters, out=out, **asked, progress=progress)
     notes, status = _verdict(result, fail_above, fail_refused)
     if to.sarif is not None:
         from ..reports.sarif import fleet_findings, write_sarif
 
         write_sarif(fleet_findings(result, fail_above), to.sarif, is_refused=status is ExitStatus.REFUSED)
     try:
-        to.put(result.to_document(), lambda: print_fleet(result, Console(), verbose=verbose))
+        to.put(result, partial(print_fleet, verbose=verbose))
         for line in notes:
             note(line)
     finally:  # last, because its fault must lose nothing; also for a reader of the table that stops early

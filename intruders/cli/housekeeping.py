@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ..audits.audit_settings import Compute
 from ..checkpoints.stored.selection import Selection
 from . import options
@@ -22,20 +24,9 @@ SCHEMA = 1  # of the list of plugins
     ),
     of_settings("selection", Selection),
     of_settings("compute", Compute, only=["device"]),
-    options.RAY,
-    options.CPUS,
-    options.GPUS,
+    options.WORKERS_ON_RAY,
 )
-def prepare(
-    *,
-    base: str,
-    out: str | None,
-    selection: Selection,
-    compute: Compute,
-    ray: str | None,
-    cpus: float,
-    gpus: float,
-) -> None:
+def prepare(*, base: str, out: str | None, selection: Selection, compute: Compute, **workers: Any) -> None:
     """Decompose a base ahead of many audits.
 
     Audits of adapters of this base then take a fraction of their time. Resumes where an earlier call ended.
@@ -62,9 +53,7 @@ def prepare(
             out=out,
             **vars(selection),
             device=compute.device,
-            ray=options.chosen_ray(ray, cpus, gpus),
-            cpus=cpus,
-            gpus=gpus,
+            **workers,
             progress=progress,
         )
     done = f"{result.decomposed:,} of them now in {_in_words(result.seconds)}"

@@ -140,8 +140,6 @@ def verify(
         from ..reports.sarif import verification_findings, write_sarif
 
         write_sarif(verification_findings(result, allow_other), to.sarif)
-    to.put(
-        result.to_document(allow_other),
-        lambda: print_verification(result, Console(), verbose=verbose, allow_other=allow_other),
-    )
+    if not put_json(result.to_document(allow_other), to.json):
+        print_verification(result, Console(), verbose=verbose, allow_other=allow_other)
     raise typer.Exit(result.exit_status(allow_other))

@@ -164,7 +164,7 @@ _ASKED = together(
     options.TUNED,
     _ASKED,
     options.SAVED_AUDIT,
-    options.out_folder("Folder to write. It appears complete or not at all.", REQUIRED, Path),
+    options.folder("out", "Folder to write. It appears complete or not at all.", REQUIRED, Path),
     options.FORM,
     option(
         "rank",

@@ -38,6 +38,18 @@ def model(name: str, text: str, default: Any = REQUIRED, kind: Any = str) -> Tak
     return argument(name, kind, name.upper(), text, default, autocompletion=complete, **how)
 
 
+def file(name: str, text: str, kind: Any = Path | None, panel: str | None = OUTPUT) -> Taken:
+    """Take a file; ``text`` says of what."""
+    return option(name, kind, text, metavar="FILE", panel=panel)
+
+
+def folder(
+    name: str, text: str, default: Any = None, kind: Any = Path | None, panel: str | None = OUTPUT
+) -> Taken:
+    """Take a folder; ``text`` says of what."""
+    return option(name, kind, text, default, metavar="FOLDER", panel=panel)
+
+
 _OF_BASE = f"Model before fine-tuning: {MODEL_IS}. Omit it if TUNED is an adapter that names its base."
 BASE = model("base", _OF_BASE)
 BASE_UNLESS_DEMO = model("base", f"{_OF_BASE} [required without --demo]", None, str | None)
@@ -57,32 +69,19 @@ CACHE = option(
     panel=COMPUTATION,
 )
 NO_CACHE = option("no_cache", bool, "Do not read or write the base cache.", False, panel=COMPUTATION)
-JSON = option(
+JSON = file(
     "json",
-    str | None,
     "Write the result as JSON to this file; - prints it, and nothing else, to standard output. [default: not written]",
-    metavar="FILE",
-    panel=OUTPUT,
+    kind=str | None,
 )
-HTML = option(
-    "html",
-    Path | None,
-    "Write the report as one HTML file. [default: not written]",
-    metavar="FILE",
-    panel=OUTPUT,
-)
-SARIF = option(
+HTML = file("html", "Write the report as one HTML file. [default: not written]")
+SARIF = file(
     "sarif",
-    Path | None,
     "Write what fails as SARIF 2.1.0 to this file, for GitHub's code scanning. [default: not written]",
-    metavar="FILE",
-    panel=OUTPUT,
 )
-SAVED_AUDIT = option(
+SAVED_AUDIT = file(
     "audit",
-    Path | None,
     "Saved audit of these two models, to use instead of a new one. [default: a new audit]",
-    metavar="FILE",
     panel=INTRUDERS,
 )
 DATA_SEED = option(
@@ -92,15 +91,6 @@ DATA_SEED = option(
     metavar="N",
     panel=MEASURES,
 )
-RAY = option(
-    "ray",
-    str | None,
-    "Run on the Ray cluster at this address; without an address, on a Ray of this machine. [default: without Ray]",
-    metavar="[ADDRESS]",
-    panel=COMPUTATION,
-)
-CPUS = option("cpus", float, "Number of processors of each worker on Ray.", 1, metavar="N", panel=COMPUTATION)
-GPUS = option("gpus", float, "Number of GPUs of each worker on Ray.", 0, metavar="N", panel=COMPUTATION)
 FORM = option(
     "form",
     str,
@@ -111,25 +101,11 @@ FORM = option(
     panel=OUTPUT,
 )
 FORCE = option("force", bool, "Replace --out if it is a model or adapter.", False, panel=OUTPUT)
-KEEP = option(
+KEEP = folder(
     "keep",
-    Path | None,
     "Folder for finished measurements. Run the same command again to resume. [default: nothing is kept]",
-    metavar="FOLDER",
-    panel=OUTPUT,
 )
-CONFIG = option(
-    "config",
-    Path | None,
-    "YAML file of settings; options given here override it. [default: none]",
-    metavar="FILE",
-    panel=RUN,
-)
-
-
-def out_folder(text: str, default: Any = None, kind: Any = Path | None) -> Taken:
-    """Take the folder to write; ``text`` says of what."""
-    return option("out", kind, text, default, metavar="FOLDER", panel=OUTPUT)
+CONFIG = file("config", "YAML file of settings; options given here override it. [default: none]", panel=RUN)
 
 
 def seed_of(what: str) -> Taken:
@@ -140,7 +116,7 @@ def seed_of(what: str) -> Taken:
 def parquet_of(what: str) -> Taken:
     """Take a Parquet file: of what it has one row."""
     text = f"Write the result as Parquet to this file, one row per {what}. [default: not written]"
-    return option("parquet", Path | None, text, metavar="FILE", panel=OUTPUT)
+    return file("parquet", text)
 
 
 def fail_above_of(who: str) -> Taken:
@@ -219,13 +195,42 @@ def chosen_cache(folder: str | None, no_cache: bool) -> str | bool:
     return False if no_cache else folder or True
 
 
-def chosen_ray(address: str | None, cpus: float = 1, gpus: float = 0) -> str | bool:
-    """Return the Ray cluster as the functions take it: none, one of this machine, or that at an address.
+def auditing() -> Taken:
+    """Take every setting of an audit, and where it is computed, each as an argument of its own."""
+    settings = of_settings("settings", AuditSettings, first=["k", "epsilon"])
+    compute = with_cache(of_settings("compute", Compute))
+
+    def read(values: dict[str, Any]) -> Mapping[str, Any]:
+        return {**vars(settings.of(values)["settings"]), **vars(compute.of(values)["compute"])}
+
+    return Taken([*settings.parameters, *compute.parameters], read)
+
+
+def _chosen_ray(values: dict[str, Any]) -> Mapping[str, Any]:
+    """Read the Ray cluster as the verbs take it: none, one of this machine, or that at an address.
 
     Raises:
       SettingError: processors are asked for, and no cluster to give them.
     """
+    address = values["ray"]
     if address is None:
+        cpus, gpus = values.get("cpus", 1), values.get("gpus")
         given = {"cpus": cpus if cpus != 1 else None, "gpus": gpus or None}
         refuse_given(given, "is for workers on Ray", "pass --ray too, or leave it out")
-    return False if address is None else (address or True)
+    return values | {"ray": False if address is None else address or True}
+
+
+_ADDRESS = option(
+    "ray",
+    str | None,
+    "Run on the Ray cluster at this address; without an address, on a Ray of this machine. [default: without Ray]",
+    metavar="[ADDRESS]",
+    panel=COMPUTATION,
+)
+_CPUS = option(
+    "cpus", float, "Number of processors of each worker on Ray.", 1, metavar="N", panel=COMPUTATION
+)
+_GPUS = option("gpus", float, "Number of GPUs of each worker on Ray.", 0, metavar="N", panel=COMPUTATION)
+
+RAY = Taken(_ADDRESS.parameters, _chosen_ray)
+WORKERS_ON_RAY = Taken([*_ADDRESS.parameters, *_CPUS.parameters, *_GPUS.parameters], _chosen_ray)

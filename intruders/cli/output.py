@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
@@ -19,7 +19,13 @@ from ..system.this_process import ExitStatus
 from ..system.words import printable
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from ..system.progress import Progress
+    from ..system.result_protocol import Result
+
+
+Given = TypeVar("Given", bound="Result")
 
 STANDARD_OUTPUT = "-"
 WIDE = 1000  # columns where there is no terminal: a line of a file or a pipe is never broken
@@ -128,16 +134,18 @@ class Outputs:
 
     def put(
         self,
-        document: Mapping[str, Any] | Sequence[Any],
-        show: Callable[[], None],
-        write_html: Callable[[Path], None] | None = None,
+        result: Given,
+        show: Callable[[Given, Console], None],
+        write_html: Callable[[Given, Path], None] | None = None,
     ) -> None:
-        """Write the document, then the report, whose fault loses no result; and show what it says to a person."""
-        is_printed = put_json(document, self.json)
+        """Write the result as JSON, then its report, whose fault loses nothing; and show what it says to a person."""
+        from rich.console import Console
+
+        is_printed = put_json(result.to_document(), self.json)
         if self.html is not None and write_html is not None:
-            write_html(self.html)
+            write_html(result, self.html)
         if not is_printed:
-            show()
+            show(result, Console())
 
 
 def put_json(document: Mapping[str, Any] | Sequence[Any], json: str | None) -> bool:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .from_verb import argument, command, option
+from . import options
+from .from_verb import argument, command
 from .output import say
 
 RESULTS = argument(
@@ -13,24 +14,21 @@ RESULTS = argument(
     "RUN_OR_AUDIT...",
     "The folder of a study; or saved audits (.json or .parquet), or folders that contain audit.json.",
 )
-OUT = option(
+OUT = options.file(
     "out",
-    Path | None,
     "Write the report to this HTML file. [default: report.html in the folder of a study]",
-    metavar="FILE",
+    panel=None,
 )
-PNG = option(
+PNG = options.folder(
     "png",
-    Path | None,
     "Write the figures to this folder, as PNG, SVG and the numbers as CSV. [default: not written]",
-    metavar="FOLDER",
+    panel=None,
 )
-SCALE = option(
+SCALE = options.file(
     "scale",
-    Path | None,
     "Critical scales to show with one audit: a file that intruders scale --json wrote. [default: scale.json beside the "
     "audit]",
-    metavar="FILE",
+    panel=None,
 )
 
 

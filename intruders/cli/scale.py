@@ -14,7 +14,7 @@ from ..models.loading_settings import Loading
 from ..settings import settings_of
 from . import options
 from .from_verb import command, of_settings, option
-from .output import Outputs, refuse_given, say, terminal_width
+from .output import Outputs, put_json, refuse_given, say, terminal_width
 
 
 @command(
@@ -52,7 +52,7 @@ from .output import Outputs, refuse_given, say, terminal_width
         metavar="NUMBER",
         panel=options.OUTPUT,
     ),
-    options.out_folder("Folder for the model at that scale. [default: not written]"),
+    options.folder("out", "Folder for the model at that scale. [default: not written]"),
     options.FORM,
     options.FORCE,
     options.outputs(options.JSON),
@@ -152,14 +152,12 @@ def scale(
         document |= {"choice": choice.to_document()}
     if written is not None:
         document |= {"written": written.to_document()}
-
-    def show() -> None:
-        if result is not None:
-            say(scale_lines(result, terminal_width()))
-        if choice is not None:
-            say([*([] if result is None else [""]), *scale_choice_lines(choice)])
-        if written is not None:
-            update = f"the update of {written.matrices} matrices times {written.scale:g}"
-            say([f"written to {out} ({written.form}): {update}"], whole=True)
-
-    to.put(document, show)
+    if put_json(document, to.json):
+        return
+    if result is not None:
+        say(scale_lines(result, terminal_width()))
+    if choice is not None:
+        say([*([] if result is None else [""]), *scale_choice_lines(choice)])
+    if written is not None:
+        update = f"the update of {written.matrices} matrices times {written.scale:g}"
+        say([f"written to {out} ({written.form}): {update}"], whole=True)

@@ -36,7 +36,7 @@ JOBS = option("jobs", int, "Number of runs at a time, each in its own process.",
 
 
 @command(FILE, OUT, RESUME, DRY_RUN, JOBS, options.RAY)
-def study(*, file: Path, out: str | None, resume: bool, dry_run: bool, jobs: int, ray: str | None) -> None:
+def study(*, file: Path, out: str | None, resume: bool, dry_run: bool, jobs: int, ray: str | bool) -> None:
     """Run or resume the study in a YAML file.
 
     Skips finished runs, then prints the settings side by side.
@@ -64,7 +64,7 @@ def study(*, file: Path, out: str | None, resume: bool, dry_run: bool, jobs: int
             out,
             resume=resume,
             jobs=jobs,
-            ray=options.chosen_ray(ray),
+            ray=ray,
             progress=progress,
         )
     print_outcome(outcome)

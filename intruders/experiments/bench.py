@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..checkpoints.writing.merged import Elsewhere
 from ..checkpoints.writing.training_record import FinetunedFolder
@@ -92,6 +92,12 @@ def opened_for_tasks(
         name: shared.get(name) or open_for_task(tuned, task, base, loading, merged=True)
         for name, task in tasks.items()
     }
+
+
+def distinct_models(language: OpenedModel | None, scored: Scored) -> list[nn.Module]:
+    """Return each model once, the language model first."""
+    opened = [*([] if language is None else [language]), *(reader for reader, _ in scored.values())]
+    return list({id(reader.model): reader.model for reader in opened}.values())
 
 
 @dataclass(frozen=True)
@@ -215,16 +221,12 @@ class Bench:
         at = self.question.tuned, self.question.base, self.question.loading
         self.language = open_language_model(*at, merged=True) if reads_text else None
         self.scored = opened_for_tasks(self.language, *at, self.measuring.tasks)
-        opened = [
-            *([self.language] if self.language else []),
-            *(reader for reader, _ in self.scored.values()),
-        ]
         base = self.matrices.base
         others = not_audited(base, self.matrices.audit) if changes_others else []
         with ExitStack() as contexts:
-            for number, model in {id(reader.model): reader.model for reader in opened}.items():
+            for model in distinct_models(self.language, self.scored):
                 changed = LiveInterventions(model, base, (), others, recomputes=True)
-                self.live[number] = contexts.enter_context(changed)
+                self.live[id(model)] = contexts.enter_context(changed)
             yield
 
     def use(self, cases: Sequence[Case]) -> None:

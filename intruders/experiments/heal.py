@@ -113,14 +113,7 @@ def heal(
     started = time.perf_counter()
     given = Audit.load(audit) if isinstance(audit, str | os.PathLike) else audit
     question = Question.about(
-        base,
-        tuned,
-        data_seed=data_seed,
-        seed=seed,
-        audit=given,
-        loading=loading,
-        compute=compute,
-        progress=progress,
+        base, tuned, data_seed, seed, audit=given, loading=loading, compute=compute, progress=progress
     )
     names, columns = names_given(task), columns or Columns()
     prompt_file = None if prompts is None else os.fspath(prompts)

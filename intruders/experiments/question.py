@@ -52,7 +52,7 @@ class Question:
 
     @classmethod
     def about(
-        cls, base: object, tuned: object, *, data_seed: int | None = None, seed: int = 0, **settings: Any
+        cls, base: object, tuned: object, data_seed: int | None = None, seed: int = 0, **settings: Any
     ) -> Question:
         """Take the models as a person gave them; one alone is the tuned one, whose adapter names its base.
 
@@ -74,11 +74,7 @@ class Question:
         return {name: load_task(name, columns, self.rows_by) for name in names}
 
     def fitting(self, task: Task, splits: Mapping[str, list[Example]]) -> dict[str, list[Example]]:
-        """Return the rows of a task by split without the completions that the tuned model cannot read whole.
-
-        Raises:
-          SettingError: none of a split fits in its context.
-        """
+        """Return the rows of a task by split without the completions that the tuned model cannot read whole."""
         if task.kind != "causal":  # a text to classify is cut
             return dict(splits)
         opened, _ = open_for_task(self.tuned, task, self.base, self.loading)
@@ -96,11 +92,7 @@ class Question:
 
     @cached_property
     def both(self) -> tuple[Checkpoint, Opened]:
-        """Base and tuned model, opened.
-
-        Raises:
-          CheckpointError: either cannot be found or read.
-        """
+        """Base and tuned model, opened; CheckpointError where either cannot be found or read."""
         return open_sides(self.base, self.tuned)
 
     @property

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from ..system.words import plural
 from .audit_stages import AUDIT, MECHANISM, SCALE
 from .experiment_stages import ATTRIBUTE, INTERVENE, REMEDIES
-from .measure_stages import EVALUATE, KL, OUTPUTS
+from .measure_stages import MEASURES
 from .runs import Run
 from .stage import Stage
 from .train_stages import SEQUENCE, TRAIN
 
 STAGES = (
-    TRAIN, AUDIT, EVALUATE, OUTPUTS, KL, ATTRIBUTE, SCALE, INTERVENE, REMEDIES, SEQUENCE, MECHANISM,
+    TRAIN, AUDIT, *MEASURES, ATTRIBUTE, SCALE, INTERVENE, REMEDIES, SEQUENCE, MECHANISM,
 )  # fmt: skip
 _ALWAYS = ("base", "task", "method", "rank", "alpha", "lr")
 _HIDDEN = {"out", "seed"}

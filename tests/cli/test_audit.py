@@ -66,14 +66,15 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return save_weights(folder / "base", base_weights()), save_weights(folder / "tuned", tuned_weights())
 
 
-def save_adapter(folder: Path, *, width: int = 16) -> Path:
+def save_adapter(folder: Path, *, names: list[str] = NAMES[:2], shape: tuple[int, int] = (24, 16)) -> Path:
     """A PEFT adapter of rank 2 as it lies on disk, made by hand."""
     folder.mkdir()
     tensors = {}
     generator = torch.Generator().manual_seed(1)
-    for module in (name.removesuffix(".weight") for name in NAMES[:2]):
-        tensors[f"base_model.model.{module}.lora_A.weight"] = torch.randn(2, width, generator=generator)
-        tensors[f"base_model.model.{module}.lora_B.weight"] = torch.randn(24, 2, generator=generator)
+    for name in names:
+        module = f"base_model.model.{name.removesuffix('.weight')}"
+        tensors[f"{module}.lora_A.weight"] = torch.randn(2, shape[1], generator=generator)
+        tensors[f"{module}.lora_B.weight"] = torch.randn(shape[0], 2, generator=generator)
     save_file(tensors, folder / "adapter_model.safetensors")
     config = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj", "v_proj"]}
     (folder / "adapter_config.json").write_text(json.dumps(config))
@@ -191,20 +192,9 @@ def test_a_fault_of_the_report_loses_neither_the_result_nor_the_findings(
 
 
 def test_the_report_of_an_adapter_that_the_bases_coordinates_decide(tmp_path: Path) -> None:
-    generator = torch.Generator().manual_seed(0)
-    name = "model.layers.0.self_attn.q_proj"
-    base = save_weights(tmp_path / "base", {f"{name}.weight": torch.randn(144, 144, generator=generator)})
-    factors = {"lora_A": (2, 144), "lora_B": (144, 2)}
-    (tmp_path / "adapter").mkdir()
-    save_file(
-        {
-            f"base_model.model.{name}.{factor}.weight": torch.randn(shape, generator=generator)
-            for factor, shape in factors.items()
-        },
-        tmp_path / "adapter" / "adapter_model.safetensors",
-    )
-    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 2, "target_modules": ["q_proj"]}
-    (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(config))
+    weights = {NAMES[0]: torch.randn(144, 144, generator=torch.Generator().manual_seed(0))}
+    base = save_weights(tmp_path / "base", weights)
+    save_adapter(tmp_path / "adapter", names=NAMES[:1], shape=(144, 144))
     done = run(base, tmp_path / "adapter", "--html", tmp_path / "r.html", "--json", tmp_path / "r.json")
     assert (done.returncode, done.stderr) == (0, "")
     (matrix,) = intruders.Audit.load(tmp_path / "r.json").matrices
@@ -273,7 +263,7 @@ def test_a_broken_file_leaves_the_last_result_alone(
 def test_what_does_not_fit_the_base(models: tuple[Path, Path], tmp_path: Path) -> None:
     other = {f"transformer.h.{i}.attn.weight": torch.randn(8, 8) for i in range(5)}
     assert "model.layers.0" in refused(models[0], save_weights(tmp_path / "other", other))
-    line = refused(models[0], save_adapter(tmp_path / "wide", width=32))
+    line = refused(models[0], save_adapter(tmp_path / "wide", shape=(24, 32)))
     assert "another base" in line
     assert "(24, 32)" in line
 

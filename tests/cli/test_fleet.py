@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from intruders.audits.fleet.fleet_files import FleetFiles
 from tests.checkpoints.models import saved, tiny_llama
@@ -286,6 +287,14 @@ def test_an_adapter_without_alpha_says_that_its_scale_was_taken_as_one(folder: P
     assert [note in (row["matched_by"] or "") for row in rows] == [True, False]
 
 
+def save_like(folder: Path, out: Path, tensors: dict[str, Tensor]) -> Path:
+    """A model with other tensors than the base."""
+    out.mkdir()
+    save_file(tensors, out / "model.safetensors")
+    shutil.copy(folder / "base" / "config.json", out)
+    return out
+
+
 @pytest.mark.parametrize("kind", ["NaN or infinity", "other shape", "missing in"])
 def test_a_gate_does_not_pass_an_adapter_of_which_nothing_could_be_compared(
     folder: Path, tmp_path: Path, kind: str
@@ -297,22 +306,18 @@ def test_a_gate_does_not_pass_an_adapter_of_which_nothing_could_be_compared(
         "other shape": lambda name, tensor: (name, tensor[..., :-1].contiguous()),
         "missing in": lambda name, tensor: (name.replace("q_proj", "elsewhere"), tensor),
     }[kind]
-    rest = {name: tensor for name, tensor in tensors.items() if "q_proj" not in name}
-    moved = dict(changed(name, tensors[name]) for name in tensors.keys() - rest.keys())
-    spoilt = tmp_path / "spoilt"
-    spoilt.mkdir()
-    save_file(rest | moved, spoilt / "model.safetensors")
-    shutil.copy(folder / "base" / "config.json", spoilt)
-    weak, sarif = str(folder / "adapters" / "weak"), tmp_path / "out.sarif"
+    moved = dict(changed(*each) if "q_proj" in each[0] else each for each in tensors.items())
+    spoilt = save_like(folder, tmp_path / "spoilt", moved)
+    weak, sarif = folder / "adapters" / "weak", tmp_path / "out.sarif"
 
-    def status(*arguments: str) -> tuple[int, str]:
+    def status(*arguments: str | Path) -> tuple[int, str]:
         options = ("--out", tmp_path / "out", "--no-cache", "--skip-non-finite")
-        done = in_this_process("fleet", str(folder / "base"), *arguments, *options)
+        done = in_this_process("fleet", folder / "base", *arguments, *options)
         return done.returncode, done.stderr
 
-    assert status(str(spoilt))[0] == 0, "without a gate the table is the answer"
+    assert status(spoilt)[0] == 0, "without a gate the table is the answer"
     for gate in (["--fail-above", "0"], ["--fail-refused"]):
-        code, said = status(str(spoilt), *gate, "--sarif", str(sarif))
+        code, said = status(spoilt, *gate, "--sarif", sarif)
         assert code == 2
         assert f"no matrix could be compared in 1 adapter, the first '{spoilt}'; " in said
         assert kind in said
@@ -320,11 +325,9 @@ def test_a_gate_does_not_pass_an_adapter_of_which_nothing_could_be_compared(
         (only,), (invocation,) = log["results"], log["invocations"]
         assert (only["ruleId"], kind in only["message"]["text"]) == ("refused", True)
         assert invocation["executionSuccessful"] is False
-        assert status(str(spoilt), weak, *gate)[0] == 1
+        assert status(spoilt, weak, *gate)[0] == 1
         assert status(weak, *gate)[0] == 0
-    audit = in_this_process(
-        "audit", str(folder / "base"), str(spoilt), "--skip-non-finite", "--fail-above", "0"
-    )
+    audit = in_this_process("audit", folder / "base", spoilt, "--skip-non-finite", "--fail-above", "0")
     assert audit.returncode == 2
 
 
@@ -333,22 +336,18 @@ def test_a_gate_does_not_pass_an_adapter_of_which_a_part_could_be_compared(
 ) -> None:
     """Alone it is an error, as in an audit; beside adapters with an answer the gate fails."""
     tensors = load_file(folder / "base" / "model.safetensors")
-    part = tmp_path / "part"
-    part.mkdir()
     lost = "model.layers.1.self_attn.q_proj.weight"
-    moved = tensors | {"model.layers.0.self_attn.q_proj.weight": tensors[lost] * 1.5}
+    moved = {**tensors, "model.layers.0.self_attn.q_proj.weight": tensors[lost] * 1.5}
     del moved[lost]
-    save_file(moved, part / "model.safetensors")
-    shutil.copy(folder / "base" / "config.json", part)
-    weak, sarif = str(folder / "adapters" / "weak"), tmp_path / "out.sarif"
+    part, sarif = save_like(folder, tmp_path / "part", moved), tmp_path / "out.sarif"
 
-    def status(*arguments: str) -> tuple[int, str]:
-        options = ("--out", tmp_path / "out", "--no-cache", "--sarif", str(sarif))
-        done = in_this_process("fleet", str(folder / "base"), *arguments, *options)
+    def status(*arguments: str | Path) -> tuple[int, str]:
+        options = ("--out", tmp_path / "out", "--no-cache", "--sarif", sarif)
+        done = in_this_process("fleet", folder / "base", *arguments, *options)
         return done.returncode, done.stderr
 
-    assert status(str(part)) == (0, "")
-    code, said = status(str(part), "--fail-above", "100")
+    assert status(part) == (0, "")
+    code, said = status(part, "--fail-above", "100")
     assert code == 2
     assert said.startswith(
         f"error: not every matrix could be compared in 1 adapter, the first '{part}'; 1 matrix could not be compared, "
@@ -356,8 +355,8 @@ def test_a_gate_does_not_pass_an_adapter_of_which_a_part_could_be_compared(
     )
     results = json.loads(sarif.read_text())["runs"][0]["results"]
     assert "refused" in [result["ruleId"] for result in results]
-    assert status(str(part), weak, "--fail-above", "100")[0] == 1
-    assert status(str(part), "--fail-above", "100", "--exclude", "*.1.self_attn.*")[0] == 0
+    assert status(part, folder / "adapters" / "weak", "--fail-above", "100")[0] == 1
+    assert status(part, "--fail-above", "100", "--exclude", "*.1.self_attn.*")[0] == 0
 
 
 def test_a_gate_passes_an_unchanged_model(folder: Path, tmp_path: Path) -> None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 
+from intruders.audits.result.audit_result import Audit
 from intruders.cli.output import Outputs, note, refuse_given, report_if_possible, say
 from intruders.cli.study import print_outcome
 from intruders.errors import MissingDependencyError, SettingError
 from intruders.studies.run_study import StudyOutcome
+from tests.made_up import made_up_audit
 
 
 @pytest.mark.parametrize(
@@ -28,12 +29,16 @@ def test_options_that_were_not_given_are_not_refused() -> None:
 
 
 def test_a_report_that_fails_leaves_the_result(tmp_path: Path) -> None:
-    def fail(page: Path) -> None:
+    audit = made_up_audit(1)
+
+    def fail(result: Audit, page: Path) -> None:
         raise OSError(f"{page} cannot be written")
 
     with pytest.raises(OSError, match=r"page\.html cannot be written"):
-        Outputs(str(tmp_path / "r.json"), tmp_path / "page.html").put({"k": 10}, lambda: None, fail)
-    assert json.loads((tmp_path / "r.json").read_text(encoding="utf-8")) == {"k": 10}
+        Outputs(str(tmp_path / "r.json"), tmp_path / "page.html").put(
+            audit, lambda result, console: None, fail
+        )
+    assert Audit.load(tmp_path / "r.json").matrices == audit.matrices
 
 
 def test_no_report_is_a_note_where_its_packages_are_missing(capsys: pytest.CaptureFixture[str]) -> None:

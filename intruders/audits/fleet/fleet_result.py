@@ -44,7 +44,7 @@ class FleetAudit:
       base_source: the base.
       settings: the settings of the audits.
       seconds: the time that the call took.
-      adapters: one row per adapter, in the order given; docs/reference/fleet.md lists the columns.
+      adapters: one row per adapter, in the order given; docs/how-to/fleet.md lists the columns.
       folder: the folder of the files, one per audited adapter in ``vectors``.
       key: a hash of what the audits depend on besides the adapters.
       passed_over: entries of folders that are not audited, with what they are.

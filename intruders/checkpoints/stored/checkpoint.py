@@ -97,9 +97,9 @@ def read_once(checkpoint: Checkpoint) -> Checkpoint:
         return last[name, index]
 
     def keeping(name: str, stored: StoredTensor) -> StoredTensor:
-        one = stored.read_one
+        read_slice = stored.read_one
         # Without a reader of single matrices, the whole tensor is kept and sliced.
-        read_one = None if one is None else lambda index: kept(name, index, lambda: one(index))
+        read_one = None if read_slice is None else lambda index: kept(name, index, lambda: read_slice(index))
         return replace(stored, read=lambda: kept(name, None, stored.read), read_one=read_one)
 
     return replace(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from intruders.cli import options
 from intruders.cli.from_verb import argument, command
-from intruders.cli.output import Outputs, say
+from intruders.cli.output import Outputs, put_json, say
 
 
 @command(
@@ -27,4 +27,5 @@ def advise(*, study: str, to: Outputs) -> None:
 
     to.check()
     advised = run(study)
-    to.put(advised.to_document(), lambda: say(advice_lines(advised)))
+    if not put_json(advised.to_document(), to.json):
+        say(advice_lines(advised))

@@ -55,7 +55,7 @@ def study(
     published: Path | None,
     dry_run: bool,
     jobs: int,
-    ray: str | None,
+    ray: str | bool,
 ) -> None:
     """Run or resume the study in a YAML file.
 
@@ -91,7 +91,7 @@ def study(
             out,
             resume=resume,
             jobs=jobs,
-            ray=options.chosen_ray(ray),
+            ray=ray,
             progress=progress,
             published=published,
         )
