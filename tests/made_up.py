@@ -10,7 +10,7 @@ import numpy as np
 
 from intruders.audits.result.audit_result import Audit
 from intruders.audits.result.records import AuditedMatrix, Subspaces, UpdateSize, Vector
-from intruders.checkpoints.pairing.pairing import Skipped
+from intruders.checkpoints.pairing.pairing import SkipKind, Skipped
 
 LLAMA = {
     "self_attn.q_proj": (1.0, 1.0),
@@ -160,7 +160,7 @@ def made_up_audit(
     ]
     skipped = [Skipped(f"{prefix}.{i}.input_layernorm.weight", "one-dimensional") for i in range(layers)]
     skipped += [Skipped("model.embed_tokens.weight", "embedding (--include-embeddings audits it)")]
-    skipped += [Skipped.from_stored("lm_head.weight", "other shape: (49152, 576) and (49160, 576)")]
+    skipped += [Skipped("lm_head.weight", "other shape: (49152, 576) and (49160, 576)", SkipKind.OTHER_SHAPE)]
     return Audit(
         base_source=base,
         tuned_source=tuned,
@@ -172,4 +172,17 @@ def made_up_audit(
         matrices=matrices,
         skipped=skipped,
         settings={"include": [], "exclude": ["lm_head*"], "device": "cpu"},
+    )
+
+
+def left_out(name: str, reason: str) -> Skipped:
+    """A tensor that an audit has left out for this reason, of the kind that goes with it."""
+    kinds = {
+        "NaN": SkipKind.NOT_FINITE,
+        "missing in": SkipKind.NO_COUNTERPART,
+        "unchanged": SkipKind.UNCHANGED,
+        "other shape": SkipKind.OTHER_SHAPE,
+    }
+    return Skipped(
+        name, reason, next((kinds[start] for start in kinds if reason.startswith(start)), SkipKind.OTHER)
     )

@@ -102,7 +102,7 @@ def test_the_commands_on_the_folder_that_the_demo_leaves(
 
 @pytest.mark.models
 def test_the_packaged_adapter_against_dense_decompositions() -> None:
-    """The count that the README shows, from W0 + alpha / r B A and two SVDs in double precision."""
+    """The count that the docs show, from W0 + alpha / r B A and two SVDs in double precision."""
     base = open_checkpoint(DEMO_ADAPTER.base)
     factors = load_file(DEMO_ADAPTER.folder / "adapter_model.safetensors")
     config = json.loads((DEMO_ADAPTER.folder / "adapter_config.json").read_text(encoding="utf-8"))
@@ -119,7 +119,7 @@ def test_the_packaged_adapter_against_dense_decompositions() -> None:
 
 
 @pytest.mark.models
-def test_the_line_of_make_demo_in_the_readme_is_of_the_packaged_adapter(
+def test_the_line_of_make_demo_in_the_docs_is_of_the_packaged_adapter(
     demo: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -127,7 +127,7 @@ def test_the_line_of_make_demo_in_the_readme_is_of_the_packaged_adapter(
     done = CliRunner().invoke(app, ["audit", "--demo", "--no-cache", "--json", "audit.json"])
     assert done.exit_code == 0, done.output
     assert (tmp_path / "intruders-demo.html").stat().st_size > 1e6
-    # `make demo` trains this adapter: its line in the README follows from what is packaged.
+    # `make demo` trains this adapter: its line in the docs follows from what is packaged.
     trained = json.loads((DEMO_ADAPTER.folder / "training.json").read_text(encoding="utf-8"))
     audit = intruders.Audit.load(tmp_path / "audit.json")
     result = demo.Result(
@@ -140,8 +140,9 @@ def test_the_line_of_make_demo_in_the_readme_is_of_the_packaged_adapter(
 
 
 def console_block(command: str) -> str:
-    """What the README shows as the output of a command."""
-    [found] = [block.text for block in blocks(ROOT / "README.md") if block.text.startswith(f"$ {command}\n")]
+    """What the quickstart shows as the output of a command."""
+    page = ROOT / "docs" / "quickstart.md"
+    [found] = [block.text for block in blocks(page) if block.text.startswith(f"$ {command}\n")]
     return found
 
 

@@ -13,12 +13,11 @@ from ..checkpoints.pairing.open_sides import open_sides
 from ..checkpoints.pairing.pair_sides import pair_sides, with_rounded_base
 from ..checkpoints.pairing.pairing import Pairing, Skipped
 from ..checkpoints.stored.checkpoint import Checkpoint
-from ..checkpoints.stored.selection import Selection
 from ..errors import SettingError
 from ..system.callers_process import usual_settings
 from ..system.progress import Progress, silent
 from ..system.threads import run_side_by_side
-from .audit_settings import AuditSettings, Compute, base_dtype_of
+from .audit_settings import AuditSettings, Compute, shown_settings
 from .base_cache import CacheChoice
 from .batches import Batch, NotJudged, of_one_model, read_batches
 from .judge import decide_batch, records_of
@@ -176,11 +175,9 @@ def audit_of(
         matrices=matrices,
         skipped=skipped,
         settings={
-            **settings.part(Selection).as_dict(),
-            "skip_non_finite": settings.skip_non_finite,
+            **{n: v for n, v in shown_settings(settings).items() if n not in ("k", "epsilon", "exact")},
             **(computed or {}),
             "matched": list(pairing.matched),
-            **base_dtype_of(settings),
         },
     )
 

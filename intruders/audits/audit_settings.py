@@ -114,32 +114,27 @@ class Compute(Settings):
         Raises:
           SettingError: torch does not know the device, it is not there, or it has no double precision.
         """
-        from ..linalg.full_precision import is_covered
-
-        device = self._device_by_name()
-        if not is_covered(device):
-            warnings.warn(
-                f"single-precision products on device '{device}' are not known to be as exact as the proofs need, so "
-                "every matrix is decomposed in full there",
-                stacklevel=3,
-            )
-        return device
-
-    def _device_by_name(self) -> torch.device:
         import torch
 
         from ..linalg.full_precision import is_covered
 
         if self.device == "auto":
             cuda = torch.device("cuda")
-            return cuda if torch.cuda.is_available() and is_covered(cuda) else torch.device("cpu")
-        device = device_named(self.device)
-        if device.type == "meta":
-            raise SettingError("device 'meta' has no numbers; expected 'auto', 'cpu' or 'cuda'")
-        if not _has_double_precision(device):
-            raise SettingError(
-                f"device '{self.device}' has no double precision, which decisions need; expected 'auto', 'cpu' or "
-                "'cuda'; pass 'cpu'"
+            device = cuda if torch.cuda.is_available() and is_covered(cuda) else torch.device("cpu")
+        else:
+            device = device_named(self.device)
+            if device.type == "meta":
+                raise SettingError("device 'meta' has no numbers; expected 'auto', 'cpu' or 'cuda'")
+            if not _has_double_precision(device):
+                raise SettingError(
+                    f"device '{self.device}' has no double precision, which decisions need; expected 'auto', 'cpu' "
+                    "or 'cuda'; pass 'cpu'"
+                )
+        if not is_covered(device):
+            warnings.warn(
+                f"single-precision products on device '{device}' are not known to be as exact as the proofs need, so "
+                "every matrix is decomposed in full there",
+                stacklevel=2,
             )
         return device
 
@@ -158,11 +153,6 @@ def _has_double_precision(device: torch.device) -> bool:
     except (RuntimeError, TypeError):
         return False
     return True
-
-
-def base_dtype_of(settings: AuditSettings) -> dict[str, str]:
-    """Return the type that the base is rounded to, for the record of an audit; nothing where it is as stored."""
-    return {} if settings.base_dtype is None else {"base_dtype": settings.base_dtype}
 
 
 def refuse_beside_saved(settings: AuditSettings, saved: str) -> None:

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from ..errors import CacheError, CheckpointError, SettingError, StoreError, os_reason
 from ..system.files import is_left_behind, user_path
 from ..system.folders import remove_if_left_behind, scratch_folder, user_cache
-from ..system.remote_folder import RemoteFolder, is_url, local_folder, require_opens
+from ..system.store import Store, is_url
 
 # Torch is loaded where an entry is read or written: to look at the files of a cache needs none.
 if TYPE_CHECKING:
@@ -330,11 +330,10 @@ class RemoteCache(DiskCache):
     """
 
     def __init__(self, url: str) -> None:
-        require_opens(url)
-        super().__init__(local_folder(url, "shared-bases"))
+        self._store = Store.at(url, "shared-bases")
+        super().__init__(self._store.path)
         self.require_writable()  # an entry of the URL is read from its copy
         self.url = url
-        self._remote = RemoteFolder(url)
         # Names of the entries there, by the folder that they are in: listed once.
         self._there: dict[str, set[str]] = {}
         # An audit asks a store that has failed no more: each try may wait long.
@@ -380,7 +379,7 @@ class RemoteCache(DiskCache):
         path = self._path(key)
         is_there = path.name in self._names(key)
         if not path.exists() and is_there:
-            self._remote.get(f"{key[:1]}/{path.name}", path)
+            self._store.bring(f"{key[:1]}/{path.name}")
         known = super().read(key)
         if known is not None and not is_there:
             self._send(key)
@@ -394,13 +393,13 @@ class RemoteCache(DiskCache):
     def _send(self, key: str) -> None:
         path = self._path(key)
         if path.exists():
-            self._remote.put(path, f"{key[:1]}/{path.name}")
+            self._store.send(f"{key[:1]}/{path.name}")
             self._names(key).add(path.name)
 
     def _names(self, key: str) -> set[str]:
         under = key[:1]
         if under not in self._there:
-            self._there[under] = set(self._remote.names(under))
+            self._there[under] = set(self._store.names(under))
         return self._there[under]
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import Field, dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -106,12 +107,12 @@ def records_of(batch: Batch, decisions: Decisions) -> list[AuditedMatrix]:
         decisions.base_values.tolist(),
         decisions.base_values[:, :k].norm(dim=-1).tolist(),
     )
-    sizes = {field.name: getattr(decisions.update, field.name).tolist() for field in fields(UpdateSize)}
-    changes = Subspaces.measured(decisions.change)
+    sizes = [UpdateSize(**numbers) for numbers in _by_matrix(decisions.update, fields(UpdateSize))]
+    changes = _by_matrix(decisions.change, fields(decisions.change))
     similarity = decisions.similarity.float().cpu().numpy()
     records = []
     for i, (matrix, unit) in enumerate(zip(batch.matrices, batch.units, strict=True)):
-        size = UpdateSize(**{name: column[i] for name, column in sizes.items()})
+        size = sizes[i]
         vectors = [
             Vector(
                 index=j,
@@ -136,6 +137,13 @@ def records_of(batch: Batch, decisions: Decisions) -> list[AuditedMatrix]:
             )
         )
     return records
+
+
+def _by_matrix(measured: object, columns: Sequence[Field[Any]]) -> list[dict[str, float]]:
+    """Return the numbers of each matrix, from an object with a tensor of them all for each column."""
+    names = [column.name for column in columns]
+    values = [getattr(measured, name).tolist() for name in names]
+    return [dict(zip(names, numbers, strict=True)) for numbers in zip(*values, strict=True)]
 
 
 def _pays(with_intruders: float, shape: Sequence[int]) -> bool:

@@ -22,7 +22,7 @@ from ..errors import SettingError
 from ..linalg.whole_base import WholeBase
 from ..system.callers_process import usual_settings
 from ..system.progress import Progress, silent
-from ..system.remote_folder import is_url
+from ..system.store import is_url
 from .audit import patterns
 from .audit_settings import Compute
 from .base_cache import BaseKeys, DiskCache, cache_at

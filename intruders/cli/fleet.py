@@ -138,9 +138,9 @@ def _verdict(
 def _write_report(result: FleetAudit, out: str) -> None:
     """Write the report beside the tables, or print why there is none."""
     from ..reports.fleet import REPORT, write_fleet_html
-    from ..system.remote_folder import RemoteFolder, is_url
+    from ..system.store import Store, is_url
 
     with report_if_possible():
         write_fleet_html(result, result.folder / REPORT)
         if is_url(out):
-            RemoteFolder(out).put(result.folder / REPORT, REPORT)
+            Store(result.folder, out).send(REPORT)

@@ -74,7 +74,7 @@ def cache(*, cache: str | None, clear: bool) -> None:
     from ..audits.base_cache import cache_at
     from ..errors import CacheError
     from ..system.files import user_path
-    from ..system.remote_folder import is_url
+    from ..system.store import is_url
 
     # To open a cache makes its folder, which is not what a person who looks at a mistyped one wants.
     if cache is not None and not is_url(cache) and not user_path(cache).exists():

@@ -77,11 +77,11 @@ def print_plan(
     Raises SettingError where the study could not run in ``out``, or could not resume there if it ``must_exist``.
     """
     from ..studies.inputs import require_contents, require_inputs, taken_from_the_hub
-    from ..studies.plan import plan
     from ..studies.runs import expand
+    from ..studies.stages import plan
     from ..studies.study_folder import StudyFolder
     from ..system.files import user_path
-    from ..system.remote_folder import is_url
+    from ..system.store import is_url
 
     runs = expand(study)
     require_inputs(runs)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-import numpy as np
 import torch
 
 from ..audits.audit_settings import ANYWHERE, AS_USUAL, AuditSettings, Compute
@@ -19,19 +18,19 @@ from ..data.corpora import digests_of, load_all
 from ..data.task import names_given
 from ..errors import SettingError
 from ..linalg.low_rank import LowRank
-from ..measures.intervals import RESAMPLES, Interval, expanded_percentiles
-from ..measures.kept_outcomes import KeptOutcomes, digest_of_intruders
+from ..measures.intervals import Interval
 from ..mitigation.remedies.intruders import ScaledIntruders
 from ..mitigation.tuned_matrices import TunedMatrices
 from ..models.loading_settings import AS_STORED, Loading
 from ..system.callers_process import apart_from_caller
 from ..system.progress import Progress, silent
+from ..system.store import Kept
 from .attribution import Attribution, LeftOut, MatrixShare, MeasuredRise, Share, rank_correlation
 from .dosed_model import ELSEWHERE, DoseGroups, DoseVector
 from .experiment_settings import ATTRIBUTION, AttributionSettings
 from .open_dosed import Updates, open_dosed
-from .path_integral import DocumentMeasure, DosePath, Floats, PathIntegral, task_measure, text_measure
-from .question import Question
+from .path_integral import DocumentMeasure, DosePath, PathIntegral, task_measure, text_measure
+from .question import Question, digest_of_intruders
 
 
 @apart_from_caller()
@@ -89,14 +88,7 @@ def attribute(
     """
     started = time.perf_counter()
     question = Question.about(
-        base,
-        tuned,
-        data_seed=data_seed,
-        seed=seed,
-        audit=audit,
-        loading=loading,
-        compute=compute,
-        progress=progress,
+        base, tuned, data_seed, seed, audit=audit, loading=loading, compute=compute, progress=progress
     )
     texts, names = names_given(loss_on), names_given(task)
     if not texts:
@@ -132,12 +124,10 @@ def attribute(
                     for name, (opened, labels) in dosed.scored.items()
                 ]
                 of_inside = digest_of_intruders(matrices.audit)
-                path = DosePath(dosed.doses, inside, of_inside, KeptOutcomes(folder, key), question.progress)
+                path = DosePath(dosed.doses, inside, of_inside, Kept(folder, key), seed, question.progress)
                 integrals = [path.integral(measure, settings.nodes) for measure in measures]
                 checks = _checks(path, measures[0], integrals[0], groups, settings.check)
-    splits = {
-        measure.name: _Split(integral, seed) for measure, integral in zip(measures, integrals, strict=True)
-    }
+    splits = {measure.name: integral for measure, integral in zip(measures, integrals, strict=True)}
 
     def parts_of(members: Sequence[str]) -> dict[str, Interval]:
         numbers = [number for name in members for number in groups.places[name]]
@@ -172,7 +162,7 @@ def attribute(
         kinds=grouped(lambda path: path.kind),
         elsewhere=Share(ELSEWHERE, parts_of([ELSEWHERE]), 0) if ELSEWHERE in groups.places else None,
         checks=checks,
-        correlations=dict(_correlations(shares, texts[0], audited)),
+        correlations=_correlations(shares, texts[0], audited),
         settings=recorded,
         seconds=time.perf_counter() - started,
     )
@@ -188,11 +178,7 @@ def _checks(
     }
     largest = sorted(parts, key=lambda name: -abs(parts[name]))[:count]
     return [
-        LeftOut(
-            name,
-            parts[name],
-            float((integral.tuned - integral.weights * without).sum() / tokens),
-        )
+        LeftOut(name, parts[name], float((integral.tuned - integral.weights * without).sum() / tokens))
         for name in largest
         for without in [path.losses(measure, 1.0, torch.tensor(groups.places[name]))]
     ]
@@ -212,21 +198,18 @@ def _inside_intruders(matrices: TunedMatrices, updates: Updates) -> dict[str, Lo
 
 def _correlations(
     matrices: Sequence[MatrixShare], text: str, audited: Mapping[str, AuditedMatrix]
-) -> Iterator[tuple[str, float]]:
+) -> dict[str, float]:
     """Correlate forgetting with intruders and with the size of the update, over matrices."""
     both = [(share.parts[text].estimate, audited[share.name]) for share in matrices if share.name in audited]
     parts = [part for part, _ in both]
-    for name, values in (
-        ("intruders", [float(matrix.intruders) for _, matrix in both]),
-        ("update_norm", [float(matrix.update.frobenius) for _, matrix in both]),
-    ):
-        correlation = rank_correlation(parts, values)
-        if correlation is not None:
-            yield name, correlation
+    found = {
+        "intruders": rank_correlation(parts, [float(matrix.intruders) for _, matrix in both]),
+        "update_norm": rank_correlation(parts, [float(matrix.update.frobenius) for _, matrix in both]),
+    }
+    return {name: correlation for name, correlation in found.items() if correlation is not None}
 
 
-def _rise(measure: DocumentMeasure, split: _Split) -> MeasuredRise:
-    integral = split.integral
+def _rise(measure: DocumentMeasure, integral: PathIntegral) -> MeasuredRise:
     tokens = int(integral.tokens.sum())
     return MeasuredRise(
         name=measure.name,
@@ -236,33 +219,7 @@ def _rise(measure: DocumentMeasure, split: _Split) -> MeasuredRise:
         tokens=tokens,
         base_loss=float(integral.base.sum() / tokens),
         tuned_loss=float(integral.tuned.sum() / tokens),
-        rise=split.of(integral.tuned - integral.base),
+        rise=integral.interval_of(integral.tuned - integral.base),
         total=integral.total,
         nodes=integral.nodes,
     )
-
-
-class _Split:
-    """Parts per token with intervals over documents, all from the same resamples."""
-
-    def __init__(self, integral: PathIntegral, seed: int) -> None:
-        self.integral = integral
-        count = len(integral.tokens)
-        drawn = np.random.default_rng(seed).multinomial(count, [1 / count] * count, size=RESAMPLES)
-        self._drawn: Floats = drawn.astype(np.float64)  # (resamples, documents): how often each is drawn
-        self._tokens: Floats = self._drawn @ (integral.weights * integral.tokens)
-
-    def of(self, sums: Floats) -> Interval:
-        """Return the interval of sums over documents (documents,), per token."""
-        estimate = float(sums.sum() / self.integral.tokens.sum())
-        return expanded_percentiles(estimate, self._drawn @ sums / self._tokens, len(sums))
-
-    def interval(self, numbers: Sequence[int]) -> Interval:
-        return self.of(self.integral.parts[:, list(numbers)].sum(axis=1))
-
-    def each(self, numbers: Sequence[int]) -> list[float]:
-        per_token = self.integral.parts[:, list(numbers)].sum(axis=0) / self.integral.tokens.sum()
-        return [float(part) for part in per_token]
-
-    def inside(self, number: int) -> float:
-        return float(self.integral.added[:, number].sum() / self.integral.tokens.sum())

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..checkpoints.writing.merged import Elsewhere
 from ..checkpoints.writing.training_record import FinetunedFolder
@@ -19,7 +19,6 @@ from ..data.task import Example, Task
 from ..errors import PairingError
 from ..measures.corpus_loss import losses_by_corpus
 from ..measures.harness import digest_of_own_tasks, harness_items
-from ..measures.kept_outcomes import KeptOutcomes, digest_of_intruders
 from ..measures.losses import DocumentLosses, mean_loss
 from ..measures.measure_settings import NO_HARNESS, HarnessSettings, LossSettings, ScoreSettings
 from ..measures.outcome import Outcome, TaskOutcome
@@ -34,9 +33,10 @@ from ..models.answers import graded
 from ..models.loading_settings import Loading, require_whole_weights
 from ..models.tuned_model import OpenedModel, open_for_task, open_language_model, reading_as
 from ..system.progress import Progress
+from ..system.store import Kept
 from .data_shares import DataShare
 from .point import Point
-from .question import Question
+from .question import Question, digest_of_intruders
 from .yardstick import ALPHAS, Yardstick
 
 # From the base to the tuned model.
@@ -94,6 +94,12 @@ def opened_for_tasks(
     }
 
 
+def distinct_models(language: OpenedModel | None, scored: Scored) -> list[nn.Module]:
+    """Return each model once, the language model first."""
+    opened = [*([] if language is None else [language]), *(reader for reader, _ in scored.values())]
+    return list({id(reader.model): reader.model for reader in opened}.values())
+
+
 @dataclass(frozen=True)
 class Measuring:
     """The settings by which a model is measured."""
@@ -134,12 +140,12 @@ class Measuring:
 
 def kept_outcomes(
     folder: Path | None, question: Question, measuring: Measuring, scores: ScoreSettings
-) -> KeptOutcomes:
+) -> Kept:
     """Return the evaluations that a folder keeps of the models under remedies; without a folder nothing is hashed."""
     if folder is None:
-        return KeptOutcomes(None, {})
+        return Kept(None)
     trained, losses = FinetunedFolder.of(question.tuned), measuring.losses
-    return KeptOutcomes(
+    return Kept(
         folder,
         {
             **question.key(),
@@ -168,7 +174,7 @@ class Bench:
     question: Question
     measuring: Measuring
     matrices: TunedMatrices
-    kept: KeptOutcomes
+    kept: Kept
     tally: Tally
     language: OpenedModel | None = None  # None where no text is measured
     scored: Scored = field(default_factory=dict)
@@ -189,7 +195,7 @@ class Bench:
             {"remedy": None, "tasks": list(tasks), **self.measuring.unit(share, share is answers_on)}
             for share in shares
         ]
-        outcomes = [self.kept.get(unit) for unit in units]
+        outcomes: list[Outcome | None] = [self.kept.get(unit, Outcome) for unit in units]
         if None not in outcomes:
             self.tally.skip(len(shares))
             return [outcome for outcome in outcomes if outcome is not None]
@@ -215,16 +221,12 @@ class Bench:
         at = self.question.tuned, self.question.base, self.question.loading
         self.language = open_language_model(*at, merged=True) if reads_text else None
         self.scored = opened_for_tasks(self.language, *at, self.measuring.tasks)
-        opened = [
-            *([self.language] if self.language else []),
-            *(reader for reader, _ in self.scored.values()),
-        ]
         base = self.matrices.base
         others = not_audited(base, self.matrices.audit) if changes_others else []
         with ExitStack() as contexts:
-            for number, model in {id(reader.model): reader.model for reader in opened}.items():
+            for model in distinct_models(self.language, self.scored):
                 changed = LiveInterventions(model, base, (), others, recomputes=True)
-                self.live[number] = contexts.enter_context(changed)
+                self.live[id(model)] = contexts.enter_context(changed)
             yield
 
     def use(self, cases: Sequence[Case]) -> None:
@@ -256,12 +258,9 @@ class Bench:
             **self.measuring.unit(share, answers),
         }
         key = json.dumps(unit, sort_keys=True)
-        outcome = self._seen.get(key) or self.kept.get(unit)
-        if outcome is None:
-            outcome = self.measured(remedy, share, answers)
-            self.kept.put(unit, outcome)
-        self._seen[key] = outcome
-        return outcome
+        if key not in self._seen:
+            self._seen[key] = self.kept.once(unit, Outcome, lambda: self.measured(remedy, share, answers))
+        return self._seen[key]
 
     def measured(self, remedy: Remedy, share: DataShare, answers: bool) -> Outcome:
         """Measure the tuned model under a remedy."""
@@ -301,7 +300,7 @@ class Bench:
         share = DataShare("training", {}, {task: of_task.train[:examples]})
         unit = {"sensitivities": sorted(directions), "task": task, "share": share.fingerprint()}
         self.tally.step("sensitivities")
-        measured: dict[str, list[float]] | None = self.kept.get_plain(unit)
+        measured: dict[str, list[float]] | None = self.kept.get(unit)
         if measured is None:
             opened, labels = self.scored[task]
             live = self.live[id(opened.model)]
@@ -316,7 +315,7 @@ class Bench:
             at = {modules[name]: part for name, part in directions.items()}
             by_module = sensitivities(opened.model, batches, at)
             measured = {name: by_module[module].tolist() for name, module in modules.items()}
-            self.kept.put_plain(unit, measured)
+            self.kept.put(unit, measured)
         return measured
 
     @property

@@ -103,7 +103,7 @@ def choose_scale(
       >>> 0 <= choice.scale <= 1
       True
     """
-    question = Question.about(base, tuned, data_seed=data_seed, seed=seed, loading=loading, progress=progress)
+    question = Question.about(base, tuned, data_seed, seed, loading=loading, progress=progress)
     tasks = load_tasks(question, names_given(task), columns or Columns(), None)
     corpora = load_texts(names_given(loss_on), settings, seed)
     curve: dict[float, CurveOfScales] = {}

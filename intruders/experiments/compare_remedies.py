@@ -12,7 +12,6 @@ from ..data.corpora import Corpora, documents_in, load_all
 from ..data.load_task import described_task
 from ..errors import IntrudersError, SettingError
 from ..measures.harness import check_harness
-from ..measures.kept_outcomes import FOLDER, KeptOutcomes
 from ..measures.measure_settings import (
     NO_HARNESS,
     NO_LOSSES,
@@ -28,6 +27,7 @@ from ..system.callers_process import apart_from_caller
 from ..system.files import user_path
 from ..system.folders import require_ours
 from ..system.progress import Progress, silent
+from ..system.store import EVALUATIONS
 from .bench import (
     ALONG_CURVE,
     Bench,
@@ -105,17 +105,10 @@ def compare_remedies(
       ('word-problems', 'adapter')
     """
     question = Question.about(
-        base,
-        tuned,
-        data_seed=data_seed,
-        seed=seed,
-        audit=audit,
-        loading=loading,
-        compute=compute,
-        progress=progress,
+        base, tuned, data_seed, seed, audit=audit, loading=loading, compute=compute, progress=progress
     )
     if out is not None:
-        require_ours(user_path(out), (RemedyComparison.file_name, FOLDER), "a comparison of remedies")
+        require_ours(user_path(out), (RemedyComparison.file_name, EVALUATIONS), "a comparison of remedies")
     if not losses.loss_on:
         raise SettingError("nothing to measure forgetting on; expected a corpus; pass --loss-on CORPUS")
     if not scores.tasks:
@@ -147,9 +140,7 @@ def compare_remedies(
         of_base = bench.of_base([*data.choice, data.report], answers_on=data.report)
         learned: Doses | str = "were not asked for"
         if of_doses := Doses.name in names:
-            learned = _learned(
-                question, corpora, measuring, data, scores.max_examples, comparison.allow, kept
-            )
+            learned = _learned(bench, corpora, data, scores.max_examples, comparison.allow)
         with bench.open():
             compared = comparing(bench, data, comparison, learned, of_base)
             report, target = compared.report, compared.report.target
@@ -185,19 +176,13 @@ def compare_remedies(
 
 
 def _learned(
-    question: Question,
-    corpora: Corpora,
-    measuring: Measuring,
-    data: DataShares,
-    max_examples: int | None,
-    allow: float,
-    kept: KeptOutcomes,
+    bench: Bench, corpora: Corpora, data: DataShares, max_examples: int | None, allow: float
 ) -> Doses | str:
     """Learn the remedy ``doses`` on the text and on training rows of the first task, or read it where it was kept.
 
     The reason instead where it cannot be learned.
     """
-    losses, tasks = measuring.losses, measuring.tasks
+    losses, tasks, kept = bench.measuring.losses, bench.measuring.tasks, bench.kept
     settings = HealSettings(
         allow=allow, max_tokens=losses.max_tokens or HEALING.max_tokens, estimate=losses.estimate
     )
@@ -210,15 +195,15 @@ def _learned(
         "share": [share.fingerprint() for share in (trained, *data.choice)],
         "learned on": [first, next(iter(corpora))],
     }
-    if (record := kept.get_plain(unit)) is not None:
+    if (record := kept.get(unit)) is not None:
         return Doses(doses=record["doses"], elsewhere=record["elsewhere"])
     try:
-        with open_to_heal(question, corpora, tasks, settings) as bench:
-            doses, groups = learn(bench, settings).state.doses, bench.groups
+        with open_to_heal(bench.question, corpora, tasks, settings) as dosed:
+            doses, groups = learn(dosed, settings).state.doses, dosed.groups
     except IntrudersError as error:
         return str(error)
     learned = doses_in(groups.by_matrix(doses), groups.elsewhere(doses))
-    kept.put_plain(unit, {"doses": dict(learned.doses or {}), "elsewhere": learned.elsewhere})
+    kept.put(unit, {"doses": dict(learned.doses or {}), "elsewhere": learned.elsewhere})
     return learned
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -161,35 +161,48 @@ class DoseVector:
             self.values, self.learned = was
 
 
-class DosedModel:
-    """A tuned model in memory: the base's weights plus updates in doses.
+@contextmanager
+def in_doses(
+    model: nn.Module,
+    base: Checkpoint,
+    updates: Mapping[str, DosedUpdate],
+    groups: DoseGroups,
+    doses: DoseVector,
+    others: Iterable[str] = (),
+    *,
+    is_base: bool = False,
+) -> Iterator[None]:
+    """Set the weights of a tuned model to the base's, and let it compute with the updates in doses within the block.
 
-    Leaving the block removes the doses; the weights stay the base's.
+    Updates and ``others``, further tuned tensors, are by the base's names. With ``is_base`` the model has the base's
+    weights already. Raises PairingError where the model lacks a weight of an update.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        base: Checkpoint,
-        updates: Mapping[str, DosedUpdate],
-        groups: DoseGroups,
-        doses: DoseVector,
-        others: Iterable[str] = (),
-        *,
-        is_base: bool = False,
-    ) -> None:
-        """Set the weights of a tuned model to the base's and add the updates in doses, by the base's names.
+    def at_present(name: str, own: Any) -> tuple[Any, Tensor | None]:
+        """Return the present update of a matrix, ``own`` where none was learned, and its dose: None in the base."""
+        if doses.are_off:
+            return own, None
+        return (doses.learned or {}).get(name, own), groups.of(doses.values, name)
 
-        ``others`` are the names of other tuned tensors. With ``is_base`` the model has the base's weights already.
-        Raises PairingError where the model lacks a weight of an update.
-        """
-        self._model, self._doses, self._groups = model, doses, groups
-        self._handles: list[Any] = []
-        self._parametrized: list[tuple[nn.Module, str, _Added]] = []
-        state = {_own_name(name): tensor for name, tensor in model.state_dict(keep_vars=True).items()}
-        owners = _owners(model)
-        held = BaseInMemory.of(base, _shapes_of_weights(model, state))
-        dense: dict[int, list[_Part]] = {}
+    def branch(name: str, own: DosedUpdate) -> Any:
+        def add(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            update, dose = at_present(name, own)
+            if dose is None:
+                return output
+            if isinstance(module, nn.Embedding):
+                return (output + _rows_of(update, inputs[0], dose)).to(output.dtype)
+            return (output + _times(update, inputs[0], dose)).to(output.dtype)
+
+        return add
+
+    # Named as if no other doses had parametrized a tensor.
+    state = {
+        _PARAMETRIZED.sub(r"\1", name): tensor for name, tensor in model.state_dict(keep_vars=True).items()
+    }
+    owners = _owners(model)
+    held = BaseInMemory.of(base, _shapes_of_weights(model, state))
+    dense: dict[int, list[_Part]] = {}
+    with ExitStack() as added:
         for name, update in updates.items():
             key = held.required_key(name)
             view, tensor = held.views[name], state[key].data
@@ -198,51 +211,22 @@ class DosedModel:
             modules = owners[tensor.data_ptr()]
             if view.expert is None and all(_has_branch(module, of) for module, of in modules):
                 for module, _ in modules:
-                    self._handles.append(module.register_forward_hook(self._branch(name, update)))
+                    added.callback(module.register_forward_hook(branch(name, update)).remove)
             else:
                 dense.setdefault(tensor.data_ptr(), []).append((name, update, _Entries(view)))
         for other in held.changed(others, state):
             before = other.before.to(other.part.dtype)
-            change = other.part.float() - before.float()
+            change = DosedUpdate(None, other.part.float() - before.float())
             other.part.copy_(before)
             of_part = held.views.get(other.name)
-            in_stack = of_part is not None and of_part.expert is not None
-            whole = _Entries(held.views[other.name] if in_stack else None)
-            dense.setdefault(state[other.key].data_ptr(), []).append(
-                (ELSEWHERE, DosedUpdate(None, change), whole)
-            )
+            entries = _Entries(None if of_part is None or of_part.expert is None else of_part)
+            dense.setdefault(state[other.key].data_ptr(), []).append((ELSEWHERE, change, entries))
         for pointer, parts in dense.items():
             for module, of in owners[pointer]:
-                added = _Added(parts, self._at_present)
-                parametrize.register_parametrization(module, of, added, unsafe=True)
-                self._parametrized.append((module, of, added))
-
-    def __enter__(self) -> DosedModel:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for handle in self._handles:
-            handle.remove()
-        for module, of, added in self._parametrized:
-            _remove(module, of, added)
-
-    def _at_present(self, name: str, own: Any) -> tuple[Any, Tensor | None]:
-        """Return the present update of a matrix, ``own`` where none was learned, and its dose: None in the base."""
-        doses = self._doses
-        if doses.are_off:
-            return own, None
-        return (doses.learned or {}).get(name, own), self._groups.of(doses.values, name)
-
-    def _branch(self, name: str, own: DosedUpdate) -> Any:
-        def add(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            update, dose = self._at_present(name, own)
-            if dose is None:
-                return output
-            if isinstance(module, nn.Embedding):
-                return (output + _rows_of(update, inputs[0], dose)).to(output.dtype)
-            return (output + _times(update, inputs[0], dose)).to(output.dtype)
-
-        return add
+                entry = _Added(parts, at_present)
+                parametrize.register_parametrization(module, of, entry, unsafe=True)
+                added.callback(_remove, module, of, entry)
+        yield
 
 
 def _times(update: DosedUpdate, inputs: Tensor, dose: Tensor) -> Tensor:
@@ -300,13 +284,8 @@ class _Added(nn.Module):
         return weight
 
 
-def _own_name(name: str) -> str:
-    """Return the name of a tensor as if no other dosed model had parametrized it."""
-    return _PARAMETRIZED.sub(r"\1", name)
-
-
 def _remove(module: nn.Module, name: str, added: _Added) -> None:
-    """Remove one entry from the parametrizations of a tensor; those of other dosed models stay."""
+    """Remove one entry from the parametrizations of a tensor; those of other doses stay."""
     entries: Any = getattr(module.parametrizations, name)
     if len(entries) == 1:
         parametrize.remove_parametrizations(module, name, leave_parametrized=False)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from ..errors import SettingError
+from ..measures.measure_settings import document_tokens, masked_estimate
 from ..mitigation.remedies.remedy_table import (
     CONTROLS,
     INTRUDERS,
@@ -24,6 +26,12 @@ SHARE, BLOCKS, REPLAY, DOSES, WEIGHTS = "share", "blocks", "replay", "doses", "w
 # What else is learned and reported beside the healing: of these the last two learn the weights on other text.
 LEARNED_AS_WEIGHTS = (WEIGHTS, REPLAY, SELF, RANDOM_TOKENS)
 RIVALS = (SHARE, BLOCKS, DOSES, *LEARNED_AS_WEIGHTS)
+
+
+def _which(panel: str) -> Any:
+    return setting("all", WHICH_HELP, choices=WHICH, new_in="0.2", metavar="NAME", panel=panel)
+
+
 _RATES, _WEIGHTS = {DOSES: 0.06, WEIGHTS: 5e-4}, {DOSES: 3.0, WEIGHTS: 30.0}
 
 
@@ -93,13 +101,7 @@ class HealSettings(Settings):
         metavar="N",
         panel="Measures",
     )
-    max_tokens: int = setting(
-        192,
-        "Number of tokens of each document, from its start.",
-        least=2,
-        metavar="TOKENS",
-        panel="Measures",
-    )
+    max_tokens: int = document_tokens(192)
     max_examples: int = setting(
         64,
         "Number of examples of each split: training examples are learned from, validation examples choose, and test "
@@ -116,12 +118,7 @@ class HealSettings(Settings):
         metavar="N",
         panel="Measures",
     )
-    estimate: bool = setting(
-        False,
-        "Masked models: mask a random 15 % of the tokens in one pass. This is faster but measures a different "
-        "quantity.",
-        panel="Measures",
-    )
+    estimate: bool = masked_estimate()
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -172,13 +169,7 @@ class AttributionSettings(Settings):
         metavar="N",
         panel="Measures",
     )
-    max_tokens: int = setting(
-        192,
-        "Number of tokens of each document, from its start.",
-        least=2,
-        metavar="TOKENS",
-        panel="Measures",
-    )
+    max_tokens: int = document_tokens(192)
     max_examples: int = setting(
         64,
         "Number of validation examples per task.",
@@ -220,7 +211,7 @@ class ComparisonSettings(Settings):
         metavar="N",
         panel="Remedies",
     )
-    which: str = setting("all", WHICH_HELP, choices=WHICH, new_in="0.2", metavar="NAME", panel="Remedies")
+    which: str = _which("Remedies")
     allow: float = setting(
         0.02,
         "Rise of the task loss that a remedy may cost, in nats per token, when its strength is chosen.",
@@ -279,7 +270,7 @@ class SweepSettings(Settings):
         metavar="NAMES",
         panel="Intervention",
     )
-    which: str = setting("all", WHICH_HELP, choices=WHICH, new_in="0.2", metavar="NAME", panel="Intervention")
+    which: str = _which("Intervention")
     max_documents: int | None = setting(
         None,
         "Number of documents per corpus; the evaluation's, if None.",

@@ -20,7 +20,6 @@ from ..data.load_task import described_task
 from ..data.task import names_given
 from ..errors import SettingError
 from ..linalg.low_rank import LowRank
-from ..measures.kept_outcomes import KeptOutcomes, digest_of_intruders
 from ..mitigation.beyond_doses import require_same_vocabulary
 from ..mitigation.mitigate import mitigate
 from ..mitigation.mitigation_result import Mitigation
@@ -32,13 +31,14 @@ from ..models.loading_settings import AS_STORED, Loading
 from ..system.callers_process import apart_from_caller
 from ..system.files import user_path
 from ..system.progress import Progress, silent
+from ..system.store import Kept
 from .data_shares import load_tasks, load_texts, read_prompts
 from .dosed_model import TunedState
 from .experiment_settings import HEALING, WEIGHTS, HealSettings
 from .healing import RECORD, Healing
 from .learn import Told, learn, untold
 from .open_dosed import HealBench, open_to_heal
-from .question import Question
+from .question import Question, digest_of_intruders
 from .report_healing import reported_healing
 from .work_folder import WorkFolder, finished_healing
 
@@ -113,14 +113,7 @@ def heal(
     started = time.perf_counter()
     given = Audit.load(audit) if isinstance(audit, str | os.PathLike) else audit
     question = Question.about(
-        base,
-        tuned,
-        data_seed=data_seed,
-        seed=seed,
-        audit=given,
-        loading=loading,
-        compute=compute,
-        progress=progress,
+        base, tuned, data_seed, seed, audit=given, loading=loading, compute=compute, progress=progress
     )
     names, columns = names_given(task), columns or Columns()
     prompt_file = None if prompts is None else os.fspath(prompts)
@@ -177,7 +170,7 @@ def heal(
             "max_new_tokens": columns.max_new_tokens,
             "data_seed": question.rows_by,
         }
-        kept = KeptOutcomes(work.folder, key)
+        kept = Kept(work.folder, key)
         in_bench = open_to_heal(question, corpora, tasks, settings, prompts=asked, kept=kept)
         healing, state = _healed(in_bench, settings, of_tasks, key, matrices, work, told)
 

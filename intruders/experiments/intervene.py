@@ -104,14 +104,7 @@ def intervene(
       [('intruders', 0.0), ('shrink', 0.0)]
     """
     question = Question.about(
-        base,
-        tuned,
-        data_seed=data_seed,
-        seed=seed,
-        audit=audit,
-        loading=loading,
-        compute=compute,
-        progress=progress,
+        base, tuned, data_seed, seed, audit=audit, loading=loading, compute=compute, progress=progress
     )
     is_curve_wanted, asks_inputs = INTERPOLATE in sweep.controls, SHRINK_OUTPUT in sweep.controls
     if is_curve_wanted and not (losses.loss_on and scores.tasks):

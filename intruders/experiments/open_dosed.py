@@ -18,7 +18,6 @@ from ..data.task import Task
 from ..errors import NonFiniteError, NotEnoughMemoryError, SettingError
 from ..linalg.low_rank import LowRank
 from ..linalg.svd import significant
-from ..measures.kept_outcomes import KeptOutcomes
 from ..measures.losses import mean_loss
 from ..measures.measure_settings import LossSettings
 from ..measures.outcome import Outcome, TaskOutcome
@@ -28,9 +27,10 @@ from ..models.loading_settings import Loading, require_one_device, require_whole
 from ..models.memory_plan import available_memory
 from ..models.tuned_model import OpenedModel, open_language_model, reading_as
 from ..system.progress import Progress
-from .bench import Measuring, Scored, opened_for_tasks
+from ..system.store import Kept
+from .bench import Measuring, Scored, distinct_models, opened_for_tasks
 from .data_shares import DataShare, HealData, data_of, own_answers, own_documents, task_of_prompts
-from .dosed_model import DosedModel, DosedUpdate, DoseGroups, DoseVector, TunedState, dose_groups
+from .dosed_model import DosedUpdate, DoseGroups, DoseVector, TunedState, dose_groups, in_doses
 from .experiment_settings import LEARNED_AS_WEIGHTS, OWN_TEXT, HealSettings
 from .question import Question
 
@@ -53,16 +53,6 @@ class Updates:
             name: 1 if update.left is None else len(update.right) for name, update in self.by_name.items()
         }
 
-    def in_directions(self) -> Updates:
-        """Return the updates with every low-rank one in its singular directions, strongest first."""
-        by_name = {
-            name: update
-            if update.left is None
-            else DosedUpdate.of(_in_directions(LowRank(update.left, update.right)), update.right.device)
-            for name, update in self.by_name.items()
-        }
-        return Updates(by_name, self.shapes)
-
 
 def read_updates(
     pairs: Sequence[PairedMatrix],
@@ -70,6 +60,8 @@ def read_updates(
     device: torch.device,
     progress: Progress,
     dense_dtype: torch.dtype = torch.float32,
+    *,
+    dense_in_one: bool = False,
 ) -> Updates:
     """Read every update that is not zero, one by one; dense ones are held in ``dense_dtype``.
 
@@ -84,21 +76,20 @@ def read_updates(
         if loaded is None:
             continue
         update = loaded.widened().update
-        if isinstance(update, LowRank):
-            if not bool(update.left.isfinite().all() and update.right.isfinite().all()):
-                raise _not_finite(pair.name)
-            if per == "direction":
-                update = _in_directions(update)
-            by_name[pair.name] = DosedUpdate.of(update, device)
-            continue
-        if per == "direction":
+        whole = update if isinstance(update, LowRank) else update.dense()
+        parts = (whole.left, whole.right) if isinstance(whole, LowRank) else (whole,)
+        if not all(bool(part.isfinite().all()) for part in parts):
+            raise NonFiniteError(
+                f"the update of '{pair.name}' contains NaN or infinity, so no dose of it is a model; fix the tuned "
+                "model"
+            )
+        if per == "direction" and isinstance(whole, LowRank):
+            whole = _in_directions(whole)
+        elif per == "direction" and not dense_in_one:
             raise SettingError(
                 f"per is 'direction', and the update of '{pair.name}' has no low rank; pass --per matrix"
             )
-        dense = update.dense()
-        if not bool(dense.isfinite().all()):
-            raise _not_finite(pair.name)
-        by_name[pair.name] = DosedUpdate.of(dense, device, dense_dtype)
+        by_name[pair.name] = DosedUpdate.of(whole, device, dense_dtype)
     return Updates(by_name, {pair.name: pair.shape for pair in pairs if pair.name in by_name})
 
 
@@ -107,12 +98,6 @@ def _in_directions(update: LowRank) -> LowRank:
     svd = update.svd()
     count = max(1, significant(svd.values))
     return LowRank((svd.left[:count] * svd.values[:count].unsqueeze(-1)).mT, svd.right[:count])
-
-
-def _not_finite(name: str) -> NonFiniteError:
-    return NonFiniteError(
-        f"the update of '{name}' contains NaN or infinity, so no dose of it is a model; fix the tuned model"
-    )
 
 
 def encoded_texts(opened: OpenedModel, corpus: Corpus, max_tokens: int) -> list[list[int]]:
@@ -143,8 +128,8 @@ def open_models(
     if read_as is not None:
         language = reading_as(language, read_as)
     scored = opened_for_tasks(language, tuned, base, loading, tasks)
-    for opened in [language, *(opened_model for opened_model, _ in scored.values())]:
-        opened.model.requires_grad_(False).eval()
+    for model in distinct_models(language, scored):
+        model.requires_grad_(False).eval()
     return language, scored
 
 
@@ -173,10 +158,10 @@ class DosedModels:
         """Add low-rank matrices, in ``factors`` of their own, to the weights within the block, whatever the doses."""
         groups = dose_groups(list(changes), "matrix")
         with ExitStack() as entered:
-            for model in _distinct_models(self.language, self.scored):
+            for model in distinct_models(self.language, self.scored):
                 device = next(model.parameters()).device
                 updates = {name: DosedUpdate.of(change, device) for name, change in changes.items()}
-                entered.enter_context(DosedModel(model, self.base, updates, groups, factors, is_base=True))
+                entered.enter_context(in_doses(model, self.base, updates, groups, factors, is_base=True))
             yield
 
 
@@ -207,36 +192,26 @@ def open_dosed(
         require_whole_weights(loading)
         language, scored = open_models(question.tuned, question.base, tasks, loading)
     device = next(language.model.parameters()).device
-    updates = read_updates(
-        pairs, "matrix" if dense_in_one else per, device, question.progress, language.dtype
-    )
+    updates = read_updates(pairs, per, device, question.progress, language.dtype, dense_in_one=dense_in_one)
     if not updates.names:
         raise SettingError(
             f"'{question.tuned}' changes nothing in '{question.base_source}', so {so}; pass the model after fine-tuning"
         )
-    if dense_in_one:
-        updates = updates.in_directions()
     base, others = question.stacks, list[str]()
     if not question.is_adapter:  # such as norms, which only a checkpoint can store in a dose
         others = tuned_elsewhere(language.model, base, [pair.name for pair in pairs])
     groups = dose_groups(updates.names, per, updates.ranks, with_elsewhere=bool(others))
     doses = DoseVector(torch.ones(len(groups.names), device=device))
     with ExitStack() as entered:
-        for model in _distinct_models(language, scored):
+        for model in distinct_models(language, scored):
             entered.enter_context(
-                DosedModel(model, base, updates.by_name, groups, doses, others, is_base=is_base)
+                in_doses(model, base, updates.by_name, groups, doses, others, is_base=is_base)
             )
         yield DosedModels(language, scored, base, updates, groups, doses)
 
 
-def _distinct_models(language: OpenedModel, scored: Scored) -> list[nn.Module]:
-    """Return each model once, the language model first."""
-    opened = [language, *(opened_model for opened_model, _ in scored.values())]
-    return list({id(opened_model.model): opened_model.model for opened_model in opened}.values())
-
-
 _HALVINGS = 5  # of the range of a dose; each is one measure of the task
-NOT_KEPT = KeptOutcomes(None, {})
+NOT_KEPT = Kept(None)
 # Of a learned weight in single precision: the tuned value, the present and the kept one, the gradient, Adam's moments.
 _BYTES_OF_LEARNED = 6 * 4
 
@@ -248,7 +223,7 @@ class HealBench(DosedModels):
     question: Question
     measuring: Measuring
     data: HealData
-    kept: KeptOutcomes
+    kept: Kept
 
     def outcome(self, state: TunedState, share: DataShare, *, answers: bool, removed: str = "") -> Outcome:
         """Measure the losses of documents and examples of a state; with ``answers`` also which answers are right.
@@ -258,14 +233,15 @@ class HealBench(DosedModels):
         unit = {**state.unit(), **self.measuring.unit(share, answers)}
         if removed:
             unit["removed"] = removed
-        outcome = self.kept.get(unit)
-        if outcome is None:
+
+        def measured() -> Outcome:
             own = self.doses.values
             doses = torch.tensor(state.doses, dtype=own.dtype, device=own.device)
             with self.doses.at(doses, state.learned):
                 scored = {name: self.scored[name] for name in share.examples}
-                outcome = self.measuring.outcome(self.language, scored, share, answers)
-            self.kept.put(unit, outcome)
+                return self.measuring.outcome(self.language, scored, share, answers)
+
+        outcome: Outcome = self.kept.once(unit, Outcome, measured)
         return outcome
 
     def everywhere(self, dose: float) -> TunedState:
@@ -297,7 +273,7 @@ def open_to_heal(
     settings: HealSettings,
     *,
     prompts: Sequence[str] | None = None,
-    kept: KeptOutcomes = NOT_KEPT,
+    kept: Kept = NOT_KEPT,
 ) -> Iterator[HealBench]:
     """Open the models with their updates in doses, and the data, within the block.
 
@@ -320,10 +296,10 @@ def open_to_heal(
             )
         if prompts is not None:
             unit = {"answers": list(prompts)}
-            if (answers := kept.get_plain(unit)) is None:
+            if (answers := kept.get(unit)) is None:
                 question.progress(f"answer {len(prompts)} prompts", 0, 1)
                 answers = own_answers(language, prompts)
-                kept.put_plain(unit, answers)
+                kept.put(unit, answers)
             task = task_of_prompts(prompts, answers, seed)
             tasks, scored = {task.name: task}, {task.name: (language, [])}
         corpora = {
@@ -357,16 +333,14 @@ def _require_memory(question: Question) -> None:
         )
 
 
-def _own_text(
-    models: DosedModels, kept: KeptOutcomes, kind: str, count: int, tokens: int, seed: int
-) -> list[Corpus]:
+def _own_text(models: DosedModels, kept: Kept, kind: str, count: int, tokens: int, seed: int) -> list[Corpus]:
     unit = {"text": kind, "count": count, "tokens": tokens, "seed": seed}
-    documents: list[str] | None = kept.get_plain(unit)
-    if documents is None:
+
+    def written() -> list[str]:
         with models.doses.off():
-            documents = own_documents(models.language, kind, count, tokens, seed)
-        kept.put_plain(unit, documents)
-    return [Corpus(kind, documents)]
+            return own_documents(models.language, kind, count, tokens, seed)
+
+    return [Corpus(kind, kept.once(unit, list[str], written))]
 
 
 def least_dose(is_enough: Callable[[float], bool], halvings: int = _HALVINGS) -> float:

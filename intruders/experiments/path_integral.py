@@ -8,9 +8,9 @@ matrix. Gauss-Legendre quadrature with n nodes is exact for polynomials of degre
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -22,10 +22,11 @@ from torch.nn.functional import cross_entropy
 from ..data.corpora import Corpus
 from ..data.task import Task
 from ..errors import NonFiniteError
-from ..measures.kept_outcomes import KeptOutcomes
+from ..measures.intervals import RESAMPLES, Interval, expanded_percentiles
 from ..measures.task_score import encoded_examples
-from ..models.encoding import IGNORED, PadRight, pad_token_id
+from ..models.encoding import IGNORED, PadRight, labels_of_next, pad_token_id
 from ..models.tuned_model import OpenedModel
+from ..system.store import Kept
 from .dosed_model import DoseVector
 from .objective import read_rows
 from .open_dosed import encoded_texts
@@ -49,14 +50,15 @@ class DocumentMeasure:
     kind: Literal["text", "task"]
     measure: str  # "cross-entropy", "masked-15%-estimate" or "classification"
     model: Any = field(repr=False)
-    rows: Sequence[Mapping[str, Tensor]] = field(repr=False)  # (1, width) each, with the labels
+    # (1, width) each; labels are where they are predicted: (1, width), or (1,) of a class.
+    rows: Sequence[Mapping[str, Tensor]] = field(repr=False)
     # By row, the weight of its corpus in a mixture, and which corpus it is of; None where all are of one.
     mixed: Sequence[tuple[float, int]] | None = None
 
     @property
     def tokens(self) -> list[int]:
         """The number of scored tokens of each document; 1 for an example whose label is scored."""
-        return [self._scored(row) for row in self.rows]
+        return [int((row["labels"] != IGNORED).sum()) for row in self.rows]
 
     @property
     def weights(self) -> list[float]:
@@ -75,29 +77,14 @@ class DocumentMeasure:
         row = dict(self.rows[index])
         labels = row.pop("labels")
         logits = self.model(**row).logits
-        if self.measure == "classification":
-            return cross_entropy(logits.float(), labels, reduction="sum")
-        if self.measure == "cross-entropy":
-            logits, labels = logits[:, :-1], labels[:, 1:]
         scored = labels != IGNORED
         return cross_entropy(logits[scored].float(), labels[scored], reduction="sum")
-
-    def _scored(self, row: Mapping[str, Tensor]) -> int:
-        labels = row["labels"]
-        if self.measure == "classification":
-            return 1
-        shifted = labels[:, 1:] if self.measure == "cross-entropy" else labels
-        return int((shifted != IGNORED).sum())
 
 
 def text_measure(
     name: str, opened: OpenedModel, parts: Sequence[Corpus], max_tokens: int, seed: int
 ) -> DocumentMeasure:
-    """Encode the documents of a corpus. A masked model scores a random 15 % of the tokens, the same for every model.
-
-    Raises:
-      SettingError: no document of a part has two tokens.
-    """
+    """Encode the documents of a corpus. A masked model scores a random 15 % of the tokens, the same for every model."""
     device = next(opened.model.parameters()).device
     of_parts = [encoded_texts(opened, part, max_tokens) for part in parts]
     documents = [ids for of_part in of_parts for ids in of_part]
@@ -110,8 +97,8 @@ def text_measure(
     rows = []
     for number, ids in enumerate(documents):
         inputs, scored = read_rows(opened, [ids], f"{seed} {number}")
-        tokens = torch.tensor([ids], device=device)
-        rows.append({**inputs, "labels": tokens.masked_fill(~scored, IGNORED)})
+        labels = torch.tensor([ids], device=device).masked_fill(~scored, IGNORED)
+        rows.append({**inputs, "labels": labels if opened.is_masked else labels_of_next(labels)})
     return DocumentMeasure(name, "text", measure, opened.model, rows, mixed)
 
 
@@ -123,8 +110,10 @@ def task_measure(
     encoded = encoded_examples(opened, task, task.validation[:max_examples], labels)
     pad = PadRight(pad_token_id(opened.tokenizer))
     rows = [{key: tensor.to(device) for key, tensor in pad([row]).items()} for row in encoded]
-    measure = "classification" if task.kind == "classification" else "cross-entropy"
-    return DocumentMeasure(task.name, "task", measure, opened.model, rows)
+    if task.kind == "classification":
+        return DocumentMeasure(task.name, "task", "classification", opened.model, rows)
+    rows = [{**row, "labels": labels_of_next(row["labels"])} for row in rows]
+    return DocumentMeasure(task.name, "task", "cross-entropy", opened.model, rows)
 
 
 @dataclass(frozen=True)
@@ -138,11 +127,7 @@ class PathIntegral:
     parts: Floats  # (documents, factors)
     added: Floats  # (documents, further factors): of what lies inside the updates
     nodes: int
-
-    @property
-    def rise(self) -> float:
-        """Measured, in nats per token."""
-        return float((self.tuned - self.base).sum() / self.tokens.sum())
+    seed: int  # of the resamples of documents
 
     @property
     def total(self) -> float:
@@ -151,7 +136,31 @@ class PathIntegral:
 
     @property
     def is_close(self) -> bool:
-        return abs(self.total - self.rise) <= max(CLOSE * abs(self.rise), _SMALL)
+        rise = float((self.tuned - self.base).sum() / self.tokens.sum())
+        return abs(self.total - rise) <= max(CLOSE * abs(rise), _SMALL)
+
+    @cached_property
+    def _drawn(self) -> Floats:
+        """How often each document is drawn, (resamples, documents): the same for all parts."""
+        count = len(self.tokens)
+        drawn = np.random.default_rng(self.seed).multinomial(count, [1 / count] * count, size=RESAMPLES)
+        return drawn.astype(np.float64)
+
+    def interval_of(self, sums: Floats) -> Interval:
+        """Return the interval of sums over documents (documents,), per token."""
+        estimate = float(sums.sum() / self.tokens.sum())
+        tokens: Floats = self._drawn @ (self.weights * self.tokens)
+        return expanded_percentiles(estimate, self._drawn @ sums / tokens, len(sums))
+
+    def interval(self, numbers: Sequence[int]) -> Interval:
+        return self.interval_of(self.parts[:, list(numbers)].sum(axis=1))
+
+    def each(self, numbers: Sequence[int]) -> list[float]:
+        per_token = self.parts[:, list(numbers)].sum(axis=0) / self.tokens.sum()
+        return [float(part) for part in per_token]
+
+    def inside(self, number: int) -> float:
+        return float(self.added[:, number].sum() / self.tokens.sum())
 
 
 @dataclass(frozen=True)
@@ -161,15 +170,12 @@ class DosePath:
     doses: DoseVector  # of all updates
     inside: DoseVector  # zeros: what they scale is part of the updates already
     of_inside: str  # digest of what they scale
-    kept: KeptOutcomes
+    kept: Kept
+    seed: int
     progress: Callable[[str, int, int], None]
 
     def integral(self, measure: DocumentMeasure, nodes: int) -> PathIntegral:
-        """Split the rise into parts, doubling the nodes as long as the parts miss the measured rise.
-
-        Raises:
-          NonFiniteError: a loss or its gradient is NaN or infinite.
-        """
+        """Split the rise into parts, doubling the nodes as long as the parts miss the measured rise."""
         tokens, weights = np.array(measure.tokens, dtype=np.int64), np.array(measure.weights)
         base, tuned = self.losses(measure, 0.0), self.losses(measure, 1.0)
         while True:
@@ -182,6 +188,7 @@ class DosePath:
                 parts=weights[:, None] * parts,
                 added=weights[:, None] * added,
                 nodes=nodes,
+                seed=self.seed,
             )
             if integral.is_close or 2 * nodes > MOST_NODES:
                 return integral
@@ -191,18 +198,18 @@ class DosePath:
         """Return the loss of every document with one dose for all updates, except those numbered in ``without``."""
         numbers = [] if without is None else without.tolist()
         unit = {"measure": measure.name, "at": at, "without": numbers}
-        kept = self.kept.get_plain(unit)
+        kept = self.kept.get(unit)
         if kept is not None:
             return np.array(kept, dtype=np.float64)
         values = torch.full_like(self.doses.values, at)
         if without is not None:
             values[without] = 0.0
         losses = np.zeros(len(measure.rows))
-        with torch.no_grad(), self._at(values):
+        with torch.no_grad(), self.doses.at(values):
             for index in range(len(measure.rows)):
                 self.progress(f"measure {measure.name}", index, len(measure.rows))
                 losses[index] = _finite(measure.loss(index), measure)
-        self.kept.put_plain(unit, losses.tolist())
+        self.kept.put(unit, losses)
         return losses
 
     def _integrated(self, measure: DocumentMeasure, nodes: int) -> tuple[Floats, Floats]:
@@ -219,14 +226,14 @@ class DosePath:
     def _gradients(self, measure: DocumentMeasure, at: float, number: int, nodes: int) -> Floats:
         """Return dL_i/da of every document at one node, ``(documents, factors + further factors)``."""
         unit = {"measure": measure.name, "gradient at": at, "inside": self.of_inside}
-        kept = self.kept.get_plain(unit)
+        kept = self.kept.get(unit)
         if kept is not None:
             return np.array(kept, dtype=np.float64).reshape(len(measure.rows), -1)
         count = len(measure.rows)
         gradients = np.zeros((count, len(self.doses.values) + len(self.inside.values)))
         values = torch.full_like(self.doses.values, at).requires_grad_()
         inside = torch.zeros_like(self.inside.values).requires_grad_()
-        with self._at(values, inside):
+        with self.doses.at(values), self.inside.at(inside):
             for index in range(count):
                 self.progress(f"gradients of {measure.name}", number * count + index, nodes * count)
                 loss = measure.loss(index)
@@ -242,18 +249,8 @@ class DosePath:
                 f"the gradient of the loss on {measure.name!r} is NaN or infinite; expected finite numbers; check the "
                 "tuned model"
             )
-        self.kept.put_plain(unit, gradients.tolist())
+        self.kept.put(unit, gradients)
         return gradients
-
-    @contextmanager
-    def _at(self, values: Tensor, inside: Tensor | None = None) -> Iterator[None]:
-        own = self.doses.values, self.inside.values
-        self.doses.values = values
-        self.inside.values = torch.zeros_like(self.inside.values) if inside is None else inside
-        try:
-            yield
-        finally:
-            self.doses.values, self.inside.values = own
 
 
 def _finite(loss: Tensor, measure: DocumentMeasure) -> float:

@@ -31,6 +31,7 @@ from ..models.loading_settings import AS_STORED, Loading
 from ..models.stored_dtype import recorded_dtypes
 from ..models.tuned_model import open_for_task
 from ..settings.numbers import check_seeds
+from ..system.digests import json_digest
 from ..system.files import user_path
 from ..system.folders import working_folder
 from ..system.progress import Progress, silent
@@ -51,7 +52,7 @@ class Question:
 
     @classmethod
     def about(
-        cls, base: object, tuned: object, *, data_seed: int | None = None, seed: int = 0, **settings: Any
+        cls, base: object, tuned: object, data_seed: int | None = None, seed: int = 0, **settings: Any
     ) -> Question:
         """Take the models as a person gave them; one alone is the tuned one, whose adapter names its base.
 
@@ -73,11 +74,7 @@ class Question:
         return {name: load_task(name, columns, self.rows_by) for name in names}
 
     def fitting(self, task: Task, splits: Mapping[str, list[Example]]) -> dict[str, list[Example]]:
-        """Return the rows of a task by split without the completions that the tuned model cannot read whole.
-
-        Raises:
-          SettingError: none of a split fits in its context.
-        """
+        """Return the rows of a task by split without the completions that the tuned model cannot read whole."""
         if task.kind != "causal":  # a text to classify is cut
             return dict(splits)
         opened, _ = open_for_task(self.tuned, task, self.base, self.loading)
@@ -95,11 +92,7 @@ class Question:
 
     @cached_property
     def both(self) -> tuple[Checkpoint, Opened]:
-        """Base and tuned model, opened.
-
-        Raises:
-          CheckpointError: either cannot be found or read.
-        """
+        """Base and tuned model, opened; CheckpointError where either cannot be found or read."""
         return open_sides(self.base, self.tuned)
 
     @property
@@ -136,3 +129,12 @@ class Question:
             # Without its own tokenizer an adapter's examples are read with its base's.
             **({"reads": "as trained"} if own_tokenizer_files(self.tuned) else {}),
         }
+
+
+def digest_of_intruders(audit: Audit) -> str:
+    """Return a hash of which vectors are intruders: a given audit may differ from what its settings would find."""
+    names = [
+        [matrix.name, [vector.index for vector in matrix.vectors if vector.intruder]]
+        for matrix in audit.matrices
+    ]
+    return json_digest(names)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from ..audits.result.audit_result import Audit
-from ..measures.corpus_loss import CorpusLoss, mixed
+from ..measures.corpus_loss import CorpusLoss, mixed_difference
 from ..measures.intervals import NOTHING, Interval, paired_difference
 from ..measures.losses import DocumentLosses
 from ..measures.task_score import TaskScore
@@ -46,27 +46,6 @@ class Trade:
 
     losses: dict[str, Interval]  # nats a token, by corpus
     accuracies: dict[str, Interval]  # shares, by task
-
-
-def verdict(
-    scale: float,
-    change: Trade,
-    gain: Interval | None,
-    controls: Sequence[tuple[str, Trade, int]],
-    matrices: int,
-) -> str:
-    """Return one sentence: what scaling the intruders changes, and how each control compares at the same scale.
-
-    Of a control also how many of the ``matrices`` with intruders have none: a model without it compares with nothing.
-    """
-    gained = [] if gain is None else [_gained(gain)]
-    compared = [
-        f"no matrix has {_name(control)}"
-        if 0 < matrices <= alone
-        else _compared(control, trade) + (f" ({alone:,} of {matrices:,} matrices have none)" if alone else "")
-        for control, trade, alone in controls
-    ]
-    return "; ".join([f"at scale {scale:g} {_in_words(change)}", *gained, *compared])
 
 
 def _in_words(trade: Trade) -> str:
@@ -159,13 +138,7 @@ class InterventionSweep(JsonResult):
         """Return paired differences of a point from another one, or from the tuned model."""
         other = against or self.tuned_point
         losses = {
-            name: mixed(
-                [
-                    paired_difference(after, before, seed=self.seed)
-                    for after, before in zip(loss.losses, other.losses[name].losses, strict=True)
-                ],
-                loss.weights,
-            )
+            name: mixed_difference(loss.losses, other.losses[name].losses, loss.weights, seed=self.seed)
             for name, loss in point.losses.items()
         }
         accuracies = {
@@ -174,25 +147,25 @@ class InterventionSweep(JsonResult):
         }
         return Trade(losses, accuracies)
 
-    def control_points(self, scale: float) -> list[Intervention]:
-        return [point for point in self.points if point.scale == scale and point.control != INTRUDERS]
-
     def verdicts(self) -> list[str]:
         """Return one sentence per scale: what scaling the intruders changes, and how each control compares."""
-        return [
-            verdict(
-                point.scale,
-                self.trade(point),
-                point.gain,
-                [
-                    (other.control, self.trade(other, point), other.left_alone)
-                    for other in self.control_points(point.scale)
-                ],
-                self.audit.affected,
-            )
-            for point in self.points
-            if point.control == INTRUDERS
-        ]
+        return [self._verdict(point) for point in self.points if point.control == INTRUDERS]
+
+    def _verdict(self, point: Intervention) -> str:
+        parts = [f"at scale {point.scale:g} {_in_words(self.trade(point))}"]
+        if point.gain is not None:
+            parts.append(_gained(point.gain))
+        matrices = self.audit.affected
+        for control in self.points:
+            if control.scale != point.scale or control.control == INTRUDERS:
+                continue
+            alone = control.left_alone
+            if 0 < matrices <= alone:  # a model without it compares with nothing
+                parts.append(f"no matrix has {_name(control.control)}")
+                continue
+            compared = _compared(control.control, self.trade(control, point))
+            parts.append(compared + (f" ({alone:,} of {matrices:,} matrices have none)" if alone else ""))
+        return "; ".join(parts)
 
     def to_document(self) -> dict[str, Any]:
         """Return plain JSON values: every point with its intervals, the verdicts, and the values behind them."""
@@ -243,7 +216,7 @@ class InterventionSweep(JsonResult):
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> InterventionSweep:
-        """Make it from its document; files of earlier versions have no values of single documents."""
+        """Make it from its document."""
         values, settings = document["values"], document["settings"]
         return cls(
             base=document["base"]["source"],

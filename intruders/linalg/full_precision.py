@@ -4,7 +4,7 @@ torch computes single-precision products in TF32 or bfloat16 where a process all
 processors with AMX. Products of half precision may be summed in half precision, and autocast turns single precision
 into half. Training scripts set these for speed, and an audit may run inside of one.
 
-docs/concepts/rounding.md has the argument for processors and for CUDA. Whether the libraries of a machine keep to it is
+docs/concepts/engine.md has the argument for processors and for CUDA. Whether the libraries of a machine keep to it is
 looked at once per process and device: an environment variable can make them compute in less (``NVIDIA_TF32_OVERRIDE``),
 and nothing in torch tells.
 """

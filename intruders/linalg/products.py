@@ -92,7 +92,7 @@ def _linear(rows: Tensor, matrix: Tensor) -> Tensor:
 def rounding(m: int, n: int) -> float:
     """Length of the error of a product of a unit row with an m x n matrix, in roundings of the matrix's norm.
 
-    It holds but for a small probability, and is no worst case. docs/concepts/rounding.md derives it, and
+    It holds but for a small probability, and is no worst case. docs/concepts/engine.md derives it, and
     ``tests/linalg/rounding.py`` compares it with double precision.
     """
     return 4 + 0.05 * math.sqrt(max(m, n))

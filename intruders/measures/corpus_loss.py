@@ -116,11 +116,16 @@ def summarize_losses(
         after,
         weights,
         base_loss=mixed([loss_interval(losses, seed=seed) for losses in before], weights),
-        difference=mixed(
-            [paired_difference(a, b, seed=seed) for a, b in zip(after, before, strict=True)], weights
-        ),
+        difference=mixed_difference(after, before, weights, seed=seed),
         digests=digests,
     )
+
+
+def mixed_difference(
+    after: Sequence[DocumentLosses], before: Sequence[DocumentLosses], weights: Sequence[float], *, seed: int
+) -> Interval:
+    """Return the difference of the losses of a mixture's parts, paired by document."""
+    return mixed([paired_difference(a, b, seed=seed) for a, b in zip(after, before, strict=True)], weights)
 
 
 def mixed(parts: Sequence[Interval], weights: Sequence[float]) -> Interval:

@@ -24,10 +24,10 @@ from ..system.callers_process import apart_from_caller
 from ..system.files import user_path
 from ..system.folders import working_folder
 from ..system.progress import Progress, silent
+from ..system.store import EVALUATIONS, Kept
 from .corpus_loss import summarize_losses
 from .evaluation import Evaluation, Measured, check_evaluation_folder
 from .harness import check_harness
-from .kept_outcomes import FOLDER, KeptOutcomes
 from .measure_settings import NO_HARNESS, NO_LOSSES, NO_SCORES, HarnessSettings, LossSettings, ScoreSettings
 from .measured_model import MeasuredModel
 from .task_score import scored_examples
@@ -122,7 +122,7 @@ def evaluate(
         work = MeasuredModel(
             source=model,
             base=base,
-            kept=KeptOutcomes(folder, of),
+            kept=Kept(folder, of),
             losses=losses,
             seed=seed,
             loading=loading,
@@ -149,7 +149,7 @@ def evaluate(
             measured(note)
         if folder is not None:
             evaluation.save(folder)
-            shutil.rmtree(folder / FOLDER, ignore_errors=True)
+            shutil.rmtree(folder / EVALUATIONS, ignore_errors=True)
     return evaluation
 
 

@@ -18,11 +18,11 @@ from ..system.files import read_bytes, user_path, write_together
 from ..system.folders import make_folder, other_entries
 from ..system.plain_values import from_plain
 from ..system.result_protocol import json_bytes, refuse_others
+from ..system.store import EVALUATIONS
 from ..system.versions import machine, versions
 from .corpus_loss import CorpusLoss
 from .harness import HarnessScore
 from .intervals import Interval
-from .kept_outcomes import FOLDER
 from .losses import DocumentLosses
 from .task_score import TaskScore
 
@@ -167,7 +167,7 @@ def check_evaluation_folder(folder: Path, force: bool) -> None:
     except OSError:  # what it is instead is told when it is made
         make_folder(folder)
         return
-    if there - {*_FILES, FOLDER}:
+    if there - {*_FILES, EVALUATIONS}:
         raise SettingError(f"out {str(folder)!r} is not empty and not an evaluation; choose another folder")
     if _FILES[0] in there and not force:
         raise SettingError(

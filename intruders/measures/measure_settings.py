@@ -3,10 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from ..data.columns import Columns
 from ..errors import SettingError
 from ..settings import Settings, setting
+
+
+def document_tokens(default: int | None, **more: Any) -> Any:
+    """The setting of how much of a document is read."""
+    words = "Number of tokens of each document, from its start."
+    return setting(default, words, least=2, metavar="TOKENS", panel="Measures", **more)
+
+
+def masked_estimate() -> Any:
+    """The setting of a cheaper measure of masked models."""
+    words = "Masked models: mask a random 15 % of the tokens in one pass. This is faster but measures a different "
+    return setting(False, words + "quantity.", panel="Measures")
 
 
 @dataclass(frozen=True)
@@ -34,15 +47,7 @@ class LossSettings(Settings):
         panel="Measures",
         unless_given="default: all; 200 of a Hub corpus",
     )
-    max_tokens: int | None = setting(
-        None,
-        "Number of tokens of each document, from its start.",
-        least=2,
-        new_in="0.2",
-        metavar="TOKENS",
-        panel="Measures",
-        unless_given="default: all",
-    )
+    max_tokens: int | None = document_tokens(None, new_in="0.2", unless_given="default: all")
     window: int | None = setting(
         None,
         "Context window in tokens.",
@@ -60,12 +65,7 @@ class LossSettings(Settings):
         panel="Measures",
         unless_given="default: half the window",
     )
-    estimate: bool = setting(
-        False,
-        "Masked models: mask a random 15 % of the tokens in one pass. This is faster but measures a different "
-        "quantity.",
-        panel="Measures",
-    )
+    estimate: bool = masked_estimate()
     batch_size: int | str | None = setting(
         None,
         "Number of windows of text in one pass, or auto: the default, halved where memory runs out. No loss depends "

@@ -22,10 +22,10 @@ from ..models.tuned_model import (
     put_on,
 )
 from ..system.progress import Progress
+from ..system.store import Kept
 from ..system.words import plural
 from .corpus_loss import losses_by_corpus, require_read_alike, tokens_to_read
 from .harness import HarnessScore, digest_of_own_tasks, harness_scores
-from .kept_outcomes import KeptOutcomes
 from .losses import DocumentLosses
 from .measure_settings import HarnessSettings, LossSettings
 from .outcome import Outcome
@@ -38,7 +38,7 @@ class MeasuredModel:
 
     source: str
     base: str | None
-    kept: KeptOutcomes
+    kept: Kept
     losses: LossSettings
     seed: int
     loading: Loading
@@ -81,7 +81,7 @@ class MeasuredModel:
             "task": [task.kind, task.score, task.labels, task.max_new_tokens],
             "examples": [asdict(example) for example in examples],
         }
-        record = self.kept.get_plain(unit)
+        record = self.kept.get(unit)
         if record is not None:
             self._note_as_kept(unit)
             return score_of_answers(task, split, record["right"], record["unfinished"])
@@ -111,7 +111,7 @@ class MeasuredModel:
         """Return the scores of tasks of lm-evaluation-harness."""
         own = digest_of_own_tasks(settings)
         unit = {"harness": list(settings.lm_eval), "own": own, "limit": limit, "seed": self.seed}
-        records = self.kept.get_plain(unit)
+        records = self.kept.get(unit)
         if records is None:
             self.progress("score by lm-evaluation-harness", 0, 1)
             scores = harness_scores(self._open(), settings, limit=limit, seed=self.seed)
@@ -125,7 +125,7 @@ class MeasuredModel:
         self, which: str, corpora: Corpora, opened: Callable[[], OpenedModel]
     ) -> dict[str, list[DocumentLosses]]:
         units = {name: self._unit(which, parts) for name, parts in corpora.items()}
-        kept = {name: self.kept.get(unit) for name, unit in units.items()}
+        kept = {name: self.kept.get(unit, Outcome) for name, unit in units.items()}
         # A unit is found by its documents, whatever the corpus was called when it was kept.
         losses = {
             name: of_parts
@@ -152,7 +152,7 @@ class MeasuredModel:
         for name, parts in missing.items():
             losses |= losses_by_corpus(model, {name: parts}, self.losses, self.seed, advance)
             notes = model.notes if which == "model" else ()
-            self._keep(units[name], Outcome({name: losses[name]}, {}).as_dict(), notes)
+            self._keep(units[name], Outcome({name: losses[name]}, {}), notes)
         return {name: losses[name] for name in corpora}
 
     def _location(self, which: str) -> str:
@@ -189,12 +189,12 @@ class MeasuredModel:
         """Keep a measurement, and before it its notes: a process may be killed between the two."""
         noted = list(notes)
         if noted:
-            self.kept.put_plain({"notes on": unit}, noted)
-        self.kept.put_plain(unit, outcome)
+            self.kept.put({"notes on": unit}, noted)
+        self.kept.put(unit, outcome)
 
     def _note_as_kept(self, unit: dict[str, Any]) -> None:
         """Note what was noted when a kept measurement was made."""
-        self._note(self.kept.get_plain({"notes on": unit}) or ())
+        self._note(self.kept.get({"notes on": unit}) or ())
 
     def _note_on_longer_rows(
         self, opened: OpenedModel, task: Task, examples: Sequence[Example]

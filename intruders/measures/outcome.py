@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
-from ..system.plain_values import from_plain, plain
 from .losses import DocumentLosses
 
 
@@ -33,28 +31,6 @@ class Outcome:
     tasks: Mapping[str, TaskOutcome]
     # Scores of the examples of tasks of lm-evaluation-harness, which has its own, whatever the share.
     harness: Mapping[str, list[float]] = field(default_factory=dict)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain JSON types, from which :meth:`from_dict` makes bit-identical numbers."""
-        return {
-            "corpora": plain(self.corpora),
-            "tasks": {
-                name: {**plain(task.losses), "right": task.right, "reproduced": task.reproduced}
-                for name, task in self.tasks.items()
-            },
-            **({"harness": dict(self.harness)} if self.harness else {}),
-        }
-
-    @classmethod
-    def from_dict(cls, record: Mapping[str, Any]) -> Outcome:
-        return cls(
-            from_plain(dict[str, list[DocumentLosses]], record["corpora"]),
-            {
-                name: TaskOutcome(DocumentLosses.from_dict(task), task["right"], task["reproduced"])
-                for name, task in record["tasks"].items()
-            },
-            record.get("harness", {}),
-        )
 
 
 def joined(outcomes: Sequence[Outcome]) -> Outcome:

@@ -14,7 +14,8 @@ import xxhash
 
 from ..checkpoints.opening.other_formats import other_format
 from ..checkpoints.stored.locate import DEMO_MODELS, DemoModel, locate
-from ..checkpoints.stored.model_folder import where_training_stopped, without_kept_state
+from ..checkpoints.stored.model_folder import where_training_stopped
+from ..checkpoints.stored.names import natural_order
 from ..errors import CacheError, CheckpointError, DiskFullError, os_reason, some_of
 from ..system.digests import add_files
 from ..system.files import user_path
@@ -49,17 +50,14 @@ def _location_of_path(base: str, path: Path) -> str:
         )
     if path.is_dir():
         if not (path / "config.json").is_file():
-            inside = without_kept_state(
-                path,
-                [
-                    entry.name
-                    for entry in path.iterdir()
-                    if any((entry / name).is_file() for name in ("config.json", "adapter_config.json"))
-                ],
-            )
+            models = ("config.json", "adapter_config.json")
+            inside = [
+                entry.name for entry in path.iterdir() if any((entry / name).is_file() for name in models)
+            ]
             if inside:
                 raise CheckpointError(
-                    f"{base!r} contains models in folders of their own: {some_of(inside)}; pass one of these"
+                    f"{base!r} contains models in folders of their own: {some_of(sorted(inside, key=natural_order))}; "
+                    "pass one of these"
                 )
             raise CheckpointError(
                 f"base {base!r} has no config.json; expected a folder written by save_pretrained, a hub id, "

@@ -234,7 +234,7 @@ def with_opinions(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _for_hosts(row: dict[Hashable, Any]) -> str | None:
-    """Return what servers of many adapters refuse or ignore; see docs/reference/fleet.md."""
+    """Return what servers of many adapters refuse or ignore; see docs/how-to/fleet.md."""
     reasons = []
     if not pd.isna(row["method"]) and row["method"] != "lora":
         reasons.append(f"no plain LoRA ({row['method']})")

@@ -283,7 +283,7 @@ def _document(findings: Sequence[GateFinding], total: int, refused: str | None) 
 
 def _rule(name: str) -> dict[str, Any]:
     level, what, help_text = _RULES[name]
-    page = f"docs/reference/sarif.md#{name}"
+    page = f"docs/how-to/ci.md#{name}"
     return {
         "id": name,
         "name": "".join(part.capitalize() for part in name.split("-")),

@@ -1,4 +1,4 @@
-"""The local files and folders that the runs of a study read: a check that they exist, and their digests."""
+"""The local files and folders that runs read: a check that they exist, and digests that tell whether they changed."""
 
 from __future__ import annotations
 
@@ -6,17 +6,21 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+import xxhash
+
 from ..checkpoints.stored.json_file import read_json_object
 from ..checkpoints.stored.locate import DEMO_MODELS
 from ..data.columns import Columns
 from ..data.corpora import files_of_copies, files_of_source, local_sources, require_corpus
 from ..data.load_task import files_of_task, require_task
 from ..data.local_copies import digest_of_files
-from ..errors import SettingError
+from ..errors import IntrudersError, SettingError
 from ..models.base_model import base_model_location
+from ..system.digests import add_files, digest_of_file
 from ..system.files import user_path
 from ..training.run_inputs import contents_of
 from .runs import Run
+from .study_folder import MODEL
 
 
 def require_inputs(runs: Sequence[Run]) -> None:
@@ -79,6 +83,63 @@ def digests_of_inputs(runs: Sequence[Run]) -> dict[str, str]:
         with suppress(OSError):
             digests[copy] = digest_of_files(files)
     return digests | contents_of({base: base for base in _bases(runs) if _is_path(base)})
+
+
+def inputs_of(run: Run, known: dict[str, str] | None = None) -> dict[str, str]:
+    """Hash the base of a run, its local data files, the files and folders of its texts, and copies of public sets.
+
+    What is not on this machine, or has no file, has no entry: a set that comes from the hub is known by its name.
+
+    Args:
+      run: whose inputs.
+      known: digests of this call by input, so that the base of many runs is read once; gets those that are new.
+
+    Returns:
+      What it is, with its path, to its digest.
+    """
+    # Loads torch, which the plan of a study does without.
+    from ..models.base_model import digest_of_model
+
+    known = {} if known is None else known
+    inputs = {}
+    files = [file for file in _data_files([run]) if file.is_file()]
+    texts = [path for name in run.texts for path in local_sources(name)]
+    for what, path in [("base", run.base), *(("data", str(source)) for source in [*files, *texts])]:
+        name = f"{what} '{path}'"
+        if name not in known:
+            try:
+                known[name] = digest_of_model(path) if what == "base" else _digest_of_data(Path(path))
+            except (IntrudersError, ImportError, OSError):  # a demo model needs transformers to be unpacked
+                continue
+        inputs[name] = known[name]
+    for copy, of_copy in files_of_copies(run.trained_tasks, run.texts).items():
+        name = f"data '{copy}'"
+        with suppress(OSError):
+            known[name] = known.get(name) or digest_of_files(of_copy)
+            inputs[name] = known[name]
+    return inputs
+
+
+def model_of(folder: Path) -> dict[str, str]:
+    """Hash the model that a run's measures are of, where it is on this machine."""
+    from ..checkpoints.opening.many_sources import digest_of
+
+    # Of a run in a store, only what describes the model is fetched to look whether the run is finished.
+    if not any((folder / MODEL).glob("*.safetensors")):
+        return {}
+    try:
+        return {"model": digest_of(str(folder / MODEL))}
+    except (IntrudersError, OSError):
+        return {}
+
+
+def _digest_of_data(path: Path) -> str:
+    """Hash a file's content whatever its name, or all texts of a folder."""
+    if not path.is_dir():
+        return digest_of_file(path)
+    digest = xxhash.xxh3_128()
+    add_files(digest, files_of_source(path))
+    return digest.hexdigest()
 
 
 def _data_files(runs: Sequence[Run]) -> list[Path]:

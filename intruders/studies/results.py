@@ -8,14 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from ..errors import NewerVersionError, ResultFileError
 from ..system.files import user_path
-from ..system.parquet import document_in
-from .study_folder import PUBLISHED, StudyFolder
-from .table_columns import COLUMNS, METADATA_KEY, SCHEMA, arrow_schema
+from .study_folder import StudyFolder
+from .tables import COLUMNS, read_complete, typed
 
 
 @dataclass(frozen=True)
@@ -118,62 +114,7 @@ def _one_name_per_base(bases: pd.Series[Any], digests: Mapping[str, str]) -> pd.
 
 
 def _read(file: Path, table: str) -> pd.DataFrame:
-    """Read a table; empty if it does not exist yet. Columns that an older version lacks are missing values."""
+    """Read a table; empty if it does not exist yet."""
     if not file.is_file():
         return typed(pd.DataFrame(), table)
     return typed(read_complete(file).to_pandas(), table)
-
-
-def typed(frame: pd.DataFrame, table: str) -> pd.DataFrame:
-    """Return the frame with the columns of ``table``, each of its type: number, nullable flag or text."""
-    frame = frame.reindex(columns=list(COLUMNS[table]))
-    columns: dict[str, pd.Series[Any]] = {}
-    for column in arrow_schema(table):
-        values = frame[column.name]
-        if pa.types.is_boolean(column.type):
-            columns[column.name] = values.astype("boolean")
-        elif pa.types.is_string(column.type):
-            columns[column.name] = values.astype(object)
-        else:
-            columns[column.name] = pd.to_numeric(values, errors="coerce")
-    # At once: a column set alone is an array of its own, and a hundred of them are gone through by every selection.
-    return pd.DataFrame(columns, index=frame.index)
-
-
-def read_complete(file: Path) -> pa.Table:
-    """Read a table of a study, all of it.
-
-    Raises:
-      ResultFileError: it is not a complete table of its name. NewerVersionError: a newer version wrote it.
-    """
-    check_table_schema(file)
-    try:
-        return pq.read_table(file)
-    except (pa.ArrowException, OSError) as error:
-        raise _incomplete(file) from error
-
-
-def _incomplete(file: Path) -> ResultFileError:
-    is_published = (file.parent / PUBLISHED).is_file()
-    how = "fetch it again" if is_published else "remove it, and intruders study makes it again from the runs"
-    return ResultFileError(f"'{file}' is not a complete Parquet file; {how}")
-
-
-def check_table_schema(file: Path) -> None:
-    """Raise ResultFileError if a file is not a complete table of its name, NewerVersionError of a newer version's."""
-    try:
-        document = document_in(pq.read_schema(file), METADATA_KEY)
-    except (pa.ArrowException, OSError) as error:
-        raise _incomplete(file) from error
-    except KeyError:
-        raise ResultFileError(f"'{file}' is not a table that intruders study wrote; move it away") from None
-    schema = document.get("schema")
-    if not isinstance(schema, int) or schema > SCHEMA:
-        raise NewerVersionError(
-            f"'{file}' was written by a newer version of intruders (schema {schema}, this one reads {SCHEMA}); "
-            "update intruders, or pass another path"
-        )
-    if document.get("table") != file.stem:
-        raise ResultFileError(
-            f"'{file}' is the table {document.get('table')!r} of a study; expected {file.stem!r}; move it away"
-        )

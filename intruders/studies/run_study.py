@@ -12,14 +12,12 @@ from typing import Protocol
 from ..errors import SettingError
 from ..system.result_protocol import JsonResult
 from .inputs import digests_of_inputs, require_inputs
-from .run_record import RunRecord
 from .runs import Run, expand
 from .stage import Callbacks
 from .study import Study
-from .study_folder import StudyFolder
+from .study_folder import RunRecord, StudyFolder
 from .tables import Tables, refuse_newer_tables
-from .training_precision import most_common, precisions_of
-from .workplace import Workplace
+from .work import Workplace, most_common, precisions_of
 
 SCHEMA = 1
 
@@ -137,7 +135,7 @@ def run_study(
     if is_here:
         require_inputs(runs)
     workplace = Workplace.of(str(out))
-    if take_over is not None and workplace.store is not None:
+    if take_over is not None and workplace.store.url is not None:
         raise SettingError(
             f"--from works with a folder on this machine, and --out is '{out}'; pass a folder as --out"
         )
@@ -148,7 +146,7 @@ def run_study(
     with folder.locked(), ExitStack() as cleanup:
         refuse_newer_tables(folder)
         inputs = digests_of_inputs(runs) if is_here else {}
-        workplace.refresh_all(runs)
+        workplace.refresh(runs)
         folder.require_same_inputs(inputs, workplace.seen)
         folder.keep(study, runs, inputs)
         taken = take_over.into(folder) if take_over is not None else []
@@ -168,7 +166,7 @@ def run_study(
         over = cleanup.enter_context(closing(_at_work(missing, workplace, study, jobs, ray, progress)))
         for run in over:
             done += 1
-            workplace.refresh(run.id)
+            workplace.refresh([run])
             tables.forget(run.id)
             _write(tables, workplace)
             status = str(RunRecord(workplace.seen.run(run.id)).read().get("status"))
@@ -189,7 +187,8 @@ def _at_work(
         from ..system.ray_cluster import map_on_ray
 
         # Its workers have another working directory.
-        workplace = replace(workplace, folder=StudyFolder(workplace.folder.path.absolute()))
+        store = workplace.store
+        workplace = replace(workplace, store=replace(store, path=store.path.absolute()))
         yield from map_on_ray(
             runs,
             workplace.perform_quietly,

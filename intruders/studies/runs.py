@@ -19,8 +19,7 @@ from typing import Any
 from ..errors import SettingError
 from ..settings import settings_of
 from ..training.finetune_config import FinetuneConfig
-from .measures import Measure
-from .study import Experiment, Study
+from .study import Experiment, Measure, Study
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ class Run:
             settings["config"] = {k: value for k, value in self.config.changed().items() if k != "out"}
         if self.kind == "sequence":
             settings |= {"tasks": list(self.tasks), "adapters": self.adapters}
-            settings |= {"retrain_heads": True} if self.retrain_heads else {}  # new in 0.2
+            settings |= {"retrain_heads": True} if self.retrain_heads else {}
         if self.kind == "random-rank-one":
             settings |= {"multiples": list(self.multiples), "audit": self.measure.audit.recorded()}
             settings |= {"include": list(self.include), "exclude": list(self.exclude)}
@@ -192,7 +191,7 @@ def _spelled(run: Run) -> Iterator[str]:
         yield f"rank{config.rank}-alpha{_slug(alpha)}"
     yield f"lr{config.lr:g}"
     spelled = [setting for setting in settings_of(FinetuneConfig).values() if setting.in_id is not None]
-    # Texts, then numbers, then switches: as the ids of earlier studies.
+    # Texts, then numbers, then switches: as ids always had them.
     for setting in sorted(spelled, key=lambda setting: (bool in setting.kinds, str not in setting.kinds)):
         value = getattr(config, setting.name)
         if setting.in_id is not None and value != setting.default:

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..checkpoints.writing.training_record import training_record
 from ..errors import (
     IntrudersError,
     NewerVersionError,
@@ -17,20 +18,22 @@ from ..errors import (
     in_one_line,
     what_is_wrong,
 )
-from ..measures.measure_settings import LossSettings
+from ..measures.measure_settings import LossSettings, ScoreSettings
 from ..models.loading_settings import Loading
 from ..system.documents import read_document
 from ..system.files import write_atomically
 from ..training.finetune_config import FinetuneConfig
-from .measures import Measure
 from .runs import Run
+from .study import Measure
 from .study_folder import AUDIT, MODEL
-from .training_precision import as_the_others
 
 if TYPE_CHECKING:
     from ..audits.result.audit_result import Audit
+    from ..data.corpora import Corpora
     from ..data.task import Task
 
+# The documents are a sample that is the same for all runs of a study, whatever their seed: all can be compared.
+SAMPLE_SEED = 0
 Callbacks = Callable[[], Sequence[Any]]  # makes those of transformers' Trainer, new ones for every training
 Rows = dict[str, list[dict[str, Any]]]  # by table
 Columns = Mapping[str, type]  # str, int, float or bool
@@ -56,8 +59,12 @@ class RunAtWork:
 
     @cached_property
     def config(self) -> FinetuneConfig:
-        assert self.run.config is not None
-        return replace(as_the_others(self.run.config, self.folder, self.precision), out=self.model)
+        """The settings of the training, with the precision that it began with, or that the finished runs had."""
+        config = self.run.config
+        assert config is not None
+        if config.precision == "auto" and (used := began_in(self.folder).get("precision", self.precision)):
+            config = replace(config, precision=used)
+        return replace(config, out=self.model)
 
     @property
     def model(self) -> str:
@@ -75,6 +82,26 @@ class RunAtWork:
         from ..data.load_task import load_task
 
         return load_task(self.config.task, self.config, self.config.data_seed)
+
+    def corpora(self) -> Corpora:
+        """Load the documents of every corpus, by name: one entry per part of a mixture."""
+        from ..data.corpora import load_all
+
+        return load_all(self.losses.loss_on, max_documents=self.losses.max_documents, seed=SAMPLE_SEED)
+
+    def scores(self, max_examples: int | None, tasks: tuple[str, ...]) -> ScoreSettings:
+        from ..data.columns import Columns
+
+        return ScoreSettings(**self.config.part(Columns).values(), tasks=tasks, max_examples=max_examples)
+
+    def shared(self) -> dict[str, Any]:
+        """Return the arguments of every experiment with the run's model."""
+        return {
+            "audit": self.audit(),
+            "data_seed": self.config.data_seed,
+            "seed": SAMPLE_SEED,
+            "loading": self.loading,
+        }
 
     def audit(self) -> Audit:
         from ..audits.result.audit_result import Audit
@@ -172,6 +199,27 @@ def told_what_to_remove(removed: Path, file: Path) -> Iterator[None]:
             f"{told}; expected what the study wrote; remove '{removed}', and run the study again, which makes it "
             "again and keeps all else"
         ) from error
+
+
+def began_in(folder: Path) -> dict[str, Any]:
+    """Return the record of the training in a run's folder, or of the first of a sequence; empty without one."""
+    return training_record(folder / MODEL) or training_record(folder / MODEL / "stage-1") or {}
+
+
+def audited(run: Run) -> dict[str, Any]:
+    """Return the settings that whatever is of the audit depends on."""
+    return run.measure.audit.recorded()
+
+
+def evaluated(run: Run) -> dict[str, Any]:
+    """Return the settings that losses and scores depend on."""
+    measure = run.measure
+    losses = measure.part(LossSettings).recorded()
+    return losses | {"max_examples": measure.max_examples} | measure.part(Loading).recorded()
+
+
+def prefixed(name: str, settings: dict[str, Any]) -> dict[str, Any]:
+    return {f"{name}_{key}": value for key, value in settings.items()}
 
 
 def read_result(file: Path) -> dict[str, Any]:

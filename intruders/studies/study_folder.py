@@ -1,8 +1,8 @@
-"""The folder of a study: its name, its lock, and the paths of its files.
+"""The folder of a study and that of a run: the paths of their files, and the records of what was done.
 
 study.yaml     the file as it was given last
 study.json     its name, settings and runs, with the number of the schema
-runs/ID/       everything of one run; run.json says which stages are finished
+runs/ID/       everything of one run; run.json says what it is, which stages are finished, and what went wrong
 bases/HASH/    losses of a base, measured once
 *.parquet      the tables; findings.json the verdicts of the analyses
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -40,6 +40,7 @@ TABLES = (
     "traces",
     "mechanism",
 )
+RUN = "run.json"  # in the folder of a run, its record
 MODEL = "model"  # the folder of a run's fine-tuning
 AUDIT = "audit.json"  # the audit of that model
 TAKEN_OVER = "taken-over"  # the rows of a run that another study published, in the place of its results
@@ -198,3 +199,72 @@ class StudyFolder:
         folder = self.path / "runs"
         known = {run.id for run in runs}
         return sorted(item.name for item in folder.glob("*") if item.name not in known and item.is_dir())
+
+
+def changed_input(finished: Mapping[str, Any], inputs: Mapping[str, str]) -> str | None:
+    """Return an input of a finished stage's record that has another digest in ``inputs``; None without one."""
+    then: dict[str, str] = finished.get("inputs", {})
+    return next((name for name, digest in then.items() if inputs.get(name, digest) != digest), None)
+
+
+def is_finished(record: Mapping[str, Any], stage: str, settings: Mapping[str, Any]) -> bool:
+    """Return True if a stage of a run's record is finished with these settings."""
+    finished = record.get("stages", {}).get(stage)
+    return finished is not None and finished.get("settings") == json.loads(json.dumps(settings))
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """``run.json`` of one run's folder. It is written after what it tells of, and so never ahead of the files."""
+
+    folder: Path
+
+    @property
+    def file(self) -> Path:
+        return self.folder / RUN
+
+    def read(self) -> dict[str, Any]:
+        """Read the record; empty if it does not exist. ResultFileError if it is broken or of a newer version."""
+        record = read_document(self.file, "the record of a run of a study", SCHEMA) or {}
+        stages = record.get("stages", {})
+        if not isinstance(stages, dict) or not all(isinstance(stage, dict) for stage in stages.values()):
+            raise ResultFileError(
+                f"'{self.file}' is not the record of a run of a study: its stages are no objects by name; remove it, "
+                "and run the study again"
+            )
+        return record
+
+    @property
+    def is_taken_over(self) -> bool:
+        """True if the run was finished elsewhere: its rows are here, and its model and audits are not."""
+        return "taken_over" in self.read() and (self.folder / TAKEN_OVER).is_dir()
+
+    def take_over(
+        self, run: Run, stages: dict[str, Any], source: dict[str, Any], tables: Iterable[str]
+    ) -> None:
+        """Note that ``run`` was finished elsewhere, in these ``stages``, where its rows are from, and their tables."""
+        ended = {"stages": stages, "status": "finished", "error": None}
+        self._write(run.description() | ended | {"taken_over": source, "taken_tables": list(tables)})
+
+    def begin(self, run: Run, *, anew: bool = False) -> None:
+        """Note that work on ``run`` has begun; stages that are finished stay so, unless all is done ``anew``."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        before = {} if anew else self.read()
+        self._write({"stages": {}} | before | run.description() | {"status": "running", "error": None})
+
+    def finish_stage(self, stage: str, settings: dict[str, Any], seconds: float, **more: Any) -> None:
+        """Note that a stage is finished, its inputs, and in which precision it trained, if it did."""
+        record = self.read()
+        record["stages"][stage] = {"settings": settings, "seconds": round(seconds, 3), **more}
+        self._write(record)
+
+    def finish(self) -> None:
+        self._write(self.read() | {"status": "finished", "error": None})
+
+    def fail(self, error: str) -> None:
+        """Note one line on what went wrong."""
+        self._write(self.read() | {"status": "failed", "error": error})
+
+    def _write(self, record: dict[str, Any]) -> None:
+        content = json.dumps({"schema": SCHEMA} | record, indent=2, ensure_ascii=False) + "\n"
+        write_atomically(self.file, content.encode())

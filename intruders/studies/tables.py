@@ -1,26 +1,91 @@
-"""The study's tables as Parquet: made from the runs' folders, and written completely or not at all."""
+"""The study's tables: their columns, and their Parquet files, which are made from the runs' folders."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from ..errors import NewerVersionError, ResultFileError, what_is_wrong
-from ..settings import settings_of
+from ..settings import Setting, settings_of
 from ..system.files import write_atomically
-from ..system.parquet import parquet_bytes
+from ..system.parquet import document_in, parquet_bytes
 from ..training.finetune_config import FinetuneConfig
-from .results import check_table_schema, read_complete
-from .run_record import RunRecord, is_finished
 from .runs import Run
-from .stage import Rows
-from .stages import stages_of
-from .study_folder import TAKEN_OVER, StudyFolder
-from .table_columns import COLUMNS, METADATA_KEY, SCHEMA, SETTINGS, arrow_schema
+from .stage import Columns, Rows, Stage
+from .stages import STAGES, stages_of
+from .study_folder import PUBLISHED, TABLES, TAKEN_OVER, RunRecord, StudyFolder, is_finished
+
+SCHEMA = 1
+METADATA_KEY = b"intruders_study"
+
+# Every setting of the fine-tuning is a column under its own name; lists are joined by commas.
+SETTINGS = list(settings_of(FinetuneConfig))
+
+
+def _type_of(setting: Setting) -> type:
+    """Return the type of a setting's column: lists, and what is a number or a text, are texts."""
+    if setting.is_list or len(setting.kinds) > 1 or setting.kinds[0] not in (int, float, bool):
+        return str
+    return setting.kinds[0]
+
+
+# One row a run.
+RUNS: Columns = {
+    "run_id": str,
+    "experiment": str,
+    "kind": str,  # finetune, sequence or random-rank-one
+    "status": str,  # finished, failed or pending
+    "error": str,  # one line, of a failed run
+    "seconds": float,  # of training, without the measures
+    **{name: _type_of(setting) for name, setting in settings_of(FinetuneConfig).items()},
+    "adapters": str,  # merge or keep, of a sequence
+    "retrain_heads": bool,  # whether a sequence trains heads of earlier tasks again; missing where they are kept
+}
+LAST: Columns = {
+    "data_source": str
+}  # of a public set: the hub, or the digest of the local copy that stood in
+
+_ARROW: Mapping[type, pa.DataType] = {
+    str: pa.string(),
+    int: pa.int64(),
+    float: pa.float64(),
+    bool: pa.bool_(),
+}
+
+
+def columns_of(stages: Iterable[Stage]) -> dict[str, Columns]:
+    """Return the columns of every table, in order, with their types."""
+    runs: dict[str, type] = dict(RUNS)
+    tables: dict[str, dict[str, type]] = {table: {"run_id": str} for table in TABLES if table != "runs"}
+    for stage in stages:
+        before = list(runs)[-1]
+        for name, kind in stage.columns.items():
+            before = stage.after.get(name, before)
+            runs = _with(runs, name, kind, before)
+            before = name
+        for table, columns in stage.tables.items():
+            tables[table] |= columns
+    return {"runs": {**runs, **LAST}, **tables}
+
+
+def _with(columns: Columns, name: str, kind: type, before: str) -> dict[str, type]:
+    names = list(columns)
+    names.insert(names.index(before) + 1, name)
+    return {column: kind if column == name else columns[column] for column in names}
+
+
+COLUMNS = columns_of(STAGES)
+
+
+def arrow_schema(table: str) -> pa.Schema:
+    return pa.schema([(name, _ARROW[kind]) for name, kind in COLUMNS[table].items()])
+
 
 # Of bounds of max cosines: about a millionth, and single precision proves them no better. With all 53 digits of doubles
 # they were nearly half of the bytes of a published study.
@@ -45,6 +110,61 @@ def to_parquet(table: str, rows: list[dict[str, Any]]) -> bytes:
     return parquet_bytes(
         arrow, {METADATA_KEY: {"schema": SCHEMA, "table": table}}, only_texts=True, is_small=True
     )
+
+
+def typed(frame: pd.DataFrame, table: str) -> pd.DataFrame:
+    """Return the frame with the columns of ``table``, each of its type: number, nullable flag or text."""
+    frame = frame.reindex(columns=list(COLUMNS[table]))
+    columns: dict[str, pd.Series[Any]] = {}
+    for column in arrow_schema(table):
+        values = frame[column.name]
+        if pa.types.is_boolean(column.type):
+            columns[column.name] = values.astype("boolean")
+        elif pa.types.is_string(column.type):
+            columns[column.name] = values.astype(object)
+        else:
+            columns[column.name] = pd.to_numeric(values, errors="coerce")
+    # At once: a column set alone is an array of its own, and a hundred of them are gone through by every selection.
+    return pd.DataFrame(columns, index=frame.index)
+
+
+def read_complete(file: Path) -> pa.Table:
+    """Read a table of a study, all of it.
+
+    Raises:
+      ResultFileError: it is not a complete table of its name. NewerVersionError: a newer version wrote it.
+    """
+    check_table_schema(file)
+    try:
+        return pq.read_table(file)
+    except (pa.ArrowException, OSError) as error:
+        raise _incomplete(file) from error
+
+
+def _incomplete(file: Path) -> ResultFileError:
+    is_published = (file.parent / PUBLISHED).is_file()
+    how = "fetch it again" if is_published else "remove it, and intruders study makes it again from the runs"
+    return ResultFileError(f"'{file}' is not a complete Parquet file; {how}")
+
+
+def check_table_schema(file: Path) -> None:
+    """Raise ResultFileError if a file is not a complete table of its name, NewerVersionError of a newer version's."""
+    try:
+        document = document_in(pq.read_schema(file), METADATA_KEY)
+    except (pa.ArrowException, OSError) as error:
+        raise _incomplete(file) from error
+    except KeyError:
+        raise ResultFileError(f"'{file}' is not a table that intruders study wrote; move it away") from None
+    schema = document.get("schema")
+    if not isinstance(schema, int) or schema > SCHEMA:
+        raise NewerVersionError(
+            f"'{file}' was written by a newer version of intruders (schema {schema}, this one reads {SCHEMA}); "
+            "update intruders, or pass another path"
+        )
+    if document.get("table") != file.stem:
+        raise ResultFileError(
+            f"'{file}' is the table {document.get('table')!r} of a study; expected {file.stem!r}; move it away"
+        )
 
 
 def read_rows(file: Path) -> list[dict[str, Any]]:
@@ -103,7 +223,7 @@ def rows_of(run: Run, folder: Path) -> Rows:
     finished = [stage for stage in stages_of(run) if is_finished(record, stage.name, stage.settings(run))]
     is_done = finished == stages_of(run)
     if is_done and kept.is_taken_over:
-        return taken_rows(folder, kept.taken_tables)
+        return taken_rows(folder, record.get("taken_tables", ()))
     row = settings_row(run) | {"status": _status(record, is_done), "error": record.get("error")}
     tables: Rows = {"runs": [row]}
     for stage in finished:

@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ..errors import BrokenDocumentError, NewerVersionError, ResultFileError
 
-# From the schema of its key to the next one. Its name says what it changes: ``losses_by_corpus``.
-Migrations = Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]]
-NO_MIGRATIONS: Migrations = {}
 
-
-def read_document(file: Path, what: str, newest: int) -> dict[str, Any] | None:
-    """A JSON file of ours, ``what`` it is for people, as a document of schema ``newest``; None if it does not exist.
+def read_document(file: Path, what: str, schema: int) -> dict[str, Any] | None:
+    """A JSON file of ours, ``what`` it is for people, with the number ``schema``; None if it does not exist.
 
     Raises:
       ResultFileError: it cannot be read, is something else, or has another schema: NewerVersionError for a newer one.
@@ -31,34 +26,28 @@ def read_document(file: Path, what: str, newest: int) -> dict[str, Any] | None:
         ) from error
     if not isinstance(document, dict):
         raise ResultFileError(f"'{file}' is not {what}; move it away, or choose another folder")
-    return migrated(document, str(file), what, newest)
+    return of_schema(document, str(file), what, schema)
 
 
-def migrated(
-    document: dict[str, Any], file: str, what: str, newest: int, migrations: Migrations = NO_MIGRATIONS
-) -> dict[str, Any]:
-    """The document as one of schema ``newest``, by one migration after the other.
+def of_schema(document: dict[str, Any], file: str, what: str, schema: int) -> dict[str, Any]:
+    """Return a document that has this number of a schema; 1 where it has none.
 
     Raises:
-      NewerVersionError: its schema is above ``newest``.
-      ResultFileError: it is below with no migration from there, or is no number.
+      NewerVersionError: its own is above.
+      ResultFileError: it is below, or is no number.
     """
-    schema = document.get("schema", 1)
-    if not isinstance(schema, int) or isinstance(schema, bool):
+    own = document.get("schema", 1)
+    if not isinstance(own, int) or isinstance(own, bool):
         raise ResultFileError(f"'{file}' is not {what}; move it away, or choose another folder")
-    if schema > newest:
+    if own > schema:
         raise NewerVersionError(
-            f"'{file}' was written by a newer version of intruders (schema {schema}, this one reads {newest}); "
+            f"'{file}' was written by a newer version of intruders (schema {own}, this one reads {schema}); "
             "update intruders, or pass another path"
         )
-    while schema < newest:
-        if schema not in migrations:
-            raise ResultFileError(
-                f"'{file}' has schema {schema}; expected {newest}, or an older one that this version converts; "
-                "write it again with this version"
-            )
-        schema += 1
-        document = {**migrations[schema - 1](document), "schema": schema}
+    if own < schema:
+        raise ResultFileError(
+            f"'{file}' has schema {own}; expected {schema}; write it again with this version"
+        )
     return document
 
 

@@ -8,6 +8,7 @@ import os
 import types
 import typing
 from collections.abc import Mapping
+from enum import Enum
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ def from_plain(kind: Any, value: Any) -> Any:
 
     Raises:
       KeyError: a field without a default is missing.
-      TypeError: a value is of another type.
+      TypeError, ValueError: a value is of another type, or none of an enumeration.
 
     >>> from_plain(dict[str, tuple[float, ...]], {"a": [1, None]})
     {'a': (1.0, nan)}
@@ -60,7 +61,7 @@ def from_plain(kind: Any, value: Any) -> Any:
     if kind is Path:
         return Path(_of(value, str))
     if origin is None:
-        return _of(value, kind)
+        return kind(value) if issubclass(kind, Enum) else _of(value, kind)
     if issubclass(origin, Mapping):
         return {name: from_plain(inner[1], item) for name, item in _of(value, Mapping).items()}
     if origin is tuple and inner[-1] is not Ellipsis:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 from ..errors import ResultFileError
-from .documents import migrated
+from .documents import of_schema
 from .files import read_bytes, user_path, write_atomically
 from .plain_values import from_plain, plain
 
@@ -68,7 +68,7 @@ class JsonResult:
             file /= cls.file_name
         with refuse_others(file, cls.what, cls.written_by):
             document = json.loads(read_bytes(file))
-            return cls.from_document(migrated(document, str(file), cls.what, cls.schema))
+            return cls.from_document(of_schema(document, str(file), cls.what, cls.schema))
 
 
 @contextmanager

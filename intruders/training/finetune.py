@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import shutil
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -184,7 +183,6 @@ def _train(
     _keep_terminal_quiet(trainer)
     if resumed is None and config.audit_steps is not None:  # of this very run, before its first checkpoint
         (run.path / _TRACE).unlink(missing_ok=True)
-        shutil.rmtree(run.kept, ignore_errors=True)
     auditor = _auditor(config, run, given.location, trainer, prepared.tokenizer)
     if auditor is not None:
         trainer.add_callback(auditor)
@@ -285,7 +283,6 @@ def _auditor(
         keep_forgetting_below=config.keep_forgetting_below,
         keep_intruders_below=config.keep_intruders_below,
         go_on_over_limit=config.go_on_over_limit,
-        kept=run.kept,
     )
 
 

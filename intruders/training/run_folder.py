@@ -3,7 +3,6 @@
 run.json       settings, seed, versions, data fingerprint, time, result; ``status``: running or finished
 log.jsonl      one line per logged step
 checkpoints/   Trainer's, while the run goes on; a file ``complete.json`` marks those that can be resumed from
-kept/          the last state below a limit, while the run goes on
 adapter_model.safetensors, adapter_config.json, or model.safetensors, config.json: the model, when finished
 """
 
@@ -76,10 +75,6 @@ class RunFolder:
     def checkpoints(self) -> Path:
         """Folder of the Trainer's checkpoints, until the run is finished."""
         return self.path / "checkpoints"
-
-    @property
-    def kept(self) -> Path:
-        return self.path / "kept"
 
     @property
     def record(self) -> dict[str, Any]:
@@ -252,13 +247,7 @@ class RunFolder:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def remove_what_resumes(self) -> None:
-        """Remove what a finished run does not need any more: states below a limit, and last of all the checkpoints.
-
-        While there are checkpoints, all of it is here.
-        """
-        # The kept state is the model of the run; others are of steps after the checkpoint that an attempt resumed from.
-        for kept in self.path.glob(f"{self.kept.name}*"):
-            shutil.rmtree(kept, ignore_errors=True)
+        """Remove the checkpoints, which a finished run does not need any more."""
         shutil.rmtree(self.checkpoints, ignore_errors=True)
 
     def _checkpoints_with_marks(self) -> Iterator[tuple[Path, tuple[int, float] | None]]:

@@ -30,7 +30,7 @@ _NAMES = (
     "vocab.json",
     "merges.txt",
 )
-# What else tokenizers are made of. These have a digest of their own, which records of earlier versions do not have.
+# What else tokenizers are made of. These have a digest of their own.
 _TOKENIZER_ENDINGS = (".model", ".spm", ".tiktoken")
 _TOKENIZER_NAMES = ("vocab.txt", "special_tokens_map.json", "added_tokens.json", "chat_template.json")
 
@@ -80,7 +80,7 @@ def require_same(record: dict[str, Any], out: Path, task: Task, models: dict[str
 
 
 def require_same_text(run: RunFolder, name: str, used: str, corpus: Corpus) -> None:
-    """Compare a text with that of the run in the folder, if it has begun; earlier versions recorded only ``replay``.
+    """Compare a text with that of the run in the folder, if it has begun.
 
     Args:
       run: the folder of the run.

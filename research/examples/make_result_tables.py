@@ -1,6 +1,7 @@
 """The tables of result pages that are made from published data, and the sentences of the summary.
 
 python research/examples/make_result_tables.py            # writes them into docs/results
+python research/examples/make_result_tables.py --chart    # draws the gains of remedies into docs/figures
 python research/examples/make_result_tables.py --check    # exit status 1, and the page, where one differs from the data
 
 A table or list is found by how it begins, and what surrounds it stays. What each page has is in ``result_tables``. A
@@ -16,18 +17,20 @@ from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 
+from result_tables.every_remedy import every_remedy, remedy_chart
 from result_tables.predictors import correlations, runs_at_one_score
 from result_tables.published_data import RESULTS
 from result_tables.recipe import recipe_runs, recipe_verdicts
-from result_tables.remedies import remedied_runs, remedy_gains, scaled_intruders
+from result_tables.remedies import gains_at_allowances
 from result_tables.sequences import sequence_runs, sequence_verdicts
 from result_tables.where_forgetting_sits import runs_with_places
 
+from intruders.charts.drawing import picture
 from intruders.studies.results import load_results
+from intruders.system.files import write_atomically
 from intruders_research.effects.conclusions import conclusions
+from intruders_research.effects.forest_plot import DARK, LIGHT
 from intruders_research.effects.read_effects import read_effects
-from intruders_research.effects.study_effect import StudyEffect
-from intruders_research.effects.write_effects import effect_table
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,6 @@ def tables() -> list[ResultTable]:
     begins = "| method, alpha = 2r | learning rate |"
     effects = read_effects(RESULTS / "data")
     return [
-        ResultTable("all-effects.md", "| claim |", lambda: all_effects(effects)),
         ResultTable("summary.md", "- **LoRA leaves more intruders", lambda: conclusions(effects)),
         ResultTable("sequence.md", "| order, each method at its |", sequence_verdicts),
         *(
@@ -58,23 +60,14 @@ def tables() -> list[ResultTable]:
         ResultTable("what-predicts-forgetting.md", "| number of a run |", correlations),
         ResultTable("the-usual-recipe.md", "| each method at its |", recipe_verdicts),
         ResultTable("the-usual-recipe.md", "| method, rank | rate |", recipe_runs),
-        ResultTable("replay-or-heal.md", "| trained | remedy |", lambda: remedy_gains("replay-or-heal")),
+        ResultTable("remedies.md", "| remedy | trained |", every_remedy),
         ResultTable(
-            "which-remedy-again.md", "| trained | rate |", lambda: remedied_runs("which-remedy-again")
-        ),
-        ResultTable(
-            "which-remedy-again.md", "| trained | remedy |", lambda: remedy_gains("which-remedy-again")
-        ),
-        ResultTable(
-            "which-remedy-again.md", "| trained | scale ", lambda: scaled_intruders("which-remedy-again")
+            "remedies.md",
+            "| trained | share at ",
+            lambda: gains_at_allowances("which-remedy-again", "replay-or-heal"),
         ),
         ResultTable("where-forgetting-sits.md", "| method, rank | rate |", runs_with_places),
     ]
-
-
-def all_effects(effects: Sequence[StudyEffect]) -> list[str]:
-    """The table without the note that follows it."""
-    return [line for line in effect_table(effects) if line.startswith("|")]
 
 
 def replaced(page: str, table: ResultTable) -> str:
@@ -117,6 +110,13 @@ def differing() -> Iterator[tuple[Path, str]]:
 
 
 def main(arguments: Sequence[str]) -> None:
+    if "--chart" in arguments:
+        for theme in (LIGHT, DARK):
+            drawing = remedy_chart(theme)
+            file = RESULTS.parent / "figures" / f"{drawing.name}.svg"
+            write_atomically(file, picture(drawing.figure, "svg", transparent=True))
+            print(f"written: {file}")
+        return
     pages = list(differing())
     if "--check" in arguments:
         for file, _ in pages:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from intruders.audits.audit import audit
 from intruders.audits.audit_settings import AuditSettings
@@ -32,34 +32,31 @@ def published_count(
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("models")
-    base = wide_spectrum(medium_llama())
-    saved(base, path / "base")
-    for number, gain in enumerate((0.4, 0.8, 1.2)):
-        saved(hot_llama(number, gain, copy.deepcopy(base)), path / f"adapter-{number}")
-    return path
-
-
-@pytest.fixture(scope="module")
 def weights() -> dict[str, Tensor]:
     return wide_spectrum(medium_llama()).state_dict()
 
 
 @pytest.fixture(scope="module")
-def tuned() -> list[dict[str, Tensor]]:
+def tuned() -> list[nn.Module]:
     base = wide_spectrum(medium_llama())
-    return [
-        merged_weights(hot_llama(number, gain, copy.deepcopy(base)))
-        for number, gain in enumerate((0.4, 0.8, 1.2))
-    ]
+    return [hot_llama(number, gain, copy.deepcopy(base)) for number, gain in enumerate((0.4, 0.8, 1.2))]
+
+
+@pytest.fixture(scope="module")
+def folder(tuned: list[nn.Module], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("models")
+    saved(wide_spectrum(medium_llama()), path / "base")
+    for number, model in enumerate(tuned):
+        saved(model, path / f"adapter-{number}")
+    return path
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_counts_of_every_matrix_are_those_of_numpy(
-    folder: Path, weights: dict[str, Tensor], tuned: list[dict[str, Tensor]], dtype: str
+    folder: Path, weights: dict[str, Tensor], tuned: list[nn.Module], dtype: str
 ) -> None:
-    for number, merged in enumerate(tuned):
+    for number, model in enumerate(tuned):
+        merged = merged_weights(copy.deepcopy(model))
         found = audit(folder / "base", folder / f"adapter-{number}", base_dtype=dtype, cache=False)
         wanted = {
             matrix.name: published_count(weights[matrix.name], merged[matrix.name], dtype=dtype)

@@ -18,6 +18,20 @@ from intruders.linalg.whole_base import WholeBase
 SIDE, ADAPTERS = 288, 6
 
 
+@pytest.fixture
+def decomposed(monkeypatch: pytest.MonkeyPatch) -> list[torch.Size]:
+    """The shapes of the bases that are decomposed whole, as they are."""
+    shapes: list[torch.Size] = []
+    made = WholeBase.of
+
+    def noted(matrix: Tensor) -> WholeBase:
+        shapes.append(matrix.shape)
+        return made(matrix)
+
+    monkeypatch.setattr(WholeBase, "of", noted)
+    return shapes
+
+
 def base_and_tuned(size: float) -> tuple[dict[str, Tensor], list[dict[str, Tensor]]]:
     generator = torch.Generator().manual_seed(0)
     base = torch.randn(SIDE, SIDE, generator=generator) * torch.arange(1, SIDE + 1) ** -0.5
@@ -30,15 +44,12 @@ def base_and_tuned(size: float) -> tuple[dict[str, Tensor], list[dict[str, Tenso
 
 
 @pytest.mark.parametrize(("size", "pays"), [(80.0, True), (0.1, False)])
-def test_adapters_with_intruders_pay_for_it(size: float, pays: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_adapters_with_intruders_pay_for_it(size: float, pays: bool, decomposed: list[torch.Size]) -> None:
     base, tuned = base_and_tuned(size)
     alone = [intruders.audit(base, one, cache=False) for one in tuned]
-    calls = []
-    made = WholeBase.of
-    monkeypatch.setattr(WholeBase, "of", lambda matrix: calls.append(matrix.shape) or made(matrix))
     store = MemoryCache()
     fleet = intruders.audit_fleet(base, tuned, cache=store)
-    assert calls == ([(1, SIDE, SIDE)] if pays else [])
+    assert decomposed == ([(1, SIDE, SIDE)] if pays else [])
     for number, audit in enumerate(alone):
         mine = fleet.audit(number)
         assert mine.intruders == audit.intruders
@@ -51,33 +62,29 @@ def test_adapters_with_intruders_pay_for_it(size: float, pays: bool, monkeypatch
     assert all(known.whole() is None for known in store._entries.values())
 
 
-def test_small_updates_do_not_hide_the_large_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_small_updates_do_not_hide_the_large_ones(decomposed: list[torch.Size]) -> None:
     """The smallest is decided first, and says nothing of the others; the size of each does."""
     base, large = base_and_tuned(80.0)
     _, small = base_and_tuned(0.1)
-    calls = []
-    made = WholeBase.of
-    monkeypatch.setattr(WholeBase, "of", lambda matrix: calls.append(matrix.shape) or made(matrix))
     fleet = intruders.audit_fleet(base, [*small[:3], *large[3:]], cache=MemoryCache())
-    assert len(calls) == 1
+    assert len(decomposed) == 1
     alone = [intruders.audit(base, one, cache=False).intruders for one in [*small[:3], *large[3:]]]
     assert [fleet.audit(number).intruders for number in range(ADAPTERS)] == alone
     assert alone[:3] == [0, 0, 0]
     assert min(alone[3:]) > 0
 
 
-def test_updates_of_several_ranks_pay_together(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_updates_of_several_ranks_pay_together(
+    monkeypatch: pytest.MonkeyPatch, decomposed: list[torch.Size]
+) -> None:
     """Three large updates pay, and here no rank has more than two."""
     monkeypatch.setattr(judge, "_PAID_BY_ONE", SIDE**2 / 3)
     base, tuned = base_and_tuned(80.0)
     wider = {name: tensor.repeat((2, 1) if "_A" in name else (1, 2)) for name, tensor in tuned[1].items()}
-    calls = []
-    made = WholeBase.of
-    monkeypatch.setattr(WholeBase, "of", lambda matrix: calls.append(matrix.shape) or made(matrix))
     intruders.audit_fleet(base, tuned[2:4], cache=MemoryCache())
-    assert calls == []
+    assert decomposed == []
     intruders.audit_fleet(base, [*tuned[2:4], wider], cache=MemoryCache())
-    assert len(calls) == 1
+    assert len(decomposed) == 1
 
 
 def test_updates_that_are_not_read_are_taken_to_be_like_the_others() -> None:
@@ -87,11 +94,7 @@ def test_updates_that_are_not_read_are_taken_to_be_like_the_others() -> None:
 
 
 @pytest.mark.parametrize(("ahead", "size", "pays"), [(6, 80.0, True), (2, 80.0, False), (6, 0.1, False)])
-def test_audits_ahead_pay_for_it(
-    ahead: int,
-    size: float,
-    pays: bool,
-) -> None:
+def test_audits_ahead_pay_for_it(ahead: int, size: float, pays: bool) -> None:
     """The second audit of a training knows that a matrix has intruders, and how many audits are to come."""
     base, tuned = base_and_tuned(size)
     store = AuditsAhead()

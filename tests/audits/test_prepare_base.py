@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 
 import pytest
@@ -95,20 +94,6 @@ def test_it_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pytest.Mon
     again = intruders.prepare(model(), out=tmp_path)
     assert (again.matrices, again.decomposed) == (3, 1)
     assert {path.suffix for path in tmp_path.glob("*/*")} == {".safetensors"}
-
-
-def test_a_damaged_entry_is_found_and_made_again(tmp_path: Path) -> None:
-    intruders.prepare(model(), out=tmp_path)
-    file = next(tmp_path.rglob("*-all.safetensors"))
-    content = bytearray(file.read_bytes())
-    content[-100] ^= 1
-    file.write_bytes(bytes(content))
-    with pytest.warns(UserWarning, match="is broken and is computed again"):
-        again = intruders.prepare(model(), out=tmp_path)
-    assert again.decomposed == 1
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert intruders.prepare(model(), out=tmp_path).decomposed == 0
 
 
 def test_what_is_chosen(tmp_path: Path) -> None:

@@ -217,12 +217,15 @@ TABLES = [
     Table("reference/files.md", "key", keys_of_audit, under="JSON of an audit, schema 1"),
     Table("reference/files.md", "key", keys_of_matrix, under="Keys of a matrix"),
     Table("reference/files.md", "columns", columns_of_audit, under="Parquet of an audit"),
-    Table("reference/subspaces.md", "column", columns_of_subspaces, columns=(0, 2), pattern=r"`(?!_)([a-z0-9_]+)`"),
-    Table("reference/fleet.md", "column", columns_of_fleet),
+    Table(
+        "reference/files.md", "column", columns_of_subspaces, under="Subspaces", columns=(0, 2),
+        pattern=r"`(?!_)([a-z0-9_]+)`",
+    ),
+    Table("how-to/fleet.md", "column", columns_of_fleet),
     Table("reference/remedies.md", "`--remedy`", published_remedies),
-    Table("how-to/stop-forgetting.md", "argument", limits, columns=(1,), pattern=r"`--([a-z-]+)"),
-    Table("reference/analyses.md", "analysis", analyses),
-    Table("concepts/controls.md", "`--control`", controls),
+    Table("how-to/forget-less.md", "argument", limits, columns=(1,), pattern=r"`--([a-z-]+)"),
+    Table("concepts/statistics.md", "analysis", analyses),
+    Table("reference/remedies.md", "`--control`", controls),
     Table("install.md", "extra", extras),
 ]  # fmt: skip
 
@@ -244,7 +247,7 @@ def test_a_row_taken_out_is_missed(table: Table) -> None:
 
 
 def test_every_table_of_a_study_is_named() -> None:
-    from intruders.studies.table_columns import COLUMNS
+    from intruders.studies.tables import COLUMNS
 
     table = Table("reference/study.md", "file", set, under="The folder", pattern=r"`([a-z]+)\.parquet`")
     assert table.named((DOCS / table.page).read_text(encoding="utf-8")) == set(COLUMNS)
@@ -269,13 +272,13 @@ def test_what_an_extra_adds() -> None:
 
 
 def test_lists_in_sentences() -> None:
-    """The glossary's list of controls, and the number of them in the README."""
+    """The glossary's list of controls, and the number of them beside other tools."""
     glossary = (DOCS / "concepts" / "glossary.md").read_text(encoding="utf-8")
     (row,) = (line for line in glossary.splitlines() if line.startswith("| control |"))
     assert set(re.findall(r"`([^`]+)`", row)) == controls()
     words = ["six", "seven", "eight", "nine", "ten", "eleven"]
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert f"| controls | {words[len(controls()) - 6]}, such as" in readme
+    comparison = (DOCS / "results" / "comparison.md").read_text(encoding="utf-8")
+    assert f"| controls | {words[len(controls()) - 6]} |" in comparison
 
 
 def test_marks_that_the_documentation_speaks_of_are_used() -> None:
@@ -306,8 +309,6 @@ def test_times_that_other_pages_copy_are_those_of_the_benchmark() -> None:
         for row in table.rows((DOCS / table.page).read_text(encoding="utf-8"))
     ]
     two_svds, peft, ours = next(row[2:5] for row in rows if row[:2] == ["4096 x 4096", "0/10"])
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert re.search(rf"^\| 4096 x 4096 matrix .*\| {ours} s \| {peft} s \|$", readme, re.MULTILINE)
     comparison = (DOCS / "results" / "comparison.md").read_text(encoding="utf-8")
     assert re.search(
         rf"^\| 4096 × 4096 .*\| {ours} s \| {two_svds} s \| {peft} s \|", comparison, re.MULTILINE
@@ -320,7 +321,7 @@ def test_times_that_other_pages_copy_are_those_of_the_benchmark() -> None:
 
 def test_the_notebook_and_its_page_install_the_same() -> None:
     first = json.loads((ROOT / "examples" / "tour.ipynb").read_text(encoding="utf-8"))["cells"][0]
-    page = (DOCS / "tutorials" / "tour.md").read_text(encoding="utf-8")
+    page = (DOCS / "tutorials" / "audit.md").read_text(encoding="utf-8")
     installs = re.compile(r"^pip install .+$", re.MULTILINE)
     assert installs.findall("".join(first["source"])) == installs.findall(page)
 

@@ -8,10 +8,7 @@ from tests.docs.pages import ROOT
 
 REFERENCE = ROOT / "docs" / "reference"
 FILES = {file.name: file for file in (ROOT / "tests" / "checkpoints").rglob("test_*.py")}
-PAGE = "\n".join(
-    (REFERENCE / name).read_text(encoding="utf-8")
-    for name in ("formats.md", "adapters.md", "adapter-types.md")
-)
+PAGE = "\n".join((REFERENCE / name).read_text(encoding="utf-8") for name in ("formats.md", "adapters.md"))
 
 
 def test_named_tests_exist() -> None:

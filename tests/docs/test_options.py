@@ -23,7 +23,7 @@ OF_OTHERS = {
     *("--constraint", "--index-url", "--no-deps"),  # pip
     *("--file", "--tag"),  # docker
     *("--follow", "--strict", "--head", "--dequantize"),  # git log, twine, ray start, mlx_lm.convert
-    *("--adapter", "--csv", "--folder", "--healed", "--kind", "--layers", "--quick"),  # benchmarks
+    *("--adapter", "--folder", "--kind", "--layers"),  # benchmarks
     *("--small-layers", "--on-projections"),  # benchmarks and a script of the tests
 }
 # What is said of earlier versions names what they had.

@@ -13,9 +13,8 @@ from tests.docs.pages import DOCS, PAGES, READ, ROOT, blocks
 from tests.docs.reference import reference
 
 LONGEST = 120  # lines
-PRINTED = "results/all-effects.md"  # a table that a command prints, as long as there are effects
 FIRST_SCREEN = 30  # lines
-API = ("audits.md", "mitigation.md", "training.md", "studies.md")
+NAMES_OF_PYTHON = "reference/python.md"
 NAMES = [page.relative_to(DOCS).as_posix() for page in PAGES]
 
 
@@ -30,10 +29,9 @@ def test_page(page: Path) -> None:
     lines = page.read_text(encoding="utf-8").splitlines()
     assert lines[0].startswith("# ")
     name = page.relative_to(DOCS).as_posix()
-    is_made = name in made_pages() or name == PRINTED
-    assert len(lines) < LONGEST or is_made  # as long as the code has options and settings
+    # As long as the code has options, settings and public names.
+    assert len(lines) < LONGEST or name in made_pages() or name == NAMES_OF_PYTHON
     assert any(line.startswith("```") for line in lines[:FIRST_SCREEN]), "no fenced block on the first screen"
-    assert "?" in "\n".join(lines[1:6]), "the first paragraph does not ask the page's question"
     assert lines[-1].startswith("**Next:** ")
     assert not re.search(r"^ {4}\$ ", "\n".join(lines), re.MULTILINE), (
         "a command in a block that is not fenced"
@@ -65,12 +63,12 @@ def test_links() -> None:
 def test_every_public_name_is_documented() -> None:
     import intruders
 
-    text = "".join((DOCS / "reference" / "api" / page).read_text(encoding="utf-8") for page in API)
+    text = (DOCS / "reference" / "python.md").read_text(encoding="utf-8")
     shown = set(re.findall(r"^::: intruders\.(\w+)$", text, re.MULTILINE))
     assert shown == set(intruders.__all__) - {"__version__"}
 
 
-def test_every_page_is_in_the_navigation() -> None:
+def test_every_page_is_in_the_navigation_or_left_out_by_name() -> None:
     class Loader(yaml.SafeLoader):
         """Ignores tags of Python names."""
 
@@ -83,4 +81,6 @@ def test_every_page_is_in_the_navigation() -> None:
         below = nav.values() if isinstance(nav, dict) else nav
         return [path for item in below for path in paths(item)]  # type: ignore[attr-defined]
 
-    assert sorted(paths(described["nav"])) == sorted(NAMES)
+    # Kept for who checks a study, and reached from its page.
+    beside = described["not_in_nav"].split()
+    assert sorted([*paths(described["nav"]), *beside]) == sorted(NAMES)

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from tests.tiny import short_texts
+from tests.checkpoints.models import saved
+from tests.json_lines import write_rows
+from tests.mitigation.hot import hot_llama
+from tests.tiny import save_llama, short_texts
 
 from .healed_models import Models, llama_and_adapter
 
@@ -18,3 +23,18 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
 @pytest.fixture(scope="session")
 def text(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(short_texts(tmp_path_factory.mktemp("text") / "text.jsonl", 8))
+
+
+@pytest.fixture(scope="session")
+def hot(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base, an adapter of it with intruders in every linear layer, texts and a task."""
+    from transformers import AutoModelForCausalLM
+
+    path = tmp_path_factory.mktemp("hot")
+    save_llama(path / "base")
+    base = AutoModelForCausalLM.from_pretrained(path / "base")
+    saved(hot_llama(model=base, gain=1.5, target_modules="all-linear"), path / "tuned")
+    texts = ["one and one", "a cat sat", "12 + 30 = 42", "words, words", "the end of it", "no more"]
+    write_rows(path / "texts.jsonl", [{"text": text * 3} for text in texts])
+    write_rows(path / "task.jsonl", [{"q": f"{i} plus 1", "a": str(i + 1)} for i in range(30)])
+    return path

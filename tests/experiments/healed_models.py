@@ -7,19 +7,25 @@ from typing import Any
 
 import torch
 
+from intruders.audits.audit_settings import AuditSettings
 from intruders.checkpoints.pairing.open_sides import open_sides
 from intruders.checkpoints.pairing.pair_sides import pair_sides
 from intruders.checkpoints.stored.checkpoint import Checkpoint
+from intruders.data.columns import Columns
 from intruders.experiments.dosed_model import DoseGroups, dose_groups
 from intruders.experiments.experiment_settings import HealSettings
+from intruders.experiments.heal import heal
+from intruders.experiments.healing import Healing
 from intruders.experiments.open_dosed import Updates, read_updates
 from intruders.models.loading import load_model, load_tokenizer
 from intruders.system.progress import silent
 from tests.checkpoints.models import moved, set_factors
-from tests.tiny import save_gpt2, save_llama
+from tests.tiny import save_gpt2, save_llama, short_task
 
 Models = tuple[str, str]  # a base, and a tuned model
 QUICK = HealSettings(steps=6, max_documents=6, max_tokens=24, max_examples=4, allow=0.05)
+BRIEF = Columns(max_new_tokens=8)  # a tiny model never ends an answer by itself
+IDS = torch.tensor([[5, 20, 31, 7, 44, 12]])
 TARGETS = ("q_proj", "down_proj")
 
 
@@ -49,6 +55,21 @@ def adapter_of(
     set_factors(model, size, seed)
     model.save_pretrained(folder)
     return str(folder)
+
+
+def sums(models: Models) -> str:
+    return short_task(Path(models[0]).parent)
+
+
+def run(models: Models, text: str | list[str], out: Path | None, **options: Any) -> Healing:
+    given = {
+        "task": sums(models),
+        "columns": BRIEF,
+        "settings": QUICK,
+        "audit": AuditSettings(k=3),
+        **options,
+    }
+    return heal(*models, loss_on=text, out=out, **given)
 
 
 def read_sides(models: Models, per: str = "matrix") -> tuple[Checkpoint, Updates, DoseGroups]:

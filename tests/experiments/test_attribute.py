@@ -25,6 +25,7 @@ from .healed_models import Models, llama_and_adapter, tuned_in_full
 
 SETTINGS = AttributionSettings(nodes=5, check=3, max_documents=4, max_tokens=24, max_examples=3)
 AUDIT = intruders.AuditSettings(k=3)
+Tensors = dict[str, torch.Tensor]
 
 
 @pytest.fixture(scope="module")
@@ -38,9 +39,12 @@ def attributed(models: Models, text: Path, **options: Any) -> intruders.Attribut
 
 
 def by_hand(
-    base: Any, tuned: dict[str, torch.Tensor], documents: list[list[int]], nodes: int
+    base: Any, tuned: Tensors, documents: list[list[int]], nodes: int, inside: Tensors | None = None
 ) -> dict[str, float]:
-    """``int <dL/dW, D> dt`` per tensor, from gradients of whole weights in double precision."""
+    """``int <dL/dW, D> dt`` per tensor, from gradients of whole weights in double precision.
+
+    With a part of D ``inside`` it, the same of that part.
+    """
     model = base.double()
     before = {name: tensor.detach().clone() for name, tensor in model.named_parameters()}
     change = {name: tuned[name].double() - before[name] for name in before}
@@ -57,7 +61,8 @@ def by_hand(
             (cross_entropy(logits, torch.tensor(ids[1:]), reduction="sum") / tokens).backward()
         for name, parameter in model.named_parameters():
             if parameter.grad is not None:
-                parts[name] += weight / 2 * float((parameter.grad * change[name]).sum())
+                along = (inside or change).get(name, torch.zeros(()))
+                parts[name] += weight / 2 * float((parameter.grad * along).sum())
     return parts
 
 
@@ -67,7 +72,7 @@ def documents_of(base: str, text: Path) -> list[list[int]]:
     return [tokenizer(document)["input_ids"][:24] for document in texts]
 
 
-def merged(models: Models) -> dict[str, torch.Tensor]:
+def merged(models: Models) -> Tensors:
     from peft import PeftModel
 
     opened: Any = PeftModel.from_pretrained(load_model(models[0], "causal"), models[1]).merge_and_unload()
@@ -103,38 +108,17 @@ def test_what_lies_in_the_span_of_intruders_is_part_of_the_matrix(models: Models
     assert named, "the fixture's adapter has intruders"
     attribution = attributed(models, text, audit=audit)
     base, after = load_model(models[0], "causal"), merged(models)
-    before = {name: tensor.clone() for name, tensor in base.state_dict().items()}
-    inside = dict(after)
     matrix = named[0]
+    before = base.state_dict()[matrix.name].clone()
     left = torch.linalg.svd(after[matrix.name].double())[0]
     chosen = [vector.index for vector in matrix.vectors if vector.intruder]
     span = left[:, chosen]
-    change = after[matrix.name].double() - before[matrix.name].double()
-    projected = span @ (span.T @ change)
-    # Gradients along the same path, contracted with the projected update alone.
-    expected = _contracted(base, inside, documents_of(models[0], text), matrix.name, projected)
+    projected = span @ (span.T @ (after[matrix.name].double() - before.double()))
+    documents = documents_of(models[0], text)
+    expected = by_hand(base, after, documents, 20, {matrix.name: projected})[matrix.name]
     share = next(share for share in attribution.matrices if share.name == matrix.name)
     rise = abs(attribution.rises[0].rise.estimate)
     assert share.of_intruders[str(text)] == pytest.approx(expected, abs=5e-3 * rise)
-
-
-def _contracted(
-    base: Any, tuned: dict[str, torch.Tensor], documents: list[list[int]], name: str, direction: torch.Tensor
-) -> float:
-    model = base.double()
-    before = {key: tensor.detach().clone() for key, tensor in model.named_parameters()}
-    change = {key: tuned[key].double() - before[key] for key in before}
-    tokens = sum(len(ids) - 1 for ids in documents)
-    total = 0.0
-    for point, weight in zip(*np.polynomial.legendre.leggauss(20), strict=True):
-        for key, parameter in model.named_parameters():
-            parameter.data = before[key] + (1 + point) / 2 * change[key]
-        model.zero_grad()
-        for ids in documents:
-            logits = model(input_ids=torch.tensor([ids])).logits[0, :-1]
-            (cross_entropy(logits, torch.tensor(ids[1:]), reduction="sum") / tokens).backward()
-        total += weight / 2 * float((model.get_parameter(name).grad * direction).sum())
-    return total
 
 
 def test_a_mixture_rises_by_the_weighted_mean_of_its_parts(models: Models, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ def test_without_a_folder_nothing_is_read(tmp_path: Path) -> None:
     for name in ("base", "tuned"):
         (tmp_path / name / "model.safetensors").unlink()
     kept = kept_outcomes(None, question, Measuring(LossSettings(), {}, 0), ScoreSettings())
-    assert kept.get_plain({"remedy": "intruders"}) is None
+    assert kept.get({"remedy": "intruders"}) is None
 
 
 def test_a_task_without_right_answers_has_losses_and_no_answers(tmp_path: Path) -> None:

@@ -401,7 +401,7 @@ def test_the_command_learns_the_doses_that_were_measured(folder: Path, tmp_path:
         compute=NO_CACHE,
     )
     units = [json.loads(file.read_text()) for file in (tmp_path / "compared").rglob("evaluations/*.json")]
-    [measured] = [unit["outcome"]["doses"] for unit in units if "learned on" in unit["unit"]]
+    [measured] = [unit["value"]["doses"] for unit in units if "learned on" in unit["unit"]]
     chosen = row(comparison, "doses").chosen
     clear = replace(chosen, strength=1.0, gain=Interval(1.0, 0.9, 1.1))
     rows = [replace(row(comparison, "doses"), chosen=clear)]

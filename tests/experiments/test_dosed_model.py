@@ -14,7 +14,7 @@ from intruders.checkpoints.pairing.open_sides import open_sides
 from intruders.checkpoints.pairing.pair_sides import pair_sides
 from intruders.checkpoints.stored.selection import EVERY_MATRIX
 from intruders.experiments import dosed_model
-from intruders.experiments.dosed_model import ELSEWHERE, DosedModel, DosedUpdate, DoseVector, dose_groups
+from intruders.experiments.dosed_model import ELSEWHERE, DosedUpdate, DoseVector, dose_groups, in_doses
 from intruders.experiments.open_dosed import read_updates, tuned_elsewhere
 from intruders.linalg.low_rank import LowRank
 from intruders.models import half_products
@@ -25,7 +25,7 @@ from intruders.system.progress import silent
 from tests.checkpoints.models import moved_mixtral
 from tests.experiments.healed_models import gpt2_and_adapter, llama_and_adapter, read_sides, tuned_in_full
 
-IDS = torch.tensor([[5, 20, 31, 7, 44, 12]])
+from .healed_models import IDS
 
 
 def sides_of(kind: str, folder: Path) -> tuple[str, str]:
@@ -74,7 +74,7 @@ def test_the_gradient_in_a_dose_is_that_of_the_weights_along_the_update(kind: st
         place = dose(name)
         if place is not None and weight.grad is not None:
             wanted[place] += (weight.grad * changes[name]).sum()
-    with DosedModel(opened.model, before, updates.by_name, groups, DoseVector(values), others):
+    with in_doses(opened.model, before, updates.by_name, groups, DoseVector(values), others):
         loss = loss_of(opened.model)
         loss.backward()
     assert torch.allclose(loss, loss_of(whole), atol=1e-6)
@@ -98,7 +98,7 @@ def test_without_doses_it_is_the_base_to_the_bit_and_with_all_the_tuned_model(
     with torch.no_grad():
         of_base = load_model(base, "causal").eval()(input_ids=IDS).logits
         of_tuned = open_language_model(tuned, base).model.eval()(input_ids=IDS).logits
-        with DosedModel(opened.model, before, updates.by_name, groups, doses, others):
+        with in_doses(opened.model, before, updates.by_name, groups, doses, others):
             assert torch.allclose(opened.model(input_ids=IDS).logits, of_tuned, atol=2e-5)
             with doses.off():
                 assert torch.equal(opened.model(input_ids=IDS).logits, of_base)
@@ -139,7 +139,7 @@ def test_in_half_precision_the_branch_of_a_dose_is_in_single(tmp_path: Path) -> 
     layer: Any = opened.model.get_submodule(name.removesuffix(".weight"))
     inputs = torch.randn(5, layer.in_features).to(torch.bfloat16)
     own = layer(inputs)
-    with DosedModel(opened.model, before, updates.by_name, groups, DoseVector(values)):
+    with in_doses(opened.model, before, updates.by_name, groups, DoseVector(values)):
         given = layer(inputs)
         update = updates.by_name[name]
         assert update.left is not None
@@ -213,8 +213,8 @@ def test_two_dosed_models_share_stacked_experts(tmp_path: Path) -> None:
     doses, full = DoseVector(torch.full((len(groups.names),), 0.5)), DoseVector(torch.ones(1))
     inside = {name: DosedUpdate.of(added, torch.device("cpu"))}
     with torch.no_grad():
-        with DosedModel(model, before, updates.by_name, groups, doses):
-            with DosedModel(model, before, inside, inner, full, is_base=True):
+        with in_doses(model, before, updates.by_name, groups, doses):
+            with in_doses(model, before, inside, inner, full, is_base=True):
                 assert torch.allclose(model(input_ids=IDS).logits, by_hand(0.5, 1.0), atol=1e-5)
             assert torch.allclose(model(input_ids=IDS).logits, by_hand(0.5, 0.0), atol=1e-5)
             assert not torch.allclose(by_hand(0.5, 1.0), by_hand(0.5, 0.0), atol=1e-3)
@@ -246,7 +246,7 @@ def test_doses_of_experts_that_the_base_stores_one_by_one(kept: str, tmp_path: P
     save_file(wanted, folder / "model.safetensors")
     shutil.copy(Path(base) / "config.json", folder)
     by_hand: Any = load_model(str(folder), "causal").eval()
-    with DosedModel(model, before, updates.by_name, groups, DoseVector(values), others):
+    with in_doses(model, before, updates.by_name, groups, DoseVector(values), others):
         loss = loss_of(model, ids)
         loss.backward()
     assert torch.allclose(loss, loss_of(by_hand, ids), atol=1e-5)

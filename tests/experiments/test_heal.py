@@ -20,21 +20,17 @@ from intruders.experiments.healing import HEALED
 from intruders.experiments.work_folder import WorkFolder
 from intruders.measures.measure_settings import LossSettings, ScoreSettings
 from intruders.models.loading import load_model, load_tokenizer
-from tests.checkpoints.models import set_factors
+from tests.checkpoints.models import moved, set_factors
 from tests.commands import in_this_process
 from tests.json_lines import write_rows
-from tests.tiny import save_bert, short_task
+from tests.tiny import save_bert
 
-from .healed_models import QUICK, TARGETS, Models, adapter_of, tuned_in_full
+from .healed_models import BRIEF, IDS, QUICK, TARGETS, Models, adapter_of, run, sums, tuned_in_full
 
 Healed = tuple[intruders.Healing, Path]
 
-IDS = torch.tensor([[5, 20, 31, 7, 44, 12]])
-
-
 # Where it does not matter what is learned.
 TWO_STEPS = replace(QUICK, steps=2)
-BRIEF = intruders.Columns(max_new_tokens=8)  # a tiny model never ends an answer by itself
 
 
 @pytest.fixture(scope="module")
@@ -43,25 +39,6 @@ def healed(
 ) -> tuple[intruders.Healing, Path]:
     out = tmp_path_factory.mktemp("out") / "healed"
     return run(models, text, out), out
-
-
-def run(models: Models, text: str, out: Path | None, **options: Any) -> intruders.Healing:
-    given: dict[str, Any] = {
-        "task": sums(models),
-        "columns": BRIEF,
-        "settings": QUICK,
-        "audit": audit_settings(),
-        **options,
-    }
-    return intruders.heal(*models, loss_on=text, out=out, **given)
-
-
-def sums(models: Models) -> str:
-    return short_task(Path(models[0]).parent)
-
-
-def audit_settings() -> Any:
-    return intruders.AuditSettings(k=3)
 
 
 def test_plain_peft_opens_the_adapter_with_the_doses_in_b(models: Models, healed: Healed) -> None:
@@ -296,14 +273,7 @@ def test_further_corpora_and_tasks_are_reported_and_choose_nothing(
 ) -> None:
     other = tmp_path / "other.jsonl"
     write_rows(other, [{"text": f"another text {number}"} for number in range(4)])
-    found = intruders.heal(
-        *models,
-        task=sums(models),
-        loss_on=[text, str(other)],
-        columns=BRIEF,
-        settings=QUICK,
-        audit=audit_settings(),
-    )
+    found = run(models, [text, str(other)], None)
     assert found.doses == healed[0].doses
     assert list(found.healed_point.corpora) == [text, str(other)]
     assert found.out is None
@@ -363,21 +333,15 @@ def test_trained_biases_of_a_classifier_are_refused(text: str, tmp_path: Path) -
 
 
 def test_a_masked_model_does_not_write(text: str, tmp_path: Path) -> None:
-    base = save_bert(tmp_path / "base")
-    tuned = tuned_in_full_masked(base, tmp_path / "tuned")
-    with pytest.raises(SettingError, match="masked language model"):
-        run((str(base), tuned), text, None)
-
-
-def tuned_in_full_masked(base: Path, folder: Path) -> str:
     from transformers import AutoModelForMaskedLM
 
-    model = AutoModelForMaskedLM.from_pretrained(base)
-    for parameter in model.parameters():
-        parameter.data += 0.01
-    model.save_pretrained(folder)
-    load_tokenizer(str(base)).save_pretrained(folder)
-    return str(folder)
+    base = save_bert(tmp_path / "base")
+    model: Any = AutoModelForMaskedLM.from_pretrained(base)
+    moved(model, 0.01, 1)
+    model.save_pretrained(tmp_path / "tuned")
+    load_tokenizer(str(base)).save_pretrained(tmp_path / "tuned")
+    with pytest.raises(SettingError, match="masked language model"):
+        run((str(base), str(tmp_path / "tuned")), text, None)
 
 
 def test_a_remedy_of_the_record_gives_the_same_weights(
@@ -416,17 +380,16 @@ def test_the_command_refuses_a_record_of_another_model(
     assert in_this_process("mitigate", *models, *options).returncode == 0
 
 
-def test_an_adapter_that_changes_nothing_is_refused(models: Models, text: str, tmp_path: Path) -> None:
-    idle = adapter_of(Path(models[0]), tmp_path / "idle", TARGETS, size=0.0)
-    with pytest.raises(SettingError, match="nothing to heal"):
-        run((models[0], idle), text, tmp_path / "healed")
-    assert not (tmp_path / "healed").exists()
-
-
-def test_a_loss_that_is_no_number_is_refused(models: Models, text: str, tmp_path: Path) -> None:
-    huge = adapter_of(Path(models[0]), tmp_path / "huge", TARGETS, size=1e30)
-    with pytest.raises(NonFiniteError):
-        run((models[0], huge), text, tmp_path / "healed")
+@pytest.mark.parametrize(
+    ("size", "error", "said"),
+    [(0.0, SettingError, "nothing to heal"), (1e30, NonFiniteError, "not a number|NaN|infinit")],
+)
+def test_an_adapter_of_nothing_or_of_no_finite_loss_is_refused(
+    size: float, error: type[Exception], said: str, models: Models, text: str, tmp_path: Path
+) -> None:
+    tuned = adapter_of(Path(models[0]), tmp_path / "tuned", TARGETS, size=size)
+    with pytest.raises(error, match=said):
+        run((models[0], tuned), text, tmp_path / "healed")
     assert not (tmp_path / "healed").exists()
 
 

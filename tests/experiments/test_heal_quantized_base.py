@@ -13,7 +13,7 @@ from intruders.data.corpora import load_corpora
 from intruders.data.load_task import load_task
 from intruders.errors import SettingError
 from intruders.experiments.data_shares import data_of
-from intruders.experiments.dosed_model import DosedModel, DoseVector
+from intruders.experiments.dosed_model import DoseVector, in_doses
 from intruders.experiments.experiment_settings import HealSettings
 from intruders.experiments.open_dosed import open_models
 from intruders.measures.corpus_loss import measure_losses
@@ -23,9 +23,8 @@ from intruders.models.tuned_model import open_language_model
 from tests.experiments.healed_models import TARGETS, adapter_of, read_sides, tuned_in_full
 from tests.tiny import save_llama, short_task
 
-from .healed_models import Models
+from .healed_models import IDS, Models
 
-IDS = torch.tensor([[5, 20, 31, 7, 44, 12]])
 FEW = HealSettings(steps=2, max_documents=4, max_tokens=24, max_examples=4, allow=10.0)
 
 
@@ -78,7 +77,7 @@ def test_gradients_in_the_doses_are_those_of_peft(load_in: str, models: Models) 
     language, _ = open_models(models[0], None, {}, loading)
     before, updates, groups = read_sides(models)
     doses = DoseVector(torch.ones(len(groups.names), requires_grad=True))
-    with DosedModel(language.model, before, updates.by_name, groups, doses, is_base=True):
+    with in_doses(language.model, before, updates.by_name, groups, doses, is_base=True):
         with torch.no_grad():
             language.model(input_ids=IDS)  # bitsandbytes may repack a layer that is used without gradients
         language.model(input_ids=IDS, labels=IDS).loss.backward()

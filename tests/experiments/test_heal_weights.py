@@ -19,15 +19,13 @@ from intruders.experiments.healing import Healing
 from intruders.measures.measure_settings import LossSettings, ScoreSettings
 from intruders.models.loading import load_model, load_tokenizer
 from tests.json_lines import write_rows
-from tests.tiny import short_task
 
-from .healed_models import QUICK, Models, tuned_in_full
+from . import healed_models
+from .healed_models import BRIEF, QUICK, Models, sums, tuned_in_full
 
 Healed = tuple[Healing, Path]
 
-BRIEF = intruders.Columns(max_new_tokens=8)
 WEIGHTS = replace(QUICK, learn="weights", rate=0.01, weight=1.0)
-IDS = torch.tensor([[5, 20, 31, 7, 44, 12]])
 
 
 @pytest.fixture(scope="module")
@@ -37,24 +35,18 @@ def healed(models: Models, text: str, tmp_path_factory: pytest.TempPathFactory) 
 
 
 def run(models: Models, text: str | list[str], out: Path | None, **options: Any) -> Healing:
-    given: dict[str, Any] = {
-        "task": short_task(Path(models[0]).parent),
-        "columns": BRIEF,
-        "settings": WEIGHTS,
-        "audit": intruders.AuditSettings(k=3),
-        **options,
-    }
-    return intruders.heal(*models, loss_on=text, out=out, **given)
+    return healed_models.run(models, text, out, **{"settings": WEIGHTS, **options})
 
 
 def evaluated(models: Models, out: Path, text: str, examples: int = 4) -> tuple[float, Any]:
     """The loss and the accuracy of a folder on the half that a healing reports, by transformers and PEFT."""
-    task = short_task(Path(models[0]).parent)
     found = intruders.evaluate(
         str(out),
         base=models[0],
         losses=LossSettings(loss_on=(text,), max_documents=6, max_tokens=24),
-        scores=ScoreSettings(tasks=(task,), max_examples=examples, max_new_tokens=BRIEF.max_new_tokens),
+        scores=ScoreSettings(
+            tasks=(sums(models),), max_examples=examples, max_new_tokens=BRIEF.max_new_tokens
+        ),
         reported_half=True,
     )
     return found.losses[0].loss.estimate, found.scores[0].accuracy

@@ -20,16 +20,14 @@ from intruders.audits.result.audit_result import Audit
 from intruders.checkpoints.opening.open import open_checkpoint
 from intruders.errors import PairingError, SettingError
 from intruders.experiments.experiment_settings import AS_IN_THE_PAPER, SweepSettings
-from intruders.experiments.intervene import intervene
 from intruders.experiments.sweep import Intervention, InterventionSweep
 from intruders.measures.corpus_loss import CorpusLoss
 from intruders.measures.evaluate import evaluate
 from intruders.measures.intervals import Interval
 from intruders.measures.losses import DocumentLosses
-from intruders.measures.measure_settings import LossSettings, ScoreSettings
+from intruders.measures.measure_settings import NO_LOSSES, LossSettings, ScoreSettings
 from intruders.measures.task_score import TaskScore
 from intruders.mitigation.live_weights import LiveInterventions
-from intruders.mitigation.mitigate import mitigate
 from intruders.reports.intervene import sweep_lines
 from intruders.system.folders import locked_folder
 from intruders.system.progress import Progress, silent
@@ -37,78 +35,42 @@ from tests.checkpoints.models import merged_weights, saved, tiny_gpt2
 from tests.json_lines import write_rows
 from tests.made_up import made_up_audit
 from tests.mitigation.hot import deviation, hot_llama, places_of_intruders, scaled
-from tests.tiny import save_llama
+
+from .hot_models import sums_of, swept, text_of, write
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from transformers import AutoModelForCausalLM
-
-    path = tmp_path_factory.mktemp("models")
-    save_llama(path / "base")
-    base = AutoModelForCausalLM.from_pretrained(path / "base")
-    saved(hot_llama(model=base, gain=1.5, target_modules="all-linear"), path / "tuned")
-    texts = ["one and one", "a cat sat", "12 + 30 = 42", "words, words", "the end of it", "no more"]
-    write_rows(path / "texts.jsonl", [{"text": text * 3} for text in texts])
-    rows = [{"q": f"{i} plus 1", "a": str(i + 1)} for i in range(30)]
-    write_rows(path / "task.jsonl", rows)
-    return path
-
-
-@pytest.fixture(scope="module")
-def sweep(folder: Path) -> InterventionSweep:
-    return intervene(
-        str(folder / "base"),
-        str(folder / "tuned"),
-        sweep=SweepSettings(
-            (0, 0.5, 1), ("shrink", "random", "neighbours", "update", "resized", "complement")
-        ),
-        losses=LossSettings((str(folder / "texts.jsonl"),)),
-        scores=ScoreSettings(
-            tasks=(f"{folder / 'task.jsonl'}?prompt=q&completion=a",), max_examples=3, max_new_tokens=4
-        ),
-    )
+def sweep(hot: Path) -> InterventionSweep:
+    controls = ("shrink", "random", "neighbours", "update", "resized", "complement")
+    return swept(hot, (0, 0.5, 1), controls, scores=sums_of(hot))
 
 
 def test_every_point_is_what_a_written_model_measures(
-    folder: Path, sweep: InterventionSweep, tmp_path: Path
+    hot: Path, sweep: InterventionSweep, tmp_path: Path
 ) -> None:
-    corpus = str(folder / "texts.jsonl")
+    corpus = str(hot / "texts.jsonl")
     assert len(sweep.points) == 2 * 7
     for point in [sweep.tuned_point, *sweep.points]:
         out = tmp_path / f"{point.control}-{point.scale}"
-        mitigate(
-            folder / "base",
-            folder / "tuned",
-            scale=point.scale,
-            control=point.control,
-            form="checkpoint",
-            out=out,
-            check=False,
-        )
-        found = evaluate(str(out), losses=LossSettings((corpus,)))
+        write(hot, out, scale=point.scale, control=point.control)
+        found = evaluate(str(out), losses=text_of(hot))
         assert point.losses[corpus].loss.estimate == pytest.approx(found.losses[0].loss.estimate, abs=1e-4)
-    base = evaluate(str(folder / "base"), losses=LossSettings((corpus,)))
+    base = evaluate(str(hot / "base"), losses=text_of(hot))
     assert sweep.base_losses[corpus].loss.estimate == pytest.approx(base.losses[0].loss.estimate, abs=1e-6)
     different = {round(point.losses[corpus].loss.estimate, 5) for point in sweep.points}
     assert len(different) > 5
 
 
 def test_the_top_intruder_alone_is_what_a_model_written_by_numpy_measures(
-    folder: Path, sweep: InterventionSweep, tmp_path: Path
+    hot: Path, sweep: InterventionSweep, tmp_path: Path
 ) -> None:
-    corpus = str(folder / "texts.jsonl")
-    found = intervene(
-        str(folder / "base"),
-        str(folder / "tuned"),
-        sweep=replace(AS_IN_THE_PAPER, scales=(0.3, 0.7)),
-        losses=LossSettings((corpus,)),
-    )
+    corpus = str(hot / "texts.jsonl")
+    found = swept(hot, sweep=replace(AS_IN_THE_PAPER, scales=(0.3, 0.7)))
     assert [(point.control, point.scale) for point in found.points] == [
         (control, scale) for scale in (0.3, 0.7) for control in ("intruders", "neighbours")
     ]
-    mitigate(folder / "base", folder / "tuned", scale=1, form="checkpoint", out=tmp_path / "tuned")
-    tuned, base = load_model(tmp_path / "tuned"), load_model(folder / "base")
+    write(hot, tmp_path / "tuned", scale=1)
+    tuned, base = load_model(tmp_path / "tuned"), load_model(hot / "base")
     for point in found.points:
         weights = dict(tuned)
         for matrix in found.audit.matrices:
@@ -137,30 +99,22 @@ def test_the_top_intruder_alone_is_what_a_model_written_by_numpy_measures(
 
 
 def test_shrink_output_equals_the_energy_of_the_outputs_on_text(
-    folder: Path, sweep: InterventionSweep, tmp_path: Path
+    hot: Path, sweep: InterventionSweep, tmp_path: Path
 ) -> None:
     """Against weights that are written by hand, with inputs that hooks of this test see."""
     texts = ["one and one", "a cat sat", "12 + 30 = 42", "no more"]  # so short that every token is taken
     write_rows(tmp_path / "short.jsonl", [{"text": text * 2} for text in texts])
     corpus = str(tmp_path / "short.jsonl")
-    found = intervene(
-        str(folder / "base"),
-        str(folder / "tuned"),
-        sweep=SweepSettings((0.5,), ("shrink-output",)),
-        losses=LossSettings((corpus,)),
-    )
+    found = swept(hot, (0.5,), ("shrink-output",), losses=LossSettings((corpus,)))
     [_, point] = found.points
     assert (point.control, point.scale, point.left_alone) == ("shrink-output", 0.5, 0)
     printed = sweep_lines(found)
     assert "the update scaled to the same output energy" in printed[-1]
     points = [line for line in printed if line.startswith(("  intruders", "  shrink-output"))]
     assert len({line.index("0.5") for line in points}) == 1  # one column
-    inputs = inputs_of(folder / "base", [text * 2 for text in texts])
-    mitigate(folder / "base", folder / "tuned", scale=0.5, form="checkpoint", out=tmp_path / "half")
-    mitigate(folder / "base", folder / "tuned", scale=1, form="checkpoint", out=tmp_path / "shrunk")
-    base, half, tuned = (
-        load_model(path) for path in (folder / "base", tmp_path / "half", tmp_path / "shrunk")
-    )
+    inputs = inputs_of(hot / "base", [text * 2 for text in texts])
+    written = [write(hot, tmp_path / name, scale=scale) for name, scale in (("half", 0.5), ("shrunk", 1))]
+    base, half, tuned = (load_model(path) for path in (hot / "base", *written))
     shares = []
     for matrix in sweep.audit.matrices:
         if matrix.intruders == 0:
@@ -176,7 +130,7 @@ def test_shrink_output_equals_the_energy_of_the_outputs_on_text(
     save_file(tuned, tmp_path / "shrunk" / "model.safetensors", metadata={"format": "pt"})
     written = evaluate(str(tmp_path / "shrunk"), losses=LossSettings((corpus,)))
     assert point.losses[corpus].loss.estimate == pytest.approx(written.losses[0].loss.estimate, abs=2e-6)
-    as_tuned = evaluate(str(folder / "tuned"), losses=LossSettings((corpus,))).losses[0].loss.estimate
+    as_tuned = evaluate(str(hot / "tuned"), losses=LossSettings((corpus,))).losses[0].loss.estimate
     assert abs(point.losses[corpus].loss.estimate - as_tuned) > 1e-4
 
 
@@ -197,25 +151,13 @@ def inputs_of(model_folder: Path, texts: list[str]) -> dict[str, torch.Tensor]:
     return {name: torch.cat(rows) for name, rows in seen.items()}
 
 
-def test_shrink_output_needs_text(folder: Path) -> None:
-    with pytest.raises(
-        SettingError, match="'shrink-output' equals outputs of the base on text, and there is none"
-    ):
-        intervene(
-            str(folder / "base"),
-            str(folder / "tuned"),
-            sweep=SweepSettings((0.5,), ("shrink-output",)),
-            scores=ScoreSettings(tasks=(f"{folder / 'task.jsonl'}?prompt=q&completion=a",)),
-        )
-
-
 def without_seconds(sweep: InterventionSweep) -> dict[str, Any]:
     """The document of a sweep but for the time that its audit took."""
     return replace(sweep, audit=replace(sweep.audit, seconds=0.0)).to_document()
 
 
 def test_a_stopped_call_goes_on_from_what_it_kept(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    hot: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from intruders.experiments import bench
 
@@ -230,21 +172,9 @@ def test_a_stopped_call_goes_on_from_what_it_kept(
     def found(
         keep: Path | None, seed: int = 0, rule: str | None = None, progress: Progress = silent
     ) -> InterventionSweep:
-        return intervene(
-            str(folder / "base"),
-            str(folder / "tuned"),
-            sweep=SweepSettings((0.5,), ("shrink-output", "random", "interpolate")),
-            losses=LossSettings((str(folder / "texts.jsonl"),)),
-            scores=ScoreSettings(
-                tasks=(f"{folder / 'task.jsonl'}?prompt=q&completion=a",),
-                max_examples=3,
-                max_new_tokens=4,
-                score=rule,
-            ),
-            seed=seed,
-            keep=keep,
-            progress=progress,
-        )
+        controls = ("shrink-output", "random", "interpolate")
+        scores = sums_of(hot, score=rule)
+        return swept(hot, (0.5,), controls, scores=scores, seed=seed, keep=keep, progress=progress)
 
     whole = without_seconds(found(None))
     every = 1 + 11 + 1 + 3  # the base, the curve, the tuned model, intruders and two controls
@@ -266,35 +196,21 @@ def test_a_stopped_call_goes_on_from_what_it_kept(
     assert len(read) == every
 
 
-def test_keep_that_is_in_use_or_no_folder_is_refused(folder: Path, tmp_path: Path) -> None:
-    def kept_in(keep: Path) -> None:
-        intervene(
-            str(folder / "base"),
-            str(folder / "tuned"),
-            losses=LossSettings((str(folder / "texts.jsonl"),)),
-            keep=keep,
-        )
-
+def test_keep_that_is_in_use_or_no_folder_is_refused(hot: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(SettingError, match=r"keep '.*file' cannot be written"):
-        kept_in(tmp_path / "file")
+        swept(hot, keep=tmp_path / "file")
     with (
         locked_folder(tmp_path),
         pytest.raises(SettingError, match=r"keep '.*' is in use by another process"),
     ):
-        kept_in(tmp_path)
+        swept(hot, keep=tmp_path)
 
 
-def test_an_audit_that_was_made_before_is_used(folder: Path, tmp_path: Path) -> None:
-    base, tuned = str(folder / "base"), str(folder / "tuned")
+def test_an_audit_that_was_made_before_is_used(hot: Path, tmp_path: Path) -> None:
+    base, tuned = str(hot / "base"), str(hot / "tuned")
     run_audit(base, tuned, k=3, include=["*.q_proj.*"]).save(tmp_path / "audit.json")
-    found = intervene(
-        base,
-        tuned,
-        sweep=SweepSettings((0.0,), ()),
-        losses=LossSettings((str(folder / "texts.jsonl"),)),
-        audit=tmp_path / "audit.json",
-    )
+    found = swept(hot, audit=tmp_path / "audit.json")
     assert found.audit == Audit.load(tmp_path / "audit.json")
     assert {matrix.name.split(".")[-2] for matrix in found.audit.matrices} == {"q_proj"}
 
@@ -316,30 +232,27 @@ def test_lines_and_document(sweep: InterventionSweep) -> None:
 
 
 def test_norms_of_the_updates_are_those_of_the_written_models(
-    folder: Path, sweep: InterventionSweep, tmp_path: Path
+    hot: Path, sweep: InterventionSweep, tmp_path: Path
 ) -> None:
-    before = {name: tensor.double() for name, tensor in load_model(folder / "base").items()}
+    before = {name: tensor.double() for name, tensor in load_model(hot / "base").items()}
     changed = {matrix.name for matrix in sweep.audit.matrices if matrix.intruders}
 
     def norm(state: dict[str, torch.Tensor]) -> float:
         return math.sqrt(sum(float((state[name].double() - before[name]).norm() ** 2) for name in changed))
 
-    mitigate(folder / "base", folder / "tuned", scale=1, form="checkpoint", out=tmp_path / "tuned")
+    write(hot, tmp_path / "tuned", scale=1)
     tuned = norm(load_model(tmp_path / "tuned"))
     for point in sweep.points:
         if point.scale == 0:
-            out = tmp_path / point.control
-            mitigate(
-                folder / "base", folder / "tuned", scale=0, control=point.control, form="checkpoint", out=out
-            )
+            out = write(hot, tmp_path / point.control, scale=0, control=point.control)
             assert point.update_norm == pytest.approx(norm(load_model(out)) / tuned, rel=1e-4)
     by_control = {point.control: point.update_norm for point in sweep.points if point.scale == 0}
     assert by_control["shrink"] == pytest.approx(by_control["intruders"], rel=1e-6)
     assert by_control["resized"] == pytest.approx(1, rel=1e-6)
 
 
-def load_model(folder: Path) -> dict[str, torch.Tensor]:
-    return load_file(folder / "model.safetensors")
+def load_model(hot: Path) -> dict[str, torch.Tensor]:
+    return load_file(hot / "model.safetensors")
 
 
 def test_weights_in_memory_are_the_formula_and_come_back(tmp_path: Path) -> None:
@@ -418,15 +331,9 @@ def test_verdict_in_words() -> None:
     assert "accuracy on sums +15.0" in neighbours
 
 
-def test_a_control_that_no_matrix_has_is_not_compared(folder: Path) -> None:
+def test_a_control_that_no_matrix_has_is_not_compared(hot: Path) -> None:
     """Of two vectors, both intruders, none is left to be scaled in their place."""
-    sweep = intervene(
-        str(folder / "base"),
-        str(folder / "tuned"),
-        audit=AuditSettings(k=2, epsilon=0.99),
-        sweep=SweepSettings((0.0,), ("random", "neighbours")),
-        losses=LossSettings((str(folder / "texts.jsonl"),)),
-    )
+    sweep = swept(hot, (0.0,), ("random", "neighbours"), audit=AuditSettings(k=2, epsilon=0.99))
     having = [matrix for matrix in sweep.audit.matrices if matrix.intruders]
     assert {matrix.intruders for matrix in having} == {2}
     assert {(p.control, p.left_alone) for p in sweep.points if p.control != "intruders"} == {
@@ -448,12 +355,11 @@ def test_nothing_clear_is_said_so() -> None:
 
 
 def test_a_given_audit_is_used_with_its_settings(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    hot: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    base, tuned = str(folder / "base"), str(folder / "tuned")
-    removed, corpus = SweepSettings((0.0,)), LossSettings((str(folder / "texts.jsonl"),))
+    removed = SweepSettings((0.0,))
     settings = AuditSettings(k=3, epsilon=0.4, include=("*.q_proj.*", "*.down_proj.*"))
-    plain = intervene(base, tuned, sweep=removed, losses=corpus, audit=settings)
+    plain = swept(hot, sweep=removed, audit=settings)
     plain.audit.save(tmp_path / "audit.json")
 
     def not_again(*arguments: object, **settings: object) -> None:
@@ -461,7 +367,7 @@ def test_a_given_audit_is_used_with_its_settings(
 
     monkeypatch.setattr("intruders.audits.audit.audit_pairing", not_again)
     for audit in (tmp_path / "audit.json", Audit.load(tmp_path / "audit.json")):
-        given = intervene(base, tuned, sweep=removed, losses=corpus, audit=audit)
+        given = swept(hot, sweep=removed, audit=audit)
         assert given.audit.matrices == plain.audit.matrices
         for found, wanted in zip(given.points, plain.points, strict=True):
             assert (found.control, found.scale) == (wanted.control, wanted.scale)
@@ -470,26 +376,31 @@ def test_a_given_audit_is_used_with_its_settings(
                 assert loss.loss.estimate == pytest.approx(wanted.losses[name].loss.estimate, rel=1e-6)
 
 
-def test_an_audit_that_does_not_belong_to_the_weights_is_refused(folder: Path) -> None:
-    base, tuned = str(folder / "base"), str(folder / "tuned")
-    corpus = LossSettings((str(folder / "texts.jsonl"),))
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"losses": NO_LOSSES}, "nothing to measure"),
+        ({"controls": ("shrink-output",), "losses": NO_LOSSES, "scores": ScoreSettings(tasks=("sums",))},
+         "'shrink-output' equals outputs of the base on text, and there is none"),
+        ({"audit": replace(made_up_audit(), settings={"split_fused": True})}, "split_fused"),
+        ({"audit": AuditSettings(split_fused=True)}, "split_fused"),
+        ({"audit": AuditSettings(epsilon=1e-6)}, "has no intruders"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_measured_is_refused(changed: dict[str, Any], said: str, hot: Path) -> None:
+    with pytest.raises(SettingError, match=said):
+        swept(hot, **changed)
+
+
+def test_an_audit_that_does_not_belong_to_the_weights_is_refused(hot: Path) -> None:
     with pytest.raises(PairingError, match="is of other weights"):
-        intervene(base, tuned, losses=corpus, audit=made_up_audit())
-    parts = replace(made_up_audit(), settings={"split_fused": True})
-    with pytest.raises(SettingError, match="split_fused"):
-        intervene(base, tuned, losses=corpus, audit=parts)
+        swept(hot, audit=made_up_audit())
 
 
-def test_bad_settings(folder: Path) -> None:
-    base, tuned = str(folder / "base"), str(folder / "tuned")
-    with pytest.raises(SettingError, match="nothing to measure"):
-        intervene(base, tuned)
-    with pytest.raises(SettingError, match="scale is -1"):
-        SweepSettings((-1,))
-    with pytest.raises(SettingError, match="control is 'none'"):
-        SweepSettings(controls=("none",))
-    corpus = LossSettings((str(folder / "texts.jsonl"),))
-    with pytest.raises(SettingError, match="split_fused"):
-        intervene(base, tuned, losses=corpus, audit=AuditSettings(split_fused=True))
-    with pytest.raises(SettingError, match="has no intruders"):
-        intervene(base, tuned, losses=corpus, audit=AuditSettings(epsilon=1e-6))
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [({"scales": (-1,)}, "scale is -1"), ({"controls": ("none",)}, "control is 'none'")],
+)
+def test_bad_settings(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(SettingError, match=said):
+        SweepSettings(**settings)

@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from intruders.experiments.dosed_model import (
-    DosedModel,
     DoseVector,
+    in_doses,
     parameters_of,
     with_parameters,
 )
@@ -82,7 +82,7 @@ def test_divergences_and_their_gradient(models: Models) -> None:
     before, updates, groups = read_sides(models)
     values = torch.linspace(0.2, 0.9, len(groups.names)).requires_grad_()
     doses = DoseVector(values)
-    with DosedModel(language.model, before, updates.by_name, groups, doses, is_base=True):
+    with in_doses(language.model, before, updates.by_name, groups, doses, is_base=True):
         objective = Objective(language, language, doses, [TEXTS], [1], ROWS, seed=0)
         losses = objective.gradient(0, WEIGHT)
         assert doses.values is values
@@ -111,7 +111,7 @@ def test_parts_of_a_mixture_count_by_their_weights(models: Models) -> None:
     language, _ = open_models(models[0], None, {}, AS_STORED)
     before, updates, groups = read_sides(models)
     doses = DoseVector(torch.full((len(groups.names),), 0.5, requires_grad=True))
-    with DosedModel(language.model, before, updates.by_name, groups, doses, is_base=True):
+    with in_doses(language.model, before, updates.by_name, groups, doses, is_base=True):
         objective = Objective(language, language, doses, parts, [0.7, 0.3], ROWS, seed=0)
         told = [objective.gradient(step, WEIGHT).text for step in range(10)]
     base, now = (merged(models, dict.fromkeys(groups.places, dose)) for dose in (0.0, 0.5))
@@ -136,7 +136,7 @@ def test_the_gradient_of_learned_factors_is_that_of_pefts_own(models: Models, re
     tensors = [(0.7 * tensor).requires_grad_() for tensor in parameters_of(own)]
     learned = with_parameters(own, tensors)
     with (
-        DosedModel(language.model, before, own, groups, doses, is_base=True),
+        in_doses(language.model, before, own, groups, doses, is_base=True),
         doses.at(doses.values, learned),
     ):
         objective = Objective(language, language, doses, [TEXTS], [1], ROWS, seed=0, replays=replays)

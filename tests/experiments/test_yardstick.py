@@ -11,6 +11,7 @@ from intruders.experiments.yardstick import ALPHAS, Yardstick, loss_at_task_loss
 from intruders.measures.intervals import loss_interval, paired_difference
 from intruders.measures.losses import DocumentLosses
 from intruders.measures.outcome import Outcome, TaskOutcome, joined
+from intruders.system.plain_values import from_plain, plain
 
 DOCUMENTS, EXAMPLES = 30, 40
 TOKENS = np.arange(10, 10 + DOCUMENTS)
@@ -167,7 +168,7 @@ def test_a_curve_that_turns_back_is_compared_at_its_best_point() -> None:
 
 def test_outcomes_come_back_from_json_to_the_bit() -> None:
     outcome = made(1 / 3, 2 / 7, [True, False] * 20, harness={"arc": [1 / 3, 0.0]})
-    again = Outcome.from_dict(json.loads(json.dumps(outcome.as_dict())))
+    again = from_plain(Outcome, json.loads(json.dumps(outcome, default=plain)))
     both = joined([outcome, again])
     assert np.array_equal(both.corpora["text"][0].sums, np.tile(outcome.corpora["text"][0].sums, 2))
     assert both.tasks["task"].right == [True, False] * 40

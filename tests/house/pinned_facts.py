@@ -34,7 +34,7 @@ def columns() -> list[str]:
     """One line per column of a study's tables, of an audit's Parquet and of a fleet's, with its Arrow type."""
     from intruders.audits.fleet.fleet_table import COLUMNS as ADAPTERS
     from intruders.audits.result.vector_table import VECTOR_SCHEMA
-    from intruders.studies.table_columns import COLUMNS, arrow_schema
+    from intruders.studies.tables import COLUMNS, arrow_schema
 
     tables = {**{table: arrow_schema(table) for table in COLUMNS}, "audit": VECTOR_SCHEMA}
     lines = [f"{table}.{field.name}: {field.type}" for table, schema in tables.items() for field in schema]

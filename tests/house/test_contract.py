@@ -1,4 +1,4 @@
-"""Results as a contract: files of this and earlier versions are read, newer ones refused, and all fit their schemas."""
+"""Results as a contract: files of this version are read, newer ones refused, and all fit their schemas."""
 
 from __future__ import annotations
 
@@ -21,10 +21,9 @@ from intruders.audits.result.audit_result import Audit
 from intruders.audits.scales.critical_scales_result import CriticalScales
 from intruders.errors import ResultFileError
 from intruders.experiments.healing import Healing
-from intruders.studies.results import check_table_schema
-from intruders.studies.run_record import RunRecord
-from intruders.studies.study_folder import StudyFolder
-from intruders.system.documents import migrated, read_document
+from intruders.studies.study_folder import RunRecord, StudyFolder
+from intruders.studies.tables import check_table_schema
+from intruders.system.documents import of_schema, read_document
 from intruders.training.run_folder import RunFolder
 
 ROOT = Path(__file__).parents[2]
@@ -64,19 +63,17 @@ WRITTEN: dict[str, str] = {
     "mitigation/mitigation_result.py": "intruders.json",
     "mitigation/write_at_scale.py": "written.json",
     "checkpoints/writing/training_record.py": "run.json",
-    "studies/table_columns.py": "findings.json",
-    "studies/run_record.py": "study/killed/run.json",
-    "studies/study_folder.py": "study/study.json",
+    "studies/tables.py": "findings.json",
+    "studies/study_folder.py": "study/study.json study/killed/run.json",
     "experiments/choose_scale.py": "in the document of the scales, under choice",
     "studies/run_study.py": "what one call did; the results are the tables of the folder",
     "audits/fleet/fleet_files.py": "kept work: another number is computed again",
     "cli/housekeeping.py": "a list for the terminal, which no command reads",
-    "measures/kept_outcomes.py": "kept work: another number is measured again",
+    "system/store.py": "kept work: another number is measured again",
     "training/callback/training_start.py": "beside the trace of a training, and read by one that resumes it alone",
-    "training/callback/kept_state.py": "beside the weights of a training that goes on, and read by that training alone",
+    "training/callback/limits.py": "beside the weights of a training that goes on, and read by that training alone",
     "measures/kl_on_task.py": "in the folder of a study's run, whose tables have its numbers",
     "measures/output_energy.py": "in the folder of a study's run, whose tables have its numbers",
-    "studies/base_losses.py": "in the folder of a study, whose tables have its numbers",
     "studies/stage.py": "in the folder of a study's run, whose tables have its numbers",
 }
 _NUMBERS = re.compile(r"^_?SCHEMA = \d|\"schema\": \d", re.MULTILINE)
@@ -92,7 +89,7 @@ def test_every_document_that_is_written_has_a_fixture_or_a_reason() -> None:
     assert numbering == set(WRITTEN)
     for named in WRITTEN.values():
         for name in named.split() if named.endswith(".json") else []:
-            assert (FIXTURES / name).is_file() or (ROOT / name).is_file(), name
+            assert name in NEWEST or (FIXTURES / name).is_file() or (ROOT / name).is_file(), name
 
 
 def refused_with_its_number(read: Callable[[], object], file: Path) -> None:
@@ -236,35 +233,14 @@ def test_critical_scales(tmp_path: Path) -> None:
         CriticalScales.load(newer("scale.json", tmp_path))
 
 
-def test_an_intervention_without_values_of_documents_is_refused_in_words() -> None:
-    """Files of earlier versions have no losses of single documents, from which differences are made."""
-    with pytest.raises(
-        ResultFileError, match="is not an intervention with the losses of its documents; pass one"
-    ):
-        intruders.InterventionSweep.load(FIXTURES / "earlier" / "intervention.json")
-
-
-def test_a_fleet_of_schema_1_is_read_without_what_the_report_says(tmp_path: Path) -> None:
-    shutil.copy(FIXTURES / "adapters.parquet", tmp_path)
-    rows = pq.read_table(FIXTURES / "adapters.parquet").to_pylist()
-    assert [row["status"] for row in rows] == ["audited", "refused"]
-    fleet = intruders.FleetAudit.load(tmp_path)
-    opinions = {"for_hosts", "unusual", "unusual_in"}
-    assert fleet.records() == [
-        {name: value for name, value in row.items() if name not in opinions} for row in rows
-    ]
-    document = json.loads(NEWEST["fleet.json"].read_text(encoding="utf-8"))
-    assert fleet.to_document()["totals"] == document["totals"]
-    with pytest.raises(ResultFileError, match="run intruders fleet again"):
-        fleet.audit(0)
-
-
-def test_a_newer_fleet_is_refused(tmp_path: Path) -> None:
+def test_a_fleet_of_another_schema_is_refused(tmp_path: Path) -> None:
     table = pq.read_table(FIXTURES / "adapters.parquet")
-    metadata = {b"intruders": table.schema.metadata[b"intruders"].replace(b'"schema": 1', b'"schema": 3')}
-    pq.write_table(table.replace_schema_metadata(metadata), tmp_path / "adapters.parquet")
-    with pytest.raises(ResultFileError, match="schema 3, this one reads 2"):
-        intruders.FleetAudit.load(tmp_path)
+    for number, words in ((1, "has schema 1; expected 2"), (3, "schema 3, this one reads 2")):
+        schema = b'"schema": %d' % number
+        metadata = {b"intruders": table.schema.metadata[b"intruders"].replace(b'"schema": 1', schema)}
+        pq.write_table(table.replace_schema_metadata(metadata), tmp_path / "adapters.parquet")
+        with pytest.raises(ResultFileError, match=words):
+            intruders.FleetAudit.load(tmp_path)
 
 
 def test_a_study_with_a_run_that_failed(tmp_path: Path) -> None:
@@ -291,20 +267,10 @@ def test_a_file_that_was_cut_off(tmp_path: Path) -> None:
         read_document(tmp_path / "audit.json", "a result", 1)
 
 
-def test_migrations_run_in_order_by_name() -> None:
-    def losses_in_nats(document: dict[str, Any]) -> dict[str, Any]:
-        return {**document, "loss": document["bits"] * math.log(2)}
-
-    def without_bits(document: dict[str, Any]) -> dict[str, Any]:
-        return {key: value for key, value in document.items() if key != "bits"}
-
-    steps = {1: losses_in_nats, 2: without_bits}
-    old = {"schema": 1, "bits": 2.0}
-    assert migrated(old, "a.json", "a result", 3, steps) == {"schema": 3, "loss": 2 * math.log(2)}
-    assert old == {"schema": 1, "bits": 2.0}
-    assert migrated({"bits": 1.0}, "a.json", "a result", 3, steps)["schema"] == 3  # before there were numbers
+def test_a_document_of_another_number_is_refused() -> None:
+    assert of_schema({"loss": 1.0}, "a.json", "a result", 1) == {"loss": 1.0}
     with pytest.raises(ResultFileError, match=r"'a.json' has schema 1; expected 3"):
-        migrated(old, "a.json", "a result", 3, {2: without_bits})
+        of_schema({"schema": 1}, "a.json", "a result", 3)
     for schema in ("1", True, None, 1.5):
         with pytest.raises(ResultFileError, match="is not a result"):
-            migrated({"schema": schema}, "a.json", "a result", 3, steps)
+            of_schema({"schema": schema}, "a.json", "a result", 3)

@@ -26,8 +26,8 @@ from intruders.experiments.experiment_settings import ComparisonSettings, SweepS
 from intruders.experiments.intervene import intervene
 from intruders.measures.measure_settings import LossSettings, ScoreSettings
 from intruders.models.quiet import quiet_transformers
-from intruders.studies.perform import is_done, perform
 from intruders.studies.runs import expand
+from intruders.studies.work import Workplace, is_done
 from intruders.training.finetune import finetune
 from intruders.training.finetune_config import FinetuneConfig
 from intruders.training.train_in_sequence import train_in_sequence
@@ -195,26 +195,27 @@ def test_a_study_does_not_return_stages_of_another_base_or_of_other_data(
         folder / "base", task=task, measure=measure, methods=[{"method": "lora", "lr": 0.5}]
     )
     [run] = expand(parsed(settings))
-    out, bases = tmp_path / "run", tmp_path / "bases"
-    assert perform(run, out, bases)
+    place = Workplace.of(str(tmp_path / "study"))
+    out = place.folder.run(run.id)
+    assert place.perform(run)
     assert is_done(run, out)
     for change in (other_base, other_data):
         shutil.rmtree(folder)
         change(shutil.copytree(models, folder))
         assert not is_done(run, out)
-        assert not perform(run, out, bases)
+        assert not place.perform(run)
         error = json.loads((out / "run.json").read_text())["error"]
         assert "is not what it was when this run was trained" in error
     shutil.rmtree(folder)
     shutil.copytree(models, folder)
-    assert perform(run, out, bases)
+    assert place.perform(run)
     before = json.loads((out / "audit.json").read_text())["totals"]
     file = out / "model" / "adapter_model.safetensors"
     tensors = {name: 3.0 * tensor for name, tensor in load_file(file).items()}
     as_before(file, lambda: save_file(tensors, file, metadata={"format": "pt"}))
     assert not is_done(run, out)
     done: list[str] = []
-    assert perform(run, out, bases, on_stage=done.append)
+    assert place.perform(run, on_stage=done.append)
     assert done == ["audit", "evaluate"]
     assert json.loads((out / "audit.json").read_text())["totals"] != before
 

@@ -81,7 +81,8 @@ def test_a_loss_and_a_limit_are_keys_too(plugin: Any, tmp_path: Path) -> None:
     logged = [entry for entry in trainer.state.log_history if "forgetting/known.txt" in entry]
     assert [entry["step"] for entry in logged] == [10, 20]
     assert callback.forgetting == logged[-1]["forgetting/known.txt"]
-    assert (tmp_path / "out" / "kept" / "adapter_model.safetensors").is_file()
+    (kept,) = (file.parent for file in (tmp_path / "out").glob("checkpoint-*/kept.json"))
+    assert (kept.name, (kept / "adapter_model.safetensors").is_file()) == ("checkpoint-20", True)
 
 
 def test_without_its_keys_nothing_is_audited(plugin: Any, tmp_path: Path) -> None:

@@ -302,12 +302,7 @@ def test_rows_that_the_training_cut_and_the_score_does_not_are_noted(place: Path
         patched.setattr(Evaluation, "save", _killed)
         with pytest.raises(KeyboardInterrupt):
             evaluate(out, scores=scored, out=kept)
-    earlier = shutil.copytree(kept, tmp_path / "earlier")
-    for file in earlier.rglob("evaluations/*.json"):  # earlier versions kept no notes
-        if "notes on" in json.loads(file.read_text())["unit"]:
-            file.unlink()
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(measured_model, "open_for_task", None)  # nothing is scored again
         assert evaluate(out, scores=scored, out=kept).notes == [note]
-        assert evaluate(out, scores=scored, out=earlier).notes == []
     assert note.startswith(f"{longer} of {len(train)} rows of task 'rows.jsonl' have more than the 10 tokens")

@@ -347,3 +347,11 @@ def test_a_text_longer_than_the_context_gets_no_warning(place: Path) -> None:
     done = in_this_process("evaluate", str(place / "gpt2"), "--loss-on", str(place / "notes.txt"))
     assert done.returncode == 0
     assert "longer than" not in done.stderr
+
+
+def test_a_folder_of_checkpoints_is_answered_with_their_names(tmp_path: Path) -> None:
+    for number in (20, 100):
+        (tmp_path / "run" / f"checkpoint-{number}").mkdir(parents=True)
+        (tmp_path / "run" / f"checkpoint-{number}" / "adapter_config.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="'checkpoint-20', 'checkpoint-100'; pass one of these"):
+        evaluate(str(tmp_path / "run"), losses=LossSettings(loss_on=("pydoc",)))

@@ -1,11 +1,16 @@
-"""Losses of documents as a table, and back."""
+"""Losses of documents as a table, and examples of tasks as a folder, and back."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
+import intruders
 from intruders.measures.evaluation import losses_in, table_of
 from intruders.measures.losses import DocumentLosses
+from tests.json_lines import write_rows
+from tests.tiny import save_llama
 
 
 def test_a_table_gives_the_losses_of_every_part_back() -> None:
@@ -26,3 +31,22 @@ def test_a_table_gives_the_losses_of_every_part_back() -> None:
     assert [part.tokens.tolist() for part in read] == [[2, 3], [7]]
     assert [part.measure for part in losses_in(table, "alone")] == ["pseudo-loss"]
     assert losses_in(table, "absent") == []
+
+
+def test_each_task_gets_its_own_examples_back(tmp_path: Path) -> None:
+    save_llama(tmp_path / "base")
+    tasks = []
+    for folder, count in (("a", 3), ("b", 5)):
+        file = tmp_path / folder / "test.jsonl"
+        file.parent.mkdir()
+        rows = [{"prompt": f"{folder}{number}", "completion": str(number)} for number in range(count + 3)]
+        write_rows(file, rows[count:])
+        write_rows(file.parent / "scored.jsonl", rows[:count])
+        tasks.append(f"{file}?prompt=prompt&completion=completion&test={file.parent / 'scored.jsonl'}")
+    scores = intruders.ScoreSettings(tasks=tuple(tasks), max_new_tokens=1)
+    made = intruders.evaluate(str(tmp_path / "base"), scores=scores, out=tmp_path / "out")
+    read = intruders.Evaluation.load(tmp_path / "out")
+    assert [score.task for score in read.scores] == ["test.jsonl", "test.jsonl"]
+    assert [len(score.right) for score in read.scores] == [3, 5]
+    assert [score.right for score in read.scores] == [score.right for score in made.scores]
+    assert [score.accuracy for score in read.scores] == [score.accuracy for score in made.scores]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -232,13 +231,6 @@ def test_of_a_grown_vocabulary_that_an_adapter_stores_the_new_rows_stay_as_tuned
     (name,) = [name for name in now if "embed_tokens" in name]
     assert torch.allclose(now[name][: len(before)], (before + after[name][: len(before)]) / 2, atol=CLOSE)
     assert torch.equal(now[name][len(before) :], after[name][len(before) :])
-
-
-def test_the_record_is_plain(folder: Path, tmp_path: Path) -> None:
-    written = write_at_scale(folder / "base", folder / "adapter", 2, tmp_path / "out")
-    document = json.loads((tmp_path / "out" / "written.json").read_text())
-    assert document == written.to_document()
-    assert document["scale"] == 2.0
 
 
 def test_matrices_that_were_not_tuned_are_not_counted(folder: Path, tmp_path: Path) -> None:

@@ -16,19 +16,19 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from intruders.data.corpora import load_corpora
+from intruders.data.corpora import load_all, load_corpora
 from intruders.errors import CheckpointError, MissingDependencyError, NotEnoughMemoryError, SettingError
 from intruders.measures.corpus_loss import measure_losses
 from intruders.measures.evaluate import evaluate
-from intruders.measures.kept_outcomes import KeptOutcomes
 from intruders.measures.measure_settings import LossSettings
 from intruders.models import memory_plan
 from intruders.models.loading import load_model, load_tokenizer
 from intruders.models.loading_settings import Loading, require_whole_weights
 from intruders.models.stored_dtype import dtype_to_load, recorded_dtypes
 from intruders.models.tuned_model import open_language_model
-from intruders.studies.base_losses import base_losses, corpora_of
+from intruders.studies.measure_stages import base_losses
 from intruders.system.out_of_memory import Halving, is_out_of_memory
+from intruders.system.store import Kept
 from intruders.training.finetune_config import FinetuneConfig
 from tests.checkpoints.models import set_factors
 from tests.tiny import save_bert, save_gpt2, save_llama
@@ -151,21 +151,18 @@ def test_a_masked_model_and_its_classifier_have_the_type_asked_for(tmp_path: Pat
 def test_what_is_kept_in_one_type_is_not_found_in_another(tmp_path: Path) -> None:
     half = str(in_half(tmp_path))
     assert recorded_dtypes(Loading(), [half]) == {"dtype": ["bfloat16"]}
-    # As earlier versions kept it, which measured every model in single precision.
     assert recorded_dtypes(Loading(dtype="float32"), [half]) == {}
-    kept = KeptOutcomes(tmp_path / "kept", {"weights": 1, **recorded_dtypes(Loading(), [half])})
-    kept.put_plain({"part": 1}, 3.0)
-    other = KeptOutcomes(
-        tmp_path / "kept", {"weights": 1, **recorded_dtypes(Loading(dtype="float32"), [half])}
-    )
-    assert kept.get_plain({"part": 1}) == 3.0
-    assert other.get_plain({"part": 1}) is None
+    kept = Kept(tmp_path / "kept", {"weights": 1, **recorded_dtypes(Loading(), [half])})
+    kept.put({"part": 1}, 3.0)
+    other = Kept(tmp_path / "kept", {"weights": 1, **recorded_dtypes(Loading(dtype="float32"), [half])})
+    assert kept.get({"part": 1}) == 3.0
+    assert other.get({"part": 1}) is None
 
 
 def test_losses_of_a_studys_base_are_measured_again_in_another_type(tmp_path: Path) -> None:
     half = in_half(tmp_path / "half")
     settings = LossSettings(loss_on=(text(tmp_path / "texts"),))
-    corpora = corpora_of(settings)
+    corpora = load_all(settings.loss_on, max_documents=settings.max_documents, seed=0)
     (name,) = corpora
     both = [
         base_losses(str(half), settings, corpora, tmp_path / "bases", loading)[name][0].mean

@@ -16,8 +16,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from intruders.studies.results import Results, typed
-from intruders.studies.table_columns import COLUMNS, SCHEMA
+from intruders.studies.results import Results
+from intruders.studies.tables import COLUMNS, SCHEMA, typed
 from intruders.training.finetune_config import FinetuneConfig
 from tests.made_up import made_up_audit
 from tests.studies.planted import comparisons

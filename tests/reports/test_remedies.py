@@ -107,7 +107,7 @@ def test_doses_are_learned_again_on_the_same_data_and_written_at_their_strength(
 
 @pytest.mark.parametrize("dtype", [None, "bfloat16"])
 def test_what_is_computed_by_models_is_computed_again_in_their_type(dtype: str | None) -> None:
-    """Surgery's sensitivities and the doses; earlier versions recorded no type."""
+    """Surgery's sensitivities and the doses."""
     for remedy, command in (("surgery", "mitigate"), ("doses", "heal")):
         comparison = made_up_comparison(remedies=[made_up_row(remedy, 1.0, 3.9, around(0.4))])
         settings = {**comparison.settings, **({} if dtype is None else {"dtype": dtype})}

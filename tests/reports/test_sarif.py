@@ -140,11 +140,11 @@ def test_an_audit() -> None:
 
 def test_every_rule_has_a_help_page() -> None:
     [run] = sarif_document([])["runs"]
-    page = (ROOT / "docs" / "reference" / "sarif.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "how-to" / "ci.md").read_text(encoding="utf-8")
     rules = run["tool"]["driver"]["rules"]
     for rule in rules:
         assert f"\n## {rule['id']}\n" in page
-        assert f"docs/reference/sarif.md#{rule['id']}" in rule["help"]["text"]
+        assert f"docs/how-to/ci.md#{rule['id']}" in rule["help"]["text"]
         assert rule["help"]["markdown"]
     assert len({rule["name"] for rule in rules}) == len(rules)
     require_valid(sarif_document([]))

@@ -264,7 +264,7 @@ def test_plain_values_and_what_differs_from_the_defaults() -> None:
     }
     assert found.as_dict()["inner"] == {"k": 3, "patterns": ["*.q"], "later": False}
     assert Outer.from_mapping(found.as_dict()) == found
-    assert found.recorded()["inner"] == {"k": 3, "patterns": ["*.q"]}, "as a record of an earlier version"
+    assert found.recorded()["inner"] == {"k": 3, "patterns": ["*.q"]}
     assert Inner(later=True).recorded() == {"k": 10, "patterns": [], "later": True}
 
 

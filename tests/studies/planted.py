@@ -10,8 +10,8 @@ from typing import Any
 
 import pandas as pd
 
-from intruders.studies.results import Results, typed
-from intruders.studies.table_columns import COLUMNS
+from intruders.studies.results import Results
+from intruders.studies.tables import COLUMNS, typed
 from intruders.training.finetune_config import FinetuneConfig
 
 DEFAULTS = FinetuneConfig(base="tiny", task="words", out="out", steps=100).as_dict()

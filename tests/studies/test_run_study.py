@@ -24,12 +24,11 @@ from intruders.measures.evaluate import evaluate
 from intruders.measures.measure_settings import LossSettings, ScoreSettings
 from intruders.studies.inputs import digests_of_inputs
 from intruders.studies.results import load_results
-from intruders.studies.run_record import RunRecord
 from intruders.studies.run_study import StudyOutcome, StudyProgress, run_study
 from intruders.studies.runs import Run, expand
 from intruders.studies.stage import RunAtWork
 from intruders.studies.stages import STAGES
-from intruders.studies.study_folder import StudyFolder
+from intruders.studies.study_folder import RunRecord, StudyFolder
 from intruders.system import processes
 from intruders.system.files import stop_on_full_disk
 from tests.json_lines import write_rows

@@ -82,7 +82,7 @@ def test_what_is_removed_of_a_broken_result_is_made_again(
         record.write_text(json.dumps(document, indent=2) + "\n")
     models = contents(out / "runs")
     # As where a stage takes as long as before, to the millisecond: the record of the run is then what it was.
-    monkeypatch.setattr("intruders.studies.perform.time.perf_counter", lambda: 0.0)
+    monkeypatch.setattr("intruders.studies.work.time.perf_counter", lambda: 0.0)
     for _ in range(2):
         with pytest.raises(ResultFileError) as caught:
             run_study(study, out)

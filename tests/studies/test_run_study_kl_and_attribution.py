@@ -11,10 +11,10 @@ from intruders.data.columns import Columns
 from intruders.data.load_task import load_task
 from intruders.errors import SettingError
 from intruders.measures.kl_on_task import kl_on_task
-from intruders.studies.plan import plan
 from intruders.studies.results import load_results
 from intruders.studies.run_study import run_study
 from intruders.studies.runs import expand
+from intruders.studies.stages import plan
 from tests.json_lines import write_rows
 from tests.studies.tiny_study import BRIEF, parsed, tiny_study
 from tests.tiny import short_task

@@ -14,10 +14,10 @@ from intruders.errors import SettingError
 from intruders.experiments.data_shares import split_data
 from intruders.measures.evaluate import evaluate
 from intruders.measures.measure_settings import LossSettings
-from intruders.studies.plan import plan
 from intruders.studies.results import load_results
 from intruders.studies.run_study import run_study
 from intruders.studies.runs import expand
+from intruders.studies.stages import plan
 from tests.experiments.stopped_bench import counted_measurements
 from tests.json_lines import write_rows
 from tests.studies.test_run_study import files

@@ -8,14 +8,17 @@ from typing import Any
 
 import pytest
 
-from intruders.studies import plan, stages
-from intruders.studies.plan import plan as planned
+from intruders.experiments.bench import ALONG_CURVE
+from intruders.experiments.experiment_settings import AS_IN_THE_PAPER, SweepSettings
+from intruders.experiments.intervene import _remedies
+from intruders.studies import stages
+from intruders.studies.experiment_stages import models_of_sweep
 from intruders.studies.results import load_results
 from intruders.studies.run_study import run_study
 from intruders.studies.runs import expand
 from intruders.studies.stage import Stage, read_result
-from intruders.studies.stages import STAGES, stages_of
-from intruders.studies.table_columns import COLUMNS, columns_of
+from intruders.studies.stages import STAGES, plan, stages_of
+from intruders.studies.tables import COLUMNS, columns_of
 from tests.studies.tiny_study import BRIEF, parsed, tiny_study
 
 # A measure as someone would add it: how many letters the run's base has in its name.
@@ -36,11 +39,10 @@ def test_a_stage_that_is_one_value_is_done_planned_kept_and_in_the_tables(
 ) -> None:
     with_letters = (*STAGES, LETTERS)
     monkeypatch.setattr(stages, "STAGES", with_letters)
-    monkeypatch.setattr(plan, "STAGES", with_letters)
     monkeypatch.setitem(COLUMNS, "runs", columns_of(with_letters)["runs"])
     study = parsed(tiny_study(llama, measure=BRIEF, methods=[{"method": "full", "lr": 1e-3}]))
     [run] = expand(study)
-    assert "letters of the base: 1 runs" in planned([run]).amounts
+    assert "letters of the base: 1 runs" in plan([run]).amounts
     run_study(study, tmp_path)
     folder = tmp_path / "runs" / run.id
     assert json.loads((folder / "letters.json").read_text())["letters"] == len(llama.name)
@@ -72,3 +74,17 @@ def test_the_energy_of_outputs_is_measured_again_for_other_matrices(tmp_path: Pa
 
     assert settings(k=4)["outputs"] == settings(k=5)["outputs"] == settings()["evaluate"]
     assert settings(include=["*.q_proj.*"])["outputs"] == settings()["evaluate"] | {"include": ["*.q_proj.*"]}
+
+
+@pytest.mark.parametrize(
+    "sweep",
+    [
+        SweepSettings(),
+        AS_IN_THE_PAPER,
+        SweepSettings(scales=(0.0, 1.0, 0.5), controls=("interpolate", "shrink-output", "shrink", "shrink")),
+        SweepSettings(controls=("intruders", "random")),
+    ],
+)
+def test_the_models_of_a_sweep_are_those_that_it_measures(sweep: SweepSettings) -> None:
+    curve = len(ALONG_CURVE) if "interpolate" in sweep.controls else 0
+    assert models_of_sweep(sweep) == 1 + curve + len(_remedies(sweep, 0, {}))

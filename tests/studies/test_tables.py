@@ -23,8 +23,7 @@ from intruders.studies.results import load_results
 from intruders.studies.runs import Run, expand
 from intruders.studies.stages import stages_of
 from intruders.studies.study_folder import TABLES, StudyFolder
-from intruders.studies.table_columns import COLUMNS
-from intruders.studies.tables import Tables, refuse_newer_tables, rows_of, to_parquet
+from intruders.studies.tables import COLUMNS, Tables, refuse_newer_tables, rows_of, to_parquet
 from tests.studies.planted import run
 from tests.studies.tiny_study import parsed
 
@@ -133,7 +132,7 @@ def test_two_spellings_of_one_base_are_one_base_where_their_contents_are_one(tmp
         "retokenized/b": "retokenized/b",
         "c": "c",
     }
-    folder.keep(STUDY, expand(STUDY))  # by an earlier version, or on a cluster: no digests
+    folder.keep(STUDY, expand(STUDY))  # on a cluster: no digests
     assert list(load_results(tmp_path).runs["base"]) == spelled
 
 
@@ -220,42 +219,23 @@ def test_a_stage_of_other_settings_is_not_in_the_tables(tmp_path: Path) -> None:
     assert results.runs["intruders"].iloc[0] == 1
 
 
-def test_a_sequence_of_an_earlier_version_says_neither_steps_nor_whether_it_reached_its_score(
-    tmp_path: Path,
-) -> None:
+def test_a_sequence_says_of_each_stage_its_steps_and_whether_it_reached_its_score(tmp_path: Path) -> None:
     experiment = {"kind": "sequence", "base": "b", "tasks": ["x", "y"], "steps": 5}
     (one,) = expand(parsed({"name": "s", "experiments": {"s": experiment}}))
-    old = {"schema": 1, "tasks": ["x", "y"], "accuracies": [[0.9], [0.7, 0.8]], "average_accuracy": 0.75}
-    old |= {"intruders": [1, 2], "vectors": [9, 9], "seconds": 3.0}
-    new = old | {"steps": [5, 3], "reached": [False, True], "sources": ["copy 1", None]}
-    found = {}
-    for name, content in (("old", old), ("new", new)):
-        finished(tmp_path / name, one, ["sequence"])
-        (tmp_path / name / "sequence.json").write_text(json.dumps(content))
-        (tmp_path / name / "model").mkdir()
-        found[name] = rows_of(one, tmp_path / name)
-    assert [row["reached"] for row in found["old"]["sequences"]] == [None] * 3
-    assert (found["old"]["runs"][0]["stopped_by"], found["old"]["runs"][0]["trained_steps"]) == (None, None)
-    assert [(row["reached"], row["trained_steps"]) for row in found["new"]["sequences"]] == [
+    result = {"schema": 1, "tasks": ["x", "y"], "accuracies": [[0.9], [0.7, 0.8]], "average_accuracy": 0.75}
+    result |= {"intruders": [1, 2], "vectors": [9, 9], "seconds": 3.0, "head_steps": []}
+    result |= {"steps": [5, 3], "reached": [False, True], "sources": ["copy 1", None]}
+    finished(tmp_path, one, ["sequence"])
+    (tmp_path / "sequence.json").write_text(json.dumps(result))
+    (tmp_path / "model").mkdir()
+    found = rows_of(one, tmp_path)
+    assert [(row["reached"], row["trained_steps"]) for row in found["sequences"]] == [
         (False, 5),
         (True, 3),
         (True, 3),
     ]
-    run = found["new"]["runs"][0]
+    run = found["runs"][0]
     assert (run["stopped_by"], run["trained_steps"], run["data_source"]) == ("steps", 8, "copy 1")
-
-
-def test_the_folder_of_an_earlier_version_opens(tmp_path: Path) -> None:
-    """Its study.json says nothing of rates and support, and it has no table of losses."""
-    written(tmp_path)
-    document = json.loads((tmp_path / "study.json").read_text())
-    for key in ("select", "support", "file"):
-        del document[key]
-    (tmp_path / "study.json").write_text(json.dumps(document))
-    (tmp_path / "losses.parquet").unlink()
-    results = load_results(tmp_path)
-    assert (results.select, results.support) == ((), {})
-    assert list(results.losses.columns) == list(COLUMNS["losses"])
 
 
 def test_the_trace_is_of_the_audits_matrices_under_their_names(tmp_path: Path) -> None:
@@ -272,6 +252,7 @@ def test_the_trace_is_of_the_audits_matrices_under_their_names(tmp_path: Path) -
             "intruder": [False, True, False, True],
             "update_frobenius": [0.5, 0.5, 0.7, 1.0],
             "base_largest_value": [8.0, 8.0, 8.0, 1.0],
+            "a_movement": [0.25, 0.25, 0.5, None],
         }
     ).to_parquet(folder / "model" / "intruders.parquet")
     rows = rows_of(first, folder)["traces"]
@@ -282,11 +263,8 @@ def test_the_trace_is_of_the_audits_matrices_under_their_names(tmp_path: Path) -
     assert rows[0]["intruder_energy_share"] == pytest.approx(9 / 25)
     assert (rows[0]["largest_intruder_value"], rows[1]["largest_intruder_value"]) == (3.0, None)
     assert (rows[0]["frobenius"], rows[0]["base_largest_value"]) == (0.5, 8.0)
-    assert [row["a_movement"] for row in rows] == [None, None], "a trace of an earlier version"
+    assert [row["a_movement"] for row in rows] == [0.25, 0.5]
     trace = pd.read_parquet(folder / "model" / "intruders.parquet")
-    trace["a_movement"] = [0.25, 0.25, 0.5, None]
-    trace.to_parquet(folder / "model" / "intruders.parquet")
-    assert [row["a_movement"] for row in rows_of(first, folder)["traces"]] == [0.25, 0.5]
     trace["singular_value"] *= 1e200  # whose squares no double holds
     trace.to_parquet(folder / "model" / "intruders.parquet")
     large = rows_of(first, folder)["traces"]

@@ -11,7 +11,7 @@ import pytest
 from intruders.errors import ResultFileError
 from intruders.system.files import check_writable, free_name, read_bytes, write_atomically, write_together
 from intruders.system.folders import atomic_folder
-from intruders.system.remote_folder import is_url, local_folder
+from intruders.system.store import Store, is_url
 
 
 def test_check_writable_finds_out_before_the_work(tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ def test_a_tilde_is_the_home_wherever_something_is_written(home: Path) -> None:
         (part / "config.json").write_text("{}")
     assert (home / "a.json").read_bytes() == read_bytes("~/a.json") == b"1"
     assert (home / "model" / "config.json").is_file()
-    assert local_folder("~/study", "studies") == home / "study"
+    assert Store.at("~/study", "studies").path == home / "study"
     assert not list(Path().iterdir())
 
 
@@ -142,7 +142,7 @@ def test_a_tilde_elsewhere_in_a_path_or_before_no_user_is_a_name(home: Path) -> 
     with pytest.raises(ResultFileError, match="does not exist"):
         check_writable("no/~/a.json")
     assert is_url("s3://team/~/bases")
-    assert "~" not in str(local_folder("s3://team/~/bases", "shared-bases").name)
+    assert "~" not in Store.at("memory://team/~/bases", "shared-bases").path.name
 
 
 def test_a_free_name_has_the_first_number_that_is_not_taken(tmp_path: Path) -> None:

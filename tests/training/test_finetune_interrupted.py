@@ -181,23 +181,21 @@ def test_a_run_that_is_killed_after_its_last_step_takes_no_further_one(
 def test_a_run_that_is_stopped_while_it_removes_its_checkpoints_is_finished_and_loses_them_later(
     llama: Path, whole: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run, limits = RunFolder(tmp_path / "run"), {"audit_steps": 2, "keep_intruders_below": 10_000}
+    run = RunFolder(tmp_path / "run")
     remove = shutil.rmtree
 
     def stop(folder: Any, **kwargs: Any) -> None:
-        if Path(folder) == run.kept and run.is_finished:
+        if Path(folder) == run.checkpoints and run.is_finished:
             raise KeyboardInterrupt
         remove(folder, **kwargs)
 
     monkeypatch.setattr(shutil, "rmtree", stop)
     with pytest.raises(KeyboardInterrupt):
-        finetune(config_of(llama, run.path, **limits))
+        finetune(config_of(llama, run.path))
     monkeypatch.undo()
-    assert run.kept.is_dir()
     assert run.checkpoints.is_dir()
     assert run.how_to_resume() == f"the run is finished; its model is in {run.path}"
-    finetune(config_of(llama, run.path, **limits), [KillAtTheEnd()])  # which trains nothing
-    assert not run.kept.exists()
+    finetune(config_of(llama, run.path), [KillAtTheEnd()])  # which trains nothing
     assert not run.checkpoints.exists()
     assert_equal(weights_of(run.path), weights_of(whole.path))
 

@@ -16,7 +16,7 @@ from intruders.data.load_task import load_task
 from intruders.errors import ResultFileError, SettingError
 from intruders.reports.sequence import sequence_lines
 from intruders.training.finetune_config import FinetuneConfig
-from intruders.training.retrain_head import retrain_head
+from intruders.training.stage_models import retrain_head
 from intruders.training.train_in_sequence import train_in_sequence
 from tests.json_lines import write_rows
 from tests.tiny import save_bert, save_llama

@@ -23,9 +23,8 @@ from ...errors import SettingError, os_reason
 from ...system.callers_process import usual_settings
 from ...system.files import as_utf8
 from ...system.folders import locked_folder, make_folder, require_ours
-from ...system.mirrored_folder import MirroredFolder
 from ...system.progress import Progress, silent
-from ...system.remote_folder import RemoteFolder, is_url, local_folder
+from ...system.store import Store, is_url
 from ..audit import patterns
 from ..audit_settings import AuditSettings, Compute, shown_settings
 from ..base_cache import CacheChoice
@@ -189,8 +188,7 @@ def audit_fleet(
         )
         if is_kept:
             fleet.write_table(folder.path)
-            if folder.remote is not None:
-                folder.remote.put(folder.path / ADAPTERS, ADAPTERS)
+            folder.send(ADAPTERS)
         files.forget({*finished, *refused, *(file.digest for file in written.values())})
     return fleet
 
@@ -198,18 +196,17 @@ def audit_fleet(
 @contextmanager
 def _fleet_folder(
     out: str | os.PathLike[str] | None,
-) -> Iterator[tuple[MirroredFolder, tempfile.TemporaryDirectory[str] | None]]:
+) -> Iterator[tuple[Store, tempfile.TemporaryDirectory[str] | None]]:
     """Make the folder of a fleet, which is this process's alone until the end; a temporary one without ``out``."""
     if out is None:
         temporary = _temporary_folder()
-        yield MirroredFolder(Path(temporary.name).absolute()), temporary
+        yield Store(Path(temporary.name).absolute()), temporary
         return
-    path = local_folder(str(out), "fleets")
-    require_ours(path, MARKS, "a fleet")
-    make_folder(path)
-    remote = RemoteFolder.at(str(out))
-    with locked_folder(path):
-        yield MirroredFolder(path.absolute(), remote), None
+    store = Store.at(str(out), "fleets")
+    require_ours(store.path, MARKS, "a fleet")
+    make_folder(store.path)
+    with locked_folder(store.path):
+        yield replace(store, path=store.path.absolute()), None
 
 
 def wherever_the_cache_is(cache: CacheChoice) -> CacheChoice:

@@ -28,9 +28,9 @@ from torch import Tensor
 from ...checkpoints.pairing.pairing import Skipped
 from ...checkpoints.stored.checkpoint import Checkpoint
 from ...errors import ResultFileError
-from ...system.mirrored_folder import MirroredFolder
 from ...system.parquet import document_in, parquet_bytes
 from ...system.plain_values import from_plain, plain
+from ...system.store import Store
 from ..result.records import AuditedMatrix
 from ..result.vector_table import METADATA_KEY, WITH_BASE_VALUE, rows_of_matrix
 from .fleet_members import ModelFacts
@@ -95,7 +95,7 @@ class AdapterFile:
 class FleetFiles:
     """All files under one key: of one base, by one set of settings. A value that can be sent away."""
 
-    folder: MirroredFolder
+    folder: Store
     key: str
 
     def blocks(self) -> Iterator[KeptBlock]:
@@ -110,7 +110,7 @@ class FleetFiles:
                     continue
                 units = {
                     digest: Unit(
-                        [Skipped.from_stored(**skipped) for skipped in record["skipped"]],
+                        from_plain(list[Skipped], record["skipped"]),
                         _sketch_of_text(record["sketch"]),
                     )
                     for digest, record in header["units"].items()

@@ -18,11 +18,12 @@ import pyarrow.parquet as pq
 from ...checkpoints.opening.many_sources import DEEPER, MODEL, NO_CONFIG
 from ...checkpoints.pairing.pairing import Skipped
 from ...errors import ResultFileError, SettingError, os_reason
-from ...system.documents import Migrations, migrated
+from ...system.documents import of_schema
 from ...system.files import user_path, write_atomically
-from ...system.mirrored_folder import MirroredFolder
 from ...system.parquet import document_in, parquet_bytes
+from ...system.plain_values import from_plain
 from ...system.result_protocol import refuse_others
+from ...system.store import Store
 from ...system.versions import installed_versions
 from ..audit_settings import AuditSettings, shown_settings
 from ..result.audit_result import Audit
@@ -33,8 +34,6 @@ from .fleet_table import as_arrow, as_frame
 
 ADAPTERS = "adapters.parquet"
 SCHEMA = 2
-# Tables of schema 1 have columns more, which `as_frame` leaves out.
-_MIGRATIONS: Migrations = {1: dict}
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ class FleetAudit:
       base_source: the base.
       settings: the settings of the audits.
       seconds: the time that the call took.
-      adapters: one row per adapter, in the order given; docs/reference/fleet.md lists the columns.
+      adapters: one row per adapter, in the order given; docs/how-to/fleet.md lists the columns.
       folder: the folder of the files, one per audited adapter in ``vectors``.
       key: a hash of what the audits depend on besides the adapters.
       passed_over: entries of folders that are not audited, with what they are.
@@ -122,7 +121,7 @@ class FleetAudit:
             if not row["matrices"] or row["intruders"] > limit:
                 continue
             header = document_in(pq.read_schema(file), METADATA_KEY)
-            skipped = [Skipped.from_stored(**entry) for entry in header["skipped"]]
+            skipped = from_plain(list[Skipped], header["skipped"])
             if any(entry.kind in ON_ONE_SIDE for entry in skipped):
                 names = pq.read_table(file, columns=["name"])["name"].unique().to_pylist()
                 left_open = left_open_in_words(matrices_on_one_side(names, skipped, self.settings))
@@ -234,7 +233,7 @@ class FleetAudit:
                 if not (target.exists() and target.samefile(file)):
                     shutil.copyfile(file, target)
             # What an earlier save left would be read with the files of this fleet as one table.
-            FleetFiles(MirroredFolder(folder), self.key).arrange({file.name for file in files})
+            FleetFiles(Store(folder), self.key).arrange({file.name for file in files})
         except OSError as error:
             raise ResultFileError(f"cannot write '{folder / VECTORS}': {os_reason(error)}") from error
         self.write_table(folder)
@@ -259,13 +258,8 @@ class FleetAudit:
             except (pa.ArrowException, OSError) as error:
                 raise ResultFileError(f"cannot read '{file}': {error}") from error
             header = document_in(table.schema, METADATA_KEY)
-            document = migrated(
-                {**header, "adapters": table.to_pylist()},
-                str(file),
-                "the table of a fleet",
-                SCHEMA,
-                _MIGRATIONS,
-            )
+            rows = {**header, "adapters": table.to_pylist()}
+            document = of_schema(rows, str(file), "the table of a fleet", SCHEMA)
             return cls(
                 base_source=document["base"]["source"],
                 settings=AuditSettings.from_mapping(document["settings"]),

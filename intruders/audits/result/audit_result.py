@@ -13,7 +13,7 @@ from ...checkpoints.pairing.pairing import Skipped
 from ...checkpoints.stored.locate import HubOrigin, origins_in
 from ...errors import ResultFileError, SettingError, all_lines
 from ...settings.numbers import is_number, is_whole
-from ...system.documents import json_number, migrated
+from ...system.documents import json_number, of_schema
 from ...system.files import read_bytes, write_atomically
 from ...system.plain_values import from_plain, plain
 from ...system.result_protocol import json_bytes
@@ -189,11 +189,11 @@ class Audit:
             if is_json:
                 document = json.loads(content)
                 _refuse_another_result(document, path)
-                return cls.from_document(migrated(document, str(path), "a saved audit", SCHEMA))
+                return cls.from_document(of_schema(document, str(path), "a saved audit", SCHEMA))
             from .vector_table import matrices_in, read_vector_table
 
             document, table = read_vector_table(content)
-            document = migrated(document, str(path), "a saved audit", SCHEMA)
+            document = of_schema(document, str(path), "a saved audit", SCHEMA)
             return _from_header(document, matrices_in(table))
         except (AttributeError, LookupError, TypeError) as error:
             raise ResultFileError(
@@ -286,10 +286,7 @@ def _from_header(document: Mapping[str, Any], matrices: list[AuditedMatrix]) -> 
         exact=from_plain(bool, settings.pop("exact")),
         seconds=from_plain(float, totals["seconds"]),
         matrices=matrices,
-        skipped=[
-            Skipped.from_stored(**skipped)
-            for skipped in from_plain(list[dict[str, str]], document["skipped"])
-        ],
+        skipped=from_plain(list[Skipped], document["skipped"]),
         settings=settings,
         versions=from_plain(dict[str, str], document["versions"]),
         base_hub=origins_in(base),

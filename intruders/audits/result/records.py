@@ -6,7 +6,7 @@ import base64
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, ClassVar, get_type_hints
+from typing import Any, ClassVar, get_type_hints
 
 import numpy as np
 import numpy.typing as npt
@@ -14,9 +14,6 @@ import numpy.typing as npt
 from ...linalg.chance import chance_angle, chance_max_cosine, chance_share
 from ...system.documents import json_number
 from ...system.plain_values import from_plain, plain
-
-if TYPE_CHECKING:  # a saved audit is read without torch
-    from ...engine.spectral_change import SpectralChange
 
 
 @dataclass(frozen=True)
@@ -57,7 +54,7 @@ class Subspaces:
     """The subspaces of one matrix; NaN for what the audit did not need or what is not defined.
 
     Chance is what random directions give: tuned leading vectors that have nothing to do with the base's, or an
-    update in random directions. Docs: docs/reference/subspaces.md, formulas: intruders/engine/spectral_change.py.
+    update in random directions. Docs: docs/reference/files.md, formulas: intruders/engine/spectral_change.py.
     """
 
     rotation_left_angle: float  # largest principal angle, degrees
@@ -76,12 +73,6 @@ class Subspaces:
     off_principal_chance: float
     max_cosine_chance: float  # of a random vector with all left vectors of a base of this shape
 
-    @staticmethod
-    def measured(change: SpectralChange) -> list[dict[str, float]]:
-        """Return the numbers of each matrix of a batch."""
-        columns = {field.name: getattr(change, field.name).tolist() for field in fields(change)}
-        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-
     @classmethod
     def of(
         cls,
@@ -91,7 +82,7 @@ class Subspaces:
         update_norm: float,
         base_norm: float,
     ) -> Subspaces:
-        """Build from what was :meth:`measured`, with the norms of the update and of the base's leading values."""
+        """Build from the numbers of a SpectralChange, with the norms of the update and of the base's leading values."""
         m, n = shape
         left_share, right_share = chance_share(k, m), chance_share(k, n)
         return cls(

@@ -33,7 +33,8 @@ from ..stored.checkpoint import Checkpoint, StoredTensor
 from ..stored.json_file import read_json_object
 from ..stored.locate import locate, origin_of
 from ..stored.matrices import stored_input_first
-from ..stored.model_folder import index_of_shard, one_file_each, where_training_stopped, without_kept_state
+from ..stored.model_folder import index_of_shard, one_file_each, where_training_stopped
+from ..stored.names import natural_order
 from ..stored.tied import stored_twice
 from .model_sum import ModelSum, is_sum, split_sum
 from .other_formats import is_of_mlx, other_format
@@ -240,7 +241,7 @@ def _weights_in(folder: Path) -> Path:
             )
         if present:
             return folder / present[0]
-    adapters = without_kept_state(folder, [file.parent.name for file in folder.glob(f"*/{ADAPTER_CONFIG}")])
+    adapters = sorted((file.parent.name for file in folder.glob(f"*/{ADAPTER_CONFIG}")), key=natural_order)
     if adapters:
         raise CheckpointError(
             f"'{folder}' contains adapters in folders of their own: {some_of(adapters)}; pass one of these"

@@ -25,13 +25,6 @@ class SkipKind(StrEnum):
     NO_COUNTERPART = "no counterpart"  # missing on the other side
     OTHER = "other"  # not selected, not a matrix, the same tensor under another name, ...
 
-    @classmethod
-    def of_reason(cls, reason: str) -> SkipKind:
-        """The kind of a reason in a file that does not have it, from an earlier version."""
-        starts = {"NaN": cls.NOT_FINITE, "missing in": cls.NO_COUNTERPART}
-        starts |= {kind.value: kind for kind in (cls.UNCHANGED, cls.OTHER_SHAPE)}
-        return next((kind for start, kind in starts.items() if reason.startswith(start)), cls.OTHER)
-
 
 @dataclass(frozen=True)
 class Skipped:
@@ -40,11 +33,6 @@ class Skipped:
     name: str
     reason: str
     kind: SkipKind = SkipKind.OTHER
-
-    @classmethod
-    def from_stored(cls, name: str, reason: str, kind: str | None = None) -> Skipped:
-        """Build from a file's fields; ``kind`` is missing in those of earlier versions."""
-        return cls(name, reason, SkipKind.of_reason(reason) if kind is None else SkipKind(kind))
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ class HubOrigin:
 
 
 def origins_in(side: Mapping[str, Any]) -> tuple[HubOrigin, ...]:
-    """The commits that a saved result names under ``hub``; results of earlier versions name none.
+    """The commits that a saved result names under ``hub``.
 
     Raises:
       ValueError: an entry is not what :meth:`HubOrigin.as_dict` gives.

@@ -65,12 +65,6 @@ SAVED_RESULTS = frozenset(
 )
 
 
-def without_kept_state(folder: Path, names: Iterable[str]) -> list[str]:
-    """Return names of folders in the folder of a training, sorted, without the state that it keeps while it goes on."""
-    is_run = (folder / "run.json").is_file()
-    return sorted((name for name in names if not (is_run and name == "kept")), key=natural_order)
-
-
 def where_training_stopped(folder: Path) -> str:
     """Return what to do with the folder of a training that has not ended; empty for another folder."""
     if (folder / "run.json").is_file():

@@ -7,10 +7,11 @@ import math
 import os
 import sys
 import time
+import warnings
 import weakref
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from torch import Tensor, nn
 from transformers import TrainerCallback
@@ -24,20 +25,29 @@ from ...checkpoints.opening.open import Opened, Source
 from ...checkpoints.pairing.pair_sides import pair_sides
 from ...errors import NonFiniteError, SettingError
 from ...system.callers_process import random_state_kept
-from .kept_state import FilesInUse, GivenFiles, KeptState, check_files, put_back_last
-from .limits import Look, alert, check_counts, checked_limits, totals_of_audit, totals_of_text
-from .logging_hooks import log_totals
+from ...system.files import user_path
+from .limits import (
+    KeptState,
+    Limits,
+    Look,
+    Named,
+    Text,
+    Watch,
+    require_loadable,
+    require_loadable_shards,
+    taken,
+)
+from .logging_hooks import alert, log_totals, totals_of_audit, totals_of_text
 from .sharding import (
     decided_by_first,
     gathered,
     opened,
     require_gatherable,
-    require_scatterable,
     sharded_by,
     will_be_sharded_by,
 )
 from .text_loss import TextLoss, measure_base_of_sharded, require_language_model
-from .trace import append_to_trace, set_aside
+from .trace import FilesInUse, append_to_trace, check_trace, set_aside
 from .training_start import TrainingStart
 from .weights_before import AuditedBase, base_of_sharded, question_checkpoint
 
@@ -63,25 +73,17 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
       trainer: the Trainer, before it trains: its model's matrices now are the base, without its adapters, unless
         ``base`` is given. Where an adapter's start took a part of them (PiSSA, ...), that part counts as theirs.
         Without it the model is the one that the Trainer names to its callbacks.
-      every: number of steps between audits.
+      watch: when the training is audited, and what ends it or warns.
+      text: the text on which each audit measures the loss too.
+      limits: the last state below them is kept.
       settings: settings of the audits.
-      stop_above: end training when an audit finds more intruders than this.
-      alert_above: warn when an audit finds more intruders than this, in Weights & Biases and trackio too.
       trace: the Parquet file, or False or None for none. A training that begins keeps the trace of an earlier one under
         another name; one that resumes adds to it.
       base: the model before fine-tuning, if the Trainer's model has changed since.
-      loss_on: a corpus, such as ``pydoc``, on which each audit measures the loss too. Its rise over the base, in nats
-        per token, is logged as ``forgetting/pydoc``.
-      loss_documents: number of documents of the corpus, the same ones at every audit.
-      loss_tokens: number of tokens of each document, from its start.
-      tokenizer: the model's; that of the Trainer if not given, else that of the folder which the model names.
-      keep_forgetting_below: a rise in nats per token. The last audited state below it is kept in ``kept``, and put
-        back into the model when the training ends, so that it is what is saved.
-      keep_intruders_below: a number of intruders, likewise. With both, a state is below both limits.
-      go_on_over_limit: continue after an audit at or above a limit, since a later state may be below it again;
-        otherwise the training ends there.
-      kept: the folder for the kept state (``kept`` in the Trainer's output folder if not given). A training that
-        begins keeps that of an earlier one under another name.
+      named: the fields of ``Watch``, ``Text`` and ``Limits`` (in ``intruders.training.callback.limits``) by their
+        names, in the place of these objects: ``every``, ``stop_above``, ``alert_above``; ``loss_on``,
+        ``loss_documents``, ``loss_tokens``, ``tokenizer``; ``keep_forgetting_below``, ``keep_intruders_below``,
+        ``go_on_over_limit``.
 
     A model that has become NaN or infinite is below no limit; without a limit or a kept state that ends the training
     with a NonFiniteError.
@@ -89,7 +91,7 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
     Raises:
       SettingError: a setting is out of range, ``include`` matches nothing, the training changes no matrix that
         is to be audited, ``trace`` names a file of another kind, the weights before training are gone, or two
-        callbacks of one Trainer have the same ``trace`` or ``kept``.
+        callbacks of one Trainer have the same ``trace``, or a limit.
       CheckpointError: ``base`` or the model's adapter cannot be read. PairingError: they do not belong together.
       ResultFileError: ``trace`` cannot be written.
     """
@@ -98,36 +100,35 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         self,
         trainer: Any = None,
         *,
-        every: int = 100,
+        watch: Watch | None = None,
+        text: Text | None = None,
+        limits: Limits | None = None,
         settings: AuditSettings = AS_USUAL,
-        stop_above: int | None = None,
-        alert_above: int | None = None,
         trace: str | os.PathLike[str] | bool | None = True,
         base: Source | None = None,
-        loss_on: str | os.PathLike[str] | None = None,
-        loss_documents: int = 8,
-        loss_tokens: int = 256,
-        tokenizer: Any = None,
-        keep_forgetting_below: float | None = None,
-        keep_intruders_below: int | None = None,
-        go_on_over_limit: bool = False,
-        kept: str | os.PathLike[str] | None = None,
+        **named: Unpack[Named],
     ) -> None:
-        check_counts(every, stop_above, alert_above)
-        loss_on = None if loss_on is None else os.fspath(loss_on)
-        self._limits = checked_limits(
-            loss_on, loss_documents, loss_tokens, keep_forgetting_below, keep_intruders_below
-        )
+        rest: dict[str, Any] = {**named}
+        self._watch, self._limits = taken(Watch, watch, rest), taken(Limits, limits, rest)
+        text = taken(Text, text, rest)
+        if rest:
+            raise TypeError(f"IntruderCallback got an unexpected keyword argument {next(iter(rest))!r}")
+        if self._limits.keep_forgetting_below is not None and text.loss_on is None:
+            raise SettingError(
+                f"keep_forgetting_below is {self._limits.keep_forgetting_below!r}, but no loss is measured; pass "
+                "loss_on with a corpus, such as 'pydoc'"
+            )
         self._trainer = trainer
-        self._every = every
         self._settings = settings
-        self._stop_above = stop_above
-        self._alert_above = alert_above
-        self._given_files = GivenFiles.of(trace, kept)
+        self._has_trace = trace is not False and trace is not None
+        self._given_trace = None if trace is None or isinstance(trace, bool) else user_path(trace)
         self._given_base = base
         self._take_cache()
-        self._text = None if loss_on is None else TextLoss(loss_on, loss_documents, loss_tokens, tokenizer)
-        self._go_on = go_on_over_limit
+        self._text = (
+            None
+            if text.loss_on is None
+            else TextLoss(os.fspath(text.loss_on), text.loss_documents, text.loss_tokens, text.tokenizer)
+        )
         self._forget_model()
         self.last: Audit | None = None
         self.has_stopped: bool = False
@@ -152,14 +153,13 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
 
     def _forget_model(self) -> None:
         self._is_ready = False
-        self.trace: Path | None = self._given_files.trace
-        self.kept: Path | None = self._given_files.kept
+        self.trace: Path | None = self._given_trace
         self._made_ready_for: weakref.ref[nn.Module] | None = None
         self._start = TrainingStart()
         self._sharded: str | None = None  # in which way, once training has begun
         self._audited_step = 0
         self._look = Look()
-        self._kept_state: KeptState | None = None
+        self._kept = KeptState()
         self._files: FilesInUse | None = None  # in the training that goes on
         if self._text is not None:
             self._text.forget()
@@ -203,19 +203,19 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
             self.has_stopped = self.has_stopped_at_limit = False
             self.put_back = None
             self._look, self._audited_step = Look(), 0
+            self._kept = KeptState()
+        elif self._limits.is_given:
+            self._kept.resume(args, state, self._limits)
         if self._is_ready and not is_resumed and not self._knows(model):
             self._forget_model()  # that of an earlier training, where model_init makes one for each
         if not self._is_ready:
             self._get_ready(model, args, is_first, processing_class, is_resumed=is_resumed)
-        elif self._name_files(args) and is_first:  # another Trainer's
-            check_files(self.trace, self._kept_state, model)
-        kept = None if self._kept_state is None else self._kept_state.folder
+        elif self._name_trace(args) and is_first and self.trace is not None:  # another Trainer's
+            check_trace(self.trace)
         self._files = None  # its claim in an earlier training ends
-        self._files = FilesInUse.claimed(state, trace=self.trace, kept=kept)
+        self._files = FilesInUse.claimed(state, self.trace, self._limits.is_given)
         if self.trace is not None and is_first and not is_resumed:
             set_aside(self.trace)
-        if self._kept_state is not None and is_first:
-            self._kept_state.set_aside(state.global_step, self._limits)
         if self._start.checkpoint is not None:
             question_checkpoint(self._start.checkpoint, is_resumed)
         if self.trace is not None:
@@ -224,7 +224,7 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         if self._sharded is not None:
             require_gatherable(self._sharded, self._trainer)
             if self._limits.is_given:
-                require_scatterable(self._sharded)
+                require_loadable_shards(self._sharded)
             if has_adapters(model):  # the base that was beneath it in memory is split since
                 self._start.base = AuditedBase(base_of_sharded(model, self._given_base))
             if self._text is not None:
@@ -234,7 +234,7 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
             self._text.training_begins()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **objects: Any) -> None:
-        is_regular = state.global_step % self._every == 0
+        is_regular = state.global_step % self._watch.every == 0
         # The last step is audited here and not in on_train_end, where trackers have closed their runs.
         if not is_regular and state.global_step != state.max_steps:
             return
@@ -242,10 +242,21 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         if not is_regular:
             return
         self.has_stopped = self.has_stopped or look.has_too_many
-        at_limit = self._limits.is_given and not look.is_below and not self._go_on
+        at_limit = self._limits.is_given and not look.is_below and not self._limits.go_on_over_limit
         self.has_stopped_at_limit = self.has_stopped_at_limit or at_limit
         if look.has_too_many or at_limit:
             control.should_training_stop = True
+
+    def on_save(self, args: Any, state: Any, control: Any, **objects: Any) -> None:
+        self._kept.saved(args, state)
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **objects: Any) -> None:
+        if not (self._limits.is_given and control.should_training_stop):
+            return
+        if state.global_step != self._audited_step:  # another callback ended the training
+            self._look_at(objects["model"], args, state, control, objects.get("processing_class"))
+        if not self._look.is_below and self._kept.load_at_end(args, state):
+            self.put_back = self._kept.record
 
     def on_train_end(self, args: Any, state: Any, control: Any, **objects: Any) -> None:
         # A training that another callback ended before its last step is audited here, unless the Trainer has put its
@@ -255,7 +266,7 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         if self._text is not None:
             self._text.training_ends()
         if self._limits.is_given and not self._look.is_below:
-            self._put_back(objects["model"], args, state)
+            self._tell_what_is_saved(args, state)
             if not self._look.is_finite and self.put_back is None:
                 raise NonFiniteError(
                     f"the model contains NaN or infinity at step {state.global_step}, and no earlier state of it was "
@@ -273,12 +284,9 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
     ) -> None:
         """Take the weights before training, and raise what the first audit would raise as far as is known."""
         self._made_ready_for = weakref.ref(model)
-        if self._limits.is_given and getattr(args, "load_best_model_at_end", False):
-            raise SettingError(
-                "the Trainer loads its best checkpoint at the end (load_best_model_at_end), and a limit puts the kept "
-                "state back there; pass one of the two"
-            )
-        self._name_files(args)
+        if self._limits.is_given:
+            require_loadable(model, args)
+        self._name_trace(args)
         if not is_first and any(parameter.is_meta for parameter in model.parameters()):
             self._is_ready = True  # FSDP is told to load on the first process alone
             return
@@ -294,21 +302,19 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
             has_trace=self.trace is not None,
         )
         if is_first:
-            check_files(self.trace, self._kept_state, model)
+            if self.trace is not None:
+                check_trace(self.trace)
             if self._text is not None and sharded_by(model) is None and will_be_sharded_by() is None:
                 tokenizer = self._text.tokenizer_for(processing, model)
                 self._text.measure_base(model, tokenizer, self._given_base)
         self._is_ready = True
 
-    def _name_files(self, args: Any) -> bool:
-        """Name the files of a training, and return whether they are others than before."""
-        if not (self._given_files.has_trace or self._limits.is_given):
+    def _name_trace(self, args: Any) -> bool:
+        """Name the trace of a training, and return whether it is another than before."""
+        if not self._has_trace:
             return False  # a Trainer of another library may have no folder
-        before = self.trace, self._kept_state
-        self.trace, kept = self._given_files.in_folder(Path(args.output_dir))
-        if self._limits.is_given and (self._kept_state is None or self._kept_state.folder != kept):
-            self.kept, self._kept_state = kept, KeptState(kept)
-        return before != (self.trace, self._kept_state)
+        before, self.trace = self.trace, self._given_trace or Path(args.output_dir) / "intruders.parquet"
+        return before != self.trace
 
     def _knows(self, model: nn.Module | None) -> bool:
         """Whether the weights before training are those of ``model``, or of one that it wraps as FSDP and PEFT do."""
@@ -343,14 +349,15 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
                 tuned = model if tensors is None else opened(model, tensors)
                 audit = self._audit(tuned, args, state, control, tensors)
             below = self._limits.is_below(audit.intruders, self.forgetting)
-            if self._limits.is_given and below:
-                self._keep(model, tokenizer or processing, audit, state.global_step, tensors)
-            return Look(self._stop_above is not None and audit.intruders > self._stop_above, below)
+            has_too_many = self._watch.stop_above is not None and audit.intruders > self._watch.stop_above
+            return Look(has_too_many, below, record=self._record_of(audit, state.global_step))
 
-        if self._sharded is not None or self._stop_above is not None or self._limits.is_given:
+        if self._sharded is not None or self._watch.stop_above is not None or self._limits.is_given:
             self._look = decided_by_first(look, state)
         else:
             self._look = look() if is_first else Look()
+        if self._limits.is_given and self._look.is_below and self._look.record is not None:
+            self._kept.keep(self._look.record, state, control)
         return self._look
 
     def _audit(
@@ -363,7 +370,7 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
     ) -> Audit:
         started = time.perf_counter()
         pairing = pair_sides(*self._start.base.sides(tuned), self._settings)
-        self._bases.expect(1 + max(0, state.max_steps - state.global_step) // self._every)
+        self._bases.expect(1 + max(0, state.max_steps - state.global_step) // self._watch.every)
         audit = audit_pairing(pairing, self._settings, self._compute)
         self.last = audit = replace(audit, seconds=time.perf_counter() - started)
         movement, moved = self._start.movement(tuned, tensors)
@@ -374,29 +381,29 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         log_totals(self._trainer, args, state, control, totals)
         if self.trace is not None:
             append_to_trace(self.trace, state.global_step, audit, moved)
-        if self._alert_above is not None and audit.intruders > self._alert_above:
-            alert(audit.intruders, self._alert_above, state.global_step)
+        if self._watch.alert_above is not None and audit.intruders > self._watch.alert_above:
+            alert(audit.intruders, self._watch.alert_above, state.global_step)
         return audit
 
-    def _keep(
-        self, model: nn.Module, tokenizer: Any, audit: Audit, step: int, tensors: dict[str, Tensor] | None
-    ) -> None:
+    def _record_of(self, audit: Audit, step: int) -> dict[str, Any]:
         record: dict[str, Any] = {"step": step, "intruders": audit.intruders}
         if self._text is not None:
             record |= {"forgetting": self.forgetting, "loss_on": self._text.name}
-        assert self._kept_state is not None
-        self._kept_state.keep(model, tokenizer, record, tensors)
+        return record
 
-    def _put_back(self, model: nn.Module, args: Any, state: Any) -> None:
-        assert self._kept_state is not None
-        record = put_back_last(self._kept_state, model, self._sharded, state)
-        if record is None:
+    def _tell_what_is_saved(self, args: Any, state: Any) -> None:
+        """Tell, of a training that ended over a limit, which state the model has now."""
+        args.load_best_model_at_end = False  # it was the user's until the end
+        if not state.is_world_process_zero:
             return
-        self.put_back = record
-        if state.is_world_process_zero:
-            self._say(
-                args,
-                f"the state at step {state.global_step} is over the limit; that of step {record['step']} was put back",
+        over = f"the state at step {state.global_step} is over the limit"
+        if self.put_back is not None:
+            self._say(args, f"{over}; that of step {self.put_back['step']} was put back")
+        else:
+            warnings.warn(
+                f"{over}; no audit saw a state below the limit, so that the model is left as it is; lower the learning "
+                "rate, or audit more often (every)",
+                stacklevel=2,
             )
 
     def _say(self, args: Any, text: str) -> None:

@@ -1,12 +1,18 @@
-"""Logging from inside a callback: as the Trainer logs, also where no Trainer is at hand."""
+"""What the callback logs and warns of: as the Trainer logs, also where no Trainer is at hand."""
 
 from __future__ import annotations
 
 import sys
+import warnings
+from contextlib import suppress
 from typing import Any
 
 from transformers import Trainer
 from transformers.trainer_callback import CallbackHandler
+
+from ...audits.result.audit_result import Audit
+from ...audits.result.summary import by_kind, update_norm
+from .text_loss import TextLoss
 
 
 def log_totals(trainer: Any, args: Any, state: Any, control: Any, totals: dict[str, float]) -> None:
@@ -37,3 +43,44 @@ def _handler_that_calls() -> CallbackHandler | None:
             return caller
         frame = frame.f_back  # type: ignore[assignment]
     return None
+
+
+def alert(intruders: int, above: int, step: int) -> None:
+    """Warn that an audit found more ``intruders`` than ``above``, here and in Weights & Biases and trackio.
+
+    Both are called only if the program has loaded them; TensorBoard has no alerts.
+    """
+    title = f"More than {above} intruders"
+    text = f"The audit at step {step} found {intruders} intruders; alert_above is {above}."
+    warnings.warn(text, stacklevel=2)
+    wandb = sys.modules.get("wandb")
+    if wandb is not None and wandb.run is not None:
+        wandb.run.alert(title=title, text=text, level="WARN")
+    trackio = sys.modules.get("trackio")
+    if trackio is not None:
+        with suppress(RuntimeError):  # raised if no run is active
+            trackio.alert(title=title, text=text)
+
+
+def totals_of_audit(audit: Audit) -> dict[str, float]:
+    """Return the totals of an audit, each as the audit's own summary defines it."""
+    kinds = {summary.kind: summary.intruders for summary in by_kind(audit.matrices)}
+    return {
+        "intruders/total": audit.intruders,
+        "intruders/vectors": audit.vectors,
+        "intruders/energy_share": audit.intruder_energy_share,
+        "intruders/update_frobenius": update_norm(audit.matrices),
+        "intruders/seconds": round(audit.seconds, 4),
+        **{f"intruders/by_module/{kind}": count for kind, count in sorted(kinds.items())},
+    }
+
+
+def totals_of_text(text: TextLoss | None) -> dict[str, float]:
+    """Return the loss on text, its rise over the base, and the share of the time that measuring it took."""
+    if text is None or text.last is None or text.rise is None:
+        return {}
+    return {
+        f"forgetting/{text.label}": text.rise,
+        f"forgetting/{text.label}/loss": text.last,
+        "forgetting/share_of_time": round(text.share_of_time, 4),
+    }

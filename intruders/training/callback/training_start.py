@@ -167,7 +167,7 @@ class StartDigests:
     def require_same(self, trace: Path, model: nn.Module) -> bool:
         """Compare with the training that is resumed, and return whether the factors A are those that it began with.
 
-        Without a record, as of an earlier version, they count as the same.
+        Without a record they count as the same.
 
         Raises:
           SettingError: a matrix is not what that training began with.

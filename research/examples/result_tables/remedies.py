@@ -1,25 +1,26 @@
-"""The tables of remedies: what the runs forgot with and without them, and what they gain at equal task loss."""
+"""What remedies gain at equal task loss, and at which accuracy."""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterator
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from intruders.mitigation.remedies.remedy_table import INTRUDERS
+from intruders.experiments.yardstick import loss_at_task_loss
+from intruders.measures.intervals import mean_interval
 from intruders.studies.results import load_results
-from intruders_research.claims import (
-    intervention,
-    remedies,
-    remedies_at_equal_task_loss,
-    remedies_while_training,
-)
+from intruders_research.claims import remedies, remedies_at_equal_task_loss, remedies_while_training
 from intruders_research.claims.every_claim import analyse_all
 
-from .published_data import RESULTS, is_setting, read_table, settings_in
-from .words import markdown, scientific, with_ends
+from .published_data import RESULTS, read_table
+from .words import markdown, with_ends
 
-ENDS = ("", "_low", "_high")
+ALLOWED = (
+    0.01,
+    0.02,
+)  # nats per token above the task loss of the tuned model; 0.02 is what `remedies` allows
 REMEDIES = (
     "replay of WikiText-2",
     "doses learned afterwards",
@@ -28,133 +29,79 @@ REMEDIES = (
 )
 
 
-def remedied_runs(study: str) -> list[str]:
-    """What every training forgot, and what its doses left, on the documents and examples that are reported."""
-    runs = read_table(study, "runs")
-    runs = runs[runs["status"] == "finished"]
-    points = read_table(study, "remedies")
-    points = points[(points["share"] == "report") & points["control"].isna()].set_index("run_id")
-    is_curve = (points["remedy"] == "interpolate") & ~points["chosen"].astype(bool)
-    base, tuned = (points[is_curve & (points["strength"] == share)] for share in (0, 1))
-    dosed = points[(points["remedy"] == "doses") & points["chosen"].astype(bool)]
-    rows = []
-    for method, rank, rate in settings_in(runs):
-        of_rate = runs[is_setting(runs, method, rank, rate)].set_index("run_id")
-        for is_replayed, own in of_rate.groupby(of_rate["replay"].notna()):
-            rows.append(
-                [
-                    f"rank {rank:g}" if rank else "in full",
-                    scientific(rate, 1).replace(".0", ""),
-                    "a quarter" if is_replayed else "",
-                    *_forgotten_and_accuracy(tuned, base, own.index),
-                    f"{own['trained_steps'].mean():.0f}",
-                    f"{own['intruders'].mean():.0f}",
-                    f"{own['update_frobenius'].mean():.1f}",
-                    *_forgotten_and_accuracy(dosed, base, own.index),
-                ]
-            )
-    return markdown(
-        [
-            "trained",
-            "rate",
-            "replay",
-            "forgotten",
-            "accuracy",
-            "steps",
-            "intruders",
-            "update norm",
-            "forgotten with doses",
-            "accuracy with doses",
-        ],
-        rows,
-    )
-
-
-def remedy_gains(study: str) -> list[str]:
-    """What each remedy gains over a share of the plain update, at equal task loss: those that decide come first."""
+def study_gains(study: str) -> Iterator[tuple[str, str, dict[str, Any], str]]:
+    """Yield what was trained, the remedy, its gain over a share of the plain update, and its verdict, if it decides."""
     [finding] = analyse_all(load_results(RESULTS / "data" / study), [remedies.CLAIM.name])
     decided = {(answer.where, answer.what): answer.decision for answer in finding.answers}
     titles = [remedies_while_training.TABLE, remedies_at_equal_task_loss.TABLE]
     gains = pd.concat([finding.tables[title] for title in titles if title in finding.tables])
-    seeds = read_table(study, "runs")["seed"].nunique()
-    rows = []
     for gain in gains.to_dict("records"):
         where = f"{gain['base']} on {gain['task']}, {gain['setting']}"
         verdict = decided.get((where, remedies_at_equal_task_loss.effect_of(gain["remedy"])))
-        share = [gain.get(f"gain_of_share{end}", math.nan) for end in ENDS]
-        rows.append(
-            [
-                _setting_in_words(gain["setting"]),
-                _remedy_in_words(gain["remedy"]),
-                _gain_in_words(gain, seeds),
-                f"*{verdict}*" if verdict else "reported",
-                "" if math.isnan(share[0]) else with_ends(share),
-            ]
+        yield _setting_in_words(gain["setting"]), _remedy_in_words(gain["remedy"]), gain, verdict or ""
+
+
+def accuracies(study: str) -> dict[tuple[str, str], str]:
+    """Say the mean accuracy of the plain models and with a remedy, or of their chosen share, by what was trained."""
+    runs = read_table(study, "runs").set_index("run_id")
+    points = read_table(study, "remedies")
+    points = points[(points["share"] == "report") & points["control"].isna()].set_index("run_id")
+    is_share, is_chosen = points["remedy"] == "interpolate", points["chosen"].astype(bool)
+    tuned = points[is_share & (points["strength"] == 1) & ~is_chosen]
+    shares = points[is_share & is_chosen]
+    dosed = points[(points["remedy"] == "doses") & is_chosen]
+    said = {}
+    for method, rank in {(row.method, row.rank) for row in runs.itertuples() if row.method != "full"} | {
+        ("full", 0)
+    }:
+        own = runs[(runs["method"] == method) & ((method == "full") | (runs["rank"] == rank))]
+        highest, trained = own["lr"].max(), f"rank {rank:g}" if rank else "in full"
+        means = {
+            name: tuned.loc[tuned.index.intersection(own.index[chosen]), "accuracy"].mean()
+            for name, chosen in (
+                ("", (own["lr"] == highest) & own["replay"].isna()),
+                (REMEDIES[0], own["replay"].notna()),
+                (REMEDIES[2], (own["lr"] < highest) & own["replay"].isna()),
+            )
+        }
+        means[REMEDIES[1]] = dosed.loc[dosed.index.intersection(own.index), "accuracy"].mean()
+        plain = means.pop("")
+        of_plain = own.index[(own["lr"] == highest) & own["replay"].isna()]
+        said[trained, "interpolate"] = (
+            f"{shares.loc[shares.index.intersection(of_plain), 'accuracy'].mean():.2f}"
         )
-    rows.sort(key=lambda row: (row[3] == "reported", REMEDIES.index(row[1])))
-    return markdown(
-        [
-            "trained",
-            "remedy",
-            "gain, nats per token (95 % CI over seeds; reported rows: of all of them together)",
-            "verdict",
-            "gain of a chosen share of it",
-        ],
-        rows,
-    )
+        said |= {(trained, name): f"{plain:.2f} to {mean:.2f}" for name, mean in means.items()}
+    return said
 
 
-def scaled_intruders(study: str) -> list[str]:
-    """What the loss, the accuracy and the gain become where the strongest intruder of every matrix is scaled down."""
-    [finding] = analyse_all(load_results(RESULTS / "data" / study), [intervention.CLAIM.name])
-    by_scale = finding.tables[intervention.TABLE]
-    scaled = by_scale[(by_scale["control"] == INTRUDERS) & (by_scale["scale"] < 1)]
+def gains_at_allowances(*studies: str) -> list[str]:
+    """What doses gain where the share may cost more task loss: none, or 0.01 or 0.02 above the tuned model's."""
     rows = []
-    for (setting, scale), measured in scaled.groupby(["setting", "scale"]):
-        of = {row["measure"]: row for row in measured.to_dict("records")}
-        gain, change = ([of[name][end] for end in ("change", "low", "high")] for name in ("gain", "loss"))
-        rows.append(
-            [
-                _setting_in_words(setting.partition(",")[0]),
-                f"{scale:g}",
-                f"{of['accuracy']['value']:.2f}",
-                with_ends(change),
-                with_ends(gain),
-                str(of["gain"]["seeds"]),
-            ]
+    for study in studies:
+        runs = read_table(study, "runs").set_index("run_id")
+        points = read_table(study, "remedies")
+        points = points[(points["share"] == "report") & points["control"].isna()]
+        is_chosen = points["chosen"].astype(bool)
+        dosed = points[(points["remedy"] == "doses") & is_chosen]
+        curves = (
+            points[(points["remedy"] == "interpolate") & ~is_chosen].sort_values("strength").groupby("run_id")
         )
-    return markdown(
-        [
-            "trained",
-            "scale of the strongest intruder",
-            "accuracy",
-            "loss on text, change in nats per token (95 % CI over seeds)",
-            "gain over a share of the update",
-            "seeds",
-        ],
-        rows,
-    )
-
-
-def _forgotten_and_accuracy(
-    points: pd.DataFrame, base: pd.DataFrame, run_ids: pd.Index[str]
-) -> tuple[str, str]:
-    """The mean rise of the loss over the base with the lowest and highest seed, and the mean accuracy."""
-    of_runs = points[points.index.isin(run_ids)]
-    if of_runs.empty:
-        return "", ""
-    rise = of_runs["loss"] - base.loc[of_runs.index, "loss"]
-    return f"{rise.mean():.2f} [{rise.min():.2f}, {rise.max():.2f}]", f"{of_runs['accuracy'].mean():.2f}"
-
-
-def _gain_in_words(gain: dict[str, object], seeds: int) -> str:
-    """A gain with its interval, and of how many seeds if not of all; or why no run has one."""
-    if not gain["seeds"]:
-        return f"not measured: {str(gain['reason']).partition(' at ')[0]}"
-    words = with_ends([float(str(gain[f"gain{end}"])) for end in ENDS])
-    if gain["seeds"] == 1 < seeds:
-        return f"{words} (one seed, CI over documents)"
-    return words if gain["seeds"] == seeds else f"{words} ({gain['seeds']} of {seeds} seeds)"
+        gains: dict[str, list[list[float]]] = {}
+        for dose in dosed.itertuples():
+            curve = curves.get_group(dose.run_id)
+            losses, task_losses = (curve[name].to_numpy() for name in ("loss", "task_loss"))
+            wanted = np.array([dose.task_loss, *(task_losses[-1] + more for more in ALLOWED)])
+            run = runs.loc[dose.run_id]
+            trained = "in full" if run["method"] == "full" else f"rank {run['rank']:g}"
+            shares = loss_at_task_loss(losses[None], task_losses[None], wanted)
+            gains.setdefault(trained, []).append(list(shares - dose.loss))
+        for trained in sorted(gains, key=lambda name: (name == "in full", name)):
+            means = [mean_interval(values) for values in zip(*gains[trained], strict=True)]
+            rows.append(
+                [trained, *(with_ends((mean.estimate, mean.low, mean.high)) for mean in means), f"`{study}`"]
+            )
+    allowed = [f"tuned model's + {more}" for more in ALLOWED]
+    return markdown(["trained", "share at the task loss of the doses", *allowed, "study"], rows)
 
 
 def _setting_in_words(setting: str) -> str:

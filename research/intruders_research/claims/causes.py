@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import pandas as pd
 
 from intruders.measures.intervals import Interval, mean_interval
+from intruders.studies.compare_settings import settings_in
 from intruders.studies.results import Results
-from intruders.studies.run_labels import settings_in
 
 from .causes_at_equal_norm import DenseComparison, compare_at_equal_norm, paths
 from .causes_charts import charts

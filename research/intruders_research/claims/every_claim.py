@@ -12,7 +12,7 @@ from intruders.charts.chart import Chart, Grid
 from intruders.measures.intervals import Interval
 from intruders.studies.results import Results, load_results
 from intruders.studies.study_folder import FINDINGS
-from intruders.studies.table_columns import SCHEMA
+from intruders.studies.tables import SCHEMA
 from intruders.system.documents import json_number
 from intruders.system.files import write_atomically
 from intruders.system.plugins import CLAIMS as CLAIMS_OF_PLUGINS

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from intruders.measures.intervals import LEVEL, Interval, mean_interval
-from intruders.studies.run_labels import settings_in
+from intruders.studies.compare_settings import settings_in
 
 from .shared.seed_tables import complete, one_in_100
 from .shared.statistics import slope

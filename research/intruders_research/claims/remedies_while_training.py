@@ -19,8 +19,8 @@ import pandas as pd
 
 from intruders.experiments.yardstick import loss_at_task_loss
 from intruders.measures.intervals import LEVEL, mean_interval
+from intruders.studies.compare_settings import settings_in, text_of
 from intruders.studies.results import Results
-from intruders.studies.run_labels import settings_in, text_of
 
 from .remedies_at_equal_task_loss import effect_of
 from .shared.evidence import Evidence

@@ -80,7 +80,7 @@ def study(
     if out is None:
         raise SettingError("--out is missing; expected the folder of the study; pass --out FOLDER")
 
-    from intruders.studies.workplace import Workplace
+    from intruders.studies.work import Workplace
 
     from ..claims.every_claim import conclude
     from ..run_study import run_study

@@ -24,7 +24,8 @@ _TOPICS = (
         ("causes", "rank", "dynamics", "threshold"),
     ),
     _Topic(
-        "Runs and matrices that forget more are told apart as claimed", ("forgetting", "predictors", "places")
+        "Intruders or KL identify the runs and matrices that forget more",
+        ("forgetting", "predictors", "places"),
     ),
     _Topic("Scaling intruders down, or another remedy, saves forgetting", ("intervention", "remedies")),
     _Topic("In a sequence of tasks, low ranks and LoRA forget more, and intruders accumulate", ("sequence",)),

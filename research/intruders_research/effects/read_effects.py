@@ -16,7 +16,7 @@ import pandas as pd
 from intruders.errors import ResultFileError
 from intruders.studies.results import load_results
 from intruders.studies.study_folder import PUBLISHED
-from intruders.studies.table_columns import SCHEMA
+from intruders.studies.tables import SCHEMA
 from intruders.system.documents import read_document
 from intruders.system.files import read_bytes
 

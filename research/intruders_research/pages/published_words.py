@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from intruders.errors import ResultFileError
-from intruders.studies.run_record import RunRecord
-from intruders.studies.study_folder import PUBLISHED
+from intruders.studies.study_folder import PUBLISHED, RunRecord
 from intruders.system.words import plural
 
 from ..published.publish import DEVIATIONS

@@ -9,8 +9,7 @@ from typing import Any
 
 from intruders.errors import SettingError
 from intruders.studies.results import Results, load_results
-from intruders.studies.run_record import RunRecord
-from intruders.studies.study_folder import PUBLISHED, StudyFolder
+from intruders.studies.study_folder import PUBLISHED, RunRecord, StudyFolder
 from intruders.system.words import duration, plural
 
 from ..claim_names import CLAIMS

@@ -15,9 +15,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from intruders.data.hub_tasks import HUB_TASKS
-from intruders.studies.measures import Measure
+from intruders.studies.experiment_stages import models_of_sweep
 from intruders.studies.runs import Run
-from intruders.studies.stages import models_of_sweep
+from intruders.studies.study import Measure
 from intruders.system.words import duration, plural
 from intruders.training.finetune_config import FinetuneConfig
 

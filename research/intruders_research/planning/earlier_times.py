@@ -9,12 +9,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from intruders.studies.perform import is_done
-from intruders.studies.run_record import RunRecord
 from intruders.studies.runs import Run
 from intruders.studies.stages import stages_of
-from intruders.studies.study_folder import MODEL, PUBLISHED, StudyFolder
+from intruders.studies.study_folder import MODEL, PUBLISHED, RunRecord, StudyFolder
 from intruders.studies.tables import read_rows, taken_rows
+from intruders.studies.work import is_done
 from intruders.system.documents import read_document
 from intruders.system.files import user_path
 from intruders.training.finetune_config import FinetuneConfig

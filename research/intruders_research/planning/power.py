@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from intruders.errors import ResultFileError
+from intruders.studies.compare_settings import setting_of
 from intruders.studies.results import load_results
-from intruders.studies.run_labels import setting_of
 from intruders.studies.runs import expand
 from intruders.studies.study import Study
 

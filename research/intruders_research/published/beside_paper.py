@@ -18,8 +18,8 @@ import pandas as pd
 from intruders.errors import ResultFileError
 from intruders.measures.intervals import NOTHING, Interval, mean_interval
 from intruders.mitigation.remedies.remedy_table import INTRUDERS
+from intruders.studies.compare_settings import settings_in
 from intruders.studies.results import Results
-from intruders.studies.run_labels import settings_in
 
 from ..claims.shared.statistics import spearman
 

@@ -11,12 +11,11 @@ from typing import Any
 
 from intruders.errors import NewerVersionError, ResultFileError, SettingError
 from intruders.studies.results import Results, load_results
-from intruders.studies.run_record import RunRecord
 from intruders.studies.runs import Run, expand
 from intruders.studies.study import study_from_text
-from intruders.studies.study_folder import FINDINGS, PUBLISHED, REPORT, TABLES, StudyFolder
+from intruders.studies.study_folder import FINDINGS, PUBLISHED, REPORT, TABLES, RunRecord, StudyFolder
 from intruders.studies.tables import Tables, can_give_rows, refuse_newer_tables, to_parquet
-from intruders.studies.training_precision import precisions_of
+from intruders.studies.work import precisions_of
 from intruders.system.files import read_bytes, user_path, write_atomically
 from intruders.system.folders import atomic_folder, make_folder
 from intruders.version import __version__

@@ -17,8 +17,7 @@ from typing import Any
 from intruders.errors import BrokenDocumentError, ResultFileError
 from intruders.studies.stage import Rows
 from intruders.studies.study_folder import PUBLISHED
-from intruders.studies.table_columns import COLUMNS
-from intruders.studies.tables import read_rows
+from intruders.studies.tables import COLUMNS, read_rows
 from intruders.system.documents import get_field, read_document
 from intruders.system.files import read_bytes
 

@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from intruders.errors import ResultFileError, SettingError
-from intruders.studies.perform import is_done
-from intruders.studies.run_record import RunRecord, changed_input
+from intruders.studies.inputs import inputs_of
 from intruders.studies.runs import Run
-from intruders.studies.stage_inputs import inputs_of
 from intruders.studies.stages import stages_of
-from intruders.studies.study_folder import PUBLISHED, StudyFolder
+from intruders.studies.study_folder import PUBLISHED, RunRecord, StudyFolder, changed_input
 from intruders.studies.tables import keep_taken_rows, settings_row
+from intruders.studies.work import is_done
 from intruders.system.files import user_path
 
 from .published_study import PublishedRun, PublishedStudy

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from intruders.studies.results import Results
-from intruders.studies.table_columns import COLUMNS
+from intruders.studies.tables import COLUMNS
 
 
 def write_study(folder: Path, results: Results) -> Path:

@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 
 from intruders.errors import SettingError
-from intruders.studies.results import Results, typed
-from intruders.studies.table_columns import COLUMNS
+from intruders.studies.results import Results
+from intruders.studies.tables import COLUMNS, typed
 from intruders_research.claim_names import CLAIMS
 from intruders_research.claims.every_claim import analyse_all
 from intruders_research.claims.shared.claim import NOT_RUN, Finding

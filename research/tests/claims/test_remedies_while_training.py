@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from intruders.studies.table_columns import COLUMNS
+from intruders.studies.tables import COLUMNS
 from intruders_research.claims.every_claim import analyse_all
 from intruders_research.claims.shared.claim import Finding
 from tests.studies.planted import run, study

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from intruders.charts.chart import Grid
-from intruders.studies.run_labels import setting_of
+from intruders.studies.compare_settings import setting_of
 from intruders_research.claims import sequence
 from intruders_research.claims.every_claim import charts_of
 from tests.studies.planted import (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
 import json
 import shutil
 from pathlib import Path
@@ -14,10 +15,10 @@ import pytest
 
 from intruders.errors import ResultFileError, SettingError
 from intruders_research.effects.conclusions import conclusions
-from intruders_research.effects.forest_plot import LIGHT, forest_plot
+from intruders_research.effects.forest_plot import LIGHT, effects_frame, forest_plot
 from intruders_research.effects.read_effects import equal_effort, equal_score, read_effects
 from intruders_research.effects.study_effect import StudyEffect
-from intruders_research.effects.write_effects import effect_table, write_forest
+from intruders_research.effects.write_effects import write_forest
 from tests.commands import in_this_process
 from tests.docs.pages import DOCS
 from tests.studies.planted import run
@@ -202,12 +203,14 @@ def test_a_published_study_is_linked_to_its_page_and_has_no_row_of_what_was_not_
     assert len(read_effects(tmp_path / "data")) == len(effects) - 1
 
 
-def test_the_pages_show_what_the_command_prints() -> None:
-    """`intruders report docs/results/data --forest docs/figures/effects.svg` prints it."""
+def test_the_docs_have_what_the_command_prints_and_writes() -> None:
+    """`intruders report docs/results/data --forest docs/figures/effects.svg` does both."""
     effects = read_effects(DATA)
-    for name, printed in (("all-effects.md", effect_table(effects)), ("summary.md", conclusions(effects))):
-        page = (DOCS / "results" / name).read_text(encoding="utf-8").splitlines()
-        assert [line for line in printed if line not in page] == []
+    page = (DOCS / "results" / "summary.md").read_text(encoding="utf-8").splitlines()
+    assert [line for line in conclusions(effects) if line not in page] == []
+    drawn = pd.read_csv(DOCS / "figures" / "effects-drawn.csv")
+    made = pd.read_csv(io.StringIO(effects_frame(effects).to_csv(index=False)))
+    pd.testing.assert_frame_equal(drawn, made, rtol=1e-6)
 
 
 def test_a_sequence_is_at_equal_score_if_its_own_runs_are() -> None:

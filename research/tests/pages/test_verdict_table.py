@@ -13,8 +13,7 @@ from intruders.cli.main import app
 from intruders.studies.results import load_results
 from intruders.studies.runs import expand
 from intruders.studies.study_folder import StudyFolder
-from intruders.studies.table_columns import COLUMNS
-from intruders.studies.tables import to_parquet
+from intruders.studies.tables import COLUMNS, to_parquet
 from intruders_research.claims.every_claim import analyse_all
 from intruders_research.pages.verdict_table import verdict_table
 from research.tests.parsed import parsed

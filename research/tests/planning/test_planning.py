@@ -16,8 +16,7 @@ from intruders.errors import SettingError
 from intruders.studies.runs import Run, expand
 from intruders.studies.study import study_from_text
 from intruders.studies.study_folder import StudyFolder
-from intruders.studies.table_columns import COLUMNS
-from intruders.studies.tables import to_parquet
+from intruders.studies.tables import COLUMNS, to_parquet
 from intruders_research.claim_names import CLAIMS
 from intruders_research.claims.shared.prediction import correlation_difference
 from intruders_research.claims.shared.statistics import settings_needed, spearman

@@ -14,9 +14,9 @@ import pytest
 
 from intruders.errors import ResultFileError, SettingError
 from intruders.studies.results import load_results
-from intruders.studies.run_record import RunRecord
 from intruders.studies.runs import expand
 from intruders.studies.study import Study
+from intruders.studies.study_folder import RunRecord
 from intruders_research.run_study import run_study
 from research.tests.parsed import parsed
 from tests.studies.continued import TABLES, nothing_is_trained, only_of, same_tables
@@ -81,21 +81,6 @@ def test_a_table_that_is_missing_of_a_run_that_was_taken_over_is_damage(
     shutil.rmtree(str(caught.value).partition("remove '")[2].partition("'")[0])
     run_study(study, out, published=published[1])
     same_tables(load_results(out), load_results(published[0]))
-
-
-def test_records_of_earlier_versions_do_not_list_the_tables_of_a_run_that_was_taken_over(
-    published: tuple[Path, Path], taken: tuple[Study, Path, str]
-) -> None:
-    study, out, run_id = taken
-    file = out / "runs" / run_id / "run.json"
-    record = json.loads(file.read_text())
-    del record["taken_tables"]
-    file.write_text(json.dumps(record))
-    assert run_study(study, out).finished == 2
-    same_tables(load_results(out), load_results(published[0]))
-    (file.parent / "taken-over" / "vectors.parquet").unlink()
-    with pytest.raises(ResultFileError, match=r"vectors\.parquet' does not exist"):
-        run_study(study, out)
 
 
 def test_the_folder_of_all_published_studies_has_this_one_under_any_name(

@@ -25,7 +25,7 @@ from intruders.checkpoints.stored.checkpoint import Checkpoint
 from intruders.errors import ResultFileError
 from intruders.linalg.low_rank import LowRank
 from intruders.linalg.pair import Pair
-from intruders.system.mirrored_folder import MirroredFolder
+from intruders.system.store import Store
 
 NAMES = [f"layers.{layer}.{part}.weight" for layer in range(3) for part in ("q", "o")] + ["head.weight"]
 
@@ -34,7 +34,7 @@ BASE = Checkpoint("base", "checkpoint", "memory", {})
 
 
 def files_in(folder: Path) -> FleetFiles:
-    return FleetFiles(MirroredFolder(folder), KEY)
+    return FleetFiles(Store(folder), KEY)
 
 
 def member(number: int, names: Sequence[str] = NAMES, digest: str | None = None) -> Member:
@@ -87,30 +87,6 @@ def test_what_is_kept_is_not_done_again_and_a_further_model_costs_itself(tmp_pat
     further.do(left)
     assert further.missing() == {}
     assert files < set((tmp_path / "blocks").iterdir())  # files are added and none is written again
-
-
-def test_a_model_is_the_same_alone_and_with_others(tmp_path: Path) -> None:
-    together = work(tmp_path / "together", member(0), member(1), member(2, NAMES[:2]))
-    together.do(together.missing())
-    for number, names in ((0, NAMES), (1, NAMES), (2, NAMES[:2])):
-        alone = work(tmp_path / "alone", member(number, names))
-        alone.do(alone.missing())
-    mine, theirs = rows_of(tmp_path / "together"), rows_of(tmp_path / "alone")
-    assert mine == theirs
-    assert len(mine) == 2 * len(NAMES) + 2
-    assert any(intruder for rows in mine.values() for _, intruder in rows)
-    # The sums of the sketches too, by which models are found that are alike.
-    sketches = [
-        {
-            (block.block, digest): unit.sketch
-            for block in files_in(tmp_path / way).blocks()
-            for digest, unit in block.units.items()
-        }
-        for way in ("together", "alone")
-    ]
-    assert sketches[0].keys() == sketches[1].keys()
-    for key, sketch in sketches[0].items():
-        torch.testing.assert_close(sketch, sketches[1][key], rtol=1e-4, atol=1e-5)
 
 
 def test_equal_models_are_done_once(tmp_path: Path) -> None:
@@ -170,29 +146,6 @@ def test_each_file_is_the_audit_of_its_adapter_in_the_order_of_its_pairing(
         assert set(pd.read_parquet(file.path)["adapter"]) == {one.source}
         assert AdapterFile.read(file.path, KEY) is not None
     assert sum(file.counts["intruders"] for file in written.values()) > 0
-
-
-def test_adapters_of_the_same_content_have_a_file_each_with_the_same_rows(tmp_path: Path) -> None:
-    first, copy = member(0), replace(member(0), source="a copy")
-    written = finished(tmp_path, [first, copy])
-    rows = [
-        pd.read_parquet(written[one.source, one.digest].path).drop(columns="adapter") for one in (first, copy)
-    ]
-    pd.testing.assert_frame_equal(*rows)
-    times = {file.path: file.path.stat().st_mtime_ns for file in written.values()}
-    again = finished(tmp_path, [first, copy, member(1), replace(first, source="a late copy")])
-    assert {file.path for file in again.values()} > set(times)
-    assert {path: path.stat().st_mtime_ns for path in times} == times, "a finished file is not written again"
-    late = again["a late copy", first.digest]
-    assert Audit.load(late.path).tuned_source == "a late copy"
-    assert late.counts == written[first.source, first.digest].counts
-
-
-def test_a_member_that_cannot_be_opened_has_no_file(tmp_path: Path) -> None:
-    refused = Member("missing", "refused missing", reason="there is nothing")
-    written = finished(tmp_path, [member(0), refused])
-    assert [source for source, _ in written] == ["model 0"]
-    assert len(list((tmp_path / "vectors").iterdir())) == 1
 
 
 @pytest.mark.parametrize("waits", [False, True])

@@ -18,7 +18,7 @@ from intruders.checkpoints.opening.many_sources import digest_of
 from intruders.checkpoints.opening.open import open_checkpoint
 from intruders.checkpoints.stored.content import content_digests
 from intruders.errors import CheckpointError, IntrudersError, SettingError
-from intruders.system.mirrored_folder import MirroredFolder
+from intruders.system.store import Store
 from tests.checkpoints.models import saved, tiny_llama
 from tests.mitigation.hot import hot_llama
 
@@ -85,7 +85,7 @@ def test_a_worker_that_cannot_open_what_the_driver_opened_stops_the_fleet(tmp_pa
     """Without it the adapter would have no rows, and be written as one without intruders."""
     base = saved(tiny_llama(), tmp_path / "base")
     adapter = str(saved(hot_llama(0, 0.8), tmp_path / "adapter"))
-    files = FleetFiles(MirroredFolder(tmp_path), "0" * 64)
+    files = FleetFiles(Store(tmp_path), "0" * 64)
     task = BlockOnRay(
         base=str(base),
         content=tuple(content_digests(open_checkpoint(base)).items()),

@@ -10,9 +10,10 @@ import torch
 
 import intruders
 from intruders.audits.result.summary import by_kind, left_open_in_words, matrices_on_one_side, median_relative
-from intruders.checkpoints.pairing.pairing import Skipped
+from intruders.checkpoints.pairing.pairing import SkipKind, Skipped
 from intruders.checkpoints.stored.selection import AS_AUDITED, Selection
 from intruders.reports.audit import render_audit
+from tests.made_up import left_out
 
 
 @pytest.mark.parametrize("zero", range(5))
@@ -55,12 +56,12 @@ AUDITED = ["model.layers.0.self_attn.q_proj.weight", "model.layers.1.self_attn.q
 
 def lacking(reason: str, *names: str, selection: Selection = AS_AUDITED) -> list[str]:
     """By the reasons as an audit states them."""
-    left_out = [
-        Skipped.from_stored("model.layers.0.mlp.up_proj.weight", "unchanged"),
-        Skipped.from_stored("model.norm.weight", "one-dimensional"),
-        *(Skipped.from_stored(name, reason) for name in names),
+    others = [
+        Skipped("model.layers.0.mlp.up_proj.weight", "unchanged", SkipKind.UNCHANGED),
+        Skipped("model.norm.weight", "one-dimensional"),
+        *(left_out(name, reason) for name in names),
     ]
-    return [skipped.name for skipped in matrices_on_one_side(AUDITED, left_out, selection)]
+    return [skipped.name for skipped in matrices_on_one_side(AUDITED, others, selection)]
 
 
 def test_matrices_of_the_layers_that_one_model_lacks() -> None:
@@ -101,13 +102,15 @@ def test_what_the_caller_leaves_out_is_not_missed() -> None:
 
 
 def test_a_model_without_numbered_layers_has_no_other_matrices() -> None:
-    left_out = [Skipped.from_stored("fc2.weight", "missing in tuned")]
+    left_out = [Skipped("fc2.weight", "missing in tuned", SkipKind.NO_COUNTERPART)]
     assert matrices_on_one_side(["fc1.weight"], left_out, AS_AUDITED) == left_out
 
 
 def test_words() -> None:
     assert left_open_in_words([]) is None
-    one, two = (Skipped.from_stored(f"h.{layer}.q.weight", "missing in tuned") for layer in (0, 1))
+    one, two = (
+        Skipped(f"h.{layer}.q.weight", "missing in tuned", SkipKind.NO_COUNTERPART) for layer in (0, 1)
+    )
     assert left_open_in_words([one, two]) == (
         "2 matrices could not be compared, the first 'h.0.q.weight' (missing in tuned); "
         "leave out what is meant to be absent with --exclude"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -64,7 +65,7 @@ def test_measured_is_the_first_scale_with_an_intruder(size: str) -> None:
         if size == "krylov"
         else wide_spectrum(tiny_llama(hidden_size=64, intermediate_size=96, num_hidden_layers=1))
     )
-    before = {name: tensor.clone() for name, tensor in base.state_dict().items()}
+    before = copy.deepcopy(base.state_dict())
     model = hot_llama(model=copy.deepcopy(base), gain=1.0, r=1)
     # A square, a tall and a wide one of those that are large.
     some = AuditSettings() if size == "dense" else AuditSettings(("*q_proj*", "*up_proj*", "*down_proj*"))
@@ -78,7 +79,7 @@ def test_measured_is_the_first_scale_with_an_intruder(size: str) -> None:
 
 def test_full_fine_tuning_along_the_line_to_the_base() -> None:
     base = large_llama()
-    before = {name: tensor.clone() for name, tensor in base.state_dict().items()}
+    before = copy.deepcopy(base.state_dict())
     after = merged_weights(hot_llama(model=copy.deepcopy(base), gain=0.5, r=2))
     generator = torch.Generator().manual_seed(0)
     after = {
@@ -94,7 +95,7 @@ def test_full_fine_tuning_along_the_line_to_the_base() -> None:
 @pytest.mark.parametrize("target", [0, 3, 8])
 def test_largest_scale_with_at_most_so_many_intruders(target: int) -> None:
     base = large_llama()
-    before = {name: tensor.clone() for name, tensor in base.state_dict().items()}
+    before = copy.deepcopy(base.state_dict())
     model = hot_llama(model=copy.deepcopy(base), gain=1.0, r=2)
     result = critical_scales(model, target=target, compute=Compute(cache=False))
     after = merged_weights(model)
@@ -199,7 +200,8 @@ def test_a_kept_base_gives_the_same_answer() -> None:
 
 
 def test_an_update_of_the_base_itself_has_no_critical_scale() -> None:
-    base = {"model.layers.0.mlp.up_proj.weight": wide(torch.float64)}
+    u, values, v = with_spectrum(40, 60)
+    base = {"model.layers.0.mlp.up_proj.weight": (u * values) @ v}
     tuned = {name: 1.5 * tensor for name, tensor in base.items()}
     result = critical_scales(base, tuned, compute=Compute(cache=False))
     assert [matrix.measured for matrix in result.matrices] == [math.inf]
@@ -214,14 +216,6 @@ def test_an_update_of_the_base_itself_has_no_critical_scale() -> None:
     assert math.isnan(result.within_factor_two)
 
 
-def wide(dtype: torch.dtype) -> Tensor:
-    generator = torch.Generator().manual_seed(3)
-    u, _, v = torch.linalg.svd(
-        torch.randn(40, 60, generator=generator, dtype=torch.float64), full_matrices=False
-    )
-    return ((u * torch.linspace(5, 1, 40)) @ v).to(dtype)
-
-
 def test_agreement() -> None:
     def matrix(measured: float, predicted: float) -> MatrixScale:
         return MatrixScale("w", (4, 4), measured, predicted, 100.0)
@@ -232,13 +226,10 @@ def test_agreement() -> None:
     assert result.rank_correlation == pytest.approx(0.8)
 
 
-def test_bad_settings() -> None:
-    for settings, text in (
-        ({"target": -1}, "target is -1"),
-        ({"target": True}, "target is True"),
-    ):
-        with pytest.raises(SettingError, match=text):
-            critical_scales(tiny_llama(), hot_llama(), **settings)  # type: ignore[arg-type]
+@pytest.mark.parametrize("target", [-1, True])
+def test_a_target_that_is_no_number_of_intruders_is_refused(target: Any) -> None:
+    with pytest.raises(SettingError, match=f"target is {target}"):
+        critical_scales(tiny_llama(), hot_llama(), target=target)
 
 
 def test_a_target_of_numpy_is_a_whole_number() -> None:

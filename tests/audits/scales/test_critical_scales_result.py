@@ -79,7 +79,7 @@ def test_a_file_beside_the_audit_is_shown_when_it_is_of_that_update(folder: Path
 
 @pytest.mark.parametrize("side", ["base_hub", "tuned_hub"])
 def test_a_file_beside_the_audit_of_another_commit_is_not_shown(side: str, folder: Path) -> None:
-    """The branch has moved between the two. A file of an earlier version names no commit."""
+    """The branch has moved between the two."""
     first, second = ((HubOrigin("org/model", None, letter * 40),) for letter in "ab")
     audit = dataclasses.replace(AUDIT, **{side: first})  # type: ignore[arg-type]
     for hub, is_shown in ((first, True), (second, False), ((), True)):

@@ -111,14 +111,6 @@ def test_a_snapshot_given_as_a_path_is_known_by_its_commit(hub: Path) -> None:
     assert audited(str(folder), "org/adapter").base_hub == (HubOrigin("org/base", None, COMMITS["v2"]),)
 
 
-def test_an_audit_of_an_earlier_version_names_no_commits(hub: Path, tmp_path: Path) -> None:
-    document = json.loads(audited("org/base", "org/adapter").to_json())
-    del document["base"]["hub"], document["tuned"]["hub"]
-    file = tmp_path / "old.json"
-    file.write_text(json.dumps(document), encoding="utf-8")
-    assert Audit.load(file).base_hub == ()
-
-
 @pytest.mark.parametrize("given", ["org/base@v3", "org/none@v2"])
 def test_a_revision_that_is_not_there_is_refused_by_its_name(hub: Path, given: str) -> None:
     with pytest.raises(CheckpointError, match=f"'{given}' is not a file or folder here"):

@@ -18,7 +18,7 @@ from intruders.audits.fleet.fleet_work import finish_adapters
 from intruders.checkpoints.pairing.pairing import PairedMatrix, Pairing
 from intruders.checkpoints.stored.checkpoint import Checkpoint
 from intruders.reports.fleet import write_fleet_html
-from intruders.system.mirrored_folder import MirroredFolder
+from intruders.system.store import Store
 from intruders.system.words import number, percent
 from tests.made_up import LLAMA, made_up_audit
 from tests.reports.browsing import WINDOWS, column, expect, serious_faults, shown, sort_by
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.browser
 def made_up_fleet(folder: Path, count: int, layers: int) -> FleetAudit:
     """So many adapters with intruders of every frequency, the last of them refused."""
     key, settings = "0" * 64, AuditSettings()
-    files = FleetFiles(MirroredFolder(folder), key)
+    files = FleetFiles(Store(folder), key)
     members, matrices, digests, units = [], [], [], {}
     # To make an audit up takes longer than to show it, so that of a thousand adapters some have the same numbers.
     different = min(count, 40)

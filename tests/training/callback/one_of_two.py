@@ -118,17 +118,8 @@ def intruders(before: torch.Tensor, after: torch.Tensor) -> int:
     return int(((x.T @ y[:, :10]).abs().amax(dim=0) < 0.5).sum())
 
 
-def kept(base: Path, folder: Path) -> dict[str, Any]:
-    """The last state below a limit, which the last audit is not, put back on both: whole models and shards."""
-    seen = {"whole, lora": kept_whole(base, folder)}
-    for version, method in itertools.product((1, 2), ("full", "lora")):
-        seen[f"FSDP {version}, {method}"] = kept_of_shards(
-            base, folder / f"{version}-{method}", version, method
-        )
-    return seen
-
-
 def kept_whole(base: Path, folder: Path) -> dict[str, Any]:
+    """The last state below a limit, which the last audit is not, put back on both."""
     torch.manual_seed(0)
     model = prepared(base, "lora")
     trainer = tiny_trainer(model, folder / "out", max_steps=40)
@@ -137,7 +128,9 @@ def kept_whole(base: Path, folder: Path) -> dict[str, Any]:
     class LowerTheLimit(TrainerCallback):  # type: ignore[misc]
         def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             if state.global_step == 2:
-                callback._limits = replace(callback._limits, intruders=0)  # from here on no state is below
+                callback._limits = replace(
+                    callback._limits, keep_intruders_below=1
+                )  # from here on no state is below
 
     states = KeepStates()
     for observer in (states, LowerTheLimit(), callback):
@@ -162,70 +155,6 @@ class KeepStates(TrainerCallback):  # type: ignore[misc]
 
 def same(now: dict[str, Any], then: dict[str, Any]) -> bool:
     return all(torch.equal(tensor, then[name]) for name, tensor in now.items())
-
-
-def kept_of_shards(base: Path, folder: Path, version: int, method: str) -> dict[str, Any]:
-    """Each process compares its own shards with those that it had when the state was kept."""
-    torch.manual_seed(0)
-    texts = folder / "known"
-    if torch.distributed.get_rank() == 0:
-        texts.mkdir(parents=True)
-        (texts / "0.txt").write_text("The text of a document, which the model once knew. " * 3)
-    torch.distributed.barrier()
-    callback = IntruderCallback(
-        every=1, loss_on=str(texts), loss_tokens=40, keep_forgetting_below=99.0, trace=False, base=str(base)
-    )
-    trainer = tiny_trainer(prepared(base, method), folder, kind=partial(Trainer, callbacks=[callback]))
-    model = shard(trainer.model, version)
-    told = (trainer.args, trainer.state, trainer.control)
-    callback.on_train_begin(*told, model=model)
-    two_steps(model)
-    trainer.state.global_step = 1
-    callback.on_step_end(*told, model=model)
-    goes_on = not trainer.control.should_training_stop
-    own = [local(p).clone() for p in model.parameters()]
-    rise = callback.forgetting
-    callback._limits = replace(
-        callback._limits, forgetting=-99.0, intruders=99
-    )  # from here on no state is below
-    two_steps(model)
-    moved = any(not torch.equal(local(p), before) for p, before in zip(model.parameters(), own, strict=True))
-    trainer.state.global_step = 2
-    callback.on_step_end(*told, model=model)
-    stops = trainer.control.should_training_stop
-    callback.on_train_end(*told, model=model)
-    put_back = all(torch.equal(local(p), before) for p, before in zip(model.parameters(), own, strict=True))
-    return {
-        "went on, then stops": [goes_on, stops],
-        "moved": moved,
-        "is the same": put_back,
-        "forgetting": rise,
-        "kept": sorted(file.name for file in (folder / "kept").iterdir()),
-        # Of the same texts whatever the kind of shard.
-        "by a whole model": None
-        if torch.distributed.get_rank()
-        else forgetting_of_whole(base, texts, method),
-    }
-
-
-def local(parameter: Any) -> torch.Tensor:
-    detached = parameter.detach()
-    return detached.to_local() if hasattr(detached, "to_local") else detached
-
-
-def forgetting_of_whole(base: Path, texts: Path, method: str) -> float:
-    """What the same steps make of a model that is not sharded."""
-    from intruders.models.loading import load_tokenizer
-    from intruders.training.callback.text_loss import TextLoss
-
-    torch.manual_seed(0)
-    model, text = prepared(base, method), TextLoss(str(texts), 8, 40)
-    tokenizer = load_tokenizer(str(base))
-    text.measure_base(model, tokenizer, None)
-    two_steps(model)
-    text.measure(model, tokenizer)
-    assert text.rise is not None
-    return text.rise
 
 
 def two_steps(model: Any) -> None:
@@ -271,7 +200,7 @@ CASES: dict[str, Callable[[Path, Path], dict[str, Any]]] = {
     "sharded": sharded,
     "whole": whole,
     "refused": refused,
-    "kept": kept,
+    "kept": kept_whole,
 }
 
 

@@ -15,6 +15,7 @@ from intruders.audits.audit import audit
 from intruders.audits.result.summary import by_kind, update_norm
 from intruders.models.loading import load_model
 from intruders.training.callback.callback import IntruderCallback
+from intruders.training.callback.limits import Watch
 from intruders.training.callback.trace import read_trace
 from tests.checkpoints.stored.test_matrices import tiny_mixtral
 from tests.tiny import save_bert, save_gpt2
@@ -315,7 +316,7 @@ def test_training_stops_above_a_number(llama: Path, tmp_path: Path) -> None:
 
 def test_a_second_training_begins_as_if_there_had_been_none(llama: Path, tmp_path: Path) -> None:
     trainer, callback = stopped(llama, tmp_path)
-    callback._stop_above = 10**6
+    callback._watch = Watch(every=1, stop_above=10**6)
     trainer.args.max_steps = 2
     trainer.train()
     assert not callback.has_stopped

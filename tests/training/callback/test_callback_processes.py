@@ -89,17 +89,7 @@ def test_shards_whose_base_is_gone_are_refused_on_both(told: Path) -> None:
 
 def test_the_last_state_below_a_limit_is_put_back_on_both(told: Path) -> None:
     first, second = _seen_by_both(told, "kept")
-    assert first["whole, lora"] == second["whole, lora"]
-    whole = first["whole, lora"]
-    assert (whole["put back"], whole["step"]) == (2, 3)
-    assert whole["is the same"]
-    assert whole["moved"], "the case shows something"
-    for case in ("FSDP 1, full", "FSDP 1, lora", "FSDP 2, full", "FSDP 2, lora"):
-        for seen in (first[case], second[case]):
-            assert seen["went on, then stops"] == [True, True], case
-            assert seen["moved"], case
-            assert seen["is the same"], case
-        # Sums over shards in single precision are rounded in another order.
-        assert first[case]["forgetting"] == pytest.approx(first[case]["by a whole model"], abs=1e-4), case
-        weights = "model.safetensors" if case.endswith("full") else "adapter_model.safetensors"
-        assert {weights, "kept.json"} <= set(first[case]["kept"]), case
+    assert first == second
+    assert (first["put back"], first["step"]) == (2, 3)
+    assert first["is the same"]
+    assert first["moved"], "the case shows something"

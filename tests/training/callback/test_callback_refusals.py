@@ -21,6 +21,7 @@ from intruders.checkpoints.stored.matrices import MatrixView
 from intruders.errors import CheckpointError, PairingError, ResultFileError, SettingError
 from intruders.models.loading import load_model
 from intruders.training.callback.callback import IntruderCallback
+from intruders.training.callback.limits import Limits, Text, Watch
 from intruders.training.callback.trace import read_trace
 from tests.training.callback.trainers import prepared, tiny_trainer
 
@@ -47,15 +48,26 @@ def test_settings(method: str, settings: dict[str, Any], told: str, llama: Path,
         IntruderCallback(trainer, settings=AuditSettings(**settings))
 
 
-def test_numbers_of_its_own(trainer: Any) -> None:
-    with pytest.raises(SettingError, match="every is 0"):
-        IntruderCallback(trainer, every=0)
-    with pytest.raises(SettingError, match="stop_above is -1"):
-        IntruderCallback(trainer, stop_above=-1)
-    with pytest.raises(SettingError, match=r"every is 2\.5; expected a whole number of steps"):
-        IntruderCallback(trainer, every=2.5)  # type: ignore[arg-type]
-    with pytest.raises(SettingError, match="every is True"):
-        IntruderCallback(trainer, every=True)
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"every": 0}, "every is 0"),
+        ({"stop_above": -1}, "stop_above is -1"),
+        ({"every": 2.5}, r"every is 2\.5; expected a whole number of steps"),
+        ({"every": True}, "every is True"),
+        ({"every": 2, "watch": Watch(every=3)}, "^every and a Watch are given; expected one of the two"),
+        ({"loss_tokens": 2, "text": Text("pydoc")}, "^loss_tokens and a Text are given"),
+        ({"keep_intruders_below": 2, "limits": Limits()}, "^keep_intruders_below and a Limits are given"),
+    ],
+)
+def test_values_of_its_own(given: dict[str, Any], told: str, trainer: Any) -> None:
+    with pytest.raises(SettingError, match=told):
+        IntruderCallback(trainer, **given)
+
+
+def test_a_name_that_is_none_of_its_own() -> None:
+    with pytest.raises(TypeError, match="unexpected keyword argument 'evry'"):
+        IntruderCallback(evry=3)  # type: ignore[call-arg]
 
 
 @pytest.mark.parametrize("with_base", [False, True])

@@ -82,7 +82,7 @@ def test_of_another_start_of_a_no_movement_is_told(is_recorded: bool, llama: Pat
     if is_recorded:
         with pytest.warns(UserWarning, match="factors A of the LoRA are not those.*a_movement is left out"):
             trainer.train(resume_from_checkpoint=True)
-    else:  # a training of an earlier version
+    else:
         record.unlink()
         trainer.train(resume_from_checkpoint=True)
     logged = [entry for entry in trainer.state.log_history if "intruders/total" in entry]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from intruders.studies.run_labels import label_of, rows_in, settings_in
+from intruders.studies.compare_settings import label_of, rows_in, settings_in
 
 from .claim import Where
 from .strata import Stratum

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from intruders.studies.compare_settings import alpha_value, labels_of, rows_in, setting_of, text_of
 from intruders.studies.results import Results
-from intruders.studies.run_labels import alpha_value, labels_of, rows_in, setting_of, text_of
 
 from .claim import Where
 

@@ -1,0 +1,240 @@
+"""The work on runs: the missing stages of each are done in its folder, and a store gets what is finished.
+
+Runs always work in a folder of this machine. To a store at a URL each finished stage is copied completely, its record
+last. The files that a record lists therefore exist in the store, and a run can resume from them on another machine.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ..errors import DiskFullError, SettingError, StoreError, first_line, in_one_line
+from ..system.files import stop_on_full_disk, write_atomically
+from ..system.store import Store
+from .inputs import inputs_of, model_of
+from .runs import Run
+from .stage import Callbacks, RunAtWork, Stage, began_in
+from .stages import STAGES, stages_of
+from .study_folder import FINDINGS, RUN, TABLES, RunRecord, StudyFolder, changed_input, is_finished
+
+_FILES = ("study.yaml", "study.json", FINDINGS, *(f"{table}.parquet" for table in TABLES))
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """The folder of a study, and the URL that its results are kept under, if there is one.
+
+    A value that can be sent to another process or, with a URL or a mounted folder, to another machine.
+    """
+
+    store: Store
+    precision: str | None = None  # of trainings whose own is auto, as the finished ones have it
+
+    @classmethod
+    def of(cls, out: str) -> Workplace:
+        """Return the workplace that ``out`` names: a folder, or a URL. SettingError for a URL that cannot be used."""
+        return cls(Store.at(out, "studies"))
+
+    @property
+    def folder(self) -> StudyFolder:
+        return StudyFolder(self.store.path)
+
+    @property
+    def seen(self) -> StudyFolder:
+        """The runs as the tables see them: those of the folder, or a copy of the small files in the store."""
+        return self.folder if self.store.url is None else StudyFolder(self.store.path / "seen")
+
+    def perform(
+        self,
+        run: Run,
+        callbacks: Callbacks = tuple,
+        on_stage: Callable[[str], None] = lambda name: None,
+    ) -> bool:
+        """Do the missing stages of a run; return True if it finished, False if it failed, as recorded.
+
+        A stage that is finished with the same settings is kept. ``on_stage`` is called with the name of a stage before
+        it begins. Raises DiskFullError, which ends a study, and KeyboardInterrupt.
+        """
+        self._fetch_run(run.id)
+        self.store.bring("bases")
+        at = RunAtWork(run, self.folder.run(run.id), self.folder.bases, callbacks, self.precision)
+        try:
+            with stop_on_full_disk(at.folder, "run the same command again; what is finished is kept"):
+                self._do_missing(at, on_stage)
+        except DiskFullError:
+            raise
+        except Exception as error:
+            RunRecord(at.folder).fail(in_one_line(error))
+            (at.folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
+        else:
+            (at.folder / "error.txt").unlink(missing_ok=True)
+        self._send(run.id, RUN)
+        return bool(RunRecord(at.folder).read()["status"] == "finished")
+
+    def _do_missing(self, at: RunAtWork, on_stage: Callable[[str], None]) -> None:
+        run, folder, record = at.run, at.folder, RunRecord(at.folder)
+        # Of a run that was taken over, what the other study did not measure cannot be: its model is not here.
+        record.begin(run, anew="taken_over" in record.read() and not is_done(run, folder))
+        inputs, is_trained_now = inputs_of(run), False
+        for stage in stages_of(run):
+            if not is_trained_now and _is_there(stage, run, record):
+                done = record.read()["stages"][stage.name]
+                changed = changed_input(done, inputs | model_of(folder))
+                if changed is None:
+                    continue
+                if stage.trains:
+                    raise SettingError(
+                        f"{changed} is not what it was when this run was trained; restore it, or choose another out, "
+                        "or remove the folder of the run"
+                    )
+            on_stage(stage.name)
+            began = time.perf_counter()
+            stage.do(at)
+            seconds = time.perf_counter() - began
+            if stage.trains:  # not done again over what is there
+                is_trained_now = True
+                used = began_in(folder).get("precision")
+                more = {"inputs": inputs} | ({} if used is None else {"precision": used})
+            else:
+                more = {"inputs": inputs | model_of(folder)}
+            record.finish_stage(stage.name, stage.settings(run), seconds, **more)
+            self._send(run.id, *stage.results, RUN)
+            if stage.name == "evaluate":  # no other machine measures the base again
+                self.store.send("bases")
+        record.finish()
+
+    def perform_quietly(self, run: Run) -> bool:
+        """Perform a run in a process of its own, without what libraries print on import."""
+        from ..models.quiet import hush_imports
+
+        hush_imports()
+        return self.perform(run)
+
+    def refresh(self, runs: Iterable[Run]) -> None:
+        """Bring what the tables need of runs, also of those that another machine began; nothing that is here."""
+        seen = replace(self.store, path=self.seen.path)
+        for run in runs:
+            record, here = self._record_there(run.id), self.seen.run(run.id) / RUN
+            if record is None:
+                continue
+            content = json.dumps(record, indent=2)
+            if here.is_file() and here.read_text(encoding="utf-8") == content:
+                continue
+            for stage in STAGES:
+                for file in stage.files:
+                    seen.bring(f"runs/{run.id}/{file}")
+            here.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(here, content.encode())
+
+    def missing(self, runs: Sequence[Run]) -> list[Run]:
+        """Return the runs that are not finished, by what :meth:`refresh` brought."""
+        digests: dict[str, str] = {}  # of bases and data, which many runs share
+        return [run for run in runs if not is_done(run, self.seen.run(run.id), digests)]
+
+    def fail(self, run: Run, error: str) -> None:
+        """Note the failure of a run that could not do it itself."""
+        self._fetch_run(run.id)
+        record = RunRecord(self.folder.run(run.id))
+        record.begin(run)
+        record.fail(error)
+        self._send(run.id, RUN)
+
+    def note_end(self, run: Run, how: str) -> None:
+        """Note that the process of a run ended, and how, unless the run could still do so itself."""
+        if RunRecord(self.folder.run(run.id)).read().get("status") not in ("finished", "failed"):
+            self.fail(run, f"the process of the run ended {how}; the next call resumes it")
+
+    def fetch_study(self) -> None:
+        """Bring the study's own files: its description, its tables."""
+        for name in _FILES:
+            self.store.bring(name)
+
+    def put_study(self) -> None:
+        for name in _FILES:
+            self.store.send(name)
+
+    def put_findings(self) -> None:
+        """Put the verdicts, which are written when the study's own files are in the store already."""
+        self.store.send(FINDINGS)
+
+    def _send(self, run_id: str, *names: str) -> None:
+        for name in names:
+            self.store.send(f"runs/{run_id}/{name}")
+
+    def _fetch_run(self, run_id: str) -> None:
+        """Bring what is finished of a run, unless this machine has as much of it already."""
+        record, folder = self._record_there(run_id), self.folder.run(run_id)
+        if (
+            record is None
+            or record.get("stages", {}).keys() <= RunRecord(folder).read().get("stages", {}).keys()
+        ):
+            return
+        unfinished = folder.with_name(f".{run_id}.part")
+        for old in (folder, unfinished):
+            shutil.rmtree(old, ignore_errors=True)
+        self.store.bring(f"runs/{run_id}", unfinished)
+        unfinished.rename(folder)
+
+    def _record_there(self, run_id: str) -> dict[str, Any] | None:
+        """Read the record of a run in the store; None if it does not exist yet, or there is no URL."""
+        name = f"runs/{run_id}/{RUN}"
+        content = self.store.read(name)
+        try:
+            record: dict[str, Any] | None = None if content is None else json.loads(content)
+        except ValueError as error:
+            where = f"{self.store.url}/{name}"
+            raise StoreError(
+                f"{where!r} cannot be read as the record of a run: {first_line(error)}; restore it, or remove it"
+            ) from None
+        return record
+
+
+def is_done(run: Run, folder: Path, known: dict[str, str] | None = None) -> bool:
+    """Return True if ``run`` is complete, and base, data and model are still what it was made from.
+
+    ``known`` are digests of this call by path, which are not computed again.
+    """
+    record, stages = RunRecord(folder), stages_of(run)
+    content = record.read()
+    if content.get("status") != "finished" or not all(_is_there(stage, run, record) for stage in stages):
+        return False
+    # A run that was taken over has no model; one in its folder is of an earlier, unfinished training here.
+    inputs = inputs_of(run, known) | ({} if record.is_taken_over else model_of(folder))
+    return all(changed_input(content["stages"][stage.name], inputs) is None for stage in stages)
+
+
+def _is_there(stage: Stage, run: Run, record: RunRecord) -> bool:
+    if not is_finished(record.read(), stage.name, stage.settings(run)):
+        return False
+    return record.is_taken_over or stage.is_there(record.folder)
+
+
+def precisions_of(runs: Iterable[Run], folder: StudyFolder) -> dict[str, str]:
+    """Return what ``auto`` was in every run that has been trained by it, by run id: ``fp32`` or ``bf16``.
+
+    ``auto`` is bf16 on one machine and fp32 on another, so a study that is continued elsewhere would compare the two.
+    """
+    known = {}
+    for run in runs:
+        if run.config is None or run.config.precision != "auto":
+            continue
+        stages = RunRecord(folder.run(run.id)).read().get("stages", {})
+        finished = next((stages[name] for name in ("train", "sequence") if name in stages), None)
+        if finished is not None:
+            used = finished.get("precision") or began_in(folder.run(run.id)).get("precision")
+            if used is not None:
+                known[run.id] = str(used)
+    return known
+
+
+def most_common(precisions: Mapping[str, str]) -> str | None:
+    """Return the precision of most runs; None without runs."""
+    return Counter(precisions.values()).most_common(1)[0][0] if precisions else None

@@ -1,0 +1,155 @@
+"""The hashes by which a finished stage knows that what it was made of is still the same."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import xxhash
+
+from intruders.errors import SettingError
+from intruders.studies.inputs import digests_of_inputs, inputs_of
+from intruders.studies.runs import Run, expand
+from intruders.studies.stages import stages_of
+from intruders.studies.study_folder import RunRecord, StudyFolder
+from intruders.studies.work import is_done
+from tests.studies.tiny_study import parsed
+from tests.tiny import write_files_of_a_model
+
+
+def test_a_study_stores_the_content_of_a_data_file_whatever_its_name(tmp_path: Path) -> None:
+    content = bytes(range(256)) * 20_000  # 5 MB: more than one piece
+    for name in ("a.tsv", "b.tsv"):
+        (tmp_path / name).write_bytes(content)
+    experiment = {
+        "base": str(tmp_path / "no-model"), "task": f"{tmp_path / 'a.tsv'}?text=x&label=y&test={tmp_path / 'b.tsv'}",
+        "steps": 2, "methods": [{"method": "full"}],
+    }  # fmt: skip
+    (run,) = expand(parsed({"name": "n", "experiments": {"e": experiment}}))
+    wanted = xxhash.xxh3_128(content).hexdigest()
+    assert inputs_of(run) == {f"data '{tmp_path / name}'": wanted for name in ("a.tsv", "b.tsv")}
+
+
+def run_on(texts: list[str], **settings: Any) -> Run:
+    experiment = {
+        "base": "/no-model", "task": "word-problems", "steps": 2, "methods": [{"method": "full"}],
+        "measure": {"loss_on": texts}, **settings,
+    }  # fmt: skip
+    experiment = {name: value for name, value in experiment.items() if value is not None}
+    (run,) = expand(parsed({"name": "n", "experiments": {"e": experiment}}))
+    return run
+
+
+def finished(folder: StudyFolder, run: Run) -> None:
+    """Write the records of a finished run and of its study, as this version does."""
+    folder.path.mkdir()
+    document = {"name": "n", "inputs": digests_of_inputs([run])}
+    (folder.path / "study.json").write_text(json.dumps(document))
+    record = RunRecord(folder.run(run.id))
+    record.begin(run)
+    for stage in stages_of(run):
+        for name in stage.results:
+            (record.folder / name).mkdir(parents=True, exist_ok=True)
+        record.finish_stage(stage.name, stage.settings(run), 1.0, inputs=inputs_of(run))
+    record.finish()
+
+
+def test_a_vocabulary_that_changes_between_two_calls_is_told(tmp_path: Path) -> None:
+    """Runs of other words would stand in the same tables."""
+    base, words = tmp_path / "base", tmp_path / "base" / "vocab.txt"
+    base.mkdir()
+    write_files_of_a_model(base)
+    run, folder = run_on(["pydoc"], base=str(base)), StudyFolder(tmp_path / "out")
+    words.write_text("alpha beta")
+    finished(folder, run)
+    folder.require_same_inputs(digests_of_inputs([run]))
+    words.write_text("beta alpha")
+    assert not is_done(run, folder.run(run.id))
+    with pytest.raises(SettingError, match=f"'tokenizer of {base}' has changed since runs of the study"):
+        folder.require_same_inputs(digests_of_inputs([run]))
+
+
+@pytest.mark.parametrize(
+    ("texts", "settings", "changed"),
+    [
+        (["a.txt"], {}, "a.txt"),
+        (["a.txt@2"], {}, "a.txt"),
+        (["texts/"], {}, "texts/deep/one.md"),
+        (["pydoc@0.5+a.txt@0.2+texts@0.3"], {}, "a.txt"),
+        (["pydoc@0.5+a.txt@0.2+texts@0.3"], {}, "texts/deep/one.md"),
+        (["pydoc"], {"replay": "a.txt@0.25", "batch_size": 4}, "a.txt"),
+        (["pydoc"], {"replay": "texts@0.25", "batch_size": 4}, "texts/deep/one.md"),
+        (["pydoc"], {"loss_on": "a.txt", "audit_steps": 1}, "a.txt"),
+    ],
+)
+def test_a_text_that_changes_between_two_calls_is_told(
+    texts: list[str], settings: dict[str, Any], changed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Losses on two texts would stand in the same tables."""
+    monkeypatch.chdir(tmp_path)
+    Path("texts/deep").mkdir(parents=True)
+    for file in ("a.txt", "texts/deep/one.md", "texts/notes.json"):
+        Path(file).write_text("a text")
+    run, folder = run_on(texts, **settings), StudyFolder(tmp_path / "out")
+    finished(folder, run)
+    Path("texts/notes.json").write_text("no text of the corpus")
+    assert is_done(run, folder.run(run.id))
+    folder.require_same_inputs(digests_of_inputs([run]))
+    Path(changed).write_text("other")
+    assert not is_done(run, folder.run(run.id))
+    name = changed.partition("/")[0]
+    with pytest.raises(SettingError, match=f"'{name}' has changed since runs of the study"):
+        folder.require_same_inputs(digests_of_inputs([run]))
+
+
+@pytest.mark.parametrize(
+    ("texts", "settings", "changed"),
+    [
+        (["wikitext-2"], {}, "wikitext2/test.txt"),
+        (["pydoc@0.5+wikitext-2@0.5"], {}, "wikitext2/test.txt"),
+        (["pydoc"], {"replay": "wikitext-2@0.25", "batch_size": 4}, "wikitext2/test.txt"),
+        (["pydoc"], {"task": "sst2"}, "sst2/train.tsv"),
+        (["pydoc"], {"task": "sst2"}, "sst2/dev.tsv"),
+        (["pydoc"], {"kind": "sequence", "tasks": ["word-problems", "sst2"], "task": None}, "sst2/dev.tsv"),
+    ],
+)
+def test_a_copy_of_a_public_set_that_changes_between_two_calls_is_told_wherever_it_is(
+    texts: list[str], settings: dict[str, Any], changed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copies = tmp_path / "copies"
+    for file in ("wikitext2/test.txt", "wikitext2/train.txt", "sst2/train.tsv", "sst2/dev.tsv"):
+        (copies / file).parent.mkdir(parents=True, exist_ok=True)
+        (copies / file).write_text("good\t1\nbad\t0\n")
+    monkeypatch.setenv("INTRUDERS_DATA", str(copies))
+    run, folder = run_on(texts, **settings), StudyFolder(tmp_path / "out")
+    finished(folder, run)
+    monkeypatch.setenv("INTRUDERS_DATA", str(copies.rename(tmp_path / "moved")))
+    (tmp_path / "moved" / "wikitext2" / "train.txt").write_text(
+        "which is not read where there is a test file"
+    )
+    assert is_done(run, folder.run(run.id))
+    folder.require_same_inputs(digests_of_inputs([run]))
+    (tmp_path / "moved" / changed).write_text("good\t0\nbad\t1\n")
+    assert not is_done(run, folder.run(run.id))
+    name = {"wikitext2": "wikitext-2"}.get(changed.partition("/")[0], "sst2")
+    with pytest.raises(SettingError, match=f"'{name} in INTRUDERS_DATA' has changed since runs of the study"):
+        folder.require_same_inputs(digests_of_inputs([run]))
+    # On a machine that asks the hub there is nothing to compare with.
+    monkeypatch.delenv("INTRUDERS_DATA")
+    assert is_done(run, folder.run(run.id))
+    folder.require_same_inputs(digests_of_inputs([run]))
+
+
+def test_a_single_file_is_known_by_its_content_and_a_set_of_the_hub_by_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("INTRUDERS_DATA", raising=False)
+    file = tmp_path / "a.txt"
+    file.write_text("a text")
+    named = ["pydoc", "wikitext-2", "roberta-pretraining", "hub:owner/name?text", "pydoc@1+c4@2"]
+    assert inputs_of(run_on(named)) == {}
+    assert inputs_of(run_on([*named, str(file)])) == {
+        f"data '{file}'": xxhash.xxh3_128(b"a text").hexdigest()
+    }

@@ -1,0 +1,383 @@
+"""A limit while training: the last state below it is what the model has, and what is saved, at the end."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainerCallback
+
+from intruders.errors import NonFiniteError, SettingError
+from intruders.models.loading import load_model
+from intruders.training.callback.callback import IntruderCallback
+from intruders.training.finetune import finetune
+from intruders.training.finetune_config import FinetuneConfig
+from intruders.training.run_folder import RunFolder
+from tests.tiny import save_gpt2, save_llama, short_task
+from tests.training.callback.known_texts import TOKENS, loss_by_hand
+from tests.training.callback.trainers import prepared, tiny_trainer
+
+
+class KeepStates(TrainerCallback):  # type: ignore[misc]
+    """A copy of the trained weights after every step, before other callbacks act on them."""
+
+    def __init__(self) -> None:
+        self.states: dict[int, dict[str, torch.Tensor]] = {}
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        self.states[state.global_step] = _trained(model)
+
+
+def _trained(model: Any) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+
+
+def _equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.fixture(scope="module")
+def llama(texts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base that knows the texts, so that it can forget them: a random one would learn from any other text."""
+    return _taught(save_llama(tmp_path_factory.mktemp("llama")), texts)
+
+
+def _taught(location: Path, texts: Path) -> Path:
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(location), AutoTokenizer.from_pretrained(location)
+    rows = [tokenizer(file.read_text())["input_ids"][:TOKENS] for file in sorted(texts.iterdir())]
+    ids = torch.tensor(rows)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    for _ in range(80):
+        model(input_ids=ids, labels=ids).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    model.save_pretrained(location)
+    return location
+
+
+@pytest.fixture(scope="module")
+def rises_of(
+    llama: Path, texts: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], list[float]]:
+    """The forgetting at every step of a training without a limit, by method."""
+    return cache(lambda method: _rises(llama, texts, tmp_path_factory.mktemp(method), method))
+
+
+def _rises(llama: Path, texts: Path, out: Path, method: str) -> list[float]:
+    torch.manual_seed(0)
+    callback = IntruderCallback(every=1, loss_on=str(texts), loss_tokens=TOKENS)
+    kind = partial(Trainer, callbacks=[callback])
+    trainer = tiny_trainer(prepared(llama, method), out, kind=kind, max_steps=5, lr_scheduler_type="constant")
+    trainer.train()
+    return [entry["forgetting/known"] for entry in trainer.state.log_history if "forgetting/known" in entry]
+
+
+@pytest.mark.parametrize(
+    ("goes_on", "method"),
+    [(False, "full"), (False, "lora"), (False, "dora"), (False, "pissa"), (True, "full"), (True, "lora")],
+)
+def test_the_last_state_below_the_limit_is_put_back(
+    goes_on: bool,
+    method: str,
+    rises_of: Callable[[str], list[float]],
+    llama: Path,
+    texts: Path,
+    tmp_path: Path,
+) -> None:
+    rises = rises_of(method)
+    # The highest rise after the first: it is not below itself.
+    limit = max(rises[1:])
+    assert max(0.0, rises[0]) < limit, "the case shows something"
+    below = [step for step, rise in enumerate(rises, start=1) if rise < limit]
+    first_over = next(step for step, rise in enumerate(rises, start=1) if rise >= limit)
+    last = 5 if goes_on else first_over
+    expected = [step for step in below if step <= last][-1]
+
+    torch.manual_seed(0)
+    model, states = prepared(llama, method), KeepStates()
+    callback = IntruderCallback(
+        every=1, loss_on=str(texts), loss_tokens=TOKENS, keep_forgetting_below=limit, go_on_over_limit=goes_on
+    )
+    kind = partial(Trainer, callbacks=[states, callback])
+    trainer = tiny_trainer(model, tmp_path / "out", kind=kind, max_steps=5, lr_scheduler_type="constant")
+    trainer.train()
+    assert trainer.state.global_step == last
+    assert callback.has_stopped_at_limit == (not goes_on)
+    assert _equal(_trained(model), states.states[expected])
+    (kept,) = (tmp_path / "out").glob("checkpoint-*")  # of the others none is left
+    record = json.loads((kept / "kept.json").read_text())
+    assert (record["step"], kept.name) == (expected, f"checkpoint-{expected}")
+    assert record["forgetting"] == rises[expected - 1] < limit
+    assert callback.put_back == (None if expected == last else record)
+    if method != "pissa":  # whose adapter belongs to a base that its start changed
+        trainer.save_model(str(tmp_path / "saved"))
+        before = loss_by_hand(load_model(str(llama), "causal"), llama, texts)
+        for folder in (tmp_path / "saved", kept):
+            base = load_model(str(llama), "causal")
+            read = (
+                AutoModelForCausalLM.from_pretrained(folder)
+                if method == "full"
+                else PeftModel.from_pretrained(base, folder)
+            )
+            rise = loss_by_hand(read, llama, texts) - before
+            assert rise == pytest.approx(record["forgetting"], abs=2e-5)  # single precision
+
+
+class Ruin(TrainerCallback):  # type: ignore[misc]
+    """NaN in a trained matrix from one step on."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        if state.global_step == self.step:
+            next(p for p in model.parameters() if p.requires_grad).data.fill_(float("nan"))
+
+
+@pytest.mark.parametrize("limit", ["forgetting", "intruders"])
+@pytest.mark.parametrize("goes_on", [False, True])
+def test_the_kept_state_takes_the_place_of_one_that_is_no_number(
+    goes_on: bool, limit: str, llama: Path, texts: Path, tmp_path: Path
+) -> None:
+    limits: dict[str, Any] = {"keep_intruders_below": 10**6}
+    if limit == "forgetting":
+        limits = {"loss_on": str(texts), "loss_tokens": TOKENS, "keep_forgetting_below": 1e6}
+
+    def trained(step: int) -> tuple[Any, KeepStates, IntruderCallback]:
+        model, states = prepared(llama, "lora"), KeepStates()
+        callback = IntruderCallback(every=1, go_on_over_limit=goes_on, **limits)
+        kind = partial(Trainer, callbacks=[states, Ruin(step), callback])
+        tiny_trainer(model, tmp_path / f"out-{step}", kind=kind, max_steps=3).train()
+        return model, states, callback
+
+    model, states, callback = trained(3)
+    assert callback.put_back is not None
+    assert callback.put_back["step"] == 2
+    assert callback.is_below_limit
+    assert _equal(_trained(model), states.states[2])
+    with (
+        pytest.raises(NonFiniteError, match=r"contains NaN or infinity at step .*no earlier state"),
+        pytest.warns(UserWarning, match="no audit saw a state below the limit"),
+    ):
+        trained(1)
+
+
+def test_conv1d_weights_are_put_back(texts: Path, tmp_path: Path) -> None:
+    location = _taught(save_gpt2(tmp_path / "gpt2"), texts)
+    rises = _rises(location, texts, tmp_path / "first", "full")
+    limit = max(rises[1:])
+    assert max(0.0, rises[0]) < limit, "the case shows something"
+    torch.manual_seed(0)
+    model, states = prepared(location, "full"), KeepStates()
+    callback = IntruderCallback(every=1, loss_on=str(texts), loss_tokens=TOKENS, keep_forgetting_below=limit)
+    kind = partial(Trainer, callbacks=[states, callback])
+    trainer = tiny_trainer(model, tmp_path / "out", kind=kind, max_steps=5, lr_scheduler_type="constant")
+    trainer.train()
+    assert callback.put_back is not None
+    assert callback.put_back["step"] == trainer.state.global_step - 1
+    assert _equal(_trained(model), states.states[callback.put_back["step"]])
+
+
+def test_a_count_of_intruders_is_a_limit_too(llama: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    plain = IntruderCallback(every=1)
+    trainer = tiny_trainer(
+        prepared(llama, "lora"), tmp_path / "first", kind=partial(Trainer, callbacks=[plain])
+    )
+    trainer.train()
+    counts = [e["intruders/total"] for e in trainer.state.log_history if "intruders/total" in e]
+    most = max(counts)
+    assert most > counts[0], "the case shows something"
+    torch.manual_seed(0)
+    callback = IntruderCallback(every=1, keep_intruders_below=most)
+    model = prepared(llama, "lora")
+    trainer = tiny_trainer(model, tmp_path / "out", kind=partial(Trainer, callbacks=[callback]))
+    trainer.train()
+    first_over = next(step for step, count in enumerate(counts, start=1) if count == most)
+    assert trainer.state.global_step == first_over
+    assert callback.put_back == {"schema": 1, "step": first_over - 1, "intruders": counts[first_over - 2]}
+
+
+def test_a_training_that_was_never_below_says_so(llama: Path, texts: Path, tmp_path: Path) -> None:
+    callback = IntruderCallback(every=2, loss_on=str(texts), loss_tokens=TOKENS, keep_forgetting_below=1e-6)
+    kind = partial(Trainer, callbacks=[callback])
+    trainer = tiny_trainer(prepared(llama, "lora"), tmp_path, kind=kind)
+    with pytest.warns(UserWarning, match=r"step 2 is over the limit; no audit saw a state below"):
+        trainer.train()
+    assert callback.put_back is None
+    assert not list(tmp_path.glob("checkpoint-*"))
+
+
+def test_a_resumed_training_puts_back_what_was_kept_below_the_limits_of_now_alone(
+    llama: Path, tmp_path: Path
+) -> None:
+    """And leaves the checkpoints that the Trainer would have written without a limit."""
+
+    def trained(limit: int, resume: Path | None) -> tuple[Any, KeepStates, IntruderCallback]:
+        torch.manual_seed(0)
+        model, states = prepared(llama, "lora"), KeepStates()
+        callback = IntruderCallback(every=3, keep_intruders_below=limit, go_on_over_limit=True)
+        kind = partial(Trainer, callbacks=[states, *([Ruin(6)] if resume else []), callback])
+        settings: dict[str, Any] = {"save_strategy": "steps", "save_steps": 2, "save_total_limit": 1}
+        steps = 4 if resume is None else 6
+        trainer = tiny_trainer(model, tmp_path, kind=kind, max_steps=steps, **settings)
+        trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
+        return model, states, callback
+
+    _, before, first = trained(10**6, None)
+    assert first.put_back is None
+    last = tmp_path / "checkpoint-4"
+    record = json.loads((last / "kept.json").read_text())
+    assert record["step"] == 4
+    assert not (tmp_path / "checkpoint-3").exists(), "of an audit alone, and not the last below the limit"
+    model, _, callback = trained(10**6, last)
+    assert callback.put_back == record
+    assert _equal(_trained(model), before.states[4])
+    with (
+        pytest.raises(NonFiniteError, match="no earlier state"),
+        pytest.warns(UserWarning, match="no audit saw a state below the limit"),
+    ):
+        trained(1, last)
+
+
+def test_settings_that_do_not_go_together_are_refused(llama: Path, texts: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        SettingError, match=r"keep_forgetting_below is 0.2, but no loss is measured; pass loss_on"
+    ):
+        IntruderCallback(keep_forgetting_below=0.2)
+    for name, value in {"keep_forgetting_below": 0.0, "keep_intruders_below": 0}.items():
+        with pytest.raises(SettingError, match=f"{name} is {value}; expected"):
+            IntruderCallback(loss_on=str(texts), **{name: value})  # type: ignore[arg-type]
+    callback = IntruderCallback(keep_intruders_below=3)
+    with pytest.raises(SettingError, match="load_best_model_at_end"):
+        tiny_trainer(
+            prepared(llama, "lora"), tmp_path, kind=partial(Trainer, callbacks=[callback], eval_dataset=[]),
+            load_best_model_at_end=True, save_strategy="steps", save_steps=2, eval_strategy="steps", eval_steps=2,
+        )  # fmt: skip
+    two = [IntruderCallback(keep_intruders_below=3, trace=False) for _ in range(2)]
+    trainer = tiny_trainer(prepared(llama, "lora"), tmp_path, kind=partial(Trainer, callbacks=two))
+    with pytest.raises(SettingError, match="two callbacks of one Trainer have a limit; expected one"):
+        trainer.train()
+
+
+def _config(llama: Path, texts: Path, out: Path, **settings: Any) -> FinetuneConfig:
+    given: dict[str, Any] = {
+        "task": short_task(llama.parent), "rank": 2, "lr": 3e-2, "steps": 4, "batch_size": 2, "max_train_samples": 40,
+        "max_eval_samples": 2, "max_new_tokens": 8, "precision": "fp32", "save_steps": 4, "audit_steps": 1,
+        "loss_on": str(texts), "loss_tokens": TOKENS, "lr_scheduler_type": "constant",
+    }  # fmt: skip
+    return FinetuneConfig(base=str(llama), out=str(out), **(given | settings))
+
+
+@pytest.mark.parametrize("method", ["full", pytest.param("lora", marks=pytest.mark.slow)])
+def test_finetune_saves_the_kept_state_also_after_a_kill(
+    method: str, llama: Path, texts: Path, tmp_path: Path
+) -> None:
+    class Kill(TrainerCallback):  # type: ignore[misc]
+        """Ends the first attempt at the step at which the limit is crossed."""
+
+        def __init__(self, step: int) -> None:
+            self.step, self.is_over = step, False
+
+        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step == self.step and not self.is_over:
+                self.is_over = True
+                raise KeyboardInterrupt
+
+    rate = {"full": 2e-3, "lora": 1e-2}[method]
+    settings: dict[str, Any] = {"method": method, "lr": rate}
+    plain = finetune(_config(llama, texts, tmp_path / "plain", **settings))
+    rises = [entry["forgetting/known"] for entry in plain.log if "forgetting/known" in entry]
+    limit = max(rises[1:])
+    assert max(0.0, rises[0]) < limit, "the case shows something"
+    first_over = next(step for step, rise in enumerate(rises, start=1) if rise >= limit)
+    whole = finetune(_config(llama, texts, tmp_path / "whole", **settings, keep_forgetting_below=limit))
+    assert whole.record["stopped_by"] == "limit"
+    assert whole.record["steps"] == first_over
+    assert whole.record["saved_step"] == first_over - 1
+    assert whole.record["forgetting"]["rise"] == rises[first_over - 2] < limit
+    assert f"the state of step {first_over - 1} was saved, the last below the limit" in whole.summary()
+    assert not whole.checkpoints.exists()
+    # Others end without a checkpoint of every step, which takes longer than the step.
+    killed_settings = settings | {"save_steps": 1, "keep_forgetting_below": limit}
+    config = _config(llama, texts, tmp_path / "killed", **killed_settings)
+    with pytest.raises(KeyboardInterrupt):
+        finetune(config, [Kill(first_over - 1)])
+    kept = RunFolder(tmp_path / "killed").checkpoints / f"checkpoint-{first_over - 1}"
+    assert json.loads((kept / "kept.json").read_text())["step"] == first_over - 1
+    killed = finetune(config)
+    assert killed.record["saved_step"] == first_over - 1
+    name = "model.safetensors" if method == "full" else "adapter_model.safetensors"
+    assert (whole.path / name).read_bytes() == (killed.path / name).read_bytes()
+    # What is saved, measured again.
+    base = AutoModelForCausalLM.from_pretrained(llama)
+    before = loss_by_hand(base, llama, texts)
+    if method == "full":
+        saved = AutoModelForCausalLM.from_pretrained(whole.path)
+    else:
+        saved = PeftModel.from_pretrained(base, whole.path)
+    # MiLoRA's base is the sum of what its start left and what it took, in single precision.
+    assert loss_by_hand(saved, llama, texts) - before == pytest.approx(rises[first_over - 2], abs=1e-4)
+
+
+def test_a_run_that_was_never_below_is_saved_and_says_so(llama: Path, texts: Path, tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="no audit saw a state below the limit"):
+        run = finetune(_config(llama, texts, tmp_path / "run", keep_forgetting_below=1e-6))
+    assert run.record["over_limit"]
+    assert run.record["stopped_by"] == "limit"
+    assert (run.path / "adapter_model.safetensors").is_file()
+    assert "over the limit, since no audit saw a state below it" in run.summary()
+
+
+def test_finetune_refuses_limits_without_what_they_need(llama: Path, texts: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        SettingError, match="keep_intruders_below is 3, but no audits are made; pass audit_steps"
+    ):
+        _config(llama, texts, tmp_path, audit_steps=None, loss_on=None, keep_intruders_below=3)
+    with pytest.raises(
+        SettingError, match=r"keep_forgetting_below is 0.1, but no loss is measured; pass loss_on"
+    ):
+        _config(llama, texts, tmp_path, loss_on=None, keep_forgetting_below=0.1)
+    with pytest.raises(SettingError, match="go_on_over_limit is given without a limit"):
+        _config(llama, texts, tmp_path, go_on_over_limit=True)
+
+
+@pytest.mark.parametrize("has_two", [True, False])
+def test_adapters_that_the_trainer_does_not_load_are_refused(
+    has_two: bool, llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two that act, and one that transformers has put in."""
+    # Some versions ask for a PEFT that is not out yet.
+    monkeypatch.setattr("transformers.integrations.peft.check_peft_version", lambda **least: None)
+    model: Any = load_model(str(llama), "causal")
+    config = LoraConfig(r=2, target_modules=["q_proj"])
+    if has_two:
+        model = get_peft_model(model, config)
+        model.add_adapter("other", config)
+        model.base_model.set_adapter(["default", "other"])
+    else:
+        model.add_adapter(config)
+    with pytest.raises(SettingError, match=r"its Trainer loads one adapter of a PeftModel alone; wrap"):
+        IntruderCallback(tiny_trainer(model, tmp_path), keep_intruders_below=9)
+
+
+def test_what_is_trained_beneath_an_adapter_and_not_saved_with_it_is_refused(
+    llama: Path, tmp_path: Path
+) -> None:
+    """LongLoRA trains norms and embeddings too; a state would be the adapter of one step beside those of another."""
+    config = LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["down_proj"])
+    model = get_peft_model(load_model(str(llama), "causal"), config)
+    IntruderCallback(tiny_trainer(model, tmp_path), keep_intruders_below=9)  # all that it trains is saved
+    for parameter_name, parameter in model.named_parameters():
+        if parameter_name.endswith("model.norm.weight"):
+            parameter.requires_grad_(True)
+    with pytest.raises(
+        SettingError, match=r"'model\.norm\.weight' beneath its adapters is trained and not saved"
+    ):
+        IntruderCallback(tiny_trainer(model, tmp_path), keep_intruders_below=9)
