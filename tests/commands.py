@@ -101,12 +101,14 @@ def _logs_on(stream: TextIO) -> Iterator[None]:
         for handler in logger.handlers
         if type(handler) is logging.StreamHandler
     }
-    before = {handler: handler.setStream(stream) for handler in handlers}
+    before = {handler: handler.stream for handler in handlers}
     try:
+        for handler in before:
+            handler.stream = stream  # without a flush of the old one, which a runner of tests may have closed
         yield
     finally:
         for handler, old in before.items():
-            handler.setStream(old)
+            handler.stream = old
 
 
 def without_loading(

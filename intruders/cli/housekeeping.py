@@ -49,12 +49,7 @@ def prepare(*, base: str, out: str | None, selection: Selection, compute: Comput
     )
     with progress_bar() as progress:
         result = prepare_base(
-            base,
-            out=out,
-            **vars(selection),
-            device=compute.device,
-            **workers,
-            progress=progress,
+            base, out=out, **vars(selection), device=compute.device, **workers, progress=progress
         )
     done = f"{result.decomposed:,} of them now in {_in_words(result.seconds)}"
     say([f"{result.folder}: {result.matrices:,} matrices are decomposed, {done}"], whole=True)
@@ -66,10 +61,7 @@ def _in_words(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
-@command(
-    options.CACHE,
-    option("clear", bool, "Remove all entries.", False),
-)
+@command(options.CACHE, option("clear", bool, "Remove all entries.", False))
 def cache(*, cache: str | None, clear: bool) -> None:
     """Show the size of the base cache, or clear it.
 
@@ -104,9 +96,7 @@ def cache(*, cache: str | None, clear: bool) -> None:
             )
 
 
-@command(
-    option("json", bool, "Print JSON, and nothing else.", False),
-)
+@command(option("json", bool, "Print JSON, and nothing else.", False))
 def plugins(*, json: bool) -> None:
     """List the formats, remedies and tasks of other packages.
 

@@ -100,23 +100,13 @@ def inspect(
     argument("merged", str, "MERGED", "Model that should contain the adapter: as BASE."),
     option("split_fused", bool, "Check the q, k and v parts of fused weights as separate matrices.", False),
     option(
-        "allow_other",
-        bool,
-        "Accept a merged model that also changed tensors outside the adapter.",
-        False,
+        "allow_other", bool, "Accept a merged model that also changed tensors outside the adapter.", False
     ),
     options.outputs(options.JSON, options.SARIF),
     options.verbose_of("matrix and every other tensor"),
 )
 def verify(
-    *,
-    base: str,
-    adapter: str,
-    merged: str,
-    split_fused: bool,
-    allow_other: bool,
-    to: Outputs,
-    verbose: bool,
+    *, base: str, adapter: str, merged: str, split_fused: bool, allow_other: bool, to: Outputs, verbose: bool
 ) -> None:
     """Check that a merged model is its base plus an adapter.
 

@@ -15,9 +15,7 @@ RESULTS = argument(
     "The folder of a study; or saved audits (.json or .parquet), or folders that contain audit.json.",
 )
 OUT = options.file(
-    "out",
-    "Write the report to this HTML file. [default: report.html in the folder of a study]",
-    panel=None,
+    "out", "Write the report to this HTML file. [default: report.html in the folder of a study]", panel=None
 )
 PNG = options.folder(
     "png",

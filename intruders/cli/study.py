@@ -59,14 +59,7 @@ def study(*, file: Path, out: str | None, resume: bool, dry_run: bool, jobs: int
     from ..studies.run_study import run_study
 
     with resumable("finished runs are kept"), study_progress() as progress:
-        outcome = run_study(
-            described,
-            out,
-            resume=resume,
-            jobs=jobs,
-            ray=ray,
-            progress=progress,
-        )
+        outcome = run_study(described, out, resume=resume, jobs=jobs, ray=ray, progress=progress)
     print_outcome(outcome)
     print_settings(outcome)
     if outcome.failed:

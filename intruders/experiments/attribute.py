@@ -202,11 +202,11 @@ def _correlations(
     """Correlate forgetting with intruders and with the size of the update, over matrices."""
     both = [(share.parts[text].estimate, audited[share.name]) for share in matrices if share.name in audited]
     parts = [part for part, _ in both]
-    found = {
+    correlations = {
         "intruders": rank_correlation(parts, [float(matrix.intruders) for _, matrix in both]),
         "update_norm": rank_correlation(parts, [float(matrix.update.frobenius) for _, matrix in both]),
     }
-    return {name: correlation for name, correlation in found.items() if correlation is not None}
+    return {name: correlation for name, correlation in correlations.items() if correlation is not None}
 
 
 def _rise(measure: DocumentMeasure, integral: PathIntegral) -> MeasuredRise:

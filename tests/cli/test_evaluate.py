@@ -44,10 +44,7 @@ def test_a_tilde_that_the_shell_left_is_the_home(
     monkeypatch.setenv("HOME", str(home))
     llama, notes = str(place / "llama"), str(place / "notes.txt")
     few = ("--loss-on", notes, "--max-documents", "2")
-    for arguments in (
-        ("evaluate", llama, *few, "--out=~/out"),
-        ("audit", llama, llama, "--json=~/a.json"),
-    ):
+    for arguments in (("evaluate", llama, *few, "--out=~/out"), ("audit", llama, llama, "--json=~/a.json")):
         done = in_this_process(*arguments, cwd=work)
         assert done.returncode == 0, done.stderr
     assert (home / "out" / "evaluation.json").is_file()

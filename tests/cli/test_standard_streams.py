@@ -96,11 +96,7 @@ def test_prose_is_folded_and_rows_are_not(
     ],
 )
 def test_a_shell_completes_commands_choices_and_models(typed: str, offered: list[str]) -> None:
-    asked = {
-        "_INTRUDERS_COMPLETE": "complete_bash",
-        "COMP_WORDS": typed,
-        "COMP_CWORD": str(typed.count(" ")),
-    }
+    asked = {"_INTRUDERS_COMPLETE": "complete_bash", "COMP_WORDS": typed, "COMP_CWORD": str(typed.count(" "))}
     assert set(CliRunner().invoke(app, [], prog_name="intruders", env=asked).output.split()) >= set(offered)
 
 

@@ -35,19 +35,10 @@ STOREYS = [
 ]
 # Within a room, from the ground up: folders and files that come late know those that come early, never the reverse.
 STUDIES = [
-    {"measures", "study", "runs", "inputs"},
-    {
-        "study_folder",
-        "run_record",
-        "stage_inputs",
-        "training_precision",
-        "base_losses",
-        "rank_one_terms",
-        "stage",
-        "stages",
-    },
-    {"plan", "perform", "remote_store", "workplace"},
-    {"table_columns", "results", "run_labels", "tables"},
+    {"study", "runs"},
+    {"study_folder", "inputs"},
+    {"stage", "train_stages", "audit_stages", "measure_stages", "experiment_stages", "stages"},
+    {"work", "tables", "results"},
     {"run_study", "compare_settings"},
 ]
 CHECKPOINTS = [

@@ -81,9 +81,7 @@ def _only(paths: list[Path], what: str) -> Path:
     return paths[0]
 
 
-@command(
-    argument("studies", list[Path], "RUN...", "The folders of studies."),
-)
+@command(argument("studies", list[Path], "RUN...", "The folders of studies."))
 def print_verdicts(*, studies: list[Path]) -> None:
     """Print one Markdown table of the verdicts of one or several studies.
 

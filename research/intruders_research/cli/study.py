@@ -87,13 +87,7 @@ def study(
 
     with resumable("finished runs are kept"), study_progress() as progress:
         outcome = run_study(
-            described,
-            out,
-            resume=resume,
-            jobs=jobs,
-            ray=ray,
-            progress=progress,
-            published=published,
+            described, out, resume=resume, jobs=jobs, ray=ray, progress=progress, published=published
         )
     print_outcome(outcome)
     _print_findings(conclude(outcome.folder, described.analyses), outcome)
