@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from tests.commands import in_this_process
-from tests.studies.test_remote_store import on_machine, url
+from tests.studies.test_work import on_machine, url
 from tests.studies.tiny_study import BRIEF, tiny_study
 
 __all__ = ["url"]
