@@ -58,7 +58,6 @@ def test_a_tilde_that_the_shell_left_is_the_home(
         ("llama", [], "nothing to measure"),
         ("llama", ["--loss-on", "pydoc", "--force"], "force is given, which is for a folder"),
         ("none", ["--loss-on", "pydoc"], "does not exist; expected a path, a hub id"),
-        ("S3://bucket/model", ["--loss-on", "pydoc"], "is a URL, and models are read from files"),
         ("llama", ["--loss-on", "nowhere"], "corpus 'nowhere' is not known"),
         ("llama", ["--task", "~nobody-here/rows.jsonl"], "'~nobody-here/rows.jsonl' does not"),
         ("llama", ["--loss-on", "~nobody-here/a.txt"], "'~nobody-here/a.txt' is not known"),
