@@ -11,13 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..checkpoints.writing.training_record import training_record
-from ..errors import (
-    IntrudersError,
-    NewerVersionError,
-    ResultFileError,
-    in_one_line,
-    what_is_wrong,
-)
+from ..errors import IntrudersError, NewerVersionError, ResultFileError, in_one_line, what_is_wrong
 from ..measures.measure_settings import LossSettings, ScoreSettings
 from ..models.loading_settings import Loading
 from ..system.documents import read_document

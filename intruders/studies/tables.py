@@ -47,9 +47,8 @@ RUNS: Columns = {
     "adapters": str,  # merge or keep, of a sequence
     "retrain_heads": bool,  # whether a sequence trains heads of earlier tasks again; missing where they are kept
 }
-LAST: Columns = {
-    "data_source": str
-}  # of a public set: the hub, or the digest of the local copy that stood in
+# Of a public set: the hub, or the digest of the local copy that stood in.
+LAST: Columns = {"data_source": str}
 
 _ARROW: Mapping[type, pa.DataType] = {
     str: pa.string(),

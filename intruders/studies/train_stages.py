@@ -58,8 +58,7 @@ TRAIN = Stage(
 def _sequence(at: RunAtWork) -> None:
     from ..training.train_in_sequence import train_in_sequence
 
-    run, folder = at.run, Path(at.model)
-    config = at.config
+    run, config, folder = at.run, at.config, Path(at.model)
     for stage in folder.glob("stage-*"):
         _remove_if_killed(stage)
     sequence = train_in_sequence(

@@ -20,7 +20,7 @@ from .plain_values import from_plain, plain
 
 EVALUATIONS = "evaluations"  # the folder of kept values in that of a result
 SCHEMA = 2
-_URL = re.compile(r"^[a-z][a-z0-9+.-]*://")
+_URL = re.compile(r"^[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
 
 def is_url(out: str) -> bool:

@@ -21,6 +21,7 @@ from typing import Any
 from ...errors import CheckpointError, MissingDependencyError, some_of
 from ...system.files import as_utf8, is_utf8, user_path
 from ...system.folders import user_cache
+from ...system.store import is_url
 from .model_folder import one_file_each
 
 _HUB_ID = re.compile(r"(?P<repository>[\w.-]{1,96}(?:/[\w.-]{1,96})?)(?:@(?P<revision>[\w./-]{1,200}))?")
@@ -169,6 +170,10 @@ def locate(source: str) -> Path:
             return path
     except (OSError, ValueError) as error:  # a name too long, a folder that may not be read, a null byte
         raise CheckpointError(f"'{source[:80]}' cannot be a path ({error}); pass another") from None
+    if is_url(source):
+        raise CheckpointError(
+            f"{source!r} is a URL, and models are read from files; copy it here or mount it, and pass the folder"
+        )
     asked = split_revision(source)
     if asked is None or _FILE_ENDING.search(source) or source.startswith("."):
         raise CheckpointError(

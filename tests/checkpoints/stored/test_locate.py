@@ -174,3 +174,9 @@ def test_the_files_of_one_format_are_fetched(
     fetched = list_files(monkeypatch, files)
     assert locate("org/model") == Path("somewhere")
     assert fetched == [wanted]
+
+
+@pytest.mark.parametrize("url", ["s3://bucket/base", "S3://bucket/base", "https://example.org/model"])
+def test_a_url_is_no_model(url: str) -> None:
+    with pytest.raises(CheckpointError, match=f"'{url}' is a URL, and models are read from files"):
+        locate(url)
