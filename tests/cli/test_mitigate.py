@@ -40,7 +40,9 @@ def test_the_commands_that_an_audit_ends_with_run(
 ) -> None:
     """Measuring and the share of the update; tests of heal and scale run those two on data."""
     monkeypatch.chdir(tmp_path)
-    printed = run("audit", folder / "base", folder / "tuned", "--no-cache", "--html", "report.html")
+    printed = run(
+        "audit", folder / "base", folder / "tuned", "--no-cache", "--verbose", "--html", "report.html"
+    )
     proposed = [
         shlex.split(line.removeprefix(" " * 5))
         for line in printed.replace("\\\n", " ").splitlines()
