@@ -3,7 +3,7 @@
     python examples/make_reference.py          # writes docs/reference/cli and docs/reference/settings.md
     python examples/make_reference.py --check  # exits with 1 and names the pages that differ; make lint runs this
 
-A page of a command contains what ``intruders COMMAND --help`` prints, from the same parameters.
+A page of a command contains what ``intruders COMMAND --help-all`` prints, from the same parameters.
 """
 
 from __future__ import annotations
@@ -113,7 +113,8 @@ def index_page(commands: dict[str, Any]) -> str:
             "from the code.",
             "",
             "```bash",
-            "intruders COMMAND --help",
+            "intruders COMMAND --help      # the options that most need",
+            "intruders COMMAND --help-all  # every option",
             "```",
             "",
             "| command | what it does | group |",
@@ -135,7 +136,9 @@ def command_page(name: str, command: Any) -> str:
             for title, rows in groups(command, context).items()
             for line in (f"## {title}", "", "| name | meaning |", "|---|---|", *rows, "")
         ]
-    asked = f"Which arguments and options does `intruders {name}` take? This page is made from its `--help`."
+    asked = (
+        f"Which arguments and options does `intruders {name}` take? This page is made from its `--help-all`."
+    )
     parts = [f"# intruders {name}", "", asked, "", summary, ""]
     parts += ["```bash", command.epilog, "```", ""]
     parts += [in_a_cell(rest), ""] if rest.strip() else []

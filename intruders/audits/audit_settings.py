@@ -62,6 +62,7 @@ class AuditSettings(Selection):
         "Skip matrices that contain NaN or infinity instead of stopping.",
         new_in="0.2",
         panel="Intruders",
+        advanced=True,
     )
 
     base_dtype: str | None = setting(
@@ -72,6 +73,7 @@ class AuditSettings(Selection):
         new_in="0.2",
         metavar="DTYPE",
         panel="Intruders",
+        advanced=True,
         unless_given="default: as stored",
     )
 

@@ -36,7 +36,7 @@ DEMO_REPORT = Path("intruders-demo.html")
     options.auditing(),
     options.outputs(options.JSON, options.parquet_of("vector"), options.HTML, options.SARIF),
     options.fail_above_of("there are"),
-    options.verbose_of("matrix"),
+    options.verbose_of("matrix and all advice"),
 )
 def audit(
     *,
@@ -87,7 +87,7 @@ def audit(
     def show(result: Audit, console: Console) -> None:
         print_audit(result, console, verbose=verbose)
         if demo and to.html is not None:
-            say(["", f"report: {to.html.resolve()}"], whole=True)
+            say([f"report: {to.html.resolve()}"], whole=True)
 
     to.put(result, show, write_html)
     for line in notes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from copy import copy
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from typer.main import get_command
 
 from ..errors import SettingError
 from ..system.plugins import plugin_command
-from .from_verb import EXAMPLE_WIDTH, Function, examples_of
+from ..system.words import plural
+from .from_verb import EXAMPLE_WIDTH, Advanced, Function, examples_of
 
 # Metavars of options and arguments whose values are paths.
 _PATHS = {"AUDIT", "FILE", "FOLDER", "FOLDER|URL", "README", "RUN"}
@@ -25,6 +27,8 @@ _SOURCES = _PATHS | {"BASE", "CORPUS", "MODEL", "PATH", "SOURCE", "TASK", "TASKS
 
 class Command(TyperCommand):
     """A command with plain help: without rich, typer ignores ``rich_help_panel`` and would refill the examples."""
+
+    _help_all: Any = None  # the option --help-all, which the last line of the help names
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         args = self._without_output(ctx, args)
@@ -75,6 +79,20 @@ class Command(TyperCommand):
                     "file; pass one, or /dev/stdout"
                 )
 
+    def get_params(self, ctx: Any) -> list[Any]:
+        parameters = super().get_params(ctx)
+        if self._help_all is None:  # as --help, whose making differs between typer's versions
+            self._help_all = copy(parameters[-1])
+            self._help_all.name, self._help_all.opts, self._help_all.hidden = "help_all", ["--help-all"], True
+            self._help_all.callback = self._show_all
+        return [*parameters, self._help_all]
+
+    def _show_all(self, ctx: Any, _: Any, is_asked: bool) -> None:
+        if is_asked and not ctx.resilient_parsing:
+            ctx.meta[_ALL] = True
+            print(self.get_help(ctx))
+            ctx.exit()
+
     def get_help(self, ctx: Any) -> str:
         return super().get_help(ctx).translate(_UNBOUND)
 
@@ -86,17 +104,20 @@ class Command(TyperCommand):
         ]
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        groups: dict[str, list[tuple[str, str]]] = {}
+        # What must be given comes first. Who reads this knows of --help.
+        groups: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Required": []}
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
-            if record is not None:
-                is_argument = parameter.param_type_name == "argument"
-                title = getattr(parameter, "rich_help_panel", None) or (
-                    "Arguments" if is_argument else "Options"
-                )
-                name = _name(parameter) if is_argument else record[0]
-                groups.setdefault(title, []).append((name, _bound(record[1])))
-        general = groups.pop("Options", [])  # --help, at the end
+            if record is None or parameter.name == "help" or _is_left_out(parameter, ctx):
+                continue
+            is_argument = parameter.param_type_name == "argument"
+            title = getattr(parameter, "rich_help_panel", None) or "Options"
+            title = "Arguments" if is_argument else "Required" if _REQUIRED in record[1] else title
+            name = _name(parameter) if is_argument else record[0]
+            if _ALL not in ctx.meta:  # the first name; others spell it as other tools do
+                name = re.sub(r"^(--[\w-]+)(, --[\w-]+)+", r"\1", name)
+            groups.setdefault(title, []).append((name, _bound(record[1])))
+        general = groups.pop("Options", [])
         for title, records in [*groups.items(), ("Options", general)]:
             if records:
                 with formatter.section(title):
@@ -107,6 +128,20 @@ class Command(TyperCommand):
             with formatter.section("Examples"):
                 for line in self.epilog.splitlines():
                     formatter.write(f"{'':{formatter.current_indent}}{line}".rstrip() + "\n")
+        left_out = sum(_is_left_out(parameter, ctx) for parameter in self.get_params(ctx))
+        if left_out:
+            formatter.write(f"\n--help-all shows {plural(left_out, 'more option')}.\n")
+
+
+# In the context of a command: that its help shows every option.
+_ALL = f"{__name__}.all"
+_REQUIRED = "[required"
+
+
+def _is_left_out(parameter: Any, ctx: Any) -> bool:
+    """Return whether the help leaves an option to ``--help-all``: an advanced one that need not be given."""
+    is_advanced = isinstance(getattr(parameter, "rich_help_panel", None), Advanced)
+    return is_advanced and _ALL not in ctx.meta and _REQUIRED not in parameter.get_help_record(ctx)[1]
 
 
 # Commands that a plugin may have with further options; any other name of ours is ours.

@@ -36,6 +36,7 @@ from .output import Outputs, refuse_given, say
         "--max-documents, --max-examples, --seed and --data-seed.",
         False,
         panel=options.MEASURES,
+        advanced=True,
     ),
     of_settings("harness", HarnessSettings),
     of_settings("scores", ScoreSettings),

@@ -24,13 +24,13 @@ from .output import Outputs, note, report_if_possible, say
 def _loss_on(what_it_does: str) -> Taken:
     """Take the text to measure on, as ``loss_on``."""
     text = "Text such as the base was trained on: pydoc, a text or data file, a folder or a Hub corpus such as c4."
-    reworded = {"loss_on": f"{text} {what_it_does}; repeatable."}
+    reworded = {"loss_on": f"{text} {what_it_does}; repeatable. [required]"}
     return of_settings({"loss_on": "loss_on"}, LossSettings, reworded=reworded)
 
 
-def _task(text: str) -> Taken:
-    """Take the tasks, as ``task``."""
-    return of_settings({"tasks": "task"}, ScoreSettings, reworded={"tasks": f"{text}; repeatable."})
+def _task(text: str, needed: str = "") -> Taken:
+    """Take the tasks, as ``task``; in brackets, when they are needed."""
+    return of_settings({"tasks": "task"}, ScoreSettings, reworded={"tasks": f"{text}; repeatable.{needed}"})
 
 
 @command(
@@ -184,13 +184,15 @@ def remedies(*, to: Outputs, out: Path | None, **asked: Any) -> None:
     _loss_on("The doses are learned on the first; further ones are reported"),
     _task(
         "Task to keep: word-problems, a Hub task such as sst2, or a data file with --prompt and --completion; further "
-        "ones are reported"
+        "ones are reported",
+        " [required without --prompts]",
     ),
     options.file(
         "prompts",
         "Prompts alone, in the place of --task: one a line, or a data file with the column prompt. The tuned model's "
         "own greedy answers are what to keep. [default: none]",
         panel=options.MEASURES,
+        advanced=False,
     ),
     of_settings("settings", HealSettings),
     options.DATA_SEED,

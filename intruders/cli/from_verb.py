@@ -26,8 +26,17 @@ Function = Callable[..., None]
 EXAMPLE_WIDTH = 58
 REQUIRED = inspect.Parameter.empty
 
+# Groups whose options are advanced unless their definition says otherwise.
+_ADVANCED_PANELS = {"Computation", "Data files", "Less forgetting"}
+
 _AS_ITS_FIELD_SAYS: Mapping[str, str] = MappingProxyType({})
 _EXAMPLES: dict[Function, str] = {}
+
+
+class Advanced(str):
+    """The title of a group, of an option that ``--help-all`` alone shows; typer carries the title to the command."""
+
+    __slots__ = ()
 
 
 @dataclass(frozen=True)
@@ -90,8 +99,14 @@ def option(
     panel: str | None = None,
     names: Sequence[str] = (),
     choices: Collection[str] = (),
+    advanced: bool | None = None,
 ) -> Taken:
-    """Take a value by its option, ``names`` or that of its name; typer adds a default that is a literal to its help."""
+    """Take a value by its option, ``names`` or that of its name; typer adds a default that is a literal to its help.
+
+    Only ``--help-all`` shows an ``advanced`` one; by default, one of an advanced panel.
+    """
+    if panel is not None and (panel in _ADVANCED_PANELS if advanced is None else advanced):
+        panel = Advanced(panel)
     names = names or ([option_of(name)] if kind is bool else [])
     return _one(
         name,
@@ -122,6 +137,7 @@ def of_settings(
     first: Sequence[str] = (),
     without: Collection[str] = (),
     over_a_file: bool = False,
+    advanced: bool = False,
     reworded: Mapping[str, str] = _AS_ITS_FIELD_SAYS,
 ) -> Taken:
     """Take one option per field, each with its help, its type and its default.
@@ -134,14 +150,21 @@ def of_settings(
       without: Names of fields that have no option (default: none).
       over_a_file: Whether the command takes a file of settings too. ``into`` then receives only the typed values, by
         name, and the file gives the others (default: False).
-      reworded: The help of fields that have a special meaning in this command (default: the field's help).
+      advanced: Whether all are advanced, since they matter little to this command (default: those that say so).
+      reworded: The help of fields that have a special meaning in this command; one that ends in brackets says when it
+        is required (default: the field's help).
     """
     cls = settings if isinstance(settings, type) else type(settings)
     defaults = {} if isinstance(settings, type) else settings.values()
     known = settings_of(cls)
     names = only or ([*into] if not isinstance(into, str) else known)
     names = [name for name in dict.fromkeys([*first, *names]) if name not in without]
-    chosen = [replace(known[name], help=reworded.get(name, known[name].help)) for name in names]
+    chosen = [
+        replace(
+            known[name], help=reworded.get(name, known[name].help), advanced=advanced or known[name].advanced
+        )
+        for name in names
+    ]
 
     def read(values: dict[str, Any]) -> Mapping[str, Any]:
         typed = {name: value for name, value in values.items() if value is not None}
@@ -164,8 +187,8 @@ def _parameter(setting: Setting, default: Any, over_a_file: bool) -> inspect.Par
     if default is MISSING or default == "":
         default = None
     shown = None if over_a_file else default
-    said = setting.unless_given
-    if said is None and shown is None and setting.kinds != (bool,):
+    said = None if setting.help.endswith("]") else setting.unless_given
+    if said is None and shown is None and setting.kinds != (bool,) and not setting.help.endswith("]"):
         said = f"default: {default}" if default is not None else None
         said = "required, here or in --config" if setting.must_be_given else said
     (made,) = option(
@@ -177,6 +200,7 @@ def _parameter(setting: Setting, default: Any, over_a_file: bool) -> inspect.Par
         panel=setting.panel,
         names=[option_of(name) for name in (setting.option_name, *setting.long_names)],
         choices=setting.choices,
+        advanced=setting.advanced,
     ).parameters
     return made
 

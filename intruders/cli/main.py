@@ -39,8 +39,8 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    help="See what fine-tuning did to the weights of your model.",
-    epilog="Run 'intruders COMMAND --help' for the options and two examples.",
+    help="Start here: audit, evaluate, heal.\n\nSee what fine-tuning did to the weights of your model.",
+    epilog="Run 'intruders COMMAND --help' for the options and two examples, --help-all for every option.",
 )
 # The commands in the groups that `intruders --help` shows.
 GROUPS: Mapping[str, Sequence[Callable[..., None]]] = {

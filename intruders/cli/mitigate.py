@@ -142,6 +142,7 @@ _ASKED = together(
         "Record of the remedy doses: the heal.json that intruders heal wrote, or its folder. [default: required with "
         "doses]",
         metavar="FILE",
+        advanced=True,
     ),
     options.DATA_SEED,
     _of_mitigation(
@@ -149,6 +150,7 @@ _ASKED = together(
         str | None,
         "Mode of the remedy surgery: abs_select, smooth_abs, grad_direction or random_index. [default: abs_select]",
         metavar="MODE",
+        advanced=True,
     ),
     _of_mitigation(
         "seed",
@@ -178,7 +180,7 @@ _ASKED = together(
     option(
         "check", bool, "Audit the written model.", True, names=["--check/--no-check"], panel=options.OUTPUT
     ),
-    of_settings("settings", AuditSettings, only=OF_WHOLE_WEIGHTS),
+    of_settings("settings", AuditSettings, only=OF_WHOLE_WEIGHTS, advanced=True),
     options.running_models(
         "dtype",
         dtype="surgery: type of the weights in memory: auto (the checkpoint's own), bfloat16, float16 or float32.",

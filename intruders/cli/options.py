@@ -38,9 +38,15 @@ def model(name: str, text: str, default: Any = REQUIRED, kind: Any = str) -> Tak
     return argument(name, kind, name.upper(), text, default, autocompletion=complete, **how)
 
 
-def file(name: str, text: str, kind: Any = Path | None, panel: str | None = OUTPUT) -> Taken:
+def file(
+    name: str,
+    text: str,
+    kind: Any = Path | None,
+    panel: str | None = OUTPUT,
+    advanced: bool | None = None,
+) -> Taken:
     """Take a file; ``text`` says of what."""
-    return option(name, kind, text, metavar="FILE", panel=panel)
+    return option(name, kind, text, metavar="FILE", panel=panel, advanced=advanced)
 
 
 def folder(
@@ -50,7 +56,7 @@ def folder(
     return option(name, kind, text, default, metavar="FOLDER", panel=panel)
 
 
-_OF_BASE = f"Model before fine-tuning: {MODEL_IS}. Omit it if TUNED is an adapter that names its base."
+_OF_BASE = f"Model before fine-tuning: {MODEL_IS}. Without TUNED, an adapter that names its base."
 BASE = model("base", _OF_BASE)
 BASE_UNLESS_DEMO = model("base", f"{_OF_BASE} [required without --demo]", None, str | None)
 BASE_ALONE = model("base", f"Base model: {MODEL_IS}.")
@@ -83,6 +89,7 @@ SAVED_AUDIT = file(
     "audit",
     "Saved audit of these two models, to use instead of a new one. [default: a new audit]",
     panel=INTRUDERS,
+    advanced=True,
 )
 DATA_SEED = option(
     "data_seed",
@@ -90,6 +97,7 @@ DATA_SEED = option(
     "Seed of generated tasks and of held-out rows. [default: that of the run, or 0]",
     metavar="N",
     panel=MEASURES,
+    advanced=True,
 )
 FORM = option(
     "form",
@@ -99,6 +107,7 @@ FORM = option(
     names=["--as"],
     metavar="FORM",
     panel=OUTPUT,
+    advanced=True,
 )
 FORCE = option("force", bool, "Replace --out if it is a model or adapter.", False, panel=OUTPUT)
 KEEP = folder(
@@ -110,7 +119,7 @@ CONFIG = file("config", "YAML file of settings; options given here override it. 
 
 def seed_of(what: str) -> Taken:
     """Take a seed: a whole number, of what is said."""
-    return option("seed", int, f"Seed of {what}.", 0, metavar="N", panel=MEASURES)
+    return option("seed", int, f"Seed of {what}.", 0, metavar="N", panel=MEASURES, advanced=True)
 
 
 def parquet_of(what: str) -> Taken:
@@ -137,7 +146,7 @@ def outputs(*taken: Taken) -> Taken:
 
 def audited(only: Sequence[str]) -> Taken:
     """Take a saved audit, or the settings of one to make, as ``audit``."""
-    settings = of_settings("settings", AuditSettings, only=only)
+    settings = of_settings("settings", AuditSettings, only=only, advanced=True)
 
     def read(values: dict[str, Any]) -> Mapping[str, Any]:
         return {"audit": audit_or_settings(values.pop("audit"), settings.read(values)["settings"])}

@@ -43,7 +43,7 @@ from .output import Outputs, put_json, refuse_given, say, terminal_width
     ),
     options.DATA_SEED,
     options.seed_of("halves and document samples"),
-    of_settings("settings", AuditSettings, only=OF_WHOLE_WEIGHTS),
+    of_settings("settings", AuditSettings, only=OF_WHOLE_WEIGHTS, advanced=True),
     options.running_models("dtype", "load_in"),
     option(
         "at",

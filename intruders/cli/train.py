@@ -103,6 +103,7 @@ def _print_room(settings: FinetuneConfig) -> None:
         "keep the head of the task's own stage]",
         False,
         panel=options.RUN,
+        advanced=True,
     ),
     options.CONFIG,
     of_settings(

@@ -29,7 +29,7 @@ RIVALS = (SHARE, BLOCKS, DOSES, *LEARNED_AS_WEIGHTS)
 
 
 def _which(panel: str) -> Any:
-    return setting("all", WHICH_HELP, choices=WHICH, new_in="0.2", metavar="NAME", panel=panel)
+    return setting("all", WHICH_HELP, choices=WHICH, new_in="0.2", metavar="NAME", panel=panel, advanced=True)
 
 
 _RATES, _WEIGHTS = {DOSES: 0.06, WEIGHTS: 5e-4}, {DOSES: 3.0, WEIGHTS: 30.0}
@@ -47,6 +47,7 @@ class HealSettings(Settings):
         DOSES,
         "What is learned: one dose for every matrix, or the weights of the update itself (the factors of an adapter).",
         choices=LEARN,
+        metavar="WHAT",
         panel="Healing",
     )
     per: str = setting(
@@ -56,8 +57,11 @@ class HealSettings(Settings):
         choices=PER,
         metavar="PART",
         panel="Healing",
+        advanced=True,
     )
-    steps: int = setting(40, "Number of steps of learning, 1 or more.", least=1, metavar="N", panel="Healing")
+    steps: int = setting(
+        40, "Number of steps of learning, 1 or more.", least=1, metavar="N", panel="Healing", advanced=True
+    )
     allow: float = setting(
         0.01,
         "Rise of the task loss above the tuned model's that is allowed, in nats per token.",
@@ -73,6 +77,7 @@ class HealSettings(Settings):
         unless_given="default: 3 for doses, 30 for weights",
         metavar="NUMBER",
         panel="Healing",
+        advanced=True,
     )
     rate: float | None = setting(
         None,
@@ -82,6 +87,7 @@ class HealSettings(Settings):
         most=1,
         metavar="NUMBER",
         panel="Healing",
+        advanced=True,
     )
     rivals: tuple[str, ...] = setting(
         (),
@@ -93,6 +99,7 @@ class HealSettings(Settings):
         unless_given="default: none",
         metavar="NAMES",
         panel="Healing",
+        advanced=True,
     )
     max_documents: int = setting(
         64,
@@ -109,6 +116,7 @@ class HealSettings(Settings):
         least=1,
         metavar="N",
         panel="Measures",
+        advanced=True,
     )
     report_examples: int | None = setting(
         None,
@@ -117,6 +125,7 @@ class HealSettings(Settings):
         unless_given="default: as --max-examples",
         metavar="N",
         panel="Measures",
+        advanced=True,
     )
     estimate: bool = masked_estimate()
 

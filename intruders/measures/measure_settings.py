@@ -13,13 +13,13 @@ from ..settings import Settings, setting
 def document_tokens(default: int | None, **more: Any) -> Any:
     """The setting of how much of a document is read."""
     words = "Number of tokens of each document, from its start."
-    return setting(default, words, least=2, metavar="TOKENS", panel="Measures", **more)
+    return setting(default, words, least=2, metavar="TOKENS", panel="Measures", advanced=True, **more)
 
 
 def masked_estimate() -> Any:
     """The setting of a cheaper measure of masked models."""
     words = "Masked models: mask a random 15 % of the tokens in one pass. This is faster but measures a different "
-    return setting(False, words + "quantity.", panel="Measures")
+    return setting(False, words + "quantity.", panel="Measures", advanced=True)
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,7 @@ class LossSettings(Settings):
         least=1,
         metavar="TOKENS",
         panel="Measures",
+        advanced=True,
         unless_given="default: 1024, or the model's context if smaller",
     )
     stride: int | None = setting(
@@ -63,6 +64,7 @@ class LossSettings(Settings):
         new_in="0.2",
         metavar="TOKENS",
         panel="Measures",
+        advanced=True,
         unless_given="default: half the window",
     )
     estimate: bool = masked_estimate()
@@ -75,6 +77,7 @@ class LossSettings(Settings):
         new_in="0.2",
         metavar="N",
         panel="Measures",
+        advanced=True,
         unless_given="default: as many as have 2048 tokens; 32 of a masked model",
     )
 
@@ -121,6 +124,7 @@ class ScoreSettings(Columns):
         "Split to score: validation or test.",
         metavar="SPLIT",
         panel="Measures",
+        advanced=True,
         unless_given="default: test if it has rows",
     )
     max_examples: int | None = setting(
@@ -156,6 +160,7 @@ class HarnessSettings(Settings):
         is_path=True,
         metavar="FOLDER",
         panel="Measures",
+        advanced=True,
         unless_given="default: none",
     )
 

@@ -51,7 +51,8 @@ from .terminal import Page
 
 WORST_DRAWN = 3  # matrices that get figures of their own
 KINDS_SHOWN = 20  # module types, unless verbose
-WORST_SHOWN = 5
+WORST_SHOWN = 3
+STEPS_SHOWN = 3
 NAMES_AT_LEAST = 22  # characters, before a column gives way in a narrow terminal
 _SPARE_COLUMNS = ("eff. rank", "update", "matrices")
 LAYERS_A_LINE = 60
@@ -61,9 +62,9 @@ ASCII_SHADES = " .:*#"
 
 
 def print_audit(audit: Audit, console: Console, verbose: bool = False) -> None:
-    """Print `audit` to `console`: totals, module types, layers, the worst matrices, skipped tensors, next steps.
+    """Print `audit` to `console`, on one screen: totals, module types, layers, the worst matrices, first steps.
 
-    With `verbose` every module type, every matrix and every skipped tensor has its own line.
+    With `verbose` every module type, matrix and skipped tensor has its own line, and every step is there.
     """
     page = Page(console)
     _totals(audit, page)
@@ -71,9 +72,10 @@ def print_audit(audit: Audit, console: Console, verbose: bool = False) -> None:
         _kinds(audit, page, verbose)
         _layers(audit, page)
         _matrices(audit, page, verbose)
-        _beside_chance(audit, page)
+        if verbose:
+            _beside_chance(audit, page)
     _closing(audit, page, verbose)
-    _next_steps(audit, page)
+    _next_steps(audit, page, verbose)
 
 
 def _totals(audit: Audit, page: Page) -> None:
@@ -234,7 +236,8 @@ def _closing(audit: Audit, page: Page, verbose: bool) -> None:
         proofs = ", ".join(f"{name} {count:,}" for name, count in certificates(audit.matrices))
         unsure = ambiguous(audit.matrices)
         ambiguities = f"; {unsure:,} ambiguous" if unsure else ""
-        page.say_beside("decided by: ", proofs + ambiguities)
+        if verbose or unsure:
+            page.say_beside("decided by: ", proofs + ambiguities)
     if audit.skipped:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in skipped_by_reason(audit.skipped))
         page.say_beside("skipped:    ", reasons)
@@ -249,16 +252,17 @@ def _closing(audit: Audit, page: Page, verbose: bool) -> None:
     page.say_beside("settings:   ", settings, "dim")
 
 
-def _next_steps(audit: Audit, page: Page) -> None:
+def _next_steps(audit: Audit, page: Page, verbose: bool) -> None:
     words = next_steps(audit)
     page.say("")
-    # Without matrices, the finding is the headline already.
-    for line in _wrapped(f"{words.finding} {words.meaning}" if audit.matrices else words.meaning, page):
-        page.say(line)
-    if words.steps:
-        page.say("")
-    for position, step in enumerate(words.steps, start=1):
-        start = f"{position}. " if len(words.steps) > 1 else ""
+    # Without matrices, the finding is the headline already; the headline of others is the finding.
+    meaning = f"{words.finding} {words.meaning}" if audit.matrices else words.meaning
+    if verbose or not audit.matrices:
+        for line in [*_wrapped(meaning, page), *([""] if words.steps else [])]:
+            page.say(line)
+    shown = words.steps if verbose else words.steps[:STEPS_SHOWN]
+    for position, step in enumerate(shown, start=1):
+        start = f"{position}. " if len(shown) > 1 else ""
         for line in textwrap.wrap(
             start + step.sentence,
             page.width,
@@ -269,8 +273,9 @@ def _next_steps(audit: Audit, page: Page) -> None:
             page.say(line)
         for line in shell_lines(step.command or (), max(1, page.width - 5)):
             page.say((f"     {line}", "bold"))
-    page.say("")
-    page.say(("What each number means, with values: ", "dim"), INTERPRETATION)
+    more = "" if verbose else "--verbose adds every matrix and all advice; "
+    for line in _wrapped(f"{more}--html FILE writes a report.", page):
+        page.say((line, "dim"))
 
 
 def _wrapped(text: str, page: Page) -> list[str]:

@@ -127,8 +127,8 @@ def _measured(facts: Facts) -> Step:
     if not facts.has_loss:
         return Step(f"{UNMEASURED} `intruders evaluate` measures it for a model that transformers can load.")
     return Step(
-        f"{UNMEASURED} Measure it first, as the rise of the loss on text; if that is not clearly above zero, there "
-        f"is nothing to do. This takes {PROPOSED_DOCUMENTS} documents:",
+        f"{UNMEASURED} Measure the rise of the loss on {PROPOSED_DOCUMENTS} documents first; if it is not clearly "
+        "above zero, there is nothing to do:",
         command_of(
             "evaluate", facts.tuned, base=facts.base, loss_on="pydoc", max_documents=PROPOSED_DOCUMENTS
         ),
@@ -139,8 +139,8 @@ def _heal(facts: Facts) -> Iterator[Step]:
     if not facts.has_loss:
         return
     yield Step(
-        "If the loss rose, heal the model: this keeps what it learned, recovers what it forgot, and writes the "
-        f"result. {TASK} is the task or data file that it was tuned on:",
+        f"If the loss rose, recover what the model forgot. {TASK} is the task or data file that it was tuned on, "
+        "which it keeps:",
         facts.command("heal", *_measuring(HEALED), only=FINDING_INTRUDERS),
     )
 
@@ -148,7 +148,7 @@ def _heal(facts: Facts) -> Iterator[Step]:
 def _turn_down(facts: Facts) -> Iterator[Step]:
     if facts.has_loss:
         yield Step(
-            "Or turn the complete update down. This measures both losses, picks the share and writes the model:",
+            "Or turn the complete update down, by the share that both losses favor:",
             facts.command("scale", *_measuring(SCALED), only=()),
         )
     if not facts.has_commands:

@@ -46,6 +46,7 @@ class Setting:
       is_path: Whether it is a path; ``~`` at its start is the user's home, as in a shell.
       option: The name of its option, if that is not its own.
       metavar, panel: The name of the value in the command's help, and the heading of its group.
+      advanced: Whether ``--help-all`` alone shows its option; None leaves that to its panel.
       unless_given: The help's words for the default, if the default itself does not say it.
       adapter_only: Whether a full fine-tuning records it without using it.
       changes_weights: Whether the resulting weights depend on it.
@@ -74,6 +75,7 @@ class Setting:
     option: str | None = None
     metavar: str | None = None
     panel: str | None = None
+    advanced: bool | None = None
     unless_given: str | None = None
     adapter_only: bool = False
     changes_weights: bool = True

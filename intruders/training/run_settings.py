@@ -64,6 +64,7 @@ class Training(Settings):
         in_id="dropout{:g}",
         metavar="P",
         panel="Method",
+        advanced=True,
     )
     target_modules: str | tuple[str, ...] = setting(
         "all-linear",
@@ -73,6 +74,7 @@ class Training(Settings):
         adapter_only=True,
         metavar="MODULES",
         panel="Method",
+        advanced=True,
     )
     init_a: str = setting(
         "random",
@@ -82,6 +84,7 @@ class Training(Settings):
         in_id="{}",
         metavar="START",
         panel="Method",
+        advanced=True,
     )
     loraplus_lr_ratio: float = setting(
         16.0,
@@ -90,6 +93,7 @@ class Training(Settings):
         adapter_only=True,
         metavar="RATIO",
         panel="Method",
+        advanced=True,
     )
     oplora_k: int = setting(
         16,
@@ -99,9 +103,14 @@ class Training(Settings):
         new_in="0.2",
         metavar="N",
         panel="Method",
+        advanced=True,
     )
     train_all: bool = setting(
-        False, "full: train embeddings, norms and biases too.", in_id="all-weights", panel="Method"
+        False,
+        "full: train embeddings, norms and biases too.",
+        in_id="all-weights",
+        panel="Method",
+        advanced=True,
     )
 
     kl_to_base: float = setting(
@@ -198,19 +207,31 @@ class Training(Settings):
         panel="Training",
     )
     gradient_accumulation_steps: int = setting(
-        1, "Number of batches per optimizer step.", least=1, metavar="N", panel="Training"
+        1, "Number of batches per optimizer step.", least=1, metavar="N", panel="Training", advanced=True
     )
     weight_decay: float = setting(
-        0.0, "Weight decay of AdamW, 0 or more.", least=0, in_id="decay{:g}", metavar="W", panel="Training"
+        0.0,
+        "Weight decay of AdamW, 0 or more.",
+        least=0,
+        in_id="decay{:g}",
+        metavar="W",
+        panel="Training",
+        advanced=True,
     )
     lr_scheduler_type: str = setting(
         "linear",
         "Schedule of the learning rate, by the Trainer's name: linear, cosine, constant and others.",
         metavar="NAME",
         panel="Training",
+        advanced=True,
     )
     warmup_steps: float = setting(
-        0.0, "Warm-up in steps; below 1, a fraction of all steps.", least=0, metavar="N", panel="Training"
+        0.0,
+        "Warm-up in steps; below 1, a fraction of all steps.",
+        least=0,
+        metavar="N",
+        panel="Training",
+        advanced=True,
     )
     max_grad_norm: float = setting(
         1.0,
@@ -218,6 +239,7 @@ class Training(Settings):
         least=0,
         metavar="NORM",
         panel="Training",
+        advanced=True,
     )
     precision: str = setting(
         "auto",
@@ -225,6 +247,7 @@ class Training(Settings):
         choices=("auto", "fp32", "bf16", "fp16"),
         metavar="PRECISION",
         panel="Training",
+        advanced=True,
     )
     dtype: str = setting(
         "auto",
@@ -235,6 +258,7 @@ class Training(Settings):
         new_in="0.2",
         metavar="TYPE",
         panel="Training",
+        advanced=True,
     )
     load_in: str | None = setting(
         None,
@@ -246,6 +270,7 @@ class Training(Settings):
         new_in="0.2",
         metavar="BITS",
         panel="Training",
+        advanced=True,
         unless_given="default: not quantized",
     )
     gradient_checkpointing: bool = setting(
@@ -253,6 +278,7 @@ class Training(Settings):
         "Recompute activations in the backward pass: slower, less memory.",
         changes_weights=False,
         panel="Training",
+        advanced=True,
     )
     seed: int = setting(
         0,
@@ -270,10 +296,14 @@ class Training(Settings):
         least=2,
         metavar="TOKENS",
         panel="Training",
+        advanced=True,
         unless_given="default: the model's context",
     )
     drop_too_long: bool = setting(
-        False, "Skip completions that are longer than --max-length, instead of stopping.", panel="Training"
+        False,
+        "Skip completions that are longer than --max-length, instead of stopping.",
+        panel="Training",
+        advanced=True,
     )
     max_train_samples: int | None = setting(
         None,
@@ -282,6 +312,7 @@ class Training(Settings):
         in_id="samples{}",
         metavar="N",
         panel="Training",
+        advanced=True,
         unless_given="default: all",
     )
     max_eval_samples: int | None = setting(
@@ -291,6 +322,7 @@ class Training(Settings):
         changes_weights=False,
         metavar="N",
         panel="Accuracy and stopping",
+        advanced=True,
     )
 
 
@@ -316,6 +348,7 @@ class RunSettings(Columns, Training):
         changes_weights=False,
         metavar="N",
         panel="Accuracy and stopping",
+        advanced=True,
     )
     save_steps: int = setting(
         50,
@@ -324,6 +357,7 @@ class RunSettings(Columns, Training):
         changes_weights=False,
         metavar="N",
         panel="Output",
+        advanced=True,
     )
     logging_steps: int = setting(
         10,
@@ -332,6 +366,7 @@ class RunSettings(Columns, Training):
         changes_weights=False,
         metavar="N",
         panel="Output",
+        advanced=True,
     )
     report_to: tuple[str, ...] = setting(
         (),
@@ -341,6 +376,7 @@ class RunSettings(Columns, Training):
         changes_weights=False,
         metavar="NAMES",
         panel="Output",
+        advanced=True,
         unless_given="default: none",
     )
     audit_steps: int | None = setting(
@@ -359,6 +395,7 @@ class RunSettings(Columns, Training):
         changes_weights=False,
         metavar="N",
         panel="Accuracy and stopping",
+        advanced=True,
         unless_given="default: no limit",
     )
 
@@ -369,6 +406,7 @@ class RunSettings(Columns, Training):
         new_in="0.2",
         metavar="CORPUS",
         panel="Accuracy and stopping",
+        advanced=True,
         unless_given="default: none",
     )
     loss_documents: int = setting(
@@ -379,6 +417,7 @@ class RunSettings(Columns, Training):
         new_in="0.2",
         metavar="N",
         panel="Accuracy and stopping",
+        advanced=True,
     )
     loss_tokens: int = setting(
         256,
@@ -388,6 +427,7 @@ class RunSettings(Columns, Training):
         new_in="0.2",
         metavar="N",
         panel="Accuracy and stopping",
+        advanced=True,
     )
     keep_forgetting_below: float | None = setting(
         None,
@@ -398,6 +438,7 @@ class RunSettings(Columns, Training):
         new_in="0.2",
         metavar="NATS",
         panel="Accuracy and stopping",
+        advanced=True,
         unless_given="default: no limit",
     )
     keep_intruders_below: int | None = setting(
@@ -409,6 +450,7 @@ class RunSettings(Columns, Training):
         new_in="0.2",
         metavar="N",
         panel="Accuracy and stopping",
+        advanced=True,
         unless_given="default: no limit",
     )
     go_on_over_limit: bool = setting(
@@ -417,6 +459,7 @@ class RunSettings(Columns, Training):
         in_id="goes-on",
         new_in="0.2",
         panel="Accuracy and stopping",
+        advanced=True,
     )
 
     @property

@@ -94,7 +94,7 @@ def test_the_same_words_whatever_is_known_of_the_base(tmp_path: Path) -> None:
     ]  # fmt: skip
     said, proofs = [], []
     for way in ways:
-        done = in_this_process("audit", "minilm-l6", "minilm-l6-lora", *way)
+        done = in_this_process("audit", "minilm-l6", "minilm-l6-lora", "--verbose", *way)
         assert done.returncode == 0, done.stderr
         proofs += re.findall(r"^decided by: .+", done.stdout, re.MULTILINE)
         # Left out: the two bounds of a matrix, the certificates, and the settings with the time.

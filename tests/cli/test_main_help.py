@@ -19,8 +19,8 @@ GROUP: Any = typer.main.get_command(app)
 COMMANDS: dict[str, Any] = GROUP.commands
 
 
-def shown(*arguments: str, width: int = 80) -> str:
-    result = CliRunner().invoke(app, [*arguments, "--help"], terminal_width=width, max_content_width=width)
+def shown(*arguments: str, width: int = 80, asked: str = "--help") -> str:
+    result = CliRunner().invoke(app, [*arguments, asked], terminal_width=width, max_content_width=width)
     assert result.exit_code == 0
     return result.output
 
@@ -87,7 +87,54 @@ def test_help_fits_the_terminal_and_ends_with_the_examples(name: str, width: int
     assert max(map(len, text.splitlines())) <= width
     assert text.isascii()
     _, _, end = text.partition("Examples:\n")
-    assert [line.removeprefix("  ") for line in end.splitlines()] == COMMANDS[name].epilog.splitlines()
+    examples, _, _ = end.partition("\n\n--help-all shows")
+    assert [line.removeprefix("  ") for line in examples.splitlines()] == COMMANDS[name].epilog.splitlines()
+
+
+def options_in(text: str) -> set[str]:
+    """The first names of the options that a help lists."""
+    lines = text.partition("Examples:")[0].splitlines()
+    return {found[1] for line in lines if (found := re.match(r"  (?:-\w, )?(--[\w-]+)", line))}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_fits_two_screens_and_help_all_lists_every_option(name: str) -> None:
+    brief, full = shown(name, width=78), shown(name, width=78, asked="--help-all")
+    assert len(brief.splitlines()) <= 60
+    names = [[name for name in one.opts if name.startswith("--")] for one in COMMANDS[name].params]
+    every = {first for first, *_ in filter(None, names)}
+    assert options_in(full) == every
+    assert options_in(brief) <= every
+    left_out = len(every - options_in(brief))
+    said = re.search(r"^--help-all shows (\d+) more options?\.$", brief.splitlines()[-1])
+    assert (int(said[1]) if said else 0) == left_out
+    assert "--help-all" not in full
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_what_must_be_given_comes_first(name: str) -> None:
+    text = shown(name)
+    required = {
+        one.opts[0]
+        for one in COMMANDS[name].params
+        if one.param_type_name == "option" and "[required" in record(one, name)
+    }
+    titles = re.findall(r"^(\S.*):$", text, re.MULTILINE)
+    first = text.partition("Required:\n")[2].partition("\n\n")[0]
+    assert options_in(first) == required
+    assert not required or titles[:2] in (["Arguments", "Required"], ["Required", titles[1]])
+
+
+def test_heal_says_what_it_cannot_do_without() -> None:
+    text = unwrapped(shown("heal"))
+    assert re.search(r"--loss-on CORPUS [^\[]*\[required\]", text)
+    assert re.search(r"--task TASK [^\[]*\[required without --prompts\]", text)
+    assert "Without TUNED, an adapter that names its base. [required]" in text
+
+
+def test_the_help_begins_with_where_to_start() -> None:
+    _, _, text = shown().partition("\n\n")
+    assert text.strip().startswith("Start here: audit, evaluate, heal.")
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -99,9 +146,9 @@ def test_help_names_no_argument_that_the_command_lacks(name: str) -> None:
 
 
 def test_options_stand_in_groups() -> None:
-    text = shown("finetune")
+    text = shown("finetune", asked="--help-all")
     titles = re.findall(r"^(\S.*):$", text, re.MULTILINE)
-    assert titles[0] == "Run"
+    assert titles[:2] == ["Required", "Run"]
     assert {"Method", "Training", "Data files", "Output"} < set(titles)
     assert len(titles) == len(set(titles))
     assert text.count("--lr-scheduler-type") == 1

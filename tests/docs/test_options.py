@@ -34,7 +34,7 @@ _CODE = sorted((ROOT / "intruders").rglob("*.py"))
 def options_of(command: Any) -> set[str]:
     return {
         name for option in command.params for name in (*option.opts, *option.secondary_opts) if "--" in name
-    } | {"--help"}
+    } | {"--help", "--help-all"}
 
 
 # A command of research has the options of ours, and its own.

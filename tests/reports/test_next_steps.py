@@ -70,8 +70,8 @@ def lines(words: NextSteps) -> list[str]:
 
 
 MEASURE = (
-    "An audit does not measure forgetting. Measure it first, as the rise of the loss on text; if that is not clearly "
-    "above zero, there is nothing to do. This takes 20 documents:"
+    "An audit does not measure forgetting. Measure the rise of the loss on 20 documents first; if it is not clearly "
+    "above zero, there is nothing to do:"
 )
 
 
@@ -87,12 +87,12 @@ def test_an_adapter_with_intruders() -> None:
     assert lines(words) == [
         f"{MEASURE} intruders evaluate runs/r2 --base base --loss-on pydoc --max-documents 20",
         (
-            "If the loss rose, heal the model: this keeps what it learned, recovers what it forgot, and writes the "
-            "result. TASK is the task or data file that it was tuned on: "
+            "If the loss rose, recover what the model forgot. TASK is the task or data file that it was tuned on, "
+            "which it keeps: "
             "intruders heal base runs/r2 --task TASK --loss-on pydoc --out healed"
         ),
         (
-            "Or turn the complete update down. This measures both losses, picks the share and writes the model: "
+            "Or turn the complete update down, by the share that both losses favor: "
             "intruders scale base runs/r2 --task TASK --loss-on pydoc --out scaled"
         ),
         (
@@ -323,7 +323,7 @@ def test_every_command_is_one_that_is_understood(audit: Audit) -> None:
 def test_terminal_and_page_say_the_same(audit: Audit, width: int) -> None:
     words = next_steps(audit)
     file = io.StringIO()
-    print_audit(audit, Console(file=file, width=width))
+    print_audit(audit, Console(file=file, width=width), verbose=True)
     assert max(map(len, file.getvalue().splitlines())) <= 80
     text = " ".join(file.getvalue().replace(" \\\n", " ").split())
     top = render_audit(audit).partition('id="matrix"')[0]
@@ -334,8 +334,28 @@ def test_terminal_and_page_say_the_same(audit: Audit, width: int) -> None:
     for step in words.steps:
         assert shlex.join(step.command or ()) in text
         assert shlex.join(step.command or ()) in page
-    assert text.endswith("What each number means, with values: docs/interpret.md")
+    assert text.endswith("--html FILE writes a report.")
     assert "docs/interpret.md" in page
+
+
+@pytest.mark.parametrize("intruders", [0, 1])
+def test_the_terminal_has_one_screen_and_the_first_three_steps(intruders: int) -> None:
+    """Of a model with layers and seven kinds of modules, as most have; docs/ is a folder that a wheel lacks."""
+    kinds = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    matrices = [matrix(f"model.layers.{i}.{kind}.weight", intruders, 2) for i in range(30) for kind in kinds]
+    file = io.StringIO()
+    audit = made(matrices=matrices, tuned_source="runs/a-name-of-usual-length")
+    print_audit(audit, Console(file=file, width=80))
+    printed = file.getvalue()
+    assert len(printed.splitlines()) <= 40
+    text = " ".join(printed.replace(" \\\n", " ").split())
+    first, rest = next_steps(audit).steps[:3], next_steps(audit).steps[3:]
+    for step in first:
+        assert step.sentence in text
+        assert str(step.line) in text
+    assert not any(step.sentence in text for step in rest)
+    assert "docs/" not in text
+    assert "--verbose adds every matrix and all advice" in text
 
 
 def test_the_saved_audit_is_the_same_without_the_words() -> None:

@@ -32,13 +32,14 @@ class Selection(Settings):
         unless_given="default: none",
     )
     include_embeddings: bool = setting(
-        False, "Examine embeddings and output heads too.", new_in="0.2", panel="Intruders"
+        False, "Examine embeddings and output heads too.", new_in="0.2", panel="Intruders", advanced=True
     )
     split_fused: bool = setting(
         False,
         "Audit the q, k and v parts of fused weights as separate matrices.",
         new_in="0.2",
         panel="Intruders",
+        advanced=True,
     )
 
     def reason_to_leave_out(self, name: str) -> str | None:
