@@ -73,17 +73,6 @@ def commands_of(page: str, *words: str) -> list[list[str]]:
 PAGES = [str(path.relative_to(ROOT)) for path in READ]
 
 
-def test_the_runs_that_the_documentation_names_are_those_of_make_study() -> None:
-    from intruders.studies.runs import expand
-    from intruders.studies.study import read_study
-
-    ids = {run.id for run in expand(read_study(ROOT / "examples" / "quickstart.yaml"))}
-    text = "".join((ROOT / page).read_text(encoding="utf-8") for page in PAGES)
-    named = set(re.findall(r"runs/quickstart/runs/(matched[\w.-]+)", text))
-    assert named
-    assert named <= ids
-
-
 @pytest.mark.models
 def test_the_commands_on_the_folder_that_the_demo_leaves(
     demo: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
