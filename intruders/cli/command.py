@@ -163,7 +163,8 @@ class Commands(TyperGroup):
         for name in self.list_commands(ctx):
             command = self.get_command(ctx, name)
             if command is not None and not command.hidden:
-                title = getattr(command, "rich_help_panel", None) or "Commands"
+                own = super().get_command(ctx, name)  # a plugin's command stands where ours does
+                title = getattr(own, "rich_help_panel", None) or "Commands"
                 groups.setdefault(title, []).append((name, command.get_short_help_str(EXAMPLE_WIDTH * 2)))
         widest = max(len(name) for members in groups.values() for name, _ in members)
         for title, members in groups.items():
