@@ -16,13 +16,13 @@ from intruders.models.base_model import base_model_location
 from intruders.models.loading import load_model
 from intruders.training.finetune import finetune
 from intruders.training.finetune_config import FinetuneConfig
-from intruders.training.kl_to_base import KLToBase
 from intruders.training.methods import prepare
 from intruders_research.methods.adapted_modules import adapted_modules
 from intruders_research.methods.budget import alpha_pattern, largest_value, threshold
 from intruders_research.methods.oplora import ProjectedUpdates
 from tests.research_commands import methods_of
 from tests.tiny import save_gpt2, short_task
+from tests.training.test_kl_to_base import check_that_kl_compares_with_the_base
 
 K = 4
 
@@ -299,18 +299,7 @@ def test_a_study_takes_them_as_settings() -> None:
 
 
 def test_the_kl_of_milora_is_to_the_base_as_it_was(llama: Path) -> None:
-    settings = config(llama, method="milora", kl_to_base=1.0)
-    base = load_model(str(llama), "causal")
-    ids = torch.arange(5, 45)[None]
-    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    expected = base(**inputs).logits
-    kl = KLToBase.of(settings, base)
-    assert kl is not None
-    model: Any = prepare(base, settings, "causal")
-    with torch.no_grad():
-        for one in adapted_modules(model):
-            one.b.add_(0.1)
-    torch.testing.assert_close(kl.base_logits(model, inputs), expected, atol=1e-5, rtol=1e-4)
+    check_that_kl_compares_with_the_base("milora", llama)
 
 
 def test_what_oplora_takes_out_of_a_before_the_first_step_is_no_movement(llama: Path, tmp_path: Path) -> None:

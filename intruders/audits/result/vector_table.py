@@ -65,7 +65,7 @@ MATRIX_COLUMNS = [
 
 
 def rows_of_matrix(matrix: AuditedMatrix) -> Iterator[dict[str, Any]]:
-    """Yield a row a vector, with everything that is known of it and of its matrix."""
+    """Yield one row per vector: its values, and those of its matrix."""
     of_matrix = {
         "name": matrix.name,
         "rows": matrix.shape[0],
@@ -83,7 +83,7 @@ def rows_of_matrix(matrix: AuditedMatrix) -> Iterator[dict[str, Any]]:
 
 
 def vector_table(matrices: Iterable[AuditedMatrix], columns: Sequence[str] | None = None) -> pa.Table:
-    """Return one row a vector, with everything that is known of it and of its matrix, or with some columns of it."""
+    """Return one row per vector with its values and those of its matrix, or with some of these columns."""
     chosen = (
         VECTOR_SCHEMA if columns is None else pa.schema([WITH_BASE_VALUE.field(name) for name in columns])
     )
