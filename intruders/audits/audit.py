@@ -21,6 +21,7 @@ from .audit_settings import AuditSettings, Compute, shown_settings
 from .base_cache import CacheChoice
 from .batches import Batch, NotJudged, of_one_model, read_batches
 from .judge import decide_batch, records_of
+from .kept_nats import KeptNats, Responding, changed_beside
 from .result.audit_result import Audit
 from .result.records import AuditedMatrix
 
@@ -110,8 +111,11 @@ def audit(
     compute = Compute(device, workers, cache)
     started = time.perf_counter()
     compute.torch_device()  # fail on a missing device before reading weights
-    pairing = pair_sides(*open_sides(base, tuned, with_embeddings=include_embeddings), settings)
+    sides = open_sides(base, tuned, with_embeddings=include_embeddings)
+    pairing = pair_sides(*sides, settings)
     audited = audit_pairing(pairing, settings, compute, progress)
+    if audited.forgetting is not None:
+        audited = replace(audited, forgetting=audited.forgetting.without(changed_beside(*sides, pairing)))
     return replace(audited, seconds=time.perf_counter() - started)
 
 
@@ -129,14 +133,19 @@ def audit_pairing(
     """Audit matrices that are paired already."""
     started = time.perf_counter()
     device = compute.torch_device()
-    store = None if settings.exact else compute.base_cache()
+    cache = compute.base_cache()
+    store, kept = None if settings.exact else cache, KeptNats.at(cache)
+    responding = None if kept is None else Responding(kept)
     pairing = with_rounded_base(pairing, settings.base_dtype)
     results: dict[str, AuditedMatrix] = {}
     intruders = 0
 
     def judge(batch: Batch) -> list[AuditedMatrix]:
         # Records alone: whoever held the batch would keep its weights in memory while the next one is judged.
-        return records_of(batch, decide_batch(batch, settings.k, settings.epsilon, settings.exact, store))
+        decisions = decide_batch(batch, settings.k, settings.epsilon, settings.exact, store)
+        if responding is not None:
+            responding.add(batch, decisions.intruder)
+        return records_of(batch, decisions)
 
     left_out = NotJudged(settings.skip_non_finite, skipped={0: []})
     skipped = left_out.skipped[0]
@@ -148,8 +157,12 @@ def audit_pairing(
             progress(f"audit, {intruders:,} intruders", len(results) + len(skipped), len(pairing.pairs))
     matrices = [results[matrix.name] for matrix in pairing.pairs if matrix.name in results]
     seconds = time.perf_counter() - started
-    return audit_of(
+    audited = audit_of(
         pairing, settings, matrices, [*pairing.skipped, *skipped], seconds, {"device": str(device)}
+    )
+    return replace(
+        audited,
+        forgetting=None if responding is None else responding.result([each.name for each in matrices]),
     )
 
 

@@ -13,7 +13,7 @@ from ..errors import SettingError
 from ..system.this_process import ExitStatus
 from . import options
 from .from_verb import command, option
-from .output import Outputs, check_limit, note, refusal_as_sarif, report_if_possible, say
+from .output import Outputs, check_limit, check_nats, note, refusal_as_sarif, report_if_possible, say
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -36,6 +36,14 @@ DEMO_REPORT = Path("intruders-demo.html")
     options.auditing(),
     options.outputs(options.JSON, options.parquet_of("vector"), options.HTML, options.SARIF),
     options.fail_above_of("there are"),
+    option(
+        "fail_above_nats",
+        float | None,
+        "Exit with status 1 if more nats per token are predicted to be forgotten: if all of the 95 % interval lies "
+        "above this. The base needs intruders prepare --loss-on. [default: no limit]",
+        metavar="NATS",
+        panel=options.OUTPUT,
+    ),
     options.verbose_of("matrix and all advice"),
 )
 def audit(
@@ -45,6 +53,7 @@ def audit(
     demo: bool,
     to: Outputs,
     fail_above: int | None,
+    fail_above_nats: float | None,
     verbose: bool,
     **asked: Any,
 ) -> None:
@@ -74,15 +83,23 @@ def audit(
         )
     with refusal_as_sarif(to.sarif, str(tuned or base)), to.work() as progress:
         check_limit(fail_above)
+        check_nats(fail_above_nats)
         result = find_intruders(base, tuned, **asked, progress=progress)
     notes, status = ([], None) if fail_above is None else _verdict(result, fail_above)
+    if fail_above_nats is not None and result.matrices and status is not ExitStatus.REFUSED:
+        more, of_nats = _verdict_on_nats(result, fail_above_nats)
+        notes, status = [*notes, *more], of_nats or status
     # Write files first: they must survive a reader of the table that stops early (`| head`).
     if to.parquet is not None:
         write_atomically(to.parquet, result.to_parquet())
     if to.sarif is not None:
         from ..reports.sarif import audit_findings, write_sarif
 
-        write_sarif(audit_findings(result, fail_above), to.sarif, is_refused=status is ExitStatus.REFUSED)
+        write_sarif(
+            audit_findings(result, fail_above, fail_above_nats),
+            to.sarif,
+            is_refused=status is ExitStatus.REFUSED,
+        )
 
     def show(result: Audit, console: Console) -> None:
         print_audit(result, console, verbose=verbose)
@@ -112,6 +129,18 @@ def _verdict(result: Audit, fail_above: int) -> tuple[list[str], ExitStatus | No
         return notes, None
     above = f"{result.intruders} intruders, more than the {fail_above} that --fail-above allows"
     return [*notes, above], ExitStatus.FAILED
+
+
+def _verdict_on_nats(result: Audit, limit: float) -> tuple[list[str], ExitStatus | None]:
+    """As :func:`_verdict`, of predicted nats: the gate fails where the lower end of their interval is above."""
+    from ..audits.result.forgetting import why_nats_open
+
+    why, forgetting = why_nats_open(result.forgetting, limit), result.forgetting
+    if why is not None:
+        return [f"error: --fail-above-nats has no answer: {why}"], ExitStatus.REFUSED
+    if forgetting is None or not forgetting.is_above(limit):
+        return [], None
+    return [forgetting.above_in_words(limit)], ExitStatus.FAILED
 
 
 def _demo_report() -> Path | None:

@@ -6,9 +6,10 @@ from typing import Any
 
 from ..audits.audit_settings import Compute
 from ..checkpoints.stored.selection import Selection
+from ..models.loading_settings import Loading
 from . import options
 from .from_verb import command, of_settings, option
-from .output import note, put_json, say
+from .output import note, put_json, refuse_given, say
 
 SCHEMA = 1  # of the list of plugins
 
@@ -22,18 +23,46 @@ SCHEMA = 1  # of the list of plugins
         metavar="FOLDER|URL",
         panel=options.OUTPUT,
     ),
+    option(
+        "loss_on",
+        str | None,
+        "Also keep the base's gradients on this text, so that audits predict the nats forgotten on it: pydoc, a text "
+        "or data file, a folder, or a Hub corpus such as c4. [default: none]",
+        metavar="TEXT",
+        panel=options.MEASURES,
+    ),
+    option(
+        "sequences",
+        int | None,
+        "Sequences of 32 tokens of --loss-on; four times as many halve the interval. [default: 64 to 256, by size]",
+        metavar="N",
+        panel=options.MEASURES,
+        advanced=True,
+    ),
     of_settings("selection", Selection),
     of_settings("compute", Compute, only=["device"]),
     options.WORKERS_ON_RAY,
 )
-def prepare(*, base: str, out: str | None, selection: Selection, compute: Compute, **workers: Any) -> None:
+def prepare(
+    *,
+    base: str,
+    out: str | None,
+    loss_on: str | None,
+    sequences: int | None,
+    selection: Selection,
+    compute: Compute,
+    **workers: Any,
+) -> None:
     """Decompose a base ahead of many audits.
 
-    Audits of adapters of this base then take a fraction of their time. Resumes where an earlier call ended.
+    Audits of adapters of this base then take a fraction of their time, and with --loss-on they predict what was
+    forgotten. Resumes where an earlier call ended.
 
     Examples:
       # Decompose a base ahead of many audits
       intruders prepare smollm2-135m
+      # Let its audits predict the nats forgotten on a text
+      intruders prepare smollm2-135m --loss-on pydoc
       # Keep it where a team shares it
       intruders prepare smollm2-135m --out s3://team/bases
     """
@@ -47,12 +76,25 @@ def prepare(*, base: str, out: str | None, selection: Selection, compute: Comput
         f"{len(preparation.matrices):,} matrices, {preparation.bytes / 2**30:,.2f} GiB, "
         f"about {_in_words(expected)} if none is decomposed yet"
     )
+    plan = None
+    if loss_on is None:
+        refuse_given({"sequences": sequences}, "is of a text", "pass --loss-on TEXT, or leave it out")
+    else:
+        from ..measures.prepare_nats import NatsPlan
+
+        plan = NatsPlan.of(
+            base, loss_on, selection=selection, sequences=sequences, loading=Loading(device=compute.device)
+        )
+        note(f"{plan.in_words()}, {plan.bytes / 2**30:,.2f} GiB")
     with progress_bar() as progress:
         result = prepare_base(
             base, out=out, **vars(selection), device=compute.device, **workers, progress=progress
         )
+        kept = None if plan is None else plan.keep(out, progress=progress)
     done = f"{result.decomposed:,} of them now in {_in_words(result.seconds)}"
     say([f"{result.folder}: {result.matrices:,} matrices are decomposed, {done}"], whole=True)
+    if kept is not None:
+        say([f"{kept.in_words()}, in {_in_words(kept.seconds)}"], whole=True)
 
 
 def _in_words(seconds: float) -> str:

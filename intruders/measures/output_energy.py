@@ -20,7 +20,6 @@ from ..audits.audit_settings import AS_USUAL, AuditSettings
 from ..checkpoints.opening.open import Source
 from ..checkpoints.pairing.open_sides import open_sides
 from ..checkpoints.pairing.pair_sides import pair_sides
-from ..checkpoints.stored.names import may_be_same
 from ..data.corpora import Corpora
 from ..errors import CheckpointError
 from ..linalg.operators import Update
@@ -30,6 +29,7 @@ from ..models.encoding import ids_at_start
 from ..models.loading_settings import AS_STORED, Loading
 from ..models.tuned_model import OpenedModel, open_language_model
 from .corpus_loss import WINDOW
+from .gradients import linear_layers
 
 _DOCUMENTS, _TOKENS, _WINDOW = 8, 32, 256  # how many documents, tokens of each, and of how many at its start
 
@@ -138,7 +138,7 @@ def output_energy(
     opened = open_language_model(base, loading=loading)
     device = next(opened.model.parameters()).device
     updates = {name: pair.widened(device).update for name, pair in loaded.items() if pair is not None}
-    layers = _layers(opened.model, updates)
+    layers = linear_layers(opened.model, {name: tuple(update.shape) for name, update in updates.items()})
     if not layers:
         raise CheckpointError(
             f"none of the {len(updates)} changed matrices is the weight of a linear layer of {base!r}; "
@@ -160,24 +160,6 @@ def output_energy(
         {name: of_base for name, (_, of_base) in energies.items()},
         tokens,
     )
-
-
-def _layers(model: nn.Module, updates: dict[str, Update]) -> dict[str, nn.Module]:
-    """Return the linear layer of each update. Some models with a head prefix names: ``bert.encoder.layer.0``."""
-    from transformers.pytorch_utils import Conv1D
-
-    linear = {
-        name: module for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)
-    }
-    layers = {}
-    for name, update in updates.items():
-        own = name.removesuffix(".weight")
-        for called, layer in linear.items():
-            # GPT-2's layer has the weight of the inputs first, where every update has outputs first.
-            weight = layer.weight.mT if isinstance(layer, Conv1D) else layer.weight
-            if may_be_same(called, own) and weight.shape == update.shape:
-                layers[name] = layer
-    return layers
 
 
 def _counter(layer: nn.Module, update: Update, sums: Tensor) -> Any:

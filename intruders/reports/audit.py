@@ -88,6 +88,11 @@ def _totals(audit: Audit, page: Page) -> None:
     headline = plural(audit.intruders, "intruder dimension")
     where = f" in {plural(audit.vectors, 'vector')} of {plural(len(audit.matrices), 'matrix', 'matrices')}"
     energy = f", energy share {percent(audit.intruder_energy_share)}" if audit.intruders else ""
+    if audit.forgetting is not None:
+        for line in _wrapped(audit.forgetting.in_words(), page):
+            page.say((line, "bold"))
+        for line in _wrapped(audit.forgetting.shares_in_words(), page):
+            page.say(line)
     style, left = "bold red" if audit.intruders else "bold green", len(headline)
     for line in _wrapped(f"{headline}{where}{energy}", page):
         page.say((line[:left], style), line[left:])

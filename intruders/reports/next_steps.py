@@ -23,6 +23,8 @@ from .audit_command import is_from_files
 # Where every number is explained, with reference values.
 INTERPRETATION = "docs/interpret.md"
 UNMEASURED = "An audit does not measure forgetting."
+PREDICTED = "The nats above are predicted."
+TO_PREDICT = "`intruders prepare BASE --loss-on TEXT`, once a base, lets its audits predict it."
 PAPER = "Shuttleworth et al. (2024) found that models with intruders forget more of their pre-training."
 STUDIES = (
     "Our studies of two small models did not decide whether intruders cause forgetting; models without intruders "
@@ -73,6 +75,7 @@ class Facts:
     has_commands: bool  # a command can name both models
     writes_merged: bool  # an adapter whose updates have no factors: what is written is a checkpoint
     scales: CriticalScales | None = None
+    is_predicted: bool = False  # how much was forgotten
 
     @classmethod
     def of(cls, audit: Audit, scales: CriticalScales | None = None) -> Facts:
@@ -87,6 +90,7 @@ class Facts:
             and not is_sum(audit.tuned_source)
             and None in [matrix.rank for matrix in audit.matrices],
             scales=scales,
+            is_predicted=audit.forgetting is not None,
         )
 
     @property
@@ -126,8 +130,9 @@ def _measured(facts: Facts) -> Step:
         )
     if not facts.has_loss:
         return Step(f"{UNMEASURED} `intruders evaluate` measures it for a model that transformers can load.")
+    first = PREDICTED if facts.is_predicted else f"{UNMEASURED} {TO_PREDICT}"
     return Step(
-        f"{UNMEASURED} Measure the rise of the loss on {PROPOSED_DOCUMENTS} documents first; if it is not clearly "
+        f"{first} Measure the rise of the loss on {PROPOSED_DOCUMENTS} documents first; if it is not clearly "
         "above zero, there is nothing to do:",
         command_of(
             "evaluate", facts.tuned, base=facts.base, loss_on="pydoc", max_documents=PROPOSED_DOCUMENTS

@@ -16,18 +16,21 @@ from urllib.parse import quote
 from ..audits.fleet.fleet_result import FleetAudit
 from ..audits.result import summary
 from ..audits.result.audit_result import Audit
+from ..audits.result.forgetting import Forgetting, why_nats_open
 from ..checkpoints.merges.verdict import NOT_PROVED, TOO_SMALL, WRONG
 from ..checkpoints.merges.verify import Verification
 from ..checkpoints.opening.model_sum import is_sum, split_sum
 from ..errors import IntrudersError, in_one_line, some_of
 from ..system.files import as_utf8, user_path, write_atomically
+from ..system.plain_values import plain
 from ..system.words import number, plural
 from ..version import __version__
 
 Level = Literal["error", "warning", "note"]
 
-TOO_MANY, TOO_LARGE, UNAPPLIED, OTHERS, REFUSED, LEFT_OUT, UNCHANGED = (
+TOO_MANY, TOO_MUCH, TOO_LARGE, UNAPPLIED, OTHERS, REFUSED, LEFT_OUT, UNCHANGED = (
     "intruders-above-limit",
+    "nats-above-limit",
     "update-too-large",
     "update-not-applied",
     "other-tensors-changed",
@@ -58,6 +61,14 @@ _RULES: dict[str, tuple[Level, str, str]] = {
         (
             "Measure forgetting with 'intruders evaluate' first, and raise the limit if nothing was lost. Otherwise "
             "use 'intruders heal' or 'intruders scale --at', or train at a lower learning rate."
+        ),
+    ),
+    TOO_MUCH: (
+        "error",
+        "The model is predicted to have forgotten more nats per token than --fail-above-nats allows.",
+        (
+            "Measure it with 'intruders evaluate'. Then use 'intruders heal' or 'intruders scale --at', or train at a "
+            "lower learning rate."
         ),
     ),
     TOO_LARGE: (
@@ -110,8 +121,10 @@ class GateFinding:
     numbers: dict[str, Any] = field(default_factory=dict)  # for programs
 
 
-def audit_findings(audit: Audit, fail_above: int | None) -> list[GateFinding]:
-    """Return what an audit has to report: too many intruders, no answer, and updates larger than their matrix."""
+def audit_findings(
+    audit: Audit, fail_above: int | None, fail_above_nats: float | None = None
+) -> list[GateFinding]:
+    """Return what an audit has to report: too many intruders or nats, no answer, updates larger than a matrix."""
     largest = max(
         (
             (matrix.update.spectral / matrix.base_singular_values[0], matrix.name)
@@ -128,7 +141,19 @@ def audit_findings(audit: Audit, fail_above: int | None) -> list[GateFinding]:
     if fail_above is not None and why is None:
         spoilt = summary.matrices_not_finite(audit.skipped)
         findings += _notes_on_count(source, audit.base_source, len(audit.matrices), spoilt)
+    if fail_above_nats is not None and audit.matrices:
+        findings += _findings_on_nats(source, audit.forgetting, fail_above_nats)
     return [*findings, *_findings_of_model(source, audit.intruders, fail_above, *largest)]
+
+
+def _findings_on_nats(source: str, forgetting: Forgetting | None, limit: float) -> list[GateFinding]:
+    why = why_nats_open(forgetting, limit)
+    if why is not None:
+        return [refusal(source, why)]
+    if forgetting is None or not forgetting.is_above(limit):
+        return []
+    numbers = {**plain(forgetting.kl), "limit": limit}
+    return [GateFinding(TOO_MUCH, "error", forgetting.above_in_words(limit), source, numbers)]
 
 
 def fleet_findings(fleet: FleetAudit, fail_above: int | None) -> list[GateFinding]:

@@ -18,6 +18,7 @@ from ...system.files import read_bytes, write_atomically
 from ...system.plain_values import from_plain, plain
 from ...system.result_protocol import json_bytes
 from ...system.versions import installed_versions
+from .forgetting import Forgetting
 from .records import AuditedMatrix, energy_share, matrix_from_record, matrix_to_record
 
 if TYPE_CHECKING:
@@ -52,6 +53,8 @@ class Audit:
       base_hub: the commits that the base was read from, where it is from the Hub; of a sum of models, those of its
         parts.
       tuned_hub: likewise of the tuned model.
+      forgetting: the nats that the update makes the base forget, predicted; None unless the base was prepared on a text
+        (``intruders prepare BASE --loss-on TEXT``).
 
     Examples:
       >>> import torch
@@ -78,6 +81,7 @@ class Audit:
     versions: dict[str, str] = field(default_factory=installed_versions)
     base_hub: tuple[HubOrigin, ...] = ()
     tuned_hub: tuple[HubOrigin, ...] = ()
+    forgetting: Forgetting | None = None
 
     def __repr__(self) -> str:
         return (
@@ -173,7 +177,11 @@ class Audit:
         from ...system.parquet import parquet_bytes
         from .vector_table import METADATA_KEY, vector_table
 
-        return parquet_bytes(vector_table(self.matrices), {METADATA_KEY: header(self)})
+        table = vector_table(self.matrices)
+        if self.forgetting is not None:
+            nats = self.forgetting.nats(self.forgetting.by_matrix)
+            table = table.append_column("nats", [[nats.get(name) for name in table["name"].to_pylist()]])
+        return parquet_bytes(table, {METADATA_KEY: header(self)})
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the audit to a `.json` or `.parquet` file, atomically; ResultFileError if that cannot be."""
@@ -270,6 +278,7 @@ def header(audit: Audit) -> dict[str, Any]:
         },
         "versions": dict(audit.versions),
         "skipped": plain(audit.skipped),
+        **({} if audit.forgetting is None else {"forgetting": plain(audit.forgetting)}),
     }
 
 
@@ -291,6 +300,7 @@ def _from_header(document: Mapping[str, Any], matrices: list[AuditedMatrix]) -> 
         versions=from_plain(dict[str, str], document["versions"]),
         base_hub=origins_in(base),
         tuned_hub=origins_in(tuned),
+        forgetting=from_plain(Forgetting | None, document.get("forgetting")),
     )
     counted = {"matrices": len(matrices), "vectors": audit.vectors, "intruders": audit.intruders}
     for key, count in counted.items():

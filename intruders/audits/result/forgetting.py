@@ -1,0 +1,123 @@
+"""The nats that an audit predicts: how much a fine-tuning made its base forget, and where."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import fsum
+
+from ...system.words import percent, plural
+
+# Beyond so many nats per token an update is too large for a second-order term: "large" is said, and no more.
+LARGE = 1.0
+TO_GET_IT = "run intruders prepare BASE --loss-on TEXT once, and every audit of the base predicts them"
+
+
+@dataclass(frozen=True)
+class Between:
+    """An estimate with its 95 % interval."""
+
+    estimate: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Forgetting:
+    """A prediction from the base's gradients on a text; the tuned model was not run.
+
+    Attributes:
+      text: the text that the base was prepared on (``intruders prepare --loss-on``).
+      tokens: how many tokens of it.
+      kl: mean KL(base || tuned), in nats per token, with its 95 % interval over documents. It is the second-order term.
+      loss: rise of the loss on the text, likewise.
+      by_matrix: the share of the KL in every matrix; they sum to 1, and one is negative where it undoes another.
+      in_intruders: the share that lies in the directions of a matrix's intruders, by matrix.
+      left_out: changed tensors that the prediction does not count.
+    """
+
+    text: str
+    tokens: int
+    kl: Between
+    loss: Between
+    by_matrix: dict[str, float]
+    in_intruders: dict[str, float]
+    left_out: list[str]
+
+    def without(self, changed: Sequence[str]) -> Forgetting:
+        """Return the same with more changed tensors that it does not count."""
+        return replace(self, left_out=[*self.left_out, *changed])
+
+    @property
+    def is_large(self) -> bool:
+        """Whether the update is too large for a second-order term: it forgets much, and only a run tells how much."""
+        return self.kl.high > LARGE
+
+    @property
+    def intruder_share(self) -> float:
+        """The share of the KL that lies in the directions of all intruders."""
+        return fsum(self.in_intruders.values())
+
+    @property
+    def share_of_their_matrices(self) -> float:
+        """The share of the KL in all matrices with an intruder."""
+        return fsum(self.by_matrix[name] for name in self.in_intruders)
+
+    def nats(self, shares: Mapping[str, float]) -> dict[str, float]:
+        """Return shares as nats per token."""
+        return {name: share * self.kl.estimate for name, share in shares.items()}
+
+    def is_above(self, limit: float) -> bool:
+        """Whether the model forgot more than a limit, in nats per token: all of the interval lies above."""
+        return self.kl.low > limit
+
+    def above_in_words(self, limit: float) -> str:
+        """Return why a gate of so many nats fails."""
+        return (
+            f"{shown(self.kl.estimate)} nats per token are predicted to be forgotten on {self.text}, with 95 % "
+            f"confidence more than the {limit:g} that --fail-above-nats allows"
+        )
+
+    def in_words(self) -> str:
+        """Return the prediction in one line.
+
+        >>> small = Between(0.28, 0.23, 0.34)
+        >>> Forgetting("pydoc", 2048, small, Between(0.47, 0.4, 0.5), {}, {}, []).in_words()
+        'predicted: 0.28 nats per token [0.23, 0.34] forgotten on pydoc (KL; loss +0.47)'
+        """
+        if self.is_large:
+            low = f"more than {shown(self.kl.low)} nats" if self.kl.low > LARGE else "about a nat or more"
+            return f"predicted: {low} per token forgotten on {self.text} (KL); large: measure it"
+        ends = f"[{shown(self.kl.low)}, {shown(self.kl.high)}]"
+        loss = f"loss {self.loss.estimate:+.2g}"
+        return f"predicted: {shown(self.kl.estimate)} nats per token {ends} forgotten on {self.text} (KL; {loss})"
+
+    def shares_in_words(self) -> str:
+        """Return how much lies in the intruders, and what is not counted."""
+        matrices = plural(len(self.in_intruders), "matrix", "matrices")
+        words = (
+            f"{percent(max(0.0, self.intruder_share))} of it in the intruders' directions, "
+            f"{percent(max(0.0, self.share_of_their_matrices))} in the {matrices} with intruders"
+            if self.in_intruders
+            else "none of it in intruders: there are none"
+        )
+        if not self.left_out:
+            return words
+        return (
+            f"{words}; not counted: {plural(len(self.left_out), 'changed tensor')} such as {self.left_out[0]}"
+        )
+
+
+def why_nats_open(forgetting: Forgetting | None, limit: float) -> str | None:
+    """Return why an audit does not tell whether a model keeps to a limit in nats; None where it does."""
+    if forgetting is None:
+        return f"no nats are predicted; {TO_GET_IT}"
+    if forgetting.is_above(limit) or not forgetting.left_out:
+        return None
+    first = forgetting.left_out[0]
+    return f"{plural(len(forgetting.left_out), 'changed tensor')} such as {first} are not counted"
+
+
+def shown(nats: float) -> str:
+    """Return nats with two digits."""
+    return f"{nats:.2g}" if nats < 10 else f"{nats:.0f}"

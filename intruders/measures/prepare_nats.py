@@ -1,0 +1,223 @@
+"""A base prepared for predictions of nats: inputs and gradients of its layers on a text, kept in the base cache."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..audits.base_cache import DiskCache, cache_at
+from ..audits.kept_nats import KeptLayer, KeptText, content_of, written
+from ..audits.prepare_base import Preparation
+from ..checkpoints.stored.selection import AS_AUDITED, Selection
+from ..data.corpora import load_corpora
+from ..engine.nats import packed_width
+from ..errors import SettingError, some_of
+from ..models.loading_settings import AS_STORED, Loading
+from ..models.tuned_model import OpenedModel, open_language_model
+from ..system.progress import Progress, silent
+from ..system.words import plural
+from .gradients import layer_rows, linear_layers
+
+# Tokens of a sequence. A response is one number a sequence and draw, however long it is, and its rows grow with it.
+TOKENS = 32
+# Labels drawn per position. Of one budget of bytes, two give the narrowest interval, as three and four nearly do.
+DRAWS = 2
+# Sequences: as many as fit in twice the base in 16 bits, within these bounds. 64 give an interval of about 30 %.
+FEWEST, MOST = 64, 256
+# An interval counts documents, and of fewer it says nothing.
+FEWEST_DOCUMENTS = 8
+_CHARACTERS = 8000  # read of each document, from its start
+_AT_ONCE = 4  # sequences in one pass
+
+
+@dataclass(frozen=True)
+class PreparedNats:
+    """What was kept of a base for a text."""
+
+    folder: str  # or URL, of the base cache
+    text: str
+    sequences: int
+    documents: int  # that they are from
+    matrices: int  # with rows
+    left_out: list[str]  # selected matrices without: no linear layer reads them, as stacked experts
+    bytes: int
+    seconds: float
+
+    def in_words(self) -> str:
+        """Return what audits can now predict, and which matrices are without."""
+        left = f"; not {some_of(self.left_out)}, which no linear layer reads alone" if self.left_out else ""
+        return (
+            f"{self.folder}: audits predict the nats forgotten on {self.text}, from {self.sequences} sequences of "
+            f"{self.documents} documents, {plural(self.matrices, 'matrix', 'matrices')}{left}"
+        )
+
+
+@dataclass(frozen=True)
+class NatsPlan:
+    """What is going to be kept, before anything is computed."""
+
+    opened: OpenedModel
+    preparation: Preparation
+    text: str
+    layers: dict[str, torch.nn.Module]  # by the name of the matrix
+    owner: dict[str, str]  # matrix -> the one whose file has its inputs
+    ids: Tensor  # (sequences, tokens + 1)
+    documents: list[int]
+
+    @classmethod
+    def of(
+        cls,
+        base: str,
+        text: str,
+        *,
+        selection: Selection = AS_AUDITED,
+        sequences: int | None = None,
+        seed: int = 0,
+        loading: Loading = AS_STORED,
+    ) -> NatsPlan:
+        """Open the base, find its layers, and choose the sequences.
+
+        Raises:
+          SettingError: the base is no causal language model, the text is too short, or ``sequences`` is out of range.
+          IntrudersError: as the base and the text raise it.
+        """
+        if sequences is not None and sequences < 1:
+            raise SettingError(f"sequences is {sequences}; expected 1 or more")
+        corpora = load_corpora(text, max_documents=4 * (sequences or MOST), seed=seed)
+        preparation = Preparation.of(base, selection)
+        opened = open_language_model(base, loading=loading)
+        if opened.is_masked:
+            raise SettingError(
+                f"'{base}' is a masked language model; expected a causal one, of whose next tokens nats are predicted; "
+                "leave out --loss-on"
+            )
+        shapes = {name: view.shape for name, view in preparation.matrices.items() if name == view.tensor}
+        layers = linear_layers(opened.model, shapes)
+        documents = [document for part in corpora for document in part.documents]
+        windows = _windows(opened, documents, seed)
+        enough = len({document for document, _ in windows})
+        if enough < FEWEST_DOCUMENTS:
+            raise SettingError(
+                f"'{text}' has {plural(enough, 'document')} of {TOKENS + 1} tokens or more; expected "
+                f"{FEWEST_DOCUMENTS} or more, of which an interval can be told; pass a longer text"
+            )
+        draft = cls(opened, preparation, text, layers, {}, _ids(windows[:1]), [0])
+        owner = draft.owners()
+        if not owner:
+            raise SettingError(
+                f"'{base}' has no linear layer among the selected matrices; nothing can be kept"
+            )
+        draft = cls(opened, preparation, text, layers, owner, _ids(windows[:1]), [0])
+        weights = sum(parameter.numel() for parameter in opened.model.parameters())
+        fitting = 4 * weights // draft.bytes
+        chosen = windows[: sequences or max(FEWEST, min(MOST, fitting))]
+        return cls(
+            opened, preparation, text, layers, owner, _ids(chosen), [document for document, _ in chosen]
+        )
+
+    @property
+    def bytes(self) -> int:
+        """Size of all rows."""
+        shapes = {name: self.preparation.matrices[name].shape for name in self.owner}
+        of_inputs = sum(packed_width(shapes[name][1]) for name in set(self.owner.values()))
+        of_gradients = sum(packed_width(shape[0]) for shape in shapes.values())
+        return len(self.documents) * TOKENS * (of_inputs + (1 + DRAWS) * of_gradients)
+
+    def owners(self) -> dict[str, str]:
+        """Return, of every layer that a pass reaches once, the first layer that reads the same inputs."""
+        first: dict[tuple[int, torch.Size], str] = {}
+        rows = list(layer_rows(self.opened.model, self.layers, self._placed(self.ids), 0, _generator(0)))
+        return {name: first.setdefault((inputs.data_ptr(), inputs.shape), name) for name, inputs, _ in rows}
+
+    def _placed(self, ids: Tensor) -> Tensor:
+        return ids.to(next(self.opened.model.parameters()).device)
+
+    def in_words(self) -> str:
+        """Return what is kept of what, without its size."""
+        return (
+            f"gradients on {self.text}: {plural(len(self.documents), 'sequence')} of {TOKENS} tokens "
+            f"from {plural(len(set(self.documents)), 'document')}"
+        )
+
+    def keep(
+        self, out: str | os.PathLike[str] | None, *, seed: int = 0, progress: Progress = silent
+    ) -> PreparedNats:
+        """Carry the plan out.
+
+        Raises:
+          DiskFullError: there is no room; nothing is kept then.
+        """
+        started, store = time.perf_counter(), cache_at(out)
+        self._write(store, seed, progress)
+        return PreparedNats(
+            store.where,
+            self.text,
+            len(self.documents),
+            len(set(self.documents)),
+            len(self.owner),
+            [name for name in self.preparation.matrices if name not in self.owner],
+            self.bytes,
+            time.perf_counter() - started,
+        )
+
+    def _write(self, store: DiskCache, seed: int, progress: Progress) -> None:
+        """Compute the rows batch by batch, and append them to the files of their layers."""
+        contents = {name: content_of(self.preparation.read(name, torch.device("cpu"))) for name in self.owner}
+        number = {name: f"{at:04d}" for at, name in enumerate(self.owner)}
+        kept = [
+            KeptLayer(
+                name,
+                contents[name],
+                f"{number[self.owner[name]]}-inputs.bin",
+                f"{number[name]}-gradients.bin",
+            )
+            for name in self.owner
+        ]
+        draw, read = _generator(seed), Counter[str]()
+        with written(store, contents) as writer:
+            files = {layer.name: layer for layer in kept}
+            for start in range(0, len(self.ids), _AT_ONCE):
+                progress("gradients", start, len(self.ids))
+                some = self._placed(self.ids[start : start + _AT_ONCE])
+                for name, inputs, gradients in layer_rows(self.opened.model, self.layers, some, DRAWS, draw):
+                    if name not in files:
+                        continue
+                    read[name] += len(some)
+                    if name == self.owner[name]:
+                        writer.add(files[name].inputs, inputs)
+                    writer.add(files[name].gradients, gradients)
+            progress("gradients", len(self.ids), len(self.ids))
+            # An expert that was given every token of one sequence is not given those of all.
+            whole = [layer for layer in kept if read[layer.name] == len(self.ids)]
+            writer.finish(KeptText(self.text, self.documents, TOKENS, 1 + DRAWS, whole))
+
+
+def _generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def _windows(opened: OpenedModel, documents: Sequence[str], seed: int) -> list[tuple[int, list[int]]]:
+    """Return windows of tokens with their documents, in an order by seed: one of every document, then a second one."""
+    draw = random.Random(f"nats {seed}")
+    turns: list[tuple[int, float, int, list[int]]] = []
+    width = TOKENS + 1
+    for number, text in enumerate(documents):
+        ids: list[int] = opened.tokenizer(text[:_CHARACTERS], verbose=False)["input_ids"]
+        begin = draw.randrange(max(1, min(width, len(ids) - width + 1)))
+        starts = list(range(begin, len(ids) - width + 1, width))
+        draw.shuffle(starts)
+        turns += [
+            (turn, draw.random(), number, ids[start : start + width]) for turn, start in enumerate(starts)
+        ]
+    return [(number, ids) for _, _, number, ids in sorted(turns)]
+
+
+def _ids(windows: Sequence[tuple[int, list[int]]]) -> Tensor:
+    return torch.tensor([ids for _, ids in windows])

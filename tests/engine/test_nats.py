@@ -1,0 +1,138 @@
+"""Nats predicted from kept rows: against formulas by hand in double precision."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from intruders.engine.nats import KeptRows, Responses, leading_left, packed, packed_width, predict, unpacked
+from intruders.linalg.low_rank import LowRank
+from intruders.linalg.operators import Dense
+from intruders.linalg.pair import Pair
+
+
+def rows(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def kept(sequences: int, labels: int, tokens: int, m: int, n: int) -> tuple[KeptRows, torch.Tensor]:
+    """Return packed rows, and the gradient (sequences, labels, m, n) that they stand for, in double precision."""
+    inputs, gradients = rows(sequences, tokens, n), rows(sequences, labels, tokens, m, seed=1)
+    stored = KeptRows(packed(inputs), packed(gradients))
+    wide = unpacked(stored.inputs, n).double(), unpacked(stored.gradients, m).double()
+    return stored, torch.einsum("slti,stj->slij", wide[1], wide[0])
+
+
+@pytest.mark.parametrize("n", [1, 63, 64, 65, 200])
+def test_packed_rows_are_within_half_a_step_of_every_block(n: int) -> None:
+    given = rows(3, 5, n) * 10.0 ** rows(3, 5, 1, seed=2)
+    given[0, 0, 0] = 1e4  # an outlier spoils its own block alone
+    stored = packed(given)
+    assert stored.shape == (3, 5, packed_width(n))
+    found = unpacked(stored, n)
+    for first in range(0, n, 64):
+        part = slice(first, first + 64)
+        step = given[..., part].abs().amax(-1, keepdim=True) / 127
+        assert ((found - given)[..., part].abs() <= 0.5001 * step).all()
+
+
+def test_rows_of_zeros_stay_zeros() -> None:
+    assert (unpacked(packed(torch.zeros(2, 70)), 70) == 0).all()
+
+
+def test_responses_are_inner_products_of_gradient_and_update() -> None:
+    stored, gradient = kept(4, 3, 5, 70, 90)
+    update = LowRank(rows(70, 2, seed=3), rows(2, 90, seed=4))
+    expected = torch.einsum("slij,ij->sl", gradient, update.double().dense())
+    for form in (update, Dense(update.dense())):
+        assert torch.allclose(stored.responses(form).whole, expected, rtol=1e-4, atol=1e-3)
+
+
+def test_parts_in_all_directions_sum_to_the_whole() -> None:
+    stored, gradient = kept(4, 2, 5, 8, 9)
+    update = rows(8, 9, seed=3)
+    directions = torch.linalg.qr(rows(8, 8, seed=5)).Q
+    found = stored.responses(Dense(update), directions)
+    assert torch.allclose(found.parts.sum(-1), found.whole, rtol=1e-4, atol=1e-4)
+    of_first = torch.outer(directions[0], directions[0]).double() @ update.double()
+    assert torch.allclose(
+        found.parts[..., 0], torch.einsum("slij,ij->sl", gradient, of_first), rtol=1e-4, atol=1e-4
+    )
+
+
+def test_large_numbers_of_sequences_are_widened_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    stored, _ = kept(5, 2, 3, 20, 30)
+    update = Dense(rows(20, 30, seed=3))
+    at_once = stored.responses(update).whole
+    monkeypatch.setattr("intruders.engine.nats._AT_ONCE", 1)
+    assert torch.allclose(stored.responses(update).whole, at_once)
+
+
+def test_leading_left_vectors_are_those_of_a_dense_decomposition() -> None:
+    for m, n in ((40, 60), (300, 280)):
+        base, update = rows(2, m, n), LowRank(20 * rows(2, m, 2, seed=3), rows(2, 2, n, seed=4))
+        found = leading_left(Pair(base, update), 3)
+        expected = torch.linalg.svd(base.double() + update.double().dense()).U[..., :2].mT
+        assert ((found[:, :2].double() * expected).sum(-1).abs() > 1 - 1e-5).all()
+
+
+def test_the_estimate_is_half_the_mean_square_per_token() -> None:
+    whole = torch.tensor([[7.0, 2.0, 4.0], [1.0, -6.0, 0.0]]).double()
+    found = predict({"a": Responses(whole, whole.unsqueeze(-1))}, 10, [0, 1])
+    # (4 + 16 + 36 + 0) / 4 / 2 / 10, and the text's own labels: -(7 + 1) / 2 / 10.
+    assert found.kl.estimate == pytest.approx(0.7)
+    assert found.loss.estimate == pytest.approx(0.7 - 0.4)
+    assert found.shares == {"a": 1.0}
+    assert found.kl.low < 0.7 < found.kl.high
+    assert found.kl.low > 0
+
+
+def test_shares_sum_to_one_and_may_be_negative() -> None:
+    one, other = rows(6, 3).double(), rows(6, 3, seed=1).double()
+    parts = {
+        "a": Responses(one, one.new_zeros(6, 3, 0)),
+        "b": Responses(2 * other - one, one.new_zeros(6, 3, 0)),
+    }
+    found = predict(parts, 4, [0, 1, 2, 3, 4, 5])
+    assert sum(found.shares.values()) == pytest.approx(1.0)
+    energy = (2 * other[:, 1:]).square().sum()
+    assert found.shares["a"] == pytest.approx(float((one * 2 * other)[:, 1:].sum() / energy))
+
+
+def test_a_scale_counts_in_squares() -> None:
+    whole = rows(8, 3).double()
+    part = Responses(whole, whole.new_zeros(8, 3, 0))
+    once, twice = (
+        predict({"a": each}, 4, list(range(8))) for each in (part, Responses(2 * part.whole, part.parts))
+    )
+    assert twice.kl.estimate == pytest.approx(4 * once.kl.estimate)
+    linear = once.loss.estimate - once.kl.estimate
+    assert twice.loss.estimate - twice.kl.estimate == pytest.approx(2 * linear)
+
+
+def test_an_update_of_zeros_forgets_nothing() -> None:
+    none = torch.zeros(4, 3).double()
+    found = predict({"a": Responses(none, none.unsqueeze(-1))}, 4, [0, 1, 2, 3])
+    assert (found.kl.estimate, found.kl.high, found.loss.estimate, found.shares) == (0, 0, 0, {"a": 0.0})
+
+
+def test_sequences_of_one_document_count_as_one() -> None:
+    whole = rows(40, 3).double().repeat_interleave(5, 0)  # five times the same
+    part = {"a": Responses(whole, whole.new_zeros(200, 3, 0))}
+    apart = predict({"a": Responses(whole[::5], whole[::5].unsqueeze(-1))}, 4, list(range(40))).kl
+    together = predict(part, 4, [at // 5 for at in range(200)]).kl
+    assert (together.estimate, together.low) == (pytest.approx(apart.estimate), pytest.approx(apart.low))
+    assert predict(part, 4, list(range(200))).kl.low > together.low
+    assert predict(part, 4, [0] * 200).kl.high == math.inf
+
+
+def test_intervals_hold_as_often_as_they_say() -> None:
+    random = torch.Generator().manual_seed(0)
+    held = 0
+    for _ in range(400):
+        whole = torch.randn(40, 3, generator=random, dtype=torch.float64)  # a mean of squares of 1
+        found = predict({"a": Responses(whole, whole.unsqueeze(-1))}, 1, list(range(40))).kl
+        held += found.low <= 0.5 <= found.high
+    assert held >= 0.92 * 400

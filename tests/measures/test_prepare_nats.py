@@ -1,0 +1,278 @@
+"""A base prepared on a text: what audits then predict, against the KL that running both models measures."""
+
+from __future__ import annotations
+
+import errno
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import intruders
+from intruders.audits.kept_nats import DOCUMENT, FOLDER, Writer
+from intruders.audits.result.audit_result import Audit
+from intruders.audits.result.forgetting import Between, Forgetting
+from intruders.checkpoints.stored.selection import Selection
+from intruders.errors import DiskFullError, SettingError
+from intruders.measures.prepare_nats import TOKENS, NatsPlan, PreparedNats
+from intruders.models.loading import load_model
+from tests.checkpoints.models import set_factors, tiny_mixtral
+from tests.tiny import character_tokenizer, save_bert, save_llama
+
+
+def kept(base: str, text: str, cache: Path, **how: Any) -> PreparedNats:
+    return NatsPlan.of(base, text, **how).keep(cache)
+
+
+def text_of(folder: Path, documents: int, words: int = 40) -> str:
+    file = folder / f"{documents}-{words}.jsonl"
+    file.write_text(
+        "".join(
+            json.dumps({"text": " ".join(f"{at * number % 97} and" for at in range(words))}) + "\n"
+            for number in range(1, documents + 1)
+        )
+    )
+    return str(file)
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
+    """Return a base, the cache where it is prepared, and the text."""
+    folder = tmp_path_factory.mktemp("nats")
+    base, text = save_llama(folder / "base"), text_of(folder, 60)
+    found = kept(str(base), text, folder / "cache", sequences=240)
+    assert (found.sequences, found.matrices, found.left_out) == (240, 14, [])
+    return base, folder / "cache", text
+
+
+def tuned_of(base: Path, folder: Path, size: float, *, norm: bool = False) -> Path:
+    model: Any = load_model(str(base), "causal")
+    draw = torch.Generator().manual_seed(3)
+    for name, parameter in model.named_parameters():
+        if "_proj" in name:
+            parameter.data += size * torch.randn(parameter.shape, generator=draw)
+    if norm:
+        model.model.norm.weight.data += 0.1
+    model.save_pretrained(folder)
+    return folder
+
+
+@torch.no_grad()
+def measured(base: Path, tuned: Path, text: str) -> float:
+    plan = NatsPlan.of(str(base), text, sequences=200, seed=7)
+    models = [load_model(str(source), "causal").eval() for source in (base, tuned)]
+    before, after = (model(input_ids=plan.ids[:, :-1]).logits.log_softmax(-1) for model in models)
+    return float((before.exp() * (before - after)).sum(-1).mean())
+
+
+@pytest.mark.parametrize("size", [0.003, 0.01])
+def test_the_prediction_is_the_measured_kl(
+    prepared: tuple[Path, Path, str], tmp_path: Path, size: float
+) -> None:
+    base, cache, text = prepared
+    tuned = tuned_of(base, tmp_path / "tuned", size)
+    found = intruders.audit(str(base), str(tuned), cache=cache).forgetting
+    assert found is not None
+    assert found.left_out == []
+    assert found.text == text
+    assert found.kl.estimate == pytest.approx(measured(base, tuned, text), rel=0.2)
+    assert sum(found.by_matrix.values()) == pytest.approx(1.0)
+    assert found.tokens == 240 * TOKENS
+
+
+def test_an_adapter_and_its_merge_by_peft_have_one_prediction(
+    prepared: tuple[Path, Path, str], tmp_path: Path
+) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    base, cache, _ = prepared
+    model: Any = get_peft_model(
+        load_model(str(base), "causal"), LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM")
+    )
+    set_factors(model, 0.1, 1)
+    model.save_pretrained(tmp_path / "adapter")
+    model.merge_and_unload().save_pretrained(tmp_path / "merged")
+    one, other = (
+        intruders.audit(str(base), str(tmp_path / name), cache=cache).forgetting
+        for name in ("adapter", "merged")
+    )
+    assert one is not None
+    assert other is not None
+    assert one.kl.estimate == pytest.approx(other.kl.estimate, rel=1e-3)
+    assert one.loss.estimate == pytest.approx(other.loss.estimate, rel=1e-3)
+
+
+def test_experts_have_no_rows_and_are_named(tmp_path: Path) -> None:
+    base, text = tmp_path / "base", text_of(tmp_path, 20)
+    tokenizer = character_tokenizer()
+    small: Any = tiny_mixtral()
+    small.config.vocab_size = len(tokenizer)
+    model: Any = type(small)(small.config)
+    model.save_pretrained(base)
+    tokenizer.save_pretrained(base)
+    found = kept(str(base), text, tmp_path / "cache", sequences=10)
+    assert all("experts" in name or "gate" in name for name in found.left_out)
+    assert any("experts" in name for name in found.left_out)
+    assert "which no linear layer reads alone" in found.in_words()
+    for parameter in model.parameters():
+        parameter.data += 0.01 * torch.randn(parameter.shape)
+    model.save_pretrained(tmp_path / "tuned")
+    forgetting = intruders.audit(str(base), str(tmp_path / "tuned"), cache=tmp_path / "cache").forgetting
+    assert forgetting is not None
+    assert any("experts" in name for name in forgetting.left_out)
+    assert any("embed_tokens" in name for name in forgetting.left_out)
+
+
+def test_what_is_changed_beside_the_matrices_is_named_and_not_counted(
+    prepared: tuple[Path, Path, str], tmp_path: Path
+) -> None:
+    base, cache, _ = prepared
+    tuned = tuned_of(base, tmp_path / "tuned", 0.01, norm=True)
+    found = intruders.audit(str(base), str(tuned), cache=cache).forgetting
+    assert found is not None
+    assert found.left_out == ["model.norm.weight"]
+    assert "not counted: 1 changed tensor such as model.norm.weight" in found.shares_in_words()
+
+
+def test_a_matrix_that_was_not_prepared_is_left_out(prepared: tuple[Path, Path, str], tmp_path: Path) -> None:
+    base, _, text = prepared
+    kept(str(base), text, tmp_path / "cache", sequences=20, selection=Selection(exclude=("*k_proj*",)))
+    tuned = tuned_of(base, tmp_path / "tuned", 0.01)
+    found = intruders.audit(str(base), str(tuned), cache=tmp_path / "cache").forgetting
+    assert found is not None
+    assert found.left_out == [f"model.layers.{layer}.self_attn.k_proj.weight" for layer in (0, 1)]
+
+
+def test_another_base_has_no_prediction(prepared: tuple[Path, Path, str], tmp_path: Path) -> None:
+    base, cache, _ = prepared
+    tuned, further = (tuned_of(base, tmp_path / name, size) for name, size in (("one", 0.01), ("two", 0.02)))
+    assert intruders.audit(str(tuned), str(further), cache=cache).forgetting is None
+    assert intruders.audit(str(base), str(tuned), cache=False).forgetting is None
+
+
+def test_the_share_in_the_intruders_is_that_of_their_directions(
+    prepared: tuple[Path, Path, str], tmp_path: Path
+) -> None:
+    """Taking the update out of their span takes 2 share - E[z_i^2] / E[z^2] of the KL with it."""
+    base, cache, _ = prepared
+    tuned = tuned_of(base, tmp_path / "tuned", 0.01)
+    audit = intruders.audit(str(base), str(tuned), cache=cache)
+    assert audit.intruders > 0
+    assert audit.forgetting is not None
+    before, after = (load_model(str(source), "causal").state_dict() for source in (base, tuned))
+    only, rest = dict(after), dict(after)
+    for matrix in audit.matrices:
+        weight = after[matrix.name].double()
+        left = torch.linalg.svd(weight).U.mT[[vector.index for vector in matrix.vectors if vector.intruder]]
+        update = weight - before[matrix.name].double()
+        only[matrix.name] = (before[matrix.name].double() + left.mT @ left @ update).float()
+        rest[matrix.name] = (weight - left.mT @ left @ update).float()
+    kl, of_only, of_rest = (
+        found.kl.estimate
+        for state in (after, only, rest)
+        if (found := intruders.audit(dict(before), dict(state), cache=cache).forgetting) is not None
+    )
+    expected = (kl + of_only - of_rest) / (2 * kl)
+    assert audit.forgetting.intruder_share == pytest.approx(expected, abs=0.01)
+
+
+def test_results_keep_it(prepared: tuple[Path, Path, str], tmp_path: Path) -> None:
+    base, cache, _ = prepared
+    audit = intruders.audit(str(base), str(tuned_of(base, tmp_path / "tuned", 0.01)), cache=cache)
+    for name in ("a.json", "a.parquet"):
+        audit.save(tmp_path / name)
+        assert Audit.load(tmp_path / name) == audit
+    import pandas as pd
+
+    table = pd.read_parquet(tmp_path / "a.parquet")
+    assert audit.forgetting is not None
+    assert table.groupby("name")["nats"].first().sum() == pytest.approx(audit.forgetting.kl.estimate)
+
+
+@pytest.mark.parametrize("what", ["rows", "document", "gone"])
+def test_damage_gives_one_line_and_no_number(
+    prepared: tuple[Path, Path, str], tmp_path: Path, what: str
+) -> None:
+    base, cache, _ = prepared
+    shutil.copytree(cache, tmp_path / "cache")
+    tuned = tuned_of(base, tmp_path / "tuned", 0.01)
+    (document,) = (tmp_path / "cache").glob(f"{FOLDER}/*/{DOCUMENT}")
+    rows = sorted(document.parent.glob("*-gradients.bin"))[3]
+    if what == "rows":
+        content = bytearray(rows.read_bytes())
+        content[5] ^= 1
+        rows.write_bytes(content)
+    elif what == "gone":
+        rows.unlink()
+    else:
+        document.write_text(document.read_text()[:-9])
+    with pytest.warns(UserWarning, match="is damaged .* run intruders prepare BASE --loss-on TEXT again"):
+        audit = intruders.audit(str(base), str(tuned), cache=tmp_path / "cache")
+    assert audit.forgetting is None
+
+
+def test_preparing_again_replaces_what_was_kept(prepared: tuple[Path, Path, str], tmp_path: Path) -> None:
+    base, _, text = prepared
+    for sequences in (20, 10):
+        found = kept(str(base), text, tmp_path / "cache", sequences=sequences)
+        (document,) = (tmp_path / "cache").glob(f"{FOLDER}/*/{DOCUMENT}")
+        files = [file for file in document.parent.iterdir() if file != document]
+        assert sum(file.stat().st_size for file in files) == found.bytes
+
+
+def test_a_full_disk_leaves_what_was_kept(
+    prepared: tuple[Path, Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, _, text = prepared
+    kept(str(base), text, tmp_path / "cache", sequences=10)
+    (document,) = (tmp_path / "cache").glob(f"{FOLDER}/*/{DOCUMENT}")
+    before, wrote = document.read_text(), []
+
+    def add(self: Writer, file: str, rows: torch.Tensor) -> None:
+        wrote.append(file)
+        if len(wrote) > 30:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Writer, "add", add)
+    with pytest.raises(DiskFullError, match="is full"):
+        kept(str(base), text, tmp_path / "cache", sequences=10)
+    assert document.read_text() == before
+    assert len(list(document.parent.parent.iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("documents", "words", "said"),
+    [(7, 40, "has 7 documents of 33 tokens"), (30, 3, "has 0 documents of 33")],
+)
+def test_a_short_text_is_refused(
+    prepared: tuple[Path, Path, str], tmp_path: Path, documents: int, words: int, said: str
+) -> None:
+    with pytest.raises(SettingError, match=f"{said}.*expected 8 or more.*pass a longer text"):
+        kept(str(prepared[0]), text_of(tmp_path, documents, words), tmp_path / "cache")
+
+
+def test_a_masked_model_is_refused(tmp_path: Path) -> None:
+    base = save_bert(tmp_path / "base")
+    with pytest.raises(SettingError, match="is a masked language model; expected a causal one"):
+        kept(str(base), text_of(tmp_path, 20), tmp_path / "cache")
+
+
+def test_sequences_below_one_are_refused(prepared: tuple[Path, Path, str], tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match="sequences is 0; expected 1 or more"):
+        kept(str(prepared[0]), prepared[2], tmp_path / "cache", sequences=0)
+
+
+def test_a_large_update_has_no_number() -> None:
+    audit = Forgetting("pydoc", 64, Between(2.0, 1.5, 2.7), Between(2, 2, 2), {}, {}, [])
+    assert (
+        audit.in_words()
+        == "predicted: more than 1.5 nats per token forgotten on pydoc (KL); large: measure it"
+    )
+    near = replace(audit, kl=Between(0.9, 0.7, 1.2))
+    assert near.in_words().endswith(
+        "about a nat or more per token forgotten on pydoc (KL); large: measure it"
+    )
