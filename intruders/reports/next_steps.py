@@ -20,8 +20,6 @@ from ..system.commands import changed_options, command_of
 from ..system.words import number, plural
 from .audit_command import is_from_files
 
-# Where every number is explained, with reference values.
-INTERPRETATION = "docs/interpret.md"
 UNMEASURED = "An audit does not measure forgetting."
 PAPER = "Shuttleworth et al. (2024) found that models with intruders forget more of their pre-training."
 STUDIES = (
