@@ -281,6 +281,7 @@ def _rows(path: Path) -> list[str]:
         )
     values = [(row["text"], file.origin(index)) for index, row in enumerate(file.rows)]
     texts = [as_text(value, "text", origin) for value, origin in values if not is_missing(value)]
+    texts = [text for text in texts if text.strip()]
     if 0 < len(texts) < len(values):
         warnings.warn(
             f"corpus '{path}': {len(values) - len(texts):,} of {plural(len(values), 'row')} have no text and are "
