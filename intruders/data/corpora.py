@@ -280,7 +280,7 @@ def _rows(path: Path) -> list[str]:
             f"there are {', '.join(map(repr, file.rows[0]))}"
         )
     rows = [(row["text"], file.origin(index)) for index, row in enumerate(file.rows)]
-    texts = [one for cell, at in rows if not is_missing(cell) and (one := as_text(cell, "text", at)).strip()]
+    texts = [text for row, at in rows if not is_missing(row) and (text := as_text(row, "text", at)).strip()]
     if 0 < len(texts) < len(rows):
         warnings.warn(
             f"corpus '{path}': {len(rows) - len(texts):,} of {plural(len(rows), 'row')} have no text and are "
