@@ -125,8 +125,8 @@ def _measured(facts: Facts) -> Step:
     if not facts.has_loss:
         return Step(f"{UNMEASURED} `intruders evaluate` measures it for a model that transformers can load.")
     return Step(
-        f"{UNMEASURED} Measure the rise of the loss on {PROPOSED_DOCUMENTS} documents first; if it is not clearly "
-        "above zero, there is nothing to do:",
+        f"{UNMEASURED} Measure the rise of the loss on {PROPOSED_DOCUMENTS} documents first; if its interval "
+        "includes zero, no forgetting was found:",
         command_of(
             "evaluate", facts.tuned, base=facts.base, loss_on="pydoc", max_documents=PROPOSED_DOCUMENTS
         ),
