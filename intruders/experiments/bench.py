@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ from ..mitigation.live_weights import LiveInterventions
 from ..mitigation.remedies.changes import Change
 from ..mitigation.remedies.remedy import Case, Remedy
 from ..mitigation.remedies.shares import Interpolate
-from ..mitigation.tuned_matrices import TunedMatrices, not_audited
+from ..mitigation.tuned_matrices import TunedMatrices
 from ..models.answers import graded
 from ..models.loading_settings import Loading, require_whole_weights
 from ..models.tuned_model import OpenedModel, open_for_task, open_language_model, reading_as
@@ -168,7 +167,7 @@ def kept_outcomes(
 class Bench:
     """A tuned model under remedies, and its base; what was measured before is kept.
 
-    Within :meth:`open` the tuned model is in memory: as a language model, and once more for tasks of another kind.
+    After :meth:`open` the tuned model is in memory: as a language model, and once more for tasks of another kind.
     """
 
     question: Question
@@ -211,9 +210,8 @@ class Bench:
             measured.append(outcome)
         return measured
 
-    @contextmanager
-    def open(self, *, changes_others: bool = True, reads_text: bool = True) -> Iterator[None]:
-        """Have the tuned model in memory within the block.
+    def open(self, *, changes_others: bool = True, reads_text: bool = True) -> None:
+        """Have the tuned model in memory.
 
         With ``changes_others`` remedies also change tuned tensors that an audit does not examine.
         """
@@ -222,12 +220,9 @@ class Bench:
         self.language = open_language_model(*at, merged=True) if reads_text else None
         self.scored = opened_for_tasks(self.language, *at, self.measuring.tasks)
         base = self.matrices.base
-        others = not_audited(base, self.matrices.audit) if changes_others else []
-        with ExitStack() as contexts:
-            for model in distinct_models(self.language, self.scored):
-                changed = LiveInterventions(model, base, (), others, recomputes=True)
-                self.live[id(model)] = contexts.enter_context(changed)
-            yield
+        others = self.matrices.not_audited() if changes_others else []
+        for model in distinct_models(self.language, self.scored):
+            self.live[id(model)] = LiveInterventions(model, base, others)
 
     def use(self, cases: Sequence[Case]) -> None:
         """Take the matrices that the next remedies change."""

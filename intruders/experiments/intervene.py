@@ -147,13 +147,13 @@ def intervene(
         tally = Tally(progress, planned)
         bench = Bench(question, measuring, matrices, kept, tally)
         of_base = bench.of_base([data], scored=False)[0].corpora if corpora else {}
-        with bench.open(changes_others=bool(on_curve), reads_text=bool(corpora)):
-            bench.use(on_curve)
-            inputs = bench.inputs([case.matrix.name for case in cases], data) if asks_inputs else {}
-            stick, along = _yardstick(bench, data, on_curve) if is_curve_wanted else (None, [])
-            bench.use(cases)
-            remedies = [remedy_named(INTRUDERS, 1.0, seed, sweep.which), *_remedies(sweep, seed, inputs)]
-            tuned_point, *points = _interventions(bench, data, splits, cases, remedies, stick)
+        bench.open(changes_others=bool(on_curve), reads_text=bool(corpora))
+        bench.use(on_curve)
+        inputs = bench.inputs([case.matrix.name for case in cases], data) if asks_inputs else {}
+        stick, along = _yardstick(bench, data, on_curve) if is_curve_wanted else (None, [])
+        bench.use(cases)
+        remedies = [remedy_named(INTRUDERS, 1.0, seed, sweep.which), *_remedies(sweep, seed, inputs)]
+        tuned_point, *points = _interventions(bench, data, splits, cases, remedies, stick)
         return InterventionSweep(
             base=question.base_source,
             tuned=question.tuned,

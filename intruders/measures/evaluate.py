@@ -116,7 +116,8 @@ def evaluate(
         check_harness(harness)
     of: dict[str, Any] = {}  # what a kept measurement depends on
     if folder is not None:
-        of = {"weights": [digest_of_model(source) for source in sources], **recorded_dtypes(loading, loaded)}
+        weights = [digest_of_model(source) for source in sources]
+        of = {"form": "value and notes", "weights": weights, **recorded_dtypes(loading, loaded)}
     notes = _notes_on_dtypes(loading, loaded) + ([_ON_REPORTED_HALF] if reported_half else [])
     with working_folder(folder):
         work = MeasuredModel(

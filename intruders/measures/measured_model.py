@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cache, partial
 from typing import Any
 
 from ..checkpoints.writing.training_record import FinetunedFolder
@@ -21,6 +22,7 @@ from ..models.tuned_model import (
     open_language_model,
     put_on,
 )
+from ..system.plain_values import from_plain, plain
 from ..system.progress import Progress
 from ..system.store import Kept
 from ..system.words import plural
@@ -28,7 +30,6 @@ from .corpus_loss import losses_by_corpus, require_read_alike, tokens_to_read
 from .harness import HarnessScore, digest_of_own_tasks, harness_scores
 from .losses import DocumentLosses
 from .measure_settings import HarnessSettings, LossSettings
-from .outcome import Outcome
 from .task_score import BATCH, TaskScore, score_of_answers, score_task
 
 
@@ -81,79 +82,70 @@ class MeasuredModel:
             "task": [task.kind, task.score, task.labels, task.max_new_tokens],
             "examples": [asdict(example) for example in examples],
         }
-        record = self.kept.get(unit)
-        if record is not None:
-            self._note_as_kept(unit)
-            return score_of_answers(task, split, record["right"], record["unfinished"])
-        if task.kind == "causal" and self._language is not None and not self._language.is_masked:
-            opened, labels = self._language, list[str]()
-        else:
-            if task.kind == "classification":
-                self._language = None  # the memory of the encoder is needed for the classifier
-            opened, labels = open_for_task(self.source, task, self.base, self.loading)
-            if task.kind == "causal":
-                self._language = opened
-        notes = [*opened.notes, *self._note_on_longer_rows(opened, task, examples)]
-        self._note(notes)
-        self.progress(f"score {task.name}", 0, len(examples))
-        scored = score_task(
-            opened,
-            task,
-            split=split,
-            max_examples=most,
-            labels=labels,
-            batch_size=self.losses.windows or BATCH,
-        )
-        self._keep(unit, {"right": scored.right, "unfinished": scored.unfinished}, notes)
-        return scored
+
+        def measured() -> tuple[dict[str, Any], Iterable[str]]:
+            if task.kind == "causal" and self._language is not None and not self._language.is_masked:
+                opened, labels = self._language, list[str]()
+            else:
+                if task.kind == "classification":
+                    self._language = None  # the memory of the encoder is needed for the classifier
+                opened, labels = open_for_task(self.source, task, self.base, self.loading)
+                if task.kind == "causal":
+                    self._language = opened
+            self.progress(f"score {task.name}", 0, len(examples))
+            batch = self.losses.windows or BATCH
+            scored = score_task(opened, task, split=split, max_examples=most, labels=labels, batch_size=batch)
+            notes = [*opened.notes, *self._note_on_longer_rows(opened, task, examples)]
+            return {"right": scored.right, "unfinished": scored.unfinished}, notes
+
+        record = self._once(unit, Any, measured)
+        return score_of_answers(task, split, record["right"], record["unfinished"])
 
     def harness(self, settings: HarnessSettings, limit: int | None) -> list[HarnessScore]:
         """Return the scores of tasks of lm-evaluation-harness."""
         own = digest_of_own_tasks(settings)
         unit = {"harness": list(settings.lm_eval), "own": own, "limit": limit, "seed": self.seed}
-        records = self.kept.get(unit)
-        if records is None:
+
+        def measured() -> tuple[list[HarnessScore], Iterable[str]]:
             self.progress("score by lm-evaluation-harness", 0, 1)
             scores = harness_scores(self._open(), settings, limit=limit, seed=self.seed)
-            records = [asdict(score) for score in scores]
-            self._keep(unit, records, self._open().notes)
-        else:
-            self._note_as_kept(unit)
-        return [HarnessScore(**record) for record in records]
+            return scores, self._open().notes
+
+        scores: list[HarnessScore] = self._once(unit, list[HarnessScore], measured)
+        return scores
 
     def _losses(
         self, which: str, corpora: Corpora, opened: Callable[[], OpenedModel]
     ) -> dict[str, list[DocumentLosses]]:
-        units = {name: self._unit(which, parts) for name, parts in corpora.items()}
-        kept = {name: self.kept.get(unit, Outcome) for name, unit in units.items()}
         # A unit is found by its documents, whatever the corpus was called when it was kept.
-        losses = {
-            name: of_parts
-            for name, outcome in kept.items()
-            if outcome is not None
-            for of_parts in outcome.corpora.values()
-        }
-        for name in losses:
-            self._note_as_kept(units[name])
-        missing = {name: parts for name, parts in corpora.items() if name not in losses}
-        if not missing:
-            return losses
-        plan = memory_plan(self._location(which), self.loading)
-        self.progress(f"open the {which}" + ("" if plan is None else f" ({plan.words()})"), 0, 1)
-        model, done = opened(), 0
-        in_all = sum(tokens_to_read(model.tokenizer, parts, self.losses) for parts in missing.values())
+        units = {name: self._unit(which, parts) for name, parts in corpora.items()}
+        done, in_all = 0, 0
 
         def advance(tokens: int) -> None:
             nonlocal done
             done += tokens
             self.progress(f"loss of the {which} (tokens)", min(done, in_all), in_all)
 
-        advance(0)
-        for name, parts in missing.items():
-            losses |= losses_by_corpus(model, {name: parts}, self.losses, self.seed, advance)
-            notes = model.notes if which == "model" else ()
-            self._keep(units[name], Outcome({name: losses[name]}, {}), notes)
-        return {name: losses[name] for name in corpora}
+        @cache
+        def ready() -> OpenedModel:
+            nonlocal in_all
+            missing = [parts for name, parts in corpora.items() if self.kept.get(units[name]) is None]
+            plan = memory_plan(self._location(which), self.loading)
+            self.progress(f"open the {which}" + ("" if plan is None else f" ({plan.words()})"), 0, 1)
+            model = opened()
+            in_all = sum(tokens_to_read(model.tokenizer, parts, self.losses) for parts in missing)
+            advance(0)
+            return model
+
+        def measured(name: str) -> tuple[list[DocumentLosses], Iterable[str]]:
+            model, parts = ready(), {name: corpora[name]}
+            losses = losses_by_corpus(model, parts, self.losses, self.seed, advance)[name]
+            return losses, model.notes if which == "model" else ()
+
+        return {
+            name: self._once(unit, list[DocumentLosses], partial(measured, name))
+            for name, unit in units.items()
+        }
 
     def _location(self, which: str) -> str:
         return (
@@ -185,16 +177,17 @@ class MeasuredModel:
     def _note(self, notes: Iterable[str]) -> None:
         self.notes += [note for note in notes if note not in self.notes]
 
-    def _keep(self, unit: dict[str, Any], outcome: Any, notes: Iterable[str]) -> None:
-        """Keep a measurement, and before it its notes: a process may be killed between the two."""
-        noted = list(notes)
-        if noted:
-            self.kept.put({"notes on": unit}, noted)
-        self.kept.put(unit, outcome)
-
-    def _note_as_kept(self, unit: dict[str, Any]) -> None:
-        """Note what was noted when a kept measurement was made."""
-        self._note(self.kept.get({"notes on": unit}) or ())
+    def _once(
+        self, unit: Mapping[str, Any], kind: Any, measure: Callable[[], tuple[Any, Iterable[str]]]
+    ) -> Any:
+        """Return a kept measurement, or make and keep it; what was noted when it was made is noted again."""
+        kept = self.kept.get(unit)
+        if kept is None:
+            value, notes = measure()
+            kept = plain({"value": value, "notes": list(notes)})
+            self.kept.put(unit, kept)
+        self._note(kept["notes"])
+        return from_plain(kind, kept["value"])
 
     def _note_on_longer_rows(
         self, opened: OpenedModel, task: Task, examples: Sequence[Example]

@@ -36,7 +36,7 @@ from .remedies.remedy_table import ALL, INTRUDERS
 from .targets.choose_target import choose_target
 from .targets.new_adapter import warn_of_tensors_left_out
 from .targets.target import ChangedMatrix
-from .tuned_matrices import TunedMatrices, reached
+from .tuned_matrices import TunedMatrices
 
 RECORD = "intruders.json"
 
@@ -216,7 +216,7 @@ def _changed(
     """The matrices that the remedy changes, in the audit's order; none where it changes nothing."""
     if remedy.changes_nothing:
         return [], {}
-    names = [matrix.name for matrix in reached(matrices.audit, [remedy])]
+    names = [matrix.name for matrix in matrices.reached([remedy])]
     records: dict[str, MitigatedMatrix] = {}
     changed: dict[str, ChangedMatrix] = {}
     for case in matrices.read([remedy]):

@@ -17,7 +17,6 @@ from safetensors.torch import load_file, save_file
 from intruders.audits.audit import audit as run_audit
 from intruders.audits.audit_settings import AuditSettings
 from intruders.audits.result.audit_result import Audit
-from intruders.checkpoints.opening.open import open_checkpoint
 from intruders.errors import PairingError, SettingError
 from intruders.experiments.experiment_settings import AS_IN_THE_PAPER, SweepSettings
 from intruders.experiments.sweep import Intervention, InterventionSweep
@@ -28,13 +27,14 @@ from intruders.measures.losses import DocumentLosses
 from intruders.measures.measure_settings import NO_LOSSES, LossSettings, ScoreSettings
 from intruders.measures.task_score import TaskScore
 from intruders.mitigation.live_weights import LiveInterventions
+from intruders.mitigation.remedies.intruders import ScaledIntruders
 from intruders.reports.intervene import sweep_lines
 from intruders.system.folders import locked_folder
 from intruders.system.progress import Progress, silent
 from tests.checkpoints.models import merged_weights, saved, tiny_gpt2
 from tests.json_lines import write_rows
 from tests.made_up import made_up_audit
-from tests.mitigation.hot import deviation, hot_llama, places_of_intruders, scaled
+from tests.mitigation.hot import deviation, hot_llama, matrices_of, places_of_intruders, scaled
 
 from .hot_models import sums_of, swept, text_of, write
 
@@ -256,11 +256,6 @@ def load_model(hot: Path) -> dict[str, torch.Tensor]:
 
 
 def test_weights_in_memory_are_the_formula_and_come_back(tmp_path: Path) -> None:
-    from intruders.checkpoints.pairing.open_sides import open_sides
-    from intruders.checkpoints.pairing.pair_sides import pair_sides
-    from intruders.mitigation.remedies.intruders import ScaledIntruders
-    from intruders.mitigation.tuned_matrices import read_cases
-
     base = tiny_gpt2()
     saved(base, tmp_path / "base")
     before = {name: tensor.clone() for name, tensor in base.state_dict().items()}
@@ -271,34 +266,22 @@ def test_weights_in_memory_are_the_formula_and_come_back(tmp_path: Path) -> None
     tuned = merged_weights(adapter)
     model = copy.deepcopy(base)
     model.load_state_dict(tuned)
-    audit = run_audit(tmp_path / "base", tmp_path / "tuned", cache=False)
-    pairs = pair_sides(*open_sides(tmp_path / "base", tmp_path / "tuned")).pairs
-    cases = list(read_cases(pairs, audit, [ScaledIntruders(0)], [], torch.device("cpu")))
+    matrices = matrices_of(tmp_path / "base", tmp_path / "tuned")
+    cases = matrices.cases([ScaledIntruders(0)])
     assert cases
-    with LiveInterventions(model, open_checkpoint(tmp_path / "base"), cases) as live:
-        for scale in (0.0, 0.5):
-            live.set(ScaledIntruders(scale))
-            for case in cases:
-                name = case.matrix.name
-                old, new = before[name].mT, tuned[name].mT
-                wanted = scaled(new, places_of_intruders(old, new), scale)
-                assert deviation(model.state_dict()[name].mT, wanted) < 1e-3
-    assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in tuned.items())
-    # Computed again from base and update, nothing is kept beside the model, and the same weights come back each time.
-    with LiveInterventions(model, open_checkpoint(tmp_path / "base"), cases, recomputes=True) as live:
-        own = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-        # Sums of two numbers in double and in single precision differ in the last bit at most.
-        assert all(torch.allclose(own[name], tuned[name], rtol=0, atol=1e-6) for name in tuned)
-        for scale in (0.0, 0.5, 0.0):
-            live.set(ScaledIntruders(scale))
-            for case in cases:
-                name = case.matrix.name
-                old, new = before[name].mT, tuned[name].mT
-                wanted = scaled(new, places_of_intruders(old, new), scale)
-                assert deviation(model.state_dict()[name].mT, wanted) < 1e-3
-        live.use(cases[:1])
-        live.set(ScaledIntruders(0.0))
-        assert not live.held
+    live = LiveInterventions(model, matrices.base)
+    live.use(cases)
+    own = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    # Sums of two numbers in double and in single precision differ in the last bit at most.
+    assert all(torch.allclose(own[name], tuned[name], rtol=0, atol=1e-6) for name in tuned)
+    for scale in (0.0, 0.5, 0.0):
+        live.set(ScaledIntruders(scale))
+        for case in cases:
+            name = case.matrix.name
+            old, new = before[name].mT, tuned[name].mT
+            wanted = scaled(new, places_of_intruders(old, new), scale)
+            assert deviation(model.state_dict()[name].mT, wanted) < 1e-3
+    live.use(cases[:1])
     assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in own.items())
 
 

@@ -8,16 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from intruders.audits.audit import audit, audited_whole
-from intruders.audits.audit_settings import AS_USUAL
-from intruders.checkpoints.pairing.open_sides import open_sides
-from intruders.checkpoints.pairing.pair_sides import pair_sides
 from intruders.errors import SettingError
 from intruders.mitigation.remedies.at_random import at_random
 from intruders.mitigation.remedies.singular_values import DGHard, Flatten, Truncate, median_of_noise, omega
-from intruders.mitigation.tuned_matrices import read_cases
-from intruders.system.progress import silent
-from tests.mitigation.remedies.conftest import NO_CACHE, RANK, Tuned
+from tests.mitigation.hot import matrices_of
+from tests.mitigation.remedies.conftest import RANK, Tuned
 
 
 @pytest.mark.parametrize("norm", ["nuclear", "frobenius"])
@@ -73,10 +68,8 @@ def test_all_of_the_energy_changes_nothing(tmp_path: Path, by_adapter: Tuned) ->
 
 def test_updates_of_which_every_term_stays_are_not_changed(by_adapter: Tuned) -> None:
     """As the single term of rank-one updates does at any energy; a comparison then says that the remedy is idle."""
-    base, tuned = open_sides(by_adapter.folder / "base", by_adapter.folder / "tuned")
-    pairing, audit, _ = audited_whole(base, tuned, AS_USUAL, NO_CACHE, silent)
     nearly_all = Truncate(1 - 1e-9)
-    cases = list(read_cases(pairing.pairs, audit, [nearly_all], base.names(), torch.device("cpu")))
+    cases = matrices_of(by_adapter.folder / "base", by_adapter.folder / "tuned").cases([nearly_all])
     assert len(cases) == len(by_adapter.matrices)
     assert all(nearly_all.change(case).keeps_all for case in cases)
     assert not any(Truncate(0.1).change(case).keeps_all for case in cases)
@@ -115,10 +108,8 @@ def test_spikes_are_told_from_noise(shape: tuple[int, int]) -> None:
     base = {name: random(*sides) for name, sides in names.items()}
     tuned = {name: weight + sigma * random(*weight.shape) for name, weight in base.items()}
     tuned["layers.0.q_proj.weight"] += spikes
-    pairs = pair_sides(*open_sides(base, tuned)).pairs
     remedy = DGHard()
-    audited = audit(base, tuned, cache=False)
-    cases = list(read_cases(pairs, audited, [remedy], list(base), torch.device("cpu")))
+    cases = matrices_of(base, tuned).cases([remedy])
     changes = {case.matrix.name: remedy.change(case) for case in cases}
     assert changes["layers.0.k_proj.weight"].keeps_all  # below 1,024 entries
     added = changes["layers.0.q_proj.weight"].added
