@@ -198,8 +198,8 @@ def _learned(
     if (record := kept.get(unit)) is not None:
         return Doses(doses=record["doses"], elsewhere=record["elsewhere"])
     try:
-        with open_to_heal(bench.question, corpora, tasks, settings) as dosed:
-            doses, groups = learn(dosed, settings).state.doses, dosed.groups
+        dosed = open_to_heal(bench.question, corpora, tasks, settings)
+        doses, groups = learn(dosed, settings).state.doses, dosed.groups
     except IntrudersError as error:
         return str(error)
     learned = doses_in(groups.by_matrix(doses), groups.elsewhere(doses))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from ..checkpoints.pairing.in_memory import BaseInMemory
+from ..checkpoints.pairing.in_memory import in_memory
 from ..checkpoints.stored.checkpoint import Checkpoint
 from ..checkpoints.stored.matrices import MatrixView, put_back
 from ..checkpoints.writing.merged import Elsewhere, everywhere_as_tuned
@@ -44,15 +44,13 @@ class LiveInterventions:
         were tuned follow the shares that ``set`` is given.
         """
         self._tensors = dict(model.state_dict(keep_vars=True))
-        self._base = BaseInMemory.of(
-            base, {name: tuple(tensor.shape) for name, tensor in self._tensors.items()}
-        )
+        self.in_memory = in_memory(base, model)
         # By its address in memory: a tensor, and what it held before.
         self._own: dict[int, tuple[Tensor, Tensor]] = {}
         # By its name: what differs from the tuned matrix, which is computed again.
         self._changed: dict[str, _Matrix] = {}
         # Of two names for one tensor the first alone: a share of a share would be left otherwise.
-        tuned = {part.part.data_ptr(): part for part in self._base.changed(others, self._tensors)}
+        tuned = {part.part.data_ptr(): part for part in self.in_memory.changed(others, self._tensors)}
         self._others = [
             _Other(
                 part.name,
@@ -69,15 +67,6 @@ class LiveInterventions:
         """The base's names of tuned tensors of which no case is."""
         return [other.name for other in self._others]
 
-    def modules_of(self, names: Iterable[str]) -> dict[str, str]:
-        """By matrix of the base, the model's module whose whole weight it is; without those that have none such."""
-        keys = {name: self._base.key_of_matrix(name) for name in names}
-        return {
-            name: key.removesuffix(".weight")
-            for name, key in keys.items()
-            if key is not None and key.endswith(".weight") and self._base.views[name].expert is None
-        }
-
     def use(self, cases: Sequence[Case]) -> None:
         """Take the cases to change; the weights are the tuned ones afterwards, those of low-rank updates to rounding.
 
@@ -86,9 +75,9 @@ class LiveInterventions:
         """
         self.reset()
         self._matrices = [
-            (case, self._base.views[case.matrix.name], self._tensors[key].data)
+            (case, self.in_memory.views[case.matrix.name], self._tensors[key].data)
             for case in cases
-            for key in [self._base.required_key(case.matrix.name)]
+            for key in [self.in_memory.required_key(case.matrix.name)]
         ]
         for matrix in self._matrices:
             self._recompute(matrix, Change())
@@ -111,7 +100,7 @@ class LiveInterventions:
                 continue
             self._keep(tensor)
             if change.share == 0 and change.entries is None:  # W0 itself, which W - D is to rounding alone
-                changed = self._base.read(case.matrix.name).double()
+                changed = self.in_memory.read(case.matrix.name).double()
                 if change.added is not None:
                     changed = changed + change.added.dense().double().to(changed.device)
             else:
@@ -145,7 +134,7 @@ class LiveInterventions:
         update = case.update
         if not isinstance(update, LowRank):
             return False
-        stored = self._base.read(case.matrix.name).to(update.device)
+        stored = self.in_memory.read(case.matrix.name).to(update.device)
         put_back(view, tensor, change.applied_to(Pair(stored, update), tensor.dtype))
         return True
 
@@ -157,7 +146,7 @@ class LiveInterventions:
         if share == 1:
             return
         self._keep(other.tensor)
-        base = self._base.base.read(other.name).to(other.part.device)
+        base = self.in_memory.base.read(other.name).to(other.part.device)
         if share != 0:
             base = base.double() + share * (other.part.double() - base.double())
         other.part.copy_(base.to(other.part.dtype))

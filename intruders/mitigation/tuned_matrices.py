@@ -21,8 +21,7 @@ from ..errors import PairingError, SettingError
 from ..linalg.low_rank import LowRank
 from ..linalg.operators import Dense, Update
 from ..linalg.spiked_threshold import spectrum_of, spiked_threshold
-from .remedies.intruders import ScaledIntruders, intruder_indices
-from .remedies.remedy import Case, Remedy, WantedTriplets, positions_of
+from .remedies.remedy import Case, Remedy, ScaledIntruders, WantedTriplets, intruder_indices, positions_of
 
 # Audit and weights belong together when the norms of updates agree to this share, and singular values of intruders to
 # this share of the largest. An update's norm is cheap. Triplets take minutes where a 7B model has many intruders, so

@@ -14,7 +14,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from intruders.audits.audit import audit as run_audit
 from intruders.audits.audit_settings import AuditSettings
 from intruders.audits.result.audit_result import Audit
 from intruders.errors import PairingError, SettingError
@@ -27,9 +26,8 @@ from intruders.measures.losses import DocumentLosses
 from intruders.measures.measure_settings import NO_LOSSES, LossSettings, ScoreSettings
 from intruders.measures.task_score import TaskScore
 from intruders.mitigation.live_weights import LiveInterventions
-from intruders.mitigation.remedies.intruders import ScaledIntruders
+from intruders.mitigation.remedies.remedy import ScaledIntruders
 from intruders.reports.intervene import sweep_lines
-from intruders.system.folders import locked_folder
 from intruders.system.progress import Progress, silent
 from tests.checkpoints.models import merged_weights, saved, tiny_gpt2
 from tests.json_lines import write_rows
@@ -61,7 +59,7 @@ def test_every_point_is_what_a_written_model_measures(
     assert len(different) > 5
 
 
-def test_the_top_intruder_alone_is_what_a_model_written_by_numpy_measures(
+def test_the_top_intruder_alone_is_what_a_written_model_measures(
     hot: Path, sweep: InterventionSweep, tmp_path: Path
 ) -> None:
     corpus = str(hot / "texts.jsonl")
@@ -69,27 +67,10 @@ def test_the_top_intruder_alone_is_what_a_model_written_by_numpy_measures(
     assert [(point.control, point.scale) for point in found.points] == [
         (control, scale) for scale in (0.3, 0.7) for control in ("intruders", "neighbours")
     ]
-    write(hot, tmp_path / "tuned", scale=1)
-    tuned, base = load_model(tmp_path / "tuned"), load_model(hot / "base")
     for point in found.points:
-        weights = dict(tuned)
-        for matrix in found.audit.matrices:
-            x = np.linalg.svd(base[matrix.name].double().numpy(), full_matrices=False)[0]
-            u, s, vt = np.linalg.svd(tuned[matrix.name].double().numpy(), full_matrices=False)
-            is_intruder = np.abs(x.T @ u[:, :10]).max(axis=0) < 0.5
-            if not is_intruder.any():
-                continue
-            place = int(is_intruder.argmax())
-            if point.control == "neighbours":
-                others = np.flatnonzero(~is_intruder)
-                if len(others) == 0:
-                    continue
-                place = int(min(others, key=lambda other: (abs(other - place), other)))
-            change = (point.scale - 1) * s[place] * np.outer(u[:, place], vt[place])
-            weights[matrix.name] = tuned[matrix.name] + torch.tensor(change, dtype=torch.float32)
-        save_file(weights, tmp_path / "tuned" / "model.safetensors", metadata={"format": "pt"})
-        measured = evaluate(str(tmp_path / "tuned"), losses=LossSettings((corpus,))).losses[0].loss.estimate
-        # Single precision, in weights and in the model, as in the test above.
+        out = tmp_path / f"{point.control}-{point.scale}"
+        write(hot, out, scale=point.scale, control=point.control, which="top")
+        measured = evaluate(str(out), losses=text_of(hot)).losses[0].loss.estimate
         assert point.losses[corpus].loss.estimate == pytest.approx(measured, abs=1e-4)
     assert found.to_document()["settings"]["which"] == "top"
     assert "the intruder with the largest singular value of each matrix" in "\n".join(sweep_lines(found))
@@ -196,25 +177,6 @@ def test_a_stopped_call_goes_on_from_what_it_kept(
     assert len(read) == every
 
 
-def test_keep_that_is_in_use_or_no_folder_is_refused(hot: Path, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(SettingError, match=r"keep '.*file' cannot be written"):
-        swept(hot, keep=tmp_path / "file")
-    with (
-        locked_folder(tmp_path),
-        pytest.raises(SettingError, match=r"keep '.*' is in use by another process"),
-    ):
-        swept(hot, keep=tmp_path)
-
-
-def test_an_audit_that_was_made_before_is_used(hot: Path, tmp_path: Path) -> None:
-    base, tuned = str(hot / "base"), str(hot / "tuned")
-    run_audit(base, tuned, k=3, include=["*.q_proj.*"]).save(tmp_path / "audit.json")
-    found = swept(hot, audit=tmp_path / "audit.json")
-    assert found.audit == Audit.load(tmp_path / "audit.json")
-    assert {matrix.name.split(".")[-2] for matrix in found.audit.matrices} == {"q_proj"}
-
-
 def test_lines_and_document(sweep: InterventionSweep) -> None:
     text = "\n".join(sweep_lines(sweep))
     assert f"{sweep.audit.intruders} intruders in" in text
@@ -312,6 +274,8 @@ def test_verdict_in_words() -> None:
     assert random.startswith("the control random does worse in loss on pydoc +0.170")
     assert neighbours.startswith("the control neighbours does better in loss on pydoc -0.180")
     assert "accuracy on sums +15.0" in neighbours
+    [same] = replace(sweep, points=[point("intruders", 0.5, 0.0, 150)]).verdicts()
+    assert same.startswith("at scale 0.5 loss on pydoc does not clearly change (")
 
 
 def test_a_control_that_no_matrix_has_is_not_compared(hot: Path) -> None:
@@ -328,13 +292,6 @@ def test_a_control_that_no_matrix_has_is_not_compared(hot: Path) -> None:
         "no matrix has the control random",
         "no matrix has the control neighbours",
     ]
-
-
-def test_nothing_clear_is_said_so() -> None:
-    tuned = point("intruders", 1.0, 0.0, 150)
-    same = point("intruders", 0.5, 0.0, 150)
-    sweep = InterventionSweep("base", "tuned", made_up_audit(), 0, tuned, dict(tuned.losses), [same])
-    assert sweep.verdicts()[0].startswith("at scale 0.5 loss on pydoc does not clearly change (")
 
 
 def test_a_given_audit_is_used_with_its_settings(

@@ -14,7 +14,7 @@ from intruders.linalg.operators import Dense
 from intruders.linalg.pair import Pair
 from intruders.mitigation.remedies.changes import Change
 from intruders.mitigation.remedies.controls import EqualNorm
-from intruders.mitigation.remedies.intruders import ScaledIntruders
+from intruders.mitigation.remedies.remedy import ScaledIntruders
 from tests.checkpoints.models import saved, tiny_llama
 from tests.matrices import random
 from tests.mitigation.hot import hot_llama, matrices_of
@@ -55,7 +55,6 @@ def test_weights_of_any_size_are_shrunk(tmp_path: Path) -> None:
     assert cases
     for case in cases:
         loaded = pairs[case.matrix.name].load()
-        assert loaded is not None
         assert isinstance(loaded.tuned, LowRank)
         base_weight, update = loaded.base.double(), loaded.tuned.left.double() @ loaded.tuned.right.double()
         changed = shrink.change(case).applied(base_weight + update, case.update) - base_weight
