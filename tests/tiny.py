@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 import string
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 
 from tests.json_lines import write_rows
 
@@ -152,6 +154,15 @@ def save_weights(folder: Path, tensors: dict[str, torch.Tensor]) -> Path:
 
     folder.mkdir()
     save_file(tensors, folder / "model.safetensors")
+    return folder
+
+
+def with_update(base: Path, folder: Path, name: str, update: torch.Tensor) -> Path:
+    """A copy of a model's folder with ``update`` added to one of its weights."""
+    shutil.copytree(base, folder)
+    weights = load_file(base / "model.safetensors")
+    weights[name] = weights[name] + update
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     return folder
 
 

@@ -20,6 +20,10 @@ WRONG = ("x", "-1", "nan")
 SIGNED = {"mitigate --scale", "intervene --scales"}
 
 
+WORKING = {"audit", "fleet", "inspect", "evaluate", "attribute", "scale", "intervene", "remedies", "heal"}
+WORKING |= {"mitigate", "finetune", "sequence", "prepare"}
+
+
 @pytest.fixture(scope="module")
 def valid(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
     """By command, arguments with which its work would begin."""
@@ -65,24 +69,7 @@ def read(*_: Any, **__: Any) -> None:
     raise ReadError
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        "audit",
-        "fleet",
-        "inspect",
-        "evaluate",
-        "attribute",
-        "scale",
-        "intervene",
-        "remedies",
-        "heal",
-        "mitigate",
-        "finetune",
-        "sequence",
-        "prepare",
-    ],
-)
+@pytest.mark.parametrize("command", sorted(WORKING))
 def test_a_wrong_number_is_refused_before_a_weight_is_read(
     command: str, valid: dict[str, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
