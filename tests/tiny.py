@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import string
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +154,30 @@ def save_weights(folder: Path, tensors: dict[str, torch.Tensor]) -> Path:
 
     folder.mkdir()
     save_file(tensors, folder / "model.safetensors")
+    return folder
+
+
+def lora(modules: Mapping[str, tuple[torch.Tensor, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """Return the factors B (m, r) and A (r, n) of every module under the names that PEFT saves them by."""
+    return {
+        f"base_model.model.{name}.lora_{side}.weight": factor.clone(memory_format=torch.contiguous_format)
+        for name, factors in modules.items()
+        for side, factor in zip("BA", factors, strict=True)
+    }
+
+
+def save_lora(
+    folder: Path, modules: Mapping[str, tuple[torch.Tensor, torch.Tensor]], scale: float = 1.0
+) -> Path:
+    """Write a new folder with an adapter as PEFT saves it."""
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True)
+    save_file(lora(modules), folder / "adapter_model.safetensors")
+    rank = next(iter(modules.values()))[1].shape[0]
+    targets = sorted({name.rpartition(".")[2] for name in modules})
+    config = {"peft_type": "LORA", "r": rank, "lora_alpha": scale * rank, "target_modules": targets}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
     return folder
 
 

@@ -114,17 +114,6 @@ def test_a_task_and_a_corpus(example: None) -> None:
     assert corpus.documents[0].startswith("0 1 2 3")
 
 
-def test_a_task_is_trained(example: None, tmp_path: Path) -> None:
-    from tests.commands import in_this_process
-    from tests.tiny import save_bert
-
-    base = save_bert(tmp_path / "bert")
-    options = ("--task", "parity", "--method", "lora", "--steps", "2", "--out", tmp_path / "run")
-    done = in_this_process("finetune", "--base", base, *options)
-    assert done.returncode == 0, done.stderr
-    assert "parity" in done.stdout
-
-
 @pytest.mark.parametrize(
     ("target", "reason"),
     [("no_such_package:Remedy", "ModuleNotFoundError"), ("json:dumps", "it has no name, strength, change")],
