@@ -20,6 +20,7 @@ from .half_products import speed_up_half
 from .loading_settings import AS_STORED, Loading
 from .memory_plan import require_memory
 from .stored_dtype import dtype_to_load
+from .task_fit import model_config
 
 _GUESSES = "Couldn't instantiate the backend tokenizer"
 
@@ -103,9 +104,7 @@ def _refuse_permuted(location: str) -> None:
 
     It reads a text in both directions, the next token too, and a class at the last place of a row, where padding is.
     """
-    from transformers import AutoConfig
-
-    if AutoConfig.from_pretrained(location).model_type == "xlnet":
+    if model_config(location).model_type == "xlnet":
         raise CheckpointError(
             f"{as_given(location)!r} is an XLNet, which sees the tokens that it would predict and reads a class from "
             "the padding behind a text; expected another kind of model; pass one such as a Llama or a RoBERTa"
@@ -114,9 +113,7 @@ def _refuse_permuted(location: str) -> None:
 
 def _require_head_of(classes: int, location: str) -> None:
     """Raise CheckpointError if ``location`` has a classification head of another size: it would not be loaded."""
-    from transformers import AutoConfig
-
-    config = AutoConfig.from_pretrained(location)
+    config = model_config(location)
     is_classifier = any(name.endswith("ForSequenceClassification") for name in config.architectures or ())
     if is_classifier and config.num_labels != classes:
         raise CheckpointError(

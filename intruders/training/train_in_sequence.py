@@ -26,7 +26,7 @@ from ..system.folders import locked_folder, make_folder, other_entries
 from .finetune import check_task, train_unless_finished
 from .finetune_config import FinetuneConfig
 from .prepared_run import encoded_rows
-from .sequence_result import SCHEMA, SequenceResult, StageResult
+from .sequence_result import SCHEMA, SequenceResult
 from .stage_models import TaskStage, accuracy, keep_backbone, remove_without_output_head, scored_rows
 
 
@@ -167,27 +167,25 @@ def _trained(
     callbacks: Callable[[], list[Any]],
 ) -> SequenceResult:
     compute = Compute(cache=MemoryCache())  # every stage is audited against the same base
-    results: list[StageResult] = []
+    results: list[dict[str, Any]] = []
     for number, stage in enumerate(stages):
         run = train_unless_finished(stage.config, callbacks())
         _keep_models(config, stages, number)
         earlier = zip(stages[:number], results, strict=True)
         # A causal task has no head.
-        again = [0 if other.labels is None else result.steps for other, result in earlier]
+        again = [0 if other.labels is None else result["steps"] for other, result in earlier]
         head_steps = again if retrain_heads else None
         measured = _measured(config, stages[: number + 1], head_steps, audit, compute)
+        reached = None if config.match is None else run.record["stopped_by"] == "match"
         results.append(
-            StageResult(
-                accuracies=measured["accuracies"],
-                intruders=measured["intruders"],
-                vectors=measured["vectors"],
-                steps=run.record["steps"],
-                reached=None if config.match is None else run.record["stopped_by"] == "match",
-                head_steps=head_steps,
-            )
+            measured | {"steps": run.record["steps"], "reached": reached, "head_steps": head_steps}
         )
-    finished = SequenceResult.of(
-        [stage.config.task for stage in stages], results, [stage.task.source for stage in stages]
+    of_stages = ("accuracies", "intruders", "vectors", "steps", "reached")
+    finished = SequenceResult(
+        tasks=[stage.config.task for stage in stages],
+        sources=[stage.task.source for stage in stages],
+        head_steps=[result["head_steps"] for result in results] if retrain_heads else [],
+        **{name: [result[name] for result in results] for name in of_stages},
     )
     finished.save(Path(config.out) / "sequence.json")
     return finished

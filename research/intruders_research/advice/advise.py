@@ -196,8 +196,8 @@ def _on_causes(finding: Finding) -> list[Advice]:
         what = "fewer" if direction == "lower" and row["varied"] == "max_train_samples" else direction
         evidence = [
             (
-                f"{_where(row).label}: from {row['from']} to {row['to']}, all else equal, intruders per 100 vectors change "
-                f"by {said(change)} ({seeds_said(row['seeds'])})"
+                f"{_where(row).label}: from {row['from']} to {row['to']}, all else equal, intruders per 100 vectors "
+                f"change by {said(change)} ({seeds_said(row['seeds'])})"
             )
         ]
         advice.append(Advice(topics[row["varied"]], f"{what} {row['cause']} for fewer intruders", evidence))

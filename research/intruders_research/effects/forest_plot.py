@@ -12,8 +12,8 @@ import pandas as pd
 
 from intruders.charts.drawing import Drawing, styled
 
-from ..claims.shared.claim import CONTRADICTED, SUPPORTED, UNDECIDED
-from .study_effect import REPORTED, StudyEffect
+from ..claims.shared.claim import CONTRADICTED, REPORTED, SUPPORTED, UNDECIDED
+from .study_effect import StudyEffect
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -27,7 +27,7 @@ from intruders_research.claims.shared.claim import Effect, Finding, Where
 from intruders_research.claims.shared.pictures import Palette, by_method_and_rank
 from intruders_research.claims.threshold import MOST_POINTS
 from intruders_research.pages import study_page
-from intruders_research.pages.effect_rows import effect_groups, parts_text
+from intruders_research.pages.effect_rows import effect_groups, effect_text, parts_text
 from intruders_research.pages.similarities import similarity_rows
 from intruders_research.pages.study_page import render_study, study_drawings, write_study_report
 from intruders_research.pages.study_words import study_words
@@ -319,17 +319,14 @@ def test_every_effect_of_a_claim_has_its_verdict(study: Study) -> None:
     )
     groups = effect_groups(several)
     assert list(groups) == ["base on task, fast", "base on task, mild"]
-    told = [(row.what, row.expected, row.verdict, row.lacking) for rows in groups.values() for row in rows]
+    told = [(e.measured, e.side, e.verdict, e.lacking) for effects in groups.values() for e in effects]
     assert told == [
         ("risen", "above 0", "supported", ""),
         ("fallen", "above 0", "undecided", "two ranks"),
         ("risen", "above 0", "undecided", "9 lives"),
-        ("seen", "-", "reported", ""),
+        ("seen", "", "reported", ""),
     ]
-    assert (groups["base on task, fast"][0].estimate, groups["base on task, fast"][0].interval) == (
-        "1",
-        "0.5, 1.5",
-    )
+    assert effect_text(groups["base on task, fast"][0]) == "1 [0.5, 1.5]"
     page = render_study(study[0], [several])
     assert page.count("1 supported, 2 undecided of 3 effects") == 1  # its verdict has one sentence
     assert "Of the 3 effects of claims without support, 1 is supported." in page

@@ -15,7 +15,7 @@ from intruders.audits.audit import audit
 from intruders.audits.result.summary import by_kind, update_norm
 from intruders.models.loading import load_model
 from intruders.training.callback.callback import IntruderCallback
-from intruders.training.callback.limits import Watch
+from intruders.training.callback.callback_settings import Watch
 from intruders.training.callback.trace import read_trace
 from tests.checkpoints.stored.test_matrices import tiny_mixtral
 from tests.tiny import save_bert, save_gpt2
