@@ -120,12 +120,7 @@ def reading_as(opened: OpenedModel, source: str) -> OpenedModel:
 
 
 def open_for_task(
-    source: str,
-    task: Task,
-    base: str | None = None,
-    loading: Loading = AS_STORED,
-    *,
-    merged: bool = False,
+    source: str, task: Task, base: str | None = None, loading: Loading = AS_STORED, *, merged: bool = False
 ) -> tuple[OpenedModel, list[str]]:
     """Open ``source`` as the kind of model that ``task`` needs, with its labels in the order of its outputs.
 

@@ -173,12 +173,7 @@ def _train(
         args=prepared.arguments,
         train_dataset=prepared.trained_rows,
         data_collator=PadRight(pad_token_id(prepared.tokenizer)),
-        callbacks=[
-            *bounds,
-            keeper,
-            *([] if accuracy is None else [accuracy]),
-            *callbacks,
-        ],
+        callbacks=[*bounds, keeper, *([] if accuracy is None else [accuracy]), *callbacks],
         optimizers=(make_optimizer(model, config), None),
     )
     _keep_terminal_quiet(trainer)

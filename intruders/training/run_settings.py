@@ -329,7 +329,7 @@ class Training(Settings):
 
 @dataclass(frozen=True)
 class Meanwhile(Settings):
-    """What is measured, logged and saved while a run goes on."""
+    """The seed of the data, and what is measured, logged and saved while a run goes on."""
 
     data_seed: int = setting(
         0, "Seed of generated tasks and of held-out rows.", metavar="N", panel="Data files"

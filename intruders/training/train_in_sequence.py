@@ -14,7 +14,7 @@ from ..audits.base_cache import MemoryCache
 from ..data.load_task import load_task
 from ..data.task import Task
 from ..errors import SettingError
-from ..measures.task_score import scored_examples
+from ..measures.task_score import readable, scored_examples
 from ..models.base_model import base_model_location
 from ..models.encoding import context_length, longest_read
 from ..models.loading import load_tokenizer
@@ -27,7 +27,7 @@ from .finetune import check_task, train_unless_finished
 from .finetune_config import FinetuneConfig
 from .prepared_run import encoded_rows
 from .sequence_result import SCHEMA, SequenceResult
-from .stage_models import TaskStage, accuracy, keep_backbone, remove_without_output_head, scored_rows
+from .stage_models import TaskStage, accuracy, keep_backbone, remove_without_output_head
 
 
 @apart_from_caller()
@@ -132,7 +132,13 @@ def _check_tasks(config: FinetuneConfig, tasks: Sequence[Task]) -> None:
             encoded_rows(
                 config, tokenizer, task.limited(config.max_train_samples, config.max_eval_samples), context
             )
-            scored_rows(config, tokenizer, task, whole)
+            readable(
+                task,
+                tokenizer,
+                whole,
+                max_examples=config.max_eval_samples,
+                drop_too_long=config.drop_too_long,
+            )
 
 
 def open_sequence_folder(out: Path, tasks: Sequence[str]) -> None:
@@ -222,12 +228,7 @@ def _measured(
         row = [accuracy(config, last, stage, of_head) for stage, of_head in zip(stages, steps, strict=True)]
         base = base_model_location(config.base)
         audited = find_intruders(base, last.backbone, **vars(audit), **vars(compute))
-        record = {
-            "accuracies": row,
-            "intruders": audited.intruders,
-            "vectors": audited.vectors,
-            **settings,
-        }
+        record = {"accuracies": row, "intruders": audited.intruders, "vectors": audited.vectors, **settings}
         write_atomically(file, (json.dumps(record) + "\n").encode())
     return record
 

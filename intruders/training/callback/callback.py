@@ -29,14 +29,7 @@ from ...system.files import user_path
 from .callback_settings import Limits, Named, Text, Watch, require_loss, taken
 from .limits import KeptState, Look, require_loadable, require_loadable_shards
 from .logging_hooks import alert, handler_that_calls, log_totals, totals_of_audit, totals_of_text
-from .sharding import (
-    decided_by_first,
-    gathered,
-    opened,
-    require_gatherable,
-    sharded_by,
-    will_be_sharded_by,
-)
+from .sharding import decided_by_first, gathered, opened, require_gatherable, sharded_by, will_be_sharded_by
 from .text_loss import TextLoss, measure_base_of_sharded, require_language_model
 from .trace import append_to_trace, check_trace, set_aside
 from .training_start import TrainingStart

@@ -5,13 +5,7 @@ from __future__ import annotations
 import pytest
 
 from intruders_research.claims.every_claim import analyse_all, charts_of
-from tests.studies.planted import (
-    interventions,
-    matched,
-    noise,
-    run,
-    study,
-)
+from tests.studies.planted import interventions, matched, noise, run, study
 
 
 def test_remedies_are_on_the_frontier_where_nothing_beats_them() -> None:

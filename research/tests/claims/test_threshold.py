@@ -8,12 +8,7 @@ import numpy as np
 import pytest
 
 from intruders_research.claims.every_claim import analyse_all, charts_of
-from tests.studies.planted import (
-    matched,
-    run,
-    scales,
-    study,
-)
+from tests.studies.planted import matched, run, scales, study
 
 
 def test_threshold_without_intruders_has_nothing_to_separate() -> None:

@@ -72,10 +72,7 @@ def test_the_spread_of_an_earlier_study_is_that_of_its_seeds(
 
 
 def test_seeds_of_a_given_spread_and_a_folder_that_is_not_there(tmp_path: Path) -> None:
-    power = {
-        "structure": {"effect": 1, "spread": 1},
-        "rank": {"spread_from": str(tmp_path / "none")},
-    }
+    power = {"structure": {"effect": 1, "spread": 1}, "rank": {"spread_from": str(tmp_path / "none")}}
     analyses = ["structure", "rank"]
     structure, rank = power_lines(parsed(document(power=power, analyses=analyses)))
     # (2.262 + 0.883) / sqrt(10) = 0.995 for ten seeds, and (2.306 + 0.889) / 3 = 1.065 for nine.
