@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import log_softmax
 
-from ..checkpoints.stored.names import may_be_same
 from ..models.answers import evaluating
 from ..models.token_losses import in_single
 
@@ -78,24 +77,6 @@ def _drawn(scores: Tensor, draws: int, random: torch.Generator) -> list[Tensor]:
         torch.multinomial(chances, 1, generator=random).reshape(scores.shape[:2]).to(scores.device)
         for _ in range(draws)
     ]
-
-
-def linear_layers(model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, nn.Module]:
-    """Return the linear layer of each matrix (m, n) that has one. Some models prefix names: ``bert.encoder``."""
-    from transformers.pytorch_utils import Conv1D
-
-    linear = {
-        name: module for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)
-    }
-    layers = {}
-    for name, shape in shapes.items():
-        own = name.removesuffix(".weight")
-        for called, layer in linear.items():
-            # GPT-2's layer has the weight of the inputs first, where every matrix has outputs first.
-            weight = layer.weight.mT if isinstance(layer, Conv1D) else layer.weight
-            if may_be_same(called, own) and weight.shape == shape:
-                layers[name] = layer
-    return layers
 
 
 class _without_gradients:  # noqa: N801 (a context, as contextlib has them)

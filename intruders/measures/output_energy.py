@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ..audits.audit_settings import AS_USUAL, AuditSettings
 from ..checkpoints.opening.open import Source
+from ..checkpoints.pairing.in_memory import in_memory
 from ..checkpoints.pairing.open_sides import open_sides
 from ..checkpoints.pairing.pair_sides import pair_sides
 from ..data.corpora import Corpora
@@ -29,7 +30,6 @@ from ..models.encoding import ids_at_start
 from ..models.loading_settings import AS_STORED, Loading
 from ..models.tuned_model import OpenedModel, open_language_model
 from .corpus_loss import WINDOW
-from .gradients import linear_layers
 
 _DOCUMENTS, _TOKENS, _WINDOW = 8, 32, 256  # how many documents, tokens of each, and of how many at its start
 
@@ -133,12 +133,16 @@ def output_energy(
 
     Raises CheckpointError when a model cannot be opened, or when no changed matrix is a linear layer's weight.
     """
-    pairing = pair_sides(*open_sides(base_model_location(base), tuned), audit)
-    loaded = {matrix.name: matrix.load() for matrix in pairing.pairs}
+    from transformers.pytorch_utils import Conv1D
+
+    before, after = open_sides(base_model_location(base), tuned)
+    loaded = {matrix.name: matrix.load() for matrix in pair_sides(before, after, audit).pairs}
     opened = open_language_model(base, loading=loading)
     device = next(opened.model.parameters()).device
     updates = {name: pair.widened(device).update for name, pair in loaded.items() if pair is not None}
-    layers = linear_layers(opened.model, {name: tuple(update.shape) for name, update in updates.items()})
+    modules = in_memory(before, opened.model).modules_of(updates)
+    named = {name: opened.model.get_submodule(module) for name, module in modules.items()}
+    layers = {name: layer for name, layer in named.items() if isinstance(layer, nn.Linear | Conv1D)}
     if not layers:
         raise CheckpointError(
             f"none of the {len(updates)} changed matrices is the weight of a linear layer of {base!r}; "

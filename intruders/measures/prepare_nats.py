@@ -15,6 +15,7 @@ from torch import Tensor
 from ..audits.base_cache import DiskCache, cache_at
 from ..audits.kept_nats import KeptLayer, KeptText, content_of, written
 from ..audits.prepare_base import Preparation
+from ..checkpoints.pairing.in_memory import in_memory
 from ..checkpoints.stored.selection import AS_AUDITED, Selection
 from ..data.corpora import load_corpora
 from ..engine.nats import packed_width
@@ -23,7 +24,7 @@ from ..models.loading_settings import AS_STORED, Loading
 from ..models.tuned_model import OpenedModel, open_language_model
 from ..system.progress import Progress, silent
 from ..system.words import plural
-from .gradients import layer_rows, linear_layers
+from .gradients import layer_rows
 
 # Tokens of a sequence. A response is one number a sequence and draw, however long it is, and its rows grow with it.
 TOKENS = 32
@@ -88,6 +89,8 @@ class NatsPlan:
           SettingError: the base is no causal language model, the text is too short, or ``sequences`` is out of range.
           IntrudersError: as the base and the text raise it.
         """
+        from transformers.pytorch_utils import Conv1D
+
         if sequences is not None and sequences < 1:
             raise SettingError(f"sequences is {sequences}; expected 1 or more")
         corpora = load_corpora(text, max_documents=4 * (sequences or MOST), seed=seed)
@@ -98,8 +101,13 @@ class NatsPlan:
                 f"'{base}' is a masked language model; expected a causal one, of whose next tokens nats are predicted; "
                 "leave out --loss-on"
             )
-        shapes = {name: view.shape for name, view in preparation.matrices.items() if name == view.tensor}
-        layers = linear_layers(opened.model, shapes)
+        whole = [name for name, view in preparation.matrices.items() if name == view.tensor]
+        modules = in_memory(preparation.base, opened.model).modules_of(whole)
+        layers = {
+            name: layer
+            for name, module in modules.items()
+            if isinstance(layer := opened.model.get_submodule(module), torch.nn.Linear | Conv1D)
+        }
         documents = [document for part in corpora for document in part.documents]
         windows = _windows(opened, documents, seed)
         enough = len({document for document, _ in windows})

@@ -20,11 +20,8 @@ from ..system.commands import changed_options, command_of
 from ..system.words import number, plural
 from .audit_command import is_from_files
 
-# Where every number is explained, with reference values.
-INTERPRETATION = "docs/interpret.md"
 UNMEASURED = "An audit does not measure forgetting."
 PREDICTED = "The nats above are predicted."
-TO_PREDICT = "`intruders prepare BASE --loss-on TEXT`, once a base, lets its audits predict it."
 PAPER = "Shuttleworth et al. (2024) found that models with intruders forget more of their pre-training."
 STUDIES = (
     "Our studies of two small models did not decide whether intruders cause forgetting; models without intruders "
@@ -130,10 +127,10 @@ def _measured(facts: Facts) -> Step:
         )
     if not facts.has_loss:
         return Step(f"{UNMEASURED} `intruders evaluate` measures it for a model that transformers can load.")
-    first = PREDICTED if facts.is_predicted else f"{UNMEASURED} {TO_PREDICT}"
+    first = PREDICTED if facts.is_predicted else UNMEASURED
     return Step(
-        f"{first} Measure the rise of the loss on {PROPOSED_DOCUMENTS} documents first; if it is not clearly "
-        "above zero, there is nothing to do:",
+        f"{first} Measure the rise of the loss on {PROPOSED_DOCUMENTS} documents first; if its interval "
+        "includes zero, no forgetting was found:",
         command_of(
             "evaluate", facts.tuned, base=facts.base, loss_on="pydoc", max_documents=PROPOSED_DOCUMENTS
         ),

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from intruders.engine.nats import Responses, predict
-from intruders.measures.gradients import layer_rows, linear_layers
+from intruders.measures.gradients import layer_rows
 from intruders.models.loading import load_model
 from tests.tiny import save_gpt2, save_llama
 
@@ -29,12 +29,11 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 def layers_of(model: Any) -> dict[str, Any]:
-    shapes = {}
-    for name, parameter in model.named_parameters():
-        if parameter.dim() == 2 and "emb" not in name and "wte" not in name and "wpe" not in name:
-            is_conv = type(model.get_submodule(name.removesuffix(".weight"))).__name__ == "Conv1D"
-            shapes[name] = tuple(parameter.shape[::-1] if is_conv else parameter.shape)
-    return linear_layers(model, {name: shape for name, shape in shapes.items() if "head" not in name})
+    return {
+        f"{name}.weight": module
+        for name, module in model.named_modules()
+        if type(module).__name__ in ("Linear", "Conv1D") and name != "lm_head"
+    }
 
 
 def ids_of(model: Any, sequences: int, tokens: int) -> torch.Tensor:
