@@ -28,16 +28,22 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean, median
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from intruders.audits.base_cache import DiskCache
+from intruders.audits.kept_nats import KeptNats
+from intruders.checkpoints.opening.open import open_checkpoint
 from intruders.checkpoints.pairing.open_sides import open_sides
 from intruders.checkpoints.pairing.pair_sides import pair_sides
 from intruders.data.corpora import load_corpora
+from intruders.engine.nats import Responses, predict
 from intruders.linalg.low_rank import LowRank
 from intruders.linalg.operators import Update
+from intruders.measures.prepare_nats import NatsPlan
 from intruders.models.encoding import ids_at_start
 from intruders.models.tuned_model import open_language_model
 
@@ -166,7 +172,92 @@ def measure(folder: Path, sources: list[str]) -> None:
             out.write(json.dumps(row) + "\n")
 
 
+def predict_all(folder: Path, sources: list[str]) -> None:
+    """Append what is predicted of every update to ``predicted.jsonl``; the base is prepared on the first text."""
+    prepared = halves(folder)[TEXTS[0]][0]
+    cache = DiskCache(folder / "cache")
+    if KeptNats.at(cache) is None:
+        print(NatsPlan.of(BASE, str(prepared)).keep(folder / "cache"))
+    kept = KeptNats.at(cache)
+    assert kept is not None
+    base, file = open_checkpoint(BASE), folder / "predicted.jsonl"
+    done = {json.loads(line)["name"] for line in file.read_text().splitlines()} if file.is_file() else set()
+    known: dict[int, dict[str, Responses]] = {}  # of every matrix of a model at its own scale
+    models: list[dict[str, Update]] = []
+    for update in tried(sources):
+        if update.name in done:
+            continue
+        whole = next(
+            (own for own in models if all(own.get(name) is part for name, part in update.updates.items())),
+            None,
+        )
+        if whole is None:
+            whole, started = update.updates, time.perf_counter()
+            models.append(whole)
+            known[id(whole)] = {}
+            for name, own in whole.items():
+                rows = kept.rows(name, base.read(name).float())
+                assert rows is not None
+                known[id(whole)][name] = rows.responses(own)
+            print(f"{update.name}: {time.perf_counter() - started:.1f} s", flush=True)
+        of_it = {
+            name: Responses(update.scale * known[id(whole)][name].whole, known[id(whole)][name].parts)
+            for name in update.updates
+        }
+        assert kept.text is not None
+        found = predict(of_it, kept.text.tokens, kept.text.documents)
+        row = {"name": update.name, "kl": found.kl, "loss": found.loss}
+        with file.open("a") as out:
+            out.write(json.dumps(row) + "\n")
+
+
+def report(folder: Path) -> None:
+    """Print the table by kind, and whether the criterion is met."""
+    read = {
+        name: {
+            row["name"]: row for row in map(json.loads, (folder / f"{name}.jsonl").read_text().splitlines())
+        }
+        for name in ("measured", "predicted")
+    }
+    both = [
+        (read["predicted"][name], row) for name, row in read["measured"].items() if name in read["predicted"]
+    ]
+    for kind in sorted({row["kind"] for _, row in both}):
+        rows = [(said, row) for said, row in both if row["kind"] == kind]
+        print(
+            f"\n{kind}\n{'KL predicted':>28} {TEXTS[0]:>8} {TEXTS[1]:>11} {'loss':>10} {TEXTS[0]:>8} {TEXTS[1]:>11}"
+        )
+        for said, row in rows:
+            kl, low, high = said["kl"]
+            measured = [fmean(row[text][what]) for what in ("kl", "loss") for text in TEXTS]
+            print(
+                f"{kl:8.4f} [{low:8.4f}, {high:8.4f}] {measured[0]:8.4f} {measured[1]:11.4f}"
+                f" {said['loss'][0]:+10.4f} {measured[2]:+8.4f} {measured[3]:+11.4f}  {row['name']}"
+            )
+        for text in TEXTS:
+            pairs = [(said, row[text]) for said, row in rows if fmean(row[text]["kl"]) < BELOW]
+            told = [(said["kl"][0], fmean(own["kl"])) for said, own in pairs]
+            errors = [abs(kl - own) / own for kl, own in told]
+            rises = [(said["loss"][0], fmean(own["loss"])) for said, own in pairs]
+            off = median(abs(rise - own) for rise, own in rises) / abs(median(own for _, own in rises))
+            ranks = spearman([kl for kl, _ in told], [own for _, own in told])
+            is_met = ranks >= CORRELATION and median(errors) <= ERROR
+            print(
+                f"  {text}: {len(told)} updates below {BELOW} nats: rank correlation {ranks:.3f}, median error "
+                f"{median(errors):.0%}: {'met' if is_met else 'not met'}; loss: {off:.0%} of the median rise"
+            )
+
+
+def spearman(one: list[float], other: list[float]) -> float:
+    ranks = [torch.tensor(values).argsort().argsort().double() for values in (one, other)]
+    return float(torch.corrcoef(torch.stack(ranks))[0, 1])
+
+
 if __name__ == "__main__":
     folder, sources = Path(sys.argv[1]), [DEMO, *sys.argv[3:]]
     if sys.argv[2:3] == ["--measure"]:
         measure(folder, sources)
+    elif sys.argv[2:3] == ["--predict"]:
+        predict_all(folder, sources)
+    else:
+        report(folder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import tempfile
 import warnings
 from collections.abc import Sequence
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 _VERSION = "4"
 # What names of entries about whole bases end with: they say all, whatever k is.
 WHOLE = "-all"
+NATS = "nats"  # the folder of the rows that predict nats
 _DIGIT = "[0-9a-f]"  # the first one of a key, which its folder is called
 _NAME = re.compile(f"{_DIGIT}{{32}}({WHOLE})?")
 
@@ -221,8 +223,9 @@ class DiskCache:
         self._send(key)
 
     def size(self) -> tuple[int, int]:
-        """Return the number of entries and their bytes."""
-        return _number_and_bytes(self._entries())
+        """Return the number of entries, and their bytes with those of the rows that ``prepare --loss-on`` kept."""
+        number, size = _number_and_bytes(self._entries())
+        return number, size + _number_and_bytes(list(self.folder.glob(f"{NATS}/*/*")))[1]
 
     def size_of_whole_bases(self) -> tuple[int, int]:
         """Number of matrices that ``intruders prepare`` has decomposed, and bytes; :meth:`size` counts them too."""
@@ -233,6 +236,7 @@ class DiskCache:
         for part in self.folder.glob(f"{_DIGIT}/*"):
             if is_left_behind(part.name):  # by a kill, while an entry was written or fetched
                 remove_if_left_behind(part)  # another process may be writing an entry there
+        shutil.rmtree(self.folder / NATS, ignore_errors=True)
         removed, entries = 0, self._entries()
         for file in entries:
             with suppress(OSError):  # this user may not, or another process did

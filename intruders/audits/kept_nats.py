@@ -31,12 +31,12 @@ from ..errors import os_reason
 from ..system.digests import json_digest
 from ..system.folders import atomic_folder
 from ..system.plain_values import from_plain, plain
-from .base_cache import BaseCache, BaseKeys, DiskCache
+from .base_cache import NATS, BaseCache, BaseKeys, DiskCache
 from .batches import Batch
 from .result.forgetting import Between, Forgetting
 
 _VERSION = 1  # of the files
-FOLDER, DOCUMENT = "nats", "intruders.json"
+DOCUMENT = "intruders.json"
 
 
 def content_of(base: Tensor) -> str:
@@ -104,9 +104,9 @@ def written(store: DiskCache, contents: Mapping[str, str]) -> Iterator[Writer]:
     Raises:
       DiskFullError: there is no room; nothing is kept then.
     """
-    (store.folder / FOLDER).mkdir(exist_ok=True)
+    (store.folder / NATS).mkdir(exist_ok=True)
     with atomic_folder(
-        store.folder / FOLDER / json_digest(sorted(contents.values()), 32), force=True
+        store.folder / NATS / json_digest(sorted(contents.values()), 32), force=True
     ) as folder:
         yield Writer(folder)
 
@@ -125,7 +125,7 @@ class KeptNats:
         if not isinstance(store, DiskCache):
             return None
         documents = sorted(
-            (file.stat().st_mtime, file.parent) for file in store.folder.glob(f"{FOLDER}/*/{DOCUMENT}")
+            (file.stat().st_mtime, file.parent) for file in store.folder.glob(f"{NATS}/*/{DOCUMENT}")
         )
         return cls([folder for _, folder in reversed(documents)]) if documents else None
 

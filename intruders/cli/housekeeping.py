@@ -70,12 +70,6 @@ def prepare(
     from ..audits.prepare_base import prepare as prepare_base
     from .progress import progress_bar
 
-    preparation = Preparation.of(base, selection)
-    expected = preparation.expected_seconds(compute.torch_device())
-    note(
-        f"{len(preparation.matrices):,} matrices, {preparation.bytes / 2**30:,.2f} GiB, "
-        f"about {_in_words(expected)} if none is decomposed yet"
-    )
     plan = None
     if loss_on is None:
         refuse_given({"sequences": sequences}, "is of a text", "pass --loss-on TEXT, or leave it out")
@@ -85,6 +79,13 @@ def prepare(
         plan = NatsPlan.of(
             base, loss_on, selection=selection, sequences=sequences, loading=Loading(device=compute.device)
         )
+    preparation = Preparation.of(base, selection)
+    expected = preparation.expected_seconds(compute.torch_device())
+    note(
+        f"{len(preparation.matrices):,} matrices, {preparation.bytes / 2**30:,.2f} GiB, "
+        f"about {_in_words(expected)} if none is decomposed yet"
+    )
+    if plan is not None:
         note(f"{plan.in_words()}, {plan.bytes / 2**30:,.2f} GiB")
     with progress_bar() as progress:
         result = prepare_base(

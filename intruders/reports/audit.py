@@ -19,6 +19,7 @@ from ..audits.result.figures import (
     cosines,
     counted,
     intruders_by_layer,
+    shares_by_layer,
     similarity,
     singular_values,
 )
@@ -279,6 +280,8 @@ def _next_steps(audit: Audit, page: Page, verbose: bool) -> None:
         for line in shell_lines(step.command or (), max(1, page.width - 5)):
             page.say((f"     {line}", "bold"))
     more = "" if verbose else "--verbose adds every matrix and all advice; "
+    if audit.forgetting is None and audit.matrices:  # on one screen with all of it
+        more = f"prepare --loss-on adds nats{'' if verbose else ', --verbose all advice'}; "
     for line in _wrapped(f"{more}--html FILE writes a report.", page):
         page.say((line, "dim"))
 
@@ -292,6 +295,7 @@ def audit_figures(audit: Audit) -> list[Chart | Grid]:
     if not audit.matrices:
         return []
     figures: list[Chart | Grid] = [intruders_by_layer(audit.matrices), intruders_over_epsilon(audit)]
+    figures += [] if audit.forgetting is None else [shares_by_layer(audit.forgetting)]
     for matrix in worst(audit.matrices, WORST_DRAWN) or audit.matrices[:1]:
         figures += [similarity(matrix), cosines(matrix, audit.epsilon), singular_values(matrix)]
     return figures
@@ -319,7 +323,11 @@ def render_audit(audit: Audit, scales: CriticalScales | None = None) -> str:
     return render_page(
         "audit.html.j2",
         ["count.js", "plots.js", "charts.js", "audit.js"],
-        {**audit_payload(audit), "scale": None if scales is None else scales_payload(scales)},
+        {
+            **audit_payload(audit),
+            "scale": None if scales is None else scales_payload(scales),
+            **({} if audit.forgetting is None else {"nats": shares_by_layer(audit.forgetting).payload()}),
+        },
         scales=scales,
         audit=audit,
         words=next_steps(audit, scales),

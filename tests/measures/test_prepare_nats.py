@@ -13,7 +13,8 @@ import pytest
 import torch
 
 import intruders
-from intruders.audits.kept_nats import DOCUMENT, FOLDER, Writer
+from intruders.audits.base_cache import NATS, DiskCache
+from intruders.audits.kept_nats import DOCUMENT, Writer
 from intruders.audits.result.audit_result import Audit
 from intruders.audits.result.forgetting import Between, Forgetting
 from intruders.checkpoints.stored.selection import Selection
@@ -200,7 +201,7 @@ def test_damage_gives_one_line_and_no_number(
     base, cache, _ = prepared
     shutil.copytree(cache, tmp_path / "cache")
     tuned = tuned_of(base, tmp_path / "tuned", 0.01)
-    (document,) = (tmp_path / "cache").glob(f"{FOLDER}/*/{DOCUMENT}")
+    (document,) = (tmp_path / "cache").glob(f"{NATS}/*/{DOCUMENT}")
     rows = sorted(document.parent.glob("*-gradients.bin"))[3]
     if what == "rows":
         content = bytearray(rows.read_bytes())
@@ -219,9 +220,13 @@ def test_preparing_again_replaces_what_was_kept(prepared: tuple[Path, Path, str]
     base, _, text = prepared
     for sequences in (20, 10):
         found = kept(str(base), text, tmp_path / "cache", sequences=sequences)
-        (document,) = (tmp_path / "cache").glob(f"{FOLDER}/*/{DOCUMENT}")
+        (document,) = (tmp_path / "cache").glob(f"{NATS}/*/{DOCUMENT}")
         files = [file for file in document.parent.iterdir() if file != document]
         assert sum(file.stat().st_size for file in files) == found.bytes
+    store = DiskCache(tmp_path / "cache")
+    assert store.size() == (0, found.bytes + document.stat().st_size)
+    store.clear()
+    assert store.size() == (0, 0)
 
 
 def test_a_full_disk_leaves_what_was_kept(
@@ -229,7 +234,7 @@ def test_a_full_disk_leaves_what_was_kept(
 ) -> None:
     base, _, text = prepared
     kept(str(base), text, tmp_path / "cache", sequences=10)
-    (document,) = (tmp_path / "cache").glob(f"{FOLDER}/*/{DOCUMENT}")
+    (document,) = (tmp_path / "cache").glob(f"{NATS}/*/{DOCUMENT}")
     before, wrote = document.read_text(), []
 
     def add(self: Writer, file: str, rows: torch.Tensor) -> None:

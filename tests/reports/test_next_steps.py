@@ -355,7 +355,7 @@ def test_the_terminal_has_one_screen_and_the_first_three_steps(intruders: int) -
         assert str(step.line) in text
     assert not any(step.sentence in text for step in rest)
     assert "docs/" not in text
-    assert "--verbose adds every matrix and all advice" in text
+    assert "prepare --loss-on adds nats, --verbose all advice" in text
 
 
 def test_the_saved_audit_is_the_same_without_the_words() -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from ...charts.chart import Axis, Chart, Grid, Rule, Series
 from ...checkpoints.stored.names import module_paths
+from .forgetting import Forgetting
 from .records import AuditedMatrix, Vector
 
 EPSILONS = [round(0.01 * (i + 1), 2) for i in range(100)]
@@ -33,6 +35,14 @@ def intruders_by_layer(matrices: Sequence[AuditedMatrix]) -> Grid:
     """Return the number of intruders by layer (down) and kind of module (across)."""
     counts = {matrix.name: float(matrix.intruders) for matrix in matrices}
     return layer_grid("layers", "Intruders", Axis("intruders", "intruders"), counts, "", is_count=True)
+
+
+def shares_by_layer(forgetting: Forgetting) -> Grid:
+    """Return how much of the predicted KL is in each layer (down) and kind of module (across)."""
+    shares = {name: 100 * share for name, share in forgetting.by_matrix.items()}
+    axis = Axis("share", "share of the KL, %")
+    grid = layer_grid("nats", "Predicted forgetting", axis, shares, "", is_count=True)
+    return replace(grid, has_numbers=False)
 
 
 def layer_grid(

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import fsum
 
+from ...checkpoints.stored.names import module_paths
 from ...system.words import percent, plural
 
 # Beyond so many nats per token an update is too large for a second-order term: "large" is said, and no more.
@@ -43,6 +44,14 @@ class Forgetting:
     by_matrix: dict[str, float]
     in_intruders: dict[str, float]
     left_out: list[str]
+
+    def by_kind(self) -> dict[str, tuple[float, float]]:
+        """Return by kind of module its share, and what of that is in the directions of intruders."""
+        kinds: dict[str, tuple[float, float]] = {}
+        for name, path in zip(self.by_matrix, module_paths(list(self.by_matrix)), strict=True):
+            share, of_intruders = kinds.get(path.kind, (0.0, 0.0))
+            kinds[path.kind] = share + self.by_matrix[name], of_intruders + self.in_intruders.get(name, 0.0)
+        return kinds
 
     def without(self, changed: Sequence[str]) -> Forgetting:
         """Return the same with more changed tensors that it does not count."""

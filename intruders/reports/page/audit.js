@@ -290,6 +290,7 @@ if (matrices.length) {
   onDraw(showMatrix);
   onDraw(drawCurve);
   if (DATA.scale) onDraw(drawScales);
+  if (DATA.nats) onDraw(() => drawGrid($("nats-plot"), DATA.nats));
   fillTable();
   $("layers-plot").on("plotly_click", ({ points: [point] }) => select(worstOf(cellAt(moduleNames[point.y], columnNames[point.x])), true));
   $("choose").addEventListener("change", () => select(Number($("choose").value), false));

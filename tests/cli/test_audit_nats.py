@@ -1,0 +1,91 @@
+"""`intruders prepare --loss-on`, and what `intruders audit` then says, writes and exits with."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from intruders.audits.result.audit_result import Audit
+from tests.commands import in_this_process, refusal
+from tests.measures.test_prepare_nats import text_of, tuned_of
+from tests.tiny import save_llama
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("nats")
+    save_llama(made / "base")
+    tuned_of(made / "base", made / "tuned", 0.05)
+    tuned_of(made / "base", made / "more", 0.05, norm=True)
+    text_of(made, 30)
+    done = in_this_process(
+        *("prepare", "base", "--loss-on", "30-40.jsonl", "--sequences", "50", "--out", "cache"), cwd=made
+    )
+    assert done.returncode == 0
+    assert "gradients on 30-40.jsonl: 50 sequences of 32 tokens from 30 documents, 0.01 GiB" in done.stderr
+    assert "audits predict the nats forgotten on 30-40.jsonl" in done.stdout
+    return made
+
+
+def test_the_first_lines_say_it(folder: Path) -> None:
+    done = in_this_process("audit", "base", "tuned", "--cache", "cache", "--html", "a.html", cwd=folder)
+    lines = " ".join(done.stdout.splitlines()[2:6])
+    assert re.search(
+        r"predicted: 0\.0\d+ nats per token \[0\.0\d+, 0\.\d+\] forgotten on 30-40\.jsonl \(KL; loss", lines
+    )
+    assert re.search(
+        r"[\d.]+ % of it in the intruders' directions, [\d.]+ % in the 14 matrices with intruders", lines
+    )
+    assert "The nats above are predicted." in done.stdout
+    page = (folder / "a.html").read_text()
+    assert "forgotten on 30-40.jsonl (KL; loss" in page
+    assert 'id="nats-plot"' in page
+
+
+def test_without_a_prepared_base_the_last_line_says_how_to_get_it(folder: Path) -> None:
+    done = in_this_process("audit", "base", "tuned", "--no-cache", cwd=folder)
+    assert "predicted" not in done.stdout
+    assert done.stdout.splitlines()[-1].startswith("prepare --loss-on adds nats")
+
+
+@pytest.mark.parametrize(("limit", "status"), [("0", 1), ("1", 0)])
+def test_the_gate_fails_where_the_lower_end_is_above(folder: Path, limit: str, status: int) -> None:
+    done = in_this_process(
+        *("audit", "base", "tuned", "--cache", "cache", "--fail-above-nats", limit, "--sarif", "a.sarif"),
+        *("--json", "a.json"),
+        cwd=folder,
+    )
+    assert done.returncode == status
+    said = "nats per token are predicted to be forgotten on 30-40.jsonl, with 95 % confidence more than the 0 that"
+    assert (said in done.stderr) == (status == 1)
+    results = json.loads((folder / "a.sarif").read_text())["runs"][0]["results"]
+    assert ("nats-above-limit" in [result["ruleId"] for result in results]) == (status == 1)
+    forgetting = Audit.load(folder / "a.json").forgetting
+    assert forgetting is not None
+    assert forgetting.is_above(float(limit)) == (status == 1)
+
+
+def test_a_gate_without_an_answer_is_refused(folder: Path) -> None:
+    asked = ("--fail-above-nats", "1", "--sarif", "a.sarif")
+    done = in_this_process("audit", "base", "tuned", "--no-cache", *asked, cwd=folder)
+    assert done.returncode == 2
+    assert "--fail-above-nats has no answer: no nats are predicted; run intruders prepare BASE" in done.stderr
+    done = in_this_process("audit", "base", "more", "--cache", "cache", *asked, cwd=folder)
+    assert done.returncode == 2
+    assert "1 changed tensor such as model.norm.weight are not counted" in done.stderr
+    results = json.loads((folder / "a.sarif").read_text())["runs"][0]["results"]
+    assert "refused" in [result["ruleId"] for result in results]
+
+
+def test_an_unchanged_model_passes(folder: Path) -> None:
+    done = in_this_process("audit", "base", "base", "--cache", "cache", "--fail-above-nats", "0", cwd=folder)
+    assert done.returncode == 0
+
+
+def test_wrong_values_are_one_line(folder: Path) -> None:
+    wrong = "fail_above_nats is -1.0; expected nats per token, 0 or more"
+    assert wrong in refusal("audit", str(folder / "base"), str(folder / "tuned"), "--fail-above-nats", "-1")
+    assert "pass --loss-on TEXT" in refusal("prepare", str(folder / "base"), "--sequences", "9")
