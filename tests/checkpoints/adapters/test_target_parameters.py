@@ -128,10 +128,7 @@ def test_experts_stored_input_first_that_peft_takes_as_output_first(tmp_path: Pa
     """Llama 4's; PEFT's own example for ``target_parameters``. With 16, down_proj is square."""
     model = adapted(tiny_llama4(inner), [], ["experts.gate_up_proj", "experts.down_proj"])
     saved(model, tmp_path)
-    both_ways = [
-        differing(tiny_llama4(inner), tmp_path),
-        differing(model),
-    ]
+    both_ways = [differing(tiny_llama4(inner), tmp_path), differing(model)]
     truth = merged_weights(model)
     for different in both_ways:
         assert len(different) == 6
