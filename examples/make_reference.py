@@ -53,13 +53,25 @@ CLASSES = {
     Power: "The plan for a number of seeds: `power` of a study",
     study.Resources: "What Ray reserves for a run: `resources` of a study",
 }
+# The command whose page says what the settings of a class mean.
+EXPLAINED = {
+    FinetuneConfig: "finetune",
+    AuditSettings: "audit",
+    Compute: "audit",
+    LossSettings: "evaluate",
+    ScoreSettings: "evaluate",
+    HarnessSettings: "evaluate",
+    SweepSettings: "intervene",
+    AttributionSettings: "attribute",
+    HealSettings: "heal",
+}
 
 
 def pages() -> dict[str, str]:
     """Return the Markdown of each generated page by its path under docs."""
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     found = {f"{FOLDER}/{name}.md": command_page(name, command) for name, command in commands.items()}
-    made = {f"{FOLDER}/index.md": index_page(commands), SETTINGS: settings_page()}
+    made = {f"{FOLDER}/index.md": index_page(commands), SETTINGS: settings_page(found)}
     return made | {RESEARCH: research_page(commands)} | found
 
 
@@ -161,8 +173,11 @@ def groups(command: Any, context: Any) -> dict[str, list[str]]:
     return found
 
 
-def settings_page() -> str:
-    """Return the tables of all settings: what YAML files, constructors and options take."""
+def settings_page(commands: dict[str, str]) -> str:
+    """Return the tables of all settings: what YAML files, constructors and options take.
+
+    What the page of a command says of an option is not said again.
+    """
     parts = ["# Settings", "", "Which settings exist, what may they be, and what are their defaults?", ""]
     parts += [
         "```yaml",
@@ -178,14 +193,24 @@ def settings_page() -> str:
     ]
     for cls, purpose in CLASSES.items():
         rows = [setting_row(one) for one in settings_of(cls).values()]
-        parts += [f"## {purpose}", "", "| setting | default | meaning |", "|---|---|---|", *rows, ""]
+        parts += [f"## {purpose}", ""]
+        if command := EXPLAINED.get(cls):
+            explained = commands[f"{FOLDER}/{command}.md"]
+            known = [row for row, meaning in rows if meaning in explained]
+            rows = [(row, meaning) for row, meaning in rows if meaning not in explained]
+            parts += [f"[The page of {command}](cli/{command}.md) says what each means.", ""]
+            parts += ["| setting | default |", "|---|---|", *known, ""]
+        if rows:
+            whole = [f"{row} {meaning} |" for row, meaning in rows]
+            parts += ["| setting | default | meaning |", "|---|---|---|", *whole, ""]
     return "\n".join([*parts, "**Next:** [study files](study.md) · [fine-tuning](finetune.md)", ""])
 
 
-def setting_row(one: Setting) -> str:
+def setting_row(one: Setting) -> tuple[str, str]:
+    """Return the cells of a setting's names and default, and the one of its meaning."""
     names = ", ".join(f"`{name}`" for name in (one.name, *one.long_names))
     default = "as below" if type(one.default) in CLASSES else one.default_text
-    return f"| {names} | {in_a_cell(default)} | {in_a_cell(one.meaning)} |"
+    return f"| {names} | {in_a_cell(default)} |", in_a_cell(one.meaning)
 
 
 def in_a_cell(text: str) -> str:

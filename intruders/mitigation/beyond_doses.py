@@ -117,7 +117,6 @@ def _adapters(base: Checkpoint, tuned: Opened) -> Iterator[tuple[Adapter, Side, 
 
 
 def _is_resized(before: Sequence[int], after: Sequence[int]) -> bool:
-    """Return whether two shapes are of matrices that differ in the number of their rows alone."""
     return len(before) == len(after) == 2 and before[0] != after[0] and before[1] == after[1]
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from research.tests.planted import sequence_study
 from tests.docs.pages import DOCS
 from tests.docs.reference import result_tables
-from tests.studies.planted import sequence_study, study
+from tests.studies.planted import study
 
 SCRIPT = result_tables()
 

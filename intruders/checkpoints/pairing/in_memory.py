@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...errors import PairingError
 from ..stored.checkpoint import Checkpoint
@@ -73,6 +73,15 @@ class BaseInMemory:
             raise self._not_known(name)
         raise PairingError(f"the model that is measured has no weight '{name}'; pass the base it was made of")
 
+    def modules_of(self, names: Iterable[str]) -> dict[str, str]:
+        """By matrix of the base, the model's module whose whole weight it is; without those that have none such."""
+        keys = {name: self.key_of_matrix(name) for name in names}
+        return {
+            name: key.removesuffix(".weight")
+            for name, key in keys.items()
+            if key is not None and key.endswith(".weight") and self.views[name].expert is None
+        }
+
     def _not_known(self, name: str) -> PairingError:
         return PairingError(
             f"the model that is measured has '{name}' of '{self.base.source}' under another name, which transformers "
@@ -107,6 +116,11 @@ class BaseInMemory:
 
     def _position(self, name: str) -> InStacks:
         return self._positions.get(name, InStacks(name))
+
+
+def in_memory(base: Checkpoint, model: nn.Module) -> BaseInMemory:
+    """Match the base with a model in memory."""
+    return BaseInMemory.of(base, {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()})
 
 
 def _moved(view: MatrixView, position: InStacks, stored: Checkpoint) -> MatrixView:
