@@ -70,8 +70,8 @@ def lines(words: NextSteps) -> list[str]:
 
 
 MEASURE = (
-    "An audit does not measure forgetting. Measure the rise of the loss on 20 documents first; if its interval includes "
-    "zero, no forgetting was found:"
+    "An audit does not measure forgetting. Measure the rise of the loss on 20 documents first; if its interval "
+    "includes zero, no forgetting was found:"
 )
 
 
