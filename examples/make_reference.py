@@ -53,13 +53,28 @@ CLASSES = {
     Power: "The plan for a number of seeds: `power` of a study",
     study.Resources: "What Ray reserves for a run: `resources` of a study",
 }
+# The command whose page says what the settings of a class mean.
+EXPLAINED = {
+    FinetuneConfig: "finetune",
+    AuditSettings: "audit",
+    Compute: "audit",
+    LossSettings: "evaluate",
+    ScoreSettings: "evaluate",
+    HarnessSettings: "evaluate",
+    SweepSettings: "intervene",
+    AttributionSettings: "attribute",
+    HealSettings: "heal",
+    study.ComparisonMeasure: "remedies",
+    study.OfSequence: "sequence",
+    study.Measure: "evaluate",
+}
 
 
 def pages() -> dict[str, str]:
     """Return the Markdown of each generated page by its path under docs."""
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     found = {f"{FOLDER}/{name}.md": command_page(name, command) for name, command in commands.items()}
-    made = {f"{FOLDER}/index.md": index_page(commands), SETTINGS: settings_page()}
+    made = {f"{FOLDER}/index.md": index_page(commands), SETTINGS: settings_page(found)}
     return made | {RESEARCH: research_page(commands)} | found
 
 
@@ -72,17 +87,9 @@ def research_commands() -> dict[str, Any]:
 
 def research_page(commands: dict[str, Any]) -> str:
     """Return the page of what ``intruders-research`` adds: whole commands, and options of ours."""
-    parts = [
-        "# Commands of research",
-        "",
-        "What does the package `intruders-research` add to the commands?",
-        "",
-    ]
+    parts = ["# Commands of research", ""]
+    parts += ["The package `intruders-research` answers claims of papers from the tables of studies.", ""]
     parts += ["```bash", "pip install ./research", "intruders verdicts runs/quickstart", "```", ""]
-    parts += [
-        "It answers claims of papers from the tables of studies. `python examples/make_reference.py` makes this"
-    ]
-    parts += ["page from the code.", ""]
     for name, command in research_commands().items():
         ours = commands.get(name)
         with command.make_context(name, [], resilient_parsing=True) as context:
@@ -109,8 +116,7 @@ def index_page(commands: dict[str, Any]) -> str:
         [
             "# Commands",
             "",
-            "Which commands exist, and what does each one do? `python examples/make_reference.py` makes these pages",
-            "from the code.",
+            "Each page contains what `intruders COMMAND --help-all` prints:",
             "",
             "```bash",
             "intruders COMMAND --help      # the options that most need",
@@ -136,10 +142,7 @@ def command_page(name: str, command: Any) -> str:
             for title, rows in groups(command, context).items()
             for line in (f"## {title}", "", "| name | meaning |", "|---|---|", *rows, "")
         ]
-    asked = (
-        f"Which arguments and options does `intruders {name}` take? This page is made from its `--help-all`."
-    )
-    parts = [f"# intruders {name}", "", asked, "", summary, ""]
+    parts = [f"# intruders {name}", "", summary, ""]
     parts += ["```bash", command.epilog, "```", ""]
     parts += [in_a_cell(rest), ""] if rest.strip() else []
     parts += ["```text", usage, "```", "", *tables]
@@ -161,9 +164,12 @@ def groups(command: Any, context: Any) -> dict[str, list[str]]:
     return found
 
 
-def settings_page() -> str:
-    """Return the tables of all settings: what YAML files, constructors and options take."""
-    parts = ["# Settings", "", "Which settings exist, what may they be, and what are their defaults?", ""]
+def settings_page(commands: dict[str, str]) -> str:
+    """Return the tables of all settings: what YAML files, constructors and options take.
+
+    What the page of a command says of an option is not said again.
+    """
+    parts = ["# Settings", "", "YAML files, Python and the command line take the same settings:", ""]
     parts += [
         "```yaml",
         "lr: 1e-3             # the short name",
@@ -171,21 +177,25 @@ def settings_page() -> str:
         "```",
         "",
     ]
-    parts += [
-        "YAML files, Python and the command line take the same settings. `python examples/make_reference.py` makes",
-        "this page from the code.",
-        "",
-    ]
     for cls, purpose in CLASSES.items():
         rows = [setting_row(one) for one in settings_of(cls).values()]
-        parts += [f"## {purpose}", "", "| setting | default | meaning |", "|---|---|---|", *rows, ""]
+        parts += [f"## {purpose}", ""]
+        if command := EXPLAINED.get(cls):
+            explained = commands[f"{FOLDER}/{command}.md"]
+            known = [row.split("|")[1].split(",")[0].strip() for row, meaning in rows if meaning in explained]
+            rows = [(row, meaning) for row, meaning in rows if meaning not in explained]
+            parts += [f"As the options on [the page of {command}](cli/{command}.md): {', '.join(known)}.", ""]
+        if rows:
+            whole = [f"{row} {meaning} |" for row, meaning in rows]
+            parts += ["| setting | default | meaning |", "|---|---|---|", *whole, ""]
     return "\n".join([*parts, "**Next:** [study files](study.md) · [fine-tuning](finetune.md)", ""])
 
 
-def setting_row(one: Setting) -> str:
+def setting_row(one: Setting) -> tuple[str, str]:
+    """Return the cells of a setting's names and default, and the one of its meaning."""
     names = ", ".join(f"`{name}`" for name in (one.name, *one.long_names))
     default = "as below" if type(one.default) in CLASSES else one.default_text
-    return f"| {names} | {in_a_cell(default)} | {in_a_cell(one.meaning)} |"
+    return f"| {names} | {in_a_cell(default)} |", in_a_cell(one.meaning)
 
 
 def in_a_cell(text: str) -> str:

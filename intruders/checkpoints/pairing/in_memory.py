@@ -71,11 +71,7 @@ class BaseInMemory:
         return None if view is None else self._key_of.get(view.tensor)
 
     def required_key(self, name: str) -> str:
-        """The model's name of the tensor that has this matrix of the base.
-
-        Raises:
-          PairingError: it has none.
-        """
+        """The model's name of the tensor that has this matrix of the base; PairingError if it has none."""
         key = self.key_of_matrix(name)
         if key is not None:
             return key
@@ -111,11 +107,7 @@ class BaseInMemory:
         return view.read(self.stored.tensors[view.tensor])
 
     def changed(self, names: Iterable[str], state: Mapping[str, Tensor]) -> Iterator[ChangedPart]:
-        """Yield those of these tensors of the base that the model has with other values; each is read once.
-
-        Raises:
-          PairingError: the model may have one of them under a name that is not known here.
-        """
+        """Yield those of these tensors that the model has with other values; PairingError for an unknown name."""
         for name in names:
             key = self.key(name)
             if key is None and self._position(name).tensor in self._otherwise:

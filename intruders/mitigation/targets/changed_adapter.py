@@ -26,12 +26,11 @@ from ...checkpoints.writing.lora_adapter import (
     biases_in_shares,
     is_beneath_factors,
     lora_adapter,
-    modules_of_pairs,
+    modules_and_tensors,
     not_matched,
     read_lora_folder,
     retrained_tokens,
     rewritten,
-    stored_in_full,
 )
 from ...checkpoints.writing.merged import Elsewhere, changed_tensor
 from ...errors import CheckpointError, SettingError, some_of
@@ -57,7 +56,7 @@ class LoraContent:
     def of(cls, base: Checkpoint, adapter: LoraAdapter, rank: Rank) -> LoraContent:
         """Build the target; raise PairingError if the adapter is of other modules than the base's."""
         base = with_experts_as(adapter.rest, base)
-        return cls(base, adapter, modules_of_pairs(base, adapter), stored_in_full(base, adapter), rank)
+        return cls(base, adapter, *modules_and_tensors(base, adapter), rank)
 
     @classmethod
     def read(cls, base: Checkpoint, folder: Path, source: str, rank: Rank) -> LoraContent:

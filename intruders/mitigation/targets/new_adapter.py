@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ...checkpoints.adapters.adapter import Adapter
 from ...checkpoints.adapters.adapter_config import fields_of_base
-from ...checkpoints.adapters.binding import shapes_of_class
+from ...checkpoints.adapters.peft_types import shapes_of_class
 from ...checkpoints.opening.model_sum import parts_of
 from ...checkpoints.opening.open import Opened
 from ...checkpoints.pairing.names_of_base import under_common_names
@@ -188,7 +188,7 @@ def names_for_peft(base: Checkpoint, tuned: Opened, weights: Iterable[str]) -> d
     names: dict[str, str] = {}
     models: list[tuple[Checkpoint, Mapping[str, str]]] = []
     for side in sides_of(before, parts):
-        part = side.acting.part
+        part = side.part
         if isinstance(part, Checkpoint):
             models.append((part, side.own_names))
         elif part.family == "PEFT":
