@@ -61,18 +61,15 @@ def losses_by_corpus(
     """
     width = min(settings.window or WINDOW, opened.context)
     options: dict[str, Any] = {"window": width, "max_tokens": settings.max_tokens, "advance": advance}
-    in_batches: dict[str, Any] = {
-        "batch_size": settings.windows,
-        "halving": Halving(is_on=settings.halves_batches),
-    }
+    batches = {"batch_size": settings.windows, "halving": Halving(is_on=settings.halves_batches)}
 
     def measured(corpus: Corpus) -> DocumentLosses:
-        given = opened.model, opened.tokenizer, corpus.documents
+        model, tokenizer, documents = opened.model, opened.tokenizer, corpus.documents
         if not opened.is_masked:
-            return causal_losses(*given, **options, **in_batches, stride=settings.stride)
+            return causal_losses(model, tokenizer, documents, **options | batches, stride=settings.stride)
         if settings.estimate:
-            return masked_estimate(*given, **options, seed=seed)
-        return pseudo_losses(*given, **options, **in_batches)
+            return masked_estimate(model, tokenizer, documents, **options, seed=seed)
+        return pseudo_losses(model, tokenizer, documents, **options | batches)
 
     return {name: [measured(part) for part in parts] for name, parts in corpora.items()}
 
