@@ -198,7 +198,7 @@ def inspect_update(source: Source, energy: float = ENERGY) -> UpdateAlone:
 
 def update_of(adapter: Adapter, energy: float = ENERGY) -> UpdateAlone:
     """As :func:`inspect_update`, of an adapter that is open."""
-    _check_energy(energy)
+    check_energy(energy)
     modules: list[ModuleUpdate] = []
     not_measured = dict.fromkeys(adapter.replaced.tensors, "saved in full")
     for name, weight, update in _updates(adapter, not_measured):
@@ -247,7 +247,7 @@ def compare_updates(first: Source, second: Source, energy: float = ENERGY) -> Up
       >>> round(compare_updates(adapter, adapter).cosine, 6)
       1.0
     """
-    _check_energy(energy)
+    check_energy(energy)
     adapters = _opened(first), _opened(second)
     not_measured: dict[str, str] = {}
     updates: list[dict[str, LowRank]] = []
@@ -291,7 +291,7 @@ def compare_updates(first: Source, second: Source, energy: float = ENERGY) -> Up
     )
 
 
-def _check_energy(energy: float) -> None:
+def check_energy(energy: float) -> None:
     if not is_number(energy) or not 0 < energy <= 1:
         raise SettingError(f"energy is {energy!r}; expected a share above 0 and at most 1, such as {ENERGY}")
 

@@ -331,7 +331,7 @@ class RunSettings(Columns, Training):
     """What is trained, on which columns of the data, and what is measured meanwhile; not checked together."""
 
     data_seed: int = setting(
-        0, "Seed of generated tasks and of held-out rows.", metavar="N", panel="Data files"
+        0, "Seed of generated tasks and of held-out rows.", metavar="N", panel="Data files", least=0
     )
 
     match: str | None = setting(

@@ -84,7 +84,7 @@ def test_what_is_here_is_read_before_the_work_and_the_hub_is_not_asked(
 
     monkeypatch.delenv("INTRUDERS_DATA", raising=False)
     monkeypatch.setattr(corpora, "_from_hub", no_network)
-    monkeypatch.setattr(hub_tasks, "_rows_of_hub", no_network)
+    monkeypatch.setattr(hub_tasks, "_from_hub", no_network)
     file, empty = tmp_path / "a.txt", tmp_path / "b.txt"
     file.write_text("some text")
     empty.write_text(" ")

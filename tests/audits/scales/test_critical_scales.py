@@ -231,6 +231,12 @@ def test_a_target_that_is_no_number_of_intruders_is_refused(target: Any) -> None
         critical_scales(tiny_llama(), hot_llama(), target=target)
 
 
+def test_a_target_above_every_count_is_met_at_the_search_s_end() -> None:
+    model, compute = hot_llama(), Compute(cache=False)
+    every = critical_scales(tiny_llama(), model, target=10**6, compute=compute).largest
+    assert critical_scales(tiny_llama(), model, target=10**20, compute=compute).largest == every
+
+
 def test_a_target_of_numpy_is_a_whole_number() -> None:
     base = {"up.weight": torch.diag(torch.arange(9.0, 0.0, -1.0))}
     tuned = {"up.weight": base["up.weight"] + 100 * torch.ones(9, 9) / 9}
