@@ -263,11 +263,11 @@ def _rows(path: Path) -> list[str]:
             f"column 'text' is not in {path.name}; a corpus is read from it; "
             f"there are {', '.join(map(repr, file.rows[0]))}"
         )
-    values = [(row["text"], file.origin(index)) for index, row in enumerate(file.rows)]
-    texts = [as_text(value, "text", origin) for value, origin in values if not is_missing(value)]
-    if 0 < len(texts) < len(values):
+    rows = [(row["text"], file.origin(index)) for index, row in enumerate(file.rows)]
+    texts = [text for row, at in rows if not is_missing(row) and (text := as_text(row, "text", at)).strip()]
+    if 0 < len(texts) < len(rows):
         warnings.warn(
-            f"corpus '{path}': {len(values) - len(texts):,} of {plural(len(values), 'row')} have no text and are "
+            f"corpus '{path}': {len(rows) - len(texts):,} of {plural(len(rows), 'row')} have no text and are "
             "left out",
             stacklevel=4,
         )

@@ -210,8 +210,8 @@ def _warnings(data: HealData, base: Measured, tuned: Measured) -> list[str]:
     ):
         if count < _FEW:
             warnings.append(
-                f"{plural(count, what)} of {name} choose which doses are kept; expected {_FEW} or more; pass more "
-                f"data, or a larger {more}"
+                f"{plural(count, f'{what} of {name} chooses', f'{what}s of {name} choose')} which doses are kept; "
+                f"expected {_FEW} or more; pass more data, or a larger {more}"
             )
     forgotten = tuned.text_loss - base.text_loss
     if forgotten < LITTLE:

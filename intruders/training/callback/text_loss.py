@@ -140,12 +140,8 @@ class TextLoss:
         measured = _Whole(model) if is_sharded else model
         width = min(WINDOW, context_length(inner.config, None))
         with ExitStack() as contexts:
-            for change in (
-                _modes_kept(model),
-                _without_autocast(model),
-                random_state_kept(on_all_devices=False),
-            ):
-                contexts.enter_context(change)
+            contexts.enter_context(_without_autocast(model))
+            contexts.enter_context(random_state_kept(on_all_devices=False))
             if is_sharded:
                 contexts.callback(_split_again, model)
             parts = [self._losses(inner, measured, tokenizer, corpus, width) for corpus in self._corpora]
@@ -248,17 +244,6 @@ def _split_again(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.reshard()
-
-
-@contextmanager
-def _modes_kept(model: nn.Module) -> Iterator[None]:
-    """Give every module its own mode back: a part of a model in training may be in evaluation."""
-    modes = {module: module.training for module in model.modules()}
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 @contextmanager
