@@ -114,10 +114,7 @@ def _answers_of(
 ) -> dict[int, Answer]:
     """Generate the answers to some of the examples, by their rows."""
     answers = generated_answers(
-        opened,
-        [examples[row] for row in rows],
-        batch_size=batch_size,
-        max_new_tokens=tokens_of_answers(task),
+        opened, [examples[row] for row in rows], batch_size=batch_size, max_new_tokens=tokens_of_answers(task)
     )
     return dict(zip(rows, answers, strict=True))
 
@@ -200,13 +197,14 @@ def _batches_to_complete(
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Turn dropout off within the block."""
-    was_training = model.training
+    """Turn dropout off within the block. A part of a model in training may be in evaluation, and stays so."""
+    modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
         yield
     finally:
-        model.train(was_training)
+        for module, mode in modes.items():
+            module.training = mode
 
 
 def _generate(

@@ -88,9 +88,7 @@ def encode_completions(
                 f"{named} has {len(prompt)} tokens of prompt and {len(completion)} of "
                 f"completion, more than the context of {context}; {_TRAINED if trains else _SCORED}"
             )
-        encoded.append(
-            {"input_ids": prompt + completion, "labels": [IGNORED] * len(prompt) + completion},
-        )
+        encoded.append({"input_ids": prompt + completion, "labels": [IGNORED] * len(prompt) + completion})
     if not encoded:
         raise _none_fits(where, context)
     return encoded

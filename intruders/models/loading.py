@@ -20,6 +20,7 @@ from .half_products import speed_up_half
 from .loading_settings import AS_STORED, Loading
 from .memory_plan import require_memory
 from .stored_dtype import dtype_to_load
+from .task_fit import model_config
 
 _GUESSES = "Couldn't instantiate the backend tokenizer"
 
@@ -34,34 +35,22 @@ def load_model(
     """
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-    arguments = _arguments(location, loading)
     _refuse_permuted(location)
-    try:
-        if kind == "causal":
-            model, info = AutoModelForCausalLM.from_pretrained(
-                location, **arguments, output_loading_info=True
-            )
-            _require_complete(model, info, location)
-        else:
-            names = list(labels or [])
-            _require_head_of(len(names), location)
-            model, info = AutoModelForSequenceClassification.from_pretrained(
-                location,
-                **arguments,
-                num_labels=len(names),
-                id2label=dict(enumerate(names)),
-                label2id={name: index for index, name in enumerate(names)},
-                output_loading_info=True,
-            )
-            model.untrained = tuple(sorted(info["missing_keys"]))
-            fresh = sorted({name.rpartition(".")[0] for name in info["missing_keys"]})
-            model.newly_initialized = tuple(name for name in fresh if not _is_head(name))
-            # A decoder's classifier reads the last token that is not this one, and looks at no mask.
-            model.config.get_text_config().pad_token_id = pad_token_id(load_tokenizer(location))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{as_given(location)!r} cannot be loaded as a {kind} model by transformers: {first_line(error)}"
-        ) from error
+    what = f"a {kind} model by transformers"
+    if kind == "causal":
+        model, missing = _loaded(AutoModelForCausalLM, location, what, loading)
+        _require_complete(model, missing, location)
+    else:
+        names = list(labels or [])
+        _require_head_of(len(names), location)
+        numbers = {name: index for index, name in enumerate(names)}
+        of_head = {"num_labels": len(names), "id2label": dict(enumerate(names)), "label2id": numbers}
+        model, missing = _loaded(AutoModelForSequenceClassification, location, what, loading, **of_head)
+        model.untrained = tuple(sorted(missing))
+        fresh = sorted({name.rpartition(".")[0] for name in missing})
+        model.newly_initialized = tuple(name for name in fresh if not _is_head(name))
+        # A decoder's classifier reads the last token that is not this one, and looks at no mask.
+        model.config.get_text_config().pad_token_id = pad_token_id(load_tokenizer(location))
     return _placed(model, loading)
 
 
@@ -72,28 +61,33 @@ def load_masked_model(location: str, loading: Loading = AS_STORED) -> nn.Module:
     """
     from transformers import AutoModelForMaskedLM
 
-    arguments = _arguments(location, loading)
-    try:
-        model, info = AutoModelForMaskedLM.from_pretrained(location, **arguments, output_loading_info=True)
-    except (OSError, ValueError) as error:
+    model, missing = _loaded(AutoModelForMaskedLM, location, "a masked language model", loading)
+    if missing:
         raise CheckpointError(
-            f"{as_given(location)!r} cannot be loaded as a masked language model: {first_line(error)}"
-        ) from error
-    if info["missing_keys"]:
-        raise CheckpointError(
-            f"{as_given(location)!r} has no masked-language-model head ({sorted(info['missing_keys'])[0]} is missing), "
+            f"{as_given(location)!r} has no masked-language-model head ({min(missing)} is missing), "
             "so its loss on text is not defined; pass as base a masked language model with its head"
         )
     return _placed(model, loading)
 
 
-def _require_complete(model: nn.Module, info: dict[str, Any], location: str) -> None:
+def _loaded(kind: Any, location: str, what: str, loading: Loading, **of_head: Any) -> tuple[Any, set[str]]:
+    """Return a model of an auto class, and the names of what it has drawn at random."""
+    arguments = _arguments(location, loading) | of_head
+    try:
+        model, info = kind.from_pretrained(location, **arguments, output_loading_info=True)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{as_given(location)!r} cannot be loaded as {what}: {first_line(error)}"
+        ) from error
+    return model, set(info["missing_keys"])
+
+
+def _require_complete(model: nn.Module, missing: set[str], location: str) -> None:
     """Raise CheckpointError if transformers has drawn weights at random; a tied weight has its value from another."""
     weights = {name for name, _ in model.named_parameters(remove_duplicate=False)}
-    missing = sorted(weights.intersection(info["missing_keys"]))
-    if missing:
+    if lost := sorted(weights & missing):
         raise CheckpointError(
-            f"{as_given(location)!r} lacks weights of a causal language model: {some_of(missing)}; they would start at "
+            f"{as_given(location)!r} lacks weights of a causal language model: {some_of(lost)}; they would start at "
             "random, so pass a checkpoint that has them"
         )
 
@@ -103,9 +97,7 @@ def _refuse_permuted(location: str) -> None:
 
     It reads a text in both directions, the next token too, and a class at the last place of a row, where padding is.
     """
-    from transformers import AutoConfig
-
-    if AutoConfig.from_pretrained(location).model_type == "xlnet":
+    if model_config(location).model_type == "xlnet":
         raise CheckpointError(
             f"{as_given(location)!r} is an XLNet, which sees the tokens that it would predict and reads a class from "
             "the padding behind a text; expected another kind of model; pass one such as a Llama or a RoBERTa"
@@ -114,9 +106,7 @@ def _refuse_permuted(location: str) -> None:
 
 def _require_head_of(classes: int, location: str) -> None:
     """Raise CheckpointError if ``location`` has a classification head of another size: it would not be loaded."""
-    from transformers import AutoConfig
-
-    config = AutoConfig.from_pretrained(location)
+    config = model_config(location)
     is_classifier = any(name.endswith("ForSequenceClassification") for name in config.architectures or ())
     if is_classifier and config.num_labels != classes:
         raise CheckpointError(

@@ -113,8 +113,7 @@ def labels_of(source: str, location: str, stored: Sequence[str] | None, labels: 
     """
     if stored:
         return list(stored)
-    names = model_config(location).id2label
-    named = [str(names[index]) for index in sorted(names)]
+    named = outputs_named(model_config(location))
     if named != [f"LABEL_{index}" for index in range(len(named))]:
         return named
     known = len(named) if adapter_config(source) is None else classes_of_head(source)
@@ -131,6 +130,11 @@ def labels_of(source: str, location: str, stored: Sequence[str] | None, labels: 
         f"name them as id2label in {str(Path(location) / 'config.json')!r}, or write the task's labels as class "
         f"numbers 0 to {len(classes) - 1}, with rows of class 0"
     )
+
+
+def outputs_named(config: Any) -> list[str]:
+    """Return the labels of a classifier's outputs, in order, as its configuration names them."""
+    return [str(config.id2label[index]) for index in sorted(config.id2label)]
 
 
 def classes_of_head(source: str) -> int | None:

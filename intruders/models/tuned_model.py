@@ -19,7 +19,16 @@ from .loading import as_trained, load_masked_model, load_model, load_tokenizer
 from .loading_settings import AS_STORED, Loading
 from .put_on_base import adapted, named_base_note, untrained_names
 from .quiet import quiet_transformers
-from .task_fit import adapter_config, check_kind, classes_of_head, is_classifier, is_masked, labels_of
+from .task_fit import (
+    adapter_config,
+    check_kind,
+    classes_of_head,
+    is_classifier,
+    is_masked,
+    labels_of,
+    model_config,
+    outputs_named,
+)
 
 
 @dataclass(frozen=True)
@@ -111,12 +120,7 @@ def reading_as(opened: OpenedModel, source: str) -> OpenedModel:
 
 
 def open_for_task(
-    source: str,
-    task: Task,
-    base: str | None = None,
-    loading: Loading = AS_STORED,
-    *,
-    merged: bool = False,
+    source: str, task: Task, base: str | None = None, loading: Loading = AS_STORED, *, merged: bool = False
 ) -> tuple[OpenedModel, list[str]]:
     """Open ``source`` as the kind of model that ``task`` needs, with its labels in the order of its outputs.
 
@@ -141,7 +145,8 @@ def open_for_task(
         else:
             model, more = _classifier(source, adapter, location, task.labels, loading, merged=merged)
             notes += more
-            labels = _labels_in_order(source, model, task)
+            labels = outputs_named(_config(model))
+            _refuse_other_labels(source, labels, task)
             context = context_length(_config(model), None)  # longer texts are cut, as in training
         if adapter is not None:
             tokenizer, more = as_trained(tokenizer, source, model)
@@ -217,7 +222,9 @@ def _classifier(
             )
         stored = [str(number) for number in range(classes)]
     names = labels_of(source, location, stored, labels) if labels is not None else stored
-    model: Any = load_model(location, "classification", names or _stored_labels(location), loading)
+    model: Any = load_model(
+        location, "classification", names or outputs_named(model_config(location)) or None, loading
+    )
     missing = list(model.untrained)
     if adapter is not None:
         missing = untrained_names(source, missing)
@@ -227,20 +234,6 @@ def _classifier(
             "pass a model or an adapter that was fine-tuned on labels"
         )
     return (model, []) if adapter is None else adapted(model, source, location, merged=merged)
-
-
-def _stored_labels(location: str) -> list[str] | None:
-    from transformers import AutoConfig
-
-    names = AutoConfig.from_pretrained(location).id2label
-    return [str(names[key]) for key in sorted(names)] or None
-
-
-def _labels_in_order(source: str, model: nn.Module, task: Task) -> list[str]:
-    names = _config(model).id2label
-    labels = [str(names[index]) for index in sorted(names)]
-    _refuse_other_labels(source, labels, task)
-    return labels
 
 
 def _refuse_other_labels(source: str, labels: Sequence[str], task: Task) -> None:

@@ -273,7 +273,6 @@ def _document(findings: Sequence[GateFinding], total: int, refused: str | None) 
 
 def _rule(name: str) -> dict[str, Any]:
     level, what, help_text = _RULES[name]
-    page = f"docs/how-to/ci.md#{name}"
     severity = "recommendation" if level == "note" else level
     return {
         "id": name,
@@ -281,8 +280,8 @@ def _rule(name: str) -> dict[str, Any]:
         "shortDescription": {"text": what},
         "fullDescription": {"text": what},
         "help": {
-            "text": f"{what} {help_text} See {page} of intruders.",
-            "markdown": f"{what}\n\n{help_text}\n\nSee `{page}` of intruders.",
+            "text": f"{what} {help_text}",
+            "markdown": f"{what}\n\n{help_text}",
         },
         "defaultConfiguration": {"level": level},
         "properties": {"tags": ["model"], "precision": "very-high", "problem.severity": severity},

@@ -27,6 +27,7 @@ from ..system.files import stop_on_full_disk
 from ..system.folders import removed_if_unused, scratch_folder
 from ..system.versions import machine, versions
 from .callback.callback import IntruderCallback
+from .callback.callback_settings import Limits, Text, Watch
 from .callback.training_start import StartOfA
 from .finetune_config import FinetuneConfig
 from .methods import make_optimizer, plugins_for, save_model
@@ -172,12 +173,7 @@ def _train(
         args=prepared.arguments,
         train_dataset=prepared.trained_rows,
         data_collator=PadRight(pad_token_id(prepared.tokenizer)),
-        callbacks=[
-            *bounds,
-            keeper,
-            *([] if accuracy is None else [accuracy]),
-            *callbacks,
-        ],
+        callbacks=[*bounds, keeper, *([] if accuracy is None else [accuracy]), *callbacks],
         optimizers=(make_optimizer(model, config), None),
     )
     _keep_terminal_quiet(trainer)
@@ -271,18 +267,13 @@ def _auditor(
         return None
     return IntruderCallback(
         trainer,
-        every=config.audit_steps,
-        stop_above=config.stop_above,
+        watch=Watch(config.audit_steps, config.stop_above),
+        text=config.part(Text),
+        limits=config.part(Limits),
         trace=run.path / _TRACE,
         # PEFT does not know of a plugin's start, and what is beneath the adapter is not the base.
         base=location if config.starts_from_changed_base and config.kind_of_method.is_plugin else None,
-        loss_on=config.loss_on,
-        loss_documents=config.loss_documents,
-        loss_tokens=config.loss_tokens,
         tokenizer=tokenizer,
-        keep_forgetting_below=config.keep_forgetting_below,
-        keep_intruders_below=config.keep_intruders_below,
-        go_on_over_limit=config.go_on_over_limit,
     )
 
 

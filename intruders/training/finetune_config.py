@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import SettingError
 from ..models.loading_settings import IN_SINGLE, Loading
+from .callback.callback_settings import require_loss
 from .method_table import PLAIN_LORA
 from .run_settings import RunSettings
 
@@ -78,15 +79,8 @@ def _check_limits(config: RunSettings) -> None:
         given = getattr(config, name)
         if given is not None and config.audit_steps is None:
             raise SettingError(f"{name} is {given!r}, but no audits are made; pass audit_steps too")
-    if config.keep_forgetting_below is not None and config.loss_on is None:
-        raise SettingError(
-            f"keep_forgetting_below is {config.keep_forgetting_below:g}, but no loss is measured; pass loss_on with a "
-            "corpus, such as 'pydoc'"
-        )
-    if config.go_on_over_limit and (config.keep_forgetting_below, config.keep_intruders_below) == (
-        None,
-        None,
-    ):
+    require_loss(config, config)
+    if config.go_on_over_limit and not config.has_limit:
         raise SettingError(
             "go_on_over_limit is given without a limit; pass keep_forgetting_below or keep_intruders_below too"
         )

@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..models.answers import evaluating
 from ..models.put_on_base import without_adapters
+from ..models.token_losses import in_single
 from .finetune_config import FinetuneConfig
 
 
@@ -54,13 +56,8 @@ class KLToBase:
         if self._frozen is not None:
             frozen: Tensor = self._frozen(**inputs).logits
             return frozen
-        was_training = model.training
-        model.eval()  # the base itself has no dropout
-        try:
-            with without_adapters(model):
-                logits: Tensor = model(**inputs).logits
-        finally:
-            model.train(was_training)
+        with evaluating(model), without_adapters(model):
+            logits: Tensor = model(**inputs).logits
         return logits
 
 
@@ -70,9 +67,5 @@ def kl_of_tokens(base: Tensor, tuned: Tensor, attended: Tensor) -> Tensor:
     p is of ``base``, q of ``tuned``, both logits ``(batch, tokens, vocabulary)``; ``attended`` is ``(batch, tokens)``.
     """
     counts = (attended[:, 1:] * attended[:, :-1]).bool()
-    before, after = (_widened(logits[:, :-1][counts]).log_softmax(-1) for logits in (base, tuned))
+    before, after = (in_single(logits[:, :-1][counts]).log_softmax(-1) for logits in (base, tuned))
     return (before.exp() * (before - after)).sum(-1).mean()
-
-
-def _widened(logits: Tensor) -> Tensor:
-    return logits if logits.dtype == torch.float64 else logits.float()

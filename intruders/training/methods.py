@@ -137,11 +137,7 @@ def make_optimizer(model: nn.Module, config: FinetuneConfig) -> torch.optim.Opti
         from peft.optimizers import create_lorafa_optimizer
 
         optimizer = create_lorafa_optimizer(
-            model,
-            r=config.rank,
-            lora_alpha=config.lora_alpha,
-            lr=config.lr,
-            weight_decay=config.weight_decay,
+            model, r=config.rank, lora_alpha=config.lora_alpha, lr=config.lr, weight_decay=config.weight_decay
         )
     return optimizer
 

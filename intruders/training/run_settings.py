@@ -8,6 +8,7 @@ from ..data.columns import Columns
 from ..models.loading_settings import DTYPES
 from ..settings import Settings, setting
 from ..settings.numbers import A_SEED, SEEDS
+from .callback.callback_settings import Limits, Text
 from .method_table import FROZEN_A, METHODS, Method
 
 
@@ -327,11 +328,11 @@ class Training(Settings):
 
 
 @dataclass(frozen=True)
-class RunSettings(Columns, Training):
-    """What is trained, on which columns of the data, and what is measured meanwhile; not checked together."""
+class Meanwhile(Settings):
+    """The seed of the data, and what is measured, logged and saved while a run goes on."""
 
     data_seed: int = setting(
-        0, "Seed of generated tasks and of held-out rows.", metavar="N", panel="Data files"
+        0, "Seed of generated tasks and of held-out rows.", metavar="N", panel="Data files", least=0
     )
 
     match: str | None = setting(
@@ -399,68 +400,10 @@ class RunSettings(Columns, Training):
         unless_given="default: no limit",
     )
 
-    loss_on: str | None = setting(
-        None,
-        "Corpus on which every audit measures the loss too, such as pydoc. Its rise over the base is logged.",
-        changes_weights=False,
-        new_in="0.2",
-        metavar="CORPUS",
-        panel="Accuracy and stopping",
-        advanced=True,
-        unless_given="default: none",
-    )
-    loss_documents: int = setting(
-        8,
-        "Number of documents of --loss-on.",
-        least=1,
-        changes_weights=False,
-        new_in="0.2",
-        metavar="N",
-        panel="Accuracy and stopping",
-        advanced=True,
-    )
-    loss_tokens: int = setting(
-        256,
-        "Number of tokens of each document of --loss-on, from its start.",
-        least=2,
-        changes_weights=False,
-        new_in="0.2",
-        metavar="N",
-        panel="Accuracy and stopping",
-        advanced=True,
-    )
-    keep_forgetting_below: float | None = setting(
-        None,
-        "Save the last audited state whose loss on --loss-on is less than this many nats per token above the base's, "
-        "and stop at the first audit that is not below.",
-        above=0,
-        in_id="below{:g}",
-        new_in="0.2",
-        metavar="NATS",
-        panel="Accuracy and stopping",
-        advanced=True,
-        unless_given="default: no limit",
-    )
-    keep_intruders_below: int | None = setting(
-        None,
-        "Save the last audited state with fewer intruders than this number, and stop at the first audit that has as "
-        "many.",
-        least=1,
-        in_id="below{}intruders",
-        new_in="0.2",
-        metavar="N",
-        panel="Accuracy and stopping",
-        advanced=True,
-        unless_given="default: no limit",
-    )
-    go_on_over_limit: bool = setting(
-        False,
-        "Train on after an audit that is not below a limit; a later state below it is saved instead.",
-        in_id="goes-on",
-        new_in="0.2",
-        panel="Accuracy and stopping",
-        advanced=True,
-    )
+
+@dataclass(frozen=True)
+class RunSettings(Limits, Text, Meanwhile, Columns, Training):
+    """What is trained, on which columns of the data, and what is measured meanwhile; not checked together."""
 
     @property
     def kind_of_method(self) -> Method:

@@ -1,27 +1,13 @@
-"""The result of a sequence, and that of each of its stages."""
+"""The result of a sequence."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from ..system.result_protocol import JsonResult
 
 SCHEMA = 1
-
-
-@dataclass(frozen=True)
-class StageResult:
-    """What was measured after one stage."""
-
-    accuracies: list[float]  # on every task so far
-    intruders: int  # against the first base
-    vectors: int
-    steps: int  # that the stage was trained
-    reached: bool | None  # whether it reached the score of `match`; None without one
-    # For each earlier task, that its head was trained again; None where heads are kept.
-    head_steps: list[int] | None
 
 
 @dataclass(frozen=True)
@@ -54,22 +40,6 @@ class SequenceResult(JsonResult):
     reached: list[bool | None] = field(default_factory=list)
     sources: list[str | None] = field(default_factory=list)
     head_steps: list[list[int]] = field(default_factory=list)
-
-    @classmethod
-    def of(
-        cls, tasks: Sequence[str], stages: Sequence[StageResult], sources: Sequence[str | None]
-    ) -> SequenceResult:
-        """Return the result of stages in the order of training, which did ``tasks`` from public ``sources``."""
-        return cls(
-            tasks=list(tasks),
-            accuracies=[stage.accuracies for stage in stages],
-            intruders=[stage.intruders for stage in stages],
-            vectors=[stage.vectors for stage in stages],
-            steps=[stage.steps for stage in stages],
-            reached=[stage.reached for stage in stages],
-            sources=list(sources),
-            head_steps=[stage.head_steps for stage in stages if stage.head_steps is not None],
-        )
 
     @property
     def average_accuracy(self) -> float:

@@ -15,13 +15,7 @@ from ..data.task import Task
 from ..errors import NonFiniteError
 from ..measures.task_score import readable, score_task
 from ..models.base_model import base_model_location
-from ..models.encoding import (
-    PadRight,
-    context_length,
-    encode_classification,
-    longest_read,
-    pad_token_id,
-)
+from ..models.encoding import PadRight, context_length, encode_classification, longest_read, pad_token_id
 from ..models.loading import heads, load_model, load_tokenizer
 from ..models.loading_settings import IN_SINGLE
 from ..models.quiet import quiet_transformers
@@ -58,17 +52,6 @@ class TaskStage:
     def labels(self) -> list[str] | None:
         """The classes of the task; None of a causal one, which has no head of its own."""
         return self.task.labels if self.task.kind == "classification" else None
-
-
-def scored_rows(config: FinetuneConfig, tokenizer: Any, task: Task, context: int) -> Task:
-    """Return the task with the rows scored after a stage. SettingError if one does not fit in the context."""
-    return readable(
-        task,
-        tokenizer,
-        context,
-        max_examples=config.max_eval_samples,
-        drop_too_long=config.drop_too_long,
-    )
 
 
 def remove_without_output_head(stage: TaskStage) -> None:
@@ -142,8 +125,10 @@ def accuracy(config: FinetuneConfig, after: TaskStage, own: TaskStage, head_step
                 retrain_head(model, head, tokenizer, limited, config, head_steps, scratch)
         context = context_length(model.config, None) if labels else longest_read(model.config)
         opened = OpenedModel(model, tokenizer, context)
-        task = scored_rows(config, opened.tokenizer, task, opened.context)
-        return score_task(opened, task, max_examples=config.max_eval_samples).accuracy.estimate
+        scored = readable(
+            task, tokenizer, context, max_examples=config.max_eval_samples, drop_too_long=config.drop_too_long
+        )
+        return score_task(opened, scored, max_examples=config.max_eval_samples).accuracy.estimate
 
 
 def retrain_head(

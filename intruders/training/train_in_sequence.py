@@ -14,7 +14,7 @@ from ..audits.base_cache import MemoryCache
 from ..data.load_task import load_task
 from ..data.task import Task
 from ..errors import SettingError
-from ..measures.task_score import scored_examples
+from ..measures.task_score import readable, scored_examples
 from ..models.base_model import base_model_location
 from ..models.encoding import context_length, longest_read
 from ..models.loading import load_tokenizer
@@ -26,8 +26,8 @@ from ..system.folders import locked_folder, make_folder, other_entries
 from .finetune import check_task, train_unless_finished
 from .finetune_config import FinetuneConfig
 from .prepared_run import encoded_rows
-from .sequence_result import SCHEMA, SequenceResult, StageResult
-from .stage_models import TaskStage, accuracy, keep_backbone, remove_without_output_head, scored_rows
+from .sequence_result import SCHEMA, SequenceResult
+from .stage_models import TaskStage, accuracy, keep_backbone, remove_without_output_head
 
 
 @apart_from_caller()
@@ -132,7 +132,13 @@ def _check_tasks(config: FinetuneConfig, tasks: Sequence[Task]) -> None:
             encoded_rows(
                 config, tokenizer, task.limited(config.max_train_samples, config.max_eval_samples), context
             )
-            scored_rows(config, tokenizer, task, whole)
+            readable(
+                task,
+                tokenizer,
+                whole,
+                max_examples=config.max_eval_samples,
+                drop_too_long=config.drop_too_long,
+            )
 
 
 def open_sequence_folder(out: Path, tasks: Sequence[str]) -> None:
@@ -167,27 +173,25 @@ def _trained(
     callbacks: Callable[[], list[Any]],
 ) -> SequenceResult:
     compute = Compute(cache=MemoryCache())  # every stage is audited against the same base
-    results: list[StageResult] = []
+    results: list[dict[str, Any]] = []
     for number, stage in enumerate(stages):
         run = train_unless_finished(stage.config, callbacks())
         _keep_models(config, stages, number)
         earlier = zip(stages[:number], results, strict=True)
         # A causal task has no head.
-        again = [0 if other.labels is None else result.steps for other, result in earlier]
+        again = [0 if other.labels is None else result["steps"] for other, result in earlier]
         head_steps = again if retrain_heads else None
         measured = _measured(config, stages[: number + 1], head_steps, audit, compute)
+        reached = None if config.match is None else run.record["stopped_by"] == "match"
         results.append(
-            StageResult(
-                accuracies=measured["accuracies"],
-                intruders=measured["intruders"],
-                vectors=measured["vectors"],
-                steps=run.record["steps"],
-                reached=None if config.match is None else run.record["stopped_by"] == "match",
-                head_steps=head_steps,
-            )
+            measured | {"steps": run.record["steps"], "reached": reached, "head_steps": head_steps}
         )
-    finished = SequenceResult.of(
-        [stage.config.task for stage in stages], results, [stage.task.source for stage in stages]
+    of_stages = ("accuracies", "intruders", "vectors", "steps", "reached")
+    finished = SequenceResult(
+        tasks=[stage.config.task for stage in stages],
+        sources=[stage.task.source for stage in stages],
+        head_steps=[result["head_steps"] for result in results] if retrain_heads else [],
+        **{name: [result[name] for result in results] for name in of_stages},
     )
     finished.save(Path(config.out) / "sequence.json")
     return finished
@@ -224,12 +228,7 @@ def _measured(
         row = [accuracy(config, last, stage, of_head) for stage, of_head in zip(stages, steps, strict=True)]
         base = base_model_location(config.base)
         audited = find_intruders(base, last.backbone, **vars(audit), **vars(compute))
-        record = {
-            "accuracies": row,
-            "intruders": audited.intruders,
-            "vectors": audited.vectors,
-            **settings,
-        }
+        record = {"accuracies": row, "intruders": audited.intruders, "vectors": audited.vectors, **settings}
         write_atomically(file, (json.dumps(record) + "\n").encode())
     return record
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -14,14 +12,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 
 from intruders.data.corpora import load_all, load_corpora
-from intruders.errors import CheckpointError, MissingDependencyError, NotEnoughMemoryError, SettingError
+from intruders.errors import CheckpointError, MissingDependencyError, SettingError
 from intruders.measures.corpus_loss import measure_losses
 from intruders.measures.evaluate import evaluate
 from intruders.measures.measure_settings import LossSettings
-from intruders.models import memory_plan
 from intruders.models.loading import load_model, load_tokenizer
 from intruders.models.loading_settings import Loading, require_whole_weights
 from intruders.models.stored_dtype import dtype_to_load, recorded_dtypes
@@ -224,95 +220,6 @@ def test_weights_that_are_trained_have_single_precision() -> None:
         config("lora", "bfloat16").loading("classification")
 
 
-def test_what_does_not_fit_is_refused_before_it_is_loaded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    base = save_llama(tmp_path / "base")
-    numbers = sum(parameter.numel() for parameter in load_model(str(base), "causal").parameters())
-    plan = memory_plan.memory_plan(str(base), Loading())
-    assert plan is not None
-    assert plan.weights == numbers
-    assert plan.needed == 4 * numbers + 2**28
-    monkeypatch.setattr(memory_plan, "available_memory", lambda device: 3 * numbers + 2**28)
-    with pytest.raises(
-        NotEnoughMemoryError, match=r"does not fit in memory: .* in float32: .*pass --dtype bfloat16"
-    ):
-        load_model(str(base), "causal")
-    load_model(str(base), "causal", loading=Loading(dtype="bfloat16"))
-    monkeypatch.setattr(memory_plan, "available_memory", lambda device: 1)
-    with pytest.raises(
-        NotEnoughMemoryError, match="pass --device-map auto, or use a machine with more memory"
-    ):
-        load_model(str(base), "causal", loading=Loading(dtype="bfloat16"))
-
-
-@pytest.mark.parametrize(
-    "files",
-    [
-        {"memory.max": "3000", "memory.current": "1000", "memory.stat": "anon 900\ninactive_file 100"},
-        {
-            "memory.limit_in_bytes": "3000",
-            "memory.usage_in_bytes": "1000",
-            "memory.stat": "total_inactive_file 100",
-        },
-    ],
-)
-def test_limits_of_cgroups_count(files: dict[str, str], tmp_path: Path) -> None:
-    for name, content in files.items():
-        (tmp_path / name).write_text(content)
-    assert memory_plan.room_of_cgroup(tmp_path) == 2100
-
-
-def test_a_limit_of_the_shell_refuses_in_one_line(tmp_path: Path) -> None:
-    """``ulimit -v`` leaves 100 MB, whatever the machine has; a short pass alone takes more."""
-    base = save_llama(tmp_path / "base")
-    code = (
-        "import sys, resource, torch, psutil; from intruders.models.memory_plan import require_memory; "
-        "from intruders.models.loading_settings import Loading; require_memory(sys.argv[1], Loading()); "
-        "most = psutil.Process().memory_info().vms + 100 * 2**20; "
-        "resource.setrlimit(resource.RLIMIT_AS, (most, most)); require_memory(sys.argv[1], Loading())"
-    )
-    run = subprocess.run([sys.executable, "-c", code, str(base)], capture_output=True, text=True, check=False)
-    last = run.stderr.splitlines()[-1]
-    assert "NotEnoughMemoryError" in last
-    assert "0.3 GiB of 0.1 GiB left by ulimit -v; raise ulimit -v, or use a smaller model" in last
-
-
-def test_the_plan_counts_the_addresses_that_a_file_takes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """While a file is opened it is mapped twice, and then once."""
-    numbers = 2**24
-    save_file(
-        {"weight": torch.zeros(numbers), "mask": torch.zeros(1000, dtype=torch.int64)},
-        tmp_path / "a.safetensors",
-    )
-    code = (
-        "import sys, psutil, torch; from safetensors import safe_open; own = psutil.Process();\n"
-        "def peak(): return 1024 * int(open('/proc/self/status').read().split('VmPeak:')[1].split()[0])\n"
-        "before = own.memory_info(), peak(); file = safe_open(sys.argv[1], 'pt'); after = own.memory_info(), peak()\n"
-        "print(after[1] - before[0].vms, after[0].vms - before[0].vms, after[0].data - before[0].data)"
-    )
-    command = [sys.executable, "-c", code, str(tmp_path / "a.safetensors")]
-    taken = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
-    size = (tmp_path / "a.safetensors").stat().st_size
-    # Beside the maps there is the parsed header, of less than a thousandth of the file.
-    assert [round(int(part) / size, 2) for part in taken] == [2, 1, 1]
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", "dtype": "float32"}))
-    room = 2 * size + 2**28
-    monkeypatch.setattr(memory_plan, "_rooms_of_shell", lambda: [("ulimit -v", True, room)])
-    fits = memory_plan.memory_plan(str(tmp_path), Loading(device="cpu"))
-    assert fits is not None
-    assert fits.fits
-    assert fits.needed == room
-    # Half as many bytes beside the maps are less than the second map; without that they count.
-    monkeypatch.setattr(memory_plan, "_rooms_of_shell", lambda: [("ulimit -d", False, 0)])
-    for dtype, needed in (("float32", size), ("bfloat16", size + 2 * numbers)):
-        plan = memory_plan.memory_plan(str(tmp_path), Loading(device="cpu", dtype=dtype))
-        assert plan is not None
-        assert plan.needed == needed + 2**28
-
-
 def test_a_map_that_fails_is_memory_that_ran_out() -> None:
     assert is_out_of_memory(
         RuntimeError("unable to mmap 9 bytes from file </a>: Cannot allocate memory (12)")
@@ -351,18 +258,18 @@ def raising(error: Exception) -> Any:
 
 
 def test_losses_do_not_depend_on_halving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from intruders.measures import causal_loss
+    from intruders.measures import text_loss
 
     base, texts = str(save_llama(tmp_path / "base")), text(tmp_path / "texts")
     expected = evaluate(base, losses=LossSettings((texts,), window=16)).losses[0].losses[0]
-    real = causal_loss.token_losses
+    real = text_loss.token_losses
 
     def in_little_memory(model: Any, inputs: dict[str, torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
         if len(labels) > 3:
             raise MemoryError
         return real(model, inputs, labels)
 
-    monkeypatch.setattr(causal_loss, "token_losses", in_little_memory)
+    monkeypatch.setattr(text_loss, "token_losses", in_little_memory)
     with pytest.warns(UserWarning, match="batches are halved"):
         halved = evaluate(base, losses=LossSettings((texts,), window=16, batch_size="auto"))
     # Products of batches of another size are summed in another order.

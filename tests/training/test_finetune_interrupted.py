@@ -22,13 +22,7 @@ from intruders.training import arguments
 from intruders.training.finetune import finetune
 from intruders.training.run_folder import RunFolder
 from tests.commands import forked, in_this_process
-from tests.training.tiny_runs import (
-    Interrupt,
-    KillAtTheEnd,
-    assert_equal,
-    config_of,
-    weights_of,
-)
+from tests.training.tiny_runs import Interrupt, KillAtTheEnd, assert_equal, config_of, weights_of
 
 
 @pytest.mark.parametrize("method", ["full", "lora", "pissa", "lora-fa", "lora+"])

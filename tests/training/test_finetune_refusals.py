@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 
 from intruders.errors import SettingError
 from intruders.training.finetune import finetune
 from intruders.training.run_folder import RunFolder
-from tests.training.tiny_runs import Interrupt, config_of, on_rows, rows_file
+from tests.training.tiny_runs import config_of, on_rows, rows_file
 
 
 def test_a_finished_run_is_left_alone_and_other_settings_are_refused(
@@ -93,48 +92,6 @@ def test_a_prompt_longer_than_the_context(llama: Path, tmp_path: Path) -> None:
         finetune(config_of(llama, tmp_path / "none", max_length=5, drop_too_long=True))
     with pytest.raises(SettingError, match="the model has 512 positions"):
         finetune(config_of(llama, tmp_path / "more", max_length=1000))
-
-
-def test_other_data_than_before_are_refused_and_the_record_stays(llama: Path, tmp_path: Path) -> None:
-    file = rows_file(tmp_path / "rows.jsonl", range(60))
-    config = config_of(llama, tmp_path / "run", **on_rows(file))
-    with pytest.raises(KeyboardInterrupt):
-        finetune(config, [Interrupt()])
-    before = (tmp_path / "run" / "run.json").read_bytes()
-    rows_file(file, range(40))
-    with pytest.raises(
-        SettingError, match=r"other data \(train split of task 'rows.jsonl': 54 rows then, 36 now\)"
-    ):
-        finetune(config)
-    rows_file(file, range(1, 61))
-    with pytest.raises(
-        SettingError, match=r"\(train split of task 'rows.jsonl': 54 rows, of another content\)"
-    ):
-        finetune(config)
-    assert (tmp_path / "run" / "run.json").read_bytes() == before
-    rows_file(file, range(60))
-    assert finetune(config).record["steps"] == 6
-    rows_file(file, range(40))
-    with pytest.raises(SettingError, match="contains a run on other data"):
-        finetune(config)
-
-
-def test_another_base_than_before_is_refused(llama: Path, tmp_path: Path) -> None:
-    base = shutil.copytree(llama, tmp_path / "base")
-    config = config_of(base, tmp_path / "run")
-    with pytest.raises(KeyboardInterrupt):
-        finetune(config, [Interrupt()])
-    (base / "audit.json").write_text("{}")  # is not what the model computes by
-    weights = load_file(base / "model.safetensors")
-    save_file(
-        {name: -tensor for name, tensor in weights.items()}, base / "model.safetensors", {"format": "pt"}
-    )
-    with pytest.raises(
-        SettingError, match="contains a run from another base, whose files have changed since"
-    ):
-        finetune(config)
-    shutil.copy(llama / "model.safetensors", base)
-    assert finetune(config).is_finished
 
 
 @pytest.mark.parametrize(

@@ -156,26 +156,6 @@ def test_epochs_count_passes_over_the_task(llama: Path, corpus: Path, tmp_path: 
     assert run.record["steps"] == 10
 
 
-def test_other_text_than_before_is_refused(llama: Path, corpus: Path, tmp_path: Path) -> None:
-    class Interrupt(TrainerCallback):  # type: ignore[misc]
-        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            raise KeyboardInterrupt
-
-    file = tmp_path / "mine.txt"
-    file.write_text(TEXT)
-    config = _config(llama, tmp_path / "run", replay=f"{file}@0.25")
-    with pytest.raises(KeyboardInterrupt):
-        finetune(config, [Interrupt()])
-    file.write_text(TEXT.replace("alpha", "omega"))
-    with pytest.raises(SettingError, match=r"replayed other text of .*mine.txt"):
-        finetune(config)
-    file.write_text(TEXT)
-    assert finetune(config).is_finished
-    file.write_text(TEXT.replace("alpha", "omega"))
-    with pytest.raises(SettingError, match=r"replayed other text of .*mine.txt"):
-        finetune(config)
-
-
 def test_what_cannot_be_replayed_is_refused_in_one_line(llama: Path, tmp_path: Path) -> None:
     for replay in ("pydoc", "pydoc@0", "pydoc@1", "pydoc@much", "@0.5"):
         with pytest.raises(SettingError, match=r"expected CORPUS@SHARE"):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import xxhash
+from safetensors.torch import load_file, save_file
 
 from intruders.data.load_task import load_task
 from intruders.errors import SettingError
@@ -15,49 +17,83 @@ from intruders.training.finetune import finetune
 from intruders.training.run_folder import RunFolder
 from intruders.training.run_inputs import content_of_model, models_of, require_same
 from tests.tiny import write_files_of_a_model
-from tests.training.tiny_runs import Interrupt, config_of
+from tests.training.tiny_runs import Interrupt, config_of, on_rows, rows_file
 
 TEXT = "alpha beta gamma delta epsilon zeta eta theta"
 
 
-def test_a_run_whose_loss_is_measured_on_another_text_is_not_resumed(llama: Path, tmp_path: Path) -> None:
-    """One series of losses, and one limit for them, are of one text."""
-    file = tmp_path / "mine.txt"
-    file.write_text(TEXT)
-    out = tmp_path / "run"
-    config = config_of(llama, out, steps=4, audit_steps=2, loss_on=str(file), loss_documents=1)
+def _negate(weights: Path) -> None:
+    save_file({name: -tensor for name, tensor in load_file(weights).items()}, weights, {"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("name", "refusal"),
+    [
+        ("rows.jsonl", r"other data \(train split of task 'rows.jsonl': 54 rows then, 36 now\)"),
+        ("base/model.safetensors", "a run from another base, whose files have changed since"),
+        ("measured.txt", r"measured its loss on other text of .*measured.txt' \(1 documents then"),
+        ("replayed.txt", r"replayed other text of .*replayed.txt"),
+    ],
+)
+def test_a_run_goes_on_from_what_it_began_with_alone(
+    name: str, refusal: str, llama: Path, tmp_path: Path
+) -> None:
+    """A finished run is told from one on other content too."""
+    shutil.copytree(llama, tmp_path / "base")
+    rows_file(tmp_path / "rows.jsonl", range(60))
+    texts = [tmp_path / f"{use}.txt" for use in ("measured", "replayed")]
+    texts[0].write_text(TEXT)
+    texts[1].write_text(f"{TEXT} iota")  # what is measured is not replayed
+    settings = on_rows(tmp_path / "rows.jsonl") | {
+        "audit_steps": 2,
+        "loss_on": str(texts[0]),
+        "loss_documents": 1,
+    }
+    settings |= {"replay": f"{texts[1]}@0.5"}
+    config = config_of(tmp_path / "base", tmp_path / "run", **settings)
     with pytest.raises(KeyboardInterrupt):
         finetune(config, [Interrupt()])
-    recorded = RunFolder(out).record["loss_on"]
+    recorded = RunFolder(tmp_path / "run").record["loss_on"]
     digest = hashlib.sha256(json.dumps([TEXT]).encode()).hexdigest()[:12]
-    assert recorded == {"corpus": str(file), "documents": 1, "digest": digest}
+    assert recorded == {"corpus": str(texts[0]), "documents": 1, "digest": digest}
+    (tmp_path / "base" / "audit.json").write_text("{}")  # is not what the model computes by
 
-    file.write_text(TEXT.replace("alpha", "omega"))
+    def require_refused() -> None:
+        record = (tmp_path / "run" / "run.json").read_bytes()
+        change[file.suffix](file)
+        with pytest.raises(SettingError, match=refusal):
+            finetune(config)
+        assert (tmp_path / "run" / "run.json").read_bytes() == record
+
+    file = tmp_path / name
+    kept = file.read_bytes()
+    change = {
+        ".jsonl": lambda rows: rows_file(rows, range(40)),
+        ".safetensors": _negate,
+        ".txt": lambda text: text.write_text("other words"),
+    }
+    require_refused()
+    assert RunFolder(tmp_path / "run").last_checkpoint() is not None
+    file.write_bytes(kept)
+    assert finetune(config).record["steps"] == 6
+    require_refused()
+
+
+def test_other_rows_are_told_from_fewer_and_a_text_that_is_gone_is_not_compared(
+    llama: Path, tmp_path: Path
+) -> None:
+    file, text = rows_file(tmp_path / "rows.jsonl", range(60)), tmp_path / "mine.txt"
+    text.write_text(TEXT)
+    settings = on_rows(file) | {"steps": 1, "audit_steps": 1, "loss_on": str(text)}
+    config = config_of(llama, tmp_path / "run", **settings)
+    finetune(config)
+    text.unlink()
+    assert finetune(config).is_finished
+    rows_file(file, range(1, 61))
     with pytest.raises(
-        SettingError, match=r"measured its loss on other text of .*mine.txt' \(1 documents then"
+        SettingError, match=r"\(train split of task 'rows.jsonl': 54 rows, of another content\)"
     ):
         finetune(config)
-    assert RunFolder(out).record["loss_on"] == recorded
-    assert RunFolder(out).last_checkpoint() is not None
-
-
-def test_a_run_whose_text_is_restored_goes_on(llama: Path, tmp_path: Path) -> None:
-    file = tmp_path / "mine.txt"
-    file.write_text(TEXT)
-    config = config_of(llama, tmp_path / "run", steps=4, audit_steps=2, loss_on=str(file), loss_documents=1)
-    with pytest.raises(KeyboardInterrupt):
-        finetune(config, [Interrupt()])
-    file.write_text("other")
-    with pytest.raises(SettingError, match="restore the text"):
-        finetune(config)
-    file.write_text(TEXT)
-    assert finetune(config).record["forgetting"]["corpus"] == str(file)
-    # A finished run is told from one on another text too. Without the text there is nothing to compare with.
-    file.write_text("other")
-    with pytest.raises(SettingError, match=r"measured its loss on other text of .*mine.txt"):
-        finetune(config)
-    file.unlink()
-    assert finetune(config).is_finished
 
 
 def test_a_run_stores_what_its_training_depends_on(tmp_path: Path) -> None:

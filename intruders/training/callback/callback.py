@@ -26,28 +26,12 @@ from ...checkpoints.pairing.pair_sides import pair_sides
 from ...errors import NonFiniteError, SettingError
 from ...system.callers_process import random_state_kept
 from ...system.files import user_path
-from .limits import (
-    KeptState,
-    Limits,
-    Look,
-    Named,
-    Text,
-    Watch,
-    require_loadable,
-    require_loadable_shards,
-    taken,
-)
-from .logging_hooks import alert, log_totals, totals_of_audit, totals_of_text
-from .sharding import (
-    decided_by_first,
-    gathered,
-    opened,
-    require_gatherable,
-    sharded_by,
-    will_be_sharded_by,
-)
+from .callback_settings import Limits, Named, Text, Watch, require_loss, taken
+from .limits import KeptState, Look, require_loadable, require_loadable_shards
+from .logging_hooks import alert, handler_that_calls, log_totals, totals_of_audit, totals_of_text
+from .sharding import decided_by_first, gathered, opened, require_gatherable, sharded_by, will_be_sharded_by
 from .text_loss import TextLoss, measure_base_of_sharded, require_language_model
-from .trace import FilesInUse, append_to_trace, check_trace, set_aside
+from .trace import append_to_trace, check_trace, set_aside
 from .training_start import TrainingStart
 from .weights_before import AuditedBase, base_of_sharded, question_checkpoint
 
@@ -80,9 +64,10 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
       trace: the Parquet file, or False or None for none. A training that begins keeps the trace of an earlier one under
         another name; one that resumes adds to it.
       base: the model before fine-tuning, if the Trainer's model has changed since.
-      named: the fields of ``Watch``, ``Text`` and ``Limits`` (in ``intruders.training.callback.limits``) by their
-        names, in the place of these objects: ``every``, ``stop_above``, ``alert_above``; ``loss_on``,
-        ``loss_documents``, ``loss_tokens``, ``tokenizer``; ``keep_forgetting_below``, ``keep_intruders_below``,
+      tokenizer: the model's; that of the Trainer if not given, else that of the folder which the model names.
+      named: the fields of ``Watch``, ``Text`` and ``Limits`` (in ``intruders.training.callback.callback_settings``) by
+        their names, in the place of these objects: ``every``, ``stop_above``, ``alert_above``; ``loss_on``,
+        ``loss_documents``, ``loss_tokens``; ``keep_forgetting_below``, ``keep_intruders_below``,
         ``go_on_over_limit``.
 
     A model that has become NaN or infinite is below no limit; without a limit or a kept state that ends the training
@@ -106,6 +91,7 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         settings: AuditSettings = AS_USUAL,
         trace: str | os.PathLike[str] | bool | None = True,
         base: Source | None = None,
+        tokenizer: Any = None,
         **named: Unpack[Named],
     ) -> None:
         rest: dict[str, Any] = {**named}
@@ -113,11 +99,7 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         text = taken(Text, text, rest)
         if rest:
             raise TypeError(f"IntruderCallback got an unexpected keyword argument {next(iter(rest))!r}")
-        if self._limits.keep_forgetting_below is not None and text.loss_on is None:
-            raise SettingError(
-                f"keep_forgetting_below is {self._limits.keep_forgetting_below!r}, but no loss is measured; pass "
-                "loss_on with a corpus, such as 'pydoc'"
-            )
+        require_loss(self._limits, text)
         self._trainer = trainer
         self._settings = settings
         self._has_trace = trace is not False and trace is not None
@@ -127,7 +109,7 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         self._text = (
             None
             if text.loss_on is None
-            else TextLoss(os.fspath(text.loss_on), text.loss_documents, text.loss_tokens, text.tokenizer)
+            else TextLoss(text.loss_on, text.loss_documents, text.loss_tokens, tokenizer)
         )
         self._forget_model()
         self.last: Audit | None = None
@@ -160,7 +142,6 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         self._audited_step = 0
         self._look = Look()
         self._kept = KeptState()
-        self._files: FilesInUse | None = None  # in the training that goes on
         if self._text is not None:
             self._text.forget()
 
@@ -204,7 +185,7 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
             self.put_back = None
             self._look, self._audited_step = Look(), 0
             self._kept = KeptState()
-        elif self._limits.is_given:
+        elif self._limits.has_limit:
             self._kept.resume(args, state, self._limits)
         if self._is_ready and not is_resumed and not self._knows(model):
             self._forget_model()  # that of an earlier training, where model_init makes one for each
@@ -212,8 +193,7 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
             self._get_ready(model, args, is_first, processing_class, is_resumed=is_resumed)
         elif self._name_trace(args) and is_first and self.trace is not None:  # another Trainer's
             check_trace(self.trace)
-        self._files = None  # its claim in an earlier training ends
-        self._files = FilesInUse.claimed(state, self.trace, self._limits.is_given)
+        self._require_own_files()
         if self.trace is not None and is_first and not is_resumed:
             set_aside(self.trace)
         if self._start.checkpoint is not None:
@@ -223,7 +203,7 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         self._sharded = sharded_by(model)
         if self._sharded is not None:
             require_gatherable(self._sharded, self._trainer)
-            if self._limits.is_given:
+            if self._limits.has_limit:
                 require_loadable_shards(self._sharded)
             if has_adapters(model):  # the base that was beneath it in memory is split since
                 self._start.base = AuditedBase(base_of_sharded(model, self._given_base))
@@ -242,7 +222,7 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         if not is_regular:
             return
         self.has_stopped = self.has_stopped or look.has_too_many
-        at_limit = self._limits.is_given and not look.is_below and not self._limits.go_on_over_limit
+        at_limit = self._limits.has_limit and not look.is_below and not self._limits.go_on_over_limit
         self.has_stopped_at_limit = self.has_stopped_at_limit or at_limit
         if look.has_too_many or at_limit:
             control.should_training_stop = True
@@ -251,7 +231,7 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         self._kept.saved(args, state)
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **objects: Any) -> None:
-        if not (self._limits.is_given and control.should_training_stop):
+        if not (self._limits.has_limit and control.should_training_stop):
             return
         if state.global_step != self._audited_step:  # another callback ended the training
             self._look_at(objects["model"], args, state, control, objects.get("processing_class"))
@@ -265,7 +245,7 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
             self._look_at(objects["model"], args, state, control, objects.get("processing_class"))
         if self._text is not None:
             self._text.training_ends()
-        if self._limits.is_given and not self._look.is_below:
+        if self._limits.has_limit and not self._look.is_below:
             self._tell_what_is_saved(args, state)
             if not self._look.is_finite and self.put_back is None:
                 raise NonFiniteError(
@@ -284,7 +264,7 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
     ) -> None:
         """Take the weights before training, and raise what the first audit would raise as far as is known."""
         self._made_ready_for = weakref.ref(model)
-        if self._limits.is_given:
+        if self._limits.has_limit:
             require_loadable(model, args)
         self._name_trace(args)
         if not is_first and any(parameter.is_meta for parameter in model.parameters()):
@@ -316,6 +296,27 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         before, self.trace = self.trace, self._given_trace or Path(args.output_dir) / "intruders.parquet"
         return before != self.trace
 
+    def _require_own_files(self) -> None:
+        """Raise SettingError if another callback of the same Trainer writes the same trace, or has a limit too."""
+        handler = handler_that_calls()
+        for other in [] if handler is None else handler.callbacks:
+            if not isinstance(other, IntruderCallback) or other is self:
+                continue
+            if (
+                self.trace is not None
+                and other.trace is not None
+                and self.trace.resolve() == other.trace.resolve()
+            ):
+                raise SettingError(
+                    f"two callbacks of one Trainer write '{self.trace}'; expected one for each; pass trace= with "
+                    "another path to one of them"
+                )
+            if self._limits.has_limit and other._limits.has_limit:
+                raise SettingError(
+                    "two callbacks of one Trainer have a limit; expected one, whose state the Trainer loads at the "
+                    "end; pass both limits to one callback"
+                )
+
     def _knows(self, model: nn.Module | None) -> bool:
         """Whether the weights before training are those of ``model``, or of one that it wraps as FSDP and PEFT do."""
         known = None if self._made_ready_for is None else self._made_ready_for()
@@ -336,7 +337,7 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
             try:
                 return look_at_finite()
             except NonFiniteError:
-                if not self._limits.is_given:
+                if not self._limits.has_limit:
                     raise
                 if self._text is not None:
                     self._text.last = math.nan
@@ -352,11 +353,11 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
             has_too_many = self._watch.stop_above is not None and audit.intruders > self._watch.stop_above
             return Look(has_too_many, below, record=self._record_of(audit, state.global_step))
 
-        if self._sharded is not None or self._watch.stop_above is not None or self._limits.is_given:
+        if self._sharded is not None or self._watch.stop_above is not None or self._limits.has_limit:
             self._look = decided_by_first(look, state)
         else:
             self._look = look() if is_first else Look()
-        if self._limits.is_given and self._look.is_below and self._look.record is not None:
+        if self._limits.has_limit and self._look.is_below and self._look.record is not None:
             self._kept.keep(self._look.record, state, control)
         return self._look
 

@@ -1,150 +1,22 @@
-"""When a training is audited and ended, the limits of a state that is kept, and the last checkpoint below them.
-
-The Trainer writes that checkpoint, and loads it at the end.
-"""
+"""The last checkpoint below the limits of a training, which the Trainer writes, and loads at the end."""
 
 from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict, TypeVar
+from typing import Any
 
 from torch import nn
 
 from ...checkpoints.formats.memory import has_adapters
 from ...errors import SettingError, some_of
-from ...settings.numbers import is_number, is_whole
 from ...system.documents import read_document
 from ...system.files import write_atomically
+from .callback_settings import Limits
 from .sharding import ZERO_3, sharded_by
-
-
-@dataclass(frozen=True)
-class Watch:
-    """When a training is audited, and what then ends it or warns.
-
-    Attributes:
-      every: number of steps between audits.
-      stop_above: end training when an audit finds more intruders than this.
-      alert_above: warn when an audit finds more intruders than this, in Weights & Biases and trackio too.
-    """
-
-    every: int = 100
-    stop_above: int | None = None
-    alert_above: int | None = None
-
-    def __post_init__(self) -> None:
-        if not is_whole(self.every) or self.every < 1:
-            raise SettingError(
-                f"every is {self.every!r}; expected a whole number of steps between audits, 1 or more"
-            )
-        for name in ("stop_above", "alert_above"):
-            number = getattr(self, name)
-            if number is not None and (not is_whole(number) or number < 0):
-                raise SettingError(f"{name} is {number!r}; expected a whole number of intruders, 0 or more")
-
-
-@dataclass(frozen=True)
-class Text:
-    """The text on which each audit measures the loss too.
-
-    Attributes:
-      loss_on: a corpus, such as ``pydoc``. The rise of the loss over the base, in nats per token, is logged as
-        ``forgetting/pydoc``.
-      loss_documents: number of documents of the corpus, the same ones at every audit.
-      loss_tokens: number of tokens of each document, from its start.
-      tokenizer: the model's; that of the Trainer if not given, else that of the folder which the model names.
-    """
-
-    loss_on: str | os.PathLike[str] | None = None
-    loss_documents: int = 8
-    loss_tokens: int = 256
-    tokenizer: Any = None
-
-    def __post_init__(self) -> None:
-        for name, least in (("loss_documents", 1), ("loss_tokens", 2)):
-            number = getattr(self, name)
-            if not is_whole(number) or number < least:
-                raise SettingError(f"{name} is {number!r}; expected a whole number, {least} or more")
-
-
-@dataclass(frozen=True)
-class Limits:
-    """The limits of a state that is kept; None of them means that none is.
-
-    Attributes:
-      keep_forgetting_below: a rise in nats per token. The Trainer saves every audited state below it as a checkpoint,
-        keeps the last one, and loads it when the training ends above, so that it is what is saved.
-      keep_intruders_below: a number of intruders, likewise. With both, a state is below both limits.
-      go_on_over_limit: continue after an audit at or above a limit, since a later state may be below it again;
-        otherwise the training ends there.
-    """
-
-    keep_forgetting_below: float | None = None
-    keep_intruders_below: int | None = None
-    go_on_over_limit: bool = False
-
-    def __post_init__(self) -> None:
-        rise, count = self.keep_forgetting_below, self.keep_intruders_below
-        if rise is not None and not (is_number(rise) and 0 < rise < math.inf):
-            raise SettingError(
-                f"keep_forgetting_below is {rise!r}; expected a rise in nats per token, above 0"
-            )
-        if count is not None and not (is_whole(count) and count >= 1):
-            raise SettingError(
-                f"keep_intruders_below is {count!r}; expected a whole number of intruders, 1 or more"
-            )
-
-    @property
-    def is_given(self) -> bool:
-        """Whether there is a limit."""
-        return self.keep_forgetting_below is not None or self.keep_intruders_below is not None
-
-    def is_below(self, intruders: int, forgetting: float | None) -> bool:
-        """Return whether a state with this number of intruders and this rise is below both limits."""
-        few = self.keep_intruders_below is None or intruders < self.keep_intruders_below
-        # A rise that is not a number is below no limit.
-        limit = self.keep_forgetting_below
-        return few and (limit is None or forgetting is None or forgetting < limit)
-
-
-class Named(TypedDict, total=False):
-    """The fields of the three by name."""
-
-    every: int
-    stop_above: int | None
-    alert_above: int | None
-    loss_on: str | os.PathLike[str] | None
-    loss_documents: int
-    loss_tokens: int
-    tokenizer: Any
-    keep_forgetting_below: float | None
-    keep_intruders_below: int | None
-    go_on_over_limit: bool
-
-
-Group = TypeVar("Group", Watch, Text, Limits)
-
-
-def taken(kind: type[Group], given: Group | None, named: dict[str, Any]) -> Group:
-    """Return the values that are given as one object, or by their names, which are taken out of ``named``.
-
-    Raises:
-      SettingError: a value is out of range, or given both ways.
-    """
-    own = {field.name: named.pop(field.name) for field in fields(kind) if field.name in named}
-    if given is None:
-        return kind(**own)
-    if own:
-        raise SettingError(
-            f"{', '.join(own)} and a {kind.__name__} are given; expected one of the two; put them into the "
-            f"{kind.__name__}"
-        )
-    return given
 
 
 @dataclass(frozen=True)

@@ -28,13 +28,13 @@ def log_totals(trainer: Any, args: Any, state: Any, control: Any, totals: dict[s
     else:
         logs = totals if state.epoch is None else {**totals, "epoch": state.epoch}
         state.log_history.append({**logs, "step": state.global_step})
-        handler = _handler_that_calls()
+        handler = handler_that_calls()
         if handler is not None:
             handler.on_log(args, state, control, dict(logs))
     control.should_log = to_come
 
 
-def _handler_that_calls() -> CallbackHandler | None:
+def handler_that_calls() -> CallbackHandler | None:
     """Return the Trainer's list of callbacks from among the callers: no event of a callback names it."""
     frame = sys._getframe(1)
     while frame is not None:

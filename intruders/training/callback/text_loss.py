@@ -17,10 +17,9 @@ from ...checkpoints.formats.memory import has_adapters
 from ...checkpoints.opening.open import Source
 from ...data.corpora import Corpus, load_corpora
 from ...errors import CheckpointError, SettingError
-from ...measures.causal_loss import causal_losses
 from ...measures.corpus_loss import WINDOW
 from ...measures.losses import DocumentLosses, mean_loss
-from ...measures.masked_loss import masked_estimate
+from ...measures.text_loss import causal_losses, masked_estimate
 from ...models.encoding import context_length
 from ...models.loading import load_tokenizer
 from ...models.loading_settings import AS_STORED, DTYPES, Loading
@@ -141,12 +140,8 @@ class TextLoss:
         measured = _Whole(model) if is_sharded else model
         width = min(WINDOW, context_length(inner.config, None))
         with ExitStack() as contexts:
-            for change in (
-                _modes_kept(model),
-                _without_autocast(model),
-                random_state_kept(on_all_devices=False),
-            ):
-                contexts.enter_context(change)
+            contexts.enter_context(_without_autocast(model))
+            contexts.enter_context(random_state_kept(on_all_devices=False))
             if is_sharded:
                 contexts.callback(_split_again, model)
             parts = [self._losses(inner, measured, tokenizer, corpus, width) for corpus in self._corpora]
@@ -249,17 +244,6 @@ def _split_again(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.reshard()
-
-
-@contextmanager
-def _modes_kept(model: nn.Module) -> Iterator[None]:
-    """Give every module its own mode back: a part of a model in training may be in evaluation."""
-    modes = {module: module.training for module in model.modules()}
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 @contextmanager

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import warnings
-import weakref
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -113,38 +111,3 @@ def _rows(audit: Audit) -> pd.DataFrame:
     frame["update_frobenius"] = frame["name"].map(frobenius).astype(float)
     frame["base_largest_value"] = frame["name"].map(largest).astype(float)
     return frame
-
-
-class FilesInUse:
-    """The claim of a callback on its trace and the Trainer's checkpoints; it ends with the callback's reference."""
-
-    def __init__(self, state: Any, names: Collection[str]) -> None:
-        self._state = state  # the Trainer passes one and the same to all callbacks of a training
-        self._names = names
-
-    @classmethod
-    def claimed(cls, state: Any, trace: Path | None, has_limits: bool) -> FilesInUse:
-        """Claim the files of a training whose state is ``state``.
-
-        Raises:
-          SettingError: another callback of the same training has claimed one of them.
-        """
-        own = {str(trace.resolve())} if trace is not None else set()
-        others = [name for claim in _claims if claim._state is state for name in claim._names]
-        if own & set(others):
-            raise SettingError(
-                f"two callbacks of one Trainer write '{trace}'; expected one for each; pass trace= with another path "
-                "to one of them"
-            )
-        if has_limits and _LIMITS in others:
-            raise SettingError(
-                "two callbacks of one Trainer have a limit; expected one, whose state the Trainer loads at the end; "
-                "pass both limits to one callback"
-            )
-        claim = cls(state, own | ({_LIMITS} if has_limits else set()))
-        _claims.add(claim)
-        return claim
-
-
-_LIMITS = "limits"  # no path: a resolved one is absolute
-_claims: weakref.WeakSet[FilesInUse] = weakref.WeakSet()

@@ -31,8 +31,9 @@ from ...checkpoints.opening.open import Opened, Source
 from ...checkpoints.stored.checkpoint import Checkpoint
 from ...checkpoints.stored.content import Digests, content_digests
 from ...errors import SettingError, some_of
-from ...system.documents import get_field, read_document
+from ...system.documents import read_document
 from ...system.files import write_atomically
+from ...system.plain_values import from_plain
 from .sharding import sharded_by, will_be_sharded_by
 from .weights_before import (
     AuditedBase,
@@ -59,7 +60,7 @@ class StartOfA:
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         self._start = {
-            name: tensor.detach().cpu().clone() for name, _, tensor in _factors(tensors) if tensor.numel()
+            factor[0]: tensor.detach().cpu().clone() for factor, tensor in _factors(tensors) if tensor.numel()
         }
 
     @classmethod
@@ -71,7 +72,7 @@ class StartOfA:
         layers = [module for module in model.modules() if hasattr(module, "lora_A")]
         active = {adapter for layer in layers for adapter in getattr(layer, "active_adapters", ())}
         factors = _factors(dict(model.named_parameters()))
-        return cls({name: tensor for name, _, tensor in factors if _adapter(name) in active})
+        return cls({factor[0]: tensor for factor, tensor in factors if factor["adapter"] in active})
 
     @property
     def factors(self) -> Mapping[str, Tensor]:
@@ -94,26 +95,19 @@ class StartOfA:
 
     def _squares(self, tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, float, float]]:
         """Yield module, ``||A - A_0||_F^2`` and ``||A_0||_F^2``, in double precision."""
-        for name, module, tensor in _factors(tensors):
-            start = self._start.get(name)
+        for factor, tensor in _factors(tensors):
+            start = self._start.get(factor[0])
             if start is not None and start.shape == tensor.shape:
                 now, then = tensor.detach().cpu().double(), start.double()
-                yield module, float((now - then).square().sum()), float(then.square().sum())
+                yield factor["module"], float((now - then).square().sum()), float(then.square().sum())
 
 
-def _factors(tensors: Mapping[str, Any]) -> Iterator[tuple[str, str, Tensor]]:
-    """Yield each factor A with its name and the name of its module, as in a model that is not compiled."""
+def _factors(tensors: Mapping[str, Any]) -> Iterator[tuple[re.Match[str], Tensor]]:
+    """Yield each factor A with what its name says: the module, as in a model that is not compiled, and the adapter."""
     for name, tensor in tensors.items():
-        match = _FACTOR.match(name.replace(COMPILED_WRAPPER, ""))
-        if match is not None:
-            yield match[0], match["module"], tensor
-
-
-def _adapter(factor: str) -> str:
-    """The adapter that a factor of this name belongs to."""
-    match = _FACTOR.match(factor)
-    assert match is not None
-    return match["adapter"]
+        factor = _FACTOR.match(name.replace(COMPILED_WRAPPER, ""))
+        if factor is not None:
+            yield factor, tensor
 
 
 def _ratio(moved: float, start: float) -> float | None:
@@ -176,7 +170,7 @@ class StartDigests:
         document = read_document(file, "the record of a training's start", _SCHEMA)
         if document is None:
             return True
-        kept = StartDigests(*(get_field(document, key, str(file), dict) for key in ("matrices", "factors")))
+        kept: StartDigests = from_plain(StartDigests, document)
         if changed := _changed(kept.matrices, self.matrices):
             raise SettingError(
                 f"the weights of {describe_module(model)} are not those that the resumed training began with "

@@ -59,30 +59,15 @@ def compare_at_equal_norm(runs: pd.DataFrame, traces: pd.DataFrame) -> DenseComp
 
 def paths(runs: pd.DataFrame, traces: pd.DataFrame) -> pd.DataFrame:
     """Return norm and intruders of every audit of LoRA and full runs, for the figure of the comparison."""
-    columns = [
-        "base",
-        "task",
-        "method",
-        "setting",
-        "seed",
-        "run_id",
-        "update_frobenius",
-        "intruders_per_100_vectors",
-    ]
-    if traces.empty or runs.empty:
-        return pd.DataFrame(columns=columns)
-    known = traces.merge(runs[["run_id", "base", "task", "method", "described", "seed"]], on="run_id")
-    known = known[known["method"].isin(["lora", "full"])]
-    rows = []
-    for (base, task, method, described, seed, run_id), trace in known.groupby(
-        ["base", "task", "method", "described", "seed", "run_id"]
-    ):
-        norms, shares = _path(trace, set(trace["name"]))
-        rows += [
-            (base, task, method, described, seed, run_id, norm, share)
-            for norm, share in zip(norms, shares, strict=True)
-        ]
-    return pd.DataFrame(rows, columns=columns)
+    of_run = ["base", "task", "method", "setting", "seed", "run_id"]
+    named = runs.drop(columns="setting").rename(columns={"described": "setting"})[of_run]
+    known = traces.merge(named[named["method"].isin(["lora", "full"])], on="run_id")
+    known["squares"] = known["frobenius"] ** 2
+    sums = known.groupby([*of_run, "step"], as_index=False)[["squares", "intruders", "vectors"]].sum()
+    sums["update_frobenius"] = np.sqrt(sums["squares"].astype(float))
+    sums["intruders_per_100_vectors"] = 100 * sums["intruders"] / sums["vectors"]
+    measured = ["update_frobenius", "intruders_per_100_vectors"]
+    return sums.sort_values([*of_run, measured[0]], ignore_index=True)[[*of_run, *measured]]
 
 
 Path = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]

@@ -98,10 +98,7 @@ def _add(evidence: Evidence, on: Where, main: RankSeries) -> None:
         "100 vectors",
     )
     evidence.add(
-        on,
-        f"{MEASURES['effective_rank']}, {PER_DOUBLING}",
-        spread,
-        phrase=f"effective rank {said(spread)}",
+        on, f"{MEASURES['effective_rank']}, {PER_DOUBLING}", spread, phrase=f"effective rank {said(spread)}"
     )
     loss = main.trend("loss_change")
     evidence.add(on, f"{MEASURES['loss_change']}, {PER_DOUBLING}", loss, expected=None, digits=3, phrase="")
@@ -140,14 +137,7 @@ def _points(each: RankSeries) -> list[dict[str, object]]:
         for column, name in MEASURES.items():
             grain = one_in_100(runs) if column == "per_100" else 0.0
             mean = mean_interval(runs.groupby("seed")[column].mean(), grain=grain)
-            rows.append(
-                {
-                    "rank": rank,
-                    "measure": name,
-                    **mean.columns("value"),
-                    "seeds": seeds_in(runs),
-                }
-            )
+            rows.append({"rank": rank, "measure": name, **mean.columns("value"), "seeds": seeds_in(runs)})
     return rows
 
 

@@ -24,7 +24,7 @@ from .shared.words import said, seeds_said
 
 TABLE = "Gain at equal task loss"
 KIND = "compared after training"
-_CURVE = "interpolate"
+CURVE = "interpolate"
 _MOST_SETTINGS = 4  # of one base and task, in charts; the table has all
 _NOTE = (
     "Gains at equal task loss are listed with the claim and do not decide it. Their intervals apply to "
@@ -121,11 +121,10 @@ def add_gains(evidence: Evidence, results: Results) -> tuple[list[dict[str, obje
 
 def candidates(baseline: pd.DataFrame, results: Results) -> Iterator[tuple[str, pd.DataFrame]]:
     """Yield every remedy on a setting's runs: loss change and accuracy under it, by seed."""
-    reported = _reported(results.remedies)
-    known = reported.merge(
+    known = reported(results.remedies).merge(
         baseline[["run_id", "seed", "loss_change", "accuracy"]], on="run_id", suffixes=("", "_run")
     )
-    is_tuned = (known["remedy"] == _CURVE) & ~known["chosen"] & (known["strength"] == 1)
+    is_tuned = (known["remedy"] == CURVE) & ~known["chosen"] & (known["strength"] == 1)
     tuned = known[is_tuned].set_index("run_id")
     for remedy, group in known[known["chosen"]].groupby("remedy", sort=False):
         of_run = group.set_index("run_id")
@@ -140,22 +139,22 @@ def candidates(baseline: pd.DataFrame, results: Results) -> Iterator[tuple[str, 
         yield str(remedy), table.dropna(subset=["seed"]).groupby("seed").mean()
 
 
-def _reported(points: pd.DataFrame) -> pd.DataFrame:
+def reported(points: pd.DataFrame) -> pd.DataFrame:
     """Keep the points on the documents that are reported, without controls."""
     return points[(points["share"] == "report") & points["control"].isna()]
 
 
 def _forgotten(points: pd.DataFrame) -> float:
     """Return the rise of the tuned models' loss over the base on the reported documents, mean over runs."""
-    reported = _reported(points)
-    curve = reported[(reported["remedy"] == _CURVE) & ~reported["chosen"]]
+    known = reported(points)
+    curve = known[(known["remedy"] == CURVE) & ~known["chosen"]]
     at = [curve.loc[curve["strength"] == alpha, "loss"].mean() for alpha in (0.0, 1.0)]
     return float(at[1] - at[0])
 
 
 def _tests(points: pd.DataFrame) -> int:
     """Count the remedies that are compared, on each setting of each base and task."""
-    chosen = points[points["chosen"] & (points["remedy"] != _CURVE)]
+    chosen = points[points["chosen"] & (points["remedy"] != CURVE)]
     return len(chosen[["base", "task", "setting", "remedy"]].drop_duplicates())
 
 
@@ -165,8 +164,8 @@ def effect_of(remedy: str) -> str:
 
 
 def _of_setting(points: pd.DataFrame, tests: int, evidence: Evidence) -> Iterator[Gain]:
-    chosen = points[points["chosen"] & (points["remedy"] != _CURVE)]
-    for remedy in dict.fromkeys(points.loc[points["remedy"] != _CURVE, "remedy"]):
+    chosen = points[points["chosen"] & (points["remedy"] != CURVE)]
+    for remedy in dict.fromkeys(points.loc[points["remedy"] != CURVE, "remedy"]):
         of_remedy = chosen[chosen["remedy"] == remedy]
         # The one that was named in advance is not picked from several.
         is_primary = evidence.is_primary(effect_of(str(remedy)))

@@ -22,13 +22,12 @@ from intruders.measures.intervals import LEVEL, mean_interval
 from intruders.studies.compare_settings import settings_in, text_of
 from intruders.studies.results import Results
 
-from .remedies_at_equal_task_loss import effect_of
+from .remedies_at_equal_task_loss import CURVE, effect_of, reported
 from .shared.evidence import Evidence
 from .shared.strata import LOSS_ALIKE, SAME_DOCUMENTS, Stratum, finished, strata
 from .shared.words import seeds_said
 
 TABLE = "Gain while training at equal task loss"
-_CURVE = "interpolate"
 
 
 @dataclass(frozen=True)
@@ -139,7 +138,7 @@ def _gain(points: pd.DataFrame, before: str, after: str) -> _Gain | None:
         on_curve = loss_at_task_loss(losses, task_losses, np.array(point["task_loss"]))
         return float(on_curve - point["loss"]) + between_bases
 
-    tuned, share = other.iloc[-1], _reported(points, after, is_chosen=True)
+    tuned, share = other.iloc[-1], _interpolations(points, after, is_chosen=True)
     return _Gain(
         over_the_curve(tuned),
         over_the_curve(share.iloc[0]) if len(share) == 1 else math.nan,
@@ -149,17 +148,12 @@ def _gain(points: pd.DataFrame, before: str, after: str) -> _Gain | None:
 
 def _curve(points: pd.DataFrame, run_id: str) -> pd.DataFrame:
     """Return the points of interpolation on the reported documents, from the base to the tuned model."""
-    curve = _reported(points, run_id, is_chosen=False).sort_values("strength")
+    curve = _interpolations(points, run_id, is_chosen=False).sort_values("strength")
     is_whole = len(curve) > 1 and curve["strength"].iloc[0] == 0 and curve["strength"].iloc[-1] == 1
     return curve if is_whole else curve.iloc[:0]
 
 
-def _reported(points: pd.DataFrame, run_id: str, *, is_chosen: bool) -> pd.DataFrame:
+def _interpolations(points: pd.DataFrame, run_id: str, *, is_chosen: bool) -> pd.DataFrame:
     """Return a run's interpolations on the reported documents: the chosen share alone, or those of the curve."""
-    return points[
-        (points["run_id"] == run_id)
-        & (points["remedy"] == _CURVE)
-        & (points["share"] == "report")
-        & points["control"].isna()
-        & (points["chosen"].fillna(False).astype(bool) == is_chosen)
-    ]
+    own = reported(points[(points["run_id"] == run_id) & (points["remedy"] == CURVE)])
+    return own[own["chosen"].fillna(False).astype(bool) == is_chosen]

@@ -15,14 +15,7 @@ from .shared.claim import Claim, Finding
 from .shared.equal_score import at_equal_score
 from .shared.evidence import Evidence
 from .shared.pictures import Palette, by_method_and_rank, in_order, lines, listed, parts, values
-from .shared.seed_tables import (
-    complete,
-    noted_complete,
-    on_shared_matrices,
-    one_in_100,
-    seed_table,
-    seeds_in,
-)
+from .shared.seed_tables import complete, noted_complete, on_shared_matrices, one_in_100, seed_table, seeds_in
 from .shared.strata import LOSS_ALIKE, MEASURED_ALIKE, Stratum, finished, largest_alike, strata
 from .shared.words import said
 
@@ -156,41 +149,22 @@ def _by_setting(stratum: Stratum, equal: pd.DataFrame) -> list[dict[str, object]
 def _over_epsilon(runs: pd.DataFrame, vectors: pd.DataFrame) -> pd.DataFrame:
     """Count intruders per 100 vectors at other epsilons: at least and at most, by the cosines' proved bounds."""
     rows = []
-    for (base, task, described), inside in _vectors_by_setting(runs, vectors):
-        lower, upper = inside["max_cosine_lower"], inside["max_cosine_upper"]
+    for setting, inside in _vectors_by_setting(runs, vectors):
         for epsilon in EPSILONS:
-            rows.append(
-                {
-                    "base": base,
-                    "task": task,
-                    "setting": described,
-                    "epsilon": epsilon,
-                    "at_least_per_100": 100 * float((upper < epsilon).mean()),
-                    "at_most_per_100": 100 * float((lower < epsilon).mean()),
-                }
-            )
-    return pd.DataFrame(
-        rows, columns=["base", "task", "setting", "epsilon", "at_least_per_100", "at_most_per_100"]
-    )
+            below = (inside[["max_cosine_upper", "max_cosine_lower"]] < epsilon).mean()
+            rows.append((*setting, epsilon, *(100 * below)))
+    columns = ["base", "task", "setting", "epsilon", "at_least_per_100", "at_most_per_100"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def _over_k(runs: pd.DataFrame, vectors: pd.DataFrame) -> pd.DataFrame:
     """Count the intruders per matrix among the top-k vectors, at the audit's own epsilon."""
     rows = []
-    for (base, task, described), inside in _vectors_by_setting(runs, vectors):
-        index, is_intruder = inside["index"], inside["intruder"]
-        matrices = inside[["run_id", "name"]].drop_duplicates().shape[0]
-        for k in range(1, int(index.max()) + 2):
-            count = int((is_intruder & (index < k)).sum())
-            rows.append(
-                {
-                    "base": base,
-                    "task": task,
-                    "setting": described,
-                    "k": k,
-                    "intruders_per_matrix": count / matrices,
-                }
-            )
+    for setting, inside in _vectors_by_setting(runs, vectors):
+        matrices = len(inside[["run_id", "name"]].drop_duplicates())
+        at_index = inside["index"][inside["intruder"]].value_counts()
+        for k in range(1, int(inside["index"].max()) + 2):
+            rows.append((*setting, k, int(at_index[at_index.index < k].sum()) / matrices))
     return pd.DataFrame(rows, columns=["base", "task", "setting", "k", "intruders_per_matrix"])
 
 

@@ -72,9 +72,7 @@ def analyse(results: Results) -> Finding:
         evidence.notes += stratum.notes
         rows.append(_add(evidence, stratum))
     return evidence.finding(
-        CLAIM,
-        runs=known["run_id"],
-        tables={"Agreement": pd.DataFrame(rows), "Matrices": _points(known)},
+        CLAIM, runs=known["run_id"], tables={"Agreement": pd.DataFrame(rows), "Matrices": _points(known)}
     )
 
 

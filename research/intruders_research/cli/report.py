@@ -67,9 +67,15 @@ def report(
         refuse_given(of_pages, "has no effect beside --verdicts", ONE_OF_BOTH)
         print_verdicts(studies=results)
     else:
-        from ..pages.write_report import write_report
+        from intruders.reports.write_report import study_among, write_report
 
-        say(map(str, write_report(results, out, png, scale)), whole=True)
+        study = study_among(results, scale)
+        if study is None:
+            say(map(str, write_report(results, out, png, scale)), whole=True)
+            return
+        from ..pages.study_page import write_study_report
+
+        say(map(str, write_study_report(study, out, png)), whole=True)
 
 
 def _only(paths: list[Path], what: str) -> Path:

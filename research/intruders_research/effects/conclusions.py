@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from intruders.system.words import plural
 
-from ..claims.shared.claim import CONTRADICTED, SUPPORTED
-from .study_effect import REPORTED, StudyEffect
+from ..claims.shared.claim import CONTRADICTED, REPORTED, SUPPORTED
+from .study_effect import StudyEffect
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,12 @@ import pandas as pd
 
 from intruders.charts.drawing import Drawing, styled
 
-from ..claims.shared.claim import CONTRADICTED, SUPPORTED, UNDECIDED
-from .study_effect import REPORTED, StudyEffect
+from ..claims.shared.claim import CONTRADICTED, REPORTED, SUPPORTED, UNDECIDED
+from .study_effect import StudyEffect
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _ROW = 0.19  # inches
 _WIDTH = 9.6
@@ -141,11 +142,8 @@ def _text(axes: Axes, x: float, row: float, text: str, color: str, weight: str =
     )
 
 
-def _legend(figure: object, theme: Theme, y: float) -> None:
+def _legend(figure: Figure, theme: Theme, y: float) -> None:
     """Name the columns; the plot itself has the words of the verdicts."""
-    from matplotlib.figure import Figure
-
-    assert isinstance(figure, Figure)
     for x, text, side in (
         (0.005, "claim, model and task, effect", "left"),
         (0.585, "← against the claim | as it expects →", "center"),

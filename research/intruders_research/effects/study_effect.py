@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 from intruders.measures.intervals import normal_quantile, student_quantile
 
-from ..claims.shared.claim import CONTRADICTED, SUPPORTED, UNDECIDED
+from ..claims.shared.claim import CONTRADICTED, REPORTED, SUPPORTED, UNDECIDED
 
-REPORTED = "reported"  # an effect of which the paper claims no sign
 _LEVEL = 0.95
 _BOUNDED = ("rank correlation", "AUC")  # whose intervals are over runs, and not Student's over seeds
 

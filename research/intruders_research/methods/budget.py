@@ -50,11 +50,7 @@ def callbacks(model: nn.Module, config: FinetuneConfig) -> list[Any]:
     """Return the clamp, which acts before every look at the model too; none with a pilot."""
     if config.budget is None or config.budget_pilot is not None:
         return []
-    looks = (
-        config.audit_steps,
-        config.eval_steps if config.match is not None else None,
-        config.save_steps,
-    )
+    looks = (config.audit_steps, config.eval_steps if config.match is not None else None, config.save_steps)
     return [BudgetClamp(model, config.budget, [config.budget_steps, *(n for n in looks if n)])]
 
 

@@ -1,52 +1,22 @@
-"""The effects of a finding as rows of its table, and as text."""
+"""The effects of a finding as text."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 from intruders.system.words import number
 
 from ..claims.shared.claim import CONTRADICTED, SUPPORTED, UNDECIDED, Effect, Finding
 
-_REPORTED = "reported"  # an effect of which the claim expects nothing
 
-
-@dataclass(frozen=True)
-class EffectRow:
-    """What was measured, and what it says on the claim."""
-
-    what: str
-    estimate: str
-    interval: str
-    expected: str  # above 0 or below 0; a dash where the claim expects nothing
-    seeds: int
-    verdict: str
-    lacking: str  # what would decide it; empty where it is decided
-
-
-def effect_groups(finding: Finding) -> dict[str, list[EffectRow]]:
+def effect_groups(finding: Finding) -> dict[str, list[Effect]]:
     """Return the effects by base, task and part of the runs, those that the claim speaks of first.
 
     These are there also where they were not measured.
     """
     reported = [effect for effect in finding.effects if effect.expected is None]
-    groups: dict[str, list[EffectRow]] = {}
+    groups: dict[str, list[Effect]] = {}
     for effect in [*finding.answers, *reported]:
-        groups.setdefault(effect.where, []).append(_row(effect))
+        groups.setdefault(effect.where, []).append(effect)
     return groups
-
-
-def _row(effect: Effect) -> EffectRow:
-    is_answer = effect.expected is not None
-    return EffectRow(
-        what=effect.measured,
-        estimate=number(effect.estimate),
-        interval=interval_text(effect),
-        expected=effect.side or "-",
-        seeds=effect.seeds,
-        verdict=effect.decision if is_answer else _REPORTED,
-        lacking=effect.lacking if is_answer else "",
-    )
 
 
 def parts_text(finding: Finding) -> str:

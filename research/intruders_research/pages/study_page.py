@@ -23,12 +23,13 @@ from intruders.reports.study import (
 from intruders.studies.results import Results
 from intruders.studies.study_folder import REPORT, StudyFolder
 from intruders.system.files import user_path, write_atomically
+from intruders.system.words import number
 
 from ..claims.every_claim import charts_of, every_claim
 from ..claims.shared.claim import Finding
 from ..claims.shared.pictures import by_method_and_rank, slug
 from ..published.beside_paper import beside_paper
-from .effect_rows import effect_groups, effect_text, leading_effects, parts_text
+from .effect_rows import effect_groups, effect_text, interval_text, leading_effects, parts_text
 from .published_words import published_words
 from .similarities import SimilarityRow, similarity_rows
 from .study_words import study_words
@@ -123,7 +124,9 @@ def render_study(results: Results, findings: Sequence[Finding]) -> str:
         beside_paper=[(table, page_table(table.title, table.frame)) for table in beside_paper(results)],
         effect_groups=effect_groups,
         effect_text=effect_text,
+        interval_text=interval_text,
         leading_effects=leading_effects,
+        number=number,
         parts_text=parts_text,
     )
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 from typing import Any
+
+import pandas as pd
 
 from intruders.studies.runs import Run
 from intruders.studies.stages import stages_of
@@ -24,25 +24,9 @@ from .costs import rows_a_step, steps_of
 _TRAINED = ("train", "sequence")
 
 
-@dataclass(frozen=True)
-class Times:
-    """The times of one earlier run, in seconds."""
-
-    base: str
-    task: str  # of a sequence all, in order
-    method: str
-    per_row: float  # of training, forward and backward
-    stages: dict[str, float]  # of the measures
-    steps: int  # of training; of one that stops at a score those that it took
-    setting: str  # all that was chosen but the seed
-
-
-@dataclass(frozen=True)
-class Medians:
-    """Medians over earlier runs that are alike, in seconds."""
-
-    per_row: float
-    stages: dict[str, float]
+# By what an earlier run is like a planned one, the most alike first.
+_LIKENESS = (["base", "task", "method"], ["base", "task"], ["base"])
+_MEASURE = "seconds of "  # before the name of a measure, in the name of its column
 
 
 def time_lines(runs: Sequence[Run], folders: Sequence[str], out: str | None = None) -> Iterator[str]:
@@ -52,14 +36,13 @@ def time_lines(runs: Sequence[Run], folders: Sequence[str], out: str | None = No
     missing = [run for run in runs if own is None or not is_done(run, own.run(run.id), digests)]
     if len(missing) < len(runs):
         yield f"{len(runs) - len(missing):,} of {len(runs):,} runs are finished in '{out}'"
-    known = [
-        times for folder in [*folders, *([out] if out else [])] for times in _times_in(user_path(folder))
-    ]
-    if not known:
+    rows = [row for folder in [*folders, *([out] if out else [])] for row in _times_in(user_path(folder))]
+    if not rows:
         if folders:
             yield f"time: no finished runs in {', '.join(map(repr, folders))} yet to tell it from"
         return
-    medians, steps = _medians(known), _steps_by_setting(known)
+    known = pd.DataFrame(rows)
+    medians, steps = _medians(known), known.groupby("setting")["steps"].median()
     estimates = [(run, _seconds(run, medians, steps)) for run in missing if run.config is not None]
     told = [(run, seconds) for run, seconds in estimates if seconds is not None]
     stopping = [run for run, _ in told if run.config is not None and run.config.match is not None]
@@ -86,8 +69,12 @@ def time_lines(runs: Sequence[Run], folders: Sequence[str], out: str | None = No
         yield f"time: {without:,} runs more, of which no earlier run has the base, or the number of steps is unknown"
 
 
-def _times_in(folder: Path) -> Iterator[Times]:
-    """Yield the times of the finished runs of a study's folder, of published tables, or of a folder of several."""
+def _times_in(folder: Path) -> Iterator[dict[str, Any]]:
+    """Yield the times of the finished runs of a study's folder, of published tables, or of a folder of several.
+
+    ``per_row`` are the seconds of training on one row, forward and backward; of a run that stops at a score, ``steps``
+    are those that it took.
+    """
     if (folder / PUBLISHED).is_file():
         yield from _published_times(PublishedStudy.load(folder))
         return
@@ -99,7 +86,7 @@ def _times_in(folder: Path) -> Iterator[Times]:
         yield from _published_times(PublishedStudy.load(file.parent))
 
 
-def _published_times(published: PublishedStudy) -> Iterator[Times]:
+def _published_times(published: PublishedStudy) -> Iterator[dict[str, Any]]:
     rows = {row["run_id"]: row for row in read_rows(published.folder / "runs.parquet")}
     for run in published.runs:
         yield from _times_of(_record_of(run), *_trained(rows.get(run.id, {})))
@@ -119,26 +106,27 @@ def _record_of(run: PublishedRun) -> dict[str, Any]:
     return {"tasks": []} | settings | {"config": config, "stages": run.stages}
 
 
-def _times_of(record: Mapping[str, Any], steps: int, seconds: float) -> Iterator[Times]:
+def _times_of(record: Mapping[str, Any], steps: int, seconds: float) -> Iterator[dict[str, Any]]:
     """Yield the times of a run that took these steps and seconds to train; nothing of one that trained nothing."""
     config, stages = record.get("config"), record.get("stages", {})
     if config is None or not steps:
         return
-    task = " > ".join(record.get("tasks", [])) or str(config["task"])
-    others = {name: float(stage["seconds"]) for name, stage in stages.items() if name not in _TRAINED}
+    measures = {
+        f"{_MEASURE}{name}": float(stage["seconds"]) for name, stage in stages.items() if name not in _TRAINED
+    }
     if "sequence" in stages:
         # What is left of the one stage of a sequence are its audits and scores.
-        others["sequence"] = max(0.0, float(stages["sequence"]["seconds"]) - seconds)
+        measures[f"{_MEASURE}sequence"] = max(0.0, float(stages["sequence"]["seconds"]) - seconds)
     rows = steps * int(config["batch_size"]) * int(config["gradient_accumulation_steps"])
-    yield Times(
-        str(record["base"]),
-        task,
-        str(config["method"]),
-        seconds / rows,
-        others,
-        steps,
-        _setting_of(record),
-    )
+    yield {
+        "base": str(record["base"]),
+        "task": " > ".join(record.get("tasks", [])) or str(config["task"]),
+        "method": str(config["method"]),
+        "setting": _setting_of(record),
+        "steps": steps,
+        "per_row": seconds / rows,
+        **measures,
+    }
 
 
 def _setting_of(record: Mapping[str, Any]) -> str:
@@ -147,31 +135,14 @@ def _setting_of(record: Mapping[str, Any]) -> str:
     return json.dumps([record["kind"], record["base"], record["tasks"], config], sort_keys=True)
 
 
-def _steps_by_setting(known: Sequence[Times]) -> dict[str, float]:
-    """Return the median steps of the earlier runs of every setting."""
-    taken: dict[str, list[int]] = {}
-    for times in known:
-        taken.setdefault(times.setting, []).append(times.steps)
-    return {setting: median(steps) for setting, steps in taken.items()}
-
-
-def _medians(known: Sequence[Times]) -> dict[tuple[str, ...], Medians]:
+def _medians(known: pd.DataFrame) -> dict[tuple[str, ...], pd.Series[float]]:
     """Return the medians of the earlier runs of every base, of its every task, and of that by every method."""
-    alike: dict[tuple[str, ...], list[Times]] = {}
-    for times in known:
-        for likeness in ((times.base, times.task, times.method), (times.base, times.task), (times.base,)):
-            alike.setdefault(likeness, []).append(times)
-    medians: dict[tuple[str, ...], Medians] = {}
-    for wish, group in alike.items():
-        stages: dict[str, list[float]] = {}
-        for times in group:
-            for name, seconds in times.stages.items():
-                stages.setdefault(name, []).append(seconds)
-        medians[wish] = Medians(
-            median(times.per_row for times in group),
-            {name: median(seconds) for name, seconds in stages.items()},
-        )
-    return medians
+    seconds = ["per_row", *(name for name in known if str(name).startswith(_MEASURE))]
+    return {
+        tuple(map(str, key)): alike[seconds].median().fillna(0.0)
+        for columns in _LIKENESS
+        for key, alike in known.groupby(columns)
+    }
 
 
 def _steps_and_seconds(folder: Path, record: dict[str, Any]) -> tuple[int, float]:
@@ -186,19 +157,17 @@ def _steps_and_seconds(folder: Path, record: dict[str, Any]) -> tuple[int, float
 
 
 def _seconds(
-    run: Run, medians: Mapping[tuple[str, ...], Medians], steps_by_setting: Mapping[str, float]
+    run: Run, medians: Mapping[tuple[str, ...], pd.Series[float]], steps_by_setting: pd.Series[float]
 ) -> float | None:
     """Estimate a run's seconds by medians over the most similar earlier runs. None if none has its base."""
     assert run.config is not None
-    task = " > ".join(run.tasks) or run.config.task
-    wanted = [(run.base, task, run.config.method), (run.base, task), (run.base,)]
+    own = {"base": run.base, "task": " > ".join(run.tasks) or run.config.task, "method": run.config.method}
+    wanted = (tuple(own[name] for name in columns) for columns in _LIKENESS)
     alike = next((medians[wish] for wish in wanted if wish in medians), None)
-    if alike is None:
-        return None
     steps: float | None = steps_of(run)
-    if steps is None:
+    if alike is None or steps is None:
         return None
     if run.config.match is not None:
-        steps = min(steps, steps_by_setting.get(_setting_of(run.description()), steps))
-    measures = sum(alike.stages.get(stage.name, 0.0) for stage in stages_of(run))
-    return steps * rows_a_step(run.config) * alike.per_row + measures
+        steps = min(steps, float(steps_by_setting.get(_setting_of(run.description()), steps)))
+    measures = sum(float(alike.get(f"{_MEASURE}{stage.name}", 0.0)) for stage in stages_of(run))
+    return steps * rows_a_step(run.config) * float(alike["per_row"]) + measures

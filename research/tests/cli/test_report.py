@@ -24,6 +24,12 @@ def test_an_option_beside_one_that_writes_no_report_is_refused(chosen: str, tmp_
     assert list(tmp_path.iterdir()) == []
 
 
+def test_several_studies_are_not_published_in_one_folder(tmp_path: Path) -> None:
+    done = in_this_process("report", tmp_path, tmp_path, "--data", tmp_path / "data")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--data publishes one study, and 2 paths were given" in done.stderr
+
+
 def test_verdicts_of_a_file_ask_for_the_folder_of_a_study(saved: tuple[Path, Path]) -> None:
     done = in_this_process("report", saved[0], "--verdicts")
     assert done.returncode == 2

@@ -20,6 +20,9 @@ from tests.reports.browsing import WINDOWS, expect, opened, serious_faults, show
 from tests.reports.made_up_study import without
 
 pytestmark = pytest.mark.browser
+NOT_RUNS = (
+    "matrices", "vectors", "interventions", "sequences", "traces", "mechanism", "remedies", "attributions",
+)  # fmt: skip
 EVIL = "<img src=x onerror=alert(1)></script><script>alert(2)</script><b>r=1</b>&amp;"
 
 
@@ -248,20 +251,7 @@ def test_a_study_of_nothing_but_runs_opens(
         "kl_prompts",
     ]
     runs = study[0].runs.iloc[:1].assign(**dict.fromkeys(measures, math.nan))
-    bare = without(
-        study[0],
-        *(
-            "matrices",
-            "vectors",
-            "interventions",
-            "sequences",
-            "traces",
-            "mechanism",
-            "remedies",
-            "attributions",
-        ),
-    )
-    bare = dataclasses.replace(bare, runs=runs, folder=tmp_path)
+    bare = dataclasses.replace(without(study[0], *NOT_RUNS), runs=runs, folder=tmp_path)
     path = tmp_path / "bare.html"
     path.write_text(render_study(bare, analyse_all(bare)), encoding="utf-8")
     with shown(browser, path) as page:
@@ -277,12 +267,7 @@ def test_runs_with_long_names_are_rows_of_few_lines(
     long = [
         f"matched-word-problems-lora-rank1-alpha16-lr0.005-seed0-{number:08x}" for number in range(len(runs))
     ]
-    named = dataclasses.replace(
-        without(
-            study[0], "matrices", "vectors", "interventions", "sequences", "traces", "mechanism", "remedies"
-        ),
-        runs=runs.assign(run_id=long),
-    )
+    named = dataclasses.replace(without(study[0], *NOT_RUNS), runs=runs.assign(run_id=long))
     path = tmp_path / "long.html"
     path.write_text(render_study(named, analyse_all(named)), encoding="utf-8")
     with shown(browser, path) as page:

@@ -22,17 +22,16 @@ from intruders.reports.study import page_table, run_table
 from intruders.studies.results import Results
 from intruders_research.claim_names import CLAIMS
 from intruders_research.claims import every_claim
-from intruders_research.claims.every_claim import analyse_all, charts_of
+from intruders_research.claims.every_claim import charts_of
 from intruders_research.claims.shared.claim import Effect, Finding, Where
 from intruders_research.claims.shared.pictures import Palette, by_method_and_rank
 from intruders_research.claims.threshold import MOST_POINTS
 from intruders_research.pages import study_page
-from intruders_research.pages.effect_rows import effect_groups, parts_text
+from intruders_research.pages.effect_rows import effect_groups, effect_text, parts_text
 from intruders_research.pages.similarities import similarity_rows
 from intruders_research.pages.study_page import render_study, study_drawings, write_study_report
 from intruders_research.pages.study_words import study_words
-from intruders_research.pages.write_report import write_report
-from tests.reports.made_up_study import SEEDS, TASKS, without
+from tests.reports.made_up_study import SEEDS, TASKS
 
 Study = tuple[Results, list[Finding]]
 
@@ -319,17 +318,14 @@ def test_every_effect_of_a_claim_has_its_verdict(study: Study) -> None:
     )
     groups = effect_groups(several)
     assert list(groups) == ["base on task, fast", "base on task, mild"]
-    told = [(row.what, row.expected, row.verdict, row.lacking) for rows in groups.values() for row in rows]
+    told = [(e.measured, e.side, e.verdict, e.lacking) for effects in groups.values() for e in effects]
     assert told == [
         ("risen", "above 0", "supported", ""),
         ("fallen", "above 0", "undecided", "two ranks"),
         ("risen", "above 0", "undecided", "9 lives"),
-        ("seen", "-", "reported", ""),
+        ("seen", "", "reported", ""),
     ]
-    assert (groups["base on task, fast"][0].estimate, groups["base on task, fast"][0].interval) == (
-        "1",
-        "0.5, 1.5",
-    )
+    assert effect_text(groups["base on task, fast"][0]) == "1 [0.5, 1.5]"
     page = render_study(study[0], [several])
     assert page.count("1 supported, 2 undecided of 3 effects") == 1  # its verdict has one sentence
     assert "Of the 3 effects of claims without support, 1 is supported." in page
@@ -364,17 +360,6 @@ def test_a_verdict_on_several_bases_is_a_list(study: Study) -> None:
     assert "<li>on A, 1</li><li>on B, 2</li>" in page
 
 
-def test_a_report_without_any_measure_is_still_a_report(study: Study) -> None:
-    results = without(study[0], "matrices", "vectors", "interventions", "sequences", "traces", "mechanism")
-    bare = results.runs.assign(
-        **dict.fromkeys(["intruders", "loss_change", "accuracy", "effective_rank"], math.nan)
-    )
-    results = dataclasses.replace(results, runs=bare)
-    page = render_study(results, analyse_all(results))
-    assert page.count(">not run<") > len(CLAIMS) / 2
-    assert "What these data cannot show" in page
-
-
 def test_effects_that_the_overview_has_no_room_for_are_counted(study: Study) -> None:
     [structure] = [finding for finding in study[1] if finding.name == "structure"]
     many = [
@@ -391,38 +376,29 @@ def test_the_size_of_the_page(study: Study) -> None:
     assert len(render_study(*study).encode()) < 6e6
 
 
-def test_a_study_is_known_by_its_folder(
+def test_the_page_is_in_the_studys_own_folder_unless_it_is_named(
     study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    results = study[0]
+    folder = study[0].folder
     # As it finds again in what is stored: the published studies are analysed from their folders.
     monkeypatch.setattr(every_claim, "analyse_all", lambda *_: study[1])
-    assert write_report([results.folder]) == [results.folder / "report.html"]
-    (results.folder / "report.html").unlink()
+    assert write_study_report(folder) == [folder / "report.html"]
+    (folder / "report.html").unlink()
     out = tmp_path / "r.html"
-    assert write_report([results.folder], out) == [out]
+    assert write_study_report(folder, out) == [out]
     assert "<title>Study made-up: 60 of 61 runs finished, 11 questions" in out.read_text(encoding="utf-8")
-    one = results.folder / "runs" / results.runs["run_id"].iloc[0]
-    write_report([one], out)
-    assert "intruder dimension" in out.read_text(encoding="utf-8")[:3000]
 
 
 def test_what_does_not_go_with_a_study_is_refused(study: Study, tmp_path: Path) -> None:
-    folder = study[0].folder
-    for arguments, options in [
-        (([folder, folder], tmp_path / "r.html"), {}),
-        (([folder],), {"scale": folder / "scale.json"}),
-    ]:
-        with pytest.raises(SettingError, match="a report of its own"):
-            write_report(*arguments, **options)
+    folder, out = study[0].folder, tmp_path / "r.html"
     with pytest.raises(ResultFileError, match="does not exist; make it first"):
         write_study_report(folder, tmp_path / "no" / "r.html")
     with pytest.raises(ResultFileError, match="is not the folder of a study"):
-        write_study_report(tmp_path, tmp_path / "r.html")
+        write_study_report(tmp_path, out)
     (tmp_path / "study.json").write_text((folder / "study.json").read_text())
     with pytest.raises(SettingError, match="has no runs yet"):
-        write_study_report(tmp_path, tmp_path / "r.html")
-    assert not (tmp_path / "r.html").exists()
+        write_study_report(tmp_path, out)
+    assert not out.exists()
 
 
 def test_every_table_is_written_whole_beside_the_figures(

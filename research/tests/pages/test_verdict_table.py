@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
-from intruders.cli.main import app
 from intruders.studies.results import load_results
 from intruders.studies.runs import expand
 from intruders.studies.study_folder import StudyFolder
@@ -17,7 +15,7 @@ from intruders.studies.tables import COLUMNS, to_parquet
 from intruders_research.claims.every_claim import analyse_all
 from intruders_research.pages.verdict_table import verdict_table
 from research.tests.parsed import parsed
-from tests.studies.planted import matched
+from research.tests.planted import matched
 
 
 def written(folder: Path, rows: list[dict[str, Any]], analyses: list[str], **more: Any) -> Path:
@@ -117,9 +115,3 @@ def test_a_primary_that_names_no_effect_is_undecided_and_tells_the_names(tmp_pat
         "*undecided* (no effect that the claim speaks of is named 'typo', as primary says; "
     )
     assert "Undecided" + row[2].removeprefix("*undecided*") == finding.verdict
-
-
-def test_the_command_prints_the_table(studies: list[Path]) -> None:
-    result = CliRunner().invoke(app, ["report", *map(str, studies), "--verdicts"])
-    assert result.exit_code == 0
-    assert result.output.splitlines() == verdict_table(studies)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import numpy as np
 import pandas as pd
@@ -24,7 +24,7 @@ from intruders_research.planning import earlier_times
 from intruders_research.planning.earlier_times import time_lines
 from intruders_research.planning.power import earlier_spread, power_lines
 from research.tests.parsed import parsed
-from tests.studies.planted import matched
+from research.tests.planted import matched
 
 EXPERIMENT: dict[str, Any] = {
     "base": "b", "task": "word-problems", "steps": 100, "match": "accuracy=0.9",
@@ -72,10 +72,7 @@ def test_the_spread_of_an_earlier_study_is_that_of_its_seeds(
 
 
 def test_seeds_of_a_given_spread_and_a_folder_that_is_not_there(tmp_path: Path) -> None:
-    power = {
-        "structure": {"effect": 1, "spread": 1},
-        "rank": {"spread_from": str(tmp_path / "none")},
-    }
+    power = {"structure": {"effect": 1, "spread": 1}, "rank": {"spread_from": str(tmp_path / "none")}}
     analyses = ["structure", "rank"]
     structure, rank = power_lines(parsed(document(power=power, analyses=analyses)))
     # (2.262 + 0.883) / sqrt(10) = 0.995 for ten seeds, and (2.306 + 0.889) / 3 = 1.065 for nine.
@@ -245,22 +242,13 @@ PUBLISHED = Path(__file__).parents[3] / "docs" / "results" / "data"
 def test_earlier_runs_are_looked_through_once_however_many_are_planned(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def looks(seeds: int) -> int:
-        counted = 0
-
-        def counting(values: Iterable[float]) -> float:
-            nonlocal counted
-            counted += 1
-            return float(np.median(list(values)))
-
-        monkeypatch.setattr(earlier_times, "median", counting)
-        planned = expand(parsed(document(experiments={"m": EXPERIMENT | {"seeds": list(range(seeds))}})))
-        assert list(time_lines(planned, [str(tmp_path)]))
-        return counted
-
+    looked = MagicMock(wraps=earlier_times._medians)
+    monkeypatch.setattr(earlier_times, "_medians", looked)
     for index, run in enumerate(expand(parsed(document(experiments={"m": EXPERIMENT})))[:3]):
         done(tmp_path / "runs" / str(index), run, steps=50, training=50.0, audit=10.0)
-    assert looks(seeds=2) == looks(seeds=20)
+    planned = expand(parsed(document(experiments={"m": EXPERIMENT | {"seeds": list(range(20))}})))
+    assert list(time_lines(planned, [str(tmp_path)]))
+    assert looked.call_count == 1
 
 
 @pytest.mark.parametrize("folder", [PUBLISHED / "the-usual-recipe", PUBLISHED])

@@ -36,3 +36,9 @@ def another(published: tuple[Path, Path], llama: Path, tmp_path_factory: pytest.
     """The same runs under another name, taken over."""
     study = parsed(tiny_study(llama) | {"name": "another"})
     return run_study(study, tmp_path_factory.mktemp("another") / "out", published=published[1]).folder
+
+
+@pytest.fixture
+def data(published: tuple[Path, Path], tmp_path: Path) -> Path:
+    """A copy of the published tables."""
+    return shutil.copytree(published[1], tmp_path / "data")

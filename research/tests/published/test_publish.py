@@ -11,7 +11,6 @@ from typing import Any
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-import yaml
 
 from intruders.errors import ResultFileError, SettingError
 from intruders.studies.results import load_results
@@ -97,10 +96,8 @@ def test_a_study_that_was_continued_can_be_published_and_taken_over_again(
     ids=["study.yaml", "runs.parquet", "vectors.parquet"],
 )
 def test_damaged_tables_are_made_again_by_the_study_that_has_their_runs_alone(
-    published: tuple[Path, Path], few: Path, another: Path, tmp_path: Path, damage: Any
+    published: tuple[Path, Path], data: Path, few: Path, another: Path, tmp_path: Path, damage: Any
 ) -> None:
-    data = tmp_path / "data"
-    shutil.copytree(published[1], data)
     damage(data)
     before = {file.name: file.read_bytes() for file in data.iterdir()}
     with pytest.raises(SettingError, match="1 finished runs that this study lacks"):
@@ -122,10 +119,8 @@ def test_damaged_tables_are_made_again_by_the_study_that_has_their_runs_alone(
     ids=["newer", "without runs", "cut off"],
 )
 def test_what_has_a_record_that_cannot_be_read_is_not_replaced(
-    published: tuple[Path, Path], tmp_path: Path, record: str, error: type[Exception], told: str
+    published: tuple[Path, Path], data: Path, tmp_path: Path, record: str, error: type[Exception], told: str
 ) -> None:
-    data = tmp_path / "data"
-    shutil.copytree(published[1], data)
     (data / "published.json").write_text(record)
     before = {file.name: file.read_bytes() for file in data.iterdir()}
     with pytest.raises(error, match=told):
@@ -136,6 +131,7 @@ def test_what_has_a_record_that_cannot_be_read_is_not_replaced(
 @pytest.mark.parametrize("is_taken_over", [False, True])
 def test_runs_that_a_changed_file_makes_unfinished_do_not_replace_finished_ones(
     published: tuple[Path, Path],
+    data: Path,
     few: Path,
     llama: Path,
     tmp_path: Path,
@@ -143,11 +139,10 @@ def test_runs_that_a_changed_file_makes_unfinished_do_not_replace_finished_ones(
     is_taken_over: bool,
 ) -> None:
     """The study is stopped before it is measured by the new settings. A run that was taken over is then trained."""
-    out, data = tmp_path / "out", tmp_path / "data"
+    out = tmp_path / "out"
     document = tiny_study(llama)
     del document["experiments"]["matched"]["methods"][1]
     shutil.copytree(few if is_taken_over else published[0], out)
-    shutil.copytree(published[1], data)
     before = {file.name: file.read_bytes() for file in data.iterdir()}
     document["experiments"]["matched"]["measure"]["audit"]["epsilon"] = 0.8
     cut_off_at("", parsed(document), out, monkeypatch)
@@ -168,8 +163,7 @@ def test_tables_of_a_kill_between_two_of_them_are_written_again_to_be_published(
     published: tuple[Path, Path], llama: Path, tmp_path: Path
 ) -> None:
     """The second run was taken over; its rows are those that came with it."""
-    out = tmp_path / "out"
-    shutil.copytree(published[0], out)
+    out = shutil.copytree(published[0], tmp_path / "out")
     first, second = (run.id for run in expand(parsed(tiny_study(llama))))
     shutil.rmtree(out / "runs" / second)
     run_study(parsed(tiny_study(llama)), out, published=published[1])
@@ -182,8 +176,7 @@ def test_tables_of_a_kill_between_two_of_them_are_written_again_to_be_published(
 def test_tables_are_kept_where_the_files_of_a_run_were_removed(
     published: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    out = tmp_path / "out"
-    shutil.copytree(published[0], out)
+    out = shutil.copytree(published[0], tmp_path / "out")
     for model in (out / "runs").glob("*/model"):
         shutil.rmtree(model)
     publish_study(out, tmp_path / "data")
@@ -191,11 +184,9 @@ def test_tables_are_kept_where_the_files_of_a_run_were_removed(
 
 
 def test_a_run_whose_folder_was_removed_can_be_taken_over_after_publishing_again(
-    published: tuple[Path, Path], llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    published: tuple[Path, Path], data: Path, llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out, data = tmp_path / "runs", tmp_path / "data"
-    shutil.copytree(published[0], out)
-    shutil.copytree(published[1], data)
+    out = shutil.copytree(published[0], tmp_path / "runs")
     first, second = (run.id for run in expand(parsed(tiny_study(llama))))
     shutil.rmtree(out / "runs" / second)
     publish_study(out, data)
@@ -207,12 +198,10 @@ def test_a_run_whose_folder_was_removed_can_be_taken_over_after_publishing_again
 
 
 def test_a_run_with_other_rows_than_were_published_does_not_get_the_record_of_those(
-    published: tuple[Path, Path], llama: Path, tmp_path: Path
+    published: tuple[Path, Path], data: Path, llama: Path, tmp_path: Path
 ) -> None:
     """Its losses were measured by other settings since, and then its folder was removed."""
-    out, data = tmp_path / "runs", tmp_path / "data"
-    shutil.copytree(published[0], out)
-    shutil.copytree(published[1], data)
+    out = shutil.copytree(published[0], tmp_path / "runs")
     second = expand(parsed(tiny_study(llama)))[1].id
     shutil.rmtree(out / "runs" / second)
     losses = pq.read_table(out / "losses.parquet")
@@ -241,10 +230,10 @@ def test_publishing_refuses_what_is_something_else(published: tuple[Path, Path],
         publish_study(tmp_path / "notes", tmp_path / "data")
 
 
-def test_published_tables_are_not_published_again(published: tuple[Path, Path], tmp_path: Path) -> None:
+def test_published_tables_are_not_published_again(
+    published: tuple[Path, Path], data: Path, tmp_path: Path
+) -> None:
     """Not even over themselves: they have no records of their runs to go on with."""
-    data = tmp_path / "data"
-    shutil.copytree(published[1], data)
     before = {file.name: file.read_bytes() for file in data.iterdir()}
     for out in (data, tmp_path / "new"):
         with pytest.raises(SettingError, match="contains published tables, without the records of the runs"):
@@ -255,11 +244,9 @@ def test_published_tables_are_not_published_again(published: tuple[Path, Path], 
 
 @pytest.mark.usefixtures("without_pictures")
 def test_the_page_in_a_published_folder_is_no_obstacle_to_publishing_again(
-    published: tuple[Path, Path], tmp_path: Path
+    published: tuple[Path, Path], data: Path, tmp_path: Path
 ) -> None:
     """A page of the earlier tables beside the new ones would mislead, and a page of someone else is kept."""
-    data = tmp_path / "data"
-    shutil.copytree(published[1], data)
     before = {file.name for file in data.iterdir()}
     for _ in range(2):
         page = in_this_process("report", str(data))
@@ -273,9 +260,9 @@ def test_the_page_in_a_published_folder_is_no_obstacle_to_publishing_again(
     assert (data / "report.html").read_text() == "<p>mine"
 
 
-def test_publishing_again_does_not_delete_other_files(published: tuple[Path, Path], tmp_path: Path) -> None:
-    data = tmp_path / "data"
-    shutil.copytree(published[1], data)
+def test_publishing_again_does_not_delete_other_files(
+    published: tuple[Path, Path], data: Path, tmp_path: Path
+) -> None:
     (data / "figures").mkdir()
     (data / "figures" / "mine.svg").write_text("mine")
     (data / "README.md").write_text("mine")
@@ -292,38 +279,18 @@ def test_publishing_again_does_not_delete_other_files(published: tuple[Path, Pat
 
 
 def test_what_people_wrote_on_deviations_stays_and_what_the_records_show_is_listed(
-    published: tuple[Path, Path], llama: Path, tmp_path: Path
+    published: tuple[Path, Path], data: Path, llama: Path, tmp_path: Path
 ) -> None:
-    out = tmp_path / "out"
-    shutil.copytree(published[0], out)
-    shutil.copytree(published[1], tmp_path / "data")
-    (tmp_path / "data" / "deviations.md").write_text("Fewer tokens.\n")
+    out = shutil.copytree(published[0], tmp_path / "out")
+    (data / "deviations.md").write_text("Fewer tokens.\n")
     document = tiny_study(llama) | {"seeds": [0, 1]}
     study = parsed(document)
     # The file was changed, and its new runs were not run.
     StudyFolder(out).keep(study, expand(study))
     Tables(StudyFolder(out), StudyFolder(out), expand(study)).write()
-    publish_study(out, tmp_path / "data")
-    assert (tmp_path / "data" / "deviations.md").read_text() == "Fewer tokens.\n"
-    changed, pending = json.loads((tmp_path / "data" / "published.json").read_text())["deviations"]
+    publish_study(out, data)
+    assert (data / "deviations.md").read_text() == "Fewer tokens.\n"
+    changed, pending = json.loads((data / "published.json").read_text())["deviations"]
     assert changed.startswith("the study file was changed on ")
     assert hashlib.sha256(study.text.encode()).hexdigest() in changed
     assert pending.startswith("2 of 4 runs were planned and have not been run: ")
-
-
-def test_commands(published: tuple[Path, Path], llama: Path, tmp_path: Path) -> None:
-    file = tmp_path / "tiny.yaml"
-    file.write_text(yaml.safe_dump(tiny_study(llama), sort_keys=False))
-    result = in_this_process("study", str(file), "--dry-run", "--from", str(published[1]))
-    assert f"2 published runs would be taken over from '{published[1]}'" in result.stdout
-    result = in_this_process("study", str(file), "--out", str(tmp_path / "out"), "--from", str(published[1]))
-    assert result.returncode == 0, result.stderr
-    assert "2 of them taken over from published tables" in result.stdout
-    result = in_this_process("report", str(tmp_path / "out"), "--data", str(tmp_path / "data"))
-    assert result.returncode == 0, result.stderr
-    assert str(tmp_path / "data" / "published.json") in result.stdout
-    result = in_this_process(
-        "report", str(tmp_path / "out"), str(tmp_path / "out"), "--data", str(tmp_path / "data")
-    )
-    assert result.returncode == 2
-    assert "--data publishes one study, and 2 paths were given" in result.stderr

@@ -48,38 +48,34 @@ def taken(
     return study, out, run_study(study, out, published=published[1]).taken_over[0]
 
 
+def _cut_off(file: Path) -> None:
+    file.write_bytes(b"PAR1 cut off")
+
+
+@pytest.mark.parametrize(
+    ("table", "damage", "told"),
+    [
+        ("losses", _cut_off, r"is not a complete .* with --from, which"),
+        *(
+            (table, Path.unlink, r"does not exist; expected rows of")
+            for table in ("runs", "losses", "matrices", "vectors", "interventions", "traces")
+        ),
+    ],
+)
 def test_a_damaged_table_of_a_run_that_was_taken_over_says_how_to_take_it_over_again(
-    published: tuple[Path, Path], taken: tuple[Study, Path, str]
-) -> None:
-    """Without that table alone the run would be there without its rows."""
-    study, out, run_id = taken
-    (out / "runs" / run_id / "taken-over" / "losses.parquet").write_bytes(b"PAR1 cut off")
-    with pytest.raises(
-        ResultFileError, match=r"losses\.parquet' is not a complete .* with --from, which"
-    ) as caught:
-        run_study(study, out)
-    named = Path(str(caught.value).partition("remove '")[2].partition("'")[0])
-    assert named == out / "runs" / run_id
-    shutil.rmtree(named)
-    assert run_study(study, out, published=published[1]).taken_over == [run_id]
-    same_tables(load_results(out), load_results(published[0]))
-
-
-@pytest.mark.parametrize("table", ["runs", "losses", "matrices", "vectors", "interventions", "traces"])
-def test_a_table_that_is_missing_of_a_run_that_was_taken_over_is_damage(
-    published: tuple[Path, Path], taken: tuple[Study, Path, str], table: str
+    published: tuple[Path, Path], taken: tuple[Study, Path, str], table: str, damage: Any, told: str
 ) -> None:
     """The run would stay finished, and its rows would be gone from the tables."""
     study, out, run_id = taken
     kept = {name: (out / f"{name}.parquet").read_bytes() for name in TABLES}
-    (out / "runs" / run_id / "taken-over" / f"{table}.parquet").unlink()
-    with pytest.raises(
-        ResultFileError, match=rf"{table}\.parquet' does not exist; expected rows of"
-    ) as caught:
+    damage(out / "runs" / run_id / "taken-over" / f"{table}.parquet")
+    with pytest.raises(ResultFileError, match=rf"{table}\.parquet' {told}") as caught:
         run_study(study, out)
     assert kept == {name: (out / f"{name}.parquet").read_bytes() for name in TABLES}
-    shutil.rmtree(str(caught.value).partition("remove '")[2].partition("'")[0])
-    run_study(study, out, published=published[1])
+    named = Path(str(caught.value).partition("remove '")[2].partition("'")[0])
+    assert named == out / "runs" / run_id
+    shutil.rmtree(named)
+    assert run_study(study, out, published=published[1]).taken_over == [run_id]
     same_tables(load_results(out), load_results(published[0]))
 
 

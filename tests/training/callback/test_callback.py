@@ -15,43 +15,26 @@ from intruders.audits.audit import audit
 from intruders.audits.result.summary import by_kind, update_norm
 from intruders.models.loading import load_model
 from intruders.training.callback.callback import IntruderCallback
-from intruders.training.callback.limits import Watch
+from intruders.training.callback.callback_settings import Watch
 from intruders.training.callback.trace import read_trace
 from tests.checkpoints.stored.test_matrices import tiny_mixtral
 from tests.tiny import save_bert, save_gpt2
-from tests.training.callback.trainers import prepared as _prepared
-from tests.training.callback.trainers import tiny_trainer as _trainer
-
-
-def _intruders(base: Tensor, tuned: Tensor, k: int = 10, epsilon: float = 0.5) -> int:
-    """The definition, by two full decompositions in double precision."""
-    x = torch.linalg.svd(base.double(), full_matrices=False)[0]
-    y = torch.linalg.svd(tuned.double(), full_matrices=False)[0][:, :k]
-    return int(((x.T @ y).abs().amax(dim=0) < epsilon).sum())
-
-
-def _merged(model: Any, method: str) -> dict[str, Tensor]:
-    if method != "full":
-        model = model.merge_and_unload()
-    return {name: p.detach().clone() for name, p in model.named_parameters()}
+from tests.training.callback.trainers import (
+    audited,
+    by_definition,
+    intruders_of,
+    prepared,
+    tiny_trainer,
+    weights_of,
+)
 
 
 @pytest.mark.parametrize("method", ["full", "lora", "dora", "pissa", "olora"])
 def test_counts_are_those_of_full_decompositions(method: str, llama: Path, tmp_path: Path) -> None:
-    before = {name: p.detach() for name, p in load_model(str(llama), "causal").named_parameters()}
-    model = _prepared(llama, method)
-    trainer = _trainer(model, tmp_path)
-    callback = IntruderCallback(trainer, every=2)
-    trainer.add_callback(callback)
-    trainer.train()
-    assert callback.last is not None
-    after = _merged(model, method)
-    expected = {
-        name: _intruders(before[name], after[name])
-        for name in before
-        if "_proj" in name and before[name].ndim == 2
-    }
-    assert {m.name: m.intruders for m in callback.last.matrices} == expected
+    model = prepared(llama, method)
+    found = audited(tiny_trainer(model, tmp_path), every=2)
+    expected = by_definition(weights_of(load_model(str(llama), "causal")), weights_of(model))
+    assert {m.name: m.intruders for m in found.matrices} == expected
     assert sum(expected.values()) > 0, "the case shows something"
     trace = read_trace(tmp_path / "intruders.parquet")
     assert sorted(trace["step"].unique()) == [2, 4]
@@ -64,15 +47,12 @@ def test_a_base_that_is_the_model_itself_is_the_model_before_training(
 ) -> None:
     """It changes as it trains, and every audit would find it equal to itself."""
     model = load_model(str(llama), "causal")
-    before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    callback = IntruderCallback(every=4, base=model if way == "the model" else model.state_dict())
-    trainer = _trainer(model, tmp_path)
-    trainer.add_callback(callback)
-    trainer.train()
-    assert callback.last is not None
-    after = dict(model.named_parameters())
-    expected = {name: _intruders(before[name], after[name].detach()) for name in before if "_proj" in name}
-    assert {m.name: m.intruders for m in callback.last.matrices} == expected
+    before = weights_of(model)
+    found = audited(
+        tiny_trainer(model, tmp_path), every=4, base=model if way == "the model" else model.state_dict()
+    )
+    expected = by_definition(before, weights_of(model))
+    assert {m.name: m.intruders for m in found.matrices} == expected
     assert sum(expected.values()) > 0, "the case shows something"
 
 
@@ -80,18 +60,14 @@ def test_a_base_that_is_the_model_itself_is_the_model_before_training(
 def test_conv1d_counts_from_the_output_side(told: bool, tmp_path: Path) -> None:
     """Told the base, or on the copy of the trained weights that the callback makes."""
     location = save_gpt2(tmp_path / "gpt2")
-    before = {name: p.detach() for name, p in load_model(str(location), "causal").named_parameters()}
-    model = _prepared(location, "full")
-    trainer = _trainer(model, tmp_path / "out", learning_rate=0.2)
-    callback = IntruderCallback(trainer, every=4, base=load_model(str(location), "causal") if told else None)
-    trainer.add_callback(callback)
-    trainer.train()
-    assert callback.last is not None
-    after = _merged(model, "full")
-    for matrix in callback.last.matrices:
+    base, model = load_model(str(location), "causal"), prepared(location, "full")
+    trainer = tiny_trainer(model, tmp_path / "out", learning_rate=0.2)
+    found = audited(trainer, every=4, base=base if told else None)
+    before, after = weights_of(base), weights_of(model)
+    for matrix in found.matrices:
         w0, w = before[matrix.name].T, after[matrix.name].T
         assert matrix.shape == tuple(w.shape)
-        assert matrix.intruders == _intruders(w0, w), matrix.name
+        assert matrix.intruders == intruders_of(w0, w), matrix.name
 
 
 @pytest.mark.parametrize("way", ["frozen but for square weights", "started by PiSSA on square weights"])
@@ -99,11 +75,7 @@ def test_square_conv1d_counts_from_the_output_side(way: str, tmp_path: Path) -> 
     """A square weight alone does not say which of its sides is the output; the model that it is in does."""
     location = save_gpt2(tmp_path / "gpt2")
     model = load_model(str(location), "causal")
-    before = {
-        name: p.detach().clone()
-        for name, p in model.named_parameters()
-        if name.endswith("attn.c_proj.weight")
-    }
+    before = {name: w for name, w in weights_of(model).items() if name.endswith("attn.c_proj.weight")}
     if way.startswith("frozen"):
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name in before)
@@ -112,16 +84,12 @@ def test_square_conv1d_counts_from_the_output_side(way: str, tmp_path: Path) -> 
             r=2, lora_alpha=4, target_modules=["attn.c_proj"], init_lora_weights="pissa", fan_in_fan_out=True
         )
         model = get_peft_model(model, config)
-    trainer = _trainer(model, tmp_path / "out", learning_rate=0.2)
-    callback = IntruderCallback(trainer, every=4)
-    trainer.add_callback(callback)
-    trainer.train()
-    assert callback.last is not None
-    after = _merged(model, "full" if way.startswith("frozen") else "pissa")
-    assert {matrix.name for matrix in callback.last.matrices} == set(before)
-    for matrix in callback.last.matrices:
+    found = audited(tiny_trainer(model, tmp_path / "out", learning_rate=0.2), every=4)
+    after = weights_of(model)
+    assert {matrix.name for matrix in found.matrices} == set(before)
+    for matrix in found.matrices:
         w0, w = before[matrix.name].T, after[matrix.name].T
-        assert matrix.intruders == _intruders(w0, w), matrix.name
+        assert matrix.intruders == intruders_of(w0, w), matrix.name
         assert matrix.update.frobenius == pytest.approx(float((w - w0).norm()), rel=1e-3)
         values = torch.linalg.svdvals(w.double())[:10]
         x, y = (torch.linalg.svd(side.double(), full_matrices=False)[0] for side in (w0, w))
@@ -135,20 +103,16 @@ def test_stacked_experts_are_audited_in_full_fine_tuning(tmp_path: Path) -> None
     """Their weights have three dimensions; every expert is a matrix."""
     model = tiny_mixtral()
     model.resize_token_embeddings(64)
-    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-    trainer = _trainer(model, tmp_path, learning_rate=0.2)
-    callback = IntruderCallback(trainer, every=4)
-    trainer.add_callback(callback)
-    trainer.train()
-    assert callback.last is not None
+    before = weights_of(model)
+    last = audited(tiny_trainer(model, tmp_path, learning_rate=0.2), every=4)
     stacked = {name: p.detach() for name, p in model.named_parameters() if p.ndim == 3}
     assert stacked
     counts = [
-        _intruders(old, new)
+        intruders_of(old, new)
         for name, tensor in stacked.items()
         for old, new in zip(before[name], tensor, strict=True)
     ]
-    found = [matrix for matrix in callback.last.matrices if "experts" in matrix.name]
+    found = [matrix for matrix in last.matrices if "experts" in matrix.name]
     assert sorted(matrix.intruders for matrix in found) == sorted(counts)
     assert sum(counts) > 0, "the case shows something"
 
@@ -163,31 +127,9 @@ def test_the_weights_beneath_an_adapter_are_compared_with_the_base_once(
     monkeypatch.setattr(
         open_sides, "_has_other_weights", lambda *sides: compared.append(1) or compare(*sides)
     )
-    trainer = _trainer(_prepared(llama, "lora"), tmp_path)
-    callback = IntruderCallback(trainer, every=1, base=str(llama))
-    trainer.add_callback(callback)
-    trainer.train()
+    audited(tiny_trainer(prepared(llama, "lora"), tmp_path), every=1, base=str(llama))
     assert sorted(read_trace(tmp_path / "intruders.parquet")["step"].unique()) == [1, 2, 3, 4]
     assert len(compared) == 1
-
-
-def test_totals_reach_tensorboard(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "board"))
-    trainer = _trainer(_prepared(llama, "lora"), tmp_path / "out", report_to="tensorboard")
-    callback = IntruderCallback(trainer, every=2, trace=False)
-    trainer.add_callback(callback)
-    trainer.train()
-    events = EventAccumulator(str(tmp_path / "board"))
-    events.Reload()
-    tag = next(tag for tag in events.Tags()["scalars"] if tag.endswith("intruders/total"))
-    assert [event.step for event in events.Scalars(tag)] == [2, 4]
-    assert callback.last is not None
-    assert events.Scalars(tag)[-1].value == callback.last.intruders
-    assert any(tag.endswith("intruders/by_module/q_proj") for tag in events.Tags()["scalars"])
-    assert any(entry.get("intruders/total") is not None for entry in trainer.state.log_history)
-    assert not (tmp_path / "out" / "intruders.parquet").exists()
 
 
 def test_logged_values_are_those_of_the_audit(tmp_path: Path) -> None:
@@ -199,33 +141,31 @@ def test_logged_values_are_those_of_the_audit(tmp_path: Path) -> None:
             parameter.data *= 50  # nearly all of the energy, and no intruder
     base.save_pretrained(location)
     model = get_peft_model(load_masked(location), LoraConfig(r=2, lora_alpha=16, target_modules="all-linear"))
-    trainer = _trainer(model, tmp_path / "out", learning_rate=0.1)
-    callback = IntruderCallback(trainer, every=4, trace=False)
-    trainer.add_callback(callback)
-    trainer.train()
+    trainer = tiny_trainer(model, tmp_path / "out", learning_rate=0.1)
+    audited(trainer, every=4, trace=False)
     logged = next(entry for entry in trainer.state.log_history if "intruders/total" in entry)
     model.save_pretrained(tmp_path / "adapter")
-    audited = audit(base, str(tmp_path / "adapter"), cache=False)
-    assert audited.intruders > 0, "the case shows something"
+    found = audit(base, str(tmp_path / "adapter"), cache=False)
+    assert found.intruders > 0, "the case shows something"
     energies = {True: 0.0, False: 0.0}
-    for matrix in audited.matrices:
+    for matrix in found.matrices:
         for vector in matrix.vectors:
             energies[vector.intruder] += vector.singular_value**2
     assert logged["intruders/energy_share"] == pytest.approx(
         energies[True] / sum(energies.values()), rel=1e-4
     )
-    shares = [matrix.intruder_energy_share for matrix in audited.matrices]
+    shares = [matrix.intruder_energy_share for matrix in found.matrices]
     assert sum(shares) / len(shares) != pytest.approx(logged["intruders/energy_share"], rel=0.01)
     by_module = {
         name.removeprefix("intruders/by_module/"): count
         for name, count in logged.items()
         if name.startswith("intruders/by_module/")
     }
-    assert by_module == {row.kind: row.intruders for row in by_kind(audited.matrices)}
+    assert by_module == {row.kind: row.intruders for row in by_kind(found.matrices)}
     assert {"attention.output.dense", "intermediate.dense"} <= by_module.keys()
-    assert logged["intruders/total"] == audited.intruders
-    assert logged["intruders/vectors"] == audited.vectors
-    assert logged["intruders/update_frobenius"] == pytest.approx(update_norm(audited.matrices), rel=1e-4)
+    assert logged["intruders/total"] == found.intruders
+    assert logged["intruders/vectors"] == found.vectors
+    assert logged["intruders/update_frobenius"] == pytest.approx(update_norm(found.matrices), rel=1e-4)
 
 
 def load_masked(location: Path) -> Any:
@@ -239,7 +179,7 @@ def test_a_second_training_keeps_the_trace_of_the_first(llama: Path, tmp_path: P
 
     def train(out: str, **resume: Any) -> None:
         torch.manual_seed(0)  # a training that goes on has the factors A that it began with
-        trainer = _trainer(_prepared(llama, "lora"), tmp_path / out, save_strategy="steps", save_steps=2)
+        trainer = tiny_trainer(prepared(llama, "lora"), tmp_path / out, save_strategy="steps", save_steps=2)
         trainer.add_callback(IntruderCallback(trainer, every=1, trace=trace))
         trainer.train(**resume)
 
@@ -266,14 +206,13 @@ def test_an_audited_step_keeps_its_loss_in_the_log(llama: Path, tmp_path: Path) 
     trainers = []
     for name in ("plain", "audited"):
         torch.manual_seed(0)  # the factors of LoRA start at random
-        trainers.append(_trainer(_prepared(llama, "lora"), tmp_path / name, max_steps=5, logging_steps=1))
-    plain, audited = trainers
+        trainers.append(tiny_trainer(prepared(llama, "lora"), tmp_path / name, max_steps=5, logging_steps=1))
+    plain, watched = trainers
     plain.train()
-    audited.add_callback(IntruderCallback(audited, every=2))
-    audited.train()
+    audited(watched, every=2)
     assert sorted(_losses(plain)) == [1, 2, 3, 4, 5]
-    assert _losses(audited) == _losses(plain)
-    audits = [entry["step"] for entry in audited.state.log_history if "intruders/total" in entry]
+    assert _losses(watched) == _losses(plain)
+    audits = [entry["step"] for entry in watched.state.log_history if "intruders/total" in entry]
     assert audits == [2, 4, 5], "the last one is made when training ends"
 
 
@@ -291,31 +230,18 @@ def test_an_audit_leaves_a_trainers_own_metrics_beside_the_loss(llama: Path, tmp
             super().log({**logs, "steps_since": self.steps}, *args, **kwargs)
             self.steps = 0
 
-    trainer = _trainer(_prepared(llama, "lora"), tmp_path, kind=Gathering, logging_steps=4)
-    trainer.add_callback(IntruderCallback(trainer, every=2))
-    trainer.train()
+    trainer = tiny_trainer(prepared(llama, "lora"), tmp_path, kind=Gathering, logging_steps=4)
+    audited(trainer, every=2)
     assert [entry["steps_since"] for entry in trainer.state.log_history if "loss" in entry] == [4]
 
 
-def stopped(llama: Path, folder: Path) -> tuple[Trainer, IntruderCallback]:
-    """A training that the first intruder has ended."""
-    trainer = _trainer(_prepared(llama, "lora"), folder, max_steps=50)
+def test_a_second_training_begins_as_if_there_had_been_none(llama: Path, tmp_path: Path) -> None:
+    trainer = tiny_trainer(prepared(llama, "lora"), tmp_path, max_steps=50)
     callback = IntruderCallback(trainer, every=1, stop_above=0)
     trainer.add_callback(callback)
     trainer.train()
     assert callback.has_stopped
-    return trainer, callback
-
-
-def test_training_stops_above_a_number(llama: Path, tmp_path: Path) -> None:
-    trainer, callback = stopped(llama, tmp_path)
     assert trainer.state.global_step < 50
-    assert callback.last is not None
-    assert callback.last.intruders > 0
-
-
-def test_a_second_training_begins_as_if_there_had_been_none(llama: Path, tmp_path: Path) -> None:
-    trainer, callback = stopped(llama, tmp_path)
     callback._watch = Watch(every=1, stop_above=10**6)
     trainer.args.max_steps = 2
     trainer.train()
@@ -323,7 +249,7 @@ def test_a_second_training_begins_as_if_there_had_been_none(llama: Path, tmp_pat
 
 
 def test_the_audit_at_the_end_of_training_stops_nothing(llama: Path, tmp_path: Path) -> None:
-    trainer = _trainer(_prepared(llama, "lora"), tmp_path)
+    trainer = tiny_trainer(prepared(llama, "lora"), tmp_path)
     callback = IntruderCallback(trainer, every=100, stop_above=0)
     trainer.add_callback(callback)
     trainer.train()
@@ -334,8 +260,6 @@ def test_the_audit_at_the_end_of_training_stops_nothing(llama: Path, tmp_path: P
 
 def test_a_resumed_trace_has_each_step_once(llama: Path, tmp_path: Path) -> None:
     for _ in range(2):
-        trainer = _trainer(_prepared(llama, "lora"), tmp_path)
-        trainer.add_callback(IntruderCallback(trainer, every=2))
-        trainer.train()
+        audited(tiny_trainer(prepared(llama, "lora"), tmp_path), every=2)
     trace = read_trace(tmp_path / "intruders.parquet")
     assert not trace.duplicated(["step", "name", "index"]).any()

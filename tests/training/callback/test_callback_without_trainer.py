@@ -18,12 +18,13 @@ from peft import LoraConfig, get_peft_model
 from transformers import Trainer, TrainerCallback
 
 from intruders.audits.audit_settings import AuditSettings
+from intruders.audits.result.audit_result import Audit
 from intruders.audits.result.summary import update_norm
 from intruders.errors import SettingError
 from intruders.models.loading import load_model
 from intruders.training.callback.callback import IntruderCallback
 from intruders.training.callback.trace import read_trace
-from tests.training.callback.trainers import prepared, tiny_trainer
+from tests.training.callback.trainers import by_definition, prepared, tiny_trainer, weights_of
 
 
 def _trainer(callback: IntruderCallback, model: Any, out: Path, **settings: Any) -> Any:
@@ -31,17 +32,15 @@ def _trainer(callback: IntruderCallback, model: Any, out: Path, **settings: Any)
     return tiny_trainer(model, out, kind=partial(Trainer, callbacks=[callback]), **settings)
 
 
+def _last(callback: IntruderCallback, model: Any, out: Path, **settings: Any) -> Audit:
+    """The last audit of a training that is given the callback when its Trainer is made."""
+    _trainer(callback, model, out, **settings).train()
+    assert callback.last is not None
+    return callback.last
+
+
 def _by_full_decompositions(llama: Path, trained: Any) -> int:
-    """The definition, in double precision."""
-    before = dict(load_model(str(llama), "causal").named_parameters())
-    merged = trained.merge_and_unload() if hasattr(trained, "merge_and_unload") else trained
-    total = 0
-    for name, after in merged.named_parameters():
-        if "_proj" in name:
-            x = torch.linalg.svd(before[name].detach().double(), full_matrices=False)[0]
-            y = torch.linalg.svd(after.detach().double(), full_matrices=False)[0][:, :10]
-            total += int(((x.T @ y).abs().amax(dim=0) < 0.5).sum())
-    return total
+    return sum(by_definition(weights_of(load_model(str(llama), "causal")), weights_of(trained)).values())
 
 
 @pytest.mark.parametrize("method", ["full", "lora", "pissa"])
@@ -79,18 +78,15 @@ def _unfrozen_beneath(llama: Path, init: bool | str) -> Any:
 def test_what_is_unfrozen_beneath_an_adapter_is_audited(
     init: bool | str, llama: Path, tmp_path: Path
 ) -> None:
-    callback = IntruderCallback(every=4)
     model = _unfrozen_beneath(llama, init)
-    _trainer(callback, model, tmp_path).train()
-    assert callback.last is not None
-    found = {matrix.name: matrix.intruders for matrix in callback.last.matrices}
+    last = _last(IntruderCallback(every=4), model, tmp_path)
+    found = {matrix.name: matrix.intruders for matrix in last.matrices}
     assert {name.split(".")[-2] for name in found} == {"q_proj", "v_proj", "up_proj"}
     assert sum(count for name, count in found.items() if "up_proj" in name) > 0, "the case shows something"
-    before = dict(load_model(str(llama), "causal").named_parameters())
-    merged = dict(model.merge_and_unload().named_parameters())
-    norm = sum(float((merged[name] - before[name]).detach().double().square().sum()) for name in found)
-    assert update_norm(callback.last.matrices) == pytest.approx(norm**0.5, rel=1e-4)
-    assert callback.last.intruders == _by_full_decompositions(llama, model.get_base_model())
+    before, merged = weights_of(load_model(str(llama), "causal")), weights_of(model)
+    norm = sum(float((merged[name] - before[name]).double().square().sum()) for name in found)
+    assert update_norm(last.matrices) == pytest.approx(norm**0.5, rel=1e-4)
+    assert last.intruders == sum(by_definition(before, merged).values())
 
 
 @pytest.mark.parametrize("with_embeddings", [True, False])
@@ -104,19 +100,16 @@ def test_embeddings_alone_unfrozen_beneath_an_adapter_are_audited_if_they_are_as
         if "embed_tokens" in name or "norm" in name:
             parameter.requires_grad_(True)
     callback = IntruderCallback(every=4, settings=AuditSettings(include_embeddings=with_embeddings))
-    _trainer(callback, model, tmp_path).train()
-    assert callback.last is not None
-    found = {matrix.name: matrix for matrix in callback.last.matrices}
+    found = {matrix.name: matrix for matrix in _last(callback, model, tmp_path).matrices}
     assert ("model.embed_tokens.weight" in found) == with_embeddings
     # The adapter's own matrices are factors where no weight that is audited was trained beneath it.
     assert {name.split(".")[-2] for name in found} == {
         "q_proj",
         *(["embed_tokens"] if with_embeddings else []),
     }
-    before = dict(load_model(str(llama), "causal").named_parameters())
-    merged = dict(model.merge_and_unload().named_parameters())
+    before, merged = weights_of(load_model(str(llama), "causal")), weights_of(model)
     for name, matrix in found.items():
-        norm = float((merged[name] - before[name]).detach().double().norm())
+        norm = float((merged[name] - before[name]).double().norm())
         assert matrix.update.frobenius == pytest.approx(norm, rel=1e-4)
 
 
@@ -183,21 +176,17 @@ def test_what_is_unfrozen_later_is_told_and_counted_from_a_given_base(
     assert own.last.intruders < given.last.intruders == _by_full_decompositions(llama, model)
 
 
+@pytest.mark.parametrize("with_trainer", [False, True])
 def test_totals_reach_the_reporters_and_every_loss_is_logged(
-    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    with_trainer: bool, llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "board"))
-    callback = IntruderCallback(every=2, trace=False)
-    trainer = _trainer(
-        callback,
-        prepared(llama, "lora"),
-        tmp_path / "out",
-        report_to="tensorboard",
-        max_steps=5,
-        logging_steps=1,
+    trainer = tiny_trainer(
+        prepared(llama, "lora"), tmp_path / "out", report_to="tensorboard", max_steps=5, logging_steps=1
     )
+    trainer.add_callback(IntruderCallback(trainer if with_trainer else None, every=2, trace=False))
     trainer.train()
     assert [entry["step"] for entry in trainer.state.log_history if "loss" in entry] == [1, 2, 3, 4, 5]
     totals = [entry for entry in trainer.state.log_history if "intruders/total" in entry]

@@ -1,4 +1,4 @@
-"""A Trainer of a tiny model, as the tests of the callback need it."""
+"""A Trainer of a tiny model, as the tests of the callback need it, and the definition of what an audit counts."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import Trainer, TrainingArguments
 
+from intruders.audits.result.audit_result import Audit
 from intruders.models.encoding import PadRight
 from intruders.models.loading import load_model
+from intruders.training.callback.callback import IntruderCallback
 from intruders.training.finetune_config import FinetuneConfig
 from intruders.training.methods import prepare
 
@@ -37,3 +40,30 @@ def prepared(location: Path, method: str, **settings: Any) -> Any:
         base=str(location), task="word-problems", out="out", method=method, rank=2, steps=1, **settings
     )
     return prepare(load_model(str(location), "causal"), config, "causal")
+
+
+def audited(trainer: Trainer, **given: Any) -> Audit:
+    """Train with a callback that knows its Trainer, and return the last audit."""
+    callback = IntruderCallback(trainer, **given)
+    trainer.add_callback(callback)
+    trainer.train()
+    assert callback.last is not None
+    return callback.last
+
+
+def weights_of(model: Any) -> dict[str, Tensor]:
+    """Copies of the weights, with the adapters merged."""
+    plain = model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
+    return {name: parameter.detach().clone() for name, parameter in plain.named_parameters()}
+
+
+def intruders_of(base: Tensor, tuned: Tensor, k: int = 10, epsilon: float = 0.5) -> int:
+    """The definition, by two full decompositions in double precision."""
+    x = torch.linalg.svd(base.double(), full_matrices=False)[0]
+    y = torch.linalg.svd(tuned.double(), full_matrices=False)[0][:, :k]
+    return int(((x.T @ y).abs().amax(dim=0) < epsilon).sum())
+
+
+def by_definition(before: dict[str, Tensor], after: dict[str, Tensor]) -> dict[str, int]:
+    """The intruders of every projection of a Llama."""
+    return {name: intruders_of(before[name], after[name]) for name in before if "_proj" in name}

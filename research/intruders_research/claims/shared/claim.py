@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SUPPORTED, CONTRADICTED, UNDECIDED, NOT_RUN = "supported", "contradicted", "undecided", "not run"
+REPORTED = "reported"  # an effect of which the claim expects no sign
 DECISIONS = (SUPPORTED, CONTRADICTED, UNDECIDED, NOT_RUN)
 # The share of studies without any effect in which the verdicts of a claim may decide for one.
 ALPHA = 0.05
@@ -105,9 +106,14 @@ class Effect:
         return SUPPORTED if interval.is_above_zero == (self.expected > 0) else CONTRADICTED
 
     @property
+    def verdict(self) -> str:
+        """The decision, or that the effect is reported alone."""
+        return REPORTED if self.expected is None else self.decision
+
+    @property
     def lacking(self) -> str:
-        """The missing evidence, in words; empty if the effect is decided."""
-        if self.decision != UNDECIDED:
+        """The missing evidence, in words; empty if the effect is decided or the claim expects nothing of it."""
+        if self.verdict != UNDECIDED:
             return ""
         if isinstance(self.needed, str):
             return self.needed

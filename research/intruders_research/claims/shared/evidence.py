@@ -124,11 +124,7 @@ class Evidence:
         )
 
     def finding(
-        self,
-        claim: Claim,
-        *,
-        runs: Iterable[object] = (),
-        tables: dict[str, pd.DataFrame] | None = None,
+        self, claim: Claim, *, runs: Iterable[object] = (), tables: dict[str, pd.DataFrame] | None = None
     ) -> Finding:
         """Return the finding on ``claim``, whose limits come last among the notes.
 

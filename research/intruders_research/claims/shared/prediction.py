@@ -20,10 +20,7 @@ _FEWEST = 4  # settings; fewer have no interval, as of a single correlation
 
 
 def correlation_difference(
-    first: Sequence[float],
-    second: Sequence[float],
-    y: Sequence[float],
-    groups: Sequence[Hashable],
+    first: Sequence[float], second: Sequence[float], y: Sequence[float], groups: Sequence[Hashable]
 ) -> Interval:
     """Return Spearman's correlation of ``first`` and y minus that of ``second`` and y, with an interval.
 

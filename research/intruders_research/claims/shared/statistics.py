@@ -217,10 +217,7 @@ def _auc_variance(theta: npt.NDArray[np.float64], p: int, n: int) -> npt.NDArray
 
 
 def _fisher(
-    estimate: float,
-    ranks: Sequence[npt.NDArray[np.float64]],
-    groups: Sequence[Hashable],
-    lost: int,
+    estimate: float, ranks: Sequence[npt.NDArray[np.float64]], groups: Sequence[Hashable], lost: int
 ) -> Interval:
     """Return the interval on Fisher's scale, with ``lost`` degrees of freedom less than the effective runs."""
     count = len(set(groups))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
@@ -24,6 +26,7 @@ from intruders_research.claims.shared.statistics import (
     spearman,
     spread_of,
 )
+from research.tests import coverage
 
 
 def test_mean_of_three_seeds_by_hand() -> None:
@@ -41,15 +44,33 @@ def test_mean_agrees_with_scipy_at_another_level() -> None:
     assert (found.low, found.high) == pytest.approx((low, high))
 
 
-def test_one_seed_has_no_interval() -> None:
-    assert mean_interval([0.7]) == Interval(0.7, -math.inf, math.inf)
-    assert mean_interval([0.7, math.nan]) == Interval(0.7, -math.inf, math.inf)
-
-
-def test_no_seed_has_no_mean() -> None:
-    found = mean_interval([])
-    assert math.isnan(found.estimate)
+@pytest.mark.parametrize(
+    ("values", "mean"),
+    [([0.7], 0.7), ([0.7, math.nan], 0.7), ([], math.nan), ([0.3, 0.3, 0.3], 0.3)],
+    ids=["one seed", "one that is known", "none", "seeds that all say the same"],
+)
+def test_without_a_spread_there_is_no_interval(values: list[float], mean: float) -> None:
+    found = mean_interval(values)
+    assert found.estimate == pytest.approx(mean, nan_ok=True)
     assert (found.low, found.high) == (-math.inf, math.inf)
+
+
+@pytest.mark.parametrize(
+    ("simulated", "least"),
+    [
+        (partial(coverage.normal_means, 3), 0.93),
+        (partial(coverage.poisson_means, 0.3, 0.0), 0.95),
+        (partial(coverage.of_spearman, 8, 0.6, 0.3), 0.93),
+        (partial(coverage.of_partial_spearman, 12), 0.93),
+        (partial(coverage.of_auc, 6, 1.0, 0.7), 0.92),
+    ],
+    ids=["mean over seeds", "rare intruders", "Spearman", "partial Spearman", "AUC"],
+)
+def test_intervals_hold_the_truth_as_often_as_they_say(
+    simulated: Callable[[], float], least: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(coverage, "STUDIES", 400)
+    assert simulated() >= least
 
 
 def test_ratio_of_sums_by_hand() -> None:
@@ -118,10 +139,6 @@ def test_the_spread_is_kept_where_an_interval_is_cut_to_what_can_be() -> None:
     assert spread_of(cut.times(0.01), 2) == pytest.approx(np.std([0.05, 0.45], ddof=1))
 
 
-def test_seeds_that_all_say_the_same_have_no_spread_to_judge_by() -> None:
-    assert mean_interval([0.3, 0.3, 0.3]) == Interval(0.3, -math.inf, math.inf)
-
-
 def test_what_is_missing_for_an_effect_of_almost_zero_says_how_small_it_is() -> None:
     # Half the width is 4.303 * 0.2 / sqrt(3) = 0.497; seven seeds of that spread would tell a mean of 0.25 from zero:
     # (2.447 + 0.906) * 0.2 / sqrt(7) = 0.2535, eight: (2.365 + 0.896) * 0.2 / sqrt(8) = 0.2306.
@@ -131,24 +148,6 @@ def test_what_is_missing_for_an_effect_of_almost_zero_says_how_small_it_is() -> 
     centred, some = evidence.answers
     assert centred.lacking == "more than 200 seeds, since the effect is within 0.5 of zero"
     assert some.lacking == "about 8 seeds at this spread"
-
-
-def test_rare_intruders_are_covered() -> None:
-    """Three seeds of 0.3 intruders each on average often count none at all."""
-    rng = np.random.default_rng(5)
-    found = [mean_interval(rng.poisson(0.3, 3), grain=1.0) for _ in range(500)]
-    assert np.mean([one.low <= 0.3 <= one.high for one in found]) > 0.95
-
-
-def test_mean_covers_the_truth_for_two_and_three_seeds() -> None:
-    rng = np.random.default_rng(0)
-    for seeds in (2, 3, 5):
-        inside = [
-            found.low <= 1.5 <= found.high
-            for found in (mean_interval(rng.normal(1.5, 2.0, seeds)) for _ in range(2000))
-        ]
-        # Three standard errors of a share of 2,000 at 0.95.
-        assert np.mean(inside) == pytest.approx(0.95, abs=3 * math.sqrt(0.95 * 0.05 / 2000))
 
 
 def test_spearman_is_scipys_with_ties() -> None:
@@ -256,43 +255,11 @@ def test_partial_spearman_with_two_controls_is_the_inverse_of_the_correlations()
     assert found.low == pytest.approx(math.tanh(math.atanh(expected) - half))
 
 
-def test_partial_correlations_over_few_settings_cover_the_truth() -> None:
-    """Twelve settings of three seeds, as a study has them; x and y have two common causes and nothing else."""
-    rng = np.random.default_rng(4)
-    held = []
-    for _ in range(200):
-        of_setting = rng.normal(size=(4, 12))
-        z, w = (np.repeat(values, 3) for values in of_setting[:2])
-        x = np.repeat(of_setting[0] + of_setting[1] + of_setting[2], 3) + 0.3 * rng.normal(size=36)
-        y = np.repeat(of_setting[0] + of_setting[1] + of_setting[3], 3) + 0.3 * rng.normal(size=36)
-        found = partial_spearman(x, y, [z, w], np.repeat(np.arange(12), 3).tolist())
-        held.append(found.low < 0 < found.high)
-    assert np.mean(held) > 0.93
-
-
 def test_a_control_that_orders_alike_leaves_nothing() -> None:
     x = [1.0, 2.0, 3.0, 4.0, 5.0]
     assert math.isnan(
         partial_spearman(x, [2, 1, 4, 3, 5], [[10 * value for value in x]], list("abcde")).estimate
     )
-
-
-def test_spearman_covers_the_truth_over_settings_with_seeds() -> None:
-    """Settings drawn from a normal pair of correlation 0.6, three seeds of each with noise of their own."""
-    rng = np.random.default_rng(3)
-    true = _true_spearman(0.6, 0.3)
-    inside = []
-    for _ in range(600):
-        settings = rng.multivariate_normal([0, 0], [[1, 0.6], [0.6, 1]], size=8)
-        runs = np.repeat(settings, 3, axis=0) + 0.3 * rng.normal(size=(24, 2))
-        found = spearman(runs[:, 0], runs[:, 1], [i // 3 for i in range(24)])
-        inside.append(found.low <= true <= found.high)
-    assert np.mean(inside) > 0.93
-
-
-def _true_spearman(correlation: float, noise: float) -> float:
-    """Of a bivariate normal: 6 / pi asin(r / 2), r with the noise of seeds in it (Pearson 1907)."""
-    return 6 / math.pi * math.asin(correlation / (1 + noise**2) / 2)
 
 
 def test_auc_is_scipys_mann_whitney() -> None:
@@ -325,21 +292,6 @@ def test_perfect_separation_of_few_matrices_is_no_certainty() -> None:
     assert found.estimate == 1
     assert found.low < 0.5
     assert found.high == 1
-
-
-@pytest.mark.parametrize("spread", [0.0, 0.7])
-def test_auc_covers_the_truth_over_runs(spread: float) -> None:
-    """Scores N(1, 1) against N(0, 1), shifted by a run's own amount; AUC of the whole population by its formula."""
-    rng = np.random.default_rng(4)
-    true = float(stats.norm.cdf(1 / math.sqrt(2 * (1 + spread**2))))
-    inside = []
-    for _ in range(300):
-        runs = np.repeat(np.arange(6), 40)
-        is_positive = rng.random(240) < 0.3
-        scores = rng.normal(size=240) + is_positive + spread * rng.normal(size=6)[runs]
-        found = auc_interval(scores, is_positive.tolist(), runs.tolist())
-        inside.append(found.low <= true <= found.high)
-    assert np.mean(inside) > 0.93
 
 
 def test_slope_is_the_least_squares_one() -> None:
