@@ -16,7 +16,7 @@ from pyarrow.parquet import read_schema
 from intruders.settings import settings_of
 from intruders.training.finetune_config import FinetuneConfig
 from intruders_research.claims.every_claim import conclude
-from intruders_research.pages.write_report import write_report
+from intruders_research.pages.study_page import write_study_report
 from intruders_research.published.published_study import PublishedStudy
 from tests.docs.pages import DOCS, ROOT
 from tests.house.test_contract import refused_with_its_number
@@ -64,7 +64,7 @@ def test_published_study(study: Path, tmp_path: Path) -> None:
     conclude(tmp_path, json.loads((study / "study.json").read_text())["analyses"])
     found, there = (json.loads((folder / "findings.json").read_text()) for folder in (tmp_path, study))
     assert found == within_rounding(there)
-    (page,) = write_report([study], tmp_path / "page.html")
+    (page,) = write_study_report(study, tmp_path / "page.html")
     assert published.study_digest in page.read_text()
 
 
