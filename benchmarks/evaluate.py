@@ -20,9 +20,9 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from intruders.data.corpora import load_corpora
-from intruders.measures.causal_loss import sliding_windows
 from intruders.measures.corpus_loss import losses_by_corpus
 from intruders.measures.measure_settings import LossSettings
+from intruders.measures.text_loss import sliding_windows
 from intruders.models.base_model import base_model_location
 from intruders.models.encoding import IGNORED, PadRight, pad_token_id
 from intruders.models.loading import load_model

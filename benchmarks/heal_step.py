@@ -53,13 +53,13 @@ def measure(kind: str, tokens: int, dtype: str) -> dict[str, float]:
         from intruders.models.loading_settings import Loading
 
         question = Question.about("smollm2-135m", "smollm2-135m-lora", loading=Loading(dtype=dtype))
-        with open_to_heal(question, {"pydoc": [corpus]}, {task.name: task}, settings) as bench:
-            bench.doses.values = torch.ones_like(bench.doses.values, requires_grad=True)
-            opened = bench.language
-            texts = encoded_texts(opened, corpus, tokens)
-            rows = encoded_examples(opened, task, task.train[:8], [])
-            objective = Objective(opened, opened, bench.doses, [texts], [1.0], rows, 0)
-            return timed(lambda number: objective.gradient(number, 3.0))
+        bench = open_to_heal(question, {"pydoc": [corpus]}, {task.name: task}, settings)
+        bench.doses.values = torch.ones_like(bench.doses.values, requires_grad=True)
+        opened = bench.language
+        texts = encoded_texts(opened, corpus, tokens)
+        rows = encoded_examples(opened, task, task.train[:8], [])
+        objective = Objective(opened, opened, bench.doses, [texts], [1.0], rows, 0)
+        return timed(lambda number: objective.gradient(number, 3.0))
     from peft import PeftModel
 
     from intruders.checkpoints.stored.locate import locate

@@ -64,6 +64,9 @@ EXPLAINED = {
     SweepSettings: "intervene",
     AttributionSettings: "attribute",
     HealSettings: "heal",
+    study.ComparisonMeasure: "remedies",
+    study.OfSequence: "sequence",
+    study.Measure: "evaluate",
 }
 
 
@@ -84,17 +87,9 @@ def research_commands() -> dict[str, Any]:
 
 def research_page(commands: dict[str, Any]) -> str:
     """Return the page of what ``intruders-research`` adds: whole commands, and options of ours."""
-    parts = [
-        "# Commands of research",
-        "",
-        "What does the package `intruders-research` add to the commands?",
-        "",
-    ]
+    parts = ["# Commands of research", ""]
+    parts += ["The package `intruders-research` answers claims of papers from the tables of studies.", ""]
     parts += ["```bash", "pip install ./research", "intruders verdicts runs/quickstart", "```", ""]
-    parts += [
-        "It answers claims of papers from the tables of studies. `python examples/make_reference.py` makes this"
-    ]
-    parts += ["page from the code.", ""]
     for name, command in research_commands().items():
         ours = commands.get(name)
         with command.make_context(name, [], resilient_parsing=True) as context:
@@ -121,8 +116,7 @@ def index_page(commands: dict[str, Any]) -> str:
         [
             "# Commands",
             "",
-            "Which commands exist, and what does each one do? `python examples/make_reference.py` makes these pages",
-            "from the code.",
+            "Each page contains what `intruders COMMAND --help-all` prints:",
             "",
             "```bash",
             "intruders COMMAND --help      # the options that most need",
@@ -148,10 +142,7 @@ def command_page(name: str, command: Any) -> str:
             for title, rows in groups(command, context).items()
             for line in (f"## {title}", "", "| name | meaning |", "|---|---|", *rows, "")
         ]
-    asked = (
-        f"Which arguments and options does `intruders {name}` take? This page is made from its `--help-all`."
-    )
-    parts = [f"# intruders {name}", "", asked, "", summary, ""]
+    parts = [f"# intruders {name}", "", summary, ""]
     parts += ["```bash", command.epilog, "```", ""]
     parts += [in_a_cell(rest), ""] if rest.strip() else []
     parts += ["```text", usage, "```", "", *tables]
@@ -178,7 +169,7 @@ def settings_page(commands: dict[str, str]) -> str:
 
     What the page of a command says of an option is not said again.
     """
-    parts = ["# Settings", "", "Which settings exist, what may they be, and what are their defaults?", ""]
+    parts = ["# Settings", "", "YAML files, Python and the command line take the same settings:", ""]
     parts += [
         "```yaml",
         "lr: 1e-3             # the short name",
@@ -186,20 +177,14 @@ def settings_page(commands: dict[str, str]) -> str:
         "```",
         "",
     ]
-    parts += [
-        "YAML files, Python and the command line take the same settings. `python examples/make_reference.py` makes",
-        "this page from the code.",
-        "",
-    ]
     for cls, purpose in CLASSES.items():
         rows = [setting_row(one) for one in settings_of(cls).values()]
         parts += [f"## {purpose}", ""]
         if command := EXPLAINED.get(cls):
             explained = commands[f"{FOLDER}/{command}.md"]
-            known = [row for row, meaning in rows if meaning in explained]
+            known = [row.split("|")[1].split(",")[0].strip() for row, meaning in rows if meaning in explained]
             rows = [(row, meaning) for row, meaning in rows if meaning not in explained]
-            parts += [f"[The page of {command}](cli/{command}.md) says what each means.", ""]
-            parts += ["| setting | default |", "|---|---|", *known, ""]
+            parts += [f"As the options on [the page of {command}](cli/{command}.md): {', '.join(known)}.", ""]
         if rows:
             whole = [f"{row} {meaning} |" for row, meaning in rows]
             parts += ["| setting | default | meaning |", "|---|---|---|", *whole, ""]

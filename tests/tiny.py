@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import string
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 
 from tests.json_lines import write_rows
 
@@ -148,10 +152,39 @@ def short_texts(file: Path, count: int) -> Path:
 
 def save_weights(folder: Path, tensors: dict[str, torch.Tensor]) -> Path:
     """Write a new folder with these weights alone, as a checkpoint without a configuration."""
-    from safetensors.torch import save_file
-
     folder.mkdir()
     save_file(tensors, folder / "model.safetensors")
+    return folder
+
+
+def with_update(base: Path, folder: Path, name: str, update: torch.Tensor) -> Path:
+    """A copy of a model's folder with ``update`` added to one of its weights."""
+    shutil.copytree(base, folder)
+    weights = load_file(base / "model.safetensors")
+    weights[name] = weights[name] + update
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def lora(modules: Mapping[str, tuple[torch.Tensor, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """Return the factors B (m, r) and A (r, n) of every module under the names that PEFT saves them by."""
+    return {
+        f"base_model.model.{name}.lora_{side}.weight": factor.clone(memory_format=torch.contiguous_format)
+        for name, factors in modules.items()
+        for side, factor in zip("BA", factors, strict=True)
+    }
+
+
+def save_lora(
+    folder: Path, modules: Mapping[str, tuple[torch.Tensor, torch.Tensor]], scale: float = 1.0
+) -> Path:
+    """Write a new folder with an adapter as PEFT saves it."""
+    folder.mkdir(parents=True)
+    save_file(lora(modules), folder / "adapter_model.safetensors")
+    rank = next(iter(modules.values()))[1].shape[0]
+    targets = sorted({name.rpartition(".")[2] for name in modules})
+    config = {"peft_type": "LORA", "r": rank, "lora_alpha": scale * rank, "target_modules": targets}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
     return folder
 
 

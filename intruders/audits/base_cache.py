@@ -16,9 +16,9 @@ import xxhash
 from safetensors import SafetensorError, safe_open
 
 from ..errors import CacheError, CheckpointError, SettingError, StoreError, os_reason
-from ..system.files import is_left_behind, user_path
+from ..system.files import is_left_behind
 from ..system.folders import remove_if_left_behind, scratch_folder, user_cache
-from ..system.store import Store, is_url
+from ..system.store import Store
 
 # Torch is loaded where an entry is read or written: to look at the files of a cache needs none.
 if TYPE_CHECKING:
@@ -70,13 +70,15 @@ class MemoryCache:
 
 
 class DiskCache:
-    """A base cache in a folder: one safetensors file per matrix.
+    """A base cache in a folder, or under a URL that fsspec can open: one safetensors file per matrix.
 
     Args:
       folder: The folder, made if it is missing (default: the user's cache folder). One that can only be read, such as
-        the prepared base of a team, gives its entries and gets none.
+        the prepared base of a team, gives its entries and gets none. Of a URL such as "s3://bucket/bases", what was
+        used is copied to the user's cache folder.
 
     Raises:
+      SettingError: No installed package opens such a URL.
       CacheError: The folder cannot be made, or neither written to nor read.
 
     Examples:
@@ -87,17 +89,23 @@ class DiskCache:
     """
 
     def __init__(self, folder: str | os.PathLike[str] | None = None) -> None:
-        self.folder: Path = default_folder() if folder is None else user_path(folder)
+        self._store = (
+            Store(default_folder()) if folder is None else Store.at(os.fspath(folder), "shared-bases")
+        )
+        self.folder: Path = self._store.path
+        # What a user passes for it.
+        self.where: str = self._store.url or str(self.folder)
+        # Names of the entries under the URL, by the folder that they are in: listed once.
+        self._there: dict[str, set[str]] = {}
         # Why nothing can be written, and whether the user was told.
         self._only_read: CacheError | None = None
         self._has_told = False
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
             self.require_writable()
-        except (CacheError, OSError) as error:
-            refusal = error if isinstance(error, CacheError) else self._cannot_write(error)
-            if not _can_list(self.folder):
-                raise refusal from None
+        except CacheError as refusal:
+            # An entry of a URL is read from its copy.
+            if self._store.url is not None or not _can_list(self.folder):
+                raise
             self._only_read = refusal
 
     def require_writable(self) -> None:
@@ -107,31 +115,46 @@ class DiskCache:
           CacheError: it can only be read, or not even that.
         """
         try:
+            self.folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.folder):
                 pass
         except OSError as error:
-            raise self._cannot_write(error) from None
-
-    def _cannot_write(self, error: OSError) -> CacheError:
-        return CacheError(
-            f"the cache folder '{self.folder}' cannot be written to ({os_reason(error)}); "
-            "pass another folder with --cache, or --no-cache to an audit"
-        )
-
-    @property
-    def where(self) -> str:
-        """What a user passes for it."""
-        return str(self.folder)
+            raise CacheError(
+                f"the cache folder '{self.folder}' cannot be written to ({os_reason(error)}); "
+                "pass another folder with --cache, or --no-cache to an audit"
+            ) from None
 
     def get(self, key: str) -> KnownBase | None:
-        """Return the entry; None if it is missing, or with a warning if it cannot be read."""
-        return self.read(key)
+        """Return the entry; None if it is missing, or with a warning if it cannot be read.
+
+        If the URL cannot be used, warn once and continue with the copies.
+        """
+        try:
+            return self.read(key)
+        except StoreError as error:
+            self._continue_without(error)
+            return self.read(key)
 
     def read(self, key: str) -> KnownBase | None:
-        """As :meth:`get`, for whom the place of the entries matters: the same in a folder."""
+        """As :meth:`get`, for whom the place of the entries matters.
+
+        A copy whose entry is not under the URL any more is put there again.
+
+        Raises:
+          StoreError: the URL cannot be used.
+        """
+        name = _name_of(key)
+        is_there = self._store.url is not None and name in self._names(key)
+        if is_there:
+            self._store.fetched(name)
+        known = self._read_here(self.folder / name)
+        if known is not None and not is_there:
+            self._send(key)
+        return known
+
+    def _read_here(self, path: Path) -> KnownBase | None:
         from ..engine.known_base import KnownBase
 
-        path = self._path(key)
         try:
             # The reader of safetensors says of any file that it cannot open that it is not there.
             path.open("rb").close()
@@ -155,7 +178,7 @@ class DiskCache:
             return None
 
     def put(self, key: str, known: KnownBase) -> None:
-        """Write the entry of a base matrix to the folder, or warn: the audit does not need it."""
+        """Write the entry of a base matrix, or warn: the audit does not need it."""
         if self._only_read is not None:  # one warning for all of them
             if not self._has_told:
                 self._has_told = True
@@ -163,18 +186,21 @@ class DiskCache:
             return
         try:
             self.write(key, known)
+        except StoreError as error:
+            self._continue_without(error)
         except CacheError as error:
             warnings.warn(str(error), stacklevel=2)
 
     def write(self, key: str, known: KnownBase) -> None:
-        """Write the entry of a base matrix to the folder, completely or not at all.
+        """Write the entry of a base matrix to the folder, completely or not at all, and send it to the URL.
 
         Raises:
           CacheError: the folder cannot be written to any more, as on a full disk.
+          StoreError: the URL cannot be used.
         """
         from safetensors.torch import save_file
 
-        path = self._path(key)
+        path = self.folder / _name_of(key)
         try:
             path.parent.mkdir(exist_ok=True)
             # A lock on the file would be lost: the writer of safetensors renames one of its own, beside it, to it.
@@ -192,6 +218,7 @@ class DiskCache:
             raise CacheError(
                 f"cache entry '{path}' was not kept ({error}); make room, or pass another folder"
             ) from error
+        self._send(key)
 
     def size(self) -> tuple[int, int]:
         """Return the number of entries and their bytes."""
@@ -206,8 +233,11 @@ class DiskCache:
         for part in self.folder.glob(f"{_DIGIT}/*"):
             if is_left_behind(part.name):  # by a kill, while an entry was written or fetched
                 remove_if_left_behind(part)  # another process may be writing an entry there
-        entries = self._entries()
-        removed = sum(_is_removed(file) for file in entries)
+        removed, entries = 0, self._entries()
+        for file in entries:
+            with suppress(OSError):  # this user may not, or another process did
+                file.unlink()
+                removed += 1
         return removed, sum(file.exists() for file in entries)
 
     def _entries(self) -> list[Path]:
@@ -218,8 +248,29 @@ class DiskCache:
             if _NAME.fullmatch(file.stem) is not None and file.is_file()
         ]
 
-    def _path(self, key: str) -> Path:
-        return self.folder / key[:1] / f"{key}.safetensors"
+    def _continue_without(self, error: StoreError) -> None:
+        """Ask a URL that has failed no more: each try may wait long."""
+        self._store = Store(self.folder)
+        warnings.warn(
+            f"{error}; the audit continues with the copies in '{self.folder}', and a later one sends what is missing "
+            "there",
+            stacklevel=4,
+        )
+
+    def _send(self, key: str) -> None:
+        if self._store.url is not None:
+            self._store.send(_name_of(key))
+            self._names(key).add(_name_of(key))
+
+    def _names(self, key: str) -> set[str]:
+        under = key[:1]
+        if under not in self._there:
+            self._there[under] = {f"{under}/{name}" for name in self._store.names(under)}
+        return self._there[under]
+
+
+def _name_of(key: str) -> str:
+    return f"{key[:1]}/{key}.safetensors"
 
 
 def _number_and_bytes(files: Sequence[Path]) -> tuple[int, int]:
@@ -228,15 +279,6 @@ def _number_and_bytes(files: Sequence[Path]) -> tuple[int, int]:
         with suppress(FileNotFoundError):  # another process cleared the folder since it was listed
             sizes.append(file.stat().st_size)
     return len(sizes), sum(sizes)
-
-
-def _is_removed(file: Path) -> bool:
-    """Remove a file; return False where this user may not, or another process did."""
-    try:
-        file.unlink()
-    except OSError:
-        return False
-    return True
 
 
 def _can_list(folder: Path) -> bool:
@@ -317,92 +359,6 @@ def look_up(store: BaseCache, keys: Sequence[BaseKeys], device: torch.device) ->
     return None
 
 
-class RemoteCache(DiskCache):
-    """A base cache in a folder that fsspec can open, with a copy of what was used in the user's cache folder.
-
-    Args:
-      url: Where the entries are, such as "s3://bucket/bases".
-
-    Raises:
-      SettingError: No installed package opens such a URL.
-      CacheError: The folder of the copies cannot be written to.
-      StoreError: :meth:`read` or :meth:`write` cannot use the URL. An audit goes on without it.
-    """
-
-    def __init__(self, url: str) -> None:
-        self._store = Store.at(url, "shared-bases")
-        super().__init__(self._store.path)
-        self.require_writable()  # an entry of the URL is read from its copy
-        self.url = url
-        # Names of the entries there, by the folder that they are in: listed once.
-        self._there: dict[str, set[str]] = {}
-        # An audit asks a store that has failed no more: each try may wait long.
-        self._has_failed = False
-
-    @property
-    def where(self) -> str:
-        return self.url
-
-    def get(self, key: str) -> KnownBase | None:
-        """As :meth:`read`; if the URL cannot be used, warn once and go on with the copies."""
-        if not self._has_failed:
-            try:
-                return self.read(key)
-            except StoreError as error:
-                self._go_on_without(error)
-        return super().read(key)
-
-    def put(self, key: str, known: KnownBase) -> None:
-        """Write the entry to both places, or warn: the audit does not need it."""
-        try:
-            super().write(key, known)
-            if not self._has_failed:
-                self._send(key)
-        except StoreError as error:
-            self._go_on_without(error)
-        except CacheError as error:
-            warnings.warn(str(error), stacklevel=2)
-
-    def _go_on_without(self, error: StoreError) -> None:
-        self._has_failed = True
-        warnings.warn(
-            f"{error}; the audit continues with the copies in '{self.folder}', and a later one sends what is missing "
-            "there",
-            stacklevel=4,
-        )
-
-    def read(self, key: str) -> KnownBase | None:
-        """Return the entry; None if it is missing in both places, or with a warning if it is damaged.
-
-        A copy whose entry is not there any more is put there again.
-        """
-        path = self._path(key)
-        is_there = path.name in self._names(key)
-        if not path.exists() and is_there:
-            self._store.bring(f"{key[:1]}/{path.name}")
-        known = super().read(key)
-        if known is not None and not is_there:
-            self._send(key)
-        return known
-
-    def write(self, key: str, known: KnownBase) -> None:
-        """Write the entry to the local folder and to the URL."""
-        super().write(key, known)
-        self._send(key)
-
-    def _send(self, key: str) -> None:
-        path = self._path(key)
-        if path.exists():
-            self._store.send(f"{key[:1]}/{path.name}")
-            self._names(key).add(path.name)
-
-    def _names(self, key: str) -> set[str]:
-        under = key[:1]
-        if under not in self._there:
-            self._there[under] = set(self._store.names(under))
-        return self._there[under]
-
-
 def store_of_bases(cache: CacheChoice) -> BaseCache | None:
     """Return the base cache to use; None for none."""
     if cache is False:
@@ -425,6 +381,4 @@ def store_of_bases(cache: CacheChoice) -> BaseCache | None:
 
 def cache_at(folder: str | os.PathLike[str] | None) -> DiskCache:
     """Return the base cache in a folder or under a URL; in the user's cache folder if None."""
-    if isinstance(folder, str) and is_url(folder):
-        return RemoteCache(folder)
     return DiskCache(folder)

@@ -202,12 +202,8 @@ def prepare(
     else:
         from ..system.ray_cluster import finish_on_ray
 
-        def on_result(name: str, is_new: bool) -> None:
-            nonlocal decomposed
-            decomposed += is_new
-
         where = store.where if is_url(store.where) else os.path.abspath(store.where)
-        finish_on_ray(
+        is_new = finish_on_ray(
             names,
             PrepareOnRay(wherever_it_is(str(base)), selection, compute, where),
             ray=ray,
@@ -215,8 +211,8 @@ def prepare(
             gpus=gpus,
             what="matrices",
             told=lambda _, done: progress("prepare", done, len(names)),
-            on_result=on_result,
         )
+        decomposed = sum(is_new.values())
     seconds = time.perf_counter() - started
     return PreparedBase(store.where, len(names), decomposed, preparation.bytes, seconds)
 

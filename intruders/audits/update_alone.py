@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -198,7 +198,7 @@ def inspect_update(source: Source, energy: float = ENERGY) -> UpdateAlone:
 
 def update_of(adapter: Adapter, energy: float = ENERGY) -> UpdateAlone:
     """As :func:`inspect_update`, of an adapter that is open."""
-    _check_energy(energy)
+    check_energy(energy)
     modules: list[ModuleUpdate] = []
     not_measured = dict.fromkeys(adapter.replaced.tensors, "saved in full")
     for name, weight, update in _updates(adapter, not_measured):
@@ -247,45 +247,43 @@ def compare_updates(first: Source, second: Source, energy: float = ENERGY) -> Up
       >>> round(compare_updates(adapter, adapter).cosine, 6)
       1.0
     """
-    _check_energy(energy)
+    check_energy(energy)
     adapters = _opened(first), _opened(second)
     not_measured: dict[str, str] = {}
-    measured = [
-        {name: (weight, update) for name, weight, update in _updates(item, not_measured)} for item in adapters
-    ]
-    updates = [{name: update for name, (_, update) in of_adapter.items()} for of_adapter in measured]
-    changed = [{weight.name for weight in item.updates} for item in adapters]
-    # What one changes and the other does not: a module that could not be measured in the other is changed by both.
-    only = [
-        [name for name, (weight, _) in measured[side].items() if weight.name not in changed[1 - side]]
-        for side in (0, 1)
-    ]
+    updates: list[dict[str, LowRank]] = []
+    only: list[list[str]] = []
+    for adapter, other in (adapters, adapters[::-1]):
+        # What one changes and the other does not: a module that could not be measured in the other is changed by both.
+        changed = {weight.name for weight in other.updates}
+        measured = list(_updates(adapter, not_measured))
+        updates.append({name: update for name, _, update in measured})
+        only.append([name for name, weight, _ in measured if weight.name not in changed])
     shared = [name for name in updates[0] if name in updates[1]]
     if not shared:
         raise PairingError(
             f"'{adapters[0].source}' and '{adapters[1].source}' have no module in common; expected two adapters of "
             "one base with the same module names; audit them against their base instead"
         )
-    modules, inner, squares = [], 0.0, [0.0, 0.0]
+    modules, inner = [], 0.0
     for name in shared:
-        pair = updates[0][name], updates[1][name]
-        if pair[0].shape != pair[1].shape:
+        ours, theirs = (of_adapter[name] for of_adapter in updates)
+        if ours.shape != theirs.shape:
             raise PairingError(
-                f"'{name}' is {tuple(pair[0].shape)} in '{adapters[0].source}' and {tuple(pair[1].shape)} in "
+                f"'{name}' is {tuple(ours.shape)} in '{adapters[0].source}' and {tuple(theirs.shape)} in "
                 f"'{adapters[1].source}'; expected two adapters of one base; choose others"
             )
-        product = pair[0].inner(pair[1])
-        decomposed = pair[0].svd(), pair[1].svd()
-        norms = [float(svd.values.square().sum().sqrt()) for svd in decomposed]
-        modules.append(_overlap(name, product, norms, decomposed, energy))
+        product = ours.inner(theirs)
+        modules.append(_overlap(name, product, ours.svd(), theirs.svd(), energy))
         inner += product
-    for side in (0, 1):
-        squares[side] = sum(updates[side][name].norm() ** 2 for name in [*shared, *only[side]])
+    norms = [
+        math.hypot(*(of_adapter[name].norm() for name in [*shared, *own]))
+        for of_adapter, own in zip(updates, only, strict=True)
+    ]
     return UpdateOverlap(
         first=adapters[0].source,
         second=adapters[1].source,
         energy=energy,
-        cosine=_cosine(inner, math.sqrt(squares[0]), math.sqrt(squares[1])),
+        cosine=_cosine(inner, *norms),
         modules=modules,
         only_in_first=only[0],
         only_in_second=only[1],
@@ -293,7 +291,7 @@ def compare_updates(first: Source, second: Source, energy: float = ENERGY) -> Up
     )
 
 
-def _check_energy(energy: float) -> None:
+def check_energy(energy: float) -> None:
     if not is_number(energy) or not 0 < energy <= 1:
         raise SettingError(f"energy is {energy!r}; expected a share above 0 and at most 1, such as {ENERGY}")
 
@@ -326,22 +324,18 @@ def _updates(adapter: Adapter, not_measured: dict[str, str]) -> Iterator[tuple[s
                 yield name, weight, update
 
 
-def _overlap(
-    name: str, inner: float, norms: Sequence[float], decomposed: tuple[DenseSVD, DenseSVD], energy: float
-) -> ModuleOverlap:
-    ranks = tuple(int(rank_of_energy(svd.values, energy)) for svd in decomposed)
-    i, j = ranks
-    first, second = decomposed
+def _overlap(name: str, inner: float, first: DenseSVD, second: DenseSVD, energy: float) -> ModuleOverlap:
+    i, j = (int(rank_of_energy(svd.values, energy)) for svd in (first, second))
     m, n = first.left.shape[-1], first.right.shape[-1]
 
     def shared(ours: torch.Tensor, theirs: torch.Tensor) -> float | None:
-        return None if 0 in ranks else float((ours[:i] @ theirs[:j].mT).square().sum()) / min(i, j)
+        return None if 0 in (i, j) else float((ours[:i] @ theirs[:j].mT).square().sum()) / min(i, j)
 
     return ModuleOverlap(
         name=name,
         shape=(m, n),
         ranks=(i, j),
-        cosine=_cosine(inner, *norms),
+        cosine=_cosine(inner, *(float(svd.values.norm()) for svd in (first, second))),
         left=shared(first.left, second.left),
         left_chance=chance_share(max(i, j), m),
         right=shared(first.right, second.right),
@@ -362,9 +356,6 @@ def _usual_and_exceptions(values: Mapping[str, Any]) -> tuple[Any, dict[str, Any
     pattern: dict[str, Any] = {}
     for name, value in values.items():
         kind = name.rpartition(".")[2]
-        if len(of_kind[kind]) == 1 and value != usual:
-            pattern[kind] = value
-    for name, value in values.items():
-        if value != usual and len(of_kind[name.rpartition(".")[2]]) > 1:
-            pattern[name] = value
+        if value != usual:
+            pattern[kind if len(of_kind[kind]) == 1 else name] = value
     return usual, pattern

@@ -51,11 +51,12 @@ def inspect(
       # Compare the updates of two adapters
       intruders inspect first-adapter second-adapter
     """
-    from ..audits.update_alone import compare_updates, update_of
+    from ..audits.update_alone import check_energy, compare_updates, update_of
     from ..checkpoints.adapters.adapter import Adapter
     from ..checkpoints.pairing.inspect import inspect_parts, open_parts
     from ..reports.inspection import inspection_lines, overlap_lines, update_lines
 
+    check_energy(energy)
     file = next((given for given in (path, other) if given is not None and given.endswith(".json")), None)
     if json and file is not None:
         raise SettingError(

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ..studies.runs import Run
     from ..studies.study import Study
 
-FILE = argument("file", Path, "FILE", "YAML file of the study; docs/reference/study.md lists its keys.")
+FILE = argument("file", Path, "FILE", "YAML file of the study.")
 OUT = option(
     "out",
     str | None,

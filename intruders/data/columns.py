@@ -3,9 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from ..settings import Settings, setting
 from .task import ANSWER_TOKENS
+
+
+def _column(meaning: str, usual: str, new_in: str | None = None) -> Any:
+    return setting(
+        None,
+        meaning,
+        metavar="COLUMN",
+        new_in=new_in,
+        panel="Data files",
+        unless_given=f"default: {usual}, where the file has it",
+    )
 
 
 @dataclass(frozen=True)
@@ -25,34 +37,13 @@ class Columns(Settings):
         panel="Data files",
         unless_given="default: text, where the file has it",
     )
-    label: str | None = setting(
-        None,
-        "Column of the label.",
-        metavar="COLUMN",
-        panel="Data files",
-        unless_given="default: label, where the file has it",
-    )
-    prompt: str | None = setting(
-        None,
-        "Column of the prompt.",
-        metavar="COLUMN",
-        panel="Data files",
-        unless_given="default: prompt, where the file has it",
-    )
-    completion: str | None = setting(
-        None,
-        "Column of the completion.",
-        metavar="COLUMN",
-        panel="Data files",
-        unless_given="default: completion, where the file has it",
-    )
-    messages: str | None = setting(
-        None,
+    label: str | None = _column("Column of the label.", "label")
+    prompt: str | None = _column("Column of the prompt.", "prompt")
+    completion: str | None = _column("Column of the completion.", "completion")
+    messages: str | None = _column(
         "Column of a conversation, a list of messages with role and content; its last answer is the completion.",
-        metavar="COLUMN",
+        "messages",
         new_in="0.2",
-        panel="Data files",
-        unless_given="default: messages, where the file has it",
     )
     score: str | None = setting(
         None,

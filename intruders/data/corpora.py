@@ -14,12 +14,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from ..errors import SettingError, missing_extra
+from ..errors import SettingError
 from ..system.files import user_path
-from ..system.notes import errors_only
 from ..system.plugins import CORPORA, plugins_of
 from ..system.words import plural
-from .hub_tasks import HUB_TASKS, files_of_copied_task
+from .hub_tasks import HUB_TASKS, files_of_copied_task, loader_of_hub
 from .local_copies import VARIABLE, file_of_split, folder_of_copy
 from .local_files import COMPRESSED, SUFFIXES, ending, open_text, read_rows
 from .values import as_text, is_missing, require_utf8
@@ -138,24 +137,8 @@ def local_sources(name: str) -> list[Path]:
     return [path for path in paths if path.exists()]
 
 
-def files_of_copied_corpora(name: str) -> dict[str, list[Path]]:
-    """Return the files of local copies that a corpus, or the parts of a mixture, are read from, by the set's name.
-
-    Raises:
-      SettingError: a copy has no file, or ``$INTRUDERS_DATA`` does not name a folder.
-    """
-    copies = {source: folder_of_copy(source) for _, source, _ in _parts(name) if source in HUB_CORPORA}
-    return {
-        source: [_file_of_copy(source, folder)] for source, folder in copies.items() if folder is not None
-    }
-
-
 def is_here(name: str) -> bool:
-    """Return whether all of a corpus can be read on this machine without the hub.
-
-    Raises:
-      SettingError: ``$INTRUDERS_DATA`` does not name a folder.
-    """
+    """Return whether all of a corpus can be read on this machine without the hub."""
     others = {"pydoc", *plugins_of(CORPORA)}
     return all(
         source in others
@@ -233,9 +216,10 @@ def _documents(source: str, hub_documents: int) -> list[str]:
     others = plugins_of(CORPORA)
     if source in HUB_CORPORA:
         copy = folder_of_copy(source)
-        if copy is not None:
-            return _from_copy(source, copy)
-        return _first_of_hub(source, HUB_CORPORA[source], hub_documents)
+        if copy is None:
+            return _first_of_hub(source, HUB_CORPORA[source], hub_documents)
+        file = _file_of_copy(source, copy)
+        return _rows(file) if ending(file) in SUFFIXES else cut_at_blank_lines(_read(file))
     if source in others:
         return list(others[source]())
     if source.startswith("hub:"):
@@ -279,11 +263,11 @@ def _rows(path: Path) -> list[str]:
             f"column 'text' is not in {path.name}; a corpus is read from it; "
             f"there are {', '.join(map(repr, file.rows[0]))}"
         )
-    values = [(row["text"], file.origin(index)) for index, row in enumerate(file.rows)]
-    texts = [as_text(value, "text", origin) for value, origin in values if not is_missing(value)]
-    if 0 < len(texts) < len(values):
+    rows = [(row["text"], file.origin(index)) for index, row in enumerate(file.rows)]
+    texts = [text for row, at in rows if not is_missing(row) and (text := as_text(row, "text", at)).strip()]
+    if 0 < len(texts) < len(rows):
         warnings.warn(
-            f"corpus '{path}': {len(values) - len(texts):,} of {plural(len(values), 'row')} have no text and are "
+            f"corpus '{path}': {len(rows) - len(texts):,} of {plural(len(rows), 'row')} have no text and are "
             "left out",
             stacklevel=4,
         )
@@ -298,12 +282,6 @@ def _read(path: Path) -> str:
         is_packed = isinstance(error, UnicodeDecodeError) and path.suffix.lower() in COMPRESSED
         how = "; it is compressed: unpack it" if is_packed else ""
         raise SettingError(f"text file {str(path)!r} cannot be read as UTF-8: {error}{how}") from error
-
-
-def _from_copy(name: str, folder: Path) -> list[str]:
-    """Read the documents of a local copy, a text or data file."""
-    file = _file_of_copy(name, folder)
-    return _rows(file) if ending(file) in SUFFIXES else cut_at_blank_lines(_read(file))
 
 
 def _file_of_copy(name: str, folder: Path) -> Path:
@@ -326,22 +304,11 @@ def _first_of_hub(name: str, corpus: HubCorpus, documents: int) -> list[str]:
 
 @lru_cache(maxsize=8)  # the stages and measures of a run ask for the same documents
 def _from_hub(name: str, corpus: HubCorpus, documents: int) -> Sequence[str]:
-    try:
-        from datasets import load_dataset
-    except ImportError as error:
-        raise missing_extra(f"the corpus {corpus.path!r}", "datasets", "train") from error
-    try:
-        with errors_only("huggingface_hub"):
-            stream = load_dataset(corpus.path, corpus.configuration, split=corpus.split, streaming=True)
-            if corpus.is_one_text:
-                return cut_at_blank_lines("\n".join(str(row[corpus.column]).rstrip("\n") for row in stream))
-            return [str(row[corpus.column]) for row in stream.take(documents)]
-    except Exception as error:  # datasets, hub and HTTP libraries each raise their own
-        raise SettingError(
-            f"corpus {name!r}: {corpus.path!r} cannot be loaded from the hub "
-            f"({type(error).__name__}: {' '.join(str(error).split())[:200]}); check the network, pass the text "
-            "as a local file, or set INTRUDERS_DATA to a folder with a copy"
-        ) from error
+    with loader_of_hub(f"corpus {name!r}", corpus.path) as load:
+        stream = load(corpus.path, corpus.configuration, split=corpus.split, streaming=True)
+        if corpus.is_one_text:
+            return cut_at_blank_lines("\n".join(str(row[corpus.column]).rstrip("\n") for row in stream))
+        return [str(row[corpus.column]) for row in stream.take(documents)]
 
 
 def _sample(documents: Sequence[str], most: int | None, seed: int) -> list[str]:
@@ -361,7 +328,8 @@ def files_of_copies(tasks: Iterable[str], texts: Iterable[str]) -> dict[str, lis
         if name in HUB_TASKS:
             with suppress(SettingError):
                 files[name] = files_of_copied_task(name)
-    for name in texts:
+    for source in (source for name in texts for _, source, _ in _parts(name) if source in HUB_CORPORA):
         with suppress(SettingError):
-            files |= files_of_copied_corpora(name)
+            folder = folder_of_copy(source)
+            files[source] = [] if folder is None else [_file_of_copy(source, folder)]
     return {f"{name} in {VARIABLE}": of_copy for name, of_copy in files.items() if of_copy}

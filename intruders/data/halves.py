@@ -11,11 +11,7 @@ from .task import Example, Task
 
 
 def halves_of_corpus(corpus: Corpus, seed: int) -> tuple[Corpus, Corpus]:
-    """Split the documents by seed into those to choose by and those to report on.
-
-    Raises:
-      SettingError: the corpus has fewer than two documents.
-    """
+    """Split the documents by seed into those to choose by and those to report on; SettingError for fewer than two."""
     if len(corpus.documents) < 2:
         raise SettingError(
             f"corpus {corpus.name!r} has 1 document; expected 2 or more, since strengths are chosen on one half and "
@@ -32,9 +28,6 @@ def halves_of_task(task: Task, max_examples: int | None) -> tuple[list[Example],
     """Return the examples to choose by and those to report on, at most ``max_examples`` of either.
 
     They are the validation split and the test split. Without a test split the validation split is halved.
-
-    Raises:
-      SettingError: the task has fewer than two examples.
     """
     if task.test:
         halves = task.validation[:max_examples], task.test[:max_examples]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -141,20 +142,18 @@ def hub_task(name: str, seed: int = 0) -> Task:
 
 def _from_hub(name: str, source: HubTask) -> tuple[dict[str, list[Example]], str]:
     wanted = {"train": "train", "validation": source.validation, "test": source.test}
-    splits = {
-        split: _examples(name, source, _rows_of_hub(name, source, called), source.path)
-        for split, called in wanted.items()
-        if called is not None
-    }
+    with loader_of_hub(f"task {name!r}", source.path) as load:
+        rows = {
+            split: load(source.path, source.configuration, split=called, revision=source.revision)
+            for split, called in wanted.items()
+            if called is not None
+        }
+    splits = {split: _examples(name, source, of_split, source.path) for split, of_split in rows.items()}
     return splits, f"hub {source.name}"
 
 
 def files_of_copied_task(name: str) -> list[Path]:
-    """Return the files of the local copy that a task of the table is read from; none where the hub is asked for it.
-
-    Raises:
-      SettingError: the copy has no train file or two of one split, or ``$INTRUDERS_DATA`` does not name a folder.
-    """
+    """Return the files of the local copy that a task of the table is read from; none where the hub is asked for it."""
     folder = folder_of_copy(name)
     return [] if folder is None else list(_files_of_copy(name, folder).values())
 
@@ -188,22 +187,21 @@ def _examples_of_file(name: str, file: Path, digest: str) -> tuple[Example, ...]
     return tuple(replace(example, origin=rows.origin(index)) for index, example in enumerate(examples))
 
 
-def _rows_of_hub(name: str, source: HubTask, split: str) -> Iterable[dict[str, Any]]:
+@contextmanager
+def loader_of_hub(what: str, path: str) -> Iterator[Callable[..., Any]]:
+    """Give datasets' ``load_dataset``; whatever it raises becomes one line, which names the task or corpus."""
     try:
         from datasets import load_dataset
     except ImportError as error:
-        raise missing_extra(f"the task {name!r}", "datasets", "train") from error
+        raise missing_extra(f"the {what}", "datasets", "train") from error
     try:
         with errors_only("huggingface_hub"):
-            rows: Iterable[dict[str, Any]] = load_dataset(
-                source.path, source.configuration, split=split, revision=source.revision
-            )
-        return rows
+            yield load_dataset
     except Exception as error:  # datasets, hub and HTTP libraries each raise their own
         raise SettingError(
-            f"task {name!r}: the {split} split of {source.path!r} cannot be loaded from the hub "
-            f"({type(error).__name__}: {' '.join(str(error).split())[:200]}); check the network, pass the data "
-            "as a local file, or set INTRUDERS_DATA to a folder with a copy"
+            f"{what}: {path!r} cannot be loaded from the hub ({type(error).__name__}: "
+            f"{' '.join(str(error).split())[:200]}); check the network, pass the data as a local file, or set "
+            "INTRUDERS_DATA to a folder with a copy"
         ) from error
 
 

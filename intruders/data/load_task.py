@@ -22,12 +22,7 @@ from .values import require_utf8
 
 _SUBTASKS = {f"pydoc-topics-{group}": group for group in range(1, len(GROUPS) + 1)}
 _COLUMNS_IN_NAMES = {
-    "text": "text",
-    "label": "label",
-    "prompt": "prompt",
-    "completion": "completion",
-    "messages": "messages",
-    "score": "score",
+    **{name: name for name in ("text", "label", "prompt", "completion", "messages", "score")},
     "validation": "validation_file",
     "test": "test_file",
 }

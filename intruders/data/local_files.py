@@ -10,7 +10,7 @@ import sys
 import warnings
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
@@ -83,11 +83,8 @@ class DataFile:
         >>> DataFile("rows.csv", [{"a": "x"}], [2]).origin(0), DataFile("rows.json", [{"a": "x"}]).origin(0)
         ('line 2 of rows.csv', 'row 1 of rows.json')
         """
-        return (
-            f"row {index + 1} of {self.name}"
-            if self.lines is None
-            else f"line {self.lines[index]} of {self.name}"
-        )
+        where = f"row {index + 1}" if self.lines is None else f"line {self.lines[index]}"
+        return f"{where} of {self.name}"
 
 
 def examples_of(file: DataFile, columns: Columns, kind: Kind) -> list[Example]:
@@ -95,8 +92,11 @@ def examples_of(file: DataFile, columns: Columns, kind: Kind) -> list[Example]:
     named = [columns.prompt, columns.completion, columns.messages]
     wanted = named if kind == "causal" else [*columns.text, columns.label]
     names = [name for name in wanted if name is not None]
-    if file.rows:
-        _require_columns(names, file.rows[0].keys(), file.name)
+    present = list(file.rows[0]) if file.rows else names
+    if lost := [name for name in names if name not in present]:
+        raise SettingError(
+            f"column {lost[0]!r} is not in {file.name}; it has {', '.join(map(repr, present))}"
+        )
     _require_values(file, names)
     if kind == "classification":
         _require_one_kind_of_label(file, names[-1])
@@ -147,12 +147,11 @@ def _is_gzipped(path: Path) -> bool:
 
 
 def read_rows(path: Path, *, no_header: bool = False) -> DataFile:
-    """Read the rows of a data file; a value that is missing is None.
-
-    Raises:
-      SettingError: the file does not exist, or cannot be read as what its ending says.
-    """
-    _require_file(path)
+    """Read the rows of a data file; a value that is missing is None. SettingError for a file that cannot be read."""
+    if path.is_dir():
+        raise SettingError(f"data file {str(path)!r} is a folder; pass the path of a file in it")
+    if not path.is_file():
+        raise SettingError(f"data file {str(path)!r} does not exist")
     suffix = ending(path)
     try:
         if suffix in (".jsonl", ".ndjson"):
@@ -179,13 +178,6 @@ def read_rows(path: Path, *, no_header: bool = False) -> DataFile:
     raise SettingError(
         f"data file {str(path)!r} has an unknown ending; expected one of {', '.join(SUFFIXES)}"
     )
-
-
-def _require_file(path: Path) -> None:
-    if path.is_dir():
-        raise SettingError(f"data file {str(path)!r} is a folder; pass the path of a file in it")
-    if not path.is_file():
-        raise SettingError(f"data file {str(path)!r} does not exist")
 
 
 def _kind(name: str, columns: Columns) -> Kind:
@@ -252,13 +244,6 @@ def _tell_of_no_number(name: str, scored: Mapping[str, Sequence[Example]]) -> No
             )
 
 
-def _require_columns(names: Sequence[str], present: Iterable[str], where: str) -> None:
-    present = list(present)
-    for name in names:
-        if name not in present:
-            raise SettingError(f"column {name!r} is not in {where}; it has {', '.join(map(repr, present))}")
-
-
 def _require_values(file: DataFile, names: Sequence[str]) -> None:
     """Raise SettingError with all rows that lack a value, so that a file is fixed at once; a text may be empty."""
     empty = [
@@ -297,37 +282,27 @@ def _delimited(path: Path, no_header: bool, **form: Any) -> DataFile:
     names: list[str] | None = None
     rows, lines = [], []
     with open_text(path, newline="") as file:
-        reader, before = csv.reader(file, **form), 0
-        for cells in _told_where(reader):
-            line, before = before + 1, reader.line_num
-            if not cells:  # an empty line
-                continue
-            if names is None:
-                names = [str(number) for number in range(len(cells))] if no_header else _told_apart(cells)
-                if not no_header:
-                    continue
-            if len(cells) != len(names):
-                raise ValueError(
-                    f"line {line} has {plural(len(cells), 'cell')}, and line 1 has {len(names)}; fix it"
-                )
-            rows.append(dict(zip(names, cells, strict=True)))
-            lines.append(line)
-    return DataFile(path.name, rows, lines)
-
-
-def _told_where(reader: Any) -> Iterator[list[str]]:
-    """Yield the rows of a csv reader; its errors name the line at which their row begins."""
-    while True:
-        line = reader.line_num + 1
+        reader, line = csv.reader(file, **form), 1
         try:
-            cells: list[str] = next(reader)
-        except StopIteration:
-            return
+            for cells in reader:
+                begun, line = line, reader.line_num + 1
+                if not cells:  # an empty line
+                    continue
+                if names is None:
+                    names = [str(number) for number in range(len(cells))] if no_header else _told_apart(cells)
+                    if not no_header:
+                        continue
+                if len(cells) != len(names):
+                    said = (
+                        f"line {begun} has {plural(len(cells), 'cell')}, and line 1 has {len(names)}; fix it"
+                    )
+                    raise ValueError(said)
+                rows.append(dict(zip(names, cells, strict=True)))
+                lines.append(begun)
         except csv.Error as error:
-            raise ValueError(
-                f"line {line}: {error}; close its quotation marks, and double those within a cell"
-            ) from error
-        yield cells
+            said = f"line {line}: {error}; close its quotation marks, and double those within a cell"
+            raise ValueError(said) from error
+    return DataFile(path.name, rows, lines)
 
 
 def _told_apart(names: list[str]) -> list[str]:
@@ -395,12 +370,9 @@ def _columnar(path: Path, suffix: str) -> DataFile:
     if indexed := [name for name in frame.index.names if name is not None and name not in frame.columns]:
         frame = frame.reset_index(level=indexed)
     frame.columns = [str(name) for name in frame.columns]
+    # pandas' nullable types and its times have nulls that are objects of their own.
     rows = [
-        # pandas' nullable types and its times have nulls that are objects of their own
-        {
-            name: None if value is pd.NA or value is pd.NaT else value
-            for name, value in zip(frame.columns, row, strict=True)
-        }
-        for row in frame.itertuples(index=False, name=None)
+        {str(name): None if value is pd.NA or value is pd.NaT else value for name, value in row.items()}
+        for row in frame.to_dict("records")
     ]
     return DataFile(path.name, rows)

@@ -89,9 +89,16 @@ class Task:
 
 def checked(task: Task) -> Task:
     """Return the task itself. SettingError for an empty split, or a label that training lacks."""
+    if not task.train and task.is_held_out and task.validation:
+        raise SettingError(
+            f"task {task.name!r}: its only row is taken for validation, which leaves none to train on; expected two "
+            "rows or more; pass more rows, or other rows to validate on as ?validation=FILE"
+        )
     for name in ("train", "validation"):
         if not task.split(name):
-            raise SettingError(_why_empty(task, name))
+            raise SettingError(
+                f"task {task.name!r}: the {name} split is empty; expected at least one row; pass data with rows"
+            )
     if task.kind == "classification":
         if len(task.labels) < 2:
             raise SettingError(
@@ -111,16 +118,6 @@ def checked(task: Task) -> Task:
                         f"{example.target!r}, which the train split has not; expected {_listed(task.labels)}"
                     )
     return task
-
-
-def _why_empty(task: Task, name: str) -> str:
-    """Say what is wrong with a task of which a split has no rows."""
-    if name == "train" and task.is_held_out and task.validation:
-        return (
-            f"task {task.name!r}: its only row is taken for validation, which leaves none to train on; expected two "
-            "rows or more; pass more rows, or other rows to validate on as ?validation=FILE"
-        )
-    return f"task {task.name!r}: the {name} split is empty; expected at least one row; pass data with rows"
 
 
 def _tell_of_spellings(task: Task) -> None:

@@ -119,7 +119,7 @@ def largest_scale(
     while first < end:
         steps = first * _STEP ** torch.arange(1, _AT_ONCE + 1, dtype=torch.float64)
         counts = torch.stack([projection.counts(steps) for projection in projections]).sum(0)
-        over = (counts > target).nonzero()
+        over = (counts > min(target, int(counts.max()))).nonzero()  # a tensor holds no larger whole number
         if len(over) > 0:
             return min(end, float(steps[int(over[0])]) / _STEP * (1 - slack))
         first = float(steps[-1])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -19,7 +19,7 @@ from ..data.task import names_given
 from ..errors import SettingError
 from ..linalg.low_rank import LowRank
 from ..measures.intervals import Interval
-from ..mitigation.remedies.intruders import ScaledIntruders
+from ..mitigation.remedies.remedy import ScaledIntruders
 from ..mitigation.tuned_matrices import TunedMatrices
 from ..models.loading_settings import AS_STORED, Loading
 from ..system.callers_process import apart_from_caller
@@ -28,7 +28,7 @@ from ..system.store import Kept
 from .attribution import Attribution, LeftOut, MatrixShare, MeasuredRise, Share, rank_correlation
 from .dosed_model import ELSEWHERE, DoseGroups, DoseVector
 from .experiment_settings import ATTRIBUTION, AttributionSettings
-from .open_dosed import Updates, open_dosed
+from .open_dosed import open_dosed
 from .path_integral import DocumentMeasure, DosePath, PathIntegral, task_measure, text_measure
 from .question import Question, digest_of_intruders
 
@@ -112,21 +112,21 @@ def attribute(
         }
         # On the CPU: the parts inside the intruders need double precision, which not every device has.
         matrices = TunedMatrices.of(question.both[0], question.audited, torch.device("cpu"))
-        with open_dosed(question, tasks, "direction", so="no loss rose", dense_in_one=True) as dosed:
-            groups, of_intruders = dosed.groups, _inside_intruders(matrices, dosed.updates)
-            inside = DoseVector(torch.zeros(len(of_intruders), device=dosed.doses.values.device))
-            with dosed.with_added(of_intruders, inside):
-                measures = [
-                    text_measure(name, dosed.language, parts, settings.max_tokens, seed)
-                    for name, parts in corpora.items()
-                ] + [
-                    replace(task_measure(opened, tasks[name], labels, settings.max_examples), name=name)
-                    for name, (opened, labels) in dosed.scored.items()
-                ]
-                of_inside = digest_of_intruders(matrices.audit)
-                path = DosePath(dosed.doses, inside, of_inside, Kept(folder, key), seed, question.progress)
-                integrals = [path.integral(measure, settings.nodes) for measure in measures]
-                checks = _checks(path, measures[0], integrals[0], groups, settings.check)
+        dosed = open_dosed(question, tasks, "direction", so="no loss rose", dense_in_one=True)
+        groups, of_intruders = dosed.groups, _inside_intruders(matrices, dosed.updates)
+        inside = DoseVector(torch.zeros(len(of_intruders), device=dosed.doses.values.device))
+        dosed.add(of_intruders, inside)
+        measures = [
+            text_measure(name, dosed.language, parts, settings.max_tokens, seed)
+            for name, parts in corpora.items()
+        ] + [
+            replace(task_measure(opened, tasks[name], labels, settings.max_examples), name=name)
+            for name, (opened, labels) in dosed.scored.items()
+        ]
+        of_inside = digest_of_intruders(matrices.audit)
+        path = DosePath(dosed.doses, inside, of_inside, Kept(folder, key), seed, question.progress)
+        integrals = [path.integral(measure, settings.nodes) for measure in measures]
+        checks = _checks(path, measures[0], integrals[0], groups, settings.check)
     splits = {measure.name: integral for measure, integral in zip(measures, integrals, strict=True)}
 
     def parts_of(members: Sequence[str]) -> dict[str, Interval]:
@@ -184,13 +184,13 @@ def _checks(
     ]
 
 
-def _inside_intruders(matrices: TunedMatrices, updates: Updates) -> dict[str, LowRank]:
+def _inside_intruders(matrices: TunedMatrices, updates: Container[str]) -> dict[str, LowRank]:
     """Return ``Y^T (Y D)``, the update inside the intruders' span, for every matrix with intruders Y (c, m)."""
     remedy = ScaledIntruders(0.0)
     inside = {}
     for case in matrices.read([remedy]):
         left = case.parts[remedy.scaled(case.matrix)].left.double()  # (c, m)
-        if len(left) and case.matrix.name in updates.by_name:
+        if len(left) and case.matrix.name in updates:
             right = case.update.double().apply_transpose(left)  # (c, n)
             inside[case.matrix.name] = LowRank(left.mT.float(), right.float())
     return inside

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +16,17 @@ from torch import Tensor, nn
 from ..checkpoints.writing.merged import Elsewhere
 from ..checkpoints.writing.training_record import FinetunedFolder
 from ..data.task import Example, Task
-from ..errors import PairingError
 from ..measures.corpus_loss import losses_by_corpus
 from ..measures.harness import digest_of_own_tasks, harness_items
-from ..measures.losses import DocumentLosses, mean_loss
+from ..measures.losses import DocumentLosses, Outcome, TaskOutcome, mean_loss
 from ..measures.measure_settings import NO_HARNESS, HarnessSettings, LossSettings, ScoreSettings
-from ..measures.outcome import Outcome, TaskOutcome
 from ..measures.output_energy import documents_of, sample_inputs
-from ..measures.sensitivities import SingularDirections, sensitivities, task_batches
+from ..measures.sensitivities import sensitivities_in, task_batches
 from ..mitigation.live_weights import LiveInterventions
 from ..mitigation.remedies.changes import Change
 from ..mitigation.remedies.remedy import Case, Remedy
 from ..mitigation.remedies.shares import Interpolate
-from ..mitigation.tuned_matrices import TunedMatrices, not_audited
+from ..mitigation.tuned_matrices import TunedMatrices
 from ..models.answers import graded
 from ..models.loading_settings import Loading, require_whole_weights
 from ..models.tuned_model import OpenedModel, open_for_task, open_language_model, reading_as
@@ -168,7 +166,7 @@ def kept_outcomes(
 class Bench:
     """A tuned model under remedies, and its base; what was measured before is kept.
 
-    Within :meth:`open` the tuned model is in memory: as a language model, and once more for tasks of another kind.
+    After :meth:`open` the tuned model is in memory: as a language model, and once more for tasks of another kind.
     """
 
     question: Question
@@ -191,29 +189,25 @@ class Bench:
         With ``scored`` also on the tasks that its language model can answer, whose answers count on one share.
         """
         tasks, question = self.measuring.tasks if scored else {}, self.question
-        units = [
-            {"remedy": None, "tasks": list(tasks), **self.measuring.unit(share, share is answers_on)}
-            for share in shares
-        ]
-        outcomes: list[Outcome | None] = [self.kept.get(unit, Outcome) for unit in units]
-        if None not in outcomes:
-            self.tally.skip(len(shares))
-            return [outcome for outcome in outcomes if outcome is not None]
-        opened = open_language_model(question.base_source, loading=question.loading)
-        opened = reading_as(opened, question.tuned)
-        measured = []
-        for share, unit, outcome in zip(shares, units, outcomes, strict=True):
-            self.tally.step("base")
-            if outcome is None:
-                answered = answered_by(opened, tasks)
-                outcome = self.measuring.outcome(opened, answered, share, share is answers_on)
-                self.kept.put(unit, outcome)
-            measured.append(outcome)
-        return measured
 
-    @contextmanager
-    def open(self, *, changes_others: bool = True, reads_text: bool = True) -> Iterator[None]:
-        """Have the tuned model in memory within the block.
+        @cache
+        def opened() -> OpenedModel:
+            base = open_language_model(question.base_source, loading=question.loading)
+            return reading_as(base, question.tuned)
+
+        def measured(share: DataShare, answers: bool) -> Outcome:
+            return self.measuring.outcome(opened(), answered_by(opened(), tasks), share, answers)
+
+        outcomes: list[Outcome] = []
+        for share in shares:
+            self.tally.step("base")
+            answers = share is answers_on
+            unit = {"remedy": None, "tasks": list(tasks), **self.measuring.unit(share, answers)}
+            outcomes.append(self.kept.once(unit, Outcome, partial(measured, share, answers)))
+        return outcomes
+
+    def open(self, *, changes_others: bool = True, reads_text: bool = True) -> None:
+        """Have the tuned model in memory.
 
         With ``changes_others`` remedies also change tuned tensors that an audit does not examine.
         """
@@ -222,12 +216,9 @@ class Bench:
         self.language = open_language_model(*at, merged=True) if reads_text else None
         self.scored = opened_for_tasks(self.language, *at, self.measuring.tasks)
         base = self.matrices.base
-        others = not_audited(base, self.matrices.audit) if changes_others else []
-        with ExitStack() as contexts:
-            for model in distinct_models(self.language, self.scored):
-                changed = LiveInterventions(model, base, (), others, recomputes=True)
-                self.live[id(model)] = contexts.enter_context(changed)
-            yield
+        others = self.matrices.not_audited() if changes_others else []
+        for model in distinct_models(self.language, self.scored):
+            self.live[id(model)] = LiveInterventions(model, base, others)
 
     def use(self, cases: Sequence[Case]) -> None:
         """Take the matrices that the next remedies change."""
@@ -288,35 +279,30 @@ class Bench:
         live, base = self._first, ALONG_CURVE[0]
         live.set(base, self.matrices.elsewhere(base))
         documents = documents_of(share.corpora)
-        inputs = sample_inputs(self.language, live.modules_of(names), documents, self.measuring.seed)
+        inputs = sample_inputs(
+            self.language, live.in_memory.modules_of(names), documents, self.measuring.seed
+        )
         live.reset()
         return inputs
 
     def sensitivities(
-        self, directions: Mapping[str, SingularDirections], task: str, examples: int
+        self, directions: Mapping[str, tuple[Tensor, Tensor]], task: str, examples: int
     ) -> dict[str, list[float]]:
         """Return the sensitivity of the loss on a task's training examples to every direction, by matrix."""
         of_task = self.measuring.tasks[task]
         share = DataShare("training", {}, {task: of_task.train[:examples]})
         unit = {"sensitivities": sorted(directions), "task": task, "share": share.fingerprint()}
         self.tally.step("sensitivities")
-        measured: dict[str, list[float]] | None = self.kept.get(unit)
-        if measured is None:
+
+        def measured() -> dict[str, list[float]]:
             opened, labels = self.scored[task]
             live = self.live[id(opened.model)]
             live.reset()
-            modules = live.modules_of(directions)
-            if missing := [name for name in directions if name not in modules]:
-                raise PairingError(
-                    f"the model that is measured has no module with the complete weight '{missing[0]}'; choose another "
-                    "remedy"
-                )
             batches = task_batches(opened, of_task, share.examples[task], labels)
-            at = {modules[name]: part for name, part in directions.items()}
-            by_module = sensitivities(opened.model, batches, at)
-            measured = {name: by_module[module].tolist() for name, module in modules.items()}
-            self.kept.put(unit, measured)
-        return measured
+            return sensitivities_in(live.in_memory.modules_of(directions), opened.model, batches, directions)
+
+        by_matrix: dict[str, list[float]] = self.kept.once(unit, dict[str, list[float]], measured)
+        return by_matrix
 
     @property
     def other_names(self) -> list[str]:

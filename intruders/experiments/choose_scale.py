@@ -120,16 +120,16 @@ def choose_scale(
         allowed = [point for point in curve.values() if point.task_loss <= most]
         return min(allowed, key=lambda point: point.text_loss).scale
 
-    with open_to_heal(question, corpora, tasks, settings) as bench:
-        best, step = best_of(ALPHAS), 0.1 / (_FINER + 1)
-        around = [best + step * number for number in range(-_FINER, _FINER + 1) if number]
-        best = best_of([round(scale, 2) for scale in around if 0 < scale < 1])
-        doses = {BASE: 0.0, CHOSEN: best, TUNED: 1.0}
-        outcomes = {
-            name: bench.outcome(bench.everywhere(dose), bench.data.report, answers=True)
-            for name, dose in doses.items()
-        }
-        report = Report(bench, list(outcomes.values()))
+    bench = open_to_heal(question, corpora, tasks, settings)
+    best, step = best_of(ALPHAS), 0.1 / (_FINER + 1)
+    around = [best + step * number for number in range(-_FINER, _FINER + 1) if number]
+    best = best_of([round(scale, 2) for scale in around if 0 < scale < 1])
+    doses = {BASE: 0.0, CHOSEN: best, TUNED: 1.0}
+    outcomes = {
+        name: bench.outcome(bench.everywhere(dose), bench.data.report, answers=True)
+        for name, dose in doses.items()
+    }
+    report = Report(bench, list(outcomes.values()))
     return ScaleChoice(
         base=question.base_source,
         tuned=question.tuned,

@@ -141,38 +141,38 @@ def compare_remedies(
         learned: Doses | str = "were not asked for"
         if of_doses := Doses.name in names:
             learned = _learned(bench, corpora, data, scores.max_examples, comparison.allow)
-        with bench.open():
-            compared = comparing(bench, data, comparison, learned, of_base)
-            report, target = compared.report, compared.report.target
-            rows = compared.rows(names)
-            points = points_of_curve(report, compared.norms, REPORT)
-            return RemedyComparison(
-                base=question.base_source,
-                tuned=question.tuned,
-                tuned_kind=question.audited.pairing.tuned_kind,
-                target=target,
-                settings={
-                    **comparison.recorded(),
-                    **{name: of_audit[name] for name in FINDING_INTRUDERS},
-                    "seed": seed,
-                    "task": described_task(target, scores),
-                    "data_seed": data_seed,
-                    **(harness.recorded() if harness.lm_eval else {}),
-                    **({"healing": _healing(losses, scores, corpora)} if of_doses else {}),
-                    **({} if loading.dtype == AS_STORED.dtype else {"dtype": loading.dtype}),
-                    "intruders": audited.intruders,
-                    "matrices": len(audited.matrices),
-                },
-                allow=comparison.allow,
-                level=report.level,
-                counts={share.name: share.counts for share in (data.first, data.rest, data.report)},
-                base_point=point_of(ALONG_CURVE[0], report.base, report, REPORT, 0.0, 0.0),
-                tuned_point=points[-1],
-                curve=points,
-                forgotten=report.tuning_cost(),
-                remedies=rows,
-                others=bench.other_names,
-            )
+        bench.open()
+        compared = comparing(bench, data, comparison, learned, of_base)
+        report, target = compared.report, compared.report.target
+        rows = compared.rows(names)
+        points = points_of_curve(report, compared.norms, REPORT)
+        return RemedyComparison(
+            base=question.base_source,
+            tuned=question.tuned,
+            tuned_kind=question.audited.pairing.tuned_kind,
+            target=target,
+            settings={
+                **comparison.recorded(),
+                **{name: of_audit[name] for name in FINDING_INTRUDERS},
+                "seed": seed,
+                "task": described_task(target, scores),
+                "data_seed": data_seed,
+                **(harness.recorded() if harness.lm_eval else {}),
+                **({"healing": _healing(losses, scores, corpora)} if of_doses else {}),
+                **({} if loading.dtype == AS_STORED.dtype else {"dtype": loading.dtype}),
+                "intruders": audited.intruders,
+                "matrices": len(audited.matrices),
+            },
+            allow=comparison.allow,
+            level=report.level,
+            counts={share.name: share.counts for share in (data.first, data.rest, data.report)},
+            base_point=point_of(ALONG_CURVE[0], report.base, report, REPORT, 0.0, 0.0),
+            tuned_point=points[-1],
+            curve=points,
+            forgotten=report.tuning_cost(),
+            remedies=rows,
+            others=bench.other_names,
+        )
 
 
 def _learned(
@@ -198,8 +198,8 @@ def _learned(
     if (record := kept.get(unit)) is not None:
         return Doses(doses=record["doses"], elsewhere=record["elsewhere"])
     try:
-        with open_to_heal(bench.question, corpora, tasks, settings) as dosed:
-            doses, groups = learn(dosed, settings).state.doses, dosed.groups
+        dosed = open_to_heal(bench.question, corpora, tasks, settings)
+        doses, groups = learn(dosed, settings).state.doses, dosed.groups
     except IntrudersError as error:
         return str(error)
     learned = doses_in(groups.by_matrix(doses), groups.elsewhere(doses))

@@ -8,14 +8,12 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from ..errors import IntrudersError, NonFiniteError, SettingError
-from ..measures.outcome import Outcome, joined
-from ..measures.sensitivities import SingularDirections
+from ..measures.losses import Outcome, joined
 from ..mitigation.remedies.at_random import RANDOM, at_random
 from ..mitigation.remedies.controls import Complement, EqualNorm, EqualOutput, EqualSize, Neighbours
 from ..mitigation.remedies.doses import Doses
 from ..mitigation.remedies.every_remedy import published_remedy
-from ..mitigation.remedies.intruders import ScaledIntruders
-from ..mitigation.remedies.remedy import Case, Remedy
+from ..mitigation.remedies.remedy import Case, Remedy, ScaledIntruders
 from ..mitigation.remedies.remedy_table import INTRUDERS, SHRINK_OUTPUT, TOP
 from ..mitigation.remedies.shares import Interpolate
 from ..mitigation.remedies.surgery import Surgery
@@ -23,7 +21,7 @@ from .bench import ALONG_CURVE, Bench, UpdateSizes, point_of
 from .data_shares import DataShare, DataShares
 from .experiment_settings import ComparisonSettings
 from .point import Point
-from .remedy_comparison import ComparedRemedy, kind_of, source_of
+from .remedy_comparison import ComparedRemedy, kind_of
 from .yardstick import ALPHAS, Yardstick
 
 CHOICE, REPORT = "choice", "report"
@@ -121,7 +119,7 @@ def of_task(surgeries: Sequence[Surgery], task: str, cases: Sequence[Case], benc
             "changes nothing in this model: every update that it reaches has rank 1, and a single singular value "
             "keeps its size"
         )
-    directions = {name: SingularDirections(part.left, part.right) for name, part in reached.items()}
+    directions = {name: (part.left, part.right) for name, part in reached.items()}
     sensitivities = bench.sensitivities(directions, task, first.examples) if directions else {}
     return [replace(surgery, task=task, sensitivities=sensitivities) for surgery in surgeries]
 
@@ -218,7 +216,7 @@ class Comparing:
         outcome = self.bench.outcome(remedy, self.data.report, answers=True)
         row = ComparedRemedy(
             remedy.name,
-            source_of(remedy.name),
+            kind_of(remedy.name).source,
             chosen=self._point(self.report, REPORT, remedy, outcome, cases),
             parts=self.report.four_parts(outcome),
             items=self.report.items(outcome),
@@ -257,7 +255,7 @@ class Comparing:
         try:
             return self._row(name)
         except (_CannotRunError, NonFiniteError) as error:
-            return ComparedRemedy(name, source_of(name), reason=str(error))
+            return ComparedRemedy(name, kind_of(name).source, reason=str(error))
         finally:
             tally.skip(planned - (tally.done - before))
 

@@ -185,11 +185,10 @@ class HealData:
     learned_examples: Sequence[Example]  # of the first task's training split
     choice: DataShare
     report: DataShare
-    tasks: Mapping[str, Task]
 
     @property
     def task(self) -> str:
-        return next(iter(self.tasks))
+        return next(iter(self.report.examples))
 
     @property
     def corpus(self) -> str:
@@ -244,7 +243,6 @@ def data_of(corpora: Corpora, tasks: Mapping[str, Task], settings: HealSettings,
             {name: [second for _, second in parts] for name, parts in halves.items()},
             {name: halves_of_task(given, reported)[1] for name, given in tasks.items()},
         ),
-        tasks=tasks,
     )
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -105,10 +104,6 @@ def _labels(names: Sequence[str], per: str) -> list[str]:
     return [path.layer_label for path in paths]
 
 
-# What torch calls a parametrized tensor in a state dict, and the name that it had.
-_PARAMETRIZED = re.compile(r"\bparametrizations\.([^.]+)\.original$")
-
-
 @dataclass(frozen=True)
 class DosedUpdate:
     """The update of one matrix: factors whose columns are its parts, or dense."""
@@ -125,6 +120,15 @@ class DosedUpdate:
             return cls(update.left.to(device, torch.float32), update.right.to(device, torch.float32))
         return cls(None, update.to(device, dense_dtype))
 
+    @property
+    def rank(self) -> int:
+        """The number of directions; a dense update counts as one."""
+        return 1 if self.left is None else len(self.right)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self.right if self.left is None else self.left), self.right.shape[1]
+
     def times(self, dose: Tensor) -> Tensor:
         """Return ``a D`` as a matrix, (m, n)."""
         if self.left is None:
@@ -140,6 +144,8 @@ class DoseVector:
     are_off: bool = False  # the base itself
     # Updates that take the place of the tuned model's, by the name of the matrix.
     learned: Mapping[str, DosedUpdate] | None = None
+    # What is added to a matrix besides, with the vector and the position of its factor.
+    added: Mapping[str, tuple[DosedUpdate, DoseVector, int]] = field(default_factory=dict)
 
     @contextmanager
     def off(self) -> Iterator[None]:
@@ -161,8 +167,7 @@ class DoseVector:
             self.values, self.learned = was
 
 
-@contextmanager
-def in_doses(
+def put_in_doses(
     model: nn.Module,
     base: Checkpoint,
     updates: Mapping[str, DosedUpdate],
@@ -171,62 +176,57 @@ def in_doses(
     others: Iterable[str] = (),
     *,
     is_base: bool = False,
-) -> Iterator[None]:
-    """Set the weights of a tuned model to the base's, and let it compute with the updates in doses within the block.
+) -> None:
+    """Set the weights of a tuned model to the base's, and let it compute with the updates in doses from now on.
 
     Updates and ``others``, further tuned tensors, are by the base's names. With ``is_base`` the model has the base's
     weights already. Raises PairingError where the model lacks a weight of an update.
     """
 
-    def at_present(name: str, own: Any) -> tuple[Any, Tensor | None]:
-        """Return the present update of a matrix, ``own`` where none was learned, and its dose: None in the base."""
+    def at_present(name: str, own: Any) -> list[tuple[Any, Tensor]]:
+        """Return what is added to a matrix at present, with its doses; ``own`` is its update if none was learned."""
         if doses.are_off:
-            return own, None
-        return (doses.learned or {}).get(name, own), groups.of(doses.values, name)
+            return []
+        present = [((doses.learned or {}).get(name, own), groups.of(doses.values, name))]
+        if name in doses.added:
+            update, factors, position = doses.added[name]
+            present.append((update, factors.values[position : position + 1]))
+        return present
 
     def branch(name: str, own: DosedUpdate) -> Any:
         def add(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            update, dose = at_present(name, own)
-            if dose is None:
-                return output
-            if isinstance(module, nn.Embedding):
-                return (output + _rows_of(update, inputs[0], dose)).to(output.dtype)
-            return (output + _times(update, inputs[0], dose)).to(output.dtype)
+            times = _rows_of if isinstance(module, nn.Embedding) else _times
+            for update, dose in at_present(name, own):
+                output = (output + times(update, inputs[0], dose)).to(output.dtype)
+            return output
 
         return add
 
-    # Named as if no other doses had parametrized a tensor.
-    state = {
-        _PARAMETRIZED.sub(r"\1", name): tensor for name, tensor in model.state_dict(keep_vars=True).items()
-    }
+    state = model.state_dict(keep_vars=True)
     owners = _owners(model)
     held = BaseInMemory.of(base, _shapes_of_weights(model, state))
     dense: dict[int, list[_Part]] = {}
-    with ExitStack() as added:
-        for name, update in updates.items():
-            key = held.required_key(name)
-            view, tensor = held.views[name], state[key].data
-            if not is_base:
-                put_back(view, tensor, held.read(name).to(tensor.dtype))
-            modules = owners[tensor.data_ptr()]
-            if view.expert is None and all(_has_branch(module, of) for module, of in modules):
-                for module, _ in modules:
-                    added.callback(module.register_forward_hook(branch(name, update)).remove)
-            else:
-                dense.setdefault(tensor.data_ptr(), []).append((name, update, _Entries(view)))
-        for other in held.changed(others, state):
-            before = other.before.to(other.part.dtype)
-            change = DosedUpdate(None, other.part.float() - before.float())
-            other.part.copy_(before)
-            of_part = held.views.get(other.name)
-            entries = _Entries(None if of_part is None or of_part.expert is None else of_part)
-            dense.setdefault(state[other.key].data_ptr(), []).append((ELSEWHERE, change, entries))
-        for pointer, parts in dense.items():
-            for module, of in owners[pointer]:
-                entry = _Added(parts, at_present)
-                parametrize.register_parametrization(module, of, entry, unsafe=True)
-                added.callback(_remove, module, of, entry)
-        yield
+    for name, update in updates.items():
+        key = held.required_key(name)
+        view, tensor = held.views[name], state[key].data
+        if not is_base:
+            put_back(view, tensor, held.read(name).to(tensor.dtype))
+        modules = owners[tensor.data_ptr()]
+        if view.expert is None and all(_has_branch(module, of) for module, of in modules):
+            for module, _ in modules:
+                module.register_forward_hook(branch(name, update))
+        else:
+            dense.setdefault(tensor.data_ptr(), []).append((name, update, _Entries(view)))
+    for other in held.changed(others, state):
+        before = other.before.to(other.part.dtype)
+        change = DosedUpdate(None, other.part.float() - before.float())
+        other.part.copy_(before)
+        of_part = held.views.get(other.name)
+        entries = _Entries(None if of_part is None or of_part.expert is None else of_part)
+        dense.setdefault(state[other.key].data_ptr(), []).append((ELSEWHERE, change, entries))
+    for pointer, parts in dense.items():
+        for module, of in owners[pointer]:
+            parametrize.register_parametrization(module, of, _Added(parts, at_present), unsafe=True)
 
 
 def _times(update: DosedUpdate, inputs: Tensor, dose: Tensor) -> Tensor:
@@ -237,7 +237,6 @@ def _times(update: DosedUpdate, inputs: Tensor, dose: Tensor) -> Tensor:
 
 
 def _rows_of(update: DosedUpdate, tokens: Tensor, dose: Tensor) -> Tensor:
-    """Return ``a`` times the rows of D (tokens, n) that belong to tokens."""
     if update.left is None:
         return embedding(tokens, update.right).float() * dose
     return (embedding(tokens, update.left) * dose) @ update.right
@@ -275,38 +274,21 @@ class _Added(nn.Module):
         self._parts, self._at_present = parts, at_present
 
     def forward(self, weight: Tensor) -> Tensor:
-        present = [(entries, *self._at_present(name, own)) for name, own, entries in self._parts]
-        dosed = [(entries, update, dose) for entries, update, dose in present if dose is not None]
-        if dosed:
+        present = [
+            (entries, *both) for name, own, entries in self._parts for both in self._at_present(name, own)
+        ]
+        if present:
             weight = weight.clone()  # once: a stack of experts has many parts
-        for entries, update, dose in dosed:
+        for entries, update, dose in present:
             weight = entries.add(update, dose, weight)
         return weight
 
 
-def _remove(module: nn.Module, name: str, added: _Added) -> None:
-    """Remove one entry from the parametrizations of a tensor; those of other doses stay."""
-    entries: Any = getattr(module.parametrizations, name)
-    if len(entries) == 1:
-        parametrize.remove_parametrizations(module, name, leave_parametrized=False)
-    else:
-        del entries[list(entries).index(added)]
-
-
 def _owners(model: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:
-    """Return modules and names of every tensor by its address in memory; tied tensors have two.
-
-    A tensor that is parametrized belongs to the module that computes with it, not to its parametrizations.
-    """
+    """Return modules and names of every tensor by its address in memory; tied tensors have two."""
     owners: dict[int, list[tuple[nn.Module, str]]] = {}
     for module in model.modules():
-        if isinstance(module, parametrize.ParametrizationList):
-            continue
-        own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
-        if parametrize.is_parametrized(module):
-            entries: Any = module.parametrizations
-            own += [(name, every.original) for name, every in entries.items()]
-        for name, tensor in own:
+        for name, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
             owners.setdefault(tensor.data_ptr(), []).append((module, name))
     return owners
 
@@ -321,8 +303,7 @@ def _shapes_of_weights(model: nn.Module, state: Mapping[str, Tensor]) -> dict[st
 
 
 def _is_quantized(module: nn.Module) -> bool:
-    """Return whether bitsandbytes packed the weight of a linear layer."""
-    return type(module).__name__ in ("Linear4bit", "Linear8bitLt")
+    return type(module).__name__ in ("Linear4bit", "Linear8bitLt")  # of bitsandbytes
 
 
 def _has_branch(module: nn.Module, name: str) -> bool:

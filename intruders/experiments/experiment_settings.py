@@ -71,8 +71,7 @@ class HealSettings(Settings):
     )
     weight: float | None = setting(
         None,
-        "Weight of the divergence from the tuned model on examples beside that from the base on text, at the first "
-        "step; it then follows --allow.",
+        "Initial weight of staying close to the tuned model on task examples; adjusted afterwards to meet --allow.",
         above=0,
         unless_given="default: 3 for doses, 30 for weights",
         metavar="NUMBER",

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
-from typing import Any
+from dataclasses import replace
 
 from ..audits.audit_settings import ANYWHERE, AS_USUAL, AuditSettings, Compute
 from ..audits.result.audit_result import Audit
@@ -37,7 +36,7 @@ from .dosed_model import TunedState
 from .experiment_settings import HEALING, WEIGHTS, HealSettings
 from .healing import RECORD, Healing
 from .learn import Told, learn, untold
-from .open_dosed import HealBench, open_to_heal
+from .open_dosed import open_to_heal
 from .question import Question, digest_of_intruders
 from .report_healing import reported_healing
 from .work_folder import WorkFolder, finished_healing
@@ -171,11 +170,14 @@ def heal(
             "data_seed": question.rows_by,
         }
         kept = Kept(work.folder, key)
-        in_bench = open_to_heal(question, corpora, tasks, settings, prompts=asked, kept=kept)
-        healing, state = _healed(in_bench, settings, of_tasks, key, matrices, work, told)
+        known = {matrix.name for matrix in audited.matrices}
+        bench = open_to_heal(question, corpora, tasks, settings, prompts=asked, kept=kept)
+        learned = learn(bench, settings, matrices=known, told=told, work=work)
+        healing = reported_healing(bench, learned, matrices, settings, of_tasks, key)
+        del bench  # the models are gone from memory before anything is written
 
         def done() -> Healing:
-            return healing.finished(form=written_form, seconds=time.perf_counter() - started)
+            return replace(healing, form=written_form, seconds=time.perf_counter() - started)
 
         if folder is None:
             return healing
@@ -188,7 +190,7 @@ def heal(
         written = mitigate(
             question.base,
             question.tuned,
-            remedy=_remedy(state, healing),
+            remedy=_remedy(learned.state, healing),
             out=folder,
             form=form,
             rank="keep" if keeps_rank else None,
@@ -199,23 +201,6 @@ def heal(
             beside=lambda result: {RECORD: _with_audits(done(), result, str(folder))},
         )
         return _with_audits(done(), written, str(folder))
-
-
-def _healed(
-    in_bench: AbstractContextManager[HealBench],
-    settings: HealSettings,
-    of_tasks: Mapping[str, Any],
-    key: Mapping[str, Any],
-    matrices: TunedMatrices,
-    work: WorkFolder,
-    told: Told,
-) -> tuple[Healing, TunedState]:
-    """Learn and measure; the models are gone from memory before anything is written."""
-    with in_bench as bench:
-        known = {matrix.name for matrix in matrices.audit.matrices}
-        learned = learn(bench, settings, matrices=known, told=told, work=work)
-        healing = reported_healing(bench, learned, matrices, settings, of_tasks, key)
-        return healing, learned.state
 
 
 def doses_for(
@@ -305,7 +290,8 @@ def _with_audits(healing: Healing, written: Mitigation, out: str) -> Healing:
     """Return the healing with the intruders before and after, and where it was written."""
     after = written.after
     counts = {} if after is None else {matrix.name: matrix.intruders for matrix in after.matrices}
-    return healing.finished(
+    return replace(
+        healing,
         out=out,
         intruders_after=None if after is None else after.intruders,
         intruders={

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from ..system.plain_values import plain
@@ -137,10 +137,6 @@ class Healing(JsonResult):
             for name, measure in self.healed_point.corpora.items()
             if (share := measure.healed) is not None and name != self.corpus and own - share.estimate > _GAP
         ]
-
-    def finished(self, **changes: Any) -> Healing:
-        """Return a copy with the facts that are known after writing."""
-        return replace(self, **changes)
 
     def to_document(self) -> dict[str, Any]:
         """Return plain JSON values: the content of ``heal.json``."""

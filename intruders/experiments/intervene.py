@@ -14,15 +14,13 @@ from ..data.corpora import load_all
 from ..data.task import Example
 from ..errors import SettingError
 from ..measures.corpus_loss import CorpusLoss, summarize_losses
-from ..measures.losses import DocumentLosses
+from ..measures.losses import DocumentLosses, Outcome
 from ..measures.measure_settings import NO_LOSSES, NO_SCORES, LossSettings, ScoreSettings
-from ..measures.outcome import Outcome
 from ..measures.task_score import score_of_answers, scored_examples
 from ..mitigation.mitigation_result import norm_left
 from ..mitigation.remedies.controls import EqualOutput
 from ..mitigation.remedies.every_remedy import remedy_named
-from ..mitigation.remedies.intruders import ScaledIntruders
-from ..mitigation.remedies.remedy import Case, Remedy
+from ..mitigation.remedies.remedy import Case, Remedy, ScaledIntruders
 from ..mitigation.remedies.remedy_table import INTRUDERS, SHRINK_OUTPUT
 from ..mitigation.tuned_matrices import TunedMatrices
 from ..models.loading_settings import AS_STORED, Loading
@@ -147,13 +145,13 @@ def intervene(
         tally = Tally(progress, planned)
         bench = Bench(question, measuring, matrices, kept, tally)
         of_base = bench.of_base([data], scored=False)[0].corpora if corpora else {}
-        with bench.open(changes_others=bool(on_curve), reads_text=bool(corpora)):
-            bench.use(on_curve)
-            inputs = bench.inputs([case.matrix.name for case in cases], data) if asks_inputs else {}
-            stick, along = _yardstick(bench, data, on_curve) if is_curve_wanted else (None, [])
-            bench.use(cases)
-            remedies = [remedy_named(INTRUDERS, 1.0, seed, sweep.which), *_remedies(sweep, seed, inputs)]
-            tuned_point, *points = _interventions(bench, data, splits, cases, remedies, stick)
+        bench.open(changes_others=bool(on_curve), reads_text=bool(corpora))
+        bench.use(on_curve)
+        inputs = bench.inputs([case.matrix.name for case in cases], data) if asks_inputs else {}
+        stick, along = _yardstick(bench, data, on_curve) if is_curve_wanted else (None, [])
+        bench.use(cases)
+        remedies = [remedy_named(INTRUDERS, 1.0, seed, sweep.which), *_remedies(sweep, seed, inputs)]
+        tuned_point, *points = _interventions(bench, data, splits, cases, remedies, stick)
         return InterventionSweep(
             base=question.base_source,
             tuned=question.tuned,
@@ -204,7 +202,12 @@ def _interventions(
                 name: score_of_answers(tasks[name], splits[name], of_task.right or [])
                 for name, of_task in outcome.tasks.items()
             },
-            update_norm=1.0 if remedy.changes_nothing else _norm_left(cases, remedy),
+            update_norm=1.0
+            if remedy.changes_nothing
+            else norm_left(
+                (case.update.norm() for case in cases),
+                (remedy.change(case).norm_of(case.update) for case in cases),
+            ),
             left_alone=0 if remedy.changes_nothing else sum(not remedy.exists(case) for case in cases),
         )
         if stick is not None and points:
@@ -242,9 +245,3 @@ def _summarized(
         )
         for name, parts in losses.items()
     }
-
-
-def _norm_left(cases: Sequence[Case], remedy: Remedy) -> float:
-    """Return the share of the audited matrices' norm that a remedy leaves."""
-    after = (remedy.change(case).norm_of(case.update) for case in cases)
-    return norm_left((case.update.norm() for case in cases), after)

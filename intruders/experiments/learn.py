@@ -54,9 +54,26 @@ def learn(
 ) -> Learned:
     """Learn what the settings say on the half that chooses, and their rivals on the same data and by the same rule.
 
-    An interrupted learning in ``work`` resumes.
+    It begins at the smallest interpolation that is allowed. An interrupted learning in ``work`` resumes.
     """
-    notes, learner = _start(bench, settings, told, work, matrices)
+    data, progress = bench.data, bench.question.progress
+    steps = 4 + _HALVINGS
+    progress("measure the base", 0, steps)
+    base = _measured(bench, bench.everywhere(0.0))
+    progress("measure the tuned model", 2, steps)
+    tuned = _measured(bench, bench.everywhere(1.0))
+    notes = _warnings(data, base, tuned)
+    for note in notes:
+        told(note)
+    fewer = max(1, int(_POINT * len(data.choice.examples[data.task])))
+    allowance = Allowance(tuned.task_loss + settings.allow, tuned.reproduced - fewer)
+    progress("find the interpolation to start from", 4, steps)
+
+    def is_allowed(dose: float) -> bool:
+        task = bench.on_task(bench.everywhere(dose), data.choice)
+        return allowance.allows(task.losses.mean, sum(task.reproduced))
+
+    learner = _Learner(bench, settings, allowance, least_dose(is_allowed, _HALVINGS), told, work, matrices)
     learned = learner.learned(settings.learn)
     quiet = replace(learner, told=untold)
     rivals = {name: learned if name == settings.learn else quiet.learned(name) for name in settings.rivals}
@@ -80,16 +97,19 @@ class _Learner:
         if name == SHARE:
             state = self.bench.everywhere(self.start)
             return Learned(state, _measured(self.bench, state), self.start, [])
-        if name in (DOSES, BLOCKS):
-            return self._doses(name)
-        return self._weights(name, self._data_of(name))
-
-    def _doses(self, name: str) -> Learned:
-        bench = self.bench
+        bench, data = self.bench, self._data_of(name)
         values = torch.full_like(bench.doses.values, self.start, requires_grad=True)
+        bounds = LEAST, MOST
+        learnables = [Learnable([values], [torch.ones_like(values)], self.settings.rate_of(DOSES), bounds)]
+        learned = None
+        if name not in (DOSES, BLOCKS):
+            tuned = {matrix: update for matrix, update in bench.updates.items() if matrix in self.matrices}
+            tensors = [tensor.clone().requires_grad_() for tensor in parameters_of(tuned)]
+            learned = with_parameters(tuned, tensors)
+            learnables.append(Learnable(tensors, parameters_of(tuned), self.settings.rate_of(WEIGHTS)))
         blocks = _blocks_of(bench, values.device) if name == BLOCKS else None
-        with bench.doses.at(values):
-            objective = self._objective(bench.data)
+        with bench.doses.at(values, learned):
+            objective = self._objective(data, replays=name == REPLAY)
 
             def gradient(step: int, weight: float) -> StepLosses:
                 losses = objective.gradient(step, weight)
@@ -100,33 +120,9 @@ class _Learner:
                     values.grad = sums[blocks]
                 return losses
 
-            return self._run(
-                name, [self._of_doses(values)], gradient, lambda: TunedState(values.tolist()), bench.data
-            )
+            return self._run(name, learnables, gradient, lambda: TunedState(values.tolist(), learned), data)
 
-    def _weights(self, name: str, data: HealData) -> Learned:
-        bench = self.bench
-        tuned = {
-            matrix: update for matrix, update in bench.updates.by_name.items() if matrix in self.matrices
-        }
-        values = torch.full_like(bench.doses.values, self.start, requires_grad=True)
-        tensors = [tensor.clone().requires_grad_() for tensor in parameters_of(tuned)]
-        learned = with_parameters(tuned, tensors)
-        with bench.doses.at(values, learned):
-            objective = self._objective(data, replays=name == REPLAY)
-            weights = Learnable(tensors, parameters_of(tuned), self.settings.rate_of(WEIGHTS))
-            return self._run(
-                name,
-                [self._of_doses(values), weights],
-                objective.gradient,
-                lambda: TunedState(values.tolist(), learned),
-                data,
-            )
-
-    def _of_doses(self, values: Tensor) -> Learnable:
-        return Learnable([values], [torch.ones_like(values)], self.settings.rate_of(DOSES), (LEAST, MOST))
-
-    def _objective(self, data: HealData, *, replays: bool = False) -> Objective:
+    def _objective(self, data: HealData, *, replays: bool) -> Objective:
         bench = self.bench
         model, labels = bench.scored[data.task]
         return Objective(
@@ -174,46 +170,19 @@ class _Learner:
         if state is not None:
             self.told(f"resumed after step {learning.resume(state)} of {steps}")
         bench.question.progress(f"learn {name}", 0, steps)
-        best, tensors = learning.run()
-        kept = present()
-        if kept.learned is None:
-            kept = TunedState(tensors[0].tolist())
-        else:
-            kept = TunedState(tensors[0].tolist(), with_parameters(kept.learned, tensors[1:]))
-        return Learned(kept, best, self.start, learning.measured)
+        best, [doses, *tensors] = learning.run()
+        learned = present().learned
+        weights = None if learned is None else with_parameters(learned, tensors)
+        return Learned(TunedState(doses.tolist(), weights), best, self.start, learning.measured)
 
     def _data_of(self, name: str) -> HealData:
         """Return the data that a rival learns from and is chosen by: of some, other text."""
         if name not in (SELF, RANDOM_TOKENS):
             return self.bench.data
         data = self.bench.data
-        text = self.bench.own_text(name, documents_in(data.learned_text), self.settings.max_tokens)
+        count, tokens = documents_in(data.learned_text), self.settings.max_tokens
+        text = self.bench.own_text(self.bench.kept, name, count, tokens, self.bench.question.seed)
         return replace(data, learned_text=text, choice=replace(data.choice, corpora={name: text}))
-
-
-def _start(
-    bench: HealBench, settings: HealSettings, told: Told, work: WorkFolder, matrices: Collection[str]
-) -> tuple[list[str], _Learner]:
-    """Return the notes before the start, and what learns from the smallest interpolation that is allowed."""
-    data, progress = bench.data, bench.question.progress
-    steps = 4 + _HALVINGS
-    progress("measure the base", 0, steps)
-    base = _measured(bench, bench.everywhere(0.0))
-    progress("measure the tuned model", 2, steps)
-    tuned = _measured(bench, bench.everywhere(1.0))
-    notes = _warnings(data, base, tuned)
-    for note in notes:
-        told(note)
-    fewer = max(1, int(_POINT * len(data.choice.examples[data.task])))
-    allowance = Allowance(tuned.task_loss + settings.allow, tuned.reproduced - fewer)
-    progress("find the interpolation to start from", 4, steps)
-
-    def is_allowed(dose: float) -> bool:
-        task = bench.on_task(bench.everywhere(dose), data.choice)
-        return allowance.allows(task.losses.mean, sum(task.reproduced))
-
-    start = least_dose(is_allowed, _HALVINGS)
-    return notes, _Learner(bench, settings, allowance, start, told, work, matrices)
 
 
 def _blocks_of(bench: HealBench, device: torch.device) -> Tensor:
@@ -225,7 +194,6 @@ def _blocks_of(bench: HealBench, device: torch.device) -> Tensor:
 
 
 def _measured(bench: HealBench, state: TunedState) -> Measured:
-    """Measure a state on the half that chooses."""
     task, text = bench.on_task(state, bench.data.choice), bench.text_loss(state, bench.data.choice)
     return Measured(0, task.losses.mean, sum(task.reproduced), text)
 
@@ -242,8 +210,8 @@ def _warnings(data: HealData, base: Measured, tuned: Measured) -> list[str]:
     ):
         if count < _FEW:
             warnings.append(
-                f"{plural(count, what)} of {name} choose which doses are kept; expected {_FEW} or more; pass more "
-                f"data, or a larger {more}"
+                f"{plural(count, f'{what} of {name} chooses', f'{what}s of {name} choose')} which doses are kept; "
+                f"expected {_FEW} or more; pass more data, or a larger {more}"
             )
     forgotten = tuned.text_loss - base.text_loss
     if forgotten < LITTLE:

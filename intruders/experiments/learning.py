@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -58,42 +58,31 @@ class Learnable:
     bounds: tuple[float, float] | None = None
 
 
+@dataclass
 class Learning:
     """Adam (Kingma and Ba 2015) on the tensors, with the state after every measure as plain tensors."""
 
-    def __init__(
-        self,
-        learnables: Sequence[Learnable],
-        steps: int,
-        weight: float,
-        gradient: Callable[[int, float], StepLosses],
-        on_task: Callable[[], tuple[float, int]],
-        on_text: Callable[[], float],
-        allowance: Allowance,
-        allow: float,
-        keep: Callable[[State], None],
-        told: Callable[[int, StepLosses], None],
-    ) -> None:
-        """Prepare to learn.
+    learnables: Sequence[Learnable]
+    steps: int
+    first_weight: float  # of the task beside the text at the first step
+    gradient: Callable[[int, float], StepLosses]  # adds that of the objective at a step and a weight
+    # Of the present state, the task loss and the targets that it reproduces.
+    on_task: Callable[[], tuple[float, int]]
+    on_text: Callable[[], float]
+    allowance: Allowance
+    allow: float  # the rise that is allowed, which scales the steps of the weight
+    keep: Callable[[State], None]  # called with the state after every measure
+    told: Callable[[int, StepLosses], None]  # called with the losses of every step
+    measured: list[Measured] = field(default_factory=list)
 
-        ``weight`` is that of the task beside the text at the first step; ``gradient`` adds that of the objective at a
-        step and a weight. Of the present state ``on_task`` returns the task loss and how many targets it reproduces,
-        ``on_text`` the loss on text. ``allow``, the rise that is allowed, scales the steps of the weight. ``keep`` is
-        called with the state after every measure, ``told`` with the losses of every step.
-        """
-        self._learnables, self._steps, self._first_weight = learnables, steps, weight
-        self._tensors = [tensor for learnable in learnables for tensor in learnable.tensors]
-        self._tuned = [tensor for learnable in learnables for tensor in learnable.tuned]
-        self._gradient, self._on_task, self._on_text = gradient, on_task, on_text
-        self._allowance, self._room = allowance, max(allow, 1e-3)
-        self._keep, self._told = keep, told
-        groups = [{"params": list(learnable.tensors), "lr": learnable.rate} for learnable in learnables]
+    def __post_init__(self) -> None:
+        self._tensors = [tensor for learnable in self.learnables for tensor in learnable.tensors]
+        self._tuned = [tensor for learnable in self.learnables for tensor in learnable.tuned]
+        groups = [{"params": list(learnable.tensors), "lr": learnable.rate} for learnable in self.learnables]
         self._adam = torch.optim.Adam(groups, betas=_BETAS, eps=_EPS)
-        self._learns_weights = len(learnables) > 1
-        self._weight = weight
-        self._step = 0
+        self._learns_weights = len(self.learnables) > 1
+        self._weight, self._step = self.first_weight, 0
         self._best: tuple[Measured, list[Tensor]] | None = None
-        self.measured: list[Measured] = []
 
     def resume(self, state: State) -> int:
         """Continue from a state that was kept, and return its step."""
@@ -122,23 +111,23 @@ class Learning:
         """Learn, and return the allowed state with the least loss on text and its tensors, or the start."""
         if not self.measured:
             self._look()
-        while self._step < self._steps:
+        while self._step < self.steps:
             self._adam.zero_grad()
-            losses = self._gradient(self._step, self._weight)
+            losses = self.gradient(self._step, self._weight)
             self._move()
             self._step += 1
-            if self._step % EVERY == 0 or self._step == self._steps:
+            if self._step % EVERY == 0 or self._step == self.steps:
                 self._look()
-            self._told(self._step, losses)
+            self.told(self._step, losses)
         self._settle()
         assert self._best is not None
         return self._best
 
     def _look(self, *, follows: bool = True) -> None:
         """Measure the present state and note it if it is the best; where learning follows, adapt the task's weight."""
-        task_loss, reproduced = self._on_task()
-        is_allowed = self._allowance.allows(task_loss, reproduced)
-        measured = Measured(self._step, task_loss, reproduced, self._on_text() if is_allowed else None)
+        task_loss, reproduced = self.on_task()
+        is_allowed = self.allowance.allows(task_loss, reproduced)
+        measured = Measured(self._step, task_loss, reproduced, self.on_text() if is_allowed else None)
         self.measured.append(measured)
         least = None if self._best is None else self._best[0].text_loss
         if self._best is None or (
@@ -146,14 +135,14 @@ class Learning:
         ):
             self._best = (measured, [tensor.detach().clone() for tensor in self._tensors])
         if self._step and follows:
-            over = min(1.0, max(-1.0, (task_loss - self._allowance.task_loss) / self._room))
-            if reproduced < self._allowance.reproduced:
+            over = min(1.0, max(-1.0, (task_loss - self.allowance.task_loss) / max(self.allow, 1e-3)))
+            if reproduced < self.allowance.reproduced:
                 over = 1.0
-            logarithm = math.log(self._weight / self._first_weight) + _WEIGHT_STEP * over
+            logarithm = math.log(self._weight / self.first_weight) + _WEIGHT_STEP * over
             bound = math.log(_WEIGHT_RANGE)
-            self._weight = self._first_weight * math.exp(min(bound, max(-bound, logarithm)))
+            self._weight = self.first_weight * math.exp(min(bound, max(-bound, logarithm)))
         if follows:
-            self._keep(self._state())
+            self.keep(self._state())
 
     def _settle(self) -> None:
         """Use the allowance: move to the first allowed point on the line from the last state to the tuned model.
@@ -168,7 +157,7 @@ class Learning:
         for _ in range(_HALVINGS):
             middle = (low + high) / 2
             self._go(last, middle)
-            if self._allowance.allows(*self._on_task()):
+            if self.allowance.allows(*self.on_task()):
                 high = middle
             else:
                 low = middle
@@ -184,14 +173,14 @@ class Learning:
 
     def _move(self) -> None:
         """Take a step of Adam with a falling rate, within the bounds."""
-        share = 0.5 * (1 + math.cos(math.pi * self._step / self._steps))
-        for group, learnable in zip(self._adam.param_groups, self._learnables, strict=True):
+        share = 0.5 * (1 + math.cos(math.pi * self._step / self.steps))
+        for group, learnable in zip(self._adam.param_groups, self.learnables, strict=True):
             group["lr"] = learnable.rate * share
         self._adam.step()
         self._clip()
 
     def _clip(self) -> None:
-        for learnable in self._learnables:
+        for learnable in self.learnables:
             if learnable.bounds is not None:
                 for tensor in learnable.tensors:
                     tensor.data.clamp_(*learnable.bounds)

@@ -40,22 +40,14 @@ _LOGITS = 2**25
 _MASKED = 0.15
 
 
-def turn(count: int, size: int, step: int, seed: int) -> list[int]:
-    """Return the positions of a step: every item comes once before any repeats, in an order drawn per round.
-
-    A step of more items than there are is a round.
-    """
-    size = min(size, count)
-    return [_position(count, number, seed) for number in range(step * size, (step + 1) * size)]
-
-
 def turns_of_parts(
     counts: Sequence[int], weights: Sequence[float], size: int, step: int, seed: int
 ) -> list[list[int]]:
     """Return the positions of a step in every part of a mixture, in the order drawn.
 
-    Each draw goes to the part that is furthest behind its share of all draws so far, the first of several. So after n
-    draws a part of share s has s n of them, to within one for each part.
+    Every item of a part comes once before any repeats, in an order drawn per round. A step of more items than there are
+    is a round. Each draw goes to the part that is furthest behind its share of all draws so far, the first of several:
+    after n draws a part of share s has s n of them, to within one for each part.
 
     Args:
       counts: number of items of every part, above 0.
@@ -67,8 +59,6 @@ def turns_of_parts(
     >>> [len(part) for part in turns_of_parts([4, 40], [3, 1], 8, step=0, seed=0)]
     [6, 2]
     """
-    if len(counts) == 1:
-        return [turn(counts[0], size, step, seed)]
     whole, drawn = sum(weights), [0] * len(counts)
     size = min(size, sum(counts))
     numbers: list[list[int]] = [[] for _ in counts]
@@ -185,7 +175,7 @@ class Objective:
 
     def gradient(self, step: int, weight: float) -> StepLosses:
         """Add the gradient of a step to that of what is learned; NonFiniteError where a loss is not finite."""
-        rows = turn(len(self._rows), EXAMPLES, step, self._seed)
+        [rows] = turns_of_parts([len(self._rows)], [1], EXAMPLES, step, self._seed)
         return StepLosses(self._text_gradient(step), self._task_gradient(rows, weight))
 
     def _text_gradient(self, step: int) -> float:
@@ -249,7 +239,6 @@ class Objective:
         return value
 
     def _batch(self, numbers: Sequence[int]) -> dict[str, Tensor]:
-        """Return some examples as the model's inputs, with their labels."""
         device = next(self._scored.model.parameters()).device
         rows = self._pad([self._rows[number] for number in numbers])
         return {name: tensor.to(device) for name, tensor in rows.items()}

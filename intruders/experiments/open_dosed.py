@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from ..checkpoints.pairing.in_memory import BaseInMemory
+from ..checkpoints.pairing.in_memory import in_memory
 from ..checkpoints.pairing.pairing import PairedMatrix
 from ..checkpoints.stored.checkpoint import Checkpoint
 from ..checkpoints.stored.names import tensor_of
@@ -18,9 +18,8 @@ from ..data.task import Task
 from ..errors import NonFiniteError, NotEnoughMemoryError, SettingError
 from ..linalg.low_rank import LowRank
 from ..linalg.svd import significant
-from ..measures.losses import mean_loss
+from ..measures.losses import Outcome, TaskOutcome, mean_loss
 from ..measures.measure_settings import LossSettings
-from ..measures.outcome import Outcome, TaskOutcome
 from ..mitigation.beyond_doses import require_only_matrices, require_same_head, require_same_vocabulary
 from ..models.encoding import ids_at_start
 from ..models.loading_settings import Loading, require_one_device, require_whole_weights
@@ -30,28 +29,9 @@ from ..system.progress import Progress
 from ..system.store import Kept
 from .bench import Measuring, Scored, distinct_models, opened_for_tasks
 from .data_shares import DataShare, HealData, data_of, own_answers, own_documents, task_of_prompts
-from .dosed_model import DosedUpdate, DoseGroups, DoseVector, TunedState, dose_groups, in_doses
+from .dosed_model import DosedUpdate, DoseGroups, DoseVector, TunedState, dose_groups, put_in_doses
 from .experiment_settings import LEARNED_AS_WEIGHTS, OWN_TEXT, HealSettings
 from .question import Question
-
-
-@dataclass(frozen=True)
-class Updates:
-    """The updates that are added to the base, by the base's names of the matrices."""
-
-    by_name: Mapping[str, DosedUpdate]
-    shapes: Mapping[str, tuple[int, int]]
-
-    @property
-    def names(self) -> list[str]:
-        return list(self.by_name)
-
-    @property
-    def ranks(self) -> dict[str, int]:
-        """The number of directions of each update; a dense one counts as one."""
-        return {
-            name: 1 if update.left is None else len(update.right) for name, update in self.by_name.items()
-        }
 
 
 def read_updates(
@@ -62,14 +42,14 @@ def read_updates(
     dense_dtype: torch.dtype = torch.float32,
     *,
     dense_in_one: bool = False,
-) -> Updates:
-    """Read every update that is not zero, one by one; dense ones are held in ``dense_dtype``.
+) -> dict[str, DosedUpdate]:
+    """Read every update that is not zero, by its matrix; dense ones are held in ``dense_dtype``.
 
     Raises:
       SettingError: nothing was changed, or an update without a low rank should have a dose per direction.
       NonFiniteError: an update contains NaN or infinity.
     """
-    by_name: dict[str, DosedUpdate] = {}
+    updates: dict[str, DosedUpdate] = {}
     for done, pair in enumerate(pairs):
         progress("read updates", done, len(pairs))
         loaded = pair.load()
@@ -89,8 +69,8 @@ def read_updates(
             raise SettingError(
                 f"per is 'direction', and the update of '{pair.name}' has no low rank; pass --per matrix"
             )
-        by_name[pair.name] = DosedUpdate.of(whole, device, dense_dtype)
-    return Updates(by_name, {pair.name: pair.shape for pair in pairs if pair.name in by_name})
+        updates[pair.name] = DosedUpdate.of(whole, device, dense_dtype)
+    return updates
 
 
 def _in_directions(update: LowRank) -> LowRank:
@@ -137,7 +117,7 @@ def tuned_elsewhere(model: nn.Module, base: Checkpoint, paired: Sequence[str]) -
     """Return the base's names of tensors that were tuned and contain none of the paired matrices."""
     paired_tensors = {tensor_of(name) for name in paired}
     state: Mapping[str, Tensor] = model.state_dict()
-    held = BaseInMemory.of(base, {name: tuple(tensor.shape) for name, tensor in state.items()})
+    held = in_memory(base, model)
     unpaired = [name for name in base.names() if name not in paired_tensors]
     return [changed.name for changed in held.changed(unpaired, state)]
 
@@ -148,28 +128,33 @@ class DosedModels:
 
     language: OpenedModel
     scored: Scored  # by task
-    base: Checkpoint
-    updates: Updates  # of the tuned model
+    updates: Mapping[str, DosedUpdate]  # of the tuned model, by the base's names of the matrices
     groups: DoseGroups
     doses: DoseVector
 
-    @contextmanager
-    def with_added(self, changes: Mapping[str, LowRank], factors: DoseVector) -> Iterator[None]:
-        """Add low-rank matrices, in ``factors`` of their own, to the weights within the block, whatever the doses."""
-        groups = dose_groups(list(changes), "matrix")
-        with ExitStack() as entered:
-            for model in distinct_models(self.language, self.scored):
-                device = next(model.parameters()).device
-                updates = {name: DosedUpdate.of(change, device) for name, change in changes.items()}
-                entered.enter_context(in_doses(model, self.base, updates, groups, factors, is_base=True))
-            yield
+    def add(self, changes: Mapping[str, LowRank], factors: DoseVector) -> None:
+        """Add low-rank matrices to those that are dosed, in ``factors`` of their own, from now on."""
+        device = self.doses.values.device
+        self.doses.added = {
+            name: (DosedUpdate.of(change, device), factors, position)
+            for position, (name, change) in enumerate(changes.items())
+        }
+
+    def own_text(self, kept: Kept, kind: str, count: int, tokens: int, seed: int) -> list[Corpus]:
+        """Return a corpus that the base itself writes, as :func:`own_documents`."""
+
+        def written() -> list[str]:
+            with self.doses.off():
+                return own_documents(self.language, kind, count, tokens, seed)
+
+        unit = {"text": kind, "count": count, "tokens": tokens, "seed": seed}
+        return [Corpus(kind, kept.once(unit, list[str], written))]
 
 
-@contextmanager
 def open_dosed(
     question: Question, tasks: Mapping[str, Task], per: str, *, so: str, dense_in_one: bool = False
-) -> Iterator[DosedModels]:
-    """Open the models, and let them compute with their updates in doses within the block, each dose 1 at first.
+) -> DosedModels:
+    """Open the models, and let them compute with their updates in doses, each dose 1 at first.
 
     Of an adapter on causal tasks the base is opened, to whose weights the updates are added. With ``dense_in_one`` a
     dense update may have one dose where others have one ``per`` direction. ``so`` says in an error what follows where
@@ -193,21 +178,19 @@ def open_dosed(
         language, scored = open_models(question.tuned, question.base, tasks, loading)
     device = next(language.model.parameters()).device
     updates = read_updates(pairs, per, device, question.progress, language.dtype, dense_in_one=dense_in_one)
-    if not updates.names:
+    if not updates:
         raise SettingError(
             f"'{question.tuned}' changes nothing in '{question.base_source}', so {so}; pass the model after fine-tuning"
         )
     base, others = question.stacks, list[str]()
     if not question.is_adapter:  # such as norms, which only a checkpoint can store in a dose
         others = tuned_elsewhere(language.model, base, [pair.name for pair in pairs])
-    groups = dose_groups(updates.names, per, updates.ranks, with_elsewhere=bool(others))
+    ranks = {name: update.rank for name, update in updates.items()}
+    groups = dose_groups(list(updates), per, ranks, with_elsewhere=bool(others))
     doses = DoseVector(torch.ones(len(groups.names), device=device))
-    with ExitStack() as entered:
-        for model in distinct_models(language, scored):
-            entered.enter_context(
-                in_doses(model, base, updates.by_name, groups, doses, others, is_base=is_base)
-            )
-        yield DosedModels(language, scored, base, updates, groups, doses)
+    for model in distinct_models(language, scored):
+        put_in_doses(model, base, updates, groups, doses, others, is_base=is_base)
+    return DosedModels(language, scored, updates, groups, doses)
 
 
 _HALVINGS = 5  # of the range of a dose; each is one measure of the task
@@ -260,12 +243,7 @@ class HealBench(DosedModels):
         means = [mean_loss(parts, share.weights[name]) for name, parts in outcome.corpora.items()]
         return sum(means) / len(means)
 
-    def own_text(self, kind: str, count: int, tokens: int) -> list[Corpus]:
-        """Return a corpus that the base itself writes, as :func:`own_documents`."""
-        return _own_text(self, self.kept, kind, count, tokens, self.question.seed)
 
-
-@contextmanager
 def open_to_heal(
     question: Question,
     corpora: Corpora,
@@ -274,8 +252,8 @@ def open_to_heal(
     *,
     prompts: Sequence[str] | None = None,
     kept: Kept = NOT_KEPT,
-) -> Iterator[HealBench]:
-    """Open the models with their updates in doses, and the data, within the block.
+) -> HealBench:
+    """Open the models with their updates in doses, and the data.
 
     Where there are no tasks, the tuned model's answers to ``prompts`` are one. Answers and measures are ``kept``.
 
@@ -285,37 +263,35 @@ def open_to_heal(
     """
     if {settings.learn, *settings.rivals} & set(LEARNED_AS_WEIGHTS):
         _require_memory(question)
-    with open_dosed(question, tasks, settings.per, so="there is nothing to heal") as dosed:
-        language, scored, seed = dosed.language, dosed.scored, question.seed
-        causal = [name for name, task in tasks.items() if task.kind == "causal"]
-        if language.is_masked and (causal or not tasks):
-            what = f"task {causal[0]!r} wants" if causal else "prompts want"
-            raise SettingError(
-                f"'{question.base_source}' is a masked language model, and {what} one that writes; pass a "
-                "task of classes"
-            )
-        if prompts is not None:
-            unit = {"answers": list(prompts)}
-            if (answers := kept.get(unit)) is None:
-                question.progress(f"answer {len(prompts)} prompts", 0, 1)
-                answers = own_answers(language, prompts)
-                kept.put(unit, answers)
-            task = task_of_prompts(prompts, answers, seed)
-            tasks, scored = {task.name: task}, {task.name: (language, [])}
-        corpora = {
-            name: _own_text(dosed, kept, name, settings.max_documents, settings.max_tokens, seed)
-            if name in OWN_TEXT
-            else parts
-            for name, parts in corpora.items()
-        }
-        losses = LossSettings(max_tokens=settings.max_tokens, estimate=settings.estimate)
-        yield HealBench(
-            **{**vars(dosed), "scored": scored},
-            question=question,
-            measuring=Measuring(losses, tasks, seed),
-            data=data_of(corpora, tasks, settings, seed),
-            kept=kept,
+    dosed = open_dosed(question, tasks, settings.per, so="there is nothing to heal")
+    language, scored, seed = dosed.language, dosed.scored, question.seed
+    causal = [name for name, task in tasks.items() if task.kind == "causal"]
+    if language.is_masked and (causal or not tasks):
+        what = f"task {causal[0]!r} wants" if causal else "prompts want"
+        raise SettingError(
+            f"'{question.base_source}' is a masked language model, and {what} one that writes; pass a "
+            "task of classes"
         )
+    if prompts is not None:
+        question.progress(f"answer {len(prompts)} prompts", 0, 1)
+        unit = {"answers": list(prompts)}
+        answers = kept.once(unit, list[str], partial(own_answers, language, prompts))
+        task = task_of_prompts(prompts, answers, seed)
+        tasks, scored = {task.name: task}, {task.name: (language, [])}
+    corpora = {
+        name: dosed.own_text(kept, name, settings.max_documents, settings.max_tokens, seed)
+        if name in OWN_TEXT
+        else parts
+        for name, parts in corpora.items()
+    }
+    losses = LossSettings(max_tokens=settings.max_tokens, estimate=settings.estimate)
+    return HealBench(
+        **{**vars(dosed), "scored": scored},
+        question=question,
+        measuring=Measuring(losses, tasks, seed),
+        data=data_of(corpora, tasks, settings, seed),
+        kept=kept,
+    )
 
 
 def _require_memory(question: Question) -> None:
@@ -331,16 +307,6 @@ def _require_memory(question: Question) -> None:
             f"{numbers:,} weights to learn need {needed / 2**30:.1f} GiB of {available / 2**30:.1f} GiB beside the "
             "model; pass --learn doses, which needs none of it, or use a machine with more memory"
         )
-
-
-def _own_text(models: DosedModels, kept: Kept, kind: str, count: int, tokens: int, seed: int) -> list[Corpus]:
-    unit = {"text": kind, "count": count, "tokens": tokens, "seed": seed}
-
-    def written() -> list[str]:
-        with models.doses.off():
-            return own_documents(models.language, kind, count, tokens, seed)
-
-    return [Corpus(kind, kept.once(unit, list[str], written))]
 
 
 def least_dose(is_enough: Callable[[float], bool], halvings: int = _HALVINGS) -> float:

@@ -198,59 +198,51 @@ class DosePath:
         """Return the loss of every document with one dose for all updates, except those numbered in ``without``."""
         numbers = [] if without is None else without.tolist()
         unit = {"measure": measure.name, "at": at, "without": numbers}
-        kept = self.kept.get(unit)
-        if kept is not None:
-            return np.array(kept, dtype=np.float64)
-        values = torch.full_like(self.doses.values, at)
-        if without is not None:
-            values[without] = 0.0
-        losses = np.zeros(len(measure.rows))
-        with torch.no_grad(), self.doses.at(values):
-            for index in range(len(measure.rows)):
-                self.progress(f"measure {measure.name}", index, len(measure.rows))
-                losses[index] = _finite(measure.loss(index), measure)
-        self.kept.put(unit, losses)
-        return losses
+
+        def measured() -> Floats:
+            values = torch.full_like(self.doses.values, at)
+            if without is not None:
+                values[without] = 0.0
+            losses = np.zeros(len(measure.rows))
+            with torch.no_grad(), self.doses.at(values):
+                for index in range(len(measure.rows)):
+                    self.progress(f"measure {measure.name}", index, len(measure.rows))
+                    losses[index] = _finite(measure.loss(index), measure)
+            return losses
+
+        return np.array(self.kept.once(unit, Any, measured), dtype=np.float64)
 
     def _integrated(self, measure: DocumentMeasure, nodes: int) -> tuple[Floats, Floats]:
         points, weights = np.polynomial.legendre.leggauss(nodes)
-        parts = np.zeros((len(measure.rows), len(self.doses.values)))
-        added = np.zeros((len(measure.rows), len(self.inside.values)))
+        both = np.zeros((len(measure.rows), len(self.doses.values) + len(self.inside.values)))
         for number, (point, weight) in enumerate(zip(points, weights, strict=True)):
-            at = float(1 + point) / 2
-            gradients = self._gradients(measure, at, number, nodes)
-            parts += weight / 2 * gradients[:, : parts.shape[1]]
-            added += weight / 2 * gradients[:, parts.shape[1] :]
-        return parts, added
+            both += weight / 2 * self._gradients(measure, float(1 + point) / 2, number, nodes)
+        return both[:, : len(self.doses.values)], both[:, len(self.doses.values) :]
 
     def _gradients(self, measure: DocumentMeasure, at: float, number: int, nodes: int) -> Floats:
         """Return dL_i/da of every document at one node, ``(documents, factors + further factors)``."""
         unit = {"measure": measure.name, "gradient at": at, "inside": self.of_inside}
-        kept = self.kept.get(unit)
-        if kept is not None:
-            return np.array(kept, dtype=np.float64).reshape(len(measure.rows), -1)
         count = len(measure.rows)
-        gradients = np.zeros((count, len(self.doses.values) + len(self.inside.values)))
-        values = torch.full_like(self.doses.values, at).requires_grad_()
-        inside = torch.zeros_like(self.inside.values).requires_grad_()
-        with self.doses.at(values), self.inside.at(inside):
-            for index in range(count):
-                self.progress(f"gradients of {measure.name}", number * count + index, nodes * count)
-                loss = measure.loss(index)
-                _finite(loss, measure)
-                both = torch.autograd.grad(loss, [values, inside], allow_unused=True)
-                row = [
-                    torch.zeros_like(of) if gradient is None else gradient
-                    for gradient, of in zip(both, (values, inside), strict=True)
-                ]
-                gradients[index] = torch.cat(row).double().cpu().numpy()
-        if not np.isfinite(gradients).all():
-            raise NonFiniteError(
-                f"the gradient of the loss on {measure.name!r} is NaN or infinite; expected finite numbers; check the "
-                "tuned model"
-            )
-        self.kept.put(unit, gradients)
-        return gradients
+
+        def measured() -> Floats:
+            gradients = np.zeros((count, len(self.doses.values) + len(self.inside.values)))
+            values = torch.full_like(self.doses.values, at).requires_grad_()
+            inside = torch.zeros_like(self.inside.values).requires_grad_()
+            with self.doses.at(values), self.inside.at(inside):
+                for index in range(count):
+                    self.progress(f"gradients of {measure.name}", number * count + index, nodes * count)
+                    loss = measure.loss(index)
+                    _finite(loss, measure)
+                    row = torch.autograd.grad(loss, [values, inside], materialize_grads=True)
+                    gradients[index] = torch.cat(row).double().cpu().numpy()
+            if not np.isfinite(gradients).all():
+                raise NonFiniteError(
+                    f"the gradient of the loss on {measure.name!r} is NaN or infinite; expected finite numbers; check "
+                    "the tuned model"
+                )
+            return gradients
+
+        return np.array(self.kept.once(unit, Any, measured), dtype=np.float64).reshape(count, -1)
 
 
 def _finite(loss: Tensor, measure: DocumentMeasure) -> float:

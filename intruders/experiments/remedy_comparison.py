@@ -13,8 +13,7 @@ import pyarrow as pa
 from ..audits.audit_settings import FINDING_INTRUDERS, AuditSettings
 from ..measures.intervals import Interval
 from ..mitigation.remedies.every_remedy import known_remedies
-from ..mitigation.remedies.intruders import ScaledIntruders
-from ..mitigation.remedies.remedy import Remedy
+from ..mitigation.remedies.remedy import Remedy, ScaledIntruders
 from ..mitigation.remedies.remedy_table import INTRUDERS
 from ..system.commands import changed_options, command_of
 from ..system.files import user_path, write_together
@@ -176,7 +175,7 @@ class RemedyComparison(JsonResult):
         if best.name == INTRUDERS:
             options = {"scale": best.chosen.strength, "which": None if which == "all" else which}
         if best.name == "surgery":
-            options |= self._of_loading() | self._of_task()
+            options |= {"dtype": settings.get("dtype"), **self._of_task()}
         if best.name == "drop":
             options["seed"] = settings["seed"] or None
         if self.tuned_kind != "checkpoint" and self._needs_a_checkpoint(best):
@@ -266,7 +265,7 @@ class RemedyComparison(JsonResult):
         )
         words += changed_options(HealSettings(**self.settings.get("healing", {})))
         seed = {"seed": self.settings.get("seed") or None, "data_seed": task["data_seed"]}
-        words += command_of("heal", **self._of_loading(), **seed)[2:]
+        words += command_of("heal", dtype=self.settings.get("dtype"), **seed)[2:]
         if strength == 1:
             return shlex.join([*words, "--out", out])
         learned = f"{out}-doses"
@@ -280,9 +279,6 @@ class RemedyComparison(JsonResult):
             "task": str(self.settings.get("task") or self.target),
             "data_seed": self.settings.get("data_seed"),
         }
-
-    def _of_loading(self) -> dict[str, object]:
-        return {"dtype": self.settings.get("dtype")}
 
     def _needs_a_checkpoint(self, remedy: ComparedRemedy) -> bool:
         """Return whether a remedy needs a checkpoint: adapters cannot store single entries or change full tensors."""
@@ -307,10 +303,6 @@ def strength_name(name: str) -> str:
     return kind_of(name).strength
 
 
-def source_of(name: str) -> str:
-    """Return the paper of a remedy."""
-    return kind_of(name).source
-
-
 def kind_of(name: str) -> type[Remedy]:
+    """Return the class of a remedy."""
     return ScaledIntruders if name == INTRUDERS else known_remedies()[name]

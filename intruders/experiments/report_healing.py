@@ -13,17 +13,17 @@ from ..data.corpora import digests_of, documents_in
 from ..linalg.low_rank import LowRank
 from ..measures.corpus_loss import summarize_losses
 from ..measures.intervals import loss_interval, paired_difference, proportion_interval
-from ..measures.outcome import Outcome, TaskOutcome
-from ..mitigation.remedies.intruders import ScaledIntruders
+from ..measures.losses import Outcome, TaskOutcome
+from ..mitigation.remedies.remedy import ScaledIntruders
 from ..mitigation.tuned_matrices import TunedMatrices
 from ..models.stored_dtype import dtype_name
 from .bench import Tally
-from .dosed_model import DoseGroups, DoseVector, TunedState
+from .dosed_model import DosedUpdate, DoseGroups, DoseVector, TunedState
 from .experiment_settings import HealSettings
 from .healing import BASE, CURVE, HEALED, INTERPOLATION, INTRUDERS, MEAN_DOSE, SHUFFLED, TUNED, Healing
 from .learn import Learned
 from .learning import LEAST, MOST, at_bounds
-from .open_dosed import HealBench, Updates, least_dose
+from .open_dosed import HealBench, least_dose
 from .point import CorpusMeasure, HealedPoint, TaskMeasure
 from .yardstick import Yardstick
 
@@ -88,7 +88,7 @@ def reported_healing(
         at_bounds=count,
         of=key,
     )
-    return healing.finished(notes=[*notes, *healing.gaps()])
+    return replace(healing, notes=[*notes, *healing.gaps()])
 
 
 def _reported_points(
@@ -128,14 +128,14 @@ def _reported_points(
         doses = state.doses
         mean = sum(doses) / len(doses)
         points.append(report.point(MEAN_DOSE, measure(MEAN_DOSE, bench.everywhere(mean)), mean))
-        mixed = shuffled(doses, bench.groups, bench.updates.shapes, seed)
+        mixed = shuffled(doses, bench.groups, bench.updates, seed)
         if mixed != list(doses):
             points.append(report.point(SHUFFLED, measure(SHUFFLED, TunedState(mixed))))
     if intruders:
         factors = DoseVector(torch.ones(len(intruders), device=bench.doses.values.device))
-        with bench.with_added(intruders, factors):
-            removed = measure(INTRUDERS, bench.everywhere(1.0), removed=INTRUDERS)
-            points.append(report.point(INTRUDERS, removed))
+        bench.add(intruders, factors)  # after everything else is measured
+        removed = measure(INTRUDERS, bench.everywhere(1.0), removed=INTRUDERS)
+        points.append(report.point(INTRUDERS, removed))
     return points + [report.point(CURVE, outcome, alpha) for alpha, outcome in ordered.items()]
 
 
@@ -157,7 +157,7 @@ def same_dose(bench: HealBench, healed: float, tuned: float) -> float:
 def shuffled(
     doses: Sequence[float],
     groups: DoseGroups,
-    shapes: Mapping[str, tuple[int, int]],
+    updates: Mapping[str, DosedUpdate],
     seed: int,
 ) -> list[float]:
     """Exchange the doses at random among matrices of one shape, or among all matrices that share doses."""
@@ -166,7 +166,7 @@ def shuffled(
     kinds: dict[object, list[int]] = {}
     shared = len(set(groups.places.values())) < len(groups.places)
     for name in groups.matrices:
-        kinds.setdefault(None if shared else shapes[name], []).extend(groups.places[name])
+        kinds.setdefault(None if shared else updates[name].shape, []).extend(groups.places[name])
     for positions in kinds.values():
         distinct = list(dict.fromkeys(positions))
         drawn = list(distinct)
@@ -176,13 +176,13 @@ def shuffled(
     return mixed
 
 
-def _removing(matrices: TunedMatrices, updates: Updates) -> dict[str, LowRank]:
+def _removing(matrices: TunedMatrices, updates: Mapping[str, DosedUpdate]) -> dict[str, LowRank]:
     """Return the low-rank matrices that remove the intruders, by matrix."""
     if matrices.audit.intruders == 0:
         return {}
     remedy = ScaledIntruders(0.0)
     changes = {case.matrix.name: remedy.change(case).added for case in matrices.read([remedy])}
-    return {name: added for name, added in changes.items() if added is not None and name in updates.by_name}
+    return {name: added for name, added in changes.items() if added is not None and name in updates}
 
 
 class Report:

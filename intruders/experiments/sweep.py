@@ -58,22 +58,19 @@ def _in_words(trade: Trade) -> str:
 
 def _moved(change: Interval, factor: float, unit: str) -> str:
     """Return words such as ``falls 0.12 [0.10, 0.14]``; a change across zero is not clear and keeps its signs."""
-    digits = 3 if factor == 1 else 1
-    if not change.is_clear:
-        ends = f"[{factor * change.low:+.{digits}f}, {factor * change.high:+.{digits}f}]"
-        return f"does not clearly change ({factor * change.estimate:+.{digits}f}{unit} {ends})"
-    low, high = sorted((abs(factor * change.low), abs(factor * change.high)))
-    verb = "falls" if change.estimate < 0 else "rises"
-    return f"{verb} {abs(factor * change.estimate):.{digits}f}{unit} [{low:.{digits}f}, {high:.{digits}f}]"
+    form, own = ".3f" if factor == 1 else ".1f", change.times(factor)
+    if not own.is_clear:
+        return f"does not clearly change ({own.estimate:+{form}}{unit}{own.ends('+' + form)})"
+    verb, size = ("falls", own.turned()) if own.estimate < 0 else ("rises", own)
+    return f"{verb} {size.estimate:{form}}{unit}{size.ends(form)}"
 
 
 def _gained(gain: Interval) -> str:
     """Compare with interpolation at the same task loss, in words."""
     if not gain.is_clear:
         return f"at equal task loss interpolation does as well ({gain.text(CHANGE)})"
-    low, high = sorted((abs(gain.low), abs(gain.high)))
-    side = "below" if gain.estimate > 0 else "above"
-    return f"at equal task loss this is {abs(gain.estimate):.3f} [{low:.3f}, {high:.3f}] {side} interpolation"
+    side, size = ("below", gain) if gain.estimate > 0 else ("above", gain.turned())
+    return f"at equal task loss this is {size.text('.3f')} {side} interpolation"
 
 
 def _name(control: str) -> str:
@@ -239,7 +236,6 @@ def _measures(point: Intervention) -> dict[str, Any]:
 
 
 def _outcomes(score: TaskScore) -> DocumentLosses:
-    """Return one number per example, so that accuracies are paired as losses are."""
     right = np.array(score.right, dtype=np.float64)
     return DocumentLosses("accuracy", right, np.ones(len(right), dtype=np.int64))
 

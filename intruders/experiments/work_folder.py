@@ -49,8 +49,10 @@ class WorkFolder:
             if folder is None or out is None:
                 yield
                 return
-            require_same(self._read(_KEY), key, f"'{folder}'", out)
-            self._write(_KEY, key)
+            begun = read_document(folder / _KEY, "what a healing keeps", SCHEMA)
+            require_same(begun, key, f"'{folder}'", out)
+            document = json.dumps({"schema": SCHEMA, **key}, allow_nan=False)
+            write_atomically(folder / _KEY, document.encode())
             try:
                 yield
             except BaseException:
@@ -74,17 +76,6 @@ class WorkFolder:
             tensors, texts = state
             content = save({key: tensor.contiguous() for key, tensor in tensors.items()}, dict(texts))
             write_atomically(self.folder / f"{name}.safetensors", content)
-
-    def _read(self, name: str) -> dict[str, Any] | None:
-        if self.folder is None:
-            return None
-        return read_document(self.folder / name, "what a healing keeps", SCHEMA)
-
-    def _write(self, name: str, content: Mapping[str, Any]) -> None:
-        if self.folder is None:
-            return
-        document = json.dumps({"schema": SCHEMA, **content}, allow_nan=False)
-        write_atomically(self.folder / name, document.encode())
 
 
 NOWHERE = WorkFolder(None)

@@ -10,8 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..measures.intervals import RESAMPLES, Interval, expanded_percentiles, paired_difference
-from ..measures.losses import DocumentLosses
-from ..measures.outcome import Outcome
+from ..measures.losses import DocumentLosses, Outcome
 
 Numbers = npt.NDArray[np.float64]
 
@@ -315,7 +314,6 @@ class Yardstick:
 
 
 def _lost(scores: Sequence[float]) -> DocumentLosses:
-    """Return scores as losses, with one example per document."""
     return DocumentLosses(
         "harness", -np.array(scores, dtype=np.float64), np.ones(len(scores), dtype=np.int64)
     )

@@ -11,11 +11,10 @@ from ..data.corpora import Corpora, Corpus
 from ..errors import SettingError
 from ..models.tuned_model import OpenedModel
 from ..system.out_of_memory import Halving
-from .causal_loss import causal_losses, ids_of
 from .intervals import Interval, loss_interval, paired_difference
 from .losses import DocumentLosses
-from .masked_loss import masked_estimate, pseudo_losses
 from .measure_settings import LossSettings
+from .text_loss import causal_losses, ids_of, masked_estimate, pseudo_losses
 
 WINDOW = 1024  # tokens, or the model's context where that is less
 _MOST_NATS = 700.0  # more have no exponential in double precision

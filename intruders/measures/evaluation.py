@@ -26,33 +26,6 @@ from .intervals import Interval
 from .losses import DocumentLosses
 from .task_score import TaskScore
 
-
-def table_of(losses: Mapping[str, Sequence[DocumentLosses]]) -> pd.DataFrame:
-    """Return the losses by corpus, one entry per part of a mixture, as rows."""
-    return pd.DataFrame(
-        [
-            (corpus, part, index, of_part.measure, float(of_part.sums[index]), int(of_part.tokens[index]))
-            for corpus, parts in losses.items()
-            for part, of_part in enumerate(parts)
-            for index in range(len(of_part.sums))
-        ],
-        columns=["corpus", "part", "document", "measure", "loss_sum", "tokens"],
-    )
-
-
-def losses_in(table: pd.DataFrame, corpus: str) -> list[DocumentLosses]:
-    """Return the losses of one corpus in the table, one entry per part of a mixture."""
-    rows = table[table["corpus"] == corpus].sort_values(["part", "document"])
-    return [
-        DocumentLosses(
-            str(of_part["measure"].iloc[0]),
-            of_part["loss_sum"].to_numpy(np.float64),
-            of_part["tokens"].to_numpy(np.int64),
-        )
-        for _, of_part in rows.groupby("part")
-    ]
-
-
 SCHEMA = 1
 _FILES = ("evaluation.json", "documents.parquet", "examples.parquet")
 
@@ -116,7 +89,15 @@ class Evaluation:
         """Write ``evaluation.json`` and the values behind it: ``documents.parquet`` and ``examples.parquet``."""
         target = user_path(folder)
         target.mkdir(parents=True, exist_ok=True)
-        documents = table_of({loss.name: loss.losses for loss in self.losses})
+        documents = pd.DataFrame(
+            [
+                (loss.name, part, index, float(of_part.sums[index]), int(of_part.tokens[index]))
+                for loss in self.losses
+                for part, of_part in enumerate(loss.losses)
+                for index in range(len(of_part.sums))
+            ],
+            columns=["corpus", "part", "document", "loss_sum", "tokens"],
+        )
         examples = pd.DataFrame(
             [
                 (score.task, index, right, score.is_held_out)
@@ -126,7 +107,7 @@ class Evaluation:
             columns=["task", "example", "right", "held_out"],
         )
         tables = {
-            target / "documents.parquet": documents.drop(columns="measure").to_parquet(index=False),
+            target / "documents.parquet": documents.to_parquet(index=False),
             target / "examples.parquet": examples.to_parquet(index=False),
         }
         write_together(tables, target / _FILES[0], json_bytes(self.to_document(), indent=2))
@@ -193,10 +174,14 @@ def _loss_record(loss: CorpusLoss) -> dict[str, Any]:
 
 def _loss_from(record: Mapping[str, Any], documents: pd.DataFrame) -> CorpusLoss:
     """Read a corpus from its record, which has the measure, and the losses of its documents."""
+    rows = documents[documents["corpus"] == record["corpus"]].sort_values(["part", "document"])
     return CorpusLoss(
         name=record["corpus"],
         loss=Interval.from_dict(record["loss"]),
-        losses=losses_in(documents.assign(measure=record["measure"]), record["corpus"]),
+        losses=[
+            DocumentLosses(record["measure"], *(part[name].to_numpy() for name in ("loss_sum", "tokens")))
+            for _, part in rows.groupby("part")
+        ],
         weights=record["weights"],
         digests=tuple(record["digests"]),
         **{name: Interval.from_dict(record[name]) for name in _COMPARED if name in record},

@@ -97,19 +97,18 @@ def _evaluated(
             HFLM,
         )
 
-        with _without_environment():
-            return lm_eval.simple_evaluate(
-                model=HFLM(pretrained=opened.model, tokenizer=opened.tokenizer, batch_size=_BATCH),
-                tasks=list(settings.lm_eval),
-                task_manager=manager,
-                limit=limit,
-                bootstrap_iters=1000,
-                random_seed=seed,
-                numpy_random_seed=seed,
-                torch_random_seed=seed,
-                fewshot_random_seed=seed,
-                log_samples=log_samples,
-            )
+        return lm_eval.simple_evaluate(
+            model=HFLM(pretrained=opened.model, tokenizer=opened.tokenizer, batch_size=_BATCH),
+            tasks=list(settings.lm_eval),
+            task_manager=manager,
+            limit=limit,
+            bootstrap_iters=1000,
+            random_seed=seed,
+            numpy_random_seed=seed,
+            torch_random_seed=seed,
+            fewshot_random_seed=seed,
+            log_samples=log_samples,
+        )
 
 
 def _manager(settings: HarnessSettings) -> Any:
@@ -143,19 +142,6 @@ def _quiet_harness() -> Iterator[None]:
     bars = nullcontext() if sys.stderr.isatty() else redirect_stderr(io.StringIO())
     with errors_only("lm_eval"), bars:
         yield
-
-
-@contextmanager
-def _without_environment() -> Iterator[None]:
-    """Keep the harness from listing every installed package beside its scores, which takes a second per evaluation."""
-    from lm_eval import evaluator  # type: ignore[import-untyped,import-not-found,unused-ignore]
-
-    add_env_info = evaluator.add_env_info
-    evaluator.add_env_info = lambda results: None
-    try:
-        yield
-    finally:
-        evaluator.add_env_info = add_env_info
 
 
 def _scores(task: str, values: dict[str, Any]) -> list[HarnessScore]:

@@ -8,7 +8,7 @@ per predicted token, apart for the tokens of prompts and those of answers. This 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,7 +105,12 @@ def kl_on_task(
             f"the KL to the base on task {task.name!r} is NaN or infinite; expected finite numbers; check the tuned "
             "model"
         )
-    prompts, answers = (_mean(sums[:, part], tokens[:, part]) for part in (0, 1))
+    means = []
+    for part in (0, 1):
+        kept = tokens[:, part] > 0
+        losses = DocumentLosses("kl", sums[kept, part], tokens[kept, part])
+        means.append(loss_interval(losses) if kept.any() else Interval(math.nan, -math.inf, math.inf, 0))
+    prompts, answers = means
     return KLOnTask(prompts, answers, len(rows))
 
 
@@ -116,10 +121,3 @@ def _kl(before: Any, after: Any, batch: dict[str, Tensor], predicts: Tensor) -> 
     kl = torch.zeros(predicts.shape, dtype=torch.float64, device=p.device)
     kl[predicts] = (p.exp() * (p - q)).sum(-1).double()
     return kl
-
-
-def _mean(sums: Sequence[float] | np.ndarray[Any, Any], tokens: np.ndarray[Any, Any]) -> Interval:
-    kept = tokens > 0
-    if not kept.any():
-        return Interval(float("nan"), -float("inf"), float("inf"), 0)
-    return loss_interval(DocumentLosses("kl", np.asarray(sums)[kept], tokens[kept]))

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from ..audits.audit_settings import AS_USUAL, AuditSettings
 from ..checkpoints.opening.open import Source
+from ..checkpoints.pairing.in_memory import in_memory
 from ..checkpoints.pairing.open_sides import open_sides
 from ..checkpoints.pairing.pair_sides import pair_sides
-from ..checkpoints.stored.names import may_be_same
 from ..data.corpora import Corpora
 from ..errors import CheckpointError
 from ..linalg.operators import Update
@@ -133,12 +133,16 @@ def output_energy(
 
     Raises CheckpointError when a model cannot be opened, or when no changed matrix is a linear layer's weight.
     """
-    pairing = pair_sides(*open_sides(base_model_location(base), tuned), audit)
-    loaded = {matrix.name: matrix.load() for matrix in pairing.pairs}
+    from transformers.pytorch_utils import Conv1D
+
+    before, after = open_sides(base_model_location(base), tuned)
+    loaded = {matrix.name: matrix.load() for matrix in pair_sides(before, after, audit).pairs}
     opened = open_language_model(base, loading=loading)
     device = next(opened.model.parameters()).device
     updates = {name: pair.widened(device).update for name, pair in loaded.items() if pair is not None}
-    layers = _layers(opened.model, updates)
+    modules = in_memory(before, opened.model).modules_of(updates)
+    named = {name: opened.model.get_submodule(module) for name, module in modules.items()}
+    layers = {name: layer for name, layer in named.items() if isinstance(layer, nn.Linear | Conv1D)}
     if not layers:
         raise CheckpointError(
             f"none of the {len(updates)} changed matrices is the weight of a linear layer of {base!r}; "
@@ -160,24 +164,6 @@ def output_energy(
         {name: of_base for name, (_, of_base) in energies.items()},
         tokens,
     )
-
-
-def _layers(model: nn.Module, updates: dict[str, Update]) -> dict[str, nn.Module]:
-    """Return the linear layer of each update. Some models with a head prefix names: ``bert.encoder.layer.0``."""
-    from transformers.pytorch_utils import Conv1D
-
-    linear = {
-        name: module for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)
-    }
-    layers = {}
-    for name, update in updates.items():
-        own = name.removesuffix(".weight")
-        for called, layer in linear.items():
-            # GPT-2's layer has the weight of the inputs first, where every update has outputs first.
-            weight = layer.weight.mT if isinstance(layer, Conv1D) else layer.weight
-            if may_be_same(called, own) and weight.shape == update.shape:
-                layers[name] = layer
-    return layers
 
 
 def _counter(layer: nn.Module, update: Update, sums: Tensor) -> Any:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..checkpoints.pairing.in_memory import in_memory
 from ..checkpoints.pairing.open_sides import open_sides
 from ..checkpoints.pairing.pair_sides import pair_sides
-from ..checkpoints.stored.names import match_names
 from ..checkpoints.writing.training_record import data_seed_of
 from ..data.columns import Columns
 from ..data.load_task import load_task
@@ -28,14 +28,6 @@ from ..system.progress import Progress, silent
 from .task_score import encoded_examples
 
 _BATCH = 8
-
-
-@dataclass(frozen=True)
-class SingularDirections:
-    """The singular directions of one update, as rows."""
-
-    left: Tensor  # (r, m)
-    right: Tensor  # (r, n)
 
 
 def with_sensitivities(
@@ -64,42 +56,45 @@ def with_sensitivities(
     if surgery.task is None:
         raise SettingError("remedy 'surgery' needs a task to measure its loss on; pass --task TASK")
     before, after = open_sides(base, tuned)
-    pairs = [pair for pair in pair_sides(before, after).pairs if surgery.reaches(pair.name)]
     directions = {}
-    for pair in pairs:
-        loaded = pair.load()
+    for pair in pair_sides(before, after).pairs:
+        loaded = pair.load() if surgery.reaches(pair.name) else None
         if loaded is None:
             continue
         update = loaded.widened().update
         if not isinstance(update, LowRank):
             raise SettingError(surgery.refusal(pair.name, pair.shape, None) or "")
         svd = update.svd()
-        directions[pair.name] = SingularDirections(svd.left, svd.right)
-    source = after.source
-    rows_by = data_seed_of(source) if data_seed is None else data_seed
-    task = load_task(surgery.task, Columns(), rows_by)
-    opened, labels = open_for_task(source, task, before.source, loading, merged=True)
-    names = match_names(
-        before.shapes(),
-        {name: tuple(tensor.shape) for name, tensor in opened.model.state_dict().items()},
-    ).tuned_of
-    if missing := [name for name in directions if name not in names]:
-        raise PairingError(
-            f"the model that is measured has no weight '{missing[0]}'; give the base it was made of"
-        )
-    at = {names[name].removesuffix(".weight"): part for name, part in directions.items()}
+        directions[pair.name] = svd.left, svd.right
+    task = load_task(surgery.task, Columns(), data_seed_of(after.source) if data_seed is None else data_seed)
+    opened, labels = open_for_task(after.source, task, before.source, loading, merged=True)
+    modules = in_memory(before, opened.model).modules_of(directions)
     batches = task_batches(opened, task, task.train[: surgery.examples], labels)
-    measured = sensitivities(opened.model, batches, at, progress)
-    return replace(
-        surgery,
-        sensitivities={name: measured[names[name].removesuffix(".weight")].tolist() for name in directions},
-    )
+    measured = sensitivities_in(modules, opened.model, batches, directions, progress)
+    return replace(surgery, sensitivities=measured)
+
+
+def sensitivities_in(
+    modules: Mapping[str, str],
+    model: Any,
+    batches: Sequence[dict[str, Tensor]],
+    directions: Mapping[str, tuple[Tensor, Tensor]],
+    progress: Progress = silent,
+) -> dict[str, list[float]]:
+    """Return :func:`sensitivities` by matrix, each of the module that has it; PairingError where one has none."""
+    if missing := [name for name in directions if name not in modules]:
+        raise PairingError(
+            f"the model that is measured has no module with the complete weight '{missing[0]}'; choose another remedy"
+        )
+    at = {modules[name]: part for name, part in directions.items()}
+    by_module = sensitivities(model, batches, at, progress)
+    return {name: by_module[modules[name]].tolist() for name in directions}
 
 
 def sensitivities(
     model: Any,
     batches: Sequence[dict[str, Tensor]],
-    directions: Mapping[str, SingularDirections],
+    directions: Mapping[str, tuple[Tensor, Tensor]],
     progress: Progress = silent,
 ) -> dict[str, Tensor]:
     """Return ``p_i^T (dL/dW) q_i`` for the directions ``(p_i, q_i)`` of every module, with L the batches' mean loss.
@@ -138,11 +133,11 @@ def sensitivities(
 
 
 @contextmanager
-def _probed(module: nn.Module, directions: SingularDirections) -> Iterator[Tensor]:
+def _probed(module: nn.Module, directions: tuple[Tensor, Tensor]) -> Iterator[Tensor]:
     """Yield a zero factor per direction, whose gradient is the loss's sensitivity to that direction."""
     weight: Any = module.weight
     dtype = weight.dtype if weight.element_size() > 2 else torch.float32
-    left, right = (side.to(weight.device, dtype) for side in (directions.left, directions.right))
+    left, right = (side.to(weight.device, dtype) for side in directions)
     delta = torch.zeros(len(left), dtype=dtype, device=weight.device, requires_grad=True)
 
     def add(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:

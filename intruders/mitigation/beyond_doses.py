@@ -112,12 +112,11 @@ def _adapters(base: Checkpoint, tuned: Opened) -> Iterator[tuple[Adapter, Side, 
     """Yield each adapter of a tuned model, its tensors by the names of the base, and the base under these names."""
     before, parts, _ = under_common_names(base, [part for part, _ in parts_of(tuned)])
     for side in sides_of(before, parts):
-        if isinstance(side.acting.part, Adapter):
-            yield side.acting.part, side, before
+        if isinstance(side.part, Adapter):
+            yield side.part, side, before
 
 
 def _is_resized(before: Sequence[int], after: Sequence[int]) -> bool:
-    """Return whether two shapes are of matrices that differ in the number of their rows alone."""
     return len(before) == len(after) == 2 and before[0] != after[0] and before[1] == after[1]
 
 

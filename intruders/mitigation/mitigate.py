@@ -31,12 +31,12 @@ from ..system.result_protocol import Result
 from .beyond_doses import require_same_head
 from .mitigation_result import MitigatedMatrix, Mitigation, UsedRemedy
 from .remedies.every_remedy import remedy_named
-from .remedies.remedy import Case, Remedy
+from .remedies.remedy import Remedy
 from .remedies.remedy_table import ALL, INTRUDERS
 from .targets.choose_target import choose_target
 from .targets.new_adapter import warn_of_tensors_left_out
 from .targets.target import ChangedMatrix
-from .tuned_matrices import TunedMatrices, reached
+from .tuned_matrices import TunedMatrices
 
 RECORD = "intruders.json"
 
@@ -216,36 +216,32 @@ def _changed(
     """The matrices that the remedy changes, in the audit's order; none where it changes nothing."""
     if remedy.changes_nothing:
         return [], {}
-    names = [matrix.name for matrix in reached(matrices.audit, [remedy])]
+    names = [matrix.name for matrix in matrices.reached([remedy])]
     records: dict[str, MitigatedMatrix] = {}
     changed: dict[str, ChangedMatrix] = {}
     for case in matrices.read([remedy]):
         change = remedy.change(case)
         if change.keeps_all and remedy.intruder_scale is None:
             continue
+        matrix, scaled = case.matrix, remedy.scaled(case.matrix)
         update = case.update if isinstance(case.update, LowRank) else None
-        changed[case.matrix.name] = ChangedMatrix(change, update)
-        records[case.matrix.name] = _record(case, remedy, update, change.norm_of(case.update, case.base))
+        values = [] if scaled is None else case.parts[scaled].values.tolist()
+        changed[matrix.name] = ChangedMatrix(change, update)
+        records[matrix.name] = MitigatedMatrix(
+            name=matrix.name,
+            shape=matrix.shape,
+            intruders=matrix.intruders,
+            scaled=[] if scaled is None else list(scaled.indices[: len(values)]),
+            singular_values=values,
+            update_norm_before=case.update.norm(),
+            update_norm_after=change.norm_of(case.update, case.base),
+            rank_before=None if update is None else update.rank,
+            rank_after=None,
+            relative_error=0.0,
+            exists=remedy.exists(case),
+        )
         progress("scale", len(changed), len(names))
     return [records[name] for name in names if name in records], changed
-
-
-def _record(case: Case, remedy: Remedy, update: LowRank | None, norm_after: float) -> MitigatedMatrix:
-    scaled = remedy.scaled(case.matrix)
-    values = [] if scaled is None else case.parts[scaled].values.tolist()
-    return MitigatedMatrix(
-        name=case.matrix.name,
-        shape=case.matrix.shape,
-        intruders=case.matrix.intruders,
-        scaled=[] if scaled is None else list(scaled.indices[: len(values)]),
-        singular_values=values,
-        update_norm_before=case.update.norm(),
-        update_norm_after=norm_after,
-        rank_before=None if update is None else update.rank,
-        rank_after=None,
-        relative_error=0.0,
-        exists=remedy.exists(case),
-    )
 
 
 def audit_after(

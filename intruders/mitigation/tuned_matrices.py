@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -21,8 +21,17 @@ from ..errors import PairingError, SettingError
 from ..linalg.low_rank import LowRank
 from ..linalg.operators import Dense, Update
 from ..linalg.spiked_threshold import spectrum_of, spiked_threshold
-from .remedies.intruders import ScaledIntruders, intruder_indices
-from .remedies.remedy import Case, Position, Remedy, WantedTriplets, positions_of
+from .remedies.remedy import Case, Remedy, ScaledIntruders, WantedTriplets, intruder_indices, positions_of
+
+# Audit and weights belong together when the norms of updates agree to this share, and singular values of intruders to
+# this share of the largest. An update's norm is cheap. Triplets take minutes where a 7B model has many intruders, so
+# where no remedy needs them they are compared in a few matrices, which is enough to tell another base.
+_SAME_VALUE = 1e-2
+_COMPARED = 8
+_ROUNDING = 1e-7
+
+# Angle of vectors of which an update is freed: what is left along them is this share of it.
+_CLOSE = 1e-9
 
 
 @dataclass(frozen=True)
@@ -40,12 +49,8 @@ class TunedMatrices:
         """Return the matrices of an audited model."""
         return cls(base, audited.pairing.pairs, audited.audit, audited.settings, device)
 
-    def read(self, remedies: Sequence[Remedy]) -> Iterator[Case]:
-        """Read the matrices that some of the remedies change, as :func:`read_cases`."""
-        return read_cases(self.pairs, self.audit, remedies, self.base.names(), self.device)
-
     def cases(self, remedies: Sequence[Remedy]) -> list[Case]:
-        """Return all of them at once, for models that are changed again and again."""
+        """Return all of :meth:`read` at once, for models that are changed again and again."""
         return list(self.read(remedies))
 
     def fitted(self, remedy: Remedy) -> Remedy:
@@ -69,178 +74,152 @@ class TunedMatrices:
         """Whether the selection excludes tensors by name."""
         return bool(self.audit.settings.get("include") or self.audit.settings.get("exclude"))
 
+    def reached(self, remedies: Sequence[Remedy]) -> list[AuditedMatrix]:
+        """Return the audited matrices that one of the remedies changes."""
+        everywhere = any(remedy.reach != "intruders" for remedy in remedies)
+        return [matrix for matrix in self.audit.matrices if everywhere or matrix.intruders > 0]
 
-# Audit and weights belong together when the norms of updates agree to this share, and singular values of intruders to
-# this share of the largest. An update's norm is cheap. Triplets take minutes where a 7B model has many intruders, so
-# where no remedy needs them they are compared in a few matrices, which is enough to tell another base.
-_SAME_VALUE = 1e-2
-_COMPARED = 8
-_ROUNDING = 1e-7
+    def not_audited(self) -> list[str]:
+        """Return the base's tensors that hold no audited matrix."""
+        audited = {tensor_of(matrix.name) for matrix in self.audit.matrices}
+        return [name for name in self.base.names() if name not in audited]
 
-# Angle of vectors of which an update is freed: what is left along them is this share of it.
-_CLOSE = 1e-9
+    def read(self, remedies: Sequence[Remedy]) -> Iterator[Case]:
+        """Yield every audited matrix that ``remedies`` reach, with what they need; by shape, not in the audit's order.
 
+        Raises:
+          PairingError: the audit is of other weights than these.
+          SettingError: a remedy cannot change an update of such a rank.
+          NonFiniteError: a matrix holds NaN or infinity.
+        """
+        by_name = {pair.name: pair for pair in self.pairs}
+        audited = {matrix.name: matrix for matrix in self.reached(remedies)}
+        chosen = []
+        for name, matrix in audited.items():
+            pair = by_name.get(name)
+            if pair is None or pair.shape != matrix.shape:
+                raise self._other_weights(name)
+            chosen.append(pair)
+            for remedy in remedies:
+                if (reason := remedy.refusal(pair.name, pair.shape, pair.rank)) is not None:
+                    raise SettingError(reason)
+        positions = positions_of(dict.fromkeys([*self.base.names(), *by_name]))
+        asks = any(remedy.needs_threshold for remedy in remedies)
+        shows_base = any(remedy.needs_base for remedy in remedies)
+        names = [name for name, matrix in audited.items() if matrix.intruders > 0]
+        count = min(_COMPARED, len(names))
+        compared = {names[index * len(names) // count] for index in range(count)}  # evenly over them
+        left_out = NotJudged()
+        for batch in read_batches(of_one_model(chosen), self.device, left_out):
+            matrices = [audited[pair.name] for pair in batch.matrices]
+            is_compared = any(matrix.name in compared for matrix in matrices)
+            updates = [_update(batch, index) for index in range(len(matrices))]
+            for matrix, update in zip(matrices, updates, strict=True):
+                self._require_same_norm(matrix, update)
+            parts = self._parts(
+                batch, matrices, updates, (ScaledIntruders(0), *remedies) if is_compared else remedies
+            )
+            for index, (matrix, update, known) in enumerate(zip(matrices, updates, parts, strict=True)):
+                base, unit, threshold = batch.pair.base[index], batch.units[index], None
+                if asks:
+                    spectrum = spectrum_of(base, self.audit.k)
+                    threshold = unit * spiked_threshold(spectrum, self.audit.k, self.audit.epsilon)
+                whole = unit * base if shows_base else None
+                yield Case(matrix, update, known, positions[matrix.name], threshold, whole)
+        for skipped in left_out.skipped.get(0, ()):
+            raise self._other_weights(skipped.name)
 
-def read_cases(
-    pairs: Sequence[PairedMatrix],
-    audit: Audit,
-    remedies: Sequence[Remedy],
-    base_names: Iterable[str],
-    device: torch.device,
-) -> Iterator[Case]:
-    """Every audited matrix that ``remedies`` reach, with what they need; grouped by shape, not in the audit's order.
+    def _parts(
+        self,
+        batch: Batch,
+        matrices: list[AuditedMatrix],
+        updates: Sequence[Update],
+        remedies: Sequence[Remedy],
+    ) -> list[dict[WantedTriplets, Components]]:
+        """Return the triplets of each matrix that some of the remedies need."""
+        parts: list[dict[WantedTriplets, Components]] = [{} for _ in matrices]
+        for remedy in remedies:
+            # A remedy needs the same kinds of triplets of every matrix, each matrix its own ones.
+            for needs in zip(*(remedy.needs(matrix) for matrix in matrices), strict=True):
+                if all(need in known for need, known in zip(needs, parts, strict=True)):
+                    continue  # another remedy, or this one at another scale, needs the same
+                components = self._needed_components(batch, matrices, updates, needs)
+                for known, need, part in zip(parts, needs, components, strict=True):
+                    known[need] = part
+        return parts
 
-    ``base_names`` are those of all tensors of the base, which tell how many layers it has.
-
-    Raises:
-      PairingError: the audit is of other weights than these.
-      SettingError: a remedy cannot change an update of such a rank.
-      NonFiniteError: a matrix holds NaN or infinity.
-    """
-    by_name = {pair.name: pair for pair in pairs}
-    audited = {matrix.name: matrix for matrix in reached(audit, remedies)}
-    chosen = []
-    for name, matrix in audited.items():
-        pair = by_name.get(name)
-        if pair is None or pair.shape != matrix.shape:
-            raise _other_weights(audit, name, "is missing, or has another shape")
-        chosen.append(pair)
-    for remedy in remedies:
-        for pair in chosen:
-            reason = remedy.refusal(pair.name, pair.shape, pair.rank)
-            if reason is not None:
-                raise SettingError(reason)
-    positions = positions_of(dict.fromkeys([*base_names, *by_name]))
-    names = [name for name, matrix in audited.items() if matrix.intruders > 0]
-    count = min(_COMPARED, len(names))
-    compared = {names[index * len(names) // count] for index in range(count)}  # evenly over them
-    left_out = NotJudged()
-    for batch in read_batches(of_one_model(chosen), device, left_out):
-        matrices = [audited[pair.name] for pair in batch.matrices]
-        is_compared = any(matrix.name in compared for matrix in matrices)
-        wanted = (ScaledIntruders(0), *remedies) if is_compared else remedies
-        yield from _cases(batch, matrices, audit, wanted, positions)
-    for skipped in left_out.skipped.get(0, ()):
-        raise _other_weights(audit, skipped.name, "is the same in base and tuned")
-
-
-def _cases(
-    batch: Batch,
-    matrices: list[AuditedMatrix],
-    audit: Audit,
-    remedies: Sequence[Remedy],
-    positions: Mapping[str, Position],
-) -> Iterator[Case]:
-    updates = [_update(batch, index) for index in range(len(matrices))]
-    for matrix, update in zip(matrices, updates, strict=True):
-        _require_same_norm(matrix, update, audit)
-    parts: list[dict[WantedTriplets, Components]] = [{} for _ in matrices]
-    for remedy in remedies:
-        # A remedy needs the same kinds of triplets of every matrix, each matrix its own ones.
-        for needs in zip(*(remedy.needs(matrix) for matrix in matrices), strict=True):
-            if all(need in known for need, known in zip(needs, parts, strict=True)):
-                continue  # another remedy, or this one at another scale, needs the same
-            components = _needed_components(batch, matrices, updates, needs, audit)
-            for known, need, part in zip(parts, needs, components, strict=True):
-                known[need] = part
-    asks = any(remedy.needs_threshold for remedy in remedies)
-    shows_base = any(remedy.needs_base for remedy in remedies)
-    for index, (matrix, update, known) in enumerate(zip(matrices, updates, parts, strict=True)):
-        base, unit, threshold = batch.pair.base[index], batch.units[index], None
-        if asks:
-            threshold = unit * spiked_threshold(spectrum_of(base, audit.k), audit.k, audit.epsilon)
-        yield Case(
-            matrix, update, known, positions[matrix.name], threshold, unit * base if shows_base else None
-        )
-
-
-def _needed_components(
-    batch: Batch,
-    matrices: list[AuditedMatrix],
-    updates: Sequence[Update],
-    needs: Sequence[WantedTriplets],
-    audit: Audit,
-) -> list[Components]:
-    """Compute the needed triplets of each matrix, in the units of the checkpoint."""
-    if needs[0].of == "update":
-        return [
-            leading_components(update, len(need.indices)) for update, need in zip(updates, needs, strict=True)
-        ]
-    most = max((max(need.indices, default=-1) for need in needs), default=-1)
-    if needs[0].of == "tuned" and most < min(len(matrix.vectors) for matrix in matrices):
-        return _tuned_components(batch, matrices, [need.indices for need in needs], audit)
-    # What the audit knows nothing of: the base's, and more of W than was examined.
-    components = []
-    for index, need in enumerate(needs):
-        pair, unit = batch.pair.select(index), batch.units[index]
-        dense = (pair.base if need.of == "base" else pair.dense()).double()
-        part = leading_components(Dense(dense), len(need.indices), _CLOSE)
-        components.append(part.with_values(unit * part.values))
-    return components
-
-
-def reached(audit: Audit, remedies: Sequence[Remedy]) -> list[AuditedMatrix]:
-    """The audited matrices that one of the remedies changes."""
-    everywhere = any(remedy.reach != "intruders" for remedy in remedies)
-    return [matrix for matrix in audit.matrices if everywhere or matrix.intruders > 0]
-
-
-def not_audited(base: Checkpoint, audit: Audit) -> list[str]:
-    """The base's tensors that hold no audited matrix."""
-    audited = {tensor_of(matrix.name) for matrix in audit.matrices}
-    return [name for name in base.names() if name not in audited]
-
-
-def _tuned_components(
-    batch: Batch, matrices: list[AuditedMatrix], indices: list[tuple[int, ...]], audit: Audit
-) -> list[Components]:
-    """Compute the singular triplets of each W at its indices."""
-    pair = batch.pair
-    values = [
-        [vector.singular_value / unit for vector in matrix.vectors]
-        for matrix, unit in zip(matrices, batch.units, strict=True)
-    ]
-    # Intruders are mostly the update's doing, and are found from it; other vectors belong to the base.
-    from_update = all(
-        set(wanted) <= set(intruder_indices(matrix)) for wanted, matrix in zip(indices, matrices, strict=True)
-    )
-    nothing = pair.base.new_zeros(0, dtype=torch.float64)
-    m, n = pair.base.shape[-2:]
-    components = [Components(nothing, nothing.reshape(0, m), nothing.reshape(0, n))] * len(indices)
-    # A matrix whose every vector is an intruder has no other to scale; the rest goes on without it.
-    some = [i for i, wanted in enumerate(indices) if wanted]
-    if not some:
+    def _needed_components(
+        self,
+        batch: Batch,
+        matrices: list[AuditedMatrix],
+        updates: Sequence[Update],
+        needs: Sequence[WantedTriplets],
+    ) -> list[Components]:
+        """Compute the needed triplets of each matrix, in the units of the checkpoint."""
+        if needs[0].of == "update":
+            return [
+                leading_components(update, len(need.indices))
+                for update, need in zip(updates, needs, strict=True)
+            ]
+        most = max((max(need.indices, default=-1) for need in needs), default=-1)
+        if needs[0].of == "tuned" and most < min(len(matrix.vectors) for matrix in matrices):
+            return self._tuned_components(batch, matrices, [need.indices for need in needs])
+        # What the audit knows nothing of: the base's, and more of W than was examined.
+        components = []
+        for index, need in enumerate(needs):
+            pair, unit = batch.pair.select(index), batch.units[index]
+            dense = (pair.base if need.of == "base" else pair.dense()).double()
+            part = leading_components(Dense(dense), len(need.indices), _CLOSE)
+            components.append(part.with_values(unit * part.values))
         return components
-    chosen = pair if len(some) == len(indices) else pair.select(torch.tensor(some))
-    parts = find_components(chosen, [indices[i] for i in some], [values[i] for i in some], from_update)
-    for i, part in zip(some, parts, strict=True):
-        stated = torch.tensor(
-            [values[i][j] for j in indices[i]], dtype=torch.float64, device=part.values.device
+
+    def _tuned_components(
+        self, batch: Batch, matrices: list[AuditedMatrix], indices: list[tuple[int, ...]]
+    ) -> list[Components]:
+        """Compute the singular triplets of each W at its indices."""
+        pair = batch.pair
+        values = [
+            [vector.singular_value / unit for vector in matrix.vectors]
+            for matrix, unit in zip(matrices, batch.units, strict=True)
+        ]
+        # Intruders are mostly the update's doing, and are found from it; other vectors belong to the base.
+        from_update = all(
+            set(wanted) <= set(intruder_indices(matrix))
+            for wanted, matrix in zip(indices, matrices, strict=True)
         )
-        if float((part.values - stated).abs().max()) > _SAME_VALUE * values[i][0]:
-            raise _other_weights(audit, matrices[i].name, "has other singular values than the audit says")
-        components[i] = Components(batch.units[i] * part.values, part.left, part.right)
-    return components
+        nothing = pair.base.new_zeros(0, dtype=torch.float64)
+        m, n = pair.base.shape[-2:]
+        components = [Components(nothing, nothing.reshape(0, m), nothing.reshape(0, n))] * len(indices)
+        # A matrix whose every vector is an intruder has no other to scale; the rest goes on without it.
+        some = [i for i, wanted in enumerate(indices) if wanted]
+        if not some:
+            return components
+        chosen = pair if len(some) == len(indices) else pair.select(torch.tensor(some))
+        parts = find_components(chosen, [indices[i] for i in some], [values[i] for i in some], from_update)
+        for i, part in zip(some, parts, strict=True):
+            stated = part.values.new_tensor([values[i][j] for j in indices[i]])
+            if float((part.values - stated).abs().max()) > _SAME_VALUE * values[i][0]:
+                raise self._other_weights(matrices[i].name)
+            components[i] = Components(batch.units[i] * part.values, part.left, part.right)
+        return components
 
+    def _require_same_norm(self, matrix: AuditedMatrix, update: Update) -> None:
+        if self.audit.settings.get("base_dtype") is not None:
+            return  # its updates are those of a rounded base
+        stated = matrix.update.frobenius
+        # Parts of a sum may cancel, and then the norm is as wrong as rounding of the parts.
+        parts = float(update.left.norm() * update.right.norm()) if isinstance(update, LowRank) else 0.0
+        if abs(update.norm() - stated) > _SAME_VALUE * stated + _ROUNDING * parts:
+            raise self._other_weights(matrix.name)
 
-def _require_same_norm(matrix: AuditedMatrix, update: Update, audit: Audit) -> None:
-    if audit.settings.get("base_dtype") is not None:
-        return  # its updates are those of a rounded base
-    stated = matrix.update.frobenius
-    # Parts of a sum may cancel, and then the norm is as wrong as rounding of the parts.
-    parts = float(update.left.norm() * update.right.norm()) if isinstance(update, LowRank) else 0.0
-    if abs(update.norm() - stated) > _SAME_VALUE * stated + _ROUNDING * parts:
-        raise _other_weights(audit, matrix.name, "has an update of another norm than the audit says")
+    def _other_weights(self, name: str) -> PairingError:
+        return PairingError(
+            f"the audit of '{self.audit.base_source}' and '{self.audit.tuned_source}' is of other weights: '{name}' "
+            "differs; audit these two again"
+        )
 
 
 def _update(batch: Batch, index: int) -> Update:
     """D of one matrix, in the units of the checkpoint."""
     update, unit = batch.pair.select(index).update, batch.units[index]
     return update if unit == 1.0 else update.double().scaled(unit)
-
-
-def _other_weights(audit: Audit, name: str, what: str) -> PairingError:
-    return PairingError(
-        f"the audit of '{audit.base_source}' and '{audit.tuned_source}' is of other weights: '{name}' {what}; "
-        "audit these two again"
-    )

@@ -45,7 +45,7 @@ from ..system.documents import json_number
 from ..system.plain_values import plain
 from ..system.words import duration, interval, number, percent, plural
 from .audit_command import audit_command
-from .next_steps import INTERPRETATION, next_steps
+from .next_steps import next_steps
 from .page.html_page import render_page, write_page
 from .terminal import Page
 
@@ -318,7 +318,6 @@ def render_audit(audit: Audit, scales: CriticalScales | None = None) -> str:
         scales=scales,
         audit=audit,
         words=next_steps(audit, scales),
-        interpretation=INTERPRETATION,
         kinds=by_kind(audit.matrices),
         norm=update_norm(audit.matrices),
         relative=median_relative(audit.matrices),

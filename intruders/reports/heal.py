@@ -199,7 +199,9 @@ def _scoring(healing: Healing) -> tuple[str, ...]:
 
 
 def _table(healing: Healing, corpus: str, is_wide: bool) -> Table:
-    gain, task_loss = "gain", f"{healing.task}\nloss"
+    # The name of a file with its columns would leave no room to those of the models.
+    heading = healing.task if len(healing.task) <= 20 else "task"
+    gain, task_loss = "gain", f"{heading}\nloss"
     if is_wide:
         gain, task_loss = "gain over interpolation", f"{healing.task} loss"
     lines = []

@@ -20,8 +20,6 @@ from ..system.commands import changed_options, command_of
 from ..system.words import number, plural
 from .audit_command import is_from_files
 
-# Where every number is explained, with reference values.
-INTERPRETATION = "docs/interpret.md"
 UNMEASURED = "An audit does not measure forgetting."
 PAPER = "Shuttleworth et al. (2024) found that models with intruders forget more of their pre-training."
 STUDIES = (
@@ -127,8 +125,8 @@ def _measured(facts: Facts) -> Step:
     if not facts.has_loss:
         return Step(f"{UNMEASURED} `intruders evaluate` measures it for a model that transformers can load.")
     return Step(
-        f"{UNMEASURED} Measure the rise of the loss on {PROPOSED_DOCUMENTS} documents first; if it is not clearly "
-        "above zero, there is nothing to do:",
+        f"{UNMEASURED} Measure the rise of the loss on {PROPOSED_DOCUMENTS} documents first; if its interval "
+        "includes zero, no forgetting was found:",
         command_of(
             "evaluate", facts.tuned, base=facts.base, loss_on="pydoc", max_documents=PROPOSED_DOCUMENTS
         ),

@@ -283,15 +283,14 @@ def _document(findings: Sequence[GateFinding], total: int, refused: str | None) 
 
 def _rule(name: str) -> dict[str, Any]:
     level, what, help_text = _RULES[name]
-    page = f"docs/how-to/ci.md#{name}"
     return {
         "id": name,
         "name": "".join(part.capitalize() for part in name.split("-")),
         "shortDescription": {"text": what},
         "fullDescription": {"text": what},
         "help": {
-            "text": f"{what} {help_text} See {page} of intruders.",
-            "markdown": f"{what}\n\n{help_text}\n\nSee `{page}` of intruders.",
+            "text": f"{what} {help_text}",
+            "markdown": f"{what}\n\n{help_text}",
         },
         "defaultConfiguration": {"level": level},
         "properties": {"tags": ["model"], "precision": "very-high", "problem.severity": _severity(level)},

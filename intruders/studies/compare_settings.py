@@ -167,33 +167,25 @@ def labels_of(rows: Sequence[dict[str, object]]) -> list[str]:
 
     Values that are the defaults of fine-tuning are not said.
     """
+    known_by = [(text_of(row.get("base")), text_of(row.get("task")), label_of(row)) for row in rows]
     alike: dict[tuple[str, ...], list[dict[str, object]]] = {}
-    for row in rows:
-        alike.setdefault(_known_by(row), []).append(row)
-    telling = {known_by: _telling(others) for known_by, others in alike.items()}
+    for key, row in zip(known_by, rows, strict=True):
+        alike.setdefault(key, []).append({name: _plain(row.get(name)) for name in COMPARED})
+    defaults = {name: _plain(_SETTINGS[name].default) for name in COMPARED if name in _SETTINGS}
+    telling = {
+        key: [name for name in COMPARED if len({str(other[name]) for other in others}) > 1]
+        for key, others in alike.items()
+    }
     labels = []
-    for row in rows:
+    for key, row in zip(known_by, rows, strict=True):
         unused = _ADAPTER_ONLY if row.get("method") == "full" else set()
         told = [
             f"{name}={_short(row.get(name))}"
-            for name in telling[_known_by(row)]
-            if name not in unused and _plain(row.get(name)) != _plain(_default(name))
+            for name in telling[key]
+            if name not in unused and _plain(row.get(name)) != defaults.get(name)
         ]
-        labels.append(" ".join([label_of(row), *told]))
+        labels.append(" ".join([key[-1], *told]))
     return labels
-
-
-def _telling(rows: Sequence[dict[str, object]]) -> list[str]:
-    """Return the settings in which runs differ."""
-    return [name for name in COMPARED if len({str(_plain(row.get(name))) for row in rows}) > 1]
-
-
-def _default(name: str) -> object:
-    return _SETTINGS[name].default if name in _SETTINGS else None
-
-
-def _known_by(row: dict[str, object]) -> tuple[str, ...]:
-    return text_of(row.get("base")), text_of(row.get("task")), label_of(row)
 
 
 def alpha_value(alpha: object, rank: object) -> float:

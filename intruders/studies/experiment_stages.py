@@ -67,10 +67,8 @@ def _attribute_row(folder: Path, tables: Rows) -> dict[str, Any]:
 
 
 def _attribute_settings(run: Run) -> dict[str, Any]:
-    measure = run.measure
-    assert measure.attribute is not None
-    on = measure.part(Loading).recorded() | {"loss_on": list(measure.loss_on[:1])}
-    return audited(run) | on | prefixed("attribute", measure.attribute.recorded())
+    on = run.measure.part(Loading).recorded() | {"loss_on": list(run.measure.loss_on[:1])}
+    return audited(run) | on | prefixed("attribute", run.measure.attribute)
 
 
 ATTRIBUTE = Stage(
@@ -132,11 +130,6 @@ def _intervene_row(folder: Path, tables: Rows) -> dict[str, Any]:
     return {}
 
 
-def _intervene_settings(run: Run) -> dict[str, Any]:
-    assert run.measure.intervene is not None
-    return audited(run) | evaluated(run) | prefixed("intervene", run.measure.intervene.recorded())
-
-
 def models_of_sweep(sweep: SweepSettings) -> int:
     """Count the measured models; interpolation is one curve, not a point at every scale."""
     controls = set(sweep.controls) - {INTERPOLATE, INTRUDERS}  # intruders are scaled anyway
@@ -155,7 +148,7 @@ INTERVENE = Stage(
     do=_intervene,
     row=_intervene_row,
     wanted=lambda measure: measure.intervene is not None,
-    settings=_intervene_settings,
+    settings=lambda run: audited(run) | evaluated(run) | prefixed("intervene", run.measure.intervene),
     tables={
         # One row a measure of a run under one intervention. At scale 1, control "intruders", is the tuned model itself.
         "interventions": {
@@ -214,11 +207,6 @@ def _remedies_row(folder: Path, tables: Rows) -> dict[str, Any]:
     return {}
 
 
-def _remedies_settings(run: Run) -> dict[str, Any]:
-    assert run.measure.remedies is not None
-    return audited(run) | evaluated(run) | prefixed("remedies", run.measure.remedies.recorded())
-
-
 def _remedies_amount(runs: Sequence[Run]) -> str:
     compared = [run.measure.remedies for run in runs if run.measure.remedies is not None]
     remedies = max(len(comparison.only or EVERY_REMEDY) for comparison in compared)
@@ -235,7 +223,7 @@ REMEDIES = Stage(
     do=_remedies,
     row=_remedies_row,
     wanted=lambda measure: measure.remedies is not None,
-    settings=_remedies_settings,
+    settings=lambda run: audited(run) | evaluated(run) | prefixed("remedies", run.measure.remedies),
     tables={
         # One row a point of a comparison of remedies; the points of the curve are of interpolate. A remedy that was
         # not measured has one row with its reason.

@@ -89,13 +89,7 @@ def inputs_of(run: Run, known: dict[str, str] | None = None) -> dict[str, str]:
     """Hash the base of a run, its local data files, the files and folders of its texts, and copies of public sets.
 
     What is not on this machine, or has no file, has no entry: a set that comes from the hub is known by its name.
-
-    Args:
-      run: whose inputs.
-      known: digests of this call by input, so that the base of many runs is read once; gets those that are new.
-
-    Returns:
-      What it is, with its path, to its digest.
+    ``known`` are digests of this call, so that the base of many runs is read once; it gets those that are new.
     """
     # Loads torch, which the plan of a study does without.
     from ..models.base_model import digest_of_model

@@ -15,7 +15,7 @@ from ..system.digests import json_digest
 from ..system.folders import locked_folder
 from ..system.store import Kept
 from .runs import Run
-from .stage import SAMPLE_SEED, Rows, RunAtWork, Stage, evaluated, read_result
+from .stage import SAMPLE_SEED, Rows, RunAtWork, Stage, evaluated, prefixed, read_result
 from .study_folder import MODEL
 
 if TYPE_CHECKING:
@@ -192,23 +192,15 @@ def _kl(at: RunAtWork) -> None:
     at.write("kl.json", kl.as_dict())
 
 
-def _kl_row(folder: Path, tables: Rows) -> dict[str, Any]:
-    document = read_result(folder / "kl.json")
-    return {f"kl_{part}": document[part]["estimate"] for part in ("prompts", "answers")}
-
-
-def _kl_settings(run: Run) -> dict[str, Any]:
-    assert run.measure.kl_to_base is not None
-    return run.measure.part(Loading).recorded() | {"kl_max_examples": run.measure.kl_to_base.max_examples}
-
-
 KL = Stage(
     "kl",
     results=("kl.json",),
     do=_kl,
-    row=_kl_row,
+    row=lambda folder, tables: {
+        f"kl_{part}": read_result(folder / "kl.json")[part]["estimate"] for part in ("prompts", "answers")
+    },
     wanted=lambda measure: measure.kl_to_base is not None,
-    settings=_kl_settings,
+    settings=lambda run: run.measure.part(Loading).recorded() | prefixed("kl", run.measure.kl_to_base),
     columns={
         "kl_prompts": float,  # KL(base || tuned) on the prompts of the run's task, nats per token
         "kl_answers": float,  # the same on its answers

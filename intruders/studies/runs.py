@@ -12,7 +12,7 @@ import itertools
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -139,37 +139,20 @@ def _grid(settings: dict[str, Any], where: str) -> Iterator[dict[str, Any]]:
 
 
 def _run(experiment: Experiment, settings: dict[str, Any], seed: int, where: str) -> Run:
-    if experiment.kind == "random-rank-one":
-        run = Run(
-            "",
-            experiment.name,
-            experiment.kind,
-            seed,
-            settings["base"],
-            experiment.measure,
-            multiples=experiment.multiples,
-            include=experiment.include,
-            exclude=experiment.exclude,
-        )
-        return replace(run, id=_id(run))
-    # What every stage of a sequence replaces by its own.
-    task = {"task": experiment.tasks[0]} if experiment.kind == "sequence" else {}
-    config = FinetuneConfig.from_mapping(settings | task | {"seed": seed, "out": "."}, where)
-    if config.method == "full":
-        known = settings_of(FinetuneConfig).items()
-        config = replace(config, **{name: setting.default for name, setting in known if setting.adapter_only})
-    run = Run(
-        "",
-        experiment.name,
-        experiment.kind,
-        seed,
-        config.base,
-        experiment.measure,
-        config,
-        experiment.tasks,
-        experiment.adapters,
-        experiment.retrain_heads,
-    )
+    config = None
+    if experiment.kind != "random-rank-one":
+        # What every stage of a sequence replaces by its own.
+        task = {"task": experiment.tasks[0]} if experiment.kind == "sequence" else {}
+        config = FinetuneConfig.from_mapping(settings | task | {"seed": seed, "out": "."}, where)
+        if config.method == "full":
+            known = settings_of(FinetuneConfig).items()
+            config = replace(
+                config, **{name: setting.default for name, setting in known if setting.adapter_only}
+            )
+    base = settings["base"] if config is None else config.base
+    own = {field.name for field in fields(Run)}
+    shared = {name: value for name, value in vars(experiment).items() if name in own}
+    run = Run("", experiment.name, seed=seed, base=base, config=config, **shared)
     return replace(run, id=_id(run))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -14,8 +13,10 @@ from ..checkpoints.writing.training_record import training_record
 from ..errors import IntrudersError, NewerVersionError, ResultFileError, in_one_line, what_is_wrong
 from ..measures.measure_settings import LossSettings, ScoreSettings
 from ..models.loading_settings import Loading
+from ..settings import Settings
 from ..system.documents import read_document
 from ..system.files import write_atomically
+from ..system.result_protocol import json_bytes
 from ..training.finetune_config import FinetuneConfig
 from .runs import Run
 from .study import Measure
@@ -104,8 +105,7 @@ class RunAtWork:
 
     def write(self, name: str, document: dict[str, Any]) -> None:
         """Write the result of a stage into the run's folder."""
-        content = json.dumps({"schema": 1} | document, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
-        write_atomically(self.folder / name, content.encode())
+        write_atomically(self.folder / name, json_bytes({"schema": 1} | document, indent=1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -212,8 +212,9 @@ def evaluated(run: Run) -> dict[str, Any]:
     return losses | {"max_examples": measure.max_examples} | measure.part(Loading).recorded()
 
 
-def prefixed(name: str, settings: dict[str, Any]) -> dict[str, Any]:
-    return {f"{name}_{key}": value for key, value in settings.items()}
+def prefixed(name: str, measured: Settings | None) -> dict[str, Any]:
+    """Return the settings of a further measure, which a result of it depends on."""
+    return {} if measured is None else {f"{name}_{key}": value for key, value in measured.recorded().items()}
 
 
 def read_result(file: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -23,23 +23,13 @@ from ..settings import shown
 from ..system.documents import read_document
 from ..system.files import write_atomically
 from ..system.folders import locked_folder, make_folder, other_entries
+from ..system.plain_values import from_plain
+from ..system.result_protocol import json_bytes
 from .runs import Run
 from .study import Study
 
 SCHEMA = 1
 FINDINGS = "findings.json"
-TABLES = (
-    "runs",
-    "losses",
-    "matrices",
-    "vectors",
-    "interventions",
-    "remedies",
-    "attributions",
-    "sequences",
-    "traces",
-    "mechanism",
-)
 RUN = "run.json"  # in the folder of a run, its record
 MODEL = "model"  # the folder of a run's fine-tuning
 AUDIT = "audit.json"  # the audit of that model
@@ -48,31 +38,25 @@ REPORT = "report.html"  # the page of the study, where no other place is given
 PUBLISHED = "published.json"  # in a folder of published tables, which has no runs
 
 
-def _is_list(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+@dataclass(frozen=True)
+class _Version:
+    """The file of a study as it was run since a day."""
+
+    sha256: str
+    date: str
 
 
-def _is_by_name(value: Any) -> bool:
-    return isinstance(value, dict) and all(isinstance(item, str) for item in value.values())
-
-
-def _are_versions(value: Any) -> bool:
-    return isinstance(value, list) and all(
-        _is_by_name(item) and {"date", "sha256"} <= item.keys() for item in value
-    )
-
-
-# What is read of study.json, where it exists: what it must be, and in words.
-_EXPECTED: Mapping[str, tuple[Callable[[Any], bool], str]] = {
-    "name": (lambda value: isinstance(value, str), "a text"),
-    "file": (lambda value: isinstance(value, str), "a text"),
-    "files": (_are_versions, "a list of versions, each with its date and sha256"),
-    "analyses": (_is_list, "a list of texts"),
-    "select": (_is_list, "a list of texts"),
-    "support": (_is_by_name, "texts by claim"),
-    "primary": (_is_by_name, "texts by claim"),
-    "compare_with": (lambda value: value is None or isinstance(value, str), "null or a text"),
-    "inputs": (_is_by_name, "digests by path"),
+# What is read of study.json, where it exists.
+_READ: Mapping[str, Any] = {
+    "name": str,
+    "file": str,
+    "files": list[_Version],
+    "analyses": list[str],
+    "select": list[str],
+    "support": dict[str, str],
+    "primary": dict[str, str],
+    "compare_with": str | None,
+    "inputs": dict[str, str],
 }
 
 
@@ -106,13 +90,15 @@ class StudyFolder:
             raise ResultFileError(f"'{self.path}' is not the folder of a study: it has no study.json")
         if "name" not in document:
             raise ResultFileError(f"'{file}' is not the record of a study; choose another folder")
-        for key, (is_valid, expected) in _EXPECTED.items():
-            if key in document and not is_valid(document[key]):
+        for key in document:
+            try:
+                from_plain(_READ.get(key, Any), document[key])
+            except (LookupError, TypeError, ValueError) as error:
                 how = "fetch the folder again" if (self.path / PUBLISHED).is_file() else "restore the file"
                 raise ResultFileError(
-                    f"'{file}' is damaged: its {key} is {shown(document[key])}; expected {expected}; {how}, or choose "
-                    "another folder"
-                )
+                    f"'{file}' is damaged: its {key} is {shown(document[key])}; expected what a study wrote; {how}, or "
+                    "choose another folder"
+                ) from error
         return document
 
     def open_for(self, study: Study, *, must_exist: bool) -> None:
@@ -266,5 +252,4 @@ class RunRecord:
         self._write(self.read() | {"status": "failed", "error": error})
 
     def _write(self, record: dict[str, Any]) -> None:
-        content = json.dumps({"schema": SCHEMA} | record, indent=2, ensure_ascii=False) + "\n"
-        write_atomically(self.file, content.encode())
+        write_atomically(self.file, json_bytes({"schema": SCHEMA} | record, indent=2))

@@ -19,7 +19,7 @@ from ..training.finetune_config import FinetuneConfig
 from .runs import Run
 from .stage import Columns, Rows, Stage
 from .stages import STAGES, stages_of
-from .study_folder import PUBLISHED, TABLES, TAKEN_OVER, RunRecord, StudyFolder, is_finished
+from .study_folder import PUBLISHED, TAKEN_OVER, RunRecord, StudyFolder, is_finished
 
 SCHEMA = 1
 METADATA_KEY = b"intruders_study"
@@ -60,23 +60,17 @@ _ARROW: Mapping[type, pa.DataType] = {
 
 def columns_of(stages: Iterable[Stage]) -> dict[str, Columns]:
     """Return the columns of every table, in order, with their types."""
-    runs: dict[str, type] = dict(RUNS)
-    tables: dict[str, dict[str, type]] = {table: {"run_id": str} for table in TABLES if table != "runs"}
+    runs = list(RUNS.items())
+    tables: dict[str, dict[str, type]] = {}
     for stage in stages:
-        before = list(runs)[-1]
+        before, _ = runs[-1]
         for name, kind in stage.columns.items():
             before = stage.after.get(name, before)
-            runs = _with(runs, name, kind, before)
+            runs.insert([column for column, _ in runs].index(before) + 1, (name, kind))
             before = name
         for table, columns in stage.tables.items():
-            tables[table] |= columns
-    return {"runs": {**runs, **LAST}, **tables}
-
-
-def _with(columns: Columns, name: str, kind: type, before: str) -> dict[str, type]:
-    names = list(columns)
-    names.insert(names.index(before) + 1, name)
-    return {column: kind if column == name else columns[column] for column in names}
+            tables[table] = {**tables.get(table, {"run_id": str}), **columns}
+    return {"runs": {**dict(runs), **LAST}, **tables}
 
 
 COLUMNS = columns_of(STAGES)
@@ -167,11 +161,7 @@ def check_table_schema(file: Path) -> None:
 
 
 def read_rows(file: Path) -> list[dict[str, Any]]:
-    """Read the rows of a table's file, integers as such and missing values as None.
-
-    Raises:
-      ResultFileError: it is not such a file, or of a newer version.
-    """
+    """Read the rows of a table as :func:`read_complete` does, integers as such and missing values as None."""
     rows: list[dict[str, Any]] = read_complete(file).to_pylist()
     return rows
 
@@ -231,14 +221,6 @@ def rows_of(run: Run, folder: Path) -> Rows:
     return {table: [{"run_id": run.id} | row for row in rows] for table, rows in tables.items()}
 
 
-def can_give_rows(run: Run, folder: Path) -> bool:
-    """Return True if the folder has the files of every stage, or rows that were taken over.
-
-    Without the files, such as a model that was removed to save space, the tables are all that is left of the run.
-    """
-    return RunRecord(folder).is_taken_over or all(stage.is_there(folder) for stage in stages_of(run))
-
-
 def _status(record: dict[str, Any], is_done: bool) -> str:
     """Return a run's status.
 
@@ -272,21 +254,8 @@ def settings_row(run: Run) -> dict[str, Any]:
     return row
 
 
-def keep_taken_rows(run_folder: Path, rows: Rows) -> None:
-    """Write the rows of one run, by table, into its folder."""
-    folder = run_folder / TAKEN_OVER
-    folder.mkdir(parents=True, exist_ok=True)
-    for table, own in rows.items():
-        write_atomically(folder / f"{table}.parquet", to_parquet(table, own))
-
-
 def taken_rows(run_folder: Path, written: Iterable[str], tables: Iterable[str] = tuple(COLUMNS)) -> Rows:
-    """Read the rows of one run, by table, from its folder.
-
-    Args:
-      run_folder: That of the run.
-      written: The tables of which rows were written, at least.
-      tables: Those that are read.
+    """Read the rows of one run, by table, from its folder; there are at least those ``written``.
 
     Raises:
       ResultFileError: a table is damaged or missing, without which the run would miss its rows, and no one would see

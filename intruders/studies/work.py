@@ -23,9 +23,10 @@ from .inputs import inputs_of, model_of
 from .runs import Run
 from .stage import Callbacks, RunAtWork, Stage, began_in
 from .stages import STAGES, stages_of
-from .study_folder import FINDINGS, RUN, TABLES, RunRecord, StudyFolder, changed_input, is_finished
+from .study_folder import FINDINGS, RUN, RunRecord, StudyFolder, changed_input, is_finished
+from .tables import COLUMNS
 
-_FILES = ("study.yaml", "study.json", FINDINGS, *(f"{table}.parquet" for table in TABLES))
+_FILES = ("study.yaml", "study.json", FINDINGS, *(f"{table}.parquet" for table in COLUMNS))
 
 
 @dataclass(frozen=True)
@@ -160,10 +161,6 @@ class Workplace:
     def put_study(self) -> None:
         for name in _FILES:
             self.store.send(name)
-
-    def put_findings(self) -> None:
-        """Put the verdicts, which are written when the study's own files are in the store already."""
-        self.store.send(FINDINGS)
 
     def _send(self, run_id: str, *names: str) -> None:
         for name in names:

@@ -1,4 +1,4 @@
-"""Documents of ours as JSON: read field by field, and null for what is no number."""
+"""Documents of ours as JSON: read by their schema, and null for what is no number."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from ..errors import BrokenDocumentError, NewerVersionError, ResultFileError
+from ..errors import NewerVersionError, ResultFileError
 
 
 def read_document(file: Path, what: str, schema: int) -> dict[str, Any] | None:
@@ -54,18 +54,3 @@ def of_schema(document: dict[str, Any], file: str, what: str, schema: int) -> di
 def json_number(value: float | None) -> float | None:
     """JSON has no NaN and no infinity: both are written as null, and read as NaN."""
     return float(value) if value is not None and math.isfinite(value) else None
-
-
-def get_field(record: object, key: str, where: str, kind: type | tuple[type, ...]) -> Any:
-    if not isinstance(record, dict) or key not in record:
-        raise BrokenDocumentError(f"'{where}' has no '{key}'")
-    return is_of_kind(record[key], f"{where}.{key}", kind)
-
-
-def is_of_kind(value: object, where: str, kind: type | tuple[type, ...]) -> Any:
-    kinds = kind if isinstance(kind, tuple) else (kind,)
-    # bool is an int to isinstance, and True is no matrix size.
-    if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
-        expected = " or ".join("null" if k is type(None) else k.__name__ for k in kinds)
-        raise BrokenDocumentError(f"'{where}' is {str(value)[:40]!r}; expected {expected}")
-    return value

@@ -280,12 +280,9 @@ def other_entries(folder: Path) -> list[str]:
 
 
 def require_ours(folder: Path, marks: Collection[str], kind: str) -> None:
-    """Refuse to write among files of something else; a folder that is new, empty or marked is fine.
+    """Refuse to write among files of something else; a folder that is new, empty or has one of the marks is fine.
 
-    Args:
-      folder: to write into.
-      marks: names of files and folders, any of which tells that the folder is ours.
-      kind: what the folder would be, such as "a fleet"; for the error.
+    ``kind`` is what it would be, such as "a fleet", for the error.
 
     Raises:
       SettingError: the folder contains other things and no mark.

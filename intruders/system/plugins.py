@@ -1,101 +1,23 @@
-"""What other packages add through entry points: one protocol per group, and how their objects are loaded."""
+"""What other packages add through entry points: the groups, and how their objects are loaded."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 from ..errors import in_one_line
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
 FORMATS, REMEDIES, TASKS, CORPORA, CLAIMS = "formats", "remedies", "tasks", "corpora", "claims"
 COMMANDS, METHODS = "commands", "methods"
-GROUPS = (FORMATS, REMEDIES, TASKS, CORPORA, CLAIMS, COMMANDS, METHODS)
 # "0" loads no plugin, as in the tests.
 VARIABLE = "INTRUDERS_PLUGINS"
 
 
-class FormatPlugin(Protocol):
-    """A file format of checkpoints or adapters: the entry point is such an object or module."""
-
-    suffixes: Sequence[str]  # ".npz": files that end so are read by it
-
-    def read(self, file: Path) -> Mapping[str, Tensor]:
-        """Return the tensors by name; names of LoRA factors make it an adapter."""
-        ...
-
-
-class RemedyPlugin(Protocol):
-    """A remedy: the entry point is a subclass of ``mitigation.remedies.remedy.PublishedRemedy``."""
-
-    name: str  # as ``--remedy`` takes it
-    strength: str  # the setting that ``--strength`` stands for
-
-
-class TaskPlugin(Protocol):
-    """A task: the entry point is a function, and its name what ``--task`` takes."""
-
-    def __call__(self, seed: int) -> Any:
-        """Return a ``data.task.Task`` with train, validation and test examples."""
-        ...
-
-
-class CorpusPlugin(Protocol):
-    """A corpus: the entry point is a function, and its name what ``--loss-on`` takes."""
-
-    def __call__(self) -> list[str]:
-        """Return the documents."""
-        ...
-
-
-class ClaimPlugin(Protocol):
-    """A claim: the entry point is a module as those of ``intruders_research.claims``, and its name an analysis.
-
-    The package ``intruders-research`` asks it; nothing here does.
-    """
-
-    CLAIM: Any  # an ``intruders_research.claims.shared.claim.Claim``
-
-    def analyse(self, results: Any) -> Any:
-        """Return an ``intruders_research.claims.shared.claim.Finding`` from ``intruders.load_results(folder)``."""
-        ...
-
-    def charts(self, finding: Any, palette: Any) -> Sequence[Any]:
-        """Return what the finding's tables show, as charts."""
-        ...
-
-
-class CommandPlugin(Protocol):
-    """A command: the entry point is a function as those of ``cli``, and its name the command's."""
-
-    def __call__(self, **options: Any) -> None:
-        """Do it and print; typer makes the options from the signature, and the help from the docstring."""
-        ...
-
-
-class MethodPlugin(Protocol):
-    """What a method of fine-tuning does beside PEFT: the entry point is such an object or module.
-
-    Its name is the method that ``--method`` takes, or ``budget`` for what ``--budget`` asks.
-    """
-
-    def start(self, model: Any, config: Any) -> None:
-        """Change the adapter that PEFT has just made for a ``training.finetune_config.FinetuneConfig``."""
-        ...
-
-    def callbacks(self, model: Any, config: Any) -> Sequence[Any]:
-        """Return transformers' callbacks; the adapter now has the weights that the training begins with."""
-        ...
-
-
-# What an object of each group must have, so that a wrong one is named when it is loaded and not when it is used.
+# What the object of an entry point must have, so that a wrong one is named when it is loaded and not when it is used;
+# docs/reference/environment.md says what it is in each group.
 _NEEDED: dict[str, tuple[str, ...]] = {
     FORMATS: ("suffixes", "read"),
     REMEDIES: ("name", "strength", "change"),
@@ -149,7 +71,7 @@ def load_plugins() -> tuple[Plugin, ...]:
     installed = entry_points()  # every package's metadata is read: once, and not for each group
     return tuple(
         _loaded(group, entry)
-        for group in GROUPS
+        for group in _NEEDED
         for entry in sorted(installed.select(group=f"intruders.{group}"), key=lambda entry: entry.name)
     )
 
@@ -178,6 +100,6 @@ def _loaded(group: str, entry: EntryPoint) -> Plugin:
         return Plugin(group, entry.name, entry.value, package, error=in_one_line(error))
     missing = [name for name in _NEEDED[group] if not hasattr(loaded, name)]
     if missing:
-        reason = f"it has no {', '.join(missing)}; see intruders/system/plugins.py"
+        reason = f"it has no {', '.join(missing)}; see docs/reference/environment.md"
         return Plugin(group, entry.name, entry.value, package, error=reason)
     return Plugin(group, entry.name, entry.value, package, loaded)

@@ -35,12 +35,8 @@ def map_in_processes(
 
     What kills a process costs its item alone. The cores are shared out between the processes.
 
-    Args:
-      items: what is sent to the processes; they and ``do`` must pickle.
-      do: called in the process, with one torch thread count that suits the number of processes.
-      processes: how many are at work at once.
-      on_start: hears, here, of every item that begins.
-      on_lost: hears, here, of an item whose process ended before it was over, and how ("by signal 9 ...").
+    Items and ``do`` must pickle. ``on_start`` is called here with every item that begins, and ``on_lost`` with an item
+    whose process ended before it was over, and how ("by signal 9 ...").
 
     Raises:
       IntrudersError: whatever ``do`` raised of that kind. Processes that are at work then, or when the iterator is
@@ -102,8 +98,7 @@ class _Worker(Generic[Item]):
     def take(self) -> Item:
         """The item that it was at; it is free for the next one."""
         item, self.item = self.item, None
-        if item is None:
-            raise RuntimeError("a process answered that had nothing to do")
+        assert item is not None
         return item
 
     def how_it_ended(self) -> str:

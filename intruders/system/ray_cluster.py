@@ -87,32 +87,25 @@ def finish_on_ray(
     gpus: float,
     what: str,
     told: Callable[[str, int], None],
-    on_result: Callable[[str, Any], None] = lambda item, result: None,
-) -> None:
-    """Call ``do`` on every item as :func:`map_on_ray`, for work that is kept as it is finished.
+) -> dict[str, Any]:
+    """Call ``do`` on every item as :func:`map_on_ray`, for work that is kept as it is finished; return its results.
 
-    Args:
-      items: the names of the parts.
-      do: called by a worker.
-      ray: True or the address of a cluster.
-      cpus: processors that each item asks for.
-      gpus: graphics processors that each item asks for.
-      what: what the items are, in the plural.
-      told: hears of each item that is over, and how many are.
-      on_result: hears, here, what ``do`` returned for an item.
+    ``ray`` is True or the address of a cluster, ``what`` the items are in the plural, and ``told`` is called with each
+    item that is over and how many are.
 
     Raises:
       IntrudersError: items were lost, after all others were done; and as :func:`map_on_ray` raises it.
     """
     lost: dict[str, str] = {}
+    results: dict[str, Any] = {}
     over = map_on_ray(
         items,
         do,
         address=None if ray is True else str(ray),
         cpus=cpus,
         gpus=gpus,
-        on_lost=lambda item, how: lost.update({item: how}),
-        on_result=on_result,
+        on_lost=lost.__setitem__,
+        on_result=results.__setitem__,
     )
     for done, item in enumerate(over, 1):
         told(item, done)
@@ -122,6 +115,7 @@ def finish_on_ray(
             f"{len(lost)} of {len(items)} {what} were lost on Ray, the first '{item}': {how}; what is finished is "
             "kept; run the same command again to resume"
         )
+    return results
 
 
 def _task(do: Callable[[Any], object], item: object, threads: int) -> object:

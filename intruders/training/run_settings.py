@@ -330,7 +330,7 @@ class Meanwhile(Settings):
     """The seed of the data, and what is measured, logged and saved while a run goes on."""
 
     data_seed: int = setting(
-        0, "Seed of generated tasks and of held-out rows.", metavar="N", panel="Data files"
+        0, "Seed of generated tasks and of held-out rows.", metavar="N", panel="Data files", least=0
     )
 
     match: str | None = setting(

@@ -22,11 +22,10 @@ from result_tables.predictors import correlations, runs_at_one_score
 from result_tables.published_data import RESULTS
 from result_tables.recipe import recipe_runs, recipe_verdicts
 from result_tables.remedies import gains_at_allowances
-from result_tables.sequences import sequence_runs, sequence_verdicts
+from result_tables.sequences import sequence_verdicts
 from result_tables.where_forgetting_sits import runs_with_places
 
 from intruders.charts.drawing import picture
-from intruders.studies.results import load_results
 from intruders.system.files import write_atomically
 from intruders_research.effects.conclusions import conclusions
 from intruders_research.effects.forest_plot import DARK, LIGHT
@@ -40,22 +39,14 @@ class ResultTable:
     page: str
     begins: str
     made: Callable[[], list[str]]
-    number: int = 0  # among those of the page that begin so
 
 
 def tables() -> list[ResultTable]:
     """Every table that is made here."""
-    sequences = load_results(RESULTS / "data" / "sequence")
-    orders = list(dict.fromkeys(sequences.runs["task"]))
-    begins = "| method, alpha = 2r | learning rate |"
     effects = read_effects(RESULTS / "data")
     return [
         ResultTable("summary.md", "- **LoRA leaves more intruders", lambda: conclusions(effects)),
         ResultTable("sequence.md", "| order, each method at its |", sequence_verdicts),
-        *(
-            ResultTable("sequence.md", begins, lambda order=order: sequence_runs(sequences, order), number)
-            for number, order in enumerate(orders)
-        ),
         ResultTable("what-predicts-forgetting.md", "| method, rank | rate |", runs_at_one_score),
         ResultTable("what-predicts-forgetting.md", "| number of a run |", correlations),
         ResultTable("the-usual-recipe.md", "| each method at its |", recipe_verdicts),
@@ -73,10 +64,9 @@ def tables() -> list[ResultTable]:
 def replaced(page: str, table: ResultTable) -> str:
     """Put a table or list in the place of the one that begins so."""
     lines = page.splitlines()
-    begins = [number for number, line in enumerate(lines) if line.startswith(table.begins)]
-    if len(begins) <= table.number:
-        sys.exit(f"{table.page} has nothing of number {table.number + 1} that begins with {table.begins!r}")
-    first = begins[table.number]
+    first = next((number for number, line in enumerate(lines) if line.startswith(table.begins)), None)
+    if first is None:
+        sys.exit(f"{table.page} has nothing that begins with {table.begins!r}")
     mark = table.begins[0]  # of every line of a table, or of a list
     last = next(number for number in range(first, len(lines)) if not lines[number].startswith(mark))
     return "\n".join([*lines[:first], *table.made(), *lines[last:]]) + "\n"

@@ -176,6 +176,7 @@ WRONG_SETTINGS: list[tuple[dict[str, Any], str]] = [
     ({"epsilon": -0.5}, "epsilon is -0.5"),
     ({"epsilon": float("nan")}, "epsilon is nan"),
     ({"epsilon": "half"}, "epsilon is 'half'"),
+    *(({"workers": workers}, f"workers is {workers!r}") for workers in (0, -1, 1.5, True, "2")),
     ({"device": "abacus"}, "device 'abacus'"),
     ({"device": "meta"}, "device 'meta'"),
     ({"include": ["*.qproj.*"]}, "'*.qproj.*' matches none"),

@@ -6,7 +6,6 @@ import warnings
 
 import pytest
 import torch
-from torch import Tensor
 
 import intruders
 from intruders.audits import audit_settings
@@ -15,25 +14,13 @@ from intruders.audits.batches import device_for
 from intruders.engine import decide as decide_module
 from intruders.errors import SettingError
 from intruders.linalg import full_precision
+from tests.audits.test_base_cache import all_shapes
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 
-def models() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Matrices of three shapes, several of each, half of them with an intruder."""
-    generator = torch.Generator().manual_seed(0)
-    base, tuned = {}, {}
-    for i in range(9):
-        m, n = [(300, 300), (140, 200), (60, 40)][i % 3]
-        name = f"layers.{i}.weight"
-        base[name] = torch.randn(m, n, generator=generator) * torch.arange(1, n + 1) ** -0.5
-        left, right = (torch.randn(side, generator=generator) for side in ((m, 1), (1, n)))
-        tuned[name] = base[name] + (5.0 if i % 2 else 0.01) * left @ right / n**0.5
-    return base, tuned
-
-
 def records(**how: object) -> list[tuple[object, ...]]:
-    audit = intruders.audit(*models(), cache=False, **how)  # type: ignore[arg-type]
+    audit = intruders.audit(*all_shapes(), cache=False, **how)  # type: ignore[arg-type]
     return [
         (matrix.name, vector.index, vector.intruder, vector.ambiguous, vector.certificate)
         for matrix in audit.matrices

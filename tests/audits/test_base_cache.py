@@ -215,26 +215,21 @@ def scales_with(base: Weights, tuned: Weights, cache: Any) -> object:
     return intruders.critical_scales(base, tuned, compute=intruders.Compute(cache=cache))
 
 
-@pytest.mark.parametrize("verb", [audit, scales_with])
+def mitigated_with(base: Weights, tuned: Weights, cache: Any) -> object:
+    folder = Path(cache).parent
+    for name, side in (("base", base), ("tuned", tuned)):
+        (folder / name).mkdir(exist_ok=True)
+        save_file(side, folder / name / "model.safetensors")
+        (folder / name / "config.json").write_text("{}")
+    at = intruders.Compute(cache=cache)
+    return intruders.mitigate(folder / "base", folder / "tuned", scale=0.5, out=f"{cache}-out", compute=at)
+
+
+@pytest.mark.parametrize("verb", [audit, scales_with, mitigated_with])
 def test_a_path_is_a_folder_of_ones_own(tmp_path: Path, verb: Callable[..., object]) -> None:
     for kind in (str, Path):
         verb(*models("small"), cache=kind(tmp_path / kind.__name__))
         assert entries(tmp_path / kind.__name__)
-
-
-def test_a_mitigation_takes_a_path(tmp_path: Path) -> None:
-    for name, side in zip(("base", "tuned"), models("small"), strict=True):
-        (tmp_path / name).mkdir()
-        save_file(side, tmp_path / name / "model.safetensors")
-        (tmp_path / name / "config.json").write_text("{}")
-    intruders.mitigate(
-        tmp_path / "base",
-        tmp_path / "tuned",
-        scale=0.5,
-        out=tmp_path / "out",
-        compute=intruders.Compute(cache=tmp_path / "mine"),
-    )
-    assert entries(tmp_path / "mine")
 
 
 @pytest.mark.parametrize("cache", [None, 0, 1, "", {}, ["mine"]])

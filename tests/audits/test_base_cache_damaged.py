@@ -47,34 +47,9 @@ def with_bits_flipped(path: Path) -> None:
     path.write_bytes(data)
 
 
-def without_a_field(path: Path) -> None:
-    tensors = load_file(path)
-    del tensors["squares"]
-    save_file(tensors, path)
-
-
-def with_a_stranger(path: Path) -> None:
-    save_file({**load_file(path), "surprise": torch.zeros(1)}, path)
-
-
-def of_another_shape(path: Path) -> None:
-    save_file({name: torch.zeros(1, 3, 5) for name in load_file(path)}, path)
-
-
-def not_finite(path: Path) -> None:
+def with_other_numbers(path: Path) -> None:
+    """By the writer of safetensors, without the checksum of ours."""
     save_file({name: torch.full_like(value, torch.nan) for name, value in load_file(path).items()}, path)
-
-
-BREAKS = [
-    truncated,
-    emptied,
-    overwritten,
-    with_bits_flipped,
-    without_a_field,
-    with_a_stranger,
-    of_another_shape,
-    not_finite,
-]
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +62,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("spoil", BREAKS, ids=lambda spoil: spoil.__name__)
+@pytest.mark.parametrize("spoil", [truncated, emptied, overwritten, with_bits_flipped, with_other_numbers])
 def test_a_broken_entry_is_computed_again_and_said_so(
     spoil: Callable[[Path], None], filled: Path, tmp_path: Path
 ) -> None:

@@ -14,6 +14,7 @@ from intruders.audits.base_cache import MemoryCache
 from intruders.audits.batches import UpdatesAhead
 from intruders.audits.judge import AuditsAhead
 from intruders.linalg.whole_base import WholeBase
+from tests.tiny import lora
 
 SIDE, ADAPTERS = 288, 6
 
@@ -38,8 +39,7 @@ def base_and_tuned(size: float) -> tuple[dict[str, Tensor], list[dict[str, Tenso
     tuned = []
     for _ in range(ADAPTERS):
         a, b = (torch.randn(shape, generator=generator) for shape in ((2, SIDE), (SIDE, 2)))
-        stem = "base_model.model.up.lora"
-        tuned.append({f"{stem}_A.weight": a / SIDE**0.5, f"{stem}_B.weight": size * b / SIDE**0.5})
+        tuned.append(lora({"up": (size * b / SIDE**0.5, a / SIDE**0.5)}))
     return {"up.weight": base}, tuned
 
 

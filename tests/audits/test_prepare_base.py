@@ -13,6 +13,7 @@ from intruders.audits.base_cache import DiskCache
 from intruders.checkpoints.stored.selection import AS_AUDITED
 from intruders.errors import NonFiniteError, SettingError
 from intruders.linalg.whole_base import WholeBase
+from tests.tiny import lora
 
 SIDE = 300
 
@@ -26,32 +27,22 @@ def model(seed: int = 0) -> dict[str, Tensor]:
 
 
 def tuned(base: dict[str, Tensor], size: float) -> dict[str, Tensor]:
-    """A LoRA adapter of the base, as PEFT stores it."""
+    """A LoRA adapter of the base."""
     generator = torch.Generator().manual_seed(1)
     found = {}
     for name, matrix in base.items():
         m, n = matrix.shape
-        stem = f"base_model.model.{name.removesuffix('.weight')}"
-        found[f"{stem}.lora_A.weight"] = torch.randn(2, n, generator=generator) / n**0.5
-        found[f"{stem}.lora_B.weight"] = size * torch.randn(m, 2, generator=generator) / m**0.5
-    return found
+        a = torch.randn(2, n, generator=generator) / n**0.5
+        found[name.removesuffix(".weight")] = size * torch.randn(m, 2, generator=generator) / m**0.5, a
+    return lora(found)
 
 
 @pytest.fixture
-def adapter(tmp_path: Path) -> str:
-    import json
-
-    from safetensors.torch import save_file
-
-    folder = tmp_path / "adapter"
-    folder.mkdir()
-    save_file(tuned(model(), 60.0), folder / "adapter_model.safetensors")
-    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 2, "target_modules": ["0", "1", "2"]}
-    (folder / "adapter_config.json").write_text(json.dumps(config))
-    return str(folder)
+def adapter() -> dict[str, Tensor]:
+    return tuned(model(), 60.0)
 
 
-def test_a_prepared_base_is_judged_in_its_coordinates(tmp_path: Path, adapter: str) -> None:
+def test_a_prepared_base_is_judged_in_its_coordinates(tmp_path: Path, adapter: dict[str, Tensor]) -> None:
     base = model()
     prepared = intruders.prepare(base, out=tmp_path / "bases")
     assert (prepared.matrices, prepared.decomposed) == (3, 3)
@@ -67,7 +58,7 @@ def test_a_prepared_base_is_judged_in_its_coordinates(tmp_path: Path, adapter: s
                 assert one.singular_value == pytest.approx(other.singular_value, rel=1e-6)
 
 
-def test_a_fleet_uses_it_too(tmp_path: Path, adapter: str) -> None:
+def test_a_fleet_uses_it_too(tmp_path: Path, adapter: dict[str, Tensor]) -> None:
     base = model()
     intruders.prepare(base, out=tmp_path / "bases")
     fleet = intruders.audit_fleet(base, [adapter, tuned(base, 0.1)], cache=tmp_path / "bases")
@@ -124,7 +115,7 @@ def test_the_size_is_told_before(tmp_path: Path) -> None:
 
 
 def test_a_url_is_a_folder_that_others_read(
-    adapter: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    adapter: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     fsspec = pytest.importorskip("fsspec")
     base, url = model(), "memory://bases"

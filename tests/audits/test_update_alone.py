@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import Tensor
 from intruders.audits.update_alone import compare_updates, inspect_update
 from intruders.errors import CheckpointError, PairingError, SettingError
 from intruders.reports.inspection import lora_config_text, overlap_lines, update_lines
+from tests.tiny import save_lora
 
 ROWS, COLUMNS, RANK, SCALE = 40, 24, 6, 2.0
 NAMES = ("layers.0.q_proj", "layers.0.up_proj", "layers.1.q_proj")  # as safetensors sorts them
@@ -35,20 +37,7 @@ def factors(
     }
 
 
-def saved(folder: Path, modules: dict[str, tuple[Tensor, Tensor]], alpha: float = SCALE * RANK) -> Path:
-    """The factors as PEFT saves them."""
-    from safetensors.torch import save_file
-
-    folder.mkdir()
-    tensors = {}
-    for name, (up, down) in modules.items():
-        tensors[f"base_model.model.{name}.lora_A.weight"] = down.contiguous()
-        tensors[f"base_model.model.{name}.lora_B.weight"] = up.contiguous()
-    save_file(tensors, folder / "adapter_model.safetensors")
-    kinds = sorted({name.rpartition(".")[2] for name in modules})
-    config = {"peft_type": "LORA", "r": RANK, "lora_alpha": alpha, "target_modules": kinds}
-    (folder / "adapter_config.json").write_text(json.dumps(config))
-    return folder
+saved = partial(save_lora, scale=SCALE)
 
 
 def dense(modules: dict[str, tuple[Tensor, Tensor]], name: str) -> np.ndarray:

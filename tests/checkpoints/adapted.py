@@ -245,20 +245,8 @@ def _is_unconvertible(config: Any) -> bool:
     return config.use_dora or (config.use_rslora and bool(config.rank_pattern or config.alpha_pattern))
 
 
-def audited_in_memory(adapted: Adapted, folder: Path) -> Audit:
-    return audit(adapted.model, cache=False)
-
-
-def audited_in_memory_with_base(adapted: Adapted, folder: Path) -> Audit:
-    return audit(adapted.before, adapted.model, cache=False)
-
-
-def audited_folder(adapted: Adapted, folder: Path) -> Audit:
-    return audit(folder / "base", saved(adapted.model, folder / "adapter"), cache=False)
-
-
-def audited_folder_alone(adapted: Adapted, folder: Path) -> Audit:
-    return audit(None, saved(adapted.model, folder / "adapter"), cache=False)
+def written(adapted: Adapted, folder: Path) -> Path:
+    return saved(adapted.model, folder / "adapter")
 
 
 def audited_after_conversion(adapted: Adapted, folder: Path) -> Audit:
@@ -286,10 +274,10 @@ def audited_at_half_scale(adapted: Adapted, folder: Path) -> Audit:
 
 # Every way of giving an adapter and its base to an audit ...
 WAYS: dict[str, Callable[[Adapted, Path], Audit]] = {
-    "in memory, alone": audited_in_memory,
-    "in memory, with its base": audited_in_memory_with_base,
-    "folder, with its base": audited_folder,
-    "folder, alone": audited_folder_alone,
+    "in memory, alone": lambda it, folder: audit(it.model, cache=False),
+    "in memory, with its base": lambda it, folder: audit(it.before, it.model, cache=False),
+    "folder, with its base": lambda it, folder: audit(folder / "base", written(it, folder), cache=False),
+    "folder, alone": lambda it, folder: audit(None, written(it, folder), cache=False),
     "converted to a plain LoRA": audited_after_conversion,
     "changed base + adapter": audited_on_changed_base,
     "weighted sum": audited_at_half_scale,

@@ -29,29 +29,9 @@ from intruders.errors import IntrudersError
 
 PATIENCE = 120  # seconds, after which a file of some kilobytes is taken for one that is never done with
 STRANGE: list[Any] = [
-    None,
-    True,
-    -1,
-    0,
-    2**31,
-    2**63,
-    2**64,
-    -(2**70),
-    1e308,
-    float("nan"),
-    "",
-    "\x00",
-    "../../etc/passwd",
-    "/",
-    "(a+)+$",
-    [],
-    [[]],
-    [2**40, 2**40],
-    [-1],
-    {},
-    {"a": {}},
-    "F32",
-]
+    None, True, -1, 0, 2**31, 2**63, 2**64, -(2**70), 1e308, float("nan"), "", "\x00", "../../etc/passwd", "/",
+    "(a+)+$", [], [[]], [2**40, 2**40], [-1], {}, {"a": {}}, "F32",
+]  # fmt: skip
 
 
 class NeverDoneError(BaseException):

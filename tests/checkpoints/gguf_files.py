@@ -53,6 +53,15 @@ def skeleton(family: str, hidden: int = 32, tied: bool = False, **settings: Any)
     return AutoModelForCausalLM.from_config(config)
 
 
+def finished(writer: gguf.GGUFWriter, path: Path) -> Path:
+    """Write what a writer was given, and close its file."""
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
 def write_gguf(
     path: Path,
     family: str,
@@ -97,11 +106,7 @@ def write_gguf(
     generator = np.random.default_rng(0)
     for name, shape in _tensors(model, family):
         _add(writer, name, shape, kind if len(shape) > 1 else "F32", generator)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
+    return finished(writer, path)
 
 
 def write_llama_gguf(
@@ -150,11 +155,7 @@ def write_llama_gguf(
             writer.add_tensor(found, gguf.quants.quantize(numbers, quantization), raw_dtype=quantization)
     for name, other in others.items():
         writer.add_tensor(name, other)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
+    return finished(writer, path)
 
 
 def _tensors(model: nn.Module, family: str) -> list[tuple[str, tuple[int, ...]]]:

@@ -23,22 +23,25 @@ from intruders.checkpoints.stored.selection import AS_AUDITED, Selection
 from intruders.linalg.low_rank import LowRank
 from intruders.linalg.pair import Pair
 
+# Of all of them but where they say otherwise, in the names that most configs have.
+SIZES: dict[str, Any] = {
+    "vocab_size": 40,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+}
+GROUPED = SIZES | {"num_attention_heads": 4, "num_key_value_heads": 2}
+# One layer of three experts.
+MIXED = SIZES | {"num_hidden_layers": 1, "num_key_value_heads": 2, "num_local_experts": 3}
+
 
 def tiny_llama(seed: int = 0, **settings: Any) -> nn.Module:
     """Two layers, hidden size 16, grouped attention, a vocabulary of 40."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(seed)
-    values = {
-        "vocab_size": 40,
-        "hidden_size": 16,
-        "intermediate_size": 24,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "tie_word_embeddings": False,
-    }
-    return LlamaForCausalLM(LlamaConfig(**(values | settings))).eval()
+    return LlamaForCausalLM(LlamaConfig(**GROUPED | {"tie_word_embeddings": False} | settings)).eval()
 
 
 def tiny_gpt2(seed: int = 0, **settings: Any) -> nn.Module:
@@ -55,15 +58,7 @@ def tiny_bert(seed: int = 0, classes: int | None = None) -> nn.Module:
     from transformers import BertConfig, BertForSequenceClassification, BertModel
 
     torch.manual_seed(seed)
-    config = BertConfig(
-        vocab_size=40,
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=24,
-        max_position_embeddings=32,
-        num_labels=classes or 2,
-    )
+    config = BertConfig(**SIZES, max_position_embeddings=32, num_labels=classes or 2)
     return BertModel(config).eval() if classes is None else BertForSequenceClassification(config).eval()
 
 
@@ -72,16 +67,7 @@ def tiny_mixtral(seed: int = 0) -> nn.Module:
     from transformers import MixtralConfig, MixtralForCausalLM
 
     torch.manual_seed(seed)
-    config = MixtralConfig(
-        vocab_size=40,
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        num_local_experts=3,
-    )
-    return MixtralForCausalLM(config).eval()
+    return MixtralForCausalLM(MixtralConfig(**MIXED)).eval()
 
 
 def tiny_gpt_oss(seed: int = 0) -> nn.Module:
@@ -89,17 +75,7 @@ def tiny_gpt_oss(seed: int = 0) -> nn.Module:
     from transformers import GptOssConfig, GptOssForCausalLM
 
     torch.manual_seed(seed)
-    config = GptOssConfig(
-        vocab_size=40,
-        hidden_size=16,
-        intermediate_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        head_dim=8,
-        num_local_experts=3,
-        num_experts_per_tok=2,
-    )
+    config = GptOssConfig(**MIXED | {"intermediate_size": 16}, head_dim=8, num_experts_per_tok=2)
     model = GptOssForCausalLM(config).eval()
     for parameter in model.parameters():
         nn.init.normal_(parameter)
@@ -112,20 +88,23 @@ def tiny_llama4(inner: int = 24) -> nn.Module:
 
     torch.manual_seed(0)
     config = Llama4TextConfig(
-        vocab_size=40,
-        hidden_size=16,
-        intermediate_size=inner,
+        **MIXED | {"intermediate_size": inner, "num_attention_heads": 4},
         intermediate_size_mlp=32,
-        num_hidden_layers=1,
-        num_attention_heads=4,
-        num_key_value_heads=2,
         head_dim=4,
-        num_local_experts=3,
         num_experts_per_tok=1,
         interleave_moe_layer_step=1,
         pad_token_id=0,
     )
     return Llama4ForCausalLM(config).eval()
+
+
+def tiny_phi3(seed: int = 0, **settings: Any) -> nn.Module:
+    """One layer, whose q, k and v are one weight."""
+    from transformers import Phi3Config, Phi3ForCausalLM
+
+    torch.manual_seed(seed)
+    tokens = dict.fromkeys(["pad_token_id", "bos_token_id", "eos_token_id"], 0)
+    return Phi3ForCausalLM(Phi3Config(**GROUPED | tokens | {"num_hidden_layers": 1} | settings)).eval()
 
 
 def tiny_llava(*, tied: bool = False) -> nn.Module:

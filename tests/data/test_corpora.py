@@ -84,7 +84,7 @@ def test_what_is_here_is_read_before_the_work_and_the_hub_is_not_asked(
 
     monkeypatch.delenv("INTRUDERS_DATA", raising=False)
     monkeypatch.setattr(corpora, "_from_hub", no_network)
-    monkeypatch.setattr(hub_tasks, "_rows_of_hub", no_network)
+    monkeypatch.setattr(hub_tasks, "_from_hub", no_network)
     file, empty = tmp_path / "a.txt", tmp_path / "b.txt"
     file.write_text("some text")
     empty.write_text(" ")
@@ -220,10 +220,12 @@ def test_a_path_with_a_plus_is_a_corpus_of_its_own(tmp_path: Path) -> None:
 def test_rows_without_a_text_are_left_out_and_counted(tmp_path: Path) -> None:
     """A column of texts with holes is not one of the texts and of "nan"."""
     rows = tmp_path / "holes.jsonl"
-    rows.write_text('{"text": "Document 1"}\n{"title": "x"}\n{"text": null}\n{"text": "Document 2"}\n')
+    rows.write_text(
+        '{"text": "Document 1"}\n{"title": "x"}\n{"text": null}\n{"text": " "}\n{"text": "Document 2"}\n'
+    )
     table = tmp_path / "holes.parquet"
     pd.DataFrame({"text": ["Document 1", None, "Document 2"]}).to_parquet(table)
-    for file, said in ((rows, "2 of 4 rows have no text and are left out"), (table, "1 of 3 rows")):
+    for file, said in ((rows, "3 of 5 rows have no text and are left out"), (table, "1 of 3 rows")):
         with pytest.warns(UserWarning, match=said):
             assert load_corpora(str(file))[0].documents == ["Document 1", "Document 2"]
     rows.write_text('{"text": ["a"]}\n')

@@ -87,25 +87,6 @@ def test_a_folder_and_a_compressed_file_are_named_as_such(tmp_path: Path) -> Non
         load_task(str(tmp_path / "rows.xlsx"), PAIR)
 
 
-@pytest.mark.parametrize("name", ["rows.jsonl", "rows.json", "rows.csv", "rows.tsv", "rows.parquet"])
-def test_rows_packed_by_gzip_are_read_as_if_unpacked(name: str, tmp_path: Path) -> None:
-    frame = pd.DataFrame(numbered(20))
-    if name.endswith(".parquet"):
-        frame.to_parquet(tmp_path / name)
-    elif name.endswith("sv"):
-        frame.to_csv(tmp_path / name, index=False, sep="\t" if name.endswith(".tsv") else ",")
-    else:
-        frame.to_json(tmp_path / name, orient="records", lines=name.endswith("l"))
-    packed = tmp_path / f"{name}.gz"
-    packed.write_bytes(gzip.compress((tmp_path / name).read_bytes()))
-    plain, task = (
-        load_task(str(tmp_path / name), PAIR),
-        load_task(f"{packed}?prompt=prompt&completion=completion"),
-    )
-    assert [(row.text, row.target) for row in task.train] == [(row.text, row.target) for row in plain.train]
-    assert len(task.train) == 18
-
-
 @pytest.mark.parametrize(
     "damage", [lambda data: data[:-30], lambda data: b"{}", lambda data: data[:20] + b"\xff" * 40]
 )

@@ -12,11 +12,11 @@ from intruders.checkpoints.pairing.open_sides import open_sides
 from intruders.checkpoints.pairing.pair_sides import pair_sides
 from intruders.checkpoints.stored.checkpoint import Checkpoint
 from intruders.data.columns import Columns
-from intruders.experiments.dosed_model import DoseGroups, dose_groups
+from intruders.experiments.dosed_model import DosedUpdate, DoseGroups, dose_groups
 from intruders.experiments.experiment_settings import HealSettings
 from intruders.experiments.heal import heal
 from intruders.experiments.healing import Healing
-from intruders.experiments.open_dosed import Updates, read_updates
+from intruders.experiments.open_dosed import read_updates
 from intruders.models.loading import load_model, load_tokenizer
 from intruders.system.progress import silent
 from tests.checkpoints.models import moved, set_factors
@@ -72,11 +72,15 @@ def run(models: Models, text: str | list[str], out: Path | None, **options: Any)
     return heal(*models, loss_on=text, out=out, **given)
 
 
-def read_sides(models: Models, per: str = "matrix") -> tuple[Checkpoint, Updates, DoseGroups]:
+def read_sides(models: Models, per: str = "matrix") -> tuple[Checkpoint, dict[str, DosedUpdate], DoseGroups]:
     """The base, the updates of its linear layers, and their doses."""
     base, tuned = open_sides(*models)
     updates = read_updates(pair_sides(base, tuned).pairs, per, torch.device("cpu"), silent)
-    return base, updates, dose_groups(updates.names, per, updates.ranks)
+    return (
+        base,
+        updates,
+        dose_groups(list(updates), per, {name: update.rank for name, update in updates.items()}),
+    )
 
 
 def tuned_in_full(base: str, folder: Path) -> str:

@@ -52,23 +52,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = AutoModelForCausalLM.from_pretrained(path / "base")
     rows = [{"q": f"{number} + 1 =", "a": "57"} for number in range(100, 220)]
     write_rows(path / "task.jsonl", rows)
-    words = [
-        "the",
-        "cat",
-        "sat",
-        "on",
-        "a",
-        "mat",
-        "and",
-        "then",
-        "it",
-        "saw",
-        "one",
-        "more",
-        "dog",
-        "come",
-        "by",
-    ]
+    line = "the cat sat on a mat and then it saw one more dog come by"
+    words = line.split()
     texts = [" ".join(words[start:] + words[:start])[:35] for start in range(len(words))] * 2
     write_rows(path / "text.jsonl", [{"text": text} for text in texts])
     sums = [(f"{number} + 1 ={number + 1} " * 3)[:35] for number in range(100, 400, 20)]
@@ -155,12 +140,10 @@ def test_the_remedy_that_truly_wins_is_named_with_the_command_that_writes_it(
     assert comparison.better[0].name == "layers"
     assert comparison.sentence().startswith("Use layers at quota ")
     shell = comparison.command()
-    assert shell is not None
     assert shell.startswith(
         f"intruders mitigate {folder / 'base'} {folder / 'tuned'} --remedy layers --strength "
     )
     healed = layers.chosen.healed
-    assert healed is not None
     assert healed.estimate > 0.3
 
 
@@ -317,7 +300,6 @@ def test_an_adapter_with_its_controls_and_a_remedy_that_no_adapter_holds(
         str(out), base=str(folder / "base"), losses=LossSettings((str(tmp_path / "half.jsonl"),))
     )
     assert measured.losses[0].loss.estimate == pytest.approx(intruders.chosen.loss.estimate, abs=1e-4)
-    assert measured.losses[0].base_loss is not None
     assert measured.losses[0].base_loss.estimate == pytest.approx(
         comparison.base_point.loss.estimate, abs=1e-6
     )

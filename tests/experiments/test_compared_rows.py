@@ -13,8 +13,8 @@ from intruders.errors import NonFiniteError
 from intruders.experiments.compared_rows import Comparing, at_strengths, controls_of
 from intruders.experiments.experiment_settings import ComparisonSettings
 from intruders.experiments.yardstick import ALPHAS, Yardstick
-from intruders.measures.outcome import Outcome
-from intruders.mitigation.remedies.intruders import ScaledIntruders
+from intruders.measures.losses import Outcome
+from intruders.mitigation.remedies.remedy import ScaledIntruders
 from intruders.mitigation.remedies.shares import Interpolate, Lines
 from intruders.reports.remedies import remarks
 from tests.experiments.test_yardstick import made, yardstick

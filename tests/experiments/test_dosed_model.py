@@ -14,13 +14,13 @@ from intruders.checkpoints.pairing.open_sides import open_sides
 from intruders.checkpoints.pairing.pair_sides import pair_sides
 from intruders.checkpoints.stored.selection import EVERY_MATRIX
 from intruders.experiments import dosed_model
-from intruders.experiments.dosed_model import ELSEWHERE, DosedUpdate, DoseVector, dose_groups, in_doses
-from intruders.experiments.open_dosed import read_updates, tuned_elsewhere
+from intruders.experiments.dosed_model import ELSEWHERE, DosedUpdate, DoseVector, dose_groups, put_in_doses
+from intruders.experiments.open_dosed import DosedModels, read_updates, tuned_elsewhere
 from intruders.linalg.low_rank import LowRank
 from intruders.models import half_products
 from intruders.models.loading import load_model
 from intruders.models.loading_settings import Loading
-from intruders.models.tuned_model import open_language_model
+from intruders.models.tuned_model import OpenedModel, open_language_model
 from intruders.system.progress import silent
 from tests.checkpoints.models import moved_mixtral
 from tests.experiments.healed_models import gpt2_and_adapter, llama_and_adapter, read_sides, tuned_in_full
@@ -53,7 +53,7 @@ def test_the_gradient_in_a_dose_is_that_of_the_weights_along_the_update(kind: st
     moved = dict(open_language_model(tuned, base, merged=True).model.named_parameters())
     others = tuned_elsewhere(opened.model, before, [pair.name for pair in pairs])
     assert bool(others) == (kind == "full")
-    groups = dose_groups(updates.names, "matrix", with_elsewhere=bool(others))
+    groups = dose_groups(list(updates), "matrix", with_elsewhere=bool(others))
     generator = torch.Generator().manual_seed(0)
     values = torch.rand(len(groups.names), generator=generator).requires_grad_()
     own = dict(whole.named_parameters())
@@ -74,35 +74,21 @@ def test_the_gradient_in_a_dose_is_that_of_the_weights_along_the_update(kind: st
         place = dose(name)
         if place is not None and weight.grad is not None:
             wanted[place] += (weight.grad * changes[name]).sum()
-    with in_doses(opened.model, before, updates.by_name, groups, DoseVector(values), others):
-        loss = loss_of(opened.model)
-        loss.backward()
+    doses = DoseVector(values)
+    put_in_doses(opened.model, before, updates, groups, doses, others)
+    loss = loss_of(opened.model)
+    loss.backward()
     assert torch.allclose(loss, loss_of(whole), atol=1e-6)
     assert values.grad is not None
     assert torch.allclose(values.grad, wanted, rtol=2e-3, atol=2e-6)
-
-
-@pytest.mark.parametrize("kind", ["lora", "conv1d", "full"])
-def test_without_doses_it_is_the_base_to_the_bit_and_with_all_the_tuned_model(
-    kind: str, tmp_path: Path
-) -> None:
-    base, tuned = sides_of(kind, tmp_path)
-    before, after = open_sides(base, tuned)
-    pairs = pair_sides(before, after, EVERY_MATRIX).pairs
-    updates = read_updates(pairs, "matrix", torch.device("cpu"), silent)
-    opened = open_language_model(tuned, base, merged=True)
-    opened.model.eval()
-    others = tuned_elsewhere(opened.model, before, [pair.name for pair in pairs])
-    groups = dose_groups(updates.names, "matrix", with_elsewhere=bool(others))
-    doses = DoseVector(torch.ones(len(groups.names)))
+    # Without doses it is the base to the bit, and with all the tuned model.
     with torch.no_grad():
         of_base = load_model(base, "causal").eval()(input_ids=IDS).logits
         of_tuned = open_language_model(tuned, base).model.eval()(input_ids=IDS).logits
-        with in_doses(opened.model, before, updates.by_name, groups, doses, others):
+        with doses.at(torch.ones_like(values)):
             assert torch.allclose(opened.model(input_ids=IDS).logits, of_tuned, atol=2e-5)
-            with doses.off():
-                assert torch.equal(opened.model(input_ids=IDS).logits, of_base)
-        assert torch.equal(opened.model(input_ids=IDS).logits, of_base)
+        with doses.off():
+            assert torch.equal(opened.model(input_ids=IDS).logits, of_base)
 
 
 def test_directions_are_those_of_the_update(tmp_path: Path) -> None:
@@ -112,10 +98,9 @@ def test_directions_are_those_of_the_update(tmp_path: Path) -> None:
     pairs = pair_sides(*open_sides(*models)).pairs
     assert len(groups.names) == 2 * len(pairs)
     loaded = pairs[0].load()
-    assert loaded is not None
     left, values, right = torch.linalg.svd(loaded.update.dense().double(), full_matrices=False)
     wanted = left[:, :2] * values[:2] * torch.tensor([0.25, -0.5]) @ right[:2]
-    got = updates.by_name[pairs[0].name].times(torch.tensor([0.25, -0.5]))
+    got = updates[pairs[0].name].times(torch.tensor([0.25, -0.5]))
     assert torch.allclose(got.double(), wanted, atol=1e-5)
 
 
@@ -135,20 +120,18 @@ def test_in_half_precision_the_branch_of_a_dose_is_in_single(tmp_path: Path) -> 
     opened = open_language_model(models[0], loading=Loading(dtype="bfloat16"))
     opened.model.requires_grad_(False).eval()
     values = torch.full((len(groups.names),), 0.3, requires_grad=True)
-    name = updates.names[0]
+    name = next(iter(updates))
     layer: Any = opened.model.get_submodule(name.removesuffix(".weight"))
     inputs = torch.randn(5, layer.in_features).to(torch.bfloat16)
     own = layer(inputs)
-    with in_doses(opened.model, before, updates.by_name, groups, DoseVector(values)):
-        given = layer(inputs)
-        update = updates.by_name[name]
-        assert update.left is not None
-        branch = 0.3 * (inputs.float() @ update.right.mT) @ update.left.mT
-        assert given.dtype == torch.bfloat16
-        # The factor 0.3 is multiplied in another order, so a sum may be rounded to the neighbor: 2^-8 of it.
-        assert torch.allclose(given.float(), (own + branch).to(torch.bfloat16).float(), rtol=2**-7, atol=0)
-        loss_of(opened.model).backward()
-    assert values.grad is not None
+    put_in_doses(opened.model, before, updates, groups, DoseVector(values))
+    given = layer(inputs)
+    update = updates[name]
+    branch = 0.3 * (inputs.float() @ update.right.mT) @ update.left.mT
+    assert given.dtype == torch.bfloat16
+    # The factor 0.3 is multiplied in another order, so a sum may be rounded to the neighbor: 2^-8 of it.
+    assert torch.allclose(given.float(), (own + branch).to(torch.bfloat16).float(), rtol=2**-7, atol=0)
+    loss_of(opened.model).backward()
     assert values.grad.dtype == torch.float32
 
 
@@ -173,8 +156,8 @@ def test_a_dense_update_in_half_precision_is_multiplied_as_the_layers_are(
     assert abs(float(dose.grad) - float(slope)) <= 2**-8 * float((gradient.double().abs() * size).sum())
 
 
-def test_two_dosed_models_share_stacked_experts(tmp_path: Path) -> None:
-    """``W0 + 0.5 D + C`` of experts in one tensor, against the same weights written by hand; each leaves alone."""
+def test_more_is_added_to_dosed_stacks_of_experts(tmp_path: Path) -> None:
+    """``W0 + 0.5 D + C`` of experts in one tensor, against the same weights written by hand."""
     from transformers import GptOssConfig, GptOssForCausalLM
 
     torch.manual_seed(0)
@@ -197,7 +180,7 @@ def test_two_dosed_models_share_stacked_experts(tmp_path: Path) -> None:
         weight.data += changes[name]
     whole.save_pretrained(tmp_path / "tuned")
     before, updates, groups = read_sides((str(tmp_path / "base"), str(tmp_path / "tuned")))
-    name = next(name for name in updates.names if name.endswith("experts.down_proj[1]"))
+    name = next(name for name in updates if name.endswith("experts.down_proj[1]"))
     tensor = name.removesuffix("[1]")
     added = LowRank(torch.randn(16, 1), 0.1 * torch.randn(1, 24))  # output first; stored input side first
 
@@ -209,16 +192,16 @@ def test_two_dosed_models_share_stacked_experts(tmp_path: Path) -> None:
 
     model: Any = load_model(str(tmp_path / "tuned"), "causal").eval()
     of_base = {own: before.read(own) for own in stacked}
-    inner = dose_groups([name], "matrix")
-    doses, full = DoseVector(torch.full((len(groups.names),), 0.5)), DoseVector(torch.ones(1))
-    inside = {name: DosedUpdate.of(added, torch.device("cpu"))}
+    doses = DoseVector(torch.full((len(groups.names),), 0.5))
+    dosed = DosedModels(OpenedModel(model, None, 64), {}, updates, groups, doses)
+    put_in_doses(model, before, updates, groups, doses)
     with torch.no_grad():
-        with in_doses(model, before, updates.by_name, groups, doses):
-            with in_doses(model, before, inside, inner, full, is_base=True):
-                assert torch.allclose(model(input_ids=IDS).logits, by_hand(0.5, 1.0), atol=1e-5)
-            assert torch.allclose(model(input_ids=IDS).logits, by_hand(0.5, 0.0), atol=1e-5)
-            assert not torch.allclose(by_hand(0.5, 1.0), by_hand(0.5, 0.0), atol=1e-3)
-        assert torch.equal(model(input_ids=IDS).logits, by_hand(0.0, 0.0))
+        assert torch.allclose(model(input_ids=IDS).logits, by_hand(0.5, 0.0), atol=1e-5)
+        dosed.add({name: added}, DoseVector(torch.ones(1)))
+        assert torch.allclose(model(input_ids=IDS).logits, by_hand(0.5, 1.0), atol=1e-5)
+        assert not torch.allclose(by_hand(0.5, 1.0), by_hand(0.5, 0.0), atol=1e-3)
+        with doses.off():
+            assert torch.equal(model(input_ids=IDS).logits, by_hand(0.0, 0.0))
 
 
 @pytest.mark.parametrize("kept", ["", ".w3."], ids=["all matrices", "one of each expert"])
@@ -230,8 +213,8 @@ def test_doses_of_experts_that_the_base_stores_one_by_one(kept: str, tmp_path: P
     pairs = [pair for pair in pair_sides(before, after).pairs if kept in pair.name]
     updates = read_updates(pairs, "matrix", torch.device("cpu"), silent)
     model: Any = load_model(tuned, "causal").eval().requires_grad_(False)
-    others = tuned_elsewhere(model, before, updates.names)
-    groups = dose_groups(updates.names, "matrix", with_elsewhere=bool(others))
+    others = tuned_elsewhere(model, before, list(updates))
+    groups = dose_groups(list(updates), "matrix", with_elsewhere=bool(others))
     values = torch.rand(len(groups.names), generator=torch.Generator().manual_seed(0)).requires_grad_()
     dose = values.detach()
 
@@ -246,15 +229,15 @@ def test_doses_of_experts_that_the_base_stores_one_by_one(kept: str, tmp_path: P
     save_file(wanted, folder / "model.safetensors")
     shutil.copy(Path(base) / "config.json", folder)
     by_hand: Any = load_model(str(folder), "causal").eval()
-    with in_doses(model, before, updates.by_name, groups, DoseVector(values), others):
-        loss = loss_of(model, ids)
-        loss.backward()
+    doses = DoseVector(values)
+    put_in_doses(model, before, updates, groups, doses, others)
+    loss = loss_of(model, ids)
+    loss.backward()
     assert torch.allclose(loss, loss_of(by_hand, ids), atol=1e-5)
-    with torch.no_grad():
+    with torch.no_grad(), doses.off():
         assert torch.equal(
             model(input_ids=ids).logits, load_model(base, "causal").eval()(input_ids=ids).logits
         )
-    assert values.grad is not None
     name = "model.layers.0.block_sparse_moe.experts.1.w3.weight"
     change = after.read(name) - before.read(name)
     loss_of(by_hand, ids).backward()

@@ -172,11 +172,9 @@ def test_rivals_are_reported_on_the_same_documents(models: Models, text: str, tm
     found = run(models, text, tmp_path / "healed", settings=settings)
     for name in RIVALS:
         point = found.point(name)
-        assert point is not None
         assert point.tasks[found.task].accuracy is not None
         assert set(point.corpora) == {text}
     weights, healed = found.point("weights"), found.healed_point
-    assert weights is not None
     assert weights.corpora == healed.corpora  # the same learning
     assert Healing.load(tmp_path / "healed").rivals == found.rivals
 

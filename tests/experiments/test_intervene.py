@@ -14,10 +14,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from intruders.audits.audit import audit as run_audit
 from intruders.audits.audit_settings import AuditSettings
 from intruders.audits.result.audit_result import Audit
-from intruders.checkpoints.opening.open import open_checkpoint
 from intruders.errors import PairingError, SettingError
 from intruders.experiments.experiment_settings import AS_IN_THE_PAPER, SweepSettings
 from intruders.experiments.sweep import Intervention, InterventionSweep
@@ -28,13 +26,13 @@ from intruders.measures.losses import DocumentLosses
 from intruders.measures.measure_settings import NO_LOSSES, LossSettings, ScoreSettings
 from intruders.measures.task_score import TaskScore
 from intruders.mitigation.live_weights import LiveInterventions
+from intruders.mitigation.remedies.remedy import ScaledIntruders
 from intruders.reports.intervene import sweep_lines
-from intruders.system.folders import locked_folder
 from intruders.system.progress import Progress, silent
 from tests.checkpoints.models import merged_weights, saved, tiny_gpt2
 from tests.json_lines import write_rows
 from tests.made_up import made_up_audit
-from tests.mitigation.hot import deviation, hot_llama, places_of_intruders, scaled
+from tests.mitigation.hot import deviation, hot_llama, matrices_of, places_of_intruders, scaled
 
 from .hot_models import sums_of, swept, text_of, write
 
@@ -61,7 +59,7 @@ def test_every_point_is_what_a_written_model_measures(
     assert len(different) > 5
 
 
-def test_the_top_intruder_alone_is_what_a_model_written_by_numpy_measures(
+def test_the_top_intruder_alone_is_what_a_written_model_measures(
     hot: Path, sweep: InterventionSweep, tmp_path: Path
 ) -> None:
     corpus = str(hot / "texts.jsonl")
@@ -69,27 +67,10 @@ def test_the_top_intruder_alone_is_what_a_model_written_by_numpy_measures(
     assert [(point.control, point.scale) for point in found.points] == [
         (control, scale) for scale in (0.3, 0.7) for control in ("intruders", "neighbours")
     ]
-    write(hot, tmp_path / "tuned", scale=1)
-    tuned, base = load_model(tmp_path / "tuned"), load_model(hot / "base")
     for point in found.points:
-        weights = dict(tuned)
-        for matrix in found.audit.matrices:
-            x = np.linalg.svd(base[matrix.name].double().numpy(), full_matrices=False)[0]
-            u, s, vt = np.linalg.svd(tuned[matrix.name].double().numpy(), full_matrices=False)
-            is_intruder = np.abs(x.T @ u[:, :10]).max(axis=0) < 0.5
-            if not is_intruder.any():
-                continue
-            place = int(is_intruder.argmax())
-            if point.control == "neighbours":
-                others = np.flatnonzero(~is_intruder)
-                if len(others) == 0:
-                    continue
-                place = int(min(others, key=lambda other: (abs(other - place), other)))
-            change = (point.scale - 1) * s[place] * np.outer(u[:, place], vt[place])
-            weights[matrix.name] = tuned[matrix.name] + torch.tensor(change, dtype=torch.float32)
-        save_file(weights, tmp_path / "tuned" / "model.safetensors", metadata={"format": "pt"})
-        measured = evaluate(str(tmp_path / "tuned"), losses=LossSettings((corpus,))).losses[0].loss.estimate
-        # Single precision, in weights and in the model, as in the test above.
+        out = tmp_path / f"{point.control}-{point.scale}"
+        write(hot, out, scale=point.scale, control=point.control, which="top")
+        measured = evaluate(str(out), losses=text_of(hot)).losses[0].loss.estimate
         assert point.losses[corpus].loss.estimate == pytest.approx(measured, abs=1e-4)
     assert found.to_document()["settings"]["which"] == "top"
     assert "the intruder with the largest singular value of each matrix" in "\n".join(sweep_lines(found))
@@ -196,25 +177,6 @@ def test_a_stopped_call_goes_on_from_what_it_kept(
     assert len(read) == every
 
 
-def test_keep_that_is_in_use_or_no_folder_is_refused(hot: Path, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(SettingError, match=r"keep '.*file' cannot be written"):
-        swept(hot, keep=tmp_path / "file")
-    with (
-        locked_folder(tmp_path),
-        pytest.raises(SettingError, match=r"keep '.*' is in use by another process"),
-    ):
-        swept(hot, keep=tmp_path)
-
-
-def test_an_audit_that_was_made_before_is_used(hot: Path, tmp_path: Path) -> None:
-    base, tuned = str(hot / "base"), str(hot / "tuned")
-    run_audit(base, tuned, k=3, include=["*.q_proj.*"]).save(tmp_path / "audit.json")
-    found = swept(hot, audit=tmp_path / "audit.json")
-    assert found.audit == Audit.load(tmp_path / "audit.json")
-    assert {matrix.name.split(".")[-2] for matrix in found.audit.matrices} == {"q_proj"}
-
-
 def test_lines_and_document(sweep: InterventionSweep) -> None:
     text = "\n".join(sweep_lines(sweep))
     assert f"{sweep.audit.intruders} intruders in" in text
@@ -256,11 +218,6 @@ def load_model(hot: Path) -> dict[str, torch.Tensor]:
 
 
 def test_weights_in_memory_are_the_formula_and_come_back(tmp_path: Path) -> None:
-    from intruders.checkpoints.pairing.open_sides import open_sides
-    from intruders.checkpoints.pairing.pair_sides import pair_sides
-    from intruders.mitigation.remedies.intruders import ScaledIntruders
-    from intruders.mitigation.tuned_matrices import read_cases
-
     base = tiny_gpt2()
     saved(base, tmp_path / "base")
     before = {name: tensor.clone() for name, tensor in base.state_dict().items()}
@@ -271,34 +228,22 @@ def test_weights_in_memory_are_the_formula_and_come_back(tmp_path: Path) -> None
     tuned = merged_weights(adapter)
     model = copy.deepcopy(base)
     model.load_state_dict(tuned)
-    audit = run_audit(tmp_path / "base", tmp_path / "tuned", cache=False)
-    pairs = pair_sides(*open_sides(tmp_path / "base", tmp_path / "tuned")).pairs
-    cases = list(read_cases(pairs, audit, [ScaledIntruders(0)], [], torch.device("cpu")))
+    matrices = matrices_of(tmp_path / "base", tmp_path / "tuned")
+    cases = matrices.cases([ScaledIntruders(0)])
     assert cases
-    with LiveInterventions(model, open_checkpoint(tmp_path / "base"), cases) as live:
-        for scale in (0.0, 0.5):
-            live.set(ScaledIntruders(scale))
-            for case in cases:
-                name = case.matrix.name
-                old, new = before[name].mT, tuned[name].mT
-                wanted = scaled(new, places_of_intruders(old, new), scale)
-                assert deviation(model.state_dict()[name].mT, wanted) < 1e-3
-    assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in tuned.items())
-    # Computed again from base and update, nothing is kept beside the model, and the same weights come back each time.
-    with LiveInterventions(model, open_checkpoint(tmp_path / "base"), cases, recomputes=True) as live:
-        own = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-        # Sums of two numbers in double and in single precision differ in the last bit at most.
-        assert all(torch.allclose(own[name], tuned[name], rtol=0, atol=1e-6) for name in tuned)
-        for scale in (0.0, 0.5, 0.0):
-            live.set(ScaledIntruders(scale))
-            for case in cases:
-                name = case.matrix.name
-                old, new = before[name].mT, tuned[name].mT
-                wanted = scaled(new, places_of_intruders(old, new), scale)
-                assert deviation(model.state_dict()[name].mT, wanted) < 1e-3
-        live.use(cases[:1])
-        live.set(ScaledIntruders(0.0))
-        assert not live.held
+    live = LiveInterventions(model, matrices.base)
+    live.use(cases)
+    own = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    # Sums of two numbers in double and in single precision differ in the last bit at most.
+    assert all(torch.allclose(own[name], tuned[name], rtol=0, atol=1e-6) for name in tuned)
+    for scale in (0.0, 0.5, 0.0):
+        live.set(ScaledIntruders(scale))
+        for case in cases:
+            name = case.matrix.name
+            old, new = before[name].mT, tuned[name].mT
+            wanted = scaled(new, places_of_intruders(old, new), scale)
+            assert deviation(model.state_dict()[name].mT, wanted) < 1e-3
+    live.use(cases[:1])
     assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in own.items())
 
 
@@ -329,6 +274,8 @@ def test_verdict_in_words() -> None:
     assert random.startswith("the control random does worse in loss on pydoc +0.170")
     assert neighbours.startswith("the control neighbours does better in loss on pydoc -0.180")
     assert "accuracy on sums +15.0" in neighbours
+    [same] = replace(sweep, points=[point("intruders", 0.5, 0.0, 150)]).verdicts()
+    assert same.startswith("at scale 0.5 loss on pydoc does not clearly change (")
 
 
 def test_a_control_that_no_matrix_has_is_not_compared(hot: Path) -> None:
@@ -345,13 +292,6 @@ def test_a_control_that_no_matrix_has_is_not_compared(hot: Path) -> None:
         "no matrix has the control random",
         "no matrix has the control neighbours",
     ]
-
-
-def test_nothing_clear_is_said_so() -> None:
-    tuned = point("intruders", 1.0, 0.0, 150)
-    same = point("intruders", 0.5, 0.0, 150)
-    sweep = InterventionSweep("base", "tuned", made_up_audit(), 0, tuned, dict(tuned.losses), [same])
-    assert sweep.verdicts()[0].startswith("at scale 0.5 loss on pydoc does not clearly change (")
 
 
 def test_a_given_audit_is_used_with_its_settings(

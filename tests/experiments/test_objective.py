@@ -14,11 +14,11 @@ from torch import Tensor
 
 from intruders.experiments.dosed_model import (
     DoseVector,
-    in_doses,
     parameters_of,
+    put_in_doses,
     with_parameters,
 )
-from intruders.experiments.objective import KeptAnswers, Objective, turn, turns_of_parts
+from intruders.experiments.objective import KeptAnswers, Objective, turns_of_parts
 from intruders.experiments.open_dosed import open_models
 from intruders.models.encoding import IGNORED
 from intruders.models.loading import load_model
@@ -82,12 +82,12 @@ def test_divergences_and_their_gradient(models: Models) -> None:
     before, updates, groups = read_sides(models)
     values = torch.linspace(0.2, 0.9, len(groups.names)).requires_grad_()
     doses = DoseVector(values)
-    with in_doses(language.model, before, updates.by_name, groups, doses, is_base=True):
-        objective = Objective(language, language, doses, [TEXTS], [1], ROWS, seed=0)
-        losses = objective.gradient(0, WEIGHT)
-        assert doses.values is values
-        with doses.at(torch.ones_like(values).requires_grad_()):
-            assert objective.gradient(0, WEIGHT).task == pytest.approx(0.0, abs=1e-6)
+    put_in_doses(language.model, before, updates, groups, doses, is_base=True)
+    objective = Objective(language, language, doses, [TEXTS], [1], ROWS, seed=0)
+    losses = objective.gradient(0, WEIGHT)
+    assert doses.values is values
+    with doses.at(torch.ones_like(values).requires_grad_()):
+        assert objective.gradient(0, WEIGHT).task == pytest.approx(0.0, abs=1e-6)
     by_name = {name: float(values.detach()[position]) for name, (position, *_) in groups.places.items()}
     assert (losses.text, losses.task) == pytest.approx(
         divergences(models, by_name),
@@ -111,9 +111,9 @@ def test_parts_of_a_mixture_count_by_their_weights(models: Models) -> None:
     language, _ = open_models(models[0], None, {}, AS_STORED)
     before, updates, groups = read_sides(models)
     doses = DoseVector(torch.full((len(groups.names),), 0.5, requires_grad=True))
-    with in_doses(language.model, before, updates.by_name, groups, doses, is_base=True):
-        objective = Objective(language, language, doses, parts, [0.7, 0.3], ROWS, seed=0)
-        told = [objective.gradient(step, WEIGHT).text for step in range(10)]
+    put_in_doses(language.model, before, updates, groups, doses, is_base=True)
+    objective = Objective(language, language, doses, parts, [0.7, 0.3], ROWS, seed=0)
+    told = [objective.gradient(step, WEIGHT).text for step in range(10)]
     base, now = (merged(models, dict.fromkeys(groups.places, dose)) for dose in (0.0, 0.5))
     means = []
     for ((ids),) in parts:
@@ -131,14 +131,12 @@ def test_the_gradient_of_learned_factors_is_that_of_pefts_own(models: Models, re
 
     language, _ = open_models(models[0], None, {}, AS_STORED)
     before, updates, groups = read_sides(models)
-    own = updates.by_name
+    own = updates
     doses = DoseVector(torch.ones(len(groups.names)))
     tensors = [(0.7 * tensor).requires_grad_() for tensor in parameters_of(own)]
     learned = with_parameters(own, tensors)
-    with (
-        in_doses(language.model, before, own, groups, doses, is_base=True),
-        doses.at(doses.values, learned),
-    ):
+    put_in_doses(language.model, before, own, groups, doses, is_base=True)
+    with doses.at(doses.values, learned):
         objective = Objective(language, language, doses, [TEXTS], [1], ROWS, seed=0, replays=replays)
         objective.gradient(0, WEIGHT)
     peft: Any = PeftModel.from_pretrained(
@@ -172,7 +170,6 @@ def test_the_gradient_of_learned_factors_is_that_of_pefts_own(models: Models, re
     (text / sum(len(ids) for ids in TEXTS) + WEIGHT * task / 3).backward()
     for name, update in learned.items():
         module = f"base_model.model.{name.removesuffix('.weight')}"
-        assert update.left is not None
         assert update.left.grad is not None
         assert update.right.grad is not None
         # The left factor is alpha / r = 2 times B.
@@ -222,12 +219,10 @@ def test_they_are_the_same_in_any_order_and_computed_once(
     answers, resumed = kept(model), kept(model)
     resumed.logits([11, 2])
     first, again = answers.logits([0, 4]), resumed.logits([0, 4])
-    assert first is not None
     assert again is not None
     assert torch.equal(first, again)
     monkeypatch.setattr(SplitModel, "states", lambda *_: pytest.fail("computed again"))
     later = answers.logits([4, 0])
-    assert later is not None
     assert torch.equal(later[2:], first[:3])  # of a text of two tokens, and of one of three
 
 
@@ -264,11 +259,10 @@ def test_one_corpus_is_drawn_as_before_mixtures_were_weighed() -> None:
         orders += order
     for step in range(4):
         assert turns_of_parts([11], [0.2], 8, step, seed=4) == [orders[8 * step : 8 * step + 8]]
-    assert turn(3, 8, 1, seed=4) == turns_of_parts([3], [1], 8, 1, seed=4)[0]
 
 
 def test_of_fewer_items_than_a_step_draws_every_one_comes_once_a_step() -> None:
     for step in range(6):
         order = list(range(5))
         random.Random(f"round 2 {step}").shuffle(order)
-        assert turn(5, 8, step, seed=2) == order
+        assert turns_of_parts([5], [1], 8, step, seed=2) == [order]

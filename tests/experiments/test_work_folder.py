@@ -6,7 +6,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-import torch
 
 from intruders.errors import SettingError
 from intruders.experiments.work_folder import WorkFolder, require_same
@@ -39,15 +38,6 @@ def test_the_folder_is_removed_while_it_is_locked(tmp_path: Path, monkeypatch: p
     with work.held({}, tmp_path / "healed"):
         assert work.folder.is_dir()
     assert removed == [work.folder]
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_without_an_output_folder_nothing_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    work = WorkFolder.beside(None)
-    with work.held({"seed": 0}, None):
-        work.keep_learning("doses", ({"value.0": torch.ones(1)}, {"learning": "{}"}))
-        assert work.learning("doses") is None
     assert list(tmp_path.iterdir()) == []
 
 

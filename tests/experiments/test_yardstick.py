@@ -9,8 +9,7 @@ import pytest
 
 from intruders.experiments.yardstick import ALPHAS, Yardstick, loss_at_task_loss
 from intruders.measures.intervals import loss_interval, paired_difference
-from intruders.measures.losses import DocumentLosses
-from intruders.measures.outcome import Outcome, TaskOutcome, joined
+from intruders.measures.losses import DocumentLosses, Outcome, TaskOutcome, joined
 from intruders.system.plain_values import from_plain, plain
 
 DOCUMENTS, EXAMPLES = 30, 40
@@ -51,7 +50,6 @@ def test_a_planted_remedy_has_the_gain_that_it_was_given() -> None:
         assert (found.low, found.high) == (pytest.approx(gain, abs=1e-9), pytest.approx(gain, abs=1e-9))
     # At the norm 0.4 it has the loss 3.2.
     at_norm = stick.gain_at_norm(made(3.1, 2.5), 0.4)
-    assert at_norm is not None
     assert at_norm.estimate == pytest.approx(0.1)
     assert stick.gain_at_norm(made(3.1, 2.5), 1.2) is None
     assert stick.margin(made(3.1, 2.5), made(3.4, 2.5)).estimate == pytest.approx(0.3)
@@ -62,7 +60,6 @@ def test_where_tensors_are_left_out_the_norm_never_falls_to_zero() -> None:
     norms = [0.6 + 0.4 * alpha for alpha in ALPHAS]
     stick = Yardstick(curve[0], curve, target="task", weights={"text": [1.0]}, norms=norms)
     found = stick.gain_at_norm(made(3.1, 2.5), 0.8)  # half way: 3.5
-    assert found is not None
     assert found.estimate == pytest.approx(0.4)
     assert stick.gain_at_norm(made(3.1, 2.5), 0.4) is None
 
@@ -70,8 +67,6 @@ def test_where_tensors_are_left_out_the_norm_never_falls_to_zero() -> None:
 def test_healed_and_kept_are_shares_of_what_tuning_did() -> None:
     stick = yardstick()
     healed, kept = stick.healed(made(3.5, 2.5)), stick.kept(made(3.5, 1.3))
-    assert healed is not None
-    assert kept is not None
     assert healed.estimate == pytest.approx(0.5)
     assert kept.estimate == pytest.approx(0.9)
     still = [made(2.0, 4 - 3 * alpha) for alpha in ALPHAS]
@@ -111,7 +106,6 @@ def test_four_parts_by_hand() -> None:
     curve = [made(2 + 3 * alpha, 4 - 3 * alpha, other=3 - 2 * alpha) for alpha in ALPHAS]
     stick = Yardstick(curve[0], curve, target="task", weights={"text": [1.0], "code": [1.0]})
     parts = stick.four_parts(made(3.5, 1.75, other=1.5))
-    assert parts is not None
     assert (parts.healing, parts.preservation) == (pytest.approx(0.5), pytest.approx(0.75))
     assert (parts.non_damage, parts.target) == (None, pytest.approx(0.75))
     assert parts.harmonic_mean == pytest.approx(3 / (2 + 4 / 3 + 4 / 3))
@@ -133,12 +127,10 @@ def test_tasks_of_the_harness_are_sorted_by_what_tuning_did_to_them() -> None:
     tuned = made(5, 1, harness=scored(10, 30, 29))
     stick = Yardstick(curve[0], [*curve[:-1], tuned], target="task", weights={"text": [1.0]})
     parts = stick.four_parts(made(3.5, 1.75, harness=scored(15, 25, 5)))
-    assert parts is not None
     assert parts.healing == pytest.approx((0.5 + 5 / 20) / 2)  # with the text, of which half is healed
     assert parts.preservation == pytest.approx(15 / 20)
     assert parts.non_damage == 0
     level = stick.four_parts(made(3.5, 1.75, harness=scored(15, 25, 29)))
-    assert level is not None
     assert level.non_damage == 1
 
 

@@ -16,14 +16,13 @@ from intruders.checkpoints.writing.training_record import data_seed_of
 from intruders.data.columns import Columns
 from intruders.data.load_task import load_task
 from intruders.errors import CheckpointError, SettingError
-from intruders.measures import measured_model
-from intruders.measures.causal_loss import causal_losses
+from intruders.measures import evaluate as evaluating
 from intruders.measures.evaluate import evaluate
 from intruders.measures.evaluation import Evaluation
 from intruders.measures.harness import check_harness
-from intruders.measures.masked_loss import pseudo_losses
 from intruders.measures.measure_settings import HarnessSettings, LossSettings, ScoreSettings
 from intruders.measures.task_score import score_task
+from intruders.measures.text_loss import causal_losses, pseudo_losses
 from intruders.models.loading import load_tokenizer
 from intruders.models.tuned_model import open_language_model
 from intruders.reports.evaluation import measure_lines
@@ -80,8 +79,6 @@ def test_an_adapter_against_its_base(place: Path, tmp_path: Path) -> None:
     tuned = PeftModel.from_pretrained(base, place / "llama-lora").merge_and_unload()
     after = causal_losses(tuned, tokenizer, documents, window=512)
     (loss,) = found.losses
-    assert loss.base_loss is not None
-    assert loss.difference is not None
     assert loss.base_loss.estimate == pytest.approx(before.mean, rel=1e-5)
     assert loss.loss.estimate == pytest.approx(after.mean, rel=1e-5)
     assert loss.difference.estimate == pytest.approx(after.mean - before.mean, rel=1e-3)
@@ -149,7 +146,6 @@ def test_a_classifier_is_scored_and_measured_under_its_bases_head(run: str, plac
     documents = [(place / "texts" / f"{name}.txt").read_text() for name in "abc"]
     expected = pseudo_losses(by_hand, tokenizer, documents, window=128).mean
     assert found.losses[0].loss.estimate == pytest.approx(expected, rel=1e-5)
-    assert found.losses[0].difference is not None
     assert found.losses[0].difference.estimate != 0
 
 
@@ -221,7 +217,7 @@ def test_a_local_task_of_the_harness(
     assert score.value == pytest.approx(right / len(targets))
     check_harness(HarnessSettings(("plus_one", "hellaswag"), str(own)))  # one's own beside the harness's
     monkeypatch.setattr(
-        measured_model, "open_language_model", None
+        evaluating, "open_language_model", None
     )  # a task is looked up before a model is opened
     unknown = HarnessSettings(("no-such-task",), str(own))
     with pytest.raises(SettingError, match="no task 'no-such-task'"):
@@ -269,7 +265,7 @@ def test_a_run_is_scored_on_the_rows_that_it_held_out(tmp_path: Path) -> None:
         return score_task(opened, task, **more)
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("intruders.measures.measured_model.score_task", spy)
+        patched.setattr("intruders.measures.evaluate.score_task", spy)
         scores = ScoreSettings(prompt="q", completion="a", tasks=(str(rows),), max_new_tokens=8)
         evaluate(str(out), scores=scores)
     assert len(seen) == 2
@@ -303,6 +299,6 @@ def test_rows_that_the_training_cut_and_the_score_does_not_are_noted(place: Path
         with pytest.raises(KeyboardInterrupt):
             evaluate(out, scores=scored, out=kept)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(measured_model, "open_for_task", None)  # nothing is scored again
+        patched.setattr(evaluating, "open_for_task", None)  # nothing is scored again
         assert evaluate(out, scores=scored, out=kept).notes == [note]
     assert note.startswith(f"{longer} of {len(train)} rows of task 'rows.jsonl' have more than the 10 tokens")

@@ -12,7 +12,7 @@ import pytest
 
 import intruders
 from intruders.errors import ResultFileError
-from intruders.measures import measured_model
+from intruders.measures import evaluate as evaluating
 from intruders.measures.evaluation import Evaluation, check_evaluation_folder
 from intruders.measures.task_score import TaskScore
 from tests.tiny import save_llama
@@ -44,7 +44,7 @@ def test_a_corpus_of_another_spelling_and_two_of_equal_text(
             measured("docs.jsonl", "copy.jsonl")
     names = ("./docs.jsonl", str(tmp_path / "docs.jsonl"), "copy.jsonl")
     fresh = measured(*names, out=None)
-    monkeypatch.setattr(measured_model, "losses_by_corpus", _killed)  # nothing is read again
+    monkeypatch.setattr(evaluating, "losses_by_corpus", _killed)  # nothing is read again
     assert measured(*names) == fresh
     assert [name for name, _ in fresh] == list(names)
 
@@ -53,7 +53,7 @@ def test_a_score_is_of_every_role_and_message(tmp_path: Path, monkeypatch: pytes
     """An answer that is scored is the same in all of these; what the model reads before it is not."""
     save_llama(tmp_path / "base")
     opened = SimpleNamespace(notes=(), is_masked=False)
-    monkeypatch.setattr(measured_model, "open_for_task", lambda *given: (opened, []))
+    monkeypatch.setattr(evaluating, "open_for_task", lambda *given: (opened, []))
     monkeypatch.setattr(Evaluation, "save", _killed)
     scored: list[str] = []
 
@@ -61,7 +61,7 @@ def test_a_score_is_of_every_role_and_message(tmp_path: Path, monkeypatch: pytes
         scored.append(task.name)
         return TaskScore(task.name, split, [True] * len(task.split(split)))
 
-    monkeypatch.setattr(measured_model, "score_task", score)
+    monkeypatch.setattr(evaluating, "score_task", score)
 
     def calls(columns: str, row: dict[str, Any]) -> int:
         (tmp_path / "rows.jsonl").write_text(f"{json.dumps(row)}\n" * 20)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from intruders.errors import CheckpointError, IntrudersError, PairingError, SettingError
-from intruders.measures import measured_model
+from intruders.measures import evaluate as evaluating
 from intruders.measures.evaluate import evaluate
 from intruders.measures.evaluation import Evaluation
 from intruders.measures.measure_settings import HarnessSettings, LossSettings, ScoreSettings
@@ -80,8 +80,8 @@ def _text(place: Path, name: str = "notes.txt") -> LossSettings:
 def test_a_model_of_another_kind_is_refused_before_it_is_loaded(
     model: str, data: str, said: str, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(measured_model, "open_language_model", _nothing_is_opened)
-    monkeypatch.setattr(measured_model, "open_for_task", _nothing_is_opened)
+    monkeypatch.setattr(evaluating, "open_language_model", _nothing_is_opened)
+    monkeypatch.setattr(evaluating, "open_for_task", _nothing_is_opened)
     with pytest.raises(SettingError, match=said) as raised:
         evaluate(str(place / model), losses=_text(place), scores=_on(place, data))
     assert "\n" not in str(raised.value)
@@ -211,14 +211,14 @@ def test_the_wrong_base_is_refused_or_noted(
         patched.setattr(Evaluation, "save", _killed)
         with pytest.raises(KeyboardInterrupt):
             evaluate(str(place / "completer"), **given)
-    monkeypatch.setattr(measured_model, "losses_by_corpus", None)  # nothing is read again
+    monkeypatch.setattr(evaluating, "losses_by_corpus", None)  # nothing is read again
     assert evaluate(str(place / "completer"), **given).notes == other.notes
 
 
 def test_what_is_wrong_with_a_task_is_found_before_a_model_is_opened(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(measured_model, "open_language_model", _nothing_is_opened)
+    monkeypatch.setattr(evaluating, "open_language_model", _nothing_is_opened)
     empty = replace(_on(place, "sums.jsonl"), split="test")
     with pytest.raises(SettingError, match=r"the test split of task 'sums\.jsonl' is empty"):
         evaluate(str(place / "completer"), losses=_text(place), scores=empty)
@@ -250,7 +250,7 @@ def test_what_was_measured_is_told_and_kept_when_something_else_fails(
         "--out", str(tmp_path / "out"),
     )  # fmt: skip
     with monkeypatch.context() as patched:
-        patched.setattr(measured_model, "score_task", fails)
+        patched.setattr(evaluating, "score_task", fails)
         stopped = in_this_process(*command)
     assert stopped.returncode == 2
     assert "the score fails" in stopped.stderr
@@ -258,7 +258,7 @@ def test_what_was_measured_is_told_and_kept_when_something_else_fails(
     assert not (tmp_path / "out" / "evaluation.json").exists()
     # The same command goes on from there: no text is read again.
     with monkeypatch.context() as patched:
-        patched.setattr(measured_model, "losses_by_corpus", fails)
+        patched.setattr(evaluating, "losses_by_corpus", fails)
         done = in_this_process(*command)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(stopped.stdout)
@@ -284,9 +284,9 @@ def test_what_was_kept_is_of_the_same_weights_and_settings(
     shutil.copytree(place / "llama", base)
     given: dict[str, Any] = {"base": str(base), "losses": _text(place), "out": out, "force": True}
     read: list[int] = []
-    losses = measured_model.losses_by_corpus
+    losses = evaluating.losses_by_corpus
     monkeypatch.setattr(
-        measured_model, "losses_by_corpus", lambda *all_of_it: read.append(1) or losses(*all_of_it)
+        evaluating, "losses_by_corpus", lambda *all_of_it: read.append(1) or losses(*all_of_it)
     )
 
     def stopped(**more: Any) -> int:

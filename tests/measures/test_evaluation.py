@@ -5,32 +5,31 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 import intruders
-from intruders.measures.evaluation import losses_in, table_of
+from intruders.measures.corpus_loss import CorpusLoss
+from intruders.measures.intervals import Interval
 from intruders.measures.losses import DocumentLosses
 from tests.json_lines import write_rows
 from tests.tiny import save_llama
 
 
-def test_a_table_gives_the_losses_of_every_part_back() -> None:
+def test_a_folder_gives_the_losses_of_every_part_back(tmp_path: Path) -> None:
     parts = [
         DocumentLosses("cross-entropy", np.array([3.0, 4.5]), np.array([2, 3])),
         DocumentLosses("cross-entropy", np.array([1 / 3]), np.array([7])),
     ]
-    other = DocumentLosses("pseudo-loss", np.array([9.0]), np.array([4]))
-    table = table_of({"mixture": parts, "alone": [other]})
-    assert table.values.tolist() == [
-        ["mixture", 0, 0, "cross-entropy", 3.0, 2],
-        ["mixture", 0, 1, "cross-entropy", 4.5, 3],
-        ["mixture", 1, 0, "cross-entropy", 1 / 3, 7],
-        ["alone", 0, 0, "pseudo-loss", 9.0, 4],
-    ]
-    read = losses_in(table.sample(frac=1.0, random_state=0), "mixture")  # rows in any order
-    assert [part.sums.tolist() for part in read] == [[3.0, 4.5], [1 / 3]]
-    assert [part.tokens.tolist() for part in read] == [[2, 3], [7]]
-    assert [part.measure for part in losses_in(table, "alone")] == ["pseudo-loss"]
-    assert losses_in(table, "absent") == []
+    losses = [CorpusLoss("mixture", Interval(1.0, 0.5, 1.5), parts, [0.7, 0.3])]
+    intruders.Evaluation("model", None, losses, [], []).save(tmp_path)
+    table = pd.read_parquet(tmp_path / "documents.parquet")
+    rows = [["mixture", 0, 0, 3.0, 2], ["mixture", 0, 1, 4.5, 3], ["mixture", 1, 0, 1 / 3, 7]]
+    assert table.values.tolist() == rows
+    table.sample(frac=1.0, random_state=0).to_parquet(tmp_path / "documents.parquet")  # rows in any order
+    [read] = intruders.Evaluation.load(tmp_path).losses
+    assert [part.sums.tolist() for part in read.losses] == [[3.0, 4.5], [1 / 3]]
+    assert [part.tokens.tolist() for part in read.losses] == [[2, 3], [7]]
+    assert {part.measure for part in read.losses} == {"cross-entropy"}
 
 
 def test_each_task_gets_its_own_examples_back(tmp_path: Path) -> None:

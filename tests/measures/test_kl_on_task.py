@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch.nn.functional import kl_div
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -16,20 +16,13 @@ from intruders.errors import SettingError
 from intruders.measures.kl_on_task import kl_on_task
 from intruders.models.encoding import encode_parts
 from tests.json_lines import write_rows
-from tests.tiny import save_bert, save_llama
+from tests.tiny import save_bert, save_llama, with_update
 
 
 def changed(base: Path, folder: Path) -> Path:
-    folder.mkdir()
-    for file in base.iterdir():
-        (folder / file.name).write_bytes(file.read_bytes())
-    weights = load_file(base / "model.safetensors")
     name = "model.layers.0.self_attn.v_proj.weight"
-    weights[name] = weights[name] + torch.randn(
-        weights[name].shape, generator=torch.Generator().manual_seed(1)
-    )
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    return folder
+    shape = load_file(base / "model.safetensors")[name].shape
+    return with_update(base, folder, name, torch.randn(shape, generator=torch.Generator().manual_seed(1)))
 
 
 def test_it_is_that_of_torch_apart_for_prompts_and_answers(tmp_path: Path) -> None:

@@ -11,8 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from intruders.errors import NonFiniteError, SettingError
-from intruders.measures.causal_loss import causal_losses, sliding_windows
-from intruders.measures.masked_loss import masked_estimate, pseudo_losses
+from intruders.measures.text_loss import causal_losses, masked_estimate, pseudo_losses, sliding_windows
 from tests.tiny import character_tokenizer, save_bert, save_llama
 
 TEXTS = [

@@ -6,25 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from intruders.errors import CheckpointError
 from intruders.measures.output_energy import output_energy
-from tests.tiny import save_gpt2, save_llama
+from tests.tiny import save_gpt2, save_llama, with_update
 
 NAME = "model.layers.0.self_attn.q_proj"
-
-
-def tuned(base: Path, folder: Path, name: str, update: torch.Tensor) -> Path:
-    """The base with ``update`` added to one of its weights."""
-    folder.mkdir()
-    for file in base.iterdir():
-        (folder / file.name).write_bytes(file.read_bytes())
-    weights = load_file(base / "model.safetensors")
-    weights[name] = weights[name] + update
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    return folder
 
 
 def test_energy_is_what_the_update_adds_to_the_bases_outputs(tmp_path: Path) -> None:
@@ -32,7 +21,9 @@ def test_energy_is_what_the_update_adds_to_the_bases_outputs(tmp_path: Path) -> 
     weight = load_file(base / "model.safetensors")[f"{NAME}.weight"]
     update = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
     documents = ["a b c", "the second text, a longer one"]
-    found = output_energy(str(base), tuned(base, tmp_path / "tuned", f"{NAME}.weight", update), documents)
+    found = output_energy(
+        str(base), with_update(base, tmp_path / "tuned", f"{NAME}.weight", update), documents
+    )
     model, tokenizer = AutoModelForCausalLM.from_pretrained(base), AutoTokenizer.from_pretrained(base)
     inputs: list[torch.Tensor] = []
     model.get_submodule(NAME).register_forward_pre_hook(lambda module, args: inputs.append(args[0][0]))
@@ -55,7 +46,7 @@ def test_gpt2_has_energies_though_its_weights_have_the_inputs_first(module: str,
     base, name = save_gpt2(tmp_path / "base"), f"transformer.h.0.{module}"
     weight = load_file(base / "model.safetensors")[f"{name}.weight"]  # (in, out)
     update = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
-    after = tuned(base, tmp_path / "tuned", f"{name}.weight", update)
+    after = with_update(base, tmp_path / "tuned", f"{name}.weight", update)
     found = output_energy(str(base), after, ["a b c", "the second text, a longer one"], window=3)
     model, tokenizer = AutoModelForCausalLM.from_pretrained(base), AutoTokenizer.from_pretrained(base)
     inputs: list[torch.Tensor] = []

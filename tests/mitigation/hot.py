@@ -8,6 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from intruders.audits.audit import audited_whole
+from intruders.audits.audit_settings import AS_USUAL, Compute
+from intruders.checkpoints.pairing.names_of_base import with_stacks_of
+from intruders.checkpoints.pairing.open_sides import open_sides
+from intruders.mitigation.mitigate import mitigate
+from intruders.mitigation.mitigation_result import Mitigation
+from intruders.mitigation.tuned_matrices import TunedMatrices
 from tests.checkpoints.models import tiny_llama
 
 
@@ -34,6 +41,18 @@ def hot_llama(seed: int = 0, gain: float = 1.5, model: nn.Module | None = None, 
                 wanted = gain * torch.linalg.matrix_norm(base.data.flatten(1).float(), 2)
                 b.data *= (wanted / (size * layer.scaling[name])).to(b.dtype)
     return peft.eval()
+
+
+def matrices_of(base: Any, tuned: Any, audit: Any = AS_USUAL) -> TunedMatrices:
+    """The matrices of two sides as remedies read them, by an audit that is given, or made by settings."""
+    sides = open_sides(base, tuned)
+    audited = audited_whole(*sides, audit, Compute(cache=False))
+    return TunedMatrices.of(with_stacks_of(*sides), audited, torch.device("cpu"))
+
+
+def mitigated(folder: Path, **settings: Any) -> Mitigation:
+    """Mitigate the model ``tuned`` in a folder, beside its ``base``, into ``out``."""
+    return mitigate(folder / "base", folder / "tuned", **({"out": folder / "out"} | settings))
 
 
 def medium_llama(seed: int = 0) -> nn.Module:

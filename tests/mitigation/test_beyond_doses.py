@@ -12,6 +12,7 @@ import intruders
 from intruders.checkpoints.pairing.open_sides import open_sides
 from intruders.errors import SettingError
 from intruders.mitigation.beyond_doses import require_only_matrices
+from intruders.mitigation.remedies.shares import Interpolate
 from intruders.models.loading import load_model, load_tokenizer
 from tests.checkpoints.models import moved, set_factors
 from tests.checkpoints.renamed_families import FAMILIES
@@ -104,7 +105,12 @@ def test_a_head_of_its_own_on_a_base_whose_embedding_is_the_head_is_refused(fold
         healed(folder, "untied", "untied-healed")
     with pytest.raises(SettingError, match="has an output head of its own"):
         intruders.write_at_scale(str(folder / "base"), str(folder / "untied"), 0.5, folder / "half")
+    sides = folder / "base", folder / "untied"
+    with pytest.raises(SettingError, match="has an output head of its own"):
+        intruders.mitigate(*sides, remedy=Interpolate(alpha=0.5), out=folder / "half")
     assert not (folder / "half").exists()
+    # Scaled intruders change matrices that the audit examines, and the head is none of them.
+    intruders.mitigate(*sides, scale=0.5, out=folder / "scaled", check=False)
 
 
 @pytest.mark.parametrize("is_tuned", [True, False])

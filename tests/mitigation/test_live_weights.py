@@ -9,17 +9,14 @@ import peft
 import pytest
 import torch
 
-from intruders.audits.audit import audited_whole
-from intruders.audits.audit_settings import AuditSettings, Compute
-from intruders.checkpoints.pairing.names_of_base import with_stacks_of
 from intruders.checkpoints.pairing.open_sides import open_sides
 from intruders.experiments.open_dosed import tuned_elsewhere
 from intruders.mitigation.live_weights import LiveInterventions
 from intruders.mitigation.remedies.shares import Interpolate
-from intruders.mitigation.tuned_matrices import read_cases
 from intruders.models.loading import load_model
 from tests.checkpoints.models import moved, moved_mixtral, saved, set_factors
 from tests.checkpoints.renamed_families import FAMILIES
+from tests.mitigation.hot import matrices_of
 
 SHARE = 0.3
 
@@ -28,14 +25,9 @@ SHARE = 0.3
 def test_a_share_of_experts_stored_one_by_one(include: str, tmp_path: Path) -> None:
     """``W0 + a D`` of every tensor of the cases and of all others, and the model's own weights afterwards."""
     base, tuned, _ = moved_mixtral(tmp_path)
-    before, after = open_sides(base, tuned)
-    pairing, audit = audited_whole(before, after, AuditSettings(), Compute(cache=False))[:2]
-    remedy = Interpolate(SHARE)
-    cases = [
-        case
-        for case in read_cases(pairing.pairs, audit, [remedy], before.names(), torch.device("cpu"))
-        if include in case.matrix.name
-    ]
+    remedy, matrices = Interpolate(SHARE), matrices_of(base, tuned)
+    before = matrices.base
+    cases = [case for case in matrices.read([remedy]) if include in case.matrix.name]
     of_cases = {case.matrix.name for case in cases}
     assert of_cases
     others = [name for name in before.names() if name not in of_cases]
@@ -43,16 +35,18 @@ def test_a_share_of_experts_stored_one_by_one(include: str, tmp_path: Path) -> N
     own = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     first: Any = load_model(base, "causal")
     of_base = first.state_dict()
-    with LiveInterventions(model, before, cases, others) as live:
-        assert set(live.other_names) == set(others)
-        live.set(remedy, lambda name: SHARE)
-        for name, tensor in model.state_dict().items():
-            wanted = of_base[name] + SHARE * (own[name] - of_base[name])
-            torch.testing.assert_close(tensor, wanted, rtol=1e-5, atol=1e-6)
-        live.set(remedy, lambda name: 1.0)
-        changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, own[name])}
-        assert any("experts" in name for name in changed)
-        assert "model.norm.weight" not in changed
+    live = LiveInterventions(model, before, others)
+    live.use(cases)
+    assert set(live.other_names) == set(others)
+    live.set(remedy, lambda name: SHARE)
+    for name, tensor in model.state_dict().items():
+        wanted = of_base[name] + SHARE * (own[name] - of_base[name])
+        torch.testing.assert_close(tensor, wanted, rtol=1e-5, atol=1e-6)
+    live.set(remedy, lambda name: 1.0)
+    changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, own[name])}
+    assert any("experts" in name for name in changed)
+    assert "model.norm.weight" not in changed
+    live.reset()
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, own[name])
 
@@ -68,11 +62,10 @@ def test_a_share_of_a_head_with_another_name_in_memory(tmp_path: Path) -> None:
     model: Any = load_model(str(tmp_path / "tuned"), "causal")
     own = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     assert set(tuned_elsewhere(model, before, [])) == set(before.names())
-    with LiveInterventions(model, before, [], before.names()) as live:
-        live.set(Interpolate(SHARE), lambda name: SHARE)
-        for name, tensor in model.state_dict().items():
-            wanted = of_base[name] + SHARE * (own[name] - of_base[name])
-            torch.testing.assert_close(tensor, wanted, rtol=1e-5, atol=1e-6)
+    LiveInterventions(model, before, before.names()).set(Interpolate(SHARE), lambda name: SHARE)
+    for name, tensor in model.state_dict().items():
+        wanted = of_base[name] + SHARE * (own[name] - of_base[name])
+        torch.testing.assert_close(tensor, wanted, rtol=1e-5, atol=1e-6)
 
 
 def test_a_share_of_an_adapter_on_stacks_of_experts_that_the_base_stores_one_by_one(tmp_path: Path) -> None:
@@ -86,18 +79,17 @@ def test_a_share_of_an_adapter_on_stacks_of_experts_that_the_base_stores_one_by_
     adapted.save_pretrained(tmp_path / "adapter")
     model: Any = adapted.merge_and_unload()
     own = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    before, after = open_sides(base, tmp_path / "adapter")
-    pairing, audit = audited_whole(before, after, AuditSettings(), Compute(cache=False))[:2]
-    before = with_stacks_of(before, after)
-    remedy = Interpolate(SHARE)
-    cases = list(read_cases(pairing.pairs, audit, [remedy], before.names(), torch.device("cpu")))
+    remedy, matrices = Interpolate(SHARE), matrices_of(base, tmp_path / "adapter")
+    before, cases = matrices.base, matrices.cases([remedy])
     assert len(cases) == 1 + 2 * 3
     assert tuned_elsewhere(model, before, [case.matrix.name for case in cases]) == []
     first: Any = load_model(base, "causal")
-    with LiveInterventions(model, before, cases, before.names()) as live:
-        live.set(remedy)
-        for name, tensor in model.state_dict().items():
-            wanted = first.state_dict()[name] + SHARE * (own[name] - first.state_dict()[name])
-            torch.testing.assert_close(tensor, wanted, rtol=1e-5, atol=1e-6)
+    live = LiveInterventions(model, before, before.names())
+    live.use(cases)
+    live.set(remedy)
     for name, tensor in model.state_dict().items():
-        assert torch.equal(tensor, own[name])
+        wanted = first.state_dict()[name] + SHARE * (own[name] - first.state_dict()[name])
+        torch.testing.assert_close(tensor, wanted, rtol=1e-5, atol=1e-6)
+    live.reset()
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(tensor, own[name], rtol=0, atol=1e-6)

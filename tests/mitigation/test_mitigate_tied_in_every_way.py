@@ -15,6 +15,7 @@ import intruders
 from intruders.checkpoints.pairing.open_sides import open_sides
 from intruders.errors import CheckpointError, SettingError
 from intruders.mitigation.beyond_doses import require_only_matrices
+from intruders.mitigation.remedies.shares import Interpolate
 from tests.checkpoints.models import moved, saved, tiny_llama
 from tests.checkpoints.renamed_families import FAMILIES
 
@@ -119,7 +120,7 @@ def test_what_is_written_has_the_logits_of_the_adapter(
     case = made(tmp_path, is_tied, ensures, way)
     own = logits_of(case.model)
     torch.testing.assert_close(with_weights(case.base, case.after), own, atol=1e-4, rtol=1e-4)
-    for scale in (1.0, 0.5):
+    for scale in (1.0, 0.5, 0.0):
         between = {name: first + scale * (case.after[name] - first) for name, first in case.before.items()}
         wanted = with_weights(case.base, between)
         out = [tmp_path / f"{scale}-{form}" for form in ("checkpoint", "adapter")]
@@ -127,6 +128,9 @@ def test_what_is_written_has_the_logits_of_the_adapter(
         intruders.write_at_scale(case.base, case.adapter, scale, out[1], form="adapter")
         torch.testing.assert_close(logits_of(loaded(out[0])), wanted, atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(logits_of(live(case.base, out[1])), wanted, atol=1e-4, rtol=1e-4)
+    out = [tmp_path / "interpolated"]
+    intruders.mitigate(case.base, case.adapter, remedy=Interpolate(alpha=0.0), out=out[0], check=False)
+    torch.testing.assert_close(logits_of(live(case.base, out[0])), wanted, atol=1e-4, rtol=1e-4)
     # Two tensors where the adapter makes two, and one where it has one.
     tied = torch.equal(case.after["lm_head"], case.after["model.embed_tokens"])
     assert loaded(tmp_path / "1.0-checkpoint").config.tie_word_embeddings == tied

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from intruders.errors import SettingError
 from intruders.mitigation.mitigate import mitigate
-from intruders.mitigation.remedies.every_remedy import CONTROLS, remedy_named
+from intruders.mitigation.remedies.every_remedy import remedy_named
 from intruders.reports.mitigation import mitigation_lines
 from tests.mitigation.hot import merged_from
 
@@ -94,16 +94,6 @@ def test_a_control_that_scales_vectors_scales_one_of_each_matrix(
         }
 
 
-def test_the_record_says_which_and_what_was_kept_before_is_still_found() -> None:
-    for name in ("intruders", *CONTROLS):
-        assert remedy_named(name, 0.5, 1).recorded_by_name() == {"scale": 0.5, "seed": 1}
-        assert remedy_named(name, 0.5, 1, "top").recorded_by_name() == {
-            "scale": 0.5,
-            "seed": 1,
-            "which": "top",
-        }
-
-
 def test_the_sentence_names_the_strongest(tmp_path: Path, folder: Path) -> None:
     result = mitigate(
         folder / "base", folder / "tuned", scale=SCALE, which="top", out=tmp_path / "out", check=False
@@ -120,12 +110,3 @@ def test_the_sentence_names_the_strongest(tmp_path: Path, folder: Path) -> None:
 def test_another_word_is_refused() -> None:
     with pytest.raises(SettingError, match="which is 'first'; expected all, or top"):
         remedy_named("shrink", 0.5, 0, "first")
-
-
-def test_a_published_remedy_takes_none(tmp_path: Path, folder: Path) -> None:
-    from intruders.mitigation.remedies.shares import Interpolate
-
-    with pytest.raises(SettingError, match="which is 'top', and the remedy 'interpolate' takes none"):
-        mitigate(
-            folder / "base", folder / "tuned", remedy=Interpolate(0.5), which="top", out=tmp_path / "out"
-        )

@@ -258,18 +258,18 @@ def raising(error: Exception) -> Any:
 
 
 def test_losses_do_not_depend_on_halving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from intruders.measures import causal_loss
+    from intruders.measures import text_loss
 
     base, texts = str(save_llama(tmp_path / "base")), text(tmp_path / "texts")
     expected = evaluate(base, losses=LossSettings((texts,), window=16)).losses[0].losses[0]
-    real = causal_loss.token_losses
+    real = text_loss.token_losses
 
     def in_little_memory(model: Any, inputs: dict[str, torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
         if len(labels) > 3:
             raise MemoryError
         return real(model, inputs, labels)
 
-    monkeypatch.setattr(causal_loss, "token_losses", in_little_memory)
+    monkeypatch.setattr(text_loss, "token_losses", in_little_memory)
     with pytest.warns(UserWarning, match="batches are halved"):
         halved = evaluate(base, losses=LossSettings((texts,), window=16, batch_size="auto"))
     # Products of batches of another size are summed in another order.

@@ -78,6 +78,15 @@ def test_the_command_is_one_line_in_a_narrow_terminal(capsys: pytest.CaptureFixt
     assert f"  {check_command(healing)}\n" in capsys.readouterr().out
 
 
+def test_a_long_name_of_the_task_leaves_room_to_those_of_the_models(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    text, task = RECORD.read_text(), Healing.load(RECORD).task
+    named = text.replace(json.dumps(task), json.dumps("sums.jsonl?prompt=sum&completion=is"))
+    print_healing(Healing.from_document(json.loads(named)), Console(width=80))
+    assert "…" not in capsys.readouterr().out
+
+
 def test_names_that_steer_a_terminal_do_not(capsys: pytest.CaptureFixture[str]) -> None:
     """A corpus and a task in lines and tables, a note, and the folder in the command."""
     healing = Healing.load(RECORD)

@@ -144,7 +144,7 @@ def test_every_rule_has_a_help_page() -> None:
     rules = run["tool"]["driver"]["rules"]
     for rule in rules:
         assert f"\n## {rule['id']}\n" in page
-        assert f"docs/how-to/ci.md#{rule['id']}" in rule["help"]["text"]
+        assert "docs/" not in rule["help"]["text"]  # a wheel has no such folder
         assert rule["help"]["markdown"]
     assert len({rule["name"] for rule in rules}) == len(rules)
     require_valid(sarif_document([]))

@@ -35,20 +35,3 @@ def test_other_weights_under_the_same_path_are_measured_again(
     weights.write_bytes(weights.read_bytes()[:-4] + b"\x00\x00\x00\x40")
     again = kept.base_losses(str(base), settings, corpora, tmp_path / "bases", AS_STORED)
     assert (first["text"][0].mean, again["text"][0].mean, len(measured)) == (1.0, 2.0, 2)
-
-
-@pytest.mark.parametrize("content", [None, b"", b'{"schema": 2'])
-def test_losses_that_were_lost_or_cut_off_are_measured_again(
-    content: bytes | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    base = str(save_llama(tmp_path / "base"))
-    one = {"text": [DocumentLosses("cross-entropy", np.array([3.0]), np.array([1]))]}
-    monkeypatch.setattr(kept, "losses_of", lambda *arguments: one)
-    settings, corpora = LossSettings(loss_on=("text",)), {"text": [Corpus("text", ["a document"])]}
-    kept.base_losses(base, settings, corpora, tmp_path / "bases", AS_STORED)
-    (file,) = (tmp_path / "bases").rglob("*.json")
-    if content is None:
-        file.unlink()
-    else:
-        file.write_bytes(content)
-    assert kept.base_losses(base, settings, corpora, tmp_path / "bases", AS_STORED)["text"][0].mean == 3.0

@@ -157,11 +157,7 @@ def test_a_measure_that_is_added_trains_nothing_again(llama: Path, tmp_path: Pat
     results = load_results(tmp_path / "out")
     assert results.runs["critical_scale"].notna().all()
     assert results.matrices["predicted_scale"].notna().all()
-
-
-def test_a_measure_with_other_settings_is_made_again(llama: Path, tmp_path: Path) -> None:
-    document = only_lora(llama)
-    run_study(parsed(document), tmp_path / "out")
+    # And one of other settings is made again.
     document["experiments"]["matched"]["measure"]["audit"]["k"] = 2
     run_study(parsed(document), tmp_path / "out")
     assert list(load_results(tmp_path / "out").runs["k"]) == [2]
@@ -214,19 +210,15 @@ def test_a_run_that_fails_leaves_the_others_alone_and_is_tried_again(
 
 def test_settings_that_only_the_data_can_refuse_fail_their_run_alone(llama: Path, tmp_path: Path) -> None:
     document = only_lora(llama)
-    document["experiments"]["broken"] = document["experiments"]["matched"] | {"task": "no-such-task"}
+    matched = document["experiments"]["matched"]
+    document["experiments"]["no-task"] = matched | {"task": "no-such-task"}
+    document["experiments"]["no-text"] = matched | {"measure": BRIEF | {"loss_on": ["no-such-text"]}}
     outcome = run_study(parsed(document), tmp_path / "out")
     assert outcome.finished == 1
-    assert "task 'no-such-task' is not known" in next(iter(outcome.failed.values()))
-
-
-def test_a_text_that_cannot_be_read_fails_its_run_before_it_is_trained(llama: Path, tmp_path: Path) -> None:
-    document = only_lora(llama)
-    document["experiments"]["matched"]["measure"] |= {"loss_on": ["no-such-text"]}
-    outcome = run_study(parsed(document), tmp_path / "out")
-    ((failed, said),) = outcome.failed.items()
-    assert "corpus 'no-such-text' is not known" in said
-    assert not (tmp_path / "out" / "runs" / failed / "model").exists()
+    (_, of_task), (failed, of_text) = outcome.failed.items()
+    assert "task 'no-such-task' is not known" in of_task
+    assert "corpus 'no-such-text' is not known" in of_text
+    assert not (tmp_path / "out" / "runs" / failed / "model").exists(), "it is told before the training"
 
 
 def test_ctrl_c_keeps_what_is_finished(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,21 +8,14 @@ from typing import Any
 
 import pytest
 
-from intruders.data.corpora import load_corpora
-from intruders.data.load_task import load_task
 from intruders.errors import SettingError
-from intruders.experiments.data_shares import split_data
-from intruders.measures.evaluate import evaluate
-from intruders.measures.measure_settings import LossSettings
 from intruders.studies.results import load_results
 from intruders.studies.run_study import run_study
 from intruders.studies.runs import expand
 from intruders.studies.stages import plan
 from tests.experiments.stopped_bench import counted_measurements
-from tests.json_lines import write_rows
 from tests.studies.test_run_study import files
 from tests.studies.tiny_study import parsed, tiny_study
-from tests.tiny import short_task
 
 MEASURE: dict[str, Any] = {
     "audit": {"k": 4},
@@ -61,27 +54,6 @@ def test_every_run_has_its_points_and_its_reasons_in_the_table(done: Path) -> No
         wanted = "has rank 1" if run_id == lora else "has no low rank"
         assert wanted in reason
         assert of_run.loc[of_run["reason"].notna(), "remedy"].item() == "surgery"
-
-
-def test_the_losses_are_those_of_the_models_on_the_reported_half(
-    done: Path, llama: Path, tmp_path: Path
-) -> None:
-    results = load_results(done)
-    corpora = {"pydoc": load_corpora("pydoc", max_documents=4)}
-    tasks = {"sums": load_task(short_task(llama.parent), None, 0)}
-    report = split_data(corpora, tasks, 2, 0).report.corpora["pydoc"][0].documents
-    half = tmp_path / "half.jsonl"
-    write_rows(half, [{"text": text} for text in report])
-    curve = results.remedies[
-        (results.remedies["remedy"] == "interpolate")
-        & (results.remedies["share"] == "report")
-        & ~results.remedies["chosen"]
-    ]
-    for run_id, of_run in curve.groupby("run_id"):
-        points = of_run.set_index("strength")["corpus_loss"]
-        for model, strength in ((llama, 0.0), (done / "runs" / str(run_id) / "model", 1.0)):
-            measured = evaluate(str(model), losses=LossSettings((str(half),), max_tokens=64, window=32))
-            assert points[strength] == pytest.approx(measured.losses[0].loss.estimate, abs=1e-5)
 
 
 def test_a_run_that_is_stopped_resumes_within_the_comparison(

@@ -84,14 +84,6 @@ def test_replay_is_a_setting_with_a_grid() -> None:
         runs_of(replay="pydoc")
 
 
-def test_ids_are_those_of_yesterday() -> None:
-    """They name folders of studies that people have: a change here loses their runs."""
-    (lora,) = runs_of(method="lora", rank=8, alpha=16, lr=1e-3)
-    (full,) = runs_of(method="full", lr=1e-5)
-    assert lora.id == "one-word-problems-lora-rank8-alpha16-lr0.001-seed0-570a2826"
-    assert full.id == "one-word-problems-full-lr1e-05-seed0-80fd1e3b"
-
-
 def test_an_id_does_not_depend_on_the_other_runs_nor_on_what_is_measured() -> None:
     few = runs_of(rank=2)
     more = runs_of(

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-import re
 import shutil
 import subprocess
 import sys
@@ -14,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from intruders.system import plugins
 from intruders.system.plugins import load_plugins, plugins_of
 from tests.checkpoints.models import saved, tiny_llama
 from tests.mitigation.hot import hot_llama
@@ -117,28 +114,6 @@ def test_a_task_and_a_corpus(example: None) -> None:
     assert corpus.documents[0].startswith("0 1 2 3")
 
 
-def test_a_task_is_trained(example: None, tmp_path: Path) -> None:
-    from tests.commands import in_this_process
-    from tests.tiny import save_bert
-
-    base = save_bert(tmp_path / "bert")
-    done = in_this_process(
-        "finetune",
-        "--base",
-        base,
-        "--task",
-        "parity",
-        "--method",
-        "lora",
-        "--steps",
-        "2",
-        "--out",
-        tmp_path / "run",
-    )
-    assert done.returncode == 0, done.stderr
-    assert "parity" in done.stdout
-
-
 @pytest.mark.parametrize(
     ("target", "reason"),
     [("no_such_package:Remedy", "ModuleNotFoundError"), ("json:dumps", "it has no name, strength, change")],
@@ -187,12 +162,3 @@ def test_a_remedy_is_compared_as_those_here(example: None, tmp_path: Path) -> No
         assert ours[name]["estimate"] == pytest.approx(half[name]["estimate"], abs=1e-6), name
     with pytest.raises(SettingError, match="remedy 'halv' is not known; did you mean 'halve'"):
         intruders.ComparisonSettings(only=("halv",))
-
-
-def test_classes_that_the_protocols_name_exist() -> None:
-    """Who writes a plugin imports them by these names."""
-    named = re.findall(r"``([a-z_.]+)\.([A-Z]\w+)``", Path(plugins.__file__).read_text(encoding="utf-8"))
-    assert len(named) >= 4
-    for module, name in named:
-        home = module if module.startswith("intruders_research.") else f"intruders.{module}"
-        assert hasattr(importlib.import_module(home), name), f"{module}.{name}"

@@ -18,7 +18,6 @@ import torch
 
 from intruders.audits.audit import audit
 from intruders.audits.base_cache import MemoryCache
-from intruders.errors import SettingError
 from intruders.system.threads import prefetched, run_side_by_side
 from tests.matrices import UPDATES
 
@@ -191,12 +190,6 @@ def test_an_error_of_the_work_is_raised_and_threads_are_given_back(is_small: boo
         side_by_side(range(100), do, lambda _: is_small, workers=2)
     assert torch.get_num_threads() == before
     assert threading.active_count() == alive
-
-
-@pytest.mark.parametrize("workers", [0, -1, 1.5, True, "2"])
-def test_workers_that_cannot_be_are_refused(workers: object) -> None:
-    with pytest.raises(SettingError, match="workers"):
-        audit({}, {}, workers=workers)  # type: ignore[arg-type]
 
 
 def test_the_answer_does_not_depend_on_the_number_of_workers_nor_on_the_cache() -> None:

@@ -32,7 +32,7 @@ from .fleet_files import BLOCKS, VECTORS, FleetFiles
 from .fleet_members import open_members
 from .fleet_result import ADAPTERS, FleetAudit, key_of_tables
 from .fleet_table import adapter_table
-from .fleet_work import BlockOnRay, FleetWork, finish_adapters
+from .fleet_work import BlockOnRay, FleetWork
 
 # Part of the key of what is kept: raise it when the meaning of a row changes.
 _VERSION = 2
@@ -130,7 +130,12 @@ def audit_fleet(
         _require_paths([base, *sources])
     with _fleet_folder(out) as (folder, temporary):
         is_kept = temporary is None
-        opened, content = _opened_base(base, is_kept)
+        opened = open_checkpoint(base)
+        content: Digests = {}
+        if is_kept:  # the base is then held to its content
+            content = content_digests(opened)
+            opened = require_content(opened, content)
+        opened = read_once(opened)
         digests = None if is_kept else [f"model {position}" for position in range(len(sources))]
         key = _key(opened, content, settings)
         files = FleetFiles(folder, key)
@@ -139,7 +144,6 @@ def audit_fleet(
         members = open_members(opened, sources, settings, digests, finished)
         work = FleetWork(opened, members, settings, compute, files)
         blocks = work.missing()
-        refused: dict[str, str] = {}
         if ray is False:
             refused = work.do(blocks, progress)
         else:
@@ -150,7 +154,7 @@ def audit_fleet(
                 for member, source in zip(reversed(members), reversed(sources), strict=True)
                 if member.pairing is not None
             }
-            finish_on_ray(
+            refused_in = finish_on_ray(
                 list(blocks),
                 BlockOnRay(
                     base=wherever_it_is(str(base)),
@@ -165,22 +169,17 @@ def audit_fleet(
                 gpus=gpus,
                 what="blocks",
                 told=lambda block, done: progress(f"fleet, {block}", done, len(blocks)),
-                on_result=lambda _, of_block: refused.update(of_block),
             )
+            refused = {digest: reason for block in refused_in.values() for digest, reason in block.items()}
         seconds = time.perf_counter() - started
         if is_kept:
             _warn_of_other_tables(folder.path, key, out)
-        members = [
-            replace(member, reason=refused[member.digest]) if member.digest in refused else member
-            for member in members
-        ]
-        written = finish_adapters(members, files, earlier, settings, seconds / max(1, len(members)), opened)
-        files.arrange({file.path.name for file in written.values()})
+        written = work.finish(earlier, refused, seconds / max(1, len(members)))
         fleet = FleetAudit(
             base_source=opened.source,
             settings=settings,
             seconds=seconds,
-            adapters=adapter_table(members, written, opened.source),
+            adapters=adapter_table(work.members, written, opened.source),
             folder=folder.path,
             key=key,
             passed_over=passed_over,
@@ -189,7 +188,6 @@ def audit_fleet(
         if is_kept:
             fleet.write_table(folder.path)
             folder.send(ADAPTERS)
-        files.forget({*finished, *refused, *(file.digest for file in written.values())})
     return fleet
 
 
@@ -230,16 +228,6 @@ def _temporary_folder() -> tempfile.TemporaryDirectory[str]:
             f"out is not given, and no temporary folder can be made ({where}{os_reason(error)}); pass a folder "
             "as out, or set TMPDIR to one with room"
         ) from error
-
-
-def _opened_base(base: Source, is_kept: bool) -> tuple[Checkpoint, Digests]:
-    """Open the base; where results are kept, also return the digests of its content, which it is then held to."""
-    opened = open_checkpoint(base)
-    content: Digests = {}
-    if is_kept:
-        content = content_digests(opened)
-        opened = require_content(opened, content)
-    return read_once(opened), content
 
 
 def _sources(adapters: Sequence[Source]) -> tuple[list[Source], dict[str, str]]:

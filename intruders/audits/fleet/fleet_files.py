@@ -33,11 +33,10 @@ from ...system.plain_values import from_plain, plain
 from ...system.store import Store
 from ..result.records import AuditedMatrix
 from ..result.vector_table import METADATA_KEY, WITH_BASE_VALUE, rows_of_matrix
-from .fleet_members import ModelFacts
 
 BLOCKS, VECTORS, OTHERS = "blocks", "vectors", "others"
 _OF_FLEET = b"intruders_fleet"
-_SCHEMA = 2
+_SCHEMA = 3
 _SCHEMA_OF_BLOCKS = 5
 _UNREADABLE = (pa.ArrowException, OSError, LookupError, TypeError, ValueError)
 # Columns of both.
@@ -49,7 +48,7 @@ class Unit:
     """One block of one model."""
 
     skipped: list[Skipped]  # of the block's matrices, with reasons
-    sketch: Tensor | None  # (SIZE), double: of its updates in this block; None where there are none
+    sketch: str | None  # of its updates in this block, by :func:`sketch_text`; None where there are none
 
 
 @dataclass(frozen=True)
@@ -73,9 +72,9 @@ class AdapterFile:
     path: Path
     source: str
     digest: str
-    facts: ModelFacts
-    counts: Mapping[str, Any]  # columns of the table of the fleet that are counted from the rows
-    sketch: Tensor | None = None  # (SIZE), double: of all its updates
+    facts: Mapping[str, Any]  # columns of the table of the fleet that are known from config and headers
+    counts: Mapping[str, Any]  # those that are counted from the rows
+    sketch: str | None = None  # of all its updates, by :func:`sketch_text`
 
     @classmethod
     def read(cls, path: Path, key: str) -> AdapterFile | None:
@@ -84,11 +83,10 @@ class AdapterFile:
             record = document_in(pq.read_schema(path), _OF_FLEET)
             if (record["schema"], record["key"]) != (_SCHEMA, key):
                 return None
-            sketch = _sketch_of_text(record["sketch"])
-            facts: ModelFacts = from_plain(ModelFacts, record["facts"])
+            file: AdapterFile = from_plain(cls, record | {"path": str(path)})
         except _UNREADABLE:
             return None
-        return cls(path, record["source"], record["digest"], facts, record["counts"], sketch)
+        return file
 
 
 @dataclass(frozen=True)
@@ -108,13 +106,7 @@ class FleetFiles:
                 header = document_in(pq.read_schema(file), METADATA_KEY)
                 if (header["schema"], header["key"]) != (_SCHEMA_OF_BLOCKS, self.key):
                     continue
-                units = {
-                    digest: Unit(
-                        from_plain(list[Skipped], record["skipped"]),
-                        _sketch_of_text(record["sketch"]),
-                    )
-                    for digest, record in header["units"].items()
-                }
+                units = from_plain(dict[str, Unit], header["units"])
             except _UNREADABLE:
                 continue
             yield KeptBlock(header["block"], units, file)
@@ -125,10 +117,7 @@ class FleetFiles:
             "schema": _SCHEMA_OF_BLOCKS,
             "key": self.key,
             "block": block,
-            "units": {
-                digest: {"skipped": plain(unit.skipped), "sketch": _text_of_sketch(unit.sketch)}
-                for digest, unit in units.items()
-            },
+            "units": plain(units),
         }
         readable = re.sub(r"[^\w.-]+", "-", block)[:60]
         name = f"{self.key[:12]}_{readable}_{_hash(block)[:6]}_{_hash(' '.join(sorted(units)))[:12]}.parquet"
@@ -155,12 +144,7 @@ class FleetFiles:
           ResultFileError: there is no room for it.
         """
         names = pa.array([file.source] * rows.num_rows, pa.string())
-        record = {
-            "schema": _SCHEMA,
-            "key": self.key,
-            **{name: plain(value) for name, value in vars(file).items() if name not in ("path", "sketch")},
-            "sketch": _text_of_sketch(file.sketch),
-        }
+        record = plain(file) | {"schema": _SCHEMA, "key": self.key, "path": file.path.name}
         documents = {METADATA_KEY: header, _OF_FLEET: record}
         content = parquet_bytes(rows.set_column(0, "adapter", names), documents, only_texts=True)
         try:
@@ -215,13 +199,14 @@ def rows_of(digests: Sequence[str], matrices: Sequence[AuditedMatrix]) -> pa.Tab
     return pa.Table.from_pylist(rows, _ROWS)
 
 
+def sketch_text(sketch: Tensor) -> str:
+    """Return a sketch (SIZE) as text: of thousands of models, numbers of Python would take four times the memory."""
+    return base64.b64encode(sketch.cpu().numpy().astype("<f8").tobytes()).decode()
+
+
+def sketch_of_text(text: str) -> Tensor:
+    return torch.from_numpy(np.frombuffer(base64.b64decode(text), "<f8").copy())
+
+
 def _hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _text_of_sketch(sketch: Tensor | None) -> str | None:
-    return None if sketch is None else base64.b64encode(sketch.numpy().astype("<f8").tobytes()).decode()
-
-
-def _sketch_of_text(text: str | None) -> Tensor | None:
-    return None if text is None else torch.from_numpy(np.frombuffer(base64.b64decode(text), "<f8").copy())

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache
+from typing import Any
 
+from ...checkpoints.adapters.adapter import Adapter
 from ...checkpoints.formats.memory import describe_module
 from ...checkpoints.opening.many_sources import digest_of
-from ...checkpoints.opening.model_sum import ModelSum
 from ...checkpoints.opening.open import Opened, Source, open_source
 from ...checkpoints.pairing.pair_sides import pair_sides, with_rounded_base
 from ...checkpoints.pairing.pairing import Pairing
@@ -25,25 +26,14 @@ _LAYER = re.compile(r"^(.*?)\.(\d+)(?:\.|$)")
 
 
 @dataclass(frozen=True)
-class ModelFacts:
-    """The facts in a model's config and headers, before any weight is read."""
-
-    method: str | None = None
-    ranks: tuple[int, ...] = ()  # those that occur, ascending
-    scales: tuple[float, ...] = ()
-    targets: tuple[str, ...] = ()  # kinds of module that it changes
-    named_base: str | None = None
-    saved_in_full: int = 0  # tensors of ``modules_to_save``
-    matched_by: tuple[str, ...] = ()  # how its names were matched, where not by equal ones
-
-
-@dataclass(frozen=True)
 class Member:
     """One model of a fleet. Of one that is refused there is a reason and no pairing."""
 
     source: str
     digest: str
-    facts: ModelFacts = field(default_factory=ModelFacts)
+    facts: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # columns of the table, from its config and headers
     pairing: Pairing | None = None
     reason: str | None = None
     is_finished: bool = False  # by an earlier call: it is not opened again
@@ -56,14 +46,9 @@ def open_members(
     digests: Sequence[str] | None,
     finished: Collection[str],
 ) -> list[Member]:
-    """Open every source as a member of the fleet: read configs and headers, and hash the files.
+    """Open every source as a member of the fleet: read configs and headers, and hash files without ``digests``.
 
-    Args:
-      base: the model that all are compared with.
-      sources: the models.
-      settings: those of the audit.
-      digests: what tells the models apart, where that is known; hashes of their files otherwise.
-      finished: digests of models that are finished. Of these not even a header is read.
+    Of models with a digest in ``finished`` not even a header is read.
     """
     require_selection(base, settings)
     return [
@@ -76,7 +61,7 @@ def _open_member(
     base: Checkpoint, source: Source, settings: AuditSettings, digest: str | None, finished: Collection[str]
 ) -> Member:
     name = _name_of(source)
-    facts = ModelFacts()
+    facts: dict[str, Any] = {}
     if finished and digest is None:
         with suppress(IntrudersError, OSError):  # opening the model will say what is wrong with it
             digest = digest_of(str(source))
@@ -92,7 +77,7 @@ def _open_member(
         reason = in_one_line(error) if is_ours else f"'{name}' cannot be read: {error}"
         return Member(name, digest or f"refused {name}", facts, reason=reason)
     kinds = {path.kind for path in module_paths([matrix.name for matrix in pairing.pairs])}
-    facts = replace(facts, targets=tuple(sorted(kinds)), matched_by=tuple(pairing.matched))
+    facts |= {"targets": ", ".join(sorted(kinds)) or None, "matched_by": "; ".join(pairing.matched) or None}
     return Member(name, digest, facts, pairing)
 
 
@@ -106,22 +91,25 @@ def _name_of(source: Source) -> str:
     return "state dict" if isinstance(source, dict) else as_utf8(str(source))
 
 
-def _facts_of(opened: Opened) -> ModelFacts:
-    if isinstance(opened, Checkpoint):
-        return ModelFacts(method="full")
-    if isinstance(opened, ModelSum):
-        return ModelFacts(method="sum")
+def _facts_of(opened: Opened) -> dict[str, Any]:
+    """Return the columns of the fleet's table that are known before any weight is read."""
+    if not isinstance(opened, Adapter):
+        return {"method": "full" if isinstance(opened, Checkpoint) else "sum"}
     updates = opened.updates
     methods = {update.method for update in updates}
-    ranks = {update.factor_rank if update.rank is None else update.rank for update in updates}
-    return ModelFacts(
+    of_factors = [update.factor_rank if update.rank is None else update.rank for update in updates]
+    ranks = [rank for rank in of_factors if rank is not None]
+    scales = [update.scale for update in updates if update.scale is not None]
+    return {
         # PEFT's type in small letters, or "dora" where all updates are of that kind.
-        method="dora" if methods == {"dora"} else opened.peft_type.lower(),
-        ranks=tuple(sorted(rank for rank in ranks if rank is not None)),
-        scales=tuple(sorted({update.scale for update in updates if update.scale is not None})),
-        named_base=opened.base_source,
-        saved_in_full=len(opened.replaced.tensors),
-    )
+        "method": "dora" if methods == {"dora"} else opened.peft_type.lower(),
+        "rank_min": min(ranks, default=None),
+        "rank_max": max(ranks, default=None),
+        "scale_min": min(scales, default=None),
+        "scale_max": max(scales, default=None),
+        "named_base": opened.base_source,
+        "saved_in_full": len(opened.replaced.tensors),
+    }
 
 
 @cache

@@ -16,8 +16,8 @@ from torch import Tensor
 from ...linalg.random_directions import normalized
 from ..result.records import energy_share_of
 from ..result.vector_table import relative_updates
-from .fleet_files import AdapterFile
-from .fleet_members import Member, ModelFacts
+from .fleet_files import AdapterFile, sketch_of_text
+from .fleet_members import Member
 
 # Name and Arrow type of every column of adapters.parquet.
 COLUMNS: tuple[tuple[str, str], ...] = (
@@ -86,13 +86,7 @@ def counts_of_model(rows: pa.Table) -> dict[str, Any]:
 def adapter_table(
     members: Sequence[Member], files: Mapping[tuple[str, str], AdapterFile], base: str
 ) -> pd.DataFrame:
-    """Return one row per model, in the order of ``members``.
-
-    Args:
-      members: the fleet.
-      files: the file of each audited model, by source and digest.
-      base: the source of the base.
-    """
+    """Return one row per model, in the order of ``members``; files are by source and digest of the model."""
     first_of: dict[str, str] = {}
     rows = []
     for member in members:
@@ -103,17 +97,20 @@ def adapter_table(
             "reason": member.reason,
             "duplicate_of": first_of.get(member.digest),
             "digest": member.digest,
-            **_of_config(member.facts if file is None else file.facts, base),
+            "saved_in_full": 0,
+            **(member.facts if file is None else file.facts),
         }
+        if (named := row.get("named_base")) is not None:
+            row["names_this_base"] = _last_part(named) == _last_part(base)
         first_of.setdefault(member.digest, member.source)
         if file is not None:
             row |= file.counts
         rows.append(row)
     # An update whose numbers are too large for any product has no direction that could be compared.
     sketches = {
-        file.digest: file.sketch
+        file.digest: sketch
         for file in files.values()
-        if file.sketch is not None and bool(file.sketch.isfinite().all())
+        if file.sketch is not None and bool((sketch := sketch_of_text(file.sketch)).isfinite().all())
     }
     return _with_nearest(as_frame(rows), sketches)
 
@@ -136,24 +133,9 @@ def _column(rows: pa.Table, name: str) -> np.ndarray[Any, Any]:
     return np.asarray(rows[name].to_numpy())
 
 
-def _of_config(facts: ModelFacts, base: str) -> dict[str, Any]:
-    return {
-        "method": facts.method,
-        "rank_min": facts.ranks[0] if facts.ranks else None,
-        "rank_max": facts.ranks[-1] if facts.ranks else None,
-        "scale_min": facts.scales[0] if facts.scales else None,
-        "scale_max": facts.scales[-1] if facts.scales else None,
-        "targets": ", ".join(facts.targets) or None,
-        "named_base": facts.named_base,
-        "names_this_base": None if facts.named_base is None else _is_named(facts.named_base, base),
-        "matched_by": "; ".join(facts.matched_by) or None,
-        "saved_in_full": facts.saved_in_full,
-    }
-
-
-def _is_named(named: str, base: str) -> bool:
-    """Return whether two names or their last parts are equal, as in `org/model` and `/models/model`."""
-    return named == base or named.rstrip("/").rpartition("/")[2] == base.rstrip("/").rpartition("/")[2]
+def _last_part(base: str) -> str:
+    """Return what `org/model` and `/models/model` have in common."""
+    return base.rstrip("/").rpartition("/")[2]
 
 
 def _with_nearest(table: pd.DataFrame, sketches: Mapping[str, Tensor]) -> pd.DataFrame:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from itertools import chain
 
@@ -25,7 +25,7 @@ from ..audit_settings import AuditSettings, Compute
 from ..batches import Batch, NotJudged, Sharers, read_batches
 from ..judge import Judged, judge_batch
 from ..result.audit_result import header
-from .fleet_files import AdapterFile, FleetFiles, Unit, rows_of
+from .fleet_files import AdapterFile, FleetFiles, Unit, rows_of, sketch_of_text, sketch_text
 from .fleet_members import Member, block_of, open_members
 from .fleet_table import counts_of_model
 
@@ -112,7 +112,7 @@ class FleetWork:
         units = {
             self.members[number].digest: Unit(
                 [skipped for skipped in left_out.skipped.get(number, ()) if skipped.name in matrices],
-                torch.stack([result.sketch for result in results]).sum(0).cpu() if results else None,
+                sketch_text(torch.stack([result.sketch for result in results]).sum(0)) if results else None,
             )
             for number, results in of_model.items()
         }
@@ -120,6 +120,97 @@ class FleetWork:
             digests = [self.members[n].digest for n, results in of_model.items() for _ in results]
             rows = rows_of(digests, [result.matrix for results in of_model.values() for result in results])
             self.files.keep(block, units, rows)
+
+    def finish(
+        self, earlier: Mapping[str, AdapterFile], refused: Mapping[str, str], seconds: float
+    ) -> dict[tuple[str, str], AdapterFile]:
+        """Write the file of every audited model that has none; return all of them by source and digest.
+
+        ``earlier`` has the files of earlier calls by their names, ``refused`` the reasons by digest, and ``seconds`` is
+        the time that one model took. Blocks whose models are all finished are removed.
+
+        Raises:
+          ResultFileError: a file cannot be written, or the blocks lack matrices of a model.
+        """
+        self.members = [
+            replace(member, reason=refused.get(member.digest, member.reason)) for member in self.members
+        ]
+        of_digest = {file.digest: file for file in earlier.values()}
+        audited = [member for member in self.members if member.reason is None]
+        new = {member.digest: member for member in reversed(audited) if not member.is_finished}
+        for group in self._groups(list(new.values())):
+            for digest, units in self._units_of(group).items():
+                of_digest[digest] = self._write(new[digest], units, seconds)
+        written: dict[tuple[str, str], AdapterFile] = {}
+        for member in audited:
+            file = earlier.get(self.files.path(member.source, member.digest).name, of_digest[member.digest])
+            written[member.source, member.digest] = self.files.named(file, member.source, self.base)
+        self.files.arrange({file.path.name for file in written.values()})
+        self.files.forget({*of_digest, *refused})
+        return written
+
+    def _groups(self, members: Sequence[Member]) -> Iterator[set[str]]:
+        """Yield the digests of as many models together as fit in memory."""
+        group: set[str] = set()
+        vectors = 0
+        for member in members:
+            own = self.settings.k * len(member.pairing.pairs if member.pairing is not None else ())
+            if group and vectors + own > _VECTORS_AT_ONCE:
+                yield group
+                group, vectors = set(), 0
+            group.add(member.digest)
+            vectors += own
+        if group:
+            yield group
+
+    def _units_of(self, digests: Set[str]) -> dict[str, dict[str, tuple[Unit, pa.Table]]]:
+        """Read what the blocks have of these models: for each, its units and their rows by block."""
+        units: dict[str, dict[str, tuple[Unit, pa.Table]]] = {digest: {} for digest in digests}
+        for kept in self.files.blocks():
+            if mine := kept.units.keys() & digests:
+                rows = kept.rows()
+                for digest in mine:
+                    own = rows.filter(pc.equal(rows["adapter"], digest))
+                    units[digest][kept.block] = kept.units[digest], own
+        return units
+
+    def _write(
+        self, member: Member, units: Mapping[str, tuple[Unit, pa.Table]], seconds: float
+    ) -> AdapterFile:
+        """Write the file of a model from its units, with the rows in the order of an audit's."""
+        pairing = member.pairing
+        assert pairing is not None
+        names = [pair.name for pair in pairing.pairs]
+        skipped = {left.name: left for unit, _ in units.values() for left in unit.skipped}
+        rows = pa.concat_tables([rows_of([], []), *(table for _, table in units.values())])
+        judged = {*skipped, *pc.unique(rows["name"]).to_pylist()}
+        if lost := [name for name in names if name not in judged]:  # the counts would be too small
+            raise ResultFileError(
+                f"the blocks of '{member.source}' lack {len(lost)} of its {len(names)} matrices: {some_of(lost)}; "
+                "expected vectors or a reason for each; run the same command again"
+            )
+        places = pc.index_in(rows["name"], value_set=pa.array(names, pa.string())).to_numpy()
+        rows = rows.take(pa.array(np.argsort(places, kind="stable")))
+        kinds = [left.kind for left in skipped.values()]
+        counts = {
+            "zero_updates": kinds.count(SkipKind.UNCHANGED),
+            "non_finite": kinds.count(SkipKind.NOT_FINITE),
+            **counts_of_model(rows),
+        }
+        sketches = [sketch_of_text(unit.sketch) for unit, _ in units.values() if unit.sketch is not None]
+        file = AdapterFile(
+            path=self.files.path(member.source, member.digest),
+            source=member.source,
+            digest=member.digest,
+            facts=member.facts,
+            counts=counts,
+            sketch=sketch_text(torch.stack(sketches).sum(0)) if sketches else None,
+        )
+        left_out = [*pairing.skipped, *(skipped[name] for name in names if name in skipped)]
+        head = header(audit_of(pairing, self.settings, [], left_out, seconds))
+        head["totals"] |= {name: counts[name] for name in ("matrices", "vectors", "intruders")}
+        self.files.write(file, head, rows)
+        return file
 
 
 def grouped_blocks(blocks: Missing) -> Iterator[Missing]:
@@ -174,106 +265,3 @@ def _opened_by_worker(task: BlockOnRay) -> FleetWork:
                 "files; put them where all workers can read them, and run the same command again"
             )
     return FleetWork(base, members, task.settings, task.compute, task.files)
-
-
-def finish_adapters(
-    members: Sequence[Member],
-    files: FleetFiles,
-    earlier: Mapping[str, AdapterFile],
-    settings: AuditSettings,
-    seconds: float,
-    base: Checkpoint,
-) -> dict[tuple[str, str], AdapterFile]:
-    """Write the file of every audited model that has none; return all of them by source and digest.
-
-    Args:
-      members: the fleet.
-      files: the folder of the fleet, with the blocks of those that are not finished.
-      earlier: files of earlier calls, by their names.
-      settings: the settings of the audits.
-      seconds: the time that one model took.
-      base: the base of the fleet, which has another source than earlier calls gave if it was moved since.
-
-    Raises:
-      ResultFileError: a file cannot be written, or the blocks lack matrices of a model.
-    """
-    of_digest = {file.digest: file for file in earlier.values()}
-    audited = [member for member in members if member.reason is None]
-    new = {member.digest: member for member in reversed(audited) if not member.is_finished}
-    for group in _groups(list(new.values()), settings.k):
-        for digest, units in _units_of(group, files).items():
-            of_digest[digest] = _write(new[digest], units, files, settings, seconds)
-    written: dict[tuple[str, str], AdapterFile] = {}
-    for member in audited:
-        file = earlier.get(files.path(member.source, member.digest).name, of_digest[member.digest])
-        written[member.source, member.digest] = files.named(file, member.source, base)
-    return written
-
-
-def _groups(members: Sequence[Member], k: int) -> Iterator[set[str]]:
-    """Yield the digests of as many models together as fit in memory."""
-    group: set[str] = set()
-    vectors = 0
-    for member in members:
-        own = k * len(member.pairing.pairs if member.pairing is not None else ())
-        if group and vectors + own > _VECTORS_AT_ONCE:
-            yield group
-            group, vectors = set(), 0
-        group.add(member.digest)
-        vectors += own
-    if group:
-        yield group
-
-
-def _units_of(digests: Set[str], files: FleetFiles) -> dict[str, dict[str, tuple[Unit, pa.Table]]]:
-    """Read what the blocks have of these models: for each, its units and their rows by block."""
-    units: dict[str, dict[str, tuple[Unit, pa.Table]]] = {digest: {} for digest in digests}
-    for kept in files.blocks():
-        if mine := kept.units.keys() & digests:
-            rows = kept.rows()
-            for digest in mine:
-                units[digest][kept.block] = kept.units[digest], rows.filter(pc.equal(rows["adapter"], digest))
-    return units
-
-
-def _write(
-    member: Member,
-    units: Mapping[str, tuple[Unit, pa.Table]],
-    files: FleetFiles,
-    settings: AuditSettings,
-    seconds: float,
-) -> AdapterFile:
-    """Write the file of a model from its units, with the rows in the order of an audit's."""
-    pairing = member.pairing
-    assert pairing is not None
-    names = [pair.name for pair in pairing.pairs]
-    skipped = {left.name: left for unit, _ in units.values() for left in unit.skipped}
-    rows = pa.concat_tables([rows_of([], []), *(table for _, table in units.values())])
-    judged = {*skipped, *pc.unique(rows["name"]).to_pylist()}
-    if lost := [name for name in names if name not in judged]:  # the counts would be too small
-        raise ResultFileError(
-            f"the blocks of '{member.source}' lack {len(lost)} of its {len(names)} matrices: {some_of(lost)}; "
-            "expected vectors or a reason for each; run the same command again"
-        )
-    places = pc.index_in(rows["name"], value_set=pa.array(names, pa.string())).to_numpy()
-    rows = rows.take(pa.array(np.argsort(places, kind="stable")))
-    kinds = [left.kind for left in skipped.values()]
-    counts = {
-        "zero_updates": kinds.count(SkipKind.UNCHANGED),
-        "non_finite": kinds.count(SkipKind.NOT_FINITE),
-        **counts_of_model(rows),
-    }
-    sketches = [unit.sketch for unit, _ in units.values() if unit.sketch is not None]
-    file = AdapterFile(
-        path=files.path(member.source, member.digest),
-        source=member.source,
-        digest=member.digest,
-        facts=member.facts,
-        counts=counts,
-        sketch=torch.stack(sketches).sum(0) if sketches else None,
-    )
-    left_out = [*pairing.skipped, *(skipped[name] for name in names if name in skipped)]
-    head = header(audit_of(pairing, settings, [], left_out, seconds))
-    head["totals"] |= {name: counts[name] for name in ("matrices", "vectors", "intruders")}
-    files.write(file, head, rows)
-    return file

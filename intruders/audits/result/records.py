@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 
 from ...linalg.chance import chance_angle, chance_max_cosine, chance_share
-from ...system.documents import json_number
 from ...system.plain_values import from_plain, plain
 
 
@@ -202,15 +201,9 @@ del _KINDS["similarity"], _KINDS["__hash__"]
 def matrix_to_record(matrix: AuditedMatrix) -> dict[str, Any]:
     similarity = np.ascontiguousarray(matrix.similarity, dtype="<f4")
     return {
-        "name": matrix.name,
-        "shape": list(matrix.shape),
-        "rank": matrix.rank,
+        **{name: plain(getattr(matrix, name)) for name in _KINDS},
         "intruders": matrix.intruders,
-        "intruder_energy_share": json_number(matrix.intruder_energy_share),
-        "update": plain(matrix.update),
-        "subspaces": plain(matrix.subspaces),
-        "vectors": plain(matrix.vectors),
-        "base_singular_values": plain(matrix.base_singular_values),
+        "intruder_energy_share": plain(matrix.intruder_energy_share),
         # Little-endian single precision in base64: a tenth of its size in digits, and exact.
         "similarity": {
             "shape": list(similarity.shape),

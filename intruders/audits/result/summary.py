@@ -158,6 +158,8 @@ def medians(subspaces: Sequence[Subspaces]) -> list[BesideChance]:
 
 def audit_as_html(sources: str, matrices: Sequence[AuditedMatrix], k: int, epsilon: float) -> str:
     """An audit as a notebook shows it: a table in the notebook's own style; every name is escaped."""
+    import pandas as pd
+
     vectors = [vector for matrix in matrices for vector in matrix.vectors]
     totals = (
         f"{plural(sum(vector.intruder for vector in vectors), 'intruder dimension')} in "
@@ -165,26 +167,20 @@ def audit_as_html(sources: str, matrices: Sequence[AuditedMatrix], k: int, epsil
         f"energy share {percent(energy_share(vectors))}, update norm {number(update_norm(matrices))}; "
         f"k = {k}, epsilon = {epsilon:g}"
     )
-    titles = (
-        "module",
-        "matrices",
-        "intruders",
-        "energy share",
-        "update norm",
-        "relative update",
-        "effective rank",
-    )
-    head = "".join(f"<th>{title}</th>" for title in titles)
-    rows = "".join(
-        f"<tr><td>{escape(kind.kind)}</td><td>{kind.matrices}</td><td>{kind.intruders}</td>"
-        f"<td>{percent(kind.energy_share)}</td><td>{number(kind.frobenius)}</td>"
-        f"<td>{percent(kind.relative_update)}</td><td>{number(kind.effective_rank)}</td></tr>"
+    rows = [
+        {
+            "module": kind.kind,
+            "matrices": kind.matrices,
+            "intruders": kind.intruders,
+            "energy share": percent(kind.energy_share),
+            "update norm": number(kind.frobenius),
+            "relative update": percent(kind.relative_update),
+            "effective rank": number(kind.effective_rank),
+        }
         for kind in by_kind(matrices)
-    ).replace("<0.1 %", "&lt;0.1 %")
-    return (
-        f"<div><p>{escape(sources)}<br><strong>{escape(totals)}</strong></p>"
-        f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
-    )
+    ]
+    table = pd.DataFrame(rows).to_html(index=False, border=0)
+    return f"<div><p>{escape(sources)}<br><strong>{escape(totals)}</strong></p>{table}</div>"
 
 
 def matrices_on_one_side(
@@ -195,11 +191,7 @@ def matrices_on_one_side(
     Heads, poolers and embeddings, which are outside the numbered layers, do not count: a model for another task has
     its own. Of tensors that the base lacks, only those of a kind that is compared in other layers are matrices to
     examine, and of those that the tuned model lacks also every weight; norms, biases and buffers are of neither.
-
-    Args:
-      audited: names of the matrices that differ.
-      left_out: the other tensors, with reasons.
-      selection: what was to be audited.
+    ``audited`` are the names of matrices that differ, and ``left_out`` all other tensors.
     """
     open_ones = [skipped for skipped in left_out if skipped.kind in ON_ONE_SIDE]
     compared = [*audited, *(skipped.name for skipped in left_out if skipped.kind == SkipKind.UNCHANGED)]

@@ -97,11 +97,7 @@ class Adapter:
     hub: tuple[HubOrigin, ...] = ()  # the commit that it was read from, if it lies in the hub's cache
 
     def updates_for(self, base: Checkpoint, shapes: Mapping[str, Shape]) -> list[AdaptedWeight]:
-        """The updates for a base.
-
-        Args:
-          base: the checkpoint that the adapter acts on.
-          shapes: of its tensors as an adapter sees them, (m, n) with the output side first, or (experts, m, n).
+        """The updates for a base, by its shapes as an adapter sees them: (m, n), output first, or (experts, m, n).
 
         Raises:
           PairingError: the base does not tell which of its weights are meant.

@@ -77,13 +77,9 @@ class AdapterConfig:
         return sorted(names)
 
     def pattern_value(self, key: str, module: str, default: float, *, anywhere: bool = False) -> float:
-        """The value that a setting such as ``rank_pattern`` gives a module, matched as PEFT does.
+        """The value that a setting such as ``rank_pattern`` gives a module by its full path, matched as PEFT does.
 
-        Args:
-          key: of the setting.
-          module: full path.
-          default: where no pattern matches.
-          anywhere: whether a pattern may match within the path, as OSF has it, instead of its end.
+        With ``anywhere`` a pattern may match within the path, as OSF has it, instead of its end.
         """
         patterns = self.values.get(key) or {}
         if not isinstance(patterns, Mapping):

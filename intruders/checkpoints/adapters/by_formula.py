@@ -93,19 +93,6 @@ def dense(
     return AdaptedWeight(name, shape, None, scale, method, change, factor_rank=rank)
 
 
-def kronecker_delta(first: Tensor, second: Tensor, scale: float) -> Tensor:
-    """LoKr: D = scale * kron(w1, w2), a kernel's dimensions being w2's alone."""
-    left = first.reshape(*first.shape, *(1,) * (second.dim() - first.dim()))
-    return scale * torch.kron(left, second)
-
-
-def product(a: StoredTensor, b: StoredTensor, core: StoredTensor | None = None) -> Tensor:
-    """a @ b, or with a core t (r, r, kh, kw) for a convolution: sum_ij a_ip t_ij.. b_jq -> (p, q, kh, kw)."""
-    if core is None:
-        return widened(a.read()) @ widened(b.read())
-    return torch.einsum("ij...,jq,ip->pq...", widened(core.read()), widened(b.read()), widened(a.read()))
-
-
 def widened(tensor: Tensor) -> Tensor:
     """Convert to single precision or more, so that folding in the scale does not round half-precision factors."""
     return tensor if tensor.dtype == torch.float64 else tensor.to(torch.float32)
@@ -149,14 +136,18 @@ class LoraTensors:
             raise CheckpointError(
                 f"'{source}' has only one of lora_A and lora_B for '{self.name}'; expected both"
             )
-        fitting = len(down.shape) >= 2 and len(up.shape) >= 2 and down.shape[0] > 0
-        if not fitting or up.shape[1] != down.shape[0] or prod(up.shape[2:]) != 1:
-            raise CheckpointError(
-                f"'{source}' has lora_A {down.shape} and lora_B {up.shape} for '{self.name}'; "
-                "expected (r, in) and (out, r), "
-                "and no grouped convolution, whose LoRA PEFT cannot merge either"
-            )
+        require_factors(down, up, self.name, source)
         return down, up, embedding
+
+
+def require_factors(down: StoredTensor, up: StoredTensor, module: str, source: str) -> None:
+    """Raise CheckpointError unless the factors of a LoRA multiply."""
+    fitting = len(down.shape) >= 2 and len(up.shape) >= 2 and down.shape[0] > 0
+    if not fitting or up.shape[1] != down.shape[0] or prod(up.shape[2:]) != 1:
+        raise CheckpointError(
+            f"'{source}' has the factors {down.shape} and {up.shape} for '{module}'; expected (r, in) and (out, r), "
+            "and no grouped convolution, whose LoRA PEFT cannot merge either"
+        )
 
 
 def require_weights(config: AdapterConfig) -> None:
@@ -183,11 +174,7 @@ def lora_modules(tensors: Mapping[str, StoredTensor], source: str) -> list[LoraT
 
 
 def lora_scale(module: str, rank: int, config: AdapterConfig) -> float:
-    """PEFT's scale of a module's B A: alpha / r or alpha / sqrt(r), with the module's own alpha.
-
-    Raises:
-      CheckpointError: the rank of the tensors is not the one the config gives the module.
-    """
+    """PEFT's scale of a module's B A, alpha / r or alpha / sqrt(r); CheckpointError for a rank not of the config."""
     expected = config.pattern_value("rank_pattern", module, config.number("r"))
     if rank != expected:
         raise CheckpointError(
@@ -199,11 +186,7 @@ def lora_scale(module: str, rank: int, config: AdapterConfig) -> float:
 
 
 def module_update(module: LoraTensors, config: AdapterConfig, scales: Mapping[str, float]) -> AdaptedWeight:
-    """The update of a module's weight; ``scales`` are by module, where a model in memory has its own.
-
-    Raises:
-      CheckpointError: a lora_A without its lora_B, shapes and ranks that contradict each other or the config.
-    """
+    """The update of a module's weight; ``scales`` are by module, where a model in memory has its own."""
     name = module.module
     down, up, embedding = module.pair(config.source)
     scale = scales[name] if name in scales else lora_scale(name, down.shape[0], config)
@@ -229,19 +212,11 @@ _LYCORIS_PART = re.compile(
 )
 
 
-def loha_updates(tensors: Tensors, config: AdapterConfig, scales: Scales) -> list[AdaptedWeight]:
-    """D = alpha / r * (w1_a w1_b) * (w2_a w2_b), elementwise."""
-    modules = by_module(tensors, _LYCORIS_PART)
+def lycoris_updates(tensors: Tensors, config: AdapterConfig, scales: Scales) -> list[AdaptedWeight]:
+    """Those of PEFT's LoHa and LoKr."""
     return [
-        hadamard(name, parts, config.source, _scale(name, config, scales)) for name, parts in modules.items()
-    ]
-
-
-def lokr_updates(tensors: Tensors, config: AdapterConfig, scales: Scales) -> list[AdaptedWeight]:
-    """D = alpha / r * kron(w1, w2)."""
-    modules = by_module(tensors, _LYCORIS_PART)
-    return [
-        kronecker(name, parts, config.source, _scale(name, config, scales)) for name, parts in modules.items()
+        lycoris_update(name, parts, config.source, _scale(name, config, scales))
+        for name, parts in by_module(tensors, _LYCORIS_PART).items()
     ]
 
 
@@ -264,6 +239,17 @@ def adalora_updates(tensors: Tensors, config: AdapterConfig, scales: Scales) -> 
     return updates
 
 
+def _adalora(
+    module: str, down: StoredTensor, up: StoredTensor, values: StoredTensor, scale: float
+) -> AdaptedWeight:
+    def change(base: Tensor, expert: int | None) -> LowRank:
+        left = scale * widened(up.read()) * widened(values.read()).reshape(1, -1)
+        return LowRank(left, widened(down.read()).flatten(1))
+
+    shape = (up.shape[0], prod(down.shape[1:]))
+    return AdaptedWeight(f"{module}.weight", shape, down.shape[0], scale, "adalora", change)
+
+
 def by_module(tensors: Tensors, pattern: re.Pattern[str]) -> dict[str, dict[str, StoredTensor]]:
     """module -> part -> tensor, for the names that match."""
     result: dict[str, dict[str, StoredTensor]] = {}
@@ -273,54 +259,62 @@ def by_module(tensors: Tensors, pattern: re.Pattern[str]) -> dict[str, dict[str,
     return result
 
 
-def hadamard(
+def lycoris_update(
     module: str,
     parts: Tensors,
     source: str,
     scale: Callable[[int | None], float],
     magnitude: StoredTensor | None = None,
 ) -> AdaptedWeight:
-    """LoHa's update of one module, from ``hada_w1_a``, ``hada_w1_b``, ``hada_w2_a`` and ``hada_w2_b``."""
-    pairs = []
-    for number in "12":
-        a, b, core = (parts.get(f"hada_{key}") for key in (f"w{number}_a", f"w{number}_b", f"t{number}"))
-        if a is None or b is None or len(a.shape) != 2 or len(b.shape) != 2:
-            raise CheckpointError(
-                f"'{source}' lacks a factor hada_w{number} for '{module}'; expected all four"
-            )
-        pairs.append((a, b, core))
-    (a, b, core), (other_a, other_b, other_core) = pairs
-    shape, rank = _product_shape(a, b, core, module, source), b.shape[0]
-    if _product_shape(other_a, other_b, other_core, module, source) != shape:
-        raise CheckpointError(f"'{source}' has hada_w1 and hada_w2 of different shapes for '{module}'")
+    """The update of one module by LoHa's four factors, or by LoKr's two, of which each may be two factors itself."""
+    is_loha = any(part.startswith("hada") for part in parts)
+    formula, stems = (_loha, ("hada_w1", "hada_w2")) if is_loha else (_lokr, ("lokr_w1", "lokr_w2"))
+    for stem in stems:
+        if stem not in parts and not {f"{stem}_a", f"{stem}_b"} <= parts.keys():
+            raise CheckpointError(f"'{source}' lacks {stem} or its two factors for '{module}'")
+    try:
+        shapes = {part: torch.empty(stored.shape, device="meta") for part, stored in parts.items()}
+        rows, columns = formula(shapes, 1.0).flatten(1).shape
+    except (IndexError, RuntimeError, ValueError):
+        given = " and ".join(f"{part} {stored.shape}" for part, stored in parts.items())
+        raise CheckpointError(
+            f"'{source}' has factors for '{module}' that do not multiply: {given}"
+        ) from None
+    rank = next((parts[f"{stem}_b"].shape[0] for stem in stems if stem not in parts), None)
     value = scale(rank)
 
     def delta() -> Tensor:
-        return value * product(a, b, core) * product(other_a, other_b, other_core)
+        return formula({part: widened(stored.read()) for part, stored in parts.items()}, value)
 
-    by_column = _is_per_input(magnitude, shape, module, source)
-    return dense(f"{module}.weight", shape, rank, value, "loha", delta, magnitude, by_column)
+    by_column = _is_per_input(magnitude, (rows, columns), module, source)
+    method = "loha" if is_loha else "lokr"
+    return dense(f"{module}.weight", (rows, columns), rank, value, method, delta, magnitude, by_column)
 
 
-def kronecker(
-    module: str,
-    parts: Tensors,
-    source: str,
-    scale: Callable[[int | None], float],
-    magnitude: StoredTensor | None = None,
-) -> AdaptedWeight:
-    """LoKr's update of one module, from ``lokr_w1`` and ``lokr_w2`` or the factors of either."""
-    first = _kronecker_factor(module, parts, "1", source)
-    second = _kronecker_factor(module, parts, "2", source)
-    shape = (first.shape[0] * second.shape[0], first.shape[1] * prod(second.shape[1:]))
-    rank = first.rank if first.rank is not None else second.rank
-    value = scale(rank)
+def _loha(parts: Mapping[str, Tensor], scale: float) -> Tensor:
+    """D = scale * w1 * w2, elementwise."""
+    first, second = (_factor(parts, f"hada_w{number}", f"hada_t{number}") for number in "12")
+    if first.shape != second.shape:
+        raise ValueError
+    return scale * first * second
 
-    def delta() -> Tensor:
-        return kronecker_delta(first.read(), second.read(), value)
 
-    by_column = _is_per_input(magnitude, shape, module, source)
-    return dense(f"{module}.weight", shape, rank, value, "lokr", delta, magnitude, by_column)
+def _lokr(parts: Mapping[str, Tensor], scale: float) -> Tensor:
+    """D = scale * kron(w1, w2), a kernel's dimensions being w2's alone."""
+    first, second = _factor(parts, "lokr_w1"), _factor(parts, "lokr_w2", "lokr_t2")
+    if first.dim() != 2 or second.dim() < 2:
+        raise ValueError
+    return scale * torch.kron(first.reshape(*first.shape, *(1,) * (second.dim() - 2)), second)
+
+
+def _factor(parts: Mapping[str, Tensor], stem: str, of_core: str = "") -> Tensor:
+    """w as it is stored, a @ b, or with a core t (r, r, kh, kw) for a convolution: sum_ij a_ip t_ij.. b_jq."""
+    if stem in parts:
+        return parts[stem]
+    a, b, core = parts[f"{stem}_a"], parts[f"{stem}_b"], parts.get(of_core)
+    if a.dim() != 2 or b.dim() != 2 or (core is not None and core.shape[:2] != (len(a), len(b))):
+        raise ValueError
+    return a @ b if core is None else torch.einsum("ij...,jq,ip->pq...", core, b, a)
 
 
 def whole_update(module: str, difference: StoredTensor) -> AdaptedWeight:
@@ -329,35 +323,8 @@ def whole_update(module: str, difference: StoredTensor) -> AdaptedWeight:
     return dense(f"{module}.weight", shape, None, 1.0, "full", lambda: widened(difference.read()))
 
 
-@dataclass(frozen=True)
-class _Factor:
-    """w1 or w2 of a Kronecker product, stored whole or as two factors itself."""
-
-    shape: tuple[int, ...]
-    rank: int | None
-    read: Callable[[], Tensor]
-
-
-def _kronecker_factor(module: str, parts: Tensors, number: str, source: str) -> _Factor:
-    whole, a, b = (parts.get(f"lokr_w{number}{end}") for end in ("", "_a", "_b"))
-    core = parts.get("lokr_t2") if number == "2" else None
-    if whole is not None and (len(whole.shape) == 2 or (number == "2" and len(whole.shape) > 2)):
-        stored = whole
-        return _Factor(whole.shape, None, lambda: widened(stored.read()))
-    if a is None or b is None or len(a.shape) != 2 or len(b.shape) != 2:
-        raise CheckpointError(f"'{source}' lacks lokr_w{number} or its two factors for '{module}'")
-    left, right = a, b
-    rows, columns = _product_shape(a, b, core, module, source)
-    shape = (rows, columns) if core is None else (rows, b.shape[1], *core.shape[2:])
-    return _Factor(shape, b.shape[0], lambda: product(left, right, core))
-
-
 def _is_per_input(magnitude: StoredTensor | None, shape: tuple[int, int], module: str, source: str) -> bool:
-    """Return whether it is a LyCORIS ``dora_scale`` over the inputs, (1, in) or (1, in, 1, 1), and not over the rows.
-
-    Raises:
-      CheckpointError: it has not a number for each of the inputs or rows of a weight of this shape.
-    """
+    """Return whether a LyCORIS ``dora_scale`` is over the inputs, (1, in) or (1, in, 1, 1), and not over the rows."""
     if magnitude is None:
         return False
     numbers, is_kernel = prod(magnitude.shape), len(magnitude.shape) > 2
@@ -371,19 +338,6 @@ def _is_per_input(magnitude: StoredTensor | None, shape: tuple[int, int], module
     return per_input
 
 
-def _product_shape(
-    a: StoredTensor, b: StoredTensor, core: StoredTensor | None, module: str, source: str
-) -> tuple[int, int]:
-    """(out, in * kh * kw) of ``product(a, b, core)``."""
-    if core is None and a.shape[1] == b.shape[0]:
-        return a.shape[0], b.shape[1]
-    if core is not None and len(core.shape) >= 2 and core.shape[:2] == (a.shape[0], b.shape[0]):
-        return a.shape[1], b.shape[1] * prod(core.shape[2:])
-    raise CheckpointError(
-        f"'{source}' has factors for '{module}' that do not multiply: {a.shape} and {b.shape}"
-    )
-
-
 def _scale(module: str, config: AdapterConfig, scales: Scales) -> Callable[[int | None], float]:
     """alpha / r, r being the config's, which LoKr has even where its factors are stored whole."""
     if module in scales:
@@ -393,14 +347,3 @@ def _scale(module: str, config: AdapterConfig, scales: Scales) -> Callable[[int 
     if rank <= 0:
         raise config.wrong("r", "a positive number")
     return lambda _: alpha / rank
-
-
-def _adalora(
-    module: str, down: StoredTensor, up: StoredTensor, values: StoredTensor, scale: float
-) -> AdaptedWeight:
-    def change(base: Tensor, expert: int | None) -> LowRank:
-        left = scale * widened(up.read()) * widened(values.read()).reshape(1, -1)
-        return LowRank(left, widened(down.read()).flatten(1))
-
-    shape = (up.shape[0], prod(down.shape[1:]))
-    return AdaptedWeight(f"{module}.weight", shape, down.shape[0], scale, "adalora", change)

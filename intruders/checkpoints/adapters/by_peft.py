@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ...errors import CheckpointError, some_of
 from ..stored.checkpoint import StoredTensor
-from .adapter import AdaptedWeight, BaseWeight
+from .adapter import AdaptedWeight, BaseWeight, Shape
 from .adapter_config import AdapterConfig
 from .peft_at_work import peft_at_work
 from .peft_types import SHARED_AND_DECOMPOSED, WITH_BIAS
@@ -42,16 +42,12 @@ _LEAST_BOUND = 1024  # defaults that count nothing here are below it
 def peft_settings(
     config: AdapterConfig, modules: Sequence[str], largest: int, feedforward: Sequence[str] = ()
 ) -> Any:
-    """PEFT's config object for these modules alone.
+    """PEFT's config object for these modules alone, by full paths: no pattern of the file reaches PEFT.
 
-    Args:
-      config: as it stands in the file or the model.
-      modules: full paths; no pattern of the file reaches PEFT.
-      largest: no size in the config may be above it.
-      feedforward: those of them that IA3 scales on the input side.
+    IA3 scales those that are ``feedforward`` on the input side.
 
     Raises:
-      CheckpointError: a size out of proportion, a pattern that could match for ever, a type or a setting that the
+      CheckpointError: a size above ``largest``, a pattern that could match for ever, a type or a setting that the
         installed PEFT does not know.
     """
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
@@ -109,7 +105,7 @@ NO_SCALES: Mapping[str, float] = {}
 
 _NAME = "default"  # of the adapter inside PEFT's layers
 _ROOT = "base_model"  # under which PEFT keeps what modules share
-# Numbers that PEFT may make out of sizes alone, as a multiple of those in the weight's square and the file.
+# A multiple of the numbers in the weight's square and the file.
 _ROOM, _LEAST_ROOM = 16, 2**20
 
 
@@ -143,8 +139,12 @@ def updates_one_by_one(
 
 
 def names_alone(modules: Sequence[str], config: AdapterConfig) -> list[AdaptedWeight]:
-    """The weights that a type with shared tensors changes, before the base is known."""
-    return [_weight(module, config, _not_bound) for module in modules]
+    """The weights that a type with shared tensors changes, before the base is known; none is made of these."""
+
+    def not_bound(base: Tensor, is_widened: bool) -> Tensor:
+        raise AssertionError("an adapter with shared tensors is bound to its base before a weight is made")
+
+    return [_weight(module, config, not_bound) for module in modules]
 
 
 def shared_updates(
@@ -176,10 +176,6 @@ def _weight(module: str, config: AdapterConfig, make: Make) -> AdaptedWeight:
     )
 
 
-def _not_bound(base: Tensor, is_widened: bool) -> Tensor:
-    raise AssertionError("an adapter with shared tensors is bound to its base before a weight is made")
-
-
 def _single(
     module: str,
     own: Mapping[str, StoredTensor],
@@ -192,17 +188,14 @@ def _single(
     feedforward = [module] if is_on_input else []
 
     def layer(base: Tensor, is_widened: bool) -> nn.Linear:
-        largest = max(*base.shape, *(size for tensor in own.values() for size in tensor.shape))
-        room = _ROOM * (max(base.shape) ** 2 + _numbers(own))
-        with peft_at_work(module, config.source, max(room, _LEAST_ROOM)):
-            settings = peft_settings(config, [module], largest, feedforward)
+        with peft_at_work(module, config.source, _room(own, [base.shape])):
             # A copy: starts and merges write to the weight.
             tree = _tree({module: base.contiguous().clone()})
             if bias is not None:
                 own_bias = bias.read().to(base.device, base.dtype, copy=True)
                 tree.get_submodule(module).bias = nn.Parameter(own_bias, requires_grad=False)
-            model = _with_adapter(tree, settings, {_full(name): own[name].read() for name in own})
-            return _merged(_layer(model, module, scales), is_widened)
+            settings = peft_settings(config, [module], _largest(own, [base.shape]), feedforward)
+            return _merged(_layer(_with_adapter(tree, settings, own), module, scales), is_widened)
 
     made = _weight(module, config, lambda base, is_widened: layer(base, is_widened).weight.detach())
     if config.peft_type not in WITH_BIAS or feedforward:
@@ -227,30 +220,22 @@ class _Skeleton:
 
     def make(self, module: str) -> Make:
         def make(base: Tensor, is_widened: bool) -> Tensor:
-            with self._lock, peft_at_work(module, self.config.source, self._room()):
+            room = _room(self.tensors, [weight.shape for weight in self.modules.values()])
+            with self._lock, peft_at_work(module, self.config.source, room):
                 if self._model is None:
                     self._model = self._made()
                 return self._merged_with(_layer(self._model, module, self.scales), base, is_widened)
 
         return make
 
-    def _room(self) -> int:
-        largest = max(size for weight in self.modules.values() for size in weight.shape)
-        return max(_ROOM * (largest**2 + _numbers(self.tensors)), _LEAST_ROOM)
-
     def _made(self) -> nn.Module:
         def hollow(weight: BaseWeight) -> Tensor:  # in the memory of one number
             return torch.zeros(1, dtype=weight.dtype).expand(*weight.shape)
 
-        shapes = [weight.shape for weight in self.modules.values()]
-        largest = max(
-            size for shape in [*shapes, *(t.shape for t in self.tensors.values())] for size in shape
-        )
-        settings = peft_settings(self.config, list(self.modules), largest)
+        largest = _largest(self.tensors, [weight.shape for weight in self.modules.values()])
+        self._settings = peft_settings(self.config, list(self.modules), largest)
         tree = _tree({module: hollow(weight) for module, weight in self.modules.items()})
-        self._stored = {_full(name): tensor.read() for name, tensor in self.tensors.items()}
-        self._settings = settings
-        return _with_adapter(tree, settings, self._stored)
+        return _with_adapter(tree, self._settings, self.tensors)
 
     def _merged_with(self, layer: Any, base: Tensor, is_widened: bool) -> Tensor:
         weight = layer.get_base_layer().weight
@@ -273,7 +258,7 @@ class _Skeleton:
         )
         # As when it was made first: to single precision, where the base is in half.
         tuner._cast_adapter_dtype(_NAME)
-        set_peft_model_state_dict(self._model, dict(self._stored))
+        set_peft_model_state_dict(self._model, _read(self.tensors))
 
 
 def _tree(weights: Mapping[str, Tensor]) -> nn.Module:
@@ -292,11 +277,11 @@ def _tree(weights: Mapping[str, Tensor]) -> nn.Module:
     return root
 
 
-def _with_adapter(tree: nn.Module, settings: Any, tensors: dict[str, Tensor]) -> nn.Module:
+def _with_adapter(tree: nn.Module, settings: Any, tensors: Tensors) -> nn.Module:
     from peft import get_peft_model, set_peft_model_state_dict
 
     model: nn.Module = get_peft_model(tree, settings, adapter_name=_NAME)
-    loaded = set_peft_model_state_dict(model, tensors)
+    loaded = set_peft_model_state_dict(model, _read(tensors))
     lost = list(loaded.unexpected_keys)
     if lost:
         raise ValueError(f"the file has {some_of(lost)}, which it has no use for")
@@ -327,12 +312,22 @@ def _merged(layer: Any, is_widened: bool) -> nn.Linear:
     return linear
 
 
-def _full(name: str) -> str:
-    return name if name.startswith(f"{_ROOT}.") else f"{_ROOT}.model.{name}"
+def _read(tensors: Tensors) -> dict[str, Tensor]:
+    return {
+        name if name.startswith(f"{_ROOT}.") else f"{_ROOT}.model.{name}": tensor.read()
+        for name, tensor in tensors.items()
+    }
 
 
-def _numbers(tensors: Tensors) -> int:
-    return sum(prod(tensor.shape) for tensor in tensors.values())
+def _largest(tensors: Tensors, shapes: Sequence[Shape]) -> int:
+    """The largest size of all."""
+    return max(size for shape in [*shapes, *(t.shape for t in tensors.values())] for size in shape)
+
+
+def _room(tensors: Tensors, shapes: Sequence[Shape]) -> int:
+    """Numbers that PEFT may make out of sizes alone."""
+    of_weights = max(size for shape in shapes for size in shape) ** 2
+    return max(_ROOM * (of_weights + sum(prod(t.shape) for t in tensors.values())), _LEAST_ROOM)
 
 
 def modules_by_target(config: AdapterConfig, names: Sequence[str]) -> list[str]:

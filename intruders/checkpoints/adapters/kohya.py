@@ -21,7 +21,7 @@ from ..stored.checkpoint import Checkpoint, StoredTensor
 from ..stored.names import same_shape
 from .adapter import AdaptedWeight, Adapter, Shape
 from .adapter_config import AdapterConfig
-from .by_formula import hadamard, kronecker, lora_scale, low_rank, whole_update
+from .by_formula import lora_scale, low_rank, lycoris_update, require_factors, whole_update
 
 
 def scales_inputs(
@@ -29,11 +29,7 @@ def scales_inputs(
 ) -> bool | None:
     """Return whether a module's ``dora_scale`` is over its inputs; None where that cannot be known.
 
-    Args:
-      scale: the module's.
-      down: (r, in), or (r, in, kh, kw) of a convolution.
-      up: (out, r), or (out, r, 1, 1).
-      per_input: whether the others in its file are over the inputs, as :func:`dora_is_per_input` tells.
+    ``per_input`` says whether the others in its file are, as :func:`dora_is_per_input` tells.
     """
     if len(scale.shape) < 2 or scale.shape[0] != 1:
         return False
@@ -188,11 +184,7 @@ def looks_like_adapter(names: Iterable[str]) -> bool:
 def single_file_adapter(
     stored: Mapping[str, StoredTensor], metadata: Mapping[str, str], source: str
 ) -> Adapter:
-    """The adapter in one file, in whose ``metadata`` diffusers keeps PEFT's configs.
-
-    Raises:
-      CheckpointError: factors that are missing or do not fit, or tensors of a kind that is not known.
-    """
+    """The adapter in one file, in whose ``metadata`` diffusers keeps PEFT's configs."""
     modules: dict[str, dict[str, StoredTensor]] = {}
     strange, ignored = [], []
     for name, tensor in stored.items():
@@ -256,10 +248,9 @@ def _update(
 ) -> AdaptedWeight:
     scale = _scale(module, parts, configs, source)
     magnitude = parts.get("magnitude", parts.get("dora_scale"))
-    if "hada_w1_a" in parts:
-        return hadamard(module, parts, source, scale, magnitude)
-    if any(part.startswith("lokr") for part in parts):
-        return kronecker(module, parts, source, scale, magnitude)
+    if "hada_w1_a" in parts or any(part.startswith("lokr") for part in parts):
+        of_product = {part: stored for part, stored in parts.items() if part.startswith(("hada", "lokr"))}
+        return lycoris_update(module, of_product, source, scale, magnitude)
     if "diff" in parts and parts.keys() <= {"diff", "alpha"}:
         return whole_update(module, parts["diff"])
     down, up = parts.get("down"), parts.get("up")
@@ -277,12 +268,7 @@ def _update(
             f"'{source}' has a lora_mid for '{module}' (LoCon with Tucker decomposition), "
             "which is not read here; merge it in the program that made it"
         )
-    fitting = len(down.shape) >= 2 and len(up.shape) >= 2 and down.shape[0] > 0
-    if not fitting or up.shape[1] != down.shape[0] or prod(up.shape[2:]) != 1:
-        raise CheckpointError(
-            f"'{source}' has the factors {down.shape} and {up.shape} for '{module}'; "
-            "expected (r, in) and (out, r)"
-        )
+    require_factors(down, up, module, source)
     by_column = "dora_scale" in parts and scales_inputs(parts["dora_scale"], down, up, per_input)
     if by_column is None:
         raise CheckpointError(

@@ -17,15 +17,14 @@ from ..formats.safetensors import safetensors_file
 from ..formats.torch_pickle import pickle_file
 from ..stored.checkpoint import Checkpoint, StoredTensor
 from ..stored.json_file import read_json_object
+from ..stored.names import match_names
 from .adapter import AdaptedWeight, Adapter, BaseWeight, Shape, Start
 from .adapter_config import AdapterConfig
-from .binding import bound_updates
 from .by_formula import BY_PEFT as LORA_BY_PEFT
 from .by_formula import (
     adalora_updates,
-    loha_updates,
-    lokr_updates,
     lora_modules,
+    lycoris_updates,
     module_update,
     require_weights,
 )
@@ -34,13 +33,15 @@ from .peft_types import (
     BY_FORMULA,
     DECOMPOSING,
     KASA,
+    NO_MATRIX,
     NOTES,
     ONE_BY_ONE,
     ORDERED,
     SHARED_VECTOR,
     can_be_repeated,
     changes_the_base,
-    require_matrices,
+    names_in_model_order,
+    require_linear,
     require_read,
     require_settings,
 )
@@ -57,16 +58,11 @@ _METHOD_TENSOR = re.compile(r"(?:^|\.)(?:lora_|hada_|lokr_|trainable_tokens)")
 _ALORA = (
     "the adapter '{}' acts from its invocation tokens on (aLoRA): the weight is that of the tokens after them"
 )
-_OTHER_FORMULAS = {"LOHA": loha_updates, "LOKR": lokr_updates, "ADALORA": adalora_updates}
+_OTHER_FORMULAS = {"LOHA": lycoris_updates, "LOKR": lycoris_updates, "ADALORA": adalora_updates}
 
 
 def peft_folder(folder: Path, source: str) -> Adapter:
-    """The adapter in a folder: ``adapter_config.json`` and ``adapter_model.safetensors`` (or .bin).
-
-    Raises:
-      CheckpointError: files missing or corrupt, config and tensors at odds, or a PEFT type that is not read
-        here.
-    """
+    """The adapter in a folder; CheckpointError for files that are missing, corrupt, at odds, or not read here."""
     config = AdapterConfig(read_json_object(folder / ADAPTER_CONFIG), source)
     return _adapter(tensors_of_folder(folder, source), config, {})
 
@@ -85,11 +81,8 @@ def tensors_of_folder(folder: Path, source: str) -> dict[str, StoredTensor]:
 def peft_adapters_in(model: nn.Module, state: Mapping[str, Tensor] | None = None) -> list[Adapter]:
     """The active adapters of a PeftModel, or of a transformers model with PEFT adapters in it.
 
-    ``state`` holds their tensors, where the model itself does not hold them in full.
-
-    Raises:
-      CheckpointError: no adapter is active, adapters are turned off, others than the active ones are merged, or the
-        PEFT type is not read here.
+    ``state`` holds their tensors, where the model itself does not hold them in full. CheckpointError where none is
+    active, adapters are turned off, others than the active ones are merged, or the PEFT type is not read.
     """
     source = describe_module(model)
     names = _active_adapters(model, source)
@@ -225,7 +218,8 @@ def _by_peft(
     method_tensor = re.compile(rf"(?:^|\.){kind.lower()}_|trainable_tokens")
     if kind in ONE_BY_ONE:
         updates = updates_one_by_one(tensors, config, scales)
-        require_matrices(config, updates)
+        if kind == "LN_TUNING" and not updates:  # of norms
+            raise CheckpointError(f"the adapter '{config.source}' is of type {kind}, which {NO_MATRIX}")
         return _with_updates(tensors, config, updates, method_tensor)
 
     named = list(in_memory) or list(modules_of(tensors, config))
@@ -233,7 +227,23 @@ def _by_peft(
     if not named and SHARED_VECTOR not in tensors:
         return made
 
-    def made_for(modules: Mapping[str, BaseWeight]) -> list[AdaptedWeight]:
+    def bound(base: Checkpoint, shapes: Mapping[str, Shape]) -> list[AdaptedWeight]:
+        """Once the modules of the base and their order are known; the names alone where the base lacks one of them."""
+        matching = match_names(shapes, {update.name: update.full_shape for update in made.updates})
+        tuned_of, base_of = matching.tuned_of, matching.base_of
+        if any(update.name not in base_of for update in made.updates):
+            return made.updates
+        require_linear(base, made, [base_of[update.name] for update in made.updates])
+        needs_order = kind in ORDERED and not in_memory
+        names = names_in_model_order(base, config.source) if needs_order else [*base.names(), *base.tied]
+        # Under the adapter's names for them and, where it has none, under the base's.
+        modules = {
+            tuned_of.get(name, name).removesuffix(".weight"): BaseWeight(
+                (shape[0], shape[1]), base.dtype(name)
+            )
+            for name in names
+            if name.endswith(".weight") and len(shape := shapes[name]) == 2 and len(base.shape(name)) == 2
+        }
         changed = named or modules_by_target(config, list(modules))
         lost = [name for name in changed if name not in modules]
         if lost:
@@ -243,11 +253,6 @@ def _by_peft(
             )
         order = changed if in_memory else [name for name in modules if name in set(changed)]
         return shared_updates(tensors, config, {name: modules[name] for name in order}, scales)
-
-    needs_order = kind in ORDERED and not in_memory
-
-    def bound(base: Checkpoint, shapes: Mapping[str, Shape]) -> list[AdaptedWeight]:
-        return bound_updates(made, base, shapes, made_for, needs_order)
 
     return replace(made, named_for=bound)
 

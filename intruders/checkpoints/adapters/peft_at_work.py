@@ -24,10 +24,8 @@ def peft_at_work(module: str, source: str, most_numbers: int) -> Iterator[None]:
     """Let PEFT make layers and merge them; afterwards the process is as it was.
 
     Random state and filters of warnings are put back, so that reading an adapter moves no training's seed; nothing is
-    compiled; tensors are made on the CPU. One that PEFT makes out of sizes alone has ``most_numbers`` at most.
-
-    Raises:
-      CheckpointError: in one line, whatever PEFT raises. MissingDependencyError: PEFT is not installed.
+    compiled; tensors are made on the CPU. One that PEFT makes out of sizes alone has ``most_numbers`` at most. Whatever
+    PEFT raises becomes a CheckpointError of one line.
     """
     # PEFT's layers draw numbers, and some types set a seed.
     with _LOCK, random_state_kept(), warnings.catch_warnings():

@@ -1,11 +1,14 @@
-"""Every PEFT type: how its weights are made, or why it has none to audit; and the starts that write to the base."""
+"""Every PEFT type: how its weights are made, what that needs of a base, or why it has none; and starts of LoRA."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from typing import Any
 
-from ...errors import CheckpointError
-from .adapter import AdaptedWeight
+from ...errors import CheckpointError, PairingError, first_line, missing_extra, some_of
+from ..stored.checkpoint import Checkpoint
+from ..stored.names import looks_up_tokens, match_names
+from .adapter import Adapter
 from .adapter_config import AdapterConfig
 
 # Read by formulas of our own, which give low-rank factors or serve files without a config.
@@ -50,7 +53,7 @@ NOTES = {
 }
 
 _ACTIVATIONS = "adds activations and changes no weight; there is nothing to audit"
-_NO_MATRIX = "trains biases, norms or single tokens, and no matrix; there is nothing to audit"
+NO_MATRIX = "trains biases, norms or single tokens, and no matrix; there is nothing to audit"
 _PER_INPUT = (
     "decides for each input what it adds, so that no one weight stands for it, and PEFT cannot merge it either; "
     "audit an adapter of another type"
@@ -63,7 +66,7 @@ REFUSED = {
         ),
         _ACTIVATIONS,
     ),
-    **dict.fromkeys(("BEFT", "TRAINABLE_TOKENS"), _NO_MATRIX),
+    **dict.fromkeys(("BEFT", "TRAINABLE_TOKENS"), NO_MATRIX),
     **dict.fromkeys(("LILY", "SHADOW", "XLORA", "POLY"), _PER_INPUT),
 }  # fmt: skip
 
@@ -97,12 +100,6 @@ def require_settings(config: AdapterConfig, tensors: Collection[str]) -> None:
         )
 
 
-def require_matrices(config: AdapterConfig, updates: list[AdaptedWeight]) -> None:
-    """Raise CheckpointError for LN_TUNING of norms, which has no matrix among its tensors."""
-    if config.peft_type == "LN_TUNING" and not updates:
-        raise CheckpointError(f"the adapter '{config.source}' is of type LN_TUNING, which {_NO_MATRIX}")
-
-
 # PiSSA, OLoRA, CorDA and LoRA-GA leave W0 - s B A in the base, LoftQ a quantized W0. KaSA truncates W0; it is a setting
 # of its own beside the start.
 KASA = "kasa"
@@ -123,3 +120,48 @@ def can_be_repeated(start: str) -> bool:
     The randomized ``pissa_niter_16`` comes out otherwise; the others need data, gradients or a GPU.
     """
     return start.lower() in ("pissa", "olora", KASA)
+
+
+def names_in_model_order(base: Checkpoint, adapter: str) -> list[str]:
+    """The base's names in the order of the model: its own, or that of transformers' class for its config.
+
+    Raises:
+      PairingError: neither is known. MissingDependencyError: transformers is not installed.
+    """
+    if base.kind == "module":
+        return base.names()
+    try:
+        shapes = shapes_of_class(base.config)
+    except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and error.name == "transformers":
+            raise missing_extra(f"reading '{adapter}'", "transformers", "train") from None
+        raise PairingError(
+            f"the adapter '{adapter}' draws its numbers in the order of the model's modules, and '{base.source}' has "
+            f"no config that transformers makes a model of ({first_line(error)}); pass the model itself, from Python, "
+            "or the model after PEFT's merge_and_unload"
+        ) from None
+    base_of = match_names(base.shapes(), shapes).base_of
+    return [base_of[name] for name in shapes if name in base_of]
+
+
+def shapes_of_class(config: Mapping[str, Any] | None) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the model that transformers makes for the config; raises whatever transformers raises."""
+    import torch
+    import transformers
+
+    values = dict(config or {})
+    kind: Any = getattr(transformers, values["architectures"][0])
+    made = transformers.AutoConfig.for_model(**values)
+    with torch.device("meta"):
+        model = kind(made)
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
+def require_linear(base: Checkpoint, adapter: Adapter, names: list[str]) -> None:
+    """Raise for a convolution or embedding, whose weight PEFT's code would make otherwise than a linear layer's."""
+    others = [name for name in names if len(base.shape(name)) != 2 or looks_up_tokens(name)]
+    if others:
+        raise PairingError(
+            f"the adapter '{adapter.source}' of type {adapter.peft_type} changes {some_of(others)}, no linear layer, "
+            "which is not read for this type; merge it with PEFT, and pass the merged model"
+        )

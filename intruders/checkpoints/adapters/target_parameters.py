@@ -63,11 +63,7 @@ def parameters_meant(module: str, config: AdapterConfig) -> list[str]:
 def undecided_module(
     tensors: LoraTensors, config: AdapterConfig, scales: Mapping[str, float]
 ) -> UndecidedModule:
-    """The updates that the tensors of a module may be, where a target means one of its parameters.
-
-    Raises:
-      CheckpointError: a lora_A without its lora_B, or shapes that contradict each other.
-    """
+    """The updates that the tensors of a module may be, where a target means one of its parameters."""
     name = tensors.module
     parameters = parameters_meant(name, config)
     updates = [_parameter_update(tensors, parameter, config, scales) for parameter in parameters]
@@ -87,10 +83,7 @@ def decided_by_base(
     """The update of each module on a base, whose ``shapes`` are those that an adapter sees.
 
     PEFT nests the adapters of one module's parameters and does not write which is whose: their shapes tell.
-
-    Raises:
-      CheckpointError: a parameter of the base with tensors of another rank.
-      PairingError: several parameters of the base fit, or it is not known which side of one is the output.
+    PairingError where several parameters of the base fit, or it is not known which side of one is the output.
     """
     ends = {_end(name) for name in shapes}
     # Of parameters that a file has under another name, which no end tells.

@@ -17,7 +17,6 @@ import inspect
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -96,18 +95,12 @@ _STAND_INS = 2
 _UINT8 = 0
 
 
-@dataclass(frozen=True)
-class GgufModel:
-    """The content of a GGUF file, or of all files of a split model."""
-
-    # Under transformers' names, in the order of a safetensors file of the model.
-    tensors: dict[str, StoredTensor]
-    config: dict[str, Any]  # as transformers makes it
-    unnamed: list[str]  # matrices under llama.cpp's names, for which transformers' model has no name
-
-
-def gguf_file(path: Path) -> GgufModel:
+def gguf_file(path: Path) -> tuple[dict[str, StoredTensor], dict[str, Any], list[str]]:
     """The model in a GGUF file; of a file of a split model the whole of it.
+
+    Returns:
+      The tensors under transformers' names, in the order of a safetensors file of the model; the config as transformers
+      makes it; and matrices under llama.cpp's names, for which transformers' model has no name.
 
     Raises:
       CheckpointError: not a whole GGUF file, an adapter, or an architecture that transformers does not load from GGUF.
@@ -152,7 +145,7 @@ def gguf_file(path: Path) -> GgufModel:
         for name in sorted(shapes, key=natural_order)
         if name in parts
     }
-    return GgufModel(tensors, config, unnamed)
+    return tensors, config, unnamed
 
 
 def _config(path: Path, layout: GgufLayout) -> dict[str, Any]:

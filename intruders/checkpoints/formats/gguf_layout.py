@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import mmap
 import struct
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -28,7 +27,7 @@ _MOST_DIMENSIONS = 4  # GGML_MAX_DIMS
 _DEEPEST_ARRAY = 4
 # Items of an array that are kept. One that says something of the model has an item a layer; vocabularies are longer.
 _LONGEST_KEPT = 1024
-_STRING, _ARRAY, _UINT32 = 8, 9, 4
+_STRING, _ARRAY = 8, 9
 _WHOLE_NUMBERS, _SIGNED = {0, 1, 2, 3, 4, 5, 10, 11}, {1, 3, 5, 11}
 # GGUF value type -> bytes of one value
 _SCALARS = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
@@ -78,11 +77,7 @@ class GgufLayout:
 
 
 def read_gguf_layout(path: Path) -> GgufLayout:
-    """The architecture and every tensor of the file.
-
-    Raises:
-      CheckpointError: not GGUF, an unsupported version, truncated, or a length or type that cannot be right.
-    """
+    """The architecture and every tensor of one file; CheckpointError for what cannot be right."""
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             return _Walk(path, data).layout()
@@ -108,9 +103,13 @@ class _Walk:
         tensor_count = self.number("<Q", "number of tensors")
         self.fields(self.number("<Q", "number of fields"))
         infos = self.each(tensor_count, self.tensor_info, "tensors")
-        alignment = self.alignment()
+        layout = GgufLayout(self.architecture(), self.read, [])
+        alignment = layout.number("general.alignment")
+        alignment = 32 if alignment is None else alignment
+        if alignment <= 0 or alignment & (alignment - 1):
+            raise self.corrupt(f"its alignment is {alignment}; expected a power of two")
         start = -(-self.at // alignment) * alignment
-        return GgufLayout(self.architecture(), self.read, self.placed(infos, start, alignment))
+        return replace(layout, tensors=self.placed(infos, start, alignment))
 
     def fields(self, count: int) -> None:
         """Walk the metadata, and keep what may be about the model."""
@@ -128,15 +127,6 @@ class _Walk:
         if field is None or field.types != (_STRING,):
             return ""
         return self.decoded(field.items[0], "general.architecture")
-
-    def alignment(self) -> int:
-        field = self.read.get("general.alignment")
-        alignment = (
-            32 if field is None or field.types != (_UINT32,) else int.from_bytes(field.items[0], "little")
-        )
-        if alignment == 0 or alignment & (alignment - 1):
-            raise self.corrupt(f"its alignment is {alignment}; expected a power of two")
-        return alignment
 
     def value(self, kind: int, key: str, depth: int) -> GgufField:
         if kind in _SCALARS:
@@ -244,11 +234,7 @@ class _Walk:
 
 
 def read_whole_layout(path: Path) -> GgufLayout:
-    """The layout of the model of which a file is all or a part, with the metadata of its first file.
-
-    Raises:
-      CheckpointError: a file is not a complete GGUF file, or the folder does not have all files of the model.
-    """
+    """The layout of the model of which a file is all or a part, with the metadata of its first file."""
     layout = read_gguf_layout(path)
     count = layout.number("split.count") or 1
     if count < 2:
@@ -267,17 +253,16 @@ def read_whole_layout(path: Path) -> GgufLayout:
         )
     files = [path.parent / name for name in names]
     layouts = [layout if file == path else read_gguf_layout(file) for file in files]
-    for number, (file, part) in enumerate(zip(files, layouts, strict=True)):
-        if (part.number("split.no"), part.number("split.count")) != (number, count):
-            raise CheckpointError(
-                f"'{file}' is not file {number + 1} of the {count} of one model, as its name has it; download it again"
-            )
+    numbers = [(part.number("split.no"), part.number("split.count")) for part in layouts]
     tensors = [tensor for part in layouts for tensor in part.tensors]
-    expected = layout.number("split.tensors.count")
-    twice = [name for name, times in Counter(tensor.name for tensor in tensors).items() if times > 1]
-    if twice or expected not in (None, len(tensors)):
+    expected = layout.number("split.tensors.count") or len(tensors)
+    distinct = {tensor.name for tensor in tensors}
+    if (
+        numbers != [(number, count) for number in range(count)]
+        or not len(distinct) == len(tensors) == expected
+    ):
         raise CheckpointError(
-            f"'{path}' is one of {count} files of one model, which have {len(tensors)} tensors, {len(twice)} of them "
-            f"twice; expected {expected}; download all of them again"
+            f"'{path}' is one of {count} files of one model, and those in its folder are not all of them under their "
+            f"own names: {len(distinct)} tensors; expected {expected}; download all of them again"
         )
     return replace(layouts[0], tensors=tensors)

@@ -27,7 +27,7 @@ INDEX_SUFFIX = ".safetensors.index.json"
 # header for each, which takes several times as long.
 _SMALL = 2**22
 # dtype in the header -> the torch dtype that holds it. torch has none to read other ones into.
-_DTYPES: dict[str, torch.dtype | None] = {
+DTYPES: dict[str, torch.dtype | None] = {
     "F64": torch.float64,
     "F32": torch.float32,
     "F16": torch.float16,
@@ -116,12 +116,7 @@ def safetensors_file(path: Path) -> dict[str, StoredTensor]:
 def tensors_of_shards(
     index: Path, read_file: Callable[[Path], dict[str, StoredTensor]]
 ) -> dict[str, StoredTensor]:
-    """The tensors of a sharded checkpoint, by its ``*.index.json``.
-
-    Raises:
-      CheckpointError: the index points outside its folder, names a missing shard, or a tensor its shard
-        lacks.
-    """
+    """The tensors of a sharded checkpoint by its ``*.index.json``, which may name files of its own folder alone."""
     where = _weight_map(index)
     shards = {shard: read_file(index.parent / shard) for shard in sorted(set(where.values()))}
     astray = [name for name, shard in where.items() if name not in shards[shard]]
@@ -159,7 +154,7 @@ def _weight_map(index: Path) -> dict[str, str]:
 def _stored(path: Path, name: str, entry: HeaderEntry) -> StoredTensor:
     return StoredTensor(
         entry.shape,
-        _DTYPES.get(entry.dtype) or torch.uint8,
+        DTYPES.get(entry.dtype) or torch.uint8,
         entry.dtype,
         lambda: _read(path, name, entry, None),
         lambda index: _read(path, name, entry, index),
@@ -170,7 +165,7 @@ def _read(path: Path, name: str, entry: HeaderEntry, index: int | None) -> Tenso
     """Open the file again, so that the pages of a tensor that is no longer needed do not stay mapped."""
     from safetensors import SafetensorError, safe_open
 
-    if _DTYPES.get(entry.dtype) is None:
+    if DTYPES.get(entry.dtype) is None:
         raise CheckpointError(
             f"'{name}' in '{path}' is {entry.dtype}, which torch cannot widen; save it as BF16"
         )
@@ -188,11 +183,7 @@ def _read(path: Path, name: str, entry: HeaderEntry, index: int | None) -> Tenso
 
 
 def require_unchanged(path: Path, stamp: os.stat_result) -> None:
-    """Refuse a file that was written or replaced since it had this stamp, if only with tensors of the same shapes.
-
-    Raises:
-      ChangedFileError: it is another one now, so that what was read before is of another model.
-    """
+    """Raise ChangedFileError for a file that was written since it had this stamp: it may be of another model."""
     try:
         now = path.stat()
     except OSError as error:
@@ -210,7 +201,7 @@ def _is_same_file(now: os.stat_result, stamp: os.stat_result) -> bool:
 
 def _read_small(path: Path, entry: HeaderEntry) -> Tensor | None:
     """The tensor from its bytes, without another look at the header; None where the file has changed since."""
-    dtype = _DTYPES[entry.dtype]
+    dtype = DTYPES[entry.dtype]
     assert dtype is not None
     data = bytearray(entry.end - entry.begin)
     try:

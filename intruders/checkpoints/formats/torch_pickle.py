@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 import pickle
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -33,12 +34,7 @@ _WEIGHT_KEYS = ("state_dict", "model_state_dict", "model", "module")
 
 
 def pickle_file(path: Path) -> dict[str, StoredTensor]:
-    """The tensors of one file saved by ``torch.save``.
-
-    Raises:
-      CheckpointError: not such a file, one that would need code to run, or one that claims more than it
-        holds.
-    """
+    """The tensors of one file of ``torch.save``; CheckpointError for one that needs code or claims too much."""
     is_old = _is_old(path)
     if not is_old:
         _require_plain_zip(path)
@@ -54,25 +50,16 @@ def pickle_file(path: Path) -> dict[str, StoredTensor]:
                 f"'{name}' in '{path}' claims the shape {tuple(tensor.shape)}, more than a file of {stamp.st_size:,} "
                 "bytes can contain"
             )
+        read = tensor.detach if is_old else partial(_read_again, path, name, stamp)
         stored_as = str(tensor.dtype).removeprefix("torch.")
-        read, read_slice = _kept(tensor) if is_old else _readers(path, name, stamp)
-        result[name] = StoredTensor(tuple(tensor.shape), tensor.dtype, stored_as, read, read_slice)
+        result[name] = StoredTensor(tuple(tensor.shape), tensor.dtype, stored_as, read)
     return result
 
 
-def _readers(
-    path: Path, name: str, stamp: os.stat_result
-) -> tuple[Callable[[], Tensor], Callable[[int], Tensor]]:
-    def read() -> Tensor:
-        tensors = _load(path)
-        require_unchanged(path, stamp)
-        return tensors[name].detach()
-
-    return read, lambda index: read()[index]
-
-
-def _kept(tensor: Tensor) -> tuple[Callable[[], Tensor], Callable[[int], Tensor]]:
-    return tensor.detach, lambda index: tensor.detach()[index]
+def _read_again(path: Path, name: str, stamp: os.stat_result) -> Tensor:
+    tensors = _load(path)
+    require_unchanged(path, stamp)
+    return tensors[name].detach()
 
 
 def _is_old(path: Path) -> bool:

@@ -18,22 +18,14 @@ _EXPONENT = 0x7F800000  # of a number in single precision
 _LEAST = 2.0**-149  # a smaller spacing is zero in single precision
 _COARSE = (torch.bfloat16, torch.float16)  # the coarser one first
 
-# The types of tensors that are stored as floating point, by the formats' own words for them.
-_STORED = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "float64": torch.float64,
-    "float32": torch.float32,
-    "float16": torch.float16,
-    "bfloat16": torch.bfloat16,
-}
+# The types to which a merge may be rounded when it is saved, by safetensors' and GGUF's words, and by torch's own.
+_FLOATING = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 def stored_type(stored_as: str) -> torch.dtype | None:
     """The type to which a stored tensor was rounded; None where it is quantized."""
-    return _STORED.get(stored_as)
+    dtype = _FLOATING.get(stored_as) or getattr(torch, stored_as, None)
+    return dtype if dtype in _FLOATING.values() else None
 
 
 def is_half(dtype: torch.dtype) -> bool:

@@ -7,7 +7,6 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from ..adapters.adapter import Adapter
 from ..opening.model_sum import ModelSum
@@ -18,8 +17,6 @@ from ..stored.names import may_be_same, plain
 from ..stored.tied import stored_twice
 from .merged_matrix import stored_type
 
-# Types that a merge may have rounded to before the file's own type.
-_BETWEEN = (torch.bfloat16, torch.float16)
 # Tensors of an adapter that change one of the base which is no matrix, or a few rows of it.
 _ADDED = re.compile(r"(?P<module>.+?)(?:\.token_adapter)?\.(?P<part>lora_B\.bias|trainable_tokens\w*)")
 
@@ -47,7 +44,7 @@ def tensors_not_compared(base: Checkpoint, sides: Sequence[Side], is_sum: bool) 
     """Tensors of the base that the adapter changes in a way that is not followed here, by the base's names."""
     unchecked = []
     for side in sides:
-        part = side.acting.part
+        part = side.part
         if not isinstance(part, Adapter):
             continue
         for name, reason in part.ignored:
@@ -78,18 +75,24 @@ def differences(
     ``saved`` are the tensors that the adapter stores in full, by the base's names, and ``added`` those of a head
     that it brings. A model with that head has no need of the base's own, and a class without a place for a tensor none.
     """
-    architecture = _architecture(merged)
+    architectures = (merged.config or {}).get("architectures")
+    architecture = (
+        str(architectures[0]) if isinstance(architectures, list) and len(architectures) == 1 else ""
+    )
+    # The head of RoBERTa has a dense layer of its own; BERT's works on what the pooler makes.
+    old_head = _OLD_HEAD_AND_POOLER if any(".dense." in new for new in added) else _OLD_HEAD
+    without = [parts for ending, parts in _NOT_IN_CLASS.items() if architecture.endswith(ending)]
     for name in names:
         other = merged_name.get(name)
-        if other is None and _is_replaced(name, added):
-            yield None, OtherTensor(name, "the adapter brings another head")
-            continue
-        if other is None and _has_no_place(name, architecture):
-            yield None, OtherTensor(name, f"the class {architecture} of the merged model has none")
-            continue
         if other is None:
-            is_lost = _is_parameter(name, base.tensors[name])
-            yield (OtherTensor(name, "missing in the merged model") if is_lost else None), None
+            if added and old_head.search(name):
+                yield None, OtherTensor(name, "the adapter brings another head")
+            elif any(parts.search(name) for parts in without):
+                yield None, OtherTensor(name, f"the class {architecture} of the merged model has none")
+            elif _is_parameter(name, base.tensors[name]):
+                yield OtherTensor(name, "missing in the merged model"), None
+            else:
+                yield None, None
             continue
         expected, stored = saved.get(name, base.tensors[name]), merged.tensors[other]
         if (
@@ -100,26 +103,6 @@ def differences(
             yield None, OtherTensor(name, f"quantized as {stored.stored_as}")
         else:
             yield _difference(name, expected, stored, name in saved), None
-
-
-def _is_replaced(name: str, added: Collection[str]) -> bool:
-    """Return whether a tensor of the base belongs to a head in whose place the adapter brings another."""
-    # The head of RoBERTa has a dense layer of its own; BERT's works on what the pooler makes.
-    parts = _OLD_HEAD_AND_POOLER if any(".dense." in new for new in added) else _OLD_HEAD
-    return bool(added) and parts.search(name) is not None
-
-
-def _architecture(model: Checkpoint) -> str:
-    """Return the class that a model's config names; empty if it names none, or several."""
-    names = (model.config or {}).get("architectures")
-    return names[0] if isinstance(names, list) and len(names) == 1 and isinstance(names[0], str) else ""
-
-
-def _has_no_place(name: str, architecture: str) -> bool:
-    """Return whether a model of the class is made without a tensor of its base."""
-    return any(
-        architecture.endswith(ending) and parts.search(name) for ending, parts in _NOT_IN_CLASS.items()
-    )
 
 
 def added_differences(added: Mapping[str, StoredTensor], merged: Checkpoint) -> list[OtherTensor]:
@@ -173,15 +156,9 @@ def _is_parameter(name: str, stored: StoredTensor) -> bool:
 
 
 def _is_equal(expected: StoredTensor, stored: StoredTensor) -> bool:
-    """Return whether a tensor is the other one, or a rounding of it."""
+    """Return whether a tensor is the other one, or a rounding of it: also in half precision on the way."""
     before, after = expected.read(), stored.read()
     if not before.dtype.is_floating_point or not after.dtype.is_floating_point:
         return torch.equal(before, after.to(before.dtype))
-    return any(torch.equal(rounded.to(after.dtype), after) for rounded in _roundings(before))
-
-
-def _roundings(tensor: Tensor) -> Iterator[Tensor]:
-    """The tensor, and what saving it in half precision on the way leaves of it."""
-    yield tensor
-    for dtype in _BETWEEN:
-        yield tensor.to(dtype)
+    types = (before.dtype, torch.bfloat16, torch.float16)
+    return any(torch.equal(before.to(dtype).to(after.dtype), after) for dtype in types)

@@ -312,16 +312,13 @@ def _verdict(
     matrix = MergedMatrix(both, merged, numbers)
     if numbers is not None and pair.merged is not None and not is_sum:
         for dtype in dict.fromkeys([matrix.dtype, both.base.dtype]):
-            if torch.equal(pair.merged(dtype)[:rows].to(merged.dtype), merged):
-                return _as_peft_merges(matrix, dtype)
+            if not torch.equal(pair.merged(dtype)[:rows].to(merged.dtype), merged):
+                continue
+            if torch.equal(both.base.to(dtype).to(merged.dtype), merged):
+                return Verdict(TOO_SMALL, "W0 and W round to the same numbers")
+            words = f"PEFT's own merge in {type_name(dtype)}, bit for bit"
+            return Verdict(APPLIED, precision=words, outside=0)
     return judge(matrix, pair.scale, is_sum or pair.rank is None)
-
-
-def _as_peft_merges(matrix: MergedMatrix, dtype: torch.dtype) -> Verdict:
-    """The verdict on a matrix that is bit for bit what PEFT makes of the base in a type."""
-    if torch.equal(matrix.pair.base.to(dtype).to(matrix.merged.dtype), matrix.merged):
-        return Verdict(TOO_SMALL, "W0 and W round to the same numbers")
-    return Verdict(APPLIED, precision=f"PEFT's own merge in {type_name(dtype)}, bit for bit", outside=0)
 
 
 def _require_finite(both: Pair, name: str) -> None:

@@ -18,7 +18,7 @@ from ..stored.json_file import read_json_object
 from ..stored.locate import DEMO_ADAPTERS, DEMO_MODELS, locate
 from ..stored.model_folder import SAVED_RESULTS, index_of_shard, split_names
 from ..stored.names import natural_order
-from .model_sum import is_sum, split_sum
+from .model_sum import each_part, is_sum, split_sum
 from .open import suffixes_of_plugins
 
 _COLLECTION = "collection:"
@@ -168,9 +168,7 @@ def _what_it_is(entry: Path) -> str:
 
 def wherever_it_is(source: str) -> str:
     """The same model for a process with another working directory: every path in it in full."""
-    if not is_sum(source):
-        return _whole_path(source)
-    return "+".join(f"{_whole_path(part)}@{weight!r}" for part, weight in split_sum(source))
+    return each_part(source, _whole_path)
 
 
 def _whole_path(source: str) -> str:
@@ -180,11 +178,7 @@ def _whole_path(source: str) -> str:
 
 
 def digest_of(source: str) -> str:
-    """128 bits of what is read of a model: of an adapter its config and tensors.
-
-    Raises:
-      CheckpointError: it cannot be found or read.
-    """
+    """128 bits of what is read of a model: of an adapter its config and tensors."""
     digest = xxhash.xxh3_128()
     for part, weight in split_sum(source) if is_sum(source) else [(source, 1.0)]:
         digest.update(f"{weight!r} ".encode())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from ...errors import SettingError
@@ -57,12 +57,9 @@ def is_sum(text: str) -> bool:
 
 
 def split_sum(text: str) -> list[tuple[str, float]]:
-    """``"A@0.7+B"`` -> ``[("A", 0.7), ("B", 1.0)]``.
+    """``"A@0.7+B"`` -> ``[("A", 0.7), ("B", 1.0)]``; SettingError for an empty part and a weight that is not finite.
 
     A number after the last ``@`` is a weight; anything else is the revision of a hub id, as in ``org/name@v1@0.7``.
-
-    Raises:
-      SettingError: a part is empty, or its weight is no finite number.
     """
     parts = []
     for part in text.split("+"):
@@ -76,11 +73,6 @@ def split_sum(text: str) -> list[tuple[str, float]]:
     return parts
 
 
-def joined_sum(parts: Sequence[tuple[str, float]]) -> str:
-    """Return the text that :func:`split_sum` reads as these parts: ``"A@0.7+B"``."""
-    return "+".join(source if weight == 1 else f"{source}@{weight:.12g}" for source, weight in parts)
-
-
 def each_part(text: str, change: Callable[[str], str]) -> str:
     """Return a source with ``change`` made of it, or of every model of a sum."""
     try:
@@ -89,4 +81,7 @@ def each_part(text: str, change: Callable[[str], str]) -> str:
         parts = None
     if parts is None:
         return change(text)
-    return joined_sum([(change(part), weight) for part, weight in parts])
+    return "+".join(
+        change(part) if weight == 1 else f"{change(part)}@{repr(weight).removesuffix('.0')}"
+        for part, weight in parts
+    )

@@ -127,18 +127,14 @@ def _kind(adapter: Adapter) -> str:
 
 def _located(text: str) -> Checkpoint | Adapter:
     try:
-        return _opened(text)
+        path = locate(text)
+        is_weights = path.name in {"adapter_model.safetensors", "adapter_model.bin"} and path.is_file()
+        if is_weights and (path.parent / ADAPTER_CONFIG).is_file():
+            path = path.parent
+        origin = origin_of(path, text)
+        opened = _read_at(path, text)
     except OSError as error:
         raise CheckpointError(f"'{text}' cannot be read: {os_reason(error)}") from None
-
-
-def _opened(text: str) -> Checkpoint | Adapter:
-    path = locate(text)
-    is_weights = path.name in {"adapter_model.safetensors", "adapter_model.bin"} and path.is_file()
-    if is_weights and (path.parent / ADAPTER_CONFIG).is_file():
-        path = path.parent
-    origin = origin_of(path, text)
-    opened = _read_at(path, text)
     return opened if origin is None else replace(opened, hub=(origin,))
 
 
@@ -183,8 +179,7 @@ def _read(file: Path) -> _Content:
     if not file.is_file():  # a pipe or a device could be read for ever
         raise CheckpointError(f"'{file}' is not a regular file; expected the weights of a model")
     if file.suffix == ".gguf":
-        model = gguf_file(file)
-        return _Content("gguf", model.tensors, model.config, model.unnamed)
+        return _Content("gguf", *gguf_file(file))
     beside = file.parent / "config.json"
     config = read_json_object(beside) if beside.is_file() else None
     file = _whole_model_of(file)
@@ -274,6 +269,3 @@ def _how_to_merge_shards(folder: Path) -> str:
 def suffixes_of_plugins() -> tuple[str, ...]:
     """Return what names of weights end with that installed plugins read."""
     return tuple(suffix for plugin in plugins_of(FORMATS).values() for suffix in plugin.suffixes)
-
-
-__all__ = ["ModelSum", "Opened", "Source", "open_checkpoint", "open_gathered", "open_source"]

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from ..adapters.adapter import Adapter
 from ..stored.checkpoint import Checkpoint, StoredTensor
 
 _SEPARATE = re.compile(
@@ -46,24 +45,6 @@ class InStacks:
         return replace(
             stacked, shape=shape, read=lambda: stacked.read_slice(expert)[self.rows], read_one=None
         )
-
-
-def aligned_experts(
-    base: Checkpoint, tuned: Checkpoint | Adapter
-) -> tuple[Checkpoint, Checkpoint | Adapter, list[str]]:
-    """Both sides with stacked experts, where one had them stacked and the other one by one; and a note of it."""
-    names = (
-        tuned.names()
-        if isinstance(tuned, Checkpoint)
-        else [*(update.name for update in tuned.updates), *tuned.replaced.names()]
-    )
-    before = with_experts_as(names, base)
-    if before is not base:
-        return before, tuned, ["experts that base stores one by one, as the stacks that tuned has"]
-    after = with_experts_as(base.names(), tuned) if isinstance(tuned, Checkpoint) else tuned
-    if after is not tuned:
-        return base, after, ["experts that tuned stores one by one, as the stacks that base has"]
-    return base, tuned, []
 
 
 def with_experts_as(names: Iterable[str], checkpoint: Checkpoint) -> Checkpoint:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...errors import PairingError
 from ..stored.checkpoint import Checkpoint
@@ -71,11 +71,7 @@ class BaseInMemory:
         return None if view is None else self._key_of.get(view.tensor)
 
     def required_key(self, name: str) -> str:
-        """The model's name of the tensor that has this matrix of the base.
-
-        Raises:
-          PairingError: it has none.
-        """
+        """The model's name of the tensor that has this matrix of the base; PairingError if it has none."""
         key = self.key_of_matrix(name)
         if key is not None:
             return key
@@ -83,6 +79,15 @@ class BaseInMemory:
         if view is not None and view.tensor in self._otherwise:
             raise self._not_known(name)
         raise PairingError(f"the model that is measured has no weight '{name}'; pass the base it was made of")
+
+    def modules_of(self, names: Iterable[str]) -> dict[str, str]:
+        """By matrix of the base, the model's module whose whole weight it is; without those that have none such."""
+        keys = {name: self.key_of_matrix(name) for name in names}
+        return {
+            name: key.removesuffix(".weight")
+            for name, key in keys.items()
+            if key is not None and key.endswith(".weight") and self.views[name].expert is None
+        }
 
     def _not_known(self, name: str) -> PairingError:
         return PairingError(
@@ -102,11 +107,7 @@ class BaseInMemory:
         return view.read(self.stored.tensors[view.tensor])
 
     def changed(self, names: Iterable[str], state: Mapping[str, Tensor]) -> Iterator[ChangedPart]:
-        """Yield those of these tensors of the base that the model has with other values; each is read once.
-
-        Raises:
-          PairingError: the model may have one of them under a name that is not known here.
-        """
+        """Yield those of these tensors that the model has with other values; PairingError for an unknown name."""
         for name in names:
             key = self.key(name)
             if key is None and self._position(name).tensor in self._otherwise:
@@ -122,6 +123,11 @@ class BaseInMemory:
 
     def _position(self, name: str) -> InStacks:
         return self._positions.get(name, InStacks(name))
+
+
+def in_memory(base: Checkpoint, model: nn.Module) -> BaseInMemory:
+    """Match the base with a model in memory."""
+    return BaseInMemory.of(base, {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()})
 
 
 def _moved(view: MatrixView, position: InStacks, stored: Checkpoint) -> MatrixView:

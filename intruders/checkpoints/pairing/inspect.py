@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from math import prod
 
 from ...system.result_protocol import JsonResult
 from ..adapters.adapter import AdaptedWeight, Adapter
 from ..opening.model_sum import Part, parts_of
 from ..opening.open import Opened, Source, open_checkpoint, open_source
-from ..stored.checkpoint import Checkpoint, StoredTensor
+from ..stored.checkpoint import Checkpoint
 from ..stored.matrices import reason_to_skip, selected_matrices
 from ..stored.selection import AS_AUDITED
 from .pair_sides import pair_sides
@@ -103,53 +103,35 @@ def inspect_parts(parts: list[tuple[Part, float]], base: Source | None = None) -
     return [_inspection(part, weight, against) for part, weight in parts]
 
 
-def _inspection(opened: Checkpoint | Adapter, weight: float, base: Checkpoint | None) -> Inspection:
-    facts = _adapter_facts(opened) if isinstance(opened, Adapter) else _checkpoint_facts(opened)
+def _inspection(opened: Part, weight: float, base: Checkpoint | None) -> Inspection:
     audited, left_out, matched = _outlook(opened, base)
-    return replace(
-        facts,
+    if isinstance(opened, Adapter):
+        rows = [_update_row(update) for update in opened.updates]
+        if any(-1 in row.shape for row in rows):  # shapes that the base alone tells
+            parameters = opened.numbers or 0
+        else:
+            parameters = sum(
+                prod(row.shape) if row.rank is None else row.rank * sum(row.shape) for row in rows
+            )
+        form, base_source, stored = f"{opened.family} {opened.peft_type}", opened.base_source, opened.replaced
+    else:
+        rows, parameters, form, base_source, stored = [], 0, opened.format, None, opened
+    method = "saved in full" if isinstance(opened, Adapter) else None
+    rows += [Row(name, tensor.shape, tensor.stored_as, method) for name, tensor in stored.tensors.items()]
+    return Inspection(
+        source=opened.source,
+        kind=opened.kind,
+        format=form,
         weight=weight,
+        base_source=base_source,
+        rows=rows,
+        parameters=parameters + sum(prod(shape) for shape in stored.shapes().values()),
+        input_first=len(stored.input_first),
+        tied=dict(stored.tied),
         base=None if base is None else base.source,
         audited=audited,
         left_out=dict(left_out.most_common()),
         matched=matched,
-    )
-
-
-def _checkpoint_facts(opened: Checkpoint) -> Inspection:
-    rows = [inspection_row(name, stored) for name, stored in opened.tensors.items()]
-    return Inspection(
-        source=opened.source,
-        kind=opened.kind,
-        format=opened.format,
-        weight=1.0,
-        base_source=None,
-        rows=rows,
-        parameters=sum(prod(row.shape) for row in rows),
-        input_first=len(opened.input_first),
-        tied=dict(opened.tied),
-    )
-
-
-def _adapter_facts(opened: Adapter) -> Inspection:
-    updates = [_update_row(update) for update in opened.updates]
-    saved = [
-        inspection_row(name, stored, "saved in full") for name, stored in opened.replaced.tensors.items()
-    ]
-    if any(-1 in row.shape for row in updates):  # shapes that the base alone tells
-        numbers = opened.numbers or 0
-    else:
-        numbers = sum(prod(row.shape) if row.rank is None else row.rank * sum(row.shape) for row in updates)
-    return Inspection(
-        source=opened.source,
-        kind=opened.kind,
-        format=f"{opened.family} {opened.peft_type}",
-        weight=1.0,
-        base_source=opened.base_source,
-        rows=updates + saved,
-        parameters=numbers + sum(prod(row.shape) for row in saved),
-        input_first=0,
-        tied={},
     )
 
 
@@ -171,7 +153,3 @@ def _outlook(opened: Opened, base: Checkpoint | None) -> tuple[int | None, Count
 def _update_row(update: AdaptedWeight) -> Row:
     rank = update.rank if update.rank is not None else update.factor_rank
     return Row(update.name, update.full_shape, method=update.method, rank=rank, scale=update.scale)
-
-
-def inspection_row(name: str, stored: StoredTensor, method: str | None = None) -> Row:
-    return Row(name, stored.shape, stored.stored_as, method)

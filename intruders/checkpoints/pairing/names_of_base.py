@@ -14,7 +14,7 @@ from ..opening.open import Opened
 from ..stored.checkpoint import Checkpoint, StoredTensor
 from ..stored.names import may_be_same, scores_classes
 from ..stored.tied import HEADS, Tied, has_head, is_separated, separated, tied_uses
-from .experts import aligned_experts
+from .experts import with_experts_as
 
 _Change = AdaptedWeight | StoredTensor
 
@@ -44,7 +44,9 @@ def with_tied_head(base: Checkpoint, tuned: Opened) -> Checkpoint:
     touched = [entry for entry in touched if not (entry[0] is None and entry[1] is None)]
     if not touched:
         return base
-    if head is None and not _computes_with_head(base, adapters):
+    stored = [name for adapter in adapters for name in adapter.replaced.names()]
+    # A classifier's adapter brings another head, so that the base's has no part in what is computed.
+    if head is None and (not has_head(base.config) or any(scores_classes(name) for name in stored)):
         return base
     if all(_are_alike(base, uses, *entry) for entry in touched):
         return replace(base, tied={**base.tied, uses.head: uses.embedding})
@@ -63,12 +65,6 @@ def with_own_head(base: Checkpoint, merged: Checkpoint) -> Checkpoint:
 def _changes(adapter: Adapter) -> dict[str, _Change]:
     changes: dict[str, _Change] = {update.name: update for update in adapter.updates}
     return changes | dict(adapter.replaced.tensors)
-
-
-def _computes_with_head(base: Checkpoint, adapters: list[Adapter]) -> bool:
-    """Whether the head of a base has a part in what is computed; a classifier's adapter brings another one."""
-    stored = [name for adapter in adapters for name in adapter.replaced.names()]
-    return has_head(base.config) and not any(scores_classes(name) for name in stored)
 
 
 def _are_alike(
@@ -93,8 +89,14 @@ def _are_alike(
 def with_stacks_of(base: Checkpoint, tuned: Part | ModelSum) -> Checkpoint:
     """The base with the stacks of experts that a part of the tuned side has, after which a pairing names matrices."""
     for part, _ in parts_of(tuned):
-        base, _, _ = aligned_experts(base, part)
+        base = with_experts_as(_names_of(part), base)
     return base
+
+
+def _names_of(part: Part) -> list[str]:
+    if isinstance(part, Checkpoint):
+        return part.names()
+    return [*(update.name for update in part.updates), *part.replaced.names()]
 
 
 def _separated(part: Checkpoint) -> Checkpoint:
@@ -113,12 +115,13 @@ def under_common_names(base: Checkpoint, parts: Sequence[Part]) -> tuple[Checkpo
     if is_separated(base):
         parts = [_separated(part) if isinstance(part, Checkpoint) else part for part in parts]
     notes: list[str] = []
+    stacked = base
     for part in parts:
-        base, _, renamed = aligned_experts(base, part)
-        notes += renamed
-    aligned: list[Part] = []
-    for part in parts:
-        _, same_part, renamed = aligned_experts(base, part)
-        aligned.append(same_part)
-        notes += renamed
-    return base, aligned, list(dict.fromkeys(notes))
+        stacked = with_stacks_of(stacked, part)
+    if stacked is not base:
+        notes.append("experts that base stores one by one, as the stacks that tuned has")
+    names = stacked.names()
+    aligned = [with_experts_as(names, part) if isinstance(part, Checkpoint) else part for part in parts]
+    if any(after is not part for after, part in zip(aligned, parts, strict=True)):
+        notes.append("experts that tuned stores one by one, as the stacks that base has")
+    return stacked, aligned, notes

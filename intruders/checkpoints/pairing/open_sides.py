@@ -138,11 +138,7 @@ def _has_other_weights(model: nn.Module, base: Checkpoint, with_embeddings: bool
 
 
 def _base_before(model: nn.Module, adapters: Opened, start: str) -> Checkpoint:
-    """The base of a model in memory whose own weights are what an adapter's start left of it.
-
-    Raises:
-      CheckpointError: it cannot be opened under the name that the adapter has for it.
-    """
+    """The base, by the adapter's name for it, of a model in memory whose own weights are what a start left."""
     try:
         return open_checkpoint(_base_named_by(adapters))
     except CheckpointError as error:
@@ -176,11 +172,7 @@ def _base_named_by(opened: Opened) -> str:
 
 
 def sides_on_disk(base: object, tuned: object) -> tuple[str | None, str]:
-    """Return base and tuned model as texts; one alone is the tuned one, whose adapter names its base.
-
-    Raises:
-      CheckpointError: neither is given, or one is a model in memory or no name at all.
-    """
+    """Return base and tuned model as texts; one alone is the tuned one, whose adapter names its base."""
     before, after = named_sides(base, tuned)  # type: ignore[arg-type]
     return None if before is None else on_disk(before, "base"), on_disk(after, "tuned")
 

@@ -2,33 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import reduce
 
 import torch
+from torch import Tensor
 
+from ...errors import PairingError, some_of
+from ...linalg.low_rank import LowRank
 from ...linalg.pair import Pair
+from ..adapters.adapter import AdaptedWeight, Adapter
+from ..adapters.by_formula import widened
 from ..opening.model_sum import ModelSum, parts_of
 from ..opening.named_base import notes_on_trained_base
 from ..opening.open import Opened
-from ..stored.checkpoint import Checkpoint
-from ..stored.matrices import require_selection
+from ..stored.checkpoint import Checkpoint, StoredTensor
+from ..stored.matrices import MatrixView, common_matrices, matrices_of, reason_to_skip, require_selection
 from ..stored.selection import AS_AUDITED, Selection
 from .names_of_base import under_common_names
-from .paired_rows import paired_rows
-from .pairing import PairedMatrix, Pairing
-from .side import sides_of
+from .pairing import PairedMatrix, Pairing, SkipKind, Skipped
+from .side import Side, sides_of
 
 
 def pair_sides(base: Checkpoint, tuned: Opened, selection: Selection = AS_AUDITED) -> Pairing:
     """Pair every matrix of the base that the tuned side may have changed; list the rest with its reason.
-
-    Args:
-      base: the model before fine-tuning.
-      tuned: the model after it, the adapter, or several with weights.
-      selection: which of the base's tensors are taken.
-
-    Returns:
-      The matrices in the base's order, each to be loaded on its own.
 
     Raises:
       PairingError: the two do not belong together; the text says which tensors do not match, and how many do.
@@ -78,3 +77,228 @@ def _rounded(matrix: PairedMatrix, dtype: torch.dtype) -> PairedMatrix:
         return Pair(rounded, pair.dense().to(torch.float64 if is_double else torch.float32))
 
     return replace(matrix, load=load)
+
+
+def paired_matrix(base: Checkpoint, side: Side, name: str, matrix: MatrixView) -> PairedMatrix:
+    """A matrix of the base under the name that a side has for its tensor, and what the side makes of it."""
+    if name in side.updates:
+        pair = _updated_pair(side, matrix, side.updates[name])
+    else:
+        pair = _dense_pair(side.base, matrix, side.tensors[name])
+    return _moved(pair, matrix, base) if side.made_by else pair
+
+
+def _dense_pair(base: Checkpoint, matrix: MatrixView, stored: StoredTensor) -> PairedMatrix:
+    """The matrix before and after, read in full on both sides."""
+
+    def load() -> Pair | None:
+        before, after = matrix.read(base.tensors[matrix.tensor]), matrix.read(stored)
+        # A base in float32 and a tuned model saved in bfloat16 differ by rounding where nothing was trained.
+        same = torch.equal(before, after) or torch.equal(before.to(after.dtype), after)
+        return None if same else Pair(before, after)
+
+    return PairedMatrix(matrix.name, matrix.shape, None, load)
+
+
+def _updated_pair(side: Side, matrix: MatrixView, update: AdaptedWeight) -> PairedMatrix:
+    """The matrix before, and what an adapter makes of it."""
+    whole = replace(matrix, rows=None)
+
+    def acted_on() -> Tensor:
+        before = whole.read(side.base.tensors[matrix.tensor])
+        _require_own_weight(before, side, whole, update.name)
+        return before
+
+    def load() -> Pair | None:
+        before = acted_on()
+        change = update.change(before, matrix.expert)
+        if isinstance(change, LowRank):
+            left = matrix.cut(change.left)
+            if not left.any() or not change.right.any():
+                return None
+            return Pair(matrix.cut(before), LowRank(left, change.right))
+        before, after = matrix.cut(before), matrix.cut(change)
+        return None if torch.equal(before, after.to(before.dtype)) else Pair(before, after)
+
+    def merged(dtype: torch.dtype) -> Tensor:
+        assert update.merged is not None
+        return matrix.cut(update.merged(acted_on().to(dtype)))
+
+    return PairedMatrix(
+        matrix.name,
+        matrix.shape,
+        update.rank,
+        load,
+        update.scale,
+        None if update.merged is None else merged,
+    )
+
+
+def _require_own_weight(before: Tensor, side: Side, matrix: MatrixView, name: str) -> None:
+    """Refuse an update of another weight than the base's, which the adapter stores: PEFT puts it in the base's place.
+
+    A base that was loaded in 16 bits for training is stored as it was rounded, in whatever type.
+    """
+    part = side.part
+    stored = part.beneath.get(name) if isinstance(part, Adapter) else None
+    # The codes of a quantized weight are of another shape.
+    if stored is None or stored.shape != side.base.tensors[matrix.tensor].shape:
+        return
+    beneath = matrix.read(stored)
+    rounded = (beneath.dtype, torch.bfloat16, torch.float16)
+    if not any(torch.equal(before.to(dtype).float(), beneath.float()) for dtype in rounded):
+        raise PairingError(
+            f"'{part.source}' stores '{name}' of its base with other values than '{side.base.source}' has, and changes "
+            "those; expected the base that it was trained on; pass that, or merge the adapter with PEFT, and pass the "
+            "merged model"
+        )
+
+
+def _moved(pair: PairedMatrix, matrix: MatrixView, base: Checkpoint) -> PairedMatrix:
+    """The same update W - W1 on top of the base that is audited: W0 + (W - W1)."""
+
+    def load() -> Pair | None:
+        both = pair.load()
+        return None if both is None else both.moved_to(matrix.read(base.tensors[matrix.tensor]))
+
+    return replace(pair, load=load)
+
+
+def summed(pairs: list[tuple[PairedMatrix, float]]) -> PairedMatrix:
+    """``W0 + sum_i w_i D_i``, in which low-rank updates stay factors, side by side."""
+    ranks = [pair.rank for pair, _ in pairs]
+    rank = sum(rank for rank in ranks if rank is not None) if None not in ranks else None
+
+    def load() -> Pair | None:
+        loaded = [(both, weight) for pair, weight in pairs if (both := pair.load()) is not None and weight]
+        if not loaded:
+            return None
+        base = loaded[0][0].base
+        low_rank = [both.tuned.scaled(weight) for both, weight in loaded if isinstance(both.tuned, LowRank)]
+        if len(low_rank) == len(loaded):
+            return Pair(base, reduce(LowRank.plus, low_rank))
+        total = widened(base) + sum(
+            (weight * both.widened().update.dense() for both, weight in loaded), torch.tensor(0.0)
+        )
+        return None if torch.equal(total, widened(base)) else Pair(base, total)
+
+    return PairedMatrix(pairs[0][0].name, pairs[0][0].shape, rank, load)
+
+
+@dataclass
+class Rows:
+    """The audited matrices in the base's order (of a sum, part after part), and the tensors left out."""
+
+    pairs: list[PairedMatrix] = field(default_factory=list)
+    skipped: list[Skipped] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def paired_rows(
+    base: Checkpoint, sides: Sequence[tuple[Side, float]], selection: Selection, is_sum: bool
+) -> Rows:
+    """Every matrix of the base that a side holds; the rest is listed with its reason.
+
+    With ``is_sum`` the tuned side is W0 + sum_i w_i (W_i - W0), also over one part.
+    """
+    rows = Rows()
+    pairs_of_side: list[list[PairedMatrix]] = [[] for _ in sides]
+    by_first_side: list[list[PairedMatrix]] = [[] for _ in sides]
+    for name in (*base.names(), *base.tied):
+        skipped = _left_out(base, name, sides, selection)
+        if skipped is not None:
+            rows.skipped.append(skipped)
+            continue
+        by_matrix: dict[str, list[tuple[PairedMatrix, float]]] = {}
+        other_shape = ""
+        remarks = []
+        for (side, weight), pairs in zip(sides, pairs_of_side, strict=True):
+            matrices, remark = _matrices(side, name, selection.split_fused)
+            if matrices is None:
+                other_shape = other_shape or remark
+                continue
+            remarks += [remark] if remark else []
+            made = [paired_matrix(base, side, name, matrix) for matrix in matrices]
+            pairs += made
+            for pair in made:
+                by_matrix.setdefault(pair.name, []).append((pair, weight))
+        if not by_matrix:
+            rows.skipped.append(Skipped(name, other_shape, SkipKind.OTHER_SHAPE))
+        unequal = _of_unequal_parts(by_matrix)
+        rows.skipped += unequal
+        for matrix_name in (skipped.name for skipped in unequal):
+            del by_matrix[matrix_name]
+        rows.notes += remarks if by_matrix else []
+        first = next((number for number, (side, _) in enumerate(sides) if side.holds(name)), 0)
+        by_first_side[first] += [
+            summed(weighted) if is_sum else weighted[0][0] for weighted in by_matrix.values()
+        ]
+    rows.skipped += [Skipped(name, reason) for name, reason in base.ignored]
+    rows.pairs = [pair for pairs in by_first_side for pair in pairs]
+    for (side, _), pairs in zip(sides, pairs_of_side, strict=True):
+        known = {skipped.name for skipped in rows.skipped} if is_sum else set()
+        rows.skipped += [skipped for skipped in side.skipped if skipped.name not in known]
+        if isinstance(side.part, Adapter):
+            warn_of_decompositions(side.part, pairs)
+        if side.made_by and any(pair.rank is None for pair in pairs):
+            rows.notes.insert(0, f"'{side.part.source}' acts on {some_of(list(side.made_by))}")
+    return rows
+
+
+def _of_unequal_parts(by_matrix: Mapping[str, list[tuple[PairedMatrix, float]]]) -> list[Skipped]:
+    """Return the matrices that the parts of a sum have on other numbers of tokens: their updates have no sum."""
+    unequal = []
+    for name, weighted in by_matrix.items():
+        shapes = dict.fromkeys(pair.shape for pair, _ in weighted)
+        if len(shapes) > 1:
+            reason = f"other shape in parts of the sum: {' and '.join(map(str, shapes))}"
+            unequal.append(Skipped(name, reason, SkipKind.OTHER_SHAPE))
+    return unequal
+
+
+def _left_out(
+    base: Checkpoint,
+    name: str,
+    sides: Sequence[tuple[Side, float]],
+    selection: Selection,
+) -> Skipped | None:
+    """Return why a tensor of the base has no matrix to audit; None where it has."""
+    holder = base.tied.get(name, name)
+    reason = reason_to_skip(name, base.tensors[holder], selection)
+    if reason is not None:
+        return Skipped(name, reason)
+    if holder != name:
+        return Skipped(name, f"the same tensor as '{holder}'")
+    if any(side.holds(name) for side, _ in sides):
+        return None
+    return Skipped(name, *sides[0][0].lacking)
+
+
+def _matrices(side: Side, name: str, split_fused: bool) -> tuple[list[MatrixView] | None, str]:
+    """The matrices of a tensor that a side holds, and a note; None with the reason it has none."""
+    if not side.holds(name):
+        return None, ""
+    ours = side.base.tensors[name].shape
+    theirs = side.tensors[name].shape if name in side.tensors else ours
+    matrices, note = common_matrices(matrices_of(side.base, name, split_fused), ours, theirs), ""
+    if not matrices:
+        return None, f"other shape: {ours} and {theirs}"
+    if ours != theirs:
+        note = f"'{name}' on the first {matrices[0].shape[0]} tokens; base has {ours[0]}, tuned {theirs[0]}"
+    return matrices, note
+
+
+# A full decomposition of 4096 x 4096 takes about 11 seconds on two cores.
+_SECONDS = 11 / 4096**3
+_WORTH_SAYING = 60  # seconds
+
+
+def warn_of_decompositions(adapter: Adapter, pairs: list[PairedMatrix]) -> None:
+    """Warn if making the weights of these pairs will take minutes, as PEFT itself takes each time it loads them."""
+    seconds = _SECONDS * sum(m * n * min(m, n) for m, n in (pair.shape for pair in pairs))
+    if adapter.decomposes and seconds > _WORTH_SAYING:
+        warnings.warn(
+            f"the adapter '{adapter.source}' ({adapter.peft_type}) decomposes each of its {len(pairs)} matrices in "
+            f"full, as PEFT does when it loads it: about {seconds / 60:.0f} minutes on two cores beside the audit",
+            stacklevel=2,
+        )

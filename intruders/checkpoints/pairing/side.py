@@ -14,8 +14,8 @@ from torch import Tensor
 
 from ...errors import PairingError, some_of
 from ..adapters.adapter import AdaptedWeight, Adapter, Shape
-from ..adapters.binding import require_linear
 from ..adapters.by_formula import widened
+from ..adapters.peft_types import require_linear
 from ..opening.model_sum import Part
 from ..opening.other_formats import format_of_names
 from ..stored.checkpoint import Checkpoint, StoredTensor
@@ -32,37 +32,26 @@ from ..stored.tied import ties
 from .pairing import SkipKind, Skipped
 
 
-@dataclass(frozen=True)
-class Acting:
-    """A part of the tuned side, and the weights that it acts on."""
-
-    part: Part
-    base: Checkpoint
-    # The names of the checkpoints that made ``base`` out of the base that is audited; empty where it is that base.
-    made_by: tuple[str, ...] = ()
-
-
-def acting_parts(base: Checkpoint, parts: Sequence[Part]) -> list[Acting]:
-    """Each part with the weights that it acts on.
+def sides_of(base: Checkpoint, parts: Sequence[Part]) -> list[Side]:
+    """Match each part with what it acts on; base and parts are under common names.
 
     Raises:
-      PairingError: an adapter belongs to its base as a start left it, which cannot be repeated on this one.
+      PairingError: one does not belong to the base, or belongs to what a start left of it, which cannot be repeated.
     """
     checkpoints = [part for part in parts if isinstance(part, Checkpoint)]
-    adapters = [part for part in parts if isinstance(part, Adapter)]
-    if not checkpoints or not adapters:
-        return [Acting(_on_original(part) if isinstance(part, Adapter) else part, base) for part in parts]
-    changed = with_checkpoints(base, checkpoints)
     sources = tuple(checkpoint.source for checkpoint in checkpoints)
-    return [
-        Acting(replace(part, start=None), changed, sources)
-        if isinstance(part, Adapter)
-        else Acting(part, base)
-        for part in parts
-    ]
+    changed = _with_checkpoints(base, checkpoints) if len(checkpoints) < len(parts) else base
+    sides = []
+    for part in parts:
+        if isinstance(part, Checkpoint):
+            sides.append(_checkpoint_side(part, base))
+        else:
+            adapter = replace(part, start=None) if checkpoints else _on_original(part)
+            sides.append(_adapter_side(adapter, changed, sources))
+    return sides
 
 
-def with_checkpoints(base: Checkpoint, checkpoints: Sequence[Checkpoint]) -> Checkpoint:
+def _with_checkpoints(base: Checkpoint, checkpoints: Sequence[Checkpoint]) -> Checkpoint:
     """W1 = W0 + sum_i (W_i - W0) under the base's names: of a single checkpoint its own tensors, as stored.
 
     A tensor that a checkpoint lacks, or has in another shape, stays the base's.
@@ -70,17 +59,11 @@ def with_checkpoints(base: Checkpoint, checkpoints: Sequence[Checkpoint]) -> Che
     shapes = base.shapes()
     others: dict[str, list[StoredTensor]] = {name: [] for name in shapes}
     for checkpoint in checkpoints:
-        matching = match_names(shapes, checkpoint.shapes())
-        for name, other in matching.tuned_of.items():
+        for name, other in match_names(shapes, checkpoint.shapes()).tuned_of.items():
             if checkpoint.tensors[other].shape == shapes[name]:
                 others[name].append(checkpoint.tensors[other])
     tensors = {name: _changed(stored, others[name]) for name, stored in base.tensors.items()}
     return replace(base, tensors=tensors)
-
-
-def acts_on_in_words(acting: Acting) -> str:
-    """Name the checkpoints of the sum that an adapter acts on."""
-    return f"'{acting.part.source}' acts on {some_of(list(acting.made_by))}"
 
 
 def _on_original(adapter: Adapter) -> Adapter:
@@ -127,7 +110,7 @@ _NAMED_OTHERWISE = (
 class Side:
     """A part of the tuned side by the base's names."""
 
-    acting: Acting
+    part: Part
     base: Checkpoint  # what it acts on, with what its own shapes tell of how weights are stored
     updates: Mapping[str, AdaptedWeight] = field(repr=False)
     tensors: Mapping[str, StoredTensor] = field(repr=False)  # that it holds in full
@@ -136,6 +119,8 @@ class Side:
     notes: list[str]
     # The base's name -> the part's own.
     own_names: Mapping[str, str] = field(default_factory=dict, repr=False)
+    # The names of the checkpoints that made ``base`` out of the base that is audited; empty where it is that base.
+    made_by: tuple[str, ...] = ()
 
     def holds(self, name: str) -> bool:
         return name in self.updates or name in self.tensors
@@ -143,9 +128,9 @@ class Side:
     @property
     def added(self) -> dict[str, StoredTensor]:
         """What an adapter stores in full and its base has no tensor for: a new head."""
-        if not isinstance(self.acting.part, Adapter):
+        if not isinstance(self.part, Adapter):
             return {}
-        stored = self.acting.part.replaced.tensors
+        stored = self.part.replaced.tensors
         added = {
             skipped.name: stored[skipped.name]
             for skipped in self.skipped
@@ -170,28 +155,7 @@ class Side:
         }
 
 
-def side_of(acting: Acting) -> Side:
-    """Match a part with what it acts on.
-
-    Raises:
-      PairingError: the two do not belong together; the text says which tensors do not match, and how many do.
-    """
-    if isinstance(acting.part, Adapter):
-        return _adapter_side(acting, acting.part)
-    return _checkpoint_side(acting, acting.part)
-
-
-def sides_of(base: Checkpoint, parts: Sequence[Part]) -> list[Side]:
-    """Each part matched with what it acts on; base and parts are under common names.
-
-    Raises:
-      PairingError: one does not belong to the base.
-    """
-    return [side_of(acting) for acting in acting_parts(base, parts)]
-
-
-def _checkpoint_side(acting: Acting, tuned: Checkpoint) -> Side:
-    base = acting.base
+def _checkpoint_side(tuned: Checkpoint, base: Checkpoint) -> Side:
     matching = match_names(base.shapes(), tuned.shapes())
     _require_same_architecture(base, tuned, matching)
     matched = set(matching.tuned_of.values())
@@ -202,7 +166,7 @@ def _checkpoint_side(acting: Acting, tuned: Checkpoint) -> Side:
         if other in tuned.input_first and tuned.shape(other) == base.shape(name)
     }
     return Side(
-        acting,
+        tuned,
         replace(base, input_first=base.input_first | input_first),
         {},
         {name: tuned.tensors[other] for name, other in matching.tuned_of.items()},
@@ -218,8 +182,8 @@ def _checkpoint_side(acting: Acting, tuned: Checkpoint) -> Side:
     )
 
 
-def _adapter_side(acting: Acting, adapter: Adapter) -> Side:
-    base, replaced = acting.base, adapter.replaced
+def _adapter_side(adapter: Adapter, base: Checkpoint, made_by: tuple[str, ...]) -> Side:
+    replaced = adapter.replaced
     names = (*base.names(), *base.tied)
     # As an adapter sees them: (out, in), or (experts, out, in).
     shapes = {name: _shape_for_adapters(base, base.tied.get(name, name)) for name in names}
@@ -229,7 +193,7 @@ def _adapter_side(acting: Acting, adapter: Adapter) -> Side:
     by_name = {update.name: update for update in updates}
     matched = set(matching.tuned_of.values())
     side = Side(
-        acting,
+        adapter,
         base,
         {
             name: _with_its_bias(by_name[other], base, name)
@@ -247,6 +211,7 @@ def _adapter_side(acting: Acting, adapter: Adapter) -> Side:
         + [Skipped(name, reason) for name, reason in adapter.ignored],
         adapter.notes + matching.in_words(),
         matching.tuned_of,
+        made_by,
     )
     if side.biases:
         changed = f"changes {len(side.biases)} biases with its matrices"
@@ -328,19 +293,15 @@ def _require_modules(
             f"'{base.source}' is torch's MultiheadAttention; expected layers whose weights have names of their own; "
             "merge the adapter with PEFT (merge_and_unload), save the merged weights, and pass them"
         )
-    other = format_of_names(update.name for update in lost)
-    if other and not format_of_names(shapes):
-        raise PairingError(
-            f"the adapter '{adapter.source}' {other}; '{base.source}' lacks {len(lost)} of the {len(updates)} weights "
-            f"it changes: {some_of(list(dict.fromkeys(update.name for update in lost)))}"
-        )
     if lost:
+        other = "" if format_of_names(shapes) else format_of_names(update.name for update in lost)
         sizes = {shape for name, shape in shapes.items() if name not in matching.tuned_of}
         are_there = all(any(same_shape(size, update.full_shape) for size in sizes) for update in lost)
         raise PairingError(
-            f"the adapter '{adapter.source}' is for another base: '{base.source}' lacks {len(lost)} of the "
-            f"{len(updates)} weights it changes: {some_of(list(dict.fromkeys(update.name for update in lost)))}"
-            + (_NAMED_OTHERWISE if are_there or matching.renamed else "")
+            f"the adapter '{adapter.source}' {f'{other};' if other else 'is for another base:'} '{base.source}' lacks "
+            f"{len(lost)} of the {len(updates)} weights it changes: "
+            f"{some_of(list(dict.fromkeys(update.name for update in lost)))}"
+            + (_NAMED_OTHERWISE if not other and (are_there or matching.renamed) else "")
         )
     wrong = [
         f"{base_of[update.name]} is {shapes[base_of[update.name]]} and the adapter's is {update.full_shape}"

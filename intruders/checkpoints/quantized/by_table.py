@@ -14,21 +14,18 @@ from torch import Tensor
 from ...errors import CheckpointError
 from ..stored.checkpoint import StoredTensor
 from ..stored.json_file import parse_json_object
+from .settings import Restored, Tensors
 
 _STATE = ".quant_state.bitsandbytes__"
 _LARGEST_STATE = 100_000  # bytes of JSON that describe one weight; usually about a hundred
 
 
-def four_bit_weights(
-    tensors: Mapping[str, StoredTensor], settings: Mapping[str, Any]
-) -> tuple[dict[str, StoredTensor], set[str]]:
+def four_bit_weights(tensors: Tensors, settings: Mapping[str, Any]) -> Restored:
     """``w.weight`` out of its packed bytes, ``.absmax``, ``.quant_map`` and ``.quant_state...``.
 
     A weight is table[4 bits] * absmax of its block; with double quantization absmax is itself
     table[8 bits] * absmax of a block of blocks, plus one offset.
     """
-    weights: dict[str, StoredTensor] = {}
-    used: set[str] = set()
     for key in tensors:
         name, mark, kind = key.partition(_STATE)
         if not mark:
@@ -37,17 +34,12 @@ def four_bit_weights(
             part: tensors.get(f"{name}{part}")
             for part in ("", ".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map")
         }
-        weights[name] = _four_bit(name, parts, tensors[key], kind)
-        used |= {key, *(f"{name}{part}" for part in parts)}
-    return weights, used
+        used = {key, *(f"{name}{part}" for part in parts)}
+        yield name, _four_bit(name, parts, tensors[key], kind), used
 
 
-def int8_weights(
-    tensors: Mapping[str, StoredTensor], settings: Mapping[str, Any]
-) -> tuple[dict[str, StoredTensor], set[str]]:
+def int8_weights(tensors: Tensors, settings: Mapping[str, Any]) -> Restored:
     """W = int8 * SCB / 127, SCB being the largest absolute value of each row."""
-    weights: dict[str, StoredTensor] = {}
-    used: set[str] = set()
     for key, scale in tensors.items():
         module, _, part = key.rpartition(".")
         weight = tensors.get(f"{module}.weight")
@@ -58,9 +50,9 @@ def int8_weights(
                 f"'{key}' has the shape {scale.shape}; expected a number for each row of {weight.shape}"
             )
         read = partial(_of_int8, weight, scale)
-        weights[f"{module}.weight"] = StoredTensor(weight.shape, torch.float32, "int8 (bitsandbytes)", read)
-        used |= {key, f"{module}.weight", f"{module}.weight_format"}
-    return weights, used
+        name = f"{module}.weight"
+        restored = StoredTensor(weight.shape, torch.float32, "int8 (bitsandbytes)", read)
+        yield name, restored, {key, name, f"{name}_format"}
 
 
 def _of_int8(weight: StoredTensor, scale: StoredTensor) -> Tensor:
@@ -130,31 +122,20 @@ _VALUES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0,
 _BIAS = 127  # of the scales' exponents
 
 
-def mxfp4_weights(
-    tensors: Mapping[str, StoredTensor], settings: Mapping[str, Any]
-) -> tuple[dict[str, StoredTensor], set[str]]:
+def mxfp4_weights(tensors: Tensors, settings: Mapping[str, Any]) -> Restored:
     """``w`` (e, in, out) as transformers holds it, from ``w_blocks`` (e, out, in / 32, 16) and ``w_scales``."""
-    weights: dict[str, StoredTensor] = {}
-    used: set[str] = set()
     for key, blocks in tensors.items():
         name = key.removesuffix("_blocks")
         scales = tensors.get(f"{name}_scales")
         if name == key or scales is None:
             continue
-        bytes_only = blocks.dtype == scales.dtype == torch.uint8
-        if (
-            not bytes_only
-            or len(blocks.shape) != 4
-            or blocks.shape[3] != 16
-            or scales.shape != blocks.shape[:3]
-        ):
+        are_bytes = blocks.dtype == scales.dtype == torch.uint8
+        if not are_bytes or len(blocks.shape) != 4 or blocks.shape != (*scales.shape, 16):
             raise CheckpointError(
                 f"'{key}' has the shape {blocks.shape} and its scales {scales.shape}; expected bytes "
                 "(experts, out, blocks, 16) and (experts, out, blocks)"
             )
-        weights[name] = _weight(blocks, scales)
-        used |= {key, f"{name}_scales"}
-    return weights, used
+        yield name, _weight(blocks, scales), {key, f"{name}_scales"}
 
 
 def _weight(blocks: StoredTensor, scales: StoredTensor) -> StoredTensor:

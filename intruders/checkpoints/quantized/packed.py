@@ -15,11 +15,7 @@ from torch import Tensor
 from ...errors import CheckpointError
 from ..stored.checkpoint import StoredTensor
 from .scaled import spread
-from .settings import weight_schemes
-
-Tensors = Mapping[str, StoredTensor]
-# What a format's reader answers: the restored weights, and the names of the parts that they were made of.
-Restored = tuple[dict[str, StoredTensor], set[str]]
+from .settings import Restored, Tensors, weight_schemes
 
 # Within a word AWQ stores the outputs in this order.
 _AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
@@ -33,8 +29,6 @@ def gptq_weights(tensors: Tensors, settings: Mapping[str, Any]) -> Restored:
     less one; ``checkpoint_format: gptq_v2`` stores them as they are.
     """
     shift = 0 if settings.get("checkpoint_format") == "gptq_v2" else 1
-    weights: dict[str, StoredTensor] = {}
-    used: set[str] = set()
     for module, parts in _modules(tensors, "qweight", ("qzeros", "scales", "g_idx")).items():
         packed, zeros, scales, index = (parts[key] for key in ("qweight", "qzeros", "scales", "g_idx"))
         # The inputs fill the words to the last.
@@ -45,15 +39,12 @@ def gptq_weights(tensors: Tensors, settings: Mapping[str, Any]) -> Restored:
             module, len(scales.shape) == 2 and packed.shape[1:] == scales.shape[1:], "qweight and scales"
         )
         _require(module, zeros.shape == (scales.shape[0], ceil(scales.shape[1] * bits / 32)), "qzeros")
-        weights[f"{module}.weight"] = _gptq(module, packed, zeros, scales, index, bits, shift)
-        used |= {f"{module}.{part}" for part in parts}
-    return weights, used
+        weight = _gptq(module, packed, zeros, scales, index, bits, shift)
+        yield f"{module}.weight", weight, {f"{module}.{part}" for part in parts}
 
 
 def awq_weights(tensors: Tensors, settings: Mapping[str, Any]) -> Restored:
     """AWQ's: ``qweight`` (in, out / 8), ``qzeros`` (groups, out / 8), ``scales`` (groups, out); 4 bits."""
-    weights: dict[str, StoredTensor] = {}
-    used: set[str] = set()
     for module, parts in _modules(tensors, "qweight", ("qzeros", "scales")).items():
         packed, zeros, scales = (parts[key] for key in ("qweight", "qzeros", "scales"))
         _require(module, len(scales.shape) == len(packed.shape) == 2, "qweight and scales")
@@ -62,15 +53,11 @@ def awq_weights(tensors: Tensors, settings: Mapping[str, Any]) -> Restored:
             module, packed.shape[1] * 8 == outputs and groups > 0 and packed.shape[0] % groups == 0, "qweight"
         )
         _require(module, zeros.shape == (groups, packed.shape[1]), "qzeros")
-        weights[f"{module}.weight"] = _awq(packed, zeros, scales)
-        used |= {f"{module}.{part}" for part in parts}
-    return weights, used
+        yield f"{module}.weight", _awq(packed, zeros, scales), {f"{module}.{part}" for part in parts}
 
 
 def compressed_weights(tensors: Tensors, settings: Mapping[str, Any]) -> Restored:
     """compressed-tensors': ``weight_packed`` (out, in * bits / 32), ``weight_scale``, ``weight_shape``."""
-    weights: dict[str, StoredTensor] = {}
-    used: set[str] = set()
     for module, parts in _modules(tensors, "weight_packed", ("weight_scale", "weight_shape")).items():
         packed, scale = parts["weight_packed"], parts["weight_scale"]
         _require(module, packed.dtype == torch.int32 and parts["weight_shape"].shape == (2,), "weight_packed")
@@ -90,9 +77,8 @@ def compressed_weights(tensors: Tensors, settings: Mapping[str, Any]) -> Restore
             is_single = zero.dtype != torch.int32 and prod(zero.shape) == prod(scale.shape) == 1
             _require(module, is_packed or is_single, "weight_zero_point")
         _require(module, order is None or order.shape == (shape[1],), "weight_g_idx")
-        weights[f"{module}.weight"] = _compressed(shape, bits, packed, scale, zero, order)
-        used |= {f"{module}.{part}" for part in (*parts, "weight_zero_point", "weight_g_idx")}
-    return weights, used
+        used = {f"{module}.{part}" for part in (*parts, "weight_zero_point", "weight_g_idx")}
+        yield f"{module}.weight", _compressed(shape, bits, packed, scale, zero, order), used
 
 
 def unpacked(words: Tensor, bits: int, count: int) -> Tensor:

@@ -10,17 +10,13 @@ import torch
 from ...errors import CheckpointError
 from ..stored.checkpoint import StoredTensor
 from .by_table import four_bit_weights, int8_weights, mxfp4_weights
-from .packed import Restored, Tensors, awq_weights, compressed_weights, gptq_weights
+from .packed import awq_weights, compressed_weights, gptq_weights
 from .scaled import scaled_weights
-from .settings import quantization_of
+from .settings import Restored, Tensors, quantization_of
 
 
-def refuse_codes(tensors: Mapping[str, StoredTensor], parts: set[str]) -> None:
-    """Refuse matrices and stacks of bytes, not among the ``parts`` of restored weights, that have a scale.
-
-    Raises:
-      CheckpointError: there is such a tensor; the text names it and the scale.
-    """
+def refuse_codes(tensors: Tensors, parts: set[str]) -> None:
+    """Refuse matrices and stacks of bytes, not among the ``parts`` of restored weights, that have a scale."""
     scales: dict[str, list[str]] = {}
     for name in tensors:
         module, _, last = name.rpartition(".")
@@ -41,14 +37,8 @@ def refuse_codes(tensors: Mapping[str, StoredTensor], parts: set[str]) -> None:
             )
 
 
-def refuse_packed(tensors: Mapping[str, StoredTensor], source: str) -> None:
-    """Refuse words of packed integers with ``scales``, in a checkpoint whose config names no method.
-
-    Their scales would pass for the model's matrices.
-
-    Raises:
-      CheckpointError: there are such words; the text names the program that makes them.
-    """
+def refuse_packed(tensors: Tensors, source: str) -> None:
+    """Refuse words of packed integers, whose scales would pass for matrices, where no config names their method."""
     for name, stored in tensors.items():
         module, _, last = name.rpartition(".")
         is_words = not stored.dtype.is_floating_point and stored.dtype.itemsize > 1
@@ -90,11 +80,7 @@ _READERS: dict[str, list[Callable[[Tensors, Mapping[str, Any]], Restored]]] = {
 
 
 def restored(tensors: Tensors, config: Mapping[str, Any] | None, source: str) -> dict[str, StoredTensor]:
-    """The tensors with quantized weights restored, in the order of the parts.
-
-    Raises:
-      CheckpointError: the method is none that can be de-quantized here, or its parts do not fit together.
-    """
+    """The tensors with quantized weights restored, in the order of the parts."""
     settings = quantization_of(config) or {}
     if not isinstance(settings, Mapping):
         raise CheckpointError(f"the config of '{source}' has a quantization_config that is not an object")
@@ -112,9 +98,9 @@ def restored(tensors: Tensors, config: Mapping[str, Any] | None, source: str) ->
     weights: dict[str, StoredTensor] = {}
     parts: set[str] = set()
     for reader in readers:
-        read, used = reader(tensors, settings)
-        weights |= read
-        parts |= used
+        for name, weight, used in reader(tensors, settings):
+            weights[name] = weight
+            parts |= used
     refuse_codes(tensors, parts)
     result: dict[str, StoredTensor] = {}
     for name, stored in tensors.items():

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...errors import CheckpointError
 from ..stored.checkpoint import StoredTensor
-from .settings import weight_schemes
+from .settings import Restored, Tensors, weight_schemes
 
 _DEFAULT_BLOCK = (128, 128)  # DeepSeek's, where a config does not say
 # A module's own names for the scale of its FP8 weight: DeepSeek V4's, ComfyUI's and Mistral's.
@@ -21,17 +21,14 @@ _OF_INPUTS = ("input_scale", "activation_scale", "scale_input", "qscale_act", "c
 _EXPONENT_BIAS = 127
 
 
-def scaled_weights(
-    tensors: Mapping[str, StoredTensor], settings: Mapping[str, Any]
-) -> tuple[dict[str, StoredTensor], set[str]]:
+def scaled_weights(tensors: Tensors, settings: Mapping[str, Any]) -> Restored:
     """W = (q - zero) * scale, from ``weight`` and ``weight_scale``, or another of its names.
 
     ``weight_scale_inv`` is no inverse. ``scale``, ``scale_weight`` and ``qscale_weight`` count beside an FP8 ``weight``
     alone, since norms call their own factors so.
     """
-    weights: dict[str, StoredTensor] = {}
-    used: set[str] = set()
     blocks = _blocks(settings)
+    restored: set[str] = set()
     for key, scale in tensors.items():
         name = _weight_of(key)
         weight = tensors.get(name) if name is not None else None
@@ -40,17 +37,17 @@ def scaled_weights(
         prefix = name[: name.rfind(".") + 1]
         if key.removeprefix(prefix) in _OF_MODULE and not weight.dtype.is_floating_point:
             continue
-        if name in weights:
+        if name in restored:
             raise CheckpointError(
                 f"'{name}' has another scale beside '{key}'; expected one scale, so download the checkpoint again"
             )
+        restored.add(name)
         _require_bytes(name, key, tensors, settings)
         zero = tensors.get(f"{name}_zero_point")
         block = _block(name, "scale", scale.shape, weight.shape, blocks)
         zero_block = None if zero is None else _block(name, "zero point", zero.shape, weight.shape, blocks)
-        weights[name] = _scaled(weight, scale, block, zero, zero_block)
-        used |= {name, key, f"{name}_zero_point", *(f"{prefix}{part}" for part in _OF_INPUTS)}
-    return weights, used
+        used = {name, key, f"{name}_zero_point", *(f"{prefix}{part}" for part in _OF_INPUTS)}
+        yield name, _scaled(weight, scale, block, zero, zero_block), used
 
 
 def spread(values: Tensor, shape: tuple[int, ...], block: tuple[int, int]) -> Tensor:
@@ -72,9 +69,7 @@ def _weight_of(key: str) -> str | None:
     return f"{module}{dot}weight" if last in _OF_MODULE else None
 
 
-def _require_bytes(
-    name: str, key: str, tensors: Mapping[str, StoredTensor], settings: Mapping[str, Any]
-) -> None:
+def _require_bytes(name: str, key: str, tensors: Tensors, settings: Mapping[str, Any]) -> None:
     """Refuse bytes that are no 8-bit numbers of the matrix, and scales that do not lie as the matrix does."""
     is_float = tensors[name].dtype.is_floating_point
     # Scales that are exponents of powers of two: E8M0, or the same as bytes.

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
+
+from ..stored.checkpoint import StoredTensor
+
+Tensors = Mapping[str, StoredTensor]
+# What the reader of a format finds: name and tensor of each restored weight, and the names of the parts it is made of.
+Restored = Iterator[tuple[str, StoredTensor, set[str]]]
 
 _KEY = "quantization_config"
 # The parts that may hold a language model, in which transformers looks if the config itself says nothing.

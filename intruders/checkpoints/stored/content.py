@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 import torch
@@ -33,11 +33,7 @@ def content_digests(checkpoint: Checkpoint) -> dict[str, str]:
 
 
 def require_content(checkpoint: Checkpoint, digests: Digests) -> Checkpoint:
-    """Return the checkpoint with every tensor compared with its digest when it is read.
-
-    Raises:
-      ChangedBaseError: when a tensor is read that has changed since, or is another one on this machine.
-    """
+    """The checkpoint, of which reading a tensor that has not its digest any more raises ChangedBaseError."""
     return replace(
         checkpoint,
         tensors={
@@ -48,46 +44,32 @@ def require_content(checkpoint: Checkpoint, digests: Digests) -> Checkpoint:
 
 
 def _compared(source: str, name: str, stored: StoredTensor, digests: Digests) -> StoredTensor:
-    def changed(part: str) -> ChangedBaseError:
-        return ChangedBaseError(
-            f"'{part}' of '{source}' is not what it was when the work began; expected a base that stays as it is, "
-            "on every machine; run the same command again when nothing writes to it"
-        )
-
-    def compared(part: str, numbers: Tensor) -> None:
-        if digests.get(part) != _digest(numbers):
-            raise changed(part)
-
-    def read() -> Tensor:
+    def read(index: int | None = None) -> Tensor:
+        whole = name if index is None else f"{name}[{index}]"
         try:
-            tensor = stored.read()
+            tensor = stored.read() if index is None else stored.read_slice(index)
         except ChangedFileError as error:
-            raise changed(name) from error
-        for part, numbers in _parts(name, tensor):
-            compared(part, numbers)
+            raise _changed(source, whole) from error
+        for part, numbers in _parts(name, tensor) if index is None else [(whole, tensor)]:
+            if digests.get(part) != _digest(numbers):
+                raise _changed(source, part)
         return tensor
 
-    read_whole_matrix: Callable[[int], Tensor] | None = stored.read_one
-    if holds_experts(name, stored.shape):
-
-        def read_one(index: int) -> Tensor:
-            try:
-                matrix = stored.read_slice(index)
-            except ChangedFileError as error:
-                raise changed(f"{name}[{index}]") from error
-            compared(f"{name}[{index}]", matrix)
-            return matrix
-
-        read_whole_matrix = read_one
-    return replace(stored, read=read, read_one=read_whole_matrix)
+    return replace(stored, read=read, read_one=read if holds_experts(name, stored.shape) else stored.read_one)
 
 
-def _parts(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
+def _changed(source: str, part: str) -> ChangedBaseError:
+    return ChangedBaseError(
+        f"'{part}' of '{source}' is not what it was when the work began; expected a base that stays as it is, on every "
+        "machine; run the same command again when nothing writes to it"
+    )
+
+
+def _parts(name: str, tensor: Tensor) -> Iterable[tuple[str, Tensor]]:
     """The tensor itself, or the matrices of a stack of experts."""
     if holds_experts(name, tuple(tensor.shape)):
-        yield from ((f"{name}[{index}]", tensor[index]) for index in range(len(tensor)))
-    else:
-        yield name, tensor
+        return [(f"{name}[{index}]", matrix) for index, matrix in enumerate(tensor)]
+    return [(name, tensor)]
 
 
 def _digest(tensor: Tensor) -> str:

@@ -12,12 +12,7 @@ LARGEST_BYTES = 100_000_000  # the limit safetensors puts on its headers; no con
 
 
 def parse_json_object(text: bytes, where: str) -> dict[str, Any]:
-    """The JSON object in ``text``.
-
-    Raises:
-      CheckpointError: not UTF-8, not JSON, a key twice, nested beyond reason, or not an object. ``where``
-        names it.
-    """
+    """The JSON object in ``text``; CheckpointError, which says ``where``, for anything else, also for a key twice."""
     try:
         value = json.loads(
             text.decode("utf-8"),

@@ -21,6 +21,7 @@ from typing import Any
 from ...errors import CheckpointError, MissingDependencyError, some_of
 from ...system.files import as_utf8, is_utf8, user_path
 from ...system.folders import user_cache
+from ...system.plain_values import from_plain
 from ...system.store import is_url
 from .model_folder import one_file_each
 
@@ -41,18 +42,9 @@ class HubOrigin:
 
 
 def origins_in(side: Mapping[str, Any]) -> tuple[HubOrigin, ...]:
-    """The commits that a saved result names under ``hub``.
-
-    Raises:
-      ValueError: an entry is not what :meth:`HubOrigin.as_dict` gives.
-    """
-    origins = []
-    for record in side.get("hub", []):
-        repository, revision, commit = (record.get(key) for key in ("repository", "revision", "commit"))
-        if not (isinstance(repository, str) and isinstance(commit, str)):
-            raise ValueError("an entry of 'hub' lacks its repository or its commit")
-        origins.append(HubOrigin(repository, revision if isinstance(revision, str) else None, commit))
-    return tuple(origins)
+    """The commits that a saved result names under ``hub``; raises as :func:`from_plain` does."""
+    origins: tuple[HubOrigin, ...] = from_plain(tuple[HubOrigin, ...], side.get("hub", []))
+    return origins
 
 
 def split_revision(source: str) -> tuple[str, str | None] | None:

@@ -71,13 +71,7 @@ _ALWAYS_THIRDS = {"in_proj_weight", "c_attn"}
 
 
 def fused_rows(name: str, rows: int, config: Mapping[str, Any] | None) -> Rows | None:
-    """The parts of the fused weight ``name``, or None when it is not fused or its layout is not known.
-
-    Args:
-      name: of the matrix.
-      rows: its number of rows, output side.
-      config: the model's config, which says how many heads of which kind there are.
-    """
+    """The parts of the fused weight ``name`` of so many rows; None when it is not fused or its layout is not known."""
     match = _FUSED.search(name)
     if match is None or "cross" in name:  # cross-attention fuses k and v alone
         return None

@@ -2,7 +2,8 @@
 
 Files keep the names under which their authors published them; a model in memory, and every adapter that PEFT trains on
 it, has others. The tables are those of transformers (``conversion_mapping.py``) as far as they substitute parts of
-names. A tensor that is cut or joined on loading has no entry.
+names, for language models and the encoders of images beside them. A tensor that is cut or joined on loading has no
+entry.
 """
 
 from __future__ import annotations
@@ -36,12 +37,6 @@ _VIT = {
     "output.dense": "mlp.fc2",
 }
 _MIXTRAL = {".block_sparse_moe.": ".mlp."}
-_DETR = {
-    "backbone.conv_encoder": "backbone",
-    "out_proj": "o_proj",
-    "layers.#.fc1": "layers.#.mlp.fc1",
-    "layers.#.fc2": "layers.#.mlp.fc2",
-}
 _FORGET_GATE = {
     f"self_attn.{part}": f"self_attn.forget_gate.{part}"
     for part in ("f_a_proj.", "f_b_proj.", "dt_bias", "A_log")
@@ -50,7 +45,6 @@ _FORGET_GATE = {
 # By one of the classes or model types of transformers that have them. The order within a family counts.
 OF_FAMILIES: Mapping[str, Renames] = {
     "ViTModel": _VIT,
-    "ViTMAEForPreTraining": {part: other for part, other in _VIT.items() if part != "encoder.layer."},
     "BeitModel": {
         **_VIT,
         "encoder.relative_position_bias": "shared_position_bias",
@@ -58,19 +52,12 @@ OF_FAMILIES: Mapping[str, Renames] = {
             "relative_position_bias.relative_position_bias_table"
         ),
     },
-    "pixio": {**_VIT, "norm1": "layernorm_before", "norm2": "layernorm_after", "^encoder.": "pixio."},
     "Dinov2Model": {
         "attention.attention.query": "attention.q_proj",
         "attention.attention.key": "attention.k_proj",
         "attention.attention.value": "attention.v_proj",
         "attention.output.dense": "attention.o_proj",
         "mlp.weights_out": "mlp.down_proj",
-    },
-    "lw_detr": {
-        "attention.attention.query": "attention.q_proj",
-        "attention.attention.key": "attention.k_proj",
-        "attention.attention.value": "attention.v_proj",
-        "attention.output": "attention.o_proj",
     },
     "swin": {
         "attention.self.query": "attention.q_proj",
@@ -98,30 +85,6 @@ OF_FAMILIES: Mapping[str, Renames] = {
         "layer_norm_1": "layernorm_before",
         "layer_norm_2": "layernorm_after",
     },
-    "DetrModel": _DETR,
-    "rt_detr": {
-        **{part: other for part, other in _DETR.items() if part != "backbone.conv_encoder"},
-        "encoder.encoder.#.layers": "encoder.aifi.#.layers",
-    },
-    "deformable_detr": {
-        "backbone.conv_encoder": "backbone",
-        "self_attn.out_proj": "self_attn.o_proj",
-        "layers.#.fc1": "layers.#.mlp.fc1",
-        "layers.#.fc2": "layers.#.mlp.fc2",
-    },
-    "d_fine": {
-        "out_proj": "o_proj",
-        "layers.#.fc1": "layers.#.mlp.layers.0",
-        "layers.#.fc2": "layers.#.mlp.layers.1",
-        "encoder.encoder.#.layers": "encoder.aifi.#.layers",
-    },
-    "maskformer": {"layers.#.fc1": "layers.#.mlp.fc1", "layers.#.fc2": "layers.#.mlp.fc2"},
-    "altclip": {"layer.": "layers."},
-    "videomae": {
-        "attention.attention.q_bias": "attention.attention.query.bias",
-        "attention.attention.v_bias": "attention.attention.value.bias",
-    },
-    "timesfm2_5": {"ff0": "fc1", "ff1": "fc2"},
     "exaone": {
         "^transformer.wte.": "model.embed_tokens.",
         "^transformer.h.": "model.layers.",

@@ -50,12 +50,7 @@ def copy_companions(source: Path, folder: Path) -> list[str]:
 
 def copy_tokenizer(source: Path, folder: Path) -> list[str]:
     """Copy the files of a tokenizer, with its chat template, from ``source``; the names copied."""
-    return copy_files(files_of_tokenizer(source), folder)
-
-
-def files_of_tokenizer(folder: Path) -> list[Path]:
-    """Return the files of the tokenizer in a folder, with its chat template."""
-    return _companions(folder, _OF_A_TOKENIZER)
+    return copy_files(_companions(source, _OF_A_TOKENIZER), folder)
 
 
 def copy_files(files: Iterable[Path], folder: Path) -> list[str]:
@@ -77,11 +72,7 @@ def _companions(folder: Path, starts: tuple[str, ...]) -> list[Path]:
 
 
 def companion_folder(base_side: Checkpoint, tuned_side: Opened, base: object, tuned: object) -> Path:
-    """Return the folder of config and tokenizer: that of a tuned checkpoint, or of an adapter's base.
-
-    Raises:
-      CheckpointError: they are nowhere, as for a state dict in memory.
-    """
+    """The folder of config and tokenizer: that of a tuned checkpoint, or of an adapter's base."""
     source = tuned if isinstance(tuned_side, Checkpoint) else base if base is not None else base_side.source
     if not isinstance(source, str | os.PathLike):
         raise CheckpointError(
@@ -148,7 +139,7 @@ def own_tokenizer_files(source: str | Path) -> list[Path]:
         return []
     if not (folder / ADAPTER_CONFIG).is_file() or training_record(folder) is not None:
         return []
-    return files_of_tokenizer(folder)
+    return _companions(folder, _OF_A_TOKENIZER)
 
 
 def copy_own_tokenizer(source: str | Path, folder: Path, rows: int) -> None:

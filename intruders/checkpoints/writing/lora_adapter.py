@@ -112,11 +112,7 @@ def is_plain_lora(folder: Path, source: str) -> bool:
 
 
 def read_lora_folder(folder: Path, source: str) -> LoraAdapter:
-    """The adapter in a folder, which the readers have accepted.
-
-    Raises:
-      CheckpointError: it is no plain sum of B A.
-    """
+    """The adapter in a folder; CheckpointError if it is no plain sum of B A."""
     config = read_json_object(folder / ADAPTER_CONFIG)
     return lora_adapter(tensors_of_folder(folder, source), config, source)
 
@@ -127,11 +123,7 @@ def lora_adapter(
     source: str,
     scales: Mapping[str, float] | None = None,
 ) -> LoraAdapter:
-    """The adapter of these tensors (PEFT's names) and config; ``scales`` by module, where a model has its own.
-
-    Raises:
-      CheckpointError: it is of another PEFT type, or a variant that is not a sum of B A.
-    """
+    """The adapter of these tensors (PEFT's names) and config; ``scales`` by module, where a model has its own."""
     checked = AdapterConfig(config, source)
     unfit = _not_plain(checked)
     if unfit is not None:
@@ -152,21 +144,17 @@ def lora_adapter(
     return LoraAdapter(source, dict(config), modules, rest)
 
 
-def modules_of_pairs(base: Checkpoint, adapter: LoraAdapter) -> dict[str, str]:
-    """Name of the base's matrix -> the adapter's module, matched as the readers match them."""
-    by_weight = {f"{_plain(name)}.weight": name for name in adapter.modules}
-    matched = _matching(base, adapter).tuned_of.items()
-    return {name: by_weight[weight] for name, weight in matched if weight in by_weight}
+def modules_and_tensors(base: Checkpoint, adapter: LoraAdapter) -> tuple[dict[str, str], dict[str, str]]:
+    """Base matrix -> module of the adapter, and tensor that the adapter stores in full -> tensor of the base.
 
-
-def stored_in_full(base: Checkpoint, adapter: LoraAdapter) -> dict[str, str]:
-    """The adapter's name of a tensor that it stores in full -> the base's; without those that the base lacks.
-
-    Among them are the weights beneath its factors that PEFT stores with embeddings and heads (``is_beneath_factors``).
+    They are matched as the readers match them; what the base lacks is left out. Among the tensors are the weights
+    beneath factors that PEFT stores with embeddings and heads (``is_beneath_factors``).
     """
+    by_weight = {f"{_plain(name)}.weight": name for name in adapter.modules}
     own = {_plain(name): name for name in adapter.rest}
     matched = _matching(base, adapter).tuned_of.items()
-    return {own[short]: name for name, short in matched if short in own}
+    modules = {name: by_weight[weight] for name, weight in matched if weight in by_weight}
+    return modules, {own[short]: name for name, short in matched if short in own}
 
 
 def not_matched(adapter: LoraAdapter, in_full: Collection[str]) -> dict[str, str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -44,53 +44,27 @@ def everywhere_as_tuned(name: str) -> float:
     return 1.0
 
 
-@dataclass(frozen=True)
-class WrittenMatrix:
-    """A matrix as it was paired, and where a written tensor contains it."""
-
-    matrix: MatrixView
-    position: InStacks
-
-    @property
-    def name(self) -> str:
-        """That of its pair."""
-        return self.matrix.name
-
-    def put(self, tensor: Tensor, values: Tensor) -> None:
-        """Write the matrix (m, n), or the part of it that the tensor contains, into the tensor."""
-        if self.position.expert is None:
-            put_back(self.matrix, tensor, values)
-        else:
-            put_back(replace(self.matrix, expert=None), tensor, values[self.position.rows])
+def _positions(own: Checkpoint, paired: Checkpoint) -> dict[str, InStacks]:
+    """Each tensor of a checkpoint as it is stored -> its position under the names that it was paired by."""
+    if paired.tensors is own.tensors:
+        return {name: InStacks(name) for name in own.tensors}
+    return positions_in_stacks(own)
 
 
-@dataclass(frozen=True)
-class WrittenNames:
-    """The positions of a file's tensors among those that were paired."""
-
-    positions: Mapping[str, InStacks] = field(repr=False)  # empty where all names are the same
-
-    @classmethod
-    def of(cls, own: Checkpoint, paired: Checkpoint) -> WrittenNames:
-        """Those of a checkpoint as it is stored, and under the names that it was paired by."""
-        return cls({} if paired.tensors is own.tensors else positions_in_stacks(own))
-
-    def position(self, name: str) -> InStacks:
-        """The position of the file's tensor of that name."""
-        return self.positions.get(name, InStacks(name))
-
-    def own_name(self, paired: str) -> str:
-        """The file's tensor, or the first of those, that a paired one was made of."""
-        return next((own for own, position in self.positions.items() if position.tensor == paired), paired)
-
-
-def written_matrices(position: InStacks, matrices: Sequence[MatrixView]) -> list[WrittenMatrix]:
+def _contained(position: InStacks, matrices: Sequence[MatrixView]) -> list[MatrixView]:
     """Those matrices of a paired tensor that the written tensor at a position of it contains a part of."""
-    chosen = matrices if position.expert is None else [m for m in matrices if m.expert == position.expert]
-    return [WrittenMatrix(matrix, position) for matrix in chosen]
+    return [matrix for matrix in matrices if position.expert in (None, matrix.expert)]
 
 
-def require_written(names: Iterable[str], written: Collection[str], source: str) -> None:
+def _put(matrix: MatrixView, position: InStacks, tensor: Tensor, values: Tensor) -> None:
+    """Write a matrix (m, n), or the part of it that the tensor contains, into the tensor at the position."""
+    if position.expert is None:
+        put_back(matrix, tensor, values)
+    else:
+        put_back(replace(matrix, expert=None), tensor, values[position.rows])
+
+
+def _require_written(names: Iterable[str], written: Collection[str], source: str) -> None:
     """Raise CheckpointError unless every changed matrix belongs to a tensor that is written."""
     lost = [name for name in dict.fromkeys(names) if name not in written]
     if lost:
@@ -135,15 +109,17 @@ def _changed_checkpoint(
 ) -> list[PlannedTensor]:
     before, (after,), _ = under_common_names(base, [tuned])
     assert isinstance(after, Checkpoint)
-    of_base, of_tuned = WrittenNames.of(base, before), WrittenNames.of(tuned, after)
+    positions = _positions(tuned, after)
+    # Of tensors that were joined to one, the first.
+    own_of = {position.tensor: own for own, position in reversed(_positions(base, before).items())}
     matching = match_names(before.shapes(), after.shapes())
-    _warn_of_other_names(before, after, matching, lambda name: elsewhere(of_base.own_name(name)))
+    _warn_of_other_names(before, after, matching, lambda name: elsewhere(own_of.get(name, name)))
     base_of = matching.base_of
     views = {name: _matrices(before, name, after.shape(other)) for name, other in matching.tuned_of.items()}
     written: set[str] = set()
 
     def planned(own: str) -> PlannedTensor:
-        stored, position = tuned.tensors[own], of_tuned.position(own)
+        stored, position = tuned.tensors[own], positions[own]
         name = base_of.get(position.tensor)
         if position.expert is not None and name is not None and not views[name]:
             name = None  # another number of experts, or of another size: there are no common ones
@@ -154,20 +130,20 @@ def _changed_checkpoint(
         if dtype.is_floating_point and stored.dtype.is_floating_point:
             # The type that holds the numbers of both: an update may be smaller than the base's type resolves.
             dtype = torch.promote_types(dtype, stored.dtype)
-        matrices = written_matrices(position, views[name])
+        matrices = _contained(position, views[name])
         written.update(matrix.name for matrix in matrices)
         wanted = [(matrix, changes[matrix.name]) for matrix in matrices if matrix.name in changes]
 
         def read() -> Tensor:
             if not wanted:
-                share = elsewhere(of_base.own_name(name))
+                share = elsewhere(own_of.get(name, name))
                 return _with_share(stored.read(), position.cut(first), name, share, dtype)
-            return _with_changes(stored, wanted, first, second, dtype)
+            return _with_changes(stored, position, wanted, first, second, dtype)
 
         return PlannedTensor(own, stored.shape, dtype, read)
 
     tensors = [planned(own) for own in tuned.tensors]
-    require_written(changes, written, tuned.source)
+    _require_written(changes, written, tuned.source)
     return tensors
 
 
@@ -204,16 +180,16 @@ def changed_tensor(
         replace(view, name=name + view.name.removeprefix(holder))
         for view in _matrices(base, holder, stored.shape)
     ]
-    matrices = written_matrices(InStacks(name), views)
-    wanted = [(matrix, changes[matrix.name]) for matrix in matrices if matrix.name in changes]
+    wanted = [(matrix, changes[matrix.name]) for matrix in views if matrix.name in changes]
     if not wanted:
         return _with_share(stored.read(), before, name, elsewhere(name), dtype)
-    return _with_changes(stored, wanted, before, stored, dtype)
+    return _with_changes(stored, InStacks(name), wanted, before, stored, dtype)
 
 
 def _with_changes(
     stored: StoredTensor,
-    wanted: list[tuple[WrittenMatrix, Changed]],
+    position: InStacks,
+    wanted: list[tuple[MatrixView, Changed]],
     base: StoredTensor,
     tuned: StoredTensor,
     dtype: torch.dtype,
@@ -221,8 +197,8 @@ def _with_changes(
     """A tensor with its changed matrices, which were paired in ``base`` and ``tuned``."""
     tensor = stored.read().to(dtype, copy=True)
     for matrix, change in wanted:
-        changed = change(Pair(matrix.matrix.read(base), matrix.matrix.read(tuned)), dtype)
-        matrix.put(tensor, require_finite(changed, matrix.name))
+        changed = change(Pair(matrix.read(base), matrix.read(tuned)), dtype)
+        _put(matrix, position, tensor, require_finite(changed, matrix.name))
     return tensor
 
 
@@ -235,7 +211,7 @@ def _merged_checkpoint(
     base: Checkpoint, tuned: Adapter | ModelSum, changes: Mapping[str, Changed], elsewhere: Elsewhere
 ) -> list[PlannedTensor]:
     before, _, _ = under_common_names(base, [part for part, _ in parts_of(tuned)])
-    names = WrittenNames.of(base, before)
+    positions = _positions(base, before)
     sides = _adapters_on(before, tuned)
     whole = _replaced_whole(before, tuned, sides)
     pairs = {pair.name: pair for pair in pair_sides(base, tuned, EVERY_MATRIX).pairs}
@@ -243,8 +219,8 @@ def _merged_checkpoint(
     written: set[str] = set()
 
     def planned(own: str) -> PlannedTensor:
-        stored, position = base.tensors[own], names.position(own)
-        matrices = written_matrices(position, views[position.tensor])
+        stored, position = base.tensors[own], positions[own]
+        matrices = _contained(position, views[position.tensor])
         written.update(matrix.name for matrix in matrices)
         written.update({position.tensor} & whole.keys())
         changed = [(matrix, pairs[matrix.name]) for matrix in matrices if matrix.name in pairs]
@@ -259,14 +235,14 @@ def _merged_checkpoint(
             tensor = stored.read().to(stored.dtype, copy=True)
             for matrix, both in loaded:
                 change = changes.get(matrix.name) or partial(_matrix_with_share, share=elsewhere(own))
-                matrix.put(tensor, require_finite(change(both, stored.dtype), matrix.name))
+                _put(matrix, position, tensor, require_finite(change(both, stored.dtype), matrix.name))
             return tensor
 
         return PlannedTensor(own, stored.shape, stored.dtype, read)
 
     _require_can_be_separated(before, tuned)
     tensors = [planned(own) for own in base.tensors]
-    require_written([*pairs, *changes, *whole], written, tuned.source)
+    _require_written([*pairs, *changes, *whole], written, tuned.source)
     # What an adapter stores in full and the base has no tensor for, such as a new classification head: as tuned.
     for name, stored in (item for side, _ in sides for item in side.added.items()):
         _require_alone(tuned, sides, f"store '{name}' in full")
@@ -333,11 +309,7 @@ def _with_share(tensor: Tensor, base: StoredTensor, name: str, share: float, dty
 
 
 def _adapters_on(base: Checkpoint, tuned: Adapter | ModelSum) -> list[tuple[Side, float]]:
-    """The adapters on the base, each with its weight in a sum.
-
-    Raises:
-      CheckpointError: a part is a full checkpoint, or trained what cannot be merged.
-    """
+    """The adapters on the base, each with its weight in a sum; CheckpointError for what cannot be merged."""
     parts = parts_of(tuned)
     for adapter, _ in parts:
         if isinstance(adapter, Checkpoint):
@@ -366,7 +338,7 @@ def _replaced_whole(
         for name, stored in side.tensors.items():
             if stored.shape != base.shape(name):
                 raise CheckpointError(
-                    f"'{side.acting.part.source}' contains '{name}' as {stored.shape} and the base has "
+                    f"'{side.part.source}' contains '{name}' as {stored.shape} and the base has "
                     f"{base.shape(name)}; write an adapter (--as adapter)"
                 )
             if reason_to_skip(name, base.tensors[base.tied.get(name, name)], EVERY_MATRIX) is not None:
@@ -397,11 +369,11 @@ def _require_matched(base: Checkpoint, side: Side) -> None:
         own = [name for name in base.names() if may_be_same(name, skipped.name) and not side.holds(name)]
         if skipped.name in HEADS and not own:
             raise CheckpointError(
-                f"'{side.acting.part.source}' contains '{skipped.name}' in full, and no tensor of '{base.source}' is "
+                f"'{side.part.source}' contains '{skipped.name}' in full, and no tensor of '{base.source}' is "
                 "known to be the head; write an adapter (--as adapter)"
             )
         if own and skipped.kind == SkipKind.NO_COUNTERPART:
             raise CheckpointError(
-                f"'{side.acting.part.source}' contains '{skipped.name}' in full, which may be '{own[0]}' of the base; "
+                f"'{side.part.source}' contains '{skipped.name}' in full, which may be '{own[0]}' of the base; "
                 "expected the same prefix as in its other tensors; write an adapter (--as adapter)"
             )

@@ -6,25 +6,24 @@ behind ``model.safetensors.index.json``. No number that is not one goes into a m
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import prod
+from operator import attrgetter
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...errors import CheckpointError, NonFiniteError, os_reason
-from ..formats.safetensors import INDEX_SUFFIX
+from ..formats.safetensors import DTYPES, INDEX_SUFFIX
 
 
 def require_finite(tensor: Tensor, name: str) -> Tensor:
-    """Return a changed tensor, in the type in which it is written, as it is.
-
-    Raises:
-      NonFiniteError: it contains NaN or infinity, of the tuned model or of numbers that its type cannot hold.
-    """
+    """Return a changed tensor, in the type in which it is written; NonFiniteError if that cannot hold its numbers."""
     # PyTorch cannot ask every type of 8 bits.
     asked = tensor.float() if tensor.dtype.itemsize == 1 else tensor
     if not bool(asked.isfinite().all()):
@@ -39,24 +38,7 @@ def require_finite(tensor: Tensor, name: str) -> Tensor:
 
 SHARD_BYTES = 5 * 10**9  # transformers' own limit
 
-_DTYPE_NAMES = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.float8_e4m3fn: "F8_E4M3",
-    torch.float8_e5m2: "F8_E5M2",
-    torch.complex64: "C64",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.int16: "I16",
-    torch.int8: "I8",
-    torch.uint64: "U64",
-    torch.uint32: "U32",
-    torch.uint16: "U16",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
-}
+_NAMES = {dtype: name for name, dtype in DTYPES.items() if dtype is not None}
 
 
 @dataclass(frozen=True)
@@ -88,27 +70,21 @@ def write_checkpoint(
     Raises:
       CheckpointError: a tensor comes in another shape than was planned, or the files cannot be written.
     """
-    shards = _planned_shards(tensors, shard_bytes)
-    names = (
-        ["model.safetensors"]
-        if len(shards) == 1
-        else [f"model-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(1, len(shards) + 1)]
+    from huggingface_hub import split_state_dict_into_shards_factory
+
+    by_name: Any = {tensor.name: tensor for tensor in tensors}
+    split = split_state_dict_into_shards_factory(
+        by_name,
+        get_storage_size=attrgetter("nbytes"),
+        filename_pattern="model{suffix}.safetensors",
+        max_shard_size=shard_bytes,
     )
-    done = 0
-
-    def count() -> None:
-        nonlocal done
-        done += 1
-        if progress is not None:
-            progress(done, len(tensors))
-
-    for name, shard in zip(names, shards, strict=True):
-        write_safetensors(folder / name, shard, after_each=count)
-    if len(shards) > 1:
-        index = {
-            "metadata": {"total_size": sum(tensor.nbytes for tensor in tensors)},
-            "weight_map": {t.name: name for name, shard in zip(names, shards, strict=True) for t in shard},
-        }
+    done = itertools.count(1)
+    after_each = None if progress is None else lambda: progress(next(done), len(tensors))
+    for file, names in split.filename_to_tensors.items():
+        write_safetensors(folder / file, [by_name[name] for name in names], after_each)
+    if split.is_sharded:
+        index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
         (folder / f"model{INDEX_SUFFIX}").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
@@ -117,11 +93,7 @@ def write_safetensors(
     tensors: Sequence[PlannedTensor],
     after_each: Callable[[], None] | None = None,
 ) -> None:
-    """One safetensors file. The header comes first, so shapes and dtypes are those planned.
-
-    Raises:
-      CheckpointError: as :func:`write_checkpoint`.
-    """
+    """Write one file, whose header comes first; CheckpointError as :func:`write_checkpoint`."""
     try:
         with path.open("xb") as file:
             file.write(_header(tensors))
@@ -140,31 +112,19 @@ def write_safetensors(
         raise CheckpointError(f"cannot write '{path}': {os_reason(error)}") from error
 
 
-def _planned_shards(tensors: Sequence[PlannedTensor], shard_bytes: int) -> list[list[PlannedTensor]]:
-    shards: list[list[PlannedTensor]] = [[]]
-    filled = 0
-    for tensor in tensors:
-        if shards[-1] and filled + tensor.nbytes > shard_bytes:
-            shards.append([])
-            filled = 0
-        shards[-1].append(tensor)
-        filled += tensor.nbytes
-    return shards
-
-
 def _header(tensors: Sequence[PlannedTensor]) -> bytes:
     """The length of the header in 8 bytes, little-endian, and the header, padded to a multiple of 8."""
     entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
     begin = 0
     for tensor in tensors:
-        if tensor.dtype not in _DTYPE_NAMES:
+        if tensor.dtype not in _NAMES:
             raise CheckpointError(
                 f"'{tensor.name}' has the dtype {tensor.dtype}, which is not written here; expected one of "
-                f"{', '.join(_DTYPE_NAMES.values())}; convert the tensor"
+                f"{', '.join(_NAMES.values())}; convert the tensor"
             )
         end = begin + tensor.nbytes
         entries[tensor.name] = {
-            "dtype": _DTYPE_NAMES[tensor.dtype],
+            "dtype": _NAMES[tensor.dtype],
             "shape": list(tensor.shape),
             "data_offsets": [begin, end],
         }

@@ -22,11 +22,7 @@ SCHEMA = 1
 
 
 def training_record(folder: Path) -> dict[str, Any] | None:
-    """Return the record of the run that trained the model in a folder; None if the folder has none.
-
-    Raises:
-      ResultFileError: the record cannot be read.
-    """
+    """Return the record of the run that trained the model in a folder; None if the folder has none."""
     for name in (RUN, TRAINING):
         try:
             is_file = (folder / name).is_file()
@@ -59,11 +55,7 @@ class FinetunedFolder:
 
     @classmethod
     def of(cls, source: str | Path) -> FinetunedFolder | None:
-        """Read the record in a folder; None for a model that no run of this package trained, and for a sum of models.
-
-        Raises:
-          ResultFileError: the record cannot be read.
-        """
+        """Read the record in a folder; None for a sum of models, and for a model that no run of ours trained."""
         record = None if is_sum(str(source)) else training_record(locate(str(source)))
         if record is None:
             return None

@@ -18,16 +18,14 @@ from ...audits.result.records import AuditedMatrix
 from ...engine.components import Components
 from ...settings import Settings, setting
 from .base_directions import Directions, Project
-from .budget import Budget
-from .changes import Change, largest_entries
+from .changes import Change, drawn_entries, largest_entries, seed_of
 from .controls import RandomVectors
 from .doses import Doses
 from .entries import FAPM, Trim
 from .heads import Head, Heads
-from .intruders import ScaledIntruders
-from .remedy import Case, EntryRemedy, Position, Remedy, WantedTriplets
+from .remedy import Case, EntryRemedy, Position, Remedy, ScaledIntruders, WantedTriplets
 from .shares import Layers, Lines
-from .singular_values import DGHard, Truncate
+from .singular_values import Budget, DGHard, Truncate
 from .surgery import Surgery
 
 RANDOM = "random"
@@ -125,7 +123,7 @@ class RandomFrames(_Drawn, Project):
 
     def frames(self, case: Case) -> tuple[Tensor, Tensor]:
         left, right = super().frames(case)
-        generator = torch.Generator().manual_seed(_seed(f"frames {self.seed} {case.matrix.name}"))
+        generator = torch.Generator().manual_seed(seed_of(f"frames {self.seed} {case.matrix.name}"))
         drawn = (
             torch.randn(side.mT.shape, generator=generator, dtype=torch.float64) for side in (left, right)
         )
@@ -143,15 +141,9 @@ class RandomEntries(_Drawn, EntryRemedy):
 
     density: float = setting(0.2, "Share of an update's entries that stays.", above=0, most=1)
 
-    def change(self, case: Case) -> Change:
-        seed = _seed(f"entries {self.seed} {case.matrix.name}")
-
-        def entries(base: Tensor, update: Tensor) -> Tensor:
-            generator = torch.Generator().manual_seed(seed)
-            scores = torch.rand(update.shape, generator=generator, dtype=torch.float64)
-            return update * largest_entries(scores.to(update.device), self.density)
-
-        return Change(entries=entries)
+    def left(self, name: str, base: Tensor, update: Tensor) -> Tensor:
+        scores = drawn_entries(f"entries {self.seed} {name}", update)
+        return update * largest_entries(scores, self.density)
 
     def sentence(self, vectors: int) -> str:
         return f"{self.density:.1%} of the updates' entries kept, drawn at random"
@@ -174,7 +166,6 @@ def _permuted(remedy: Budget, seed: int, cases: Sequence[Case]) -> PermutedBudge
 
 
 def _drawn(part: Components, count: int, key: str) -> Components:
-    """``count`` of the triplets, in their order."""
     drawn = random.Random(key).sample(range(len(part.values)), count)
     chosen = torch.tensor(sorted(drawn), dtype=torch.int64, device=part.values.device)
     return Components(part.values[chosen], part.left[chosen], part.right[chosen])
@@ -192,10 +183,6 @@ def _exchanged(remedy: Doses, seed: int, cases: Sequence[Case]) -> Doses:
         random.Random(f"doses {seed} {shape}").shuffle(drawn)
         doses |= dict(zip(names, drawn, strict=True))
     return replace(remedy, doses=doses)
-
-
-def _seed(text: str) -> int:
-    return random.Random(text).getrandbits(62)
 
 
 _DRAWN: dict[type[Remedy], Callable[..., Remedy]] = {

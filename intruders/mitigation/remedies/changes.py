@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -135,6 +136,16 @@ class Change:
         if change.added is not None:
             out = out + change.added.to(update.device, torch.float64).apply(rows)
         return float(out.square().sum(-1).mean())
+
+
+def drawn_entries(key: str, like: Tensor) -> Tensor:
+    """Return numbers from 0 to 1, drawn by a key, of the shape of a matrix."""
+    generator = torch.Generator().manual_seed(seed_of(key))
+    return torch.rand(like.shape, generator=generator, dtype=torch.float64).to(like.device)
+
+
+def seed_of(key: str) -> int:
+    return random.Random(key).getrandbits(62)
 
 
 def largest_entries(scores: Tensor, density: float) -> Tensor:

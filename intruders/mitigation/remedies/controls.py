@@ -12,15 +12,22 @@ import random
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any
 
 from torch import Tensor
 
 from ...audits.result.records import AuditedMatrix
 from ...linalg.low_rank import LowRank
 from .changes import Change
-from .intruders import ScaledIntruders, intruder_indices, intruders_of
-from .remedy import Case, Remedy, ScaledRemedy, WantedTriplets
+from .remedy import (
+    Case,
+    Remedy,
+    ScaledIntruders,
+    ScaledRemedy,
+    WantedTriplets,
+    intruder_indices,
+    intruders_of,
+)
 from .remedy_table import SHRINK_OUTPUT
 
 # Norms that agree to this share of their square are equal.
@@ -164,11 +171,6 @@ class MatchedControl(Remedy):
     scaled = _of_the_remedy("scaled")
 
     remedy: Remedy
-
-    @classmethod
-    def at_scale(cls, scale: float, seed: int, which: str) -> Self:
-        """Return the control of intruders at a scale; ``which`` of a matrix's intruders."""
-        return cls(ScaledIntruders(scale, seed, which))
 
     @abstractmethod
     def matched(self, case: Case, change: Change) -> Change:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import random
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ...settings import setting
-from .changes import Change, largest_entries
-from .remedy import Case, EntryRemedy
+from .changes import drawn_entries, largest_entries
+from .remedy import EntryRemedy
 
 
 @dataclass(frozen=True)
@@ -29,11 +28,8 @@ class Trim(EntryRemedy):
         0.2, "Share of an update's entries that stays, above 0 and at most 1.", above=0, most=1
     )
 
-    def change(self, case: Case) -> Change:
-        def entries(base: Tensor, update: Tensor) -> Tensor:
-            return update * largest_entries(update.abs(), self.density)
-
-        return Change(entries=entries)
+    def left(self, name: str, base: Tensor, update: Tensor) -> Tensor:
+        return update * largest_entries(update.abs(), self.density)
 
     def sentence(self, vectors: int) -> str:
         return f"updates trimmed to the {self.density:.1%} of their entries that are largest"
@@ -56,15 +52,9 @@ class Drop(EntryRemedy):
     )
     seed: int = setting(0, "Seed of the entries that are drawn.")
 
-    def change(self, case: Case) -> Change:
-        seed = random.Random(f"{self.seed} {case.matrix.name}").getrandbits(62)
-
-        def entries(base: Tensor, update: Tensor) -> Tensor:
-            generator = torch.Generator().manual_seed(seed)
-            kept = torch.rand(update.shape, generator=generator, dtype=torch.float64) >= self.probability
-            return update * kept.to(update.device) / (1 - self.probability)
-
-        return Change(entries=entries)
+    def left(self, name: str, base: Tensor, update: Tensor) -> Tensor:
+        kept = drawn_entries(f"{self.seed} {name}", update) >= self.probability
+        return update * kept / (1 - self.probability)
 
     def sentence(self, vectors: int) -> str:
         return f"{self.probability:.0%} of the updates' entries dropped at random, the others scaled up"
@@ -86,13 +76,10 @@ class FAPM(EntryRemedy):
         0.1, "Share of an update's entries that stays, above 0 and at most 1.", above=0, most=1
     )
 
-    def change(self, case: Case) -> Change:
-        def entries(base: Tensor, update: Tensor) -> Tensor:
-            weights = base.abs()
-            relative = update.abs() / weights.clamp_min(torch.finfo(weights.dtype).tiny)
-            return update * largest_entries(update.abs() - weights.mean() * relative, self.density)
-
-        return Change(entries=entries)
+    def left(self, name: str, base: Tensor, update: Tensor) -> Tensor:
+        weights = base.abs()
+        relative = update.abs() / weights.clamp_min(torch.finfo(weights.dtype).tiny)
+        return update * largest_entries(update.abs() - weights.mean() * relative, self.density)
 
     def sentence(self, vectors: int) -> str:
         return f"updates trimmed to {self.density:.1%} of their entries, large ones of large weights first"

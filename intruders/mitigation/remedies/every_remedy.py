@@ -9,8 +9,7 @@ from ...errors import SettingError
 from ...settings import settings_of
 from ...system.plugins import REMEDIES, plugins_of
 from .controls import MatchedControl
-from .intruders import ScaledIntruders
-from .remedy import PublishedRemedy, Remedy, ScaledRemedy
+from .remedy import PublishedRemedy, Remedy, ScaledIntruders, ScaledRemedy
 from .remedy_table import ALL, CONTROLS, HOMES_OF_CONTROLS, HOMES_OF_PUBLISHED, INTRUDERS
 
 
@@ -30,14 +29,15 @@ def remedy_named(name: str, scale: float, seed: int, which: str = ALL) -> Remedy
     Raises:
       SettingError: there is none of that name, or the scale or which is out of range.
     """
+    intruders = ScaledIntruders(scale, seed, which)
     if name == INTRUDERS:
-        return ScaledIntruders(scale, seed, which)
+        return intruders
     if name not in CONTROLS:
         raise SettingError(
             f"control is {name!r}; expected one of {', '.join(CONTROLS)}, or {INTRUDERS} for no control"
         )
     cls: type[ScaledRemedy | MatchedControl] = _class_at(HOMES_OF_CONTROLS[name])
-    return cls.at_scale(scale, seed, which)
+    return cls(intruders) if issubclass(cls, MatchedControl) else cls(scale, seed, which)
 
 
 def known_remedies() -> dict[str, type[PublishedRemedy]]:

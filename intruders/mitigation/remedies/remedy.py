@@ -6,7 +6,8 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Self
+from functools import partial
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
@@ -15,11 +16,12 @@ from ...checkpoints.pairing.pairing import PairedMatrix
 from ...checkpoints.stored.names import is_embedding_or_head, module_paths
 from ...engine.components import Components
 from ...errors import SettingError
+from ...linalg.low_rank import LowRank
 from ...linalg.operators import Update
 from ...linalg.svd import significant
 from ...settings import Settings
 from .changes import Change
-from .remedy_table import ALL, WHICH
+from .remedy_table import ALL, INTRUDERS, WHICH
 
 # Where a remedy changes weights: in matrices with intruders, in every audited matrix that was tuned, or there and in
 # everything else that was tuned (embeddings, norms, biases), where the target holds it.
@@ -191,11 +193,6 @@ class ScaledRemedy(Remedy):
                 "expected the share of the intruders to keep: 0 removes them, 1 changes nothing"
             )
 
-    @classmethod
-    def at_scale(cls, scale: float, seed: int, which: str) -> Self:
-        """Return it at a scale; ``seed`` is of one that draws, and ``which`` of a matrix's intruders."""
-        return cls(scale, seed, which)
-
     @property
     def changes_nothing(self) -> bool:
         return self.scale == 1
@@ -213,6 +210,40 @@ class ScaledRemedy(Remedy):
     def recorded(self) -> dict[str, Any]:
         # Came later: without it, what earlier versions kept is still found.
         return {"scale": self.scale, "seed": self.seed} | ({} if self.which == ALL else {"which": self.which})
+
+
+@dataclass(frozen=True)
+class ScaledIntruders(ScaledRemedy):
+    """The paper's intervention: every intruder times ``scale``, or the strongest one of each matrix.
+
+    ``W' = W + (scale - 1) sum_j s_j y_j v_j^T`` over the intruders j, with the singular value decomposition of the
+    tuned matrix W (Shuttleworth et al. 2024, section 5; the authors confirm that it is that of W, not of the update).
+    The paper's own experiments scale one intruder of each matrix, the one with the largest singular value.
+    """
+
+    name = INTRUDERS
+    strengths = (0.75, 0.5, 0.25, 0.0)
+
+    def scaled(self, matrix: AuditedMatrix) -> WantedTriplets:
+        return intruders_of(matrix, self.which)
+
+    def change(self, case: Case) -> Change:
+        return Change(added=LowRank(*case.parts[self.scaled(case.matrix)].factors(self.scale - 1.0)))
+
+    def sentence(self, vectors: int) -> str:
+        whose = "" if self.which == ALL else ", the strongest of each matrix,"
+        return f"{vectors:,} intruders{whose} scaled by {self.scale:g}"
+
+
+def intruders_of(matrix: AuditedMatrix, which: str = ALL) -> WantedTriplets:
+    """The singular triplets of the intruders of W, or of the one with the largest singular value."""
+    return WantedTriplets("tuned", intruder_indices(matrix, which))
+
+
+def intruder_indices(matrix: AuditedMatrix, which: str = ALL) -> tuple[int, ...]:
+    """Return the intruders' indices, in the descending order of W's singular values; ambiguous ones as counted."""
+    indices = tuple(vector.index for vector in matrix.vectors if vector.intruder)
+    return indices if which == ALL else indices[:1]
 
 
 class PublishedRemedy(Settings, Remedy):
@@ -250,6 +281,13 @@ class EntryRemedy(PublishedRemedy):
     needs_base = True
     fits_an_adapter = False
     rank_after = "none: checkpoint only"
+
+    def change(self, case: Case) -> Change:
+        return Change(entries=partial(self.left, case.matrix.name))
+
+    @abstractmethod
+    def left(self, name: str, base: Tensor, update: Tensor) -> Tensor:
+        """Return what is left of the update of a matrix, from W0 and D in double precision."""
 
 
 class ShareRemedy(PublishedRemedy):

@@ -7,7 +7,7 @@ INTRUDERS = "intruders"
 # Published remedies, in the order of every table and help text.
 HOMES_OF_PUBLISHED = {
     "interpolate": "shares.Interpolate",
-    "budget": "budget.Budget",
+    "budget": "singular_values.Budget",
     "flatten": "singular_values.Flatten",
     "truncate": "singular_values.Truncate",
     "lines": "shares.Lines",

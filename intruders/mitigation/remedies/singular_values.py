@@ -1,4 +1,4 @@
-"""The singular values of updates: made equal, cut to the leading ones, or to those above their noise."""
+"""The singular values of updates: made equal, cut to some of them, or held below the size of an intruder."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from functools import lru_cache
 
 import torch
 
+from ...audits.result.records import AuditedMatrix
 from ...engine.components import Components
 from ...linalg.low_rank import LowRank
 from ...linalg.svd import ZERO_SHARE
 from ...settings import setting
 from .changes import Change
-from .remedy import Case, SpectralRemedy
+from .remedy import Case, PublishedRemedy, SpectralRemedy, WantedTriplets
 
 # Of DG-Hard: smaller tensors are left alone, as in the authors' code.
 _FEWEST_ENTRIES = 1024
@@ -150,6 +151,40 @@ class DGHard(SpectralRemedy):
     def sentence(self, vectors: int) -> str:
         times = "" if self.factor == 1 else f"{self.factor:g} times "
         return f"updates cut to the singular values above {times}the threshold of their noise"
+
+
+@dataclass(frozen=True)
+class Budget(PublishedRemedy):
+    """``W' = W0 + min(1, kappa theta / sigma_1(D)) D`` with theta from the base's spectrum alone.
+
+    theta is the spiked threshold (``intruders/linalg/spiked_threshold.py``) at the audit's k and epsilon: the size at
+    which a rank-one term in random directions becomes an intruder. The paper limits alpha layer by layer; kappa 1 is
+    this package's default.
+    """
+
+    name = "budget"
+    strength = "kappa"
+    strengths = (2.0, 1.0, 0.5, 0.25)
+    source = "arXiv 2607.23711; the rule in detail: ours"
+    rank_after = "r"
+    needs_threshold = True
+    scales_whole_updates = True
+
+    kappa: float = setting(
+        1.0, "Multiple of the spiked threshold that an update may reach, 0 or more.", least=0
+    )
+
+    def needs(self, matrix: AuditedMatrix) -> tuple[WantedTriplets, ...]:
+        return (WantedTriplets.leading("update", 1),)
+
+    def change(self, case: Case) -> Change:
+        [largest] = (case.parts[need] for need in self.needs(case.matrix))
+        assert case.threshold is not None
+        size = float(largest.values[0])
+        return Change(share=min(1.0, self.kappa * case.threshold / size) if size > 0 else 1.0)
+
+    def sentence(self, vectors: int) -> str:
+        return f"updates limited to {self.kappa:g} times their matrix's spiked threshold"
 
 
 def omega(beta: float) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -13,7 +12,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ...checkpoints.adapters.peft_adapter import ADAPTER_CONFIG
 from ...checkpoints.formats.memory import describe_module, tensors_of_adapter
 from ...checkpoints.opening.open import Source
 from ...checkpoints.pairing.experts import with_experts_as
@@ -28,19 +26,17 @@ from ...checkpoints.writing.lora_adapter import (
     biases_in_shares,
     is_beneath_factors,
     lora_adapter,
-    modules_of_pairs,
+    modules_and_tensors,
     not_matched,
     read_lora_folder,
     retrained_tokens,
     rewritten,
-    stored_in_full,
 )
-from ...checkpoints.writing.merged import Elsewhere, changed_tensor, everywhere_as_tuned
-from ...checkpoints.writing.shards import planned, write_safetensors
+from ...checkpoints.writing.merged import Elsewhere, changed_tensor
 from ...errors import CheckpointError, SettingError, some_of
 from ...system.progress import Progress
 from ..remedies.changes import Change
-from .target import ChangedMatrix, Cut, Written
+from .target import ChangedMatrix, Cut, Written, write_adapter
 
 
 @dataclass(frozen=True)
@@ -60,7 +56,7 @@ class LoraContent:
     def of(cls, base: Checkpoint, adapter: LoraAdapter, rank: Rank) -> LoraContent:
         """Build the target; raise PairingError if the adapter is of other modules than the base's."""
         base = with_experts_as(adapter.rest, base)
-        return cls(base, adapter, modules_of_pairs(base, adapter), stored_in_full(base, adapter), rank)
+        return cls(base, adapter, *modules_and_tensors(base, adapter), rank)
 
     @classmethod
     def read(cls, base: Checkpoint, folder: Path, source: str, rank: Rank) -> LoraContent:
@@ -90,10 +86,9 @@ class LoraContent:
         content = rewritten(self.adapter, updates, self.rank, shares, in_full)
         content.tensors.update(self._factors_of_heads(content.tensors))
         names = {module: name for name, module in self.modules.items()}
-        known = {module: names.get(module, module) for module in content.ranks}
         return content, Cut(
-            {known[module]: rank for module, rank in content.ranks.items()},
-            {known[module]: error for module, error in content.errors.items()},
+            {names.get(module, module): rank for module, rank in content.ranks.items()},
+            {names.get(module, module): error for module, error in content.errors.items()},
         )
 
     def _for_both_uses(
@@ -168,18 +163,10 @@ class LoraContent:
         self, folder: Path, changed: Mapping[str, ChangedMatrix], elsewhere: Elsewhere, progress: Progress
     ) -> Cut:
         content, cut = self.rewritten(changed, elsewhere)
-        tensors = [planned(name, tensor) for name, tensor in content.tensors.items()]
-        write_safetensors(folder / "adapter_model.safetensors", tensors)
-        config = json.dumps(content.config, indent=2, sort_keys=True, default=_plain)
-        (folder / ADAPTER_CONFIG).write_text(config + "\n", encoding="utf-8")
+        write_adapter(folder, content.tensors, content.config)
         if self.beside is not None:
             copy_tokenizer(self.beside, folder)
         return cut
-
-
-def _plain(value: object) -> object:
-    """Convert sets and enumerations, which a config in memory has, to JSON types."""
-    return sorted(value) if isinstance(value, set | frozenset) else str(getattr(value, "value", value))
 
 
 _PREFIX = "base_model.model."
@@ -206,7 +193,17 @@ class ModelTarget:
         rank: Rank,
         sides: tuple[Source | None, Source],
     ) -> ModelTarget:
-        """Build the target; raise CheckpointError if the model's active adapter is not a plain LoRA, or ties two."""
+        """Build the target.
+
+        Raises:
+          SettingError: the name cannot be that of a new adapter.
+          CheckpointError: the model's active adapter is not a plain LoRA, or ties two.
+        """
+        peft: Any = model
+        if name in peft.peft_config:
+            raise SettingError(f"the model has an adapter '{name}' already; pass another adapter_name")
+        if not name or "." in name:
+            raise SettingError(f"adapter_name is {name!r}; expected a name without dots")
         old_name, adapter = active_lora(model)
         content = LoraContent.of(base, adapter, rank)
         tied = next((own for own in base.tied if own in {*content.modules, *content.in_full.values()}), None)
@@ -219,13 +216,21 @@ class ModelTarget:
 
     @contextmanager
     def writing(
-        self,
-        changed: Mapping[str, ChangedMatrix],
-        progress: Progress,
-        elsewhere: Elsewhere = everywhere_as_tuned,
+        self, changed: Mapping[str, ChangedMatrix], progress: Progress, elsewhere: Elsewhere
     ) -> Iterator[Written]:
+        """Put the new adapter into the model and make it the active one; the other stays as it is."""
+        from peft import set_peft_model_state_dict
+
         content, cut = self.content.rewritten(changed, elsewhere)
-        add_adapter(self.model, self.old_name, self.new_name, content)
+        peft: Any = self.model
+        config = copy.deepcopy(peft.peft_config[self.old_name])
+        for name in ("r", "lora_alpha", "rank_pattern", "alpha_pattern"):
+            setattr(config, name, content.config[name])
+        # The values that the new layers start from are overwritten; some starts cost minutes, or need data.
+        config.init_lora_weights = False
+        peft.add_adapter(self.new_name, config)
+        set_peft_model_state_dict(self.model, content.tensors, adapter_name=self.new_name)
+        peft.set_adapter(self.new_name)
         yield Written(*self.sides, cut)
 
 
@@ -252,29 +257,3 @@ def active_lora(model: nn.Module) -> tuple[str, LoraAdapter]:
     }
     config = peft.peft_config[name].to_dict()
     return name, lora_adapter(tensors_of_adapter(state), config, f"{source}, adapter '{name}'", scales)
-
-
-def check_name(model: nn.Module, adapter_name: str) -> None:
-    peft: Any = model
-    if adapter_name in peft.peft_config:
-        raise SettingError(f"the model has an adapter '{adapter_name}' already; pass another adapter_name")
-    if not adapter_name or "." in adapter_name:
-        raise SettingError(f"adapter_name is {adapter_name!r}; expected a name without dots")
-
-
-def add_adapter(model: nn.Module, old: str, adapter_name: str, content: Rewritten) -> None:
-    """Put the adapter into the model under ``adapter_name`` and make it the active one; ``old`` stays as it is."""
-    from peft import set_peft_model_state_dict
-
-    peft: Any = model
-    config = copy.deepcopy(peft.peft_config[old])
-    config.r, config.lora_alpha = content.config["r"], content.config["lora_alpha"]
-    config.rank_pattern, config.alpha_pattern = (
-        content.config["rank_pattern"],
-        content.config["alpha_pattern"],
-    )
-    # The values that the new layers start from are overwritten; some starts cost minutes, or need data.
-    config.init_lora_weights = False
-    peft.add_adapter(adapter_name, config)
-    set_peft_model_state_dict(model, content.tensors, adapter_name=adapter_name)
-    peft.set_adapter(adapter_name)

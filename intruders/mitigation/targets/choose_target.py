@@ -10,8 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from ...checkpoints.adapters.adapter import Adapter
 from ...checkpoints.formats.memory import has_adapters
 from ...checkpoints.opening.model_sum import ModelSum
@@ -21,14 +19,14 @@ from ...checkpoints.stored.locate import locate
 from ...checkpoints.stored.tied import is_separated
 from ...checkpoints.writing.companions import companion_folder, copy_own_tokenizer, write_companions
 from ...checkpoints.writing.lora_adapter import Rank, check_rank, is_plain_lora
-from ...checkpoints.writing.merged import Elsewhere, everywhere_as_tuned, planned_checkpoint
+from ...checkpoints.writing.merged import Elsewhere, planned_checkpoint
 from ...checkpoints.writing.shards import SHARD_BYTES, write_checkpoint
 from ...checkpoints.writing.training_record import keep_training, training_record
 from ...errors import CheckpointError, SettingError
 from ...system.files import user_path
 from ...system.folders import atomic_folder, check_target
 from ...system.progress import Progress
-from .changed_adapter import LoraContent, ModelTarget, active_lora, check_name
+from .changed_adapter import LoraContent, ModelTarget, active_lora
 from .new_adapter import NewLoraContent
 from .target import ChangedMatrix, Cut, Written
 
@@ -81,15 +79,12 @@ class CheckpointContent:
             has_own_head=is_separated(whole),
         )
         if self.adapter is not None:
-            copy_own_tokenizer(self.adapter, folder, rows=self._tokens())
+            # The number of tokens that the model has embeddings for; 0 if its config does not say.
+            config = self.base.config or {}
+            number = config.get("text_config", config).get("vocab_size")
+            copy_own_tokenizer(self.adapter, folder, rows=number if isinstance(number, int) else 0)
         write_checkpoint(folder, tensors, shard_bytes=self.shard_bytes, progress=partial(progress, "write"))
         return Cut()
-
-    def _tokens(self) -> int:
-        """The number of tokens that the model has embeddings for, as its config says; 0 if it does not."""
-        config = self.base.config or {}
-        number = config.get("text_config", config).get("vocab_size")
-        return number if isinstance(number, int) else 0
 
 
 @dataclass(frozen=True)
@@ -108,10 +103,7 @@ class FolderTarget:
 
     @contextmanager
     def writing(
-        self,
-        changed: Mapping[str, ChangedMatrix],
-        progress: Progress,
-        elsewhere: Elsewhere = everywhere_as_tuned,
+        self, changed: Mapping[str, ChangedMatrix], progress: Progress, elsewhere: Elsewhere
     ) -> Iterator[Written]:
         """Write the tuned model with the changed matrices; what is written is there for good when the block ends.
 
@@ -144,17 +136,31 @@ def choose_target(
     check_rank(rank)
     if form not in FORMS:
         raise SettingError(f"form is {form!r}; expected one of {', '.join(FORMS)}")
+    base, tuned = sides
     model = next((side for side in sources if has_adapters(side)), None)
     if out is None:
-        return _in_memory(sources, sides, model, form, rank, adapter_name)
+        if model is None:
+            raise SettingError("out is missing; expected a folder to write, unless a PeftModel is given")
+        if form == "checkpoint":
+            raise SettingError("a checkpoint is not put into a PeftModel; pass out, the folder to write")
+        _require_update_of_the_adapter(base, tuned)
+        return ModelTarget.of(base, model, adapter_name, rank, sources)
     check_target(out, force=force)
     _require_another_folder(out, *sources)
-    content = _content(sources, sides, model, chosen_form(form, rank, sides[1]), rank, shard_bytes)
-    base = sources[0] if sources[0] is not None else model or sides[0].source
-    tuned = None if isinstance(sides[1], ModelSum) else _folder_of(sources[1])
-    return FolderTarget(
-        content, user_path(out), force, base, None if tuned is None else training_record(tuned)
-    )
+    folder = None if isinstance(tuned, ModelSum) else _folder_of(sources[1])
+    content: LoraContent | NewLoraContent | CheckpointContent
+    if chosen_form(form, rank, tuned) == "checkpoint":
+        content = CheckpointContent.of(base, tuned, sources, shard_bytes)
+    elif model is not None:
+        _require_update_of_the_adapter(base, tuned)
+        content = LoraContent.of(base, active_lora(model)[1], rank)
+    elif isinstance(tuned, Adapter) and folder is not None and is_plain_lora(folder, tuned.source):
+        content = LoraContent.read(base, folder, tuned.source, rank)
+    else:
+        content = NewLoraContent.of(base, tuned, rank)
+    trained = None if folder is None else training_record(folder)
+    first = sources[0] if sources[0] is not None else model or base.source
+    return FolderTarget(content, user_path(out), force, first, trained)
 
 
 def _folder_of(source: Source) -> Path | None:
@@ -163,43 +169,6 @@ def _folder_of(source: Source) -> Path | None:
         return None
     path = locate(os.fspath(source))
     return path if path.is_dir() else path.parent
-
-
-def _in_memory(
-    sources: Sources,
-    sides: tuple[Checkpoint, Opened],
-    model: nn.Module | None,
-    form: str,
-    rank: Rank,
-    adapter_name: str,
-) -> ModelTarget:
-    if model is None:
-        raise SettingError("out is missing; expected a folder to write, unless a PeftModel is given")
-    check_name(model, adapter_name)
-    if form == "checkpoint":
-        raise SettingError("a checkpoint is not put into a PeftModel; pass out, the folder to write")
-    _require_update_of_the_adapter(*sides)
-    return ModelTarget.of(sides[0], model, adapter_name, rank, sources)
-
-
-def _content(
-    sources: Sources,
-    sides: tuple[Checkpoint, Opened],
-    model: nn.Module | None,
-    form: str,
-    rank: Rank,
-    shard_bytes: int,
-) -> LoraContent | NewLoraContent | CheckpointContent:
-    base, tuned = sides
-    if form == "checkpoint":
-        return CheckpointContent.of(base, tuned, sources, shard_bytes)
-    if model is not None:
-        _require_update_of_the_adapter(base, tuned)
-        return LoraContent.of(base, active_lora(model)[1], rank)
-    folder = _folder_of(sources[1]) if isinstance(tuned, Adapter) else None
-    if folder is not None and is_plain_lora(folder, tuned.source):
-        return LoraContent.read(base, folder, tuned.source, rank)
-    return NewLoraContent.of(base, tuned, rank)
 
 
 def chosen_form(form: str, rank: Rank, tuned: Opened) -> str:

@@ -6,7 +6,6 @@ taken, and how much of each update it leaves out is stated.
 
 from __future__ import annotations
 
-import json
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,20 +19,19 @@ from torch import Tensor
 
 from ...checkpoints.adapters.adapter import Adapter
 from ...checkpoints.adapters.adapter_config import fields_of_base
-from ...checkpoints.adapters.binding import shapes_of_class
-from ...checkpoints.adapters.peft_adapter import ADAPTER_CONFIG
+from ...checkpoints.adapters.peft_types import shapes_of_class
 from ...checkpoints.opening.model_sum import parts_of
 from ...checkpoints.opening.open import Opened
 from ...checkpoints.pairing.names_of_base import under_common_names
 from ...checkpoints.pairing.pair_sides import pair_sides
 from ...checkpoints.pairing.pairing import PairedMatrix
-from ...checkpoints.pairing.side import Side, sides_of
+from ...checkpoints.pairing.side import sides_of
 from ...checkpoints.stored.checkpoint import Checkpoint
 from ...checkpoints.stored.names import looks_up_tokens, match_names, may_be_same, tensor_of
 from ...checkpoints.stored.selection import Selection
 from ...checkpoints.writing.lora_adapter import Rank
 from ...checkpoints.writing.merged import Elsewhere
-from ...checkpoints.writing.shards import planned, require_finite, write_safetensors
+from ...checkpoints.writing.shards import require_finite
 from ...engine.components import leading_components
 from ...errors import CheckpointError, SettingError, some_of
 from ...linalg.low_rank import LowRank
@@ -41,7 +39,7 @@ from ...linalg.operators import Dense
 from ...linalg.pair import Pair
 from ...system.progress import Progress
 from ..remedies.changes import Change
-from .target import ChangedMatrix, Cut
+from .target import ChangedMatrix, Cut, write_adapter
 
 
 @dataclass(frozen=True)
@@ -70,7 +68,11 @@ class NewLoraContent:
                 f"{asked}, and the updates of '{tuned.source}' are of no low rank; write a checkpoint (--as "
                 "checkpoint), or a LoRA adapter of stated error (intruders mitigate --as adapter --rank N)"
             )
-        unfit = next((m.name for m in pairs if not _is_linear(base, m.name) and m.load() is not None), None)
+
+        def is_linear(name: str) -> bool:
+            return name.endswith(".weight") and len(base.shape(name)) == 2 and not looks_up_tokens(name)
+
+        unfit = next((m.name for m in pairs if not is_linear(m.name) and m.load() is not None), None)
         if unfit is None and of_adapters:
             unfit = next(chain(pairing.biases, _outside(tuned, pairs)), None)
         if unfit is not None:
@@ -96,10 +98,8 @@ class NewLoraContent:
         for done, matrix in enumerate(self.pairs, start=1):
             loaded = matrix.load()
             if loaded is not None:
-                changed_matrix = changed.get(matrix.name)
-                change = (
-                    Change(share=elsewhere(matrix.name)) if changed_matrix is None else changed_matrix.change
-                )
+                known = changed.get(matrix.name)
+                change = Change(share=elsewhere(matrix.name)) if known is None else known.change
                 factors, error = _cut(loaded, change, self.rank)
                 module = f"base_model.model.{self._module(matrix.name)}"
                 # An update may be smaller than a base of 16 bits resolves; PEFT computes with factors of 32.
@@ -112,10 +112,7 @@ class NewLoraContent:
             raise CheckpointError(
                 "base and tuned are equal in every matrix, so the update is empty; pass two models that differ"
             )
-        entries = [planned(name, tensor) for name, tensor in tensors.items()]
-        write_safetensors(folder / "adapter_model.safetensors", entries)
-        config = json.dumps(self._config(cut.ranks), indent=2, sort_keys=True)
-        (folder / ADAPTER_CONFIG).write_text(config + "\n", encoding="utf-8")
+        write_adapter(folder, tensors, self._config(cut.ranks))
         return cut
 
     def _module(self, name: str) -> str:
@@ -148,17 +145,10 @@ def _task_type(tuned: Opened) -> str | None:
 
     Of a classifier, whose head is not in the adapter, it is None.
     """
-    if not isinstance(tuned, Checkpoint):
-        return None
-    architectures = (tuned.config or {}).get("architectures")
-    names = architectures if isinstance(architectures, list) else []
-    is_causal = any(str(name).endswith(("ForCausalLM", "LMHeadModel")) for name in names)
+    names = (tuned.config or {}).get("architectures") if isinstance(tuned, Checkpoint) else None
+    causal = ("ForCausalLM", "LMHeadModel")
+    is_causal = isinstance(names, list) and any(str(name).endswith(causal) for name in names)
     return "CAUSAL_LM" if is_causal else None
-
-
-def _is_linear(base: Checkpoint, name: str) -> bool:
-    """Return whether a matrix is the weight of a linear module, which factors can be added to under its name."""
-    return name.endswith(".weight") and len(base.shape(name)) == 2 and not looks_up_tokens(name)
 
 
 def _outside(tuned: Opened, pairs: Sequence[PairedMatrix]) -> Iterator[str]:
@@ -198,23 +188,16 @@ def names_for_peft(base: Checkpoint, tuned: Opened, weights: Iterable[str]) -> d
     names: dict[str, str] = {}
     models: list[tuple[Checkpoint, Mapping[str, str]]] = []
     for side in sides_of(before, parts):
-        part = side.acting.part
+        part = side.part
         if isinstance(part, Checkpoint):
             models.append((part, side.own_names))
-        else:
-            names = _of_peft(part, side) | names
+        elif part.family == "PEFT":
+            # Names of other families, and of parts of a pipeline, are no modules of a model.
+            of_parts = {name for name, update in side.updates.items() if update.component}
+            names = {name: own for name, own in side.own_names.items() if name not in of_parts} | names
     models.append((before, {name: name for name in before.tensors}))
     rest = [name for name in weights if name not in names]
     return names | _of_models(rest, models) if rest else names
-
-
-def _of_peft(adapter: Adapter, side: Side) -> dict[str, str]:
-    """Of files of other families, and of parts of a pipeline, the names are no modules of a model."""
-    return {
-        name: own
-        for name, own in side.own_names.items()
-        if adapter.family == "PEFT" and not (name in side.updates and side.updates[name].component)
-    }
 
 
 def _of_models(weights: list[str], models: list[tuple[Checkpoint, Mapping[str, str]]]) -> dict[str, str]:
@@ -261,5 +244,4 @@ def warn_of_tensors_left_out(base: Checkpoint, tuned: Checkpoint) -> None:
 
 
 def _is_same(before: torch.Tensor, after: torch.Tensor) -> bool:
-    """Return whether a tensor is the base's, or a rounding of it."""
     return torch.equal(before, after) or torch.equal(before.to(after.dtype), after)

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from torch import Tensor
+
+from ...checkpoints.adapters.peft_adapter import ADAPTER_CONFIG
 from ...checkpoints.opening.open import Source
+from ...checkpoints.writing.shards import planned, write_safetensors
 from ...linalg.low_rank import LowRank
 from ...system.result_protocol import Result
 from ..remedies.changes import Change
@@ -40,3 +47,17 @@ class Written:
         """Save a result beside the weights; in memory there is no place for it."""
         if self.folder is not None:
             record.save(self.folder / name)
+
+
+def write_adapter(folder: Path, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
+    """Write the two files of PEFT's format."""
+    write_safetensors(
+        folder / "adapter_model.safetensors", [planned(name, tensor) for name, tensor in tensors.items()]
+    )
+    text = json.dumps(config, indent=2, sort_keys=True, default=_plain)
+    (folder / ADAPTER_CONFIG).write_text(text + "\n", encoding="utf-8")
+
+
+def _plain(value: object) -> object:
+    """Convert sets and enumerations, which a config in memory has, to JSON types."""
+    return sorted(value) if isinstance(value, set | frozenset) else str(getattr(value, "value", value))

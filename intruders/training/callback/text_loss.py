@@ -17,10 +17,9 @@ from ...checkpoints.formats.memory import has_adapters
 from ...checkpoints.opening.open import Source
 from ...data.corpora import Corpus, load_corpora
 from ...errors import CheckpointError, SettingError
-from ...measures.causal_loss import causal_losses
 from ...measures.corpus_loss import WINDOW
 from ...measures.losses import DocumentLosses, mean_loss
-from ...measures.masked_loss import masked_estimate
+from ...measures.text_loss import causal_losses, masked_estimate
 from ...models.encoding import context_length
 from ...models.loading import load_tokenizer
 from ...models.loading_settings import AS_STORED, DTYPES, Loading

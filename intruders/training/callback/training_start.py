@@ -31,8 +31,9 @@ from ...checkpoints.opening.open import Opened, Source
 from ...checkpoints.stored.checkpoint import Checkpoint
 from ...checkpoints.stored.content import Digests, content_digests
 from ...errors import SettingError, some_of
-from ...system.documents import get_field, read_document
+from ...system.documents import read_document
 from ...system.files import write_atomically
+from ...system.plain_values import from_plain
 from .sharding import sharded_by, will_be_sharded_by
 from .weights_before import (
     AuditedBase,
@@ -169,7 +170,7 @@ class StartDigests:
         document = read_document(file, "the record of a training's start", _SCHEMA)
         if document is None:
             return True
-        kept = StartDigests(*(get_field(document, key, str(file), dict) for key in ("matrices", "factors")))
+        kept: StartDigests = from_plain(StartDigests, document)
         if changed := _changed(kept.matrices, self.matrices):
             raise SettingError(
                 f"the weights of {describe_module(model)} are not those that the resumed training began with "

@@ -24,6 +24,7 @@ from intruders.cli.study import (
 from intruders.studies.run_study import StudyOutcome
 from intruders.studies.runs import Run, expand
 from intruders.studies.study import Study
+from intruders.studies.study_folder import FINDINGS
 from intruders.system.this_process import ExitStatus
 from intruders.system.words import plural
 
@@ -91,7 +92,7 @@ def study(
         )
     print_outcome(outcome)
     _print_findings(conclude(outcome.folder, described.analyses), outcome)
-    Workplace.of(str(out)).put_findings()  # after they are printed: a store that fails loses nothing
+    Workplace.of(str(out)).store.send(FINDINGS)  # after they are printed: a store that fails loses nothing
     if described.compare_with is not None:
         _print_beside_paper(outcome.folder)
     if outcome.failed:

@@ -66,8 +66,8 @@ def cost_lines(runs: Sequence[Run], operations_per_second: float | None = None) 
     )
     yield (
         "time is that of the training and of the losses and scores that are measured, at the steps that are asked for; "
-        f"{CARD_NAME} is taken to do {CARD['fp32'] / 1e12:.0f} trillion operations per second in single precision, "
-        f"{CARD['bf16'] / 1e12:.0f} in bf16, and no step in less than {_CARD_STEP:g} s"
+        f"{CARD_NAME} is assumed to do {CARD['fp32'] / 1e12:.0f} TFLOP/s in single precision, "
+        f"{CARD['bf16'] / 1e12:.0f} TFLOP/s in bf16, and no step in less than {_CARD_STEP:g} s"
     )
     stopping = sum(run.config is not None and run.config.match is not None for run in runs if run.id in costs)
     if stopping:

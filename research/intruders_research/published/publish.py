@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,14 @@ from typing import Any
 from intruders.errors import NewerVersionError, ResultFileError, SettingError
 from intruders.studies.results import Results, load_results
 from intruders.studies.runs import Run, expand
+from intruders.studies.stages import stages_of
 from intruders.studies.study import study_from_text
-from intruders.studies.study_folder import FINDINGS, PUBLISHED, REPORT, TABLES, RunRecord, StudyFolder
-from intruders.studies.tables import Tables, can_give_rows, refuse_newer_tables, to_parquet
+from intruders.studies.study_folder import FINDINGS, PUBLISHED, REPORT, RunRecord, StudyFolder
+from intruders.studies.tables import COLUMNS, Tables, refuse_newer_tables, to_parquet
 from intruders.studies.work import precisions_of
 from intruders.system.files import read_bytes, user_path, write_atomically
 from intruders.system.folders import atomic_folder, make_folder
+from intruders.system.plain_values import plain
 from intruders.version import __version__
 
 from ..claim_names import CLAIMS
@@ -28,7 +31,7 @@ from .published_study import SCHEMA, PublishedStudy, sha256
 DEVIATIONS = "deviations.md"  # written by people, and kept when a study is published again
 _IN_OUR_PAGES = b"https://pypi.org/project/intruders/"
 _MOST_IDS = 5  # of runs that a line names
-_COPIED = ("study.yaml", "study.json", *(f"{table}.parquet" for table in TABLES))
+_COPIED = ("study.yaml", "study.json", *(f"{table}.parquet" for table in COLUMNS))
 
 
 def publish_study(path: str | Path, out: str | Path) -> list[Path]:
@@ -118,11 +121,16 @@ def _runs_of(folder: StudyFolder) -> list[Run]:
 def _write_tables_again(folder: StudyFolder, runs: Sequence[Run]) -> None:
     """Write the tables from the runs, since a kill between two of them leaves rows of a run in some alone.
 
-    They stay as they are if a run that they have as finished cannot give its rows again.
+    They stay as they are if a run that they have as finished cannot give its rows again: without its files, such as a
+    model that was removed to save space, they are all that is left of it.
     """
     table = load_results(folder.path).runs
     finished = set(table.loc[table["status"] == "finished", "run_id"])
-    if all(can_give_rows(run, folder.run(run.id)) for run in runs if run.id in finished):
+    records = [(run, RunRecord(folder.run(run.id))) for run in runs if run.id in finished]
+    if all(
+        record.is_taken_over or all(stage.is_there(record.folder) for stage in stages_of(run))
+        for run, record in records
+    ):
         refuse_newer_tables(folder)
         Tables(folder, folder, runs).write()
 
@@ -143,13 +151,12 @@ def _record(run: Run, folder: StudyFolder, earlier: PublishedStudy | None) -> di
 
 def _published_record(run: Run, folder: StudyFolder, earlier: PublishedStudy) -> dict[str, Any]:
     """Return what earlier tables record of a run whose folder was removed since; empty if its rows are others now."""
-    records: list[dict[str, Any]] = earlier.document["runs"]
-    record = next((record for record in records if record["digest"] == run.digest), {})
+    record: dict[str, Any] = next((plain(one) for one in earlier.runs if one.digest == run.digest), {})
     try:
         before = earlier.rows_of(run.id)
     except ResultFileError:  # a damaged table
         return {}
-    now = PublishedStudy(folder.path, {}).rows_of(run.id)
+    now = replace(earlier, folder=folder.path).rows_of(run.id)
     contents = [{table: to_parquet(table, own) for table, own in rows.items()} for rows in (before, now)]
     return record if contents[0] == contents[1] else {}
 

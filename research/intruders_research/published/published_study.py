@@ -14,12 +14,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from intruders.errors import BrokenDocumentError, ResultFileError
+from intruders.errors import ResultFileError, in_one_line
 from intruders.studies.stage import Rows
 from intruders.studies.study_folder import PUBLISHED
 from intruders.studies.tables import COLUMNS, read_rows
-from intruders.system.documents import get_field, read_document
+from intruders.system.documents import read_document
 from intruders.system.files import read_bytes
+from intruders.system.plain_values import from_plain
 
 SCHEMA = 1
 
@@ -33,6 +34,7 @@ class PublishedRun:
     experiment: str
     settings: dict[str, Any]
     stages: dict[str, Any]
+    taken_over: dict[str, Any] | None = None  # the tables that it is from, where another study made it
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,11 @@ class PublishedStudy:
     """Published tables, by their record."""
 
     folder: Path
-    document: dict[str, Any]
+    name: str
+    date: str
+    files: dict[str, str]  # SHA-256 by name
+    deviations: list[str]  # from the study's file, as far as the records tell
+    runs: list[PublishedRun]  # those that are finished
 
     @classmethod
     def load(cls, folder: Path) -> PublishedStudy:
@@ -50,7 +56,7 @@ class PublishedStudy:
           ResultFileError: as :meth:`read_record`; or a file is missing, or is not the one that was published.
         """
         published = cls.read_record(folder)
-        for name, digest in get_field(published.document, "files", PUBLISHED, dict).items():
+        for name, digest in published.files.items():
             if "/" in name or not (folder / name).is_file():
                 raise ResultFileError(f"'{folder}' has no '{name}', which it lists; fetch the folder again")
             if sha256(read_bytes(folder / name)) != digest:
@@ -74,36 +80,19 @@ class PublishedStudy:
                 "`intruders report RUNS --data FOLDER` wrote"
             )
         try:
-            published = cls(folder, document)
-            _ = published.runs, published.name, published.date, published.study_digest, published.deviations
-        except BrokenDocumentError as error:
-            raise ResultFileError(f"'{folder / PUBLISHED}' is damaged: {error}; fetch it again") from error
+            given = {"folder": str(folder), "date": document["published"]}
+            published: PublishedStudy = from_plain(cls, document | given)
+            _ = published.study_digest
+        except (LookupError, TypeError, ValueError) as error:
+            raise ResultFileError(
+                f"'{folder / PUBLISHED}' is damaged: {in_one_line(error)}; fetch it again"
+            ) from error
         return published
-
-    @property
-    def name(self) -> str:
-        return str(get_field(self.document, "name", PUBLISHED, str))
-
-    @property
-    def date(self) -> str:
-        return str(get_field(self.document, "published", PUBLISHED, str))
 
     @property
     def study_digest(self) -> str:
         """The SHA-256 of the study's file."""
-        files = get_field(self.document, "files", PUBLISHED, dict)
-        return str(get_field(files, "study.yaml", f"{PUBLISHED}.files", str))
-
-    @property
-    def deviations(self) -> list[str]:
-        """The deviations from the study's file, as far as the records tell."""
-        return [str(line) for line in get_field(self.document, "deviations", PUBLISHED, list)]
-
-    @cached_property
-    def runs(self) -> list[PublishedRun]:
-        """The finished runs."""
-        records = get_field(self.document, "runs", PUBLISHED, list)
-        return [_run(record, f"{PUBLISHED}.runs[{at}]") for at, record in enumerate(records)]
+        return self.files["study.yaml"]
 
     @cached_property
     def _rows(self) -> dict[str, dict[str, list[dict[str, Any]]]]:
@@ -123,13 +112,3 @@ class PublishedStudy:
 
 def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
-
-
-def _run(record: Any, where: str) -> PublishedRun:
-    return PublishedRun(
-        id=get_field(record, "id", where, str),
-        digest=get_field(record, "digest", where, str),
-        experiment=get_field(record, "experiment", where, str),
-        settings=get_field(record, "settings", where, dict),
-        stages=get_field(record, "stages", where, dict),
-    )

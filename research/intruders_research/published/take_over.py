@@ -13,10 +13,10 @@ from intruders.errors import ResultFileError, SettingError
 from intruders.studies.inputs import inputs_of
 from intruders.studies.runs import Run
 from intruders.studies.stages import stages_of
-from intruders.studies.study_folder import PUBLISHED, RunRecord, StudyFolder, changed_input
-from intruders.studies.tables import keep_taken_rows, settings_row
+from intruders.studies.study_folder import PUBLISHED, TAKEN_OVER, RunRecord, StudyFolder, changed_input
+from intruders.studies.tables import settings_row, to_parquet
 from intruders.studies.work import is_done
-from intruders.system.files import user_path
+from intruders.system.files import user_path, write_atomically
 
 from .published_study import PublishedRun, PublishedStudy
 
@@ -46,7 +46,10 @@ class TakeOver:
             if is_done(run, folder.run(run.id)):
                 continue
             rows = self.published.rows_of(theirs.id)
-            keep_taken_rows(folder.run(run.id), rows)
+            kept = folder.run(run.id) / TAKEN_OVER
+            kept.mkdir(parents=True, exist_ok=True)
+            for table, own in rows.items():
+                write_atomically(kept / f"{table}.parquet", to_parquet(table, own))
             RunRecord(folder.run(run.id)).take_over(run, theirs.stages, source, rows)
             taken.append(run.id)
         return taken

@@ -11,7 +11,8 @@ from intruders.errors import IntrudersError
 from intruders_research.advice.advise import advise, advise_study
 from intruders_research.claims.every_claim import analyse_all
 from research.tests.advice.study_folder import write_study
-from tests.studies.planted import interventions, matched, noise, run, study
+from research.tests.planted import interventions, matched
+from tests.studies.planted import noise, run, study
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,8 @@ import pytest
 from intruders_research.claims.causes_random_term import mechanisms
 from intruders_research.claims.every_claim import analyse_all
 from intruders_research.claims.shared.claim import NOT_RUN
-from tests.studies.planted import fixed, matched, run, study, trace
+from research.tests.planted import fixed, matched, trace
+from tests.studies.planted import run, study
 
 
 def test_causes_compare_only_what_is_alike_in_all_else() -> None:

@@ -17,7 +17,8 @@ from intruders_research.claim_names import CLAIMS
 from intruders_research.claims.every_claim import analyse_all
 from intruders_research.claims.shared.claim import NOT_RUN, Finding
 from research.tests.claims.whole_study import finding_of, whole_study
-from tests.studies.planted import holds, study
+from research.tests.planted import holds
+from tests.studies.planted import study
 
 # Rank, remedies and predictors have planted studies of their own.
 WITH_ONE_SIGN = [name for name in CLAIMS if name not in ("rank", "remedies", "predictors")]

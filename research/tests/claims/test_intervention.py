@@ -7,7 +7,8 @@ import math
 import pytest
 
 from intruders_research.claims.every_claim import analyse_all
-from tests.studies.planted import interventions, matched, noise, study
+from research.tests.planted import interventions, matched
+from tests.studies.planted import noise, study
 
 
 def test_interventions_without_controls_show_no_cause() -> None:

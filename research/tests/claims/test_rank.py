@@ -12,7 +12,8 @@ from scipy import stats
 from intruders_research.claims.every_claim import analyse_all
 from intruders_research.claims.rank import TRENDS, VALLEYS
 from intruders_research.claims.rank_series import valley
-from tests.studies.planted import holds, matched, noise, study
+from research.tests.planted import holds, matched
+from tests.studies.planted import noise, study
 
 
 def test_a_valley_is_found_where_it_is() -> None:

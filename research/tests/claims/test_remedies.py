@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from intruders_research.claims.every_claim import analyse_all, charts_of
-from tests.studies.planted import interventions, matched, noise, run, study
+from research.tests.planted import interventions, matched
+from tests.studies.planted import noise, run, study
 
 
 def test_remedies_are_on_the_frontier_where_nothing_beats_them() -> None:

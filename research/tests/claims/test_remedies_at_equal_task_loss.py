@@ -9,7 +9,8 @@ import pytest
 
 from intruders_research.claims.every_claim import analyse_all, charts_of
 from intruders_research.claims.shared.claim import NOT_RUN, SUPPORTED, UNDECIDED, Finding
-from tests.studies.planted import comparisons, matched, noise, study
+from research.tests.planted import matched
+from tests.studies.planted import comparisons, noise, study
 
 GAINS = {"lines": 0.3, "trim": -0.2, "flatten": 0.0}
 P = 1 - 0.05 / 3 / 2

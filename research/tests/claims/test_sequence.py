@@ -10,7 +10,8 @@ from intruders.charts.chart import Grid
 from intruders.studies.compare_settings import setting_of
 from intruders_research.claims import sequence
 from intruders_research.claims.every_claim import charts_of
-from tests.studies.planted import run, sequence_study, study
+from research.tests.planted import sequence_study
+from tests.studies.planted import run, study
 
 
 def test_a_sequence_that_did_not_reach_its_score_is_listed_and_not_compared() -> None:

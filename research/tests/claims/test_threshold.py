@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from intruders_research.claims.every_claim import analyse_all, charts_of
-from tests.studies.planted import matched, run, scales, study
+from research.tests.planted import matched, scales
+from tests.studies.planted import run, study
 
 
 def test_threshold_without_intruders_has_nothing_to_separate() -> None:

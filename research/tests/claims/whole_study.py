@@ -9,17 +9,8 @@ from typing import Any
 from intruders.studies.results import Results
 from intruders_research.claims.every_claim import analyse_all
 from intruders_research.claims.shared.claim import Finding
-from tests.studies.planted import (
-    fixed,
-    interventions,
-    matched,
-    noise,
-    run,
-    scales,
-    sequence_study,
-    study,
-    trace,
-)
+from research.tests.planted import fixed, interventions, matched, scales, sequence_study, trace
+from tests.studies.planted import noise, run, study
 
 
 @cache  # the analyses only read it

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from research.tests.advice.study_folder import write_study
+from research.tests.planted import matched
 from tests.commands import without_loading
 from tests.research_commands import IN_A_PROCESS
-from tests.studies.planted import matched, study
+from tests.studies.planted import study
 
 
 def test_a_study_is_advised_on_without_loading_torch(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from intruders.studies.tables import COLUMNS, to_parquet
 from intruders_research.claims.every_claim import analyse_all
 from intruders_research.pages.verdict_table import verdict_table
 from research.tests.parsed import parsed
-from tests.studies.planted import matched
+from research.tests.planted import matched
 
 
 def written(folder: Path, rows: list[dict[str, Any]], analyses: list[str], **more: Any) -> Path:

@@ -24,7 +24,7 @@ from intruders_research.planning import earlier_times
 from intruders_research.planning.earlier_times import time_lines
 from intruders_research.planning.power import earlier_spread, power_lines
 from research.tests.parsed import parsed
-from tests.studies.planted import matched
+from research.tests.planted import matched
 
 EXPERIMENT: dict[str, Any] = {
     "base": "b", "task": "word-problems", "steps": 100, "match": "accuracy=0.9",

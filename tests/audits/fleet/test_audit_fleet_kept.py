@@ -17,6 +17,8 @@ import intruders
 from intruders.audits.batches import loaded_or_skipped
 from intruders.audits.fleet.audit_fleet import audit_fleet
 from intruders.audits.fleet.fleet_files import FleetFiles
+from intruders.audits.fleet.fleet_work import grouped_blocks
+from intruders.audits.result.audit_result import Audit
 from intruders.checkpoints.opening.open import open_source
 from intruders.errors import IntrudersError, ResultFileError
 from intruders.reports.fleet import fleet_payload
@@ -124,19 +126,28 @@ def test_a_broken_file_of_an_adapter_is_made_again(
     require_equal(again.audit(0), wanted)
 
 
-def test_an_adapter_that_has_moved_has_its_rows_under_its_new_name(
-    base: Path, adapters: dict[str, str], tmp_path: Path
+@pytest.mark.parametrize("waits", [False, True])
+def test_what_has_moved_is_named_where_it_is_now(
+    base: Path, adapters: dict[str, str], tmp_path: Path, waits: bool
 ) -> None:
+    """A base and an adapter, whose file may wait beside those of the last call; their content tells what they are."""
     out, moved = tmp_path / "out", str(tmp_path / "moved")
     shutil.copytree(adapters["strong"], moved)
+    moved_base = str(shutil.copytree(base, tmp_path / "base"))
     audit_fleet(str(base), [adapters["strong"], adapters["weak"]], out=out, cache=False)
     _, before = tables(out)
-    audit_fleet(str(base), [moved, adapters["weak"]], out=out, cache=False)
+    if waits:
+        audit_fleet(str(base), [adapters["weak"]], out=out, cache=False)
+    audit_fleet(moved_base, [moved, adapters["weak"]], out=out, cache=False)
     table, after = tables(out)
     assert table["adapter"].tolist() == [moved, adapters["weak"]]
     back = after.assign(adapter=after["adapter"].replace(moved, adapters["strong"]))
     back = back.sort_values(["adapter", "name", "index"], ignore_index=True)
     pd.testing.assert_frame_equal(back, before, check_exact=True)
+    times = {file: file.stat().st_mtime_ns for file in (out / "vectors").iterdir()}
+    assert [Audit.load(file).base_source for file in times] == [moved_base] * 2
+    audit_fleet(moved_base, [moved, adapters["weak"]], out=out, cache=False)
+    assert {file: file.stat().st_mtime_ns for file in (out / "vectors").iterdir()} == times
 
 
 @pytest.mark.parametrize("changed", ["q_proj", "layers.1.mlp.down_proj", "embed_tokens"])
@@ -219,7 +230,7 @@ def interrupted(base: Path, sources: list[str], out: Path, monkeypatch: pytest.M
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("intruders.audits.fleet.audit_fleet.finish_adapters", stop)
+        patched.setattr("intruders.audits.fleet.fleet_work.FleetWork.finish", stop)
         with pytest.raises(KeyboardInterrupt):
             audit_fleet(str(base), sources, out=out, cache=False)
 
@@ -234,6 +245,36 @@ def test_a_broken_block_is_made_again(
     again = audit_fleet(str(base), sources, out=out, cache=False).adapters
     fresh = audit_fleet(str(base), sources, cache=False).adapters
     assert again["intruders"].tolist() == fresh["intruders"].tolist()
+
+
+def test_a_model_of_which_a_block_was_lost_is_not_written(
+    base: Path, adapters: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its counts would be too small."""
+    keep = FleetFiles.keep
+
+    def lose_one(files: FleetFiles, block: str, *given: Any) -> None:
+        if block != "model.layers.1":
+            keep(files, block, *given)
+
+    monkeypatch.setattr(FleetFiles, "keep", lose_one)
+    with pytest.raises(
+        ResultFileError, match=r"lack 7 of its 14 matrices: 'model\.layers\.1\..*; run the same command again"
+    ):
+        audit_fleet(str(base), [adapters["strong"]], out=tmp_path / "out", cache=False)
+    assert not (tmp_path / "out" / "vectors").exists()
+
+
+def test_blocks_are_done_together_up_to_a_number_of_matrices() -> None:
+    """A matrix of three models counts three times."""
+    matrix: Any = None
+    blocks = {str(block): {f"m{at}": [(0, matrix)] for at in range(25)} for block in range(7)}
+    assert [len(group) for group in grouped_blocks(blocks)] == [3, 3, 1]  # full from 60 matrices on
+    shared = {
+        block: {name: [(model, matrix) for model in range(3)] for name in blocks[block]} for block in blocks
+    }
+    assert [list(group) for group in grouped_blocks(shared)] == [[block] for block in blocks]
+    assert list(grouped_blocks({})) == []
 
 
 def test_a_disk_that_fills_is_one_line_and_leaves_no_part(
@@ -297,7 +338,7 @@ def test_a_refusal_is_not_kept_when_its_cause_is_gone(
     with monkeypatch.context() as patched:
         patched.setattr("intruders.audits.batches.loaded_or_skipped", failing)
         if is_killed:
-            patched.setattr("intruders.audits.fleet.audit_fleet.finish_adapters", stopped)
+            patched.setattr("intruders.audits.fleet.fleet_work.FleetWork.finish", stopped)
             with pytest.raises(KeyboardInterrupt):
                 audit_fleet(str(base), sources, out=out, cache=False)
             assert list((out / "blocks").iterdir())

@@ -14,9 +14,8 @@ from torch import Tensor, nn
 
 from intruders.audits.audit_settings import AuditSettings, Compute
 from intruders.audits.base_cache import MemoryCache
-from intruders.audits.scales import batch_scales
-from intruders.audits.scales.batch_scales import SLACK, WALK
-from intruders.audits.scales.critical_scales import critical_scales
+from intruders.audits.scales import critical_scales as searching
+from intruders.audits.scales.critical_scales import SLACK, WALK, critical_scales
 from intruders.audits.scales.critical_scales_result import CriticalScales, MatrixScale
 from intruders.errors import SettingError
 from intruders.reports.scale import scale_lines
@@ -169,7 +168,7 @@ def test_matrices_that_find_no_room_have_the_same_critical_scales(monkeypatch: p
     model = hot_llama(model=wide_spectrum(tiny_llama(hidden_size=144, intermediate_size=150)), gain=1.0, r=2)
     compute = Compute(cache=False)
     together = critical_scales(model, compute=compute)
-    monkeypatch.setattr(batch_scales, "_KEPT_BYTES", 0)
+    monkeypatch.setattr(searching, "_KEPT_BYTES", 0)
     alone = critical_scales(model, compute=compute)
     assert [one.measured for one in alone.matrices] == pytest.approx(
         [one.measured for one in together.matrices], rel=2e-6
@@ -230,6 +229,12 @@ def test_agreement() -> None:
 def test_a_target_that_is_no_number_of_intruders_is_refused(target: Any) -> None:
     with pytest.raises(SettingError, match=f"target is {target}"):
         critical_scales(tiny_llama(), hot_llama(), target=target)
+
+
+def test_a_target_above_every_count_is_met_at_the_search_s_end() -> None:
+    model, compute = hot_llama(), Compute(cache=False)
+    every = critical_scales(tiny_llama(), model, target=10**6, compute=compute).largest
+    assert critical_scales(tiny_llama(), model, target=10**20, compute=compute).largest == every
 
 
 def test_a_target_of_numpy_is_a_whole_number() -> None:

@@ -23,7 +23,7 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from intruders import Compute, critical_scales
-from intruders.audits.scales import batch_scales
+from intruders.audits.scales import critical_scales as searching
 from tests.matrices import SPECTRA, Array, leading_left, orthonormal_columns, with_values
 
 SHAPES = ((1.0, 1.0), (1.4, 1.0), (1.0, 1.4))  # shares of the side
@@ -127,7 +127,7 @@ def search(seeds: range, on_projections: bool) -> Counter[str]:
 
     On projections, bases have the least side that is not always known whole, and are not decomposed.
     """
-    with patch.object(batch_scales, "_WHOLE_UP_TO", 0 if on_projections else 640):
+    with patch.object(searching, "_WHOLE_UP_TO", 0 if on_projections else 640):
         return _search(seeds, 170 if on_projections else 144)
 
 

@@ -388,23 +388,14 @@ def test_a_convolution_where_the_adapter_has_a_linear_layer(tmp_path: Path) -> N
         pair_sides(*open_sides(nn.Sequential(nn.Conv2d(4, 4, 1), nn.Linear(4, 4)), folder))
 
 
-def tied_llama_with_adapted_head(config: Any) -> nn.Module:
+@pytest.mark.parametrize("settings", [(peft.VeraConfig, {"r": 4}), (peft.TinyLoraConfig, {"r": 2, "u": 4})])
+def test_a_head_that_is_tied_to_the_embeddings(settings: tuple[Any, dict[str, int]], tmp_path: Path) -> None:
+    """It comes last in the order in which TinyLoRA draws."""
+    make, sizes = settings
+    base = tiny_llama(tie_word_embeddings=True)
+    config = make(**sizes, target_modules=["lm_head", "q_proj"])
     model = peft.get_peft_model(tiny_llama(tie_word_embeddings=True), config)
     move(model, 3)
-    return model
-
-
-def test_a_head_that_is_tied_to_the_embeddings(tmp_path: Path) -> None:
-    model = tied_llama_with_adapted_head(peft.VeraConfig(r=4, target_modules=["lm_head", "q_proj"]))
-    base = tiny_llama(tie_word_embeddings=True)
-    selection = EVERY_MATRIX
-    both = differing(base, saved(model, tmp_path), selection)["lm_head.weight"]
-    assert torch.equal(tuned_of(both), base.lm_head.weight + model.lm_head.get_delta_weight("default"))
-
-
-def test_a_tied_head_comes_last_in_the_order(tmp_path: Path) -> None:
-    model = tied_llama_with_adapted_head(peft.TinyLoraConfig(r=2, u=4, target_modules=["lm_head", "q_proj"]))
-    base = tiny_llama(tie_word_embeddings=True)
     both = differing(base, saved(model, tmp_path), EVERY_MATRIX)["lm_head.weight"]
     assert torch.equal(tuned_of(both), base.lm_head.weight + model.lm_head.get_delta_weight("default"))
 

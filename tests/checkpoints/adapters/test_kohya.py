@@ -421,7 +421,7 @@ WRONG: dict[str, tuple[dict[str, Tensor], str]] = {
     ),
     "half of a Hadamard product": (
         {"lora_a.hada_w1_a": torch.ones(4, 2), "lora_a.hada_w1_b": torch.ones(2, 4)},
-        "lacks a factor hada_w2",
+        "lacks hada_w2 or its two factors",
     ),
     "half of a Kronecker product": ({"lora_a.lokr_w1": torch.ones(2, 2)}, "lacks lokr_w2"),
 }

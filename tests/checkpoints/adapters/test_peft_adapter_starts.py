@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -145,18 +144,3 @@ def test_several_active_adapters_that_do_not_add_up_are_refused(
     model.base_model.set_adapter(["default", "second"])
     with pytest.raises(CheckpointError, match=f"2 active adapters, of which {kind} acts on what"):
         open_sides(tiny_llama(), model)
-
-
-def test_several_active_lora_adapters_are_what_peft_merges() -> None:
-    config = peft.LoraConfig(r=2, lora_alpha=3, target_modules=["q_proj"])
-    model = peft.get_peft_model(tiny_llama(), config)
-    model.add_adapter("second", config)
-    model.base_model.set_adapter(["default", "second"])
-    for parameter in model.parameters():
-        parameter.requires_grad_(True)
-    move(model.base_model.model.model.layers[0].self_attn.q_proj, 1)
-    merged = copy.deepcopy(model).merge_and_unload().state_dict()
-    (pair,) = [pair for pair in pair_sides(*open_sides(model)).pairs if "layers.0" in pair.name]
-    loaded = pair.load()
-    assert loaded is not None
-    torch.testing.assert_close(loaded.dense().float(), merged[pair.name])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -36,10 +38,9 @@ EXPERTS = "model.layers.0.mlp.experts"
 OF_LLAMA4 = "model.layers.0.feed_forward.experts"
 
 
-def adapted(base: nn.Module, modules: list[str], parameters: list[str]) -> nn.Module:
-    model = get_peft_model(
-        base, LoraConfig(r=2, lora_alpha=3, target_modules=modules, target_parameters=parameters)
-    )
+def adapted(base: nn.Module, modules: list[str], parameters: list[str], **settings: Any) -> nn.Module:
+    targets = {"target_modules": modules, "target_parameters": parameters}
+    model = get_peft_model(base, LoraConfig(r=2, lora_alpha=3, **targets, **settings))
     randomize_adapter(model)
     return model
 
@@ -78,6 +79,14 @@ def test_every_way_to_name_a_parameter(tmp_path: Path, modules: list[str], param
     sides = open_sides(tiny_mixtral(), saved(model, tmp_path))
     different = loaded(pair_sides(*sides, EVERY_MATRIX))
     require_merged(different, model, tiny_mixtral)
+
+
+@pytest.mark.parametrize("make", [tiny_mixtral, tiny_gpt_oss])
+def test_a_parameter_with_a_rank_of_its_own(tmp_path: Path, make: Callable[[], nn.Module]) -> None:
+    parameters = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
+    model = adapted(make(), ["q_proj"], parameters, rank_pattern={"experts.down_proj": 1})
+    for found in (differing(make(), saved(model, tmp_path)), differing(model)):
+        require_merged(found, copy.deepcopy(model), make)
 
 
 def test_a_bare_name_on_a_base_with_another_prefix(tmp_path: Path) -> None:

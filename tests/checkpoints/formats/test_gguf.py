@@ -21,7 +21,7 @@ from intruders.checkpoints.stored.locate import DEMO_MODELS
 from intruders.checkpoints.writing.merged import planned_checkpoint
 from intruders.errors import CheckpointError
 from intruders.models.base_model import base_model_location
-from tests.checkpoints.gguf_files import FAMILIES, write_gguf, write_llama_gguf
+from tests.checkpoints.gguf_files import FAMILIES, finished, write_gguf, write_llama_gguf
 from tests.checkpoints.models import loaded, tiny_llama
 
 # Every quantization that the gguf package can turn back into numbers.
@@ -248,10 +248,7 @@ def test_headers_that_lie(tmp_path: Path, content: bytes, message: str) -> None:
 def test_architecture_that_transformers_does_not_load(tmp_path: Path) -> None:
     writer = gguf.GGUFWriter(tmp_path / "x.gguf", "clip")
     writer.add_tensor("a", torch.zeros(2, 2).numpy())
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finished(writer, tmp_path / "x.gguf")
     with pytest.raises(
         CheckpointError, match=r"cannot be read as GGUF by transformers: .*clip is not supported"
     ):
@@ -277,9 +274,6 @@ def test_an_adapter_of_llama_cpp(tmp_path: Path) -> None:
     writer.add_float32("adapter.lora.alpha", 16.0)
     for factor, shape in (("a", (4, 32)), ("b", (32, 4))):
         writer.add_tensor(f"blk.0.attn_q.weight.lora_{factor}", torch.ones(shape).numpy())
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finished(writer, tmp_path / "x.gguf")
     with pytest.raises(CheckpointError, match=r"is an adapter for llama\.cpp .*; pass the PEFT adapter"):
         open_checkpoint(tmp_path / "x.gguf")

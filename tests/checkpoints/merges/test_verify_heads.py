@@ -74,6 +74,11 @@ def test_a_pooler_that_the_class_of_the_merge_has_none_of_is_not_missing(
     kept = sorted(name for name in load_file(merged / "model.safetensors") if "pooler" in name)
     assert bool(kept) == (task == "SEQ_CLS")
     assert any(entry.name.endswith("pooler.dense.weight") for entry in right.unchecked) == (not kept)
+    if kept:  # also of a state dict, which names no class
+        wrapped = {
+            f"module.{name}": tensor for name, tensor in load_file(merged / "model.safetensors").items()
+        }
+        assert intruders.verify(base, adapter, wrapped).others == []
 
     # Where the class has one, or lacks another part, it is missing.
     shutil.copytree(merged, wrong)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from pathlib import Path
 
 import peft
@@ -20,7 +19,6 @@ from intruders.checkpoints.merges.verdict import (
     NOT_PROVED,
     WITHIN_QUANTIZATION,
 )
-from intruders.mitigation.remedies.shares import Interpolate
 from tests.checkpoints.gguf_files import write_llama_gguf
 from tests.checkpoints.merged_models import (
     QUERY,
@@ -35,8 +33,7 @@ from tests.checkpoints.merged_models import (
     wide_llama,
     with_delta,
 )
-from tests.checkpoints.models import randomize_adapter, saved, tiny_bert
-from tests.checkpoints.stored.test_matrices import tiny_mixtral
+from tests.checkpoints.models import randomize_adapter, saved, tiny_bert, tiny_mixtral, tiny_phi3
 
 
 @pytest.fixture(scope="module")
@@ -130,16 +127,6 @@ def test_an_adapter_on_a_head_that_is_the_embedding(tmp_path: Path) -> None:
     assert head.base_singular_values[0] == pytest.approx(
         float(torch.linalg.matrix_norm(models.base["model.embed_tokens.weight"], 2)), rel=1e-5
     )
-
-    mitigated = tmp_path / "mitigated"
-    audit = intruders.AuditSettings(include_embeddings=True)
-    intruders.mitigate(
-        tmp_path / "base", tmp_path / "adapter", remedy=Interpolate(0.5), out=mitigated, audit=audit
-    )
-    model = type(wide_llama()).from_pretrained(tmp_path / "base", dtype=torch.float32)
-    half = weights(peft.PeftModel.from_pretrained(model, mitigated).merge_and_unload())
-    expected = models.base["lm_head.weight"] + update / 2
-    torch.testing.assert_close(half["lm_head.weight"], expected, atol=1e-5, rtol=1e-4)
 
 
 def test_modules_saved_in_full_are_compared_with_the_adapters_own(tmp_path: Path) -> None:
@@ -242,21 +229,7 @@ def test_a_merge_as_gguf_that_is_not_quantized(tmp_path: Path, kind: str) -> Non
 
 
 def test_parts_of_a_fused_weight(tmp_path: Path) -> None:
-    from transformers import Phi3Config, Phi3ForCausalLM
-
-    config = Phi3Config(
-        vocab_size=40,
-        hidden_size=64,
-        intermediate_size=96,
-        num_hidden_layers=1,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        pad_token_id=0,
-        bos_token_id=0,
-        eos_token_id=0,
-    )
-    torch.manual_seed(0)
-    model = Phi3ForCausalLM(config).eval()
+    model = tiny_phi3(hidden_size=64, intermediate_size=96)
     saved(model, tmp_path / "base")
     base = weights(model)
     tuned = peft.get_peft_model(model, lora(target_modules=["qkv_proj"]))
@@ -299,19 +272,6 @@ def test_each_matrix_of_the_base_is_read_once(models: Models) -> None:
     for index in (0, 1, 0):
         assert torch.equal(kept.tensors["model.norm.weight"].read_slice(index), whole[index])
     assert reads == ["model.norm.weight"]
-
-
-def test_the_document_is_plain_json(models: Models) -> None:
-    found = models.verify(models.merged | {QUERY: models.base[QUERY]})
-    document = json.loads(json.dumps(found.to_document()))
-    assert document["counts"] == {APPLIED: 3, NOT_APPLIED: 1}
-    assert (document["schema"], document["exit_status"]) == (1, 1)
-    (first,) = [matrix for matrix in document["matrices"] if matrix["name"] == QUERY]
-    keys = "name shape verdict words scale estimate error rest precision outside quantized"
-    assert list(first) == keys.split()
-    assert first["shape"] == [64, 64]
-    low, high = first["scale"]
-    assert low <= 0 <= high
 
 
 @pytest.mark.parametrize("in_memory", [False, True], ids=["on disk", "in memory"])

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import peft
 import pytest
 import torch
-from typer import Typer
-from typer.testing import CliRunner
 
 from intruders.checkpoints.pairing.inspect import inspect
-from intruders.cli.look import inspect as command
 from intruders.errors import PairingError
 from intruders.reports.inspection import inspection_lines
 from tests.checkpoints.models import randomize_adapter, saved, tiny_gpt2, tiny_llama
@@ -92,15 +88,3 @@ def test_sum(tmp_path: Path) -> None:
 def test_names_cannot_move_the_cursor() -> None:
     (found,) = inspect({"a\x1b[2Jb.weight": torch.zeros(2, 2)})
     assert not any("\x1b" in line for line in inspection_lines(found, verbose=True) + inspection_lines(found))
-
-
-def test_command(tmp_path: Path) -> None:
-    app = Typer()
-    app.command()(command)
-    folder = adapter(tmp_path)
-    result = CliRunner().invoke(app, [str(folder)])
-    assert result.exit_code == 0
-    assert "PEFT LORA adapter of 5 weights, which names no base" in " ".join(result.stdout.split())
-    facts = json.loads(CliRunner().invoke(app, [str(folder), "--json"]).stdout)
-    assert facts[0]["rows"][0]["rank"] == 2
-    assert facts[0]["format"] == "PEFT LORA"

@@ -227,6 +227,19 @@ def test_awq(tmp_path: Path) -> None:
     torch.testing.assert_close(weight, expected.T)
 
 
+def require_decompressed(
+    folder: Path, compressor: Any, parts: dict[str, Tensor], scheme: Any, method: dict[str, Any]
+) -> dict[str, Tensor]:
+    """What is read of the parts that a compressor of the library makes is what it decompresses; return the parts."""
+    compressed = compressor.compress(parts, scheme)
+    truth = compressor.decompress(dict(compressed), scheme)["weight"].float()
+    tensors = {f"a.{part}": tensor for part, tensor in compressed.items()}
+    checkpoint = open_checkpoint(write_quantized(folder, tensors, method))
+    assert checkpoint.names() == ["a.weight"]
+    torch.testing.assert_close(checkpoint.read("a.weight"), truth)
+    return tensors
+
+
 @pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize(("bits", "group"), [(4, 32), (8, None), (3, 32)])
 def test_compressed_tensors_packed(tmp_path: Path, bits: int, group: int | None, symmetric: bool) -> None:
@@ -243,13 +256,8 @@ def test_compressed_tensors_packed(tmp_path: Path, bits: int, group: int | None,
     parts = {"weight": weight, "weight_scale": scale}
     if not symmetric:
         parts["weight_zero_point"] = torch.randint(-2, 2, scale.shape, dtype=torch.int8)
-    compressed = PackedQuantizationCompressor.compress(parts, scheme)
-    truth = PackedQuantizationCompressor.decompress(compressed, scheme)["weight"]
-    tensors = {f"a.{part}": tensor for part, tensor in compressed.items()}
-    folder = write_quantized(tmp_path / "q", tensors, {"quant_method": "compressed-tensors"})
-    checkpoint = open_checkpoint(folder)
-    assert checkpoint.names() == ["a.weight"]
-    torch.testing.assert_close(checkpoint.read("a.weight"), truth)
+    method = {"quant_method": "compressed-tensors"}
+    require_decompressed(tmp_path / "q", PackedQuantizationCompressor, parts, scheme, method)
 
 
 def compressed_settings(scheme: Any) -> dict[str, Any]:
@@ -279,11 +287,8 @@ def test_compressed_tensors_packed_as_the_config_says(
     parts = {"weight": weight, "weight_scale": largest / 2 ** (bits - 1)}
     if not symmetric:
         parts["weight_zero_point"] = torch.randint(-2, 2, largest.shape, dtype=torch.int8)
-    compressed = PackedQuantizationCompressor.compress(parts, scheme)
-    truth = PackedQuantizationCompressor.decompress(compressed, scheme)["weight"]
-    tensors = {f"a.{part}": tensor for part, tensor in compressed.items()}
-    folder = write_quantized(tmp_path / "q", tensors, compressed_settings(scheme))
-    torch.testing.assert_close(open_checkpoint(folder).read("a.weight"), truth)
+    method = compressed_settings(scheme)
+    tensors = require_decompressed(tmp_path / "q", PackedQuantizationCompressor, parts, scheme, method)
     if inputs < 31:
         with pytest.raises(CheckpointError, match=r"'a.weight_packed' may have .* or .* bits a number; pass"):
             open_checkpoint(write_quantized(tmp_path / "q", tensors, {"quant_method": "compressed-tensors"}))
@@ -300,11 +305,8 @@ def test_fp8_in_blocks_of_compressed_tensors(tmp_path: Path, rows: int) -> None:
     scheme = QuantizationScheme(targets=["Linear"], weights=arguments)
     largest = [torch.stack([part.abs().max() for part in row.split(128, 1)]) for row in weight.split(128)]
     parts = {"weight": weight, "weight_scale": torch.stack(largest) / 448}
-    compressed = NaiveQuantizationCompressor.compress(parts, scheme)
-    truth = NaiveQuantizationCompressor.decompress(compressed, scheme)["weight"]
-    tensors = {f"a.{part}": tensor for part, tensor in compressed.items()}
-    folder = write_quantized(tmp_path / "q", tensors, compressed_settings(scheme))
-    torch.testing.assert_close(open_checkpoint(folder).read("a.weight"), truth)
+    method = compressed_settings(scheme)
+    require_decompressed(tmp_path / "q", NaiveQuantizationCompressor, parts, scheme, method)
 
 
 def test_mxfp8_of_compressed_tensors(tmp_path: Path) -> None:
@@ -319,11 +321,8 @@ def test_mxfp8_of_compressed_tensors(tmp_path: Path) -> None:
     )
     scheme = QuantizationScheme(targets=["Linear"], weights=arguments)
     scale = torch.exp2(torch.ceil(torch.log2(weight.reshape(64, 2, 32).abs().amax(-1) / 448)))
-    compressed = compressor.compress({"weight": weight, "weight_scale": scale}, scheme)
-    truth = compressor.decompress(dict(compressed), scheme)["weight"].float()
-    tensors = {f"a.{part}": tensor for part, tensor in compressed.items()}
-    folder = write_quantized(tmp_path / "q", tensors, compressed_settings(scheme))
-    assert torch.equal(open_checkpoint(folder).read("a.weight"), truth)
+    parts = {"weight": weight, "weight_scale": scale}
+    require_decompressed(tmp_path / "q", compressor, parts, scheme, compressed_settings(scheme))
 
 
 def test_exponents_in_a_file(tmp_path: Path) -> None:

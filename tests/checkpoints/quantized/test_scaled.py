@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
 from intruders.checkpoints.quantized.restore import restored
 from intruders.checkpoints.quantized.scaled import scaled_weights
+from intruders.checkpoints.quantized.settings import Tensors
 from intruders.checkpoints.stored.checkpoint import StoredTensor
 from intruders.errors import CheckpointError
 
@@ -17,6 +20,10 @@ def stored(tensor: torch.Tensor) -> StoredTensor:
     return StoredTensor(tuple(tensor.shape), tensor.dtype, "test", lambda: tensor)
 
 
+def read_scaled(tensors: Tensors, settings: dict[str, Any]) -> dict[str, StoredTensor]:
+    return {name: weight for name, weight, _ in scaled_weights(tensors, settings)}
+
+
 def test_four_bits_in_a_byte_are_refused() -> None:
     """Two codes a byte, a scale for 16 of them and one for the tensor: read as bytes they fit, and say nothing."""
     tensors = {
@@ -25,9 +32,9 @@ def test_four_bits_in_a_byte_are_refused() -> None:
         "q.weight_scale_2": stored(torch.ones(())),
     }
     with pytest.raises(CheckpointError, match="NVFP4"):
-        scaled_weights(tensors, {})
+        read_scaled(tensors, {})
     del tensors["q.weight_scale_2"]
-    weights, _ = scaled_weights(tensors | {"q.weight": stored(torch.full((8, 16), 3, dtype=torch.int8))}, {})
+    weights = read_scaled(tensors | {"q.weight": stored(torch.full((8, 16), 3, dtype=torch.int8))}, {})
     assert weights["q.weight"].read().unique().tolist() == [3.0]
 
 
@@ -68,7 +75,7 @@ def test_two_scales_of_a_weight_are_refused() -> None:
         for name in ("q.weight", "q.scale", "q.weight_scale")
     }
     with pytest.raises(CheckpointError, match=r"'q.weight' has another scale beside 'q.weight_scale'"):
-        scaled_weights(tensors, {})
+        read_scaled(tensors, {})
 
 
 def test_exponents_are_what_transformers_makes_of_them() -> None:
@@ -79,7 +86,7 @@ def test_exponents_are_what_transformers_makes_of_them() -> None:
     settings = {"quant_method": "fp8", "scale_fmt": "ue8m0", "weight_block_size": [1, 32]}
     for scale in (exponents, exponents.view(torch.float8_e8m0fnu)):
         tensors = {"q.weight": stored(codes), "q.weight_scale_inv": stored(scale)}
-        weights, _ = scaled_weights(tensors, settings)
+        weights = read_scaled(tensors, settings)
         assert torch.equal(weights["q.weight"].read(), truth)
 
 
@@ -88,7 +95,7 @@ def test_exponents_that_may_mean_something_else_are_refused() -> None:
     codes, exponents = torch.ones(16, 64).to(FP8), torch.full((16, 2), 127, dtype=torch.uint8)
     tensors = {"q.weight": stored(codes), "q.weight_scale": stored(exponents)}
     with pytest.raises(CheckpointError, match=r"'q.weight_scale' contains exponents in an order"):
-        scaled_weights(tensors, {})
+        read_scaled(tensors, {})
     settings = {"quant_method": "fp8"}
     marked = tensors | {"q.comfy_quant": stored(torch.zeros(9, dtype=torch.uint8))}
     for other in (
@@ -96,10 +103,10 @@ def test_exponents_that_may_mean_something_else_are_refused() -> None:
         marked | {"q.weight": stored(codes.to(torch.int8)), "q.weight_scale": stored(torch.ones(()))},
     ):
         with pytest.raises(CheckpointError, match=r"'q.weight' is quantized by ComfyUI"):
-            scaled_weights(other, settings)
+            read_scaled(other, settings)
     for dtype in (torch.int8, torch.uint8):
         with pytest.raises(CheckpointError, match=r"packed in 4 bits .*MXFP4"):
-            scaled_weights(tensors | {"q.weight": stored(codes.to(dtype))}, settings)
+            read_scaled(tensors | {"q.weight": stored(codes.to(dtype))}, settings)
 
 
 @pytest.mark.parametrize("structure", [[128, 128], "128x128"])
@@ -108,7 +115,7 @@ def test_blocks_of_compressed_tensors(structure: object) -> None:
     codes, scale = torch.randn(192, 256).to(FP8), torch.rand(2, 2)
     group = {"weights": {"num_bits": 8, "type": "float", "strategy": "block", "block_structure": structure}}
     tensors = {"q.weight": stored(codes), "q.weight_scale": stored(scale)}
-    weights, _ = scaled_weights(tensors, {"config_groups": {"group_0": group}})
+    weights = read_scaled(tensors, {"config_groups": {"group_0": group}})
     expected = codes.float()
     for row, column in ((0, 0), (0, 1), (1, 0), (1, 1)):
         expected[128 * row : 128 * row + 128, 128 * column : 128 * column + 128] *= scale[row, column]
@@ -121,7 +128,7 @@ def test_a_block_that_cannot_be_told_is_refused() -> None:
         str(rows): {"weights": {"strategy": "block", "block_structure": [rows, 128]}} for rows in (96, 128)
     }
     with pytest.raises(CheckpointError, match="one a block of 96 x 128 or 128 x 128"):
-        scaled_weights(tensors, {"config_groups": groups})
+        read_scaled(tensors, {"config_groups": groups})
     tensors["q.weight_scale"] = stored(torch.rand(4, 2))  # blocks of 48 or 64 rows
     with pytest.raises(CheckpointError, match=r"pass the folder whose config.json tells the block"):
-        scaled_weights(tensors, {})
+        read_scaled(tensors, {})

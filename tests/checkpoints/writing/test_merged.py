@@ -19,8 +19,15 @@ from intruders.checkpoints.pairing.pair_sides import pair_sides
 from intruders.checkpoints.writing.merged import planned_checkpoint
 from intruders.errors import CheckpointError
 from intruders.linalg.pair import Pair
-from tests.checkpoints.models import merged_weights, moved, randomize_adapter, saved, tiny_bert, tiny_llama
-from tests.checkpoints.stored.test_matrices import tiny_mixtral
+from tests.checkpoints.models import (
+    merged_weights,
+    moved,
+    randomize_adapter,
+    saved,
+    tiny_bert,
+    tiny_llama,
+    tiny_mixtral,
+)
 
 STACKS = {"target_parameters": ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]}
 

@@ -67,5 +67,12 @@ def in_full(tmp_path_factory: pytest.TempPathFactory) -> Tuned:
     return Tuned(folder, model, _wide(model.state_dict()), _wide(tuned.state_dict()))
 
 
+@pytest.fixture(params=["by_adapter", "in_full"])
+def of_each(request: pytest.FixtureRequest) -> Tuned:
+    """The adapter, and then the full fine-tuning."""
+    found: Tuned = request.getfixturevalue(request.param)
+    return found
+
+
 def _wide(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.double().clone() for name, tensor in state.items()}

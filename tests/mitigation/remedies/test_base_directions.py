@@ -13,20 +13,16 @@ from intruders.mitigation.remedies.base_directions import Directions, Project
 from tests.mitigation.remedies.conftest import Tuned
 
 
-@pytest.mark.parametrize("kind", ["by_adapter", "in_full"])
 @pytest.mark.parametrize("k", [3, 12, 100])
-def test_leading_directions_are_the_bases_at_the_tuned_values(
-    tmp_path: Path, kind: str, k: int, request: pytest.FixtureRequest
-) -> None:
+def test_leading_directions_are_the_bases_at_the_tuned_values(tmp_path: Path, k: int, of_each: Tuned) -> None:
     """k above the size of a matrix takes all of them: what comes out is sum_i s_i x_i z_i^T."""
-    tuned: Tuned = request.getfixturevalue(kind)
-    found = tuned.after(Directions(k), tmp_path / "out")
-    for name in tuned.matrices:
-        x, _, z = torch.linalg.svd(tuned.base[name], full_matrices=False)
-        y, s, v = torch.linalg.svd(tuned.tuned[name], full_matrices=False)
+    found = of_each.after(Directions(k), tmp_path / "out")
+    for name in of_each.matrices:
+        x, _, z = torch.linalg.svd(of_each.base[name], full_matrices=False)
+        y, s, v = torch.linalg.svd(of_each.tuned[name], full_matrices=False)
         if k < len(s):
             rewound = (x[:, :k] * s[:k]) @ z[:k] - (y[:, :k] * s[:k]) @ v[:k]
-            wanted = tuned.tuned[name] + rewound
+            wanted = of_each.tuned[name] + rewound
         else:
             wanted = (x * s) @ z
         torch.testing.assert_close(found[name], wanted, rtol=1e-3, atol=1e-3 * float(s[0]))
@@ -35,21 +31,19 @@ def test_leading_directions_are_the_bases_at_the_tuned_values(
 K = 5
 
 
-@pytest.mark.parametrize("kind", ["by_adapter", "in_full"])
-def test_leading_triplets_of_the_base_stay(tmp_path: Path, kind: str, request: pytest.FixtureRequest) -> None:
-    tuned: Tuned = request.getfixturevalue(kind)
-    found = tuned.after(Project(K), tmp_path / "out")
-    for name in tuned.matrices:
-        x, values, z = torch.linalg.svd(tuned.base[name], full_matrices=False)
+def test_leading_triplets_of_the_base_stay(tmp_path: Path, of_each: Tuned) -> None:
+    found = of_each.after(Project(K), tmp_path / "out")
+    for name in of_each.matrices:
+        x, values, z = torch.linalg.svd(of_each.base[name], full_matrices=False)
         x, values, z = x[:, :K], values[:K], z[:K]
         # The written weights are of single precision.
         limit = 1e-5 * float(values[0])
         assert float((found[name] @ z.mT - x * values).abs().max()) < limit
         assert float((found[name].mT @ x - z.mT * values).abs().max()) < limit
         left, right = torch.eye(len(x)).double() - x @ x.mT, torch.eye(z.shape[1]).double() - z.mT @ z
-        wanted = tuned.base[name] + left @ tuned.update(name) @ right
+        wanted = of_each.base[name] + left @ of_each.update(name) @ right
         torch.testing.assert_close(found[name], wanted, rtol=1e-4, atol=1e-5)
-        assert float((wanted - tuned.tuned[name]).norm()) > 1e-2  # there was something to take off
+        assert float((wanted - of_each.tuned[name]).norm()) > 1e-2  # there was something to take off
 
 
 def test_vectors_of_large_matrices_are_found_as_closely() -> None:

@@ -9,19 +9,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from intruders.audits.audit import audit
-from intruders.checkpoints.pairing.open_sides import open_sides
-from intruders.checkpoints.pairing.pair_sides import pair_sides
 from intruders.linalg.low_rank import LowRank
 from intruders.linalg.operators import Dense
 from intruders.linalg.pair import Pair
 from intruders.mitigation.remedies.changes import Change
 from intruders.mitigation.remedies.controls import EqualNorm
-from intruders.mitigation.remedies.intruders import ScaledIntruders
-from intruders.mitigation.tuned_matrices import read_cases
+from intruders.mitigation.remedies.remedy import ScaledIntruders
 from tests.checkpoints.models import saved, tiny_llama
 from tests.matrices import random
-from tests.mitigation.hot import hot_llama
+from tests.mitigation.hot import hot_llama, matrices_of
 
 BASE, LEFT, RIGHT = random(6, 5, seed=0), random(6, 2, seed=1), random(2, 5, seed=2)
 D = LEFT.double() @ RIGHT.double()
@@ -54,14 +50,11 @@ def test_weights_of_any_size_are_shrunk(tmp_path: Path) -> None:
         parameter.data *= 2.0**-30
     base = saved(model, tmp_path / "base")
     sides = (str(base), str(saved(hot_llama(model=copy.deepcopy(model)), tmp_path / "tuned")))
-    pairs = {pair.name: pair for pair in pair_sides(*open_sides(*sides)).pairs}
-    found = audit(*sides, cache=False)
-    shrink = EqualNorm(ScaledIntruders(0.3))
-    cases = list(read_cases(list(pairs.values()), found, [shrink], [], torch.device("cpu")))
+    shrink, matrices = EqualNorm(ScaledIntruders(0.3)), matrices_of(*sides)
+    pairs, cases = {pair.name: pair for pair in matrices.pairs}, matrices.cases([shrink])
     assert cases
     for case in cases:
         loaded = pairs[case.matrix.name].load()
-        assert loaded is not None
         assert isinstance(loaded.tuned, LowRank)
         base_weight, update = loaded.base.double(), loaded.tuned.left.double() @ loaded.tuned.right.double()
         changed = shrink.change(case).applied(base_weight + update, case.update) - base_weight

@@ -65,6 +65,7 @@ def test_the_seed_is_of_the_remedy_that_draws() -> None:
             ["--remedy", "flatten", "--control", "random"],
             "control is 'random', and the remedy 'flatten' takes none",
         ),
+        (["--remedy", "flatten", "--which", "top"], "which is 'top', and the remedy 'flatten' takes none"),
         (["--scale", "0.5", "--strength", "2"], "strength is 2; expected a remedy that has one"),
     ],
 )
@@ -134,6 +135,8 @@ def test_scaled_intruders_and_their_controls_are_made_again_from_their_record(na
     assert remedy_named(name, **remedy.recorded_by_name()) == remedy
     assert not remedy.changes_nothing
     assert remedy_named(name, 1.0, 7).changes_nothing
+    of_the_top = remedy_named(name, 0.25, 7, "top").recorded_by_name()
+    assert of_the_top == {"scale": 0.25, "seed": 7, "which": "top"}
 
 
 def test_a_control_of_another_remedy_scales_no_intruders_and_says_what_it_is_of() -> None:

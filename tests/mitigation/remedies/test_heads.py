@@ -25,27 +25,19 @@ def logits(tuned: Tuned, weights: dict[str, Tensor]) -> Tensor:
     return found
 
 
-@pytest.mark.parametrize("kind", ["by_adapter", "in_full"])
-def test_all_heads_together_are_the_attention_of_the_base(
-    tmp_path: Path, kind: str, request: pytest.FixtureRequest
-) -> None:
-    tuned: Tuned = request.getfixturevalue(kind)
-    found = tuned.after(Heads(1), tmp_path / "out")
+def test_all_heads_together_are_the_attention_of_the_base(tmp_path: Path, of_each: Tuned) -> None:
+    found = of_each.after(Heads(1), tmp_path / "out")
     by_hand = {
-        name: tuned.base[name] if "self_attn" in name else weight for name, weight in tuned.tuned.items()
+        name: of_each.base[name] if "self_attn" in name else weight for name, weight in of_each.tuned.items()
     }
-    torch.testing.assert_close(logits(tuned, found), logits(tuned, by_hand), rtol=1e-4, atol=1e-4)
-    difference = (logits(tuned, found) - logits(tuned, tuned.tuned)).abs().max()
+    torch.testing.assert_close(logits(of_each, found), logits(of_each, by_hand), rtol=1e-4, atol=1e-4)
+    difference = (logits(of_each, found) - logits(of_each, of_each.tuned)).abs().max()
     assert float(difference) > 1e-2
 
 
-@pytest.mark.parametrize("kind", ["by_adapter", "in_full"])
 @pytest.mark.parametrize("quota", [0.25, 0.5])
-def test_the_least_changed_heads_return(
-    tmp_path: Path, kind: str, quota: float, request: pytest.FixtureRequest
-) -> None:
-    tuned: Tuned = request.getfixturevalue(kind)
-    found = tuned.after(Heads(quota), tmp_path / "out")
+def test_the_least_changed_heads_return(tmp_path: Path, quota: float, of_each: Tuned) -> None:
+    found = of_each.after(Heads(quota), tmp_path / "out")
 
     def cut(weights: dict[str, Tensor], layer: int, group: int) -> list[Tensor]:
         """Views of what belongs to two query heads with their key and value."""
@@ -56,12 +48,12 @@ def test_the_least_changed_heads_return(
     def size(weights: dict[str, Tensor], head: tuple[int, int]) -> float:
         return float(torch.cat([part.flatten() for part in cut(weights, *head)]).norm())
 
-    updates = {name: tuned.update(name) for name in tuned.base}
+    updates = {name: of_each.update(name) for name in of_each.base}
     heads = [(layer, group) for layer in range(4) for group in range(GROUPS)]
-    heads.sort(key=lambda head: size(updates, head) / size(tuned.base, head))
-    by_hand = {name: weight.clone() for name, weight in tuned.tuned.items()}
+    heads.sort(key=lambda head: size(updates, head) / size(of_each.base, head))
+    by_hand = {name: weight.clone() for name, weight in of_each.tuned.items()}
     for head in heads[: int(quota * 8)]:
-        for part, base in zip(cut(by_hand, *head), cut(tuned.base, *head), strict=True):
+        for part, base in zip(cut(by_hand, *head), cut(of_each.base, *head), strict=True):
             part.copy_(base)
     for name, wanted in by_hand.items():
         torch.testing.assert_close(found[name], wanted, rtol=1e-4, atol=1e-5)

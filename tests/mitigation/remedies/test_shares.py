@@ -10,11 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from intruders.mitigation.mitigate import mitigate
 from intruders.mitigation.remedies.remedy import Position, positions_of
 from intruders.mitigation.remedies.shares import Interpolate, Layers, Lines
 from tests.checkpoints.models import merged_weights, saved, tiny_llama
-from tests.mitigation.hot import hot_llama, merged_from
+from tests.mitigation.hot import hot_llama, merged_from, mitigated
 from tests.mitigation.remedies.conftest import NO_CACHE, RANK, Tuned
 
 
@@ -63,13 +62,7 @@ def test_a_lora_of_the_embeddings_is_reached_too(tmp_path: Path) -> None:
     saved(base, tmp_path / "base")
     adapter = hot_llama(model=copy.deepcopy(base), target_modules=["embed_tokens", "q_proj"])
     saved(adapter, tmp_path / "tuned")
-    mitigate(
-        tmp_path / "base",
-        tmp_path / "tuned",
-        remedy=Interpolate(0.4),
-        out=tmp_path / "out",
-        compute=NO_CACHE,
-    )
+    mitigated(tmp_path, remedy=Interpolate(0.4), compute=NO_CACHE)
     before = {name: tensor.clone() for name, tensor in base.state_dict().items()}
     tuned, found = merged_weights(adapter), merged_from(tmp_path / "out", copy.deepcopy(base))
     for name in ("model.embed_tokens.weight", "model.layers.1.self_attn.q_proj.weight"):
@@ -78,15 +71,13 @@ def test_a_lora_of_the_embeddings_is_reached_too(tmp_path: Path) -> None:
         torch.testing.assert_close(found[name], wanted, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["by_adapter", "in_full"])
-def test_updates_grow_with_depth(tmp_path: Path, kind: str, request: pytest.FixtureRequest) -> None:
-    tuned: Tuned = request.getfixturevalue(kind)
-    found = tuned.after(Lines(0.2), tmp_path / "out")
+def test_updates_grow_with_depth(tmp_path: Path, of_each: Tuned) -> None:
+    found = of_each.after(Lines(0.2), tmp_path / "out")
     shares = [0.2, 0.2 + 0.8 / 3, 0.2 + 1.6 / 3, 1.0]
-    for name, base in tuned.base.items():
+    for name, base in of_each.base.items():
         layer = re.search(r"layers\.(\d)", name)
         share = 0.2 if layer is None else shares[int(layer[1])]
-        wanted = base + share * tuned.update(name)
+        wanted = base + share * of_each.update(name)
         torch.testing.assert_close(found[name], wanted, rtol=1e-5, atol=1e-6)
 
 

@@ -8,16 +8,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from intruders.audits.audit import audit, audited_whole
-from intruders.audits.audit_settings import AS_USUAL
-from intruders.checkpoints.pairing.open_sides import open_sides
-from intruders.checkpoints.pairing.pair_sides import pair_sides
 from intruders.errors import SettingError
+from intruders.linalg.spiked_threshold import Spectrum, spiked_threshold
 from intruders.mitigation.remedies.at_random import at_random
-from intruders.mitigation.remedies.singular_values import DGHard, Flatten, Truncate, median_of_noise, omega
-from intruders.mitigation.tuned_matrices import read_cases
-from intruders.system.progress import silent
-from tests.mitigation.remedies.conftest import NO_CACHE, RANK, Tuned
+from intruders.mitigation.remedies.singular_values import (
+    Budget,
+    DGHard,
+    Flatten,
+    Truncate,
+    median_of_noise,
+    omega,
+)
+from tests.mitigation.hot import matrices_of, places_of_intruders
+from tests.mitigation.remedies.conftest import RANK, Tuned
 
 
 @pytest.mark.parametrize("norm", ["nuclear", "frobenius"])
@@ -73,10 +76,8 @@ def test_all_of_the_energy_changes_nothing(tmp_path: Path, by_adapter: Tuned) ->
 
 def test_updates_of_which_every_term_stays_are_not_changed(by_adapter: Tuned) -> None:
     """As the single term of rank-one updates does at any energy; a comparison then says that the remedy is idle."""
-    base, tuned = open_sides(by_adapter.folder / "base", by_adapter.folder / "tuned")
-    pairing, audit, _ = audited_whole(base, tuned, AS_USUAL, NO_CACHE, silent)
     nearly_all = Truncate(1 - 1e-9)
-    cases = list(read_cases(pairing.pairs, audit, [nearly_all], base.names(), torch.device("cpu")))
+    cases = matrices_of(by_adapter.folder / "base", by_adapter.folder / "tuned").cases([nearly_all])
     assert len(cases) == len(by_adapter.matrices)
     assert all(nearly_all.change(case).keeps_all for case in cases)
     assert not any(Truncate(0.1).change(case).keeps_all for case in cases)
@@ -115,21 +116,16 @@ def test_spikes_are_told_from_noise(shape: tuple[int, int]) -> None:
     base = {name: random(*sides) for name, sides in names.items()}
     tuned = {name: weight + sigma * random(*weight.shape) for name, weight in base.items()}
     tuned["layers.0.q_proj.weight"] += spikes
-    pairs = pair_sides(*open_sides(base, tuned)).pairs
     remedy = DGHard()
-    audited = audit(base, tuned, cache=False)
-    cases = list(read_cases(pairs, audited, [remedy], list(base), torch.device("cpu")))
+    cases = matrices_of(base, tuned).cases([remedy])
     changes = {case.matrix.name: remedy.change(case) for case in cases}
     assert changes["layers.0.k_proj.weight"].keeps_all  # below 1,024 entries
     added = changes["layers.0.q_proj.weight"].added
-    assert added is not None
     assert added.rank == rank
     assert float((added.dense() - spikes).square().sum()) < 3 * n * rank * sigma**2
     # Its random control keeps as many singular terms of the update: each of its values is one of the update's.
     control = at_random(remedy, 1, cases)
-    assert control is not None
     drawn = {case.matrix.name: control.change(case) for case in cases}["layers.0.q_proj.weight"].added
-    assert drawn is not None
     update = tuned["layers.0.q_proj.weight"] - base["layers.0.q_proj.weight"]
     left, values, right = torch.linalg.svd(update, full_matrices=False)
     inside = left.mT @ drawn.dense() @ right.mT
@@ -145,3 +141,38 @@ def test_a_low_rank_update_is_refused_with_the_reason(tmp_path: Path, by_adapter
     ):
         by_adapter.after(DGHard(), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("kind", "kappa"), [("by_adapter", 0.5), ("by_adapter", 1.0), ("in_full", 1.0)])
+def test_updates_are_scaled_to_their_thresholds(
+    tmp_path: Path, kind: str, kappa: float, request: pytest.FixtureRequest
+) -> None:
+    tuned: Tuned = request.getfixturevalue(kind)
+    found = tuned.after(Budget(kappa), tmp_path / "out")
+    cut = 0
+    for name in tuned.matrices:
+        base, before = tuned.base[name], tuned.update(name)
+        values = torch.linalg.svdvals(base)
+        theta = spiked_threshold(Spectrum.of_values(values, (base.shape[0], base.shape[1]), 16), 10, 0.5)
+        size = float(torch.linalg.matrix_norm(before, 2))
+        after = found[name] - base
+        assert float(torch.linalg.matrix_norm(after, 2)) <= kappa * theta * (1 + 1e-3) + 1e-6
+        torch.testing.assert_close(after, min(1.0, kappa * theta / size) * before, rtol=1e-3, atol=1e-5)
+        cut += kappa * theta < size
+    assert cut > 0
+
+
+def test_intruders_begin_about_there() -> None:
+    """By dense decompositions: random rank-one updates well under the threshold bring none, well over it all do."""
+    m, n = 120, 160
+    generator = torch.Generator().manual_seed(0)
+    base = torch.randn(m, n, dtype=torch.float64, generator=generator)
+    theta = spiked_threshold(Spectrum.of_values(torch.linalg.svdvals(base), (m, n), 24), 10, 0.5)
+    counts = {0.8: 0, 1.3: 0}
+    for _ in range(6):
+        u = torch.nn.functional.normalize(torch.randn(m, 1, dtype=torch.float64, generator=generator), dim=0)
+        v = torch.nn.functional.normalize(torch.randn(1, n, dtype=torch.float64, generator=generator), dim=1)
+        for factor in counts:
+            counts[factor] += len(places_of_intruders(base, base + factor * theta * u @ v)) > 0
+    assert counts[0.8] <= 1
+    assert counts[1.3] >= 5

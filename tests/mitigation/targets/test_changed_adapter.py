@@ -18,7 +18,6 @@ from intruders.audits.audit_settings import AuditSettings
 from intruders.checkpoints.opening.open import open_checkpoint
 from intruders.checkpoints.writing.merged import everywhere_as_tuned
 from intruders.errors import CheckpointError
-from intruders.mitigation.mitigate import mitigate
 from intruders.mitigation.remedies.changes import Change
 from intruders.mitigation.remedies.shares import Interpolate
 from intruders.mitigation.targets.changed_adapter import LoraContent
@@ -33,7 +32,7 @@ from tests.checkpoints.models import (
     tiny_llava,
 )
 from tests.checkpoints.stored.test_matrices import tiny_mixtral
-from tests.mitigation.hot import deviation, hot_llama, merged_from, places_of_intruders, scaled
+from tests.mitigation.hot import deviation, hot_llama, merged_from, mitigated, places_of_intruders, scaled
 
 
 def test_the_tokenizer_of_an_adapter_comes_with_it_and_nothing_of_its_training(tmp_path: Path) -> None:
@@ -42,7 +41,7 @@ def test_the_tokenizer_of_an_adapter_comes_with_it_and_nothing_of_its_training(t
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "log.jsonl"):
         (tmp_path / "tuned" / name).write_text(name)
     (tmp_path / "tuned" / "run.json").write_text("{}")
-    mitigate(tmp_path / "base", tmp_path / "tuned", scale=0.3, out=tmp_path / "out")
+    mitigated(tmp_path, scale=0.3)
     found = {file.name: file for file in (tmp_path / "out").iterdir()}
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         assert found[name].read_text() == name
@@ -57,9 +56,7 @@ def test_experts_stored_in_full_on_a_base_that_has_them_one_by_one(tmp_path: Pat
     )
     randomize_adapter(model)
     saved(model, tmp_path / "tuned")
-    result = mitigate(
-        tmp_path / "base", tmp_path / "tuned", remedy=Interpolate(alpha=0.5), out=tmp_path / "out"
-    )
+    result = mitigated(tmp_path, remedy=Interpolate(alpha=0.5))
     assert result.form == "adapter"
     tuned, found = (load_file(tmp_path / side / "adapter_model.safetensors") for side in ("tuned", "out"))
     for part in ("gate_up_proj", "down_proj"):
@@ -90,7 +87,7 @@ def test_norms_and_biases_stored_in_full_under_another_prefix(
     randomize_adapter(tuned)
     saved(tuned, tmp_path / "tuned")
     after = merged_weights(tuned)
-    mitigate(tmp_path / "base", tmp_path / "tuned", remedy=Interpolate(alpha=0.5), out=tmp_path / "out")
+    mitigated(tmp_path, remedy=Interpolate(alpha=0.5))
     found = merged_from(tmp_path / "out", model)
     assert any("LayerNorm" in name and not torch.equal(before[name], after[name]) for name in before)
     for name, tensor in before.items():
@@ -110,13 +107,7 @@ def test_factors_of_embeddings_are_changed_and_the_weight_beneath_them_is_not(tm
     saved(base, tmp_path / "base")
     saved(hot_llama(target_modules=EMBEDDINGS), tmp_path / "tuned")
     before, after = base.state_dict(), merged_from(tmp_path / "tuned", tiny_llama())
-    result = mitigate(
-        tmp_path / "base",
-        tmp_path / "tuned",
-        scale=0.0,
-        out=tmp_path / "out",
-        audit=AuditSettings(include_embeddings=True),
-    )
+    result = mitigated(tmp_path, scale=0.0, audit=AuditSettings(include_embeddings=True))
     found = merged_from(tmp_path / "out", tiny_llama())
     for name in ("lm_head.weight", "model.embed_tokens.weight"):
         places = places_of_intruders(before[name], after[name])
@@ -140,9 +131,7 @@ def test_an_embedding_that_was_changed_before_its_factors_keeps_its_share(
     changed.model.embed_tokens.weight.data[10:14] += 1.0  # type: ignore[union-attr, index, operator]
     saved(hot_llama(model=changed, target_modules=EMBEDDINGS), tmp_path / "tuned")
     after = merged_from(tmp_path / "tuned", tiny_llama())
-    mitigate(
-        tmp_path / "base", tmp_path / "tuned", remedy=Interpolate(share), out=tmp_path / "out", check=False
-    )
+    mitigated(tmp_path, remedy=Interpolate(share), check=False)
     found = merged_from(tmp_path / "out", tiny_llama())
     for name, before in base.state_dict().items():
         wanted = before.double() + share * (after[name].double() - before.double())

@@ -21,7 +21,7 @@ from intruders.mitigation.write_at_scale import write_at_scale
 from tests.checkpoints.models import merged_weights, randomize_adapter, saved, tiny_gpt2, tiny_llama
 from tests.checkpoints.stored.test_matrices import tiny_mixtral
 from tests.experiments.healed_models import llama_and_adapter
-from tests.mitigation.hot import deviation, hot_llama, medium_llama, places_of_intruders, scaled
+from tests.mitigation.hot import deviation, hot_llama, medium_llama, mitigated, places_of_intruders, scaled
 from tests.tiny import character_tokenizer
 
 CLOSE = 1e-3
@@ -76,10 +76,7 @@ def test_adapter_as_checkpoint(tmp_path: Path, shard_bytes: int) -> None:
         model=copy.deepcopy(base), gain=1.2, target_modules=["q_proj", "up_proj", "embed_tokens"]
     )
     saved(model, tmp_path / "tuned")
-    result = mitigate(
-        tmp_path / "base", tmp_path / "tuned", scale=0.3, form="checkpoint", out=tmp_path / "out",
-        shard_bytes=shard_bytes,
-    )  # fmt: skip
+    result = mitigated(tmp_path, scale=0.3, form="checkpoint", shard_bytes=shard_bytes)
     changed = {matrix.name for matrix in result.matrices}
     assert changed
     assert not any("embed" in name for name in changed)
@@ -91,7 +88,6 @@ def test_adapter_as_checkpoint(tmp_path: Path, shard_bytes: int) -> None:
     assert (tmp_path / "out" / "model.safetensors.index.json").exists() == (shard_bytes < 10**9)
     record = json.loads((tmp_path / "out" / "intruders.json").read_text())
     assert record["form"] == "checkpoint"
-    assert result.after is not None
     assert record["totals"]["intruders_after"] == result.after.intruders
 
 
@@ -101,7 +97,7 @@ def test_checkpoint_in_checkpoint_out(tmp_path: Path, dtype: torch.dtype) -> Non
     saved(base, tmp_path / "base")
     tuned = tuned_in_full(base)
     saved(tuned, tmp_path / "tuned")
-    result = mitigate(tmp_path / "base", tmp_path / "tuned", scale=0.25, out=tmp_path / "out")
+    result = mitigated(tmp_path, scale=0.25)
     found = loaded(tmp_path / "out")
     assert {tensor.dtype for tensor in found.values()} == {dtype}
     assert len(result.matrices) > 5
@@ -130,7 +126,7 @@ def test_a_tuned_model_in_single_precision_keeps_updates_that_the_type_of_its_ba
         parameter.data += 1e-5 * torch.randn(parameter.shape, generator=generator)
     saved(tuned, tmp_path / "tuned")
     remedy = Interpolate(alpha=share)
-    mitigate(tmp_path / "base", tmp_path / "tuned", remedy=remedy, out=tmp_path / "out", check=False)
+    mitigated(tmp_path, remedy=remedy, check=False)
     before, after, now = base.state_dict(), tuned.state_dict(), loaded(tmp_path / "out")
     assert {tensor.dtype for tensor in now.values()} == {torch.float32}
     assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "float32"
@@ -184,7 +180,7 @@ def test_what_the_type_of_the_base_cannot_hold_is_refused(tmp_path: Path, name: 
     with pytest.raises(
         NonFiniteError, match=rf"'{name}' .* written in float16, whose largest number is 65504"
     ):
-        mitigate(tmp_path / "base", tmp_path / "tuned", remedy=doses, out=tmp_path / "out")
+        mitigated(tmp_path, remedy=doses)
     assert not (tmp_path / "out").exists()
 
 
@@ -204,9 +200,7 @@ def test_what_is_not_a_plain_sum_becomes_a_checkpoint(tmp_path: Path, settings: 
         if "modules_to_save" in name:
             parameter.data += 0.5
     saved(model, tmp_path / "tuned")
-    result = mitigate(
-        tmp_path / "base", tmp_path / "tuned", scale=0.3, form="checkpoint", out=tmp_path / "out"
-    )
+    result = mitigated(tmp_path, scale=0.3, form="checkpoint")
     changed = {matrix.name for matrix in result.matrices}
     assert changed
     check(base.state_dict(), merged_weights(model), loaded(tmp_path / "out"), changed, 0.3)
@@ -234,7 +228,7 @@ def test_conv1d(tmp_path: Path) -> None:
     tuned = tuned_in_full(base)
     tuned.tie_weights()  # type: ignore[operator]
     saved(tuned, tmp_path / "tuned")
-    result = mitigate(tmp_path / "base", tmp_path / "tuned", scale=0.3, out=tmp_path / "out")
+    result = mitigated(tmp_path, scale=0.3)
     before, after, found = base.state_dict(), tuned.state_dict(), loaded(tmp_path / "out")
     assert len(result.matrices) >= 6
     for name, tensor in after.items():
@@ -270,7 +264,7 @@ def test_stacked_experts(tmp_path: Path) -> None:
         # As the module holds them: transformers' own files have one tensor an expert.
         state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
         save_file(state, tmp_path / side / "model.safetensors", metadata={"format": "pt"})
-    result = mitigate(tmp_path / "base", tmp_path / "tuned", scale=0.3, out=tmp_path / "out")
+    result = mitigated(tmp_path, scale=0.3)
     experts = [matrix.name for matrix in result.matrices if matrix.name.endswith("]")]
     assert len(experts) == 6
     from safetensors.torch import load_file
@@ -288,7 +282,7 @@ def test_without_a_config_there_is_no_checkpoint(tmp_path: Path) -> None:
     saved(tuned_in_full(base), tmp_path / "tuned")
     (tmp_path / "tuned" / "config.json").unlink()
     with pytest.raises(CheckpointError, match=r"has no config\.json"):
-        mitigate(tmp_path / "base", tmp_path / "tuned", scale=0.3, out=tmp_path / "out")
+        mitigated(tmp_path, scale=0.3)
     assert not (tmp_path / "out").exists()
     with pytest.raises(CheckpointError, match="is in memory; pass paths"):
         mitigate(base.state_dict(), tuned_in_full(base).state_dict(), scale=0.3, out=tmp_path / "out")
@@ -308,10 +302,7 @@ def test_experts_that_the_base_has_one_by_one_are_written_and_audited_again(tmp_
     randomize_adapter(model)
     saved(model, tmp_path / "tuned")
     tuned = merged_weights(model)
-    result = mitigate(
-        tmp_path / "base", tmp_path / "tuned", scale=0.3, form="checkpoint", out=tmp_path / "out"
-    )
-    assert result.after is not None
+    result = mitigated(tmp_path, scale=0.3, form="checkpoint")
     assert [m.name for m in result.after.matrices] == [m.name for m in result.before.matrices]
     changed = {matrix.name for matrix in result.matrices}
     assert any("experts" in name for name in changed)

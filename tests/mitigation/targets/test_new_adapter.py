@@ -26,6 +26,7 @@ from tests.checkpoints.models import (
     tiny_llama,
     tiny_llava,
 )
+from tests.mitigation.hot import mitigated
 
 IDS = torch.tensor([[5, 20, 31, 7, 12]])
 
@@ -79,7 +80,7 @@ def test_of_a_full_fine_tuning_peft_loads_every_weight(
     saved(tuned, tmp_path / "tuned")
     if tuned_is_bare:
         without_prefix(tmp_path / "tuned", prefix)
-    mitigate(tmp_path / "base", tmp_path / "tuned", scale=1.0, form="adapter", rank=2, out=tmp_path / "out")
+    mitigated(tmp_path, scale=1.0, form="adapter", rank=2)
     assert not torch.allclose(logits(model), logits(tuned), atol=1e-3)
     torch.testing.assert_close(
         logits(with_adapter(model, tmp_path / "out")), logits(tuned), atol=1e-5, rtol=1e-4
@@ -92,7 +93,7 @@ def test_of_a_classifier_it_has_the_names_of_the_classifier(tmp_path: Path) -> N
     saved(model.bert, tmp_path / "base")  # type: ignore[arg-type]
     tuned = trained(copy.deepcopy(model), "query")
     saved(tuned, tmp_path / "tuned")
-    mitigate(tmp_path / "base", tmp_path / "tuned", scale=1.0, form="adapter", rank=2, out=tmp_path / "out")
+    mitigated(tmp_path, scale=1.0, form="adapter", rank=2)
     torch.testing.assert_close(
         logits(with_adapter(model, tmp_path / "out")), logits(tuned), atol=1e-5, rtol=1e-4
     )

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from intruders.audits.audit_settings import AuditSettings
+from intruders.audits.audit_settings import AuditSettings, Compute
 from intruders.audits.fleet.fleet_files import FleetFiles, Unit, rows_of
-from intruders.audits.fleet.fleet_members import Member, ModelFacts
+from intruders.audits.fleet.fleet_members import Member
 from intruders.audits.fleet.fleet_result import FleetAudit
 from intruders.audits.fleet.fleet_table import adapter_table
-from intruders.audits.fleet.fleet_work import finish_adapters
+from intruders.audits.fleet.fleet_work import FleetWork
 from intruders.checkpoints.pairing.pairing import PairedMatrix, Pairing
 from intruders.checkpoints.stored.checkpoint import Checkpoint
 from intruders.reports.fleet import write_fleet_html
@@ -42,11 +42,12 @@ def made_up_fleet(folder: Path, count: int, layers: int) -> FleetAudit:
         units[digest] = Unit([], None)
         pairs = [PairedMatrix(one.name, one.shape, one.rank, lambda: None) for one in audit.matrices]
         pairing = Pairing("base", audit.tuned_source, "adapter", pairs, [])
-        members.append(Member(audit.tuned_source, digest, ModelFacts("lora", (8,), (1.0,)), pairing))
+        facts = {"method": "lora", "rank_min": 8, "rank_max": 8, "scale_min": 1.0, "scale_max": 1.0}
+        members.append(Member(audit.tuned_source, digest, facts, pairing))
     files.keep("layers", units, rows_of(digests, matrices))
-    members.append(Member("<b>odd & refused</b>", "refused", ModelFacts(), None, "it is for another base"))
+    members.append(Member("<b>odd & refused</b>", "refused", {}, None, "it is for another base"))
     base = Checkpoint("base", "checkpoint", "memory", {})
-    written = finish_adapters(members, files, {}, settings, 1.0, base)
+    written = FleetWork(base, members, settings, Compute(), files).finish({}, {}, 1.0)
     return FleetAudit("base", settings, 12.0, adapter_table(members, written, "base"), folder, key)
 
 

@@ -144,7 +144,7 @@ def test_autocast_does_not_round_what_is_measured(llama: Path, texts: Path, tmp_
 
 def test_a_masked_model_is_measured_by_the_estimate(texts: Path, tmp_path: Path) -> None:
     from intruders.data.corpora import load_corpora
-    from intruders.measures.masked_loss import masked_estimate
+    from intruders.measures.text_loss import masked_estimate
 
     location = save_bert(tmp_path / "bert")
     model = AutoModelForMaskedLM.from_pretrained(location)

@@ -22,7 +22,8 @@ from intruders_research.claims.shared.statistics import (
     partial_spearman,
     spearman,
 )
-from tests.studies.planted import matched, run, sequence_study, study, trace
+from research.tests.planted import matched, sequence_study, trace
+from tests.studies.planted import run, study
 
 HERE = Where("tiny", "words")
 

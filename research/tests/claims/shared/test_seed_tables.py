@@ -10,7 +10,8 @@ import pytest
 
 from intruders_research.claims.every_claim import analyse_all
 from intruders_research.claims.shared.seed_tables import complete, noted_complete, seeds_of_settings
-from tests.studies.planted import holds, matched, run, study
+from research.tests.planted import holds, matched
+from tests.studies.planted import run, study
 
 
 def test_bases_and_tasks_are_never_mixed() -> None:

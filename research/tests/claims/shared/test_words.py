@@ -16,7 +16,8 @@ from intruders_research.claims.shared.words import NOT_MEASURED, points_said, sa
 from research.tests.claims.test_structure_loss import FULL, LORA
 from research.tests.claims.test_structure_loss import found as structure_of
 from research.tests.claims.whole_study import finding_of
-from tests.studies.planted import interventions, matched, noise, run, study, trace
+from research.tests.planted import interventions, matched, trace
+from tests.studies.planted import noise, run, study
 
 
 @pytest.mark.parametrize("effect", [1.0, 0.0, -1.0])

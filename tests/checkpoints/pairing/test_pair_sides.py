@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from intruders.checkpoints.adapters.adapter import AdaptedWeight
-from intruders.checkpoints.pairing.paired_rows import Rows, paired_rows
+from intruders.checkpoints.pairing.pair_sides import Rows, paired_rows
 from intruders.checkpoints.pairing.pairing import SkipKind
-from intruders.checkpoints.pairing.side import Acting, Side
+from intruders.checkpoints.pairing.side import Side
 from intruders.checkpoints.stored.checkpoint import Checkpoint, StoredTensor
 from intruders.checkpoints.stored.selection import Selection
 from intruders.linalg.low_rank import LowRank
@@ -37,9 +37,7 @@ def checkpoint(tied: dict[str, str] | None = None, **tensors: Tensor) -> Checkpo
 
 def in_full(base: Checkpoint, **tensors: Tensor) -> Side:
     part = checkpoint(**tensors)
-    return Side(
-        Acting(part, base), base, {}, part.tensors, ("missing in tuned", SkipKind.NO_COUNTERPART), [], []
-    )
+    return Side(part, base, {}, part.tensors, ("missing in tuned", SkipKind.NO_COUNTERPART), [], [])
 
 
 def low_rank(base: Checkpoint, **updates: LowRank) -> Side:
@@ -49,7 +47,7 @@ def low_rank(base: Checkpoint, **updates: LowRank) -> Side:
         )  # type: ignore[arg-type, misc]
         for name, update in updates.items()
     }
-    return Side(Acting(checkpoint(), base), base, weights, {}, ("unchanged", SkipKind.UNCHANGED), [], [])
+    return Side(checkpoint(), base, weights, {}, ("unchanged", SkipKind.UNCHANGED), [], [])
 
 
 def rows_of(

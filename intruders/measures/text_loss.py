@@ -1,0 +1,238 @@
+"""How well a model predicts text: cross-entropy of a causal one, pseudo-loss or a cheap estimate of a masked one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..errors import NonFiniteError, SettingError
+from ..models.answers import evaluating
+from ..models.encoding import IGNORED, PadRight, labels_of_next, pad_token_id
+from ..models.token_losses import token_losses
+from ..system.out_of_memory import AS_GIVEN, Halving
+from .losses import DocumentLosses
+
+_BATCH_TOKENS = 2048  # in one pass, where no number of windows is asked for
+_PADDING = 1 / 8  # of a batch at most: what is padded is computed too
+
+
+@dataclass(frozen=True)
+class Window:
+    """A stretch of one document; tokens before ``scored_from`` are context only."""
+
+    document: int
+    ids: list[int]
+    scored_from: int
+
+
+def causal_losses(
+    model: nn.Module,
+    tokenizer: Any,
+    documents: Sequence[str],
+    *,
+    window: int = 1024,
+    stride: int | None = None,
+    max_tokens: int | None = None,
+    batch_size: int | None = None,
+    halving: Halving = AS_GIVEN,
+    advance: Callable[[int], None] = lambda tokens: None,
+) -> DocumentLosses:
+    """Return -log p(token | those before it in its window), summed over each document.
+
+    The window moves by ``stride`` tokens (half a window if not given); a token is scored once, in the first
+    window that contains it. It has at least window - stride tokens of context unless the document begins there.
+    The first token of a window is never scored, so a stride equal to the window leaves out one token per window.
+    ``max_tokens`` of each document are read, from its start.
+    ``batch_size`` is the number of windows in one pass, ``halving`` what is done with one that does not fit in memory,
+    and ``advance`` is called with the tokens that it scored.
+    The first token of a document is scored only after a begin-of-sequence token that the tokenizer adds.
+    Raises SettingError for a stride outside [1, window], NonFiniteError for a loss that is NaN or infinite.
+    """
+    stride = window // 2 if stride is None else stride
+    if not 1 <= stride <= window or window < 2:
+        raise SettingError(f"stride is {stride} and window {window}; expected a stride from 1 to the window")
+    windows = [
+        piece
+        for document, text in enumerate(documents)
+        for piece in sliding_windows(document, ids_of(tokenizer, text, max_tokens), window, stride)
+    ]
+    sums, tokens = np.zeros(len(documents)), np.zeros(len(documents), dtype=np.int64)
+    with evaluating(model):
+        for batch in _batches(windows, batch_size):
+            results = halving.results(batch, lambda pieces: _window_losses(model, tokenizer, pieces))
+            for piece, losses in zip(batch, results, strict=True):
+                if not np.isfinite(losses).all():
+                    raise NonFiniteError(f"the loss on document {piece.document + 1} is not a number")
+                sums[piece.document] += losses.sum()
+                tokens[piece.document] += len(losses)
+                advance(len(losses))
+    return _collected("cross-entropy", sums, tokens, "two tokens or more")
+
+
+def ids_of(tokenizer: Any, text: str, most: int | None) -> list[int]:
+    """Return the first tokens of a document. It may exceed the model's context; its windows do not."""
+    ids: list[int] = tokenizer(text, verbose=False)["input_ids"][:most]
+    return ids
+
+
+def sliding_windows(document: int, ids: list[int], window: int, stride: int) -> Iterator[Window]:
+    """Return windows that score every token but the first exactly once.
+
+    With a stride equal to the window, they score all but the first token of each window.
+    """
+    scored_to = 1
+    for begin in range(0, len(ids), stride):
+        end = min(begin + window, len(ids))
+        first = max(scored_to, begin + 1)  # the first token of a window has nothing before it
+        if end > first:
+            yield Window(document, ids[begin:end], first - begin)
+            scored_to = end
+        if end == len(ids):
+            return
+
+
+def _batches(windows: list[Window], batch_size: int | None) -> Iterator[list[Window]]:
+    """Batch windows of similar length, longest first, so that too large a batch fails at once."""
+    batch: list[Window] = []
+    for piece in sorted(windows, key=lambda piece: -len(piece.ids)):
+        if batch:
+            width, count = len(batch[0].ids), len(batch) + 1
+            padding = count * width - sum(len(other.ids) for other in batch) - len(piece.ids)
+            is_full = count > batch_size if batch_size else count * width > _BATCH_TOKENS
+            if is_full or padding > _PADDING * count * width:
+                yield batch
+                batch = []
+        batch.append(piece)
+    if batch:
+        yield batch
+
+
+def _window_losses(model: nn.Module, tokenizer: Any, batch: Sequence[Window]) -> list[Any]:
+    device = next(model.parameters()).device
+    rows = [{"input_ids": p.ids, "labels": [IGNORED] * p.scored_from + p.ids[p.scored_from :]} for p in batch]
+    tensors = {name: value.to(device) for name, value in PadRight(pad_token_id(tokenizer))(rows).items()}
+    losses = token_losses(model, tensors, labels_of_next(tensors.pop("labels"))).double().cpu().numpy()
+    ends = np.cumsum([len(piece.ids) - piece.scored_from for piece in batch])
+    return np.split(losses, ends[:-1])
+
+
+_BATCH = 32  # copies of a window in one pass, where nothing else is asked for
+
+
+def pseudo_losses(
+    model: nn.Module,
+    tokenizer: Any,
+    documents: Sequence[str],
+    *,
+    window: int = 512,
+    max_tokens: int | None = None,
+    batch_size: int | None = None,
+    halving: Halving = AS_GIVEN,
+    advance: Callable[[int], None] = lambda tokens: None,
+) -> DocumentLosses:
+    """Return -log p(token | the others of its window), masked one by one, summed over a document.
+
+    The pseudo-log-likelihood of Salazar et al. (2020), with the sign of a loss. Documents are cut into
+    windows that follow each other; special tokens are never masked. One forward pass per token, in batches.
+    ``max_tokens`` of each document are read, from its start. ``advance`` is called with the tokens that a pass scored.
+    """
+    sums, tokens = np.zeros(len(documents)), np.zeros(len(documents), dtype=np.int64)
+    with evaluating(model):
+        for document, text in enumerate(documents):
+            for ids, ordinary in _windows(tokenizer, text, window, max_tokens):
+                for places in torch.split(ordinary, batch_size or _BATCH):
+                    losses = halving.results(
+                        places.tolist(),
+                        lambda chosen, ids=ids: _masked_one_by_one(model, tokenizer, ids, chosen),  # type: ignore[misc]
+                    )
+                    sums[document] += sum(losses)
+                    tokens[document] += len(places)
+                    advance(len(places))
+    return _collected("pseudo-loss", sums, tokens)
+
+
+def _masked_one_by_one(model: nn.Module, tokenizer: Any, ids: Tensor, chosen: Sequence[int]) -> list[float]:
+    """Return the loss at every chosen place of a window, with that place alone masked."""
+    places = torch.tensor(chosen)
+    rows = ids.repeat(len(places), 1)  # (places, width)
+    numbers = torch.arange(len(places))
+    rows[numbers, places] = tokenizer.mask_token_id
+    losses: list[float] = _losses(model, rows, numbers, places, ids[places]).tolist()
+    return losses
+
+
+def masked_estimate(
+    model: nn.Module,
+    tokenizer: Any,
+    documents: Sequence[str],
+    *,
+    window: int = 512,
+    max_tokens: int | None = None,
+    rate: float = 0.15,
+    seed: int = 0,
+    advance: Callable[[int], None] = lambda tokens: None,
+) -> DocumentLosses:
+    """Return -log p of tokens masked together, a random 15 % of every window: the loss of BERT's pre-training.
+
+    One pass per window. It is not the pseudo-loss: masked tokens do not see each other, so it is higher. Both
+    models of a comparison get the same masks from the same seed.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    sums, tokens = np.zeros(len(documents)), np.zeros(len(documents), dtype=np.int64)
+    with evaluating(model):
+        for document, text in enumerate(documents):
+            for ids, ordinary in _windows(tokenizer, text, window, max_tokens):
+                count = max(1, round(rate * len(ordinary)))
+                places = ordinary[torch.randperm(len(ordinary), generator=generator)[:count]]
+                row = ids.clone()
+                row[places] = tokenizer.mask_token_id
+                losses = _losses(model, row[None], torch.zeros_like(places), places, ids[places])
+                sums[document] += losses.sum()
+                tokens[document] += len(places)
+                advance(len(ordinary))
+    return _collected("masked-15%-estimate", sums, tokens)
+
+
+def _windows(tokenizer: Any, text: str, window: int, max_tokens: int | None) -> list[tuple[Tensor, Tensor]]:
+    """Return by window the token ids (width,) with special tokens, and the positions of the ordinary tokens."""
+    encoded = tokenizer("a", return_special_tokens_mask=True)
+    special = encoded["special_tokens_mask"]
+    before = encoded["input_ids"][: special.index(0)]
+    after = encoded["input_ids"][len(special) - special[::-1].index(0) :]
+    room = window - len(before) - len(after)
+    if room < 1:
+        raise SettingError(f"window is {window}; expected room for a token beside the special ones")
+    ids = tokenizer(text, add_special_tokens=False, truncation=False, verbose=False)["input_ids"][:max_tokens]
+    pieces = []
+    for start in range(0, len(ids), room):
+        piece = ids[start : start + room]
+        places = torch.arange(len(before), len(before) + len(piece))
+        pieces.append((torch.tensor(before + piece + after), places))
+    return pieces
+
+
+def _losses(model: nn.Module, rows: Tensor, row_of: Tensor, place_of: Tensor, targets: Tensor) -> Any:
+    """Return the loss at (row_of, place_of) of rows (batch, width) against targets (masked,), in double precision."""
+    device = next(model.parameters()).device
+    labels = torch.full_like(rows, IGNORED)
+    labels[row_of, place_of] = targets
+    inputs = {"input_ids": rows.to(device), "attention_mask": torch.ones_like(rows).to(device)}
+    in_reading_order = token_losses(model, inputs, labels.to(device)).double().cpu()
+    as_asked = torch.empty_like(in_reading_order)
+    as_asked[torch.argsort(row_of * rows.shape[1] + place_of)] = in_reading_order
+    losses = as_asked.numpy()
+    if not np.isfinite(losses).all():
+        raise NonFiniteError("the masked loss is not a number")
+    return losses
+
+
+def _collected(measure: str, sums: Any, tokens: Any, needed: str = "a token") -> DocumentLosses:
+    kept = tokens > 0
+    if not kept.any():
+        raise SettingError(f"no document has {needed}; there is nothing to score")
+    return DocumentLosses(measure, sums[kept], tokens[kept])
