@@ -205,7 +205,7 @@ def predict_all(folder: Path, sources: list[str]) -> None:
             for name in update.updates
         }
         assert kept.text is not None
-        found = predict(of_it, kept.text.tokens, kept.text.documents)
+        found = predict(of_it, kept.text.scored, kept.text.documents)
         row = {"name": update.name, "kl": found.kl, "loss": found.loss}
         with file.open("a") as out:
             out.write(json.dumps(row) + "\n")

@@ -35,7 +35,7 @@ from .base_cache import NATS, BaseCache, BaseKeys, DiskCache
 from .batches import Batch
 from .result.forgetting import Between, Forgetting
 
-_VERSION = 1  # of the files
+_VERSION = 2  # of the files
 DOCUMENT = "intruders.json"
 
 
@@ -56,23 +56,15 @@ class KeptLayer:
 
 @dataclass(frozen=True)
 class KeptText:
-    """What was kept of a base for one text.
+    """What was kept of a base for one text."""
 
-    Attributes:
-      text: the corpus, as it was named.
-      documents: of each sequence the document that it is from.
-      tokens: positions per sequence.
-      labels: how many labels every position has; the first is the text's own.
-      layers: the matrices with rows.
-      digests: of every file.
-    """
-
-    text: str
-    documents: list[int]
-    tokens: int
-    labels: int
+    text: str  # as it was named
+    documents: list[int]  # of each sequence
+    tokens: int  # of each sequence
+    scored: int  # tokens of each sequence whose labels count
+    labels: int  # of each token; the first is the text's own
     layers: list[KeptLayer]
-    digests: dict[str, str] = field(default_factory=dict)
+    digests: dict[str, str] = field(default_factory=dict)  # of every file
     version: int = _VERSION
 
 
@@ -212,12 +204,11 @@ class Responding:
         text = self._kept.text
         if text is None or not of_rows:
             return None
-        prediction = predict(of_rows, text.tokens, text.documents)
+        prediction = predict(of_rows, text.scored, text.documents)
         return Forgetting(
             text=text.text,
-            tokens=text.tokens * len(text.documents),
+            tokens=text.scored * len(text.documents),
             kl=Between(*prediction.kl),
-            loss=Between(*prediction.loss),
             by_matrix=prediction.shares,
             in_intruders={name: fsum(parts) for name, parts in prediction.parts.items() if parts},
             left_out=[name for name in names if name not in of_rows],

@@ -9,7 +9,7 @@ from ..checkpoints.stored.selection import Selection
 from ..models.loading_settings import Loading
 from . import options
 from .from_verb import command, of_settings, option
-from .output import note, put_json, refuse_given, say
+from .output import note, progress_bar, put_json, refuse_given, say
 
 SCHEMA = 1  # of the list of plugins
 
@@ -68,7 +68,6 @@ def prepare(
     """
     from ..audits.prepare_base import Preparation
     from ..audits.prepare_base import prepare as prepare_base
-    from .progress import progress_bar
 
     plan = None
     if loss_on is None:
@@ -86,16 +85,16 @@ def prepare(
         f"about {_in_words(expected)} if none is decomposed yet"
     )
     if plan is not None:
-        note(f"{plan.in_words()}, {plan.bytes / 2**30:,.2f} GiB")
+        note(plan.in_words())
     with progress_bar() as progress:
         result = prepare_base(
             base, out=out, **vars(selection), device=compute.device, **workers, progress=progress
         )
-        kept = None if plan is None else plan.keep(out, progress=progress)
+        seconds = 0.0 if plan is None else plan.keep(out, progress=progress)
     done = f"{result.decomposed:,} of them now in {_in_words(result.seconds)}"
     say([f"{result.folder}: {result.matrices:,} matrices are decomposed, {done}"], whole=True)
-    if kept is not None:
-        say([f"{kept.in_words()}, in {_in_words(kept.seconds)}"], whole=True)
+    if plan is not None:
+        say([f"audits predict the nats forgotten on {loss_on}, prepared in {_in_words(seconds)}"], whole=True)
 
 
 def _in_words(seconds: float) -> str:

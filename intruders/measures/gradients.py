@@ -18,7 +18,12 @@ LayerRows = Iterator[tuple[str, Tensor, Tensor]]
 
 
 def layer_rows(
-    model: nn.Module, layers: Mapping[str, nn.Module], ids: Tensor, draws: int, random: torch.Generator
+    model: nn.Module,
+    layers: Mapping[str, nn.Module],
+    ids: Tensor,
+    draws: int,
+    random: torch.Generator,
+    first: int = 0,
 ) -> LayerRows:
     """Yield every layer's inputs x and gradients g of ``log p(labels)`` at its outputs, for a batch of sequences.
 
@@ -31,6 +36,7 @@ def layer_rows(
       ids: (batch, tokens + 1).
       draws: how many times labels are drawn.
       random: the generator, on the CPU.
+      first: labels count from this position on.
     """
     reached: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in layers}
 
@@ -50,7 +56,7 @@ def layer_rows(
         handles.enter_context(torch.enable_grad())
         scores = log_softmax(in_single(model(input_ids=ids[:, :-1]).logits), -1)
         labels = [ids[:, 1:], *_drawn(scores.detach(), draws, random)]
-        chosen = [scores.gather(-1, wanted.unsqueeze(-1)).sum() for wanted in labels]
+        chosen = [scores.gather(-1, wanted.unsqueeze(-1))[:, first:].sum() for wanted in labels]
     (batch, tokens), gradients = labels[0].shape, []
     used = {
         name: passes[0]

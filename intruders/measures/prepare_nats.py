@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..audits.base_cache import DiskCache, cache_at
+from ..audits.base_cache import cache_at
 from ..audits.kept_nats import KeptLayer, KeptText, content_of, written
 from ..audits.prepare_base import Preparation
 from ..checkpoints.pairing.in_memory import in_memory
@@ -28,6 +28,8 @@ from .gradients import layer_rows
 
 # Tokens of a sequence. A response is one number a sequence and draw, however long it is, and its rows grow with it.
 TOKENS = 32
+# Positions whose labels do not count: an update changes what is said after so few words several times as much.
+FIRST = 8
 # Labels drawn per position. Of one budget of bytes, two give the narrowest interval, as three and four nearly do.
 DRAWS = 2
 # Sequences: as many as fit in twice the base in 16 bits, within these bounds. 64 give an interval of about 30 %.
@@ -36,28 +38,6 @@ FEWEST, MOST = 64, 256
 FEWEST_DOCUMENTS = 8
 _CHARACTERS = 8000  # read of each document, from its start
 _AT_ONCE = 4  # sequences in one pass
-
-
-@dataclass(frozen=True)
-class PreparedNats:
-    """What was kept of a base for a text."""
-
-    folder: str  # or URL, of the base cache
-    text: str
-    sequences: int
-    documents: int  # that they are from
-    matrices: int  # with rows
-    left_out: list[str]  # selected matrices without: no linear layer reads them, as stacked experts
-    bytes: int
-    seconds: float
-
-    def in_words(self) -> str:
-        """Return what audits can now predict, and which matrices are without."""
-        left = f"; not {some_of(self.left_out)}, which no linear layer reads alone" if self.left_out else ""
-        return (
-            f"{self.folder}: audits predict the nats forgotten on {self.text}, from {self.sequences} sequences of "
-            f"{self.documents} documents, {plural(self.matrices, 'matrix', 'matrices')}{left}"
-        )
 
 
 @dataclass(frozen=True)
@@ -147,36 +127,31 @@ class NatsPlan:
     def _placed(self, ids: Tensor) -> Tensor:
         return ids.to(next(self.opened.model.parameters()).device)
 
+    @property
+    def left_out(self) -> list[str]:
+        """Selected matrices without rows: no linear layer reads them alone, as stacked experts."""
+        return [name for name in self.preparation.matrices if name not in self.owner]
+
     def in_words(self) -> str:
-        """Return what is kept of what, without its size."""
+        """Return what is kept of what."""
+        documents = plural(len(set(self.documents)), "document")
+        left = (
+            f"; not of {some_of(self.left_out)}, which no linear layer reads alone" if self.left_out else ""
+        )
         return (
-            f"gradients on {self.text}: {plural(len(self.documents), 'sequence')} of {TOKENS} tokens "
-            f"from {plural(len(set(self.documents)), 'document')}"
+            f"gradients on {self.text}: {plural(len(self.documents), 'sequence')} of {TOKENS} tokens from {documents}, "
+            f"{self.bytes / 2**30:,.2f} GiB{left}"
         )
 
     def keep(
         self, out: str | os.PathLike[str] | None, *, seed: int = 0, progress: Progress = silent
-    ) -> PreparedNats:
-        """Carry the plan out.
+    ) -> float:
+        """Compute the rows, batch by batch, into the files of their layers in a base cache; return the seconds it took.
 
         Raises:
           DiskFullError: there is no room; nothing is kept then.
         """
         started, store = time.perf_counter(), cache_at(out)
-        self._write(store, seed, progress)
-        return PreparedNats(
-            store.where,
-            self.text,
-            len(self.documents),
-            len(set(self.documents)),
-            len(self.owner),
-            [name for name in self.preparation.matrices if name not in self.owner],
-            self.bytes,
-            time.perf_counter() - started,
-        )
-
-    def _write(self, store: DiskCache, seed: int, progress: Progress) -> None:
-        """Compute the rows batch by batch, and append them to the files of their layers."""
         contents = {name: content_of(self.preparation.read(name, torch.device("cpu"))) for name in self.owner}
         number = {name: f"{at:04d}" for at, name in enumerate(self.owner)}
         kept = [
@@ -194,7 +169,9 @@ class NatsPlan:
             for start in range(0, len(self.ids), _AT_ONCE):
                 progress("gradients", start, len(self.ids))
                 some = self._placed(self.ids[start : start + _AT_ONCE])
-                for name, inputs, gradients in layer_rows(self.opened.model, self.layers, some, DRAWS, draw):
+                for name, inputs, gradients in layer_rows(
+                    self.opened.model, self.layers, some, DRAWS, draw, FIRST
+                ):
                     if name not in files:
                         continue
                     read[name] += len(some)
@@ -204,7 +181,8 @@ class NatsPlan:
             progress("gradients", len(self.ids), len(self.ids))
             # An expert that was given every token of one sequence is not given those of all.
             whole = [layer for layer in kept if read[layer.name] == len(self.ids)]
-            writer.finish(KeptText(self.text, self.documents, TOKENS, 1 + DRAWS, whole))
+            writer.finish(KeptText(self.text, self.documents, TOKENS, TOKENS - FIRST, 1 + DRAWS, whole))
+        return time.perf_counter() - started
 
 
 def _generator(seed: int) -> torch.Generator:

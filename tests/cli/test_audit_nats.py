@@ -34,14 +34,14 @@ def test_the_first_lines_say_it(folder: Path) -> None:
     done = in_this_process("audit", "base", "tuned", "--cache", "cache", "--html", "a.html", cwd=folder)
     lines = " ".join(done.stdout.splitlines()[2:6])
     assert re.search(
-        r"predicted: 0\.0\d+ nats per token \[0\.0\d+, 0\.\d+\] forgotten on 30-40\.jsonl \(KL; loss", lines
+        r"predicted: 0\.0\d+ nats per token \[0\.0\d+, 0\.\d+\] forgotten on 30-40\.jsonl \(KL\)", lines
     )
     assert re.search(
         r"[\d.]+ % of it in the intruders' directions, [\d.]+ % in the 14 matrices with intruders", lines
     )
     assert "The nats above are predicted." in done.stdout
     page = (folder / "a.html").read_text()
-    assert "forgotten on 30-40.jsonl (KL; loss" in page
+    assert "forgotten on 30-40.jsonl (KL)" in page
     assert 'id="nats-plot"' in page
 
 

@@ -19,14 +19,16 @@ from intruders.audits.result.audit_result import Audit
 from intruders.audits.result.forgetting import Between, Forgetting
 from intruders.checkpoints.stored.selection import Selection
 from intruders.errors import DiskFullError, SettingError
-from intruders.measures.prepare_nats import TOKENS, NatsPlan, PreparedNats
+from intruders.measures.prepare_nats import FIRST, TOKENS, NatsPlan
 from intruders.models.loading import load_model
 from tests.checkpoints.models import set_factors, tiny_mixtral
 from tests.tiny import character_tokenizer, save_bert, save_llama
 
 
-def kept(base: str, text: str, cache: Path, **how: Any) -> PreparedNats:
-    return NatsPlan.of(base, text, **how).keep(cache)
+def kept(base: str, text: str, cache: Path, **how: Any) -> NatsPlan:
+    plan = NatsPlan.of(base, text, **how)
+    assert plan.keep(cache) > 0
+    return plan
 
 
 def text_of(folder: Path, documents: int, words: int = 40) -> str:
@@ -46,7 +48,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]
     folder = tmp_path_factory.mktemp("nats")
     base, text = save_llama(folder / "base"), text_of(folder, 60)
     found = kept(str(base), text, folder / "cache", sequences=240)
-    assert (found.sequences, found.matrices, found.left_out) == (240, 14, [])
+    assert (len(found.documents), len(found.owner), found.left_out) == (240, 14, [])
     return base, folder / "cache", text
 
 
@@ -67,7 +69,7 @@ def measured(base: Path, tuned: Path, text: str) -> float:
     plan = NatsPlan.of(str(base), text, sequences=200, seed=7)
     models = [load_model(str(source), "causal").eval() for source in (base, tuned)]
     before, after = (model(input_ids=plan.ids[:, :-1]).logits.log_softmax(-1) for model in models)
-    return float((before.exp() * (before - after)).sum(-1).mean())
+    return float((before.exp() * (before - after)).sum(-1)[:, FIRST:].mean())
 
 
 @pytest.mark.parametrize("size", [0.003, 0.01])
@@ -82,7 +84,7 @@ def test_the_prediction_is_the_measured_kl(
     assert found.text == text
     assert found.kl.estimate == pytest.approx(measured(base, tuned, text), rel=0.2)
     assert sum(found.by_matrix.values()) == pytest.approx(1.0)
-    assert found.tokens == 240 * TOKENS
+    assert found.tokens == 240 * (TOKENS - FIRST)
 
 
 def test_an_adapter_and_its_merge_by_peft_have_one_prediction(
@@ -104,7 +106,6 @@ def test_an_adapter_and_its_merge_by_peft_have_one_prediction(
     assert one is not None
     assert other is not None
     assert one.kl.estimate == pytest.approx(other.kl.estimate, rel=1e-3)
-    assert one.loss.estimate == pytest.approx(other.loss.estimate, rel=1e-3)
 
 
 def test_experts_have_no_rows_and_are_named(tmp_path: Path) -> None:
@@ -272,7 +273,7 @@ def test_sequences_below_one_are_refused(prepared: tuple[Path, Path, str], tmp_p
 
 
 def test_a_large_update_has_no_number() -> None:
-    audit = Forgetting("pydoc", 64, Between(2.0, 1.5, 2.7), Between(2, 2, 2), {}, {}, [])
+    audit = Forgetting("pydoc", 64, Between(2.0, 1.5, 2.7), {}, {}, [])
     assert (
         audit.in_words()
         == "predicted: more than 1.5 nats per token forgotten on pydoc (KL); large: measure it"

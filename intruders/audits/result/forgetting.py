@@ -31,7 +31,6 @@ class Forgetting:
       text: the text that the base was prepared on (``intruders prepare --loss-on``).
       tokens: how many tokens of it.
       kl: mean KL(base || tuned), in nats per token, with its 95 % interval over documents. It is the second-order term.
-      loss: rise of the loss on the text, likewise.
       by_matrix: the share of the KL in every matrix; they sum to 1, and one is negative where it undoes another.
       in_intruders: the share that lies in the directions of a matrix's intruders, by matrix.
       left_out: changed tensors that the prediction does not count.
@@ -40,7 +39,6 @@ class Forgetting:
     text: str
     tokens: int
     kl: Between
-    loss: Between
     by_matrix: dict[str, float]
     in_intruders: dict[str, float]
     left_out: list[str]
@@ -91,15 +89,14 @@ class Forgetting:
         """Return the prediction in one line.
 
         >>> small = Between(0.28, 0.23, 0.34)
-        >>> Forgetting("pydoc", 2048, small, Between(0.47, 0.4, 0.5), {}, {}, []).in_words()
-        'predicted: 0.28 nats per token [0.23, 0.34] forgotten on pydoc (KL; loss +0.47)'
+        >>> Forgetting("pydoc", 1536, small, {}, {}, []).in_words()
+        'predicted: 0.28 nats per token [0.23, 0.34] forgotten on pydoc (KL)'
         """
         if self.is_large:
             low = f"more than {shown(self.kl.low)} nats" if self.kl.low > LARGE else "about a nat or more"
             return f"predicted: {low} per token forgotten on {self.text} (KL); large: measure it"
         ends = f"[{shown(self.kl.low)}, {shown(self.kl.high)}]"
-        loss = f"loss {self.loss.estimate:+.2g}"
-        return f"predicted: {shown(self.kl.estimate)} nats per token {ends} forgotten on {self.text} (KL; {loss})"
+        return f"predicted: {shown(self.kl.estimate)} nats per token {ends} forgotten on {self.text} (KL)"
 
     def shares_in_words(self) -> str:
         """Return how much lies in the intruders, and what is not counted."""
