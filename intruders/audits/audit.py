@@ -162,7 +162,7 @@ def audit_pairing(
     )
     return replace(
         audited,
-        forgetting=None if responding is None else responding.result([each.name for each in matrices]),
+        forgetting=None if responding is None else responding.result(matrices),
     )
 
 

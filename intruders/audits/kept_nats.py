@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from math import fsum
 from pathlib import Path
+from statistics import median
 
 import torch
 import xxhash
@@ -34,9 +35,11 @@ from ..system.plain_values import from_plain, plain
 from .base_cache import NATS, BaseCache, BaseKeys, DiskCache
 from .batches import Batch
 from .result.forgetting import Between, Forgetting
+from .result.records import AuditedMatrix
 
 _VERSION = 2  # of the files
 DOCUMENT = "intruders.json"
+_OF_RANK_1 = 1.5  # effective rank, median over the matrices: docs/results/nats.md
 
 
 def content_of(base: Tensor) -> str:
@@ -198,11 +201,19 @@ class Responding:
             update = batch.pair.select(at).update
             self._of[matrix.name] = None if rows is None else rows.responses(update.scaled(unit), directions)
 
-    def result(self, names: Sequence[str]) -> Forgetting | None:
-        """Return the prediction for the model, whose matrices are in this order; None where there can be none."""
+    def result(self, matrices: Sequence[AuditedMatrix]) -> Forgetting | None:
+        """Return the prediction for a model of these matrices; None where there can be none."""
+        names = [matrix.name for matrix in matrices]
         of_rows = {name: own for name in names if (own := self._of[name]) is not None}
         text = self._kept.text
         if text is None or not of_rows:
+            return None
+        if median(matrix.update.effective_rank for matrix in matrices) < _OF_RANK_1:
+            warnings.warn(
+                "no nats are predicted of an update of rank 1, which our study found up to twice too high; "
+                "measure it with intruders evaluate",
+                stacklevel=2,
+            )
             return None
         prediction = predict(of_rows, text.scored, text.documents)
         return Forgetting(

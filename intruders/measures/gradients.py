@@ -49,7 +49,6 @@ def layer_rows(
     embedding: Any = model.get_input_embeddings()  # type: ignore[operator]
     with ExitStack() as handles:
         handles.enter_context(evaluating(model))
-        handles.enter_context(_without_gradients(model))
         for name, layer in layers.items():
             handles.callback(layer.register_forward_hook(kept(name)).remove)
         handles.callback(embedding.register_forward_hook(lambda *given: given[2].requires_grad_()).remove)
@@ -83,18 +82,3 @@ def _drawn(scores: Tensor, draws: int, random: torch.Generator) -> list[Tensor]:
         torch.multinomial(chances, 1, generator=random).reshape(scores.shape[:2]).to(scores.device)
         for _ in range(draws)
     ]
-
-
-class _without_gradients:  # noqa: N801 (a context, as contextlib has them)
-    """Leave the parameters without gradients: only the layers' outputs have any."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self._were = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-
-    def __enter__(self) -> None:
-        for parameter, _ in self._were:
-            parameter.requires_grad_(False)
-
-    def __exit__(self, *_: object) -> None:
-        for parameter, was in self._were:
-            parameter.requires_grad_(was)

@@ -108,6 +108,19 @@ def test_an_adapter_and_its_merge_by_peft_have_one_prediction(
     assert one.kl.estimate == pytest.approx(other.kl.estimate, rel=1e-3)
 
 
+def test_of_rank_1_nothing_is_predicted(prepared: tuple[Path, Path, str]) -> None:
+    """The study's criterion was missed for such updates."""
+    base, cache, _ = prepared
+    before = load_model(str(base), "causal").state_dict()
+    after = dict(before)
+    for name in [name for name in before if "_proj" in name]:
+        m, n = before[name].shape
+        after[name] = before[name] + 0.01 * torch.randn(m, 1) @ torch.randn(1, n)
+    with pytest.warns(UserWarning, match="no nats are predicted of an update of rank 1"):
+        audit = intruders.audit(dict(before), after, cache=cache)
+    assert audit.forgetting is None
+
+
 def test_experts_have_no_rows_and_are_named(tmp_path: Path) -> None:
     base, text = tmp_path / "base", text_of(tmp_path, 20)
     tokenizer = character_tokenizer()

@@ -179,8 +179,9 @@ class Audit:
 
         table = vector_table(self.matrices)
         if self.forgetting is not None:
-            nats = self.forgetting.nats(self.forgetting.by_matrix)
-            table = table.append_column("nats", [[nats.get(name) for name in table["name"].to_pylist()]])
+            kl, shares = self.forgetting.kl.estimate, self.forgetting.by_matrix
+            nats = [kl * shares[name] if name in shares else None for name in table["name"].to_pylist()]
+            table = table.append_column("nats", [nats])
         return parquet_bytes(table, {METADATA_KEY: header(self)})
 
     def save(self, path: str | os.PathLike[str]) -> None:

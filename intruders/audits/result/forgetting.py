@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import fsum
 
@@ -69,10 +69,6 @@ class Forgetting:
     def share_of_their_matrices(self) -> float:
         """The share of the KL in all matrices with an intruder."""
         return fsum(self.by_matrix[name] for name in self.in_intruders)
-
-    def nats(self, shares: Mapping[str, float]) -> dict[str, float]:
-        """Return shares as nats per token."""
-        return {name: share * self.kl.estimate for name, share in shares.items()}
 
     def is_above(self, limit: float) -> bool:
         """Whether the model forgot more than a limit, in nats per token: all of the interval lies above."""
