@@ -24,7 +24,6 @@ from intruders.experiments.experiment_settings import AttributionSettings, HealS
 from intruders.measures.measure_settings import HarnessSettings, LossSettings, ScoreSettings
 from intruders.settings import Setting, settings_of
 from intruders.studies import study
-from intruders.training.callback.callback_settings import Watch
 from intruders.training.finetune_config import FinetuneConfig
 from intruders_research.read_study import Power
 
@@ -37,7 +36,6 @@ RESEARCH = "reference/cli/research.md"
 CLASSES = {
     FinetuneConfig: "A run: `intruders finetune`, the methods of a study, `intruders.FinetuneConfig`",
     AuditSettings: "An audit: `audit` under `measure`, `intruders.AuditSettings`",
-    Watch: "Audits while training: `intruders.IntruderCallback`",
     Compute: "Where an audit is computed: options of most commands, `intruders.Compute`",
     LossSettings: "Losses: `intruders evaluate`, `intruders.LossSettings`",
     ScoreSettings: "Scores: `intruders evaluate`, `intruders.ScoreSettings`",

@@ -188,7 +188,7 @@ class Audit:
         try:
             if is_json:
                 document = json.loads(content)
-                if missing := set(_KEYS) - document.keys():  # another result, whatever its schema is a number of
+                if missing := set(_KEYS) - document.keys():  # another result, with a schema of its own
                     raise KeyError(missing)
                 return cls.from_document(of_schema(document, str(path), "a saved audit", SCHEMA))
             from .vector_table import matrices_in, read_vector_table
