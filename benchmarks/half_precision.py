@@ -12,7 +12,7 @@ import sys
 import time
 
 from intruders.data.corpora import load_corpora
-from intruders.measures.corpus_loss import measure_losses
+from intruders.measures.corpus_loss import losses_by_corpus
 from intruders.measures.intervals import loss_interval, paired_difference
 from intruders.measures.measure_settings import LossSettings
 from intruders.models.loading_settings import Loading
@@ -32,7 +32,7 @@ def main() -> None:
         for dtype in ("float32", "bfloat16"):
             opened = open_language_model(source, base, Loading(dtype=dtype))
             started = time.perf_counter()
-            (losses,) = measure_losses(opened, corpora, settings)
+            (losses,) = losses_by_corpus(opened, {"": corpora}, settings)[""]
             seconds = time.perf_counter() - started
             del opened
             loss = loss_interval(losses)

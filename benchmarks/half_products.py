@@ -18,7 +18,7 @@ import torch
 from torch.nn import functional
 
 from intruders.data.corpora import load_corpora
-from intruders.measures.corpus_loss import measure_losses
+from intruders.measures.corpus_loss import losses_by_corpus
 from intruders.measures.intervals import loss_interval, paired_difference
 from intruders.measures.losses import DocumentLosses
 from intruders.measures.measure_settings import LossSettings
@@ -73,7 +73,7 @@ def _losses() -> None:
         by = functional.linear if way.endswith("torch") else linear_of_half
         with patch.object(half_products, "linear_of_half", by):
             started = time.process_time()
-            (losses,) = measure_losses(opened, corpora, settings)
+            (losses,) = losses_by_corpus(opened, {"": corpora}, settings)[""]
             measured[way] = time.process_time() - started, losses
         del opened
     seconds, by_torch = measured["bfloat16 by torch"]

@@ -21,7 +21,7 @@ from ..measures.harness import digest_of_own_tasks, harness_items
 from ..measures.losses import DocumentLosses, Outcome, TaskOutcome, mean_loss
 from ..measures.measure_settings import NO_HARNESS, HarnessSettings, LossSettings, ScoreSettings
 from ..measures.output_energy import documents_of, sample_inputs
-from ..measures.sensitivities import sensitivities_in, task_batches
+from ..measures.sensitivities import sensitivities, task_batches
 from ..mitigation.live_weights import LiveInterventions
 from ..mitigation.remedies.changes import Change
 from ..mitigation.remedies.remedy import Case, Remedy
@@ -299,7 +299,8 @@ class Bench:
             live = self.live[id(opened.model)]
             live.reset()
             batches = task_batches(opened, of_task, share.examples[task], labels)
-            return sensitivities_in(live.in_memory.modules_of(directions), opened.model, batches, directions)
+            modules = live.in_memory.modules_of(directions)
+            return sensitivities(opened.model, batches, directions, modules)
 
         by_matrix: dict[str, list[float]] = self.kept.once(unit, dict[str, list[float]], measured)
         return by_matrix
@@ -402,9 +403,9 @@ def point_of(
     )
 
 
-def points_of_curve(yardstick: Yardstick, norms: Sequence[float], share: str) -> list[Point]:
+def points_of_curve(yardstick: Yardstick, share: str) -> list[Point]:
     """Return the points of interpolation; a share alpha of D has the output energy alpha^2."""
     return [
         point_of(remedy, outcome, yardstick, share, norm, remedy.alpha**2)
-        for remedy, norm, outcome in zip(ALONG_CURVE, norms, yardstick.curve, strict=True)
+        for remedy, norm, outcome in zip(ALONG_CURVE, yardstick.norms, yardstick.curve, strict=True)
     ]

@@ -145,7 +145,7 @@ def compare_remedies(
         compared = comparing(bench, data, comparison, learned, of_base)
         report, target = compared.report, compared.report.target
         rows = compared.rows(names)
-        points = points_of_curve(report, compared.norms, REPORT)
+        points = points_of_curve(report, REPORT)
         return RemedyComparison(
             base=question.base_source,
             tuned=question.tuned,

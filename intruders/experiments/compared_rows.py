@@ -152,7 +152,6 @@ class Comparing:
     first: Yardstick | None  # of the first pass; None where the data are too few for one
     choice: Yardstick
     report: Yardstick
-    norms: list[float]  # of the curve's points, 1 being the tuned model's
     sizes: UpdateSizes
     cases: list[Case]  # the matrices that interpolation changes
 
@@ -360,7 +359,7 @@ def comparing(
     level = 1 - (1 - _LEVEL) / rows
     first_pass = None if data.first.is_empty else yardstick(data.first.name, _LEVEL)
     choice, report = yardstick(CHOICE, level), yardstick(REPORT, level)
-    return Comparing(bench, data, comparison, learned, first_pass, choice, report, norms, sizes, cases)
+    return Comparing(bench, data, comparison, learned, first_pass, choice, report, sizes, cases)
 
 
 def _with_tasks(bench: Bench, of_base: Outcome, share: DataShare, answers: bool) -> Outcome:

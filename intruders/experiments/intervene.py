@@ -169,10 +169,10 @@ def _yardstick(bench: Bench, data: DataShare, cases: Sequence[Case]) -> tuple[Ya
     """Measure interpolation from the base to the tuned model, and return what gains are read off, on the first task."""
     outcomes = bench.along_curve(data, step="measure interpolation")
     task, seed = next(iter(data.examples)), bench.measuring.seed
-    stick = Yardstick(outcomes[0], outcomes, target=task, weights=data.weights, seed=seed)
     sizes = UpdateSizes(bench, cases, {})
     norms = [sizes.norm(remedy, cases) for remedy in ALONG_CURVE]
-    return stick, points_of_curve(stick, norms, data.name)
+    stick = Yardstick(outcomes[0], outcomes, target=task, weights=data.weights, norms=norms, seed=seed)
+    return stick, points_of_curve(stick, data.name)
 
 
 def _interventions(

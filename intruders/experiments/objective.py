@@ -89,21 +89,12 @@ class KeptAnswers:
     """
 
     def __init__(self, split: SplitModel, encoded: Encoded, lengths: Sequence[int]) -> None:
-        """Prepare to keep; :meth:`of` takes the model apart."""
+        """Prepare to keep what a causal model answers that was taken apart; texts of similar length share a batch."""
         self._split, self._encoded = split, encoded
         order = sorted(range(len(lengths)), key=lambda number: lengths[number])
         batches = [order[begin : begin + _KEPT_AT_ONCE] for begin in range(0, len(order), _KEPT_AT_ONCE)]
         self._batch_of = {number: batch for batch in batches for number in batch}
         self._states: dict[int, Tensor] = {}  # (positions that count, hidden)
-
-    @classmethod
-    def of(cls, model: Any, encoded: Encoded, lengths: Sequence[int]) -> KeptAnswers | None:
-        """Prepare to keep what a causal model answers; None if it cannot be taken apart.
-
-        Texts of similar ``lengths`` share a batch.
-        """
-        split = SplitModel.of(model)
-        return None if split is None else cls(split, encoded, lengths)
 
     @torch.no_grad()
     def logits(self, numbers: Sequence[int]) -> Tensor | None:
@@ -165,13 +156,13 @@ class Objective:
         self._pad = PadRight(pad_token_id(scored.tokenizer))
         # Masked tokens are drawn at every step, and classes have no states of their own: these are not kept.
         self._base: KeptAnswers | None = None
-        if not language.is_masked:
+        if not language.is_masked and (split := SplitModel.of(language.model)) is not None:
             of_text = partial(self._inputs, step=0)
-            self._base = KeptAnswers.of(language.model, of_text, [len(ids) for ids in self._texts])
+            self._base = KeptAnswers(split, of_text, [len(ids) for ids in self._texts])
         self._tuned: KeptAnswers | None = None
-        if rows and isinstance(rows[0]["labels"], list):
-            lengths = [len(row["input_ids"]) for row in rows]
-            self._tuned = KeptAnswers.of(scored.model, self._targets, lengths)
+        is_causal = rows and isinstance(rows[0]["labels"], list)
+        if is_causal and (split := SplitModel.of(scored.model)) is not None:
+            self._tuned = KeptAnswers(split, self._targets, [len(row["input_ids"]) for row in rows])
 
     def gradient(self, step: int, weight: float) -> StepLosses:
         """Add the gradient of a step to that of what is learned; NonFiniteError where a loss is not finite."""

@@ -61,47 +61,6 @@ def loss_at_norm(losses: Numbers, norms: Sequence[float], norm: float) -> Number
     return at_norm
 
 
-class Resamples:
-    """Counts of every document and example per resample: once each in the first row, at random in the others.
-
-    A loss has one number per row: that of the data themselves, then one per resample.
-    """
-
-    def __init__(self, like: Outcome, weights: dict[str, list[float]], seed: int) -> None:
-        """Draw the resamples; ``weights`` are those of the parts of every corpus."""
-        generator = np.random.default_rng(seed)
-        self._weights, self.seed = weights, seed
-        self._documents = {
-            name: [_drawn(len(part.sums), generator) for part in parts]
-            for name, parts in like.corpora.items()
-        }
-        self._examples = {name: _drawn(len(task.losses.sums), generator) for name, task in like.tasks.items()}
-
-    @property
-    def documents(self) -> int:
-        """The number of documents of the smallest corpus."""
-        return min(int(part.shape[1]) for parts in self._documents.values() for part in parts)
-
-    def examples(self, task: str) -> int:
-        return int(self._examples[task].shape[1])
-
-    def corpus_loss(self, outcome: Outcome, name: str) -> Numbers:
-        """Return the loss per token of one corpus, (1 + resamples,)."""
-        parts = zip(outcome.corpora[name], self._documents[name], self._weights[name], strict=True)
-        weighed = [weight * _ratio(losses, drawn) for losses, drawn, weight in parts]
-        means: Numbers = np.sum(weighed, axis=0) / sum(self._weights[name])
-        return means
-
-    def loss(self, outcome: Outcome) -> Numbers:
-        """Return the mean over all corpora."""
-        means: Numbers = np.mean([self.corpus_loss(outcome, name) for name in outcome.corpora], axis=0)
-        return means
-
-    def task_loss(self, outcome: Outcome, name: str) -> Numbers:
-        """Return the loss per token of the targets of one task."""
-        return _ratio(outcome.tasks[name].losses, self._examples[name])
-
-
 def _drawn(count: int, generator: np.random.Generator) -> npt.NDArray[np.uint16]:
     random = generator.multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
     return np.concatenate([np.ones((1, count)), random]).astype(np.uint16)
@@ -170,29 +129,36 @@ class Yardstick:
         seed: int = 0,
     ) -> None:
         """Take a ``curve`` of interpolation at ``ALPHAS``, with the updates' ``norms``; the tuned model is last."""
-        self.base, self.tuned, self.curve, self.target, self.level = (
-            base,
-            curve[-1],
-            list(curve),
-            target,
-            level,
-        )
-        self.weights, self._norms = weights, list(norms)
-        self._resamples = Resamples(base, dict(weights), seed)
+        self.base, self.tuned, self.curve = base, curve[-1], list(curve)
+        self.target, self.level = target, level
+        self.weights, self.norms, self._seed = weights, list(norms), seed
+        # Counts of every document and example per resample: once each in the first row, at random in the others. A loss
+        # has one number per row: that of the data themselves, then one per resample.
+        generator = np.random.default_rng(seed)
+        self._of_documents = {
+            name: [_drawn(len(part.sums), generator) for part in parts]
+            for name, parts in base.corpora.items()
+        }
+        self._of_examples = {
+            name: _drawn(len(task.losses.sums), generator) for name, task in base.tasks.items()
+        }
+        # Of the smallest corpus, and of that or the target, whichever is fewer.
+        self._documents = min(part.shape[1] for parts in self._of_documents.values() for part in parts)
+        self._both = min(self._documents, self._examples(target))
         # (rows, points)
-        self._losses = np.stack([self._resamples.loss(outcome) for outcome in curve], axis=-1)
+        self._losses = np.stack([self._loss(outcome) for outcome in curve], axis=-1)
         self._task_losses = np.stack([self._task(outcome) for outcome in curve], axis=-1)
 
     def loss(self, outcome: Outcome) -> Interval:
         """Return the loss on text, the mean over the corpora."""
-        return self._interval(self._resamples.loss(outcome), self._resamples.documents)
+        return self._interval(self._loss(outcome), self._documents)
 
     def task_loss(self, outcome: Outcome) -> Interval:
-        return self._interval(self._task(outcome), self._resamples.examples(self.target))
+        return self._interval(self._task(outcome), self._examples(self.target))
 
     def healed(self, outcome: Outcome) -> Interval | None:
         """Return ``(L_tuned - L') / (L_tuned - L_base)``; None if tuning did not clearly raise the loss."""
-        loss = self._resamples.loss
+        loss = self._loss
         return self._share(
             loss(self.tuned) - loss(outcome), loss(self.tuned) - loss(self.base), self._documents
         )
@@ -200,7 +166,7 @@ class Yardstick:
     def kept(self, outcome: Outcome) -> Interval | None:
         """Return ``(S' - S_base) / (S_tuned - S_base)`` of the target; None if tuning did not clearly lower it."""
         base = self._task(self.base)
-        examples = self._resamples.examples(self.target)
+        examples = self._examples(self.target)
         return self._share(base - self._task(outcome), base - self._task(self.tuned), examples)
 
     def gain(self, outcome: Outcome) -> Interval:
@@ -209,10 +175,10 @@ class Yardstick:
 
     def gain_at_norm(self, outcome: Outcome, norm: float) -> Interval | None:
         """Return interpolation's loss at the same norm of all updates (tuned model: 1) minus the outcome's loss."""
-        if not self._norms[0] - _ROUNDING <= norm <= self._norms[-1] + _ROUNDING:
+        if not self.norms[0] - _ROUNDING <= norm <= self.norms[-1] + _ROUNDING:
             return None  # no interpolation has that norm
-        at = loss_at_norm(self._losses, self._norms, min(max(norm, self._norms[0]), self._norms[-1]))
-        return self._interval(at - self._resamples.loss(outcome), self._documents)
+        at = loss_at_norm(self._losses, self.norms, min(max(norm, self.norms[0]), self.norms[-1]))
+        return self._interval(at - self._loss(outcome), self._documents)
 
     def margin(self, outcome: Outcome, control: Outcome) -> Interval:
         """Return the gain at equal task loss minus a control's gain."""
@@ -220,7 +186,7 @@ class Yardstick:
 
     def tuning_cost(self) -> Interval:
         """Return the forgetting, ``L_tuned - L_base``."""
-        loss = self._resamples.loss
+        loss = self._loss
         return self._interval(loss(self.tuned) - loss(self.base), self._documents)
 
     def four_parts(self, outcome: Outcome) -> FourParts | None:
@@ -257,16 +223,25 @@ class Yardstick:
             counts += [int(kind.sum()) for kind in kinds]
         return Items(*counts.tolist())
 
-    @property
-    def _documents(self) -> int:
-        return self._resamples.documents
+    def _examples(self, task: str) -> int:
+        return int(self._of_examples[task].shape[1])
 
-    @property
-    def _both(self) -> int:
-        return min(self._documents, self._resamples.examples(self.target))
+    def _loss(self, outcome: Outcome) -> Numbers:
+        """Return the loss on text per token, the mean over all corpora: (1 + resamples,)."""
+        means: Numbers = np.mean([self._corpus_loss(outcome, name) for name in outcome.corpora], axis=0)
+        return means
 
-    def _task(self, outcome: Outcome) -> Numbers:
-        return self._resamples.task_loss(outcome, self.target)
+    def _corpus_loss(self, outcome: Outcome, name: str) -> Numbers:
+        weights = self.weights[name]
+        parts = zip(outcome.corpora[name], self._of_documents[name], weights, strict=True)
+        weighed = [weight * _ratio(losses, drawn) for losses, drawn, weight in parts]
+        means: Numbers = np.sum(weighed, axis=0) / sum(weights)
+        return means
+
+    def _task(self, outcome: Outcome, name: str | None = None) -> Numbers:
+        """Return the loss per token of the targets of one task, by default of the target."""
+        name = name or self.target
+        return _ratio(outcome.tasks[name].losses, self._of_examples[name])
 
     @cached_property
     def _by_tuning(self) -> list[Interval]:
@@ -274,32 +249,28 @@ class Yardstick:
 
     def _above_base(self, outcome: Outcome) -> list[Interval]:
         """Return by how much every measure but the target is worse than in the base."""
-        resamples = self._resamples
         intervals = [
             self._interval(
-                resamples.corpus_loss(outcome, name) - resamples.corpus_loss(self.base, name), self._documents
+                self._corpus_loss(outcome, name) - self._corpus_loss(self.base, name), self._documents
             )
             for name in outcome.corpora
         ]
         intervals += [
-            self._interval(
-                resamples.task_loss(outcome, name) - resamples.task_loss(self.base, name),
-                resamples.examples(name),
-            )
+            self._interval(self._task(outcome, name) - self._task(self.base, name), self._examples(name))
             for name in outcome.tasks
             if name != self.target
         ]
         # Of many thousands of examples the resamples of all models together would fill the memory; these are not kept.
         return intervals + [
             paired_difference(
-                _lost(scores), _lost(self.base.harness[task]), level=self.level, seed=resamples.seed
+                _lost(scores), _lost(self.base.harness[task]), level=self.level, seed=self._seed
             )
             for task, scores in outcome.harness.items()
         ]
 
     def _gain(self, outcome: Outcome) -> Numbers:
         at = loss_at_task_loss(self._losses, self._task_losses, self._task(outcome))
-        gain: Numbers = at - self._resamples.loss(outcome)
+        gain: Numbers = at - self._loss(outcome)
         return gain
 
     def _share(self, part: Numbers, whole: Numbers, count: int) -> Interval | None:

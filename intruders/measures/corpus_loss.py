@@ -47,34 +47,6 @@ def _exp(value: float) -> float:
     return math.exp(value) if value < _MOST_NATS else math.inf
 
 
-def measure_losses(
-    opened: OpenedModel,
-    corpora: Sequence[Corpus],
-    settings: LossSettings,
-    seed: int = 0,
-    advance: Callable[[int], None] = lambda tokens: None,
-) -> list[DocumentLosses]:
-    """Return losses per document of each corpus: cross-entropy of a causal model, pseudo-loss of a masked one.
-
-    ``settings.estimate`` takes the cheap 15 % estimate instead of the pseudo-loss; it is a different quantity.
-    ``advance`` is called with the tokens that a pass has done.
-    """
-    width = min(settings.window or WINDOW, opened.context)
-    measured = []
-    for corpus in corpora:
-        model, tokenizer, documents = opened.model, opened.tokenizer, corpus.documents
-        options: dict[str, Any] = {"window": width, "max_tokens": settings.max_tokens, "advance": advance}
-        if opened.is_masked and settings.estimate:
-            measured.append(masked_estimate(model, tokenizer, documents, **options, seed=seed))
-            continue
-        options |= {"batch_size": settings.windows, "halving": Halving(is_on=settings.halves_batches)}
-        if opened.is_masked:
-            measured.append(pseudo_losses(model, tokenizer, documents, **options))
-        else:
-            measured.append(causal_losses(model, tokenizer, documents, **options, stride=settings.stride))
-    return measured
-
-
 def losses_by_corpus(
     opened: OpenedModel,
     corpora: Corpora,
@@ -82,12 +54,28 @@ def losses_by_corpus(
     seed: int = 0,
     advance: Callable[[int], None] = lambda tokens: None,
 ) -> dict[str, list[DocumentLosses]]:
-    """Return :func:`measure_losses` of each corpus, by name."""
-    return {name: measure_losses(opened, parts, settings, seed, advance) for name, parts in corpora.items()}
+    """Return losses per document of every part of each corpus, by name.
+
+    Cross-entropy of a causal model, pseudo-loss of a masked one. ``settings.estimate`` takes the cheap 15 % estimate
+    instead of the pseudo-loss; it is a different quantity. ``advance`` is called with the tokens that a pass has done.
+    """
+    width = min(settings.window or WINDOW, opened.context)
+    options: dict[str, Any] = {"window": width, "max_tokens": settings.max_tokens, "advance": advance}
+    batches = {"batch_size": settings.windows, "halving": Halving(is_on=settings.halves_batches)}
+
+    def measured(corpus: Corpus) -> DocumentLosses:
+        model, tokenizer, documents = opened.model, opened.tokenizer, corpus.documents
+        if not opened.is_masked:
+            return causal_losses(model, tokenizer, documents, **options | batches, stride=settings.stride)
+        if settings.estimate:
+            return masked_estimate(model, tokenizer, documents, **options, seed=seed)
+        return pseudo_losses(model, tokenizer, documents, **options | batches)
+
+    return {name: [measured(part) for part in parts] for name, parts in corpora.items()}
 
 
 def tokens_to_read(tokenizer: Any, corpora: Sequence[Corpus], settings: LossSettings) -> int:
-    """Return the number of tokens that :func:`measure_losses` reads."""
+    """Return the number of tokens that :func:`losses_by_corpus` reads."""
     return sum(
         len(ids_of(tokenizer, text, settings.max_tokens)) for corpus in corpora for text in corpus.documents
     )

@@ -230,8 +230,7 @@ class MeasuredModel:
         opened: list[OpenedModel] = []
 
         def open_base() -> OpenedModel:
-            if not opened:
-                opened.append(open_language_model(str(self.base), loading=self.loading))
+            opened.append(open_language_model(str(self.base), loading=self.loading))
             return opened[0]
 
         before = self._losses("base", corpora, open_base)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import sys
 from collections.abc import Iterator, Sequence
@@ -15,6 +14,7 @@ from typing import Any
 from ..errors import SettingError, missing_extra
 from ..models.quiet import quiet_transformers
 from ..models.tuned_model import OpenedModel
+from ..system.digests import digest_of_file, json_digest
 from ..system.notes import errors_only
 from .measure_settings import HarnessSettings
 
@@ -71,18 +71,14 @@ def digest_of_own_tasks(settings: HarnessSettings) -> str | None:
     """
     if settings.lm_eval_include is None:
         return None
-    digest = hashlib.sha256()
     folder = Path(settings.lm_eval_include)
     if not folder.is_dir():
         raise SettingError(
             f"lm_eval_include is {settings.lm_eval_include!r}, which is not a folder; expected the folder of your own "
             "tasks; pass its path"
         )
-    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
-        digest.update(
-            f"{file.relative_to(folder)}\n{hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode()
-        )
-    return digest.hexdigest()
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return json_digest([[str(file.relative_to(folder)), digest_of_file(file)] for file in files])
 
 
 def _evaluated(

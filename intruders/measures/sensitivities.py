@@ -70,47 +70,36 @@ def with_sensitivities(
     opened, labels = open_for_task(after.source, task, before.source, loading, merged=True)
     modules = in_memory(before, opened.model).modules_of(directions)
     batches = task_batches(opened, task, task.train[: surgery.examples], labels)
-    measured = sensitivities_in(modules, opened.model, batches, directions, progress)
+    measured = sensitivities(opened.model, batches, directions, modules, progress)
     return replace(surgery, sensitivities=measured)
-
-
-def sensitivities_in(
-    modules: Mapping[str, str],
-    model: Any,
-    batches: Sequence[dict[str, Tensor]],
-    directions: Mapping[str, tuple[Tensor, Tensor]],
-    progress: Progress = silent,
-) -> dict[str, list[float]]:
-    """Return :func:`sensitivities` by matrix, each of the module that has it; PairingError where one has none."""
-    if missing := [name for name in directions if name not in modules]:
-        raise PairingError(
-            f"the model that is measured has no module with the complete weight '{missing[0]}'; choose another remedy"
-        )
-    at = {modules[name]: part for name, part in directions.items()}
-    by_module = sensitivities(model, batches, at, progress)
-    return {name: by_module[modules[name]].tolist() for name in directions}
 
 
 def sensitivities(
     model: Any,
     batches: Sequence[dict[str, Tensor]],
     directions: Mapping[str, tuple[Tensor, Tensor]],
+    modules: Mapping[str, str],
     progress: Progress = silent,
-) -> dict[str, Tensor]:
-    """Return ``p_i^T (dL/dW) q_i`` for the directions ``(p_i, q_i)`` of every module, with L the batches' mean loss.
+) -> dict[str, list[float]]:
+    """Return ``p_i^T (dL/dW) q_i`` for the directions ``(p_i, q_i)`` of every matrix, with L the batches' mean loss.
 
-    ``sum over tokens of (dL/dy . p_i) (x . q_i)`` for a module with the inputs x and outputs y. No gradient of a
-    complete matrix is formed: a factor delta_i = 0 on ``(x . q_i) p_i``, added to y, has it as its own gradient.
+    ``sum over tokens of (dL/dy . p_i) (x . q_i)`` for its module in ``modules``, with the inputs x and outputs y. No
+    gradient of a complete matrix is formed: a factor delta_i = 0 on ``(x . q_i) p_i``, added to y, has it as its own.
 
     Raises:
+      PairingError: a matrix has no module.
       NonFiniteError: the loss or its gradient is NaN or infinite.
     """
+    if missing := [name for name in directions if name not in modules]:
+        raise PairingError(
+            f"the model that is measured has no module with the complete weight '{missing[0]}'; choose another remedy"
+        )
     was_trained = [parameter.requires_grad for parameter in model.parameters()]
     model.requires_grad_(False).eval()
     try:
         with ExitStack() as probes:
             deltas = {
-                name: probes.enter_context(_probed(model.get_submodule(name), part))
+                name: probes.enter_context(_probed(model.get_submodule(modules[name]), part))
                 for name, part in directions.items()
             }
             for done, batch in enumerate(batches):
@@ -126,10 +115,10 @@ def sensitivities(
     for name, gradient in felt.items():
         if not bool(gradient.isfinite().all()):
             raise NonFiniteError(
-                f"the gradient of the loss on training examples is NaN or infinite in '{name}'; choose another remedy "
-                "than surgery"
+                f"the gradient of the loss on training examples is NaN or infinite in '{modules[name]}'; choose "
+                "another remedy than surgery"
             )
-    return felt
+    return {name: gradient.tolist() for name, gradient in felt.items()}
 
 
 @contextmanager

@@ -165,7 +165,12 @@ def mitigate(
             tuned_source=before.tuned_source,
             out=None if out is None else str(out),
             form=target.form,
-            remedy=UsedRemedy.of(remedy, sum(len(record.scaled) for record in records)),
+            remedy=UsedRemedy(
+                remedy.name,
+                remedy.intruder_scale,
+                remedy.recorded_by_name(),
+                remedy.sentence(sum(len(record.scaled) for record in records)),
+            ),
             rank=rank,
             matrices=[
                 replace(

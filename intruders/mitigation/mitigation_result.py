@@ -12,7 +12,6 @@ from ..system.plain_values import from_plain, plain
 from ..system.result_protocol import JsonResult
 from ..system.versions import installed_versions
 from ..version import __version__
-from .remedies.remedy import Remedy
 from .remedies.remedy_table import TOP
 
 SCHEMA = 1
@@ -43,17 +42,6 @@ class UsedRemedy:
     scale: float | None  # the intruder scale; None of a remedy that scales no intruders
     settings: Mapping[str, Any]
     sentence: str  # what was done
-
-    @classmethod
-    def of(cls, remedy: Remedy, vectors: int) -> UsedRemedy:
-        """Return what is known of a remedy that scaled this number of singular vectors."""
-        return cls(remedy.name, remedy.intruder_scale, remedy.recorded_by_name(), remedy.sentence(vectors))
-
-    def intruders_meant(self, count: int) -> int:
-        """Return how many of a matrix's intruders it scaled or put something in the place of."""
-        if self.scale is None:
-            return 0
-        return min(1, count) if self.settings.get("which") == TOP else count
 
 
 @dataclass(frozen=True)
@@ -106,7 +94,8 @@ class Mitigation(JsonResult):
     @property
     def wanted(self) -> int:
         """The number of intruders that it scales or puts something in the place of; 0 of another remedy."""
-        return sum(self.remedy.intruders_meant(matrix.intruders) for matrix in self.matrices)
+        counts = [] if self.scale is None else [matrix.intruders for matrix in self.matrices]
+        return sum(min(1, count) if self.remedy.settings.get("which") == TOP else count for count in counts)
 
     @property
     def largest_error(self) -> float:

@@ -12,7 +12,7 @@ import pytest
 from intruders.errors import NonFiniteError
 from intruders.experiments.compared_rows import Comparing, at_strengths, controls_of
 from intruders.experiments.experiment_settings import ComparisonSettings
-from intruders.experiments.yardstick import ALPHAS, Yardstick
+from intruders.experiments.yardstick import Yardstick
 from intruders.measures.losses import Outcome
 from intruders.mitigation.remedies.remedy import ScaledIntruders
 from intruders.mitigation.remedies.shares import Interpolate, Lines
@@ -40,7 +40,7 @@ def comparing(
     data: Any = SimpleNamespace(choice=["first", "rest"])
     sizes: Any = SimpleNamespace(norm_and_output=lambda remedy, cases: (remedy.alpha, None))
     settings = ComparisonSettings(allow=allow)
-    return Comparing(bench, data, settings, "none", first, stick, stick, list(ALPHAS), sizes, [])
+    return Comparing(bench, data, settings, "none", first, stick, stick, sizes, [])
 
 
 @pytest.mark.parametrize(

@@ -120,12 +120,12 @@ def test_a_resumed_comparison_measures_no_sensitivity_again(
 
     comparison, out = found
     with monkeypatch.context() as patched:
-        patched.setattr(bench, "sensitivities_in", again)
+        patched.setattr(bench, "sensitivities", again)
         assert compared(folder, "rank3", out).to_document() == comparison.to_document()
     # Other training examples are measured: the first rows in the order that is drawn have changed.
     rows = (folder / "task.jsonl").read_text()
     (folder / "task.jsonl").write_text(rows.replace('"57"', '"75"'))
-    monkeypatch.setattr(bench, "sensitivities_in", again)
+    monkeypatch.setattr(bench, "sensitivities", again)
     with pytest.raises(AssertionError, match="measured again"):
         compared(folder, "rank3", out)
     (folder / "task.jsonl").write_text(rows)

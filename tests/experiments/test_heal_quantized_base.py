@@ -16,7 +16,7 @@ from intruders.experiments.data_shares import data_of
 from intruders.experiments.dosed_model import DoseVector, put_in_doses
 from intruders.experiments.experiment_settings import HealSettings
 from intruders.experiments.open_dosed import open_models
-from intruders.measures.corpus_loss import measure_losses
+from intruders.measures.corpus_loss import losses_by_corpus
 from intruders.measures.measure_settings import LossSettings
 from intruders.models.loading import load_model
 from intruders.models.tuned_model import open_language_model
@@ -62,7 +62,7 @@ def test_the_healed_adapter_has_its_loss_in_peft(
     for source, point in ((str(tmp_path / "healed"), healing.healed_point), (models[1], healing.points[1])):
         opened = open_language_model(source, models[0], loading)
         assert any(type(module).__module__.startswith("peft") for module in opened.model.modules())
-        [measured] = measure_losses(opened, documents, LossSettings(max_tokens=24))
+        [measured] = losses_by_corpus(opened, {"": documents}, LossSettings(max_tokens=24))[""]
         # An update beside the layer and one in PEFT's layer are rounded at other places.
         assert measured.mean == pytest.approx(point.corpora[text].loss.estimate, abs=1e-4)
 

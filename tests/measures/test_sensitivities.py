@@ -52,7 +52,7 @@ def test_they_are_the_derivatives_of_the_loss(sides: tuple[Path, Path]) -> None:
         n, m = weight_of(model, name).shape  # stored with the input first
         sides_of = [torch.linalg.qr(torch.randn(d, 3, generator=generator).double()).Q.mT for d in (m, n)]
         directions[name] = (sides_of[0], sides_of[1])
-    found = sensitivities(model, batches, directions)
+    found = sensitivities(model, batches, directions, {name: name for name in names})
 
     @torch.no_grad()
     def loss() -> float:
