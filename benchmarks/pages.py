@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from intruders.reports.audit import write_html
+from intruders.reports.audit import render_audit
 from intruders_research.claims.every_claim import analyse_all
 from intruders_research.pages.study_page import render_study
 from tests.made_up import made_up_audit
@@ -44,7 +44,7 @@ def page_times(repeats: int = REPEATS) -> Iterator[PageTime]:
 
 def _pages(place: Path) -> dict[str, Path]:
     audit = made_up_audit(32, width=4096, intruder_rate=0.2, base="llama-2-7b", tuned="runs/r1")
-    write_html(audit, place / "audit.html")
+    (place / "audit.html").write_text(render_audit(audit), encoding="utf-8")
     study = made_up_study(place / "study")
     (place / "study.html").write_text(render_study(study, analyse_all(study)), encoding="utf-8")
     return {

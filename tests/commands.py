@@ -59,6 +59,13 @@ def in_this_process(*arguments: str | Path, cwd: Path | None = None) -> subproce
     return subprocess.CompletedProcess(argv, status, said.getvalue(), complained.getvalue())
 
 
+def printed(*arguments: str | Path, cwd: Path | None = None) -> str:
+    """What a command prints that ends with status 0."""
+    done = in_this_process(*arguments, cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 def refusal(*arguments: str | Path, cwd: Path | None = None) -> str:
     """The one line of a command that is refused: with status 2, and nothing on standard output."""
     done = in_this_process(*arguments, cwd=cwd)

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 
 from ..errors import CacheError, CheckpointError, SettingError, StoreError, os_reason
 from ..system.files import is_left_behind
-from ..system.folders import remove_if_left_behind, scratch_folder, user_cache
+from ..system.folders import follow_umask, remove_if_left_behind, scratch_folder, user_cache
 from ..system.store import Store
 
 # Torch is loaded where an entry is read or written: to look at the files of a cache needs none.
@@ -207,11 +207,8 @@ class DiskCache:
             with scratch_folder(path.parent) as scratch:
                 part = scratch / path.name
                 tensors = {key: value.contiguous().cpu() for key, value in known.tensors().items()}
-                part.touch()
-                mode = part.stat().st_mode  # as the user's umask has it
                 save_file(tensors, part, metadata={"digest": _digest(tensors, path.stem)})
-                # The writer of safetensors leaves a file to its owner alone, and a team shares the folder.
-                part.chmod(mode)
+                follow_umask(scratch)  # a team shares the folder
                 os.replace(part, path)
         # The writer of safetensors has errors of its own, and so has a folder that cannot be made.
         except (OSError, SafetensorError, CheckpointError) as error:

@@ -7,8 +7,10 @@ into the CSV beside the figure, so that the three cannot differ.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:  # half a second, and an audit that is printed needs no table
@@ -111,18 +113,7 @@ class Chart:
 
     def payload(self) -> dict[str, Any]:
         """Plain JSON values for the page."""
-        return {
-            "kind": "chart",
-            "name": self.name,
-            "title": self.title,
-            "caption": self.caption,
-            "wide": self.wide,
-            "inOrder": self.in_order,
-            "x": _axis(self.x),
-            "y": _axis(self.y),
-            "series": [_series(series) for series in self.series],
-            "rules": [{"side": rule.side, "at": rule.at, "label": rule.label} for rule in self.rules],
-        }
+        return {"kind": "chart", **for_page(self)}
 
 
 @dataclass(frozen=True)
@@ -161,57 +152,25 @@ class Grid:
 
     def payload(self) -> dict[str, Any]:
         """Plain JSON values for the page."""
+        return {"kind": "grid", **for_page(self), "counts": self.are_counts}
+
+
+def spans_decades(values: Sequence[float]) -> bool:
+    """Return whether only a logarithm shows the low values: tuning can lower a task loss a hundredfold."""
+    return min(values) > 0 and max(values) > 20 * min(values)
+
+
+def for_page(value: Any) -> Any:
+    """Return a value for a page's JSON: numbers in six digits, and fields as JavaScript names them."""
+    if is_dataclass(value):
         return {
-            "kind": "grid",
-            "name": self.name,
-            "title": self.title,
-            "caption": self.caption,
-            "rowTitle": self.row_title,
-            "columnTitle": self.column_title,
-            "value": _axis(self.value),
-            "rows": list(self.rows),
-            "columns": list(self.columns),
-            "values": [numbers(row) for row in self.values],
-            "signed": self.signed,
-            "hasNumbers": self.has_numbers,
-            "counts": self.are_counts,
+            re.sub("_(.)", lambda letter: letter[1].upper(), part.name): for_page(getattr(value, part.name))
+            for part in fields(value)
         }
-
-
-def numbers(values: Iterable[float]) -> list[float | None]:
-    """Six digits, and null for what JSON does not have."""
-    return [float(f"{float(value):.6g}") if math.isfinite(value) else None for value in values]
-
-
-def _axis(axis: Axis) -> dict[str, Any]:
-    return {
-        "title": axis.title,
-        "log": axis.log,
-        "fromZero": axis.from_zero,
-        "ticks": None if axis.ticks is None else list(axis.ticks),
-        "limits": None if axis.limits is None else list(axis.limits),
-        "marks": None if axis.marks is None else list(axis.marks),
-    }
-
-
-def _series(series: Series) -> dict[str, Any]:
-    return {
-        "name": series.name,
-        "look": series.look,
-        "tone": series.tone,
-        "faint": series.faint,
-        "inLegend": series.in_legend,
-        "band": series.band,
-        "notes": None if series.notes is None else list(series.notes),
-        **{
-            key: None if values is None else numbers(values)
-            for key, values in [
-                ("x", series.x),
-                ("y", series.y),
-                ("low", series.low),
-                ("high", series.high),
-                ("xLow", series.x_low),
-                ("xHigh", series.x_high),
-            ]
-        },
-    }
+    if isinstance(value, Mapping):
+        return {name: for_page(item) for name, item in value.items()}
+    if value is None or isinstance(value, str | int):
+        return value
+    if isinstance(value, Real):
+        return float(f"{float(value):.6g}") if math.isfinite(value) else None
+    return [for_page(item) for item in value]

@@ -26,7 +26,6 @@ from .drawing import (
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.ticker import LogLocator
 
 MARKERS = ("o", "s", "D", "^", "X", "v")
 _WIDTH, _HEIGHT = 3.6, 2.7
@@ -153,15 +152,10 @@ def _draw_rules(axes: Axes, chart: Chart) -> None:
             axes.text(0.99, rule.at, rule.label, transform=down, ha="right", va="bottom", fontsize=7)
 
 
-def _log_ticks(low: float, high: float) -> LogLocator:
-    """Powers of ten where the data span two decades or more; 1, 2, 5 otherwise."""
-    from matplotlib.ticker import LogLocator
-
-    return LogLocator(subs=(1.0,) if high > 200 * low else (1.0, 2.0, 5.0))
-
-
 def set_axis(axes: Axes, side: str, axis: Axis) -> None:
     """Set the title, ticks and limits of one side of the axes, after everything is drawn into them."""
+    from matplotlib.ticker import LogLocator
+
     at = axes.xaxis if side == "x" else axes.yaxis
     set_limits = axes.set_xlim if side == "x" else axes.set_ylim
     at.set_label_text(_wrapped(axis.title, 46 if side == "x" else 34))
@@ -169,7 +163,9 @@ def set_axis(axes: Axes, side: str, axis: Axis) -> None:
     least = float(at.get_minpos())
     if axis.log and math.isfinite(least):
         axes.set(**{f"{side}scale": "log"})
-        at.set_major_locator(_log_ticks(least, at.get_data_interval()[1]))
+        # Powers of ten where the data span two decades or more; 1, 2, 5 otherwise.
+        is_wide = at.get_data_interval()[1] > 200 * least
+        at.set_major_locator(LogLocator(subs=(1.0,) if is_wide else (1.0, 2.0, 5.0)))
         at.set_major_formatter(lambda value, _: number(value))
         at.set_ticks([], minor=True)
     if axis.marks is not None:

@@ -59,7 +59,7 @@ def audit(
       intruders audit base-model tuned-model --fail-above 20
     """
     from ..audits.audit import audit as find_intruders
-    from ..reports.audit import print_audit, write_html
+    from ..reports.audit import print_audit, render_audit
     from ..system.files import write_atomically
 
     if demo:
@@ -89,7 +89,7 @@ def audit(
         if demo and to.html is not None:
             say([f"report: {to.html.resolve()}"], whole=True)
 
-    to.put(result, show, write_html)
+    to.put(result, show, render_audit)
     for line in notes:
         note(line)
     if status is not None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from copy import copy
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,7 @@ class Command(TyperCommand):
     _help_all: Any = None  # the option --help-all, which the last line of the help names
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        args = self._without_output(ctx, args)
+        args = self._as_typer_reads(ctx, args)
         if not ctx.resilient_parsing:
             self._refuse_odd_paths(ctx, args)
         left = super().parse_args(ctx, args)
@@ -40,18 +39,21 @@ class Command(TyperCommand):
                 ctx.params[parameter.name] = _with_home(ctx.params.get(parameter.name))
         return left
 
-    def _without_output(self, ctx: Any, args: list[str]) -> list[str]:
-        """Return the arguments without the ``-`` of ``--json -`` where ``--json`` always prints to standard output."""
-        switches = [parameter for parameter in self.get_params(ctx) if getattr(parameter, "is_flag", False)]
-        if not any("--json" in switch.opts for switch in switches):
-            return args
-        left = list(args)
-        for position in range(len(args) - 1, -1, -1):
-            if args[position] == "--json=-":
-                left[position] = "--json"
-            elif args[position : position + 2] == ["--json", "-"]:
-                del left[position + 1]
-        return left
+    def _as_typer_reads(self, ctx: Any, args: list[str]) -> list[str]:
+        """Return the arguments with an empty value after ``--ray`` alone, which typer has no option for, and without
+        the ``-`` of ``--json -`` where ``--json`` is a switch that always prints to standard output.
+        """
+        by_name = {name: parameter for parameter in self.get_params(ctx) for name in parameter.opts}
+        is_switch = getattr(by_name.get("--json"), "is_flag", False)
+        read: list[str] = []
+        for word, following in zip(args, [*args, "-"][1:], strict=True):
+            if is_switch and word == "--json=-":
+                read.append("--json")
+            elif not (is_switch and word == "-" and read[-1:] == ["--json"]):
+                read.append(word)
+            if word == "--ray" and word in by_name and following.startswith("-"):
+                read.append("")
+        return read
 
     def _refuse_odd_paths(self, ctx: Any, args: list[str]) -> None:
         """Refuse an empty path before Python takes it for the folder that it works in, and ``-`` as a file's name.
@@ -63,10 +65,10 @@ class Command(TyperCommand):
         typed, _, _ = self.make_parser(ctx).parse_args(args=list(args))
         for parameter in self.get_params(ctx):
             is_argument = parameter.param_type_name == "argument"
-            values = typed.get(parameter.name)
-            values = values if isinstance(values, list | tuple) else [values]
             if not (is_argument or parameter.metavar in _SOURCES):
                 continue
+            values = typed.get(parameter.name)
+            values = values if isinstance(values, list | tuple) else [values]
             if any(isinstance(value, str) and not value.strip() for value in values):
                 name = _name(parameter) if is_argument else parameter.opts[0]
                 raise SettingError(
@@ -181,24 +183,8 @@ def as_command(name: str, function: Function) -> Any:
 
 def add_to(app: Typer, function: Function, **how: Any) -> None:
     """Add the command of a function. The first line of its help is wrapped and never cut, as the short help."""
-    app.command(
-        cls=CommandOnRay if "ray" in signature(function).parameters else Command,
-        short_help=(function.__doc__ or "").partition("\n")[0],
-        epilog=examples_of(function),
-        **how,
-    )(function)
-
-
-class CommandOnRay(Command):
-    """A command that accepts ``--ray`` without a value, which typer has no option for."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        given = list(args)
-        if "--ray" in given:
-            after = given.index("--ray") + 1
-            if after == len(given) or given[after].startswith("-"):
-                given.insert(after, "")
-        return super().parse_args(ctx, given)
+    summary = (function.__doc__ or "").partition("\n")[0]
+    app.command(cls=Command, short_help=summary, epilog=examples_of(function), **how)(function)
 
 
 def _with_home(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""``intruders attribute``, ``intervene``, ``remedies`` and ``heal``: base and tuned model, measured and changed."""
+"""``intruders evaluate``, ``attribute``, ``intervene``, ``remedies`` and ``heal``: models measured, and changed."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from ..experiments.experiment_settings import (
     SweepSettings,
 )
 from ..measures.measure_settings import HarnessSettings, LossSettings, ScoreSettings
+from ..models.loading_settings import Loading
 from . import options
-from .from_verb import REQUIRED, Taken, command, of_settings, option
-from .output import Outputs, note, report_if_possible, say
+from .from_verb import REQUIRED, Taken, argument, command, of_settings, option
+from .output import Outputs, note, refuse_given, report_if_possible, say
 
 
 def _loss_on(what_it_does: str) -> Taken:
@@ -31,6 +32,74 @@ def _loss_on(what_it_does: str) -> Taken:
 def _task(text: str, needed: str = "") -> Taken:
     """Take the tasks, as ``task``; in brackets, when they are needed."""
     return of_settings({"tasks": "task"}, ScoreSettings, reworded={"tasks": f"{text}; repeatable.{needed}"})
+
+
+@command(
+    argument(
+        "model",
+        str,
+        "MODEL",
+        "A folder of a run, a model or an adapter, a Hub id, smollm2-135m or minilm-l6.",
+    ),
+    option(
+        "base",
+        str | None,
+        "Model before fine-tuning, as MODEL; adds its loss and the change from it. [default: none]",
+        metavar="MODEL",
+        panel=options.MEASURES,
+    ),
+    of_settings("losses", LossSettings),
+    options.DATA_SEED,
+    options.seed_of("document samples, of masks and of the bootstrap"),
+    option(
+        "reported_half",
+        bool,
+        "Measure only the half of documents and examples that heal, scale and remedies report on, at the same "
+        "--max-documents, --max-examples, --seed and --data-seed.",
+        False,
+        panel=options.MEASURES,
+        advanced=True,
+    ),
+    of_settings("harness", HarnessSettings),
+    of_settings("scores", ScoreSettings),
+    of_settings("loading", Loading),
+    options.folder("out", "Folder for the result as JSON and Parquet. [default: not written]"),
+    option("force", bool, "Replace the evaluation in the folder of --out.", False, panel=options.OUTPUT),
+)
+def evaluate(*, model: str, out: Path | None, force: bool, **asked: Any) -> None:
+    """Measure pre-training loss and task accuracy.
+
+    Every number has a 95 % confidence interval. --base adds the change from the base. With --out, the same
+    command resumes after a stop.
+
+    Examples:
+      # Measure the rise of the loss on 20 documents
+      intruders evaluate my-adapter --base smollm2-135m --loss-on pydoc --max-documents 20
+      # Score a run on 100 examples, and save the result
+      intruders evaluate runs/rank1 --task word-problems --max-examples 100 --out evaluations/rank1
+    """
+    from ..measures.evaluate import evaluate as run
+    from ..reports.evaluation import measure_lines
+
+    if out is None:
+        refuse_given(
+            {"force": force or None}, "is for a folder to write", "pass --out FOLDER, or leave it out"
+        )
+    lines: list[str] = []
+    try:
+        with Outputs().work("finished measures are kept", out) as progress:
+            run(
+                model,
+                **asked,
+                out=out,
+                force=force,
+                progress=progress,
+                measured=lambda measure: lines.extend(measure_lines(measure)),
+            )
+    finally:
+        say(lines)  # what was measured is told, also where something after it failed
+    if out is not None:
+        say([f"written to {out}"], whole=True)
 
 
 @command(
@@ -61,14 +130,14 @@ def attribute(*, to: Outputs, keep: Path | None, **asked: Any) -> None:
       intruders attribute smollm2-135m my-adapter --loss-on pydoc --task word-problems --parquet parts.parquet
     """
     from ..experiments.attribute import attribute as run
-    from ..reports.attribute import print_attribution, write_attribution_report
+    from ..reports.attribute import print_attribution, render_attribution
     from ..system.files import write_atomically
 
     with to.work("finished parts are kept in {}", keep) as progress:
         result = run(**asked, keep=keep, progress=progress)
     if to.parquet is not None:
         write_atomically(to.parquet, result.to_pandas().to_parquet(index=False))
-    to.put(result, print_attribution, write_attribution_report)
+    to.put(result, print_attribution, render_attribution)
 
 
 @command(
@@ -224,8 +293,8 @@ def heal(*, to: Outputs, out: Path, **asked: Any) -> None:
         --loss-on wikitext --out healed
     """
     from ..experiments.heal import heal as run
-    from ..reports.heal import print_healing, write_heal_report
+    from ..reports.heal import print_healing, render_healing
 
     with to.work("what was done is kept in {}", Path(f"{out}.unfinished")) as progress:
         healing = run(**asked, out=out, progress=progress, told=lambda line: note(f"note: {line}"))
-    to.put(healing, print_healing, write_heal_report)
+    to.put(healing, print_healing, render_healing)

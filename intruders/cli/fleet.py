@@ -66,7 +66,9 @@ def fleet(
       intruders fleet base-model @list.txt --out fleet --fail-above 0 --fail-refused
     """
     from ..audits.fleet.audit_fleet import audit_fleet
-    from ..reports.fleet import print_fleet
+    from ..reports.fleet import REPORT, print_fleet, render_fleet
+    from ..reports.page.html_page import write_page
+    from ..system.store import Store, is_url
 
     with resumable("finished blocks are kept"), refusal_as_sarif(to.sarif, base), to.work() as progress:
         check_limit(fail_above)
@@ -81,7 +83,10 @@ def fleet(
         for line in notes:
             note(line)
     finally:  # last, because its fault must lose nothing; also for a reader of the table that stops early
-        _write_report(result, out)
+        with report_if_possible():
+            write_page(result.folder / REPORT, lambda: render_fleet(result))
+            if is_url(out):
+                Store(result.folder, out).send(REPORT)
     if status is not None:
         raise typer.Exit(status)
 
@@ -98,18 +103,13 @@ def _verdict(
     answers = result.adapters["adapter"].nunique() - len(
         uncounted.keys() | partly.keys() | result.refused.keys()
     )
-    if uncounted:
-        source, reason = next(iter(uncounted.items()))
-        notes.append(
-            f"{'' if answers else 'error: '}no matrix could be compared in {plural(len(uncounted), 'adapter')}, the "
-            f"first '{source}'; {reason}"
-        )
-    if partly:
-        source, reason = next(iter(partly.items()))
-        notes.append(
-            f"{'' if answers else 'error: '}not every matrix could be compared in {plural(len(partly), 'adapter')}, "
-            f"the first '{source}'; {reason}"
-        )
+    for which, reasons in (("no", uncounted), ("not every", partly)):
+        if reasons:
+            source, reason = next(iter(reasons.items()))
+            start, members = "" if answers else "error: ", plural(len(reasons), "adapter")
+            notes.append(
+                f"{start}{which} matrix could be compared in {members}, the first '{source}'; {reason}"
+            )
     above = [] if fail_above is None else result.above(fail_above)
     if above:
         notes.append(
@@ -133,14 +133,3 @@ def _verdict(
         return notes, ExitStatus.REFUSED
     failed = above or uncounted or partly or passed_over or (fail_refused and result.refused)
     return notes, ExitStatus.FAILED if failed else None
-
-
-def _write_report(result: FleetAudit, out: str) -> None:
-    """Write the report beside the tables, or print why there is none."""
-    from ..reports.fleet import REPORT, write_fleet_html
-    from ..system.store import Store, is_url
-
-    with report_if_possible():
-        write_fleet_html(result, result.folder / REPORT)
-        if is_url(out):
-            Store(result.folder, out).send(REPORT)

@@ -57,18 +57,16 @@ def command(*taken: Taken) -> Callable[[Function], Function]:
     Its docstring is the help. The examples at the end are each a comment and the command as it is typed.
     """
 
+    every = all_of(*taken)
+
     def attach(function: Function) -> Function:
         @functools.wraps(function)
         def run(**values: Any) -> None:
-            read: dict[str, Any] = {}
-            for part in taken:
-                read |= part.of(values)
-            function(**read)
+            function(**every.of(values))
 
         # Typer reads the signature and the types.
-        parameters = [parameter for part in taken for parameter in part.parameters]
-        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        run.__signature__ = inspect.Signature(every.parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in every.parameters}
         run.__doc__, _, examples = inspect.cleandoc(function.__doc__ or "").partition("\n\nExamples:\n")
         _EXAMPLES[run] = "\n\n".join(
             "\n".join([f"# {what}", *shell_lines(shlex.split(line.replace("\\\n", " ")), EXAMPLE_WIDTH)])
@@ -123,10 +121,16 @@ def _one(name: str, kind: Any, default: Any, how: Any) -> Taken:
     return Taken([inspect.Parameter(name, kept, default=default, annotation=Annotated[kind, how])])
 
 
-def together(into: str, made: Callable[..., Any], *taken: Taken) -> Taken:
-    """Take several as one argument, which is ``made`` of their values by name."""
-    parameters = [parameter for part in taken for parameter in part.parameters]
-    return Taken(parameters, lambda values: {into: made(**values)})
+def all_of(*taken: Taken, then: Callable[[dict[str, Any]], Mapping[str, Any]] = dict) -> Taken:
+    """Take several; ``then`` makes the arguments of the function from what they are read as."""
+
+    def read(values: dict[str, Any]) -> Mapping[str, Any]:
+        made: dict[str, Any] = {}
+        for part in taken:
+            made |= part.of(values)
+        return then(made)
+
+    return Taken([parameter for part in taken for parameter in part.parameters], read)
 
 
 def of_settings(

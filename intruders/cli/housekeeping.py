@@ -8,7 +8,7 @@ from ..audits.audit_settings import Compute
 from ..checkpoints.stored.selection import Selection
 from . import options
 from .from_verb import command, of_settings, option
-from .output import note, put_json, say
+from .output import note, progress_bar, put_json, say
 
 SCHEMA = 1  # of the list of plugins
 
@@ -39,7 +39,6 @@ def prepare(*, base: str, out: str | None, selection: Selection, compute: Comput
     """
     from ..audits.prepare_base import Preparation
     from ..audits.prepare_base import prepare as prepare_base
-    from .progress import progress_bar
 
     preparation = Preparation.of(base, selection)
     expected = preparation.expected_seconds(compute.torch_device())

@@ -17,8 +17,7 @@ from ..system.versions import leave_busy_cores
 from ..version import __version__
 from .audit import audit
 from .command import Commands, add_to
-from .evaluate import evaluate
-from .experiments import attribute, heal, intervene, remedies
+from .experiments import attribute, evaluate, heal, intervene, remedies
 from .fleet import fleet
 from .housekeeping import cache, plugins, prepare
 from .look import inspect, verify

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +12,8 @@ from ..errors import SettingError
 from ..mitigation.remedies.remedy_table import CONTROLS, PUBLISHED, WHICH, WHICH_HELP
 from ..models.loading_settings import Loading
 from . import options
-from .from_verb import REQUIRED, Taken, command, of_settings, option, together
-from .output import refuse_given, say
+from .from_verb import REQUIRED, all_of, command, of_settings, option
+from .output import progress_bar, refuse_given, say
 
 if TYPE_CHECKING:
     from ..mitigation.remedies.remedy import Remedy
@@ -94,13 +95,9 @@ class _Asked:
         return remedy
 
 
-def _of_mitigation(name: str, kind: Any, text: str, default: Any = None, **how: Any) -> Taken:
-    return option(name, kind, text, default, panel=MITIGATION, **how)
+_of_mitigation = partial(option, panel=MITIGATION)
 
-
-_ASKED = together(
-    "mitigation",
-    _Asked,
+_ASKED = all_of(
     _of_mitigation(
         "scale",
         float | None,
@@ -158,6 +155,7 @@ _ASKED = together(
         "Seed of the control random, of the remedy drop and of surgery's random_index. [default: 0]",
         metavar="N",
     ),
+    then=lambda given: {"mitigation": _Asked(**given)},
 )
 
 
@@ -211,7 +209,6 @@ def mitigate(
     from ..mitigation.mitigate import mitigate as run
     from ..mitigation.remedies.remedy_table import INTRUDERS
     from ..reports.mitigation import mitigation_lines
-    from .progress import progress_bar
 
     mitigation.refuse_ignored(loading)
     with progress_bar() as progress:

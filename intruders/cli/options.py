@@ -13,7 +13,7 @@ from typing import Any
 from ..audits.audit_settings import AuditSettings, Compute, refuse_beside_saved
 from ..checkpoints.stored.locate import DEMO_ADAPTERS, DEMO_MODELS
 from ..models.loading_settings import Loading
-from .from_verb import REQUIRED, Taken, argument, of_settings, option, together
+from .from_verb import REQUIRED, Taken, all_of, argument, of_settings, option
 from .output import Outputs, refuse_given
 
 # Groups of options in the help; those of settings are named by their fields.
@@ -141,17 +141,13 @@ def verbose_of(what: str) -> Taken:
 
 def outputs(*taken: Taken) -> Taken:
     """Take where the results go, as ``to``."""
-    return together("to", Outputs, *taken)
+    return all_of(*taken, then=lambda files: {"to": Outputs(**files)})
 
 
 def audited(only: Sequence[str]) -> Taken:
     """Take a saved audit, or the settings of one to make, as ``audit``."""
     settings = of_settings("settings", AuditSettings, only=only, advanced=True)
-
-    def read(values: dict[str, Any]) -> Mapping[str, Any]:
-        return {"audit": audit_or_settings(values.pop("audit"), settings.read(values)["settings"])}
-
-    return Taken([*SAVED_AUDIT.parameters, *settings.parameters], read)
+    return all_of(SAVED_AUDIT, settings, then=lambda given: {"audit": audit_or_settings(**given)})
 
 
 def audit_or_settings(audit: Path | None, settings: AuditSettings) -> Path | AuditSettings:
@@ -169,17 +165,13 @@ def audit_or_settings(audit: Path | None, settings: AuditSettings) -> Path | Aud
 def with_cache(*taken: Taken) -> Taken:
     """Take the base cache after ``compute`` and, if it is there, ``loading``, which gets the device of ``compute``."""
 
-    def read(values: dict[str, Any]) -> Mapping[str, Any]:
-        cache = chosen_cache(values.pop("cache"), values.pop("no_cache"))
-        made: dict[str, Any] = {}
-        for part in taken:
-            made |= part.of(values)
-        compute = replace(made["compute"], cache=cache)
+    def chosen(made: dict[str, Any]) -> Mapping[str, Any]:
+        folder, no_cache = made.pop("cache"), made.pop("no_cache")
+        compute = replace(made["compute"], cache=False if no_cache else folder or True)
         loading = {"loading": replace(made["loading"], device=compute.device)} if "loading" in made else {}
         return made | {"compute": compute} | loading
 
-    parameters = [parameter for part in (*taken, CACHE, NO_CACHE) for parameter in part.parameters]
-    return Taken(parameters, read)
+    return all_of(*taken, CACHE, NO_CACHE, then=chosen)
 
 
 def running_models(*loading: str, **reworded: str) -> Taken:
@@ -199,20 +191,11 @@ def typed(loading: Loading) -> dict[str, Any]:
     return replace(loading, device=Loading().device).changed()
 
 
-def chosen_cache(folder: str | None, no_cache: bool) -> str | bool:
-    """Return the base cache as :func:`intruders.audit` takes it."""
-    return False if no_cache else folder or True
-
-
 def auditing() -> Taken:
     """Take every setting of an audit, and where it is computed, each as an argument of its own."""
     settings = of_settings("settings", AuditSettings, first=["k", "epsilon"])
     compute = with_cache(of_settings("compute", Compute))
-
-    def read(values: dict[str, Any]) -> Mapping[str, Any]:
-        return {**vars(settings.of(values)["settings"]), **vars(compute.of(values)["compute"])}
-
-    return Taken([*settings.parameters, *compute.parameters], read)
+    return all_of(settings, compute, then=lambda made: vars(made["settings"]) | vars(made["compute"]))
 
 
 def _chosen_ray(values: dict[str, Any]) -> Mapping[str, Any]:
@@ -241,5 +224,5 @@ _CPUS = option(
 )
 _GPUS = option("gpus", float, "Number of GPUs of each worker on Ray.", 0, metavar="N", panel=COMPUTATION)
 
-RAY = Taken(_ADDRESS.parameters, _chosen_ray)
-WORKERS_ON_RAY = Taken([*_ADDRESS.parameters, *_CPUS.parameters, *_GPUS.parameters], _chosen_ray)
+RAY = all_of(_ADDRESS, then=_chosen_ray)
+WORKERS_ON_RAY = all_of(_ADDRESS, _CPUS, _GPUS, then=_chosen_ray)

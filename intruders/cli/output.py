@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import typer
 
 from ..errors import IntrudersError, MissingDependencyError, SettingError
+from ..system.files import check_writable, write_atomically
+from ..system.progress import Progress, silent
 from ..system.this_process import ExitStatus
 from ..system.words import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ..system.progress import Progress
     from ..system.result_protocol import Result
 
 
@@ -96,6 +97,38 @@ def refuse_given(given: Mapping[str, object], why: str, instead: str) -> None:
             raise SettingError(f"{name.replace('_', '-')} is {shown}, which {why}; {instead}")
 
 
+@contextmanager
+def progress_bar(console: Console | None = None) -> Iterator[Progress]:
+    """Show a bar on standard error, which a call of the yielded function moves; nothing where that is no terminal.
+
+        with progress_bar() as progress:
+            progress("audit", 1, 210)
+
+    It removes itself when done, so that only the result stays on the screen.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    console = console or Console(file=sys.stderr)
+    if not console.is_terminal:
+        yield silent
+        return
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=None),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(compact=True),
+    )
+    with Bars(*columns, console=console, transient=True) as bars:
+        task = bars.add_task("", total=None)
+
+        def update(stage: str, done: int, in_all: int) -> None:
+            bars.update(task, description=stage, completed=done, total=in_all)
+
+        yield update
+
+
 @dataclass(frozen=True)
 class Outputs:
     """Where the results of a command go, as its options say."""
@@ -112,7 +145,6 @@ class Outputs:
           IntrudersError: as :func:`intruders.reports.page.html_page.check_can_write_html`.
         """
         from ..reports.page.html_page import check_can_write_html
-        from ..system.files import check_writable
 
         for file in (None if self.json == STANDARD_OUTPUT else self.json, self.parquet):
             if file is not None:
@@ -123,8 +155,6 @@ class Outputs:
     @contextmanager
     def work(self, kept: str = "", folder: Path | None = None) -> Iterator[Progress]:
         """Check them, and show the progress of the work that fills them; on Ctrl-C say what is kept in a folder."""
-        from .progress import progress_bar
-
         self.check()
         with (
             nullcontext() if folder is None else resumable(kept.format(folder), folder),
@@ -136,14 +166,14 @@ class Outputs:
         self,
         result: Given,
         show: Callable[[Given, Console], None],
-        write_html: Callable[[Given, Path], None] | None = None,
+        render: Callable[[Given], str] | None = None,
     ) -> None:
         """Write the result as JSON, then its report, whose fault loses nothing; and show what it says to a person."""
         from rich.console import Console
 
         is_printed = put_json(result.to_document(), self.json)
-        if self.html is not None and write_html is not None:
-            write_html(result, self.html)
+        if self.html is not None and render is not None:
+            write_atomically(self.html, render(result).encode())
         if not is_printed:
             show(result, Console())
 
@@ -157,8 +187,6 @@ def put_json(document: Mapping[str, Any] | Sequence[Any], json: str | None) -> b
       True if it went to standard output, where nothing else may follow.
     """
     from json import dumps
-
-    from ..system.files import write_atomically
 
     if json is None:
         return False
@@ -198,8 +226,6 @@ def resumable(kept: str, folder: Path | None = None) -> Iterator[None]:
 @contextmanager
 def refusal_as_sarif(sarif: Path | None, source: str) -> Iterator[None]:
     """Write an error of the command as a SARIF result too, if a file is wanted; refuse one that cannot be."""
-    from ..system.files import check_writable
-
     if sarif is not None:
         check_writable(sarif)
     try:

@@ -76,6 +76,7 @@ def print_plan(
 
     Raises SettingError where the study could not run in ``out``, or could not resume there if it ``must_exist``.
     """
+    from ..reports.terminal import in_columns
     from ..studies.inputs import require_contents, require_inputs, taken_from_the_hub
     from ..studies.runs import expand
     from ..studies.stages import plan
@@ -89,17 +90,11 @@ def print_plan(
     if out is not None and not is_url(out):
         StudyFolder(user_path(out)).require_is_for(study, must_exist=must_exist)
     work = plan(runs)
-    _print_table(work.columns, work.rows)
+    say(in_columns([work.columns, *work.rows], left=len(work.columns)), whole=True)
     say(["", *work.amounts, *expected(runs)])
     say(
         f"base: {base!r} names no local folder and is taken from the Hub" for base in taken_from_the_hub(runs)
     )
-
-
-def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table without a frame, whose rows are never broken."""
-    widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
-    say(("  ".join(map(str.ljust, row, widths)).rstrip() for row in (columns, *rows)), whole=True)
 
 
 @contextmanager
@@ -169,12 +164,14 @@ def print_refused(refused: dict[str, str]) -> None:
 def print_settings(outcome: StudyOutcome) -> None:
     """Print the settings side by side, and where the results and verdicts are."""
     from ..reports.study import WITHOUT_VERDICTS
+    from ..reports.terminal import in_columns
     from ..studies.compare_settings import compare_settings, settings_frame
     from ..studies.results import load_results
 
     frame = settings_frame(compare_settings(load_results(outcome.folder)))
     if len(frame):
         say([""])
-        _print_table([str(column) for column in frame], frame.astype(str).values.tolist())
+        rows = [list(map(str, frame)), *frame.astype(str).values.tolist()]
+        say(in_columns(rows, left=len(rows[0])), whole=True)
     say(["", f"tables:     {outcome.folder}", f"the report: intruders report {outcome.folder}"], whole=True)
     say([WITHOUT_VERDICTS])

@@ -12,7 +12,7 @@ from ..system.this_process import ExitStatus
 from ..training.finetune_config import FinetuneConfig
 from . import options
 from .from_verb import REQUIRED, command, of_settings, option
-from .output import note, resumable, say
+from .output import note, progress_bar, resumable, say
 
 
 @command(
@@ -70,7 +70,6 @@ def _print_room(settings: FinetuneConfig) -> None:
     from ..models.base_model import base_model_location
     from ..reports.room_for_update import room_lines
     from ..training.finetune import check_task
-    from .progress import progress_bar
 
     check_task(settings, load_task(settings.task, settings, settings.data_seed))
     with progress_bar() as progress:

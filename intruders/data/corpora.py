@@ -53,9 +53,7 @@ HUB_CORPORA = {
 }
 # What RoBERTa was pre-trained on (Liu et al. 2019), weighted by the sizes given there: 16 GB of books and
 # Wikipedia together, 76 GB of news, 38 GB of web text, 31 GB of stories.
-MIXTURES = {
-    "roberta-pretraining": "bookcorpus@8+wikipedia@8+cc-news@76+openwebtext@38+stories@31",
-}
+MIXTURES = {"roberta-pretraining": "bookcorpus@8+wikipedia@8+cc-news@76+openwebtext@38+stories@31"}
 
 
 @dataclass(frozen=True)

@@ -130,7 +130,13 @@ def hub_task(name: str, seed: int = 0) -> Task:
     """
     source = HUB_TASKS[name]
     copy = folder_of_copy(name)
-    splits, told = _from_hub(name, source) if copy is None else _from_copy(name, copy)
+    if copy is None:
+        splits, told = _from_hub(name, source), f"hub {source.name}"
+    else:
+        files = _files_of_copy(name, copy)
+        digest = digest_of_files(list(files.values()))
+        splits = {split: list(_examples_of_file(name, file, digest)) for split, file in files.items()}
+        told = f"copy {digest}"
     for examples in splits.values():
         random.Random(f"rows {seed}").shuffle(examples)
     train, validation = splits["train"], splits.get("validation")
@@ -140,7 +146,7 @@ def hub_task(name: str, seed: int = 0) -> Task:
     return Task(name, source.kind, source.score, train, validation, splits.get("test", []), source=told)
 
 
-def _from_hub(name: str, source: HubTask) -> tuple[dict[str, list[Example]], str]:
+def _from_hub(name: str, source: HubTask) -> dict[str, list[Example]]:
     wanted = {"train": "train", "validation": source.validation, "test": source.test}
     with loader_of_hub(f"task {name!r}", source.path) as load:
         rows = {
@@ -148,22 +154,13 @@ def _from_hub(name: str, source: HubTask) -> tuple[dict[str, list[Example]], str
             for split, called in wanted.items()
             if called is not None
         }
-    splits = {split: _examples(name, source, of_split, source.path) for split, of_split in rows.items()}
-    return splits, f"hub {source.name}"
+    return {split: _examples(name, source, of_split, source.path) for split, of_split in rows.items()}
 
 
 def files_of_copied_task(name: str) -> list[Path]:
     """Return the files of the local copy that a task of the table is read from; none where the hub is asked for it."""
     folder = folder_of_copy(name)
     return [] if folder is None else list(_files_of_copy(name, folder).values())
-
-
-def _from_copy(name: str, folder: Path) -> tuple[dict[str, list[Example]], str]:
-    """Read the splits that have a file in the folder."""
-    files = _files_of_copy(name, folder)
-    digest = digest_of_files(list(files.values()))
-    splits = {split: list(_examples_of_file(name, file, digest)) for split, file in files.items()}
-    return splits, f"copy {digest}"
 
 
 def _files_of_copy(name: str, folder: Path) -> dict[str, Path]:

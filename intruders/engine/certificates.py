@@ -144,9 +144,9 @@ def _snapshot(spaces: _Spaces) -> _Snapshot:
     k, epsilon = spaces.k, spaces.epsilon
     base, tuned = spaces.base.triplets(spaces.base_count), spaces.tuned.ritz(k + BLOCK)[0]
     intervals = overlap_intervals(base, tuned, k, spaces.base.is_complete)
-    doubtful = (
-        spaces.base.is_unclear(spaces.base_count) | may_hide_copies(tuned) | _is_rank_deficient(tuned, k)
-    )
+    # Fewer than k singular values that single precision tells from zero.
+    is_deficient = tuned.values[:, k - 1] <= 1e-5 * tuned.values[:, 0]
+    doubtful = spaces.base.is_unclear(spaces.base_count) | may_hide_copies(tuned) | is_deficient
     undecided = ~(_resembles(intervals, epsilon) | _is_intruder(intervals, epsilon)) & ~doubtful.unsqueeze(-1)
     of_base, of_tuned = needed_more_closely(base, tuned, undecided, epsilon, spaces.base.is_complete)
     # What a vector resembles can be told once it is known loosely.
@@ -206,13 +206,14 @@ def _decide_rest(
         lower_of_both = torch.minimum(upper[matrices], bounded.upper)
         upper = upper.index_copy(0, matrices, torch.where(undecided, lower_of_both, upper[matrices]))
     intruder = upper < epsilon - _MARGIN
+    names = torch.where(by_overlap, 0, torch.where(by_mass, 1, torch.where(intruder, 2, 3)))
     left = snapshot.base.left[:, : spaces.base_count]
     decisions = Decisions(
         values=snapshot.tuned.values[:, :k].double(),
         lower=snapshot.intervals.lower,
         upper=upper,
         intruder=intruder,
-        certificate=_certificates(by_overlap, by_mass, intruder),
+        certificate=[[_NAMES[name] for name in row] for row in names.tolist()],
         ambiguous=torch.zeros_like(intruder),
         base_values=snapshot.base.values[:, : spaces.base_count].double(),
         similarity=(left @ snapshot.tuned.left[:, :k].mT).abs().double(),
@@ -246,16 +247,6 @@ def _resembles(intervals: Intervals, epsilon: float) -> Tensor:
 
 def _is_intruder(intervals: Intervals, epsilon: float) -> Tensor:
     return intervals.upper < epsilon - _MARGIN
-
-
-def _certificates(by_overlap: Tensor, by_mass: Tensor, intruder: Tensor) -> list[list[str]]:
-    names = torch.where(by_overlap, 0, torch.where(by_mass, 1, torch.where(intruder, 2, 3)))
-    return [[_NAMES[name] for name in row] for row in names.tolist()]
-
-
-def _is_rank_deficient(triplets: Triplets, k: int) -> Tensor:
-    """Return a mask of matrices with fewer than k singular values that single precision tells from zero."""
-    return triplets.values[:, k - 1] <= 1e-5 * triplets.values[:, 0]
 
 
 NAME = "coordinates"

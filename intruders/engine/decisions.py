@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -101,18 +102,13 @@ class Decisions:
         certificate = list(self.certificate)
         for row, position in enumerate(index.tolist()):
             certificate[position] = other.certificate[row]
-        tensors = {
+        tensors: dict[str, Any] = {
             name: value.index_copy(0, index, getattr(other, name).to(value.dtype))
-            for name, value in self._tensors().items()
+            for name, value in vars(self).items()
+            if isinstance(value, Tensor)
         }
         change = self.change.with_rows(index, other.change)
-        return Decisions(
-            certificate=certificate, change=change, update=self.update, known=self.known, **tensors
-        )
-
-    def _tensors(self) -> dict[str, Tensor]:
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: value for name, value in values.items() if isinstance(value, Tensor)}
+        return replace(self, certificate=certificate, change=change, **tensors)
 
 
 def decide_dense(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -59,7 +59,7 @@ class KnownBase(Batched):
 
     @classmethod
     def of_tensors(cls, tensors: dict[str, Tensor]) -> KnownBase:
-        """Build from :meth:`tensors`; those of version 0.2 and before have no complete base."""
+        """Build from its ``tensors()``; those of version 0.2 and before have no complete base."""
         basis, floor = tensors["basis"], tensors["floor"]
         none = {
             "right": basis.new_zeros(len(basis), 0, 0),
@@ -103,9 +103,6 @@ class KnownBase(Batched):
         """Return the space to continue from, without a pass over the matrices."""
         return KrylovSpace(operator, self.basis, self.products, self.squares)
 
-    def tensors(self) -> dict[str, Tensor]:
-        return {field.name: getattr(self, field.name) for field in fields(self)}
-
     @classmethod
     def joined(cls, members: list[KnownBase], device: torch.device) -> KnownBase:
         """Join members of equal shapes to one batch; of a single one, which may be large, no copy is made."""
@@ -123,11 +120,7 @@ COMPLETE_BELOW = 256
 WHOLE_BELOW = 160
 
 # Steps of the chain before the first look at its Ritz vectors, between two looks, and how often it goes on.
-_STEPS = 24
-
-_FURTHER_STEPS = 4
-
-_FURTHER_LOOKS = 4
+_STEPS, _FURTHER_STEPS, _FURTHER_LOOKS = 24, 4, 4
 
 # Angle (as a sine) to which the leading vectors are computed in any case.
 LOOSE_ANGLE = 0.2
@@ -164,11 +157,8 @@ class BaseVectors:
     def of(cls, operator: Dense, k: int, base_count: int, known: KnownBase | None) -> BaseVectors:
         """Start from what is ``known``, or compute; ``base_count`` leading vectors are followed."""
         if is_shared(operator.matrix):
-            first = (
-                None
-                if known is None
-                else known.select(torch.zeros(1, dtype=torch.long, device=operator.device))
-            )
+            at_first = torch.zeros(1, dtype=torch.long, device=operator.device)
+            first = None if known is None else known.select(at_first)
             single = cls.of(Dense(operator.matrix[:1]), k, base_count, first)
             return cls(single.space, single.all_vectors, single.floor.repeat(operator.shape[0]), True)
         no_floor = torch.zeros(operator.shape[0], dtype=torch.float64, device=operator.device)
@@ -212,15 +202,13 @@ class BaseVectors:
 
     def triplets(self, base_count: int) -> Triplets:
         """Return the ``base_count`` leading triplets, or all of them without right vectors."""
-        triplets = self._triplets(base_count)
-        return triplets.repeated(len(self.floor)) if self.is_shared else triplets
-
-    def _triplets(self, base_count: int) -> Triplets:
         if self.all_vectors is None:
-            return self.space.ritz(base_count)[0]
-        left, values = self.all_vectors.basis, self.all_vectors.values
-        none = torch.zeros_like(values)
-        return Triplets(values, left, left.new_zeros(len(left), 0, 0), none, none + _ROUNDING)
+            triplets = self.space.ritz(base_count)[0]
+        else:
+            left, values = self.all_vectors.basis, self.all_vectors.values
+            none = torch.zeros_like(values)
+            triplets = Triplets(values, left, left.new_zeros(len(left), 0, 0), none, none + _ROUNDING)
+        return triplets.repeated(len(self.floor)) if self.is_shared else triplets
 
     def known(self, base_count: int) -> KnownBase:
         """Return what the next audit of these bases can start from."""

@@ -118,7 +118,9 @@ class _BoundSearch:
             if self.is_tall and total == _FLOOR_AT:
                 self._find_spaces(active[self.floor[active] == 0])
             atoms = mass * largest_atom(process, self.floor[active], norm)
-            self._lower(active, (atoms.sqrt() + errors).square())
+            known, chosen = self.atoms[active], self._chosen[active]
+            lower = torch.minimum((atoms.sqrt() + errors).square(), known.gather(1, chosen))
+            self.atoms[active] = known.scatter(1, chosen, lower)
             still = torch.isin(active, self._open())
             process = process.select(still.nonzero().squeeze(-1))
             active, mass, errors = active[still], mass[still], errors[still]
@@ -127,11 +129,6 @@ class _BoundSearch:
         """Return the matrices with vectors that no bound decides yet."""
         upper = self.intervals.given(self.atoms).upper
         return (self.undecided & (upper >= self.below)).any(-1).nonzero().squeeze(-1)
-
-    def _lower(self, matrices: Tensor, bounds: Tensor) -> None:
-        """Take note of bounds ``(b, size)`` on the mass along any one base vector."""
-        known, chosen = self.atoms[matrices], self._chosen[matrices]
-        self.atoms[matrices] = known.scatter(1, chosen, torch.minimum(bounds, known.gather(1, chosen)))
 
     def _find_spaces(self, matrices: Tensor) -> None:
         """Compute the missing column spaces of tall matrices, and floors from them."""

@@ -18,7 +18,7 @@ from ..linalg.pair import Pair
 from ..linalg.ritz import Triplets
 from ..linalg.spiked_threshold import Spectrum, sampled_spectra, spiked_threshold
 from ..linalg.svd import eigh, leading_count
-from .decisions import MeasuredUpdate, measure_update
+from .decisions import measure_update
 from .known_base import KnownBase
 
 # Leading directions of the update that are followed, and rows that they and their powers may take.
@@ -42,9 +42,7 @@ class Projection:
     cross: Tensor  # (a, a)
     update: Tensor  # (a, a)
     shown: int  # this many leading Ritz vectors count as base vectors x_i
-    others: (
-        Tensor | None
-    )  # (a - shown, p - shown): cosines of the other Ritz vectors with the other x_i, where known
+    others: Tensor | None  # (a - shown, p - shown): cosines of the other Ritz vectors with the other x_i
     k: int
     epsilon: float
     predicted: float  # critical scale by the spiked threshold; infinite where it names none
@@ -65,19 +63,10 @@ class Projection:
         epsilon: float,
         others: Tensor | None = None,
     ) -> Projection:
-        """Build one, and predict where the search begins.
+        """Build one from the spectrum of W0 and ``along`` ``(a, a)``, W0 D^T, and predict where the search begins.
 
-        Args:
-          base: (a, a), W0 W0^T on the subspace.
-          along: (a, a), W0 D^T there.
-          update: (a, a), D D^T there.
-          spectrum: that of W0.
-          largest: the largest singular values of W0 and D.
-          left_out: share of D's squared norm in directions that are not followed.
-          shown: number of leading Ritz vectors that count as base vectors.
-          k: number of leading vectors to examine.
-          epsilon: the largest cosine of an intruder.
-          others: cosines of the Ritz vectors beyond those shown with the base vectors beyond them, where known.
+        ``largest`` are the largest singular values of W0 and D, and ``left_out`` is the share of D's squared norm in
+        directions that are not followed.
         """
         of_base, of_update = largest
         predicted = spiked_threshold(spectrum, k, epsilon) / of_update if of_update > 0 else math.inf
@@ -135,13 +124,7 @@ class ProjectionGroup:
         )
 
     def least_cosines(self, index: Tensor, scales: Tensor, is_strict: bool) -> Tensor:
-        """Return the least of the k cosines ``(g)`` of projections, at a scale each; see :meth:`Projection.cosines`.
-
-        Args:
-          index: (g), which projection.
-          scales: (g).
-          is_strict: as there.
-        """
+        """Least of the k cosines of projections ``index`` ``(g)``, at a scale each; see :meth:`Projection.cosines`."""
         _, vectors = eigh(at_scales(self.base[index], self.cross[index], self.update[index], scales))
         leading = vectors[..., -self.k :]
         if self.others is None:
@@ -180,7 +163,9 @@ def project(batch: Pair, known: KnownBase, k: int, epsilon: float) -> list[Proje
     operator = Dense(batch.base)
     update = measure_update(batch, k)
     difference = batch.update
-    d, left_out = _followed(difference, update)
+    turned, rows = _times_update(difference, update.left[:, :_FOLLOWED])
+    along = turned @ (rows @ update.right[:, :_FOLLOWED].mT.double())
+    d, left_out = followed_count(along.diagonal(dim1=-2, dim2=-1), update.frobenius.double(), _FOLLOWED)
     shown = leading_count(k, m, n)
     known_rows = known.left(batch.base.shape)[:, : shown + BLOCK]
     left = _subspace(operator, known_rows, update.left[:, :d], update.right[:, :d])
@@ -214,12 +199,6 @@ def _subspace(operator: Dense, leading: Tensor, update_left: Tensor, update_righ
         rows = torch.cat([rows, block], -2)
         block = operator.apply(operator.apply_transpose(block))
     return rows
-
-
-def _followed(difference: Update, update: MeasuredUpdate) -> tuple[int, Tensor]:
-    change, right = _times_update(difference, update.left[:, :_FOLLOWED])
-    along = change @ (right @ update.right[:, :_FOLLOWED].mT.double())
-    return followed_count(along.diagonal(dim1=-2, dim2=-1), update.frobenius.double(), _FOLLOWED)
 
 
 def followed_count(values: Tensor, frobenius: Tensor, most: int) -> tuple[int, Tensor]:

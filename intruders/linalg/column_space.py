@@ -53,18 +53,13 @@ class ColumnSpace:
     floor: float  # nor has W^T W - floor * I
 
     @classmethod
-    def of(cls, matrix: Tensor, norm: float) -> ColumnSpace | None:
-        """Prove full rank in the matrix's own precision, or in double; return None if neither does.
-
-        ``norm`` is the largest singular value: others below ``CLUSTER_TOLERANCE`` of it count as zero. Each way costs
-        one half of a Gram matrix, a Cholesky factorization, and products of both with ``_PROBES`` vectors in double
-        precision.
-        """
-        return cls.of_each([matrix], [norm])[0]
-
-    @classmethod
     def of_each(cls, matrices: Sequence[Tensor], norms: Sequence[float]) -> list[ColumnSpace | None]:
-        """As :meth:`of`, of several matrices; what is waited for does not grow with their number."""
+        """Prove full rank in each matrix's own precision, or in double; return None where neither does.
+
+        ``norms`` are the largest singular values: others below ``CLUSTER_TOLERANCE`` of it count as zero. Each way
+        costs one half of a Gram matrix, a Cholesky factorization, and products of both with ``_PROBES`` vectors in
+        double precision. What is waited for does not grow with the number of matrices.
+        """
         spaces = cls._proved(matrices)
         again = [i for i, space in enumerate(spaces) if space is None and matrices[i].dtype != torch.float64]
         for i, space in zip(again, cls._proved([matrices[i].double() for i in again]), strict=True):
@@ -89,15 +84,6 @@ class ColumnSpace:
             if lost <= 1 - _LEAST_SHARE:
                 spaces[i] = cls(matrices[i], factors[i], 1 - lost, 1 / inverse - error)
         return spaces
-
-    def project(self, rows: Tensor, tolerance: float) -> tuple[Tensor, Tensor]:
-        """``(c, m)`` approximations p of the projections ``P y`` of rows y on the column space, in their precision.
-
-        Also upper bounds ``(c,)``, in double precision, on ``||P (y - p)||``. ``p += W (L L^T)^-1 W^T (y - p)`` is
-        repeated until all of these would be below ``tolerance``, and for at most ``_MOST_ROUNDS``: it halves them at
-        least, and without rounding.
-        """
-        return project_each([self], [rows], tolerance)[0]
 
     def refined(self, projected: Tensor, gradient: Tensor) -> Tensor:
         """Take one step further from approximations, by their :meth:`gradient`."""
@@ -131,7 +117,12 @@ def _lower_gram(matrix: Tensor) -> Tensor:
 def project_each(
     spaces: Sequence[ColumnSpace], rows: Sequence[Tensor], tolerance: float
 ) -> list[tuple[Tensor, Tensor]]:
-    """As :meth:`ColumnSpace.project`, of several matrices in step: a round waits once for all of them."""
+    """Approximations p ``(c, m)`` of the projections ``P y`` of rows y on each column space, in their precision.
+
+    Also upper bounds ``(c,)``, in double precision, on ``||P (y - p)||``. ``p += W (L L^T)^-1 W^T (y - p)`` is repeated
+    until all of these would be below ``tolerance``, and for at most ``_MOST_ROUNDS``: it halves them at least, and
+    without rounding. A round waits once for all spaces.
+    """
     here = [own.to(space.factor.dtype) for space, own in zip(spaces, rows, strict=True)]
     projected = [torch.zeros_like(own) for own in here]
     open_ = list(range(len(spaces)))

@@ -247,7 +247,9 @@ def refine(space: KrylovSpace, tracked: int, wanted: Tensor, width: int, steps: 
     """
     triplets, residual = space.ritz(tracked)
     wanted = _with_limiting_neighbours(wanted, triplets)
-    held_back = wanted & _can_be_bettered(triplets)[..., : wanted.shape[-1]]
+    # Those that are limited by their residual, rather than by rounding.
+    noise = _NOISE * torch.finfo(triplets.values.dtype).eps * triplets.values[..., :1]
+    held_back = wanted & (triplets.residuals > noise)[..., : wanted.shape[-1]]
     rows = min(width, int(held_back.sum(-1).max()))
     if rows == 0 or len(space) + steps * rows > min(space.operator.shape[-2:]):
         return False
@@ -271,9 +273,3 @@ def _with_limiting_neighbours(wanted: Tensor, triplets: Triplets) -> Tensor:
     extended = torch.nn.functional.pad(wanted, (0, count - wanted.shape[-1]))
     extended[..., 1:] |= extended[..., :-1] & limits
     return extended
-
-
-def _can_be_bettered(triplets: Triplets) -> Tensor:
-    """Return a mask of vectors that are limited by their residual, rather than by rounding."""
-    noise = _NOISE * torch.finfo(triplets.values.dtype).eps * triplets.values[..., :1]
-    return triplets.residuals > noise

@@ -123,11 +123,7 @@ def made_by_rows(
 ) -> Tensor:
     """Return a tensor whose rows are made some at a time and rounded to ``dtype``, once.
 
-    Args:
-      rows: gives the rows at a slice, of any floating-point type.
-      shape: (rows, ...).
-      dtype: of the tensor.
-      device: of the tensor.
+    ``rows`` gives those at a slice, of any floating-point type.
 
     >>> made_by_rows(lambda at: torch.arange(4.0)[at], (4,), torch.bfloat16, torch.device("cpu"))
     tensor([0., 1., 2., 3.], dtype=torch.bfloat16)
@@ -143,47 +139,41 @@ def made_by_rows(
 class Batched:
     """A dataclass whose fields are tensors, or values of this kind, with the matrices as their first dimension."""
 
+    def tensors(self) -> dict[str, Any]:
+        """Return the values by name."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
+
     def select(self, index: Tensor) -> Self:
         """Return the values of the matrices at ``index`` (a vector of integers)."""
-        return type(self)(**{name: _selected(value, index) for name, value in _fields(self).items()})
+        return self._changed(lambda tensor: tensor[index], lambda inner: inner.select(index))
 
     def repeated(self, count: int) -> Self:
         """Repeat a batch of one matrix ``count`` times, without copies."""
-        return type(self)(**{name: _repeated(value, count) for name, value in _fields(self).items()})
+        return self._changed(
+            lambda tensor: tensor.expand(count, *tensor.shape[1:]), lambda inner: inner.repeated(count)
+        )
 
     @classmethod
     def together(cls, groups: Sequence[Self]) -> Self:
         """Join the matrices of groups, whose values have equal shapes but for their numbers."""
-        return cls(**{name: _joined([getattr(group, name) for group in groups]) for name in _names(cls)})
+        first, *others = groups
+        return first._changed(
+            lambda *parts: torch.cat(parts), lambda *parts: parts[0].together(parts), *others
+        )
 
     def with_rows(self, index: Tensor, other: Self) -> Self:
         """Replace the values of the matrices at ``index`` by those of ``other``."""
-        others = _fields(other)
-        return type(self)(
-            **{name: _replaced(value, index, others[name]) for name, value in _fields(self).items()}
+        return self._changed(
+            lambda tensor, rows: tensor.index_copy(0, index, rows),
+            lambda inner, rows: inner.with_rows(index, rows),
+            other,
         )
 
-
-def _names(kind: Any) -> list[str]:
-    return [field.name for field in fields(kind)]
-
-
-def _joined(values: Sequence[Any]) -> Any:
-    first = values[0]
-    return torch.cat(list(values)) if isinstance(first, Tensor) else type(first).together(values)
-
-
-def _fields(value: Any) -> dict[str, Any]:
-    return {name: getattr(value, name) for name in _names(value)}
-
-
-def _selected(value: Any, index: Tensor) -> Any:
-    return value[index] if isinstance(value, Tensor) else value.select(index)
-
-
-def _repeated(value: Any, count: int) -> Any:
-    return value.expand(count, *value.shape[1:]) if isinstance(value, Tensor) else value.repeated(count)
-
-
-def _replaced(value: Any, index: Tensor, other: Any) -> Any:
-    return value.index_copy(0, index, other) if isinstance(value, Tensor) else value.with_rows(index, other)
+    def _changed(self, tensors: Callable[..., Any], inner: Callable[..., Any], *others: Self) -> Self:
+        """Make each value of those of this one and the others: tensors by one way, values of this kind by the other."""
+        rest = [other.tensors() for other in others]
+        made = {}
+        for name, value in self.tensors().items():
+            make = tensors if isinstance(value, Tensor) else inner
+            made[name] = make(value, *(each[name] for each in rest))
+        return type(self)(**made)

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 Floats = npt.NDArray[np.float64]
 
@@ -17,18 +18,8 @@ def average_ranks(values: npt.ArrayLike) -> Floats:
     [2.5, 1.0, 2.5]
     """
     given: Floats = np.asarray(values, dtype=np.float64)
-    order = np.argsort(given, axis=-1, kind="stable")
-    ascending = np.take_along_axis(given, order, axis=-1)
-    number = np.broadcast_to(np.arange(given.shape[-1]), given.shape)
-    is_first, is_last = np.ones_like(given, dtype=bool), np.ones_like(given, dtype=bool)
-    is_first[..., 1:] = is_last[..., :-1] = ascending[..., 1:] != ascending[..., :-1]
-    # Of each value's group of equal ones: where it begins and where it ends.
-    begin = np.maximum.accumulate(np.where(is_first, number, 0), axis=-1)
-    backwards = np.where(is_last, number, given.shape[-1])[..., ::-1]
-    end = np.minimum.accumulate(backwards, axis=-1)[..., ::-1]
-    ranks = np.empty_like(given)
-    np.put_along_axis(ranks, order, 1 + (begin + end) / 2, axis=-1)
-    return ranks
+    rows = pd.DataFrame(given.reshape(math.prod(given.shape[:-1]), given.shape[-1]))
+    return rows.rank(axis=1).to_numpy(np.float64).reshape(given.shape)
 
 
 def spearman(x: npt.ArrayLike, y: npt.ArrayLike) -> Floats:

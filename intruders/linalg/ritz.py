@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .products import Batched
-from .svd import CLUSTER_TOLERANCE, cluster_ids
+from .svd import CLUSTER_TOLERANCE, cluster_ids, distances_beyond
 
 # A gap that an unconverged neighbour may have closed.
 _NO_GAP = 1e-300
@@ -54,10 +54,8 @@ def angle_bounds(values: Tensor, residuals: Tensor, floor: Tensor, noise: float,
     is_open = steps[..., -1:] <= CLUSTER_TOLERANCE * values[..., :1]  # the last cluster may go on below
     apart = torch.cat([ids[..., 1:] != ids[..., :-1], ~is_open], dim=-1)
     down = torch.where(apart, (steps - unsure).clamp_min(_NO_GAP), torch.inf)
-    first = torch.full_like(steps[..., :1], torch.inf)
-    above = torch.cat([first, torch.where(apart, steps, torch.inf)[..., :-1]], dim=-1)
-    nearest = torch.full_like(steps, torch.inf).scatter_reduce(-1, ids, torch.minimum(down, above), "amin")
-    nearest = nearest.gather(-1, ids)
+    inside = torch.where(apart, steps, torch.inf)[..., :-1]
+    nearest = distances_beyond(down, inside, ids)
     rounding = noise * values[..., :1]
     residuals = residuals + rounding
     # Of a cluster that may go on below, the vectors here are a part: nothing is known of its space.
@@ -69,19 +67,11 @@ def angle_bounds(values: Tensor, residuals: Tensor, floor: Tensor, noise: float,
     gap = values.unsqueeze(-2) - (below + unsure).unsqueeze(-1)  # g
     gap = gap.clamp_min(_NO_GAP)
     turned = block.square() / (2 * gap) + rounding.unsqueeze(-1)  # h
-    inner = _distances_within(steps, apart, ids).unsqueeze(-2)
+    among = torch.nn.functional.pad(inside, (0, 1), value=torch.inf)  # distances within the leading k
+    inner = distances_beyond(among, inside, ids).unsqueeze(-2)
     within = (inner - turned).clamp_min(_NO_GAP)
     turn = turned / within
     bound = turn + (residuals.unsqueeze(-2) + block * turn) / gap
     kept = torch.ones_like(bound, dtype=torch.bool).tril() & (gap > _NO_GAP)
     split = torch.where(kept, bound, 1.0).amin(-2)
     return torch.minimum(direct, split).clamp_max(1.0)
-
-
-def _distances_within(steps: Tensor, apart: Tensor, ids: Tensor) -> Tensor:
-    """Distance ``(*batch, k)`` of each value's cluster to the nearest value outside it, among the leading k."""
-    last = torch.full_like(steps[..., :1], torch.inf)
-    down = torch.cat([torch.where(apart, steps, torch.inf)[..., :-1], last], dim=-1)
-    up = torch.cat([last, torch.where(apart, steps, torch.inf)[..., :-1]], dim=-1)
-    nearest = torch.full_like(steps, torch.inf).scatter_reduce(-1, ids, torch.minimum(down, up), "amin")
-    return nearest.gather(-1, ids)

@@ -37,7 +37,7 @@ from torch import Tensor
 
 from .coordinates import Coordinates, SecularProblem
 from .products import Batched
-from .svd import CLUSTER_TOLERANCE, cluster_ids, cluster_projections, eigh
+from .svd import CLUSTER_TOLERANCE, cluster_ids, cluster_projections, distances_beyond, eigh
 
 # Base vectors that the search starts from beyond k, and vectors that are followed beyond k.
 _FURTHER, GUARDS = 8, 4
@@ -132,16 +132,11 @@ def leading_vectors(
         if search == 0:
             extra = torch.cat([problem.across, problem.apply(problem.across)], -2)
         else:
-            extra = _leading_unit_vectors(problem, 4 * (k + _FURTHER))
+            size = problem.poles.shape[-1]
+            unit = torch.eye(min(size, 4 * (k + _FURTHER)), size).to(problem.poles)
+            extra = unit.expand(len(problem.poles), -1, -1)
         extra = extra / extra.abs().amax(-1, keepdim=True).clamp_min(torch.finfo(extra.dtype).tiny)
     return LeadingVectors(values[:, :k], rows[:, :k], rows[:, k:], residuals[:, :k], floor, is_proved)
-
-
-def _leading_unit_vectors(problem: SecularProblem, count: int) -> Tensor:
-    """The first ``count`` unit vectors, of the base's leading singular vectors."""
-    size = problem.poles.shape[-1]
-    rows = torch.eye(min(size, count), size, dtype=problem.poles.dtype, device=problem.poles.device)
-    return rows.expand(len(problem.poles), -1, -1)
 
 
 def _start(problem: SecularProblem, first: int, count: int) -> tuple[Tensor, Tensor]:
@@ -378,10 +373,8 @@ def _cluster_gaps(values: Tensor, ids: Tensor, off: Tensor) -> Tensor:
     """Distance ``(batch, p)`` from each value's cluster to the next other value, less what both may be off by."""
     steps = values[..., :-1] - values[..., 1:]
     steps = torch.where(ids[..., :-1] == ids[..., 1:], torch.inf, steps)
-    down, up = (torch.nn.functional.pad(steps, side, value=torch.inf) for side in ((0, 1), (1, 0)))
+    nearest = distances_beyond(torch.nn.functional.pad(steps, (0, 1), value=torch.inf), steps, ids)
     # Within a dilation every value has its mirror image: a value of zero is its own neighbor.
-    nearest = torch.minimum(down, up)
-    nearest = torch.full_like(values, torch.inf).scatter_reduce(-1, ids, nearest, "amin").gather(-1, ids)
     nearest = torch.minimum(nearest, values) - 2 * off.unsqueeze(-1)
     return nearest.clamp_min(torch.finfo(values.dtype).tiny)
 

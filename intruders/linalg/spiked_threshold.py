@@ -76,32 +76,20 @@ class Spectrum:
         belongs to, is below epsilon^2.
         """
         m, n = self.shape
-        left, right, inverse = self._at(z)
+        d = len(self.leading)
+        eigenvalues = torch.cat([self.leading.square(), self.nodes])  # (d + q,)
+        weights = torch.cat([torch.ones_like(self.leading), self.weights])  # how many each stands for
+        inverse = 1 / (z.square().unsqueeze(-1) - eigenvalues)
+        trace = z * (inverse @ weights)
+        left, right = trace / m, (trace - (m - n) / z) / n  # phi_L and phi_R
         ratio = left / right
         # The density of an eigenvalue e is (z^2 / m + r e / n) / (z^2 - e)^2.
         squares = inverse.square()
         by_n, by_m = ratio / n, z.square() / m
-        eigenvalues, weights = self._eigenvalues()
-        d = len(self.leading)
         total = by_m * (squares @ weights) + by_n * (squares @ (weights * eigenvalues))
         single = by_m.unsqueeze(-1) + by_n.unsqueeze(-1) * eigenvalues[:d]
         largest = (single * squares[:, :d]).amax(-1) / total
         return left * right, (left > 0) & (right > 0) & (largest < epsilon**2)
-
-    def _at(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Both transforms, phi_L and phi_R, and ``1 / (z^2 - eigenvalue)`` ``(g, d + q)`` of all eigenvalues."""
-        m, n = self.shape
-        eigenvalues, weights = self._eigenvalues()
-        inverse = 1 / (z.square().unsqueeze(-1) - eigenvalues)
-        trace = z * (inverse @ weights)
-        return trace / m, (trace - (m - n) / z) / n, inverse
-
-    def _eigenvalues(self) -> tuple[Tensor, Tensor]:
-        """All eigenvalues ``(d + q,)``, and how many each stands for."""
-        return (
-            torch.cat([self.leading.square(), self.nodes]),
-            torch.cat([torch.ones_like(self.leading), self.weights]),
-        )
 
 
 def sampled_spectra(operator: Operator, leading: Triplets) -> list[Spectrum]:

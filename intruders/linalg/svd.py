@@ -34,19 +34,15 @@ def moves_to_processor(shape: torch.Size, device: torch.device) -> bool:
 
 def eigh(cores: Tensor) -> tuple[Tensor, Tensor]:
     """Eigenvalues ``(*batch, a)``, ascending, and eigenvectors as columns ``(*batch, a, a)`` of symmetric matrices."""
-    if not moves_to_processor(cores.shape, cores.device):
-        values, vectors = torch.linalg.eigh(cores)
-        return values, vectors
-    values, vectors = torch.linalg.eigh(cores.cpu())
+    where = "cpu" if moves_to_processor(cores.shape, cores.device) else cores.device
+    values, vectors = torch.linalg.eigh(cores.to(where))
     return values.to(cores.device), vectors.to(cores.device)
 
 
 def eigvalsh(cores: Tensor) -> Tensor:
     """Eigenvalues ``(*batch, a)`` alone."""
-    if not moves_to_processor(cores.shape, cores.device):
-        values: Tensor = torch.linalg.eigvalsh(cores)
-        return values
-    values = torch.linalg.eigvalsh(cores.cpu())
+    where = "cpu" if moves_to_processor(cores.shape, cores.device) else cores.device
+    values: Tensor = torch.linalg.eigvalsh(cores.to(where))
     return values.to(cores.device)
 
 
@@ -176,6 +172,17 @@ def cluster_projections(cosines: Tensor, ids: Tensor) -> Tensor:
     index = ids.unsqueeze(-1).expand(cosines.shape)
     sums.scatter_add_(-2, index, cosines.square())
     return sums.gather(-2, index).sqrt()
+
+
+def distances_beyond(down: Tensor, inside: Tensor, ids: Tensor) -> Tensor:
+    """Distance ``(*batch, k)`` of each value's cluster to the nearest value outside it.
+
+    ``down`` are those to the values below, and ``inside`` ``(*batch, k - 1)`` the steps among the values; infinite
+    within a cluster.
+    """
+    up = torch.nn.functional.pad(inside, (1, 0), value=torch.inf)
+    nearest = torch.full_like(down, torch.inf).scatter_reduce(-1, ids, torch.minimum(down, up), "amin")
+    return nearest.gather(-1, ids)
 
 
 def settle_clusters(svd: DenseSVD, count: int, base: Tensor) -> Tensor:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -14,8 +13,8 @@ from ..audits.result.figures import layer_grid
 from ..charts.chart import Axis, Grid
 from ..experiments.attribution import Attribution, MatrixShare, MeasuredRise, Share
 from ..system.words import duration, plural
-from .page.html_page import render_figures, write_page
-from .terminal import Column, Page, lined_up
+from .page.html_page import render_figures
+from .terminal import Page, estimate_text, lined_up
 
 _LARGEST = 10  # matrices that the table shows
 _WIDE = 120  # columns of a terminal in which every interval fits
@@ -27,14 +26,14 @@ def print_attribution(attribution: Attribution, console: Console) -> None:
     for rise in attribution.rises:
         page.prose(rise_line(rise))
     console.print()
-    is_wide = console.width >= _WIDE
-    console.print(_table(attribution, "kind of module", kinds_of(attribution), is_wide))
-    console.print()
-    console.print(_table(attribution, "layer", attribution.layers, is_wide))
-    console.print()
     largest = attribution.largest(_LARGEST)
-    console.print(_table(attribution, f"matrix, the {len(largest)} largest", largest, is_wide))
-    console.print()
+    for title, shares in (
+        ("kind of module", kinds_of(attribution)),
+        ("layer", attribution.layers),
+        (f"matrix, the {len(largest)} largest", largest),
+    ):
+        console.print(_table(attribution, title, shares, console.width >= _WIDE))
+        console.print()
     for line in remarks(attribution):
         page.prose(line)
     page.prose(f"took {duration(attribution.seconds)}")
@@ -96,41 +95,26 @@ def remarks(attribution: Attribution) -> list[str]:
 def _table(attribution: Attribution, title: str, shares: Sequence[Share], is_wide: bool) -> Table:
     has_ratio = attribution.task is not None
     has_intruders = any(isinstance(share, MatrixShare) for share in shares)
-    columns = [Column(title, no_wrap=True)]
-    columns += [Column(f"part of {rise.name}", of_numbers=True) for rise in attribution.rises]
+    titles = [title, *(f"part of {rise.name}" for rise in attribution.rises)]
     if has_ratio:
-        columns.append(Column("forgotten per nat learned" if is_wide else "per nat learned", of_numbers=True))
+        titles.append("forgotten per nat learned" if is_wide else "per nat learned")
     if has_intruders:
-        columns.append(Column("intruders", of_numbers=True))
+        titles.append("intruders")
     rows = []
     for share in shares:
-        cells = [share.name, *(_cell(share, rise.name, is_wide) for rise in attribution.rises)]
+        parts = [share.parts[rise.name] for rise in attribution.rises]
+        cells = [share.name, *(estimate_text(part, is_wide, "+.4f") for part in parts)]
         if has_ratio:
             ratio = share.ratio(attribution.text, attribution.task)
             cells.append("-" if ratio is None else f"{ratio:.2f}")
         if isinstance(share, MatrixShare):
             cells.append("-" if share.intruders is None else str(share.intruders))
         rows.append(cells)
-    return lined_up(columns, rows)
-
-
-def _cell(share: Share, name: str, is_wide: bool) -> str:
-    part = share.parts[name]
-    return part.text("+.4f") if is_wide else f"{part.estimate:+.4f}"
+    return lined_up(titles, rows, wrapped=range(1, len(titles)))
 
 
 _COLORED = 0.98  # of the matrices, by the size of their shares, are told apart by color
 _LEAST_END = 0.1  # per cent
-
-
-def write_attribution_report(attribution: Attribution, file: str | os.PathLike[str]) -> None:
-    """Write the page.
-
-    Raises:
-      ResultFileError: it cannot be written.
-      MissingDependencyError: a package of the extra ``report`` is missing.
-    """
-    write_page(file, lambda: render_attribution(attribution))
 
 
 def render_attribution(attribution: Attribution) -> str:
@@ -154,19 +138,18 @@ def attribution_grids(attribution: Attribution) -> list[Grid]:
     counts = {
         share.name: float(share.intruders) for share in attribution.matrices if share.intruders is not None
     }
-    if any(counts.values()):
-        grids.append(
-            layer_grid(
-                "intruders",
-                "Intruders",
-                Axis("intruders", "intruders"),
-                counts,
-                "Each cell is the number of intruders in one matrix of the tuned model; of several matrices, such as "
-                "experts, it is their sum.",
-                is_count=True,
-            )
-        )
-    return grids
+    return [*grids, *intruder_maps(counts, "Intruders", "of the tuned model")]
+
+
+def intruder_maps(counts: Mapping[str, float], title: str, which: str) -> list[Grid]:
+    """Return a map of the number of intruders by matrix; none where no matrix has any."""
+    caption = (
+        f"Each cell is the number of intruders in one matrix {which}; of several matrices, such as experts, it is "
+        "their sum."
+    )
+    axis = Axis("intruders", "intruders")
+    is_empty = not any(counts.values())
+    return [] if is_empty else [layer_grid("intruders", title, axis, counts, caption, is_count=True)]
 
 
 def _parts(number: int, rise: MeasuredRise, attribution: Attribution) -> Grid:

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import base64
 import math
-import os
-import textwrap
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -38,7 +35,7 @@ from ..audits.result.summary import (
     worst,
 )
 from ..audits.scales.critical_scales_result import CriticalScales
-from ..charts.chart import Axis, Chart, Grid, Rule, numbers
+from ..charts.chart import Axis, Chart, Grid, Rule, for_page
 from ..checkpoints.stored.names import ModulePath, module_paths
 from ..system.commands import shell_lines
 from ..system.documents import json_number
@@ -46,7 +43,7 @@ from ..system.plain_values import plain
 from ..system.words import duration, interval, number, percent, plural
 from .audit_command import audit_command
 from .next_steps import next_steps
-from .page.html_page import render_page, write_page
+from .page.html_page import render_page
 from .terminal import Page
 
 WORST_DRAWN = 3  # matrices that get figures of their own
@@ -89,7 +86,7 @@ def _totals(audit: Audit, page: Page) -> None:
     where = f" in {plural(audit.vectors, 'vector')} of {plural(len(audit.matrices), 'matrix', 'matrices')}"
     energy = f", energy share {percent(audit.intruder_energy_share)}" if audit.intruders else ""
     style, left = "bold red" if audit.intruders else "bold green", len(headline)
-    for line in _wrapped(f"{headline}{where}{energy}", page):
+    for line in page.lines_of(f"{headline}{where}{energy}"):
         page.say((line[:left], style), line[left:])
         left = max(0, left - len(line) - 1)
 
@@ -116,9 +113,8 @@ def _kinds(audit: Audit, page: Page, verbose: bool) -> None:
         page.say((f"and {len(kinds) - len(shown)} more module types (--verbose)", "dim"))
     explained = "energy: energy share of the intruders"
     explained += "; update: Frobenius norm of W - W0" if "update" in titles else ""
-    for text in (explained, "relative: largest singular value of the update divided by the base's, median"):
-        for line in _wrapped(text, page):
-            page.say((line, "dim"))
+    page.folded(explained, "dim")
+    page.folded("relative: largest singular value of the update divided by the base's, median", "dim")
 
 
 def _kind_row(kind: KindSummary) -> list[str]:
@@ -139,6 +135,12 @@ def _layers(audit: Audit, page: Page) -> None:
     if most == 0:
         return
     shades = ASCII_SHADES if page.plain else SHADES
+    ranges: dict[str, list[int]] = {}  # the counts that every mark stands for
+    for count in range(1, most + 1):
+        ranges.setdefault(shade(count, most, shades), []).append(count)
+    legend = (
+        f"{mark} {'-'.join(map(str, dict.fromkeys([own[0], own[-1]])))}" for mark, own in ranges.items()
+    )
     page.say("")
     a_line = max(1, min(LAYERS_A_LINE, page.width - _BESIDE_LAYERS))
     for strip in strips:
@@ -146,8 +148,7 @@ def _layers(audit: Audit, page: Page) -> None:
             page.say((strip.stack or "layers", "dim"))
         for line in strip_lines(strip, most, shades, a_line):
             page.say(line)
-    for line in _wrapped(f"intruders per layer:  {'   '.join(_legend(most, shades))}", page):
-        page.say((line, "dim"))
+    page.folded(f"intruders per layer:  {'   '.join(legend)}", "dim")
 
 
 def strip_lines(strip: LayerStrip, most: int, shades: str = SHADES, a_line: int = LAYERS_A_LINE) -> list[str]:
@@ -168,17 +169,6 @@ def shade(count: int, most: int, shades: str = SHADES) -> str:
     return shades[math.ceil(count / most * (len(shades) - 1))] if count else shades[0]
 
 
-def _legend(most: int, shades: str) -> list[str]:
-    """Return every mark that is used for some count, with its counts."""
-    ranges: dict[str, list[int]] = {}
-    for count in range(1, most + 1):
-        ranges.setdefault(shade(count, most, shades), []).append(count)
-    return [
-        f"{mark} {counts[0]}" if len(counts) == 1 else f"{mark} {counts[0]}-{counts[-1]}"
-        for mark, counts in ranges.items()
-    ]
-
-
 def _matrices(audit: Audit, page: Page, verbose: bool) -> None:
     shown = audit.matrices if verbose else worst(audit.matrices, WORST_SHOWN)
     if not shown:
@@ -187,12 +177,20 @@ def _matrices(audit: Audit, page: Page, verbose: bool) -> None:
     place_of = dict(
         zip((m.name for m in audit.matrices), module_paths([m.name for m in audit.matrices]), strict=True)
     )
-    numbers = [_matrix_numbers(matrix) for matrix in shown]
-    room = page.room([("", *_TITLES), *(("", *cells) for cells in numbers)])
     rows = [
-        [_fitting_name(matrix.name, place_of[matrix.name], room), *cells]
-        for matrix, cells in zip(shown, numbers, strict=True)
+        [
+            matrix.name,
+            f"{matrix.intruders}/{len(matrix.vectors)}",
+            percent(matrix.intruder_energy_share),
+            interval(*min(vector.max_cosine for vector in matrix.vectors)),
+        ]
+        for matrix in shown
     ]
+    room = page.room([("", *_TITLES), *rows])
+    for row in rows:
+        path = place_of[row[0]]
+        if len(row[0]) > room and path.layer is not None:  # what distinguishes it
+            row[0] = f"layer {path.layer} {path.kind}"
     page.say("")
     if len(of) > room:
         page.say((of, "bold"))
@@ -201,14 +199,6 @@ def _matrices(audit: Audit, page: Page, verbose: bool) -> None:
 
 
 _TITLES = ("intruders", "energy", "lowest max cosine")
-
-
-def _matrix_numbers(matrix: AuditedMatrix) -> list[str]:
-    return [
-        f"{matrix.intruders}/{len(matrix.vectors)}",
-        percent(matrix.intruder_energy_share),
-        interval(*min(vector.max_cosine for vector in matrix.vectors)),
-    ]
 
 
 def _beside_chance(audit: Audit, page: Page) -> None:
@@ -221,13 +211,6 @@ def _beside_chance(audit: Audit, page: Page) -> None:
     if rows:
         page.say("")
         page.table((f"top-{audit.k} subspaces, medians", "value", "chance"), rows)
-
-
-def _fitting_name(name: str, path: ModulePath, room: int) -> str:
-    """Return the name if it fits; else its layer and its module type, which distinguish it."""
-    if len(name) <= room or path.layer is None:
-        return name
-    return f"layer {path.layer} {path.kind}"
 
 
 def _closing(audit: Audit, page: Page, verbose: bool) -> None:
@@ -258,38 +241,27 @@ def _next_steps(audit: Audit, page: Page, verbose: bool) -> None:
     # Without matrices, the finding is the headline already; the headline of others is the finding.
     meaning = f"{words.finding} {words.meaning}" if audit.matrices else words.meaning
     if verbose or not audit.matrices:
-        for line in [*_wrapped(meaning, page), *([""] if words.steps else [])]:
-            page.say(line)
+        page.folded(meaning)
+        if words.steps:
+            page.say("")
     shown = words.steps if verbose else words.steps[:STEPS_SHOWN]
     for position, step in enumerate(shown, start=1):
         start = f"{position}. " if len(shown) > 1 else ""
-        for line in textwrap.wrap(
-            start + step.sentence,
-            page.width,
-            subsequent_indent=" " * len(start),
-            break_long_words=False,
-            break_on_hyphens=False,
-        ):
-            page.say(line)
+        page.folded(start + step.sentence, indent=" " * len(start))
         for line in shell_lines(step.command or (), max(1, page.width - 5)):
             page.say((f"     {line}", "bold"))
     more = "" if verbose else "--verbose adds every matrix and all advice; "
-    for line in _wrapped(f"{more}--html FILE writes a report.", page):
-        page.say((line, "dim"))
+    page.folded(f"{more}--html FILE writes a report.", "dim")
 
 
-def _wrapped(text: str, page: Page) -> list[str]:
-    return textwrap.wrap(text, page.width, break_long_words=False, break_on_hyphens=False)
-
-
-def audit_figures(audit: Audit) -> list[Chart | Grid]:
-    """Return the layers, the intruders over epsilon, and three figures for each of the worst matrices."""
-    if not audit.matrices:
-        return []
-    figures: list[Chart | Grid] = [intruders_by_layer(audit.matrices), intruders_over_epsilon(audit)]
+def audit_figures(audit: Audit, scales: CriticalScales | None = None) -> list[Chart | Grid]:
+    """Return the layers, the intruders over epsilon, three figures for each of the worst matrices, and the scales."""
+    figures: list[Chart | Grid] = []
+    if audit.matrices:
+        figures += [intruders_by_layer(audit.matrices), intruders_over_epsilon(audit)]
     for matrix in worst(audit.matrices, WORST_DRAWN) or audit.matrices[:1]:
         figures += [similarity(matrix), cosines(matrix, audit.epsilon), singular_values(matrix)]
-    return figures
+    return [*figures, *([] if scales is None else [scales.chart()])]
 
 
 def intruders_over_epsilon(audit: Audit) -> Chart:
@@ -298,15 +270,6 @@ def intruders_over_epsilon(audit: Audit) -> Chart:
     x = Axis("epsilon", "epsilon", limits=(0.0, 1.0))
     y = Axis("intruders", f"intruders (k = {audit.k})", from_zero=True)
     return Chart("over-epsilon", "Intruders over epsilon", x, y, [line], [Rule("x", audit.epsilon)])
-
-
-def write_html(audit: Audit, path: str | os.PathLike[str], scales: CriticalScales | None = None) -> None:
-    """Write the report of one audit, with its critical scales if given, to `path`, completely or not at all.
-
-    Raises:
-      ResultFileError, MissingDependencyError: as :func:`write_page`.
-    """
-    write_page(path, lambda: render_audit(audit, scales))
 
 
 def render_audit(audit: Audit, scales: CriticalScales | None = None) -> str:
@@ -345,7 +308,7 @@ def audit_payload(audit: Audit, label: str | None = None) -> dict[str, Any]:
 
 
 def _matrix(matrix: AuditedMatrix, path: ModulePath) -> dict[str, Any]:
-    update = matrix.update
+    update, vectors = matrix.update, matrix.vectors
     return {
         "name": matrix.name,
         "stack": path.stack,
@@ -353,30 +316,18 @@ def _matrix(matrix: AuditedMatrix, path: ModulePath) -> dict[str, Any]:
         "module": path.kind,
         "shape": list(matrix.shape),
         "rank": matrix.rank,
-        "frobenius": _rounded(update.frobenius),
-        "spectral": _rounded(update.spectral),
-        "relative": _rounded(matrix.relative_update),
-        "effectiveRank": _rounded(update.effective_rank),
-        "effectiveRankError": _rounded(update.effective_rank_error),
-        "stableRank": _rounded(update.stable_rank),
-        "index": [vector.index for vector in matrix.vectors],
-        "values": [_rounded(vector.singular_value) for vector in matrix.vectors],
-        "lower": _exact(vector.max_cosine[0] for vector in matrix.vectors),
-        "upper": _exact(vector.max_cosine[1] for vector in matrix.vectors),
-        "intruder": [int(vector.intruder) for vector in matrix.vectors],
-        "certificate": [CERTIFICATES.index(vector.certificate) for vector in matrix.vectors],
-        "ambiguous": [vector.index for vector in matrix.vectors if vector.ambiguous],
-        "baseValues": [_rounded(value) for value in matrix.base_singular_values],
+        "relative": for_page(matrix.relative_update),
+        **for_page(update),
+        "index": [vector.index for vector in vectors],
+        "values": for_page([vector.singular_value for vector in vectors]),
+        "lower": [json_number(vector.max_cosine[0]) for vector in vectors],
+        "upper": [json_number(vector.max_cosine[1]) for vector in vectors],
+        "intruder": [int(vector.intruder) for vector in vectors],
+        "certificate": [CERTIFICATES.index(vector.certificate) for vector in vectors],
+        "ambiguous": [vector.index for vector in vectors if vector.ambiguous],
+        "baseValues": for_page(matrix.base_singular_values),
         "similarity": packed_cosines(matrix.similarity),
-        "subspaces": _subspaces(matrix),
-    }
-
-
-def _subspaces(matrix: AuditedMatrix) -> dict[str, float | None] | None:
-    if matrix.subspaces is None:
-        return None
-    return {
-        name: None if value is None else _rounded(value) for name, value in plain(matrix.subspaces).items()
+        "subspaces": for_page(plain(matrix.subspaces)),
     }
 
 
@@ -384,19 +335,11 @@ def scales_payload(scales: CriticalScales) -> dict[str, Any]:
     """Return critical scales as plain JSON values; an infinite scale is null."""
     return {
         "matrices": {
-            matrix.name: numbers([matrix.measured, matrix.predicted, matrix.searched])
+            matrix.name: for_page([matrix.measured, matrix.predicted, matrix.searched])
             for matrix in scales.matrices
         },
         "figure": scales.chart().payload(),
     }
-
-
-def _exact(values: Iterable[float]) -> list[float | None]:
-    return [json_number(value) for value in values]
-
-
-def _rounded(value: float) -> float | None:
-    return float(f"{value:.6g}") if math.isfinite(value) else None
 
 
 def packed_cosines(similarity: npt.NDArray[np.float32]) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -20,7 +19,7 @@ from ..checkpoints.pairing.pairing import SkipKind
 from ..checkpoints.stored.names import module_paths
 from ..errors import SettingError
 from ..system.words import number, percent, plural
-from .page.html_page import render_figures, write_page
+from .page.html_page import render_figures
 
 SAME_VALUE = 0.01  # relative difference of leading singular values up to which two bases count as one
 
@@ -69,15 +68,12 @@ def common_matrices(audits: Sequence[Audit]) -> Shared:
         raise SettingError(
             f"the audits of {_some_sources(audits)} have no matrix in common; compare audits of one base"
         )
-    kept = [
-        dataclasses.replace(audit, matrices=[m for m in audit.matrices if (m.name, m.shape) in common])
-        for audit in audits
-    ]
-    order = {matrix.name: i for i, matrix in enumerate(kept[0].matrices)}
-    kept = [
-        dataclasses.replace(audit, matrices=sorted(audit.matrices, key=lambda matrix: order[matrix.name]))
-        for audit in kept
-    ]
+    order = {matrix.name: i for i, matrix in enumerate(audits[0].matrices)}
+    kept = []
+    for audit in audits:
+        matrices = [matrix for matrix in audit.matrices if (matrix.name, matrix.shape) in common]
+        matrices.sort(key=lambda matrix: order[matrix.name])
+        kept.append(dataclasses.replace(audit, matrices=matrices))
     return Shared(
         audits=kept,
         left_out=len(set.union(*keys) - common),
@@ -270,14 +266,12 @@ def most_different(audits: Sequence[Audit]) -> int:
 def similarities(audits: Sequence[Audit], labels: Sequence[str]) -> list[Grid]:
     """Return the similarities of one matrix in every audit, or in evenly chosen ones of more than fit in a page."""
     at = most_different(audits)
-    return [
-        similarity(
-            audits[i].matrices[at],
-            labels[i],
-            f"{labels[i]}: {plural(audits[i].matrices[at].intruders, 'intruder')} in {audits[i].matrices[at].name}",
-        )
-        for i in evenly(len(audits), _MOST_SIMILARITIES)
-    ]
+    grids = []
+    for i in evenly(len(audits), _MOST_SIMILARITIES):
+        matrix = audits[i].matrices[at]
+        title = f"{labels[i]}: {plural(matrix.intruders, 'intruder')} in {matrix.name}"
+        grids.append(similarity(matrix, labels[i], title))
+    return grids
 
 
 def compared_rows(shared: Shared, labels: Sequence[str]) -> list[list[str]]:
@@ -304,18 +298,12 @@ def compared_rows(shared: Shared, labels: Sequence[str]) -> list[list[str]]:
     return rows
 
 
-def write_comparison_html(audits: Sequence[Audit], path: str | os.PathLike[str]) -> None:
-    """Write the report that compares several audits of one base.
+def render_comparison(audits: Sequence[Audit]) -> str:
+    """Return the HTML text of the report of several audits, on the matrices that all of them have.
 
     Raises:
       SettingError: fewer than two audits were given, or no matrix is in all of them.
-      ResultFileError, MissingDependencyError: as :func:`write_page`.
     """
-    write_page(path, lambda: render_comparison(audits))
-
-
-def render_comparison(audits: Sequence[Audit]) -> str:
-    """Return the HTML text of the report of several audits, on the matrices that all of them have."""
     shared = common_matrices(audits)
     names = labels_for(audits)
     return render_figures(
@@ -333,7 +321,6 @@ def _grouped_versions(names: Sequence[str], audits: Sequence[Audit]) -> list[tup
     """Return every set of versions once, with the audits made by it."""
     groups: dict[str, list[str]] = {}
     for name, audit in zip(names, audits, strict=True):
-        groups.setdefault(", ".join(f"{key} {value}" for key, value in audit.versions.items()), []).append(
-            name
-        )
+        versions = ", ".join(f"{key} {value}" for key, value in audit.versions.items())
+        groups.setdefault(versions, []).append(name)
     return list(groups.items())

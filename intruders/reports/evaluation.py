@@ -15,7 +15,8 @@ def measure_lines(measure: Measured) -> list[str]:
     if isinstance(measure, TaskScore):
         return _score_lines(measure)
     if isinstance(measure, HarnessScore):
-        return [_harness_line(measure)]
+        error = "" if measure.standard_error is None else f" (standard error {measure.standard_error:.4f})"
+        return [f"{measure.metric} on {measure.task} (lm-evaluation-harness): {measure.value:.4f}{error}"]
     return [f"note: {measure}"]
 
 
@@ -47,8 +48,3 @@ def _score_lines(score: TaskScore) -> list[str]:
             f"  answers were read up to {score.limit}; {score.unfinished} of {len(score.right)} had not ended"
         )
     return lines
-
-
-def _harness_line(score: HarnessScore) -> str:
-    error = "" if score.standard_error is None else f" (standard error {score.standard_error:.4f})"
-    return f"{score.metric} on {score.task} (lm-evaluation-harness): {score.value:.4f}{error}"

@@ -7,10 +7,8 @@ its row is opened.
 from __future__ import annotations
 
 import base64
-import math
-import os
 import shlex
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable
 from typing import Any
 
 import numpy as np
@@ -20,11 +18,12 @@ from rich.table import Table
 
 from ..audits.fleet.fleet_result import FleetAudit
 from ..audits.fleet.fleet_table import as_arrow
+from ..charts.chart import for_page
 from ..checkpoints.stored.names import module_paths
 from ..system.words import duration, number, percent, plural, shorten
 from .audit_command import options_of_audit
-from .page.html_page import render_page, write_page
-from .terminal import Column, Page, lined_up
+from .page.html_page import render_page
+from .terminal import Page, lined_up
 
 ROWS_SHOWN = 20  # adapters, unless verbose
 REFUSED_SHOWN = 5
@@ -51,24 +50,15 @@ def print_fleet(fleet: FleetAudit, console: Console, verbose: bool = False) -> N
     if not verbose and len(refused) > REFUSED_SHOWN:
         page.say(f"and {len(refused) - REFUSED_SHOWN:,} refused more; --verbose lists all")
     if fleet.passed_over:
-        page.say(_passed_over(fleet.passed_over, verbose))
-
-
-def _passed_over(entries: Mapping[str, str], verbose: bool) -> str:
-    """Return one line about the entries of the folders that are not adapters."""
-    named = [f"{path} ({what})" for path, what in entries.items()]
-    shown = named if verbose else named[:PASSED_OVER_SHOWN]
-    more = f" and {len(named) - len(shown):,} more" if len(shown) < len(named) else ""
-    return f"passed over {plural(len(named), 'entry', 'entries')}: {', '.join(shown)}{more}"
+        named = [f"{path} ({what})" for path, what in fleet.passed_over.items()]
+        entries = named if verbose else named[:PASSED_OVER_SHOWN]
+        more = f" and {len(named) - len(entries):,} more" if len(entries) < len(named) else ""
+        page.say(f"passed over {plural(len(named), 'entry', 'entries')}: {', '.join(entries)}{more}")
 
 
 def _rows(shown: object, page: Page) -> Table:
-    numbers = ("rank", "matrices", "intruders", "energy", "relative", "unusual")
     return lined_up(
-        [
-            Column("adapter", no_wrap=True),
-            *(Column(title, of_numbers=True, no_wrap=True) for title in numbers),
-        ],
+        ("adapter", "rank", "matrices", "intruders", "energy", "relative", "unusual"),
         [
             [
                 page.known(shorten(str(row.adapter), max(16, page.width - 52), page.mark)),
@@ -125,16 +115,6 @@ _NOT_JUDGED = 65535  # in place of a count
 _STEPS = 50_000
 
 
-def write_fleet_html(fleet: FleetAudit, path: str | os.PathLike[str]) -> None:
-    """Write the report of a fleet to `path`, completely or not at all.
-
-    Raises:
-      ResultFileError: `path` cannot be written.
-      MissingDependencyError: plotly or jinja2 is missing.
-    """
-    write_page(path, lambda: render_fleet(fleet))
-
-
 def render_fleet(fleet: FleetAudit) -> str:
     """Return the HTML text of the report of a fleet."""
     return render_page(
@@ -165,7 +145,7 @@ def fleet_payload(fleet: FleetAudit) -> dict[str, Any]:
         "numbers": [list(column) for column in NUMBERS],
         "texts": list(TEXTS),
         "rows": [
-            [*(_short(row[key]) for key, _, _ in NUMBERS), *(row[key] for key in TEXTS)] for row in rows
+            [*for_page([row[key] for key, _, _ in NUMBERS]), *(row[key] for key in TEXTS)] for row in rows
         ],
         "matrices": [
             [name, path.stack, path.layer, path.kind] for name, path in zip(names, paths, strict=True)
@@ -177,13 +157,6 @@ def fleet_payload(fleet: FleetAudit) -> dict[str, Any]:
             for row in rows
         ],
     }
-
-
-def _short(value: float | None) -> float | None:
-    """Round to six digits: a page of a thousand rows has tens of thousands of numbers."""
-    if value is None or isinstance(value, int):
-        return value
-    return float(f"{value:.6g}") if math.isfinite(value) else None
 
 
 def packed_matrices(group: pd.DataFrame, names: list[str]) -> list[str]:

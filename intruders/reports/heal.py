@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-import os
 import shlex
-from collections.abc import Sequence
 from statistics import median
 
 from rich.console import Console
 from rich.table import Table
 
 from ..audits.result.figures import layer_grid
-from ..charts.chart import Axis, Chart, Grid, Series
+from ..charts.chart import Axis, Chart, Grid, Series, spans_decades
 from ..checkpoints.stored.names import module_paths
 from ..data.columns import Columns
 from ..experiments.experiment_settings import (
@@ -37,12 +35,12 @@ from ..experiments.healing import (
     Healing,
 )
 from ..experiments.point import HealedPoint
-from ..measures.intervals import Interval
 from ..models.loading_settings import LOAD_IN
-from ..system.commands import command_of, options_of
+from ..system.commands import command_of
 from ..system.words import duration, number, percent, plural
-from .page.html_page import render_figures, write_page
-from .terminal import Column, Page, lined_up
+from .attribute import intruder_maps
+from .page.html_page import render_figures
+from .terminal import Page, estimate_text, lined_up
 
 WIDE = 150  # columns of a terminal in which every interval fits
 SIGNED = "+.3f"  # the format of a change
@@ -97,18 +95,11 @@ def verdict(healing: Healing) -> list[str]:
     forgotten = tuned.corpora[corpus].forgotten
     price = f"task loss {tuned.tasks[healing.task].loss.estimate:.4f} tuned, {task.loss.estimate:.4f} healed"
     if measure.healed is None:
-        return [
-            (
-                f"tuning forgot nothing clearly on {corpus}: {forgotten.text(SIGNED)} nats per token; healed "
-                f"{measure.forgotten.text(SIGNED)}; {price}"
-            )
-        ]
-    lines = [
-        (
-            f"{percent(max(0.0, measure.healed.estimate))} of the forgetting on {corpus} is healed: "
-            f"{forgotten.estimate:.3f} nats per token tuned, {measure.forgotten.estimate:.3f} healed; {price}"
-        )
-    ]
+        how_much = f"{forgotten.text(SIGNED)} nats per token; healed {measure.forgotten.text(SIGNED)}"
+        return [f"tuning forgot nothing clearly on {corpus}: {how_much}; {price}"]
+    healed_share = percent(max(0.0, measure.healed.estimate))
+    how_much = f"{forgotten.estimate:.3f} nats per token tuned, {measure.forgotten.estimate:.3f} healed"
+    lines = [f"{healed_share} of the forgetting on {corpus} is healed: {how_much}; {price}"]
     other = healing.point(INTERPOLATION)
     if healing.step == 0:
         lines.append(
@@ -116,14 +107,14 @@ def verdict(healing: Healing) -> list[str]:
             "half that chooses"
         )
     elif other is not None:
-        gain = measure.gain
-        clear = "" if gain is None else f", {_clearly(gain)}"
-        share = other.corpora[corpus].healed
-        whose = (
-            "that task loss"
-            if _is_reached(healing, other)
-            else "the tuned model's task loss, since none gets so low"
-        )
+        clear, share = "", other.corpora[corpus].healed
+        if (gain := measure.gain) is not None:
+            how = "clearly more" if gain.is_below_zero else "not clearly less"
+            how = "clearly less" if gain.is_above_zero else how
+            clear = f", {how}: {gain.text(SIGNED)} nats per token"
+        whose = "that task loss"
+        if not _is_reached(healing, other):
+            whose = "the tuned model's task loss, since none gets so low"
         lines.append(
             f"interpolation at {whose} (dose {number(other.dose or 0.0)}) heals "
             f"{percent(max(0.0, share.estimate)) if share is not None else '-'}{clear}"
@@ -174,28 +165,21 @@ def check_command(healing: Healing) -> str:
         given["load_in" if settings["dtype"] in LOAD_IN else "dtype"] = settings["dtype"]
     if settings.get("estimate"):
         given["estimate"] = True
-    measured = command_of("evaluate", healing.out or "", base=healing.base, loss_on=names, **given)
-    return shlex.join([*measured, *_scoring(healing), "--reported-half"])
-
-
-def _scoring(healing: Healing) -> tuple[str, ...]:
-    """Return the options that score the tasks again; none of prompts, which have no right answers."""
-    settings = healing.settings
+    # Prompts have no right answers, and a record of an earlier release does not name its tasks.
     measures = healing.healed_point.tasks
-    # A record of an earlier release does not name them.
     tasks = [
         described
         for name, described in settings.get("tasks", {}).items()
         if name in measures and measures[name].accuracy is not None
     ]
-    if not tasks:
-        return ()
-    given = {"task": tasks, "max_examples": settings.get("report_examples") or settings["max_examples"]}
-    if settings["max_new_tokens"] != Columns().max_new_tokens:
-        given["max_new_tokens"] = settings["max_new_tokens"]
-    if settings["data_seed"]:
-        given["data_seed"] = settings["data_seed"]
-    return options_of(given)
+    if tasks:
+        given |= {"task": tasks, "max_examples": settings.get("report_examples") or settings["max_examples"]}
+        if settings["max_new_tokens"] != Columns().max_new_tokens:
+            given["max_new_tokens"] = settings["max_new_tokens"]
+        if settings["data_seed"]:
+            given["data_seed"] = settings["data_seed"]
+    measured = command_of("evaluate", healing.out or "", base=healing.base, loss_on=names, **given)
+    return shlex.join([*measured, "--reported-half"])
 
 
 def _table(healing: Healing, corpus: str, is_wide: bool) -> Table:
@@ -211,24 +195,18 @@ def _table(healing: Healing, corpus: str, is_wide: bool) -> Table:
         lines.append(
             [
                 name,
-                _cell(measure.loss, is_wide),
-                "" if point.name == BASE else _cell(measure.forgotten, is_wide, SIGNED),
+                estimate_text(measure.loss, is_wide),
+                "" if point.name == BASE else estimate_text(measure.forgotten, is_wide, SIGNED),
                 ""
                 if measure.healed is None or point.name in (BASE, TUNED)
                 else f"{measure.healed.estimate:.0%}",
-                "" if short or measure.gain is None else _cell(measure.gain, is_wide, SIGNED),
+                "" if short or measure.gain is None else estimate_text(measure.gain, is_wide, SIGNED),
                 f"{task.loss.estimate:.4f}",
             ]
         )
-    titles = ("loss", "forgotten", "healed", gain, task_loss)
-    return lined_up(
-        [
-            # The names give way in a narrow terminal: a number or its heading that is cut says nothing.
-            Column("model", no_wrap=is_wide),
-            *(Column(title, of_numbers=True, no_wrap=True) for title in titles),
-        ],
-        lines,
-    )
+    titles = ("model", "loss", "forgotten", "healed", gain, task_loss)
+    # The names give way in a narrow terminal: a number or its heading that is cut says nothing.
+    return lined_up(titles, lines, wrapped=() if is_wide else (0,))
 
 
 def _accuracies(healing: Healing, task: str) -> str:
@@ -243,10 +221,6 @@ def _accuracies(healing: Healing, task: str) -> str:
     return "accuracy " + ", ".join(said) if said else "no accuracy"
 
 
-def _cell(value: Interval, is_wide: bool, form: str = ".3f") -> str:
-    return value.text(form) if is_wide else f"{value.estimate:{form}}"
-
-
 def _is_reached(healing: Healing, interpolation: HealedPoint) -> bool:
     """Return whether an interpolation solves the task as well as the healed model, or else as well as the tuned one."""
     healed = healing.healed_point.tasks[healing.task].loss.estimate
@@ -258,29 +232,6 @@ def _label(healing: Healing, name: str, point: HealedPoint) -> str:
     if name == INTERPOLATION and not _is_reached(healing, point):
         said = "interpolation, tuned model's task loss"
     return f"{said} ({number(point.dose)})" if name in (INTERPOLATION, MEAN_DOSE) and point.dose else said
-
-
-def _clearly(gain: Interval) -> str:
-    if gain.is_above_zero:
-        return f"clearly less: {gain.text(SIGNED)} nats per token"
-    if gain.is_below_zero:
-        return f"clearly more: {gain.text(SIGNED)} nats per token"
-    return f"not clearly less: {gain.text(SIGNED)} nats per token"
-
-
-def curve(healing: Healing) -> Sequence[HealedPoint]:
-    """Return the interpolations from the base to the tuned model."""
-    return [point for point in healing.points if point.name == CURVE]
-
-
-def write_heal_report(healing: Healing, file: str | os.PathLike[str]) -> None:
-    """Write the page.
-
-    Raises:
-      ResultFileError: it cannot be written.
-      MissingDependencyError: a package of the extra ``report`` is missing.
-    """
-    write_page(file, lambda: render_healing(healing))
 
 
 def render_healing(healing: Healing) -> str:
@@ -312,25 +263,12 @@ def healing_charts(healing: Healing) -> list[Chart | Grid]:
         "Each cell is the dose of one matrix: 1 is the tuned model, 0 the base. Of several doses it shows the mean.",
     )
     counts = {name: float(own[0] or 0) for name, own in healing.intruders.items()}
-    figures = [*charts, grid]
-    if any(counts.values()):
-        figures.append(
-            layer_grid(
-                "intruders",
-                "Intruders of the tuned model",
-                Axis("intruders", "intruders"),
-                counts,
-                "Each cell is the number of intruders in one matrix before the healing; of several matrices, such as "
-                "experts, it is their sum.",
-                is_count=True,
-            )
-        )
-    return figures
+    return [*charts, grid, *intruder_maps(counts, "Intruders of the tuned model", "before the healing")]
 
 
 def _trade(healing: Healing, corpus: str) -> Chart:
     """Chart forgetting over task loss; lower left is better."""
-    line = curve(healing)
+    line = [point for point in healing.points if point.name == CURVE]
     series = [
         Series(
             "interpolation",
@@ -358,10 +296,15 @@ def _trade(healing: Healing, corpus: str) -> Chart:
                 tone=tone,
             )
         )
+    file_name = "".join(letter if letter.isalnum() else "-" for letter in corpus)[-40:].strip("-")
     return Chart(
-        f"forgetting-{'chosen' if corpus == healing.corpus else 'reported'}-{_file_name(corpus)}",
+        f"forgetting-{'chosen' if corpus == healing.corpus else 'reported'}-{file_name}",
         f"Forgetting on {corpus}",
-        Axis("task_loss", f"loss on {healing.task} (nats per token)", log=_is_wide(healing)),
+        Axis(
+            "task_loss",
+            f"loss on {healing.task} (nats per token)",
+            log=spans_decades([_task(healing, point) for point in healing.points]),
+        ),
         Axis("forgotten", "rise of the loss over the base (nats per token)"),
         series,
         caption=f"Each point is one model on {healing.documents[corpus]} documents that were not learned from; bars "
@@ -369,15 +312,5 @@ def _trade(healing: Healing, corpus: str) -> Chart:
     )
 
 
-def _is_wide(healing: Healing) -> bool:
-    """Return whether the task losses differ so much that only a logarithm shows the low ones."""
-    values = [_task(healing, point) for point in healing.points]
-    return min(values) > 0 and max(values) > 20 * min(values)
-
-
 def _task(healing: Healing, point: HealedPoint) -> float:
     return point.tasks[healing.task].loss.estimate
-
-
-def _file_name(corpus: str) -> str:
-    return "".join(letter if letter.isalnum() else "-" for letter in corpus)[-40:].strip("-")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import median
 from typing import Any
 
@@ -12,6 +12,7 @@ from ..checkpoints.pairing.inspect import Inspection, Row
 from ..checkpoints.stored.names import module_paths
 from ..errors import some_of
 from ..system.words import number, percent, plural, printable, shorten
+from .terminal import in_columns
 
 _SHAPES_SHOWN = 3
 _LEAST_WIDTH = 12  # characters of a name or of shapes that are left in a narrow terminal
@@ -66,7 +67,8 @@ def kinds_of(names: Sequence[str]) -> list[str]:
 
 
 def _cells(row: Row, label: str, group: list[Row] | None = None) -> list[str]:
-    shapes = list(dict.fromkeys(_shape(item.shape) for item in group or [row]))
+    sizes = (["?" if size < 0 else str(size) for size in item.shape] for item in group or [row])
+    shapes = list(dict.fromkeys(" x ".join(each) or "one number" for each in sizes))
     shown = ", ".join(shapes[:_SHAPES_SHOWN]) + (", ..." if len(shapes) > _SHAPES_SHOWN else "")
     about = [row.method, row.stored_as]
     if row.rank is not None:
@@ -76,25 +78,14 @@ def _cells(row: Row, label: str, group: list[Row] | None = None) -> list[str]:
     return [label, shown, " ".join(part for part in about if part)]
 
 
-def _shape(shape: tuple[int, ...]) -> str:
-    return " x ".join("?" if size < 0 else str(size) for size in shape) or "one number"
-
-
 def _table(rows: list[list[str]], width: int | None) -> list[str]:
-    widths = [max(len(cell) for cell in column) for column in _columns(rows)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     if width is not None:
         for column in range(min(2, len(widths))):
             too_wide = max(0, sum(2 + each for each in widths) - width)
             widths[column] = min(widths[column], max(_LEAST_WIDTH, widths[column] - too_wide))
-    cut = [
-        [shorten(cell, most, "...").ljust(most) for cell, most in zip(row, widths, strict=True)]
-        for row in rows
-    ]
-    return ["  " + "  ".join(row).rstrip() for row in cut]
-
-
-def _columns(rows: list[list[str]]) -> Iterable[tuple[str, ...]]:
-    return zip(*rows, strict=True)
+    cut = [[shorten(cell, most, "...") for cell, most in zip(row, widths, strict=True)] for row in rows]
+    return _indented(cut, left=len(widths))
 
 
 _OF_UPDATE = ["module", "modules", "rank", "eff. rank", "in use", "stable rank", "norm"]
@@ -105,13 +96,9 @@ def update_lines(update: UpdateAlone, verbose: bool = False) -> list[str]:
     """Return what a person reads of one adapter's update; with ``verbose`` a line for every module."""
     lines = []
     if update.modules:
-        rank_kept = f"rank at {update.energy:.3g}"
         lines += ["", "update, from the factors alone (medians over the modules of a line):"]
-        groups = _groups(update.modules, verbose)
-        rows = [[*_OF_UPDATE, rank_kept], *(_update_row(label, group) for label, group in groups)]
-        if len(groups) > 1:
-            rows.append(_update_row("all", update.modules))
-        lines += _lined_up(rows)
+        titles = [*_OF_UPDATE, f"rank at {update.energy:.3g}"]
+        lines += _by_kind(titles, update.modules, _update_row, verbose)
     if update.start is not None:
         lines.append(f"  started as {update.start}, which changes the base: the numbers are those of B A")
     if update.dead:
@@ -133,15 +120,11 @@ def lora_config_text(settings: Mapping[str, Any]) -> list[str]:
     """Return the settings as a call of PEFT's ``LoraConfig``."""
     lines = ["LoraConfig("]
     for name, value in settings.items():
-        if isinstance(value, Mapping):
-            if value:
-                lines += [
-                    f"    {name}={{",
-                    *(f"        {key!r}: {item:.6g}," for key, item in value.items()),
-                    "    },",
-                ]
-        else:
+        if not isinstance(value, Mapping):
             lines.append(f"    {name}={value:.6g},")
+        elif value:
+            items = (f"        {key!r}: {item:.6g}," for key, item in value.items())
+            lines += [f"    {name}={{", *items, "    },"]
     return [*(line.replace("'", '"') for line in lines), ")"]
 
 
@@ -153,31 +136,33 @@ def overlap_lines(overlap: UpdateOverlap, verbose: bool = False) -> list[str]:
         f"cosine of the updates: {_signed(overlap.cosine)}",
         f"overlap of the subspaces that keep {percent(overlap.energy)} of each update (medians), with chance:",
     ]
-    groups = _groups(overlap.modules, verbose)
-    rows = [_OF_OVERLAP, *(_overlap_row(label, group) for label, group in groups)]
-    if len(groups) > 1:
-        rows.append(_overlap_row("all", overlap.modules))
-    lines += _lined_up(rows)
+    lines += _by_kind(_OF_OVERLAP, overlap.modules, _overlap_row, verbose)
     for source, names in ((overlap.first, overlap.only_in_first), (overlap.second, overlap.only_in_second)):
         if names:
             lines.append(f"  only in {source}: {some_of(names)}")
     return lines + _not_measured(overlap.not_measured)
 
 
-def _groups(modules: Sequence[Any], verbose: bool) -> list[tuple[str, list[Any]]]:
-    if verbose:
-        return [(module.name, [module]) for module in modules]
+def _by_kind(
+    titles: list[str], modules: Sequence[Any], cells: Callable[[Sequence[Any]], list[str]], verbose: bool
+) -> list[str]:
+    """Return a table of every kind of module and all of them, or of every module."""
+    names = [module.name for module in modules]
     groups: dict[str, list[Any]] = {}
-    for module, kind in zip(modules, kinds_of([module.name for module in modules]), strict=True):
-        groups.setdefault(kind, []).append(module)
-    return list(groups.items())
+    for module, label in zip(modules, names if verbose else kinds_of(names), strict=True):
+        groups.setdefault(label, []).append(module)
+    if len(groups) > 1:
+        groups["all"] = list(modules)
+    return _indented([titles, *([label, str(len(group)), *cells(group)] for label, group in groups.items())])
 
 
-def _update_row(label: str, group: Sequence[ModuleUpdate]) -> list[str]:
+def _indented(rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
+    return [f"  {line}" for line in in_columns(rows, left)]
+
+
+def _update_row(group: Sequence[ModuleUpdate]) -> list[str]:
     norm = sum(module.frobenius**2 for module in group) ** 0.5
     return [
-        label,
-        str(len(group)),
         _range(module.rank for module in group),
         number(median(module.effective_rank for module in group)),
         percent(median(module.rank_in_use for module in group)),
@@ -187,17 +172,16 @@ def _update_row(label: str, group: Sequence[ModuleUpdate]) -> list[str]:
     ]
 
 
-def _overlap_row(label: str, group: Sequence[ModuleOverlap]) -> list[str]:
+def _overlap_row(group: Sequence[ModuleOverlap]) -> list[str]:
     def middle(name: str) -> float | None:
         values = [getattr(module, name) for module in group if getattr(module, name) is not None]
         return median(values) if values else None
 
+    shares = [middle(name) for name in ("left", "left_chance", "right", "right_chance")]
     return [
-        label,
-        str(len(group)),
         " and ".join(_range(module.ranks[side] for module in group) for side in (0, 1)),
         _signed(middle("cosine")),
-        *(_share(middle(name)) for name in ("left", "left_chance", "right", "right_chance")),
+        *("-" if share is None else percent(share) for share in shares),
     ]
 
 
@@ -211,24 +195,8 @@ def _signed(value: float | None) -> str:
     return "-" if value is None else f"{value:+.3f}"
 
 
-def _share(value: float | None) -> str:
-    return "-" if value is None else percent(value)
-
-
 def _not_measured(reasons: Mapping[str, str]) -> list[str]:
     names_of: dict[str, list[str]] = {}
     for name, reason in reasons.items():
         names_of.setdefault(reason, []).append(name)
     return [f"  not measured, {reason}: {some_of(names)}" for reason, names in names_of.items()]
-
-
-def _lined_up(rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return [
-        "  "
-        + "  ".join(
-            cell.ljust(width) if column == 0 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]

@@ -18,26 +18,21 @@ def sweep_lines(sweep: InterventionSweep) -> list[str]:
         )
     width = 2 + max((len(point.control) for point in sweep.points), default=0)
     for name, loss in sweep.tuned_point.losses.items():
-        measure = loss.losses[0].measure
+        sides = f"base {sweep.base_losses[name].loss.text(MEASURE)}, tuned {loss.loss.text(MEASURE)}"
+        lines += ["", f"{loss.losses[0].measure} on {name}: {sides}"]
         lines += [
-            "",
-            f"{measure} on {name}: base {sweep.base_losses[name].loss.text(MEASURE)}, tuned {loss.loss.text(MEASURE)}",
+            f"  {_label(point, width)}  {point.losses[name].loss.estimate:.4f}  "
+            f"{sweep.trade(point).losses[name].text(CHANGE)}"
+            for point in sweep.points
         ]
-        for point in sweep.points:
-            change = sweep.trade(point).losses[name]
-            lines.append(
-                f"  {_label(point, width)}  {point.losses[name].loss.estimate:.4f}  {change.text(CHANGE)}"
-            )
     for name, score in sweep.tuned_point.scores.items():
+        examples = f"{len(score.right)} examples"
+        lines += ["", f"accuracy on {name} ({examples}): tuned {score.accuracy.text(MEASURE)}"]
         lines += [
-            "",
-            f"accuracy on {name} ({len(score.right)} examples): tuned {score.accuracy.text(MEASURE)}",
+            f"  {_label(point, width)}  {point.scores[name].accuracy.estimate:.4f}  "
+            f"{sweep.trade(point).accuracies[name].text(CHANGE)}"
+            for point in sweep.points
         ]
-        for point in sweep.points:
-            change = sweep.trade(point).accuracies[name]
-            lines.append(
-                f"  {_label(point, width)}  {point.scores[name].accuracy.estimate:.4f}  {change.text(CHANGE)}"
-            )
     if sweep.curve:
         lines += ["", "gain over interpolation at equal task loss, nats per token"]
         lines += [
@@ -46,24 +41,15 @@ def sweep_lines(sweep: InterventionSweep) -> list[str]:
             if point.gain is not None
         ]
     lines += ["", "norm of the changed updates, 1 being the tuned model's"]
-    lines += [
-        f"  {_label(point, width)}  {point.update_norm:.4f}{_left_alone(point)}" for point in sweep.points
-    ]
+    for point in sweep.points:
+        alone = f"  ({point.left_alone:,} matrices have no such control and stay as tuned)"
+        lines.append(f"  {_label(point, width)}  {point.update_norm:.4f}{alone if point.left_alone else ''}")
     lines += [
         "",
         "changes are against the tuned model, with 95 % intervals, paired by document and example",
         "",
     ]
     return lines + sweep.verdicts()
-
-
-def _left_alone(point: Intervention) -> str:
-    """Say how many matrices lack a control, if any."""
-    return (
-        f"  ({point.left_alone:,} matrices have no such control and stay as tuned)"
-        if point.left_alone
-        else ""
-    )
 
 
 def _label(point: Intervention, width: int) -> str:

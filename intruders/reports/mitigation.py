@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from ..mitigation.mitigation_result import Mitigation
 
 
@@ -27,12 +25,8 @@ def mitigation_lines(result: Mitigation) -> list[str]:
         lines.append(f"{missing:,} matrices have no such control and stay as they were")
     ranks = [matrix.rank_after for matrix in result.matrices if matrix.rank_after is not None]
     if ranks:
-        lines.append(f"ranks of the changed updates: {_range(ranks)}")
+        ends = dict.fromkeys([min(ranks), max(ranks)])
+        lines.append(f"ranks of the changed updates: {' to '.join(map(str, ends))}")
     if result.rank is not None:
         lines.append(f"largest relative error of an update from cutting its rank: {result.largest_error:.2g}")
     return lines
-
-
-def _range(numbers: Sequence[int]) -> str:
-    least, most = min(numbers), max(numbers)
-    return f"{least}" if least == most else f"{least} to {most}"

@@ -53,21 +53,26 @@ def write_card(audit: str | os.PathLike[str] | Audit, card: str | os.PathLike[st
     result = audit if isinstance(audit, Audit) else Audit.load(audit)
     path = user_path(card)
     check_writable(path)
-    before = _text(path) if path.exists() else ""
+    try:
+        before = read_bytes(path).decode() if path.exists() else ""
+    except UnicodeDecodeError:
+        raise ResultFileError(f"'{path}' is not UTF-8 text; expected a model card in Markdown") from None
     write_atomically(path, with_section(before, card_section(result), str(path)).encode())
     return path
 
 
 def card_section(audit: Audit) -> str:
     """Return the section: what was found by module type, the settings and version, and how to make it again."""
-    words = next_steps(audit)
-    parts = [BEGIN, "## Intruder dimensions", "", f"{words.finding} {UNMEASURED} {words.meaning}", ""]
+    advice = next_steps(audit)
+    parts = [BEGIN, "## Intruder dimensions", "", f"{advice.finding} {UNMEASURED} {advice.meaning}", ""]
     if audit.matrices:
         parts += [*_table(audit), ""]
     parts += [_settings(audit), ""]
     command = audit_command(audit)
-    if command is not None:
-        parts += ["```bash", _without_folders(command), "```", ""]
+    if command is not None:  # without the folders of the two models: they tell the readers of a card nothing
+        words = shlex.split(command)
+        words[2:4] = [each_part(word, _last_part) for word in words[2:4]]  # intruders audit BASE TUNED ...
+        parts += ["```bash", shlex.join(words), "```", ""]
     return "\n".join([*parts[:-1], END])
 
 
@@ -95,23 +100,15 @@ def _lines_of(mark: str, text: str) -> list[re.Match[str]]:
     return list(re.finditer(rf"^{re.escape(mark)}(?=[ \t]*\r?$)", text, re.MULTILINE))
 
 
-def _text(path: Path) -> str:
-    try:
-        return read_bytes(path).decode()
-    except UnicodeDecodeError:
-        raise ResultFileError(f"'{path}' is not UTF-8 text; expected a model card in Markdown") from None
-
-
 def _table(audit: Audit) -> list[str]:
-    rows = [
-        f"| {_cell(kind.kind)} | {kind.matrices:,} | {kind.intruders:,} of {kind.vectors:,} | "
-        f"{percent(kind.energy_share)} | {percent(kind.relative_update)} |"
-        for kind in by_kind(audit.matrices)
-    ]
     return [
         "| module type | matrices | intruders | energy share | relative update (median) |",
         "|---|---:|---:|---:|---:|",
-        *rows,
+        *(
+            f"| {_cell(kind.kind)} | {kind.matrices:,} | {kind.intruders:,} of {kind.vectors:,} | "
+            f"{percent(kind.energy_share)} | {percent(kind.relative_update)} |"
+            for kind in by_kind(audit.matrices)
+        ),
     ]
 
 
@@ -129,13 +126,6 @@ def _settings(audit: Audit) -> str:
 
 def _commits(hub: Sequence[HubOrigin]) -> str:
     return f" (commit {', '.join(_code(origin.commit) for origin in hub)})" if hub else ""
-
-
-def _without_folders(command: str) -> str:
-    """Cut the paths of the two models to their last part: they tell the readers of a card nothing."""
-    words = shlex.split(command)
-    models = [each_part(word, _last_part) for word in words[2:4]]  # intruders audit BASE TUNED ...
-    return shlex.join([*words[:2], *models, *words[4:]])
 
 
 def _last_part(source: str) -> str:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from ..charts.chart import Axis, Chart, Rule, Series
+from ..charts.chart import Axis, Chart, Rule, Series, spans_decades
 from ..charts.drawing import write_drawings
 from ..charts.figure import draw_chart
 from ..experiments.point import Point
@@ -20,7 +20,7 @@ from ..mitigation.remedies.remedy_table import INTRUDERS
 from ..system.files import user_path
 from ..system.words import number, plural
 from .page.html_page import render_figures, write_page
-from .terminal import Column, Page, lined_up
+from .terminal import Page, estimate_text, lined_up
 
 WIDE = 150  # columns of a terminal in which every interval fits
 _CONTROLS = ("shrink", "shrink-output", "random", "resized", "complement")
@@ -35,21 +35,12 @@ def print_comparison(comparison: RemedyComparison, console: Console) -> None:
         page.say(line)
     console.print()
     console.print(_table(comparison, console.width >= WIDE))
-    measured = [remedy for remedy in comparison.remedies if remedy.controls]
-    if measured:
-        page.say("")
-        page.say(
-            "gain at equal task loss minus that of a control, in nats per token (*: clear)",
-        )
-        console.print(_controls(measured))
-    if any(remedy.parts is not None for remedy in comparison.remedies):
-        page.say("")
-        page.say("four parts, each 0 to 1, over all corpora and tasks")
-        console.print(_parts(comparison.remedies))
-    if comparison.tuned_point.harness:
-        page.say("")
-        page.say("scores of tasks of lm-evaluation-harness")
-        console.print(_harness(comparison))
+    for title, columns, rows in _further_tables(comparison):
+        if rows and columns:
+            page.say("")
+            page.say(title)
+            titles = ["remedy, strength", *columns]
+            console.print(lined_up(titles, rows, wrapped=range(1, len(titles)), padding=(0, 1)))
     notes = remarks(comparison)
     if notes:
         console.print()
@@ -131,62 +122,48 @@ def control_margin(remedy: ComparedRemedy, control: str) -> Interval | None:
 
 
 def _table(comparison: RemedyComparison, is_wide: bool) -> Table:
-    titles = [
-        "norm",
-        "output",
-        "healed",
-        "task loss" if is_wide else "task\nloss",
-        "accuracy",
-        "gain at equal task loss",
-        *(["at equal norm"] if is_wide else []),
-    ]
-    return lined_up(
-        [
-            Column("remedy, strength" if is_wide else "remedy", no_wrap=True),
-            *(Column(title, of_numbers=True, no_wrap=True) for title in titles),
-        ],
-        [[name, *_cells(point, comparison.target, is_wide)] for name, point in measured_rows(comparison)],
-        padding=(0, 2 if is_wide else 1),
-    )
-
-
-def _cells(point: Point, target: str, is_wide: bool) -> list[str]:
-    accuracy = point.accuracies.get(target)
-    cells = [
-        number(point.norm),
-        "-" if point.output is None else number(point.output),
-        "-"
-        if point.healed is None
-        else point.healed.text(".3g")
-        if is_wide
-        else f"{point.healed.estimate:.2f}",
-        point.task_loss.text(".3g") if is_wide else number(point.task_loss.estimate),
-        "-" if accuracy is None else f"{accuracy:.2f}",
-        "-" if point.gain is None else point.gain.text("+.3f"),
-    ]
-    return [
-        *cells,
-        *(["-" if point.gain_at_norm is None else point.gain_at_norm.text("+.3f")] if is_wide else []),
-    ]
-
-
-def _controls(remedies: Sequence[ComparedRemedy]) -> Table:
-    controls = controls_of(remedies)
+    titles = ["remedy", "norm", "output", "healed", "task\nloss", "accuracy", "gain at equal task loss"]
+    if is_wide:
+        titles = ["remedy, strength", *(title.replace("\n", " ") for title in titles[1:]), "at equal norm"]
     rows = []
-    for remedy in remedies:
+    for name, point in measured_rows(comparison):
+        accuracy, healed = point.accuracies.get(comparison.target), point.healed
+        cells = [
+            number(point.norm),
+            "-" if point.output is None else number(point.output),
+            "-" if healed is None else estimate_text(healed, is_wide, ".3g" if is_wide else ".2f"),
+            point.task_loss.text(".3g") if is_wide else number(point.task_loss.estimate),
+            "-" if accuracy is None else f"{accuracy:.2f}",
+            "-" if point.gain is None else point.gain.text("+.3f"),
+            "-" if point.gain_at_norm is None else point.gain_at_norm.text("+.3f"),
+        ]
+        rows.append([name, *(cells if is_wide else cells[:-1])])
+    return lined_up(titles, rows, padding=(0, 2 if is_wide else 1))
+
+
+def _further_tables(
+    comparison: RemedyComparison,
+) -> Iterator[tuple[str, Sequence[str], Sequence[Sequence[str]]]]:
+    """Yield the title, the columns of numbers and the rows of tables by remedy, which may have none."""
+    controlled = [remedy for remedy in comparison.remedies if remedy.controls]
+    controls = controls_of(controlled)
+    rows = []
+    for remedy in controlled:
         margins = [control_margin(remedy, control) for control in controls]
         rows.append([label(remedy), *("-" if margin is None else _starred(margin) for margin in margins)])
-    return _by_remedy(controls, rows)
-
-
-def _parts(remedies: Sequence[ComparedRemedy]) -> Table:
+    yield "gain at equal task loss minus that of a control, in nats per token (*: clear)", controls, rows
     rows = []
-    for remedy in remedies:
-        if remedy.parts is not None:
-            parts = remedy.parts
+    for remedy in comparison.remedies:
+        if (parts := remedy.parts) is not None:
             values = (parts.healing, parts.preservation, parts.non_damage, parts.target, parts.harmonic_mean)
             rows.append([label(remedy), *("-" if value is None else f"{value:.2f}" for value in values)])
-    return _by_remedy(("healing", "preservation", "non-damage", "target", "harmonic mean"), rows)
+    columns = ("healing", "preservation", "non-damage", "target", "harmonic mean")
+    yield "four parts, each 0 to 1, over all corpora and tasks", columns, rows
+    rows = [
+        [name, *(f"{score:.3f}" for score in point.harness.values())]
+        for name, point in measured_rows(comparison)
+    ]
+    yield "scores of tasks of lm-evaluation-harness", list(comparison.tuned_point.harness), rows
 
 
 def measured_rows(comparison: RemedyComparison) -> list[tuple[str, Point]]:
@@ -196,25 +173,6 @@ def measured_rows(comparison: RemedyComparison) -> list[tuple[str, Point]]:
         *ends,
         *((label(remedy), remedy.chosen) for remedy in comparison.remedies if remedy.chosen is not None),
     ]
-
-
-def _harness(comparison: RemedyComparison) -> Table:
-    return _by_remedy(
-        list(comparison.tuned_point.harness),
-        [
-            [name, *(f"{score:.3f}" for score in point.harness.values())]
-            for name, point in measured_rows(comparison)
-        ],
-    )
-
-
-def _by_remedy(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    """Return a table of a remedy in every row, and of numbers below each title."""
-    columns = [
-        Column("remedy, strength", no_wrap=True),
-        *(Column(title, of_numbers=True) for title in titles),
-    ]
-    return lined_up(columns, rows, padding=(0, 1))
 
 
 def _starred(value: Interval) -> str:
@@ -265,6 +223,11 @@ def render_remedies(comparison: RemedyComparison) -> str:
 
 
 _CURVE_TONE = 5  # the darkest of the palette
+_CAPTION = (
+    "The dark line is interpolation from the base to the tuned model. A large mark is a remedy at the chosen strength "
+    "on the reported half, with its confidence interval. A faint line joins all strengths, on the half that they were "
+    "chosen on."
+)
 
 
 def comparison_charts(comparison: RemedyComparison) -> list[Chart]:
@@ -272,40 +235,35 @@ def comparison_charts(comparison: RemedyComparison) -> list[Chart]:
     measured = [
         remedy for remedy in comparison.remedies if remedy.chosen is not None and remedy.name != "interpolate"
     ]
-    charts = [_over_task_loss(comparison, measured), _over_norm(comparison, measured)]
-    if measured:
-        charts.insert(1, _gains(measured))
-    return charts
-
-
-def _over_task_loss(comparison: RemedyComparison, measured: Sequence[ComparedRemedy]) -> Chart:
-    return Chart(
+    is_share = comparison.tuned_point.healed is not None
+    healed = Axis(
+        "healed", "forgetting healed (1: all of it)" if is_share else "pre-training loss (nats per token)"
+    )
+    target = comparison.target.rpartition("/")[2].partition("?")[0] or comparison.target
+    is_log = spans_decades([point.task_loss.estimate for point in comparison.curve])
+    over_task_loss = Chart(
         "remedies-task-loss",
         "Healed forgetting over what the task loses",
-        Axis(
-            "task_loss",
-            f"task loss on {_short(comparison.target)} (nats per token)",
-            log=_spans_decades([point.task_loss.estimate for point in comparison.curve]),
-        ),
-        Axis("healed", _healed_title(comparison)),
+        Axis("task_loss", f"task loss on {target} (nats per token)", log=is_log),
+        healed,
         _series(comparison, measured, lambda point: point.task_loss.estimate),
-        caption=_caption("Left and up is better."),
+        caption=f"{_CAPTION} Left and up is better.",
         wide=True,
     )
-
-
-def _over_norm(comparison: RemedyComparison, measured: Sequence[ComparedRemedy]) -> Chart:
-    return Chart(
+    over_norm = Chart(
         "remedies-norm",
         "Healed forgetting over the norm of the updates",
         Axis("norm", "norm of all updates (1: the tuned model's)"),
-        Axis("healed", _healed_title(comparison)),
+        healed,
         _series(comparison, measured, lambda point: point.norm),
-        caption=_caption("A remedy above the curve heals more than its size explains."),
+        caption=f"{_CAPTION} A remedy above the curve heals more than its size explains.",
     )
+    return [over_task_loss, *([_gains(measured)] if measured else []), over_norm]
 
 
-def _series(comparison: RemedyComparison, measured: Sequence[ComparedRemedy], across) -> list[Series]:  # type: ignore[no-untyped-def]
+def _series(
+    comparison: RemedyComparison, measured: Sequence[ComparedRemedy], across: Callable[[Point], float]
+) -> list[Series]:
     is_share = comparison.tuned_point.healed is not None
 
     def up(point: Point) -> Interval | None:
@@ -330,17 +288,8 @@ def _series(comparison: RemedyComparison, measured: Sequence[ComparedRemedy], ac
         reported = up(point)
         if reported is not None:
             low, high = _finite(reported)
-            series.append(
-                Series(
-                    label(remedy),
-                    [across(point)],
-                    [reported.estimate],
-                    [low],
-                    [high],
-                    notes=["reported"],
-                    tone=tone,
-                )
-            )
+            x, y = [across(point)], [reported.estimate]
+            series.append(Series(label(remedy), x, y, [low], [high], notes=["reported"], tone=tone))
         tried = [(attempt, attempt.healed) for attempt in remedy.tried if attempt.healed is not None]
         if is_share and len(tried) > 1:
             series.append(
@@ -394,30 +343,7 @@ def _gains(measured: Sequence[ComparedRemedy]) -> Chart:
     )
 
 
-def _healed_title(comparison: RemedyComparison) -> str:
-    if comparison.tuned_point.healed is not None:
-        return "forgetting healed (1: all of it)"
-    return "pre-training loss (nats per token)"
-
-
-def _caption(better: str) -> str:
-    return (
-        "The dark line is interpolation from the base to the tuned model. A large mark is a remedy at the chosen "
-        "strength on the reported half, with its confidence interval. A faint line joins all strengths, on the half "
-        f"that they were chosen on. {better}"
-    )
-
-
 def _finite(value: Interval) -> tuple[float, float]:
     """Return the ends of an interval; an end that is not known becomes the estimate."""
     low, high = (end if math.isfinite(end) else value.estimate for end in (value.low, value.high))
     return low, high
-
-
-def _spans_decades(values: Sequence[float]) -> bool:
-    """Return whether values need a logarithmic axis: tuning can lower a task loss a hundredfold."""
-    return min(values) > 0 and max(values) > 20 * min(values)
-
-
-def _short(target: str) -> str:
-    return target.rpartition("/")[2].partition("?")[0] or target

@@ -120,15 +120,11 @@ def audit_findings(audit: Audit, fail_above: int | None) -> list[GateFinding]:
         ),
         default=(0.0, ""),
     )
-    source = audit.tuned_source
     why = None
     if fail_above is not None:
         why = summary.why_left_open(audit.matrices, audit.skipped, audit.settings, fail_above)
-    findings = [] if why is None else [refusal(source, why)]
-    if fail_above is not None and why is None:
-        spoilt = summary.matrices_not_finite(audit.skipped)
-        findings += _notes_on_count(source, audit.base_source, len(audit.matrices), spoilt)
-    return [*findings, *_findings_of_model(source, audit.intruders, fail_above, *largest)]
+    counts = audit.intruders, len(audit.matrices), summary.matrices_not_finite(audit.skipped)
+    return _of_model(audit.tuned_source, audit.base_source, why, fail_above, counts, largest)
 
 
 def fleet_findings(fleet: FleetAudit, fail_above: int | None) -> list[GateFinding]:
@@ -141,13 +137,10 @@ def fleet_findings(fleet: FleetAudit, fail_above: int | None) -> list[GateFindin
         if row["status"] == "refused":
             findings.append(refusal(row["adapter"], str(row["reason"])))
             continue
-        if row["adapter"] in uncounted:
-            findings.append(refusal(row["adapter"], uncounted[row["adapter"]]))
-        elif fail_above is not None:
-            matrices, spoilt = row["matrices"] or 0, row["non_finite"] or 0
-            findings += _notes_on_count(row["adapter"], fleet.base_source, matrices, spoilt)
-        largest, where = row["update_relative_max"] or 0.0, row["update_relative_where"] or ""
-        findings += _findings_of_model(row["adapter"], row["intruders"] or 0, fail_above, largest, where)
+        counts = row["intruders"] or 0, row["matrices"] or 0, row["non_finite"] or 0
+        largest = row["update_relative_max"] or 0.0, row["update_relative_where"] or ""
+        why = uncounted.get(row["adapter"])
+        findings += _of_model(row["adapter"], fleet.base_source, why, fail_above, counts, largest)
     return findings + [
         refusal(
             path, f"passed over, because it is not an adapter ({what}); pass it by its own path, or move it"
@@ -163,8 +156,11 @@ def verification_findings(verification: Verification, allow_other: bool) -> list
     for matrix in verification.matrices:
         names_of.setdefault(matrix.found.verdict, []).append(matrix.name)
     findings = []
+    levels: dict[str, Level] = {**dict.fromkeys(WRONG, "error"), NOT_PROVED: "warning"}
+    if len(names_of) == 1:  # beside other matrices, those whose update is too small say nothing
+        levels[TOO_SMALL] = "note"
     for verdict, names in names_of.items():
-        level = _level_of_verdict(verdict, is_all=len(names_of) == 1)
+        level = levels.get(verdict)
         if level is not None:
             matrices = plural(len(names), "matrix", "matrices")
             message = f"{verdict} in {matrices}: {some_of(names)} (adapter '{verification.adapter_source}')"
@@ -211,42 +207,46 @@ def write_sarif(findings: Sequence[GateFinding], path: Path, is_refused: bool = 
     write_atomically(path, _encoded(sarif_document(findings, is_refused)))
 
 
-def _findings_of_model(
-    source: str, intruders: int, fail_above: int | None, largest: float, where: str
+def _of_model(
+    source: str,
+    base: str,
+    why: str | None,
+    fail_above: int | None,
+    counts: tuple[int, int, int],
+    largest: tuple[float, str],
 ) -> list[GateFinding]:
+    """Return what an audited model has to report.
+
+    Args:
+      source, base: The model and its base.
+      why: Why its intruders are not counted; None where they are.
+      fail_above: The limit; None for none, and then there is nothing to say of the count.
+      counts: Its intruders, its matrices, and those with NaN or infinity.
+      largest: The largest relative update, and the matrix that has it.
+    """
+    intruders, matrices, spoilt = counts
     findings = []
+    if why is not None:
+        findings.append(refusal(source, why))
+    elif fail_above is not None and not matrices:
+        findings.append(GateFinding(UNCHANGED, "note", summary.unchanged_in_words(base, source), source))
+    elif fail_above is not None and spoilt:
+        message = summary.not_finite_in_words(spoilt)
+        findings.append(GateFinding(LEFT_OUT, "warning", message, source, {"matrices": spoilt}))
     if fail_above is not None and intruders > fail_above:
         message = f"{plural(intruders, 'intruder')}, more than the {fail_above} that --fail-above allows"
         findings.append(
             GateFinding(TOO_MANY, "error", message, source, {"intruders": intruders, "limit": fail_above})
         )
-    if largest > 1:
+    relative, where = largest
+    if relative > 1:
         message = (
-            f"the update of '{where}' is {number(largest)} times as large as the matrix (spectral norms)"
+            f"the update of '{where}' is {number(relative)} times as large as the matrix (spectral norms)"
         )
         findings.append(
-            GateFinding(TOO_LARGE, "warning", message, source, {"relative": largest, "matrix": where})
+            GateFinding(TOO_LARGE, "warning", message, source, {"relative": relative, "matrix": where})
         )
     return findings
-
-
-def _notes_on_count(source: str, base: str, matrices: int, spoilt: int) -> list[GateFinding]:
-    """Return what a number of intruders within a limit does not say: that nothing differs, or that some is unread."""
-    if not matrices:
-        return [GateFinding(UNCHANGED, "note", summary.unchanged_in_words(base, source), source)]
-    if not spoilt:
-        return []
-    return [
-        GateFinding(LEFT_OUT, "warning", summary.not_finite_in_words(spoilt), source, {"matrices": spoilt})
-    ]
-
-
-def _level_of_verdict(verdict: str, is_all: bool) -> Level | None:
-    if verdict in WRONG:
-        return "error"
-    if verdict == NOT_PROVED:
-        return "warning"
-    return "note" if verdict == TOO_SMALL and is_all else None
 
 
 def _document(findings: Sequence[GateFinding], total: int, refused: str | None) -> dict[str, Any]:
@@ -260,29 +260,20 @@ def _document(findings: Sequence[GateFinding], total: int, refused: str | None) 
     if notifications:
         invocation["toolExecutionNotifications"] = notifications
     rules = list(_RULES)
-    return {
-        "$schema": SCHEMA_URI,
-        "version": "2.1.0",
-        "runs": [
-            {
-                "tool": {
-                    "driver": {
-                        "name": "intruders",
-                        "version": __version__,
-                        "rules": [_rule(name) for name in rules],
-                    }
-                },
-                "invocations": [invocation],
-                "columnKind": "unicodeCodePoints",
-                "results": [_result(finding, rules.index(finding.rule)) for finding in findings],
-                "properties": {"counts": dict(Counter(finding.rule for finding in findings))},
-            }
-        ],
+    driver = {"name": "intruders", "version": __version__, "rules": [_rule(name) for name in rules]}
+    run = {
+        "tool": {"driver": driver},
+        "invocations": [invocation],
+        "columnKind": "unicodeCodePoints",
+        "results": [_result(finding, rules.index(finding.rule)) for finding in findings],
+        "properties": {"counts": dict(Counter(finding.rule for finding in findings))},
     }
+    return {"$schema": SCHEMA_URI, "version": "2.1.0", "runs": [run]}
 
 
 def _rule(name: str) -> dict[str, Any]:
     level, what, help_text = _RULES[name]
+    severity = "recommendation" if level == "note" else level
     return {
         "id": name,
         "name": "".join(part.capitalize() for part in name.split("-")),
@@ -293,12 +284,8 @@ def _rule(name: str) -> dict[str, Any]:
             "markdown": f"{what}\n\n{help_text}",
         },
         "defaultConfiguration": {"level": level},
-        "properties": {"tags": ["model"], "precision": "very-high", "problem.severity": _severity(level)},
+        "properties": {"tags": ["model"], "precision": "very-high", "problem.severity": severity},
     }
-
-
-def _severity(level: Level) -> str:
-    return "recommendation" if level == "note" else level
 
 
 def _message(finding: GateFinding) -> str:

@@ -179,23 +179,21 @@ def run_table(runs: pd.DataFrame) -> PageTable:
     """Return every run with its settings and its results."""
     kept = [column for column in RUN_COLUMNS if column in runs and runs[column].notna().any()]
     frame = runs[kept].copy()
-    of_adapters = runs["method"] != "full"
     trained = runs["kind"] != "random-rank-one"
-    for column, applies in [
-        ("method", trained),
-        ("lr", trained),
-        ("rank", trained & of_adapters),
-        ("alpha", trained & of_adapters),
-    ]:
-        if column in frame:
-            frame[column] = frame[column].astype(object).where(applies, None)
-    for column in ("alpha", "lr"):
-        if column in frame:
-            frame[column] = [_short(value) for value in frame[column]]
+    of_adapters = trained & (runs["method"] != "full")
+    applies = {"method": trained, "lr": trained, "rank": of_adapters, "alpha": of_adapters}
+    for column in applies.keys() & set(kept):
+        frame[column] = frame[column].astype(object).where(applies[column], None)
+    as_given = [column for column in ("alpha", "lr") if column in kept]
+    for column in as_given:  # as settings are written: 16, 5e-05; others, such as 2r, stay as they are
+        numbers = [_finite(value) for value in frame[column]]
+        frame[column] = [
+            value if number is None else f"{number:g}"
+            for value, number in zip(frame[column], numbers, strict=True)
+        ]
     table = page_table("Runs", frame.rename(columns=RUN_COLUMNS), most=len(frame))
-    for column in ("alpha", "lr"):
-        if column in frame:
-            _sort_as_numbers(table, table.headings.index(RUN_COLUMNS[column]))
+    for column in as_given:
+        _sort_as_numbers(table, table.headings.index(RUN_COLUMNS[column]))
     return table
 
 
@@ -209,12 +207,12 @@ def _sort_as_numbers(table: PageTable, at: int) -> None:
             row[at] = Cell(cell.text, value, is_number=True)
 
 
-def _finite(text: str) -> float | None:
+def _finite(value: Any) -> float | None:
     try:
-        value = float(text)
-    except ValueError:
+        number = float(value)
+    except (TypeError, ValueError):
         return None
-    return value if math.isfinite(value) else None
+    return number if math.isfinite(number) else None
 
 
 def failures(runs: pd.DataFrame) -> Sequence[tuple[str, str]]:
@@ -227,10 +225,8 @@ def failures(runs: pd.DataFrame) -> Sequence[tuple[str, str]]:
 
 
 def _is_numeric(column: pd.Series[Any]) -> bool:
-    if types.is_bool_dtype(column):
-        return False
     if types.is_numeric_dtype(column):
-        return True
+        return not types.is_bool_dtype(column)
     known = column.dropna()
     return len(known) > 0 and all(types.is_number(value) and not isinstance(value, bool) for value in known)
 
@@ -252,14 +248,6 @@ def _cell(value: Any, is_number: bool, is_scale: bool) -> Cell:
     if isinstance(value, bool) or types.is_bool(value):
         return Cell("yes" if value else "no")
     return Cell(str(value))
-
-
-def _short(value: Any) -> Any:
-    """Write a number as settings do: 16, 5e-05. Anything else, such as 2r, stays as it is."""
-    try:
-        return f"{float(value):g}"
-    except (TypeError, ValueError):
-        return value
 
 
 def _heading(column: object) -> str:

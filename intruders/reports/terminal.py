@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
@@ -12,22 +13,34 @@ from rich.text import Text
 
 from ..system.words import printable, shorten
 
+if TYPE_CHECKING:
+    from ..measures.intervals import Interval
+
 WIDTH = 80
 
 
-@dataclass(frozen=True)
-class Column:
-    """A column of a table: of text, or of numbers on its right edge. Its cells stay in one line with ``no_wrap``."""
+def in_columns(rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
+    """Return rows as lines whose cells stand below one another: the first ``left`` of a row to the left, others right.
 
-    title: str
-    of_numbers: bool = False
-    no_wrap: bool = False
+    >>> in_columns([["module", "norm"], ["q", "2.5"]])
+    ['module  norm', 'q        2.5']
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.ljust(width) if at < left else cell.rjust(width)
+            for at, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
 
 
 def lined_up(
-    columns: Sequence[Column],
+    titles: Sequence[str],
     rows: Sequence[Sequence[str]],
     *,
+    texts: Collection[int] = (0,),
+    wrapped: Collection[int] = (),
     padding: tuple[int, int] = (1, 1),
     header_style: str = "",
     styles: Sequence[str] = (),
@@ -35,22 +48,27 @@ def lined_up(
     """Return a table without lines whose cells are text: none is read as markup, and none steers the terminal.
 
     Args:
-      columns: their titles, of one line or several.
+      titles: of the columns, of one line or several.
       rows: a cell for every column.
+      texts: positions of columns of text; others are of numbers, and end at their right edge.
+      wrapped: positions of columns whose cells may take several lines in a narrow terminal.
       padding: spaces left and right of every cell; there are none at the edges of the table.
       header_style: the style of the titles.
       styles: the style of every row.
     """
     left, right = padding
     table = Table(box=None, pad_edge=False, header_style=header_style, padding=(0, right, 0, left))
-    for column in columns:
-        title = "\n".join(map(printable, column.title.split("\n")))
-        table.add_column(
-            Text(title), justify="right" if column.of_numbers else "left", no_wrap=column.no_wrap
-        )
+    for at, title in enumerate(titles):
+        shown = Text("\n".join(map(printable, title.split("\n"))))
+        table.add_column(shown, justify="left" if at in texts else "right", no_wrap=at not in wrapped)
     for row, style in zip(rows, styles or [""] * len(rows), strict=True):
         table.add_row(*(Text(printable(cell)) for cell in row), style=style)
     return table
+
+
+def estimate_text(value: Interval, is_wide: bool, form: str = ".3f") -> str:
+    """Return an estimate, with its interval in a wide terminal."""
+    return value.text(form) if is_wide else f"{value.estimate:{form}}"
 
 
 @dataclass(frozen=True)
@@ -91,6 +109,16 @@ class Page:
         line.rstrip()
         self.console.print(line, soft_wrap=True, highlight=False, markup=False, emoji=False)
 
+    def folded(self, text: str, style: str = "", indent: str = "") -> None:
+        """Print text in as many lines as it needs; those after the first begin with ``indent``."""
+        for line in self.lines_of(text, indent):
+            self.say((line, style))
+
+    def lines_of(self, text: str, indent: str = "") -> list[str]:
+        return textwrap.wrap(
+            text, self.width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+        )
+
     def prose(self, line: str) -> None:
         """Print a line that the terminal wraps at its own width, with every character that it may show."""
         self.console.print(Text(printable(line)), soft_wrap=False)
@@ -107,20 +135,12 @@ class Page:
 
     def table(self, titles: Sequence[str], rows: Sequence[Sequence[str]], styles: Sequence[str] = ()) -> None:
         """Print a column of names, which is shortened to fit, and columns of numbers, which are not."""
-        columns = list(zip(titles, *rows, strict=True))
-        widths = [max(map(len, column)) for column in columns]
-        widths[0] = min(widths[0], max(1, self.room([titles, *rows])))
-        self.say((self._row(titles, widths), "bold"))
-        for row, style in zip(rows, styles or [""] * len(rows), strict=True):
-            self.say((self._row(row, widths), style))
+        room = max(1, self.room([titles, *rows]))
+        shown = [[shorten(name, room, self.mark), *numbers] for name, *numbers in (titles, *rows)]
+        for line, style in zip(in_columns(shown), ["bold", *(styles or [""] * len(rows))], strict=True):
+            self.say((line, style))
 
     def room(self, rows: Sequence[Sequence[str]]) -> int:
         """Return the width that the columns of numbers leave to the names; below 1 in a narrow terminal."""
         numbers = list(zip(*rows, strict=True))[1:]
         return self.width - sum(2 + max(map(len, column)) for column in numbers)
-
-    def _row(self, cells: Sequence[str], widths: Sequence[int]) -> str:
-        first = shorten(cells[0], widths[0], self.mark).ljust(widths[0])
-        return "  ".join(
-            [first, *(cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True))]
-        )

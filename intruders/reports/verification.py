@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from itertools import chain
 
 from rich.console import Console
 from rich.table import Table
@@ -14,7 +15,7 @@ from ..checkpoints.merges.verify import Verification, VerifiedMatrix
 from ..checkpoints.stored.names import module_paths
 from ..system.this_process import ExitStatus
 from ..system.words import duration, percent, plural, shorten
-from .terminal import WIDTH, Column, Page, lined_up
+from .terminal import WIDTH, Page, lined_up
 
 _LISTED = 10  # matrices or tensors, unless verbose
 
@@ -33,20 +34,20 @@ def print_verification(
         ("merged", result.merged_source),
     ):
         page.say((f"{label:7}  {page.end_of(source, WIDTH - 9)}", "dim"))
-    page.say((_answer(result, allow_other), _style(result.exit_status(allow_other))))
+    styles = {ExitStatus.DONE.value: "bold green", ExitStatus.NOT_TOLD.value: "bold yellow"}
+    page.say((_answer(result, allow_other), styles.get(result.exit_status(allow_other), "bold red")))
     if result.matrices:
         page.say("")
         console.print(_table(result.matrices, page))
         page.say((_roundings(result), "dim"))
-        _print_words(page, result.matrices)
+        # What the verdicts mean, where they do not say it themselves.
+        verdicts = (matrix.found for matrix in result.matrices if matrix.found.words)
+        for (verdict, words), count in Counter((each.verdict, each.words) for each in verdicts).items():
+            page.say(f"{verdict} ({count:,}): {words}")
     chosen = [matrix for matrix in result.matrices if verbose or matrix.found.verdict in {*WRONG, NOT_PROVED}]
-    _list(
-        page,
-        [line for matrix in chosen for line in _matrix_lines(matrix, page)],
-        len(chosen),
-        verbose,
-        lines_each=2,
-    )
+    if chosen:
+        page.say("")
+        _list(page, [_matrix_lines(matrix, page) for matrix in chosen], verbose)
     _list_tensors(page, "changed outside the adapter", result.others, verbose)
     _list_tensors(page, "not compared", result.unchecked, verbose)
     page.say((f"({duration(result.seconds)})", "dim"))
@@ -62,33 +63,18 @@ def _answer(result: Verification, allow_other: bool) -> str:
     return text
 
 
-def _style(status: int) -> str:
-    return {ExitStatus.DONE.value: "bold green", ExitStatus.NOT_TOLD.value: "bold yellow"}.get(
-        status, "bold red"
-    )
-
-
 def _table(matrices: Sequence[VerifiedMatrix], page: Page) -> Table:
     """Return one row per module type and verdict."""
     groups: dict[tuple[str, str], list[VerifiedMatrix]] = {}
     for path, matrix in zip(module_paths([matrix.name for matrix in matrices]), matrices, strict=True):
         groups.setdefault((path.kind, matrix.found.verdict), []).append(matrix)
-    columns = [
-        Column("module", no_wrap=True),
-        Column("matrices", of_numbers=True, no_wrap=True),
-        Column("verdict", no_wrap=True),
-        Column("scale", no_wrap=True),
-    ]
+    titles = ("module", "matrices", "verdict", "scale")
     rows, styles = [], []
     for (kind, verdict), members in sorted(groups.items(), key=lambda group: VERDICTS.index(group[0][1])):
         styles.append("red" if verdict in WRONG else "yellow" if verdict in (TOO_SMALL, NOT_PROVED) else "")
         name = page.known(shorten(kind, 22, page.mark))
         rows.append([name, f"{len(members):,}", verdict, _scales(members, page)])
-    return lined_up(columns, rows, padding=(0, 2), header_style="bold", styles=styles)
-
-
-def _plus_minus(page: Page) -> str:
-    return "+-" if page.plain else "±"
+    return lined_up(titles, rows, texts=(0, 2, 3), padding=(0, 2), header_style="bold", styles=styles)
 
 
 def _scales(members: Sequence[VerifiedMatrix], page: Page) -> str:
@@ -102,7 +88,7 @@ def _scales(members: Sequence[VerifiedMatrix], page: Page) -> str:
         return ""
     error = max(member.found.error or 0.0 for member in members)
     ends = sorted({f"{min(estimates):.3g}", f"{max(estimates):.3g}"}, key=float)
-    return f"{' to '.join(ends)} {_plus_minus(page)} {error:.2g}"
+    return f"{' to '.join(ends)} {'+-' if page.plain else '±'} {error:.2g}"
 
 
 def _scale(value: float) -> str:
@@ -120,13 +106,6 @@ def _roundings(result: Verification) -> str:
     ways = ", ".join(f"{way} ({count:,})" for way, count in counts.most_common())
     has_bounds = any(matrix.found.scale is not None for matrix in result.matrices)
     return f"scale: proved bounds; {ways}" if has_bounds else f"merge: {ways}"
-
-
-def _print_words(page: Page, matrices: Sequence[VerifiedMatrix]) -> None:
-    """Print what the verdicts mean, where they do not say it themselves."""
-    counts = Counter((matrix.found.verdict, matrix.found.words) for matrix in matrices if matrix.found.words)
-    for (verdict, words), count in counts.items():
-        page.say(f"{verdict} ({count:,}): {words}")
 
 
 def _matrix_lines(matrix: VerifiedMatrix, page: Page) -> list[str]:
@@ -148,23 +127,13 @@ def _list_tensors(page: Page, title: str, tensors: Sequence[OtherTensor], verbos
     page.say(
         f"{title}: {plural(len(tensors), 'tensor')} ({', '.join(f'{r}: {n}' for r, n in reasons.items())})"
     )
-    _list(
-        page,
-        [f"  {tensor.name}: {tensor.reason}" for tensor in tensors],
-        len(tensors),
-        verbose,
-        heading=False,
-    )
+    _list(page, [[f"  {tensor.name}: {tensor.reason}"] for tensor in tensors], verbose)
 
 
-def _list(
-    page: Page, lines: Sequence[str], count: int, verbose: bool, heading: bool = True, lines_each: int = 1
-) -> None:
-    """Print the lines of the first items, or of all ``count`` items with ``verbose``."""
-    shown = count if verbose else min(count, _LISTED)
-    if lines and heading:
-        page.say("")
-    for line in lines[: shown * lines_each]:
+def _list(page: Page, items: Sequence[Sequence[str]], verbose: bool) -> None:
+    """Print the lines of the first items, or of all with ``verbose``."""
+    shown = items if verbose else items[:_LISTED]
+    for line in chain(*shown):
         page.say(line)
-    if count > shown:
-        page.say((f"and {count - shown} more (--verbose)", "dim"))
+    if len(shown) < len(items):
+        page.say((f"and {len(items) - len(shown)} more (--verbose)", "dim"))

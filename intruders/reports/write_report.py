@@ -7,13 +7,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..audits.result.audit_result import Audit
-from ..audits.scales.critical_scales_result import CriticalScales, scales_beside, scales_for
+from ..audits.scales.critical_scales_result import scales_beside, scales_for
+from ..charts.drawing import write_drawings
+from ..charts.figure import draw
 from ..checkpoints.stored.names import natural_order
 from ..data.task import names_given
 from ..errors import ResultFileError, SettingError
 from ..experiments.healing import RECORD as HEALING
-from ..system.files import user_path
-from .compare_audits import common_matrices, labels_for
+from ..system.files import user_path, write_atomically
+from .audit import audit_figures, render_audit
+from .compare_audits import common_matrices, comparison_figures, labels_for, render_comparison
+from .page.html_page import check_can_write_html
 from .study import is_study, write_study_report
 
 AUDIT_NAMES = ("audit.json", "audit.parquet")
@@ -67,21 +71,28 @@ def write_report(
             "nothing to write; pass --out FILE for the HTML report, --png DIR for figures, or both"
         )
     if out is not None:
-        from .page.html_page import check_can_write_html
-
         check_can_write_html(out)
     files = [file for path in paths for file in audit_files(user_path(path))]
     audits = [Audit.load(file) for file in files]
     side_by_side = len(audits) > 1
     if side_by_side and scale is not None:
         raise SettingError(f"--scale '{scale}' is shown with one audit, and {len(audits)} were given")
-    scales = None if side_by_side else _scales(audits[0], files[0], scale)
+    scales = None
+    if scale is not None:
+        scales = scales_for(audits[0], scale)
+    elif not side_by_side:
+        scales = scales_beside(audits[0], files[0].parent)
     written = []
     if out is not None:
         written.append(user_path(out))
-        _write_html(audits, written[0], side_by_side, scales)
+        page = render_comparison(audits) if side_by_side else render_audit(audits[0], scales)
+        write_atomically(written[0], page.encode())
     if figures is not None:
-        written += _write_figures(audits, user_path(figures), side_by_side, scales)
+        if side_by_side:
+            drawn = comparison_figures(common_matrices(audits), labels_for(audits))
+        else:
+            drawn = audit_figures(audits[0], scales)
+        written += write_drawings([draw(figure) for figure in drawn], user_path(figures))
     return written
 
 
@@ -93,35 +104,6 @@ def study_among(paths: Sequence[AnyPath], scale: AnyPath | None) -> AnyPath | No
             f"'{studies[0]}' is a study and has a report of its own; pass it alone, without --scale"
         )
     return studies[0] if studies else None
-
-
-def _scales(audit: Audit, file: Path, given: AnyPath | None) -> CriticalScales | None:
-    return scales_for(audit, given) if given is not None else scales_beside(audit, file.parent)
-
-
-def _write_html(audits: list[Audit], out: Path, side_by_side: bool, scales: CriticalScales | None) -> None:
-    from .audit import write_html
-    from .compare_audits import write_comparison_html
-
-    if side_by_side:
-        write_comparison_html(audits, out)
-    else:
-        write_html(audits[0], out, scales)
-
-
-def _write_figures(
-    audits: list[Audit], folder: Path, side_by_side: bool, scales: CriticalScales | None
-) -> list[Path]:
-    from ..charts.drawing import write_drawings
-    from ..charts.figure import draw
-    from .audit import audit_figures
-    from .compare_audits import comparison_figures
-
-    if side_by_side:
-        figures = comparison_figures(common_matrices(audits), labels_for(audits))
-    else:
-        figures = [*audit_figures(audits[0]), *([] if scales is None else [scales.chart()])]
-    return write_drawings([draw(figure) for figure in figures], folder)
 
 
 def audit_files(path: Path) -> list[Path]:
@@ -145,12 +127,8 @@ def audit_files(path: Path) -> list[Path]:
             f"'{path}' is the folder of a healing; expected a study or saved audits; for the page of a healing, run "
             "its `intruders heal` again with --html FILE, which heals nothing again"
         )
-    hint = f"; make one: intruders audit BASE {path} --json {path}/audit.json" if _is_run(path) else ""
+    is_run = (path / "run.json").is_file()  # which `intruders finetune` made
+    hint = f"; make one: intruders audit BASE {path} --json {path}/audit.json" if is_run else ""
     raise ResultFileError(
         f"the folder '{path}' has no {' or '.join(AUDIT_NAMES)}, and neither have its subfolders{hint}"
     )
-
-
-def _is_run(path: Path) -> bool:
-    """Return whether `intruders finetune` made the folder."""
-    return (path / "run.json").is_file()

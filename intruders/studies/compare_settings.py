@@ -116,19 +116,17 @@ def settings_frame(compared: list[ComparedSetting]) -> pd.DataFrame:
     for setting in compared:
         row = {"base": setting.base, "task": setting.task, "setting": setting.setting, "seeds": setting.seeds}
         for name, title in MEASURES.items():
-            row[title] = _text(setting.means.get(name))
-            row[f"{title}, difference"] = _text(setting.differences.get(name), signed=True)
+            row[title] = _text(setting.means.get(name), ".3g")
+            row[f"{title}, difference"] = _text(setting.differences.get(name), "+.3g")
         rows.append(row)
     frame = pd.DataFrame(rows, columns=list(rows[0]) if rows else ["setting"])
     return frame[[column for column in frame if (frame[column].astype(str) != "").any()]]
 
 
-def _text(interval: Interval | None, signed: bool = False) -> str:
-    if interval is None or interval.estimate != interval.estimate:
+def _text(interval: Interval | None, form: str) -> str:
+    if interval is None or math.isnan(interval.estimate):
         return ""
-    sign = "+" if signed else ""
-    shown = f"{interval.estimate:{sign}.3g}"
-    return f"{shown} [{interval.low:{sign}.3g}, {interval.high:{sign}.3g}]" if interval.has_ends else shown
+    return f"{interval.estimate:{form}}{interval.ends(form)}"
 
 
 def setting_of(row: dict[str, object], without: Sequence[str] = ()) -> str:

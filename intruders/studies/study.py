@@ -92,23 +92,18 @@ class Measure(LossSettings, Loading):
                 f"critical_scale is true, but audit rounds the base to {self.audit.base_dtype!r}, and W0 + s D has the "
                 "base that is stored; leave one of the two out"
             )
-        if self.intervene is not None and not self.loss_on:
-            on_text = [name for name in self.intervene.controls if name in (INTERPOLATE, SHRINK_OUTPUT)]
-            if on_text:
-                raise SettingError(
-                    f"control {on_text[0]!r} of intervene is measured on text, but no loss_on gives the text; "
-                    "give loss_on: [pydoc], say"
-                )
-        for name, given in (
-            ("output_energy", self.output_energy),
-            ("attribute", self.attribute is not None),
-            ("remedies", self.remedies is not None),
-        ):
-            if given and not self.loss_on:
-                raise SettingError(
-                    f"{name} is {'true' if name == 'output_energy' else 'given'}, but no loss_on gives the text; "
-                    "give loss_on: [pydoc], say"
-                )
+        controls = () if self.intervene is None else self.intervene.controls
+        on_text = [
+            *(
+                f"control {name!r} of intervene is measured on text"
+                for name in controls
+                if name in (INTERPOLATE, SHRINK_OUTPUT)
+            ),
+            *(["output_energy is true"] if self.output_energy else []),
+            *(f"{name} is given" for name in ("attribute", "remedies") if getattr(self, name) is not None),
+        ]
+        if on_text and not self.loss_on:
+            raise SettingError(f"{on_text[0]}, but no loss_on gives the text; give loss_on: [pydoc], say")
 
 
 @dataclass(frozen=True)

@@ -20,17 +20,17 @@ _END = object()
 _numbers = count()
 
 
-def prefetched(items: Iterable[Item], ahead: int = 1) -> Generator[Item, None, None]:
-    """The same items in the same order, made in another thread up to ``ahead`` before they are asked for.
+def prefetched(items: Iterable[Item]) -> Generator[Item, None, None]:
+    """The same items in the same order, each made in another thread before it is asked for.
 
     An exception of the source is raised here, in its place. When the generator is closed, it waits for the item that is
     being made.
     """
     source = iter(items)
     with _pool(1, "reader") as reader:
-        made = deque(reader.submit(next, source, _END) for _ in range(ahead))
-        while (item := made.popleft().result()) is not _END:
-            made.append(reader.submit(next, source, _END))
+        made = reader.submit(next, source, _END)
+        while (item := made.result()) is not _END:
+            made = reader.submit(next, source, _END)
             yield cast(Item, item)
 
 

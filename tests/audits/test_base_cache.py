@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pwd
-import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
@@ -123,17 +122,6 @@ def test_what_was_learnt_of_a_base_serves_another_tuned_model() -> None:
     found = audit(base, other, cache=store)
     assert store.hits == 2
     assert decisions(found) == decisions(audit(base, other, cache=False))
-
-
-def test_a_moved_and_renamed_file_keeps_its_entries(tmp_path: Path) -> None:
-    base, tuned = models()
-    store = CountingCache()
-    save_file(base, tmp_path / "model.safetensors")
-    audit(tmp_path / "model.safetensors", tuned, cache=store)
-    (tmp_path / "elsewhere").mkdir()
-    shutil.move(tmp_path / "model.safetensors", tmp_path / "elsewhere" / "other.safetensors")
-    audit(tmp_path / "elsewhere" / "other.safetensors", tuned, cache=store)
-    assert (store.hits, store.misses) == (2, 2)
 
 
 def test_a_key_tells_contents_shapes_types_and_settings_apart() -> None:

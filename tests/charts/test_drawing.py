@@ -1,14 +1,15 @@
-"""Files of figures: each has its own, whatever the figures are called."""
+"""Files of figures: each has its own, whatever the figures are called; what comes in an order keeps it."""
 
 from __future__ import annotations
 
 import warnings
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from intruders.charts.chart import Axis, Chart, Series
-from intruders.charts.drawing import write_drawings
+from intruders.charts.drawing import evenly, order_colors, write_drawings
 from intruders.charts.figure import draw
 
 LONG = "sequence-accuracy-" + "home-me-projects-support-data-" * 5
@@ -71,3 +72,25 @@ def test_a_chart_without_points_is_drawn_with_headings_beside_it(
     chart = Chart("empty", "Nothing", Axis("lost", "lost", log=log), Axis("saved", "saved", log=log), series)
     *_, numbers = write_drawings([draw(chart)], tmp_path)
     assert numbers.read_text().split() == ["series,lost,saved"]
+
+
+@pytest.mark.parametrize(("count", "most"), [(25, 24), (40, 24), (40, 12), (47, 24), (1000, 6)])
+def test_the_choice_has_both_ends_and_no_gap_longer_than_another_by_two(count: int, most: int) -> None:
+    chosen = evenly(count, most)
+    assert (len(chosen), chosen[0], chosen[-1]) == (most, 0, count - 1)
+    gaps = [after - before for before, after in pairwise(chosen)]
+    assert min(gaps) >= 1
+    assert max(gaps) - min(gaps) <= 1
+
+
+@pytest.mark.parametrize("count", [1, 2, 24])
+def test_few_are_all_chosen(count: int) -> None:
+    assert evenly(count, 24) == list(range(count))
+
+
+@pytest.mark.parametrize("count", [2, 13, 40, 200])
+def test_every_color_is_lighter_than_the_one_before_on_gray_paper(count: int) -> None:
+    gray = [0.2126 * red + 0.7152 * green + 0.0722 * blue for red, green, blue, _ in order_colors(count)]
+    assert len(gray) == count
+    assert all(before < after for before, after in pairwise(gray))
+    assert gray[-1] < 0.8  # a line on white is still seen

@@ -14,13 +14,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from intruders.checkpoints.adapters.adapter import AdaptedWeight
 from intruders.checkpoints.opening.open import Source
 from intruders.checkpoints.pairing.open_sides import open_sides
 from intruders.checkpoints.pairing.pair_sides import pair_sides
 from intruders.checkpoints.pairing.pairing import Pairing
 from intruders.checkpoints.stored.selection import AS_AUDITED, Selection
-from intruders.linalg.low_rank import LowRank
 from intruders.linalg.pair import Pair
 
 # Of all of them but where they say otherwise, in the names that most configs have.
@@ -207,12 +205,6 @@ def tuned_of(pair: Pair) -> Tensor:
 
 def reasons(pairing: Pairing) -> dict[str, str]:
     return {skipped.name: skipped.reason for skipped in pairing.skipped}
-
-
-def applied(update: AdaptedWeight, base: Tensor) -> Tensor:
-    """The base's weight after an update."""
-    change = update.change(base)
-    return base + change.left @ change.right if isinstance(change, LowRank) else change
 
 
 def moved_mixtral(folder: Path) -> tuple[str, str, nn.Module]:

@@ -136,20 +136,17 @@ def test_json_to_a_file_and_to_standard_output(folder: Path, tmp_path: Path) -> 
         (["base", "base", "merged"], "is a full checkpoint; expected the adapter"),
         (["base", "adapter", "adapter"], "is an adapter; expected a full checkpoint"),
         (["base", "adapter", "nowhere"], "nowhere"),
-        (["base", "adapter", "merged", "--json", "/nowhere/verdicts.json"], "cannot write '/nowhere/"),
     ],
 )
 def test_refused_in_one_line(folder: Path, arguments: list[str], said: str) -> None:
-    paths = [folder / one if index < 3 else one for index, one in enumerate(arguments)]
-    assert said in refusal("verify", *paths)
+    assert said in refusal("verify", *(folder / one for one in arguments))
 
 
 def test_a_file_that_cannot_be_written_is_a_finding_too(folder: Path, tmp_path: Path) -> None:
-    sarif = tmp_path / "verify.sarif"
+    sarif, file = tmp_path / "verify.sarif", tmp_path / "no" / "verdicts.json"
     paths = [folder / name for name in ("base", "adapter", "merged")]
-    done = run(*paths, "--json", "/nowhere/verdicts.json", "--sarif", sarif)
-    assert done.returncode == 2
+    assert f"cannot write '{file}'" in refusal("verify", *paths, "--json", file, "--sarif", sarif)
     [written] = json.loads(sarif.read_text())["runs"]
     [result] = written["results"]
     assert result["ruleId"] == "refused"
-    assert "cannot write '/nowhere/verdicts.json'" in result["message"]["text"]
+    assert f"cannot write '{file}'" in result["message"]["text"]

@@ -31,10 +31,10 @@ def test_options_that_were_not_given_are_not_refused() -> None:
 def test_a_report_that_fails_leaves_the_result(tmp_path: Path) -> None:
     audit = made_up_audit(1)
 
-    def fail(result: Audit, page: Path) -> None:
-        raise OSError(f"{page} cannot be written")
+    def fail(result: Audit) -> str:
+        raise OSError("no page of it")
 
-    with pytest.raises(OSError, match=r"page\.html cannot be written"):
+    with pytest.raises(OSError, match="no page of it"):
         Outputs(str(tmp_path / "r.json"), tmp_path / "page.html").put(
             audit, lambda result, console: None, fail
         )

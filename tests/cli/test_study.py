@@ -7,21 +7,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from typer.testing import CliRunner
 
-from intruders.cli.main import app
 from intruders.studies.runs import expand
-from tests.commands import in_this_process, refusal, without_loading
+from tests.commands import in_this_process, printed, refusal, without_loading
 from tests.house.pinned_facts import STUDIES
 from tests.studies.tiny_study import BRIEF, parsed, tiny_study
-
-
-def run(*arguments: str | Path, status: int = 0) -> str:
-    result = CliRunner().invoke(app, ["study", *map(str, arguments)])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == status, result.output
-    return result.output
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +29,7 @@ def file(llama: Path, tmp_path: Path) -> Path:
 
 
 def test_a_dry_run_shows_every_run_and_starts_nothing(file: Path, tmp_path: Path) -> None:
-    shown = run(file, "--dry-run", "--out", tmp_path / "out")
+    shown = printed("study", file, "--dry-run", "--out", tmp_path / "out")
     for one in expand(parsed(yaml.safe_load(file.read_text()))):
         assert one.id in shown
     assert "2 runs (2 finetune) over 1 seed" in shown
@@ -91,7 +81,9 @@ def test_a_dry_run_looks_whether_its_data_and_bases_are_there(file: Path, tmp_pa
     assert not (tmp_path / "out").exists()
     document["experiments"] = {"only": experiment | {"base": "nobase"}}
     file.write_text(yaml.safe_dump(document, sort_keys=False))
-    assert "base: 'nobase' names no local folder and is taken from the Hub" in run(file, "--dry-run")
+    assert "base: 'nobase' names no local folder and is taken from the Hub" in printed(
+        "study", file, "--dry-run"
+    )
 
 
 @pytest.mark.parametrize(
@@ -163,9 +155,10 @@ def test_a_study_is_refused_and_planned_without_loading_torch(tmp_path: Path) ->
 def test_a_failed_run_is_listed_and_the_status_says_so(llama: Path, tmp_path: Path) -> None:
     file = tmp_path / "broken.yaml"
     file.write_text(yaml.safe_dump(tiny_study(llama, task="no-such-task")))
-    shown = run(file, "--out", tmp_path / "out", status=1)
-    assert "0 of 2 runs finished, 2 failed" in shown
-    assert "task 'no-such-task' is not known" in shown
+    done = in_this_process("study", file, "--out", tmp_path / "out")
+    assert done.returncode == 1
+    assert "0 of 2 runs finished, 2 failed" in done.stdout
+    assert "task 'no-such-task' is not known" in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from intruders.linalg.column_space import ColumnSpace, solve, solve_transposed
+from intruders.linalg.column_space import ColumnSpace, project_each, solve, solve_transposed
 from intruders.linalg.svd import CLUSTER_TOLERANCE
 from tests.matrices import Array, orthonormal_columns, with_values
 
@@ -88,7 +88,7 @@ def test_no_vector_of_the_column_space_sees_more_than_the_bound(
     matrix = torch.from_numpy(make(m, n, rng)).float()
     wide = matrix.double().numpy()
     left, values, _ = np.linalg.svd(wide, full_matrices=False)
-    space = ColumnSpace.of(matrix, values[0])
+    space = ColumnSpace.of_each([matrix], [values[0]])[0]
     if space is None:
         assert values[-1] <= 10 * CLUSTER_TOLERANCE * values[0]
         return
@@ -100,7 +100,7 @@ def test_no_vector_of_the_column_space_sees_more_than_the_bound(
     beyond = orthonormal_columns(m, 3, rng) if m >= 3 else rng.standard_normal((m, 3))
     rows = (1 - outside) ** 0.5 * inside / np.linalg.norm(inside, axis=0) + outside**0.5 * beyond
     rows_single = torch.from_numpy(np.ascontiguousarray(rows.T)).float()
-    projected, errors = space.project(rows_single, 1e-3)
+    projected, errors = project_each([space], [rows_single], 1e-3)[0]
     seen = np.abs((rows_single.double() - projected.double()).numpy() @ left)
     lost = np.linalg.norm(seen, axis=1)
     assert (lost <= errors.numpy() * (1 + 1e-6) + 1e-12).all()
@@ -113,7 +113,7 @@ def test_no_vector_of_the_column_space_sees_more_than_the_bound(
 def test_small_singular_values_are_told_from_none(least: float) -> None:
     rng = np.random.default_rng(0)
     values = np.r_[np.linspace(3, 1, 20), np.geomspace(1, 3 * least, 180)]
-    space = ColumnSpace.of(torch.from_numpy(with_values(500, 200, values, rng)).float(), 3.0)
+    space = ColumnSpace.of_each([torch.from_numpy(with_values(500, 200, values, rng)).float()], [3.0])[0]
     assert space is not None
     assert (space.factor.dtype == torch.float32) == (least >= 0.003)
     # The floor is loose by the number of probes and columns, to the power of an eighth.
@@ -124,7 +124,9 @@ def test_small_singular_values_are_told_from_none(least: float) -> None:
 def test_nothing_is_proved_without_full_rank(rank: int) -> None:
     rng = np.random.default_rng(1)
     values = np.where(np.arange(200) < rank, 1.0, 0.0)
-    assert ColumnSpace.of(torch.from_numpy(with_values(500, 200, values, rng)).float(), 1.0) is None
+    assert ColumnSpace.of_each([torch.from_numpy(with_values(500, 200, values, rng)).float()], [1.0]) == [
+        None
+    ]
 
 
 @pytest.mark.parametrize("size", [1, 5, 256, 257, 600])

@@ -13,7 +13,7 @@ from rich.console import Console
 from intruders.audits.result.audit_result import Audit
 from intruders.audits.result.summary import LayerStrip
 from intruders.checkpoints.pairing.pairing import Skipped
-from intruders.cli.progress import progress_bar
+from intruders.cli.output import progress_bar
 from intruders.cli.standard_streams import ready_streams
 from intruders.measures.intervals import Interval
 from intruders.reports.audit import print_audit, shade, strip_lines

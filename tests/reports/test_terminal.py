@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from rich.console import Console
 
-from intruders.reports.terminal import Column, Page, lined_up
+from intruders.reports.terminal import Page, lined_up
 
 # It colors what follows, turns the direction of the text, and is a style of rich.
 NAME = "up_\x1b[31m\u202eproj [bold] :smile: größe"
@@ -42,10 +42,8 @@ def test_the_terminal_wraps_prose_and_no_command() -> None:
 
 
 def test_titles_and_cells_of_a_table_are_text() -> None:
-    columns = [Column(NAME), Column("task\nloss\x1b", of_numbers=True)]
-    lines = printed(
-        lambda page: page.console.print(lined_up(columns, [[NAME, "1"], ["b\nc", NAME]]))
-    ).splitlines()
+    table = lined_up([NAME, "task\nloss\x1b"], [[NAME, "1"], ["b\nc", NAME]], wrapped=(0, 1))
+    lines = printed(lambda page: page.console.print(table)).splitlines()
     head, under, first, second = (line.rstrip() for line in lines)
     room = len(SHOWN)
     assert head == f"{'':{room}}  {'task':>{room}}"

@@ -14,9 +14,9 @@ import pytest
 
 from intruders.audits.result.records import CERTIFICATES
 from intruders.errors import MissingDependencyError, ResultFileError, SettingError
-from intruders.reports.audit import render_audit, write_html
+from intruders.reports.audit import render_audit
 from intruders.reports.audit_command import audit_command
-from intruders.reports.compare_audits import write_comparison_html
+from intruders.reports.compare_audits import render_comparison
 from intruders.reports.page.html_page import check_can_write_html
 from intruders.reports.write_report import audit_files, write_report
 from tests.commands import in_this_process
@@ -81,7 +81,7 @@ def test_one_audit_gets_its_own_report_and_several_stand_side_by_side(runs: Path
     assert write_report([runs], out) == [out]
     assert "<title>2 fine-tunings of smollm2-135m" in out.read_text()
     with pytest.raises(SettingError, match="two audits"):
-        write_comparison_html([ONE], out)
+        render_comparison([ONE])
     figures = write_report([runs], None, tmp_path / "figures")
     assert {path.suffix for path in figures} == {".png", ".svg", ".csv"}
     assert all(path.is_file() for path in figures)
@@ -99,7 +99,7 @@ def test_outputs_are_checked_before_anything_is_read(tmp_path: Path) -> None:
 
 
 def test_a_7b_report_stays_under_6_mb(tmp_path: Path) -> None:
-    write_html(made_up_audit(32, width=4096), tmp_path / "r.html")
+    (tmp_path / "r.html").write_text(render_audit(made_up_audit(32, width=4096)), encoding="utf-8")
     assert os.path.getsize(tmp_path / "r.html") < 6e6
 
 

@@ -28,6 +28,10 @@ def with_experiment(**settings: Any) -> dict[str, Any]:
     return {"experiments": {"one": MINIMAL["experiments"]["one"] | settings}}
 
 
+def of_kind(kind: str, **settings: Any) -> dict[str, Any]:
+    return {"experiments": {"one": {"kind": kind, "base": "b"} | settings}}
+
+
 def test_what_is_not_given_has_its_default() -> None:
     study = parsed(MINIMAL)
     (experiment,) = study.experiments
@@ -111,27 +115,11 @@ def test_every_key_is_read(tmp_path: Path) -> None:
             ["'interpolate'", "no loss_on"],
         ),
         (with_experiment(measure={"intervene": {"controls": ["shrinking"]}}), ["'shrinking'", "shrink"]),
-        (
-            {"experiments": {"s": {"kind": "sequence", "base": "b", "steps": 1}}},
-            ["tasks", "at least one task"],
-        ),
-        (
-            {
-                "experiments": {
-                    "s": {"kind": "sequence", "base": "b", "steps": 1, "task": "a", "tasks": ["a"]}
-                }
-            },
-            ["tasks: [...]"],
-        ),
-        ({"experiments": {"m": {"kind": "random-rank-one", "base": "b"}}}, ["multiples", "at least one"]),
-        (
-            {"experiments": {"m": {"kind": "random-rank-one", "base": "b", "multiples": [0]}}},
-            ["multiple of ||W0|| is 0", "above 0"],
-        ),
-        (
-            {"experiments": {"m": {"kind": "random-rank-one", "base": "b", "multiples": [1], "lr": 1}}},
-            ["'lr'", "known are"],
-        ),
+        (of_kind("sequence", steps=1), ["tasks", "at least one task"]),
+        (of_kind("sequence", steps=1, task="a", tasks=["a"]), ["tasks: [...]"]),
+        (of_kind("random-rank-one"), ["multiples", "at least one"]),
+        (of_kind("random-rank-one", multiples=[0]), ["multiple of ||W0|| is 0", "above 0"]),
+        (of_kind("random-rank-one", multiples=[1], lr=1), ["'lr'", "known are"]),
     ],
 )
 def test_what_cannot_be_used_is_refused(document: dict[str, Any], words: list[str]) -> None:

@@ -12,14 +12,10 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
-import numpy as np
 import pytest
 import torch
 
-from intruders.audits.audit import audit
-from intruders.audits.base_cache import MemoryCache
 from intruders.system.threads import prefetched, run_side_by_side
-from tests.matrices import UPDATES
 
 Work = TypeVar("Work")
 Done = TypeVar("Done")
@@ -46,11 +42,9 @@ def _no_reader_is_left() -> Iterator[None]:
     assert reader_threads() - before == set()
 
 
-@pytest.mark.parametrize("ahead", [1, 2, 7])
-def test_prefetched_items_keep_their_order(ahead: int) -> None:
-    assert list(prefetched(iter(range(50)), ahead)) == list(range(50))
-    assert list(prefetched([], ahead)) == []
-    assert list(prefetched([None, None], ahead)) == [None, None]
+def test_prefetched_items_keep_their_order() -> None:
+    for items in ([], list(range(50)), [None, None]):
+        assert list(prefetched(iter(items))) == items
 
 
 def test_no_more_is_read_than_agreed() -> None:
@@ -62,7 +56,7 @@ def test_no_more_is_read_than_agreed() -> None:
             made.append(number)
             yield number
 
-    for number in prefetched(items(), ahead=1):
+    for number in prefetched(items()):
         time.sleep(0.02)
         assert len(made) <= number + 2
 
@@ -190,28 +184,6 @@ def test_an_error_of_the_work_is_raised_and_threads_are_given_back(is_small: boo
         side_by_side(range(100), do, lambda _: is_small, workers=2)
     assert torch.get_num_threads() == before
     assert threading.active_count() == alive
-
-
-def test_the_answer_does_not_depend_on_the_number_of_workers_nor_on_the_cache() -> None:
-    rng = np.random.default_rng(1)
-    base, tuned = {}, {}
-    for index in range(12):
-        shape = [(130, 120), (300, 270), (120, 130)][index % 3]
-        pair = list(UPDATES.values())[index % len(UPDATES)](rng.standard_normal(shape) / 16, rng)
-        base[f"layers.{index}.weight"] = pair.base
-        tuned[f"layers.{index}.weight"] = torch.from_numpy(pair.tuned_double()).float()
-    stores = {workers: MemoryCache() for workers in (1, 2, 3)}
-    cold = {workers: audit(base, tuned, workers=workers, cache=store) for workers, store in stores.items()}
-    warm = {workers: audit(base, tuned, workers=workers, cache=store) for workers, store in stores.items()}
-    # Equal to the last bit, with one worker and with several.
-    assert cold[1].matrices == cold[2].matrices == cold[3].matrices
-    assert warm[1].matrices == warm[2].matrices == warm[3].matrices
-    decided = [
-        [[vector.intruder for vector in matrix.vectors] for matrix in found.matrices]
-        for found in (cold[1], warm[1])
-    ]
-    assert decided[0] == decided[1]
-    assert cold[1].intruders > 0
 
 
 @pytest.mark.parametrize("shared_bytes", [2**24, 0], ids=["side by side", "one by one"])

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from ...checkpoints.adapters.adapter import Adapter
 from ...checkpoints.formats.memory import describe_module
 from ...checkpoints.opening.many_sources import digest_of
+from ...checkpoints.opening.model_sum import ModelSum
 from ...checkpoints.opening.open import Opened, Source, open_source
 from ...checkpoints.pairing.pair_sides import pair_sides, with_rounded_base
 from ...checkpoints.pairing.pairing import Pairing
@@ -93,7 +93,7 @@ def _name_of(source: Source) -> str:
 
 def _facts_of(opened: Opened) -> dict[str, Any]:
     """Return the columns of the fleet's table that are known before any weight is read."""
-    if not isinstance(opened, Adapter):
+    if isinstance(opened, Checkpoint | ModelSum):
         return {"method": "full" if isinstance(opened, Checkpoint) else "sum"}
     updates = opened.updates
     methods = {update.method for update in updates}

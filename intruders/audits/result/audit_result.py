@@ -188,7 +188,8 @@ class Audit:
         try:
             if is_json:
                 document = json.loads(content)
-                _refuse_another_result(document, path)
+                if missing := set(_KEYS) - document.keys():  # another result, whatever its schema is a number of
+                    raise KeyError(missing)
                 return cls.from_document(of_schema(document, str(path), "a saved audit", SCHEMA))
             from .vector_table import matrices_in, read_vector_table
 
@@ -229,16 +230,6 @@ class Audit:
         nearest = difflib.get_close_matches(name, names, n=3, cutoff=0.3) or names[:3]
         return (
             "the nearest are " + ", ".join(f"'{near}'" for near in nearest) if nearest else "it audited none"
-        )
-
-
-def _refuse_another_result(document: object, path: str | os.PathLike[str]) -> None:
-    """Refuse what is complete as JSON and is no audit, before its number of a schema is read as one of an audit."""
-    missing = [key for key in _KEYS if not isinstance(document, dict) or key not in document]
-    if missing:
-        raise ResultFileError(
-            f"'{path}' is not a saved audit, since it has no '{missing[0]}'; "
-            "pass a file that `intruders audit --json` wrote"
         )
 
 

@@ -201,9 +201,15 @@ del _KINDS["similarity"], _KINDS["__hash__"]
 def matrix_to_record(matrix: AuditedMatrix) -> dict[str, Any]:
     similarity = np.ascontiguousarray(matrix.similarity, dtype="<f4")
     return {
-        **{name: plain(getattr(matrix, name)) for name in _KINDS},
+        "name": matrix.name,
+        "shape": list(matrix.shape),
+        "rank": matrix.rank,
         "intruders": matrix.intruders,
         "intruder_energy_share": plain(matrix.intruder_energy_share),
+        "update": plain(matrix.update),
+        "subspaces": plain(matrix.subspaces),
+        "vectors": plain(matrix.vectors),
+        "base_singular_values": plain(matrix.base_singular_values),
         # Little-endian single precision in base64: a tenth of its size in digits, and exact.
         "similarity": {
             "shape": list(similarity.shape),

@@ -141,8 +141,6 @@ def read_vector_table(content: bytes) -> tuple[dict[str, Any], pa.Table]:
         raise BrokenDocumentError(
             "it is a Parquet file, but not one that `intruders` wrote as an audit"
         ) from None
-    if not isinstance(document, dict):
-        raise BrokenDocumentError("its metadata are not those of an audit")
     return document, table
 
 

@@ -10,7 +10,6 @@ from ..stored.checkpoint import Checkpoint, StoredTensor
 from ..stored.locate import HubOrigin
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
     from ...linalg.low_rank import LowRank
@@ -49,14 +48,6 @@ class AdaptedWeight:
     def full_shape(self) -> tuple[int, ...]:
         """(m, n), or (experts, m, n); -1 where the adapter does not say."""
         return self.shape if self.experts is None else (self.experts, *self.shape)
-
-
-@dataclass(frozen=True)
-class BaseWeight:
-    """The facts about a weight of the base before it is read."""
-
-    shape: tuple[int, int]  # (m, n), output side first
-    dtype: torch.dtype
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import prod
 
 import torch
@@ -116,12 +116,12 @@ _REFUSED = {
 BY_PEFT = ("kasa_config", "use_bdlora")
 
 
-@dataclass
+@dataclass(frozen=True)
 class LoraTensors:
     """The tensors of one module by part, before they are checked against each other."""
 
     name: str  # of the module; with ".base_layer" for each that PEFT nests around adapted parameters
-    parts: dict[str, StoredTensor] = field(default_factory=dict)
+    parts: Mapping[str, StoredTensor]
 
     @property
     def module(self) -> str:
@@ -159,18 +159,25 @@ def require_weights(config: AdapterConfig) -> None:
 
 def lora_modules(tensors: Mapping[str, StoredTensor], source: str) -> list[LoraTensors]:
     """The adapter's tensors by module; raises CheckpointError when two adapters are in one file."""
-    modules: dict[str, LoraTensors] = {}
+    return [LoraTensors(name, parts) for name, parts in _by_module(tensors, _LORA_NAME, source).items()]
+
+
+def _by_module(
+    tensors: Mapping[str, StoredTensor], pattern: re.Pattern[str], source: str
+) -> dict[str, dict[str, StoredTensor]]:
+    """module -> part -> tensor, for the names that match and are of no bias."""
+    modules: dict[str, dict[str, StoredTensor]] = {}
     for name, tensor in tensors.items():
-        match = _LORA_NAME.fullmatch(name)
-        if match is None or match["kind"] == ".bias":
+        match = pattern.fullmatch(name)
+        if match is None or name.endswith(".bias"):
             continue
-        module = modules.setdefault(match["module"], LoraTensors(match["module"]))
-        if match["part"] in module.parts:
+        parts = modules.setdefault(match["module"], {})
+        if match["part"] in parts:
             raise CheckpointError(
                 f"'{source}' contains more than one adapter ('{name}' among them); expected one adapter a file"
             )
-        module.parts[match["part"]] = tensor
-    return list(modules.values())
+        parts[match["part"]] = tensor
+    return modules
 
 
 def lora_scale(module: str, rank: int, config: AdapterConfig) -> float:
@@ -216,7 +223,7 @@ def lycoris_updates(tensors: Tensors, config: AdapterConfig, scales: Scales) -> 
     """Those of PEFT's LoHa and LoKr."""
     return [
         lycoris_update(name, parts, config.source, _scale(name, config, scales))
-        for name, parts in by_module(tensors, _LYCORIS_PART).items()
+        for name, parts in _by_module(tensors, _LYCORIS_PART, config.source).items()
     ]
 
 
@@ -248,15 +255,6 @@ def _adalora(
 
     shape = (up.shape[0], prod(down.shape[1:]))
     return AdaptedWeight(f"{module}.weight", shape, down.shape[0], scale, "adalora", change)
-
-
-def by_module(tensors: Tensors, pattern: re.Pattern[str]) -> dict[str, dict[str, StoredTensor]]:
-    """module -> part -> tensor, for the names that match."""
-    result: dict[str, dict[str, StoredTensor]] = {}
-    for name, tensor in tensors.items():
-        if match := pattern.fullmatch(name):
-            result.setdefault(match["module"], {})[match["part"]] = tensor
-    return result
 
 
 def lycoris_update(

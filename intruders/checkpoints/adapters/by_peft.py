@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ...errors import CheckpointError, some_of
 from ..stored.checkpoint import StoredTensor
-from .adapter import AdaptedWeight, BaseWeight, Shape
+from .adapter import AdaptedWeight, Shape
 from .adapter_config import AdapterConfig
 from .peft_at_work import peft_at_work
 from .peft_types import SHARED_AND_DECOMPOSED, WITH_BIAS
@@ -150,7 +150,7 @@ def names_alone(modules: Sequence[str], config: AdapterConfig) -> list[AdaptedWe
 def shared_updates(
     tensors: Tensors,
     config: AdapterConfig,
-    modules: Mapping[str, BaseWeight],
+    modules: Mapping[str, Tensor],
     scales: Mapping[str, float] = NO_SCALES,
 ) -> list[AdaptedWeight]:
     """One update for each of ``modules``, which are in the order of the model, all made by PEFT in one skeleton."""
@@ -211,7 +211,7 @@ class _Skeleton:
 
     tensors: Tensors
     config: AdapterConfig
-    modules: Mapping[str, BaseWeight]
+    modules: Mapping[str, Tensor]  # the base's weights, on the meta device
     scales: Mapping[str, float]
 
     def __post_init__(self) -> None:
@@ -229,7 +229,7 @@ class _Skeleton:
         return make
 
     def _made(self) -> nn.Module:
-        def hollow(weight: BaseWeight) -> Tensor:  # in the memory of one number
+        def hollow(weight: Tensor) -> Tensor:  # in the memory of one number
             return torch.zeros(1, dtype=weight.dtype).expand(*weight.shape)
 
         largest = _largest(self.tensors, [weight.shape for weight in self.modules.values()])

@@ -9,6 +9,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ...errors import CheckpointError, some_of
@@ -18,16 +19,10 @@ from ..formats.torch_pickle import pickle_file
 from ..stored.checkpoint import Checkpoint, StoredTensor
 from ..stored.json_file import read_json_object
 from ..stored.names import match_names
-from .adapter import AdaptedWeight, Adapter, BaseWeight, Shape, Start
+from .adapter import AdaptedWeight, Adapter, Shape, Start
 from .adapter_config import AdapterConfig
 from .by_formula import BY_PEFT as LORA_BY_PEFT
-from .by_formula import (
-    adalora_updates,
-    lora_modules,
-    lycoris_updates,
-    module_update,
-    require_weights,
-)
+from .by_formula import adalora_updates, lora_modules, lycoris_updates, module_update, require_weights
 from .by_peft import modules_by_target, modules_of, names_alone, shared_updates, updates_one_by_one
 from .peft_types import (
     BY_FORMULA,
@@ -238,11 +233,11 @@ def _by_peft(
         names = names_in_model_order(base, config.source) if needs_order else [*base.names(), *base.tied]
         # Under the adapter's names for them and, where it has none, under the base's.
         modules = {
-            tuned_of.get(name, name).removesuffix(".weight"): BaseWeight(
-                (shape[0], shape[1]), base.dtype(name)
+            tuned_of.get(name, name).removesuffix(".weight"): torch.empty(
+                shapes[name], dtype=base.dtype(name), device="meta"
             )
             for name in names
-            if name.endswith(".weight") and len(shape := shapes[name]) == 2 and len(base.shape(name)) == 2
+            if name.endswith(".weight") and len(shapes[name]) == len(base.shape(name)) == 2
         }
         changed = named or modules_by_target(config, list(modules))
         lost = [name for name in changed if name not in modules]

@@ -49,7 +49,7 @@ WITH_BIAS = frozenset({"ADAMSS", "GLORA", "IA3", "ROAD"})
 # What a reader of the result should know of a type.
 NOTES = {
     "PSOFT": "the adapter '{}' does not contain its frozen factors; they were computed again from the base, and "
-    "another linear algebra library may turn their signs",
+    "another linear algebra library may turn their signs"
 }
 
 _ACTIVATIONS = "adds activations and changes no weight; there is nothing to audit"

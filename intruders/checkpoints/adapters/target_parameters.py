@@ -6,8 +6,8 @@ end of it and the model has M.p; the tensors of every other module are for its w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -31,8 +31,7 @@ class UndecidedModule:
     name: str
     parameters: list[str]  # "M.p" of every target that means it
     updates: list[AdaptedWeight]  # of those parameters whose rank the tensors may have
-    has_its_rank: bool  # whether the tensors have the rank that the config gives the module itself
-    as_module: Callable[[], AdaptedWeight] = field(repr=False)
+    without_parameters: AdaptedWeight  # on a base that has none of the parameters
 
     def likeliest(self) -> AdaptedWeight:
         """The update to show while no base is known."""
@@ -40,11 +39,7 @@ class UndecidedModule:
         if stacks:
             return stacks[0]
         is_weight = f"{self.name}.weight" in self.parameters
-        return self.updates[0] if self.updates and is_weight else self.without_parameters()
-
-    def without_parameters(self) -> AdaptedWeight:
-        """The update on a base that has none of the parameters."""
-        return self.as_module() if self.has_its_rank or not self.updates else self.updates[0]
+        return self.updates[0] if self.updates and is_weight else self.without_parameters
 
 
 def parameters_meant(module: str, config: AdapterConfig) -> list[str]:
@@ -66,15 +61,13 @@ def undecided_module(
     """The updates that the tensors of a module may be, where a target means one of its parameters."""
     name = tensors.module
     parameters = parameters_meant(name, config)
-    updates = [_parameter_update(tensors, parameter, config, scales) for parameter in parameters]
+    made = [_parameter_update(tensors, parameter, config, scales) for parameter in parameters]
+    updates = [update for update in made if update is not None]
     rank = config.pattern_value("rank_pattern", name, config.number("r"))
-    return UndecidedModule(
-        name,
-        parameters,
-        [update for update in updates if update is not None],
-        tensors.pair(config.source)[0].shape[0] == rank,
-        lambda: module_update(tensors, config, scales),
-    )
+    has_its_rank = tensors.pair(config.source)[0].shape[0] == rank
+    is_of_module = has_its_rank or not updates
+    without = module_update(tensors, config, scales) if is_of_module else updates[0]
+    return UndecidedModule(name, parameters, updates, without)
 
 
 def decided_by_base(
@@ -100,7 +93,7 @@ def decided_by_base(
     decided: list[AdaptedWeight] = []
     for module, of_module in zip(undecided, choices, strict=True):
         if not of_module:
-            decided.append(module.without_parameters())
+            decided.append(module.without_parameters)
             continue
         update = _fitting(of_module, source, base, shapes, base_of)
         decided.append(_output_first(update, source, base, shapes, base_of))

@@ -158,7 +158,14 @@ def _config(path: Path, layout: GgufLayout) -> dict[str, Any]:
     if config.get("vocab_size") == _STAND_INS:
         config["vocab_size"] = layout.fields[_TOKENS].count
     if layout.architecture == "llama":
-        _complete_heads(path, config)
+        heads = config.get("num_attention_heads")
+        if heads is None:
+            raise CheckpointError(
+                f"'{path}' lacks llama.attention.head_count, by which the rows of q and k are put in order; download "
+                "it again"
+            )
+        # By llama.cpp's default; transformers leaves q and k permuted without the number of k and v heads.
+        config["num_key_value_heads"] = config.get("num_key_value_heads") or heads
     # Building takes time and memory in proportion to these, and the file itself says what they can be at
     # most.
     tensors = len(layout.tensors)
@@ -169,18 +176,6 @@ def _config(path: Path, layout: GgufLayout) -> dict[str, Any]:
                 f"'{path}' says {key} = {value:,} and has {tensors} tensors; download it again"
             )
     return config
-
-
-def _complete_heads(path: Path, config: dict[str, Any]) -> None:
-    """Add the number of k and v heads, by llama.cpp's default; transformers leaves q and k permuted without it."""
-    heads = config.get("num_attention_heads")
-    if heads is None:
-        raise CheckpointError(
-            f"'{path}' lacks llama.attention.head_count, by which the rows of q and k are put in order; "
-            "download it again"
-        )
-    if config.get("num_key_value_heads") is None:
-        config["num_key_value_heads"] = heads
 
 
 class _Header:

@@ -23,19 +23,10 @@ TRANSPOSED = "applied transposed"
 ON_OTHER_WEIGHTS = "applied to other weights"
 OTHER_WEIGHTS = "other weights"
 
-VERDICTS = (
-    APPLIED,
-    WITHIN_QUANTIZATION,
-    TOO_SMALL,
-    NOT_PROVED,
-    NOT_APPLIED,
-    ANOTHER_SCALE,
-    TRANSPOSED,
-    ON_OTHER_WEIGHTS,
-    OTHER_WEIGHTS,
-)
-# Verdicts by which something is wrong with the merge.
-WRONG = frozenset(VERDICTS[4:])
+# By which something is wrong with the merge, and all.
+_WRONG = (NOT_APPLIED, ANOTHER_SCALE, TRANSPOSED, ON_OTHER_WEIGHTS, OTHER_WEIGHTS)
+VERDICTS = (APPLIED, WITHIN_QUANTIZATION, TOO_SMALL, NOT_PROVED, *_WRONG)
+WRONG = frozenset(_WRONG)
 
 # Of an update that is made in several steps: what rounding each to bfloat16 may leave, as a share of it.
 _IN_HALF = 4 * 2.0**-8

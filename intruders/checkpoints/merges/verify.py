@@ -14,7 +14,7 @@ import torch
 from ...errors import CheckpointError, NonFiniteError
 from ...linalg.pair import Pair
 from ...system.callers_process import usual_settings
-from ...system.plain_values import from_plain, plain
+from ...system.plain_values import plain
 from ...system.progress import Progress, silent
 from ...system.result_protocol import JsonResult
 from ...system.this_process import ExitStatus
@@ -57,6 +57,11 @@ class VerifiedMatrix:
 
     def as_dict(self) -> dict[str, Any]:
         return {"name": self.name, "shape": list(self.shape), **self.found.as_dict()}
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> VerifiedMatrix:
+        rows, columns = record["shape"]
+        return cls(record["name"], (rows, columns), Verdict.from_dict(record))
 
 
 @dataclass(frozen=True)
@@ -161,22 +166,8 @@ class Verification(JsonResult):
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> Verification:
         """Make it from its document."""
-        matrices = [
-            VerifiedMatrix(
-                record["name"], (record["shape"][0], record["shape"][1]), Verdict.from_dict(record)
-            )
-            for record in document["matrices"]
-        ]
-        return cls(
-            base_source=document["base"]["source"],
-            adapter_source=document["adapter"]["source"],
-            merged_source=document["merged"]["source"],
-            matrices=matrices,
-            others=from_plain(list[OtherTensor], document["others"]),
-            unchecked=from_plain(list[OtherTensor], document["unchecked"]),
-            matched=document["matched"],
-            seconds=document["seconds"],
-        )
+        sources = {f"{side}_source": document[side]["source"] for side in ("base", "adapter", "merged")}
+        return super().from_document({**document, **sources})
 
 
 @usual_settings()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -142,8 +142,7 @@ def _read_at(path: Path, text: str) -> Checkpoint | Adapter:
     if path.is_dir() and (path / ADAPTER_CONFIG).is_file():
         return peft_folder(path, text)
     file = _weights_in(path) if path.is_dir() else path
-    content = _read(file)
-    form, tensors, config = content.form, content.tensors, content.config
+    form, tensors, config, unnamed = _read(file)
     if is_of_mlx(tensors):
         raise CheckpointError(f"'{text}' {OF_MLX}")
     if looks_like_adapter(tensors):
@@ -161,40 +160,31 @@ def _read_at(path: Path, text: str) -> Checkpoint | Adapter:
         config,
         tied,
         stored_input_first(shapes),
-        ignored=tuple((name, "transformers has no name for it") for name in content.unnamed),
+        ignored=tuple((name, "transformers has no name for it") for name in unnamed),
     )
 
 
-@dataclass(frozen=True)
-class _Content:
-    """What a file of weights holds."""
-
-    form: str  # the format's name
-    tensors: dict[str, StoredTensor]
-    config: Mapping[str, Any] | None
-    unnamed: list[str] = field(default_factory=list)  # matrices that are not among the tensors
-
-
-def _read(file: Path) -> _Content:
+def _read(file: Path) -> tuple[str, dict[str, StoredTensor], Mapping[str, Any] | None, list[str]]:
+    """The format, tensors and config of a file, and matrices of it that are not among the tensors."""
     if not file.is_file():  # a pipe or a device could be read for ever
         raise CheckpointError(f"'{file}' is not a regular file; expected the weights of a model")
     if file.suffix == ".gguf":
-        return _Content("gguf", *gguf_file(file))
+        return "gguf", *gguf_file(file)
     beside = file.parent / "config.json"
     config = read_json_object(beside) if beside.is_file() else None
     file = _whole_model_of(file)
     if file.name.endswith(INDEX_SUFFIX):
-        return _Content("safetensors", tensors_of_shards(file, safetensors_file), config)
+        return "safetensors", tensors_of_shards(file, safetensors_file), config, []
     if file.suffix == ".safetensors":
-        return _Content("safetensors", safetensors_file(file), config)
+        return "safetensors", safetensors_file(file), config, []
     if file.name.endswith(PICKLE_INDEX_SUFFIX):
-        return _Content("pytorch", tensors_of_shards(file, pickle_file), config)
+        return "pytorch", tensors_of_shards(file, pickle_file), config, []
     if file.suffix in PICKLE_SUFFIXES:
-        return _Content("pytorch", pickle_file(file), config)
+        return "pytorch", pickle_file(file), config, []
     for plugin in plugins_of(FORMATS).values():
         if file.name.endswith(tuple(plugin.suffixes)):
             tensors = dict(state_dict_checkpoint(plugin.read(file)).tensors)
-            return _Content(str(getattr(plugin, "name", file.suffix[1:])), tensors, config)
+            return str(getattr(plugin, "name", file.suffix[1:])), tensors, config, []
     raise CheckpointError(
         f"'{file}' is of no format that is read here; expected .safetensors, .gguf, or a file of torch.save"
     )

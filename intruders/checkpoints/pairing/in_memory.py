@@ -30,18 +30,11 @@ class ChangedPart:
 
 @dataclass(frozen=True)
 class BaseInMemory:
-    """The base's tensors and matrices in the tensors of a model in memory.
+    """The base's tensors and matrices in the tensors of a model in memory."""
 
-    Attributes:
-      base: the checkpoint under its own names.
-      views: by the base's name of a matrix, how it is cut out of the tensor in memory. ``tensor`` is a name in
-        ``stored``.
-      stored: the base's tensors in the form that they have in memory.
-    """
-
-    base: Checkpoint
-    views: Mapping[str, MatrixView]
-    stored: Checkpoint
+    base: Checkpoint  # under its own names
+    views: Mapping[str, MatrixView]  # of the base's matrices, by name: how they are cut out of ``stored``
+    stored: Checkpoint  # the base's tensors in the form that they have in memory
     _positions: Mapping[str, InStacks]  # empty where no expert is in a stack
     _key_of: Mapping[str, str]  # a name in ``stored`` -> the model's
     # Of ``stored``, those that the model may have under names not known here.

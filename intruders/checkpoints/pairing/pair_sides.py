@@ -125,12 +125,7 @@ def _updated_pair(side: Side, matrix: MatrixView, update: AdaptedWeight) -> Pair
         return matrix.cut(update.merged(acted_on().to(dtype)))
 
     return PairedMatrix(
-        matrix.name,
-        matrix.shape,
-        update.rank,
-        load,
-        update.scale,
-        None if update.merged is None else merged,
+        matrix.name, matrix.shape, update.rank, load, update.scale, None if update.merged is None else merged
     )
 
 
@@ -257,10 +252,7 @@ def _of_unequal_parts(by_matrix: Mapping[str, list[tuple[PairedMatrix, float]]])
 
 
 def _left_out(
-    base: Checkpoint,
-    name: str,
-    sides: Sequence[tuple[Side, float]],
-    selection: Selection,
+    base: Checkpoint, name: str, sides: Sequence[tuple[Side, float]], selection: Selection
 ) -> Skipped | None:
     """Return why a tensor of the base has no matrix to audit; None where it has."""
     holder = base.tied.get(name, name)

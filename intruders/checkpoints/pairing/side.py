@@ -40,7 +40,7 @@ def sides_of(base: Checkpoint, parts: Sequence[Part]) -> list[Side]:
     """
     checkpoints = [part for part in parts if isinstance(part, Checkpoint)]
     sources = tuple(checkpoint.source for checkpoint in checkpoints)
-    changed = _with_checkpoints(base, checkpoints) if len(checkpoints) < len(parts) else base
+    changed = _with_checkpoints(base, checkpoints) if 0 < len(checkpoints) < len(parts) else base
     sides = []
     for part in parts:
         if isinstance(part, Checkpoint):

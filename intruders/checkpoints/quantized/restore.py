@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from .scaled import scaled_weights
 from .settings import Restored, Tensors, quantization_of
 
 
-def refuse_codes(tensors: Tensors, parts: set[str]) -> None:
+def refuse_codes(tensors: Tensors, parts: Collection[str]) -> None:
     """Refuse matrices and stacks of bytes, not among the ``parts`` of restored weights, that have a scale."""
     scales: dict[str, list[str]] = {}
     for name in tensors:
@@ -96,33 +96,17 @@ def restored(tensors: Tensors, config: Mapping[str, Any] | None, source: str) ->
         refuse_packed(tensors, source)
         readers = [four_bit_weights, int8_weights, scaled_weights]
     weights: dict[str, StoredTensor] = {}
-    parts: set[str] = set()
+    weight_of: dict[str, str] = {}  # by the names of its parts
     for reader in readers:
-        for name, weight, used in reader(tensors, settings):
+        for name, weight, parts in reader(tensors, settings):
             weights[name] = weight
-            parts |= used
-    refuse_codes(tensors, parts)
+            weight_of |= dict.fromkeys(parts, name)
+    refuse_codes(tensors, weight_of.keys())
     result: dict[str, StoredTensor] = {}
     for name, stored in tensors.items():
-        if name in parts or name in weights:
-            for whole in _owners(name):
-                if whole in weights:
-                    result.setdefault(whole, weights[whole])
-                    break
-        else:
-            result[name] = _widened(stored)
+        whole = weight_of.get(name)
+        result[whole or name] = _widened(stored) if whole is None else weights[whole]
     return result
-
-
-def _owners(name: str) -> list[str]:
-    """The weights that a part may belong to: "a.weight" for "a.qweight" and "a.weight.absmax", "b" for "b_blocks"."""
-    pieces = name.split(".")
-    modules = [".".join(pieces[:cut]) for cut in range(len(pieces), 0, -1)]
-    return [
-        *(f"{module}.weight" for module in modules),
-        *modules,
-        name.removesuffix("_blocks").removesuffix("_scales"),
-    ]
 
 
 def _widened(stored: StoredTensor) -> StoredTensor:

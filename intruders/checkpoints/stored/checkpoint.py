@@ -32,30 +32,24 @@ class StoredTensor:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model's tensors by name, read one at a time.
+    """A model's tensors by name, read one at a time."""
 
-    Attributes:
-      source: what the user gave, as text.
-      kind: "checkpoint", "module" or "state dict".
-      format: "safetensors", "gguf", "pytorch", "memory": what it was read as.
-      config: the model's ``config.json`` (or what stands for it), if there is one.
-      tensors: every tensor, in the order of the model or, where the format has none, in natural name order.
-      input_first: names of weights that are stored (in, out), as transformers' Conv1D and some experts are.
-      tied: names that are the same tensor as another one, to the name under which it is listed in
-        ``tensors``.
-      hub: the commit that it was read from, if it lies in the hub's cache.
-      ignored: tensors of its files that are not among ``tensors``, each with the reason.
-    """
-
-    source: str
-    kind: str
-    format: str
+    source: str  # what the user gave, as text
+    kind: str  # "checkpoint", "module" or "state dict"
+    format: str  # "safetensors", "gguf", "pytorch", "memory": what it was read as
+    # In the order of the model or, where the format has none, in natural name order.
     tensors: Mapping[str, StoredTensor] = field(repr=False)
-    config: Mapping[str, Any] | None = field(default=None, repr=False)
+    config: Mapping[str, Any] | None = field(
+        default=None, repr=False
+    )  # its config.json, or what stands for it
+    # A name that is the same tensor as another one -> the name under which that is listed in ``tensors``.
     tied: Mapping[str, str] = field(default_factory=dict, repr=False)
+    # Weights that are stored (in, out), as transformers' Conv1D and some experts are.
     input_first: frozenset[str] = field(default=frozenset(), repr=False)
-    hub: tuple[HubOrigin, ...] = ()
-    ignored: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    hub: tuple[HubOrigin, ...] = ()  # the commit that it was read from, if it lies in the hub's cache
+    ignored: tuple[tuple[str, str], ...] = field(
+        default=(), repr=False
+    )  # (tensor of its files, why it is none here)
 
     def names(self) -> list[str]:
         return list(self.tensors)

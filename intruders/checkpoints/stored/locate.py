@@ -120,15 +120,6 @@ LANGUAGE_ADAPTER = DemoAdapter("smollm2-135m-lora", "smollm2-135m")
 DEMO_ADAPTERS = {adapter.alias: adapter for adapter in (DEMO_ADAPTER, LANGUAGE_ADAPTER)}
 
 
-def demo_model_path(alias: str) -> Path:
-    """Return the path for an alias: the de-quantized copy if it exists, the package's own otherwise."""
-    model = DEMO_MODELS[alias]
-    packaged = model.packaged()
-    if model.is_gguf and (model.converted() / "config.json").is_file():
-        return model.converted()
-    return packaged
-
-
 _CONFIGS = (".json", ".txt", ".model", ".jinja")  # with the tokenizer, for what is run and not only audited
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
 _FILE_ENDING = re.compile(r"\.(?:safetensors|bin|pt|pth|ckpt|gguf|json)$")
@@ -149,7 +140,10 @@ def locate(source: str) -> Path:
             "variable in the command is set"
         )
     if source in DEMO_MODELS:
-        return demo_model_path(source)
+        model = DEMO_MODELS[source]
+        packaged = model.packaged()
+        has_copy = model.is_gguf and (model.converted() / "config.json").is_file()
+        return model.converted() if has_copy else packaged
     if source in DEMO_ADAPTERS:
         return DEMO_ADAPTERS[source].folder
     if not is_utf8(source):

@@ -82,9 +82,11 @@ def fused_rows(name: str, rows: int, config: Mapping[str, Any] | None) -> Rows |
         return _by_head(rows, settings.get("num_attention_heads", settings.get("n_head")))
     if match["kind"] == "query_key_value" or settings.get("model_type") == "gpt_bigcode":
         return None  # Falcon's three layouts and multi-query ones cannot be told by the shape
-    if match["kind"] not in _ALWAYS_THIRDS and not _tells_of_heads(settings, name):
-        return None
-    return _in_blocks(rows, settings)
+    # A tower's attention is seldom grouped.
+    is_plain_tower = bool(_TOWER.search(name) and settings) and "num_key_value_heads" not in settings
+    if match["kind"] in _ALWAYS_THIRDS or "num_attention_heads" in settings or is_plain_tower:
+        return _in_blocks(rows, settings)
+    return None
 
 
 def settings_of(name: str, config: Mapping[str, Any] | None) -> Mapping[str, Any]:
@@ -106,13 +108,6 @@ def settings_of(name: str, config: Mapping[str, Any] | None) -> Mapping[str, Any
         settings = config if kind in str(config.get("model_type")) else {}
     heads = [settings[key] for key in _HEADS_OF_TOWER if isinstance(settings.get(key), int)]
     return {**settings, "num_attention_heads": heads[0]} if heads else settings
-
-
-def _tells_of_heads(settings: Mapping[str, Any], name: str) -> bool:
-    """Return whether the settings say how q, k and v share the rows; a tower's attention is seldom grouped."""
-    if "num_attention_heads" in settings:
-        return True
-    return bool(_TOWER.search(name) and settings) and "num_key_value_heads" not in settings
 
 
 def text_config(config: Mapping[str, Any] | None) -> Mapping[str, Any]:

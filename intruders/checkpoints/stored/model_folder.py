@@ -47,22 +47,10 @@ def one_file_each(names: Iterable[str]) -> list[str]:
 
 
 # As commands, pages and a study's runs name them. A record that is written together with the weights is not of these.
-SAVED_RESULTS = frozenset(
-    {
-        "attribution.json",
-        "audit.json",
-        "evaluation.json",
-        "findings.json",
-        "intervention.json",
-        "kl.json",
-        "outputs.json",
-        "published.json",
-        "remedies.json",
-        "scale.json",
-        "sequence.json",
-        "study.json",
-    }
-)
+SAVED_RESULTS = frozenset({
+    "attribution.json", "audit.json", "evaluation.json", "findings.json", "intervention.json", "kl.json",
+    "outputs.json", "published.json", "remedies.json", "scale.json", "sequence.json", "study.json",
+})  # fmt: skip
 
 
 def where_training_stopped(folder: Path) -> str:

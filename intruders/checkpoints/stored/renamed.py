@@ -174,11 +174,7 @@ OF_FAMILIES: Mapping[str, Renames] = {
     },
     "exaone_moe": {"mlp.e_score_correction_bias": "mlp.gate.e_score_correction_bias"},
     "axk1": {"post_mlp_layernorm": "mlp.post_mlp_layernorm"},
-    "axk2": {
-        "W_down": "mlp.fc1",
-        "W_up": "mlp.fc2",
-        "self_attn.q_b_proj.": "self_attn.q_gate_proj.",
-    },
+    "axk2": {"W_down": "mlp.fc1", "W_up": "mlp.fc2", "self_attn.q_b_proj.": "self_attn.q_gate_proj."},
     "mimo_v2_flash": {"self_attn.attention_sink_bias": "self_attn.sinks"},
     "flint": {"self_attn.softmax_offset": "self_attn.sinks"},
     "lfm3": {".self_attn.gate_proj.": ".self_attn.g_proj."},

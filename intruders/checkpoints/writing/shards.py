@@ -89,9 +89,7 @@ def write_checkpoint(
 
 
 def write_safetensors(
-    path: Path,
-    tensors: Sequence[PlannedTensor],
-    after_each: Callable[[], None] | None = None,
+    path: Path, tensors: Sequence[PlannedTensor], after_each: Callable[[], None] | None = None
 ) -> None:
     """Write one file, whose header comes first; CheckpointError as :func:`write_checkpoint`."""
     try:

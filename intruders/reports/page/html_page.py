@@ -56,13 +56,12 @@ def render_page(
     from markupsafe import Markup
     from plotly.offline import get_plotlyjs
 
+    paths = [own / name if (own / name).is_file() else PAGE / name for name in ("page.js", *scripts)]
     return environment.get_template(template).render(
         **values,
         payload=_as_json(payload),
         style=Markup((PAGE / "page.css").read_text(encoding="utf-8")),
-        scripts=Markup(
-            "\n".join(_script(script, own).read_text(encoding="utf-8") for script in ["page.js", *scripts])
-        ),
+        scripts=Markup("\n".join(path.read_text(encoding="utf-8") for path in paths)),
         plotly=Markup(get_plotlyjs()),
         written=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
     )
@@ -79,10 +78,6 @@ def render_figures(template: str, figures: Sequence[Chart | Grid], **values: obj
         versions=versions(),
         **values,
     )
-
-
-def _script(name: str, own: Path) -> Path:
-    return own / name if (own / name).is_file() else PAGE / name
 
 
 def _environment(own: Path = PAGE) -> Environment:

@@ -161,16 +161,14 @@ class StartDigests:
     def require_same(self, trace: Path, model: nn.Module) -> bool:
         """Compare with the training that is resumed, and return whether the factors A are those that it began with.
 
-        Without a record they count as the same.
-
         Raises:
           SettingError: a matrix is not what that training began with.
         """
         file = _file_beside(trace)
         document = read_document(file, "the record of a training's start", _SCHEMA)
         if document is None:
-            return True
-        kept: StartDigests = from_plain(StartDigests, document)
+            return True  # without a record they count as the same
+        kept = from_plain(StartDigests, document)
         if changed := _changed(kept.matrices, self.matrices):
             raise SettingError(
                 f"the weights of {describe_module(model)} are not those that the resumed training began with "

@@ -150,34 +150,6 @@ def test_what_has_moved_is_named_where_it_is_now(
     assert {file: file.stat().st_mtime_ns for file in (out / "vectors").iterdir()} == times
 
 
-@pytest.mark.parametrize("changed", ["q_proj", "layers.1.mlp.down_proj", "embed_tokens"])
-def test_another_base_over_the_same_folder_has_its_own_results(
-    base: Path, adapters: dict[str, str], tmp_path: Path, changed: str
-) -> None:
-    """Its norms and shapes are the same; what is kept of the first one is there again when that is audited again."""
-    other = with_other_numbers(base, tmp_path / "other", changed, 40.0)
-    sources = [adapters[name] for name in ("strong", "of rank 4", "dora", "untrained", "missing")]
-    out = tmp_path / "out"
-    first = audit_fleet(str(base), sources, out=out, cache=False)
-    kept = {file: file.stat().st_mtime_ns for file in (out / "vectors").iterdir()}
-    before = first.to_pandas()
-    with pytest.warns(UserWarning, match="are replaced"):
-        second = audit_fleet(str(other), sources, out=out, cache=False)
-    fresh = audit_fleet(str(other), sources, cache=False)
-    assert second.adapters["intruders"].equals(fresh.adapters["intruders"])
-    mine, theirs = (
-        fleet.to_pandas().sort_values(["adapter", "name", "index"])["singular_value"].tolist()
-        for fleet in (second, fresh)
-    )
-    assert mine == pytest.approx(theirs)
-    if changed != "embed_tokens":  # which no adapter changes
-        assert mine != before.sort_values(["adapter", "name", "index"])["singular_value"].tolist()
-    with pytest.warns(UserWarning, match="are replaced"):
-        again = audit_fleet(str(base), sources, out=out, cache=False)
-    assert again.to_pandas().equals(before)
-    assert all(file.stat().st_mtime_ns == time for file, time in kept.items())
-
-
 def test_an_adapter_that_changes_while_its_fleet_is_audited_is_refused(
     base: Path, adapters: dict[str, str], tmp_path: Path
 ) -> None:

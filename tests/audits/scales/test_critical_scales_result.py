@@ -19,7 +19,7 @@ from intruders.audits.scales.critical_scales_result import (
 )
 from intruders.checkpoints.stored.locate import HubOrigin
 from intruders.errors import ResultFileError, SettingError
-from intruders.reports.audit import write_html
+from intruders.reports.audit import render_audit
 from intruders.reports.write_report import write_report
 from tests.made_up import BERT, made_up_audit
 from tests.reports.browsing import column, serious_faults, shown, sort_by
@@ -110,7 +110,9 @@ def test_a_file_that_was_asked_for_must_fit(folder: Path) -> None:
 
 @pytest.mark.browser
 def test_the_page_shows_them(browser: Any, folder: Path) -> None:
-    write_html(AUDIT, folder / "r.html", CriticalScales.load(written(folder, scales_of(AUDIT))))
+    (folder / "r.html").write_text(
+        render_audit(AUDIT, CriticalScales.load(written(folder, scales_of(AUDIT)))), encoding="utf-8"
+    )
     with shown(browser, folder / "r.html") as page:
         assert (
             "The largest update scale with no intruders is 0.095 (1 = as trained)."
@@ -128,7 +130,7 @@ def test_the_page_shows_them(browser: Any, folder: Path) -> None:
         page.locator("#choose").select_option(label=AUDIT.matrices[2].name)
         assert "0.3; predicted 0.375" in page.locator("#facts").inner_text()
         assert serious_faults(page) == []
-    write_html(AUDIT, folder / "r.html")
+    (folder / "r.html").write_text(render_audit(AUDIT), encoding="utf-8")
     with shown(browser, folder / "r.html") as page:
         assert page.locator("#scale-plot").count() == 0
         assert "critical scale" not in page.locator("main").inner_text()

@@ -25,7 +25,6 @@ from torch import Tensor, nn
 
 from intruders.audits.audit import audit
 from intruders.checkpoints.adapters import peft_types
-from intruders.checkpoints.adapters.adapter import BaseWeight
 from intruders.checkpoints.adapters.adapter_config import AdapterConfig
 from intruders.checkpoints.adapters.by_peft import shared_updates, updates_one_by_one
 from intruders.checkpoints.adapters.peft_at_work import peft_at_work
@@ -204,9 +203,7 @@ def test_types_that_look_at_the_weight_come_out_otherwise_from_a_skeleton(
 def _in_skeleton(
     tensors: dict[str, StoredTensor], config: AdapterConfig, base: dict[str, Tensor], names: list[str]
 ) -> dict[str, Tensor]:
-    places = {
-        name.removesuffix(".weight"): BaseWeight(tuple(base[name].shape), torch.float32) for name in names
-    }
+    places = {name.removesuffix(".weight"): base[name].to("meta") for name in names}
     updates = {update.name: update for update in shared_updates(tensors, config, places)}
     return {name: updates[name].change(base[name], None) for name in names}
 

@@ -13,10 +13,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from intruders.checkpoints.adapters.adapter import Adapter
-from intruders.checkpoints.adapters.kohya import in_diffusers_names
+from intruders.checkpoints.adapters.kohya import dora_is_per_input, in_diffusers_names
+from intruders.checkpoints.formats.memory import state_dict_checkpoint
 from intruders.checkpoints.opening.open import open_source
 from intruders.checkpoints.pairing.open_sides import open_sides
 from intruders.checkpoints.pairing.pair_sides import pair_sides
+from intruders.checkpoints.stored.checkpoint import StoredTensor
 from intruders.errors import CheckpointError, PairingError
 from tests.checkpoints.models import (
     assert_tuned,
@@ -415,10 +417,7 @@ WRONG: dict[str, tuple[dict[str, Tensor], str]] = {
     "an infinite alpha": (BOTH | {"lora_a.alpha": torch.tensor(float("inf"))}, "expected a number"),
     "a dora_scale of neither side": (BOTH | {"lora_a.dora_scale": torch.ones(1, 5)}, "expected 4 numbers"),
     "a Tucker core": (BOTH | {"lora_a.lora_mid.weight": torch.ones(2, 2, 3, 3)}, "Tucker decomposition"),
-    "a difference beside factors": (
-        BOTH | {"lora_a.diff": torch.ones(4, 4)},
-        "a diff beside the factors",
-    ),
+    "a difference beside factors": (BOTH | {"lora_a.diff": torch.ones(4, 4)}, "a diff beside the factors"),
     "half of a Hadamard product": (
         {"lora_a.hada_w1_a": torch.ones(4, 2), "lora_a.hada_w1_b": torch.ones(2, 4)},
         "lacks hada_w2 or its two factors",
@@ -443,3 +442,33 @@ def test_metadata_that_is_no_object(tmp_path: Path) -> None:
     save_file(state, tmp_path / "x.safetensors", {"lora_adapter_metadata": wrong})
     with pytest.raises(CheckpointError, match="r = 'two'; expected a number"):
         open_sides({"a.weight": torch.ones(4, 4)}, tmp_path / "x.safetensors")
+
+
+Shape = tuple[int, ...]
+LINEAR, KERNEL = ((2, 4), (6, 2)), ((2, 4, 3, 3), (6, 2, 1, 1))
+SQUARE_KERNEL = ((2, 8, 3, 3), (8, 2, 1, 1))
+
+
+def module(factors: tuple[Shape, Shape], scale: Shape) -> dict[str, StoredTensor]:
+    shapes = {"down": factors[0], "up": factors[1], "dora_scale": scale}
+    return dict(state_dict_checkpoint({part: torch.ones(shape) for part, shape in shapes.items()}).tensors)
+
+
+@pytest.mark.parametrize(
+    ("modules", "expected"),
+    [
+        ([(LINEAR, (1, 4))], True),
+        ([(KERNEL, (1, 4, 1, 1))], True),
+        ([(KERNEL, (1, 6, 1, 1))], False),
+        ([(LINEAR, (6,))], False),
+        ([(SQUARE_KERNEL, (1, 8, 1, 1))], None),
+        ([(SQUARE_KERNEL, (1, 8, 1, 1)), (LINEAR, (1, 4))], True),
+        ([(LINEAR, (6,)), (LINEAR, (1, 4))], None),
+        ([(LINEAR, (6, 1))], None),
+        ([(LINEAR, ())], None),
+    ],
+)
+def test_what_the_modules_of_a_file_tell(
+    modules: list[tuple[tuple[Shape, Shape], Shape]], expected: bool | None
+) -> None:
+    assert dora_is_per_input([module(factors, scale) for factors, scale in modules]) is expected

@@ -63,22 +63,26 @@ def require_merged(different: dict[str, Pair], model: nn.Module, make: Callable[
 
 
 @pytest.mark.parametrize(
-    ("modules", "parameters"),
+    ("make", "modules", "parameters"),
     [
-        (["q_proj"], ["down_proj"]),
-        ([], ["down_proj"]),
-        (["q_proj"], ["down_proj", "gate_up_proj"]),
-        (["q_proj", "embed_tokens"], ["experts.down_proj"]),
-        (["q_proj", "v_proj"], [f"{EXPERTS}.gate_up_proj"]),
-        (["q_proj"], ["o_proj.weight"]),
-        (["q_proj"], ["mlp.gate.weight", "down_proj"]),
+        (tiny_mixtral, ["q_proj"], ["down_proj"]),
+        (tiny_mixtral, [], ["down_proj"]),
+        (tiny_mixtral, ["q_proj"], ["down_proj", "gate_up_proj"]),
+        (tiny_mixtral, ["q_proj", "embed_tokens"], ["experts.down_proj"]),
+        (tiny_mixtral, ["q_proj", "v_proj"], [f"{EXPERTS}.gate_up_proj"]),
+        (tiny_mixtral, ["q_proj"], ["o_proj.weight"]),
+        (tiny_mixtral, ["q_proj"], ["mlp.gate.weight", "down_proj"]),
+        (tiny_gpt_oss, ["q_proj"], ["down_proj"]),  # square, and PEFT knows them to be input first
+        # PEFT takes two-dimensional parameters as they are stored; the square attn.c_proj among them.
+        (tiny_gpt2, [], ["c_attn.weight", "c_proj.weight"]),
     ],
 )
-def test_every_way_to_name_a_parameter(tmp_path: Path, modules: list[str], parameters: list[str]) -> None:
-    model = adapted(tiny_mixtral(), modules, parameters)
-    sides = open_sides(tiny_mixtral(), saved(model, tmp_path))
-    different = loaded(pair_sides(*sides, EVERY_MATRIX))
-    require_merged(different, model, tiny_mixtral)
+def test_every_way_to_name_a_parameter(
+    tmp_path: Path, make: Callable[[], nn.Module], modules: list[str], parameters: list[str]
+) -> None:
+    model = adapted(make(), modules, parameters)
+    sides = open_sides(make(), saved(model, tmp_path))
+    require_merged(loaded(pair_sides(*sides, EVERY_MATRIX)), model, make)
 
 
 @pytest.mark.parametrize("make", [tiny_mixtral, tiny_gpt_oss])
@@ -128,10 +132,7 @@ def test_experts_stored_input_first_that_peft_takes_as_output_first(tmp_path: Pa
     """Llama 4's; PEFT's own example for ``target_parameters``. With 16, down_proj is square."""
     model = adapted(tiny_llama4(inner), [], ["experts.gate_up_proj", "experts.down_proj"])
     saved(model, tmp_path)
-    both_ways = [
-        differing(tiny_llama4(inner), tmp_path),
-        differing(model),
-    ]
+    both_ways = [differing(tiny_llama4(inner), tmp_path), differing(model)]
     truth = merged_weights(model)
     for different in both_ways:
         assert len(different) == 6
@@ -148,19 +149,6 @@ def test_square_experts_stored_input_first_of_an_unknown_model(tmp_path: Path) -
         PairingError, match=r"no config says of which model; pass the base with its config\.json"
     ):
         pair_sides(*open_sides(base, folder))
-
-
-def test_square_experts_that_peft_knows_to_be_input_first(tmp_path: Path) -> None:
-    model = adapted(tiny_gpt_oss(), ["q_proj"], ["down_proj"])
-    different = differing(tiny_gpt_oss(), saved(model, tmp_path))
-    require_merged(different, model, tiny_gpt_oss)
-
-
-def test_weights_of_conv1d_as_parameters(tmp_path: Path) -> None:
-    """PEFT takes two-dimensional parameters as they are stored; the square attn.c_proj among them."""
-    model = adapted(tiny_gpt2(), [], ["c_attn.weight", "c_proj.weight"])
-    different = differing(tiny_gpt2(), saved(model, tmp_path))
-    require_merged(different, model, tiny_gpt2)
 
 
 def test_a_scale_that_was_changed_in_memory() -> None:

@@ -184,16 +184,6 @@ def write_index(folder: Path, weight_map: Any) -> None:
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
 
 
-def test_sharded_checkpoint(tmp_path: Path) -> None:
-    tensors = sharded(tmp_path)
-    write_index(
-        tmp_path, {name: f"model-0000{1 + (i == 2)}-of-00002.safetensors" for i, name in enumerate(tensors)}
-    )
-    checkpoint = open_checkpoint(tmp_path)
-    assert checkpoint.names() == list(tensors)
-    assert all(torch.equal(checkpoint.read(name), tensor) for name, tensor in tensors.items())
-
-
 def test_one_shard_stands_for_the_whole_model_by_its_index_and_is_refused_without_it(tmp_path: Path) -> None:
     """A download that was interrupted leaves one shard, and maybe no index."""
     tensors = sharded(tmp_path)
@@ -201,9 +191,10 @@ def test_one_shard_stands_for_the_whole_model_by_its_index_and_is_refused_withou
     write_index(
         tmp_path, {name: f"model-0000{1 + (i == 2)}-of-00002.safetensors" for i, name in enumerate(tensors)}
     )
-    checkpoint = open_checkpoint(shard)
-    assert checkpoint.names() == list(tensors)
-    assert all(torch.equal(checkpoint.read(name), tensor) for name, tensor in tensors.items())
+    for path in (tmp_path, shard):
+        checkpoint = open_checkpoint(path)
+        assert checkpoint.names() == list(tensors)
+        assert all(torch.equal(checkpoint.read(name), tensor) for name, tensor in tensors.items())
     before = digest_of(str(shard))
     (tmp_path / "model-00001-of-00002.safetensors").unlink()
     assert digest_of(str(shard)) != before

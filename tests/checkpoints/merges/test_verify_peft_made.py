@@ -29,11 +29,6 @@ from tests.checkpoints.models import saved
 from tests.checkpoints.peft_types import MADE_BY_PEFT
 
 
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
-    return Models(tmp_path_factory.mktemp("models"), lora(), "bfloat16")
-
-
 @pytest.mark.parametrize("method", ["oft", "hra", "miss", "vera", "randlora", "boft", "fourierft"])
 @pytest.mark.parametrize("base", TYPES)
 def test_a_merge_of_a_type_that_peft_makes_is_the_same_bit_for_bit(

@@ -115,10 +115,7 @@ def test_tied_head_that_a_file_stores_all_the_same(tmp_path: Path) -> None:
         assert opened.tied == ({} if reason is None else {"lm_head.weight": "model.embed_tokens.weight"})
         assert ("lm_head.weight" in opened.tensors) == (reason is None)
         if reason is not None:
-            pairing = pair_sides(
-                *open_sides(folder, tiny_llama(1, tie_word_embeddings=True)),
-                EVERY_MATRIX,
-            )
+            pairing = pair_sides(*open_sides(folder, tiny_llama(1, tie_word_embeddings=True)), EVERY_MATRIX)
             assert reasons(pairing)["lm_head.weight"] == reason
 
 

@@ -28,16 +28,9 @@ def wide_llama() -> nn.Module:
 def quantized_by_bitsandbytes(folder: Path, kind: str) -> nn.Module:
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-    settings = {
-        "nf4": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"},
-        "fp4": {"load_in_4bit": True, "bnb_4bit_quant_type": "fp4"},
-        "nf4, doubly": {
-            "load_in_4bit": True,
-            "bnb_4bit_quant_type": "nf4",
-            "bnb_4bit_use_double_quant": True,
-        },
-        "int8": {"load_in_8bit": True},
-    }[kind]
+    four: dict[str, Any] = {"load_in_4bit": True, "bnb_4bit_quant_type": kind[:3]}
+    four["bnb_4bit_use_double_quant"] = kind.endswith("doubly")
+    settings = {"load_in_8bit": True} if kind == "int8" else four
     return AutoModelForCausalLM.from_pretrained(
         saved(wide_llama(), folder / "plain"),
         quantization_config=BitsAndBytesConfig(**settings),
@@ -227,68 +220,63 @@ def test_awq(tmp_path: Path) -> None:
     torch.testing.assert_close(weight, expected.T)
 
 
+def scheme_of(**arguments: Any) -> Any:
+    from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
+
+    return QuantizationScheme(targets=["Linear"], weights=QuantizationArgs(**arguments))
+
+
+def compressed_settings(scheme: Any) -> dict[str, Any]:
+    """What the library writes into a config about it."""
+    groups = {"group_0": json.loads(scheme.model_dump_json())}
+    return {"quant_method": "compressed-tensors", "config_groups": groups}
+
+
 def require_decompressed(
-    folder: Path, compressor: Any, parts: dict[str, Tensor], scheme: Any, method: dict[str, Any]
+    folder: Path, compressor: str, parts: dict[str, Tensor], scheme: Any, is_in_config: bool = True
 ) -> dict[str, Tensor]:
     """What is read of the parts that a compressor of the library makes is what it decompresses; return the parts."""
-    compressed = compressor.compress(parts, scheme)
-    truth = compressor.decompress(dict(compressed), scheme)["weight"].float()
+    from compressed_tensors.compressors import BaseCompressor
+
+    library = BaseCompressor.get_value_from_registry(compressor)
+    compressed = library.compress(parts, scheme)
+    truth = library.decompress(dict(compressed), scheme)["weight"].float()
     tensors = {f"a.{part}": tensor for part, tensor in compressed.items()}
+    method = compressed_settings(scheme) if is_in_config else {"quant_method": "compressed-tensors"}
     checkpoint = open_checkpoint(write_quantized(folder, tensors, method))
     assert checkpoint.names() == ["a.weight"]
     torch.testing.assert_close(checkpoint.read("a.weight"), truth)
     return tensors
 
 
-@pytest.mark.parametrize("symmetric", [True, False])
-@pytest.mark.parametrize(("bits", "group"), [(4, 32), (8, None), (3, 32)])
-def test_compressed_tensors_packed(tmp_path: Path, bits: int, group: int | None, symmetric: bool) -> None:
-    from compressed_tensors.compressors import PackedQuantizationCompressor
-    from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
-
-    torch.manual_seed(0)
-    weight = torch.randn(32, 64)
-    arguments = QuantizationArgs(
-        num_bits=bits, symmetric=symmetric, strategy="group" if group else "channel", group_size=group
-    )
-    scheme = QuantizationScheme(targets=["Linear"], weights=arguments)
-    scale = weight.reshape(32, -1, group or 64).abs().amax(-1) / 2 ** (bits - 1)
-    parts = {"weight": weight, "weight_scale": scale}
-    if not symmetric:
-        parts["weight_zero_point"] = torch.randint(-2, 2, scale.shape, dtype=torch.int8)
-    method = {"quant_method": "compressed-tensors"}
-    require_decompressed(tmp_path / "q", PackedQuantizationCompressor, parts, scheme, method)
-
-
-def compressed_settings(scheme: Any) -> dict[str, Any]:
-    """What the library writes into a config about it."""
-    return {
-        "quant_method": "compressed-tensors",
-        "config_groups": {"group_0": json.loads(scheme.model_dump_json())},
-    }
-
-
 @pytest.mark.parametrize(
-    ("inputs", "bits", "strategy", "symmetric"),
-    [(10, 4, "channel", True), (16, 3, "channel", False), (64, 4, "tensor", True), (64, 4, "tensor", False)],
+    ("inputs", "bits", "group", "symmetric", "is_in_config"),
+    [
+        *(
+            (64, bits, group, same, False)
+            for bits, group in ((4, 32), (8, 64), (3, 32))
+            for same in (True, False)
+        ),
+        # Few inputs, whose words could hold other bits too, and one scale for the tensor.
+        (10, 4, 10, True, True),
+        (16, 3, 16, False, True),
+        (64, 4, None, True, True),
+        (64, 4, None, False, True),
+    ],
 )
-def test_compressed_tensors_packed_as_the_config_says(
-    tmp_path: Path, inputs: int, bits: int, strategy: str, symmetric: bool
+def test_compressed_tensors_packed(
+    tmp_path: Path, inputs: int, bits: int, group: int | None, symmetric: bool, is_in_config: bool
 ) -> None:
-    """Few inputs, whose words could hold other bits too, and one scale for the tensor."""
-    from compressed_tensors.compressors import PackedQuantizationCompressor
-    from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
-
     torch.manual_seed(0)
     weight = torch.randn(16, inputs)
-    arguments = QuantizationArgs(num_bits=bits, symmetric=symmetric, strategy=strategy)
-    scheme = QuantizationScheme(targets=["Linear"], weights=arguments)
-    largest = weight.abs().amax(1, keepdim=True) if strategy == "channel" else weight.abs().amax().reshape(1)
+    strategy = {None: "tensor", inputs: "channel"}.get(group, "group")
+    size = group if strategy == "group" else None
+    scheme = scheme_of(num_bits=bits, symmetric=symmetric, strategy=strategy, group_size=size)
+    largest = weight.reshape(16, -1, group).abs().amax(-1) if group else weight.abs().amax().reshape(1)
     parts = {"weight": weight, "weight_scale": largest / 2 ** (bits - 1)}
     if not symmetric:
         parts["weight_zero_point"] = torch.randint(-2, 2, largest.shape, dtype=torch.int8)
-    method = compressed_settings(scheme)
-    tensors = require_decompressed(tmp_path / "q", PackedQuantizationCompressor, parts, scheme, method)
+    tensors = require_decompressed(tmp_path / "q", "pack-quantized", parts, scheme, is_in_config)
     if inputs < 31:
         with pytest.raises(CheckpointError, match=r"'a.weight_packed' may have .* or .* bits a number; pass"):
             open_checkpoint(write_quantized(tmp_path / "q", tensors, {"quant_method": "compressed-tensors"}))
@@ -296,33 +284,21 @@ def test_compressed_tensors_packed_as_the_config_says(
 
 @pytest.mark.parametrize("rows", [192, 448, 576, 960])
 def test_fp8_in_blocks_of_compressed_tensors(tmp_path: Path, rows: int) -> None:
-    from compressed_tensors.compressors import NaiveQuantizationCompressor
-    from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
-
     torch.manual_seed(0)
     weight = torch.randn(rows, 200) * torch.rand(rows, 1)
-    arguments = QuantizationArgs(num_bits=8, type="float", strategy="block", block_structure=[128, 128])
-    scheme = QuantizationScheme(targets=["Linear"], weights=arguments)
+    scheme = scheme_of(num_bits=8, type="float", strategy="block", block_structure=[128, 128])
     largest = [torch.stack([part.abs().max() for part in row.split(128, 1)]) for row in weight.split(128)]
     parts = {"weight": weight, "weight_scale": torch.stack(largest) / 448}
-    method = compressed_settings(scheme)
-    require_decompressed(tmp_path / "q", NaiveQuantizationCompressor, parts, scheme, method)
+    require_decompressed(tmp_path / "q", "float-quantized", parts, scheme)
 
 
 def test_mxfp8_of_compressed_tensors(tmp_path: Path) -> None:
-    from compressed_tensors.compressors import BaseCompressor
-    from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
-
     torch.manual_seed(0)
     weight = torch.randn(64, 64)
-    compressor = BaseCompressor.get_value_from_registry("mxfp8-quantized")
-    arguments = QuantizationArgs(
-        num_bits=8, type="float", strategy="group", group_size=32, scale_dtype=torch.uint8
-    )
-    scheme = QuantizationScheme(targets=["Linear"], weights=arguments)
+    scheme = scheme_of(num_bits=8, type="float", strategy="group", group_size=32, scale_dtype=torch.uint8)
     scale = torch.exp2(torch.ceil(torch.log2(weight.reshape(64, 2, 32).abs().amax(-1) / 448)))
     parts = {"weight": weight, "weight_scale": scale}
-    require_decompressed(tmp_path / "q", compressor, parts, scheme, compressed_settings(scheme))
+    require_decompressed(tmp_path / "q", "mxfp8-quantized", parts, scheme)
 
 
 def test_exponents_in_a_file(tmp_path: Path) -> None:

@@ -12,8 +12,13 @@ import torch
 from torch import Tensor
 
 from intruders.checkpoints.writing.companions import copy_companions, write_companions
-from intruders.checkpoints.writing.shards import PlannedTensor, write_checkpoint, write_safetensors
-from intruders.errors import CheckpointError
+from intruders.checkpoints.writing.shards import (
+    PlannedTensor,
+    require_finite,
+    write_checkpoint,
+    write_safetensors,
+)
+from intruders.errors import CheckpointError, NonFiniteError
 from tests.checkpoints.models import tiny_llama
 
 
@@ -135,3 +140,18 @@ def test_a_config_says_that_what_is_written_is_not_quantized(tmp_path: Path) -> 
     write_companions(source, folder, torch.bfloat16, is_gguf=False)
     written = json.loads((folder / "config.json").read_text())
     assert written == {"dtype": "bfloat16", "text_config": {"hidden_size": 8}}
+
+
+TYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float8_e4m3fn, torch.float8_e5m2]
+
+
+@pytest.mark.parametrize("dtype", TYPES, ids=str)
+def test_every_type_is_asked(dtype: torch.dtype) -> None:
+    largest = torch.tensor([1.0, -torch.finfo(dtype).max]).to(dtype)
+    assert require_finite(largest, "up.weight") is largest
+    none = torch.tensor([1.0, float("nan")]).to(dtype)
+    name = str(dtype).removeprefix("torch.")
+    with pytest.raises(
+        NonFiniteError, match=rf"^'up.weight' contains NaN or infinity .* written in {name}, whose"
+    ):
+        require_finite(none, "up.weight")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from intruders.reports.attribute import write_attribution_report
+from intruders.reports.attribute import render_attribution
 from tests.reports.browsing import serious_faults
 from tests.reports.made_up_attribution import made_up_attribution
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.browser
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("attribution") / "report.html"
-    write_attribution_report(made_up_attribution(), path)
+    path.write_text(render_attribution(made_up_attribution()), encoding="utf-8")
     return path
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from intruders.audits.result.audit_result import Audit
 from intruders.audits.result.summary import by_kind
-from intruders.reports.audit import write_html
+from intruders.reports.audit import render_audit
 from tests.made_up import BERT, made_up_audit, made_up_matrix
 from tests.reports.browsing import (
     WINDOWS,
@@ -35,7 +35,7 @@ SEVEN_B = made_up_audit(32, width=4096, intruder_rate=0.2, base="meta-llama/Llam
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("report") / "report.html"
-    write_html(SEVEN_B, path)
+    path.write_text(render_audit(SEVEN_B), encoding="utf-8")
     return path
 
 
@@ -250,7 +250,7 @@ def test_names_that_contain_html_are_shown_as_text(browser: Any, tmp_path: Path)
     audit = dataclasses.replace(
         SEVEN_B, matrices=[matrix], base_source=EVIL, tuned_source=f"<b>{EVIL}", settings={"x": EVIL}
     )
-    write_html(audit, tmp_path / "evil.html")
+    (tmp_path / "evil.html").write_text(render_audit(audit), encoding="utf-8")
     with shown(browser, tmp_path / "evil.html") as page:
         assert selected(page) == EVIL
         assert column(page, "name") == [EVIL]
@@ -290,7 +290,7 @@ ODD: dict[str, Audit] = {
 
 @pytest.mark.parametrize("name", ODD)
 def test_odd_audits_open_too(browser: Any, tmp_path: Path, name: str) -> None:
-    write_html(ODD[name], tmp_path / "odd.html")
+    (tmp_path / "odd.html").write_text(render_audit(ODD[name]), encoding="utf-8")
     with shown(browser, tmp_path / "odd.html") as page:
         assert len(page.locator("h1").inner_text()) > 10
         if ODD[name].matrices:
@@ -300,7 +300,7 @@ def test_odd_audits_open_too(browser: Any, tmp_path: Path, name: str) -> None:
 
 def test_long_tables_start_short_and_show_all_on_request(browser: Any, tmp_path: Path) -> None:
     audit = made_up_audit(126)
-    write_html(audit, tmp_path / "long.html")
+    (tmp_path / "long.html").write_text(render_audit(audit), encoding="utf-8")
     with shown(browser, tmp_path / "long.html") as page:
         assert page.locator("#shown").inner_text() == "300 of 882 matrices"
         page.locator("#more").click()
@@ -314,7 +314,9 @@ def test_cells_without_a_value_come_last_either_way(browser: Any, tmp_path: Path
     for at in (1, 4):
         update = dataclasses.replace(matrices[at].update, effective_rank=math.nan)
         matrices[at] = dataclasses.replace(matrices[at], update=update)
-    write_html(dataclasses.replace(audit, matrices=matrices), tmp_path / "report.html")
+    (tmp_path / "report.html").write_text(
+        render_audit(dataclasses.replace(audit, matrices=matrices)), encoding="utf-8"
+    )
     with shown(browser, tmp_path / "report.html") as page:
         for _ in range(2):
             sort_by(page, "effectiveRank")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from intruders.audits.result.audit_result import Audit
-from intruders.reports.compare_audits import most_different, write_comparison_html
+from intruders.reports.compare_audits import most_different, render_comparison
 from intruders.system.words import percent
 from tests.made_up import made_up_audit
 from tests.reports.browsing import WINDOWS, range_text, serious_faults, shown
@@ -29,7 +29,7 @@ def audits() -> list[Audit]:
 @pytest.fixture(scope="module")
 def report(audits: list[Audit], tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("compare") / "compare.html"
-    write_comparison_html(audits, path)
+    path.write_text(render_comparison(audits), encoding="utf-8")
     return path
 
 
@@ -90,7 +90,7 @@ def test_another_base_is_told(browser: Any, audits: list[Audit], tmp_path: Path)
             for m in audits[1].matrices[3:]
         ],
     )
-    write_comparison_html([audits[0], stranger], tmp_path / "compare.html")
+    (tmp_path / "compare.html").write_text(render_comparison([audits[0], stranger]), encoding="utf-8")
     with shown(browser, tmp_path / "compare.html") as page:
         assert "other singular values" in page.locator(".note").inner_text()
         text = page.locator("main").inner_text()
@@ -109,7 +109,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
             made_up_audit(2, width=48, k=6, tuned=f"runs/step-{i}", seed=i, intruder_rate=i / count)
             for i in range(count)
         ]
-        write_comparison_html(audits, folder / f"{count}.html")
+        (folder / f"{count}.html").write_text(render_comparison(audits), encoding="utf-8")
     return {count: folder / f"{count}.html" for count in (12, 40)}
 
 

@@ -17,7 +17,7 @@ from intruders.audits.fleet.fleet_table import adapter_table
 from intruders.audits.fleet.fleet_work import FleetWork
 from intruders.checkpoints.pairing.pairing import PairedMatrix, Pairing
 from intruders.checkpoints.stored.checkpoint import Checkpoint
-from intruders.reports.fleet import write_fleet_html
+from intruders.reports.fleet import render_fleet
 from intruders.system.store import Store
 from intruders.system.words import number, percent
 from tests.made_up import LLAMA, made_up_audit
@@ -59,7 +59,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> FleetAudit:
 @pytest.fixture(scope="module")
 def report(fleet: FleetAudit, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("fleet") / "report.html"
-    write_fleet_html(fleet, path)
+    path.write_text(render_fleet(fleet), encoding="utf-8")
     return path
 
 
@@ -137,9 +137,9 @@ def test_a_dark_phone_does_not_break_it_and_axe_finds_no_serious_fault(browser: 
 def test_a_thousand_rows_are_light(browser: Any, tmp_path: Path) -> None:
     """What the page adds to plotly stays under a megabyte, and a hundred rows are drawn at first."""
     fleet = made_up_fleet(tmp_path, 1000, 1)
-    write_fleet_html(fleet, tmp_path / "report.html")
+    (tmp_path / "report.html").write_text(render_fleet(fleet), encoding="utf-8")
     empty = tmp_path / "empty.html"
-    write_fleet_html(made_up_fleet(tmp_path / "few", 1, 1), empty)
+    empty.write_text(render_fleet(made_up_fleet(tmp_path / "few", 1, 1)), encoding="utf-8")
     assert (tmp_path / "report.html").stat().st_size - empty.stat().st_size < 1e6
     with shown(browser, tmp_path / "report.html") as page:
         assert len(column(page, "adapter")) == 100
