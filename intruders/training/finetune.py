@@ -6,12 +6,13 @@ import shlex
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from transformers import PrinterCallback
 
 from ..data.load_task import described_task, load_task
 from ..data.task import Task
@@ -27,7 +28,7 @@ from ..system.files import stop_on_full_disk
 from ..system.folders import removed_if_unused, scratch_folder
 from ..system.versions import machine, versions
 from .callback.callback import IntruderCallback
-from .callback.callback_settings import Limits, Text, Watch
+from .callback.limits import Limits, Text, Watch
 from .callback.training_start import StartOfA
 from .finetune_config import FinetuneConfig
 from .methods import make_optimizer, plugins_for, save_model
@@ -97,7 +98,7 @@ def train_unless_finished(config: FinetuneConfig, callbacks: Sequence[Any] = ())
         contexts.enter_context(quiet_transformers())
         contexts.enter_context(stop_on_full_disk(run.path))
         scratch = contexts.enter_context(scratch_folder(run.path))
-        _train(config, run, _Given(location, task, models), list(callbacks), scratch)
+        _train(config, run, location, task, models, list(callbacks), scratch)
     return run
 
 
@@ -125,15 +126,6 @@ def check_task(config: FinetuneConfig, task: Task) -> None:
         )
 
 
-@dataclass(frozen=True)
-class _Given:
-    """The location, task and models that the settings name."""
-
-    location: str
-    task: Task
-    models: dict[str, str]  # digests
-
-
 def _is_finished(config: FinetuneConfig, run: RunFolder, task: Task, models: dict[str, str]) -> bool:
     """Return whether nothing is left to do. SettingError if the folder's run used other data, text or models."""
     if not (run.path / "run.json").is_file():
@@ -147,21 +139,30 @@ def _is_finished(config: FinetuneConfig, run: RunFolder, task: Task, models: dic
 
 
 def _train(
-    config: FinetuneConfig, run: RunFolder, given: _Given, callbacks: list[Any], scratch: Path
+    config: FinetuneConfig,
+    run: RunFolder,
+    location: str,
+    task: Task,
+    models: dict[str, str],
+    callbacks: list[Any],
+    scratch: Path,
 ) -> None:
     """Prepare, record, train, save, score, and record again."""
     asked = config
     if config.precision == "auto" and (run.path / "run.json").is_file():
         # A run that began on another machine ends as if it had not been interrupted.
         config = replace(config, precision=run.record.get("precision", "auto"))
-    prepared = prepare_run(config, run, given.location, given.task, scratch)
+    prepared = prepare_run(config, run, location, task, scratch)
     model = prepared.model
     bounds = [callback for plugin in plugins_for(config) for callback in plugin.callbacks(model, config)]
     start_of_a = StartOfA.of(model)  # as the steps find it: the callback of oplora has projected it
-    record = _record_of_start(asked, given, prepared)
+    record = _record_of_start(asked, location, task, models, prepared)
     run.write_record(record)
 
-    accuracy = _stop_at_accuracy(config, prepared)
+    accuracy = None
+    if config.target_accuracy is not None:
+        looked_at = (prepared.scored, prepared.tokenizer, prepared.context, prepared.precision)
+        accuracy = StopAtAccuracy(config.target_accuracy, config.eval_steps, *looked_at)
     run.remove_incomplete_checkpoints()
     resumed = run.last_checkpoint()
     keeper = KeepRecord(run, seconds_before=resumed[1] if resumed else 0.0)
@@ -176,10 +177,10 @@ def _train(
         callbacks=[*bounds, keeper, *([] if accuracy is None else [accuracy]), *callbacks],
         optimizers=(make_optimizer(model, config), None),
     )
-    _keep_terminal_quiet(trainer)
+    trainer.remove_callback(PrinterCallback)
     if resumed is None and config.audit_steps is not None:  # of this very run, before its first checkpoint
         (run.path / _TRACE).unlink(missing_ok=True)
-    auditor = _auditor(config, run, given.location, trainer, prepared.tokenizer)
+    auditor = _auditor(config, run, location, trainer, prepared.tokenizer)
     if auditor is not None:
         trainer.add_callback(auditor)
     trainer.train(resume_from_checkpoint=str(resumed[0]) if resumed else None)
@@ -209,15 +210,16 @@ def _train(
         ) from failure
 
 
-def _record_of_start(config: FinetuneConfig, given: _Given, prepared: PreparedRun) -> dict[str, Any]:
+def _record_of_start(
+    config: FinetuneConfig, location: str, task: Task, models: dict[str, str], prepared: PreparedRun
+) -> dict[str, Any]:
     """Return what is recorded of a run before its first step."""
-    task = given.task
     record: dict[str, Any] = {
         "status": "running",
         "config": config.recorded(),
-        "base_location": given.location,
+        "base_location": location,
         "task": {"name": task.name, "kind": task.kind, "score": task.score, "data": task.fingerprint()},
-        "models": given.models,
+        "models": models,
         "versions": versions(),
         "machine": machine(),
         "precision": prepared.precision,
@@ -243,20 +245,6 @@ def _record_of_start(config: FinetuneConfig, given: _Given, prepared: PreparedRu
     if any(left_out.values()):
         record["task"]["too_long"] = left_out
     return record
-
-
-def _stop_at_accuracy(config: FinetuneConfig, prepared: PreparedRun) -> StopAtAccuracy | None:
-    """Return the callback that ends the training at the accuracy that was asked for."""
-    if config.target_accuracy is None:
-        return None
-    return StopAtAccuracy(
-        config.target_accuracy,
-        config.eval_steps,
-        prepared.scored,
-        prepared.tokenizer,
-        prepared.context,
-        prepared.precision,
-    )
 
 
 def _auditor(
@@ -342,12 +330,6 @@ def _seen_by(auditor: IntruderCallback | None) -> dict[str, Any]:
             "share_of_time": auditor.share_of_time,
         }
     return seen
-
-
-def _keep_terminal_quiet(trainer: Any) -> None:
-    from transformers import PrinterCallback
-
-    trainer.remove_callback(PrinterCallback)
 
 
 def _save(model: nn.Module, tokenizer: Any, folder: Path, start: Path | None) -> None:

@@ -6,17 +6,38 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ..data.columns import Columns
 from ..errors import SettingError
 from ..models.loading_settings import IN_SINGLE, Loading
-from .callback.callback_settings import require_loss
-from .method_table import PLAIN_LORA
-from .run_settings import RunSettings
+from .callback.limits import Limits, Text, require_loss
+from .method_table import METHODS, PLAIN_LORA, Method
+from .run_settings import Meanwhile, Training
 
 if TYPE_CHECKING:
     from ..data.task import Kind
 
 # Schedules of the Trainer that leave warm-up out.
 _WITHOUT_WARMUP = ("constant", "reduce_lr_on_plateau", "greedy")
+
+
+@dataclass(frozen=True)
+class RunSettings(Limits, Text, Meanwhile, Columns, Training):
+    """What is trained, on which columns of the data, and what is measured meanwhile; not checked together."""
+
+    @property
+    def kind_of_method(self) -> Method:
+        """What the method is, as the table of methods has it."""
+        return METHODS[self.method]
+
+    @property
+    def starts_from_changed_base(self) -> bool:
+        """Whether the method's start takes something out of the base's weights, to be restored on saving."""
+        return self.kind_of_method.starts_from_changed_base
+
+    @property
+    def changes_base_weights(self) -> bool:
+        """Whether weights of the base are trained, or start from other values than the checkpoint's."""
+        return self.method == "full" or self.starts_from_changed_base
 
 
 def check_together(config: RunSettings) -> None:

@@ -200,7 +200,7 @@ def _full(model: nn.Module, *, train_all: bool) -> nn.Module:
 def _adapted(model: nn.Module, config: FinetuneConfig, kind: Kind) -> nn.Module:
     from peft import LoraConfig, get_peft_model
 
-    targets = _targets(config.target_modules)
+    targets, alpha = _targets(config.target_modules), config.lora_alpha
     _check_rank(model, config)
     try:
         adapted: nn.Module = get_peft_model(
@@ -208,7 +208,8 @@ def _adapted(model: nn.Module, config: FinetuneConfig, kind: Kind) -> nn.Module:
             LoraConfig(
                 task_type="SEQ_CLS" if kind == "classification" else "CAUSAL_LM",
                 r=config.rank,
-                lora_alpha=_whole_if_possible(config.lora_alpha),
+                # PEFT types alpha so in adapter_config.json.
+                lora_alpha=int(alpha) if alpha.is_integer() else alpha,
                 lora_dropout=config.dropout,
                 target_modules=targets,
                 exclude_modules=list(getattr(model, "newly_initialized", ())) or None,
@@ -278,8 +279,3 @@ def _freeze_a(model: nn.Module, *, orthonormal: bool) -> None:
                 if orthonormal:
                     nn.init.orthogonal_(a.weight)  # (r, n): rows of length 1, at right angles
                 a.weight.requires_grad_(False)
-
-
-def _whole_if_possible(value: float) -> Any:
-    """Return a whole number as int: PEFT types alpha so in adapter_config.json."""
-    return int(value) if float(value).is_integer() else value

@@ -1,15 +1,13 @@
-"""What can be set of a fine-tuning run: the fields, with their help."""
+"""What can be set of a training and of what is done meanwhile: the fields, with their help."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..data.columns import Columns
 from ..models.loading_settings import DTYPES
 from ..settings import Settings, setting
 from ..settings.numbers import A_SEED, SEEDS
-from .callback.callback_settings import Limits, Text
-from .method_table import FROZEN_A, METHODS, Method
+from .method_table import FROZEN_A, METHODS
 
 
 @dataclass(frozen=True)
@@ -399,23 +397,3 @@ class Meanwhile(Settings):
         advanced=True,
         unless_given="default: no limit",
     )
-
-
-@dataclass(frozen=True)
-class RunSettings(Limits, Text, Meanwhile, Columns, Training):
-    """What is trained, on which columns of the data, and what is measured meanwhile; not checked together."""
-
-    @property
-    def kind_of_method(self) -> Method:
-        """What the method is, as the table of methods has it."""
-        return METHODS[self.method]
-
-    @property
-    def starts_from_changed_base(self) -> bool:
-        """Whether the method's start takes something out of the base's weights, to be restored on saving."""
-        return self.kind_of_method.starts_from_changed_base
-
-    @property
-    def changes_base_weights(self) -> bool:
-        """Whether weights of the base are trained, or start from other values than the checkpoint's."""
-        return self.method == "full" or self.starts_from_changed_base

@@ -66,7 +66,7 @@ def with_claims(study: Study, where: str) -> Study:
     with told_at(where):
         analyses = tuple(check_analyses(study.analyses)) or tuple(CLAIMS)
         support = _by_claim(study.support, "support", _support)
-        power = _by_claim(study.power, "power", _power)
+        power = _by_claim(study.power, "power", lambda plan: Power.from_mapping(mapping(plan, "power")))
         primary = _by_claim(study.primary, "primary", _primary)
         _check_power(power)
         if study.compare_with is not None and study.compare_with not in PAPER_STUDIES:
@@ -98,10 +98,6 @@ def _primary(value: Any) -> str:
             f"primary is {shown(value)}; expected a part of the name of the effect that decides"
         )
     return value.strip()
-
-
-def _power(value: Any) -> Power:
-    return Power.from_mapping(mapping(value, "power"))
 
 
 def _check_power(power: dict[str, Power]) -> None:

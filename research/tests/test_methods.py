@@ -21,8 +21,9 @@ from intruders_research.methods.adapted_modules import adapted_modules
 from intruders_research.methods.budget import alpha_pattern, largest_value, threshold
 from intruders_research.methods.oplora import ProjectedUpdates
 from tests.research_commands import methods_of
-from tests.tiny import save_gpt2, short_task
+from tests.tiny import save_gpt2
 from tests.training.test_kl_to_base import check_that_kl_compares_with_the_base
+from tests.training.tiny_runs import Interrupt, config_of
 
 K = 4
 
@@ -36,17 +37,14 @@ def installed() -> Iterator[None]:
 
 
 def config(base: Path, out: Path | str = "out", **settings: Any) -> FinetuneConfig:
-    given: dict[str, Any] = {"rank": 2, "lr": 2e-2, "steps": 3, "batch_size": 2, "max_eval_samples": 1}
-    given |= {
-        "oplora_k": K,
+    given: dict[str, Any] = {
+        "lr": 2e-2,
+        "steps": 3,
         "alpha": 4,
         "max_train_samples": 20,
-        "max_new_tokens": 8,
-        "precision": "fp32",
-        "drop_too_long": True,
-        "logging_steps": 1,
+        "max_eval_samples": 1,
     }
-    return FinetuneConfig(base=str(base), task=short_task(base.parent), out=str(out), **(given | settings))
+    return config_of(base, Path(out), **(given | {"oplora_k": K, "drop_too_long": True} | settings))
 
 
 class KeepWeights(TrainerCallback):  # type: ignore[misc]
@@ -54,17 +52,6 @@ class KeepWeights(TrainerCallback):  # type: ignore[misc]
 
     def on_train_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         self.weights = {one.name: one.weight + one.update.dense() for one in adapted_modules(model)}
-
-
-class StopAfter(TrainerCallback):  # type: ignore[misc]
-    """A kill: an exception in the middle of the training."""
-
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step == self.step:
-            raise KeyboardInterrupt
 
 
 def trained(settings: FinetuneConfig) -> dict[str, torch.Tensor]:
@@ -112,7 +99,7 @@ def runs(
         one = config(llama, folder / name, save_steps=1, **settings)
         if "method" in settings:
             with pytest.raises(KeyboardInterrupt):
-                finetune(one, [StopAfter(2)])
+                finetune(one, [Interrupt(2)])
         found[name] = (folder / name, trained(one))
     return found
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,7 @@ from intruders.models.base_model import base_model_location, digest_of_model
 from intruders.system.folders import user_cache
 from tests.checkpoints.gguf_files import write_llama_gguf
 from tests.checkpoints.models import not_to_be_read
-from tests.commands import forked, in_this_process
+from tests.commands import in_this_process
 from tests.tiny import save_llama
 
 
@@ -108,26 +106,6 @@ def test_a_copy_is_written_once_and_nothing_unfinished_stays(
     assert len(written) == 1
     modes = {file.stat().st_mode for file in Path(location).iterdir()}
     assert len(modes) == 1, "others may read the weights as they may read the configuration"
-
-
-def test_a_copy_that_a_kill_left_unfinished_is_removed_by_the_next_call(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    def write(_: Path, folder: Path) -> None:
-        (folder / "config.json").write_text("{}")
-        if os.getpid() != here:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    here = os.getpid()
-    monkeypatch.setenv("INTRUDERS_CACHE", str(tmp_path))
-    monkeypatch.setattr(base_model, "_write_dequantized", write)
-    monkeypatch.setattr(DemoModel, "packaged", lambda _: tmp_path / "model.gguf")
-    process = forked(base_model_location, "smollm2-135m")
-    process.join()
-    assert process.exitcode == -signal.SIGKILL
-    assert len(list((tmp_path / "models").iterdir())) == 1
-    location = base_model_location("smollm2-135m")
-    assert list((tmp_path / "models").iterdir()) == [Path(location)]
 
 
 def test_a_cache_that_cannot_be_written_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

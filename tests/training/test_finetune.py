@@ -10,15 +10,22 @@ from typing import Any
 
 import pytest
 import torch
+from peft import AutoPeftModelForCausalLM
 from safetensors.torch import load_file, save_file
-from transformers import TrainerCallback
+from transformers import AutoModelForCausalLM, TrainerCallback
 
 from intruders.errors import NonFiniteError, SettingError
+from intruders.mitigation.mitigate import mitigate
+from intruders.models.loading import load_model
+from intruders.models.loading_settings import Loading
+from intruders.training.callback.trace import read_trace
 from intruders.training.finetune import finetune
+from intruders.training.finetune_config import FinetuneConfig
 from intruders.training.run_folder import RunFolder
 from tests.commands import in_this_process
+from tests.hub_cache import hub_with_base
 from tests.json_lines import write_rows
-from tests.tiny import save_llama
+from tests.tiny import save_llama, short_task
 from tests.training.tiny_runs import OURS, assert_equal, config_of, weights_of
 
 
@@ -187,3 +194,83 @@ def test_an_adapter_of_another_base_is_told(llama: Path, whole: RunFolder, tmp_p
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="start_from")
         finetune(config_of(llama, tmp_path / "same", start_from=str(whole.path), steps=1))
+
+
+WEIGHT = "model.layers.0.input_layernorm.weight"  # of no adapter here
+
+
+@pytest.fixture
+def older(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder that revision v1 of org/base was made from; its main has other weights."""
+    hub_with_base(tmp_path, monkeypatch)
+    return tmp_path / "older"
+
+
+def assert_is_on(base: Path, adapter: Path) -> None:
+    loaded = AutoPeftModelForCausalLM.from_pretrained(adapter)
+    config = loaded.peft_config["default"]
+    assert (config.base_model_name_or_path, config.revision) == ("org/base", "v1")
+    weight = AutoModelForCausalLM.from_pretrained(base).state_dict()[WEIGHT]
+    assert torch.equal(loaded.get_base_model().state_dict()[WEIGHT], weight)
+
+
+def test_a_trained_adapter(older: Path, tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        # PEFT cannot know that offline.
+        warnings.filterwarnings("error", message=".*vocabulary was not modified")
+        finetune(config_of(Path("org/base@v1"), tmp_path / "run", steps=2, task=short_task(tmp_path)))
+    assert_is_on(older, tmp_path / "run")
+
+
+def test_an_adapter_that_is_written_of_a_checkpoint(older: Path, tmp_path: Path) -> None:
+    mitigate("org/base@v1", tmp_path / "main", scale=1.0, form="adapter", rank=2, out=tmp_path / "out")
+    assert_is_on(older, tmp_path / "out")
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """bitsandbytes computes on a processor in blocks of 64 inputs."""
+    return str(save_llama(tmp_path_factory.mktemp("qlora") / "base", width=128))
+
+
+def settings(base: str, out: Path, **options: Any) -> FinetuneConfig:
+    given = {"method": "lora", "rank": 2, "steps": 4, "batch_size": 2, "lr": 1e-2, "max_eval_samples": 2}
+    given |= {"max_new_tokens": 8, "max_train_samples": 20}
+    return FinetuneConfig(base=base, task=short_task(Path(base).parent), out=str(out), **{**given, **options})
+
+
+@pytest.mark.parametrize("load_in", ["4bit", "8bit"])
+def test_only_the_adapter_is_trained(load_in: str, base: str, tmp_path: Path) -> None:
+    """The first step of B from zero follows the gradient of the loss on PEFT's own quantized model."""
+    pytest.importorskip("bitsandbytes")
+    finetune(settings(base, tmp_path / "run", load_in=load_in, audit_steps=2))
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["status"] == "finished"
+    assert record["config"]["load_in"] == load_in
+    factors = load_file(tmp_path / "run" / "adapter_model.safetensors")
+    moved = {name for name, value in factors.items() if "lora_B" in name and float(value.norm()) > 0}
+    assert len(moved) == len(factors) / 2
+    from peft import PeftModel
+
+    loaded: Any = load_model(base, "causal", loading=Loading(load_in=load_in))
+    ids = torch.tensor([[5, 20, 31, 7, 44, 12]])
+    with torch.no_grad():
+        before = loaded(input_ids=ids).logits
+        tuned: Any = PeftModel.from_pretrained(loaded, str(tmp_path / "run"))
+        assert not torch.equal(tuned(input_ids=ids).logits, before)
+    # The trace compares with the weights that the adapter was trained on: the update alone tells the two apart.
+    trace = read_trace(tmp_path / "run" / "intruders.parquet")
+    names = {name.removeprefix("base_model.model.").partition(".lora_")[0] + ".weight" for name in factors}
+    assert set(trace["name"]) == names
+
+
+@pytest.mark.parametrize("method", ["full", "pissa", "milora", "oplora"])
+def test_methods_that_need_the_base_itself_refuse_it(method: str, base: str, tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match="load_in"):
+        settings(base, tmp_path, method=method, load_in="4bit", **({"rank": 8} if method == "full" else {}))
+
+
+def test_a_classification_head_refuses_it(base: str, tmp_path: Path) -> None:
+    config = settings(base, tmp_path, load_in="4bit")
+    with pytest.raises(SettingError, match="the head of a classification task is trained with the base"):
+        config.loading("classification")

@@ -18,8 +18,8 @@ from intruders.training.finetune import finetune
 from intruders.training.finetune_config import FinetuneConfig, rows_of_text
 from intruders.training.replay import ReplaySampler, read_replay
 from intruders.training.run_folder import RunFolder
-from tests.tiny import save_bert, short_task
-from tests.training.tiny_runs import assert_equal, weights_of
+from tests.tiny import save_bert
+from tests.training.tiny_runs import Interrupt, assert_equal, config_of, weights_of
 
 TEXT = "alpha beta gamma delta\n\n" * 400  # several documents of about 4,000 characters
 
@@ -32,12 +32,9 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _config(base: Path, out: Path | str, **settings: Any) -> FinetuneConfig:
-    given: dict[str, Any] = {
-        "task": short_task(base.parent), "rank": 2, "lr": 1e-2, "steps": 9, "batch_size": 4, "save_steps": 2,
-        "logging_steps": 1, "max_train_samples": 14, "max_eval_samples": 1, "max_new_tokens": 8, "precision": "fp32",
-        "max_length": 64,  # of a row of text, which is as long as that
-    }  # fmt: skip
-    return FinetuneConfig(base=str(base), out=str(out), **(given | settings))
+    given: dict[str, Any] = {"steps": 9, "batch_size": 4, "max_train_samples": 14, "max_eval_samples": 1}
+    # A row of text is as long as the longest of the task may be.
+    return config_of(base, Path(out), **(given | {"max_length": 64} | settings))
 
 
 def _epoch(sampler: ReplaySampler, epoch: int) -> list[int]:
@@ -127,14 +124,6 @@ def test_a_run_that_was_interrupted_ends_as_one_that_was_not(
     method: str, llama: Path, corpus: Path, tmp_path: Path
 ) -> None:
     """Interrupted twice, in the first epoch of 5 steps and in the second."""
-
-    class Interrupt(TrainerCallback):  # type: ignore[misc]
-        def __init__(self, step: int) -> None:
-            self.step = step
-
-        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            if state.global_step == self.step:
-                raise KeyboardInterrupt
 
     settings: dict[str, Any] = {"replay": f"{corpus}@0.25", "method": method}
     settings |= {"dropout": 0.1} if method == "lora" else {}

@@ -16,10 +16,12 @@ from intruders.data.load_task import load_task
 from intruders.errors import ResultFileError, SettingError
 from intruders.reports.sequence import sequence_lines
 from intruders.training.finetune_config import FinetuneConfig
+from intruders.training.sequence_result import SequenceResult
 from intruders.training.stage_models import retrain_head
 from intruders.training.train_in_sequence import train_in_sequence
 from tests.json_lines import write_rows
 from tests.tiny import save_bert, save_llama
+from tests.training.callback.trainers import intruders_of
 
 
 @pytest.fixture(scope="module")
@@ -82,13 +84,11 @@ def test_stages_go_on_from_each_other(method: str, adapters: str, bert: Path, tm
     assert [head["classifier.weight"].shape[0] for head in heads] == [2, 3]
     # The audit is against the first base.
     for stage, weights in enumerate((one, two)):
-        count = 0
-        for key, value in base.items():
-            if value.ndim == 2 and "embeddings" not in key and not torch.equal(value, weights[key]):
-                x = torch.linalg.svd(value.double(), full_matrices=False)[0]
-                y = torch.linalg.svd(weights[key].double(), full_matrices=False)[0][:, :10]
-                count += int(((x.T @ y).abs().amax(dim=0) < 0.5).sum())
-        assert found.intruders[stage] == count
+        assert found.intruders[stage] == sum(
+            intruders_of(value, weights[key])
+            for key, value in base.items()
+            if value.ndim == 2 and "embeddings" not in key and not torch.equal(value, weights[key])
+        )
     record = json.loads((tmp_path / "out" / "sequence.json").read_text())
     assert record["accuracies"] == found.accuracies
     # Looked at every 10 steps, each stage by its own step.
@@ -379,3 +379,17 @@ def test_a_sequence_of_classes_goes_on_with_completions(tmp_path: Path) -> None:
         assert all(torch.equal(after[f"model.{name}"], value) for name, value in before.items())
         last = load_file(out / f"stage-{known + 1}" / "backbone" / "model.safetensors")
         assert torch.equal(last["lm_head.weight"], head)
+
+
+def test_measures_follow_their_formulas() -> None:
+    found = SequenceResult(["a", "b", "c"], [[0.9], [0.95, 0.8], [0.5, 0.7, 0.6]], [0, 3, 5], [9, 9, 9])
+    assert found.average_accuracy == pytest.approx(0.6)
+    assert found.backward_transfer == pytest.approx(((0.5 - 0.9) + (0.7 - 0.8)) / 2)
+    assert found.forgetting == pytest.approx([0.45, 0.1])
+    assert SequenceResult(["a"], [[0.9]], [0], [9]).backward_transfer is None
+    lines = sequence_lines(found)
+    assert "0.500    0.700    0.600   5 of 9" in lines[-2]
+    assert lines[-1] == "average accuracy 0.600, backward transfer -0.250"
+    missed = replace(found, steps=[20, 80, 40], reached=[True, False, True])
+    ends = [line.endswith("did not reach the score in 80 steps") for line in sequence_lines(missed)[4:7]]
+    assert ends == [False, True, False]

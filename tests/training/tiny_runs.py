@@ -53,10 +53,13 @@ class KillAtTheEnd(TrainerCallback):  # type: ignore[misc]
 
 
 class Interrupt(TrainerCallback):  # type: ignore[misc]
-    """Stops a run after its third step, when one checkpoint is complete."""
+    """Stops a run after a step; after its third one checkpoint is complete."""
+
+    def __init__(self, step: int = 3) -> None:
+        self.step = step
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step == 3:
+        if state.global_step == self.step:
             raise KeyboardInterrupt
 
 

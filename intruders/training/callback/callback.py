@@ -26,14 +26,19 @@ from ...checkpoints.pairing.pair_sides import pair_sides
 from ...errors import NonFiniteError, SettingError
 from ...system.callers_process import random_state_kept
 from ...system.files import user_path
-from .callback_settings import Limits, Named, Text, Watch, require_loss, taken
-from .limits import KeptState, Look, require_loadable, require_loadable_shards
+from .limits import KeptState, Limits, Look, Named, Text, Watch, require_loss, taken
 from .logging_hooks import alert, handler_that_calls, log_totals, totals_of_audit, totals_of_text
 from .sharding import decided_by_first, gathered, opened, require_gatherable, sharded_by, will_be_sharded_by
 from .text_loss import TextLoss, measure_base_of_sharded, require_language_model
 from .trace import append_to_trace, check_trace, set_aside
 from .training_start import TrainingStart
-from .weights_before import AuditedBase, base_of_sharded, question_checkpoint
+from .weights_before import (
+    AuditedBase,
+    base_of_sharded,
+    question_checkpoint,
+    require_loadable,
+    require_loadable_shards,
+)
 
 
 class IntruderCallback(TrainerCallback):  # type: ignore[misc]
@@ -65,8 +70,8 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         another name; one that resumes adds to it.
       base: the model before fine-tuning, if the Trainer's model has changed since.
       tokenizer: the model's; that of the Trainer if not given, else that of the folder which the model names.
-      named: the fields of ``Watch``, ``Text`` and ``Limits`` (in ``intruders.training.callback.callback_settings``) by
-        their names, in the place of these objects: ``every``, ``stop_above``, ``alert_above``; ``loss_on``,
+      named: the fields of ``Watch``, ``Text`` and ``Limits`` (in ``intruders.training.callback.limits``) by their
+        names, in the place of these objects: ``every``, ``stop_above``, ``alert_above``; ``loss_on``,
         ``loss_documents``, ``loss_tokens``; ``keep_forgetting_below``, ``keep_intruders_below``,
         ``go_on_over_limit``.
 

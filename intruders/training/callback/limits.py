@@ -1,22 +1,181 @@
-"""The last checkpoint below the limits of a training, which the Trainer writes, and loads at the end."""
+"""When a training is audited and ended, the limits of a state that is kept, and the last checkpoint below them.
+
+The Trainer writes that checkpoint, and loads it at the end.
+"""
 
 from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, TypeVar
 
-from torch import nn
-
-from ...checkpoints.formats.memory import has_adapters
-from ...errors import SettingError, some_of
+from ...errors import SettingError
+from ...settings import Settings, setting
+from ...settings.numbers import is_whole
 from ...system.documents import read_document
 from ...system.files import write_atomically
-from .callback_settings import Limits
-from .sharding import ZERO_3, sharded_by
+
+
+@dataclass(frozen=True)
+class Watch:
+    """When a training is audited, and what then ends it or warns.
+
+    Attributes:
+      every: number of steps between audits.
+      stop_above: end training when an audit finds more intruders than this.
+      alert_above: warn when an audit finds more intruders than this, in Weights & Biases and trackio too.
+    """
+
+    every: int = 100
+    stop_above: int | None = None
+    alert_above: int | None = None
+
+    def __post_init__(self) -> None:
+        if not is_whole(self.every) or self.every < 1:
+            raise SettingError(
+                f"every is {self.every!r}; expected a whole number of steps between audits, 1 or more"
+            )
+        for name in ("stop_above", "alert_above"):
+            number = getattr(self, name)
+            if number is not None and (not is_whole(number) or number < 0):
+                raise SettingError(f"{name} is {number!r}; expected a whole number of intruders, 0 or more")
+
+
+@dataclass(frozen=True)
+class Text(Settings):
+    """The text on which each audit measures the loss too."""
+
+    loss_on: str | None = setting(
+        None,
+        "Corpus on which every audit measures the loss too, such as pydoc. Its rise over the base is logged.",
+        changes_weights=False,
+        new_in="0.2",
+        metavar="CORPUS",
+        panel="Accuracy and stopping",
+        advanced=True,
+        unless_given="default: none",
+    )
+    loss_documents: int = setting(
+        8,
+        "Number of documents of --loss-on.",
+        least=1,
+        changes_weights=False,
+        new_in="0.2",
+        metavar="N",
+        panel="Accuracy and stopping",
+        advanced=True,
+    )
+    loss_tokens: int = setting(
+        256,
+        "Number of tokens of each document of --loss-on, from its start.",
+        least=2,
+        changes_weights=False,
+        new_in="0.2",
+        metavar="N",
+        panel="Accuracy and stopping",
+        advanced=True,
+    )
+
+
+@dataclass(frozen=True)
+class Limits(Settings):
+    """The limits of a state that is kept; None of them means that none is. With both, a state is below both.
+
+    The Trainer saves every audited state below them as a checkpoint, keeps the last one, and loads it when the training
+    ends above, so that it is what is saved.
+    """
+
+    keep_forgetting_below: float | None = setting(
+        None,
+        "Save the last audited state whose loss on --loss-on is less than this many nats per token above the base's, "
+        "and stop at the first audit that is not below.",
+        above=0,
+        in_id="below{:g}",
+        new_in="0.2",
+        metavar="NATS",
+        panel="Accuracy and stopping",
+        advanced=True,
+        unless_given="default: no limit",
+    )
+    keep_intruders_below: int | None = setting(
+        None,
+        "Save the last audited state with fewer intruders than this number, and stop at the first audit that has as "
+        "many.",
+        least=1,
+        in_id="below{}intruders",
+        new_in="0.2",
+        metavar="N",
+        panel="Accuracy and stopping",
+        advanced=True,
+        unless_given="default: no limit",
+    )
+    go_on_over_limit: bool = setting(
+        False,
+        "Train on after an audit that is not below a limit; a later state below it is saved instead.",
+        in_id="goes-on",
+        new_in="0.2",
+        panel="Accuracy and stopping",
+        advanced=True,
+    )
+
+    @property
+    def has_limit(self) -> bool:
+        """Whether there is a limit."""
+        return self.keep_forgetting_below is not None or self.keep_intruders_below is not None
+
+    def is_below(self, intruders: int, forgetting: float | None) -> bool:
+        """Return whether a state with this number of intruders and this rise is below both limits."""
+        few = self.keep_intruders_below is None or intruders < self.keep_intruders_below
+        # A rise that is not a number is below no limit.
+        limit = self.keep_forgetting_below
+        return few and (limit is None or forgetting is None or forgetting < limit)
+
+
+def require_loss(limits: Limits, text: Text) -> None:
+    """Raise SettingError for a limit of the loss where no loss is measured."""
+    if limits.keep_forgetting_below is not None and text.loss_on is None:
+        raise SettingError(
+            f"keep_forgetting_below is {limits.keep_forgetting_below:g}, but no loss is measured; pass loss_on with a "
+            "corpus, such as 'pydoc'"
+        )
+
+
+class Named(TypedDict, total=False):
+    """The fields of the three by name."""
+
+    every: int
+    stop_above: int | None
+    alert_above: int | None
+    loss_on: str | os.PathLike[str] | None
+    loss_documents: int
+    loss_tokens: int
+    keep_forgetting_below: float | None
+    keep_intruders_below: int | None
+    go_on_over_limit: bool
+
+
+Group = TypeVar("Group", Watch, Text, Limits)
+
+
+def taken(kind: type[Group], given: Group | None, named: dict[str, Any]) -> Group:
+    """Return the values that are given as one object, or by their names, which are taken out of ``named``.
+
+    Raises:
+      SettingError: a value is out of range, or given both ways.
+    """
+    own = {field.name: named.pop(field.name) for field in fields(kind) if field.name in named}
+    if given is None:
+        return kind(**own)
+    if own:
+        raise SettingError(
+            f"{', '.join(own)} and a {kind.__name__} are given; expected one of the two; put them into the "
+            f"{kind.__name__}"
+        )
+    return given
 
 
 @dataclass(frozen=True)
@@ -80,55 +239,3 @@ class KeptState:
 
 def _checkpoint(args: Any, step: Any) -> Path:
     return Path(args.output_dir) / f"checkpoint-{step}"
-
-
-def require_loadable(model: nn.Module, args: Any) -> None:
-    """Raise SettingError if the Trainer cannot save and load a state of the model."""
-    if getattr(args, "load_best_model_at_end", False) or getattr(args, "metric_for_best_model", None):
-        raise SettingError(
-            "the Trainer has a best checkpoint of its own (load_best_model_at_end or metric_for_best_model), and a "
-            "limit makes the kept state that; pass one of the two"
-        )
-    if not has_adapters(model):
-        return
-    active: Any = getattr(model, "active_adapters", None)
-    if callable(active) or len(active or ()) > 1:
-        raise SettingError(
-            "a state of the model cannot be kept: its Trainer loads one adapter of a PeftModel alone; wrap the model "
-            "by peft.get_peft_model with one adapter, or leave keep_forgetting_below and keep_intruders_below out"
-        )
-    if sharded_by(model) is None and (lost := _not_saved(model)):
-        raise SettingError(
-            f"a state of the model cannot be kept: {some_of(lost)} beneath its adapters is trained and not saved "
-            "with them; freeze it or name its module in modules_to_save, or leave keep_forgetting_below and "
-            "keep_intruders_below out"
-        )
-
-
-def require_loadable_shards(way: str) -> None:
-    """Raise SettingError for a way of sharding whose checkpoints no test has loaded back."""
-    if way == ZERO_3:
-        raise SettingError(
-            "the model is sharded by DeepSpeed ZeRO-3, into which a kept state cannot be put; expected FSDP or a "
-            "model that is not sharded; leave keep_forgetting_below and keep_intruders_below out, and stop with "
-            "stop_above"
-        )
-
-
-def _not_saved(model: Any) -> list[str]:
-    """Return the names of what is trained and not saved with the adapters, such as norms in LongLoRA."""
-    from peft import get_peft_model_state_dict
-
-    state = model.state_dict(keep_vars=True)
-    saved = {
-        id(tensor)
-        for name in model.peft_config
-        for tensor in get_peft_model_state_dict(
-            model, state_dict=state, adapter_name=name, save_embedding_layers=False
-        ).values()
-    }
-    return [
-        name.removeprefix("base_model.model.")
-        for name, parameter in model.named_parameters()
-        if parameter.requires_grad and id(parameter) not in saved
-    ]

@@ -28,6 +28,7 @@ from ...checkpoints.pairing.pair_sides import pair_sides
 from ...checkpoints.stored.checkpoint import Checkpoint
 from ...checkpoints.stored.selection import EVERY_MATRIX
 from ...errors import CheckpointError, SettingError, some_of
+from .sharding import ZERO_3, sharded_by
 
 
 def weights_before(model: nn.Module, is_resumed: bool, settings: AuditSettings) -> Checkpoint | None:
@@ -152,6 +153,58 @@ def require_trained_matrix(model: nn.Module) -> None:
             f"the Trainer's {type(model).__name__} has no trainable matrix to audit; unfreeze one before you "
             "make the callback, or remove the callback"
         )
+
+
+def require_loadable(model: nn.Module, args: Any) -> None:
+    """Raise SettingError if the Trainer cannot save and load a state of the model."""
+    if getattr(args, "load_best_model_at_end", False) or getattr(args, "metric_for_best_model", None):
+        raise SettingError(
+            "the Trainer has a best checkpoint of its own (load_best_model_at_end or metric_for_best_model), and a "
+            "limit makes the kept state that; pass one of the two"
+        )
+    if not has_adapters(model):
+        return
+    active: Any = getattr(model, "active_adapters", None)
+    if callable(active) or len(active or ()) > 1:
+        raise SettingError(
+            "a state of the model cannot be kept: its Trainer loads one adapter of a PeftModel alone; wrap the model "
+            "by peft.get_peft_model with one adapter, or leave keep_forgetting_below and keep_intruders_below out"
+        )
+    if sharded_by(model) is None and (lost := _not_saved(model)):
+        raise SettingError(
+            f"a state of the model cannot be kept: {some_of(lost)} beneath its adapters is trained and not saved "
+            "with them; freeze it or name its module in modules_to_save, or leave keep_forgetting_below and "
+            "keep_intruders_below out"
+        )
+
+
+def require_loadable_shards(way: str) -> None:
+    """Raise SettingError for a way of sharding whose checkpoints no test has loaded back."""
+    if way == ZERO_3:
+        raise SettingError(
+            "the model is sharded by DeepSpeed ZeRO-3, into which a kept state cannot be put; expected FSDP or a "
+            "model that is not sharded; leave keep_forgetting_below and keep_intruders_below out, and stop with "
+            "stop_above"
+        )
+
+
+def _not_saved(model: Any) -> list[str]:
+    """Return the names of what is trained and not saved with the adapters, such as norms in LongLoRA."""
+    from peft import get_peft_model_state_dict
+
+    state = model.state_dict(keep_vars=True)
+    saved = {
+        id(tensor)
+        for name in model.peft_config
+        for tensor in get_peft_model_state_dict(
+            model, state_dict=state, adapter_name=name, save_embedding_layers=False
+        ).values()
+    }
+    return [
+        name.removeprefix("base_model.model.")
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad and id(parameter) not in saved
+    ]
 
 
 def require_matrices(base: Source | None, model: nn.Module, settings: AuditSettings) -> None:

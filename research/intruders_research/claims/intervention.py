@@ -70,7 +70,8 @@ def analyse(results: Results) -> Finding:
                 _add_corpus(evidence, stratum.on.narrowed(str(corpus)), changes)
         if is_known:  # the task is the same for all corpora
             _add_task(evidence, stratum.on, below[below["control"] == INTRUDERS])
-    without = _without_intruders(runs, results.interventions)
+    scaled = runs["run_id"].isin(results.interventions["run_id"])
+    without = int(((runs["intruders"] == 0) & ~scaled).sum())
     if without:
         evidence.notes.append(
             f"{without} finished runs have no intruders, so that there was nothing to scale"
@@ -177,7 +178,3 @@ def _by_scale(points: pd.DataFrame) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
-
-
-def _without_intruders(runs: pd.DataFrame, interventions: pd.DataFrame) -> int:
-    return int(((runs["intruders"] == 0) & ~runs["run_id"].isin(interventions["run_id"])).sum())

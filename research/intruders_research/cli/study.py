@@ -127,11 +127,10 @@ def _print_beside_paper(folder: Path) -> None:
     """Print the paper's own figures beside those of the study, table by table."""
     from intruders.studies.results import load_results
 
-    from ..pages.beside_paper_text import beside_paper_lines
     from ..published.beside_paper import beside_paper
 
     for table in beside_paper(load_results(folder)):
-        say(["", *beside_paper_lines(table)], whole=True)
+        say(["", *table.lines()], whole=True)
 
 
 def _print_findings(findings: Sequence[Finding], outcome: StudyOutcome) -> None:

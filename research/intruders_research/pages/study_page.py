@@ -77,8 +77,7 @@ def write_study_report(
         written.append(user_path(out))
     if figures is not None:
         written += write_drawings(study_drawings(results, findings), figures)
-        written += write_tables(findings, user_path(figures) / "tables")
-        written += write_tables_beside_paper(results, user_path(figures) / "tables")
+        written += _write_tables(results, findings, user_path(figures) / "tables")
     return written
 
 
@@ -152,26 +151,19 @@ def study_drawings(results: Results, findings: Sequence[Finding]) -> list[Drawin
     return drawings
 
 
-def write_tables(findings: Sequence[Finding], folder: Path) -> list[Path]:
-    """Write the findings' tables that have rows to `folder` as CSV, and return the paths; makes the folder."""
+def _write_tables(results: Results, findings: Sequence[Finding], folder: Path) -> list[Path]:
+    """Write the findings' tables that have rows, and the paper's with the study's own figures, as CSV."""
+    tables = {
+        f"{finding.name}{slug(title)}": frame
+        for finding in findings
+        for title, frame in finding.tables.items()
+        if not frame.empty
+    }
+    tables |= {f"paper{slug(table.source)}": table.frame for table in beside_paper(results)}
     folder.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for finding in findings:
-        for title, frame in finding.tables.items():
-            if frame.empty:
-                continue
-            paths.append(folder / f"{finding.name}{slug(title)}.csv")
-            write_atomically(paths[-1], frame.to_csv(index=False).encode())
-    return paths
-
-
-def write_tables_beside_paper(results: Results, folder: Path) -> list[Path]:
-    """Write the paper's tables with the study's own figures to `folder` as CSV, and return the paths."""
-    paths = []
-    for table in beside_paper(results):
-        paths.append(folder / f"paper{slug(table.source)}.csv")
-        write_atomically(paths[-1], table.frame.to_csv(index=False).encode())
-    return paths
+    for name, frame in tables.items():
+        write_atomically(folder / f"{name}.csv", frame.to_csv(index=False).encode())
+    return [folder / f"{name}.csv" for name in tables]
 
 
 def _similarities(results: Results, findings: Sequence[Finding]) -> list[SimilarityRow]:

@@ -7,6 +7,7 @@ that it names: task, method, rank, alpha and learning rate.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -44,6 +45,12 @@ class BesidePaper:
     def known(self) -> int:
         """The number of the paper's figures with one of ours beside it."""
         return int(self.frame["ours"].notna().sum())
+
+    def lines(self) -> list[str]:
+        """Return the table as text for a terminal."""
+        of = f"{self.known} of {len(self.frame)} with a run of this study"
+        head = f"{self.title} (the paper's {self.source}; {of})"
+        return [head, self.meaning, *self.frame.map(_cell).to_string(index=False).splitlines()]
 
 
 @cache
@@ -156,3 +163,10 @@ def _over_seeds(values: pd.Series[float]) -> Interval:
 
 def _named(row: Mapping[str, Any]) -> dict[str, object]:
     return {name: row.get(name) for name in ("task", "method", "rank")}
+
+
+def _cell(value: object) -> str:
+    """Return a cell for people; a missing number is a dash."""
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -12,6 +12,8 @@ from intruders_research.advice.advise import advise, advise_study
 from intruders_research.claims.every_claim import analyse_all
 from research.tests.advice.study_folder import write_study
 from research.tests.planted import interventions, matched
+from tests.commands import without_loading
+from tests.research_commands import IN_A_PROCESS
 from tests.studies.planted import noise, run, study
 
 
@@ -126,3 +128,11 @@ def test_a_scale_is_rounded_down_since_intruders_begin_right_above_it() -> None:
     texts = [one.change for one in advise_study(study(runs=rows))[0] if one.topic == "scale"]
     assert texts
     assert all("at 0.1 of its scale or below" in text for text in texts)
+
+
+def test_a_study_is_advised_on_without_loading_torch(tmp_path: Path) -> None:
+    """Which takes several times as long as the rest of the command."""
+    folder = write_study(tmp_path / "study", study(runs=matched()))
+    done = without_loading(["torch"], ["advise", folder], before=IN_A_PROCESS)
+    assert done.returncode == 0, done.stderr
+    assert "(study)" in done.stdout

@@ -12,7 +12,6 @@ import pytest
 from intruders.errors import ResultFileError
 from intruders.studies.results import Results
 from intruders.studies.runs import expand
-from intruders_research.pages.beside_paper_text import beside_paper_lines
 from intruders_research.published.beside_paper import BesidePaper, beside_paper, published_figures
 from intruders_research.read_study import PAPER_STUDIES, read_study
 from tests.studies.planted import run, study
@@ -146,7 +145,7 @@ def test_the_correlation_is_over_the_runs_of_the_rank() -> None:
 
 def test_lines_name_the_table_and_missing_figures_are_dashes() -> None:
     table = tables(study(runs=[mnli("s0")]))["Table 2"]
-    lines = beside_paper_lines(table)
+    lines = table.lines()
     assert lines[0] == "Accuracy, alpha = 2r (the paper's Table 2; 1 of 42 with a run of this study)"
     assert "95 % CI" in lines[1]
     assert any("0.8677" in line and "0.9 " in line for line in lines)

@@ -19,13 +19,13 @@ from typing import Any
 import torch
 from accelerate.state import AcceleratorState
 from torch.distributed.fsdp.wrap import ModuleWrapPolicy
-from transformers import Trainer, TrainerCallback
+from transformers import TrainerCallback
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from intruders.errors import IntrudersError
 from intruders.models.loading import load_model
 from intruders.training.callback.callback import IntruderCallback
-from tests.training.callback.trainers import prepared, tiny_trainer
+from tests.training.callback.trainers import by_definition, prepared, tiny_trainer, weights_of
 
 
 def stop(base: Path, folder: Path) -> dict[str, Any]:
@@ -77,7 +77,7 @@ def sharded(base: Path, folder: Path) -> dict[str, Any]:
 def audit_of_shards(base: Path, folder: Path, version: int, method: str) -> dict[str, Any]:
     torch.manual_seed(0)  # the factors of LoRA start at random, and alike on both processes
     callback = IntruderCallback(every=2, stop_above=0, trace=folder / f"{version}-{method}.parquet")
-    trainer = tiny_trainer(prepared(base, method), folder, kind=partial(Trainer, callbacks=[callback]))
+    trainer = tiny_trainer(prepared(base, method), folder, callbacks=[callback])
     model = shard(trainer.model, version)
     told = (trainer.args, trainer.state, trainer.control)
     callback.on_train_begin(*told, model=model)
@@ -100,22 +100,11 @@ def whole(base: Path, folder: Path) -> dict[str, Any]:
     if torch.distributed.get_rank() > 0:
         return counts
     for method in ("full", "lora", "dora"):
-        before = dict(load_model(str(base), "causal").named_parameters())
         torch.manual_seed(0)
         model = prepared(base, method)
         two_steps(model)
-        merged = model.merge_and_unload() if method != "full" else model
-        counts[method] = {
-            name: intruders(before[name], after)
-            for name, after in merged.named_parameters()
-            if "_proj" in name
-        }
+        counts[method] = by_definition(weights_of(load_model(str(base), "causal")), weights_of(model))
     return counts
-
-
-def intruders(before: torch.Tensor, after: torch.Tensor) -> int:
-    x, y = (torch.linalg.svd(side.detach().double(), full_matrices=False)[0] for side in (before, after))
-    return int(((x.T @ y[:, :10]).abs().amax(dim=0) < 0.5).sum())
 
 
 def kept_whole(base: Path, folder: Path) -> dict[str, Any]:

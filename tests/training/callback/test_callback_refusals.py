@@ -21,7 +21,7 @@ from intruders.checkpoints.stored.matrices import MatrixView
 from intruders.errors import CheckpointError, PairingError, ResultFileError, SettingError
 from intruders.models.loading import load_model
 from intruders.training.callback.callback import IntruderCallback
-from intruders.training.callback.callback_settings import Limits, Text, Watch
+from intruders.training.callback.limits import Limits, Text, Watch
 from intruders.training.callback.trace import read_trace
 from tests.training.callback.trainers import prepared, tiny_trainer
 

@@ -24,12 +24,12 @@ from intruders.errors import SettingError
 from intruders.models.loading import load_model
 from intruders.training.callback.callback import IntruderCallback
 from intruders.training.callback.trace import read_trace
-from tests.training.callback.trainers import by_definition, prepared, tiny_trainer, weights_of
+from tests.training.callback.trainers import by_definition, intruders_of, prepared, tiny_trainer, weights_of
 
 
 def _trainer(callback: IntruderCallback, model: Any, out: Path, **settings: Any) -> Any:
     """A Trainer that is given the callback when it is made."""
-    return tiny_trainer(model, out, kind=partial(Trainer, callbacks=[callback]), **settings)
+    return tiny_trainer(model, out, callbacks=[callback], **settings)
 
 
 def _last(callback: IntruderCallback, model: Any, out: Path, **settings: Any) -> Audit:
@@ -151,7 +151,7 @@ def test_what_is_unfrozen_later_is_told_and_counted_from_a_given_base(
             model = get_peft_model(model, config)
         for name, parameter in model.named_parameters():
             parameter.requires_grad_("lora_" in name or (method == "full" and "down_proj" in name))
-        trainer = tiny_trainer(model, tmp_path, kind=partial(Trainer, callbacks=[Unfreeze(), callback]))
+        trainer = tiny_trainer(model, tmp_path, callbacks=[Unfreeze(), callback])
         later = [parameter for name, parameter in model.named_parameters() if "up_proj" in name]
         trainer.create_optimizer()
         trainer.optimizer.add_param_group({"params": later})
@@ -218,19 +218,18 @@ def test_the_last_audit_comes_before_trackers_close_their_runs(llama: Path, tmp_
             self.seen.append("closed")
 
     tracker, callback = Tracker(), IntruderCallback(every=2)
-    kind = partial(Trainer, callbacks=[tracker, callback])
-    tiny_trainer(prepared(llama, "lora"), tmp_path, kind=kind, max_steps=5).train()
+    tiny_trainer(prepared(llama, "lora"), tmp_path, callbacks=[tracker, callback], max_steps=5).train()
     assert tracker.seen == [2, 4, 5, "closed"]
 
 
-def test_a_training_that_another_callback_ends_is_audited_at_its_end(llama: Path, tmp_path: Path) -> None:
-    class EndAtThree(TrainerCallback):  # type: ignore[misc]
-        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            control.should_training_stop = state.global_step == 3
+class EndAtThree(TrainerCallback):  # type: ignore[misc]
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        control.should_training_stop = state.global_step == 3
 
+
+def test_a_training_that_another_callback_ends_is_audited_at_its_end(llama: Path, tmp_path: Path) -> None:
     callback = IntruderCallback(every=2)
-    kind = partial(Trainer, callbacks=[callback, EndAtThree()])
-    trainer = tiny_trainer(prepared(llama, "lora"), tmp_path, kind=kind, max_steps=9)
+    trainer = tiny_trainer(prepared(llama, "lora"), tmp_path, callbacks=[callback, EndAtThree()], max_steps=9)
     trainer.train()
     audited = [entry["step"] for entry in trainer.state.log_history if "intruders/total" in entry]
     assert audited == [2, 3]
@@ -364,36 +363,30 @@ def test_each_model_that_model_init_makes_is_measured_from_its_own_start(llama: 
         return model
 
     callback = IntruderCallback(every=4, trace=False)
-    kind = partial(Trainer, callbacks=[callback], model_init=make)
-    trainer = tiny_trainer(None, tmp_path, kind=kind, learning_rate=1e-3)
+    kind = partial(Trainer, model_init=make)
+    trainer = tiny_trainer(None, tmp_path, kind=kind, callbacks=[callback], learning_rate=1e-3)
     for _ in range(2):
         trainer.train()
         assert callback.last is not None
         after = trainer.model.get_parameter(name).detach().double()
         matrix = callback.last.matrix(name)
         assert matrix.update.frobenius == pytest.approx(float((after - starts[-1]).norm()), rel=1e-3)
-        x, y = (torch.linalg.svd(side, full_matrices=False)[0] for side in (starts[-1], after))
-        assert matrix.intruders == int(((x.T @ y[:, :10]).abs().amax(dim=0) < 0.5).sum())
+        assert matrix.intruders == intruders_of(starts[-1], after)
 
 
 def test_a_best_model_that_the_trainer_loaded_is_not_audited_as_the_last_step(
     llama: Path, tmp_path: Path
 ) -> None:
-    class EndAtThree(TrainerCallback):  # type: ignore[misc]
-        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            control.should_training_stop = state.global_step == 3
-
     scores = count(0, -1)  # the first is the best
     callback = IntruderCallback(every=2)
     kind = partial(
         Trainer,
-        callbacks=[callback, EndAtThree()],
         eval_dataset=[{"input_ids": [5, 6, 7, 8], "labels": [5, 6, 7, 8]}],
         compute_metrics=lambda predictions: {"score": next(scores)},
     )
     trainer = tiny_trainer(
-        prepared(llama, "lora"), tmp_path, kind=kind, max_steps=9, load_best_model_at_end=True,
-        save_strategy="steps", save_steps=1, eval_strategy="steps", eval_steps=1,
+        prepared(llama, "lora"), tmp_path, kind=kind, callbacks=[callback, EndAtThree()], max_steps=9,
+        load_best_model_at_end=True, save_strategy="steps", save_steps=1, eval_strategy="steps", eval_steps=1,
         metric_for_best_model="score", greater_is_better=True,
     )  # fmt: skip
     trainer.train()
@@ -403,8 +396,7 @@ def test_a_best_model_that_the_trainer_loaded_is_not_audited_as_the_last_step(
 
 def test_two_callbacks_of_one_trainer_need_files_of_their_own(llama: Path, tmp_path: Path) -> None:
     def trained(*callbacks: IntruderCallback) -> None:
-        kind = partial(Trainer, callbacks=list(callbacks))
-        tiny_trainer(prepared(llama, "lora"), tmp_path / "out", kind=kind).train()
+        tiny_trainer(prepared(llama, "lora"), tmp_path / "out", callbacks=list(callbacks)).train()
 
     attention, mlp = (AuditSettings(include=[pattern]) for pattern in ("*q_proj*", "*up_proj*"))
     with pytest.raises(SettingError, match=r"two callbacks .*out/intruders\.parquet'.*pass trace="):

@@ -19,9 +19,10 @@ from intruders.training.callback.callback import IntruderCallback
 from intruders.training.finetune import finetune
 from intruders.training.finetune_config import FinetuneConfig
 from intruders.training.run_folder import RunFolder
-from tests.tiny import save_gpt2, save_llama, short_task
+from tests.tiny import save_gpt2, save_llama
 from tests.training.callback.known_texts import TOKENS, loss_by_hand
 from tests.training.callback.trainers import prepared, tiny_trainer
+from tests.training.tiny_runs import config_of
 
 
 class KeepStates(TrainerCallback):  # type: ignore[misc]
@@ -72,8 +73,9 @@ def rises_of(
 def _rises(llama: Path, texts: Path, out: Path, method: str) -> list[float]:
     torch.manual_seed(0)
     callback = IntruderCallback(every=1, loss_on=str(texts), loss_tokens=TOKENS)
-    kind = partial(Trainer, callbacks=[callback])
-    trainer = tiny_trainer(prepared(llama, method), out, kind=kind, max_steps=5, lr_scheduler_type="constant")
+    trainer = tiny_trainer(
+        prepared(llama, method), out, callbacks=[callback], max_steps=5, lr_scheduler_type="constant"
+    )
     trainer.train()
     return [entry["forgetting/known"] for entry in trainer.state.log_history if "forgetting/known" in entry]
 
@@ -104,8 +106,9 @@ def test_the_last_state_below_the_limit_is_put_back(
     callback = IntruderCallback(
         every=1, loss_on=str(texts), loss_tokens=TOKENS, keep_forgetting_below=limit, go_on_over_limit=goes_on
     )
-    kind = partial(Trainer, callbacks=[states, callback])
-    trainer = tiny_trainer(model, tmp_path / "out", kind=kind, max_steps=5, lr_scheduler_type="constant")
+    trainer = tiny_trainer(
+        model, tmp_path / "out", callbacks=[states, callback], max_steps=5, lr_scheduler_type="constant"
+    )
     trainer.train()
     assert trainer.state.global_step == last
     assert callback.has_stopped_at_limit == (not goes_on)
@@ -152,8 +155,9 @@ def test_the_kept_state_takes_the_place_of_one_that_is_no_number(
     def trained(step: int) -> tuple[Any, KeepStates, IntruderCallback]:
         model, states = prepared(llama, "lora"), KeepStates()
         callback = IntruderCallback(every=1, go_on_over_limit=goes_on, **limits)
-        kind = partial(Trainer, callbacks=[states, Ruin(step), callback])
-        tiny_trainer(model, tmp_path / f"out-{step}", kind=kind, max_steps=3).train()
+        tiny_trainer(
+            model, tmp_path / f"out-{step}", callbacks=[states, Ruin(step), callback], max_steps=3
+        ).train()
         return model, states, callback
 
     model, states, callback = trained(3)
@@ -176,8 +180,9 @@ def test_conv1d_weights_are_put_back(texts: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model, states = prepared(location, "full"), KeepStates()
     callback = IntruderCallback(every=1, loss_on=str(texts), loss_tokens=TOKENS, keep_forgetting_below=limit)
-    kind = partial(Trainer, callbacks=[states, callback])
-    trainer = tiny_trainer(model, tmp_path / "out", kind=kind, max_steps=5, lr_scheduler_type="constant")
+    trainer = tiny_trainer(
+        model, tmp_path / "out", callbacks=[states, callback], max_steps=5, lr_scheduler_type="constant"
+    )
     trainer.train()
     assert callback.put_back is not None
     assert callback.put_back["step"] == trainer.state.global_step - 1
@@ -187,9 +192,7 @@ def test_conv1d_weights_are_put_back(texts: Path, tmp_path: Path) -> None:
 def test_a_count_of_intruders_is_a_limit_too(llama: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
     plain = IntruderCallback(every=1)
-    trainer = tiny_trainer(
-        prepared(llama, "lora"), tmp_path / "first", kind=partial(Trainer, callbacks=[plain])
-    )
+    trainer = tiny_trainer(prepared(llama, "lora"), tmp_path / "first", callbacks=[plain])
     trainer.train()
     counts = [e["intruders/total"] for e in trainer.state.log_history if "intruders/total" in e]
     most = max(counts)
@@ -197,7 +200,7 @@ def test_a_count_of_intruders_is_a_limit_too(llama: Path, tmp_path: Path) -> Non
     torch.manual_seed(0)
     callback = IntruderCallback(every=1, keep_intruders_below=most)
     model = prepared(llama, "lora")
-    trainer = tiny_trainer(model, tmp_path / "out", kind=partial(Trainer, callbacks=[callback]))
+    trainer = tiny_trainer(model, tmp_path / "out", callbacks=[callback])
     trainer.train()
     first_over = next(step for step, count in enumerate(counts, start=1) if count == most)
     assert trainer.state.global_step == first_over
@@ -206,8 +209,7 @@ def test_a_count_of_intruders_is_a_limit_too(llama: Path, tmp_path: Path) -> Non
 
 def test_a_training_that_was_never_below_says_so(llama: Path, texts: Path, tmp_path: Path) -> None:
     callback = IntruderCallback(every=2, loss_on=str(texts), loss_tokens=TOKENS, keep_forgetting_below=1e-6)
-    kind = partial(Trainer, callbacks=[callback])
-    trainer = tiny_trainer(prepared(llama, "lora"), tmp_path, kind=kind)
+    trainer = tiny_trainer(prepared(llama, "lora"), tmp_path, callbacks=[callback])
     with pytest.warns(UserWarning, match=r"step 2 is over the limit; no audit saw a state below"):
         trainer.train()
     assert callback.put_back is None
@@ -223,10 +225,15 @@ def test_a_resumed_training_puts_back_what_was_kept_below_the_limits_of_now_alon
         torch.manual_seed(0)
         model, states = prepared(llama, "lora"), KeepStates()
         callback = IntruderCallback(every=3, keep_intruders_below=limit, go_on_over_limit=True)
-        kind = partial(Trainer, callbacks=[states, *([Ruin(6)] if resume else []), callback])
         settings: dict[str, Any] = {"save_strategy": "steps", "save_steps": 2, "save_total_limit": 1}
         steps = 4 if resume is None else 6
-        trainer = tiny_trainer(model, tmp_path, kind=kind, max_steps=steps, **settings)
+        trainer = tiny_trainer(
+            model,
+            tmp_path,
+            callbacks=[states, *([Ruin(6)] if resume else []), callback],
+            max_steps=steps,
+            **settings,
+        )
         trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
         return model, states, callback
 
@@ -257,22 +264,21 @@ def test_settings_that_do_not_go_together_are_refused(llama: Path, texts: Path, 
     callback = IntruderCallback(keep_intruders_below=3)
     with pytest.raises(SettingError, match="load_best_model_at_end"):
         tiny_trainer(
-            prepared(llama, "lora"), tmp_path, kind=partial(Trainer, callbacks=[callback], eval_dataset=[]),
+            prepared(llama, "lora"), tmp_path, callbacks=[callback], kind=partial(Trainer, eval_dataset=[]),
             load_best_model_at_end=True, save_strategy="steps", save_steps=2, eval_strategy="steps", eval_steps=2,
         )  # fmt: skip
     two = [IntruderCallback(keep_intruders_below=3, trace=False) for _ in range(2)]
-    trainer = tiny_trainer(prepared(llama, "lora"), tmp_path, kind=partial(Trainer, callbacks=two))
+    trainer = tiny_trainer(prepared(llama, "lora"), tmp_path, callbacks=two)
     with pytest.raises(SettingError, match="two callbacks of one Trainer have a limit; expected one"):
         trainer.train()
 
 
 def _config(llama: Path, texts: Path, out: Path, **settings: Any) -> FinetuneConfig:
     given: dict[str, Any] = {
-        "task": short_task(llama.parent), "rank": 2, "lr": 3e-2, "steps": 4, "batch_size": 2, "max_train_samples": 40,
-        "max_eval_samples": 2, "max_new_tokens": 8, "precision": "fp32", "save_steps": 4, "audit_steps": 1,
-        "loss_on": str(texts), "loss_tokens": TOKENS, "lr_scheduler_type": "constant",
+        "lr": 3e-2, "steps": 4, "max_eval_samples": 2, "save_steps": 4, "audit_steps": 1, "loss_on": str(texts),
+        "loss_tokens": TOKENS, "lr_scheduler_type": "constant",
     }  # fmt: skip
-    return FinetuneConfig(base=str(llama), out=str(out), **(given | settings))
+    return config_of(llama, out, **(given | settings))
 
 
 @pytest.mark.parametrize("method", ["full", pytest.param("lora", marks=pytest.mark.slow)])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pickle
 import random
 import shutil
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ from transformers import (
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
-    Trainer,
     TrainerCallback,
 )
 
@@ -28,9 +26,10 @@ from intruders.training.callback.callback import IntruderCallback
 from intruders.training.callback.text_loss import TextLoss
 from intruders.training.finetune import finetune
 from intruders.training.finetune_config import FinetuneConfig
-from tests.tiny import save_bert, short_task
+from tests.tiny import save_bert
 from tests.training.callback.known_texts import TOKENS, loss_by_hand
 from tests.training.callback.trainers import prepared, tiny_trainer
+from tests.training.tiny_runs import config_of
 
 
 def _callback(texts: Path, **given: Any) -> IntruderCallback:
@@ -43,12 +42,11 @@ def test_the_rise_is_over_the_base(way: str, method: str, llama: Path, texts: Pa
     model = prepared(llama, method)
     if way == "with a trainer":
         trainer = tiny_trainer(model, tmp_path)
-        callback = _callback(texts)
         callback = IntruderCallback(trainer, every=2, loss_on=str(texts), loss_tokens=TOKENS)
         trainer.add_callback(callback)
     else:
         callback = _callback(texts)
-        trainer = tiny_trainer(model, tmp_path, kind=partial(Trainer, callbacks=[callback]))
+        trainer = tiny_trainer(model, tmp_path, callbacks=[callback])
     trainer.train()
     base = loss_by_hand(load_model(str(llama), "causal"), llama, texts)
     after = loss_by_hand(model, llama, texts)
@@ -105,8 +103,9 @@ def test_a_training_that_is_measured_ends_with_the_same_weights(
         torch.manual_seed(0)
         lora = LoraConfig(r=2, lora_alpha=8, lora_dropout=0.3, target_modules="all-linear")
         model = get_peft_model(load_model(str(llama), "causal"), lora)
-        kind = partial(Trainer, callbacks=callbacks)
-        tiny_trainer(model, tmp_path / str(len(callbacks)), kind=kind, max_steps=6, **precision).train()
+        tiny_trainer(
+            model, tmp_path / str(len(callbacks)), callbacks=callbacks, max_steps=6, **precision
+        ).train()
         state = {name: value.clone() for name, value in model.state_dict().items()}
         return state, torch.get_rng_state(), (random.random(), np.random.random())
 
@@ -132,7 +131,7 @@ def test_autocast_does_not_round_what_is_measured(llama: Path, texts: Path, tmp_
     """accelerate wraps the forward pass of a full model; the loss is that of the weights themselves."""
     callback = _callback(texts)
     model = prepared(llama, "full")
-    tiny_trainer(model, tmp_path, kind=partial(Trainer, callbacks=[callback]), bf16=True).train()
+    tiny_trainer(model, tmp_path, callbacks=[callback], bf16=True).train()
     fresh = load_model(str(llama), "causal")
     fresh.load_state_dict(model.state_dict())
     assert callback.forgetting is not None
@@ -150,7 +149,7 @@ def test_a_masked_model_is_measured_by_the_estimate(texts: Path, tmp_path: Path)
     location = save_bert(tmp_path / "bert")
     model = AutoModelForMaskedLM.from_pretrained(location)
     callback = _callback(texts)
-    trainer = tiny_trainer(model, tmp_path / "out", kind=partial(Trainer, callbacks=[callback]))
+    trainer = tiny_trainer(model, tmp_path / "out", callbacks=[callback])
     trainer.train()
     documents = load_corpora(str(texts))[0].documents
     tokenizer = AutoTokenizer.from_pretrained(location)
@@ -164,9 +163,7 @@ def test_a_resumed_training_with_an_adapter_measures_the_same(
     settings: dict[str, Any] = {"save_strategy": "steps", "save_steps": 2}
     torch.manual_seed(0)
     whole = _callback(texts)
-    tiny_trainer(
-        prepared(llama, "lora"), tmp_path, kind=partial(Trainer, callbacks=[whole]), **settings
-    ).train()
+    tiny_trainer(prepared(llama, "lora"), tmp_path, callbacks=[whole], **settings).train()
     torch.manual_seed(0)
     trainer = tiny_trainer(prepared(llama, "lora"), tmp_path, **settings)
     callback = _callback(texts)
@@ -177,27 +174,21 @@ def test_a_resumed_training_with_an_adapter_measures_the_same(
 
 
 def test_its_share_of_time_is_said_at_the_end(llama: Path, texts: Path, tmp_path: Path, capsys: Any) -> None:
-    kind = partial(Trainer, callbacks=[_callback(texts)])
-    tiny_trainer(prepared(llama, "lora"), tmp_path, kind=kind, disable_tqdm=False).train()
+    tiny_trainer(prepared(llama, "lora"), tmp_path, callbacks=[_callback(texts)], disable_tqdm=False).train()
     said = capsys.readouterr().err
     assert f"forgetting on {texts}: " in said
     assert "nats per token at step 4; measuring it took " in said
-    kind = partial(Trainer, callbacks=[_callback(texts)])
-    tiny_trainer(prepared(llama, "lora"), tmp_path / "quiet", kind=kind).train()
+    tiny_trainer(prepared(llama, "lora"), tmp_path / "quiet", callbacks=[_callback(texts)]).train()
     assert "measuring it took" not in capsys.readouterr().err
 
 
 def test_it_pickles(llama: Path, texts: Path, tmp_path: Path) -> None:
     callback = _callback(texts)
-    tiny_trainer(
-        prepared(llama, "full"), tmp_path / "first", kind=partial(Trainer, callbacks=[callback])
-    ).train()
+    tiny_trainer(prepared(llama, "full"), tmp_path / "first", callbacks=[callback]).train()
     copy = pickle.loads(pickle.dumps(callback))
     assert copy.base_loss is None
     assert callback.base_loss is not None
-    tiny_trainer(
-        prepared(llama, "full"), tmp_path / "second", kind=partial(Trainer, callbacks=[copy])
-    ).train()
+    tiny_trainer(prepared(llama, "full"), tmp_path / "second", callbacks=[copy]).train()
     assert (copy.base_loss, copy.forgetting) == (callback.base_loss, callback.forgetting)
 
 
@@ -207,16 +198,16 @@ def test_what_has_no_loss_on_text_is_refused_before_training(
     location = save_bert(tmp_path / "bert")
     classifier = AutoModelForSequenceClassification.from_pretrained(location, num_labels=2)
     with pytest.raises(SettingError, match="BertForSequenceClassification is neither a causal nor a masked"):
-        tiny_trainer(classifier, tmp_path, kind=partial(Trainer, callbacks=[_callback(texts)]))
+        tiny_trainer(classifier, tmp_path, callbacks=[_callback(texts)])
     with pytest.raises(SettingError, match="corpus 'no-such' is not known"):
         IntruderCallback(loss_on="no-such")
     for name, value in {"loss_documents": 0, "loss_tokens": 1}.items():
-        with pytest.raises(SettingError, match=f"{name} is {value}; expected a whole number"):
+        with pytest.raises(SettingError, match=f"{name} is {value}; expected {value + 1} or more"):
             IntruderCallback(loss_on="pydoc", **{name: value})  # type: ignore[arg-type]
     nameless = prepared(llama, "lora")
     nameless.get_base_model().config._name_or_path = ""
     with pytest.raises(SettingError, match=r"needs the model's tokenizer.*pass tokenizer="):
-        tiny_trainer(nameless, tmp_path, kind=partial(Trainer, callbacks=[_callback(texts)]))
+        tiny_trainer(nameless, tmp_path, callbacks=[_callback(texts)])
 
 
 def test_finetune_records_it(llama: Path, texts: Path, tmp_path: Path) -> None:
@@ -227,12 +218,8 @@ def test_finetune_records_it(llama: Path, texts: Path, tmp_path: Path) -> None:
             self.model = model
 
     seen = KeepModel()
-    config = FinetuneConfig(
-        base=str(llama), task=short_task(llama.parent), out=str(tmp_path / "run"), rank=2, lr=1e-2, steps=4,
-        batch_size=2, max_train_samples=8, max_eval_samples=1, max_new_tokens=8, precision="fp32", audit_steps=2,
-        loss_on=str(texts), loss_tokens=TOKENS,
-    )  # fmt: skip
-    run = finetune(config, [seen])
+    measured = {"audit_steps": 2, "loss_on": str(texts), "loss_tokens": TOKENS}
+    run = finetune(config_of(llama, tmp_path / "run", steps=4, max_eval_samples=1, **measured), [seen])
     base, after = (
         loss_by_hand(load_model(str(llama), "causal"), llama, texts),
         loss_by_hand(seen.model, llama, texts),
@@ -246,16 +233,7 @@ def test_finetune_records_it(llama: Path, texts: Path, tmp_path: Path) -> None:
     with pytest.raises(SettingError, match="loss_on is 'pydoc', but no audits are made"):
         FinetuneConfig(base="b", task="word-problems", out="o", steps=1, loss_on="pydoc")
     with pytest.raises(SettingError, match="classification, whose model has no loss on text while it trains"):
-        finetune(
-            FinetuneConfig(
-                base=str(llama),
-                task="pydoc-topics-1",
-                out=str(tmp_path / "classes"),
-                steps=2,
-                audit_steps=1,
-                loss_on="pydoc",
-            )
-        )
+        finetune(config_of(llama, tmp_path / "classes", task="pydoc-topics-1", **measured))
 
 
 def test_a_base_of_16_bits_is_measured_in_the_type_of_the_trained_model(

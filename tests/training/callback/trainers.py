@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from intruders.training.finetune_config import FinetuneConfig
 from intruders.training.methods import prepare
 
 
-def tiny_trainer(model: Any, out: Path, *, kind: type[Trainer] = Trainer, **settings: Any) -> Trainer:
+def tiny_trainer(
+    model: Any, out: Path, *, callbacks: Sequence[Any] = (), kind: Any = Trainer, **settings: Any
+) -> Trainer:
     """Four steps on random tokens on the CPU; ``settings`` are TrainingArguments."""
     generator = torch.Generator().manual_seed(0)
     rows = torch.randint(5, 60, (16, 12), generator=generator).tolist()
@@ -31,6 +34,7 @@ def tiny_trainer(model: Any, out: Path, *, kind: type[Trainer] = Trainer, **sett
         args=TrainingArguments(**arguments | settings),
         train_dataset=[{"input_ids": row, "labels": row} for row in rows],
         data_collator=PadRight(0),
+        callbacks=list(callbacks),
     )
 
 
