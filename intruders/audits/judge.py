@@ -210,11 +210,6 @@ class AuditsAhead(MemoryCache):
     def after(self, decisions: Decisions, keys: Sequence[BaseKeys]) -> None:
         """Take note of a decided batch."""
         with self._lock:
-            self._hard |= {
-                key.whole: _was_hard(names) for key, names in zip(keys, decisions.certificate, strict=True)
-            }
-
-
-def _was_hard(certificates: Sequence[str]) -> bool:
-    """Return whether a matrix needed more than its nearest base vectors."""
-    return any(name not in ("overlap", NAME) for name in certificates)
+            for key, names in zip(keys, decisions.certificate, strict=True):
+                # Whether the matrix needed more than its nearest base vectors.
+                self._hard[key.whole] = not {*names} <= {"overlap", NAME}

@@ -69,13 +69,17 @@ def audit(
     """
     from ..audits.audit import audit as find_intruders
     from ..reports.audit import print_audit, render_audit
+    from ..reports.page.html_page import check_can_write_html
     from ..system.files import write_atomically
 
     if demo:
         if base is not None:
             raise SettingError(f"--demo was given together with the model '{base}'; pass one of the two")
         base, tuned = DEMO_ADAPTER.base, DEMO_ADAPTER.alias
-        to = to if to.html is not None else replace(to, html=_demo_report())
+        if to.html is None:
+            with report_if_possible():
+                check_can_write_html(DEMO_REPORT)
+                to = replace(to, html=DEMO_REPORT)
     elif base is None:
         raise SettingError(
             "no model was given; expected BASE TUNED, or an adapter that names its base; "
@@ -141,13 +145,3 @@ def _verdict_on_nats(result: Audit, limit: float) -> tuple[list[str], ExitStatus
     if forgetting is None or not forgetting.is_above(limit):
         return [], None
     return [forgetting.above_in_words(limit)], ExitStatus.FAILED
-
-
-def _demo_report() -> Path | None:
-    """Where the report goes unless told otherwise; None, and a line that says so, where none can be made."""
-    from ..reports.page.html_page import check_can_write_html
-
-    with report_if_possible():
-        check_can_write_html(DEMO_REPORT)
-        return DEMO_REPORT
-    return None

@@ -11,6 +11,7 @@ from ..audits.audit_settings import OF_WHOLE_WEIGHTS, AuditSettings
 from ..errors import SettingError
 from ..mitigation.remedies.remedy_table import CONTROLS, PUBLISHED, WHICH, WHICH_HELP
 from ..models.loading_settings import Loading
+from ..settings import settings_of
 from . import options
 from .from_verb import REQUIRED, all_of, command, of_settings, option
 from .output import progress_bar, refuse_given, say
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from ..system.progress import Progress
 
 MITIGATION = "Mitigation"
-_SURGERY, _DRAWN_MODE = "surgery", "random_index"
+_DRAWN_MODE = "random_index"
 
 
 @dataclass(frozen=True)
@@ -38,32 +39,12 @@ class _Asked:
     mode: str | None
     seed: int | None
 
-    def refuse_ignored(self, loading: Loading) -> None:
-        """Refuse what the remedy does not read."""
-        if self.remedy != _SURGERY:
-            refuse_given(
-                {"task": self.task, "data-seed": self.data_seed, **options.typed(loading), "mode": self.mode},
-                "only the remedy surgery takes",
-                "pass --remedy surgery, or leave it out",
-            )
-        if self.seed is not None and self.control != "random" and not self._may_draw():
-            raise SettingError(
-                f"seed is {self.seed}, and nothing is drawn here; expected --control random, a remedy that draws, such "
-                f"as drop, or --remedy surgery --mode {_DRAWN_MODE}; leave --seed out"
-            )
-
-    def _may_draw(self) -> bool:
-        """Return whether the remedy takes a seed; an unknown one may, so that the error is about its name."""
-        from ..mitigation.remedies.every_remedy import known_remedies
-        from ..settings import settings_of
-
-        if self.remedy is None or self.remedy == _SURGERY:
-            return self.remedy is not None and self.mode == _DRAWN_MODE
-        known = known_remedies()
-        return self.remedy not in known or "seed" in settings_of(known[self.remedy])
-
     def made(self, base: str, tuned: str | None, loading: Loading, progress: Progress) -> Remedy | None:
-        """Return the remedy: doses has those of a record of the same tuned model, surgery the task's sensitivities."""
+        """Return the remedy: doses has those of a record of the same tuned model, surgery the task's sensitivities.
+
+        Raises:
+          SettingError: an option is missing, or given and not read by the remedy.
+        """
         from ..mitigation.remedies.doses import Doses
         from ..mitigation.remedies.every_remedy import published_remedy
         from ..mitigation.remedies.surgery import Surgery
@@ -73,6 +54,20 @@ class _Asked:
                 f"strength is {self.strength:g}; expected a remedy that has one; pass --remedy NAME"
             )
         remedy = None if self.remedy is None else published_remedy(self.remedy, self.strength, self.seed or 0)
+        draws = remedy is not None and "seed" in settings_of(type(remedy))
+        if isinstance(remedy, Surgery):
+            draws = self.mode == _DRAWN_MODE
+        else:
+            refuse_given(
+                {"task": self.task, "data-seed": self.data_seed, **options.typed(loading), "mode": self.mode},
+                "only the remedy surgery takes",
+                "pass --remedy surgery, or leave it out",
+            )
+        if self.seed is not None and self.control != "random" and not draws:
+            raise SettingError(
+                f"seed is {self.seed}, and nothing is drawn here; expected --control random, a remedy that draws, such "
+                f"as drop, or --remedy surgery --mode {_DRAWN_MODE}; leave --seed out"
+            )
         if isinstance(remedy, Doses):
             if self.doses is None:
                 raise SettingError(
@@ -210,7 +205,6 @@ def mitigate(
     from ..mitigation.remedies.remedy_table import INTRUDERS
     from ..reports.mitigation import mitigation_lines
 
-    mitigation.refuse_ignored(loading)
     with progress_bar() as progress:
         result = run(
             base,

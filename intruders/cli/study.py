@@ -112,15 +112,16 @@ def study_progress() -> Iterator[StudyProgress]:
     task = bar.add_task("")
     began = time.monotonic()
 
+    def tell(line: str) -> None:
+        console.print(line, highlight=False, soft_wrap=True)
+
     def on_start(done: int, total: int) -> None:
         bar.update(task, completed=done, total=total)
         if done:
-            console.print(f"{done} of {total} runs are finished already", highlight=False)
+            tell(f"{done} of {total} runs are finished already")
 
     def on_precision(precision: str) -> None:
-        console.print(
-            f"runs whose precision is auto are trained in {precision}, as the finished ones", highlight=False
-        )
+        tell(f"runs whose precision is auto are trained in {precision}, as the finished ones")
 
     at_work = ""
 
@@ -134,10 +135,7 @@ def study_progress() -> Iterator[StudyProgress]:
 
     def on_run(run: Run, status: str, done: int, total: int) -> None:
         bar.update(task, completed=done)
-        passed = duration(time.monotonic() - began)
-        console.print(
-            f"{done}/{total} {run.id} {status}, {passed} since the start", highlight=False, soft_wrap=True
-        )
+        tell(f"{done}/{total} {run.id} {status}, {duration(time.monotonic() - began)} since the start")
 
     with bar:
         steps = on_step if console.is_terminal else None

@@ -135,7 +135,6 @@ RUN_COLUMNS = {
 class Cell:
     text: str
     value: float | None = None  # what a number is sorted by; None for text
-    is_number: bool = False
 
     @property
     def sort_key(self) -> str:
@@ -204,7 +203,7 @@ def _sort_as_numbers(table: PageTable, at: int) -> None:
     if any(value is not None for value in values):
         table.numeric[at] = True
         for row, cell, value in zip(table.rows, cells, values, strict=True):
-            row[at] = Cell(cell.text, value, is_number=True)
+            row[at] = Cell(cell.text, value)
 
 
 def _finite(value: Any) -> float | None:
@@ -239,12 +238,12 @@ def _cell(value: Any, is_number: bool, is_scale: bool) -> Cell:
     if isinstance(value, list | tuple | set | np.ndarray):
         return Cell(", ".join(str(item) for item in value))
     if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)):
-        return Cell("-", is_number=is_number)
-    if is_number and math.isinf(value) and not is_scale:
-        return Cell("-", is_number=True)
+        return Cell("-")
+    if is_number and math.isinf(value):
+        return Cell("none found", float(value)) if is_scale else Cell("-")
     if is_number:
         text = f"{int(value):,}" if float(value).is_integer() and abs(value) < 1e9 else number(float(value))
-        return Cell("none found" if math.isinf(value) else text, float(value), True)
+        return Cell(text, float(value))
     if isinstance(value, bool) or types.is_bool(value):
         return Cell("yes" if value else "no")
     return Cell(str(value))

@@ -141,7 +141,9 @@ class Setting:
             value is None or (value is False and issubclass(self.kinds[0], FromMapping))
         ):
             return None
-        if not self.is_list or (self.is_one_or_list and isinstance(value, str) and not _are_names(value)):
+        # Several comma-separated names are a list; a pattern that contains a comma is one text.
+        is_one = self.is_one_or_list and isinstance(value, str)
+        if not self.is_list or (is_one and not re.fullmatch(r"[\w.-]+(,[\w.-]+)+", value)):
             return self._checked(self._typed(value, value), self.name)
         if isinstance(value, str):
             given = [part for part in value.split(",") if part] if self.by_commas else [value]
@@ -169,7 +171,8 @@ class Setting:
             if isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
                 return value
         if self.is_list and self.kinds == (str,):
-            raise SettingError(f"{self.name}: {shown(value)} is not {_a(self.item)}; expected text")
+            a = "an" if self.item[0] in "aeiou" else "a"
+            raise SettingError(f"{self.name}: {shown(value)} is not {a} {self.item}; expected text")
         quoted = value if self.is_list and not isinstance(whole, str) else whole
         raise SettingError(f"{self.name} is {shown(quoted)}; expected {self._words()}")
 
@@ -286,12 +289,3 @@ def told_at(where: str) -> Iterator[None]:
         if not where:
             raise
         raise SettingError(f"{where}: {error}") from error.__cause__
-
-
-def _are_names(value: str) -> bool:
-    """Return whether a text is several comma-separated names, not a pattern that contains a comma."""
-    return re.fullmatch(r"[\w.-]+(,[\w.-]+)+", value) is not None
-
-
-def _a(noun: str) -> str:
-    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"

@@ -22,19 +22,6 @@ _WIDTH = 100
 _ATTRIBUTES, _EXAMPLES = "\n\nAttributes:\n", "\n\nExamples:"
 
 
-def with_attributes(docstring: str, settings: Iterable[Setting]) -> str:
-    """Return the docstring with every setting in its section of attributes, which comes before its examples.
-
-    Args:
-      docstring: of the class, as it is written there; its attributes are the fields that are no settings.
-      settings: those of the class, with their names.
-    """
-    text, examples, rest = inspect.cleandoc(docstring).partition(_EXAMPLES)
-    summary, _, others = text.partition(_ATTRIBUTES)
-    lines = [*map(_line, settings), *([others] if others else [])]
-    return summary + _ATTRIBUTES + "\n".join(lines) + examples + rest
-
-
 def _line(each: Setting) -> str:
     default = "Required" if each.must_be_given else f"Default: {each.default_text}"
     return textwrap.fill(
@@ -53,12 +40,15 @@ class Settings(FromMapping):
     """The base of every class of settings: a frozen dataclass whose fields :data:`intruders.settings.setting` makes."""
 
     def __init_subclass__(cls) -> None:
-        """Add the meaning of every setting to the docstring of the class, which is not a dataclass yet."""
+        """Add the meaning of every setting to the attributes of the docstring; the class is not a dataclass yet."""
         super().__init_subclass__()
         made = {name: field for base in cls.__mro__[::-1] for name, field in _own_fields(base).items()}
         settings = [replace(field.metadata["setting"], name=name) for name, field in made.items()]
         if settings and cls.__doc__ is not None:  # there is none with python -OO
-            cls.__doc__ = with_attributes(cls.__doc__, settings)
+            text, examples, rest = inspect.cleandoc(cls.__doc__).partition(_EXAMPLES)
+            summary, _, others = text.partition(_ATTRIBUTES)  # fields that are no settings
+            lines = [*map(_line, settings), *([others] if others else [])]
+            cls.__doc__ = summary + _ATTRIBUTES + "\n".join(lines) + examples + rest
 
     def __post_init__(self) -> None:
         for name, setting in settings_of(type(self)).items():

@@ -110,16 +110,12 @@ def _runs_of(experiment: Experiment) -> Iterator[Run]:
         where = f"experiment {experiment.name!r}, method {number}"
         if experiment.kind == "random-rank-one":
             where = f"experiment {experiment.name!r}"
+        # The tasks of a sequence come in every order that the study lists.
+        orders = [tuple(experiment.tasks[index] for index in order) for order in experiment.orders]
         for settings in _grid(experiment.settings | method, where):
-            for tasks in _orders(experiment):
+            for tasks in orders or [experiment.tasks]:
                 for seed in experiment.seeds:
                     yield _run(replace(experiment, tasks=tasks), settings, seed, where)
-
-
-def _orders(experiment: Experiment) -> list[tuple[str, ...]]:
-    """Return the tasks of a sequence in every order that the study lists."""
-    tasks = experiment.tasks
-    return [tuple(tasks[index] for index in order) for order in experiment.orders] or [tasks]
 
 
 def _grid(settings: dict[str, Any], where: str) -> Iterator[dict[str, Any]]:

@@ -58,7 +58,9 @@ def atomic_folder(target: str | os.PathLike[str], *, force: bool = False) -> Ite
     try:
         with stop_on_full_disk(folder.parent, "run the same command again"):
             yield part
-            _flush(part)
+            # So that a power cut after the rename finds everything there.
+            for path in (*part.rglob("*"), part):
+                _flush_entry(path)
         try:
             _move_into_place(part, folder, target, force)
         except OSError as error:
@@ -225,13 +227,6 @@ def _exchange(first: Path, second: Path) -> bool:
     names = os.fsencode(first), os.fsencode(second)
     answer: int = renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE)
     return answer == 0
-
-
-def _flush(folder: Path) -> None:
-    """Everything in the folder to the disk, so that a power cut after the rename finds it there."""
-    for path in folder.rglob("*"):
-        _flush_entry(path)
-    _flush_entry(folder)
 
 
 def _flush_entry(path: Path) -> None:

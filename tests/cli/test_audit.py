@@ -15,14 +15,15 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 import intruders
 from intruders.models.put_on_base import named_base_note
 from intruders.reports import audit as audit_report
+from tests.checkpoints.models import change_config
 from tests.commands import environment, forked, in_a_process, in_this_process, refusal
-from tests.tiny import save_weights
+from tests.tiny import save_lora, save_weights
 
 NAMES = [f"model.layers.{i}.self_attn.{kind}.weight" for i in range(3) for kind in ("q_proj", "v_proj")]
 CHANGED = NAMES[1:4]
@@ -67,18 +68,13 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 def save_adapter(folder: Path, *, names: list[str] = NAMES[:2], shape: tuple[int, int] = (24, 16)) -> Path:
-    """A PEFT adapter of rank 2 as it lies on disk, made by hand."""
-    folder.mkdir()
-    tensors = {}
+    """An adapter of rank 2 and scale 2."""
     generator = torch.Generator().manual_seed(1)
+    factors = {}
     for name in names:
-        module = f"base_model.model.{name.removesuffix('.weight')}"
-        tensors[f"{module}.lora_A.weight"] = torch.randn(2, shape[1], generator=generator)
-        tensors[f"{module}.lora_B.weight"] = torch.randn(shape[0], 2, generator=generator)
-    save_file(tensors, folder / "adapter_model.safetensors")
-    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj", "v_proj"]}
-    (folder / "adapter_config.json").write_text(json.dumps(config))
-    return folder
+        down, up = (torch.randn(*size, generator=generator) for size in ((2, shape[1]), (shape[0], 2)))
+        factors[name.removesuffix(".weight")] = up, down
+    return save_lora(folder, factors, scale=2.0)
 
 
 # What it gives
@@ -152,10 +148,7 @@ def test_an_adapter_with_its_base_and_with_the_base_it_names(
         update = 2.0 * factors[f"{key}.lora_B.weight"].double() @ factors[f"{key}.lora_A.weight"].double()
         assert matrix["update"]["frobenius"] == pytest.approx(update.norm().item(), rel=1e-6)
     assert "does not name its base" in refused(adapter)
-    config = json.loads((adapter / "adapter_config.json").read_text())
-    (adapter / "adapter_config.json").write_text(
-        json.dumps(config | {"base_model_name_or_path": str(models[0])})
-    )
+    change_config(adapter, base_model_name_or_path=str(models[0]))
     alone = json.loads(run(adapter, "--json", "-").stdout)
     assert alone["matrices"] == document["matrices"]
 
@@ -377,9 +370,7 @@ def test_a_base_that_the_adapter_does_not_name_is_noted(
     adapter, base = save_adapter(tmp_path / "adapter"), models[0]
     places = {"itself": base, "a copy": tmp_path / "copy", "another": models[1], "gone": tmp_path / "gone"}
     shutil.copytree(base, places["a copy"])
-    config = json.loads((adapter / "adapter_config.json").read_text())
-    config["base_model_name_or_path"] = str(places[named])
-    (adapter / "adapter_config.json").write_text(json.dumps(config))
+    change_config(adapter, base_model_name_or_path=str(places[named]))
     saved = tmp_path / "audit.json"
     assert run(base, adapter, "--json", saved).returncode == 0
     notes = json.loads(saved.read_text())["settings"]["matched"]

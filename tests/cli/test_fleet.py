@@ -16,13 +16,13 @@ from unittest import mock
 import pyarrow.parquet as pq
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from safetensors.torch import load_file
 
 from intruders.audits.fleet.fleet_files import FleetFiles
 from tests.checkpoints.models import saved, tiny_llama
 from tests.commands import forked, in_this_process, refusal
 from tests.mitigation.hot import hot_llama
+from tests.tiny import save_weights
 
 
 @pytest.fixture(scope="module")
@@ -287,14 +287,6 @@ def test_an_adapter_without_alpha_says_that_its_scale_was_taken_as_one(folder: P
     assert [note in (row["matched_by"] or "") for row in rows] == [True, False]
 
 
-def save_like(folder: Path, out: Path, tensors: dict[str, Tensor]) -> Path:
-    """A model with other tensors than the base."""
-    out.mkdir()
-    save_file(tensors, out / "model.safetensors")
-    shutil.copy(folder / "base" / "config.json", out)
-    return out
-
-
 @pytest.mark.parametrize("kind", ["NaN or infinity", "other shape", "missing in"])
 def test_a_gate_does_not_pass_an_adapter_of_which_nothing_could_be_compared(
     folder: Path, tmp_path: Path, kind: str
@@ -307,7 +299,7 @@ def test_a_gate_does_not_pass_an_adapter_of_which_nothing_could_be_compared(
         "missing in": lambda name, tensor: (name.replace("q_proj", "elsewhere"), tensor),
     }[kind]
     moved = dict(changed(*each) if "q_proj" in each[0] else each for each in tensors.items())
-    spoilt = save_like(folder, tmp_path / "spoilt", moved)
+    spoilt = save_weights(tmp_path / "spoilt", moved)
     weak, sarif = folder / "adapters" / "weak", tmp_path / "out.sarif"
 
     def status(*arguments: str | Path) -> tuple[int, str]:
@@ -339,7 +331,7 @@ def test_a_gate_does_not_pass_an_adapter_of_which_a_part_could_be_compared(
     lost = "model.layers.1.self_attn.q_proj.weight"
     moved = {**tensors, "model.layers.0.self_attn.q_proj.weight": tensors[lost] * 1.5}
     del moved[lost]
-    part, sarif = save_like(folder, tmp_path / "part", moved), tmp_path / "out.sarif"
+    part, sarif = save_weights(tmp_path / "part", moved), tmp_path / "out.sarif"
 
     def status(*arguments: str | Path) -> tuple[int, str]:
         options = ("--out", tmp_path / "out", "--no-cache", "--sarif", sarif)

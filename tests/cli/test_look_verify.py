@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
+from tests.checkpoints.models import change_config
 from tests.commands import in_this_process, refusal
-from tests.tiny import save_weights
+from tests.tiny import save_lora, save_weights
 
 NAMES = [f"model.layers.{layer}.self_attn.{kind}.weight" for layer in (0, 1) for kind in ("q_proj", "v_proj")]
 NORM = "model.norm.weight"
@@ -47,14 +48,9 @@ def folder(
     """A base, an adapter of scale 2, and five models: merged, unmerged, half merged, with another norm, of NaN."""
     folder = tmp_path_factory.mktemp("models")
     save_weights(folder / "base", base)
-    tensors = {}
-    for name, (up, down) in factors.items():
-        module = "base_model.model." + name.removesuffix(".weight")
-        tensors |= {f"{module}.lora_A.weight": down, f"{module}.lora_B.weight": up}
-    (folder / "adapter").mkdir()
-    save_file(tensors, folder / "adapter" / "adapter_model.safetensors")
-    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj", "v_proj"]}
-    (folder / "adapter" / "adapter_config.json").write_text(json.dumps(config))
+    save_lora(
+        folder / "adapter", {name.removesuffix(".weight"): both for name, both in factors.items()}, scale=2.0
+    )
     merged = base | {
         name: (base[name].float() + 2 * up @ down).bfloat16() for name, (up, down) in factors.items()
     }
@@ -105,13 +101,9 @@ def test_other_tensors_count_unless_they_are_allowed(folder: Path) -> None:
     assert "1 other tensor changed, which is accepted" in allowed.stdout
 
 
-def test_nothing_that_can_be_told(folder: Path, tmp_path: Path, base: dict[str, Tensor]) -> None:
-    config = json.loads((folder / "adapter" / "adapter_config.json").read_text()) | {"lora_alpha": 1e-7}
-    (tmp_path / "adapter").mkdir()
-    weights = (folder / "adapter" / "adapter_model.safetensors").read_bytes()
-    (tmp_path / "adapter" / "adapter_model.safetensors").write_bytes(weights)
-    (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(config))
-    done = run(folder / "base", tmp_path / "adapter", folder / "base")
+def test_nothing_that_can_be_told(folder: Path, tmp_path: Path) -> None:
+    faint = change_config(shutil.copytree(folder / "adapter", tmp_path / "adapter"), lora_alpha=1e-7)
+    done = run(folder / "base", faint, folder / "base")
     assert done.returncode == 3
     assert "4 matrices; too small to tell: 4" in done.stdout
 

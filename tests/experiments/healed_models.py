@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from intruders.audits.audit_settings import AuditSettings
@@ -17,6 +18,9 @@ from intruders.experiments.experiment_settings import HealSettings
 from intruders.experiments.heal import heal
 from intruders.experiments.healing import Healing
 from intruders.experiments.open_dosed import read_updates
+from intruders.measures.evaluate import evaluate
+from intruders.measures.evaluation import Evaluation
+from intruders.measures.measure_settings import LossSettings, ScoreSettings
 from intruders.models.loading import load_model, load_tokenizer
 from intruders.system.progress import silent
 from tests.checkpoints.models import moved, set_factors
@@ -70,6 +74,22 @@ def run(models: Models, text: str | list[str], out: Path | None, **options: Any)
         **options,
     }
     return heal(*models, loss_on=text, out=out, **given)
+
+
+def assert_reported(found: Healing, models: Models, out: Path, text: str) -> Evaluation:
+    """What transformers and PEFT measure of the folder on the reported half is what the healing reports of it."""
+    scored = {"max_examples": 4, "max_new_tokens": BRIEF.max_new_tokens}
+    measured = evaluate(
+        str(out),
+        base=models[0],
+        losses=LossSettings(loss_on=(text,), max_documents=6, max_tokens=24),
+        scores=ScoreSettings(tasks=(found.task,), **scored),
+        reported_half=True,
+    )
+    point = found.healed_point
+    assert measured.losses[0].loss.estimate == pytest.approx(point.corpora[text].loss.estimate, abs=1e-5)
+    assert measured.scores[0].accuracy == point.tasks[found.task].accuracy
+    return measured
 
 
 def read_sides(models: Models, per: str = "matrix") -> tuple[Checkpoint, dict[str, DosedUpdate], DoseGroups]:

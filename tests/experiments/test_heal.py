@@ -18,14 +18,13 @@ from intruders.errors import NonFiniteError, SettingError
 from intruders.experiments.heal import doses_for
 from intruders.experiments.healing import HEALED
 from intruders.experiments.work_folder import WorkFolder
-from intruders.measures.measure_settings import LossSettings, ScoreSettings
 from intruders.models.loading import load_model, load_tokenizer
 from tests.checkpoints.models import moved, set_factors
 from tests.commands import in_this_process
 from tests.json_lines import write_rows
 from tests.tiny import save_bert
 
-from .healed_models import BRIEF, IDS, QUICK, TARGETS, Models, adapter_of, run, sums, tuned_in_full
+from .healed_models import IDS, QUICK, TARGETS, Models, adapter_of, assert_reported, run, sums, tuned_in_full
 
 Healed = tuple[intruders.Healing, Path]
 
@@ -69,18 +68,12 @@ def test_an_evaluation_of_the_folder_gives_its_losses_again(
 ) -> None:
     """On the half that is reported: by the doses, and by the folder."""
     found, out = healed
-    losses = LossSettings(loss_on=(text,), max_documents=6, max_tokens=24)
-    scores = ScoreSettings(tasks=(sums(models),), max_examples=4, max_new_tokens=BRIEF.max_new_tokens)
-    measured = intruders.evaluate(str(out), base=models[0], losses=losses, scores=scores, reported_half=True)
-    point = found.healed_point
-    accuracy, corpus = point.tasks[sums(models)].accuracy, point.corpora[text]
-    assert accuracy is not None
-    assert measured.scores[0].accuracy == accuracy
+    measured = assert_reported(found, models, out, text)
     assert [note for note in measured.notes if note.startswith("only the documents and examples that heal")]
-    loss = measured.losses[0]
+    [loss] = measured.losses
     assert loss.loss.n == found.documents[text] == 3  # of six
-    assert loss.loss.estimate == pytest.approx(corpus.loss.estimate, abs=1e-5)
-    assert loss.difference.estimate == pytest.approx(corpus.forgotten.estimate, abs=1e-5)
+    wanted = found.healed_point.corpora[text].forgotten.estimate
+    assert loss.difference.estimate == pytest.approx(wanted, abs=1e-5)
 
 
 def test_the_record_is_what_was_returned_and_a_second_call_answers_with_it(

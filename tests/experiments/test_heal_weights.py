@@ -16,12 +16,12 @@ from intruders.errors import SettingError
 from intruders.experiments.experiment_settings import RIVALS, HealSettings
 from intruders.experiments.heal import doses_for
 from intruders.experiments.healing import Healing
-from intruders.measures.measure_settings import LossSettings, ScoreSettings
+from intruders.measures.measure_settings import LossSettings
 from intruders.models.loading import load_model, load_tokenizer
 from tests.json_lines import write_rows
 
 from . import healed_models
-from .healed_models import BRIEF, QUICK, Models, sums, tuned_in_full
+from .healed_models import QUICK, Models, assert_reported, tuned_in_full
 
 Healed = tuple[Healing, Path]
 
@@ -36,20 +36,6 @@ def healed(models: Models, text: str, tmp_path_factory: pytest.TempPathFactory) 
 
 def run(models: Models, text: str | list[str], out: Path | None, **options: Any) -> Healing:
     return healed_models.run(models, text, out, **{"settings": WEIGHTS, **options})
-
-
-def evaluated(models: Models, out: Path, text: str, examples: int = 4) -> tuple[float, Any]:
-    """The loss and the accuracy of a folder on the half that a healing reports, by transformers and PEFT."""
-    found = intruders.evaluate(
-        str(out),
-        base=models[0],
-        losses=LossSettings(loss_on=(text,), max_documents=6, max_tokens=24),
-        scores=ScoreSettings(
-            tasks=(sums(models),), max_examples=examples, max_new_tokens=BRIEF.max_new_tokens
-        ),
-        reported_half=True,
-    )
-    return found.losses[0].loss.estimate, found.scores[0].accuracy
 
 
 def test_an_adapter_keeps_its_rank_form_and_targets_and_opens_in_plain_peft(
@@ -72,10 +58,7 @@ def test_an_adapter_keeps_its_rank_form_and_targets_and_opens_in_plain_peft(
         if "lora_A" in name
     }
     assert len({round(float(share), 4) for share in shares.values()}) > 1
-    loss, accuracy = evaluated(models, out, text)
-    point = found.healed_point
-    assert loss == pytest.approx(point.corpora[text].loss.estimate, abs=1e-5)
-    assert accuracy == point.tasks[found.task].accuracy
+    assert_reported(found, models, out, text)
 
 
 def test_norms_are_those_of_the_written_update(models: Models, healed: Healed) -> None:
@@ -93,9 +76,7 @@ def test_a_full_fine_tuning_learns_its_own_matrices(models: Models, text: str, t
     found = run((models[0], tuned), text, tmp_path / "healed")
     assert found.form == "checkpoint"
     assert found.step > 0
-    loss, accuracy = evaluated(models, tmp_path / "healed", text)
-    assert loss == pytest.approx(found.healed_point.corpora[text].loss.estimate, abs=1e-5)
-    assert accuracy == found.healed_point.tasks[found.task].accuracy
+    assert_reported(found, models, tmp_path / "healed", text)
     # What no audit examines is in one dose.
     assert found.elsewhere is not None
     before, after, healed = (
@@ -164,7 +145,7 @@ def test_more_examples_are_reported_than_learned_from(models: Models, text: str,
     settings = replace(WEIGHTS, max_examples=2, report_examples=4, steps=2)
     found = run(models, text, tmp_path / "healed", settings=settings)
     assert found.examples == {found.task: 4}
-    assert evaluated(models, tmp_path / "healed", text, 4)[1] == found.healed_point.tasks[found.task].accuracy
+    assert_reported(found, models, tmp_path / "healed", text)
 
 
 def test_rivals_are_reported_on_the_same_documents(models: Models, text: str, tmp_path: Path) -> None:

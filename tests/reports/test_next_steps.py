@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import typer
 from rich.console import Console
 
@@ -25,7 +26,9 @@ from intruders.checkpoints.pairing.pairing import Skipped
 from intruders.cli.main import app
 from intruders.reports.audit import print_audit, render_audit
 from intruders.reports.next_steps import SHARE, NextSteps, next_steps
+from tests.checkpoints.models import change_config
 from tests.made_up import left_out
+from tests.tiny import save_lora, save_weights
 
 COMMANDS: Any = typer.main.get_command(app)
 
@@ -182,22 +185,10 @@ def test_nothing_audited(reasons: list[str], finding: str) -> None:
 
 def test_a_base_left_out_is_the_one_that_the_adapter_names(tmp_path: Path) -> None:
     """The audit holds the base that it found, which every command takes in its place."""
-    import torch
-    from safetensors.torch import save_file
-
     weight = torch.randn(12, 8, generator=torch.Generator().manual_seed(0))
-    (tmp_path / "base").mkdir()
-    save_file({"layers.0.q.weight": weight}, tmp_path / "base" / "model.safetensors")
-    adapter = tmp_path / "adapter"
-    adapter.mkdir()
-    factors = {"A": 9 * torch.ones(1, 8), "B": torch.ones(12, 1)}
-    save_file(
-        {f"base_model.model.layers.0.q.lora_{name}.weight": factor for name, factor in factors.items()},
-        adapter / "adapter_model.safetensors",
-    )
-    (adapter / "adapter_config.json").write_text(
-        f'{{"peft_type": "LORA", "r": 1, "lora_alpha": 1, "base_model_name_or_path": "{tmp_path}/base"}}'
-    )
+    base = save_weights(tmp_path / "base", {"layers.0.q.weight": weight})
+    factors = {"layers.0.q": (torch.ones(12, 1), 9 * torch.ones(1, 8))}
+    adapter = change_config(save_lora(tmp_path / "adapter", factors), base_model_name_or_path=str(base))
     words = next_steps(run_audit(None, str(adapter), cache=False))
     commands = [step.command for step in words.steps]
     assert commands[0] is not None

@@ -197,10 +197,8 @@ class Audit:
         try:
             if is_json:
                 document = json.loads(content)
-                if (
-                    missing := set(_KEYS) - document.keys()
-                ):  # another result, whatever its schema is a number of
-                    raise KeyError(missing)
+                if missing := set(_KEYS) - document.keys():
+                    raise KeyError(missing)  # another result, whatever its number of a schema
                 return cls.from_document(of_schema(document, str(path), "a saved audit", SCHEMA))
             from .vector_table import matrices_in, read_vector_table
 

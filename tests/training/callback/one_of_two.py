@@ -25,7 +25,7 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 from intruders.errors import IntrudersError
 from intruders.models.loading import load_model
 from intruders.training.callback.callback import IntruderCallback
-from tests.training.callback.trainers import by_definition, prepared, tiny_trainer, weights_of
+from tests.training.callback.trainers import all_weights, by_definition, prepared, tiny_trainer
 
 
 def stop(base: Path, folder: Path) -> dict[str, Any]:
@@ -103,7 +103,7 @@ def whole(base: Path, folder: Path) -> dict[str, Any]:
         torch.manual_seed(0)
         model = prepared(base, method)
         two_steps(model)
-        counts[method] = by_definition(weights_of(load_model(str(base), "causal")), weights_of(model))
+        counts[method] = by_definition(all_weights(load_model(str(base), "causal")), all_weights(model))
     return counts
 
 

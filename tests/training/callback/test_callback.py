@@ -22,12 +22,12 @@ from intruders.training.callback.trace import append_to_trace, read_trace
 from tests.checkpoints.stored.test_matrices import tiny_mixtral
 from tests.tiny import save_bert, save_gpt2
 from tests.training.callback.trainers import (
+    all_weights,
     audited,
     by_definition,
     intruders_of,
     prepared,
     tiny_trainer,
-    weights_of,
 )
 
 
@@ -35,7 +35,7 @@ from tests.training.callback.trainers import (
 def test_counts_are_those_of_full_decompositions(method: str, llama: Path, tmp_path: Path) -> None:
     model = prepared(llama, method)
     found = audited(tiny_trainer(model, tmp_path), every=2)
-    expected = by_definition(weights_of(load_model(str(llama), "causal")), weights_of(model))
+    expected = by_definition(all_weights(load_model(str(llama), "causal")), all_weights(model))
     assert {m.name: m.intruders for m in found.matrices} == expected
     assert sum(expected.values()) > 0, "the case shows something"
     trace = read_trace(tmp_path / "intruders.parquet")
@@ -49,11 +49,11 @@ def test_a_base_that_is_the_model_itself_is_the_model_before_training(
 ) -> None:
     """It changes as it trains, and every audit would find it equal to itself."""
     model = load_model(str(llama), "causal")
-    before = weights_of(model)
+    before = all_weights(model)
     found = audited(
         tiny_trainer(model, tmp_path), every=4, base=model if way == "the model" else model.state_dict()
     )
-    expected = by_definition(before, weights_of(model))
+    expected = by_definition(before, all_weights(model))
     assert {m.name: m.intruders for m in found.matrices} == expected
     assert sum(expected.values()) > 0, "the case shows something"
 
@@ -65,7 +65,7 @@ def test_conv1d_counts_from_the_output_side(told: bool, tmp_path: Path) -> None:
     base, model = load_model(str(location), "causal"), prepared(location, "full")
     trainer = tiny_trainer(model, tmp_path / "out", learning_rate=0.2)
     found = audited(trainer, every=4, base=base if told else None)
-    before, after = weights_of(base), weights_of(model)
+    before, after = all_weights(base), all_weights(model)
     for matrix in found.matrices:
         w0, w = before[matrix.name].T, after[matrix.name].T
         assert matrix.shape == tuple(w.shape)
@@ -77,7 +77,7 @@ def test_square_conv1d_counts_from_the_output_side(way: str, tmp_path: Path) -> 
     """A square weight alone does not say which of its sides is the output; the model that it is in does."""
     location = save_gpt2(tmp_path / "gpt2")
     model = load_model(str(location), "causal")
-    before = {name: w for name, w in weights_of(model).items() if name.endswith("attn.c_proj.weight")}
+    before = {name: w for name, w in all_weights(model).items() if name.endswith("attn.c_proj.weight")}
     if way.startswith("frozen"):
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name in before)
@@ -87,7 +87,7 @@ def test_square_conv1d_counts_from_the_output_side(way: str, tmp_path: Path) -> 
         )
         model = get_peft_model(model, config)
     found = audited(tiny_trainer(model, tmp_path / "out", learning_rate=0.2), every=4)
-    after = weights_of(model)
+    after = all_weights(model)
     assert {matrix.name for matrix in found.matrices} == set(before)
     for matrix in found.matrices:
         w0, w = before[matrix.name].T, after[matrix.name].T
@@ -105,7 +105,7 @@ def test_stacked_experts_are_audited_in_full_fine_tuning(tmp_path: Path) -> None
     """Their weights have three dimensions; every expert is a matrix."""
     model = tiny_mixtral()
     model.resize_token_embeddings(64)
-    before = weights_of(model)
+    before = all_weights(model)
     last = audited(tiny_trainer(model, tmp_path, learning_rate=0.2), every=4)
     stacked = {name: p.detach() for name, p in model.named_parameters() if p.ndim == 3}
     assert stacked

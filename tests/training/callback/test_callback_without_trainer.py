@@ -24,7 +24,7 @@ from intruders.errors import SettingError
 from intruders.models.loading import load_model
 from intruders.training.callback.callback import IntruderCallback
 from intruders.training.callback.trace import read_trace
-from tests.training.callback.trainers import by_definition, intruders_of, prepared, tiny_trainer, weights_of
+from tests.training.callback.trainers import all_weights, by_definition, intruders_of, prepared, tiny_trainer
 
 
 def _trainer(callback: IntruderCallback, model: Any, out: Path, **settings: Any) -> Any:
@@ -40,7 +40,7 @@ def _last(callback: IntruderCallback, model: Any, out: Path, **settings: Any) ->
 
 
 def _by_full_decompositions(llama: Path, trained: Any) -> int:
-    return sum(by_definition(weights_of(load_model(str(llama), "causal")), weights_of(trained)).values())
+    return sum(by_definition(all_weights(load_model(str(llama), "causal")), all_weights(trained)).values())
 
 
 @pytest.mark.parametrize("method", ["full", "lora", "pissa"])
@@ -83,7 +83,7 @@ def test_what_is_unfrozen_beneath_an_adapter_is_audited(
     found = {matrix.name: matrix.intruders for matrix in last.matrices}
     assert {name.split(".")[-2] for name in found} == {"q_proj", "v_proj", "up_proj"}
     assert sum(count for name, count in found.items() if "up_proj" in name) > 0, "the case shows something"
-    before, merged = weights_of(load_model(str(llama), "causal")), weights_of(model)
+    before, merged = all_weights(load_model(str(llama), "causal")), all_weights(model)
     norm = sum(float((merged[name] - before[name]).double().square().sum()) for name in found)
     assert update_norm(last.matrices) == pytest.approx(norm**0.5, rel=1e-4)
     assert last.intruders == sum(by_definition(before, merged).values())
@@ -107,7 +107,7 @@ def test_embeddings_alone_unfrozen_beneath_an_adapter_are_audited_if_they_are_as
         "q_proj",
         *(["embed_tokens"] if with_embeddings else []),
     }
-    before, merged = weights_of(load_model(str(llama), "causal")), weights_of(model)
+    before, merged = all_weights(load_model(str(llama), "causal")), all_weights(model)
     for name, matrix in found.items():
         norm = float((merged[name] - before[name]).double().norm())
         assert matrix.update.frobenius == pytest.approx(norm, rel=1e-4)

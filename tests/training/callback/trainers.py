@@ -55,7 +55,7 @@ def audited(trainer: Trainer, **given: Any) -> Audit:
     return callback.last
 
 
-def weights_of(model: Any) -> dict[str, Tensor]:
+def all_weights(model: Any) -> dict[str, Tensor]:
     """Copies of the weights, with the adapters merged."""
     plain = model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
     return {name: parameter.detach().clone() for name, parameter in plain.named_parameters()}
