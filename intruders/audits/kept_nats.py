@@ -94,11 +94,7 @@ class Writer:
 
 @contextmanager
 def written(store: DiskCache, contents: Mapping[str, str]) -> Iterator[Writer]:
-    """Yield what writes the rows of a base, of the contents of its matrices by name; it replaces what was kept before.
-
-    Raises:
-      DiskFullError: there is no room; nothing is kept then.
-    """
+    """Yield what writes the rows of a base, of the contents of its matrices by name, in the place of earlier ones."""
     (store.folder / NATS).mkdir(exist_ok=True)
     with atomic_folder(
         store.folder / NATS / json_digest(sorted(contents.values()), 32), force=True

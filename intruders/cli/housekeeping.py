@@ -9,7 +9,7 @@ from ..checkpoints.stored.selection import Selection
 from ..models.loading_settings import Loading
 from . import options
 from .from_verb import command, of_settings, option
-from .output import note, progress_bar, put_json, refuse_given, say
+from .output import note, progress_bar, put_json, say
 
 SCHEMA = 1  # of the list of plugins
 
@@ -31,14 +31,6 @@ SCHEMA = 1  # of the list of plugins
         metavar="TEXT",
         panel=options.MEASURES,
     ),
-    option(
-        "sequences",
-        int | None,
-        "Sequences of 32 tokens of --loss-on; four times as many halve the interval. [default: 64 to 256, by size]",
-        metavar="N",
-        panel=options.MEASURES,
-        advanced=True,
-    ),
     of_settings("selection", Selection),
     of_settings("compute", Compute, only=["device"]),
     options.WORKERS_ON_RAY,
@@ -48,7 +40,6 @@ def prepare(
     base: str,
     out: str | None,
     loss_on: str | None,
-    sequences: int | None,
     selection: Selection,
     compute: Compute,
     **workers: Any,
@@ -70,14 +61,10 @@ def prepare(
     from ..audits.prepare_base import prepare as prepare_base
 
     plan = None
-    if loss_on is None:
-        refuse_given({"sequences": sequences}, "is of a text", "pass --loss-on TEXT, or leave it out")
-    else:
+    if loss_on is not None:
         from ..measures.prepare_nats import NatsPlan
 
-        plan = NatsPlan.of(
-            base, loss_on, selection=selection, sequences=sequences, loading=Loading(device=compute.device)
-        )
+        plan = NatsPlan.of(base, loss_on, selection=selection, loading=Loading(device=compute.device))
     preparation = Preparation.of(base, selection)
     expected = preparation.expected_seconds(compute.torch_device())
     note(

@@ -84,12 +84,7 @@ class KeptRows:
     gradients: Tensor  # (sequences, labels, tokens, packed m)
 
     def responses(self, update: Update, directions: Tensor | None = None) -> Responses:
-        """Return the responses ``sum over t of g_t^T D x_t``.
-
-        Args:
-          update: D (m, n), of low rank or dense.
-          directions: orthonormal rows (k, m) whose parts are wanted.
-        """
+        """Return the responses to D (m, n), and their parts in directions, orthonormal rows (k, m)."""
         m, n = update.shape[-2:]
         labels, tokens = self.gradients.shape[1:3]
         step = max(1, _AT_ONCE // (tokens * (n + labels * m)))
@@ -125,29 +120,19 @@ class MeanAndEnds(NamedTuple):
 
 @dataclass(frozen=True)
 class Prediction:
-    """Nats per token, and how they are shared out.
+    """Nats per token, and how they are shared out."""
 
-    Attributes:
-      kl: mean KL(base || tuned) per token, to second order.
-      loss: rise of the loss on the text, in nats per token.
-      shares: by matrix, ``E[z_m z] / E[z^2]``; they sum to 1. One may be negative: it undoes what others do.
-      parts: by matrix, the shares of its directions.
-    """
-
-    kl: MeanAndEnds
-    loss: MeanAndEnds
-    shares: dict[str, float]
-    parts: dict[str, list[float]]
+    kl: MeanAndEnds  # mean KL(base || tuned), to second order
+    loss: MeanAndEnds  # rise of the loss on the text
+    shares: dict[str, float]  # E[z_m z] / E[z^2] by matrix, 1 in all; one that undoes others is negative
+    parts: dict[str, list[float]]  # by matrix, the shares of its directions
 
 
 def predict(responses: Mapping[str, Responses], tokens: int, documents: Sequence[int]) -> Prediction:
-    """Return the nats per token that the sum of all responses stands for.
+    """Return the nats per token that the sum of all matrices' responses stands for.
 
-    Args:
-      responses: by matrix.
-      tokens: positions per sequence.
-      documents: of each sequence the document that it is from. Sequences of one document are not independent, so the
-        intervals count documents.
+    ``tokens`` are those of a sequence whose labels count, ``documents`` those that the sequences are from. Sequences of
+    one document are not independent, so the intervals count documents.
     """
     total = torch.stack([of_matrix.whole for of_matrix in responses.values()]).sum(0)  # (sequences, labels)
     drawn = total[:, 1:]

@@ -28,15 +28,8 @@ def layer_rows(
     """Yield every layer's inputs x and gradients g of ``log p(labels)`` at its outputs, for a batch of sequences.
 
     The labels of a sequence are its own next tokens, and ``draws`` times tokens drawn from the model at every position.
-
-    Args:
-      model: a causal language model.
-      layers: its linear layers by the names of their matrices. One that does not read every token of the batch once, as
-        an expert, is left out.
-      ids: (batch, tokens + 1).
-      draws: how many times labels are drawn.
-      random: the generator, on the CPU.
-      first: labels count from this position on.
+    Labels count from the position ``first`` on. A layer that does not read every token of ``ids`` (batch, tokens + 1)
+    once, as an expert, is left out.
     """
     reached: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in layers}
 

@@ -7,7 +7,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -63,12 +63,7 @@ class NatsPlan:
         seed: int = 0,
         loading: Loading = AS_STORED,
     ) -> NatsPlan:
-        """Open the base, find its layers, and choose the sequences.
-
-        Raises:
-          SettingError: the base is no causal language model, the text is too short, or ``sequences`` is out of range.
-          IntrudersError: as the base and the text raise it.
-        """
+        """Open the base, find its layers, and choose the sequences; SettingError where there can be no prediction."""
         from transformers.pytorch_utils import Conv1D
 
         if sequences is not None and sequences < 1:
@@ -97,18 +92,15 @@ class NatsPlan:
                 f"{FEWEST_DOCUMENTS} or more, of which an interval can be told; pass a longer text"
             )
         draft = cls(opened, preparation, text, layers, {}, _ids(windows[:1]), [0])
-        owner = draft.owners()
-        if not owner:
+        draft = replace(draft, owner=draft.owners())
+        if not draft.owner:
             raise SettingError(
                 f"'{base}' has no linear layer among the selected matrices; nothing can be kept"
             )
-        draft = cls(opened, preparation, text, layers, owner, _ids(windows[:1]), [0])
         weights = sum(parameter.numel() for parameter in opened.model.parameters())
         fitting = 4 * weights // draft.bytes
         chosen = windows[: sequences or max(FEWEST, min(MOST, fitting))]
-        return cls(
-            opened, preparation, text, layers, owner, _ids(chosen), [document for document, _ in chosen]
-        )
+        return replace(draft, ids=_ids(chosen), documents=[document for document, _ in chosen])
 
     @property
     def bytes(self) -> int:
@@ -146,11 +138,7 @@ class NatsPlan:
     def keep(
         self, out: str | os.PathLike[str] | None, *, seed: int = 0, progress: Progress = silent
     ) -> float:
-        """Compute the rows, batch by batch, into the files of their layers in a base cache; return the seconds it took.
-
-        Raises:
-          DiskFullError: there is no room; nothing is kept then.
-        """
+        """Compute the rows into the files of their layers in a base cache, all or none; return the seconds it took."""
         started, store = time.perf_counter(), cache_at(out)
         contents = {name: content_of(self.preparation.read(name, torch.device("cpu"))) for name in self.owner}
         number = {name: f"{at:04d}" for at, name in enumerate(self.owner)}

@@ -21,11 +21,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tuned_of(made / "base", made / "tuned", 0.05)
     tuned_of(made / "base", made / "more", 0.05, norm=True)
     text_of(made, 30)
-    done = in_this_process(
-        *("prepare", "base", "--loss-on", "30-40.jsonl", "--sequences", "50", "--out", "cache"), cwd=made
-    )
+    done = in_this_process(*("prepare", "base", "--loss-on", "30-40.jsonl", "--out", "cache"), cwd=made)
     assert done.returncode == 0
-    assert "gradients on 30-40.jsonl: 50 sequences of 32 tokens from 30 documents, 0.01 GiB" in done.stderr
+    assert "gradients on 30-40.jsonl: 64 sequences of 32 tokens from 30 documents, 0.01 GiB" in done.stderr
     assert "audits predict the nats forgotten on 30-40.jsonl" in done.stdout
     return made
 
@@ -88,4 +86,3 @@ def test_an_unchanged_model_passes(folder: Path) -> None:
 def test_wrong_values_are_one_line(folder: Path) -> None:
     wrong = "fail_above_nats is -1.0; expected nats per token, 0 or more"
     assert wrong in refusal("audit", str(folder / "base"), str(folder / "tuned"), "--fail-above-nats", "-1")
-    assert "pass --loss-on TEXT" in refusal("prepare", str(folder / "base"), "--sequences", "9")
