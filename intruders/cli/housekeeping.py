@@ -54,8 +54,6 @@ def prepare(
       intruders prepare smollm2-135m
       # Let its audits predict the nats forgotten on a text
       intruders prepare smollm2-135m --loss-on pydoc
-      # Keep it where a team shares it
-      intruders prepare smollm2-135m --out s3://team/bases
     """
     from ..audits.prepare_base import Preparation
     from ..audits.prepare_base import prepare as prepare_base

@@ -25,6 +25,7 @@ OF_OTHERS = {
     *("--follow", "--strict", "--head", "--dequantize"),  # git log, twine, ray start, mlx_lm.convert
     *("--adapter", "--folder", "--kind", "--layers"),  # benchmarks
     *("--small-layers", "--on-projections"),  # benchmarks and a script of the tests
+    *("--measure", "--predict"),  # benchmarks
 }
 # What is said of earlier versions names what they had.
 _OF_TODAY = [page for page in READ if page.name != "changelog.md"]

@@ -15,7 +15,7 @@ from safetensors import safe_open
 
 from intruders.data.corpora import load_all, load_corpora
 from intruders.errors import CheckpointError, MissingDependencyError, SettingError
-from intruders.measures.corpus_loss import measure_losses
+from intruders.measures.corpus_loss import losses_by_corpus
 from intruders.measures.evaluate import evaluate
 from intruders.measures.measure_settings import LossSettings
 from intruders.models.loading import load_model, load_tokenizer
@@ -382,7 +382,7 @@ def test_an_adapter_beside_its_base_measures_as_one_in_its_weights(save: Any, tm
     model.save_pretrained(tmp_path / "adapter")
     corpora = load_corpora(text(tmp_path / "texts"))
     of_base, beside, merged = (
-        measure_losses(opened, corpora, LossSettings())[0].sums
+        losses_by_corpus(opened, {"text": corpora}, LossSettings())["text"][0].sums
         for opened in (
             open_language_model(base),
             open_language_model(str(tmp_path / "adapter"), base),
