@@ -87,7 +87,7 @@ def audit(
         )
     with refusal_as_sarif(to.sarif, str(tuned or base)), to.work() as progress:
         check_limit(fail_above)
-        check_nats(fail_above_nats)
+        check_nats(fail_above_nats=fail_above_nats)
         result = find_intruders(base, tuned, **asked, progress=progress)
     notes, status = ([], None) if fail_above is None else _verdict(result, fail_above)
     if fail_above_nats is not None and result.matrices and status is not ExitStatus.REFUSED:

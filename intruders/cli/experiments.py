@@ -5,8 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import typer
+
 from ..audits.audit_settings import FINDING_INTRUDERS
 from ..data.columns import Columns
+from ..errors import SettingError
 from ..experiments.experiment_settings import (
     AS_IN_THE_PAPER,
     IN_QUARTERS,
@@ -17,9 +20,10 @@ from ..experiments.experiment_settings import (
 )
 from ..measures.measure_settings import HarnessSettings, LossSettings, ScoreSettings
 from ..models.loading_settings import Loading
+from ..system.this_process import ExitStatus
 from . import options
 from .from_verb import REQUIRED, Taken, argument, command, of_settings, option
-from .output import Outputs, note, refuse_given, report_if_possible, say
+from .output import Outputs, check_nats, note, refuse_given, report_if_possible, say
 
 
 def _loss_on(what_it_does: str) -> Taken:
@@ -65,8 +69,16 @@ def _task(text: str, needed: str = "") -> Taken:
     of_settings("loading", Loading),
     options.folder("out", "Folder for the result as JSON and Parquet. [default: not written]"),
     option("force", bool, "Replace the evaluation in the folder of --out.", False, panel=options.OUTPUT),
+    option(
+        "fail_above",
+        float | None,
+        "Exit with status 1 if the loss on a text rose by more nats per token: if all of the 95 % interval of its "
+        "change lies above this. Needs --base and --loss-on. [default: no limit]",
+        metavar="NATS",
+        panel=options.OUTPUT,
+    ),
 )
-def evaluate(*, model: str, out: Path | None, force: bool, **asked: Any) -> None:
+def evaluate(*, model: str, out: Path | None, force: bool, fail_above: float | None, **asked: Any) -> None:
     """Measure pre-training loss and task accuracy.
 
     Every number has a 95 % confidence interval. --base adds the change from the base. With --out, the same
@@ -81,6 +93,12 @@ def evaluate(*, model: str, out: Path | None, force: bool, **asked: Any) -> None
     from ..measures.evaluate import evaluate as run
     from ..reports.evaluation import measure_lines
 
+    check_nats(fail_above=fail_above)
+    if fail_above is not None and (asked["base"] is None or not asked["losses"].loss_on):
+        raise SettingError(
+            f"fail_above is {fail_above:g}, and no change of a loss is measured; expected a base and a text; pass "
+            "--base and --loss-on, or omit --fail-above"
+        )
     if out is None:
         refuse_given(
             {"force": force or None}, "is for a folder to write", "pass --out FOLDER, or leave it out"
@@ -88,7 +106,7 @@ def evaluate(*, model: str, out: Path | None, force: bool, **asked: Any) -> None
     lines: list[str] = []
     try:
         with Outputs().work("finished measures are kept", out) as progress:
-            run(
+            result = run(
                 model,
                 **asked,
                 out=out,
@@ -100,6 +118,16 @@ def evaluate(*, model: str, out: Path | None, force: bool, **asked: Any) -> None
         say(lines)  # what was measured is told, also where something after it failed
     if out is not None:
         say([f"written to {out}"], whole=True)
+    above = [
+        loss.name
+        for loss in result.losses
+        if fail_above is not None and loss.difference is not None and loss.difference.low > fail_above
+    ]
+    if above:
+        note(
+            f"the loss rose by more than the {fail_above:g} nats that --fail-above allows on {', '.join(above)}"
+        )
+        raise typer.Exit(ExitStatus.FAILED)
 
 
 @command(

@@ -75,16 +75,17 @@ def check_limit(fail_above: int | None) -> None:
         )
 
 
-def check_nats(fail_above_nats: float | None) -> None:
+def check_nats(**limit: float | None) -> None:
     """Refuse a number of nats that is none, or that every audit exceeds.
 
     Raises:
       SettingError: it is negative or not finite.
     """
-    if fail_above_nats is not None and not 0 <= fail_above_nats < float("inf"):
-        raise SettingError(
-            f"fail_above_nats is {fail_above_nats}; expected nats per token, 0 or more; pass 0.1 to allow a tenth"
-        )
+    for name, nats in limit.items():
+        if nats is not None and not 0 <= nats < float("inf"):
+            raise SettingError(
+                f"{name} is {nats}; expected nats per token, 0 or more; pass 0.1 to allow a tenth"
+            )
 
 
 def note(text: str) -> None:

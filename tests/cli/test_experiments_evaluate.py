@@ -6,9 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 
 from tests.commands import in_this_process, refusal
-from tests.tiny import save_bert, save_llama
+from tests.tiny import save_bert, save_llama, with_update
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +34,22 @@ def test_evaluate_prints_and_keeps_its_measures(place: Path, tmp_path: Path) -> 
     )
     record = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     assert record["losses"][0]["documents"] == 3
+
+
+def test_a_gate_on_the_rise_of_the_loss(place: Path, tmp_path: Path) -> None:
+    """By the lower end of the interval that the same command writes."""
+    head = load_file(place / "llama" / "model.safetensors")["lm_head.weight"]
+    # Surer of everything that it says, and no better at it.
+    tuned = with_update(place / "llama", tmp_path / "tuned", "lm_head.weight", 20 * head)
+    command = ("evaluate", tuned, "--base", place / "llama", "--loss-on", place / "notes.txt")
+    few = ("--max-documents", "6")
+    assert in_this_process(*command, *few, "--out", tmp_path / "out").returncode == 0
+    low = json.loads((tmp_path / "out" / "evaluation.json").read_text())["losses"][0]["difference"]["low"]
+    assert low > 0
+    below, above = (in_this_process(*command, *few, "--fail-above", f"{low * share}") for share in (0.9, 1.1))
+    assert (below.returncode, above.returncode) == (1, 0)
+    assert "nats that --fail-above allows on" in below.stderr
+    assert "pass --base and --loss-on" in refusal("evaluate", place / "llama", "--fail-above", "0.1")
 
 
 def test_a_tilde_that_the_shell_left_is_the_home(

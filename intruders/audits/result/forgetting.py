@@ -113,7 +113,10 @@ class Forgetting:
 def why_nats_open(forgetting: Forgetting | None, limit: float) -> str | None:
     """Return why an audit does not tell whether a model keeps to a limit in nats; None where it does."""
     if forgetting is None:
-        return f"no nats are predicted; {TO_GET_IT}"
+        return (
+            f"no nats are predicted, as of an update of rank 1 or of a base without them; {TO_GET_IT}; or measure "
+            "them: intruders evaluate --fail-above"
+        )
     if forgetting.is_above(limit) or not forgetting.left_out:
         return None
     first = forgetting.left_out[0]
