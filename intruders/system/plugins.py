@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, EntryPoints, entry_points
 from typing import Any
 
 from ..errors import in_one_line
@@ -50,7 +50,6 @@ class Plugin:
     error: str | None = None
 
 
-@cache
 def load_plugins() -> tuple[Plugin, ...]:
     """Load the plugins of all groups, once per process.
 
@@ -66,14 +65,21 @@ def load_plugins() -> tuple[Plugin, ...]:
       >>> all(plugin.loaded is not None or plugin.error for plugin in load_plugins())
       True
     """
+    return tuple(plugin for group in _NEEDED for plugin in _of_group(group))
+
+
+@cache
+def _of_group(group: str) -> tuple[Plugin, ...]:
+    """Load the plugins of one group: an audit that asks for formats must not wait for methods of training."""
     if os.environ.get(VARIABLE) == "0":
         return ()
-    installed = entry_points()  # every package's metadata is read: once, and not for each group
-    return tuple(
-        _loaded(group, entry)
-        for group in _NEEDED
-        for entry in sorted(installed.select(group=f"intruders.{group}"), key=lambda entry: entry.name)
-    )
+    found = _installed().select(group=f"intruders.{group}")
+    return tuple(_loaded(group, entry) for entry in sorted(found, key=lambda entry: entry.name))
+
+
+@cache
+def _installed() -> EntryPoints:
+    return entry_points()  # every package's metadata is read: once, and not for each group
 
 
 def plugin_command(name: str) -> Any:
@@ -87,9 +93,7 @@ def plugin_command(name: str) -> Any:
 
 def plugins_of(group: str) -> dict[str, Any]:
     """Return the loaded objects of a group by name."""
-    return {
-        plugin.name: plugin.loaded for plugin in load_plugins() if plugin.group == group and not plugin.error
-    }
+    return {plugin.name: plugin.loaded for plugin in _of_group(group) if not plugin.error}
 
 
 def _loaded(group: str, entry: EntryPoint) -> Plugin:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -27,3 +30,21 @@ def test_a_claim_is_analyzed_if_a_study_names_it(example: None, tmp_path: Path) 
     text = "analyses: [no-run-failed]\nexperiments: {one: {base: b, task: word-problems, steps: 1}}"
     study = with_claims(study_from_text(text, name="x", where="x"), "x")
     assert study.analyses == ("no-run-failed",)
+
+
+def test_an_audit_imports_no_plugin_of_another_group() -> None:
+    """Methods and studies of research import transformers, which takes seconds and hundreds of megabytes."""
+    asked = "import sys, torch, intruders; weights = {'up.weight': torch.eye(4)}; intruders.audit(weights, weights)"
+    shown = "print(sorted({'peft', 'transformers', 'pandas', 'intruders_research'} & set(sys.modules)))"
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            f"{asked}; from intruders.system.plugins import plugins_of; plugins_of('formats'); {shown}",
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "INTRUDERS_PLUGINS": "1"},
+    )
+    assert done.stdout.splitlines()[-1] == "[]"

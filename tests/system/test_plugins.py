@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from intruders.system import plugins
 from intruders.system.plugins import load_plugins, plugins_of
 from tests.checkpoints.models import saved, tiny_llama
 from tests.mitigation.hot import hot_llama
@@ -36,14 +37,20 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "site"
 
 
+def forget() -> None:
+    """Look for plugins anew, as another process does."""
+    plugins._installed.cache_clear()
+    plugins._of_group.cache_clear()
+
+
 @pytest.fixture
 def example(installed: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Plugins are asked for, and the example is one that can be found."""
     monkeypatch.syspath_prepend(str(installed))
     monkeypatch.setenv("INTRUDERS_PLUGINS", "1")
-    load_plugins.cache_clear()
+    forget()
     yield
-    load_plugins.cache_clear()
+    forget()
 
 
 def broken(folder: Path, target: str) -> None:
@@ -126,14 +133,14 @@ def test_a_plugin_that_fails_is_named_and_never_fatal(
     broken(tmp_path, target)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("INTRUDERS_PLUGINS", "1")
-    load_plugins.cache_clear()
+    forget()
     try:
         assert "broken" not in plugins_of("remedies")
         done = in_this_process("plugins")
         assert done.returncode == 0
         assert f"remedies: broken from broken-plugin 0.2 ({target}), not loaded: {reason}" in done.stdout
     finally:
-        load_plugins.cache_clear()
+        forget()
 
 
 def test_a_remedy_is_compared_as_those_here(example: None, tmp_path: Path) -> None:
