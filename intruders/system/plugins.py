@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import EntryPoint, EntryPoints, entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from ..errors import in_one_line
@@ -73,12 +73,12 @@ def _of_group(group: str) -> tuple[Plugin, ...]:
     """Load the plugins of one group: an audit that asks for formats must not wait for methods of training."""
     if os.environ.get(VARIABLE) == "0":
         return ()
-    found = _installed().select(group=f"intruders.{group}")
-    return tuple(_loaded(group, entry) for entry in sorted(found, key=lambda entry: entry.name))
+    entries = _installed().select(group=f"intruders.{group}")
+    return tuple(_loaded(group, entry) for entry in sorted(entries, key=lambda entry: entry.name))
 
 
 @cache
-def _installed() -> EntryPoints:
+def _installed() -> Any:  # importlib names its type in two ways
     return entry_points()  # every package's metadata is read: once, and not for each group
 
 
