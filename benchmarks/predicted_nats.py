@@ -26,7 +26,7 @@ import random
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
@@ -206,7 +206,7 @@ def predict_all(folder: Path, sources: list[str]) -> None:
         }
         assert kept.text is not None
         found = predict(of_it, kept.text.scored, kept.text.documents)
-        row = {"name": update.name, "kl": found.kl, "loss": found.loss}
+        row = {"name": update.name, "kl": astuple(found.kl), "loss": astuple(found.loss)}
         with file.open("a") as out:
             out.write(json.dumps(row) + "\n")
 

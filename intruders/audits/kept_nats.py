@@ -34,7 +34,7 @@ from ..system.folders import atomic_folder
 from ..system.plain_values import from_plain, plain
 from .base_cache import NATS, BaseCache, BaseKeys, DiskCache
 from .batches import Batch
-from .result.forgetting import Between, Forgetting
+from .result.forgetting import Forgetting
 from .result.records import AuditedMatrix
 
 _VERSION = 2  # of the files
@@ -215,7 +215,7 @@ class Responding:
         return Forgetting(
             text=text.text,
             tokens=text.scored * len(text.documents),
-            kl=Between(*prediction.kl),
+            kl=prediction.kl,
             by_matrix=prediction.shares,
             in_intruders={name: fsum(parts) for name, parts in prediction.parts.items() if parts},
             left_out=[name for name in names if name not in of_rows],

@@ -63,7 +63,7 @@ def prepare(
         from ..measures.prepare_nats import NatsPlan
 
         plan = NatsPlan.of(base, loss_on, selection=selection, loading=Loading(device=compute.device))
-    preparation = Preparation.of(base, selection)
+    preparation = Preparation.of(base, selection) if plan is None else plan.preparation
     expected = preparation.expected_seconds(compute.torch_device())
     note(
         f"{len(preparation.matrices):,} matrices, {preparation.bytes / 2**30:,.2f} GiB, "

@@ -17,7 +17,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -110,8 +109,9 @@ def leading_left(batch: Pair, k: int) -> Tensor:
     return converge(space, k, 2 * k, 1e-3, _ROUNDS).left[:, :k]
 
 
-class MeanAndEnds(NamedTuple):
-    """A number with its 95 % interval."""
+@dataclass(frozen=True)
+class Between:
+    """An estimate with its 95 % interval."""
 
     estimate: float
     low: float
@@ -122,8 +122,8 @@ class MeanAndEnds(NamedTuple):
 class Prediction:
     """Nats per token, and how they are shared out."""
 
-    kl: MeanAndEnds  # mean KL(base || tuned), to second order
-    loss: MeanAndEnds  # rise of the loss on the text
+    kl: Between  # mean KL(base || tuned), to second order
+    loss: Between  # rise of the loss on the text
     shares: dict[str, float]  # E[z_m z] / E[z^2] by matrix, 1 in all; one that undoes others is negative
     parts: dict[str, list[float]]  # by matrix, the shares of its directions
 
@@ -149,8 +149,8 @@ def predict(responses: Mapping[str, Responses], tokens: int, documents: Sequence
     loss = kl - total[:, 0] / tokens
     rise, around = float(loss.mean()), _half_width(loss, documents)
     return Prediction(
-        MeanAndEnds(mean, mean / factor, mean * factor),
-        MeanAndEnds(rise, rise - around, rise + around),
+        Between(mean, mean / factor, mean * factor),
+        Between(rise, rise - around, rise + around),
         {name: shares[0] for name, shares in of.items()},
         {name: shares[1:] for name, shares in of.items()},
     )

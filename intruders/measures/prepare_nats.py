@@ -125,7 +125,7 @@ class NatsPlan:
         return [name for name in self.preparation.matrices if name not in self.owner]
 
     def in_words(self) -> str:
-        """Return what is kept of what."""
+        """Return the text and the number of its sequences, without their size."""
         documents = plural(len(set(self.documents)), "document")
         left = (
             f"; not of {some_of(self.left_out)}, which no linear layer reads alone" if self.left_out else ""

@@ -7,20 +7,12 @@ from dataclasses import dataclass, replace
 from math import fsum
 
 from ...checkpoints.stored.names import module_paths
+from ...engine.nats import Between
 from ...system.words import percent, plural
 
-# Beyond so many nats per token an update is too large for a second-order term: "large" is said, and no more.
+# Beyond these nats per token an update is too large for a second-order term: "large" is said, and no more.
 LARGE = 1.0
 TO_GET_IT = "run intruders prepare BASE --loss-on TEXT once, and every audit of the base predicts them"
-
-
-@dataclass(frozen=True)
-class Between:
-    """An estimate with its 95 % interval."""
-
-    estimate: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -75,7 +67,7 @@ class Forgetting:
         return self.kl.low > limit
 
     def above_in_words(self, limit: float) -> str:
-        """Return why a gate of so many nats fails."""
+        """Return why a gate of this limit fails."""
         return (
             f"{shown(self.kl.estimate)} nats per token are predicted to be forgotten on {self.text}, with 95 % "
             f"confidence more than the {limit:g} that --fail-above-nats allows"

@@ -71,7 +71,7 @@ _ALWAYS_THIRDS = {"in_proj_weight", "c_attn"}
 
 
 def fused_rows(name: str, rows: int, config: Mapping[str, Any] | None) -> Rows | None:
-    """The parts of the fused weight ``name`` of so many rows; None when it is not fused or its layout is not known."""
+    """The parts of the fused weight ``name`` of ``rows`` rows; None when it is not fused or its layout is not known."""
     match = _FUSED.search(name)
     if match is None or "cross" in name:  # cross-attention fuses k and v alone
         return None
