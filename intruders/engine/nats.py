@@ -25,6 +25,7 @@ from ..linalg.krylov import BLOCK, KrylovSpace, converge
 from ..linalg.operators import Update
 from ..linalg.pair import Pair
 from ..linalg.svd import gram_svd
+from .between import Between
 
 # Numbers that share one scale. Some inputs have single entries a thousand times larger than all others.
 _BLOCK = 64
@@ -107,15 +108,6 @@ def leading_left(batch: Pair, k: int) -> Tensor:
         return torch.stack([gram_svd(batch.select(at).dense()).left[:k] for at in range(len(batch.base))])
     space = KrylovSpace.from_random_block(batch.operator, BLOCK, max(_STEPS, k))
     return converge(space, k, 2 * k, 1e-3, _ROUNDS).left[:, :k]
-
-
-@dataclass(frozen=True)
-class Between:
-    """An estimate with its 95 % interval."""
-
-    estimate: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)

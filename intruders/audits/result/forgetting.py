@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from math import fsum
 
 from ...checkpoints.stored.names import module_paths
-from ...engine.nats import Between
+from ...engine.between import Between
 from ...system.words import percent, plural
 
 # Beyond these nats per token an update is too large for a second-order term: "large" is said, and no more.
