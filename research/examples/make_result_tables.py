@@ -27,9 +27,9 @@ from result_tables.where_forgetting_sits import runs_with_places
 
 from intruders.charts.drawing import picture
 from intruders.system.files import write_atomically
-from intruders_research.effects.conclusions import conclusions
 from intruders_research.effects.forest_plot import DARK, LIGHT
 from intruders_research.effects.read_effects import read_effects
+from intruders_research.effects.write_effects import conclusions
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,7 @@ def with_claims(study: Study, where: str) -> Study:
     """Return the study with what its file says of claims read and checked."""
     with told_at(where):
         analyses = tuple(check_analyses(study.analyses)) or tuple(CLAIMS)
-        support = _by_claim(study.support, "support", _support)
+        support = _by_claim(study.support, "support", _sentence)
         power = _by_claim(study.power, "power", lambda plan: Power.from_mapping(mapping(plan, "power")))
         primary = _by_claim(study.primary, "primary", _primary)
         _check_power(power)
@@ -86,18 +86,18 @@ def _by_claim(value: Any, key: str, read: Callable[[Any], Any]) -> dict[str, Any
     return entries
 
 
-def _support(value: Any) -> str:
-    if not isinstance(value, str) or not value.strip():
-        raise SettingError(f"support is {shown(value)}; expected a sentence on what would count as support")
-    return " ".join(value.split())
+def _sentence(value: Any) -> str:
+    return " ".join(_text(value, "support", "a sentence on what would count as support").split())
 
 
 def _primary(value: Any) -> str:
+    return _text(value, "primary", "a part of the name of the effect that decides").strip()
+
+
+def _text(value: Any, key: str, expected: str) -> str:
     if not isinstance(value, str) or not value.strip():
-        raise SettingError(
-            f"primary is {shown(value)}; expected a part of the name of the effect that decides"
-        )
-    return value.strip()
+        raise SettingError(f"{key} is {shown(value)}; expected {expected}")
+    return value
 
 
 def _check_power(power: dict[str, Power]) -> None:

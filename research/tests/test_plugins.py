@@ -11,6 +11,7 @@ import pytest
 
 from intruders.studies.study import study_from_text
 from intruders_research.read_study import with_claims
+from tests.studies.planted import study
 from tests.system.test_plugins import example, installed
 
 __all__ = ["example", "installed"]
@@ -25,11 +26,16 @@ def test_a_claim_is_analyzed_if_a_study_names_it(example: None, tmp_path: Path) 
     results = made_up_study(tmp_path, audits=False)
     [finding] = analyse_all(results, ["no-run-failed"])
     assert finding.verdict == f"Contradicted: {len(results.runs) - 1} of {len(results.runs)} runs finished"
+    [finding] = analyse_all(study(), ["no-run-failed"])
+    assert (finding.decision, finding.verdict) == (
+        "not run",
+        "Not run: this needs a study with at least one run",
+    )
     with pytest.raises(SettingError, match="did you mean 'no-run-failed'"):
         check_analyses(["no-runs-failed"])
     text = "analyses: [no-run-failed]\nexperiments: {one: {base: b, task: word-problems, steps: 1}}"
-    study = with_claims(study_from_text(text, name="x", where="x"), "x")
-    assert study.analyses == ("no-run-failed",)
+    asked = with_claims(study_from_text(text, name="x", where="x"), "x")
+    assert asked.analyses == ("no-run-failed",)
 
 
 def test_an_audit_imports_no_plugin_of_another_group() -> None:

@@ -13,8 +13,7 @@ from intruders.studies.run_study import StudyProgress
 from intruders.studies.runs import Run
 from intruders.training import arguments
 from intruders_research.published.publish import publish_study
-from intruders_research.run_study import run_study
-from research.tests.parsed import parsed
+from research.tests.parsed import parsed, run_study
 from tests.studies.tiny_study import BRIEF, tiny_study
 
 

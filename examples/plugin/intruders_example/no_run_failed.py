@@ -13,7 +13,7 @@ CLAIM = Claim(
     question="Did every run of the study finish?",
     paper="None: this is an example.",
     meaning="every number of the study comes from a finished run",
-    needs="a study with at least one run",
+    needs="this needs a study with at least one run",
 )
 
 
@@ -21,7 +21,7 @@ def analyse(results: Any) -> Finding:
     """Count the runs by their status."""
     runs = results.runs
     if runs.empty:
-        return CLAIM.missing()
+        return Finding(CLAIM.name, CLAIM.question, CLAIM.paper, f"Not run: {CLAIM.needs}", None)
     finished = int((runs["status"] == "finished").sum())
     shown = finished == len(runs)
     verdict = f"{'Supported' if shown else 'Contradicted'}: {finished} of {len(runs)} runs finished"

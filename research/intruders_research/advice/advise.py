@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import os
+import textwrap
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from intruders.errors import SettingError
@@ -12,6 +14,8 @@ from intruders.measures.intervals import Interval
 from intruders.mitigation.remedies.remedy_table import INTRUDERS
 from intruders.studies.results import Results, load_results
 from intruders.system.files import user_path
+from intruders.system.plain_values import plain
+from intruders.version import __version__
 
 from ..claims import causes, intervention, rank, remedies
 from ..claims.every_claim import analyse_all
@@ -19,7 +23,32 @@ from ..claims.shared.claim import ALPHA, SUPPORTED, Finding, Where
 from ..claims.shared.equal_score import below_score
 from ..claims.shared.strata import finished
 from ..claims.shared.words import points_said, said, seeds_said
-from .advised import Advice, Advised
+
+SCHEMA = 1
+_WIDTH = 80
+
+
+@dataclass(frozen=True)
+class Advice:
+    """One thing to change, and why."""
+
+    topic: str  # rank, alpha, scale, mitigation, ...
+    change: str
+    evidence: list[str]
+
+
+@dataclass(frozen=True)
+class Advised:
+    """All advice on one study; empty if no number calls for a change."""
+
+    source: str
+    advice: list[Advice]
+    notes: list[str] = field(default_factory=list)  # what was looked at and gave no advice
+
+    def to_document(self) -> dict[str, Any]:
+        """Return the advice as plain JSON values."""
+        return {"schema": SCHEMA, "intruders_version": __version__, **plain(self)}
+
 
 Row = dict[Any, Any]  # of a finding's table, by column
 
@@ -61,11 +90,11 @@ def advise(study: str | os.PathLike[str]) -> Advised:
 def advise_study(results: Results) -> tuple[list[Advice], list[str]]:
     """Return advice and notes, only from effects whose interval over seeds excludes zero."""
     names = ["rank", "causes", "remedies"]
-    findings = {finding.name: finding for finding in analyse_all(results, names)}
-    (swept,) = analyse_all(results, ["intervention"])
+    findings = {finding.name: finding for finding in analyse_all(results, [*names, "intervention"])}
+    swept = _rows(findings["intervention"], intervention.TABLE)
     advice = [
         *_on_rank(findings["rank"]),
-        *_on_remedies(_rows(findings["remedies"], remedies.TABLE), _rows(swept, intervention.TABLE)),
+        *_on_remedies(_rows(findings["remedies"], remedies.TABLE), swept),
         *_on_causes(findings["causes"]),
         *_on_scale(results),
     ]
@@ -231,3 +260,30 @@ def _rounded_down(scale: float) -> float:
     """Return a scale with two digits, not above what was measured, where intruders begin."""
     unit = 10.0 ** (math.floor(math.log10(scale)) - 1) if scale > 0 else 1.0
     return math.floor(scale / unit * (1 + 1e-12)) * unit
+
+
+def advice_lines(advised: Advised) -> list[str]:
+    """Return the text for a person, in 80 columns."""
+    lines = [f"advice on {advised.source} (study)"]
+    if not advised.advice:
+        lines += ["", "No advice: no number here speaks for a change."]
+    for advice in advised.advice:
+        lines += ["", *_wrapped(f"{advice.topic}: {advice.change}", "")]
+        for evidence in advice.evidence:
+            lines += _wrapped(evidence, "  - ")
+    if advised.notes:
+        lines.append("")
+        for note in advised.notes:
+            lines += _wrapped(note, "- ")
+    return lines
+
+
+def _wrapped(text: str, start: str) -> list[str]:
+    return textwrap.wrap(
+        text,
+        _WIDTH,
+        initial_indent=start,
+        subsequent_indent=" " * len(start),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )

@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 
+from intruders.charts.chart import Axis, Chart, Rule, Series
 from intruders.measures.intervals import Interval, mean_interval
 from intruders.studies.compare_settings import settings_in
 from intruders.studies.results import Results
 
-from .causes_at_equal_norm import DenseComparison, compare_at_equal_norm, paths
-from .causes_charts import charts
-from .causes_random_term import mechanisms
+from .causes_mechanisms import DenseComparison, compare_at_equal_norm, mechanisms, paths
 from .shared.claim import ALPHA, Claim, Finding, Where
 from .shared.evidence import Evidence
+from .shared.pictures import Palette, in_order, parts, values
 from .shared.seed_tables import complete, one_in_100
 from .shared.statistics import holm
 from .shared.strata import MEASURED_ALIKE, Stratum, finished, strata
 from .shared.words import said
-
-__all__ = ["CLAIM", "analyse", "charts"]
 
 CLAIM = Claim(
     name="causes",
@@ -47,8 +45,10 @@ CLAIM = Claim(
     ),
 )
 
-# Title of a table that others read.
-TABLE = "One setting at a time"
+# Titles of tables, of which others read the first.
+TABLE, BY_NORM, RANDOM_TERM = (
+    "One setting at a time", "LoRA and full by update norm", "Random rank-one term"
+)  # fmt: skip
 NUMBERS = {
     "lr": "learning rate",
     "alpha_value": "alpha",
@@ -80,12 +80,31 @@ class Comparison:
     difference: Interval
     contexts: int
     runs: int
+    p_among_all: float = 1.0  # of all comparisons of a base and task (Holm)
+
+    @property
+    def is_clear(self) -> bool:
+        return self.difference.is_clear and self.p_among_all < ALPHA
+
+    def row(self, stratum: Stratum) -> dict[str, object]:
+        """Return the row of :data:`TABLE`."""
+        return stratum.on.columns | {
+            "cause": self.name,
+            "varied": self.cause,
+            "from": self.start,
+            "to": self.end,
+            **self.difference.columns("change_per_100_vectors"),
+            "p_among_all": self.p_among_all,
+            "contexts": self.contexts,
+            "runs": self.runs,
+            "seeds": self.difference.n,
+        }
 
 
 def analyse(results: Results) -> Finding:
     """Compare every setting that differs alone, LoRA with full at equal norm, and the random rank-one term."""
     runs = finished(results.runs)
-    evidence = Evidence(results.primary.get(CLAIM.name, ""))
+    evidence = Evidence(CLAIM, results)
     rows: list[dict[str, object]] = []
     used: list[str] = []
     for stratum in strata(runs, MEASURED_ALIKE):
@@ -97,11 +116,8 @@ def analyse(results: Results) -> Finding:
                 f"{stratum.label}: {missed} of {len(stratum.runs)} runs did not reach their match "
                 "criterion and are left out"
             )
-        comparisons = list(_comparisons(reached))
-        rows += [
-            _row(stratum, comparison, p)
-            for comparison, p in zip(comparisons, _among_all(comparisons), strict=True)
-        ]
+        comparisons = _among_all(list(_comparisons(reached)))
+        rows += [each.row(stratum) for each in comparisons]
         _add_comparisons(evidence, stratum, comparisons)
         dense = compare_at_equal_norm(reached, results.traces)
         if dense is not None:
@@ -119,19 +135,10 @@ def analyse(results: Results) -> Finding:
             + said(term.rise),
         )
     if rows:
-        chance = 0.05 * len(rows)
-        evidence.notes.append(
-            f"{len(rows)} comparisons at 95 % each: {chance:.1g} of them would look clear by chance alone"
-        )
-    return evidence.finding(
-        CLAIM,
-        runs=used,
-        tables={
-            TABLE: pd.DataFrame(rows),
-            "LoRA and full by update norm": paths(runs, results.traces),
-            "Random rank-one term": by_multiple,
-        },
-    )
+        chance = f"{0.05 * len(rows):.1g} of them would look clear by chance alone"
+        evidence.notes.append(f"{len(rows)} comparisons at 95 % each: {chance}")
+    tables = {TABLE: pd.DataFrame(rows), BY_NORM: paths(runs, results.traces), RANDOM_TERM: by_multiple}
+    return evidence.finding(used, tables)
 
 
 def _add_comparisons(evidence: Evidence, stratum: Stratum, comparisons: Sequence[Comparison]) -> None:
@@ -229,17 +236,18 @@ def _level(value: object) -> str:
     return "all" if math.isinf(number) else f"{number:g}"
 
 
-def _among_all(comparisons: Sequence[Comparison]) -> list[float]:
-    """Return the p value of each comparison among all of them (Holm)."""
-    return holm([1.0 if each.difference.p is None else each.difference.p for each in comparisons])
+def _among_all(comparisons: Sequence[Comparison]) -> list[Comparison]:
+    """Return the comparisons, each with its p value among all of them (Holm)."""
+    adjusted = holm([1.0 if each.difference.p is None else each.difference.p for each in comparisons])
+    return [replace(each, p_among_all=p) for each, p in zip(comparisons, adjusted, strict=True)]
 
 
 def _in_words(comparisons: Sequence[Comparison]) -> str:
     """Say what raises and what lowers the count among all comparisons (Holm), and what is undecided."""
     parts, unclear = [], []
-    for each, p in zip(comparisons, _among_all(comparisons), strict=True):
+    for each in comparisons:
         ends = f"{each.name} ({each.start} to {each.end}"
-        if each.difference.is_clear and p < ALPHA:
+        if each.is_clear:
             change = each.difference
             # What is lowered by a negative number is raised.
             verb, size = ("raises", change) if change.estimate > 0 else ("lowers", change.turned())
@@ -249,17 +257,70 @@ def _in_words(comparisons: Sequence[Comparison]) -> str:
     return "; ".join([*parts, f"undecided for {', '.join(unclear)}"] if unclear else parts)
 
 
-def _row(stratum: Stratum, comparison: Comparison, p_among_all: float) -> dict[str, object]:
-    return {
-        "base": stratum.on.base,
-        "task": stratum.on.task,
-        "cause": comparison.name,
-        "varied": comparison.cause,
-        "from": comparison.start,
-        "to": comparison.end,
-        **comparison.difference.columns("change_per_100_vectors"),
-        "p_among_all": p_among_all,
-        "contexts": comparison.contexts,
-        "runs": comparison.runs,
-        "seeds": comparison.difference.n,
-    }
+def charts(finding: Finding, palette: Palette) -> Iterator[Chart]:
+    """Draw a row for each setting that differs alone, LoRA and full at equal norm, and the random rank-one term."""
+    for part in parts(finding.tables.get(TABLE)):
+        rows = part.rows
+        names = [
+            f"{cause}: {start} to {end}" if start not in ("lora", "random") else str(cause)
+            for cause, start, end in zip(rows["cause"], rows["from"], rows["to"], strict=True)
+        ]
+        yield Chart(
+            f"causes-settings{part.slug}",
+            part.titled("One setting at a time"),
+            Axis("change_per_100_vectors", "change of intruders per 100 vectors"),
+            Axis("cause", "", ticks=names),
+            [
+                Series(
+                    "change",
+                    values(rows["change_per_100_vectors"]),
+                    [float(at) for at in range(len(rows))],
+                    x_low=values(rows["low"]),
+                    x_high=values(rows["high"]),
+                    in_legend=False,
+                )
+            ],
+            [Rule("x", 0.0)],
+            caption="All else equal; to the right of the line the setting raises the count. "
+            "95 % intervals over seeds, where there are several.",
+        )
+    for part in parts(finding.tables.get(BY_NORM)):
+        series = []
+        for setting, of_setting in part.rows.groupby("setting", sort=False):
+            for at, (run_id, run) in enumerate(of_setting.groupby("run_id", sort=False)):
+                series.append(
+                    Series(
+                        str(setting),
+                        values(run["update_frobenius"]),
+                        values(run["intruders_per_100_vectors"]),
+                        look="both",
+                        tone=palette.tone(str(setting)),
+                        notes=[str(run_id)] * len(run),
+                        in_legend=at == 0,
+                    )
+                )
+        yield Chart(
+            f"causes-norm{part.slug}",
+            part.titled("Low-rank and dense updates of one size"),
+            Axis("update_frobenius", "Frobenius norm of all updates, in the course of training"),
+            Axis("intruders_per_100_vectors", "intruders per 100 vectors", from_zero=True),
+            in_order(series),
+            caption="A line a run, a point an audit during training. At one norm, what differs is how the update was "
+            "trained.",
+        )
+    for part in parts(finding.tables.get(RANDOM_TERM), "base"):
+        rows = part.rows.sort_values("multiple")
+        multiples = values(rows["multiple"])
+        observed, predicted = values(rows["share_with_intruders"]), values(rows["predicted_share"])
+        yield Chart(
+            f"causes-random{part.slug}",
+            part.titled("A random rank-one term, without training"),
+            Axis("multiple", "its size, as a multiple of the matrix's largest singular value", log=min(multiples) > 0,
+                 marks=multiples),
+            Axis("share_with_intruders", "part of the matrices with an intruder", limits=(0, 1.05)),
+            [
+                Series("found", multiples, observed, values(rows["low"]), values(rows["high"]), look="both", tone=1),
+                Series("predicted from both spectra", multiples, predicted, look="both"),
+            ],
+            caption="Added to real matrices of the base; 95 % intervals over seeds, where there are several.",
+        )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,7 @@ from .shared.evidence import Evidence
 from .shared.pictures import Palette, in_order, lines, parts
 from .shared.seed_tables import complete, one_in_100, seed_table
 from .shared.statistics import clipped
-from .shared.strata import finished, strata
+from .shared.strata import audits_during, finished, per_setting, points_of, strata
 from .shared.words import said
 
 CLAIM = Claim(
@@ -40,7 +41,7 @@ CLAIM = Claim(
 def analyse(results: Results) -> Finding:
     """Measure, for adapters, when the first intruder appears, how it grows, and how many come in the second half."""
     runs, steps = _traced(finished(results.runs), results.traces)
-    evidence = Evidence(results.primary.get(CLAIM.name, ""))
+    evidence = Evidence(CLAIM, results)
     adapters = runs[runs["method"] != "full"]
     none = int(adapters["first_share"].isna().sum())
     if none:
@@ -48,52 +49,41 @@ def analyse(results: Results) -> Finding:
             f"{none} of {len(adapters)} traced runs never had an intruder and are not in these means"
         )
     for stratum in strata(adapters[adapters["first_share"].notna()]):
-        tables = {
-            column: complete(seed_table(stratum.runs, column))
+        first, gained, growth = (
+            complete(seed_table(stratum.runs, column))
             for column in ("first_share", "gained_per_100", "growth")
-        }
-        first, gained, growth = (table.mean(axis=1) for table in tables.values())
-        grain = one_in_100(stratum.runs, tables["gained_per_100"].shape[1])
-        share = clipped(mean_interval(first), 0, 1)
-        more = mean_interval(gained, grain=grain)
-        evidence.add(
-            stratum.on,
-            "share of the training before the first intruder",
-            share,
-            expected=None,
-            phrase=f"first intruder after {said(share, 2, signed=False)} of the training",
         )
+        share = clipped(mean_interval(first.mean(axis=1)), 0, 1)
+        phrase = f"first intruder after {said(share, 2, signed=False)} of the training"
         evidence.add(
-            stratum.on,
-            "intruders per 100 vectors, end of training minus its middle",
-            more,
-            phrase=f"intruders per 100 vectors, end minus middle of the training, {said(more)}",
+            stratum.on, "share of the training before the first intruder", share, None, phrase=phrase
         )
+        more = mean_interval(gained.mean(axis=1), grain=one_in_100(stratum.runs, gained.shape[1]))
+        phrase = f"intruders per 100 vectors, end minus middle of the training, {said(more)}"
+        what = "intruders per 100 vectors, end of training minus its middle"
+        evidence.add(stratum.on, what, more, phrase=phrase)
         if len(growth):
             what = "doublings of an intruder's singular value since it appeared"
-            evidence.add(stratum.on, what, mean_interval(growth))
-    return evidence.finding(
-        CLAIM, runs=adapters["run_id"], tables={"By step": _by_step(steps), "By run": _by_run(runs)}
-    )
+            evidence.add(stratum.on, what, mean_interval(growth.mean(axis=1)))
+    measured = ["audits", "first_share", "gained_per_100", "growth"]
+    by_run = points_of(runs, ["base", "task", "described", "seed", "run_id", *measured])
+    tables = {
+        "By step": pd.DataFrame(_by_step(steps)),
+        "By run": by_run.rename(columns={"growth": "doublings"}),
+    }
+    return evidence.finding(adapters["run_id"], tables)
 
 
 def _traced(runs: pd.DataFrame, traces: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Summarize the traces: the runs with their summaries, and one row per run and step, summed over matrices."""
-    known = traces.assign(
-        squares=traces["frobenius"] ** 2,
-        relative=traces["largest_intruder_value"] / traces["base_largest_value"],
-    )
-    steps = known.groupby(["run_id", "step"], as_index=False).agg(
-        intruders=("intruders", "sum"),
-        vectors=("vectors", "sum"),
-        squares=("squares", "sum"),
-        relative=("relative", "median"),
-    )
-    steps["per_100"] = 100 * steps["intruders"] / steps["vectors"]
-    steps["update_frobenius"] = np.sqrt(steps["squares"])
-    grown: dict[str, list[float]] = {}
-    for (run_id, _), trace in known.dropna(subset=["relative"]).groupby(["run_id", "name"]):
-        grown.setdefault(str(run_id), []).append(_doublings(trace))
+    known = traces.assign(relative=traces["largest_intruder_value"] / traces["base_largest_value"])
+    steps = audits_during(traces)
+    steps["relative"] = known.groupby(["run_id", "step"])["relative"].median().to_numpy()
+    # Of every matrix with two audits of its leading intruder, whose value may be zero.
+    values = known.dropna(subset=["relative"]).sort_values("step").groupby(["run_id", "name"])["relative"]
+    first, last = values.first(), values.last()
+    ratios = (last / first).where((values.size() > 1) & (first > 0) & (last > 0))
+    growth = ratios.map(math.log2).groupby("run_id").mean()
     rows = []
     for run_id, trace in steps.groupby("run_id"):
         if len(trace) < 2:
@@ -107,7 +97,7 @@ def _traced(runs: pd.DataFrame, traces: pd.DataFrame) -> tuple[pd.DataFrame, pd.
                 "run_id": run_id,
                 "first_share": float(present.min()) / end if len(present) else math.nan,
                 "gained_per_100": float(trace["per_100"].iloc[-1]) - middle,
-                "growth": mean_interval(grown.get(str(run_id), [])).estimate,
+                "growth": float(growth.get(run_id, math.nan)),
                 "audits": len(trace),
             }
         )
@@ -119,50 +109,16 @@ def _traced(runs: pd.DataFrame, traces: pd.DataFrame) -> tuple[pd.DataFrame, pd.
     return known_runs, steps
 
 
-def _doublings(trace: pd.DataFrame) -> float:
-    """Return log2 of the last over the first value of a matrix's leading intruder; NaN with one audit of it."""
-    values = trace.sort_values("step")["relative"].to_numpy()
-    return (
-        float(np.log2(values[-1] / values[0]))
-        if len(values) > 1 and min(values[0], values[-1]) > 0
-        else math.nan
-    )
-
-
-def _by_step(steps: pd.DataFrame) -> pd.DataFrame:
-    rows = []
-    for (base, task, described, step), group in steps.groupby(["base", "task", "described", "step"]):
+def _by_step(steps: pd.DataFrame) -> Iterator[dict[str, object]]:
+    for setting, group in per_setting(steps, "method", "step"):
         count = mean_interval(group.groupby("seed")["per_100"].mean())
-        rows.append(
-            {
-                "base": base,
-                "task": task,
-                "setting": described,
-                "method": group["method"].iloc[0],
-                "step": step,
-                "share_of_training": group["share_of_training"].mean(),
-                **count.columns("intruders_per_100_vectors"),
-                "update_frobenius": group["update_frobenius"].mean(),
-                "intruder_over_base_value": group["relative"].mean(),
-                "seeds": group["seed"].nunique(),
-            }
-        )
-    return pd.DataFrame(rows)
-
-
-def _by_run(runs: pd.DataFrame) -> pd.DataFrame:
-    columns = [
-        "base",
-        "task",
-        "described",
-        "seed",
-        "run_id",
-        "audits",
-        "first_share",
-        "gained_per_100",
-        "growth",
-    ]
-    return runs[columns].rename(columns={"described": "setting", "growth": "doublings"})
+        yield setting | {
+            "share_of_training": group["share_of_training"].mean(),
+            **count.columns("intruders_per_100_vectors"),
+            "update_frobenius": group["update_frobenius"].mean(),
+            "intruder_over_base_value": group["relative"].mean(),
+            "seeds": group["seed"].nunique(),
+        }
 
 
 _STEPS = Axis("step", "training step")
@@ -170,44 +126,36 @@ _STEPS = Axis("step", "training step")
 _MEAN = "Mean over seeds"
 
 
-def charts(finding: Finding, palette: Palette) -> list[Chart]:
+def charts(finding: Finding, palette: Palette) -> Iterator[Chart]:
     """Draw intruders, singular values and update norm over training steps, one line per setting."""
-    made = []
     for part in parts(finding.tables.get("By step")):
         counts = lines(
             part.rows, palette, "step", "intruders_per_100_vectors", low="low", high="high", band=True
         )
+        yield Chart(
+            f"dynamics-intruders{part.slug}",
+            part.titled("Intruders in the course of training"),
+            _STEPS,
+            Axis("intruders_per_100_vectors", "intruders per 100 vectors", from_zero=True),
+            in_order(counts),
+            caption=f"{_MEAN}; the band is the 95 % interval over them, where there are several.",
+        )
         values = part.rows.dropna(subset=["intruder_over_base_value"])
-        made.append(
-            Chart(
-                f"dynamics-intruders{part.slug}",
-                part.titled("Intruders in the course of training"),
-                _STEPS,
-                Axis("intruders_per_100_vectors", "intruders per 100 vectors", from_zero=True),
-                in_order(counts),
-                caption=f"{_MEAN}; the band is the 95 % interval over them, where there are several.",
-            )
-        )
         if len(values):
-            made.append(
-                Chart(
-                    f"dynamics-values{part.slug}",
-                    part.titled("Singular value of the leading intruder"),
-                    _STEPS,
-                    Axis("intruder_over_base_value", "as a part of the base's largest", from_zero=True),
-                    in_order(lines(values, palette, "step", "intruder_over_base_value")),
-                    [Rule("y", 1.0, "the base's largest")],
-                    caption=f"{_MEAN} of the median over the matrices that have one.",
-                )
-            )
-        made.append(
-            Chart(
-                f"dynamics-norm{part.slug}",
-                part.titled("Size of the update"),
+            yield Chart(
+                f"dynamics-values{part.slug}",
+                part.titled("Singular value of the leading intruder"),
                 _STEPS,
-                Axis("update_frobenius", "Frobenius norm of all updates", from_zero=True),
-                in_order(lines(part.rows, palette, "step", "update_frobenius")),
-                caption=f"{_MEAN}.",
+                Axis("intruder_over_base_value", "as a part of the base's largest", from_zero=True),
+                in_order(lines(values, palette, "step", "intruder_over_base_value")),
+                [Rule("y", 1.0, "the base's largest")],
+                caption=f"{_MEAN} of the median over the matrices that have one.",
             )
+        yield Chart(
+            f"dynamics-norm{part.slug}",
+            part.titled("Size of the update"),
+            _STEPS,
+            Axis("update_frobenius", "Frobenius norm of all updates", from_zero=True),
+            in_order(lines(part.rows, palette, "step", "update_frobenius")),
+            caption=f"{_MEAN}.",
         )
-    return made

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -32,7 +32,7 @@ class ClaimFile(Protocol):
         """Return the finding that a study's tables allow."""
         ...
 
-    def charts(self, finding: Finding, palette: Palette) -> Sequence[Chart | Grid]:
+    def charts(self, finding: Finding, palette: Palette) -> Iterable[Chart | Grid]:
         """Draw the finding's tables."""
         ...
 
@@ -70,13 +70,8 @@ def conclude(folder: Path, names: Sequence[str]) -> list[Finding]:
 
 def _plain(finding: Finding) -> dict[str, Any]:
     """Return a finding as JSON values, without its tables, which follow from the study's."""
-    return {
-        "name": finding.name,
-        "question": finding.question,
-        "claim": finding.claim,
-        "verdict": finding.verdict,
-        "shown": finding.shown,
-        "decision": finding.decision,
+    texts = ("name", "question", "claim", "verdict", "shown", "decision")
+    return {name: getattr(finding, name) for name in texts} | {
         "answers": [_answer(answer) for answer in finding.answers],
         "effects": [_effect(effect) for effect in finding.effects],
         "seeds": int(finding.seeds),
@@ -87,11 +82,7 @@ def _plain(finding: Finding) -> dict[str, Any]:
 
 def _answer(answer: Effect) -> dict[str, Any]:
     """Return an effect that the claim speaks of as JSON values, with its decision."""
-    return {
-        "where": answer.where,
-        "base": answer.on.base,
-        "task": answer.on.task,
-        "what": answer.what,
+    return _on(answer) | {
         "decision": answer.decision,
         **_ends(answer.over_seeds),
         "expected": answer.side,
@@ -102,8 +93,11 @@ def _answer(answer: Effect) -> dict[str, Any]:
 
 
 def _effect(effect: Effect) -> dict[str, Any]:
-    on = {"where": effect.where, "base": effect.on.base, "task": effect.on.task, "what": effect.what}
-    return {"name": effect.name} | on | _ends(effect.interval) | {"seeds": int(effect.seeds)}
+    return {"name": effect.name} | _on(effect) | _ends(effect.interval) | {"seeds": int(effect.seeds)}
+
+
+def _on(effect: Effect) -> dict[str, Any]:
+    return {"where": effect.where} | effect.on.columns | {"what": effect.what}
 
 
 def _ends(interval: Interval) -> dict[str, float | None]:

@@ -15,10 +15,10 @@ from .shared.chosen_rates import Choice, choices
 from .shared.claim import Claim, Finding, Where
 from .shared.equal_score import at_equal_score
 from .shared.evidence import Evidence
-from .shared.pictures import LOSS_CHANGE, Palette, Part, parts, run_points
+from .shared.pictures import LOSS_CHANGE, Palette, parts, run_points
 from .shared.seed_tables import seeds_of_settings
 from .shared.statistics import partial_spearman, spearman
-from .shared.strata import LOSS_ALIKE, by_corpus, finished, strata
+from .shared.strata import LOSS_ALIKE, by_corpus, finished, points_of, strata
 from .shared.words import said
 
 CLAIM = Claim(
@@ -63,14 +63,14 @@ CONTROLS = {
 
 def analyse(results: Results) -> Finding:
     """Correlate intruders with the loss change over runs (Spearman), also with the update's size held fixed."""
-    evidence = Evidence(results.primary.get(CLAIM.name, ""))
+    evidence = Evidence(CLAIM, results)
     points, rows = [finished(results.runs).iloc[:0]], []
     for corpus, runs in by_corpus(results):
         for stratum in strata(finished(runs), LOSS_ALIKE):
-            equal, missed = at_equal_score(stratum)
-            evidence.notes += [*stratum.notes, *missed]
-            equal = equal[equal["loss_change"].notna() & equal["intruders"].notna()]
-            for choice in choices(stratum, equal, results.select):
+            equal = at_equal_score(stratum)
+            evidence.notes += equal.notes
+            measured = equal.runs.dropna(subset=["loss_change", "intruders"])
+            for choice in choices(equal.narrowed(measured), results.select):
                 evidence.notes += choice.notes
                 on = choice.on.narrowed(corpus)
                 correlations = {column: _correlations(choice.runs, column) for column in MEASURES}
@@ -84,11 +84,8 @@ def analyse(results: Results) -> Finding:
                         "same number of intruders or the same loss"
                     )
     together = pd.concat(points)
-    return evidence.finding(
-        CLAIM,
-        runs=together["run_id"],
-        tables={"Runs": _points(together), "Rank correlations": pd.DataFrame(rows)},
-    )
+    tables = {"Runs": _points(together), "Rank correlations": pd.DataFrame(rows)}
+    return evidence.finding(together["run_id"], tables)
 
 
 def _add(
@@ -96,34 +93,20 @@ def _add(
 ) -> None:
     """Add the correlation that the claim speaks of, then those with a control held fixed."""
     settings, seeds = runs["setting"].nunique(), seeds_of_settings(runs)
-    of_count = correlations["intruders"]
-    held = [
-        f"{said(of_count[fixed])} with the {_THE.get(fixed, fixed)} held fixed"
-        for fixed in CONTROLS
-        if fixed in of_count
-    ]
-    plain = f"rank correlation of intruders with pre-training loss {said(of_count['nothing'])}"
-    evidence.add(
-        on,
-        "Spearman of intruders and loss change",
-        of_count["nothing"],
-        seeds=seeds,
-        lacking=f"more than {settings} settings",
-        phrase=", ".join([f"{plain} over {settings} settings", *held]),
-    )
+    of_count = dict(correlations["intruders"])
+    plain = of_count.pop("nothing")
+    text = f"rank correlation of intruders with pre-training loss {said(plain)} over {settings} settings"
+    for fixed, correlation in of_count.items():
+        text += f", {said(correlation)} with the {_THE.get(fixed, fixed)} held fixed"
+    lacking = f"more than {settings} settings"
+    what = "Spearman of intruders and loss change"
+    evidence.add(on, what, plain, seeds=seeds, lacking=lacking, phrase=text)
+    others = correlations | {"intruders": of_count}
     for column, name in MEASURES.items():
-        for fixed, correlation in correlations[column].items():
-            if fixed == "nothing" and column == "intruders":
-                continue  # added above
-            held_fixed = "" if fixed == "nothing" else f", {fixed} held fixed"
-            evidence.add(
-                on,
-                f"Spearman of {name} and loss change{held_fixed}",
-                correlation,
-                None,
-                phrase="",
-                seeds=seeds,
-            )
+        for fixed, correlation in others[column].items():
+            what = f"Spearman of {name} and loss change"
+            what += "" if fixed == "nothing" else f", {fixed} held fixed"
+            evidence.add(on, what, correlation, None, phrase="", seeds=seeds)
 
 
 _THE = {"update norm": "update's norm", "output energy": "update's output energy"}
@@ -144,8 +127,7 @@ def _rows(choice: Choice, correlations: dict[str, dict[str, Interval]]) -> list[
     runs = choice.runs
     return [
         {
-            "base": choice.on.base,
-            "task": choice.on.task,
+            **choice.on.columns,
             "corpus": runs["corpus"].iloc[0],
             "rates": choice.name or "all",
             "measure": measure,
@@ -166,12 +148,7 @@ def _points(runs: pd.DataFrame) -> pd.DataFrame:
         "intruder_energy_share", "update_frobenius", "update_output_energy", "loss_change", "loss_change_low",
         "loss_change_high", "accuracy", "corpus",
     ]  # fmt: skip
-    return (
-        runs[columns]
-        .drop_duplicates(["run_id", "corpus"])
-        .rename(columns={"described": "setting"})
-        .reset_index(drop=True)
-    )
+    return points_of(runs.drop_duplicates(["run_id", "corpus"]), columns)
 
 
 _SIDES = {
@@ -190,31 +167,22 @@ _SIDES = {
 }
 
 
-def _by_corpus(finding: Finding) -> Iterator[Part]:
-    """Split the runs by base and task, and by corpus if there are several."""
+def charts(finding: Finding, palette: Palette) -> Iterator[Chart]:
+    """Draw the loss change over the intruder count, their energy share, and the update's norm and output energy."""
     table = finding.tables.get("Runs")
     several = table is not None and table["corpus"].nunique() > 1
-    return parts(table, "base", "task", "corpus") if several else parts(table)
-
-
-def charts(finding: Finding, palette: Palette) -> list[Chart]:
-    """Draw the loss change over the intruder count, their energy share, and the update's norm and output energy."""
-    made = []
-    for part in _by_corpus(finding):
+    for part in parts(table, "base", "task", *["corpus"] * several):
         for column, (short, what, unit) in _SIDES.items():
             if not bool(part.rows[column].notna().any()):
                 continue
             series, note = run_points(
                 part.rows, palette, column, "loss_change", low="loss_change_low", high="loss_change_high"
             )
-            made.append(
-                Chart(
-                    f"forgetting-{short}{part.slug}",
-                    part.titled(f"Forgetting over {what}"),
-                    Axis(column, unit),
-                    LOSS_CHANGE,
-                    series,
-                    caption=f"A point a run, with the 95 % interval over documents.{note}",
-                )
+            yield Chart(
+                f"forgetting-{short}{part.slug}",
+                part.titled(f"Forgetting over {what}"),
+                Axis(column, unit),
+                LOSS_CHANGE,
+                series,
+                caption=f"A point a run, with the 95 % interval over documents.{note}",
             )
-    return made

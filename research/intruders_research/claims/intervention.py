@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pandas as pd
 
+from intruders.charts.chart import Axis, Chart, Rule
 from intruders.measures.intervals import Interval, mean_interval
 from intruders.mitigation.remedies.remedy_table import CONTROL_NAMES, INTRUDERS
 from intruders.studies.results import Results
 
-from .intervention_charts import charts
 from .shared.claim import Claim, Finding, Where
 from .shared.evidence import Evidence
+from .shared.pictures import Palette, Part, lines, parts, slug
 from .shared.seed_tables import complete, seeds_in
-from .shared.strata import MEASURED_ALIKE, finished, strata
+from .shared.strata import MEASURED_ALIKE, finished, per_setting, strata
 from .shared.words import NOT_MEASURED, said
-
-__all__ = ["CLAIM", "analyse", "charts"]
 
 CLAIM = Claim(
     name="intervention",
@@ -55,9 +54,9 @@ def analyse(results: Results) -> Finding:
     points = results.interventions.merge(runs[columns + list(MEASURED_ALIKE)], on="run_id")
     points["which"] = points["which"].fillna("all")
     is_top = points["which"] == "top"
-    if is_top.any():
+    if is_top.any():  # an empty column is of numbers
         points.loc[is_top, "described"] += OF_TOP
-    evidence = Evidence(results.primary.get(CLAIM.name, ""))
+    evidence = Evidence(CLAIM, results)
     for stratum in strata(points, (*MEASURED_ALIKE, "which")):
         evidence.notes += stratum.notes
         below = stratum.runs[stratum.runs["scale"] < 1]
@@ -76,7 +75,7 @@ def analyse(results: Results) -> Finding:
         evidence.notes.append(
             f"{without} finished runs have no intruders, so that there was nothing to scale"
         )
-    return evidence.finding(CLAIM, runs=points["run_id"], tables={TABLE: _by_scale(points)})
+    return evidence.finding(points["run_id"], {TABLE: pd.DataFrame(_by_scale(points))})
 
 
 def _on_corpus(losses: pd.DataFrame, corpus: str) -> dict[str, Interval]:
@@ -91,23 +90,22 @@ def _on_corpus(losses: pd.DataFrame, corpus: str) -> dict[str, Interval]:
     }
 
 
-def _add_corpus(evidence: Evidence, on: Where, changes: Mapping[str, Interval]) -> None:
+def _add_corpus(evidence: Evidence, on: Where, changes: dict[str, Interval]) -> None:
     """Add the losses on one corpus: under scaled intruders, and under each control against that."""
-    loss = changes[INTRUDERS]
+    loss, resized = changes.pop(INTRUDERS), changes.pop(RESIZED)
     what = "loss change, intruders scaled down"
-    phrase = f"loss change with the intruders scaled down {said(loss, 3)}{_said_over(loss)}"
+    phrase = f"loss change with the intruders scaled down {said(loss, 3)}"
+    phrase += f" over {_over(loss)}" if _over(loss) else ""
     evidence.add(on, what, loss, expected=-1, digits=3, phrase=phrase, over=_over(loss))
-    rivals = [control for control in changes if control not in (INTRUDERS, RESIZED)]
-    measured = [control for control in rivals if not math.isnan(changes[control].estimate)]
-    for control in measured:
-        name, change = CONTROL_NAMES.get(control, control), changes[control]
+    rivals = {control: change for control, change in changes.items() if not math.isnan(change.estimate)}
+    for control, change in rivals.items():
+        name = CONTROL_NAMES.get(control, control)
         what = f"loss under {name} minus that under the intruders"
         phrase = f"{name} minus that {said(change, 3)}"
         evidence.add(on, what, change, digits=3, phrase=phrase, over=_over(change))
-    if not measured:
+    if not rivals:
         evidence.add(on, "loss under a control minus that", NOT_MEASURED, phrase="", lacking="controls")
         evidence.notes.append(f"{on.label}: no controls were measured, so that no cause can be told")
-    resized = changes[RESIZED]
     if not math.isnan(resized.estimate):
         what = "loss change, intruders scaled down at the update's norm"
         phrase = f"at the update's own norm {said(resized, 3)}"
@@ -133,10 +131,6 @@ def _over(change: Interval) -> str:
     return "documents" if change.n == 1 and change.has_ends else ""
 
 
-def _said_over(change: Interval) -> str:
-    return f" over {_over(change)}" if _over(change) else ""
-
-
 def _change(points: pd.DataFrame, column: str) -> Interval:
     """Average over scales, then settings, then seeds, with an interval over seeds.
 
@@ -158,23 +152,90 @@ def _change(points: pd.DataFrame, column: str) -> Interval:
     return over_documents if over_documents.has_ends else over_seeds
 
 
-def _by_scale(points: pd.DataFrame) -> pd.DataFrame:
-    rows: list[dict[str, object]] = []
-    keys = ["base", "task", "described", "measure", "on", "control", "scale"]
+def _by_scale(points: pd.DataFrame) -> Iterator[dict[str, object]]:
+    keys = ["measure", "on", "control", "scale"]
     # A hundred groups: with all columns of the runs, most of the time would go into copies of what is not looked at.
     runs, measured = ["seed", "setting", "run_id"], ["value", "base_value"]
     changes = [f"{name}{end}" for name in ("change", "against_intruders") for end in ("", "_low", "_high")]
-    for values, group in points[[*keys, *runs, *measured, *changes]].groupby(keys):
-        change = _change(group, "change")
-        against = _change(group, "against_intruders")
-        rows.append(
-            {
-                **dict(zip(["base", "task", "setting", *keys[3:]], values, strict=True)),
-                "value": group["value"].mean(),
-                "base_value": group["base_value"].mean(),
-                **change.columns("change"),
-                **against.columns("against_intruders", "against_"),
-                "seeds": seeds_in(group),
-            }
-        )
-    return pd.DataFrame(rows)
+    known = points[["base", "task", "described", *keys, *runs, *measured, *changes]]
+    for setting, group in per_setting(known, *keys):
+        yield setting | {
+            "value": group["value"].mean(),
+            "base_value": group["base_value"].mean(),
+            **_change(group, "change").columns("change"),
+            **_change(group, "against_intruders").columns("against_intruders", "against_"),
+            "seeds": seeds_in(group),
+        }
+
+
+_NAMES = {
+    "intruders": "the intruders",
+    "shrink": "control: complete update, same norm",
+    "shrink-output": "control: complete update, same output",
+    "random": "control: random other vectors",
+    "neighbours": "control: neighboring vectors",
+    "update": "control: directions of the update",
+    "complement": "control: rest of the update, same norm",
+    "resized": "the intruders, at the update's own norm",
+}
+
+_TITLES = {
+    "loss": "Pre-training loss",
+    "accuracy": "Task accuracy",
+    "gain": "Gain over interpolation at equal task loss",
+}
+
+_UNITS = {"loss": "loss change, nats/token", "accuracy": "accuracy change", "gain": "gain, nats/token"}
+
+_MOST_SETTINGS = 4  # of one base and task; the table has all
+
+
+def charts(finding: Finding, palette: Palette) -> Iterator[Chart]:
+    """Draw the change over the scale, one line per control, for the settings that forgot most."""
+    own = Palette()  # controls are no settings
+    for stratum in parts(finding.tables.get(TABLE)):
+        for setting in _forgot_most(stratum.rows):
+            of_setting = stratum.rows[stratum.rows["setting"] == setting]
+            for part in parts(of_setting.sort_values("measure", ascending=False), "measure", "on"):
+                yield _chart(part, stratum, own)  # loss before accuracy
+
+
+def _chart(part: Part, stratum: Part, palette: Palette) -> Chart:
+    first = part.rows.iloc[0]
+    measure = str(first["measure"])
+    whole = float(first["base_value"]) - _tuned_value(part.rows)
+    is_loss = measure == "loss" and math.isfinite(whole)
+    return Chart(
+        f"intervention{stratum.slug}{slug(str(first['setting']))}-{measure}{slug(str(first['on']))}",
+        stratum.titled(f"{_TITLES.get(measure, measure)} on {first['on']}, {first['setting']}"),
+        Axis("scale", "scale (1: as tuned, 0: removed)"),
+        Axis(f"{measure}_change", _UNITS.get(measure, measure)),
+        lines(_from_tuned(part.rows), palette, "scale", "change", name="what", low="low", high="high"),
+        [Rule("y", 0.0), Rule("y", whole, "as low as the base")] if is_loss else [Rule("y", 0.0)],
+        caption="Against the tuned model; intervals over seeds, where there are several.",
+    )
+
+
+def _forgot_most(rows: pd.DataFrame) -> list[str]:
+    """Return the settings with the largest rise of the loss over the base, the largest first."""
+    losses = rows[rows["measure"] == "loss"]
+    risen = (losses["value"] - losses["change"] - losses["base_value"]).groupby(losses["setting"]).max()
+    known = list(risen.sort_values(ascending=False).index)
+    return (known or list(dict.fromkeys(rows["setting"])))[:_MOST_SETTINGS]
+
+
+def _tuned_value(rows: pd.DataFrame) -> float:
+    """Return the tuned model's measure: at scale 1, or what other rows say that they changed from."""
+    return float((rows["value"] - rows["change"]).mean())
+
+
+def _from_tuned(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of every control with their common point: at scale 1 nothing is changed."""
+    named = rows.assign(what=[_NAMES.get(control, control) for control in rows["control"]])
+    named = named[named["scale"] != 1]
+    start = pd.DataFrame(
+        {"what": list(dict.fromkeys(named["what"])), "scale": 1.0, "change": 0.0, "low": 0.0, "high": 0.0}
+    )
+    order = {name: i for i, name in enumerate(_NAMES.values())}
+    whole = pd.concat([named, start], ignore_index=True)
+    return whole.sort_values("what", key=lambda names: names.map(order), kind="stable")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
-from dataclasses import replace
 
 import pandas as pd
 
@@ -16,7 +14,7 @@ from intruders.studies.results import Results
 from .shared.claim import Claim, Finding
 from .shared.equal_score import without_missed
 from .shared.evidence import Evidence
-from .shared.pictures import Palette, by_method_and_rank, listed, parts
+from .shared.pictures import Palette, listed, parts
 from .shared.seed_tables import seeds_of_settings
 from .shared.statistics import ratio_interval
 from .shared.strata import LOSS_ALIKE, Stratum, finished, strata
@@ -47,46 +45,37 @@ _WITH = {"intruders": "intruders", "frobenius": "update norm"}
 
 def analyse(results: Results) -> Finding:
     """Correlate the parts of a model's loss rise with intruders over its matrices; the mean is over settings."""
-    evidence = Evidence(results.primary.get(CLAIM.name, ""))
+    evidence = Evidence(CLAIM, results)
     rows: list[dict[str, object]] = []
     runs = finished(results.runs)
     for stratum in strata(runs[runs["run_id"].isin(results.attributions["run_id"])], LOSS_ALIKE):
-        evidence.notes += stratum.notes
-        reached, notes = without_missed(stratum)
-        evidence.notes += notes
-        of_runs = [*_rows(replace(stratum, runs=reached), results.attributions)]
+        reached = without_missed(stratum)
+        evidence.notes += reached.notes
+        of_runs = [*_rows(reached, results.attributions)]
         rows += of_runs
         if of_runs:
             _add(evidence, stratum, pd.DataFrame(of_runs))
     table = pd.DataFrame(rows)
-    return evidence.finding(
-        CLAIM, runs=[row["run_id"] for row in rows], tables={TABLE: table} if rows else {}
-    )
+    return evidence.finding([row["run_id"] for row in rows], {TABLE: table})
 
 
 def _rows(stratum: Stratum, attributions: pd.DataFrame) -> Iterator[dict[str, object]]:
     for row in stratum.runs.itertuples():
         own = attributions[attributions["run_id"] == row.run_id]
-        inside = own["part_of_intruders"].sum() if own["part_of_intruders"].notna().any() else math.nan
-        yield {
-            "base": stratum.on.base,
-            "task": stratum.on.task,
+        yield stratum.on.columns | {
             "setting": row.described,
             "seed": row.seed,
             "run_id": row.run_id,
             "corpus": own["corpus"].iloc[0],
             "rise": float(own["rise"].iloc[0]),
             "intruders": int(own["intruders"].sum()),
-            **{f"correlation_{name}": _over_matrices(own, name) for name in _WITH},
-            "rise_inside": float(inside),
+            **{
+                f"correlation_{name}": float(spearman(*own[["part", name]].dropna().to_numpy().T))
+                for name in _WITH
+            },
+            "rise_inside": float(own["part_of_intruders"].sum(min_count=1)),
             "matrices": len(own),
         }
-
-
-def _over_matrices(own: pd.DataFrame, name: str) -> float:
-    """The correlation of the parts of the rise with a column, over the matrices that have both."""
-    both = own[["part", name]].dropna()
-    return float(spearman(both["part"], both[name]))
 
 
 def _add(evidence: Evidence, stratum: Stratum, rows: pd.DataFrame) -> None:
@@ -128,29 +117,19 @@ def _add(evidence: Evidence, stratum: Stratum, rows: pd.DataFrame) -> None:
     )
 
 
-def charts(finding: Finding, palette: Palette) -> list[Chart]:
+def charts(finding: Finding, palette: Palette) -> Iterator[Chart]:
     """Draw the correlation of every setting, mean over its seeds."""
-    made = []
+    column = "correlation_intruders"
     for part in parts(finding.tables.get(TABLE)):
-        rows = (
-            part.rows.dropna(subset=["correlation_intruders"])
-            .groupby("setting")[["correlation_intruders"]]
-            .mean()
-            .reset_index()
-        )
-        if rows.empty:
-            continue
-        made.append(
-            listed(
+        rows = part.rows.groupby("setting")[column].mean().dropna().reset_index()
+        if len(rows):
+            yield listed(
                 f"places-correlations{part.slug}",
                 part.titled("Forgetting and intruders over matrices"),
                 rows,
                 palette,
-                Axis("correlation_intruders", "Spearman's correlation over the matrices of a model"),
-                value="correlation_intruders",
-                order=by_method_and_rank(rows["setting"]),
+                Axis(column, "Spearman's correlation over the matrices of a model"),
+                value=column,
                 rules=[Rule("x", 0.0)],
                 caption="Each mark is a setting, mean over its seeds.",
             )
-        )
-    return made

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from intruders.charts.chart import Axis, Chart, Rule
-from intruders.measures.intervals import Interval, mean_interval
+from intruders.measures.intervals import mean_interval
 from intruders.studies.results import Results
 
 from .shared.chosen_rates import choices
-from .shared.claim import Claim, Finding, Where
+from .shared.claim import Claim, Finding
 from .shared.equal_score import at_equal_score
 from .shared.evidence import Evidence
-from .shared.pictures import LOSS_CHANGE, Palette, Part, listed, parts, run_points
+from .shared.pictures import LOSS_CHANGE, Palette, listed, parts, run_points
 from .shared.prediction import correlation_difference, held_out_errors
 from .shared.seed_tables import seeds_of_settings
 from .shared.statistics import partial_spearman, spearman
-from .shared.strata import LOSS_ALIKE, by_corpus, finished, strata
+from .shared.strata import LOSS_ALIKE, Stratum, by_corpus, finished, points_of, strata
 
 CLAIM = Claim(
     name="predictors",
@@ -60,16 +60,15 @@ PREDICTORS = {
     "a_movement": "movement of A",
 }
 _KL, _AGAINST = "kl_prompts", ("intruders", "update_frobenius")
-_FIXED = "update_frobenius"
 _FEWEST = 5  # settings
 
 
-@dataclass(frozen=True)
-class _Comparison:
+class _Comparison(Stratum):
     """The runs of one base, task and corpus that are compared."""
 
-    on: Where
-    runs: pd.DataFrame
+    @property
+    def where(self) -> dict[str, Any]:
+        return self.on.columns | {"part": self.on.part}
 
     @property
     def settings(self) -> list[str]:
@@ -90,14 +89,13 @@ class _Comparison:
 
 def analyse(results: Results) -> Finding:
     """Correlate every predictor with the loss change over runs at one score, and compare the KL with the others."""
-    evidence = Evidence(results.primary.get(CLAIM.name, ""))
+    evidence = Evidence(CLAIM, results)
     compared: list[_Comparison] = []
     for corpus, runs in by_corpus(results):
         for stratum in strata(finished(runs), LOSS_ALIKE):
-            equal, missed = at_equal_score(stratum)
-            evidence.notes += [*stratum.notes, *missed]
-            equal = equal[equal["loss_change"].notna()]
-            for choice in choices(stratum, equal, results.select):
+            equal = at_equal_score(stratum)
+            evidence.notes += equal.notes
+            for choice in choices(equal.narrowed(equal.runs.dropna(subset="loss_change")), results.select):
                 evidence.notes += choice.notes
                 each = _Comparison(choice.on.narrowed(corpus), choice.runs)
                 if len(set(each.settings)) >= _FEWEST and _KL in each.known:
@@ -111,7 +109,7 @@ def analyse(results: Results) -> Finding:
             RUNS: pd.concat([_points(each) for each in compared], ignore_index=True),
         }
     ids = [run_id for each in compared for run_id in each.runs["run_id"]]
-    return evidence.finding(CLAIM, runs=ids, tables=tables)
+    return evidence.finding(ids, tables)
 
 
 def _add(evidence: Evidence, each: _Comparison) -> None:
@@ -144,13 +142,9 @@ def _correlations(each: _Comparison) -> Iterator[dict[str, object]]:
     change = each.column("loss_change")
     for name in each.known:
         plain = spearman(each.column(name), change, each.settings)
-        held = (
-            Interval(math.nan, -math.inf, math.inf)
-            if name == _FIXED
-            else partial_spearman(each.column(name), change, [each.column(_FIXED)], each.settings)
-        )
+        held = partial_spearman(each.column(name), change, [each.column("update_frobenius")], each.settings)
         yield {
-            **_where(each),
+            **each.where,
             "predictor": PREDICTORS[name],
             **plain.columns("correlation"),
             **held.columns("norm_held_fixed", "fixed_"),
@@ -172,17 +166,13 @@ def _held_out(each: _Comparison) -> Iterator[dict[str, object]]:
         )[is_known]
         means = by_setting.groupby("setting").mean()
         yield {
-            **_where(each),
+            **each.where,
             "predictor": PREDICTORS[name],
             "error": float(means["error"].mean()),
             "error_of_none": float(means["none"].mean()),
             **mean_interval(means["gain"]).columns("gain"),
             "settings": len(means),
         }
-
-
-def _where(each: _Comparison) -> dict[str, object]:
-    return {"base": each.on.base, "task": each.on.task, "part": each.on.part}
 
 
 def _points(each: _Comparison) -> pd.DataFrame:
@@ -197,43 +187,34 @@ def _points(each: _Comparison) -> pd.DataFrame:
         "accuracy",
         "corpus",
     ]
-    points = each.runs[columns].rename(columns={"described": "setting"})
-    on = each.on
-    return points.assign(base=on.base, task=on.task, part=on.part).reset_index(drop=True)
+    return points_of(each.runs, columns).assign(**each.where)
 
 
-def charts(finding: Finding, palette: Palette) -> list[Chart]:
+def charts(finding: Finding, palette: Palette) -> Iterator[Chart]:
     """Draw the correlations of all predictors, and the loss change over the KL, the intruders and the norm."""
-    made = []
     for part in parts(finding.tables.get(CORRELATIONS), "base", "task", "part"):
-        made.append(
-            listed(
-                f"predictors-correlations{part.slug}",
-                part.titled("Rank correlation with the loss change"),
-                part.rows.replace([-math.inf, math.inf], math.nan),
-                Palette(),
-                Axis("correlation", "Spearman's correlation over runs"),
-                by="predictor",
-                value="correlation",
-                low="low",
-                high="high",
-                rules=[Rule("x", 0.0)],
-                caption="Each mark is a predictor, the bar its 95 % interval over settings.",
-            )
+        yield listed(
+            f"predictors-correlations{part.slug}",
+            part.titled("Rank correlation with the loss change"),
+            part.rows.replace([-math.inf, math.inf], math.nan),
+            Palette(),
+            Axis("correlation", "Spearman's correlation over runs"),
+            by="predictor",
+            value="correlation",
+            low="low",
+            high="high",
+            rules=[Rule("x", 0.0)],
+            caption="Each mark is a predictor, the bar its 95 % interval over settings.",
         )
     for part in parts(finding.tables.get(RUNS), "base", "task", "part"):
-        made += [_over(part, name, palette) for name in (_KL, *_AGAINST)]
-    return made
-
-
-def _over(part: Part, name: str, palette: Palette) -> Chart:
-    unit = {"kl_prompts": ", nats per token"}.get(name, "")
-    series, note = run_points(part.rows, palette, name, "loss_change")
-    return Chart(
-        f"predictors-{name.replace('_', '-')}{part.slug}",
-        part.titled(f"Forgetting over {PREDICTORS[name]}"),
-        Axis(name, f"{PREDICTORS[name]}{unit}"),
-        LOSS_CHANGE,
-        series,
-        caption=f"Each mark is a run.{note}",
-    )
+        for name in (_KL, *_AGAINST):
+            unit = ", nats per token" if name == _KL else ""
+            series, note = run_points(part.rows, palette, name, "loss_change")
+            yield Chart(
+                f"predictors-{name.replace('_', '-')}{part.slug}",
+                part.titled(f"Forgetting over {PREDICTORS[name]}"),
+                Axis(name, f"{PREDICTORS[name]}{unit}"),
+                LOSS_CHANGE,
+                series,
+                caption=f"Each mark is a run.{note}",
+            )

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
-from intruders.measures.intervals import LEVEL, Interval, mean_interval
+from intruders.measures.intervals import LEVEL, NOTHING, Interval, mean_interval
 from intruders.studies.compare_settings import settings_in
 
-from .shared.seed_tables import complete, one_in_100
+from .shared.claim import Where
+from .shared.seed_tables import complete, one_in_100, seed_table
 from .shared.statistics import slope
 
 # In the names of effects, by which advice on the rank finds them.
@@ -31,12 +33,13 @@ class RankSeries:
     def ranks(self) -> list[float]:
         return sorted(self.runs["rank"].unique())
 
+    def notes(self, on: Where) -> list[str]:
+        told = f"{on.label}, {self.rule}: each rank has a learning rate of its own"
+        return [told] if self.rates_differ else []
+
     def table(self, column: str) -> pd.DataFrame:
         """Return a column by seed (rows) and rank (columns), without gaps."""
-        values = pd.DataFrame(
-            {name: self.runs[of] for name, of in (("seed", "seed"), ("rank", "rank"), ("value", column))}
-        ).dropna()
-        return complete(values.pivot_table(index="seed", columns="rank", values="value", aggfunc="mean"))
+        return complete(seed_table(self.runs, column, by="rank"))
 
     def trend(self, column: str) -> Interval:
         """Return the change per doubling of the rank: each seed's least-squares slope on log2 r, mean over seeds."""
@@ -112,8 +115,8 @@ class Valley:
     depth: Interval
 
 
-def valley(table: pd.DataFrame) -> Valley | None:
-    """Return the deepest inner rank of the loss; None with fewer than three ranks.
+def valley(table: pd.DataFrame) -> Valley:
+    """Return the deepest inner rank of the loss; NaN with fewer than three ranks.
 
     For an inner rank r the losses at the least and at the greatest rank minus that at r, paired by seed, each with
     Student's interval at level 1 - 0.05 / (number of inner ranks), since the deepest of them is chosen after looking
@@ -123,7 +126,7 @@ def valley(table: pd.DataFrame) -> Valley | None:
     """
     ranks = sorted(table.columns)
     if len(ranks) < 3 or table.empty:
-        return None
+        return Valley(math.nan, NOTHING)
     level = 1 - (1 - LEVEL) / (len(ranks) - 2)
     valleys = []
     for rank in ranks[1:-1]:

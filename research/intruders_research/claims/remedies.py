@@ -23,7 +23,7 @@ from .shared.equal_score import without_missed
 from .shared.evidence import Evidence
 from .shared.pictures import Palette, Part, parts, values
 from .shared.strata import LOSS_ALIKE, Stratum, finished, strata
-from .shared.words import points_said, said
+from .shared.words import NOT_MEASURED, points_said, said
 
 CLAIM = Claim(
     name="remedies",
@@ -70,46 +70,44 @@ _KIND_OF_METHOD = {
 
 @dataclass(frozen=True)
 class Candidate:
-    """One way of having less forgetting than the baseline, by seed."""
+    """One way of having less forgetting than the baseline, by seed, and what it saves."""
 
     kind: str
     name: str
     table: pd.DataFrame  # seed: loss_change, accuracy
     control: str = ""  # of a change after training: what was scaled
     scale: float | None = None  # to which
+    saved: Interval = NOT_MEASURED  # nats a token less than the baseline, paired by seed
+    cost: Interval = NOT_MEASURED  # points of accuracy less than the baseline
+
+    @property
+    def ratio(self) -> float:
+        """The nats saved per point lost; NaN unless points are clearly lost."""
+        return self.saved.estimate / self.cost.estimate if self.cost.is_above_zero else math.nan
 
     @property
     def is_remedy(self) -> bool:
         return self.kind not in (CONTROL, REFERENCE)
 
 
-@dataclass(frozen=True)
-class StudiedRemedy:
-    """A candidate against the baseline."""
-
-    candidate: Candidate
-    saved: Interval  # nats a token less than the baseline, paired by seed
-    cost: Interval  # points of accuracy less than the baseline
-
-
 def analyse(results: Results) -> Finding:
     """Compare every remedy with plain LoRA, paired by seed: forgetting saved, task score lost, Pareto frontier."""
-    evidence = Evidence(results.primary.get(CLAIM.name, ""))
+    evidence = Evidence(CLAIM, results)
     rows: list[dict[str, object]] = []
     used: set[str] = set()
     for stratum in strata(finished(results.runs), LOSS_ALIKE):
         runs = stratum.runs[stratum.runs["loss_change"].notna()]
-        reached, notes = without_missed(replace(stratum, runs=runs))
-        baseline = _baseline(reached)
-        evidence.notes += [*stratum.notes, *notes]
+        reached = without_missed(stratum.narrowed(runs))
+        baseline = _baseline(reached.runs)
+        evidence.notes += reached.notes
         if baseline is None:
             continue
         plain = _by_seed(baseline)
-        candidates = list(_candidates(reached, baseline, results))
+        candidates = list(_candidates(reached.runs, baseline, results))
         level = 1 - (1 - LEVEL) / max(1, sum(each.is_remedy for each in candidates))
         compared = [_compared(each, plain, level) for each in candidates]
         known = [each for each in compared if not math.isnan(each.saved.estimate)]
-        remedies = [each for each in known if each.candidate.is_remedy]
+        remedies = [each for each in known if each.is_remedy]
         if not remedies:
             continue
         described = str(baseline["described"].iloc[0])
@@ -118,27 +116,26 @@ def analyse(results: Results) -> Finding:
         rows += _rows(stratum, [start, *known])
         _add(evidence, stratum, remedies, described)
     gains, of_gains = at_equal_task_loss.add_gains(evidence, results)
-    tables = {TABLE: pd.DataFrame(rows)} if rows else {}
-    if gains:
-        tables[at_equal_task_loss.TABLE] = pd.DataFrame(gains)
     while_training = add_training_gains(evidence, results)
-    if while_training:
-        tables[WHILE_TRAINING] = pd.DataFrame(while_training)
-    return evidence.finding(CLAIM, runs=used or of_gains, tables=tables)
+    tables = {TABLE: rows, at_equal_task_loss.TABLE: gains, WHILE_TRAINING: while_training}
+    made = {title: pd.DataFrame(table) for title, table in tables.items() if table}
+    return evidence.finding(used or of_gains, made)
 
 
-def _add(evidence: Evidence, stratum: Stratum, remedies: Sequence[StudiedRemedy], plain: str) -> None:
+def _add(evidence: Evidence, stratum: Stratum, remedies: Sequence[Candidate], plain: str) -> None:
     """Add every remedy, the one that saves most first; the claim speaks of the best."""
     # Of those that clearly save, where there are such: an estimate of one seed may be larger, and shows nothing.
     best = max(remedies, key=lambda each: (each.saved.is_above_zero, each.saved.estimate))
     clear = sum(each.saved.is_above_zero for each in remedies)
     verdict = (
         f"{clear} of {len(remedies)} remedies clearly save forgetting against {plain}; most saves "
-        f"{best.candidate.name}, {said(best.saved, 3)} nats, and {points_said(best.cost)}{_ratio_said(best)}"
+        f"{best.name}, {said(best.saved, 3)} nats, and {points_said(best.cost)}"
     )
+    if best.cost.is_above_zero:
+        verdict += f", {best.ratio:.3f} nats a point"
     for each in sorted(remedies, key=lambda each: -each.saved.estimate):
         is_best = each is best
-        what = f"nats of forgetting saved by {each.candidate.name}"
+        what = f"nats of forgetting saved by {each.name}"
         phrase = verdict if is_best else ""
         evidence.add(stratum.on, what, each.saved, 1 if is_best else None, digits=3, phrase=phrase)
 
@@ -201,43 +198,34 @@ def _candidates(runs: pd.DataFrame, baseline: pd.DataFrame, results: Results) ->
         yield Candidate(kind, name, table.groupby(level=0).mean(), str(control), float(str(scale)))
 
 
-def _compared(candidate: Candidate, baseline: pd.DataFrame, level: float) -> StudiedRemedy:
+def _compared(candidate: Candidate, baseline: pd.DataFrame, level: float) -> Candidate:
     difference = (baseline - candidate.table).dropna(subset=["loss_change"])
-    return StudiedRemedy(
-        replace(candidate, table=candidate.table.loc[candidate.table.index.isin(difference.index)]),
-        mean_interval(difference["loss_change"], level=level),
-        mean_interval(100 * difference["accuracy"]),
+    return replace(
+        candidate,
+        table=candidate.table.loc[candidate.table.index.isin(difference.index)],
+        saved=mean_interval(difference["loss_change"], level=level),
+        cost=mean_interval(100 * difference["accuracy"]),
     )
 
 
-def _ratio(remedy: StudiedRemedy) -> float:
-    """Return the nats saved per point lost; NaN unless points are clearly lost."""
-    return remedy.saved.estimate / remedy.cost.estimate if remedy.cost.is_above_zero else math.nan
-
-
-def _ratio_said(remedy: StudiedRemedy) -> str:
-    return "" if math.isnan(_ratio(remedy)) else f", {_ratio(remedy):.3f} nats a point"
-
-
-def _rows(stratum: Stratum, remedies: list[StudiedRemedy]) -> list[dict[str, object]]:
-    rows: list[dict[str, object]] = []
+def _rows(stratum: Stratum, remedies: list[Candidate]) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
     for remedy in remedies:
-        table = remedy.candidate.table
+        table = remedy.table
         loss, score = mean_interval(table["loss_change"]), mean_interval(100 * table["accuracy"])
         rows.append(
-            {
-                "base": stratum.on.base,
-                "task": stratum.on.task,
-                "kind": remedy.candidate.kind,
-                "remedy": remedy.candidate.name,
+            stratum.on.columns
+            | {
+                "kind": remedy.kind,
+                "remedy": remedy.name,
                 **score.columns("accuracy_points", "accuracy_"),
                 **loss.columns("loss_change", "loss_"),
                 **remedy.saved.columns("saved", "saved_"),
                 **remedy.cost.columns("points_lost", "lost_"),
-                "saved_per_point": _ratio(remedy),
+                "saved_per_point": remedy.ratio,
                 "on_frontier": False,
-                "control": remedy.candidate.control,
-                "scale": remedy.candidate.scale,
+                "control": remedy.control,
+                "scale": remedy.scale,
                 "seeds": len(table),
             }
         )
@@ -246,31 +234,29 @@ def _rows(stratum: Stratum, remedies: list[StudiedRemedy]) -> list[dict[str, obj
     return rows
 
 
-def _is_on_frontier(row: dict[str, object], rows: list[dict[str, object]]) -> bool:
+def _is_on_frontier(row: dict[str, Any], rows: list[dict[str, Any]]) -> bool:
     """Return True if no other row is as good in both means and better in one; False without a task score."""
-    loss, score = float(str(row["loss_change"])), float(str(row["accuracy_points"]))
-    if math.isnan(score):
-        return False
-    for other in rows:
-        other_loss, other_score = float(str(other["loss_change"])), float(str(other["accuracy_points"]))
-        if other_loss <= loss and other_score >= score and (other_loss < loss or other_score > score):
-            return False
-    return True
+    loss, score = row["loss_change"], row["accuracy_points"]
+    return not math.isnan(score) and not any(
+        other["loss_change"] <= loss
+        and other["accuracy_points"] >= score
+        and (other["loss_change"], other["accuracy_points"]) != (loss, score)
+        for other in rows
+    )
 
 
 _FRONTIER = "no other is better in both"
 
 
-def charts(finding: Finding, palette: Palette) -> list[Chart]:
+def charts(finding: Finding, palette: Palette) -> Iterator[Chart]:
     """Draw forgetting saved over task score lost, with the baseline at zero and zero; then the gains."""
     own = Palette()  # kinds of remedy are no settings
-    pareto = [
-        _pareto(part, rows, own)
-        for part in parts(finding.tables.get(TABLE))
+    for part in parts(finding.tables.get(TABLE)):
         # Of a task without accuracy no cost is known, and there is nothing to draw.
-        if len(rows := part.rows.dropna(subset=["points_lost", "saved"]))
-    ]
-    return [*pareto, *at_equal_task_loss.charts(finding)]
+        rows = part.rows.dropna(subset=["points_lost", "saved"])
+        if len(rows):
+            yield _pareto(part, rows, own)
+    yield from at_equal_task_loss.charts(finding)
 
 
 def _pareto(part: Part, rows: pd.DataFrame, palette: Palette) -> Chart:
@@ -306,15 +292,5 @@ def _frontier(rows: pd.DataFrame) -> list[Series]:
     best = rows[rows["on_frontier"].astype(bool)].sort_values("points_lost")
     if len(best) < 2:
         return []
-    names = [str(name) for name in best["remedy"]]
-    return [
-        Series(
-            _FRONTIER,
-            values(best["points_lost"]),
-            values(best["saved"]),
-            notes=names,
-            look="line",
-            tone=5,
-            faint=True,
-        )
-    ]
+    x, y, names = values(best["points_lost"]), values(best["saved"]), list(best["remedy"])
+    return [Series(_FRONTIER, x, y, notes=names, look="line", tone=5, faint=True)]

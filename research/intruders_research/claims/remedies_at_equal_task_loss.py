@@ -58,15 +58,7 @@ class Gain:
     @property
     def verdict(self) -> str:
         """The decision in a claim's words; one seed's documents and examples say nothing about other seeds."""
-        effect = Effect(
-            on=Where(""),
-            what=self.remedy,
-            interval=self.interval,
-            expected=1,
-            seeds=self.seeds,
-            over=self.over,
-            digits=3,
-        )
+        effect = Effect(Where(""), self.remedy, self.interval, 1, self.seeds, self.over, digits=3)
         return effect.decision if self.seeds else NOT_RUN
 
 
@@ -82,32 +74,27 @@ def add_gains(evidence: Evidence, results: Results) -> tuple[list[dict[str, obje
     points = results.remedies
     runs = finished(results.runs)
     compared_runs = runs[runs["run_id"].isin(points["run_id"])]
-    tests = _tests(points.merge(compared_runs[["run_id", "base", "task", "setting"]], on="run_id"))
+    chosen = points[points["chosen"] & (points["remedy"] != CURVE)].merge(compared_runs, on="run_id")
+    tests = len(chosen[["base", "task", "setting", "remedy"]].drop_duplicates())
     for stratum in strata(compared_runs, LOSS_ALIKE):
         evidence.notes += stratum.notes
         for _, group in stratum.runs.groupby("setting", sort=False):
             of_setting = points.merge(group[["run_id", "seed"]], on="run_id")
             described = str(group["described"].iloc[0])
-            compared = sorted(_of_setting(of_setting, tests, evidence), key=_best_first)
+            gains = list(_of_setting(of_setting, tests, evidence))
+            measured = sorted(
+                (each for each in gains if each.seeds), key=lambda each: -each.interval.estimate
+            )
+            compared = [*measured, *(each for each in gains if not each.seeds)]
             forgotten = _forgotten(of_setting)
             on = stratum.on.narrowed(described)
             of_remedy = {each.remedy: _row(stratum, described, forgotten, each) for each in compared}
             rows += of_remedy.values()
-            measured = [each for each in compared if each.seeds]
             for each in measured:
                 what = effect_of(each.remedy)
-                is_primary = evidence.is_primary(what)
-                if is_primary:
+                if evidence.is_primary(what):
                     of_primary[on, what] = of_remedy[each.remedy]
-                evidence.add(
-                    on,
-                    what,
-                    each.interval,
-                    expected=1 if is_primary else None,
-                    digits=3,
-                    phrase=None if is_primary else "",
-                    over=each.over,
-                )
+                evidence.add_if_named(on, what, each.interval, over=each.over)
             if measured:
                 evidence.say(on, _said(measured))
                 used |= set(of_setting["run_id"])
@@ -152,12 +139,6 @@ def _forgotten(points: pd.DataFrame) -> float:
     return float(at[1] - at[0])
 
 
-def _tests(points: pd.DataFrame) -> int:
-    """Count the remedies that are compared, on each setting of each base and task."""
-    chosen = points[points["chosen"] & (points["remedy"] != CURVE)]
-    return len(chosen[["base", "task", "setting", "remedy"]].drop_duplicates())
-
-
 def effect_of(remedy: str) -> str:
     """Return the name of the effect that is the gain of a remedy, be it after training or while training."""
     return f"gain of {remedy} over interpolation at equal task loss, nats per token"
@@ -187,10 +168,6 @@ def _over_documents(of_remedy: pd.DataFrame) -> Interval:
     return Interval(estimate, low if is_known else -math.inf, high if is_known else math.inf, 1)
 
 
-def _best_first(gain: Gain) -> float:
-    return math.inf if math.isnan(gain.interval.estimate) else -gain.interval.estimate
-
-
 def _said(measured: Sequence[Gain]) -> str:
     clear = sum(each.verdict == SUPPORTED for each in measured)
     best = measured[0]
@@ -210,15 +187,13 @@ def _said(measured: Sequence[Gain]) -> str:
 
 def _row(stratum: Stratum, described: str, forgotten: float, gain: Gain) -> dict[str, object]:
     strengths = sorted(set(gain.chosen["strength"].dropna()))
-    return {
-        "base": stratum.on.base,
-        "task": stratum.on.task,
+    return stratum.on.columns | {
         "setting": described,
         "forgotten": forgotten,
         "remedy": gain.remedy,
         "strengths": ", ".join(f"{strength:g}" for strength in strengths),
         **gain.interval.columns("gain", "gain_"),
-        "interval_over": "documents and examples" if gain.seeds == 1 else "seeds",
+        "interval_over": gain.over or "seeds",
         "healed": float(gain.chosen["healed"].mean()),
         "kept": float(gain.chosen["kept"].mean()),
         "over_allowance": int(gain.chosen["over_allowance"].sum()),
@@ -228,29 +203,25 @@ def _row(stratum: Stratum, described: str, forgotten: float, gain: Gain) -> dict
     }
 
 
-def charts(finding: Finding) -> list[Chart]:
+def charts(finding: Finding) -> Iterator[Chart]:
     """Draw the gains from the largest to the smallest, for the settings that forgot most."""
-    made = []
     table = finding.tables.get(TABLE)
     chosen = [_forgot_most(part.rows.dropna(subset=["gain"])) for part in parts(table)]
     for part in parts(pd.concat(chosen) if chosen else None, "base", "task", "setting"):
-        made.append(
-            listed(
-                f"remedies-gain{part.slug}",
-                part.titled(TABLE),
-                part.rows.replace([-math.inf, math.inf], math.nan),
-                Palette(),
-                Axis("gain", _TITLE),
-                by="remedy",
-                value="gain",
-                low="gain_low",
-                high="gain_high",
-                rules=[Rule("x", 0.0, "scaling the complete update")],
-                caption="A mark is the mean over seeds, its bar the 95 % confidence interval for all remedies "
-                "together: over seeds, or over documents and examples with one seed. To the right is better.",
-            )
+        yield listed(
+            f"remedies-gain{part.slug}",
+            part.titled(TABLE),
+            part.rows.replace([-math.inf, math.inf], math.nan),
+            Palette(),
+            Axis("gain", _TITLE),
+            by="remedy",
+            value="gain",
+            low="gain_low",
+            high="gain_high",
+            rules=[Rule("x", 0.0, "scaling the complete update")],
+            caption="A mark is the mean over seeds, its bar the 95 % confidence interval for all remedies "
+            "together: over seeds, or over documents and examples with one seed. To the right is better.",
         )
-    return made
 
 
 def _forgot_most(rows: pd.DataFrame) -> pd.DataFrame:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -30,30 +29,6 @@ from .shared.words import seeds_said
 TABLE = "Gain while training at equal task loss"
 
 
-@dataclass(frozen=True)
-class _Gain:
-    """What one run with a remedy gains over the curve of the run without it; NaN where it was not measured."""
-
-    at_full: float  # of the trained model
-    of_share: float  # of the chosen share of its update
-    is_reached: bool  # whether the curve has the trained model's task loss
-
-
-@dataclass(frozen=True)
-class _Compared:
-    """A remedy, the setting that it is compared with, and its gains by seed."""
-
-    remedy: str
-    with_setting: str
-    by_seed: dict[object, _Gain]
-
-    def gains(self, name: str) -> pd.Series[float]:
-        """Return one of the gains by seed, without the seeds that lack it."""
-        return pd.Series(
-            {seed: getattr(gain, name) for seed, gain in self.by_seed.items()}, dtype=float
-        ).dropna()
-
-
 def add_training_gains(evidence: Evidence, results: Results) -> list[dict[str, object]]:
     """Add what replay and lower rates gain, mean over seeds, for all of one base and task together (Bonferroni).
 
@@ -64,41 +39,32 @@ def add_training_gains(evidence: Evidence, results: Results) -> list[dict[str, o
     for stratum in strata(runs[runs["run_id"].isin(results.remedies["run_id"])], LOSS_ALIKE):
         compared = list(_compared(stratum, results.remedies))
         level = 1 - (1 - LEVEL) / max(1, len(compared))
-        for each in compared:
-            name, gains = each.remedy, each.gains("at_full")
-            on = stratum.on.narrowed(each.with_setting)
-            unreached = sum(not gain.is_reached for gain in each.by_seed.values())
-            if unreached:
+        for name, with_setting, by_seed in compared:
+            gains, of_shares = by_seed["at_full"].dropna(), by_seed["of_share"].dropna()
+            on = stratum.on.narrowed(with_setting)
+            if not by_seed["is_reached"].all():
                 evidence.notes.append(
-                    f"{on.label}: with {name}, the task loss in {unreached} of "
+                    f"{on.label}: with {name}, the task loss in {(~by_seed['is_reached']).sum()} of "
                     f"{seeds_said(len(gains))} is below all of the curve of interpolation, whose lowest task loss "
                     "counts there, so these are not at equal task loss"
                 )
             what = effect_of(name)
-            is_primary = evidence.is_primary(what)
             # The one that was named in advance is not picked from several.
-            interval = mean_interval(gains, level=LEVEL if is_primary else level)
-            evidence.add(
-                on, what, interval, 1 if is_primary else None, digits=3, phrase=None if is_primary else ""
-            )
+            interval = mean_interval(gains, level=LEVEL if evidence.is_primary(what) else level)
+            of_share = mean_interval(of_shares, level=level)
+            evidence.add_if_named(on, what, interval)
             rows.append(
-                {
-                    "base": stratum.on.base,
-                    "task": stratum.on.task,
-                    "setting": each.with_setting,
-                    "remedy": name,
-                    **interval.columns("gain", "gain_"),
-                    **mean_interval(each.gains("of_share"), level=level).columns(
-                        "gain_of_share", "gain_of_share_"
-                    ),
-                    "seeds": len(gains),
-                }
+                stratum.on.columns
+                | {"setting": with_setting, "remedy": name}
+                | interval.columns("gain", "gain_")
+                | of_share.columns("gain_of_share", "gain_of_share_")
+                | {"seeds": len(gains)}
             )
     return rows
 
 
-def _compared(stratum: Stratum, points: pd.DataFrame) -> Iterator[_Compared]:
-    """Yield each remedy with what it gains over the same training without it."""
+def _compared(stratum: Stratum, points: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
+    """Yield each remedy, the setting that it is compared with, and its gains by seed."""
     runs = stratum.runs.assign(family=settings_in(stratum.runs, ["lr", "replay"]))
     for _, group in runs.groupby("family", sort=False):
         plain = group[group["replay"].map(text_of) == ""]
@@ -114,18 +80,22 @@ def _compared(stratum: Stratum, points: pd.DataFrame) -> Iterator[_Compared]:
                 name = f"a learning rate of {first['lr']:g} instead of {start['lr'].iloc[0]:g}"
             else:
                 continue
-            by_seed = {
-                seed: gain
-                for seed, before in start.set_index("seed").iterrows()
-                for _, after in others[others["seed"] == seed].iterrows()
-                if (gain := _gain(points, str(before["run_id"]), str(after["run_id"]))) is not None
+            pairs = start.merge(others, on="seed", suffixes=("", "_after"))
+            gains = {
+                row.seed: gain
+                for row in pairs.itertuples()
+                if (gain := _gain(points, row.run_id, row.run_id_after)) is not None
             }
-            if by_seed:
-                yield _Compared(name, str(start["described"].iloc[0]), by_seed)
+            if gains:
+                yield name, str(start["described"].iloc[0]), pd.DataFrame.from_dict(gains, orient="index")
 
 
-def _gain(points: pd.DataFrame, before: str, after: str) -> _Gain | None:
-    """Return what one run gains over another's curve; None if they were not measured on the same documents."""
+def _gain(points: pd.DataFrame, before: str, after: str) -> dict[str, float | bool] | None:
+    """Return what one run gains over another's curve; None if they were not measured on the same documents.
+
+    That is of the trained model and of the chosen share of its update, each NaN where it was not measured, and whether
+    the curve has the trained model's task loss.
+    """
     curve, other = (_curve(points, run_id) for run_id in (before, after))
     if curve.empty or other.empty:
         return None
@@ -139,11 +109,11 @@ def _gain(points: pd.DataFrame, before: str, after: str) -> _Gain | None:
         return float(on_curve - point["loss"]) + between_bases
 
     tuned, share = other.iloc[-1], _interpolations(points, after, is_chosen=True)
-    return _Gain(
-        over_the_curve(tuned),
-        over_the_curve(share.iloc[0]) if len(share) == 1 else math.nan,
-        bool(task_losses.min() <= tuned["task_loss"]),
-    )
+    return {
+        "at_full": over_the_curve(tuned),
+        "of_share": over_the_curve(share.iloc[0]) if len(share) == 1 else math.nan,
+        "is_reached": bool(task_losses.min() <= tuned["task_loss"]),
+    }
 
 
 def _curve(points: pd.DataFrame, run_id: str) -> pd.DataFrame:

@@ -17,9 +17,9 @@ from .shared.claim import Claim, Finding
 from .shared.equal_score import sequences_at_equal_score
 from .shared.evidence import Evidence
 from .shared.pictures import Palette, Part, by_method_and_rank, in_order, lines, listed, parts, slug, values
-from .shared.seed_tables import complete, one_in_100, seed_table, seeds_in
+from .shared.seed_tables import against_full, complete, one_in_100, seed_table, seeds_in
 from .shared.statistics import clipped
-from .shared.strata import MEASURED_ALIKE, finished, strata
+from .shared.strata import MEASURED_ALIKE, finished, per_setting, points_of, strata
 from .shared.words import NOT_MEASURED, said
 
 CLAIM = Claim(
@@ -48,28 +48,25 @@ CLAIM = Claim(
 def analyse(results: Results) -> Finding:
     """Measure forgetting per doubling of the rank, and intruders gained from the first to the last stage."""
     runs = _summaries(finished(results.runs, "sequence"), results.sequences)
-    evidence = Evidence(results.primary.get(CLAIM.name, ""))
+    evidence = Evidence(CLAIM, results)
     kept = [runs.iloc[:0].assign(chosen="")]
     for stratum in strata(runs, MEASURED_ALIKE):
-        equal, missed = sequences_at_equal_score(stratum)
-        evidence.notes += [*stratum.notes, *missed]
-        if equal.empty:
+        equal = sequences_at_equal_score(stratum)
+        evidence.notes += equal.notes
+        if equal.runs.empty:
             continue
-        chosen = list(choices(stratum, equal, results.select))
-        kept.append(equal.assign(chosen=chosen_in(equal, chosen)))
+        chosen = list(choices(equal, results.select))
+        kept.append(equal.runs.assign(chosen=chosen_in(equal.runs, chosen)))
         for choice in chosen:
             evidence.notes += choice.notes
             _add(evidence, choice)
     points = pd.concat(kept)
-    return evidence.finding(
-        CLAIM,
-        runs=points["run_id"],
-        tables={
-            "Runs": _points(points),
-            "By setting": _by_setting(points),
-            "By stage": _by_stage(points, results.sequences),
-        },
-    )
+    tables = {
+        "Runs": points_of(points, _OF_RUNS),
+        "By setting": pd.DataFrame(_by_setting(points)),
+        "By stage": _by_stage(points, results.sequences),
+    }
+    return evidence.finding(points["run_id"], tables)
 
 
 def _add(evidence: Evidence, choice: Choice) -> None:
@@ -82,9 +79,9 @@ def _add(evidence: Evidence, choice: Choice) -> None:
         phrase = f"intruders per 100 vectors, last stage minus first, {said(growth)}"
         what = "intruders per 100 vectors, last stage minus first, LoRA"
         evidence.add(choice.on, what, growth, phrase=phrase)
-    above_full = _above_full(choice.runs)
+    above_full = complete(against_full(choice.runs, "forgetting"))
     if len(above_full):
-        against = clipped(mean_interval(above_full), -100, 100)
+        against = clipped(mean_interval(above_full.mean(axis=1)), -100, 100)
         phrase = f"points forgotten, LoRA minus full fine-tuning, {said(against, 1)}"
         evidence.add(choice.on, "points forgotten, LoRA minus full", against, digits=1, phrase=phrase)
 
@@ -103,8 +100,7 @@ def _add_trend(evidence: Evidence, choice: Choice) -> None:
     trend = clipped(main.trend("forgetting"), -100, 100)
     phrase = f"points of earlier tasks forgotten per doubling of the rank ({main.rule}) {said(trend, 1)}"
     evidence.add(choice.on, f"{what}, {main.rule}", trend, expected=-1, digits=1, phrase=phrase)
-    if main.rates_differ:
-        evidence.notes.append(f"{choice.on.label}, {main.rule}: each rank has a learning rate of its own")
+    evidence.notes += main.notes(choice.on)
 
 
 def _summaries(runs: pd.DataFrame, sequences: pd.DataFrame) -> pd.DataFrame:
@@ -138,41 +134,22 @@ def _summaries(runs: pd.DataFrame, sequences: pd.DataFrame) -> pd.DataFrame:
     return runs.drop(columns=["task", "per_100"]).merge(summaries, on="run_id")
 
 
-def _above_full(runs: pd.DataFrame) -> pd.Series[float]:
-    """Return the forgetting of LoRA minus that of full fine-tuning, by seed."""
-    full = complete(seed_table(runs[runs["method"] == "full"], "forgetting")).mean(axis=1)
-    lora = seed_table(runs[runs["method"] == "lora"], "forgetting")
-    return complete(lora.sub(full, axis=0).dropna(how="all")).mean(axis=1)
+_OF_RUNS = [
+    "base", "task", "described", "method", "rank", "lr", "seed", "run_id", "trained_steps", "forgetting",
+    "own_accuracy", "per_100", "gained_per_100", "chosen",
+]  # fmt: skip
 
 
-def _points(runs: pd.DataFrame) -> pd.DataFrame:
-    columns = [
-        "base", "task", "described", "method", "rank", "lr", "seed", "run_id", "trained_steps", "forgetting",
-        "own_accuracy", "per_100", "gained_per_100", "chosen",
-    ]  # fmt: skip
-    return runs[columns].rename(columns={"described": "setting"}).reset_index(drop=True)
-
-
-def _by_setting(runs: pd.DataFrame) -> pd.DataFrame:
-    rows = []
-    for (base, task, described), group in runs.groupby(["base", "task", "described"]):
-        forgotten = mean_interval(group.groupby("seed")["forgetting"].mean())
-        rows.append(
-            {
-                "base": base,
-                "task": task,
-                "setting": described,
-                "method": group["method"].iloc[0],
-                "rank": group["rank"].iloc[0],
-                "chosen": group["chosen"].iloc[0],
-                **forgotten.columns("forgetting_points"),
-                "average_accuracy": group["average_accuracy"].mean(),
-                "own_accuracy": group["own_accuracy"].mean(),
-                "intruders_per_100_vectors": group["per_100"].mean(),
-                "seeds": seeds_in(group),
-            }
-        )
-    return pd.DataFrame(rows)
+def _by_setting(runs: pd.DataFrame) -> Iterator[dict[str, object]]:
+    for setting, group in per_setting(runs):
+        yield setting | {
+            **group[["method", "rank", "chosen"]].iloc[0],
+            **mean_interval(group.groupby("seed")["forgetting"].mean()).columns("forgetting_points"),
+            "average_accuracy": group["average_accuracy"].mean(),
+            "own_accuracy": group["own_accuracy"].mean(),
+            "intruders_per_100_vectors": group["per_100"].mean(),
+            "seeds": seeds_in(group),
+        }
 
 
 def _by_stage(runs: pd.DataFrame, sequences: pd.DataFrame) -> pd.DataFrame:
@@ -189,16 +166,8 @@ def _by_stage(runs: pd.DataFrame, sequences: pd.DataFrame) -> pd.DataFrame:
     return table.reset_index().rename(columns={"described": "setting"})
 
 
-def charts(finding: Finding, palette: Palette) -> list[Chart | Grid]:
+def charts(finding: Finding, palette: Palette) -> Iterator[Chart | Grid]:
     """Draw forgetting by setting, intruders over stages, and an accuracy matrix for each setting."""
-    made: list[Chart | Grid] = [*_forgetting(finding, palette), *_intruders(finding, palette)]
-    stages = finding.tables.get("By stage")
-    for ordered in parts(stages, "base", "sequence"):
-        made += [_accuracies(part, ordered) for part in _settings(ordered)]
-    return made
-
-
-def _forgetting(finding: Finding, palette: Palette) -> Iterator[Chart]:
     for part in parts(finding.tables.get("By setting")):
         yield listed(
             f"sequence-forgetting{part.slug}",
@@ -209,14 +178,11 @@ def _forgetting(finding: Finding, palette: Palette) -> Iterator[Chart]:
             value="forgetting_points",
             low="low",
             high="high",
-            order=by_method_and_rank(part.rows["setting"]),
             caption="Best accuracy of an earlier task minus that after the last stage, mean over tasks; 95 % interval "
             "over seeds.",
         )
-
-
-def _intruders(finding: Finding, palette: Palette) -> Iterator[Chart]:
-    for part in parts(finding.tables.get("By stage"), "base", "sequence"):
+    ordered = list(parts(finding.tables.get("By stage"), "base", "sequence"))
+    for part in ordered:
         stages = part.rows.drop_duplicates(["setting", "stage"]).assign(after=lambda rows: rows["stage"] + 1)
         yield Chart(
             f"sequence-intruders{part.slug}",
@@ -226,24 +192,22 @@ def _intruders(finding: Finding, palette: Palette) -> Iterator[Chart]:
             in_order(lines(stages, palette, "after", "intruders_per_100_vectors")),
             caption="Against the first base; mean over seeds.",
         )
+    for part in ordered:
+        for setting in by_method_and_rank(part.rows["setting"]):
+            yield _accuracies(part, setting)
 
 
-def _settings(ordered: Part) -> Iterator[Part]:
-    for setting in by_method_and_rank(ordered.rows["setting"]):
-        rows = ordered.rows[ordered.rows["setting"] == setting]
-        yield Part(setting, slug(setting), rows)
-
-
-def _accuracies(part: Part, ordered: Part) -> Grid:
-    cells = part.rows.set_index(["stage", "task_index"])["accuracy"]
+def _accuracies(part: Part, setting: str) -> Grid:
+    rows = part.rows[part.rows["setting"] == setting]
+    cells = rows.set_index(["stage", "task_index"])["accuracy"]
     # By position: a sequence may return to a task.
-    columns = part.rows.drop_duplicates("task_index").sort_values("task_index")
+    columns = rows.drop_duplicates("task_index").sort_values("task_index")
     tasks = [str(name) for name in columns["task"]]
-    stages = sorted(part.rows["stage"].unique())
-    seeds = int(part.rows["seeds"].min())
+    stages = sorted(rows["stage"].unique())
+    seeds = int(rows["seeds"].min())
     return Grid(
-        f"sequence-accuracy{ordered.slug}{part.slug}",
-        ordered.titled(f"Accuracy, {part.rows.iloc[0]['setting']}"),
+        f"sequence-accuracy{part.slug}{slug(setting)}",
+        part.titled(f"Accuracy, {setting}"),
         "after training on",
         "tested on",
         Axis("accuracy", "accuracy", limits=(0.0, 1.0)),

@@ -18,7 +18,7 @@ from .shared.evidence import Evidence
 from .shared.pictures import Palette, Part, parts, values
 from .shared.seed_tables import complete, noted_complete, seed_table, seeds_in
 from .shared.statistics import auc_interval, clipped, spearman
-from .shared.strata import MEASURED_ALIKE, Stratum, finished, strata
+from .shared.strata import MEASURED_ALIKE, Stratum, finished, points_of, strata
 from .shared.words import said
 
 CLAIM = Claim(
@@ -53,11 +53,7 @@ CLAIM = Claim(
 
 
 def analyse(results: Results) -> Finding:
-    """Compare predicted scales with intruders and measured scales.
-
-    The evidence is the AUC of the predicted scale for matrices with intruders, the agreement of the rule
-    "predicted <= 1", the share within a factor of two, and the rank correlation.
-    """
+    """Compare predicted scales with intruders (AUC) and with measured scales (factor of two, rank correlation)."""
     runs = finished(results.runs)
     known = results.matrices.drop(columns=["kind"]).merge(
         runs[["run_id", "base", "task", "described", "setting", "seed", *MEASURED_ALIKE]], on="run_id"
@@ -66,14 +62,13 @@ def analyse(results: Results) -> Finding:
     known["ratio"] = known["predicted_scale"] / known["critical_scale"].where(
         lambda scale: np.isfinite(scale)
     )
-    evidence = Evidence(results.primary.get(CLAIM.name, ""))
+    evidence = Evidence(CLAIM, results)
     rows = []
     for stratum in strata(known, MEASURED_ALIKE):
         evidence.notes += stratum.notes
         rows.append(_add(evidence, stratum))
-    return evidence.finding(
-        CLAIM, runs=known["run_id"], tables={"Agreement": pd.DataFrame(rows), "Matrices": _points(known)}
-    )
+    matrices = points_of(known, _OF_MATRICES).rename(columns={"name": "matrix"})
+    return evidence.finding(known["run_id"], {"Agreement": pd.DataFrame(rows), "Matrices": matrices})
 
 
 def _add(evidence: Evidence, stratum: Stratum) -> dict[str, object]:
@@ -94,28 +89,20 @@ def _add(evidence: Evidence, stratum: Stratum) -> dict[str, object]:
             "intruders, so that there is nothing to separate"
         )
     else:
-        above = area.plus(-0.5)
-        evidence.add(
-            stratum.on,
-            "AUC of the predicted scale, above the 0.5 of chance",
-            above,
-            phrase=f"AUC {said(area, signed=False)} over {plural(runs, 'run')}",
-            seeds=seeds,
-            lacking="more runs with intruders in some matrices",
-        )
+        what = "AUC of the predicted scale, above the 0.5 of chance"
+        phrase = f"AUC {said(area, signed=False)} over {plural(runs, 'run')}"
+        lacking = "more runs with intruders in some matrices"
+        evidence.add(stratum.on, what, area.plus(-0.5), phrase=phrase, seeds=seeds, lacking=lacking)
         what = "AUC of the relative update, above the 0.5 of chance"
-        below = baseline.plus(-0.5)
         phrase = f"AUC of the relative update alone {said(baseline, signed=False)}"
-        evidence.add(stratum.on, what, below, None, phrase=phrase)
+        evidence.add(stratum.on, what, baseline.plus(-0.5), None, phrase=phrase)
         what = "share of matrices predicted within a factor of two"
         phrase = f"{100 * within.estimate:.0f} % within a factor of two"
         evidence.add(stratum.on, what, within, None, phrase=phrase)
         what = "rank correlation of predicted and measured scale"
         evidence.add(stratum.on, what, correlation, None, phrase=f"rank correlation {said(correlation)}")
     rule = ((matrices["predicted_scale"] <= 1) == has).groupby(matrices["run_id"]).mean()
-    return {
-        "base": stratum.on.base,
-        "task": stratum.on.task,
+    return stratum.on.columns | {
         **area.columns("auc", "auc_"),
         **baseline.columns("auc_of_relative_update", "auc_of_relative_update_"),
         "rule_agrees": float(rule.mean()),
@@ -133,20 +120,17 @@ def _add(evidence: Evidence, stratum: Stratum) -> dict[str, object]:
 def _agreement(matrices: pd.DataFrame, label: str) -> tuple[Interval, Interval, list[str]]:
     """Return the share within a factor of two and the rank correlation, means over runs; and notes."""
     both = matrices.dropna(subset=["ratio"])
-    rows = []
-    for run_id, group in both.groupby("run_id"):
-        rows.append(
-            {
-                "run_id": run_id,
-                "seed": group["seed"].iloc[0],
-                "setting": group["setting"].iloc[0],
-                "within": float(group["ratio"].between(0.5, 2).mean()),
-                "correlation": spearman(
-                    group["predicted_scale"], group["critical_scale"], group["name"].tolist()
-                ).estimate,
-            }
-        )
-    frame = pd.DataFrame(rows, columns=["run_id", "seed", "setting", "within", "correlation"])
+    rows = [
+        {
+            **group[["seed", "setting"]].iloc[0],
+            "within": float(group["ratio"].between(0.5, 2).mean()),
+            "correlation": spearman(
+                group["predicted_scale"], group["critical_scale"], list(group.index)
+            ).estimate,
+        }
+        for _, group in both.groupby("run_id")
+    ]
+    frame = pd.DataFrame(rows, columns=["seed", "setting", "within", "correlation"])
     # One matrix of one seed: a mean over settings moves by one of the seed's matrices at least.
     grain = frame["seed"].nunique() / max(1, len(both))
     table, notes = noted_complete(seed_table(frame, "within"), f"{label}, share within a factor of two")
@@ -155,13 +139,9 @@ def _agreement(matrices: pd.DataFrame, label: str) -> tuple[Interval, Interval, 
     return clipped(within, 0, 1), clipped(correlation, -1, 1), notes
 
 
-def _points(known: pd.DataFrame) -> pd.DataFrame:
-    columns = [
-        "base", "task", "described", "seed", "run_id", "name", "intruders", "predicted_scale", "critical_scale", "ratio"
-    ]  # fmt: skip
-    return known[columns].rename(columns={"described": "setting", "name": "matrix"}).reset_index(drop=True)
-
-
+_OF_MATRICES = [
+    "base", "task", "described", "seed", "run_id", "name", "intruders", "predicted_scale", "critical_scale", "ratio"
+]  # fmt: skip
 MOST_POINTS = 1500  # of one chart; the table has all
 
 _PREDICTED = Axis("predicted_scale", "predicted critical scale", log=True)
@@ -169,23 +149,21 @@ _PREDICTED = Axis("predicted_scale", "predicted critical scale", log=True)
 _GROUPS = ((False, "without intruders as tuned", 0), (True, "with intruders as tuned", 1))
 
 
-def charts(finding: Finding, palette: Palette) -> list[Chart]:
+def charts(finding: Finding, palette: Palette) -> Iterator[Chart]:
     """Draw predicted against measured scales, and how well the prediction separates the matrices (ROC)."""
-    made = []
     for part in parts(finding.tables.get("Matrices")):
         known = part.rows[part.rows["predicted_scale"] > 0]
         measured = known[np.isfinite(known["critical_scale"]) & (known["critical_scale"] > 0)]
         if len(measured):
-            made.append(_chart_agreement(part, measured))
-        made += _sorting(part, part.rows)  # all that the AUC ranks: a predicted scale of zero among them
-    return made
+            yield _chart_agreement(part, measured)
+        yield from _sorting(part, part.rows)  # all that the AUC ranks: a predicted scale of zero among them
 
 
 def _chart_agreement(part: Part, rows: pd.DataFrame) -> Chart:
-    shown = _thinned(rows)
-    what = (
-        f"{len(shown):,} of {len(rows):,} matrices" if len(shown) < len(rows) else f"{len(rows):,} matrices"
-    )
+    shown, what = rows, f"{len(rows):,} matrices"
+    if len(rows) > MOST_POINTS:  # evenly from all
+        shown = rows.iloc[np.linspace(0, len(rows) - 1, MOST_POINTS).astype(int)]
+        what = f"{MOST_POINTS:,} of {what}"
     series = []
     for has, name, tone in _GROUPS:
         group = shown[(shown["intruders"] > 0) == has]
@@ -237,10 +215,3 @@ def _sorting(part: Part, rows: pd.DataFrame) -> Iterator[Chart]:
         caption="How many matrices of either kind lie below a threshold on the predicted scale, as it rises; "
         "the dashed line is chance.",
     )  # fmt: skip
-
-
-def _thinned(rows: pd.DataFrame) -> pd.DataFrame:
-    """Keep at most as many rows as a page can draw, evenly from all."""
-    if len(rows) <= MOST_POINTS:
-        return rows
-    return rows.iloc[np.linspace(0, len(rows) - 1, MOST_POINTS).astype(int)]

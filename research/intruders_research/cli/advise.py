@@ -19,8 +19,8 @@ def advise(*, study: str, to: Outputs) -> None:
       # The same as JSON in a file
       intruders advise runs/rates --json advice.json
     """
+    from ..advice.advise import advice_lines
     from ..advice.advise import advise as run
-    from ..advice.advised import advice_lines
 
     to.check()
     advised = run(study)

@@ -8,8 +8,6 @@ from intruders.cli.from_verb import argument, command, option
 from intruders.cli.output import refuse_given, say
 from intruders.cli.report import OUT, PNG, RESULTS, SCALE
 
-ONE_OF_BOTH = "leave one of the two out"
-
 
 @command(
     RESULTS,
@@ -54,17 +52,16 @@ def report(
       # Compare two runs in one report, and save the figures
       intruders report runs/rank1 runs/full --out compare.html --png figures
     """
-    of_pages: dict[str, object] = {"out": out, "png": png, "scale": scale}
+    given = {"data": data, "forest": forest, "verdicts": verdicts or None}
+    asked = [name for name, value in given.items() if value is not None]
+    if asked:
+        others = {"out": out, "png": png, "scale": scale} | {name: given[name] for name in asked[1:]}
+        refuse_given(others, f"has no effect beside --{asked[0]}", "leave one of the two out")
     if data is not None:
-        others = of_pages | {"forest": forest, "verdicts": verdicts or None}
-        refuse_given(others, "has no effect beside --data", ONE_OF_BOTH)
         publish(study=_only(results, "--data publishes one study"), out=data)
     elif forest is not None:
-        others = of_pages | {"verdicts": verdicts or None}
-        refuse_given(others, "has no effect beside --forest", ONE_OF_BOTH)
         draw_forest(folder=_only(results, "--forest draws the effects of one folder"), out=forest)
     elif verdicts:
-        refuse_given(of_pages, "has no effect beside --verdicts", ONE_OF_BOTH)
         print_verdicts(studies=results)
     else:
         from intruders.reports.write_report import study_among, write_report

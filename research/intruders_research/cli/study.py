@@ -21,7 +21,7 @@ from intruders.cli.study import (
     print_refused,
     study_progress,
 )
-from intruders.studies.run_study import StudyOutcome
+from intruders.studies.run_study import StudyOutcome, run_study
 from intruders.studies.runs import Run, expand
 from intruders.studies.study import Study
 from intruders.studies.study_folder import FINDINGS
@@ -84,11 +84,11 @@ def study(
     from intruders.studies.work import Workplace
 
     from ..claims.every_claim import conclude
-    from ..run_study import run_study
 
+    taken = None if published is None else plan_take_over(published, expand(described), described.name)
     with resumable("finished runs are kept"), study_progress() as progress:
         outcome = run_study(
-            described, out, resume=resume, jobs=jobs, ray=ray, progress=progress, published=published
+            described, out, resume=resume, jobs=jobs, ray=ray, progress=progress, take_over=taken
         )
     print_outcome(outcome)
     _print_findings(conclude(outcome.folder, described.analyses), outcome)

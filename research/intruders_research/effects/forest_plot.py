@@ -32,21 +32,14 @@ class Theme:
     name: str
     text: str
     faint: str
-    verdicts: dict[str, str]
+    verdicts: Sequence[str]  # in the order of the marks
+
+    def color_of(self, verdict: str) -> str:
+        return self.verdicts[list(_MARKS).index(verdict)]
 
 
-LIGHT = Theme(
-    "light",
-    "#222222",
-    "#8a8a8a",
-    {SUPPORTED: "#0072B2", CONTRADICTED: "#D55E00", UNDECIDED: "#666666", REPORTED: "#8a6d00"},
-)
-DARK = Theme(
-    "dark",
-    "#e6e6e6",
-    "#9a9a9a",
-    {SUPPORTED: "#56B4E9", CONTRADICTED: "#FF8A3D", UNDECIDED: "#b4b4b4", REPORTED: "#E0C341"},
-)
+LIGHT = Theme("light", "#222222", "#8a8a8a", ("#0072B2", "#D55E00", "#666666", "#8a6d00"))
+DARK = Theme("dark", "#e6e6e6", "#9a9a9a", ("#56B4E9", "#FF8A3D", "#b4b4b4", "#E0C341"))
 _MARKS = {SUPPORTED: "o", CONTRADICTED: "X", UNDECIDED: "s", REPORTED: "D"}
 
 
@@ -98,7 +91,7 @@ def _draw(axes: Axes, panel: Sequence[StudyEffect], theme: Theme) -> None:
     *tops, end = accumulate(heights, initial=0.0)
     for index, (effect, top, height) in enumerate(zip(panel, tops, heights, strict=True)):
         row = top + height / 2
-        color = theme.verdicts[effect.verdict]
+        color = theme.color_of(effect.verdict)
         at = effect.towards_the_claim(effect.estimate)
         if effect.has_interval:
             ends = sorted(map(effect.towards_the_claim, (effect.low, effect.high)))
@@ -130,16 +123,8 @@ def _draw(axes: Axes, panel: Sequence[StudyEffect], theme: Theme) -> None:
 
 
 def _text(axes: Axes, x: float, row: float, text: str, color: str, weight: str = "normal") -> None:
-    axes.text(
-        x,
-        row,
-        text,
-        transform=axes.get_yaxis_transform(),
-        va="center",
-        color=color,
-        fontsize=7,
-        weight=weight,
-    )
+    beside = axes.get_yaxis_transform()
+    axes.text(x, row, text, transform=beside, va="center", color=color, fontsize=7, weight=weight)
 
 
 def _legend(figure: Figure, theme: Theme, y: float) -> None:

@@ -54,7 +54,7 @@ def read_effects(folder: Path) -> list[StudyEffect]:
             f"'{folder}' has no {TRANSCRIBED} and no folder of published tables; make one: intruders report RUNS "
             f"--data {folder}/NAME"
         )
-    effects = _tested_together(list(_transcribed(file))) if file.is_file() else []
+    effects = [*_tested_together(list(_transcribed(file)))] if file.is_file() else []
     for study in published:
         effects += _of_published(study)
     return effects
@@ -71,17 +71,14 @@ def _transcribed(file: Path) -> Iterator[StudyEffect]:
             raise ResultFileError(f"'{file}', line {line}: {error}; expected a number or nothing") from error
 
 
-def _tested_together(effects: list[StudyEffect]) -> list[StudyEffect]:
+def _tested_together(effects: list[StudyEffect]) -> Iterator[StudyEffect]:
     """Raise the number of tests of each effect to that of its claim in its study, whether they agree or not."""
     tested = Counter(
         (effect.claim, effect.study) for effect in effects if effect.expected and effect.seeds > 1
     )
-    return [
-        replace(effect, tests=max(effect.tests, tested[effect.claim, effect.study]))
-        if effect.expected
-        else effect
-        for effect in effects
-    ]
+    for effect in effects:
+        most = max(effect.tests, tested[effect.claim, effect.study])
+        yield replace(effect, tests=most) if effect.expected else effect
 
 
 def _value(name: str, text: str) -> Any:
@@ -134,7 +131,9 @@ def equal_score(runs: pd.DataFrame, kind: str = "finetune") -> str:
     """
     tuned = runs[(runs["status"] == "finished") & (runs["kind"] == kind)]
     reached = tuned["match"].notna() & tuned["stopped_by"].eq("match")
-    return _share(reached)
+    if not reached.any():
+        return "no"
+    return "yes" if reached.all() else "part"
 
 
 def equal_effort(runs: pd.DataFrame, kind: str = "finetune") -> str:
@@ -146,9 +145,3 @@ def equal_effort(runs: pd.DataFrame, kind: str = "finetune") -> str:
     added = [name for name in ("replay", "budget") if name in tuned]
     rates = tuned.groupby(["base", "task", "method", "rank", *added], dropna=False)["lr"].nunique()
     return "yes" if len(rates) and rates.min() > 1 and rates.nunique() == 1 else "no"
-
-
-def _share(holds: pd.Series[bool]) -> str:
-    if holds.all():
-        return "yes" if len(holds) else "no"
-    return "part" if holds.any() else "no"

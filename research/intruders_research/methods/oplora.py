@@ -18,7 +18,6 @@ from transformers import TrainerCallback
 from intruders.audits.audit_settings import AS_USUAL
 from intruders.audits.base_cache import content_key, store_of_bases
 from intruders.engine.components import base_directions
-from intruders.engine.known_base import KnownBase
 from intruders.errors import SettingError
 from intruders.training.finetune_config import FinetuneConfig
 
@@ -64,7 +63,10 @@ class _Projection:
     """The two projections of one module."""
 
     def __init__(self, module: AdaptedModule, k: int) -> None:
-        directions = base_directions(module.weight.float(), k, _known(module.weight))
+        store = store_of_bases(True)  # earlier audits may have left the directions there
+        weight = module.weight.float()
+        known = None if store is None else store.get(content_key(weight, AS_USUAL.k))
+        directions = base_directions(weight, k, known)
         self._sides = [
             (module.a, _without(directions.right)),
             (module.b, _without(directions.left, from_left=True)),
@@ -77,12 +79,6 @@ class _Projection:
     def project(self) -> None:
         for parameter, without in self._sides:
             parameter.copy_(without(parameter))
-
-
-def _known(weight: Tensor) -> KnownBase | None:
-    """Return what earlier audits have left of this matrix in the user's base cache."""
-    store = store_of_bases(True)
-    return None if store is None else store.get(content_key(weight.float(), AS_USUAL.k))
 
 
 def _without(vectors: Tensor, from_left: bool = False) -> Callable[[Tensor], Tensor]:

@@ -34,16 +34,13 @@ def parts_text(finding: Finding) -> str:
 
 def effect_text(effect: Effect) -> str:
     """Return an estimate with its interval: 0.82 [0.61, 0.93]."""
-    return f"{number(effect.estimate)} {f'[{interval_text(effect)}]' if has_interval(effect) else '(no interval)'}"
+    ends = f"[{interval_text(effect)}]" if effect.interval.has_ends else "(no interval)"
+    return f"{number(effect.estimate)} {ends}"
 
 
 def interval_text(effect: Effect) -> str:
     """Return both ends, or none: one seed gives no interval."""
-    return f"{number(effect.low)}, {number(effect.high)}" if has_interval(effect) else "none"
-
-
-def has_interval(effect: Effect) -> bool:
-    return effect.interval.has_ends
+    return f"{number(effect.low)}, {number(effect.high)}" if effect.interval.has_ends else "none"
 
 
 def leading_effects(finding: Finding) -> list[Effect]:

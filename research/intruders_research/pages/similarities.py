@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -64,8 +64,10 @@ def similarity_rows(results: Results, examples: pd.DataFrame | None) -> list[Sim
 
 def _row(results: Results, examples: pd.DataFrame, title: str) -> SimilarityRow | None:
     chosen = _one_run_a_setting(results.runs, examples)
-    loaded = {label: _audit(results.folder / "runs" / run_id) for label, run_id in chosen.items()}
-    audits = {label: audit for label, audit in loaded.items() if audit is not None}
+    audits = {}
+    for label, run_id in chosen.items():
+        with suppress(IntrudersError):  # missing or damaged: a report must not fail over one audit
+            audits[label] = Audit.load(results.folder / "runs" / run_id / "audit.json")
     if len(audits) < 2:
         return None
     try:
@@ -88,14 +90,6 @@ def _one_run_a_setting(runs: pd.DataFrame, examples: pd.DataFrame) -> dict[str, 
         if len(kept) < MOST_SETTINGS:
             kept.setdefault(label, others[label])
     return {label: kept[label] for label in by_method_and_rank(kept)}
-
-
-def _audit(folder: Path) -> Audit | None:
-    """Return the audit of a run; None if it is missing or damaged: a report must not fail over one audit."""
-    try:
-        return Audit.load(folder / "audit.json")
-    except IntrudersError:
-        return None
 
 
 def _most_telling(audits: list[Audit], first: str) -> list[Audit]:

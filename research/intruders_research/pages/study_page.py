@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,8 @@ import pandas as pd
 
 from intruders.charts.chart import Chart, Grid
 from intruders.charts.drawing import Drawing, write_drawings
+from intruders.errors import ResultFileError
 from intruders.reports.study import (
-    PageTable,
     failures,
     page_table,
     results_to_report,
@@ -21,32 +21,22 @@ from intruders.reports.study import (
     settings_text,
 )
 from intruders.studies.results import Results
-from intruders.studies.study_folder import REPORT, StudyFolder
+from intruders.studies.study_folder import PUBLISHED, REPORT, RunRecord, StudyFolder
 from intruders.system.files import user_path, write_atomically
-from intruders.system.words import number
+from intruders.system.words import number, plural
 
 from ..claims.every_claim import charts_of, every_claim
 from ..claims.shared.claim import Finding
 from ..claims.shared.pictures import by_method_and_rank, slug
 from ..published.beside_paper import beside_paper
+from ..published.publish import DEVIATIONS
+from ..published.published_study import PublishedStudy
 from .effect_rows import effect_groups, effect_text, interval_text, leading_effects, parts_text
-from .published_words import published_words
 from .similarities import SimilarityRow, similarity_rows
 from .study_words import study_words
 
 # Tables that say which runs and matrices a figure shows, and no more.
 _NOT_SHOWN = ("Similarity matrices",)
-
-
-@dataclass(frozen=True)
-class Section:
-    """One analysis in the page; figures by their position among all of the page's."""
-
-    finding: Finding
-    title: str
-    figures: list[int]
-    tables: list[PageTable]
-    support: str = ""  # what was written in advance to count as support
 
 
 def write_study_report(
@@ -88,7 +78,7 @@ def render_study(results: Results, findings: Sequence[Finding]) -> str:
     charts = charts_of(findings)
     titles = {claim.name: claim.title for claim in every_claim()}
     drawn: list[Chart | Grid] = []
-    sections = []
+    sections = []  # figures by their position among all of the page's
     for finding in findings:
         own = charts.get(finding.name, [])
         tables = [
@@ -96,11 +86,18 @@ def render_study(results: Results, findings: Sequence[Finding]) -> str:
             for title, frame in finding.tables.items()
             if title not in _NOT_SHOWN and not frame.empty
         ]
-        places = list(range(len(drawn), len(drawn) + len(own)))
-        support = results.support.get(finding.name, "")
-        sections.append(Section(finding, titles.get(finding.name, finding.name), places, tables, support))
+        sections.append(
+            {
+                "finding": finding,
+                "title": titles.get(finding.name, finding.name),
+                "support": results.support.get(finding.name, ""),
+                "figures": range(len(drawn), len(drawn) + len(own)),
+                "tables": tables,
+            }
+        )
         drawn += own
     rows = _similarities(results, findings)
+    versions = rows[0].audits[0].versions if rows else {}  # that made the audits
     payload: dict[str, Any] = {
         "figures": [chart.payload() for chart in drawn],
         "similarities": [row.payload() for row in rows],
@@ -118,8 +115,8 @@ def render_study(results: Results, findings: Sequence[Finding]) -> str:
         runs=run_table(results.runs),
         settings=settings_text(results.folder),
         folder=str(results.folder),
-        versions=_versions(rows),
-        published=published_words(results.folder),
+        versions=", ".join(f"{key} {value}" for key, value in versions.items()),
+        published=_published_words(results.folder),
         beside_paper=[(table, page_table(table.title, table.frame)) for table in beside_paper(results)],
         effect_groups=effect_groups,
         effect_text=effect_text,
@@ -171,6 +168,27 @@ def _similarities(results: Results, findings: Sequence[Finding]) -> list[Similar
     return similarity_rows(results, tables.get("Similarity matrices"))
 
 
-def _versions(rows: Sequence[SimilarityRow]) -> str:
-    """Return the versions that made the audits, if an audit is shown."""
-    return ", ".join(f"{key} {value}" for key, value in rows[0].audits[0].versions.items()) if rows else ""
+def _published_words(folder: Path) -> tuple[str, list[str]] | None:
+    """Return sentences and deviations to tell of published tables, or of runs taken over; None for neither.
+
+    Raises:
+      ResultFileError: published tables are damaged.
+    """
+    if not (folder / PUBLISHED).is_file():
+        taken = sum(RunRecord(run.parent).is_taken_over for run in folder.glob("runs/*/run.json"))
+        told = f"The rows of {plural(taken, 'run')} were taken over from published tables."
+        return (told, []) if taken else None
+    published, file = PublishedStudy.load(folder), folder / DEVIATIONS
+    try:
+        written = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+    except (OSError, UnicodeDecodeError) as error:
+        raise ResultFileError(f"cannot read '{file}': {error}; save it as UTF-8 text") from error
+    own = [line.strip().removeprefix("- ") for line in written if line.strip()]
+    deviations = [*published.deviations, *own]
+    sentences = (
+        f"Published on {published.date}, with {plural(len(published.runs), 'finished run')}. The SHA-256 of the study "
+        f"file is {published.study_digest}."
+    )
+    if not deviations:
+        sentences += " The records show no deviation from the file."
+    return sentences, deviations

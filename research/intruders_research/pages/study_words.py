@@ -13,7 +13,7 @@ from intruders.system.words import number, plural
 
 from ..claims.every_claim import every_claim
 from ..claims.shared.claim import DECISIONS, NOT_RUN, SUPPORTED, Finding
-from .effect_rows import effect_text, has_interval, leading_effects
+from .effect_rows import effect_text, leading_effects
 
 _DEFINED = (
     "Intruder dimensions are new leading directions in a model's weights, close to none that it had before "
@@ -36,9 +36,10 @@ def study_words(results: Results, findings: Sequence[Finding]) -> Words:
     """Return the title, the sentence for a manager, and the one for a researcher."""
     runs = results.runs
     name = results.name or results.folder.name
-    done = int((runs["status"] == "finished").sum())
+    done, planned = int((runs["status"] == "finished").sum()), plural(len(runs), "run")
+    finished = planned if done == len(runs) else f"{done:,} of {planned} finished"
     return Words(
-        title=f"Study {name}: {_runs(done, len(runs))}, {plural(len(findings), 'question')}",
+        title=f"Study {name}: {finished}, {plural(len(findings), 'question')}",
         plain=_plain(findings),
         precise=_precise(runs, findings),
     )
@@ -80,7 +81,7 @@ def _precise(runs: pd.DataFrame, findings: Sequence[Finding]) -> str:
         effect
         for finding in findings
         for effect in leading_effects(finding)
-        if has_interval(effect) and finding.decision != NOT_RUN
+        if effect.interval.has_ends and finding.decision != NOT_RUN
     ]
     effects = "; ".join(f"{effect.name} {effect_text(effect)}" for effect in leading[:_MOST_MEANINGS])
     if len(leading) > _MOST_MEANINGS:
@@ -111,10 +112,6 @@ def _listed(parts: Sequence[str]) -> str:
     if len(parts) < 2:
         return "".join(parts)
     return f"{', '.join(parts[:-1])} and {parts[-1]}"
-
-
-def _runs(done: int, planned: int) -> str:
-    return plural(done, "run") if done == planned else f"{done:,} of {plural(planned, 'run')} finished"
 
 
 def _is(count: int) -> str:

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from intruders.errors import SettingError
-from intruders.studies.results import Results, load_results
-from intruders.studies.study_folder import PUBLISHED, RunRecord, StudyFolder
+from intruders.studies.results import load_results
+from intruders.studies.study_folder import PUBLISHED, StudyFolder
 from intruders.system.words import duration, plural
 
 from ..claim_names import CLAIMS
 from ..claims.every_claim import analyse_all, every_claim
-from ..claims.shared.claim import Effect
 from ..claims.shared.equal_score import below_score, by_setting
 from ..claims.shared.strata import finished, strata
-from ..claims.shared.words import said
-from ..published.published_study import PublishedStudy
-from .markdown import table_row
+from ..claims.shared.words import said, table_lines
+from ..published.published_study import stages_in
 
 _HEADINGS = ("claim", "model and task", "verdict", "effect (95 % CI); the claim expects", "seeds", "command")
 
@@ -36,9 +33,8 @@ def verdict_table(folders: Sequence[str | os.PathLike[str]]) -> list[str]:
     studies = [Path(folder) for folder in folders]
     rows = [row for folder in studies for row in _rows(folder)]
     rows.sort(key=lambda row: row[0])
-    lines = [table_row(_HEADINGS), table_row(["---"] * len(_HEADINGS))]
-    lines += [table_row(cells) for _, cells in rows]
-    return [*lines, "", *(line for folder in studies for line in _done(folder))]
+    table = table_lines(_HEADINGS, [cells for _, cells in rows])
+    return [*table, "", *(line for folder in studies for line in _done(folder))]
 
 
 def _rows(folder: Path) -> Iterator[tuple[int, list[str]]]:
@@ -50,15 +46,16 @@ def _rows(folder: Path) -> Iterator[tuple[int, list[str]]]:
     for finding in analyse_all(results, names):
         position, title = CLAIMS.index(finding.name), titles[finding.name]
         for answer in finding.answers:
-            yield (
-                position,
-                [title, answer.where, _verdict(answer), _effect(answer), str(answer.seeds), command],
-            )
+            lacking = f" (missing: {answer.lacking})" if answer.lacking else ""
+            effect = f"{answer.what}: {said(answer.over_seeds, answer.digits)}; {answer.side}"
+            verdict = f"*{answer.decision}*{lacking}"
+            yield position, [title, answer.where, verdict, effect, str(answer.seeds), command]
         if not finding.answers:
             # The verdict begins with the decision; what it lacks, or why no effect decides, comes after it.
             decision = finding.decision
             verdict = f"*{decision}*{finding.verdict.removeprefix(decision.capitalize())}"
-            yield position, [title, _bases(results), verdict, "-", "-", command]
+            bases = ", ".join(sorted(results.runs["base"].dropna().unique())) or "-"
+            yield position, [title, bases, verdict, "-", "-", command]
 
 
 def _command(folder: Path) -> str:
@@ -68,37 +65,13 @@ def _command(folder: Path) -> str:
     return f"intruders study {StudyFolder(folder).document().get('file') or folder / 'study.yaml'} --out {folder}"
 
 
-def _verdict(answer: Effect) -> str:
-    lacking = f" (missing: {answer.lacking})" if answer.lacking else ""
-    return f"*{answer.decision}*{lacking}"
-
-
-def _effect(answer: Effect) -> str:
-    return f"{answer.what}: {said(answer.over_seeds, answer.digits)}; {answer.side}"
-
-
-def _bases(results: Results) -> str:
-    return ", ".join(sorted(results.runs["base"].dropna().unique())) or "-"
-
-
-def _seconds(folder: Path, finished_runs: set[str]) -> float:
-    """Return the seconds that all stages of the finished runs took, as their records tell."""
-    stages: list[Mapping[str, Any]]
-    if (folder / PUBLISHED).is_file():
-        stages = [run.stages for run in PublishedStudy.read_record(folder).runs if run.id in finished_runs]
-    else:
-        study = StudyFolder(folder)
-        stages = [RunRecord(study.run(run)).read().get("stages", {}) for run in finished_runs]
-    told = [stage.get("seconds") for of_run in stages for stage in of_run.values() if isinstance(stage, dict)]
-    return sum(seconds for seconds in told if isinstance(seconds, int | float))
-
-
 def _done(folder: Path) -> Iterator[str]:
     """Yield how far the study is, then the runs that failed, that missed their score, and that are still to do."""
     runs = load_results(folder).runs
     done, pending, failed = (runs[runs["status"] == status] for status in ("finished", "pending", "failed"))
     yield f"`{folder}`: {len(done)} of {len(runs)} runs finished, {plural(done['seed'].nunique(), 'seed')}."
-    seconds = _seconds(folder, set(done["run_id"]))
+    stages = stages_in(folder)
+    seconds = sum(stage["seconds"] for run in done["run_id"] for stage in stages.get(run, {}).values())
     if seconds:
         yield f"- trained and measured in {duration(seconds)}, summed over the runs"
     if len(failed):

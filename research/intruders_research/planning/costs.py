@@ -52,14 +52,14 @@ def cost_lines(runs: Sequence[Run], operations_per_second: float | None = None) 
       operations_per_second: of this machine; measured by a matrix product if None.
     """
     sizes = {base: model_size(base) for base in dict.fromkeys(run.base for run in runs)}
-    costs = {run.id: cost for run in runs if (cost := run_cost(run, sizes[run.base])) is not None}
+    costs = [(run, cost) for run in runs if (cost := run_cost(run, sizes[run.base])) is not None]
     if not costs:
         return
-    largest = max(costs, key=lambda name: costs[name].memory)
-    yield f"memory: at most {costs[largest].memory / _GIB:.1f} GiB, by {largest}, with the base and every activation"
+    largest, most = max(costs, key=lambda pair: pair[1].memory)
+    yield f"memory: at most {most.memory / _GIB:.1f} GiB, by {largest.id}, with the base and every activation"
     here = operations_per_second or matrix_product_speed()
-    on_card = math.fsum(_card_seconds(run, costs[run.id]) for run in runs if run.id in costs)
-    machine = math.fsum(cost.operations for cost in costs.values()) / here
+    on_card = math.fsum(_card_seconds(run, cost) for run, cost in costs)
+    machine = math.fsum(cost.operations for _, cost in costs) / here
     yield (
         f"time expected, one run after another, for {plural(len(costs), 'run')}: {duration(on_card)} on {CARD_NAME}, "
         f"{duration(machine)} on this machine ({here / 1e9:.0f} billion operations per second in a matrix product)"
@@ -69,23 +69,17 @@ def cost_lines(runs: Sequence[Run], operations_per_second: float | None = None) 
         f"{CARD_NAME} is assumed to do {CARD['fp32'] / 1e12:.0f} TFLOP/s in single precision, "
         f"{CARD['bf16'] / 1e12:.0f} TFLOP/s in bf16, and no step in less than {_CARD_STEP:g} s"
     )
-    stopping = sum(run.config is not None and run.config.match is not None for run in runs if run.id in costs)
+    stopping = sum(run.config is not None and run.config.match is not None for run, _ in costs)
     if stopping:
         yield (
             f"{plural(stopping, 'run')} with match may stop before these steps, so that their time is an upper bound, "
             "except for the looks at the score, which are not in it"
         )
-    assumed = sorted(
-        {
-            run.config.task
-            for run in runs
-            if run.config and run.id in costs and costs[run.id].is_tokens_assumed
-        }
-    )
+    assumed = sorted({run.config.task for run, cost in costs if run.config and cost.is_tokens_assumed})
     if assumed:
         lengths = " and ".join(f"{tokens:.0f} of a {kind}" for kind, tokens in ASSUMED_ROW_TOKENS.items())
         yield f"length of rows, in tokens, is assumed to be {lengths} for {', '.join(assumed)}"
-    further = sorted({name for run in runs if run.id in costs for name in _uncounted(run)})
+    further = sorted({name for run, _ in costs for name in _uncounted(run)})
     if further:
         yield f"not in this time: {', '.join(further)}"
     left_out = len(runs) - len(costs)
@@ -157,11 +151,8 @@ def _steps(config: FinetuneConfig, task: str) -> int | None:
 def _row_tokens(config: FinetuneConfig, task: str) -> tuple[float, bool]:
     """Return the mean length of a row, cut at the longest allowed, and whether it is an assumption."""
     hub = HUB_TASKS.get(task)
-    kind = (
-        "completion"
-        if task == "word-problems" or (hub is not None and hub.kind == "causal")
-        else "classification"
-    )
+    is_causal = task == "word-problems" or (hub is not None and hub.kind == "causal")
+    kind = "completion" if is_causal else "classification"
     tokens = ROW_TOKENS.get(task, ASSUMED_ROW_TOKENS[kind])
     return min(tokens, config.max_length or tokens), task not in ROW_TOKENS
 

@@ -41,11 +41,8 @@ def power_lines(study: Study) -> Iterator[str]:
 def _settings_line(study: Study, claim: str, plan: Power) -> str:
     """Return the settings that one rank correlation needs; seeds of one setting are not further settings."""
     assert plan.effect is not None  # checked where it was read
-    needed = settings_needed(plan.effect)
-    number = f"more than {MOST_SETTINGS}" if needed is None else str(needed)
-    planned = settings_planned(study)
+    number, found = _needed(settings_needed(plan.effect), MOST_SETTINGS, settings_planned(study))
     seeds = seeds_planned(study, "")
-    enough = "" if needed is not None and planned >= needed else ", which is fewer"
     # Its spread depends on the two correlations, and on that of the two predictors.
     rest = (
         "; this is the number for one rank correlation, and the effect that decides is a difference of two, which "
@@ -54,9 +51,16 @@ def _settings_line(study: Study, claim: str, plan: Power) -> str:
         else ""
     )
     return (
-        f"{number} settings needed for a rank correlation of {plan.effect:g}: the 95 % CI then excludes zero in 4 of 5 "
-        f"studies; planned: {planned}{enough}; {seeds} seeds planned, and one seed decides nothing{rest}"
+        f"{number} settings needed for a rank correlation of {plan.effect:g}: {found}; {seeds} seeds planned, and one "
+        f"seed decides nothing{rest}"
     )
+
+
+def _needed(needed: int | None, most: int, planned: int) -> tuple[str, str]:
+    """Return the number that a plan needs, and what it then finds beside what is planned, in words."""
+    enough = "" if needed is not None and planned >= needed else ", which is fewer"
+    found = f"the 95 % CI then excludes zero in 4 of 5 studies; planned: {planned}{enough}"
+    return f"more than {most}" if needed is None else str(needed), found
 
 
 def _line(study: Study, claim: str, plan: Power) -> str:
@@ -72,15 +76,12 @@ def _line(study: Study, claim: str, plan: Power) -> str:
         effect = abs(answer.estimate) if effect is None else effect
         told = f"{answer.where}: {answer.what}, in '{plan.spread_from}'"
     assert effect is not None  # checked where it was read
-    needed = seeds_needed(effect, spread)
-    number = f"more than {MOST_SEEDS}" if needed is None else str(needed)
-    over = "settings" if claim in NOT_OVER_SEEDS else "seeds"
-    planned = settings_planned(study) if claim in NOT_OVER_SEEDS else seeds_planned(study, claim)
-    enough = "" if needed is not None and planned >= needed else ", which is fewer"
-    return (
-        f"{number} {over} needed for an effect of {effect:g} at a spread of {spread:.3g} over {over} ({told}): the "
-        f"95 % CI then excludes zero in 4 of 5 studies; planned: {planned}{enough}"
-    )
+    over, planned = "seeds", seeds_planned(study, claim)
+    if claim in NOT_OVER_SEEDS:
+        over, planned = "settings", settings_planned(study)
+    number, found = _needed(seeds_needed(effect, spread), MOST_SEEDS, planned)
+    of = f"an effect of {effect:g} at a spread of {spread:.3g} over {over} ({told})"
+    return f"{number} {over} needed for {of}: {found}"
 
 
 def settings_planned(study: Study) -> int:

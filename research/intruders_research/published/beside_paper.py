@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -30,6 +30,8 @@ _NAMED = ("task", "method", "rank", "alpha", "lr")
 _SAME_RATE = 1e-6
 # The columns of a figure of ours and of its ends.
 _OURS = ("ours", "{} low", "{} high")
+
+_Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -75,37 +77,32 @@ def beside_paper(results: Results) -> list[BesidePaper]:
     runs = runs[
         (runs["status"] == "finished") & (runs["kind"] == "finetune") & (runs["base"] == study["base"])
     ]
-    made = {"accuracy": _accuracy, "intervention": _intervention, "correlation": _correlation}
-    return [made[table["measure"]](table, runs, results) for table in study["tables"]]
+    tables = []
+    for table in study["tables"]:
+        measured, meaning = _MEASURES[table["measure"]]
+        rows = [
+            {name: row.get(name) for name in ("task", "method", "rank")} | cells
+            for row in table["rows"]
+            for cells in measured(row, _alike(runs, row), results)
+        ]
+        tables.append(BesidePaper(table["title"], table["source"], meaning, pd.DataFrame(rows)))
+    return tables
 
 
-def _accuracy(table: Mapping[str, Any], runs: pd.DataFrame, results: Results) -> BesidePaper:
-    rows = []
-    for row in table["rows"]:
-        alike = _alike(runs, row)
-        is_single = len(alike) == 1
-        ours = Interval.from_cells(alike.iloc[0], "accuracy") if is_single else _over_seeds(alike["accuracy"])
-        rows.append(_named(row) | {"paper": row["accuracy"]} | ours.cells(*_OURS) | {"seeds": len(alike)})
-    meaning = "ours: mean over seeds with its 95 % CI over seeds; with one seed the 95 % CI over examples"
-    return BesidePaper(table["title"], table["source"], meaning, pd.DataFrame(rows))
+def _accuracy(row: _Row, alike: pd.DataFrame, results: Results) -> Iterator[_Row]:
+    is_single = len(alike) == 1
+    ours = Interval.from_cells(alike.iloc[0], "accuracy") if is_single else _over_seeds(alike["accuracy"])
+    yield {"paper": row["accuracy"]} | ours.cells(*_OURS) | {"seeds": len(alike)}
 
 
-def _intervention(table: Mapping[str, Any], runs: pd.DataFrame, results: Results) -> BesidePaper:
-    rows = []
+def _intervention(row: _Row, alike: pd.DataFrame, results: Results) -> Iterator[_Row]:
     points = results.interventions
     top = points[(points["which"] == "top") & (points["control"] == INTRUDERS)]
-    for row in table["rows"]:
-        alike = _alike(runs, row)
-        of_runs = top[top["run_id"].isin(alike["run_id"])]
-        for what, measure in (("accuracy_change", "accuracy"), ("forgetting_change", "loss")):
-            ours, seeds = _changes(of_runs[of_runs["measure"] == measure], row["scale"])
-            named = _named(row) | {"lambda": row["scale"], "change of": measure.replace("loss", "forgetting")}
-            rows.append(named | {"paper": row[what]} | ours.cells(*_OURS) | {"seeds": seeds})
-    meaning = (
-        "change in % of the tuned model's accuracy, and of its forgetting (its loss minus the base's); ours: 95 % CI "
-        "over seeds, with one seed over examples and documents"
-    )
-    return BesidePaper(table["title"], table["source"], meaning, pd.DataFrame(rows))
+    of_runs = top[top["run_id"].isin(alike["run_id"])]
+    for what, measure in (("accuracy", "accuracy"), ("forgetting", "loss")):
+        ours, seeds = _changes(of_runs[of_runs["measure"] == measure], row["scale"])
+        named = {"lambda": row["scale"], "change of": what, "paper": row[f"{what}_change"]}
+        yield named | ours.cells(*_OURS) | {"seeds": seeds}
 
 
 def _changes(points: pd.DataFrame, scale: float) -> tuple[Interval, int]:
@@ -126,18 +123,29 @@ def _changes(points: pd.DataFrame, scale: float) -> tuple[Interval, int]:
     return _over_seeds(pd.Series([change.estimate for change in changes], dtype=float)), len(changes)
 
 
-def _correlation(table: Mapping[str, Any], runs: pd.DataFrame, results: Results) -> BesidePaper:
-    rows = []
-    for row in table["rows"]:
-        alike = _alike(runs, row)
-        column = {"loss": "loss", "accuracy": "accuracy"}[row["of"]]
-        known = alike.dropna(subset=["intruders", column])
-        settings = list(zip(known["task"], settings_in(known), strict=True))
-        ours = spearman(known["intruders"], known[column], settings) if len(known) > 2 else NOTHING
-        named = _named(row) | {"intruders with": row["of"]}
-        rows.append(named | {"paper": row["spearman"]} | ours.cells(*_OURS) | {"runs": len(known)})
-    meaning = "Spearman's correlation over runs; ours with its 95 % CI"
-    return BesidePaper(table["title"], table["source"], meaning, pd.DataFrame(rows))
+def _correlation(row: _Row, alike: pd.DataFrame, results: Results) -> Iterator[_Row]:
+    known = alike.dropna(subset=["intruders", row["of"]])
+    settings = list(zip(known["task"], settings_in(known), strict=True))
+    ours = spearman(known["intruders"], known[row["of"]], settings) if len(known) > 2 else NOTHING
+    named = {"intruders with": row["of"], "paper": row["spearman"]}
+    yield named | ours.cells(*_OURS) | {"runs": len(known)}
+
+
+# The figures of ours for a row of the paper's, and what the columns mean.
+_MEASURES = {
+    "accuracy": (
+        _accuracy,
+        "ours: mean over seeds with its 95 % CI over seeds; with one seed the 95 % CI over examples",
+    ),
+    "intervention": (
+        _intervention,
+        (
+            "change in % of the tuned model's accuracy, and of its forgetting (its loss minus the base's); ours: 95 % "
+            "CI over seeds, with one seed over examples and documents"
+        ),
+    ),
+    "correlation": (_correlation, "Spearman's correlation over runs; ours with its 95 % CI"),
+}
 
 
 def _alike(runs: pd.DataFrame, row: Mapping[str, Any]) -> pd.DataFrame:
@@ -159,10 +167,6 @@ def _alike(runs: pd.DataFrame, row: Mapping[str, Any]) -> pd.DataFrame:
 def _over_seeds(values: pd.Series[float]) -> Interval:
     known = values.dropna()
     return mean_interval(known) if len(known) else NOTHING
-
-
-def _named(row: Mapping[str, Any]) -> dict[str, object]:
-    return {name: row.get(name) for name in ("task", "method", "rank")}
 
 
 def _cell(value: object) -> str:

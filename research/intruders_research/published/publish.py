@@ -26,7 +26,7 @@ from intruders.version import __version__
 from ..claim_names import CLAIMS
 from ..claims.every_claim import conclude
 from ..claims.shared.equal_score import below_score
-from .published_study import SCHEMA, PublishedStudy, sha256
+from .published_study import SCHEMA, PublishedRun, PublishedStudy, sha256
 
 DEVIATIONS = "deviations.md"  # written by people, and kept when a study is published again
 _IN_OUR_PAGES = b"https://pypi.org/project/intruders/"
@@ -54,17 +54,6 @@ def publish_study(path: str | Path, out: str | Path) -> list[Path]:
         contains something else, other runs, or a record that cannot be read.
       ResultFileError: ``path`` is not the folder of a study, one of its tables is broken, or a newer version wrote
         ``out``.
-
-    Examples:
-      With a base in the folder ``base``, a study of one short run:
-
-      >>> from intruders import read_study, run_study
-      >>> few = "rank: 2, steps: 2, max_train_samples: 8, max_eval_samples: 2"
-      >>> text = f"experiments: {{short: {{base: base, task: pydoc-topics, {few}}}}}"
-      >>> _ = Path("short.yaml").write_text(text)
-      >>> _ = run_study(read_study("short.yaml"), "short")
-      >>> "runs.parquet" in [file.name for file in publish_study("short", "data/short")]
-      True
     """
     folder, target = StudyFolder(user_path(path)), user_path(out)
     if (folder.path / PUBLISHED).is_file():
@@ -75,7 +64,9 @@ def publish_study(path: str | Path, out: str | Path) -> list[Path]:
     name = str(folder.document()["name"])
     make_folder(target.parent, "data")
     with folder.locked():
-        runs = _runs_of(folder)
+        file = folder.path / "study.yaml"
+        text = read_bytes(file).decode("utf-8", errors="replace")
+        runs = expand(study_from_text(text, name=name, where=f"study '{file}'"))
         _write_tables_again(folder, runs)
         results = load_results(folder.path)
         finished = set(results.runs.loc[results.runs["status"] == "finished", "run_id"])
@@ -88,10 +79,9 @@ def publish_study(path: str | Path, out: str | Path) -> list[Path]:
         records = [_record(run, folder, earlier) for run in done]
         deviations = _deviations(folder, runs, results)
         with atomic_folder(target, force=True) as part:
-            for file in _files(folder):
-                write_atomically(part / file.name, read_bytes(file))
-            if (target / DEVIATIONS).is_file():
-                write_atomically(part / DEVIATIONS, read_bytes(target / DEVIATIONS))
+            for file in (*(folder.path / name for name in _COPIED), target / DEVIATIONS):
+                if file.is_file():
+                    write_atomically(part / file.name, read_bytes(file))
             conclude(part, folder.document().get("analyses") or CLAIMS)
             document = {
                 "schema": SCHEMA,
@@ -104,18 +94,12 @@ def publish_study(path: str | Path, out: str | Path) -> list[Path]:
                     if file.name != DEVIATIONS  # people may correct their words afterwards
                 },
                 "planned": len(runs),
-                "runs": records,
+                "runs": plain(records),
                 "deviations": deviations,
             }
             content = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
             write_atomically(part / PUBLISHED, content.encode())
     return sorted(target.iterdir())
-
-
-def _runs_of(folder: StudyFolder) -> list[Run]:
-    file = folder.path / "study.yaml"
-    text = read_bytes(file).decode("utf-8", errors="replace")
-    return expand(study_from_text(text, name=str(folder.document()["name"]), where=f"study '{file}'"))
 
 
 def _write_tables_again(folder: StudyFolder, runs: Sequence[Run]) -> None:
@@ -135,18 +119,12 @@ def _write_tables_again(folder: StudyFolder, runs: Sequence[Run]) -> None:
         Tables(folder, folder, runs).write()
 
 
-def _record(run: Run, folder: StudyFolder, earlier: PublishedStudy | None) -> dict[str, Any]:
+def _record(run: Run, folder: StudyFolder, earlier: PublishedStudy | None) -> PublishedRun:
     kept = RunRecord(folder.run(run.id)).read()
     if not kept and earlier is not None:
         kept = _published_record(run, folder, earlier)
-    return {
-        "id": run.id,
-        "digest": run.digest,
-        "experiment": run.experiment,
-        "settings": run.settings(),
-        "stages": kept.get("stages", {}),
-        "taken_over": kept.get("taken_over"),
-    }
+    what = (run.id, run.digest, run.experiment, run.settings())
+    return PublishedRun(*what, kept.get("stages", {}), kept.get("taken_over"))
 
 
 def _published_record(run: Run, folder: StudyFolder, earlier: PublishedStudy) -> dict[str, Any]:
@@ -159,10 +137,6 @@ def _published_record(run: Run, folder: StudyFolder, earlier: PublishedStudy) ->
     now = replace(earlier, folder=folder.path).rows_of(run.id)
     contents = [{table: to_parquet(table, own) for table, own in rows.items()} for rows in (before, now)]
     return record if contents[0] == contents[1] else {}
-
-
-def _files(folder: StudyFolder) -> list[Path]:
-    return [folder.path / name for name in _COPIED if (folder.path / name).is_file()]
 
 
 def _earlier_tables(target: Path, name: str, digests: set[str]) -> PublishedStudy | None:

@@ -16,7 +16,7 @@ from typing import Any
 
 from intruders.errors import ResultFileError, in_one_line
 from intruders.studies.stage import Rows
-from intruders.studies.study_folder import PUBLISHED
+from intruders.studies.study_folder import PUBLISHED, RUN, RunRecord
 from intruders.studies.tables import COLUMNS, read_rows
 from intruders.system.documents import read_document
 from intruders.system.files import read_bytes
@@ -108,6 +108,14 @@ class PublishedStudy:
     def rows_of(self, run_id: str) -> Rows:
         """Return the rows of one run, by table; tables without one are left out."""
         return {table: by_run[run_id] for table, by_run in self._rows.items() if run_id in by_run}
+
+
+def stages_in(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return the stages of the runs of a study's folder, or of published tables, as their records have them."""
+    if (folder / PUBLISHED).is_file():
+        return {run.id: run.stages for run in PublishedStudy.read_record(folder).runs}
+    records = [RunRecord(file.parent) for file in folder.glob(f"runs/*/{RUN}")]
+    return {record.folder.name: record.read().get("stages", {}) for record in records}
 
 
 def sha256(content: bytes) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from intruders_research.claims.causes_random_term import mechanisms
+from intruders_research.claims.causes_mechanisms import mechanisms
 from intruders_research.claims.every_claim import analyse_all
 from intruders_research.claims.shared.claim import NOT_RUN
 from research.tests.planted import fixed, matched, trace

@@ -14,11 +14,10 @@ import pandas as pd
 import pytest
 
 from intruders.errors import ResultFileError, SettingError
-from intruders_research.effects.conclusions import conclusions
 from intruders_research.effects.forest_plot import LIGHT, effects_frame, forest_plot
 from intruders_research.effects.read_effects import equal_effort, equal_score, read_effects
 from intruders_research.effects.study_effect import StudyEffect
-from intruders_research.effects.write_effects import write_forest
+from intruders_research.effects.write_effects import conclusions, write_forest
 from tests.commands import in_this_process
 from tests.docs.pages import DOCS
 from tests.studies.planted import run

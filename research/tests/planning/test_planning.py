@@ -16,7 +16,7 @@ from intruders.errors import SettingError
 from intruders.studies.runs import Run, expand
 from intruders.studies.study import study_from_text
 from intruders.studies.study_folder import StudyFolder
-from intruders.studies.tables import COLUMNS, to_parquet
+from intruders.studies.tables import COLUMNS, settings_row, to_parquet
 from intruders_research.claim_names import CLAIMS
 from intruders_research.claims.shared.prediction import correlation_difference
 from intruders_research.claims.shared.statistics import settings_needed, spearman
@@ -159,25 +159,25 @@ def test_a_plan_that_cannot_be_read_is_named(changes: dict[str, Any], words: str
     assert words in str(caught.value)
 
 
-def done(folder: Path, run: Run, *, steps: int, training: float, audit: float) -> None:
-    """The records of a finished run, as a study leaves them."""
-    (folder / "model").mkdir(parents=True)
-    stages = {
-        "train": {"settings": {}, "seconds": training + 5},
-        "audit": {"settings": run.measure.audit.recorded(), "seconds": audit},
-    }
-    record = run.description() | {"schema": 1, "status": "finished", "error": None, "stages": stages}
-    (folder / "run.json").write_text(json.dumps(record))
-    (folder / "model" / "run.json").write_text(
-        json.dumps({"steps": steps, "seconds": {"training": training}})
-    )
+def done(path: Path, *finished: tuple[Run, int, float, float]) -> None:
+    """The table and the records of finished runs: their steps, and the seconds of their training and audit."""
+    path.mkdir(exist_ok=True)
+    folder, rows = StudyFolder(path), []
+    folder.keep(parsed(document()), [run for run, *_ in finished])
+    for run, steps, training, audit in finished:
+        stages = {"train": {"seconds": training + 5}, "audit": {"seconds": audit}}
+        folder.run(run.id).mkdir(parents=True, exist_ok=True)
+        (folder.run(run.id) / "run.json").write_text(json.dumps({"schema": 1, "stages": stages}))
+        row = {"run_id": run.id, "status": "finished", "trained_steps": steps, "seconds": training}
+        rows.append(settings_row(run) | row)
+    folder.table("runs").write_bytes(to_parquet("runs", rows))
 
 
 def test_time_is_told_from_the_runs_that_are_most_alike(tmp_path: Path) -> None:
     runs = expand(parsed(document(experiments={"m": EXPERIMENT | {"match": None}})))
     earlier = tmp_path / "earlier"
-    for index, run in enumerate(runs[:3]):  # lora r=1, lora r=2, full
-        done(earlier / "runs" / str(index), run, steps=50, training=[50.0, 100.0, 200.0][index], audit=10.0)
+    # lora r=1, lora r=2, full
+    done(earlier, (runs[0], 50, 50.0, 10.0), (runs[1], 50, 100.0, 10.0), (runs[2], 50, 200.0, 10.0))
     (line,) = time_lines(runs, [str(earlier)])
     # Two seeds. LoRA: a median of 1.5 s a step, full 4 s, each for 100 steps and an audit of 10 s.
     hours = 2 * (2 * (150 + 10) + 400 + 10) / 3600
@@ -209,25 +209,25 @@ def test_a_run_that_stops_at_a_score_counts_with_the_steps_that_its_setting_took
     """Of the other settings, whose steps no run tells, the time is an upper bound."""
     runs = expand(parsed(document()))  # of two seeds lora r=1, lora r=2, full; up to 100 steps
     earlier = tmp_path / "earlier"
-    for index, (run, steps) in enumerate([(runs[0], 60), (runs[2], 20)]):
-        # A step of LoRA takes 30 s, one of full fine-tuning 90 s.
-        done(earlier / "runs" / str(index), run, steps=steps, training=[30.0, 90.0][index] * steps, audit=0.0)
-    line, known, unknown = time_lines(runs, [str(earlier)])
+    # A step of LoRA takes 30 s, one of full fine-tuning 90 s.
+    known = [(runs[0], 60, 60 * 30.0, 0.0), (runs[2], 20, 20 * 90.0, 0.0)]
+    done(earlier, *known)
+    line, told, unknown = time_lines(runs, [str(earlier)])
     hours = 2 * (60 * 30 + 100 * 30 + 20 * 90) / 3600
     assert (
         line
         == f"time: at most about {hours:.1f} hours for 6 runs, one after another, from the times of 2 earlier runs"
     )
-    assert known.startswith(
+    assert told.startswith(
         "time: 4 of these runs stop at a score (match) and count with the steps that earlier runs"
     )
     assert unknown.startswith(
         "time: 2 of these runs stop at a score (match) and count with all of their steps, an upper"
     )
-    done(earlier / "runs" / "2", runs[1], steps=40, training=1200.0, audit=0.0)
-    line, known = time_lines(runs, [str(earlier)])
+    done(earlier, *known, (runs[1], 40, 1200.0, 0.0))
+    line, told = time_lines(runs, [str(earlier)])
     assert line.startswith(f"time: about {2 * (60 * 30 + 40 * 30 + 20 * 90) / 3600:.1f} hours for 6 runs")
-    assert known.startswith("time: 6 of these runs")
+    assert told.startswith("time: 6 of these runs")
     at_another_score = expand(parsed(document(experiments={"m": EXPERIMENT | {"match": "accuracy=0.5"}})))
     line, unknown = time_lines(at_another_score, [str(earlier)])
     assert line.startswith(f"time: at most about {2 * 100 * (30 + 30 + 90) / 3600:.1f} hours for 6 runs")
@@ -244,8 +244,7 @@ def test_earlier_runs_are_looked_through_once_however_many_are_planned(
 ) -> None:
     looked = MagicMock(wraps=earlier_times._medians)
     monkeypatch.setattr(earlier_times, "_medians", looked)
-    for index, run in enumerate(expand(parsed(document(experiments={"m": EXPERIMENT})))[:3]):
-        done(tmp_path / "runs" / str(index), run, steps=50, training=50.0, audit=10.0)
+    done(tmp_path, *((run, 50, 50.0, 10.0) for run in expand(parsed(document()))[:3]))
     planned = expand(parsed(document(experiments={"m": EXPERIMENT | {"seeds": list(range(20))}})))
     assert list(time_lines(planned, [str(tmp_path)]))
     assert looked.call_count == 1

@@ -9,8 +9,7 @@ import pytest
 
 from intruders.studies.run_study import StudyOutcome
 from intruders_research.published.publish import publish_study
-from intruders_research.run_study import run_study
-from research.tests.parsed import parsed
+from research.tests.parsed import parsed, run_study
 from tests.studies.tiny_study import tiny_study
 
 

@@ -20,9 +20,8 @@ from intruders.studies.tables import Tables
 from intruders_research.claims.every_claim import analyse_all
 from intruders_research.planning.earlier_times import time_lines
 from intruders_research.published.publish import publish_study
-from intruders_research.run_study import run_study
 from research.tests.continued import nothing_is_trained, only_of, same_tables
-from research.tests.parsed import parsed
+from research.tests.parsed import parsed, run_study
 from tests.commands import in_this_process
 from tests.studies.tiny_study import cut_off_at, tiny_study
 

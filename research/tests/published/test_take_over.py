@@ -17,9 +17,8 @@ from intruders.studies.results import load_results
 from intruders.studies.runs import expand
 from intruders.studies.study import Study
 from intruders.studies.study_folder import RunRecord
-from intruders_research.run_study import run_study
 from research.tests.continued import TABLES, nothing_is_trained, only_of, same_tables
-from research.tests.parsed import parsed
+from research.tests.parsed import parsed, run_study
 from tests.studies.tiny_study import cut_off_at, tiny_study
 
 

@@ -14,7 +14,6 @@ import pandas as pd
 
 from intruders.studies.compare_settings import label_of, rows_in, settings_in
 
-from .claim import Where
 from .strata import Stratum
 
 _STEPS = "trained_steps"
@@ -27,28 +26,26 @@ _FORGETTING = {
 
 
 @dataclass(frozen=True)
-class Choice:
-    """The runs of a stratum that are compared, and at which rates in words."""
+class Choice(Stratum):
+    """The runs of a stratum that are compared; its notes tell how their rates were chosen."""
 
-    on: Where
-    runs: pd.DataFrame
     name: str = ""  # fastest, mildest, or empty: all rates
-    notes: tuple[str, ...] = ()  # how the rates were chosen
 
 
-def choices(stratum: Stratum, equal: pd.DataFrame, select: Sequence[str]) -> Iterator[Choice]:
-    """Yield the runs at equal score, ``equal``: all, or for each of ``select`` those of one rate per method.
+def choices(equal: Stratum, select: Sequence[str]) -> Iterator[Choice]:
+    """Yield the runs of a stratum at equal score: all, or for each of ``select`` those of one rate per method.
 
     A method is a setting without its learning rate. Of its rates only those count that reached the score in the most
     seeds, and of these the one with the best mean over seeds is chosen. The notes of a choice tell what was chosen,
     and that it was chosen on the seeds that are reported.
     """
     if not select:
-        yield Choice(stratum.on, equal)
+        yield Choice(equal.on, equal.runs)
     for name in select:
-        column = _STEPS if name == "fastest" else _measure_of_forgetting(equal)
+        known = [name for name in _FORGETTING if name in equal.runs and equal.runs[name].notna().any()]
+        column = _STEPS if name == "fastest" else [*known, "update_frobenius"][0]
         kept, described = [], []
-        for _, runs in equal.groupby(settings_in(equal, ["lr"])):
+        for _, runs in equal.runs.groupby(settings_in(equal.runs, ["lr"])):
             rate = _best_rate(runs, column)
             chosen = runs[runs["lr"] == rate] if math.isfinite(rate) else runs
             kept.append(chosen)
@@ -57,10 +54,10 @@ def choices(stratum: Stratum, equal: pd.DataFrame, select: Sequence[str]) -> Ite
             continue
         by = "fewest steps to the score" if name == "fastest" else f"least {_FORGETTING[column]}"
         note = (
-            f"{stratum.label}, {name} rates ({by}), chosen by the mean over the same seeds that are "
+            f"{equal.label}, {name} rates ({by}), chosen by the mean over the same seeds that are "
             f"reported (in-sample): {'; '.join(described)} rates that reached the score"
         )
-        yield Choice(stratum.on.narrowed(f"each method at its {name} rate"), pd.concat(kept), name, (note,))
+        yield Choice(equal.on.narrowed(f"each method at its {name} rate"), pd.concat(kept), (note,), name)
 
 
 def chosen_in(runs: pd.DataFrame, chosen: Sequence[Choice]) -> pd.Series[str]:
@@ -74,11 +71,6 @@ def chosen_in(runs: pd.DataFrame, chosen: Sequence[Choice]) -> pd.Series[str]:
         index=runs.index,
         dtype=object,
     )
-
-
-def _measure_of_forgetting(runs: pd.DataFrame) -> str:
-    known = [name for name in _FORGETTING if name in runs and bool(runs[name].notna().any())]
-    return known[0] if known else "update_frobenius"
 
 
 def _best_rate(runs: pd.DataFrame, column: str) -> float:

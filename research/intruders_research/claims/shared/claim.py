@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from intruders.measures.intervals import Interval
 
@@ -30,6 +30,11 @@ class Where:
     def label(self) -> str:
         on = f"{self.base} on {self.task}" if self.task else self.base
         return f"{on}, {self.part}" if self.part else on
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """The base and the task as cells of a table."""
+        return {"base": self.base, "task": self.task}
 
     def narrowed(self, part: str) -> Where:
         """Return the part that ``part`` names, or all of it if that is empty."""

@@ -7,8 +7,8 @@ import pandas as pd
 from .strata import Stratum
 
 
-def at_equal_score(stratum: Stratum) -> tuple[pd.DataFrame, list[str]]:
-    """Return the runs of a stratum that reached one score, and notes on those that did not.
+def at_equal_score(stratum: Stratum) -> Stratum:
+    """Return the runs of a stratum that reached one score, with notes on those that did not.
 
     These are the runs that stopped at the match criterion that most of them have. Without such runs, they are the runs
     whose accuracy intervals contain one value: the one that most intervals contain.
@@ -16,56 +16,53 @@ def at_equal_score(stratum: Stratum) -> tuple[pd.DataFrame, list[str]]:
     runs = stratum.runs
     matched = runs[(runs["stopped_by"] == "match") & runs["match"].notna()]
     if len(matched):
-        target = str(matched["match"].astype(str).mode().iloc[0])
-        return _at_target(stratum, target)
+        return _at_target(stratum, matched)
     low, high = runs["accuracy_low"], runs["accuracy_high"]
     holds = [(low <= value) & (value <= high) for value in low[low.notna() & high.notna()]]
     if not holds:
         note = f"{stratum.label}: no run has a task score, so that none are at equal score"
-        return runs.iloc[:0], [note] if len(runs) else []
+        return stratum.narrowed(runs.iloc[:0], note)
     most = max(holds, key=lambda held: int(held.sum()))
-    note = (
+    return stratum.narrowed(
+        runs[most],
         f"{stratum.label}: no run was stopped by a match criterion; {int(most.sum())} of {len(runs)} "
-        "runs, whose accuracies agree within their intervals, are taken to be at equal score"
+        "runs, whose accuracies agree within their intervals, are taken to be at equal score",
     )
-    return runs[most], [note]
 
 
-def sequences_at_equal_score(stratum: Stratum) -> tuple[pd.DataFrame, list[str]]:
-    """Return the sequences that reached their score at every stage, and notes on the others.
+def sequences_at_equal_score(stratum: Stratum) -> Stratum:
+    """Return the sequences that reached their score at every stage, with notes on the others.
 
     Sequences without a match criterion are taken as they are where no other has one, and a note says that they are not
     at equal score. Where no sequence reached the score of its criterion, there are none.
     """
     aimed = stratum.runs[stratum.runs["match"].notna()]
-    if aimed.empty:
-        note = (
-            f"{stratum.label}: no match criterion, so that the stages are not at equal score; a setting "
-            "that learned less has less to forget"
-        )
-        return stratum.runs, [note]
-    return _at_target(stratum, str(aimed["match"].astype(str).mode().iloc[0]))
+    if len(aimed):
+        return _at_target(stratum, aimed)
+    return stratum.narrowed(
+        stratum.runs,
+        f"{stratum.label}: no match criterion, so that the stages are not at equal score; a setting "
+        "that learned less has less to forget",
+    )
 
 
-def _at_target(stratum: Stratum, target: str) -> tuple[pd.DataFrame, list[str]]:
-    """Return the runs that stopped at ``target``, and notes on those that missed it or had another aim."""
+def _at_target(stratum: Stratum, aimed: pd.DataFrame) -> Stratum:
+    """Return the runs that stopped at the score that most of ``aimed`` have, with notes on all others."""
+    target = str(aimed["match"].astype(str).mode().iloc[0])
     runs, notes = stratum.runs, []
     aimed = runs[runs["match"].astype(str) == target]
-    if bool((aimed["stopped_by"] != "match").any()):
-        notes.append(_not_reached(stratum, aimed, target, len(runs)))
+    missed = aimed[aimed["stopped_by"] != "match"]
+    if len(missed):
+        notes.append(
+            f"{stratum.label}: {len(missed)} of {len(runs)} runs did not reach {target} and are left out: "
+            + by_setting(missed)
+        )
     others = len(runs) - len(aimed)
     if others:
         notes.append(
             f"{stratum.label}: {others} of {len(runs)} runs had no such aim ({target}) and are left out"
         )
-    return aimed[aimed["stopped_by"] == "match"], notes
-
-
-def _not_reached(stratum: Stratum, aimed: pd.DataFrame, target: str, total: int) -> str:
-    """Report how many runs did not reach their score, and which."""
-    missed = aimed[aimed["stopped_by"] != "match"]
-    counted = f"{len(missed)} of {total} runs did not reach {target} and are left out"
-    return f"{stratum.label}: {counted}: {by_setting(missed)}"
+    return stratum.narrowed(aimed.drop(missed.index), *notes)
 
 
 def below_score(runs: pd.DataFrame) -> pd.DataFrame:
@@ -73,11 +70,13 @@ def below_score(runs: pd.DataFrame) -> pd.DataFrame:
     return runs[runs["match"].notna() & runs["stopped_by"].notna() & runs["stopped_by"].ne("match")]
 
 
-def without_missed(stratum: Stratum) -> tuple[pd.DataFrame, list[str]]:
-    """Return the runs of a stratum but for those below their score, and a note that names these, if there are any."""
+def without_missed(stratum: Stratum) -> Stratum:
+    """Return the runs of a stratum but for those below their score, with a note that names these."""
     missed = below_score(stratum.runs)
+    if missed.empty:
+        return stratum
     told = f"{stratum.label}: left out, since they did not reach their score: {by_setting(missed)}"
-    return stratum.runs.drop(missed.index), [told] if len(missed) else []
+    return stratum.narrowed(stratum.runs.drop(missed.index), told)
 
 
 def by_setting(runs: pd.DataFrame) -> str:

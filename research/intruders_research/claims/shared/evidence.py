@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 import pandas as pd
 
 from intruders.measures.intervals import Interval
+from intruders.studies.results import Results
 
 from .claim import NOT_RUN, SEPARATOR, SUPPORTED, UNDECIDED, Claim, Effect, Finding, Where, opening_of
 from .statistics import MOST_SEEDS, holm, seeds_needed, spread_of
@@ -31,9 +32,9 @@ class _Sentence:
 class Evidence:
     """Effects as the runs give them, one after another, and notes on what was left out."""
 
-    def __init__(self, primary: str = "") -> None:
-        """Start without effects; ``primary`` is a part of the name of the one effect that decides, if any."""
-        self._primary = primary
+    def __init__(self, claim: Claim, results: Results) -> None:
+        """Start without effects; the study may name, by a part of its name, the one effect that decides."""
+        self._claim, self._primary = claim, results.primary.get(claim.name, "")
         self.notes: list[str] = []
         self._effects: list[Effect] = []
         self._sentences: dict[Where, _Sentence] = {}
@@ -76,6 +77,20 @@ class Evidence:
         text = f"{what} {said(interval, digits)}" if phrase is None else phrase
         if text:
             self.say(on, text, number)
+
+    def add_if_named(
+        self,
+        on: Where,
+        what: str,
+        interval: Interval,
+        *,
+        digits: int = 3,
+        phrase: str | None = None,
+        over: str = "",
+    ) -> None:
+        """Add an effect of which the claim says nothing, unless the study names it in advance: above zero then."""
+        expected, said = (1, phrase) if self.is_primary(what) else (None, "")
+        self.add(on, what, interval, expected, digits, phrase=said, over=over)
 
     def say(self, on: Where, text: str, *seeds: int) -> None:
         """Add a text about ``on`` to the verdict, with the numbers of seeds that it rests on."""
@@ -123,17 +138,14 @@ class Evidence:
             f"{known}): "
         )
 
-    def finding(
-        self, claim: Claim, *, runs: Iterable[object] = (), tables: dict[str, pd.DataFrame] | None = None
-    ) -> Finding:
-        """Return the finding on ``claim``, whose limits come last among the notes.
+    def finding(self, runs: Iterable[object], tables: dict[str, pd.DataFrame]) -> Finding:
+        """Return the finding on the claim, whose limits come last among the notes.
 
         Args:
-          claim: that the effects are on.
           runs: ids of all runs that were compared.
           tables: what the figures draw, by title.
         """
-        answers = self.answers
+        claim, answers = self._claim, self.answers
         sentences = [sentence.of(on) for on, sentence in self._sentences.items()]
         is_misnamed = bool(self._primary and self._effects and not answers)
         is_run = bool(answers) or is_misnamed
@@ -158,7 +170,7 @@ class Evidence:
             effects=[effect for effect in (*answers, *others) if not math.isnan(effect.estimate)],
             seeds=max((effect.seeds for effect in self._effects), default=0),
             runs=len(set(runs)) if self._effects else 0,
-            tables=dict(tables or {}) if self._effects else {},
+            tables=tables if self._effects else {},
             notes=list(dict.fromkeys([*notes, *(claim.limits if self._effects else ())])),
             answers=answers,
             is_misnamed=is_misnamed,

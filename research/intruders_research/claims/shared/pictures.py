@@ -178,12 +178,13 @@ def listed(
     value: str,
     low: str | None = None,
     high: str | None = None,
-    order: Sequence[str] | None = None,
     rules: Sequence[Rule] = (),
     caption: str = "",
 ) -> Chart:
     """Draw the names from top to bottom, each with its value and interval from left to right."""
-    names = list(order) if order is not None else list(dict.fromkeys(rows[by].astype(str)))
+    names = list(dict.fromkeys(rows[by].astype(str)))
+    if by == "setting":
+        names = by_method_and_rank(names)
     series = []
     for at, label in enumerate(names):
         group = rows[rows[by].astype(str) == label]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -12,11 +13,11 @@ import pandas as pd
 
 from intruders.errors import missing_extra
 from intruders.linalg.rank_correlation import spearman
-from intruders.measures.intervals import Interval, expanded_percentiles
+from intruders.measures.intervals import Interval
+
+from .statistics import over_resamples
 
 Floats = npt.NDArray[np.float64]
-_RESAMPLES = 2000
-_FEWEST = 4  # settings; fewer have no interval, as of a single correlation
 
 
 def correlation_difference(
@@ -34,17 +35,10 @@ def correlation_difference(
     columns = columns[:, known]
     numbers, labels = pd.factorize(np.array([str(group) for group in groups])[known])
     estimate = float(_difference(columns)) if columns.shape[1] else math.nan
-    count = len(labels)
-    open_ends = Interval(estimate, -math.inf, math.inf, count)
-    if count < _FEWEST or math.isnan(estimate):
-        return open_ends
-    members = [np.flatnonzero(numbers == number) for number in range(count)]
-    drawn = np.random.default_rng(0).integers(count, size=(_RESAMPLES, count))
-    differences = _resampled(columns, members, drawn)
-    differences = differences[np.isfinite(differences)]
-    if len(differences) < _RESAMPLES / 2:
-        return open_ends
-    interval = expanded_percentiles(estimate, differences, count)
+    members = [np.flatnonzero(numbers == number) for number in range(len(labels))]
+    interval, differences = over_resamples(estimate, len(labels), partial(_resampled, columns, members))
+    if len(differences) == 0:
+        return interval
     beyond = min((differences <= 0).mean(), (differences >= 0).mean())
     # No resample on the other side is not a p of zero.
     p = min(1.0, 2 * max(float(beyond), 1 / len(differences)))

@@ -10,15 +10,24 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from .strata import Stratum
+
 Mask = npt.NDArray[np.bool_]
 # Seeds of which every choice is looked at for the part of a table without gaps.
 _MOST_SEEDS = 12
 
 
-def seed_table(runs: pd.DataFrame, column: str) -> pd.DataFrame:
-    """Return a column's mean by seed (rows) and setting (columns)."""
-    values = pd.DataFrame({"seed": runs["seed"], "by": runs["setting"].astype(str), "value": runs[column]})
+def seed_table(runs: pd.DataFrame, column: str, by: str = "setting") -> pd.DataFrame:
+    """Return a column's mean by seed (rows) and setting, or another column (columns)."""
+    values = pd.DataFrame({"seed": runs["seed"], "by": runs[by], "value": runs[column]})
     return values.dropna().pivot_table(index="seed", columns="by", values="value", aggfunc="mean")
+
+
+def against_full(runs: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Return a column of LoRA's settings (columns) minus the mean of full fine-tuning, by seed (rows)."""
+    lora = seed_table(runs[runs["method"] == "lora"], column)
+    full = complete(seed_table(runs[runs["method"] == "full"], column)).mean(axis=1)
+    return lora.sub(full, axis=0).dropna(how="all")
 
 
 def complete(table: pd.DataFrame) -> pd.DataFrame:
@@ -82,24 +91,22 @@ def seeds_of_settings(runs: pd.DataFrame) -> int:
     return 0 if runs.empty else statistics.median_low(runs.groupby("setting")["seed"].nunique())
 
 
-def on_shared_matrices(
-    runs: pd.DataFrame, matrices: pd.DataFrame, label: str
-) -> tuple[pd.DataFrame, list[str]]:
+def on_shared_matrices(stratum: Stratum, matrices: pd.DataFrame) -> Stratum:
     """Count ``per_100`` on the matrices that all runs have; add a note if those are fewer.
 
     An adapter of some modules leaves the others unchanged, and a full fine-tuning changes all: their shares are of
     different matrices.
     """
+    runs = stratum.runs
     known = matrices[matrices["run_id"].isin(runs["run_id"])]
     of_each = known.groupby("run_id")["name"].agg(set)
     if len(of_each) < 2 or len(set(map(frozenset, of_each))) == 1:
-        return runs, []
+        return stratum
     shared = set.intersection(*of_each)
     sums = known[known["name"].isin(shared)].groupby("run_id")[["intruders", "vectors"]].sum()
-    note = (
-        f"{label}: intruders are counted on the {len(shared)} matrices that all of these runs changed, of "
-        f"{len(set.union(*of_each))}"
-    )
     per_100 = 100 * sums["intruders"] / sums["vectors"]
-    counted = runs.assign(per_100=runs["run_id"].map(per_100), vectors=runs["run_id"].map(sums["vectors"]))
-    return counted, [note]
+    return stratum.narrowed(
+        runs.assign(per_100=runs["run_id"].map(per_100), vectors=runs["run_id"].map(sums["vectors"])),
+        f"{stratum.label}: intruders are counted on the {len(shared)} matrices that all of these runs changed, of "
+        f"{len(set.union(*of_each))}",
+    )

@@ -7,7 +7,7 @@ ends are infinite: the estimate stands, and says nothing of what another seed wo
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 from statistics import NormalDist
 
@@ -40,17 +40,33 @@ def ratio_interval(parts: Values, wholes: Values) -> Interval:
     the resamples are left out, and where all have one ratio.
     """
     (parts, wholes), _ = _complete([parts, wholes], range(np.size(parts)))
-    count, whole = len(parts), float(wholes.sum())
+    whole = float(wholes.sum())
     estimate = float(parts.sum()) / whole if whole > 0 else math.nan
+
+    def share(drawn: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+        below = wholes[drawn].sum(axis=1)
+        return np.asarray(parts[drawn].sum(axis=1) / np.where(below > 0, below, math.nan))
+
+    interval, shares = over_resamples(estimate, len(parts), share)
+    return interval if len(shares) and np.ptp(shares) > 1e-12 * abs(estimate) else interval.opened()
+
+
+def over_resamples(
+    estimate: float, count: int, statistic: Callable[[npt.NDArray[np.int64]], npt.NDArray[np.float64]]
+) -> tuple[Interval, npt.NDArray[np.float64]]:
+    """Return expanded percentiles of a statistic over resamples of ``count`` units, and its values there.
+
+    ``statistic`` takes (resamples, count) numbers of units. Resamples where it is no finite number are left out.
+    Infinite ends and no values for fewer than four units, and where over half of the resamples are left out.
+    """
     open_ends = Interval(estimate, -math.inf, math.inf, count)
     if count < 4 or math.isnan(estimate):
-        return open_ends
-    drawn = np.random.default_rng(0).integers(count, size=(_RESAMPLES, count))
-    below = wholes[drawn].sum(axis=1)
-    shares = parts[drawn].sum(axis=1)[below > 0] / below[below > 0]
-    if len(shares) < _RESAMPLES / 2 or np.ptp(shares) <= 1e-12 * abs(estimate):
-        return open_ends
-    return expanded_percentiles(estimate, shares, count)
+        return open_ends, np.empty(0)
+    values = statistic(np.random.default_rng(0).integers(count, size=(_RESAMPLES, count)))
+    values = values[np.isfinite(values)]
+    if len(values) < _RESAMPLES / 2:
+        return open_ends, np.empty(0)
+    return expanded_percentiles(estimate, values, count), values
 
 
 def holm(values: Sequence[float]) -> list[float]:
@@ -201,8 +217,7 @@ def slope(x: Values, y: Values) -> float:
     (across, up), _ = _complete([x, y], range(np.size(x)))
     if len(np.unique(across)) < 2:
         return math.nan
-    centred = across - across.mean()
-    return float((centred * up).sum() / (centred**2).sum())
+    return float(np.polyfit(across, up, 1)[0])
 
 
 def _normal_p(statistic: float) -> float:
@@ -256,11 +271,6 @@ def _correlation(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> floa
     x, y = x - x.mean(), y - y.mean()
     scale = math.sqrt(float((x**2).sum()) * float((y**2).sum()))
     return float((x * y).sum()) / scale if scale > 0 else math.nan
-
-
-def _finite(values: Values) -> npt.NDArray[np.float64]:
-    array = np.asarray(values, dtype=np.float64)
-    return array[np.isfinite(array)]
 
 
 def _complete(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
+import numpy as np
 import pandas as pd
 
 from intruders.studies.compare_settings import alpha_value, labels_of, rows_in, setting_of, text_of
@@ -33,6 +35,10 @@ class Stratum:
     def label(self) -> str:
         return self.on.label
 
+    def narrowed(self, runs: pd.DataFrame, *notes: str) -> Self:
+        """Return the stratum with some of its runs, and notes on why not the others."""
+        return replace(self, runs=runs, notes=(*self.notes, *notes))
+
 
 def finished(runs: pd.DataFrame, kind: str = "finetune") -> pd.DataFrame:
     """Return the finished runs of a kind, with four more columns.
@@ -48,6 +54,25 @@ def finished(runs: pd.DataFrame, kind: str = "finetune") -> pd.DataFrame:
     kept["alpha_value"] = [alpha_value(row.get("alpha"), row.get("rank")) for row in rows]
     kept["per_100"] = 100 * kept["intruders"] / kept["vectors"].where(lambda count: count > 0)
     return kept
+
+
+def points_of(runs: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    """Return these columns of :func:`finished` runs as a table, in which the setting is in words."""
+    return runs[list(columns)].rename(columns={"described": "setting"}).reset_index(drop=True)
+
+
+def per_setting(rows: pd.DataFrame, *further: str) -> Iterator[tuple[dict[str, Any], pd.DataFrame]]:
+    """Yield the rows of every base, task, described setting and what is ``further`` the same, with these as cells."""
+    for key, group in rows.groupby(["base", "task", "described", *further]):
+        yield dict(zip(["base", "task", "setting", *further], key, strict=True)), group
+
+
+def audits_during(traces: pd.DataFrame) -> pd.DataFrame:
+    """Return a row per run and step at which it was audited, summed over its matrices, with ``per_100`` and ||D||_F."""
+    squares = traces.assign(squares=traces["frobenius"] ** 2)
+    sums = squares.groupby(["run_id", "step"])[["intruders", "vectors", "squares"]].sum().reset_index()
+    sums["per_100"] = 100 * sums["intruders"] / sums["vectors"]
+    return sums.assign(update_frobenius=np.sqrt(sums.pop("squares").astype(float)))
 
 
 def by_corpus(results: Results) -> Iterator[tuple[str, pd.DataFrame]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 
 from intruders.measures.intervals import Interval
 
@@ -30,3 +31,11 @@ def points_said(lost: Interval) -> str:
 
 def seeds_said(seeds: int) -> str:
     return "one seed" if seeds == 1 else f"{seeds} seeds"
+
+
+def table_lines(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Return a table in Markdown."""
+    return [
+        f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+        for cells in (headings, ["---"] * len(headings), *rows)
+    ]

@@ -22,6 +22,7 @@ from intruders_research.claims.shared.statistics import (
     partial_spearman,
     spearman,
 )
+from intruders_research.claims.structure import CLAIM
 from research.tests.planted import matched, sequence_study, trace
 from tests.studies.planted import run, study
 
@@ -29,7 +30,7 @@ HERE = Where("tiny", "words")
 
 
 def answers(*intervals: Interval, seeds: int | None = None, digits: int = 2) -> list[Effect]:
-    evidence = Evidence()
+    evidence = Evidence(CLAIM, study())
     for number, interval in enumerate(intervals):
         evidence.add(HERE, f"effect {number}", interval, digits=digits, seeds=seeds)
     return evidence.answers
@@ -142,7 +143,7 @@ def test_nothing_that_the_claim_speaks_of_is_not_run() -> None:
 
 
 def test_an_effect_that_was_named_in_advance_decides_alone() -> None:
-    evidence = Evidence("effect 0")
+    evidence = Evidence(CLAIM, replace(study(), primary={"structure": "effect 0"}))
     for number, values in enumerate(([1.0, 2.0, 1.4], [-1.0, 1.0, 2.0], [-1.0, 1.0, 2.0])):
         evidence.add(HERE, f"effect {number}", mean_interval(values))
     (answer,) = evidence.answers

@@ -26,7 +26,9 @@ from intruders_research.claims.shared.statistics import (
     spearman,
     spread_of,
 )
+from intruders_research.claims.structure import CLAIM
 from research.tests import coverage
+from tests.studies.planted import study
 
 
 def test_mean_of_three_seeds_by_hand() -> None:
@@ -142,7 +144,7 @@ def test_the_spread_is_kept_where_an_interval_is_cut_to_what_can_be() -> None:
 def test_what_is_missing_for_an_effect_of_almost_zero_says_how_small_it_is() -> None:
     # Half the width is 4.303 * 0.2 / sqrt(3) = 0.497; seven seeds of that spread would tell a mean of 0.25 from zero:
     # (2.447 + 0.906) * 0.2 / sqrt(7) = 0.2535, eight: (2.365 + 0.896) * 0.2 / sqrt(8) = 0.2306.
-    evidence = Evidence()
+    evidence = Evidence(CLAIM, study())
     evidence.add(Where("b", "t"), "intruders", mean_interval([-0.2, 0.0, 0.2]))
     evidence.add(Where("b", "t"), "intruders", mean_interval([0.05, 0.25, 0.45]))
     centred, some = evidence.answers
