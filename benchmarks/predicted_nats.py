@@ -210,12 +210,10 @@ def measure(folder: Path, sources: list[str]) -> None:
 
 def prepared(folder: Path) -> KeptNats:
     """Return what is kept of the base for the first text; it is prepared where nothing is."""
-    cache = DiskCache(folder / "cache")
-    if KeptNats.at(cache) is None:
+    cache, base = DiskCache(folder / "cache"), open_checkpoint(BASE)
+    if KeptNats.at(cache, base).text is None:
         print(NatsPlan.of(BASE, str(halves(folder)[next(iter(TEXTS))][0])).keep(folder / "cache"))
-    kept = KeptNats.at(cache)
-    assert kept is not None
-    return kept
+    return KeptNats.at(cache, base)
 
 
 def predict_all(folder: Path, sources: list[str]) -> None:

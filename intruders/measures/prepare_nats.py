@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..audits.base_cache import cache_at
-from ..audits.kept_nats import KeptLayer, KeptText, content_of, written
+from ..audits.kept_nats import KeptLayer, KeptText, content_of, samples_of, written
 from ..audits.prepare_base import Preparation
 from ..checkpoints.pairing.in_memory import in_memory
 from ..checkpoints.stored.selection import AS_AUDITED, Selection
@@ -169,7 +169,11 @@ class NatsPlan:
             progress("gradients", len(self.ids), len(self.ids))
             # An expert that was given every token of one sequence is not given those of all.
             whole = [layer for layer in kept if read[layer.name] == len(self.ids)]
-            writer.finish(KeptText(self.text, self.documents, TOKENS, TOKENS - FIRST, 1 + DRAWS, whole))
+            base = self.preparation.base
+            samples = dict(samples_of(base, base.names()))
+            writer.finish(
+                KeptText(self.text, self.documents, TOKENS, TOKENS - FIRST, 1 + DRAWS, whole, samples)
+            )
         return time.perf_counter() - started
 
 
