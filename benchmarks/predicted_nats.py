@@ -236,7 +236,7 @@ def predict_all(folder: Path, sources: list[str]) -> None:
             for name, own in whole.items():
                 rows = kept.rows(name, base.read(name).float())
                 assert rows is not None
-                known[id(whole)][name] = rows.responses(own)
+                (known[id(whole)][name],) = rows.responses([own], [torch.empty(0, own.shape[-2])])
             print(f"{update.name}: {time.perf_counter() - started:.1f} s", flush=True)
         of_it = {
             name: Responses(update.scale * known[id(whole)][name].whole, known[id(whole)][name].parts)

@@ -208,6 +208,32 @@ def _read(file: Path, digest: str) -> Tensor:
     return torch.frombuffer(content, dtype=torch.int8)
 
 
+def responses_of(kept: KeptNats, batch: Batch, is_intruder: Tensor) -> list[Responses | None]:
+    """Return the responses of a decided batch, whose parts are the directions of intruders, ``is_intruder`` (batch, k).
+
+    None of a matrix without rows. Where several models change one matrix, its rows are read and widened once.
+    """
+    shared, count = batch.shared, range(len(batch.matrices))
+    rows = [
+        kept.rows(matrix.name, base) if shared is None else shared.rows(matrix.name, kept.rows)
+        for matrix, base in zip(batch.matrices, batch.pair.base, strict=True)
+    ]
+    some = [at for at in count if rows[at] is not None and bool(is_intruder[at].any())]
+    left = leading_left(batch.pair.select(torch.tensor(some)), is_intruder.shape[1]) if some else ()
+    directions = {at: own[is_intruder[at]] for at, own in zip(some, left, strict=True)}
+    none = torch.empty(0, batch.pair.base.shape[-2])
+    found: list[Responses | None] = []
+    for group in [[at] for at in count] if shared is None else [list(count)]:
+        updates = [batch.pair.select(at).update.scaled(batch.units[at]) for at in group]
+        own = rows[group[0]]
+        found += (
+            [None] * len(group)
+            if own is None
+            else own.responses(updates, [directions.get(at, none) for at in group])
+        )
+    return found
+
+
 class Responding:
     """Collects the responses of the matrices of one model while they are audited, in any order and thread."""
 
@@ -216,14 +242,9 @@ class Responding:
         self._of: dict[str, Responses | None] = {}  # None of a matrix without rows
 
     def add(self, batch: Batch, is_intruder: Tensor) -> None:
-        """Take a decided batch; ``is_intruder`` is (batch, k), whose directions are parts of the responses."""
-        for at, (matrix, unit) in enumerate(zip(batch.matrices, batch.units, strict=True)):
-            alone, chosen = batch.pair.select(torch.tensor([at])), is_intruder[at]
-            rows = self._kept.rows(matrix.name, alone.base[0])
-            has_some = rows is not None and bool(chosen.any())
-            directions = leading_left(alone, len(chosen))[0][chosen] if has_some else None
-            update = batch.pair.select(at).update
-            self._of[matrix.name] = None if rows is None else rows.responses(update.scaled(unit), directions)
+        """Take a decided batch; ``is_intruder`` is (batch, k)."""
+        names = [matrix.name for matrix in batch.matrices]
+        self._of |= dict(zip(names, responses_of(self._kept, batch, is_intruder), strict=True))
 
     def result(self, matrices: Sequence[AuditedMatrix]) -> Forgetting | None:
         """Return the prediction for a model of these matrices; None where there can be none."""

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from ..linalg.krylov import BLOCK, KrylovSpace, converge
+from ..linalg.low_rank import LowRank
 from ..linalg.operators import Update
 from ..linalg.pair import Pair
 from ..linalg.svd import gram_svd
@@ -30,8 +31,8 @@ from .between import Between
 # Numbers that share one scale. Some inputs have single entries a thousand times larger than all others.
 _BLOCK = 64
 _LARGEST, _SCALE = 127, 4  # of 8 bits; bytes
-# Sequences that are widened at once take this many numbers.
-_AT_ONCE = 1 << 25
+# Sequences that are widened at once take this many numbers, which a processor's cache holds.
+_AT_ONCE = 1 << 20
 # Leading vectors: dense below this smaller side; block steps before the first look, and rounds after it.
 _DENSE_BELOW, _STEPS, _ROUNDS = 256, 6, 8
 
@@ -55,7 +56,7 @@ def unpacked(rows: Tensor, n: int) -> Tensor:
     """Return :func:`packed` rows ``(*, packed_width(n))`` in single precision."""
     blocks = rows.reshape(*rows.shape[:-1], -1, _BLOCK + _SCALE)
     scales = blocks[..., _BLOCK:].contiguous().view(torch.float32)
-    wide: Tensor = blocks[..., :_BLOCK].float() * scales
+    wide: Tensor = blocks[..., :_BLOCK].float().mul_(scales)
     return wide.flatten(-2)[..., :n]
 
 
@@ -83,23 +84,32 @@ class KeptRows:
     inputs: Tensor  # (sequences, tokens, packed n)
     gradients: Tensor  # (sequences, labels, tokens, packed m)
 
-    def responses(self, update: Update, directions: Tensor | None = None) -> Responses:
-        """Return the responses to D (m, n), and their parts in directions, orthonormal rows (k, m)."""
-        m, n = update.shape[-2:]
+    def responses(self, updates: Sequence[Update], directions: Sequence[Tensor]) -> list[Responses]:
+        """Return the responses to updates (m, n), and the parts of each in its directions, orthonormal rows (k, m).
+
+        The rows are widened once, and multiplied by the factors of all updates together.
+        """
+        m, n = updates[0].shape[-2:]
         labels, tokens = self.gradients.shape[1:3]
         step = max(1, _AT_ONCE // (tokens * (n + labels * m)))
-        ends = torch.empty(0, m) if directions is None else directions
-        whole, parts = [], []
+        lefts = [update.left if isinstance(update, LowRank) else None for update in updates]
+        rights = [update.right if isinstance(update, LowRank) else update.dense() for update in updates]
+        columns = [own for left, ends in zip(lefts, directions, strict=True) for own in (left, ends.mT)]
+        columns = [own.to(rights[0]) for own in columns if own is not None]
+        found: list[list[tuple[Tensor, Tensor]]] = [[] for _ in updates]
         for some in zip(torch.split(self.inputs, step), torch.split(self.gradients, step), strict=True):
             inputs, gradients = (
-                unpacked(rows, size).to(update.device, update.dtype)
-                for rows, size in zip(some, (n, m), strict=True)
+                unpacked(rows, size).to(rights[0]) for rows, size in zip(some, (n, m), strict=True)
             )
-            moved = update.apply(inputs)  # D x: (some, tokens, m)
-            along = ends.to(moved).mT
-            whole.append((gradients.flatten(2) @ moved.flatten(1).unsqueeze(-1)).squeeze(-1).double())
-            parts.append(((gradients @ along) * (moved @ along).unsqueeze(1)).sum(-2, dtype=torch.float64))
-        return Responses(torch.cat(whole).cpu(), torch.cat(parts).cpu())
+            near = (inputs @ torch.cat(rights).mT).split([len(right) for right in rights], -1)
+            far = iter((gradients @ torch.cat(columns, -1)).split([own.shape[-1] for own in columns], -1))
+            for moved, left, ends, own in zip(near, lefts, directions, found, strict=True):
+                met = gradients if left is None else next(far)
+                whole = (met * moved.unsqueeze(1)).sum((-2, -1), dtype=torch.float64)
+                along = ends.to(moved).mT
+                onto = moved @ (along if left is None else left.mT @ along)  # y_j^T D x: (some, tokens, k)
+                own.append((whole, (next(far) * onto.unsqueeze(1)).sum(-2, dtype=torch.float64)))
+        return [Responses(*(torch.cat(parts).cpu() for parts in zip(*own, strict=True))) for own in found]
 
 
 def leading_left(batch: Pair, k: int) -> Tensor:
