@@ -263,7 +263,7 @@ def directions(folder: Path, sources: list[str]) -> None:
             lefts[name] = leading_left(Pair.joined([pair]), VECTORS)[0]
             rows = kept.rows(name, own_base)
             assert rows is not None
-            of[name] = rows.responses(own, lefts[name])
+            (of[name],) = rows.responses([own], [lefts[name]])
         z = torch.stack([each.whole for each in of.values()]).sum(0)[:, 1:]
         assert kept.text is not None
         twice = 2 * kept.text.scored

@@ -28,7 +28,7 @@ from ..checkpoints.opening.open import Opened
 from ..checkpoints.pairing.pairing import Pairing
 from ..checkpoints.stored.checkpoint import Checkpoint
 from ..checkpoints.stored.names import tensor_of
-from ..engine.nats import KeptRows, Responses, leading_left, packed, packed_width, predict
+from ..engine.nats import KeptRows, Responses, leading_left, packed, predict
 from ..errors import CacheError, IntrudersError, os_reason
 from ..system.digests import json_digest
 from ..system.folders import atomic_folder
@@ -102,8 +102,8 @@ class Writer:
         self._folder = folder
         self._digests: dict[str, xxhash.xxh3_128] = {}
 
-    def add(self, file: str, rows: Tensor) -> None:
-        content = packed(rows).cpu().contiguous().numpy().tobytes()
+    def add(self, file: str, rows: Tensor, bits: int) -> None:
+        content = packed(rows, bits).cpu().contiguous().numpy().tobytes()
         self._digests.setdefault(file, xxhash.xxh3_128()).update(content)
         with (self._folder / file).open("ab") as out:
             out.write(content)
@@ -174,14 +174,14 @@ class KeptNats:
         layer = self._layers.get(f"{content} {name}") or self._layers.get(content)
         if kept is None or layer is None:
             return None
-        (m, n), shape = base.shape, (len(kept.documents), kept.tokens)
+        sequences = len(kept.documents)
         try:
             inputs, gradients = (
                 _read(self._folder / file, kept.digests[file]) for file in (layer.inputs, layer.gradients)
             )
             return KeptRows(
-                inputs.view(*shape, packed_width(n)),
-                gradients.view(shape[0], kept.labels, shape[1], packed_width(m)),
+                inputs.view(sequences, kept.tokens, -1),
+                gradients.view(sequences, kept.labels, kept.tokens, -1),
             )
         except (OSError, ValueError, RuntimeError, KeyError) as error:
             self.text = None

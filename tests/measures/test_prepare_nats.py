@@ -297,6 +297,15 @@ def test_preparing_again_replaces_what_was_kept(prepared: tuple[Path, Path, str]
     assert store.size() == (0, 0)
 
 
+def test_the_rows_take_at_most_twice_the_base_in_16_bits(tmp_path: Path) -> None:
+    base = save_llama(tmp_path / "base", width=768)
+    found = kept(str(base), text_of(tmp_path, 60), tmp_path / "cache")
+    files = [file.stat().st_size for file in (tmp_path / "cache").glob(f"{NATS}/*/*.bin")]
+    limit = 4 * sum(parameter.numel() for parameter in load_model(str(base), "causal").parameters())
+    assert 32 < len(found.documents) < 60
+    assert sum(files) == found.bytes <= limit < found.bytes * (1 + 1 / len(found.documents))
+
+
 def test_a_full_disk_leaves_what_was_kept(
     prepared: tuple[Path, Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -305,7 +314,7 @@ def test_a_full_disk_leaves_what_was_kept(
     (document,) = (tmp_path / "cache").glob(f"{NATS}/*/{DOCUMENT}")
     before, wrote = document.read_text(), []
 
-    def add(self: Writer, file: str, rows: torch.Tensor) -> None:
+    def add(self: Writer, file: str, rows: torch.Tensor, bits: int) -> None:
         wrote.append(file)
         if len(wrote) > 30:
             raise OSError(errno.ENOSPC, "No space left on device")
