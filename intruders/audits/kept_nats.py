@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from math import fsum
 from pathlib import Path
-from statistics import median
 
 import torch
 import xxhash
@@ -34,12 +33,11 @@ from ..system.folders import atomic_folder
 from ..system.plain_values import from_plain, plain
 from .base_cache import NATS, BaseCache, BaseKeys, DiskCache
 from .batches import Batch
-from .result.forgetting import Forgetting
+from .result.forgetting import NOT_OF_RANK_1, OF_RANK_1, Forgetting, median_rank
 from .result.records import AuditedMatrix
 
 _VERSION = 2  # of the files
 DOCUMENT = "intruders.json"
-_OF_RANK_1 = 1.5  # effective rank, median over the matrices: docs/results/nats.md
 
 
 def content_of(base: Tensor) -> str:
@@ -225,12 +223,8 @@ class Responding:
         text = self._kept.text
         if text is None or not of_rows:
             return None
-        if median(matrix.update.effective_rank for matrix in matrices) < _OF_RANK_1:
-            warnings.warn(
-                "no nats are predicted of an update of rank 1, which our study found up to twice too high; "
-                "measure it with intruders evaluate",
-                stacklevel=2,
-            )
+        if median_rank(matrices) < OF_RANK_1:
+            warnings.warn(NOT_OF_RANK_1, stacklevel=2)
             return None
         prediction = predict(of_rows, text.scored, text.documents)
         return Forgetting(
