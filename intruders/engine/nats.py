@@ -30,39 +30,44 @@ from .between import Between
 
 # Numbers that share one scale. Some inputs have single entries a thousand times larger than all others.
 _BLOCK = 64
-_LARGEST, _SCALE = 127, 4  # of 8 bits; bytes
+_SCALE = 4  # bytes
 # Sequences that are widened at once take this many numbers, which a processor's cache holds.
 _AT_ONCE = 1 << 20
 # Leading vectors: dense below this smaller side; block steps before the first look, and rounds after it.
 _DENSE_BELOW, _STEPS, _ROUNDS = 256, 6, 8
 
 
-def packed(rows: Tensor) -> Tensor:
-    """Return rows ``(*, n)`` in 8 bits, with a scale in single precision behind every block of numbers.
+def packed(rows: Tensor, bits: int = 8) -> Tensor:
+    """Return rows ``(*, n)`` in 8 bits or 4, with a scale in single precision behind every block of numbers.
 
     The rounding knows nothing of an update, so that it hardly moves a sum over thousands of entries.
 
     >>> unpacked(packed(torch.tensor([[1.0, -2.0, 0.5]])), 3)
     tensor([[ 1.0079, -2.0000,  0.5039]])
     """
-    n = rows.shape[-1]
+    n, largest = rows.shape[-1], 2 ** (bits - 1) - 1
     blocks = torch.nn.functional.pad(rows.float(), (0, -n % _BLOCK)).reshape(*rows.shape[:-1], -1, _BLOCK)
-    scales = blocks.abs().amax(-1, keepdim=True) / _LARGEST
+    scales = blocks.abs().amax(-1, keepdim=True) / largest
     values = (blocks / scales.clamp_min(torch.finfo(torch.float32).tiny)).round().to(torch.int8)
+    if bits == 4:
+        first, second = values.chunk(2, -1)
+        values = first * 16 + (second & 15)
     return torch.cat([values, scales.view(torch.int8)], -1).flatten(-2)
 
 
 def unpacked(rows: Tensor, n: int) -> Tensor:
-    """Return :func:`packed` rows ``(*, packed_width(n))`` in single precision."""
-    blocks = rows.reshape(*rows.shape[:-1], -1, _BLOCK + _SCALE)
-    scales = blocks[..., _BLOCK:].contiguous().view(torch.float32)
-    wide: Tensor = blocks[..., :_BLOCK].float().mul_(scales)
+    """Return :func:`packed` rows ``(*, packed_width(n, bits))`` in single precision."""
+    blocks = rows.reshape(*rows.shape[:-1], -(-n // _BLOCK), -1)
+    values, scales = blocks[..., :-_SCALE], blocks[..., -_SCALE:].contiguous().view(torch.float32)
+    if values.shape[-1] < _BLOCK:
+        values = torch.cat([values >> 4, (values << 4) >> 4], -1)
+    wide: Tensor = values.float().mul_(scales)
     return wide.flatten(-2)[..., :n]
 
 
-def packed_width(n: int) -> int:
+def packed_width(n: int, bits: int = 8) -> int:
     """Return the bytes that a packed row of n numbers takes."""
-    return -(-n // _BLOCK) * (_BLOCK + _SCALE)
+    return -(-n // _BLOCK) * (_BLOCK * bits // 8 + _SCALE)
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     text_of(made, 30)
     done = in_this_process(*("prepare", "base", "--loss-on", "30-40.jsonl", "--out", "cache"), cwd=made)
     assert done.returncode == 0
-    assert "gradients on 30-40.jsonl: 64 sequences of 32 tokens from 30 documents, 0.01 GiB" in done.stderr
+    assert "gradients on 30-40.jsonl: 32 sequences of 32 tokens from 30 documents, 0.00 GiB" in done.stderr
     assert "audits predict the nats forgotten on 30-40.jsonl" in done.stdout
     return made
 
