@@ -16,7 +16,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from math import fsum
 from pathlib import Path
-from statistics import median
 
 import torch
 import xxhash
@@ -35,16 +34,11 @@ from ..system.folders import atomic_folder
 from ..system.plain_values import from_plain, plain
 from .base_cache import NATS, BaseCache, BaseKeys, DiskCache, default_folder
 from .batches import Batch
-from .result.forgetting import Forgetting
+from .result.forgetting import NOT_OF_RANK_1, OF_RANK_1, Forgetting, median_rank
 from .result.records import AuditedMatrix
 
 _VERSION = 3  # of the files
 DOCUMENT = "intruders.json"
-_OF_RANK_1 = 1.5  # effective rank, median over the matrices: docs/results/nats.md
-_RANK_1 = (
-    "no nats are predicted of an update of rank 1, which our study found up to twice too high; measure it with "
-    "intruders evaluate"
-)
 
 
 def content_of(base: Tensor) -> str:
@@ -164,7 +158,7 @@ class KeptNats:
     def responding(self, pairing: Pairing) -> Responding | None:
         """Return what collects the responses of an audit; None where it predicts nothing."""
         if self.text is not None and pairing.pairs and all(matrix.rank == 1 for matrix in pairing.pairs):
-            self.tell(_RANK_1)
+            self.tell(NOT_OF_RANK_1)
             return None
         return None if self.text is None else Responding(self)
 
@@ -253,8 +247,8 @@ class Responding:
         text = self._kept.text
         if text is None or not of_rows:
             return None
-        if median(matrix.update.effective_rank for matrix in matrices) < _OF_RANK_1:
-            self._kept.tell(_RANK_1)
+        if median_rank(matrices) < OF_RANK_1:
+            self._kept.tell(NOT_OF_RANK_1)
             return None
         prediction = predict(of_rows, text.scored, text.documents)
         return Forgetting(
