@@ -210,12 +210,10 @@ def measure(folder: Path, sources: list[str]) -> None:
 
 def prepared(folder: Path) -> KeptNats:
     """Return what is kept of the base for the first text; it is prepared where nothing is."""
-    cache = DiskCache(folder / "cache")
-    if KeptNats.at(cache) is None:
+    cache, base = DiskCache(folder / "cache"), open_checkpoint(BASE)
+    if KeptNats.at(cache, base).text is None:
         print(NatsPlan.of(BASE, str(halves(folder)[next(iter(TEXTS))][0])).keep(folder / "cache"))
-    kept = KeptNats.at(cache)
-    assert kept is not None
-    return kept
+    return KeptNats.at(cache, base)
 
 
 def predict_all(folder: Path, sources: list[str]) -> None:
@@ -238,7 +236,7 @@ def predict_all(folder: Path, sources: list[str]) -> None:
             for name, own in whole.items():
                 rows = kept.rows(name, base.read(name).float())
                 assert rows is not None
-                known[id(whole)][name] = rows.responses(own)
+                (known[id(whole)][name],) = rows.responses([own], [torch.empty(0, own.shape[-2])])
             print(f"{update.name}: {time.perf_counter() - started:.1f} s", flush=True)
         of_it = {
             name: Responses(update.scale * known[id(whole)][name].whole, known[id(whole)][name].parts)
@@ -265,7 +263,7 @@ def directions(folder: Path, sources: list[str]) -> None:
             lefts[name] = leading_left(Pair.joined([pair]), VECTORS)[0]
             rows = kept.rows(name, own_base)
             assert rows is not None
-            of[name] = rows.responses(own, lefts[name])
+            (of[name],) = rows.responses([own], [lefts[name]])
         z = torch.stack([each.whole for each in of.values()]).sum(0)[:, 1:]
         assert kept.text is not None
         twice = 2 * kept.text.scored

@@ -21,7 +21,7 @@ from .audit_settings import AuditSettings, Compute, shown_settings
 from .base_cache import CacheChoice
 from .batches import Batch, NotJudged, of_one_model, read_batches
 from .judge import decide_batch, records_of
-from .kept_nats import KeptNats, Responding, changed_beside
+from .kept_nats import KeptNats, changed_beside
 from .result.audit_result import Audit
 from .result.records import AuditedMatrix
 
@@ -111,11 +111,8 @@ def audit(
     compute = Compute(device, workers, cache)
     started = time.perf_counter()
     compute.torch_device()  # fail on a missing device before reading weights
-    sides = open_sides(base, tuned, with_embeddings=include_embeddings)
-    pairing = pair_sides(*sides, settings)
+    pairing = pair_sides(*open_sides(base, tuned, with_embeddings=include_embeddings), settings)
     audited = audit_pairing(pairing, settings, compute, progress)
-    if audited.forgetting is not None:
-        audited = replace(audited, forgetting=audited.forgetting.without(changed_beside(*sides, pairing)))
     return replace(audited, seconds=time.perf_counter() - started)
 
 
@@ -129,13 +126,16 @@ def audit_pairing(
     settings: AuditSettings,
     compute: Compute,
     progress: Progress = silent,
+    kept: KeptNats | None = None,
 ) -> Audit:
-    """Audit matrices that are paired already."""
+    """Audit matrices that are paired already; ``kept`` is what predicts nats where it is not in the base cache."""
     started = time.perf_counter()
     device = compute.torch_device()
     cache = compute.base_cache()
-    store, kept = None if settings.exact else cache, KeptNats.at(cache)
-    responding = None if kept is None else Responding(kept)
+    store = None if settings.exact else cache
+    sides = pairing.sides
+    assert sides is not None
+    responding = (kept or KeptNats.at(cache, sides[0])).responding(pairing)
     pairing = with_rounded_base(pairing, settings.base_dtype)
     results: dict[str, AuditedMatrix] = {}
     intruders = 0
@@ -160,10 +160,10 @@ def audit_pairing(
     audited = audit_of(
         pairing, settings, matrices, [*pairing.skipped, *skipped], seconds, {"device": str(device)}
     )
-    return replace(
-        audited,
-        forgetting=None if responding is None else responding.result(matrices),
-    )
+    forgetting = None if responding is None else responding.result(matrices)
+    if forgetting is not None:
+        forgetting = forgetting.without(changed_beside(*sides, pairing))
+    return replace(audited, forgetting=forgetting)
 
 
 def audit_of(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -19,6 +19,7 @@ from torch import Tensor
 from ..checkpoints.pairing.pairing import PairedMatrix, SkipKind, Skipped
 from ..engine.decide import DENSE_BELOW
 from ..engine.known_base import KnownBase
+from ..engine.nats import KeptRows
 from ..errors import ChangedBaseError, IntrudersError, NonFiniteError, in_one_line
 from ..linalg.low_rank import LowRank
 from ..linalg.pair import Pair, over_unit
@@ -50,6 +51,7 @@ class SharedMatrix:
         self._keys: BaseKeys | None = None
         self._directions: SketchDirections | None = None
         self._over: dict[float, SharedMatrix] = {}
+        self._rows: list[KeptRows | None] = []
 
     @cached_property
     def magnitude(self) -> float:
@@ -73,6 +75,13 @@ class SharedMatrix:
         if self._directions is None:
             self._directions = directions_of(name, self.matrix)
         return self._directions
+
+    def rows(self, name: str, read: Callable[[str, Tensor], KeptRows | None]) -> KeptRows | None:
+        """Return the rows that predict nats, of the matrix of that name; read once."""
+        with self.lock:
+            if not self._rows:
+                self._rows.append(read(name, self.matrix))
+        return self._rows[0]
 
     def look_up(self, k: int, store: BaseCache | None) -> None:
         """Take what the store knows of it, unless it is known already."""

@@ -2,20 +2,20 @@
 
 One folder a base, ``nats/KEY`` in that of the base cache: a file of packed inputs and one of packed gradients for every
 layer (layers that read the same inputs share a file), and ``intruders.json``, which names them with their digests. A
-matrix finds its rows by its own content, so that they are never those of another base.
+matrix finds its rows by its own content, and a base of which any tensor has another row in its middle has none: the
+gradients of a matrix depend on all others.
 """
 
 from __future__ import annotations
 
 import json
-import threading
+import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from math import fsum
 from pathlib import Path
-from statistics import median
 
 import torch
 import xxhash
@@ -27,24 +27,41 @@ from ..checkpoints.opening.open import Opened
 from ..checkpoints.pairing.pairing import Pairing
 from ..checkpoints.stored.checkpoint import Checkpoint
 from ..checkpoints.stored.names import tensor_of
-from ..engine.nats import KeptRows, Responses, leading_left, packed, packed_width, predict
-from ..errors import os_reason
+from ..engine.nats import KeptRows, Responses, leading_left, packed, predict
+from ..errors import CacheError, IntrudersError, os_reason
 from ..system.digests import json_digest
 from ..system.folders import atomic_folder
 from ..system.plain_values import from_plain, plain
-from .base_cache import NATS, BaseCache, BaseKeys, DiskCache
+from .base_cache import NATS, BaseCache, BaseKeys, DiskCache, default_folder
 from .batches import Batch
-from .result.forgetting import Forgetting
+from .result.forgetting import NOT_OF_RANK_1, OF_RANK_1, Forgetting, median_rank
 from .result.records import AuditedMatrix
 
-_VERSION = 2  # of the files
+_VERSION = 3  # of the files
 DOCUMENT = "intruders.json"
-_OF_RANK_1 = 1.5  # effective rank, median over the matrices: docs/results/nats.md
 
 
 def content_of(base: Tensor) -> str:
     """Return a name for the numbers of a base matrix, as audits read it."""
     return BaseKeys.of(base.float(), 0).whole
+
+
+def samples_of(base: Checkpoint, names: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Yield the content of one row of each tensor, all of a vector: a training changes every row of a matrix."""
+    for name in names:
+        stored = base.tensors[name]
+        if stored.dtype.is_floating_point and 0 not in stored.shape:
+            is_vector = len(stored.shape) < 2
+            yield name, content_of(stored.read() if is_vector else stored.read_slice(stored.shape[0] // 2))
+
+
+def _is_of(base: Checkpoint, samples: Mapping[str, str]) -> bool:
+    """Whether a base has the samples under all names that both have, of which there are some."""
+    both = [name for name in samples if name in base.tensors]
+    try:
+        return bool(both) and all(content == samples[name] for name, content in samples_of(base, both))
+    except IntrudersError:  # of what cannot be read nobody knows
+        return False
 
 
 @dataclass(frozen=True)
@@ -67,6 +84,7 @@ class KeptText:
     scored: int  # tokens of each sequence whose labels count
     labels: int  # of each token; the first is the text's own
     layers: list[KeptLayer]
+    base: dict[str, str] = field(default_factory=dict)  # the content of one row of every tensor
     digests: dict[str, str] = field(default_factory=dict)  # of every file
     version: int = _VERSION
 
@@ -78,8 +96,8 @@ class Writer:
         self._folder = folder
         self._digests: dict[str, xxhash.xxh3_128] = {}
 
-    def add(self, file: str, rows: Tensor) -> None:
-        content = packed(rows).cpu().contiguous().numpy().tobytes()
+    def add(self, file: str, rows: Tensor, bits: int) -> None:
+        content = packed(rows, bits).cpu().contiguous().numpy().tobytes()
         self._digests.setdefault(file, xxhash.xxh3_128()).update(content)
         with (self._folder / file).open("ab") as out:
             out.write(content)
@@ -103,74 +121,78 @@ def written(store: DiskCache, contents: Mapping[str, str]) -> Iterator[Writer]:
 
 
 class KeptNats:
-    """The rows that a cache has for a base. The newest text that has one of its matrices is taken."""
+    """The rows that a folder has for a base: those of the newest text that this base was prepared on. Or none."""
 
-    def __init__(self, folders: Sequence[Path]) -> None:
-        self._folders, self._lock = folders, threading.Lock()
-        self._chosen: tuple[Path, KeptText, dict[str, KeptLayer]] | None = None
-        self._is_damaged = False
+    def __init__(self, folder: Path | None = None, base: Checkpoint | None = None) -> None:
+        self.text: KeptText | None = None  # None where nothing was kept of the base, or it is damaged
+        self._folder, self._layers, self._told = Path(), dict[str, KeptLayer](), set[str]()
+        documents: list[Path] = []
+        if folder is not None:
+            with suppress(OSError):  # a folder that this user may not look into has nothing
+                documents = sorted(folder.glob(f"{NATS}/*/{DOCUMENT}"), key=os.path.getmtime)
+        for file in reversed(documents):
+            try:
+                kept = from_plain(KeptText, json.loads(file.read_text(encoding="utf-8")))
+            except (OSError, ValueError, LookupError, TypeError) as error:
+                self._refuse(file.parent, f"{DOCUMENT}: {error}")
+                continue
+            if kept.version == _VERSION and base is not None and _is_of(base, kept.base):
+                self.text, self._folder = kept, file.parent
+                self._layers = {layer.content: layer for layer in kept.layers}
+                self._layers |= {f"{layer.content} {layer.name}": layer for layer in kept.layers}
+                return
 
     @classmethod
-    def at(cls, store: BaseCache | None) -> KeptNats | None:
-        """Return what a cache has; None where nothing was prepared."""
-        if not isinstance(store, DiskCache):
-            return None
-        documents = sorted(
-            (file.stat().st_mtime, file.parent) for file in store.folder.glob(f"{NATS}/*/{DOCUMENT}")
-        )
-        return cls([folder for _, folder in reversed(documents)]) if documents else None
+    def at(cls, store: BaseCache | None, base: Checkpoint) -> KeptNats:
+        """Return what a cache has."""
+        return cls(store.folder if isinstance(store, DiskCache) else None, base)
 
-    @property
-    def text(self) -> KeptText | None:
-        """What was kept of the base; None where nothing was, or it is damaged."""
-        return None if self._chosen is None or self._is_damaged else self._chosen[1]
+    @classmethod
+    def of_user(cls, base: Checkpoint) -> KeptNats:
+        """Return what the user's own cache folder has, which is not made where it is missing."""
+        try:
+            return cls(default_folder(), base)
+        except CacheError:  # a user without a home
+            return cls()
+
+    def responding(self, pairing: Pairing) -> Responding | None:
+        """Return what collects the responses of an audit; None where it predicts nothing."""
+        if self.text is not None and pairing.pairs and all(matrix.rank == 1 for matrix in pairing.pairs):
+            self.tell(NOT_OF_RANK_1)
+            return None
+        return None if self.text is None else Responding(self)
 
     def rows(self, name: str, base: Tensor) -> KeptRows | None:
         """Return the rows of a base matrix (m, n); None where there are none, with a warning where they are damaged."""
-        content = content_of(base)
-        with self._lock:
-            if self._chosen is None:
-                self._choose(content)
-        if self._chosen is None or self._is_damaged:
+        content, kept = content_of(base), self.text
+        layer = self._layers.get(f"{content} {name}") or self._layers.get(content)
+        if kept is None or layer is None:
             return None
-        folder, kept, layers = self._chosen
-        layer = layers.get(f"{content} {name}") or layers.get(content)
-        if layer is None:
-            return None
-        (m, n), shape = base.shape, (len(kept.documents), kept.tokens)
+        sequences = len(kept.documents)
         try:
             inputs, gradients = (
-                _read(folder / file, kept.digests[file]) for file in (layer.inputs, layer.gradients)
+                _read(self._folder / file, kept.digests[file]) for file in (layer.inputs, layer.gradients)
             )
             return KeptRows(
-                inputs.view(*shape, packed_width(n)),
-                gradients.view(shape[0], kept.labels, shape[1], packed_width(m)),
+                inputs.view(sequences, kept.tokens, -1),
+                gradients.view(sequences, kept.labels, kept.tokens, -1),
             )
         except (OSError, ValueError, RuntimeError, KeyError) as error:
-            self._refuse(folder, os_reason(error) if isinstance(error, OSError) else str(error))
+            self.text = None
+            self._refuse(self._folder, os_reason(error) if isinstance(error, OSError) else str(error))
             return None
 
-    def _choose(self, content: str) -> None:
-        for folder in self._folders:
-            try:
-                document = json.loads((folder / DOCUMENT).read_text(encoding="utf-8"))
-                kept = from_plain(KeptText, document)
-            except (OSError, ValueError, LookupError, TypeError) as error:
-                self._refuse(folder, f"{DOCUMENT}: {error}")
-                continue
-            layers = {layer.content: layer for layer in kept.layers}
-            layers |= {f"{layer.content} {layer.name}": layer for layer in kept.layers}
-            if content in layers and kept.version == _VERSION:
-                self._chosen, self._is_damaged = (folder, kept, layers), False
-                return
-
     def _refuse(self, folder: Path, why: str) -> None:
-        self._is_damaged = True
-        warnings.warn(
+        self.tell(
             f"what was kept for predictions in '{folder}' is damaged ({why}), so no nats are predicted; "
             "run intruders prepare BASE --loss-on TEXT again",
-            stacklevel=2,
         )
+
+    def tell(self, what: str) -> None:
+        """Warn of it, once in all audits."""
+        if what not in self._told:
+            self._told.add(what)
+            warnings.warn(what, stacklevel=2)
 
 
 def _read(file: Path, digest: str) -> Tensor:
@@ -178,6 +200,32 @@ def _read(file: Path, digest: str) -> Tensor:
     if xxhash.xxh3_128_hexdigest(content) != digest:
         raise ValueError(f"{file.name} does not have the numbers that were written")
     return torch.frombuffer(content, dtype=torch.int8)
+
+
+def responses_of(kept: KeptNats, batch: Batch, is_intruder: Tensor) -> list[Responses | None]:
+    """Return the responses of a decided batch, whose parts are the directions of intruders, ``is_intruder`` (batch, k).
+
+    None of a matrix without rows. Where several models change one matrix, its rows are read and widened once.
+    """
+    shared, count = batch.shared, range(len(batch.matrices))
+    rows = [
+        kept.rows(matrix.name, base) if shared is None else shared.rows(matrix.name, kept.rows)
+        for matrix, base in zip(batch.matrices, batch.pair.base, strict=True)
+    ]
+    some = [at for at in count if rows[at] is not None and bool(is_intruder[at].any())]
+    left = leading_left(batch.pair.select(torch.tensor(some)), is_intruder.shape[1]) if some else ()
+    directions = {at: own[is_intruder[at]] for at, own in zip(some, left, strict=True)}
+    none = torch.empty(0, batch.pair.base.shape[-2])
+    found: list[Responses | None] = []
+    for group in [[at] for at in count] if shared is None else [list(count)]:
+        updates = [batch.pair.select(at).update.scaled(batch.units[at]) for at in group]
+        own = rows[group[0]]
+        found += (
+            [None] * len(group)
+            if own is None
+            else own.responses(updates, [directions.get(at, none) for at in group])
+        )
+    return found
 
 
 class Responding:
@@ -188,14 +236,9 @@ class Responding:
         self._of: dict[str, Responses | None] = {}  # None of a matrix without rows
 
     def add(self, batch: Batch, is_intruder: Tensor) -> None:
-        """Take a decided batch; ``is_intruder`` is (batch, k), whose directions are parts of the responses."""
-        for at, (matrix, unit) in enumerate(zip(batch.matrices, batch.units, strict=True)):
-            alone, chosen = batch.pair.select(torch.tensor([at])), is_intruder[at]
-            rows = self._kept.rows(matrix.name, alone.base[0])
-            has_some = rows is not None and bool(chosen.any())
-            directions = leading_left(alone, len(chosen))[0][chosen] if has_some else None
-            update = batch.pair.select(at).update
-            self._of[matrix.name] = None if rows is None else rows.responses(update.scaled(unit), directions)
+        """Take a decided batch; ``is_intruder`` is (batch, k)."""
+        names = [matrix.name for matrix in batch.matrices]
+        self._of |= dict(zip(names, responses_of(self._kept, batch, is_intruder), strict=True))
 
     def result(self, matrices: Sequence[AuditedMatrix]) -> Forgetting | None:
         """Return the prediction for a model of these matrices; None where there can be none."""
@@ -204,12 +247,8 @@ class Responding:
         text = self._kept.text
         if text is None or not of_rows:
             return None
-        if median(matrix.update.effective_rank for matrix in matrices) < _OF_RANK_1:
-            warnings.warn(
-                "no nats are predicted of an update of rank 1, which our study found up to twice too high; "
-                "measure it with intruders evaluate",
-                stacklevel=2,
-            )
+        if median_rank(matrices) < OF_RANK_1:
+            self._kept.tell(NOT_OF_RANK_1)
             return None
         prediction = predict(of_rows, text.scored, text.documents)
         return Forgetting(

@@ -137,9 +137,10 @@ def _verdict(result: Audit, fail_above: int) -> tuple[list[str], ExitStatus | No
 
 def _verdict_on_nats(result: Audit, limit: float) -> tuple[list[str], ExitStatus | None]:
     """As :func:`_verdict`, of predicted nats: the gate fails where the lower end of their interval is above."""
-    from ..audits.result.forgetting import why_nats_open
+    from ..audits.result.forgetting import median_rank, why_nats_open
 
-    why, forgetting = why_nats_open(result.forgetting, limit), result.forgetting
+    forgetting = result.forgetting
+    why = why_nats_open(forgetting, limit, median_rank(result.matrices))
     if why is not None:
         return [f"error: --fail-above-nats has no answer: {why}"], ExitStatus.REFUSED
     if forgetting is None or not forgetting.is_above(limit):

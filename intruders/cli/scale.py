@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+import warnings
 from pathlib import Path
 
 from ..audits.audit_settings import OF_WHOLE_WEIGHTS, AuditSettings, Compute
+from ..audits.result.forgetting import LARGE, NOT_OF_RANK_1, Forgetting
 from ..checkpoints.stored.selection import Selection
 from ..data.columns import Columns
 from ..errors import SettingError
@@ -12,6 +15,8 @@ from ..experiments.experiment_settings import HealSettings
 from ..measures.measure_settings import LossSettings, ScoreSettings
 from ..models.loading_settings import Loading
 from ..settings import settings_of
+from ..system.plain_values import plain
+from ..system.progress import Progress
 from . import options
 from .from_verb import command, of_settings, option
 from .output import Outputs, put_json, refuse_given, say, terminal_width
@@ -52,6 +57,15 @@ from .output import Outputs, put_json, refuse_given, say, terminal_width
         metavar="NUMBER",
         panel=options.OUTPUT,
     ),
+    option(
+        "nats",
+        float | None,
+        "Nats per token that may be forgotten, above 0 and at most 1. Finds the largest scale up to 1 at which the "
+        "upper end of the 95 % interval of the prediction is no more. The base needs intruders prepare --loss-on. "
+        "[default: not predicted]",
+        metavar="NATS",
+        panel=options.OUTPUT,
+    ),
     options.folder("out", "Folder for the model at that scale. [default: not written]"),
     options.FORM,
     options.FORCE,
@@ -71,6 +85,7 @@ def scale(
     compute: Compute,
     loading: Loading,
     at: float | None,
+    nats: float | None,
     out: Path | None,
     form: str,
     force: bool,
@@ -90,13 +105,13 @@ def scale(
     from ..audits.scales.critical_scales import critical_scales
     from ..experiments.choose_scale import choose_scale
     from ..mitigation.write_at_scale import write_at_scale
-    from ..reports.scale import scale_choice_lines, scale_lines
+    from ..reports.scale import scale_choice_lines, scale_lines, scale_within_lines
     from ..system.folders import check_target
 
     columns = scores.part(Columns)
     has_data = bool(loss_on or scores.tasks)
-    # The search takes many audits. A user who names a scale, or has data to choose one, did not ask for it.
-    is_searched = target is not None or not (has_data or at is not None)
+    # The search takes many audits. A user who names a scale, or has what chooses one, did not ask for it.
+    is_searched = target is not None or not (has_data or at is not None or nats is not None)
     if out is None:
         of_model = {"as": None if form == "auto" else form, "force": force or None}
         refuse_given(of_model, "is for a model to write", "pass --out FOLDER, or leave it out")
@@ -111,18 +126,26 @@ def scale(
         )
     if at is not None and out is None:
         raise SettingError(f"at is {at:g}, which is for a model to write; pass --out FOLDER")
-    if has_data and (settings.include or settings.exclude):
+    if nats is not None and not 0 < nats <= LARGE:
         raise SettingError(
-            "--include or --exclude is given with --task or --loss-on, which measure shares of the complete update; "
-            "leave the selection out, or write a scale of your own with --at alone"
+            f"nats is {nats:g}; expected nats per token above 0 and at most {LARGE:g}, beyond which no prediction "
+            "holds; pass 0.1 to allow a tenth"
+        )
+    if has_data or at is not None:
+        refuse_given({"nats": nats}, "chooses a scale", "leave it out, or --at, --task and --loss-on")
+    if (has_data or nats is not None) and (settings.include or settings.exclude):
+        raise SettingError(
+            "--include or --exclude is given with --task, --loss-on or --nats, which are about shares of the complete "
+            "update; leave the selection out, or write a scale of your own with --at alone"
         )
     if out is not None:
         check_target(out, force=force)
-        if at is None and not has_data:
+        if at is None and nats is None and not has_data:
             raise SettingError(
-                f"out is '{out}', and no scale was given; pass --at NUMBER, or --task and --loss-on to choose one"
+                f"out is '{out}', and no scale was given; pass --at NUMBER, or --nats NATS, or --task and --loss-on to "
+                "choose one"
             )
-    result = choice = written = None
+    result = choice = written = forgetting = None
     with to.work() as progress:
         if is_searched:
             result = critical_scales(
@@ -141,6 +164,9 @@ def scale(
                 loading=loading,
                 progress=progress,
             )
+        if nats is not None:
+            forgetting = _predicted(base, tuned, compute, progress)
+            at = forgetting.scale_within(nats)
         if out is not None:
             wanted = at if at is not None else 1.0 if choice is None else choice.scale
             selection = settings.part(Selection)
@@ -150,6 +176,8 @@ def scale(
     document = {} if result is None else result.to_document()
     if choice is not None:
         document |= {"choice": choice.to_document()}
+    if forgetting is not None:
+        document |= {"nats": {"limit": nats, "scale": at, "forgetting": plain(forgetting)}}
     if written is not None:
         document |= {"written": written.to_document()}
     if put_json(document, to.json):
@@ -158,6 +186,31 @@ def scale(
         say(scale_lines(result, terminal_width()))
     if choice is not None:
         say([*([] if result is None else [""]), *scale_choice_lines(choice)])
+    if nats is not None and forgetting is not None:
+        say([*([] if result is None else [""]), *scale_within_lines(forgetting, nats)])
     if written is not None:
         update = f"the update of {written.matrices} matrices times {written.scale:g}"
         say([f"written to {out} ({written.form}): {update}"], whole=True)
+
+
+def _predicted(base: str, tuned: str | None, compute: Compute, progress: Progress) -> Forgetting:
+    """Return the nats that an audit predicts of the complete update; SettingError with the reason where it does not."""
+    from ..audits.audit import audit
+    from ..audits.result.forgetting import median_rank, why_nats_open
+    from ..audits.result.summary import unchanged_in_words
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", re.escape(NOT_OF_RANK_1))  # the refusal says it
+        found = audit(
+            base,
+            tuned,
+            device=compute.device,
+            workers=compute.workers,
+            cache=compute.cache,
+            progress=progress,
+        )
+    if found.forgetting is None:
+        nothing = unchanged_in_words(found.base_source, found.tuned_source)
+        why = why_nats_open(None, 0, median_rank(found.matrices)) if found.matrices else nothing
+        raise SettingError(f"--nats has no answer: {why}")
+    return found.forgetting

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from ..linalg.krylov import BLOCK, KrylovSpace, converge
+from ..linalg.low_rank import LowRank
 from ..linalg.operators import Update
 from ..linalg.pair import Pair
 from ..linalg.svd import gram_svd
@@ -29,39 +30,44 @@ from .between import Between
 
 # Numbers that share one scale. Some inputs have single entries a thousand times larger than all others.
 _BLOCK = 64
-_LARGEST, _SCALE = 127, 4  # of 8 bits; bytes
-# Sequences that are widened at once take this many numbers.
-_AT_ONCE = 1 << 25
+_SCALE = 4  # bytes
+# Sequences that are widened at once take this many numbers, which a processor's cache holds.
+_AT_ONCE = 1 << 20
 # Leading vectors: dense below this smaller side; block steps before the first look, and rounds after it.
 _DENSE_BELOW, _STEPS, _ROUNDS = 256, 6, 8
 
 
-def packed(rows: Tensor) -> Tensor:
-    """Return rows ``(*, n)`` in 8 bits, with a scale in single precision behind every block of numbers.
+def packed(rows: Tensor, bits: int = 8) -> Tensor:
+    """Return rows ``(*, n)`` in 8 bits or 4, with a scale in single precision behind every block of numbers.
 
     The rounding knows nothing of an update, so that it hardly moves a sum over thousands of entries.
 
     >>> unpacked(packed(torch.tensor([[1.0, -2.0, 0.5]])), 3)
     tensor([[ 1.0079, -2.0000,  0.5039]])
     """
-    n = rows.shape[-1]
+    n, largest = rows.shape[-1], 2 ** (bits - 1) - 1
     blocks = torch.nn.functional.pad(rows.float(), (0, -n % _BLOCK)).reshape(*rows.shape[:-1], -1, _BLOCK)
-    scales = blocks.abs().amax(-1, keepdim=True) / _LARGEST
+    scales = blocks.abs().amax(-1, keepdim=True) / largest
     values = (blocks / scales.clamp_min(torch.finfo(torch.float32).tiny)).round().to(torch.int8)
+    if bits == 4:
+        first, second = values.chunk(2, -1)
+        values = first * 16 + (second & 15)
     return torch.cat([values, scales.view(torch.int8)], -1).flatten(-2)
 
 
 def unpacked(rows: Tensor, n: int) -> Tensor:
-    """Return :func:`packed` rows ``(*, packed_width(n))`` in single precision."""
-    blocks = rows.reshape(*rows.shape[:-1], -1, _BLOCK + _SCALE)
-    scales = blocks[..., _BLOCK:].contiguous().view(torch.float32)
-    wide: Tensor = blocks[..., :_BLOCK].float() * scales
+    """Return :func:`packed` rows ``(*, packed_width(n, bits))`` in single precision."""
+    blocks = rows.reshape(*rows.shape[:-1], -(-n // _BLOCK), -1)
+    values, scales = blocks[..., :-_SCALE], blocks[..., -_SCALE:].contiguous().view(torch.float32)
+    if values.shape[-1] < _BLOCK:
+        values = torch.cat([values >> 4, (values << 4) >> 4], -1)
+    wide: Tensor = values.float().mul_(scales)
     return wide.flatten(-2)[..., :n]
 
 
-def packed_width(n: int) -> int:
+def packed_width(n: int, bits: int = 8) -> int:
     """Return the bytes that a packed row of n numbers takes."""
-    return -(-n // _BLOCK) * (_BLOCK + _SCALE)
+    return -(-n // _BLOCK) * (_BLOCK * bits // 8 + _SCALE)
 
 
 @dataclass(frozen=True)
@@ -83,23 +89,32 @@ class KeptRows:
     inputs: Tensor  # (sequences, tokens, packed n)
     gradients: Tensor  # (sequences, labels, tokens, packed m)
 
-    def responses(self, update: Update, directions: Tensor | None = None) -> Responses:
-        """Return the responses to D (m, n), and their parts in directions, orthonormal rows (k, m)."""
-        m, n = update.shape[-2:]
+    def responses(self, updates: Sequence[Update], directions: Sequence[Tensor]) -> list[Responses]:
+        """Return the responses to updates (m, n), and the parts of each in its directions, orthonormal rows (k, m).
+
+        The rows are widened once, and multiplied by the factors of all updates together.
+        """
+        m, n = updates[0].shape[-2:]
         labels, tokens = self.gradients.shape[1:3]
         step = max(1, _AT_ONCE // (tokens * (n + labels * m)))
-        ends = torch.empty(0, m) if directions is None else directions
-        whole, parts = [], []
+        lefts = [update.left if isinstance(update, LowRank) else None for update in updates]
+        rights = [update.right if isinstance(update, LowRank) else update.dense() for update in updates]
+        columns = [own for left, ends in zip(lefts, directions, strict=True) for own in (left, ends.mT)]
+        columns = [own.to(rights[0]) for own in columns if own is not None]
+        found: list[list[tuple[Tensor, Tensor]]] = [[] for _ in updates]
         for some in zip(torch.split(self.inputs, step), torch.split(self.gradients, step), strict=True):
             inputs, gradients = (
-                unpacked(rows, size).to(update.device, update.dtype)
-                for rows, size in zip(some, (n, m), strict=True)
+                unpacked(rows, size).to(rights[0]) for rows, size in zip(some, (n, m), strict=True)
             )
-            moved = update.apply(inputs)  # D x: (some, tokens, m)
-            along = ends.to(moved).mT
-            whole.append((gradients.flatten(2) @ moved.flatten(1).unsqueeze(-1)).squeeze(-1).double())
-            parts.append(((gradients @ along) * (moved @ along).unsqueeze(1)).sum(-2, dtype=torch.float64))
-        return Responses(torch.cat(whole).cpu(), torch.cat(parts).cpu())
+            near = (inputs @ torch.cat(rights).mT).split([len(right) for right in rights], -1)
+            far = iter((gradients @ torch.cat(columns, -1)).split([own.shape[-1] for own in columns], -1))
+            for moved, left, ends, own in zip(near, lefts, directions, found, strict=True):
+                met = gradients if left is None else next(far)
+                whole = (met * moved.unsqueeze(1)).sum((-2, -1), dtype=torch.float64)
+                along = ends.to(moved).mT
+                onto = moved @ (along if left is None else left.mT @ along)  # y_j^T D x: (some, tokens, k)
+                own.append((whole, (next(far) * onto.unsqueeze(1)).sum(-2, dtype=torch.float64)))
+        return [Responses(*(torch.cat(parts).cpu() for parts in zip(*own, strict=True))) for own in found]
 
 
 def leading_left(batch: Pair, k: int) -> Tensor:

@@ -31,6 +31,7 @@ def layer_rows(
     Labels count from the position ``first`` on. A layer that does not read every token of ``ids`` (batch, tokens + 1)
     once, as an expert, is left out.
     """
+    ids = ids.to(next(model.parameters()).device)
     reached: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in layers}
 
     def kept(name: str) -> Any:

@@ -8,12 +8,13 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..audits.base_cache import cache_at
-from ..audits.kept_nats import KeptLayer, KeptText, content_of, written
+from ..audits.kept_nats import KeptLayer, KeptText, content_of, samples_of, written
 from ..audits.prepare_base import Preparation
 from ..checkpoints.pairing.in_memory import in_memory
 from ..checkpoints.stored.selection import AS_AUDITED, Selection
@@ -32,8 +33,10 @@ TOKENS = 32
 FIRST = 8
 # Labels drawn per position. Of one budget of bytes, two give the narrowest interval, as three and four nearly do.
 DRAWS = 2
-# Sequences: as many as fit in twice the base in 16 bits, within these bounds. 64 give an interval of about 30 %.
-FEWEST, MOST = 64, 256
+# Four bits of a gradient change a prediction by 1 %. Inputs have outliers that need eight.
+INPUT_BITS, GRADIENT_BITS = 8, 4
+# Sequences: as many as fit in twice the base in 16 bits, and no fewer of a toy. 46 give an interval of about 40 %.
+FEWEST, MOST = 32, 256
 # An interval counts documents, and of fewer it says nothing.
 FEWEST_DOCUMENTS = 8
 _CHARACTERS = 8000  # read of each document, from its start
@@ -91,8 +94,15 @@ class NatsPlan:
                 f"'{text}' has {plural(enough, 'document')} of {TOKENS + 1} tokens or more; expected "
                 f"{FEWEST_DOCUMENTS} or more, of which an interval can be told; pass a longer text"
             )
-        draft = cls(opened, preparation, text, layers, {}, _ids(windows[:1]), [0])
-        draft = replace(draft, owner=draft.owners())
+        model: Any = opened.model
+        highest, known = int(_ids(windows).max()), len(model.get_input_embeddings().weight)
+        if highest >= known:
+            raise SettingError(
+                f"the tokenizer of '{base}' makes token {highest} of '{text}', and the model has {known} tokens; "
+                "expected the tokenizer that it was trained with; copy that into its folder"
+            )
+        one = _ids(windows[:1])
+        draft = cls(opened, preparation, text, layers, _owners(opened.model, layers, one), one, [0])
         if not draft.owner:
             raise SettingError(
                 f"'{base}' has no linear layer among the selected matrices; nothing can be kept"
@@ -106,18 +116,9 @@ class NatsPlan:
     def bytes(self) -> int:
         """Size of all rows."""
         shapes = {name: self.preparation.matrices[name].shape for name in self.owner}
-        of_inputs = sum(packed_width(shapes[name][1]) for name in set(self.owner.values()))
-        of_gradients = sum(packed_width(shape[0]) for shape in shapes.values())
+        of_inputs = sum(packed_width(shapes[name][1], INPUT_BITS) for name in set(self.owner.values()))
+        of_gradients = sum(packed_width(shape[0], GRADIENT_BITS) for shape in shapes.values())
         return len(self.documents) * TOKENS * (of_inputs + (1 + DRAWS) * of_gradients)
-
-    def owners(self) -> dict[str, str]:
-        """Return, of every layer that a pass reaches once, the first layer that reads the same inputs."""
-        first: dict[tuple[int, torch.Size], str] = {}
-        rows = list(layer_rows(self.opened.model, self.layers, self._placed(self.ids), 0, _generator(0)))
-        return {name: first.setdefault((inputs.data_ptr(), inputs.shape), name) for name, inputs, _ in rows}
-
-    def _placed(self, ids: Tensor) -> Tensor:
-        return ids.to(next(self.opened.model.parameters()).device)
 
     @property
     def left_out(self) -> list[str]:
@@ -125,7 +126,7 @@ class NatsPlan:
         return [name for name in self.preparation.matrices if name not in self.owner]
 
     def in_words(self) -> str:
-        """Return the text and the number of its sequences, without their size."""
+        """Return the text, the number of its sequences, and the size of all rows."""
         documents = plural(len(set(self.documents)), "document")
         left = (
             f"; not of {some_of(self.left_out)}, which no linear layer reads alone" if self.left_out else ""
@@ -156,21 +157,31 @@ class NatsPlan:
             files = {layer.name: layer for layer in kept}
             for start in range(0, len(self.ids), _AT_ONCE):
                 progress("gradients", start, len(self.ids))
-                some = self._placed(self.ids[start : start + _AT_ONCE])
-                for name, inputs, gradients in layer_rows(
-                    self.opened.model, self.layers, some, DRAWS, draw, FIRST
-                ):
+                some = self.ids[start : start + _AT_ONCE]
+                rows = layer_rows(self.opened.model, self.layers, some, DRAWS, draw, FIRST)
+                for name, inputs, gradients in rows:
                     if name not in files:
                         continue
                     read[name] += len(some)
                     if name == self.owner[name]:
-                        writer.add(files[name].inputs, inputs)
-                    writer.add(files[name].gradients, gradients)
+                        writer.add(files[name].inputs, inputs, INPUT_BITS)
+                    writer.add(files[name].gradients, gradients, GRADIENT_BITS)
             progress("gradients", len(self.ids), len(self.ids))
             # An expert that was given every token of one sequence is not given those of all.
             whole = [layer for layer in kept if read[layer.name] == len(self.ids)]
-            writer.finish(KeptText(self.text, self.documents, TOKENS, TOKENS - FIRST, 1 + DRAWS, whole))
+            base = self.preparation.base
+            samples = dict(samples_of(base, base.names()))
+            writer.finish(
+                KeptText(self.text, self.documents, TOKENS, TOKENS - FIRST, 1 + DRAWS, whole, samples)
+            )
         return time.perf_counter() - started
+
+
+def _owners(model: torch.nn.Module, layers: dict[str, torch.nn.Module], ids: Tensor) -> dict[str, str]:
+    """Return, of every layer that a pass reaches once, the first layer that reads the same inputs."""
+    first: dict[tuple[int, torch.Size], str] = {}
+    rows = list(layer_rows(model, layers, ids, 0, _generator(0)))
+    return {name: first.setdefault((inputs.data_ptr(), inputs.shape), name) for name, inputs, _ in rows}
 
 
 def _generator(seed: int) -> torch.Generator:

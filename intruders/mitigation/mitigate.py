@@ -12,6 +12,7 @@ import torch
 from ..audits.audit import audit_pairing, audited_whole
 from ..audits.audit_settings import ANYWHERE, AS_USUAL, AuditSettings, Compute
 from ..audits.base_cache import MemoryCache
+from ..audits.kept_nats import KeptNats
 from ..audits.result.audit_result import Audit
 from ..checkpoints.opening.model_sum import parts_of
 from ..checkpoints.opening.open import Source
@@ -278,6 +279,7 @@ def audit_after(
         AuditSettings.of(before),
         compute,
         progress,
+        KeptNats() if same else None,  # nats of some matrices are not those of all
     )
     matrices = {matrix.name: matrix for matrix in again.matrices} | {name: rows[name] for name in same}
     return replace(

@@ -16,7 +16,7 @@ from urllib.parse import quote
 from ..audits.fleet.fleet_result import FleetAudit
 from ..audits.result import summary
 from ..audits.result.audit_result import Audit
-from ..audits.result.forgetting import Forgetting, why_nats_open
+from ..audits.result.forgetting import Forgetting, median_rank, why_nats_open
 from ..checkpoints.merges.verdict import NOT_PROVED, TOO_SMALL, WRONG
 from ..checkpoints.merges.verify import Verification
 from ..checkpoints.opening.model_sum import is_sum, split_sum
@@ -140,11 +140,12 @@ def audit_findings(
     findings = _of_model(audit.tuned_source, audit.base_source, why, fail_above, counts, largest)
     if fail_above_nats is None or not audit.matrices:
         return findings
-    return [*findings, *_on_nats(audit.tuned_source, audit.forgetting, fail_above_nats)]
+    rank = median_rank(audit.matrices)
+    return [*findings, *_on_nats(audit.tuned_source, audit.forgetting, fail_above_nats, rank)]
 
 
-def _on_nats(source: str, forgetting: Forgetting | None, limit: float) -> list[GateFinding]:
-    why = why_nats_open(forgetting, limit)
+def _on_nats(source: str, forgetting: Forgetting | None, limit: float, rank: float) -> list[GateFinding]:
+    why = why_nats_open(forgetting, limit, rank)
     if why is not None:
         return [refusal(source, why)]
     if forgetting is None or not forgetting.is_above(limit):

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from statistics import median
 
+from ..audits.result.forgetting import Forgetting
 from ..audits.scales.critical_scales_result import CriticalScales, MatrixScale
 from ..checkpoints.stored.names import module_paths
 from ..experiments.choose_scale import CHOSEN, ScaleChoice
@@ -72,6 +73,19 @@ def _table(known: Sequence[MatrixScale], width: int) -> list[str]:
 
 def _column(value: float, low: float, high: float, width: int) -> int:
     return min(width - 1, int(width * math.log(value / low) / math.log(high / low)))
+
+
+def scale_within_lines(forgetting: Forgetting, limit: float) -> list[str]:
+    """Return the largest scale that keeps to a limit in nats, and the prediction that it follows from."""
+    scale = forgetting.scale_within(limit)
+    answer = f"the whole update (1) stays within {limit:g} nats per token"
+    if scale < 1:
+        answer = f"largest update scale within {limit:g} nats per token: {number(scale)}"
+    left_out = f"; not counted: {forgetting.not_counted}" if forgetting.left_out else ""
+    return [
+        f"{answer}, by the upper end of the prediction",
+        f"the whole update: {forgetting.in_words()}{left_out}",
+    ]
 
 
 def scale_choice_lines(choice: ScaleChoice) -> list[str]:

@@ -9,8 +9,11 @@ from pathlib import Path
 import pytest
 
 from intruders.audits.result.audit_result import Audit
-from tests.commands import in_this_process, refusal
+from intruders.models.loading import load_model
+from tests.checkpoints.models import saved
+from tests.commands import in_this_process, printed, refusal
 from tests.measures.test_prepare_nats import text_of, tuned_of
+from tests.mitigation.hot import hot_llama
 from tests.tiny import save_llama
 
 
@@ -23,7 +26,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     text_of(made, 30)
     done = in_this_process(*("prepare", "base", "--loss-on", "30-40.jsonl", "--out", "cache"), cwd=made)
     assert done.returncode == 0
-    assert "gradients on 30-40.jsonl: 64 sequences of 32 tokens from 30 documents, 0.01 GiB" in done.stderr
+    assert "gradients on 30-40.jsonl: 32 sequences of 32 tokens from 30 documents, 0.00 GiB" in done.stderr
     assert "audits predict the nats forgotten on 30-40.jsonl" in done.stdout
     return made
 
@@ -70,7 +73,7 @@ def test_a_gate_without_an_answer_is_refused(folder: Path) -> None:
     asked = ("--fail-above-nats", "1", "--sarif", "a.sarif")
     done = in_this_process("audit", "base", "tuned", "--no-cache", *asked, cwd=folder)
     assert done.returncode == 2
-    assert "--fail-above-nats has no answer: no nats are predicted" in done.stderr
+    assert "--fail-above-nats has no answer: no nats are predicted, because the base is not" in done.stderr
     done = in_this_process("audit", "base", "more", "--cache", "cache", *asked, cwd=folder)
     assert done.returncode == 2
     assert "1 changed tensor such as model.norm.weight are not counted" in done.stderr
@@ -78,9 +81,61 @@ def test_a_gate_without_an_answer_is_refused(folder: Path) -> None:
     assert "refused" in [result["ruleId"] for result in results]
 
 
+def test_of_rank_1_the_reason_is_the_rank(folder: Path) -> None:
+    """Preparing the base would not help, and nothing proposes it."""
+    saved(hot_llama(5, model=load_model(str(folder / "base"), "causal"), r=1), folder / "of rank 1")
+    for cache in (("--no-cache",), ("--cache", "cache")):
+        done = in_this_process("audit", "base", "of rank 1", *cache, "--fail-above-nats", "1", cwd=folder)
+        assert done.returncode == 2
+        assert "--fail-above-nats has no answer: no nats are predicted of an update of rank 1" in done.stderr
+        assert "prepare" not in done.stdout + done.stderr
+        said = refusal("scale", "base", "of rank 1", *cache, "--nats", "0.1", cwd=folder)
+        assert "--nats has no answer: no nats are predicted of an update of rank 1" in said
+
+
+@pytest.mark.parametrize("form", ["adapter", "checkpoint"])
+def test_the_upper_end_of_what_is_written_at_a_scale_in_nats_is_the_limit(folder: Path, form: str) -> None:
+    """As an audit of the written model predicts it, which knows nothing of the scale."""
+    saved(hot_llama(4, 0.3, load_model(str(folder / "base"), "causal")), folder / "strong")
+    before = Audit.load(audited(folder, "strong")).forgetting
+    assert before is not None
+    limit = before.kl.high / 3
+    asked = ("--nats", repr(limit), "--out", form, "--as", form, "--json", "scale.json")
+    said = printed("scale", "base", "strong", "--cache", "cache", *asked, cwd=folder)
+    assert f"written to {form} ({form}): the update of 14 matrices times 0.577" in said
+    assert "largest update scale within" in said
+    after = Audit.load(audited(folder, form)).forgetting
+    assert after is not None
+    assert after.kl.high == pytest.approx(limit, rel=1e-3)
+    written = json.loads((folder / "scale.json").read_text())
+    assert written["nats"]["scale"] == written["written"]["scale"] == pytest.approx(3**-0.5)
+
+
+def test_a_scale_in_nats_is_at_most_the_whole_update(folder: Path) -> None:
+    asked = ("scale", "base", "tuned", "--cache", "cache", "--nats", "1")
+    lines = printed(*asked, cwd=folder).splitlines()
+    assert (
+        lines[0] == "the whole update (1) stays within 1 nats per token, by the upper end of the prediction"
+    )
+    assert re.match(r"the whole update: predicted: 0\.0\d+ nats per token \[0\.0\d+, 0\.\d+\]", lines[1])
+    assert json.loads(printed(*asked, "--json", "-", cwd=folder))["nats"]["scale"] == 1
+    lines = printed("scale", "base", "more", "--cache", "cache", "--nats", "1", cwd=folder).splitlines()
+    assert lines[1].endswith("; not counted: 1 changed tensor such as model.norm.weight")
+
+
+def audited(folder: Path, tuned: str) -> Path:
+    printed("audit", "base", tuned, "--cache", "cache", "--json", f"{tuned}.json", cwd=folder)
+    return folder / f"{tuned}.json"
+
+
 def test_an_unchanged_model_passes(folder: Path) -> None:
     done = in_this_process("audit", "base", "base", "--cache", "cache", "--fail-above-nats", "0", cwd=folder)
     assert done.returncode == 0
+
+
+def test_rows_are_not_sent_to_a_url(folder: Path) -> None:
+    said = refusal("prepare", str(folder / "base"), "--loss-on", "pydoc", "--out", "memory://bases")
+    assert "out is 'memory://bases', and --loss-on keeps gradients in a folder alone; pass a folder" in said
 
 
 def test_wrong_values_are_one_line(folder: Path) -> None:

@@ -60,6 +60,22 @@ def test_a_selection_is_refused_where_shares_of_the_complete_update_are_measured
             ["--at", "0.5", "--k", "4"],
             "k is 4, which is for the search of critical scales; pass --target N too",
         ),
+        (["--nats", "0"], "nats is 0; expected nats per token above 0 and at most 1"),
+        (["--nats", "1.5"], "nats is 1.5; expected nats per token above 0 and at most 1"),
+        (["--nats", "0.1", "--k", "4"], "k is 4, which is for the search of critical scales"),
+        (
+            ["--nats", "0.1", "--at", "0.5", "--out", "out"],
+            "nats is 0.1, which chooses a scale; leave it out, or --at",
+        ),
+        (
+            ["--nats", "0.1", "--loss-on", "pydoc"],
+            "nats is 0.1, which chooses a scale; leave it out, or --at",
+        ),
+        (["--nats", "0.1", "--include", "*q_proj*"], "leave the selection out"),
+        (
+            ["--nats", "0.1", "--no-cache"],
+            "--nats has no answer: no nats are predicted, because the base is not prepared",
+        ),
         (
             ["--task", "word-problems", "--epsilon", "0.3"],
             "epsilon is 0.3, which is for the search of critical scales",
@@ -73,3 +89,5 @@ def test_an_option_that_nothing_reads_is_refused(folder: Path, options: list[str
 def test_a_model_that_is_its_base_has_nothing_to_scale(folder: Path) -> None:
     text = printed("scale", folder / "base", folder / "base", "--no-cache")
     assert text.startswith("Nothing to scale: ")
+    said = refusal("scale", folder / "base", folder / "base", "--no-cache", "--nats", "0.1")
+    assert "--nats has no answer: nothing differs between" in said

@@ -9,7 +9,7 @@ import torch
 
 from intruders.engine.nats import KeptRows, Responses, leading_left, packed, packed_width, predict, unpacked
 from intruders.linalg.low_rank import LowRank
-from intruders.linalg.operators import Dense
+from intruders.linalg.operators import Dense, Update
 from intruders.linalg.pair import Pair
 
 
@@ -20,21 +20,29 @@ def rows(*shape: int, seed: int = 0) -> torch.Tensor:
 def kept(sequences: int, labels: int, tokens: int, m: int, n: int) -> tuple[KeptRows, torch.Tensor]:
     """Return packed rows, and the gradient (sequences, labels, m, n) that they stand for, in double precision."""
     inputs, gradients = rows(sequences, tokens, n), rows(sequences, labels, tokens, m, seed=1)
-    stored = KeptRows(packed(inputs), packed(gradients))
+    stored = KeptRows(packed(inputs), packed(gradients, 4))
     wide = unpacked(stored.inputs, n).double(), unpacked(stored.gradients, m).double()
     return stored, torch.einsum("slti,stj->slij", wide[1], wide[0])
 
 
+def responses(stored: KeptRows, update: Update, directions: torch.Tensor | None = None) -> Responses:
+    (found,) = stored.responses(
+        [update], [torch.empty(0, update.shape[-2]) if directions is None else directions]
+    )
+    return found
+
+
+@pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("n", [1, 63, 64, 65, 200])
-def test_packed_rows_are_within_half_a_step_of_every_block(n: int) -> None:
+def test_packed_rows_are_within_half_a_step_of_every_block(n: int, bits: int) -> None:
     given = rows(3, 5, n) * 10.0 ** rows(3, 5, 1, seed=2)
     given[0, 0, 0] = 1e4  # an outlier spoils its own block alone
-    stored = packed(given)
-    assert stored.shape == (3, 5, packed_width(n))
+    stored = packed(given, bits)
+    assert stored.shape == (3, 5, packed_width(n, bits))
     found = unpacked(stored, n)
     for first in range(0, n, 64):
         part = slice(first, first + 64)
-        step = given[..., part].abs().amax(-1, keepdim=True) / 127
+        step = given[..., part].abs().amax(-1, keepdim=True) / (2 ** (bits - 1) - 1)
         assert ((found - given)[..., part].abs() <= 0.5001 * step).all()
 
 
@@ -47,14 +55,14 @@ def test_responses_are_inner_products_of_gradient_and_update() -> None:
     update = LowRank(rows(70, 2, seed=3), rows(2, 90, seed=4))
     expected = torch.einsum("slij,ij->sl", gradient, update.double().dense())
     for form in (update, Dense(update.dense())):
-        assert torch.allclose(stored.responses(form).whole, expected, rtol=1e-4, atol=1e-3)
+        assert torch.allclose(responses(stored, form).whole, expected, rtol=1e-4, atol=1e-3)
 
 
 def test_parts_in_all_directions_sum_to_the_whole() -> None:
     stored, gradient = kept(4, 2, 5, 8, 9)
     update = rows(8, 9, seed=3)
     directions = torch.linalg.qr(rows(8, 8, seed=5)).Q
-    found = stored.responses(Dense(update), directions)
+    found = responses(stored, Dense(update), directions)
     assert torch.allclose(found.parts.sum(-1), found.whole, rtol=1e-4, atol=1e-4)
     of_first = torch.outer(directions[0], directions[0]).double() @ update.double()
     assert torch.allclose(
@@ -62,12 +70,26 @@ def test_parts_in_all_directions_sum_to_the_whole() -> None:
     )
 
 
+def test_updates_together_have_the_responses_of_each_alone() -> None:
+    """Of several ranks and of none, with and without directions, against inner products in double precision."""
+    stored, gradient = kept(4, 3, 5, 70, 90)
+    updates = [LowRank(rows(70, r, seed=r), rows(r, 90, seed=9 + r)) for r in (2, 1, 8)]
+    updates.insert(1, Dense(rows(70, 90, seed=30)))
+    directions = [torch.linalg.qr(rows(70, k, seed=40 + k)).Q.mT for k in (0, 3, 1, 2)]
+    for found, update, ends in zip(stored.responses(updates, directions), updates, directions, strict=True):
+        dense = update.double().dense()
+        wanted = torch.einsum("slij,ij->sl", gradient, dense)
+        assert torch.allclose(found.whole, wanted, rtol=1e-4, atol=1e-3)
+        inside = torch.einsum("slij,ki,kh,hj->slk", gradient, ends.double(), ends.double(), dense)
+        assert torch.allclose(found.parts, inside, rtol=1e-4, atol=1e-3)
+
+
 def test_large_numbers_of_sequences_are_widened_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     stored, _ = kept(5, 2, 3, 20, 30)
     update = Dense(rows(20, 30, seed=3))
-    at_once = stored.responses(update).whole
+    at_once = responses(stored, update).whole
     monkeypatch.setattr("intruders.engine.nats._AT_ONCE", 1)
-    assert torch.allclose(stored.responses(update).whole, at_once)
+    assert torch.allclose(responses(stored, update).whole, at_once)
 
 
 def test_leading_left_vectors_are_those_of_a_dense_decomposition() -> None:

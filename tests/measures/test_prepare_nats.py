@@ -5,14 +5,15 @@ from __future__ import annotations
 import errno
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 
 import intruders
+from intruders.audits.audit_settings import Compute
 from intruders.audits.base_cache import NATS, DiskCache
 from intruders.audits.kept_nats import DOCUMENT, Writer
 from intruders.audits.result.audit_result import Audit
@@ -21,6 +22,7 @@ from intruders.checkpoints.stored.selection import Selection
 from intruders.engine.nats import Between
 from intruders.errors import DiskFullError, SettingError
 from intruders.measures.prepare_nats import FIRST, TOKENS, NatsPlan
+from intruders.mitigation.mitigate import mitigate
 from intruders.models.loading import load_model
 from tests.checkpoints.models import set_factors, tiny_mixtral
 from tests.tiny import character_tokenizer, save_bert, save_llama
@@ -91,8 +93,6 @@ def test_the_prediction_is_the_measured_kl(
 def test_an_adapter_and_its_merge_by_peft_have_one_prediction(
     prepared: tuple[Path, Path, str], tmp_path: Path
 ) -> None:
-    from peft import LoraConfig, get_peft_model
-
     base, cache, _ = prepared
     model: Any = get_peft_model(
         load_model(str(base), "causal"), LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM")
@@ -120,6 +120,20 @@ def test_of_rank_1_nothing_is_predicted(prepared: tuple[Path, Path, str]) -> Non
     with pytest.warns(UserWarning, match="no nats are predicted of an update of rank 1"):
         audit = intruders.audit(dict(before), after, cache=cache)
     assert audit.forgetting is None
+
+
+def test_of_an_adapter_of_rank_1_no_row_is_read(prepared: tuple[Path, Path, str], tmp_path: Path) -> None:
+    base, cache, _ = prepared
+    shutil.copytree(cache, tmp_path / "cache")
+    for rows in (tmp_path / "cache").glob(f"{NATS}/*/*.bin"):
+        rows.unlink()  # which would be told as damage
+    model: Any = get_peft_model(
+        load_model(str(base), "causal"), LoraConfig(r=1, target_modules="all-linear", task_type="CAUSAL_LM")
+    )
+    set_factors(model, 0.1, 1)
+    with pytest.warns(UserWarning, match="no nats are predicted of an update of rank 1") as said:
+        assert intruders.audit(model, cache=tmp_path / "cache").forgetting is None
+    assert not [str(each.message) for each in said if "damaged" in str(each.message)]
 
 
 def test_experts_have_no_rows_and_are_named(tmp_path: Path) -> None:
@@ -168,6 +182,44 @@ def test_another_base_has_no_prediction(prepared: tuple[Path, Path, str], tmp_pa
     tuned, further = (tuned_of(base, tmp_path / name, size) for name, size in (("one", 0.01), ("two", 0.02)))
     assert intruders.audit(str(tuned), str(further), cache=cache).forgetting is None
     assert intruders.audit(str(base), str(tuned), cache=False).forgetting is None
+
+
+@pytest.mark.parametrize("where", ["model.norm", "layers.1.mlp.down_proj"])
+def test_a_base_that_differs_anywhere_is_another_one(
+    prepared: tuple[Path, Path, str], tmp_path: Path, where: str
+) -> None:
+    """The gradients of a matrix depend on all others, also on those that an update leaves as they are."""
+    base, cache, _ = prepared
+    before = load_model(str(base), "causal").state_dict()
+    after = {
+        name: weight + 0.01 * torch.randn_like(weight) if "q_proj" in name else weight
+        for name, weight in before.items()
+    }
+    assert intruders.audit(dict(before), after, cache=cache).forgetting is not None
+    sides = [
+        {name: weight * 1.01 if where in name else weight for name, weight in side.items()}
+        for side in (before, after)
+    ]
+    assert intruders.audit(*sides, cache=cache).forgetting is None
+    further = [{**side, "score.weight": torch.ones(2, 32)} for side in (before, after)]
+    assert intruders.audit(*further, cache=cache).forgetting is not None
+
+
+def test_a_change_of_some_matrices_does_not_tell_the_nats_of_all(
+    prepared: tuple[Path, Path, str], tmp_path: Path
+) -> None:
+    base, cache, _ = prepared
+    model: Any = load_model(str(base), "causal")
+    for name, parameter in model.named_parameters():
+        if "q_proj" in name:
+            parameter.data += 0.001 * torch.randn(parameter.shape)
+        elif "up_proj" in name:
+            parameter.data += 2 * torch.randn(len(parameter), 1) @ torch.randn(1, parameter.shape[1]) / 32
+    model.save_pretrained(tmp_path / "tuned")
+    done = mitigate(base, tmp_path / "tuned", scale=0.5, out=tmp_path / "out", compute=Compute(cache=cache))
+    assert 0 < len(done.matrices) < len(done.before.matrices)
+    assert done.before.forgetting is not None
+    assert done.after.forgetting is None
 
 
 def test_the_share_in_the_intruders_is_that_of_their_directions(
@@ -244,6 +296,15 @@ def test_preparing_again_replaces_what_was_kept(prepared: tuple[Path, Path, str]
     assert store.size() == (0, 0)
 
 
+def test_the_rows_take_at_most_twice_the_base_in_16_bits(tmp_path: Path) -> None:
+    base = save_llama(tmp_path / "base", width=768)
+    found = kept(str(base), text_of(tmp_path, 60), tmp_path / "cache")
+    files = [file.stat().st_size for file in (tmp_path / "cache").glob(f"{NATS}/*/*.bin")]
+    limit = 4 * sum(parameter.numel() for parameter in load_model(str(base), "causal").parameters())
+    assert 32 < len(found.documents) < 60
+    assert sum(files) == found.bytes <= limit < found.bytes * (1 + 1 / len(found.documents))
+
+
 def test_a_full_disk_leaves_what_was_kept(
     prepared: tuple[Path, Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -252,7 +313,7 @@ def test_a_full_disk_leaves_what_was_kept(
     (document,) = (tmp_path / "cache").glob(f"{NATS}/*/{DOCUMENT}")
     before, wrote = document.read_text(), []
 
-    def add(self: Writer, file: str, rows: torch.Tensor) -> None:
+    def add(self: Writer, file: str, rows: torch.Tensor, bits: int) -> None:
         wrote.append(file)
         if len(wrote) > 30:
             raise OSError(errno.ENOSPC, "No space left on device")
@@ -275,6 +336,16 @@ def test_a_short_text_is_refused(
         kept(str(prepared[0]), text_of(tmp_path, documents, words), tmp_path / "cache")
 
 
+def test_a_tokenizer_of_another_model_is_refused(prepared: tuple[Path, Path, str], tmp_path: Path) -> None:
+    shutil.copytree(prepared[0], tmp_path / "base")
+    tokenizer = character_tokenizer()
+    tokenizer.add_tokens(["and"])
+    tokenizer.save_pretrained(tmp_path / "base")
+    known = len(tokenizer) - 1
+    with pytest.raises(SettingError, match=f"makes token {known} of .*, and the model has {known} tokens"):
+        NatsPlan.of(str(tmp_path / "base"), prepared[2])
+
+
 def test_a_masked_model_is_refused(tmp_path: Path) -> None:
     base = save_bert(tmp_path / "base")
     with pytest.raises(SettingError, match="is a masked language model; expected a causal one"):
@@ -287,12 +358,8 @@ def test_sequences_below_one_are_refused(prepared: tuple[Path, Path, str], tmp_p
 
 
 def test_a_large_update_has_no_number() -> None:
-    audit = Forgetting("pydoc", 64, Between(2.0, 1.5, 2.7), {}, {}, [])
-    assert (
-        audit.in_words()
-        == "predicted: more than 1.5 nats per token forgotten on pydoc (KL); large: measure it"
-    )
-    near = replace(audit, kl=Between(0.9, 0.7, 1.2))
-    assert near.in_words().endswith(
-        "about a nat or more per token forgotten on pydoc (KL); large: measure it"
-    )
+    for kl in (Between(0.9, 0.7, 1.2), Between(2.0, 1.5, 2.7), Between(1e40, 9e39, 2e40)):
+        forgetting = Forgetting("pydoc", 64, kl, {}, {}, [])
+        said = "about a nat or more per token"
+        assert forgetting.in_words() == f"predicted: {said} forgotten on pydoc (KL); large: measure it"
+        assert forgetting.above_in_words(0.1).startswith(f"{said} are predicted to be forgotten on pydoc, ")

@@ -346,7 +346,15 @@ def test_the_terminal_has_one_screen_and_the_first_three_steps(intruders: int) -
         assert str(step.line) in text
     assert not any(step.sentence in text for step in rest)
     assert "docs/" not in text
-    assert "prepare --loss-on adds nats, --verbose all advice" in text
+    assert "prepare --loss-on adds nats" not in text, "of rank 1 it would add none"
+    wide = [
+        dataclasses.replace(own, update=dataclasses.replace(own.update, effective_rank=8.0))
+        for own in matrices
+    ]
+    file = io.StringIO()
+    print_audit(dataclasses.replace(audit, matrices=wide), Console(file=file, width=80))
+    assert len(file.getvalue().splitlines()) <= 40
+    assert "prepare --loss-on adds nats, --verbose all advice" in " ".join(file.getvalue().split())
 
 
 def test_the_saved_audit_is_the_same_without_the_words() -> None:

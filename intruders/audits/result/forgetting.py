@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from math import fsum
+from statistics import median
 
 from ...checkpoints.stored.names import module_paths
 from ...engine.between import Between
 from ...system.words import percent, plural
+from .records import AuditedMatrix
 
 # Beyond these nats per token an update is too large for a second-order term: "large" is said, and no more.
 LARGE = 1.0
-TO_GET_IT = "run intruders prepare BASE --loss-on TEXT once, and every audit of the base predicts them"
+# Effective rank, median over the matrices, below which nothing is predicted: docs/results/nats.md.
+OF_RANK_1 = 1.5
+NOT_OF_RANK_1 = (
+    "no nats are predicted of an update of rank 1, which our study found up to twice too high; measure it with "
+    "intruders evaluate"
+)
 
 
 @dataclass(frozen=True)
@@ -66,10 +74,23 @@ class Forgetting:
         """Whether the model forgot more than a limit, in nats per token: all of the interval lies above."""
         return self.kl.low > limit
 
+    def scale_within(self, limit: float) -> float:
+        """Return the largest factor of the update, up to 1, at which the upper end of the interval is at most a limit.
+
+        The KL and its interval go with the square of the factor.
+        """
+        return 1.0 if self.kl.high <= limit else math.sqrt(limit / self.kl.high)
+
+    @property
+    def not_counted(self) -> str:
+        """What the prediction leaves out, in words; empty where that is nothing."""
+        some = plural(len(self.left_out), "changed tensor")
+        return f"{some} such as {self.left_out[0]}" if self.left_out else ""
+
     def above_in_words(self, limit: float) -> str:
         """Return why a gate of this limit fails."""
         return (
-            f"{shown(self.kl.estimate)} nats per token are predicted to be forgotten on {self.text}, with 95 % "
+            f"{self._amount} per token are predicted to be forgotten on {self.text}, with 95 % "
             f"confidence more than the {limit:g} that --fail-above-nats allows"
         )
 
@@ -80,11 +101,13 @@ class Forgetting:
         >>> Forgetting("pydoc", 1536, small, {}, {}, []).in_words()
         'predicted: 0.28 nats per token [0.23, 0.34] forgotten on pydoc (KL)'
         """
-        if self.is_large:
-            low = f"more than {shown(self.kl.low)} nats" if self.kl.low > LARGE else "about a nat or more"
-            return f"predicted: {low} per token forgotten on {self.text} (KL); large: measure it"
-        ends = f"[{shown(self.kl.low)}, {shown(self.kl.high)}]"
-        return f"predicted: {shown(self.kl.estimate)} nats per token {ends} forgotten on {self.text} (KL)"
+        ends = "" if self.is_large else f" [{shown(self.kl.low)}, {shown(self.kl.high)}]"
+        end = "; large: measure it" if self.is_large else ""
+        return f"predicted: {self._amount} per token{ends} forgotten on {self.text} (KL){end}"
+
+    @property
+    def _amount(self) -> str:
+        return "about a nat or more" if self.is_large else f"{shown(self.kl.estimate)} nats"
 
     def shares_in_words(self) -> str:
         """Return how much lies in the intruders, and what is not counted."""
@@ -95,24 +118,25 @@ class Forgetting:
             if self.in_intruders
             else "none of it in intruders: there are none"
         )
-        if not self.left_out:
-            return words
-        return (
-            f"{words}; not counted: {plural(len(self.left_out), 'changed tensor')} such as {self.left_out[0]}"
-        )
+        return f"{words}; not counted: {self.not_counted}" if self.left_out else words
 
 
-def why_nats_open(forgetting: Forgetting | None, limit: float) -> str | None:
-    """Return why an audit does not tell whether a model keeps to a limit in nats; None where it does."""
+def median_rank(matrices: Iterable[AuditedMatrix]) -> float:
+    """Return the median effective rank of the updates of some matrices; NaN of none."""
+    return median([matrix.update.effective_rank for matrix in matrices] or [math.nan])
+
+
+def why_nats_open(forgetting: Forgetting | None, limit: float, rank: float) -> str | None:
+    """Return why an audit, of a median rank, does not tell whether a model keeps to a limit; None where it does."""
+    if forgetting is None and rank < OF_RANK_1:
+        return NOT_OF_RANK_1
     if forgetting is None:
         return (
-            f"no nats are predicted, as of an update of rank 1 or of a base without them; {TO_GET_IT}; or measure "
-            "them: intruders evaluate --fail-above"
+            "no nats are predicted, because the base is not prepared; run intruders prepare BASE --loss-on TEXT once, "
+            "and every audit of the base predicts them; or measure them: intruders evaluate --fail-above"
         )
-    if forgetting.is_above(limit) or not forgetting.left_out:
-        return None
-    first = forgetting.left_out[0]
-    return f"{plural(len(forgetting.left_out), 'changed tensor')} such as {first} are not counted"
+    is_open = forgetting.left_out and not forgetting.is_above(limit)
+    return f"{forgetting.not_counted} are not counted" if is_open else None
 
 
 def shown(nats: float) -> str:

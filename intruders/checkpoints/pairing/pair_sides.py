@@ -34,7 +34,7 @@ def pair_sides(base: Checkpoint, tuned: Opened, selection: Selection = AS_AUDITE
       SettingError: ``include`` matches no tensor.
     """
     require_selection(base, selection)
-    weighted = parts_of(tuned)
+    opened, weighted = (base, tuned), parts_of(tuned)
     trained = [note for part, _ in weighted for note in notes_on_trained_base(base, part)]
     base, parts, notes = under_common_names(base, [part for part, _ in weighted])
     notes = [*trained, *notes]
@@ -52,6 +52,7 @@ def pair_sides(base: Checkpoint, tuned: Opened, selection: Selection = AS_AUDITE
         [bias for side in sides for bias in side.biases],
         base_hub=base.hub,
         tuned_hub=tuned.hub,
+        sides=opened,
     )
 
 

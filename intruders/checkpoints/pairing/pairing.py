@@ -14,6 +14,8 @@ if TYPE_CHECKING:  # what reads a saved result, such as a model card, needs the 
     from torch import Tensor
 
     from ...linalg.pair import Pair
+    from ..opening.open import Opened
+    from ..stored.checkpoint import Checkpoint
 
 
 class SkipKind(StrEnum):
@@ -65,3 +67,4 @@ class Pairing:
     # The commits that the sides were read from, where they are from the hub.
     base_hub: tuple[HubOrigin, ...] = ()
     tuned_hub: tuple[HubOrigin, ...] = ()
+    sides: tuple[Checkpoint, Opened] | None = field(default=None, repr=False)  # as they were opened

@@ -19,15 +19,25 @@ from transformers import TrainerCallback
 from ...audits.audit import audit_pairing
 from ...audits.audit_settings import AS_USUAL, AuditSettings, Compute
 from ...audits.judge import AuditsAhead
+from ...audits.kept_nats import KeptNats
 from ...audits.result.audit_result import Audit
-from ...checkpoints.formats.memory import has_adapters
+from ...audits.result.forgetting import Forgetting
+from ...checkpoints.formats.memory import COMPILED_WRAPPER, has_adapters
 from ...checkpoints.opening.open import Opened, Source
 from ...checkpoints.pairing.pair_sides import pair_sides
+from ...checkpoints.stored.names import tensor_of
 from ...errors import NonFiniteError, SettingError
 from ...system.callers_process import random_state_kept
 from ...system.files import user_path
 from .limits import KeptState, Limits, Look, Named, Text, Watch, require_loss, taken
-from .logging_hooks import alert, handler_that_calls, log_totals, totals_of_audit, totals_of_text
+from .logging_hooks import (
+    alert,
+    handler_that_calls,
+    log_totals,
+    totals_of_audit,
+    totals_of_prediction,
+    totals_of_text,
+)
 from .sharding import decided_by_first, gathered, opened, require_gatherable, sharded_by, will_be_sharded_by
 from .text_loss import TextLoss, measure_base_of_sharded, require_language_model
 from .trace import append_to_trace, check_trace, set_aside
@@ -145,6 +155,7 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         self._start = TrainingStart()
         self._sharded: str | None = None  # in which way, once training has begun
         self._audited_step = 0
+        self._nats: KeptNats | None = None  # what predicts them, once the base is known
         self._look = Look()
         self._kept = KeptState()
         if self._text is not None:
@@ -375,15 +386,21 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         tensors: dict[str, Tensor] | None,
     ) -> Audit:
         started = time.perf_counter()
-        pairing = pair_sides(*self._start.base.sides(tuned), self._settings)
+        base, now = self._start.base.sides(tuned)
+        self._nats = self._nats or KeptNats.of_user(base)
         self._bases.expect(1 + max(0, state.max_steps - state.global_step) // self._watch.every)
-        audit = audit_pairing(pairing, self._settings, self._compute)
-        self.last = audit = replace(audit, seconds=time.perf_counter() - started)
+        pairing = pair_sides(base, now, self._settings)
+        audit = audit_pairing(pairing, self._settings, self._compute, kept=self._nats)
+        forgetting = audit.forgetting
+        if forgetting is not None and isinstance(tuned, nn.Module):
+            forgetting = forgetting.without(_trained_beside(tuned, forgetting))
+        seconds = time.perf_counter() - started
+        self.last = audit = replace(audit, seconds=seconds, forgetting=forgetting)
         movement, moved = self._start.movement(tuned, tensors)
         totals = totals_of_audit(audit)
         if movement is not None:
             totals["intruders/a_movement"] = movement
-        totals |= totals_of_text(self._text)
+        totals |= totals_of_prediction(audit.forgetting) | totals_of_text(self._text)
         log_totals(self._trainer, args, state, control, totals)
         if self.trace is not None:
             append_to_trace(self.trace, state.global_step, audit, moved)
@@ -416,6 +433,15 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         """Print a line, unless the Trainer is told to print none."""
         if not getattr(args, "disable_tqdm", False):
             print(text, file=sys.stderr, flush=True)
+
+
+def _trained_beside(model: nn.Module, counted: Forgetting) -> list[str]:
+    """Return what full fine-tuning trains beside what a prediction counts or names: no copy of it tells the change."""
+    if has_adapters(model):
+        return []
+    known = {tensor_of(name) for name in [*counted.by_matrix, *counted.left_out]}
+    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    return [name for name in trained if name.replace(COMPILED_WRAPPER, "") not in known]
 
 
 def _is_earlier_best(args: Any, state: Any) -> bool:
