@@ -133,8 +133,9 @@ def audit_pairing(
     device = compute.torch_device()
     cache = compute.base_cache()
     store = None if settings.exact else cache
-    assert pairing.sides is not None
-    responding = (kept or KeptNats.at(cache, pairing.sides[0])).responding(pairing)
+    sides = pairing.sides
+    assert sides is not None
+    responding = (kept or KeptNats.at(cache, sides[0])).responding(pairing)
     pairing = with_rounded_base(pairing, settings.base_dtype)
     results: dict[str, AuditedMatrix] = {}
     intruders = 0
@@ -159,9 +160,10 @@ def audit_pairing(
     audited = audit_of(
         pairing, settings, matrices, [*pairing.skipped, *skipped], seconds, {"device": str(device)}
     )
-    forgetting = None if responding is None else responding.result(matrices)
+    ranks = {matrix.name: matrix.update.effective_rank for matrix in matrices}
+    forgetting = None if responding is None else responding.result(ranks)
     if forgetting is not None:
-        forgetting = forgetting.without(changed_beside(*pairing.sides, pairing))
+        forgetting = forgetting.without(changed_beside(*sides, pairing))
     return replace(audited, forgetting=forgetting)
 
 
