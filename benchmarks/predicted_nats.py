@@ -51,10 +51,9 @@ from intruders.checkpoints.opening.open import open_checkpoint
 from intruders.checkpoints.pairing.open_sides import open_sides
 from intruders.checkpoints.pairing.pair_sides import pair_sides
 from intruders.data.corpora import load_corpora
-from intruders.engine.nats import Responses, leading_left, predict
+from intruders.engine.nats import predict
 from intruders.linalg.low_rank import LowRank
 from intruders.linalg.operators import Dense, Update
-from intruders.linalg.pair import Pair
 from intruders.measures.prepare_nats import NatsPlan
 from intruders.models.encoding import ids_at_start
 from intruders.models.tuned_model import open_language_model
@@ -220,7 +219,7 @@ def predict_all(folder: Path, sources: list[str]) -> None:
     """Append what is predicted of every update to ``predicted.jsonl``; the base is prepared on the first text."""
     kept, base, file = prepared(folder), open_checkpoint(BASE), folder / "predicted.jsonl"
     done = {row["name"] for row in rows_of(file)}
-    known: dict[int, dict[str, Responses]] = {}  # of every matrix of a model at its own scale
+    known: dict[int, dict[str, Tensor]] = {}  # of every matrix of a model at its own scale
     models: list[dict[str, Update]] = []
     for update in tried(sources):
         if update.name in done:
@@ -236,12 +235,9 @@ def predict_all(folder: Path, sources: list[str]) -> None:
             for name, own in whole.items():
                 rows = kept.rows(name, base.read(name).float())
                 assert rows is not None
-                (known[id(whole)][name],) = rows.responses([own], [torch.empty(0, own.shape[-2])])
+                (known[id(whole)][name],) = rows.responses([own])
             print(f"{update.name}: {time.perf_counter() - started:.1f} s", flush=True)
-        of_it = {
-            name: Responses(update.scale * known[id(whole)][name].whole, known[id(whole)][name].parts)
-            for name in update.updates
-        }
+        of_it = {name: update.scale * known[id(whole)][name] for name in update.updates}
         assert kept.text is not None
         found = predict(of_it, kept.text.scored, kept.text.documents)
         append(file, {"name": update.name, "kl": astuple(found.kl), "loss": astuple(found.loss)})
@@ -255,29 +251,30 @@ def directions(folder: Path, sources: list[str]) -> None:
         if named(source) in done:
             continue
         _, updates = loaded(source)
-        of: dict[str, Responses] = {}
+        of: dict[
+            str, list[Tensor]
+        ] = {}  # the response to a whole update, then to its part in every direction
         lefts: dict[str, Tensor] = {}  # (k, m)
         for name, own in updates.items():
-            own_base = base.read(name).float()
-            pair = Pair(own_base, own if isinstance(own, LowRank) else own_base + own.dense())
-            lefts[name] = leading_left(Pair.joined([pair]), VECTORS)[0]
+            own_base, matrix = base.read(name).float(), own.dense().float()
+            lefts[name] = torch.linalg.svd(own_base + matrix, full_matrices=False).U.mT[:VECTORS]
             rows = kept.rows(name, own_base)
             assert rows is not None
-            (of[name],) = rows.responses([own], [lefts[name]])
-        z = torch.stack([each.whole for each in of.values()]).sum(0)[:, 1:]
+            inside = [LowRank(y[:, None], (y @ matrix)[None]) for y in lefts[name]]
+            of[name] = rows.responses([LowRank(matrix, torch.eye(matrix.shape[1])), *inside])
+        z = torch.stack([whole for whole, *_ in of.values()]).sum(0)[:, 1:]
         assert kept.text is not None
         twice = 2 * kept.text.scored
         falls = {
             (name, at): float((z.square() - (z - part[:, 1:]).square()).mean()) / twice
-            for name, each in of.items()
-            for at, part in enumerate(each.parts.unbind(-1))
+            for name, (_, *parts) in of.items()
+            for at, part in enumerate(parts)
         }
         most = sorted(falls, key=lambda key: -falls[key])[:5]
         others = [key for key in falls if key not in most]
         whole = running.measured(updates, 1.0)
         for name, at in [*most, *random.Random(0).sample(others, 5)]:
-            y = lefts[name][at]  # (m)
-            matrix = updates[name].dense()
+            y, matrix = lefts[name][at], updates[name].dense().float()  # (m), (m, n)
             less = {**updates, name: Dense(matrix - torch.outer(y, y @ matrix))}
             without = running.measured(less, 1.0)
             fell = {text: fmean(whole[text]["kl"]) - fmean(own["kl"]) for text, own in without.items()}

@@ -144,7 +144,7 @@ def audit_pairing(
         # Records alone: whoever held the batch would keep its weights in memory while the next one is judged.
         decisions = decide_batch(batch, settings.k, settings.epsilon, settings.exact, store)
         if responding is not None:
-            responding.add(batch, decisions.intruder)
+            responding.add(batch)
         return records_of(batch, decisions)
 
     left_out = NotJudged(settings.skip_non_finite, skipped={0: []})
@@ -161,7 +161,8 @@ def audit_pairing(
         pairing, settings, matrices, [*pairing.skipped, *skipped], seconds, {"device": str(device)}
     )
     ranks = {matrix.name: matrix.update.effective_rank for matrix in matrices}
-    forgetting = None if responding is None else responding.result(ranks)
+    affected = {matrix.name for matrix in matrices if matrix.intruders}
+    forgetting = None if responding is None else responding.result(ranks, affected)
     if forgetting is not None:
         forgetting = forgetting.without(changed_beside(*sides, pairing))
     return replace(audited, forgetting=forgetting)

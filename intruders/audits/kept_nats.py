@@ -11,13 +11,13 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from math import fsum
 from pathlib import Path
 from statistics import median
 
+import numpy as np
 import torch
 import xxhash
 from torch import Tensor
@@ -28,7 +28,7 @@ from ..checkpoints.opening.open import Opened
 from ..checkpoints.pairing.pairing import Pairing
 from ..checkpoints.stored.checkpoint import Checkpoint
 from ..checkpoints.stored.names import tensor_of
-from ..engine.nats import KeptRows, Responses, leading_left, packed, predict
+from ..engine.nats import KeptRows, packed, predict
 from ..errors import CacheError, IntrudersError, os_reason
 from ..system.digests import json_digest
 from ..system.folders import atomic_folder
@@ -204,30 +204,24 @@ def _read(file: Path, digest: str) -> Tensor:
     return torch.frombuffer(content, dtype=torch.int8)
 
 
-def responses_of(kept: KeptNats, batch: Batch, is_intruder: Tensor) -> list[Responses | None]:
-    """Return the responses of a decided batch, whose parts are the directions of intruders, ``is_intruder`` (batch, k).
+def responses_of(kept: KeptNats, batch: Batch) -> list[Tensor | None]:
+    """Return the responses of a batch; None of a matrix without rows.
 
-    None of a matrix without rows. Where several models change one matrix, its rows are read and widened once.
+    Where several models change one matrix, its rows are read and widened once.
     """
     shared, count = batch.shared, range(len(batch.matrices))
-    rows = [
-        kept.rows(matrix.name, base) if shared is None else shared.rows(matrix.name, kept.rows)
-        for matrix, base in zip(batch.matrices, batch.pair.base, strict=True)
-    ]
-    some = [at for at in count if rows[at] is not None and bool(is_intruder[at].any())]
-    left = leading_left(batch.pair.select(torch.tensor(some)), is_intruder.shape[1]) if some else ()
-    directions = {at: own[is_intruder[at]] for at, own in zip(some, left, strict=True)}
-    none = torch.empty(0, batch.pair.base.shape[-2])
-    found: list[Responses | None] = []
+    found: list[Tensor | None] = []
     for group in [[at] for at in count] if shared is None else [list(count)]:
+        name, base = batch.matrices[group[0]].name, batch.pair.base[group[0]]
+        rows = kept.rows(name, base) if shared is None else shared.rows(name, kept.rows)
         updates = [batch.pair.select(at).update.scaled(batch.units[at]) for at in group]
-        own = rows[group[0]]
-        found += (
-            [None] * len(group)
-            if own is None
-            else own.responses(updates, [directions.get(at, none) for at in group])
-        )
+        found += [None] * len(group) if rows is None else rows.responses(updates)
     return found
+
+
+def to_bytes(responses: Tensor) -> bytes:
+    """Return responses in single precision, as a fleet keeps them."""
+    return responses.numpy().astype("<f4").tobytes()
 
 
 class Responding:
@@ -235,23 +229,27 @@ class Responding:
 
     def __init__(self, kept: KeptNats) -> None:
         self._kept = kept
-        self._of: dict[str, Responses | None] = {}  # None of a matrix without rows
+        self._of: dict[str, Tensor | None] = {}  # None of a matrix without rows
 
-    def add(self, batch: Batch, is_intruder: Tensor) -> None:
-        """Take a decided batch; ``is_intruder`` is (batch, k)."""
+    def add(self, batch: Batch) -> None:
+        """Take a batch."""
         names = [matrix.name for matrix in batch.matrices]
-        self._of |= dict(zip(names, responses_of(self._kept, batch, is_intruder), strict=True))
+        self._of |= dict(zip(names, responses_of(self._kept, batch), strict=True))
 
     def add_kept(self, kept: Mapping[str, bytes | None]) -> None:
-        """Take responses of an earlier call, as bytes, by the names of their matrices."""
+        """Take responses of an earlier call, by the names of their matrices."""
         text = self._kept.text
-        if text is not None:
-            shape = len(text.documents), text.labels
-            known = {name: Responses.of_bytes(own, *shape) for name, own in kept.items() if own is not None}
-            self._of |= dict.fromkeys(kept) | known
+        if text is None:
+            return
+        for name, content in kept.items():
+            numbers = None if content is None else np.frombuffer(content, "<f4").astype(float)
+            self._of[name] = None if numbers is None else torch.from_numpy(numbers).view(-1, text.labels)
 
-    def result(self, ranks: Mapping[str, float]) -> Forgetting | None:
-        """Return the prediction for a model, of the effective ranks of its matrices; None where there can be none."""
+    def result(self, ranks: Mapping[str, float], affected: Collection[str]) -> Forgetting | None:
+        """Return the prediction for a model; None where there can be none.
+
+        ``ranks`` are the effective ranks of its matrices by their names, ``affected`` the matrices with intruders.
+        """
         of_rows = {name: own for name in ranks if (own := self._of[name]) is not None}
         text = self._kept.text
         if text is None or not of_rows:
@@ -265,7 +263,7 @@ class Responding:
             tokens=text.scored * len(text.documents),
             kl=prediction.kl,
             by_matrix=prediction.shares,
-            in_intruders={name: fsum(parts) for name, parts in prediction.parts.items() if parts},
+            affected=[name for name in of_rows if name in affected],
             left_out=[name for name in ranks if name not in of_rows],
         )
 

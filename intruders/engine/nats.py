@@ -18,15 +18,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from ..linalg.krylov import BLOCK, KrylovSpace, converge
 from ..linalg.low_rank import LowRank
 from ..linalg.operators import Update
-from ..linalg.pair import Pair
-from ..linalg.svd import gram_svd
 from .between import Between
 
 # Numbers that share one scale. Some inputs have single entries a thousand times larger than all others.
@@ -34,8 +30,6 @@ _BLOCK = 64
 _SCALE = 4  # bytes
 # Sequences that are widened at once take this many numbers, which a processor's cache holds.
 _AT_ONCE = 1 << 20
-# Leading vectors: dense below this smaller side; block steps before the first look, and rounds after it.
-_DENSE_BELOW, _STEPS, _ROUNDS = 256, 6, 8
 
 
 def packed(rows: Tensor, bits: int = 8) -> Tensor:
@@ -72,70 +66,36 @@ def packed_width(n: int, bits: int = 8) -> int:
 
 
 @dataclass(frozen=True)
-class Responses:
-    """What one matrix adds to the responses of all sequences to an update; the sum over matrices is a model's.
-
-    ``whole`` is (sequences, labels): the first label is the text itself, the others were drawn from the base.
-    ``parts`` (sequences, labels, k) has what lies in each of k directions y_j: the response to ``y_j y_j^T D``.
-    """
-
-    whole: Tensor
-    parts: Tensor
-
-    def to_bytes(self) -> bytes:
-        """Return them in single precision, with the sum of the parts where there are some."""
-        parts = self.parts.sum(-1, keepdim=True)[..., : self.parts.shape[-1]]
-        return torch.cat([self.whole.unsqueeze(-1), parts], -1).numpy().astype("<f4").tobytes()
-
-    @classmethod
-    def of_bytes(cls, content: bytes, sequences: int, labels: int) -> Responses:
-        numbers = torch.from_numpy(np.frombuffer(content, "<f4").astype(float)).view(sequences, labels, -1)
-        return cls(numbers[..., 0], numbers[..., 1:])
-
-
-@dataclass(frozen=True)
 class KeptRows:
     """Inputs and gradients of one layer, packed."""
 
     inputs: Tensor  # (sequences, tokens, packed n)
     gradients: Tensor  # (sequences, labels, tokens, packed m)
 
-    def responses(self, updates: Sequence[Update], directions: Sequence[Tensor]) -> list[Responses]:
-        """Return the responses to updates (m, n), and the parts of each in its directions, orthonormal rows (k, m).
+    def responses(self, updates: Sequence[Update]) -> list[Tensor]:
+        """Return the responses (sequences, labels) to each of some updates (m, n), in double precision.
 
-        The rows are widened once, and multiplied by the factors of all updates together.
+        The first label is the text itself, the others were drawn from the base. The rows are widened once, and
+        multiplied by the factors of all updates together.
         """
         m, n = updates[0].shape[-2:]
         labels, tokens = self.gradients.shape[1:3]
         step = max(1, _AT_ONCE // (tokens * (n + labels * m)))
         lefts = [update.left if isinstance(update, LowRank) else None for update in updates]
         rights = [update.right if isinstance(update, LowRank) else update.dense() for update in updates]
-        both = [own for left, ends in zip(lefts, directions, strict=True) for own in (left, ends.mT)]
-        columns = [own.to(rights[0]) for own in both if own is not None]
-        found: list[list[tuple[Tensor, Tensor]]] = [[] for _ in updates]
+        columns = [left.to(rights[0]) for left in lefts if left is not None]
+        found: list[list[Tensor]] = [[] for _ in updates]
         for some in zip(torch.split(self.inputs, step), torch.split(self.gradients, step), strict=True):
             inputs, gradients = (
                 unpacked(rows, size).to(rights[0]) for rows, size in zip(some, (n, m), strict=True)
             )
             near = torch.split(inputs @ torch.cat(rights).mT, [len(right) for right in rights], -1)
-            far = iter(
-                torch.split(gradients @ torch.cat(columns, -1), [own.shape[-1] for own in columns], -1)
-            )
-            for moved, left, ends, own in zip(near, lefts, directions, found, strict=True):
+            joined = gradients @ torch.cat(columns, -1) if columns else gradients
+            far = iter(torch.split(joined, [left.shape[-1] for left in columns], -1)) if columns else iter(())
+            for moved, left, own in zip(near, lefts, found, strict=True):
                 met = gradients if left is None else next(far)
-                whole = (met * moved.unsqueeze(1)).sum((-2, -1), dtype=torch.float64)
-                along = ends.to(moved).mT
-                onto = moved @ (along if left is None else left.mT @ along)  # y_j^T D x: (some, tokens, k)
-                own.append((whole, (next(far) * onto.unsqueeze(1)).sum(-2, dtype=torch.float64)))
-        return [Responses(*(torch.cat(parts).cpu() for parts in zip(*own, strict=True))) for own in found]
-
-
-def leading_left(batch: Pair, k: int) -> Tensor:
-    """Return the k leading left singular vectors ``(batch, k, m)`` of tuned matrices, in whose directions to share."""
-    if min(batch.base.shape[-2:]) < _DENSE_BELOW:
-        return torch.stack([gram_svd(batch.select(at).dense()).left[:k] for at in range(len(batch.base))])
-    space = KrylovSpace.from_random_block(batch.operator, BLOCK, max(_STEPS, k))
-    return converge(space, k, 2 * k, 1e-3, _ROUNDS).left[:, :k]
+                own.append((met * moved.unsqueeze(1)).sum((-2, -1), dtype=torch.float64))
+        return [torch.cat(parts).cpu() for parts in found]
 
 
 @dataclass(frozen=True)
@@ -145,23 +105,18 @@ class Prediction:
     kl: Between  # mean KL(base || tuned), to second order
     loss: Between  # rise of the loss on the text
     shares: dict[str, float]  # E[z_m z] / E[z^2] by matrix, 1 in all; one that undoes others is negative
-    parts: dict[str, list[float]]  # by matrix, the shares of its directions
 
 
-def predict(responses: Mapping[str, Responses], tokens: int, documents: Sequence[int]) -> Prediction:
-    """Return the nats per token that the sum of all matrices' responses stands for.
+def predict(responses: Mapping[str, Tensor], tokens: int, documents: Sequence[int]) -> Prediction:
+    """Return the nats per token that the sum of all matrices' responses (sequences, labels) stands for.
 
     ``tokens`` are those of a sequence whose labels count, ``documents`` those that the sequences are from. Sequences of
     one document are not independent, so the intervals count documents.
     """
-    total = torch.stack([of_matrix.whole for of_matrix in responses.values()]).sum(0)  # (sequences, labels)
+    total = torch.stack(list(responses.values())).sum(0)  # (sequences, labels)
     drawn = total[:, 1:]
     energy = drawn.square().sum()
     kl = drawn.square().mean(-1) / (2 * tokens)  # (sequences)
-    of = {
-        name: [_ratio((part[:, 1:] * drawn).sum(), energy) for part in (each.whole, *each.parts.unbind(-1))]
-        for name, each in responses.items()
-    }
     mean = float(kl.mean())
     spread = _half_width(kl, documents)
     # A mean of squares is skewed and positive: its logarithm is nearer to normal than it is.
@@ -171,8 +126,7 @@ def predict(responses: Mapping[str, Responses], tokens: int, documents: Sequence
     return Prediction(
         Between(mean, mean / factor, mean * factor),
         Between(rise, rise - around, rise + around),
-        {name: shares[0] for name, shares in of.items()},
-        {name: shares[1:] for name, shares in of.items()},
+        {name: _ratio((own[:, 1:] * drawn).sum(), energy) for name, own in responses.items()},
     )
 
 

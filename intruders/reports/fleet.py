@@ -50,7 +50,7 @@ def print_fleet(fleet: FleetAudit, console: Console, verbose: bool = False) -> N
     if has_nats:
         page.say(
             f"nats: predicted per token forgotten on {audited['nats_on'].dropna().iloc[0]}, with the 95 % interval; of "
-            "nats: their share in the directions of intruders"
+            "nats: their share in matrices with intruders"
         )
     refused = list(fleet.refused.items())
     for source, reason in refused if verbose else refused[:REFUSED_SHOWN]:
@@ -65,13 +65,13 @@ def print_fleet(fleet: FleetAudit, console: Console, verbose: bool = False) -> N
 
 
 def _rows(shown: pd.DataFrame, page: Page, has_nats: bool) -> Table:
-    """Return the table; predicted nats and their share in the intruders take the place of three other columns."""
+    """Return the table; predicted nats and their share take the place of three other columns."""
     cells: dict[str, Callable[[Any], str]] = {
         "rank": lambda row: _ranks(row.rank_min, row.rank_max),
         "nats": lambda row: in_short(row.nats, row.nats_low, row.nats_high),
         "matrices": lambda row: f"{row.matrices:,}",
         "intruders": lambda row: f"{row.intruders:,}",
-        "of nats": lambda row: "-" if pd.isna(row.nats) else percent(max(0.0, row.nats_in_intruders)),
+        "of nats": lambda row: "-" if pd.isna(row.nats) else percent(max(0.0, row.nats_in_affected)),
         "energy": lambda row: percent(row.energy_share),
         "relative": lambda row: percent(row.update_relative_median),
         "unusual": lambda row: number(row.unusual),
@@ -101,7 +101,7 @@ REPORT = "report.html"
 # Key, title and kind of the numbers that the page shows: counts, shares of 1, and others; the scatter offers these too.
 NUMBERS = (
     ("nats", "predicted nats", "number"),
-    ("nats_in_intruders", "their share in the intruders", "share"),
+    ("nats_in_affected", "their share in matrices with intruders", "share"),
     ("intruders", "intruders", "count"),
     ("intruder_share", "intruder share", "share"),
     ("energy_share", "energy share", "share"),

@@ -7,10 +7,9 @@ import math
 import pytest
 import torch
 
-from intruders.engine.nats import KeptRows, Responses, leading_left, packed, packed_width, predict, unpacked
+from intruders.engine.nats import KeptRows, packed, packed_width, predict, unpacked
 from intruders.linalg.low_rank import LowRank
 from intruders.linalg.operators import Dense, Update
-from intruders.linalg.pair import Pair
 
 
 def rows(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -25,10 +24,8 @@ def kept(sequences: int, labels: int, tokens: int, m: int, n: int) -> tuple[Kept
     return stored, torch.einsum("slti,stj->slij", wide[1], wide[0])
 
 
-def responses(stored: KeptRows, update: Update, directions: torch.Tensor | None = None) -> Responses:
-    (found,) = stored.responses(
-        [update], [torch.empty(0, update.shape[-2]) if directions is None else directions]
-    )
+def responses(stored: KeptRows, update: Update) -> torch.Tensor:
+    (found,) = stored.responses([update])
     return found
 
 
@@ -55,54 +52,30 @@ def test_responses_are_inner_products_of_gradient_and_update() -> None:
     update = LowRank(rows(70, 2, seed=3), rows(2, 90, seed=4))
     expected = torch.einsum("slij,ij->sl", gradient, update.double().dense())
     for form in (update, Dense(update.dense())):
-        assert torch.allclose(responses(stored, form).whole, expected, rtol=1e-4, atol=1e-3)
-
-
-def test_parts_in_all_directions_sum_to_the_whole() -> None:
-    stored, gradient = kept(4, 2, 5, 8, 9)
-    update = rows(8, 9, seed=3)
-    directions = torch.linalg.qr(rows(8, 8, seed=5)).Q
-    found = responses(stored, Dense(update), directions)
-    assert torch.allclose(found.parts.sum(-1), found.whole, rtol=1e-4, atol=1e-4)
-    of_first = torch.outer(directions[0], directions[0]).double() @ update.double()
-    assert torch.allclose(
-        found.parts[..., 0], torch.einsum("slij,ij->sl", gradient, of_first), rtol=1e-4, atol=1e-4
-    )
+        assert torch.allclose(responses(stored, form), expected, rtol=1e-4, atol=1e-3)
 
 
 def test_updates_together_have_the_responses_of_each_alone() -> None:
-    """Of several ranks and of none, with and without directions, against inner products in double precision."""
+    """Of several ranks and of none, against inner products in double precision."""
     stored, gradient = kept(4, 3, 5, 70, 90)
     updates = [LowRank(rows(70, r, seed=r), rows(r, 90, seed=9 + r)) for r in (2, 1, 8)]
     updates.insert(1, Dense(rows(70, 90, seed=30)))
-    directions = [torch.linalg.qr(rows(70, k, seed=40 + k)).Q.mT for k in (0, 3, 1, 2)]
-    for found, update, ends in zip(stored.responses(updates, directions), updates, directions, strict=True):
-        dense = update.double().dense()
-        wanted = torch.einsum("slij,ij->sl", gradient, dense)
-        assert torch.allclose(found.whole, wanted, rtol=1e-4, atol=1e-3)
-        inside = torch.einsum("slij,ki,kh,hj->slk", gradient, ends.double(), ends.double(), dense)
-        assert torch.allclose(found.parts, inside, rtol=1e-4, atol=1e-3)
+    for found, update in zip(stored.responses(updates), updates, strict=True):
+        wanted = torch.einsum("slij,ij->sl", gradient, update.double().dense())
+        assert torch.allclose(found, wanted, rtol=1e-4, atol=1e-3)
 
 
 def test_large_numbers_of_sequences_are_widened_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     stored, _ = kept(5, 2, 3, 20, 30)
     update = Dense(rows(20, 30, seed=3))
-    at_once = responses(stored, update).whole
+    at_once = responses(stored, update)
     monkeypatch.setattr("intruders.engine.nats._AT_ONCE", 1)
-    assert torch.allclose(responses(stored, update).whole, at_once)
-
-
-def test_leading_left_vectors_are_those_of_a_dense_decomposition() -> None:
-    for m, n in ((40, 60), (300, 280)):
-        base, update = rows(2, m, n), LowRank(20 * rows(2, m, 2, seed=3), rows(2, 2, n, seed=4))
-        found = leading_left(Pair(base, update), 3)
-        expected = torch.linalg.svd(base.double() + update.double().dense()).U[..., :2].mT
-        assert ((found[:, :2].double() * expected).sum(-1).abs() > 1 - 1e-5).all()
+    assert torch.allclose(responses(stored, update), at_once)
 
 
 def test_the_estimate_is_half_the_mean_square_per_token() -> None:
     whole = torch.tensor([[7.0, 2.0, 4.0], [1.0, -6.0, 0.0]]).double()
-    found = predict({"a": Responses(whole, whole.unsqueeze(-1))}, 10, [0, 1])
+    found = predict({"a": whole}, 10, [0, 1])
     # (4 + 16 + 36 + 0) / 4 / 2 / 10, and the text's own labels: -(7 + 1) / 2 / 10.
     assert found.kl.estimate == pytest.approx(0.7)
     assert found.loss.estimate == pytest.approx(0.7 - 0.4)
@@ -114,8 +87,8 @@ def test_the_estimate_is_half_the_mean_square_per_token() -> None:
 def test_shares_sum_to_one_and_may_be_negative() -> None:
     one, other = rows(6, 3).double(), rows(6, 3, seed=1).double()
     parts = {
-        "a": Responses(one, one.new_zeros(6, 3, 0)),
-        "b": Responses(2 * other - one, one.new_zeros(6, 3, 0)),
+        "a": one,
+        "b": 2 * other - one,
     }
     found = predict(parts, 4, [0, 1, 2, 3, 4, 5])
     assert sum(found.shares.values()) == pytest.approx(1.0)
@@ -125,10 +98,7 @@ def test_shares_sum_to_one_and_may_be_negative() -> None:
 
 def test_a_scale_counts_in_squares() -> None:
     whole = rows(8, 3).double()
-    part = Responses(whole, whole.new_zeros(8, 3, 0))
-    once, twice = (
-        predict({"a": each}, 4, list(range(8))) for each in (part, Responses(2 * part.whole, part.parts))
-    )
+    once, twice = (predict({"a": each}, 4, list(range(8))) for each in (whole, 2 * whole))
     assert twice.kl.estimate == pytest.approx(4 * once.kl.estimate)
     linear = once.loss.estimate - once.kl.estimate
     assert twice.loss.estimate - twice.kl.estimate == pytest.approx(2 * linear)
@@ -136,14 +106,14 @@ def test_a_scale_counts_in_squares() -> None:
 
 def test_an_update_of_zeros_forgets_nothing() -> None:
     none = torch.zeros(4, 3).double()
-    found = predict({"a": Responses(none, none.unsqueeze(-1))}, 4, [0, 1, 2, 3])
+    found = predict({"a": none}, 4, [0, 1, 2, 3])
     assert (found.kl.estimate, found.kl.high, found.loss.estimate, found.shares) == (0, 0, 0, {"a": 0.0})
 
 
 def test_sequences_of_one_document_count_as_one() -> None:
     whole = rows(40, 3).double().repeat_interleave(5, 0)  # five times the same
-    part = {"a": Responses(whole, whole.new_zeros(200, 3, 0))}
-    apart = predict({"a": Responses(whole[::5], whole[::5].unsqueeze(-1))}, 4, list(range(40))).kl
+    part = {"a": whole}
+    apart = predict({"a": whole[::5]}, 4, list(range(40))).kl
     together = predict(part, 4, [at // 5 for at in range(200)]).kl
     assert (together.estimate, together.low) == (pytest.approx(apart.estimate), pytest.approx(apart.low))
     assert predict(part, 4, list(range(200))).kl.low > together.low
@@ -155,6 +125,6 @@ def test_intervals_hold_as_often_as_they_say() -> None:
     held = 0
     for _ in range(400):
         whole = torch.randn(40, 3, generator=random, dtype=torch.float64)  # a mean of squares of 1
-        found = predict({"a": Responses(whole, whole.unsqueeze(-1))}, 1, list(range(40))).kl
+        found = predict({"a": whole}, 1, list(range(40))).kl
         held += found.low <= 0.5 <= found.high
     assert held >= 0.92 * 400

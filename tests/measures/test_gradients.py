@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from intruders.engine.nats import Responses, predict
+from intruders.engine.nats import predict
 from intruders.measures.gradients import layer_rows
 from intruders.models.loading import load_model
 from tests.tiny import save_gpt2, save_llama
@@ -67,15 +67,14 @@ def responses(
     layers: dict[str, Any],
     updates: dict[str, torch.Tensor],
     rows: list[tuple[str, torch.Tensor, torch.Tensor]],
-) -> dict[str, Responses]:
+) -> dict[str, torch.Tensor]:
     found = {}
     for name, inputs, gradients in rows:
         outputs_first = gradients.shape[-1], inputs.shape[-1]
         update = updates[name] if updates[name].shape == outputs_first else updates[name].mT
         if type(layers[name]).__name__ == "Conv1D":
             update = updates[name].mT
-        z = torch.einsum("sltm,mn,stn->sl", gradients, update, inputs)
-        found[name] = Responses(z, z.new_zeros(*z.shape, 0))
+        found[name] = torch.einsum("sltm,mn,stn->sl", gradients, update, inputs)
     return found
 
 
@@ -93,7 +92,7 @@ def test_the_response_of_the_texts_own_labels_is_a_central_difference(model: Any
             for sign in (1, -1)
         ]
         found = responses(layers, some, [row for row in rows if row[0] in some])
-        total = torch.stack([each.whole[:, 0] for each in found.values()]).sum(0)
+        total = torch.stack([each[:, 0] for each in found.values()]).sum(0)
         assert torch.allclose(total, (ends[0] - ends[1]) / (2 * step), rtol=1e-5, atol=1e-9)
 
 
@@ -113,7 +112,7 @@ def test_the_prediction_is_the_kl_of_a_small_update_and_the_rise_of_the_loss_of_
     assert sum(found.shares.values()) == pytest.approx(1)
     # The labels here are not the model's, so that the loss curves otherwise: its slope alone is compared.
     small = predict(
-        {name: Responses(0.01 * each.whole, each.parts) for name, each in of_all.items()},
+        {name: 0.01 * each for name, each in of_all.items()},
         tokens,
         list(range(24)),
     )

@@ -32,6 +32,7 @@ from ...system.parquet import document_in, parquet_bytes
 from ...system.plain_values import from_plain, plain
 from ...system.store import Store
 from ..judge import Judged
+from ..kept_nats import to_bytes
 from ..result.vector_table import METADATA_KEY, WITH_BASE_VALUE, rows_of_matrix
 
 BLOCKS, VECTORS, OTHERS = "blocks", "vectors", "others"
@@ -199,7 +200,7 @@ def rows_of(digests: Sequence[str], judged: Sequence[Judged]) -> pa.Table:
         {
             "adapter": digest,
             **row,
-            RESPONSES: None if row["index"] or own.responses is None else own.responses.to_bytes(),
+            RESPONSES: None if row["index"] or own.responses is None else to_bytes(own.responses),
         }
         for digest, own in zip(digests, judged, strict=True)
         for row in rows_of_matrix(own.matrix)

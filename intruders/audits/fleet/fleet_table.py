@@ -55,7 +55,7 @@ COLUMNS: tuple[tuple[str, str], ...] = (
     ("nats", "float64"),  # predicted to be forgotten per token, with the ends of the 95 % interval
     ("nats_low", "float64"),
     ("nats_high", "float64"),
-    ("nats_in_intruders", "float64"),  # the share of it that lies in their directions
+    ("nats_in_affected", "float64"),  # the share of it that lies in matrices with intruders
     ("nats_on", "string"),  # the text
     ("digest", "string"),
 )
@@ -92,12 +92,11 @@ def counts_of_model(rows: pa.Table) -> dict[str, Any]:
 def nats_of(forgetting: Forgetting) -> dict[str, Any]:
     """Return what is predicted of one model, as columns of the table."""
     kl = forgetting.kl
-    share = forgetting.intruder_share
     return {
         "nats": kl.estimate,
         "nats_low": kl.low,
         "nats_high": kl.high,
-        "nats_in_intruders": share,
+        "nats_in_affected": forgetting.affected_share,
         "nats_on": forgetting.text,
     }
 

@@ -98,8 +98,7 @@ class FleetWork:
             some = [at for at, model in enumerate(batch.models) if model in predicted]
             if some:
                 part = batch if len(some) == len(results) else batch.select(some)
-                flags = [[vector.intruder for vector in results[at].matrix.vectors] for at in some]
-                for at, own in zip(some, responses_of(self.kept, part, torch.tensor(flags)), strict=True):
+                for at, own in zip(some, responses_of(self.kept, part), strict=True):
                     results[at] = replace(results[at], responses=own)
             return results
 
@@ -241,7 +240,9 @@ class FleetWork:
         if responding is None or not matrices or pairing.sides is None:
             return None
         responding.add_kept({matrix["name"]: matrix[RESPONSES] for matrix in matrices})
-        forgetting = responding.result({matrix["name"]: matrix["effective_rank"] for matrix in matrices})
+        ranks = {matrix["name"]: matrix["effective_rank"] for matrix in matrices}
+        affected = set(rows.filter(rows["intruder"])["name"].to_pylist())
+        forgetting = responding.result(ranks, affected)
         return forgetting and forgetting.without(changed_beside(*pairing.sides, pairing))
 
 

@@ -32,7 +32,7 @@ class Forgetting:
       tokens: how many tokens of it.
       kl: mean KL(base || tuned), in nats per token, with its 95 % interval over documents. It is the second-order term.
       by_matrix: the share of the KL in every matrix; they sum to 1, and one is negative where it undoes another.
-      in_intruders: the share that lies in the directions of a matrix's intruders, by matrix.
+      affected: the matrices with intruders among those.
       left_out: changed tensors that the prediction does not count.
     """
 
@@ -40,15 +40,16 @@ class Forgetting:
     tokens: int
     kl: Between
     by_matrix: dict[str, float]
-    in_intruders: dict[str, float]
+    affected: list[str]
     left_out: list[str]
 
     def by_kind(self) -> dict[str, tuple[float, float]]:
-        """Return by kind of module its share, and what of that is in the directions of intruders."""
+        """Return by kind of module its share, and what of that is in matrices with intruders."""
         kinds: dict[str, tuple[float, float]] = {}
-        for name, path in zip(self.by_matrix, module_paths(list(self.by_matrix)), strict=True):
-            share, of_intruders = kinds.get(path.kind, (0.0, 0.0))
-            kinds[path.kind] = share + self.by_matrix[name], of_intruders + self.in_intruders.get(name, 0.0)
+        affected = set(self.affected)
+        for (name, own), path in zip(self.by_matrix.items(), module_paths(list(self.by_matrix)), strict=True):
+            share, of_affected = kinds.get(path.kind, (0.0, 0.0))
+            kinds[path.kind] = share + own, of_affected + (own if name in affected else 0.0)
         return kinds
 
     def without(self, changed: Sequence[str]) -> Forgetting:
@@ -61,14 +62,9 @@ class Forgetting:
         return self.kl.high > LARGE
 
     @property
-    def intruder_share(self) -> float:
-        """The share of the KL that lies in the directions of all intruders."""
-        return fsum(self.in_intruders.values())
-
-    @property
-    def share_of_their_matrices(self) -> float:
+    def affected_share(self) -> float:
         """The share of the KL in all matrices with an intruder."""
-        return fsum(self.by_matrix[name] for name in self.in_intruders)
+        return fsum(self.by_matrix[name] for name in self.affected)
 
     def is_above(self, limit: float) -> bool:
         """Whether the model forgot more than a limit, in nats per token: all of the interval lies above."""
@@ -98,7 +94,7 @@ class Forgetting:
         """Return the prediction in one line.
 
         >>> small = Between(0.28, 0.23, 0.34)
-        >>> Forgetting("pydoc", 1536, small, {}, {}, []).in_words()
+        >>> Forgetting("pydoc", 1536, small, {}, [], []).in_words()
         'predicted: 0.28 nats per token [0.23, 0.34] forgotten on pydoc (KL)'
         """
         ends = "" if self.is_large else f" [{shown(self.kl.low)}, {shown(self.kl.high)}]"
@@ -110,12 +106,11 @@ class Forgetting:
         return "about a nat or more" if self.is_large else f"{shown(self.kl.estimate)} nats"
 
     def shares_in_words(self) -> str:
-        """Return how much lies in the intruders, and what is not counted."""
-        matrices = plural(len(self.in_intruders), "matrix", "matrices")
+        """Return how much lies in matrices with intruders, and what is not counted."""
+        some = plural(len(self.affected), "matrix", "matrices")
         words = (
-            f"{percent(max(0.0, self.intruder_share))} of it in the intruders' directions, "
-            f"{percent(max(0.0, self.share_of_their_matrices))} in the {matrices} with intruders"
-            if self.in_intruders
+            f"{percent(max(0.0, self.affected_share))} of it in the {some} with intruders"
+            if self.affected
             else "none of it in intruders: there are none"
         )
         return f"{words}; not counted: {self.not_counted}" if self.left_out else words

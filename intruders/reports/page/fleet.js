@@ -11,7 +11,7 @@ const shown = ({ kind }, value) => (value === null ? "-" : kind === "share" ? pe
 const hasNats = DATA.rows.some((row) => row[numberAt("nats")] !== null);
 const COLUMNS = [
   { key: "adapter", title: "adapter", at: textAt("adapter") },
-  ...(hasNats ? [{ ...NUMBERS[numberAt("nats")], at: numberAt("nats"), number: true, text: textAt("predicted_nats") }, { ...NUMBERS[numberAt("nats_in_intruders")], at: numberAt("nats_in_intruders"), number: true }] : []),
+  ...(hasNats ? [{ ...NUMBERS[numberAt("nats")], at: numberAt("nats"), number: true, text: textAt("predicted_nats") }, { ...NUMBERS[numberAt("nats_in_affected")], at: numberAt("nats_in_affected"), number: true }] : []),
   ...["intruders", "energy_share", "update_relative_median", "update_relative_max", "frobenius", "effective_rank", "rank_max", "unusual"].map((key) => ({ ...NUMBERS[numberAt(key)], at: numberAt(key), number: true, optional: ["frobenius", "effective_rank", "rank_max"].includes(key) })),
   { key: "status", title: "status", at: textAt("status") },
 ];

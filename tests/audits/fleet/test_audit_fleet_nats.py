@@ -71,16 +71,16 @@ def test_each_adapter_has_the_nats_of_its_own_audit(
         if own is None:
             assert Path(row["adapter"]).name == "3"
             assert found is None
-            assert row["nats"] is row["nats_in_intruders"] is row["nats_on"] is None
+            assert row["nats"] is row["nats_in_affected"] is row["nats_on"] is None
             continue
         assert found is not None
         assert (found.text, found.tokens, found.left_out) == (own.text, own.tokens, own.left_out)
         assert found.kl.estimate == pytest.approx(own.kl.estimate, rel=1e-5)
         assert (found.kl.low, found.kl.high) == pytest.approx((own.kl.low, own.kl.high), rel=1e-5)
         assert found.by_matrix == pytest.approx(own.by_matrix, rel=1e-4, abs=1e-6)
-        assert found.in_intruders == pytest.approx(own.in_intruders, rel=1e-3, abs=1e-6)
-        in_table = [row[name] for name in ("nats", "nats_low", "nats_high", "nats_in_intruders")]
-        assert in_table == [found.kl.estimate, found.kl.low, found.kl.high, found.intruder_share]
+        assert found.affected == own.affected
+        in_table = [row[name] for name in ("nats", "nats_low", "nats_high", "nats_in_affected")]
+        assert in_table == [found.kl.estimate, found.kl.low, found.kl.high, found.affected_share]
         assert row["nats_on"] == own.text
     assert fleet.audit(5).forgetting.left_out == ["model.norm.weight"]  # type: ignore[union-attr]
 
